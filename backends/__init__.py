@@ -1,0 +1,51 @@
+"""Who multiplies: the digital reference and the mock of a bench, behind one interface."""
+
+if __name__ != "lightloom.backends":
+    raise ImportError("import lightloom.backends, not backends")
+
+from ..instruments import InputError
+from .address import Address, row_ids
+from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from .digital import DigitalBackend
+from .mock import MockBackend
+from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
+from .tiling import Geometry, Tile, tile_count, tiles
+
+__all__ = [
+    "DEFAULT",
+    "Address",
+    "Backend",
+    "DigitalBackend",
+    "Geometry",
+    "MatmulResult",
+    "MockBackend",
+    "OpticsProfile",
+    "PreparedWeights",
+    "Ranges",
+    "Stats",
+    "Tile",
+    "load_profile",
+    "open_backend",
+    "parse_setting",
+    "profile_names",
+    "row_ids",
+    "tile_count",
+    "tiles",
+]
+
+
+def open_backend(name: str = "mock", seed: int = 0) -> Backend:
+    """Open a backend by name: "digital", "mock", or "mock:PROFILE".
+
+    PROFILE is one of `profile_names()` or the path of a TOML file of the same form.
+
+    Raises
+    ------
+    InputError : for an unknown backend or profile
+    """
+    kind, _, profile = name.partition(":")
+    if kind == "digital" and not profile:
+        return DigitalBackend()
+    if kind == "mock":
+        return MockBackend(load_profile(profile or DEFAULT), seed)
+    raise InputError(f"unknown backend {name!r}; choose 'digital', 'mock' or 'mock:PROFILE'")

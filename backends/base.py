@@ -1,0 +1,200 @@
+"""What every backend is: the contract, its results and what it counts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from ..instruments import InputError
+from .address import Address
+
+
+@dataclass
+class Stats:
+    """Counted events of one product, or of many added up.
+
+    `photons` are detected photoelectrons of light (not dark); `conversions` are samples of the
+    analogue-to-digital converter, `input_samples` values sent to the input modulator,
+    `weight_samples` values sent to the weight modulator. `seconds` is by stage: "encode",
+    "product", "decode".
+    """
+
+    macs: int = 0
+    shots: int = 0
+    input_frames: int = 0
+    weight_frames: int = 0
+    input_samples: int = 0
+    weight_samples: int = 0
+    conversions: int = 0
+    photons: float = 0.0
+    saturated: int = 0
+    retries: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, other: Stats) -> None:
+        """Add the events of another product to these."""
+        for item in fields(self):
+            if item.name == "seconds":
+                for stage, seconds in other.seconds.items():
+                    self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            else:
+                setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the counts for JSON."""
+        counts = {item.name: getattr(self, item.name) for item in fields(self)}
+        return counts | {"frames": self.input_frames + self.weight_frames}
+
+
+@dataclass(frozen=True)
+class MatmulResult:
+    """A product y, float32 [..., N, M], and what it took."""
+
+    y: np.ndarray
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What a calibration pass over other data fixed for one matmul, before any exposure.
+
+    Parameters
+    ----------
+    readout : largest value to be read out, in units of y after scaling; per K-segment and output
+        [segments, M], or per K-segment [segments, 1]; leading axes as those of the weights, or 1
+    weight : largest |w| of a dynamic operand, broadcastable to [..., M, K]; None for static
+        weights, whose scale comes from themselves
+    """
+
+    readout: np.ndarray
+    weight: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class PreparedWeights:
+    """Weights as a backend wants them; made by `Backend.prepare` and only for that backend."""
+
+    shape: tuple[int, ...]
+    content: Any
+    ranges: Ranges | None = None
+
+
+class Backend(ABC):
+    """Who multiplies: Y[..., N, M] = X[..., N, K] W[..., M, K]^T.
+
+    Subclasses fill in `_prepare` and `_matmul`; checks and the counting of calls are done here.
+    """
+
+    name: str
+    is_mock = False
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def prepare(self, weights: Any, *, ranges: Ranges | None = None) -> PreparedWeights:
+        """Check weights [..., M, K] and bring them into the form that this backend multiplies.
+
+        Leading axes are batched dynamic operands, such as the keys of each head.
+
+        Raises
+        ------
+        InputError : when they are not at least two-dimensional numbers, or not finite
+        """
+        array = as_float(weights, "weights")
+        if array.ndim < 2:
+            raise InputError(f"weights of shape {array.shape} are no matrix [..., M, K]")
+        check_finite(array, "weights")
+        return PreparedWeights(array.shape, self._prepare(array, ranges), ranges)
+
+    def matmul(self, x: Any, w: Any, at: Address | None = None) -> MatmulResult:
+        """Multiply x [..., N, K] by w [..., M, K] transposed: float32 [..., N, M].
+
+        Parameters
+        ----------
+        w : prepared weights, or a float array; without leading axes it serves every row of x
+        at : who is multiplied; None counts the calls, so that repeated calls differ
+
+        Raises
+        ------
+        InputError : when the shapes do not multiply, or a number is not finite
+        """
+        x = as_float(x, "x")
+        prepared = w if isinstance(w, PreparedWeights) else self.prepare(w)
+        leading, (outputs, length) = prepared.shape[:-2], prepared.shape[-2:]
+        if x.ndim < 1 or x.shape[-1] != length or (leading and x.shape[:-2] != leading):
+            raise InputError(
+                f"x of shape {x.shape} and weights of shape {prepared.shape} do not multiply: "
+                "want x [..., N, K] and weights [M, K], or both with the same leading axes"
+            )
+        check_finite(x, "x")
+        if at is None:
+            at = Address(f"call.{self._calls}", np.arange(x.size // max(length, 1)))
+            self._calls += 1
+        matrices = int(np.prod(leading)) if leading else 1
+        rows = np.broadcast_to(np.asarray(at.rows, dtype=np.uint64), _rows_shape(x, at))
+        rows = np.ascontiguousarray(rows).reshape(matrices, -1)
+        stacked = x.reshape(matrices, rows.shape[1], length)
+        result = self._matmul(stacked, prepared, Address(at.matmul, rows, at.attempt))
+        return MatmulResult(result.y.reshape(*x.shape[:-1], outputs), result.stats)
+
+    @abstractmethod
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> Any:
+        """Give the content of `PreparedWeights` for checked float weights [..., M, K]."""
+
+    @abstractmethod
+    def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
+        """Multiply x [matrices, N, K] by w; the address' rows are [matrices, N]."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Give what a record of a run should say about this backend."""
+        return {"backend": self.name, "is_mock": self.is_mock}
+
+
+def as_float(values: Any, name: str) -> np.ndarray:
+    """Give numbers as float32 (a view where possible).
+
+    Raises
+    ------
+    InputError : when they are not real numbers
+    """
+    array = np.asarray(values)
+    if array.dtype == np.float32:
+        return array
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{name} holds {array.dtype}, not real numbers")
+    with np.errstate(over="ignore"):  # what overflows is reported as not finite
+        return array.astype(np.float32)
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Refuse NaN and infinity, saying where the first one is.
+
+    Raises
+    ------
+    InputError : when a number is not finite
+    """
+    # a sum is finite unless something in it is not (or all of it is enormous: look closer then)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum(dtype=np.float32)):
+            return
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = tuple(int(index) for index in np.argwhere(bad)[0])
+        raise InputError(
+            f"{name} has {int(bad.sum())} values that are not finite, the first {array[where]} "
+            f"at {list(where)}"
+        )
+
+
+def _rows_shape(x: np.ndarray, at: Address) -> tuple[int, ...]:
+    shape = np.shape(at.rows)
+    wanted = x.shape[:-1]
+    if shape != wanted and int(np.prod(shape)) != int(np.prod(wanted)):
+        raise InputError(
+            f"the address {at.matmul!r} names rows of shape {shape}, but x has rows {wanted}"
+        )
+    return shape

@@ -1,0 +1,463 @@
+"""`MockBackend`: the fast statistical model of a bench.
+
+Range, quantisation, noise and read-out happen per tile and segment, as they would on the bench; the
+formulas are those of docs/explanation/light.md. Nothing is taken from a whole batch: scales and
+light belong to one input row, and noise to its address. Not here: time (`scheduler.timing`).
+
+The path of one block of rows: encode -> exact integer products -> light of each exposure -> noise
+-> full well -> converter -> decode. Arrays on the way are [rows, M].
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .address import Address
+from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from .encoding import EncodedRows, EncodedWeights, encode_rows, encode_weights
+from .noise import POISSON_BELOW, Stream, poisson
+from .products import exact_products
+from .profile import OpticsProfile, load_profile
+from .tiling import Geometry, tile_count
+
+_BLOCK_VALUES = 1 << 18  # values of one [rows, M] array that is worked on at a time
+
+
+@dataclass(frozen=True)
+class _Exposure:
+    """Light of one exposure in element pairs at full transmission: sums over a segment, [n, M].
+
+    `light` is what falls on both rails of an output, `signed` their difference; for the offset
+    encoding both are the one rail. `sign` is that of the inputs shown.
+    """
+
+    sign: int
+    light: np.ndarray | None
+    signed: np.ndarray
+
+
+class MockBackend(Backend):
+    """Multiplies as a bench with the given profile would, statistically.
+
+    Parameters
+    ----------
+    profile : the bench's constants; None is the default profile
+    seed : of the noise; same seed, profile, address and input give the same bits
+    """
+
+    name = "mock"
+    is_mock = True
+
+    def __init__(self, profile: OpticsProfile | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.profile = load_profile() if profile is None else profile
+        self.seed = seed
+        self.geometry = Geometry.of(self.profile)
+        self._gain = 1.0  # g = (1 - f_x) (1 - f_w) of c = 1 / [P g]
+        if self.profile.extinction_ratio and self.profile.extinction_model == "leak":
+            self._gain = (1 - 1 / self.profile.extinction_ratio) ** 2
+
+    def describe(self) -> Mapping[str, Any]:
+        """Give name, profile and seed, for the record of a run."""
+        return {**super().describe(), "profile": self.profile.model_dump(), "seed": self.seed}
+
+    def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
+        """Give the largest noise-free value that each output shows its converter.
+
+        Parameters
+        ----------
+        x : float [..., N, K]
+        w : prepared weights
+        valid : bool, broadcastable to [..., N, M]; False marks masked positions, which never
+            enter a range
+
+        Returns
+        -------
+        largest : float64 [matrices, segments, M], in units of y after scaling
+        """
+        leading = w.shape[:-2]
+        x = np.asarray(x, dtype=np.float32).reshape(int(np.prod(leading)), -1, w.shape[-1])
+        mask = None
+        if valid is not None:
+            shape = (*leading, x.shape[1], w.shape[-2])
+            mask = np.broadcast_to(valid, shape).reshape(len(x), *shape[-2:])
+        largest = np.zeros((len(x), len(w.content[0]), w.shape[-2]))
+        for matrix, segments in enumerate(w.content):
+            for index, segment in enumerate(segments):
+                for rows in self._row_blocks(x[matrix], segment):
+                    for exposure in self._exposures(x[matrix], rows, segment)[1]:
+                        for value in self._readings(exposure):
+                            value = np.abs(value) / self._gain
+                            if mask is not None:
+                                value = np.where(mask[matrix][rows], value, 0)
+                            peak = largest[matrix, index]
+                            np.maximum(peak, value.max(axis=0, initial=0), out=peak)
+        return largest
+
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[list[EncodedWeights]]:
+        matrices = weights.reshape(-1, *weights.shape[-2:])
+        return [
+            encode_weights(matrix, self.profile, ranges, index)
+            for index, matrix in enumerate(matrices)
+        ]
+
+    def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
+        y = np.zeros((*x.shape[:2], w.shape[-2]), dtype=np.float32)
+        stats = Stats(macs=x.size * w.shape[-2])
+        readout = None
+        if w.ranges is not None and isinstance(self.profile.readout_range, str):
+            readout = w.ranges.readout.reshape(-1, *w.ranges.readout.shape[-2:])
+        for matrix, segments in enumerate(w.content):
+            limits = None if readout is None else readout[matrix % len(readout)]
+            for index, segment in enumerate(segments):
+                limit = None if limits is None else limits[min(index, len(limits) - 1)]
+                self._segment(x[matrix], segment, index, limit, at, matrix, y[matrix], stats)
+        self._count_frames(x, w, stats)
+        return MatmulResult(y, stats)
+
+    def _segment(
+        self,
+        x: np.ndarray,
+        segment: EncodedWeights,
+        index: int,
+        limit: np.ndarray | None,
+        at: Address,
+        matrix: int,
+        y: np.ndarray,
+        stats: Stats,
+    ) -> None:
+        """Add one segment's part of x [N, K] W^T to y [N, M]."""
+        stats.saturated += segment.saturated
+        clock = _Clock(stats)
+        for rows in self._row_blocks(x, segment):
+            encoded, exposures = self._exposures(x, rows, segment, clock)
+            ids = at.rows[matrix][rows]
+            stream = _Streams(self.seed, at, index, ids)
+            scaled = self._detect(exposures, segment, limit, stream, stats)
+            if len(exposures) == 1 and self.profile.encoding != "offset":
+                scaled -= self._leaked(segment, exposures[0])
+            y[rows] += self._decode(scaled, encoded, segment)
+            clock.lap("decode")
+
+    def _row_blocks(self, x: np.ndarray, segment: EncodedWeights) -> Iterator[np.ndarray | slice]:
+        """Give blocks of rows that need the same exposures and stay in cache."""
+        step = max(1, min(len(x), max(32, _BLOCK_VALUES // max(len(segment.scale), 1))))
+        if self.profile.detection == "balanced" or self.profile.encoding == "offset":
+            for first in range(0, len(x), step):
+                yield slice(first, first + step)
+            return
+        part = x[:, segment.first : segment.last]
+        non_negative = part.min(axis=1, initial=0) >= 0
+        for kind in (True, False):
+            (rows,) = np.nonzero(non_negative == kind)
+            for first in range(0, len(rows), step):
+                yield rows[first : first + step]
+
+    def _exposures(
+        self,
+        x: np.ndarray,
+        rows: np.ndarray | slice,
+        segment: EncodedWeights,
+        clock: "_Clock | None" = None,
+    ) -> tuple[EncodedRows, list[_Exposure]]:
+        """Encode rows of x and give the light of each of their exposures."""
+        part = np.ascontiguousarray(x[rows, segment.first : segment.last])
+        encoded = encode_rows(part, self.profile)
+        if clock is not None:
+            clock.lap("encode")
+        exposures = self._sums(encoded, segment)
+        if clock is not None:
+            clock.lap("product")
+        return encoded, exposures
+
+    def _sums(self, x: EncodedRows, w: EncodedWeights) -> list[_Exposure]:
+        """Give the sums of light: exact integer products, and row and column sums."""
+        length, integers = w.last - w.first, x.integers
+        units = x.unit * w.unit
+        x_sums = integers.sum(axis=1, dtype=np.float64)[:, None]
+        x_sums_abs = np.abs(integers).sum(axis=1, dtype=np.float64)[:, None]
+        per_reading = self.profile.detection == "per-reading"
+        offset = self.profile.encoding == "offset"
+        one_sign = bool((x_sums == x_sums_abs).all())
+        flat = w.light_unit == 0  # both rails together pass the same light whatever W is
+        needs_light = not offset and (
+            per_reading or self.profile.has_light or self.profile.readout_range == "ideal"
+        )
+        wanted = ["xw"]
+        if needs_light and not flat:
+            wanted.append("xa" if one_sign else "oa")
+            if per_reading and not one_sign:
+                wanted.append("xa")
+        if per_reading and not offset and not one_sign:
+            wanted.append("ow")
+        products = exact_products(
+            integers, w.integers, w.light, x.magnitude * w.magnitude, tuple(wanted)
+        )
+        signed = products["xw"] * units
+        if offset:
+            constant = w.leak * x.unit * x_sums + x.leak * w.unit * w.sums
+            signed += (constant + x.leak * w.leak * length).astype(signed.dtype)
+            return [_Exposure(1, signed, signed)]
+        if not needs_light:
+            return [_Exposure(1, None, signed)]
+
+        def light(name: str, sums: np.ndarray) -> np.ndarray:
+            """Sum t1 X (or |X|) times the light of W."""
+            constant = (w.leak * x.unit * sums).astype(signed.dtype)
+            if flat:
+                return np.broadcast_to(constant, signed.shape)
+            return np.asarray(products[name] * (x.unit * w.light_unit) + constant)
+
+        # row sums of the light and of W
+        leaked_light = (w.leak * length + w.light_unit * w.light_sums).astype(signed.dtype)
+        leaked_signed = (w.unit * w.sums).astype(signed.dtype)
+        if not per_reading:
+            total = light("xa" if one_sign else "oa", x_sums_abs) + x.leak * leaked_light
+            return [_Exposure(1, total, signed)]
+        if one_sign:  # only x+ is shown; its own leak is half of that of both exposures
+            total = light("xa", x_sums) + x.leak / 2 * leaked_light
+            return [_Exposure(1, total, signed + x.leak / 2 * leaked_signed)]
+        both = light("oa", x_sums_abs) + x.leak * leaked_light
+        difference = light("xa", x_sums)
+        both_signed = products["ow"] * units + x.leak * leaked_signed
+        return [
+            _Exposure(sign, (both + sign * difference) / 2, (both_signed + sign * signed) / 2)
+            for sign in (1, -1)
+        ]
+
+    def _readings(self, exposure: _Exposure) -> list[np.ndarray]:
+        """Give what is converted in one exposure, in element pairs: [n, M] each."""
+        if self.profile.detection == "balanced" or self.profile.encoding == "offset":
+            return [exposure.signed]
+        assert exposure.light is not None
+        return [(exposure.light + sign * exposure.signed) / 2 for sign in (1, -1)]
+
+    def _leaked(self, segment: EncodedWeights, exposure: _Exposure) -> np.ndarray | float:
+        """Give what a single exposure of x+ adds through the modulator's leak, in units of y."""
+        if self.profile.detection == "balanced" or self._gain == 1.0:
+            return 0.0
+        leak = 1 - self._gain**0.5
+        return np.asarray(leak * segment.unit * segment.sums / self._gain, dtype=np.float32)
+
+    def _detect(
+        self,
+        exposures: list[_Exposure],
+        segment: EncodedWeights,
+        limit: np.ndarray | None,
+        stream: "_Streams",
+        stats: Stats,
+    ) -> np.ndarray:
+        """Turn light into counts and counts into the signed sum, in units of y after scaling."""
+        profile = self.profile
+        shape = exposures[0].signed.shape
+        electrons = self._electrons_per_pair(exposures, segment)
+        offset = profile.encoding == "offset"
+        balanced = profile.detection == "balanced" and not offset
+        if electrons is not None:
+            stats.photons += float(sum((e.light * electrons).sum(dtype=np.float64)
+                                       for e in exposures if e.light is not None))  # fmt: skip
+        detected = np.zeros(shape, dtype=np.float32)
+        for number, exposure in enumerate(exposures):
+            fluctuation = self._source(stream, number, shape)
+            readings = self._readings(exposure)
+            for rail, mean in enumerate(readings):
+                light = exposure.light if balanced else mean
+                if fluctuation is not None:
+                    mean = mean * fluctuation
+                    light = None if light is None else light * fluctuation
+                value = mean / self._gain
+                if electrons is not None:
+                    assert light is not None
+                    purpose = f"reading {exposure.sign} {rail}"
+                    value = self._counts(
+                        mean, light, electrons, balanced, stream, purpose, stats
+                    ) / (electrons * self._gain)
+                ideal = None
+                if profile.readout_range == "ideal":
+                    ideal = np.abs(readings[rail]).max(axis=1, keepdims=True) / self._gain
+                value = self._convert(
+                    value, self._range(segment, limit, ideal), electrons, balanced, stats
+                )
+                sign = exposure.sign * (1 - 2 * rail)
+                detected += value.astype(np.float32) * np.float32(sign)
+                stats.conversions += value.size
+        return detected
+
+    def _electrons_per_pair(
+        self, exposures: list[_Exposure], segment: EncodedWeights
+    ) -> np.ndarray | None:
+        """Give P, the electrons of one element pair at full transmission, per row: [n, 1]."""
+        rows, outputs = exposures[0].signed.shape
+        if self.profile.photons_full_scale is not None:
+            return np.full((rows, 1), self.profile.photons_full_scale, dtype=np.float32)
+        if self.profile.photons_per_mac is None:
+            return None
+        total = np.zeros((rows, 1))
+        for exposure in exposures:
+            assert exposure.light is not None
+            total += exposure.light.sum(axis=1, keepdims=True, dtype=np.float64)
+        wanted = self.profile.photons_per_mac * outputs * (segment.last - segment.first)
+        electrons = np.divide(wanted, total, out=np.ones_like(total), where=total > 0)
+        return electrons.astype(np.float32)
+
+    def _source(
+        self, stream: "_Streams", exposure: int, shape: tuple[int, ...]
+    ) -> np.ndarray | None:
+        """Give the source's factor, common to the outputs of one frame and exposure: [n, M]."""
+        if not self.profile.source_rms:
+            return None
+        frame = self.geometry.outputs or shape[1]
+        frames = -(-shape[1] // frame)
+        z = stream.of(f"source {exposure}").gaussian(stream.rows, frames)
+        return 1 + np.float32(self.profile.source_rms) * np.repeat(z, frame, axis=1)[:, : shape[1]]
+
+    def _counts(
+        self,
+        mean: np.ndarray,
+        light: np.ndarray,
+        electrons: np.ndarray,
+        balanced: bool,
+        stream: "_Streams",
+        purpose: str,
+        stats: Stats,
+    ) -> np.ndarray:
+        """Give detected electrons (a difference of two detectors if balanced), dark subtracted."""
+        profile = self.profile
+        detectors = 2 if balanced else 1
+        dark = profile.dark_e or 0.0
+        read_variance = (profile.read_noise_e or 0.0) ** 2
+        if dark and profile.dark_frames:
+            read_variance += detectors * dark / profile.dark_frames
+        signal, arrived = mean * electrons, light * electrons
+        full_well = np.inf if profile.full_well_e is None else profile.full_well_e - dark
+        if balanced and np.isfinite(full_well) and (arrived > full_well).any():
+            # a photodiode that fills up adds no more: the difference misses what is above
+            sides = [(arrived + sign * signal) / 2 for sign in (1, -1)]
+            stats.saturated += int(sum(np.count_nonzero(side > full_well) for side in sides))
+            plus, minus = (np.minimum(side, full_well) for side in sides)
+            signal, arrived = plus - minus, plus + minus
+        variance = np.maximum(arrived, 0) + (detectors * dark + read_variance)
+        z = stream.of(purpose).gaussian(stream.rows, mean.shape[1])
+        counts: np.ndarray = signal + np.sqrt(variance) * z
+        weak = arrived + detectors * dark < POISSON_BELOW
+        if weak.any():
+            words = stream.of(f"{purpose} photons").words(stream.rows, mean.shape[1])
+            words = words[:, : mean.shape[1]][weak]
+            exact = np.sqrt(read_variance) * z[weak].astype(np.float64)
+            if balanced:
+                plus = np.maximum((arrived + signal)[weak] / 2, 0) + dark
+                minus = np.maximum((arrived - signal)[weak] / 2, 0) + dark
+                exact += poisson(plus, words) - poisson(minus, ~words)
+            else:
+                exact += poisson(np.maximum(arrived[weak], 0) + dark, words) - dark
+            counts[weak] = exact
+        if not balanced and np.isfinite(full_well):
+            stats.saturated += int(np.count_nonzero(counts > full_well))
+            np.minimum(counts, full_well, out=counts)
+        return counts
+
+    def _range(
+        self, segment: EncodedWeights, limit: np.ndarray | None, ideal: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Give the converter's range R, in units of y after scaling."""
+        chosen = self.profile.readout_range
+        if chosen is None:
+            return None
+        if ideal is not None:
+            return np.where(ideal > 0, ideal, np.float32(1.0))
+        if isinstance(chosen, float):
+            return np.asarray(chosen, dtype=np.float32)
+        if limit is None:
+            limit = segment.bound
+            if chosen == "per-matmul":
+                limit = limit.max(initial=0, keepdims=True)
+        return np.where(limit > 0, limit, 1.0).astype(np.float32)
+
+    def _convert(
+        self,
+        value: np.ndarray,
+        limit: np.ndarray | None,
+        electrons: np.ndarray | None,
+        balanced: bool,
+        stats: Stats,
+    ) -> np.ndarray:
+        """Saturate at the range and round to the converter's codes.
+
+        Balanced: codes -2^(b-1) .. 2^(b-1) - 1 of step q = 2 R / (2^b - 1), zero among them.
+        Per reading: from a dark pedestal of five sigma below zero up to R, in 2^b - 1 steps.
+        """
+        if limit is None:
+            return value
+        bits = self.profile.readout_bits
+        lowest: Any = -limit
+        if not balanced:
+            lowest = np.zeros(())
+            if electrons is not None:
+                sigma = np.hypot(self.profile.read_noise_e or 0.0, (self.profile.dark_e or 0) ** 0.5)
+                lowest = -5 * sigma / (electrons * self._gain)
+        if bits is None:
+            stats.saturated += int(np.count_nonzero((value < lowest) | (value > limit)))
+            return np.clip(value, lowest, limit)
+        step = (limit - lowest) / (2.0**bits - 1)
+        first, last = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if balanced else (0, 2**bits - 1)
+        code = np.rint(value / step) if balanced else np.rint((value - lowest) / step)
+        stats.saturated += int(np.count_nonzero((code < first) | (code > last)))
+        code = np.clip(code, first, last) * step
+        return np.asarray(code if balanced else code + lowest)
+
+    def _decode(self, scaled: np.ndarray, x: EncodedRows, w: EncodedWeights) -> np.ndarray:
+        """Undo the scales, and put the cross terms of the offset encoding back."""
+        y: np.ndarray = scaled * (x.scale[:, None] * w.scale).astype(np.float32)
+        if self.profile.encoding != "offset":
+            return y
+        # scaled is E / (P g) and scale = (max - min) / (1 - f): y = c E with c = Dx Dw / P
+        length = w.last - w.first
+        x_unit, w_unit = x.unit * x.scale, w.unit * w.scale
+        x_sum = x_unit * x.integers.sum(axis=1, dtype=np.float64)
+        x_sum += length * (x.leak * x.scale + x.low)
+        w_sum = w_unit * w.sums + length * (w.leak * w.scale + w.low)
+        cross = np.outer(x.low, w_sum) + np.outer(x_sum, w.low) - length * np.outer(x.low, w.low)
+        return np.asarray(y * np.float32(self._gain) + cross, dtype=np.float32)
+
+    def _count_frames(self, x: np.ndarray, w: PreparedWeights, stats: Stats) -> None:
+        """Count shots, frames and modulator samples of the tiles that this product took."""
+        matrices, rows, length = x.shape
+        outputs = w.shape[-2]
+        count = tile_count((outputs, length), self.geometry)
+        signed = bool((x < 0).any())
+        exposures = self.profile.exposures(non_negative=not signed)
+        shots = -(-rows // self.profile.vectors) * count * exposures * matrices
+        stats.shots += shots
+        stats.input_frames += shots
+        stats.weight_frames += count * matrices
+        blocks = -(-outputs // self.geometry.outputs) if self.geometry.outputs else 1
+        shown = exposures * self.profile.elements_per_input
+        stats.input_samples += x.size * shown * blocks
+        stats.weight_samples += matrices * outputs * length * self.profile.rails
+
+
+class _Streams:
+    """The random streams of one block of rows and one segment."""
+
+    def __init__(self, seed: int, at: Address, segment: int, rows: np.ndarray) -> None:
+        self.rows = rows
+        self._seed, self._at, self._segment = seed, at, segment
+
+    def of(self, purpose: str) -> Stream:
+        return Stream(self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
+
+
+class _Clock:
+    """Gives the seconds between laps to the stages of a product."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._seconds = stats.seconds
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,260 @@
+"""`OpticsProfile`: the constants of a bench, validated, each with its source.
+
+A profile holds numbers and nothing else: what they do to light is written in `encoding.py`,
+`noise.py` and `mock.py`; what they do to time in `lightloom.scheduler.timing`.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..instruments import InputError
+
+FOLDER = Path(__file__).parent / "profiles"
+DEFAULT = "slm-camera"
+
+Bits = Annotated[int, Field(ge=1, le=32)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class OpticsProfile(BaseModel):
+    """What a bench does to a matrix product; None means ideal, or unlimited.
+
+    The formulas are those of docs/explanation/light.md. Units are SI and in the names.
+
+    Raises
+    ------
+    InputError
+        for an unknown field, a value out of its range, or fields that contradict each other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "custom"
+    title: str = ""
+    sources: Mapping[str, str] = Field(default_factory=dict, repr=False)
+
+    # what the modulators and the converter resolve
+    input_bits: Bits | None = None
+    weight_bits: Bits | None = None
+    readout_bits: Bits | None = None
+    readout_range: Positive | Literal["per-matmul", "per-row", "ideal"] | None = None
+    encoding: Literal["push-pull", "abs-split", "offset"] = "abs-split"
+    detection: Literal["balanced", "per-reading"] = "balanced"
+
+    # how much light, one way or the other
+    photons_full_scale: Positive | None = None
+    photons_per_mac: Positive | None = None
+
+    # the detector, in electrons
+    read_noise_e: NonNegative | None = None
+    dark_e: NonNegative | None = None
+    dark_frames: Count | None = None
+    full_well_e: Positive | None = None
+    quantum_efficiency: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    # what light and modulators do wrong
+    extinction_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    extinction_model: Literal["leak", "clamp"] = "leak"
+    gain_rms: Annotated[float, Field(ge=0, lt=1)] | None = None
+    crosstalk: Annotated[float, Field(ge=0, lt=1)] | None = None
+    source_rms: Annotated[float, Field(ge=0, lt=1)] | None = None
+    device_seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+
+    # geometry of one weight frame, in modulator rows and elements
+    rows: Count | None = None
+    length: Count | None = None
+    vectors: Count = 1
+    wavelength_m: Positive | None = None
+
+    # timing of one shot and of one new weight frame
+    input_refresh_s: NonNegative = 0.0
+    input_settle_s: NonNegative = 0.0
+    weight_refresh_s: NonNegative = 0.0
+    weight_settle_s: NonNegative = 0.0
+    exposure_s: NonNegative = 0.0
+    readout_s: NonNegative = 0.0
+    dac_samples_per_s: Positive | None = None
+    adc_samples_per_s: Positive | None = None
+    host_operations_per_s: Positive = 2e10
+    host_bytes_per_s: Positive = 1e10
+
+    # energy of one event, for the account
+    dac_j: NonNegative | None = None
+    adc_j: NonNegative | None = None
+    amplifier_j: NonNegative | None = None
+    memory_access_j: NonNegative | None = None
+    hold_power_w: NonNegative | None = None
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InputError(_one_sentence(fields.get("name", "custom"), error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.photons_full_scale is not None and self.photons_per_mac is not None:
+            raise ValueError("photons_full_scale and photons_per_mac exclude each other; give one")
+        if not self.has_light:
+            for field in ("read_noise_e", "dark_e", "full_well_e"):
+                if getattr(self, field):
+                    raise ValueError(
+                        f"{field} = {getattr(self, field):g} counts electrons and needs a light "
+                        "level: give photons_full_scale or photons_per_mac"
+                    )
+        if self.readout_bits is not None and self.readout_range is None:
+            raise ValueError(
+                f"readout_bits = {self.readout_bits} needs a readout_range: a number, "
+                "'per-matmul', 'per-row' or 'ideal'"
+            )
+        physical_rails = 1 if self.encoding == "offset" else 2
+        if self.rows is not None and self.rows < physical_rails:
+            raise ValueError(
+                f"rows = {self.rows} cannot hold one output of {physical_rails} rails "
+                f"({self.encoding}); give at least {physical_rails}"
+            )
+        if self.length is not None and self.length < self.elements_per_input:
+            raise ValueError(
+                f"length = {self.length} cannot hold x+ and x- side by side (balanced detection); "
+                "give at least 2"
+            )
+        return self
+
+    @property
+    def has_light(self) -> bool:
+        """Whether light is counted in photons (otherwise there is no shot noise)."""
+        return self.photons_full_scale is not None or self.photons_per_mac is not None
+
+    @property
+    def rails(self) -> int:
+        """Modulator rows that one output takes: two for signed weights, one for offset."""
+        return 1 if self.encoding == "offset" else 2
+
+    @property
+    def elements_per_input(self) -> int:
+        """Modulator elements that one input takes: x+ and x- side by side when balanced."""
+        return 2 if self.detection == "balanced" and self.encoding != "offset" else 1
+
+    def exposures(self, non_negative: bool) -> int:
+        """Exposures that one shot needs for its input vectors."""
+        signed = self.encoding != "offset" and not non_negative
+        return 2 if self.detection == "per-reading" and signed else 1
+
+    def readings(self, non_negative: bool) -> int:
+        """Readings per output: one detector in one exposure."""
+        return self.rails * self.exposures(non_negative)
+
+    def conversions(self, non_negative: bool) -> int:
+        """Converter samples per output and segment (n_c of the design's formula)."""
+        if self.detection == "balanced":
+            return 1
+        return self.readings(non_negative)
+
+    @property
+    def unphysical(self) -> tuple[str, ...]:
+        """Remarks on settings that no bench could have, to be shown with every result."""
+        if self.readout_range == "ideal":
+            return ("read-out auto-ranged on the noise-free value (unphysical, for comparison)",)
+        return ()
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "OpticsProfile":
+        """Give the profile with some fields replaced; a light level replaces the other way.
+
+        Raises
+        ------
+        InputError : for an unknown field or a value out of range
+        """
+        fields = self.model_dump(exclude={"sources"})
+        fields.update(settings)
+        for way, other in _LIGHT_WAYS:
+            if settings.get(way) is not None and settings.get(other) is None:
+                fields[other] = None
+        if not any(fields[way] for way, _ in _LIGHT_WAYS):
+            for field in ("read_noise_e", "dark_e", "full_well_e"):
+                if field not in settings:  # electrons mean nothing without a light level
+                    fields[field] = None
+        sources = dict(self.sources) | dict.fromkeys(settings, "set by the user")
+        return OpticsProfile(**fields, sources=sources)
+
+
+_LIGHT_WAYS = (
+    ("photons_full_scale", "photons_per_mac"),
+    ("photons_per_mac", "photons_full_scale"),
+)
+
+
+def profile_names() -> list[str]:
+    """Give the names of the profiles that come with lightloom."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_profile(name: str = DEFAULT) -> OpticsProfile:
+    """Read a profile by name, or from a TOML file of the same form.
+
+    Raises
+    ------
+    InputError : for an unknown name, an unreadable file, or a constant without a source
+    """
+    path = FOLDER / f"{name}.toml"
+    if name.endswith(".toml"):
+        path = Path(name)
+    elif name not in profile_names():
+        raise InputError(f"unknown profile {name!r}; choose from {', '.join(profile_names())}")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the profile {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the profile {path} is not valid TOML: {error}") from None
+    constants = document.get("constants", {})
+    for key, constant in constants.items():
+        if not isinstance(constant, dict) or not {"value", "source"} <= constant.keys():
+            raise InputError(f"{path}: constants.{key} needs a value and a source")
+    return OpticsProfile(
+        name=path.stem,
+        title=document.get("title", ""),
+        sources={key: constant["source"] for key, constant in constants.items()},
+        **{key: constant["value"] for key, constant in constants.items()},
+    )
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Read one `KEY=VALUE` of the command line; the value is a TOML value, or a bare word.
+
+    Raises
+    ------
+    InputError : when the text has no '=' or the key is no field of a profile
+    """
+    key, separator, value = text.partition("=")
+    key = key.strip()
+    if not separator:
+        raise InputError(f"--set {text!r} is not KEY=VALUE")
+    if key not in OpticsProfile.model_fields or key in {"name", "title", "sources"}:
+        raise InputError(f"--set {key!r} is no field of a profile; see: lightloom doctor --profile")
+    if value.strip().lower() in {"none", "ideal"} and key != "readout_range":
+        return key, None
+    if value.strip().lower() == "none":
+        return key, None
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value.strip()
+
+
+def _one_sentence(name: object, error: ValidationError) -> str:
+    """Say the first complaint of pydantic as one sentence that names field and value."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][:1])
+    message = first["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"profile {name!r}: {message}"
+    if first["type"] == "extra_forbidden":
+        return f"profile {name!r}: unknown field {where!r}"
+    message = message[0].lower() + message[1:]
+    return f"profile {name!r}: {where} = {first['input']!r} is not usable: {message}"

@@ -1,0 +1,54 @@
+"""lightloom runs Transformers on light and says what that costs.
+
+The public names are loaded when they are first used, so that `import lightloom` stays fast.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not (Path(__file__).parent / "scheduler").is_dir():  # a checkout: the rooms lie beside us
+    __path__.append(str(Path(__file__).parents[1]))
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .backends import Address, MatmulResult, OpticsProfile, open_backend
+    from .instruments import InputError, LightloomError
+    from .models import Model, load_model
+    from .models.planning import plan
+
+_HOMES = {
+    "Address": "backends",
+    "MatmulResult": "backends",
+    "OpticsProfile": "backends",
+    "open_backend": "backends",
+    "InputError": "instruments",
+    "LightloomError": "instruments",
+    "Model": "models",
+    "load_model": "models",
+    "plan": "models.planning",
+}
+
+__all__ = [
+    "Address",
+    "InputError",
+    "LightloomError",
+    "MatmulResult",
+    "Model",
+    "OpticsProfile",
+    "__version__",
+    "load_model",
+    "open_backend",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lightloom' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,105 @@
+"""BERT: an encoder with post-norm layers; MiniLM and other sentence encoders are of this family."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from ..scheduler import BATCH, NEW, Program, shape
+from .blocks import (
+    FamilyConfig,
+    LayerWriter,
+    add_mask,
+    begin,
+    check_activation,
+    check_heads,
+    is_non_negative,
+)
+
+TASK = "encoder"
+PREFIX = "bert."
+
+
+class Config(FamilyConfig):
+    """The keys of BERT's config.json that shape the computation."""
+
+    vocabulary: int = Field(alias="vocab_size", ge=1)
+    width: int = Field(alias="hidden_size", ge=1)
+    layers: int = Field(alias="num_hidden_layers", ge=1)
+    heads: int = Field(alias="num_attention_heads", ge=1)
+    inner: int = Field(alias="intermediate_size", ge=1)
+    context: int = Field(alias="max_position_embeddings", ge=1)
+    epsilon: float = Field(default=1e-12, alias="layer_norm_eps", gt=0)
+    activation: Annotated[str, AfterValidator(check_activation)] = Field(
+        default="gelu", alias="hidden_act"
+    )
+
+
+def read_config(document: Mapping[str, Any]) -> Config:
+    """Check a config.json."""
+    if document.get("position_embedding_type", "absolute") != "absolute":
+        raise ValueError(
+            f"position_embedding_type {document['position_embedding_type']!r} is unknown; "
+            "known: absolute"
+        )
+    config = Config(**document)
+    check_heads(config.width, config.heads)
+    return config
+
+
+def program(config: Config, ending: str) -> Program:
+    """Write the forward pass; `ending` is "hidden" (states), "mean" or "first" (embedding)."""
+    width, head = config.width, config.width // config.heads
+    p = begin()
+    x = p.host(
+        "embedding",
+        "embedding",
+        "embed",
+        ("tokens", "past"),
+        (shape(BATCH, NEW, width),),
+        weights={
+            "table": "embeddings.word_embeddings.weight",
+            "positions": "embeddings.position_embeddings.weight",
+            "types": "embeddings.token_type_embeddings.weight",
+        },
+    )
+    x = LayerWriter(p, "embedding", None).norm("norm", x, "embeddings.LayerNorm", config.epsilon)
+    add_mask(p, "tokens", causal=False)
+    for i in range(config.layers):
+        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
+        h = layer.clipped("attention.qkv", x)
+        q, k, v = (
+            layer.heads(
+                part,
+                layer.project(
+                    f"attention.{part}", "QKV", h, f"{at}.attention.self.{name}", width, True
+                ),
+                config.heads,
+                head,
+            )
+            for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
+        )
+        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=False)
+        mixed = layer.clipped("attention.output", mixed)
+        output = f"{at}.attention.output"
+        h = layer.project(
+            "attention.output", "output projection", mixed, f"{output}.dense", width, False
+        )
+        h = layer.residual("attention", h, x, f"{output}.dense.bias")
+        x = layer.norm("attention.norm", h, f"{output}.LayerNorm", config.epsilon)
+
+        h = layer.clipped("mlp.up", x)
+        h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
+        h = layer.activate("mlp", h, config.activation)
+        h = layer.clipped("mlp.down", h)
+        h = layer.project(
+            "mlp.down", "MLP", h, f"{at}.output.dense", width, False,
+            non_negative=is_non_negative(config.activation),
+        )  # fmt: skip
+        h = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
+        x = layer.norm("mlp.norm", h, f"{at}.output.LayerNorm", config.epsilon)
+    if ending == "hidden":
+        return p.build(x)
+    step, inputs = ("mean_pool", (x, "lengths")) if ending == "mean" else ("first_row", (x,))
+    pooled = p.host("head.pool", "pooling", step, inputs, (shape(BATCH, width),))
+    return p.build(pooled)

@@ -1,0 +1,91 @@
+"""GPT-2: learned positions, pre-norm, fused QKV, tied LM head. Weights are stored as [K, M]."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from ..scheduler import BATCH, NEW, Program, shape
+from .blocks import (
+    FamilyConfig,
+    LayerWriter,
+    add_language_head,
+    add_mask,
+    begin,
+    check_activation,
+    check_heads,
+    is_non_negative,
+)
+
+TASK = "language"
+PREFIX = "transformer."
+
+
+class Config(FamilyConfig):
+    """The keys of GPT-2's config.json that shape the computation."""
+
+    vocabulary: int = Field(alias="vocab_size", ge=1)
+    width: int = Field(alias="n_embd", ge=1)
+    layers: int = Field(alias="n_layer", ge=1)
+    heads: int = Field(alias="n_head", ge=1)
+    inner: int | None = Field(default=None, alias="n_inner")
+    context: int = Field(alias="n_positions", ge=1)
+    epsilon: float = Field(default=1e-5, alias="layer_norm_epsilon", gt=0)
+    activation: Annotated[str, AfterValidator(check_activation)] = Field(
+        default="gelu_new", alias="activation_function"
+    )
+    tied: bool = Field(default=True, alias="tie_word_embeddings")
+
+
+def read_config(document: Mapping[str, Any]) -> Config:
+    """Check a config.json."""
+    config = Config(**document)
+    check_heads(config.width, config.heads)
+    return config
+
+
+def program(config: Config, ending: str) -> Program:
+    """Write the forward pass; `ending` is "logits", "last" (token) or "loss"."""
+    width, inner, head = config.width, config.inner or 4 * config.width, config.width // config.heads
+    p = begin()
+    x = p.host(
+        "embedding",
+        "embedding",
+        "embed",
+        ("tokens", "past"),
+        (shape(BATCH, NEW, width),),
+        weights={"table": "wte.weight", "positions": "wpe.weight"},
+    )
+    add_mask(p, "tokens", causal=True)
+    for i in range(config.layers):
+        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"h.{i}"
+        h = layer.norm("attention.norm", x, f"{at}.ln_1", config.epsilon)
+        h = layer.clipped("attention.qkv", h)
+        qkv = layer.project(
+            "attention.qkv", "QKV", h, f"{at}.attn.c_attn", 3 * width, True, transposed=True
+        )
+        q, k, v = (
+            layer.heads(part, qkv, config.heads, head, first=place * width)
+            for place, part in enumerate(("q", "k", "v"))
+        )
+        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=True)
+        mixed = layer.clipped("attention.output", mixed)
+        h = layer.project(
+            "attention.output", "output projection", mixed, f"{at}.attn.c_proj", width, False,
+            transposed=True,
+        )  # fmt: skip
+        x = layer.residual("attention", h, x, f"{at}.attn.c_proj.bias")
+
+        h = layer.norm("mlp.norm", x, f"{at}.ln_2", config.epsilon)
+        h = layer.clipped("mlp.up", h)
+        h = layer.project("mlp.up", "MLP", h, f"{at}.mlp.c_fc", inner, True, transposed=True)
+        h = layer.activate("mlp", h, config.activation)
+        h = layer.clipped("mlp.down", h)
+        h = layer.project(
+            "mlp.down", "MLP", h, f"{at}.mlp.c_proj", width, False, transposed=True,
+            non_negative=is_non_negative(config.activation),
+        )  # fmt: skip
+        x = layer.residual("mlp", h, x, f"{at}.mlp.c_proj.bias")
+    x = LayerWriter(p, "head", None).norm("norm", x, "ln_f", config.epsilon)
+    weight = "wte.weight" if config.tied else "lm_head.weight"
+    return p.build(add_language_head(p, x, weight, config.vocabulary, ending))

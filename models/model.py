@@ -1,0 +1,454 @@
+"""`Model`: the same calls for every family; each runs the family's program through the scheduler."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..backends import Backend, open_backend
+from ..instruments import InputError
+from ..scheduler import DEFAULT_POLICY, Executor, Program, State
+from .tokenizer import Tokenizer
+from .weights import Weights, read_json, read_safetensors
+
+CALIBRATION_TEXT = Path(__file__).parent / "shipped" / "calibration.txt"
+CALIBRATION_BATCH, CALIBRATION_TOKENS = 8, 128
+_LOGITS_AT_ONCE = 1 << 24  # values of logits in memory while a loss is computed
+_SENTENCES_AT_ONCE = 32
+
+
+class Cache:
+    """Keys and values of the tokens so far, for decoding token by token."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, State] = {}
+        self.length = 0
+
+
+class Model:
+    """A Transformer: its program, its weights and its tokenizer; made by `load_model`.
+
+    Every call takes `backend` (None is digital, a name, or a backend) and `placement`, the policy
+    that says which products go to light ("paper", "projections", "all-optical", "host").
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Path,
+        family: ModuleType,
+        config: Any,
+        document: Mapping[str, Any],
+        weights: Weights,
+        read_tokenizer: Callable[[], Tokenizer] | None,
+    ) -> None:
+        self.name = name
+        self.source = source
+        self.config = config
+        self.document = document
+        self.weights = weights
+        self._family = family
+        self._read_tokenizer = read_tokenizer
+        self._tokenizer: Tokenizer | None = None
+        self._programs: dict[str, Program] = {}
+        self._executors: dict[tuple[Any, str], tuple[Backend, Executor]] = {}
+
+    def __repr__(self) -> str:
+        family = self._family.__name__.rsplit(".", 1)[-1]
+        return f"Model({self.name!r}, {family}, {self.parameters / 1e6:.1f}M parameters)"
+
+    @property
+    def task(self) -> str:
+        """What the model does: "language", "encoder" or "vision"."""
+        return str(self._family.TASK)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights that its matrix products use."""
+        ending = {"language": "logits", "encoder": "hidden", "vision": "logits"}[self.task]
+        static = [m for m in self.program(ending).matmuls if not m.dynamic]
+        return sum(m.w_shape[0]({}) * m.w_shape[1]({}) for m in static)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, read when it is first needed.
+
+        Raises
+        ------
+        InputError : when the model has none, or one that does not match its embedding
+        """
+        if self._tokenizer is None:
+            if self._read_tokenizer is None:
+                raise InputError(f"the model {self.name!r} has no tokenizer.json beside it")
+            tokenizer = self._read_tokenizer()
+            if tokenizer.size > self.config.vocabulary:
+                raise InputError(
+                    f"the tokenizer {tokenizer.source} gives tokens up to {tokenizer.size - 1}, "
+                    f"but the embedding of {self.name!r} has {self.config.vocabulary} rows"
+                )
+            self._tokenizer = tokenizer
+        return self._tokenizer
+
+    def program(self, ending: str) -> Program:
+        """Give the program of one forward pass, up to the given ending (see the family's page)."""
+        if ending not in self._programs:
+            self._programs[ending] = self._family.program(self.config, ending)
+        return self._programs[ending]
+
+    def executor(
+        self, backend: Backend | str | None = None, placement: str = DEFAULT_POLICY
+    ) -> Executor:
+        """Give what runs this model's programs on a backend, with the weights prepared for it."""
+        key = backend if isinstance(backend, str) else id(backend) if backend else "digital"
+        if (key, placement) not in self._executors:
+            opened = backend if isinstance(backend, Backend) else open_backend(str(key))
+            executor = Executor(opened, self.weights, placement)
+            self._executors[key, placement] = (opened, executor)
+        return self._executors[key, placement][1]
+
+    # ------------------------------------------------------------ what one can do with a model
+
+    def forward(
+        self,
+        tokens_or_images: Any,
+        lengths: Any = None,
+        cache: Cache | None = None,
+        backend: Backend | str | None = None,
+        placement: str = DEFAULT_POLICY,
+    ) -> np.ndarray:
+        """Run the model once.
+
+        Parameters
+        ----------
+        tokens_or_images : token ids [batch, sequence]; or images [batch, channels, height, width],
+            as pixels (uint8) or as normalised numbers (float)
+        lengths : valid tokens of each row, padding on the right; None: all
+        cache : the tokens before these, which it then holds too (language models)
+
+        Returns
+        -------
+        float32: logits [batch, sequence, vocabulary], hidden states [batch, sequence, d] of an
+        encoder, or class logits [batch, classes]
+
+        Raises
+        ------
+        InputError : for tokens out of the vocabulary, more of them than the context, images of
+            another size, numbers that are not finite
+        """
+        ending = "hidden" if self.task == "encoder" else "logits"
+        executor = self.executor(backend, placement)
+        self.calibrate(executor)
+        return self._pass(executor, ending, tokens_or_images, lengths, cache)
+
+    def embed(
+        self,
+        sentences: Sequence[str],
+        backend: Backend | str | None = None,
+        placement: str = DEFAULT_POLICY,
+    ) -> np.ndarray:
+        """Give the embedding of each sentence, of length 1: float32 [sentences, d].
+
+        Raises
+        ------
+        InputError : when the model is no encoder, or a sentence is too long for it
+        """
+        self._want("encoder", "embed sentences")
+        executor = self.executor(backend, placement)
+        self.calibrate(executor)
+        encoded = [self._sentence(text) for text in sentences]
+        parts = []
+        for first in range(0, len(encoded), _SENTENCES_AT_ONCE):
+            part = encoded[first : first + _SENTENCES_AT_ONCE]
+            lengths = np.array([len(tokens) for tokens in part])
+            tokens = np.zeros((len(part), lengths.max()), dtype=np.int64)
+            for row, ids in enumerate(part):
+                tokens[row, : len(ids)] = ids
+            sequences = np.arange(first, first + len(part))
+            parts.append(self._pass(executor, self._pooling, tokens, lengths, None, sequences))
+        if not parts:
+            return np.empty((0, self.config.width), dtype=np.float32)
+        vectors = np.concatenate(parts)
+        norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return np.asarray(vectors / norms, dtype=np.float32)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        backend: Backend | str | None = None,
+        placement: str = DEFAULT_POLICY,
+    ) -> Iterator[str]:
+        """Continue a prompt; yields text as it comes, until an end token or the context's end.
+
+        Parameters
+        ----------
+        temperature : 0 takes the most probable token every time
+        top_k, top_p : keep only the most probable tokens (0 and 1: all)
+        seed : of the choice of tokens, not of the noise of light
+
+        Raises
+        ------
+        InputError : for a prompt that is empty or longer than the context
+        """
+        tokens = self._prompt(prompt)
+        check_sampling(temperature, top_k, top_p)
+        executor = self.executor(backend, placement)
+        self.calibrate(executor)
+        return self._generate(executor, tokens, max_tokens, temperature, top_k, top_p, seed)
+
+    def perplexity(
+        self,
+        tokens: Any,
+        backend: Backend | str | None = None,
+        placement: str = DEFAULT_POLICY,
+        progress: Callable[[int], None] | None = None,
+    ) -> float:
+        """Give exp of the mean loss of every next token within each row.
+
+        Parameters
+        ----------
+        tokens : a text, or token ids [batch, sequence]; a text is cut into rows of 256 tokens
+        progress : called with the number of rows done
+
+        Raises
+        ------
+        InputError : when there is nothing to predict, or for tokens that `forward` refuses
+        """
+        self._want("language", "give a perplexity")
+        if isinstance(tokens, str):
+            tokens = self.rows_of(tokens)
+        tokens = self._checked_tokens(tokens, 0)
+        if tokens.shape[1] < 2:
+            raise InputError("a perplexity needs rows of at least 2 tokens")
+        executor = self.executor(backend, placement)
+        self.calibrate(executor)
+        step = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self.config.vocabulary))
+        losses = []
+        for first in range(0, len(tokens), step):
+            part = tokens[first : first + step]
+            sequences = np.arange(first, first + len(part))
+            losses.append(self._pass(executor, "loss", part, None, None, sequences).ravel())
+            if progress is not None:
+                progress(len(part))
+        return float(np.exp(np.concatenate(losses).mean()))
+
+    def rows_of(self, text: str, length: int = 256) -> np.ndarray:
+        """Cut a text's tokens into rows [rows, length]; a short text is one shorter row."""
+        ids = self.tokenizer.encode(text)
+        length = min(length, self.config.context, max(len(ids), 1))
+        count = max(len(ids) // length, 1)
+        return np.array(ids[: count * length], dtype=np.int64).reshape(count, -1)
+
+    def calibrate(self, executor: Executor, data: Any = None) -> None:
+        """Fix read-out ranges and scales on calibration data, once, if the backend wants them.
+
+        Parameters
+        ----------
+        data : tokens [batch, sequence] or images; None takes what comes with the model or with
+            lightloom: other data than any that is evaluated
+        """
+        if not executor.needs_ranges:
+            return
+        ending = {"language": "logits", "encoder": "hidden", "vision": "logits"}[self.task]
+        if data is None:
+            data = self._calibration_data()
+        inputs, sizes = self._operands(data, None, 0)
+        executor.calibrate(self.program(ending), inputs, sizes)
+
+    # ------------------------------------------------------------ checks and details
+
+    def _pass(
+        self,
+        executor: Executor,
+        ending: str,
+        data: Any,
+        lengths: Any = None,
+        cache: Cache | None = None,
+        sequences: np.ndarray | None = None,
+    ) -> np.ndarray:
+        program = self.program(ending)
+        past = 0 if cache is None else cache.length
+        if cache is not None and not program.states:
+            raise InputError(f"{self.name!r} is no language model and takes no cache")
+        if past and lengths is not None:
+            raise InputError("lengths cannot be given for tokens that follow a cache")
+        inputs, sizes = self._operands(data, lengths, past)
+        states = {} if cache is None else cache.states
+        for name in program.states:
+            if name not in states:
+                states[name] = State()
+        outputs = executor.run(program, inputs, sizes, sequences, states)
+        if cache is not None:
+            cache.length += sizes["new"]
+        result: np.ndarray = outputs[program.outputs[0]]
+        return result
+
+    def _generate(
+        self,
+        executor: Executor,
+        tokens: np.ndarray,
+        max_tokens: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        seed: int,
+    ) -> Iterator[str]:
+        cache = Cache()
+        chance = np.random.Generator(np.random.Philox(seed))
+        ends = self._end_tokens()
+        chosen: list[int] = []
+        shown = ""
+        while len(chosen) < max_tokens and cache.length + tokens.shape[1] <= self.config.context:
+            logits = self._pass(executor, "last", tokens, None, cache)[0, -1]
+            token = executor.run_step(
+                "sampling", "sampling", "sample", logits, chance.random(),
+                temperature=temperature, top_k=top_k, top_p=top_p,
+            )  # fmt: skip
+            if token in ends:
+                break
+            chosen.append(token)
+            tokens = np.array([[token]])
+            text = self.tokenizer.decode(chosen)
+            if not text.endswith("�"):  # a character may take several tokens
+                yield text[len(shown) :]
+                shown = text
+        rest = self.tokenizer.decode(chosen)[len(shown) :]
+        if rest:
+            yield rest
+
+    def _operands(
+        self, data: Any, lengths: Any, past: int
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """Check inputs and give a program's operands and sizes."""
+        if self.task == "vision":
+            images = self._checked_images(data)
+            new, batch = self.config.context, len(images)
+            operands: dict[str, Any] = {"images": images}
+        else:
+            tokens = self._checked_tokens(data, past)
+            batch, new = tokens.shape
+            operands = {"tokens": tokens}
+        counts = np.full(batch, new) if lengths is None else np.asarray(lengths)
+        if counts.shape != (batch,) or not ((counts >= 1) & (counts <= new)).all():
+            raise InputError(f"lengths {np.asarray(lengths)} are not {batch} numbers of 1 to {new}")
+        operands |= {"lengths": counts, "past": past}
+        return operands, {"batch": batch, "new": new, "past": past}
+
+    def _checked_tokens(self, data: Any, past: int) -> np.ndarray:
+        tokens = np.asarray(data)
+        if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
+            raise InputError(
+                f"tokens are integers [batch, sequence], not {tokens.dtype} of shape {tokens.shape}"
+            )
+        count, context = past + tokens.shape[1], self.config.context
+        if count > context:
+            raise InputError(
+                f"{count} tokens are more than the context of {self.name!r} holds ({context}); "
+                "shorten the text"
+            )
+        if tokens.min() < 0 or tokens.max() >= self.config.vocabulary:
+            raise InputError(
+                f"tokens run from {tokens.min()} to {tokens.max()}, but the vocabulary of "
+                f"{self.name!r} has {self.config.vocabulary}"
+            )
+        return tokens
+
+    def _checked_images(self, data: Any) -> np.ndarray:
+        images = np.asarray(data)
+        wanted = (self.config.channels, self.config.image, self.config.image)
+        if images.ndim != 4 or images.shape[1:] != wanted or not len(images):
+            raise InputError(
+                f"images of shape {images.shape} do not fit {self.name!r}: want "
+                f"[batch, {', '.join(map(str, wanted))}]"
+            )
+        if images.dtype.kind not in "fiu":
+            raise InputError(f"images hold {images.dtype}, not numbers")
+        if images.dtype.kind == "f":
+            return images.astype(np.float32, copy=False)
+        path = self.source / "preprocessor_config.json"
+        settings = read_json(path) if path.is_file() else {}
+        mean = np.asarray(settings.get("image_mean", [0.5]), dtype=np.float32)[:, None, None]
+        std = np.asarray(settings.get("image_std", [0.5]), dtype=np.float32)[:, None, None]
+        scaled = images.astype(np.float32) * np.float32(settings.get("rescale_factor", 1 / 255))
+        return np.asarray((scaled - mean) / std, dtype=np.float32)
+
+    def _prompt(self, prompt: str | Sequence[int]) -> np.ndarray:
+        self._want("language", "continue a prompt")
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise InputError("the prompt is empty")
+        return self._checked_tokens([ids], 0)
+
+    def _sentence(self, text: str) -> list[int]:
+        path = self.source / "sentence_bert_config.json"
+        limit = self.config.context
+        if path.is_file():
+            limit = min(limit, int(read_json(path).get("max_seq_length") or limit))
+        ids = self.tokenizer.encode(text)
+        if len(ids) > limit:
+            warnings.warn(
+                f"a sentence of {len(ids)} tokens is cut to the {limit} that {self.name!r} reads: "
+                f"{text[:40]!r}...",
+                stacklevel=3,
+            )
+            ids = self.tokenizer.encode(text, limit)
+        return ids
+
+    @property
+    def _pooling(self) -> str:
+        path = self.source / "1_Pooling" / "config.json"
+        first = path.is_file() and read_json(path).get("pooling_mode_cls_token", False)
+        return "first" if first else "mean"
+
+    def _end_tokens(self) -> frozenset[int]:
+        ends = self.document.get("eos_token_id")
+        return frozenset([ends] if isinstance(ends, int) else ends or [])
+
+    def _want(self, task: str, what: str) -> None:
+        if self.task != task:
+            raise InputError(f"the model {self.name!r} ({self.task}) cannot {what}")
+
+    def _calibration_data(self) -> np.ndarray:
+        """Give data for the ranges: shipped ones, or seeded random ones where there are none."""
+        chance = np.random.Generator(np.random.Philox(0))
+        if self.task == "vision":
+            path = self.source / "data.safetensors"
+            if path.is_file() and "calibration_images" in read_safetensors(path):
+                return load_arrays(path)["calibration_images"]
+            size = (16, self.config.channels, self.config.image, self.config.image)
+            return chance.standard_normal(size).astype(np.float32)
+        length = min(CALIBRATION_TOKENS, self.config.context)
+        if self._read_tokenizer is None:
+            return chance.integers(0, self.config.vocabulary, (CALIBRATION_BATCH, length))
+        rows = self.rows_of(CALIBRATION_TEXT.read_text(encoding="utf-8"), length)
+        return rows[:CALIBRATION_BATCH]
+
+
+def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
+    """Refuse settings of the sampling that mean nothing.
+
+    Raises
+    ------
+    InputError : naming the setting and its value
+    """
+    if not 0 <= temperature < np.inf:
+        raise InputError(f"temperature = {temperature} is not a finite number of 0 or more")
+    if top_k < 0:
+        raise InputError(f"top_k = {top_k} is negative; 0 keeps all tokens")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p = {top_p} is not within (0, 1]; 1 keeps all tokens")
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read small arrays of any type from a safetensors file."""
+    from safetensors.numpy import load_file
+
+    return dict(load_file(os.fspath(path)))

@@ -1,0 +1,272 @@
+"""Runs a program step by step on a backend, and measures every step.
+
+Not here: overlap of light and host (a later scheduler), what a model is (lightloom.models).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..backends import Address, Backend, DigitalBackend, MockBackend, PreparedWeights, Ranges
+from ..backends import Stats, row_ids
+from ..instruments import InputError
+from .host_steps import State, check_step
+from .placement import place
+from .program import HostStep, OpticalMatmul, Program
+from .sizes import evaluate
+
+ROW_MARGIN = 1.2  # a range per output row, over the largest value that calibration saw
+WEIGHT_MARGIN = 1.1  # the scale of keys and values, likewise
+
+
+@dataclass
+class StepRecord:
+    """What one step took on this machine, summed over its calls."""
+
+    step: HostStep | OpticalMatmul
+    optical: bool
+    calls: list[tuple[dict[str, int], int]] = field(default_factory=list)
+    seconds: float = 0.0
+    stats: Stats = field(default_factory=Stats)
+
+    def count(self, sizes: dict[str, int]) -> None:
+        """Note one more call with these sizes."""
+        if self.calls and self.calls[-1][0] == sizes:
+            self.calls[-1] = (sizes, self.calls[-1][1] + 1)
+        else:
+            self.calls.append((dict(sizes), 1))
+
+
+class Executor:
+    """Runs programs of one model on one backend.
+
+    Parameters
+    ----------
+    backend : multiplies what the policy sends to light
+    weights : name -> float32 array; looked up when a step needs it
+    policy : which matmuls go to light (see `placement`)
+    """
+
+    def __init__(self, backend: Backend, weights: Mapping[str, np.ndarray], policy: str) -> None:
+        self.backend = backend
+        self.weights = weights
+        self.policy = policy
+        self.ranges: dict[str, Ranges] = {}
+        self.records: dict[str, StepRecord] = {}
+        self.attempt = 0
+        self._host = DigitalBackend()
+        self._prepared: dict[str, PreparedWeights] = {}
+        self._placed: dict[int, tuple[Program, frozenset[str]]] = {}
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether the backend wants ranges from a calibration pass that has not been made."""
+        if not isinstance(self.backend, MockBackend) or self.ranges or self.policy == "host":
+            return False
+        fixed = self.backend.profile.readout_range in ("per-matmul", "per-row")
+        return fixed or self.policy in ("paper", "all-optical")
+
+    def run(
+        self,
+        program: Program,
+        inputs: Mapping[str, Any],
+        sizes: dict[str, int],
+        sequences: Sequence[int] | np.ndarray | None = None,
+        states: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Run a program and give its outputs.
+
+        Parameters
+        ----------
+        sizes : batch, new and past tokens
+        sequences : one id per row of the batch, for the addresses of the noise
+        states : operands that live from one pass to the next
+        """
+        if sequences is None:
+            sequences = np.arange(sizes["batch"])
+        operands = {**inputs, **(states or {})}
+        placed = self._placement(program)
+        for step, ends in zip(program.steps, program.last_uses(), strict=True):
+            optical = step.name in placed
+            record = self.records.get(step.name)
+            if record is None:
+                record = self.records[step.name] = StepRecord(step, optical)
+            record.count(sizes)
+            start = time.perf_counter()
+            if isinstance(step, HostStep):
+                self._run_host(step, operands, ends)
+            else:
+                backend = self.backend if optical else self._host
+                operands[step.y] = self._multiply(
+                    step, operands, sizes, sequences, backend, record.stats
+                )
+            record.seconds += time.perf_counter() - start
+            for operand in ends:
+                operands.pop(operand, None)
+        return {name: operands[name] for name in program.outputs}
+
+    def run_step(self, name: str, kind: str, step: str, *operands: Any, **parameters: Any) -> Any:
+        """Run and time one host step that belongs to no program, such as sampling."""
+        record = self.records.get(name)
+        if record is None:
+            host = HostStep(name, kind, step, (), (), (), (), {}, parameters)
+            record = self.records[name] = StepRecord(host, False)
+        record.count({})
+        start = time.perf_counter()
+        result = check_step(step).call(*operands, **parameters)
+        record.seconds += time.perf_counter() - start
+        return result
+
+    def calibrate(
+        self, program: Program, inputs: Mapping[str, Any], sizes: dict[str, int]
+    ) -> None:
+        """Fix read-out ranges and the scales of dynamic operands from a pass over other data.
+
+        The pass is digital; for each product that goes to light the backend tells the largest
+        noise-free value that its converter would meet. Masked positions do not enter.
+        """
+        backend = self.backend
+        if not isinstance(backend, MockBackend):
+            return
+        operands = {**inputs, **{name: State() for name in program.states}}
+        placed = self._placement(program)
+        wanted = [step.name in placed for step in program.steps]
+        stop = len(wanted) - wanted[::-1].index(True) if any(wanted) else 0
+        sequences = np.arange(sizes["batch"])
+        for step, ends in zip(program.steps[:stop], program.last_uses()[:stop], strict=True):
+            if isinstance(step, HostStep):
+                self._run_host(step, operands, ends)
+            else:
+                if step.name in placed:
+                    self.ranges[step.name] = self._observe(step, operands, backend)
+                operands[step.y] = self._multiply(
+                    step, operands, sizes, sequences, self._host, Stats()
+                )
+            for operand in ends:
+                operands.pop(operand, None)
+
+    def _observe(
+        self, step: OpticalMatmul, operands: Mapping[str, Any], backend: MockBackend
+    ) -> Ranges:
+        x = operands[step.x]
+        if not step.dynamic:
+            prepared = self._static(step, backend)
+            largest = backend.observe(x, prepared, None)[0]
+            return Ranges(_with_margin(largest, backend.profile.readout_range))
+        w = operands[step.w]
+        # what is fixed about a dynamic operand: its head, and its outputs unless they are tokens
+        tokens = not step.w_shape[-2].is_fixed
+        scale = np.abs(w).max(axis=(0, -2, -1) if tokens else (0, -1), keepdims=True)[0]
+        scale = scale * np.float32(WEIGHT_MARGIN)
+        prepared = backend.prepare(w, ranges=Ranges(np.ones((1, 1, 1)), scale))
+        valid = None
+        if step.valid is not None:
+            valid = np.tile(operands[step.valid] == 0, (1, 1, step.groups, 1))
+        largest = backend.observe(x, prepared, valid)
+        heads = w.shape[1]
+        largest = largest.reshape(-1, heads, *largest.shape[1:]).max(axis=0)
+        if tokens:
+            largest = largest.max(axis=2, keepdims=True)
+        if not step.w_shape[-1].is_fixed:
+            largest = largest.max(axis=1, keepdims=True)
+        return Ranges(_with_margin(largest, backend.profile.readout_range), scale)
+
+    def _placement(self, program: Program) -> frozenset[str]:
+        known = self._placed.get(id(program))
+        if known is None:
+            known = self._placed[id(program)] = (program, place(program, self.policy))
+        return known[1]
+
+    def _run_host(
+        self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]
+    ) -> None:
+        function = check_step(step.step)
+        arguments = [operands[name] for name in step.inputs]
+        named = {key: self.weights[weight] for key, weight in step.weights.items()}
+        if function.takes_scratch:
+            named["scratch"] = step.inputs[0] in ends  # type: ignore[assignment]
+        try:
+            result = function.call(*arguments, **named, **step.parameters)
+        except (ValueError, IndexError) as error:  # shapes that numpy cannot bring together
+            raise InputError(
+                f"{step.name}: {error}; the configuration and the weights do not belong together"
+            ) from None
+        results = result if len(step.outputs) > 1 else (result,)
+        operands.update(zip(step.outputs, results, strict=True))
+
+    def _multiply(
+        self,
+        step: OpticalMatmul,
+        operands: Mapping[str, Any],
+        sizes: Mapping[str, int],
+        sequences: Sequence[int] | np.ndarray,
+        backend: Backend,
+        stats: Stats,
+    ) -> np.ndarray:
+        x = operands[step.x]
+        weights = (
+            backend.prepare(operands[step.w], ranges=self.ranges.get(step.name))
+            if step.dynamic
+            else self._static(step, backend)
+        )
+        rows = (
+            np.zeros(x.shape[:-1], dtype=np.uint64)
+            if backend is self._host
+            else _row_ids(x, sizes, sequences)
+        )
+        try:
+            result = backend.matmul(x, weights, Address(step.name, rows, self.attempt))
+        except InputError as error:
+            raise InputError(f"{step.name}: {error}") from None
+        stats.add(result.stats)
+        return result.y
+
+    def _static(self, step: OpticalMatmul, backend: Backend) -> PreparedWeights:
+        if backend is self._host:  # a view, checked when it was read: nothing to keep
+            weight = _weight(step, self.weights)
+            return PreparedWeights(weight.shape, weight)
+        prepared = self._prepared.get(step.name)
+        ranges = self.ranges.get(step.name)
+        if prepared is None:
+            prepared = backend.prepare(_weight(step, self.weights), ranges=ranges)
+        elif prepared.ranges is not ranges:
+            prepared = PreparedWeights(prepared.shape, prepared.content, ranges)
+        self._prepared[step.name] = prepared
+        return prepared
+
+
+def _weight(step: OpticalMatmul, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    array = weights[step.w]
+    array = array.reshape(len(array), -1) if array.ndim > 2 else array
+    array = array.T if step.transposed else array
+    if array.shape != evaluate(step.w_shape, {}):
+        wanted = [str(size) for size in step.w_shape]
+        raise InputError(
+            f"weight {step.w!r} has shape {list(array.shape)}, but {step.name} wants "
+            f"[{', '.join(wanted)}]; the configuration and the weights do not belong together"
+        )
+    return array
+
+
+def _row_ids(
+    x: np.ndarray, sizes: Mapping[str, int], sequences: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """Name each row of x [B, ..., K]: its sequence, its head, its position."""
+    per_sequence = int(np.prod(x.shape[1:-1], dtype=int))
+    new, past = sizes["new"], sizes["past"]
+    heads, count = (per_sequence // new, new) if per_sequence % new == 0 else (1, per_sequence)
+    positions = past + new - count + np.arange(count)
+    return row_ids(np.asarray(sequences), heads, positions).reshape(x.shape[:-1])
+
+
+def _with_margin(largest: np.ndarray, readout_range: float | str | None) -> np.ndarray:
+    """Turn the largest values [..., segments, M] into ranges, as the profile asks."""
+    if readout_range == "per-matmul":
+        return np.broadcast_to(
+            largest.max(axis=(*range(largest.ndim - 2), -1), keepdims=True),
+            (*largest.shape[:-1], 1),
+        ).copy()
+    return largest * ROW_MARGIN

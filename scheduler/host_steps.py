@@ -1,0 +1,436 @@
+"""The digital operations between products, shared by all families, in numpy float32.
+
+Each is registered by name with the operations that it takes per value of its result, for the
+account of time. A step may write into its first operand when `scratch` says that nothing reads it
+afterwards; elementwise work goes in blocks that stay in cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..instruments import InputError
+
+_BLOCK = 1 << 15  # values worked on at a time
+
+
+@dataclass(frozen=True)
+class HostFunction:
+    """A registered step: what it does, and operations per value of its result."""
+
+    call: Callable[..., Any]
+    operations: float
+    takes_scratch: bool
+
+
+REGISTRY: dict[str, HostFunction] = {}
+
+
+def host_step(operations: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function under its own name."""
+
+    def register(call: Callable[..., Any]) -> Callable[..., Any]:
+        takes_scratch = "scratch" in call.__kwdefaults__ if call.__kwdefaults__ else False
+        REGISTRY[call.__name__] = HostFunction(call, operations, takes_scratch)
+        return call
+
+    return register
+
+
+# ---------------------------------------------------------------- embedding and layout
+
+
+@host_step(operations=1)
+def embed(
+    tokens: np.ndarray,
+    past: int,
+    *,
+    table: np.ndarray,
+    positions: np.ndarray | None = None,
+    types: np.ndarray | None = None,
+) -> np.ndarray:
+    """Look up tokens [B, T], add learned positions and the first token type: [B, T, d]."""
+    x: np.ndarray = table[tokens]
+    if positions is not None:
+        x += positions[past : past + tokens.shape[1]]
+    if types is not None:
+        x += types[0]
+    return x
+
+
+@host_step(operations=0)
+def patches(images: np.ndarray, *, size: int) -> np.ndarray:
+    """Cut images [B, C, H, W] into patches [B, (H / size) (W / size), C size size]."""
+    batch, channels, height, width = images.shape
+    grid = images.reshape(batch, channels, height // size, size, width // size, size)
+    return grid.transpose(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * size * size)
+
+
+@host_step(operations=1)
+def embed_patches(
+    x: np.ndarray, *, bias: np.ndarray, token: np.ndarray, positions: np.ndarray
+) -> np.ndarray:
+    """Put the class token before projected patches [B, P, d], add positions: [B, P + 1, d]."""
+    batch, count, width = x.shape
+    result = np.empty((batch, count + 1, width), dtype=np.float32)
+    result[:, :1] = token
+    np.add(x, bias, out=result[:, 1:])
+    result += positions
+    return result
+
+
+@host_step(operations=0)
+def split_heads(x: np.ndarray, *, heads: int, first: int = 0, width: int = 0) -> np.ndarray:
+    """Give columns first:first + width of x [B, T, d] as heads [B, heads, T, width / heads]."""
+    part = x[..., first : first + width] if width else x
+    batch, tokens, columns = part.shape
+    split = part.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(split)
+
+
+@host_step(operations=0)
+def group_queries(x: np.ndarray, *, key_heads: int) -> np.ndarray:
+    """Put the query heads that share a key head under it: [B, H, T, e] -> [B, Hk, G T, e]."""
+    batch, _, _, width = x.shape
+    return x.reshape(batch, key_heads, -1, width)
+
+
+@host_step(operations=0)
+def merge_heads(x: np.ndarray, *, groups: int) -> np.ndarray:
+    """Undo the splitting: [B, Hk, G T, e] -> [B, T, Hk G e]."""
+    batch, heads, rows, width = x.shape
+    apart = x.reshape(batch, heads * groups, rows // groups, width)
+    return apart.transpose(0, 2, 1, 3).reshape(batch, rows // groups, -1)
+
+
+@host_step(operations=0)
+def append_state(new: np.ndarray, state: "State") -> np.ndarray:
+    """Append keys or values [B, H, T, e] to those of past tokens; give all: [B, H, past + T, e]."""
+    return state.append(new)
+
+
+@host_step(operations=0)
+def transpose(x: np.ndarray) -> np.ndarray:
+    """Swap the last two axes (a view): values as the weights of attention x V."""
+    return np.swapaxes(x, -1, -2)
+
+
+@host_step(operations=0)
+def last_row(x: np.ndarray) -> np.ndarray:
+    """Give the last token's row of x [B, T, d]: [B, 1, d]."""
+    return np.ascontiguousarray(x[:, -1:])
+
+
+@host_step(operations=0)
+def first_row(x: np.ndarray) -> np.ndarray:
+    """Give the first token's row (the class token) of x [B, T, d]: [B, d]."""
+    return np.ascontiguousarray(x[:, 0])
+
+
+# ---------------------------------------------------------------- norms, bias, activation
+
+
+@host_step(operations=8)
+def layer_norm(
+    x: np.ndarray, *, weight: np.ndarray, bias: np.ndarray | None = None, epsilon: float
+) -> np.ndarray:
+    """Normalise the last axis to mean 0 and variance 1, then scale and shift."""
+    result = x - x.mean(axis=-1, keepdims=True)
+    width = x.shape[-1]
+    variance = np.einsum("...k,...k->...", result, result)[..., None] / np.float32(width)
+    result *= 1 / np.sqrt(variance + np.float32(epsilon))
+    result *= weight
+    if bias is not None:
+        result += bias
+    return result
+
+
+@host_step(operations=5)
+def rms_norm(x: np.ndarray, *, weight: np.ndarray, epsilon: float) -> np.ndarray:
+    """Divide the last axis by its root mean square, then scale."""
+    square = np.einsum("...k,...k->...", x, x)[..., None] / np.float32(x.shape[-1])
+    result: np.ndarray = x * (1 / np.sqrt(square + np.float32(epsilon)))
+    result *= weight
+    return result
+
+
+@host_step(operations=1)
+def add_bias(x: np.ndarray, *, bias: np.ndarray, scratch: bool = False) -> np.ndarray:
+    """Add a bias to the last axis."""
+    return np.add(x, bias, out=x if scratch else None)
+
+
+@host_step(operations=2)
+def add_residual(
+    x: np.ndarray, stream: np.ndarray, *, bias: np.ndarray | None = None, scratch: bool = False
+) -> np.ndarray:
+    """Add a product (and its bias) to the residual stream."""
+    result: np.ndarray = np.add(x, stream, out=x if scratch else None)
+    if bias is not None:
+        result += bias
+    return result
+
+
+@host_step(operations=10)
+def activate(x: np.ndarray, *, function: str, scratch: bool = False) -> np.ndarray:
+    """Apply an activation function by name (see `ACTIVATIONS`)."""
+    return _blockwise(ACTIVATIONS[function], x, scratch)
+
+
+@host_step(operations=11)
+def gate(x: np.ndarray, up: np.ndarray, *, function: str, scratch: bool = False) -> np.ndarray:
+    """Give activation(x) * up, the gated MLP of Llama."""
+    result = _blockwise(ACTIVATIONS[function], x, scratch)
+    result *= up
+    return result
+
+
+@host_step(operations=2)
+def clip(x: np.ndarray, *, limit: float) -> np.ndarray:
+    """Clip activations to +-limit, as optical Transformers are trained to allow."""
+    return np.clip(x, -limit, limit)
+
+
+def gelu(x: np.ndarray) -> None:
+    """Give x Phi(x) in place; erf by Abramowitz and Stegun 7.1.26 (error below 1.5e-7)."""
+    size = np.abs(x)
+    t = 1 / (1 + np.float32(0.3275911 / np.sqrt(2)) * size)
+    tail = np.float32(1.061405429 / 2) * t
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        tail += np.float32(coefficient / 2)
+        tail *= t
+    tail *= np.exp(np.float32(-0.5) * x * x)
+    tail *= size
+    np.maximum(x, 0, out=x)
+    x -= tail
+
+
+def gelu_tanh(x: np.ndarray) -> None:
+    """Give x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 in place, through one exponential."""
+    u = x * x
+    u *= np.float32(-2 * 0.7978845608 * 0.044715)
+    u -= np.float32(2 * 0.7978845608)
+    u *= x
+    np.exp(u, out=u)
+    u += 1
+    x /= u
+
+
+def silu(x: np.ndarray) -> None:
+    """Give x / (1 + exp(-x)) in place."""
+    u = np.negative(x)
+    np.exp(u, out=u)
+    u += 1
+    x /= u
+
+
+def relu(x: np.ndarray) -> None:
+    """Give max(x, 0) in place."""
+    np.maximum(x, 0, out=x)
+
+
+def relu6(x: np.ndarray) -> None:
+    """Give min(max(x, 0), 6) in place."""
+    np.clip(x, 0, 6, out=x)
+
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], None]] = {
+    "gelu": gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "silu": silu,
+    "swish": silu,
+    "relu": relu,
+    "relu6": relu6,
+}
+NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6"})
+
+
+def _blockwise(
+    function: Callable[[np.ndarray], None], x: np.ndarray, scratch: bool
+) -> np.ndarray:
+    result = x if scratch and x.flags.c_contiguous else np.array(x, order="C")
+    flat = result.reshape(-1)
+    with np.errstate(over="ignore"):  # exp of a large number: the quotient is then zero, rightly
+        for first in range(0, flat.size, _BLOCK):
+            function(flat[first : first + _BLOCK])
+    return result
+
+
+# ---------------------------------------------------------------- attention
+
+
+@host_step(operations=1)
+def attention_mask(
+    tokens: np.ndarray, lengths: np.ndarray, past: int, *, causal: bool, window: int = 0
+) -> np.ndarray:
+    """Give what is added to scores: 0 where a key may be seen, -inf elsewhere.
+
+    Parameters
+    ----------
+    tokens : [B, T, ...], only its shape counts
+    lengths : [B], valid new tokens of each sequence
+    past : tokens that came before
+    window : how far back a token sees, itself included; 0 is without limit
+
+    Returns
+    -------
+    mask : float32 [B, 1, T, past + T], or [1, 1, T, past + T] where all lengths are full
+    """
+    count = tokens.shape[1]
+    keys = np.arange(past + count)
+    seen = np.ones((1, 1, count, past + count), dtype=bool)
+    queries = keys[past:, None]
+    if causal:
+        seen &= keys <= queries
+    if window:
+        seen &= keys > queries - window
+    if (lengths < count).any():
+        seen = seen & (keys < past + lengths[:, None])[:, None, None, :]
+    return np.where(seen, np.float32(0), np.float32(-np.inf))
+
+
+@host_step(operations=6)
+def softmax(
+    scores: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    scale: float,
+    groups: int = 1,
+    scratch: bool = False,
+) -> np.ndarray:
+    """Give softmax(scale scores + mask) over the last axis; rows are (group, token)."""
+    result: np.ndarray = np.multiply(scores, np.float32(scale), out=scores if scratch else None)
+    if mask is not None:
+        apart = result.reshape(*result.shape[:2], groups, -1, result.shape[-1])
+        apart += mask[:, :, None]
+    result -= result.max(axis=-1, keepdims=True)
+    np.exp(result, out=result)
+    result /= result.sum(axis=-1, keepdims=True)
+    return result
+
+
+@host_step(operations=3)
+def rotary(x: np.ndarray, past: int, *, base: float, **scaling: Any) -> np.ndarray:
+    """Rotate pairs (i, i + e / 2) of heads [B, H, T, e] by their token's position (RoPE)."""
+    cosine, sine = _rotations(x.shape[-1], past, x.shape[2], base, tuple(sorted(scaling.items())))
+    half = x.shape[-1] // 2
+    low, high = x[..., :half], x[..., half:]
+    result = np.empty_like(x)
+    np.multiply(low, cosine, out=result[..., :half])
+    result[..., :half] -= high * sine
+    np.multiply(high, cosine, out=result[..., half:])
+    result[..., half:] += low * sine
+    return result
+
+
+@lru_cache(maxsize=64)
+def _rotations(
+    width: int, past: int, count: int, base: float, scaling: tuple[tuple[str, Any], ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    frequency = 1 / base ** (np.arange(0, width, 2) / width)
+    options = dict(scaling)
+    if options.get("scaling") == "linear":
+        frequency = frequency / options["factor"]
+    elif options.get("scaling") == "llama3":
+        # low frequencies are divided, high ones kept, between them a smooth change
+        wavelength = 2 * np.pi / frequency
+        low, high = options["low_freq_factor"], options["high_freq_factor"]
+        context = options["original_max_position_embeddings"]
+        smooth = np.clip((context / wavelength - low) / (high - low), 0, 1)
+        frequency = (1 - smooth) * frequency / options["factor"] + smooth * frequency
+    angle = np.outer(np.arange(past, past + count), frequency)
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
+
+class State:
+    """Keys or values of past tokens, [B, H, capacity, e], growing by doubling."""
+
+    def __init__(self) -> None:
+        self._array: np.ndarray | None = None
+        self.length = 0
+
+    def append(self, new: np.ndarray) -> np.ndarray:
+        """Append [B, H, T, e]; give all so far as a view [B, H, length, e]."""
+        needed = self.length + new.shape[2]
+        old = self._array
+        if old is None or old.shape[2] < needed:
+            capacity = needed if old is None else max(needed, 2 * old.shape[2])
+            self._array = np.empty((*new.shape[:2], capacity, new.shape[3]), dtype=np.float32)
+            if old is not None:
+                self._array[:, :, : self.length] = old[:, :, : self.length]
+        assert self._array is not None
+        self._array[:, :, self.length : needed] = new
+        self.length = needed
+        return self._array[:, :, :needed]
+
+
+# ---------------------------------------------------------------- after the last layer
+
+
+@host_step(operations=2)
+def mean_pool(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Average the valid tokens of x [B, T, d] and normalise to length 1: [B, d]."""
+    valid = np.arange(x.shape[1]) < lengths[:, None]
+    total = np.einsum("btd,bt->bd", x, valid.astype(np.float32))
+    mean = total / lengths[:, None].astype(np.float32)
+    norm = np.linalg.norm(mean, axis=1, keepdims=True)
+    return np.asarray(mean / np.maximum(norm, 1e-12), dtype=np.float32)
+
+
+@host_step(operations=4)
+def token_loss(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Give -log p(next token) for logits [B, T, V] and tokens [B, T]: float64 [B, T - 1]."""
+    batch, count, _ = logits.shape
+    losses = np.empty((batch, count - 1))
+    for row in range(batch):
+        for first in range(0, count - 1, 16):  # in parts: logits are large
+            part = logits[row, first : min(first + 16, count - 1)]
+            peak = part.max(axis=-1, keepdims=True)
+            total = np.log(np.exp(part - peak).sum(axis=-1, dtype=np.float64)) + peak[:, 0]
+            following = tokens[row, first + 1 : first + 1 + len(part)]
+            losses[row, first : first + len(part)] = total - part[np.arange(len(part)), following]
+    return losses
+
+
+@host_step(operations=4)
+def sample(
+    logits: np.ndarray, uniform: float, *, temperature: float, top_k: int, top_p: float
+) -> int:
+    """Choose a token from logits [V]: the largest at temperature 0, else by its probability.
+
+    Parameters
+    ----------
+    uniform : a random number in [0, 1)
+    top_k : keep only the k most probable (0: all)
+    top_p : keep the most probable until their sum reaches this (1: all)
+    """
+    if temperature == 0:
+        return int(logits.argmax())
+    order = np.argsort(-logits, kind="stable")
+    if top_k:
+        order = order[:top_k]
+    scaled = logits[order].astype(np.float64) / temperature
+    probability = np.exp(scaled - scaled[0])
+    probability /= probability.sum()
+    cumulative = np.cumsum(probability)
+    kept = int(np.searchsorted(cumulative, top_p)) + 1 if top_p < 1 else len(order)
+    kept = min(kept, len(order))
+    choice = int(np.searchsorted(cumulative[:kept], uniform * cumulative[kept - 1], side="right"))
+    return int(order[min(choice, kept - 1)])
+
+
+def check_step(name: str) -> HostFunction:
+    """Find a step in the registry.
+
+    Raises
+    ------
+    InputError : for a name that is not registered
+    """
+    if name not in REGISTRY:
+        raise InputError(f"unknown host step {name!r}; known: {', '.join(sorted(REGISTRY))}")
+    return REGISTRY[name]
+

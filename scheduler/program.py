@@ -1,0 +1,248 @@
+"""A program: the ordered steps of a model as data, with named operands.
+
+It can be printed, timed without hardware, run, and recorded, since nothing in it is a closure: an
+optical matmul names its operands, a host step names a registered function (`host_steps.py`) and
+its parameters. A family's page (lightloom.models) writes one with `ProgramBuilder`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .sizes import Shape, Size, shape
+
+MATMUL_KINDS = (
+    "patch embedding",
+    "QKV",
+    "QK^T",
+    "attention x V",
+    "output projection",
+    "MLP",
+    "LM head",
+    "classifier",
+)
+HOST_KINDS = (
+    "softmax",
+    "norm",
+    "activation",
+    "residual and bias",
+    "rotary",
+    "layout",
+    "embedding",
+    "pooling",
+    "sampling",
+)
+
+
+@dataclass(frozen=True)
+class OpticalMatmul:
+    """One product y[..., N, M] = x[..., N, K] w[..., M, K]^T that may be sent to light.
+
+    Parameters
+    ----------
+    x, y : operands
+    w : name of a weight, or of an operand when `dynamic`
+    x_shape, w_shape : symbolic; leading axes only for dynamic operands
+    transposed : the weight is stored as [K, M]
+    non_negative : no value of x is below zero, so that x+ alone is shown
+    valid : operand that is False where an entry of y is masked and never used
+    groups : query heads that share one key head; rows of y are (group, token)
+    """
+
+    name: str
+    kind: str
+    x: str
+    w: str
+    y: str
+    x_shape: Shape
+    w_shape: Shape
+    dynamic: bool = False
+    transposed: bool = False
+    non_negative: bool = False
+    valid: str | None = None
+    groups: int = 1
+
+    @property
+    def y_shape(self) -> Shape:
+        """Symbolic shape of the result."""
+        return (*self.x_shape[:-1], self.w_shape[-2])
+
+    @property
+    def macs(self) -> Size:
+        """Multiplications and accumulations."""
+        count = self.w_shape[-2]
+        for size in self.x_shape:
+            count = count * size
+        return count
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Operands that the step reads."""
+        extra = (self.valid,) if self.valid else ()
+        return (self.x, self.w, *extra) if self.dynamic else (self.x, *extra)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Operands that the step writes."""
+        return (self.y,)
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """One digital operation.
+
+    Parameters
+    ----------
+    step : name in the registry of host steps
+    inputs, outputs : operands
+    weights : argument name -> weight name
+    parameters : argument name -> number or word
+    in_shapes, out_shapes : symbolic shapes of the operands
+    """
+
+    name: str
+    kind: str
+    step: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    in_shapes: tuple[Shape, ...]
+    out_shapes: tuple[Shape, ...]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+Step = OpticalMatmul | HostStep
+
+
+@dataclass(frozen=True)
+class Program:
+    """The ordered steps of one forward pass.
+
+    Parameters
+    ----------
+    inputs : operands that the caller gives
+    states : operands that live from one pass to the next (keys and values); appended to
+    outputs : operands that the caller gets
+    """
+
+    steps: tuple[Step, ...]
+    inputs: tuple[str, ...]
+    states: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: Mapping[str, Shape]
+
+    @property
+    def matmuls(self) -> tuple[OpticalMatmul, ...]:
+        """The products, in order."""
+        return tuple(step for step in self.steps if isinstance(step, OpticalMatmul))
+
+    def last_uses(self) -> list[tuple[str, ...]]:
+        """Give, for each step, the operands that nothing reads after it."""
+        kept = {*self.outputs, *self.states}
+        seen: set[str] = set()
+        ends: list[tuple[str, ...]] = []
+        for step in reversed(self.steps):
+            dead = {*step.inputs, *step.outputs} - seen - kept
+            ends.append(tuple(sorted(dead)))
+            seen |= dead
+        return ends[::-1]
+
+
+class ProgramBuilder:
+    """Writes a program step by step; every method gives the name of what it wrote."""
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+        self._shapes: dict[str, Shape] = {}
+        self._inputs: list[str] = []
+        self._states: list[str] = []
+
+    def input(self, name: str, symbolic: Shape) -> str:
+        """Declare an operand that the caller gives."""
+        self._inputs.append(name)
+        self._shapes[name] = symbolic
+        return name
+
+    def state(self, name: str, symbolic: Shape) -> str:
+        """Declare an operand that lives from one pass to the next."""
+        self._states.append(name)
+        self._shapes[name] = symbolic
+        return name
+
+    def shape(self, operand: str) -> Shape:
+        """Give the symbolic shape of an operand."""
+        return self._shapes[operand]
+
+    def project(
+        self, name: str, kind: str, x: str, weight: str, outputs: int, **flags: Any
+    ) -> str:
+        """Multiply an operand by a static weight [outputs, K]."""
+        x_shape = self._shapes[x]
+        step = OpticalMatmul(
+            name, kind, x, weight, name, x_shape, (Size.of(outputs), x_shape[-1]), **flags
+        )
+        return self._append(step, [step.y_shape])
+
+    def multiply(self, name: str, kind: str, x: str, w: str, **flags: Any) -> str:
+        """Multiply an operand by another one [..., M, K]."""
+        step = OpticalMatmul(
+            name, kind, x, w, name, self._shapes[x], self._shapes[w], dynamic=True, **flags
+        )
+        return self._append(step, [step.y_shape])
+
+    def host(
+        self,
+        name: str,
+        kind: str,
+        step: str,
+        inputs: tuple[str, ...],
+        out_shapes: tuple[Shape, ...] | None = None,
+        outputs: tuple[str, ...] | None = None,
+        weights: Mapping[str, str] | None = None,
+        **parameters: Any,
+    ) -> str:
+        """Add a host step; the result has the first input's shape unless told."""
+        names = (name,) if outputs is None else outputs
+        shapes = (self._shapes[inputs[0]],) if out_shapes is None else out_shapes
+        in_shapes = tuple(self._shapes[operand] for operand in inputs)
+        host = HostStep(
+            name, kind, step, inputs, names, in_shapes, shapes, weights or {}, parameters
+        )
+        self._append(host, list(shapes))
+        return names[0]
+
+    def build(self, *outputs: str) -> Program:
+        """Give the program, checked: kinds are known, operands are written before they are read.
+
+        Raises
+        ------
+        ValueError : for a mistake in a family's page
+        """
+        known = {*self._inputs, *self._states}
+        for step in self._steps:
+            if step.kind not in MATMUL_KINDS + HOST_KINDS:
+                raise ValueError(f"{step.name}: unknown kind {step.kind!r}")
+            missing = set(step.inputs) - known
+            if missing or known & set(step.outputs):
+                raise ValueError(f"{step.name}: reads {missing} too early, or writes twice")
+            known |= set(step.outputs)
+        return Program(
+            tuple(self._steps), tuple(self._inputs), tuple(self._states), outputs, self._shapes
+        )
+
+    def _append(self, step: Step, shapes: list[Shape]) -> str:
+        self._steps.append(step)
+        self._shapes.update(zip(step.outputs, shapes, strict=True))
+        return step.outputs[0]
+
+
+__all__ = [
+    "HOST_KINDS",
+    "MATMUL_KINDS",
+    "HostStep",
+    "OpticalMatmul",
+    "Program",
+    "ProgramBuilder",
+    "Step",
+    "shape",
+]
