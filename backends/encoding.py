@@ -25,8 +25,8 @@ class EncodedRows:
 
     Parameters
     ----------
-    integers : float32 or float64 [n, K], holding integers of at most `magnitude`
-    scale, low : float64 [n]
+    integers : float32 or float64 [m, n, K], holding integers of at most `magnitude`
+    scale, low : float64 [m, n, 1]
     """
 
     integers: np.ndarray
@@ -47,11 +47,11 @@ class EncodedWeights:
     Parameters
     ----------
     first, last : the columns of the matrix that this segment holds
-    integers : int8, int16 or int32 [M, K], of at most `magnitude`
-    light : A as integers [M, K] when it is not |W|
-    scale, low : float64 [M]
-    sums, light_sums : float64 [M], row sums of W and of A
-    bound : float64 [M], a range that calibration has not yet replaced (see `_uncalibrated_range`)
+    integers : int8, int16 or int32 [m, M, K], of at most `magnitude`
+    light : A as integers [m, M, K] when it is not |W|
+    scale, low : float64 [m, 1, M]
+    sums, light_sums : float64 [m, 1, M], row sums of W and of A
+    bound : float64 [m, 1, M], a range that calibration has not yet replaced (see `_uncalibrated_range`)
     saturated : how many values exceeded the scale that calibration gave them
     """
 
@@ -72,16 +72,17 @@ class EncodedWeights:
 
 
 def encode_rows(x: np.ndarray, profile: OpticsProfile) -> EncodedRows:
-    """Scale rows x [n, K] of one segment to the modulator's range and round them to its levels."""
+    """Scale rows x [m, n, K] of one segment to the modulator's range and round them to its levels."""
     leak = _leak(profile)
     if profile.encoding == "offset":
-        lowest, highest = x.min(axis=1), x.max(axis=1)
+        lowest, highest = (edge(axis=-1, keepdims=True) for edge in (x.min, x.max))
         integers, magnitude, unit, constant, _ = _offset_integers(
             x, lowest, highest, profile.input_bits, profile
         )
         scale = _span(lowest, highest) / (1 - leak)
         return EncodedRows(integers, magnitude, unit, constant, scale, lowest - leak * scale)
-    scale = np.maximum(x.max(axis=1), -x.min(axis=1)).astype(np.float64)
+    scale = np.maximum(x.max(axis=-1, keepdims=True), -x.min(axis=-1, keepdims=True))
+    scale = scale.astype(np.float64)
     levels = signed_levels(profile.input_bits)
     integers, _ = _signed_integers(x, scale, levels)
     if _clamps(profile):
@@ -94,25 +95,25 @@ def encode_rows(x: np.ndarray, profile: OpticsProfile) -> EncodedRows:
 
 
 def encode_weights(
-    weights: np.ndarray, profile: OpticsProfile, ranges: Ranges | None, matrix: int
+    weights: np.ndarray, profile: OpticsProfile, ranges: Ranges | None
 ) -> list[EncodedWeights]:
-    """Cut a weight matrix [M, K] into segments and bring each to the modulator's levels.
+    """Cut weight matrices [m, M, K] into segments and bring each to the modulator's levels.
 
     Parameters
     ----------
     ranges : gives the scale of dynamic operands; static weights take theirs from themselves
-    matrix : index among batched dynamic operands, to find its part of `ranges`
     """
     largest = None
     if ranges is not None and ranges.weight is not None:
-        scales = ranges.weight.max(axis=-1)
-        scales = scales.reshape(-1, scales.shape[-1])
-        largest = np.broadcast_to(scales[matrix % len(scales)], weights.shape[:1]).astype(float)
+        heads = ranges.weight.max(axis=-1, keepdims=True)
+        heads = heads.reshape(-1, *heads.shape[-2:])
+        largest = np.tile(heads, (len(weights) // len(heads), 1, 1)).astype(np.float64)
+        largest = np.broadcast_to(largest, (*weights.shape[:2], 1))
     geometry = Geometry.of(profile)
     encode = _encode_offset if profile.encoding == "offset" else _encode_signed
     return [
-        encode(weights[:, first:last], first, profile, geometry, largest)
-        for first, last in cuts(weights.shape[1], geometry.inputs)
+        encode(weights[..., first:last], first, profile, geometry, largest)
+        for first, last in cuts(weights.shape[-1], geometry.inputs)
     ]
 
 
@@ -129,7 +130,7 @@ def _encode_signed(
     largest: np.ndarray | None,
 ) -> EncodedWeights:
     leak, levels = _leak(profile), signed_levels(profile.weight_bits)
-    scale = np.abs(w).max(axis=1).astype(np.float64) if largest is None else largest
+    scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if largest is None else largest
     numbers, saturated = _signed_integers(w, scale, levels)
     unit, magnitude = (1 - leak) / levels, levels
     light, light_leak, light_unit = None, 2 * leak, unit
@@ -143,7 +144,7 @@ def _encode_signed(
         unit = light_unit = 1 / FINE
         magnitude, light_leak = int(light.max(initial=1)), 0.0
     integers = _compact(numbers, magnitude)
-    light_sums = (np.abs(integers) if light is None else light).sum(axis=1, dtype=np.float64)
+    light_sums = _row_sums(np.abs(integers) if light is None else light)
     signed = integers.astype(np.float32) * np.float32(unit)
     if profile.detection == "balanced":
         bound = _uncalibrated_range(signed, 0.0) / (1 - leak)
@@ -154,9 +155,9 @@ def _encode_signed(
         bound = np.max([_uncalibrated_range(rail, 0.25) for rail in rails], axis=0)
         bound /= (1 - leak) ** 2
     return EncodedWeights(
-        first, first + w.shape[1], integers, light, magnitude, unit, light_leak, light_unit,
-        scale, np.zeros_like(scale), integers.sum(axis=1, dtype=np.float64), light_sums, bound,
-        saturated,
+        first, first + w.shape[-1], integers, light, magnitude, unit, light_leak, light_unit,
+        _turned(scale), np.zeros_like(_turned(scale)), _row_sums(integers), light_sums,
+        _turned(bound), saturated,
     )  # fmt: skip
 
 
@@ -168,7 +169,7 @@ def _encode_offset(
     largest: np.ndarray | None,
 ) -> EncodedWeights:
     leak = _leak(profile)
-    lowest, highest = w.min(axis=1), w.max(axis=1)
+    lowest, highest = (edge(axis=-1, keepdims=True) for edge in (w.min, w.max))
     if largest is not None:
         lowest, highest = (-largest).astype(w.dtype), largest.astype(w.dtype)
     numbers, magnitude, unit, constant, saturated = _offset_integers(
@@ -179,13 +180,12 @@ def _encode_offset(
         numbers, unit, constant = np.rint(rail * FINE), 1 / FINE, 0.0
         magnitude = int(numbers.max(initial=1))
     integers = _compact(numbers, magnitude)
-    sums = integers.sum(axis=1, dtype=np.float64)
-    scale = _span(lowest, highest) / (1 - leak)
+    sums, scale = _row_sums(integers), _span(lowest, highest) / (1 - leak)
     passed = integers.astype(np.float32) * np.float32(unit) + np.float32(constant)
     bound = _uncalibrated_range(passed, 0.5) / (1 - leak) ** 2
     return EncodedWeights(
-        first, first + w.shape[1], integers, None, magnitude, unit, constant, 0.0,
-        scale, lowest - leak * scale, sums, sums, bound, saturated,
+        first, first + w.shape[-1], integers, None, magnitude, unit, constant, 0.0,
+        _turned(scale), _turned(lowest - leak * scale), sums, sums, _turned(bound), saturated,
     )  # fmt: skip
 
 
@@ -215,9 +215,9 @@ def _span(lowest: np.ndarray, highest: np.ndarray) -> np.ndarray:
 
 
 def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:
-    """Give round(values levels / span), zero where the span is: float32 [n, K]."""
+    """Give round(values levels / span), zero where the span is: float32 [..., K]."""
     steps = np.divide(levels, span, out=np.zeros_like(span, dtype=np.float64), where=span > 0)
-    integers = values * np.minimum(steps, 3e38).astype(np.float32)[:, None]
+    integers = values * np.minimum(steps, 3e38).astype(np.float32)
     return np.rint(integers, out=integers)
 
 
@@ -244,7 +244,7 @@ def _offset_integers(
     integers, their largest magnitude, unit and constant of t(u) = constant + unit X, saturated
     """
     levels = FINE if bits is None else min(2**bits - 1, FINE)
-    integers = _rounded(values - lowest[:, None], _span(lowest, highest), levels)
+    integers = _rounded(values - lowest, _span(lowest, highest), levels)
     saturated = int(np.count_nonzero((integers < 0) | (integers > levels)))
     np.clip(integers, 0, levels, out=integers)
     if _clamps(profile):
@@ -256,7 +256,7 @@ def _offset_integers(
 
 
 def _rails(w: np.ndarray, profile: OpticsProfile, leak: float) -> np.ndarray:
-    """Give the transmissions of both rails [2, M, K] of signed weights in [-1, 1]."""
+    """Give the transmissions of both rails [2, m, M, K] of signed weights in [-1, 1]."""
     w = w.astype(np.float64)
     if profile.encoding == "push-pull":
         grey = np.stack([(1 + w) / 2, (1 - w) / 2])
@@ -275,22 +275,22 @@ def _imperfect_rails(
     The rails of an output lie next to each other. `crosstalk` is the share of a row's light that
     falls on its two neighbours, half on each; at the edge of a frame it is lost.
     """
-    count, outputs, length = rails.shape
+    count, matrices, outputs, length = rails.shape
     frame = outputs if geometry.outputs is None else geometry.outputs
-    rows = rails.transpose(1, 0, 2).reshape(outputs * count, length).copy()
+    rows = rails.transpose(1, 2, 0, 3).reshape(matrices, outputs * count, length).copy()
     per_frame = min(frame, outputs) * count
     if profile.gain_rms:
         # the pattern belongs to the modulator: the same place of every frame, every segment
-        pattern = _device_gain(profile.device_seed, rows.shape[0], per_frame, length)
+        pattern = _device_gain(profile.device_seed, rows.shape[1], per_frame, length)
         rows *= 1 + profile.gain_rms * pattern
     if profile.crosstalk:
-        for start in range(0, len(rows), per_frame):
-            part = rows[start : start + per_frame]
+        for start in range(0, rows.shape[1], per_frame):
+            part = rows[:, start : start + per_frame]
             mixed = (1 - profile.crosstalk) * part
-            mixed[1:] += profile.crosstalk / 2 * part[:-1]
-            mixed[:-1] += profile.crosstalk / 2 * part[1:]
-            rows[start : start + per_frame] = mixed
-    return rows.reshape(outputs, count, length).transpose(1, 0, 2)
+            mixed[:, 1:] += profile.crosstalk / 2 * part[:, :-1]
+            mixed[:, :-1] += profile.crosstalk / 2 * part[:, 1:]
+            rows[:, start : start + per_frame] = mixed
+    return rows.reshape(matrices, outputs, count, length).transpose(2, 0, 1, 3)
 
 
 def _device_gain(seed: int, rows: int, per_frame: int, length: int) -> np.ndarray:
@@ -302,14 +302,24 @@ def _device_gain(seed: int, rows: int, per_frame: int, length: int) -> np.ndarra
 
 
 def _uncalibrated_range(passed: np.ndarray, filling: float) -> np.ndarray:
-    """Give a read-out range per output from the weights [M, K] alone: float64 [M].
+    """Give a read-out range per output from the weights [m, M, K] alone: float64 [m, M, 1].
 
     Independent inputs of magnitude at most 1 about a mean of `filling` stay within
     filling |w|_1 + 4 |w|_2 but for 7e-4 (Hoeffding, random signs); none at all exceeds |w|_1.
     What does exceed the range saturates, and is counted; calibration replaces this range.
     """
-    total, norm = np.abs(passed).sum(axis=1), np.linalg.norm(passed, axis=1)
+    total = np.abs(passed).sum(axis=-1, keepdims=True)
+    norm = np.sqrt(np.einsum("...k,...k->...", passed, passed))[..., None]
     return np.minimum(total, filling * total + 4 * norm).astype(np.float64)
+
+
+def _turned(column: np.ndarray) -> np.ndarray:
+    """Turn [m, M, 1] of weight rows into [m, 1, M], as outputs lie in a product."""
+    return np.swapaxes(column, -1, -2)
+
+
+def _row_sums(integers: np.ndarray) -> np.ndarray:
+    return integers.sum(axis=-1, dtype=np.float64)[:, None, :]
 
 
 def _compact(numbers: np.ndarray, magnitude: int) -> np.ndarray:

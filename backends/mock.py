@@ -5,12 +5,13 @@ formulas are those of docs/explanation/light.md. Nothing is taken from a whole b
 light belong to one input row, and noise to its address. Not here: time (`scheduler.timing`).
 
 The path of one block of rows: encode -> exact integer products -> light of each exposure -> noise
--> full well -> converter -> decode. Arrays on the way are [rows, M].
+-> full well -> converter -> decode. Arrays on the way are [m, n, M]: matrices (batched
+dynamic operands, else one), rows, outputs.
 """
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ from .products import exact_products
 from .profile import OpticsProfile, load_profile
 from .tiling import Geometry, tile_count
 
-_BLOCK_VALUES = 1 << 18  # values of one [rows, M] array that is worked on at a time
+_BLOCK_VALUES = 1 << 18  # values of one [m, n, M] array that is worked on at a time
 
 
 @dataclass(frozen=True)
 class _Exposure:
-    """Light of one exposure in element pairs at full transmission: sums over a segment, [n, M].
+    """Light of one exposure in element pairs at full transmission: sums over a
+    segment, [m, n, M].
 
     `light` is what falls on both rails of an output, `signed` their difference; for the offset
     encoding both are the one rail. `sign` is that of the inputs shown.
@@ -78,31 +80,25 @@ class MockBackend(Backend):
         -------
         largest : float64 [matrices, segments, M], in units of y after scaling
         """
-        leading = w.shape[:-2]
-        x = np.asarray(x, dtype=np.float32).reshape(int(np.prod(leading)), -1, w.shape[-1])
-        mask = None
+        matrices = len(w.content[0].integers)
+        x = np.asarray(x, dtype=np.float32).reshape(matrices, -1, w.shape[-1])
+        shape = (matrices, x.shape[1], w.shape[-2])
+        mask = np.broadcast_to(True, shape)
         if valid is not None:
-            shape = (*leading, x.shape[1], w.shape[-2])
-            mask = np.broadcast_to(valid, shape).reshape(len(x), *shape[-2:])
-        largest = np.zeros((len(x), len(w.content[0]), w.shape[-2]))
-        for matrix, segments in enumerate(w.content):
-            for index, segment in enumerate(segments):
-                for rows in self._row_blocks(x[matrix], segment):
-                    for exposure in self._exposures(x[matrix], rows, segment)[1]:
-                        for value in self._readings(exposure):
-                            value = np.abs(value) / self._gain
-                            if mask is not None:
-                                value = np.where(mask[matrix][rows], value, 0)
-                            peak = largest[matrix, index]
-                            np.maximum(peak, value.max(axis=0, initial=0), out=peak)
+            mask = np.broadcast_to(valid, (*w.shape[:-2], *shape[1:])).reshape(shape)
+        largest = np.zeros((matrices, len(w.content), shape[-1]))
+        for index, segment in enumerate(w.content):
+            for block in self._blocks(x, segment):
+                part, piece = block.of(x, segment)
+                for exposure in self._sums(encode_rows(part, self.profile), piece):
+                    for value in self._readings(exposure):
+                        seen = np.where(mask[block.place], np.abs(value) / self._gain, 0)
+                        peak = largest[block.matrices, index]
+                        np.maximum(peak, seen.max(axis=1, initial=0), out=peak)
         return largest
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[list[EncodedWeights]]:
-        matrices = weights.reshape(-1, *weights.shape[-2:])
-        return [
-            encode_weights(matrix, self.profile, ranges, index)
-            for index, matrix in enumerate(matrices)
-        ]
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[EncodedWeights]:
+        return encode_weights(weights.reshape(-1, *weights.shape[-2:]), self.profile, ranges)
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         y = np.zeros((*x.shape[:2], w.shape[-2]), dtype=np.float32)
@@ -110,11 +106,15 @@ class MockBackend(Backend):
         readout = None
         if w.ranges is not None and isinstance(self.profile.readout_range, str):
             readout = w.ranges.readout.reshape(-1, *w.ranges.readout.shape[-2:])
-        for matrix, segments in enumerate(w.content):
-            limits = None if readout is None else readout[matrix % len(readout)]
-            for index, segment in enumerate(segments):
-                limit = None if limits is None else limits[min(index, len(limits) - 1)]
-                self._segment(x[matrix], segment, index, limit, at, matrix, y[matrix], stats)
+            readout = np.tile(readout, (len(x) // len(readout), 1, 1))
+        for index, segment in enumerate(w.content):
+            limit = segment.bound
+            if self.profile.readout_range == "per-matmul":
+                limit = limit.max(axis=(1, 2), initial=0, keepdims=True)
+            if readout is not None:
+                place = min(index, readout.shape[1] - 1)
+                limit = readout[:, place : place + 1]
+            self._segment(x, segment, index, limit, at, y, stats)
         self._count_frames(x, w, stats)
         return MatmulResult(y, stats)
 
@@ -123,62 +123,59 @@ class MockBackend(Backend):
         x: np.ndarray,
         segment: EncodedWeights,
         index: int,
-        limit: np.ndarray | None,
+        limit: np.ndarray,
         at: Address,
-        matrix: int,
         y: np.ndarray,
         stats: Stats,
     ) -> None:
-        """Add one segment's part of x [N, K] W^T to y [N, M]."""
+        """Add one segment's part of x [m, N, K] W^T to y [m, N, M]."""
         stats.saturated += segment.saturated
         clock = _Clock(stats)
-        for rows in self._row_blocks(x, segment):
-            encoded, exposures = self._exposures(x, rows, segment, clock)
-            ids = at.rows[matrix][rows]
-            stream = _Streams(self.seed, at, index, ids)
-            scaled = self._detect(exposures, segment, limit, stream, stats)
+        for block in self._blocks(x, segment):
+            part, piece = block.of(x, segment)
+            encoded = encode_rows(part, self.profile)
+            clock.lap("encode")
+            exposures = self._sums(encoded, piece)
+            clock.lap("product")
+            stream = _Streams(self.seed, at, index, at.rows[block.place])
+            scaled = self._detect(exposures, piece, limit[block.matrices], stream, stats)
             if len(exposures) == 1 and self.profile.encoding != "offset":
-                scaled -= self._leaked(segment, exposures[0])
-            y[rows] += self._decode(scaled, encoded, segment)
+                scaled -= self._leaked(piece)
+            y[block.place] += self._decode(scaled, encoded, piece)
             clock.lap("decode")
 
-    def _row_blocks(self, x: np.ndarray, segment: EncodedWeights) -> Iterator[np.ndarray | slice]:
-        """Give blocks of rows that need the same exposures and stay in cache."""
-        step = max(1, min(len(x), max(32, _BLOCK_VALUES // max(len(segment.scale), 1))))
+    def _blocks(self, x: np.ndarray, segment: EncodedWeights) -> Iterator["_Block"]:
+        """Cut the rows of x [m, N, K] into blocks that stay in cache and need equal exposures."""
+        matrices, rows, _ = x.shape
+        outputs = max(segment.integers.shape[1], 1)
+        if matrices > 1 and rows:
+            step = max(1, _BLOCK_VALUES // (rows * outputs))
+            whole = [_Block(slice(i, i + step), slice(None)) for i in range(0, matrices, step)]
+        else:
+            step = max(32, _BLOCK_VALUES // outputs)
+            whole = [_Block(slice(None), slice(i, i + step)) for i in range(0, rows, step)]
         if self.profile.detection == "balanced" or self.profile.encoding == "offset":
-            for first in range(0, len(x), step):
-                yield slice(first, first + step)
+            yield from whole
             return
-        part = x[:, segment.first : segment.last]
-        non_negative = part.min(axis=1, initial=0) >= 0
-        for kind in (True, False):
-            (rows,) = np.nonzero(non_negative == kind)
-            for first in range(0, len(rows), step):
-                yield rows[first : first + step]
-
-    def _exposures(
-        self,
-        x: np.ndarray,
-        rows: np.ndarray | slice,
-        segment: EncodedWeights,
-        clock: "_Clock | None" = None,
-    ) -> tuple[EncodedRows, list[_Exposure]]:
-        """Encode rows of x and give the light of each of their exposures."""
-        part = np.ascontiguousarray(x[rows, segment.first : segment.last])
-        encoded = encode_rows(part, self.profile)
-        if clock is not None:
-            clock.lap("encode")
-        exposures = self._sums(encoded, segment)
-        if clock is not None:
-            clock.lap("product")
-        return encoded, exposures
+        non_negative = x[..., segment.first : segment.last].min(axis=-1, initial=0) >= 0
+        for block in whole:
+            kinds = non_negative[block.place]
+            if kinds.all() or not kinds.any():
+                yield block
+                continue
+            for matrix in range(*block.matrices.indices(matrices)):
+                for kind in (True, False):
+                    (chosen,) = np.nonzero(non_negative[matrix, block.rows] == kind)
+                    if len(chosen):
+                        first = block.rows.indices(rows)[0]
+                        yield _Block(slice(matrix, matrix + 1), first + chosen)
 
     def _sums(self, x: EncodedRows, w: EncodedWeights) -> list[_Exposure]:
         """Give the sums of light: exact integer products, and row and column sums."""
         length, integers = w.last - w.first, x.integers
         units = x.unit * w.unit
-        x_sums = integers.sum(axis=1, dtype=np.float64)[:, None]
-        x_sums_abs = np.abs(integers).sum(axis=1, dtype=np.float64)[:, None]
+        x_sums = integers.sum(axis=-1, dtype=np.float64, keepdims=True)
+        x_sums_abs = np.abs(integers).sum(axis=-1, dtype=np.float64, keepdims=True)
         per_reading = self.profile.detection == "per-reading"
         offset = self.profile.encoding == "offset"
         one_sign = bool((x_sums == x_sums_abs).all())
@@ -229,13 +226,13 @@ class MockBackend(Backend):
         ]
 
     def _readings(self, exposure: _Exposure) -> list[np.ndarray]:
-        """Give what is converted in one exposure, in element pairs: [n, M] each."""
+        """Give what is converted in one exposure, in element pairs: [m, n, M] each."""
         if self.profile.detection == "balanced" or self.profile.encoding == "offset":
             return [exposure.signed]
         assert exposure.light is not None
         return [(exposure.light + sign * exposure.signed) / 2 for sign in (1, -1)]
 
-    def _leaked(self, segment: EncodedWeights, exposure: _Exposure) -> np.ndarray | float:
+    def _leaked(self, segment: EncodedWeights) -> np.ndarray | float:
         """Give what a single exposure of x+ adds through the modulator's leak, in units of y."""
         if self.profile.detection == "balanced" or self._gain == 1.0:
             return 0.0
@@ -246,7 +243,7 @@ class MockBackend(Backend):
         self,
         exposures: list[_Exposure],
         segment: EncodedWeights,
-        limit: np.ndarray | None,
+        limit: np.ndarray,
         stream: "_Streams",
         stats: Stats,
     ) -> np.ndarray:
@@ -277,9 +274,9 @@ class MockBackend(Backend):
                     ) / (electrons * self._gain)
                 ideal = None
                 if profile.readout_range == "ideal":
-                    ideal = np.abs(readings[rail]).max(axis=1, keepdims=True) / self._gain
+                    ideal = np.abs(readings[rail]).max(axis=-1, keepdims=True) / self._gain
                 value = self._convert(
-                    value, self._range(segment, limit, ideal), electrons, balanced, stats
+                    value, self._range(limit, ideal), electrons, balanced, stats
                 )
                 sign = exposure.sign * (1 - 2 * rail)
                 detected += value.astype(np.float32) * np.float32(sign)
@@ -289,16 +286,16 @@ class MockBackend(Backend):
     def _electrons_per_pair(
         self, exposures: list[_Exposure], segment: EncodedWeights
     ) -> np.ndarray | None:
-        """Give P, the electrons of one element pair at full transmission, per row: [n, 1]."""
-        rows, outputs = exposures[0].signed.shape
+        """Give P, the electrons of one element pair at full transmission, per row: [m, n, 1]."""
+        matrices, rows, outputs = exposures[0].signed.shape
         if self.profile.photons_full_scale is not None:
-            return np.full((rows, 1), self.profile.photons_full_scale, dtype=np.float32)
+            return np.full((1, 1, 1), self.profile.photons_full_scale, dtype=np.float32)
         if self.profile.photons_per_mac is None:
             return None
-        total = np.zeros((rows, 1))
+        total = np.zeros((matrices, rows, 1))
         for exposure in exposures:
             assert exposure.light is not None
-            total += exposure.light.sum(axis=1, keepdims=True, dtype=np.float64)
+            total += exposure.light.sum(axis=-1, keepdims=True, dtype=np.float64)
         wanted = self.profile.photons_per_mac * outputs * (segment.last - segment.first)
         electrons = np.divide(wanted, total, out=np.ones_like(total), where=total > 0)
         return electrons.astype(np.float32)
@@ -306,13 +303,13 @@ class MockBackend(Backend):
     def _source(
         self, stream: "_Streams", exposure: int, shape: tuple[int, ...]
     ) -> np.ndarray | None:
-        """Give the source's factor, common to the outputs of one frame and exposure: [n, M]."""
+        """Give the source's factor, common to the outputs of one frame and exposure: [m, n, M]."""
         if not self.profile.source_rms:
             return None
-        frame = self.geometry.outputs or shape[1]
-        frames = -(-shape[1] // frame)
-        z = stream.of(f"source {exposure}").gaussian(stream.rows, frames)
-        return 1 + np.float32(self.profile.source_rms) * np.repeat(z, frame, axis=1)[:, : shape[1]]
+        frame = self.geometry.outputs or shape[-1]
+        z = stream.gaussian(f"source {exposure}", -(-shape[-1] // frame))
+        z = np.repeat(z, frame, axis=-1)[..., : shape[-1]]
+        return 1 + np.float32(self.profile.source_rms) * z
 
     def _counts(
         self,
@@ -340,12 +337,11 @@ class MockBackend(Backend):
             plus, minus = (np.minimum(side, full_well) for side in sides)
             signal, arrived = plus - minus, plus + minus
         variance = np.maximum(arrived, 0) + (detectors * dark + read_variance)
-        z = stream.of(purpose).gaussian(stream.rows, mean.shape[1])
+        z = stream.gaussian(purpose, mean.shape[-1])
         counts: np.ndarray = signal + np.sqrt(variance) * z
         weak = arrived + detectors * dark < POISSON_BELOW
         if weak.any():
-            words = stream.of(f"{purpose} photons").words(stream.rows, mean.shape[1])
-            words = words[:, : mean.shape[1]][weak]
+            words = stream.words(f"{purpose} photons", mean.shape[-1])[weak]
             exact = np.sqrt(read_variance) * z[weak].astype(np.float64)
             if balanced:
                 plus = np.maximum((arrived + signal)[weak] / 2, 0) + dark
@@ -359,21 +355,15 @@ class MockBackend(Backend):
             np.minimum(counts, full_well, out=counts)
         return counts
 
-    def _range(
-        self, segment: EncodedWeights, limit: np.ndarray | None, ideal: np.ndarray | None
-    ) -> np.ndarray | None:
+    def _range(self, limit: np.ndarray, ideal: np.ndarray | None) -> np.ndarray | None:
         """Give the converter's range R, in units of y after scaling."""
         chosen = self.profile.readout_range
         if chosen is None:
             return None
-        if ideal is not None:
-            return np.where(ideal > 0, ideal, np.float32(1.0))
         if isinstance(chosen, float):
             return np.asarray(chosen, dtype=np.float32)
-        if limit is None:
-            limit = segment.bound
-            if chosen == "per-matmul":
-                limit = limit.max(initial=0, keepdims=True)
+        if ideal is not None:
+            limit = ideal
         return np.where(limit > 0, limit, 1.0).astype(np.float32)
 
     def _convert(
@@ -410,16 +400,16 @@ class MockBackend(Backend):
 
     def _decode(self, scaled: np.ndarray, x: EncodedRows, w: EncodedWeights) -> np.ndarray:
         """Undo the scales, and put the cross terms of the offset encoding back."""
-        y: np.ndarray = scaled * (x.scale[:, None] * w.scale).astype(np.float32)
+        y: np.ndarray = scaled * (x.scale * w.scale).astype(np.float32)
         if self.profile.encoding != "offset":
             return y
         # scaled is E / (P g) and scale = (max - min) / (1 - f): y = c E with c = Dx Dw / P
         length = w.last - w.first
         x_unit, w_unit = x.unit * x.scale, w.unit * w.scale
-        x_sum = x_unit * x.integers.sum(axis=1, dtype=np.float64)
+        x_sum = x_unit * x.integers.sum(axis=-1, dtype=np.float64, keepdims=True)
         x_sum += length * (x.leak * x.scale + x.low)
         w_sum = w_unit * w.sums + length * (w.leak * w.scale + w.low)
-        cross = np.outer(x.low, w_sum) + np.outer(x_sum, w.low) - length * np.outer(x.low, w.low)
+        cross = x.low * w_sum + x_sum * w.low - length * x.low * w.low
         return np.asarray(y * np.float32(self._gain) + cross, dtype=np.float32)
 
     def _count_frames(self, x: np.ndarray, w: PreparedWeights, stats: Stats) -> None:
@@ -439,14 +429,47 @@ class MockBackend(Backend):
         stats.weight_samples += matrices * outputs * length * self.profile.rails
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Some rows of some matrices."""
+
+    matrices: slice
+    rows: slice | np.ndarray
+
+    @property
+    def place(self) -> tuple[slice, slice | np.ndarray]:
+        return self.matrices, self.rows
+
+    def of(self, x: np.ndarray, w: EncodedWeights) -> tuple[np.ndarray, EncodedWeights]:
+        """Give the block's rows of x, cut to the segment's columns, and its matrices of w."""
+        part = np.ascontiguousarray(x[self.matrices, self.rows, w.first : w.last])
+        if self.matrices == slice(None) or len(w.integers) == 1:
+            return part, w
+        names = ("integers", "light", "scale", "low", "sums", "light_sums", "bound")
+        arrays = {name: getattr(w, name) for name in names}
+        return part, replace(
+            w, **{k: a if a is None else a[self.matrices] for k, a in arrays.items()}
+        )
+
+
 class _Streams:
-    """The random streams of one block of rows and one segment."""
+    """The random streams of one block of rows [m, n] and one segment."""
 
     def __init__(self, seed: int, at: Address, segment: int, rows: np.ndarray) -> None:
-        self.rows = rows
+        self._shape = rows.shape
+        self._rows = rows.reshape(-1)
         self._seed, self._at, self._segment = seed, at, segment
 
-    def of(self, purpose: str) -> Stream:
+    def gaussian(self, purpose: str, count: int) -> np.ndarray:
+        """Give standard normal numbers [m, n, count]."""
+        return self._of(purpose).gaussian(self._rows, count).reshape(*self._shape, count)
+
+    def words(self, purpose: str, count: int) -> np.ndarray:
+        """Give random words [m, n, count]."""
+        words = self._of(purpose).words(self._rows, count)[:, :count]
+        return words.reshape(*self._shape, count)
+
+    def _of(self, purpose: str) -> Stream:
         return Stream(self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
 
 

@@ -17,21 +17,22 @@ def exact_products(
     magnitude: int,
     wanted: tuple[str, ...],
 ) -> dict[str, np.ndarray]:
-    """Multiply integer rows by integer weights, exactly but for the final float64 rounding.
+    """Multiply integer rows by integer weights, exactly but for the rounding of long sums.
 
     Parameters
     ----------
-    x : [n, K] floats that hold integers
-    weights : integers [M, K]
-    light : integers [M, K], or None for |weights|
+    x : [m, n, K] floats that hold integers
+    weights : integers [m, M, K]
+    light : integers [m, M, K], or None for |weights|
     magnitude : bound of |x| times the bound of |weights| and of light
     wanted : of "xw", "ow", "xa", "oa", where o is |x| and a is the light
 
     Returns
     -------
-    each wanted product, [n, M], float32 where that is exact per cut of K, else float64
+    each wanted product, [m, n, M], float32 where every cut of K is exact in it, else float64
     """
-    n, outputs, length = len(x), len(weights), x.shape[1]
+    matrices, n, length = x.shape
+    outputs = weights.shape[1]
     depth = (1 << 24) // max(magnitude, 1)
     carrier: type[np.floating] = np.float32
     if depth < min(length, 256):
@@ -40,25 +41,25 @@ def exact_products(
     rows = {"x": x}
     if any(name[0] == "o" for name in wanted):
         rows["o"] = np.abs(x)
-    results = {name: np.empty((n, outputs), dtype=carrier) for name in wanted}
-    step = max(16, _BLOCK_BYTES // (min(length, depth) * np.dtype(carrier).itemsize))
+    results = {name: np.empty((matrices, n, outputs), dtype=carrier) for name in wanted}
+    step = max(16, _BLOCK_BYTES // (matrices * min(length, depth) * np.dtype(carrier).itemsize))
     for first in range(0, length, depth):
         columns = slice(first, min(first + depth, length))
-        operands = {name: np.ascontiguousarray(part[:, columns]) for name, part in rows.items()}
+        operands = {name: np.ascontiguousarray(part[..., columns]) for name, part in rows.items()}
         for start in range(0, outputs, step):
-            block = weights[start : start + step, columns].astype(carrier)
-            place = slice(start, start + len(block))
+            block = weights[:, start : start + step, columns].astype(carrier)
+            place = slice(start, start + block.shape[1])
             for column in ("w", "a"):
                 names = [name for name in wanted if name[1] == column]
                 if names and column == "a":
                     if light is None:
                         np.abs(block, out=block)
                     else:
-                        block = light[start : start + step, columns].astype(carrier)
+                        block = light[:, start : start + step, columns].astype(carrier)
                 for name in names:
-                    product = operands[name[0]] @ block.T
+                    product = operands[name[0]] @ np.swapaxes(block, -1, -2)
                     if first:
-                        results[name][:, place] += product
+                        results[name][..., place] += product
                     else:
-                        results[name][:, place] = product
+                        results[name][..., place] = product
     return results
