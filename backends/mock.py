@@ -33,12 +33,14 @@ class _Exposure:
     segment, [m, n, M].
 
     `light` is what falls on both rails of an output, `signed` their difference; for the offset
-    encoding both are the one rail. `sign` is that of the inputs shown.
+    encoding both are the one rail. `sign` is that of the inputs shown; `rows`, bool [m, n, 1],
+    tells which rows take this exposure (None: all).
     """
 
     sign: int
     light: np.ndarray | None
     signed: np.ndarray
+    rows: np.ndarray | None = None
 
 
 class MockBackend(Backend):
@@ -139,36 +141,20 @@ class MockBackend(Backend):
             clock.lap("product")
             stream = _Streams(self.seed, at, index, at.rows[block.place])
             scaled = self._detect(exposures, piece, limit[block.matrices], stream, stats)
-            if len(exposures) == 1 and self.profile.encoding != "offset":
-                scaled -= self._leaked(piece)
+            scaled -= self._leaked(piece, exposures)
             y[block.place] += self._decode(scaled, encoded, piece)
             clock.lap("decode")
 
     def _blocks(self, x: np.ndarray, segment: EncodedWeights) -> Iterator["_Block"]:
-        """Cut the rows of x [m, N, K] into blocks that stay in cache and need equal exposures."""
+        """Cut the rows of x [m, N, K] into blocks that stay in cache."""
         matrices, rows, _ = x.shape
         outputs = max(segment.integers.shape[1], 1)
         if matrices > 1 and rows:
             step = max(1, _BLOCK_VALUES // (rows * outputs))
-            whole = [_Block(slice(i, i + step), slice(None)) for i in range(0, matrices, step)]
+            yield from (_Block(slice(i, i + step), slice(None)) for i in range(0, matrices, step))
         else:
             step = max(32, _BLOCK_VALUES // outputs)
-            whole = [_Block(slice(None), slice(i, i + step)) for i in range(0, rows, step)]
-        if self.profile.detection == "balanced" or self.profile.encoding == "offset":
-            yield from whole
-            return
-        non_negative = x[..., segment.first : segment.last].min(axis=-1, initial=0) >= 0
-        for block in whole:
-            kinds = non_negative[block.place]
-            if kinds.all() or not kinds.any():
-                yield block
-                continue
-            for matrix in range(*block.matrices.indices(matrices)):
-                for kind in (True, False):
-                    (chosen,) = np.nonzero(non_negative[matrix, block.rows] == kind)
-                    if len(chosen):
-                        first = block.rows.indices(rows)[0]
-                        yield _Block(slice(matrix, matrix + 1), first + chosen)
+            yield from (_Block(slice(None), slice(i, i + step)) for i in range(0, rows, step))
 
     def _sums(self, x: EncodedRows, w: EncodedWeights) -> list[_Exposure]:
         """Give the sums of light: exact integer products, and row and column sums."""
@@ -178,20 +164,20 @@ class MockBackend(Backend):
         x_sums_abs = np.abs(integers).sum(axis=-1, dtype=np.float64, keepdims=True)
         per_reading = self.profile.detection == "per-reading"
         offset = self.profile.encoding == "offset"
-        one_sign = bool((x_sums == x_sums_abs).all())
+        has_negative = x_sums != x_sums_abs
+        one_sign = not has_negative.any()  # then |X| is X, and its products need no repeating
+        absolute = "x" if one_sign else "o"
         flat = w.light_unit == 0  # both rails together pass the same light whatever W is
         needs_light = not offset and (
             per_reading or self.profile.has_light or self.profile.readout_range == "ideal"
         )
-        wanted = ["xw"]
+        wanted = {"xw"}
         if needs_light and not flat:
-            wanted.append("xa" if one_sign else "oa")
-            if per_reading and not one_sign:
-                wanted.append("xa")
-        if per_reading and not offset and not one_sign:
-            wanted.append("ow")
+            wanted |= {f"{absolute}a"} | ({"xa"} if per_reading else set())
+        if per_reading and not offset:
+            wanted.add(f"{absolute}w")
         products = exact_products(
-            integers, w.integers, w.light, x.magnitude * w.magnitude, tuple(wanted)
+            integers, w.integers, w.light, x.magnitude * w.magnitude, tuple(sorted(wanted))
         )
         signed = products["xw"] * units
         if offset:
@@ -211,19 +197,18 @@ class MockBackend(Backend):
         # row sums of the light and of W
         leaked_light = (w.leak * length + w.light_unit * w.light_sums).astype(signed.dtype)
         leaked_signed = (w.unit * w.sums).astype(signed.dtype)
+        both = light(f"{absolute}a", x_sums_abs) + x.leak * leaked_light
         if not per_reading:
-            total = light("xa" if one_sign else "oa", x_sums_abs) + x.leak * leaked_light
-            return [_Exposure(1, total, signed)]
-        if one_sign:  # only x+ is shown; its own leak is half of that of both exposures
-            total = light("xa", x_sums) + x.leak / 2 * leaked_light
-            return [_Exposure(1, total, signed + x.leak / 2 * leaked_signed)]
-        both = light("oa", x_sums_abs) + x.leak * leaked_light
+            return [_Exposure(1, both, signed)]
         difference = light("xa", x_sums)
-        both_signed = products["ow"] * units + x.leak * leaked_signed
-        return [
-            _Exposure(sign, (both + sign * difference) / 2, (both_signed + sign * signed) / 2)
-            for sign in (1, -1)
-        ]
+        both_signed = products[f"{absolute}w"] * units + x.leak * leaked_signed
+        first = _Exposure(1, (both + difference) / 2, (both_signed + signed) / 2)
+        if one_sign:
+            return [first]
+        rest = ((both - difference) / 2, (both_signed - signed) / 2)
+        if not has_negative.all():  # rows without negative values take only the first exposure
+            rest = (rest[0] * has_negative, rest[1] * has_negative)
+        return [first, _Exposure(-1, *rest, rows=has_negative)]
 
     def _readings(self, exposure: _Exposure) -> list[np.ndarray]:
         """Give what is converted in one exposure, in element pairs: [m, n, M] each."""
@@ -232,12 +217,19 @@ class MockBackend(Backend):
         assert exposure.light is not None
         return [(exposure.light + sign * exposure.signed) / 2 for sign in (1, -1)]
 
-    def _leaked(self, segment: EncodedWeights) -> np.ndarray | float:
-        """Give what a single exposure of x+ adds through the modulator's leak, in units of y."""
-        if self.profile.detection == "balanced" or self._gain == 1.0:
-            return 0.0
+    def _leaked(
+        self, segment: EncodedWeights, exposures: list[_Exposure]
+    ) -> np.ndarray | np.float32:
+        """Give what x+ alone adds through the modulator's leak, in units of y; x- would undo it."""
+        one_rail = self.profile.encoding == "offset" or self.profile.detection == "balanced"
+        if one_rail or self._gain == 1.0:
+            return np.float32(0)
         leak = 1 - self._gain**0.5
-        return np.asarray(leak * segment.unit * segment.sums / self._gain, dtype=np.float32)
+        leaked = np.asarray(leak * segment.unit * segment.sums / self._gain, dtype=np.float32)
+        if len(exposures) == 1:
+            return leaked
+        assert exposures[1].rows is not None
+        return np.where(exposures[1].rows, np.float32(0), leaked)
 
     def _detect(
         self,
@@ -278,9 +270,12 @@ class MockBackend(Backend):
                 value = self._convert(
                     value, self._range(limit, ideal), electrons, balanced, stats
                 )
-                sign = exposure.sign * (1 - 2 * rail)
-                detected += value.astype(np.float32) * np.float32(sign)
+                factor: Any = np.float32(exposure.sign * (1 - 2 * rail))
                 stats.conversions += value.size
+                if exposure.rows is not None:
+                    factor = factor * exposure.rows
+                    stats.conversions -= int((~exposure.rows).sum()) * shape[-1]
+                detected += value.astype(np.float32) * factor
         return detected
 
     def _electrons_per_pair(
@@ -434,10 +429,10 @@ class _Block:
     """Some rows of some matrices."""
 
     matrices: slice
-    rows: slice | np.ndarray
+    rows: slice
 
     @property
-    def place(self) -> tuple[slice, slice | np.ndarray]:
+    def place(self) -> tuple[slice, slice]:
         return self.matrices, self.rows
 
     def of(self, x: np.ndarray, w: EncodedWeights) -> tuple[np.ndarray, EncodedWeights]:
