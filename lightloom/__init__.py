@@ -15,8 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .backends import Address, MatmulResult, OpticsProfile, open_backend
     from .instruments import InputError, LightloomError
-    from .models import Model, load_model
-    from .models.planning import plan
+    from .models import Model, load_model, plan
 
 _HOMES = {
     "Address": "backends",
@@ -27,7 +26,7 @@ _HOMES = {
     "LightloomError": "instruments",
     "Model": "models",
     "load_model": "models",
-    "plan": "models.planning",
+    "plan": "models",
 }
 
 __all__ = [

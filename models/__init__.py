@@ -5,6 +5,7 @@ if __name__ != "lightloom.models":
 
 from .loading import load_model
 from .model import Cache, Model
+from .planning import Plan, Report, Run, plan
 
 
-__all__ = ["Cache", "Model", "load_model"]
+__all__ = ["Cache", "Model", "Plan", "Report", "Run", "load_model", "plan"]

@@ -142,7 +142,7 @@ class Model:
         ending = "hidden" if self.task == "encoder" else "logits"
         executor = self.executor(backend, placement)
         self.calibrate(executor)
-        return self._pass(executor, ending, tokens_or_images, lengths, cache)
+        return self.run_pass(executor, ending, tokens_or_images, lengths, cache)
 
     def embed(
         self,
@@ -168,7 +168,7 @@ class Model:
             for row, ids in enumerate(part):
                 tokens[row, : len(ids)] = ids
             sequences = np.arange(first, first + len(part))
-            parts.append(self._pass(executor, self._pooling, tokens, lengths, None, sequences))
+            parts.append(self.run_pass(executor, self._pooling, tokens, lengths, None, sequences))
         if not parts:
             return np.empty((0, self.config.width), dtype=np.float32)
         vectors = np.concatenate(parts)
@@ -235,7 +235,7 @@ class Model:
         for first in range(0, len(tokens), step):
             part = tokens[first : first + step]
             sequences = np.arange(first, first + len(part))
-            losses.append(self._pass(executor, "loss", part, None, None, sequences).ravel())
+            losses.append(self.run_pass(executor, "loss", part, None, None, sequences).ravel())
             if progress is not None:
                 progress(len(part))
         return float(np.exp(np.concatenate(losses).mean()))
@@ -265,7 +265,7 @@ class Model:
 
     # ------------------------------------------------------------ checks and details
 
-    def _pass(
+    def run_pass(
         self,
         executor: Executor,
         ending: str,
@@ -274,6 +274,12 @@ class Model:
         cache: Cache | None = None,
         sequences: np.ndarray | None = None,
     ) -> np.ndarray:
+        """Run the program with the given ending once, on inputs as `forward` takes them.
+
+        Parameters
+        ----------
+        sequences : one id per row, for the addresses of the noise; None counts from zero
+        """
         program = self.program(ending)
         past = 0 if cache is None else cache.length
         if cache is not None and not program.states:
@@ -307,7 +313,7 @@ class Model:
         chosen: list[int] = []
         shown = ""
         while len(chosen) < max_tokens and cache.length + tokens.shape[1] <= self.config.context:
-            logits = self._pass(executor, "last", tokens, None, cache)[0, -1]
+            logits = self.run_pass(executor, "last", tokens, None, cache)[0, -1]
             token = executor.run_step(
                 "sampling", "sampling", "sample", logits, chance.random(),
                 temperature=temperature, top_k=top_k, top_p=top_p,

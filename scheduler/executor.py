@@ -16,9 +16,9 @@ from ..instruments import InputError
 from .host_steps import State, check_step
 from .placement import place
 from .program import HostStep, OpticalMatmul, Program
-from .sizes import evaluate
+from .sizes import evaluate, shape
 
-ROW_MARGIN = 1.2  # a range per output row, over the largest value that calibration saw
+RANGE_MARGIN = 1.5  # over the largest value that calibration saw
 WEIGHT_MARGIN = 1.1  # the scale of keys and values, likewise
 
 
@@ -112,7 +112,8 @@ class Executor:
         """Run and time one host step that belongs to no program, such as sampling."""
         record = self.records.get(name)
         if record is None:
-            host = HostStep(name, kind, step, (), (), (), (), {}, parameters)
+            sizes = (shape(np.size(operands[0])),)
+            host = HostStep(name, kind, step, (), (), sizes, sizes, {}, parameters)
             record = self.records[name] = StepRecord(host, False)
         record.count({})
         start = time.perf_counter()
@@ -263,10 +264,13 @@ def _row_ids(
 
 
 def _with_margin(largest: np.ndarray, readout_range: float | str | None) -> np.ndarray:
-    """Turn the largest values [..., segments, M] into ranges, as the profile asks."""
+    """Turn the largest values seen, [..., segments, M], into ranges, as the profile asks.
+
+    Per matmul: the largest of all outputs. Per row: the geometric mean of that and of the row's
+    own largest, since a row that calibration saw small may meet an outlier of another row's size
+    (docs/explanation/ranges.md has the figures).
+    """
+    whole = largest.max(axis=(*range(largest.ndim - 2), -1), keepdims=True)
     if readout_range == "per-matmul":
-        return np.broadcast_to(
-            largest.max(axis=(*range(largest.ndim - 2), -1), keepdims=True),
-            (*largest.shape[:-1], 1),
-        ).copy()
-    return largest * ROW_MARGIN
+        return np.asarray(np.broadcast_to(whole, (*largest.shape[:-1], 1)))
+    return np.asarray(RANGE_MARGIN * np.sqrt(largest * whole))

@@ -1,0 +1,313 @@
+"""The command line: `lightloom run`, `plan`, `doctor`.
+
+Nothing heavy is imported before a command needs it, and threads are set before numpy is loaded.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .backends import Backend
+    from .models import Model
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Run Transformers on light, and see what that costs.",
+)
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+ModelName = Annotated[
+    str, typer.Option("--model", help="digits, a folder, a GGUF file, or a hub name.")
+]
+BackendName = Annotated[str, typer.Option("--backend", help="digital or mock.")]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", help="Bench profile: a name or a TOML file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one field of the profile."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the noise and of sampling.", min=0)]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads for arithmetic (else OMP_NUM_THREADS, or all).", min=1)
+]
+Placement = Annotated[
+    str, typer.Option(help="Products on light: paper, projections, all-optical or host.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one sentence and exit status 2."""
+    app()
+
+
+def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose `LightloomError`s are shown without a traceback."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            from .instruments import LightloomError
+
+            try:
+                function(*args, **kwargs)
+            except LightloomError as error:
+                typer.echo(f"lightloom: {error}", err=True)
+                raise typer.Exit(2) from None
+            except KeyboardInterrupt:
+                typer.echo("lightloom: stopped by the operator", err=True)
+                raise typer.Exit(130) from None
+
+        return app.command(name)(guarded)
+
+    return register
+
+
+@_command("run")
+def run(
+    model: ModelName = "digits",
+    prompt: Annotated[
+        str | None, typer.Option(help="Text that a language model continues.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="File: perplexity of its text; for encoders, its lines.")
+    ] = None,
+    sentence: Annotated[
+        list[str] | None, typer.Option(help="A sentence to embed; give several.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Images to classify: .npy, or .safetensors with labels.")
+    ] = None,
+    backend: BackendName = "mock",
+    profile: ProfileName = None,
+    set_: Settings = None,
+    placement: Placement = "paper",
+    limit: Annotated[
+        int | None, typer.Option(help="Inputs: images, rows of 256 tokens, sentences.", min=1)
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate.", min=1)] = 64,
+    temperature: Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest up to this sum; 1: all.")] = 1.0,
+    reference: Annotated[
+        bool, typer.Option("--reference/--no-reference", help="Also run digitally, to compare.")
+    ] = True,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Run a model on a backend, and say where its time goes.
+
+    Example: lightloom run --model smollm2.gguf --prompt "Light is" --set photons_full_scale=1e4
+    """
+    _set_threads(threads)
+    from . import showing
+    from .models import load_model, plan
+
+    console = showing.console(for_people=not json_)
+    opened = _open(backend, profile, set_, seed)
+    loaded = load_model(model)
+    given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
+    inputs, labels = _inputs(loaded, given, limit)
+    with showing.warnings_as_remarks(console):
+        if prompt is not None:
+            tokens = len(loaded.tokenizer.encode(prompt))
+            room = max(loaded.config.context - tokens + 1, 1)
+            planned = plan(loaded, opened, 1, max(tokens, 1), min(max_tokens, room), placement)
+        elif loaded.task == "vision":
+            planned = plan(loaded, opened, min(len(inputs), 64), placement=placement)
+        else:
+            planned = plan(loaded, opened, placement=placement)
+        sampling: dict[str, Any] = {}
+        if prompt is not None:
+            sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        with showing.progress(console) as tell:
+            finished = planned.run(inputs, labels, tell, reference, **sampling)
+    report = finished.report()
+    if json_:
+        _print_json(report.as_dict())
+    else:
+        showing.report(console, report)
+
+
+@_command("plan")
+def plan_(
+    model: ModelName = "digits",
+    backend: BackendName = "mock",
+    profile: ProfileName = None,
+    set_: Settings = None,
+    placement: Placement = "paper",
+    batch: Annotated[int, typer.Option(help="Images or sequences in one pass.")] = 1,
+    sequence: Annotated[int | None, typer.Option(help="Tokens of each sequence.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate after them.")] = 0,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Print how each layer is split, and what the bench would take; runs nothing.
+
+    Example: lightloom plan --model smollm2.gguf --sequence 128 --profile dmd-camera
+    """
+    _set_threads(threads)
+    from . import showing
+    from .models import load_model, plan
+
+    loaded = load_model(model)
+    opened = _open(backend, profile, set_, seed)
+    planned = plan(loaded, opened, batch, sequence, new_tokens, placement)
+    if json_:
+        _print_json(planned.as_dict())
+    else:
+        showing.plan(showing.console(for_people=True), planned)
+
+
+@_command("doctor")
+def doctor(
+    profile: Annotated[
+        str | None, typer.Option(help="Show the constants of this profile, with sources.")
+    ] = None,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Say what is installed, which arithmetic is active, and which profiles there are.
+
+    Example: lightloom doctor --profile slm-camera
+    """
+    _set_threads(threads)
+    from . import showing
+
+    console = showing.console(for_people=True)
+    if profile is not None:
+        from .backends import load_profile
+
+        loaded = load_profile(profile)
+        if json_:
+            _print_json(loaded.model_dump())
+        else:
+            showing.profile(console, loaded)
+        return
+    findings = showing.findings()
+    if json_:
+        _print_json(findings)
+    else:
+        showing.doctor(console, findings)
+
+
+def _open(
+    name: str, profile: str | None, settings: list[str] | None, seed: int
+) -> "Backend":
+    """Open the backend that the options name."""
+    from .backends import DEFAULT, MockBackend, load_profile, open_backend, parse_setting
+    from .instruments import InputError
+
+    if name == "digital":
+        if profile or settings:
+            raise InputError("--profile and --set belong to a mock; the digital backend has none")
+        return open_backend("digital")
+    if name != "mock":
+        raise InputError(f"unknown --backend {name!r}; choose digital or mock")
+    loaded = load_profile(profile or DEFAULT)
+    if settings:
+        loaded = loaded.with_settings(dict(parse_setting(text) for text in settings))
+    return MockBackend(loaded, seed)
+
+
+def _inputs(model: "Model", given: dict[str, Any], limit: int | None) -> tuple[Any, Any]:
+    """Give what the options ask to run, and labels where there are any."""
+    from .instruments import InputError
+
+    wanted = {
+        "vision": ("--images",),
+        "language": ("--prompt", "--text"),
+        "encoder": ("--sentence", "--text"),
+    }[model.task]
+    used = [option for option, value in given.items() if value]
+    if given["--prompt"] == "":
+        raise InputError("--prompt is empty")
+    if len(used) > 1 or any(option not in wanted for option in used):
+        raise InputError(
+            f"{model.name!r} is a model of kind {model.task}: give one of {' or '.join(wanted)}, "
+            f"not {' and '.join(used)}"
+        )
+    if model.task == "vision":
+        return _images(model, given["--images"], limit)
+    if not used:
+        raise InputError(f"{model.name!r} is a model of kind {model.task}: give {' or '.join(wanted)}")
+    if given["--prompt"]:
+        return given["--prompt"], None
+    sentences = given["--sentence"]
+    content = "" if given["--text"] is None else _read_text(given["--text"])
+    if model.task == "encoder":
+        if not sentences:
+            sentences = [line.strip() for line in content.splitlines() if line.strip()]
+        if not sentences:
+            raise InputError(f"{given['--text']} holds no sentence")
+        return sentences[:limit], None
+    rows = model.rows_of(content)
+    return rows[:limit], None
+
+
+def _images(model: "Model", path: Path | None, limit: int | None) -> tuple[Any, Any]:
+    from .instruments import InputError
+    from .models.model import load_arrays
+
+    if path is None:
+        path = model.source / "data.safetensors"
+        if not path.is_file():
+            raise InputError(f"{model.name!r} comes without images: give --images FILE")
+    if not path.is_file():
+        raise InputError(f"no file {str(path)!r}")
+    if path.suffix == ".npy":
+        import numpy as np
+
+        try:
+            return np.load(path, allow_pickle=False)[:limit], None
+        except (ValueError, EOFError, OSError) as error:
+            raise InputError(f"{path} is no array file: {error}") from None
+    arrays = load_arrays(path)
+    if "images" not in arrays:
+        raise InputError(f"{path} holds no array 'images'")
+    labels = arrays.get("labels")
+    return arrays["images"][:limit], None if labels is None else labels[:limit]
+
+
+def _read_text(path: Path) -> str:
+    from .instruments import InputError
+
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text: byte {error.start} is {error.reason}") from None
+    if not content.strip():
+        raise InputError(f"{path} is empty")
+    return content
+
+
+def _set_threads(threads: int | None) -> None:
+    """Limit arithmetic to some threads; the libraries read this when numpy is first loaded."""
+    if threads is None and "OMP_NUM_THREADS" in os.environ:
+        threads = int(os.environ["OMP_NUM_THREADS"]) if os.environ["OMP_NUM_THREADS"].isdigit() else None
+    if threads is not None:
+        for variable in _THREAD_VARIABLES:
+            os.environ[variable] = str(threads)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False, default=str) + "\n")
+

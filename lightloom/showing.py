@@ -1,0 +1,313 @@
+"""What people see: tables, progress bars and remarks, with rich."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .backends import OpticsProfile
+    from .models import Plan, Report
+
+_EXTRAS = {
+    "fast": ("numba",),
+    "models": ("gguf", "tokenizers"),
+    "hub": ("huggingface_hub",),
+    "train": ("sklearn", "torch"),
+}
+
+
+def console(*, for_people: bool) -> Console:
+    """Give the console: stdout for people, stderr when stdout carries JSON."""
+    stream = sys.stdout if for_people else sys.stderr
+    width = None if stream.isatty() else 110  # a file or a pipe has no width of its own
+    return Console(stderr=not for_people, highlight=False, width=width)
+
+
+@contextmanager
+def progress(where: Console) -> Iterator[Any]:
+    """Show a progress bar while a run goes on; gives the function that a run tells."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            for name, task in tasks.items():
+                if name != what:
+                    bar.update(task, visible=False)
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total, visible=True)
+
+        yield tell
+
+
+@contextmanager
+def warnings_as_remarks(where: Console) -> Iterator[None]:
+    """Show warnings as one line each, without a source line."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        Console(stderr=True, highlight=False).print(f"note: {message}")
+
+    before = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def report(where: Console, result: "Report") -> None:
+    """Print a run's report."""
+    mark = " [bold yellow]MOCK[/]" if result.is_mock else ""
+    where.print(f"\n[bold]{result.model}[/] on the {result.backend} backend{mark}")
+    if result.profile is not None:
+        where.print(f"bench profile [bold]{result.profile}[/]: {result.profile_title}")
+        where.print(f"placement {result.placement}")
+    _quality(where, result)
+    here, bench = result.throughput["here"], result.throughput["bench"]
+    where.print(f"throughput: {_figure(here)} {result.throughput['unit']} (measured here)", end="")
+    where.print("" if bench is None else f", {_figure(bench)} on the bench (predicted)")
+    where.print(_step_table(result))
+    stats = result.stats
+    if stats.shots:
+        where.print(
+            f"events of this run ({result.backend}): {stats.shots:,} shots, "
+            f"{stats.weight_frames:,} weight frames, {stats.conversions:,} conversions, "
+            f"{stats.photons:.3g} photoelectrons, {stats.saturated:,} saturated"
+        )
+    for remark in result.remarks:
+        where.print(f"[yellow]note:[/] {remark}")
+
+
+def _quality(where: Console, result: "Report") -> None:
+    quality = result.quality
+    if quality["metric"] == "text":
+        for side in ("digital", "optical"):
+            if quality[side] is not None:
+                where.print(f"\n[bold]{side}:[/] ", end="")
+                where.print(quality[side], markup=False)
+        where.print()
+        return
+    line = ", ".join(
+        f"{side} [bold]{_quality_figure(quality['metric'], quality[side])}[/]"
+        for side in ("digital", "optical")
+        if quality[side] is not None
+    )
+    if result.task != "embed" or quality["optical"] is not None:
+        where.print(f"{quality['metric']}: {line}")
+    if result.task == "embed":
+        similarity = result.results["cosine_similarity"]
+        table = Table("", *(f"{column + 1}" for column in range(len(similarity))))
+        for row, values in enumerate(similarity[:20]):
+            table.add_row(f"{row + 1}", *(f"{value:.3f}" for value in values[:20]))
+        where.print("cosine similarity of the sentences")
+        where.print(table)
+
+
+def _quality_figure(metric: str, value: float) -> str:
+    return f"{value:.2%}" if metric == "accuracy" or "agreement" in metric else f"{value:.4g}"
+
+
+def _step_table(result: "Report") -> Table:
+    table = Table(
+        title="Where operations and time go", title_justify="left", box=box.SIMPLE, pad_edge=False
+    )
+    for name, side in (("step", "left"), ("where", "left"), ("MACs", "right"),
+                       ("operations", "right"), ("here", "right"), ("", "right")):  # fmt: skip
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    has_bench = any(step.seconds_bench is not None for step in result.steps)
+    if has_bench:
+        table.add_column("bench", justify="right", no_wrap=True)
+        table.add_column("", justify="right", no_wrap=True)
+    order = {"optical": 0, "host": 1, "convert": 2}
+    steps = sorted(result.steps, key=lambda step: order[step.where])
+    operations = sum(step.operations for step in steps if step.where != "convert") or 1
+    here = sum(step.seconds_here for step in steps) or 1
+    bench = sum(step.seconds_bench or 0 for step in steps) or 1
+    before = ""
+    for step in steps:
+        if before and step.where != before:
+            table.add_section()
+        before = step.where
+        share = f"{step.operations / operations:.1%}"
+        if step.where == "convert":
+            share = f"({_count(step.operations)})"
+        row = [step.kind, step.where, _count(step.macs) if step.macs else "", share]
+        row += [_duration(step.seconds_here), f"{step.seconds_here / here:.1%}"]
+        if has_bench:
+            row += [_duration(step.seconds_bench or 0), f"{(step.seconds_bench or 0) / bench:.1%}"]
+        table.add_row(*row)
+    table.add_section()
+    total = ["all", "", _count(sum(s.macs for s in steps)), "100%", _duration(here), "100%"]
+    table.add_row(*total, *([_duration(bench), "100%"] if has_bench else []))
+    source = "here: measured on this machine, for what ran here. "
+    if has_bench:
+        source += (
+            f"bench: predicted, light from the profile {result.profile}, host steps as measured "
+            "here, nothing overlapped. "
+        )
+    table.caption = f"{source}In brackets: samples converted."
+    table.caption_justify = "left"
+    return table
+
+
+def plan(where: Console, planned: "Plan") -> None:
+    """Print a plan, layer by layer; equal layers once."""
+    where.print(
+        f"\n[bold]{planned.model.name}[/], {planned.backend.name}, bench profile "
+        f"[bold]{planned.profile.name}[/], placement {planned.placement}; nothing was run"
+    )
+    sizes = planned.passes[0][0]
+    where.print(
+        f"first pass: batch {sizes['batch']}, {sizes['new']} tokens; "
+        f"{len(planned.passes)} pass(es) in all"
+    )
+    table = Table(caption_justify="left", box=box.SIMPLE, pad_edge=False)
+    for name, side in (
+        ("step", "left"), ("kind", "left"), ("where", "left"), ("shapes", "left"),
+        ("MACs", "right"), ("tiles", "right"), ("frames", "right"), ("shots", "right"),
+        ("predicted", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=side, no_wrap=name != "shapes")  # type: ignore[arg-type]
+    layers = sorted({_layer(step.name) for step in planned.steps} - {None}, key=int)  # type: ignore[arg-type]
+    hidden = set(layers[1:])
+    for step in planned.steps:
+        layer = _layer(step.name)
+        if layer in hidden:
+            continue
+        optical = step.where == "optical"
+        counts = (step.tiles, step.weight_frames, step.shots) if optical else ("", "", "")
+        table.add_row(
+            step.name.removeprefix("layer."), step.kind, f"[cyan]{step.where}[/]" if optical else step.where, step.shapes,
+            _count(step.macs) if step.macs else "", *(f"{c:,}" if c != "" else "" for c in counts),
+            _duration(step.seconds),
+        )  # fmt: skip
+    if hidden:
+        table.caption = (
+            f"steps of layer 0 begin with 0; layers 1 to {layers[-1]} are split likewise. "
+            "frames: weight frames"
+        )
+    where.print(table)
+    total = {
+        key: sum(getattr(step, key) for step in planned.steps)
+        for key in ("macs", "tiles", "weight_frames", "shots", "seconds")
+    }
+    optical = sum(step.macs for step in planned.steps if step.where == "optical")
+    light = sum(step.seconds for step in planned.steps if step.where == "optical")
+    where.print(
+        f"all layers: {_count(total['macs'])} MACs ({optical / max(total['macs'], 1):.1%} on "
+        f"light), {total['tiles']:,} tiles, {total['weight_frames']:,} weight frames, "
+        f"{total['shots']:,} shots"
+    )
+    where.print(
+        f"predicted from the profile: {_duration(total['seconds'])} one step after another, of "
+        f"which light and converters {_duration(light)}"
+    )
+
+
+def _layer(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[1] if parts[0] == "layer" else None
+
+
+def profile(where: Console, shown: "OpticsProfile") -> None:
+    """Print a profile's constants, each with its source."""
+    where.print(f"\n[bold]{shown.name}[/]: {shown.title}")
+    table = Table("constant", "value", "source")
+    for key, value in shown.model_dump(exclude={"name", "title", "sources"}).items():
+        source = shown.sources.get(key, "not given: ideal, unlimited or assumed default")
+        table.add_row(key, "-" if value is None else f"{value}", source)
+    where.print(table)
+
+
+def findings() -> dict[str, Any]:
+    """Collect what `lightloom doctor` says."""
+    import numpy as np
+
+    from . import __version__
+    from .backends import load_profile, profile_names
+
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload, index]
+    return {
+        "lightloom": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": f"{blas['name']} {blas['version']}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "threads": os.environ.get("OMP_NUM_THREADS", "as many as there are processors"),
+        "extras": {name: _installed(packages) for name, packages in _EXTRAS.items()},
+        "mock_path": _mock_path(),
+        "profiles": {name: load_profile(name).title for name in profile_names()},
+    }
+
+
+def doctor(where: Console, found: dict[str, Any]) -> None:
+    """Print what `findings` collected."""
+    for key in ("lightloom", "python", "numpy", "blas", "machine", "threads", "mock_path"):
+        where.print(f"{key.replace('_', ' '):<10} {found[key]}")
+    extras = Table("extra", "packages")
+    for name, packages in found["extras"].items():
+        text = ", ".join(f"{p} {v or '[yellow]missing[/]'}" for p, v in packages.items())
+        extras.add_row(name, text)
+    where.print(extras)
+    profiles = Table("profile", "what it is")
+    for name, title in found["profiles"].items():
+        profiles.add_row(name, title)
+    where.print(profiles)
+
+
+def _installed(packages: tuple[str, ...]) -> dict[str, str | None]:
+    names = importlib.metadata.packages_distributions()
+    return {
+        package: importlib.metadata.version(names[package][0])
+        if importlib.util.find_spec(package) and package in names
+        else None
+        for package in packages
+    }
+
+
+def _mock_path() -> str:
+    return "exact integer products in float32 or float64 by numpy; noise in numpy"
+
+
+def _count(value: float) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}" if value else "-"
+
+
+def _duration(seconds: float) -> str:
+    if seconds == 0:
+        return "-"
+    if seconds >= 86400 * 2:
+        return f"{seconds / 86400:,.3g} d"
+    if seconds >= 7200:
+        return f"{seconds / 3600:.3g} h"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:,.4g} {unit}" if unit == "s" else f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.0f} ns"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if sys.platform == "win32":  # a console of another code page shows boxes instead of lines
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")

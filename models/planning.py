@@ -1,0 +1,523 @@
+"""`plan` and `run`: what a model would take on a backend, and what it took.
+
+A plan touches no instrument: it is the program, the placement and the tiles for one bench profile.
+A run executes it, beside the digital reference, and ends in a `Report`.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..backends import Backend, MockBackend, OpticsProfile, Stats, load_profile, open_backend
+from ..instruments import InputError
+from ..scheduler import (
+    DEFAULT_POLICY,
+    HostStep,
+    OpticalMatmul,
+    StepRecord,
+    evaluate,
+    host_cost,
+    optical_cost,
+    place,
+)
+from .model import Model, check_sampling
+
+Progress = Callable[[str, int, int], None]
+
+_ENDINGS = {
+    "classify": "logits",
+    "logits": "logits",
+    "perplexity": "loss",
+    "generate": "last",
+    "embed": "mean",
+}
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of a plan, as it would go to the bench; counts are upper bounds."""
+
+    name: str
+    kind: str
+    where: str
+    shapes: str
+    macs: int
+    operations: int
+    tiles: int
+    weight_frames: int
+    shots: int
+    conversions: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A program placed and tiled for one bench profile.
+
+    Parameters
+    ----------
+    passes : sizes of each forward pass and how often it runs
+    """
+
+    model: Model
+    backend: Backend
+    profile: OpticsProfile
+    placement: str
+    task: str
+    passes: tuple[tuple[dict[str, int], int], ...]
+    steps: tuple[PlannedStep, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of all steps one after another, on the bench of the profile."""
+        return sum(step.seconds for step in self.steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the plan for JSON."""
+        return {
+            "model": self.model.name,
+            "backend": self.backend.name,
+            "profile": self.profile.name,
+            "placement": self.placement,
+            "is_mock": self.backend.is_mock,
+            "passes": [{**sizes, "times": times} for sizes, times in self.passes],
+            "steps": [vars(step) for step in self.steps],
+            "seconds_bench": self.seconds,
+            "source": f"predicted from the profile {self.profile.name!r}; nothing was run",
+        }
+
+    def run(
+        self,
+        inputs: Any,
+        labels: Any = None,
+        progress: Progress | None = None,
+        reference: bool = True,
+        **sampling: Any,
+    ) -> "Run":
+        """Run the plan's task on inputs, on the backend and digitally beside it.
+
+        Parameters
+        ----------
+        inputs : images [n, channels, height, width]; a text, or tokens [n, sequence]; a prompt
+            (when the plan has new tokens); or a list of sentences (encoders)
+        labels : of the images, for the accuracy
+        progress : called with (what, done, total)
+        reference : also run digitally, for the comparison
+        sampling : temperature, top_k, top_p, seed, and `on_text` (called with text as it comes)
+
+        Raises
+        ------
+        InputError : for inputs that do not fit the model
+        """
+        return _run(self, inputs, labels, progress, reference, sampling)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its results, and the report on them."""
+
+    plan: Plan
+    results: Mapping[str, Any]
+    quality: Mapping[str, Any]
+    throughput: Mapping[str, Any]
+    records: Sequence[StepRecord]
+    wall_seconds: float
+
+    def report(self) -> "Report":
+        """Account for the run."""
+        return _report(self)
+
+
+@dataclass(frozen=True)
+class StepShare:
+    """One row of the table that answers the sceptic."""
+
+    kind: str
+    where: str
+    macs: int
+    operations: int
+    seconds_here: float
+    seconds_bench: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run gave and where the time went; every figure names its source."""
+
+    model: str
+    backend: str
+    profile: str | None
+    profile_title: str
+    placement: str
+    is_mock: bool
+    task: str
+    quality: Mapping[str, Any]
+    throughput: Mapping[str, Any]
+    steps: Sequence[StepShare]
+    stats: Stats
+    remarks: Sequence[str]
+    wall_seconds: float
+    results: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the report for JSON."""
+        document = {key: value for key, value in vars(self).items() if key != "results"}
+        return document | {
+            "quality": dict(self.quality),
+            "throughput": dict(self.throughput),
+            "steps": [vars(step) for step in self.steps],
+            "stats": self.stats.as_dict(),
+            "remarks": list(self.remarks),
+            "results": dict(self.results),
+            "sources": {
+                "seconds_here": "measured on this machine, for what ran here",
+                "seconds_bench": f"predicted from the profile {self.profile!r}; host steps as "
+                "measured here",
+            },
+        }
+
+
+def plan(
+    model: Model,
+    backend: Backend | str = "mock",
+    batch: int = 1,
+    sequence: int | None = None,
+    new_tokens: int = 0,
+    placement: str = DEFAULT_POLICY,
+) -> Plan:
+    """Split a model's layers into optical matmuls and host steps for a backend's bench.
+
+    Parameters
+    ----------
+    batch : images, sentences or sequences in one pass
+    sequence : tokens of each; None is the context of a vision model, else 128 at most
+    new_tokens : tokens to generate after them, one pass each
+
+    Raises
+    ------
+    InputError : for sizes that the model cannot take, or an unknown placement
+    """
+    opened = backend if isinstance(backend, Backend) else open_backend(backend)
+    context = model.config.context
+    if model.task == "vision":
+        if sequence not in (None, context):
+            raise InputError(f"sequence = {sequence}: {model.name!r} always takes {context} tokens")
+        sequence = context
+    sequence = min(128, context) if sequence is None else sequence
+    if batch < 1 or sequence < 1 or new_tokens < 0:
+        raise InputError(
+            f"batch = {batch}, sequence = {sequence}, new tokens = {new_tokens}: "
+            "want at least 1, 1 and 0"
+        )
+    if sequence + max(new_tokens - 1, 0) > context:
+        raise InputError(
+            f"{sequence} + {new_tokens} tokens are more than the context of {model.name!r} holds "
+            f"({context})"
+        )
+    if new_tokens and model.task != "language":
+        raise InputError(f"new tokens = {new_tokens}: {model.name!r} generates none")
+    passes = [({"batch": batch, "new": sequence, "past": 0}, 1)]
+    passes += [
+        ({"batch": batch, "new": 1, "past": sequence + index}, 1) for index in range(new_tokens - 1)
+    ]
+    task = {"vision": "classify", "encoder": "embed"}.get(model.task, "logits")
+    return _plan(model, opened, placement, "generate" if new_tokens else task, tuple(passes))
+
+
+def _plan(
+    model: Model,
+    backend: Backend,
+    placement: str,
+    task: str,
+    passes: tuple[tuple[dict[str, int], int], ...],
+) -> Plan:
+    profile = bench_profile(backend)
+    program = model.program(_ENDINGS[task])
+    placed = place(program, placement) if backend.name != "digital" else frozenset()
+    steps = []
+    for step in program.steps:
+        optical = step.name in placed
+        calls = [(sizes, times) for sizes, times in passes]
+        steps.append(_planned(step, optical, calls, profile))
+    return Plan(model, backend, profile, placement, task, passes, tuple(steps))
+
+
+def bench_profile(backend: Backend) -> OpticsProfile:
+    """Give the profile of a backend's bench; a digital run is compared with the default bench."""
+    return backend.profile if isinstance(backend, MockBackend) else load_profile()
+
+
+def _planned(
+    step: OpticalMatmul | HostStep,
+    optical: bool,
+    calls: Sequence[tuple[dict[str, int], int]],
+    profile: OpticsProfile,
+) -> PlannedStep:
+    """Add up what a step takes over all its calls."""
+    totals = dict.fromkeys(
+        ("macs", "operations", "tiles", "weight_frames", "shots", "conversions"), 0
+    )
+    seconds = 0.0
+    for sizes, times in calls:
+        if isinstance(step, OpticalMatmul):
+            totals["macs"] += times * step.macs(sizes)
+        if optical and isinstance(step, OpticalMatmul):
+            cost = optical_cost(step, sizes, profile)
+            for key in ("tiles", "weight_frames", "shots", "conversions"):
+                totals[key] += times * getattr(cost, key)
+            totals["operations"] += times * 2 * step.macs(sizes)
+            seconds += times * (cost.seconds + cost.convert_seconds)
+        else:
+            host = host_cost(step, sizes, profile)
+            totals["operations"] += times * host.operations
+            seconds += times * host.seconds
+    where = "optical" if optical else "host"
+    return PlannedStep(step.name, step.kind, where, _shapes(step, calls[0][0]), **totals,
+                       seconds=seconds)  # fmt: skip
+
+
+def _shapes(step: OpticalMatmul | HostStep, sizes: Mapping[str, int]) -> str:
+    def text(shape: Any) -> str:
+        return "x".join(map(str, evaluate(shape, sizes))) or "-"
+
+    if isinstance(step, OpticalMatmul):
+        return f"{text(step.x_shape)} by {text(step.w_shape)}"
+    return ", ".join(text(shape) for shape in step.out_shapes)
+
+
+# -------------------------------------------------------------------------------- running
+
+
+def _run(
+    plan: Plan,
+    inputs: Any,
+    labels: Any,
+    progress: Progress | None,
+    reference: bool,
+    sampling: Mapping[str, Any],
+) -> Run:
+    model, backend = plan.model, plan.backend
+    executor = model.executor(backend, plan.placement)
+    executor.records.clear()
+    tell = progress or (lambda what, done, total: None)
+    tell("calibrating read-out ranges", 0, 1)
+    model.calibrate(executor)
+    task = {"classify": _classify, "embed": _embed, "generate": _generate}.get(
+        plan.task, _perplexity
+    )
+    start = time.perf_counter()
+    results, count, unit = task(plan, inputs, backend, tell, sampling)
+    wall = time.perf_counter() - start
+    digital = results
+    if reference and backend.name != "digital":
+        quiet = dict(sampling) | {"on_text": None}
+        digital = task(plan, inputs, None, tell, quiet)[0]
+    quality = _quality(plan, results, digital if reference else None, labels)
+    records = list(executor.records.values())
+    bench = _bench_seconds(records, bench_profile(backend)) if backend.name != "digital" else None
+    throughput = {
+        "unit": f"{unit} per second",
+        "here": count / wall if wall else 0.0,
+        "bench": count / bench if bench else None,
+    }
+    return Run(plan, _plain(results), quality, throughput, records, wall)
+
+
+def _classify(
+    plan: Plan, images: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    images = np.asarray(images)
+    executor = plan.model.executor(backend, plan.placement)
+    step = max(1, plan.passes[0][0]["batch"])
+    logits = []
+    for first in range(0, len(images), step):
+        tell(_name(backend), first, len(images))
+        part = images[first : first + step]
+        sequences = np.arange(first, first + len(part))
+        logits.append(plan.model.run_pass(executor, "logits", part, sequences=sequences))
+    tell(_name(backend), len(images), len(images))
+    return {"classes": np.concatenate(logits).argmax(axis=1)}, len(images), "images"
+
+
+def _perplexity(
+    plan: Plan, text: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    tokens = plan.model.rows_of(text) if isinstance(text, str) else np.asarray(text)
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        tell(_name(backend), done, len(tokens))
+
+    value = plan.model.perplexity(tokens, backend, plan.placement, count)
+    return {"perplexity": value}, int(tokens.size), "tokens"
+
+
+def _generate(
+    plan: Plan, prompt: Any, backend: Backend | None, tell: Progress, sampling: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    wanted = 1 + sum(times for _, times in plan.passes[1:])
+    settings = {k: v for k, v in sampling.items() if k != "on_text"}
+    on_text = sampling.get("on_text")
+    pieces = []
+    generator = plan.model.generate(
+        prompt, wanted, backend=backend, placement=plan.placement, **settings
+    )
+    for piece in generator:
+        pieces.append(piece)
+        tell(_name(backend), min(len(pieces), wanted), wanted)
+        if on_text is not None:
+            on_text(piece)
+    tell(_name(backend), wanted, wanted)
+    text = "".join(pieces)
+    return {"text": text}, max(len(plan.model.tokenizer.encode(text)), 1), "tokens"
+
+
+def _embed(
+    plan: Plan, sentences: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    tell(_name(backend), 0, len(sentences))
+    vectors = plan.model.embed(list(sentences), backend, plan.placement)
+    tell(_name(backend), len(sentences), len(sentences))
+    results = {"embeddings": vectors, "cosine_similarity": vectors @ vectors.T}
+    return results, len(sentences), "sentences"
+
+
+def _name(backend: Backend | None) -> str:
+    return "digital reference" if backend is None else f"{backend.name} run"
+
+
+def _quality(
+    plan: Plan,
+    optical: Mapping[str, Any],
+    digital: Mapping[str, Any] | None,
+    labels: Any,
+) -> dict[str, Any]:
+    """Compare the run with the digital reference: {metric, digital, optical}."""
+
+    def pair(metric: str, value: Callable[[Mapping[str, Any]], float | str | None]) -> dict[str, Any]:
+        light = None if plan.backend.name == "digital" else value(optical)
+        return {
+            "metric": metric,
+            "digital": None if digital is None else value(digital),
+            "optical": light,
+        }
+
+    if plan.task == "classify" and labels is not None:
+        truth = np.asarray(labels)
+        return pair("accuracy", lambda r: float(np.mean(r["classes"] == truth)))
+    if plan.task == "classify":
+        reference = None if digital is None else digital["classes"]
+        return pair("agreement with digital", lambda r: _agreement(r["classes"], reference))
+    if plan.task == "embed":
+        reference = None if digital is None else digital["embeddings"]
+        return pair("cosine similarity to digital", lambda r: _likeness(r["embeddings"], reference))
+    if plan.task == "generate":
+        return pair("text", lambda r: str(r["text"]))
+    return pair("perplexity", lambda r: float(r["perplexity"]))
+
+
+def _agreement(classes: np.ndarray, reference: np.ndarray | None) -> float | None:
+    return None if reference is None else float(np.mean(classes == reference))
+
+
+def _likeness(vectors: np.ndarray, reference: np.ndarray | None) -> float | None:
+    return None if reference is None else float(np.einsum("nd,nd->n", vectors, reference).mean())
+
+
+def _plain(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in results.items()}
+
+
+# -------------------------------------------------------------------------------- accounting
+
+
+def _bench_seconds(records: Sequence[StepRecord], profile: OpticsProfile) -> float:
+    """Predict the whole run on the bench: light from the profile, host steps as measured here."""
+    total = 0.0
+    for record in records:
+        if record.optical:
+            light, convert = _light_seconds(record, profile)
+            total += light + convert
+        else:
+            total += record.seconds
+    return total
+
+
+def _light_seconds(record: StepRecord, profile: OpticsProfile) -> tuple[float, float]:
+    light = convert = 0.0
+    assert isinstance(record.step, OpticalMatmul)
+    for sizes, times in record.calls:
+        cost = optical_cost(record.step, sizes, profile)
+        light += times * cost.seconds
+        convert += times * cost.convert_seconds
+    return light, convert
+
+
+def _report(run: Run) -> Report:
+    plan = run.plan
+    profile = bench_profile(plan.backend)
+    is_digital = plan.backend.name == "digital"
+    stats = Stats()
+    rows: dict[tuple[str, str], StepShare] = {}
+
+    def add(kind: str, where: str, macs: int, operations: int, here: float, bench: float) -> None:
+        old = rows.get((kind, where), StepShare(kind, where, 0, 0, 0.0, None if is_digital else 0.0))
+        rows[kind, where] = StepShare(
+            kind, where, old.macs + macs, old.operations + operations, old.seconds_here + here,
+            None if old.seconds_bench is None else old.seconds_bench + bench,
+        )  # fmt: skip
+
+    for record in run.records:
+        planned = _planned(record.step, record.optical and not is_digital, record.calls, profile)
+        where = planned.where
+        if where == "optical":
+            stats.add(record.stats)
+            product = record.stats.seconds.get("product", 0.0)
+            encode = record.seconds - product - record.stats.seconds.get("decode", 0.0)
+            light, convert = _light_seconds(record, profile)
+            add(planned.kind, where, planned.macs, planned.operations, product, light)
+            add("encode", "convert", 0, record.stats.input_samples, encode, 0.0)
+            decode = record.stats.seconds.get("decode", 0.0)
+            add("decode", "convert", 0, record.stats.conversions, decode, 0.0)
+            samples = record.stats.input_samples + record.stats.conversions
+            add("converters", "convert", 0, samples, 0.0, convert)
+        else:
+            bench = record.seconds
+            add(planned.kind, where, planned.macs, planned.operations, record.seconds, bench)
+    return Report(
+        model=plan.model.name,
+        backend=plan.backend.name,
+        profile=None if is_digital else profile.name,
+        profile_title="" if is_digital else profile.title,
+        placement=plan.placement,
+        is_mock=plan.backend.is_mock,
+        task=plan.task,
+        quality=run.quality,
+        throughput=run.throughput,
+        steps=tuple(rows.values()),
+        stats=stats,
+        remarks=_remarks(profile, stats, is_digital),
+        wall_seconds=run.wall_seconds,
+        results=run.results,
+    )
+
+
+def _remarks(profile: OpticsProfile, stats: Stats, is_digital: bool) -> tuple[str, ...]:
+    if is_digital:
+        return ()
+    remarks = list(profile.unphysical)
+    if stats.saturated:
+        share = stats.saturated / max(stats.conversions, 1)
+        remarks.append(
+            f"{stats.saturated:,} values saturated ({share:.2g} of {stats.conversions:,} "
+            "conversions); they were cut at the read-out range or the full well"
+        )
+    return tuple(remarks)
+
+
+__all__ = ["Plan", "PlannedStep", "Report", "Run", "StepShare", "check_sampling", "plan"]
