@@ -1,13 +1,14 @@
 """Maps the rooms at the root onto the package `lightloom`; everything else is in pyproject.toml."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 ROOMS = ("models", "scheduler", "backends", "instruments", "benchmarks")
 
 package_dir = {"lightloom": "lightloom"}
-packages = ["lightloom", *(f"lightloom.{name}" for name in find_packages("lightloom"))]
+packages = ["lightloom"]
 for room in ROOMS:
     package_dir[f"lightloom.{room}"] = room
-    packages += [f"lightloom.{room}", *(f"lightloom.{room}.{name}" for name in find_packages(room))]
+    parts = find_namespace_packages(room, exclude=["*__pycache__*"])  # folders of data too
+    packages += [f"lightloom.{room}", *(f"lightloom.{room}.{part}" for part in parts)]
 
 setup(package_dir=package_dir, packages=packages)

@@ -79,12 +79,14 @@ def encode_rows(x: np.ndarray, profile: OpticsProfile) -> EncodedRows:
         integers, magnitude, unit, constant, _ = _offset_integers(
             x, lowest, highest, profile.input_bits, profile
         )
+        if profile.input_bits is None:
+            magnitude = FINE  # a bound that does not depend on the batch
         scale = _span(lowest, highest) / (1 - leak)
         return EncodedRows(integers, magnitude, unit, constant, scale, lowest - leak * scale)
     scale = np.maximum(x.max(axis=-1, keepdims=True), -x.min(axis=-1, keepdims=True))
     scale = scale.astype(np.float64)
     levels = signed_levels(profile.input_bits)
-    integers, _ = _signed_integers(x, scale, levels)
+    integers, _ = _signed_integers(x, scale, profile.input_bits)
     if _clamps(profile):
         passed = _clamped(np.abs(integers) / levels, profile)
         integers = np.rint(np.copysign(passed * FINE, integers))
@@ -131,8 +133,8 @@ def _encode_signed(
 ) -> EncodedWeights:
     leak, levels = _leak(profile), signed_levels(profile.weight_bits)
     scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if largest is None else largest
-    numbers, saturated = _signed_integers(w, scale, levels)
-    unit, magnitude = (1 - leak) / levels, levels
+    numbers, saturated = _signed_integers(w, scale, profile.weight_bits)
+    unit, magnitude = (1 - leak) / levels, max(levels, int(np.abs(numbers).max(initial=0)))
     light, light_leak, light_unit = None, 2 * leak, unit
     if profile.encoding == "push-pull":  # (1 + w) / 2 + (1 - w) / 2 = 1, whatever w is
         light_leak, light_unit = 1 + leak, 0.0
@@ -222,10 +224,13 @@ def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _signed_integers(
-    values: np.ndarray, scale: np.ndarray, levels: int
+    values: np.ndarray, scale: np.ndarray, bits: int | None
 ) -> tuple[np.ndarray, int]:
-    """Round values to -levels .. levels of their row's scale; count what exceeds it."""
+    """Round values to their row's scale and cut what exceeds it, counted; ideal ones have no end."""
+    levels = signed_levels(bits)
     integers = _rounded(values, scale, levels)
+    if bits is None:
+        return integers, 0
     saturated = int(np.count_nonzero(np.abs(integers) > levels))
     return np.clip(integers, -levels, levels, out=integers), saturated
 
@@ -245,14 +250,17 @@ def _offset_integers(
     """
     levels = FINE if bits is None else min(2**bits - 1, FINE)
     integers = _rounded(values - lowest, _span(lowest, highest), levels)
-    saturated = int(np.count_nonzero((integers < 0) | (integers > levels)))
-    np.clip(integers, 0, levels, out=integers)
+    saturated = 0
+    if bits is not None:  # ideal modulators have no end
+        saturated = int(np.count_nonzero((integers < 0) | (integers > levels)))
+        np.clip(integers, 0, levels, out=integers)
     if _clamps(profile):
         return np.rint(_clamped(integers / levels, profile) * FINE), FINE, 1 / FINE, 0.0, saturated
     leak, centre = _leak(profile), (levels + 1) // 2
     integers -= centre
     unit = (1 - leak) / levels
-    return integers, centre, unit, leak + unit * centre, saturated
+    magnitude = max(centre, int(np.abs(integers).max(initial=0))) if bits is None else centre
+    return integers, magnitude, unit, leak + unit * centre, saturated
 
 
 def _rails(w: np.ndarray, profile: OpticsProfile, leak: float) -> np.ndarray:

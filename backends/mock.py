@@ -10,7 +10,7 @@ dynamic operands, else one), rows, outputs.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +18,16 @@ import numpy as np
 
 from .address import Address
 from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from .detection import Detector, read
 from .encoding import EncodedRows, EncodedWeights, encode_rows, encode_weights
-from .noise import POISSON_BELOW, Stream, poisson
+from .fused import AVAILABLE as FUSED_AVAILABLE
+from .fused import add_readings
+from .noise import Stream
 from .products import exact_products
 from .profile import OpticsProfile, load_profile
 from .tiling import Geometry, tile_count
 
+_PIECE_VALUES = 1 << 15  # of them that pass noise and converter at a time
 _BLOCK_VALUES = 1 << 18  # values of one [m, n, M] array that is worked on at a time
 
 
@@ -41,6 +45,12 @@ class _Exposure:
     light: np.ndarray | None
     signed: np.ndarray
     rows: np.ndarray | None = None
+
+    def of(self, piece: tuple[slice, slice]) -> "_Exposure":
+        """Give the exposure of some matrices and rows."""
+        light = None if self.light is None else self.light[piece]
+        rows = None if self.rows is None else self.rows[piece]
+        return _Exposure(self.sign, light, self.signed[piece], rows)
 
 
 class MockBackend(Backend):
@@ -60,9 +70,9 @@ class MockBackend(Backend):
         self.profile = load_profile() if profile is None else profile
         self.seed = seed
         self.geometry = Geometry.of(self.profile)
-        self._gain = 1.0  # g = (1 - f_x) (1 - f_w) of c = 1 / [P g]
-        if self.profile.extinction_ratio and self.profile.extinction_model == "leak":
-            self._gain = (1 - 1 / self.profile.extinction_ratio) ** 2
+        self.fused = FUSED_AVAILABLE
+        self._detector = Detector.of(self.profile)
+        self._gain = self._detector.gain
 
     def describe(self) -> Mapping[str, Any]:
         """Give name, profile and seed, for the record of a run."""
@@ -93,7 +103,8 @@ class MockBackend(Backend):
             for block in self._blocks(x, segment):
                 part, piece = block.of(x, segment)
                 for exposure in self._sums(encode_rows(part, self.profile), piece):
-                    for value in self._readings(exposure):
+                    for rail in self._rails:
+                        value = self._converted(exposure, rail)
                         seen = np.where(mask[block.place], np.abs(value) / self._gain, 0)
                         peak = largest[block.matrices, index]
                         np.maximum(peak, seen.max(axis=1, initial=0), out=peak)
@@ -116,7 +127,7 @@ class MockBackend(Backend):
             if readout is not None:
                 place = min(index, readout.shape[1] - 1)
                 limit = readout[:, place : place + 1]
-            self._segment(x, segment, index, limit, at, y, stats)
+            self._segment(x, segment, index, limit, at, y, stats, len(w.shape) > 2)
         self._count_frames(x, w, stats)
         return MatmulResult(y, stats)
 
@@ -129,6 +140,7 @@ class MockBackend(Backend):
         at: Address,
         y: np.ndarray,
         stats: Stats,
+        dynamic: bool,
     ) -> None:
         """Add one segment's part of x [m, N, K] W^T to y [m, N, M]."""
         stats.saturated += segment.saturated
@@ -139,7 +151,7 @@ class MockBackend(Backend):
             clock.lap("encode")
             exposures = self._sums(encoded, piece)
             clock.lap("product")
-            stream = _Streams(self.seed, at, index, at.rows[block.place])
+            stream = _Streams(self.seed, at, index, at.rows[block.place], dynamic)
             scaled = self._detect(exposures, piece, limit[block.matrices], stream, stats)
             scaled -= self._leaked(piece, exposures)
             y[block.place] += self._decode(scaled, encoded, piece)
@@ -210,13 +222,6 @@ class MockBackend(Backend):
             rest = (rest[0] * has_negative, rest[1] * has_negative)
         return [first, _Exposure(-1, *rest, rows=has_negative)]
 
-    def _readings(self, exposure: _Exposure) -> list[np.ndarray]:
-        """Give what is converted in one exposure, in element pairs: [m, n, M] each."""
-        if self.profile.detection == "balanced" or self.profile.encoding == "offset":
-            return [exposure.signed]
-        assert exposure.light is not None
-        return [(exposure.light + sign * exposure.signed) / 2 for sign in (1, -1)]
-
     def _leaked(
         self, segment: EncodedWeights, exposures: list[_Exposure]
     ) -> np.ndarray | np.float32:
@@ -240,43 +245,125 @@ class MockBackend(Backend):
         stats: Stats,
     ) -> np.ndarray:
         """Turn light into counts and counts into the signed sum, in units of y after scaling."""
-        profile = self.profile
-        shape = exposures[0].signed.shape
         electrons = self._electrons_per_pair(exposures, segment)
-        offset = profile.encoding == "offset"
-        balanced = profile.detection == "balanced" and not offset
         if electrons is not None:
             stats.photons += float(sum((e.light * electrons).sum(dtype=np.float64)
                                        for e in exposures if e.light is not None))  # fmt: skip
-        detected = np.zeros(shape, dtype=np.float32)
-        for number, exposure in enumerate(exposures):
-            fluctuation = self._source(stream, number, shape)
-            readings = self._readings(exposure)
-            for rail, mean in enumerate(readings):
-                light = exposure.light if balanced else mean
-                if fluctuation is not None:
-                    mean = mean * fluctuation
-                    light = None if light is None else light * fluctuation
-                value = mean / self._gain
-                if electrons is not None:
-                    assert light is not None
-                    purpose = f"reading {exposure.sign} {rail}"
-                    value = self._counts(
-                        mean, light, electrons, balanced, stream, purpose, stats
-                    ) / (electrons * self._gain)
-                ideal = None
-                if profile.readout_range == "ideal":
-                    ideal = np.abs(readings[rail]).max(axis=-1, keepdims=True) / self._gain
-                value = self._convert(
-                    value, self._range(limit, ideal), electrons, balanced, stats
-                )
-                factor: Any = np.float32(exposure.sign * (1 - 2 * rail))
-                stats.conversions += value.size
-                if exposure.rows is not None:
-                    factor = factor * exposure.rows
-                    stats.conversions -= int((~exposure.rows).sum()) * shape[-1]
-                detected += value.astype(np.float32) * factor
+        matrices, rows, outputs = exposures[0].signed.shape
+        detected = np.zeros((matrices, rows, outputs), dtype=np.float32)
+        for piece in _pieces(matrices, rows, outputs):
+            part = stream.of(piece)
+            photons = None
+            if electrons is not None:
+                photons = np.broadcast_to(electrons, (matrices, rows, 1))[piece]
+            for number, exposure in enumerate(exposures):
+                source = self._source(part, number, outputs)
+                for rail in self._rails:
+                    self._read(
+                        detected[piece], exposure.of(piece), rail, source, photons,
+                        limit[piece[0]], part, stats,
+                    )  # fmt: skip
         return detected
+
+    @property
+    def _rails(self) -> tuple[int, ...]:
+        """Signs of the rails that are converted apart; 0 for one conversion of all."""
+        one = self.profile.encoding == "offset" or self.profile.detection == "balanced"
+        return (0,) if one else (1, -1)
+
+    def _read(
+        self,
+        detected: np.ndarray,
+        exposure: _Exposure,
+        rail: int,
+        source: np.ndarray | None,
+        electrons: np.ndarray | None,
+        limit: np.ndarray,
+        stream: "_Streams",
+        stats: Stats,
+    ) -> None:
+        """Add one reading of every output to `detected` [m, n, M], with its sign."""
+        detector, shape = self._detector, detected.shape
+        sign = np.float32(exposure.sign * (rail or 1))
+        factor = np.broadcast_to(sign if exposure.rows is None else sign * exposure.rows, shape)
+        purpose = f"reading {exposure.sign} {rail}"
+        stats.conversions += int(np.count_nonzero(factor[..., :1])) * shape[-1]
+        z = None if electrons is None else stream.gaussian(purpose, shape[-1])
+        weak_words = lambda: stream.words(f"{purpose} photons", shape[-1])  # noqa: E731
+        frame = self.geometry.outputs or shape[-1]
+        if self._can_fuse(exposure, electrons):
+            assert electrons is not None and z is not None and exposure.light is not None
+            factors = np.ones((*shape[:2], 1), np.float32) if source is None else source
+            skipped = np.empty(detected.size, dtype=np.int64)
+            bits = detector.bits or 0
+            first, last = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+            if not detector.balanced:
+                first, last = 0.0, 2.0**bits - 1
+            whole_range = self._range(limit, None)
+            assert whole_range is not None
+            saturated, count = add_readings(
+                detected, np.ascontiguousarray(exposure.light), exposure.signed, float(rail),
+                np.ascontiguousarray(factors), frame if source is not None else shape[-1],
+                np.ascontiguousarray(electrons[..., 0]), z,
+                np.ascontiguousarray(np.broadcast_to(whole_range, (shape[0], 1, shape[2]))[:, 0]),
+                np.ascontiguousarray(factor[..., 0]), detector.gain, detector.variance,
+                detector.full_well, detector.weak_below, detector.pedestal, 2.0**bits - 1,
+                first, last, skipped,
+            )  # fmt: skip
+            stats.saturated += saturated
+            if not count:
+                return
+            chosen: Any = np.unravel_index(skipped[:count], shape)
+        else:
+            chosen = ...
+        mean = self._converted(exposure, rail)
+        ideal = None
+        if self.profile.readout_range == "ideal":
+            ideal = np.abs(mean).max(axis=-1, keepdims=True) / detector.gain
+        whole_range = self._range(limit, ideal)
+        arrived = exposure.light if detector.balanced else mean
+        if source is not None:
+            spread = np.repeat(source, frame, axis=-1)[..., : shape[-1]]
+            mean = mean * spread
+            arrived = None if arrived is None else arrived * spread
+
+        def pick(array: np.ndarray | None) -> np.ndarray | None:
+            return array if array is None or chosen is ... else np.broadcast_to(array, shape)[chosen]
+
+        picked = pick(mean)
+        assert picked is not None
+        value, saturated = read(
+            picked,
+            pick(arrived),
+            pick(electrons),
+            pick(z),
+            lambda weak: weak_words()[chosen][weak],
+            pick(whole_range),
+            detector,
+        )
+        stats.saturated += saturated
+        detected[chosen] += value.astype(np.float32) * factor[chosen]
+
+    def _can_fuse(self, exposure: _Exposure, electrons: np.ndarray | None) -> bool:
+        """Say whether the compiled kernel covers this reading."""
+        profile = self.profile
+        return (
+            self.fused
+            and electrons is not None
+            and profile.encoding != "offset"
+            and profile.readout_bits is not None
+            and profile.readout_range not in (None, "ideal")
+            and not (self._detector.balanced and profile.full_well_e is not None)
+            and exposure.light is not None
+            and exposure.signed.dtype == exposure.light.dtype == np.float32
+        )
+
+    def _converted(self, exposure: _Exposure, rail: int) -> np.ndarray:
+        """Give what one reading converts, in element pairs: [m, n, M]."""
+        if rail == 0:
+            return exposure.signed
+        assert exposure.light is not None
+        return np.asarray((exposure.light + np.float32(rail) * exposure.signed) * np.float32(0.5))
 
     def _electrons_per_pair(
         self, exposures: list[_Exposure], segment: EncodedWeights
@@ -295,60 +382,13 @@ class MockBackend(Backend):
         electrons = np.divide(wanted, total, out=np.ones_like(total), where=total > 0)
         return electrons.astype(np.float32)
 
-    def _source(
-        self, stream: "_Streams", exposure: int, shape: tuple[int, ...]
-    ) -> np.ndarray | None:
-        """Give the source's factor, common to the outputs of one frame and exposure: [m, n, M]."""
+    def _source(self, stream: "_Streams", exposure: int, outputs: int) -> np.ndarray | None:
+        """Give the source's factor of each frame, common to its outputs: [m, n, frames]."""
         if not self.profile.source_rms:
             return None
-        frame = self.geometry.outputs or shape[-1]
-        z = stream.gaussian(f"source {exposure}", -(-shape[-1] // frame))
-        z = np.repeat(z, frame, axis=-1)[..., : shape[-1]]
-        return 1 + np.float32(self.profile.source_rms) * z
-
-    def _counts(
-        self,
-        mean: np.ndarray,
-        light: np.ndarray,
-        electrons: np.ndarray,
-        balanced: bool,
-        stream: "_Streams",
-        purpose: str,
-        stats: Stats,
-    ) -> np.ndarray:
-        """Give detected electrons (a difference of two detectors if balanced), dark subtracted."""
-        profile = self.profile
-        detectors = 2 if balanced else 1
-        dark = profile.dark_e or 0.0
-        read_variance = (profile.read_noise_e or 0.0) ** 2
-        if dark and profile.dark_frames:
-            read_variance += detectors * dark / profile.dark_frames
-        signal, arrived = mean * electrons, light * electrons
-        full_well = np.inf if profile.full_well_e is None else profile.full_well_e - dark
-        if balanced and np.isfinite(full_well) and (arrived > full_well).any():
-            # a photodiode that fills up adds no more: the difference misses what is above
-            sides = [(arrived + sign * signal) / 2 for sign in (1, -1)]
-            stats.saturated += int(sum(np.count_nonzero(side > full_well) for side in sides))
-            plus, minus = (np.minimum(side, full_well) for side in sides)
-            signal, arrived = plus - minus, plus + minus
-        variance = np.maximum(arrived, 0) + (detectors * dark + read_variance)
-        z = stream.gaussian(purpose, mean.shape[-1])
-        counts: np.ndarray = signal + np.sqrt(variance) * z
-        weak = arrived + detectors * dark < POISSON_BELOW
-        if weak.any():
-            words = stream.words(f"{purpose} photons", mean.shape[-1])[weak]
-            exact = np.sqrt(read_variance) * z[weak].astype(np.float64)
-            if balanced:
-                plus = np.maximum((arrived + signal)[weak] / 2, 0) + dark
-                minus = np.maximum((arrived - signal)[weak] / 2, 0) + dark
-                exact += poisson(plus, words) - poisson(minus, ~words)
-            else:
-                exact += poisson(np.maximum(arrived[weak], 0) + dark, words) - dark
-            counts[weak] = exact
-        if not balanced and np.isfinite(full_well):
-            stats.saturated += int(np.count_nonzero(counts > full_well))
-            np.minimum(counts, full_well, out=counts)
-        return counts
+        frames = -(-outputs // (self.geometry.outputs or outputs))
+        z = stream.gaussian(f"source {exposure}", frames)
+        return np.asarray(1 + np.float32(self.profile.source_rms) * z)
 
     def _range(self, limit: np.ndarray, ideal: np.ndarray | None) -> np.ndarray | None:
         """Give the converter's range R, in units of y after scaling."""
@@ -360,38 +400,6 @@ class MockBackend(Backend):
         if ideal is not None:
             limit = ideal
         return np.where(limit > 0, limit, 1.0).astype(np.float32)
-
-    def _convert(
-        self,
-        value: np.ndarray,
-        limit: np.ndarray | None,
-        electrons: np.ndarray | None,
-        balanced: bool,
-        stats: Stats,
-    ) -> np.ndarray:
-        """Saturate at the range and round to the converter's codes.
-
-        Balanced: codes -2^(b-1) .. 2^(b-1) - 1 of step q = 2 R / (2^b - 1), zero among them.
-        Per reading: from a dark pedestal of five sigma below zero up to R, in 2^b - 1 steps.
-        """
-        if limit is None:
-            return value
-        bits = self.profile.readout_bits
-        lowest: Any = -limit
-        if not balanced:
-            lowest = np.zeros(())
-            if electrons is not None:
-                sigma = np.hypot(self.profile.read_noise_e or 0.0, (self.profile.dark_e or 0) ** 0.5)
-                lowest = -5 * sigma / (electrons * self._gain)
-        if bits is None:
-            stats.saturated += int(np.count_nonzero((value < lowest) | (value > limit)))
-            return np.clip(value, lowest, limit)
-        step = (limit - lowest) / (2.0**bits - 1)
-        first, last = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if balanced else (0, 2**bits - 1)
-        code = np.rint(value / step) if balanced else np.rint((value - lowest) / step)
-        stats.saturated += int(np.count_nonzero((code < first) | (code > last)))
-        code = np.clip(code, first, last) * step
-        return np.asarray(code if balanced else code + lowest)
 
     def _decode(self, scaled: np.ndarray, x: EncodedRows, w: EncodedWeights) -> np.ndarray:
         """Undo the scales, and put the cross terms of the offset encoding back."""
@@ -448,24 +456,63 @@ class _Block:
 
 
 class _Streams:
-    """The random streams of one block of rows [m, n] and one segment."""
+    """The random streams of one block of rows [m, n] and one segment.
 
-    def __init__(self, seed: int, at: Address, segment: int, rows: np.ndarray) -> None:
+    Outputs of static weights have one stream; those of dynamic operands grow with the tokens, so
+    every `_WIDTH` of them have their own, and a token's noise does not depend on what follows it.
+    """
+
+    _WIDTH = 64
+
+    def __init__(
+        self, seed: int, at: Address, segment: int, rows: np.ndarray, dynamic: bool
+    ) -> None:
         self._shape = rows.shape
         self._rows = rows.reshape(-1)
-        self._seed, self._at, self._segment = seed, at, segment
+        self._who = (seed, at.matmul, at.attempt)
+        self._segment, self._dynamic = segment, dynamic
+
+    def of(self, piece: tuple[slice, slice]) -> "_Streams":
+        """Give the streams of some matrices and rows."""
+        seed, matmul, attempt = self._who
+        at = Address(matmul, self._rows, attempt)
+        rows = self._rows.reshape(self._shape)[piece]
+        return _Streams(seed, at, self._segment, rows, self._dynamic)
 
     def gaussian(self, purpose: str, count: int) -> np.ndarray:
         """Give standard normal numbers [m, n, count]."""
-        return self._of(purpose).gaussian(self._rows, count).reshape(*self._shape, count)
+        return self._drawn(Stream.gaussian, purpose, count)
 
     def words(self, purpose: str, count: int) -> np.ndarray:
         """Give random words [m, n, count]."""
-        words = self._of(purpose).words(self._rows, count)[:, :count]
-        return words.reshape(*self._shape, count)
+        return self._drawn(Stream.words, purpose, count)
 
-    def _of(self, purpose: str) -> Stream:
-        return Stream(self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
+    def _drawn(
+        self, draw: Callable[[Stream, np.ndarray, int], np.ndarray], purpose: str, count: int
+    ) -> np.ndarray:
+        if not self._dynamic:
+            stream = Stream(*self._who, purpose, self._segment)
+            numbers = draw(stream, self._rows, count)[:, :count]
+        else:
+            parts = [
+                draw(Stream(*self._who, f"{purpose} from {first}", self._segment), self._rows,
+                     self._WIDTH)[:, : min(self._WIDTH, count - first)]
+                for first in range(0, count, self._WIDTH)
+            ]  # fmt: skip
+            numbers = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return numbers.reshape(*self._shape, count)
+
+
+def _pieces(matrices: int, rows: int, outputs: int) -> Iterator[tuple[slice, slice]]:
+    """Cut [m, n, M] into pieces that stay in a second-level cache while noise is worked on."""
+    step = max(1, _PIECE_VALUES // max(outputs, 1))
+    if rows <= step:
+        step = max(1, step // max(rows, 1))
+        yield from ((slice(i, i + step), slice(None)) for i in range(0, matrices, step))
+        return
+    for matrix in range(matrices):
+        for first in range(0, rows, step):
+            yield slice(matrix, matrix + 1), slice(first, first + step)
 
 
 class _Clock:

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..instruments import InputError
-from ..scheduler import BATCH, NEW, PAST, ProgramBuilder, shape
+from ..scheduler import BATCH, NEW, PAST, Program, ProgramBuilder, shape
 from ..scheduler.host_steps import ACTIVATIONS, NON_NEGATIVE_ACTIVATIONS
 
 SCORES_MASK = "attention.mask"
@@ -180,20 +180,33 @@ def add_mask(p: ProgramBuilder, x: str, *, causal: bool, window: int = 0) -> Non
     )
 
 
-def add_language_head(
-    p: ProgramBuilder, x: str, weight: str, vocabulary: int, ending: str
-) -> str:
-    """Add the LM head: logits of all tokens, of the last one, or the loss of every next token."""
+def add_language_head(p: ProgramBuilder, x: str, weight: str, vocabulary: int, ending: str) -> str:
+    """Add the LM head: logits of all tokens ("logits") or of the last one ("last").
+
+    With the ending "features" the head is left to `loss_program`.
+    """
+    if ending == "features":
+        return x
     if ending == "last":
         width = p.shape(x)[-1]
         x = p.host("head.last", "layout", "last_row", (x,), (shape(BATCH, 1, width),))
+    return p.project("head", "LM head", x, weight, vocabulary)
+
+
+def loss_program(width: int, weight: str, vocabulary: int) -> Program:
+    """Write what turns features [B, T, d] into the loss of every following token [B, T].
+
+    It is a program of its own, so that it can run on a few tokens at a time: logits are large.
+    """
+    p = ProgramBuilder()
+    x = p.input("features", shape(BATCH, NEW, width))
+    p.input("following", shape(BATCH, NEW))
     logits = p.project("head", "LM head", x, weight, vocabulary)
-    if ending == "loss":
-        count = NEW + -1
-        return p.host(
-            "head.loss", "sampling", "token_loss", (logits, "tokens"), (shape(BATCH, count),)
+    return p.build(
+        p.host(
+            "head.loss", "sampling", "token_loss", (logits, "following"), (shape(BATCH, NEW),)
         )
-    return logits
+    )
 
 
 def is_non_negative(function: str) -> bool:

@@ -44,8 +44,13 @@ def read_config(document: Mapping[str, Any]) -> Config:
     return config
 
 
+def head_weight(config: Config) -> str:
+    """Give the name of the LM head's weight."""
+    return "wte.weight" if config.tied else "lm_head.weight"
+
+
 def program(config: Config, ending: str) -> Program:
-    """Write the forward pass; `ending` is "logits", "last" (token) or "loss"."""
+    """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
     width, inner, head = config.width, config.inner or 4 * config.width, config.width // config.heads
     p = begin()
     x = p.host(
@@ -87,5 +92,4 @@ def program(config: Config, ending: str) -> Program:
         )  # fmt: skip
         x = layer.residual("mlp", h, x, f"{at}.mlp.c_proj.bias")
     x = LayerWriter(p, "head", None).norm("norm", x, "ln_f", config.epsilon)
-    weight = "wte.weight" if config.tied else "lm_head.weight"
-    return p.build(add_language_head(p, x, weight, config.vocabulary, ending))
+    return p.build(add_language_head(p, x, head_weight(config), config.vocabulary, ending))

@@ -69,8 +69,13 @@ def read_config(document: Mapping[str, Any]) -> Config:
     return config
 
 
+def head_weight(config: Config) -> str:
+    """Give the name of the LM head's weight."""
+    return "embed_tokens.weight" if config.tied else "lm_head.weight"
+
+
 def program(config: Config, ending: str) -> Program:
-    """Write the forward pass; `ending` is "logits", "last" (token) or "loss"."""
+    """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
     key_heads = config.key_heads or config.heads
     head = config.head_width or config.width // config.heads
     p = begin()
@@ -126,5 +131,4 @@ def program(config: Config, ending: str) -> Program:
         h = layer.project("mlp.down", "MLP", h, down, config.width, False)
         x = layer.residual("mlp", h, x, f"{down}.bias" if config.mlp_bias else None)
     x = LayerWriter(p, "head", None).norm("norm", x, "norm", config.epsilon, rms=True)
-    weight = "embed_tokens.weight" if config.tied else "lm_head.weight"
-    return p.build(add_language_head(p, x, weight, config.vocabulary, ending))
+    return p.build(add_language_head(p, x, head_weight(config), config.vocabulary, ending))

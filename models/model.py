@@ -12,12 +12,14 @@ import numpy as np
 from ..backends import Backend, open_backend
 from ..instruments import InputError
 from ..scheduler import DEFAULT_POLICY, Executor, Program, State
+from .blocks import loss_program
 from .tokenizer import Tokenizer
 from .weights import Weights, read_json, read_safetensors
 
 CALIBRATION_TEXT = Path(__file__).parent / "shipped" / "calibration.txt"
 CALIBRATION_BATCH, CALIBRATION_TOKENS = 8, 128
-_LOGITS_AT_ONCE = 1 << 24  # values of logits in memory while a loss is computed
+_ROWS_AT_ONCE = 2
+_LOGITS_AT_ONCE = 1 << 21  # values of logits in memory while a loss is computed
 _SENTENCES_AT_ONCE = 32
 
 
@@ -96,7 +98,11 @@ class Model:
     def program(self, ending: str) -> Program:
         """Give the program of one forward pass, up to the given ending (see the family's page)."""
         if ending not in self._programs:
-            self._programs[ending] = self._family.program(self.config, ending)
+            write = self._family.program
+            if ending == "loss":
+                weight = self._family.head_weight(self.config)
+                write = lambda config, _: loss_program(config.width, weight, config.vocabulary)  # noqa: E731
+            self._programs[ending] = write(self.config, ending)
         return self._programs[ending]
 
     def executor(
@@ -230,15 +236,32 @@ class Model:
             raise InputError("a perplexity needs rows of at least 2 tokens")
         executor = self.executor(backend, placement)
         self.calibrate(executor)
-        step = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self.config.vocabulary))
         losses = []
-        for first in range(0, len(tokens), step):
-            part = tokens[first : first + step]
-            sequences = np.arange(first, first + len(part))
-            losses.append(self.run_pass(executor, "loss", part, None, None, sequences).ravel())
+        for first in range(0, len(tokens), _ROWS_AT_ONCE):
+            part = tokens[first : first + _ROWS_AT_ONCE]
+            losses.append(self._losses(executor, part, np.arange(first, first + len(part))))
             if progress is not None:
                 progress(len(part))
         return float(np.exp(np.concatenate(losses).mean()))
+
+    def _losses(
+        self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray
+    ) -> np.ndarray:
+        """Give the loss of every token after the first of each row, in parts of few logits."""
+        features = self.run_pass(executor, "features", tokens, sequences=sequences)
+        batch, count = tokens.shape
+        step = max(1, _LOGITS_AT_ONCE // (batch * self.config.vocabulary))
+        parts = []
+        for first in range(0, count - 1, step):
+            last = min(first + step, count - 1)
+            operands = {
+                "features": np.ascontiguousarray(features[:, first:last]),
+                "following": tokens[:, first + 1 : last + 1],
+            }
+            sizes = {"batch": batch, "new": last - first, "past": first}
+            outputs = executor.run(self.program("loss"), operands, sizes, sequences)
+            parts.append(outputs["head.loss"].ravel())
+        return np.concatenate(parts)
 
     def rows_of(self, text: str, length: int = 256) -> np.ndarray:
         """Cut a text's tokens into rows [rows, length]; a short text is one shorter row."""

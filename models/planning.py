@@ -30,7 +30,6 @@ Progress = Callable[[str, int, int], None]
 _ENDINGS = {
     "classify": "logits",
     "logits": "logits",
-    "perplexity": "loss",
     "generate": "last",
     "embed": "mean",
 }

@@ -5,7 +5,10 @@ it is first asked for and kept, so that there is never a second float32 copy. Pi
 opening one runs code.
 """
 
+import contextlib
+import ctypes
 import json
+import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -146,13 +149,18 @@ def read_gguf(path: Path) -> tuple[Weights, dict[str, Any]]:
         metadata = {
             key: field.contents() for key, field in reader.fields.items() if field.types
         }
-        readers = {tensor.name: _gguf_reader(path, gguf, tensor) for tensor in reader.tensors}
+        release = _releaser(reader.data)
+        readers = {
+            tensor.name: _gguf_reader(path, gguf, tensor, release) for tensor in reader.tensors
+        }
     except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path} is no complete GGUF file: {error}") from None
     except Exception as error:  # the reader meets corrupt files with many kinds of exception
         raise InputError(f"{path} is no readable GGUF file: {type(error).__name__}") from None
     if not readers:
         raise InputError(f"{path} holds no tensors")
+    del reader  # it holds an array for every word of the vocabulary
+    _return_free_memory()
     return Weights(path, readers), metadata
 
 
@@ -207,7 +215,24 @@ def _by_parts(
     return result
 
 
-def _gguf_reader(path: Path, gguf: Any, tensor: Any) -> Callable[[], np.ndarray]:
+def _return_free_memory() -> None:
+    """Hand freed memory back to the system, where the C library has a call for it (glibc)."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _releaser(mapped: np.ndarray) -> Callable[[], None]:
+    """Give a function that lets the system drop a mapped file's pages, where it can."""
+    pages = mapped.base
+    advice = getattr(mmap, "MADV_DONTNEED", None)  # POSIX only; elsewhere pages go when needed
+    if advice is None or not isinstance(pages, mmap.mmap):
+        return lambda: None
+    return lambda: pages.madvise(advice)
+
+
+def _gguf_reader(
+    path: Path, gguf: Any, tensor: Any, release: Callable[[], None]
+) -> Callable[[], np.ndarray]:
     shape = [int(size) for size in tensor.shape[::-1]]
 
     def read() -> np.ndarray:
@@ -225,6 +250,7 @@ def _gguf_reader(path: Path, gguf: Any, tensor: Any) -> Callable[[], np.ndarray]
                 f"{path}: tensor {tensor.name!r} is quantised as {tensor.tensor_type.name}, "
                 "which the package gguf cannot expand"
             ) from None
+        release()  # what was converted is not needed in its stored form again
         return result.reshape(shape)
 
     return read

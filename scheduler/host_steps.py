@@ -382,18 +382,13 @@ def mean_pool(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 @host_step(operations=4)
-def token_loss(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Give -log p(next token) for logits [B, T, V] and tokens [B, T]: float64 [B, T - 1]."""
-    batch, count, _ = logits.shape
-    losses = np.empty((batch, count - 1))
-    for row in range(batch):
-        for first in range(0, count - 1, 16):  # in parts: logits are large
-            part = logits[row, first : min(first + 16, count - 1)]
-            peak = part.max(axis=-1, keepdims=True)
-            total = np.log(np.exp(part - peak).sum(axis=-1, dtype=np.float64)) + peak[:, 0]
-            following = tokens[row, first + 1 : first + 1 + len(part)]
-            losses[row, first : first + len(part)] = total - part[np.arange(len(part)), following]
-    return losses
+def token_loss(logits: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Give -log p(following token) for logits [B, T, V] and tokens [B, T]: float64 [B, T]."""
+    peak = logits.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(logits, following[..., None], axis=-1) - peak
+    shares = logits - peak
+    total = np.exp(shares, out=shares).sum(axis=-1, dtype=np.float64)
+    return np.asarray(np.log(total) - chosen[..., 0])
 
 
 @host_step(operations=4)

@@ -1,0 +1,103 @@
+"""Real models, SmolLM2-135M (GGUF) and all-MiniLM-L6-v2, against transformers, and on light."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lightloom.backends import MockBackend, OpticsProfile
+from lightloom.models import Model, load_model
+
+pytestmark = pytest.mark.packaged_models
+
+
+@pytest.fixture(scope="module")
+def smollm2(packaged_models: Path) -> Model:
+    return load_model(packaged_models / "smollm2")
+
+
+@pytest.fixture(scope="module")
+def minilm(packaged_models: Path) -> Model:
+    return load_model(packaged_models / "minilm")
+
+
+def on_light(model: Model, tokens: np.ndarray, **fields: object) -> float:
+    """Perplexity with projections on light, ranges fixed beforehand on other text."""
+    profile = OpticsProfile(
+        encoding="abs-split", input_bits=8, weight_bits=8, readout_range="per-row", **fields
+    )
+    value = model.perplexity(tokens, MockBackend(profile), "projections")
+    model._executors.clear()  # the prepared weights of this profile
+    return value
+
+
+def test_smollm2_equals_transformers(smollm2: Model, references: Path) -> None:
+    expected = load_file(references / "smollm2.safetensors")
+    logits = smollm2.forward(expected["tokens"])
+    np.testing.assert_allclose(logits[..., ::61], expected["logits"], rtol=0, atol=2e-3)
+    assert (logits.argmax(axis=-1) == expected["argmax"]).all()
+
+
+def test_smollm2_tokenizer(smollm2: Model, references: Path) -> None:
+    for entry in json.loads((references / "smollm2_tokens.json").read_text(encoding="utf-8")):
+        assert smollm2.tokenizer.encode(entry["text"]) == entry["ids_smollm"], entry["text"]
+
+
+def test_smollm2_perplexity(smollm2: Model, references: Path) -> None:
+    # the figures that the project asks of itself; one noise draw moves them by about 0.1
+    tokens = load_file(references / "smollm2.safetensors")["perplexity_tokens"]
+    assert smollm2.perplexity(tokens) == pytest.approx(18.21, abs=0.05)
+    assert on_light(smollm2, tokens, readout_bits=10) <= 18.9
+    quiet = on_light(smollm2, tokens, readout_bits=8)
+    assert quiet <= 19.6
+    noisy = on_light(smollm2, tokens, readout_bits=8, photons_full_scale=1e5)
+    assert noisy == pytest.approx(quiet, rel=0.03)
+
+
+def test_smollm2_decodes_as_it_reads(smollm2: Model) -> None:
+    text = "".join(smollm2.generate("The capital of France is", max_tokens=8))
+    assert "Paris" in text
+    twice = ["".join(smollm2.generate("Once", 6, temperature=1.0, seed=3)) for _ in range(2)]
+    assert twice[0] == twice[1]
+    other = "".join(smollm2.generate("Once", 6, temperature=1.0, seed=4))
+    assert other != twice[0]
+
+
+@pytest.mark.parametrize(("backend", "limit"), [("digital", 1.5), ("mock", 2.2)])
+def test_smollm2_memory(packaged_models: Path, tmp_path: Path, backend: str, limit: float) -> None:
+    # a laptop must hold a model once, not three times
+    pytest.importorskip("resource", reason="peak memory is read with POSIX's resource")
+    text = tmp_path / "text.txt"
+    text.write_text("The bench was aligned in the morning and drifted until noon. " * 60)
+    code = (
+        "import resource, sys; from lightloom.cli import main\n"
+        f"sys.argv = ['lightloom', 'run', '--model', {str(packaged_models / 'smollm2')!r}, '--text', "
+        f"{str(text)!r}, '--backend', {backend!r}, '--json']\n"
+        "try: main()\n"
+        "except SystemExit as e: assert not e.code\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak = int(run.stderr.strip().splitlines()[-1]) * 1024
+    size = 4 * load_model(packaged_models / "smollm2").parameters
+    assert peak < limit * size, f"{peak / size:.2f} times the float32 size of the weights"
+
+
+def test_minilm_equals_sentence_transformers(minilm: Model, references: Path) -> None:
+    entries = json.loads((references / "minilm.json").read_text(encoding="utf-8"))
+    expected = load_file(references / "minilm.safetensors")["embeddings"]
+    with pytest.warns(UserWarning, match="is cut to the 256"):
+        result = minilm.embed([entry["text"] for entry in entries])
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+    assert minilm.tokenizer.encode(entries[0]["text"]) == entries[0]["ids"]
+
+
+def test_minilm_on_light_keeps_its_neighbours(minilm: Model) -> None:
+    sentences = ["A cat sits on the mat.", "A kitten rests on a rug.", "Interest rates rose."]
+    light = minilm.embed(sentences, backend="mock")
+    assert np.einsum("nd,nd->n", light, minilm.embed(sentences)).min() > 0.98
+    assert light[0] @ light[1] > light[0] @ light[2] + 0.3
