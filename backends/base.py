@@ -108,7 +108,8 @@ class Backend(ABC):
         if array.ndim < 2:
             raise InputError(f"weights of shape {array.shape} are no matrix [..., M, K]")
         check_finite(array, "weights")
-        return PreparedWeights(array.shape, self._prepare(array, ranges), ranges)
+        content = self._prepare(array, ranges) if array.size else None
+        return PreparedWeights(array.shape, content, ranges)
 
     def matmul(self, x: Any, w: Any, at: Address | None = None) -> MatmulResult:
         """Multiply x [..., N, K] by w [..., M, K] transposed: float32 [..., N, M].
@@ -134,6 +135,8 @@ class Backend(ABC):
         if at is None:
             at = Address(f"call.{self._calls}", np.arange(x.size // max(length, 1)))
             self._calls += 1
+        if not x.size or not np.prod(prepared.shape):  # nothing to sum, or nothing asked
+            return MatmulResult(np.zeros((*x.shape[:-1], outputs), dtype=np.float32), Stats())
         matrices = int(np.prod(leading)) if leading else 1
         rows = np.broadcast_to(np.asarray(at.rows, dtype=np.uint64), _rows_shape(x, at))
         rows = np.ascontiguousarray(rows).reshape(matrices, -1)

@@ -49,10 +49,17 @@ class Detector:
         read = (profile.read_noise_e or 0.0) ** 2
         subtraction = detectors * dark / profile.dark_frames if profile.dark_frames else 0.0
         full_well = float("inf") if profile.full_well_e is None else profile.full_well_e - dark
+        variance = detectors * dark + read + subtraction
         return cls(
-            gain, balanced, dark, detectors * dark + read + subtraction, read + subtraction,
-            full_well, 5 * (read + dark) ** 0.5, profile.readout_bits,
-        )  # fmt: skip
+            gain,
+            balanced,
+            dark,
+            variance,
+            read + subtraction,
+            full_well,
+            5 * variance**0.5,
+            profile.readout_bits,
+        )
 
     @property
     def weak_below(self) -> float:
@@ -111,7 +118,9 @@ def _count(
         sides = [(arrived + sign * signal) / 2 for sign in (1, -1)]
         saturated = int(sum(np.count_nonzero(side > full_well) for side in sides))
         plus, minus = (np.minimum(side, full_well) for side in sides)
-        signal, arrived = plus - minus, plus + minus
+        full = (sides[0] > full_well) | (sides[1] > full_well)  # the others keep their bits
+        signal = np.where(full, plus - minus, signal)
+        arrived = np.where(full, plus + minus, arrived)
     counts: np.ndarray = signal + np.sqrt(np.maximum(arrived, 0) + detector.variance) * z
     weak = arrived < detector.weak_below
     if weak.any():
@@ -153,6 +162,7 @@ def _convert(
     if not detector.balanced:
         value, first, last = value - lowest, 0, 2**bits - 1
     code = np.rint(value / step)
-    saturated = np.count_nonzero((code < first) | (code > last))
+    end = limit if detector.balanced else limit - lowest
+    saturated = np.count_nonzero((code < first) | ((code > last) & (value > end)))
     value = np.clip(code, first, last) * step
     return np.asarray(value if detector.balanced else value + lowest), int(saturated)

@@ -51,7 +51,9 @@ class EncodedWeights:
     light : A as integers [m, M, K] when it is not |W|
     scale, low : float64 [m, 1, M]
     sums, light_sums : float64 [m, 1, M], row sums of W and of A
-    bound : float64 [m, 1, M], a range that calibration has not yet replaced (see `_uncalibrated_range`)
+    total : float64 [m, 1, M], row sums of w as it was to be shown (the offset encoding puts them
+        back digitally, not knowing what the modulator did to them)
+    bound : float64 [m, 1, M], a range until calibration gives one (see `_uncalibrated_range`)
     saturated : how many values exceeded the scale that calibration gave them
     """
 
@@ -67,12 +69,13 @@ class EncodedWeights:
     low: np.ndarray
     sums: np.ndarray
     light_sums: np.ndarray
+    total: np.ndarray
     bound: np.ndarray
     saturated: int
 
 
 def encode_rows(x: np.ndarray, profile: OpticsProfile) -> EncodedRows:
-    """Scale rows x [m, n, K] of one segment to the modulator's range and round them to its levels."""
+    """Scale rows x [m, n, K] of one segment to the modulator's range and round to its levels."""
     leak = _leak(profile)
     if profile.encoding == "offset":
         lowest, highest = (edge(axis=-1, keepdims=True) for edge in (x.min, x.max))
@@ -91,9 +94,7 @@ def encode_rows(x: np.ndarray, profile: OpticsProfile) -> EncodedRows:
         passed = _clamped(np.abs(integers) / levels, profile)
         integers = np.rint(np.copysign(passed * FINE, integers))
         return EncodedRows(integers, FINE, 1 / FINE, 0.0, scale, np.zeros_like(scale))
-    return EncodedRows(
-        integers, levels, (1 - leak) / levels, 2 * leak, scale, np.zeros_like(scale)
-    )
+    return EncodedRows(integers, levels, (1 - leak) / levels, 2 * leak, scale, np.zeros_like(scale))
 
 
 def encode_weights(
@@ -157,10 +158,22 @@ def _encode_signed(
         bound = np.max([_uncalibrated_range(rail, 0.25) for rail in rails], axis=0)
         bound /= (1 - leak) ** 2
     return EncodedWeights(
-        first, first + w.shape[-1], integers, light, magnitude, unit, light_leak, light_unit,
-        _turned(scale), np.zeros_like(_turned(scale)), _row_sums(integers), light_sums,
-        _turned(bound), saturated,
-    )  # fmt: skip
+        first,
+        first + w.shape[-1],
+        integers,
+        light,
+        magnitude,
+        unit,
+        light_leak,
+        light_unit,
+        _turned(scale),
+        np.zeros_like(_turned(scale)),
+        _row_sums(integers),
+        light_sums,
+        np.zeros_like(light_sums),
+        _turned(bound),
+        saturated,
+    )
 
 
 def _encode_offset(
@@ -177,18 +190,34 @@ def _encode_offset(
     numbers, magnitude, unit, constant, saturated = _offset_integers(
         w, lowest, highest, profile.weight_bits, profile
     )
+    scale = _span(lowest, highest) / (1 - leak)
+    low, length = _turned(lowest - leak * scale), w.shape[-1]
+    total = _turned(scale) * (unit * _row_sums(numbers) + length * constant) + length * low
     if _irregular(profile):
         rail = _imperfect_rails((constant + unit * numbers)[None], profile, geometry)[0]
         numbers, unit, constant = np.rint(rail * FINE), 1 / FINE, 0.0
         magnitude = int(numbers.max(initial=1))
     integers = _compact(numbers, magnitude)
-    sums, scale = _row_sums(integers), _span(lowest, highest) / (1 - leak)
+    sums = _row_sums(integers)
     passed = integers.astype(np.float32) * np.float32(unit) + np.float32(constant)
     bound = _uncalibrated_range(passed, 0.5) / (1 - leak) ** 2
     return EncodedWeights(
-        first, first + w.shape[-1], integers, None, magnitude, unit, constant, 0.0,
-        _turned(scale), _turned(lowest - leak * scale), sums, sums, _turned(bound), saturated,
-    )  # fmt: skip
+        first,
+        first + length,
+        integers,
+        None,
+        magnitude,
+        unit,
+        constant,
+        0.0,
+        _turned(scale),
+        low,
+        sums,
+        sums,
+        total,
+        _turned(bound),
+        saturated,
+    )
 
 
 def _leak(profile: OpticsProfile) -> float:
@@ -226,7 +255,7 @@ def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:
 def _signed_integers(
     values: np.ndarray, scale: np.ndarray, bits: int | None
 ) -> tuple[np.ndarray, int]:
-    """Round values to their row's scale and cut what exceeds it, counted; ideal ones have no end."""
+    """Round values to their row's scale; cut what exceeds it and count it, unless bits are None."""
     levels = signed_levels(bits)
     integers = _rounded(values, scale, levels)
     if bits is None:
@@ -275,9 +304,7 @@ def _rails(w: np.ndarray, profile: OpticsProfile, leak: float) -> np.ndarray:
     return leak + (1 - leak) * grey
 
 
-def _imperfect_rails(
-    rails: np.ndarray, profile: OpticsProfile, geometry: Geometry
-) -> np.ndarray:
+def _imperfect_rails(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) -> np.ndarray:
     """Apply the device's gains and its crosstalk between neighbouring rows of one frame.
 
     The rails of an output lie next to each other. `crosstalk` is the share of a row's light that

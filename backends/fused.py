@@ -82,14 +82,17 @@ def _add_readings(
                         beyond += counts > well
                         counts = min(counts, well)
                         value = counts / scale - lowest
-                        step = (limit[i, k] - lowest) / all_steps
+                        end = limit[i, k] - lowest
+                        step = end / all_steps
                     else:
                         value = counts / scale
+                        end = limit[i, k]
                         step = (limit[i, k] + limit[i, k]) / all_steps
                     code = np.rint(value / step)
                     is_weak = arrived < weak
                     weaker += is_weak
-                    beyond += (not is_weak) and (code < lowest_code or code > highest_code)
+                    over = code < lowest_code or (code > highest_code and value > end)
+                    beyond += over and not is_weak
                     value = min(max(code, lowest_code), highest_code) * step
                     if rail_sign != zero:
                         value += lowest

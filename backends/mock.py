@@ -128,7 +128,6 @@ class MockBackend(Backend):
                 place = min(index, readout.shape[1] - 1)
                 limit = readout[:, place : place + 1]
             self._segment(x, segment, index, limit, at, y, stats, len(w.shape) > 2)
-        self._count_frames(x, w, stats)
         return MatmulResult(y, stats)
 
     def _segment(
@@ -145,17 +144,21 @@ class MockBackend(Backend):
         """Add one segment's part of x [m, N, K] W^T to y [m, N, M]."""
         stats.saturated += segment.saturated
         clock = _Clock(stats)
+        second = np.zeros(len(x), dtype=int)
         for block in self._blocks(x, segment):
             part, piece = block.of(x, segment)
             encoded = encode_rows(part, self.profile)
             clock.lap("encode")
             exposures = self._sums(encoded, piece)
             clock.lap("product")
+            if len(exposures) > 1 and exposures[1].rows is not None:
+                second[block.matrices] += exposures[1].rows.sum(axis=(1, 2))
             stream = _Streams(self.seed, at, index, at.rows[block.place], dynamic)
             scaled = self._detect(exposures, piece, limit[block.matrices], stream, stats)
             scaled -= self._leaked(piece, exposures)
             y[block.place] += self._decode(scaled, encoded, piece)
             clock.lap("decode")
+        self._count_frames(y.shape, second, segment, stats)
 
     def _blocks(self, x: np.ndarray, segment: EncodedWeights) -> Iterator["_Block"]:
         """Cut the rows of x [m, N, K] into blocks that stay in cache."""
@@ -247,8 +250,13 @@ class MockBackend(Backend):
         """Turn light into counts and counts into the signed sum, in units of y after scaling."""
         electrons = self._electrons_per_pair(exposures, segment)
         if electrons is not None:
-            stats.photons += float(sum((e.light * electrons).sum(dtype=np.float64)
-                                       for e in exposures if e.light is not None))  # fmt: skip
+            stats.photons += float(
+                sum(
+                    (e.light * electrons).sum(dtype=np.float64)
+                    for e in exposures
+                    if e.light is not None
+                )
+            )
         matrices, rows, outputs = exposures[0].signed.shape
         detected = np.zeros((matrices, rows, outputs), dtype=np.float32)
         for piece in _pieces(matrices, rows, outputs):
@@ -260,9 +268,15 @@ class MockBackend(Backend):
                 source = self._source(part, number, outputs)
                 for rail in self._rails:
                     self._read(
-                        detected[piece], exposure.of(piece), rail, source, photons,
-                        limit[piece[0]], part, stats,
-                    )  # fmt: skip
+                        detected[piece],
+                        exposure.of(piece),
+                        rail,
+                        source,
+                        photons,
+                        limit[piece[0]],
+                        part,
+                        stats,
+                    )
         return detected
 
     @property
@@ -302,14 +316,26 @@ class MockBackend(Backend):
             whole_range = self._range(limit, None)
             assert whole_range is not None
             saturated, count = add_readings(
-                detected, np.ascontiguousarray(exposure.light), exposure.signed, float(rail),
-                np.ascontiguousarray(factors), frame if source is not None else shape[-1],
-                np.ascontiguousarray(electrons[..., 0]), z,
+                detected,
+                np.ascontiguousarray(exposure.light),
+                exposure.signed,
+                float(rail),
+                np.ascontiguousarray(factors),
+                frame if source is not None else shape[-1],
+                np.ascontiguousarray(electrons[..., 0]),
+                z,
                 np.ascontiguousarray(np.broadcast_to(whole_range, (shape[0], 1, shape[2]))[:, 0]),
-                np.ascontiguousarray(factor[..., 0]), detector.gain, detector.variance,
-                detector.full_well, detector.weak_below, detector.pedestal, 2.0**bits - 1,
-                first, last, skipped,
-            )  # fmt: skip
+                np.ascontiguousarray(factor[..., 0]),
+                detector.gain,
+                detector.variance,
+                detector.full_well,
+                detector.weak_below,
+                detector.pedestal,
+                2.0**bits - 1,
+                first,
+                last,
+                skipped,
+            )
             stats.saturated += saturated
             if not count:
                 return
@@ -328,7 +354,9 @@ class MockBackend(Backend):
             arrived = None if arrived is None else arrived * spread
 
         def pick(array: np.ndarray | None) -> np.ndarray | None:
-            return array if array is None or chosen is ... else np.broadcast_to(array, shape)[chosen]
+            return (
+                array if array is None or chosen is ... else np.broadcast_to(array, shape)[chosen]
+            )
 
         picked = pick(mean)
         assert picked is not None
@@ -398,7 +426,7 @@ class MockBackend(Backend):
         if isinstance(chosen, float):
             return np.asarray(chosen, dtype=np.float32)
         if ideal is not None:
-            limit = ideal
+            return np.where(ideal > 0, ideal, ideal.dtype.type(1))
         return np.where(limit > 0, limit, 1.0).astype(np.float32)
 
     def _decode(self, scaled: np.ndarray, x: EncodedRows, w: EncodedWeights) -> np.ndarray:
@@ -408,27 +436,30 @@ class MockBackend(Backend):
             return y
         # scaled is E / (P g) and scale = (max - min) / (1 - f): y = c E with c = Dx Dw / P
         length = w.last - w.first
-        x_unit, w_unit = x.unit * x.scale, w.unit * w.scale
-        x_sum = x_unit * x.integers.sum(axis=-1, dtype=np.float64, keepdims=True)
+        x_sum = x.unit * x.scale * x.integers.sum(axis=-1, dtype=np.float64, keepdims=True)
         x_sum += length * (x.leak * x.scale + x.low)
-        w_sum = w_unit * w.sums + length * (w.leak * w.scale + w.low)
-        cross = x.low * w_sum + x_sum * w.low - length * x.low * w.low
+        cross = x.low * w.total + x_sum * w.low - length * x.low * w.low
         return np.asarray(y * np.float32(self._gain) + cross, dtype=np.float32)
 
-    def _count_frames(self, x: np.ndarray, w: PreparedWeights, stats: Stats) -> None:
-        """Count shots, frames and modulator samples of the tiles that this product took."""
-        matrices, rows, length = x.shape
-        outputs = w.shape[-2]
-        count = tile_count((outputs, length), self.geometry)
-        signed = bool((x < 0).any())
-        exposures = self.profile.exposures(non_negative=not signed)
-        shots = -(-rows // self.profile.vectors) * count * exposures * matrices
+    def _count_frames(
+        self, shape: tuple[int, ...], second: np.ndarray, segment: EncodedWeights, stats: Stats
+    ) -> None:
+        """Count shots, frames and modulator samples of one segment's tiles.
+
+        Parameters
+        ----------
+        shape : (m, N, M)
+        second : rows of each matrix that need a second exposure, [m]
+        """
+        matrices, rows, outputs = shape
+        length, vectors = segment.last - segment.first, self.profile.vectors
+        blocks = tile_count((outputs, 1), Geometry(self.geometry.outputs, None))
+        shots = blocks * int((-(-rows // vectors) - (-second // vectors)).sum())
         stats.shots += shots
         stats.input_frames += shots
-        stats.weight_frames += count * matrices
-        blocks = -(-outputs // self.geometry.outputs) if self.geometry.outputs else 1
-        shown = exposures * self.profile.elements_per_input
-        stats.input_samples += x.size * shown * blocks
+        stats.weight_frames += blocks * matrices
+        shown = (matrices * rows + int(second.sum())) * self.profile.elements_per_input
+        stats.input_samples += blocks * shown * length
         stats.weight_samples += matrices * outputs * length * self.profile.rails
 
 
@@ -448,7 +479,7 @@ class _Block:
         part = np.ascontiguousarray(x[self.matrices, self.rows, w.first : w.last])
         if self.matrices == slice(None) or len(w.integers) == 1:
             return part, w
-        names = ("integers", "light", "scale", "low", "sums", "light_sums", "bound")
+        names = ("integers", "light", "scale", "low", "sums", "light_sums", "total", "bound")
         arrays = {name: getattr(w, name) for name in names}
         return part, replace(
             w, **{k: a if a is None else a[self.matrices] for k, a in arrays.items()}
@@ -495,10 +526,13 @@ class _Streams:
             numbers = draw(stream, self._rows, count)[:, :count]
         else:
             parts = [
-                draw(Stream(*self._who, f"{purpose} from {first}", self._segment), self._rows,
-                     self._WIDTH)[:, : min(self._WIDTH, count - first)]
+                draw(
+                    Stream(*self._who, f"{purpose} from {first}", self._segment),
+                    self._rows,
+                    self._WIDTH,
+                )[:, : min(self._WIDTH, count - first)]
                 for first in range(0, count, self._WIDTH)
-            ]  # fmt: skip
+            ]
             numbers = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         return numbers.reshape(*self._shape, count)
 

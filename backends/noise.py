@@ -46,7 +46,7 @@ class Stream:
         """Give at least `count` random uint64 words for each row id: [rows, >= count]."""
         blocks = max(1, -(-count // 4))
         words = np.empty((len(rows), 4 * blocks), dtype=np.uint64)
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] < rows[:-1])) + 1
         generator = np.random.Philox(0)
         state = generator.state
         state["state"]["key"] = self._key

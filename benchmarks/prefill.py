@@ -55,9 +55,12 @@ def random_gpt2(
     for name in norms:
         arrays[f"{name}.weight"], arrays[f"{name}.bias"] = 1 + normal(width), normal(width)
     document = {
-        "vocab_size": vocabulary, "n_embd": width, "n_layer": layers, "n_head": heads,
+        "vocab_size": vocabulary,
+        "n_embd": width,
+        "n_layer": layers,
+        "n_head": heads,
         "n_positions": CONTEXT,
-    }  # fmt: skip
+    }
     readers: dict[str, Callable[[], Any]] = {k: (lambda a=v: a) for k, v in arrays.items()}
     weights = Weights(Path("random"), readers)
     config = gpt2.read_config(document)
@@ -102,9 +105,7 @@ def torch_pass(model: "Model") -> Callable[["np.ndarray"], Any]:
     return run
 
 
-def interleaved(
-    calls: dict[str, Callable[[], Any]], repeats: int
-) -> dict[str, list[float]]:
+def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Time calls in turn, `repeats` rounds after two to warm up: seconds of each round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 2):
@@ -146,8 +147,11 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, median in medians.items():
         ratio = medians[name] / medians.get("torch", median)
-        print(f"{name:<20} {1e3 * median:8.1f} ms  {ratio:5.2f} of torch" if "torch" in medians
-              else f"{name:<20} {1e3 * median:8.1f} ms")  # fmt: skip
+        print(
+            f"{name:<20} {1e3 * median:8.1f} ms  {ratio:5.2f} of torch"
+            if "torch" in medians
+            else f"{name:<20} {1e3 * median:8.1f} ms"
+        )
     if options.json:
         document = {"threads": options.threads, "tokens": options.tokens, "seconds": times}
         options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")

@@ -36,12 +36,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from torch import Tensor, nn
+from torch.nn import functional
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "models" / "shipped" / "digits"
 SOURCE = (
@@ -158,7 +158,7 @@ class Embeddings(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Turn images ``[n, channels, h, w]`` into tokens ``[n, patches + 1, hidden]``."""
         projection = self.patch_embeddings.projection
-        patches = F.unfold(pixels, self.arch.patch_size, stride=self.arch.patch_size)
+        patches = functional.unfold(pixels, self.arch.patch_size, stride=self.arch.patch_size)
         x = self.optics.matmul(patches.transpose(1, 2), projection.weight.flatten(1).T)
         x = x + projection.bias
         cls = self.cls_token.expand(len(x), -1, -1)
@@ -199,7 +199,9 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens ``[n, tokens, hidden]`` to tokens of the same shape."""
         x = x + self.attend(self.layernorm_before(x))
-        hidden = F.relu6(self.optics.linear(self.layernorm_after(x), self.intermediate["dense"]))
+        hidden = functional.relu6(
+            self.optics.linear(self.layernorm_after(x), self.intermediate["dense"])
+        )
         return x + self.optics.linear(hidden, self.output["dense"])
 
 
@@ -291,8 +293,8 @@ def augment(pixels: Tensor, training: Training) -> Tensor:
     unit = training.shift * 2 / width
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     rows = [torch.stack([cos, -sin, dx * unit], 1), torch.stack([sin, cos, dy * unit], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, align_corners=False)
+    grid = functional.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
+    return functional.grid_sample(pixels, grid, align_corners=False)
 
 
 def learning_rate_factor(step: int, total: int, warmup: float) -> float:
@@ -322,7 +324,7 @@ def train(
         running = 0.0
         for batch in order.split(training.batch_size)[:steps_per_epoch]:
             scores = model(normalise(augment(data.pixels[batch].float(), training)))
-            loss = F.cross_entropy(
+            loss = functional.cross_entropy(
                 scores, data.labels[batch], label_smoothing=training.label_smoothing
             )
             optimiser.zero_grad()

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .backends import Backend
     from .models import Model
 
@@ -207,9 +205,7 @@ def doctor(
         showing.doctor(console, findings)
 
 
-def _open(
-    name: str, profile: str | None, settings: list[str] | None, seed: int
-) -> "Backend":
+def _open(name: str, profile: str | None, settings: list[str] | None, seed: int) -> "Backend":
     """Open the backend that the options name."""
     from .backends import DEFAULT, MockBackend, load_profile, open_backend, parse_setting
     from .instruments import InputError
@@ -246,7 +242,9 @@ def _inputs(model: "Model", given: dict[str, Any], limit: int | None) -> tuple[A
     if model.task == "vision":
         return _images(model, given["--images"], limit)
     if not used:
-        raise InputError(f"{model.name!r} is a model of kind {model.task}: give {' or '.join(wanted)}")
+        raise InputError(
+            f"{model.name!r} is a model of kind {model.task}: give {' or '.join(wanted)}"
+        )
     if given["--prompt"]:
         return given["--prompt"], None
     sentences = given["--sentence"]
@@ -302,7 +300,9 @@ def _read_text(path: Path) -> str:
 def _set_threads(threads: int | None) -> None:
     """Limit arithmetic to some threads; the libraries read this when numpy is first loaded."""
     if threads is None and "OMP_NUM_THREADS" in os.environ:
-        threads = int(os.environ["OMP_NUM_THREADS"]) if os.environ["OMP_NUM_THREADS"].isdigit() else None
+        threads = (
+            int(os.environ["OMP_NUM_THREADS"]) if os.environ["OMP_NUM_THREADS"].isdigit() else None
+        )
     if threads is not None:
         for variable in _THREAD_VARIABLES:
             os.environ[variable] = str(threads)
@@ -310,4 +310,3 @@ def _set_threads(threads: int | None) -> None:
 
 def _print_json(document: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False, default=str) + "\n")
-

@@ -125,8 +125,14 @@ def _step_table(result: "Report") -> Table:
     table = Table(
         title="Where operations and time go", title_justify="left", box=box.SIMPLE, pad_edge=False
     )
-    for name, side in (("step", "left"), ("where", "left"), ("MACs", "right"),
-                       ("operations", "right"), ("here", "right"), ("", "right")):  # fmt: skip
+    for name, side in (
+        ("step", "left"),
+        ("where", "left"),
+        ("MACs", "right"),
+        ("operations", "right"),
+        ("here", "right"),
+        ("", "right"),
+    ):
         table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     has_bench = any(step.seconds_bench is not None for step in result.steps)
     if has_bench:
@@ -177,10 +183,16 @@ def plan(where: Console, planned: "Plan") -> None:
     )
     table = Table(caption_justify="left", box=box.SIMPLE, pad_edge=False)
     for name, side in (
-        ("step", "left"), ("kind", "left"), ("where", "left"), ("shapes", "left"),
-        ("MACs", "right"), ("tiles", "right"), ("frames", "right"), ("shots", "right"),
+        ("step", "left"),
+        ("kind", "left"),
+        ("where", "left"),
+        ("shapes", "left"),
+        ("MACs", "right"),
+        ("tiles", "right"),
+        ("frames", "right"),
+        ("shots", "right"),
         ("predicted", "right"),
-    ):  # fmt: skip
+    ):
         table.add_column(name, justify=side, no_wrap=name != "shapes")  # type: ignore[arg-type]
     layers = sorted({_layer(step.name) for step in planned.steps} - {None}, key=int)  # type: ignore[arg-type]
     hidden = set(layers[1:])
@@ -189,12 +201,17 @@ def plan(where: Console, planned: "Plan") -> None:
         if layer in hidden:
             continue
         optical = step.where == "optical"
+        where_text = f"[cyan]{step.where}[/]" if optical else step.where
         counts = (step.tiles, step.weight_frames, step.shots) if optical else ("", "", "")
         table.add_row(
-            step.name.removeprefix("layer."), step.kind, f"[cyan]{step.where}[/]" if optical else step.where, step.shapes,
-            _count(step.macs) if step.macs else "", *(f"{c:,}" if c != "" else "" for c in counts),
+            step.name.removeprefix("layer."),
+            step.kind,
+            where_text,
+            step.shapes,
+            _count(step.macs) if step.macs else "",
+            *(f"{c:,}" if c != "" else "" for c in counts),
             _duration(step.seconds),
-        )  # fmt: skip
+        )
     if hidden:
         table.caption = (
             f"steps of layer 0 begin with 0; layers 1 to {layers[-1]} are split likewise. "
@@ -299,7 +316,9 @@ def _duration(seconds: float) -> str:
         return f"{seconds / 3600:.3g} h"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size:
-            return f"{seconds / size:,.4g} {unit}" if unit == "s" else f"{seconds / size:.3g} {unit}"
+            return (
+                f"{seconds / size:,.4g} {unit}" if unit == "s" else f"{seconds / size:.3g} {unit}"
+            )
     return f"{seconds / 1e-9:.0f} ns"
 
 

@@ -7,5 +7,4 @@ from .loading import load_model
 from .model import Cache, Model
 from .planning import Plan, Report, Run, plan
 
-
 __all__ = ["Cache", "Model", "Plan", "Report", "Run", "load_model", "plan"]

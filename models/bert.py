@@ -93,9 +93,14 @@ def program(config: Config, ending: str) -> Program:
         h = layer.activate("mlp", h, config.activation)
         h = layer.clipped("mlp.down", h)
         h = layer.project(
-            "mlp.down", "MLP", h, f"{at}.output.dense", width, False,
+            "mlp.down",
+            "MLP",
+            h,
+            f"{at}.output.dense",
+            width,
+            False,
             non_negative=is_non_negative(config.activation),
-        )  # fmt: skip
+        )
         h = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
         x = layer.norm("mlp.norm", h, f"{at}.output.LayerNorm", config.epsilon)
     if ending == "hidden":

@@ -88,7 +88,11 @@ class LayerWriter:
         if not bias:
             return y
         return self.program.host(
-            f"{name}.bias", "residual and bias", "add_bias", (y,), weights={"bias": f"{weight}.bias"}
+            f"{name}.bias",
+            "residual and bias",
+            "add_bias",
+            (y,),
+            weights={"bias": f"{weight}.bias"},
         )
 
     def residual(self, part: str, x: str, stream: str, bias: str | None = None) -> str:
@@ -203,9 +207,7 @@ def loss_program(width: int, weight: str, vocabulary: int) -> Program:
     p.input("following", shape(BATCH, NEW))
     logits = p.project("head", "LM head", x, weight, vocabulary)
     return p.build(
-        p.host(
-            "head.loss", "sampling", "token_loss", (logits, "following"), (shape(BATCH, NEW),)
-        )
+        p.host("head.loss", "sampling", "token_loss", (logits, "following"), (shape(BATCH, NEW),))
     )
 
 

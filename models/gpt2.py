@@ -51,7 +51,11 @@ def head_weight(config: Config) -> str:
 
 def program(config: Config, ending: str) -> Program:
     """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
-    width, inner, head = config.width, config.inner or 4 * config.width, config.width // config.heads
+    width, inner, head = (
+        config.width,
+        config.inner or 4 * config.width,
+        config.width // config.heads,
+    )
     p = begin()
     x = p.host(
         "embedding",
@@ -76,9 +80,14 @@ def program(config: Config, ending: str) -> Program:
         mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=True)
         mixed = layer.clipped("attention.output", mixed)
         h = layer.project(
-            "attention.output", "output projection", mixed, f"{at}.attn.c_proj", width, False,
+            "attention.output",
+            "output projection",
+            mixed,
+            f"{at}.attn.c_proj",
+            width,
+            False,
             transposed=True,
-        )  # fmt: skip
+        )
         x = layer.residual("attention", h, x, f"{at}.attn.c_proj.bias")
 
         h = layer.norm("mlp.norm", x, f"{at}.ln_2", config.epsilon)
@@ -87,9 +96,15 @@ def program(config: Config, ending: str) -> Program:
         h = layer.activate("mlp", h, config.activation)
         h = layer.clipped("mlp.down", h)
         h = layer.project(
-            "mlp.down", "MLP", h, f"{at}.mlp.c_proj", width, False, transposed=True,
+            "mlp.down",
+            "MLP",
+            h,
+            f"{at}.mlp.c_proj",
+            width,
+            False,
+            transposed=True,
             non_negative=is_non_negative(config.activation),
-        )  # fmt: skip
+        )
         x = layer.residual("mlp", h, x, f"{at}.mlp.c_proj.bias")
     x = LayerWriter(p, "head", None).norm("norm", x, "ln_f", config.epsilon)
     return p.build(add_language_head(p, x, head_weight(config), config.vocabulary, ending))

@@ -95,17 +95,25 @@ def program(config: Config, ending: str) -> Program:
         split = {}
         for part, count in (("q", config.heads), ("k", key_heads), ("v", key_heads)):
             y = layer.project(
-                f"attention.{part}", "QKV", h, f"{at}.self_attn.{part}_proj", count * head,
+                f"attention.{part}",
+                "QKV",
+                h,
+                f"{at}.self_attn.{part}_proj",
+                count * head,
                 config.query_bias,
-            )  # fmt: skip
+            )
             split[part] = layer.heads(part, y, count, head)
         q, k = (
             p.host(
-                f"{layer.name}.attention.{part}.rotary", "rotary", "rotary", (split[part], "past"),
-                base=config.rotary_base, **config.rotary_scaling,
+                f"{layer.name}.attention.{part}.rotary",
+                "rotary",
+                "rotary",
+                (split[part], "past"),
+                base=config.rotary_base,
+                **config.rotary_scaling,
             )
             for part in ("q", "k")
-        )  # fmt: skip
+        )
         mixed = layer.attend(q, k, split["v"], config.heads, key_heads, head, cached=True)
         mixed = layer.clipped("attention.output", mixed)
         output = f"{at}.self_attn.o_proj"
@@ -123,9 +131,12 @@ def program(config: Config, ending: str) -> Program:
             for part in ("gate", "up")
         )
         h = p.host(
-            f"{layer.name}.mlp.activation", "activation", "gate", (gate, up),
+            f"{layer.name}.mlp.activation",
+            "activation",
+            "gate",
+            (gate, up),
             function=config.activation,
-        )  # fmt: skip
+        )
         h = layer.clipped("mlp.down", h)
         down = f"{at}.mlp.down_proj"
         h = layer.project("mlp.down", "MLP", h, down, config.width, False)

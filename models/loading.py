@@ -1,5 +1,6 @@
 """`load_model`: from a name, a Hugging Face folder or a GGUF file to a `Model`."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -144,9 +145,7 @@ def _family(kind: Any, path: Path) -> ModuleType:
     return FAMILIES[kind]
 
 
-def _gguf_config(
-    metadata: Mapping[str, Any], kind: str, weights: Weights
-) -> dict[str, Any]:
+def _gguf_config(metadata: Mapping[str, Any], kind: str, weights: Weights) -> dict[str, Any]:
     """Give a GGUF file's metadata in the words of a config.json."""
 
     def value(key: str) -> Any:
@@ -161,7 +160,9 @@ def _gguf_config(
         "num_hidden_layers": value("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": metadata.get(f"{kind}.attention.head_count_kv", heads),
-        "head_dim": metadata.get(f"{kind}.attention.key_length", value("embedding_length") // heads),
+        "head_dim": metadata.get(
+            f"{kind}.attention.key_length", value("embedding_length") // heads
+        ),
         "intermediate_size": value("feed_forward_length"),
         "max_position_embeddings": value("context_length"),
         "rms_norm_eps": value("attention.layer_norm_rms_epsilon"),
@@ -224,11 +225,7 @@ def _unpermuted(weights: Weights, document: Mapping[str, Any]) -> Weights:
 
 def _is_hub_name(name: str) -> bool:
     """Say whether a name can be one of the hub's: OWNER/MODEL, no path."""
-    parts = name.split("/")
-    return len(parts) == 2 and all(
-        part and part[0].isalnum() and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        for part in parts
-    ) and not Path(parts[0]).exists()  # fmt: skip
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not Path(name).parent.exists()
 
 
 def _fetch(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""`Model`: the same calls for every family; each runs the family's program through the scheduler."""
+"""`Model`: the same calls for every family; each runs its program through the scheduler."""
 
 import os
 import warnings
@@ -244,9 +244,7 @@ class Model:
                 progress(len(part))
         return float(np.exp(np.concatenate(losses).mean()))
 
-    def _losses(
-        self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray
-    ) -> np.ndarray:
+    def _losses(self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray) -> np.ndarray:
         """Give the loss of every token after the first of each row, in parts of few logits."""
         features = self.run_pass(executor, "features", tokens, sequences=sequences)
         batch, count = tokens.shape
@@ -338,9 +336,15 @@ class Model:
         while len(chosen) < max_tokens and cache.length + tokens.shape[1] <= self.config.context:
             logits = self.run_pass(executor, "last", tokens, None, cache)[0, -1]
             token = executor.run_step(
-                "sampling", "sampling", "sample", logits, chance.random(),
-                temperature=temperature, top_k=top_k, top_p=top_p,
-            )  # fmt: skip
+                "sampling",
+                "sampling",
+                "sample",
+                logits,
+                chance.random(),
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+            )
             if token in ends:
                 break
             chosen.append(token)

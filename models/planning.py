@@ -274,8 +274,9 @@ def _planned(
             totals["operations"] += times * host.operations
             seconds += times * host.seconds
     where = "optical" if optical else "host"
-    return PlannedStep(step.name, step.kind, where, _shapes(step, calls[0][0]), **totals,
-                       seconds=seconds)  # fmt: skip
+    return PlannedStep(
+        step.name, step.kind, where, _shapes(step, calls[0][0]), **totals, seconds=seconds
+    )
 
 
 def _shapes(step: OpticalMatmul | HostStep, sizes: Mapping[str, int]) -> str:
@@ -398,7 +399,9 @@ def _quality(
 ) -> dict[str, Any]:
     """Compare the run with the digital reference: {metric, digital, optical}."""
 
-    def pair(metric: str, value: Callable[[Mapping[str, Any]], float | str | None]) -> dict[str, Any]:
+    def pair(
+        metric: str, value: Callable[[Mapping[str, Any]], float | str | None]
+    ) -> dict[str, Any]:
         light = None if plan.backend.name == "digital" else value(optical)
         return {
             "metric": metric,
@@ -465,11 +468,17 @@ def _report(run: Run) -> Report:
     rows: dict[tuple[str, str], StepShare] = {}
 
     def add(kind: str, where: str, macs: int, operations: int, here: float, bench: float) -> None:
-        old = rows.get((kind, where), StepShare(kind, where, 0, 0, 0.0, None if is_digital else 0.0))
+        old = rows.get(
+            (kind, where), StepShare(kind, where, 0, 0, 0.0, None if is_digital else 0.0)
+        )
         rows[kind, where] = StepShare(
-            kind, where, old.macs + macs, old.operations + operations, old.seconds_here + here,
+            kind,
+            where,
+            old.macs + macs,
+            old.operations + operations,
+            old.seconds_here + here,
             None if old.seconds_bench is None else old.seconds_bench + bench,
-        )  # fmt: skip
+        )
 
     for record in run.records:
         planned = _planned(record.step, record.optical and not is_digital, record.calls, profile)

@@ -60,9 +60,13 @@ def program(config: Config, ending: str) -> Program:
     size = config.channels * config.patch**2
     p = begin(images=(config.channels, config.image, config.image))
     x = p.host(
-        "patches", "layout", "patches", ("images",), (shape(BATCH, count, size),),
+        "patches",
+        "layout",
+        "patches",
+        ("images",),
+        (shape(BATCH, count, size),),
         size=config.patch,
-    )  # fmt: skip
+    )
     weight = "embeddings.patch_embeddings.projection"
     x = p.project("embedding.patches", "patch embedding", x, f"{weight}.weight", width)
     x = p.host(
@@ -86,14 +90,18 @@ def program(config: Config, ending: str) -> Program:
             layer.heads(
                 part,
                 layer.project(
-                    f"attention.{part}", "QKV", h, f"{at}.attention.attention.{name}", width,
+                    f"attention.{part}",
+                    "QKV",
+                    h,
+                    f"{at}.attention.attention.{name}",
+                    width,
                     config.bias,
                 ),
                 config.heads,
                 head,
             )
             for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
-        )  # fmt: skip
+        )
         mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=False)
         mixed = layer.clipped("attention.output", mixed)
         output = f"{at}.attention.output.dense"
@@ -106,17 +114,24 @@ def program(config: Config, ending: str) -> Program:
         h = layer.activate("mlp", h, config.activation)
         h = layer.clipped("mlp.down", h)
         h = layer.project(
-            "mlp.down", "MLP", h, f"{at}.output.dense", width, False,
+            "mlp.down",
+            "MLP",
+            h,
+            f"{at}.output.dense",
+            width,
+            False,
             non_negative=is_non_negative(config.activation),
-        )  # fmt: skip
+        )
         x = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
     x = p.host("head.first", "layout", "first_row", (x,), (shape(BATCH, width),))
     x = LayerWriter(p, "head", None).norm("norm", x, "layernorm", config.epsilon)
     logits = p.project("head", "classifier", x, "classifier.weight", len(config.names))
     return p.build(
         p.host(
-            "head.bias", "residual and bias", "add_bias", (logits,),
+            "head.bias",
+            "residual and bias",
+            "add_bias",
+            (logits,),
             weights={"bias": "classifier.bias"},
         )
-    )  # fmt: skip
-
+    )

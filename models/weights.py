@@ -68,7 +68,9 @@ class Weights(Mapping[str, np.ndarray]):
 
     def with_readers(self, readers: Mapping[str, Callable[[], np.ndarray]]) -> "Weights":
         """Give the same tensors, some of them read in another way."""
-        return Weights(self.source, {name: (lambda n=name: self[n]) for name in self} | dict(readers))
+        return Weights(
+            self.source, {name: (lambda n=name: self[n]) for name in self} | dict(readers)
+        )
 
     def forget(self, name: str) -> None:
         """Drop the converted tensor from memory; it can be read again."""
@@ -146,9 +148,7 @@ def read_gguf(path: Path) -> tuple[Weights, dict[str, Any]]:
     gguf = import_extra("gguf", "models", "reading GGUF files")
     try:
         reader = gguf.GGUFReader(str(path))
-        metadata = {
-            key: field.contents() for key, field in reader.fields.items() if field.types
-        }
+        metadata = {key: field.contents() for key, field in reader.fields.items() if field.types}
         release = _releaser(reader.data)
         readers = {
             tensor.name: _gguf_reader(path, gguf, tensor, release) for tensor in reader.tensors
@@ -205,9 +205,7 @@ def _safetensor_reader(
     return read
 
 
-def _by_parts(
-    stored: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
+def _by_parts(stored: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     result = np.empty(stored.shape, dtype=np.float32)
     flat_in, flat_out = stored.reshape(-1), result.reshape(-1)
     for first in range(0, flat_in.size, _PART):

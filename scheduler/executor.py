@@ -10,8 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Address, Backend, DigitalBackend, MockBackend, PreparedWeights, Ranges
-from ..backends import Stats, row_ids
+from ..backends import (
+    Address,
+    Backend,
+    DigitalBackend,
+    MockBackend,
+    PreparedWeights,
+    Ranges,
+    Stats,
+    row_ids,
+)
 from ..instruments import InputError
 from .host_steps import State, check_step
 from .placement import place
@@ -121,9 +129,7 @@ class Executor:
         record.seconds += time.perf_counter() - start
         return result
 
-    def calibrate(
-        self, program: Program, inputs: Mapping[str, Any], sizes: dict[str, int]
-    ) -> None:
+    def calibrate(self, program: Program, inputs: Mapping[str, Any], sizes: dict[str, int]) -> None:
         """Fix read-out ranges and the scales of dynamic operands from a pass over other data.
 
         The pass is digital; for each product that goes to light the backend tells the largest
@@ -181,9 +187,7 @@ class Executor:
             known = self._placed[id(program)] = (program, place(program, self.policy))
         return known[1]
 
-    def _run_host(
-        self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]
-    ) -> None:
+    def _run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:
         function = check_step(step.step)
         arguments = [operands[name] for name in step.inputs]
         named = {key: self.weights[weight] for key, weight in step.weights.items()}

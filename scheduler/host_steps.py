@@ -249,9 +249,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], None]] = {
 NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6"})
 
 
-def _blockwise(
-    function: Callable[[np.ndarray], None], x: np.ndarray, scratch: bool
-) -> np.ndarray:
+def _blockwise(function: Callable[[np.ndarray], None], x: np.ndarray, scratch: bool) -> np.ndarray:
     result = x if scratch and x.flags.c_contiguous else np.array(x, order="C")
     flat = result.reshape(-1)
     with np.errstate(over="ignore"):  # exp of a large number: the quotient is then zero, rightly
@@ -428,4 +426,3 @@ def check_step(name: str) -> HostFunction:
     if name not in REGISTRY:
         raise InputError(f"unknown host step {name!r}; known: {', '.join(sorted(REGISTRY))}")
     return REGISTRY[name]
-

@@ -173,9 +173,7 @@ class ProgramBuilder:
         """Give the symbolic shape of an operand."""
         return self._shapes[operand]
 
-    def project(
-        self, name: str, kind: str, x: str, weight: str, outputs: int, **flags: Any
-    ) -> str:
+    def project(self, name: str, kind: str, x: str, weight: str, outputs: int, **flags: Any) -> str:
         """Multiply an operand by a static weight [outputs, K]."""
         x_shape = self._shapes[x]
         step = OpticalMatmul(

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from lightloom.backends import MockBackend, OpticsProfile, load_profile, profile_names
 from lightloom.models import Model, load_model, plan
 from lightloom.models.model import load_arrays
@@ -58,7 +57,9 @@ def test_seeds_and_batches(digits: Model, data: dict[str, np.ndarray]) -> None:
     digits.calibrate(executor)
     whole = digits.run_pass(executor, "logits", images)
     parts = [
-        digits.run_pass(executor, "logits", images[i : i + 7], sequences=np.arange(i, min(i + 7, 30)))
+        digits.run_pass(
+            executor, "logits", images[i : i + 7], sequences=np.arange(i, min(i + 7, 30))
+        )
         for i in range(0, 30, 7)
     ]
     # host steps are float32 arithmetic and may differ in the last bit with the batch; light by
@@ -73,9 +74,21 @@ def test_a_report_accounts_for_everything(digits: Model, data: dict[str, np.ndar
     run = plan(digits, "mock", batch=16).run(data["images"][:40], data["labels"][:40])
     report = run.report()
     kinds = {step.kind for step in report.steps}
-    assert {"QKV", "QK^T", "attention x V", "output projection", "MLP", "softmax", "norm",
-            "activation", "residual and bias", "embedding", "encode", "decode",
-            "converters"} <= kinds  # fmt: skip
+    assert {
+        "QKV",
+        "QK^T",
+        "attention x V",
+        "output projection",
+        "MLP",
+        "softmax",
+        "norm",
+        "activation",
+        "residual and bias",
+        "embedding",
+        "encode",
+        "decode",
+        "converters",
+    } <= kinds
     here = sum(step.seconds_here for step in report.steps)
     assert 0.6 * report.wall_seconds < here <= report.wall_seconds
     macs = sum(step.macs for step in report.steps)
@@ -96,9 +109,13 @@ def test_every_encoding_runs_the_model(digits: Model, data: dict[str, np.ndarray
     for encoding in ("abs-split", "push-pull", "offset"):
         for detection in ("balanced", "per-reading"):
             profile = OpticsProfile(
-                encoding=encoding, detection=detection, input_bits=8, weight_bits=8,
-                readout_bits=12, readout_range="per-row",
-            )  # fmt: skip
+                encoding=encoding,
+                detection=detection,
+                input_bits=8,
+                weight_bits=8,
+                readout_bits=12,
+                readout_range="per-row",
+            )
             images = {key: value[:100] for key, value in data.items()}
             assert accuracy(digits, images, MockBackend(profile)) >= 0.95, (encoding, detection)
 

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-
 from lightloom.backends import MockBackend, OpticsProfile
 from lightloom.models import Cache, load_model
+from safetensors.numpy import load_file
 
 LANGUAGE = ("gpt2", "llama", "llama3", "qwen2", "mistral")
 
@@ -50,9 +49,14 @@ def test_decoding_on_the_mock_is_causal(references: Path, name: str) -> None:
     model = load_model(references / name)
     backend = MockBackend(
         OpticsProfile(
-            input_bits=8, weight_bits=8, readout_bits=8, readout_range="per-row",
-            photons_full_scale=1e4, length=32, rows=16,
-        )  # fmt: skip
+            input_bits=8,
+            weight_bits=8,
+            readout_bits=8,
+            readout_range="per-row",
+            photons_full_scale=1e4,
+            length=32,
+            rows=16,
+        )
     )
     tokens = load_file(references / name / "expected.safetensors")["tokens_17"]
     full = model.forward(tokens, backend=backend)

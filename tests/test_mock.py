@@ -841,9 +841,14 @@ def test_shots_and_conversions_are_those_of_the_tiles(
 ) -> None:
     # A user would lose the time of a run: everything in the report is counted from these.
     backend = bench(
-        encoding=encoding, detection=detection, rows=6, length=10, vectors=vectors, readout_bits=8,
+        encoding=encoding,
+        detection=detection,
+        rows=6,
+        length=10,
+        vectors=vectors,
+        readout_bits=8,
         readout_range=50.0,
-    )  # fmt: skip
+    )
     x, w = -np.abs(numbers(11, 23)), numbers(8, 23, seed=2)
     x[:, ::2] *= -1
     stats = backend.matmul(x if signed else np.abs(x), w).stats

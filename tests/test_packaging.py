@@ -58,7 +58,9 @@ def test_imports_go_down_the_rooms() -> None:
     checked = 0
     for name, path in modules().items():
         room = (name + ".").split(".")[1]
-        allowed = (*ROOMS, "cli", "showing") if room not in ROOMS else ROOMS[: ROOMS.index(room) + 1]
+        allowed = (
+            (*ROOMS, "cli", "showing") if room not in ROOMS else ROOMS[: ROOMS.index(room) + 1]
+        )
         above = {other for other in imported(name, path) if other not in allowed}
         assert not above, f"{name} imports {above}, which stand above it"
         checked += 1

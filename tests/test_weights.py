@@ -1,4 +1,4 @@
-"""Weights, tokenizers and configurations that are broken: one sentence that names what and where."""
+"""Broken weights, tokenizers and configurations: one sentence that names what and where."""
 
 import json
 import pickle
@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-
 from lightloom.instruments import InputError
 from lightloom.models import load_model
 from lightloom.models.weights import read_safetensors
+from safetensors.numpy import load_file, save_file
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_float32_is_not_copied(tmp_path: Path) -> None:
 def test_truncated_weights_are_refused(gpt2: Path, keep: int) -> None:
     path = gpt2 / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match="model.safetensors is no complete safetensors file"):
+    with pytest.raises(InputError, match=r"model\.safetensors is no complete safetensors file"):
         load_model(gpt2)
 
 
@@ -69,9 +68,16 @@ def test_weights_that_are_not_finite_are_named(gpt2: Path, name: str, bad: float
 
 @pytest.mark.parametrize(
     "name",
-    ["wte.weight", "wpe.weight", "ln_f.weight", "h.0.attn.c_attn.weight", "h.0.attn.c_attn.bias",
-     "h.1.mlp.c_proj.bias", "h.1.ln_2.bias"],
-)  # fmt: skip
+    [
+        "wte.weight",
+        "wpe.weight",
+        "ln_f.weight",
+        "h.0.attn.c_attn.weight",
+        "h.0.attn.c_attn.bias",
+        "h.1.mlp.c_proj.bias",
+        "h.1.ln_2.bias",
+    ],
+)
 def test_weights_of_another_shape_are_refused(gpt2: Path, name: str) -> None:
     arrays = load_file(gpt2 / "model.safetensors")
     whole = arrays[f"transformer.{name}"]
