@@ -43,7 +43,7 @@ def open_backend(name: str = "mock", seed: int = 0) -> Backend:
     ------
     InputError : for an unknown backend or profile
     """
-    kind, _, profile = name.partition(":")
+    kind, _, profile = str(name).partition(":")
     if kind == "digital" and not profile:
         return DigitalBackend()
     if kind == "mock":

@@ -81,6 +81,7 @@ class PreparedWeights:
     shape: tuple[int, ...]
     content: Any
     ranges: Ranges | None = None
+    maker: object = None
 
 
 class Backend(ABC):
@@ -109,7 +110,7 @@ class Backend(ABC):
             raise InputError(f"weights of shape {array.shape} are no matrix [..., M, K]")
         check_finite(array, "weights")
         content = self._prepare(array, ranges) if array.size else None
-        return PreparedWeights(array.shape, content, ranges)
+        return PreparedWeights(array.shape, content, ranges, self._maker)
 
     def matmul(self, x: Any, w: Any, at: Address | None = None) -> MatmulResult:
         """Multiply x [..., N, K] by w [..., M, K] transposed: float32 [..., N, M].
@@ -125,6 +126,8 @@ class Backend(ABC):
         """
         x = as_float(x, "x")
         prepared = w if isinstance(w, PreparedWeights) else self.prepare(w)
+        if prepared.maker != self._maker:
+            raise InputError("these weights were prepared by a backend of another kind or profile")
         leading, (outputs, length) = prepared.shape[:-2], prepared.shape[-2:]
         if x.ndim < 1 or x.shape[-1] != length or (leading and x.shape[:-2] != leading):
             raise InputError(
@@ -143,6 +146,11 @@ class Backend(ABC):
         stacked = x.reshape(matrices, rows.shape[1], length)
         result = self._matmul(stacked, prepared, Address(at.matmul, rows, at.attempt))
         return MatmulResult(result.y.reshape(*x.shape[:-1], outputs), result.stats)
+
+    @property
+    def _maker(self) -> object:
+        """What prepared weights depend on, beside the weights."""
+        return self.name
 
     @abstractmethod
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> Any:
@@ -164,7 +172,10 @@ def as_float(values: Any, name: str) -> np.ndarray:
     ------
     InputError : when they are not real numbers
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{name} is no array: its rows differ in length") from None
     if array.dtype == np.float32:
         return array
     if array.dtype.kind not in "fiub":

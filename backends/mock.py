@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..instruments import InputError
 from .address import Address
 from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from .detection import Detector, read
@@ -68,7 +69,13 @@ class MockBackend(Backend):
     def __init__(self, profile: OpticsProfile | None = None, seed: int = 0) -> None:
         super().__init__()
         self.profile = load_profile() if profile is None else profile
+        if not isinstance(self.profile, OpticsProfile):
+            raise InputError(f"profile = {profile!r} is no OpticsProfile; see load_profile")
+        if not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise InputError(f"seed = {seed!r} is no whole number from 0 to 2^64 - 1")
         self.seed = seed
+        words = {"sources", "name", "title"}
+        self._profile_text = self.profile.model_dump_json(exclude=words)
         self.geometry = Geometry.of(self.profile)
         self.fused = FUSED_AVAILABLE
         self._detector = Detector.of(self.profile)
@@ -77,6 +84,10 @@ class MockBackend(Backend):
     def describe(self) -> Mapping[str, Any]:
         """Give name, profile and seed, for the record of a run."""
         return {**super().describe(), "profile": self.profile.model_dump(), "seed": self.seed}
+
+    @property
+    def _maker(self) -> object:
+        return self._profile_text
 
     def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
         """Give the largest noise-free value that each output shows its converter.

@@ -17,9 +17,9 @@ FOLDER = Path(__file__).parent / "profiles"
 DEFAULT = "slm-camera"
 
 Bits = Annotated[int, Field(ge=1, le=32)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 
 
 class OpticsProfile(BaseModel):
@@ -183,6 +183,7 @@ class OpticsProfile(BaseModel):
         return OpticsProfile(**fields, sources=sources)
 
 
+_WORDS = frozenset({"name", "title", "sources"})
 _LIGHT_WAYS = (
     ("photons_full_scale", "photons_per_mac"),
     ("photons_per_mac", "photons_full_scale"),
@@ -212,12 +213,22 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
         raise InputError(f"cannot read the profile {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the profile {path} is not valid TOML: {error}") from None
-    constants = document.get("constants", {})
+    constants = document.get("constants")
+    surplus = document.keys() - {"title", "constants"}
+    if surplus or not isinstance(constants, dict):
+        raise InputError(
+            f"{path}: a profile holds a title and a table [constants], "
+            f"not {', '.join(sorted(surplus)) or 'a file without constants'}"
+        )
     for key, constant in constants.items():
-        if not isinstance(constant, dict) or not {"value", "source"} <= constant.keys():
+        if not isinstance(constant, dict) or set(constant) != {"value", "source"}:
             raise InputError(f"{path}: constants.{key} needs a value and a source")
+        if not isinstance(constant["source"], str) or not constant["source"].strip():
+            raise InputError(f"{path}: constants.{key} has no source")
+        if key not in OpticsProfile.model_fields or key in _WORDS:
+            raise InputError(f"{path}: constants.{key} is no constant of a profile")
     return OpticsProfile(
-        name=path.stem,
+        name=path.stem if path.parent == FOLDER else str(path),
         title=document.get("title", ""),
         sources={key: constant["source"] for key, constant in constants.items()},
         **{key: constant["value"] for key, constant in constants.items()},
@@ -235,8 +246,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
     key = key.strip()
     if not separator:
         raise InputError(f"--set {text!r} is not KEY=VALUE")
-    if key not in OpticsProfile.model_fields or key in {"name", "title", "sources"}:
-        raise InputError(f"--set {key!r} is no field of a profile; see: lightloom doctor --profile")
+    if key not in OpticsProfile.model_fields or key in _WORDS:
+        raise InputError(
+            f"--set {key!r} is no field of a profile; they are listed by: "
+            f"lightloom doctor --profile {DEFAULT}"
+        )
+    if "\n" in value:
+        raise InputError(f"--set {key}: the value has more than one line; give one --set a field")
     if value.strip().lower() in {"none", "ideal"} and key != "readout_range":
         return key, None
     if value.strip().lower() == "none":

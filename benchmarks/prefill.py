@@ -61,8 +61,7 @@ def random_gpt2(
         "n_head": heads,
         "n_positions": CONTEXT,
     }
-    readers: dict[str, Callable[[], Any]] = {k: (lambda a=v: a) for k, v in arrays.items()}
-    weights = Weights(Path("random"), readers)
+    weights = Weights.of_arrays(Path("random"), arrays)
     config = gpt2.read_config(document)
     return Model("random GPT-2", Path("random"), gpt2, config, document, weights, None)
 

@@ -66,6 +66,9 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             except LightloomError as error:
                 typer.echo(f"lightloom: {error}", err=True)
                 raise typer.Exit(2) from None
+            except OSError as error:  # standard output is full or closed
+                typer.echo(f"lightloom: cannot write the result: {error.strerror}", err=True)
+                raise typer.Exit(1) from None
             except KeyboardInterrupt:
                 typer.echo("lightloom: stopped by the operator", err=True)
                 raise typer.Exit(130) from None
@@ -115,17 +118,19 @@ def run(
     _set_threads(threads)
     from . import showing
     from .models import load_model, plan
+    from .models.model import check_sampling
 
     console = showing.console(for_people=not json_)
+    check_sampling(temperature, top_k, top_p)
     opened = _open(backend, profile, set_, seed)
     loaded = load_model(model)
     given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
     inputs, labels = _inputs(loaded, given, limit)
     with showing.warnings_as_remarks(console):
         if prompt is not None:
-            tokens = len(loaded.tokenizer.encode(prompt))
+            tokens = loaded.prompt_tokens(prompt).shape[1]
             room = max(loaded.config.context - tokens + 1, 1)
-            planned = plan(loaded, opened, 1, max(tokens, 1), min(max_tokens, room), placement)
+            planned = plan(loaded, opened, 1, tokens, min(max_tokens, room), placement)
         elif loaded.task == "vision":
             planned = plan(loaded, opened, min(len(inputs), 64), placement=placement)
         else:
@@ -216,7 +221,7 @@ def _open(name: str, profile: str | None, settings: list[str] | None, seed: int)
         return open_backend("digital")
     if name != "mock":
         raise InputError(f"unknown --backend {name!r}; choose digital or mock")
-    loaded = load_profile(profile or DEFAULT)
+    loaded = load_profile(DEFAULT if profile is None else profile)
     if settings:
         loaded = loaded.with_settings(dict(parse_setting(text) for text in settings))
     return MockBackend(loaded, seed)
@@ -231,12 +236,13 @@ def _inputs(model: "Model", given: dict[str, Any], limit: int | None) -> tuple[A
         "language": ("--prompt", "--text"),
         "encoder": ("--sentence", "--text"),
     }[model.task]
-    used = [option for option, value in given.items() if value]
-    if given["--prompt"] == "":
-        raise InputError("--prompt is empty")
+    used = [option for option, value in given.items() if value not in (None, [])]
+    empty = [option for option in used if str(given[option]) in ("", ".")]
+    if empty:
+        raise InputError(f"{empty[0]} is empty")
     if len(used) > 1 or any(option not in wanted for option in used):
         raise InputError(
-            f"{model.name!r} is a model of kind {model.task}: give one of {' or '.join(wanted)}, "
+            f"{model.name!r} is a model of kind {model.task}: give {' or '.join(wanted)}, "
             f"not {' and '.join(used)}"
         )
     if model.task == "vision":
@@ -267,19 +273,28 @@ def _images(model: "Model", path: Path | None, limit: int | None) -> tuple[Any, 
         path = model.source / "data.safetensors"
         if not path.is_file():
             raise InputError(f"{model.name!r} comes without images: give --images FILE")
-    if not path.is_file():
-        raise InputError(f"no file {str(path)!r}")
-    if path.suffix == ".npy":
+    if len(str(path)) > 1000 or not path.is_file():
+        raise InputError(f"no file {str(path)[:200]!r}")
+    if path.suffix.lower() == ".npy":
         import numpy as np
 
         try:
-            return np.load(path, allow_pickle=False)[:limit], None
-        except (ValueError, EOFError, OSError) as error:
-            raise InputError(f"{path} is no array file: {error}") from None
+            array = np.load(path, allow_pickle=False)
+        except Exception:  # numpy meets broken files with many kinds of exception
+            array = None
+        if not isinstance(array, np.ndarray) or not array.ndim:
+            raise InputError(f"{path} is no .npy file of numbers")
+        return array[:limit], None
+    if path.suffix.lower() != ".safetensors":
+        raise InputError(f"{path}: images come as .npy or .safetensors")
     arrays = load_arrays(path)
-    if "images" not in arrays:
+    if "images" not in arrays or not arrays["images"].ndim:
         raise InputError(f"{path} holds no array 'images'")
     labels = arrays.get("labels")
+    if labels is not None and labels.shape != arrays["images"].shape[:1]:
+        raise InputError(
+            f"{path}: labels of shape {labels.shape} for {len(arrays['images'])} images"
+        )
     return arrays["images"][:limit], None if labels is None else labels[:limit]
 
 

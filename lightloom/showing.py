@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -59,7 +60,7 @@ def warnings_as_remarks(where: Console) -> Iterator[None]:
     """Show warnings as one line each, without a source line."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        Console(stderr=True, highlight=False).print(f"note: {message}")
+        Console(stderr=True, highlight=False).print(f"note: {message}", markup=False)
 
     before = warnings.showwarning
     warnings.showwarning = show
@@ -72,9 +73,11 @@ def warnings_as_remarks(where: Console) -> Iterator[None]:
 def report(where: Console, result: "Report") -> None:
     """Print a run's report."""
     mark = " [bold yellow]MOCK[/]" if result.is_mock else ""
-    where.print(f"\n[bold]{result.model}[/] on the {result.backend} backend{mark}")
+    where.print(f"\n[bold]{escape(result.model)}[/] on the {result.backend} backend{mark}")
     if result.profile is not None:
-        where.print(f"bench profile [bold]{result.profile}[/]: {result.profile_title}")
+        where.print(
+            f"bench profile [bold]{escape(result.profile)}[/]: {escape(result.profile_title)}"
+        )
         where.print(f"placement {result.placement}")
     _quality(where, result)
     here, bench = result.throughput["here"], result.throughput["bench"]
@@ -89,7 +92,7 @@ def report(where: Console, result: "Report") -> None:
             f"{stats.photons:.3g} photoelectrons, {stats.saturated:,} saturated"
         )
     for remark in result.remarks:
-        where.print(f"[yellow]note:[/] {remark}")
+        where.print(f"[yellow]note:[/] {escape(remark)}")
 
 
 def _quality(where: Console, result: "Report") -> None:
@@ -242,11 +245,11 @@ def _layer(name: str) -> str | None:
 
 def profile(where: Console, shown: "OpticsProfile") -> None:
     """Print a profile's constants, each with its source."""
-    where.print(f"\n[bold]{shown.name}[/]: {shown.title}")
+    where.print(f"\n[bold]{escape(shown.name)}[/]: {escape(shown.title)}")
     table = Table("constant", "value", "source")
     for key, value in shown.model_dump(exclude={"name", "title", "sources"}).items():
         source = shown.sources.get(key, "not given: ideal, unlimited or assumed default")
-        table.add_row(key, "-" if value is None else f"{value}", source)
+        table.add_row(key, "-" if value is None else f"{value}", escape(source))
     where.print(table)
 
 

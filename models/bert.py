@@ -29,6 +29,7 @@ class Config(FamilyConfig):
     heads: int = Field(alias="num_attention_heads", ge=1)
     inner: int = Field(alias="intermediate_size", ge=1)
     context: int = Field(alias="max_position_embeddings", ge=1)
+    types: int = Field(default=2, alias="type_vocab_size", ge=1)
     epsilon: float = Field(default=1e-12, alias="layer_norm_eps", gt=0)
     activation: Annotated[str, AfterValidator(check_activation)] = Field(
         default="gelu", alias="hidden_act"
@@ -61,6 +62,11 @@ def program(config: Config, ending: str) -> Program:
             "table": "embeddings.word_embeddings.weight",
             "positions": "embeddings.position_embeddings.weight",
             "types": "embeddings.token_type_embeddings.weight",
+        },
+        stored={
+            "table": (config.vocabulary, width),
+            "positions": (config.context, width),
+            "types": (config.types, width),
         },
     )
     x = LayerWriter(p, "embedding", None).norm("norm", x, "embeddings.LayerNorm", config.epsilon)

@@ -64,6 +64,7 @@ def program(config: Config, ending: str) -> Program:
         ("tokens", "past"),
         (shape(BATCH, NEW, width),),
         weights={"table": "wte.weight", "positions": "wpe.weight"},
+        stored={"table": (config.vocabulary, width), "positions": (config.context, width)},
     )
     add_mask(p, "tokens", causal=True)
     for i in range(config.layers):

@@ -36,12 +36,12 @@ class Config(FamilyConfig):
         default="silu", alias="hidden_act"
     )
     tied: bool = Field(default=False, alias="tie_word_embeddings")
-    rotary_base: float = 1e4
+    rotary_base: float = Field(default=1e4, gt=0, alias="rope_base")
     rotary_scaling: Mapping[str, Any] = Field(default_factory=dict)
     query_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
-    window: int = 0
+    window: int = Field(default=0, ge=0, lt=2**31)
 
 
 def read_config(document: Mapping[str, Any]) -> Config:
@@ -54,10 +54,14 @@ def read_config(document: Mapping[str, Any]) -> Config:
     windowed = not qwen or document.get("use_sliding_window", False)
     bias = bool(document.get("attention_bias", False))
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    needed = {"linear": keys[:1], "llama3": keys, "default": ()}[kind]
+    for key in needed:
+        if not isinstance(rope.get(key), int | float) or rope[key] <= 0:
+            raise ValueError(f"rotary scaling {kind!r} wants {key} above 0, not {rope.get(key)!r}")
     scaling = {"scaling": kind} | {key: rope[key] for key in keys if key in rope}
     config = Config(
         **document,
-        rotary_base=rope.get("rope_theta", document.get("rope_theta", 1e4)),
+        rope_base=rope.get("rope_theta", document.get("rope_theta", 1e4)),
         rotary_scaling={} if kind == "default" else scaling,
         query_bias=qwen or bias,
         output_bias=bias and not qwen,
@@ -65,7 +69,9 @@ def read_config(document: Mapping[str, Any]) -> Config:
     )
     if config.head_width is None:
         check_heads(config.width, config.heads)
-    check_heads(config.heads, config.key_heads or config.heads)
+    key_heads = config.key_heads or config.heads
+    if config.heads % key_heads:
+        raise ValueError(f"{config.heads} query heads do not divide onto {key_heads} key heads")
     return config
 
 
@@ -86,6 +92,7 @@ def program(config: Config, ending: str) -> Program:
         ("tokens", "past"),
         (shape(BATCH, NEW, config.width),),
         weights={"table": "embed_tokens.weight"},
+        stored={"table": (config.vocabulary, config.width)},
     )
     add_mask(p, "tokens", causal=True, window=config.window)
     for i in range(config.layers):

@@ -6,12 +6,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ..instruments import InputError
 from ..instruments.errors import import_extra
 from . import bert, gpt2, llama, vit
 from .model import Model
 from .tokenizer import Tokenizer, gguf_tokenizer, read_tokenizer
-from .weights import Weights, read_folder, read_gguf, read_json
+from .weights import Stored, Weights, read_folder, read_gguf, read_json
 
 SHIPPED = Path(__file__).parent / "shipped"
 FAMILIES: Mapping[str, ModuleType] = {
@@ -22,6 +24,7 @@ FAMILIES: Mapping[str, ModuleType] = {
     "qwen2": llama,
     "vit": vit,
 }
+_LAYER = re.compile(r"(?:^|\.)(?:h|layer|layers)\.(\d+)\.")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -40,6 +43,8 @@ def load_model(name: str | Path = "digits") -> Model:
     MissingExtraError : when a package is needed that is not installed
     """
     path = Path(name)
+    if len(str(name)) > 1000 or not str(name).strip():
+        raise InputError(f"no model {str(name)[:40]!r}: give a name, a folder or a file")
     shipped = SHIPPED / str(name)
     if str(name) in shipped_names():
         return _open_folder(shipped, str(name))
@@ -67,7 +72,7 @@ def _open_file(path: Path) -> Model:
             "lightloom loads safetensors and GGUF only"
         )
     if path.suffix.lower() == ".safetensors":
-        return _open_folder(path.parent, path.resolve().parent.name)
+        raise InputError(f"{path} holds weights alone; give its folder, with config.json beside it")
     if path.suffix.lower() != ".gguf":
         raise InputError(f"{path} is neither a GGUF nor a safetensors file")
     return _open_gguf(path)
@@ -105,8 +110,8 @@ def _open_gguf(path: Path) -> Model:
         )
     try:
         document = _gguf_config(metadata, kind, weights)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} lacks the metadata {error}") from None
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{path} lacks usable metadata: {error}") from None
     renamed = weights.renamed(_gguf_name)
     if kind == "llama":
         renamed = _unpermuted(renamed, document)
@@ -128,16 +133,24 @@ def _assemble(
 ) -> Model:
     try:
         config = family.read_config(document)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{source}: {error}") from None
     prefix = family.PREFIX
     if any(tensor.startswith(prefix) for tensor in weights):
         weights = weights.renamed(lambda tensor: tensor.removeprefix(prefix))
+    numbers = [int(found[1]) for name in weights if (found := _LAYER.search(name))]
+    layers = max(numbers, default=-1) + 1
+    if config.layers != layers:  # said before a program of as many layers is written
+        raise InputError(
+            f"{source}: the configuration has {config.layers} layers, the weights have {layers}"
+        )
+    ending = "hidden" if family.TASK == "encoder" else "logits"
+    weights.check_shapes(family.program(config, ending).weight_shapes)
     return Model(name, source, family, config, document, weights, tokenizer)
 
 
 def _family(kind: Any, path: Path) -> ModuleType:
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
             f"{path}: model_type {kind!r} is an architecture that lightloom does not know; "
             f"it knows {', '.join(FAMILIES)}"
@@ -152,6 +165,10 @@ def _gguf_config(metadata: Mapping[str, Any], kind: str, weights: Weights) -> di
         return metadata[f"{kind}.{key}"]
 
     heads = value("attention.head_count")
+    key_heads = metadata.get(f"{kind}.attention.head_count_kv", heads)
+    for key, count in (("head_count", heads), ("head_count_kv", key_heads)):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{kind}.attention.{key} = {count!r}")
     scaling = metadata.get(f"{kind}.rope.scaling.type", "none")
     document = {
         "model_type": kind,
@@ -159,7 +176,7 @@ def _gguf_config(metadata: Mapping[str, Any], kind: str, weights: Weights) -> di
         "hidden_size": value("embedding_length"),
         "num_hidden_layers": value("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.get(f"{kind}.attention.head_count_kv", heads),
+        "num_key_value_heads": key_heads,
         "head_dim": metadata.get(
             f"{kind}.attention.key_length", value("embedding_length") // heads
         ),
@@ -205,22 +222,19 @@ def _unpermuted(weights: Weights, document: Mapping[str, Any]) -> Weights:
         "k_proj.weight": document["num_key_value_heads"],
     }
 
-    def reader(name: str, count: int) -> Any:
-        def read() -> Any:
-            stored = weights[name]
-            pairs = stored.reshape(count, stored.shape[0] // count // 2, 2, -1)
-            weights.forget(name)
-            return pairs.swapaxes(1, 2).reshape(stored.shape)
+    def reordered(entry: Stored, count: int) -> Stored:
+        def read() -> np.ndarray:
+            pairs = entry.read().reshape(count, entry.shape[0] // count // 2, 2, -1)
+            return pairs.swapaxes(1, 2).reshape(entry.shape)
 
-        return read
+        return Stored(entry.shape, read)
 
-    readers = {
-        name: reader(name, count)
-        for name in weights
-        for end, count in heads.items()
-        if name.endswith(end)
+    ends = {name: ".".join(name.split(".")[-2:]) for name in weights}
+    stored = {
+        name: reordered(entry, heads[ends[name]]) if ends[name] in heads else entry
+        for name, entry in weights.stored.items()
     }
-    return weights.with_readers(readers)
+    return Weights(weights.source, stored)
 
 
 def _is_hub_name(name: str) -> bool:

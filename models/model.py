@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import Backend, open_backend
+from ..backends.base import check_finite
 from ..instruments import InputError
 from ..scheduler import DEFAULT_POLICY, Executor, Program, State
 from .blocks import loss_program
@@ -29,6 +30,7 @@ class Cache:
     def __init__(self) -> None:
         self.states: dict[str, State] = {}
         self.length = 0
+        self.batch = 0
 
 
 class Model:
@@ -109,6 +111,8 @@ class Model:
         self, backend: Backend | str | None = None, placement: str = DEFAULT_POLICY
     ) -> Executor:
         """Give what runs this model's programs on a backend, with the weights prepared for it."""
+        if not isinstance(backend, Backend | str | None):
+            raise InputError(f"backend = {backend!r} is neither a backend nor the name of one")
         key = backend if isinstance(backend, str) else id(backend) if backend else "digital"
         if (key, placement) not in self._executors:
             opened = backend if isinstance(backend, Backend) else open_backend(str(key))
@@ -204,7 +208,7 @@ class Model:
         ------
         InputError : for a prompt that is empty or longer than the context
         """
-        tokens = self._prompt(prompt)
+        tokens = self.prompt_tokens(prompt)
         check_sampling(temperature, top_k, top_p)
         executor = self.executor(backend, placement)
         self.calibrate(executor)
@@ -305,17 +309,25 @@ class Model:
         past = 0 if cache is None else cache.length
         if cache is not None and not program.states:
             raise InputError(f"{self.name!r} is no language model and takes no cache")
-        if past and lengths is not None:
-            raise InputError("lengths cannot be given for tokens that follow a cache")
+        if cache is not None and lengths is not None:
+            raise InputError("lengths cannot be given with a cache: padding would become past")
         inputs, sizes = self._operands(data, lengths, past)
-        states = {} if cache is None else cache.states
+        cache = Cache() if cache is None else cache
+        if past and cache.batch != sizes["batch"]:
+            raise InputError(
+                f"a batch of {sizes['batch']} cannot follow a cache of {cache.batch} sequences"
+            )
         for name in program.states:
-            if name not in states:
-                states[name] = State()
-        outputs = executor.run(program, inputs, sizes, sequences, states)
-        if cache is not None:
-            cache.length += sizes["new"]
+            cache.states.setdefault(name, State())
+        try:
+            outputs = executor.run(program, inputs, sizes, sequences, cache.states)
+        except BaseException:
+            for state in cache.states.values():
+                state.length = past  # as if the pass had never begun
+            raise
+        cache.batch, cache.length = sizes["batch"], past + sizes["new"]
         result: np.ndarray = outputs[program.outputs[0]]
+        check_finite(result, f"the result of {self.name!r}")
         return result
 
     def _generate(
@@ -370,13 +382,22 @@ class Model:
             batch, new = tokens.shape
             operands = {"tokens": tokens}
         counts = np.full(batch, new) if lengths is None else np.asarray(lengths)
-        if counts.shape != (batch,) or not ((counts >= 1) & (counts <= new)).all():
+        if (
+            counts.dtype.kind not in "iu"
+            or counts.shape != (batch,)
+            or not ((counts >= 1) & (counts <= new)).all()
+        ):
             raise InputError(f"lengths {np.asarray(lengths)} are not {batch} numbers of 1 to {new}")
         operands |= {"lengths": counts, "past": past}
         return operands, {"batch": batch, "new": new, "past": past}
 
     def _checked_tokens(self, data: Any, past: int) -> np.ndarray:
-        tokens = np.asarray(data)
+        try:
+            tokens = np.asarray(data)
+        except ValueError:
+            raise InputError(
+                "tokens are integers [batch, sequence]; the rows differ in length"
+            ) from None
         if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
             raise InputError(
                 f"tokens are integers [batch, sequence], not {tokens.dtype} of shape {tokens.shape}"
@@ -408,12 +429,25 @@ class Model:
             return images.astype(np.float32, copy=False)
         path = self.source / "preprocessor_config.json"
         settings = read_json(path) if path.is_file() else {}
-        mean = np.asarray(settings.get("image_mean", [0.5]), dtype=np.float32)[:, None, None]
-        std = np.asarray(settings.get("image_std", [0.5]), dtype=np.float32)[:, None, None]
-        scaled = images.astype(np.float32) * np.float32(settings.get("rescale_factor", 1 / 255))
-        return np.asarray((scaled - mean) / std, dtype=np.float32)
+        try:
+            mean, std = (
+                np.broadcast_to(
+                    np.asarray(settings.get(key, [0.5]), dtype=np.float32), self.config.channels
+                )[:, None, None]
+                for key in ("image_mean", "image_std")
+            )
+            factor = np.float32(settings.get("rescale_factor", 1 / 255))
+        except (ValueError, TypeError):
+            raise InputError(
+                f"{path}: image_mean and image_std are {self.config.channels} numbers each, "
+                "rescale_factor is one"
+            ) from None
+        if not (np.isfinite([*mean.flat, *std.flat, factor]).all() and (std > 0).all()):
+            raise InputError(f"{path}: image_mean, image_std and rescale_factor must be finite")
+        return np.asarray((images.astype(np.float32) * factor - mean) / std, dtype=np.float32)
 
-    def _prompt(self, prompt: str | Sequence[int]) -> np.ndarray:
+    def prompt_tokens(self, prompt: str | Sequence[int]) -> np.ndarray:
+        """Give the checked tokens of a prompt: [1, sequence]."""
         self._want("language", "continue a prompt")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not ids:
@@ -424,7 +458,12 @@ class Model:
         path = self.source / "sentence_bert_config.json"
         limit = self.config.context
         if path.is_file():
-            limit = min(limit, int(read_json(path).get("max_seq_length") or limit))
+            asked = read_json(path).get("max_seq_length") or limit
+            if not isinstance(asked, int) or asked < 1:
+                raise InputError(f"{path}: max_seq_length = {asked!r} is no number of tokens")
+            limit = min(limit, asked)
+        if not text.strip():
+            raise InputError("a sentence is empty")
         ids = self.tokenizer.encode(text)
         if len(ids) > limit:
             warnings.warn(
@@ -438,12 +477,17 @@ class Model:
     @property
     def _pooling(self) -> str:
         path = self.source / "1_Pooling" / "config.json"
-        first = path.is_file() and read_json(path).get("pooling_mode_cls_token", False)
-        return "first" if first else "mean"
+        modes = read_json(path) if path.is_file() else {}
+        chosen = [key for key, value in modes.items() if key.startswith("pooling_mode") and value]
+        known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+        if len(chosen) > 1 or any(key not in known for key in chosen):
+            raise InputError(f"{path}: {', '.join(chosen)}; lightloom pools one of {list(known)}")
+        return known[chosen[0]] if chosen else "mean"
 
     def _end_tokens(self) -> frozenset[int]:
         ends = self.document.get("eos_token_id")
-        return frozenset([ends] if isinstance(ends, int) else ends or [])
+        several = ends if isinstance(ends, list) else [ends]
+        return frozenset(end for end in several if isinstance(end, int))
 
     def _want(self, task: str, what: str) -> None:
         if self.task != task:
@@ -482,6 +526,10 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read small arrays of any type from a safetensors file."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return dict(load_file(os.fspath(path)))
+    try:
+        return dict(load_file(os.fspath(path)))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is no safetensors file of arrays: {error}") from None

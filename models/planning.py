@@ -206,18 +206,20 @@ def plan(
             raise InputError(f"sequence = {sequence}: {model.name!r} always takes {context} tokens")
         sequence = context
     sequence = min(128, context) if sequence is None else sequence
+    if any(not isinstance(size, int) for size in (batch, sequence, new_tokens)):
+        raise InputError("batch, sequence and new tokens are whole numbers")
     if batch < 1 or sequence < 1 or new_tokens < 0:
         raise InputError(
             f"batch = {batch}, sequence = {sequence}, new tokens = {new_tokens}: "
             "want at least 1, 1 and 0"
         )
-    if sequence + max(new_tokens - 1, 0) > context:
-        raise InputError(
-            f"{sequence} + {new_tokens} tokens are more than the context of {model.name!r} holds "
-            f"({context})"
-        )
     if new_tokens and model.task != "language":
         raise InputError(f"new tokens = {new_tokens}: {model.name!r} generates none")
+    if sequence + max(new_tokens - 1, 0) > context:
+        after = f" and {new_tokens} new ones" if new_tokens else ""
+        raise InputError(
+            f"{sequence} tokens{after} are more than the context of {model.name!r} holds ({context})"
+        )
     passes = [({"batch": batch, "new": sequence, "past": 0}, 1)]
     passes += [
         ({"batch": batch, "new": 1, "past": sequence + index}, 1) for index in range(new_tokens - 1)
@@ -235,7 +237,9 @@ def _plan(
 ) -> Plan:
     profile = bench_profile(backend)
     program = model.program(_ENDINGS[task])
-    placed = place(program, placement) if backend.name != "digital" else frozenset()
+    placed = place(program, placement)
+    if backend.name == "digital":
+        placed = frozenset()
     steps = []
     for step in program.steps:
         optical = step.name in placed
@@ -300,6 +304,10 @@ def _run(
     sampling: Mapping[str, Any],
 ) -> Run:
     model, backend = plan.model, plan.backend
+    if labels is not None and np.shape(labels) != (len(inputs),):
+        raise InputError(f"labels of shape {np.shape(labels)} do not name {len(inputs)} images")
+    if plan.task == "classify" and not len(inputs):
+        raise InputError("there are no images to classify")
     executor = model.executor(backend, plan.placement)
     executor.records.clear()
     tell = progress or (lambda what, done, total: None)

@@ -35,6 +35,8 @@ class Tokenizer:
         ----------
         limit : cut the text so that there are at most this many, special ones included
         """
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError(f"the text {text[:40]!r} holds bytes that are no UTF-8")
         if limit is None:
             return list(self._inner.encode(text).ids)
         self._inner.enable_truncation(limit)
@@ -80,11 +82,20 @@ def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
             "is read from GGUF; put the model's tokenizer.json beside the file"
         )
     tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
+    try:
+        return Tokenizer(_byte_pairs(tokenizers, metadata, str(before), path), path)
+    except InputError:
+        raise
+    except Exception as error:  # the package raises plain Exception for a vocabulary with holes
+        raise InputError(f"the tokenizer in {path} is broken: {error}") from None
+
+
+def _byte_pairs(tokenizers: Any, metadata: Mapping[str, Any], before: str, path: Path) -> Any:
     words = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     vocabulary = {word: index for index, word in enumerate(words)}
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
-    inner.pre_tokenizer = _pre_tokenizer(tokenizers, str(before), path)
+    inner.pre_tokenizer = _pre_tokenizer(tokenizers, before, path)
     inner.decoder = tokenizers.decoders.ByteLevel()
     control = [
         tokenizers.AddedToken(words[index], special=True, normalized=False)
@@ -92,7 +103,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
         if sort == 3
     ]
     inner.add_special_tokens(control)
-    return Tokenizer(inner, path)
+    return inner
 
 
 def _pre_tokenizer(tokenizers: Any, name: str, path: Path) -> Any:

@@ -68,7 +68,8 @@ def program(config: Config, ending: str) -> Program:
         size=config.patch,
     )
     weight = "embeddings.patch_embeddings.projection"
-    x = p.project("embedding.patches", "patch embedding", x, f"{weight}.weight", width)
+    stored = (width, config.channels, config.patch, config.patch)
+    x = p.project("embedding.patches", "patch embedding", x, f"{weight}.weight", width, stored)
     x = p.host(
         "embedding",
         "embedding",
@@ -80,6 +81,7 @@ def program(config: Config, ending: str) -> Program:
             "token": "embeddings.cls_token",
             "positions": "embeddings.position_embeddings",
         },
+        stored={"token": (1, 1, width), "positions": (1, config.context, width)},
     )
     add_mask(p, x, causal=False)
     for i in range(config.layers):

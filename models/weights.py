@@ -11,6 +11,7 @@ import json
 import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +24,42 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _PART = 1 << 20  # values converted at a time, so that converting needs no large temporary
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A tensor on disk: its shape, and what reads it in float32."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
 class Weights(Mapping[str, np.ndarray]):
     """Tensors by name, float32, each checked to be finite when it is first read.
 
     Parameters
     ----------
     source : the file or folder, for messages
-    readers : name -> function that gives the tensor in float32
+    stored : name -> tensor on disk
     """
 
-    def __init__(self, source: Path, readers: Mapping[str, Callable[[], np.ndarray]]) -> None:
+    def __init__(self, source: Path, stored: Mapping[str, Stored]) -> None:
         self.source = source
-        self._readers = dict(readers)
+        self.stored = dict(stored)
         self._read: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def of_arrays(cls, source: Path, arrays: Mapping[str, np.ndarray]) -> "Weights":
+        """Give arrays in memory as weights."""
+        return cls(source, {k: Stored(v.shape, lambda v=v: v) for k, v in arrays.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._read.get(name)
         if array is None:
-            if name not in self._readers:
+            if name not in self.stored:
                 raise InputError(
                     f"{self.source}: no tensor {name!r} among its {len(self)}; the configuration "
                     "and the weights do not belong together"
                 )
-            array = self._readers[name]()
+            array = self.stored[name].read()
             with np.errstate(over="ignore", invalid="ignore"):
                 finite = np.isfinite(array.sum(dtype=np.float64))
             if not finite:
@@ -54,27 +68,34 @@ class Weights(Mapping[str, np.ndarray]):
         return array
 
     def __contains__(self, name: object) -> bool:
-        return name in self._readers
+        return name in self.stored
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self.stored)
 
     def renamed(self, rename: Callable[[str], str]) -> "Weights":
         """Give the same tensors under other names."""
-        return Weights(self.source, {rename(name): read for name, read in self._readers.items()})
+        return Weights(self.source, {rename(name): entry for name, entry in self.stored.items()})
 
-    def with_readers(self, readers: Mapping[str, Callable[[], np.ndarray]]) -> "Weights":
-        """Give the same tensors, some of them read in another way."""
-        return Weights(
-            self.source, {name: (lambda n=name: self[n]) for name in self} | dict(readers)
-        )
+    def check_shapes(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        """Check that tensors of these shapes are there, without reading them.
 
-    def forget(self, name: str) -> None:
-        """Drop the converted tensor from memory; it can be read again."""
-        self._read.pop(name, None)
+        Raises
+        ------
+        InputError : naming the first tensor that is missing or of another shape
+        """
+        for name, shape in wanted.items():
+            found = self.stored.get(name)
+            if found is not None and found.shape == shape:
+                continue
+            what = "is missing" if found is None else f"has shape {list(found.shape)}"
+            raise InputError(
+                f"{self.source}: tensor {name!r} {what}, the configuration wants {list(shape)}; "
+                "the configuration and the weights do not belong together"
+            )
 
 
 def read_safetensors(path: Path) -> Weights:
@@ -95,12 +116,12 @@ def read_safetensors(path: Path) -> Weights:
     except (SafetensorError, OSError, ValueError, struct.error) as error:
         raise InputError(f"{path} is no complete safetensors file: {error}") from None
     data = np.memmap(path, dtype=np.uint8, mode="r", offset=0)[8 + length :]
-    readers = {
-        name: _safetensor_reader(path, name, entry, data)
+    stored = {
+        name: Stored(tuple(entry["shape"]), _safetensor_reader(path, name, entry, data))
         for name, entry in header.items()
         if name != "__metadata__"
     }
-    return Weights(path, readers)
+    return Weights(path, stored)
 
 
 def read_folder(folder: Path) -> Weights:
@@ -125,7 +146,7 @@ def read_folder(folder: Path) -> Weights:
     if not isinstance(weight_map, dict):
         raise InputError(f"{index} has no weight_map")
     shards: dict[str, Weights] = {}
-    readers: dict[str, Callable[[], np.ndarray]] = {}
+    stored: dict[str, Stored] = {}
     for name, file in weight_map.items():
         path = folder / Path(str(file)).name
         if not path.is_file():
@@ -133,8 +154,8 @@ def read_folder(folder: Path) -> Weights:
         shard = shards.setdefault(path.name, read_safetensors(path))
         if name not in shard:
             raise InputError(f"{index} says that {name!r} is in {file!r}, but it is not there")
-        readers[name] = shard._readers[name]
-    return Weights(folder, readers)
+        stored[name] = shard.stored[name]
+    return Weights(folder, stored)
 
 
 def read_gguf(path: Path) -> tuple[Weights, dict[str, Any]]:
@@ -150,18 +171,18 @@ def read_gguf(path: Path) -> tuple[Weights, dict[str, Any]]:
         reader = gguf.GGUFReader(str(path))
         metadata = {key: field.contents() for key, field in reader.fields.items() if field.types}
         release = _releaser(reader.data)
-        readers = {
+        stored = {
             tensor.name: _gguf_reader(path, gguf, tensor, release) for tensor in reader.tensors
         }
     except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path} is no complete GGUF file: {error}") from None
     except Exception as error:  # the reader meets corrupt files with many kinds of exception
         raise InputError(f"{path} is no readable GGUF file: {type(error).__name__}") from None
-    if not readers:
+    if not stored:
         raise InputError(f"{path} holds no tensors")
     del reader  # it holds an array for every word of the vocabulary
     _return_free_memory()
-    return Weights(path, readers), metadata
+    return Weights(path, stored), metadata
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -228,10 +249,8 @@ def _releaser(mapped: np.ndarray) -> Callable[[], None]:
     return lambda: pages.madvise(advice)
 
 
-def _gguf_reader(
-    path: Path, gguf: Any, tensor: Any, release: Callable[[], None]
-) -> Callable[[], np.ndarray]:
-    shape = [int(size) for size in tensor.shape[::-1]]
+def _gguf_reader(path: Path, gguf: Any, tensor: Any, release: Callable[[], None]) -> Stored:
+    shape = tuple(int(size) for size in tensor.shape[::-1])
 
     def read() -> np.ndarray:
         if tensor.tensor_type == gguf.GGMLQuantizationType.F32:
@@ -251,4 +270,4 @@ def _gguf_reader(
         release()  # what was converted is not needed in its stored form again
         return result.reshape(shape)
 
-    return read
+    return Stored(shape, read)

@@ -5,7 +5,7 @@ Not here: overlap of light and host (a later scheduler), what a model is (lightl
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -143,17 +143,19 @@ class Executor:
         wanted = [step.name in placed for step in program.steps]
         stop = len(wanted) - wanted[::-1].index(True) if any(wanted) else 0
         sequences = np.arange(sizes["batch"])
+        ranges: dict[str, Ranges] = {}
         for step, ends in zip(program.steps[:stop], program.last_uses()[:stop], strict=True):
             if isinstance(step, HostStep):
                 self._run_host(step, operands, ends)
             else:
                 if step.name in placed:
-                    self.ranges[step.name] = self._observe(step, operands, backend)
+                    ranges[step.name] = self._observe(step, operands, backend)
                 operands[step.y] = self._multiply(
                     step, operands, sizes, sequences, self._host, Stats()
                 )
             for operand in ends:
                 operands.pop(operand, None)
+        self.ranges = ranges  # all at once: an interrupted pass leaves none
 
     def _observe(
         self, step: OpticalMatmul, operands: Mapping[str, Any], backend: MockBackend
@@ -232,13 +234,13 @@ class Executor:
     def _static(self, step: OpticalMatmul, backend: Backend) -> PreparedWeights:
         if backend is self._host:  # a view, checked when it was read: nothing to keep
             weight = _weight(step, self.weights)
-            return PreparedWeights(weight.shape, weight)
+            return PreparedWeights(weight.shape, weight, maker=self._host.name)
         prepared = self._prepared.get(step.name)
         ranges = self.ranges.get(step.name)
         if prepared is None:
             prepared = backend.prepare(_weight(step, self.weights), ranges=ranges)
         elif prepared.ranges is not ranges:
-            prepared = PreparedWeights(prepared.shape, prepared.content, ranges)
+            prepared = replace(prepared, ranges=ranges)
         self._prepared[step.name] = prepared
         return prepared
 

@@ -123,6 +123,7 @@ class Program:
     inputs : operands that the caller gives
     states : operands that live from one pass to the next (keys and values); appended to
     outputs : operands that the caller gets
+    weight_shapes : weight name -> shape that it must have on disk
     """
 
     steps: tuple[Step, ...]
@@ -130,6 +131,7 @@ class Program:
     states: tuple[str, ...]
     outputs: tuple[str, ...]
     shapes: Mapping[str, Shape]
+    weight_shapes: Mapping[str, tuple[int, ...]]
 
     @property
     def matmuls(self) -> tuple[OpticalMatmul, ...]:
@@ -156,6 +158,7 @@ class ProgramBuilder:
         self._shapes: dict[str, Shape] = {}
         self._inputs: list[str] = []
         self._states: list[str] = []
+        self._weights: dict[str, tuple[int, ...]] = {}
 
     def input(self, name: str, symbolic: Shape) -> str:
         """Declare an operand that the caller gives."""
@@ -173,9 +176,20 @@ class ProgramBuilder:
         """Give the symbolic shape of an operand."""
         return self._shapes[operand]
 
-    def project(self, name: str, kind: str, x: str, weight: str, outputs: int, **flags: Any) -> str:
-        """Multiply an operand by a static weight [outputs, K]."""
+    def project(
+        self,
+        name: str,
+        kind: str,
+        x: str,
+        weight: str,
+        outputs: int,
+        stored: tuple[int, ...] | None = None,
+        **flags: Any,
+    ) -> str:
+        """Multiply an operand by a static weight [outputs, K] (`stored`: how it lies on disk)."""
         x_shape = self._shapes[x]
+        usual = (outputs, x_shape[-1]({}))
+        self._weights[weight] = stored or (usual[::-1] if flags.get("transposed") else usual)
         step = OpticalMatmul(
             name, kind, x, weight, name, x_shape, (Size.of(outputs), x_shape[-1]), **flags
         )
@@ -197,9 +211,16 @@ class ProgramBuilder:
         out_shapes: tuple[Shape, ...] | None = None,
         outputs: tuple[str, ...] | None = None,
         weights: Mapping[str, str] | None = None,
+        stored: Mapping[str, tuple[int, ...]] | None = None,
         **parameters: Any,
     ) -> str:
-        """Add a host step; the result has the first input's shape unless told."""
+        """Add a host step; the result has the first input's shape unless told.
+
+        Its weights have the length of the first input's last axis, unless `stored` gives the shape.
+        """
+        for argument, weight in (weights or {}).items():
+            usual = self._shapes[inputs[0]][-1:]
+            self._weights[weight] = (stored or {}).get(argument) or tuple(s({}) for s in usual)
         names = (name,) if outputs is None else outputs
         shapes = (self._shapes[inputs[0]],) if out_shapes is None else out_shapes
         in_shapes = tuple(self._shapes[operand] for operand in inputs)
@@ -225,7 +246,12 @@ class ProgramBuilder:
                 raise ValueError(f"{step.name}: reads {missing} too early, or writes twice")
             known |= set(step.outputs)
         return Program(
-            tuple(self._steps), tuple(self._inputs), tuple(self._states), outputs, self._shapes
+            tuple(self._steps),
+            tuple(self._inputs),
+            tuple(self._states),
+            outputs,
+            self._shapes,
+            self._weights,
         )
 
     def _append(self, step: Step, shapes: list[Shape]) -> str:

@@ -91,7 +91,7 @@ def test_missing_tensor_and_missing_shard(gpt2: Path, references: Path, tmp_path
     arrays = load_file(gpt2 / "model.safetensors")
     del arrays["transformer.h.0.ln_1.bias"]
     save_file(arrays, gpt2 / "model.safetensors")
-    with pytest.raises(InputError, match=r"no tensor 'h\.0\.ln_1\.bias'"):
+    with pytest.raises(InputError, match=r"'h\.0\.ln_1\.bias' is missing"):
         load_model(gpt2).forward([[1]])
     shards = Path(shutil.copytree(references / "llama3", tmp_path / "shards"))
     next(shards.glob("model-*.safetensors")).unlink()
