@@ -150,10 +150,9 @@ def _convert(
     bits = detector.bits
     lowest = -limit
     if not detector.balanced:
-        pedestal = np.zeros(1, dtype=np.float32)
+        lowest = np.zeros(1, dtype=np.float32)
         if electrons is not None:
-            pedestal = np.float32(detector.pedestal) / (electrons * detector.gain)
-        lowest = -pedestal
+            lowest = -np.float32(detector.pedestal) / (electrons * detector.gain)
     if bits is None:
         saturated = np.count_nonzero((value < lowest) | (value > limit))
         return np.clip(value, lowest, limit), int(saturated)

@@ -154,8 +154,8 @@ def _encode_signed(
     else:
         shown = np.abs(signed) if light is None else light.astype(np.float32) * np.float32(unit)
         shown = shown * np.float32(light_unit / unit) + np.float32(light_leak)
-        rails = [(shown + sign * signed) / 2 for sign in (1, -1)]
-        bound = np.max([_uncalibrated_range(rail, 0.25) for rail in rails], axis=0)
+        each = [_uncalibrated_range((shown + sign * signed) / 2, 0.25) for sign in (1, -1)]
+        bound = np.maximum(*each)
         bound /= (1 - leak) ** 2
     return EncodedWeights(
         first,

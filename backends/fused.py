@@ -3,15 +3,15 @@
 Weak light is left to `detection.read`: the kernel skips those outputs and lists them.
 """
 
+import contextlib
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-try:
-    import numba
-except ImportError:  # the extra `fast` is not installed: numpy does it all
-    numba = None
-
+numba: Any = None
+with contextlib.suppress(ImportError):  # without the extra `fast`, numpy does it all
+    numba = import_module("numba")
 AVAILABLE = numba is not None
 
 
@@ -113,7 +113,7 @@ def _add_readings(
     return saturated, count
 
 
-add_readings = (
+add_readings: Any = (
     numba.njit(_add_readings, cache=True, nogil=True, error_model="numpy")
     if AVAILABLE
     else _add_readings

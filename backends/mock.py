@@ -314,7 +314,6 @@ class MockBackend(Backend):
         purpose = f"reading {exposure.sign} {rail}"
         stats.conversions += int(np.count_nonzero(factor[..., :1])) * shape[-1]
         z = None if electrons is None else stream.gaussian(purpose, shape[-1])
-        weak_words = lambda: stream.words(f"{purpose} photons", shape[-1])  # noqa: E731
         frame = self.geometry.outputs or shape[-1]
         if self._can_fuse(exposure, electrons):
             assert electrons is not None and z is not None and exposure.light is not None
@@ -364,6 +363,10 @@ class MockBackend(Backend):
             mean = mean * spread
             arrived = None if arrived is None else arrived * spread
 
+        def words(weak: np.ndarray) -> np.ndarray:
+            drawn = stream.words(f"{purpose} photons", shape[-1])
+            return np.asarray(drawn[chosen][weak])
+
         def pick(array: np.ndarray | None) -> np.ndarray | None:
             return (
                 array if array is None or chosen is ... else np.broadcast_to(array, shape)[chosen]
@@ -376,7 +379,7 @@ class MockBackend(Backend):
             pick(arrived),
             pick(electrons),
             pick(z),
-            lambda weak: weak_words()[chosen][weak],
+            words,
             pick(whole_range),
             detector,
         )
@@ -491,10 +494,11 @@ class _Block:
         if self.matrices == slice(None) or len(w.integers) == 1:
             return part, w
         names = ("integers", "light", "scale", "low", "sums", "light_sums", "total", "bound")
-        arrays = {name: getattr(w, name) for name in names}
-        return part, replace(
-            w, **{k: a if a is None else a[self.matrices] for k, a in arrays.items()}
-        )
+        cut: dict[str, Any] = {}
+        for name in names:
+            array = getattr(w, name)
+            cut[name] = None if array is None else array[self.matrices]
+        return part, replace(w, **cut)
 
 
 class _Streams:

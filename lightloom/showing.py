@@ -225,10 +225,10 @@ def plan(where: Console, planned: "Plan") -> None:
         key: sum(getattr(step, key) for step in planned.steps)
         for key in ("macs", "tiles", "weight_frames", "shots", "seconds")
     }
-    optical = sum(step.macs for step in planned.steps if step.where == "optical")
+    on_light = sum(step.macs for step in planned.steps if step.where == "optical")
     light = sum(step.seconds for step in planned.steps if step.where == "optical")
     where.print(
-        f"all layers: {_count(total['macs'])} MACs ({optical / max(total['macs'], 1):.1%} on "
+        f"all layers: {_count(total['macs'])} MACs ({on_light / max(total['macs'], 1):.1%} on "
         f"light), {total['tiles']:,} tiles, {total['weight_frames']:,} weight frames, "
         f"{total['shots']:,} shots"
     )
@@ -260,7 +260,7 @@ def findings() -> dict[str, Any]:
     from . import __version__
     from .backends import load_profile, profile_names
 
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload, index]
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "lightloom": __version__,
         "python": platform.python_version(),
@@ -300,7 +300,12 @@ def _installed(packages: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def _mock_path() -> str:
-    return "exact integer products in float32 or float64 by numpy; noise in numpy"
+    from .backends.fused import AVAILABLE
+
+    products = "exact integer products in numpy (float32, or float64 where bits ask for it)"
+    if AVAILABLE:
+        return f"{products}; noise and read-out in one pass compiled by numba"
+    return f"{products}; noise and read-out in numpy, since numba (extra 'fast') is not installed"
 
 
 def _count(value: float) -> str:

@@ -218,7 +218,8 @@ def plan(
     if sequence + max(new_tokens - 1, 0) > context:
         after = f" and {new_tokens} new ones" if new_tokens else ""
         raise InputError(
-            f"{sequence} tokens{after} are more than the context of {model.name!r} holds ({context})"
+            f"{sequence} tokens{after} are more than the {context} that the context of "
+            f"{model.name!r} holds"
         )
     passes = [({"batch": batch, "new": sequence, "past": 0}, 1)]
     passes += [

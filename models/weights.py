@@ -12,6 +12,7 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Weights(Mapping[str, np.ndarray]):
     @classmethod
     def of_arrays(cls, source: Path, arrays: Mapping[str, np.ndarray]) -> "Weights":
         """Give arrays in memory as weights."""
-        return cls(source, {k: Stored(v.shape, lambda v=v: v) for k, v in arrays.items()})
+        return cls(source, {k: Stored(v.shape, partial(np.asarray, v)) for k, v in arrays.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._read.get(name)
@@ -242,7 +243,7 @@ def _return_free_memory() -> None:
 
 def _releaser(mapped: np.ndarray) -> Callable[[], None]:
     """Give a function that lets the system drop a mapped file's pages, where it can."""
-    pages = mapped.base
+    pages: Any = mapped.base
     advice = getattr(mmap, "MADV_DONTNEED", None)  # POSIX only; elsewhere pages go when needed
     if advice is None or not isinstance(pages, mmap.mmap):
         return lambda: None

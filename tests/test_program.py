@@ -152,7 +152,7 @@ def test_ranges_ignore_masked_positions(references: Path) -> None:
     ("options", "message"),
     [
         ({"batch": 0}, "batch = 0"),
-        ({"sequence": 65}, "more than the context"),
+        ({"sequence": 65}, "more than the 64 that the context"),
         ({"new_tokens": -1}, "new tokens = -1"),
         ({"placement": "sun"}, "unknown placement"),
     ],
