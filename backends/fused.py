@@ -3,16 +3,21 @@
 Weak light is left to `detection.read`: the kernel skips those outputs and lists them.
 """
 
-import contextlib
-from importlib import import_module
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-numba: Any = None
-with contextlib.suppress(ImportError):  # without the extra `fast`, numpy does it all
-    numba = import_module("numba")
-AVAILABLE = numba is not None
+AVAILABLE = find_spec("numba") is not None  # the extra `fast`; without it numpy does it all
+
+
+@cache
+def kernel() -> Any:
+    """Give `_add_readings` compiled, from numba's cache on disk where it was compiled before."""
+    import numba  # large: only when a mock reads out
+
+    return numba.njit(cache=True, nogil=True, error_model="numpy")(_add_readings)
 
 
 def _add_readings(
@@ -111,10 +116,3 @@ def _add_readings(
                             skipped[count] = (i * rows + j) * outputs + k
                             count += 1
     return saturated, count
-
-
-add_readings: Any = (
-    numba.njit(_add_readings, cache=True, nogil=True, error_model="numpy")
-    if AVAILABLE
-    else _add_readings
-)

@@ -22,7 +22,7 @@ from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from .detection import Detector, read
 from .encoding import EncodedRows, EncodedWeights, encode_rows, encode_weights
 from .fused import AVAILABLE as FUSED_AVAILABLE
-from .fused import add_readings
+from .fused import kernel
 from .noise import Stream
 from .products import exact_products
 from .profile import OpticsProfile, load_profile
@@ -325,7 +325,7 @@ class MockBackend(Backend):
                 first, last = 0.0, 2.0**bits - 1
             whole_range = self._range(limit, None)
             assert whole_range is not None
-            saturated, count = add_readings(
+            saturated, count = kernel()(
                 detected,
                 np.ascontiguousarray(exposure.light),
                 exposure.signed,
