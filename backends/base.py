@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -94,7 +95,7 @@ class Backend(ABC):
     is_mock = False
 
     def __init__(self) -> None:
-        self._calls = 0
+        self._calls = itertools.count()
 
     def prepare(self, weights: Any, *, ranges: Ranges | None = None) -> PreparedWeights:
         """Check weights [..., M, K] and bring them into the form that this backend multiplies.
@@ -136,8 +137,7 @@ class Backend(ABC):
             )
         check_finite(x, "x")
         if at is None:
-            at = Address(f"call.{self._calls}", np.arange(x.size // max(length, 1)))
-            self._calls += 1
+            at = Address(f"call.{next(self._calls)}", np.arange(x.size // max(length, 1)))
         if not x.size or not np.prod(prepared.shape):  # nothing to sum, or nothing asked
             return MatmulResult(np.zeros((*x.shape[:-1], outputs), dtype=np.float32), Stats())
         matrices = int(np.prod(leading)) if leading else 1

@@ -152,7 +152,12 @@ def main() -> None:
             else f"{name:<20} {1e3 * median:8.1f} ms"
         )
     if options.json:
-        document = {"threads": options.threads, "tokens": options.tokens, "seconds": times}
+        document = {
+            "schema": 1,
+            "threads": options.threads,
+            "tokens": options.tokens,
+            "seconds": times,
+        }
         options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
 
 

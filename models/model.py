@@ -280,8 +280,11 @@ class Model:
         data : tokens [batch, sequence] or images; None takes what comes with the model or with
             lightloom: other data than any that is evaluated
         """
-        if not executor.needs_ranges:
-            return
+        with executor.lock:
+            if executor.needs_ranges:
+                self._calibrate(executor, data)
+
+    def _calibrate(self, executor: Executor, data: Any) -> None:
         ending = {"language": "logits", "encoder": "hidden", "vision": "logits"}[self.task]
         if data is None:
             data = self._calibration_data()

@@ -25,6 +25,7 @@ from ..scheduler import (
 )
 from .model import Model, check_sampling
 
+SCHEMA = 1  # of the JSON documents of plans and reports
 Progress = Callable[[str, int, int], None]
 
 _ENDINGS = {
@@ -77,6 +78,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Give the plan for JSON."""
         return {
+            "schema": SCHEMA,
             "model": self.model.name,
             "backend": self.backend.name,
             "profile": self.profile.name,
@@ -164,19 +166,23 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Give the report for JSON."""
         document = {key: value for key, value in vars(self).items() if key != "results"}
-        return document | {
-            "quality": dict(self.quality),
-            "throughput": dict(self.throughput),
-            "steps": [vars(step) for step in self.steps],
-            "stats": self.stats.as_dict(),
-            "remarks": list(self.remarks),
-            "results": dict(self.results),
-            "sources": {
-                "seconds_here": "measured on this machine, for what ran here",
-                "seconds_bench": f"predicted from the profile {self.profile!r}; host steps as "
-                "measured here",
-            },
-        }
+        return (
+            {"schema": SCHEMA}
+            | document
+            | {
+                "quality": dict(self.quality),
+                "throughput": dict(self.throughput),
+                "steps": [vars(step) for step in self.steps],
+                "stats": self.stats.as_dict(),
+                "remarks": list(self.remarks),
+                "results": dict(self.results),
+                "sources": {
+                    "seconds_here": "measured on this machine, for what ran here",
+                    "seconds_bench": f"predicted from the profile {self.profile!r}; host steps as "
+                    "measured here",
+                },
+            }
+        )
 
 
 def plan(

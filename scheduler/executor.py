@@ -6,6 +6,7 @@ Not here: overlap of light and host (a later scheduler), what a model is (lightl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ class Executor:
         self.ranges: dict[str, Ranges] = {}
         self.records: dict[str, StepRecord] = {}
         self.attempt = 0
+        self.lock = RLock()
         self._host = DigitalBackend()
         self._prepared: dict[str, PreparedWeights] = {}
         self._placed: dict[int, tuple[Program, frozenset[str]]] = {}
@@ -95,7 +97,18 @@ class Executor:
         """
         if sequences is None:
             sequences = np.arange(sizes["batch"])
-        operands = {**inputs, **(states or {})}
+        with self.lock:
+            return self._run(program, inputs, sizes, sequences, states or {})
+
+    def _run(
+        self,
+        program: Program,
+        inputs: Mapping[str, Any],
+        sizes: dict[str, int],
+        sequences: Sequence[int] | np.ndarray,
+        states: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        operands = {**inputs, **states}
         placed = self._placement(program)
         for step, ends in zip(program.steps, program.last_uses(), strict=True):
             optical = step.name in placed
