@@ -106,7 +106,7 @@ class MockBackend(Backend):
         matrices = len(w.content[0].integers)
         x = np.asarray(x, dtype=np.float32).reshape(matrices, -1, w.shape[-1])
         shape = (matrices, x.shape[1], w.shape[-2])
-        mask = np.broadcast_to(True, shape)
+        mask = None
         if valid is not None:
             mask = np.broadcast_to(valid, (*w.shape[:-2], *shape[1:])).reshape(shape)
         largest = np.zeros((matrices, len(w.content), shape[-1]))
@@ -116,9 +116,11 @@ class MockBackend(Backend):
                 for exposure in self._sums(encode_rows(part, self.profile), piece):
                     for rail in self._rails:
                         value = self._converted(exposure, rail)
-                        seen = np.where(mask[block.place], np.abs(value) / self._gain, 0)
+                        if mask is not None:
+                            value = np.where(mask[block.place], value, 0)
+                        seen = np.maximum(value.max(axis=1), -value.min(axis=1)) / self._gain
                         peak = largest[block.matrices, index]
-                        np.maximum(peak, seen.max(axis=1, initial=0), out=peak)
+                        np.maximum(peak, seen, out=peak)
         return largest
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[EncodedWeights]:

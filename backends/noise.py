@@ -13,6 +13,8 @@ Gaussian's by more than 1/128, 0.3 % of the kurtosis 3.
 from functools import cache, lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
+from threading import local
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,7 @@ POISSON_BELOW = 128.0
 _CELLS = 65_536
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LARGEST_COUNT = 1024
+_THREAD = local()
 
 
 @lru_cache(maxsize=8192)
@@ -47,8 +50,7 @@ class Stream:
         blocks = max(1, -(-count // 4))
         words = np.empty((len(rows), 4 * blocks), dtype=np.uint64)
         breaks = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] < rows[:-1])) + 1
-        generator = np.random.Philox(0)
-        state = generator.state
+        generator, state = _philox()
         state["state"]["key"] = self._key
         for first, last in zip([0, *breaks], [*breaks, len(rows)], strict=True):
             state["state"]["counter"] = _counter(int(rows[first]) * blocks)
@@ -166,6 +168,14 @@ def _quantiles() -> np.ndarray:
 @cache
 def _log_factorials() -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, _LARGEST_COUNT)))])
+
+
+def _philox() -> tuple[np.random.Philox, dict[str, Any]]:
+    """Give this thread's generator, and a state to be filled in: making one takes too long."""
+    if not hasattr(_THREAD, "philox"):
+        _THREAD.philox = np.random.Philox(0)
+        _THREAD.state = _THREAD.philox.state  # its buffer is empty, and stays so: whole blocks
+    return _THREAD.philox, _THREAD.state
 
 
 def _counter(value: int) -> np.ndarray:
