@@ -147,6 +147,11 @@ class Backend(ABC):
         result = self._matmul(stacked, prepared, Address(at.matmul, rows, at.attempt))
         return MatmulResult(result.y.reshape(*x.shape[:-1], outputs), result.stats)
 
+    def warm_up(self) -> None:
+        """Do what is done only once, such as compiling, so that no measured product pays for it."""
+        one = np.ones((1, 1), dtype=np.float32)
+        self.matmul(one, one, Address("warm up", np.zeros(1, dtype=np.uint64)))
+
     @property
     def _maker(self) -> object:
         """What prepared weights depend on, beside the weights."""

@@ -318,7 +318,8 @@ def _run(
     executor = model.executor(backend, plan.placement)
     executor.records.clear()
     tell = progress or (lambda what, done, total: None)
-    tell("calibrating read-out ranges", 0, 1)
+    tell("preparing", 0, 1)
+    backend.warm_up()
     model.calibrate(executor)
     task = {"classify": _classify, "embed": _embed, "generate": _generate}.get(
         plan.task, _perplexity
