@@ -25,7 +25,8 @@ Count = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 class OpticsProfile(BaseModel):
     """What a bench does to a matrix product; None means ideal, or unlimited.
 
-    The formulas are those of docs/explanation/light.md. Units are SI and in the names.
+    The formulas are those of docs/explanation/light.md. A converter (`readout_bits`) without a
+    `readout_range` has one per output row. Units are SI and in the names.
 
     Raises
     ------
@@ -92,6 +93,8 @@ class OpticsProfile(BaseModel):
     hold_power_w: NonNegative | None = None
 
     def __init__(self, **fields: Any) -> None:
+        if fields.get("readout_bits") is not None and fields.get("readout_range") is None:
+            fields["readout_range"] = "per-row"  # a converter has a range
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -108,11 +111,6 @@ class OpticsProfile(BaseModel):
                         f"{field} = {getattr(self, field):g} counts electrons and needs a light "
                         "level: give photons_full_scale or photons_per_mac"
                     )
-        if self.readout_bits is not None and self.readout_range is None:
-            raise ValueError(
-                f"readout_bits = {self.readout_bits} needs a readout_range: a number, "
-                "'per-matmul', 'per-row' or 'ideal'"
-            )
         physical_rails = 1 if self.encoding == "offset" else 2
         if self.rows is not None and self.rows < physical_rails:
             raise ValueError(

@@ -51,7 +51,8 @@ def read_config(document: Mapping[str, Any]) -> Config:
     if kind not in ("default", "linear", "llama3"):
         raise ValueError(f"rotary scaling of type {kind!r} is unknown; known: linear, llama3")
     qwen = document.get("model_type") == "qwen2"
-    windowed = not qwen or document.get("use_sliding_window", False)
+    if qwen and document.get("use_sliding_window", False):
+        raise ValueError("use_sliding_window = true: a window on some layers only is not known")
     bias = bool(document.get("attention_bias", False))
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     needed = {"linear": keys[:1], "llama3": keys, "default": ()}[kind]
@@ -65,7 +66,7 @@ def read_config(document: Mapping[str, Any]) -> Config:
         rotary_scaling={} if kind == "default" else scaling,
         query_bias=qwen or bias,
         output_bias=bias and not qwen,
-        window=(document.get("sliding_window") or 0) if windowed else 0,
+        window=0 if qwen else document.get("sliding_window") or 0,
     )
     if config.head_width is None:
         check_heads(config.width, config.heads)

@@ -239,6 +239,7 @@ def relu6(x: np.ndarray) -> None:
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], None]] = {
     "gelu": gelu,
+    "gelu_fast": gelu_tanh,
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "silu": silu,

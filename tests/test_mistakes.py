@@ -151,12 +151,12 @@ def test_settings_of_a_profile_that_contradict_each_other() -> None:
     for fields, message in (
         ({"photons_full_scale": 1.0, "photons_per_mac": 1.0}, "exclude each other"),
         ({"read_noise_e": 3.0}, "needs a light level"),
-        ({"readout_bits": 8}, "needs a readout_range"),
         ({"length": 1}, "side by side"),
         ({"extinction_ratio": 1.0}, "extinction_ratio = 1"),
         ({"encoding": "amplitude"}, "encoding = 'amplitude'"),
     ):
         with pytest.raises(InputError, match=message):
             OpticsProfile(**fields)
+    assert OpticsProfile(readout_bits=8).readout_range == "per-row"
     changed = load_profile().with_settings({"photons_per_mac": 2.0})
     assert changed.photons_full_scale is None and changed.sources["photons_per_mac"]
