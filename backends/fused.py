@@ -17,7 +17,11 @@ def kernel() -> Any:
     """Give `_add_readings` compiled, from numba's cache on disk where it was compiled before."""
     import numba  # large: only when a mock reads out
 
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(_add_readings)
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(_add_readings)
+    except RuntimeError:  # no folder to keep it in: compile again next time
+        return numba.njit(**options)(_add_readings)
 
 
 def _add_readings(

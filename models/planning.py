@@ -318,8 +318,9 @@ def _run(
     executor = model.executor(backend, plan.placement)
     executor.records.clear()
     tell = progress or (lambda what, done, total: None)
-    tell("preparing", 0, 1)
+    tell("preparing the backend", 0, 1)
     backend.warm_up()
+    tell("calibrating read-out ranges", 0, 1)
     model.calibrate(executor)
     task = {"classify": _classify, "embed": _embed, "generate": _generate}.get(
         plan.task, _perplexity
