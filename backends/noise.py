@@ -170,7 +170,7 @@ def _log_factorials() -> np.ndarray:
     return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, _LARGEST_COUNT)))])
 
 
-def _philox() -> tuple[np.random.Philox, dict[str, Any]]:
+def _philox() -> tuple[Any, dict[str, Any]]:
     """Give this thread's generator, and a state to be filled in: making one takes too long."""
     if not hasattr(_THREAD, "philox"):
         _THREAD.philox = np.random.Philox(0)
