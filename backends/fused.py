@@ -17,7 +17,7 @@ def kernel() -> Any:
     """Give `_add_readings` compiled, from numba's cache on disk where it was compiled before."""
     import numba  # large: only when a mock reads out
 
-    options = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(_add_readings)
     except RuntimeError:  # no folder to keep it in: compile again next time
