@@ -329,15 +329,15 @@ class MockBackend(Backend):
             assert whole_range is not None
             saturated, count = kernel()(
                 detected,
-                np.ascontiguousarray(exposure.light),
-                exposure.signed,
+                _plain(exposure.light),
+                _plain(exposure.signed),
                 float(rail),
-                np.ascontiguousarray(factors),
+                _plain(factors),
                 frame if source is not None else shape[-1],
-                np.ascontiguousarray(electrons[..., 0]),
-                z,
-                np.ascontiguousarray(np.broadcast_to(whole_range, (shape[0], 1, shape[2]))[:, 0]),
-                np.ascontiguousarray(factor[..., 0]),
+                _plain(electrons[..., 0]),
+                _plain(z),
+                _plain(np.broadcast_to(whole_range, (shape[0], 1, shape[2]))[:, 0]),
+                _plain(factor[..., 0]),
                 detector.gain,
                 detector.variance,
                 detector.full_well,
@@ -564,6 +564,11 @@ def _pieces(matrices: int, rows: int, outputs: int) -> Iterator[tuple[slice, sli
     for matrix in range(matrices):
         for first in range(0, rows, step):
             yield slice(matrix, matrix + 1), slice(first, first + step)
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """Give a contiguous, writable float32 array: the one kind that the kernel is compiled for."""
+    return np.require(array, np.float32, ["C", "W"])
 
 
 class _Clock:

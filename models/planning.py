@@ -23,7 +23,7 @@ from ..scheduler import (
     optical_cost,
     place,
 )
-from .model import Model, check_sampling
+from .model import Model
 
 SCHEMA = 1  # of the JSON documents of plans and reports
 Progress = Callable[[str, int, int], None]
@@ -107,7 +107,7 @@ class Plan:
         labels : of the images, for the accuracy
         progress : called with (what, done, total)
         reference : also run digitally, for the comparison
-        sampling : temperature, top_k, top_p, seed, and `on_text` (called with text as it comes)
+        sampling : temperature, top_k, top_p, seed
 
         Raises
         ------
@@ -330,8 +330,7 @@ def _run(
     wall = time.perf_counter() - start
     digital = results
     if reference and backend.name != "digital":
-        quiet = dict(sampling) | {"on_text": None}
-        digital = task(plan, inputs, None, tell, quiet)[0]
+        digital = task(plan, inputs, None, tell, sampling)[0]
     quality = _quality(plan, results, digital if reference else None, labels)
     records = list(executor.records.values())
     bench = _bench_seconds(records, bench_profile(backend)) if backend.name != "digital" else None
@@ -378,17 +377,13 @@ def _generate(
     plan: Plan, prompt: Any, backend: Backend | None, tell: Progress, sampling: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     wanted = 1 + sum(times for _, times in plan.passes[1:])
-    settings = {k: v for k, v in sampling.items() if k != "on_text"}
-    on_text = sampling.get("on_text")
     pieces = []
     generator = plan.model.generate(
-        prompt, wanted, backend=backend, placement=plan.placement, **settings
+        prompt, wanted, backend=backend, placement=plan.placement, **sampling
     )
     for piece in generator:
         pieces.append(piece)
         tell(_name(backend), min(len(pieces), wanted), wanted)
-        if on_text is not None:
-            on_text(piece)
     tell(_name(backend), wanted, wanted)
     text = "".join(pieces)
     return {"text": text}, max(len(plan.model.tokenizer.encode(text)), 1), "tokens"
@@ -545,4 +540,4 @@ def _remarks(profile: OpticsProfile, stats: Stats, is_digital: bool) -> tuple[st
     return tuple(remarks)
 
 
-__all__ = ["Plan", "PlannedStep", "Report", "Run", "StepShare", "check_sampling", "plan"]
+__all__ = ["Plan", "PlannedStep", "Report", "Run", "StepShare", "plan"]

@@ -120,5 +120,18 @@ def test_every_encoding_runs_the_model(digits: Model, data: dict[str, np.ndarray
             assert accuracy(digits, images, MockBackend(profile)) >= 0.95, (encoding, detection)
 
 
+def test_nothing_is_compiled_while_a_run_is_measured(
+    digits: Model, data: dict[str, np.ndarray]
+) -> None:
+    # a first run would report the compiler's speed as the bench's
+    pytest.importorskip("numba", reason="needs the extra 'fast'")
+    from lightloom.backends.fused import kernel
+
+    kernel.cache_clear()
+    for name in ("slm-camera", "projection-2030"):
+        digits.forward(data["images"][:40], backend=f"mock:{name}")
+    assert len(kernel().signatures) == 1
+
+
 def test_the_recipe_is_in_the_repository() -> None:
     assert (Path(__file__).parents[1] / "examples" / "train_digits.py").is_file()
