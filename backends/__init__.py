@@ -7,7 +7,7 @@ from ..instruments import InputError
 from .address import Address, row_ids
 from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from .digital import DigitalBackend
-from .mock import MockBackend
+from .mock import MockBackend, mock_path
 from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
 from .tiling import Geometry, Tile, tile_count, tiles
 
@@ -25,6 +25,7 @@ __all__ = [
     "Stats",
     "Tile",
     "load_profile",
+    "mock_path",
     "open_backend",
     "parse_setting",
     "profile_names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -38,17 +39,18 @@ class Stats:
 
     def add(self, other: Stats) -> None:
         """Add the events of another product to these."""
-        for item in fields(self):
-            if item.name == "seconds":
-                for stage, seconds in other.seconds.items():
-                    self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-            else:
-                setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Give the counts for JSON."""
         counts = {item.name: getattr(self, item.name) for item in fields(self)}
         return counts | {"frames": self.input_frames + self.weight_frames}
+
+
+_COUNTS = tuple(item.name for item in fields(Stats) if item.name != "seconds")
 
 
 @dataclass(frozen=True)
@@ -135,22 +137,33 @@ class Backend(ABC):
                 f"x of shape {x.shape} and weights of shape {prepared.shape} do not multiply: "
                 "want x [..., N, K] and weights [M, K], or both with the same leading axes"
             )
-        check_finite(x, "x")
+        self._check_rows(x)
         if at is None:
-            at = Address(f"call.{next(self._calls)}", np.arange(x.size // max(length, 1)))
-        if not x.size or not np.prod(prepared.shape):  # nothing to sum, or nothing asked
+            ids = np.arange(x.size // max(length, 1), dtype=np.uint64)
+            at = Address(f"call.{next(self._calls)}", ids)
+        if 0 in x.shape or 0 in prepared.shape:  # nothing to sum, or nothing asked
             return MatmulResult(np.zeros((*x.shape[:-1], outputs), dtype=np.float32), Stats())
         matrices = int(np.prod(leading)) if leading else 1
-        rows = np.broadcast_to(np.asarray(at.rows, dtype=np.uint64), _rows_shape(x, at))
-        rows = np.ascontiguousarray(rows).reshape(matrices, -1)
+        rows = np.asarray(at.rows, dtype=np.uint64)
+        if rows.shape != x.shape[:-1]:
+            rows = np.broadcast_to(rows, _rows_shape(x, at))
+        rows = np.require(rows.reshape(matrices, -1), requirements=["C", "W"])
         stacked = x.reshape(matrices, rows.shape[1], length)
-        result = self._matmul(stacked, prepared, Address(at.matmul, rows, at.attempt))
+        try:
+            result = self._matmul(stacked, prepared, Address(at.matmul, rows, at.attempt))
+        except InputError:
+            check_finite(x, "x")  # says where
+            raise
         return MatmulResult(result.y.reshape(*x.shape[:-1], outputs), result.stats)
 
     def warm_up(self) -> None:
         """Do what is done only once, such as compiling, so that no measured product pays for it."""
         one = np.ones((1, 1), dtype=np.float32)
         self.matmul(one, one, Address("warm up", np.zeros(1, dtype=np.uint64)))
+
+    def _check_rows(self, x: np.ndarray) -> None:
+        """Refuse rows that are not finite; a backend that meets them anyway may do so later."""
+        check_finite(x, "x")
 
     @property
     def _maker(self) -> object:
@@ -196,12 +209,14 @@ def check_finite(array: np.ndarray, name: str) -> None:
     ------
     InputError : when a number is not finite
     """
-    # a sum is finite unless something in it is not (or all of it is enormous: look closer then)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum(dtype=np.float32)):
-            return
-    bad = ~np.isfinite(array)
-    if bad.any():
+    if array.size > 1 << 14:
+        # a sum is finite unless something in it is not, or all is enormous: look closer then
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(array.sum(dtype=np.float32)):
+                return
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = ~finite
         where = tuple(int(index) for index in np.argwhere(bad)[0])
         raise InputError(
             f"{name} has {int(bad.sum())} values that are not finite, the first {array[where]} "

@@ -1,12 +1,15 @@
 """From light to numbers: noise, full well, converter, for one reading of every output.
 
-`read` states it in numpy, element by element; `fused.py` does the same arithmetic in one pass where
-numba is installed, with the same bits. Units: light in element pairs at full transmission, counts
-in electrons, values in units of y after scaling.
+`read` states it in numpy; `kernels.read_rows` does the same float32 operations in one pass where
+numba is installed, and gives the same bits. Light is in element pairs at full transmission. A value
+is v = E / (P g) of E electrons: in units of y after scaling, or, where the difference of two rails
+is converted, in units of its integer sum, so that the sum is the value.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +30,7 @@ class Detector:
     quiet_variance : the same without the dark counts themselves
     full_well : electrons of light that one detector holds beside the dark
     pedestal : electrons below zero at which a converter's range begins (per reading)
+    converts : 0 nothing, 1 saturates at a range, 2 rounds to codes as well
     """
 
     gain: float
@@ -37,6 +41,7 @@ class Detector:
     full_well: float
     pedestal: float
     bits: int | None
+    converts: int
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> "Detector":
@@ -50,6 +55,9 @@ class Detector:
         subtraction = detectors * dark / profile.dark_frames if profile.dark_frames else 0.0
         full_well = float("inf") if profile.full_well_e is None else profile.full_well_e - dark
         variance = detectors * dark + read + subtraction
+        converts = 0
+        if profile.readout_range is not None:
+            converts = 1 if profile.readout_bits is None else 2
         return cls(
             gain,
             balanced,
@@ -59,109 +67,291 @@ class Detector:
             full_well,
             5 * variance**0.5,
             profile.readout_bits,
+            converts,
         )
 
     @property
-    def weak_below(self) -> float:
-        """Electrons of arriving light below which counts are drawn as Poisson numbers."""
-        return POISSON_BELOW - (2 if self.balanced else 1) * self.dark
+    def has_well(self) -> bool:
+        """Whether a detector can fill up."""
+        return self.full_well != float("inf")
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """Lowest and highest code, the inverse of the number of steps, and the two ends beyond
+        which a value saturates, in steps: float32 [5]. What lies on an end, up to the rounding of
+        float32, does not exceed it.
+        """
+        steps = 2.0 ** (self.bits or 0) - 1
+        half = 2.0 ** ((self.bits or 0) - 1)
+        ends = (-half, half - 1) if self.balanced else (0.0, steps)
+        beyond = [(ends[0] - 0.5) * (1 + 1e-6), (ends[1] + 0.5) * (1 + 1e-6)]
+        return np.array([*ends, 1 / steps if steps else 0.0, *beyond], dtype=np.float32)
+
+    def row_terms(
+        self,
+        light: np.ndarray,
+        electrons: np.ndarray | float | None,
+        times: np.ndarray,
+        gain: float,
+    ) -> np.ndarray:
+        """Give what `read` needs of each row: float32 [8, n].
+
+        Parameters
+        ----------
+        light : the row's own term of the light, in element pairs
+        electrons : P, or P of each row; None for light without photons
+        times : the row's scale with the sign of the reading; 0 without this reading
+        gain : g of v = E / (P g)
+
+        Returns
+        -------
+        terms : light; variance of v per light; variance of v without light; light below which
+            counts are few; pedestal; full well (of v, or of light if balanced); times; P
+        """
+        terms = np.empty((8, len(times)), dtype=np.float32)
+        if isinstance(electrons, np.ndarray):
+            terms[:] = self._noise_terms(electrons, gain)
+        else:
+            terms[:] = self._fixed_terms(electrons, gain)
+        terms[0], terms[6] = light, times
+        return terms
+
+    @lru_cache(maxsize=64)  # noqa: B019 (detectors are few and small)
+    def _fixed_terms(self, electrons: float | None, gain: float) -> np.ndarray:
+        """Give the terms that are the same for every row: float64 [8, 1]."""
+        if electrons is None:
+            return np.array([[0.0], [0.0], [0.0], [0.0], [0.0], [np.inf], [0.0], [0.0]])
+        return self._noise_terms(np.array([electrons]), gain)
+
+    def _noise_terms(self, electrons: np.ndarray, gain: float) -> np.ndarray:
+        per_value, zeros = 1 / (electrons * gain), np.zeros_like(electrons)
+        detectors = 2 if self.balanced else 1
+        return np.stack(
+            [
+                zeros,
+                per_value / gain,
+                self.variance * per_value * per_value,
+                (POISSON_BELOW - detectors * self.dark) / electrons,
+                self.pedestal * per_value,
+                self.full_well * (1 / electrons if self.balanced else per_value),
+                zeros,
+                electrons,
+            ]
+        )
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one reading of a block of outputs depends on, beside the random numbers.
+
+    Parameters
+    ----------
+    signed : sums of integers [n, M]: the difference of the rails (balanced), or a rail
+    light : sums for the light of both rails (balanced); None where it is the row's own term
+    units : light per sum, 1 / g, g: float32 [3]
+    rows : `Detector.row_terms`
+    light_term : the output's own term of the light, float32 [M]
+    limit, inverse_step : of the converter, float32 [M] or [n, 1]; unused without one
+    scale : what makes y of a value, or of the code of a difference: float32 [M]
+    step : of the converter, float32 [n, 1], where `scale` does not hold it (ideal ranges)
+    source : factors of the light, float32 [n, frames] of `frame` outputs each; None without
+    first : the number of the first of these outputs
+    """
+
+    signed: np.ndarray
+    light: np.ndarray | None
+    units: np.ndarray
+    rows: np.ndarray
+    light_term: np.ndarray
+    limit: np.ndarray
+    inverse_step: np.ndarray
+    scale: np.ndarray
+    source: np.ndarray | None
+    frame: int
+    first: int
+    step: np.ndarray | None = None
+
+    def of_rows(self, rows: Any) -> "Reading":
+        """Give the reading of some rows."""
+        source, light = self.source, self.light
+        return Reading(
+            self.signed[rows],
+            None if light is None else light[rows],
+            self.units,
+            self.rows[:, rows],
+            self.light_term,
+            self.limit,
+            self.inverse_step,
+            self.scale,
+            None if source is None else source[rows],
+            self.frame,
+            self.first,
+        )
+
+    def of(self, rows: np.ndarray, outputs: np.ndarray) -> "Reading":
+        """Give the reading of single outputs, named by row and column: [n, 1] each."""
+
+        def pick(values: np.ndarray) -> np.ndarray:
+            return np.asarray(values[outputs][:, None])
+
+        source = self.source
+        return Reading(
+            self.signed[rows, outputs][:, None],
+            None if self.light is None else self.light[rows, outputs][:, None],
+            self.units,
+            self.rows[:, rows],
+            pick(self.light_term),
+            pick(self.limit),
+            pick(self.inverse_step),
+            pick(self.scale),
+            None if source is None else source[rows, (self.first + outputs) // self.frame][:, None],
+            self.frame,
+            0,
+        )
+
+
+def noise_free(reading: Reading, detector: Detector) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give the value and the light that arrives: float32 [n, M]; None where it is the row's own."""
+    units, spread = reading.units, None
+    if reading.source is not None:
+        last = reading.first + reading.signed.shape[1]
+        spread = np.repeat(reading.source, reading.frame, axis=1)[:, reading.first : last]
+    light = reading.light if detector.balanced else reading.signed
+    arrived = None
+    if light is not None:
+        arrived = np.multiply(light, units[0], dtype=np.float32, casting="same_kind")
+        arrived += reading.rows[0, :, None]
+        arrived += reading.light_term
+    elif spread is not None:
+        arrived = np.broadcast_to(reading.rows[0, :, None], reading.signed.shape)
+    if spread is not None:
+        assert arrived is not None
+        arrived = arrived * spread
+    if not detector.balanced:
+        assert arrived is not None
+        return arrived * units[1], arrived
+    value = reading.signed.astype(np.float32, copy=False)
+    return value if spread is None else value * spread, arrived
 
 
 def read(
-    mean: np.ndarray,
-    light: np.ndarray | None,
-    electrons: np.ndarray | None,
+    reading: Reading,
     z: np.ndarray | None,
     words: Callable[[np.ndarray], np.ndarray] | None,
-    limit: np.ndarray | None,
     detector: Detector,
 ) -> tuple[np.ndarray, int]:
     """Read every output once.
 
     Parameters
     ----------
-    mean : what is converted: a rail's light, or the difference of both (balanced)
-    light : what arrives, and so makes the noise
-    electrons : P, broadcastable to `mean`; None for light without photons
-    z : standard normal numbers, as `mean`
+    z : standard normal numbers [n, M], overwritten; None for light without photons
     words : gives the random words of the outputs where a mask is True (for weak light)
-    limit : the converter's range R, broadcastable to `mean`; None for no converter
 
     Returns
     -------
-    value : in units of y after scaling
+    value : times the scales of row and output, float32 [n, M]
     saturated : how many values exceeded a full well or the range
     """
-    if electrons is None:
-        value, saturated = mean / detector.gain, 0
-    else:
-        assert light is not None and z is not None and words is not None
-        counts, saturated = _count(mean * electrons, light * electrons, z, words, detector)
-        value = counts / (electrons * detector.gain)
-    if limit is None:
-        return value, saturated
-    value, beyond = _convert(value, limit, electrons, detector)
-    return value, saturated + beyond
+    value, arrived = noise_free(reading, detector)
+    rows, saturated = reading.rows[:, :, None], 0
+    if arrived is None:
+        arrived = rows[0]
+    if detector.balanced and detector.has_well:
+        value, arrived, saturated = _fill(value, arrived, reading, detector)
+    if z is not None:
+        assert words is not None
+        sigma = np.maximum(arrived, 0) * rows[1]
+        sigma += rows[2]
+        np.sqrt(sigma, out=sigma)
+        weak = arrived < rows[3]
+        if weak.any():
+            weak = np.broadcast_to(weak, value.shape)
+            few = _few_photons(value, arrived, z, weak, words(weak), reading, detector)
+            value = np.add(np.multiply(z, sigma, out=z), value, out=z)
+            value[weak] = few
+        else:
+            value = np.add(np.multiply(z, sigma, out=z), value, out=z)
+        if not detector.balanced and detector.has_well:
+            saturated += int(np.count_nonzero(value > rows[5]))
+            np.minimum(value, rows[5], out=value)
+    elif detector.balanced:
+        value = value.copy()
+    if detector.converts:
+        saturated += _convert(value, reading, rows[4], detector)
+    value *= reading.scale
+    value *= rows[6]
+    return value, saturated
 
 
-def _count(
-    signal: np.ndarray,
+def _fill(
+    value: np.ndarray, arrived: np.ndarray, reading: Reading, detector: Detector
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Let photodiodes fill up: the difference misses what is above their full well."""
+    full = reading.rows[5, :, None]
+    difference = value * reading.units[2]
+    plus, minus = (arrived + difference) * np.float32(0.5), (arrived - difference) * np.float32(0.5)
+    fuller = (plus > full) | (minus > full)
+    saturated = int(np.count_nonzero(plus > full) + np.count_nonzero(minus > full))
+    if saturated:  # the others keep their bits
+        plus, minus = np.minimum(plus, full), np.minimum(minus, full)
+        value = np.where(fuller, (plus - minus) * reading.units[1], value)
+        arrived = np.where(fuller, plus + minus, arrived)
+    return value, arrived, saturated
+
+
+def _few_photons(
+    value: np.ndarray,
     arrived: np.ndarray,
     z: np.ndarray,
-    words: Callable[[np.ndarray], np.ndarray],
+    weak: np.ndarray,
+    words: np.ndarray,
+    reading: Reading,
     detector: Detector,
-) -> tuple[np.ndarray, int]:
-    """Give detected electrons, the mean dark level subtracted."""
-    saturated, full_well = 0, detector.full_well
-    if detector.balanced and (arrived > full_well).any():
-        # a photodiode that fills up adds no more: the difference misses what is above
-        sides = [(arrived + sign * signal) / 2 for sign in (1, -1)]
-        saturated = int(sum(np.count_nonzero(side > full_well) for side in sides))
-        plus, minus = (np.minimum(side, full_well) for side in sides)
-        full = (sides[0] > full_well) | (sides[1] > full_well)  # the others keep their bits
-        signal = np.where(full, plus - minus, signal)
-        arrived = np.where(full, plus + minus, arrived)
-    counts: np.ndarray = signal + np.sqrt(np.maximum(arrived, 0) + detector.variance) * z
-    weak = arrived < detector.weak_below
-    if weak.any():
-        drawn = words(weak)
-        exact = detector.quiet_variance**0.5 * z[weak].astype(np.float64)
-        if detector.balanced:
-            plus = np.maximum((arrived + signal)[weak] / 2, 0) + detector.dark
-            minus = np.maximum((arrived - signal)[weak] / 2, 0) + detector.dark
-            exact += poisson(plus, drawn) - poisson(minus, ~drawn)
-        else:
-            exact += poisson(np.maximum(arrived[weak], 0) + detector.dark, drawn) - detector.dark
-        counts[weak] = exact
-    if not detector.balanced and np.isfinite(full_well):
-        saturated += int(np.count_nonzero(counts > full_well))
-        np.minimum(counts, full_well, out=counts)
-    return counts, saturated
+) -> np.ndarray:
+    """Draw photon counts of the outputs in weak light as Poisson numbers."""
+
+    def of_weak(values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.broadcast_to(values, weak.shape)[weak], dtype=np.float64)
+
+    electrons, gain = of_weak(reading.rows[7, :, None]), float(reading.units[2])
+    light = of_weak(arrived) * electrons
+    counts = detector.quiet_variance**0.5 * of_weak(z)
+    if detector.balanced:
+        difference = of_weak(value) * electrons * gain
+        plus, minus = (np.maximum(light + s * difference, 0) / 2 for s in (1, -1))
+        counts += poisson(plus + detector.dark, words) - poisson(minus + detector.dark, ~words)
+    else:
+        counts += poisson(np.maximum(light, 0) + detector.dark, words) - detector.dark
+    return counts / (electrons * gain)
 
 
-def _convert(
-    value: np.ndarray, limit: np.ndarray, electrons: np.ndarray | None, detector: Detector
-) -> tuple[np.ndarray, int]:
-    """Saturate at the range and round to the converter's codes; count what saturated.
+def _convert(value: np.ndarray, reading: Reading, pedestal: np.ndarray, detector: Detector) -> int:
+    """Saturate at the range and round to the converter's codes, in place; count what saturated.
 
     Balanced: codes -2^(b-1) .. 2^(b-1) - 1 of step q = 2 R / (2^b - 1), zero among them.
     Per reading: from a dark pedestal of five sigma below zero up to R, in 2^b - 1 steps.
     """
-    bits = detector.bits
-    lowest = -limit
+    limit = reading.limit
+    if detector.converts == 1:
+        shown = np.clip(value, -limit if detector.balanced else -pedestal, limit)
+        saturated = int(np.count_nonzero(shown != value))
+        value[...] = shown
+        return saturated
+    lowest, highest, inverse_steps, low_end, high_end = detector.codes
+    step = reading.step
+    if detector.balanced:
+        value *= reading.inverse_step
+    else:
+        step = (limit + pedestal) * inverse_steps
+        value += pedestal
+        value /= step
+    saturated = 0
+    if value.max(initial=highest) > high_end or value.min(initial=lowest) < low_end:
+        saturated = int(np.count_nonzero((value > high_end) | (value < low_end)))
+    np.rint(value, out=value)
+    np.clip(value, lowest, highest, out=value)
+    if step is not None:
+        value *= step
     if not detector.balanced:
-        lowest = np.zeros(1, dtype=np.float32)
-        if electrons is not None:
-            lowest = -np.float32(detector.pedestal) / (electrons * detector.gain)
-    if bits is None:
-        saturated = np.count_nonzero((value < lowest) | (value > limit))
-        return np.clip(value, lowest, limit), int(saturated)
-    step = (limit - lowest) / np.float32(2.0**bits - 1)
-    first, last = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    if not detector.balanced:
-        value, first, last = value - lowest, 0, 2**bits - 1
-    code = np.rint(value / step)
-    end = limit if detector.balanced else limit - lowest
-    saturated = np.count_nonzero((code < first) | ((code > last) & (value > end)))
-    value = np.clip(code, first, last) * step
-    return np.asarray(value if detector.balanced else value + lowest), int(saturated)
+        value -= pedestal
+    return saturated

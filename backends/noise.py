@@ -22,13 +22,17 @@ POISSON_BELOW = 128.0
 _CELLS = 65_536
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LARGEST_COUNT = 1024
+_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _THREAD = local()
 
 
 @lru_cache(maxsize=8192)
-def _key(seed: int, matmul: str, attempt: int, purpose: str, part: int) -> np.ndarray:
+def stream_keys(seed: int, matmul: str, attempt: int, purpose: str, part: int) -> np.ndarray:
+    """Give three keys of Philox: of normal numbers, of their tails, of photon counts: [3, 2]."""
     text = f"{seed}|{matmul}|{attempt}|{purpose}|{part}".encode()
-    return np.frombuffer(blake2b(text, digest_size=16).digest(), dtype=np.uint64)
+    digest = bytearray(blake2b(text, digest_size=48).digest())
+    return np.frombuffer(digest, dtype=np.uint64).reshape(3, 2)
 
 
 class Stream:
@@ -42,40 +46,60 @@ class Stream:
     """
 
     def __init__(self, seed: int, matmul: str, attempt: int, purpose: str, part: int) -> None:
-        self._who = (seed, matmul, attempt, purpose, part)
-        self._key = _key(*self._who)
+        self._keys = stream_keys(seed, matmul, attempt, purpose, part)
 
-    def words(self, rows: np.ndarray, count: int) -> np.ndarray:
+    def words(self, rows: np.ndarray, count: int, key: int = 2) -> np.ndarray:
         """Give at least `count` random uint64 words for each row id: [rows, >= count]."""
         blocks = max(1, -(-count // 4))
-        words = np.empty((len(rows), 4 * blocks), dtype=np.uint64)
-        breaks = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] < rows[:-1])) + 1
         generator, state = _philox()
-        state["state"]["key"] = self._key
-        for first, last in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+        state["state"]["key"] = self._keys[key]
+
+        def draw(first: int, last: int) -> np.ndarray:
             state["state"]["counter"] = _counter(int(rows[first]) * blocks)
             generator.state = state
-            words[first:last] = generator.random_raw((last - first) * 4 * blocks).reshape(
-                last - first, -1
-            )
+            drawn: np.ndarray = generator.random_raw((last - first) * 4 * blocks)
+            return drawn.reshape(last - first, 4 * blocks)
+
+        steps = rows[1:] - rows[:-1]
+        if (steps == 1).all() and (len(rows) < 2 or rows[-1] > rows[0]):
+            return draw(0, len(rows))
+        breaks = np.flatnonzero((steps != 1) | (rows[1:] < rows[:-1])) + 1
+        words = np.empty((len(rows), 4 * blocks), dtype=np.uint64)
+        for first, last in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+            words[first:last] = draw(first, last)
         return words
 
     def gaussian(self, rows: np.ndarray, count: int) -> np.ndarray:
         """Give `count` independent standard normal numbers for each row id: float32."""
         if not len(rows):
             return np.empty((0, count), dtype=np.float32)
-        cells = self.words(rows, -(-count // 4)).view(np.uint16)[:, :count]
-        z: np.ndarray = _quantiles().take(cells)
-        outermost = np.flatnonzero(((cells + np.uint16(1)) <= 1).ravel())
+        cells = self.words(rows, -(-count // 4), 0).view(np.uint16)[:, :count]
+        z: np.ndarray = quantiles().take(cells)
+        outermost = np.flatnonzero((cells.reshape(-1) + np.uint16(1)) <= 1)
         if outermost.size:
-            tail = Stream(self._who[0], *self._who[1:3], f"{self._who[3]} tail", self._who[4])
-            flat = z.reshape(-1)
-            for index in outermost:
-                row, output = divmod(int(index), count)
-                word = tail.words(rows[row : row + 1] * np.uint64(count) + np.uint64(output), 1)
-                share = (float(word[0, 0] >> np.uint64(11)) + 0.5) * 2.0**-53
-                flat[index] = np.copysign(-NormalDist().inv_cdf(share / _CELLS), flat[index])
+            row, output = np.divmod(outermost, count)
+            words = tail_words(
+                rows[row] * np.uint64(count) + output.astype(np.uint64), *self._keys[1]
+            )
+            shares = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53 / _CELLS
+            tails = np.array([-NormalDist().inv_cdf(share) for share in shares], np.float32)
+            z.reshape(-1)[outermost] = np.copysign(tails, z.reshape(-1)[outermost])
         return z
+
+
+def tail_words(number: Any, key0: Any, key1: Any) -> Any:
+    """Give one word for a number in the tail: two turns of SplitMix64's mixing, each with a key.
+
+    Parameters
+    ----------
+    number : uint64, names row and output; scalars or arrays (the compiled path uses it too)
+    """
+    z = number + key0
+    for _ in range(2):
+        z = (z ^ (z >> _30)) * _MIX1
+        z = (z ^ (z >> _27)) * _MIX2
+        z = (z ^ (z >> _31)) + key1
+    return z
 
 
 def poisson(mean: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -140,21 +164,23 @@ def _poisson_by_rejection(mean: np.ndarray, words: np.ndarray) -> np.ndarray:
 
 def device_gaussian(seed: int, part: str, shape: tuple[int, ...]) -> np.ndarray:
     """Give the fixed random pattern of a device part (its personality): float64 `shape`."""
-    generator = np.random.Generator(np.random.Philox(key=_key(seed, "device", 0, part, 0)))
+    generator = np.random.Generator(
+        np.random.Philox(key=stream_keys(seed, "device", 0, part, 0)[0])
+    )
     return generator.standard_normal(shape)
 
 
 def _uniform(words: np.ndarray, index: int) -> np.ndarray:
     """Give number `index` of each word's SplitMix64 sequence, in (0, 1)."""
     z = words + np.uint64((index + 1) * int(_GOLDEN) % 2**64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
+    z = (z ^ (z >> _30)) * _MIX1
+    z = (z ^ (z >> _27)) * _MIX2
+    z ^= z >> _31
     return np.asarray(((z >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
 
 
 @cache
-def _quantiles() -> np.ndarray:
+def quantiles() -> np.ndarray:
     """Give the table of 65,536 normal quantiles (float32), its inner variance made exact."""
     normal = NormalDist()
     half = np.array([normal.inv_cdf((cell + 0.5) / _CELLS) for cell in range(_CELLS // 2)])

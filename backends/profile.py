@@ -64,7 +64,10 @@ class OpticsProfile(BaseModel):
     extinction_model: Literal["leak", "clamp"] = "leak"
     gain_rms: Annotated[float, Field(ge=0, lt=1)] | None = None
     crosstalk: Annotated[float, Field(ge=0, lt=1)] | None = None
+    lut_rms: Annotated[float, Field(ge=0, lt=0.5)] | None = None
     source_rms: Annotated[float, Field(ge=0, lt=1)] | None = None
+    drift_rms: Annotated[float, Field(ge=0, lt=0.2)] | None = None
+    drift_rows: Positive = 1e4
     device_seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     # geometry of one weight frame, in modulator rows and elements

@@ -13,10 +13,11 @@ import importlib.util
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .matmul import interleaved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,18 +103,6 @@ def torch_pass(model: "Model") -> Callable[["np.ndarray"], Any]:
             return f.linear(x, w["wte.weight"])
 
     return run
-
-
-def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Time calls in turn, `repeats` rounds after two to warm up: seconds of each round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - start)
-    return times
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .models import Plan, Report
 
 _EXTRAS = {
-    "fast": ("numba",),
+    "fast": ("numba", "onnxruntime"),
     "models": ("gguf", "tokenizers"),
     "hub": ("huggingface_hub",),
     "train": ("sklearn", "torch"),
@@ -300,12 +300,9 @@ def _installed(packages: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def _mock_path() -> str:
-    from .backends.fused import AVAILABLE
+    from .backends import mock_path
 
-    products = "exact integer products in numpy (float32, or float64 where bits ask for it)"
-    if AVAILABLE:
-        return f"{products}; noise and read-out in one pass compiled by numba"
-    return f"{products}; noise and read-out in numpy, since numba (extra 'fast') is not installed"
+    return "; ".join(f"{what}: {how}" for what, how in mock_path().items())
 
 
 def _count(value: float) -> str:

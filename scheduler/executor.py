@@ -110,7 +110,8 @@ class Executor:
     ) -> dict[str, Any]:
         operands = {**inputs, **states}
         placed = self._placement(program)
-        for step, ends in zip(program.steps, program.last_uses(), strict=True):
+        row_ids = _RowIds(sizes, sequences)
+        for step, ends in zip(program.steps, program.last_uses, strict=True):
             optical = step.name in placed
             record = self.records.get(step.name)
             if record is None:
@@ -121,9 +122,7 @@ class Executor:
                 self._run_host(step, operands, ends)
             else:
                 backend = self.backend if optical else self._host
-                operands[step.y] = self._multiply(
-                    step, operands, sizes, sequences, backend, record.stats
-                )
+                operands[step.y] = self._multiply(step, operands, row_ids, backend, record.stats)
             record.seconds += time.perf_counter() - start
             for operand in ends:
                 operands.pop(operand, None)
@@ -155,17 +154,15 @@ class Executor:
         placed = self._placement(program)
         wanted = [step.name in placed for step in program.steps]
         stop = len(wanted) - wanted[::-1].index(True) if any(wanted) else 0
-        sequences = np.arange(sizes["batch"])
+        row_ids = _RowIds(sizes, np.arange(sizes["batch"]))
         ranges: dict[str, Ranges] = {}
-        for step, ends in zip(program.steps[:stop], program.last_uses()[:stop], strict=True):
+        for step, ends in zip(program.steps[:stop], program.last_uses[:stop], strict=True):
             if isinstance(step, HostStep):
                 self._run_host(step, operands, ends)
             else:
                 if step.name in placed:
                     ranges[step.name] = self._observe(step, operands, backend)
-                operands[step.y] = self._multiply(
-                    step, operands, sizes, sequences, self._host, Stats()
-                )
+                operands[step.y] = self._multiply(step, operands, row_ids, self._host, Stats())
             for operand in ends:
                 operands.pop(operand, None)
         self.ranges = ranges  # all at once: an interrupted pass leaves none
@@ -221,8 +218,7 @@ class Executor:
         self,
         step: OpticalMatmul,
         operands: Mapping[str, Any],
-        sizes: Mapping[str, int],
-        sequences: Sequence[int] | np.ndarray,
+        row_ids: "_RowIds",
         backend: Backend,
         stats: Stats,
     ) -> np.ndarray:
@@ -232,13 +228,8 @@ class Executor:
             if step.dynamic
             else self._static(step, backend)
         )
-        rows = (
-            np.zeros(x.shape[:-1], dtype=np.uint64)
-            if backend is self._host
-            else _row_ids(x, sizes, sequences)
-        )
         try:
-            result = backend.matmul(x, weights, Address(step.name, rows, self.attempt))
+            result = backend.matmul(x, weights, Address(step.name, row_ids.of(x), self.attempt))
         except InputError as error:
             raise InputError(f"{step.name}: {error}") from None
         stats.add(result.stats)
@@ -271,15 +262,27 @@ def _weight(step: OpticalMatmul, weights: Mapping[str, np.ndarray]) -> np.ndarra
     return array
 
 
-def _row_ids(
-    x: np.ndarray, sizes: Mapping[str, int], sequences: Sequence[int] | np.ndarray
-) -> np.ndarray:
-    """Name each row of x [B, ..., K]: its sequence, its head, its position."""
-    per_sequence = int(np.prod(x.shape[1:-1], dtype=int))
-    new, past = sizes["new"], sizes["past"]
-    heads, count = (per_sequence // new, new) if per_sequence % new == 0 else (1, per_sequence)
-    positions = past + new - count + np.arange(count)
-    return row_ids(np.asarray(sequences), heads, positions).reshape(x.shape[:-1])
+class _RowIds:
+    """Names the rows of operands in one pass: their sequence, their head, their position."""
+
+    def __init__(self, sizes: Mapping[str, int], sequences: Sequence[int] | np.ndarray) -> None:
+        self._sizes, self._sequences = sizes, sequences
+        self._known: dict[tuple[int, ...], np.ndarray] = {}
+
+    def of(self, x: np.ndarray) -> np.ndarray:
+        """Give an id for each row of x [B, ..., K]: uint64 [B, ...]."""
+        shape = x.shape[:-1]
+        known = self._known.get(shape)
+        if known is None:
+            per_sequence = int(np.prod(shape[1:], dtype=int))
+            new, past = self._sizes["new"], self._sizes["past"]
+            heads, count = (
+                (per_sequence // new, new) if per_sequence % new == 0 else (1, per_sequence)
+            )
+            positions = past + new - count + np.arange(count)
+            known = row_ids(np.asarray(self._sequences), heads, positions).reshape(shape)
+            self._known[shape] = known
+        return known
 
 
 def _with_margin(largest: np.ndarray, readout_range: float | str | None) -> np.ndarray:

@@ -7,6 +7,7 @@ its parameters. A family's page (lightloom.models) writes one with `ProgramBuild
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from .sizes import Shape, Size, shape
@@ -138,8 +139,9 @@ class Program:
         """The products, in order."""
         return tuple(step for step in self.steps if isinstance(step, OpticalMatmul))
 
+    @cached_property
     def last_uses(self) -> list[tuple[str, ...]]:
-        """Give, for each step, the operands that nothing reads after it."""
+        """For each step, the operands that nothing reads after it."""
         kept = {*self.outputs, *self.states}
         seen: set[str] = set()
         ends: list[tuple[str, ...]] = []

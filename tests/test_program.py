@@ -63,7 +63,7 @@ def test_declared_shapes_are_the_real_ones(references: Path, name: str) -> None:
 
 def test_operands_are_dropped_when_nothing_reads_them_any_more(references: Path) -> None:
     program = load_model(references / "llama").program("logits")
-    dropped = [name for ends in program.last_uses() for name in ends]
+    dropped = [name for ends in program.last_uses for name in ends]
     assert len(dropped) == len(set(dropped))
     kept = {*program.outputs, *program.states}
     written = {name for step in program.steps for name in step.outputs}

@@ -1,0 +1,78 @@
+"""Time the body of a GPT-2-small-sized model with every projection on the mock, beside float32.
+
+    python -m lightloom.benchmarks.body --threads 1
+
+Twelve layers of width 768 with seeded random weights, a vocabulary of 512 so that the head does not
+count; one pass over 128 tokens, and one more token after them with a key-value cache. The float32
+run is lightloom's digital backend on numpy, whose program and host steps are the same; the mock has
+8-bit modulators and converter, balanced detection, 1e5 electrons. Rounds are interleaved.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+TOKENS, NEW_TOKENS, VOCABULARY = 128, 8, 512
+
+
+def measure(repeats: int, rest_s: float) -> dict[str, dict[str, list[float]]]:
+    """Time every backend: what -> backend -> seconds of each round."""
+    import numpy as np
+
+    from ..backends import Backend, DigitalBackend, MockBackend, OpticsProfile
+    from ..models import Cache
+    from .matmul import BENCH
+    from .prefill import random_gpt2
+
+    model = random_gpt2(vocabulary=VOCABULARY)
+    tokens = np.random.Generator(np.random.Philox(1)).integers(0, VOCABULARY, (1, TOKENS))
+    backends: dict[str, Backend] = {"float32 numpy": DigitalBackend()}
+    for encoding in ("push-pull", "abs-split", "offset"):
+        backends[encoding] = MockBackend(OpticsProfile(**BENCH, encoding=encoding))
+    seconds: dict[str, dict[str, list[float]]] = {
+        what: {name: [] for name in backends} for what in ("128 tokens", "one token")
+    }
+    for turn in range(repeats + 1):  # the first one warms up
+        for name, backend in backends.items():
+            cache = Cache()
+            time.sleep(rest_s)
+            start = time.perf_counter()
+            model.forward(tokens, cache=cache, backend=backend, placement="projections")
+            took = [time.perf_counter() - start]
+            for _ in range(NEW_TOKENS):
+                start = time.perf_counter()
+                model.forward(tokens[:, :1], cache=cache, backend=backend, placement="projections")
+                took.append(time.perf_counter() - start)
+            if turn:
+                seconds["128 tokens"][name].append(took[0])
+                seconds["one token"][name] += took[1:]
+    return seconds
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(options.threads)
+    from .matmul import REST_S
+
+    seconds = measure(options.repeats, REST_S if options.threads > 1 else 0.0)
+    for what, times in seconds.items():
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        base = medians["float32 numpy"]
+        shares = ", ".join(f"{name} {m / base:.2f}" for name, m in medians.items() if m != base)
+        print(f"{what}: float32 numpy {1e3 * base:.1f} ms; of that time {shares}")
+    if options.json:
+        document = {"schema": 1, "threads": options.threads, "seconds": seconds}
+        options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

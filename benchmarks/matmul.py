@@ -1,0 +1,201 @@
+"""Time one product on the mock: every encoding and path, beside float32 numpy and other simulators.
+
+    python -m lightloom.benchmarks.matmul --threads 1 --json matmul.json
+
+Everything runs in one process, in turn, so that a noisy machine disturbs all alike; the figure is
+the ratio of medians to float32 `np.matmul`. With more than one thread each call waits until the
+threads of the call before have gone to sleep: OpenBLAS lets them spin for a while.
+
+Benches: 8-bit modulators and converter, a range per row, 1e5 electrons at full scale, five of read
+noise. Gains of single elements and errors of look-up tables pass light that is no multiple of a
+level, and take further planes of integers. aihwkit and AnalogVNN are timed where installed.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+SHAPES = ((768, 3072), (3072, 768), (768, 768))
+ROWS = (1, 128, 1024)
+REST_S = 0.05  # longer than OpenBLAS's threads spin after a product
+
+BENCH: dict[str, Any] = {
+    "input_bits": 8,
+    "weight_bits": 8,
+    "readout_bits": 8,
+    "readout_range": "per-row",
+    "photons_full_scale": 1e5,
+    "read_noise_e": 5.0,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "push-pull": {"encoding": "push-pull"},
+    "abs-split": {"encoding": "abs-split"},
+    "offset": {"encoding": "offset"},
+    "push-pull, per reading": {"encoding": "push-pull", "detection": "per-reading"},
+    "abs-split, per reading": {"encoding": "abs-split", "detection": "per-reading"},
+    "push-pull, gains": {"encoding": "push-pull", "gain_rms": 0.01},
+    "abs-split, gains": {"encoding": "abs-split", "gain_rms": 0.01},
+    "push-pull, gains, table": {"encoding": "push-pull", "gain_rms": 0.01, "lut_rms": 0.01},
+    "push-pull, source, drift": {"encoding": "push-pull", "source_rms": 0.001, "drift_rms": 0.01},
+}
+
+
+def peers(weights: Any) -> dict[str, Callable[[Any], Any]]:
+    """Give the products of other simulators that are installed."""
+    makers = {"aihwkit": _aihwkit, "AnalogVNN": _analogvnn}
+    return {name: make(weights) for name, make in makers.items() if name not in _missing()}
+
+
+def _missing() -> list[str]:
+    modules = {"aihwkit": "aihwkit", "AnalogVNN": "analogvnn"}
+    return [name for name, module in modules.items() if not importlib.util.find_spec(module)]
+
+
+def _aihwkit(weights: Any) -> Callable[[Any], Any]:
+    """Give aihwkit's inference tile in torch: 8-bit converters, output noise."""
+    import torch
+    from aihwkit.nn import AnalogLinear
+    from aihwkit.simulator.configs import TorchInferenceRPUConfig
+
+    config = TorchInferenceRPUConfig()
+    config.forward.inp_res = config.forward.out_res = 1 / 254
+    config.forward.out_noise = 0.01
+    layer = AnalogLinear(weights.shape[1], weights.shape[0], bias=False, rpu_config=config)
+    layer.set_weights(torch.from_numpy(weights))
+    layer.eval()
+
+    def run(x: Any) -> Any:
+        with torch.inference_mode():
+            return layer(torch.from_numpy(x))
+
+    return run
+
+
+def _analogvnn(weights: Any) -> Callable[[Any], Any]:
+    """Give AnalogVNN's layers: clamp, 8-bit precision, Gaussian noise, around a linear layer."""
+    import torch
+    from analogvnn.nn.noise.GaussianNoise import GaussianNoise
+    from analogvnn.nn.normalize.Clamp import Clamp
+    from analogvnn.nn.precision.ReducePrecision import ReducePrecision
+
+    w = torch.from_numpy(weights)
+    steps = [Clamp(), ReducePrecision(precision=127, divide=0.5), GaussianNoise(std=0.01, precision=127)]
+
+    def run(x: Any) -> Any:
+        with torch.inference_mode():
+            y = torch.from_numpy(x)
+            for step in steps[:2]:
+                y = step(y)
+            return steps[2](y @ w.T)
+
+    return run
+
+
+def measure(
+    shape: tuple[int, int], rows: int, repeats: int | None, rest_s: float
+) -> dict[str, list[float]]:
+    """Time x [rows, K] W [M, K]^T in every way: name -> seconds of each round.
+
+    Parameters
+    ----------
+    shape : (K, M)
+    repeats : rounds; None chooses
+    rest_s : pause before each call
+    """
+    import numpy as np
+
+    from ..backends import MockBackend, OpticsProfile
+
+    length, outputs = shape
+    chance = np.random.Generator(np.random.Philox(7))
+    weights = chance.standard_normal((outputs, length)).astype(np.float32)
+    x = chance.standard_normal((rows, length)).astype(np.float32)
+    calls: dict[str, Callable[[], Any]] = {"float32 numpy": lambda: np.matmul(x, weights.T)}
+    for name, fields in CASES.items():
+        backend = MockBackend(OpticsProfile(**(BENCH | fields)))
+        calls[name] = partial(backend.matmul, x, backend.prepare(weights))
+    for name, run in peers(weights).items():
+        calls[name] = partial(run, x)
+    if repeats is None:
+        repeats = 200 if rows < 16 else 30 if rows < 512 else 9
+    return interleaved(calls, repeats, rest_s)
+
+
+def interleaved(
+    calls: dict[str, Callable[[], Any]], repeats: int, rest_s: float = 0.0
+) -> dict[str, list[float]]:
+    """Time calls in turn, `repeats` rounds after two to warm up: seconds of each round.
+
+    Parameters
+    ----------
+    rest_s : pause before each call
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 2):
+        for name, call in calls.items():
+            time.sleep(rest_s)
+            start = time.perf_counter()
+            call()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, help="rounds (default: by size)")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="input rows")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(options.threads)
+    from ..backends import mock_path
+
+    path, rest_s = mock_path(), REST_S if options.threads > 1 else 0.0
+    print("; ".join(f"{what}: {how}" for what, how in path.items()))
+    results = []
+    for shape in SHAPES:
+        table: dict[str, list[str]] = {}
+        for rows in options.rows:
+            times = measure(shape, rows, options.repeats, rest_s)
+            medians = {name: statistics.median(values) for name, values in times.items()}
+            base = medians["float32 numpy"]
+            for name, median in medians.items():
+                share = (
+                    f"{1e3 * median:.3f} ms" if name == "float32 numpy" else f"{median / base:.2f}"
+                )
+                table.setdefault(name, []).append(share)
+            results.append({"shape": shape, "rows": rows, "seconds": times})
+        heads = "".join(f"{f'N = {rows}':>12}" for rows in options.rows)
+        print(f"\n{f'{shape[0]} -> {shape[1]}':<26}{heads}   (time over float32 numpy)")
+        for name, shares in table.items():
+            print(f"{name:<26}" + "".join(f"{share:>12}" for share in shares))
+    for name in _missing():
+        print(f"{name} is not installed: not timed")
+    if options.json:
+        document = {
+            "schema": 1,
+            "threads": options.threads,
+            "path": path,
+            "machine": platform.processor() or platform.machine(),
+            "python": sys.version.split()[0],
+            "numpy": importlib.metadata.version("numpy"),
+            "results": results,
+        }
+        options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
