@@ -89,7 +89,11 @@ def _analogvnn(weights: Any) -> Callable[[Any], Any]:
     from analogvnn.nn.precision.ReducePrecision import ReducePrecision
 
     w = torch.from_numpy(weights)
-    steps = [Clamp(), ReducePrecision(precision=127, divide=0.5), GaussianNoise(std=0.01, precision=127)]
+    steps = [
+        Clamp(),
+        ReducePrecision(precision=127, divide=0.5),
+        GaussianNoise(std=0.01, precision=127),
+    ]
 
     def run(x: Any) -> Any:
         with torch.inference_mode():
