@@ -33,7 +33,7 @@ from .threads import run_all, thread_count
 from .tiling import Geometry
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
-_WORTH_THREADS = 1 << 20  # multiplications: waking a thread takes as long as so many
+_WORTH_THREADS = 1 << 23  # multiplications: waking a thread takes as long as half of these
 _BLOCK_VALUES = 1 << 19  # of a block of rows without panels
 
 

@@ -25,7 +25,6 @@ ONE_PLANE, TWO_PLANES = 128, 32_512  # largest magnitudes; 32,512 is 256 * 127
 FEW_ROWS = 4  # up to here a loop over the weights is faster than a library
 _PANEL = 512  # outputs at a time: their weights and sums stay in a second-level cache
 LONGEST = 60_000  # sums of more 8-bit products do not fit 32 bits
-_WORTH_A_THREAD = 1 << 20  # weights: waking a thread takes as long as multiplying so many
 _BLOCK_BYTES = 1 << 20  # of weights that are converted at a time
 _KEPT_BYTES = 128 << 20  # of float32 copies of weights that are kept for the next product
 
@@ -218,13 +217,13 @@ class Rows:
 
 def panels(rows: Rows, weights: Operand, threads: int) -> list[tuple[int | None, slice]]:
     """Cut the outputs as these rows are best multiplied: (number of the panel or None, outputs)."""
-    outputs, length = weights.shape[1:]
+    outputs = weights.shape[1]
     whole: list[tuple[int | None, slice]] = [(None, slice(0, outputs))]
     if not rows.may_be_bytes(weights):
         return whole
     if len(rows.integers) > FEW_ROWS:
         return list(enumerate(weights.panels)) if has_dot() or _library() else whole
-    if threads == 1 or outputs * length < _WORTH_A_THREAD:
+    if threads == 1:
         return whole
     step = -(-outputs // threads // 64) * 64
     return [(None, slice(i, min(i + step, outputs))) for i in range(0, outputs, step)]

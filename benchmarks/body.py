@@ -10,15 +10,16 @@ run is lightloom's digital backend on numpy, whose program and host steps are th
 
 import argparse
 import json
-import os
 import statistics
 import time
 from pathlib import Path
 
+from ..instruments import limit_threads
+
 TOKENS, NEW_TOKENS, VOCABULARY = 128, 8, 512
 
 
-def measure(repeats: int, rest_s: float) -> dict[str, dict[str, list[float]]]:
+def measure(repeats: int) -> dict[str, dict[str, list[float]]]:
     """Time every backend: what -> backend -> seconds of each round."""
     import numpy as np
 
@@ -38,7 +39,6 @@ def measure(repeats: int, rest_s: float) -> dict[str, dict[str, list[float]]]:
     for turn in range(repeats + 1):  # the first one warms up
         for name, backend in backends.items():
             cache = Cache()
-            time.sleep(rest_s)
             start = time.perf_counter()
             model.forward(tokens, cache=cache, backend=backend, placement="projections")
             took = [time.perf_counter() - start]
@@ -59,11 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(options.threads)
-    from .matmul import REST_S
-
-    seconds = measure(options.repeats, REST_S if options.threads > 1 else 0.0)
+    limit_threads(options.threads)
+    seconds = measure(options.repeats)
     for what, times in seconds.items():
         medians = {name: statistics.median(values) for name, values in times.items()}
         base = medians["float32 numpy"]

@@ -3,8 +3,8 @@
     python -m lightloom.benchmarks.matmul --threads 1 --json matmul.json
 
 Everything runs in one process, in turn, so that a noisy machine disturbs all alike; the figure is
-the ratio of medians to float32 `np.matmul`. With more than one thread each call waits until the
-threads of the call before have gone to sleep: OpenBLAS lets them spin for a while.
+the ratio of medians to float32 `np.matmul`. OpenBLAS's threads are told to sleep between calls, as
+in `lightloom run`: else they spin for a while and take the cores from the call that is next.
 
 Benches: 8-bit modulators and converter, a range per row, 1e5 electrons at full scale, five of read
 noise. Gains of single elements and errors of look-up tables pass light that is no multiple of a
@@ -15,7 +15,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import statistics
 import sys
@@ -25,9 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..instruments import limit_threads
+
 SHAPES = ((768, 3072), (3072, 768), (768, 768))
 ROWS = (1, 128, 1024)
-REST_S = 0.05  # longer than OpenBLAS's threads spin after a product
 
 BENCH: dict[str, Any] = {
     "input_bits": 8,
@@ -105,16 +105,13 @@ def _analogvnn(weights: Any) -> Callable[[Any], Any]:
     return run
 
 
-def measure(
-    shape: tuple[int, int], rows: int, repeats: int | None, rest_s: float
-) -> dict[str, list[float]]:
+def measure(shape: tuple[int, int], rows: int, repeats: int | None) -> dict[str, list[float]]:
     """Time x [rows, K] W [M, K]^T in every way: name -> seconds of each round.
 
     Parameters
     ----------
     shape : (K, M)
     repeats : rounds; None chooses
-    rest_s : pause before each call
     """
     import numpy as np
 
@@ -132,22 +129,14 @@ def measure(
         calls[name] = partial(run, x)
     if repeats is None:
         repeats = 200 if rows < 16 else 30 if rows < 512 else 9
-    return interleaved(calls, repeats, rest_s)
+    return interleaved(calls, repeats)
 
 
-def interleaved(
-    calls: dict[str, Callable[[], Any]], repeats: int, rest_s: float = 0.0
-) -> dict[str, list[float]]:
-    """Time calls in turn, `repeats` rounds after two to warm up: seconds of each round.
-
-    Parameters
-    ----------
-    rest_s : pause before each call
-    """
+def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Time calls in turn, `repeats` rounds after two to warm up: seconds of each round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 2):
         for name, call in calls.items():
-            time.sleep(rest_s)
             start = time.perf_counter()
             call()
             if turn >= 2:
@@ -163,17 +152,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="input rows")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(options.threads)
+    limit_threads(options.threads)
     from ..backends import mock_path
 
-    path, rest_s = mock_path(), REST_S if options.threads > 1 else 0.0
+    path = mock_path()
     print("; ".join(f"{what}: {how}" for what, how in path.items()))
     results = []
     for shape in SHAPES:
         table: dict[str, list[str]] = {}
         for rows in options.rows:
-            times = measure(shape, rows, options.repeats, rest_s)
+            times = measure(shape, rows, options.repeats)
             medians = {name: statistics.median(values) for name, values in times.items()}
             base = medians["float32 numpy"]
             for name, median in medians.items():

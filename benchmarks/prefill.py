@@ -11,12 +11,12 @@ of a model library, and its logits are compared before anything is timed.
 import argparse
 import importlib.util
 import json
-import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..instruments import limit_threads
 from .matmul import interleaved
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(options.threads)
+    limit_threads(options.threads)
     import numpy as np
 
     model = random_gpt2()

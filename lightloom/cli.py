@@ -4,7 +4,6 @@ Nothing heavy is imported before a command needs it, and threads are set before 
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .instruments import limit_threads
 
 if TYPE_CHECKING:
     from .backends import Backend
@@ -25,7 +26,6 @@ app = typer.Typer(
     help="Run Transformers on light, and see what that costs.",
 )
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 ModelName = Annotated[
     str, typer.Option("--model", help="digits, a folder, a GGUF file, or a hub name.")
@@ -115,7 +115,7 @@ def run(
 
     Example: lightloom run --model smollm2.gguf --prompt "Light is" --set photons_full_scale=1e4
     """
-    _set_threads(threads)
+    limit_threads(threads)
     from . import showing
     from .models import load_model, plan
     from .models.model import check_sampling
@@ -165,7 +165,7 @@ def plan_(
 
     Example: lightloom plan --model smollm2.gguf --sequence 128 --profile dmd-camera
     """
-    _set_threads(threads)
+    limit_threads(threads)
     from . import showing
     from .models import load_model, plan
 
@@ -190,7 +190,7 @@ def doctor(
 
     Example: lightloom doctor --profile slm-camera
     """
-    _set_threads(threads)
+    limit_threads(threads)
     from . import showing
 
     console = showing.console(for_people=True)
@@ -310,17 +310,6 @@ def _read_text(path: Path) -> str:
     if not content.strip():
         raise InputError(f"{path} is empty")
     return content
-
-
-def _set_threads(threads: int | None) -> None:
-    """Limit arithmetic to some threads; the libraries read this when numpy is first loaded."""
-    if threads is None and "OMP_NUM_THREADS" in os.environ:
-        threads = (
-            int(os.environ["OMP_NUM_THREADS"]) if os.environ["OMP_NUM_THREADS"].isdigit() else None
-        )
-    if threads is not None:
-        for variable in _THREAD_VARIABLES:
-            os.environ[variable] = str(threads)
 
 
 def _print_json(document: dict[str, Any]) -> None:
