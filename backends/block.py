@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock, local
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,13 @@ from .encoding import EncodedWeights, encode_rows, input_steps
 from .noise import Stream, quantiles, stream_keys
 from .products import COMPILED, Operand, multiply, panels
 from .profile import OpticsProfile
+from .threads import run_all
 from .tiling import Geometry, tile_count
 
 if TYPE_CHECKING:
     from .mock import MockBackend
 
-_PIECE_VALUES = 1 << 15  # that pass noise and converter at a time in numpy
+_PIECE_VALUES = 1 << 18  # that pass noise and converter at a time in numpy
 _NO_SOURCE = np.empty((1, 0), dtype=np.float32)
 _THREAD = local()
 _WIDTH = 64  # outputs of one stream of a dynamic operand
@@ -278,16 +279,29 @@ class Block:
             return [(None, slice(0, operand.shape[1]))]
         return panels(self._rows.rows, operand, threads)
 
-    def read(self, y: np.ndarray, panel: int | None, place: slice, add: bool, tally: Tally) -> None:
-        """Read a panel of outputs, scale back, and put the results into y [n, M], or add them."""
+    def read(
+        self,
+        y: np.ndarray,
+        panel: int | None,
+        place: slice,
+        add: bool,
+        tally: Tally,
+        threads: int,
+    ) -> None:
+        """Read a panel of outputs, scale back, and put the results into y [n, M], or add them.
+
+        Where that is not compiled, it is spread over threads.
+        """
         product, decode, saturated = 0.0, 0.0, 0
         last = time.perf_counter()
         space = None if add or self._segment.is_split else y  # read once, in place
         for purpose, reading in self.readings(panel, place, space):
             now = time.perf_counter()
             product += now - last
-            read_all = self._read_compiled if self._compiled else self._read_in_pieces
-            saturated += read_all(y, reading, purpose, add)
+            if self._compiled:
+                saturated += self._read_compiled(y, reading, purpose, add)
+            else:
+                saturated += self._read_in_pieces(y, reading, purpose, add, threads)
             add = True
             last = time.perf_counter()
             decode += last - now
@@ -403,34 +417,41 @@ class Block:
         y[row, reading.first + output] += value[:, 0]
         return int(saturated + also_saturated)
 
-    def _read_in_pieces(self, y: np.ndarray, reading: Reading, purpose: str, add: bool) -> int:
+    def _read_in_pieces(
+        self, y: np.ndarray, reading: Reading, purpose: str, add: bool, threads: int
+    ) -> int:
         """Read all outputs, some rows at a time, in numpy."""
         assert self._streams is not None
-        streams, outputs, total = self._streams, y.shape[1], 0
-        step = max(1, _PIECE_VALUES // outputs)
+        streams, outputs, saturated = self._streams, y.shape[1], []
         shown = np.flatnonzero(reading.rows[6])
         if not add and len(shown) < len(y):
             y[reading.rows[6] == 0] = 0
-        for first in range(0, len(shown), step):
-            rows = shown[first : first + step]
+
+        def read_piece(rows: np.ndarray) -> None:
+            space = _scratch(len(rows) * outputs)[1][: len(rows) * outputs]
             part: Any = slice(rows[0], rows[-1] + 1) if len(shown) == len(y) else rows
             piece = reading.of_rows(part)
             if self._backend.profile.readout_range == "ideal":
                 piece = self._with_ideal_range(piece)
             ids, z = streams.rows[part], None
             if self._electrons is not None:
-                z = streams.gaussian(purpose, ids, outputs)
+                z = streams.gaussian(purpose, ids, outputs, space.reshape(len(ids), outputs))
 
-            def words(mask: np.ndarray, ids: np.ndarray = ids) -> np.ndarray:
+            def words(mask: np.ndarray) -> np.ndarray:
                 return np.asarray(streams.words(purpose, ids, outputs)[mask])
 
-            value, saturated = read(piece, z, words, self._detector)
-            total += saturated
+            out = y[part] if isinstance(part, slice) and not add else None
+            value, some = read(piece, z, words, self._detector, out)
+            saturated.append(some)
             if add:
                 y[part] += value
-            else:
+            elif out is None:
                 y[part] = value
-        return total
+
+        step = max(1, min(_PIECE_VALUES // outputs, -(-len(shown) // threads)))
+        pieces = [shown[first : first + step] for first in range(0, len(shown), step)]
+        run_all([partial(read_piece, rows) for rows in pieces], threads)
+        return sum(saturated)
 
     def _with_ideal_range(self, reading: Reading) -> Reading:
         """Fix the converter's range from the noise-free values of each row (unphysical)."""
@@ -570,10 +591,12 @@ class Streams:
             self._known[purpose] = known
         return known
 
-    def gaussian(self, purpose: str, rows: np.ndarray, count: int) -> np.ndarray:
-        """Give standard normal numbers [n, count]."""
+    def gaussian(
+        self, purpose: str, rows: np.ndarray, count: int, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Give standard normal numbers [n, count], in `out` where that serves."""
         if not COMPILED:
-            return self._drawn("gaussian", purpose, rows, count)
+            return self._drawn("gaussian", purpose, rows, count, *(() if out is None else (out,)))
         from .kernels import gaussian_rows
 
         z = np.empty((len(rows), count), dtype=np.float32)
@@ -585,14 +608,16 @@ class Streams:
         """Give random words [n, count]."""
         return self._drawn("words", purpose, rows, count)
 
-    def _drawn(self, kind: str, purpose: str, rows: np.ndarray, count: int) -> np.ndarray:
-        def draw(name: str, width: int) -> np.ndarray:
+    def _drawn(
+        self, kind: str, purpose: str, rows: np.ndarray, count: int, *out: np.ndarray
+    ) -> np.ndarray:
+        def draw(name: str, width: int, *out: np.ndarray) -> np.ndarray:
             at = self._at
             stream = Stream(self._seed, at.matmul, at.attempt, name, self._segment)
-            return np.asarray(getattr(stream, kind)(rows, width))
+            return np.asarray(getattr(stream, kind)(rows, width, *out))
 
         if not self._dynamic:
-            return draw(purpose, count)[:, :count]
+            return draw(purpose, count, *out)[:, :count]
         blocks = [
             draw(f"{purpose} from {first}", _WIDTH)[:, : min(_WIDTH, count - first)]
             for first in range(0, count, _WIDTH)

@@ -239,6 +239,7 @@ def read(
     z: np.ndarray | None,
     words: Callable[[np.ndarray], np.ndarray] | None,
     detector: Detector,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read every output once.
 
@@ -246,6 +247,7 @@ def read(
     ----------
     z : standard normal numbers [n, M], overwritten; None for light without photons
     words : gives the random words of the outputs where a mask is True (for weak light)
+    out : float32 [n, M] for the values; it may be what `reading` refers to
 
     Returns
     -------
@@ -279,8 +281,7 @@ def read(
     if detector.converts:
         saturated += _convert(value, reading, rows[4], detector)
     value *= reading.scale
-    value *= rows[6]
-    return value, saturated
+    return np.multiply(value, rows[6], out=value if out is None else out), saturated
 
 
 def _fill(
@@ -345,11 +346,12 @@ def _convert(value: np.ndarray, reading: Reading, pedestal: np.ndarray, detector
         step = (limit + pedestal) * inverse_steps
         value += pedestal
         value /= step
-    saturated = 0
-    if value.max(initial=highest) > high_end or value.min(initial=lowest) < low_end:
+    saturated, is_near = 0, value.max() >= high_end or value.min() <= low_end
+    if is_near:
         saturated = int(np.count_nonzero((value > high_end) | (value < low_end)))
     np.rint(value, out=value)
-    np.clip(value, lowest, highest, out=value)
+    if is_near:
+        np.clip(value, lowest, highest, out=value)
     if step is not None:
         value *= step
     if not detector.balanced:

@@ -34,7 +34,7 @@ from .tiling import Geometry
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications: waking a thread takes as long as half of these
-_BLOCK_VALUES = 1 << 19  # of a block of rows without panels
+_BLOCK_VALUES = 1 << 21  # of a block of rows without panels
 
 
 class MockBackend(Backend):
@@ -132,9 +132,10 @@ class MockBackend(Backend):
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
         limits = [s.limits(self.profile, w.ranges, i) for i, s in enumerate(segments)]
         tally = Tally(matrices, len(segments))
-        threads = thread_count() if rows * outputs * length >= _WORTH_THREADS else 1
+        threads = _threads(rows * outputs * length)
         blocks = _blocks(matrices, rows, outputs)
-        spread = threads if len(blocks) < 2 * threads else 1  # else whole blocks are handed out
+        alone = matrices == 1 and not COMPILED  # then the library's product has its own threads
+        spread = threads if alone or len(blocks) < 2 * threads else 1  # else blocks are handed out
 
         def work(matrix: int, part: slice) -> None:
             streams = Streams(self.seed, at, at.rows[matrix, part], len(w.shape) > 2)
@@ -149,7 +150,7 @@ class MockBackend(Backend):
 
             def read(panel: int | None, place: slice) -> None:
                 for index, block in enumerate(lit):
-                    block.read(out, panel, place, index > 0, tally)
+                    block.read(out, panel, place, index > 0, tally, spread)
 
             run_all([partial(read, *panel) for panel in lit[0].panels(spread)], spread)
 
@@ -190,7 +191,7 @@ class MockBackend(Backend):
                 )
                 add = True
 
-        threads = thread_count() if x.size * outputs >= _WORTH_THREADS else 1
+        threads = _threads(x.size * outputs)
         run_all([partial(work, *task) for task in _tasks(rows, outputs, threads)], threads)
         stats = Stats(macs=x.size * outputs, conversions=y.size * len(segments))
         light = 0.0
@@ -236,6 +237,12 @@ def mock_path() -> dict[str, str]:
     return {"products": active_path(), "noise and read-out": noise}
 
 
+def _threads(multiplications: int) -> int:
+    """Give the threads that a product is worth."""
+    threads = thread_count()
+    return threads if multiplications >= _WORTH_THREADS else 1
+
+
 def _tasks(rows: int, outputs: int, threads: int) -> list[tuple[slice, int, int]]:
     """Cut a product into (rows, first output, last output), about two for each thread."""
     step = _BLOCK_ROWS
@@ -248,8 +255,11 @@ def _tasks(rows: int, outputs: int, threads: int) -> list[tuple[slice, int, int]
 
 
 def _blocks(matrices: int, rows: int, outputs: int) -> list[tuple[int, slice]]:
-    """Cut the rows of m matrices into blocks that stay in a cache."""
-    step = _BLOCK_ROWS if COMPILED else max(32, _BLOCK_VALUES // max(outputs, 1))
+    """Cut the rows of m matrices into blocks of about equal size."""
+    step = _BLOCK_ROWS
+    if not COMPILED:  # a library's float32 product is faster with more rows
+        step = max(32, _BLOCK_VALUES // max(outputs, 1))
+        step = -(-rows // max(1, -(-rows // step)))
     return [
         (matrix, slice(first, min(first + step, rows)))
         for matrix in range(matrices)

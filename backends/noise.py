@@ -69,12 +69,13 @@ class Stream:
             words[first:last] = draw(first, last)
         return words
 
-    def gaussian(self, rows: np.ndarray, count: int) -> np.ndarray:
-        """Give `count` independent standard normal numbers for each row id: float32."""
+    def gaussian(self, rows: np.ndarray, count: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Give `count` independent standard normal numbers for each row id: float32, in `out`."""
+        z = np.empty((len(rows), count), dtype=np.float32) if out is None else out
         if not len(rows):
-            return np.empty((0, count), dtype=np.float32)
+            return z
         cells = self.words(rows, -(-count // 4), 0).view(np.uint16)[:, :count]
-        z: np.ndarray = quantiles().take(cells)
+        quantiles().take(cells, out=z, mode="wrap")
         outermost = np.flatnonzero((cells.reshape(-1) + np.uint16(1)) <= 1)
         if outermost.size:
             row, output = np.divmod(outermost, count)
