@@ -258,7 +258,7 @@ def _blocks(matrices: int, rows: int, outputs: int) -> list[tuple[int, slice]]:
     """Cut the rows of m matrices into blocks of about equal size."""
     step = _BLOCK_ROWS
     if not COMPILED:  # a library's float32 product is faster with more rows
-        step = max(32, _BLOCK_VALUES // max(outputs, 1))
+        step = min(512, max(32, _BLOCK_VALUES // max(outputs, 1)))
         step = -(-rows // max(1, -(-rows // step)))
     return [
         (matrix, slice(first, min(first + step, rows)))
