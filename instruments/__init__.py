@@ -1,9 +1,105 @@
-"""Ground floor: instruments, and what every room shares (errors, limits of threads)."""
+"""Ground floor: instruments, and what every room shares (errors, units, clock, threads)."""
 
 if __name__ != "lightloom.instruments":
     raise ImportError("import lightloom.instruments, not instruments")
 
-from .environment import limit_threads
-from .errors import InputError, LightloomError, MissingExtraError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["InputError", "LightloomError", "MissingExtraError", "limit_threads"]
+from .environment import limit_threads
+from .errors import (
+    BadReply,
+    Disconnected,
+    DroppedFrame,
+    IncompleteFrame,
+    InputError,
+    InstrumentError,
+    InstrumentTimeout,
+    InterlockOpen,
+    InUse,
+    LightloomError,
+    LimitExceeded,
+    MissingExtraError,
+    NotConnected,
+    Saturated,
+    StaleFrame,
+)
+
+if TYPE_CHECKING:
+    from .base import DriverOptions, Finding, Identity, Instrument
+    from .camera import Camera, CameraFrame, RawFrame, Region, Shot, TriggerMode
+    from .clock import Clock, VirtualClock
+    from .daq import Daq, Samples
+    from .light_source import LightSource, PowerMeter
+    from .registry import create, driver_class, driver_names
+    from .slm import Shown, SpatialLightModulator
+
+_HOMES = {  # loaded when first used: errors alone are needed everywhere, pydantic is not
+    "DriverOptions": "base",
+    "Finding": "base",
+    "Identity": "base",
+    "Instrument": "base",
+    "Camera": "camera",
+    "CameraFrame": "camera",
+    "RawFrame": "camera",
+    "Region": "camera",
+    "Shot": "camera",
+    "TriggerMode": "camera",
+    "Clock": "clock",
+    "VirtualClock": "clock",
+    "Daq": "daq",
+    "Samples": "daq",
+    "LightSource": "light_source",
+    "PowerMeter": "light_source",
+    "create": "registry",
+    "driver_class": "registry",
+    "driver_names": "registry",
+    "Shown": "slm",
+    "SpatialLightModulator": "slm",
+}
+
+__all__ = [
+    "BadReply",
+    "Camera",
+    "CameraFrame",
+    "Clock",
+    "Daq",
+    "Disconnected",
+    "DriverOptions",
+    "DroppedFrame",
+    "Finding",
+    "Identity",
+    "InUse",
+    "IncompleteFrame",
+    "InputError",
+    "Instrument",
+    "InstrumentError",
+    "InstrumentTimeout",
+    "InterlockOpen",
+    "LightSource",
+    "LightloomError",
+    "LimitExceeded",
+    "MissingExtraError",
+    "NotConnected",
+    "PowerMeter",
+    "RawFrame",
+    "Region",
+    "Samples",
+    "Saturated",
+    "Shot",
+    "Shown",
+    "SpatialLightModulator",
+    "StaleFrame",
+    "TriggerMode",
+    "VirtualClock",
+    "create",
+    "driver_class",
+    "driver_names",
+    "limit_threads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lightloom.instruments' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

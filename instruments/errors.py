@@ -19,6 +19,54 @@ class MissingExtraError(LightloomError, ImportError):
     """A package of an optional extra is needed and not installed."""
 
 
+class InstrumentError(LightloomError):
+    """An instrument did not do what it was asked; the message names it."""
+
+
+class NotConnected(InstrumentError):
+    """The instrument has not been connected, or has been closed."""
+
+
+class InUse(InstrumentError):
+    """Somebody else holds the instrument, or this program opened it already."""
+
+
+class Disconnected(InstrumentError):
+    """The instrument was there and is gone: unplugged, switched off, display lost."""
+
+
+class InstrumentTimeout(InstrumentError):
+    """No answer, or no frame, within the time-out."""
+
+
+class BadReply(InstrumentError):
+    """An answer that is garbage, incomplete or of another question."""
+
+
+class StaleFrame(InstrumentError):
+    """Only frames taken before the exposure that was asked for."""
+
+
+class IncompleteFrame(InstrumentError):
+    """A frame of which a part did not arrive."""
+
+
+class DroppedFrame(InstrumentError):
+    """A gap in the numbers of the frames: at least one is lost."""
+
+
+class Saturated(InstrumentError):
+    """More light than the detector can count."""
+
+
+class LimitExceeded(InstrumentError, ValueError):
+    """A value beyond the instrument's limits; nothing was sent."""
+
+
+class InterlockOpen(InstrumentError):
+    """Emission is refused, or has stopped, because the interlock is open or tripped."""
+
+
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
     """Import a module of an optional extra where it is used.
 

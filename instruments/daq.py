@@ -1,0 +1,184 @@
+"""`Daq`: analogue inputs and outputs, digital lines and counters of triggers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .base import DriverOptions, Finding, Instrument, exchange
+from .camera import Shot
+from .clock import Clock
+from .errors import BadReply, InputError, InstrumentTimeout, LimitExceeded
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Volts, float64 [channels, samples], and when the first was taken."""
+
+    volts: np.ndarray
+    rate_hz: float
+    started_at_s: float
+    shot: Shot | None = None
+
+
+class Daq(Instrument):
+    """A data-acquisition device. Its attributes are known once it is connected.
+
+    Attributes
+    ----------
+    input_count, output_count : analogue channels
+    line_count : digital lines that can be set and read
+    counter_count : counters of edges
+    rate_limits_hz : slowest and fastest scan, per channel
+    input_range_v, output_range_v : lowest and highest voltage
+    bit_depth : of the converter; None where unknown
+    """
+
+    kind: ClassVar[str] = "daq"
+
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self.input_count = self.output_count = self.line_count = self.counter_count = 0
+        self.rate_limits_hz = (0.0, float("inf"))
+        self.input_range_v = (-10.0, 10.0)
+        self.output_range_v = (-10.0, 10.0)
+        self.bit_depth: int | None = None
+
+    # --- what a driver fills in ------------------------------------------------------------------
+
+    @abstractmethod
+    def _read(
+        self,
+        channels: Sequence[int],
+        samples: int,
+        rate_hz: float,
+        timeout_s: float,
+        shot: Shot | None,
+    ) -> Samples:
+        """Scan channels (checked) and wait for all samples."""
+
+    def _write(self, channel: int, volts: float) -> None:
+        """Put a voltage on an analogue output (checked)."""
+        raise NotImplementedError
+
+    def _set_line(self, line: int, high: bool) -> None:
+        """Set a digital line."""
+        raise NotImplementedError
+
+    def _read_line(self, line: int) -> bool:
+        """Read a digital line."""
+        raise NotImplementedError
+
+    def _count(self, counter: int) -> int:
+        """Give the edges counted since the device was connected, or `_reset_count`."""
+        raise NotImplementedError
+
+    def _reset_count(self, counter: int) -> None:
+        """Begin to count at zero."""
+        raise NotImplementedError
+
+    # --- what everybody uses ---------------------------------------------------------------------
+
+    @exchange
+    def read(
+        self,
+        channels: Sequence[int] = (0,),
+        samples: int = 1,
+        rate_hz: float | None = None,
+        timeout_s: float = 5.0,
+        shot: Shot | None = None,
+    ) -> Samples:
+        """Scan analogue inputs; without a rate as fast as the device can.
+
+        Raises
+        ------
+        LimitExceeded : for a channel, a rate or a scan that is beyond the device or time-out
+        InstrumentTimeout : when the samples did not come
+        """
+        channels = tuple(channels)
+        self._check_index("input", channels, self.input_count)
+        if not isinstance(samples, int) or samples < 1 or not channels:
+            raise InputError(f"{self.name}: wants samples from 1 on, and a channel")
+        slowest, fastest = self.rate_limits_hz
+        rate_hz = min(fastest, 1e9) if rate_hz is None else float(rate_hz)
+        if not slowest <= rate_hz <= fastest or rate_hz <= 0:
+            raise LimitExceeded(
+                f"{self.name}: rate {rate_hz:g} Hz is outside {slowest:g} to {fastest:g} Hz"
+            )
+        if samples / rate_hz > timeout_s:
+            raise LimitExceeded(
+                f"{self.name}: {samples} samples at {rate_hz:g} Hz take longer than the time-out "
+                f"of {timeout_s:g} s"
+            )
+        result = self._read(channels, samples, rate_hz, timeout_s, shot)
+        if result.volts.shape != (len(channels), samples) or not np.isfinite(result.volts).all():
+            raise BadReply(
+                f"{self.name}: {result.volts.shape} finite voltages were to come as "
+                f"({len(channels)}, {samples})"
+            )
+        return result
+
+    @exchange
+    def write(self, channel: int, volts: float) -> None:
+        """Put a voltage on an analogue output."""
+        self._check_index("output", (channel,), self.output_count)
+        low, high = self.output_range_v
+        if not low <= volts <= high:
+            raise LimitExceeded(f"{self.name}: {volts:g} V is outside {low:g} to {high:g} V")
+        self._write(channel, float(volts))
+
+    @exchange
+    def set_line(self, line: int, high: bool) -> None:
+        """Set a digital line."""
+        self._check_index("line", (line,), self.line_count)
+        self._set_line(line, bool(high))
+
+    @exchange
+    def read_line(self, line: int) -> bool:
+        """Read a digital line."""
+        self._check_index("line", (line,), self.line_count)
+        return self._read_line(line)
+
+    @exchange
+    def count(self, counter: int = 0) -> int:
+        """Give the edges that a counter has seen."""
+        self._check_index("counter", (counter,), self.counter_count)
+        return self._count(counter)
+
+    @exchange
+    def reset_count(self, counter: int = 0) -> None:
+        """Let a counter begin at zero."""
+        self._check_index("counter", (counter,), self.counter_count)
+        self._reset_count(counter)
+
+    def _check_index(self, what: str, numbers: Sequence[int], count: int) -> None:
+        for number in numbers:
+            if not isinstance(number, int) or not 0 <= number < count:
+                raise LimitExceeded(
+                    f"{self.name} has no {what} {number!r}; it has {count}, counted from 0"
+                )
+
+    def _settings(self) -> Mapping[str, Any]:
+        return {
+            "inputs": self.input_count,
+            "outputs": self.output_count,
+            "lines": self.line_count,
+            "counters": self.counter_count,
+            "bit_depth": self.bit_depth,
+            "input_range_v": self.input_range_v,
+        }
+
+    def _self_test(self) -> list[Finding]:
+        if not self.input_count:
+            return []
+        try:
+            volts = self.read((0,), 1).volts
+        except InstrumentTimeout as error:
+            return [Finding("reads a voltage", False, str(error))]
+        return [Finding("reads a voltage", True, f"{volts[0, 0]:.4g} V")]

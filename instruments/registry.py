@@ -1,0 +1,80 @@
+"""Which drivers there are, by name: ours, and those that a laboratory registers.
+
+A package adds its own with an entry point of the group `lightloom.instruments`:
+
+    [project.entry-points."lightloom.instruments"]
+    my-camera = "my_package:MyCamera"
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .base import Instrument
+    from .clock import Clock
+
+GROUP = "lightloom.instruments"
+
+
+@cache
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def driver_names() -> list[str]:
+    """Give the names of all drivers that are installed."""
+    return sorted(_points())
+
+
+def driver_class(name: str) -> type[Instrument]:
+    """Give a driver's class.
+
+    Raises
+    ------
+    InputError : for an unknown name, or a package that cannot be loaded
+    """
+    point = _points().get(name)
+    if point is None:
+        raise InputError(f"unknown driver {name!r}; choose from {', '.join(driver_names())}")
+    try:
+        loaded: type[Instrument] = point.load()
+    except ImportError as error:
+        raise InputError(f"driver {name!r} ({point.value}) cannot be loaded: {error}") from None
+    return loaded
+
+
+def create(
+    driver: str, name: str, options: dict[str, Any], clock: Clock | None = None
+) -> Instrument:
+    """Make an instrument, not connected yet, from what a bench file says.
+
+    Raises
+    ------
+    InputError : for an unknown driver, an unknown option or a value out of range
+    """
+    kind = driver_class(driver)
+    try:
+        checked = kind.Options.model_validate(options)
+    except ValidationError as error:
+        raise InputError(f"{name}: {first_complaint(error)}") from None
+    return kind(name, checked, clock=clock)
+
+
+def first_complaint(error: ValidationError) -> str:
+    """Say pydantic's first complaint as a sentence that names key and value."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}"
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where} = {first['input']!r} is not usable: {message}" if where else message

@@ -1,0 +1,133 @@
+"""`SpatialLightModulator`: shows a frame, one grey level per pixel, and says when it has settled.
+
+Also DMDs, OLED displays, and windows on a monitor. Not here: what a grey level does to light.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .base import DriverOptions, Finding, Instrument, exchange
+from .clock import Clock
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame that was handed to a modulator.
+
+    Parameters
+    ----------
+    frame_id : counts the frames of this modulator, from 1
+    shown_at_s : when the device began to show it
+    settled_at_s : from when on its light can be trusted
+    """
+
+    frame_id: int
+    shown_at_s: float
+    settled_at_s: float
+
+
+class SpatialLightModulator(Instrument):
+    """A modulator. Its attributes are known once it is connected.
+
+    Attributes
+    ----------
+    shape : (height, width) in pixels
+    bit_depth : of a grey level
+    refresh_period_s : a frame begins at whole multiples of it; 0 for at once
+    latency_s : from the flip to the first change of light (2-3 frames on HDMI)
+    settle_time_s : the slowest change from one grey level to another
+    darkest_level : what `blank` shows; grey 0 is not always the darkest
+    """
+
+    kind: ClassVar[str] = "slm"
+
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self.shape: tuple[int, int] = (0, 0)
+        self.bit_depth = 8
+        self.refresh_period_s = 0.0
+        self.latency_s = 0.0
+        self.settle_time_s = 0.0
+        self.darkest_level = 0
+        self._frame_ids = itertools.count(1)
+
+    @abstractmethod
+    def _show(self, frame: np.ndarray) -> float:
+        """Show a frame (checked: shape, C order, uint8 or uint16) and give the time of the flip.
+
+        The array may be written to by its owner afterwards.
+        """
+
+    @exchange
+    def show(self, frame: np.ndarray) -> Shown:
+        """Show a frame of grey levels, (height, width); comes back when it has been handed over.
+
+        Raises
+        ------
+        InputError : when shape, type or a level do not fit
+        """
+        checked = self._checked(frame)
+        shown_at_s = self._show(checked)
+        settled_at_s = shown_at_s + self.latency_s + self.settle_time_s
+        return Shown(next(self._frame_ids), shown_at_s, settled_at_s)
+
+    @exchange
+    def blank(self) -> Shown:
+        """Show the darkest level everywhere; this is no safety measure."""
+        return self.show(np.full(self.shape, self.darkest_level, dtype=self.dtype))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of a frame: uint8 up to 8 bits, else uint16."""
+        return np.dtype(np.uint8 if self.bit_depth <= 8 else np.uint16)
+
+    def wait_until_settled(self, shown: Shown) -> None:
+        """Wait until the light of a frame can be trusted."""
+        self.clock.sleep_until(shown.settled_at_s)
+
+    def _checked(self, frame: Any) -> np.ndarray:
+        array = np.asarray(frame)
+        if array.shape != self.shape:
+            raise InputError(
+                f"{self.name} shows frames of {self.shape}, (height, width), not {array.shape}"
+            )
+        if array.dtype != self.dtype:
+            if array.dtype.kind not in "ui":
+                raise InputError(f"{self.name} shows whole grey levels, not {array.dtype}")
+            if array.size and not 0 <= array.min() <= array.max() < 1 << self.bit_depth:
+                raise InputError(
+                    f"{self.name} has {self.bit_depth} bits; the frame holds levels from "
+                    f"{array.min()} to {array.max()}"
+                )
+        elif self.bit_depth not in (8, 16) and array.max(initial=0) >= 1 << self.bit_depth:
+            raise InputError(
+                f"{self.name} has {self.bit_depth} bits; the frame holds level {array.max()}"
+            )
+        return np.ascontiguousarray(array, dtype=self.dtype)
+
+    def _make_safe(self) -> None:
+        self._show(np.full(self.shape, self.darkest_level, dtype=self.dtype))
+
+    def _settings(self) -> Mapping[str, Any]:
+        return {
+            "shape": self.shape,
+            "bit_depth": self.bit_depth,
+            "refresh_period_s": self.refresh_period_s,
+            "latency_s": self.latency_s,
+            "settle_time_s": self.settle_time_s,
+        }
+
+    def _self_test(self) -> list[Finding]:
+        shown = self.blank()
+        wait = shown.settled_at_s - shown.shown_at_s
+        return [Finding("shows a dark frame", True, f"{self.shape}, settled after {wait:.4g} s")]

@@ -1,0 +1,42 @@
+"""Quantities with units, as bench files write them ("5 ms"), to numbers in SI units."""
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+_PREFIXES = {"": 1.0, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9}
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s]*)\s*")
+
+
+def quantity(value: Any, unit: str) -> float:
+    """Give a number, or text such as "5 ms", in `unit` ("s", "W", "V", "m", "Hz").
+
+    Raises
+    ------
+    ValueError : when it is neither, or of another unit
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f'want a number of {unit}, or text such as "5 m{unit}"')
+    if isinstance(value, str):
+        found = _NUMBER.fullmatch(value)
+        symbol = found.group(2) if found else ""
+        prefix = symbol.removesuffix(unit)
+        if not found or (symbol and not symbol.endswith(unit)) or prefix not in _PREFIXES:
+            raise ValueError(f'want a number of {unit}, or text such as "5 m{unit}"')
+        value = float(found.group(1)) * _PREFIXES[prefix]
+    if not math.isfinite(value):
+        raise ValueError(f"want a finite number of {unit}")
+    return float(value)
+
+
+def _of(unit: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: quantity(value, unit))
+
+
+Seconds = Annotated[float, _of("s"), Field(ge=0)]
+Watts = Annotated[float, _of("W"), Field(ge=0)]
+Volts = Annotated[float, _of("V")]
+Metres = Annotated[float, _of("m"), Field(ge=0)]
+Hertz = Annotated[float, _of("Hz"), Field(gt=0)]
