@@ -1,4 +1,4 @@
-"""Which drivers there are, by name: ours, and those that a laboratory registers.
+"""Which drivers there are, by name: ours (below), and those that a laboratory registers.
 
 A package adds its own with an entry point of the group `lightloom.instruments`:
 
@@ -22,10 +22,31 @@ if TYPE_CHECKING:
 
 GROUP = "lightloom.instruments"
 
+_OURS = {  # name -> module and class, under lightloom.instruments
+    "simulated-slm": "simulated:SimulatedSLM",
+    "simulated-camera": "simulated:SimulatedCamera",
+    "simulated-daq": "simulated:SimulatedDaq",
+    "simulated-source": "simulated:SimulatedSource",
+    "display-slm": "drivers.display:DisplaySLM",
+    "slmsuite-slm": "drivers.slmsuite:SlmsuiteSLM",
+    "slmsuite-camera": "drivers.slmsuite:SlmsuiteCamera",
+    "genicam-camera": "drivers.genicam:GenicamCamera",
+    "micromanager-camera": "drivers.micromanager:MicroManagerCamera",
+    "scpi-daq": "drivers.scpi_daq:ScpiDaq",
+    "serial-daq": "drivers.serial_daq:SerialDaq",
+    "ni-daq": "drivers.ni_daq:NiDaq",
+    "scpi-source": "drivers.scpi_light:ScpiSource",
+    "scpi-power-meter": "drivers.scpi_light:ScpiPowerMeter",
+}
+
 
 @cache
 def _points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+    package = __package__ or "lightloom.instruments"
+    ours = {
+        name: EntryPoint(name, f"{package}.{place}", GROUP) for name, place in _OURS.items()
+    }
+    return ours | {point.name: point for point in entry_points(group=GROUP)}
 
 
 def driver_names() -> list[str]:
