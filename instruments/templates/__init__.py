@@ -1,0 +1,1 @@
+"""A driver to copy, one file per kind of instrument; each works, on a device in memory."""

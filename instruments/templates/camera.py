@@ -1,0 +1,93 @@
+"""Template of a camera's driver: copy it, rename it, and replace `EchoDevice` by your camera.
+
+`Camera` (instruments/camera.py) already checks exposures and regions, locks, logs, and refuses
+frames that are stale, incomplete or after a gap; a driver delivers what the device sends, with the
+device's own number and time of each frame, and hides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from ..base import DriverOptions, Identity
+from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..units import Seconds
+from .echo import DEVICES, EchoDevice
+
+
+class TemplateCameraOptions(DriverOptions):
+    """What the bench file may say; quantities may have units ("5 ms")."""
+
+    serial: str = "echo-1"
+    sensor_shape: tuple[int, int] = (48, 64)
+    exposure_s: Seconds = 0.002
+
+
+class TemplateCamera(Camera):
+    """A camera in memory; its picture is a ramp that rises with the frame's number."""
+
+    driver = "template-camera"  # the name in bench files, and of the entry point
+    Options = TemplateCameraOptions
+
+    @property
+    def address(self) -> str:
+        """What tells this device from others like it; nobody else may open it."""
+        return f"camera:{self.options.serial}"
+
+    def _connect(self, timeout_s: float) -> Identity:
+        # Import the vendor's library here, never above:
+        #     library = import_extra("vendor_camera", "vendor", "the camera's driver")
+        self._device: EchoDevice = DEVICES[self.address]
+        self._device.get("identity")
+        self.sensor_shape = self.options.sensor_shape
+        self.bit_depth = 12
+        self.exposure_limits_s = (1e-5, 10.0)
+        self.readout_s = 0.0
+        self._number = 0
+        self._buffer: deque[RawFrame] = deque()
+        # The settings that a camera wakes up with must be known: write them, do not assume them.
+        whole = Region(0, 0, *self.sensor_shape)
+        self._exposure_s = self._configure(self.options.exposure_s, whole, "software")
+        return Identity("lightloom", "template camera", self.options.serial)
+
+    def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
+        # Give the exposure that the device took: most round it to whole rows.
+        self._device.put("settings", (exposure_s, region, trigger))
+        return exposure_s
+
+    def _arm(self) -> None:
+        # Throw away what is still in buffers: a frame of before must not come out of `_read`.
+        self._buffer.clear()
+        self._device.put("armed", True)
+
+    def _trigger(self, shot: Shot | None) -> None:
+        # `shot` names what is taken, for simulations; a real camera leaves it alone.
+        taken_at_s = self.clock.now_s()
+        self._device.put("triggered", True)
+        self._number += 1
+        height, width = self.region.height, self.region.width
+        ramp = np.arange(height * width) + self._number
+        data = (ramp % 4096).astype(np.uint16).reshape(height, width)
+        self._buffer.append(RawFrame(data, self._number, taken_at_s))
+
+    def _read(self, timeout_s: float) -> RawFrame | None:
+        # Wait in the vendor's library, with its time-out; None when no frame came. Buffers belong
+        # to the vendor: copy the data before you give the buffer back.
+        self._device.get("frame")
+        now_s = self.clock.now_s()
+        if self._buffer and self._buffer[0].taken_at_s + self._exposure_s <= now_s + timeout_s:
+            raw = self._buffer.popleft()
+            self.clock.sleep_until(raw.taken_at_s + self._exposure_s)
+            return raw
+        self.clock.sleep_until(now_s + timeout_s)
+        return None
+
+    def _disarm(self) -> None:
+        self._device.put("armed", False)
+
+    def _disconnect(self) -> None:
+        # It has been disarmed already. Let go of handles and threads; the device may be gone.
+        self._buffer.clear()
+        del self._device

@@ -1,0 +1,83 @@
+"""Template of a DAQ's driver: copy it, rename it, and replace `EchoDevice` by your device.
+
+`Daq` (instruments/daq.py) already checks channels, rates and voltages, locks, logs, and refuses
+answers of a wrong shape; a driver fills in the hooks for what its device has and leaves out the
+rest: with `line_count = 0` nobody asks for lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..base import DriverOptions, Identity
+from ..camera import Shot
+from ..daq import Daq, Samples
+from .echo import DEVICES, EchoDevice
+
+
+class TemplateDaqOptions(DriverOptions):
+    """What the bench file may say."""
+
+    serial: str = "echo-1"
+
+
+class TemplateDaq(Daq):
+    """A DAQ in memory: every input reads what stands on the output of the same number."""
+
+    driver = "template-daq"  # the name in bench files, and of the entry point
+    Options = TemplateDaqOptions
+
+    @property
+    def address(self) -> str:
+        """What tells this device from others like it; nobody else may open it."""
+        return f"daq:{self.options.serial}"
+
+    def _connect(self, timeout_s: float) -> Identity:
+        # Import the vendor's library here, never above:
+        #     library = import_extra("vendor_daq", "vendor", "the DAQ's driver")
+        self._device: EchoDevice = DEVICES[self.address]
+        self._device.get("identity")
+        self.input_count = self.output_count = 4
+        self.line_count, self.counter_count = 2, 1
+        self.rate_limits_hz = (1.0, 1e5)
+        self.output_range_v = (-5.0, 5.0)
+        self.bit_depth = 16
+        for channel in range(self.output_count):
+            self._write(channel, 0.0)
+        return Identity("lightloom", "template DAQ", self.options.serial)
+
+    def _read(
+        self,
+        channels: Sequence[int],
+        samples: int,
+        rate_hz: float,
+        timeout_s: float,
+        shot: Shot | None,
+    ) -> Samples:
+        # Begin the scan here, so that no sample is older than the call; wait with the device's own
+        # time-out. `shot` names what is read, for simulations; hand it through.
+        started_at_s = self.clock.now_s()
+        volts = [self._device.get(f"output {channel}") for channel in channels]
+        self.clock.sleep_until(started_at_s + samples / rate_hz)
+        return Samples(np.outer(volts, np.ones(samples)), rate_hz, started_at_s, shot)
+
+    def _write(self, channel: int, volts: float) -> None:
+        self._device.put(f"output {channel}", volts)
+
+    def _set_line(self, line: int, high: bool) -> None:
+        self._device.put(f"line {line}", high)
+
+    def _read_line(self, line: int) -> bool:
+        return bool(self._device.get(f"line {line}", False))
+
+    def _count(self, counter: int) -> int:
+        return int(self._device.get(f"counter {counter}", 0))
+
+    def _reset_count(self, counter: int) -> None:
+        self._device.put(f"counter {counter}", 0)
+
+    def _disconnect(self) -> None:
+        # Let go of handles and threads; the device may be gone.
+        del self._device
