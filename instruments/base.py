@@ -19,7 +19,14 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict
 
 from .clock import Clock
-from .errors import Disconnected, InstrumentError, InUse, LightloomError, NotConnected
+from .errors import (
+    Disconnected,
+    InstrumentError,
+    InstrumentTimeout,
+    InUse,
+    LightloomError,
+    NotConnected,
+)
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -154,7 +161,7 @@ class Instrument(ABC):
             if not self.is_connected:
                 return
             try:
-                self._make_safe()
+                self._logged("making it safe", self._make_safe)
             except InstrumentError as error:  # what is gone cannot be made safe from here
                 LOG.warning("%s", error)
             finally:
@@ -207,6 +214,11 @@ class Instrument(ABC):
         except LightloomError as error:
             LOG.debug("%s.%s: %s", self.name, what, error)
             raise
+        except TimeoutError as error:  # an OSError too, but the device may well be there
+            LOG.debug("%s.%s: %r", self.name, what, error)
+            raise InstrumentTimeout(
+                f"{self.name} ({self.address or self.driver}) did not answer during {what}: {error}"
+            ) from error
         except OSError as error:
             LOG.debug("%s.%s: %r", self.name, what, error)
             raise Disconnected(

@@ -60,6 +60,7 @@ class SpatialLightModulator(Instrument):
         self.settle_time_s = 0.0
         self.darkest_level = 0
         self._frame_ids = itertools.count(1)
+        self._last: np.ndarray | None = None
 
     @abstractmethod
     def _show(self, frame: np.ndarray) -> float:
@@ -78,6 +79,7 @@ class SpatialLightModulator(Instrument):
         """
         checked = self._checked(frame)
         shown_at_s = self._show(checked)
+        self._last = checked.copy()
         settled_at_s = shown_at_s + self.latency_s + self.settle_time_s
         return Shown(next(self._frame_ids), shown_at_s, settled_at_s)
 
@@ -116,6 +118,7 @@ class SpatialLightModulator(Instrument):
         return np.ascontiguousarray(array, dtype=self.dtype)
 
     def _make_safe(self) -> None:
+        self._last = None
         self._show(np.full(self.shape, self.darkest_level, dtype=self.dtype))
 
     def _settings(self) -> Mapping[str, Any]:
@@ -128,6 +131,9 @@ class SpatialLightModulator(Instrument):
         }
 
     def _self_test(self) -> list[Finding]:
+        before = self._last
         shown = self.blank()
+        if before is not None:
+            self.wait_until_settled(self.show(before))
         wait = shown.settled_at_s - shown.shown_at_s
         return [Finding("shows a dark frame", True, f"{self.shape}, settled after {wait:.4g} s")]
