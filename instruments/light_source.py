@@ -102,9 +102,14 @@ class LightSource(Instrument):
             raise InterlockOpen(
                 f"{self.name}: the interlock is open; close it and re-arm the source on site"
             )
-        self._enable()
         self._is_enabled = True
-        if not self._emits():
+        try:
+            self._enable()
+            emits = self._emits()
+        except BaseException:  # it may well emit: an answer that got lost has been obeyed
+            self.disable()
+            raise
+        if not emits:
             self.disable()
             raise InterlockOpen(f"{self.name} does not emit although it was enabled")
 
