@@ -218,9 +218,9 @@ class Camera(Instrument):
         """
         if not self.is_armed:
             raise NotConnected(f"{self.name} is not armed; call arm() first")
-        self._triggered.append(shot)
         if self._trigger_mode == "software":
             self._trigger(shot)
+        self._triggered.append(shot)  # not one that was refused
 
     @exchange
     def read(self, timeout_s: float) -> CameraFrame:
