@@ -1,0 +1,427 @@
+"""The simulated instruments: thin drivers over a `LightPath`, with honest time and with faults.
+
+Each stands in a world: `join` puts it there; one that was not put anywhere makes a world of its
+own when it is connected, enough to try its interface.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ..base import DriverOptions, Identity, Instrument
+from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..daq import Daq, Samples
+from ..errors import InputError, InstrumentTimeout, InterlockOpen, InUse
+from ..light_source import LightSource
+from ..slm import SpatialLightModulator
+from ..units import Seconds, Watts
+from .faults import Fault
+from .light_path import LightPath, WorldOptions
+from .optics import in_bands
+from .profiles import CAMERAS, DAQS, MODULATORS
+
+_FEW = 4.0  # mean electrons below which they are true Poisson numbers
+
+
+class SimulatedOptions(DriverOptions):
+    """What all simulated instruments have: faults, and the address that nobody else may hold."""
+
+    faults: tuple[Fault, ...] = ()
+    serial: str = ""
+
+
+class _Simulated(Instrument):
+    """Joins a world, and fails where its faults say so."""
+
+    def __init__(self, name: str, options: Any = None, **others: Any) -> None:
+        super().__init__(name, options, **others)
+        self.world: LightPath | None = None
+        self.role = ""
+        self._exchanges: dict[str, int] = {}
+        self._is_lost = False
+
+    def join(self, world: LightPath, role: str) -> None:
+        """Stand in a world, in the role that a bench file gives."""
+        self.world, self.role = world, role
+
+    @property
+    def address(self) -> str:
+        """The serial number, where it was given one."""
+        serial: str = self.options.serial
+        return f"simulated:{serial}" if serial else ""
+
+    def unplug(self) -> None:
+        """Lose the device, as when its cable is pulled."""
+        self._is_lost = True
+
+    def _fails(self, exchange: str, *kinds: str) -> Fault | None:
+        """Count an exchange; give the fault of these kinds that it meets, raise if it is lost."""
+        number = self._exchanges[exchange] = self._exchanges.get(exchange, 0) + 1
+        for fault in self.options.faults:
+            if fault.kind == "lost" and "lost" not in self._exchanges and fault.happens(number):
+                self._exchanges["lost"], self._is_lost = number, True
+        if self._is_lost:
+            raise OSError(5, "simulated: the device does not answer any more")
+        for fault in self.options.faults:
+            if fault.kind in kinds and fault.happens(number):
+                return fault
+        return None
+
+    def _begin(self, model: str) -> Identity:
+        self._is_lost = False
+        number = self._exchanges["connect"] = self._exchanges.get("connect", 0) + 1
+        if any(fault.kind == "held" and fault.happens(number) for fault in self.options.faults):
+            raise InUse(f"{self.name}: {model} is held by another process; close that first")
+        return Identity("lightloom", f"simulated {model}", self.options.serial)
+
+    def _disconnect(self) -> None:
+        pass
+
+
+class SLMOptions(SimulatedOptions):
+    """Settings of a simulated modulator; what is None is the device's."""
+
+    device: str = "fast-1920"
+    settle_time_s: Seconds | None = None
+    refresh_period_s: Seconds | None = None
+
+
+class SimulatedSLM(_Simulated, SpatialLightModulator):
+    """A modulator that refreshes, lags and settles."""
+
+    driver = "simulated-slm"
+    Options = SLMOptions
+
+    def _connect(self, timeout_s: float) -> Identity:
+        device = _profile(self.name, MODULATORS, self.options.device)
+        identity = self._begin(self.options.device)
+        self.shape, self.bit_depth = device.shape, device.bit_depth
+        self.latency_s = device.latency_s
+        self.dither_period_s = device.dither_period_s
+        settle, refresh = self.options.settle_time_s, self.options.refresh_period_s
+        self.settle_time_s = device.settle_time_s if settle is None else settle
+        self.refresh_period_s = device.refresh_period_s if refresh is None else refresh
+        if self.world is None:
+            self.join(LightPath(), "input")
+        assert self.world is not None
+        self.world.add_modulator(self.role, self.shape, self.bit_depth, self.settle_time_s)
+        self._flip_s = -np.inf
+        return identity
+
+    def _show(self, frame: np.ndarray) -> float:
+        fault = self._fails("show", "frozen", "late", "silent")
+        if fault is not None and fault.kind == "silent":
+            raise InstrumentTimeout(f"{self.name}: no answer to a frame")
+        now, period = self.clock.now_s(), self.refresh_period_s
+        flip = now
+        if period:
+            flip = max(np.ceil(now / period - 1e-6) * period, self._flip_s + period)
+        self._flip_s = flip
+        assert self.world is not None
+        if fault is None or fault.kind == "late":
+            late = 0.0 if fault is None else fault.delay_s
+            self.world.show(self.role, frame, flip + self.latency_s + late)
+        return float(flip)
+
+
+class CameraOptions(SimulatedOptions):
+    """Settings of a simulated camera; what is None is the device's."""
+
+    device: str = "basler-aca1440"
+    exposure_s: Seconds = 2e-3
+    trigger_latency_s: Seconds = 0.0
+    readout_s: Seconds | None = None
+
+
+class SimulatedCamera(_Simulated, Camera):
+    """A camera with shot noise, read noise, dark counts, a full well and a converter."""
+
+    driver = "simulated-camera"
+    Options = CameraOptions
+
+    def _connect(self, timeout_s: float) -> Identity:
+        device = self._device = _profile(self.name, CAMERAS, self.options.device)
+        identity = self._begin(self.options.device)
+        self.sensor_shape, self.bit_depth = device.sensor_shape, device.bit_depth
+        self.exposure_limits_s = (1e-6, 60.0)
+        readout = self.options.readout_s
+        self.readout_s = device.readout_s if readout is None else readout
+        self.row_time_s = device.row_time_s
+        self.full_well_e = device.full_well_e
+        self.offset_counts = float(1 << max(self.bit_depth - 7, 0))
+        steps = (1 << self.bit_depth) - 1 - self.offset_counts
+        self.gain_e_per_count = device.full_well_e / steps
+        self._exposure_s = self.options.exposure_s
+        self._waiting: deque[tuple[int, float, Shot]] = deque()
+        self._number, self._free_s, self._last = 0, -np.inf, None
+        if self.world is None:
+            world = LightPath()
+            for role in ("input", "weight"):
+                world.add_modulator(role, MODULATORS["tiny"].shape, 8, 0.0)
+            self.join(world, "detector")
+        return identity
+
+    def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
+        self._fails("configure")
+        return exposure_s
+
+    def _arm(self) -> None:
+        self._fails("arm")
+        self._waiting.clear()
+
+    def _disarm(self) -> None:
+        self._waiting.clear()
+
+    def _trigger(self, shot: Shot | None) -> None:
+        fault = self._fails("trigger", "dropped")
+        assert self.world is not None
+        self._number += 1
+        # the next exposure may overlap the read-out, and ends no earlier than that does
+        start = max(self.clock.now_s() + self.options.trigger_latency_s, self._free_s)
+        ends = start + self._exposure_s + self.row_time_s * self.region.height
+        self._free_s = max(ends, ends + self.readout_s - self._exposure_s)
+        if fault is None:
+            self._waiting.append((self._number, start, shot or self.world.next_shot()))
+
+    def _read(self, timeout_s: float) -> RawFrame | None:
+        fault = self._fails("read", "incomplete", "stale", "silent", "overflow", "garbage")
+        kind = "" if fault is None else fault.kind
+        if kind == "overflow":
+            self._waiting.clear()
+        gives_up_s = self.clock.now_s() + timeout_s
+        ready_s = np.inf
+        if self._waiting:
+            start = self._waiting[0][1]
+            rolling = self.row_time_s * self.region.height
+            ready_s = start + self._exposure_s + rolling + self.readout_s
+        if ready_s > gives_up_s or kind == "silent":
+            self.clock.sleep_until(gives_up_s)
+            return None
+        number, start, shot = self._waiting.popleft()
+        self.clock.sleep_until(ready_s)
+        last, self._last = self._last, self._picture(start, shot, kind == "garbage")
+        data = last if kind == "stale" and last is not None else self._last
+        return RawFrame(data, number, start, is_complete=kind != "incomplete")
+
+    def _picture(self, start_s: float, shot: Shot, is_garbage: bool) -> np.ndarray:
+        assert self.world is not None
+        device, region = self._device, self.region
+        assert self.gain_e_per_count is not None and self.offset_counts is not None
+        gain, offset = self.gain_e_per_count, self.offset_counts
+        light = self.world.on_camera(
+            start_s, self._exposure_s, self.sensor_shape, region, self.row_time_s, shot
+        )
+        if is_garbage:
+            light *= self.world.generator(shot, "hand").random(light.shape, dtype=np.float32)
+        dark = device.dark_e_per_s * self._exposure_s
+        counts = np.empty(light.shape, dtype=np.uint8 if self.bit_depth <= 8 else np.uint16)
+        world, highest = self.world, float((1 << self.bit_depth) - 1)
+
+        def work(first: int, last: int) -> None:
+            part = slice(first, last)
+            chance = world.generator(shot, f"pixels {first}")
+            electrons = _counted(light[part], dark, device.read_noise_e, device.full_well_e, chance)
+            electrons *= np.float32(1 / gain)
+            electrons += np.float32(offset + 0.5)
+            np.clip(electrons, 0, highest, out=electrons)
+            counts[part] = electrons  # rounds: half was added
+
+        in_bands(work, counts.shape)
+        return counts
+
+
+def _counted(
+    light: np.ndarray, dark: float, read_noise_e: float, full_well_e: float, chance: Any
+) -> np.ndarray:
+    """Draw detected electrons of pixels: light and dark counts, full well, read noise.
+
+    From 4 mean electrons on the number is Gaussian with Fisher's and Cornish's first correction,
+    n = mean + s z + mean (z^2 - 1) / (6 s^2) with s^2 = mean + read noise^2: mean, variance and
+    third moment are those of a Poisson number plus read noise, the fourth differs by 1/mean. Below
+    it is a true Poisson number.
+    """
+    mean = light + np.float32(dark)
+    z = chance.standard_normal(mean.shape, dtype=np.float32)
+    noise = np.float32(read_noise_e**2)
+    variance = mean + noise
+    n = np.sqrt(variance)
+    n *= z
+    n += mean
+    np.multiply(z, z, out=z)
+    z -= 1
+    z *= mean
+    variance *= 6
+    z /= variance
+    n += z
+    weak = mean < _FEW
+    few = int(np.count_nonzero(weak))
+    if few:
+        counted = chance.poisson(np.maximum(mean[weak], 0)).astype(np.float32)
+        counted += np.float32(read_noise_e) * chance.standard_normal(few, dtype=np.float32)
+        n[weak] = counted
+    np.minimum(n, np.float32(full_well_e), out=n)
+    return n
+
+
+class DaqOptions(SimulatedOptions):
+    """Settings of a simulated DAQ behind a photodiode.
+
+    Parameters
+    ----------
+    volts_per_electron : of diode and amplifier, per sample
+    read_noise_e : of diode and amplifier, per sample
+    """
+
+    device: str = "ni-6363"
+    volts_per_electron: float = Field(default=1e-6, gt=0)
+    read_noise_e: float = Field(default=1000.0, ge=0)
+    dark_e_per_s: float = Field(default=1e5, ge=0)
+
+
+class SimulatedDaq(_Simulated, Daq):
+    """A DAQ whose input 0 is a photodiode; counters 0 and 1 count input and weight frames."""
+
+    driver = "simulated-daq"
+    Options = DaqOptions
+
+    def _connect(self, timeout_s: float) -> Identity:
+        device = _profile(self.name, DAQS, self.options.device)
+        identity = self._begin(self.options.device)
+        self.input_count, self.output_count = device.input_count, device.output_count
+        self.line_count, self.counter_count = 8, 2
+        self.rate_limits_hz = (0.1, device.rate_hz)
+        self.input_range_v = self.output_range_v = (-device.range_v, device.range_v)
+        self.bit_depth = device.bit_depth
+        self._lines, self._counted_from = [False] * 8, [0, 0]
+        if self.world is None:
+            world = LightPath(WorldOptions(layout="block"))
+            for role in ("input", "weight"):
+                world.add_modulator(role, MODULATORS["tiny"].shape, 8, 0.0)
+            self.join(world, "detector")
+        return identity
+
+    def _read(
+        self,
+        channels: Sequence[int],
+        samples: int,
+        rate_hz: float,
+        timeout_s: float,
+        shot: Shot | None,
+    ) -> Samples:
+        fault = self._fails("read", "silent", "garbage")
+        start = self.clock.now_s()
+        if fault is not None and fault.kind == "silent":
+            self.clock.sleep_until(start + timeout_s)
+            raise InstrumentTimeout(f"{self.name}: no samples within {timeout_s:g} s")
+        self.clock.sleep_until(start + samples / rate_hz)
+        assert self.world is not None and self.bit_depth is not None
+        shot = shot or self.world.next_shot()
+        window = samples / rate_hz
+        mean = self.world.on_photodiode(start, window, shot) / samples
+        mean += self.options.dark_e_per_s / rate_hz
+        low, high = self.input_range_v
+        step = (high - low) / ((1 << self.bit_depth) - 1)
+        volts = np.empty((len(channels), samples))
+        for row, channel in enumerate(channels):
+            chance = self.world.generator(shot, f"channel {channel}")
+            light = np.full((1, samples), mean if channel == 0 else 0.0, dtype=np.float32)
+            if fault is not None:
+                light *= chance.random()
+            electrons = _counted(light, 0.0, self.options.read_noise_e, np.inf, chance)
+            volts[row] = electrons[0] * self.options.volts_per_electron
+        volts = np.rint(np.clip(volts, low, high) / step) * step
+        return Samples(volts, rate_hz, start, shot)
+
+    def _write(self, channel: int, volts: float) -> None:
+        self._fails("write")
+
+    def _set_line(self, line: int, high: bool) -> None:
+        self._fails("line")
+        self._lines[line] = high
+
+    def _read_line(self, line: int) -> bool:
+        self._fails("line")
+        return self._lines[line]
+
+    def _count(self, counter: int) -> int:
+        self._fails("count")
+        assert self.world is not None
+        role = ("input", "weight")[counter]
+        return self.world.modulators[role].shown - self._counted_from[counter]
+
+    def _reset_count(self, counter: int) -> None:
+        self._counted_from[counter] += self._count(counter)
+
+
+class SourceOptions(SimulatedOptions):
+    """Settings of a simulated light source."""
+
+    power_w: Watts = 1e-3
+    most_w: Watts = 5e-3
+
+
+class SimulatedSource(_Simulated, LightSource):
+    """A source with a set-point, an interlock that latches, and drift (in the world)."""
+
+    driver = "simulated-source"
+    Options = SourceOptions
+
+    def _connect(self, timeout_s: float) -> Identity:
+        identity = self._begin("source")
+        self.power_limits_w = (0.0, self.options.most_w)
+        self.wavelength_m = 532e-9
+        self.has_interlock = True
+        self._tripped = self._emitting = False
+        self._power_w = self.options.power_w
+        if self.world is None:
+            self.join(LightPath(), "source")
+        return identity
+
+    def _light(self, factor: float = 1.0) -> None:
+        assert self.world is not None
+        self.world.power_w = self._power_w * factor if self._emitting else 0.0
+
+    def _set_power(self, power_w: float) -> None:
+        self._fails("power")
+        self._power_w = power_w
+        self._light()
+
+    def _enable(self) -> None:
+        self._check("enable")
+        if self._tripped:
+            raise InterlockOpen(f"{self.name}: the interlock has tripped; re-arm it on site")
+        self._emitting = True
+        self._light()
+
+    def _disable(self) -> None:
+        self._emitting = False
+        self._light()
+
+    def _emits(self) -> bool:
+        self._check("state")
+        return self._emitting
+
+    def _interlock_closed(self) -> bool:
+        self._check("interlock")
+        return not self._tripped
+
+    def _check(self, exchange: str) -> None:
+        fault = self._fails(exchange, "tripped", "dim")
+        if fault is not None and fault.kind == "tripped":
+            self._tripped, self._emitting = True, False
+        self._light(0.5 if fault is not None and fault.kind == "dim" else 1.0)
+
+    def rearm(self) -> None:
+        """Do what an operator does on site after a trip."""
+        self._tripped = False
+
+
+def _profile(name: str, profiles: dict[str, Any], device: str) -> Any:
+    if device not in profiles:
+        raise InputError(f"{name}: unknown device {device!r}; choose from {', '.join(profiles)}")
+    return profiles[device]

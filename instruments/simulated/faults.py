@@ -1,0 +1,75 @@
+"""Faults of simulated instruments: those that real devices were seen to have, by schedule or rate.
+
+| kind | device | what happens |
+|---|---|---|
+| held | all | connecting finds it held by another process |
+| lost | all | the device is gone (unplugged) until it is connected again |
+| silent | all | one exchange gets no answer within the time-out |
+| frozen | SLM | a frame is accepted and not shown (a window without an event loop) |
+| late | SLM | a frame appears `delay_s` later than it should |
+| dropped | camera | a frame is lost; the next carries a gap in its number |
+| incomplete | camera | a part of a frame does not arrive |
+| stale | camera | the frame before is handed out again |
+| overflow | camera | a stall of the host loses all frames that were waiting |
+| garbage | camera, DAQ | a hand in the beam: the light is not that of the frames |
+| tripped | source | the interlock trips and emission stops until it is re-armed |
+| dim | source | the source falls to half its power |
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal[
+    "held",
+    "lost",
+    "silent",
+    "frozen",
+    "late",
+    "dropped",
+    "incomplete",
+    "stale",
+    "overflow",
+    "garbage",
+    "tripped",
+    "dim",
+]
+
+
+class Fault(BaseModel):
+    """When a device fails, counted in its own exchanges (frames shown, triggers, reads) from 1.
+
+    Parameters
+    ----------
+    kind : see the table of this file
+    at : numbers of the exchanges that fail
+    rate : share of exchanges that fail, drawn from `seed` and the exchange's number
+    delay_s : of kind "late"
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    at: tuple[int, ...] = ()
+    rate: float = Field(default=0.0, ge=0, le=1)
+    seed: int = 0
+    delay_s: float = Field(default=0.1, ge=0)
+
+    def happens(self, number: int) -> bool:
+        """Say whether exchange `number` fails."""
+        if number in self.at:
+            return True
+        return self.rate > 0 and share(self.seed, self.kind, number) < self.rate
+
+
+def share(*parts: object) -> float:
+    """Give a number in [0, 1) that depends on nothing but `parts`."""
+    return int.from_bytes(digest(*parts)[:7], "little") / 2**56
+
+
+def digest(*parts: object) -> bytes:
+    """Give 32 bytes that depend on nothing but `parts`."""
+    return blake2b("|".join(map(str, parts)).encode(), digest_size=32).digest()

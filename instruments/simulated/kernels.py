@@ -1,0 +1,61 @@
+"""Compiled steps of the simulated light path (extra `fast`); `optics` states them in numpy."""
+
+import numba
+import numpy as np
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def warp(light: np.ndarray, matrix: np.ndarray, first: int, out: np.ndarray) -> None:
+    """Sample light [h, w] at matrix @ (y, x, 1), bilinear, zero outside, rows from `first` on."""
+    height, width = light.shape
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            y = matrix[0, 0] * (first + row) + matrix[0, 1] * column + matrix[0, 2]
+            x = matrix[1, 0] * (first + row) + matrix[1, 1] * column + matrix[1, 2]
+            value = 0.0
+            if -1 < y < height and -1 < x < width:
+                top, left = int(np.floor(y)), int(np.floor(x))
+                dy, dx = y - top, x - left
+                for i in range(2):
+                    for j in range(2):
+                        if 0 <= top + i < height and 0 <= left + j < width:
+                            share = (dy if i else 1 - dy) * (dx if j else 1 - dx)
+                            value += share * light[top + i, left + j]
+            out[row, column] = value
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def deposit(
+    one: np.ndarray,
+    other: np.ndarray,
+    even: np.ndarray,
+    matrix: np.ndarray,
+    first: int,
+    out: np.ndarray,
+) -> None:
+    """Add one * other * even, rows from `first` on, to out at matrix @ (y, x, 1), bilinear."""
+    height, width = out.shape
+    for row in range(one.shape[0]):
+        y0 = matrix[0, 0] * (first + row) + matrix[0, 2]
+        x0 = matrix[1, 0] * (first + row) + matrix[1, 2]
+        for column in range(one.shape[1]):
+            y = y0 + matrix[0, 1] * column
+            x = x0 + matrix[1, 1] * column
+            if not (0 <= y < height - 1 and 0 <= x < width - 1):
+                continue
+            light = one[row, column] * other[row, column] * even[row, column]
+            top, left = int(y), int(x)
+            dy, dx = np.float32(y - top), np.float32(x - left)
+            low, high = light * dy, light - light * dy
+            out[top, left] += high - high * dx
+            out[top, left + 1] += high * dx
+            out[top + 1, left] += low - low * dx
+            out[top + 1, left + 1] += low * dx
+
+
+@numba.njit(nogil=True, cache=True)
+def look_up(levels: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
+    """Give table[levels]: float32."""
+    for row in range(levels.shape[0]):
+        for column in range(levels.shape[1]):
+            out[row, column] = table[levels[row, column]]

@@ -1,0 +1,167 @@
+"""How light goes from plane to plane in the simulation: look-up, warp, product, image, blur.
+
+An affine map is float64 [2, 3]: (y, x) = matrix @ (row, column, 1), in pixels. Compiled where numba
+is installed; the numpy statements here do the same, slower, equal up to float32 rounding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+
+COMPILED = find_spec("numba") is not None
+_BAND_PIXELS = 1 << 15  # of a band of rows that one thread works on: they stay in its cache
+
+
+def affine(
+    scale: float = 1.0,
+    rotation_deg: float = 0.0,
+    shift_px: tuple[float, float] = (0.0, 0.0),
+    source: tuple[int, int] = (1, 1),
+    target: tuple[int, int] = (1, 1),
+) -> np.ndarray:
+    """Map pixels of a plane onto another, centre onto centre plus a shift: float64 [2, 3].
+
+    Parameters
+    ----------
+    source, target : (height, width) of both planes
+    """
+    angle = np.deg2rad(rotation_deg)
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    centre = (np.array(source) - 1) / 2
+    offset = (np.array(target) - 1) / 2 + np.array(shift_px) - turn @ centre
+    return np.column_stack([turn, offset])
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """Give the map back."""
+    turn = np.linalg.inv(matrix[:, :2])
+    return np.column_stack([turn, -turn @ matrix[:, 2]])
+
+
+def look_up(levels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Give the transmission of grey levels [h, w]: float32 [h, w]."""
+    if not COMPILED:
+        return np.asarray(table[levels])
+    from . import kernels
+
+    out = np.empty(levels.shape, dtype=np.float32)
+    kernels.look_up(levels, table, out)
+    return out
+
+
+def warp(light: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Sample light [h, w] where an affine map sends each pixel of `shape`; zero outside."""
+    identity = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    if light.shape == shape and np.array_equal(matrix, identity):
+        return light
+    out = np.empty(shape, dtype=np.float32)
+    if COMPILED:
+        from . import kernels
+
+        def work(first: int, last: int) -> None:
+            kernels.warp(light, matrix, first, out[first:last])
+
+        in_bands(work, shape)
+        return out
+    rows, columns = np.indices(shape)
+    y, x = (matrix[i, 0] * rows + matrix[i, 1] * columns + matrix[i, 2] for i in (0, 1))
+    padded = np.pad(light, 1)
+    y, x = (np.clip(place + 1, 0, size) for place, size in zip((y, x), light.shape, strict=True))
+    top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
+    dy, dx = y - top, x - left
+    out[...] = 0
+    for i in range(2):
+        for j in range(2):
+            share = (dy if i else 1 - dy) * (dx if j else 1 - dx)
+            out += (share * padded[top + i, left + j]).astype(np.float32)
+    return out
+
+
+def image(
+    one: np.ndarray,
+    other: np.ndarray,
+    even: np.ndarray,
+    matrix: np.ndarray,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """Image the product of three planes [h, w] onto a sensor of `shape`; light is conserved."""
+    if COMPILED:
+        from . import kernels
+
+        parts = []
+
+        def work(first: int, last: int) -> None:
+            part = np.zeros(shape, dtype=np.float32)
+            rows = slice(first, last)
+            kernels.deposit(one[rows], other[rows], even[rows], matrix, first, part)
+            parts.append((first, part))
+
+        in_bands(work, one.shape, 2)
+        parts.sort(key=lambda item: item[0])
+        for _, part in parts[1:]:
+            parts[0][1].__iadd__(part)
+        return parts[0][1]
+    light = (one * other * even).ravel()
+    out = np.zeros(shape[0] * shape[1])
+    for places, shares in _corners(one.shape, matrix.tobytes(), shape):
+        out += np.bincount(places, weights=shares * light, minlength=out.size)
+    return out.reshape(shape).astype(np.float32)
+
+
+@cache
+def _corners(
+    source: tuple[int, int], matrix: bytes, shape: tuple[int, int]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Give the four sensor pixels of each source pixel, flat, and their shares of its light."""
+    turn = np.frombuffer(matrix).reshape(2, 3)
+    rows, columns = np.indices(source)
+    y, x = (turn[i, 0] * rows + turn[i, 1] * columns + turn[i, 2] for i in (0, 1))
+    inside = (y >= 0) & (y < shape[0] - 1) & (x >= 0) & (x < shape[1] - 1)
+    y, x = np.where(inside, y, 0), np.where(inside, x, 0)
+    top, left = y.astype(np.intp), x.astype(np.intp)
+    dy, dx = y - top, x - left
+    corners = []
+    for i in range(2):
+        for j in range(2):
+            share = inside * (dy if i else 1 - dy) * (dx if j else 1 - dx)
+            place = (top + i) * shape[1] + left + j
+            corners.append((place.ravel(), share.ravel().astype(np.float32)))
+    return corners
+
+
+def blur(light: np.ndarray, sigma_px: float) -> np.ndarray:
+    """Blur an image [h, w] by a Gaussian point-spread function."""
+    if not sigma_px:
+        return light
+    reach = int(np.ceil(3 * sigma_px))
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_px) ** 2)
+    taps /= taps.sum()
+    for axis in (0, 1):
+        size = light.shape[axis]
+        padded = np.pad(light, [(reach, reach) if i == axis else (0, 0) for i in (0, 1)])
+        light = np.zeros_like(light)
+        for tap, first in zip(taps.astype(np.float32), range(2 * reach + 1), strict=True):
+            part = slice(first, first + size)
+            light += tap * (padded[part] if axis == 0 else padded[:, part])
+    return light
+
+
+def in_bands(work: Callable[[int, int], None], shape: tuple[int, int], most: int = 64) -> None:
+    """Call work(first, last) for bands of rows that depend on the shape alone, on all cores."""
+    count = min(most, max(1, shape[0] * shape[1] // _BAND_PIXELS), shape[0])
+    if count == 1:
+        work(0, shape[0])
+        return
+    edges = np.linspace(0, shape[0], count + 1).astype(int)
+    list(_pool().map(work, edges[:-1], edges[1:]))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="lightloom-light")
