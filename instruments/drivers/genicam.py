@@ -1,0 +1,402 @@
+"""`GenicamCamera`: any camera with a GenTL producer, through harvesters.
+
+Not here: what to do about a lost frame (`Camera` refuses it); makers' own features beyond those
+that every camera should have (a bench file sets them by name).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from ..base import DriverOptions, Identity
+from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..clock import Clock
+from ..errors import Disconnected, InputError, InstrumentTimeout, InUse, LimitExceeded, import_extra
+from ..units import Seconds
+
+_POLL_S = 0.001  # harvesters asks the producer this often; 0 would ask for ever
+_UNPACKED_MONO = re.compile(r"Mono(\d+)")
+_NOT_IMPLEMENTED, _WRITE_ONLY = 0, 2  # GenApi's EAccessMode; 1 is not available, 4 read and write
+_WITHOUT = {  # what a camera may lack, and what happens then
+    "ExposureTime": "missing; exposure_s is the period of the frames",
+    "OffsetX": "missing; every region begins at the left",
+    "OffsetY": "missing; every region begins at the top",
+    "TriggerSoftware": "missing; each trigger starts the acquisition, each read stops it",
+}
+
+
+class GenicamOptions(DriverOptions):
+    """Settings of a GenICam camera.
+
+    Parameters
+    ----------
+    producer : path of a GenTL producer (.cti); "" for every one in GENICAM_GENTL64_PATH, "viky"
+        for the one with three made-up cameras that comes with the package genicam
+    serial, index : which camera; the index counts what the producers list, and is used without
+        a serial
+    pixel_format : "" for the unpacked monochrome format with most bits
+    buffers : frames that may wait to be read before one is dropped
+    trigger_line : begins an exposure when the trigger mode is external
+    free_running : let external mode mean the camera's own rate, one shot a frame
+    readout_s : from the end of an exposure until the frame is here
+    features : any other features by name, set once after connecting
+    """
+
+    producer: str = ""
+    serial: str = ""
+    index: int = Field(0, ge=0)
+    pixel_format: str = ""
+    buffers: int = Field(8, ge=1)
+    trigger_line: str = "Line1"
+    free_running: bool = False
+    readout_s: Seconds = 0.0
+    features: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+
+class GenicamCamera(Camera):
+    """A camera behind a GenTL producer."""
+
+    driver: ClassVar[str] = "genicam-camera"
+    Options = GenicamOptions
+
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self._camera: Any = None  # harvesters' ImageAcquirer
+        self._producer = ""
+        self._pixel_format = ""
+        self._missing: dict[str, str] = {}
+        self._triggered_at_s: deque[float] = deque()
+        self._empty_at_s = 0.0  # when no frame was waiting, the last time that this was seen
+        self._number: int | None = None
+
+    @property
+    def address(self) -> str:
+        """Producer and camera, as the bench file names them."""
+        options = self.options
+        which = f"serial {options.serial}" if options.serial else f"camera {options.index}"
+        return f"{options.producer or 'any producer'}, {which}"
+
+    # --- open and close --------------------------------------------------------------------------
+
+    def _connect(self, timeout_s: float) -> Identity:
+        import_extra("harvesters.core", "genicam", "a GenICam camera")
+        self._producer, info = self._find()
+        try:
+            with self._vendor("connect"):
+                self._camera = _open[self._producer].create(info)
+                self._camera.num_buffers = self.options.buffers
+            self._set_up()
+        except BaseException:
+            self._disconnect()
+            raise
+        return Identity(info.vendor, info.model, info.serial_number, info.version)
+
+    def _find(self) -> tuple[str, Any]:
+        """Give the producer, held for us, and its entry for the camera."""
+        seen: list[Any] = []
+        for producer in _producers(self.options.producer):
+            found = _hold(producer)
+            wanted = [
+                info
+                for index, info in enumerate(found, len(seen))
+                if (
+                    info.serial_number == self.options.serial
+                    if self.options.serial
+                    else index == self.options.index
+                )
+            ]
+            if wanted:
+                return producer, wanted[0]
+            seen += [(info.model, info.serial_number) for info in found]
+            _let_go(producer)
+        which = f"serial {self.options.serial!r}" if self.options.serial else self.options.index
+        raise InputError(
+            f"{self.name}: no camera {which} behind {self.options.producer or 'any producer'}; "
+            f"found {seen or 'none'}"
+        )
+
+    def _set_up(self) -> None:
+        self._missing = {name: text for name, text in _WITHOUT.items() if not self._has(name)}
+        self._pixel_format = self.options.pixel_format or self._most_bits()
+        self.bit_depth = self._bits(self._pixel_format)
+        automatic = {"ExposureAuto": "Off", "GainAuto": "Off", "OffsetX": 0, "OffsetY": 0}
+        for feature, value in automatic.items():
+            if self._feature(feature):
+                self._set(feature, value)
+        self._set("PixelFormat", self._pixel_format)
+        for feature, value in self.options.features.items():
+            self._set(feature, value)
+        with self._vendor("connect"):
+            self.sensor_shape = (self._feature("Height").max, self._feature("Width").max)
+            exposure = self._feature("ExposureTime")
+            if exposure:
+                self.exposure_limits_s = (exposure.min * 1e-6, exposure.max * 1e-6)
+        self.readout_s = self.options.readout_s
+        exposure_s = self._exposure_s or self._exposure()
+        self._exposure_s = self._configure(exposure_s, self.region, self._trigger_mode)
+
+    def _disconnect(self) -> None:
+        camera, self._camera = self._camera, None
+        try:
+            if camera is not None:
+                with self._vendor("close"):
+                    camera.destroy()
+        finally:
+            _let_go(self._producer)
+
+    # --- hooks of the camera ---------------------------------------------------------------------
+
+    def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
+        for offset in ("OffsetX", "OffsetY"):
+            if self._feature(offset):
+                self._set(offset, 0)  # so that any size fits
+        self._set("Width", region.width)
+        self._set("Height", region.height)
+        for offset, value in (("OffsetX", region.left), ("OffsetY", region.top)):
+            if value:
+                self._set(offset, value)
+        if self._feature("ExposureTime"):
+            self._set("ExposureTime", exposure_s * 1e6)
+        self._set_trigger(trigger)
+        return self._exposure()
+
+    def _set_trigger(self, trigger: TriggerMode) -> None:
+        has_trigger = "TriggerSoftware" not in self._missing
+        free_running = trigger == "external" and self.options.free_running
+        if trigger == "external" and not has_trigger and not free_running:
+            raise InputError(
+                f"{self.name}: this camera has no trigger; use trigger mode software, or set "
+                "free_running = true to take its frames as they come"
+            )
+        if not has_trigger:
+            return
+        if self._feature("TriggerSelector"):
+            self._set("TriggerSelector", "FrameStart")
+        self._set("TriggerMode", "Off" if free_running else "On")
+        if not free_running:
+            source = "Software" if trigger == "software" else self.options.trigger_line
+            self._set("TriggerSource", source)
+
+    def _arm(self) -> None:
+        self._triggered_at_s.clear()
+        self._number = None
+        self._empty_at_s = self.clock.now_s()
+        if not self._starts_for_each:
+            with self._vendor("arm"):
+                self._camera.start()
+
+    def _trigger(self, shot: Shot | None) -> None:
+        if self._starts_for_each and self._triggered_at_s:
+            raise LimitExceeded(
+                f"{self.name}: this camera has no trigger, and takes one shot at a time; "
+                "read it before the next"
+            )
+        now_s = self.clock.now_s()
+        with self._vendor("trigger"):
+            if self._starts_for_each:
+                self._camera.start()
+            else:
+                self._feature("TriggerSoftware").execute()
+        self._triggered_at_s.append(now_s)
+
+    def _read(self, timeout_s: float) -> RawFrame | None:
+        start_s = self.clock.now_s()
+        if self._starts_for_each and not self._triggered_at_s:
+            self.clock.sleep_until(start_s + timeout_s)
+            return None
+        with self._vendor("read"):
+            buffer = self._camera.try_fetch(timeout=max(timeout_s, _POLL_S))
+        end_s = self.clock.now_s()
+        if buffer is None and end_s - start_s >= timeout_s - _POLL_S:
+            return None
+        if end_s - start_s > 2 * _POLL_S:  # it had to be waited for
+            self._empty_at_s = end_s - _POLL_S
+        taken_at_s = self._taken_at()
+        with self._vendor("read"):
+            if self._starts_for_each:
+                number, (data, is_complete) = None, _copy(buffer)
+                self._camera.stop()
+            else:
+                # harvesters throws incomplete frames away without a word but None, too early
+                number = buffer.frame_id if buffer else self._number and self._number + 1
+                self._number = number
+                data, is_complete = _copy(buffer)
+        return RawFrame(data, number, taken_at_s, is_complete)
+
+    def _disarm(self) -> None:
+        with self._vendor("disarm"):
+            self._camera.stop()
+
+    def _settings(self) -> Mapping[str, Any]:
+        return {
+            **super()._settings(),
+            "producer": Path(self._producer).name,
+            "pixel_format": self._pixel_format,
+            "features": self._missing,
+        }
+
+    # --- parts of them ---------------------------------------------------------------------------
+
+    @property
+    def _starts_for_each(self) -> bool:
+        """Whether a shot is a whole acquisition, for want of a trigger."""
+        return self._trigger_mode == "software" and "TriggerSoftware" in self._missing
+
+    def _taken_at(self) -> float:
+        """Give the earliest moment at which the exposure of the next frame can have begun."""
+        if self._trigger_mode == "software":
+            # a frame that nobody asked for is as good as stale
+            return self._triggered_at_s.popleft() if self._triggered_at_s else float("-inf")
+        earliest_s = self._empty_at_s - self._exposure_s - self.readout_s
+        return max(earliest_s, self._armed_at_s or 0.0)
+
+    def _exposure(self) -> float:
+        with self._vendor("configure"):
+            exposure, rate = self._feature("ExposureTime"), self._feature("AcquisitionFrameRate")
+            if exposure:
+                return float(exposure.value) * 1e-6
+            return 1.0 / float(rate.value) if rate else 0.0
+
+    def _most_bits(self) -> str:
+        formats = [name for name in self._formats() if _UNPACKED_MONO.fullmatch(name)]
+        if not formats:
+            raise InputError(f"{self.name}: no monochrome format among {self._formats()}")
+        return max(formats, key=self._bits)
+
+    def _formats(self) -> list[str]:
+        with self._vendor("connect"):
+            return list(self._feature("PixelFormat").symbolics)
+
+    def _bits(self, pixel_format: str) -> int:
+        found = _UNPACKED_MONO.fullmatch(pixel_format)
+        if not found:
+            raise InputError(
+                f"{self.name}: pixel_format {pixel_format!r} is not monochrome and unpacked, as "
+                f"Mono8 and Mono12 are; the camera has {', '.join(self._formats())}"
+            )
+        return int(found.group(1))
+
+    def _node(self, name: str) -> Any:
+        return getattr(self._camera.remote_device.node_map, name, None)
+
+    def _has(self, name: str) -> bool:
+        """Whether the camera has a feature, be it one that is locked for now."""
+        node = self._node(name)
+        return node is not None and node.get_access_mode() > _NOT_IMPLEMENTED
+
+    def _feature(self, name: str) -> Any:
+        """Give a feature of the camera; None where it has none, or not now."""
+        node = self._node(name)
+        return node if node is not None and node.get_access_mode() >= _WRITE_ONLY else None
+
+    def _set(self, name: str, value: Any) -> None:
+        node = self._feature(name)
+        if node is None:
+            raise InputError(f"{self.name}: this camera has no feature {name!r} to set to {value}")
+        with self._vendor("configure", f"{name} = {value!r}"):
+            node.value = value
+
+    @contextmanager
+    def _vendor(self, what: str, value: str = "") -> Iterator[None]:
+        """Say in our errors what goes wrong in the vendor's."""
+        gentl = import_extra("genicam.gentl", "genicam", "a GenICam camera")
+        genapi = import_extra("genicam.genapi", "genicam", "a GenICam camera")
+        try:
+            yield
+        except (gentl.ResourceInUseException, gentl.AccessDeniedException) as error:
+            raise InUse(
+                f"{self.name} ({self.address}) is held by another program or instrument; "
+                f"close that first ({_one_line(error)})"
+            ) from error
+        except (gentl.TimeoutException, genapi.TimeoutException) as error:
+            raise InstrumentTimeout(f"{self.name}: {what} timed out: {_one_line(error)}") from error
+        except (genapi.OutOfRangeException, genapi.InvalidArgumentException) as error:
+            raise InputError(f"{self.name} refuses {value or what}: {_one_line(error)}") from error
+        except (gentl.GenericException, genapi.GenericException) as error:
+            raise Disconnected(
+                f"{self.name} ({self.address}) failed during {what} {value}: {_one_line(error)}; "
+                "check cable and power, then connect again"
+            ) from error
+
+
+def _copy(buffer: Any) -> tuple[Any, bool]:
+    """Copy a frame, (height, width), out of its buffer and give the buffer back."""
+    nothing = np.zeros((0, 0), np.uint8)
+    if buffer is None:
+        return nothing, False
+    with buffer:
+        for component in buffer.payload.components:
+            shape = (component.height, component.width)
+            if component.data.size == shape[0] * shape[1]:
+                return component.data.reshape(shape).copy(), True
+    return nothing, False
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+# --- producers: a process may open each only once, so cameras share them -------------------------
+
+_open: dict[str, Any] = {}  # path of a producer -> its Harvester
+_holders: dict[str, int] = {}
+_lock = Lock()
+
+
+def _producers(wanted: str) -> list[str]:
+    """Give the paths of the producers that a bench file means."""
+    if wanted == "viky":
+        package = import_extra("genicam", "genicam", "a GenICam camera")
+        wanted = str(Path(str(package.__file__)).parent / "viky.cti")
+    if wanted:
+        if not Path(wanted).is_file():
+            raise InputError(f"producer = {wanted!r} is no file; give the path of a .cti")
+        return [str(Path(wanted).resolve())]
+    folders = os.environ.get("GENICAM_GENTL64_PATH", "").split(os.pathsep)
+    found = [path for folder in folders if folder for path in sorted(Path(folder).glob("*.cti"))]
+    if not found:
+        raise InputError(
+            "no GenTL producer in GENICAM_GENTL64_PATH; install the camera maker's, or name one "
+            "in the bench file: producer = PATH.cti"
+        )
+    return [str(path.resolve()) for path in found]
+
+
+def _hold(producer: str) -> list[Any]:
+    """Open a producer, or share it, and give the cameras that it lists."""
+    core = import_extra("harvesters.core", "genicam", "a GenICam camera")
+    with _lock:
+        if producer not in _open:
+            harvester = core.Harvester()
+            try:
+                harvester.add_file(producer)
+                harvester.update()  # once only: it makes every camera that is open obsolete
+            except Exception as error:
+                with suppress(Exception):
+                    harvester.reset()
+                raise InputError(
+                    f"the GenTL producer {producer} cannot be used: {_one_line(error)}"
+                ) from error
+            _open[producer] = harvester
+        _holders[producer] = _holders.get(producer, 0) + 1
+        return list(_open[producer].device_info_list)
+
+
+def _let_go(producer: str) -> None:
+    with _lock:
+        _holders[producer] -= 1
+        if not _holders[producer]:
+            del _holders[producer]
+            _open.pop(producer).reset()

@@ -1,0 +1,371 @@
+"""`GenicamCamera` against a partner: the GenTL producer that comes with the package genicam.
+
+It has three cameras that run freely at 1 to 200 frames a second, without a trigger, an exposure
+time or a clock; what a triggered camera is told is tried against stand-ins for its features.
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightloom.instruments import (
+    Disconnected,
+    DroppedFrame,
+    IncompleteFrame,
+    InputError,
+    InstrumentTimeout,
+    InUse,
+    LimitExceeded,
+    MissingExtraError,
+    NotConnected,
+    Region,
+    Shot,
+    StaleFrame,
+    create,
+)
+from lightloom.instruments.drivers import genicam as driver
+from lightloom.instruments.drivers.genicam import GenicamCamera
+
+needs_partner = pytest.mark.usefixtures("partner")
+
+
+@pytest.fixture
+def partner() -> None:
+    pytest.importorskip(
+        "harvesters.core", reason="harvesters is not here: pip install 'lightloom[genicam]'"
+    )
+
+
+def camera(name: str = "camera", rate_hz: float = 200, **options: Any) -> GenicamCamera:
+    features = {"AcquisitionFrameRate": rate_hz, **options.pop("features", {})}
+    made = create("genicam-camera", name, {"producer": "viky", "features": features, **options})
+    assert isinstance(made, GenicamCamera)
+    return made
+
+
+def streaming(**options: Any) -> GenicamCamera:
+    """Give a camera that is armed and takes frames as they come."""
+    made = camera(free_running=True, **options).connect()
+    made.configure(trigger_mode="external")
+    made.arm()
+    return made
+
+
+@needs_partner
+def test_a_frame_is_taken_after_its_trigger_and_bears_the_name_of_its_shot() -> None:
+    # A bench would multiply with the frame before: each frame must begin after its trigger.
+    with camera() as device:
+        assert device.sensor_shape == (800, 800) and device.bit_depth == 8
+        for number in range(5):
+            asked_at_s = device.clock.now_s()
+            frame = device.take(2.0, Shot("layer.0", number))
+            assert frame.taken_at_s >= asked_at_s
+            assert frame.data.shape == (800, 800) and frame.data.dtype == "uint8"
+            assert frame.shot == Shot("layer.0", number) and frame.frame_id == number + 1
+
+
+@needs_partner
+def test_what_this_camera_lacks_is_said_in_its_settings() -> None:
+    # A record of a run must not claim an exposure that nobody set.
+    with camera(rate_hz=50) as device:
+        features = device.describe()["settings"]["features"]
+        assert set(features) == {"ExposureTime", "OffsetX", "OffsetY", "TriggerSoftware"}
+        assert features["ExposureTime"] == "missing; exposure_s is the period of the frames"
+        device.configure(exposure_s=0.001)
+        assert device.exposure_s == pytest.approx(1 / 50)
+        assert device.identity.model == "Viky" and device.identity.serial == "0"
+
+
+@needs_partner
+def test_a_second_shot_before_the_first_is_read_is_refused() -> None:
+    # Without a trigger input the second would be the first again; and its name must not linger.
+    with camera() as device:
+        device.arm()
+        device.trigger(Shot("first", 0))
+        with pytest.raises(LimitExceeded, match="one shot at a time"):
+            device.trigger(Shot("refused", 1))
+        assert device.read(2.0).shot == Shot("first", 0)
+        device.trigger(Shot("second", 2))
+        assert device.read(2.0).shot == Shot("second", 2)
+
+
+@needs_partner
+def test_frames_lost_in_a_stall_are_found() -> None:
+    # harvesters' statistics do not show them; shots would be off by a hundred from then on.
+    device = streaming(buffers=3)
+    try:
+        assert device.read(2.0).frame_id == 1
+        time.sleep(0.3)
+        with pytest.raises(DroppedFrame, match="lost; arm it again"):
+            for _ in range(8):
+                device.read(2.0)
+        device.arm()
+        device.read(2.0)
+    finally:
+        device.close()
+
+
+@needs_partner
+def test_a_frame_that_waited_in_a_buffer_is_not_called_younger_than_it_may_be() -> None:
+    # After a stall, frames come at once but are old: their time must be the earliest possible.
+    device = streaming(buffers=8)
+    try:
+        device.read(2.0)
+        stalled_at_s = device.clock.now_s()
+        time.sleep(0.2)
+        assert device.read(2.0).taken_at_s <= stalled_at_s
+    finally:
+        device.close()
+
+
+@needs_partner
+def test_nothing_of_before_arming_is_left_in_the_buffers() -> None:
+    # The frames of the last tile would be read as those of the next.
+    device = streaming()
+    try:
+        time.sleep(0.1)
+        device.disarm()
+        armed_at_s = device.clock.now_s()
+        device.arm()
+        assert all(device.read(2.0).taken_at_s >= armed_at_s for _ in range(12))
+    finally:
+        device.close()
+
+
+@needs_partner
+def test_time_outs_fire() -> None:
+    # A run would hang for ever on a camera that was not triggered, or is slower than thought.
+    with camera() as device:
+        device.arm()
+        start_s = time.perf_counter()
+        with pytest.raises(InstrumentTimeout, match=r"no frame within 0\.1 s"):
+            device.read(0.1)
+        assert 0.09 < time.perf_counter() - start_s < 1.0
+    with camera(rate_hz=2) as slow, pytest.raises(LimitExceeded, match="longer than the time-out"):
+        slow.take(0.2)
+    device = streaming(rate_hz=200)
+    try:
+        device._camera.remote_device.node_map.AcquisitionStop.execute()
+        start_s = time.perf_counter()
+        with pytest.raises(InstrumentTimeout):
+            while True:
+                device.read(0.1)
+        assert time.perf_counter() - start_s < 1.0
+    finally:
+        device.close()
+
+
+@needs_partner
+def test_an_incomplete_frame_is_reported_not_skipped(mocker: Any) -> None:
+    # harvesters discards it and says nothing; the next frame would be taken for this one.
+    from genicam.gentl import Buffer
+
+    device = streaming()
+    try:
+        device.read(2.0)
+        mocker.patch.object(Buffer, "is_complete", side_effect=[False, *[True] * 100])
+        with pytest.raises(IncompleteFrame, match="a part of frame 2 did not arrive"):
+            device.read(2.0)
+        device.read(2.0)
+    finally:
+        device.close()
+
+
+@needs_partner
+def test_a_camera_that_is_held_is_refused() -> None:
+    # Two runs on one camera would read each other's frames.
+    with camera() as device:
+        with pytest.raises(InUse, match="held already by this program"):
+            camera("other").connect()
+        with pytest.raises(InUse, match="held by another"):  # the producer's own refusal
+            camera("other", serial="0").connect()
+        assert device.take(2.0).frame_id == 1
+
+
+@needs_partner
+def test_two_cameras_of_one_producer_work_side_by_side() -> None:
+    # A producer opens only once in a program: the second camera must not take it from the first.
+    with camera("left") as left, camera("right", serial="2") as right:
+        assert left.identity.serial == "0" and right.identity.serial == "2"
+        left.take(2.0)
+        right.take(2.0)
+        right.close()
+        left.take(2.0)
+
+
+@needs_partner
+def test_a_camera_that_goes_away_is_reported_and_can_be_closed() -> None:
+    # An unplugged camera must end the run with a sentence, not with an endless wait.
+    device = streaming()
+    unplug = threading.Timer(0.05, device._camera.device.module.close)
+    unplug.start()
+    try:
+        with pytest.raises(Disconnected, match="check cable and power"):
+            for _ in range(400):
+                device.read(1.0)
+    finally:
+        unplug.join()
+        device.close()
+    with pytest.raises(NotConnected):
+        device.read(1.0)
+    with camera() as again:
+        again.take(2.0)
+
+
+@needs_partner
+def test_a_region_is_read_out_and_one_that_does_not_fit_is_refused() -> None:
+    # The decoder would cut spots out of the wrong place.
+    with camera() as device:
+        device.configure(region=Region(0, 0, 120, 300))
+        assert device.take(2.0).data.shape == (120, 300)
+        with pytest.raises(InputError, match="no feature 'OffsetX'"):
+            device.configure(region=Region(0, 8, 120, 300))
+        with pytest.raises(InputError, match="Width = 40"):
+            device.configure(region=Region(0, 0, 120, 40))
+        with pytest.raises(InputError, match="outside the sensor"):
+            device.configure(region=Region(0, 0, 801, 300))
+
+
+@needs_partner
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"serial": "77"}, "no camera serial '77'.*found.*Viky"),
+        ({"index": 3}, "no camera 3 behind viky"),
+        ({"pixel_format": "RGBa8"}, "not monochrome.*the camera has RGBa8, Mono8"),
+        ({"pixel_format": "Mono12"}, "refuses PixelFormat = 'Mono12'"),
+        ({"features": {"Gian": 3}}, "no feature 'Gian'"),
+        ({"features": {"AcquisitionFrameRate": 500}}, "refuses AcquisitionFrameRate = 500"),
+        ({"producer": "/nowhere/maker.cti"}, "producer = '/nowhere/maker.cti' is no file"),
+        ({"producer": ""}, "no GenTL producer in GENICAM_GENTL64_PATH"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_with_the_way_out(
+    options: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A typing error in a bench file must cost a sentence, not an afternoon; nothing stays open.
+    monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
+    with pytest.raises(InputError, match=complaint):
+        camera(**options).connect()
+    assert not driver._open
+    camera().connect().close()
+
+
+@needs_partner
+def test_producers_are_found_where_the_standard_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Makers' installers set this variable; an operator should name nothing more.
+    import genicam
+
+    monkeypatch.setenv("GENICAM_GENTL64_PATH", str(Path(genicam.__file__).parent))
+    with camera(producer="", serial="1") as device:
+        assert device.take(2.0).data.any()
+
+
+@needs_partner
+def test_a_file_that_is_no_producer_is_named(tmp_path: Path) -> None:
+    # Half an installation must not look like a missing camera.
+    broken = tmp_path / "broken.cti"
+    broken.write_bytes(b"not a library")
+    with pytest.raises(InputError, match=r"broken\.cti"):
+        camera(producer=str(broken)).connect()
+    assert not driver._open
+
+
+@needs_partner
+def test_external_triggers_need_a_trigger() -> None:
+    # A free-running camera that is taken for a triggered one gives frames of any moment.
+    with camera() as device, pytest.raises(InputError, match="has no trigger"):
+        device.configure(trigger_mode="external")
+
+
+@needs_partner
+def test_a_hundred_openings_leave_nothing_behind() -> None:
+    # A run of days that reconnects would end with "too many open files".
+    handles = Path("/proc/self/fd")
+
+    def count() -> tuple[int, int]:
+        return len(list(handles.iterdir())) if handles.exists() else 0, threading.active_count()
+
+    with camera() as device:
+        device.take(2.0)
+    before = count()
+    for _ in range(100):
+        camera().connect().close()
+    assert count() == before and not driver._open
+
+
+class Feature:
+    """Stands in for a feature of a camera; notes what is written and executed."""
+
+    def __init__(self, value: Any = None, low: float = 0, high: float = 0) -> None:
+        self.written: list[Any] = []
+        self.executed = 0
+        self.min, self.max, self._value = low, high, value
+
+    def get_access_mode(self) -> int:
+        return 4
+
+    def execute(self) -> None:
+        self.executed += 1
+
+    @property
+    def value(self) -> Any:
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self.written.append(value)
+        self._value = value
+
+
+@needs_partner
+def test_a_camera_with_a_trigger_is_told_so(mocker: Any) -> None:
+    # Not yet run on hardware: the calls are those that the standard (SFNC) documents.
+    features = {
+        "ExposureTime": Feature(5_000.0, 20.0, 1e6),
+        "ExposureAuto": Feature(),
+        "TriggerSelector": Feature(),
+        "TriggerMode": Feature(),
+        "TriggerSource": Feature(),
+        "TriggerSoftware": Feature(),
+    }
+    real = GenicamCamera._node
+    mocker.patch.object(
+        GenicamCamera,
+        "_node",
+        lambda self, name: features[name] if name in features else real(self, name),
+    )
+    with camera(trigger_line="Line2") as device:
+        assert device.exposure_limits_s == pytest.approx((20e-6, 1.0))
+        assert features["ExposureAuto"].written == ["Off"]
+        device.configure(exposure_s=0.002)
+        assert features["ExposureTime"].value == pytest.approx(2_000.0)
+        assert device.exposure_s == pytest.approx(0.002)
+        with pytest.raises(LimitExceeded):
+            device.configure(exposure_s=2.0)
+
+        device.arm()
+        for number in range(3):
+            device.trigger(Shot("layer", number))
+        assert features["TriggerSelector"].value == "FrameStart"
+        assert features["TriggerMode"].value == "On"
+        assert features["TriggerSource"].value == "Software"
+        assert features["TriggerSoftware"].executed == 3
+        shots = [device.read(1.0).shot for _ in range(3)]
+        assert shots == [Shot("layer", number) for number in range(3)]
+        with pytest.raises(StaleFrame, match="check what else triggers it"):
+            device.read(0.05)  # the stand-in runs on: these frames nobody asked for
+
+        device.configure(trigger_mode="external")
+        assert features["TriggerSource"].value == "Line2"
+
+
+def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody should read a traceback to learn what to install.
+    monkeypatch.setitem(sys.modules, "harvesters.core", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'lightloom\[genicam\]'") as caught:
+        camera().connect()
+    assert "\n" not in str(caught.value)
