@@ -1,0 +1,221 @@
+"""How instruments that speak SCPI are asked for a scan: one small data class per family.
+
+A dialect says what the device has, and how a scan of voltages is asked for. A laboratory adds its
+own to `DIALECTS`. Not here: the connection, checks of limits (`scpi_daq`, `visa`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..clock import Clock
+from ..errors import InstrumentError, InstrumentTimeout
+from .visa import VisaLink
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan that is asked for: channels counted from 0, and the moment when time is over."""
+
+    channels: Sequence[int]
+    samples: int
+    rate_hz: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Dialect(ABC):
+    """What a family of instruments has, and how it is asked."""
+
+    inputs: int
+    outputs: int = 0
+    lines: int = 0
+    rate_limits_hz: tuple[float, float] = (0.0, float("inf"))
+    input_range_v: tuple[float, float] = (-10.0, 10.0)
+    output_range_v: tuple[float, float] = (0.0, 0.0)
+    bit_depth: int | None = None
+    most_samples: int = 1 << 20
+
+    def prepare(self, link: VisaLink) -> None:  # noqa: B027 (not every device needs it)
+        """Bring the device into a known state after it was opened."""
+
+    @abstractmethod
+    def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
+        """Give volts [channels, samples], and the rate that the device really took."""
+
+    def write(self, link: VisaLink, channel: int, volts: float) -> None:
+        """Put a voltage on an output."""
+        raise NotImplementedError
+
+    def set_line(self, link: VisaLink, line: int, high: bool) -> None:
+        """Set a digital line."""
+        raise NotImplementedError
+
+    def read_line(self, link: VisaLink, line: int) -> bool:
+        """Read a digital line."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RedPitaya(Dialect):
+    """Red Pitaya STEMlab 125-14, its SCPI server on TCP port 5000.
+
+    Fast inputs 1 and 2 (0 and 1 here, jumpers at LV), slow outputs AOUT0-3, lines DIO0_P-DIO7_P.
+    Commands: the vendor's "List of supported SCPI commands", acquisition, of OS 1.04 and up.
+    """
+
+    inputs: int = 2
+    outputs: int = 4
+    lines: int = 8
+    rate_limits_hz: tuple[float, float] = (125e6 / 65_536, 125e6)
+    input_range_v: tuple[float, float] = (-1.0, 1.0)
+    output_range_v: tuple[float, float] = (0.0, 1.8)
+    bit_depth: int | None = 14
+    most_samples: int = 16_384
+
+    def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
+        """Trigger at once; what is read begins at the trigger."""
+        decimation = 1 << min(16, int(np.log2(125e6 / scan.rate_hz) + 1e-9))  # never slower
+        rate_hz = 125e6 / decimation
+        for command in (
+            "ACQ:RST",
+            f"ACQ:DEC {decimation}",
+            "ACQ:DATA:UNITS VOLTS",
+            "ACQ:DATA:FORMAT ASCII",
+            f"ACQ:TRIG:DLY {max(0, scan.samples - 8192)}",  # 8192 come after the trigger anyway
+            "ACQ:START",
+            "ACQ:TRIG NOW",
+        ):
+            link.write(command)
+        self._wait(link, "ACQ:TRIG:STAT?", "TD", scan, clock)
+        clock.sleep_until(clock.now_s() + scan.samples / rate_hz)
+        self._wait(link, "ACQ:TRIG:FILL?", "1", scan, clock)
+        start = int(link.ask_number("ACQ:TPOS?"))
+        volts = [
+            link.ask_numbers(
+                f"ACQ:SOUR{channel + 1}:DATA:STArt:N? {start},{scan.samples}",
+                scan.samples,
+                max(scan.deadline_s - clock.now_s(), 0.05),
+                strip="{}",
+            )
+            for channel in scan.channels
+        ]
+        return np.array(volts), rate_hz
+
+    def _wait(self, link: VisaLink, question: str, reply: str, scan: Scan, clock: Clock) -> None:
+        while link.query(question).strip() != reply:
+            if clock.now_s() >= scan.deadline_s:
+                raise InstrumentTimeout(
+                    f"{link.name} did not say {reply!r} to {question!r} in time; "
+                    "give the read a longer timeout_s"
+                )
+            clock.sleep_until(clock.now_s() + 0.001)
+
+    def write(self, link: VisaLink, channel: int, volts: float) -> None:
+        """Set a slow analogue output."""
+        link.write(f"ANALOG:PIN AOUT{channel},{volts:.6f}")
+
+    def set_line(self, link: VisaLink, line: int, high: bool) -> None:
+        """Make a pin of the extension connector an output, and set it."""
+        link.write(f"DIG:PIN:DIR OUT,DIO{line}_P")
+        link.write(f"DIG:PIN DIO{line}_P,{int(high)}")
+
+    def read_line(self, link: VisaLink, line: int) -> bool:
+        """Read a pin as it is, input or output."""
+        return link.ask_switch(f"DIG:PIN? DIO{line}_P")
+
+
+@dataclass(frozen=True)
+class Multimeter(Dialect):
+    """A bench multimeter of the Keysight 34461A family: one input, integration over mains cycles.
+
+    The rate is what the integration time allows: `mains_hz` / NPLC, with auto-zero off.
+    """
+
+    inputs: int = 1
+    rate_limits_hz: tuple[float, float] = (0.5, 2500.0)
+    input_range_v: tuple[float, float] = (-1000.0, 1000.0)
+    most_samples: int = 10_000
+    mains_hz: float = 50.0
+    cycles: tuple[float, ...] = (100.0, 10.0, 1.0, 0.2, 0.02)  # NPLC, slowest and finest first
+
+    def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
+        """Take samples back to back, with the finest integration that the rate leaves time for."""
+        fitting = (npl for npl in self.cycles if self.mains_hz / npl >= scan.rate_hz * (1 - 1e-9))
+        cycles = next(fitting, self.cycles[-1])
+        for command in (
+            "CONF:VOLT:DC AUTO",
+            f"VOLT:DC:NPLC {cycles:g}",
+            "VOLT:DC:ZERO:AUTO OFF",
+            "TRIG:SOUR IMM",
+            f"SAMP:COUN {scan.samples}",
+        ):
+            link.write(command)
+        check_errors(link)
+        left_s = max(scan.deadline_s - clock.now_s(), 0.05)
+        return np.array([link.ask_numbers("READ?", scan.samples, left_s)]), self.mains_hz / cycles
+
+
+@dataclass(frozen=True)
+class Scope(Dialect):
+    """A bench oscilloscope of the Keysight InfiniiVision family, its trigger on AUTO."""
+
+    inputs: int = 4
+    rate_limits_hz: tuple[float, float] = (1.0, 1e9)
+    input_range_v: tuple[float, float] = (-40.0, 40.0)
+    bit_depth: int | None = 8
+    most_samples: int = 50_000
+
+    def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
+        """Take one record on all channels; the rate is what the preamble says."""
+        names = [f"CHAN{channel + 1}" for channel in scan.channels]
+        link.write(f":TIM:RANG {scan.samples / scan.rate_hz:.6g}")
+        link.write(f":DIG {','.join(names)}")
+        left_s = max(scan.deadline_s - clock.now_s(), 0.05)
+        link.ask_number("*OPC?", left_s)
+        volts, step_s = [], 1.0
+        for name in names:
+            link.write(f":WAV:SOUR {name}")
+            link.write(":WAV:FORM ASC")
+            link.write(f":WAV:POIN {scan.samples}")
+            check_errors(link)
+            step_s = link.ask_numbers(":WAV:PRE?", 10)[4]
+            left_s = max(scan.deadline_s - clock.now_s(), 0.05)
+            volts.append(self._values(link, ":WAV:DATA?", scan.samples, left_s))
+        if not step_s > 0:
+            link.refuse(":WAV:PRE?", f"{step_s:g} s", "a time between samples above 0")
+        return np.array(volts), 1 / step_s
+
+    def _values(self, link: VisaLink, question: str, count: int, left_s: float) -> list[float]:
+        """Read numbers behind the header of a block, #8 and the length in 8 digits."""
+        answer = link.query(question, left_s)
+        digits = int(answer[1]) if answer[:1] == "#" and answer[1:2].isdigit() else 0
+        length, body = answer[2 : 2 + digits], answer[2 + digits :]
+        try:
+            values = [float(part) for part in body.split(",")]
+        except ValueError:
+            values = []
+        is_whole = length.isdigit() and int(length) == len(body)
+        if not is_whole or len(values) != count or not np.isfinite(values).all():
+            link.refuse(question, answer, f"a block of {count} numbers")
+        return values
+
+
+def check_errors(link: VisaLink) -> None:
+    """Ask for the device's first complaint: a setting that it ignored would give wrong numbers."""
+    answer = link.query("SYST:ERR?")
+    if not answer.lstrip("+-").startswith("0"):
+        raise InstrumentError(
+            f"{link.name} complains: {answer}; check that its dialect fits {link.identity_line!r}"
+        )
+
+
+DIALECTS: dict[str, Dialect] = {
+    "red-pitaya": RedPitaya(),
+    "multimeter": Multimeter(),
+    "scope": Scope(),
+}

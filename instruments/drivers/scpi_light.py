@@ -1,0 +1,195 @@
+"""`ScpiSource` and `ScpiPowerMeter`: lasers, lamps and power meters, in SCPI over VISA.
+
+    [instruments.source]
+    driver = "scpi-source"
+    address = "ASRL/dev/ttyUSB0::INSTR"
+    max_power_w = "5 mW"
+    commands = { interlock = "SYST:INT?", open_shutter = "SHUT ON", close_shutter = "SHUT OFF" }
+
+Each command can be replaced; "" says that the device has none. Not here: safety. Interlock,
+shutter and key switch act by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from ..base import DriverOptions
+from ..errors import BadReply, InputError, InstrumentError, LimitExceeded
+from ..light_source import LightSource, PowerMeter
+from ..units import Metres, Watts
+from .visa import VisaInstrument, VisaOptions
+
+
+class SourceCommands(DriverOptions):
+    """What a source is told and asked; `{power}` is the set-point in the device's unit."""
+
+    set_power: str = "SOUR:POW {power:.6g}"
+    ask_power: str = "SOUR:POW?"
+    ask_lowest: str = ""  # "SOUR:POW? MIN" where the device knows its limits
+    ask_highest: str = ""
+    enable: str = "OUTP ON"
+    disable: str = Field(default="OUTP OFF", min_length=1)
+    ask_emission: str = Field(default="OUTP?", min_length=1)
+    interlock: str = ""
+    interlock_closed: str = "1"  # the answer that means closed and not tripped
+    open_shutter: str = ""
+    close_shutter: str = ""
+
+    @field_validator("set_power")
+    @classmethod
+    def _takes_a_power(cls, command: str) -> str:
+        try:
+            differ = command.format(power=1.0) != command.format(power=2.0)
+        except (KeyError, IndexError, ValueError):
+            differ = False
+        if not differ:
+            raise ValueError('it needs {power}, as in "SOUR:POW {power:.6g}"')
+        return command
+
+
+class ScpiSourceOptions(VisaOptions):
+    """Beside the address: the limit, which the device can only narrow, and the commands.
+
+    Parameters
+    ----------
+    max_power_w : required unless `commands.ask_highest` says what the device can do
+    watts_per_unit : 0.001 for a device that counts in milliwatts
+    set_point_tolerance : how far the power that it confirms may be from the one it was told,
+        relative
+    """
+
+    max_power_w: Watts | None = None
+    watts_per_unit: float = Field(default=1.0, gt=0)
+    set_point_tolerance: float = Field(default=0.01, gt=0)
+    wavelength_m: Metres | None = None
+    commands: SourceCommands = SourceCommands()
+
+
+class ScpiSource(VisaInstrument, LightSource):
+    """A light source that speaks SCPI. Connecting changes nothing about its emission."""
+
+    driver: ClassVar[str] = "scpi-source"
+    Options = ScpiSourceOptions
+
+    def _prepare(self) -> None:
+        options, commands, link = self.options, self.options.commands, self._link
+        unit_w = options.watts_per_unit
+        self.wavelength_m = options.wavelength_m
+        self.has_interlock = bool(commands.interlock)
+        self.has_shutter = bool(commands.open_shutter)
+        highest_w = math.inf if options.max_power_w is None else options.max_power_w
+        lowest_w = 0.0
+        if commands.ask_highest:
+            highest_w = min(highest_w, link.ask_number(commands.ask_highest) * unit_w)
+        if commands.ask_lowest:
+            lowest_w = link.ask_number(commands.ask_lowest) * unit_w
+        if not lowest_w <= highest_w < math.inf:
+            raise InputError(
+                f"{self.name}: its power limits are {lowest_w:g} to {highest_w:g} W; "
+                'give max_power_w, such as "5 mW", in the bench file'
+            )
+        self.power_limits_w = (lowest_w, highest_w)
+        asked = link.ask_number(commands.ask_power) * unit_w if commands.ask_power else math.nan
+        self._power_w = asked  # what a device held before we came is not to be trusted: see enable
+
+    def _set_power(self, power_w: float) -> None:
+        commands, unit_w = self.options.commands, self.options.watts_per_unit
+        self._power_w = math.nan  # until the device has confirmed it
+        self._link.write(commands.set_power.format(power=power_w / unit_w))
+        if not commands.ask_power:
+            return
+        held_w = self._link.ask_number(commands.ask_power) * unit_w
+        allowed_w = self.options.set_point_tolerance * power_w + 1e-6 * self.power_limits_w[1]
+        if abs(held_w - power_w) > allowed_w:
+            raise BadReply(
+                f"{self.name} was told {power_w:g} W and says that it holds {held_w:g} W; "
+                "check its limits, watts_per_unit and the commands"
+            )
+
+    def _enable(self) -> None:
+        low_w, high_w = self.power_limits_w
+        if not low_w <= self._power_w <= high_w:
+            raise LimitExceeded(
+                f"{self.name}: its set-point of {self._power_w:g} W is outside its limits of "
+                f"{low_w:g} to {high_w:g} W; call set_power() before enable()"
+            )
+        for command in (self.options.commands.enable, self.options.commands.open_shutter):
+            if command:
+                self._link.write(command)
+
+    def _disable(self) -> None:
+        """Close the shutter and stop emission; the second is tried even if the first fails."""
+        commands = self.options.commands
+        try:
+            if commands.close_shutter:
+                self._link.write(commands.close_shutter)
+        finally:
+            self._link.write(commands.disable)
+
+    def _emits(self) -> bool:
+        return self._link.ask_switch(self.options.commands.ask_emission)
+
+    def _interlock_closed(self) -> bool:
+        commands = self.options.commands
+        if not commands.interlock:
+            return True
+        return self._link.query(commands.interlock).strip() == commands.interlock_closed
+
+    def _settings(self) -> Mapping[str, Any]:
+        settings = dict(super()._settings())
+        if math.isnan(self._power_w):
+            settings["power_w"] = None  # unknown until it is set; a record holds no NaN
+        return settings
+
+
+class PowerMeterCommands(DriverOptions):
+    """What a meter is told and asked; as for the Thorlabs PM100 family."""
+
+    prepare: tuple[str, ...] = ("SENS:POW:UNIT W",)
+    set_wavelength: str = "SENS:CORR:WAV {nanometres:g}"
+    ask_wavelength: str = "SENS:CORR:WAV?"
+    read: str = Field(default="MEAS:POW?", min_length=1)
+
+
+class ScpiPowerMeterOptions(VisaOptions):
+    """Beside the address: the wavelength, and the commands."""
+
+    wavelength_m: Metres | None = None
+    watts_per_unit: float = Field(default=1.0, gt=0)
+    commands: PowerMeterCommands = PowerMeterCommands()
+
+
+class ScpiPowerMeter(VisaInstrument, PowerMeter):
+    """A power meter that speaks SCPI."""
+
+    driver: ClassVar[str] = "scpi-power-meter"
+    Options = ScpiPowerMeterOptions
+
+    def _prepare(self) -> None:
+        commands, wanted_m = self.options.commands, self.options.wavelength_m
+        for command in commands.prepare:
+            self._link.write(command)
+        if wanted_m is not None:
+            if not commands.set_wavelength:
+                raise InstrumentError(
+                    f"{self.name} has no command for its wavelength; leave out wavelength_m"
+                )
+            self._link.write(commands.set_wavelength.format(nanometres=wanted_m * 1e9))
+        if commands.ask_wavelength:
+            self.wavelength_m = self._link.ask_number(commands.ask_wavelength) * 1e-9
+            if wanted_m is not None and abs(self.wavelength_m - wanted_m) > 1e-9:
+                raise BadReply(
+                    f"{self.name} was set to {wanted_m * 1e9:g} nm and says "
+                    f"{self.wavelength_m * 1e9:g} nm; check what its sensor can do"
+                )
+        else:
+            self.wavelength_m = wanted_m
+
+    def _read_power(self, timeout_s: float) -> float:
+        power = self._link.ask_number(self.options.commands.read, timeout_s)
+        return power * float(self.options.watts_per_unit)

@@ -1,0 +1,351 @@
+"""`VisaLink`: a conversation over VISA in which each reply is whole, and belongs to its question.
+
+Shared by all drivers that speak SCPI, over TCP, USB, GPIB or a serial line. Nothing is repeated or
+thrown away in silence: after an exchange that was broken off, the next one first asks the device
+who it is, and says in the log what it read before that answer. Not here: what is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import select
+import socket
+import time
+from threading import Lock
+from typing import Any
+
+import pyvisa
+from pydantic import Field
+from pyvisa.constants import StatusCode
+
+from ..base import DriverOptions, Identity, Instrument
+from ..errors import BadReply, Disconnected, InstrumentError, InstrumentTimeout, InUse
+from ..units import Seconds
+
+LOG = logging.getLogger("lightloom.instruments")
+
+LONGEST_REPLY = 1 << 24  # bytes; what is longer is no answer
+CHUNK = 1 << 16
+GONE = {
+    StatusCode.error_connection_lost,
+    StatusCode.error_io,
+    StatusCode.error_invalid_object,
+    StatusCode.error_resource_not_found,
+    StatusCode.error_system_error,
+}
+BUSY = {StatusCode.error_resource_busy, StatusCode.error_resource_locked}
+
+_opening = Lock()  # pyvisa's resource managers are shared, and not made by two threads at once
+
+
+class VisaOptions(DriverOptions):
+    """Where a VISA instrument is, and how its lines end.
+
+    Parameters
+    ----------
+    address : such as "TCPIP::192.168.1.5::5000::SOCKET", "USB0::0x2A8D::...::INSTR" or
+        "ASRL/dev/ttyUSB0::INSTR"
+    backend : pyvisa's: "@py" is pyvisa-py, "@ivi" a vendor's VISA, "FILE.yaml@sim" a simulation
+    timeout_s : for each question
+    baud_rate : of a serial line
+    identity_query : a question whose answer is known; "" where the device has none
+    """
+
+    address: str = Field(min_length=1)
+    backend: str = "@py"
+    timeout_s: Seconds = Field(default=2.0, gt=0)
+    write_termination: str = "\n"
+    read_termination: str = Field(default="\n", min_length=1)
+    baud_rate: int | None = Field(default=None, gt=0)
+    identity_query: str = "*IDN?"
+
+
+class VisaLink:
+    """An open connection. The instrument that holds it has the lock.
+
+    Parameters
+    ----------
+    name : of the instrument, for messages
+    timeout_s : for opening, and for the first question
+
+    Raises
+    ------
+    InUse, InstrumentTimeout, Disconnected, BadReply : when there is no connection, or no identity
+    """
+
+    def __init__(self, name: str, options: VisaOptions, timeout_s: float) -> None:
+        self.name, self._options = name, options
+        self._is_in_step = True
+        self._timeout_ms = math.ceil(options.timeout_s * 1000)
+        self._resource: Any = self._open(timeout_s)
+        try:
+            # pyvisa-py's own session tells what came before a time-out; other libraries do not.
+            sessions = getattr(self._resource.visalib, "sessions", {})
+            session = sessions.get(self._resource.session)
+            self._session: Any = session if hasattr(session, "interface") else None
+            if isinstance(getattr(self._session, "interface", None), socket.socket):
+                # Else a command and then a question wait 40 ms for an acknowledgement.
+                self._session.interface.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.identity_line = ""
+            if options.identity_query:
+                self.identity_line = self.query(options.identity_query, timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, timeout_s: float) -> Any:
+        options, milliseconds = self._options, math.ceil(timeout_s * 1000)
+        settings: dict[str, Any] = {
+            "timeout": self._timeout_ms,
+            "write_termination": options.write_termination,
+            "read_termination": options.read_termination,
+        }
+        if options.baud_rate is not None:
+            settings["baud_rate"] = options.baud_rate
+        try:
+            with _opening:
+                manager = pyvisa.ResourceManager(options.backend)
+            return manager.open_resource(options.address, open_timeout=milliseconds, **settings)
+        except Exception as error:  # each library raises what it likes
+            code = getattr(error, "error_code", None)
+            kind: type[InstrumentError] = Disconnected
+            if code in BUSY or "exclusively lock" in str(error):
+                kind = InUse
+            elif code == StatusCode.error_timeout or "error_timeout" in str(error):
+                kind = InstrumentTimeout
+            raise kind(
+                f"{self.name}: {options.address} cannot be opened ({_one_line(error)}); "
+                f"check address, cable, power, and that VISA backend {options.backend!r} knows it"
+            ) from error
+
+    @property
+    def identity(self) -> Identity:
+        """The parts of a *IDN? reply: maker, model, serial number, firmware."""
+        parts = [part.strip() for part in self.identity_line.split(",", 3)]
+        return Identity(*parts) if len(parts) > 1 else Identity(model=parts[0])
+
+    def write(self, command: str) -> None:
+        """Send a command that has no answer."""
+        self._call(command, lambda: self._resource.write(command))
+
+    def query(self, question: str, timeout_s: float | None = None) -> str:
+        """Ask, and give the answer without its line ending.
+
+        Raises
+        ------
+        InstrumentTimeout : when nothing came
+        BadReply : for half a line, for what is no text, and for an answer that lay there before
+        Disconnected : when the device is gone
+        """
+        timeout_s = self._options.timeout_s if timeout_s is None else timeout_s
+        deadline_s = time.monotonic() + timeout_s
+        if not self._is_in_step:
+            self._get_in_step(deadline_s)
+        if self._something_waits(question):
+            self._is_in_step = False
+            raise BadReply(
+                f"{self.name} ({self._options.address}) had sent something before it was asked "
+                f"{question!r}; ask again, or check that nobody else talks to it"
+            )
+        self._is_in_step = False  # until the answer is complete
+        self.write(question)
+        answer = self._read_line(question, deadline_s)
+        self._is_in_step = True
+        return answer
+
+    def ask_number(self, question: str, timeout_s: float | None = None) -> float:
+        """Ask for one finite number."""
+        return self.ask_numbers(question, 1, timeout_s)[0]
+
+    def ask_numbers(
+        self, question: str, count: int, timeout_s: float | None = None, strip: str = ""
+    ) -> list[float]:
+        """Ask for so many finite numbers, separated by commas, perhaps within brackets `strip`."""
+        answer = self.query(question, timeout_s)
+        try:
+            numbers = [float(part) for part in answer.strip().strip(strip or None).split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
+            self.refuse(question, answer, f"{count} number{'s' * (count > 1)}")
+        return numbers
+
+    def ask_switch(self, question: str) -> bool:
+        """Ask for 0 or 1, OFF or ON."""
+        answer = self.query(question)
+        state = {"0": False, "OFF": False, "1": True, "ON": True}.get(answer.strip().upper())
+        if state is None:
+            self.refuse(question, answer, "0 or 1")
+        return bool(state)
+
+    def refuse(self, question: str, answer: str, wanted: str) -> None:
+        """Raise BadReply for a line that is no answer; the next question gets in step first."""
+        self._is_in_step = False
+        shown = answer if len(answer) <= 60 else answer[:57] + "..."
+        raise BadReply(
+            f"{self.name} ({self._options.address}) answered {question!r} with {shown!r}, "
+            f"where {wanted} was to come; check dialect, address and line endings"
+        )
+
+    def close(self) -> None:
+        """Let go of the connection; harmless when the device is gone."""
+        try:
+            self._resource.close()
+        except (pyvisa.Error, OSError) as error:
+            LOG.warning("%s: closing %s: %s", self.name, self._options.address, error)
+
+    # --- how a line is read ----------------------------------------------------------------------
+
+    def _read_line(self, question: str, deadline_s: float) -> str:
+        end = self._options.read_termination.encode()
+        got = b""
+        while not got.endswith(end):
+            left_s = deadline_s - time.monotonic()
+            piece = self._receive(question, max(left_s, 0.001))
+            got += piece
+            if len(got) > LONGEST_REPLY:
+                raise BadReply(f"{self.name} answers {question!r} without end: {got[:40]!r}...")
+            if not piece or (left_s <= 0 and not got.endswith(end)):
+                self._complain_of_silence(question, got)
+        try:
+            return got.removesuffix(end).decode("ascii").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise BadReply(
+                f"{self.name} ({self._options.address}) answered {question!r} with what is no "
+                f"text: {got[:40]!r}; check baud rate and address"
+            ) from None
+
+    def _receive(self, question: str, left_s: float) -> bytes:
+        """Wait for bytes up to the end of a line; none when the time is over."""
+        if (milliseconds := math.ceil(left_s * 1000)) != self._timeout_ms:
+            self._resource.timeout = self._timeout_ms = milliseconds
+        if self._session is None:
+            return bytes(self._call(question, self._read_whole))
+        line = self._session.interface
+        if isinstance(line, socket.socket) and not self._session._pending_buffer:
+            if not _can_read(line, left_s):
+                return b""
+            if self._is_cut():  # pyvisa-py would look again and again until the time is over
+                raise Disconnected(self._gone(question, "the other side closed the connection"))
+        data, status = self._session.read(CHUNK)
+        if status < 0 and status != StatusCode.error_timeout:
+            raise Disconnected(self._gone(question, StatusCode(status).name))
+        return bytes(data)
+
+    def _read_whole(self) -> bytes:
+        try:
+            return bytes(self._resource.read_raw())
+        except pyvisa.errors.VisaIOError as error:
+            if error.error_code == StatusCode.error_timeout:
+                return b""
+            raise
+
+    def _complain_of_silence(self, question: str, got: bytes) -> None:
+        where = f"{self.name} ({self._options.address})"
+        if self._is_cut():
+            raise Disconnected(self._gone(question, "the other side closed the connection"))
+        if got:
+            raise BadReply(
+                f"{where} answered {question!r} with half a line, {got[-40:]!r}; "
+                "check the line ending, or give it more time with timeout_s"
+            )
+        raise InstrumentTimeout(
+            f"{where} did not answer {question!r} in time; check that it is on and idle, or give "
+            f"it more time with timeout_s"
+        )
+
+    def _get_in_step(self, deadline_s: float) -> None:
+        """Read up to the answer to a question whose answer is known; say what was before it."""
+        ask, known = self._options.identity_query, self.identity_line
+        if not known:
+            raise BadReply(
+                f"{self.name} ({self._options.address}) is out of step since its last answer did "
+                "not come whole, and has no identity_query to get back in step; connect it again"
+            )
+        self.write(ask)
+        passed = []
+        while not (line := self._read_loosely(ask, deadline_s)).endswith(known):
+            passed.append(line)
+        LOG.warning("%s: back in step; these late replies were dropped: %r", self.name, passed)
+        self._is_in_step = True
+
+    def _read_loosely(self, question: str, deadline_s: float) -> str:
+        try:
+            return self._read_line(question, deadline_s)
+        except BadReply:  # of an earlier question, and not to be used anyway
+            if time.monotonic() >= deadline_s:
+                raise
+            return ""
+
+    # --- what a stream can tell ------------------------------------------------------------------
+
+    def _something_waits(self, question: str) -> bool:
+        """Say whether bytes came unasked; only streams can, other buses frame their messages."""
+        line = getattr(self._session, "interface", None)
+        if hasattr(line, "in_waiting"):
+            return bool(line.in_waiting)
+        if self._is_cut():
+            raise Disconnected(self._gone(question, "the other side closed the connection"))
+        return bool(getattr(self._session, "_pending_buffer", b"")) or _can_read(line)
+
+    def _is_cut(self) -> bool:
+        """Say whether the other side of a socket has closed it."""
+        line = getattr(self._session, "interface", None)
+        return _can_read(line) and not line.recv(1, socket.MSG_PEEK)
+
+    def _call(self, what: str, call: Any) -> Any:
+        """Call the VISA library; its errors become ours, and OSError that of a lost device."""
+        try:
+            return call()
+        except pyvisa.errors.VisaIOError as error:
+            if error.error_code == StatusCode.error_timeout:
+                raise InstrumentTimeout(
+                    f"{self.name} ({self._options.address}) does not take {what!r}; "
+                    "check that it is on and idle"
+                ) from error
+            if error.error_code in GONE:
+                raise Disconnected(self._gone(what, _one_line(error))) from error
+            raise InstrumentError(f"{self.name}: {what!r}: {_one_line(error)}") from error
+        except pyvisa.errors.InvalidSession as error:
+            raise Disconnected(self._gone(what, _one_line(error))) from error
+
+    def _gone(self, what: str, why: str) -> str:
+        return (
+            f"{self.name} ({self._options.address}) is gone at {what!r}: {why}; "
+            "check cable and power, then connect again"
+        )
+
+
+class VisaInstrument(Instrument):
+    """What drivers over VISA have in common: how they connect. `Options` is a `VisaOptions`."""
+
+    _link: VisaLink
+
+    @property
+    def address(self) -> str:
+        """The VISA address."""
+        return str(self.options.address)
+
+    def _connect(self, timeout_s: float) -> Identity:
+        self._link = VisaLink(self.name, self.options, timeout_s)
+        try:
+            self._prepare()
+        except BaseException:
+            self._link.close()
+            raise
+        return self._link.identity
+
+    def _prepare(self) -> None:
+        """Ask the device, just opened, for what the driver must know."""
+
+    def _disconnect(self) -> None:
+        self._link.close()
+
+
+def _can_read(line: Any, timeout_s: float = 0.0) -> bool:
+    return isinstance(line, socket.socket) and bool(select.select([line], [], [], timeout_s)[0])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,520 @@
+"""Drivers over VISA against emulated instruments on TCP, a pty and pyvisa-sim, and faults."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightloom.instruments import (
+    BadReply,
+    Disconnected,
+    InputError,
+    InstrumentError,
+    InstrumentTimeout,
+    InterlockOpen,
+    InUse,
+    LimitExceeded,
+    create,
+)
+from scpi_devices import Meter, Multimeter, RedPitaya, Scope, Served, Source, serve
+
+KIT = Path(__file__).parent / "kit"
+SOURCE = {
+    "watts_per_unit": 1e-3,
+    "max_power_w": "5 mW",
+    "commands": {
+        "ask_highest": "SOUR:POW? MAX",
+        "interlock": "SYST:INT?",
+        "open_shutter": "SHUT ON",
+        "close_shutter": "SHUT OFF",
+    },
+}
+
+
+@pytest.fixture
+def pitaya() -> Iterator[Served]:
+    with serve(RedPitaya()) as served:
+        yield served
+
+
+@pytest.fixture
+def laser() -> Iterator[Served]:
+    with serve(Source()) as served:
+        yield served
+
+
+@pytest.fixture
+def meter() -> Iterator[Served]:
+    with serve(Meter()) as served:
+        yield served
+
+
+def daq(served: Served, dialect: str = "red-pitaya", **options: Any) -> Any:
+    return create("scpi-daq", "daq", {"address": served.address, "dialect": dialect, **options})
+
+
+def source(served: Served, **options: Any) -> Any:
+    return create("scpi-source", "source", {"address": served.address, **SOURCE, **options})
+
+
+def power_meter(served: Served, **options: Any) -> Any:
+    return create("scpi-power-meter", "meter", {"address": served.address, **options})
+
+
+# --- what they are for ---------------------------------------------------------------------------
+
+
+def test_a_red_pitaya_reads_what_its_inputs_show(pitaya: Served) -> None:
+    # An operator would compute with volts of another channel, moment or rate.
+    with daq(pitaya) as instrument:
+        assert instrument.identity.maker == "REDPITAYA"
+        samples = instrument.read((1, 0), 10_000, 1e6)
+        ramp = np.arange(10_000) / 2**14
+        assert np.abs(samples.volts - np.array([0.2 + ramp, 0.1 + ramp])).max() < 1e-6
+        assert samples.rate_hz == 125e6 / 64  # the next that it has, never slower than asked
+        assert "ACQ:TRIG:DLY 1808" in pitaya.device.heard  # beyond the 8192 after a trigger
+        instrument.write(2, 1.25)
+        assert pitaya.device.pins["AOUT2"] == "1.250000"
+        instrument.set_line(3, True)
+        assert instrument.read_line(3) and not instrument.read_line(4)
+        assert all(finding.passed for finding in instrument.self_test())
+
+
+def test_a_multimeter_integrates_as_long_as_the_rate_allows() -> None:
+    # An operator would get more noise than needed, or fewer samples a second than asked for.
+    with serve(Multimeter()) as served, daq(served, "multimeter") as instrument:
+        for rate_hz, cycles, really_hz in ((40, "1", 50), (50, "1", 50), (51, "0.2", 250)):
+            samples = instrument.read((0,), 3, rate_hz)
+            assert np.array_equal(samples.volts, [[1.5] * 3]) and samples.rate_hz == really_hz
+            assert served.device.settings["VOLT:DC:NPLC"] == cycles
+
+
+def test_a_setting_that_a_multimeter_refuses_is_an_error() -> None:
+    # An operator would get numbers of a measurement that was not asked for.
+    with serve(Multimeter()) as served, daq(served, "multimeter") as instrument:
+        served.device.complaint = '-222,"Data out of range"'
+        with pytest.raises(InstrumentError, match="daq complains: -222"):
+            instrument.read((0,), 3, 50)
+
+
+def test_a_scope_says_its_own_rate() -> None:
+    # An operator would place samples at wrong times.
+    with serve(Scope()) as served, daq(served, "scope") as instrument:
+        samples = instrument.read((0, 3), 20, 5e5)
+        assert np.array_equal(samples.volts, [[1.0] * 20, [4.0] * 20])
+        assert samples.rate_hz == pytest.approx(1e6)
+
+
+def test_a_scope_that_sends_a_short_block_is_found_out() -> None:
+    # An operator would take the samples that are missing for the next ones.
+    with serve(Scope()) as served, daq(served, "scope") as instrument:
+        served.fault = lambda line, reply: reply and reply.replace("#8", "#8")[:-3].encode() + b"\n"
+        with pytest.raises(BadReply, match="daq"):
+            instrument.read((0,), 20, 5e5)
+
+
+def test_a_laser_is_set_enabled_and_left_dark(laser: Served) -> None:
+    # An operator would leave a laser on, or trust a power that it does not have.
+    with source(laser) as instrument:
+        assert instrument.power_limits_w == (0, 5e-3)
+        assert instrument.power_w == 1e-3 and not instrument.is_emitting()
+        instrument.set_power(2.5e-3)
+        assert laser.device.power == 2.5
+        instrument.enable()
+        assert laser.device.is_on and laser.device.shutter_open and instrument.is_emitting()
+    assert not laser.device.is_on and not laser.device.shutter_open
+    assert laser.device.heard[-2:] == ["SHUT OFF", "OUTP OFF"]
+
+
+@pytest.mark.parametrize("power_w", [-1e-9, 5.001e-3, float("nan"), float("inf")])
+def test_nothing_is_sent_beyond_the_limits(laser: Served, power_w: float) -> None:
+    # An operator would burn what the limit was written down for.
+    with source(laser) as instrument:
+        before = list(laser.device.heard)
+        with pytest.raises(LimitExceeded, match="source"):
+            instrument.set_power(power_w)
+        assert laser.device.heard == before
+
+
+def test_a_set_point_from_before_us_does_not_become_light(laser: Served) -> None:
+    # An operator would get the power that somebody else's program left in the device.
+    laser.device.power = 20.0
+    with source(laser) as instrument:
+        with pytest.raises(LimitExceeded, match="set_power"):
+            instrument.enable()
+        assert "OUTP ON" not in laser.device.heard
+        instrument.set_power(1e-3)
+        instrument.enable()
+
+
+def test_a_power_that_the_laser_does_not_take_is_an_error(laser: Served) -> None:
+    # An operator would record a power that was never there.
+    with source(laser) as instrument:
+        laser.device.highest = 3.0
+        with pytest.raises(BadReply, match=r"holds 0\.003 W"):
+            instrument.set_power(4e-3)
+        with pytest.raises(LimitExceeded):
+            instrument.enable()
+
+
+def test_an_open_interlock_keeps_a_laser_dark(laser: Served) -> None:
+    # An operator would believe that a class 3B beam obeys the program against the interlock.
+    with source(laser) as instrument:
+        laser.device.interlock = "0"
+        with pytest.raises(InterlockOpen, match="re-arm"):
+            instrument.enable()
+        assert "OUTP ON" not in laser.device.heard
+        laser.device.interlock, laser.device.refuses_to_emit = "1", True
+        with pytest.raises(InterlockOpen, match="does not emit"):
+            instrument.enable()
+        wait_for(lambda: laser.device.heard[-2:] == ["SHUT OFF", "OUTP OFF"])
+
+
+def test_a_laser_without_a_limit_is_refused(laser: Served) -> None:
+    # An operator would have a source that takes any power.
+    with pytest.raises(InputError, match="give max_power_w"):
+        source(laser, commands={}, max_power_w=None).connect()
+
+
+def test_light_goes_off_after_a_broken_exchange(laser: Served) -> None:
+    # An operator would leave a laser on because its last answer was late.
+    with source(laser, timeout_s=0.1) as instrument:
+        instrument.enable()
+        laser.fault = lambda line, reply: None
+        with pytest.raises(InstrumentTimeout):
+            instrument.is_emitting()
+    wait_for(lambda: not laser.device.is_on)
+
+
+def test_a_power_meter_measures_at_its_wavelength(meter: Served) -> None:
+    # An operator would read a power of another wavelength.
+    with power_meter(meter, wavelength_m="532 nm") as instrument:
+        assert meter.device.wavelength == "532"
+        assert instrument.wavelength_m == pytest.approx(532e-9)
+        assert instrument.read_power() == 1e-6
+
+
+# --- faults --------------------------------------------------------------------------------------
+
+
+def wait_for(condition: Any, timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_silent_instrument_times_out(meter: Served) -> None:
+    # A run would hang for ever.
+    with power_meter(meter) as instrument:
+        meter.fault = lambda line, reply: None
+        start = time.monotonic()
+        with pytest.raises(InstrumentTimeout, match=r"meter .*'MEAS:POW\?'"):
+            instrument.read_power(timeout_s=0.3)
+        assert 0.25 < time.monotonic() - start < 1.0
+
+
+def test_a_late_reply_is_not_taken_for_the_next_one(
+    meter: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A run would go on with each number one question too late.
+    with power_meter(meter) as instrument:
+        meter.fault = lambda line, reply: None
+        with pytest.raises(InstrumentTimeout):
+            instrument.read_power(timeout_s=0.1)
+        meter.fault = None
+        meter.send(b"1e-6\n")
+        assert instrument.read_power() == 2e-6
+        assert "late replies were dropped: ['1e-6']" in caplog.text
+        assert instrument.read_power() == 3e-6
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "says"),
+    [
+        (b"1.5e-6", BadReply, "half a line"),
+        (b"\xff\xfe\x80\n", BadReply, "no text"),
+        (b"hello\n", BadReply, "1 number was to come"),
+        (b"nan\n", BadReply, "1 number was to come"),
+        (b"1e-6,2e-6\n", BadReply, "1 number was to come"),
+        (b"\n", BadReply, "1 number was to come"),
+    ],
+)
+def test_garbage_is_no_number(
+    meter: Served, sent: bytes, error: type[InstrumentError], says: str
+) -> None:
+    # A run would compute with a number that no device ever measured.
+    with power_meter(meter) as instrument:
+        meter.fault = lambda line, reply: sent
+        with pytest.raises(error, match=says) as caught:
+            instrument.read_power(timeout_s=0.2)
+        assert "meter" in str(caught.value) and "\n" not in str(caught.value)
+        meter.fault = None
+        assert instrument.read_power() == 2e-6  # and the next answer is its own
+
+
+def test_what_came_unasked_is_refused_not_drained(meter: Served) -> None:
+    # A run would not learn that a second program talks to the device.
+    with power_meter(meter) as instrument:
+        assert instrument.read_power() == 1e-6
+        meter.send(b"7e-3\n")
+        time.sleep(0.1)
+        with pytest.raises(BadReply, match="before it was asked"):
+            instrument.read_power()
+        assert instrument.read_power() == 2e-6
+
+
+def test_an_answer_without_end_is_refused(meter: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A run would fill the memory.
+    monkeypatch.setattr("lightloom.instruments.drivers.visa.LONGEST_REPLY", 100_000)
+    with power_meter(meter) as instrument:
+        meter.fault = lambda line, reply: b"9" * 300_000
+        with pytest.raises(BadReply, match="without end"):
+            instrument.read_power()
+
+
+def test_a_cut_connection_is_found_at_once(meter: Served) -> None:
+    # A run would wait for its time-out, and then not know that the device is gone.
+    with power_meter(meter) as instrument:
+        meter.cut()
+        time.sleep(0.1)
+        start = time.monotonic()
+        with pytest.raises(Disconnected, match="connect again"):
+            instrument.read_power()
+        assert time.monotonic() - start < 1
+    with power_meter(meter) as instrument:  # while it waits
+        meter.fault = lambda line, reply: meter.cut()
+        start = time.monotonic()
+        with pytest.raises(Disconnected):
+            instrument.read_power(timeout_s=10)
+        assert time.monotonic() - start < 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see VXI-11
+def test_an_address_that_does_not_answer_is_one_sentence() -> None:
+    # An operator would get a traceback of a library.
+    with serve(Meter()) as served:
+        gone = served.address
+    vxi11 = "TCPIP::127.0.0.1::INSTR"  # pyvisa-py leaves its socket to the garbage collector
+    for address in (gone, vxi11, "nonsense", "ASRL/dev/not-there::INSTR"):
+        with pytest.raises(InstrumentError, match="meter") as caught:
+            create("scpi-power-meter", "meter", {"address": address}).connect(1.0)
+        assert "\n" not in str(caught.value)
+    del caught
+    gc.collect()
+
+
+def test_one_address_is_held_once(meter: Served) -> None:
+    # Two programs' parts would mix up their replies.
+    with power_meter(meter), pytest.raises(InUse):
+        power_meter(meter).connect()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"address": "X", "dialekt": "scope"}, "unknown key 'dialekt'"),
+        ({"address": "X", "dialect": "rigol"}, "choose from"),
+        ({"address": "X", "timeout_s": "5 V"}, "number of s"),
+        ({"address": ""}, "address"),
+        ({}, "address is missing"),
+    ],
+)
+def test_a_bench_file_is_checked(options: dict[str, Any], says: str) -> None:
+    # An operator would search the mistake in the device.
+    with pytest.raises(InputError, match=says):
+        create("scpi-daq", "daq", options)
+
+
+def test_a_command_that_loses_the_power_is_refused() -> None:
+    # An operator would set a power that is never sent.
+    with pytest.raises(InputError, match="power"):
+        create("scpi-source", "source", {"address": "X", "commands": {"set_power": "POW 1"}})
+
+
+# --- many threads, many times --------------------------------------------------------------------
+
+
+def hammer(instrument: Any, ask: Any, threads: int = 8, queries: int = 10_000) -> list[Any]:
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(ask, range(queries), chunksize=queries // threads))
+
+
+def test_threads_do_not_mix_up_replies(pitaya: Served) -> None:
+    # Two threads of a run would read each other's numbers (pyvisa#726).
+    with daq(pitaya) as instrument:
+        for line in range(0, 8, 2):
+            instrument.set_line(line, True)
+        found = hammer(instrument, lambda number: instrument.read_line(number % 8))
+    assert found == [number % 2 == 0 for number in range(10_000)]
+
+
+def test_each_reply_is_given_once(meter: Served) -> None:
+    # A number would be lost, or used twice.
+    with power_meter(meter) as instrument:
+        found = hammer(instrument, lambda number: instrument.read_power())
+    assert sorted(round(power * 1e6) for power in found) == list(range(1, 10_001))
+
+
+def open_files() -> int:
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+def test_opening_and_closing_leaks_nothing(meter: Served) -> None:
+    # A service would run out of files after some thousand runs.
+    def cycle() -> None:
+        with power_meter(meter) as instrument:
+            instrument.read_power()
+
+    def settled() -> tuple[int, int]:
+        wait_for(lambda: all(c.fileno() < 0 for c in meter.connections))
+        return open_files(), threading.active_count()
+
+    for _ in range(3):
+        cycle()
+    before = settled()
+    for _ in range(100):
+        cycle()
+    wait_for(lambda: settled() == before)
+
+
+def test_a_failed_opening_leaks_nothing(meter: Served) -> None:
+    # A service that waits for its device would run out of files.
+    meter.fault = lambda line, reply: None
+    for number in range(12):
+        with pytest.raises(InstrumentTimeout):
+            power_meter(meter).connect(0.02)
+        if number == 1:
+            wait_for(lambda: all(c.fileno() < 0 for c in meter.connections))
+            before = open_files()
+    wait_for(lambda: open_files() == before)
+
+
+# --- other partners ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["red-pitaya", "multimeter", "scope"])
+def test_sinstruments_serves_them_too(dialect: str) -> None:
+    # A driver would only know our own server's manner.
+    pytest.importorskip(
+        "sinstruments", reason="sinstruments is not installed: pip install sinstruments (GPL)"
+    )
+    name = {"red-pitaya": "RedPitaya", "multimeter": "Multimeter", "scope": "Scope"}[dialect]
+    command = [sys.executable, str(KIT / "sinstruments_devices.py"), name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            served = Served(RedPitaya(), int(server.stdout.readline()))
+            with daq(served, dialect) as instrument:
+                volts = instrument.read((0,), 50, 100.0 if dialect == "multimeter" else 1e6).volts
+                assert volts.shape == (1, 50)
+                if dialect == "red-pitaya":
+                    found = hammer(instrument, lambda number: instrument.read_line(number % 8))
+                    assert found == [False] * 10_000
+        finally:
+            server.kill()
+
+
+SIMULATED = """
+spec: "1.1"
+devices:
+  laser:
+    eom:
+      {interface}:
+        q: "\\n"
+        r: "\\n"
+    error: ERROR
+    dialogues:
+      - {{q: "*IDN?", r: "SCPI,MOCK,1,1.0"}}
+      - {{q: "OUTP ON"}}
+      - {{q: "OUTP OFF"}}
+      - {{q: "OUTP?", r: "1"}}
+      - {{q: "SYST:INT?", r: "1"}}
+    properties:
+      power:
+        default: 0.0
+        getter: {{q: "SOUR:POW?", r: "{{:.6f}}"}}
+        setter: {{q: "SOUR:POW {{}}"}}
+        specs: {{min: 0, max: 20, type: float}}
+resources:
+  {address}:
+    device: laser
+"""
+
+
+@pytest.mark.parametrize(
+    ("interface", "address"),
+    [
+        ("TCPIP SOCKET", "TCPIP0::localhost::2222::SOCKET"),
+        ("USB INSTR", "USB0::0x1111::0x2222::0x1234::0::INSTR"),
+        ("GPIB INSTR", "GPIB0::8::INSTR"),
+        ("ASRL INSTR", "ASRL1::INSTR"),
+    ],
+)
+def test_a_simulated_laser_on_every_bus(tmp_path: Path, interface: str, address: str) -> None:
+    # A driver would work over TCP alone.
+    pytest.importorskip("pyvisa_sim", reason="pyvisa-sim is not installed: pip install pyvisa-sim")
+    file = tmp_path / f"{interface[:4]}.yaml"
+    file.write_text(SIMULATED.format(interface=interface, address=address), "utf-8")
+    options = {
+        "address": address,
+        "backend": f"{file}@sim",
+        "watts_per_unit": 1e-3,
+        "max_power_w": "30 mW",
+        "commands": {"interlock": "SYST:INT?", "set_power": "SOUR:POW {power:.6f}"},
+        "timeout_s": 0.3,
+    }
+    with create("scpi-source", "laser", options) as laser:
+        assert laser.identity.model == "MOCK"
+        laser.set_power(12e-3)
+        laser.enable()
+        assert laser.is_emitting() and laser.interlock_closed()
+        with pytest.raises(InstrumentError):  # ERROR, which pyvisa-sim sends for what it refuses
+            laser.set_power(25e-3)
+        laser.set_power(1e-3)
+        assert laser.power_w == 1e-3
+
+
+def test_a_meter_on_a_serial_line() -> None:
+    # A laboratory with a serial meter would have no driver.
+    if not hasattr(os, "openpty"):
+        pytest.skip("this system has no pseudo-terminals, which stand for a serial line")
+    ours, theirs = os.openpty()
+    import tty
+
+    tty.setraw(theirs)
+    device = Meter()
+
+    def answer() -> None:
+        with os.fdopen(ours, "rb+", buffering=0) as line:
+            heard = b""
+            while True:
+                try:
+                    heard += line.read(1000)
+                except OSError:
+                    return
+                *whole, heard = heard.split(b"\n")
+                for question in whole:
+                    if (reply := device.reply(question.decode())) is not None:
+                        line.write(reply.encode() + b"\n")
+                    if question == b"MEAS:POW?" and device.asked == 3:
+                        return  # unplugged
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    options = {"address": f"ASRL{os.ttyname(theirs)}::INSTR", "baud_rate": 115_200}
+    with create("scpi-power-meter", "meter", options) as meter:
+        os.close(theirs)
+        assert [meter.read_power(), meter.read_power()] == [1e-6, 2e-6]
+        with pytest.raises(Disconnected):
+            meter.read_power()
+    thread.join()
