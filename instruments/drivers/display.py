@@ -1,0 +1,218 @@
+"""`DisplaySLM`: a modulator that hangs on a graphics output like a monitor.
+
+Frames go through shared memory to a window in a process of its own (`window`). Grey level v is
+shown as (v, v, v), pixel by pixel. Whether the light follows is for a camera to say: the display
+path must be full-range RGB without gamma, scaling, dithering or compositor. When the window is
+closed, the desktop shows on the modulator: make its background black.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Mapping
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ..base import DriverOptions, Identity
+from ..clock import Clock
+from ..errors import Disconnected, InputError, InstrumentError, InstrumentTimeout
+from ..slm import SpatialLightModulator
+from ..units import Hertz, Seconds
+from .window import Monitor, Opened, Wanted, serve
+
+_SPAWN = multiprocessing.get_context("spawn")  # window libraries do not survive a fork
+_PINGS = 20
+
+
+class DisplaySLMOptions(DriverOptions):
+    """What a bench file says about a modulator on a display."""
+
+    monitor: int = Field(default=1, ge=0, description="counted from 0; 0 is the operator's")
+    shape: tuple[int, int] | None = Field(
+        default=None, description="(height, width) that the monitor must have; None takes any"
+    )
+    refresh_hz: Hertz | None = Field(default=None, description="None asks the monitor")
+    latency_frames: float = Field(
+        default=3.0, ge=0, description="refresh periods from the flip to light; 2-3 on HDMI"
+    )
+    settle_time_s: Seconds = Field(
+        default=0.2,
+        description="slowest change of grey level; measure it, laboratories wait 0.2-0.5 s",
+    )
+    darkest_level: int = Field(default=0, ge=0, le=255)
+    timeout_s: Seconds = Field(default=2.0, description="for the window to show a frame")
+    x_display: str = Field(default="", description='X11 only: another display, such as ":0.1"')
+
+
+class DisplaySLM(SpatialLightModulator):
+    """A modulator on a monitor's output, 8 bits."""
+
+    driver = "display-slm"
+    Options = DisplaySLMOptions
+
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self._window: _WindowProcess | None = None
+        self._memory: SharedMemory | None = None
+        self._opened: Opened | None = None
+
+    @property
+    def address(self) -> str:
+        """The monitor."""
+        return f"{self.options.x_display}monitor:{self.options.monitor}"
+
+    def _connect(self, timeout_s: float) -> Identity:
+        options = self.options
+        self._window = _WindowProcess(
+            Wanted(self.name, options.monitor, options.x_display), timeout_s
+        )
+        try:
+            opened: Opened = self._window.answer(0, timeout_s)
+            self._take_over(opened)
+            self._memory = SharedMemory(create=True, size=self.shape[0] * self.shape[1])
+            self._window.send(self._memory.name)
+            self._offset_s = self._clock_offset(timeout_s)
+            self._show(np.full(self.shape, self.darkest_level, np.uint8))
+        except BaseException:
+            self._disconnect()
+            raise
+        return Identity(model=opened.monitor.name or f"monitor {options.monitor}")
+
+    def _take_over(self, opened: Opened) -> None:
+        options, shape = self.options, opened.monitor.shape
+        if options.shape not in (None, shape):
+            raise InputError(
+                f"{self.name}: monitor {opened.monitor} does not have the shape {options.shape}; "
+                "set its resolution in the system's settings, without scaling, or leave shape out"
+            )
+        refresh_hz = options.refresh_hz or opened.monitor.refresh_hz
+        if not refresh_hz:
+            raise InputError(
+                f"{self.name}: monitor {opened.monitor} does not say its refresh rate; "
+                "give refresh_hz"
+            )
+        self._opened, self.shape, self.bit_depth = opened, shape, 8
+        self.refresh_period_s = 1 / refresh_hz
+        self.latency_s = options.latency_frames * self.refresh_period_s
+        self.settle_time_s = options.settle_time_s
+        self.darkest_level = options.darkest_level
+
+    def _clock_offset(self, timeout_s: float) -> float:
+        """Give what turns the window's time into ours: from the quickest of some questions."""
+        tries = []
+        for _ in range(_PINGS):
+            asked_s = self.clock.now_s()
+            there_s = self._ask("time", timeout_s)
+            here_s = self.clock.now_s()
+            tries.append((here_s - asked_s, (asked_s + here_s) / 2 - there_s))
+        return min(tries)[1]
+
+    def _show(self, frame: np.ndarray) -> float:
+        if self._memory is None:
+            raise Disconnected(f"{self.name}: the window is gone; connect again")
+        np.ndarray(self.shape, np.uint8, self._memory.buf)[:] = frame
+        return self._ask("show", self.options.timeout_s) + self._offset_s
+
+    def _ask(self, what: str, timeout_s: float) -> float:
+        if self._window is None:
+            raise Disconnected(f"{self.name}: the window is gone; connect again")
+        moment_s: float = self._window.ask(what, timeout_s)
+        return moment_s
+
+    def _disconnect(self) -> None:
+        window, self._window = self._window, None
+        memory, self._memory = self._memory, None
+        if window is not None:
+            window.end()
+        if memory is not None:
+            memory.close()
+            memory.unlink()
+
+    def _settings(self) -> Mapping[str, Any]:
+        opened = self._opened
+        about = {"renderer": opened.renderer, "is_vsynced": opened.is_vsynced} if opened else {}
+        return {**super()._settings(), **about}
+
+
+def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
+    """List the monitors that a `DisplaySLM` can be on.
+
+    Raises
+    ------
+    MissingExtraError : without the extra `display`
+    InstrumentError : when this session has no display
+    """
+    window = _WindowProcess(Wanted("display-slm", None, x_display), timeout_s)
+    try:
+        found: list[Monitor] = window.answer(0, timeout_s)
+        return found
+    finally:
+        window.end()
+
+
+class _WindowProcess:
+    """The process that owns the window, and the link to it; answers are numbered as questions."""
+
+    def __init__(self, wanted: Wanted, timeout_s: float) -> None:
+        self.name = wanted.name
+        self._link, there = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=serve, args=(there, wanted), daemon=True)
+        self._numbers = itertools.count(1)
+        self._process.start()
+        there.close()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def send(self, what: Any) -> None:
+        try:
+            self._link.send(what)
+        except OSError as error:
+            raise self._gone() from error
+
+    def ask(self, what: str, timeout_s: float) -> Any:
+        number = next(self._numbers)
+        self.send((number, what))
+        return self.answer(number, timeout_s)
+
+    def answer(self, number: int, timeout_s: float) -> Any:
+        """Wait for one answer; those to questions that timed out are thrown away."""
+        clock = Clock()
+        ends_s = clock.now_s() + timeout_s
+        try:
+            while self._link.poll(max(ends_s - clock.now_s(), 0.0)):
+                answered, value = self._link.recv()
+                if answered == number:
+                    if isinstance(value, Exception):
+                        raise value
+                    return value
+        except (EOFError, ConnectionError) as error:
+            raise self._gone() from error
+        raise InstrumentTimeout(
+            f"{self.name}: the window did not answer within {timeout_s:g} s; close it and connect "
+            "again"
+        )
+
+    def end(self) -> None:
+        """Close the link, at which the process ends; a process that hangs is killed."""
+        self._link.close()
+        self._process.join(2.0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+    def _gone(self) -> InstrumentError:
+        self._process.join(1.0)
+        return Disconnected(
+            f"{self.name}: the window's process has ended (exit status {self._process.exitcode}): "
+            "display lost, or process killed; connect again. A script that opens it must guard its "
+            'entry with: if __name__ == "__main__":'
+        )

@@ -1,0 +1,230 @@
+"""The process that owns a display's window: opens it, keeps its events flowing, shows frames.
+
+A process of its own, because a window whose events nobody fetches freezes at the first click, and
+because window libraries want the main thread. Not here: the driver that talks to it (`display`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+import warnings
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import Disconnected, InputError, InstrumentError, LightloomError, import_extra
+
+_HINTS = {
+    b"SDL_NO_SIGNAL_HANDLERS": b"1",
+    b"SDL_RENDER_SCALE_QUALITY": b"nearest",
+    b"SDL_VIDEO_MINIMIZE_ON_FOCUS_LOSS": b"0",  # a click elsewhere must not take the frame away
+    b"SDL_VIDEO_X11_NET_WM_BYPASS_COMPOSITOR": b"1",
+    b"SDL_WINDOWS_DPI_AWARENESS": b"permonitorv2",  # pixels are pixels
+}
+_BLIND = (b"dummy", b"offscreen")  # what SDL falls back to where there is no display
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """A monitor as the system sees it; `refresh_hz` is 0 where it does not say."""
+
+    index: int
+    name: str
+    shape: tuple[int, int]
+    refresh_hz: float
+
+    def __str__(self) -> str:
+        return f"{self.index} ({self.name}, {self.shape[0]} x {self.shape[1]})"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a window turned out to be; `is_vsynced` when flips wait for the monitor."""
+
+    monitor: Monitor
+    renderer: str
+    is_vsynced: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to open; `monitor` None only lists the monitors."""
+
+    name: str
+    monitor: int | None = None
+    x_display: str = ""
+
+
+def serve(link: Connection, wanted: Wanted) -> None:
+    """Open a window, then obey until the link is closed; errors are sent, not raised."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's process closes us, in order
+    if wanted.x_display:
+        os.environ["DISPLAY"] = wanted.x_display
+    try:
+        sdl = _library(wanted.name)
+        if wanted.monitor is None:
+            link.send((0, _monitors(sdl)))
+            return
+        window = _Window(sdl, wanted.name, wanted.monitor)
+    except LightloomError as error:
+        link.send((0, error))
+        return
+    link.send((0, window.opened))
+    with contextlib.suppress(EOFError, OSError):  # the driver's process has gone
+        _obey(link, window)
+
+
+def _obey(link: Connection, window: _Window) -> None:
+    memory = SharedMemory(link.recv())
+    frame: Any = np.ndarray(window.opened.monitor.shape, np.uint8, memory.buf)
+    try:
+        while True:
+            window.fetch_events()
+            if not link.poll(0.01):
+                continue
+            number, what = link.recv()
+            try:
+                if what == "show":
+                    window.show(frame)
+                link.send((number, time.perf_counter()))
+            except LightloomError as error:
+                link.send((number, error))
+    finally:
+        del frame  # memory with a view of it cannot be closed
+        memory.close()
+
+
+def _library(name: str) -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pysdl2 warns that it uses pysdl2-dll
+        sdl = import_extra("sdl2", "display", f"{name}, a modulator on a display,")
+    for hint, value in _HINTS.items():
+        sdl.SDL_SetHint(hint, value)
+    failed = sdl.SDL_Init(sdl.SDL_INIT_VIDEO)
+    if failed or sdl.SDL_GetCurrentVideoDriver() in _BLIND:
+        reason = _complaint(sdl) if failed else "the system offers a window that nobody sees"
+        raise InstrumentError(
+            f"{name}: no display can be opened ({reason}); log in to the desktop that the "
+            "modulator hangs on, or name it with x_display"
+        )
+    return sdl
+
+
+def _monitors(sdl: ModuleType) -> list[Monitor]:
+    found = []
+    for index in range(sdl.SDL_GetNumVideoDisplays()):
+        mode = sdl.SDL_DisplayMode()
+        sdl.SDL_GetCurrentDisplayMode(index, ctypes.byref(mode))
+        name = (sdl.SDL_GetDisplayName(index) or b"").decode(errors="replace")
+        found.append(Monitor(index, name, (mode.h, mode.w), float(mode.refresh_rate)))
+    return found
+
+
+def _complaint(sdl: ModuleType) -> str:
+    return (sdl.SDL_GetError() or b"").decode(errors="replace") or "no reason given"
+
+
+class _Window:
+    """A borderless window over a whole monitor."""
+
+    def __init__(self, sdl: ModuleType, name: str, index: int) -> None:
+        self.sdl, self.name = sdl, name
+        monitors = _monitors(sdl)
+        if index >= len(monitors):
+            raise InputError(
+                f"{name}: there is no monitor {index}; this machine has {len(monitors)}, counted "
+                f"from 0: {', '.join(map(str, monitors))}"
+            )
+        self.bounds = self._bounds(index)
+        left, top, width, height = self.bounds
+        flags = sdl.SDL_WINDOW_BORDERLESS | sdl.SDL_WINDOW_ALWAYS_ON_TOP
+        flags |= sdl.SDL_WINDOW_FULLSCREEN_DESKTOP | sdl.SDL_WINDOW_ALLOW_HIGHDPI
+        title = f"lightloom: {name}".encode()
+        self.window = sdl.SDL_CreateWindow(title, left, top, width, height, flags)
+        self.renderer = sdl.SDL_CreateRenderer(self.window, -1, sdl.SDL_RENDERER_PRESENTVSYNC)
+        if not self.renderer:
+            raise InstrumentError(f"{name}: no window on monitor {index} ({_complaint(sdl)})")
+        sdl.SDL_ShowCursor(sdl.SDL_DISABLE)
+        self.opened = self._described(monitors[index])
+        height, width = self.opened.monitor.shape
+        self.texture = sdl.SDL_CreateTexture(
+            self.renderer,
+            sdl.SDL_PIXELFORMAT_RGB888,
+            sdl.SDL_TEXTUREACCESS_STREAMING,
+            width,
+            height,
+        )
+        self._demand(bool(self.texture))
+        self.index = index
+
+    def show(self, frame: np.ndarray) -> None:
+        """Show a frame, grey level v as (v, v, v); comes back after the flip."""
+        self._check_monitor()
+        pixels, pitch = ctypes.c_void_p(), ctypes.c_int()
+        self._demand(
+            not self.sdl.SDL_LockTexture(
+                self.texture, None, ctypes.byref(pixels), ctypes.byref(pitch)
+            )
+        )
+        height, width = frame.shape
+        words = ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint32))
+        picture = np.ctypeslib.as_array(words, shape=(height, pitch.value // 4))[:, :width]
+        np.multiply(frame, np.uint32(0x010101), out=picture, dtype=np.uint32)
+        self.sdl.SDL_UnlockTexture(self.texture)
+        self._flip()
+
+    def fetch_events(self) -> None:
+        """Fetch what the window system has to say; clicks, keys and closing change nothing."""
+        event = self.sdl.SDL_Event()
+        while self.sdl.SDL_PollEvent(ctypes.byref(event)):
+            if event.type != self.sdl.SDL_WINDOWEVENT:
+                continue
+            if event.window.event == self.sdl.SDL_WINDOWEVENT_EXPOSED:
+                self._flip()
+            elif event.window.event == self.sdl.SDL_WINDOWEVENT_MINIMIZED:
+                self.sdl.SDL_RestoreWindow(self.window)
+
+    def _flip(self) -> None:
+        self._demand(not self.sdl.SDL_RenderCopy(self.renderer, self.texture, None, None))
+        self.sdl.SDL_RenderPresent(self.renderer)
+
+    def _bounds(self, index: int) -> tuple[int, int, int, int] | None:
+        rect = self.sdl.SDL_Rect()
+        if self.sdl.SDL_GetDisplayBounds(index, ctypes.byref(rect)):
+            return None
+        return rect.x, rect.y, rect.w, rect.h
+
+    def _check_monitor(self) -> None:
+        if self._bounds(self.index) != self.bounds:
+            raise Disconnected(
+                f"{self.name}: monitor {self.opened.monitor} is gone, or has changed its size or "
+                "place; check its cable, then connect again"
+            )
+
+    def _described(self, monitor: Monitor) -> Opened:
+        """Take the size in pixels from the renderer; on a scaled desktop the window's differs."""
+        width, height = ctypes.c_int(), ctypes.c_int()
+        self.sdl.SDL_GetRendererOutputSize(self.renderer, ctypes.byref(width), ctypes.byref(height))
+        info = self.sdl.SDL_RendererInfo()
+        self.sdl.SDL_GetRendererInfo(self.renderer, ctypes.byref(info))
+        shape = (height.value, width.value)
+        return Opened(
+            Monitor(monitor.index, monitor.name, shape, monitor.refresh_hz),
+            info.name.decode(errors="replace"),
+            bool(info.flags & self.sdl.SDL_RENDERER_PRESENTVSYNC),
+        )
+
+    def _demand(self, done: bool) -> None:
+        if not done:
+            raise Disconnected(
+                f"{self.name}: the window on monitor {self.opened.monitor} cannot be drawn to "
+                f"({_complaint(self.sdl)}); connect again"
+            )

@@ -1,0 +1,187 @@
+"""A modulator on a display, against a real X server without a screen (Xvfb).
+
+There is no vertical synchronisation there: proof of timing belongs to a bench.
+"""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightloom.instruments import Disconnected, InputError, InstrumentError, MissingExtraError
+from lightloom.instruments.conformance import SlmConformance
+from lightloom.instruments.drivers.display import DisplaySLM, DisplaySLMOptions, monitors
+
+SHAPE = (403, 642)  # odd, so that a row of pixels is no round number of bytes
+
+if shutil.which("Xvfb") is None:
+    pytest.skip("Xvfb is not installed (Debian package xvfb)", allow_module_level=True)
+for package in ("sdl2", "sdl2dll", "mss"):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"the package {package} is not installed", allow_module_level=True)
+
+
+@contextlib.contextmanager
+def x_server() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """An X server of our own, on a display that is free; give its name and its process."""
+    read, write = os.pipe()
+    size = f"{SHAPE[1]}x{SHAPE[0]}x24"
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", size, "-br", "-nolisten", "tcp"]
+    with subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
+        os.close(write)
+        try:
+            with os.fdopen(read) as answer:
+                yield f":{answer.readline().strip()}", server
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def x_display() -> Iterator[str]:
+    with x_server() as (name, _):
+        yield name
+
+
+def display(x_display: str, **options: Any) -> DisplaySLM:
+    given = {"monitor": 0, "refresh_hz": 60, "settle_time_s": 0, "timeout_s": 1, **options}
+    return DisplaySLM("weights", DisplaySLMOptions(x_display=x_display, **given))
+
+
+def screenshot(x_display: str) -> np.ndarray:
+    """What a camera would see of the screen: [height, width, 3]."""
+    from mss import MSS
+
+    with MSS(display=x_display) as screen:
+        return np.asarray(screen.grab(screen.monitors[0]))[..., :3]
+
+
+def window_process(slm: Any) -> int:
+    assert slm._window is not None and slm._window.pid
+    return int(slm._window.pid)
+
+
+class TestDisplaySLM(SlmConformance):
+    @pytest.fixture
+    def make(self, x_display: str) -> Callable[[], DisplaySLM]:
+        self.x_display = x_display
+        return lambda: display(x_display)
+
+    def seen(self, instrument: Any) -> np.ndarray:
+        picture = screenshot(instrument.options.x_display)
+        assert (picture == picture[..., :1]).all(), "grey is to be grey"
+        return picture[..., 0]
+
+    def unplug(self, instrument: Any) -> None:
+        os.kill(window_process(instrument), signal.SIGKILL)
+
+    def mute(self, instrument: Any) -> None:
+        os.kill(window_process(instrument), signal.SIGSTOP)
+
+
+def test_every_grey_level_is_shown_as_it_is(x_display: str) -> None:
+    # A look-up table measured through a display that changes levels would be wrong everywhere.
+    frame = (np.arange(SHAPE[0] * SHAPE[1]) % 256).astype(np.uint8).reshape(SHAPE)
+    with display(x_display, shape=SHAPE) as slm:
+        slm.show(frame)
+        difference = screenshot(x_display).astype(int) - frame[..., None]
+    assert np.abs(difference).max() == 0
+
+
+def test_clicks_and_keys_change_nothing(x_display: str) -> None:
+    # slmsuite#117: a window whose events nobody fetches freezes when an operator clicks on it.
+    if shutil.which("xdotool") is None:
+        pytest.skip("xdotool is not installed (Debian package xdotool)")
+    draw = np.random.default_rng(0)
+    with display(x_display) as slm:
+        for keys in ("space", "Escape", "F11", "alt+F4", "ctrl+c"):
+            click = ["xdotool", "mousemove", "100", "100", "click", "1", "key", keys]
+            subprocess.run(click, check=True, env={**os.environ, "DISPLAY": x_display})
+            time.sleep(0.1)
+            frame = draw.integers(0, 256, SHAPE).astype(np.uint8)
+            slm.show(frame)
+            assert (screenshot(x_display) == frame[..., None]).all(), keys
+
+
+def test_a_lost_display_is_reported() -> None:
+    # A run would go on with a modulator whose cable is out.
+    with x_server() as (name, server), display(name) as slm:
+        server.kill()
+        server.wait()
+        with pytest.raises(Disconnected, match="weights: the window's process has ended"):
+            for _ in range(100):
+                slm.blank()
+
+
+def test_a_killed_driver_takes_its_window_along(x_display: str) -> None:
+    # A window that outlives its program would hold the monitor.
+    script = (
+        "import sys, time\n"
+        "from lightloom.instruments.drivers.display import DisplaySLM, DisplaySLMOptions\n"
+        "if __name__ == '__main__':\n"
+        f"    options = DisplaySLMOptions(x_display={x_display!r}, monitor=0, refresh_hz=60)\n"
+        "    slm = DisplaySLM('weights', options).connect()\n"
+        "    print(slm._window.pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        window = int(program.stdout.readline())
+        program.kill()
+    until_s = time.monotonic() + 10
+    while is_running(window):
+        assert time.monotonic() < until_s, "the window's process is still there"
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_monitor_that_does_not_exist_is_named(x_display: str) -> None:
+    with pytest.raises(
+        InputError, match=r"weights: there is no monitor 3; this machine has 1, .*0"
+    ):
+        display(x_display, monitor=3).connect()
+
+
+def test_a_monitor_of_another_size_is_refused(x_display: str) -> None:
+    # A scaled frame lights every pixel with its neighbours' levels.
+    with pytest.raises(InputError, match=r"403 x 642\) does not have the shape \(1152, 1920\)"):
+        display(x_display, shape=(1152, 1920)).connect()
+
+
+def test_a_monitor_without_a_refresh_rate_asks_for_one(x_display: str) -> None:
+    with pytest.raises(InputError, match="give refresh_hz"):
+        display(x_display, refresh_hz=None).connect()
+
+
+def test_monitors_are_listed(x_display: str) -> None:
+    (monitor,) = monitors(x_display)
+    assert (monitor.index, monitor.shape) == (0, SHAPE)
+
+
+def test_no_display_is_one_sentence() -> None:
+    with pytest.raises(InstrumentError, match="weights: no display can be opened"):
+        display(":61234").connect()
+
+
+def test_a_missing_library_is_one_sentence(
+    x_display: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sdl2.py").write_text("raise ImportError('no such package')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError, match=r"weights.*pip install 'lightloom\[display\]'"):
+        display(x_display).connect()
