@@ -1,4 +1,4 @@
-"""Who multiplies: the digital reference and the mock of a bench, behind one interface."""
+"""Who multiplies, behind one interface: the digital reference, the mock of a bench, the bench."""
 
 if __name__ != "lightloom.backends":
     raise ImportError("import lightloom.backends, not backends")
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def open_backend(name: str = "mock", seed: int = 0) -> Backend:
-    """Open a backend by name: "digital", "mock", or "mock:PROFILE".
+    """Open a backend by name: "digital", "mock", "mock:PROFILE", or the path of a bench file.
 
     PROFILE is one of `profile_names()` or the path of a TOML file of the same form.
 
@@ -49,4 +49,11 @@ def open_backend(name: str = "mock", seed: int = 0) -> Backend:
         return DigitalBackend()
     if kind == "mock":
         return MockBackend(load_profile(profile or DEFAULT), seed)
-    raise InputError(f"unknown backend {name!r}; choose 'digital', 'mock' or 'mock:PROFILE'")
+    if str(name).endswith(".toml"):
+        from .bench import BenchBackend, load_bench
+
+        return BenchBackend(load_bench(name))
+    raise InputError(
+        f"unknown backend {name!r}; choose 'digital', 'mock', 'mock:PROFILE' or the path of a "
+        "bench file (.toml)"
+    )

@@ -95,6 +95,7 @@ class Backend(ABC):
 
     name: str
     is_mock = False
+    profile: Any  # the constants of its bench; a digital backend has none
 
     def __init__(self) -> None:
         self._calls = itertools.count()
@@ -155,6 +156,9 @@ class Backend(ABC):
             check_finite(x, "x")  # says where
             raise
         return MatmulResult(result.y.reshape(*x.shape[:-1], outputs), result.stats)
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Let go of what it holds; harmless when that is done already."""
 
     def warm_up(self) -> None:
         """Do what is done only once, such as compiling, so that no measured product pays for it."""

@@ -152,6 +152,7 @@ class SimulatedCamera(_Simulated, Camera):
         readout = self.options.readout_s
         self.readout_s = device.readout_s if readout is None else readout
         self.row_time_s = device.row_time_s
+        self.read_noise_e, self.dark_e_per_s = device.read_noise_e, device.dark_e_per_s
         self.full_well_e = device.full_well_e
         self.offset_counts = float(1 << max(self.bit_depth - 7, 0))
         steps = (1 << self.bit_depth) - 1 - self.offset_counts

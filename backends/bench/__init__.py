@@ -1,0 +1,19 @@
+"""The bench: instruments that multiply, described by one TOML file, shot by shot."""
+
+from .backend import BenchBackend
+from .bench import Bench, load_bench
+from .file import BenchFile, example_file, read_bench_file
+from .layouts import BlockLayout, ImagedLayout, Layout, LineLayout
+
+__all__ = [
+    "Bench",
+    "BenchBackend",
+    "BenchFile",
+    "BlockLayout",
+    "ImagedLayout",
+    "Layout",
+    "LineLayout",
+    "example_file",
+    "load_bench",
+    "read_bench_file",
+]

@@ -1,0 +1,274 @@
+"""The bench file: which instruments, in which roles and layout, with which limits.
+
+TOML, checked key by key; quantities may carry units ("5 ms", "1 mW"). Nothing here touches an
+instrument.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ...instruments import InputError
+from ...instruments.registry import create, driver_class, first_complaint
+from ...instruments.simulated import WorldOptions
+from ...instruments.units import Seconds, Watts
+
+SCHEMA = 1
+ROLES = ("input", "weight", "detector", "source")
+_KINDS = {
+    "input": ("slm",),
+    "weight": ("slm",),
+    "detector": ("camera", "daq"),
+    "source": ("light source",),
+    "power_meter": ("power meter",),
+}
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncodingTable(_Table):
+    """How numbers are laid out on the modulators, in pixels of the weight modulator.
+
+    Parameters
+    ----------
+    kind : "abs-split", "push-pull" or "offset" (docs/explanation/light.md)
+    element_px : side of the square that one element takes
+    guard_px : dark band between blocks (imaged) or rows (line)
+    block : elements of a block, (rows, columns); a line's length follows from the modulator
+    """
+
+    kind: Literal["abs-split", "push-pull", "offset"] = "abs-split"
+    element_px: int = Field(default=4, ge=1)
+    guard_px: int = Field(default=8, ge=0)
+    block: tuple[int, int] = (8, 8)
+
+    @model_validator(mode="after")
+    def _has_elements(self) -> EncodingTable:
+        if min(self.block) < 1:
+            raise ValueError(f"a block of {self.block[0]} x {self.block[1]} elements holds nothing")
+        return self
+
+
+class LimitsTable(_Table):
+    """What no run may exceed.
+
+    Parameters
+    ----------
+    power_w : lowest and highest set-point of the source
+    exposure_s : shortest and longest
+    timeout_s : of one exchange
+    retries : repeats of one shot, each counted with its reason
+    """
+
+    power_w: tuple[Watts, Watts] = (0.0, 5e-3)
+    exposure_s: tuple[Seconds, Seconds] = (1e-6, 10.0)
+    timeout_s: Seconds = 5.0
+    retries: int = Field(default=3, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LimitsTable:
+        for key in ("power_w", "exposure_s"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key} = [{low:g}, {high:g}] is reversed: put the lower first")
+        return self
+
+
+class BenchFile(_Table):
+    """A whole bench file.
+
+    Parameters
+    ----------
+    coherence : only "incoherent" is supported: powers add
+    calibration : "known" (a simulated bench tells its truth)
+    clock : "real", or "virtual" for simulated benches: time passes only when somebody waits
+    power_w : set-point of the source during a run
+    exposure_s : of one shot
+    """
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = ""
+    layout: Literal["imaged", "line", "block"]
+    coherence: str
+    calibration: str = "known"
+    clock: Literal["real", "virtual"] = "real"
+    power_w: Watts = 1e-3
+    exposure_s: Seconds = 2e-3
+    encoding: EncodingTable = EncodingTable()
+    limits: LimitsTable = LimitsTable()
+    instruments: dict[str, dict[str, Any]]
+    world: WorldOptions = WorldOptions()
+
+    @model_validator(mode="after")
+    def _complete(self) -> BenchFile:
+        if self.coherence != "incoherent":
+            raise ValueError(
+                f"coherence = {self.coherence!r}: light must add in power; coherent light makes "
+                'fringes that no inverse removes, so use an incoherent source and say "incoherent"'
+            )
+        missing = [role for role in ROLES if role not in self.instruments]
+        if missing:
+            raise ValueError(f"instruments.{missing[0]} is missing; roles are {', '.join(_KINDS)}")
+        surplus = [role for role in self.instruments if role not in _KINDS]
+        if surplus:
+            raise ValueError(f"instruments.{surplus[0]} is no role; roles are {', '.join(_KINDS)}")
+        for key, value in (("power_w", self.power_w), ("exposure_s", self.exposure_s)):
+            low, high = getattr(self.limits, key)
+            if not low <= value <= high:
+                raise ValueError(f"{key} = {value:g} is outside limits.{key} = [{low:g}, {high:g}]")
+        if self.exposure_s > self.limits.timeout_s:
+            raise ValueError(
+                f"exposure_s = {self.exposure_s:g} is longer than limits.timeout_s = "
+                f"{self.limits.timeout_s:g}"
+            )
+        return self
+
+
+def read_bench_file(path: str | Path) -> BenchFile:
+    """Read and check a bench file.
+
+    Raises
+    ------
+    InputError : naming file, key and value
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the bench file {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the bench file {path} is no UTF-8 text: {error.reason}") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"the bench file {path} is not valid TOML: {error}") from None
+    try:
+        checked = BenchFile.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_complaint(error)}") from None
+    simulated = {role for role, table in checked.instruments.items() if _is_simulated(table)}
+    try:
+        _check_instruments(checked, simulated)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return checked
+
+
+def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
+    held: dict[tuple[str, str], str] = {}
+    for role, table in file.instruments.items():
+        if "driver" not in table:
+            raise InputError(f"instruments.{role} has no driver")
+        kind = driver_class(table["driver"]).kind
+        if kind not in _KINDS[role]:
+            raise InputError(
+                f"instruments.{role}.driver = {table['driver']!r} drives a {kind}; the role wants "
+                f"a {' or a '.join(_KINDS[role])}"
+            )
+        made = make_instrument(role, table)
+        claim = (table["driver"], made.address)
+        if made.address and claim in held:
+            raise InputError(
+                f"instruments.{role} and instruments.{held[claim]} have one address, "
+                f"{made.address!r}; give each its own"
+            )
+        held[claim] = role
+    wanted = "daq" if file.layout == "block" else "camera"
+    kind = driver_class(file.instruments["detector"]["driver"]).kind
+    if kind != wanted:
+        raise InputError(f"layout = {file.layout!r} reads a {wanted}, but the detector is a {kind}")
+    if simulated and set(ROLES) - simulated:
+        raise InputError(
+            f"{', '.join(sorted(simulated))} simulated and {', '.join(set(ROLES) - simulated)} "
+            "not: no light goes from one to the other"
+        )
+    if file.clock == "virtual" and not simulated:
+        raise InputError('clock = "virtual" is for simulated benches; real ones take real time')
+
+
+def _is_simulated(table: dict[str, Any]) -> bool:
+    return str(table.get("driver", "")).startswith("simulated-")
+
+
+def make_instrument(role: str, table: dict[str, Any], clock: Any = None) -> Any:
+    """Make the instrument of a role, not connected."""
+    options = {key: value for key, value in table.items() if key != "driver"}
+    return create(table["driver"], f"instruments.{role}", options, clock)
+
+
+_EXAMPLE = """\
+# A bench of lightloom. Quantities may carry units: "5 ms", "1 mW".
+schema = 1
+name = "simulated {layout} bench"
+layout = "{layout}"            # imaged, line or block
+coherence = "incoherent"     # light adds in power; nothing else is supported
+calibration = "known"        # only a simulated bench knows its own truth
+clock = "{clock}"             # real, or virtual: simulated time passes at once
+power_w = "1 mW"             # set-point of the source during a run
+exposure_s = "{exposure}"
+
+[encoding]
+kind = "abs-split"           # abs-split, push-pull or offset
+element_px = {element}               # side of one element, in pixels of the weight modulator
+guard_px = {guard}                 # dark band between blocks or rows
+block = [{block}]               # elements of a block: rows, columns (a line's length follows)
+
+[limits]                     # no run may exceed these
+power_w = ["0 mW", "2 mW"]
+exposure_s = ["10 us", "1 s"]
+timeout_s = "5 s"
+retries = 3                  # of one shot; every one is counted and reported
+
+[instruments.input]          # shows the vector x; `lightloom devices` lists what is attached
+driver = "simulated-slm"
+device = "{modulator}"
+
+[instruments.weight]         # shows the matrix W
+driver = "simulated-slm"
+device = "{modulator}"
+
+[instruments.detector]
+driver = "{detector}"
+device = "{device}"
+
+[instruments.source]
+driver = "simulated-source"
+
+[world]                      # of simulated instruments only: the light between them
+layout = "{layout}"
+seed = 0                     # of the device: its imperfections and its noise
+electrons_per_pixel_j = {light}
+extinction_ratio = 500.0
+"""
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "imaged": {"element": 4, "guard": 8, "block": "8, 8", "light": "2e9"},
+    "line": {"element": 4, "guard": 8, "block": "1, 1", "light": "4e7"},
+    "block": {"element": 4, "guard": 0, "block": "28, 28", "light": "3e9"},
+}
+
+
+def example_file(layout: str = "imaged", clock: str = "virtual", tiny: bool = False) -> str:
+    """Give the text of a commented bench file of simulated instruments.
+
+    Raises
+    ------
+    InputError : for an unknown layout
+    """
+    if layout not in _SIZES:
+        raise InputError(f"unknown layout {layout!r}; choose from {', '.join(_SIZES)}")
+    values = dict(_SIZES[layout], modulator="fast-1920", exposure="2 ms")
+    device = "basler-aca1440"
+    if tiny:
+        device = "tiny"
+        values |= {"element": 2, "guard": 4, "modulator": "tiny"}
+        values |= {"block": "4, 4"} if layout != "line" else {}
+    detector = "simulated-camera"
+    if layout == "block":
+        detector, device = "simulated-daq", "ni-6363"
+    return _EXAMPLE.format(layout=layout, clock=clock, detector=detector, device=device, **values)
