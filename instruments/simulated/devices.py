@@ -412,7 +412,9 @@ class SimulatedSource(_Simulated, LightSource):
         return not self._tripped
 
     def _check(self, exchange: str) -> None:
-        fault = self._fails(exchange, "tripped", "dim")
+        fault = self._fails(exchange, "tripped", "dim", "silent")
+        if fault is not None and fault.kind == "silent":
+            raise InstrumentTimeout(f"{self.name}: no answer to {exchange}")
         if fault is not None and fault.kind == "tripped":
             self._tripped, self._emitting = True, False
         self._light(0.5 if fault is not None and fault.kind == "dim" else 1.0)
