@@ -446,6 +446,7 @@ class CameraConformance(InstrumentConformance[Camera]):
         frame = instrument.read(self.wait_s(instrument))
         assert frame.shot == Shot("new", 1)
         assert frame.taken_at_s >= armed_s - 1e-3
+        refused(InstrumentTimeout, lambda: instrument.read(waits_s + 0.2), instrument)
 
     def test_frames_come_in_the_order_of_triggers(self, instrument: Camera) -> None:
         """Else a pipelined run would swap two shots."""

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
+BENCH = "LIGHTLOOM_BENCH"  # a bench file whose instruments test_conformance_bench.py tries
 REFERENCES = Path(__file__).parent / "references"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bench", metavar="FILE", help=f"try this bench's instruments (or {BENCH})")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--bench"):
+        os.environ[BENCH] = config.getoption("--bench")
 
 
 @pytest.fixture

@@ -1,0 +1,221 @@
+"""Simulated instruments pass the conformance suite, and the suite finds drivers that would not."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_instruments import OnEchoDevice
+from lightloom.instruments import Clock, Instrument, RawFrame, VirtualClock
+from lightloom.instruments.conformance import (
+    CameraConformance,
+    DaqConformance,
+    InstrumentConformance,
+    LightSourceConformance,
+    SlmConformance,
+)
+from lightloom.instruments.simulated import (
+    Fault,
+    SimulatedCamera,
+    SimulatedDaq,
+    SimulatedSLM,
+    SimulatedSource,
+)
+from lightloom.instruments.templates.camera import TemplateCamera
+from lightloom.instruments.templates.daq import TemplateDaq
+from lightloom.instruments.templates.echo import DEVICES
+from lightloom.instruments.templates.light_source import TemplateSource
+from lightloom.instruments.templates.slm import TemplateSLM
+
+SILENCE = Fault(kind="silent", rate=1.0)
+
+
+class Simulated:
+    """The hooks of the suite for every simulated instrument, by both kinds of clock."""
+
+    may_act = True
+
+    @pytest.fixture(params=[Clock, VirtualClock], ids=["real clock", "virtual clock"])
+    def clock(self, request: pytest.FixtureRequest) -> Clock:
+        made: Clock = request.param()
+        return made
+
+    def unplug(self, instrument: Any) -> None:
+        instrument.unplug()
+
+    def mute(self, instrument: Any) -> None:
+        instrument.options = instrument.options.model_copy(update={"faults": (SILENCE,)})
+
+
+class TestSimulatedSLM(Simulated, SlmConformance):
+    @pytest.fixture(params=["tiny", "meadowlark-p1920"])
+    def make(self, request: pytest.FixtureRequest, clock: Clock) -> Callable[[], SimulatedSLM]:
+        options = SimulatedSLM.Options(serial="1", device=request.param)
+        return lambda: SimulatedSLM("weights", options, clock=clock)
+
+    def seen(self, instrument: Any) -> np.ndarray:
+        frames = instrument.world.modulators[instrument.role].frames
+        return np.asarray(frames[-1].levels)
+
+
+class TestSimulatedCamera(Simulated, CameraConformance):
+    @pytest.fixture
+    def make(self, clock: Clock) -> Callable[[], SimulatedCamera]:
+        options = SimulatedCamera.Options(serial="1")
+        return lambda: SimulatedCamera("camera", options, clock=clock)
+
+
+class TestSimulatedDaq(Simulated, DaqConformance):
+    @pytest.fixture
+    def make(self, clock: Clock) -> Callable[[], SimulatedDaq]:
+        return lambda: SimulatedDaq("daq", SimulatedDaq.Options(serial="1"), clock=clock)
+
+
+class TestSimulatedSource(Simulated, LightSourceConformance):
+    @pytest.fixture
+    def make(self, clock: Clock) -> Callable[[], SimulatedSource]:
+        options = SimulatedSource.Options(serial="1")
+        return lambda: SimulatedSource("source", options, clock=clock)
+
+    def open_interlock(self, instrument: Any) -> None:
+        trips = Fault(kind="tripped", rate=1.0)
+        instrument.options = instrument.options.model_copy(update={"faults": (trips,)})
+
+
+# --- drivers that are wrong in one thing each -----------------------------------------------------
+
+
+class ForgetsToCopy(TemplateSLM):
+    def _show(self, frame: np.ndarray) -> float:
+        self._device.put("frame", frame)
+        return self.clock.now_s()
+
+    def _checked(self, frame: Any) -> np.ndarray:
+        return np.asarray(frame)
+
+
+class SettlesInThePast(TemplateSLM):
+    def _show(self, frame: np.ndarray) -> float:
+        return super()._show(frame) - 1.0
+
+
+class KeepsOldFrames(TemplateCamera):
+    def _arm(self) -> None:
+        self._device.put("armed", True)
+
+    def _read(self, timeout_s: float) -> RawFrame | None:
+        raw = super()._read(timeout_s)
+        return raw and RawFrame(raw.data, None, self.clock.now_s())
+
+
+class RepeatsTheLastFrame(TemplateCamera):
+    def _read(self, timeout_s: float) -> RawFrame | None:
+        self._kept = super()._read(timeout_s) or RawFrame(
+            np.zeros((48, 64), np.uint16), None, self.clock.now_s()
+        )
+        return self._kept
+
+
+class HidesThatItIsGone(TemplateCamera):
+    def _trigger(self, shot: Any) -> None:
+        self._buffer.append(RawFrame(np.zeros((48, 64), np.uint16), None, self.clock.now_s()))
+
+    def _read(self, timeout_s: float) -> RawFrame | None:
+        return self._buffer.popleft() if self._buffer else None
+
+    def _arm(self) -> None:
+        self._buffer.clear()
+
+
+class LeaksAThread(TemplateDaq):
+    def _connect(self, timeout_s: float) -> Any:
+        threading.Thread(target=threading.Event().wait, args=(10,), daemon=True).start()
+        return super()._connect(timeout_s)
+
+
+class LightsAtOnce(TemplateSource):
+    def _set_power(self, power_w: float) -> None:
+        self._device.put("emits", True)
+
+
+class StaysLit(TemplateSource):
+    def _make_safe(self) -> None:
+        pass
+
+
+class MixesReplies(TemplateDaq):
+    """Two shots in one exchange: the second asker gets the first one's answer."""
+
+    def _read(self, channels: Any, samples: int, *others: Any) -> Any:
+        fresh = super()._read(channels, samples, *others)
+        self._old = getattr(self, "_old", fresh)
+        return type(fresh)(fresh.volts, fresh.rate_hz, fresh.started_at_s, self._old.shot)
+
+
+class HasNoAddress(TemplateSLM):
+    """Another program's handle: the address differs with each instrument, the device does not."""
+
+    _numbers = itertools.count()
+
+    @property
+    def address(self) -> str:
+        self._number = getattr(self, "_number", None) or f"slm:{next(self._numbers)}"
+        return self._number
+
+
+class EchoSlm(OnEchoDevice, SlmConformance):
+    def seen(self, instrument: Any) -> np.ndarray:
+        return np.asarray(DEVICES[instrument.address].memory["frame"])
+
+
+class EchoCamera(OnEchoDevice, CameraConformance):
+    notices_unplug_within_s = 0.5
+
+
+class EchoDaq(OnEchoDevice, DaqConformance):
+    volts = dict.fromkeys(range(4), 0.0)
+
+
+class EchoSource(OnEchoDevice, LightSourceConformance):
+    def is_dark(self, instrument: Any) -> bool:
+        return not DEVICES[instrument.address].memory["emits"]
+
+
+@pytest.fixture
+def devices() -> Iterator[None]:
+    DEVICES.clear()
+    yield
+    DEVICES.clear()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "suite", "test"),
+    [
+        (ForgetsToCopy, EchoSlm, "test_fresh_frame_after_show"),
+        (ForgetsToCopy, EchoSlm, "test_limits_are_refused_before_anything_is_sent"),
+        (SettlesInThePast, EchoSlm, "test_says_when_a_frame_has_settled"),
+        (HasNoAddress, EchoSlm, "test_second_open_is_refused"),
+        (KeepsOldFrames, EchoCamera, "test_fresh_frame_after_arm"),
+        (RepeatsTheLastFrame, EchoCamera, "test_no_trigger_times_out"),
+        (HidesThatItIsGone, EchoCamera, "test_unplug_is_detected"),
+        (MixesReplies, EchoDaq, "test_threads_cannot_mix_replies"),
+        (LeaksAThread, EchoDaq, "test_open_and_close_leak_nothing"),
+        (LightsAtOnce, EchoSource, "test_emits_only_when_enabled"),
+        (StaysLit, EchoSource, "test_close_leaves_it_dark"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+@pytest.mark.usefixtures("devices")
+def test_the_suite_finds_a_wrong_driver(
+    wrong: type[Instrument], suite: type[InstrumentConformance[Any]], test: str
+) -> None:
+    # An author would trust a suite that passes whatever the driver does.
+    check = getattr(suite(), test)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        if "make" in check.__code__.co_varnames[: check.__code__.co_argcount]:
+            check(lambda: wrong("thing"))
+        else:
+            with wrong("thing") as instrument:
+                check(instrument)
