@@ -1,0 +1,278 @@
+"""`MicroManagerCamera`: any camera with a Micro-Manager device adapter, through pymmcore-plus.
+
+Each camera has a core of its own, so that two of them do not share shutters, buffers and roles. Not
+here: Micro-Manager's stages, shutters and autofocus, which a bench has no use for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from ..base import DriverOptions, Identity
+from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..clock import Clock
+from ..errors import Disconnected, InputError, LimitExceeded, import_extra
+from ..units import Seconds
+
+_POLL_S = 0.0005
+_PURPOSE = "a Micro-Manager camera"
+
+Properties = dict[str, str | int | float]
+
+
+class MicroManagerOptions(DriverOptions):
+    """Settings of a camera of Micro-Manager: a configuration file, or adapter and device.
+
+    Parameters
+    ----------
+    config : path of a configuration file (.cfg), whose camera is used
+    adapter, device : instead of it, such as "DemoCamera" and "DCam"
+    adapter_path : folder of the device adapters; "" for where pymmcore-plus finds them
+    properties : set by name: before the device is initialised where they must be, else after
+    software_properties : set when the trigger mode becomes software
+    external_properties : set when it becomes external, to make the camera wait for its trigger
+        line; a table without entries takes frames at the camera's own rate; None refuses the mode
+    buffers : frames that may wait to be read before one is dropped
+    readout_s : from the end of an exposure until the frame is here
+    """
+
+    config: str = ""
+    adapter: str = ""
+    device: str = ""
+    adapter_path: str = ""
+    properties: Properties = Field(default_factory=dict)
+    software_properties: Properties = Field(default_factory=dict)
+    external_properties: Properties | None = None
+    buffers: int = Field(8, ge=1)
+    readout_s: Seconds = 0.0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if bool(self.config) == bool(self.adapter) or bool(self.adapter) != bool(self.device):
+            raise ValueError("name either config, or both adapter and device")
+        return self
+
+
+class MicroManagerCamera(Camera):
+    """A camera behind a Micro-Manager device adapter."""
+
+    driver: ClassVar[str] = "micromanager-camera"
+    Options = MicroManagerOptions
+
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self._core: Any = None  # pymmcore.CMMCore
+        self._label = "camera"
+        self._triggered_at_s: float | None = None
+
+    @property
+    def address(self) -> str:
+        """The configuration file, or adapter and device."""
+        return self.options.config or f"{self.options.adapter}/{self.options.device}"
+
+    # --- open and close --------------------------------------------------------------------------
+
+    def _connect(self, timeout_s: float) -> Identity:
+        plus = import_extra("pymmcore_plus", "micromanager", _PURPOSE)
+        if self.options.config and not Path(self.options.config).is_file():
+            raise InputError(f"{self.name}: config = {self.options.config!r} is no file")
+        # the bare core: that of pymmcore-plus hears of changes on a thread that outlives Python
+        self._core = import_extra("pymmcore", "micromanager", _PURPOSE).CMMCore()
+        folder = self.options.adapter_path or plus.find_micromanager()
+        self._core.setDeviceAdapterSearchPaths([folder] if folder else [])
+        try:
+            self._core.setTimeoutMs(ceil(timeout_s * 1000))
+            if self.options.config:
+                self._load_config()
+            else:
+                self._load_device()
+            self._set_up()
+            return self._ask()
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _load_config(self) -> None:
+        with self._vendor("connect", f"config = {self.options.config!r}"):
+            self._core.loadSystemConfiguration(str(Path(self.options.config).resolve()))
+        self._label = self._core.getCameraDevice()
+        if not self._label:
+            raise InputError(f"{self.name}: config = {self.options.config!r} names no camera")
+        self._set(self.options.properties)
+
+    def _load_device(self) -> None:
+        core, options, self._label = self._core, self.options, "camera"
+        with self._vendor("connect", f"adapter = {options.adapter!r}, device = {options.device!r}"):
+            adapters = core.getDeviceAdapterNames()
+            if options.adapter not in adapters:
+                raise InputError(
+                    f"{self.name}: no adapter {options.adapter!r} in "
+                    f"{core.getDeviceAdapterSearchPaths()}; there are {', '.join(adapters) or 'none'}"
+                )
+            devices = core.getAvailableDevices(options.adapter)
+            if options.device not in devices:
+                raise InputError(
+                    f"{self.name}: adapter {options.adapter!r} has no device {options.device!r}; "
+                    f"it has {', '.join(devices)}"
+                )
+            core.loadDevice(self._label, options.adapter, options.device)
+            early = {
+                name: value
+                for name, value in options.properties.items()
+                if core.hasProperty(self._label, name) and core.isPropertyPreInit(self._label, name)
+            }
+        self._set(early)
+        with self._vendor("connect"):
+            core.initializeDevice(self._label)
+            core.setCameraDevice(self._label)
+        self._set({key: value for key, value in options.properties.items() if key not in early})
+
+    def _set_up(self) -> None:
+        core = self._core
+        with self._vendor("connect"):
+            core.clearROI()
+            self.sensor_shape = (core.getImageHeight(), core.getImageWidth())
+            self.bit_depth = core.getImageBitDepth()
+            if core.getNumberOfComponents() != 1 or self.bit_depth > 16:
+                raise InputError(
+                    f"{self.name}: pixels of {core.getNumberOfComponents()} components and "
+                    f"{self.bit_depth} bits are not usable; set its pixel type in properties"
+                )
+            if core.hasProperty(self._label, "Exposure") and core.hasPropertyLimits(
+                self._label, "Exposure"
+            ):
+                self.exposure_limits_s = (
+                    core.getPropertyLowerLimit(self._label, "Exposure") / 1000,
+                    core.getPropertyUpperLimit(self._label, "Exposure") / 1000,
+                )
+            exposure_s = self._exposure_s or core.getExposure() / 1000
+        self.readout_s = self.options.readout_s
+        self._exposure_s = self._configure(exposure_s, self.region, self._trigger_mode)
+
+    def _ask(self) -> Identity:
+        core = self._core
+        with self._vendor("connect"):
+            has_id = core.hasProperty(self._label, "CameraID")
+            return Identity(
+                maker=core.getDeviceLibrary(self._label),
+                model=core.getDeviceName(self._label),
+                serial=core.getProperty(self._label, "CameraID") if has_id else "",
+                firmware=core.getVersionInfo(),
+            )
+
+    def _disconnect(self) -> None:
+        core, self._core = self._core, None
+        with self._vendor("close"):
+            core.unloadAllDevices()
+
+    # --- hooks of the camera ---------------------------------------------------------------------
+
+    def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
+        core = self._core
+        properties = self.options.software_properties
+        if trigger == "external":
+            properties = self.options.external_properties
+            if properties is None:
+                raise InputError(
+                    f"{self.name}: trigger mode external needs external_properties, which make "
+                    "this camera wait for its trigger line"
+                )
+        self._set(properties)
+        wanted = [region.left, region.top, region.width, region.height]
+        with self._vendor("configure", f"{region}"):
+            core.setROI(*wanted)
+            if list(core.getROI()) != wanted:
+                left, top, width, height = core.getROI()
+                raise InputError(
+                    f"{self.name}: the camera makes of {region} "
+                    f"{Region(top, left, height, width)}; ask for that"
+                )
+            frame_bytes = region.height * region.width * core.getBytesPerPixel()
+            core.setCircularBufferMemoryFootprint(ceil(self.options.buffers * frame_bytes / 2**20))
+        with self._vendor("configure", f"exposure_s = {exposure_s:g}"):
+            core.setExposure(exposure_s * 1000)
+            return core.getExposure() / 1000
+
+    def _arm(self) -> None:
+        self._triggered_at_s = None
+        if self._trigger_mode == "external":
+            self._last_number = -1  # the numbers of a sequence begin at 0
+            with self._vendor("arm"):
+                self._core.startContinuousSequenceAcquisition(0)
+
+    def _trigger(self, shot: Shot | None) -> None:
+        if self._triggered_at_s is not None:
+            raise LimitExceeded(
+                f"{self.name}: Micro-Manager takes one shot at a time; read it before the next"
+            )
+        now_s = self.clock.now_s()
+        with self._vendor("trigger"):  # one frame; unlike snapImage, this does not wait for it
+            self._core.startSequenceAcquisition(1, 0, True)
+        self._triggered_at_s = now_s
+
+    def _read(self, timeout_s: float) -> RawFrame | None:
+        ends_s = self.clock.now_s() + timeout_s
+        with self._vendor("read"):
+            while not self._core.getRemainingImageCount():
+                if self.clock.now_s() >= ends_s:
+                    return None
+                self.clock.sleep_until(min(ends_s, self.clock.now_s() + _POLL_S))
+            facts = import_extra("pymmcore", "micromanager", _PURPOSE).Metadata()
+            data = self._core.popNextImageMD(facts)
+            if self._triggered_at_s is None:
+                number = int(facts.GetSingleTag("ImageNumber").GetValue())
+                return RawFrame(data, number, self._began_at(facts))
+            self._core.stopSequenceAcquisition()
+        taken_at_s, self._triggered_at_s = self._triggered_at_s, None
+        return RawFrame(data, None, taken_at_s)
+
+    def _began_at(self, facts: Any) -> float:
+        """Give when an exposure began, from when its frame reached Micro-Manager."""
+        received = datetime.fromisoformat(facts.GetSingleTag("TimeReceivedByCore").GetValue())
+        age_s = (datetime.now() - received).total_seconds()
+        began_s = self.clock.now_s() - age_s - self._exposure_s - self.readout_s
+        return max(began_s, self._armed_at_s or 0.0)  # the sequence was started after that
+
+    def _disarm(self) -> None:
+        self._triggered_at_s = None
+        with self._vendor("disarm"):
+            self._core.stopSequenceAcquisition()
+            self._core.clearCircularBuffer()
+
+    def _settings(self) -> Mapping[str, Any]:
+        return {**super()._settings(), "readout_s": self.readout_s}
+
+    # --- parts of them ---------------------------------------------------------------------------
+
+    def _set(self, properties: Properties) -> None:
+        for name, value in properties.items():
+            with self._vendor("configure", f"{name} = {value!r}"):
+                if not self._core.hasProperty(self._label, name):
+                    raise InputError(
+                        f"{self.name}: no property {name!r}; the camera has "
+                        f"{', '.join(self._core.getDevicePropertyNames(self._label))}"
+                    )
+                self._core.setProperty(self._label, name, value)
+
+    @contextmanager
+    def _vendor(self, what: str, value: str = "") -> Iterator[None]:
+        """Say in our errors what goes wrong in Micro-Manager's; with a value, that is to blame."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            if value:
+                raise InputError(f"{self.name}: {value} is refused: {reason}") from error
+            raise Disconnected(
+                f"{self.name} ({self.address}) failed during {what}: {reason}; check cable and "
+                "power, and that no other program holds it, then connect again"
+            ) from error
