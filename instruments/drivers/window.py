@@ -143,8 +143,7 @@ class _Window:
                 f"{name}: there is no monitor {index}; this machine has {len(monitors)}, counted "
                 f"from 0: {', '.join(map(str, monitors))}"
             )
-        self.bounds = self._bounds(index)
-        left, top, width, height = self.bounds
+        left, top, width, height = self.bounds = self._bounds(index)
         flags = sdl.SDL_WINDOW_BORDERLESS | sdl.SDL_WINDOW_ALWAYS_ON_TOP
         flags |= sdl.SDL_WINDOW_FULLSCREEN_DESKTOP | sdl.SDL_WINDOW_ALLOW_HIGHDPI
         title = f"lightloom: {name}".encode()
@@ -196,10 +195,10 @@ class _Window:
         self._demand(not self.sdl.SDL_RenderCopy(self.renderer, self.texture, None, None))
         self.sdl.SDL_RenderPresent(self.renderer)
 
-    def _bounds(self, index: int) -> tuple[int, int, int, int] | None:
+    def _bounds(self, index: int) -> tuple[int, int, int, int]:
+        """Give left, top, width and height of a monitor; all 0 of one that is gone."""
         rect = self.sdl.SDL_Rect()
-        if self.sdl.SDL_GetDisplayBounds(index, ctypes.byref(rect)):
-            return None
+        self.sdl.SDL_GetDisplayBounds(index, ctypes.byref(rect))
         return rect.x, rect.y, rect.w, rect.h
 
     def _check_monitor(self) -> None:
