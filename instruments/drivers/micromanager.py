@@ -112,11 +112,11 @@ class MicroManagerCamera(Camera):
     def _load_device(self) -> None:
         core, options, self._label = self._core, self.options, "camera"
         with self._vendor("connect", f"adapter = {options.adapter!r}, device = {options.device!r}"):
-            adapters = core.getDeviceAdapterNames()
+            adapters, paths = core.getDeviceAdapterNames(), core.getDeviceAdapterSearchPaths()
             if options.adapter not in adapters:
                 raise InputError(
-                    f"{self.name}: no adapter {options.adapter!r} in "
-                    f"{core.getDeviceAdapterSearchPaths()}; there are {', '.join(adapters) or 'none'}"
+                    f"{self.name}: no adapter {options.adapter!r} in {', '.join(paths)}; "
+                    f"there are {', '.join(adapters) or 'none'}"
                 )
             devices = core.getAvailableDevices(options.adapter)
             if options.device not in devices:

@@ -1,0 +1,268 @@
+"""`SlmsuiteSLM` and `SlmsuiteCamera`: any modulator and camera that slmsuite can drive.
+
+With slmsuite come Meadowlark, Holoeye, Santec, Hamamatsu, Thorlabs, Texas Instruments and a dozen
+cameras; the bench file names the class and its arguments. Not here: slmsuite's holograms and
+phases; a frame of grey levels is written as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+import numpy as np
+from pydantic import Field
+
+from ..base import DriverOptions, Identity
+from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..clock import Clock
+from ..errors import (
+    BadReply,
+    Disconnected,
+    InputError,
+    InstrumentTimeout,
+    LightloomError,
+    import_extra,
+)
+from ..slm import SpatialLightModulator
+from ..units import Hertz, Seconds
+
+_open_modulators: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+class SlmsuiteOptions(DriverOptions):
+    """Which class of slmsuite, and what it is told.
+
+    Parameters
+    ----------
+    device : the class, such as "slmsuite.hardware.slms.meadowlark.Meadowlark"
+    arguments : its keyword arguments; slmsuite writes sizes as [width, height]
+    """
+
+    device: str = Field(pattern=r"^\w+(\.\w+)+$")
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class SlmsuiteSLMOptions(SlmsuiteOptions):
+    """Settings of a modulator.
+
+    Parameters
+    ----------
+    settle_time_s : slowest change of grey level; None for what slmsuite assumes (0.3 s)
+    refresh_hz : frames begin at whole periods; None for at once
+    latency_s : from the write to the first change of light
+    darkest_level : what `blank` shows
+    """
+
+    settle_time_s: Seconds | None = None
+    refresh_hz: Hertz | None = None
+    latency_s: Seconds = 0.0
+    darkest_level: int = Field(0, ge=0)
+
+
+class SlmsuiteCameraOptions(SlmsuiteOptions):
+    """Settings of a camera.
+
+    Parameters
+    ----------
+    modulator : name of a connected `slmsuite-slm` that the class takes as its argument `slm`, as
+        slmsuite's SimulatedCamera does
+    flush : throw away what lies in the camera's buffers before each frame; without it, a camera
+        that runs freely gives frames of before the trigger
+    timeout_s : for a frame, beside its exposure
+    readout_s : from the end of an exposure until the frame is here
+    """
+
+    modulator: str = ""
+    flush: bool = True
+    timeout_s: Seconds = 5.0
+    readout_s: Seconds = 0.0
+
+
+class _Adapter:
+    """What both have in common: an object of slmsuite, and its errors in our words."""
+
+    name: str
+    options: Any
+    _device: Any = None
+
+    @property
+    def address(self) -> str:
+        """The class with its arguments: these are what tells two devices apart."""
+        arguments = sorted(self.options.arguments.items())
+        return f"{self.options.device}({', '.join(f'{key}={value}' for key, value in arguments)})"
+
+    def _open(self, **more: Any) -> Identity:
+        slmsuite = import_extra("slmsuite", "slmsuite", f"{self.name} ({self.options.device})")
+        with suppress(AttributeError):  # before 0.5 it had no log
+            slmsuite.configure_logging("WARNING", sys.stderr)  # not stdout: that may be JSON
+        home, _, name = self.options.device.rpartition(".")
+        try:
+            kind = getattr(importlib.import_module(home), name)
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f"{self.name}: device = {self.options.device!r} cannot be imported: "
+                f"{_one_line(error)}; check its name, and that the maker's software is installed"
+            ) from error
+        with self._vendor("connect"):
+            try:
+                self._device = kind(**self.options.arguments, **more)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"{self.name}: {name} does not take arguments = {self.options.arguments}: "
+                    f"{_one_line(error)}"
+                ) from error
+        return Identity(model=f"{name} {self._device.name}")
+
+    def _disconnect(self) -> None:
+        device, self._device = self._device, None
+        if device is not None:
+            with self._vendor("close"):
+                device.close()
+
+    @contextmanager
+    def _vendor(self, what: str) -> Iterator[None]:
+        """Say in our errors what goes wrong in slmsuite or below; it raises whatever it likes."""
+        try:
+            with redirect_stdout(sys.stderr):  # its drivers print
+                yield
+        except LightloomError:
+            raise
+        except TimeoutError as error:
+            raise InstrumentTimeout(
+                f"{self.name} ({self.address}) did not answer during {what}: {_one_line(error)}"
+            ) from error
+        except Exception as error:
+            raise Disconnected(
+                f"{self.name} ({self.address}) failed during {what}: {_one_line(error)}; "
+                "check cable, power and the maker's software, then connect again"
+            ) from error
+
+
+class SlmsuiteSLM(_Adapter, SpatialLightModulator):
+    """A modulator that slmsuite drives."""
+
+    driver: ClassVar[str] = "slmsuite-slm"
+    Options = SlmsuiteSLMOptions
+
+    def _connect(self, timeout_s: float) -> Identity:
+        identity = self._open()
+        device, options = self._device, self.options
+        self.shape = (int(device.shape[0]), int(device.shape[1]))
+        self.bit_depth = int(device.bitdepth)
+        self.refresh_period_s = 1 / options.refresh_hz if options.refresh_hz else 0.0
+        self.latency_s = options.latency_s
+        self.settle_time_s = (
+            float(device.settle_time_s) if options.settle_time_s is None else options.settle_time_s
+        )
+        self.darkest_level = options.darkest_level
+        _open_modulators[self.name] = device
+        return identity
+
+    def _show(self, frame: np.ndarray) -> float:
+        device = self._device
+        with self._vendor("show"):
+            if hasattr(device, "_gray2display"):
+                # what slmsuite's own drivers fill in; set_phase() would reckon phases that nobody
+                # reads, for 40 ms at 1920 x 1152
+                device.display = device._gray2display(frame.copy())
+                device._set_phase_hw(device.display)
+            else:
+                device.set_phase(frame.copy(), settle=False)
+        return self.clock.now_s()
+
+
+class SlmsuiteCamera(_Adapter, Camera):
+    """A camera that slmsuite drives. It has no trigger: `trigger` comes back with the frame."""
+
+    driver: ClassVar[str] = "slmsuite-camera"
+    Options = SlmsuiteCameraOptions
+
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self._taken: deque[RawFrame] = deque()
+
+    def _connect(self, timeout_s: float) -> Identity:
+        more = {}
+        if self.options.modulator:
+            if self.options.modulator not in _open_modulators:
+                raise InputError(
+                    f"{self.name}: modulator = {self.options.modulator!r} is no connected "
+                    f"slmsuite-slm; those are {sorted(_open_modulators) or 'none'}"
+                )
+            more["slm"] = _open_modulators[self.options.modulator]
+        identity = self._open(**more)
+        try:
+            self._set_up()
+        except BaseException:
+            self._disconnect()
+            raise
+        return identity
+
+    def _set_up(self) -> None:
+        device = self._device
+        with self._vendor("connect"):
+            device.capture_attempts = 1  # no hidden retries
+            device.set_woi(None)
+            self.sensor_shape = (int(device.shape[0]), int(device.shape[1]))
+            self.bit_depth = int(device.bitdepth)
+            if device.exposure_bounds_s is not None:
+                shortest_s, longest_s = device.exposure_bounds_s
+                self.exposure_limits_s = (float(shortest_s), float(longest_s))
+            exposure_s = self._exposure_s or float(device.get_exposure())
+        self.readout_s = self.options.readout_s
+        self._exposure_s = self._configure(exposure_s, self.region, self._trigger_mode)
+
+    def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
+        if trigger == "external":
+            raise InputError(
+                f"{self.name}: slmsuite takes frames when it is asked to; use trigger mode software"
+            )
+        device = self._device
+        with self._vendor("configure"):
+            device.set_woi((region.left, region.width, region.top, region.height))
+            if tuple(device.shape) != (region.height, region.width):
+                raise InputError(
+                    f"{self.name}: the camera makes frames of {tuple(device.shape)}, "
+                    f"(height, width), of {region}; ask for a region that it can read, unbinned"
+                )
+            return float(device.set_exposure(exposure_s))
+
+    def _arm(self) -> None:
+        self._taken.clear()
+
+    def _trigger(self, shot: Shot | None) -> None:
+        with self._vendor("trigger"):
+            if self.options.flush:
+                self._device.flush(timeout_s=self.options.timeout_s)
+            taken_at_s = self.clock.now_s()
+            image = self._device.get_image(
+                timeout_s=self.options.timeout_s, averaging=False, hdr=False
+            )
+        data = np.asarray(image)
+        if data.dtype not in (np.uint8, np.uint16):
+            raise BadReply(f"{self.name}: a frame of {data.dtype} came; whole counts are wanted")
+        self._taken.append(RawFrame(data, None, taken_at_s))
+
+    def _read(self, timeout_s: float) -> RawFrame | None:
+        if self._taken:
+            return self._taken.popleft()
+        self.clock.sleep_until(self.clock.now_s() + timeout_s)
+        return None
+
+    def _disarm(self) -> None:
+        self._taken.clear()
+
+    def _settings(self) -> Mapping[str, Any]:
+        return {**super()._settings(), "frame_numbers": "missing; lost frames are not found"}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
