@@ -241,13 +241,13 @@ def read(
     detector: Detector,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Read every output once.
+    """Read every output once, overwriting the float32 sums of the reading, and z.
 
     Parameters
     ----------
-    z : standard normal numbers [n, M], overwritten; None for light without photons
+    z : standard normal numbers [n, M]; None for light without photons
     words : gives the random words of the outputs where a mask is True (for weak light)
-    out : float32 [n, M] for the values; it may be what `reading` refers to
+    out : float32 [n, M] for the values; it may be where the sums are
 
     Returns
     -------
@@ -265,19 +265,16 @@ def read(
         sigma = np.maximum(arrived, 0) * rows[1]
         sigma += rows[2]
         np.sqrt(sigma, out=sigma)
-        weak = arrived < rows[3]
+        weak, few = arrived < rows[3], None
         if weak.any():
             weak = np.broadcast_to(weak, value.shape)
             few = _few_photons(value, arrived, z, weak, words(weak), reading, detector)
-            value = np.add(np.multiply(z, sigma, out=z), value, out=z)
+        value += np.multiply(z, sigma, out=z)
+        if few is not None:
             value[weak] = few
-        else:
-            value = np.add(np.multiply(z, sigma, out=z), value, out=z)
         if not detector.balanced and detector.has_well:
             saturated += int(np.count_nonzero(value > rows[5]))
             np.minimum(value, rows[5], out=value)
-    elif detector.balanced:
-        value = value.copy()
     if detector.converts:
         saturated += _convert(value, reading, rows[4], detector)
     value *= reading.scale

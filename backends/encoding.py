@@ -182,7 +182,7 @@ def encode_rows(
     if curve is not None:
         leak, magnitude = _leak(profile), _curved_magnitude(levels, fine)
         integers = _through(lambda grey: curve(grey) - leak, integers, 0, levels, magnitude)
-        sums = _sums(integers)
+        sums = _sums(integers, magnitude)
     return EncodedRows(Rows(integers, magnitude), sums, scale, scale, scale)
 
 
@@ -206,9 +206,9 @@ def _encode_offset_rows(
             clamped = _through(
                 lambda grey: _passed(grey, profile), integers, centre, levels, magnitude
             )
-            passed = _sums(clamped)[:, 0] / magnitude
+            passed = _sums(clamped, magnitude)[:, 0] / magnitude
         integers = _through(curve, integers, centre, levels, magnitude)
-        sums = _sums(integers)
+        sums = _sums(integers, magnitude)
     lowest, highest = edges.T.astype(np.float64)
     scale = (highest - lowest) / (1 - leak)
     low = lowest - leak * scale
@@ -282,7 +282,7 @@ def _signed_rows(
     scale = np.maximum(x.max(axis=-1), -x.min(axis=-1)).astype(np.float64)
     _check_finite(scale)
     numbers = _rounded(x, scale[:, None], levels)
-    return numbers, scale, _sums(numbers)
+    return numbers, scale, _sums(numbers, levels)
 
 
 def _offset_rows(
@@ -305,7 +305,7 @@ def _offset_rows(
     span = edges[:, 1:].astype(np.float64) - edges[:, :1]
     numbers = _rounded(x - edges[:, :1], span, levels)
     numbers = np.clip(numbers, 0, levels, out=numbers) - centre
-    return numbers, edges, _sums(numbers)
+    return numbers, edges, _sums(numbers, levels)
 
 
 def _check_finite(edges: np.ndarray) -> None:
@@ -314,9 +314,13 @@ def _check_finite(edges: np.ndarray) -> None:
         raise InputError("x has values that are not finite")
 
 
-def _sums(integers: np.ndarray) -> np.ndarray:
-    signed = integers.sum(axis=-1, dtype=np.float64)
-    return np.stack([signed, np.abs(integers).sum(axis=-1, dtype=np.float64)], axis=-1)
+def _sums(integers: np.ndarray, magnitude: int) -> np.ndarray:
+    """Give the sums of X and of |X|, exact: float64 [n, 2]."""
+    kind = np.float32 if magnitude * integers.shape[1] < 1 << 24 else np.float64
+    sums = np.empty((len(integers), 2))
+    sums[:, 0] = integers.sum(axis=-1, dtype=kind)
+    sums[:, 1] = np.abs(integers).sum(axis=-1, dtype=kind)
+    return sums
 
 
 def _through(

@@ -100,27 +100,33 @@ class Operand:
         return panels[index]
 
     def floats(
-        self, matrix: int, carrier: type[np.floating]
+        self, matrix: int, carrier: type[np.floating], keep: bool
     ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """Give blocks of outputs and the planes of their weights as floats, [width, K] each.
+        """Give blocks of outputs and the planes of their weights as floats, [K, width] each.
 
-        Copies are kept while all that are kept stay below 128 MiB; others are made again.
+        Copies are kept, in the order that BLAS multiplies fastest, while all that are kept stay
+        below 128 MiB; others are made again.
+
+        Parameters
+        ----------
+        keep : whether to keep copies and use them; few rows are faster without, since 8-bit
+            weights come from memory in less time than their copies
         """
-        if carrier is np.float32:
+        if keep:
             for number in range(self.count):
                 self._keep(self.plane(number), number, matrix)
-        kept = [self._floats.get((number, matrix)) for number in range(self.count)]
+        kept = [self._floats.get((i, matrix)) if keep else None for i in range(self.count)]
         planes = [self.plane(number) for number in range(self.count)]
         outputs, length = self.shape[1:]
         step = max(16, _BLOCK_BYTES // max(length * np.dtype(carrier).itemsize, 1))
-        if carrier is np.float32 and all(copy is not None for copy in kept):
+        if all(copy is not None for copy in kept):
             step = outputs
         for start in range(0, outputs, step):
             part = slice(start, min(start + step, outputs))
             yield (
                 part,
                 [
-                    plane[matrix, part].astype(carrier) if copy is None else copy[part]
+                    plane[matrix, part].astype(carrier).T if copy is None else copy[:, part]
                     for plane, copy in zip(planes, kept, strict=True)
                 ],
             )
@@ -144,7 +150,7 @@ class Operand:
             if (number, matrix) in self._floats or Operand._kept + size > _KEPT_BYTES:
                 return
             Operand._kept += size
-            self._floats[number, matrix] = plane[matrix].astype(np.float32)
+            self._floats[number, matrix] = np.ascontiguousarray(plane[matrix].T, dtype=np.float32)
 
     def __del__(self) -> None:
         kept = sum(array.nbytes for array in getattr(self, "_floats", {}).values())
@@ -325,17 +331,18 @@ def _in_floats(
         result = out
     else:
         result = np.empty((len(rows.integers), outputs), dtype=np.float32 if simple else np.float64)
-    for part, right in weights.floats(matrix, carrier):
+    keep = not wide and len(rows.integers) > FEW_ROWS
+    for part, right in weights.floats(matrix, carrier, keep):
         if simple:
-            np.matmul(left[0], right[0].T, out=result[:, part])
+            np.matmul(left[0], right[0], out=result[:, part])
             continue
         products = []
         for plane in left:
             for weight in right:
-                product = np.zeros((len(plane), len(weight)))
+                product = np.zeros((len(plane), weight.shape[1]))
                 for first in range(0, length, depth):
                     columns = slice(first, first + depth)
-                    product += plane[:, columns] @ weight[:, columns].T
+                    product += plane[:, columns] @ weight[columns]
                 products.append(product)
         result[:, part] = _combined(products)
     return result
