@@ -25,7 +25,7 @@ from .light_path import LightPath, WorldOptions
 from .optics import in_bands
 from .profiles import CAMERAS, DAQS, MODULATORS
 
-_FEW = 4.0  # mean electrons below which they are true Poisson numbers
+_KURTOSIS = 1 / 16  # excess that may be left out, of a pixel's electrons; a slot sums hundreds
 
 
 class SimulatedOptions(DriverOptions):
@@ -241,15 +241,18 @@ def _counted(
 ) -> np.ndarray:
     """Draw detected electrons of pixels: light and dark counts, full well, read noise.
 
-    From 4 mean electrons on the number is Gaussian with Fisher's and Cornish's first correction,
+    Counts plus read noise are drawn as a Gaussian with Fisher's and Cornish's first correction,
     n = mean + s z + mean (z^2 - 1) / (6 s^2) with s^2 = mean + read noise^2: mean, variance and
-    third moment are those of a Poisson number plus read noise, the fourth differs by 1/mean. Below
-    it is a true Poisson number.
+    third moment are those of a Poisson number plus Gaussian noise. The excess kurtosis that it
+    lacks is mean / s^4; where that exceeds 1/16 (never from 2 electrons of read noise on) a true
+    Poisson number is drawn instead.
     """
     mean = light + np.float32(dark)
     z = chance.standard_normal(mean.shape, dtype=np.float32)
-    noise = np.float32(read_noise_e**2)
-    variance = mean + noise
+    variance = mean + np.float32(read_noise_e**2)
+    weak = None
+    if read_noise_e < 2:
+        weak = mean > _KURTOSIS * variance * variance
     n = np.sqrt(variance)
     n *= z
     n += mean
@@ -257,13 +260,12 @@ def _counted(
     z -= 1
     z *= mean
     variance *= 6
+    variance += np.float32(1e-30)
     z /= variance
     n += z
-    weak = mean < _FEW
-    few = int(np.count_nonzero(weak))
-    if few:
+    if weak is not None and weak.any():
         counted = chance.poisson(np.maximum(mean[weak], 0)).astype(np.float32)
-        counted += np.float32(read_noise_e) * chance.standard_normal(few, dtype=np.float32)
+        counted += np.float32(read_noise_e) * chance.standard_normal(len(counted), dtype=np.float32)
         n[weak] = counted
     np.minimum(n, np.float32(full_well_e), out=n)
     return n
