@@ -1,4 +1,4 @@
-"""The command line: `lightloom run`, `plan`, `doctor`.
+"""The command line: `lightloom run`, `plan`, `init`, `devices`, `check`, `doctor`.
 
 Nothing heavy is imported before a command needs it, and threads are set before numpy is loaded.
 """
@@ -33,6 +33,9 @@ ModelName = Annotated[
 BackendName = Annotated[str, typer.Option("--backend", help="digital or mock.")]
 ProfileName = Annotated[
     str | None, typer.Option("--profile", help="Bench profile: a name or a TOML file.")
+]
+BenchPath = Annotated[
+    Path | None, typer.Option("--bench", help="Bench file: run on its instruments.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -95,6 +98,7 @@ def run(
     ] = None,
     backend: BackendName = "mock",
     profile: ProfileName = None,
+    bench: BenchPath = None,
     set_: Settings = None,
     placement: Placement = "paper",
     limit: Annotated[
@@ -122,7 +126,7 @@ def run(
 
     console = showing.console(for_people=not json_)
     check_sampling(temperature, top_k, top_p)
-    opened = _open(backend, profile, set_, seed)
+    opened = _open(backend, profile, set_, seed, bench)
     loaded = load_model(model)
     given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
     inputs, labels = _inputs(loaded, given, limit)
@@ -138,8 +142,11 @@ def run(
         sampling: dict[str, Any] = {}
         if prompt is not None:
             sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        with showing.progress(console) as tell:
-            finished = planned.run(inputs, labels, tell, reference, **sampling)
+        try:
+            with showing.progress(console) as tell:
+                finished = planned.run(inputs, labels, tell, reference, **sampling)
+        finally:
+            opened.close()
     report = finished.report()
     if json_:
         _print_json(report.as_dict())
@@ -178,6 +185,71 @@ def plan_(
         showing.plan(showing.console(for_people=True), planned)
 
 
+@_command("init")
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write the bench file.")],
+    layout: Annotated[str, typer.Option(help="imaged, line or block.")] = "imaged",
+    clock: Annotated[str, typer.Option(help="virtual (as fast as it goes) or real.")] = "virtual",
+    tiny: Annotated[bool, typer.Option("--tiny", help="A bench of 96 x 64 pixels.")] = False,
+) -> None:
+    """Write a commented bench file of simulated instruments, to be changed to yours.
+
+    Example: lightloom init bench.toml && lightloom run --bench bench.toml --limit 20
+    """
+    from .backends.bench import example_file
+    from .instruments import InputError
+
+    if clock not in ("virtual", "real"):
+        raise InputError(f"unknown --clock {clock!r}; choose virtual or real")
+    text = example_file(layout, clock, tiny)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise InputError(f"{file} is there already; give another name, or remove it") from None
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}") from None
+    typer.echo(f"wrote {file}; next: lightloom check --bench {file}")
+
+
+@_command("devices")
+def devices(json_: Json = False) -> None:
+    """Find what is attached, each with the lines for a bench file; writes nothing to a device.
+
+    Example: lightloom devices
+    """
+    from . import showing
+    from .instruments.discovery import discover
+
+    found = discover()
+    if json_:
+        _print_json({"schema": 1, "devices": [vars(item) for item in found]})
+    else:
+        showing.devices(showing.console(for_people=True), found)
+
+
+@_command("check")
+def check(
+    bench: Annotated[Path, typer.Option("--bench", help="Bench file.")],
+    json_: Json = False,
+) -> None:
+    """Try every instrument of a bench and a first product; one line each, passed or failed.
+
+    Example: lightloom check --bench bench.toml
+    """
+    limit_threads(None)
+    from . import showing
+    from .backends.bench import check_bench, load_bench
+
+    findings = check_bench(load_bench(bench))
+    if json_:
+        _print_json({"schema": 1, "bench": str(bench), "findings": [vars(f) for f in findings]})
+    else:
+        showing.checks(showing.console(for_people=True), str(bench), findings)
+    if not all(finding.passed for finding in findings):
+        raise typer.Exit(1)
+
+
 @_command("doctor")
 def doctor(
     profile: Annotated[
@@ -210,11 +282,23 @@ def doctor(
         showing.doctor(console, findings)
 
 
-def _open(name: str, profile: str | None, settings: list[str] | None, seed: int) -> "Backend":
+def _open(
+    name: str,
+    profile: str | None,
+    settings: list[str] | None,
+    seed: int,
+    bench: Path | None = None,
+) -> "Backend":
     """Open the backend that the options name."""
     from .backends import DEFAULT, MockBackend, load_profile, open_backend, parse_setting
     from .instruments import InputError
 
+    if bench is not None:
+        if profile or settings:
+            raise InputError("--profile and --set belong to a mock; a bench file says it all")
+        from .backends.bench import BenchBackend, load_bench
+
+        return BenchBackend(load_bench(bench))
     if name == "digital":
         if profile or settings:
             raise InputError("--profile and --set belong to a mock; the digital backend has none")

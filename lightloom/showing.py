@@ -18,10 +18,17 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from .backends import OpticsProfile
+    from .instruments import Finding
+    from .instruments.discovery import Found
     from .models import Plan, Report
 
 _EXTRAS = {
     "fast": ("numba", "onnxruntime"),
+    "display": ("sdl2",),
+    "genicam": ("harvesters", "genicam"),
+    "micromanager": ("pymmcore_plus",),
+    "ni": ("nidaqmx",),
+    "slmsuite": ("slmsuite",),
     "models": ("gguf", "tokenizers"),
     "hub": ("huggingface_hub",),
     "train": ("sklearn", "torch"),
@@ -241,6 +248,28 @@ def plan(where: Console, planned: "Plan") -> None:
 def _layer(name: str) -> str | None:
     parts = name.split(".")
     return parts[1] if parts[0] == "layer" else None
+
+
+def checks(where: Console, path: str, findings: "list[Finding]") -> None:
+    """Print what `lightloom check` found, a line each."""
+    table = Table("", "", "", box=box.SIMPLE, show_header=False, pad_edge=False)
+    for finding in findings:
+        mark = "[green]pass[/]" if finding.passed else "[bold red]FAIL[/]"
+        table.add_row(mark, escape(finding.what), escape(finding.detail))
+    where.print(table)
+    failed = sum(not finding.passed for finding in findings)
+    where.print(f"{escape(path)}: {len(findings) - failed} passed, {failed} failed; light is off")
+
+
+def devices(where: Console, found: "list[Found]") -> None:
+    """Print what is attached, with the lines for a bench file."""
+    for item in found:
+        where.print(f"[bold]{escape(item.kind)}[/] {escape(item.address)}", end="  ")
+        where.print(escape(item.description), highlight=False)
+        if item.toml:
+            where.print(item.toml.strip(), markup=False, style="cyan")
+    if not any(item.toml for item in found):
+        where.print("nothing is attached; `lightloom init bench.toml` writes a simulated bench")
 
 
 def profile(where: Console, shown: "OpticsProfile") -> None:

@@ -2,6 +2,7 @@
 
 from .backend import BenchBackend
 from .bench import Bench, load_bench
+from .check import check_bench
 from .file import BenchFile, example_file, read_bench_file
 from .layouts import BlockLayout, ImagedLayout, Layout, LineLayout
 
@@ -13,6 +14,7 @@ __all__ = [
     "ImagedLayout",
     "Layout",
     "LineLayout",
+    "check_bench",
     "example_file",
     "load_bench",
     "read_bench_file",

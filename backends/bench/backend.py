@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from ...instruments import (
     IncompleteFrame,
     InputError,
     InstrumentTimeout,
+    NotConnected,
     Saturated,
     Shot,
     Shown,
@@ -113,7 +115,8 @@ class BenchBackend(Backend):
         self.bench = bench
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="lightloom-bench")
+        self._worker: ThreadPoolExecutor | None = None
+        self._stops = Event()
         self._is_open = False
         self._numbers = {"input": 0, "weight": 0}
         self._shots = 0
@@ -149,12 +152,20 @@ class BenchBackend(Backend):
         except BaseException:
             bench.close()
             raise
+        self._shown = {"input": None, "weight": None}
+        self._stops.clear()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="lightloom-bench")
         self._is_open = True
 
     def close(self) -> None:
-        """Switch the light off and let the instruments go."""
-        self._worker.submit(self.bench.close).result()
-        self._is_open = False
+        """Stop after the shot that is being taken, switch the light off, let instruments go."""
+        self._stops.set()
+        try:
+            if self._worker is not None:
+                self._worker.shutdown(cancel_futures=True)
+        finally:
+            self._worker, self._is_open = None, False
+            self.bench.close()
 
     def warm_up(self) -> None:
         """Open the bench, and compile what is compiled."""
@@ -274,7 +285,11 @@ class BenchBackend(Backend):
             stats.weight_frames += 1
             stats.weight_samples += int(slots[0].size * x.shape[-1])
         for future, (place, matrix, row), vectors in pending:
-            done: TileResult = future.result()
+            try:
+                done: TileResult = future.result()
+            except BaseException:
+                self.close()
+                raise
             pairs = done.electrons[:, place] / self.layout.scale_e[place]
             valid = vectors >= 0
             shot, slot = np.nonzero(valid)
@@ -339,6 +354,7 @@ class BenchBackend(Backend):
     def submit(self, job: TileJob) -> Future[TileResult]:
         """Put a job into the bench's queue; its shots are taken in the order of submission."""
         self.open()
+        assert self._worker is not None
         return self._worker.submit(self._run, job)
 
     def _run(self, job: TileJob) -> TileResult:
@@ -353,16 +369,16 @@ class BenchBackend(Backend):
                     levels = np.where(job.lies[:, None] >= 0, vectors[job.lies], 0)
                 electrons[number] = self._shot(job, number, levels, stats)
         except BaseException:
-            self.bench.make_safe()
-            self._shown = {"input": None, "weight": None}
-            self._is_open = False
-            self.bench.close()
+            self._stops.set()  # jobs that wait end at once
+            self.bench.close()  # light off first
             raise
         return TileResult(electrons, stats)
 
     def _shot(self, job: TileJob, number: int, levels: np.ndarray, stats: Stats) -> np.ndarray:
         """Take one shot, and repeat it when it cannot be trusted: electrons [slots]."""
         limit = self.bench.file.limits.retries
+        if self._stops.is_set():
+            raise NotConnected(f"{self.bench.path}: the bench was closed before {job.name}")
         self._show("input", levels, stats)
         for attempt in range(limit + 1):
             self._shots += 1
