@@ -7,6 +7,7 @@ time or a clock; what a triggered camera is told is tried against stand-ins for 
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lightloom.instruments import (
     StaleFrame,
     create,
 )
+from lightloom.instruments.conformance import CameraConformance
 from lightloom.instruments.drivers import genicam as driver
 from lightloom.instruments.drivers.genicam import GenicamCamera
 
@@ -52,6 +54,22 @@ def streaming(**options: Any) -> GenicamCamera:
     made.configure(trigger_mode="external")
     made.arm()
     return made
+
+
+@needs_partner
+class TestGenicamCamera(CameraConformance):
+    @pytest.fixture
+    def make(self) -> Callable[[], GenicamCamera]:
+        return camera
+
+    def unplug(self, instrument: Any) -> None:
+        instrument._camera.device.module.close()
+
+    def mute(self, instrument: Any) -> None:
+        instrument._camera.start = lambda: None  # no frame ever comes
+
+    def wait_s(self, instrument: Any) -> float:
+        return float(instrument.exposure_s) + 1.0
 
 
 @needs_partner

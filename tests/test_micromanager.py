@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightloom.instruments import (
     Shot,
     create,
 )
+from lightloom.instruments.conformance import CameraConformance
 from lightloom.instruments.drivers.micromanager import MicroManagerCamera
 
 DEMO = {"adapter": "DemoCamera", "device": "DCam"}
@@ -44,6 +46,22 @@ def camera(name: str = "camera", **options: Any) -> MicroManagerCamera:
     made = create("micromanager-camera", name, options if "config" in options else DEMO | options)
     assert isinstance(made, MicroManagerCamera)
     return made
+
+
+@needs_partner
+class TestMicroManagerCamera(CameraConformance):
+    @pytest.fixture
+    def make(self) -> Callable[[], MicroManagerCamera]:
+        return camera
+
+    def unplug(self, instrument: Any) -> None:
+        instrument._core.unloadDevice("camera")
+
+    def mute(self, instrument: Any) -> None:
+        instrument._core.setExposure(1500)  # nothing comes for a while
+
+    def wait_s(self, instrument: Any) -> float:
+        return float(instrument.exposure_s) + 0.5
 
 
 @needs_partner
