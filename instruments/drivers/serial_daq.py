@@ -1,0 +1,279 @@
+"""`SerialDaq`: a microcontroller as a DAQ, over a serial line, with a checksum on every line.
+
+    [instruments.daq]
+    driver = "serial-daq"
+    address = "/dev/ttyACM0"
+
+The protocol is in docs/reference/serial-daq.md, a firmware in examples/serial_daq. Each question
+has a number that its answer carries, so that a late or damaged answer is never taken for another.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from binascii import crc_hqx
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import serial
+from pydantic import Field
+
+from ..base import DriverOptions, Identity
+from ..camera import Shot
+from ..daq import Daq, Samples
+from ..errors import (
+    BadReply,
+    Disconnected,
+    InstrumentError,
+    InstrumentTimeout,
+    InUse,
+    LimitExceeded,
+)
+from ..units import Seconds
+
+LOG = logging.getLogger("lightloom.instruments")
+
+POLL_S = 0.05  # how long one look at the port waits; a time-out is so exact
+LONGEST_LINE = 4096
+TRANSFER_S = 1.0  # that a scan may take beyond its own time, to be sent
+
+
+def framed(start: str, body: str) -> bytes:
+    """Give a line: start, body, "*", CRC-16/CCITT-FALSE of the body in 4 hex digits, line end."""
+    return f"{start}{body}*{crc_hqx(body.encode('ascii'), 0xFFFF):04X}\n".encode("ascii")
+
+
+def unframed(start: str, line: bytes) -> list[str] | None:
+    """Give the words of a line; None when it is damaged or not ours."""
+    body = line.strip().decode("ascii", "replace").removeprefix(start).rpartition("*")[0]
+    if not body.isascii() or framed(start, body).strip() != line.strip():
+        return None
+    return body.split()
+
+
+class SerialDaqOptions(DriverOptions):
+    """Where the device is.
+
+    Parameters
+    ----------
+    address : a port, such as "COM3" or "/dev/ttyACM0", or a URL of pyserial ("socket://HOST:PORT",
+        "rfc2217://HOST:PORT", "loop://")
+    timeout_s : for each question
+    restart_time_s : many boards restart when their port is opened, and hear nothing meanwhile
+    """
+
+    address: str = Field(min_length=1)
+    baud_rate: int = Field(default=115_200, gt=0)
+    timeout_s: Seconds = Field(default=1.0, gt=0)
+    restart_time_s: Seconds = 2.0
+
+
+class SerialDaq(Daq):
+    """A DAQ that speaks lightloom's line protocol."""
+
+    driver: ClassVar[str] = "serial-daq"
+    Options = SerialDaqOptions
+    _port: Any
+
+    @property
+    def address(self) -> str:
+        """The port."""
+        return str(self.options.address)
+
+    # --- connecting ------------------------------------------------------------------------------
+
+    def _connect(self, timeout_s: float) -> Identity:
+        options = self.options
+        is_remote = options.address.startswith("rfc2217://")  # pyserial has no write_timeout there
+        try:
+            self._port = serial.serial_for_url(
+                options.address,
+                baudrate=options.baud_rate,
+                timeout=POLL_S,
+                write_timeout=None if is_remote else options.timeout_s,
+                exclusive=True,
+            )
+        except (OSError, ValueError) as error:
+            busy = "exclusively lock" in str(error) or "PermissionError" in str(error)
+            raise (InUse if busy else Disconnected)(
+                f"{self.name}: {options.address} cannot be opened ({error}); check address, cable, "
+                "permissions, and that no other program holds it"
+            ) from error
+        try:
+            self._buffer, self._number = b"", 0
+            self._broken_off: set[str] = set()
+            self.clock.sleep_until(self.clock.now_s() + options.restart_time_s)
+            self._port.reset_input_buffer()  # a greeting of the board; nothing was asked yet
+            return self._take_over(self._ask("ID", timeout_s=timeout_s)[0])
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _take_over(self, words: list[str]) -> Identity:
+        """Read what the device has from its answer to ID."""
+        try:
+            has = dict(word.split("=", 1) for word in words)
+            if has["protocol"] != "1":
+                raise InstrumentError(
+                    f"{self.name} speaks protocol {has['protocol']}, and this driver 1; "
+                    "load the firmware of this release"
+                )
+            self.input_count, self.output_count = int(has["inputs"]), int(has["outputs"])
+            self.line_count, self.counter_count = int(has["lines"]), int(has["counters"])
+            self.bit_depth, self._most = int(has["bits"]), int(has["samples"])
+            self.input_range_v = _range_of(has["in_uv"], 1e-6)
+            self.output_range_v = _range_of(has["out_uv"], 1e-6)
+            self.rate_limits_hz = _range_of(has["rate_hz"], 1.0)
+            return Identity(has["maker"], has["model"], has["serial"], has["firmware"])
+        except (KeyError, ValueError) as error:
+            raise BadReply(
+                f"{self.name} ({self.address}) does not say what it has ({error!r}): {words}; "
+                "load the firmware of examples/serial_daq"
+            ) from error
+
+    def _disconnect(self) -> None:
+        line = getattr(self._port, "_socket", None)  # pyserial forgets it when the other side cut
+        self._port.close()
+        if line is not None:
+            line.close()
+
+    # --- what is asked ---------------------------------------------------------------------------
+
+    def _read(
+        self,
+        channels: Sequence[int],
+        samples: int,
+        rate_hz: float,
+        timeout_s: float,
+        shot: Shot | None,
+    ) -> Samples:
+        count = len(channels) * samples
+        if count > self._most:
+            raise LimitExceeded(
+                f"{self.name}: {len(channels)} x {samples} samples are more than it holds, "
+                f"{self._most}"
+            )
+        period_us = int(1e6 / rate_hz + 1e-6)  # never slower than asked
+        started_at_s = self.clock.now_s()
+        names = ",".join(map(str, channels))
+        end, *data = self._ask(
+            "SCAN", names, str(samples), str(period_us), timeout_s=timeout_s + TRANSFER_S
+        )
+        counts = self._counts(data, count)
+        late_us = self._whole_number(end[1:2])
+        if self._whole_number(end[:1]) != count:
+            raise BadReply(f"{self.name} counts {end[0]} samples where {count} were to come")
+        if late_us > period_us:
+            raise InstrumentError(
+                f"{self.name} fell {late_us} us behind its rate; ask for less than {rate_hz:g} Hz"
+            )
+        low_v, high_v = self.input_range_v
+        step_v = (high_v - low_v) / ((1 << int(self.bit_depth or 1)) - 1)
+        volts = low_v + counts.reshape(samples, len(channels)).T * step_v
+        return Samples(volts, 1e6 / period_us, started_at_s, shot)
+
+    def _counts(self, data: list[list[str]], count: int) -> np.ndarray:
+        """Put pieces of a scan together: each says the index of its first number."""
+        numbers: list[int] = []
+        for first, *piece in data:
+            if self._whole_number([first]) != len(numbers):
+                raise BadReply(f"{self.name}: a piece of the scan is lost before number {first}")
+            numbers += [self._whole_number([number]) for number in piece]
+        highest = (1 << int(self.bit_depth or 1)) - 1
+        if len(numbers) != count or max(numbers) > highest:
+            raise BadReply(
+                f"{self.name}: {count} counts up to {highest} were to come, and {len(numbers)} up "
+                f"to {max(numbers, default=0)} came"
+            )
+        return np.array(numbers, dtype=np.float64)
+
+    def _write(self, channel: int, volts: float) -> None:
+        self._ask("OUT", str(channel), str(round(volts * 1e6)))
+
+    def _set_line(self, line: int, high: bool) -> None:
+        self._ask("SET", str(line), str(int(high)))
+
+    def _read_line(self, line: int) -> bool:
+        return bool(self._whole_number(self._ask("GET", str(line))[0]))
+
+    def _count(self, counter: int) -> int:
+        return self._whole_number(self._ask("COUNT", str(counter))[0])
+
+    def _reset_count(self, counter: int) -> None:
+        self._ask("ZERO", str(counter))
+
+    def _whole_number(self, words: list[str]) -> int:
+        if len(words) != 1 or not (words[0].isascii() and words[0].isdigit()):
+            raise BadReply(f"{self.name}: a whole number was to come, not {' '.join(words)!r}")
+        return int(words[0])
+
+    # --- one exchange ----------------------------------------------------------------------------
+
+    def _ask(self, *words: str, timeout_s: float | None = None) -> list[list[str]]:
+        """Ask, and give the words of the final answer, then those of the data before it."""
+        deadline_s = time.monotonic() + (timeout_s or self.options.timeout_s)
+        self._number = (self._number + 1) % 256
+        tag, question = f"{self._number:02X}", " ".join(words)
+        self._broken_off.add(tag)  # until its answer is complete
+        try:
+            self._port.write(framed(">", f"{tag} {question}"))
+        except serial.SerialTimeoutException as error:
+            raise InstrumentTimeout(
+                f"{self.name} ({self.address}) takes no {question!r}"
+            ) from error
+        data: list[list[str]] = []
+        while True:
+            kind, rest = self._next_answer(tag, question, deadline_s)
+            if kind == "D" and rest:
+                data.append(rest)
+            elif kind == "OK":
+                self._broken_off.clear()  # answers come in order: what is older came or never will
+                return [rest, *data]
+            elif kind == "NO":
+                raise InstrumentError(f"{self.name} refuses {question!r}: {' '.join(rest)}")
+            else:
+                raise BadReply(f"{self.name} answers {question!r} with {kind!r}")
+
+    def _next_answer(self, tag: str, question: str, deadline_s: float) -> tuple[str, list[str]]:
+        """Wait for the next line of this question; say and pass over late ones of earlier."""
+        while True:
+            line = self._next_line(question, deadline_s)
+            words = unframed("<", line)
+            if words is None or len(words) < 2:
+                raise BadReply(
+                    f"{self.name} ({self.address}) answers {question!r} with a damaged line, "
+                    f"{line[:60]!r}; check baud rate and cable"
+                )
+            if words[0] == tag:
+                return words[1], words[2:]
+            if words[0] not in self._broken_off:
+                raise BadReply(f"{self.name} answers {question!r} with what nobody asked: {words}")
+            LOG.warning("%s: a late answer was dropped: %s", self.name, " ".join(words))
+
+    def _next_line(self, question: str, deadline_s: float) -> bytes:
+        while b"\n" not in self._buffer:
+            if time.monotonic() >= deadline_s or len(self._buffer) > LONGEST_LINE:
+                self._complain_of_silence(question)
+            self._buffer += self._port.read(max(1, self._port.in_waiting))
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _complain_of_silence(self, question: str) -> None:
+        where, got = f"{self.name} ({self.address})", self._buffer
+        if len(got) > LONGEST_LINE:
+            self._buffer = b""
+            raise BadReply(f"{where} answers {question!r} without end: {got[:40]!r}...")
+        if got:
+            raise BadReply(f"{where} answers {question!r} with half a line, {got[-40:]!r}")
+        raise InstrumentTimeout(
+            f"{where} did not answer {question!r} in time; check power, baud rate and firmware"
+        )
+
+
+def _range_of(text: str, unit: float) -> tuple[float, float]:
+    low, high = (int(part) * unit for part in text.split(":"))
+    if not low <= high:
+        raise ValueError(f"range {text}")
+    return low, high

@@ -1,0 +1,352 @@
+"""The serial DAQ: its driver against its own firmware, compiled for this computer, and faults."""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from lightloom.instruments import (
+    BadReply,
+    Disconnected,
+    InstrumentError,
+    InstrumentTimeout,
+    InUse,
+    LimitExceeded,
+    create,
+)
+from lightloom.instruments.drivers.serial_daq import framed, unframed
+from scpi_devices import Device, Served, serve
+
+ROOT = Path(__file__).parents[1]
+SKETCH = ROOT / "examples" / "serial_daq" / "serial_daq.ino"
+KIT = Path(__file__).parent / "kit"
+
+
+def daq(address: str, **options: Any) -> Any:
+    return create("serial-daq", "daq", {"address": address, "restart_time_s": 0, **options})
+
+
+# --- the firmware itself -------------------------------------------------------------------------
+
+
+class Board:
+    """The firmware in a process of its own, at the other end of a pseudo-terminal."""
+
+    def __init__(self, program: Path) -> None:
+        import tty
+
+        ours, self.theirs = os.openpty()
+        tty.setraw(self.theirs)
+        self.port = os.ttyname(self.theirs)
+        self.process = subprocess.Popen([program], stdin=ours, stdout=ours)
+        os.close(ours)
+
+    def unplug(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.unplug()
+        os.close(self.theirs)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None or not hasattr(os, "openpty"):
+        pytest.skip("needs a C++ compiler (apt-get install g++) and pseudo-terminals")
+    program = tmp_path_factory.mktemp("firmware") / "serial_daq"
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{KIT / 'arduino'}", "-x", "c++"]
+    subprocess.run([compiler, *flags, SKETCH, "-o", program], check=True)
+    return program
+
+
+@pytest.fixture
+def board(program: Path) -> Iterator[Board]:
+    board = Board(program)
+    yield board
+    board.close()
+
+
+def test_the_firmware_reads_its_inputs(board: Board) -> None:
+    # An operator would get the volts of another channel, or in another order.
+    with daq(board.port) as instrument:
+        assert instrument.identity.model == "serial-daq"
+        samples = instrument.read((3, 0), 100, 700.0)
+        ramp = np.arange(100)
+        expected = np.array([300 + ramp, ramp]) * 5 / 1023
+        assert np.abs(samples.volts - expected).max() < 1e-9
+        assert samples.rate_hz == pytest.approx(1e6 / 1428)
+        assert all(finding.passed for finding in instrument.self_test())
+
+
+def test_the_firmware_sets_and_counts(board: Board) -> None:
+    # An operator would trigger a camera on the wrong line, or lose count of its triggers.
+    with daq(board.port) as instrument:
+        instrument.reset_count()
+        for level in (True, False, True):
+            instrument.set_line(2, level)
+        assert instrument.read_line(2) is True
+        assert instrument.count() == 3
+        instrument.reset_count()
+        assert instrument.count() == 0
+        instrument.write(1, 2.5)
+
+
+def test_the_firmware_refuses_in_its_own_words(board: Board) -> None:
+    # An author of a driver would search why nothing happens.
+    with daq(board.port) as instrument:
+        for words in (
+            ("SCAN", "0,9", "1", "2000"),
+            ("SCAN", "0", "257", "2000"),
+            ("SCAN", "0", "1", "10"),
+            ("OUT", "2", "0"),
+            ("OUT", "0", "5000001"),
+            ("SET", "6", "1"),
+            ("SET", "0", "2"),
+            ("GET",),
+            ("COUNT", "1"),
+            ("DANCE",),
+        ):
+            with pytest.raises(InstrumentError, match="daq refuses"):
+                instrument._ask(*words)
+        assert instrument.read((0,), 256).volts.shape == (1, 256)
+
+
+def test_threads_do_not_mix_up_replies(board: Board) -> None:
+    # Two threads of a run would read each other's lines.
+    with daq(board.port) as instrument:
+        for line in range(6):
+            instrument.set_line(line, line % 2 == 1)
+        with ThreadPoolExecutor(8) as pool:
+            ask = lambda number: instrument.read_line(number % 6)  # noqa: E731
+            found = list(pool.map(ask, range(10_000), chunksize=1250))
+    assert found == [number % 2 == 1 for number in range(10_000)]
+
+
+def test_an_unplugged_board_is_found(board: Board) -> None:
+    # A run would wait for a device that is gone.
+    with daq(board.port) as instrument:
+        assert instrument.count() == 0
+        board.unplug()
+        start = time.monotonic()
+        with pytest.raises(Disconnected, match="daq"):
+            instrument.count()
+        assert time.monotonic() - start < 1
+    with pytest.raises(InstrumentError, match="daq"):
+        daq(board.port, timeout_s=0.2).connect(0.2)
+
+
+def test_a_port_is_held_once(board: Board) -> None:
+    # Two programs would take each other's answers.
+    import serial
+
+    with daq(board.port), pytest.raises(InUse):
+        daq(board.port).connect()
+    with serial.serial_for_url(board.port, exclusive=True), pytest.raises(InUse, match="holds it"):
+        daq(board.port).connect()
+
+
+def test_opening_and_closing_leaks_nothing(board: Board) -> None:
+    # A service would run out of files.
+    def cycle() -> tuple[int, int]:
+        with daq(board.port) as instrument:
+            instrument.count()
+        folder = Path("/proc/self/fd")
+        return len(list(folder.iterdir())) if folder.exists() else 0, threading.active_count()
+
+    before = cycle()
+    assert {cycle() for _ in range(100)} == {before}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pyserial
+def test_a_port_of_another_computer(board: Board) -> None:
+    # A laboratory whose bench hangs on another computer (RFC 2217) would have no driver.
+    import serial
+    import serial.rfc2217
+
+    class Terminal(serial.Serial):  # type: ignore[misc]
+        """A pseudo-terminal as a port: it has no modem lines."""
+
+        cts = dsr = cd = True
+        ri = False
+        _update_dtr_state = _update_rts_state = _update_break_state = lambda self: None
+
+    done = threading.Event()
+
+    def forward(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, Terminal(board.port, timeout=0.01) as port:
+            manager = serial.rfc2217.PortManager(port, SimpleNamespace(write=connection.sendall))
+            connection.settimeout(0.01)
+            while not done.is_set():
+                with suppress(TimeoutError):
+                    port.write(b"".join(manager.filter(connection.recv(1024))))
+                if data := port.read(port.in_waiting):
+                    connection.sendall(b"".join(manager.escape(data)))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=forward, args=(server,))
+        thread.start()
+        try:
+            with daq(f"rfc2217://127.0.0.1:{server.getsockname()[1]}") as instrument:
+                assert instrument.read((1,), 3).volts.shape == (1, 3)
+        finally:
+            done.set()
+            thread.join()
+
+
+# --- faults, over a socket -----------------------------------------------------------------------
+
+IDENTITY = (
+    "protocol=1 maker=ACME model=fake serial=1 firmware=1 inputs=2 outputs=1 lines=2 counters=1 "
+    "bits=10 in_uv=0:5000000 out_uv=0:5000000 rate_hz=1:1000 samples=256"
+)
+
+
+class Fake(Device):
+    """Answers as `says` tells, else as a board would."""
+
+    says: dict[str, list[str]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.says = {"ID": [f"OK {IDENTITY}"], "COUNT": ["OK 7"]}
+
+    def reply(self, line: str) -> str | None:
+        self.heard.append(line)
+        words = unframed(">", line.encode())
+        assert words, line
+        tag, what = words[:2]
+        answers = self.says.get(what, ["OK"])
+        lines = [framed("<", f"{tag} {answer}").decode().strip() for answer in answers]
+        return "\n".join(lines) if lines else None
+
+
+@pytest.fixture
+def fake() -> Iterator[Served]:
+    with serve(Fake()) as served:
+        yield served
+
+
+@pytest.fixture
+def faked(fake: Served) -> Iterator[Any]:
+    with daq(f"socket://127.0.0.1:{fake.port}", timeout_s=0.3) as instrument:
+        yield instrument
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "says"),
+    [
+        (["D 0 1 2", "OK 2 0"], BadReply, "4 counts"),
+        (["D 0 1 2", "D 3 4", "OK 4 0"], BadReply, "lost before number 3"),
+        (["D 0 1 2 3 1024", "OK 4 0"], BadReply, "4 counts"),
+        (["D 0 1 2 3 4", "OK 5 0"], BadReply, "counts 5"),
+        (["D 0 1 2 3 -4", "OK 4 0"], BadReply, "whole number"),
+        (["D 0 1 2 3 4", "OK"], BadReply, "whole number"),
+        (["HA"], BadReply, "'HA'"),
+        (["NO period"], InstrumentError, "refuses"),
+        (["D 0 1 2 3 4", "OK 4 2001"], InstrumentError, "behind its rate"),
+        ([], InstrumentTimeout, "did not answer"),
+    ],
+)
+def test_a_wrong_scan_gives_no_numbers(
+    fake: Served, faked: Any, answers: list[str], error: type[Exception], says: str
+) -> None:
+    # A run would compute with samples that are missing, shifted or impossible.
+    fake.device.says["SCAN"] = answers
+    with pytest.raises(error, match=says) as caught:
+        faked.read((0, 1), 2, 500.0, timeout_s=0.01)
+    assert "daq" in str(caught.value) and "\n" not in str(caught.value)
+    assert faked.count() == 7
+
+
+def test_a_late_answer_is_not_taken_for_the_next(
+    fake: Served, faked: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A run would go on with each number one question too late.
+    late = []
+    fake.fault = lambda line, reply: late.append(reply)
+    with pytest.raises(InstrumentTimeout, match="daq"):
+        faked.count()
+    fake.fault = None
+    fake.send(late[0].encode() + b"\n")
+    fake.device.says["COUNT"] = ["OK 8"]
+    assert faked.count() == 8
+    assert "a late answer was dropped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (b"garbage\n", "damaged"),
+        (b"\xff\x00\n", "damaged"),
+        (b"<02 OK 7*0000\n", "damaged"),
+        (framed("<", "63 OK 7"), "nobody asked"),
+        (b"<02 OK", "half a line"),
+        (b"x" * 10_000, "without end"),
+    ],
+)
+def test_garbage_is_no_answer(fake: Served, faked: Any, sent: bytes, says: str) -> None:
+    # A run would compute with noise of the line.
+    fake.fault = lambda line, reply: sent
+    with pytest.raises(BadReply, match=says):
+        faked.count()
+
+
+def test_a_cut_connection_is_found(fake: Served, faked: Any) -> None:
+    # A run would wait for a device that is gone.
+    fake.cut()
+    time.sleep(0.05)
+    with pytest.raises(Disconnected, match="daq"):
+        faked.count()
+
+
+def test_nothing_is_sent_beyond_the_limits(fake: Served, faked: Any) -> None:
+    # An operator would find an output beyond what was allowed.
+    before = list(fake.device.heard)
+    for call in (
+        lambda: faked.write(0, 5.01),
+        lambda: faked.write(1, 1.0),
+        lambda: faked.set_line(2, True),
+        lambda: faked.read((2,)),
+        lambda: faked.read((0,), 10, 1001.0),
+        lambda: faked.read((0, 1), 200),
+    ):
+        with pytest.raises(LimitExceeded, match="daq"):
+            call()
+    assert fake.device.heard == before
+
+
+@pytest.mark.parametrize(
+    "identity", ["protocol=2", IDENTITY.replace("bits=10 ", ""), IDENTITY.replace("0:5", "9:x")]
+)
+def test_another_firmware_is_refused(fake: Served, identity: str) -> None:
+    # An operator would get volts of a scale that is not the device's.
+    fake.device.says["ID"] = [f"OK {identity}"]
+    with pytest.raises(InstrumentError, match="firmware"):
+        daq(f"socket://127.0.0.1:{fake.port}").connect(1.0)
+
+
+def test_an_echo_is_no_device() -> None:
+    # An operator would see a device where two pins touch each other.
+    with pytest.raises(BadReply, match="damaged"):
+        daq("loop://").connect(1.0)
+
+
+def test_a_port_that_is_not_there_is_one_sentence() -> None:
+    # An operator would get a traceback of a library.
+    for address in ("/dev/not-there", "COM99", "nonsense://x", "socket://127.0.0.1:1"):
+        with pytest.raises(Disconnected, match="daq") as caught:
+            daq(address).connect(1.0)
+        assert "\n" not in str(caught.value)
