@@ -69,6 +69,13 @@ def power_meter(served: Served, **options: Any) -> Any:
     return create("scpi-power-meter", "meter", {"address": served.address, **options})
 
 
+def wait_for(condition: Any, timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 # --- what they are for ---------------------------------------------------------------------------
 
 
@@ -82,7 +89,7 @@ def test_a_red_pitaya_reads_what_its_inputs_show(pitaya: Served) -> None:
         assert samples.rate_hz == 125e6 / 64  # the next that it has, never slower than asked
         assert "ACQ:TRIG:DLY 1808" in pitaya.device.heard  # beyond the 8192 after a trigger
         instrument.write(2, 1.25)
-        assert pitaya.device.pins["AOUT2"] == "1.250000"
+        wait_for(lambda: pitaya.device.pins.get("AOUT2") == "1.250000")
         instrument.set_line(3, True)
         assert instrument.read_line(3) and not instrument.read_line(4)
         assert all(finding.passed for finding in instrument.self_test())
@@ -127,11 +134,11 @@ def test_a_laser_is_set_enabled_and_left_dark(laser: Served) -> None:
         assert instrument.power_limits_w == (0, 5e-3)
         assert instrument.power_w == 1e-3 and not instrument.is_emitting()
         instrument.set_power(2.5e-3)
-        assert laser.device.power == 2.5
+        assert laser.device.power == 2.5  # asked back by then
         instrument.enable()
         assert laser.device.is_on and laser.device.shutter_open and instrument.is_emitting()
+    wait_for(lambda: laser.device.heard[-2:] == ["SHUT OFF", "OUTP OFF"])
     assert not laser.device.is_on and not laser.device.shutter_open
-    assert laser.device.heard[-2:] == ["SHUT OFF", "OUTP OFF"]
 
 
 @pytest.mark.parametrize("power_w", [-1e-9, 5.001e-3, float("nan"), float("inf")])
@@ -203,13 +210,6 @@ def test_a_power_meter_measures_at_its_wavelength(meter: Served) -> None:
 
 
 # --- faults --------------------------------------------------------------------------------------
-
-
-def wait_for(condition: Any, timeout_s: float = 5.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_a_silent_instrument_times_out(meter: Served) -> None:

@@ -82,11 +82,13 @@ class VisaLink:
         try:
             # pyvisa-py's own session tells what came before a time-out; other libraries do not.
             sessions = getattr(self._resource.visalib, "sessions", {})
-            session = sessions.get(self._resource.session)
-            self._session: Any = session if hasattr(session, "interface") else None
-            if isinstance(getattr(self._session, "interface", None), socket.socket):
-                # Else a command and then a question wait 40 ms for an acknowledgement.
-                self._session.interface.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            session: Any = sessions.get(self._resource.session)
+            self._session: Any = None
+            if hasattr(session, "interface"):
+                self._session = session
+                if isinstance(session.interface, socket.socket):
+                    # Else a command and then a question wait 40 ms for an acknowledgement.
+                    session.interface.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.identity_line = ""
             if options.identity_query:
                 self.identity_line = self.query(options.identity_query, timeout_s)
@@ -282,7 +284,7 @@ class VisaLink:
 
     def _something_waits(self, question: str) -> bool:
         """Say whether bytes came unasked; only streams can, other buses frame their messages."""
-        line = getattr(self._session, "interface", None)
+        line: Any = getattr(self._session, "interface", None)
         if hasattr(line, "in_waiting"):
             return bool(line.in_waiting)
         if self._is_cut():
@@ -291,7 +293,7 @@ class VisaLink:
 
     def _is_cut(self) -> bool:
         """Say whether the other side of a socket has closed it."""
-        line = getattr(self._session, "interface", None)
+        line: Any = getattr(self._session, "interface", None)
         return _can_read(line) and not line.recv(1, socket.MSG_PEEK)
 
     def _call(self, what: str, call: Any) -> Any:
