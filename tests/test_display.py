@@ -31,16 +31,23 @@ for package in ("sdl2", "sdl2dll", "mss"):
 
 
 @contextlib.contextmanager
-def x_server() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def x_server(*command: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """An X server of our own, on a display that is free; give its name and its process."""
     read, write = os.pipe()
     size = f"{SHAPE[1]}x{SHAPE[0]}x24"
-    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", size, "-br", "-nolisten", "tcp"]
-    with subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
+    command = command or ("Xvfb", "-screen", "0", size, "-br")
+    with subprocess.Popen(
+        [*command, "-displayfd", str(write), "-nolisten", "tcp"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    ) as server:
         os.close(write)
         try:
             with os.fdopen(read) as answer:
-                yield f":{answer.readline().strip()}", server
+                number = answer.readline().strip()
+            if not number:
+                pytest.skip(f"{command[0]} does not start here")
+            yield f":{number}", server
         finally:
             server.terminate()
 
@@ -119,6 +126,69 @@ def test_a_lost_display_is_reported() -> None:
         with pytest.raises(Disconnected, match="weights: the window's process has ended"):
             for _ in range(100):
                 slm.blank()
+
+
+TWO_MONITORS = """
+Section "Device"
+  Identifier "card"
+  Driver "dummy"
+  VideoRam 64000
+EndSection
+Section "Screen"
+  Identifier "screen"
+  Device "card"
+  DefaultDepth 24
+  SubSection "Display"
+    Depth 24
+    Virtual 1824 768
+  EndSubSection
+EndSection
+"""
+
+
+def test_a_monitor_that_goes_dark_is_reported_and_the_other_is_not(tmp_path: Path) -> None:
+    # Two modulators on one graphics card: each must get its own frames, and its own bad news.
+    for program, package in (("Xorg", "xserver-xorg-video-dummy"), ("xrandr", "x11-xserver-utils")):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed (Debian package {package})")
+    (tmp_path / "xorg.conf").write_text(TWO_MONITORS)
+    command = ["Xorg", "-config", str(tmp_path / "xorg.conf"), "-noreset", "-logfile"]
+    command += [str(tmp_path / "log"), "-sharevts", "-novtswitch"]
+    with x_server(*command) as (name, _):
+        xrandr(name, "--addmode", "DUMMY1", "800x600")
+        xrandr(name, "--output", "DUMMY1", "--mode", "800x600", "--right-of", "DUMMY0")
+        if len(monitors(name)) != 2:
+            pytest.skip("the X server's driver `dummy` has no second monitor here")
+        first, second = display(name, monitor=0), display(name, monitor=1, refresh_hz=None)
+        with first, second:
+            assert second.shape == (600, 800)
+            draw = np.random.default_rng(0)
+            frames = [draw.integers(0, 256, slm.shape).astype(np.uint8) for slm in (first, second)]
+            first.show(frames[0])
+            second.show(frames[1])
+            picture, (height, width) = screenshot(name)[..., 0], first.shape
+            assert (picture[:height, :width] == frames[0]).all()
+            assert (picture[:600, width:] == frames[1]).all()
+            xrandr(name, "--output", "DUMMY1", "--off")
+            with pytest.raises(Disconnected, match=r"weights: monitor 1 \(DUMMY1, .* is gone"):
+                second.blank()
+            first.blank()
+
+
+def xrandr(x_display: str, *arguments: str) -> None:
+    environment = {**os.environ, "DISPLAY": x_display}
+    for what in (arguments, ("--query",)):  # asking makes the server look at its monitors again
+        subprocess.run(["xrandr", *what], check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def test_monitors_that_overlap_are_refused() -> None:
+    # The frames of one modulator would come up on the other.
+    screens = ("-screen", "0", "640x480x24", "-screen", "1", "800x600x24")
+    with (
+        x_server("Xvfb", *screens) as (name, _),
+        pytest.raises(InstrumentError, match="meant for monitor 1 came up on monitor 0"),
+    ):
+        display(name, monitor=1).connect()
 
 
 def test_a_killed_driver_takes_its_window_along(x_display: str) -> None:

@@ -45,7 +45,7 @@ class DisplaySLMOptions(DriverOptions):
     )
     darkest_level: int = Field(default=0, ge=0, le=255)
     timeout_s: Seconds = Field(default=2.0, description="for the window to show a frame")
-    x_display: str = Field(default="", description='X11 only: another display, such as ":0.1"')
+    x_display: str = Field(default="", description='X11 only: another display, such as ":1"')
 
 
 class DisplaySLM(SpatialLightModulator):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Disconnected, InputError, InstrumentError, LightloomError, import_extra
+from .x11 import lit_monitors
 
 _HINTS = {
     b"SDL_NO_SIGNAL_HANDLERS": b"1",
@@ -143,14 +144,20 @@ class _Window:
                 f"{name}: there is no monitor {index}; this machine has {len(monitors)}, counted "
                 f"from 0: {', '.join(map(str, monitors))}"
             )
-        left, top, width, height = self.bounds = self._bounds(index)
+        _, _, width, height = self.bounds = self._bounds(index)
         flags = sdl.SDL_WINDOW_BORDERLESS | sdl.SDL_WINDOW_ALWAYS_ON_TOP
         flags |= sdl.SDL_WINDOW_FULLSCREEN_DESKTOP | sdl.SDL_WINDOW_ALLOW_HIGHDPI
-        title = f"lightloom: {name}".encode()
-        self.window = sdl.SDL_CreateWindow(title, left, top, width, height, flags)
+        title, place = f"lightloom: {name}".encode(), sdl.SDL_WINDOWPOS_CENTERED_MASK | index
+        self.window = sdl.SDL_CreateWindow(title, place, place, width, height, flags)
         self.renderer = sdl.SDL_CreateRenderer(self.window, -1, sdl.SDL_RENDERER_PRESENTVSYNC)
         if not self.renderer:
             raise InstrumentError(f"{name}: no window on monitor {index} ({_complaint(sdl)})")
+        where = sdl.SDL_GetWindowDisplayIndex(self.window)
+        if where != index:  # as with X screens that are not joined: all of them begin at (0, 0)
+            raise InstrumentError(
+                f"{name}: the window meant for monitor {index} came up on monitor {where}; join "
+                "both into one desktop, side by side"
+            )
         sdl.SDL_ShowCursor(sdl.SDL_DISABLE)
         self.opened = self._described(monitors[index])
         height, width = self.opened.monitor.shape
@@ -163,6 +170,10 @@ class _Window:
         )
         self._demand(bool(self.texture))
         self.index = index
+        is_x11 = sdl.SDL_GetCurrentVideoDriver() == b"x11"
+        self.lit = lit_monitors() if is_x11 else None
+        if self.lit and self.bounds not in self.lit():
+            self.lit = None  # the server and the window library do not mean the same by a monitor
 
     def show(self, frame: np.ndarray) -> None:
         """Show a frame, grey level v as (v, v, v); comes back after the flip."""
@@ -202,7 +213,8 @@ class _Window:
         return rect.x, rect.y, rect.w, rect.h
 
     def _check_monitor(self) -> None:
-        if self._bounds(self.index) != self.bounds:
+        is_dark = self.lit is not None and self.bounds not in self.lit()
+        if is_dark or self._bounds(self.index) != self.bounds:
             raise Disconnected(
                 f"{self.name}: monitor {self.opened.monitor} is gone, or has changed its size or "
                 "place; check its cable, then connect again"
