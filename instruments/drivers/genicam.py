@@ -33,6 +33,13 @@ _WITHOUT = {  # what a camera may lack, and what happens then
     "OffsetY": "missing; every region begins at the top",
     "TriggerSoftware": "missing; each trigger starts the acquisition, each read stops it",
 }
+_AS_A_BENCH_NEEDS: dict[str, Any] = {  # where the camera has such features
+    "AcquisitionMode": "Continuous",
+    "ExposureAuto": "Off",
+    "GainAuto": "Off",
+    "OffsetX": 0,  # so that Width.max is the sensor's
+    "OffsetY": 0,
+}
 
 
 class GenicamOptions(DriverOptions):
@@ -131,8 +138,7 @@ class GenicamCamera(Camera):
         self._missing = {name: text for name, text in _WITHOUT.items() if not self._has(name)}
         self._pixel_format = self.options.pixel_format or self._most_bits()
         self.bit_depth = self._bits(self._pixel_format)
-        automatic = {"ExposureAuto": "Off", "GainAuto": "Off", "OffsetX": 0, "OffsetY": 0}
-        for feature, value in automatic.items():
+        for feature, value in _AS_A_BENCH_NEEDS.items():
             if self._feature(feature):
                 self._set(feature, value)
         self._set("PixelFormat", self._pixel_format)
@@ -230,7 +236,7 @@ class GenicamCamera(Camera):
                 self._camera.stop()
             else:
                 # harvesters throws incomplete frames away without a word but None, too early
-                number = buffer.frame_id if buffer else self._number and self._number + 1
+                number = buffer.frame_id if buffer else self._next_number()
                 self._number = number
                 data, is_complete = _copy(buffer)
         return RawFrame(data, number, taken_at_s, is_complete)
@@ -253,6 +259,9 @@ class GenicamCamera(Camera):
     def _starts_for_each(self) -> bool:
         """Whether a shot is a whole acquisition, for want of a trigger."""
         return self._trigger_mode == "software" and "TriggerSoftware" in self._missing
+
+    def _next_number(self) -> int | None:
+        return None if self._number is None else self._number + 1
 
     def _taken_at(self) -> float:
         """Give the earliest moment at which the exposure of the next frame can have begun."""
@@ -322,7 +331,11 @@ class GenicamCamera(Camera):
             ) from error
         except (gentl.TimeoutException, genapi.TimeoutException) as error:
             raise InstrumentTimeout(f"{self.name}: {what} timed out: {_one_line(error)}") from error
-        except (genapi.OutOfRangeException, genapi.InvalidArgumentException) as error:
+        except (
+            genapi.OutOfRangeException,
+            genapi.InvalidArgumentException,
+            genapi.AccessException,
+        ) as error:
             raise InputError(f"{self.name} refuses {value or what}: {_one_line(error)}") from error
         except (gentl.GenericException, genapi.GenericException) as error:
             raise Disconnected(

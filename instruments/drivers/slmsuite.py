@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
+from threading import Lock
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -33,6 +34,7 @@ from ..slm import SpatialLightModulator
 from ..units import Hertz, Seconds
 
 _open_modulators: WeakValueDictionary[str, Any] = WeakValueDictionary()
+_stdout_lock = Lock()
 
 
 class SlmsuiteOptions(DriverOptions):
@@ -109,7 +111,7 @@ class _Adapter:
                 f"{self.name}: device = {self.options.device!r} cannot be imported: "
                 f"{_one_line(error)}; check its name, and that the maker's software is installed"
             ) from error
-        with self._vendor("connect"):
+        with self._vendor("connect"), _prints_to_stderr():
             try:
                 self._device = kind(**self.options.arguments, **more)
             except (TypeError, ValueError) as error:
@@ -122,15 +124,14 @@ class _Adapter:
     def _disconnect(self) -> None:
         device, self._device = self._device, None
         if device is not None:
-            with self._vendor("close"):
+            with self._vendor("close"), _prints_to_stderr():
                 device.close()
 
     @contextmanager
     def _vendor(self, what: str) -> Iterator[None]:
         """Say in our errors what goes wrong in slmsuite or below; it raises whatever it likes."""
         try:
-            with redirect_stdout(sys.stderr):  # its drivers print
-                yield
+            yield
         except LightloomError:
             raise
         except TimeoutError as error:
@@ -262,6 +263,13 @@ class SlmsuiteCamera(_Adapter, Camera):
 
     def _settings(self) -> Mapping[str, Any]:
         return {**super()._settings(), "frame_numbers": "missing; lost frames are not found"}
+
+
+@contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Keep what makers' classes print when they open and close out of stdout, one at a time."""
+    with _stdout_lock, redirect_stdout(sys.stderr):
+        yield
 
 
 def _one_line(error: BaseException) -> str:
