@@ -1,6 +1,10 @@
 """The templates are working drivers: what is copied from them passes the conformance suite."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,3 +72,16 @@ class TestFakePowerMeter(OnEchoDevice, PowerMeterConformance):
     @pytest.fixture
     def make(self) -> Callable[[], FakePowerMeter]:
         return lambda: FakePowerMeter("power meter")
+
+
+def test_the_command_of_the_page_tests_a_driver(tmp_path: Path) -> None:
+    # An author who does what docs/how-to/drivers.md says would test nothing, or fail at once.
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "drivers.md"
+    text = page.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "pytest test_my_camera.py" in text
+    (tmp_path / "test_my_camera.py").write_text(code, encoding="utf-8")
+    run = [sys.executable, "-m", "pytest", "-q", "test_my_camera.py"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d\d passed, 1 skipped", done.stdout), done.stdout
