@@ -139,7 +139,8 @@ class GenicamCamera(Camera):
         self._pixel_format = self.options.pixel_format or self._most_bits()
         self.bit_depth = self._bits(self._pixel_format)
         for feature, value in _AS_A_BENCH_NEEDS.items():
-            if self._feature(feature):
+            node = self._feature(feature)
+            if node is not None and node.value != value:  # some are fixed, and as they should be
                 self._set(feature, value)
         self._set("PixelFormat", self._pixel_format)
         for feature, value in self.options.features.items():
