@@ -60,6 +60,11 @@ class Bench:
         return self.world is not None
 
     @property
+    def is_timing_only(self) -> bool:
+        """Whether devices take their time and no light is simulated."""
+        return self.world is not None and self.world.options.light == "timing"
+
+    @property
     def input(self) -> SpatialLightModulator:
         """The input modulator."""
         return cast(SpatialLightModulator, self.instruments["input"])

@@ -248,7 +248,7 @@ extinction_ratio = 500.0
 
 _SIZES: dict[str, dict[str, Any]] = {
     "imaged": {"element": 4, "guard": 8, "block": "8, 8", "light": "2e9"},
-    "line": {"element": 4, "guard": 8, "block": "1, 1", "light": "4e7"},
+    "line": {"element": 4, "guard": 4, "block": "1, 1", "light": "4e7"},
     "block": {"element": 4, "guard": 0, "block": "28, 28", "light": "3e9"},
 }
 

@@ -84,6 +84,8 @@ class Layout(ABC):
     shares_input : whether all slots see one input vector
     marker_bits : of a frame's number
     scale_e : photoelectrons of an element pair at full transmission, float64 [slots]
+    leaked_e : photoelectrons that a slot's surroundings leak into it, for inputs of mean 1/4; they
+        cancel between rails and leave their shot noise
     """
 
     name: ClassVar[str]
@@ -93,6 +95,7 @@ class Layout(ABC):
     length: int
     marker_bits: int
     scale_e: np.ndarray
+    leaked_e = 0.0
 
     def __init__(
         self,
@@ -385,6 +388,11 @@ class LineLayout(_OnCamera):
             else:
                 places = element + (row - 2 * count) * self.length + np.arange(self.length)
                 weight[part, columns] = np.repeat(places, pitch)
+        reserved = (self.marker_bits + 1) * mark
+        lit = guard * (self.length * pitch / 4 + reserved) + pitch * reserved
+        self.leaked_e = (
+            lit * float(self.optics.tables["weight"][0]) * self.optics.electrons_per_pixel
+        )
         self._find_rows(start + step * np.arange(rows), pitch, count)
         return weight, inputs
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..base import DriverOptions, Identity, Instrument
 from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
 from ..daq import Daq, Samples
-from ..errors import InputError, InstrumentTimeout, InterlockOpen, InUse
+from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
 from ..slm import SpatialLightModulator
 from ..units import Seconds, Watts
@@ -83,10 +83,19 @@ class _Simulated(Instrument):
         pass
 
 
+def _known(devices: dict[str, Any]) -> AfterValidator:
+    def check(device: str) -> str:
+        if device not in devices:
+            raise ValueError(f"choose from {', '.join(devices)}")
+        return device
+
+    return AfterValidator(check)
+
+
 class SLMOptions(SimulatedOptions):
     """Settings of a simulated modulator; what is None is the device's."""
 
-    device: str = "fast-1920"
+    device: Annotated[str, _known(MODULATORS)] = "fast-1920"
     settle_time_s: Seconds | None = None
     refresh_period_s: Seconds | None = None
 
@@ -98,7 +107,7 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
     Options = SLMOptions
 
     def _connect(self, timeout_s: float) -> Identity:
-        device = _profile(self.name, MODULATORS, self.options.device)
+        device = MODULATORS[self.options.device]
         identity = self._begin(self.options.device)
         self.shape, self.bit_depth = device.shape, device.bit_depth
         self.latency_s = device.latency_s
@@ -132,7 +141,7 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
 class CameraOptions(SimulatedOptions):
     """Settings of a simulated camera; what is None is the device's."""
 
-    device: str = "basler-aca1440"
+    device: Annotated[str, _known(CAMERAS)] = "basler-aca1440"
     exposure_s: Seconds = 2e-3
     trigger_latency_s: Seconds = 0.0
     readout_s: Seconds | None = None
@@ -145,7 +154,7 @@ class SimulatedCamera(_Simulated, Camera):
     Options = CameraOptions
 
     def _connect(self, timeout_s: float) -> Identity:
-        device = self._device = _profile(self.name, CAMERAS, self.options.device)
+        device = self._device = CAMERAS[self.options.device]
         identity = self._begin(self.options.device)
         self.sensor_shape, self.bit_depth = device.sensor_shape, device.bit_depth
         self.exposure_limits_s = (1e-6, 60.0)
@@ -209,10 +218,16 @@ class SimulatedCamera(_Simulated, Camera):
         data = last if kind == "stale" and last is not None else self._last
         return RawFrame(data, number, start, is_complete=kind != "incomplete")
 
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8 if self.bit_depth <= 8 else np.uint16)
+
     def _picture(self, start_s: float, shot: Shot, is_garbage: bool) -> np.ndarray:
         assert self.world is not None
         device, region = self._device, self.region
         assert self.gain_e_per_count is not None and self.offset_counts is not None
+        if self.world.options.light == "timing":
+            return np.zeros((region.height, region.width), dtype=self._dtype)
         gain, offset = self.gain_e_per_count, self.offset_counts
         light = self.world.on_camera(
             start_s, self._exposure_s, self.sensor_shape, region, self.row_time_s, shot
@@ -220,7 +235,7 @@ class SimulatedCamera(_Simulated, Camera):
         if is_garbage:
             light *= self.world.generator(shot, "hand").random(light.shape, dtype=np.float32)
         dark = device.dark_e_per_s * self._exposure_s
-        counts = np.empty(light.shape, dtype=np.uint8 if self.bit_depth <= 8 else np.uint16)
+        counts = np.empty(light.shape, dtype=self._dtype)
         world, highest = self.world, float((1 << self.bit_depth) - 1)
 
         def work(first: int, last: int) -> None:
@@ -280,7 +295,7 @@ class DaqOptions(SimulatedOptions):
     read_noise_e : of diode and amplifier, per sample
     """
 
-    device: str = "ni-6363"
+    device: Annotated[str, _known(DAQS)] = "ni-6363"
     volts_per_electron: float = Field(default=1e-6, gt=0)
     read_noise_e: float = Field(default=1000.0, ge=0)
     dark_e_per_s: float = Field(default=1e5, ge=0)
@@ -293,7 +308,7 @@ class SimulatedDaq(_Simulated, Daq):
     Options = DaqOptions
 
     def _connect(self, timeout_s: float) -> Identity:
-        device = _profile(self.name, DAQS, self.options.device)
+        device = DAQS[self.options.device]
         identity = self._begin(self.options.device)
         self.input_count, self.output_count = device.input_count, device.output_count
         self.line_count, self.counter_count = 8, 2
@@ -424,9 +439,3 @@ class SimulatedSource(_Simulated, LightSource):
     def rearm(self) -> None:
         """Do what an operator does on site after a trip."""
         self._tripped = False
-
-
-def _profile(name: str, profiles: dict[str, Any], device: str) -> Any:
-    if device not in profiles:
-        raise InputError(f"{name}: unknown device {device!r}; choose from {', '.join(profiles)}")
-    return profiles[device]

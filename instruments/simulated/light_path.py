@@ -24,7 +24,7 @@ from ..units import Seconds
 from .faults import digest
 from .optics import affine, blur, image, inverse, look_up, warp
 
-Layout = Literal["imaged", "line", "block", "timing"]
+Layout = Literal["imaged", "line", "block"]
 _NEGLIGIBLE = 1e-4  # share of a frame's light that is left out: a tenth of an 8-bit step
 _SPOT_PX = 5  # camera columns of a spot of the line layout
 _FRAMES = 6  # that may still be settling
@@ -45,7 +45,9 @@ class WorldOptions(BaseModel):
 
     Parameters
     ----------
-    layout : "imaged", "line", "block", or "timing" (no light, for schedulers)
+    layout : "imaged", "line" or "block"
+    light : "pixels", or "timing": all devices take their time, and no light is computed (for
+        schedulers and long runs)
     seed : of the device: its imperfections and its noise
     electrons_per_pixel_j : photoelectrons per weight pixel at full transmission and joule of source
     input_registration : of the input modulator on the weight modulator
@@ -65,6 +67,7 @@ class WorldOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout: Layout = "imaged"
+    light: Literal["pixels", "timing"] = "pixels"
     seed: int = Field(default=0, ge=0)
     electrons_per_pixel_j: float = Field(default=4e9, gt=0)
     input_registration: Registration = Registration()
@@ -182,6 +185,7 @@ class LightPath:
         """Let a modulator approach a new frame from a moment on."""
         with self._lock:
             modulator = self.modulators[role]
+            from_s = max(from_s, modulator.frames[-1].from_s)  # frames do not overtake each other
             modulator.frames.append(_Frame(levels.copy(), from_s))
             modulator.shown += 1
 
@@ -202,7 +206,7 @@ class LightPath:
         """
         with self._lock:
             out = np.zeros((region.height, region.width), dtype=np.float32)
-            if self.options.layout == "timing" or self.power_w == 0:
+            if self.options.light == "timing" or self.power_w == 0:
                 return out
             part = (
                 slice(region.top, region.top + region.height),
@@ -222,7 +226,7 @@ class LightPath:
     def on_photodiode(self, start_s: float, exposure_s: float, shot: Shot) -> float:
         """Give the mean photoelectrons of a bucket detector that sees all the light."""
         with self._lock:
-            if self.options.layout == "timing" or self.power_w == 0:
+            if self.options.light == "timing" or self.power_w == 0:
                 return 0.0
             total = 0.0
             for one, other, share in self._pairs(np.array([start_s]), exposure_s):
@@ -232,14 +236,14 @@ class LightPath:
             return total * self._electrons_per_pixel(exposure_s, shot) + stray
 
     def generator(self, shot: Shot, part: str) -> np.random.Generator:
-        """Give the random numbers of one part of one shot."""
-        return _generator(self.options.seed, shot.address, shot.number, part)
+        """Give the random numbers of one part of one shot: the same for the same address."""
+        return _generator(self.options.seed, shot.address, part)
 
     def next_shot(self) -> Shot:
         """Name a shot that nobody named."""
         with self._lock:
             self.exposures += 1
-            return Shot("unnamed", self.exposures)
+            return Shot(f"unnamed/{self.exposures}", self.exposures)
 
     # --- what a bench with calibration = "known", and tests, may ask -----------------------------
 

@@ -1,0 +1,261 @@
+"""The bench multiplies: as theory says, as the mock says, and never a wrong number in silence.
+
+Statistical tests fix their seeds; each states its false-alarm rate for a fresh seed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightloom.backends import MockBackend
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.instruments import InputError, InstrumentError, Saturated
+
+import lightloom
+
+LAYOUTS = ("imaged", "line", "block")
+Make = Callable[..., BenchBackend]
+
+
+def bench_text(layout: str = "imaged", tiny: bool = True, /, **changes: str) -> str:
+    """An example file with some `key = value` lines replaced, or added to their table."""
+    text = example_file(layout, tiny=tiny)
+    for key, value in changes.items():
+        table, _, name = key.rpartition("__")
+        if re.search(rf"(?m)^{name} = .*$", text) and not table:
+            text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text, count=1)
+        else:
+            head = f"[{table.replace('__', '.')}]"
+            start = text.index(head)
+            end = text.find("\n[", start)
+            part = re.sub(rf"(?m)^{name} = .*\n", "", text[start : end if end > 0 else None])
+            text = text[:start] + part + f"\n{name} = {value}\n" + (text[end:] if end > 0 else "")
+    return text
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    opened: list[BenchBackend] = []
+
+    def open_one(layout: str = "imaged", tiny: bool = True, **changes: str) -> BenchBackend:
+        path = tmp_path / f"bench{len(opened)}.toml"
+        path.write_text(bench_text(layout, tiny, **changes), encoding="utf-8")
+        opened.append(BenchBackend(load_bench(path)))
+        return opened[-1]
+
+    yield open_one
+    for backend in opened:
+        backend.close()
+
+
+def numbers(*shape: int, seed: int = 3) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(seed)).standard_normal(shape)
+
+
+def agreement(backend: BenchBackend, x: np.ndarray, w: np.ndarray, repeats: int) -> None:
+    """The mock with the matching profile has the same means and variances.
+
+    Pooled z within 3.5 (false alarm 5e-4), variance ratio within 5 % (7,200 degrees of freedom
+    have a spread of 2.4 % in the ratio of two: false alarm 4 %, none with these seeds).
+    """
+    mock = MockBackend(backend.profile, seed=5)
+    prepared, likewise = backend.prepare(w), mock.prepare(w)
+    light = np.stack([backend.matmul(x, prepared).y for _ in range(repeats)])
+    model = np.stack([mock.matmul(x, likewise).y for _ in range(repeats)])
+    assert light.size >= 7200
+    variances = light.var(axis=0, ddof=1), model.var(axis=0, ddof=1)
+    spread = np.sqrt((variances[0] + variances[1]) / repeats)
+    z = (light.mean(axis=0) - model.mean(axis=0)) / spread
+    assert abs(z.mean()) * math.sqrt(z.size) < 3.5
+    scale = variances[1].mean(axis=0)
+    ratio = (variances[0].mean(axis=0) / scale).mean() / (variances[1].mean(axis=0) / scale).mean()
+    assert ratio == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["abs-split", "push-pull", "offset"])
+def test_the_imaged_bench_and_the_mock_agree(make: Make, kind: str) -> None:
+    # otherwise what people learn on the mock is not true on the bench
+    backend = make(encoding__kind=f'"{kind}"')
+    agreement(backend, numbers(9, 16), numbers(8, 16, seed=4), 100)
+
+
+def test_the_line_bench_and_the_mock_agree(make: Make) -> None:
+    backend = make("line", world__electrons_per_pixel_j="4e8")
+    agreement(backend, numbers(9, 38), numbers(2, 38, seed=4), 400)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_products_come_out_right(make: Make, layout: str) -> None:
+    # every shape of product goes through the same frames: segments, groups, batches, both signs
+    backend = make(layout, electrons_per_pixel_j="2e10") if layout == "block" else make(layout)
+    length = 40
+    x, w = numbers(5, length), numbers(6, length, seed=4)
+    result = backend.matmul(x, w)
+    exact = x @ w.T
+    theory = MockBackend(backend.profile).matmul(np.tile(x, (40, 1)), w).y
+    predicted = np.sqrt(np.mean((theory - np.tile(exact, (40, 1))) ** 2))
+    assert np.sqrt(np.mean((result.y - exact) ** 2)) < 1.8 * predicted
+    assert result.stats.shots and result.stats.retries == 0
+    batched = backend.matmul(numbers(3, 2, 8), numbers(3, 4, 8, seed=4))
+    reference = numbers(3, 2, 8) @ np.swapaxes(numbers(3, 4, 8, seed=4), -1, -2)
+    assert np.corrcoef(batched.y.ravel(), reference.ravel())[0, 1] > 0.9
+
+
+def test_crooked_and_uneven_benches_are_undone_where_they_are_known(make: Make) -> None:
+    # a bench whose calibration is right must not care how it was screwed together
+    backend = make(
+        tiny=False,
+        electrons_per_pixel_j="1e9",
+        world__unevenness="0.05",
+        world__lut_rms="0.02",
+        world__input_registration="{ shift_px = [3.0, -5.0] }",
+        world__camera_registration="{ shift_px = [4.5, 2.5] }",
+    )
+    x, w = numbers(8, 64), numbers(16, 64, seed=4)
+    error = backend.matmul(x, w).y - x @ w.T
+    assert np.sqrt(np.mean(error**2)) < 0.03 * np.std(x @ w.T)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_bench_without_light_takes_its_time_and_gives_exact_products(
+    make: Make, layout: str
+) -> None:
+    # schedulers are tried on it: the same frames and waits, and numbers that can be checked
+    backend = make(layout, world__light='"timing"')
+    x, w = numbers(5, 16), numbers(4, 16, seed=4)
+    result = backend.matmul(x, w)
+    np.testing.assert_allclose(result.y, x @ w.T, atol=0.05)
+    period_s = 3e-3  # settling, exposure; a whole refresh period each
+    assert backend.bench.clock.now_s() >= result.stats.shots * period_s
+
+
+def test_a_run_repeats_bit_by_bit(make: Make) -> None:
+    # a result that cannot be had again cannot be checked
+    x, w = numbers(4, 16), numbers(5, 16, seed=4)
+    first, second = (make().matmul(x, w).y for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_dark_zero_and_empty_operands(make: Make) -> None:
+    backend = make()
+    assert not np.abs(backend.matmul(np.zeros((2, 16)), np.zeros((3, 16))).y).max() > 1
+    assert backend.matmul(np.zeros((0, 16)), np.zeros((3, 16))).y.shape == (0, 3)
+    with pytest.raises(InputError, match="not finite"):
+        backend.matmul(np.full((1, 16), np.nan), np.ones((3, 16)))
+
+
+# --- what goes wrong on benches ------------------------------------------------------------------
+
+_REPEATED = [
+    ("detector", "dropped", "InstrumentTimeout"),
+    ("detector", "incomplete", "IncompleteFrame"),
+    ("detector", "stale", "StaleFrame"),
+    ("detector", "silent", "InstrumentTimeout"),
+    ("detector", "overflow", "InstrumentTimeout"),
+    ("input", "frozen", "StaleFrame"),
+    ("weight", "frozen", "StaleFrame"),
+    ("input", "late", "StaleFrame"),
+]
+
+
+@pytest.mark.parametrize(("role", "kind", "reason"), _REPEATED)
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+def test_a_fault_is_found_and_the_shot_repeated(
+    make: Make, layout: str, role: str, kind: str, reason: str
+) -> None:
+    # a frozen modulator or an old frame gives a number that looks like any other
+    number = 2 if role == "weight" else 4
+    fault = f'[{{ kind = "{kind}", at = [{number}], delay_s = 0.003 }}]'
+    backend = make(layout, **{f"instruments__{role}__faults": fault})
+    x, w = numbers(6, 16), numbers(4, 16, seed=4)
+    w = np.concatenate([w, w]) if layout == "line" else np.tile(w, (10, 1))
+    result = backend.matmul(x, w)
+    assert set(backend.faults) == {reason}
+    assert result.stats.retries == backend.faults[reason] <= 2
+    clean = make(layout).matmul(x, w).y
+    spread = np.std(clean - x @ w.T)
+    assert np.std(result.y - clean) < 2.5 * spread
+
+
+def test_a_lasting_fault_ends_the_run_in_the_dark(make: Make) -> None:
+    # a retry loop that hides a broken device runs all night for nothing
+    backend = make(instruments__input__faults='[{ kind = "frozen", rate = 1.0 }]')
+    with pytest.raises(InstrumentError, match="failed 4 times"):
+        backend.matmul(numbers(2, 16), numbers(3, 16))
+    assert backend.bench.world is not None and backend.bench.world.power_w == 0
+    assert not backend.bench.source.is_connected
+
+
+def test_an_unplugged_camera_is_reported_and_the_light_goes_off(make: Make) -> None:
+    backend = make(instruments__detector__faults='[{ kind = "lost", at = [3] }]')
+    with pytest.raises(InstrumentError, match=r"instruments\.detector"):
+        backend.matmul(numbers(20, 16), numbers(8, 16))
+    assert backend.bench.world is not None and backend.bench.world.power_w == 0
+
+
+def test_too_much_light_is_no_number(make: Make) -> None:
+    backend = make(electrons_per_pixel_j="2e11")
+    with pytest.raises(Saturated, match="lower power_w or exposure_s"):
+        backend.matmul(np.ones((2, 16)), np.ones((3, 16)))
+
+
+def test_a_block_bench_counts_its_frames(make: Make) -> None:
+    # one photodiode cannot see a marker: a frame that was not shown is missed by the counter
+    backend = make("block", instruments__input__faults='[{ kind = "frozen", at = [3] }]')
+    result = backend.matmul(numbers(3, 16), numbers(2, 16))
+    assert backend.faults == {"StaleFrame": 1} and result.stats.retries == 1
+
+
+# --- bench files that cannot be used -------------------------------------------------------------
+
+_BAD = {
+    "unknown key": ({"encoding__colour": '"red"'}, "colour"),
+    "wrong unit": ({"exposure_s": '"5 mW"'}, "exposure_s"),
+    "coherent": ({"coherence": '"coherent"'}, "coheren"),
+    "limits reversed": ({"limits__exposure_s": '["1 s", "1 ms"]'}, "reversed"),
+    "too much power": ({"power_w": '"1 W"'}, "power_w"),
+    "two at one address": (
+        {"instruments__input__serial": '"7"', "instruments__weight__serial": '"7"'},
+        "one address",
+    ),
+    "unknown driver": ({"instruments__source__driver": '"sun"'}, "sun"),
+    "a camera as a modulator": ({"instruments__input__driver": '"simulated-camera"'}, "wants"),
+    "unknown device": ({"instruments__input__device": '"abacus"'}, "abacus"),
+    "does not fit": ({"encoding__block": "[99, 99]"}, "does not fit"),
+    "no guard": ({"encoding__guard_px": "1"}, "guard"),
+    "exposure longer than the time-out": (
+        {"exposure_s": '"900 ms"', "limits__timeout_s": "0.5"},
+        "timeout_s",
+    ),
+    "no schema": ({"schema": "7"}, "schema"),
+    "block with a camera": ({"layout": '"block"'}, "daq"),
+}
+
+
+@pytest.mark.parametrize("mistake", _BAD)
+def test_a_bad_bench_file_is_named_with_key_and_value(tmp_path: Path, mistake: str) -> None:
+    changes, words = _BAD[mistake]
+    path = tmp_path / "bad.toml"
+    path.write_text(bench_text(**changes), encoding="utf-8")
+    with pytest.raises(InputError, match=words) as caught:
+        lightloom.open_backend(str(path)).warm_up()
+    assert "bad.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["input", "weight", "detector", "source"])
+def test_a_missing_role_is_named(tmp_path: Path, role: str) -> None:
+    path = tmp_path / "bad.toml"
+    text = re.sub(rf"(?s)\[instruments\.{role}\].*?\n(?=\[)", "", bench_text())
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=f"instruments.{role} is missing"):
+        load_bench(path)
+
+
+def test_every_example_file_is_a_bench() -> None:
+    with pytest.raises(InputError, match="spiral"):
+        example_file("spiral")
