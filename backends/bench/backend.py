@@ -244,7 +244,7 @@ class BenchBackend(Backend):
     ) -> np.ndarray:
         """Multiply one segment: float64 [m, N, M]."""
         rails = len(w.signs)
-        m, outputs, length = w.levels.shape[1:]
+        _, m, outputs, length = w.levels.shape
         # rails of an output are neighbours: rows of one tall matrix
         tall = np.moveaxis(w.levels, 0, 2).reshape(m, outputs * rails, length)
         light = np.moveaxis(w.light, 0, 2).reshape(m, outputs * rails, length)
@@ -526,10 +526,11 @@ def matching_profile(backend: BenchBackend) -> OpticsProfile:
         options = bench.daq.options
         low, high = bench.daq.input_range_v
         step = (high - low) / ((1 << (bench.daq.bit_depth or 16)) - 1) / options.volts_per_electron
-        noise, samples = options.read_noise_e, _WINDOW_SAMPLES
+        noise, samples = options.read_noise_e, float(_WINDOW_SAMPLES)
     else:
         device: Any = bench.camera
-        step, noise, samples = backend.optics.gain_e_per_count, device.read_noise_e, pixels
+        step, noise = backend.optics.gain_e_per_count, device.read_noise_e
+        samples = pixels
     leak = backend._leaks["input"]
     bits = 8 if kind == "offset" else 9
     return OpticsProfile(

@@ -168,7 +168,8 @@ class SimulatedCamera(_Simulated, Camera):
         self.gain_e_per_count = device.full_well_e / steps
         self._exposure_s = self.options.exposure_s
         self._waiting: deque[tuple[int, float, Shot]] = deque()
-        self._number, self._free_s, self._last = 0, -np.inf, None
+        self._number, self._free_s = 0, -np.inf
+        self._last: np.ndarray | None = None
         if self.world is None:
             world = LightPath()
             for role in ("input", "weight"):
@@ -214,8 +215,10 @@ class SimulatedCamera(_Simulated, Camera):
             return None
         number, start, shot = self._waiting.popleft()
         self.clock.sleep_until(ready_s)
-        last, self._last = self._last, self._picture(start, shot, kind == "garbage")
-        data = last if kind == "stale" and last is not None else self._last
+        data = self._picture(start, shot, kind == "garbage")
+        last, self._last = self._last, data
+        if kind == "stale" and last is not None:
+            data = last
         return RawFrame(data, number, start, is_complete=kind != "incomplete")
 
     @property
