@@ -1,0 +1,248 @@
+"""`NiDaq`: National Instruments' cards through NI-DAQmx; not yet run on hardware.
+
+In a bench file:
+
+    [instruments.detector]
+    driver = "ni-daq"
+    address = "Dev1"
+
+Needs NI's own driver beside the package nidaqmx. Tested against the documented calls of nidaqmx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ..base import DriverOptions, Identity
+from ..camera import Shot
+from ..daq import Daq, Samples
+from ..errors import (
+    Disconnected,
+    InstrumentError,
+    InstrumentTimeout,
+    InUse,
+    LimitExceeded,
+    MissingExtraError,
+    import_extra,
+)
+from ..units import Volts
+
+# NI-DAQmx's numbers of errors, as in nidaqmx.error_codes.DAQmxErrors.
+ERRORS: dict[int, type[InstrumentError]] = {
+    -200284: InstrumentTimeout,  # SAMPLES_NOT_YET_AVAILABLE
+    -200560: InstrumentTimeout,  # WAIT_UNTIL_DONE_DOES_NOT_INDICATE_DONE
+    -50103: InUse,  # PAL_RESOURCE_RESERVED
+    -200022: InUse,  # RESOURCE_ALREADY_RESERVED
+    -200045: Disconnected,  # DEVICE_REMOVED
+    -200220: Disconnected,  # INVALID_DEVICE_ID
+    -201003: Disconnected,  # DEV_CANNOT_BE_ACCESSED
+}
+
+
+class NiDaqOptions(DriverOptions):
+    """Which card.
+
+    Parameters
+    ----------
+    address : its name in NI MAX, such as "Dev1"
+    low_v, high_v : the range of the inputs; the card takes the narrowest that holds it
+    terminals : how inputs are wired; "default" is the card's own
+    counters : how many of the card's counters count from the connection on
+    """
+
+    address: str = Field(default="Dev1", min_length=1)
+    low_v: Volts = -10.0
+    high_v: Volts = 10.0
+    terminals: Literal["default", "rse", "nrse", "diff"] = "default"
+    counters: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> NiDaqOptions:
+        if self.low_v >= self.high_v:
+            raise ValueError(f"low_v = {self.low_v:g} V is not below high_v = {self.high_v:g} V")
+        return self
+
+
+class NiDaq(Daq):
+    """A card that NI-DAQmx knows. Each reading is a task of its own; counters keep theirs."""
+
+    driver: ClassVar[str] = "ni-daq"
+    Options = NiDaqOptions
+    _nidaqmx: Any
+    _counters: dict[int, Any]
+
+    @property
+    def address(self) -> str:
+        """The card's name."""
+        return str(self.options.address)
+
+    # --- connecting ------------------------------------------------------------------------------
+
+    def _connect(self, timeout_s: float) -> Identity:
+        self._nidaqmx = import_extra("nidaqmx", "ni", f"{self.name} (driver ni-daq)")
+        self._constants = import_extra("nidaqmx.constants", "ni", f"{self.name} (driver ni-daq)")
+        self._counters = {}
+        identity: Identity = self._call("connect", self._find)
+        try:
+            for counter in range(self.counter_count):
+                self._reset_count(counter)
+        except BaseException:
+            self._disconnect()
+            raise
+        return identity
+
+    def _find(self) -> Identity:
+        system = import_extra("nidaqmx.system", "ni", f"{self.name} (driver ni-daq)")
+        cards = {card.name: card for card in system.System.local().devices}
+        if self.address not in cards:
+            raise Disconnected(
+                f"{self.name}: there is no card {self.address!r}; "
+                f"NI-DAQmx knows {', '.join(sorted(cards)) or 'none'}"
+            )
+        card = cards[self.address]
+        self._inputs = [channel.name for channel in card.ai_physical_chans]
+        self._outputs = [channel.name for channel in card.ao_physical_chans]
+        self._lines = [line.name for line in card.do_lines]
+        self._counter_names = [channel.name for channel in card.ci_physical_chans]
+        if self.options.counters > len(self._counter_names):
+            raise LimitExceeded(
+                f"{self.name}: {self.address} has {len(self._counter_names)} counters, not "
+                f"{self.options.counters}; give counters less in the bench file"
+            )
+        self.input_count, self.output_count = len(self._inputs), len(self._outputs)
+        self.line_count, self.counter_count = len(self._lines), self.options.counters
+        self.input_range_v = (self.options.low_v, self.options.high_v)
+        if self._inputs:
+            self.rate_limits_hz = (card.ai_min_rate, card.ai_max_single_chan_rate)
+            self._together_hz = card.ai_max_multi_chan_rate
+            self._is_simultaneous = card.ai_simultaneous_sampling_supported
+        if self._outputs:
+            ranges = list(card.ao_voltage_rngs)  # low, high, low, high, ...
+            self.output_range_v = (min(ranges[0::2]), max(ranges[1::2]))
+        return Identity("National Instruments", card.product_type, f"{card.serial_num:X}")
+
+    def _disconnect(self) -> None:
+        while self._counters:
+            _, task = self._counters.popitem()
+            self._call("close", task.close)
+
+    # --- what is asked ---------------------------------------------------------------------------
+
+    def _read(
+        self,
+        channels: Sequence[int],
+        samples: int,
+        rate_hz: float,
+        timeout_s: float,
+        shot: Shot | None,
+    ) -> Samples:
+        rate_hz = self._checked_rate(rate_hz, len(channels), samples, timeout_s)
+        started_at_s = self.clock.now_s()
+        volts, really_hz = self._call(
+            "read", lambda: self._scan(channels, samples, rate_hz, timeout_s)
+        )
+        return Samples(volts, really_hz, started_at_s, shot)
+
+    def _checked_rate(self, rate_hz: float, channels: int, samples: int, timeout_s: float) -> float:
+        """Check the rate for several channels: one converter may serve them in turn."""
+        if channels == 1:
+            return rate_hz
+        fastest_hz = self._together_hz / (1 if self._is_simultaneous else channels)
+        if rate_hz == self.rate_limits_hz[1]:  # as fast as it can
+            rate_hz = min(rate_hz, fastest_hz)
+        if rate_hz > fastest_hz or samples / rate_hz > timeout_s:
+            raise LimitExceeded(
+                f"{self.name}: {samples} samples of {channels} channels at {rate_hz:g} Hz are "
+                f"beyond {fastest_hz:g} Hz or the time-out of {timeout_s:g} s"
+            )
+        return rate_hz
+
+    def _scan(
+        self, channels: Sequence[int], samples: int, rate_hz: float, timeout_s: float
+    ) -> tuple[np.ndarray, float]:
+        constants, options = self._constants, self.options
+        with self._nidaqmx.Task() as task:
+            for channel in channels:
+                task.ai_channels.add_ai_voltage_chan(
+                    self._inputs[channel],
+                    terminal_config=constants.TerminalConfiguration[options.terminals.upper()],
+                    min_val=options.low_v,
+                    max_val=options.high_v,
+                )
+            if samples > 1:  # a single one needs no clock, and the card has none for it
+                task.timing.cfg_samp_clk_timing(
+                    rate_hz,
+                    sample_mode=constants.AcquisitionType.FINITE,
+                    samps_per_chan=samples,
+                )
+                rate_hz = task.timing.samp_clk_rate
+            values = task.read(number_of_samples_per_channel=samples, timeout=timeout_s)
+        array = np.asarray(values, dtype=np.float64)
+        return array.reshape(len(channels), -1), float(rate_hz)
+
+    def _write(self, channel: int, volts: float) -> None:
+        low_v, high_v = self.output_range_v
+
+        def write() -> None:
+            with self._nidaqmx.Task() as task:
+                task.ao_channels.add_ao_voltage_chan(
+                    self._outputs[channel], min_val=low_v, max_val=high_v
+                )
+                task.write(volts, auto_start=True)
+
+        self._call("write", write)
+
+    def _set_line(self, line: int, high: bool) -> None:
+        def write() -> None:
+            with self._nidaqmx.Task() as task:
+                task.do_channels.add_do_chan(self._lines[line])
+                task.write(high, auto_start=True)
+
+        self._call("set_line", write)
+
+    def _read_line(self, line: int) -> bool:
+        def read() -> bool:
+            with self._nidaqmx.Task() as task:
+                task.di_channels.add_di_chan(self._lines[line])
+                return bool(task.read())
+
+        return self._call("read_line", read)
+
+    def _count(self, counter: int) -> int:
+        return int(self._call("count", self._counters[counter].read))
+
+    def _reset_count(self, counter: int) -> None:
+        """Begin a task that counts rising edges from zero, in place of the one before."""
+
+        def begin() -> Any:
+            if counter in self._counters:
+                self._counters.pop(counter).close()
+            task = self._nidaqmx.Task()
+            try:
+                task.ci_channels.add_ci_count_edges_chan(self._counter_names[counter])
+                task.start()
+            except BaseException:
+                task.close()
+                raise
+            return task
+
+        self._counters[counter] = self._call("reset_count", begin)
+
+    def _call(self, what: str, call: Callable[[], Any]) -> Any:
+        """Call NI-DAQmx; its errors become ours, in one sentence."""
+        errors = self._nidaqmx.errors
+        try:
+            return call()
+        except (errors.DaqNotFoundError, errors.DaqNotSupportedError) as error:
+            raise MissingExtraError(
+                f"{self.name} needs NI's driver NI-DAQmx, which is not on this computer; "
+                "install it from ni.com, beside the package nidaqmx"
+            ) from error
+        except errors.DaqError as error:
+            kind = ERRORS.get(error.error_code, InstrumentError)
+            said = " ".join(str(error).split())
+            raise kind(f"{self.name} ({self.address}) failed at {what}: {said}") from error
