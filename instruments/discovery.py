@@ -1,0 +1,219 @@
+"""`discover`: what is attached to this computer, each with the lines to paste into a bench file.
+
+Nothing is written to a port: what has not been identified may be a motor. Who a device is comes
+from its bus (USB names, monitors' names, cameras' lists). What cannot be looked for, because a
+package or a producer is missing, is said in one sentence. Not here: using the devices.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from .errors import LightloomError
+
+LOG = logging.getLogger("lightloom.instruments")
+
+MISSING = "missing"  # the kind of what is only a sentence
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that is attached, or the sentence that says what could not be looked for.
+
+    Parameters
+    ----------
+    kind : "display", "camera", "serial port", "VISA", or "missing"
+    address : where it is, as the driver wants it
+    description : who it is, as far as its bus says
+    toml : lines for a bench file; "" where there is nothing to paste
+    """
+
+    kind: str
+    address: str
+    description: str
+    toml: str = ""
+
+
+def discover(visa_backend: str = "@py", network: bool = False) -> list[Found]:
+    """Look for displays, cameras, VISA instruments and serial ports.
+
+    Parameters
+    ----------
+    visa_backend : pyvisa's, such as "@py", "@ivi" or "FILE.yaml@sim"
+    network : ask the local network too who speaks VXI-11 or HiSLIP; takes some seconds
+
+    Returns
+    -------
+    One entry each; an entry of kind "missing" holds only a sentence.
+    """
+    searches: list[tuple[str, Callable[[], Iterator[Found]]]] = [
+        ("displays", _displays),
+        ("GenICam cameras", _genicam_cameras),
+        ("Micro-Manager", _micromanager),
+        ("VISA instruments", lambda: _visa(visa_backend, network)),
+        ("serial ports", _serial_ports),
+    ]
+    return [found for what, search in searches for found in _careful(what, search)]
+
+
+def _careful(what: str, search: Callable[[], Iterator[Found]]) -> list[Found]:
+    """Search; whatever a vendor's library raises becomes a sentence, and the rest goes on."""
+    found: list[Found] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # libraries warn of what they lack; we say it ourselves
+            found.extend(search())
+    except LightloomError as error:
+        found.append(_missing(what, str(error)))
+    except Exception as error:
+        LOG.debug("looking for %s", what, exc_info=True)
+        found.append(_missing(what, f"{what} cannot be looked for: {_one_line(error)}"))
+    return found
+
+
+def _missing(what: str, sentence: str) -> Found:
+    return Found(MISSING, "", f"{what}: {sentence}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _needs(what: str, module: str, install: str) -> Iterator[Found]:
+    """Say what to install where a package is missing."""
+    if find_spec(module) is None:
+        yield _missing(what, f"not looked for; pip install {install}")
+
+
+def lines(role: str, driver: str, remark: str = "", **options: str | int) -> str:
+    """Write the part of a bench file about one instrument."""
+    text = [f"[instruments.{role}]", f'driver = "{driver}"{f"  # {remark}" if remark else ""}']
+    text += [f"{key} = {json.dumps(value)}" for key, value in options.items()]  # TOML reads it so
+    return "\n".join(text) + "\n"
+
+
+# --- one search each -----------------------------------------------------------------------------
+
+
+def _displays() -> Iterator[Found]:
+    missing = list(_needs("displays", "sdl2", "'lightloom[display]'"))
+    if missing:
+        yield from missing
+        return
+    from .drivers.display import monitors
+
+    for monitor in monitors():
+        height, width = monitor.shape
+        about = f"{monitor.name or 'monitor'}, {width} x {height} at {monitor.refresh_hz:g} Hz"
+        if monitor.index == 0:
+            yield Found("display", "0", f"{about}; the operator's, so none for a modulator")
+            continue
+        toml = lines("weight", "display-slm", "or input", monitor=monitor.index)
+        yield Found("display", str(monitor.index), about, toml)
+
+
+def _genicam_cameras() -> Iterator[Found]:
+    missing = list(_needs("GenICam cameras", "harvesters", "'lightloom[genicam]'"))
+    if missing:
+        yield from missing
+        return
+    from .drivers import genicam
+
+    for producer in genicam._producers(""):
+        try:
+            cameras = genicam._hold(producer)
+        except LightloomError as error:  # one maker's producer; the others go on
+            yield _missing("GenICam cameras", str(error))
+            continue
+        try:
+            for camera in cameras:
+                about = f"{camera.vendor} {camera.model}, serial {camera.serial_number}"
+                options = {"producer": producer, "serial": camera.serial_number}
+                toml = lines("detector", "genicam-camera", **options)
+                yield Found("camera", camera.serial_number, about, toml)
+        finally:
+            genicam._let_go(producer)
+        if not cameras:
+            yield _missing("GenICam cameras", f"{producer} lists no camera")
+
+
+def _micromanager() -> Iterator[Found]:
+    missing = list(_needs("Micro-Manager", "pymmcore_plus", "'lightloom[micromanager]'"))
+    if missing:
+        yield from missing
+        return
+    import pymmcore_plus
+
+    folder = pymmcore_plus.find_micromanager()
+    if not folder:
+        yield _missing("Micro-Manager", "no device adapters; run: mmcore install")
+        return
+    toml = lines(
+        "detector",
+        "micromanager-camera",
+        "DemoCamera is simulated; name your adapter and device, or a .cfg as config",
+        adapter="DemoCamera",
+        device="DCam",
+    )
+    yield Found("Micro-Manager", str(folder), "device adapters", toml)
+
+
+def _visa(backend: str, network: bool) -> Iterator[Found]:
+    import pyvisa
+
+    manager = pyvisa.ResourceManager(backend)
+    if backend == "@py":
+        yield from _needs("USB instruments", "usb", "pyusb")
+        resources = []
+        for bus, listing in _buses_of_pyvisa_py(network):
+            try:
+                resources += listing()
+            except Exception as error:  # a bus without its system library
+                yield _missing("VISA instruments", f"not looked for on {bus}: {_one_line(error)}")
+    else:
+        resources = list(manager.list_resources("?*"))
+    for address in sorted(set(resources)):
+        is_port = backend == "@py" and address.startswith("ASRL")  # it comes with the serial ports
+        if address.endswith(("::INSTR", "::SOCKET")) and not is_port:
+            yield _visa_instrument(address, backend)
+
+
+def _buses_of_pyvisa_py(network: bool) -> Iterator[tuple[str, Callable[[], list[str]]]]:
+    """Give the buses, and how each is listed; pyvisa's own call would ask the network too."""
+    from pyvisa.constants import InterfaceType
+    from pyvisa_py.sessions import Session
+
+    for (bus, _), session in Session.iter_valid_session_classes():
+        if network or bus not in (InterfaceType.tcpip, getattr(InterfaceType, "vicp", None)):
+            yield bus.name, session.list_resources
+
+
+# Makers of power meters by their USB number; the rest is offered as a DAQ.
+_METERS = {"0x1313": "Thorlabs"}
+
+
+def _visa_instrument(address: str, backend: str) -> Found:
+    options = {"address": address} | ({"backend": backend} if backend != "@py" else {})
+    maker = _METERS.get(address.split("::")[1].lower() if address.startswith("USB") else "")
+    if maker:
+        toml = lines("power_meter", "scpi-power-meter", **options)
+        return Found("VISA", address, f"{maker}, perhaps a power meter", toml)
+    toml = lines("detector", "scpi-daq", "or source: scpi-source", **options, dialect="multimeter")
+    return Found("VISA", address, "an instrument; it was not asked who it is", toml)
+
+
+def _serial_ports() -> Iterator[Found]:
+    from serial.tools import list_ports
+
+    for port in sorted(list_ports.comports()):
+        about = port.description if port.description not in (None, "n/a") else "a serial port"
+        if port.vid is not None:
+            about += f" (USB {port.vid:04x}:{port.pid:04x})"
+        remark = f"or source: scpi-source at ASRL{port.device}::INSTR"
+        toml = lines("detector", "serial-daq", remark, address=port.device)
+        yield Found("serial port", port.device, f"{about}; it was not asked who it is", toml)
