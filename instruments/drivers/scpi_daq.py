@@ -2,7 +2,7 @@
 
 In a bench file:
 
-[instruments.daq]
+[instruments.detector]
 driver = "scpi-daq"
 address = "TCPIP::192.168.1.5::5000::SOCKET"
 dialect = "red-pitaya"

@@ -1,6 +1,6 @@
 """`SerialDaq`: a microcontroller as a DAQ, over a serial line, with a checksum on every line.
 
-    [instruments.daq]
+    [instruments.detector]
     driver = "serial-daq"
     address = "/dev/ttyACM0"
 
