@@ -203,6 +203,7 @@ class BenchBackend(Backend):
         table = self.optics.tables[role].astype(np.float64)
         leak, kind = table[0], self.bench.file.encoding.kind
         low = np.zeros((*values.shape[:-1], 1))
+        signs: tuple[int, ...]
         if kind == "offset":
             low = values.min(axis=-1, keepdims=True)
             scale = values.max(axis=-1, keepdims=True) - low

@@ -22,9 +22,10 @@ from ..slm import SpatialLightModulator
 from ..units import Seconds, Watts
 from .faults import Fault
 from .light_path import LightPath, WorldOptions
-from .optics import in_bands
-from .profiles import CAMERAS, DAQS, MODULATORS
+from .optics import COMPILED, in_bands
+from .profiles import CAMERAS, DAQS, MODULATORS, CameraProfile
 
+_QUIET = 2.0  # electrons of read noise below which weak light takes true Poisson numbers
 _KURTOSIS = 1 / 16  # excess that may be left out, of a pixel's electrons; a slot sums hundreds
 
 
@@ -242,16 +243,38 @@ class SimulatedCamera(_Simulated, Camera):
         world, highest = self.world, float((1 << self.bit_depth) - 1)
 
         def work(first: int, last: int) -> None:
-            part = slice(first, last)
             chance = world.generator(shot, f"pixels {first}")
-            electrons = _counted(light[part], dark, device.read_noise_e, device.full_well_e, chance)
-            electrons *= np.float32(1 / gain)
-            electrons += np.float32(offset + 0.5)
-            np.clip(electrons, 0, highest, out=electrons)
-            counts[part] = electrons  # rounds: half was added
+            _converted(
+                light[first:last], dark, device, gain, offset, highest, chance, counts[first:last]
+            )
 
         in_bands(work, counts.shape)
         return counts
+
+
+def _converted(
+    light: np.ndarray,
+    dark: float,
+    device: CameraProfile,
+    gain: float,
+    offset: float,
+    highest: float,
+    chance: np.random.Generator,
+    out: np.ndarray,
+) -> None:
+    """Detect pixels and convert them to counts, into `out`; half a count is added to round."""
+    if COMPILED and device.read_noise_e >= _QUIET:
+        from .kernels import convert
+
+        z = chance.standard_normal(light.shape, dtype=np.float32)
+        noise = device.read_noise_e**2
+        constants = (dark, noise, device.full_well_e, 1 / gain, offset + 0.5, highest)
+        convert(light, z, *(np.float32(constant) for constant in constants), out)
+        return
+    electrons = _counted(light, dark, device.read_noise_e, device.full_well_e, chance)
+    electrons *= np.float32(1 / gain)
+    electrons += np.float32(offset + 0.5)
+    out[...] = np.clip(electrons, 0, highest, out=electrons)
 
 
 def _counted(
@@ -269,7 +292,7 @@ def _counted(
     z = chance.standard_normal(mean.shape, dtype=np.float32)
     variance = mean + np.float32(read_noise_e**2)
     weak = None
-    if read_noise_e < 2:
+    if read_noise_e < _QUIET:
         weak = mean > _KURTOSIS * variance * variance
     n = np.sqrt(variance)
     n *= z

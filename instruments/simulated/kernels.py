@@ -59,3 +59,26 @@ def look_up(levels: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
     for row in range(levels.shape[0]):
         for column in range(levels.shape[1]):
             out[row, column] = table[levels[row, column]]
+
+
+@numba.njit(nogil=True, cache=True)
+def convert(
+    light: np.ndarray,
+    z: np.ndarray,
+    dark: np.float32,
+    noise: np.float32,
+    full_well: np.float32,
+    per_electron: np.float32,
+    offset: np.float32,
+    highest: np.float32,
+    out: np.ndarray,
+) -> None:
+    """Draw detected electrons as `devices._counted` does, and convert them to counts."""
+    for row in range(light.shape[0]):
+        for column in range(light.shape[1]):
+            mean = light[row, column] + dark
+            variance = mean + noise
+            s = z[row, column]
+            skew = (s * s - np.float32(1)) * mean / (np.float32(6) * variance + np.float32(1e-30))
+            n = min(np.sqrt(variance) * s + mean + skew, full_well)
+            out[row, column] = min(max(n * per_electron + offset, np.float32(0)), highest)
