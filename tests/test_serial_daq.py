@@ -1,9 +1,6 @@
 """The serial DAQ: its driver against its own firmware, compiled for this computer, and faults."""
 
-import os
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -26,10 +23,7 @@ from lightloom.instruments import (
 )
 from lightloom.instruments.drivers.serial_daq import framed, unframed
 from scpi_devices import Device, Served, serve
-
-ROOT = Path(__file__).parents[1]
-SKETCH = ROOT / "examples" / "serial_daq" / "serial_daq.ino"
-KIT = Path(__file__).parent / "kit"
+from serial_board import Board, compile_firmware
 
 
 def daq(address: str, **options: Any) -> Any:
@@ -39,36 +33,9 @@ def daq(address: str, **options: Any) -> Any:
 # --- the firmware itself -------------------------------------------------------------------------
 
 
-class Board:
-    """The firmware in a process of its own, at the other end of a pseudo-terminal."""
-
-    def __init__(self, program: Path) -> None:
-        import tty
-
-        ours, self.theirs = os.openpty()
-        tty.setraw(self.theirs)
-        self.port = os.ttyname(self.theirs)
-        self.process = subprocess.Popen([program], stdin=ours, stdout=ours)
-        os.close(ours)
-
-    def unplug(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        self.unplug()
-        os.close(self.theirs)
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None or not hasattr(os, "openpty"):
-        pytest.skip("needs a C++ compiler (apt-get install g++) and pseudo-terminals")
-    program = tmp_path_factory.mktemp("firmware") / "serial_daq"
-    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{KIT / 'arduino'}", "-x", "c++"]
-    subprocess.run([compiler, *flags, SKETCH, "-o", program], check=True)
-    return program
+    return compile_firmware(tmp_path_factory.mktemp("firmware"))
 
 
 @pytest.fixture

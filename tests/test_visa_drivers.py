@@ -137,7 +137,7 @@ def test_a_laser_is_set_enabled_and_left_dark(laser: Served) -> None:
         assert laser.device.power == 2.5  # asked back by then
         instrument.enable()
         assert laser.device.is_on and laser.device.shutter_open and instrument.is_emitting()
-    wait_for(lambda: laser.device.heard[-2:] == ["SHUT OFF", "OUTP OFF"])
+    assert laser.device.heard[-3:] == ["SHUT OFF", "OUTP OFF", "OUTP?"]
     assert not laser.device.is_on and not laser.device.shutter_open
 
 
@@ -182,7 +182,7 @@ def test_an_open_interlock_keeps_a_laser_dark(laser: Served) -> None:
         laser.device.interlock, laser.device.refuses_to_emit = "1", True
         with pytest.raises(InterlockOpen, match="does not emit"):
             instrument.enable()
-        wait_for(lambda: laser.device.heard[-2:] == ["SHUT OFF", "OUTP OFF"])
+        assert laser.device.heard[-3:] == ["SHUT OFF", "OUTP OFF", "OUTP?"]
 
 
 def test_a_laser_without_a_limit_is_refused(laser: Served) -> None:
@@ -199,6 +199,14 @@ def test_light_goes_off_after_a_broken_exchange(laser: Served) -> None:
         with pytest.raises(InstrumentTimeout):
             instrument.is_emitting()
     wait_for(lambda: not laser.device.is_on)
+
+
+def test_a_laser_that_stays_on_is_an_error(laser: Served) -> None:
+    # An operator would open the enclosure of a laser that did not obey.
+    with source(laser, commands=SOURCE["commands"] | {"disable": "LIGHT OFF"}) as instrument:
+        instrument.enable()
+        with pytest.raises(InstrumentError, match="still emits"):
+            instrument.disable()
 
 
 def test_a_power_meter_measures_at_its_wavelength(meter: Served) -> None:
@@ -435,11 +443,13 @@ devices:
     error: ERROR
     dialogues:
       - {{q: "*IDN?", r: "SCPI,MOCK,1,1.0"}}
-      - {{q: "OUTP ON"}}
-      - {{q: "OUTP OFF"}}
-      - {{q: "OUTP?", r: "1"}}
       - {{q: "SYST:INT?", r: "1"}}
     properties:
+      emission:
+        default: "OFF"
+        getter: {{q: "OUTP?", r: "{{}}"}}
+        setter: {{q: "OUTP {{}}"}}
+        specs: {{valid: ["ON", "OFF"], type: str}}
       power:
         default: 0.0
         getter: {{q: "SOUR:POW?", r: "{{:.6f}}"}}

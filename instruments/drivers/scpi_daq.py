@@ -46,7 +46,9 @@ class ScpiDaq(VisaInstrument, Daq):
         self.input_count, self.output_count = dialect.inputs, dialect.outputs
         self.line_count = dialect.lines
         self.rate_limits_hz = dialect.rate_limits_hz
-        self.input_range_v, self.output_range_v = dialect.input_range_v, dialect.output_range_v
+        self.input_range_v = dialect.input_range_v
+        if dialect.outputs:
+            self.output_range_v = dialect.output_range_v
         self.bit_depth = dialect.bit_depth
         dialect.prepare(self._link)
 

@@ -123,13 +123,18 @@ class ScpiSource(VisaInstrument, LightSource):
                 self._link.write(command)
 
     def _disable(self) -> None:
-        """Close the shutter and stop emission; the second is tried even if the first fails."""
+        """Close the shutter and stop emission, each whatever became of the other; then ask."""
         commands = self.options.commands
         try:
             if commands.close_shutter:
                 self._link.write(commands.close_shutter)
         finally:
             self._link.write(commands.disable)
+        if self._emits():
+            raise InstrumentError(
+                f"{self.name} still emits although it was told {commands.disable!r}; "
+                "switch it off by hand, and check the commands"
+            )
 
     def _emits(self) -> bool:
         return self._link.ask_switch(self.options.commands.ask_emission)
