@@ -82,13 +82,16 @@ class LightSource(Instrument):
     @exchange
     def set_power(self, power_w: float) -> None:
         """Choose a set-point; nothing is sent when it is beyond the limits."""
+        self._check_power(power_w)
+        self._set_power(float(power_w))
+        self._power_w = float(power_w)
+
+    def _check_power(self, power_w: float) -> None:
         low, high = self.power_limits_w
         if not low <= power_w <= high:
             raise LimitExceeded(
                 f"{self.name}: {power_w:g} W is outside its limits of {low:g} to {high:g} W"
             )
-        self._set_power(float(power_w))
-        self._power_w = float(power_w)
 
     @exchange
     def enable(self) -> None:
@@ -96,8 +99,10 @@ class LightSource(Instrument):
 
         Raises
         ------
+        LimitExceeded : when the set-point is beyond the limits, which may have been narrowed since
         InterlockOpen : when the interlock is open, or emission does not begin
         """
+        self._check_power(self._power_w)
         if not self._interlock_closed():
             raise InterlockOpen(
                 f"{self.name}: the interlock is open; close it and re-arm the source on site"
