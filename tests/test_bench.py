@@ -5,7 +5,6 @@ Statistical tests fix their seeds; each states its false-alarm rate for a fresh 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from lightloom.backends import MockBackend
 from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.benchmarks.agreement import Agreement, compare
 from lightloom.instruments import InputError, InstrumentError, Saturated
 
 import lightloom
@@ -57,36 +57,26 @@ def numbers(*shape: int, seed: int = 3) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).standard_normal(shape)
 
 
-def agreement(backend: BenchBackend, x: np.ndarray, w: np.ndarray, repeats: int) -> None:
-    """The mock with the matching profile has the same means and variances.
+def assert_agrees(found: Agreement) -> None:
+    """Pooled z within 3.5 (false alarm 5e-4), variance ratio within 5 %.
 
-    Pooled z within 3.5 (false alarm 5e-4), variance ratio within 5 % (7,200 degrees of freedom
-    have a spread of 2.4 % in the ratio of two: false alarm 4 %, none with these seeds).
+    7,200 outputs leave a spread of 2.4 % in the ratio of two variances: false alarm 4 % for a
+    fresh seed, none with these.
     """
-    mock = MockBackend(backend.profile, seed=5)
-    prepared, likewise = backend.prepare(w), mock.prepare(w)
-    light = np.stack([backend.matmul(x, prepared).y for _ in range(repeats)])
-    model = np.stack([mock.matmul(x, likewise).y for _ in range(repeats)])
-    assert light.size >= 7200
-    variances = light.var(axis=0, ddof=1), model.var(axis=0, ddof=1)
-    spread = np.sqrt((variances[0] + variances[1]) / repeats)
-    z = (light.mean(axis=0) - model.mean(axis=0)) / spread
-    assert abs(z.mean()) * math.sqrt(z.size) < 3.5
-    scale = variances[1].mean(axis=0)
-    ratio = (variances[0].mean(axis=0) / scale).mean() / (variances[1].mean(axis=0) / scale).mean()
-    assert ratio == pytest.approx(1, abs=0.05)
+    assert found.outputs >= 7200
+    assert abs(found.z) < 3.5
+    assert found.ratio == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["abs-split", "push-pull", "offset"])
 def test_the_imaged_bench_and_the_mock_agree(make: Make, kind: str) -> None:
     # otherwise what people learn on the mock is not true on the bench
-    backend = make(encoding__kind=f'"{kind}"')
-    agreement(backend, numbers(9, 16), numbers(8, 16, seed=4), 100)
+    assert_agrees(compare(make(encoding__kind=f'"{kind}"'), 9, 8, 100))
 
 
 def test_the_line_bench_and_the_mock_agree(make: Make) -> None:
     backend = make("line", world__electrons_per_pixel_j="4e8")
-    agreement(backend, numbers(9, 38), numbers(2, 38, seed=4), 400)
+    assert_agrees(compare(backend, 9, 2, 1000))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
