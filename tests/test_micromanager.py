@@ -200,7 +200,7 @@ def test_a_camera_that_goes_away_is_reported_and_can_be_closed() -> None:
     device.arm()
     device._core.unloadDevice("camera")
     with pytest.raises(Disconnected, match="check cable and power"):
-        device.trigger()
+        device.take(2.0)
     device.close()
     with pytest.raises(NotConnected):
         device.read(1.0)

@@ -7,10 +7,12 @@ here: Micro-Manager's stages, shutters and autofocus, which a bench has no use f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import datetime
 from math import ceil
 from pathlib import Path
+from threading import Thread
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -22,6 +24,7 @@ from ..errors import Disconnected, InputError, LimitExceeded, import_extra
 from ..units import Seconds
 
 _POLL_S = 0.0005
+_GRACE_S = 10.0  # beside its exposure, for a frame that is given up
 _PURPOSE = "a Micro-Manager camera"
 
 Properties = dict[str, str | int | float]
@@ -72,7 +75,8 @@ class MicroManagerCamera(Camera):
         super().__init__(name, options, clock=clock)
         self._core: Any = None  # pymmcore.CMMCore
         self._label = "camera"
-        self._triggered_at_s: float | None = None
+        self._triggered_at_s = 0.0
+        self._snapping: Future[Any] | None = None  # the frame that was triggered
 
     @property
     def address(self) -> str:
@@ -85,6 +89,7 @@ class MicroManagerCamera(Camera):
         plus = import_extra("pymmcore_plus", "micromanager", _PURPOSE)
         if self.options.config and not Path(self.options.config).is_file():
             raise InputError(f"{self.name}: config = {self.options.config!r} is no file")
+        self._snapping = None
         # the bare core: that of pymmcore-plus hears of changes on a thread that outlives Python
         self._core = import_extra("pymmcore", "micromanager", _PURPOSE).CMMCore()
         folder = self.options.adapter_path or plus.find_micromanager()
@@ -171,6 +176,8 @@ class MicroManagerCamera(Camera):
 
     def _disconnect(self) -> None:
         core, self._core = self._core, None
+        if self._snapping is not None:  # unloading a camera that still exposes ends the process
+            return
         with self._vendor("close"):
             core.unloadAllDevices()
 
@@ -203,23 +210,32 @@ class MicroManagerCamera(Camera):
             return core.getExposure() / 1000
 
     def _arm(self) -> None:
-        self._triggered_at_s = None
         if self._trigger_mode == "external":
             self._last_number = -1  # the numbers of a sequence begin at 0
             with self._vendor("arm"):
                 self._core.startContinuousSequenceAcquisition(0)
 
     def _trigger(self, shot: Shot | None) -> None:
-        if self._triggered_at_s is not None:
+        if self._snapping is not None:
             raise LimitExceeded(
                 f"{self.name}: Micro-Manager takes one shot at a time; read it before the next"
             )
-        now_s = self.clock.now_s()
-        with self._vendor("trigger"):  # one frame; unlike snapImage, this does not wait for it
-            self._core.startSequenceAcquisition(1, 0, True)
-        self._triggered_at_s = now_s
+        self._triggered_at_s, self._snapping = self.clock.now_s(), Future()
+        Thread(target=_snap, args=(self._core, self._snapping), daemon=True).start()
 
     def _read(self, timeout_s: float) -> RawFrame | None:
+        if self._trigger_mode == "external":
+            return self._read_next(timeout_s)
+        if self._snapping is None:
+            self.clock.sleep_until(self.clock.now_s() + timeout_s)
+            return None
+        if not wait([self._snapping], timeout_s).done:
+            return None
+        snapped, self._snapping = self._snapping, None
+        with self._vendor("read"):
+            return RawFrame(snapped.result(), None, self._triggered_at_s)
+
+    def _read_next(self, timeout_s: float) -> RawFrame | None:
         ends_s = self.clock.now_s() + timeout_s
         with self._vendor("read"):
             while not self._core.getRemainingImageCount():
@@ -228,12 +244,8 @@ class MicroManagerCamera(Camera):
                 self.clock.sleep_until(min(ends_s, self.clock.now_s() + _POLL_S))
             facts = import_extra("pymmcore", "micromanager", _PURPOSE).Metadata()
             data = self._core.popNextImageMD(facts)
-            if self._triggered_at_s is None:
-                number = int(facts.GetSingleTag("ImageNumber").GetValue())
-                return RawFrame(data, number, self._began_at(facts))
-            self._core.stopSequenceAcquisition()
-        taken_at_s, self._triggered_at_s = self._triggered_at_s, None
-        return RawFrame(data, None, taken_at_s)
+            number = int(facts.GetSingleTag("ImageNumber").GetValue())
+            return RawFrame(data, number, self._began_at(facts))
 
     def _began_at(self, facts: Any) -> float:
         """Give when an exposure began, from when its frame reached Micro-Manager."""
@@ -243,10 +255,22 @@ class MicroManagerCamera(Camera):
         return max(began_s, self._armed_at_s or 0.0)  # the sequence was started after that
 
     def _disarm(self) -> None:
-        self._triggered_at_s = None
-        with self._vendor("disarm"):
-            self._core.stopSequenceAcquisition()
-            self._core.clearCircularBuffer()
+        if self._snapping is not None:
+            self._wait_for(self._snapping)
+        if self._trigger_mode == "external":
+            with self._vendor("disarm"):
+                self._core.stopSequenceAcquisition()
+                self._core.clearCircularBuffer()
+
+    def _wait_for(self, frame: Future[Any]) -> None:
+        """Let a frame that nobody will read come to its end; Micro-Manager cannot break it off."""
+        longest_s = self._exposure_s + self.readout_s + _GRACE_S
+        if not wait([frame], longest_s).done:
+            raise Disconnected(
+                f"{self.name} ({self.address}) gives no frame after {longest_s:g} s; switch the "
+                "camera off and on, and start this program again"
+            )
+        self._snapping = None
 
     def _settings(self) -> Mapping[str, Any]:
         return {**super()._settings(), "readout_s": self.readout_s}
@@ -276,3 +300,16 @@ class MicroManagerCamera(Camera):
                 f"{self.name} ({self.address}) failed during {what}: {reason}; check cable and "
                 "power, and that no other program holds it, then connect again"
             ) from error
+
+
+def _snap(core: Any, frame: Future[Any]) -> None:
+    """Take one frame, in a thread, so that time-outs fire although `snapImage` waits for it.
+
+    A sequence of one would not need a thread, but its own ends unnoticed after the frame has come:
+    closing the camera at that moment ends the process (seen with DemoCamera).
+    """
+    try:
+        core.snapImage()
+        frame.set_result(core.getImage())
+    except BaseException as error:
+        frame.set_exception(error)
