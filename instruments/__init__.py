@@ -23,6 +23,7 @@ from .errors import (
     NotConnected,
     Saturated,
     StaleFrame,
+    WrongLight,
 )
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ __all__ = [
     "StaleFrame",
     "TriggerMode",
     "VirtualClock",
+    "WrongLight",
     "create",
     "driver_class",
     "driver_names",

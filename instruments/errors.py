@@ -55,6 +55,10 @@ class DroppedFrame(InstrumentError):
     """A gap in the numbers of the frames: at least one is lost."""
 
 
+class WrongLight(InstrumentError):
+    """Much less or more light than the frames should give: a dim source, a hand in the beam."""
+
+
 class Saturated(InstrumentError):
     """More light than the detector can count."""
 

@@ -32,6 +32,7 @@ from ...instruments import (
     Shot,
     Shown,
     StaleFrame,
+    WrongLight,
 )
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
@@ -40,7 +41,7 @@ from ..tiling import Geometry, tiles
 from .bench import Bench
 from .layouts import LAYOUTS, Layout, Optics
 
-_REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)
+_REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout, WrongLight)
 _WINDOW_SAMPLES = 16  # of a photodiode's window
 
 
@@ -535,7 +536,8 @@ def matching_profile(backend: BenchBackend) -> OpticsProfile:
     leak = backend._leaks["input"]
     bits = 8 if kind == "offset" else 9
     return OpticsProfile(
-        name=f"bench {file.name}".strip(),
+        name=file.name or "bench",
+        title=f"what theory says of {bench.path}",
         input_bits=bits,
         weight_bits=8 if kind in ("push-pull", "offset") else bits,
         encoding=kind,

@@ -5,6 +5,7 @@ Not here: what is multiplied (`backend`) and how numbers lie on modulators (`lay
 
 from __future__ import annotations
 
+import atexit
 import logging
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +98,7 @@ class Bench:
         InstrumentError : naming the instrument; those connected before are closed again
         """
         file = self.file
+        atexit.register(self.close)  # a script that forgets to close must not leave light behind
         try:
             for instrument in self.instruments.values():
                 instrument.connect(file.limits.timeout_s)
@@ -133,6 +135,7 @@ class Bench:
         """Make safe and let every instrument go; harmless when it is closed."""
         for role in ("source", *(role for role in self.instruments if role != "source")):
             self.instruments[role].close()
+        atexit.unregister(self.close)
 
     def describe(self) -> dict[str, Any]:
         """Give what a record of a run should hold."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...instruments import InputError
+from ...instruments.base import place
 from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
 from ...instruments.units import Seconds, Watts
@@ -122,6 +123,11 @@ class BenchFile(_Table):
             low, high = getattr(self.limits, key)
             if not low <= value <= high:
                 raise ValueError(f"{key} = {value:g} is outside limits.{key} = [{low:g}, {high:g}]")
+        if "layout" in self.world.model_fields_set and self.world.layout != self.layout:
+            raise ValueError(
+                f"world.layout = {self.world.layout!r} and layout = {self.layout!r} differ; leave "
+                "out the first"
+            )
         if self.exposure_s > self.limits.timeout_s:
             raise ValueError(
                 f"exposure_s = {self.exposure_s:g} is longer than limits.timeout_s = "
@@ -160,7 +166,7 @@ def read_bench_file(path: str | Path) -> BenchFile:
 
 
 def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
-    held: dict[tuple[str, str], str] = {}
+    held: dict[str, str] = {}
     for role, table in file.instruments.items():
         if "driver" not in table:
             raise InputError(f"instruments.{role} has no driver")
@@ -171,7 +177,7 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
                 f"a {' or a '.join(_KINDS[role])}"
             )
         made = make_instrument(role, table)
-        claim = (table["driver"], made.address)
+        claim = place(made.address)
         if made.address and claim in held:
             raise InputError(
                 f"instruments.{role} and instruments.{held[claim]} have one address, "
@@ -240,7 +246,6 @@ device = "{device}"
 driver = "simulated-source"
 
 [world]                      # of simulated instruments only: the light between them
-layout = "{layout}"
 seed = 0                     # of the device: its imperfections and its noise
 electrons_per_pixel_j = {light}
 extinction_ratio = 500.0

@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...instruments import InputError, StaleFrame
+from ...instruments import InputError, StaleFrame, WrongLight
 from ...instruments.simulated.optics import COMPILED
 from .file import EncodingTable
 
+_LEAST, _MOST = 0.7, 1.4  # of a marker's light over what it should be; drift stays within
 _DARK, _BRIGHT, _FIRST_BIT = 0, 1, 2  # places of an index map, before the elements
 
 
@@ -159,6 +160,7 @@ class Layout(ABC):
 
         Raises
         ------
+        WrongLight : when a marker is much darker or brighter than it should be
         StaleFrame : when a bit is neither, as in a mixture of two frames
         """
 
@@ -166,15 +168,27 @@ class Layout(ABC):
     def read_pixels(self) -> float:
         """Give the detector pixels whose light one slot sums (1 for a photodiode)."""
 
-    def _read_bits(self, light: np.ndarray, role: str) -> int:
-        """Read a number from the light of its cells: bit and complement in turn, [copies, 2 b]."""
-        one, other = light[:, ::2], light[:, 1::2]
+    def _read_bits(self, light: np.ndarray, bright: np.ndarray, role: str) -> int:
+        """Read a number from the light of its cells: bit and complement in turn, [copies, 2 b].
+
+        Parameters
+        ----------
+        bright : photoelectrons of a bright cell, likewise
+        """
+        share = light.reshape(bright.shape) / bright
+        one, other = share[:, ::2], share[:, 1::2]
         total = one + other
+        least, most = float(total.min()), float(total.max())
+        if least < _LEAST or most > _MOST:
+            raise WrongLight(
+                f"the marker of the {role} frame is {least:.2f} to {most:.2f} times as bright as "
+                "it should be: check the source, and that nothing stands in the beam"
+            )
         contrast = np.abs(one - other) / np.maximum(total, 1e-30)
-        if total.min() <= 0 or contrast.min() < 0.6:
+        if contrast.min() < 0.6:
             raise StaleFrame(
                 f"the marker of the {role} frame is no number (contrast {contrast.min():.2f}): "
-                "light of two frames mixed, or something in the beam"
+                "the light of two frames mixed"
             )
         found = (one > other).astype(int)
         if (found != found[0]).any():
@@ -188,7 +202,7 @@ class _OnCamera(Layout):
     """Reads slots and marker cells as rectangles of camera pixels."""
 
     def _cut(self, regions: np.ndarray, cells: dict[str, np.ndarray]) -> None:
-        """Keep rectangles [n, 4] of slots, and of marker cells [copies, 2 bits, 4], in pixels."""
+        """Keep rectangles [n, 4] of slots, and of marker cells [copies x 2 bits, 4], in pixels."""
         height, width = self.optics.sensor_shape
         for boxes in (regions, *(cell.reshape(-1, 4) for cell in cells.values())):
             if boxes.min() < 0 or boxes[:, 2].max() > height or boxes[:, 3].max() > width:
@@ -208,10 +222,17 @@ class _OnCamera(Layout):
 
     def numbers(self, taken: np.ndarray) -> dict[str, int]:
         """Read both numbers from their marker cells."""
+        shape = (-1, 2 * self.marker_bits)
         return {
-            role: self._read_bits(self._sums(taken, cells).reshape(-1, 2 * self.marker_bits), role)
+            role: self._read_bits(
+                self._sums(taken, cells), self._bright_e(cells).reshape(shape), role
+            )
             for role, cells in self._cells.items()
         }
+
+    @abstractmethod
+    def _bright_e(self, cells: np.ndarray) -> np.ndarray:
+        """Give the photoelectrons of bright marker cells: float64 [n]."""
 
     def read_pixels(self) -> float:
         """Give the mean number of pixels of a slot."""
@@ -344,6 +365,11 @@ class ImagedLayout(_OnCamera):
         high = np.maximum(np.rint(centre + reach + 0.5).astype(int), low + 1)
         return np.stack([low[0], low[1], high[0], high[1]], axis=1)
 
+    def _bright_e(self, cells: np.ndarray) -> np.ndarray:
+        area = np.prod(cells[:, 2:] - cells[:, :2], axis=1)  # inside the cell's picture
+        per_area = abs(np.linalg.det(self.optics.camera_map[:, :2]))
+        return np.asarray(area / per_area * self.optics.electrons_per_pixel)
+
 
 class LineLayout(_OnCamera):
     """The input along columns, copied over rows; one camera spot sums each row of weights."""
@@ -412,6 +438,10 @@ class LineLayout(_OnCamera):
         left = (self.optics.sensor_shape[1] - self._SPOT_PX) // 2
         boxes = np.stack([low, 0 * low + left, high, 0 * low + left + self._SPOT_PX], axis=1)
         self._cut(boxes[2 * count :], {"input": boxes[:count], "weight": boxes[count : 2 * count]})
+
+    def _bright_e(self, cells: np.ndarray) -> np.ndarray:
+        pixels = 2 * self.encoding.element_px**2  # a reserved column's part of a row
+        return np.full(len(cells), pixels * self.optics.electrons_per_pixel)
 
 
 class BlockLayout(Layout):
