@@ -19,7 +19,7 @@ from .address import Address
 from .base import Ranges
 from .common import arguments
 from .detection import Detector, Reading, noise_free, read
-from .encoding import EncodedWeights, encode_rows, input_steps
+from .encoding import LARGEST, EncodedWeights, encode_rows, input_steps
 from .noise import Stream, quantiles, stream_keys
 from .products import COMPILED, Operand, multiply, panels
 from .profile import OpticsProfile
@@ -93,6 +93,7 @@ class Segment:
     frames : weight frames that show it, per matrix
     has_codes : whether differences of rails are converted to codes of a fixed step
     is_dim : whether a product has met weak light, which `common` leaves to `Block`
+    largest : magnitude of inputs up to which float32 surely holds the results
     """
 
     def __init__(self, weights: EncodedWeights, profile: OpticsProfile, detector: Detector) -> None:
@@ -102,6 +103,8 @@ class Segment:
         operand = weights.rails[0].operand
         assert operand is not None
         self.is_fine = operand.is_wide
+        peak = float((weights.scale + np.abs(weights.low)).max(initial=0))
+        self.largest = LARGEST / max(self.length * peak, 1.0)
         self.frames = tile_count((weights.shape[1], 1), Geometry(frame, None))
         fixed = profile.readout_bits is not None and profile.readout_range != "ideal"
         self.has_codes = detector.balanced and fixed
@@ -241,7 +244,9 @@ class Block:
         self._segment, self._matrix, self._streams = segment, matrix, streams
         profile, weights = backend.profile, segment.weights
         self._outputs = weights.shape[1]
-        self._rows = encode_rows(x, weights.first, weights.last, profile, segment.is_fine)
+        self._rows = encode_rows(
+            x, weights.first, weights.last, profile, segment.is_fine, segment.largest
+        )
         self._shown: list[tuple[Exposure, np.ndarray | None]] = [(segment.exposures[0], None)]
         for exposure in segment.exposures[1:]:
             negative = self._rows.has_negative

@@ -63,6 +63,7 @@ def arguments(
         detector.gain,
         segment.length * (leak + unit * centre),
         unit,
+        segment.largest,
     ]
     zero, gain = np.zeros(1), detector.gain * rule.unit
     noise = detector.row_terms(zero, profile.photons_full_scale, zero, gain)[:, 0]

@@ -18,6 +18,7 @@ from .products import COMPILED, TWO_PLANES, Operand, Rows
 from .profile import OpticsProfile
 from .tiling import Geometry, cuts
 
+LARGEST = 1e30  # of products: the noise of the dimmest light is left room in float32
 FINE = 2**21  # levels of what is not quantised: finer than float32's own rounding
 _SMALL = 1 << 16  # weights of a matrix whose products are fast enough in float64
 _SWINGS = 6  # sine waves in the error of a grey-level curve
@@ -166,18 +167,23 @@ def input_steps(profile: OpticsProfile, fine: bool) -> tuple[float, float]:
 
 
 def encode_rows(
-    x: np.ndarray, first: int, last: int, profile: OpticsProfile, fine: bool
+    x: np.ndarray, first: int, last: int, profile: OpticsProfile, fine: bool, largest: float
 ) -> EncodedRows:
     """Scale columns `first` to `last` of rows x [n, ...] to the modulator, and round to levels.
 
     Parameters
     ----------
     fine : as for `input_steps`
+    largest : magnitude that rows may have
+
+    Raises
+    ------
+    InputError : when a row is larger, or not finite
     """
     curve = _curve(profile, "input")
     if profile.encoding == "offset":
-        return _encode_offset_rows(x, first, last, profile, curve, fine)
-    integers, scale, sums = _signed_rows(x, first, last, profile)
+        return _encode_offset_rows(x, first, last, profile, curve, fine, largest)
+    integers, scale, sums = _signed_rows(x, first, last, profile, largest)
     levels = magnitude = signed_levels(profile.input_bits)
     if curve is not None:
         leak, magnitude = _leak(profile), _curved_magnitude(levels, fine)
@@ -193,9 +199,10 @@ def _encode_offset_rows(
     profile: OpticsProfile,
     curve: Callable[[np.ndarray], np.ndarray] | None,
     fine: bool,
+    largest: float,
 ) -> EncodedRows:
     leak, length = _leak(profile), last - first
-    integers, edges, sums = _offset_rows(x, first, last, profile)
+    integers, edges, sums = _offset_rows(x, first, last, profile, largest)
     levels = offset_levels(profile.input_bits)
     magnitude = centre = (levels + 1) // 2
     unit = (1 - leak) / levels
@@ -266,7 +273,7 @@ def offset_levels(bits: int | None) -> int:
 
 
 def _signed_rows(
-    x: np.ndarray, first: int, last: int, profile: OpticsProfile
+    x: np.ndarray, first: int, last: int, profile: OpticsProfile, largest: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give integers [n, K], scale float64 [n] and sums."""
     levels = signed_levels(profile.input_bits)
@@ -276,17 +283,17 @@ def _signed_rows(
         integers = np.empty((len(x), last - first), dtype=np.int16)
         scale, sums = np.empty(len(x)), np.empty((len(x), 2))
         encode_signed(x, first, float(levels), integers, scale, sums)
-        _check_finite(scale)
+        _check_size(scale, largest)
         return integers, scale, sums
     x = x[:, first:last]
     scale = np.maximum(x.max(axis=-1), -x.min(axis=-1)).astype(np.float64)
-    _check_finite(scale)
+    _check_size(scale, largest)
     numbers = _rounded(x, scale[:, None], levels)
     return numbers, scale, _sums(numbers, levels)
 
 
 def _offset_rows(
-    x: np.ndarray, first: int, last: int, profile: OpticsProfile
+    x: np.ndarray, first: int, last: int, profile: OpticsProfile, largest: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give integers about their centre [n, K], least and largest number [n, 2], and sums."""
     levels = offset_levels(profile.input_bits)
@@ -297,21 +304,24 @@ def _offset_rows(
         integers = np.empty((len(x), last - first), dtype=np.int16)
         edges, sums = np.empty((len(x), 2)), np.empty((len(x), 2))
         encode_offset(x, first, float(levels), centre, integers, edges, sums)
-        _check_finite(edges)
+        _check_size(edges, largest)
         return integers, edges, sums
     x = x[:, first:last]
     edges = np.stack([x.min(axis=-1), x.max(axis=-1)], axis=1)
-    _check_finite(edges)
+    _check_size(edges, largest)
     span = edges[:, 1:].astype(np.float64) - edges[:, :1]
     numbers = _rounded(x - edges[:, :1], span, levels)
     numbers = np.clip(numbers, 0, levels, out=numbers) - centre
     return numbers, edges, _sums(numbers, levels)
 
 
-def _check_finite(edges: np.ndarray) -> None:
-    """Refuse rows whose largest or least number is not finite; the backend says which it is."""
-    if not np.isfinite(edges).all():
-        raise InputError("x has values that are not finite")
+def _check_size(edges: np.ndarray, largest: float) -> None:
+    """Refuse rows whose largest or least number is not finite (the backend says where), or huge."""
+    if not (np.abs(edges) <= largest).all():
+        raise InputError(
+            f"x reaches {np.abs(edges).max():.3g}, too much for float32 times these weights: "
+            f"scale it to {largest:.3g} at most"
+        )
 
 
 def _sums(integers: np.ndarray, magnitude: int) -> np.ndarray:

@@ -732,25 +732,28 @@ def read_common(
 
     Returns
     -------
-    saturated, outputs in weak light (-1 where a row is not finite), light in element pairs
+    saturated, outputs in weak light (-1 where a row is too large or not finite), light in
+    element pairs
     """
     n, outputs = x.shape[0], scale.size
     per_sum, dark, all_per_sum, all_dark, all_unit, leak, gain, passed = constants[:8]
     integers = np.empty((n, length), np.int16)
     scales, sums = np.empty(n), np.empty((n, 2))
     lows, shown = np.zeros(n), np.zeros(n)
+    reach = scales
     if centre < 0:
         encode_signed(x, first_column, levels, integers, scales, sums)
     else:
         edges = np.empty((n, 2))
         encode_offset(x, first_column, levels, centre, integers, edges, sums)
+        reach = np.maximum(-edges[:, 0], edges[:, 1])
         for i in range(n):
             scales[i] = (edges[i, 1] - edges[i, 0]) / (1 - leak)
             lows[i] = edges[i, 0] - leak * scales[i]
             sum_shown = scales[i] * (passed + constants[8] * sums[i, 0]) + length * lows[i]
             shown[i] = sum_shown - length * lows[i]
     for i in range(n):
-        if not np.isfinite(scales[i]):
+        if not reach[i] <= constants[9]:
             return 0, -1, 0.0
     rows, light = np.empty((8, n), np.float32), 0.0
     lit = 1 if balanced else 0

@@ -25,7 +25,7 @@ from .block import Block, Segment, Streams, Tally
 from .common import is_common
 from .detection import Detector, noise_free
 from .drift import Drift
-from .encoding import encode_weights
+from .encoding import LARGEST, encode_weights
 from .noise import stream_keys
 from .products import COMPILED, FEW_ROWS, active_path, has_dot
 from .profile import OpticsProfile, load_profile
@@ -117,6 +117,9 @@ class MockBackend(Backend):
         return largest
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list["Segment"]:
+        peak = float(max(weights.max(), -weights.min()))
+        if peak > LARGEST:
+            raise InputError(f"weights reach {peak:.3g}; scale them to {LARGEST:g} at most")
         stacked = weights.reshape(-1, *weights.shape[-2:])
         segments = encode_weights(stacked, self.profile, ranges, dynamic=weights.ndim > 2)
         return [Segment(segment, self.profile, self.detector) for segment in segments]
@@ -196,7 +199,7 @@ class MockBackend(Backend):
         stats = Stats(macs=x.size * outputs, conversions=y.size * len(segments))
         light = 0.0
         for saturated, weak, some in sorted(found):
-            if weak:  # in weak light, or not finite
+            if weak:  # in weak light, or too large, or not finite
                 for segment in segments:
                     segment.is_dim = weak > 0
                 return None

@@ -772,6 +772,14 @@ def test_numbers_that_are_not_finite_are_refused(bad: float, which: str) -> None
         bench().matmul(operands["x"], operands["w"])
 
 
+@pytest.mark.parametrize("encoding", ["push-pull", "abs-split", "offset"])
+@pytest.mark.parametrize(("x", "w"), [(3e38, 1.0), (-3e38, 1.0), (1.0, 3e38), (1e20, 1e20)])
+def test_products_beyond_float32_are_refused(encoding: str, x: float, w: float) -> None:
+    # A user would find infinity where the inputs are finite.
+    with pytest.raises(InputError, match="reach"):
+        bench(encoding=encoding).matmul(np.full((3, 4), x), np.full((5, 4), w))
+
+
 @pytest.mark.parametrize(
     ("x", "w"),
     [
