@@ -62,6 +62,13 @@ class DriverOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def place(address: str) -> str:
+    """Give an address as claims compare it: a port is "COM3" to one driver, "ASRLCOM3::INSTR" to
+    another.
+    """
+    return address.strip().casefold().removeprefix("asrl").removesuffix("::instr")
+
+
 def exchange(method: Method) -> Method:
     """Make a public method one exchange with a connected instrument: locked, timed, logged."""
 
@@ -95,7 +102,7 @@ class Instrument(ABC):
     driver: ClassVar[str] = ""
     Options: ClassVar[type[DriverOptions]] = DriverOptions
 
-    _held: ClassVar[set[tuple[str, str]]] = set()
+    _held: ClassVar[set[str]] = set()
     _held_lock: ClassVar[Lock] = Lock()
 
     def __init__(
@@ -107,7 +114,7 @@ class Instrument(ABC):
         self.identity = Identity()
         self.is_connected = False
         self._lock = RLock()
-        self._claim: tuple[str, str] | None = None
+        self._claim: str | None = None
 
     # --- what a driver fills in ------------------------------------------------------------------
 
@@ -231,7 +238,7 @@ class Instrument(ABC):
     def _take_address(self) -> None:
         if not self.address:
             return
-        claim = (self.driver or type(self).__name__, self.address)
+        claim = place(self.address)
         with Instrument._held_lock:
             if claim in Instrument._held:
                 raise InUse(

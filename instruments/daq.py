@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +15,16 @@ import numpy as np
 from .base import DriverOptions, Finding, Instrument, exchange
 from .camera import Shot
 from .clock import Clock
-from .errors import BadReply, InputError, InstrumentTimeout, LimitExceeded
+from .errors import (
+    BadReply,
+    Disconnected,
+    InputError,
+    InstrumentError,
+    InstrumentTimeout,
+    LimitExceeded,
+)
+
+LOG = logging.getLogger("lightloom.instruments")
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,8 @@ class Daq(Instrument):
         self.input_range_v = (-10.0, 10.0)
         self.output_range_v = (-10.0, 10.0)
         self.bit_depth: int | None = None
+        self._written: set[int] = set()  # outputs and lines to be made safe when it is closed
+        self._raised: set[int] = set()
 
     # --- what a driver fills in ------------------------------------------------------------------
 
@@ -101,9 +115,9 @@ class Daq(Instrument):
         LimitExceeded : for a channel, a rate or a scan that is beyond the device or time-out
         InstrumentTimeout : when the samples did not come
         """
-        channels = tuple(channels)
-        self._check_index("input", channels, self.input_count)
-        if not isinstance(samples, int) or samples < 1 or not channels:
+        channels = tuple(self._index("input", channel, self.input_count) for channel in channels)
+        samples = _whole(samples, f"{self.name}: samples")
+        if samples < 1 or not channels:
             raise InputError(f"{self.name}: wants samples from 1 on, and a channel")
         slowest, fastest = self.rate_limits_hz
         rate_hz = min(fastest, 1e9) if rate_hz is None else float(rate_hz)
@@ -126,43 +140,64 @@ class Daq(Instrument):
 
     @exchange
     def write(self, channel: int, volts: float) -> None:
-        """Put a voltage on an analogue output."""
-        self._check_index("output", (channel,), self.output_count)
+        """Put a voltage on an analogue output; closing the DAQ brings it back to 0 V."""
+        channel = self._index("output", channel, self.output_count)
         low, high = self.output_range_v
         if not low <= volts <= high:
             raise LimitExceeded(f"{self.name}: {volts:g} V is outside {low:g} to {high:g} V")
+        self._written.add(channel)  # before: a write that fails may have come through
         self._write(channel, float(volts))
 
     @exchange
     def set_line(self, line: int, high: bool) -> None:
-        """Set a digital line."""
-        self._check_index("line", (line,), self.line_count)
+        """Set a digital line; closing the DAQ sets it low."""
+        line = self._index("line", line, self.line_count)
+        self._raised.add(line)
         self._set_line(line, bool(high))
 
     @exchange
     def read_line(self, line: int) -> bool:
         """Read a digital line."""
-        self._check_index("line", (line,), self.line_count)
+        line = self._index("line", line, self.line_count)
         return self._read_line(line)
 
     @exchange
     def count(self, counter: int = 0) -> int:
         """Give the edges that a counter has seen."""
-        self._check_index("counter", (counter,), self.counter_count)
+        counter = self._index("counter", counter, self.counter_count)
         return self._count(counter)
 
     @exchange
     def reset_count(self, counter: int = 0) -> None:
         """Let a counter begin at zero."""
-        self._check_index("counter", (counter,), self.counter_count)
+        counter = self._index("counter", counter, self.counter_count)
         self._reset_count(counter)
 
-    def _check_index(self, what: str, numbers: Sequence[int], count: int) -> None:
-        for number in numbers:
-            if not isinstance(number, int) or not 0 <= number < count:
-                raise LimitExceeded(
-                    f"{self.name} has no {what} {number!r}; it has {count}, counted from 0"
-                )
+    def _index(self, what: str, number: Any, count: int) -> int:
+        number = _whole(number, f"{self.name}: {what}")
+        if not 0 <= number < count:
+            raise LimitExceeded(
+                f"{self.name} has no {what} {number}; it has {count}, counted from 0"
+            )
+        return number
+
+    def _make_safe(self) -> None:
+        """Bring outputs that were written to 0 V, or as near as they go, and lines low."""
+        low, high = self.output_range_v
+        safe_v = min(max(0.0, low), high)
+        acts: list[Callable[[], None]] = [
+            *(partial(self._write, channel, safe_v) for channel in sorted(self._written)),
+            *(partial(self._set_line, line, False) for line in sorted(self._raised)),
+        ]
+        self._written.clear()
+        self._raised.clear()
+        for act in acts:
+            try:
+                self._logged("making an output safe", act)
+            except Disconnected:
+                raise
+            except InstrumentError as error:  # go on with the others
+                LOG.warning("%s", error)
 
     def _settings(self) -> Mapping[str, Any]:
         return {
@@ -182,3 +217,11 @@ class Daq(Instrument):
         except InstrumentTimeout as error:
             return [Finding("reads a voltage", False, str(error))]
         return [Finding("reads a voltage", True, f"{volts[0, 0]:.4g} V")]
+
+
+def _whole(number: Any, what: str) -> int:
+    """Give a whole number of Python's or numpy's as an int."""
+    try:
+        return index(number)
+    except TypeError:
+        raise InputError(f"{what} {number!r} is no whole number") from None
