@@ -43,9 +43,7 @@ _OURS = {  # name -> module and class, under lightloom.instruments
 @cache
 def _points() -> dict[str, EntryPoint]:
     package = __package__ or "lightloom.instruments"
-    ours = {
-        name: EntryPoint(name, f"{package}.{place}", GROUP) for name, place in _OURS.items()
-    }
+    ours = {name: EntryPoint(name, f"{package}.{place}", GROUP) for name, place in _OURS.items()}
     return ours | {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -98,4 +96,6 @@ def first_complaint(error: ValidationError) -> str:
         return f"unknown key {where!r}"
     if first["type"] == "missing":
         return f"{where} is missing"
-    return f"{where} = {first['input']!r} is not usable: {message}" if where else message
+    if not where or isinstance(first["input"], dict):  # a whole table: the message names its key
+        return f"{where}: {message}" if where else message
+    return f"{where} = {first['input']!r} is not usable: {message}"
