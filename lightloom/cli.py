@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it, and threads are set before 
 """
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -53,7 +54,28 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     app()
+
+
+_SIGNALS = [  # that end a program, where the system has them
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
+]
+
+
+def _stop(number: int, frame: Any) -> None:
+    """End on the first signal, and let nothing keep the light from going off after that."""
+    for other in _SIGNALS:
+        signal.signal(other, _is_stopping)
+    raise KeyboardInterrupt
+
+
+def _is_stopping(number: int, frame: Any) -> None:
+    typer.echo("lightloom: stopping already; the light goes off first", err=True)
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
