@@ -83,7 +83,8 @@ def report(where: Console, result: "Report") -> None:
     where.print(f"\n[bold]{escape(result.model)}[/] on the {result.backend} backend{mark}")
     if result.profile is not None:
         where.print(
-            f"bench profile [bold]{escape(result.profile)}[/]: {escape(result.profile_title)}"
+            f"bench profile [bold]{escape(result.profile)}[/]"
+            + (f": {escape(result.profile_title)}" if result.profile_title else "")
         )
         where.print(f"placement {result.placement}")
     _quality(where, result)

@@ -521,16 +521,21 @@ def _report(run: Run) -> Report:
         throughput=run.throughput,
         steps=tuple(rows.values()),
         stats=stats,
-        remarks=_remarks(profile, stats, is_digital),
+        remarks=_remarks(profile, stats, is_digital, getattr(plan.backend, "faults", {})),
         wall_seconds=run.wall_seconds,
         results=run.results,
     )
 
 
-def _remarks(profile: OpticsProfile, stats: Stats, is_digital: bool) -> tuple[str, ...]:
+def _remarks(
+    profile: OpticsProfile, stats: Stats, is_digital: bool, faults: Mapping[str, int]
+) -> tuple[str, ...]:
     if is_digital:
         return ()
     remarks = list(profile.unphysical)
+    if faults:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(faults.items()))
+        remarks.append(f"{sum(faults.values()):,} shots were repeated: {reasons}")
     if stats.saturated:
         share = stats.saturated / max(stats.conversions, 1)
         remarks.append(
