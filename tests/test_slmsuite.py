@@ -180,7 +180,7 @@ class FakeDevice:
     frame = np.zeros((4, 6), np.uint8)
     flushes = 0
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         print("Initializing fake SDK... success")
 
     def set_phase(self, frame: np.ndarray, settle: bool) -> None:
@@ -233,7 +233,8 @@ def test_what_goes_wrong_below_is_one_sentence(
 ) -> None:
     # Makers' libraries raise whatever they like; a run must know a time-out from a lost device.
     slm = modulator(device="fake_maker.Fake", arguments={}).connect()
-    device = camera(device="fake_maker.Fake", arguments={}, modulator="").connect()
+    told = {"number": 1}  # another address
+    device = camera(device="fake_maker.Fake", arguments=told, modulator="").connect()
     device.arm()
     fake.fails = raised
     for call in (slm.blank, device.trigger):
