@@ -210,6 +210,16 @@ def test_an_unplugged_camera_is_reported_and_the_light_goes_off(make: Make) -> N
     assert backend.bench.world is not None and backend.bench.world.power_w == 0
 
 
+@pytest.mark.parametrize("extinction", ["500.0", "100.0"])
+def test_bright_inputs_do_not_drown_a_line_s_markers(make: Make, extinction: str) -> None:
+    # dark rows leak a whole row of input into the marker's cells: no bright row would ever pass
+    backend = make("line", False, world__extinction_ratio=extinction)
+    ones = np.ones((2, 400))
+    w = numbers(3, 400)
+    error = backend.matmul(ones, w).y - ones @ w.T
+    assert backend.faults == {} and np.abs(error).max() < 10
+
+
 def test_too_much_light_is_no_number(make: Make) -> None:
     backend = make(electrons_per_pixel_j="2e11")
     with pytest.raises(Saturated, match="lower power_w or exposure_s"):

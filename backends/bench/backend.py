@@ -446,7 +446,10 @@ class BenchBackend(Backend):
                 f"shot {shot.address}: the detector is full ({int((taken >= top).sum())} samples "
                 f"at {top:g}); lower power_w or exposure_s in {bench.path}"
             )
-        self._check_numbers(self.layout.numbers(taken))
+        shown = self._shown["input"]
+        assert shown is not None
+        mean_input = float(self.optics.tables["input"][shown[1]].mean())
+        self._check_numbers(self.layout.numbers(taken, mean_input))
         electrons = self.layout.electrons(taken)
         stats.conversions += electrons.size
         stats.seconds["decode"] += time.perf_counter() - start

@@ -155,8 +155,12 @@ class Layout(ABC):
         """Give the photoelectrons of each slot, float64 [slots], from what the detector took."""
 
     @abstractmethod
-    def numbers(self, taken: np.ndarray) -> dict[str, int]:
+    def numbers(self, taken: np.ndarray, mean_input: float) -> dict[str, int]:
         """Read the numbers of the frames whose light this is, by role.
+
+        Parameters
+        ----------
+        mean_input : light that the input's elements pass, in the mean; darkest weights leak of it
 
         Raises
         ------
@@ -220,19 +224,22 @@ class _OnCamera(Layout):
         """Sum counts over each slot's pixels, less offset and dark, in electrons."""
         return self._sums(taken, self._regions)
 
-    def numbers(self, taken: np.ndarray) -> dict[str, int]:
+    def numbers(self, taken: np.ndarray, mean_input: float) -> dict[str, int]:
         """Read both numbers from their marker cells."""
-        shape = (-1, 2 * self.marker_bits)
-        return {
-            role: self._read_bits(
-                self._sums(taken, cells), self._bright_e(cells).reshape(shape), role
-            )
-            for role, cells in self._cells.items()
-        }
+        found = {}
+        for role, cells in self._cells.items():
+            light = self._sums(taken, cells) - self._leak_e(cells, mean_input)
+            bright = self._bright_e(cells).reshape(-1, 2 * self.marker_bits)
+            found[role] = self._read_bits(light, bright, role)
+        return found
 
     @abstractmethod
     def _bright_e(self, cells: np.ndarray) -> np.ndarray:
         """Give the photoelectrons of bright marker cells: float64 [n]."""
+
+    def _leak_e(self, cells: np.ndarray, mean_input: float) -> np.ndarray | float:
+        """Give the photoelectrons that come into marker cells from around them."""
+        return 0.0
 
     def read_pixels(self) -> float:
         """Give the mean number of pixels of a slot."""
@@ -416,9 +423,10 @@ class LineLayout(_OnCamera):
                 weight[part, columns] = np.repeat(places, pitch)
         reserved = (self.marker_bits + 1) * mark
         lit = guard * (self.length * pitch / 4 + reserved) + pitch * reserved
-        self.leaked_e = (
-            lit * float(self.optics.tables["weight"][0]) * self.optics.electrons_per_pixel
+        self._per_pixel_leak_e = (
+            float(self.optics.tables["weight"][0]) * self.optics.electrons_per_pixel
         )
+        self.leaked_e = lit * self._per_pixel_leak_e
         self._find_rows(start + step * np.arange(rows), pitch, count)
         return weight, inputs
 
@@ -442,6 +450,13 @@ class LineLayout(_OnCamera):
     def _bright_e(self, cells: np.ndarray) -> np.ndarray:
         pixels = 2 * self.encoding.element_px**2  # a reserved column's part of a row
         return np.full(len(cells), pixels * self.optics.electrons_per_pixel)
+
+    def _leak_e(self, cells: np.ndarray, mean_input: float) -> np.ndarray:
+        """Give what a cell's dark rows and columns let through of a whole row of input."""
+        pitch = self.encoding.element_px
+        rows = (cells[:, 2] - cells[:, 0]) / abs(float(self.optics.camera_map[0, 0]))
+        lit = rows * pitch * (self.length * mean_input + 2 * (self.marker_bits + 1))
+        return np.asarray(lit * self._per_pixel_leak_e)
 
 
 class BlockLayout(Layout):
@@ -473,7 +488,7 @@ class BlockLayout(Layout):
         total = taken[0].sum() * optics.gain_e_per_count
         return np.array([total - optics.dark_e])
 
-    def numbers(self, taken: np.ndarray) -> dict[str, int]:
+    def numbers(self, taken: np.ndarray, mean_input: float) -> dict[str, int]:
         """Give none: the counters of the DAQ tell which frames were shown."""
         return {}
 
