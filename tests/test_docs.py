@@ -3,9 +3,12 @@
 import re
 import subprocess
 import sys
+import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
+from lightloom.instruments import driver_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -25,12 +28,27 @@ def test_links_of_a_page_exist(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
+_COMMANDS = ("run", "plan", "init", "devices", "check", "doctor")
+_CALL = rf"lightloom ({'|'.join(_COMMANDS)})\b((?:(?! && )[^`\n])*)"
+
+
+def test_bench_files_in_pages_have_known_keys() -> None:
+    # a table that is pasted from a page and refused costs an operator the first evening
+    from lightloom.backends.bench.file import make_instrument
+
+    for page in PAGES:
+        for block in re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+            for role, table in tomllib.loads(textwrap.dedent(block)).get("instruments", {}).items():
+                if table["driver"] in driver_names():  # not one that a reader is to write
+                    make_instrument(role, table)
+
+
 def test_options_that_pages_name_exist() -> None:
     known = {}
-    for command in ("run", "plan", "doctor"):
+    for command in _COMMANDS:
         run = [sys.executable, "-m", "lightloom", command, "--help"]
         known[command] = subprocess.check_output(run, text=True, encoding="utf-8")
     for page in PAGES:
-        for line in re.findall(r"lightloom (run|plan|doctor)([^`\n]*)", page.read_text("utf-8")):
+        for line in re.findall(_CALL, page.read_text("utf-8")):
             for option in re.findall(r"(?<!-)--[a-z][a-z-]*", line[1]):
                 assert option in known[line[0]] or option == "--help", f"{page.name}: {option}"
