@@ -20,7 +20,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..camera import Region, Shot
-from ..units import Seconds
 from .faults import digest
 from .optics import affine, blur, image, inverse, look_up, warp
 
@@ -82,7 +81,6 @@ class WorldOptions(BaseModel):
     drift_rms: float = Field(default=0.0, ge=0, lt=0.2)
     drift_shots: float = Field(default=1e4, gt=0)
     stray_e_per_s: float = Field(default=0.0, ge=0)
-    latency_s: Seconds = 0.0
 
 
 @dataclass
