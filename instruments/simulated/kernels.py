@@ -29,11 +29,12 @@ def deposit(
     one: np.ndarray,
     other: np.ndarray,
     even: np.ndarray,
+    factor: np.float32,
     matrix: np.ndarray,
     first: int,
     out: np.ndarray,
 ) -> None:
-    """Add one * other * even, rows from `first` on, to out at matrix @ (y, x, 1), bilinear."""
+    """Add one * other * even * factor, rows from `first` on, at matrix @ (y, x, 1), bilinear."""
     height, width = out.shape
     for row in range(one.shape[0]):
         y0 = matrix[0, 0] * (first + row) + matrix[0, 2]
@@ -43,7 +44,7 @@ def deposit(
             x = x0 + matrix[1, 1] * column
             if not (0 <= y < height - 1 and 0 <= x < width - 1):
                 continue
-            light = one[row, column] * other[row, column] * even[row, column]
+            light = one[row, column] * other[row, column] * even[row, column] * factor
             top, left = int(y), int(x)
             dy, dx = np.float32(y - top), np.float32(x - left)
             low, high = light * dy, light - light * dy

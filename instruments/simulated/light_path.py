@@ -214,8 +214,9 @@ class LightPath:
             rows_s = row_time_s * np.arange(region.top, region.top + region.height)
             pairs = self._pairs(start_s + (rows_s if row_time_s else rows_s[:1]), exposure_s)
             for one, other, share in pairs:
-                seen = self._picture(one, other, sensor_shape)[part]
-                seen *= np.float32(electrons) * share[:, None]
+                seen = self._picture(one, other, sensor_shape, electrons)[part]
+                if share.min() < 1:
+                    seen *= share[:, None]
                 out = seen if len(pairs) == 1 else out + seen
             if self.options.stray_e_per_s:
                 out += np.float32(self.options.stray_e_per_s * exposure_s)
@@ -292,13 +293,16 @@ class LightPath:
             frame.light = light
         return frame.light
 
-    def _picture(self, one: _Frame, other: _Frame, sensor_shape: tuple[int, int]) -> np.ndarray:
+    def _picture(
+        self, one: _Frame, other: _Frame, sensor_shape: tuple[int, int], electrons: float
+    ) -> np.ndarray:
         x, w = self._light("input", one), self._light("weight", other)
         matrix = self._camera_map(sensor_shape)
         if self.options.layout != "line":
-            seen = image(x, w, self._evenness(), matrix, sensor_shape)
+            seen = image(x, w, self._evenness(), matrix, sensor_shape, electrons)
             return blur(seen, self.options.blur_px)
         rows = np.einsum("hw,hw,hw->h", x, w, self._evenness(), dtype=np.float32)
+        rows *= np.float32(electrons)
         c = self.options.crosstalk
         if c:
             padded = np.pad(rows, 1)

@@ -51,7 +51,11 @@ def look_up(levels: np.ndarray, table: np.ndarray) -> np.ndarray:
     from . import kernels
 
     out = np.empty(levels.shape, dtype=np.float32)
-    kernels.look_up(levels, table, out)
+
+    def work(first: int, last: int) -> None:
+        kernels.look_up(levels[first:last], table, out[first:last])
+
+    in_bands(work, levels.shape, 8)
     return out
 
 
@@ -89,8 +93,9 @@ def image(
     even: np.ndarray,
     matrix: np.ndarray,
     shape: tuple[int, int],
+    factor: float = 1.0,
 ) -> np.ndarray:
-    """Image the product of three planes [h, w] onto a sensor of `shape`; light is conserved."""
+    """Image the product of three planes [h, w] times a factor onto a sensor of `shape`."""
     if COMPILED:
         from . import kernels
 
@@ -99,7 +104,9 @@ def image(
         def work(first: int, last: int) -> None:
             part = np.zeros(shape, dtype=np.float32)
             rows = slice(first, last)
-            kernels.deposit(one[rows], other[rows], even[rows], matrix, first, part)
+            kernels.deposit(
+                one[rows], other[rows], even[rows], np.float32(factor), matrix, first, part
+            )
             parts.append((first, part))
 
         in_bands(work, one.shape, 2)
@@ -107,7 +114,7 @@ def image(
         for _, part in parts[1:]:
             parts[0][1].__iadd__(part)
         return parts[0][1]
-    light = (one * other * even).ravel()
+    light = (one * other * even * np.float32(factor)).ravel()
     out = np.zeros(shape[0] * shape[1])
     for places, shares in _corners(one.shape, matrix.tobytes(), shape):
         out += np.bincount(places, weights=shares * light, minlength=out.size)
