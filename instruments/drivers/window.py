@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ class Wanted:
 
 def serve(link: Connection, wanted: Wanted) -> None:
     """Open a window, then obey until the link is closed; errors are sent, not raised."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's process closes us, in order
+    for name in ("SIGINT", "SIGHUP"):  # they reach us too; the driver's process closes us, in order
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if wanted.x_display:
         os.environ["DISPLAY"] = wanted.x_display
     try:
@@ -107,6 +110,10 @@ def _library(name: str) -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pysdl2 warns that it uses pysdl2-dll
         sdl = import_extra("sdl2", "display", f"{name}, a modulator on a display,")
+    if (
+        sys.platform == "linux" and "XDG_RUNTIME_DIR" not in os.environ
+    ):  # then Wayland only complains
+        os.environ.setdefault("SDL_VIDEODRIVER", "x11,kmsdrm")
     for hint, value in _HINTS.items():
         sdl.SDL_SetHint(hint, value)
     failed = sdl.SDL_Init(sdl.SDL_INIT_VIDEO)
