@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_instruments import FakePowerMeter, OnEchoDevice
+from lightloom.instruments import InputError, InUse, LimitExceeded
 from lightloom.instruments.conformance import (
     CameraConformance,
     DaqConformance,
@@ -85,3 +86,39 @@ def test_the_command_of_the_page_tests_a_driver(tmp_path: Path) -> None:
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout
     assert re.search(r"\d\d passed, 1 skipped", done.stdout), done.stdout
+
+
+def test_a_closed_daq_leaves_no_voltage_behind() -> None:
+    # what hangs on an output (a shutter, a laser's modulation input) would stay as it was
+    with TemplateDaq("daq") as daq:
+        daq.write(np.int64(1), 2.5)
+        daq.set_line(np.uint8(0), True)
+        device = DEVICES[daq.address]
+        device.memory["output 3"] = 1.0  # somebody else's
+    assert device.memory["output 1"] == 0.0 and device.memory["line 0"] is False
+    assert device.memory["output 3"] == 1.0 and "line 1" not in device.memory
+
+
+def test_channels_may_be_numpy_s_numbers() -> None:
+    # channels come from np.arange as often as from a list
+    with TemplateDaq("daq") as daq:
+        assert daq.read(np.arange(2), np.int32(3), 1e4).volts.shape == (2, 3)
+        with pytest.raises(LimitExceeded, match="no input 9; it has 4"):
+            daq.read((np.int64(9),))
+        with pytest.raises(InputError, match=r"input 0\.5 is no whole number"):
+            daq.read((0.5,))  # type: ignore[arg-type]
+
+
+def test_one_address_is_held_once_whatever_the_driver() -> None:
+    # two drivers on one port take each other's replies
+
+    class Other(TemplateDaq):
+        driver = "another-daq"
+
+        @property
+        def address(self) -> str:
+            return super().address.upper()
+
+    with TemplateDaq("daq"), pytest.raises(InUse, match="held already"):
+        Other("other").connect()
+    Other("other").connect().close()

@@ -23,7 +23,7 @@ def check_bench(bench: Bench) -> list[Finding]:
     findings: list[Finding] = []
     for role, instrument in bench.instruments.items():
         try:
-            with instrument:
+            with instrument.connect(bench.file.limits.timeout_s):
                 results = instrument.self_test()
         except LightloomError as error:
             results = [Finding("answers", False, str(error))]
