@@ -318,6 +318,8 @@ def _open(
     if bench is not None:
         if profile or settings:
             raise InputError("--profile and --set belong to a mock; a bench file says it all")
+        if name == "digital":
+            raise InputError("--bench and --backend digital are two backends; give one of them")
         from .backends.bench import BenchBackend, load_bench
 
         return BenchBackend(load_bench(bench))

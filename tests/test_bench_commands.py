@@ -274,6 +274,19 @@ def test_a_fault_that_lasts_ends_a_run_with_a_sentence(
     assert says in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [(("--set", "rows=3"), "belong to a mock"), (("--backend", "digital"), "two backends")],
+)
+def test_a_bench_and_another_backend_contradict(
+    tmp_path: Path, option: tuple[str, str], says: str
+) -> None:
+    # an option that is passed over in silence is a wrong result that nobody sees
+    write(tmp_path)
+    run = lightloom(tmp_path, "run", "--bench", "bench.toml", *option)
+    assert run.returncode == 2 and says in run.stderr
+
+
 def test_a_script_that_forgets_its_bench_leaves_no_light(tmp_path: Path) -> None:
     write(tmp_path)
     script = _WATCHED.replace("from lightloom.cli import main\nmain()", "import lightloom")
