@@ -86,11 +86,12 @@ class LightSource(Instrument):
         self._set_power(float(power_w))
         self._power_w = float(power_w)
 
-    def _check_power(self, power_w: float) -> None:
+    def _check_power(self, power_w: float, what: str = "", way_out: str = "") -> None:
         low, high = self.power_limits_w
         if not low <= power_w <= high:
             raise LimitExceeded(
-                f"{self.name}: {power_w:g} W is outside its limits of {low:g} to {high:g} W"
+                f"{self.name}: {what}{power_w:g} W is outside its limits of {low:g} to {high:g} W"
+                f"{way_out}"
             )
 
     @exchange
@@ -102,7 +103,7 @@ class LightSource(Instrument):
         LimitExceeded : when the set-point is beyond the limits, which may have been narrowed since
         InterlockOpen : when the interlock is open, or emission does not begin
         """
-        self._check_power(self._power_w)
+        self._check_power(self._power_w, "its set-point of ", "; call set_power() before enable()")
         if not self._interlock_closed():
             raise InterlockOpen(
                 f"{self.name}: the interlock is open; close it and re-arm the source on site"
