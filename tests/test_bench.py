@@ -226,6 +226,17 @@ def test_too_much_light_is_no_number(make: Make) -> None:
         backend.matmul(np.ones((2, 16)), np.ones((3, 16)))
 
 
+def test_a_block_bench_sees_a_dim_source(make: Make) -> None:
+    # half the light gives half of every number, and no marker says so
+    backend = make("block", electrons_per_pixel_j="2e10")
+    backend.open()
+    assert backend.bench.world is not None
+    backend.bench.world.power_w /= 2
+    with pytest.raises(InstrumentError, match="reference shot"):
+        backend.matmul(numbers(3, 16), numbers(2, 16))
+    assert backend.faults == {"WrongLight": 4}
+
+
 def test_a_block_bench_counts_its_frames(make: Make) -> None:
     # one photodiode cannot see a marker: a frame that was not shown is missed by the counter
     backend = make("block", instruments__input__faults='[{ kind = "frozen", at = [3] }]')

@@ -43,6 +43,8 @@ from .layouts import LAYOUTS, Layout, Optics
 
 _REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout, WrongLight)
 _WINDOW_SAMPLES = 16  # of a photodiode's window
+_REFERENCE = -1  # the number of a job's reference shot
+_REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.01  # share of its own light, and of full light
 
 
 @dataclass(frozen=True)
@@ -364,6 +366,8 @@ class BenchBackend(Backend):
         stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
         try:
             self._show("weight", job.weights, stats)
+            if self.bench.file.layout == "block" and not self.bench.is_timing_only:
+                self._reference(job, stats)
             electrons = np.zeros((len(job.inputs), self.layout.slots))
             for number, vectors in enumerate(job.inputs):
                 levels = vectors[:1]
@@ -376,8 +380,37 @@ class BenchBackend(Backend):
             raise
         return TileResult(electrons, stats)
 
-    def _shot(self, job: TileJob, number: int, levels: np.ndarray, stats: Stats) -> np.ndarray:
-        """Take one shot, and repeat it when it cannot be trusted: electrons [slots]."""
+    def _reference(self, job: TileJob, stats: Stats) -> None:
+        """Show weights the brightest input: one photodiode sees no marker, but it sees this."""
+        tables = self.optics.tables
+        bright = np.full((1, self.layout.length), len(tables["input"]) - 1)
+        expected = self.layout.scale_e * tables["weight"][job.weights].sum(axis=1)
+        self._shot(job, _REFERENCE, bright.astype(job.inputs.dtype), stats, expected)
+
+    def _check_reference(self, electrons: np.ndarray, expected: np.ndarray) -> None:
+        full = self.layout.scale_e * self.layout.length
+        noise = 6 * np.sqrt(expected + self.optics.read_noise_e**2)
+        off = np.abs(electrons - expected) - noise
+        if (off > _REFERENCE_OFF * expected + _REFERENCE_FLOOR * full).any():
+            raise WrongLight(
+                f"a reference shot brought {electrons[0]:.3g} electrons where the weights pass "
+                f"{expected[0]:.3g}: check the source, and that nothing stands in the beam"
+            )
+
+    def _shot(
+        self,
+        job: TileJob,
+        number: int,
+        levels: np.ndarray,
+        stats: Stats,
+        expected: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Take one shot, and repeat it when it cannot be trusted: electrons [slots].
+
+        Parameters
+        ----------
+        expected : electrons of a reference shot, float64 [slots]
+        """
         limit = self.bench.file.limits.retries
         if self._stops.is_set():
             raise NotConnected(f"{self.bench.path}: the bench was closed before {job.name}")
@@ -387,7 +420,10 @@ class BenchBackend(Backend):
             stats.shots += 1
             shot = Shot(f"{job.name}/{number}/{attempt}", self._shots)
             try:
-                return self._expose(shot, stats)
+                electrons = self._expose(shot, stats)
+                if expected is not None:
+                    self._check_reference(electrons, expected)
+                return electrons
             except _REPEATABLE as error:
                 reason = type(error).__name__
                 self.faults[reason] = self.faults.get(reason, 0) + 1
@@ -498,10 +534,12 @@ def _known_optics(bench: Bench) -> Optics:
         device: Any = camera
         offset, gain = camera.offset_counts, camera.gain_e_per_count
         assert offset is not None and gain is not None
+        noise = device.read_noise_e
         dark = device.dark_e_per_s * file.exposure_s + truth["stray_e_per_s"] * file.exposure_s
     else:
         options = bench.daq.options
         offset, gain = 0.0, 1 / options.volts_per_electron
+        noise = options.read_noise_e * math.sqrt(_WINDOW_SAMPLES)
         dark = (options.dark_e_per_s + truth["stray_e_per_s"]) * file.exposure_s
     per_pixel = truth["electrons_per_pixel_j"] * file.power_w * file.exposure_s
     return Optics(
@@ -514,6 +552,7 @@ def _known_optics(bench: Bench) -> Optics:
         offset,
         gain,
         dark,
+        noise,
     )
 
 

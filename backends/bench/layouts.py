@@ -38,7 +38,7 @@ class Optics:
     electrons_per_pixel : photoelectrons per weight pixel at full transmission and one exposure
     sensor_shape : (height, width) of the camera; (1, 1) of a photodiode
     offset_counts, gain_e_per_count : of the detector
-    dark_e : of one detector pixel, or of the photodiode, in one exposure
+    dark_e, read_noise_e : of one detector pixel, or of the photodiode, in one exposure
     """
 
     tables: dict[str, np.ndarray]
@@ -50,6 +50,7 @@ class Optics:
     offset_counts: float
     gain_e_per_count: float
     dark_e: float
+    read_noise_e: float
 
 
 class _Pattern:
