@@ -170,13 +170,13 @@ class Instrument(ABC):
             try:
                 self._logged("making it safe", self._make_safe)
             except InstrumentError as error:  # what is gone cannot be made safe from here
-                LOG.warning("%s", error)
+                LOG.warning("%s", str(error))
             finally:
                 self.is_connected = False
                 try:
                     self._logged("close", self._disconnect)
                 except InstrumentError as error:
-                    LOG.warning("%s", error)
+                    LOG.warning("%s", str(error))
                 finally:
                     self._give_address()
 
@@ -219,15 +219,15 @@ class Instrument(ABC):
         try:
             result = call()
         except LightloomError as error:
-            LOG.debug("%s.%s: %s", self.name, what, error)
+            LOG.debug("%s.%s: %s", self.name, what, str(error))
             raise
         except TimeoutError as error:  # an OSError too, but the device may well be there
-            LOG.debug("%s.%s: %r", self.name, what, error)
+            LOG.debug("%s.%s: %s", self.name, what, repr(error))
             raise InstrumentTimeout(
                 f"{self.name} ({self.address or self.driver}) did not answer during {what}: {error}"
             ) from error
         except OSError as error:
-            LOG.debug("%s.%s: %r", self.name, what, error)
+            LOG.debug("%s.%s: %s", self.name, what, repr(error))
             raise Disconnected(
                 f"{self.name} ({self.address or self.driver}) is gone during {what}: {error}; "
                 "check cable and power, then connect again"

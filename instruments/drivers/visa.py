@@ -195,7 +195,7 @@ class VisaLink:
         try:
             self._resource.close()
         except (pyvisa.Error, OSError) as error:
-            LOG.warning("%s: closing %s: %s", self.name, self._options.address, error)
+            LOG.warning("%s: closing %s: %s", self.name, self._options.address, str(error))
 
     # --- how a line is read ----------------------------------------------------------------------
 
