@@ -76,7 +76,10 @@ def warp(light: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.nd
     rows, columns = np.indices(shape)
     y, x = (matrix[i, 0] * rows + matrix[i, 1] * columns + matrix[i, 2] for i in (0, 1))
     padded = np.pad(light, 1)
-    y, x = (np.clip(place + 1, 0, size) for place, size in zip((y, x), light.shape, strict=True))
+    y, x = (  # what lies outside falls on the dark edge
+        np.clip(place + 1, 0, size + 1 - 1e-9)
+        for place, size in zip((y, x), light.shape, strict=True)
+    )
     top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
     dy, dx = y - top, x - left
     out[...] = 0
