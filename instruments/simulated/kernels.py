@@ -34,8 +34,9 @@ def deposit(
     first: int,
     out: np.ndarray,
 ) -> None:
-    """Add one * other * even * factor, rows from `first` on, at matrix @ (y, x, 1), bilinear."""
+    """Put one * other * even * factor, rows from `first` on, at matrix @ (y, x, 1), bilinear."""
     height, width = out.shape
+    out[:] = 0
     for row in range(one.shape[0]):
         y0 = matrix[0, 0] * (first + row) + matrix[0, 2]
         x0 = matrix[1, 0] * (first + row) + matrix[1, 2]

@@ -106,6 +106,7 @@ class Modulator:
     time_constant_s: float
     frames: deque[_Frame] = field(default_factory=lambda: deque(maxlen=_FRAMES))
     shown: int = 0
+    spare: np.ndarray | None = None  # memory of a frame that nobody sees any more
 
     def shares(self, start_s: float, exposure_s: float) -> list[tuple[_Frame, float]]:
         """Give the frames that are seen from a moment on, each with its share of the light.
@@ -183,6 +184,8 @@ class LightPath:
         """Let a modulator approach a new frame from a moment on."""
         with self._lock:
             modulator = self.modulators[role]
+            if len(modulator.frames) == _FRAMES and modulator.frames[0].light is not None:
+                modulator.spare = modulator.frames[0].light
             from_s = max(from_s, modulator.frames[-1].from_s)  # frames do not overtake each other
             modulator.frames.append(_Frame(levels.copy(), from_s))
             modulator.shown += 1
@@ -287,7 +290,11 @@ class LightPath:
     def _light(self, role: str, frame: _Frame) -> np.ndarray:
         """Give what a frame passes, on the grid of the weight modulator: float32 [h, w]."""
         if frame.light is None:
-            light = look_up(frame.levels, self.modulators[role].table)
+            modulator = self.modulators[role]
+            space, modulator.spare = modulator.spare, None
+            if space is not None and space.shape != modulator.shape:
+                space = None
+            light = look_up(frame.levels, modulator.table, space)
             if role == "input":
                 light = warp(light, self._input_map(), self.modulators["weight"].shape)
             frame.light = light

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
+from threading import local
 
 import numpy as np
 
+_THREAD = local()
 COMPILED = find_spec("numba") is not None
 _BAND_PIXELS = 1 << 15  # of a band of rows that one thread works on: they stay in its cache
 
@@ -44,13 +46,16 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
     return np.column_stack([turn, -turn @ matrix[:, 2]])
 
 
-def look_up(levels: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Give the transmission of grey levels [h, w]: float32 [h, w]."""
+def look_up(levels: np.ndarray, table: np.ndarray, space: np.ndarray | None = None) -> np.ndarray:
+    """Give the transmission of grey levels [h, w]: float32 [h, w], in `space` where given.
+
+    New memory of this size costs as much as the light that is put into it.
+    """
     if not COMPILED:
         return np.asarray(table[levels])
     from . import kernels
 
-    out = np.empty(levels.shape, dtype=np.float32)
+    out = np.empty(levels.shape, dtype=np.float32) if space is None else space
 
     def work(first: int, last: int) -> None:
         kernels.look_up(levels[first:last], table, out[first:last])
@@ -105,7 +110,7 @@ def image(
         parts = []
 
         def work(first: int, last: int) -> None:
-            part = np.zeros(shape, dtype=np.float32)
+            part = _space(shape) if first else np.empty(shape, dtype=np.float32)
             rows = slice(first, last)
             kernels.deposit(
                 one[rows], other[rows], even[rows], np.float32(factor), matrix, first, part
@@ -114,9 +119,14 @@ def image(
 
         in_bands(work, one.shape, 2)
         parts.sort(key=lambda item: item[0])
+        out = parts[0][1]
         for _, part in parts[1:]:
-            parts[0][1].__iadd__(part)
-        return parts[0][1]
+
+            def add(first: int, last: int, part: np.ndarray = part) -> None:
+                out[first:last] += part[first:last]
+
+            in_bands(add, shape, 8)
+        return out
     light = (one * other * even * np.float32(factor)).ravel()
     out = np.zeros(shape[0] * shape[1])
     for places, shares in _corners(one.shape, matrix.tobytes(), shape):
@@ -170,6 +180,14 @@ def in_bands(work: Callable[[int, int], None], shape: tuple[int, int], most: int
         return
     edges = np.linspace(0, shape[0], count + 1).astype(int)
     list(_pool().map(work, edges[:-1], edges[1:]))
+
+
+def _space(shape: tuple[int, int]) -> np.ndarray:
+    """Give this thread's memory for a part of an image."""
+    if getattr(_THREAD, "shape", None) != shape:
+        _THREAD.shape, _THREAD.space = shape, np.empty(shape, dtype=np.float32)
+    space: np.ndarray = _THREAD.space
+    return space
 
 
 @cache
