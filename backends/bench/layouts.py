@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...instruments import InputError, StaleFrame, WrongLight
-from ...instruments.simulated.optics import COMPILED
+from ..products import COMPILED
 from .file import EncodingTable
 
 _LEAST, _MOST = 0.7, 1.4  # of a marker's light over what it should be; drift stays within
