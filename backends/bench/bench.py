@@ -40,6 +40,7 @@ class Bench:
     ----------
     instruments : by role, not connected until `open`
     world : the light between simulated instruments; None on a real bench
+    shots : taken since it was made, by whomever
     """
 
     def __init__(self, file: BenchFile, path: str = "bench") -> None:
@@ -50,6 +51,7 @@ class Bench:
             for role, table in file.instruments.items()
         }
         self.world: LightPath | None = None
+        self.shots = 0
         if any(hasattr(instrument, "join") for instrument in self.instruments.values()):
             self.world = LightPath(file.world.model_copy(update={"layout": file.layout}))
             for role, instrument in self.instruments.items():

@@ -90,6 +90,7 @@ class BenchFile(_Table):
     calibration : "known" (a simulated bench tells its truth)
     clock : "real", or "virtual" for simulated benches: time passes only when somebody waits
     power_w : set-point of the source during a run
+    align_power_w : highest set-point while the bench is aligned, when people are near the beam
     exposure_s : of one shot
     """
 
@@ -100,6 +101,7 @@ class BenchFile(_Table):
     calibration: str = "known"
     clock: Literal["real", "virtual"] = "real"
     power_w: Watts = 1e-3
+    align_power_w: Watts = 1e-3
     exposure_s: Seconds = 2e-3
     encoding: EncodingTable = EncodingTable()
     limits: LimitsTable = LimitsTable()

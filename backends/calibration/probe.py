@@ -1,0 +1,285 @@
+"""`Probe`: shows frames and takes exposures of a bench whose optics nobody knows yet.
+
+It counts what calibration costs (shots, time, light), repeats exposures that a detector lost, and
+finds an exposure that fills the detector well. Not here: what is shown, and what is made of it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...instruments import (
+    DroppedFrame,
+    IncompleteFrame,
+    InstrumentTimeout,
+    Saturated,
+    Shot,
+    Shown,
+    StaleFrame,
+    WrongLight,
+)
+from ..bench.bench import Bench
+
+WINDOW_SAMPLES = 16  # of a photodiode's window
+_REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)
+_GOAL, _LOW, _HIGH = 0.5, 0.25, 0.75  # of the detector's range, for the brightest pixels
+_PEAK_PIXELS = 12  # so many are at least as bright as the "peak": one hot pixel is none
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What a detector took, above darkness.
+
+    Parameters
+    ----------
+    counts : float64 [h, w], less the dark image at this exposure; volts [1, 1] of a photodiode
+    full : how many pixels (samples) were full
+    exposure_s : of one exposure
+    """
+
+    counts: np.ndarray
+    full: int
+    exposure_s: float
+
+    @property
+    def peak(self) -> float:
+        """Give the counts that a dozen pixels reach at least."""
+        if self.counts.size <= _PEAK_PIXELS:
+            return float(self.counts.max())
+        return float(np.partition(self.counts, -_PEAK_PIXELS, axis=None)[-_PEAK_PIXELS])
+
+
+class Probe:
+    """Shows frames and takes exposures.
+
+    Parameters
+    ----------
+    bench : open, light off
+    name : of what is done, the address of its shots
+    power_w : of the source while it is on
+
+    Attributes
+    ----------
+    shots, light_j : taken so far; light that the source gave during exposures
+    faults : reason -> how often an exposure was repeated for it
+    """
+
+    def __init__(self, bench: Bench, name: str, power_w: float) -> None:
+        self.bench, self.name, self.power_w = bench, name, power_w
+        self.shots, self.light_j = 0, 0.0
+        self.faults: dict[str, int] = {}
+        self._shown: dict[str, tuple[Shown, np.ndarray]] = {}
+        self._dark: dict[float, np.ndarray] = {}
+        self._is_lit = False
+        self._started_s, self._began = bench.clock.now_s(), time.perf_counter()
+        bench.source.set_power(power_w)
+
+    # --- cost ------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Give the bench's time since the probe was made."""
+        return self.bench.clock.now_s() - self._started_s
+
+    @property
+    def computing_s(self) -> float:
+        """Give the host's time since the probe was made; on a real clock it holds the waits too."""
+        return time.perf_counter() - self._began
+
+    # --- light and frames ------------------------------------------------------------------------
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether the detector is one photodiode."""
+        return self.bench.file.layout == "block"
+
+    @property
+    def range(self) -> float:
+        """Give the counts (volts) at which the detector is full."""
+        if self.is_bucket:
+            return float(self.bench.daq.input_range_v[1])
+        return float((1 << self.bench.camera.bit_depth) - 1)
+
+    @property
+    def shortest_s(self) -> float:
+        """Give the shortest exposure that bench file and detector allow."""
+        low = self.bench.file.limits.exposure_s[0]
+        if self.is_bucket:
+            return max(low, WINDOW_SAMPLES / self.bench.daq.rate_limits_hz[1])
+        return max(low, self.bench.camera.exposure_limits_s[0])
+
+    @property
+    def longest_s(self) -> float:
+        """Give the longest one, which also leaves time for read-out before the time-out."""
+        limits = self.bench.file.limits
+        high = min(limits.exposure_s[1], 0.5 * limits.timeout_s)
+        if self.is_bucket:
+            return high
+        return min(high, self.bench.camera.exposure_limits_s[1])
+
+    def light(self, on: bool) -> None:
+        """Switch the source."""
+        if on and not self._is_lit:
+            self.bench.source.enable()
+        elif not on:
+            self.bench.source.disable()
+        self._is_lit = on
+
+    def blank(self, *roles: str) -> None:
+        """Show the darkest level everywhere, on both modulators where none is named."""
+        for role in roles or ("input", "weight"):
+            modulator = self.bench.input if role == "input" else self.bench.weight
+            self.show(
+                role, np.full(modulator.shape, modulator.darkest_level, dtype=modulator.dtype)
+            )
+
+    def fill(self, *roles: str) -> None:
+        """Show the brightest level everywhere, on both modulators where none is named."""
+        for role in roles or ("input", "weight"):
+            modulator = self.bench.input if role == "input" else self.bench.weight
+            top = (1 << modulator.bit_depth) - 1
+            self.show(role, np.full(modulator.shape, top, dtype=modulator.dtype))
+
+    def show(self, role: str, frame: np.ndarray) -> None:
+        """Show a frame of grey levels, unless it is shown already."""
+        before = self._shown.get(role)
+        if before is not None and np.array_equal(before[1], frame):
+            return
+        modulator = self.bench.input if role == "input" else self.bench.weight
+        self._shown[role] = (modulator.show(frame), frame.copy())
+
+    def forget_frames(self) -> None:
+        """Show anew whatever comes next."""
+        self._shown.clear()
+
+    # --- exposures -------------------------------------------------------------------------------
+
+    def take(self, exposure_s: float, count: int = 1) -> Exposure:
+        """Take the mean of some exposures of the frames shown, less the dark image.
+
+        Raises
+        ------
+        InstrumentTimeout, StaleFrame, DroppedFrame, IncompleteFrame : when repeats do not help
+        """
+        dark = self.dark(exposure_s)
+        raws = [self.raw(exposure_s) for _ in range(count)]
+        total = np.add.reduce([raw.astype(np.float64) for raw in raws])
+        full = max(int((raw >= self.range).sum()) for raw in raws)
+        return Exposure(total / count - dark, full, exposure_s)
+
+    def dark(self, exposure_s: float, count: int = 4) -> np.ndarray:
+        """Take the mean dark image at an exposure, source off, once: float64 [h, w]."""
+        if exposure_s not in self._dark:
+            was_lit = self._is_lit
+            self.light(False)
+            raws = [self.raw(exposure_s) for _ in range(count)]
+            self._dark[exposure_s] = np.mean(raws, axis=0, dtype=np.float64)
+            if was_lit:
+                self.light(True)
+        return self._dark[exposure_s]
+
+    def raw(self, exposure_s: float, at_s: float | None = None) -> np.ndarray:
+        """Take one exposure as the detector gives it: counts [h, w], or volts [1, 1].
+
+        Parameters
+        ----------
+        at_s : the moment of its trigger; None waits until both frames have settled
+        """
+        bench = self.bench
+        if at_s is None:
+            for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+                if role in self._shown:
+                    modulator.wait_until_settled(self._shown[role][0])
+        else:
+            bench.clock.sleep_until(at_s)
+        for attempt in range(bench.file.limits.retries + 1):
+            self.shots += 1
+            if self._is_lit:
+                self.light_j += self.power_w * exposure_s
+            bench.shots += 1
+            shot = Shot(f"{self.name}/{bench.shots}", bench.shots)
+            try:
+                return self._expose(exposure_s, shot)
+            except _REPEATABLE as error:
+                reason = type(error).__name__
+                self.faults[reason] = self.faults.get(reason, 0) + 1
+                if attempt == bench.file.limits.retries or at_s is not None:
+                    raise
+                if not self.is_bucket:
+                    bench.camera.arm()
+        raise AssertionError("unreachable")
+
+    def _expose(self, exposure_s: float, shot: Shot) -> np.ndarray:
+        bench = self.bench
+        timeout_s = bench.file.limits.timeout_s
+        if self.is_bucket:
+            rate_hz = WINDOW_SAMPLES / exposure_s
+            samples = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, shot)
+            if samples.volts.max() >= self.range:
+                return np.full((1, 1), self.range)
+            return samples.volts.mean(axis=1, keepdims=True)
+        camera = bench.camera
+        if camera.exposure_s != exposure_s:
+            camera.configure(exposure_s=exposure_s)
+        if not camera.is_armed:
+            camera.arm()
+        camera.trigger(shot)
+        return camera.read(timeout_s).data
+
+    def find_exposure(self, start_s: float | None = None, goal: float = _GOAL) -> float:
+        """Find an exposure at which the brightest pixels of the frames shown are half full.
+
+        Returns
+        -------
+        exposure_s : the longest allowed, where even that stays below the goal
+
+        Raises
+        ------
+        Saturated : when the detector is full at the shortest exposure
+        WrongLight : when there is no light at the longest
+        """
+        exposure_s = self.bench.file.exposure_s if start_s is None else start_s
+        for _ in range(12):
+            exposure_s = float(np.clip(exposure_s, self.shortest_s, self.longest_s))
+            taken = self.take(exposure_s)
+            share = taken.peak / self.range
+            if taken.full > _PEAK_PIXELS or share > _HIGH * goal / _GOAL:
+                if exposure_s <= self.shortest_s:
+                    raise Saturated(
+                        f"the detector is full at the shortest exposure, {exposure_s:g} s, and "
+                        f"{self.power_w:g} W: lower the power, or put a filter in"
+                    )
+                down = 0.1 if taken.full > _PEAK_PIXELS else goal / share
+                exposure_s *= max(down, 0.1)
+            elif share < _LOW * goal / _GOAL:
+                if exposure_s >= self.longest_s:
+                    if taken.peak <= 8 * self._noise(exposure_s):
+                        raise WrongLight(self._no_light(exposure_s))
+                    return exposure_s
+                exposure_s *= min(goal / max(share, 1e-9), 10.0)
+            else:
+                return exposure_s
+        raise WrongLight(
+            "no exposure gives steady light: check that nothing moves in the beam, and the source"
+        )
+
+    def _noise(self, exposure_s: float) -> float:
+        """Give the noise of a pixel above darkness, roughly, in counts."""
+        raw = self.raw(exposure_s) - self.dark(exposure_s)
+        return float(1.4826 * np.median(np.abs(raw))) + 1e-6 * self.range
+
+    def _no_light(self, exposure_s: float) -> str:
+        """Say why no light arrives, as far as the instruments tell."""
+        if not self.bench.source.is_emitting():
+            return (
+                "the light source does not emit although it was enabled: check its interlock, key "
+                "and shutter, and re-arm it on site"
+            )
+        return (
+            f"the source emits {self.power_w:g} W and no light reaches the detector in "
+            f"{exposure_s:g} s with both modulators bright: take the camera's cover off, open the "
+            "shutters, and see that nothing blocks the beam"
+        )
