@@ -20,17 +20,25 @@ from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
 from ..slm import SpatialLightModulator
 from ..units import Seconds, Watts
-from .faults import Fault
-from .light_path import LightPath, WorldOptions
+from .faults import Fault, digest
+from .light_path import Layout, LightPath, WorldOptions
 from .optics import COMPILED, in_bands
 from .profiles import CAMERAS, DAQS, MODULATORS, CameraProfile
 
+_ROLES = {"slm": "input", "camera": "detector", "daq": "detector", "light source": "source"}
 _QUIET = 2.0  # electrons of read noise below which weak light takes true Poisson numbers
 _KURTOSIS = 1 / 16  # excess that may be left out, of a pixel's electrons; a slot sums hundreds
 
 
 class SimulatedOptions(DriverOptions):
-    """What all simulated instruments have: faults, and the address that nobody else may hold."""
+    """What all simulated instruments have.
+
+    Parameters
+    ----------
+    faults : of the device
+    serial : its number, and the address that nobody else may hold; without one it claims no
+        address, and its number follows from the world's seed, its role and its device
+    """
 
     faults: tuple[Fault, ...] = ()
     serial: str = ""
@@ -78,7 +86,19 @@ class _Simulated(Instrument):
         number = self._exchanges["connect"] = self._exchanges.get("connect", 0) + 1
         if any(fault.kind == "held" and fault.happens(number) for fault in self.options.faults):
             raise InUse(f"{self.name}: {model} is held by another process; close that first")
-        return Identity("lightloom", f"simulated {model}", self.options.serial)
+        if self.world is None:
+            self._stand_alone()
+        assert self.world is not None
+        own = digest(self.world.options.seed, "serial", self.role, model).hex()[:6]
+        return Identity("lightloom", f"simulated {model}", self.options.serial or f"SIM-{own}")
+
+    def _stand_alone(self) -> None:
+        """Make a world of two small modulators, and stand in it."""
+        layout: Layout = "block" if self.kind == "daq" else "imaged"
+        world = LightPath(WorldOptions(layout=layout))
+        for role in ("input", "weight"):
+            world.add_modulator(role, MODULATORS["tiny"].shape, 8, 0.0)
+        self.join(world, _ROLES[self.kind])
 
     def _disconnect(self) -> None:
         pass
@@ -97,6 +117,7 @@ class SLMOptions(SimulatedOptions):
     """Settings of a simulated modulator; what is None is the device's."""
 
     device: Annotated[str, _known(MODULATORS)] = "fast-1920"
+    bit_depth: int | None = Field(default=None, ge=1, le=16)
     settle_time_s: Seconds | None = None
     refresh_period_s: Seconds | None = None
 
@@ -110,14 +131,13 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
     def _connect(self, timeout_s: float) -> Identity:
         device = MODULATORS[self.options.device]
         identity = self._begin(self.options.device)
-        self.shape, self.bit_depth = device.shape, device.bit_depth
+        self.shape = device.shape
+        self.bit_depth = self.options.bit_depth or device.bit_depth
         self.latency_s = device.latency_s
         self.dither_period_s = device.dither_period_s
         settle, refresh = self.options.settle_time_s, self.options.refresh_period_s
         self.settle_time_s = device.settle_time_s if settle is None else settle
         self.refresh_period_s = device.refresh_period_s if refresh is None else refresh
-        if self.world is None:
-            self.join(LightPath(), "input")
         assert self.world is not None
         self.world.add_modulator(self.role, self.shape, self.bit_depth, self.settle_time_s)
         self._flip_s = -np.inf
@@ -171,11 +191,6 @@ class SimulatedCamera(_Simulated, Camera):
         self._waiting: deque[tuple[int, float, Shot]] = deque()
         self._number, self._free_s = 0, -np.inf
         self._last: np.ndarray | None = None
-        if self.world is None:
-            world = LightPath()
-            for role in ("input", "weight"):
-                world.add_modulator(role, MODULATORS["tiny"].shape, 8, 0.0)
-            self.join(world, "detector")
         return identity
 
     def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
@@ -238,6 +253,9 @@ class SimulatedCamera(_Simulated, Camera):
         )
         if is_garbage:
             light *= self.world.generator(shot, "hand").random(light.shape, dtype=np.float32)
+        hot = self.world.hot_electrons(self.sensor_shape, region, self._exposure_s)
+        if hot is not None:
+            light += hot
         dark = device.dark_e_per_s * self._exposure_s
         counts = np.empty(light.shape, dtype=self._dtype)
         world, highest = self.world, float((1 << self.bit_depth) - 1)
@@ -342,11 +360,6 @@ class SimulatedDaq(_Simulated, Daq):
         self.input_range_v = self.output_range_v = (-device.range_v, device.range_v)
         self.bit_depth = device.bit_depth
         self._lines, self._counted_from = [False] * 8, [0, 0]
-        if self.world is None:
-            world = LightPath(WorldOptions(layout="block"))
-            for role in ("input", "weight"):
-                world.add_modulator(role, MODULATORS["tiny"].shape, 8, 0.0)
-            self.join(world, "detector")
         return identity
 
     def _read(
@@ -422,8 +435,6 @@ class SimulatedSource(_Simulated, LightSource):
         self.has_interlock = True
         self._tripped = self._emitting = False
         self._power_w = self.options.power_w
-        if self.world is None:
-            self.join(LightPath(), "source")
         return identity
 
     def _light(self, factor: float = 1.0) -> None:

@@ -24,17 +24,28 @@ def warp(light: np.ndarray, matrix: np.ndarray, first: int, out: np.ndarray) -> 
             out[row, column] = value
 
 
+@numba.njit(nogil=True, fastmath=True, inline="always")
+def _share(light: np.float32, y: float, x: float, out: np.ndarray) -> None:
+    """Share light among the four pixels around a place."""
+    top, left = int(y), int(x)
+    dy, dx = np.float32(y - top), np.float32(x - left)
+    low, high = light * dy, light - light * dy
+    out[top, left] += high - high * dx
+    out[top, left + 1] += high * dx
+    out[top + 1, left] += low - low * dx
+    out[top + 1, left + 1] += low * dx
+
+
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def deposit(
     one: np.ndarray,
     other: np.ndarray,
     even: np.ndarray,
-    factor: np.float32,
     matrix: np.ndarray,
     first: int,
     out: np.ndarray,
 ) -> None:
-    """Put one * other * even * factor, rows from `first` on, at matrix @ (y, x, 1), bilinear."""
+    """Put one * other * even, rows from `first` on, at matrix @ (y, x, 1), bilinear."""
     height, width = out.shape
     out[:] = 0
     for row in range(one.shape[0]):
@@ -43,16 +54,55 @@ def deposit(
         for column in range(one.shape[1]):
             y = y0 + matrix[0, 1] * column
             x = x0 + matrix[1, 1] * column
-            if not (0 <= y < height - 1 and 0 <= x < width - 1):
-                continue
-            light = one[row, column] * other[row, column] * even[row, column] * factor
-            top, left = int(y), int(x)
-            dy, dx = np.float32(y - top), np.float32(x - left)
-            low, high = light * dy, light - light * dy
-            out[top, left] += high - high * dx
-            out[top, left + 1] += high * dx
-            out[top + 1, left] += low - low * dx
-            out[top + 1, left + 1] += low * dx
+            if 0 <= y < height - 1 and 0 <= x < width - 1:
+                _share(one[row, column] * other[row, column] * even[row, column], y, x, out)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def deposit_bent(
+    one: np.ndarray,
+    other: np.ndarray,
+    even: np.ndarray,
+    matrix: np.ndarray,
+    distortion: float,
+    first: int,
+    out: np.ndarray,
+) -> None:
+    """Do what `deposit` does, and bend the places as `optics.bend` does."""
+    height, width = out.shape
+    middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
+    bend = distortion / (middle_y * middle_y + middle_x * middle_x)
+    out[:] = 0
+    for row in range(one.shape[0]):
+        y0 = matrix[0, 0] * (first + row) + matrix[0, 2] - middle_y
+        x0 = matrix[1, 0] * (first + row) + matrix[1, 2] - middle_x
+        for column in range(one.shape[1]):
+            y = y0 + matrix[0, 1] * column
+            x = x0 + matrix[1, 1] * column
+            factor = 1 + bend * (y * y + x * x)
+            y, x = y * factor + middle_y, x * factor + middle_x
+            if 0 <= y < height - 1 and 0 <= x < width - 1:
+                _share(one[row, column] * other[row, column] * even[row, column], y, x, out)
+
+
+@numba.njit(nogil=True, cache=True)
+def blur(light: np.ndarray, taps: np.ndarray, first: int, out: np.ndarray) -> None:
+    """Weigh the neighbours of each pixel along both axes, rows from `first` on; dark outside."""
+    height, width = light.shape
+    reach = len(taps) // 2
+    line = np.zeros(width + 2 * reach, dtype=np.float32)  # one row, summed along columns
+    for row in range(out.shape[0]):
+        line[:] = 0
+        for step in range(len(taps)):
+            place, tap = first + row + step - reach, taps[step]
+            if 0 <= place < height:
+                for column in range(width):
+                    line[reach + column] += tap * light[place, column]
+        out[row] = 0
+        for step in range(len(taps)):
+            tap = taps[step]
+            for column in range(width):
+                out[row, column] += tap * line[step + column]
 
 
 @numba.njit(nogil=True, cache=True)

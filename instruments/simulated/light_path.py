@@ -11,22 +11,41 @@ Calibration must find them from light alone; `truth` is for benches whose file s
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from itertools import count
 from threading import RLock
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..camera import Region, Shot
+from ..errors import InputError
 from .faults import digest
-from .optics import affine, blur, image, inverse, look_up, warp
+from .optics import affine, blur, image, in_bands, interfere, inverse, look_up, warp
 
 Layout = Literal["imaged", "line", "block"]
 _NEGLIGIBLE = 1e-4  # share of a frame's light that is left out: a tenth of an 8-bit step
-_SPOT_PX = 5  # camera columns of a spot of the line layout
 _FRAMES = 6  # that may still be settling
+_PICTURES, _SUMS = 2, 64  # of pairs of frames that are kept: an exposure of one pair costs little
+_HOT_E_PER_S = (1e3, 1e5)  # dark electrons of hot pixels
+
+
+_OTHER = {"input": "weight", "weight": "input"}
+_TOLD = (  # options of the world that are themselves what calibration is to find
+    "electrons_per_pixel_j",
+    "stray_e_per_s",
+    "blur_px",
+    "crosstalk",
+    "settling",
+    "spot_px",
+    "distortion",
+    "dead_rows",
+    "fringes",
+    "swapped",
+    "covered",
+)
 
 
 class Registration(BaseModel):
@@ -61,6 +80,16 @@ class WorldOptions(BaseModel):
     source_rms : of the source from shot to shot
     drift_rms, drift_shots : of its slow drift, another one after about half of `drift_shots`
     stray_e_per_s : light on each detector pixel that passed no modulator, with the source on
+    settling : the modulators really settle so many times more slowly than they say
+    spot_px : width of a spot in camera columns (line layout)
+    distortion : of the image on the camera (imaged layout): a place moves by distortion * r^2 * its
+        offset from the centre of the sensor, r = 1 in the corners
+    hot_pixels : share of camera pixels with 1e3 to 1e5 dark electrons per second, source on or off
+    dead_rows : of weight pixels, which stay at their darkest level whatever is shown
+    fringes : share of each weight pixel's light that interferes with its right neighbour's, so that
+        powers do not add; a stand-in for a coherent bench, which calibration has to refuse
+    swapped : each modulator shows the other's frames, as with exchanged video cables
+    covered : no light reaches the detector
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,10 +110,19 @@ class WorldOptions(BaseModel):
     drift_rms: float = Field(default=0.0, ge=0, lt=0.2)
     drift_shots: float = Field(default=1e4, gt=0)
     stray_e_per_s: float = Field(default=0.0, ge=0)
+    settling: float = Field(default=1.0, gt=0, le=1000)
+    spot_px: int = Field(default=5, ge=1, le=1000)
+    distortion: float = Field(default=0.0, gt=-0.3, lt=0.3)
+    hot_pixels: float = Field(default=0.0, ge=0, le=1)
+    dead_rows: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    fringes: float = Field(default=0.0, ge=0, le=1)
+    swapped: bool = False
+    covered: bool = False
 
 
 @dataclass
 class _Frame:
+    number: int
     levels: np.ndarray
     from_s: float
     light: np.ndarray | None = None
@@ -163,6 +201,11 @@ class LightPath:
         self._lock = RLock()
         self._even: np.ndarray | None = None
         self._maps: dict[Any, np.ndarray] = {}
+        self._hot: dict[tuple[int, int], np.ndarray] = {}
+        self._numbers = count()
+        self._pictures: OrderedDict[Any, np.ndarray] = OrderedDict()
+        self._sums: OrderedDict[Any, float] = OrderedDict()
+        self._sharp: np.ndarray | None = None
         self._drift: tuple[np.ndarray, np.ndarray] | None = None
 
     # --- what instruments do ---------------------------------------------------------------------
@@ -170,24 +213,51 @@ class LightPath:
     def add_modulator(
         self, role: str, shape: tuple[int, int], bit_depth: int, settle_time_s: float
     ) -> None:
-        """Put a modulator into the path ("input" or "weight"), dark; it settles to 5e-5."""
+        """Put a modulator into the path ("input" or "weight"), dark; it settles to 5e-5.
+
+        Raises
+        ------
+        InputError : where the world has something in mind that this modulator cannot do
+        """
         with self._lock:
+            self._check(role, shape, bit_depth)
             table = self._curve(role, bit_depth)
-            modulator = Modulator(shape, table, settle_time_s / 10)
+            modulator = Modulator(shape, table, settle_time_s / 10 * self.options.settling)
             dark = np.zeros(shape, dtype=np.uint8 if bit_depth <= 8 else np.uint16)
-            modulator.frames.append(_Frame(dark, float("-inf")))
+            modulator.frames.append(_Frame(next(self._numbers), dark, float("-inf")))
             self.modulators[role] = modulator
             self._even = None
-            self._maps.clear()
+            for kept in (self._maps, self._pictures, self._sums):
+                kept.clear()
+
+    def _check(self, role: str, shape: tuple[int, int], bit_depth: int) -> None:
+        beyond = [row for row in self.options.dead_rows if row >= shape[0]]
+        if role == "weight" and beyond:
+            raise InputError(
+                f"world.dead_rows = {beyond}: the weight modulator has rows 0 to {shape[0] - 1}"
+            )
+        other = self.modulators.get(_OTHER.get(role, ""))
+        if not self.options.swapped or other is None:
+            return
+        if (other.shape, len(other.table)) != (shape, 1 << bit_depth):
+            raise InputError(
+                f"world.swapped needs two modulators alike, not {shape} pixels of "
+                f"{1 << bit_depth} levels and {other.shape} of {len(other.table)}; "
+                "give both the same device and bit_depth, or leave swapped out"
+            )
 
     def show(self, role: str, levels: np.ndarray, from_s: float) -> None:
         """Let a modulator approach a new frame from a moment on."""
         with self._lock:
+            if self.options.swapped:
+                role = _OTHER[role]
+                if role not in self.modulators:
+                    return  # the cable ends at nothing
             modulator = self.modulators[role]
             if len(modulator.frames) == _FRAMES and modulator.frames[0].light is not None:
                 modulator.spare = modulator.frames[0].light
             from_s = max(from_s, modulator.frames[-1].from_s)  # frames do not overtake each other
-            modulator.frames.append(_Frame(levels.copy(), from_s))
+            modulator.frames.append(_Frame(next(self._numbers), levels.copy(), from_s))
             modulator.shown += 1
 
     def on_camera(
@@ -206,9 +276,8 @@ class LightPath:
         row_time_s : a rolling shutter begins each row so much later; 0 for a global one
         """
         with self._lock:
-            out = np.zeros((region.height, region.width), dtype=np.float32)
-            if self.options.light == "timing" or self.power_w == 0:
-                return out
+            if self._is_dark:
+                return np.zeros((region.height, region.width), dtype=np.float32)
             part = (
                 slice(region.top, region.top + region.height),
                 slice(region.left, region.left + region.width),
@@ -216,11 +285,10 @@ class LightPath:
             electrons = self._electrons_per_pixel(exposure_s, shot)
             rows_s = row_time_s * np.arange(region.top, region.top + region.height)
             pairs = self._pairs(start_s + (rows_s if row_time_s else rows_s[:1]), exposure_s)
-            for one, other, share in pairs:
-                seen = self._picture(one, other, sensor_shape, electrons)[part]
-                if share.min() < 1:
-                    seen *= share[:, None]
-                out = seen if len(pairs) == 1 else out + seen
+            out = np.empty((region.height, region.width), dtype=np.float32)
+            for number, (one, other, share) in enumerate(pairs):
+                factor = (electrons * share[:, None]).astype(np.float32)
+                _scale(self._picture(one, other, sensor_shape)[part], factor, number > 0, out)
             if self.options.stray_e_per_s:
                 out += np.float32(self.options.stray_e_per_s * exposure_s)
             return out
@@ -228,14 +296,25 @@ class LightPath:
     def on_photodiode(self, start_s: float, exposure_s: float, shot: Shot) -> float:
         """Give the mean photoelectrons of a bucket detector that sees all the light."""
         with self._lock:
-            if self.options.light == "timing" or self.power_w == 0:
+            if self._is_dark:
                 return 0.0
             total = 0.0
             for one, other, share in self._pairs(np.array([start_s]), exposure_s):
-                weight = self._light("weight", other) * self._evenness()
-                total += float(share[0] * np.vdot(self._light("input", one), weight))
+                total += float(share[0] * self._sum(one, other))
             stray = self.options.stray_e_per_s * exposure_s
             return total * self._electrons_per_pixel(exposure_s, shot) + stray
+
+    def hot_electrons(
+        self, sensor_shape: tuple[int, int], region: Region, exposure_s: float
+    ) -> np.ndarray | None:
+        """Give the mean dark electrons of hot pixels, float32 [height, width]; None without any."""
+        if not self.options.hot_pixels:
+            return None
+        with self._lock:
+            part = self._hot_e_per_s(sensor_shape)[
+                region.top : region.top + region.height, region.left : region.left + region.width
+            ]
+            return np.asarray(part * np.float32(exposure_s))
 
     def generator(self, shot: Shot, part: str) -> np.random.Generator:
         """Give the random numbers of one part of one shot: the same for the same address."""
@@ -250,30 +329,43 @@ class LightPath:
     # --- what a bench with calibration = "known", and tests, may ask -----------------------------
 
     def truth(self, sensor_shape: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Give what calibration is to find.
+        """Give what calibration is to find; the camera's trigger latency is among its options.
 
         Returns
         -------
         tables : light of each grey level, by role
+        settle_times_s : until a frame is 5e-5 away, by role
         input_map : weight pixel -> input pixel
-        camera_map : weight pixel -> camera pixel (with a sensor's shape)
         gains : of each weight pixel, float32 [h, w]
-        electrons_per_pixel_j, stray_e_per_s, blur_px, crosstalk : see `WorldOptions`
+        electrons_per_pixel_j, ... covered : see `WorldOptions`
+
+        and with a sensor's shape
+
+        camera_map : weight pixel -> camera pixel, before distortion; of a line the row of a weight
+            row and the middle column of its spot
+        hot_pixels : bool [h, w]
+        spot_columns : first column of a line's spots, and the one after the last, maybe cut pixels
         """
-        found = {
+        options = self.options
+        found: dict[str, Any] = {
             "tables": {role: item.table.copy() for role, item in self.modulators.items()},
+            "settle_times_s": {r: 10 * item.time_constant_s for r, item in self.modulators.items()},
             "input_map": self._input_map(),
             "gains": self._evenness().copy(),
-            "electrons_per_pixel_j": self.options.electrons_per_pixel_j,
-            "stray_e_per_s": self.options.stray_e_per_s,
-            "blur_px": self.options.blur_px,
-            "crosstalk": self.options.crosstalk,
         }
+        found |= {name: getattr(options, name) for name in _TOLD}
         if sensor_shape is not None:
             found["camera_map"] = self._camera_map(sensor_shape)
+            found["hot_pixels"] = self._hot_e_per_s(sensor_shape) > 0
+            left = self._spot_left(sensor_shape)
+            found["spot_columns"] = (left, left + options.spot_px)
         return found
 
     # --- light -----------------------------------------------------------------------------------
+
+    @property
+    def _is_dark(self) -> bool:
+        return self.options.light == "timing" or self.options.covered or self.power_w == 0
 
     def _pairs(
         self, starts_s: np.ndarray, exposure_s: float
@@ -297,31 +389,95 @@ class LightPath:
             light = look_up(frame.levels, modulator.table, space)
             if role == "input":
                 light = warp(light, self._input_map(), self.modulators["weight"].shape)
+            elif self.options.dead_rows:
+                light[list(self.options.dead_rows)] = modulator.table.min()
             frame.light = light
         return frame.light
 
-    def _picture(
-        self, one: _Frame, other: _Frame, sensor_shape: tuple[int, int], electrons: float
+    def _planes(self, one: _Frame, other: _Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give three planes whose product is the light of each weight pixel: float32 [h, w]."""
+        planes = self._light("input", one), self._light("weight", other), self._evenness()
+        if not self.options.fringes:
+            return planes
+        if "fringes" not in self._maps:
+            shape = self.modulators["weight"].shape
+            self._maps["fringes"] = _fringes(_generator(self.options.seed, "fringes"), shape)
+            self._maps["ones"] = np.ones(shape, dtype=np.float32)
+        light = planes[0] * planes[1] * planes[2]
+        ones = self._maps["ones"]
+        return interfere(light, self._maps["fringes"], self.options.fringes), ones, ones
+
+    def _sum(self, one: _Frame, other: _Frame) -> float:
+        """Give all light of a pair of frames, in pixels at full transmission."""
+        key = one.number, other.number
+        if key not in self._sums:
+            x, w, even = self._planes(one, other)
+            self._sums[key] = float(np.vdot(x, w * even))
+            if len(self._sums) > _SUMS:
+                self._sums.popitem(last=False)
+        return self._sums[key]
+
+    def _picture(self, one: _Frame, other: _Frame, sensor_shape: tuple[int, int]) -> np.ndarray:
+        """Give the image of a pair of frames, in light of one pixel: float32 [h, w], to be kept."""
+        key = sensor_shape, one.number, other.number
+        if key in self._pictures:
+            self._pictures.move_to_end(key)
+            return self._pictures[key]
+        space = None
+        if len(self._pictures) == _PICTURES:
+            _, space = self._pictures.popitem(last=False)
+            if space.shape != sensor_shape:
+                space = None
+        planes = self._planes(one, other)
+        if self.options.layout == "line":
+            picture = self._spots(planes, sensor_shape)
+        else:
+            picture = self._image(planes, sensor_shape, space)
+        self._pictures[key] = picture
+        return picture
+
+    def _image(
+        self,
+        planes: tuple[np.ndarray, np.ndarray, np.ndarray],
+        sensor_shape: tuple[int, int],
+        space: np.ndarray | None,
     ) -> np.ndarray:
-        x, w = self._light("input", one), self._light("weight", other)
-        matrix = self._camera_map(sensor_shape)
-        if self.options.layout != "line":
-            seen = image(x, w, self._evenness(), matrix, sensor_shape, electrons)
-            return blur(seen, self.options.blur_px)
-        rows = np.einsum("hw,hw,hw->h", x, w, self._evenness(), dtype=np.float32)
-        rows *= np.float32(electrons)
+        matrix, options = self._camera_map(sensor_shape), self.options
+        if not options.blur_px:
+            return image(*planes, matrix, sensor_shape, options.distortion, space)
+        if self._sharp is None or self._sharp.shape != sensor_shape:
+            self._sharp = np.empty(sensor_shape, dtype=np.float32)
+        image(*planes, matrix, sensor_shape, options.distortion, self._sharp)
+        return blur(self._sharp, options.blur_px, space)
+
+    def _spots(
+        self, planes: tuple[np.ndarray, np.ndarray, np.ndarray], sensor_shape: tuple[int, int]
+    ) -> np.ndarray:
+        """Sum each row onto its spot; what falls beside the sensor is lost."""
+        rows = np.einsum("hw,hw,hw->h", *planes, dtype=np.float32)
         c = self.options.crosstalk
         if c:
             padded = np.pad(rows, 1)
             rows = (1 - 2 * c) * rows + c * (padded[:-2] + padded[2:])
-        seen = np.zeros(sensor_shape, dtype=np.float32)
+        height, width = sensor_shape
+        matrix = self._camera_map(sensor_shape)
         y = matrix[0, 0] * np.arange(len(rows)) + matrix[0, 2]
-        top = np.clip(np.floor(y).astype(int), 0, sensor_shape[0] - 2)
-        left = (sensor_shape[1] - _SPOT_PX) // 2
+        rows = np.where((y >= 0) & (y < height - 1), rows, 0)
+        top = np.clip(np.floor(y).astype(int), 0, height - 2)
+        column = np.zeros(height)
         for step, share in ((0, 1 - (y - top)), (1, y - top)):
-            column = np.bincount(top + step, weights=rows * share, minlength=sensor_shape[0])
-            seen[:, left : left + _SPOT_PX] += (column / _SPOT_PX)[:, None].astype(np.float32)
+            column += np.bincount(top + step, weights=rows * share, minlength=height)
+        seen = np.zeros(sensor_shape, dtype=np.float32)
+        edges = np.arange(width + 1) - self._spot_left(sensor_shape)
+        lit = np.diff(np.clip(edges, 0, self.options.spot_px))  # share of each camera column
+        (places,) = np.nonzero(lit)
+        column = (column / self.options.spot_px)[:, None]
+        seen[:, places] = column * lit[places]
         return seen
+
+    def _spot_left(self, sensor_shape: tuple[int, int]) -> float:
+        middle = (sensor_shape[1] - self.options.spot_px) // 2
+        return middle + self.options.camera_registration.shift_px[1]
 
     def _electrons_per_pixel(self, exposure_s: float, shot: Shot) -> float:
         options = self.options
@@ -386,12 +542,50 @@ class LightPath:
             fits = min(sensor_shape[0] / shape[0], sensor_shape[1] / shape[1])
             lies = self.options.camera_registration
             scale = 0.98 * fits * lies.scale
+            turn = lies.rotation_deg
+            if self.options.layout == "line":  # a rotation only moves the rows closer together
+                turn, squeeze = 0.0, np.cos(np.deg2rad(turn))
+                scale = 0.98 * sensor_shape[0] / shape[0] * lies.scale * squeeze
+            matrix = affine(scale, turn, lies.shift_px, shape, sensor_shape)
             if self.options.layout == "line":
-                scale = 0.98 * sensor_shape[0] / shape[0] * lies.scale
-            self._maps[sensor_shape] = affine(
-                scale, lies.rotation_deg, lies.shift_px, shape, sensor_shape
-            )
+                middle = self._spot_left(sensor_shape) + (self.options.spot_px - 1) / 2
+                matrix[:, 1], matrix[1] = 0, (0, 0, middle)
+            self._maps[sensor_shape] = matrix
         return self._maps[sensor_shape]
+
+    def _hot_e_per_s(self, sensor_shape: tuple[int, int]) -> np.ndarray:
+        """Give the dark electrons per second of hot pixels, 0 elsewhere: float32 [h, w]."""
+        if sensor_shape not in self._hot:
+            rates = np.zeros(sensor_shape, dtype=np.float32)
+            if self.options.hot_pixels:
+                chance = _generator(self.options.seed, "hot", *sensor_shape)
+                hot = chance.random(sensor_shape) < self.options.hot_pixels
+                low, high = np.log(_HOT_E_PER_S)
+                rates[hot] = np.exp(chance.uniform(low, high, np.count_nonzero(hot)))
+            self._hot[sensor_shape] = rates
+        return self._hot[sensor_shape]
+
+
+def _fringes(chance: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Give the cosine of straight fringes, 2 to 8 of them across the shorter side: [h, w]."""
+    direction, phase = 2 * np.pi * chance.random(2)
+    period = min(shape) / chance.uniform(2, 8)
+    y, x = np.sin(direction) * np.arange(shape[0]), np.cos(direction) * np.arange(shape[1])
+    return np.cos(2 * np.pi * (y[:, None] + x) / period + phase).astype(np.float32)
+
+
+def _scale(picture: np.ndarray, factor: np.ndarray, adds: bool, out: np.ndarray) -> None:
+    """Put picture [h, w] times a factor [1 or h, 1] into `out`, or add it."""
+
+    def work(first: int, last: int) -> None:
+        rows = slice(first, last)
+        own = factor if len(factor) == 1 else factor[rows]
+        if adds:
+            out[rows] += picture[rows] * own
+        else:
+            np.multiply(picture[rows], own, out=out[rows])
+
+    in_bands(work, out.shape, 8)
 
 
 def _generator(*parts: object) -> np.random.Generator:

@@ -101,25 +101,27 @@ def image(
     even: np.ndarray,
     matrix: np.ndarray,
     shape: tuple[int, int],
-    factor: float = 1.0,
+    distortion: float = 0.0,
+    space: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Image the product of three planes [h, w] times a factor onto a sensor of `shape`."""
+    """Image the product of three planes [h, w] onto a sensor of `shape`, in `space` where given."""
     if COMPILED:
         from . import kernels
 
+        out = np.empty(shape, dtype=np.float32) if space is None else space
         parts = []
 
         def work(first: int, last: int) -> None:
-            part = _space(shape) if first else np.empty(shape, dtype=np.float32)
-            rows = slice(first, last)
-            kernels.deposit(
-                one[rows], other[rows], even[rows], np.float32(factor), matrix, first, part
-            )
+            part = _space(shape) if first else out
+            planes = (plane[first:last] for plane in (one, other, even))
+            if distortion:
+                kernels.deposit_bent(*planes, matrix, distortion, first, part)
+            else:
+                kernels.deposit(*planes, matrix, first, part)
             parts.append((first, part))
 
         in_bands(work, one.shape, 2)
         parts.sort(key=lambda item: item[0])
-        out = parts[0][1]
         for _, part in parts[1:]:
 
             def add(first: int, last: int, part: np.ndarray = part) -> None:
@@ -127,21 +129,33 @@ def image(
 
             in_bands(add, shape, 8)
         return out
-    light = (one * other * even * np.float32(factor)).ravel()
-    out = np.zeros(shape[0] * shape[1])
-    for places, shares in _corners(one.shape, matrix.tobytes(), shape):
-        out += np.bincount(places, weights=shares * light, minlength=out.size)
-    return out.reshape(shape).astype(np.float32)
+    light = (one * other * even).ravel()
+    total = np.zeros(shape[0] * shape[1])
+    for places, shares in _corners(one.shape, matrix.tobytes(), shape, distortion):
+        total += np.bincount(places, weights=shares * light, minlength=total.size)
+    return total.reshape(shape).astype(np.float32)
+
+
+def bend(
+    y: np.ndarray, x: np.ndarray, shape: tuple[int, int], distortion: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move places on a sensor by distortion * r^2 * (place - centre), r = 1 in its corners."""
+    middle_y, middle_x = (shape[0] - 1) / 2, (shape[1] - 1) / 2
+    y, x = y - middle_y, x - middle_x
+    factor = 1 + distortion * (y**2 + x**2) / (middle_y**2 + middle_x**2)
+    return y * factor + middle_y, x * factor + middle_x
 
 
 @cache
 def _corners(
-    source: tuple[int, int], matrix: bytes, shape: tuple[int, int]
+    source: tuple[int, int], matrix: bytes, shape: tuple[int, int], distortion: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Give the four sensor pixels of each source pixel, flat, and their shares of its light."""
     turn = np.frombuffer(matrix).reshape(2, 3)
     rows, columns = np.indices(source)
     y, x = (turn[i, 0] * rows + turn[i, 1] * columns + turn[i, 2] for i in (0, 1))
+    if distortion:
+        y, x = bend(y, x, shape, distortion)
     inside = (y >= 0) & (y < shape[0] - 1) & (x >= 0) & (x < shape[1] - 1)
     y, x = np.where(inside, y, 0), np.where(inside, x, 0)
     top, left = y.astype(np.intp), x.astype(np.intp)
@@ -155,18 +169,40 @@ def _corners(
     return corners
 
 
-def blur(light: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Blur an image [h, w] by a Gaussian point-spread function."""
+def interfere(light: np.ndarray, cosine: np.ndarray, share: float) -> np.ndarray:
+    """Let a share of each pixel's light [h, w] interfere with its right neighbour's.
+
+    a becomes (1 - share) a + share [(a + b) / 2 + sqrt(a b) cos(phase)], b the neighbour: never
+    negative, and with equal light of all pixels a (1 + share cos(phase)).
+    """
+    out = light.copy()
+    a, b = light[:, :-1], light[:, 1:]
+    out[:, :-1] += np.float32(share) * ((b - a) / 2 + np.sqrt(a * b) * cosine[:, :-1])
+    return np.maximum(out, 0, out=out)  # of rounding
+
+
+def blur(light: np.ndarray, sigma_px: float, space: np.ndarray | None = None) -> np.ndarray:
+    """Blur an image [h, w] by a Gaussian point-spread function, into `space` where given."""
     if not sigma_px:
         return light
     reach = int(np.ceil(3 * sigma_px))
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_px) ** 2)
-    taps /= taps.sum()
+    exact = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_px) ** 2)
+    taps = (exact / exact.sum()).astype(np.float32)
+    if COMPILED:
+        from . import kernels
+
+        out = np.empty_like(light) if space is None else space
+
+        def work(first: int, last: int) -> None:
+            kernels.blur(light, taps, first, out[first:last])
+
+        in_bands(work, light.shape)
+        return out
     for axis in (0, 1):
         size = light.shape[axis]
         padded = np.pad(light, [(reach, reach) if i == axis else (0, 0) for i in (0, 1)])
         light = np.zeros_like(light)
-        for tap, first in zip(taps.astype(np.float32), range(2 * reach + 1), strict=True):
+        for first, tap in enumerate(taps):
             part = slice(first, first + size)
             light += tap * (padded[part] if axis == 0 else padded[:, part])
     return light
