@@ -57,7 +57,7 @@ class MockBackend(Backend):
         if not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise InputError(f"seed = {seed!r} is no whole number from 0 to 2^64 - 1")
         self.seed = seed
-        words = {"sources", "name", "title"}
+        words = {"sources", "years", "name", "title"}
         self._profile_text = self.profile.model_dump_json(exclude=words)
         self.geometry = Geometry.of(self.profile)
         self.detector = Detector.of(self.profile)

@@ -19,6 +19,7 @@ DEFAULT = "slm-camera"
 Bits = Annotated[int, Field(ge=1, le=32)]
 Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 
 
@@ -39,6 +40,7 @@ class OpticsProfile(BaseModel):
     name: str = "custom"
     title: str = ""
     sources: Mapping[str, str] = Field(default_factory=dict, repr=False)
+    years: Mapping[str, int] = Field(default_factory=dict, repr=False)
 
     # what the modulators and the converter resolve
     input_bits: Bits | None = None
@@ -57,7 +59,7 @@ class OpticsProfile(BaseModel):
     dark_e: NonNegative | None = None
     dark_frames: Count | None = None
     full_well_e: Positive | None = None
-    quantum_efficiency: Annotated[float, Field(gt=0, le=1)] | None = None
+    quantum_efficiency: Share | None = None
 
     # what light and modulators do wrong
     extinction_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
@@ -88,12 +90,20 @@ class OpticsProfile(BaseModel):
     host_operations_per_s: Positive = 2e10
     host_bytes_per_s: Positive = 1e10
 
-    # energy of one event, for the account
-    dac_j: NonNegative | None = None
-    adc_j: NonNegative | None = None
-    amplifier_j: NonNegative | None = None
-    memory_access_j: NonNegative | None = None
+    # for the account of energy (lightloom.scheduler.constants says what each is)
+    dac_j: Positive | None = None
+    adc_j: Positive | None = None
+    amplifier_j: Positive | None = None
+    modulator_j: Positive | None = None
+    memory_access_j: Positive | None = None
+    optical_throughput: Share | None = None
+    source_efficiency: Share | None = None
     hold_power_w: NonNegative | None = None
+    detector_power_w: NonNegative | None = None
+    host_operation_j: Positive | None = None
+    host_mac_j: Positive | None = None
+    host_byte_j: Positive | None = None
+    host_idle_power_w: NonNegative | None = None
 
     def __init__(self, **fields: Any) -> None:
         if fields.get("readout_bits") is not None and fields.get("readout_range") is None:
@@ -173,6 +183,7 @@ class OpticsProfile(BaseModel):
         """
         fields = self.model_dump(exclude={"sources"})
         fields.update(settings)
+        fields["years"] = {k: year for k, year in self.years.items() if k not in settings}
         for way, other in _LIGHT_WAYS:
             if settings.get(way) is not None and settings.get(other) is None:
                 fields[other] = None
@@ -184,7 +195,7 @@ class OpticsProfile(BaseModel):
         return OpticsProfile(**fields, sources=sources)
 
 
-_WORDS = frozenset({"name", "title", "sources"})
+_WORDS = frozenset({"name", "title", "sources", "years"})
 _LIGHT_WAYS = (
     ("photons_full_scale", "photons_per_mac"),
     ("photons_per_mac", "photons_full_scale"),
@@ -222,8 +233,10 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
             f"not {', '.join(sorted(surplus)) or 'a file without constants'}"
         )
     for key, constant in constants.items():
-        if not isinstance(constant, dict) or set(constant) != {"value", "source"}:
-            raise InputError(f"{path}: constants.{key} needs a value and a source")
+        if not isinstance(constant, dict) or set(constant) - {"year"} != {"value", "source"}:
+            raise InputError(
+                f"{path}: constants.{key} needs a value and a source, and may have a year"
+            )
         if not isinstance(constant["source"], str) or not constant["source"].strip():
             raise InputError(f"{path}: constants.{key} has no source")
         if key not in OpticsProfile.model_fields or key in _WORDS:
@@ -232,6 +245,7 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
         name=path.stem if path.parent == FOLDER else str(path),
         title=document.get("title", ""),
         sources={key: constant["source"] for key, constant in constants.items()},
+        years={key: c["year"] for key, c in constants.items() if "year" in c},
         **{key: constant["value"] for key, constant in constants.items()},
     )
 

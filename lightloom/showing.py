@@ -277,7 +277,7 @@ def profile(where: Console, shown: "OpticsProfile") -> None:
     """Print a profile's constants, each with its source."""
     where.print(f"\n[bold]{escape(shown.name)}[/]: {escape(shown.title)}")
     table = Table("constant", "value", "source")
-    for key, value in shown.model_dump(exclude={"name", "title", "sources"}).items():
+    for key, value in shown.model_dump(exclude={"name", "title", "sources", "years"}).items():
         source = shown.sources.get(key, "not given: ideal, unlimited or assumed default")
         table.add_row(key, "-" if value is None else f"{value}", escape(source))
     where.print(table)

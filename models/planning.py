@@ -15,6 +15,7 @@ from ..backends import Backend, OpticsProfile, Stats, load_profile, open_backend
 from ..instruments import InputError
 from ..scheduler import (
     DEFAULT_POLICY,
+    Account,
     HostStep,
     OpticalMatmul,
     StepRecord,
@@ -22,7 +23,11 @@ from ..scheduler import (
     host_cost,
     optical_cost,
     place,
+    planned_events,
+    recorded_events,
+    resolve,
 )
+from ..scheduler.account import account_document
 from .model import Model
 
 SCHEMA = 1  # of the JSON documents of plans and reports
@@ -74,6 +79,24 @@ class Plan:
     def seconds(self) -> float:
         """Predicted seconds of all steps one after another, on the bench of the profile."""
         return sum(step.seconds for step in self.steps)
+
+    def energy(self, *constants: str) -> Account:
+        """Account for the energy of the plan; nothing is run.
+
+        Parameters
+        ----------
+        constants : names or files of constant sets; a later one goes before an earlier one
+
+        Raises
+        ------
+        InputError : for a set that cannot be used
+        """
+        program = self.model.program(_ENDINGS[self.task])
+        on_light = {step.name for step in self.steps if step.where == "optical"}
+        steps = [(step, step.name in on_light) for step in program.steps]
+        parts = planned_events(steps, self.passes, self.profile)
+        known = resolve(self.profile, constants)
+        return Account(parts, known, self.profile, *_units(self.model, self.passes))
 
     def as_dict(self) -> dict[str, Any]:
         """Give the plan for JSON."""
@@ -131,6 +154,19 @@ class Run:
         """Account for the run."""
         return _report(self)
 
+    def energy(self, *constants: str) -> Account:
+        """Account for the energy of the run: the events that the backend counted.
+
+        Constants are those of the bench that the run was on, or modelled; host steps take the
+        time that they took here. See `Plan.energy`.
+        """
+        profile = bench_profile(self.plan.backend)
+        is_digital = self.plan.backend.name == "digital"
+        parts = recorded_events(self.records, profile, is_digital)
+        calls = self.records[0].calls if self.records else []
+        known = resolve(profile, constants)
+        return Account(parts, known, profile, *_units(self.plan.model, calls))
+
 
 @dataclass(frozen=True)
 class StepShare:
@@ -161,6 +197,7 @@ class Report:
     stats: Stats
     remarks: Sequence[str]
     wall_seconds: float
+    energy: Mapping[str, Any] | None = None
     results: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -258,6 +295,13 @@ def _plan(
 def bench_profile(backend: Backend) -> OpticsProfile:
     """Give the profile of a backend's bench; a digital run is compared with the default bench."""
     return load_profile() if backend.name == "digital" else backend.profile
+
+
+def _units(model: Model, passes: Sequence[tuple[Mapping[str, int], int]]) -> tuple[int, str]:
+    """Give how many tokens (or images) passes take in, and what they are called."""
+    image = model.task == "vision"
+    count = sum(times * sizes["batch"] * (1 if image else sizes["new"]) for sizes, times in passes)
+    return max(count, 1), "image" if image else "token"
 
 
 def _planned(
@@ -523,6 +567,7 @@ def _report(run: Run) -> Report:
         stats=stats,
         remarks=_remarks(profile, stats, is_digital, getattr(plan.backend, "faults", {})),
         wall_seconds=run.wall_seconds,
+        energy=None if is_digital else account_document(run.energy()),
         results=run.results,
     )
 

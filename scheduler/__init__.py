@@ -3,6 +3,16 @@
 if __name__ != "lightloom.scheduler":
     raise ImportError("import lightloom.scheduler, not scheduler")
 
+from .constants import BASELINES, Constant, Constants, load_constants, resolve, set_names
+from .energy import (
+    CATEGORIES,
+    SCOPES,
+    Account,
+    Events,
+    PartEvents,
+    planned_events,
+    recorded_events,
+)
 from .executor import Executor, StepRecord
 from .host_steps import State
 from .placement import DEFAULT_POLICY, POLICIES, place
@@ -19,16 +29,24 @@ from .sizes import BATCH, NEW, PAST, Size, evaluate, shape
 from .timing import host_cost, optical_cost
 
 __all__ = [
+    "BASELINES",
     "BATCH",
+    "CATEGORIES",
     "DEFAULT_POLICY",
     "HOST_KINDS",
     "MATMUL_KINDS",
     "NEW",
     "PAST",
     "POLICIES",
+    "SCOPES",
+    "Account",
+    "Constant",
+    "Constants",
+    "Events",
     "Executor",
     "HostStep",
     "OpticalMatmul",
+    "PartEvents",
     "Program",
     "ProgramBuilder",
     "Size",
@@ -37,7 +55,12 @@ __all__ = [
     "StepRecord",
     "evaluate",
     "host_cost",
+    "load_constants",
     "optical_cost",
     "place",
+    "planned_events",
+    "recorded_events",
+    "resolve",
+    "set_names",
     "shape",
 ]

@@ -1,0 +1,121 @@
+"""Models that are only a shape: published sizes by name, or a width and a depth; no weights.
+
+They can be planned and accounted for, and not run. Shapes are those of GPT-2 or Llama.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..instruments import InputError
+from . import gpt2, llama
+from .loading import FAMILIES, load_model
+from .model import Model
+from .weights import Weights, read_json
+
+HEAD_WIDTH = 64  # of a model that is given by its width
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published shape: the words of its config.json, and where they come from."""
+
+    family: ModuleType
+    document: Mapping[str, Any]
+    source: str
+
+
+def _gpt(
+    width: int, depth: int, heads: int, context: int, vocabulary: int = 50257
+) -> dict[str, Any]:
+    return {
+        "n_embd": width,
+        "n_layer": depth,
+        "n_head": heads,
+        "n_positions": context,
+        "vocab_size": vocabulary,
+    }
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "gpt2": Published(gpt2, _gpt(768, 12, 12, 1024), "OpenAI, GPT-2 small (2019)"),
+    "gpt3-175b": Published(gpt2, _gpt(12288, 96, 96, 2048), "arXiv:2005.14165, table 2.1 (2020)"),
+    "mt-nlg-530b": Published(
+        gpt2,
+        _gpt(20480, 105, 128, 2048),
+        "arXiv:2201.11990: 105 layers of 20,480, 128 heads (2022)",
+    ),
+    "llama-7b": Published(
+        llama,
+        {
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "intermediate_size": 11008,
+            "max_position_embeddings": 4096,
+        },
+        "arXiv:2307.09288, Llama 2 7B (2023)",
+    ),
+}
+
+
+def sized_model(
+    width: int,
+    depth: int,
+    heads: int | None = None,
+    vocabulary: int = 50257,
+    context: int = 1 << 20,
+    name: str = "",
+) -> Model:
+    """Give the shape of a GPT-2-like language model.
+
+    Parameters
+    ----------
+    heads : None gives heads of 64, or one head where the width does not divide
+
+    Raises
+    ------
+    InputError : for sizes below 1, or a width that does not divide into the heads
+    """
+    for label, value in (("width", width), ("depth", depth), ("vocabulary", vocabulary)):
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{label} = {value!r} must be a whole number of at least 1")
+    if heads is None:
+        heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
+    document = _gpt(width, depth, heads, context, vocabulary)
+    return _shape_only(name or f"width {width:,}, depth {depth:,}", gpt2, document, Path())
+
+
+def model_or_shape(name: str) -> Model:
+    """Open a model, or only its shape: a published one, or a folder with config.json alone.
+
+    Raises
+    ------
+    InputError : as `load_model`
+    """
+    folder = Path(name)
+    if name in PUBLISHED and not folder.exists():
+        shape = PUBLISHED[name]
+        return _shape_only(name, shape.family, shape.document, Path())
+    if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        document = read_json(folder / "config.json")
+        kind = document.get("model_type")
+        if isinstance(kind, str) and kind in FAMILIES:
+            return _shape_only(folder.resolve().name, FAMILIES[kind], document, folder)
+    try:
+        return load_model(name)
+    except InputError as error:
+        if "no such file or folder" not in str(error):
+            raise
+        raise InputError(f"{error}; shapes without weights: {', '.join(PUBLISHED)}") from None
+
+
+def _shape_only(name: str, family: ModuleType, document: Mapping[str, Any], source: Path) -> Model:
+    try:
+        config = family.read_config(document)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{name}: {error}") from None
+    return Model(name, source, family, config, document, Weights(source, {}), None)
