@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from .environment import limit_threads
 from .errors import (
+    BadFit,
     BadReply,
     Disconnected,
+    Drifted,
     DroppedFrame,
     IncompleteFrame,
     InputError,
@@ -60,12 +62,14 @@ _HOMES = {  # loaded when first used: errors alone are needed everywhere, pydant
 }
 
 __all__ = [
+    "BadFit",
     "BadReply",
     "Camera",
     "CameraFrame",
     "Clock",
     "Daq",
     "Disconnected",
+    "Drifted",
     "DriverOptions",
     "DroppedFrame",
     "Finding",

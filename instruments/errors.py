@@ -59,6 +59,14 @@ class WrongLight(InstrumentError):
     """Much less or more light than the frames should give: a dim source, a hand in the beam."""
 
 
+class Drifted(InstrumentError):
+    """The light has left the tolerance within which a calibration can be followed."""
+
+
+class BadFit(InstrumentError):
+    """What was measured is not what any bench in order would give; nothing was concluded from it."""
+
+
 class Saturated(InstrumentError):
     """More light than the detector can count."""
 

@@ -2,9 +2,11 @@
 
 One number on its way: a row of x is scaled to a largest magnitude of 1 and split into x+ and x-;
 each becomes grey levels through the input modulator's inverted curve, fills the slots of a frame,
-meets the weights' frame in light, arrives as counts, is summed over its slot's pixels, becomes
-electrons, and is divided by the electrons of a full-scale pair. What the modulators' darkest level
-leaks is taken away digitally, and the readings of x+, x- and both rails add up with their signs.
+meets the weights' frame in light, arrives as counts, is summed over its slot's pixels, and becomes
+electrons. Weights were divided by the gains of their elements. The electrons are divided by the
+brightness of that very shot, crosstalk of slots is undone, what darkest levels leak is taken away,
+and the rest is divided by the electrons of a full-scale product. The readings of x+, x- and both
+rails add up with their signs.
 
 The same code drives simulated and real instruments. A shot whose marker, numbers or light are wrong
 is repeated within the bench file's bound and counted; beyond that the bench is made safe.
@@ -12,17 +14,17 @@ is repeated within the bench file's bound and counted; beyond that the bench is 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
 import numpy as np
 
 from ...instruments import (
+    Drifted,
     DroppedFrame,
     IncompleteFrame,
     InputError,
@@ -38,32 +40,54 @@ from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..profile import OpticsProfile
 from ..tiling import Geometry, tiles
+from . import known
 from .bench import Bench
-from .layouts import LAYOUTS, Layout, Optics
+from .calibrated import WANTED, Calibrated, read_calibrated
+from .grey import GreyCurve
+from .layouts import LAYOUTS, Layout, Marks
+from .theory import matching_profile
+from .tracking import ScaleTracker
 
 _REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout, WrongLight)
-_WINDOW_SAMPLES = 16  # of a photodiode's window
-_REFERENCE = -1  # the number of a job's reference shot
-_REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.01  # share of its own light, and of full light
+_REFERENCE = "reference"  # the name of a reference shot
+_REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.0025  # share of its own light, and of full light
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Numbers as grey levels, and what to put back digitally.
+    """Numbers as shares of full light, and what to put back digitally.
 
     Parameters
     ----------
     signs : of the rails
-    levels : grey levels [rails, ..., K]
-    light : what they pass, float64 [rails, ..., K]
-    scale, low : number = scale * (light - leak) / (1 - leak) * sign + low, [..., 1]
+    shares : of full light above darkness, float64 [rails, ..., length of a slot]
+    scale, low : number = scale * share * sign + low, [..., 1]
     """
 
     signs: tuple[int, ...]
-    levels: np.ndarray
-    light: np.ndarray
+    shares: np.ndarray
     scale: np.ndarray
     low: np.ndarray
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Where the rows of a job's weights lie, and how they became light.
+
+    Parameters
+    ----------
+    slots, matrix, row : of each row shown, int [n]
+    vectors : row of x that each meets, int [shots, n], or -1
+    full_e : electrons of a product of two shares of 1, float64 [n]
+    leaked_e : electrons of these weights and a dark input, float64 [n]
+    """
+
+    slots: np.ndarray
+    matrix: np.ndarray
+    row: np.ndarray
+    vectors: np.ndarray
+    full_e: np.ndarray
+    leaked_e: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -86,7 +110,7 @@ class TileJob:
 
 @dataclass(frozen=True)
 class TileResult:
-    """Photoelectrons [shots, slots] of a job, and what it took."""
+    """Photoelectrons of a job [shots, slots], at calibration's brightness, and what it took."""
 
     electrons: np.ndarray
     stats: Stats
@@ -98,31 +122,39 @@ class BenchBackend(Backend):
     Parameters
     ----------
     bench : not open, or open; the backend opens it when it first multiplies
+    uncalibrated : run on a guess where the bench has no calibration; its numbers are not to be
+        trusted
 
     Attributes
     ----------
     faults : reason -> how often a shot was repeated for it
+    references : reference shots taken
+    tracker : of the light's drift; None where calibration does not say how it drifts
     """
 
     name = "bench"
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, uncalibrated: bool = False) -> None:
         super().__init__()
-        file = bench.file
-        if file.calibration != "known" or not bench.is_simulated:
-            raise InputError(
-                f"{bench.path}: calibration = {file.calibration!r}: only a simulated bench knows "
-                "its own truth, and calibration files are not here yet; `lightloom check` tries "
-                "the instruments"
-            )
+        self._calibrated: Calibrated | None = None
+        self._guesses = False
+        if bench.file.calibration == "known":
+            known.only_simulated(bench)
+        elif uncalibrated:
+            self._guesses = True
+        else:
+            self._calibrated = read_calibrated(bench)
         self.bench = bench
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
+        self.references = 0
+        self.tracker: ScaleTracker | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._stops = Event()
         self._is_open = False
         self._numbers = {"input": 0, "weight": 0}
-        self._shots = 0
+        self._since_reference = 0
+        self._settling_s = {"input": 0.0, "weight": 0.0}
         self._shown: dict[str, tuple[Shown, np.ndarray] | None] = {"input": None, "weight": None}
 
     # --- opening and closing ---------------------------------------------------------------------
@@ -135,16 +167,7 @@ class BenchBackend(Backend):
         try:
             if not bench.input.is_connected:
                 bench.open()
-            self.optics = _known_optics(bench)
-            shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
-            dtypes = {"input": bench.input.dtype, "weight": bench.weight.dtype}
-            try:
-                self.layout: Layout = LAYOUTS[file.layout](
-                    file.encoding, shapes, dtypes, self.optics
-                )
-            except InputError as error:
-                raise InputError(f"{bench.path}: encoding: {error}") from None
-            self._leaks = {role: float(table[0]) for role, table in self.optics.tables.items()}
+            self._lay_out()
             bench.source.enable()
             if file.layout == "block":
                 for counter in (0, 1):
@@ -152,13 +175,59 @@ class BenchBackend(Backend):
                 self._numbers = {"input": 0, "weight": 0}
             else:
                 bench.camera.arm()
+            self._shown = {"input": None, "weight": None}
+            self._stops.clear()
+            if self._guesses:
+                self._guess_brightness()
         except BaseException:
             bench.close()
             raise
-        self._shown = {"input": None, "weight": None}
-        self._stops.clear()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="lightloom-bench")
         self._is_open = True
+
+    def _lay_out(self) -> None:
+        """Find out, or be told, what the bench's light is like, and where numbers lie in it."""
+        bench, file = self.bench, self.bench.file
+        if self._calibrated is not None:
+            self._calibrated.calibration.check(bench, WANTED, file.calibration_lasts_s)
+            self.optics = self._calibrated.optics(bench)
+        else:
+            self.optics = (
+                known.nominal_optics(bench) if self._guesses else known.known_optics(bench)
+            )
+        shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
+        dtypes = {"input": bench.input.dtype, "weight": bench.weight.dtype}
+        try:
+            self.layout: Layout = LAYOUTS[file.layout](file.encoding, shapes, dtypes, self.optics)
+        except InputError as error:
+            raise InputError(f"{bench.path}: encoding: {error}") from None
+        self.curves = {role: GreyCurve(table) for role, table in self.optics.tables.items()}
+        if self._calibrated is not None:
+            self.response = self._calibrated.response(self.layout)
+            self.tracker = self._calibrated.tracker()
+            self._reference_every = self._calibrated.reference_every
+            self._settling_s = {role: self._calibrated.settling_s(role) for role in self.curves}
+        elif self._guesses:
+            self.response = known.response_of(self.layout, np.ones(bench.weight.shape))
+            self._reference_every = 0
+        else:
+            self.response = known.known_response(bench, self.layout)
+            self._reference_every = 0
+
+    def _guess_brightness(self) -> None:
+        """Take one shot of brightest weights, and believe that all slots are alike."""
+        layout = self.layout
+        rows = {"weight": layout.slots, "input": 1 if layout.shares_input else layout.slots}
+        stats = Stats()
+        stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
+        for role, light in (("weight", 1.0), ("input", layout.reference_light)):
+            shares = np.full((rows[role], layout.length), light)
+            self._show(role, self.curves[role].levels(shares), stats)
+        self.bench.shots += 1
+        found = self._expose(Shot("guess", self.bench.shots), stats)[0]
+        per_pair = max(float(found.mean()) / (layout.length * layout.reference_light), 1e-3)
+        pairs = np.full((layout.slots, layout.length), per_pair)
+        self.response = replace(self.response, pairs_e=pairs)
 
     def close(self) -> None:
         """Stop after the shot that is being taken, switch the light off, let instruments go."""
@@ -188,7 +257,7 @@ class BenchBackend(Backend):
     # --- products --------------------------------------------------------------------------------
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[Encoded]:
-        """Encode weights [..., M, K] segment by segment: levels [rails, m, M, length]."""
+        """Encode weights [..., M, K] segment by segment: shares [rails, m, M, length]."""
         self.open()
         stacked = weights.reshape(-1, *weights.shape[-2:])
         largest = None
@@ -201,10 +270,9 @@ class BenchBackend(Backend):
         ]
 
     def _encode(self, values: np.ndarray, role: str, largest: np.ndarray | None = None) -> Encoded:
-        """Scale rows [..., K] and find the grey levels whose light is nearest; pad to a slot."""
+        """Scale rows [..., K] to shares of full light, rail by rail; pad them to a slot."""
         values = values.astype(np.float64)
-        table = self.optics.tables[role].astype(np.float64)
-        leak, kind = table[0], self.bench.file.encoding.kind
+        kind = self.bench.file.encoding.kind
         low = np.zeros((*values.shape[:-1], 1))
         signs: tuple[int, ...]
         if kind == "offset":
@@ -218,12 +286,9 @@ class BenchBackend(Backend):
         shares = np.stack(parts) / scale
         if kind == "push-pull" and role == "weight":
             shares = np.stack([(1 + values / scale) / 2, (1 - values / scale) / 2])
-        wanted = leak + (table[-1] - leak) * np.clip(shares, 0, 1)
-        levels = np.searchsorted((table[1:] + table[:-1]) / 2, wanted)
         short = self.layout.length - values.shape[-1]
-        levels = np.pad(levels, [(0, 0)] * (levels.ndim - 1) + [(0, short)])
-        kind_of = np.uint8 if len(table) <= 256 else np.uint16
-        return Encoded(signs, levels.astype(kind_of), table[levels], scale, low)
+        shares = np.pad(np.clip(shares, 0, 1), [(0, 0)] * (shares.ndim - 1) + [(0, short)])
+        return Encoded(signs, shares, scale, low)
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         self.open()
@@ -248,72 +313,59 @@ class BenchBackend(Backend):
     ) -> np.ndarray:
         """Multiply one segment: float64 [m, N, M]."""
         rails = len(w.signs)
-        _, m, outputs, length = w.levels.shape
+        _, m, outputs, length = w.shares.shape
         # rails of an output are neighbours: rows of one tall matrix
-        tall = np.moveaxis(w.levels, 0, 2).reshape(m, outputs * rails, length)
-        light = np.moveaxis(w.light, 0, 2).reshape(m, outputs * rails, length)
+        tall = np.moveaxis(w.shares, 0, 2).reshape(m, outputs * rails, length)
         signs = np.tile(w.signs, outputs)
         total = np.zeros((m, values.shape[1], outputs * rails))
         for index, sign in enumerate(x.signs):
             if sign < 0 and not (values < 0).any():
                 continue
-            electrons = self._exposure(x.levels[index], tall, f"{name}/{sign}", stats)
-            start = time.perf_counter()
-            total += sign * self._signal(electrons, x.light[index], light)
-            stats.seconds["decode"] += time.perf_counter() - start
+            levels = self.curves["input"].levels(x.shares[index])
+            total += sign * self._exposure(levels, tall, f"{name}/{sign}", stats)
         signed = (total * signs).reshape(m, -1, outputs, rails).sum(axis=-1)
-        wide, tall_scale = x.scale, np.swapaxes(w.scale, -1, -2)
-        y = signed * wide * tall_scale
+        y = signed * x.scale * np.swapaxes(w.scale, -1, -2)
         if self.bench.file.encoding.kind == "offset":
-            fx, fw = self._leaks["input"], self._leaks["weight"]
             kept = values.shape[-1]
-            u = ((x.light[0][..., :kept] - fx) / (1 - fx)).sum(axis=-1, keepdims=True) * x.scale
-            v = ((w.light[0][..., :kept] - fw) / (1 - fw)).sum(axis=-1, keepdims=True) * w.scale
+            light = self.curves["input"].light[levels][..., :kept]
+            u = light.sum(axis=-1, keepdims=True) * x.scale
+            v = w.shares[0][..., :kept].sum(axis=-1, keepdims=True) * w.scale
             low_w = np.swapaxes(w.low, -1, -2)
             y = y + x.low * np.swapaxes(v, -1, -2) + u * low_w + kept * x.low * low_w
         return np.asarray(y)
 
-    def _signal(self, electrons: np.ndarray, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Take away what darkest levels leak: sum (t_x - f_x)(t_w - f_w), [m, N, rails M]."""
-        fx, fw = self._leaks["input"], self._leaks["weight"]
-        leaked = fx * w.sum(axis=-1)[:, None, :] + fw * x.sum(axis=-1)[:, :, None]
-        pairs = electrons - leaked + x.shape[-1] * fx * fw
-        return np.asarray(pairs / ((1 - fx) * (1 - fw)))
-
     def _exposure(self, x: np.ndarray, w: np.ndarray, name: str, stats: Stats) -> np.ndarray:
-        """Expose levels x [m, N, K] to levels w [m, R, K]: electron pairs, float64 [m, N, R]."""
+        """Expose levels x [m, N, K] to shares w [m, R, K]: products of shares, [m, N, R]."""
         result = np.zeros((*x.shape[:2], w.shape[1]))
         pending = []
-        for job, slots, rows in self._jobs(x, w, name):
-            pending.append((self.submit(job), slots, rows))
+        for job, laid in self._jobs(x, w, name):
+            pending.append((self.submit(job), laid))
             stats.weight_frames += 1
-            stats.weight_samples += int(slots[0].size * x.shape[-1])
-        for future, (place, matrix, row), vectors in pending:
+            stats.weight_samples += int(laid.slots.size * x.shape[-1])
+        lit = self.curves["input"].light[x].sum(axis=-1)  # [m, N]
+        for future, laid in pending:
             try:
                 done: TileResult = future.result()
             except BaseException:
                 self.close()
                 raise
-            pairs = done.electrons[:, place] / self.layout.scale_e[place]
-            valid = vectors >= 0
-            shot, slot = np.nonzero(valid)
-            result[matrix[slot], vectors[shot, slot], row[slot]] = pairs[shot, slot]
-            stats.photons += float(done.electrons[:, place][valid].sum())
+            start = time.perf_counter()
+            shot, place = np.nonzero(laid.vectors >= 0)
+            vector, matrix = laid.vectors[shot, place], laid.matrix[place]
+            electrons = done.electrons[shot, laid.slots[place]]
+            leaked = laid.leaked_e[place] + self._leak_e[laid.slots[place]] * lit[matrix, vector]
+            result[matrix, vector, laid.row[place]] = (electrons - leaked) / laid.full_e[place]
+            stats.photons += float(electrons.sum())
+            stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
             stats.add(done.stats)
         return result
 
-    def _jobs(
-        self, x: np.ndarray, w: np.ndarray, name: str
-    ) -> Iterator[tuple[TileJob, tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]]:
+    def _jobs(self, x: np.ndarray, w: np.ndarray, name: str) -> Iterator[tuple[TileJob, Laid]]:
         """Pack tiles and vectors into frames.
 
         A frame holds groups of slots, each with a tile of some matrix and a vector of its own.
         Small matrices share a frame; where slots are left, a tile is shown several times, for
         several vectors at once. Slots that share one input take one tile and one vector.
-
-        Yields
-        ------
-        job, (slots, matrix, row of each), vectors : vectors int [shots, slots]: row of x, or -1
         """
         layout = self.layout
         m, count = x.shape[:2]
@@ -332,14 +384,14 @@ class BenchBackend(Backend):
             chunk = [
                 (task, copy) for task in cut[first : first + per_frame] for copy in range(copies)
             ]
-            weights = np.zeros((layout.slots, layout.length), dtype=w.dtype)
+            shares = np.zeros((layout.slots, layout.length))
             inputs = np.zeros((shots, len(chunk), layout.length), dtype=x.dtype)
             lies = np.full(layout.slots, -1)
             place, matrices, rows, vectors = [], [], [], []
             for group, ((matrix, top, bottom), copy) in enumerate(chunk):
                 start = group * tallest
                 slots = np.arange(start, start + bottom - top)
-                weights[slots] = w[matrix, top:bottom]
+                shares[slots] = w[matrix, top:bottom]
                 lies[slots] = group
                 mine = np.arange(copy, count, copies)
                 inputs[: len(mine), group] = x[matrix, mine]
@@ -349,9 +401,43 @@ class BenchBackend(Backend):
                 matrices.append(np.full(len(slots), matrix))
                 rows.append(np.arange(top, bottom))
                 vectors.append(np.repeat(sequence[:, None], len(slots), axis=1))
-            job = TileJob(f"{name}/{first}", weights, inputs, lies)
-            where = (np.concatenate(place), np.concatenate(matrices), np.concatenate(rows))
-            yield job, where, np.concatenate(vectors, axis=1)
+            slots = np.concatenate(place)
+            levels, full_e, leaked_e = self.weigh(shares)
+            yield (
+                TileJob(f"{name}/{first}", levels, inputs, lies),
+                Laid(
+                    slots,
+                    np.concatenate(matrices),
+                    np.concatenate(rows),
+                    np.concatenate(vectors, axis=1),
+                    full_e[slots],
+                    leaked_e[slots],
+                ),
+            )
+
+    def weigh(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Divide shares [slots, length] by the gains of their elements, as far as these allow.
+
+        Returns
+        -------
+        levels : grey levels, [slots, length]
+        full_e : electrons that a product of two shares of 1 brings, [slots]
+        leaked_e : electrons of these weights and a dark input, [slots]
+        """
+        response, curve = self.response, self.curves["weight"]
+        needed = shares / response.pairs_e
+        full_e = response.pairs_e.mean(axis=1)
+        full_e = np.minimum(full_e, 1 / np.maximum(needed.max(axis=1), 1e-30))
+        levels = curve.levels(needed * full_e[:, None])
+        lit_e = np.einsum("sk,sk->s", response.pairs_e, curve.light[levels])
+        all_e = response.pairs_e.sum(axis=1)
+        leaked_e = response.input_leak * (lit_e + response.weight_leak * all_e)
+        return levels, full_e, leaked_e + response.offset_e
+
+    @property
+    def _leak_e(self) -> np.ndarray:
+        """Give the electrons that dark weights pass of an input element of full light, [slots]."""
+        return self.response.weight_leak * self.response.pairs_e.mean(axis=1)
 
     # --- shots -----------------------------------------------------------------------------------
 
@@ -370,10 +456,15 @@ class BenchBackend(Backend):
                 self._reference(job, stats)
             electrons = np.zeros((len(job.inputs), self.layout.slots))
             for number, vectors in enumerate(job.inputs):
+                if 0 < self._reference_every <= self._since_reference:
+                    self._reference(job, stats)
                 levels = vectors[:1]
                 if not self.layout.shares_input:
-                    levels = np.where(job.lies[:, None] >= 0, vectors[job.lies], 0)
-                electrons[number] = self._shot(job, number, levels, stats)
+                    levels = np.where(
+                        job.lies[:, None] >= 0, vectors[job.lies], self.curves["input"].darkest
+                    )
+                electrons[number] = self._shot(job, str(number), levels, stats)
+                self._since_reference += 1
         except BaseException:
             self._stops.set()  # jobs that wait end at once
             self.bench.close()  # light off first
@@ -381,26 +472,41 @@ class BenchBackend(Backend):
         return TileResult(electrons, stats)
 
     def _reference(self, job: TileJob, stats: Stats) -> None:
-        """Show weights the brightest input: one photodiode sees no marker, but it sees this."""
-        tables = self.optics.tables
-        bright = np.full((1, self.layout.length), len(tables["input"]) - 1)
-        expected = self.layout.scale_e * tables["weight"][job.weights].sum(axis=1)
-        self._shot(job, _REFERENCE, bright.astype(job.inputs.dtype), stats, expected)
+        """Show the weights an input that is everywhere alike, and compare with what they pass."""
+        level = int(self.curves["input"].levels(np.array(self.layout.reference_light)))
+        rows = 1 if self.layout.shares_input else self.layout.slots
+        levels = np.full((rows, self.layout.length), level, dtype=job.inputs.dtype)
+        expected = self._passed_e(levels, job.weights)
+        self._shot(job, f"{_REFERENCE} {self.references}", levels, stats, expected)
+        self.references += 1
+        self._since_reference = 0
+
+    def _passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Give the electrons that grey levels should bring, float64 [slots]."""
+        response = self.response
+        x = self.curves["input"].light[inputs] + response.input_leak[:, None]
+        w = self.curves["weight"].light[weights] + response.weight_leak[:, None]
+        return response.offset_e + np.asarray(np.einsum("sk,sk,sk->s", response.pairs_e, x, w))
 
     def _check_reference(self, electrons: np.ndarray, expected: np.ndarray) -> None:
-        full = self.layout.scale_e * self.layout.length
-        noise = 6 * np.sqrt(expected + self.optics.read_noise_e**2)
+        full = self.response.pairs_e.sum(axis=1)
+        noise = 6 * np.sqrt(
+            np.maximum(expected, 0) + self.layout.read_pixels() * self.optics.read_noise_e**2
+        )
         off = np.abs(electrons - expected) - noise
-        if (off > _REFERENCE_OFF * expected + _REFERENCE_FLOOR * full).any():
+        wrong = off > _REFERENCE_OFF * expected + _REFERENCE_FLOOR * full
+        if wrong.any():
+            slot = int(np.argmax(off))
             raise WrongLight(
-                f"a reference shot brought {electrons[0]:.3g} electrons where the weights pass "
-                f"{expected[0]:.3g}: check the source, and that nothing stands in the beam"
+                f"a reference shot brought {electrons[slot]:.3g} electrons to slot {slot} where "
+                f"the weights pass {expected[slot]:.3g} ({wrong.sum()} of {len(wrong)} slots are "
+                "off): check the source, and that nothing stands in the beam"
             )
 
     def _shot(
         self,
         job: TileJob,
-        number: int,
+        name: str,
         levels: np.ndarray,
         stats: Stats,
         expected: np.ndarray | None = None,
@@ -416,11 +522,14 @@ class BenchBackend(Backend):
             raise NotConnected(f"{self.bench.path}: the bench was closed before {job.name}")
         self._show("input", levels, stats)
         for attempt in range(limit + 1):
-            self._shots += 1
+            self.bench.shots += 1
             stats.shots += 1
-            shot = Shot(f"{job.name}/{number}/{attempt}", self._shots)
+            shot = Shot(f"{job.name}/{name}/{attempt}", self.bench.shots)
             try:
-                electrons = self._expose(shot, stats)
+                electrons, marks = self._expose(shot, stats)
+                electrons = electrons / self._brightness(electrons, marks, expected)
+                if self.response.inverse is not None:
+                    electrons = self.response.inverse @ electrons
                 if expected is not None:
                     self._check_reference(electrons, expected)
                 return electrons
@@ -430,11 +539,42 @@ class BenchBackend(Backend):
                 stats.retries += 1
                 if attempt == limit:
                     raise type(error)(
-                        f"shot {job.name}/{number} failed {limit + 1} times, the last time: "
+                        f"shot {job.name}/{name} failed {limit + 1} times, the last time: "
                         f"{error}; the bench was made safe"
                     ) from error
                 self._recover(job, levels, stats)
         raise AssertionError("unreachable")
+
+    def _brightness(
+        self, electrons: np.ndarray, marks: Marks, expected: np.ndarray | None
+    ) -> float:
+        """Give the light of this shot over that of calibration, from its marker or as a reference.
+
+        Raises
+        ------
+        Drifted : when it has left the bench file's tolerance
+        """
+        tracker = self.tracker
+        if tracker is None:
+            return 1.0
+        if marks.scale is not None:
+            now = tracker.update(marks.scale, marks.scale_variance)
+        elif expected is not None:
+            total = float(expected.sum())
+            variance = total + len(expected) * self.optics.read_noise_e**2
+            now = tracker.update(
+                float(electrons.sum()) / total, variance / total**2, self._since_reference + 1
+            )
+        else:
+            now = tracker.slow
+        tolerance = self.bench.file.drift_tolerance
+        if abs(tracker.slow - 1) > tolerance:
+            raise Drifted(
+                f"{self.bench.path}: the light is {tracker.slow:.3f} times that of calibration, "
+                f"beyond drift_tolerance = {tolerance:g}; let the source settle, then run "
+                "`lightloom calibrate` again (the bench was made safe)"
+            )
+        return now
 
     def _recover(self, job: TileJob, levels: np.ndarray, stats: Stats) -> None:
         """Throw away what is on its way, and show both frames anew."""
@@ -454,19 +594,19 @@ class BenchBackend(Backend):
             stats.input_frames += 1
             stats.input_samples += levels.size
 
-    def _expose(self, shot: Shot, stats: Stats) -> np.ndarray:
-        """Wait until both frames have settled, expose, and read: electrons [slots]."""
+    def _expose(self, shot: Shot, stats: Stats) -> tuple[np.ndarray, Marks]:
+        """Wait until both frames have settled, expose, and read: electrons [slots], markers."""
         bench, file = self.bench, self.bench.file
         start = time.perf_counter()
         for role, modulator in (("input", bench.input), ("weight", bench.weight)):
             shown = self._shown[role]
             assert shown is not None
+            bench.clock.sleep_until(shown[0].shown_at_s + self._settling_s[role])
             modulator.wait_until_settled(shown[0])
         timeout_s = file.limits.timeout_s
         if file.layout == "block":
-            samples = bench.daq.read(
-                (0,), _WINDOW_SAMPLES, _WINDOW_SAMPLES / file.exposure_s, timeout_s, shot
-            )
+            count = known.WINDOW_SAMPLES
+            samples = bench.daq.read((0,), count, count / file.exposure_s, timeout_s, shot)
             taken, top = samples.volts, bench.daq.input_range_v[1]
             self._check_counters()
         else:
@@ -475,32 +615,32 @@ class BenchBackend(Backend):
             taken, top = frame.data, (1 << bench.camera.bit_depth) - 1
         stats.seconds["product"] += time.perf_counter() - start
         start = time.perf_counter()
+        inputs, weights = (self._shown[role] for role in ("input", "weight"))
+        assert inputs is not None and weights is not None
         if bench.is_timing_only:
-            return self._without_light()
-        if taken.max() >= top:
-            raise Saturated(
-                f"shot {shot.address}: the detector is full ({int((taken >= top).sum())} samples "
-                f"at {top:g}); lower power_w or exposure_s in {bench.path}"
-            )
-        shown = self._shown["input"]
-        assert shown is not None
-        mean_input = float(self.optics.tables["input"][shown[1]].mean())
-        self._check_numbers(self.layout.numbers(taken, mean_input))
+            return self._passed_e(inputs[1], weights[1]), Marks({})
+        self._check_full(taken, top, shot)
+        marks = Marks({})
+        if not self._guesses:
+            mean_input = float(self.curves["input"].light[inputs[1]].mean())
+            marks = self.layout.marks(taken, mean_input, self.response)
+            self._check_numbers(marks.numbers)
         electrons = self.layout.electrons(taken)
         stats.conversions += electrons.size
         stats.seconds["decode"] += time.perf_counter() - start
-        return electrons
+        return electrons, marks
 
-    def _without_light(self) -> np.ndarray:
-        """Give what ideal light would bring, where none is simulated: electrons [slots]."""
-        lights = []
-        for role in ("input", "weight"):
-            shown = self._shown[role]
-            assert shown is not None
-            lights.append(self.optics.tables[role][shown[1]])
-        return np.asarray(
-            np.einsum("sk,sk->s", *np.broadcast_arrays(*lights)) * self.layout.scale_e
-        )
+    def _check_full(self, taken: np.ndarray, top: float, shot: Shot) -> None:
+        if taken.max() < top:
+            return
+        full = taken >= top
+        if self.optics.bad is not None:
+            full &= ~self.optics.bad
+        if full.any():
+            raise Saturated(
+                f"shot {shot.address}: the detector is full ({int(full.sum())} samples at "
+                f"{top:g}); lower power_w or exposure_s in {self.bench.path}"
+            )
 
     def _check_numbers(self, found: dict[str, int]) -> None:
         for role, number in found.items():
@@ -520,80 +660,3 @@ class BenchBackend(Backend):
                 raise StaleFrame(
                     f"the DAQ counted {counted} {role} frames where {wanted} were shown"
                 )
-
-
-def _known_optics(bench: Bench) -> Optics:
-    """Ask a simulated bench for the truth that calibration is to find."""
-    assert bench.world is not None
-    file = bench.file
-    on_camera = file.layout != "block"
-    sensor = bench.camera.sensor_shape if on_camera else (1, 1)
-    truth = bench.world.truth(sensor)
-    if on_camera:
-        camera = bench.camera
-        device: Any = camera
-        offset, gain = camera.offset_counts, camera.gain_e_per_count
-        assert offset is not None and gain is not None
-        noise = device.read_noise_e
-        dark = device.dark_e_per_s * file.exposure_s + truth["stray_e_per_s"] * file.exposure_s
-    else:
-        options = bench.daq.options
-        offset, gain = 0.0, 1 / options.volts_per_electron
-        noise = options.read_noise_e * math.sqrt(_WINDOW_SAMPLES)
-        dark = (options.dark_e_per_s + truth["stray_e_per_s"]) * file.exposure_s
-    per_pixel = truth["electrons_per_pixel_j"] * file.power_w * file.exposure_s
-    return Optics(
-        truth["tables"],
-        truth["input_map"],
-        truth["camera_map"],
-        truth["gains"],
-        per_pixel,
-        sensor,
-        offset,
-        gain,
-        dark,
-        noise,
-    )
-
-
-def matching_profile(backend: BenchBackend) -> OpticsProfile:
-    """Give the profile with which the mock multiplies as this bench does.
-
-    A camera's pixels have read noise and steps of their own, so a slot's are sqrt(pixels) times
-    those; the steps are part of the read noise here. Grey levels serve one sign each, so a rail of
-    b bits has as many levels on each side of zero as a signed number of b + 1 bits.
-    """
-    layout, bench = backend.layout, backend.bench
-    file, pixels = bench.file, layout.read_pixels()
-    kind = file.encoding.kind
-    if file.layout == "block":
-        options = bench.daq.options
-        low, high = bench.daq.input_range_v
-        step = (high - low) / ((1 << (bench.daq.bit_depth or 16)) - 1) / options.volts_per_electron
-        noise, samples = options.read_noise_e, float(_WINDOW_SAMPLES)
-    else:
-        device: Any = bench.camera
-        step, noise = backend.optics.gain_e_per_count, device.read_noise_e
-        samples = pixels
-    leak = backend._leaks["input"]
-    bits = 8 if kind == "offset" else 9
-    return OpticsProfile(
-        name=file.name or "bench",
-        title=f"what theory says of {bench.path}",
-        input_bits=bits,
-        weight_bits=8 if kind in ("push-pull", "offset") else bits,
-        encoding=kind,
-        detection="per-reading",
-        photons_full_scale=float(layout.scale_e.mean()),
-        read_noise_e=math.sqrt(samples * (noise**2 + step**2 / 12)),
-        dark_e=backend.optics.dark_e * pixels + layout.leaked_e,
-        extinction_ratio=1 / leak if leak else None,
-        rows=max(layout.slots, 2),
-        length=layout.length,
-        input_refresh_s=bench.input.refresh_period_s,
-        input_settle_s=bench.input.settle_time_s,
-        weight_refresh_s=bench.weight.refresh_period_s,
-        weight_settle_s=bench.weight.settle_time_s,
-        exposure_s=file.exposure_s,
-        readout_s=0.0 if file.layout == "block" else bench.camera.readout_s,
-    )

@@ -58,6 +58,11 @@ class Bench:
                 cast(Any, instrument).join(self.world, role)
 
     @property
+    def folder(self) -> Path:
+        """The folder of the bench file, from which it names other files."""
+        return Path(self.path).parent
+
+    @property
     def is_simulated(self) -> bool:
         """Whether its results are those of a simulation."""
         return self.world is not None

@@ -87,7 +87,10 @@ class BenchFile(_Table):
     Parameters
     ----------
     coherence : only "incoherent" is supported: powers add
-    calibration : "known" (a simulated bench tells its truth)
+    calibration : file that `lightloom calibrate` wrote; None is the one beside the bench file.
+        "known": a simulated bench tells its truth
+    calibration_lasts_s : age at which a calibration expires
+    drift_tolerance : of the light against that of calibration; beyond it a run pauses
     clock : "real", or "virtual" for simulated benches: time passes only when somebody waits
     power_w : set-point of the source during a run
     align_power_w : highest set-point while the bench is aligned, when people are near the beam
@@ -98,7 +101,9 @@ class BenchFile(_Table):
     name: str = ""
     layout: Literal["imaged", "line", "block"]
     coherence: str
-    calibration: str = "known"
+    calibration: str | None = None
+    calibration_lasts_s: Seconds = 86400.0
+    drift_tolerance: float = Field(default=0.2, gt=0, lt=0.5)
     clock: Literal["real", "virtual"] = "real"
     power_w: Watts = 1e-3
     align_power_w: Watts = 1e-3

@@ -1,8 +1,9 @@
 """Where numbers lie: on the modulators' pixels, and on the detector's.
 
-A layout cuts both modulators into slots of `length` elements; the light of each slot is one
-dot product of a shot. Frames are looked up in an index map, pixel by pixel, so that any
-registration of the input modulator costs nothing more. Every frame carries its number as light:
+A layout cuts the part of the weight modulator that input and detector see into slots of `length`
+elements; the light of each slot is one dot product of a shot. Frames are looked up in an index map,
+pixel by pixel, so that any registration of the input modulator costs nothing more; a weight pixel
+that would see the inputs of two elements stays dark. Every frame carries its number as light:
 
 - imaged: strips at top and bottom, half of their cells show the input's number (opposite bright
   weights), half the weights' number (opposite bright input), each bit beside its complement;
@@ -20,37 +21,85 @@ import numpy as np
 
 from ...instruments import InputError, StaleFrame, WrongLight
 from ..products import COMPILED
+from . import maps
 from .file import EncodingTable
 
 _LEAST, _MOST = 0.7, 1.4  # of a marker's light over what it should be; drift stays within
+_CONTRAST, _CONTRAST_UNKNOWN = 0.6, 0.3  # of a bit and its complement; while leaks are unknown
+_MIXED = 0.05  # share of other elements' input that a lit weight pixel may see
 _DARK, _BRIGHT, _FIRST_BIT = 0, 1, 2  # places of an index map, before the elements
+_STEP_PX = 8  # grid on which the usable part of a modulator is searched
 
 
 @dataclass(frozen=True)
 class Optics:
-    """What calibration knows of a bench.
+    """What is known of a bench before numbers are laid out.
 
     Parameters
     ----------
     tables : light of each grey level of a modulator, by role, float32 [levels], brightest 1
-    input_map, camera_map : affine float64 [2, 3], weight pixel -> input, camera pixel
-    gains : of each weight pixel, float32 [h, w]
-    electrons_per_pixel : photoelectrons per weight pixel at full transmission and one exposure
+    input_map, camera_map : float64 [2, 3] or [2, 6], weight pixel -> input, camera pixel (`maps`);
+        of a line's camera, the row of a weight row and the middle column of its spot
     sensor_shape : (height, width) of the camera; (1, 1) of a photodiode
-    offset_counts, gain_e_per_count : of the detector
-    dark_e, read_noise_e : of one detector pixel, or of the photodiode, in one exposure
+    dark_counts : of a detector pixel in one exposure without light, float32 [h, w], or one number
+    gain_e_per_count : of the detector
+    read_noise_e, dark_e : of one pixel, or of the photodiode, in one exposure
+    bad : pixels that are left out, bool [h, w], or None
+    spot_px : width of a line's spots, in camera columns
     """
 
     tables: dict[str, np.ndarray]
     input_map: np.ndarray
     camera_map: np.ndarray
-    gains: np.ndarray
-    electrons_per_pixel: float
     sensor_shape: tuple[int, int]
-    offset_counts: float
+    dark_counts: np.ndarray | float
     gain_e_per_count: float
-    dark_e: float
     read_noise_e: float
+    dark_e: float
+    bad: np.ndarray | None = None
+    spot_px: float = 5.0
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the slots of a layout answer to light: photoelectrons in one exposure.
+
+    A slot s gives offset + sum_k pairs_sk (X_k + input_leak) (W_k + weight_leak), with X and W the
+    light of grey levels above darkness, brightest 1.
+
+    Parameters
+    ----------
+    pairs_e : of each element, float64 [slots, length]
+    input_leak, weight_leak : darkest light over brightest above darkness, float64 [slots]
+    offset_e : light that no element passed, float64 [slots]
+    inverse : undoes the crosstalk of slots, float32 [slots, slots]; None where there is none
+    marker_e : of bright marker cells, by role, float64 [cells]; None where nobody measured it
+    marker_leak_e : of marker cells while all elements of the input are brightest, likewise
+    """
+
+    pairs_e: np.ndarray
+    input_leak: np.ndarray
+    weight_leak: np.ndarray
+    offset_e: np.ndarray
+    inverse: np.ndarray | None = None
+    marker_e: dict[str, np.ndarray] | None = None
+    marker_leak_e: dict[str, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the markers of one shot say.
+
+    Parameters
+    ----------
+    numbers : of the frames whose light it is, by role
+    scale : their light over that of calibration; None where that is not known
+    scale_variance : of it, from shot noise and read noise
+    """
+
+    numbers: dict[str, int]
+    scale: float | None = None
+    scale_variance: float = 0.0
 
 
 class _Pattern:
@@ -66,13 +115,15 @@ class _Pattern:
     def __init__(self, places: np.ndarray, dtype: np.dtype[Any]) -> None:
         seen: dict[bytes, int] = {}
         rows = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in places])
-        first = np.array([np.argmax(rows == number) for number in range(len(seen))])
+        first = np.unique(rows, return_index=True)[1]
         self._rows, self._places = rows, places[first].astype(np.intp)
         self._dtype = dtype
 
     def frame(self, values: np.ndarray) -> np.ndarray:
         """Give the frame [height, width] of values [places]."""
         looked_up = values.astype(self._dtype, copy=False).take(self._places)
+        if len(self._places) == len(self._rows):
+            return looked_up
         return looked_up.take(self._rows, axis=0)
 
 
@@ -81,13 +132,15 @@ class Layout(ABC):
 
     Attributes
     ----------
+    window : the part of the weight modulator that is used: top, left, bottom, right
     slots : dot products of a shot
     length : elements of each
     shares_input : whether all slots see one input vector
     marker_bits : of a frame's number
-    scale_e : photoelectrons of an element pair at full transmission, float64 [slots]
-    leaked_e : photoelectrons that a slot's surroundings leak into it, for inputs of mean 1/4; they
-        cancel between rails and leave their shot noise
+    elements : of each weight pixel, the place of its element (slot * length + k), or -1, [h, w]
+    coverage : share of each weight pixel's input that is its own element's, float32 [h, w]
+    leaked_px : pixels of the slot's surroundings that see bright input through dark weights, for
+        inputs of mean 1/4; their light cancels between rails and leaves its shot noise
     """
 
     name: ClassVar[str]
@@ -96,8 +149,8 @@ class Layout(ABC):
     slots: int
     length: int
     marker_bits: int
-    scale_e: np.ndarray
-    leaked_e = 0.0
+    leaked_px = 0.0
+    reference_light: ClassVar[float] = 0.25  # of a reference's input: bright rows fill a camera
 
     def __init__(
         self,
@@ -107,31 +160,118 @@ class Layout(ABC):
         optics: Optics,
     ) -> None:
         self.encoding, self.optics, self._shapes = encoding, optics, shapes
-        self._levels = {role: len(table) - 1 for role, table in optics.tables.items()}
+        self.window = self._usable()
+        self.darkest = {role: int(np.argmin(table)) for role, table in optics.tables.items()}
+        self.brightest = {role: int(np.argmax(table)) for role, table in optics.tables.items()}
         weight, inputs = self._places()
+        on_input = self._on_input(inputs)
+        weight, self.coverage = self._unmixed(weight, inputs, on_input)
+        first = _FIRST_BIT + 2 * self.marker_bits
+        self.elements = np.where(weight >= first, weight - first, -1).astype(np.int32)
         self._patterns = {
             "weight": _Pattern(weight, dtypes["weight"]),
-            "input": _Pattern(self._on_input(inputs), dtypes["input"]),
+            "input": _Pattern(on_input, dtypes["input"]),
         }
-        first = _FIRST_BIT + 2 * self.marker_bits
-        lit = np.bincount(weight.ravel(), optics.gains.ravel(), first + self.slots * self.length)
-        elements = lit[first : first + self.slots * self.length]
-        per_slot = elements.reshape(self.slots, self.length).mean(axis=1)
-        self.scale_e = per_slot * optics.electrons_per_pixel
+        lit = np.bincount(self.elements[self.elements >= 0], minlength=self.slots * self.length)
+        if not lit.all():
+            raise InputError(
+                f"element_px = {encoding.element_px}: {int((lit == 0).sum())} of {lit.size} "
+                "elements have no pixel that sees their own input alone, as the modulators lie on "
+                "each other; make it larger, or align the bench better"
+            )
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        top, left, bottom, right = self.window
+        return bottom - top, right - left
+
+    def _in_window(self, places: np.ndarray) -> np.ndarray:
+        """Put places of the window into those of the whole weight modulator."""
+        top, left, bottom, right = self.window
+        whole = np.zeros(self._shapes["weight"], dtype=np.int64)
+        whole[top:bottom, left:right] = places
+        return whole
 
     @abstractmethod
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         """Give the places of weight and input values on the weight modulator's pixels."""
 
+    def _on_detector(self, points: np.ndarray) -> np.ndarray:
+        """Say which weight pixels [n, 2] the detector sees: bool [n]."""
+        return np.ones(len(points), dtype=bool)
+
+    def _usable(self) -> tuple[int, int, int, int]:
+        """Find the largest rectangle of weight pixels that input and detector see."""
+        height, width = self._shapes["weight"]
+        rows = np.append(np.arange(0, height - 1, _STEP_PX), height - 1)
+        columns = np.append(np.arange(0, width - 1, _STEP_PX), width - 1)
+        points = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        on_input = maps.apply(self.optics.input_map, points)
+        most = np.array(self._shapes["input"]) - 1
+        seen = ((on_input > -0.5) & (on_input < most + 0.5)).all(axis=-1)
+        seen &= self._on_detector(points.reshape(-1, 2)).reshape(seen.shape)
+        if seen.all():
+            return 0, 0, height, width
+        top, left, bottom, right = _largest_rectangle(seen)
+        if (bottom - top) * (right - left) < 0.05 * seen.size:
+            raise InputError(
+                f"the {self.name} layout: input modulator and detector see only "
+                f"{seen.mean():.0%} of the weight modulator together; align the bench"
+            )
+        return int(rows[top]), int(columns[left]), int(rows[bottom]) + 1, int(columns[right]) + 1
+
     def _on_input(self, places: np.ndarray) -> np.ndarray:
         """Give places [h, w] of the weight modulator's grid on the input modulator's pixels."""
-        turn = np.linalg.inv(self.optics.input_map[:, :2])
-        rows, columns = np.indices(self._shapes["input"])
-        moved = np.stack([rows, columns]) - self.optics.input_map[:, 2][:, None, None]
-        y, x = np.rint(np.tensordot(turn, moved, 1)).astype(int)
+        points = np.stack(np.indices(self._shapes["input"]), axis=-1)
+        found = np.rint(maps.back(self.optics.input_map, points)).astype(int)
+        y, x = found[..., 0], found[..., 1]
         height, width = places.shape
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         return np.where(inside, places[y.clip(0, height - 1), x.clip(0, width - 1)], _DARK)
+
+    def _unmixed(
+        self, weight: np.ndarray, inputs: np.ndarray, on_input: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Leave weight pixels dark that see the inputs of several elements.
+
+        A weight pixel sees the four input pixels around the place on which it lies, weighted as
+        its distance to each.
+
+        Returns
+        -------
+        weight : places [h, w] with those pixels dark
+        coverage : share of each lit pixel's input that is its own, float32 [h, w]
+        """
+        rows, columns = np.nonzero(weight != _DARK)
+        q = maps.apply(self.optics.input_map, np.stack([rows, columns], axis=-1))
+        low = np.floor(q + 1e-6).astype(int)
+        share = np.clip(q - low, 0, 1)
+        wanted = inputs[rows, columns]
+        padded = np.pad(on_input, 1)
+        most = np.array(on_input.shape)
+        own, other = np.zeros(len(rows)), np.zeros(len(rows))
+        for i in range(2):
+            for j in range(2):
+                y, x = np.clip(low + np.array([i + 1, j + 1]), 0, most + 1).T
+                seen = padded[y, x]
+                part = (share[:, 0] if i else 1 - share[:, 0]) * (
+                    share[:, 1] if j else 1 - share[:, 1]
+                )
+                own += np.where(seen == wanted, part, 0)
+                other += np.where((seen != wanted) & (seen != _DARK), part, 0)
+        kept = (other <= _MIXED) & (own > _MIXED)
+        coverage = np.zeros(weight.shape, dtype=np.float32)
+        coverage[rows, columns] = np.where(kept, own, 0)
+        cleared = weight.copy()
+        cleared[rows[~kept], columns[~kept]] = _DARK
+        return cleared, coverage
+
+    def element_sums(self, light: np.ndarray) -> np.ndarray:
+        """Sum light [h, w] of weight pixels over elements: float64 [slots, length]."""
+        lit = self.elements >= 0
+        places, shares = self.elements[lit], (light * self.coverage)[lit]
+        sums = np.bincount(places, shares, minlength=self.slots * self.length)
+        return sums.reshape(self.slots, self.length)
 
     def frame(self, role: str, levels: np.ndarray, number: int) -> np.ndarray:
         """Lay out a frame.
@@ -146,9 +286,10 @@ class Layout(ABC):
         -------
         frame : grey levels (height, width) of that modulator
         """
+        dark, bright = self.darkest[role], self.brightest[role]
         bits = (number >> np.arange(self.marker_bits)) & 1
-        marks = np.stack([bits, 1 - bits], axis=1).ravel() * self._levels[role]
-        values = np.concatenate([[0, self._levels[role]], marks, levels.ravel()])
+        marks = np.where(np.stack([bits, 1 - bits], axis=1).ravel() > 0, bright, dark)
+        values = np.concatenate([[dark, bright], marks, levels.ravel()])
         return self._patterns[role].frame(values)
 
     @abstractmethod
@@ -156,12 +297,13 @@ class Layout(ABC):
         """Give the photoelectrons of each slot, float64 [slots], from what the detector took."""
 
     @abstractmethod
-    def numbers(self, taken: np.ndarray, mean_input: float) -> dict[str, int]:
-        """Read the numbers of the frames whose light this is, by role.
+    def marks(self, taken: np.ndarray, mean_input: float, response: Response | None) -> Marks:
+        """Read the markers of a shot.
 
         Parameters
         ----------
         mean_input : light that the input's elements pass, in the mean; darkest weights leak of it
+        response : how bright markers are; None where nobody measured it yet
 
         Raises
         ------
@@ -169,28 +311,42 @@ class Layout(ABC):
         StaleFrame : when a bit is neither, as in a mixture of two frames
         """
 
-    @abstractmethod
-    def read_pixels(self) -> float:
-        """Give the detector pixels whose light one slot sums (1 for a photodiode)."""
+    def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
+        """Give the light of bright marker cells from that of weight pixels [h, w], by role."""
+        return {}
 
-    def _read_bits(self, light: np.ndarray, bright: np.ndarray, role: str) -> int:
+    def leaky_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
+        """Give what dark weights [h, w] leak into marker cells of brightest input elements."""
+        return {}
+
+    @abstractmethod
+    def read_pixels(self) -> np.ndarray:
+        """Give the detector pixels whose light each slot sums (1 for a photodiode), [slots]."""
+
+    def _read_bits(
+        self, light: np.ndarray, bright: np.ndarray | None, variance: np.ndarray, role: str
+    ) -> int:
         """Read a number from the light of its cells: bit and complement in turn, [copies, 2 b].
 
         Parameters
         ----------
-        bright : photoelectrons of a bright cell, likewise
+        bright : photoelectrons of a bright cell, likewise; None where nobody measured it
+        variance : of the light, likewise
         """
-        share = light.reshape(bright.shape) / bright
+        share = light if bright is None else light / bright
         one, other = share[:, ::2], share[:, 1::2]
         total = one + other
-        least, most = float(total.min()), float(total.max())
-        if least < _LEAST or most > _MOST:
-            raise WrongLight(
-                f"the marker of the {role} frame is {least:.2f} to {most:.2f} times as bright as "
-                "it should be: check the source, and that nothing stands in the beam"
-            )
+        if bright is not None:
+            noise = 4 * np.sqrt((variance / bright**2)[:, ::2] + (variance / bright**2)[:, 1::2])
+            least, most = float((total + noise).min()), float((total - noise).max())
+            if least < _LEAST or most > _MOST:
+                raise WrongLight(
+                    f"the marker of the {role} frame is {total.min():.2f} to {total.max():.2f} "
+                    "times as bright as it should be: check the source, and that nothing stands in "
+                    "the beam"
+                )
         contrast = np.abs(one - other) / np.maximum(total, 1e-30)
-        if contrast.min() < 0.6:
+        if contrast.min() < (_CONTRAST_UNKNOWN if bright is None else _CONTRAST):
             raise StaleFrame(
                 f"the marker of the {role} frame is no number (contrast {contrast.min():.2f}): "
                 "the light of two frames mixed"
@@ -203,56 +359,135 @@ class Layout(ABC):
         return int(found[0] @ (1 << np.arange(self.marker_bits)))
 
 
+def _largest_rectangle(seen: np.ndarray) -> tuple[int, int, int, int]:
+    """Find the largest rectangle of true values: first and last row and column of it.
+
+    Column by column of a histogram of the true values above each row (the classic stack).
+    """
+    best, found = 0, (0, 0, 0, 0)
+    height = np.zeros(seen.shape[1] + 1, dtype=int)
+    for row, line in enumerate(seen):
+        height[:-1] = np.where(line, height[:-1] + 1, 0)
+        stack: list[int] = []
+        for column, tall in enumerate(height):
+            while stack and height[stack[-1]] >= tall:
+                high = int(height[stack.pop()])
+                left = stack[-1] + 1 if stack else 0
+                if high * (column - left) > best:
+                    best, found = high * (column - left), (row - high + 1, left, row, column - 1)
+            stack.append(column)
+    return found[0], found[1], found[2], found[3]
+
+
 class _OnCamera(Layout):
     """Reads slots and marker cells as rectangles of camera pixels."""
+
+    def _on_detector(self, points: np.ndarray) -> np.ndarray:
+        seen = maps.apply(self.optics.camera_map, points)
+        most = np.array(self.optics.sensor_shape) - 1
+        return np.asarray(((seen >= 0) & (seen <= most)).all(axis=-1))
 
     def _cut(self, regions: np.ndarray, cells: dict[str, np.ndarray]) -> None:
         """Keep rectangles [n, 4] of slots, and of marker cells [copies x 2 bits, 4], in pixels."""
         height, width = self.optics.sensor_shape
-        for boxes in (regions, *(cell.reshape(-1, 4) for cell in cells.values())):
-            if boxes.min() < 0 or boxes[:, 2].max() > height or boxes[:, 3].max() > width:
+        margin = 2  # a region may lose the dark edge of its guard, and nothing more
+        for boxes in (regions, *cells.values()):
+            if (
+                boxes.min() < -margin
+                or boxes[:, 2].max() > height + margin
+                or boxes[:, 3].max() > width + margin
+            ):
                 raise InputError(
                     f"the {self.name} layout's light falls beyond the sensor of {height} x {width} "
                     "pixels; align the bench, or use a smaller part of the modulator"
                 )
-        self._regions = np.ascontiguousarray(regions, dtype=np.int64)
-        self._cells = {
-            role: np.ascontiguousarray(cell.reshape(-1, 4), dtype=np.int64)
-            for role, cell in cells.items()
-        }
+            np.clip(boxes, 0, [height, width, height, width], out=boxes)
+        self._regions = _Regions(regions, self.optics)
+        self._cells = {role: _Regions(boxes, self.optics) for role, boxes in cells.items()}
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Sum counts over each slot's pixels, less offset and dark, in electrons."""
-        return self._sums(taken, self._regions)
+        return self._regions.electrons(taken)
 
-    def numbers(self, taken: np.ndarray, mean_input: float) -> dict[str, int]:
-        """Read both numbers from their marker cells."""
-        found = {}
+    def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
+        """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
+        return {role: cells.electrons(taken) for role, cells in self._cells.items()}
+
+    def marks(self, taken: np.ndarray, mean_input: float, response: Response | None) -> Marks:
+        """Read both numbers from their marker cells, and how bright these are together."""
+        known = response is not None and response.marker_e is not None
+        numbers: dict[str, int] = {}
+        light, expected, variance = 0.0, 0.0, 0.0
         for role, cells in self._cells.items():
-            light = self._sums(taken, cells) - self._leak_e(cells, mean_input)
-            bright = self._bright_e(cells).reshape(-1, 2 * self.marker_bits)
-            found[role] = self._read_bits(light, bright, role)
-        return found
+            electrons = cells.electrons(taken)
+            noise = np.maximum(electrons, 0) + cells.pixels * self.optics.read_noise_e**2
+            bright = None
+            if known:
+                assert response is not None and response.marker_e is not None
+                bright = response.marker_e[role]
+                if response.marker_leak_e is not None:
+                    electrons = electrons - response.marker_leak_e[role] * mean_input
+                light, variance = light + electrons.sum(), variance + noise.sum()
+                expected += bright.sum() / 2  # of a bit and its complement, one is bright
+                bright = bright.reshape(-1, 2 * self.marker_bits)
+            shape = (-1, 2 * self.marker_bits)
+            numbers[role] = self._read_bits(
+                electrons.reshape(shape), bright, noise.reshape(shape), role
+            )
+        if not known:
+            return Marks(numbers)
+        return Marks(numbers, light / expected, variance / expected**2)
 
-    @abstractmethod
-    def _bright_e(self, cells: np.ndarray) -> np.ndarray:
-        """Give the photoelectrons of bright marker cells: float64 [n]."""
+    def read_pixels(self) -> np.ndarray:
+        """Give the number of pixels of each slot."""
+        return self._regions.pixels
 
-    def _leak_e(self, cells: np.ndarray, mean_input: float) -> np.ndarray | float:
-        """Give the photoelectrons that come into marker cells from around them."""
-        return 0.0
+    def boxes(self) -> np.ndarray:
+        """Give the camera rectangles of slots: top, left, bottom, right, int64 [slots, 4]."""
+        return self._regions.boxes
 
-    def read_pixels(self) -> float:
-        """Give the mean number of pixels of a slot."""
-        size = self._regions[:, 2:] - self._regions[:, :2]
-        return float(np.prod(size, axis=1).mean())
 
-    def _sums(self, taken: np.ndarray, regions: np.ndarray) -> np.ndarray:
-        optics = self.optics
-        sums = region_sums(taken, regions)
-        pixels = np.prod(regions[:, 2:] - regions[:, :2], axis=1)
-        light = (sums - optics.offset_counts * pixels) * optics.gain_e_per_count
-        return np.asarray(light - optics.dark_e * pixels)
+class _Regions:
+    """Rectangles of camera pixels, and what darkness puts into them.
+
+    Attributes
+    ----------
+    boxes : top, left, bottom, right, int64 [n, 4]
+    pixels : good ones of each, float64 [n]
+    """
+
+    def __init__(self, boxes: np.ndarray, optics: Optics) -> None:
+        self.boxes = np.ascontiguousarray(boxes, dtype=np.int64)
+        self._gain = optics.gain_e_per_count
+        area = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1).astype(float)
+        self._bad: tuple[np.ndarray, np.ndarray] | None = None
+        if optics.bad is not None and optics.bad.any():
+            bad = np.argwhere(optics.bad)
+            pairs = [(number, y, x) for y, x in bad for number in np.nonzero(self._hold(y, x))[0]]
+            if pairs:
+                number, y, x = np.array(pairs).T
+                self._bad = (number, y * optics.sensor_shape[1] + x)
+                area -= np.bincount(number, minlength=len(area))
+        self.pixels = area
+        if np.ndim(optics.dark_counts):
+            self._dark = self._sums(np.asarray(optics.dark_counts, dtype=np.float64))
+        else:
+            self._dark = area * float(optics.dark_counts)
+
+    def _hold(self, y: int, x: int) -> np.ndarray:
+        top, left, bottom, right = self.boxes.T
+        return (top <= y) & (y < bottom) & (left <= x) & (x < right)
+
+    def _sums(self, taken: np.ndarray) -> np.ndarray:
+        sums = region_sums(taken, self.boxes)
+        if self._bad is not None:
+            number, place = self._bad
+            sums -= np.bincount(number, taken.ravel()[place], minlength=len(sums))
+        return sums
+
+    def electrons(self, taken: np.ndarray) -> np.ndarray:
+        """Give photoelectrons above darkness: float64 [n]."""
+        return np.asarray((self._sums(taken) - self._dark) * self._gain)
 
 
 def region_sums(image: np.ndarray, regions: np.ndarray) -> np.ndarray:
@@ -261,7 +496,7 @@ def region_sums(image: np.ndarray, regions: np.ndarray) -> np.ndarray:
         from .kernels import region_sums as compiled
 
         return np.asarray(compiled(image, regions))
-    return np.array([image[t:b, le:r].sum(dtype=np.int64) for t, le, b, r in regions], dtype=float)
+    return np.array([image[t:b, le:r].sum(dtype=np.float64) for t, le, b, r in regions])
 
 
 class ImagedLayout(_OnCamera):
@@ -276,7 +511,7 @@ class ImagedLayout(_OnCamera):
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         pitch, guard = self.encoding.element_px, self.encoding.guard_px
         b, a = self.encoding.block
-        height, width = self._shapes["weight"]
+        height, width = self._size
         step_y, step_x = b * pitch + guard, a * pitch + guard
         strip = max(2 * guard, 8)
         down, across = height // step_y, width // step_x
@@ -286,10 +521,11 @@ class ImagedLayout(_OnCamera):
         if down < 1 or across < 1 or self.marker_bits < 2:
             raise InputError(
                 f"a block of {b} x {a} elements of {pitch} pixels with a guard of {guard} does not "
-                f"fit the weight modulator of {height} x {width} pixels beside its markers; make "
-                "it smaller"
+                f"fit the {height} x {width} pixels of the weight modulator that are seen, beside "
+                "its markers; make it smaller"
             )
         self.slots, self.length = down * across, a * b
+        self.grid = (down, across)
         used = (down * step_y, across * step_x)
         top, left = (height - used[0]) // 2, (width - used[1]) // 2
         element = _FIRST_BIT + 2 * self.marker_bits
@@ -305,7 +541,7 @@ class ImagedLayout(_OnCamera):
         inputs = places.copy()
         cells = self._mark(places, inputs, strip, top, height)
         self._find_regions(down, across, (step_y, step_x), (top, left), (b, a), cells)
-        return places, inputs
+        return self._in_window(places), self._in_window(inputs)
 
     def _mark(
         self, weight: np.ndarray, inputs: np.ndarray, strip: int, top: int, height: int
@@ -343,7 +579,9 @@ class ImagedLayout(_OnCamera):
     ) -> None:
         """Map blocks and cells to camera pixels; a block gets its half of the guard band."""
         pitch, half = self.encoding.element_px, self.encoding.guard_px // 2
-        scale = float(np.sqrt(abs(np.linalg.det(self.optics.camera_map[:, :2]))))
+        corner = np.array(self.window[:2])
+        middle = corner + np.array(self._size) / 2
+        scale = float(np.sqrt(abs(np.linalg.det(maps.scales(self.optics.camera_map, middle)))))
         guard_on_camera = self.encoding.guard_px * scale
         if guard_on_camera < 3:
             raise InputError(
@@ -357,26 +595,40 @@ class ImagedLayout(_OnCamera):
         boxes[..., 2] = boxes[..., 0] + block[0] * pitch
         boxes[..., 3] = boxes[..., 1] + block[1] * pitch
         margin = (guard_on_camera - 1) / 2
+        self._cell_boxes = {
+            role: (cell.reshape(-1, 4) + np.tile(corner, 2)).astype(int)
+            for role, cell in cells.items()
+        }
         self._cut(
-            self._on_camera(boxes.reshape(-1, 4), margin),
-            {role: self._on_camera(cell.reshape(-1, 4), -1.0) for role, cell in cells.items()},
+            self._on_camera(boxes.reshape(-1, 4) + np.tile(corner, 2), margin),
+            {role: self._on_camera(cell, -1.0) for role, cell in self._cell_boxes.items()},
         )
 
     def _on_camera(self, boxes: np.ndarray, margin: float) -> np.ndarray:
-        """Give the camera rectangles of boxes of weight pixels, all of one size, plus a margin."""
+        """Give the camera rectangles of boxes of weight pixels, plus a margin."""
         matrix = self.optics.camera_map
-        middle = np.stack([boxes[:, 0] + boxes[:, 2] - 1, boxes[:, 1] + boxes[:, 3] - 1]) / 2
-        centre = matrix[:, :2] @ middle + matrix[:, 2:]
-        size = np.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]])
-        reach = np.abs(matrix[:, :2]) @ size / 2 + margin
+        middle = np.stack([boxes[:, 0] + boxes[:, 2] - 1, boxes[:, 1] + boxes[:, 3] - 1], 1) / 2
+        centre = maps.apply(matrix, middle)
+        size = np.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]], axis=1)
+        slopes = np.abs(maps.scales(matrix, middle))
+        reach = (slopes @ size[..., None])[..., 0] / 2 + margin
         low = np.rint(centre - reach + 0.5).astype(int)
         high = np.maximum(np.rint(centre + reach + 0.5).astype(int), low + 1)
-        return np.stack([low[0], low[1], high[0], high[1]], axis=1)
+        return np.concatenate([low, high], axis=1)
 
-    def _bright_e(self, cells: np.ndarray) -> np.ndarray:
-        area = np.prod(cells[:, 2:] - cells[:, :2], axis=1)  # inside the cell's picture
-        per_area = abs(np.linalg.det(self.optics.camera_map[:, :2]))
-        return np.asarray(area / per_area * self.optics.electrons_per_pixel)
+    def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
+        """Give the light of bright marker cells from that of weight pixels [h, w], by role."""
+        found = {}
+        for role, boxes in self._cell_boxes.items():
+            mean = region_sums(light, boxes) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+            middle = (boxes[:, :2] + boxes[:, 2:] - 1) / 2
+            per_area = np.abs(np.linalg.det(maps.scales(self.optics.camera_map, middle)))
+            found[role] = mean * self._cells[role].pixels / per_area  # inside the cell's picture
+        return found
+
+    def leaky_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
+        """Give what elements leak into marker cells: nothing, they are apart."""
+        return {role: np.zeros(len(boxes)) for role, boxes in self._cell_boxes.items()}
 
 
 class LineLayout(_OnCamera):
@@ -384,11 +636,14 @@ class LineLayout(_OnCamera):
 
     name = "line"
     shares_input = True
-    _SPOT_PX = 7  # camera columns that are read
+
+    def _on_detector(self, points: np.ndarray) -> np.ndarray:
+        row = maps.apply(self.optics.camera_map, points * [1, 0])[..., 0]
+        return np.asarray((row >= 0) & (row <= self.optics.sensor_shape[0] - 1))
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         pitch, guard = self.encoding.element_px, self.encoding.guard_px
-        height, width = self._shapes["weight"]
+        height, width = self._size
         step = pitch + guard
         rows = height // step
         self.marker_bits = min(4, max((rows - 2) // 4, 1))
@@ -398,9 +653,9 @@ class LineLayout(_OnCamera):
         self.slots = rows - 2 * count
         if self.slots < 1 or self.length < 1:
             raise InputError(
-                f"elements of {pitch} pixels with a guard of {guard} leave no row of numbers on a "
-                f"weight modulator of {height} x {width} pixels beside its markers; make them "
-                "smaller"
+                f"elements of {pitch} pixels with a guard of {guard} leave no row of numbers on "
+                f"the {height} x {width} pixels of the weight modulator that are seen, beside its "
+                "markers; make them smaller"
             )
         first = (count + 1) * mark
         element = _FIRST_BIT + count
@@ -412,67 +667,76 @@ class LineLayout(_OnCamera):
         for bit in range(count):
             inputs[:, (bit + 1) * mark : (bit + 2) * mark] = _FIRST_BIT + bit
         start = (height - rows * step + guard) // 2
+        cells = {"input": np.zeros((count, 4), int), "weight": np.zeros((count, 4), int)}
         # rows of bits of the input's number, then of the weights' number, then of numbers
         for row in range(rows):
             part = slice(start + row * step, start + row * step + pitch)
             if row < count:
                 weight[part, (row + 1) * mark : (row + 2) * mark] = _BRIGHT
+                cells["input"][row] = part.start, (row + 1) * mark, part.stop, (row + 2) * mark
             elif row < 2 * count:
                 weight[part, :mark] = _FIRST_BIT + row - count
+                cells["weight"][row - count] = part.start, 0, part.stop, mark
             else:
                 places = element + (row - 2 * count) * self.length + np.arange(self.length)
                 weight[part, columns] = np.repeat(places, pitch)
         reserved = (self.marker_bits + 1) * mark
-        lit = guard * (self.length * pitch / 4 + reserved) + pitch * reserved
-        self._per_pixel_leak_e = (
-            float(self.optics.tables["weight"][0]) * self.optics.electrons_per_pixel
-        )
-        self.leaked_e = lit * self._per_pixel_leak_e
-        self._find_rows(start + step * np.arange(rows), pitch, count)
-        return weight, inputs
+        self.leaked_px = guard * (self.length * pitch / 4 + reserved) + pitch * reserved
+        corner = np.tile(self.window[:2], 2)
+        self._cell_boxes = {role: boxes + corner for role, boxes in cells.items()}
+        self._find_rows(self.window[0] + start + step * np.arange(rows), pitch, count)
+        return self._in_window(weight), self._in_window(inputs)
 
     def _find_rows(self, tops: np.ndarray, pitch: int, count: int) -> None:
         matrix = self.optics.camera_map
-        scale = abs(float(matrix[0, 0]))
-        guard_on_camera = self.encoding.guard_px * scale
+        middles = np.stack([tops + (pitch - 1) / 2, 0 * tops], axis=1)
+        scale = np.abs(maps.scales(matrix, middles)[:, 0, 0])
+        guard_on_camera = self.encoding.guard_px * float(scale.min())
         if guard_on_camera < 3:
             raise InputError(
                 f"encoding.guard_px = {self.encoding.guard_px} is {guard_on_camera:.2g} camera "
-                f"pixels wide; at least 3 keep rows apart, so give {int(np.ceil(3 / scale))}"
+                f"pixels wide; at least 3 keep rows apart, so give "
+                f"{int(np.ceil(3 / scale.min()))}"
             )
-        middle = matrix[0, 0] * (tops + (pitch - 1) / 2) + matrix[0, 2]
+        on_camera = maps.apply(matrix, middles)
         reach = scale * pitch / 2 + (guard_on_camera - 1) / 2
-        low = np.rint(middle - reach + 0.5).astype(int)
-        high = np.rint(middle + reach + 0.5).astype(int)
-        left = (self.optics.sensor_shape[1] - self._SPOT_PX) // 2
-        boxes = np.stack([low, 0 * low + left, high, 0 * low + left + self._SPOT_PX], axis=1)
+        low = np.rint(on_camera[:, 0] - reach + 0.5).astype(int)
+        high = np.rint(on_camera[:, 0] + reach + 0.5).astype(int)
+        wide = int(np.ceil(self.optics.spot_px)) + 2  # camera columns that are read
+        left = np.rint(on_camera[:, 1]).astype(int) - wide // 2
+        boxes = np.stack([low, left, high, left + wide], axis=1)
         self._cut(boxes[2 * count :], {"input": boxes[:count], "weight": boxes[count : 2 * count]})
 
-    def _bright_e(self, cells: np.ndarray) -> np.ndarray:
-        pixels = 2 * self.encoding.element_px**2  # a reserved column's part of a row
-        return np.full(len(cells), pixels * self.optics.electrons_per_pixel)
+    def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
+        """Give the light of bright marker cells from that of weight pixels [h, w], by role."""
+        covered = light * self.coverage  # a reserved column's part of a row
+        return {role: region_sums(covered, boxes) for role, boxes in self._cell_boxes.items()}
 
-    def _leak_e(self, cells: np.ndarray, mean_input: float) -> np.ndarray:
-        """Give what a cell's dark rows and columns let through of a whole row of input."""
-        pitch = self.encoding.element_px
-        rows = (cells[:, 2] - cells[:, 0]) / abs(float(self.optics.camera_map[0, 0]))
-        lit = rows * pitch * (self.length * mean_input + 2 * (self.marker_bits + 1))
-        return np.asarray(lit * self._per_pixel_leak_e)
+    def leaky_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
+        """Give what dark weights [h, w] leak into marker cells of brightest input elements."""
+        middle, found = float(light.mean()), {}
+        for role, cells in self._cells.items():
+            tall = (cells.boxes[:, 2] - cells.boxes[:, 0]) / abs(
+                float(self.optics.camera_map[0, 0])
+            )
+            found[role] = tall * self.encoding.element_px * self.length * middle
+        return found
 
 
 class BlockLayout(Layout):
     """A vector wrapped into one block of macropixels; one dot product a shot, on a photodiode."""
 
     name = "block"
+    reference_light = 1.0
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         pitch = self.encoding.element_px
         b, a = self.encoding.block
-        height, width = self._shapes["weight"]
+        height, width = self._size
         if b * pitch > height or a * pitch > width:
             raise InputError(
-                f"a block of {b} x {a} elements of {pitch} pixels does not fit the weight "
-                f"modulator of {height} x {width} pixels; make it smaller"
+                f"a block of {b} x {a} elements of {pitch} pixels does not fit the {height} x "
+                f"{width} pixels of the weight modulator that are seen; make it smaller"
             )
         self.slots, self.length, self.marker_bits = 1, a * b, 0
         places = np.zeros((height, width), dtype=np.int64)
@@ -481,21 +745,21 @@ class BlockLayout(Layout):
         places[top : top + b * pitch, left : left + a * pitch] = np.repeat(
             np.repeat(inside, pitch, axis=0), pitch, axis=1
         )
-        return places, places
+        whole = self._in_window(places)
+        return whole, whole
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Give the electrons of one window of samples: volts [channels, samples]."""
-        optics = self.optics
-        total = taken[0].sum() * optics.gain_e_per_count
-        return np.array([total - optics.dark_e])
+        volts = taken[0].sum() - float(self.optics.dark_counts)
+        return np.array([volts * self.optics.gain_e_per_count])
 
-    def numbers(self, taken: np.ndarray, mean_input: float) -> dict[str, int]:
+    def marks(self, taken: np.ndarray, mean_input: float, response: Response | None) -> Marks:
         """Give none: the counters of the DAQ tell which frames were shown."""
-        return {}
+        return Marks({})
 
-    def read_pixels(self) -> float:
+    def read_pixels(self) -> np.ndarray:
         """Give 1."""
-        return 1.0
+        return np.ones(1)
 
 
 LAYOUTS = {kind.name: kind for kind in (ImagedLayout, LineLayout, BlockLayout)}

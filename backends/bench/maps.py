@@ -1,7 +1,8 @@
-"""Maps from the pixels of one plane to those of another: affine, with a quadratic correction.
+"""Maps from the pixels of one plane to those of another: affine, with a low-order correction.
 
-A map is float64 [2, 3] or [2, 6]: (row, column) there = map @ (row, column, 1[, row^2, row column,
-column^2]) here, in pixels, whole numbers at the centres of pixels.
+A map is float64 [2, 3], [2, 6] or [2, 10]: (row, column) there = map @ (row r, column c, 1[, r^2,
+r c, c^2[, r^3, r^2 c, r c^2, c^3]]) here, in pixels, whole numbers at the centres of pixels. A
+tilted plane asks for quadratic terms, a lens that distorts for cubic ones.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 _OUTLIER = 4.0  # robust standard deviations beyond which a point is no witness
-_QUADRATIC = 1.25  # an affine map's residual over a quadratic one's, from which on it is taken
+_ASKED = 1.25  # a map's residual over that of the next order, from which on the latter is taken
+_TERMS = (3, 6, 10)  # of an affine, a quadratic, a cubic map
 
 
 def _terms(points: np.ndarray, count: int) -> np.ndarray:
     row, column = points[..., 0], points[..., 1]
-    terms = [row, column, np.ones_like(row), row * row, row * column, column * column]
-    return np.stack(terms[:count], axis=-1)
+    terms = [row, column, np.ones_like(row)]
+    if count > 3:
+        terms += [row**2, row * column, column**2]
+    if count > 6:
+        terms += [row**3, row**2 * column, row * column**2, column**3]
+    return np.stack(terms, axis=-1)
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -28,11 +34,16 @@ def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def scales(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Give the derivative of a map at points [..., 2]: float64 [..., 2 (there), 2 (here)]."""
     points = np.asarray(points, dtype=np.float64)
+    row, column = points[..., :1], points[..., 1:]
     slopes = np.broadcast_to(matrix[:, :2], (*points.shape[:-1], 2, 2)).copy()
-    if matrix.shape[1] == 6:
-        row, column = points[..., :1], points[..., 1:]
-        slopes[..., 0] += 2 * matrix[:, 3] * row + matrix[:, 4] * column
-        slopes[..., 1] += matrix[:, 4] * row + 2 * matrix[:, 5] * column
+    if matrix.shape[1] > 3:
+        a, b, c = matrix[:, 3:6].T
+        slopes[..., 0] += 2 * a * row + b * column
+        slopes[..., 1] += b * row + 2 * c * column
+    if matrix.shape[1] > 6:
+        a, b, c, d = matrix[:, 6:].T
+        slopes[..., 0] += 3 * a * row**2 + 2 * b * row * column + c * column**2
+        slopes[..., 1] += b * row**2 + 2 * c * row * column + 3 * d * column**2
     return slopes
 
 
@@ -41,8 +52,8 @@ def back(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, dtype=np.float64)
     inverse = np.linalg.inv(matrix[:, :2])
     found = (points - matrix[:, 2]) @ inverse.T
-    if matrix.shape[1] == 6:
-        for _ in range(8):  # the correction is small, so each step gains digits
+    if matrix.shape[1] > 3:
+        for _ in range(12):  # the correction is small, so each step gains digits
             found = found + (points - apply(matrix, found)) @ inverse.T
     return found
 
@@ -53,7 +64,7 @@ class Fit:
 
     Parameters
     ----------
-    matrix : float64 [2, 3] or [2, 6]
+    matrix : float64 [2, 3], [2, 6] or [2, 10]
     residual_px : root mean square of one coordinate of the points kept, in pixels there
     uncertainty_px : of the map within the points, one standard deviation of one coordinate
     kept : which points were kept, bool [n]
@@ -70,18 +81,21 @@ def fit(here: np.ndarray, there: np.ndarray, correct: bool = True) -> Fit:
 
     Parameters
     ----------
-    correct : allow quadratic terms where the affine residuals ask for them
+    correct : allow quadratic and cubic terms where the residuals ask for them
 
     Raises
     ------
     ValueError : for fewer than 3 points, or points on one line
     """
-    affine = _fit(here, there, 3)
-    if not correct or affine.kept.sum() < 16:
-        return affine
-    curved = _fit(here, there, 6)
-    asked = affine.residual_px > _QUADRATIC * curved.residual_px
-    return curved if asked and curved.kept.sum() >= affine.kept.sum() else affine
+    best = _fit(here, there, 3)
+    for count in _TERMS[1:] if correct else ():
+        if best.kept.sum() < 3 * count:
+            break
+        finer = _fit(here, there, count)
+        asked = best.residual_px > _ASKED * finer.residual_px + 1e-6
+        if asked and finer.kept.sum() >= best.kept.sum():
+            best = finer
+    return best
 
 
 def _fit(here: np.ndarray, there: np.ndarray, count: int) -> Fit:
@@ -89,7 +103,7 @@ def _fit(here: np.ndarray, there: np.ndarray, count: int) -> Fit:
     if len(here) < count:
         raise ValueError(f"{len(here)} points do not fix a map of {count} terms")
     size = np.abs(here).max() or 1.0
-    columns = np.array([size, size, 1, size**2, size**2, size**2])[:count]  # alike in size
+    columns = _terms(np.full(2, size), count)  # alike in size
     terms = _terms(here, count) / columns
     kept = np.ones(len(here), dtype=bool)
     for _ in range(10):
@@ -113,4 +127,5 @@ def together(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> np.nd
     if first.shape[1] == second.shape[1] == 3:
         turn = second[:, :2] @ first[:, :2]
         return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])
-    return _fit(points, apply(second, apply(first, points)), 6).matrix
+    count = max(first.shape[1], second.shape[1])
+    return _fit(points, apply(second, apply(first, points)), count).matrix

@@ -18,6 +18,7 @@ from ...instruments import (
     Saturated,
     Shot,
     Shown,
+    SpatialLightModulator,
     StaleFrame,
     WrongLight,
 )
@@ -26,6 +27,7 @@ from ..bench.bench import Bench
 WINDOW_SAMPLES = 16  # of a photodiode's window
 _REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)
 _GOAL, _LOW, _HIGH = 0.5, 0.25, 0.75  # of the detector's range, for the brightest pixels
+_PATIENCE = 3.0  # times the settling time that a modulator claims
 _PEAK_PIXELS = 12  # so many are at least as bright as the "peak": one hot pixel is none
 
 
@@ -65,12 +67,16 @@ class Probe:
     ----------
     shots, light_j : taken so far; light that the source gave during exposures
     faults : reason -> how often an exposure was repeated for it
+    wait_s : from a flip until its light is trusted, by role, once it is known
+    late_s : from the latest trigger to the start of its exposure, as the camera says
     """
 
     def __init__(self, bench: Bench, name: str, power_w: float) -> None:
         self.bench, self.name, self.power_w = bench, name, power_w
         self.shots, self.light_j = 0, 0.0
         self.faults: dict[str, int] = {}
+        self.wait_s: dict[str, float] = {}
+        self.late_s = 0.0
         self._shown: dict[str, tuple[Shown, np.ndarray]] = {}
         self._dark: dict[float, np.ndarray] = {}
         self._is_lit = False
@@ -100,7 +106,7 @@ class Probe:
     def range(self) -> float:
         """Give the counts (volts) at which the detector is full."""
         if self.is_bucket:
-            return float(self.bench.daq.input_range_v[1])
+            return float(self.bench.daq.input_range_v[1]) * WINDOW_SAMPLES
         return float((1 << self.bench.camera.bit_depth) - 1)
 
     @property
@@ -143,6 +149,13 @@ class Probe:
             top = (1 << modulator.bit_depth) - 1
             self.show(role, np.full(modulator.shape, top, dtype=modulator.dtype))
 
+    def draw(self, role: str, is_bright: np.ndarray) -> None:
+        """Show the brightest level where a mask (height, width) is True, the darkest elsewhere."""
+        modulator = self.bench.input if role == "input" else self.bench.weight
+        top, low = (1 << modulator.bit_depth) - 1, modulator.darkest_level
+        bright = top if low < top else 0
+        self.show(role, np.where(is_bright, bright, low).astype(modulator.dtype))
+
     def show(self, role: str, frame: np.ndarray) -> None:
         """Show a frame of grey levels, unless it is shown already."""
         before = self._shown.get(role)
@@ -150,6 +163,14 @@ class Probe:
             return
         modulator = self.bench.input if role == "input" else self.bench.weight
         self._shown[role] = (modulator.show(frame), frame.copy())
+
+    def shown(self, role: str) -> Shown:
+        """Give when the latest frame was shown."""
+        return self._shown[role][0]
+
+    def shown_at_s(self, role: str) -> float:
+        """Give the moment of the latest frame's flip."""
+        return self._shown[role][0].shown_at_s
 
     def forget_frames(self) -> None:
         """Show anew whatever comes next."""
@@ -182,7 +203,8 @@ class Probe:
         return self._dark[exposure_s]
 
     def raw(self, exposure_s: float, at_s: float | None = None) -> np.ndarray:
-        """Take one exposure as the detector gives it: counts [h, w], or volts [1, 1].
+        """Take one exposure as the detector gives it: counts [h, w], or the sum of a window's volts
+        [1, 1].
 
         Parameters
         ----------
@@ -192,7 +214,7 @@ class Probe:
         if at_s is None:
             for role, modulator in (("input", bench.input), ("weight", bench.weight)):
                 if role in self._shown:
-                    modulator.wait_until_settled(self._shown[role][0])
+                    self._settle(role, modulator)
         else:
             bench.clock.sleep_until(at_s)
         for attempt in range(bench.file.limits.retries + 1):
@@ -212,22 +234,33 @@ class Probe:
                     bench.camera.arm()
         raise AssertionError("unreachable")
 
+    def _settle(self, role: str, modulator: SpatialLightModulator) -> None:
+        """Wait as long as was measured; until then, longer than the modulator says."""
+        shown = self._shown[role][0]
+        wait_s = self.wait_s.get(role)
+        if wait_s is None:
+            wait_s = modulator.latency_s + _PATIENCE * modulator.settle_time_s
+        self.bench.clock.sleep_until(shown.shown_at_s + wait_s)
+
     def _expose(self, exposure_s: float, shot: Shot) -> np.ndarray:
         bench = self.bench
         timeout_s = bench.file.limits.timeout_s
         if self.is_bucket:
             rate_hz = WINDOW_SAMPLES / exposure_s
             samples = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, shot)
-            if samples.volts.max() >= self.range:
+            if samples.volts.max() >= self.bench.daq.input_range_v[1]:
                 return np.full((1, 1), self.range)
-            return samples.volts.mean(axis=1, keepdims=True)
+            return np.asarray(samples.volts.sum(axis=1, keepdims=True))
         camera = bench.camera
         if camera.exposure_s != exposure_s:
             camera.configure(exposure_s=exposure_s)
         if not camera.is_armed:
             camera.arm()
+        triggered_s = bench.clock.now_s()
         camera.trigger(shot)
-        return camera.read(timeout_s).data
+        frame = camera.read(timeout_s)
+        self.late_s = frame.taken_at_s - triggered_s
+        return frame.data
 
     def find_exposure(self, start_s: float | None = None, goal: float = _GOAL) -> float:
         """Find an exposure at which the brightest pixels of the frames shown are half full.

@@ -1,0 +1,75 @@
+"""`matching_profile`: the mock's profile of a bench, what theory says its noise and steps are."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..profile import OpticsProfile
+from .known import WINDOW_SAMPLES
+
+if TYPE_CHECKING:
+    from .backend import BenchBackend
+
+
+def matching_profile(backend: BenchBackend) -> OpticsProfile:
+    """Give the profile with which the mock multiplies as this bench does.
+
+    A camera's pixels have read noise and steps of their own, so a slot's are sqrt(pixels) times
+    those; the steps are part of the read noise here. Grey levels serve one sign each, so a rail of
+    b bits has as many levels on each side of zero as a signed number of b + 1 bits.
+    """
+    layout, bench, optics = backend.layout, backend.bench, backend.optics
+    file, pixels = bench.file, float(layout.read_pixels().mean())
+    kind = file.encoding.kind
+    leaks = {role: float(table.min()) for role, table in optics.tables.items()}
+    above = (1 - leaks["input"]) * (1 - leaks["weight"])
+    full_e = typical_full_e(backend) / above
+    per_pixel = full_e / float(layout.element_sums(np.ones(bench.weight.shape)).mean())
+    if file.layout == "block":
+        low, high = bench.daq.input_range_v
+        step = (high - low) / ((1 << (bench.daq.bit_depth or 16)) - 1) * optics.gain_e_per_count
+        samples = float(WINDOW_SAMPLES)
+        noise = optics.read_noise_e / math.sqrt(samples)
+    else:
+        step, noise, samples = optics.gain_e_per_count, optics.read_noise_e, pixels
+    leak = leaks["input"]
+    extra = 0 if kind == "offset" else 1
+    bits = {
+        role: math.ceil(math.log2(abs(curve.brightest - curve.darkest) + 1))
+        for role, curve in backend.curves.items()
+    }
+    return OpticsProfile(
+        name=file.name or "bench",
+        title=f"what theory says of {bench.path}",
+        input_bits=bits["input"] + extra,
+        weight_bits=bits["weight"] + (extra if kind == "abs-split" else 0),
+        encoding=kind,
+        detection="per-reading",
+        photons_full_scale=full_e,
+        read_noise_e=math.sqrt(samples * (noise**2 + step**2 / 12)),
+        dark_e=optics.dark_e * pixels + layout.leaked_px * leaks["weight"] * per_pixel,
+        extinction_ratio=1 / leak if leak else None,
+        rows=max(layout.slots, 2),
+        length=layout.length,
+        input_refresh_s=bench.input.refresh_period_s,
+        input_settle_s=bench.input.settle_time_s,
+        weight_refresh_s=bench.weight.refresh_period_s,
+        weight_settle_s=bench.weight.settle_time_s,
+        exposure_s=file.exposure_s,
+        readout_s=0.0 if file.layout == "block" else bench.camera.readout_s,
+    )
+
+
+def typical_full_e(backend: BenchBackend) -> float:
+    """Give the electrons of a full-scale product for weights that are normally distributed.
+
+    Where elements differ in gain, the weakest ones that hold large weights set it.
+    """
+    chance = np.random.Generator(np.random.Philox(1))
+    layout = backend.layout
+    weights = np.abs(chance.standard_normal((layout.slots, layout.length)))
+    shares = weights / weights.max(axis=1, keepdims=True)
+    return float(backend.weigh(shares)[1].mean())

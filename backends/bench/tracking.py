@@ -1,0 +1,51 @@
+"""`ScaleTracker`: follows how bright a bench is, from shot to shot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_START_VARIANCE = 0.01  # of the scale before the first measurement: it may have moved by 10 %
+
+
+@dataclass
+class ScaleTracker:
+    """A Kalman filter of a bench's light over that of its calibration.
+
+    The light is slow drift, a random walk, plus noise that is new in every shot. Markers and
+    reference shots measure their sum.
+
+    Parameters
+    ----------
+    shot_rms : of the source from shot to shot, relative
+    walk_variance : that drift gains in one shot
+
+    Attributes
+    ----------
+    slow : the drift's estimate
+    variance : of that estimate
+    """
+
+    shot_rms: float
+    walk_variance: float
+    slow: float = 1.0
+    variance: float = _START_VARIANCE
+
+    def update(self, measured: float, variance: float, shots: int = 1) -> float:
+        """Take a measurement in; give the estimate of the light in that very shot.
+
+        Parameters
+        ----------
+        measured : light over that of calibration
+        variance : of the measurement alone
+        shots : since the last one
+        """
+        self.variance += self.walk_variance * shots
+        off, fresh = measured - self.slow, self.shot_rms**2
+        total = self.variance + fresh + variance
+        if total <= 0:
+            return self.slow
+        now = self.slow + (self.variance + fresh) / total * off
+        gain = self.variance / total
+        self.slow += gain * off
+        self.variance *= 1 - gain
+        return now

@@ -1,0 +1,154 @@
+"""`calibrate`: the steps from an aligned bench to numbers that can be trusted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ...instruments import InputError
+from ..bench.bench import Bench
+from ..bench.calibration import Calibration, Step, calibration_path
+from .additivity import additivity
+from .crosstalk import crosstalk
+from .curves import curves
+from .dark import dark
+from .detector import detector
+from .drift import drift
+from .flat import flat
+from .settling import settling
+from .work import Measured, Work
+
+STEPS: dict[str, Callable[[Work], Measured]] = {  # in the order in which they stand on each other
+    "additivity": additivity,
+    "dark": dark,
+    "detector": detector,
+    "settling": settling,
+    "curves": curves,
+    "crosstalk": crosstalk,
+    "flat": flat,
+    "drift": drift,
+}
+_NEEDS = {
+    "additivity": (),
+    "dark": (),
+    "detector": ("dark",),
+    "settling": ("dark",),
+    "curves": ("dark", "detector"),
+    "crosstalk": ("dark", "detector", "curves"),
+    "flat": ("dark", "detector", "curves"),
+    "drift": ("dark", "detector", "curves"),
+}
+
+
+def calibrate(
+    bench: Bench,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    resume: bool = False,
+    tell: Callable[[str, float], None] | None = None,
+    done: Callable[[Step], None] | None = None,
+) -> Calibration:
+    """Run the steps of a calibration; each is on disk as soon as it is done.
+
+    Parameters
+    ----------
+    bench : aligned: its calibration file holds the step "align"; opened where it is not open
+    only : names of steps to run; all where empty
+    skip : names of steps not to run
+    resume : leave out the steps that the file holds already
+    tell : hears the step that is running and how far it is, in [0, 1]
+    done : hears each step when it is finished
+
+    Raises
+    ------
+    InputError : for unknown steps, a bench that is not aligned, a step whose forerunner is missing
+    BadFit, WrongLight, Saturated : with a diagnosis, when a step does not find what it should
+    """
+    wanted = _wanted(only, skip)
+    path = path_of(bench)
+    if not path.exists():
+        raise InputError(
+            f"{bench.path} is not aligned: run `lightloom align --bench {bench.path}` first"
+        )
+    calibration = Calibration.read(path)
+    was_open = bench.input.is_connected
+    try:
+        if not was_open:
+            bench.open()
+        calibration.check(bench, ("align",), bench.file.calibration_lasts_s)
+        if resume:
+            wanted = [name for name in wanted if name not in calibration.steps]
+        work = Work(bench, calibration)
+        for name in wanted:
+            missing = [need for need in _NEEDS[name] if need not in calibration.steps]
+            if missing:
+                raise InputError(
+                    f"the step {name} stands on the step {missing[0]}, which {path} does not hold; "
+                    "run that first"
+                )
+            if tell is not None:
+                work.tell = _teller(tell, name)
+            step = _run(work, name)
+            calibration.add(step)
+            if name == "settling":
+                work.trust_settling()
+            calibration.write(path)
+            if done is not None:
+                done(step)
+    finally:
+        bench.make_safe() if was_open else bench.close()
+    return calibration
+
+
+def path_of(bench: Bench) -> Path:
+    """Give where the calibration of a bench lies.
+
+    Raises
+    ------
+    InputError : for a bench whose file says that it knows its own truth
+    """
+    named = bench.file.calibration
+    if named == "known":
+        raise InputError(
+            f'{bench.path}: calibration = "known" makes runs use the simulation\'s own truth; take '
+            "that line out to align and calibrate by light"
+        )
+    return calibration_path(bench.path) if named is None else bench.folder / named
+
+
+def _wanted(only: Iterable[str], skip: Iterable[str]) -> list[str]:
+    only, skip = list(only), list(skip)
+    for name in (*only, *skip):
+        if name not in STEPS:
+            raise InputError(f"unknown step {name!r}; steps are {', '.join(STEPS)}")
+    return [name for name in STEPS if (not only or name in only) and name not in skip]
+
+
+def _teller(tell: Callable[[str, float], None], name: str) -> Callable[[float], None]:
+    return lambda share: tell(name, share)
+
+
+def _run(work: Work, name: str) -> Step:
+    """Run one step and say what it cost."""
+    probe = work.probe
+    shots, light_j, seconds = probe.shots, probe.light_j, probe.seconds
+    faults, began = dict(probe.faults), time.perf_counter()
+    measured = STEPS[name](work)
+    notes = list(measured.notes)
+    for reason, count in probe.faults.items():
+        if count > faults.get(reason, 0):
+            notes.append(f"{count - faults.get(reason, 0)} shots were repeated: {reason}")
+    return Step(
+        name=name,
+        figures=measured.figures,
+        arrays=measured.arrays,
+        plots=measured.plots,
+        shots=probe.shots - shots,
+        seconds=probe.seconds - seconds,
+        computing_s=time.perf_counter() - began,
+        light_j=probe.light_j - light_j,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,187 @@
+"""The photon transfer curve: electrons per count, read noise, full well, linearity.
+
+Light arrives in electrons whose variance is their mean. The variance of counts is therefore
+mean / gain + (read noise / gain)^2, plus 1/12 for the converter's rounding; pairs of frames of the
+same light give it pixel by pixel (Janesick, Photon Transfer, 2007).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...instruments import BadFit
+from ..bench.calibration import Figure, Plot
+from .work import Measured, Work
+
+_LEVELS = 10  # exposures between the faintest and the fullest
+_PAIRS = 2
+_BUCKET_WINDOWS = 64  # a photodiode has one pixel: many windows instead
+_BINS = 24  # of pixels of like brightness, in each pair
+_MOST = 0.85  # of the detector's range, that the curve is fitted up to
+_CHANGED = 0.2  # of the light between frames of a pair, from which on they are taken again
+_POOR = 0.05  # relative residual of the fit that is refused
+
+
+def detector(work: Work) -> Measured:
+    """Take pairs of frames of even light at exposures from faint to full.
+
+    Raises
+    ------
+    BadFit : when variance does not grow as light does
+    """
+    probe = work.probe
+    probe.light(True)
+    probe.fill()
+    fullest_s = _fullest(work)
+    shortest_s = max(fullest_s / 100, probe.shortest_s)
+    exposures_s = np.geomspace(shortest_s, fullest_s, _LEVELS)
+    means, variances, weights, totals = [], [], [], []
+    for number, exposure_s in enumerate(exposures_s):
+        found = (_windows if work.is_bucket else _pairs)(work, float(exposure_s))
+        means.append(found[0])
+        variances.append(found[1])
+        weights.append(found[2])
+        totals.append(found[3])
+        work.tell((number + 1) / _LEVELS)
+    mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
+    rounding = 0.0 if work.is_bucket else 1 / 12
+    read_counts = work.calibration.figure("dark", "noise_counts")
+    read_error = 1e-3 * read_counts if not work.is_bucket else 0.1 * read_counts
+    slope, slope_error, poor = _fit(mean, variance - rounding, weight, read_counts**2 - rounding)
+    gain = 1 / slope
+    if not slope > 5 * slope_error or poor > _POOR:
+        raise BadFit(
+            f"the variance of counts does not grow as the light does (slope {slope:.3g} +- "
+            f"{slope_error:.2g}, residual {poor:.1%}): check that the source is steady, that the "
+            "camera applies no gamma or noise filter, and that nothing moves in the beam"
+        )
+    read_e = float(np.sqrt(max(read_counts**2 - rounding, 0))) * gain
+    gain_error = slope_error / slope * gain
+    departures = _linearity(exposures_s, np.array(totals))
+    offset = work.calibration.figure("dark", "offset_counts")
+    full_e = (probe.range - offset) * gain
+    figures = (
+        Figure("gain_e_per_count", gain, gain_error, "e/count", f"residual {poor:.2%}"),
+        Figure(
+            "read_noise_e",
+            read_e,
+            read_e * float(np.hypot(gain_error / gain, read_error / read_counts)),
+            "e",
+        ),
+        Figure(
+            "full_well_e", full_e, full_e * gain_error / gain, "e", "the converter's last count"
+        ),
+        Figure(
+            "nonlinearity", float(np.sqrt(np.mean(departures**2))), None, "", "rms, of the light"
+        ),
+    )
+    order = np.argsort(mean)
+    arrays = {
+        "mean_counts": mean[order].astype(np.float32),
+        "variance_counts": variance[order].astype(np.float32),
+        "exposures_s": exposures_s.astype(np.float32),
+        "departures": departures.astype(np.float32),
+    }
+    plots = (
+        Plot(
+            "Photon transfer",
+            "points",
+            "variance_counts",
+            "mean_counts",
+            "counts",
+            "counts squared",
+        ),
+        Plot(
+            "Departure from a straight line", "points", "departures", "exposures_s", "exposure, s"
+        ),
+    )
+    return Measured(figures, arrays, plots)
+
+
+def _fullest(work: Work) -> float:
+    """Find the exposure at which the brightest pixels reach the upper end of the curve."""
+    exposure_s = work.probe.find_exposure()
+    taken = work.probe.take(exposure_s)
+    share = taken.peak / work.probe.range
+    return min(exposure_s * (_MOST - 0.05) / max(share, 1e-6), work.probe.longest_s)
+
+
+def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Give mean and variance of pixels of like light, the pixels behind each, and all light."""
+    probe, bad = work.probe, work.bad
+    dark = work.dark_counts(exposure_s)
+    means, variances, weights, totals = [], [], [], []
+    for _ in range(_PAIRS):
+        one, other = _pair(work, exposure_s, dark)
+        full = (one + dark >= probe.range) | (other + dark >= probe.range)
+        good = ~full if bad is None else ~(full | bad)
+        both = (one + other) / 2
+        good &= both < _MOST * probe.range
+        # the source differs between the frames of a pair
+        ratio = float(other[good].sum() / one[good].sum())
+        off = (other - ratio * one) ** 2 / (1 + ratio**2)
+        edges = np.quantile(both[good], np.linspace(0, 1, _BINS + 1))
+        place = np.clip(np.searchsorted(edges, both[good], side="right") - 1, 0, _BINS - 1)
+        count = np.bincount(place, minlength=_BINS)
+        some = count > 200
+        means.append((np.bincount(place, both[good], _BINS)[some]) / count[some])
+        variances.append((np.bincount(place, off[good], _BINS)[some]) / count[some])
+        weights.append(count[some] / 2)
+        totals.append(float(one[good].mean() + other[good].mean()) / 2)
+    joined = (np.concatenate(part) for part in (means, variances, weights))
+    mean, variance, weight = joined
+    return mean, variance, weight, float(np.mean(totals))
+
+
+def _pair(work: Work, exposure_s: float, dark: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """Take two frames of the same light; one that differs much from the other is repeated."""
+    one = work.probe.raw(exposure_s) - dark
+    for _ in range(work.bench.file.limits.retries + 1):
+        other = work.probe.raw(exposure_s) - dark
+        if abs(other.sum() / one.sum() - 1) < _CHANGED:
+            return one, other
+        work.probe.faults["WrongLight"] = work.probe.faults.get("WrongLight", 0) + 1
+        one = other
+    raise BadFit(
+        "the light of the same frames changes from shot to shot: check the source, and that "
+        "nothing moves in the beam"
+    )
+
+
+def _windows(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Do the same with windows of a photodiode: neighbours differ by noise alone."""
+    dark = work.dark_counts(exposure_s)
+    volts = np.array([(work.probe.raw(exposure_s) - dark).sum() for _ in range(_BUCKET_WINDOWS)])
+    middle = float(np.median(volts))
+    volts = volts[np.abs(volts / middle - 1) < _CHANGED]
+    variance = np.mean(np.diff(volts) ** 2) / 2
+    return np.array([middle]), np.array([variance]), np.array([len(volts) / 2]), middle
+
+
+def _fit(
+    mean: np.ndarray, variance: np.ndarray, weight: np.ndarray, read: float
+) -> tuple[float, float, float]:
+    """Fit variance = read + slope mean; give slope, its error, and the relative residual.
+
+    Parameters
+    ----------
+    weight : pairs of pixels behind each variance, whose relative error is sqrt(1 / weight)
+    read : variance without light, known from dark frames
+    """
+    slope = float(np.median((variance - read) / mean))
+    for _ in range(5):
+        model = np.maximum(read + slope * mean, 1e-30)
+        each = weight / model**2
+        slope = float((each * mean * (variance - read)).sum() / (each * mean**2).sum())
+    model = np.maximum(read + slope * mean, 1e-30)
+    each = weight / model**2
+    residual = variance - model
+    poor = float(np.sqrt((weight * (residual / model) ** 2).sum() / weight.sum()))
+    chi = max(float((each * residual**2).mean()), 1.0)
+    return slope, float(np.sqrt(chi / (each * mean**2).sum())), poor
+
+
+def _linearity(exposures_s: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Give the departure of light from its proportion to exposure, over light."""
+    rate = float((light / exposures_s).mean())
+    return np.asarray(light / (rate * exposures_s) - 1)

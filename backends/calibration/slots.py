@@ -1,0 +1,292 @@
+"""`Slots`: shows numbers in the slots of a layout, and reads their light, before it is calibrated.
+
+One reading gives the counts of every slot above darkness, divided by the light of that very shot as
+the markers tell it. Not here: what is shown and what is made of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...instruments import BadFit, Saturated, StaleFrame, WrongLight
+from ..bench.layouts import Layout, Response
+from .probe import WINDOW_SAMPLES, Probe
+
+_LEARNED = 4  # shots of each number while the markers are learnt
+_REFERENCE_EVERY = 8  # readings of a bench whose detector has no room for markers
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Light of all slots in one second, relative to the brightness at which markers were learnt.
+
+    Parameters
+    ----------
+    rate : counts above darkness per second, float64 [slots]
+    variance : of it, float64 [slots]
+    peak : brightest pixel over the detector's range
+    """
+
+    rate: np.ndarray
+    variance: np.ndarray
+    peak: float
+
+
+class Slots:
+    """Shows light in slots and reads it.
+
+    Parameters
+    ----------
+    probe : of the bench
+    layout : with a detector gain of 1 and no darkness: its electrons are counts here
+    dark_rate, dark_counts : of the detector: counts [h, w] at no exposure, and per second
+    noise_counts, gain : of one pixel, for variances; gain in electrons per count
+
+    Attributes
+    ----------
+    scales : (shot number, light over that at which markers were learnt, its variance) of readings
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        layout: Layout,
+        dark_counts: np.ndarray | float = 0.0,
+        dark_rate: np.ndarray | float = 0.0,
+        noise_counts: float = 1.0,
+        gain: float = 1.0,
+    ) -> None:
+        self.probe, self.layout = probe, layout
+        self.noise_counts, self.gain = noise_counts, gain
+        self._dark_counts, self._dark_rate = dark_counts, dark_rate
+        self._dark: dict[float, np.ndarray | float] = {}
+        self._number = {"input": 0, "weight": 0}
+        self._shown: dict[str, np.ndarray] = {}
+        self._markers: Response | None = None
+        self._reference: tuple[np.ndarray, np.ndarray] | None = None
+        self._reference_rate = self._reference_scale = 1.0
+        self._until_reference = 0
+        self.scales: list[tuple[int, float, float]] = []
+
+    # --- patterns --------------------------------------------------------------------------------
+
+    def pattern(self, role: str, lit: np.ndarray | bool, level: int | None = None) -> np.ndarray:
+        """Give grey levels of elements that are lit, the others darkest.
+
+        Parameters
+        ----------
+        lit : bool, [slots, length] or what broadcasts to it
+        level : of lit elements; the brightest where None
+        """
+        layout = self.layout
+        rows = 1 if role == "input" and layout.shares_input else layout.slots
+        lit = np.broadcast_to(np.asarray(lit), (layout.slots, layout.length))[:rows]
+        dark, bright = layout.darkest[role], layout.brightest[role]
+        chosen = bright if level is None else level
+        kind = np.uint8 if len(layout.optics.tables[role]) <= 256 else np.uint16
+        return np.where(lit, chosen, dark).astype(kind)
+
+    def show(self, role: str, levels: np.ndarray, number: int | None = None) -> None:
+        """Show grey levels of slots, unless they are shown."""
+        before = self._shown.get(role)
+        if number is None and before is not None and np.array_equal(before, levels):
+            return
+        self._number[role] = self._number[role] + 1 if number is None else number
+        self._shown[role] = levels
+        self.probe.show(role, self.layout.frame(role, levels, self._number[role]))
+
+    # --- light -----------------------------------------------------------------------------------
+
+    def read(
+        self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float, count: int = 1
+    ) -> Reading:
+        """Show two patterns and read the mean light of some shots; bad shots are repeated.
+
+        Raises
+        ------
+        Saturated : when a pixel is full
+        WrongLight, StaleFrame : when repeats do not give light of these frames
+        """
+        readings = [self._read(inputs, weights, exposure_s) for _ in range(count)]
+        rates = np.stack([reading.rate for reading in readings])
+        variance = np.mean([reading.variance for reading in readings], axis=0) / count
+        return Reading(rates.mean(axis=0), variance, max(reading.peak for reading in readings))
+
+    def _read(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> Reading:
+        limit = self.probe.bench.file.limits.retries
+        for attempt in range(limit + 1):
+            if self.layout.marker_bits == 0:
+                self._refer()
+            self.show("weight", weights)
+            self.show("input", inputs)
+            try:
+                return self._judge(self.probe.raw(exposure_s), inputs, exposure_s)
+            except (WrongLight, StaleFrame) as error:
+                reason = type(error).__name__
+                self.probe.faults[reason] = self.probe.faults.get(reason, 0) + 1
+                if attempt == limit:
+                    raise
+                self._shown.clear()
+                self.probe.forget_frames()
+        raise AssertionError("unreachable")
+
+    def _judge(self, raw: np.ndarray, inputs: np.ndarray, exposure_s: float) -> Reading:
+        taken = raw - self.dark(exposure_s)
+        peak = self._peak(raw)
+        scale, scale_variance = self._reference_scale, 0.0
+        if self.layout.marker_bits:
+            scale, scale_variance = self._marked(taken, inputs, exposure_s)
+        counts = self.layout.electrons(taken)
+        pixels = self.layout.read_pixels()
+        variance = np.maximum(counts, 0) / self.gain + pixels * self.noise_counts**2
+        variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2
+        return Reading(counts / (scale * exposure_s), variance, peak)
+
+    def _marked(
+        self, taken: np.ndarray, inputs: np.ndarray, exposure_s: float
+    ) -> tuple[float, float]:
+        markers = self._markers
+        if markers is not None:
+            assert markers.marker_e is not None and markers.marker_leak_e is not None
+            markers = replace(
+                markers,
+                marker_e={role: e * exposure_s for role, e in markers.marker_e.items()},
+                marker_leak_e={role: e * exposure_s for role, e in markers.marker_leak_e.items()},
+            )
+        lit = float((inputs == self.layout.brightest["input"]).mean())
+        marks = self.layout.marks(taken, lit, markers)
+        for role, number in marks.numbers.items():
+            if number != self._number[role] % (1 << self.layout.marker_bits):
+                raise StaleFrame(
+                    f"the light is that of {role} frame {number}, not of {self._number[role]}"
+                )
+        if marks.scale is None:
+            return 1.0, 0.0
+        variance = marks.scale_variance
+        self.scales.append((self.probe.bench.shots, marks.scale, variance))
+        return marks.scale, variance
+
+    def _peak(self, raw: np.ndarray) -> float:
+        bad = self.layout.optics.bad
+        top = raw.max() if bad is None or not bad.any() else raw[~bad].max()
+        if top >= self.probe.range:
+            raise Saturated("the detector is full")
+        return float(top / self.probe.range)
+
+    def dark(self, exposure_s: float) -> np.ndarray | float:
+        """Give what the detector shows without light at an exposure, in counts."""
+        if exposure_s not in self._dark:
+            self._dark[exposure_s] = self._dark_counts + self._dark_rate * exposure_s
+        return self._dark[exposure_s]
+
+    def find_exposure(self, inputs: np.ndarray, weights: np.ndarray) -> float:
+        """Find the exposure at which the brightest pixels of two patterns are half full."""
+        self.show("weight", weights)
+        self.show("input", inputs)
+        return self.probe.find_exposure()
+
+    # --- brightness ------------------------------------------------------------------------------
+
+    def learn_markers(self) -> None:
+        """Measure every marker cell bright and dark; what is read from now on is relative to it.
+
+        Numbers of zeros only and of ones only light each cell once; the light of the slots, which
+        show the same all the while, tells how bright the source is in each shot.
+        """
+        layout = self.layout
+        if not layout.marker_bits:
+            self._learn_reference()
+            return
+        inputs, weights = self.pattern("input", True), self.pattern("weight", sparse(layout))
+        exposure_s = self.find_exposure(inputs, weights)
+        self._markers = None
+        ones = (1 << layout.marker_bits) - 1
+        totals: list[float] = []
+        cells: dict[str, list[np.ndarray]] = {"input": [], "weight": []}
+        numbers = [0, ones] * _LEARNED
+        for number in numbers:
+            for role, levels in (("weight", weights), ("input", inputs)):
+                self.show(role, levels, number)
+            taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
+            totals.append(float(layout.electrons(taken).sum()))
+            for role, light in layout.marker_electrons(taken).items():
+                cells[role].append(light)
+        scale = np.array(totals) / np.median(totals)
+        if np.abs(scale - 1).max() > 0.2:
+            raise BadFit(
+                f"the light of the same frames varies by {np.abs(scale - 1).max():.0%} from shot "
+                "to shot: check that nothing moves in the beam, and the source"
+            )
+        marker_e, leak_e = {}, {}
+        for role, seen in cells.items():
+            light = np.stack(seen) / scale[:, None] / exposure_s
+            ended = [light[np.array(numbers) == number].mean(axis=0) for number in (0, ones)]
+            # bit and complement in turn: the number 0 lights the second cell of each pair
+            is_first = np.arange(light.shape[1]) % 2 == 0
+            bright = np.where(is_first, ended[1], ended[0])
+            leak_e[role] = np.where(is_first, ended[0], ended[1])
+            marker_e[role] = bright - leak_e[role]
+            if (marker_e[role] < 0.2 * np.median(marker_e[role])).any():
+                dim = int(np.argmin(marker_e[role]))
+                raise BadFit(
+                    f"cell {dim} of the {role} frame's marker is {marker_e[role][dim]:.3g} counts "
+                    f"bright, the others {np.median(marker_e[role]):.3g}: a dead row, dirt on a "
+                    "modulator, or something in the beam"
+                )
+        none = np.zeros((layout.slots, layout.length))
+        self._markers = Response(none, none, none, none, None, marker_e, leak_e)
+        self._shown.clear()
+
+    @property
+    def markers(self) -> Response:
+        """Give the markers as they were learnt, in counts per second."""
+        assert self._markers is not None
+        return self._markers
+
+    def _learn_reference(self) -> None:
+        inputs, weights = self.pattern("input", True), self.pattern("weight", True)
+        self._reference = inputs, weights
+        self._reference_exposure_s = self.find_exposure(inputs, weights)
+        rates = [self._reference_light() for _ in range(2 * _LEARNED)]
+        self._reference_rate = float(np.mean(rates))
+        self._until_reference = 0
+
+    def _reference_light(self) -> float:
+        assert self._reference is not None
+        inputs, weights = self._reference
+        self.show("weight", weights)
+        self.show("input", inputs)
+        exposure_s = self._reference_exposure_s
+        taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
+        return float(self.layout.electrons(taken)[0]) / exposure_s
+
+    def _refer(self) -> None:
+        """Measure the source where no marker does, every few readings."""
+        if self._reference is None:
+            return
+        if self._until_reference == 0:
+            self._reference_scale = self._reference_light() / self._reference_rate
+            self.scales.append((self.probe.bench.shots, self._reference_scale, 1e-8))
+            self._until_reference = _REFERENCE_EVERY
+        self._until_reference -= 1
+
+
+def sparse(layout: Layout) -> np.ndarray:
+    """Choose elements that light a slot about as brightly as a marker cell: bool [slots, length].
+
+    Long rows would fill the detector long before markers give enough light; so a few elements are
+    lit, others in each slot, that together the whole modulator is seen.
+    """
+    if not layout.shares_input:
+        return np.ones((layout.slots, layout.length), dtype=bool)
+    count = max(2, layout.length // 128)
+    lit = np.zeros((layout.slots, layout.length), dtype=bool)
+    first = (np.arange(layout.slots) * 0.6180339887 % 1 * layout.length).astype(int)
+    for step in range(count):
+        lit[np.arange(layout.slots), (first + step * layout.length // count) % layout.length] = True
+    return lit
+
+
+__all__ = ["WINDOW_SAMPLES", "Reading", "Slots", "sparse"]

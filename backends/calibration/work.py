@@ -1,0 +1,131 @@
+"""`Work`: what the steps of a calibration share while it is being made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...instruments import InputError
+from ..bench.bench import Bench
+from ..bench.calibrated import Calibrated
+from ..bench.calibration import Calibration, Figure, Plot
+from ..bench.layouts import LAYOUTS, Layout, Optics
+from .probe import Probe
+from .slots import Slots
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one step found.
+
+    Parameters
+    ----------
+    figures : numbers with uncertainties
+    arrays : curves and maps, by name
+    plots : of those arrays
+    notes : sentences for the operator
+    """
+
+    figures: tuple[Figure, ...]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    plots: tuple[Plot, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Work:
+    """The bench, and what earlier steps found.
+
+    Parameters
+    ----------
+    bench : open
+    calibration : with the steps done so far
+    tell : hears how far a step has come, in [0, 1]
+    """
+
+    def __init__(
+        self, bench: Bench, calibration: Calibration, tell: Callable[[float], None] | None = None
+    ) -> None:
+        self.bench, self.calibration = bench, calibration
+        self.tell = tell or (lambda share: None)
+        self.probe = Probe(bench, "calibrate", bench.file.power_w)
+        self.trust_settling()
+        self._slots: Slots | None = None
+
+    @property
+    def exposure_s(self) -> float:
+        """Give the exposure of runs."""
+        return self.bench.file.exposure_s
+
+    @property
+    def is_bucket(self) -> bool:
+        """Say whether the detector is one photodiode."""
+        return self.probe.is_bucket
+
+    def dark_counts(self, exposure_s: float) -> np.ndarray | float:
+        """Give the detector's counts without light at an exposure."""
+        array = self.calibration.array
+        return array("dark", "offset") + array("dark", "rate") * np.float32(exposure_s)
+
+    @property
+    def bad(self) -> np.ndarray | None:
+        """Give the pixels that are left out, bool [h, w]; None of a photodiode."""
+        return None if self.is_bucket else self.calibration.array("dark", "bad").astype(bool)
+
+    @property
+    def gain_e_per_count(self) -> float:
+        """Give the detector's gain."""
+        return self.calibration.figure("detector", "gain_e_per_count")
+
+    def layout(self, optics: Optics | None = None) -> Layout:
+        """Lay out the bench with what is known so far."""
+        bench = self.bench
+        optics = optics or Calibrated(self.calibration).optics(bench)
+        shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
+        dtypes = {"input": bench.input.dtype, "weight": bench.weight.dtype}
+        try:
+            return LAYOUTS[bench.file.layout](bench.file.encoding, shapes, dtypes, optics)
+        except InputError as error:
+            raise InputError(f"{bench.path}: encoding: {error}") from None
+
+    @property
+    def slots(self) -> Slots:
+        """Give the slots, with markers learnt; made anew once curves are known."""
+        if self._slots is None:
+            known = Calibrated(self.calibration).optics(self.bench)
+            counting = Optics(
+                known.tables,
+                known.input_map,
+                known.camera_map,
+                known.sensor_shape,
+                0.0,
+                1.0,
+                known.read_noise_e / known.gain_e_per_count,
+                0.0,
+                known.bad,
+                known.spot_px,
+            )
+            array = self.calibration.array
+            self._slots = Slots(
+                self.probe,
+                self.layout(counting),
+                array("dark", "offset"),
+                array("dark", "rate"),
+                known.read_noise_e / known.gain_e_per_count,
+                known.gain_e_per_count,
+            )
+            self.probe.light(True)
+            self._slots.learn_markers()
+        return self._slots
+
+    def trust_settling(self) -> None:
+        """Wait as long as the step "settling" says, where it was done."""
+        for role in ("input", "weight"):
+            wait_s = Calibrated(self.calibration).settling_s(role)
+            if wait_s:
+                self.probe.wait_s[role] = wait_s
+
+    def renew_slots(self) -> None:
+        """Lay the slots out anew when they are next needed."""
+        self._slots = None
