@@ -24,65 +24,60 @@ def warp(light: np.ndarray, matrix: np.ndarray, first: int, out: np.ndarray) -> 
             out[row, column] = value
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
-def _share(light: np.float32, y: float, x: float, out: np.ndarray) -> None:
-    """Share light among the four pixels around a place."""
-    top, left = int(y), int(x)
-    dy, dx = np.float32(y - top), np.float32(x - left)
-    low, high = light * dy, light - light * dy
-    out[top, left] += high - high * dx
-    out[top, left + 1] += high * dx
-    out[top + 1, left] += low - low * dx
-    out[top + 1, left + 1] += low * dx
-
-
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def deposit(
     one: np.ndarray,
     other: np.ndarray,
     even: np.ndarray,
     matrix: np.ndarray,
+    bend: float,
     first: int,
     out: np.ndarray,
 ) -> None:
-    """Put one * other * even, rows from `first` on, at matrix @ (y, x, 1), bilinear."""
+    """Put one * other * even, rows from `first` on, at matrix @ (y, x, 1), bent, bilinear.
+
+    Places and shares of a whole row come first: that loop is vectorised, and takes half the time of
+    one that does both.
+    """
     height, width = out.shape
-    out[:] = 0
+    middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
+    most_y, most_x, wide = height - 1.0, width - 1.0, np.int32(width)
+    below, one_px = np.uintp(width), np.uintp(1)
+    count = one.shape[1]
+    columns = np.arange(count).astype(np.float64)
+    per_y, per_x = matrix[0, 1], matrix[1, 1]
+    place = np.empty(count, dtype=np.int32)
+    shares = np.empty((4, count), dtype=np.float32)
+    flat = out.reshape(-1)
+    flat[:] = 0
     for row in range(one.shape[0]):
         y0 = matrix[0, 0] * (first + row) + matrix[0, 2]
         x0 = matrix[1, 0] * (first + row) + matrix[1, 2]
-        for column in range(one.shape[1]):
-            y = y0 + matrix[0, 1] * column
-            x = x0 + matrix[1, 1] * column
-            if 0 <= y < height - 1 and 0 <= x < width - 1:
-                _share(one[row, column] * other[row, column] * even[row, column], y, x, out)
-
-
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def deposit_bent(
-    one: np.ndarray,
-    other: np.ndarray,
-    even: np.ndarray,
-    matrix: np.ndarray,
-    distortion: float,
-    first: int,
-    out: np.ndarray,
-) -> None:
-    """Do what `deposit` does, and bend the places as `optics.bend` does."""
-    height, width = out.shape
-    middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
-    bend = distortion / (middle_y * middle_y + middle_x * middle_x)
-    out[:] = 0
-    for row in range(one.shape[0]):
-        y0 = matrix[0, 0] * (first + row) + matrix[0, 2] - middle_y
-        x0 = matrix[1, 0] * (first + row) + matrix[1, 2] - middle_x
-        for column in range(one.shape[1]):
-            y = y0 + matrix[0, 1] * column
-            x = x0 + matrix[1, 1] * column
-            factor = 1 + bend * (y * y + x * x)
-            y, x = y * factor + middle_y, x * factor + middle_x
-            if 0 <= y < height - 1 and 0 <= x < width - 1:
-                _share(one[row, column] * other[row, column] * even[row, column], y, x, out)
+        for column in range(count):
+            y = y0 + per_y * columns[column]
+            x = x0 + per_x * columns[column]
+            far_y, far_x = y - middle_y, x - middle_x
+            moved = bend * (far_y * far_y + far_x * far_x)
+            y, x = y + moved * far_y, x + moved * far_x
+            inside = (y >= 0) & (y < most_y) & (x >= 0) & (x < most_x)
+            y = y if inside else 0.0
+            x = x if inside else 0.0
+            light = one[row, column] * other[row, column] * even[row, column]
+            light = light if inside else np.float32(0)
+            top, left = np.int32(y), np.int32(x)
+            dy, dx = np.float32(y - top), np.float32(x - left)
+            low, high = light * dy, light - light * dy
+            place[column] = top * wide + left
+            shares[0, column] = high - high * dx
+            shares[1, column] = high * dx
+            shares[2, column] = low - low * dx
+            shares[3, column] = low * dx
+        for column in range(count):
+            corner = np.uintp(place[column])
+            flat[corner] += shares[0, column]
+            flat[corner + one_px] += shares[1, column]
+            flat[corner + below] += shares[2, column]
+            flat[corner + below + one_px] += shares[3, column]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -110,14 +110,12 @@ def image(
 
         out = np.empty(shape, dtype=np.float32) if space is None else space
         parts = []
+        bending = distortion / sum(((size - 1) / 2) ** 2 for size in shape)
 
         def work(first: int, last: int) -> None:
             part = _space(shape) if first else out
             planes = (plane[first:last] for plane in (one, other, even))
-            if distortion:
-                kernels.deposit_bent(*planes, matrix, distortion, first, part)
-            else:
-                kernels.deposit(*planes, matrix, first, part)
+            kernels.deposit(*planes, matrix, bending, first, part)
             parts.append((first, part))
 
         in_bands(work, one.shape, 2)
