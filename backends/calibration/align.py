@@ -1,0 +1,1000 @@
+"""`align`: how the modulators lie on each other and on the camera, found by light alone.
+
+Imaged benches show bright squares and find them in the camera's image. A line bench erases one axis
+and a block bench both: there the input modulator shows stripes, and the phase of a small patch's
+light says where it lies (`stripes`). Not here: grey levels, gains, and how light adds (`calibrate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from ...instruments import BadFit, SpatialLightModulator, WrongLight
+from ..bench import maps
+from ..bench.bench import Bench
+from ..bench.calibration import Figure, Plot, Step
+from . import fiducials, stripes
+from .probe import Probe
+from .steady import Tell, Watch, check_answers
+
+_BAD_PX = 0.5  # of a fit's residual, from which on it is nonsense
+_LEAST_KEPT = 0.6  # of the points that should be seen
+_WORTH_SAYING = 0.03  # share of points that are missing
+_EDGE_PX = 3  # of the camera, that no window may touch
+_PLACES = ((0.5, 0.5), (0.3, 0.28), (0.27, 0.7), (0.7, 0.32), (0.73, 0.74), (0.5, 0.2), (0.42, 0.6))
+_LINE_PLACES = (0.5, 0.3, 0.72, 0.4, 0.62)
+_STRAIN = 0.4  # of two periods of stripes, in parts of the finer, from which on one is wrong
+_REPEATS = 3  # of stripes that contradict each other
+_UNEVEN = 0.05  # contradiction of stripes and their complements, from which on light has changed
+_SHIFT_PX, _TURN_DEG, _MAGNIFY = 1.0, 0.05, 2e-3  # what is worth a turn of a screw
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A map with the points it comes from.
+
+    Parameters
+    ----------
+    fit : see `maps.fit`
+    here, there : points of both planes that were found, float64 [n, 2]
+    shown : all points that were shown, float64 [m, 2]
+    number : which of them each point found is, int [n]
+    noise_px : of one coordinate of a point, from its repeats or its signal
+    margin_px : free space that a point needs on the other plane
+    blur_px : of a point on the camera, where known
+    """
+
+    fit: maps.Fit
+    here: np.ndarray
+    there: np.ndarray
+    shown: np.ndarray
+    number: np.ndarray
+    noise_px: float
+    margin_px: tuple[float, float] = (0.0, 0.0)
+    blur_px: float = 0.0
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Give the map."""
+        return self.fit.matrix
+
+    @property
+    def found(self) -> np.ndarray:
+        """Say which of the points shown fit: bool [m]."""
+        found = np.zeros(len(self.shown), dtype=bool)
+        found[self.number[self.fit.kept]] = True
+        return found
+
+    @property
+    def residuals_px(self) -> np.ndarray:
+        """Give how far each point lies off the map, float64 [n, 2]."""
+        return self.there - maps.apply(self.matrix, self.here)
+
+
+# --- imaged: squares ------------------------------------------------------------------------------
+
+
+@dataclass
+class _Squares:
+    """Looks for squares of one modulator in the camera's image while the other is bright."""
+
+    watch: Watch
+    exposure_s: float
+    role: str
+    blank: np.ndarray = field(init=False)
+    noise: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        probe = self.watch.probe
+        probe.fill("weight" if self.role == "input" else "input")
+        probe.blank(self.role)
+        one, other = self.watch.take(self.exposure_s)
+        self.blank = (one + other) / 2
+        self.noise = _noise(one, other)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Give the modulator's shape."""
+        return _modulator(self.watch.probe.bench, self.role).shape
+
+    def coarse(self) -> tuple[np.ndarray, float]:
+        """Find squares one at a time: the rough map, and the blur in camera pixels."""
+        side = max(self.shape[0] // 18, 4)
+        corners = [np.rint(np.multiply(share, self.shape) - side / 2) for share in _PLACES]
+        here, there, spreads, reasons = [], [], [], []
+        for number, corner in enumerate(np.array(corners, dtype=int)):
+            self.watch.say(f"looking for squares of the {self.role} modulator")
+            drawn = fiducials.rectangles(self.shape, corner[None], (side, side))
+            self.watch.probe.draw(self.role, drawn)
+            image = self.watch.probe.take(self.exposure_s).counts - self.blank
+            what = f"square {number + 1} of {len(corners)} on the {self.role} modulator"
+            try:
+                place, size = fiducials.spot(image, what)
+            except WrongLight as error:
+                reasons.append(str(error))
+                continue
+            reach = 0.8 * np.sqrt(size) + 4
+            found = fiducials.centroids(image, place[None], (reach, reach), self.noise)
+            if found.seen[0]:
+                here.append(corner + (side - 1) / 2)
+                there.append(found.there[0])
+                spreads.append(found.spread_px[0])
+        if len(here) < 4:
+            raise WrongLight(
+                f"{len(here)} of {len(corners)} squares of the {self.role} modulator are seen, and "
+                f"4 are needed; {reasons[0] if reasons else 'they lie at the edge of the sensor'}"
+            )
+        matrix, off = fiducials.consensus(np.array(here), np.array(there))
+        wrong = off > max(0.35 * side * _scale(matrix), 2.0)
+        if (~wrong).sum() < 4:
+            raise WrongLight(
+                f"the squares of the {self.role} modulator do not lie as they were shown (off by "
+                f"{np.median(off):.3g} camera pixels in the median): see that its frames are the "
+                "ones on the device, and that nothing bends or blocks the beam"
+            )
+        self.watch.drop(int(wrong.sum()))
+        spread = np.array(spreads)[~wrong]
+        blur = np.sqrt(max(np.median(spread**2) - (side * _scale(matrix)) ** 2 / 12, 0.0))
+        return matrix, float(blur)
+
+    def dense(self, matrix: np.ndarray, blur_px: float) -> Fitted:
+        """Show many squares in one frame, and fit the map."""
+        scale = _scale(matrix)
+        pitch = int(np.clip(self.shape[0] // 18, 12, 64))
+        pitch = int(max(pitch, np.ceil(4 / 3 * (8 * blur_px + 3) / scale)))
+        side = max(pitch // 4, 3)
+        corners, here = fiducials.grid(self.shape, (pitch, pitch), (side, side))
+        self.watch.say(f"finding {len(here)} squares of the {self.role} modulator")
+        self.watch.probe.draw(self.role, fiducials.rectangles(self.shape, corners, (side, side)))
+        takes = [image - self.blank for image in self.watch.take(self.exposure_s)]
+        reach = max(pitch * scale / 2 - 1, 2.0)
+        fitted = self.locate(takes, here, side, reach, matrix)
+        return replace(fitted, blur_px=blur_px)
+
+    def locate(
+        self, takes: list[np.ndarray], here: np.ndarray, side: int, reach: float, matrix: np.ndarray
+    ) -> Fitted:
+        """Find squares at their predicted places in images, and fit the map."""
+        image = np.mean(takes, axis=0)
+        window = (reach, reach)
+        for _ in range(3):
+            found = fiducials.centroids(image, maps.apply(matrix, here), window, self.noise)
+            if found.seen.sum() < 6:
+                raise WrongLight(
+                    f"{int(found.seen.sum())} of {len(here)} squares of the {self.role} modulator "
+                    "are seen: see that nothing stands in the beam and that all is in focus"
+                )
+            relative, slopes = fiducials.field(here[found.seen], found.light[found.seen])
+            whole = fiducials.whole(relative)
+            used = np.flatnonzero(found.seen)[whole]
+            true = here[used] + slopes[whole] * side**2 / 12
+            fit = _fit(true, found.there[used], self.role)
+            matrix = fit.matrix
+        each = [
+            fiducials.centroids(take, maps.apply(matrix, here[used]), window, self.noise).there
+            for take in takes
+        ]
+        noise = 0.0
+        if len(each) == 2:
+            noise = float(np.sqrt(np.nanmedian(((each[0] - each[1]) / 2) ** 2) / 0.455))
+        return Fitted(fit, true, found.there[used], here, used, noise, (reach + 1, reach + 1))
+
+
+def _fit(here: np.ndarray, there: np.ndarray, role: str) -> maps.Fit:
+    try:
+        return maps.fit(here, there)
+    except ValueError as error:
+        raise WrongLight(f"the {role} modulator's points give no map: {error}") from None
+
+
+def _noise(one: np.ndarray, other: np.ndarray) -> float:
+    off = one - other
+    return 1.4826 * float(np.median(np.abs(off - np.median(off)))) / np.sqrt(2) + 1e-9
+
+
+def _modulator(bench: Bench, role: str) -> SpatialLightModulator:
+    return bench.input if role == "input" else bench.weight
+
+
+def _scale(matrix: np.ndarray) -> float:
+    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    turn = np.linalg.inv(matrix[:, :2])
+    return np.column_stack([turn, -turn @ matrix[:, 2]])
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """What light told.
+
+    Parameters
+    ----------
+    input_map, camera_map, spot_px : see `Alignment`
+    parts : fits by name
+    input_px : uncertainty of the input map, in input pixels
+    """
+
+    input_map: np.ndarray
+    camera_map: np.ndarray | None
+    spot_px: float | None
+    parts: dict[str, Fitted]
+    input_px: float
+
+
+def _imaged(watch: Watch, exposure_s: float) -> _Maps:
+    found = {}
+    for role in ("weight", "input"):
+        squares = _Squares(watch, exposure_s, role)
+        found[role] = squares.dense(*squares.coarse())
+    weight, inputs = found["weight"], found["input"]
+    points = weight.here[weight.fit.kept]
+    on_camera = maps.apply(weight.matrix, points)
+    if weight.matrix.shape[1] == inputs.matrix.shape[1] == 3:
+        input_map = maps.together(weight.matrix, _inverse(inputs.matrix), points)
+    else:  # what the camera's lens bends, it bends alike for both
+        input_map = _fit(points, maps.back(inputs.matrix, on_camera), "input").matrix
+    px = np.hypot(weight.fit.uncertainty_px, inputs.fit.uncertainty_px) / _scale(inputs.matrix)
+    return _Maps(input_map, weight.matrix, None, found, float(px))
+
+
+# --- line and block: stripes ----------------------------------------------------------------------
+
+
+@dataclass
+class _Rows:
+    """Looks for rows of the weight modulator in the camera's rows (line layout)."""
+
+    watch: Watch
+    exposure_s: float
+    bright: np.ndarray
+    columns: slice = field(init=False)
+    middle: float = field(init=False)
+    spot_px: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        profile = self.bright.mean(axis=0)
+        profile = profile - np.median(profile)
+        lit = np.flatnonzero(profile > 0.1 * profile.max())
+        left, right = int(lit[0]), int(lit[-1]) + 1
+        if right - left > max(0.25 * len(profile), 8):
+            raise WrongLight(
+                f"light falls on camera columns {left} to {right - 1}, and the spots of a line "
+                "bench are a few columns wide: see that the lens sums along rows, and that no "
+                "other light falls on the camera"
+            )
+        places = np.arange(left, right)
+        self.middle = float(profile[places] @ places / profile[places].sum())
+        self.spot_px = float(right - left)
+        reach = 1
+        self.columns = slice(max(left - reach, 0), min(right + reach, len(profile)))
+
+    def sums(self, image: np.ndarray) -> np.ndarray:
+        """Sum the spots' columns: float64 [h, 1]."""
+        return image[:, self.columns].sum(axis=1, keepdims=True)
+
+    def find(self) -> Fitted:
+        """Light single bands of rows, then many; fit camera row from weight row."""
+        probe, shape = self.watch.probe, self.watch.probe.bench.weight.shape
+        probe.fill("input")
+        probe.blank("weight")
+        one, other = (self.sums(image) for image in self.watch.take(self.exposure_s))
+        blank, noise = (one + other) / 2, _noise(one, other)
+        side = max(shape[0] // 36, 2)
+        here, there = [], []
+        for share in _LINE_PLACES:
+            top = round(share * shape[0] - side / 2)
+            self.watch.say("looking for rows of the weight modulator")
+            probe.draw("weight", _band(shape, np.array([top]), side))
+            seen = self.sums(probe.take(self.exposure_s).counts) - blank
+            try:
+                place, _ = fiducials.spot(seen, f"a band of rows of the weight modulator at {top}")
+            except WrongLight as error:
+                reason = str(error)
+                continue
+            here.append(top + (side - 1) / 2)
+            there.append(place[0])
+        if len(here) < 3:
+            raise WrongLight(f"too few rows of the weight modulator are seen: {reason}")
+        slope = _line_consensus(np.array(here), np.array(there))
+        wrong = np.abs(np.polyval(slope, here) - there) > max(side * abs(slope[0]), 3)
+        self.watch.drop(int(wrong.sum()))
+        if (~wrong).sum() < 3:
+            raise WrongLight(
+                "rows of the weight modulator are not seen where they were shown: see that its "
+                "frames are the ones on the device, and that rows are imaged on camera rows"
+            )
+        return self._dense(slope, blank, noise, shape)
+
+    def _dense(
+        self, slope: np.ndarray, blank: np.ndarray, noise: float, shape: tuple[int, int]
+    ) -> Fitted:
+        pitch = max(shape[0] // 36, 6)
+        side = max(pitch // 4, 1)
+        corners, here = fiducials.grid((shape[0], 1), (pitch, 1), (side, 1))
+        self.watch.probe.draw("weight", _band(shape, corners[:, 0], side))
+        takes = [self.sums(image) - blank for image in self.watch.take(self.exposure_s)]
+        reach = max(pitch * abs(slope[0]) / 2 - 1, 2.0)
+        for _ in range(3):
+            predicted = np.column_stack([np.polyval(slope, here[:, 0]), 0 * here[:, 0]])
+            inside = (predicted[:, 0] > reach + _EDGE_PX) & (
+                predicted[:, 0] < len(blank) - 1 - reach - _EDGE_PX
+            )
+            found = [fiducials.centroids(take, predicted, (reach, 0), noise) for take in takes]
+            seen = found[0].seen & found[1].seen & inside
+            if seen.sum() < 4:
+                raise WrongLight(
+                    f"{int(seen.sum())} of {len(here)} rows of the weight modulator are seen"
+                )
+            there = (found[0].there + found[1].there)[seen] / 2
+            slope, kept, residual = _line_fit(here[seen, 0], there[:, 0])
+        matrix = np.array([[slope[0], 0.0, slope[1]], [0.0, 0.0, self.middle]])
+        there = np.column_stack([there[:, 0], np.full(len(there), self.middle)])
+        off = (found[0].there - found[1].there)[seen, 0] / 2
+        uncertainty = residual * np.sqrt(2 / kept.sum())
+        fit = maps.Fit(matrix, residual, float(uncertainty), kept)
+        noise_px = float(np.sqrt(np.mean(off**2)))
+        number = np.flatnonzero(seen)
+        return Fitted(fit, here[seen], there, here, number, noise_px, (reach + _EDGE_PX, 0.0))
+
+
+def _band(shape: tuple[int, int], tops: np.ndarray, side: int) -> np.ndarray:
+    corners = np.column_stack([tops, 0 * tops])
+    return fiducials.rectangles(shape, corners, (side, shape[1]))
+
+
+def _line_consensus(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Fit slope and offset to few points of which one may be wrong: Theil's medians."""
+    first, second = np.triu_indices(len(here), 1)
+    slope = np.median((there[second] - there[first]) / (here[second] - here[first]))
+    return np.array([slope, np.median(there - slope * here)])
+
+
+def _line_fit(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fit slope and offset, leaving out what lies far off: also kept, and the residual."""
+    kept = np.ones(len(here), dtype=bool)
+    for _ in range(6):
+        slope = np.polyfit(here[kept], there[kept], 1)
+        off = np.abs(there - np.polyval(slope, here))
+        now = off <= 5 * 1.4826 * np.median(off[kept]) + 1e-6
+        if now.sum() < max(3, len(here) // 2) or np.array_equal(now, kept):
+            break
+        kept = now
+    residual = float(np.sqrt((off[kept] ** 2).sum() / max(kept.sum() - 2, 1)))
+    return slope, kept, residual
+
+
+@dataclass
+class _Patches:
+    """Reads the light of patches of weights while the input shows stripes.
+
+    Parameters
+    ----------
+    sets : corners of the patches of each weight frame, int [n, 2] each
+    side : of a patch
+    sum : the light of each patch of a set, float64 [n], from an image
+    """
+
+    watch: Watch
+    exposure_s: float
+    sets: list[np.ndarray]
+    side: int
+    sum: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    takes: int = 1
+
+    def show(self, number: int) -> None:
+        """Show a set; -1 is none."""
+        if number < 0:
+            self.watch.probe.blank("weight")
+            return
+        shape = self.watch.probe.bench.weight.shape
+        drawn = fiducials.rectangles(shape, self.sets[number], (self.side, self.side))
+        self.watch.probe.draw("weight", drawn)
+
+    def signals(
+        self, patterns: list[stripes.Pattern], sets: list[int]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Take the light of sets under patterns of one period: float64 [shifts, n] of each set,
+        with its patches and without.
+
+        Raises
+        ------
+        WrongLight : when patterns and their complements contradict each other again and again
+        """
+        for _ in range(_REPEATS):
+            raw = self._raw(patterns, sets)
+            if all(_agree(image.sum(axis=1)) for each in raw for image in each):
+                return raw
+            self.watch.drop(1)
+            self.watch.probe.forget_frames()
+        raise WrongLight(
+            "the light of stripes and of their complements contradict each other in "
+            f"{_REPEATS} tries: keep hands and moving things out of the beam, and check that the "
+            "source is steady and that the input modulator shows the frames it is given"
+        )
+
+    def _raw(
+        self, patterns: list[stripes.Pattern], sets: list[int]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        probe = self.watch.probe
+        shape = probe.bench.input.shape
+        lit: dict[int, list[np.ndarray]] = {number: [] for number in sets}
+        dark: dict[int, list[np.ndarray]] = {number: [] for number in sets}
+        for pattern in patterns:
+            probe.draw("input", pattern.mask(shape))
+            self.watch.say(f"stripes of {pattern.period_px} pixels on the input modulator")
+            for number in (-1, *sets):
+                self.show(number)
+                image = probe.take(self.exposure_s, self.takes).counts
+                if number >= 0:
+                    lit[number].append(self.sum(image, self.sets[number]))
+                    continue
+                for each in sets:
+                    dark[each].append(self.sum(image, self.sets[each]))
+        return [(np.array(lit[number]), np.array(dark[number])) for number in sets]
+
+
+def _agree(light: np.ndarray) -> bool:
+    """Say whether stripes and their complements give the same sum at both pairs of shifts."""
+    total = light.sum()
+    return bool(abs(light[0] + light[2] - light[1] - light[3]) <= _UNEVEN * abs(total))
+
+
+@dataclass
+class _Read:
+    """What patches of some sets read.
+
+    Parameters
+    ----------
+    sets : their numbers
+    there : places on the input modulator, float64 [n, 2]
+    good : which patches see it well, bool [n]
+    finest : by axis, signals of each set under the finest stripes, with and without its patches
+    noise_px : of one coordinate
+    """
+
+    sets: list[int]
+    there: np.ndarray
+    good: np.ndarray
+    finest: list[list[tuple[np.ndarray, np.ndarray]]]
+    noise_px: float
+
+
+def _locate(patches: _Patches, coarse_sets: list[int], input_shape: tuple[int, int]) -> Fitted:
+    """Find where patches lie on the input modulator, and fit the map.
+
+    The first sets see stripes of all periods; the others the finest, since a map is known by then.
+    """
+    centres = [corners + (patches.side - 1) / 2 for corners in patches.sets]
+    here = np.concatenate([centres[number] for number in coarse_sets])
+    read = [_read(patches, coarse_sets, input_shape, None)]
+    good, there = read[0].good, read[0].there
+    if good.sum() < 6:
+        raise WrongLight(
+            f"{int(good.sum())} of {len(good)} patches of the weight modulator see stripes of the "
+            "input modulator: see that both lie on each other, and that nothing blocks the beam"
+        )
+    matrix, off = fiducials.consensus(*_few(here[good], there[good]))
+    fine_sets = [number for number in range(len(centres)) if number not in coarse_sets]
+    if fine_sets:
+        more = np.concatenate([centres[number] for number in fine_sets])
+        read.append(_read(patches, fine_sets, input_shape, maps.apply(matrix, more)))
+        here = np.concatenate([here, more])
+        good = np.concatenate([part.good for part in read])
+        there = np.concatenate([part.there for part in read])
+    fit = _fit(here[good], there[good], "input")
+    for _ in range(2):
+        there = np.concatenate([_refined(patches, part, fit.matrix) for part in read])
+        fit = _fit(here[good], there[good], "input")
+    number, margin = np.flatnonzero(good), (0.7 * patches.side,) * 2
+    noise_px = read[0].noise_px
+    return Fitted(fit, here[good], there[good], here, number, noise_px, margin)
+
+
+def _refined(patches: _Patches, read: _Read, matrix: np.ndarray) -> np.ndarray:
+    """Give places anew, for a map that is nearly right: float64 [n, 2]."""
+    steps = np.arange(patches.side) - (patches.side - 1) / 2
+    inside = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
+    places = []
+    for order, number in enumerate(read.sets):
+        centres = patches.sets[number] + (patches.side - 1) / 2
+        seen = maps.apply(matrix, centres[:, None] + inside)
+        there = seen.mean(axis=1)
+        for axis in (0, 1):
+            patterns = stripes.shifted(axis, stripes.FINEST * patches.side)
+            lit, dark = read.finest[axis][order]
+            there[:, axis] += stripes.refine(lit, dark, seen[..., axis], patterns)
+        places.append(there)
+    return np.concatenate(places)
+
+
+def _few(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give at most two dozen points, spread over all: triples of more take long."""
+    chosen = np.linspace(0, len(here) - 1, min(len(here), 24)).round().astype(int)
+    return here[chosen], there[chosen]
+
+
+def _read(
+    patches: _Patches,
+    sets: list[int],
+    input_shape: tuple[int, int],
+    guess: np.ndarray | None,
+) -> _Read:
+    """Read places on the input modulator.
+
+    Parameters
+    ----------
+    guess : of the places, within half the finest period; None reads all periods
+    """
+    there, noise, finest = [], [], []
+    good = np.ones(sum(len(patches.sets[number]) for number in sets), dtype=bool)
+    for axis, size in enumerate(input_shape):
+        periods = stripes.periods(size, patches.side)
+        within = []
+        for period in periods if guess is None else periods[-1:]:
+            patterns = stripes.shifted(axis, period)
+            each = patches.signals(patterns, sets)
+            signals = np.concatenate([lit - dark for lit, dark in each], axis=1)
+            place, contrast = stripes.phase(signals, patterns)
+            within.append(place)
+        finest.append(each)
+        light = signals.mean(axis=0)
+        middle = float(np.median(contrast[light > 0.5 * np.median(light)]))
+        good &= (light > 0.6 * np.median(light)) & (np.abs(contrast / middle - 1) < 0.2)
+        spread = 1.4826 * np.median(np.abs(contrast[good] / middle - 1)) if good.any() else 0.0
+        noise.append(spread * periods[-1] / (2 * np.pi))
+        if guess is None:
+            place, strain = stripes.unwrap(within, periods, size)
+            good &= strain < _STRAIN
+        else:
+            turns = (guess[:, axis] - within[0]) / periods[-1]
+            place = within[0] + periods[-1] * np.rint(turns)
+        there.append(place)
+    noise_px = float(np.sqrt(np.mean(np.square(noise))))
+    return _Read(sets, np.stack(there, axis=1), good, finest, noise_px)
+
+
+def _line(watch: Watch, exposure_s: float, bright: np.ndarray) -> _Maps:
+    probe = watch.probe
+    shape = probe.bench.weight.shape
+    rows = _Rows(watch, exposure_s, bright)
+    found = rows.find()
+    side = max(shape[0] // 96 // 4 * 4, 4)
+    pitch = max(round(1.8 * side), int(np.ceil(6 / abs(found.matrix[0, 0]))))
+    count = len(stripes.patches(shape, side, pitch, 0))
+    frames = int(np.clip(np.ceil(200 / count), 2, 8))
+    sets = [stripes.patches(shape, side, pitch, number) for number in range(frames)]
+    slope, offset = found.matrix[0, 0], found.matrix[0, 2]
+    margin = (pitch - side) / 2
+
+    def sums(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        total = np.concatenate([[0.0], np.cumsum(rows.sums(image)[:, 0])])
+        ends = np.stack([corners[:, 0] - margin - 0.5, corners[:, 0] + side + margin - 0.5])
+        edges = np.rint(slope * ends + offset + 0.5).astype(int)
+        low, high = edges.min(axis=0), edges.max(axis=0)
+        inside = (low >= _EDGE_PX) & (high <= len(total) - 1 - _EDGE_PX)
+        low, high = (edge.clip(0, len(total) - 1) for edge in (low, high))
+        return np.where(inside, total[high] - total[low], 0.0)
+
+    probe.fill("input")
+    patches = _Patches(watch, exposure_s, sets, side, sums)
+    patches.show(0)
+    patches.exposure_s = probe.find_exposure(exposure_s)
+    coarse = [number for number in range(frames) if number * count < 40]
+    inputs = _locate(patches, coarse, probe.bench.input.shape)
+    parts = {"weight": found, "input": inputs}
+    return _Maps(inputs.matrix, found.matrix, rows.spot_px, parts, inputs.fit.uncertainty_px)
+
+
+def _block(watch: Watch, exposure_s: float) -> _Maps:
+    probe = watch.probe
+    shape = probe.bench.weight.shape
+    side = max(shape[0] // 12 // 4 * 4, 4)
+    _, centres = fiducials.grid(shape, (shape[0] // 4, shape[1] // 4), (side, side))
+    order = np.argsort([(5 * number) % 16 for number in range(len(centres))])
+    shifted = centres[order] + side / 3 * np.random.default_rng(1).uniform(-1, 1, centres.shape)
+    corners = np.rint(shifted - (side - 1) / 2).astype(int).clip(0, np.array(shape) - side)
+    sets = [corner[None] for corner in corners]
+    patches = _Patches(watch, exposure_s, sets, side, lambda image, corners: image[0], takes=2)
+    probe.fill("input")
+    patches.show(0)
+    patches.exposure_s = probe.find_exposure(exposure_s)
+    inputs = _locate(patches, list(range(8)), probe.bench.input.shape)
+    return _Maps(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
+
+
+# --- what follows from it -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How a bench's planes lie on each other.
+
+    Parameters
+    ----------
+    input_map : weight pixel -> input pixel, see `bench.maps`
+    camera_map : weight pixel -> camera pixel; in the line layout the camera row of a weight row and
+        the middle column of the spots; None in the block layout
+    spot_px : width of a line's spots in camera columns, else None
+    figures : with uncertainties
+    advice : what to move and by how much, what stands in the way
+    cost : shots, seconds of the bench, joules of light, seconds of computing
+    parts : the fits by name, with the points found
+    """
+
+    input_map: np.ndarray
+    camera_map: np.ndarray | None
+    spot_px: float | None
+    figures: tuple[Figure, ...]
+    advice: tuple[str, ...]
+    cost: dict[str, float]
+    parts: dict[str, Fitted]
+
+    def figure(self, name: str) -> float:
+        """Give the value of a figure."""
+        return next(figure.value for figure in self.figures if figure.name == name)
+
+    def step(self) -> Step:
+        """Give what a calibration stores: maps, the points found, and how far they lie off."""
+        arrays = {"input_map": self.input_map}
+        if self.camera_map is not None:
+            arrays["camera_map"] = self.camera_map
+        plots = []
+        for role, part in self.parts.items():
+            kept = part.fit.kept
+            arrays[f"{role}_points"] = part.here[kept]
+            arrays[f"{role}_found"] = part.there[kept]
+            arrays[f"{role}_residuals"] = part.residuals_px[kept].T.copy()
+            arrays[f"{role}_columns"] = part.here[kept, 1].copy()
+            plane = "camera" if role == "weight" or self.spot_px is None else "input"
+            plots.append(
+                Plot(
+                    f"Points of the {role} modulator off their map (rows, columns)",
+                    "points",
+                    f"{role}_residuals",
+                    f"{role}_columns",
+                    "column of the point",
+                    f"{plane} pixels",
+                )
+            )
+        return Step(
+            name="align",
+            figures=self.figures,
+            arrays=arrays,
+            plots=tuple(plots),
+            shots=int(self.cost["shots"]),
+            seconds=self.cost["bench_s"],
+            computing_s=self.cost["computing_s"],
+            light_j=self.cost["light_j"],
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            notes=self.advice,
+        )
+
+
+def align(bench: Bench, tell: Tell | None = None) -> Alignment:
+    """Find how the modulators lie on each other and on the camera.
+
+    The source gives at most `align_power_w`. The bench is opened where it is not, and left with its
+    light off; it is closed where it was opened.
+
+    Parameters
+    ----------
+    tell : what, done, total: hears how far it has come
+
+    Raises
+    ------
+    WrongLight, Saturated : why there is no light that says anything
+    BadFit : when points were found and no map describes them
+    """
+    with _lit(bench) as probe:
+        expected = {"imaged": 42, "line": 150, "block": 650}[bench.file.layout]
+        watch = Watch(probe, tell, expected)
+        probe.fill()
+        watch.say("looking for light")
+        exposure_s = probe.find_exposure()
+        bright = check_answers(watch, exposure_s)
+        found = _look(watch, exposure_s, bright)
+        return _concluded(bench, watch, found, bright)
+
+
+def _look(watch: Watch, exposure_s: float, bright: np.ndarray) -> _Maps:
+    layout = watch.probe.bench.file.layout
+    if layout == "imaged":
+        return _imaged(watch, exposure_s)
+    if layout == "line":
+        return _line(watch, exposure_s, bright)
+    return _block(watch, exposure_s)
+
+
+@contextmanager
+def _lit(bench: Bench) -> Iterator[Probe]:
+    """Give a probe with the light on, at a power at which people may be near; then light off."""
+    was_open = bench.source.is_connected
+    if not was_open:
+        bench.open()
+    try:
+        file = bench.file
+        power_w = min(file.align_power_w, file.power_w, file.limits.power_w[1])
+        probe = Probe(bench, "align", power_w)
+        probe.light(True)
+        yield probe
+    finally:
+        if was_open:
+            bench.make_safe()
+            bench.source.set_power(bench.file.power_w)
+        else:
+            bench.close()
+
+
+def _concluded(bench: Bench, watch: Watch, found: _Maps, bright: np.ndarray) -> Alignment:
+    """Judge the fits; raise where they are bad, else give figures and advice."""
+    usable = _Usable(bench, found)
+    notes = _judged(found, usable)
+    if bench.file.layout == "imaged":
+        notes += _dark_lines(bench, found, bright)
+    if watch.changed:
+        notes.append(
+            f"{watch.changed} of {watch.probe.shots} exposures contradicted their repeats and were "
+            "dropped: something moved in the beam"
+        )
+    figures, advice = _figures(bench, found, usable.share)
+    probe = watch.probe
+    cost = {
+        "shots": float(probe.shots),
+        "bench_s": probe.seconds,
+        "light_j": probe.light_j,
+        "computing_s": probe.computing_s,
+    }
+    return Alignment(
+        found.input_map,
+        found.camera_map,
+        found.spot_px,
+        figures,
+        (*advice, *notes),
+        cost,
+        found.parts,
+    )
+
+
+@dataclass
+class _Usable:
+    """Which points are seen by camera and input modulator, as the maps say."""
+
+    bench: Bench
+    found: _Maps
+
+    @property
+    def share(self) -> float:
+        """Give the share of the weight modulator's pixels."""
+        return float(self.of_weight(_spread(self.bench.weight.shape), 0.0, (0.0, 0.0)).mean())
+
+    def of_weight(
+        self, points: np.ndarray, on_input_px: float, on_camera_px: tuple[float, float]
+    ) -> np.ndarray:
+        """Say which weight pixels [n, 2] have so much room around them on both."""
+        seen = _inside(
+            maps.apply(self.found.input_map, points), self.bench.input.shape, (on_input_px,) * 2
+        )
+        if self.found.camera_map is None:
+            return seen
+        on_camera = maps.apply(self.found.camera_map, points)
+        return seen & _inside(on_camera, self.bench.camera.sensor_shape, on_camera_px)
+
+    def expected(self, role: str, part: Fitted) -> np.ndarray:
+        """Say which of the points shown should have been seen: bool [m]."""
+        layout = self.bench.file.layout
+        if role == "weight" and layout == "line":
+            on_camera = maps.apply(part.matrix, part.shown)
+            return _inside(on_camera, self.bench.camera.sensor_shape, part.margin_px)
+        if role == "weight":
+            room = 1.5 * part.margin_px[0]
+            return self.of_weight(part.shown, room, part.margin_px)
+        if layout != "imaged":
+            room = part.margin_px[0]
+            on_camera_px = (4 * room + _EDGE_PX if layout == "line" else 0.0, 0.0)
+            return self.of_weight(part.shown, 1.5 * room, on_camera_px)
+        on_weight = maps.back(self.found.input_map, part.shown)
+        room = 1.5 * part.margin_px[0]
+        seen = _inside(on_weight, self.bench.weight.shape, (room, room))
+        on_camera = maps.apply(part.matrix, part.shown)
+        return seen & _inside(on_camera, self.bench.camera.sensor_shape, part.margin_px)
+
+
+def _inside(
+    points: np.ndarray, shape: tuple[int, int], margin_px: tuple[float, float]
+) -> np.ndarray:
+    margin, most = np.array(margin_px), np.array(shape) - 1
+    return np.asarray(((points >= margin) & (points <= most - margin)).all(axis=-1))
+
+
+def _spread(shape: tuple[int, int]) -> np.ndarray:
+    axes = [np.linspace(0, size - 1, 41) for size in shape]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _judged(found: _Maps, usable: _Usable) -> list[str]:
+    notes = []
+    for role, part in found.parts.items():
+        if part.fit.residual_px > _BAD_PX:
+            raise BadFit(
+                f"the {role} modulator's points lie {part.fit.residual_px:.2g} pixels off the map "
+                f"that fits them best, more than {_BAD_PX:g}: see that all is in focus, that "
+                "nothing moves, and that no lens distorts so much"
+            )
+        expected = usable.expected(role, part)
+        missing = expected & ~part.found
+        if not expected.any():
+            raise BadFit(
+                f"no point of the {role} modulator should be seen as it lies: align the bench by "
+                "hand until the modulators cover each other"
+            )
+        share = 1 - float(missing.sum() / expected.sum())
+        where = _where(part.shown[missing])
+        if share < _LEAST_KEPT:
+            raise BadFit(
+                f"only {share:.0%} of the points of the {role} modulator that should be seen fit "
+                f"one map; those at {where} do not: something stands in the beam, or a part of "
+                "the modulator is dark"
+            )
+        if 1 - share > _WORTH_SAYING:
+            notes.append(
+                f"{int(missing.sum())} of {int(expected.sum())} points of the {role} modulator do "
+                f"not fit, at {where} of it: something stands in the beam there, or a part of the "
+                "modulator is dark"
+            )
+    for name, matrix in (("input modulator", found.input_map), ("camera", found.camera_map)):
+        if matrix is None:
+            continue
+        is_mirrored = (
+            np.linalg.det(matrix[:, :2]) < 0 if matrix[1, :2].any() else matrix[0, 0] < 0
+        )
+        if is_mirrored:
+            notes.append(
+                f"the {name} sees the weight modulator mirrored; the map takes care of that"
+            )
+    return notes
+
+
+def _where(points: np.ndarray) -> str:
+    if not len(points):
+        return "no place"
+    low, high = np.percentile(points, [5, 95], axis=0)
+    return f"rows {low[0]:.0f} to {high[0]:.0f}, columns {low[1]:.0f} to {high[1]:.0f}"
+
+
+def _dark_lines(bench: Bench, found: _Maps, bright: np.ndarray) -> list[str]:
+    """Name rows and columns of either modulator that stay dark although all is bright."""
+    notes = []
+    for role, part in found.parts.items():
+        shape = _modulator(bench, role).shape
+        for axis, name in enumerate(("row", "column")):
+            along = np.linspace(0, shape[1 - axis] - 1, 400)
+            lines = np.arange(shape[axis])
+            points = np.stack(np.meshgrid(lines, along, indexing="ij"), axis=-1)
+            if axis:
+                points = points[..., ::-1]
+            place = np.rint(maps.apply(part.matrix, points)).astype(int)
+            size = np.array(bright.shape)
+            inside = ((place >= 0) & (place < size)).all(axis=-1)
+            y, x = np.where(inside, place[..., 0], 0), np.where(inside, place[..., 1], 0)
+            light = np.where(inside, bright[y, x], 0.0)
+            enough = inside.sum(axis=1) > len(along) // 4
+            profile = np.full(len(lines), np.nan)
+            profile[enough] = light.sum(axis=1)[enough] / inside.sum(axis=1)[enough]
+            dark = fiducials.dark_lines(profile)
+            if dark:
+                listed = ", ".join(map(str, dark[:8])) + (", ..." if len(dark) > 8 else "")
+                notes.append(
+                    f"the {role} modulator's {name}s {listed} stay dark (found to about a pixel): "
+                    "keep numbers off them"
+                )
+    return notes
+
+
+def _figures(
+    bench: Bench, found: _Maps, usable_share: float
+) -> tuple[tuple[Figure, ...], list[str]]:
+    figures: list[Figure] = []
+    advice: list[str] = []
+    spread = found.input_px / np.sqrt(3)  # of a mean; input_px is that of three terms
+    shape, target = bench.weight.shape, bench.input.shape
+    lies = _lies(found.input_map, shape, target)
+    reach = float(np.sqrt((np.square(_spread(shape) - (np.array(shape) - 1) / 2)).mean() * 2))
+    figures += _lie_figures("input", lies, spread, reach, "of the weight modulator's middle")
+    nominal = 1.0 if shape == target else min(np.divide(target, shape))
+    advice += _moves("input modulator", lies, nominal, 1.0)
+    figures.append(Figure("input_map_px", found.input_px, None, "px", "uncertainty of the map"))
+    if found.camera_map is not None:
+        weight = found.parts["weight"]
+        sensor = bench.camera.sensor_shape
+        if bench.file.layout == "line":
+            scale, offset = found.camera_map[0, 0], found.camera_map[0, 2]
+            shift = scale * (shape[0] - 1) / 2 + offset - (sensor[0] - 1) / 2
+            error = weight.fit.uncertainty_px
+            figures += [
+                Figure("camera_shift_rows_px", float(shift), error, "px", "of the middle row"),
+                Figure("camera_scale", float(abs(scale)), error / shape[0] * 3.5, ""),
+                Figure("spot_px", float(found.spot_px or 0), 1.0, "px", "width of a spot"),
+            ]
+            lies = (shift, 0.0, abs(scale), 0.0)
+            fits = sensor[0] / shape[0]
+        else:
+            lies = _lies(found.camera_map, shape, sensor)
+            error = weight.fit.uncertainty_px / np.sqrt(3)
+            figures += _lie_figures("camera", lies, error, reach, "of the weight modulator's middle")
+            figures.append(Figure("blur_px", weight.blur_px, None, "px", "of a point, rms"))
+            fits = min(np.divide(sensor, shape))
+        figures.append(
+            Figure("camera_map_px", weight.fit.uncertainty_px, None, "px", "uncertainty of the map")
+        )
+        advice += _moves("camera", lies, min(lies[2], fits), -1.0)
+    for role, each in found.parts.items():
+        figures += [
+            Figure(f"{role}_residual_px", each.fit.residual_px, None, "px", "of a point"),
+            Figure(f"{role}_noise_px", each.noise_px, None, "px", "of a point, expected"),
+            Figure(f"{role}_points", float(each.fit.kept.sum()), None, "", "that fit"),
+        ]
+    figures.append(Figure("usable_share", usable_share, None, "", "of the weight modulator"))
+    if usable_share < 0.98:
+        advice.append(
+            f"{usable_share:.0%} of the weight modulator can be used: the rest falls beside the "
+            "camera or the input modulator"
+        )
+    return tuple(figures), advice
+
+
+def _lies(
+    matrix: np.ndarray, shape: tuple[int, int], target: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Give shift (rows, columns), scale and rotation in degrees, about the middles."""
+    middle = (np.array(shape) - 1) / 2
+    shift = maps.apply(matrix, middle) - (np.array(target) - 1) / 2
+    slopes = maps.scales(matrix, middle)
+    sign = 1.0 if np.linalg.det(slopes) > 0 else -1.0
+    angle = np.rad2deg(np.arctan2(slopes[1, 0] - sign * slopes[0, 1], slopes[0, 0] + sign * slopes[1, 1]))
+    scale = np.sqrt(abs(np.linalg.det(slopes)))
+    return float(shift[0]), float(shift[1]), float(scale), float(angle)
+
+
+def _lie_figures(
+    name: str,
+    lies: tuple[float, float, float, float],
+    error_px: float,
+    reach_px: float,
+    where: str,
+) -> list[Figure]:
+    turn = error_px / reach_px * np.sqrt(2)
+    return [
+        Figure(f"{name}_shift_rows_px", lies[0], float(error_px), "px", where),
+        Figure(f"{name}_shift_columns_px", lies[1], float(error_px), "px", where),
+        Figure(f"{name}_scale", lies[2], float(turn), "", f"{name} pixels per weight pixel"),
+        Figure(f"{name}_rotation_deg", lies[3], float(np.rad2deg(turn)), "deg", "against rows"),
+    ]
+
+
+def _moves(
+    name: str, lies: tuple[float, float, float, float], nominal: float, sign: float
+) -> list[str]:
+    """Say what an operator does about it; a map takes care of what is left."""
+    moves = []
+    rows, columns, scale, angle = lies
+    if max(abs(rows), abs(columns)) > _SHIFT_PX:
+        what = "the input modulator's image" if sign > 0 else "the image on the camera"
+        moves.append(
+            f"move {what} by {sign * rows:+.1f} rows (towards higher row numbers is +) and "
+            f"{sign * columns:+.1f} columns, in pixels of the {name}"
+        )
+    if abs(angle) > _TURN_DEG:
+        moves.append(f"turn the {name} by {-sign * angle:+.2f} degrees (from rows to columns is +)")
+    if abs(scale / nominal - 1) > _MAGNIFY:
+        moves.append(
+            f"make the image of the weight modulator on the {name} {nominal / scale:.4f} times as "
+            "large"
+        )
+    return moves
