@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lightloom.instruments import Region, Shot, VirtualClock
+from lightloom.instruments import InputError, Region, Shot, VirtualClock
 from lightloom.instruments.simulated import (
     CAMERAS,
     DAQS,
     MODULATORS,
+    Fault,
     LightPath,
     SimulatedCamera,
     SimulatedDaq,
@@ -27,7 +28,13 @@ from lightloom.instruments.simulated import (
 class World:
     """Four instruments in one world, connected, the source on."""
 
-    def __init__(self, slm: str = "tiny", camera: str = "tiny", **options: Any) -> None:
+    def __init__(
+        self,
+        slm: str = "tiny",
+        camera: str = "tiny",
+        faults: tuple[Fault, ...] = (),
+        **options: Any,
+    ) -> None:
         self.clock = VirtualClock()
         self.path = LightPath(WorldOptions.model_validate({"electrons_per_pixel_j": 2e9} | options))
 
@@ -37,7 +44,7 @@ class World:
             return made.connect()
 
         self.input = make(SimulatedSLM, "input", device=slm)
-        self.weight = make(SimulatedSLM, "weight", device=slm)
+        self.weight = make(SimulatedSLM, "weight", device=slm, faults=faults)
         self.camera = make(SimulatedCamera, "detector", device=camera)
         self.source = make(SimulatedSource, "source")
         self.source.enable()
@@ -64,6 +71,24 @@ class World:
         start = self.clock.now_s() if at_s is None else at_s
         region, row_time = Region(0, 0, *shape), self.camera.row_time_s
         return self.path.on_camera(start, exposure_s, shape, region, row_time, Shot("m", 1))
+
+    def total(self) -> float:
+        """Noise-free electrons of a photodiode."""
+        return self.path.on_photodiode(self.clock.now_s(), 2e-3, Shot("m", 1))
+
+
+def centroid(picture: np.ndarray) -> np.ndarray:
+    """Give row and column of a spot over its background."""
+    spot = np.where(picture > picture.max() / 10, picture, 0)
+    rows, columns = np.indices(spot.shape)
+    return np.array([(spot * rows).sum(), (spot * columns).sum()]) / spot.sum()
+
+
+def square(shape: tuple[int, int], top: int, left: int, side: int = 4) -> np.ndarray:
+    """Give a dark frame with a bright square."""
+    frame = np.zeros(shape, dtype=np.uint8)
+    frame[top : top + side, left : left + side] = 255
+    return frame
 
 
 def test_photon_transfer_gives_back_the_gain_and_the_read_noise() -> None:
@@ -135,15 +160,25 @@ def test_light_lands_where_the_registration_says() -> None:
         camera="fast-512",
         camera_registration={"rotation_deg": 2.0, "shift_px": (3.5, -7.25), "scale": 0.9},
     )
-    frame = np.zeros(world.weight.shape, dtype=np.uint8)
-    frame[100:104, 300:304] = 255
-    world.show(255, frame)
-    picture = world.mean() - world.mean().min()
-    spot = np.where(picture > picture.max() / 10, picture, 0)
-    rows, columns = np.indices(spot.shape)
-    found = np.array([(spot * rows).sum(), (spot * columns).sum()]) / spot.sum()
+    world.show(255, square(world.weight.shape, 100, 300))
     matrix = world.path.truth(world.camera.sensor_shape)["camera_map"]
-    np.testing.assert_allclose(found, matrix @ [101.5, 301.5, 1], atol=0.05)
+    np.testing.assert_allclose(centroid(world.mean()), matrix @ [101.5, 301.5, 1], atol=0.05)
+
+
+def test_distortion_moves_light_outwards_by_the_cube_of_the_radius() -> None:
+    # an affine map alone would then misplace the read-out regions in the corners
+    world, plain = (World("fast-512", "fast-512", distortion=d) for d in (0.01, 0.0))
+    for top, left in ((30, 40), (250, 250), (400, 470)):
+        frame = square(world.weight.shape, top, left)
+        for each in (world, plain):
+            each.show(255, frame)
+        truth = world.path.truth((512, 512))
+        y, x = truth["camera_map"] @ [top + 1.5, left + 1.5, 1]
+        offset = np.array([y, x]) - 255.5
+        moved = 0.01 * (offset @ offset) / (2 * 255.5**2) * offset
+        np.testing.assert_allclose(centroid(world.mean()), np.array([y, x]) + moved, atol=0.05)
+        assert np.abs(moved).max() > 1 or top == 250
+        assert world.mean().sum() == pytest.approx(plain.mean().sum(), rel=1e-3)
 
 
 def test_the_input_is_seen_through_its_own_registration() -> None:
@@ -203,18 +238,30 @@ def test_drift_is_slow_and_belongs_to_the_device() -> None:
     assert 0.015 < one.std() < 0.1 and np.abs(np.diff(one)).max() < 0.01
 
 
-def test_numpy_and_numba_see_the_same_light(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("distortion", [0.0, 0.03])
+def test_numpy_and_numba_see_the_same_light(
+    monkeypatch: pytest.MonkeyPatch, distortion: float
+) -> None:
     # without the extra `fast` a simulation is slower, not another one
     if not optics.COMPILED:
         pytest.skip("numba is not installed: there is one path only")
     chance = np.random.Generator(np.random.Philox(2))
     one, other, even = (chance.random((60, 90), dtype=np.float32) for _ in range(3))
     matrix = optics.affine(0.8, 3.0, (1.0, 2.0), (60, 90), (64, 80))
-    compiled = optics.image(one, other, even, matrix, (64, 80)), optics.warp(one, matrix, (64, 80))
+
+    def seen() -> tuple[np.ndarray, ...]:
+        return (
+            optics.image(one, other, even, matrix, (64, 80), distortion),
+            optics.warp(one, matrix, (64, 80)),
+            optics.blur(one, 0.7),
+            optics.blur(one, 30.0),  # wider than the image
+        )
+
+    compiled = seen()
     monkeypatch.setattr(optics, "COMPILED", False)
-    plain = optics.image(one, other, even, matrix, (64, 80)), optics.warp(one, matrix, (64, 80))
+    plain = seen()
     for fast, slow in zip(compiled, plain, strict=True):
-        np.testing.assert_allclose(fast, slow, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=1e-6)
 
 
 def test_a_photodiode_sees_the_sum() -> None:
@@ -228,6 +275,274 @@ def test_a_photodiode_sees_the_sum() -> None:
     expected = 1e8 * 1e-3 * 1e-6 * 64 * 96 * table[128]
     assert light.mean() == pytest.approx(expected, rel=0.05)
     daq.close()
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+def test_what_is_kept_of_earlier_exposures_changes_nothing(layout: str) -> None:
+    # a resumed run keeps nothing, and must see what an uninterrupted one sees, bit for bit
+    options: Any = {"layout": layout, "blur_px": 0.8, "crosstalk": 0.05, "drift_rms": 0.05}
+    world, fresh = World(**options), World(**options)
+    chance = np.random.Generator(np.random.Philox(3))
+    for _ in range(4):
+        x, w = chance.integers(0, 256, (2, 64, 96), dtype=np.uint8)
+        for each in (world, fresh):
+            each.show(x, w)
+        settling = world.clock.now_s() - 7e-4  # two frames of each modulator are seen
+        for start in (None, None, settling, None):
+            fresh.path._pictures.clear()
+            fresh.path._sums.clear()
+            np.testing.assert_array_equal(world.mean(at_s=start), fresh.mean(at_s=start))
+            assert world.total() == fresh.total()
+
+
+def test_another_exposure_of_the_same_frames_costs_no_new_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # a calibration exposes one pair of frames hundreds of times
+    from lightloom.instruments.simulated import light_path
+
+    made = []
+
+    def image(*arguments: Any) -> np.ndarray:
+        made.append(arguments)
+        return optics.image(*arguments)
+
+    monkeypatch.setattr(light_path, "image", image)
+    world = World()
+    world.show(255, 255)
+    pictures = [world.mean(exposure_s) for exposure_s in (1e-3, 2e-3, 1e-3)]
+    assert len(made) == 1
+    np.testing.assert_array_equal(pictures[0], pictures[2])
+    np.testing.assert_allclose(2 * pictures[0], pictures[1], rtol=1e-6)
+    world.show(255, 0)
+    assert world.mean().sum() < pictures[1].sum() / 100 and len(made) == 2
+
+
+@pytest.mark.parametrize("bits", [1, 8, 12, 16])
+def test_a_modulator_has_the_bits_that_it_is_given(bits: int) -> None:
+    path, clock = LightPath(WorldOptions(electrons_per_pixel_j=1.0)), VirtualClock()
+    options = SimulatedSLM.Options(device="tiny", bit_depth=bits)
+    input_, weight = (SimulatedSLM(role, options, clock=clock) for role in ("input", "weight"))
+    for modulator in (input_, weight):
+        modulator.join(path, modulator.name)
+        modulator.connect()
+    assert weight.bit_depth == bits and weight.dtype == (np.uint8 if bits <= 8 else np.uint16)
+    path.power_w = 1.0
+    input_.show(np.full((64, 96), 2**bits - 1, dtype=input_.dtype))
+    middle = 2**bits // 2
+    weight.show(np.full((64, 96), middle, dtype=weight.dtype))
+    light = path.on_photodiode(1.0, 1.0, Shot("a", 1)) / (64 * 96)
+    assert light == pytest.approx(1 / 500 + (1 - 1 / 500) * middle / (2**bits - 1), rel=1e-4)
+    if bits not in (8, 16):
+        with pytest.raises(InputError, match="level"):
+            weight.show(np.full((64, 96), 2**bits, dtype=weight.dtype))
+    for modulator in (input_, weight):
+        modulator.close()
+
+
+@pytest.mark.parametrize("bits", [0, 17])
+def test_no_modulator_has_fewer_than_1_or_more_than_16_bits(bits: int) -> None:
+    with pytest.raises(ValueError, match="bit_depth"):
+        SimulatedSLM.Options(bit_depth=bits)
+
+
+def test_a_serial_number_tells_benches_and_roles_apart() -> None:
+    # a calibration of another bench is refused by the identity of its instruments
+    def serials(world: World) -> list[str]:
+        instruments = (world.input, world.weight, world.camera, world.source)
+        assert all(instrument.address == "" for instrument in instruments)
+        return [instrument.identity.serial for instrument in instruments]
+
+    one, again, other = (serials(World(seed=seed)) for seed in (1, 1, 2))
+    assert one == again and len({*one, *other}) == 8
+    assert all(serial.startswith("SIM-") and len(serial) == 10 for serial in one)
+    alone = SimulatedSLM("slm", SimulatedSLM.Options(device="tiny"), clock=VirtualClock())
+    first = alone.connect().identity
+    alone.close()
+    assert first.serial and alone.connect().identity == first
+    alone.close()
+    given = SimulatedSource("source", SimulatedSource.Options(serial="7"), clock=VirtualClock())
+    with given:
+        assert given.identity.serial == "7" and given.address == "simulated:7"
+
+
+def test_a_modulator_may_settle_more_slowly_than_it_says() -> None:
+    # calibration must measure the wait, and not believe the data sheet
+    world = World(settling=3.0)
+    world.show(255, 255)
+    world.clock.sleep_until(1.0)
+    bright = world.mean().sum()
+    shown = world.weight.show(np.zeros(world.weight.shape, dtype=np.uint8))
+    assert world.weight.settle_time_s == MODULATORS["tiny"].settle_time_s
+    assert world.path.truth()["settle_times_s"]["weight"] == pytest.approx(3e-3)
+    seen = world.mean(1e-6, at_s=shown.settled_at_s).sum() * 2e3 / bright
+    assert seen == pytest.approx(1 / 500 + (1 - 1 / 500) * np.exp(-10 / 3), abs=1e-3)
+
+
+def test_hot_pixels_are_dark_counts_of_a_few_pixels_with_their_own_noise() -> None:
+    # one in a read-out region adds to every number that is read there
+    world = World(camera="fast-512", hot_pixels=1e-3, covered=True, seed=5)
+    region = Region(10, 20, 400, 480)
+    hot = world.path.truth((512, 512))["hot_pixels"][10:410, 20:500]
+    # 192 are expected of 192,000; five sigma, 1 false alarm in 2 million
+    assert abs(hot.sum() - 192) < 5 * np.sqrt(192)
+
+    def stack(exposure_s: float) -> np.ndarray:
+        world.camera.configure(exposure_s=exposure_s, region=region)
+        world.camera.arm()
+        return np.stack([world.take(f"{exposure_s}/{number}") for number in range(40)])
+
+    short, long = stack(0.02), stack(0.04)
+    mean, variance = short[:, hot].mean(axis=0), short[:, hot].var(axis=0, ddof=1)
+    assert 15 < mean.min() < 60 and 600 < mean.max() < 2100  # 0.02 s of 1e3 to 1e5, log-uniform
+    noise = CAMERAS["fast-512"].read_noise_e ** 2 + world.camera.gain_e_per_count**2 / 12
+    # 39 degrees of freedom of each: known to sqrt(2 / 39 / 192) = 1.6 %; five sigma
+    assert np.mean(variance / (mean + noise)) == pytest.approx(1, abs=0.08)
+    # 40 frames of some 90,000 electrons: both sums known to 0.1 %; 7 sigma
+    assert long[:, hot].sum() == pytest.approx(2 * short[:, hot].sum(), rel=0.01)
+    # others: 7.7 million draws of 2.7 electrons round 0.02, known to 0.001; six sigma
+    assert short[:, ~hot].mean() == pytest.approx(0.02, abs=0.006)
+    other = World(camera="fast-512", hot_pixels=1e-3, seed=6).path.truth((512, 512))["hot_pixels"]
+    assert not np.array_equal(hot, other[10:410, 20:500])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+def test_fringes_break_the_sum_of_powers(layout: str, seed: int) -> None:
+    # calibration has to refuse a coherent bench: I(A + B) is not I(A) + I(B)
+    def missing(share: float) -> np.ndarray:
+        world = World(layout=layout, fringes=share, seed=seed)
+        stripes = np.tile(np.array([255, 0], dtype=np.uint8), (64, 48))
+        lights = []
+        for frame in (255, stripes, 255 - stripes, 0):
+            world.show(255, frame)
+            lights.append(np.array([world.total()]) if layout == "block" else world.mean())
+        both, one, other, dark = (light.astype(float) for light in lights)
+        assert min(light.min() for light in lights) >= 0
+        return (both + dark - one - other) / both.max()
+
+    assert np.abs(missing(0.0)).max() < 1e-5
+    # stripes of one pixel: all cross terms, at least cos(1 rad) of sqrt(light of both)
+    assert np.abs(missing(0.2)).max() > 0.9 * 0.2 * np.cos(1) / 1.2
+
+
+def test_fringes_make_no_negative_light_and_move_it_only_to_neighbours() -> None:
+    chance = np.random.Generator(np.random.Philox(4))
+    light = chance.random((40, 60), dtype=np.float32) ** 8
+    cosine = np.cos(6.28 * chance.random((40, 60), dtype=np.float32))
+    seen = optics.interfere(light, cosine, 1.0)
+    assert seen.min() >= 0
+    even = optics.interfere(np.ones_like(light), cosine, 0.3)[:, :-1]
+    np.testing.assert_allclose(even, 1 + 0.3 * cosine[:, :-1], rtol=1e-5)
+    np.testing.assert_array_equal(optics.interfere(light, cosine, 0.0), light)
+
+
+def test_exchanged_cables_show_each_frame_on_the_other_modulator() -> None:
+    # the same product for one vector; wrong for every layout that copies its input
+    tilted: Any = {"input_registration": {"shift_px": (5.0, 3.0)}}
+    swapped, right = World(swapped=True, **tilted), World(**tilted)
+    x, w = square((64, 96), 10, 20, 12), square((64, 96), 8, 18, 20)
+    swapped.show(x, w)
+    right.show(w, x)
+    np.testing.assert_array_equal(swapped.mean(), right.mean())
+    right.show(x, w)
+    assert np.abs(swapped.mean() - right.mean()).max() > right.mean().max() / 2
+    swapped.weight.blank()
+    swapped.clock.sleep_until(swapped.clock.now_s() + 1)
+    right.input.blank()
+    right.show(0, x)
+    np.testing.assert_array_equal(swapped.mean(), right.mean())
+
+
+@pytest.mark.parametrize(("shape", "bits"), [((64, 90), 8), ((64, 96), 12)])
+def test_unlike_modulators_cannot_be_swapped(shape: tuple[int, int], bits: int) -> None:
+    path = LightPath(WorldOptions(swapped=True))
+    path.add_modulator("input", (64, 96), 8, 0.0)
+    with pytest.raises(InputError, match="swapped"):
+        path.add_modulator("weight", shape, bits, 0.0)
+
+
+def test_a_covered_detector_sees_its_own_dark_counts_only() -> None:
+    world = World(covered=True, stray_e_per_s=1e6, layout="line")
+    world.show(255, 255)
+    assert world.mean().max() == 0 and world.total() == 0
+    # 6,144 pixels of 2.7 electrons: known to 0.035; five sigma
+    assert world.take().mean() == pytest.approx(0.002, abs=0.18)
+
+
+def test_a_dead_row_stays_at_its_darkest_level() -> None:
+    world, sound = World(dead_rows=(10, 11)), World()
+    for level in (0, 128, 255):
+        for each in (world, sound):
+            each.show(255, level)
+        share = world.path.truth()["tables"]["weight"][[0, level]]
+        lost = 2 / 64 * (1 - share[0] / share[1])
+        assert world.total() == pytest.approx(sound.total() * (1 - lost), rel=1e-5)
+    row = world.path.truth(world.camera.sensor_shape)["camera_map"] @ [10.5, 47.5, 1]
+    profile = world.mean().sum(axis=1)
+    assert int(np.argmin(profile[5:-5])) + 5 == round(row[0])
+    with pytest.raises(InputError, match=r"dead_rows = \[64\]"):
+        World(dead_rows=(3, 64))
+
+
+@pytest.mark.parametrize("spot_px", [1, 5, 12])
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (3.25, -20.0), (-2.0, 7.4)])
+def test_the_spots_of_a_line_lie_where_the_registration_says(
+    shift: tuple[float, float], spot_px: int
+) -> None:
+    # else a calibrated line bench would read beside its spots
+    world = World(
+        layout="line", spot_px=spot_px, camera_registration={"shift_px": shift, "scale": 0.9}
+    )
+    frame = np.zeros(world.weight.shape, dtype=np.uint8)
+    frame[30] = 255
+    world.show(255, frame)
+    bright = world.mean()
+    world.show(255, 0)
+    picture = bright - world.mean()
+    truth = world.path.truth(world.camera.sensor_shape)
+    expected = truth["camera_map"] @ [30, 0, 1]
+    np.testing.assert_allclose(centroid(np.maximum(picture, 0)), expected, atol=0.06)
+    first, after = truth["spot_columns"]
+    assert expected[1] == pytest.approx((first + after - 1) / 2)
+    lit = np.nonzero(picture.max(axis=0) > 0)[0]
+    assert lit.min() == int(np.floor(first)) and lit.max() == int(np.ceil(after)) - 1
+    table = truth["tables"]["weight"]
+    electrons = 96 * (table[255] - table[0]) * 2e9 * 1e-3 * 2e-3
+    assert picture.sum() == pytest.approx(electrons, rel=1e-3)
+
+
+def test_spots_beside_the_sensor_are_lost() -> None:
+    world = World(layout="line", camera_registration={"shift_px": (20.0, 46.5), "rotation_deg": 3})
+    world.show(255, 255)
+    picture = world.mean()
+    assert picture.min() == 0 and picture[:, -1].max() > 0
+    inside = 44 * 0.9 * 96 * 2e9 * 1e-3 * 2e-3  # 44 of 64 rows, 4.5 of 5 columns
+    assert picture.sum() == pytest.approx(inside, rel=1e-3)
+
+
+def test_a_modulator_on_the_wrong_monitor_changes_no_light() -> None:
+    # it takes every frame, blank ones too, and the light stays what it was
+    world = World(faults=(Fault(kind="frozen", rate=1.0),))
+    world.show(255, 255)
+    dark = world.total()
+    table = world.path.truth()["tables"]["weight"]
+    assert dark == pytest.approx(64 * 96 * table[0] * 2e9 * 1e-3 * 2e-3, rel=1e-5)
+    world.weight.wait_until_settled(world.weight.blank())
+    assert world.total() == dark and world.path.modulators["weight"].shown == 0
+    world.input.wait_until_settled(world.input.blank())
+    assert world.total() < dark / 100  # the other one works
+
+
+def test_the_truth_names_every_imperfection_of_the_world() -> None:
+    # what is judged against it must not be left out
+    told = World(
+        settling=2.0, hot_pixels=0.01, fringes=0.1, distortion=0.01, dead_rows=(3,), spot_px=7
+    ).path.truth((64, 96))
+    assert told["settling"] == 2.0 and told["fringes"] == 0.1 and told["distortion"] == 0.01
+    assert told["dead_rows"] == (3,) and told["spot_px"] == 7
+    assert not told["swapped"] and not told["covered"]
+    assert told["hot_pixels"].shape == (64, 96) and told["hot_pixels"].dtype == bool
 
 
 @pytest.mark.parametrize("device", sorted(MODULATORS))

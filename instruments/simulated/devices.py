@@ -253,9 +253,7 @@ class SimulatedCamera(_Simulated, Camera):
         )
         if is_garbage:
             light *= self.world.generator(shot, "hand").random(light.shape, dtype=np.float32)
-        hot = self.world.hot_electrons(self.sensor_shape, region, self._exposure_s)
-        if hot is not None:
-            light += hot
+        self.world.add_hot_pixels(light, self.sensor_shape, region, self._exposure_s)
         dark = device.dark_e_per_s * self._exposure_s
         counts = np.empty(light.shape, dtype=self._dtype)
         world, highest = self.world, float((1 << self.bit_depth) - 1)

@@ -36,8 +36,8 @@ def deposit(
 ) -> None:
     """Put one * other * even, rows from `first` on, at matrix @ (y, x, 1), bent, bilinear.
 
-    Places and shares of a whole row come first: that loop is vectorised, and takes half the time of
-    one that does both.
+    Places and shares of a whole row come first: that loop is vectorised, and both together
+    take two thirds of the time of one loop that does it all.
     """
     height, width = out.shape
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2

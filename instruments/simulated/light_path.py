@@ -201,7 +201,7 @@ class LightPath:
         self._lock = RLock()
         self._even: np.ndarray | None = None
         self._maps: dict[Any, np.ndarray] = {}
-        self._hot: dict[tuple[int, int], np.ndarray] = {}
+        self._hot: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
         self._numbers = count()
         self._pictures: OrderedDict[Any, np.ndarray] = OrderedDict()
         self._sums: OrderedDict[Any, float] = OrderedDict()
@@ -234,7 +234,8 @@ class LightPath:
         beyond = [row for row in self.options.dead_rows if row >= shape[0]]
         if role == "weight" and beyond:
             raise InputError(
-                f"world.dead_rows = {beyond}: the weight modulator has rows 0 to {shape[0] - 1}"
+                f"world.dead_rows = {beyond}: the weight modulator has rows 0 to {shape[0] - 1}; "
+                "leave out the others"
             )
         other = self.modulators.get(_OTHER.get(role, ""))
         if not self.options.swapped or other is None:
@@ -304,17 +305,20 @@ class LightPath:
             stray = self.options.stray_e_per_s * exposure_s
             return total * self._electrons_per_pixel(exposure_s, shot) + stray
 
-    def hot_electrons(
-        self, sensor_shape: tuple[int, int], region: Region, exposure_s: float
-    ) -> np.ndarray | None:
-        """Give the mean dark electrons of hot pixels, float32 [height, width]; None without any."""
-        if not self.options.hot_pixels:
-            return None
-        with self._lock:
-            part = self._hot_e_per_s(sensor_shape)[
-                region.top : region.top + region.height, region.left : region.left + region.width
-            ]
-            return np.asarray(part * np.float32(exposure_s))
+    def add_hot_pixels(
+        self,
+        electrons: np.ndarray,
+        sensor_shape: tuple[int, int],
+        region: Region,
+        exposure_s: float,
+    ) -> None:
+        """Add the mean dark electrons of hot pixels to those of a region, float32 [h, w]."""
+        if self.options.hot_pixels:
+            with self._lock:
+                row, column, e_per_s = self._hot_pixels(sensor_shape)
+            row, column = row - region.top, column - region.left
+            inside = (row >= 0) & (row < region.height) & (column >= 0) & (column < region.width)
+            electrons[row[inside], column[inside]] += e_per_s[inside] * np.float32(exposure_s)
 
     def generator(self, shot: Shot, part: str) -> np.random.Generator:
         """Give the random numbers of one part of one shot: the same for the same address."""
@@ -356,7 +360,8 @@ class LightPath:
         found |= {name: getattr(options, name) for name in _TOLD}
         if sensor_shape is not None:
             found["camera_map"] = self._camera_map(sensor_shape)
-            found["hot_pixels"] = self._hot_e_per_s(sensor_shape) > 0
+            found["hot_pixels"] = np.zeros(sensor_shape, dtype=bool)
+            found["hot_pixels"][self._hot_pixels(sensor_shape)[:2]] = True
             left = self._spot_left(sensor_shape)
             found["spot_columns"] = (left, left + options.spot_px)
         return found
@@ -553,25 +558,27 @@ class LightPath:
             self._maps[sensor_shape] = matrix
         return self._maps[sensor_shape]
 
-    def _hot_e_per_s(self, sensor_shape: tuple[int, int]) -> np.ndarray:
-        """Give the dark electrons per second of hot pixels, 0 elsewhere: float32 [h, w]."""
+    def _hot_pixels(self, sensor_shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        """Give rows and columns of hot pixels, and their dark electrons per second: [n]."""
         if sensor_shape not in self._hot:
-            rates = np.zeros(sensor_shape, dtype=np.float32)
-            if self.options.hot_pixels:
-                chance = _generator(self.options.seed, "hot", *sensor_shape)
-                hot = chance.random(sensor_shape) < self.options.hot_pixels
-                low, high = np.log(_HOT_E_PER_S)
-                rates[hot] = np.exp(chance.uniform(low, high, np.count_nonzero(hot)))
-            self._hot[sensor_shape] = rates
+            chance = _generator(self.options.seed, "hot", *sensor_shape)
+            row, column = np.nonzero(chance.random(sensor_shape) < self.options.hot_pixels)
+            powers = chance.uniform(*np.log(_HOT_E_PER_S), len(row))
+            self._hot[sensor_shape] = row, column, np.exp(powers).astype(np.float32)
         return self._hot[sensor_shape]
 
 
 def _fringes(chance: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Give the cosine of straight fringes, 2 to 8 of them across the shorter side: [h, w]."""
-    direction, phase = 2 * np.pi * chance.random(2)
-    period = min(shape) / chance.uniform(2, 8)
-    y, x = np.sin(direction) * np.arange(shape[0]), np.cos(direction) * np.arange(shape[1])
-    return np.cos(2 * np.pi * (y[:, None] + x) / period + phase).astype(np.float32)
+    """Give the cosine of the phase between neighbours: float32 [h, w].
+
+    The phase swings by one radian round 0 or pi, in 1 to 3 waves across each side: neighbours are
+    nearly in step, as behind one lens, so that no sum over a row or over all averages it away.
+    """
+    waves, starts = chance.uniform(1, 3, 2), 2 * np.pi * chance.random(2)
+    angles = (2 * np.pi * n * np.linspace(0, 1, size) for n, size in zip(waves, shape, strict=True))
+    y, x = (np.sin(angle + start) for angle, start in zip(angles, starts, strict=True))
+    cosine = np.cos((y[:, None] + x) / 2)
+    return (cosine if chance.random() < 0.5 else -cosine).astype(np.float32)
 
 
 def _scale(picture: np.ndarray, factor: np.ndarray, adds: bool, out: np.ndarray) -> None:
