@@ -1,4 +1,4 @@
-"""The command line: `lightloom run`, `plan`, `init`, `devices`, `check`, `doctor`.
+"""The command line: `lightloom run`, `plan`, `energy`, `init`, `devices`, `check`, `doctor`.
 
 Nothing heavy is imported before a command needs it, and threads are set before numpy is loaded.
 """
@@ -205,6 +205,65 @@ def plan_(
         _print_json(planned.as_dict())
     else:
         showing.plan(showing.console(for_people=True), planned)
+
+
+@_command("energy")
+def energy_(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="As for run; or gpt2, gpt3-175b, mt-nlg-530b, llama-7b."),
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="A GPT-2 of this width instead.")] = None,
+    depth: Annotated[int, typer.Option(help="Layers of it.")] = 12,
+    sequence: Annotated[int | None, typer.Option(help="Tokens of each sequence.")] = None,
+    batch: Annotated[int, typer.Option(help="Images or sequences in one pass.")] = 1,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate after them.")] = 0,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", help="Bench profile: a name or a TOML file; give several."),
+    ] = None,
+    set_: Settings = None,
+    placement: Placement = "paper",
+    constants: Annotated[
+        list[str] | None,
+        typer.Option("--constants", help="Constants: a name or a TOML file; later ones win."),
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(help="Throughput that converters are counted for.")
+    ] = None,
+    machine: Annotated[
+        bool, typer.Option("--machine/--no-machine", help="Time this machine as a baseline.")
+    ] = True,
+    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Account for energy and time on a bench and on digital machines; runs nothing.
+
+    Example: lightloom energy --model gpt3-175b --profile projection-2030 --sequence 1024
+    """
+    limit_threads(threads)
+    from . import energy, showing
+    from .instruments import InputError
+    from .models import plan
+    from .models.shapes import model_or_shape, sized_model
+    from .scheduler import measure_machine
+
+    if model is not None and width is not None:
+        raise InputError("--model and --width are two models; give one of them")
+    if tokens_per_second is not None and not 0 < tokens_per_second < float("inf"):
+        raise InputError(f"--tokens-per-second = {tokens_per_second} must be above 0")
+    loaded = sized_model(width, depth) if width is not None else model_or_shape(model or "digits")
+    backends = [_open("mock", name, set_, 0) for name in profile or [DEFAULT]]
+    plans = [plan(loaded, b, batch, sequence, new_tokens, placement) for b in backends]
+    machines = [measure_machine()] if machine else []
+    document = energy.document(plans, constants or [], tokens_per_second, machines)
+    if html is not None:
+        _write(html, energy.page(document))
+    if json_:
+        _print_json(document)
+    else:
+        energy.show(showing.console(for_people=True), document)
 
 
 @_command("init")
@@ -418,6 +477,15 @@ def _read_text(path: Path) -> str:
     if not content.strip():
         raise InputError(f"{path} is empty")
     return content
+
+
+def _write(path: Path, text: str) -> None:
+    from .instruments import InputError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -99,6 +99,10 @@ def report(where: Console, result: "Report") -> None:
             f"{stats.weight_frames:,} weight frames, {stats.conversions:,} conversions, "
             f"{stats.photons:.3g} photoelectrons, {stats.saturated:,} saturated"
         )
+    if result.energy is not None:
+        from .energy import short
+
+        short(where, result.energy)
     for remark in result.remarks:
         where.print(f"[yellow]note:[/] {escape(remark)}")
 

@@ -16,9 +16,11 @@ from ..instruments import InputError
 from ..scheduler import (
     DEFAULT_POLICY,
     Account,
+    Baseline,
     HostStep,
     OpticalMatmul,
     StepRecord,
+    account_document,
     evaluate,
     host_cost,
     optical_cost,
@@ -27,7 +29,6 @@ from ..scheduler import (
     recorded_events,
     resolve,
 )
-from ..scheduler.account import account_document
 from .model import Model
 
 SCHEMA = 1  # of the JSON documents of plans and reports
@@ -80,12 +81,13 @@ class Plan:
         """Predicted seconds of all steps one after another, on the bench of the profile."""
         return sum(step.seconds for step in self.steps)
 
-    def energy(self, *constants: str) -> Account:
+    def energy(self, *constants: str, machines: Sequence[Baseline] = ()) -> Account:
         """Account for the energy of the plan; nothing is run.
 
         Parameters
         ----------
         constants : names or files of constant sets; a later one goes before an earlier one
+        machines : baselines beside those of the sets
 
         Raises
         ------
@@ -95,7 +97,7 @@ class Plan:
         on_light = {step.name for step in self.steps if step.where == "optical"}
         steps = [(step, step.name in on_light) for step in program.steps]
         parts = planned_events(steps, self.passes, self.profile)
-        known = resolve(self.profile, constants)
+        known = resolve(self.profile, constants, machines)
         return Account(parts, known, self.profile, *_units(self.model, self.passes))
 
     def as_dict(self) -> dict[str, Any]:

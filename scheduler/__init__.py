@@ -3,7 +3,16 @@
 if __name__ != "lightloom.scheduler":
     raise ImportError("import lightloom.scheduler, not scheduler")
 
-from .constants import BASELINES, Constant, Constants, load_constants, resolve, set_names
+from .account import account_document
+from .constants import (
+    BASELINES,
+    Baseline,
+    Constant,
+    Constants,
+    load_constants,
+    resolve,
+    set_names,
+)
 from .energy import (
     CATEGORIES,
     SCOPES,
@@ -15,6 +24,7 @@ from .energy import (
 )
 from .executor import Executor, StepRecord
 from .host_steps import State
+from .machine import measure_machine
 from .placement import DEFAULT_POLICY, POLICIES, place
 from .program import (
     HOST_KINDS,
@@ -40,6 +50,7 @@ __all__ = [
     "POLICIES",
     "SCOPES",
     "Account",
+    "Baseline",
     "Constant",
     "Constants",
     "Events",
@@ -53,9 +64,11 @@ __all__ = [
     "State",
     "Step",
     "StepRecord",
+    "account_document",
     "evaluate",
     "host_cost",
     "load_constants",
+    "measure_machine",
     "optical_cost",
     "place",
     "planned_events",

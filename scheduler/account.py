@@ -22,6 +22,7 @@ def account_document(account: Account, tokens_per_s: float | None = None) -> dic
     wanted = reached if tokens_per_s is None else tokens_per_s
     document: dict[str, Any] = {
         "profile": account.profile.name,
+        "constant_sets": list(account.constants.names),
         "unit": account.unit,
         "tokens": tokens,
         "joules": {scope: account.total(scope) for scope in SCOPES},

@@ -7,7 +7,7 @@ assumed. What the constants do is written in `energy.py`; their table is docs/ex
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -236,13 +236,16 @@ def load_constants(name: str = DEFAULT) -> ConstantSet:
     return ConstantSet(path.stem, str(document.get("title", "")), constants, baselines)
 
 
-def resolve(profile: OpticsProfile, names: tuple[str, ...] = ()) -> Constants:
+def resolve(
+    profile: OpticsProfile, names: tuple[str, ...] = (), machines: Iterable[Baseline] = ()
+) -> Constants:
     """Bring together the constants that an account of this bench needs.
 
     Parameters
     ----------
     names : chosen sets; a later one goes before an earlier one. What the user set in the profile
         goes before all of them
+    machines : more baselines, such as the machine at hand
 
     Raises
     ------
@@ -257,6 +260,7 @@ def resolve(profile: OpticsProfile, names: tuple[str, ...] = ()) -> Constants:
         values.update(chosen.constants)
         baselines.update(chosen.baselines)
     values.update({k: c for k, c in _of_profile(profile).items() if c.origin == "--set"})
+    baselines.update({machine.name: machine for machine in machines})
     return Constants({key: values[key] for key in KINDS if key in values}, baselines, names)
 
 

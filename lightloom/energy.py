@@ -1,0 +1,505 @@
+"""What `lightloom energy` shows: the account of one or more benches, as tables and as a page.
+
+The accounts come as documents (`scheduler.account`); nothing is computed here but shares.
+"""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .showing import _count, _duration
+
+if TYPE_CHECKING:
+    from .models import Plan
+    from .scheduler import Baseline
+
+SCOPE_NAMES = {"system": "system", "compute": "optical products", "light": "light alone"}
+SCOPE_MEANING = {
+    "system": "everything, host and waiting included",
+    "compute": "light, modulators, converters, their memory and weights; no host, nothing held",
+    "light": "at the source's plug",
+}
+_BAR = 30  # characters
+_NO_INFLUENCE = 5e-4  # which a table would show as zero
+_COLOURS = (
+    "#d4a017",
+    "#8a6d3b",
+    "#2b6cb0",
+    "#63b3ed",
+    "#90cdf4",
+    "#2c5282",
+    "#805ad5",
+    "#b794f4",
+    "#718096",
+    "#2f855a",
+    "#68d391",
+    "#a0aec0",
+)
+
+
+def document(
+    planned: Sequence["Plan"],
+    constants: Sequence[str],
+    tokens_per_s: float | None,
+    machines: Sequence["Baseline"],
+) -> dict[str, Any]:
+    """Account for plans of one model on several benches, with their crossover widths."""
+    from .models.crossover import crossovers
+    from .scheduler import account_document
+
+    accounts = []
+    first = planned[0]
+    batch, new = first.passes[0][0]["batch"], first.passes[0][0]["new"]
+    for plan in planned:
+        account = plan.energy(*constants, machines=machines)
+        widths = crossovers(plan.profile, account.constants, batch, new, plan.placement)
+        entry = account_document(account, tokens_per_s)
+        accounts.append(entry | {"crossovers": [vars(item) for item in widths]})
+    return {
+        "schema": 1,
+        "model": first.model.name,
+        "batch": batch,
+        "sequence": new,
+        "new_tokens": sum(times for _, times in first.passes[1:]) and len(first.passes),
+        "placement": first.placement,
+        "is_mock": first.backend.is_mock,
+        "accounts": accounts,
+        "source": "counted from the plan, times constants that each name their source; "
+        "nothing was run",
+    }
+
+
+def show(where: Console, document: Mapping[str, Any]) -> None:
+    """Print the accounts of `lightloom energy`."""
+    where.print(f"\n[bold]{escape(document['model'])}[/]: {escape(_sizes(document))}")
+    where.print(f"placement {document['placement']}; predicted, nothing was run")
+    for account in document["accounts"]:
+        where.print(f"\nbench profile [bold]{escape(account['profile'])}[/]", end="")
+        sets = account["constant_sets"]
+        where.print(f", constants {escape(', '.join(sets))}" if sets else "")
+        short(where, account)
+        where.print(_steps(account))
+        where.print(_baselines(account))
+        where.print(_sensitivity(account))
+        where.print(_crossovers(account))
+        _converters(where, account)
+        _assumed(where, account)
+
+
+def short(where: Console, account: Mapping[str, Any]) -> None:
+    """Print what every run's report shows of its account: three figures, and where joules go."""
+    unit, tokens = account["unit"], account["tokens"]
+    figures = ", ".join(
+        f"{name} [bold]{joules(account['joules_per_token'][scope])}[/]"
+        for scope, name in SCOPE_NAMES.items()
+    )
+    where.print(f"energy per {unit}: {figures}")
+    table = Table(box=box.SIMPLE, pad_edge=False, show_header=True)
+    for name, side in (("", "left"), (f"per {unit}", "right"), ("share", "right"), ("", "left")):
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    total = account["joules"]["system"] or 1.0
+    for name, value in account["categories"].items():
+        share = value / total
+        if value:
+            bar = "█" * max(round(_BAR * share), 1 if share > 0.005 else 0)
+            table.add_row(name, joules(value / tokens), f"{share:.1%}", bar)
+    where.print(table)
+
+
+def _sizes(document: Mapping[str, Any]) -> str:
+    text = f"batch {document['batch']}, {document['sequence']} tokens"
+    return f"{text}, {document['new_tokens']} new ones" if document["new_tokens"] else text
+
+
+def _steps(account: Mapping[str, Any]) -> Table:
+    table = Table(
+        title="Step by step, all layers together",
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
+    unit, tokens = account["unit"], account["tokens"]
+    for name, side in (
+        ("step", "left"),
+        ("where", "left"),
+        (f"MACs per {unit}", "right"),
+        ("energy", "right"),
+        ("", "right"),
+        ("time", "right"),
+        ("", "right"),
+        ("mostly", "left"),
+    ):
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    energy, seconds = account["joules"]["system"] or 1.0, account["seconds"]["all"] or 1.0
+    for step in account["steps"]:
+        value = sum(step["joules"].values())
+        if not value:
+            continue
+        most = max(step["joules"], key=step["joules"].get)
+        table.add_row(
+            step["step"],
+            step["where"],
+            _count(step["macs"] / tokens) if step["macs"] else "",
+            joules(value / tokens),
+            f"{value / energy:.1%}",
+            _duration(step["seconds"] / tokens),
+            f"{step['seconds'] / seconds:.1%}",
+            most,
+        )
+    table.add_section()
+    whole = account["seconds"]["all"] / tokens
+    table.add_row("all", "", "", joules(energy / tokens), "100%", _duration(whole), "100%", "")
+    return table
+
+
+def _baselines(account: Mapping[str, Any]) -> Table:
+    unit, tokens = account["unit"], account["tokens"]
+    table = Table(
+        title="Beside digital machines: their energy over the bench's (above 1 the light wins)",
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+        caption="optical products and light alone: over the same products done digitally",
+        caption_justify="left",
+    )
+    heads = ("baseline", f"energy per {unit}", "time", *SCOPE_NAMES.values())
+    for index, name in enumerate(heads):
+        table.add_column(name, justify="right" if index else "left", no_wrap=bool(index))
+    for item in account["baselines"]:
+        ratios = account["advantages"][item["name"]]
+        table.add_row(
+            escape(item["title"]),
+            joules(None if item["joules"] is None else item["joules"] / tokens),
+            "-" if item["seconds"] is None else _duration(item["seconds"] / tokens),
+            *(_times(ratios[scope]) for scope in SCOPE_NAMES),
+        )
+    return table
+
+
+def _sensitivity(account: Mapping[str, Any]) -> Table:
+    table = Table(
+        title="What decides it: the system's energy against each constant, alone",
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+        caption="1 % more of the constant: energy up by so many %. "
+        "Right: its factor to break even; - where no value does",
+        caption_justify="left",
+    )
+    names = [item["name"] for item in account["baselines"] if item["joules"] is not None]
+    for name in ("constant", "value", "influence", *names):
+        table.add_column(name, justify="left" if name == "constant" else "right")
+    for item in account["sensitivity"]:
+        if abs(item["power"]) < _NO_INFLUENCE:
+            continue
+        factors = (_times(item["factors"][name]) for name in names)
+        table.add_row(
+            item["name"],
+            quantity(item["value"], item["unit"]),
+            f"{item['power']:+.3f}",
+            *factors,
+        )
+    return table
+
+
+def _crossovers(account: Mapping[str, Any]) -> Table:
+    table = Table(
+        title="Widths at which one layer takes less energy in light",
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
+    for name in ("baseline", "system", "optical products"):
+        table.add_column(name, no_wrap=True)
+    found = {(item["baseline"], item["scope"]): item for item in account["crossovers"]}
+    for name in dict.fromkeys(item["baseline"] for item in account["crossovers"]):
+        table.add_row(name, *(widths(found[name, scope]) for scope in ("system", "compute")))
+    return table
+
+
+def widths(item: Mapping[str, Any]) -> str:
+    """Say between which widths the bench wins."""
+    if item["first"] is None:
+        return "none up to 1,048,576"
+    end = "on" if item["last"] is None else f"to {item['last']:,}"
+    return f"{item['first']:,} {end}"
+
+
+def _converters(where: Console, account: Mapping[str, Any]) -> None:
+    rates, unit = account["tokens_per_s"], account["unit"]
+    wanted = rates["wanted"] or rates["one_bench"]
+    if not wanted:
+        return
+    why = "wanted" if rates["wanted"] else "what one bench reaches, one step after another"
+    where.print(f"converters for {figure(wanted)} {unit}s a second ({why}):")
+    for need in account["converters"]:
+        each, power = quantity(need["rate_hz"], "Hz"), quantity(need["power_w"], "W")
+        where.print(
+            f"  {need['kind']}: {figure(need['samples_per_s'])} samples a second, so "
+            f"{need['count']:,} at {each}, {power}"
+        )
+    if rates["wanted"]:
+        where.print(f"  and {figure(account['benches'])} such benches")
+
+
+def _assumed(where: Console, account: Mapping[str, Any]) -> None:
+    known = account["constants"]
+    recalled = [name for name, item in known.items() if item["recalled"]]
+    for what, names in (
+        ("assumed, since the profile gives none", account["assumed"]),
+        ("recalled, not looked up", recalled),
+    ):
+        values = (
+            f"{name} = {quantity(known[name]['value'], known[name]['unit'])}" for name in names
+        )
+        if names:
+            where.print(f"[yellow]note:[/] {what}: {escape(', '.join(values))}")
+
+
+# --------------------------------------------------------------------------------- words
+
+
+def joules(value: float | None) -> str:
+    """Give an energy with a prefix."""
+    return "-" if value is None else quantity(value, "J")
+
+
+def quantity(value: float, unit: str) -> str:
+    """Give a value with three digits, a prefix and its unit."""
+    if unit in ("1", "B"):
+        return f"{value:,.3g}" if unit == "1" else f"{value:.3g} B"
+    if value == 0:
+        return f"0 {unit}"
+    for prefix, size in (
+        ("P", 1e15),
+        ("T", 1e12),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("k", 1e3),
+        ("", 1.0),
+        ("m", 1e-3),
+        ("u", 1e-6),
+        ("n", 1e-9),
+        ("p", 1e-12),
+        ("f", 1e-15),
+        ("a", 1e-18),
+    ):
+        if abs(value) >= size * 0.9995:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.2g} {unit}"
+
+
+def figure(value: float) -> str:
+    """Give a number with three digits."""
+    return f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:.3g}"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{figure(value)}x"
+
+
+# ---------------------------------------------------------------------------------- page
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """Give the accounts as one self-contained page."""
+    title = f"Energy of {document['model']}"
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        f"<p>{_text(_sizes(document))}; placement {_text(document['placement'])}. Predicted from "
+        "constants that are listed below, each with its source; nothing was run.</p>",
+    ]
+    for account in document["accounts"]:
+        parts += _account_html(account)
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    )
+
+
+_STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .7rem;text-align:left;"
+    "border-bottom:1px solid #ddd}td.n,th.n{text-align:right;white-space:nowrap}"
+    "svg{max-width:100%;height:auto}.quiet{color:#666}"
+)
+
+
+def _account_html(account: Mapping[str, Any]) -> list[str]:
+    unit, tokens = account["unit"], account["tokens"]
+    sets = account["constant_sets"]
+    chosen = f", constants {_text(', '.join(sets))}" if sets else ""
+    scopes = [
+        (
+            name,
+            joules(account["joules_per_token"][scope]),
+            f"{account['femtojoules_per_mac'][scope]:,.3g} fJ",
+            SCOPE_MEANING[scope],
+        )
+        for scope, name in SCOPE_NAMES.items()
+    ]
+    total = account["joules"]["system"] or 1.0
+    kinds = [
+        (name, joules(value / tokens), f"{value / total:.1%}")
+        for name, value in account["categories"].items()
+        if value
+    ]
+    powered = [item for item in account["baselines"] if item["joules"] is not None]
+    beside = [
+        (
+            item["title"],
+            joules(None if item["joules"] is None else item["joules"] / tokens),
+            "-" if item["seconds"] is None else _duration(item["seconds"] / tokens),
+            *(_times(account["advantages"][item["name"]][scope]) for scope in SCOPE_NAMES),
+        )
+        for item in account["baselines"]
+    ]
+    steps = [
+        (
+            step["step"],
+            step["where"],
+            _count(step["macs"] / tokens) if step["macs"] else "",
+            joules(sum(step["joules"].values()) / tokens),
+            _duration(step["seconds"] / tokens),
+        )
+        for step in account["steps"]
+        if step["joules"]
+    ]
+    decides = [
+        (
+            item["name"],
+            quantity(item["value"], item["unit"]),
+            f"{item['power']:+.3f}",
+            *(_times(item["factors"][base["name"]]) for base in powered),
+        )
+        for item in account["sensitivity"]
+        if abs(item["power"]) >= _NO_INFLUENCE
+    ]
+    cross = [(c["baseline"], SCOPE_NAMES[c["scope"]], widths(c)) for c in account["crossovers"]]
+    known = [
+        (
+            name,
+            quantity(item["value"], item["unit"]),
+            item["meaning"],
+            item["origin"] + (", recalled" if item["recalled"] else ""),
+            item["source"] + (f", {item['year']}" if item["year"] else ""),
+        )
+        for name, item in account["constants"].items()
+    ]
+    needs = [
+        (
+            need["kind"],
+            figure(need["samples_per_s"]),
+            f"{need['count']:,}",
+            quantity(need["rate_hz"], "Hz"),
+            quantity(need["power_w"], "W"),
+        )
+        for need in account.get("converters", ())
+    ]
+    parts = [
+        f"<h2>{_text(account['profile'])}{chosen}</h2>",
+        _table(("figure", f"per {unit}", "per MAC", "what is in it"), scopes, (1, 2)),
+        _stack(account),
+        _table(("kind", f"per {unit}", "share"), kinds, (1, 2)),
+        "<h3>Beside digital machines</h3><p>Digital energy over the bench's; above 1 the light "
+        "wins. Optical products and light alone: over the same products done digitally.</p>",
+        _table(
+            ("baseline", f"energy per {unit}", "time", *SCOPE_NAMES.values()),
+            beside,
+            range(1, 6),
+        ),
+        "<h3>Step by step, all layers together</h3>",
+        _table(("step", "where", f"MACs per {unit}", "energy", "time"), steps, (2, 3, 4)),
+        "<h3>What decides it</h3><p>Influence: 1 % more of the constant changes the system's "
+        "energy by so many %. Then the factor on that constant alone at which the system breaks "
+        "even.</p>",
+        _table(
+            ("constant", "value", "influence", *(base["name"] for base in powered)),
+            decides,
+            range(1, 3 + len(powered)),
+        ),
+        "<h3>Widths at which one layer takes less energy in light</h3>",
+        _table(("baseline", "figure", "widths"), cross, ()),
+    ]
+    if needs:
+        rates = account["tokens_per_s"]
+        wanted = rates["wanted"] or rates["one_bench"]
+        parts += [
+            f"<h3>Converters for {figure(wanted)} {unit}s a second</h3>",
+            _table(("kind", "samples a second", "count", "each at", "power"), needs, range(1, 5)),
+        ]
+    parts += [
+        "<h3>Constants</h3>",
+        _table(("constant", "value", "what it is", "from", "source"), known, (1,)),
+    ]
+    return parts
+
+
+def _stack(account: Mapping[str, Any]) -> str:
+    """Draw bars of the system's energy and of each baseline, the system's in its kinds."""
+    tokens = account["tokens"]
+    machines = [b for b in account["baselines"] if b["joules"] is not None]
+    largest = max([account["joules"]["system"], *(b["joules"] for b in machines)]) or 1.0
+    left, width, height = 250, 560, 26
+    parts, y = [], 0
+
+    def label(text: str, value: float) -> None:
+        parts.append(f'<text x="0" y="{y + 17}">{_text(text)}</text>')
+        end = left + width * value / largest + 6
+        parts.append(f'<text x="{end:.1f}" y="{y + 17}">{joules(value / tokens)}</text>')
+
+    x = float(left)
+    names, total = [], account["joules"]["system"]
+    for colour, (name, value) in zip(_COLOURS, account["categories"].items(), strict=True):
+        size = width * value / largest
+        if size > 0:
+            parts.append(
+                f'<rect x="{x:.2f}" y="{y + 3}" width="{size:.2f}" height="{height - 6}" '
+                f'fill="{colour}"><title>{_text(name)}: {joules(value / tokens)}</title></rect>'
+            )
+            if value > 0.01 * total:
+                names.append((colour, name))
+        x += size
+    label(f"bench {account['profile']}", total)
+    y += height
+    for item in machines:
+        size = width * item["joules"] / largest
+        parts.append(
+            f'<rect x="{left}" y="{y + 3}" width="{max(size, 0.5):.2f}" height="{height - 6}" '
+            'fill="#444"/>'
+        )
+        label(item["name"], item["joules"])
+        y += height
+    for index, (colour, name) in enumerate(names):
+        at = left + 140 * (index % 4)
+        line = y + 8 + 20 * (index // 4)
+        parts.append(f'<rect x="{at}" y="{line}" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{at + 17}" y="{line + 11}">{_text(name)}</text>')
+    tall = y + 30 + 20 * (-(-len(names) // 4))
+    return (
+        f'<svg viewBox="0 0 {left + width + 110} {tall}" role="img" font-size="13" '
+        f'aria-label="energy of bench and baselines">{"".join(parts)}</svg>'
+    )
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int]) -> str:
+    right = set(numbers)
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if index in right else ''}>{_text(cell)}</{tag}>"
+            for index, cell in enumerate(cells)
+        )
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f"<table><tr>{line(heads, 'th')}</tr>{body}</table>"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
