@@ -244,6 +244,7 @@ def energy_(
     """
     limit_threads(threads)
     from . import energy, showing
+    from .backends import DEFAULT
     from .instruments import InputError
     from .models import plan
     from .models.shapes import model_or_shape, sized_model

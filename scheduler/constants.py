@@ -19,6 +19,7 @@ from ..instruments import InputError
 FOLDER = Path(__file__).parent / "energy_constants"
 DEFAULT = "default"
 BASELINES = "baselines"
+ENCODINGS = "encodings"
 
 _PREFIXES = {
     "a": 1e-18,
@@ -161,12 +162,13 @@ class Baseline:
 
 @dataclass(frozen=True)
 class ConstantSet:
-    """The constants and baselines of one file."""
+    """The constants and baselines of one file; some constants may be those of an encoding."""
 
     name: str
     title: str
     constants: Mapping[str, Constant]
     baselines: Mapping[str, Baseline]
+    encodings: Mapping[str, Mapping[str, Constant]]
 
 
 @dataclass(frozen=True)
@@ -220,20 +222,21 @@ def load_constants(name: str = DEFAULT) -> ConstantSet:
         raise InputError(f"cannot read the constants {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the constants {path} are not valid TOML: {error}") from None
-    surplus = document.keys() - {"title", "constants", BASELINES}
-    tables = document.get("constants", {}), document.get(BASELINES, {})
+    surplus = document.keys() - {"title", "constants", BASELINES, ENCODINGS}
+    tables = [document.get(key, {}) for key in ("constants", BASELINES, ENCODINGS)]
     if surplus or not all(isinstance(table, dict) for table in tables) or not any(tables):
         raise InputError(
-            f"{path}: a file of constants holds a title, a table [constants] and tables "
-            f"[{BASELINES}.NAME], not {', '.join(sorted(surplus)) or 'nothing of these'}"
+            f"{path}: a file of constants holds a title, a table [constants], tables "
+            f"[{BASELINES}.NAME] and [{ENCODINGS}.NAME], not {', '.join(sorted(surplus)) or 'nothing of these'}"
         )
     origin = "assumed" if name == DEFAULT else path.stem if path.parent == FOLDER else str(path)
-    constants = {
-        key: _read(path, f"constants.{key}", key, entry, KINDS, origin)
-        for key, entry in tables[0].items()
+    constants = _read_table(path, "constants", tables[0], origin)
+    encodings = {
+        key: _read_table(path, f"{ENCODINGS}.{key}", table, origin)
+        for key, table in tables[2].items()
     }
     baselines = {key: _read_baseline(path, key, table, origin) for key, table in tables[1].items()}
-    return ConstantSet(path.stem, str(document.get("title", "")), constants, baselines)
+    return ConstantSet(path.stem, str(document.get("title", "")), constants, baselines, encodings)
 
 
 def resolve(
@@ -252,12 +255,13 @@ def resolve(
     InputError : for a set that cannot be used
     """
     default = load_constants()
-    values = dict(default.constants)
+    values = {**default.constants, **default.encodings.get(profile.encoding, {})}
     baselines = dict(default.baselines)
     values.update(_of_profile(profile))
     for name in names:
         chosen = load_constants(name)
         values.update(chosen.constants)
+        values.update(chosen.encodings.get(profile.encoding, {}))
         baselines.update(chosen.baselines)
     values.update({k: c for k, c in _of_profile(profile).items() if c.origin == "--set"})
     baselines.update({machine.name: machine for machine in machines})
@@ -276,6 +280,15 @@ def _of_profile(profile: OpticsProfile) -> dict[str, Constant]:
         year = profile.years.get(key)
         found[key] = Constant(key, float(value), kind.unit, source, year, origin, recalled)
     return found
+
+
+def _read_table(path: Path, where: str, table: Any, origin: str) -> dict[str, Constant]:
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: {where} = {table!r} is no table of constants")
+    return {
+        key: _read(path, f"{where}.{key}", key, entry, KINDS, origin)
+        for key, entry in table.items()
+    }
 
 
 def _read_baseline(path: Path, name: str, table: Any, origin: str) -> Baseline:
