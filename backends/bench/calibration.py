@@ -27,6 +27,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
@@ -136,12 +137,22 @@ class Step:
             if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
                 raise ValueError(f"{self.name}/{name} holds {array.dtype}, which is not stored")
         for plot in self.plots:
-            for drawn in (plot.y, plot.x):
-                if drawn is not None and drawn not in self.arrays:
-                    raise ValueError(f"{self.name}: plot {plot.title!r} draws no array {drawn!r}")
+            self._check_plot(plot)
         names = [figure.name for figure in self.figures]
         if len(set(names)) < len(names):
             raise ValueError(f"{self.name}: two figures have one name")
+
+    def _check_plot(self, plot: Plot) -> None:
+        for drawn in (plot.y, plot.x):
+            if drawn is not None and drawn not in self.arrays:
+                raise ValueError(f"{self.name}: plot {plot.title!r} draws no array {drawn!r}")
+        y = self.arrays[plot.y]
+        dimensions = {"image": (2,), "line": (1, 2), "points": (1, 2)}.get(plot.kind, (y.ndim,))
+        fits = plot.x is None or self.arrays[plot.x].shape == y.shape[-1:]
+        if y.ndim not in dimensions or not fits:
+            raise ValueError(
+                f"{self.name}: plot {plot.title!r} cannot draw {plot.y!r} of {y.shape}"
+            )
 
 
 class Calibration:
@@ -173,6 +184,11 @@ class Calibration:
     def begin(cls, bench: Bench) -> Calibration:
         """Begin an empty calibration of a connected bench."""
         return cls(binding_of(bench), datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether it was measured on simulated instruments."""
+        return bool(self.binding["is_simulated"])
 
     def add(self, step: Step) -> None:
         """Add a step; one of the same name is replaced, in its place."""
@@ -327,7 +343,7 @@ class Calibration:
                 f"{_name(now['instruments']['input'])}, which was the weight modulator when "
                 f"{self.path} was made; swap their tables in the bench file, or their cables"
             )
-        was, given = dict(_leaves(self.binding)), dict(_leaves(now))
+        was, given = dict(leaves(self.binding)), dict(leaves(now))
         for key in (*given, *(key for key in was if key not in given)):
             if not _agree(was.get(key), given.get(key)):
                 raise InputError(
@@ -376,6 +392,7 @@ def binding_of(bench: Bench) -> dict[str, Any]:
         "encoding": file.encoding.model_dump(mode="json"),
         "exposure_s": file.exposure_s,
         "power_w": file.power_w,
+        "is_simulated": bench.is_simulated,
     }
 
 
@@ -395,11 +412,11 @@ def _detector(bench: Bench) -> dict[str, Any]:
 # --- comparing bindings ---------------------------------------------------------------------------
 
 
-def _leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
     """Give dotted keys and their values; a list is one value."""
     for key, value in table.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{where}{key}.")
+            yield from leaves(value, f"{where}{key}.")
         else:
             yield f"{where}{key}", value
 
@@ -484,6 +501,7 @@ class _BindingEntry(_Entry):
     encoding: dict[StrictStr, Any]
     exposure_s: Number
     power_w: Number
+    is_simulated: StrictBool
 
 
 class _Header(_Entry):
