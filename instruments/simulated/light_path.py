@@ -452,8 +452,8 @@ class LightPath:
             return image(*planes, matrix, sensor_shape, options.distortion, space)
         if self._sharp is None or self._sharp.shape != sensor_shape:
             self._sharp = np.empty(sensor_shape, dtype=np.float32)
-        image(*planes, matrix, sensor_shape, options.distortion, self._sharp)
-        return blur(self._sharp, options.blur_px, space)
+        sharp = image(*planes, matrix, sensor_shape, options.distortion, self._sharp)
+        return blur(sharp, options.blur_px, space)
 
     def _spots(
         self, planes: tuple[np.ndarray, np.ndarray, np.ndarray], sensor_shape: tuple[int, int]
