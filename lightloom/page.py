@@ -11,6 +11,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ _STYLE = """
   --series-4: #c19be0; } }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --rule: #bbb;
   --paper: #fff; --series-1: #1f6fb4; --series-2: #b4521f; --series-3: #2f8555;
-  --series-4: #7d4fa3; } }
+  --series-4: #7d4fa3; }
+  body { margin: 0 !important; max-width: none !important; font-size: 11px !important; }
+  .plots { grid-template-columns: 1fr 1fr !important; } }
 body { margin: 2.5rem auto; max-width: 62rem; padding: 0 1.2rem; background: var(--paper);
   color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; }
@@ -48,7 +51,8 @@ th { font-weight: 600; }
 th.number, td.number { text-align: right; white-space: nowrap; }
 tr { break-inside: avoid; }
 tr.total td { font-weight: 600; border-bottom: 0; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1rem;
+  margin-top: .9rem; }
 @media (max-width: 32rem) { .plots { grid-template-columns: 1fr; } }
 figure { margin: 0; break-inside: avoid; }
 figcaption { font-size: .87rem; }
@@ -161,7 +165,7 @@ _PREFIXES = {1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9:
 def measured(value: float, uncertainty: float | None = None) -> tuple[str, str]:
     """Give a number and its uncertainty as texts, to two digits of the uncertainty.
 
-    Without one, the number has four digits, and a whole number all of its own.
+    Without one, the number has five digits, and a whole number all of its own.
     """
     sizes = [abs(v) for v in (value, uncertainty) if v and np.isfinite(v)]
     largest = max(sizes, default=1.0)
@@ -172,7 +176,7 @@ def measured(value: float, uncertainty: float | None = None) -> tuple[str, str]:
     if uncertainty is not None and np.isfinite(uncertainty) and uncertainty > 0:
         places = 1 - int(np.floor(np.log10(uncertainty / scale)))
     elif value and np.isfinite(value) and value / scale != round(value / scale):
-        places = 3 - int(np.floor(np.log10(abs(value) / scale)))
+        places = 4 - int(np.floor(np.log10(abs(value) / scale)))
     else:
         places = 0
     places = min(max(places, 0), 12)
@@ -183,6 +187,11 @@ def measured(value: float, uncertainty: float | None = None) -> tuple[str, str]:
     )
     first, second = texts
     return first, second
+
+
+def moment(text: str) -> str:
+    """Give an ISO 8601 time with its zone as people read it, in UTC."""
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def quantity(value: float, unit: str) -> str:
@@ -322,7 +331,7 @@ def calibration_page(calibration: Calibration) -> str:
     steps = list(calibration.steps.values())
     mark = "SIMULATED: measured on simulated instruments. " if calibration.is_simulated else ""
     names = ", ".join(step.name for step in steps)
-    lead = f"{mark}Begun {calibration.created_at}; {len(steps)} steps: {names}."
+    lead = f"{mark}Begun {moment(calibration.created_at)}; {len(steps)} steps: {names}."
     parts = [section("Bound to", _binding(calibration))]
     parts.append(section("Cost", _costs(steps)))
     for number, step in enumerate(steps):
@@ -340,6 +349,8 @@ def _binding(calibration: Calibration) -> str:
 def _plain(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -354,7 +365,7 @@ def _costs(steps: Sequence[Step]) -> str:
             finished_at,
         )
 
-    rows = [cells(step.name, [step], step.finished_at) for step in steps]
+    rows = [cells(step.name, [step], moment(step.finished_at)) for step in steps]
     heads = ("step", "shots", "bench time", "computing", "light", "finished")
     return table(heads, rows, (1, 2, 3, 4), total=cells("all", steps, ""))
 

@@ -39,6 +39,7 @@ from safetensors.numpy import load, save
 from ...instruments import InputError
 from ...instruments.registry import first_complaint
 from .bench import Bench
+from .file import read_bench_file
 
 SCHEMA = 1
 KIND = "lightloom calibration"
@@ -374,6 +375,22 @@ def calibration_path(bench_path: str | Path) -> Path:
     """Give where a bench file's calibration lies when it names none: beside it."""
     bench_path = Path(bench_path)
     return bench_path.with_name(f"{bench_path.stem}.calibration.json")
+
+
+def path_for(bench_path: str | Path) -> Path:
+    """Give where the calibration of a bench file lies: the one it names, or the one beside it.
+
+    Raises
+    ------
+    InputError : for a file that is no bench file, and for a bench that knows its own truth
+    """
+    named = read_bench_file(bench_path).calibration
+    if named == "known":
+        raise InputError(
+            f'{bench_path}: calibration = "known" means the simulation\'s own truth, which lies in '
+            "no file; take that line out to align and calibrate by light"
+        )
+    return calibration_path(bench_path) if named is None else Path(bench_path).parent / named
 
 
 def binding_of(bench: Bench) -> dict[str, Any]:
