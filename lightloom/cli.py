@@ -364,6 +364,29 @@ def doctor(
         showing.doctor(console, findings)
 
 
+@_command("report")
+def report_(
+    calibration: Annotated[
+        Path, typer.Argument(help="Calibration (.json), or the bench file (.toml) it belongs to.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Page to write; else beside the calibration.")
+    ] = None,
+) -> None:
+    """Write a calibration as one HTML page: what was found, how well, and what it took.
+
+    Example: lightloom report bench.toml --output bench.html
+    """
+    limit_threads(None)
+    from .backends.bench.calibration import Calibration, path_for
+    from .page import calibration_page, write_page
+
+    path = path_for(calibration) if calibration.suffix.lower() == ".toml" else calibration
+    output = path.with_suffix(".html") if output is None else output
+    write_page(output, calibration_page(Calibration.read(path)))
+    typer.echo(f"wrote {output}")
+
+
 def _open(
     name: str,
     profile: str | None,
