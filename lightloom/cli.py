@@ -54,10 +54,15 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _stop)
+    _listen()
     app()
+
+
+def _listen() -> None:
+    """Let signals stop the program, where they are not ignored, as under nohup."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 _SIGNALS = [  # that end a program, where the system has them
@@ -71,7 +76,7 @@ def _stop(number: int, frame: Any) -> None:
     """End on the first signal, and let nothing keep the light from going off after that."""
     for other in _SIGNALS:
         signal.signal(other, _is_stopping)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def _is_stopping(number: int, frame: Any) -> None:
@@ -330,6 +335,46 @@ def check(
         showing.checks(showing.console(for_people=True), str(bench), findings)
     if not all(finding.passed for finding in findings):
         raise typer.Exit(1)
+
+
+@_command("align")
+def align_(
+    bench: Annotated[Path, typer.Option("--bench", help="Bench file.")],
+    live: Annotated[
+        bool, typer.Option("--live", help="Follow while screws are turned, until Ctrl-C.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Find how the modulators lie on each other and on the camera; begins a new calibration.
+
+    Example: lightloom align --bench bench.toml --live
+    """
+    limit_threads(None)
+    from . import showing
+    from .backends.bench import load_bench
+    from .backends.calibration import align, follow, store
+
+    console = showing.console(for_people=not json_)
+    with load_bench(bench) as opened:
+        if live:
+            _until_interrupted(lambda: showing.live_alignment(console, follow, opened))
+        with showing.progress(console) as tell:
+            found = align(opened, tell)
+        path = store(opened, found)
+    if json_:
+        _print_json(found.as_dict() | {"bench": str(bench), "calibration": str(path)})
+    else:
+        showing.alignment(console, found, str(bench), str(path))
+
+
+def _until_interrupted(work: Callable[[], None]) -> None:
+    """Work until Ctrl-C, which ends this work alone; other signals end the program."""
+    try:
+        work()
+    except KeyboardInterrupt as stopped:
+        if stopped.args not in ((), (signal.SIGINT,)):
+            raise
+        _listen()
 
 
 @_command("doctor")

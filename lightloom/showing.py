@@ -7,17 +7,20 @@ import platform
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from .backends import OpticsProfile
+    from .backends.bench import Bench
+    from .backends.calibration import Alignment
     from .instruments import Finding
     from .instruments.discovery import Found
     from .models import Plan, Report
@@ -264,6 +267,45 @@ def checks(where: Console, path: str, findings: "list[Finding]") -> None:
     where.print(table)
     failed = sum(not finding.passed for finding in findings)
     where.print(f"{escape(path)}: {len(findings) - failed} passed, {failed} failed; light is off")
+
+
+def alignment(where: Console, found: "Alignment", bench: str, path: str) -> None:
+    """Print what `lightloom align` found, and what comes next."""
+    where.print(_alignment_table(found))
+    for sentence in found.advice:
+        where.print(f"- {escape(sentence)}")
+    cost = found.cost
+    where.print(
+        f"{cost['shots']:.0f} shots, {_duration(cost['bench_s'])} of the bench, "
+        f"{_duration(cost['computing_s'])} of computing, {cost['light_j']:.3g} J of light; "
+        "light is off"
+    )
+    where.print(f"stored in {escape(path)}; next: lightloom calibrate --bench {escape(bench)}")
+
+
+def live_alignment(where: Console, follow: Any, bench: "Bench") -> None:
+    """Show where everything lies, again and again, until somebody interrupts."""
+    with Live(console=where, auto_refresh=False, transient=True) as shown:
+
+        def tell(text: str) -> None:
+            shown.update(f"[yellow]{escape(text)}[/]", refresh=True)
+
+        with closing(follow(bench, tell)) as alignments:
+            for found in alignments:
+                advice = "\n".join(f"- {escape(sentence)}" for sentence in found.advice)
+                text = f"{advice}\n[dim]Ctrl-C ends this and stores a full alignment[/]"
+                shown.update(Group(_alignment_table(found), text), refresh=True)
+
+
+def _alignment_table(found: "Alignment") -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name, side in (("figure", "left"), ("value", "right"), ("+-", "right"), ("", "left")):
+        table.add_column(name, justify=side, no_wrap=bool(name))  # type: ignore[arg-type]
+    for figure in found.figures:
+        spread = "" if figure.uncertainty is None else f"{figure.uncertainty:.2g}"
+        value = f"{figure.value:,.4f} {figure.unit}".strip()
+        table.add_row(escape(figure.name), value, spread, escape(figure.note))
+    return table
 
 
 def devices(where: Console, found: "list[Found]") -> None:

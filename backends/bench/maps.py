@@ -13,6 +13,7 @@ import numpy as np
 
 _OUTLIER = 4.0  # robust standard deviations beyond which a point is no witness
 _ASKED = 1.25  # a map's residual over that of the next order, from which on the latter is taken
+_AGREE = 0.9  # so many points of the lower order must fit the next one too: it is sharper
 _TERMS = (3, 6, 10)  # of an affine, a quadratic, a cubic map
 
 
@@ -93,7 +94,7 @@ def fit(here: np.ndarray, there: np.ndarray, correct: bool = True) -> Fit:
             break
         finer = _fit(here, there, count)
         asked = best.residual_px > _ASKED * finer.residual_px + 1e-6
-        if asked and finer.kept.sum() >= best.kept.sum():
+        if asked and finer.kept.sum() >= _AGREE * best.kept.sum():
             best = finer
     return best
 

@@ -1,23 +1,26 @@
 """`align`: how the modulators lie on each other and on the camera, found by light alone.
 
-Imaged benches show bright squares and find them in the camera's image. A line bench erases one axis
-and a block bench both: there the input modulator shows stripes, and the phase of a small patch's
-light says where it lies (`stripes`). Not here: grey levels, gains, and how light adds (`calibrate`).
+Imaged benches show bright squares and find them in the camera's image. A line bench erases one
+axis and a block bench both: there the input modulator shows stripes, and the phase of a small
+patch's light says where it lies (`stripes`). Not here: grey levels, gains, and how light adds
+(`calibrate`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...instruments import BadFit, SpatialLightModulator, WrongLight
 from ..bench import maps
 from ..bench.bench import Bench
-from ..bench.calibration import Figure, Plot, Step
+from ..bench.calibration import Calibration, Figure, Plot, Step, calibration_path
 from . import fiducials, stripes
 from .probe import Probe
 from .steady import Tell, Watch, check_answers
@@ -46,6 +49,7 @@ class Fitted:
     number : which of them each point found is, int [n]
     noise_px : of one coordinate of a point, from its repeats or its signal
     margin_px : free space that a point needs on the other plane
+    bad_px : residual from which on the fit is nonsense
     blur_px : of a point on the camera, where known
     """
 
@@ -57,6 +61,7 @@ class Fitted:
     noise_px: float
     margin_px: tuple[float, float] = (0.0, 0.0)
     blur_px: float = 0.0
+    bad_px: float = _BAD_PX
 
     @property
     def matrix(self) -> np.ndarray:
@@ -91,7 +96,7 @@ class _Squares:
 
     def __post_init__(self) -> None:
         probe = self.watch.probe
-        probe.fill("weight" if self.role == "input" else "input")
+        self._other_bright()
         probe.blank(self.role)
         one, other = self.watch.take(self.exposure_s)
         self.blank = (one + other) / 2
@@ -105,6 +110,7 @@ class _Squares:
     def coarse(self) -> tuple[np.ndarray, float]:
         """Find squares one at a time: the rough map, and the blur in camera pixels."""
         side = max(self.shape[0] // 18, 4)
+        self._other_bright()
         corners = [np.rint(np.multiply(share, self.shape) - side / 2) for share in _PLACES]
         here, there, spreads, reasons = [], [], [], []
         for number, corner in enumerate(np.array(corners, dtype=int)):
@@ -155,6 +161,21 @@ class _Squares:
         reach = max(pitch * scale / 2 - 1, 2.0)
         fitted = self.locate(takes, here, side, reach, matrix)
         return replace(fitted, blur_px=blur_px)
+
+    def glance(self, matrix: np.ndarray, blur_px: float) -> Fitted:
+        """Find a few squares again, in one exposure, near where they lay."""
+        pitch = max(min(self.shape) // 5, 12)
+        side = max(pitch // 6, 3)
+        corners, here = fiducials.grid(self.shape, (pitch, pitch), (side, side))
+        self._other_bright()
+        self.watch.probe.draw(self.role, fiducials.rectangles(self.shape, corners, (side, side)))
+        image = self.watch.probe.take(self.exposure_s).counts - self.blank
+        reach = max(pitch * _scale(matrix) / 2 - 1, 2.0)
+        fitted = self.locate([image], here, side, reach, matrix)
+        return replace(fitted, blur_px=blur_px)
+
+    def _other_bright(self) -> None:
+        self.watch.probe.fill("weight" if self.role == "input" else "input")
 
     def locate(
         self, takes: list[np.ndarray], here: np.ndarray, side: int, reach: float, matrix: np.ndarray
@@ -233,6 +254,11 @@ def _imaged(watch: Watch, exposure_s: float) -> _Maps:
     for role in ("weight", "input"):
         squares = _Squares(watch, exposure_s, role)
         found[role] = squares.dense(*squares.coarse())
+    return _composed(found)
+
+
+def _composed(found: dict[str, Fitted]) -> _Maps:
+    """Give the map between modulators that both have seen on one camera."""
     weight, inputs = found["weight"], found["input"]
     points = weight.here[weight.fit.kept]
     on_camera = maps.apply(weight.matrix, points)
@@ -456,14 +482,12 @@ class _Read:
     there : places on the input modulator, float64 [n, 2]
     good : which patches see it well, bool [n]
     finest : by axis, signals of each set under the finest stripes, with and without its patches
-    noise_px : of one coordinate
     """
 
     sets: list[int]
     there: np.ndarray
     good: np.ndarray
     finest: list[list[tuple[np.ndarray, np.ndarray]]]
-    noise_px: float
 
 
 def _locate(patches: _Patches, coarse_sets: list[int], input_shape: tuple[int, int]) -> Fitted:
@@ -480,7 +504,7 @@ def _locate(patches: _Patches, coarse_sets: list[int], input_shape: tuple[int, i
             f"{int(good.sum())} of {len(good)} patches of the weight modulator see stripes of the "
             "input modulator: see that both lie on each other, and that nothing blocks the beam"
         )
-    matrix, off = fiducials.consensus(*_few(here[good], there[good]))
+    matrix, _ = fiducials.consensus(*_few(here[good], there[good]))
     fine_sets = [number for number in range(len(centres)) if number not in coarse_sets]
     if fine_sets:
         more = np.concatenate([centres[number] for number in fine_sets])
@@ -490,18 +514,20 @@ def _locate(patches: _Patches, coarse_sets: list[int], input_shape: tuple[int, i
         there = np.concatenate([part.there for part in read])
     fit = _fit(here[good], there[good], "input")
     for _ in range(2):
-        there = np.concatenate([_refined(patches, part, fit.matrix) for part in read])
+        refined = [_refined(patches, part, fit.matrix) for part in read]
+        there = np.concatenate([places for places, _ in refined])
         fit = _fit(here[good], there[good], "input")
     number, margin = np.flatnonzero(good), (0.7 * patches.side,) * 2
-    noise_px = read[0].noise_px
-    return Fitted(fit, here[good], there[good], here, number, noise_px, margin)
+    noise_px = float(np.sqrt(np.mean([noise**2 for _, noise in refined])))
+    bad_px = max(_BAD_PX, patches.side / 32)
+    return Fitted(fit, here[good], there[good], here, number, noise_px, margin, bad_px=bad_px)
 
 
-def _refined(patches: _Patches, read: _Read, matrix: np.ndarray) -> np.ndarray:
-    """Give places anew, for a map that is nearly right: float64 [n, 2]."""
+def _refined(patches: _Patches, read: _Read, matrix: np.ndarray) -> tuple[np.ndarray, float]:
+    """Give places anew, for a map that is nearly right: float64 [n, 2], and their noise."""
     steps = np.arange(patches.side) - (patches.side - 1) / 2
     inside = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
-    places = []
+    places, noises = [], []
     for order, number in enumerate(read.sets):
         centres = patches.sets[number] + (patches.side - 1) / 2
         seen = maps.apply(matrix, centres[:, None] + inside)
@@ -509,9 +535,11 @@ def _refined(patches: _Patches, read: _Read, matrix: np.ndarray) -> np.ndarray:
         for axis in (0, 1):
             patterns = stripes.shifted(axis, stripes.FINEST * patches.side)
             lit, dark = read.finest[axis][order]
-            there[:, axis] += stripes.refine(lit, dark, seen[..., axis], patterns)
+            off, noise = stripes.refine(lit, dark, seen[..., axis], patterns)
+            there[:, axis] += off
+            noises.append(noise)
         places.append(there)
-    return np.concatenate(places)
+    return np.concatenate(places), float(np.sqrt(np.mean(np.square(noises))))
 
 
 def _few(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -532,7 +560,7 @@ def _read(
     ----------
     guess : of the places, within half the finest period; None reads all periods
     """
-    there, noise, finest = [], [], []
+    there, finest = [], []
     good = np.ones(sum(len(patches.sets[number]) for number in sets), dtype=bool)
     for axis, size in enumerate(input_shape):
         periods = stripes.periods(size, patches.side)
@@ -547,8 +575,6 @@ def _read(
         light = signals.mean(axis=0)
         middle = float(np.median(contrast[light > 0.5 * np.median(light)]))
         good &= (light > 0.6 * np.median(light)) & (np.abs(contrast / middle - 1) < 0.2)
-        spread = 1.4826 * np.median(np.abs(contrast[good] / middle - 1)) if good.any() else 0.0
-        noise.append(spread * periods[-1] / (2 * np.pi))
         if guess is None:
             place, strain = stripes.unwrap(within, periods, size)
             good &= strain < _STRAIN
@@ -556,8 +582,7 @@ def _read(
             turns = (guess[:, axis] - within[0]) / periods[-1]
             place = within[0] + periods[-1] * np.rint(turns)
         there.append(place)
-    noise_px = float(np.sqrt(np.mean(np.square(noise))))
-    return _Read(sets, np.stack(there, axis=1), good, finest, noise_px)
+    return _Read(sets, np.stack(there, axis=1), good, finest)
 
 
 def _line(watch: Watch, exposure_s: float, bright: np.ndarray) -> _Maps:
@@ -639,6 +664,17 @@ class Alignment:
     def figure(self, name: str) -> float:
         """Give the value of a figure."""
         return next(figure.value for figure in self.figures if figure.name == name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give what `--json` prints."""
+        return {
+            "schema": 1,
+            "input_map": self.input_map.tolist(),
+            "camera_map": None if self.camera_map is None else self.camera_map.tolist(),
+            "figures": [asdict(figure) for figure in self.figures],
+            "advice": list(self.advice),
+            "cost": self.cost,
+        }
 
     def step(self) -> Step:
         """Give what a calibration stores: maps, the points found, and how far they lie off."""
@@ -732,12 +768,17 @@ def _lit(bench: Bench) -> Iterator[Probe]:
             bench.close()
 
 
-def _concluded(bench: Bench, watch: Watch, found: _Maps, bright: np.ndarray) -> Alignment:
-    """Judge the fits; raise where they are bad, else give figures and advice."""
+def _concluded(bench: Bench, watch: Watch, found: _Maps, bright: np.ndarray | None) -> Alignment:
+    """Judge the fits; raise where they are bad, else give figures and advice.
+
+    Parameters
+    ----------
+    bright : image with all bright; None judges nothing
+    """
     usable = _Usable(bench, found)
-    notes = _judged(found, usable)
-    if bench.file.layout == "imaged":
-        notes += _dark_lines(bench, found, bright)
+    notes = [] if bright is None else _judged(found, usable)
+    if bright is not None and bench.file.layout == "imaged":
+        notes += _dark_lines(bench, found, usable, bright)
     if watch.changed:
         notes.append(
             f"{watch.changed} of {watch.probe.shots} exposures contradicted their repeats and were "
@@ -821,10 +862,10 @@ def _spread(shape: tuple[int, int]) -> np.ndarray:
 def _judged(found: _Maps, usable: _Usable) -> list[str]:
     notes = []
     for role, part in found.parts.items():
-        if part.fit.residual_px > _BAD_PX:
+        if part.fit.residual_px > part.bad_px:
             raise BadFit(
                 f"the {role} modulator's points lie {part.fit.residual_px:.2g} pixels off the map "
-                f"that fits them best, more than {_BAD_PX:g}: see that all is in focus, that "
+                f"that fits them best, more than {part.bad_px:g}: see that all is in focus, that "
                 "nothing moves, and that no lens distorts so much"
             )
         expected = usable.expected(role, part)
@@ -851,9 +892,7 @@ def _judged(found: _Maps, usable: _Usable) -> list[str]:
     for name, matrix in (("input modulator", found.input_map), ("camera", found.camera_map)):
         if matrix is None:
             continue
-        is_mirrored = (
-            np.linalg.det(matrix[:, :2]) < 0 if matrix[1, :2].any() else matrix[0, 0] < 0
-        )
+        is_mirrored = np.linalg.det(matrix[:, :2]) < 0 if matrix[1, :2].any() else matrix[0, 0] < 0
         if is_mirrored:
             notes.append(
                 f"the {name} sees the weight modulator mirrored; the map takes care of that"
@@ -868,9 +907,11 @@ def _where(points: np.ndarray) -> str:
     return f"rows {low[0]:.0f} to {high[0]:.0f}, columns {low[1]:.0f} to {high[1]:.0f}"
 
 
-def _dark_lines(bench: Bench, found: _Maps, bright: np.ndarray) -> list[str]:
+def _dark_lines(bench: Bench, found: _Maps, usable: _Usable, bright: np.ndarray) -> list[str]:
     """Name rows and columns of either modulator that stay dark although all is bright."""
     notes = []
+    scale = _scale(found.parts["weight"].matrix)
+    room = (_EDGE_PX + 4 * found.parts["weight"].blur_px) / scale  # there an edge dims no light
     for role, part in found.parts.items():
         shape = _modulator(bench, role).shape
         for axis, name in enumerate(("row", "column")):
@@ -879,10 +920,11 @@ def _dark_lines(bench: Bench, found: _Maps, bright: np.ndarray) -> list[str]:
             points = np.stack(np.meshgrid(lines, along, indexing="ij"), axis=-1)
             if axis:
                 points = points[..., ::-1]
-            place = np.rint(maps.apply(part.matrix, points)).astype(int)
-            size = np.array(bright.shape)
-            inside = ((place >= 0) & (place < size)).all(axis=-1)
-            y, x = np.where(inside, place[..., 0], 0), np.where(inside, place[..., 1], 0)
+            place = maps.apply(part.matrix, points)
+            on_weight = points if role == "weight" else maps.back(found.input_map, points)
+            inside = usable.of_weight(on_weight, room, (room * scale,) * 2)
+            inside &= _inside(on_weight, bench.weight.shape, (room, room))
+            y, x = np.moveaxis(np.rint(np.where(inside[..., None], place, 0)).astype(int), -1, 0)
             light = np.where(inside, bright[y, x], 0.0)
             enough = inside.sum(axis=1) > len(along) // 4
             profile = np.full(len(lines), np.nan)
@@ -927,7 +969,9 @@ def _figures(
         else:
             lies = _lies(found.camera_map, shape, sensor)
             error = weight.fit.uncertainty_px / np.sqrt(3)
-            figures += _lie_figures("camera", lies, error, reach, "of the weight modulator's middle")
+            figures += _lie_figures(
+                "camera", lies, error, reach, "of the weight modulator's middle"
+            )
             figures.append(Figure("blur_px", weight.blur_px, None, "px", "of a point, rms"))
             fits = min(np.divide(sensor, shape))
         figures.append(
@@ -957,7 +1001,9 @@ def _lies(
     shift = maps.apply(matrix, middle) - (np.array(target) - 1) / 2
     slopes = maps.scales(matrix, middle)
     sign = 1.0 if np.linalg.det(slopes) > 0 else -1.0
-    angle = np.rad2deg(np.arctan2(slopes[1, 0] - sign * slopes[0, 1], slopes[0, 0] + sign * slopes[1, 1]))
+    angle = np.rad2deg(
+        np.arctan2(slopes[1, 0] - sign * slopes[0, 1], slopes[0, 0] + sign * slopes[1, 1])
+    )
     scale = np.sqrt(abs(np.linalg.det(slopes)))
     return float(shift[0]), float(shift[1]), float(scale), float(angle)
 
@@ -998,3 +1044,76 @@ def _moves(
             "large"
         )
     return moves
+
+
+def store(bench: Bench, alignment: Alignment) -> Path:
+    """Begin a new calibration of an open bench with its alignment; an older one is gone.
+
+    Returns
+    -------
+    path : of the calibration file
+    """
+    named = bench.file.calibration
+    path = calibration_path(bench.path)
+    if named not in (None, "known"):
+        path = bench.folder / named
+    calibration = Calibration.begin(bench)
+    calibration.add(alignment.step())
+    calibration.write(path)
+    return path
+
+
+# --- while an operator turns screws ---------------------------------------------------------------
+
+
+def follow(bench: Bench, tell: Callable[[str], None] | None = None) -> Iterator[Alignment]:
+    """Look again and again, with a few shots each, until the iterator is closed.
+
+    Parameters
+    ----------
+    tell : hears why nothing is seen, while that is so
+
+    Raises
+    ------
+    WrongLight, Saturated : when there is no light to begin with
+    """
+    say = tell or (lambda text: None)
+    with _lit(bench) as probe:
+        while True:
+            try:
+                probe.fill()
+                exposure_s = probe.find_exposure()
+                watch = Watch(probe)
+                bright = check_answers(watch, exposure_s)
+                glances = _glances(watch, exposure_s, bright)
+                for found in glances:
+                    yield _concluded(bench, watch, found, None)
+            except WrongLight as error:  # while screws are turned the light may be lost
+                say(str(error))
+
+
+def _glances(watch: Watch, exposure_s: float, bright: np.ndarray) -> Iterator[_Maps]:
+    """Find the maps once, then follow them as long as they do not jump."""
+    layout = watch.probe.bench.file.layout
+    if layout == "imaged":
+        yield from _imaged_glances(watch, exposure_s)
+    elif layout == "line":
+        yield from _line_glances(watch, exposure_s, bright)
+    else:
+        while True:
+            yield _block(watch, exposure_s)
+
+
+def _imaged_glances(watch: Watch, exposure_s: float) -> Iterator[_Maps]:
+    squares = {role: _Squares(watch, exposure_s, role) for role in ("weight", "input")}
+    lies = {role: each.coarse() for role, each in squares.items()}
+    while True:
+        found = {}
+        for role, each in squares.items():
+            found[role] = each.glance(*lies[role])
+            lies[role] = (found[role].matrix, lies[role][1])
+        yield _composed(found)
+
+
+def _line_glances(watch: Watch, exposure_s: float, bright: np.ndarray) -> Iterator[_Maps]:
+    raise NotImplementedError

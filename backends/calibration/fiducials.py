@@ -17,6 +17,7 @@ _SPOT_SHARE = 0.3  # of the brightest place, from which on a pixel belongs to th
 _COMPACT = 2.0  # a spot's second moment over that of a square of its area
 _LEAST_LIGHT = 0.7  # of what a square's neighbours let expect; less is a square that is cut
 _FIELD_TERMS = 6
+_AROUND = 10  # lines on either side, with which a line is compared
 
 
 @dataclass(frozen=True)
@@ -218,19 +219,14 @@ def dark_lines(profile: np.ndarray, least: float = 0.02) -> list[int]:
     least : share of the light that must be missing
     """
     known = np.isfinite(profile) & (profile > 0)
-    if known.sum() < 16:
+    if known.sum() < 4 * _AROUND:
         return []
-    filled = np.where(known, profile, np.nan)
-    padded = np.pad(filled, 10, constant_values=np.nan)
-    around = np.lib.stride_tricks.sliding_window_view(padded, 21)
-    with np.errstate(all="ignore"):
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            smooth = np.nanmedian(around, axis=1)
-    depth = np.where(known, 1 - profile / smooth, 0.0)
-    noise = 1.4826 * float(np.median(np.abs(depth[known])))
+    padded = np.pad(np.where(known, profile, np.nan), _AROUND, constant_values=np.nan)
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * _AROUND + 1)
+    judged = np.isfinite(around).all(axis=1)  # lines at an edge have neighbours on one side only
+    depth = np.zeros(len(profile))
+    depth[judged] = 1 - profile[judged] / np.median(around[judged], axis=1)
+    noise = 1.4826 * float(np.median(np.abs(depth[judged]))) if judged.any() else 0.0
     deep = depth > max(least, 6 * noise)
     lines = []
     for line in np.flatnonzero(deep):  # the deepest of each run

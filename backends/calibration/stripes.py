@@ -19,6 +19,7 @@ import numpy as np
 SHIFTS = 4
 FINEST = 3  # the finest period over a patch's side
 _GROWS = 3  # of one period over the next finer one: unwrapping leaves a sixth of it for errors
+_TELL_SOURCE = 8  # patches of a set, from which on they tell how bright the source was
 _GOLDEN = 0.6180339887498949
 
 
@@ -110,7 +111,7 @@ def phase(signals: np.ndarray, patterns: list[Pattern]) -> tuple[np.ndarray, np.
 
 def refine(
     lit: np.ndarray, dark: np.ndarray, seen: np.ndarray, patterns: list[Pattern]
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """Give how far patches lie off the places that a map gives them, which is nearly right.
 
     What the map says of each shot's light, over all patches, tells how bright the source was in it;
@@ -124,22 +125,25 @@ def refine(
     Returns
     -------
     off_px : float64 [n]
+    noise_px : of one of them, as far as the radius of the turn tells, which noise changes as much
     """
     model = np.stack([pattern.light(seen).mean(axis=1) for pattern in patterns])
     around = dark / np.maximum(dark.sum(axis=1, keepdims=True) / dark.sum(axis=1).mean(), 1e-30)
     factor = np.ones((len(patterns), 1))
-    for _ in range(4 if lit.shape[1] > 4 else 1):
-        bright = ((lit / factor - around) * model).sum(axis=0) / (model**2).sum(axis=0)
-        expected = bright * model + around
-        factor = (lit * expected).sum(axis=1, keepdims=True) / (expected**2).sum(
-            axis=1, keepdims=True
-        )
-        factor /= factor.mean()
-    if lit.shape[1] <= 4:  # too few to tell the source from the places
-        factor = np.ones_like(factor)
+    if lit.shape[1] >= _TELL_SOURCE:
+        for _ in range(4):
+            bright = ((lit / factor - around) * model).sum(axis=0) / (model**2).sum(axis=0)
+            expected = bright * model + around
+            factor = (lit * expected).sum(axis=1, keepdims=True)
+            factor /= (expected**2).sum(axis=1, keepdims=True)
+            factor /= factor.mean()
     period = patterns[0].period_px
-    off = phase(lit / factor - around, patterns)[0] - phase(model, patterns)[0]
-    return np.asarray(off - period * np.rint(off / period))
+    place, contrast = phase(lit / factor - around, patterns)
+    should, contrast_should = phase(model, patterns)
+    off = place - should
+    radius = contrast / np.maximum(contrast_should, 1e-6) - 1
+    noise = 1.4826 * float(np.median(np.abs(radius))) * period / (2 * np.pi)
+    return off - period * np.rint(off / period), noise
 
 
 def unwrap(places: list[np.ndarray], period_px: list[int], size: int) -> tuple[np.ndarray, ...]:
