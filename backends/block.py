@@ -475,13 +475,25 @@ class Block:
             light = sum(float(self._light(*shown).sum()) for shown in self._shown)
             self._photons = profile.photons_full_scale * light
             return profile.photons_full_scale
-        assert profile.photons_per_mac is not None
-        wanted = profile.photons_per_mac * segment.length * outputs
-        per_row = np.zeros(len(x.scale))
+        per_row, entering = np.zeros(len(x.scale)), np.zeros(len(x.scale))
         for exposure, rows in self._shown:
-            per_row[... if rows is None else rows] += self._light(exposure, rows)
-        self._photons = wanted * int(np.count_nonzero(per_row > 0))
-        return np.divide(wanted, per_row, out=np.ones_like(per_row), where=per_row > 0)
+            place = ... if rows is None else rows
+            per_row[place] += self._light(exposure, rows)
+            entering[place] += self._entering(exposure)[place]
+        if profile.photons_entering_per_mac is not None:
+            wanted, base = profile.photons_entering_per_mac * segment.length, entering
+        else:
+            assert profile.photons_per_mac is not None
+            wanted, base = profile.photons_per_mac * segment.length * outputs, per_row
+        electrons = np.divide(wanted, base, out=np.ones_like(base), where=base > 0)
+        self._photons = float((electrons * per_row)[base > 0].sum())
+        return np.asarray(electrons)
+
+    def _entering(self, exposure: Exposure) -> np.ndarray:
+        """Give the light that meets one rail of weights, in element pairs: float64 [n]."""
+        segment = self._segment
+        leak = 2 * segment.leak if exposure.lit == "magnitude" else segment.leak
+        return segment.unit * self._rows.sums_of(exposure.lit) + leak * segment.length
 
     def _light(self, exposure: Exposure, rows: np.ndarray | None) -> np.ndarray:
         """Give all light of the rows that take an exposure, in element pairs: float64 [n]."""

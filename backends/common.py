@@ -29,6 +29,7 @@ def is_common(backend: MockBackend) -> bool:
         and (profile.detection == "balanced" or profile.encoding == "offset")
         and has_levels(profile)
         and profile.photons_per_mac is None
+        and profile.photons_entering_per_mac is None
         and profile.readout_range != "ideal"
         and not profile.source_rms
         and backend.drift is None

@@ -242,14 +242,31 @@ def encode_weights(
         heads = heads.reshape(-1, *heads.shape[-2:])
         largest = np.tile(heads, (len(weights) // len(heads), 1, 1)).astype(np.float64)
         largest = np.broadcast_to(largest, (*weights.shape[:2], 1))
+    edges = None if largest is None else (-largest, largest)
+    if edges is None and profile.weight_scale == "matrix":
+        edges = _edges_of_matrices(weights, profile)
     geometry = Geometry.of(profile)
     encode = _encode_offset if profile.encoding == "offset" else _encode_signed
     eight_bits = profile.weight_bits is not None and profile.weight_bits <= 8
     fine = not eight_bits or (not dynamic and weights[0].size <= _SMALL)
     return [
-        encode(weights[..., first:last], first, profile, geometry, largest, fine)
+        encode(weights[..., first:last], first, profile, geometry, edges, fine)
         for first, last in cuts(weights.shape[-1], geometry.inputs)
     ]
+
+
+def _edges_of_matrices(
+    weights: np.ndarray, profile: OpticsProfile
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the least and largest weight of each whole matrix [m, M, 1]; symmetric if signed."""
+    lowest, highest = (
+        np.broadcast_to(edge(axis=(-2, -1), keepdims=True), (*weights.shape[:2], 1))
+        for edge in (weights.min, weights.max)
+    )
+    if profile.encoding == "offset":
+        return lowest.astype(np.float64), highest.astype(np.float64)
+    largest = np.maximum(highest, -lowest).astype(np.float64)
+    return -largest, largest
 
 
 def has_levels(profile: OpticsProfile) -> bool:
@@ -359,11 +376,11 @@ def _encode_signed(
     first: int,
     profile: OpticsProfile,
     geometry: Geometry,
-    largest: np.ndarray | None,
+    edges: tuple[np.ndarray, np.ndarray] | None,
     fine: bool,
 ) -> EncodedWeights:
     leak, levels, length = _leak(profile), signed_levels(profile.weight_bits), w.shape[-1]
-    scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if largest is None else largest
+    scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if edges is None else edges[1]
     numbers = _rounded(w, scale, levels)
     saturated = 0
     if profile.weight_bits is not None:  # ideal modulators have no end
@@ -408,13 +425,13 @@ def _encode_offset(
     first: int,
     profile: OpticsProfile,
     geometry: Geometry,
-    largest: np.ndarray | None,
+    edges: tuple[np.ndarray, np.ndarray] | None,
     fine: bool,
 ) -> EncodedWeights:
     leak, levels, length = _leak(profile), offset_levels(profile.weight_bits), w.shape[-1]
     lowest, highest = (edge(axis=-1, keepdims=True) for edge in (w.min, w.max))
-    if largest is not None:
-        lowest, highest = (-largest).astype(w.dtype), largest.astype(w.dtype)
+    if edges is not None:
+        lowest, highest = (edge.astype(w.dtype) for edge in edges)
     span = highest.astype(np.float64) - lowest
     numbers = _rounded(w - lowest, span, levels)
     saturated = 0

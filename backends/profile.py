@@ -15,6 +15,7 @@ from ..instruments import InputError
 
 FOLDER = Path(__file__).parent / "profiles"
 DEFAULT = "slm-camera"
+LIGHT_WAYS = ("photons_full_scale", "photons_per_mac", "photons_entering_per_mac")
 
 Bits = Annotated[int, Field(ge=1, le=32)]
 Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
@@ -48,11 +49,13 @@ class OpticsProfile(BaseModel):
     readout_bits: Bits | None = None
     readout_range: Positive | Literal["per-matmul", "per-row", "ideal"] | None = None
     encoding: Literal["push-pull", "abs-split", "offset"] = "abs-split"
+    weight_scale: Literal["row", "matrix"] = "row"
     detection: Literal["balanced", "per-reading"] = "balanced"
 
-    # how much light, one way or the other
+    # how much light, in one of these ways
     photons_full_scale: Positive | None = None
     photons_per_mac: Positive | None = None
+    photons_entering_per_mac: Positive | None = None
 
     # the detector, in electrons
     read_noise_e: NonNegative | None = None
@@ -115,14 +118,15 @@ class OpticsProfile(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.photons_full_scale is not None and self.photons_per_mac is not None:
-            raise ValueError("photons_full_scale and photons_per_mac exclude each other; give one")
+        given = [way for way in LIGHT_WAYS if getattr(self, way) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other; give one")
         if not self.has_light:
             for field in ("read_noise_e", "dark_e", "full_well_e"):
                 if getattr(self, field):
                     raise ValueError(
                         f"{field} = {getattr(self, field):g} counts electrons and needs a light "
-                        "level: give photons_full_scale or photons_per_mac"
+                        f"level: give {' or '.join(LIGHT_WAYS)}"
                     )
         physical_rails = 1 if self.encoding == "offset" else 2
         if self.rows is not None and self.rows < physical_rails:
@@ -140,7 +144,7 @@ class OpticsProfile(BaseModel):
     @property
     def has_light(self) -> bool:
         """Whether light is counted in photons (otherwise there is no shot noise)."""
-        return self.photons_full_scale is not None or self.photons_per_mac is not None
+        return any(getattr(self, way) is not None for way in LIGHT_WAYS)
 
     @property
     def rails(self) -> int:
@@ -184,10 +188,9 @@ class OpticsProfile(BaseModel):
         fields = self.model_dump(exclude={"sources"})
         fields.update(settings)
         fields["years"] = {k: year for k, year in self.years.items() if k not in settings}
-        for way, other in _LIGHT_WAYS:
-            if settings.get(way) is not None and settings.get(other) is None:
-                fields[other] = None
-        if not any(fields[way] for way, _ in _LIGHT_WAYS):
+        if any(settings.get(way) is not None for way in LIGHT_WAYS):
+            fields.update({way: settings.get(way) for way in LIGHT_WAYS})
+        if not any(fields[way] for way in LIGHT_WAYS):
             for field in ("read_noise_e", "dark_e", "full_well_e"):
                 if field not in settings:  # electrons mean nothing without a light level
                     fields[field] = None
@@ -196,10 +199,6 @@ class OpticsProfile(BaseModel):
 
 
 _WORDS = frozenset({"name", "title", "sources", "years"})
-_LIGHT_WAYS = (
-    ("photons_full_scale", "photons_per_mac"),
-    ("photons_per_mac", "photons_full_scale"),
-)
 
 
 def profile_names() -> list[str]:
