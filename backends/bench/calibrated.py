@@ -40,11 +40,13 @@ class Calibrated:
         }
         dark = array("dark", "dark_counts") if "dark" in has else np.zeros(sensor, np.float32)
         bad = array("dark", "bad").astype(bool) if "dark" in has else None
-        gain, noise = 1.0, 0.0
+        figure = self.calibration.figure
+        gain, noise, dark_e = 1.0, 0.0, 0.0
         if "detector" in has:
-            gain = self.calibration.figure("detector", "gain_e_per_count")
-            noise = self.calibration.figure("detector", "read_noise_e")
-        spot = self.calibration.figure("align", "spot_px") if bench.file.layout == "line" else 5.0
+            gain = figure("detector", "gain_e_per_count")
+            noise = figure("detector", "read_noise_e")
+            dark_e = figure("dark", "rate_counts_per_s") * bench.file.exposure_s * gain
+        spot = figure("align", "spot_px") if bench.file.layout == "line" else 5.0
         return Optics(
             tables=tables,
             input_map=array("align", "input_map"),
@@ -53,7 +55,7 @@ class Calibrated:
             dark_counts=float(dark.sum()) if is_bucket else dark,
             gain_e_per_count=gain,
             read_noise_e=noise * (WINDOW_SAMPLES**0.5 if is_bucket else 1.0),
-            dark_e=self.calibration.figure("dark", "dark_e") if "dark" in has else 0.0,
+            dark_e=max(dark_e, 0.0),
             bad=None if is_bucket else bad,
             spot_px=spot,
         )

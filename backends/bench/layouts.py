@@ -287,10 +287,14 @@ class Layout(ABC):
         frame : grey levels (height, width) of that modulator
         """
         dark, bright = self.darkest[role], self.brightest[role]
-        bits = (number >> np.arange(self.marker_bits)) & 1
-        marks = np.where(np.stack([bits, 1 - bits], axis=1).ravel() > 0, bright, dark)
+        marks = np.where(self._bits(number) > 0, bright, dark)
         values = np.concatenate([[dark, bright], marks, levels.ravel()])
         return self._patterns[role].frame(values)
+
+    def _bits(self, number: int) -> np.ndarray:
+        """Give which cells of a marker are bright: each bit and its complement, [2 bits]."""
+        bits = (number >> np.arange(self.marker_bits)) & 1
+        return np.stack([bits, 1 - bits], axis=1).ravel()
 
     @abstractmethod
     def electrons(self, taken: np.ndarray) -> np.ndarray:
@@ -428,12 +432,13 @@ class _OnCamera(Layout):
                 if response.marker_leak_e is not None:
                     electrons = electrons - response.marker_leak_e[role] * mean_input
                 light, variance = light + electrons.sum(), variance + noise.sum()
-                expected += bright.sum() / 2  # of a bit and its complement, one is bright
                 bright = bright.reshape(-1, 2 * self.marker_bits)
             shape = (-1, 2 * self.marker_bits)
             numbers[role] = self._read_bits(
                 electrons.reshape(shape), bright, noise.reshape(shape), role
             )
+            if bright is not None:
+                expected += bright[:, self._bits(numbers[role]) > 0].sum()
         if not known:
             return Marks(numbers)
         return Marks(numbers, light / expected, variance / expected**2)

@@ -19,6 +19,7 @@ _ENDS = 6  # readings of the darkest and the brightest level, spread over the ot
 _GOAL = 1e-3  # standard error of a level's light, of full scale
 _MOST_ROUNDS = 4
 _ROUNDS = 4  # of the four bright and dark pairs
+_LONGER = 30.0  # exposure of darker pairs over that of the bright one
 _DIPS = 0.02  # of full scale: a curve that falls by more has two branches
 
 
@@ -132,9 +133,8 @@ def _extinctions(
             for role, state in zip(("input", "weight"), pair, strict=True):
                 (probe.fill if state == "b" else probe.blank)(role)
             if pair not in exposures_s:
-                start_s = exposures_s.get("bb", work.exposure_s)
                 exposures_s[pair] = (
-                    probe.find_exposure(start_s) if pair == "bb" else _longer(work, pair)
+                    probe.find_exposure() if pair == "bb" else _longer(work, exposures_s["bb"])
                 )
             exposure_s = exposures_s[pair]
             raw = probe.raw(exposure_s) - work.dark_counts(exposure_s)
@@ -157,11 +157,11 @@ def _extinctions(
     return leaks, {role: error[role] for role in leaks}, (stray, error["dd"])
 
 
-def _longer(work: Work, pair: str) -> float:
-    """Give an exposure for darker frames; too little light is no error here."""
-    longest_s = min(work.probe.longest_s, 200 * work.exposure_s)
-    taken = work.probe.take(longest_s)
-    if taken.full:
-        return work.probe.find_exposure(work.exposure_s)
-    share = taken.peak / work.probe.range
-    return longest_s * min(1.0, 0.5 / max(share, 1e-6)) if share > 0.75 else longest_s
+def _longer(work: Work, bright_s: float) -> float:
+    """Give an exposure for darker frames, at which no good pixel is full."""
+    exposure_s = min(_LONGER * bright_s, work.probe.longest_s)
+    while exposure_s > bright_s:
+        if not work.probe.take(exposure_s).full:
+            break
+        exposure_s /= 3
+    return max(exposure_s, bright_s)

@@ -16,7 +16,7 @@ from .work import Measured, Work
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
 _BUCKET_WINDOWS = 64  # a photodiode has one pixel: many windows instead
-_BINS = 24  # of pixels of like brightness, in each pair
+_AREA_PX = 32  # side of an area of pixels whose mean and variance are one point
 _MOST = 0.85  # of the detector's range, that the curve is fitted up to
 _CHANGED = 0.2  # of the light between frames of a pair, from which on they are taken again
 _POOR = 0.05  # relative residual of the fit that is refused
@@ -107,7 +107,10 @@ def _fullest(work: Work) -> float:
 
 
 def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Give mean and variance of pixels of like light, the pixels behind each, and all light."""
+    """Give mean and variance of areas of pixels, half the pixels of each, and all light.
+
+    Both are means over the area, so that one line joins them however uneven its light is.
+    """
     probe, bad = work.probe, work.bad
     dark = work.dark_counts(exposure_s)
     means, variances, weights, totals = [], [], [], []
@@ -115,22 +118,29 @@ def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.nd
         one, other = _pair(work, exposure_s, dark)
         full = (one + dark >= probe.range) | (other + dark >= probe.range)
         good = ~full if bad is None else ~(full | bad)
-        both = (one + other) / 2
-        good &= both < _MOST * probe.range
         # the source differs between the frames of a pair
         ratio = float(other[good].sum() / one[good].sum())
-        off = (other - ratio * one) ** 2 / (1 + ratio**2)
-        edges = np.quantile(both[good], np.linspace(0, 1, _BINS + 1))
-        place = np.clip(np.searchsorted(edges, both[good], side="right") - 1, 0, _BINS - 1)
-        count = np.bincount(place, minlength=_BINS)
-        some = count > 200
-        means.append((np.bincount(place, both[good], _BINS)[some]) / count[some])
-        variances.append((np.bincount(place, off[good], _BINS)[some]) / count[some])
+        both = np.where(good, (one + other) / 2, 0)
+        off = np.where(good, (other - ratio * one) ** 2 / (1 + ratio**2), 0)
+        # areas, not pixels of like brightness: choosing by a noisy value would choose its noise
+        count, light, noise = (_areas(image) for image in (good.astype(float), both, off))
+        some = (count > count.max() / 2) & (light < _MOST * probe.range * count)
+        means.append(light[some] / count[some])
+        variances.append(noise[some] / count[some])
         weights.append(count[some] / 2)
         totals.append(float(one[good].mean() + other[good].mean()) / 2)
     joined = (np.concatenate(part) for part in (means, variances, weights))
     mean, variance, weight = joined
     return mean, variance, weight, float(np.mean(totals))
+
+
+def _areas(image: np.ndarray) -> np.ndarray:
+    """Sum an image over areas: float64 [areas]."""
+    height, width = (size // _AREA_PX * _AREA_PX for size in image.shape)
+    if not height or not width:
+        return image.sum().reshape(1)
+    cut = image[:height, :width].reshape(height // _AREA_PX, _AREA_PX, -1, _AREA_PX)
+    return np.asarray(cut.sum(axis=(1, 3)).ravel())
 
 
 def _pair(work: Work, exposure_s: float, dark: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +171,7 @@ def _windows(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.
 def _fit(
     mean: np.ndarray, variance: np.ndarray, weight: np.ndarray, read: float
 ) -> tuple[float, float, float]:
-    """Fit variance = read + slope mean; give slope, its error, and the relative residual.
+    """Fit variance = read + slope mean; give slope, its error, and the residual beyond noise.
 
     Parameters
     ----------
@@ -176,8 +186,8 @@ def _fit(
     model = np.maximum(read + slope * mean, 1e-30)
     each = weight / model**2
     residual = variance - model
-    poor = float(np.sqrt((weight * (residual / model) ** 2).sum() / weight.sum()))
-    chi = max(float((each * residual**2).mean()), 1.0)
+    chi = max(float((each * residual**2).mean()), 1.0)  # 1 where noise alone remains
+    poor = float(np.sqrt((chi - 1) / weight.mean()))
     return slope, float(np.sqrt(chi / (each * mean**2).sum())), poor
 
 
