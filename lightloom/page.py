@@ -33,17 +33,20 @@ _STYLE = """
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --rule: #bbb;
   --paper: #fff; --series-1: #1f6fb4; --series-2: #b4521f; --series-3: #2f8555;
   --series-4: #7d4fa3; }
-  body { margin: 0 !important; max-width: none !important; font-size: 11px !important; }
+  html { font-size: 11px !important; }
+  body { margin: 0 !important; max-width: none !important; }
   .plots { grid-template-columns: 1fr 1fr !important; } }
+html { font-size: 15px; }
 body { margin: 2.5rem auto; max-width: 62rem; padding: 0 1.2rem; background: var(--paper);
-  color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
+  color: var(--ink); font: 1rem/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--rule);
   padding-bottom: .2rem; break-after: avoid; }
 p { margin: .3rem 0; max-width: 46rem; }
-p.lead, td.note, figcaption { color: var(--soft); }
+p.lead, figcaption { color: var(--soft); }
+p.mark { font-weight: 600; color: var(--series-2); }
 ul { margin: .3rem 0; padding-left: 1.2rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: .3rem 0 .9rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .22rem 1.1rem .22rem 0; vertical-align: top;
   border-bottom: 1px solid var(--rule); }
@@ -108,6 +111,11 @@ def section(heading: str, *parts: str) -> str:
 def paragraph(text: str) -> str:
     """Give text as a paragraph."""
     return f"<p>{escaped(text)}</p>"
+
+
+def mark(text: str) -> str:
+    """Give text that must not be overlooked, such as that numbers are simulated."""
+    return f'<p class="mark">{escaped(text)}</p>'
 
 
 def listing(texts: Iterable[str]) -> str:
@@ -329,21 +337,30 @@ def calibration_page(calibration: Calibration) -> str:
     MissingExtraError : without matplotlib
     """
     steps = list(calibration.steps.values())
-    mark = "SIMULATED: measured on simulated instruments. " if calibration.is_simulated else ""
     names = ", ".join(step.name for step in steps)
-    lead = f"{mark}Begun {moment(calibration.created_at)}; {len(steps)} steps: {names}."
-    parts = [section("Bound to", _binding(calibration))]
-    parts.append(section("Cost", _costs(steps)))
+    lead = f"Begun {moment(calibration.created_at)}; {len(steps)} steps: {names}."
+    parts = []
+    if calibration.is_simulated:
+        parts.append(mark("SIMULATED: measured on simulated instruments."))
+    parts += [section("Bound to", *_binding(calibration)), section("Cost", _costs(steps))]
     for number, step in enumerate(steps):
         parts.append(section(f"Step: {step.name}", *_step(step, number)))
     return page(f"Calibration {Path(calibration.path).name}", lead, *parts)
 
 
-def _binding(calibration: Calibration) -> str:
+def _binding(calibration: Calibration) -> list[str]:
     from .backends.bench.calibration import leaves
 
-    rows = [(key, _plain(value)) for key, value in leaves(calibration.binding)]
-    return table(("key", "value"), rows)
+    identity = ("maker", "model", "serial")
+    rows = []
+    for role, told in calibration.binding["instruments"].items():
+        others = (f"{key} {_plain(told[key])}" for key in told if key not in identity)
+        rows.append((role, *(told.get(key, "") for key in identity), "; ".join(others)))
+    settings = {key: v for key, v in calibration.binding.items() if key != "instruments"}
+    return [
+        table(("instrument", *identity, "as it was"), rows),
+        table(("setting", "value"), [(key, _plain(value)) for key, value in leaves(settings)]),
+    ]
 
 
 def _plain(value: object) -> str:
