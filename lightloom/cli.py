@@ -253,6 +253,7 @@ def energy_(
     from .instruments import InputError
     from .models import plan
     from .models.shapes import model_or_shape, sized_model
+    from .page import write_page
     from .scheduler import measure_machine
 
     if model is not None and width is not None:
@@ -265,7 +266,7 @@ def energy_(
     machines = [measure_machine()] if machine else []
     document = energy.document(plans, constants or [], tokens_per_second, machines)
     if html is not None:
-        _write(html, energy.page(document))
+        write_page(html, energy.energy_page(document))
     if json_:
         _print_json(document)
     else:
@@ -546,15 +547,6 @@ def _read_text(path: Path) -> str:
     if not content.strip():
         raise InputError(f"{path} is empty")
     return content
-
-
-def _write(path: Path, text: str) -> None:
-    from .instruments import InputError
-
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 The accounts come as documents (`scheduler.account`); nothing is computed here but shares.
 """
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .page import escaped, page, paragraph, section, table
 from .showing import _count, _duration
 
 if TYPE_CHECKING:
@@ -306,35 +306,26 @@ def _times(value: float | None) -> str:
 # ---------------------------------------------------------------------------------- page
 
 
-def page(document: Mapping[str, Any]) -> str:
+def energy_page(document: Mapping[str, Any]) -> str:
     """Give the accounts as one self-contained page."""
-    title = f"Energy of {document['model']}"
-    parts = [
-        f"<h1>{_text(title)}</h1>",
-        f"<p>{_text(_sizes(document))}; placement {_text(document['placement'])}. Predicted from "
-        "constants that are listed below, each with its source; nothing was run.</p>",
-    ]
-    for account in document["accounts"]:
-        parts += _account_html(account)
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    lead = (
+        f"{_sizes(document)}; placement {document['placement']}. Predicted from the constants "
+        "listed below, each with its source; nothing was run."
     )
+    parts = [
+        section(_heading(account), *_account_parts(account)) for account in document["accounts"]
+    ]
+    return page(f"Energy of {document['model']}", lead, *parts)
 
 
-_STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .7rem;text-align:left;"
-    "border-bottom:1px solid #ddd}td.n,th.n{text-align:right;white-space:nowrap}"
-    "svg{max-width:100%;height:auto}.quiet{color:#666}"
-)
-
-
-def _account_html(account: Mapping[str, Any]) -> list[str]:
-    unit, tokens = account["unit"], account["tokens"]
+def _heading(account: Mapping[str, Any]) -> str:
     sets = account["constant_sets"]
-    chosen = f", constants {_text(', '.join(sets))}" if sets else ""
+    return account["profile"] + (f", constants {', '.join(sets)}" if sets else "")
+
+
+def _account_parts(account: Mapping[str, Any]) -> list[str]:
+    unit, tokens = account["unit"], account["tokens"]
+    total = account["joules"]["system"] or 1.0
     scopes = [
         (
             name,
@@ -344,21 +335,10 @@ def _account_html(account: Mapping[str, Any]) -> list[str]:
         )
         for scope, name in SCOPE_NAMES.items()
     ]
-    total = account["joules"]["system"] or 1.0
     kinds = [
         (name, joules(value / tokens), f"{value / total:.1%}")
         for name, value in account["categories"].items()
         if value
-    ]
-    powered = [item for item in account["baselines"] if item["joules"] is not None]
-    beside = [
-        (
-            item["title"],
-            joules(None if item["joules"] is None else item["joules"] / tokens),
-            "-" if item["seconds"] is None else _duration(item["seconds"] / tokens),
-            *(_times(account["advantages"][item["name"]][scope]) for scope in SCOPE_NAMES),
-        )
-        for item in account["baselines"]
     ]
     steps = [
         (
@@ -371,135 +351,144 @@ def _account_html(account: Mapping[str, Any]) -> list[str]:
         for step in account["steps"]
         if step["joules"]
     ]
-    decides = [
-        (
-            item["name"],
-            quantity(item["value"], item["unit"]),
-            f"{item['power']:+.3f}",
-            *(_times(item["factors"][base["name"]]) for base in powered),
-        )
-        for item in account["sensitivity"]
-        if abs(item["power"]) >= _NO_INFLUENCE
+    return [
+        table(("figure", f"per {unit}", "per MAC", "what is in it"), scopes, (1, 2)),
+        _stack(account),
+        table(("kind", f"per {unit}", "share"), kinds, (1, 2)),
+        *_verdict_parts(account),
+        section(
+            "Step by step, all layers together",
+            table(("step", "where", f"MACs per {unit}", "energy", "time"), steps, (2, 3, 4)),
+        ),
+        section("Constants", table(_CONSTANT_HEADS, _constants(account), (1,))),
     ]
-    cross = [(c["baseline"], SCOPE_NAMES[c["scope"]], widths(c)) for c in account["crossovers"]]
-    known = [
+
+
+_CONSTANT_HEADS = ("constant", "value", "what it is", "from", "source")
+
+
+def _constants(account: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
         (
             name,
             quantity(item["value"], item["unit"]),
             item["meaning"],
             item["origin"] + (", recalled" if item["recalled"] else ""),
-            item["source"] + (f", {item['year']}" if item["year"] else ""),
+            item["source"] + (f" ({item['year']})" if item["year"] else ""),
         )
         for name, item in account["constants"].items()
     ]
-    needs = [
+
+
+def _verdict_parts(account: Mapping[str, Any]) -> list[str]:
+    unit, tokens = account["unit"], account["tokens"]
+    powered = [item["name"] for item in account["baselines"] if item["joules"] is not None]
+    beside = [
         (
-            need["kind"],
-            figure(need["samples_per_s"]),
-            f"{need['count']:,}",
-            quantity(need["rate_hz"], "Hz"),
-            quantity(need["power_w"], "W"),
+            item["title"],
+            joules(None if item["joules"] is None else item["joules"] / tokens),
+            "-" if item["seconds"] is None else _duration(item["seconds"] / tokens),
+            *(_times(account["advantages"][item["name"]][scope]) for scope in SCOPE_NAMES),
         )
-        for need in account.get("converters", ())
+        for item in account["baselines"]
     ]
+    decides = [
+        (
+            item["name"],
+            quantity(item["value"], item["unit"]),
+            f"{item['power']:+.3f}",
+            *(_times(item["factors"][name]) for name in powered),
+        )
+        for item in account["sensitivity"]
+        if abs(item["power"]) >= _NO_INFLUENCE
+    ]
+    cross = [(c["baseline"], SCOPE_NAMES[c["scope"]], widths(c)) for c in account["crossovers"]]
+    heads = ("baseline", f"energy per {unit}", "time", *SCOPE_NAMES.values())
     parts = [
-        f"<h2>{_text(account['profile'])}{chosen}</h2>",
-        _table(("figure", f"per {unit}", "per MAC", "what is in it"), scopes, (1, 2)),
-        _stack(account),
-        _table(("kind", f"per {unit}", "share"), kinds, (1, 2)),
-        "<h3>Beside digital machines</h3><p>Digital energy over the bench's; above 1 the light "
-        "wins. Optical products and light alone: over the same products done digitally.</p>",
-        _table(
-            ("baseline", f"energy per {unit}", "time", *SCOPE_NAMES.values()),
-            beside,
-            range(1, 6),
+        section(
+            "Beside digital machines",
+            paragraph(
+                "Digital energy over the bench's; above 1 the light wins. Optical products and "
+                "light alone: over the same products done digitally."
+            ),
+            table(heads, beside, range(1, 6)),
         ),
-        "<h3>Step by step, all layers together</h3>",
-        _table(("step", "where", f"MACs per {unit}", "energy", "time"), steps, (2, 3, 4)),
-        "<h3>What decides it</h3><p>Influence: 1 % more of the constant changes the system's "
-        "energy by so many %. Then the factor on that constant alone at which the system breaks "
-        "even.</p>",
-        _table(
-            ("constant", "value", "influence", *(base["name"] for base in powered)),
-            decides,
-            range(1, 3 + len(powered)),
+        section(
+            "What decides it",
+            paragraph(
+                "Influence: 1 % more of the constant changes the system's energy by so many %. "
+                "Then the factor on that constant alone at which the system breaks even."
+            ),
+            table(
+                ("constant", "value", "influence", *powered), decides, range(1, 3 + len(powered))
+            ),
         ),
-        "<h3>Widths at which one layer takes less energy in light</h3>",
-        _table(("baseline", "figure", "widths"), cross, ()),
+        section(
+            "Widths at which one layer takes less energy in light",
+            table(("baseline", "figure", "widths"), cross),
+        ),
     ]
-    if needs:
+    if account.get("converters"):
         rates = account["tokens_per_s"]
-        wanted = rates["wanted"] or rates["one_bench"]
-        parts += [
-            f"<h3>Converters for {figure(wanted)} {unit}s a second</h3>",
-            _table(("kind", "samples a second", "count", "each at", "power"), needs, range(1, 5)),
+        needs = [
+            (
+                need["kind"],
+                figure(need["samples_per_s"]),
+                f"{need['count']:,}",
+                quantity(need["rate_hz"], "Hz"),
+                quantity(need["power_w"], "W"),
+            )
+            for need in account["converters"]
         ]
-    parts += [
-        "<h3>Constants</h3>",
-        _table(("constant", "value", "what it is", "from", "source"), known, (1,)),
-    ]
+        parts.append(
+            section(
+                f"Converters for {figure(rates['wanted'] or rates['one_bench'])} {unit}s a second",
+                table(
+                    ("kind", "samples a second", "count", "each at", "power"), needs, range(1, 5)
+                ),
+            )
+        )
     return parts
 
 
 def _stack(account: Mapping[str, Any]) -> str:
-    """Draw bars of the system's energy and of each baseline, the system's in its kinds."""
+    """Draw bars of the system's energy, in its kinds, and of each baseline."""
     tokens = account["tokens"]
-    machines = [b for b in account["baselines"] if b["joules"] is not None]
-    largest = max([account["joules"]["system"], *(b["joules"] for b in machines)]) or 1.0
-    left, width, height = 250, 560, 26
-    parts, y = [], 0
+    machines = [item for item in account["baselines"] if item["joules"] is not None]
+    largest = max([account["joules"]["system"], *(m["joules"] for m in machines)]) or 1.0
+    parts: list[str] = []
+    names: list[tuple[str, str]] = []
 
-    def label(text: str, value: float) -> None:
-        parts.append(f'<text x="0" y="{y + 17}">{_text(text)}</text>')
-        end = left + width * value / largest + 6
-        parts.append(f'<text x="{end:.1f}" y="{y + 17}">{joules(value / tokens)}</text>')
+    def box_of(x: float, y: float, size: float, colour: str, tall: float = _ROW - 6) -> str:
+        return f'<rect x="{x:.2f}" y="{y}" width="{size:.2f}" height="{tall}" fill="{colour}"/>'
 
-    x = float(left)
-    names, total = [], account["joules"]["system"]
-    for colour, (name, value) in zip(_COLOURS, account["categories"].items(), strict=True):
-        size = width * value / largest
-        if size > 0:
-            parts.append(
-                f'<rect x="{x:.2f}" y="{y + 3}" width="{size:.2f}" height="{height - 6}" '
-                f'fill="{colour}"><title>{_text(name)}: {joules(value / tokens)}</title></rect>'
-            )
-            if value > 0.01 * total:
-                names.append((colour, name))
-        x += size
-    label(f"bench {account['profile']}", total)
-    y += height
-    for item in machines:
-        size = width * item["joules"] / largest
-        parts.append(
-            f'<rect x="{left}" y="{y + 3}" width="{max(size, 0.5):.2f}" height="{height - 6}" '
-            'fill="#444"/>'
-        )
-        label(item["name"], item["joules"])
-        y += height
+    def label(x: float, y: float, text: str) -> str:
+        return f'<text x="{x:.1f}" y="{y}" fill="var(--ink)">{escaped(text)}</text>'
+
+    def bar(row: int, name: str, value: float, pieces: Iterable[tuple[str, float]]) -> None:
+        x, y = float(_LEFT), row * _ROW
+        for colour, part in pieces:
+            size = _WIDE * part / largest
+            parts.append(box_of(x, y + 3, size, colour))
+            x += size
+        parts.append(label(0, y + 17, name))
+        parts.append(label(x + 6, y + 17, joules(value / tokens)))
+
+    kinds = list(zip(_COLOURS, account["categories"].items(), strict=True))
+    total = account["joules"]["system"]
+    bar(0, f"bench {account['profile']}", total, [(c, value) for c, (_, value) in kinds if value])
+    for row, item in enumerate(machines, 1):
+        bar(row, item["name"], item["joules"], [("#7a8088", item["joules"])])
+    names = [(colour, name) for colour, (name, value) in kinds if value > 0.01 * total]
+    below = (len(machines) + 1) * _ROW + 8
     for index, (colour, name) in enumerate(names):
-        at = left + 140 * (index % 4)
-        line = y + 8 + 20 * (index // 4)
-        parts.append(f'<rect x="{at}" y="{line}" width="12" height="12" fill="{colour}"/>')
-        parts.append(f'<text x="{at + 17}" y="{line + 11}">{_text(name)}</text>')
-    tall = y + 30 + 20 * (-(-len(names) // 4))
+        x, y = _LEFT + 140 * (index % 4), below + 20 * (index // 4)
+        parts += [box_of(x, y, 12, colour, 12), label(x + 17, y + 11, name)]
+    tall = below + 20 * (-(-len(names) // 4)) + 4
     return (
-        f'<svg viewBox="0 0 {left + width + 110} {tall}" role="img" font-size="13" '
-        f'aria-label="energy of bench and baselines">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {_LEFT + _WIDE + 110} {tall}" role="img" font-size="13" '
+        f'aria-label="energy of the bench and of digital machines">{"".join(parts)}</svg>'
     )
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int]) -> str:
-    right = set(numbers)
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if index in right else ''}>{_text(cell)}</{tag}>"
-            for index, cell in enumerate(cells)
-        )
-
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    return f"<table><tr>{line(heads, 'th')}</tr>{body}</table>"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+_LEFT, _WIDE, _ROW = 250, 560, 26  # of the picture: names, bars, height of one

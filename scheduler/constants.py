@@ -227,7 +227,8 @@ def load_constants(name: str = DEFAULT) -> ConstantSet:
     if surplus or not all(isinstance(table, dict) for table in tables) or not any(tables):
         raise InputError(
             f"{path}: a file of constants holds a title, a table [constants], tables "
-            f"[{BASELINES}.NAME] and [{ENCODINGS}.NAME], not {', '.join(sorted(surplus)) or 'nothing of these'}"
+            f"[{BASELINES}.NAME] and [{ENCODINGS}.NAME], "
+            f"not {', '.join(sorted(surplus)) or 'nothing of these'}"
         )
     origin = "assumed" if name == DEFAULT else path.stem if path.parent == FOLDER else str(path)
     constants = _read_table(path, "constants", tables[0], origin)

@@ -319,15 +319,18 @@ def light_of(events: Events, constants: Constants, profile: OpticsProfile) -> fl
     """Give the joules of light, at the source's plug.
 
     The source lights every element pair fully, and modulators absorb what they do not pass. Where
-    the profile fixes the light of a full pair, the lit pairs are counted; where it fixes what is
-    detected, `pair_transmission` says how much more was sent.
+    the profile fixes the light of a full pair, or what enters the weights, that is counted; where
+    it fixes what is detected, `pair_transmission` says how much more was sent.
     """
     c = constants
     chosen = c.get("photons_per_output")
-    needs = chosen is not None and not c.values["photons_per_output"].is_assumed
-    if profile.photons_full_scale is not None and not needs:
+    if chosen is not None and not c.values["photons_per_output"].is_assumed:
+        sent = chosen * events.sums / c["pair_transmission"]
+    elif profile.photons_full_scale is not None:
         sent = profile.photons_full_scale * events.pairs
-    elif events.photons is not None and not needs:
+    elif profile.photons_entering_per_mac is not None:
+        sent = profile.photons_entering_per_mac * events.macs * profile.rails
+    elif events.photons is not None:
         sent = events.photons / c["pair_transmission"]
     else:
         sent = c["photons_per_output"] * events.sums / c["pair_transmission"]
