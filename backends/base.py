@@ -55,10 +55,17 @@ _COUNTS = tuple(item.name for item in fields(Stats) if item.name != "seconds")
 
 @dataclass(frozen=True)
 class MatmulResult:
-    """A product y, float32 [..., N, M], and what it took."""
+    """A product y, float32 [..., N, M], and what it took.
+
+    Parameters
+    ----------
+    variance : of y, from the light that arrived, read noise and converter steps, float32 like y;
+        None from a backend that does not know it
+    """
 
     y: np.ndarray
     stats: Stats
+    variance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,9 @@ class Backend(ABC):
         except InputError:
             check_finite(x, "x")  # says where
             raise
-        return MatmulResult(result.y.reshape(*x.shape[:-1], outputs), result.stats)
+        shape = (*x.shape[:-1], outputs)
+        variance = None if result.variance is None else result.variance.reshape(shape)
+        return MatmulResult(result.y.reshape(shape), result.stats, variance)
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Let go of what it holds; harmless when that is done already."""

@@ -45,7 +45,7 @@ from .bench import Bench
 from .calibrated import WANTED, Calibrated, read_calibrated
 from .grey import GreyCurve
 from .layouts import LAYOUTS, Layout, Marks
-from .theory import matching_profile
+from .theory import matching_profile, typical_full_e
 from .tracking import ScaleTracker
 
 _REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout, WrongLight)
@@ -249,6 +249,11 @@ class BenchBackend(Backend):
         return {**super().describe(), "bench": self.bench.describe()}
 
     @property
+    def typical_full_e(self) -> float:
+        """Give the electrons of a product of full scale, for normally distributed weights."""
+        return typical_full_e(self)
+
+    @property
     def profile(self) -> OpticsProfile:
         """The mock's profile of this bench: what theory says its noise and steps are."""
         self.open()
@@ -294,7 +299,7 @@ class BenchBackend(Backend):
         self.open()
         matrices, rows, length = x.shape
         outputs = w.shape[-2]
-        y = np.zeros((matrices, rows, outputs))
+        y, variance = np.zeros((2, matrices, rows, outputs))
         stats = Stats(macs=x.size * outputs)
         for tile in tiles((1, length), Geometry(None, self.layout.length)):
             start = time.perf_counter()
@@ -305,26 +310,31 @@ class BenchBackend(Backend):
             stats.seconds["encode"] = stats.seconds.get("encode", 0.0) + time.perf_counter() - start
             weights = w.content[tile.segment]
             name = f"{at.matmul}/{at.attempt}/{tile.segment}"
-            y += self._segment(shown, weights, name, check, stats)
-        return MatmulResult(y.astype(np.float32), stats)
+            product, noise = self._segment(shown, weights, name, check, stats)
+            y += product
+            variance += noise
+        return MatmulResult(y.astype(np.float32), stats, variance.astype(np.float32))
 
     def _segment(
         self, x: Encoded, w: Encoded, name: str, values: np.ndarray, stats: Stats
-    ) -> np.ndarray:
-        """Multiply one segment: float64 [m, N, M]."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Multiply one segment: products and their variances, float64 [m, N, M]."""
         rails = len(w.signs)
         _, m, outputs, length = w.shares.shape
         # rails of an output are neighbours: rows of one tall matrix
         tall = np.moveaxis(w.shares, 0, 2).reshape(m, outputs * rails, length)
         signs = np.tile(w.signs, outputs)
-        total = np.zeros((m, values.shape[1], outputs * rails))
+        total, noise = np.zeros((2, m, values.shape[1], outputs * rails))
         for index, sign in enumerate(x.signs):
             if sign < 0 and not (values < 0).any():
                 continue
             levels = self.curves["input"].levels(x.shares[index])
-            total += sign * self._exposure(levels, tall, f"{name}/{sign}", stats)
-        signed = (total * signs).reshape(m, -1, outputs, rails).sum(axis=-1)
-        y = signed * x.scale * np.swapaxes(w.scale, -1, -2)
+            found, variance = self._exposure(levels, tall, f"{name}/{sign}", stats)
+            total += sign * found
+            noise += variance
+        scale = x.scale * np.swapaxes(w.scale, -1, -2)
+        y = (total * signs).reshape(m, -1, outputs, rails).sum(axis=-1) * scale
+        noise = noise.reshape(m, -1, outputs, rails).sum(axis=-1) * scale**2
         if self.bench.file.encoding.kind == "offset":
             kept = values.shape[-1]
             light = self.curves["input"].light[levels][..., :kept]
@@ -332,11 +342,14 @@ class BenchBackend(Backend):
             v = w.shares[0][..., :kept].sum(axis=-1, keepdims=True) * w.scale
             low_w = np.swapaxes(w.low, -1, -2)
             y = y + x.low * np.swapaxes(v, -1, -2) + u * low_w + kept * x.low * low_w
-        return np.asarray(y)
+        return np.asarray(y), np.asarray(noise)
 
-    def _exposure(self, x: np.ndarray, w: np.ndarray, name: str, stats: Stats) -> np.ndarray:
-        """Expose levels x [m, N, K] to shares w [m, R, K]: products of shares, [m, N, R]."""
-        result = np.zeros((*x.shape[:2], w.shape[1]))
+    def _exposure(
+        self, x: np.ndarray, w: np.ndarray, name: str, stats: Stats
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Expose levels x [m, N, K] to shares w [m, R, K]: products, variances [m, N, R]."""
+        result, noise = np.zeros((2, *x.shape[:2], w.shape[1]))
+        dark = self.layout.read_pixels() * (self.read_variance + self.optics.dark_e)
         pending = []
         for job, laid in self._jobs(x, w, name):
             pending.append((self.submit(job), laid))
@@ -354,11 +367,15 @@ class BenchBackend(Backend):
             vector, matrix = laid.vectors[shot, place], laid.matrix[place]
             electrons = done.electrons[shot, laid.slots[place]]
             leaked = laid.leaked_e[place] + self._leak_e[laid.slots[place]] * lit[matrix, vector]
-            result[matrix, vector, laid.row[place]] = (electrons - leaked) / laid.full_e[place]
+            at = (matrix, vector, laid.row[place])
+            result[at] = (electrons - leaked) / laid.full_e[place]
+            noise[at] = (np.maximum(electrons, 0) + dark[laid.slots[place]]) / laid.full_e[
+                place
+            ] ** 2
             stats.photons += float(electrons.sum())
             stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
             stats.add(done.stats)
-        return result
+        return result, noise
 
     def _jobs(self, x: np.ndarray, w: np.ndarray, name: str) -> Iterator[tuple[TileJob, Laid]]:
         """Pack tiles and vectors into frames.
@@ -433,6 +450,12 @@ class BenchBackend(Backend):
         all_e = response.pairs_e.sum(axis=1)
         leaked_e = response.input_leak * (lit_e + response.weight_leak * all_e)
         return levels, full_e, leaked_e + response.offset_e
+
+    @property
+    def read_variance(self) -> float:
+        """Give the variance of a detector pixel, or window: read noise and converter steps."""
+        step = 0.0 if self.bench.file.layout == "block" else self.optics.gain_e_per_count
+        return self.optics.read_noise_e**2 + step**2 / 12
 
     @property
     def _leak_e(self) -> np.ndarray:

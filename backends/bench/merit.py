@@ -1,0 +1,145 @@
+"""`random_products`: how far dot products of random vectors are from their exact values.
+
+The figure of merit of this field, beside the floor that shot noise, read noise and steps set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...instruments import InputError
+from ..address import Address
+from .backend import BenchBackend
+
+_SHARES = (1.0, 0.5, 0.25, 0.1)  # of elements that are not zero, so that outputs differ in light
+_OUTPUTS = 64  # of one weight frame, at most
+_CLASSES = 6  # of light
+
+
+@dataclass(frozen=True)
+class Merit:
+    """How far random dot products are from their exact values.
+
+    Errors are in units of one element pair at full scale, x = w = 1.
+
+    Parameters
+    ----------
+    products, length : dot products compared, and elements of each
+    photons_full_scale : electrons of an element pair at full scale, in the mean
+    error, bias : root mean square and mean of the errors
+    floor : error that shot noise, read noise, grey and converter steps alone would give
+    relative_error : error over the root mean square of the exact values
+    light_e : electrons of all readings of an output, middle of each class, float64 [classes]
+    error_at_light : relative error of the outputs of each class
+    edges, histogram : of errors over predicted noise; ideally a standard normal distribution
+    shots, retries : taken
+    """
+
+    products: int
+    length: int
+    photons_full_scale: float
+    error: float
+    bias: float
+    floor: float
+    relative_error: float
+    light_e: np.ndarray
+    error_at_light: np.ndarray
+    edges: np.ndarray
+    histogram: np.ndarray
+    shots: int
+    retries: int
+
+    @property
+    def over_floor(self) -> float:
+        """Give the error over the floor."""
+        return self.error / self.floor
+
+    @property
+    def bias_over_floor(self) -> float:
+        """Give the bias over the floor."""
+        return self.bias / self.floor
+
+    @property
+    def bias_error(self) -> float:
+        """Give the standard error of `bias_over_floor`."""
+        return self.error / self.floor / self.products**0.5
+
+
+def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Merit:
+    """Multiply random vectors of a slot's length, normally distributed, a part of them sparse.
+
+    Parameters
+    ----------
+    count : dot products at least; 1 or more
+
+    Raises
+    ------
+    InputError : for a count below 1
+    """
+    if count < 1:
+        raise InputError(f"{count} random products are none; ask for 1 at least")
+    backend.open()
+    chance = np.random.Generator(np.random.Philox(seed))
+    length, layout = backend.layout.length, backend.layout
+    outputs = int(min(max(layout.slots // 2, 1), _OUTPUTS, count))
+    rows = -(-count // outputs)
+    shares = np.array(_SHARES)[np.arange(rows) % len(_SHARES)]
+    lit = chance.random((rows, length)) < shares[:, None]
+    lit[np.arange(rows), chance.integers(length, size=rows)] = True
+    x = (chance.standard_normal((rows, length)) * lit).astype(np.float32)
+    parts, shots, retries = [], 0, 0
+    block = max(1, min(rows, 64))
+    for first in range(0, rows, block):  # new weights for every block: other rows, other slots
+        w = chance.standard_normal((outputs, length)).astype(np.float32)
+        part = x[first : first + block]
+        name = np.arange(first, first + len(part), dtype=np.uint64)
+        result = backend.matmul(part, w, Address(f"random products {seed}/{first}", name))
+        shots, retries = shots + result.stats.shots, retries + result.stats.retries
+        assert result.variance is not None
+        parts.append(_compared(backend, part, w, result.y, result.variance))
+    error, exact, variance, light = (
+        np.concatenate([part[i].ravel() for part in parts]) for i in range(4)
+    )
+    z = error / np.sqrt(variance)
+    edges = np.linspace(-5, 5, 41)
+    histogram = np.histogram(np.clip(z, -4.999, 4.999), edges)[0]
+    order = np.array_split(np.argsort(light), min(_CLASSES, len(light)))
+    size = float(np.sqrt(np.mean(exact**2)))
+    return Merit(
+        products=error.size,
+        length=length,
+        photons_full_scale=float(backend.typical_full_e),
+        error=float(np.sqrt(np.mean(error**2))),
+        bias=float(error.mean()),
+        floor=float(np.sqrt(variance.mean())),
+        relative_error=float(np.sqrt(np.mean(error**2))) / size,
+        light_e=np.array([light[some].mean() for some in order]),
+        error_at_light=np.array(
+            [np.sqrt(np.mean(error[some] ** 2) / np.mean(exact[some] ** 2)) for some in order]
+        ),
+        edges=edges,
+        histogram=histogram,
+        shots=shots,
+        retries=retries,
+    )
+
+
+def _compared(
+    backend: BenchBackend, x: np.ndarray, w: np.ndarray, y: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Give errors, exact values, predicted variances and light of outputs, [rows, outputs]."""
+    x, w = x.astype(np.float64), w.astype(np.float64)
+    x_scale = np.abs(x).max(axis=1, keepdims=True)
+    w_scale = np.abs(w).max(axis=1)[None, :]
+    scale = x_scale * w_scale
+    exact = (x @ w.T) / scale
+    steps = {role: abs(c.brightest - c.darkest) for role, c in backend.curves.items()}
+    grey = ((w / w_scale.T) ** 2).sum(axis=1)[None, :] / (12 * steps["input"] ** 2)
+    grey = grey + ((x / x_scale) ** 2).sum(axis=1, keepdims=True) / (12 * steps["weight"] ** 2)
+    noise = variance / scale**2
+    readings = 4 if (x < 0).any() else 2
+    dark = readings * float(backend.layout.read_pixels().mean()) * backend.read_variance
+    light = np.maximum(noise * backend.typical_full_e**2 - dark, 0)
+    return y / scale - exact, exact, noise + grey, light
