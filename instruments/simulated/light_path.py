@@ -543,18 +543,16 @@ class LightPath:
     def _camera_map(self, sensor_shape: tuple[int, int]) -> np.ndarray:
         """Map weight pixels onto camera pixels; two per cent of the sensor stay free."""
         if sensor_shape not in self._maps:
-            shape = self.modulators["weight"].shape
-            fits = min(sensor_shape[0] / shape[0], sensor_shape[1] / shape[1])
-            lies = self.options.camera_registration
-            scale = 0.98 * fits * lies.scale
-            turn = lies.rotation_deg
+            shape, lies = self.modulators["weight"].shape, self.options.camera_registration
+            tall, wide = sensor_shape[0] / shape[0], sensor_shape[1] / shape[1]
             if self.options.layout == "line":  # a rotation only moves the rows closer together
-                turn, squeeze = 0.0, np.cos(np.deg2rad(turn))
-                scale = 0.98 * sensor_shape[0] / shape[0] * lies.scale * squeeze
-            matrix = affine(scale, turn, lies.shift_px, shape, sensor_shape)
-            if self.options.layout == "line":
+                scale = 0.98 * tall * lies.scale * np.cos(np.deg2rad(lies.rotation_deg))
+                top = (sensor_shape[0] - 1) / 2 + lies.shift_px[0] - scale * (shape[0] - 1) / 2
                 middle = self._spot_left(sensor_shape) + (self.options.spot_px - 1) / 2
-                matrix[:, 1], matrix[1] = 0, (0, 0, middle)
+                matrix = np.array([[scale, 0, top], [0, 0, middle]])
+            else:
+                scale = 0.98 * min(tall, wide) * lies.scale
+                matrix = affine(scale, lies.rotation_deg, lies.shift_px, shape, sensor_shape)
             self._maps[sensor_shape] = matrix
         return self._maps[sensor_shape]
 
@@ -563,7 +561,8 @@ class LightPath:
         if sensor_shape not in self._hot:
             chance = _generator(self.options.seed, "hot", *sensor_shape)
             row, column = np.nonzero(chance.random(sensor_shape) < self.options.hot_pixels)
-            powers = chance.uniform(*np.log(_HOT_E_PER_S), len(row))
+            low, high = np.log(_HOT_E_PER_S)
+            powers = chance.uniform(low, high, len(row))
             self._hot[sensor_shape] = row, column, np.exp(powers).astype(np.float32)
         return self._hot[sensor_shape]
 
