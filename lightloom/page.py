@@ -173,7 +173,7 @@ _PREFIXES = {1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9:
 def measured(value: float, uncertainty: float | None = None) -> tuple[str, str]:
     """Give a number and its uncertainty as texts, to two digits of the uncertainty.
 
-    Without one, the number has five digits, and a whole number all of its own.
+    Without one, the number has five digits; a whole one below a million has all.
     """
     sizes = [abs(v) for v in (value, uncertainty) if v and np.isfinite(v)]
     largest = max(sizes, default=1.0)
@@ -182,9 +182,9 @@ def measured(value: float, uncertainty: float | None = None) -> tuple[str, str]:
         return f"{value:.4g}", "" if uncertainty is None else f"{uncertainty:.2g}"
     scale = 10.0**power
     if uncertainty is not None and np.isfinite(uncertainty) and uncertainty > 0:
-        places = 1 - int(np.floor(np.log10(uncertainty / scale)))
+        places = 1 - int(np.floor(np.log10(uncertainty))) + power
     elif value and np.isfinite(value) and value / scale != round(value / scale):
-        places = 4 - int(np.floor(np.log10(abs(value) / scale)))
+        places = 4 - int(np.floor(np.log10(abs(value)))) + power
     else:
         places = 0
     places = min(max(places, 0), 12)

@@ -658,9 +658,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _remove_others(path: Path, data: Path) -> None:
-    """Remove data files of former headers of this name; one that is held open waits for later."""
-    pattern = re.compile(re.escape(path.stem) + r"\.[0-9a-f]{12}\.safetensors")
-    for other in path.parent.glob("*.safetensors"):
-        if other.name != data.name and pattern.fullmatch(other.name):
-            with contextlib.suppress(OSError):
+    """Remove what former headers of this name, and writes that were cut off, have left."""
+    arrays = re.escape(path.stem) + r"\.[0-9a-f]{12}\.safetensors"
+    drafts = rf"\.({re.escape(path.name)}|{arrays})\.[0-9a-f]{{8}}\.tmp"
+    for other in list(path.parent.iterdir()):
+        if other.name != data.name and re.fullmatch(f"{arrays}|{drafts}", other.name):
+            with contextlib.suppress(OSError):  # one that is held open waits for the next write
                 other.unlink()
