@@ -27,6 +27,7 @@ from lightloom.backends.bench.calibration import (
     Plot,
     Step,
     calibration_path,
+    leaves,
     path_for,
 )
 from lightloom.instruments import Identity, InputError, Region
@@ -707,3 +708,22 @@ def test_what_report_cannot_do_is_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
     ended = report(tmp_path, "bench.toml", "--output", str(tmp_path / "no" / "page.html"))
     assert ended.returncode == 2 and "cannot write" in ended.stderr
+
+
+def test_the_reference_names_every_key(tmp_path: Path) -> None:
+    with opened(tmp_path) as bench:
+        read_back(bench)
+    header = json.loads((tmp_path / "bench.calibration.json").read_text("utf-8"))
+    page = Path(__file__).parents[1] / "docs" / "reference" / "calibration-file.md"
+    described = set(re.findall(r"`([^`]*)`", page.read_text(encoding="utf-8")))
+    (one,) = header["steps"]
+    keys = {*header, *one, *one["figures"][0], *one["plots"][0], *one["arrays"][0]} - {"data"}
+    keys |= {f"data.{key}" for key in header["data"]}
+    instruments = header["binding"].pop("instruments")
+    keys |= {"encoding.*" if key == "encoding" else key for key in header["binding"]}
+    for role, table in instruments.items():
+        for key in table:
+            is_identity = key in ("maker", "model", "serial")
+            keys.add(f".{key}" if is_identity else f"instruments.{role}.{key}")
+    described |= {"." + name.rpartition(".")[2] for name in described if "ROLE." in name}
+    assert keys <= described, keys - described
