@@ -61,7 +61,7 @@ def account_document(account: Account, tokens_per_s: float | None = None) -> dic
             for item in account.digital()
         ],
         "advantages": account.advantages(),
-        "sensitivity": [vars(item) for item in account.sensitivity()[:INFLUENTIAL]],
+        "sensitivity": [vars(item) for item in account.sensitivity(INFLUENTIAL)],
         "tokens_per_s": {"one_bench": reached, "wanted": tokens_per_s},
         "constants": {name: _constant(item) for name, item in account.constants.values.items()},
         "assumed": [item.name for item in account.constants.assumed],

@@ -494,18 +494,26 @@ class Account:
 
     # ---------------------------------------------------------------------- what decides it
 
-    def sensitivity(self) -> list["Sensitivity"]:
-        """Say how far each constant moves the system's energy, the most influential first."""
+    def sensitivity(self, count: int | None = None) -> list["Sensitivity"]:
+        """Say how far each constant moves the system's energy, the most influential first.
+
+        Parameters
+        ----------
+        count : of constants to give; None gives all that have any influence
+        """
         goals = {item.baseline.name: item for item in self.digital() if item.system is not None}
-        found = []
-        for name, constant in self.constants.values.items():
+        powers = {}
+        for name in self.constants.values:
             more, less = (self.total(constants=self.constants.times(name, f)) for f in (1.01, 0.99))
-            power = math.log(more / less) / math.log(1.01 / 0.99) if less > 0 else 0.0
-            if abs(power) < 1e-9:
-                continue
+            powers[name] = math.log(more / less) / math.log(1.01 / 0.99) if less > 0 else 0.0
+        names = sorted(powers, key=lambda name: -abs(powers[name]))
+        found = []
+        for name in [name for name in names if abs(powers[name]) > 1e-9][:count]:
+            constant = self.constants.values[name]
             factors = {label: self._break_even(name, goal) for label, goal in goals.items()}
-            found.append(Sensitivity(name, constant.value, constant.unit, power, factors))
-        return sorted(found, key=lambda item: -abs(item.power))
+            item = Sensitivity(name, constant.value, constant.unit, powers[name], factors)
+            found.append(item)
+        return found
 
     def _break_even(self, name: str, goal: DigitalEnergy) -> float | None:
         """Find the factor on a constant at which the system takes as much; None if none does."""
