@@ -31,6 +31,7 @@ _WORTH_SAYING = 0.03  # share of points that are missing
 _EDGE_PX = 3  # of the camera, that no window may touch
 _PLACES = ((0.5, 0.5), (0.3, 0.28), (0.27, 0.7), (0.7, 0.32), (0.73, 0.74), (0.5, 0.2), (0.42, 0.6))
 _LINE_PLACES = (0.5, 0.3, 0.72, 0.4, 0.62)
+_PATCHES, _COARSE_PATCHES = 200, 40  # in all, and of those that see all periods of stripes
 _STRAIN = 0.4  # of two periods of stripes, in parts of the finer, from which on one is wrong
 _REPEATS = 3  # of stripes that contradict each other
 _UNEVEN = 0.05  # contradiction of stripes and their complements, from which on light has changed
@@ -336,35 +337,43 @@ class _Rows:
                 "rows of the weight modulator are not seen where they were shown: see that its "
                 "frames are the ones on the device, and that rows are imaged on camera rows"
             )
-        return self._dense(slope, blank, noise, shape)
+        self._blank, self._noise = blank, noise
+        return self._dense(slope, 2)
 
-    def _dense(
-        self, slope: np.ndarray, blank: np.ndarray, noise: float, shape: tuple[int, int]
-    ) -> Fitted:
+    def _one(self) -> list[np.ndarray]:
+        return [self.watch.probe.take(self.exposure_s).counts]
+
+    def glance(self, before: Fitted) -> Fitted:
+        """Find rows again, in one exposure, near where they lay."""
+        self.watch.probe.fill("input")
+        return self._dense(before.matrix[0, [0, 2]], 1)
+
+    def _dense(self, slope: np.ndarray, count: int) -> Fitted:
+        shape, blank, noise = self.watch.probe.bench.weight.shape, self._blank, self._noise
         pitch = max(shape[0] // 36, 6)
         side = max(pitch // 4, 1)
         corners, here = fiducials.grid((shape[0], 1), (pitch, 1), (side, 1))
         self.watch.probe.draw("weight", _band(shape, corners[:, 0], side))
-        takes = [self.sums(image) - blank for image in self.watch.take(self.exposure_s)]
+        images = self.watch.take(self.exposure_s) if count == 2 else self._one()
+        takes = [self.sums(image) - blank for image in images]
         reach = max(pitch * abs(slope[0]) / 2 - 1, 2.0)
+        size = (len(blank), 1)
         for _ in range(3):
             predicted = np.column_stack([np.polyval(slope, here[:, 0]), 0 * here[:, 0]])
-            inside = (predicted[:, 0] > reach + _EDGE_PX) & (
-                predicted[:, 0] < len(blank) - 1 - reach - _EDGE_PX
-            )
+            inside = _inside(predicted, size, (reach + _EDGE_PX, 0))
             found = [fiducials.centroids(take, predicted, (reach, 0), noise) for take in takes]
-            seen = found[0].seen & found[1].seen & inside
+            seen = np.logical_and.reduce([each.seen for each in found]) & inside
             if seen.sum() < 4:
                 raise WrongLight(
-                    f"{int(seen.sum())} of {len(here)} rows of the weight modulator are seen"
+                    f"{int(seen.sum())} of {len(here)} bands of rows of the weight modulator are "
+                    "seen: see that nothing stands in the beam and that all is in focus"
                 )
-            there = (found[0].there + found[1].there)[seen] / 2
+            there = np.mean([each.there[seen] for each in found], axis=0)
             slope, kept, residual = _line_fit(here[seen, 0], there[:, 0])
         matrix = np.array([[slope[0], 0.0, slope[1]], [0.0, 0.0, self.middle]])
         there = np.column_stack([there[:, 0], np.full(len(there), self.middle)])
-        off = (found[0].there - found[1].there)[seen, 0] / 2
-        uncertainty = residual * np.sqrt(2 / kept.sum())
-        fit = maps.Fit(matrix, residual, float(uncertainty), kept)
+        off = (found[0].there - found[-1].there)[seen, 0] / 2
+        fit = maps.Fit(matrix, residual, float(residual * np.sqrt(2 / kept.sum())), kept)
         noise_px = float(np.sqrt(np.mean(off**2)))
         number = np.flatnonzero(seen)
         return Fitted(fit, here[seen], there, here, number, noise_px, (reach + _EDGE_PX, 0.0))
@@ -413,6 +422,17 @@ class _Patches:
     side: int
     sum: Callable[[np.ndarray, np.ndarray], np.ndarray]
     takes: int = 1
+    darks: dict[stripes.Pattern, np.ndarray] | None = None  # kept where a glance is enough
+
+    def expose(self) -> None:
+        """Find an exposure for the light of patches."""
+        self.watch.probe.fill("input")
+        self.show(0)
+        self.exposure_s = self.watch.probe.find_exposure(self.exposure_s)
+
+    def centres(self, number: int) -> np.ndarray:
+        """Give the middles of a set's patches, float64 [n, 2]."""
+        return self.sets[number] + (self.side - 1) / 2
 
     def show(self, number: int) -> None:
         """Show a set; -1 is none."""
@@ -455,15 +475,23 @@ class _Patches:
         for pattern in patterns:
             probe.draw("input", pattern.mask(shape))
             self.watch.say(f"stripes of {pattern.period_px} pixels on the input modulator")
-            for number in (-1, *sets):
+            around = self._around(pattern)
+            for number in sets:
                 self.show(number)
                 image = probe.take(self.exposure_s, self.takes).counts
-                if number >= 0:
-                    lit[number].append(self.sum(image, self.sets[number]))
-                    continue
-                for each in sets:
-                    dark[each].append(self.sum(image, self.sets[each]))
+                lit[number].append(self.sum(image, self.sets[number]))
+                dark[number].append(self.sum(around, self.sets[number]))
         return [(np.array(lit[number]), np.array(dark[number])) for number in sets]
+
+    def _around(self, pattern: stripes.Pattern) -> np.ndarray:
+        """Take what dark weights let through of stripes, which are shown already."""
+        if self.darks is not None and pattern in self.darks:
+            return self.darks[pattern]
+        self.show(-1)
+        image = self.watch.probe.take(self.exposure_s, self.takes).counts
+        if self.darks is not None:
+            self.darks[pattern] = image
+        return image
 
 
 def _agree(light: np.ndarray) -> bool:
@@ -495,7 +523,7 @@ def _locate(patches: _Patches, coarse_sets: list[int], input_shape: tuple[int, i
 
     The first sets see stripes of all periods; the others the finest, since a map is known by then.
     """
-    centres = [corners + (patches.side - 1) / 2 for corners in patches.sets]
+    centres = [patches.centres(number) for number in range(len(patches.sets))]
     here = np.concatenate([centres[number] for number in coarse_sets])
     read = [_read(patches, coarse_sets, input_shape, None)]
     good, there = read[0].good, read[0].there
@@ -523,17 +551,18 @@ def _locate(patches: _Patches, coarse_sets: list[int], input_shape: tuple[int, i
     return Fitted(fit, here[good], there[good], here, number, noise_px, margin, bad_px=bad_px)
 
 
-def _refined(patches: _Patches, read: _Read, matrix: np.ndarray) -> tuple[np.ndarray, float]:
+def _refined(
+    patches: _Patches, read: _Read, matrix: np.ndarray, period_px: int | None = None
+) -> tuple[np.ndarray, float]:
     """Give places anew, for a map that is nearly right: float64 [n, 2], and their noise."""
     steps = np.arange(patches.side) - (patches.side - 1) / 2
     inside = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     places, noises = [], []
     for order, number in enumerate(read.sets):
-        centres = patches.sets[number] + (patches.side - 1) / 2
-        seen = maps.apply(matrix, centres[:, None] + inside)
+        seen = maps.apply(matrix, patches.centres(number)[:, None] + inside)
         there = seen.mean(axis=1)
         for axis in (0, 1):
-            patterns = stripes.shifted(axis, stripes.FINEST * patches.side)
+            patterns = stripes.shifted(axis, period_px or stripes.FINEST * patches.side)
             lit, dark = read.finest[axis][order]
             off, noise = stripes.refine(lit, dark, seen[..., axis], patterns)
             there[:, axis] += off
@@ -553,19 +582,23 @@ def _read(
     sets: list[int],
     input_shape: tuple[int, int],
     guess: np.ndarray | None,
+    period_px: int | None = None,
 ) -> _Read:
     """Read places on the input modulator.
 
     Parameters
     ----------
-    guess : of the places, within half the finest period; None reads all periods
+    guess : of the places, within half a period; None reads all periods
+    period_px : the only one, with a guess; None is the finest
     """
     there, finest = [], []
     good = np.ones(sum(len(patches.sets[number]) for number in sets), dtype=bool)
     for axis, size in enumerate(input_shape):
         periods = stripes.periods(size, patches.side)
+        if guess is not None:
+            periods = [period_px or periods[-1]]
         within = []
-        for period in periods if guess is None else periods[-1:]:
+        for period in periods:
             patterns = stripes.shifted(axis, period)
             each = patches.signals(patterns, sets)
             signals = np.concatenate([lit - dark for lit, dark in each], axis=1)
@@ -586,16 +619,27 @@ def _read(
 
 
 def _line(watch: Watch, exposure_s: float, bright: np.ndarray) -> _Maps:
-    probe = watch.probe
-    shape = probe.bench.weight.shape
     rows = _Rows(watch, exposure_s, bright)
     found = rows.find()
-    side = max(shape[0] // 96 // 4 * 4, 4)
-    pitch = max(round(1.8 * side), int(np.ceil(6 / abs(found.matrix[0, 0]))))
-    count = len(stripes.patches(shape, side, pitch, 0))
-    frames = int(np.clip(np.ceil(200 / count), 2, 8))
-    sets = [stripes.patches(shape, side, pitch, number) for number in range(frames)]
+    patches = _line_patches(watch, exposure_s, rows, found)
+    coarse = [0]
+    while sum(len(patches.sets[number]) for number in coarse) < _COARSE_PATCHES:
+        coarse.append(len(coarse))
+    inputs = _locate(patches, coarse, watch.probe.bench.input.shape)
+    parts = {"weight": found, "input": inputs}
+    return _Maps(inputs.matrix, found.matrix, rows.spot_px, parts, inputs.fit.uncertainty_px)
+
+
+def _line_patches(watch: Watch, exposure_s: float, rows: _Rows, found: Fitted) -> _Patches:
+    """Give patches that the camera tells apart by their rows, with an exposure that suits them."""
+    probe = watch.probe
+    shape = probe.bench.weight.shape
     slope, offset = found.matrix[0, 0], found.matrix[0, 2]
+    side = max(shape[0] // 96 // 4 * 4, 4)
+    pitch = max(round(1.8 * side), int(np.ceil(6 / abs(slope))))
+    count = len(stripes.patches(shape, side, pitch, 0))
+    frames = int(np.clip(np.ceil(_PATCHES / count), 2, 8))
+    sets = [stripes.patches(shape, side, pitch, number) for number in range(frames)]
     margin = (pitch - side) / 2
 
     def sums(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -607,31 +651,30 @@ def _line(watch: Watch, exposure_s: float, bright: np.ndarray) -> _Maps:
         low, high = (edge.clip(0, len(total) - 1) for edge in (low, high))
         return np.where(inside, total[high] - total[low], 0.0)
 
-    probe.fill("input")
     patches = _Patches(watch, exposure_s, sets, side, sums)
-    patches.show(0)
-    patches.exposure_s = probe.find_exposure(exposure_s)
-    coarse = [number for number in range(frames) if number * count < 40]
-    inputs = _locate(patches, coarse, probe.bench.input.shape)
-    parts = {"weight": found, "input": inputs}
-    return _Maps(inputs.matrix, found.matrix, rows.spot_px, parts, inputs.fit.uncertainty_px)
+    patches.expose()
+    return patches
 
 
 def _block(watch: Watch, exposure_s: float) -> _Maps:
-    probe = watch.probe
-    shape = probe.bench.weight.shape
+    patches = _block_patches(watch, exposure_s)
+    coarse = list(range(len(patches.sets) // 2))
+    inputs = _locate(patches, coarse, watch.probe.bench.input.shape)
+    return _Maps(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
+
+
+def _block_patches(watch: Watch, exposure_s: float) -> _Patches:
+    """Give patches that a photodiode sees one at a time: large, since dark weights leak as well."""
+    shape = watch.probe.bench.weight.shape
     side = max(shape[0] // 12 // 4 * 4, 4)
     _, centres = fiducials.grid(shape, (shape[0] // 4, shape[1] // 4), (side, side))
-    order = np.argsort([(5 * number) % 16 for number in range(len(centres))])
-    shifted = centres[order] + side / 3 * np.random.default_rng(1).uniform(-1, 1, centres.shape)
-    corners = np.rint(shifted - (side - 1) / 2).astype(int).clip(0, np.array(shape) - side)
-    sets = [corner[None] for corner in corners]
-    patches = _Patches(watch, exposure_s, sets, side, lambda image, corners: image[0], takes=2)
-    probe.fill("input")
-    patches.show(0)
-    patches.exposure_s = probe.find_exposure(exposure_s)
-    inputs = _locate(patches, list(range(8)), probe.bench.input.shape)
-    return _Maps(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
+    order = np.argsort([(5 * number) % len(centres) for number in range(len(centres))])
+    scattered = side / 3 * np.random.default_rng(1).uniform(-1, 1, centres.shape)
+    corners = np.rint(centres[order] + scattered - (side - 1) / 2).astype(int)
+    sets = [corner[None] for corner in corners.clip(0, np.array(shape) - side)]
+    patches = _Patches(watch, exposure_s, sets, side, lambda image, _: image[0], takes=2)
+    patches.expose()
+    return patches
 
 
 # --- what follows from it -------------------------------------------------------------------------
@@ -1093,27 +1136,58 @@ def follow(bench: Bench, tell: Callable[[str], None] | None = None) -> Iterator[
 
 
 def _glances(watch: Watch, exposure_s: float, bright: np.ndarray) -> Iterator[_Maps]:
-    """Find the maps once, then follow them as long as they do not jump."""
+    """Find the maps once, then follow them as long as they do not jump.
+
+    Raises
+    ------
+    WrongLight : when they do, or the light is lost
+    """
     layout = watch.probe.bench.file.layout
     if layout == "imaged":
-        yield from _imaged_glances(watch, exposure_s)
-    elif layout == "line":
-        yield from _line_glances(watch, exposure_s, bright)
-    else:
+        squares = {role: _Squares(watch, exposure_s, role) for role in ("weight", "input")}
+        lies = {role: each.coarse() for role, each in squares.items()}
         while True:
-            yield _block(watch, exposure_s)
-
-
-def _imaged_glances(watch: Watch, exposure_s: float) -> Iterator[_Maps]:
-    squares = {role: _Squares(watch, exposure_s, role) for role in ("weight", "input")}
-    lies = {role: each.coarse() for role, each in squares.items()}
+            found = {role: each.glance(*lies[role]) for role, each in squares.items()}
+            lies = {role: (part.matrix, lies[role][1]) for role, part in found.items()}
+            yield _composed(found)
+    rows = _Rows(watch, exposure_s, bright) if layout == "line" else None
+    found_rows = None if rows is None else rows.find()
+    patches = _block_patches(watch, exposure_s)
+    if rows is not None and found_rows is not None:
+        patches = _line_patches(watch, exposure_s, rows, found_rows)
+    sets = [0] if rows is not None else list(range(6))
+    shape = watch.probe.bench.input.shape
+    inputs = _locate(replace(patches, sets=[patches.sets[number] for number in sets]), sets, shape)
+    patches.darks, patches.takes = {}, 1
     while True:
-        found = {}
-        for role, each in squares.items():
-            found[role] = each.glance(*lies[role])
-            lies[role] = (found[role].matrix, lies[role][1])
-        yield _composed(found)
+        parts = {"input": inputs}
+        if rows is not None and found_rows is not None:
+            found_rows = rows.glance(found_rows)
+            parts = {"weight": found_rows, "input": inputs}
+        inputs = _glanced(patches, sets, shape, inputs.matrix)
+        camera_map = None if found_rows is None else found_rows.matrix
+        spot_px = None if rows is None else rows.spot_px
+        yield _Maps(inputs.matrix, camera_map, spot_px, parts, inputs.fit.uncertainty_px)
 
 
-def _line_glances(watch: Watch, exposure_s: float, bright: np.ndarray) -> Iterator[_Maps]:
-    raise NotImplementedError
+_TELL_PERIOD = 12  # patches, from which on stripes that are coarse for each fix the map together
+
+
+def _glanced(
+    patches: _Patches, sets: list[int], input_shape: tuple[int, int], matrix: np.ndarray
+) -> Fitted:
+    """Read places again under stripes of one period, near where they lay."""
+    here = np.concatenate([patches.centres(number) for number in sets])
+    periods = stripes.periods(min(input_shape), patches.side)
+    period = periods[-2 if len(here) >= _TELL_PERIOD else -1]
+    read = _read(patches, sets, input_shape, maps.apply(matrix, here), period)
+    if read.good.sum() < 4:
+        raise WrongLight("the input modulator's stripes are not seen any more; looking anew")
+    fit = _fit(here[read.good], read.there[read.good], "input")
+    for _ in range(2):
+        there, noise_px = _refined(patches, read, fit.matrix, period)
+        fit = _fit(here[read.good], there[read.good], "input")
+    if fit.residual_px > period / 16 or fit.kept.sum() < 0.7 * read.good.sum():
+        raise WrongLight("the input modulator has moved too far at once; looking anew")
+    number = np.flatnonzero(read.good)
+    return Fitted(fit, here[read.good], there[read.good], here, number, noise_px)

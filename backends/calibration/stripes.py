@@ -128,9 +128,10 @@ def refine(
     noise_px : of one of them, as far as the radius of the turn tells, which noise changes as much
     """
     model = np.stack([pattern.light(seen).mean(axis=1) for pattern in patterns])
-    around = dark / np.maximum(dark.sum(axis=1, keepdims=True) / dark.sum(axis=1).mean(), 1e-30)
-    factor = np.ones((len(patterns), 1))
+    around, factor = dark, np.ones((len(patterns), 1))
     if lit.shape[1] >= _TELL_SOURCE:
+        total = dark.sum(axis=1, keepdims=True)  # the same for all shifts, over many stripes
+        around = dark * total.mean() / np.maximum(total, 1e-30)
         for _ in range(4):
             bright = ((lit / factor - around) * model).sum(axis=0) / (model**2).sum(axis=0)
             expected = bright * model + around
