@@ -512,6 +512,17 @@ def test_the_spots_of_a_line_lie_where_the_registration_says(
     assert picture.sum() == pytest.approx(electrons, rel=1e-3)
 
 
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+@pytest.mark.parametrize("left", [0, 40, 46, 60])
+def test_a_region_sees_its_part_of_the_picture(layout: str, left: int) -> None:
+    # spots lie in columns 45 to 49: regions begin before, among and behind them
+    world = World(layout=layout, blur_px=0.7)
+    world.show(255, square((64, 96), 10, 30, 30))
+    whole, part = world.mean(), Region(5, left, 40, 30)
+    seen = world.path.on_camera(1.0, 2e-3, (64, 96), part, 0.0, Shot("m", 1))
+    np.testing.assert_array_equal(seen, whole[5:45, left : left + 30])
+
+
 def test_spots_beside_the_sensor_are_lost() -> None:
     world = World(layout="line", camera_registration={"shift_px": (20.0, 46.5), "rotation_deg": 3})
     world.show(255, 255)

@@ -286,10 +286,12 @@ class LightPath:
             electrons = self._electrons_per_pixel(exposure_s, shot)
             rows_s = row_time_s * np.arange(region.top, region.top + region.height)
             pairs = self._pairs(start_s + (rows_s if row_time_s else rows_s[:1]), exposure_s)
-            out = np.empty((region.height, region.width), dtype=np.float32)
+            out = np.zeros((region.height, region.width), dtype=np.float32)
+            lit = self._lit_columns(sensor_shape, region)
             for number, (one, other, share) in enumerate(pairs):
                 factor = (electrons * share[:, None]).astype(np.float32)
-                _scale(self._picture(one, other, sensor_shape)[part], factor, number > 0, out)
+                seen = self._picture(one, other, sensor_shape)[part]
+                _scale(seen[:, lit], factor, number > 0, out[:, lit])
             if self.options.stray_e_per_s:
                 out += np.float32(self.options.stray_e_per_s * exposure_s)
             return out
@@ -483,6 +485,13 @@ class LightPath:
     def _spot_left(self, sensor_shape: tuple[int, int]) -> float:
         middle = (sensor_shape[1] - self.options.spot_px) // 2
         return middle + self.options.camera_registration.shift_px[1]
+
+    def _lit_columns(self, sensor_shape: tuple[int, int], region: Region) -> slice:
+        """Give the columns of a region outside which a picture is dark for certain."""
+        if self.options.layout != "line":
+            return slice(None)
+        left = int(np.floor(self._spot_left(sensor_shape))) - region.left
+        return slice(max(left, 0), max(left + self.options.spot_px + 1, 0))
 
     def _electrons_per_pixel(self, exposure_s: float, shot: Shot) -> float:
         options = self.options
