@@ -301,12 +301,15 @@ class Layout(ABC):
         """Give the photoelectrons of each slot, float64 [slots], from what the detector took."""
 
     @abstractmethod
-    def marks(self, taken: np.ndarray, mean_input: float, response: Response | None) -> Marks:
+    def marks(
+        self, taken: np.ndarray, mean_input: float | None, response: Response | None
+    ) -> Marks:
         """Read the markers of a shot.
 
         Parameters
         ----------
-        mean_input : light that the input's elements pass, in the mean; darkest weights leak of it
+        mean_input : light that the input's elements pass, in the mean; darkest weights leak of it.
+            None where it is not known
         response : how bright markers are; None where nobody measured it yet
 
         Raises
@@ -417,31 +420,51 @@ class _OnCamera(Layout):
         """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
         return {role: cells.electrons(taken) for role, cells in self._cells.items()}
 
-    def marks(self, taken: np.ndarray, mean_input: float, response: Response | None) -> Marks:
-        """Read both numbers from their marker cells, and how bright these are together."""
+    def marks(
+        self, taken: np.ndarray, mean_input: float | None, response: Response | None
+    ) -> Marks:
+        """Read both numbers from their marker cells, and how bright these are together.
+
+        The brightness comes from the differences of bits and complements, in which leaks cancel.
+        """
         known = response is not None and response.marker_e is not None
         numbers: dict[str, int] = {}
-        light, expected, variance = 0.0, 0.0, 0.0
+        above, expected, variance = 0.0, 0.0, 0.0
         for role, cells in self._cells.items():
             electrons = cells.electrons(taken)
             noise = np.maximum(electrons, 0) + cells.pixels * self.optics.read_noise_e**2
             bright = None
             if known:
                 assert response is not None and response.marker_e is not None
-                bright = response.marker_e[role]
+                bright = response.marker_e[role].reshape(-1, 2 * self.marker_bits)
                 if response.marker_leak_e is not None:
-                    electrons = electrons - response.marker_leak_e[role] * mean_input
-                light, variance = light + electrons.sum(), variance + noise.sum()
-                bright = bright.reshape(-1, 2 * self.marker_bits)
-            shape = (-1, 2 * self.marker_bits)
-            numbers[role] = self._read_bits(
-                electrons.reshape(shape), bright, noise.reshape(shape), role
+                    electrons = self._without_leak(
+                        electrons, response.marker_leak_e[role], mean_input
+                    )
+            electrons, noise = (
+                part.reshape(-1, 2 * self.marker_bits) for part in (electrons, noise)
             )
+            number = numbers[role] = self._read_bits(electrons, bright, noise, role)
             if bright is not None:
-                expected += bright[:, self._bits(numbers[role]) > 0].sum()
+                lit = self._bits(number) > 0
+                above += electrons[:, lit].sum() - electrons[:, ~lit].sum()
+                expected += bright[:, lit].sum()
+                variance += noise.sum()
         if not known:
             return Marks(numbers)
-        return Marks(numbers, light / expected, variance / expected**2)
+        return Marks(numbers, above / expected, variance / expected**2)
+
+    def _without_leak(
+        self, electrons: np.ndarray, leak: np.ndarray, mean_input: float | None
+    ) -> np.ndarray:
+        """Take away what the input's elements leak into marker cells [copies x 2 bits]."""
+        if mean_input is None:  # then the darker cell of each pair tells
+            pairs, leaks = electrons.reshape(-1, 2), leak.reshape(-1, 2)
+            darker = pairs[:, 0] > pairs[:, 1]
+            place = (np.arange(len(pairs)), darker.astype(int))
+            total = max(float(leaks[place].sum()), 1e-30)
+            mean_input = max(float(pairs[place].sum()) / total, 0.0)
+        return electrons - leak * mean_input
 
     def read_pixels(self) -> np.ndarray:
         """Give the number of pixels of each slot."""
@@ -758,7 +781,9 @@ class BlockLayout(Layout):
         volts = taken[0].sum() - float(self.optics.dark_counts)
         return np.array([volts * self.optics.gain_e_per_count])
 
-    def marks(self, taken: np.ndarray, mean_input: float, response: Response | None) -> Marks:
+    def marks(
+        self, taken: np.ndarray, mean_input: float | None, response: Response | None
+    ) -> Marks:
         """Give none: the counters of the DAQ tell which frames were shown."""
         return Marks({})
 

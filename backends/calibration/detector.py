@@ -16,8 +16,9 @@ from .work import Measured, Work
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
 _BUCKET_WINDOWS = 64  # a photodiode has one pixel: many windows instead
-_AREA_PX = 32  # side of an area of pixels whose mean and variance are one point
-_MOST = 0.85  # of the detector's range, that the curve is fitted up to
+_AREA_PX = 8  # side of an area of pixels whose mean and variance are one point
+_MOST, _CLIPS = 0.8, 0.92  # of the detector's range: brightest pixels, and where noise is cut off
+_BINS = 20  # of light, in which the fit is looked at
 _CHANGED = 0.2  # of the light between frames of a pair, from which on they are taken again
 _POOR = 0.05  # relative residual of the fit that is refused
 
@@ -103,7 +104,7 @@ def _fullest(work: Work) -> float:
     exposure_s = work.probe.find_exposure()
     taken = work.probe.take(exposure_s)
     share = taken.peak / work.probe.range
-    return min(exposure_s * (_MOST - 0.05) / max(share, 1e-6), work.probe.longest_s)
+    return min(exposure_s * _MOST / max(share, 1e-6), work.probe.longest_s)
 
 
 def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -124,7 +125,8 @@ def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.nd
         off = np.where(good, (other - ratio * one) ** 2 / (1 + ratio**2), 0)
         # areas, not pixels of like brightness: choosing by a noisy value would choose its noise
         count, light, noise = (_areas(image) for image in (good.astype(float), both, off))
-        some = (count > count.max() / 2) & (light < _MOST * probe.range * count)
+        clipped = _areas((np.maximum(one, other) + dark >= _CLIPS * probe.range).astype(float))
+        some = (count > count.max() / 2) & (clipped == 0)
         means.append(light[some] / count[some])
         variances.append(noise[some] / count[some])
         weights.append(count[some] / 2)
@@ -171,7 +173,7 @@ def _windows(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.
 def _fit(
     mean: np.ndarray, variance: np.ndarray, weight: np.ndarray, read: float
 ) -> tuple[float, float, float]:
-    """Fit variance = read + slope mean; give slope, its error, and the residual beyond noise.
+    """Fit variance = read + slope mean; give slope, its error, and the residual of bins.
 
     Parameters
     ----------
@@ -186,8 +188,12 @@ def _fit(
     model = np.maximum(read + slope * mean, 1e-30)
     each = weight / model**2
     residual = variance - model
-    chi = max(float((each * residual**2).mean()), 1.0)  # 1 where noise alone remains
-    poor = float(np.sqrt((chi - 1) / weight.mean()))
+    chi = max(float((each * residual**2).mean()), 1.0)  # areas of mixed brightness have more
+    edges = np.quantile(mean, np.linspace(0, 1, _BINS + 1)[1:-1])
+    place = np.searchsorted(edges, mean)
+    sums, weights = (np.bincount(place, v) for v in (weight * residual / model, weight))
+    some = weights > 0
+    poor = float(np.sqrt(np.mean((sums[some] / weights[some]) ** 2)))
     return slope, float(np.sqrt(chi / (each * mean**2).sum())), poor
 
 

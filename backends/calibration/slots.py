@@ -155,7 +155,10 @@ class Slots:
                 marker_e={role: e * exposure_s for role, e in markers.marker_e.items()},
                 marker_leak_e={role: e * exposure_s for role, e in markers.marker_leak_e.items()},
             )
-        lit = float((inputs == self.layout.brightest["input"]).mean())
+        bright = inputs == self.layout.brightest["input"]
+        lit: float | None = float(bright.mean())
+        if not (bright | (inputs == self.layout.darkest["input"])).all():
+            lit = None  # the light of other levels is not known yet
         marks = self.layout.marks(taken, lit, markers)
         for role, number in marks.numbers.items():
             if number != self._number[role] % (1 << self.layout.marker_bits):
