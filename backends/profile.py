@@ -92,6 +92,7 @@ class OpticsProfile(BaseModel):
     adc_samples_per_s: Positive | None = None
     host_operations_per_s: Positive = 2e10
     host_bytes_per_s: Positive = 1e10
+    host_value_bytes: Count = 4
 
     # for the account of energy (lightloom.scheduler.constants says what each is)
     dac_j: Positive | None = None

@@ -273,7 +273,8 @@ def _of_profile(profile: OpticsProfile) -> dict[str, Constant]:
     found = {}
     for key, kind in KINDS.items():
         value = getattr(profile, key, None)
-        if value is None:
+        field = OpticsProfile.model_fields.get(key)
+        if value is None or (key not in profile.sources and field and value == field.default):
             continue
         source = profile.sources.get(key, "given in Python, without a source")
         origin = "--set" if source == "set by the user" else f"profile {profile.name}"

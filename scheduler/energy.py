@@ -269,12 +269,12 @@ def _measured(planned: Events, stats: Stats, profile: OpticsProfile) -> Events:
 
 def _on_host(step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
     cost, macs = host_cost(step, sizes, profile), step.macs(sizes)
-    return Events(macs=macs, host_macs=macs, host_values=cost.bytes // 4, host_s=cost.seconds)
+    return Events(macs=macs, host_macs=macs, host_values=cost.values, host_s=cost.seconds)
 
 
 def _host(step: HostStep, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
     cost = host_cost(step, sizes, profile)
-    return Events(host_operations=cost.operations, host_values=cost.bytes // 4, host_s=cost.seconds)
+    return Events(host_operations=cost.operations, host_values=cost.values, host_s=cost.seconds)
 
 
 # ------------------------------------------------------------------------- joules and seconds

@@ -34,10 +34,10 @@ class OpticalCost:
 
 @dataclass(frozen=True)
 class HostCost:
-    """Operations and bytes of one host step, and the seconds that a profile's host needs."""
+    """Operations of one host step, values it moves, and the seconds of a profile's host."""
 
     operations: int
-    bytes: int
+    values: int
     seconds: float
 
 
@@ -91,10 +91,11 @@ def host_cost(
         shapes = [*step.in_shapes, *step.out_shapes]
         values = sum(math.prod(evaluate(shape, sizes)) for shape in step.out_shapes)
         operations = REGISTRY[step.step].operations * values
-    moved = 4 * sum(math.prod(evaluate(shape, sizes)) for shape in shapes)
     if isinstance(step, HostStep) and REGISTRY[step.step].operations == 0:
-        moved = 4 * sum(math.prod(evaluate(shape, sizes)) for shape in step.out_shapes)
-    seconds = max(operations / profile.host_operations_per_s, moved / profile.host_bytes_per_s)
+        shapes = [*step.out_shapes]
+    moved = sum(math.prod(evaluate(shape, sizes)) for shape in shapes)
+    moving = moved * profile.host_value_bytes / profile.host_bytes_per_s
+    seconds = max(operations / profile.host_operations_per_s, moving)
     return HostCost(int(operations), moved, seconds)
 
 
