@@ -147,6 +147,15 @@ def test_whatever_a_step_holds_comes_back_exactly(
         assert_same(one, other)
 
 
+def test_views_come_back_as_what_they_show(tmp_path: Path) -> None:
+    whole = np.arange(24.0).reshape(4, 6)
+    views = {"turned": whole.T, "every_second": whole[::2, ::-2], "one": whole[:, 3]}
+    views["foreign"] = whole.astype(whole.dtype.newbyteorder("S"))
+    made = step(arrays=views, plots=())
+    calibration(made).write(tmp_path / "views.json")
+    assert_same(made, Calibration.read(tmp_path / "views.json").steps["dark"])
+
+
 def test_header_is_json_of_everyone_and_names_what_it_should(tmp_path: Path) -> None:
     path = tmp_path / "bench.calibration.json"
     calibration(step(figures=(Figure("odd", np.nan, np.inf, "µm"),))).write(path)
@@ -376,9 +385,10 @@ def refusal(held: Calibration, bench: Bench, *wanted: str, **others: Any) -> str
 
 @pytest.mark.parametrize("layout", ["imaged", "line", "block"])
 def test_the_same_bench_is_accepted(tmp_path: Path, layout: str) -> None:
-    with opened(tmp_path, layout=layout) as bench:
+    # 7 ms and 7000 us are two floats
+    with opened(tmp_path, ('"2 ms"', '"7 ms"'), layout=layout) as bench:
         held = read_back(bench)
-    with opened(tmp_path, ('"2 ms"', '"2000 us"'), layout=layout) as bench:
+    with opened(tmp_path, ('"2 ms"', '"7000 us"'), layout=layout) as bench:
         held.check(bench, ("dark",), DAY_S, SOON)
     assert held.is_simulated
 
