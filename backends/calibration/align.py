@@ -32,8 +32,9 @@ _EDGE_PX = 3  # of the camera, that no window may touch
 _PLACES = ((0.5, 0.5), (0.3, 0.28), (0.27, 0.7), (0.7, 0.32), (0.73, 0.74), (0.5, 0.2), (0.42, 0.6))
 _LINE_PLACES = (0.5, 0.3, 0.72, 0.4, 0.62)
 _PATCHES, _COARSE_PATCHES = 200, 40  # in all, and of those that see all periods of stripes
+_SHARPER = 0.7  # width of a band of input rows over that of weight rows: they are swapped
 _STRAIN = 0.4  # of two periods of stripes, in parts of the finer, from which on one is wrong
-_REPEATS = 3  # of stripes that contradict each other
+_REPEATS = 5  # of stripes that contradict each other
 _UNEVEN = 0.05  # contradiction of stripes and their complements, from which on light has changed
 _SHIFT_PX, _TURN_DEG, _MAGNIFY = 1.0, 0.05, 2e-3  # what is worth a turn of a screw
 
@@ -134,7 +135,8 @@ class _Squares:
         if len(here) < 4:
             raise WrongLight(
                 f"{len(here)} of {len(corners)} squares of the {self.role} modulator are seen, and "
-                f"4 are needed; {reasons[0] if reasons else 'they lie at the edge of the sensor'}"
+                "4 are needed: something covers a part of it or of the beam "
+                f"({reasons[0] if reasons else 'they lie at the edge of the sensor'})"
             )
         matrix, off = fiducials.consensus(np.array(here), np.array(there))
         wrong = off > max(0.35 * side * _scale(matrix), 2.0)
@@ -315,6 +317,7 @@ class _Rows:
         blank, noise = (one + other) / 2, _noise(one, other)
         side = max(shape[0] // 36, 2)
         here, there = [], []
+        reason = "they lie at the edge of the sensor"
         for share in _LINE_PLACES:
             top = round(share * shape[0] - side / 2)
             self.watch.say("looking for rows of the weight modulator")
@@ -328,7 +331,11 @@ class _Rows:
             here.append(top + (side - 1) / 2)
             there.append(place[0])
         if len(here) < 3:
-            raise WrongLight(f"too few rows of the weight modulator are seen: {reason}")
+            raise WrongLight(
+                f"{len(here)} of {len(_LINE_PLACES)} bands of rows of the weight modulator are "
+                f"seen, and 3 are needed: something covers a part of it or of the beam ({reason})"
+            )
+        self._check_swapped(blank)
         slope = _line_consensus(np.array(here), np.array(there))
         wrong = np.abs(np.polyval(slope, here) - there) > max(side * abs(slope[0]), 3)
         self.watch.drop(int(wrong.sum()))
@@ -339,6 +346,27 @@ class _Rows:
             )
         self._blank, self._noise = blank, noise
         return self._dense(slope, 2)
+
+    def _check_swapped(self, blank: np.ndarray) -> None:
+        """See whose rows are the camera's rows: those of the weight modulator should be."""
+        probe = self.watch.probe
+        widths = {}
+        for role, other in (("weight", "input"), ("input", "weight")):
+            shape = _modulator(probe.bench, role).shape
+            probe.fill(other)
+            probe.draw(role, _band(shape, np.array([shape[0] // 2]), 3))
+            seen = self.sums(probe.take(self.exposure_s).counts) - blank
+            light = np.maximum(seen[:, 0] - 0.2 * seen.max(), 0)
+            rows = np.arange(len(light))
+            middle = light @ rows / light.sum()
+            widths[role] = float(np.sqrt(light @ (rows - middle) ** 2 / light.sum()))
+        probe.fill("input")
+        if widths["input"] < _SHARPER * widths["weight"]:
+            raise WrongLight(
+                "the modulators are swapped: rows of the input modulator are seen as camera rows, "
+                "and those of the weight modulator are smeared; swap their tables in the bench "
+                "file, or their cables"
+            )
 
     def _one(self) -> list[np.ndarray]:
         return [self.watch.probe.take(self.exposure_s).counts]
@@ -453,11 +481,15 @@ class _Patches:
         ------
         WrongLight : when patterns and their complements contradict each other again and again
         """
+        light: dict[int, np.ndarray] = {}
+        wanted = [-1, *sets]
         for _ in range(_REPEATS):
-            raw = self._raw(patterns, sets)
-            if all(_agree(image.sum(axis=1)) for each in raw for image in each):
-                return raw
-            self.watch.drop(1)
+            self._take(patterns, wanted, sets, light)
+            size = sum(light[number].sum() for number in sets) / len(sets)
+            wanted = [number for number in (-1, *sets) if not _agree(light[number], size)]
+            if not wanted:
+                return self._told(light, sets)
+            self.watch.drop(len(wanted))
             self.watch.probe.forget_frames()
         raise WrongLight(
             "the light of stripes and of their complements contradict each other in "
@@ -465,39 +497,59 @@ class _Patches:
             "source is steady and that the input modulator shows the frames it is given"
         )
 
-    def _raw(
-        self, patterns: list[stripes.Pattern], sets: list[int]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        probe = self.watch.probe
-        shape = probe.bench.input.shape
-        lit: dict[int, list[np.ndarray]] = {number: [] for number in sets}
-        dark: dict[int, list[np.ndarray]] = {number: [] for number in sets}
+    def _take(
+        self,
+        patterns: list[stripes.Pattern],
+        wanted: list[int],
+        sets: list[int],
+        light: dict[int, np.ndarray],
+    ) -> None:
+        """Take the light of wanted sets, [shifts, n]; -1 is that of all through dark weights."""
+        taken: dict[int, list[np.ndarray]] = {number: [] for number in wanted}
         for pattern in patterns:
-            probe.draw("input", pattern.mask(shape))
             self.watch.say(f"stripes of {pattern.period_px} pixels on the input modulator")
-            around = self._around(pattern)
-            for number in sets:
-                self.show(number)
-                image = probe.take(self.exposure_s, self.takes).counts
-                lit[number].append(self.sum(image, self.sets[number]))
-                dark[number].append(self.sum(around, self.sets[number]))
-        return [(np.array(lit[number]), np.array(dark[number])) for number in sets]
+            if self.darks is not None and wanted == [-1] and pattern in self.darks:
+                del self.darks[pattern]  # it is the one that is contradicted
+            self.watch.probe.draw("input", pattern.mask(self.watch.probe.bench.input.shape))
+            for number in wanted:
+                if number >= 0:
+                    taken[number].append(self.sum(self._image(number), self.sets[number]))
+                    continue
+                image = self._around(pattern)
+                taken[-1].append(np.concatenate([self.sum(image, self.sets[n]) for n in sets]))
+        light.update({number: np.array(each) for number, each in taken.items()})
+
+    def _image(self, number: int) -> np.ndarray:
+        self.show(number)
+        return self.watch.probe.take(self.exposure_s, self.takes).counts
 
     def _around(self, pattern: stripes.Pattern) -> np.ndarray:
         """Take what dark weights let through of stripes, which are shown already."""
-        if self.darks is not None and pattern in self.darks:
-            return self.darks[pattern]
-        self.show(-1)
-        image = self.watch.probe.take(self.exposure_s, self.takes).counts
-        if self.darks is not None:
-            self.darks[pattern] = image
-        return image
+        if self.darks is None:
+            return self._image(-1)
+        if pattern not in self.darks:
+            self.darks[pattern] = self._image(-1)
+        return self.darks[pattern]
+
+    def _told(
+        self, light: dict[int, np.ndarray], sets: list[int]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        ends = np.cumsum([len(self.sets[number]) for number in sets])[:-1]
+        around = np.split(light[-1], ends, axis=1)
+        return [(light[number], dark) for number, dark in zip(sets, around, strict=True)]
 
 
-def _agree(light: np.ndarray) -> bool:
-    """Say whether stripes and their complements give the same sum at both pairs of shifts."""
-    total = light.sum()
-    return bool(abs(light[0] + light[2] - light[1] - light[3]) <= _UNEVEN * abs(total))
+def _agree(light: np.ndarray, size: float) -> bool:
+    """Say whether stripes and their complements give the same sum at both pairs of shifts.
+
+    Parameters
+    ----------
+    light : float64 [shifts, n]
+    size : sum of such light with patches; what is small against it does not matter
+    """
+    off = light[0] + light[2] - light[1] - light[3]
+    each = float(np.median(np.abs(off))) * len(off)
+    return bool(max(abs(off.sum()), each) <= _UNEVEN * max(abs(light.sum()), 0.2 * size))
 
 
 @dataclass
@@ -874,8 +926,8 @@ class _Usable:
         """Say which of the points shown should have been seen: bool [m]."""
         layout = self.bench.file.layout
         if role == "weight" and layout == "line":
-            on_camera = maps.apply(part.matrix, part.shown)
-            return _inside(on_camera, self.bench.camera.sensor_shape, part.margin_px)
+            middles = part.shown + np.array([0.0, (self.bench.weight.shape[1] - 1) / 2])
+            return self.of_weight(middles, 1.5 * part.margin_px[0], part.margin_px)
         if role == "weight":
             room = 1.5 * part.margin_px[0]
             return self.of_weight(part.shown, room, part.margin_px)
@@ -947,12 +999,14 @@ def _where(points: np.ndarray) -> str:
     if not len(points):
         return "no place"
     low, high = np.percentile(points, [5, 95], axis=0)
-    return f"rows {low[0]:.0f} to {high[0]:.0f}, columns {low[1]:.0f} to {high[1]:.0f}"
+    rows = f"rows {low[0]:.0f} to {high[0]:.0f}"
+    return rows if not points[:, 1].any() else f"{rows}, columns {low[1]:.0f} to {high[1]:.0f}"
 
 
 def _dark_lines(bench: Bench, found: _Maps, usable: _Usable, bright: np.ndarray) -> list[str]:
     """Name rows and columns of either modulator that stay dark although all is bright."""
     notes = []
+    known: list[int] = []  # rows of the weight modulator, whose shadow is not the input's
     scale = _scale(found.parts["weight"].matrix)
     room = (_EDGE_PX + 4 * found.parts["weight"].blur_px) / scale  # there an edge dims no light
     for role, part in found.parts.items():
@@ -967,12 +1021,16 @@ def _dark_lines(bench: Bench, found: _Maps, usable: _Usable, bright: np.ndarray)
             on_weight = points if role == "weight" else maps.back(found.input_map, points)
             inside = usable.of_weight(on_weight, room, (room * scale,) * 2)
             inside &= _inside(on_weight, bench.weight.shape, (room, room))
+            for line in known:
+                inside &= np.abs(on_weight[..., 0] - line) > room
             y, x = np.moveaxis(np.rint(np.where(inside[..., None], place, 0)).astype(int), -1, 0)
             light = np.where(inside, bright[y, x], 0.0)
             enough = inside.sum(axis=1) > len(along) // 4
             profile = np.full(len(lines), np.nan)
             profile[enough] = light.sum(axis=1)[enough] / inside.sum(axis=1)[enough]
             dark = fiducials.dark_lines(profile)
+            if role == "weight" and axis == 0:
+                known = dark
             if dark:
                 listed = ", ".join(map(str, dark[:8])) + (", ..." if len(dark) > 8 else "")
                 notes.append(

@@ -16,8 +16,9 @@ Tell = Callable[[str, int, int], None]
 _CELLS = 32  # along each side of an image, when two are compared
 _ALIKE = 0.1  # rms difference of two takes over their rms, beyond noise, up to which they agree
 _SCALE = 1.25  # factor between the light of two takes, up to which they agree
+_BRIGHT, _PIXELS = 0.1, 0.3  # part of a full pixel; rms difference of pixels brighter than that
 _TAKES = 6  # of one pair of frames, before it is given up
-_CHANGED_SHARE, _CHANGED_LEAST = 0.25, 6  # exposures that may disagree, of all; and always
+_CHANGED_SHARE, _CHANGED_LEAST = 0.12, 4  # exposures that may disagree, of all; and always
 _ANSWER = 0.15  # of the light must change with a modulator's frame
 
 
@@ -55,7 +56,7 @@ class Watch:
         for _ in range(_TAKES):
             now = self.probe.take(exposure_s).counts
             for before in taken:
-                if alike(before, now):
+                if alike(before, now, self.probe.range):
                     self.drop(len(taken) - 1)
                     return before, now
             taken.append(now)
@@ -82,9 +83,17 @@ class Watch:
             )
 
 
-def alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Say whether two exposures show the same light, up to noise and a steady source's drift."""
+def alike(one: np.ndarray, other: np.ndarray, full: float) -> bool:
+    """Say whether two exposures show the same light, up to noise and a steady source's drift.
+
+    Parameters
+    ----------
+    full : counts of a full pixel
+    """
     difference = one - other
+    lit = one > _BRIGHT * full
+    if lit.any() and np.sqrt(np.mean(difference[lit] ** 2)) > _PIXELS * one[lit].mean():
+        return False  # shot noise is far below that where it is bright
     noise = 1.4826 * float(np.median(np.abs(difference - np.median(difference))))
     a, per_cell = _cells(one)
     b, _ = _cells(other)
@@ -122,10 +131,8 @@ def check_answers(watch: Watch, exposure_s: float) -> np.ndarray:
     probe = watch.probe
     probe.fill()
     bright = np.mean(watch.take(exposure_s), axis=0)
-    lit = (
-        bright
-        >= 0.3 * np.partition(bright, -(1 + bright.size // 50), axis=None)[-(1 + bright.size // 50)]
-    )
+    number = 1 + bright.size // 400  # of the brightest pixels: a line's spots are few
+    lit = bright >= 0.5 * np.partition(bright, -number, axis=None)[-number]
     full = float(bright[lit].mean())
     shares = {}
     for role in ("input", "weight"):
