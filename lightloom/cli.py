@@ -236,9 +236,9 @@ def energy_(
     tokens_per_second: Annotated[
         float | None, typer.Option(help="Throughput that converters are counted for.")
     ] = None,
-    machine: Annotated[
-        bool, typer.Option("--machine/--no-machine", help="Time this machine as a baseline.")
-    ] = True,
+    no_machine: Annotated[
+        bool, typer.Option("--no-machine", help="Do not time this machine as a baseline.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
     threads: Threads = None,
     json_: Json = False,
@@ -263,7 +263,7 @@ def energy_(
     loaded = sized_model(width, depth) if width is not None else model_or_shape(model or "digits")
     backends = [_open("mock", name, set_, 0) for name in profile or [DEFAULT]]
     plans = [plan(loaded, b, batch, sequence, new_tokens, placement) for b in backends]
-    machines = [measure_machine()] if machine else []
+    machines = [] if no_machine else [measure_machine()]
     document = energy.document(plans, constants or [], tokens_per_second, machines)
     if html is not None:
         write_page(html, energy.energy_page(document))
