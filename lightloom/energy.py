@@ -3,7 +3,7 @@
 The accounts come as documents (`scheduler.account`); nothing is computed here but shares.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .page import escaped, page, paragraph, section, table
+from .page import drawings, escaped, page, paragraph, section, table
 from .showing import _count, _duration
 
 if TYPE_CHECKING:
@@ -353,7 +353,7 @@ def _account_parts(account: Mapping[str, Any]) -> list[str]:
     ]
     return [
         table(("figure", f"per {unit}", "per MAC", "what is in it"), scopes, (1, 2)),
-        _stack(account),
+        _pictures(account),
         table(("kind", f"per {unit}", "share"), kinds, (1, 2)),
         *_verdict_parts(account),
         section(
@@ -451,44 +451,81 @@ def _verdict_parts(account: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _stack(account: Mapping[str, Any]) -> str:
-    """Draw bars of the system's energy, in its kinds, and of each baseline."""
-    tokens = account["tokens"]
-    machines = [item for item in account["baselines"] if item["joules"] is not None]
-    largest = max([account["joules"]["system"], *(m["joules"] for m in machines)]) or 1.0
-    parts: list[str] = []
-    names: list[tuple[str, str]] = []
+Bar = tuple[str, str, Sequence[tuple[str, str, float]]]  # name, label, (colour, kind, value)
 
-    def box_of(x: float, y: float, size: float, colour: str, tall: float = _ROW - 6) -> str:
-        return f'<rect x="{x:.2f}" y="{y}" width="{size:.2f}" height="{tall}" fill="{colour}"/>'
 
-    def label(x: float, y: float, text: str) -> str:
-        return f'<text x="{x:.1f}" y="{y}" fill="var(--ink)">{escaped(text)}</text>'
-
-    def bar(row: int, name: str, value: float, pieces: Iterable[tuple[str, float]]) -> None:
-        x, y = float(_LEFT), row * _ROW
-        for colour, part in pieces:
-            size = _WIDE * part / largest
-            parts.append(box_of(x, y + 3, size, colour))
-            x += size
-        parts.append(label(0, y + 17, name))
-        parts.append(label(x + 6, y + 17, joules(value / tokens)))
-
+def _pictures(account: Mapping[str, Any]) -> str:
+    """Draw energy and time of the bench, in their kinds, and of each baseline."""
+    tokens, name = account["tokens"], f"bench {account['profile']}"
+    machines = account["baselines"]
     kinds = list(zip(_COLOURS, account["categories"].items(), strict=True))
-    total = account["joules"]["system"]
-    bar(0, f"bench {account['profile']}", total, [(c, value) for c, (_, value) in kinds if value])
-    for row, item in enumerate(machines, 1):
-        bar(row, item["name"], item["joules"], [("#7a8088", item["joules"])])
-    names = [(colour, name) for colour, (name, value) in kinds if value > 0.01 * total]
-    below = (len(machines) + 1) * _ROW + 8
-    for index, (colour, name) in enumerate(names):
-        x, y = _LEFT + 140 * (index % 4), below + 20 * (index // 4)
-        parts += [box_of(x, y, 12, colour, 12), label(x + 17, y + 11, name)]
-    tall = below + 20 * (-(-len(names) // 4)) + 4
-    return (
-        f'<svg viewBox="0 0 {_LEFT + _WIDE + 110} {tall}" role="img" font-size="13" '
-        f'aria-label="energy of the bench and of digital machines">{"".join(parts)}</svg>'
+    energy: list[Bar] = [
+        (
+            name,
+            joules(account["joules"]["system"] / tokens),
+            [(colour, kind, value) for colour, (kind, value) in kinds],
+        )
+    ]
+    energy += [
+        (m["name"], joules(m["joules"] / tokens), [(_GREY, "", m["joules"])])
+        for m in machines
+        if m["joules"] is not None
+    ]
+    seconds = account["seconds"]
+    parts = zip(_TIME_COLOURS, ("light", "converters", "host"), strict=True)
+    times: list[Bar] = [
+        (
+            name,
+            _duration(seconds["all"] / tokens),
+            [(colour, kind, seconds[kind]) for colour, kind in parts],
+        )
+    ]
+    times += [
+        (m["name"], _duration(m["seconds"] / tokens), [(_GREY, "", m["seconds"])])
+        for m in machines
+        if m["seconds"] is not None and m["seconds"] < _FAR * (seconds["all"] or 1)
+    ]
+    return drawings(
+        [
+            (_bars(energy), f"energy per {account['unit']}"),
+            (_bars(times), f"time per {account['unit']}, one step after another"),
+        ]
     )
 
 
-_LEFT, _WIDE, _ROW = 250, 560, 26  # of the picture: names, bars, height of one
+def _bars(bars: Sequence[Bar]) -> str:
+    largest = max(sum(value for *_, value in pieces) for *_, pieces in bars) or 1.0
+    parts: list[str] = []
+    names: dict[str, str] = {}
+    for row, (name, label, pieces) in enumerate(bars):
+        x, y = float(_LEFT), row * _ROW
+        total = sum(value for *_, value in pieces)
+        for colour, kind, value in pieces:
+            parts.append(_rectangle(x, y + 3, _WIDE * value / largest, _ROW - 6, colour))
+            x += _WIDE * value / largest
+            if kind and value > 0.01 * total:
+                names[kind] = colour
+        parts += [_label(0, y + 17, name), _label(x + 6, y + 17, label)]
+    below = len(bars) * _ROW + 8
+    for index, (kind, colour) in enumerate(names.items()):
+        x, y = _LEFT + 130 * (index % 3), below + 20 * (index // 3)
+        parts += [_rectangle(x, y, 12, 12, colour), _label(x + 17, y + 11, kind)]
+    tall = below + 20 * -(-len(names) // 3) + 4
+    return (
+        f'<svg viewBox="0 0 {_LEFT + _WIDE + 90} {tall}" role="img" font-size="13" '
+        f'aria-label="bars">{"".join(parts)}</svg>'
+    )
+
+
+def _rectangle(x: float, y: float, width: float, height: float, colour: str) -> str:
+    size = f'width="{width:.2f}" height="{height}"'
+    return f'<rect x="{x:.2f}" y="{y}" {size} fill="{colour}"/>'
+
+
+def _label(x: float, y: float, text: str) -> str:
+    return f'<text x="{x:.1f}" y="{y}" fill="var(--ink)">{escaped(text)}</text>'
+
+
+_LEFT, _WIDE, _ROW = 175, 330, 26  # of a picture: names, bars, height of one
+_FAR = 20  # times the bench's: a bar that would leave the others no length
+_GREY, _TIME_COLOURS = "#7a8088", ("#d4a017", "#2b6cb0", "#2f855a")

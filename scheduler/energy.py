@@ -20,7 +20,7 @@ from .constants import Baseline, Constants
 from .executor import StepRecord
 from .program import HostStep, OpticalMatmul
 from .sizes import evaluate
-from .timing import host_cost, optical_cost
+from .timing import converter_seconds, host_cost, light_seconds, optical_cost
 
 PLANCK_LIGHT = 6.62607015e-34 * 299_792_458.0  # J m: energy of a photon times its wavelength
 
@@ -262,8 +262,8 @@ def _measured(planned: Events, stats: Stats, profile: OpticsProfile) -> Events:
         output_values=planned.output_values,
         weight_values=planned.weight_values,
         sums=planned.sums,
-        light_s=planned.light_s,
-        convert_s=planned.convert_s,
+        light_s=light_seconds(stats.shots, stats.weight_frames, profile),
+        convert_s=converter_seconds(stats.input_samples, stats.conversions, profile),
     )
 
 

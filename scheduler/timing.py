@@ -52,6 +52,18 @@ def weight_frame_seconds(profile: OpticsProfile) -> float:
     return _whole_periods(profile.weight_settle_s, profile.weight_refresh_s)
 
 
+def light_seconds(shots: int, weight_frames: int, profile: OpticsProfile) -> float:
+    """Give the time of shots and of new weight frames, one after another."""
+    return shots * shot_seconds(profile) + weight_frames * weight_frame_seconds(profile)
+
+
+def converter_seconds(input_samples: int, conversions: int, profile: OpticsProfile) -> float:
+    """Give the time of converters beyond the shots, where the profile limits their rate."""
+    shown = input_samples / profile.dac_samples_per_s if profile.dac_samples_per_s else 0.0
+    read = conversions / profile.adc_samples_per_s if profile.adc_samples_per_s else 0.0
+    return shown + read
+
+
 def optical_cost(
     step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile
 ) -> OpticalCost:
@@ -69,12 +81,8 @@ def optical_cost(
     blocks = tiles // max(segments, 1)
     shown = exposures * profile.elements_per_input
     input_samples = matrices * rows * length * shown * blocks
-    convert = 0.0
-    if profile.dac_samples_per_s:
-        convert += input_samples / profile.dac_samples_per_s
-    if profile.adc_samples_per_s:
-        convert += conversions / profile.adc_samples_per_s
-    light = shots * shot_seconds(profile) + matrices * tiles * weight_frame_seconds(profile)
+    convert = converter_seconds(input_samples, conversions, profile)
+    light = light_seconds(shots, matrices * tiles, profile)
     return OpticalCost(
         matrices * tiles, matrices * tiles, shots, input_samples, conversions, light, convert
     )

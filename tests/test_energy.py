@@ -21,6 +21,7 @@ from lightloom.scheduler import (
     Account,
     account_document,
     load_constants,
+    measure_machine,
     planned_events,
     resolve,
     set_names,
@@ -102,6 +103,7 @@ def test_a_run_is_accounted_with_what_the_backend_counted(references: Path) -> N
     for key in COUNTS[1:]:
         assert getattr(events, key) == getattr(stats, key), key
     assert events.photons == stats.photons > 0
+    assert events.light_s == pytest.approx(7e-3 * stats.shots + 1e-3 * stats.weight_frames)
     assert run.energy().tokens == tokens.size
     report = run.report().as_dict()["energy"]
     assert set(report["joules"]) == set(SCOPES)
@@ -225,6 +227,16 @@ def test_a_gpu_pays_for_bandwidth_where_arithmetic_is_small() -> None:
     softmax = next(part for part in one.parts if part.kind == "softmax")
     (work,) = softmax.work
     assert 2 * work.values / 3.35e12 > 10 * work.operations / 67e12
+
+
+def test_this_machine_is_measured_and_its_power_is_not_guessed() -> None:
+    machine = measure_machine()
+    for name in ("macs_per_s", "operations_per_s", "bytes_per_s"):
+        assert 1e6 < machine.value(name) < 1e14, name
+    plan = lightloom.plan(sized_model(128, 1), "mock:slm-camera", sequence=8)
+    found = plan.energy(machines=[machine]).digital()[-1]
+    assert found.baseline is machine and (found.seconds or 0) > 0
+    assert (found.system is None) == ("power_w" not in machine.constants)
 
 
 def test_figures_never_come_alone() -> None:
@@ -373,10 +385,11 @@ import json, resource, sys, time
 import lightloom
 from lightloom.models.shapes import model_or_shape
 from lightloom.scheduler import account_document
+start = time.perf_counter()
 model = model_or_shape("gpt3-175b")
 plan = lightloom.plan(model, "mock:projection-2030", sequence=2048)
 account_document(plan.energy())
-seconds = time.process_time()  # of the whole process, its imports too; others may be busy
+seconds = time.perf_counter() - start
 most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
 print(json.dumps([model.parameters, seconds, most / unit]))
