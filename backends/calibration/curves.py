@@ -16,7 +16,8 @@ from .work import Measured, Work
 
 _LEVELS = 65  # between which curves are straight
 _ENDS = 6  # readings of the darkest and the brightest level, spread over the others
-_GOAL = 1e-3  # standard error of a level's light, of full scale
+_GOAL = 1.5e-3  # standard error of a level's light, of full scale
+_SMOOTH = np.array([-3, 12, 17, 12, -3]) / 35  # a parabola through five levels (Savitzky, Golay)
 _MOST_ROUNDS = 4
 _ROUNDS = 4  # of the four bright and dark pairs
 _LONGER = 30.0  # exposure of darker pairs over that of the bright one
@@ -113,7 +114,10 @@ def _scaled(
             "one monotonic branch of it (restrict its levels in its driver)"
         )
     error = spread / np.sqrt(np.mean([len(lights[int(level)]) for level in levels]))
-    return np.maximum.accumulate(light) if falls < dips or dips < _DIPS else light, float(error)
+    light[2:-2] = np.convolve(light, _SMOOTH, "valid")
+    if falls < dips or dips < _DIPS:
+        light = np.clip(np.maximum.accumulate(light), 0, 1)
+    return light, float(error * np.sqrt(_SMOOTH[2]))
 
 
 def _extinctions(

@@ -15,9 +15,11 @@ from .work import Measured, Work
 
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
+_GOAL, _MOST_ROUNDS = 2.5e-3, 5  # standard error of the gain
 _BUCKET_WINDOWS = 64  # a photodiode has one pixel: many windows instead
 _AREA_PX = 8  # side of an area of pixels whose mean and variance are one point
 _MOST, _CLIPS = 0.8, 0.92  # of the detector's range: brightest pixels, and where noise is cut off
+_LIT = 0.1  # of the brightest, from which on pixels and areas count as lit
 _BINS = 20  # of light, in which the fit is looked at
 _CHANGED = 0.2  # of the light between frames of a pair, from which on they are taken again
 _POOR = 0.05  # relative residual of the fit that is refused
@@ -34,21 +36,25 @@ def detector(work: Work) -> Measured:
     probe.light(True)
     probe.fill()
     fullest_s = _fullest(work)
-    shortest_s = max(fullest_s / 100, probe.shortest_s)
+    shortest_s = max(fullest_s / 50, probe.shortest_s)
     exposures_s = np.geomspace(shortest_s, fullest_s, _LEVELS)
-    means, variances, weights, totals = [], [], [], []
-    for number, exposure_s in enumerate(exposures_s):
-        found = (_windows if work.is_bucket else _pairs)(work, float(exposure_s))
-        means.append(found[0])
-        variances.append(found[1])
-        weights.append(found[2])
-        totals.append(found[3])
-        work.tell((number + 1) / _LEVELS)
-    mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
     rounding = 0.0 if work.is_bucket else 1 / 12
     read_counts = work.calibration.figure("dark", "noise_counts")
     read_error = 1e-3 * read_counts if not work.is_bucket else 0.1 * read_counts
-    slope, slope_error, poor = _fit(mean, variance - rounding, weight, read_counts**2 - rounding)
+    means, variances, weights, totals = [], [], [], []
+    for round_ in range(_MOST_ROUNDS):
+        for number, exposure_s in enumerate(exposures_s):
+            found = (_windows if work.is_bucket else _pairs)(work, float(exposure_s))
+            means.append(found[0])
+            variances.append(found[1])
+            weights.append(found[2])
+            totals.append(found[3])
+            work.tell((round_ + (number + 1) / _LEVELS) / _MOST_ROUNDS)
+        mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
+        read = read_counts**2 - rounding
+        slope, slope_error, poor = _fit(mean, variance - rounding, weight, read)
+        if slope_error < _GOAL * slope:
+            break
     gain = 1 / slope
     if not slope > 5 * slope_error or poor > _POOR:
         raise BadFit(
@@ -58,7 +64,8 @@ def detector(work: Work) -> Measured:
         )
     read_e = float(np.sqrt(max(read_counts**2 - rounding, 0))) * gain
     gain_error = slope_error / slope * gain
-    departures = _linearity(exposures_s, np.array(totals))
+    light = np.array(totals).reshape(-1, _LEVELS).mean(axis=0)
+    departures = _linearity(exposures_s, light)
     offset = work.calibration.figure("dark", "offset_counts")
     full_e = (probe.range - offset) * gain
     figures = (
@@ -120,13 +127,16 @@ def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.nd
         full = (one + dark >= probe.range) | (other + dark >= probe.range)
         good = ~full if bad is None else ~(full | bad)
         # the source differs between the frames of a pair
-        ratio = float(other[good].sum() / one[good].sum())
+        lit = good & (one + other > _LIT * (one + other)[good].max())
+        ratio = float(other[lit].sum() / one[lit].sum())
         both = np.where(good, (one + other) / 2, 0)
         off = np.where(good, (other - ratio * one) ** 2 / (1 + ratio**2), 0)
         # areas, not pixels of like brightness: choosing by a noisy value would choose its noise
         count, light, noise = (_areas(image) for image in (good.astype(float), both, off))
         clipped = _areas((np.maximum(one, other) + dark >= _CLIPS * probe.range).astype(float))
         some = (count > count.max() / 2) & (clipped == 0)
+        # dark areas tell nothing of the slope, and their noise would pass for light
+        some &= light > _LIT * light.max() / count.max() * count
         means.append(light[some] / count[some])
         variances.append(noise[some] / count[some])
         weights.append(count[some] / 2)

@@ -1,8 +1,8 @@
 """Flat field: the electrons that every element of every slot brings, and what leaks into slots.
 
-One element of each slot is lit after another, in all slots at once, with the input brightest and an
-exposure that makes the most of the detector's wells. What remains with no element lit, and with a
-dark input, is what darkest levels and their surroundings leak.
+One element of each slot is lit after another, in all slots at once, on both modulators, with an
+exposure that makes the most of the detector's wells. What remains with one modulator dark, or both,
+is what darkest levels and their surroundings leak.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ..bench.calibration import Figure, Plot
 from .slots import sparse
 from .work import Measured, Work
 
-_GOAL = 2.5e-3  # standard error of an element's gain, in the mean
+_GOAL = 3.5e-3  # standard error of an element's gain, in the mean
 _MOST_ROUNDS = 6
-_DARK_EVERY = 16  # elements between two readings with none lit
+_LONGER = 20.0  # exposure of dark modulators over that of bright ones
 _LEAK_ROUNDS = 8
 _DEAD = 0.25  # of what its pixels should pass, below which an element is dead
 _MOST_DEAD = 1e-3  # share of the elements
@@ -29,36 +29,12 @@ def flat(work: Work) -> Measured:
     ------
     BadFit : where slots or elements are dark
     """
-    slots, layout = work.slots, work.slots.layout
-    inputs = slots.pattern("input", True)
-    index = np.arange(layout.length)
-    none = slots.pattern("weight", False)
-    middle = index == layout.length // 2
-    exposure_s = slots.find_exposure(inputs, slots.pattern("weight", middle))
-    total = np.zeros((layout.slots, layout.length))
-    variance = np.zeros_like(total)
-    dark, dark_variance = np.zeros(layout.slots), np.zeros(layout.slots)
-    darks = rounds = 0
-    error = np.inf
-    while rounds < _MOST_ROUNDS and error > _GOAL:
-        for k in index:
-            reading = slots.read(inputs, slots.pattern("weight", index == k), exposure_s)
-            total[:, k] += reading.rate
-            variance[:, k] += reading.variance
-            if k % _DARK_EVERY == 0:
-                reading = slots.read(inputs, none, exposure_s)
-                dark, darks = dark + reading.rate, darks + 1
-                dark_variance = dark_variance + reading.variance
-            work.tell((rounds + (k + 1) / layout.length) / 3)
-        rounds += 1
-        gains = total / rounds - (dark / darks)[:, None]
-        error = float(np.sqrt(np.mean(variance / rounds**2)) / max(gains.mean(), 1e-30))
-    base, base_variance = dark / darks, dark_variance / darks**2
+    slots = work.slots
+    input_leak, weight_leak, unlit, errors = _leaks(work)
+    gains, error = _raster(work, unlit)
     _refuse_dead(work, gains)
-    input_leak, unlit, leak_variance = _dark_input(work)
-    # gains hold the light of a bright input; a dark one leaks input_leak of it
-    pairs = gains / (1 + input_leak)[:, None]
-    weight_leak = np.maximum(base - unlit, 0) / pairs.sum(axis=1)
+    # one element bright on both modulators, over all dark: pairs (1 + leaks of both)
+    pairs = gains / (1 + input_leak + weight_leak)[:, None]
     offset = unlit - input_leak * weight_leak * pairs.sum(axis=1)
     to_run = work.gain_e_per_count * work.exposure_s
     inverse = work.calibration.array("crosstalk", "inverse").astype(float) if _has(work) else None
@@ -83,13 +59,9 @@ def flat(work: Work) -> Measured:
         Figure("slot_gain_rms", float((per_slot / per_slot.mean()).std()), error, ""),
         Figure("element_gain_rms", spread, error, ""),
         Figure("gain_error", error, None, "", "standard error of an element's gain"),
-        Figure("input_leak", float(input_leak.mean()), float(np.sqrt(leak_variance)), ""),
+        Figure("input_leak", float(input_leak.mean()), errors[0], ""),
         Figure(
-            "weight_leak",
-            float(weight_leak.mean()),
-            float(np.sqrt(base_variance.mean()) / pairs.sum(axis=1).mean()),
-            "",
-            "with the surroundings of elements",
+            "weight_leak", float(weight_leak.mean()), errors[1], "", "with elements' surroundings"
         ),
     )
     plots = (
@@ -99,6 +71,36 @@ def flat(work: Work) -> Measured:
     sample = (pairs / pairs.mean(axis=1, keepdims=True)).ravel()
     arrays["element_gains"] = sample[:: max(sample.size // 5000, 1)].astype(np.float32)
     return Measured(figures, arrays, plots)
+
+
+def _raster(work: Work, unlit: np.ndarray) -> tuple[np.ndarray, float]:
+    """Light element after element, on both modulators: light above darkness, and its error.
+
+    The inputs of the others stay dark, so that nothing leaks that the gain would have to stand
+    out from.
+    """
+    slots, layout = work.slots, work.slots.layout
+    index = np.arange(layout.length)
+    middle = index == layout.length // 2
+    exposure_s = slots.find_exposure(
+        slots.pattern("input", middle), slots.pattern("weight", middle)
+    )
+    total = np.zeros((layout.slots, layout.length))
+    variance = np.zeros_like(total)
+    error, rounds = np.inf, 0
+    while rounds < _MOST_ROUNDS and error > _GOAL:
+        for k in index:
+            lit = index == k
+            reading = slots.read(
+                slots.pattern("input", lit), slots.pattern("weight", lit), exposure_s
+            )
+            total[:, k] += reading.rate
+            variance[:, k] += reading.variance
+            work.tell((rounds + (k + 1) / layout.length) / _MOST_ROUNDS)
+        rounds += 1
+        gains = total / rounds - unlit[:, None]
+        error = float(np.sqrt(np.mean(variance / rounds**2)) / max(gains.mean(), 1e-30))
+    return gains, error
 
 
 def _has(work: Work) -> bool:
@@ -130,33 +132,51 @@ def _refuse_dead(work: Work, gains: np.ndarray) -> None:
         )
 
 
-def _dark_input(work: Work) -> tuple[np.ndarray, np.ndarray, float]:
-    """Give the leak of a dark input in each slot, the rate with nothing lit, and a variance.
+def _leaks(work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]:
+    """Give the leaks of dark inputs and of dark weights, and the light with both dark.
 
-    The leak is that of lit elements with a dark input, over the same with a bright one.
+    A leak is the light of one dark modulator over that of both bright, above darkness. A few
+    elements are lit for it, and the surroundings of all of them leak too.
+
+    Returns
+    -------
+    input_leak, weight_leak : float64 [slots]
+    unlit : rate with both dark, float64 [slots]
+    errors : of both leaks, in the mean over slots
     """
     slots, layout = work.slots, work.slots.layout
-    lit = slots.pattern("weight", sparse(layout))
-    none = slots.pattern("weight", False)
+    lit = sparse(layout)
+    weights, none = slots.pattern("weight", lit), slots.pattern("weight", False)
     bright, dark = slots.pattern("input", True), slots.pattern("input", False)
-    bright_s = slots.find_exposure(bright, lit)
-    longest_s = min(20 * bright_s, work.probe.longest_s, 0.5)
-    dark_s = min(slots.find_exposure(dark, lit), longest_s)
+    bright_s = slots.find_exposure(bright, weights)
+    longest_s = min(_LONGER * bright_s, work.probe.longest_s)
     sums = {}
-    for name, pattern, weights, exposure_s in (
-        ("bright", bright, lit, bright_s),
-        ("bright base", bright, none, bright_s),
-        ("dark", dark, lit, dark_s),
-        ("dark base", dark, none, dark_s),
+    for name, inputs, pattern, most_s in (
+        ("bright", bright, weights, bright_s),
+        ("dark weights", bright, none, longest_s),
+        ("dark inputs", dark, weights, longest_s),
+        ("dark", dark, none, longest_s),
     ):
-        sums[name] = slots.read(pattern, weights, exposure_s, _LEAK_ROUNDS)
-    light = sums["bright"].rate - sums["bright base"].rate
-    leaked = sums["dark"].rate - sums["dark base"].rate
-    variance = sums["dark"].variance + sums["dark base"].variance
+        exposure_s = bright_s if name == "bright" else slots.find_exposure(inputs, pattern)
+        sums[name] = slots.read(inputs, pattern, min(exposure_s, most_s), _LEAK_ROUNDS)
+    rate = {name: reading.rate for name, reading in sums.items()}
+    noise = {name: reading.variance for name, reading in sums.items()}
+    unlit = rate["dark"]
+    light = rate["bright"] - rate["dark weights"] - rate["dark inputs"] + unlit
     # alike in all slots but for noise, which a single number averages away
-    ratio = float(leaked.sum() / light.sum())
-    input_leak = np.full(layout.slots, max(ratio / (1 - ratio), 0.0))
-    return input_leak, sums["dark base"].rate, float(variance.sum() / light.sum() ** 2)
+    input_leak = float((rate["dark inputs"] - unlit).sum() / light.sum())
+    share = lit.mean()  # of the elements whose light it is; all of them leak
+    weight_leak = (rate["dark weights"] - unlit) * share / light
+    errors = [
+        float(np.sqrt((noise[name] + noise["dark"]).sum()) / light.sum())
+        for name in ("dark inputs", "dark weights")
+    ]
+    return (
+        np.full(layout.slots, max(input_leak, 0.0)),
+        np.maximum(weight_leak, 0.0),
+        unlit,
+        (errors[0], errors[1] * float(share)),
+    )
 
 
 def _picture(work: Work, values: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from ..bench.bench import Bench
 
 WINDOW_SAMPLES = 16  # of a photodiode's window
 _REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)
-_GOAL, _LOW, _HIGH = 0.5, 0.25, 0.75  # of the detector's range, for the brightest pixels
+_GOAL, _LOW, _HIGH = 0.55, 0.4, 0.75  # of the detector's range, for the brightest pixels
 _PATIENCE = 3.0  # times the settling time that a modulator claims
 _PEAK_PIXELS = 12  # so many are at least as bright as the "peak": one hot pixel is none
 
@@ -188,7 +188,8 @@ class Probe:
         dark = self.dark(exposure_s)
         raws = [self.raw(exposure_s) for _ in range(count)]
         total = np.add.reduce([raw.astype(np.float64) for raw in raws])
-        full = max(int((raw >= self.range).sum()) for raw in raws)
+        lit = dark < 0.5 * self.range  # a hot pixel may be full without light
+        full = max(int(((raw >= self.range) & lit).sum()) for raw in raws)
         return Exposure(total / count - dark, full, exposure_s)
 
     def dark(self, exposure_s: float, count: int = 4) -> np.ndarray:

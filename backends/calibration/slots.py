@@ -172,8 +172,9 @@ class Slots:
         return marks.scale, variance
 
     def _peak(self, raw: np.ndarray) -> float:
-        bad = self.layout.optics.bad
-        top = raw.max() if bad is None or not bad.any() else raw[~bad].max()
+        bad, top = self.layout.optics.bad, raw.max()
+        if top >= self.probe.range and bad is not None:
+            top = raw[~bad].max()
         if top >= self.probe.range:
             raise Saturated("the detector is full")
         return float(top / self.probe.range)
