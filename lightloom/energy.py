@@ -91,8 +91,18 @@ def show(where: Console, document: Mapping[str, Any]) -> None:
         _assumed(where, account)
 
 
+def of_run(where: Console, account: Mapping[str, Any]) -> None:
+    """Print the account of a run, with the time of the digital run beside it."""
+    unit, tokens = account["unit"], account["tokens"]
+    here = [item["seconds"] for item in account["baselines"] if item["name"] == "this-machine"]
+    bench = _duration(account["seconds"]["all"] / tokens)
+    digital = f", {_duration(here[0] / tokens)} digitally here (measured)" if here else ""
+    where.print(f"time per {unit}: {bench} on the bench (predicted){digital}")
+    short(where, account)
+
+
 def short(where: Console, account: Mapping[str, Any]) -> None:
-    """Print what every run's report shows of its account: three figures, and where joules go."""
+    """Print the three figures, and where joules go."""
     unit, tokens = account["unit"], account["tokens"]
     figures = ", ".join(
         f"{name} [bold]{joules(account['joules_per_token'][scope])}[/]"

@@ -103,9 +103,9 @@ def report(where: Console, result: "Report") -> None:
             f"{stats.photons:.3g} photoelectrons, {stats.saturated:,} saturated"
         )
     if result.energy is not None:
-        from .energy import short
+        from .energy import of_run
 
-        short(where, result.energy)
+        of_run(where, result.energy)
     for remark in result.remarks:
         where.print(f"[yellow]note:[/] {escape(remark)}")
 

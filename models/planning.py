@@ -6,7 +6,7 @@ A run executes it, beside the digital reference, and ends in a `Report`.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..scheduler import (
     planned_events,
     recorded_events,
     resolve,
+    signature,
 )
 from .model import Model
 
@@ -151,6 +152,7 @@ class Run:
     throughput: Mapping[str, Any]
     records: Sequence[StepRecord]
     wall_seconds: float
+    reference_seconds: float | None = None
 
     def report(self) -> "Report":
         """Account for the run."""
@@ -287,10 +289,13 @@ def _plan(
     if backend.name == "digital":
         placed = frozenset()
     steps = []
-    for step in program.steps:
+    alike: dict[tuple[Any, ...], PlannedStep] = {}
+    for step in program.steps:  # layers are alike: one of them is counted
         optical = step.name in placed
-        calls = [(sizes, times) for sizes, times in passes]
-        steps.append(_planned(step, optical, calls, profile))
+        key = (step.kind, *signature(step, optical))
+        if key not in alike:
+            alike[key] = _planned(step, optical, passes, profile)
+        steps.append(replace(alike[key], name=step.name))
     return Plan(model, backend, profile, placement, task, passes, tuple(steps))
 
 
@@ -374,9 +379,11 @@ def _run(
     start = time.perf_counter()
     results, count, unit = task(plan, inputs, backend, tell, sampling)
     wall = time.perf_counter() - start
-    digital = results
+    digital, reference_seconds = results, None
     if reference and backend.name != "digital":
+        start = time.perf_counter()
         digital = task(plan, inputs, None, tell, sampling)[0]
+        reference_seconds = time.perf_counter() - start
     quality = _quality(plan, results, digital if reference else None, labels)
     records = list(executor.records.values())
     bench = _bench_seconds(records, bench_profile(backend)) if backend.name != "digital" else None
@@ -385,7 +392,7 @@ def _run(
         "here": count / wall if wall else 0.0,
         "bench": count / bench if bench else None,
     }
-    return Run(plan, _plain(results), quality, throughput, records, wall)
+    return Run(plan, _plain(results), quality, throughput, records, wall, reference_seconds)
 
 
 def _classify(
@@ -569,9 +576,24 @@ def _report(run: Run) -> Report:
         stats=stats,
         remarks=_remarks(profile, stats, is_digital, getattr(plan.backend, "faults", {})),
         wall_seconds=run.wall_seconds,
-        energy=None if is_digital else account_document(run.energy()),
+        energy=None if is_digital else _energy_document(run),
         results=run.results,
     )
+
+
+def _energy_document(run: Run) -> dict[str, Any]:
+    """Give the account of a run, with the digital run beside it as this machine's time."""
+    document = account_document(run.energy())
+    if run.reference_seconds is not None:
+        here = {
+            "name": "this-machine",
+            "title": "the digital run beside it, as measured here",
+            "joules": None,
+            "joules_of_products_on_light": None,
+            "seconds": run.reference_seconds,
+        }
+        document["baselines"].append(here)
+    return document
 
 
 def _remarks(

@@ -21,6 +21,7 @@ from .energy import (
     PartEvents,
     planned_events,
     recorded_events,
+    signature,
 )
 from .executor import Executor, StepRecord
 from .host_steps import State
@@ -76,4 +77,5 @@ __all__ = [
     "resolve",
     "set_names",
     "shape",
+    "signature",
 ]

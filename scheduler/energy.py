@@ -146,7 +146,7 @@ def planned_events(
     parts: dict[tuple[str, str], PartEvents] = {}
     alike: dict[tuple[Any, ...], list[OpticalMatmul | HostStep]] = {}
     for step, optical in steps:  # layers are alike: one of them is counted
-        alike.setdefault((part_of(step.name), *_signature(step, optical)), []).append(step)
+        alike.setdefault((part_of(step.name), *signature(step, optical)), []).append(step)
     for (_, optical, *_), same in alike.items():
         events, work = _count(same[0], optical, calls, profile)
         _add(parts, same[0], optical, events, work, len(same))
@@ -185,7 +185,8 @@ def _add(
     part.work += [replace(item, times=times * item.times) for item in work]
 
 
-def _signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
+def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
+    """Give what the events of a step depend on, beside sizes and profile."""
     if isinstance(step, OpticalMatmul):
         return (optical, step.x_shape, step.w_shape, step.dynamic, step.non_negative)
     return (optical, step.step, step.in_shapes, step.out_shapes)
