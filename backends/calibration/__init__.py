@@ -1,4 +1,4 @@
-"""From a bench as found to numbers that can be trusted: `align`, then `calibrate`, by light alone."""
+"""From a bench as found to numbers to trust: `align`, then `calibrate`, by light alone."""
 
 from .align import Alignment, align, follow, store
 

@@ -610,13 +610,15 @@ def _refined(
     steps = np.arange(patches.side) - (patches.side - 1) / 2
     inside = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     places, noises = [], []
+    ends = np.cumsum([len(patches.sets[number]) for number in read.sets])[:-1]
+    good = np.split(read.good, ends)
     for order, number in enumerate(read.sets):
         seen = maps.apply(matrix, patches.centres(number)[:, None] + inside)
         there = seen.mean(axis=1)
         for axis in (0, 1):
             patterns = stripes.shifted(axis, period_px or stripes.FINEST * patches.side)
             lit, dark = read.finest[axis][order]
-            off, noise = stripes.refine(lit, dark, seen[..., axis], patterns)
+            off, noise = stripes.refine(lit, dark, seen[..., axis], patterns, good[order])
             there[:, axis] += off
             noises.append(noise)
         places.append(there)
@@ -908,7 +910,8 @@ class _Usable:
     @property
     def share(self) -> float:
         """Give the share of the weight modulator's pixels."""
-        return float(self.of_weight(_spread(self.bench.weight.shape), 0.0, (0.0, 0.0)).mean())
+        half = -0.5  # a pixel reaches so far beyond its centre
+        return float(self.of_weight(_spread(self.bench.weight.shape), half, (half, half)).mean())
 
     def of_weight(
         self, points: np.ndarray, on_input_px: float, on_camera_px: tuple[float, float]
@@ -1218,16 +1221,19 @@ def _glances(watch: Watch, exposure_s: float, bright: np.ndarray) -> Iterator[_M
     inputs = _locate(replace(patches, sets=[patches.sets[number] for number in sets]), sets, shape)
     patches.darks, patches.takes = {}, 1
     while True:
+        for pattern in list(patches.darks)[:_FRESH]:  # the oldest: what leaks moves as well
+            del patches.darks[pattern]
+        inputs = _glanced(patches, sets, shape, inputs.matrix)
         parts = {"input": inputs}
         if rows is not None and found_rows is not None:
             found_rows = rows.glance(found_rows)
             parts = {"weight": found_rows, "input": inputs}
-        inputs = _glanced(patches, sets, shape, inputs.matrix)
         camera_map = None if found_rows is None else found_rows.matrix
         spot_px = None if rows is None else rows.spot_px
         yield _Maps(inputs.matrix, camera_map, spot_px, parts, inputs.fit.uncertainty_px)
 
 
+_FRESH = 2  # stripes through dark weights that are taken anew with every glance
 _TELL_PERIOD = 12  # patches, from which on stripes that are coarse for each fix the map together
 
 

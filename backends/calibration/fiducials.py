@@ -252,7 +252,7 @@ def consensus(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarr
             continue
         matrix = np.linalg.solve(chosen, there[list(three)])
         off = np.hypot(*(there - terms @ matrix).T)
-        middle = np.sort(off)[(len(here) + 3) // 2]  # three of them are met by construction
+        middle = np.sort(off)[3 + (len(here) - 4) // 2]  # three are met by construction
         if middle < least:
             best, least = off, middle
     assert best is not None

@@ -132,7 +132,8 @@ def check_answers(watch: Watch, exposure_s: float) -> np.ndarray:
     probe.fill()
     bright = np.mean(watch.take(exposure_s), axis=0)
     number = 1 + bright.size // 400  # of the brightest pixels: a line's spots are few
-    lit = bright >= 0.5 * np.partition(bright, -number, axis=None)[-number]
+    base, top = float(np.percentile(bright, 1)), np.partition(bright, -number, axis=None)[-number]
+    lit = bright >= (base + float(top)) / 2
     full = float(bright[lit].mean())
     shares = {}
     for role in ("input", "weight"):

@@ -110,7 +110,11 @@ def phase(signals: np.ndarray, patterns: list[Pattern]) -> tuple[np.ndarray, np.
 
 
 def refine(
-    lit: np.ndarray, dark: np.ndarray, seen: np.ndarray, patterns: list[Pattern]
+    lit: np.ndarray,
+    dark: np.ndarray,
+    seen: np.ndarray,
+    patterns: list[Pattern],
+    good: np.ndarray,
 ) -> tuple[np.ndarray, float]:
     """Give how far patches lie off the places that a map gives them, which is nearly right.
 
@@ -121,6 +125,7 @@ def refine(
     ----------
     lit, dark : signals with and without the patches, float64 [shifts, n]
     seen : of each pixel of the patches, its place along the stripes' axis, float64 [n, pixels]
+    good : patches that lie wholly on the input, bool [n]
 
     Returns
     -------
@@ -129,13 +134,12 @@ def refine(
     """
     model = np.stack([pattern.light(seen).mean(axis=1) for pattern in patterns])
     around, factor = dark, np.ones((len(patterns), 1))
-    if lit.shape[1] >= _TELL_SOURCE:
-        total = dark.sum(axis=1, keepdims=True)  # the same for all shifts, over many stripes
-        around = dark * total.mean() / np.maximum(total, 1e-30)
+    if good.sum() >= _TELL_SOURCE:
+        told, base, known = lit[:, good], around[:, good], model[:, good]
         for _ in range(4):
-            bright = ((lit / factor - around) * model).sum(axis=0) / (model**2).sum(axis=0)
-            expected = bright * model + around
-            factor = (lit * expected).sum(axis=1, keepdims=True)
+            bright = ((told / factor - base) * known).sum(axis=0) / (known**2).sum(axis=0)
+            expected = bright * known + base
+            factor = (told * expected).sum(axis=1, keepdims=True)
             factor /= (expected**2).sum(axis=1, keepdims=True)
             factor /= factor.mean()
     period = patterns[0].period_px
@@ -143,7 +147,8 @@ def refine(
     should, contrast_should = phase(model, patterns)
     off = place - should
     radius = contrast / np.maximum(contrast_should, 1e-6) - 1
-    noise = 1.4826 * float(np.median(np.abs(radius))) * period / (2 * np.pi)
+    noise = 1.4826 * float(np.median(np.abs(radius[good]))) if good.any() else 0.0
+    noise *= period / (2 * np.pi)
     return off - period * np.rint(off / period), noise
 
 

@@ -1,0 +1,399 @@
+"""If these fail, an operator is told a wrong way in which the bench lies, or a fit of nonsense."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightloom.backends.bench import load_bench, maps
+from lightloom.backends.bench.bench import Bench
+from lightloom.backends.bench.calibration import Calibration, calibration_path
+from lightloom.backends.bench.file import example_file
+from lightloom.backends.calibration import Alignment, align, fiducials, follow, store, stripes
+from lightloom.backends.calibration.probe import Probe
+from lightloom.instruments import InterlockOpen, LightloomError, Saturated, WrongLight
+
+IMPERFECT = """
+extinction_ratio = 300.0
+lut_rms = 0.03
+gain_rms = 0.03
+unevenness = 0.1
+source_rms = 0.005
+drift_rms = 0.02
+drift_shots = 3000.0
+stray_e_per_s = 2e4
+hot_pixels = 1e-4
+"""
+SMALL = {'"fast-1920"': '"fast-512"', '"basler-aca1440"': '"fast-512"'}
+
+
+def bench_of(
+    folder: Path,
+    layout: str = "imaged",
+    seed: int = 0,
+    size: str = "small",
+    faults: dict[str, str] | None = None,
+    shift_px: float = 20.0,
+    power: str = "",
+    **world: object,
+) -> Bench:
+    """Make a bench that is crooked, uneven, noisy and drifting, by a seed."""
+    text = example_file(layout, tiny=size == "tiny")
+    text = re.sub(r"seed = 0.*|extinction_ratio.*", "", text)
+    for old, new in SMALL.items() if size == "small" else ():
+        text = text.replace(old, new)
+    chance = np.random.default_rng(seed)
+    lies = [
+        f"{{ scale = {1 + chance.uniform(-0.05, 0.05)}, rotation_deg = {chance.uniform(-3, 3)}, "
+        f"shift_px = [{chance.uniform(-1, 1) * shift_px}, {chance.uniform(-1, 1) * shift_px}] }}"
+        for _ in range(2)
+    ]
+    options = dict(re.findall(r"(\w+) = (.*)", IMPERFECT)) | {"seed": seed}
+    options |= {"input_registration": lies[0], "camera_registration": lies[1]}
+    options |= {"blur_px": 1.5} if layout == "imaged" and size != "tiny" else {}
+    options |= {"crosstalk": 0.02} if layout == "line" else {}
+    for key, value in (options | world).items():
+        text = re.sub(rf"(?m)^{key} = .*\n", "", text) + f"{key} = {value}\n"
+    for role, fault in (faults or {}).items():
+        text = re.sub(rf"(\[instruments\.{role}\].*\n)", rf"\1faults = [{fault}]\n", text)
+    path = folder / "bench.toml"
+    path.write_text(text.replace('power_w = "1 mW"', f'power_w = "1 mW"\n{power}'), "utf-8")
+    return load_bench(path)
+
+
+def errors(bench: Bench, found: Alignment) -> tuple[float, float]:
+    """Give how far both maps are off, rms over what both planes see of the weight modulator."""
+    assert bench.world is not None
+    layout = bench.file.layout
+    axes = [np.linspace(0, size - 1, 40) for size in bench.weight.shape]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    sensor = bench.camera.sensor_shape if layout != "block" else (1, 1)
+    truth = bench.world.truth(sensor)
+    on_input = maps.apply(truth["input_map"], points)
+    usable = _inside(on_input, bench.input.shape)
+    if layout == "block":
+        return _rms(maps.apply(found.input_map, points)[usable] - on_input[usable]), 0.0
+    assert found.camera_map is not None
+    if layout == "line":
+        row = truth["camera_map"][0, 0] * points[:, 0] + truth["camera_map"][0, 2]
+        usable &= (row > 0) & (row < sensor[0] - 1)
+        off = (maps.apply(found.camera_map, points)[:, 0] - row)[:, None]
+    else:
+        on_camera = _bent(maps.apply(truth["camera_map"], points), sensor, truth["distortion"])
+        usable &= _inside(on_camera, sensor)
+        off = maps.apply(found.camera_map, points) - on_camera
+    return (
+        _rms(maps.apply(found.input_map, points)[usable] - on_input[usable]),
+        _rms(off[usable]),
+    )
+
+
+def _bent(places: np.ndarray, shape: tuple[int, int], distortion: float) -> np.ndarray:
+    middle = (np.array(shape) - 1) / 2
+    off = places - middle
+    return middle + off * (1 + distortion * (off**2).sum(-1, keepdims=True) / (middle**2).sum())
+
+
+def _inside(places: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return ((places > 0) & (places < np.array(shape) - 1)).all(axis=-1)
+
+
+def _rms(off: np.ndarray) -> float:
+    return float(np.sqrt((off**2).sum(axis=1).mean()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+def test_a_crooked_bench_is_found_to_a_tenth_of_a_pixel(
+    tmp_path: Path, layout: str, seed: int
+) -> None:
+    bench = bench_of(tmp_path, layout, seed)
+    found = align(bench)
+    between, on_camera = errors(bench, found)
+    assert between < 0.1 and on_camera < 0.1
+    assert between < 6 * found.figure("input_map_px") + 0.01
+    assert found.cost["shots"] <= (60 if layout == "imaged" else 200)
+    assert bench.world is not None and bench.world.power_w == 0
+    assert not bench.source.is_connected
+
+
+@pytest.mark.parametrize(("layout", "shots"), [("imaged", 60), ("line", 200)])
+def test_a_full_bench_is_found(tmp_path: Path, layout: str, shots: int) -> None:
+    bench = bench_of(tmp_path, layout, 11, "full", shift_px=40)
+    found = align(bench)
+    between, on_camera = errors(bench, found)
+    assert between < 0.06 and on_camera < 0.03
+    assert found.cost["shots"] <= shots
+
+
+def test_a_block_bench_is_found_by_a_photodiode(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, "block", 2, "full", shift_px=40)
+    found = align(bench)
+    assert found.camera_map is None and found.spot_px is None
+    assert errors(bench, found)[0] < 1.0
+    assert found.cost["shots"] < 1000
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_a_straight_bench_needs_no_move(tmp_path: Path, size: str) -> None:
+    straight = "{ scale = 1.0 }"
+    bench = bench_of(tmp_path, size=size, input_registration=straight, camera_registration=straight)
+    found = align(bench)
+    assert max(errors(bench, found)) < 0.05
+    assert not [text for text in found.advice if text.startswith(("move", "turn"))]
+    assert found.figure("usable_share") > 0.99
+
+
+def test_a_lens_that_distorts_is_described(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, distortion=0.01)
+    found = align(bench)
+    assert found.camera_map is not None and found.camera_map.shape == (2, 10)
+    assert max(errors(bench, found)) < 0.1
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+@pytest.mark.parametrize(
+    "world",
+    [
+        {"extinction_ratio": 30.0},
+        {"source_rms": 0.02},
+        {"stray_e_per_s": 1e5},
+        {"blur_px": 3.0},
+    ],
+)
+def test_a_bad_bench_is_found_as_well(tmp_path: Path, layout: str, world: dict[str, float]) -> None:
+    bench = bench_of(tmp_path, layout, 5, **world)
+    assert max(errors(bench, align(bench))) < 0.1
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+@pytest.mark.parametrize(
+    ("world", "faults", "error", "says"),
+    [
+        ({"covered": "true"}, {}, WrongLight, "cover"),
+        ({}, {"source": '{ kind = "tripped", at = [2] }'}, InterlockOpen, "interlock"),
+        ({"electrons_per_pixel_j": 4e14}, {}, Saturated, "shortest exposure"),
+        ({}, {"weight": '{ kind = "frozen", rate = 1.0 }'}, WrongLight, r"weight modulator \(sim"),
+        ({}, {"input": '{ kind = "frozen", rate = 1.0 }'}, WrongLight, r"input modulator \(sim"),
+        ({}, {"detector": '{ kind = "garbage", rate = 0.6 }'}, WrongLight, "hands"),
+        ({"dead_rows": list(range(350))}, {}, LightloomError, "covers|stands in the beam"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    tmp_path: Path,
+    layout: str,
+    world: dict[str, object],
+    faults: dict[str, str],
+    error: type[Exception],
+    says: str,
+) -> None:
+    bench = bench_of(tmp_path, layout, 3, faults=faults, **world)
+    with pytest.raises(error, match=says):
+        align(bench)
+    assert bench.world is not None and bench.world.power_w == 0
+
+
+def test_swapped_modulators_of_a_line_are_told(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, "line", 3, swapped="true")
+    with pytest.raises(WrongLight, match="swapped"):
+        align(bench)
+
+
+def test_an_inverted_modulator_is_named(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path)
+    with bench:
+        assert bench.world is not None
+        table = bench.world.modulators["weight"].table
+        table[:] = table[::-1].copy()
+        with pytest.raises(WrongLight, match=r"the weight modulator .* inverted"):
+            align(bench)
+        assert bench.world.power_w == 0 and bench.source.is_connected
+
+
+def test_a_mirrored_input_is_said_and_mapped(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, seed=1)
+    assert bench.world is not None
+    with bench:
+        there = bench.world._input_map().copy()
+        there[1] *= -1
+        there[1, 2] += bench.input.shape[1] - 1
+        bench.world._maps["input"] = there
+        found = align(bench)
+        assert errors(bench, found)[0] < 0.1
+    assert any("mirrored" in text for text in found.advice)
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+@pytest.mark.parametrize(
+    ("role", "fault"),
+    [
+        ("detector", '{ kind = "garbage", rate = 0.04 }'),
+        ("detector", '{ kind = "dropped", rate = 0.1 }'),
+        ("detector", '{ kind = "stale", rate = 0.03 }'),
+        ("weight", '{ kind = "frozen", rate = 0.03 }'),
+    ],
+)
+def test_some_bad_shots_spoil_nothing(tmp_path: Path, layout: str, role: str, fault: str) -> None:
+    bench = bench_of(tmp_path, layout, 4, faults={role: fault})
+    assert max(errors(bench, align(bench))) < 0.1
+
+
+def test_garbage_is_counted_in_the_notes(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, "line", 3, faults={"detector": '{ kind = "garbage", rate = 0.04 }'})
+    assert any("contradicted" in text for text in align(bench).advice)
+
+
+def test_dead_rows_are_named(tmp_path: Path) -> None:
+    found = align(bench_of(tmp_path, seed=3, dead_rows=[300]))
+    assert any(re.search(r"weight modulator's rows (299|300|301) stay", t) for t in found.advice)
+    sound = align(bench_of(tmp_path, seed=3))
+    assert not any("stay dark" in text for text in sound.advice)
+
+
+def test_a_dark_region_is_named(tmp_path: Path) -> None:
+    found = align(bench_of(tmp_path, seed=3, dead_rows=list(range(120))))
+    assert any(re.search(r"do not fit, at rows \d\d", text) for text in found.advice)
+
+
+def test_the_source_stays_within_the_power_of_aligning(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, power='align_power_w = "0.1 mW"')
+    with bench:
+        seen = []
+        enable = bench.source._enable
+        bench.source._enable = lambda: (seen.append(bench.source._power_w), enable())  # type: ignore[method-assign]
+        align(bench)
+    assert seen and max(seen) <= 1e-4
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+def test_following_sees_what_is_moved(tmp_path: Path, layout: str) -> None:
+    bench = bench_of(tmp_path, layout, 2)
+    heard: list[str] = []
+    alignments = follow(bench, heard.append)
+    first = next(alignments)
+    before = next(alignments)
+    shots = before.cost["shots"] - first.cost["shots"]
+    assert shots <= (4 if layout == "imaged" else 12)
+    assert bench.world is not None
+    bench.world._input_map()[:, 2] += [3.0, -2.0]  # the operator turns two screws
+    for modulator in bench.world.modulators.values():
+        for frame in modulator.frames:
+            frame.light = None
+    bench.world._pictures.clear()
+    for _ in range(5):  # a line takes what leaks anew little by little
+        after = next(alignments)
+    moved = after.figure("input_shift_rows_px") - before.figure("input_shift_rows_px")
+    assert moved == pytest.approx(3.0, abs=0.5)
+    alignments.close()  # type: ignore[attr-defined]
+    assert bench.world.power_w == 0 and not bench.source.is_connected
+
+
+def test_the_step_survives_the_disk(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, "line", 1)
+    with bench:
+        found = align(bench)
+        path = store(bench, found)
+        read = Calibration.read(path)
+        read.check(bench, ["align"], 3600.0)
+    assert path == calibration_path(bench.path)
+    assert np.array_equal(read.array("align", "input_map"), found.input_map)
+    assert read.figure("align", "spot_px") == found.spot_px
+    assert read.steps["align"].shots == found.cost["shots"]
+
+
+def lightloom(*arguments: str, **options: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "lightloom", *arguments]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_the_command_gives_json_and_begins_a_calibration(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path)
+    process = lightloom("align", "--bench", bench.path, "--json")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    document = json.loads(said)
+    assert Path(document["calibration"]).exists()
+    assert np.array(document["input_map"]).shape == (2, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends Ctrl-C by its number")
+def test_ctrl_c_ends_live_and_stores_a_full_alignment(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path)
+    process = lightloom("align", "--bench", bench.path, "--live")
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    said, wrong = process.communicate(timeout=60)
+    assert process.returncode == 0, wrong
+    assert "stored in" in said and calibration_path(bench.path).exists()
+
+
+def test_a_users_mistake_is_one_sentence(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, covered="true")
+    process = lightloom("align", "--bench", bench.path)
+    _, wrong = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "cover" in wrong and "Traceback" not in wrong
+    assert not calibration_path(bench.path).exists()
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def test_one_compact_spot_or_an_error() -> None:
+    chance = np.random.default_rng(0)
+    image = chance.normal(0, 1, (300, 400))
+    with pytest.raises(WrongLight, match="not seen"):
+        fiducials.spot(image, "a square")
+    image[100:120, 200:220] += 100
+    place, _ = fiducials.spot(image, "a square")
+    assert np.abs(place - [109.5, 209.5]).max() < 1
+    image[200:220, 50:70] += 100
+    with pytest.raises(WrongLight, match="several places"):
+        fiducials.spot(image, "a square")
+
+
+def test_a_consensus_outvotes_wrong_points() -> None:
+    chance = np.random.default_rng(0)
+    here = chance.uniform(0, 500, (7, 2))
+    there = maps.apply(np.array([[0.9, 0.05, 3.0], [-0.05, 0.9, 8.0]]), here)
+    there[[1, 4]] += [[90, 10], [-50, 70]]
+    matrix, off = fiducials.consensus(here, there)
+    assert np.flatnonzero(off > 1).tolist() == [1, 4]
+    assert matrix == pytest.approx(np.array([[0.9, 0.05, 3.0], [-0.05, 0.9, 8.0]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("side", [4, 12, 96])
+def test_stripes_give_places_everywhere(side: int) -> None:
+    size = 1900
+    place = np.linspace(side, size - side, 200)
+    inside = np.arange(side) - (side - 1) / 2
+    periods, within = stripes.periods(size, side), []
+    for period in periods:
+        patterns = stripes.shifted(0, period)
+        seen = place[:, None] + inside
+        signals = np.stack([pattern.light(seen).mean(axis=1) for pattern in patterns])
+        within.append(stripes.phase(signals, patterns)[0])
+    found, strain = stripes.unwrap(within, periods, size)
+    assert strain.max() < 0.4
+    assert np.abs(found - place).max() < 0.05 * side + 0.3
+
+
+def test_a_probe_that_fills_is_brightest(tmp_path: Path) -> None:
+    with bench_of(tmp_path) as bench:
+        probe = Probe(bench, "test", 1e-3)
+        probe.light(True)
+        probe.fill()
+        bright = probe.take(1e-3).counts.mean()
+        probe.draw("weight", np.zeros(bench.weight.shape, dtype=bool))
+        assert probe.take(1e-3).counts.mean() < 0.1 * bright
