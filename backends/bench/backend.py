@@ -215,17 +215,18 @@ class BenchBackend(Backend):
             self._reference_every = 0
 
     def _guess_brightness(self) -> None:
-        """Take one shot of brightest weights, and believe that all slots are alike."""
+        """Take one shot of weights and inputs that are alike, and believe that all slots are."""
         layout = self.layout
         rows = {"weight": layout.slots, "input": 1 if layout.shares_input else layout.slots}
         stats = Stats()
         stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
-        for role, light in (("weight", 1.0), ("input", layout.reference_light)):
+        light = layout.reference_light
+        for role in ("weight", "input"):
             shares = np.full((rows[role], layout.length), light)
             self._show(role, self.curves[role].levels(shares), stats)
         self.bench.shots += 1
         found = self._expose(Shot("guess", self.bench.shots), stats)[0]
-        per_pair = max(float(found.mean()) / (layout.length * layout.reference_light), 1e-3)
+        per_pair = max(float(found.mean()) / (layout.length * light**2), 1e-3)
         pairs = np.full((layout.slots, layout.length), per_pair)
         self.response = replace(self.response, pairs_e=pairs)
 

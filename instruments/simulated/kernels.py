@@ -9,13 +9,23 @@ def warp(light: np.ndarray, matrix: np.ndarray, first: int, out: np.ndarray) -> 
     """Sample light [h, w] at matrix @ (y, x, 1), bilinear, zero outside, rows from `first` on."""
     height, width = light.shape
     for row in range(out.shape[0]):
+        y0 = matrix[0, 0] * (first + row) + matrix[0, 2]
+        x0 = matrix[1, 0] * (first + row) + matrix[1, 2]
         for column in range(out.shape[1]):
-            y = matrix[0, 0] * (first + row) + matrix[0, 1] * column + matrix[0, 2]
-            x = matrix[1, 0] * (first + row) + matrix[1, 1] * column + matrix[1, 2]
+            y = y0 + matrix[0, 1] * column
+            x = x0 + matrix[1, 1] * column
+            if 0 <= y < height - 1 and 0 <= x < width - 1:
+                top, left = int(y), int(x)
+                dy, dx = np.float32(y - top), np.float32(x - left)
+                upper, lower = light[top], light[top + 1]
+                high = upper[left] + dx * (upper[left + 1] - upper[left])
+                low = lower[left] + dx * (lower[left + 1] - lower[left])
+                out[row, column] = high + dy * (low - high)
+                continue
             value = 0.0
             if -1 < y < height and -1 < x < width:
                 top, left = int(np.floor(y)), int(np.floor(x))
-                dy, dx = y - top, x - left
+                dy, dx = np.float32(y - top), np.float32(x - left)
                 for i in range(2):
                     for j in range(2):
                         if 0 <= top + i < height and 0 <= left + j < width:
