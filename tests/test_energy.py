@@ -27,6 +27,7 @@ from lightloom.scheduler import (
     set_names,
 )
 from lightloom.scheduler.energy import PLANCK_LIGHT
+from obvious_light import theory
 from safetensors.numpy import load_file
 
 import lightloom
@@ -136,7 +137,7 @@ def test_events_of_a_bench_are_those_that_its_instruments_see(
         for role in ("input", "weight"):
             watch(role, "_show")
         watch("detector", "_read")
-        stats = backend.matmul(x, w).stats
+        stats, profile = backend.matmul(x, w).stats, backend.profile
     finally:
         seen_at_the_end = dict(seen)  # closing shows dark frames
         backend.close()
@@ -145,6 +146,8 @@ def test_events_of_a_bench_are_those_that_its_instruments_see(
     assert stats.weight_frames == seen_at_the_end["weight"] > 0
     assert stats.shots == seen_at_the_end["detector"]
     assert stats.conversions == stats.shots * backend.layout.slots
+    # photoelectrons are measured: within what slots differ in gain, and read noise of few electrons
+    assert stats.photons == pytest.approx(theory(x, w, profile).photons.sum(), rel=0.1)
 
 
 def test_decoding_is_counted_token_by_token() -> None:
