@@ -86,6 +86,7 @@ class Calibrated:
             inverse=inverse if inverse is not None and inverse.size else None,
             marker_e=self._markers("marker_e") if markers else None,
             marker_leak_e=self._markers("marker_leak_e") if markers else None,
+            marker_dark_e=self._markers("marker_dark_e") if markers else None,
         )
 
     def _markers(self, what: str) -> dict[str, np.ndarray]:

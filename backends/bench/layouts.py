@@ -74,7 +74,8 @@ class Response:
     offset_e : light that no element passed, float64 [slots]
     inverse : undoes the crosstalk of slots, float32 [slots, slots]; None where there is none
     marker_e : of bright marker cells, by role, float64 [cells]; None where nobody measured it
-    marker_leak_e : of marker cells while all elements of the input are brightest, likewise
+    marker_leak_e : that the input's elements add to marker cells while all are brightest, likewise
+    marker_dark_e : of dark marker cells while the elements are dark too: stray light, likewise
     """
 
     pairs_e: np.ndarray
@@ -84,6 +85,7 @@ class Response:
     inverse: np.ndarray | None = None
     marker_e: dict[str, np.ndarray] | None = None
     marker_leak_e: dict[str, np.ndarray] | None = None
+    marker_dark_e: dict[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -437,6 +439,8 @@ class _OnCamera(Layout):
             if known:
                 assert response is not None and response.marker_e is not None
                 bright = response.marker_e[role].reshape(-1, 2 * self.marker_bits)
+                if response.marker_dark_e is not None:
+                    electrons = electrons - response.marker_dark_e[role]
                 if response.marker_leak_e is not None:
                     electrons = self._without_leak(
                         electrons, response.marker_leak_e[role], mean_input
@@ -463,7 +467,7 @@ class _OnCamera(Layout):
             darker = pairs[:, 0] > pairs[:, 1]
             place = (np.arange(len(pairs)), darker.astype(int))
             total = max(float(leaks[place].sum()), 1e-30)
-            mean_input = max(float(pairs[place].sum()) / total, 0.0)
+            mean_input = float(np.clip(pairs[place].sum() / total, 0, _MOST))
         return electrons - leak * mean_input
 
     def read_pixels(self) -> np.ndarray:

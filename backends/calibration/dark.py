@@ -6,9 +6,11 @@ import numpy as np
 
 from ...instruments import BadFit
 from ..bench.calibration import Figure, Plot
+from .probe import WINDOW_SAMPLES
 from .work import Measured, Work
 
 _FRAMES, _LONG_FRAMES = 64, 16
+_BUCKET_MORE = 4  # times as many windows of a photodiode, whose one pixel is noisy
 _LONGER = 16.0  # times the exposure of runs, to see dark current
 _HOT = 8.0  # robust standard deviations
 _MOST_HOT = 0.02  # share of the pixels, beyond which the frames are not dark
@@ -26,8 +28,11 @@ def dark(work: Work) -> Measured:
     probe.blank()
     short_s = work.exposure_s
     long_s = min(_LONGER * short_s, probe.longest_s)
-    mean, spread = _average(work, short_s, _FRAMES)
-    longer, long_spread = _average(work, long_s, _LONG_FRAMES)
+    frames, long_frames = _FRAMES, _LONG_FRAMES
+    if work.is_bucket:
+        frames, long_frames = _BUCKET_MORE * frames, _BUCKET_MORE * long_frames
+    mean, spread, inside = _average(work, short_s, frames)
+    longer, long_spread, _ = _average(work, long_s, long_frames)
     rate = (longer - mean) / (long_s - short_s) if long_s > short_s else np.zeros_like(mean)
     middle = float(np.median(mean))
     if not work.is_bucket and middle > 0.25 * probe.range:
@@ -49,14 +54,22 @@ def dark(work: Work) -> Measured:
     rate = np.where(bad, rate, common)
     noise = float(np.sqrt(np.mean(spread[good])))
     count = int(good.sum())
+    if work.is_bucket:  # one pixel, whose window's samples tell more than its few windows
+        noise, count = float(np.sqrt(inside)), WINDOW_SAMPLES - 1
     figures = (
         Figure(
-            "offset_counts", float(mean[good].mean()), noise / np.sqrt(_FRAMES * count), "counts"
+            "offset_counts",
+            float(mean[good].mean()),
+            noise / np.sqrt(frames * int(good.sum())),
+            "counts",
         ),
         Figure(
-            "rate_counts_per_s", common, _rate_error(noise, count, long_s - short_s), "counts/s"
+            "rate_counts_per_s",
+            common,
+            _rate_error(noise, (frames, long_frames), int(good.sum()), long_s - short_s),
+            "counts/s",
         ),
-        Figure("noise_counts", noise, noise / np.sqrt(2 * _FRAMES * count), "counts"),
+        Figure("noise_counts", noise, noise / np.sqrt(2 * frames * count), "counts"),
         Figure("hot_pixels", float(bad.sum()), None, "pixels", "left out of all sums"),
     )
     arrays = {
@@ -69,17 +82,25 @@ def dark(work: Work) -> Measured:
     return Measured(figures, arrays, (Plot("Dark counts of pixels", "histogram", "sample"),))
 
 
-def _average(work: Work, exposure_s: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give mean and variance of dark frames, pixel by pixel: float64 [h, w]."""
+def _average(work: Work, exposure_s: float, count: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Give mean and variance of dark frames, pixel by pixel, and a photodiode's inside windows.
+
+    Returns
+    -------
+    mean, variance : float64 [h, w]
+    inside : variance of a window's sum, from the spread of its samples, in the mean
+    """
     first = work.probe.raw(exposure_s).astype(np.float64)
-    total, squares = np.zeros_like(first), np.zeros_like(first)
+    total, squares, inside = np.zeros_like(first), np.zeros_like(first), 0.0
     for number in range(count):
         off = work.probe.raw(exposure_s) - first
         total += off
         squares += off * off
+        inside += work.probe.noise_v2 / count
         work.tell((number + 1) / count)
     mean = total / count
-    return first + mean, np.maximum(squares / count - mean**2, 0) * count / (count - 1)
+    variance = np.maximum(squares / count - mean**2, 0) * count / (count - 1)
+    return first + mean, variance, inside
 
 
 def _outliers(values: np.ndarray) -> np.ndarray:
@@ -88,7 +109,9 @@ def _outliers(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(values - middle) > _HOT * spread)
 
 
-def _rate_error(noise: float, pixels: int, apart_s: float) -> float | None:
+def _rate_error(
+    noise: float, frames: tuple[int, int], pixels: int, apart_s: float
+) -> float | None:
     if apart_s <= 0:
         return None
-    return float(noise * np.sqrt((1 / _FRAMES + 1 / _LONG_FRAMES) / pixels) / apart_s)
+    return float(noise * np.sqrt((1 / frames[0] + 1 / frames[1]) / pixels) / apart_s)

@@ -11,12 +11,13 @@ import numpy as np
 
 from ...instruments import BadFit
 from ..bench.calibration import Figure, Plot
+from .probe import WINDOW_SAMPLES
 from .work import Measured, Work
 
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
 _GOAL, _MOST_ROUNDS = 2.5e-3, 5  # standard error of the gain
-_BUCKET_WINDOWS = 64  # a photodiode has one pixel: many windows instead
+_BUCKET_WINDOWS = 256  # a photodiode has one pixel: many windows instead
 _AREA_PX = 8  # side of an area of pixels whose mean and variance are one point
 _MOST, _CLIPS = 0.8, 0.92  # of the detector's range: brightest pixels, and where noise is cut off
 _LIT = 0.1  # of the brightest, from which on pixels and areas count as lit
@@ -38,9 +39,9 @@ def detector(work: Work) -> Measured:
     fullest_s = _fullest(work)
     shortest_s = max(fullest_s / 50, probe.shortest_s)
     exposures_s = np.geomspace(shortest_s, fullest_s, _LEVELS)
-    rounding = 0.0 if work.is_bucket else 1 / 12
+    rounding = _rounding(work)
     read_counts = work.calibration.figure("dark", "noise_counts")
-    read_error = 1e-3 * read_counts if not work.is_bucket else 0.1 * read_counts
+    read_error = read_counts * (0.02 if work.is_bucket else 1e-3)
     means, variances, weights, totals = [], [], [], []
     for round_ in range(_MOST_ROUNDS):
         for number, exposure_s in enumerate(exposures_s):
@@ -62,7 +63,7 @@ def detector(work: Work) -> Measured:
             f"{slope_error:.2g}, residual {poor:.1%}): check that the source is steady, that the "
             "camera applies no gamma or noise filter, and that nothing moves in the beam"
         )
-    read_e = float(np.sqrt(max(read_counts**2 - rounding, 0))) * gain
+    read_e = float(np.sqrt(max(read_counts**2 - rounding, 0) / _samples(work))) * gain
     gain_error = slope_error / slope * gain
     light = np.array(totals).reshape(-1, _LEVELS).mean(axis=0)
     departures = _linearity(exposures_s, light)
@@ -75,6 +76,7 @@ def detector(work: Work) -> Measured:
             read_e,
             read_e * float(np.hypot(gain_error / gain, read_error / read_counts)),
             "e",
+            "of one sample" if work.is_bucket else "of one pixel",
         ),
         Figure(
             "full_well_e", full_e, full_e * gain_error / gain, "e", "the converter's last count"
@@ -171,13 +173,32 @@ def _pair(work: Work, exposure_s: float, dark: np.ndarray | float) -> tuple[np.n
 
 
 def _windows(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Do the same with windows of a photodiode: neighbours differ by noise alone."""
+    """Do the same with windows of a photodiode: its samples differ by noise alone.
+
+    The source is as bright in all samples of a window, and not in all windows.
+    """
     dark = work.dark_counts(exposure_s)
-    volts = np.array([(work.probe.raw(exposure_s) - dark).sum() for _ in range(_BUCKET_WINDOWS)])
-    middle = float(np.median(volts))
-    volts = volts[np.abs(volts / middle - 1) < _CHANGED]
-    variance = np.mean(np.diff(volts) ** 2) / 2
-    return np.array([middle]), np.array([variance]), np.array([len(volts) / 2]), middle
+    seen = [
+        (float((work.probe.raw(exposure_s) - dark).sum()), work.probe.noise_v2)
+        for _ in range(_BUCKET_WINDOWS)
+    ]
+    volts, noise = np.array(seen).T
+    kept = np.abs(volts / np.median(volts) - 1) < _CHANGED
+    mean, weight = volts[kept].mean(), kept.sum() * (WINDOW_SAMPLES - 1) / 2
+    return np.array([mean]), noise[kept].mean(keepdims=True), np.array([weight]), float(mean)
+
+
+def _samples(work: Work) -> int:
+    return WINDOW_SAMPLES if work.is_bucket else 1
+
+
+def _rounding(work: Work) -> float:
+    """Give the variance of the converter's rounding, in counts (volts of a window) squared."""
+    if not work.is_bucket:
+        return 1 / 12
+    daq = work.bench.daq
+    low, high = daq.input_range_v
+    return WINDOW_SAMPLES * ((high - low) / ((1 << (daq.bit_depth or 16)) - 1)) ** 2 / 12
 
 
 def _fit(

@@ -41,16 +41,15 @@ def flat(work: Work) -> Measured:
     if inverse is not None and inverse.size:
         pairs, offset = inverse @ pairs, inverse @ offset
     markers = slots.markers
-    assert markers.marker_e is not None and markers.marker_leak_e is not None
     arrays = {
         "pairs_e": (pairs * to_run).astype(np.float32),
         "input_leak": input_leak,
         "weight_leak": weight_leak,
         "offset_e": offset * to_run,
     }
-    for role in markers.marker_e:
-        arrays[f"marker_e_{role}"] = markers.marker_e[role] * to_run
-        arrays[f"marker_leak_e_{role}"] = markers.marker_leak_e[role] * to_run
+    for name in ("marker_e", "marker_leak_e", "marker_dark_e"):
+        for role, rate in (getattr(markers, name) or {}).items():
+            arrays[f"{name}_{role}"] = rate * to_run
     per_slot = pairs.mean(axis=1) * to_run
     arrays["slot_gains"] = _picture(work, per_slot / per_slot.mean())
     spread = float((pairs / pairs.mean(axis=1, keepdims=True)).std())

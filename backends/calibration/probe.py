@@ -69,6 +69,7 @@ class Probe:
     faults : reason -> how often an exposure was repeated for it
     wait_s : from a flip until its light is trusted, by role, once it is known
     late_s : from the latest trigger to the start of its exposure, as the camera says
+    noise_v2 : variance of the latest window's sum of volts, from the spread of its samples
     """
 
     def __init__(self, bench: Bench, name: str, power_w: float) -> None:
@@ -76,7 +77,7 @@ class Probe:
         self.shots, self.light_j = 0, 0.0
         self.faults: dict[str, int] = {}
         self.wait_s: dict[str, float] = {}
-        self.late_s = 0.0
+        self.late_s, self.noise_v2 = 0.0, 0.0
         self._shown: dict[str, tuple[Shown, np.ndarray]] = {}
         self._dark: dict[float, np.ndarray] = {}
         self._is_lit = False
@@ -94,6 +95,10 @@ class Probe:
     def computing_s(self) -> float:
         """Give the host's time since the probe was made; on a real clock it holds the waits too."""
         return time.perf_counter() - self._began
+
+    def count_fault(self, reason: str, count: int = 1) -> None:
+        """Count exposures that are repeated."""
+        self.faults[reason] = self.faults.get(reason, 0) + count
 
     # --- light and frames ------------------------------------------------------------------------
 
@@ -227,8 +232,7 @@ class Probe:
             try:
                 return self._expose(exposure_s, shot)
             except _REPEATABLE as error:
-                reason = type(error).__name__
-                self.faults[reason] = self.faults.get(reason, 0) + 1
+                self.count_fault(type(error).__name__)
                 if attempt == bench.file.limits.retries or at_s is not None:
                     raise
                 if not self.is_bucket:
@@ -249,6 +253,7 @@ class Probe:
         if self.is_bucket:
             rate_hz = WINDOW_SAMPLES / exposure_s
             samples = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, shot)
+            self.noise_v2 = float(samples.volts.var(ddof=1)) * WINDOW_SAMPLES
             if samples.volts.max() >= self.bench.daq.input_range_v[1]:
                 return np.full((1, 1), self.range)
             return np.asarray(samples.volts.sum(axis=1, keepdims=True))

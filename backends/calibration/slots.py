@@ -15,6 +15,7 @@ from ..bench.layouts import Layout, Response
 from .probe import WINDOW_SAMPLES, Probe
 
 _LEARNED = 4  # shots of each number while the markers are learnt
+_CHANGED = 0.2  # of the light of the same frames, from which on a shot is taken again
 _REFERENCE_EVERY = 8  # readings of a bench whose detector has no room for markers
 
 
@@ -125,7 +126,7 @@ class Slots:
                 return self._judge(self.probe.raw(exposure_s), inputs, exposure_s)
             except (WrongLight, StaleFrame) as error:
                 reason = type(error).__name__
-                self.probe.faults[reason] = self.probe.faults.get(reason, 0) + 1
+                self.probe.count_fault(reason)
                 if attempt == limit:
                     raise
                 self._shown.clear()
@@ -150,10 +151,12 @@ class Slots:
         markers = self._markers
         if markers is not None:
             assert markers.marker_e is not None and markers.marker_leak_e is not None
+            assert markers.marker_dark_e is not None
             markers = replace(
                 markers,
                 marker_e={role: e * exposure_s for role, e in markers.marker_e.items()},
                 marker_leak_e={role: e * exposure_s for role, e in markers.marker_leak_e.items()},
+                marker_dark_e={role: e * exposure_s for role, e in markers.marker_dark_e.items()},
             )
         bright = inputs == self.layout.brightest["input"]
         lit: float | None = float(bright.mean())
@@ -197,41 +200,25 @@ class Slots:
         """Measure every marker cell bright and dark; what is read from now on is relative to it.
 
         Numbers of zeros only and of ones only light each cell once; the light of the slots, which
-        show the same all the while, tells how bright the source is in each shot.
+        show the same all the while, tells how bright the source is in each shot. Once more with
+        dark elements, what cells show is stray light.
         """
         layout = self.layout
+        none = np.zeros((layout.slots, layout.length))
         if not layout.marker_bits:
+            self._markers = Response(none, none, none, none)
             self._learn_reference()
             return
         inputs, weights = self.pattern("input", True), self.pattern("weight", sparse(layout))
         exposure_s = self.find_exposure(inputs, weights)
         self._markers = None
-        ones = (1 << layout.marker_bits) - 1
-        totals: list[float] = []
-        cells: dict[str, list[np.ndarray]] = {"input": [], "weight": []}
-        numbers = [0, ones] * _LEARNED
-        for number in numbers:
-            for role, levels in (("weight", weights), ("input", inputs)):
-                self.show(role, levels, number)
-            taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
-            totals.append(float(layout.electrons(taken).sum()))
-            for role, light in layout.marker_electrons(taken).items():
-                cells[role].append(light)
-        scale = np.array(totals) / np.median(totals)
-        if np.abs(scale - 1).max() > 0.2:
-            raise BadFit(
-                f"the light of the same frames varies by {np.abs(scale - 1).max():.0%} from shot "
-                "to shot: check that nothing moves in the beam, and the source"
-            )
-        marker_e, leak_e = {}, {}
-        for role, seen in cells.items():
-            light = np.stack(seen) / scale[:, None] / exposure_s
-            ended = [light[np.array(numbers) == number].mean(axis=0) for number in (0, ones)]
-            # bit and complement in turn: the number 0 lights the second cell of each pair
-            is_first = np.arange(light.shape[1]) % 2 == 0
-            bright = np.where(is_first, ended[1], ended[0])
-            leak_e[role] = np.where(is_first, ended[0], ended[1])
-            marker_e[role] = bright - leak_e[role]
+        lit = self._cells(inputs, weights, exposure_s)
+        unlit = self._cells(self.pattern("input", False), weights, exposure_s)
+        marker_e, leak_e, dark_e = {}, {}, {}
+        for role, (bright, dark) in lit.items():
+            dark_e[role] = unlit[role][1]
+            leak_e[role] = dark - dark_e[role]
+            marker_e[role] = bright - dark
             if (marker_e[role] < 0.2 * np.median(marker_e[role])).any():
                 dim = int(np.argmin(marker_e[role]))
                 raise BadFit(
@@ -239,9 +226,52 @@ class Slots:
                     f"bright, the others {np.median(marker_e[role]):.3g}: a dead row, dirt on a "
                     "modulator, or something in the beam"
                 )
-        none = np.zeros((layout.slots, layout.length))
-        self._markers = Response(none, none, none, none, None, marker_e, leak_e)
+        self._markers = Response(none, none, none, none, None, marker_e, leak_e, dark_e)
         self._shown.clear()
+
+    def _cells(
+        self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Give the light of marker cells when they are bright and when dark, in counts a second."""
+        layout, limit = self.layout, self.probe.bench.file.limits.retries
+        ones = (1 << layout.marker_bits) - 1
+        wanted = [0, ones] * _LEARNED
+        numbers: list[int] = []
+        totals: list[float] = []
+        cells: dict[str, list[np.ndarray]] = {"input": [], "weight": []}
+        for _ in range(limit + 1):
+            for number in wanted:
+                for role, levels in (("weight", weights), ("input", inputs)):
+                    self.show(role, levels, number)
+                taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
+                found = layout.marker_electrons(taken)
+                slots = layout.electrons(taken)
+                numbers.append(number)
+                totals.append(float(slots.sum() + sum(light.sum() for light in found.values())))
+                for role, light in found.items():
+                    cells[role].append(light)
+            scale = np.array(totals) / np.median(totals)
+            kept = np.abs(scale - 1) < _CHANGED
+            wanted = [n for n in (0, ones) for _ in range(_LEARNED - _count(numbers, kept, n))]
+            if not wanted:
+                break
+            self.probe.count_fault("WrongLight", len(wanted))
+        else:
+            raise BadFit(
+                f"the light of the same frames varies by {np.abs(scale - 1).max():.0%} from shot "
+                "to shot: check that nothing moves in the beam, and the source"
+            )
+        result = {}
+        for role, seen in cells.items():
+            light = np.stack(seen) / scale[:, None] / exposure_s
+            ended = [light[kept & (np.array(numbers) == n)].mean(axis=0) for n in (0, ones)]
+            # bit and complement in turn: the number 0 lights the second cell of each pair
+            is_first = np.arange(light.shape[1]) % 2 == 0
+            result[role] = (
+                np.where(is_first, ended[1], ended[0]),
+                np.where(is_first, ended[0], ended[1]),
+            )
+        return result
 
     @property
     def markers(self) -> Response:
@@ -275,6 +305,10 @@ class Slots:
             self.scales.append((self.probe.bench.shots, self._reference_scale, 1e-8))
             self._until_reference = _REFERENCE_EVERY
         self._until_reference -= 1
+
+
+def _count(numbers: list[int], kept: np.ndarray, number: int) -> int:
+    return int((kept & (np.array(numbers) == number)).sum())
 
 
 def sparse(layout: Layout) -> np.ndarray:
