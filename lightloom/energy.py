@@ -258,10 +258,10 @@ def _converters(where: Console, account: Mapping[str, Any]) -> None:
 
 
 def _assumed(where: Console, account: Mapping[str, Any]) -> None:
-    known = account["constants"]
+    known = {name: item for name, item in account["constants"].items() if item["influence"]}
     recalled = [name for name, item in known.items() if item["recalled"]]
     for what, names in (
-        ("assumed, since the profile gives none", account["assumed"]),
+        ("assumed, since the profile gives none", [n for n in account["assumed"] if n in known]),
         ("recalled, not looked up", recalled),
     ):
         values = (

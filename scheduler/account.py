@@ -20,6 +20,7 @@ def account_document(account: Account, tokens_per_s: float | None = None) -> dic
     tokens = account.tokens
     reached = tokens / account.seconds if account.seconds else None
     wanted = reached if tokens_per_s is None else tokens_per_s
+    powers = account.powers()
     document: dict[str, Any] = {
         "profile": account.profile.name,
         "constant_sets": list(account.constants.names),
@@ -63,7 +64,10 @@ def account_document(account: Account, tokens_per_s: float | None = None) -> dic
         "advantages": account.advantages(),
         "sensitivity": [vars(item) for item in account.sensitivity(INFLUENTIAL)],
         "tokens_per_s": {"one_bench": reached, "wanted": tokens_per_s},
-        "constants": {name: _constant(item) for name, item in account.constants.values.items()},
+        "constants": {
+            name: {**_constant(item), "influence": powers[name]}
+            for name, item in account.constants.values.items()
+        },
         "assumed": [item.name for item in account.constants.assumed],
     }
     if wanted:

@@ -495,6 +495,14 @@ class Account:
 
     # ---------------------------------------------------------------------- what decides it
 
+    def powers(self) -> dict[str, float]:
+        """Give d ln(energy of the system) / d ln(constant) of each constant; 0 without effect."""
+        powers = {}
+        for name in self.constants.values:
+            more, less = (self.total(constants=self.constants.times(name, f)) for f in (1.01, 0.99))
+            powers[name] = math.log(more / less) / math.log(1.01 / 0.99) if less > 0 else 0.0
+        return powers
+
     def sensitivity(self, count: int | None = None) -> list["Sensitivity"]:
         """Say how far each constant moves the system's energy, the most influential first.
 
@@ -503,10 +511,7 @@ class Account:
         count : of constants to give; None gives all that have any influence
         """
         goals = {item.baseline.name: item for item in self.digital() if item.system is not None}
-        powers = {}
-        for name in self.constants.values:
-            more, less = (self.total(constants=self.constants.times(name, f)) for f in (1.01, 0.99))
-            powers[name] = math.log(more / less) / math.log(1.01 / 0.99) if less > 0 else 0.0
+        powers = self.powers()
         names = sorted(powers, key=lambda name: -abs(powers[name]))
         found = []
         for name in [name for name in names if abs(powers[name]) > 1e-9][:count]:
