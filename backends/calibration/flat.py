@@ -156,7 +156,7 @@ def _leaks(work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float,
         ("dark inputs", dark, weights, longest_s),
         ("dark", dark, none, longest_s),
     ):
-        exposure_s = bright_s if name == "bright" else slots.find_exposure(inputs, pattern)
+        exposure_s = bright_s if name == "bright" else slots.find_exposure(inputs, pattern, True)
         sums[name] = slots.read(inputs, pattern, min(exposure_s, most_s), _LEAK_ROUNDS)
     rate = {name: reading.rate for name, reading in sums.items()}
     noise = {name: reading.variance for name, reading in sums.items()}

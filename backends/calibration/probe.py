@@ -268,8 +268,16 @@ class Probe:
         self.late_s = frame.taken_at_s - triggered_s
         return frame.data
 
-    def find_exposure(self, start_s: float | None = None, goal: float = _GOAL) -> float:
+    def find_exposure(
+        self, start_s: float | None = None, goal: float = _GOAL, may_be_dark: bool = False
+    ) -> float:
         """Find an exposure at which the brightest pixels of the frames shown are half full.
+
+        Parameters
+        ----------
+        start_s : of the search
+        goal : part of the detector's range
+        may_be_dark : frames that pass next to nothing are no fault
 
         Returns
         -------
@@ -295,7 +303,7 @@ class Probe:
                 exposure_s *= max(down, 0.1)
             elif share < _LOW * goal / _GOAL:
                 if exposure_s >= self.longest_s:
-                    if taken.peak <= 8 * self._noise(exposure_s):
+                    if not may_be_dark and taken.peak <= 8 * self._noise(exposure_s):
                         raise WrongLight(self._no_light(exposure_s))
                     return exposure_s
                 exposure_s *= min(goal / max(share, 1e-9), 10.0)

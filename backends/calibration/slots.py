@@ -188,11 +188,18 @@ class Slots:
             self._dark[exposure_s] = self._dark_counts + self._dark_rate * exposure_s
         return self._dark[exposure_s]
 
-    def find_exposure(self, inputs: np.ndarray, weights: np.ndarray) -> float:
-        """Find the exposure at which the brightest pixels of two patterns are half full."""
+    def find_exposure(
+        self, inputs: np.ndarray, weights: np.ndarray, may_be_dark: bool = False
+    ) -> float:
+        """Find the exposure at which the brightest pixels of two patterns are half full.
+
+        Parameters
+        ----------
+        may_be_dark : so that the longest exposure is taken where next to nothing is seen
+        """
         self.show("weight", weights)
         self.show("input", inputs)
-        return self.probe.find_exposure()
+        return self.probe.find_exposure(may_be_dark=may_be_dark)
 
     # --- brightness ------------------------------------------------------------------------------
 
