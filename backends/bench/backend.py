@@ -45,6 +45,7 @@ from .bench import Bench
 from .calibrated import WANTED, Calibrated, read_calibrated
 from .grey import GreyCurve
 from .layouts import LAYOUTS, Layout, Marks
+from .opening import check_opening
 from .theory import matching_profile, typical_full_e
 from .tracking import ScaleTracker
 
@@ -179,6 +180,8 @@ class BenchBackend(Backend):
             self._stops.clear()
             if self._guesses:
                 self._guess_brightness()
+            elif self._calibrated is not None and not bench.is_timing_only:
+                check_opening(self, self._take_known)
         except BaseException:
             bench.close()
             raise
@@ -494,6 +497,13 @@ class BenchBackend(Backend):
             self.bench.close()  # light off first
             raise
         return TileResult(electrons, stats)
+
+    def _take_known(
+        self, name: str, inputs: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take one shot of known frames: electrons [slots], and what they should be."""
+        job = TileJob(name, weights, inputs[None], np.arange(self.layout.slots))
+        return self._run(job).electrons[0], self._passed_e(inputs, weights)
 
     def _reference(self, job: TileJob, stats: Stats) -> None:
         """Show the weights an input that is everywhere alike, and compare with what they pass."""

@@ -109,9 +109,7 @@ def _outliers(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(values - middle) > _HOT * spread)
 
 
-def _rate_error(
-    noise: float, frames: tuple[int, int], pixels: int, apart_s: float
-) -> float | None:
+def _rate_error(noise: float, frames: tuple[int, int], pixels: int, apart_s: float) -> float | None:
     if apart_s <= 0:
         return None
     return float(noise * np.sqrt((1 / frames[0] + 1 / frames[1]) / pixels) / apart_s)
