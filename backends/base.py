@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -102,6 +102,8 @@ class Backend(ABC):
 
     name: str
     is_mock = False
+    is_calibrated = True  # False: an operator insisted on a guess
+    remarks: Sequence[str] = ()  # on what was multiplied, for a report
     profile: Any  # the constants of its bench; a digital backend has none
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `lightloom run`, `plan`, `energy`, `init`, `devices`, `check`, `doctor`.
+"""The command line: every command of `lightloom`, each a short way to a call of Python.
 
 Nothing heavy is imported before a command needs it, and threads are set before numpy is loaded.
 """
@@ -126,6 +126,12 @@ def run(
     backend: BackendName = "mock",
     profile: ProfileName = None,
     bench: BenchPath = None,
+    uncalibrated: Annotated[
+        bool,
+        typer.Option(
+            "--uncalibrated", help="Run a bench on a guess; its numbers are not to be trusted."
+        ),
+    ] = False,
     set_: Settings = None,
     placement: Placement = "paper",
     limit: Annotated[
@@ -153,7 +159,7 @@ def run(
 
     console = showing.console(for_people=not json_)
     check_sampling(temperature, top_k, top_p)
-    opened = _open(backend, profile, set_, seed, bench)
+    opened = _open(backend, profile, set_, seed, bench, uncalibrated)
     loaded = load_model(model)
     given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
     inputs, labels = _inputs(loaded, given, limit)
@@ -279,6 +285,13 @@ def init(
     layout: Annotated[str, typer.Option(help="imaged, line or block.")] = "imaged",
     clock: Annotated[str, typer.Option(help="virtual (as fast as it goes) or real.")] = "virtual",
     tiny: Annotated[bool, typer.Option("--tiny", help="A bench of 96 x 64 pixels.")] = False,
+    as_found: Annotated[
+        bool,
+        typer.Option("--as-found", help="Crooked, uneven and drifting: to align and calibrate."),
+    ] = False,
+    world_seed: Annotated[
+        int, typer.Option(help="Of the bench's imperfections and noise.", min=0)
+    ] = 0,
 ) -> None:
     """Write a commented bench file of simulated instruments, to be changed to yours.
 
@@ -289,7 +302,7 @@ def init(
 
     if clock not in ("virtual", "real"):
         raise InputError(f"unknown --clock {clock!r}; choose virtual or real")
-    text = example_file(layout, clock, tiny)
+    text = example_file(layout, clock, tiny, as_found, world_seed)
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -297,7 +310,7 @@ def init(
         raise InputError(f"{file} is there already; give another name, or remove it") from None
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}") from None
-    typer.echo(f"wrote {file}; next: lightloom check --bench {file}")
+    typer.echo(f"wrote {file}; next: lightloom {'align' if as_found else 'check'} --bench {file}")
 
 
 @_command("devices")
@@ -319,21 +332,32 @@ def devices(json_: Json = False) -> None:
 @_command("check")
 def check(
     bench: Annotated[Path, typer.Option("--bench", help="Bench file.")],
+    random_products: Annotated[
+        int | None,
+        typer.Option(help="Compare so many random dot products, and show how far they are.", min=1),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random products.", min=0)] = 1,
     json_: Json = False,
 ) -> None:
-    """Try every instrument of a bench and a first product; one line each, passed or failed.
+    """Try every instrument of a bench, and products; one line each, passed or failed.
 
-    Example: lightloom check --bench bench.toml
+    Example: lightloom check --bench bench.toml --random-products 2000
     """
     limit_threads(None)
     from . import showing
-    from .backends.bench import check_bench, load_bench
+    from .backends.bench import FIRST_PRODUCTS, check_bench, load_bench
 
-    findings = check_bench(load_bench(bench))
+    findings, merit = check_bench(load_bench(bench), random_products or FIRST_PRODUCTS, seed)
     if json_:
-        _print_json({"schema": 1, "bench": str(bench), "findings": [vars(f) for f in findings]})
+        document: dict[str, Any] = {"schema": 1, "bench": str(bench)}
+        document["findings"] = [vars(f) for f in findings]
+        document["random_products"] = None if merit is None else merit.as_dict()
+        _print_json(document)
     else:
-        showing.checks(showing.console(for_people=True), str(bench), findings)
+        console = showing.console(for_people=True)
+        showing.checks(console, str(bench), findings)
+        if random_products is not None and merit is not None:
+            showing.merit(console, merit)
     if not all(finding.passed for finding in findings):
         raise typer.Exit(1)
 
@@ -366,6 +390,67 @@ def align_(
         _print_json(found.as_dict() | {"bench": str(bench), "calibration": str(path)})
     else:
         showing.alignment(console, found, str(bench), str(path))
+
+
+@_command("calibrate")
+def calibrate_(
+    bench: Annotated[Path, typer.Option("--bench", help="Bench file; aligned before.")],
+    step: Annotated[
+        list[str] | None, typer.Option(help="Only this step; give several.", metavar="NAME")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Not this step; give several.", metavar="NAME")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out the steps that are stored already.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Measure an aligned bench by its own light, step by step; each is stored when it is done.
+
+    Example: lightloom calibrate --bench bench.toml --resume
+    """
+    limit_threads(None)
+    from . import showing
+    from .backends.bench import load_bench
+    from .backends.bench.calibration import Step, described
+    from .backends.calibration import calibrate
+
+    console = showing.console(for_people=not json_)
+    steps: list[Step] = []
+
+    def done(finished: Step) -> None:
+        steps.append(finished)
+        if not json_:
+            showing.step(console, finished)
+
+    try:
+        with showing.progress(console, in_percent=True) as tell:
+            found = calibrate(
+                load_bench(bench),
+                step or (),
+                skip or (),
+                resume,
+                lambda name, share: tell(name, round(100 * share), 100),
+                done,
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"lightloom: {len(steps)} steps of this call are stored; go on with: "
+            f"lightloom calibrate --bench {bench} --resume",
+            err=True,
+        )
+        raise
+    if json_:
+        document = {"schema": 1, "bench": str(bench), "calibration": found.path}
+        costs = ("shots", "seconds", "computing_s", "light_j")
+        _print_json(
+            document
+            | {"steps": [described(item) for item in steps]}
+            | {"total": {key: sum(getattr(item, key) for item in steps) for key in costs}}
+        )
+    else:
+        showing.calibration(console, steps, found, str(bench))
 
 
 def _until_interrupted(work: Callable[[], None]) -> None:
@@ -439,6 +524,7 @@ def _open(
     settings: list[str] | None,
     seed: int,
     bench: Path | None = None,
+    uncalibrated: bool = False,
 ) -> "Backend":
     """Open the backend that the options name."""
     from .backends import DEFAULT, MockBackend, load_profile, open_backend, parse_setting
@@ -451,7 +537,9 @@ def _open(
             raise InputError("--bench and --backend digital are two backends; give one of them")
         from .backends.bench import BenchBackend, load_bench
 
-        return BenchBackend(load_bench(bench))
+        return BenchBackend(load_bench(bench), uncalibrated)
+    if uncalibrated:
+        raise InputError("--uncalibrated is for a bench: give --bench too")
     if name == "digital":
         if profile or settings:
             raise InputError("--profile and --set belong to a mock; the digital backend has none")

@@ -8,18 +8,29 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
+from math import erf
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
     from .backends import OpticsProfile
     from .backends.bench import Bench
+    from .backends.bench.calibration import Calibration, Step
+    from .backends.bench.merit import Merit
     from .backends.calibration import Alignment
     from .instruments import Finding
     from .instruments.discovery import Found
@@ -32,6 +43,7 @@ _EXTRAS = {
     "micromanager": ("pymmcore_plus",),
     "ni": ("nidaqmx",),
     "slmsuite": ("slmsuite",),
+    "report": ("matplotlib",),
     "models": ("gguf", "tokenizers"),
     "hub": ("huggingface_hub",),
     "train": ("sklearn", "torch"),
@@ -46,9 +58,10 @@ def console(*, for_people: bool) -> Console:
 
 
 @contextmanager
-def progress(where: Console) -> Iterator[Any]:
+def progress(where: Console, in_percent: bool = False) -> Iterator[Any]:
     """Show a progress bar while a run goes on; gives the function that a run tells."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    share = TaskProgressColumn() if in_percent else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), share)
     with Progress(
         *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
     ) as bar:
@@ -83,6 +96,7 @@ def warnings_as_remarks(where: Console) -> Iterator[None]:
 def report(where: Console, result: "Report") -> None:
     """Print a run's report."""
     mark = " [bold yellow]MOCK[/]" if result.is_mock else ""
+    mark += "" if result.is_calibrated else " [bold red]NOT CALIBRATED[/]"
     where.print(f"\n[bold]{escape(result.model)}[/] on the {result.backend} backend{mark}")
     if result.profile is not None:
         where.print(
@@ -267,6 +281,89 @@ def checks(where: Console, path: str, findings: "list[Finding]") -> None:
     where.print(table)
     failed = sum(not finding.passed for finding in findings)
     where.print(f"{escape(path)}: {len(findings) - failed} passed, {failed} failed; light is off")
+
+
+def step(where: Console, done: "Step") -> None:
+    """Print a step of a calibration: what it found, and what that cost."""
+    from .page import measured, quantity
+
+    table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
+    for side in ("left", "right", "right", "left", "left"):
+        table.add_column(justify=side)
+    for figure in done.figures:
+        value, spread = measured(figure.value, figure.uncertainty)
+        spread = f"+- {spread}" if spread else ""
+        table.add_row(
+            figure.name, value, spread, escape(figure.unit), f"[dim]{escape(figure.note)}[/]"
+        )
+    where.print(
+        f"[bold]{done.name}[/]: {done.shots:,} shots, {_duration(done.seconds)} of the bench, "
+        f"{_duration(done.computing_s)} of computing, {quantity(done.light_j, 'J')} of light"
+    )
+    where.print(table)
+    for note in done.notes:
+        where.print(f"[yellow]note:[/] {escape(note)}")
+
+
+def calibration(where: Console, steps: "list[Step]", found: "Calibration", bench: str) -> None:
+    """Print what a calibration cost, where it is, and what comes next."""
+    from .page import quantity
+
+    where.print(
+        f"{len(steps)} steps: {sum(s.shots for s in steps):,} shots, "
+        f"{_duration(sum(s.seconds for s in steps))} of the bench, "
+        f"{_duration(sum(s.computing_s for s in steps))} of computing, "
+        f"{quantity(sum(s.light_j for s in steps), 'J')} of light; light is off"
+    )
+    where.print(
+        f"stored in {escape(found.path)}; next: lightloom check --bench {escape(bench)} "
+        f"--random-products 2000, then lightloom report {escape(bench)}"
+    )
+
+
+def merit(where: Console, found: "Merit") -> None:
+    """Print how far random products are from their exact values."""
+    where.print(
+        f"\n{found.products:,} random products of length {found.length}, "
+        f"{found.photons_full_scale:,.0f} photoelectrons per full-scale product of two elements; "
+        f"{found.shots:,} shots, {found.retries} of them repeats"
+    )
+    where.print(
+        f"error [bold]{found.over_floor:.3f}[/] x the floor of shot noise, read noise and steps; "
+        f"bias {found.bias_over_floor:+.3f} +- {found.bias_error:.3f} x the floor; "
+        f"{found.relative_error:.2%} of the values"
+    )
+    lights = Table(box=box.SIMPLE, pad_edge=False)
+    lights.add_column("photoelectrons of an output", justify="right")
+    lights.add_column("relative error", justify="right")
+    for light, error in zip(found.light_e, found.error_at_light, strict=True):
+        lights.add_row(f"{light:,.0f}", f"{error:.2%}")
+    where.print(lights)
+    where.print(_histogram(found))
+
+
+_BAR = 30  # characters of the longest bar
+
+
+def _histogram(found: "Merit") -> Table:
+    """Draw residuals over predicted noise as bars, beside those of the ideal normal."""
+    pairs = found.histogram.reshape(-1, 2).sum(axis=1)  # two neighbours in one bar
+    edges = found.edges[::2]
+    below = [0.0, *(0.5 + erf(float(edge) / 2**0.5) / 2 for edge in edges[1:-1]), 1.0]
+    ideal = [(b - a) * found.products for a, b in pairwise(below)]
+    longest = max(float(pairs.max()), *ideal)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("residual / noise", justify="right", no_wrap=True)
+    table.add_column("found", justify="right")
+    table.add_column("", min_width=_BAR)
+    table.add_column("ideal", justify="right")
+    table.add_column("", min_width=_BAR)
+    for (low, high), count, wanted in zip(pairwise(edges), pairs, ideal, strict=True):
+        bars = ["#" * round(_BAR * value / longest) for value in (float(count), wanted)]
+        table.add_row(
+            f"{low:+.1f} to {high:+.1f}", f"{count:,}", bars[0], f"{wanted:,.0f}", bars[1]
+        )
+    return table
 
 
 def alignment(where: Console, found: "Alignment", bench: str, path: str) -> None:

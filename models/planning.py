@@ -194,6 +194,7 @@ class Report:
     profile_title: str
     placement: str
     is_mock: bool
+    is_calibrated: bool
     task: str
     quality: Mapping[str, Any]
     throughput: Mapping[str, Any]
@@ -569,12 +570,13 @@ def _report(run: Run) -> Report:
         profile_title="" if is_digital else profile.title,
         placement=plan.placement,
         is_mock=plan.backend.is_mock,
+        is_calibrated=plan.backend.is_calibrated,
         task=plan.task,
         quality=run.quality,
         throughput=run.throughput,
         steps=tuple(rows.values()),
         stats=stats,
-        remarks=_remarks(profile, stats, is_digital, getattr(plan.backend, "faults", {})),
+        remarks=_remarks(profile, stats, plan.backend),
         wall_seconds=run.wall_seconds,
         energy=None if is_digital else _energy_document(run),
         results=run.results,
@@ -596,12 +598,11 @@ def _energy_document(run: Run) -> dict[str, Any]:
     return document
 
 
-def _remarks(
-    profile: OpticsProfile, stats: Stats, is_digital: bool, faults: Mapping[str, int]
-) -> tuple[str, ...]:
-    if is_digital:
+def _remarks(profile: OpticsProfile, stats: Stats, backend: Backend) -> tuple[str, ...]:
+    if backend.name == "digital":
         return ()
-    remarks = list(profile.unphysical)
+    remarks = [*backend.remarks, *profile.unphysical]
+    faults: Mapping[str, int] = getattr(backend, "faults", {})
     if faults:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(faults.items()))
         remarks.append(f"{sum(faults.values()):,} shots were repeated: {reasons}")

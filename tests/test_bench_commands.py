@@ -96,7 +96,8 @@ def test_a_run_says_what_it_is_and_what_was_repeated(tmp_path: Path) -> None:
     report = json.loads(run.stdout)
     assert report["is_mock"] and report["backend"] == "bench"
     assert report["profile"] == "simulated imaged bench" and "bench.toml" in report["profile_title"]
-    assert report["remarks"] == ["2 shots were repeated: StaleFrame 2"]
+    assert report["remarks"][1:] == ["2 shots were repeated: StaleFrame 2"]
+    assert report["is_calibrated"] and "own truth" in report["remarks"][0]
 
 
 _BAD = {
@@ -111,12 +112,12 @@ _BAD = {
     "no fit": (("block = [4, 4]", "block = [99, 99]"), "99 x 99 elements"),
     "beyond the sensor": (
         ("seed = 0", "camera_registration = { scale = 2.0 }"),
-        "the sensor of 64",
+        "pixels of the weight modulator that are seen",
     ),
     "another world": (("seed = 0", 'layout = "line"'), "world.layout = 'line'"),
     "coherent": (('= "incoherent"', '= "coherent"'), "coherence = 'coherent'"),
     "no TOML": (("schema = 1", "schema ="), "not valid TOML"),
-    "uncalibrated": (('= "known"', '= "may.toml"'), "calibration = 'may.toml'"),
+    "uncalibrated": (('= "known"', '= "may.json"'), "is not calibrated (no file may.json)"),
     "half real": (
         ('driver = "simulated-source"', 'driver = "ni-daq"'),
         "instruments.source.driver = 'ni-daq' drives a daq",
@@ -142,10 +143,10 @@ def test_two_instruments_on_one_port_are_found(tmp_path: Path) -> None:
     assert run.returncode == 2 and "have one address, 'tcpip::127.0.0.1::9::SOCKET'" in run.stderr
 
 
-def test_a_real_bench_is_not_run_before_it_can_be_calibrated(tmp_path: Path) -> None:
+def test_a_real_bench_is_not_run_before_it_is_calibrated(tmp_path: Path) -> None:
     (tmp_path / "bench.toml").write_text(REAL.format(port=9))
     run = lightloom(tmp_path, "run", "--bench", "bench.toml")
-    assert run.returncode == 2 and "only a simulated bench knows its own truth" in run.stderr
+    assert run.returncode == 2 and "the bench is not calibrated" in run.stderr
 
 
 @pytest.fixture(params=["closed", "silent", "garbage", "half a line"])

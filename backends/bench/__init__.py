@@ -2,11 +2,12 @@
 
 from .backend import BenchBackend
 from .bench import Bench, load_bench
-from .check import check_bench
+from .check import FIRST_PRODUCTS, check_bench
 from .file import BenchFile, example_file, read_bench_file
 from .layouts import BlockLayout, ImagedLayout, Layout, LineLayout
 
 __all__ = [
+    "FIRST_PRODUCTS",
     "Bench",
     "BenchBackend",
     "BenchFile",

@@ -150,6 +150,7 @@ class BenchBackend(Backend):
         self.faults: dict[str, int] = {}
         self.references = 0
         self.tracker: ScaleTracker | None = None
+        self._profile: OpticsProfile | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._stops = Event()
         self._is_open = False
@@ -190,6 +191,7 @@ class BenchBackend(Backend):
 
     def _lay_out(self) -> None:
         """Find out, or be told, what the bench's light is like, and where numbers lie in it."""
+        self._profile = None
         bench, file = self.bench, self.bench.file
         if self._calibrated is not None:
             self._calibrated.calibration.check(bench, WANTED, file.calibration_lasts_s)
@@ -253,6 +255,36 @@ class BenchBackend(Backend):
         return {**super().describe(), "bench": self.bench.describe()}
 
     @property
+    def is_calibrated(self) -> bool:  # type: ignore[override]
+        """Whether it is known, and not guessed, what the bench does to light."""
+        return not self._guesses
+
+    @property
+    def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Give sentences for the report of a run: calibration, light, and where that drifted.
+
+        Nothing is told before the bench was open; telling never opens it.
+        """
+        if self._guesses:
+            return (
+                f"NOT CALIBRATED: {self.bench.path} ran on a guess of its registration, curves and "
+                "brightness; its numbers are not to be trusted",
+            )
+        if self._profile is None:
+            return ()
+        light = f"{self.typical_full_e:,.0f} photoelectrons per full-scale product of two elements"
+        if self._calibrated is None:
+            return (f"calibrated by the simulation's own truth; {light}",)
+        calibration = self._calibrated.calibration
+        ended = 1.0 if self.tracker is None else self.tracker.slow
+        return (
+            f"calibration {calibration.path}, {calibration.age_s(WANTED) / 3600:.1f} hours old; "
+            f"{light}",
+            f"{self.references:,} reference shots were taken; the light ended at {ended:.3f} times "
+            "that of calibration",
+        )
+
+    @property
     def typical_full_e(self) -> float:
         """Give the electrons of a product of full scale, for normally distributed weights."""
         return typical_full_e(self)
@@ -260,8 +292,10 @@ class BenchBackend(Backend):
     @property
     def profile(self) -> OpticsProfile:
         """The mock's profile of this bench: what theory says its noise and steps are."""
-        self.open()
-        return matching_profile(self)
+        if self._profile is None:  # a report that is written after a run switches no light on
+            self.open()
+            self._profile = matching_profile(self)
+        return self._profile
 
     # --- products --------------------------------------------------------------------------------
 

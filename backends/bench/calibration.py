@@ -225,6 +225,11 @@ class Calibration:
             )
         return arrays[name]
 
+    def age_s(self, wanted_steps: Iterable[str], now: datetime | None = None) -> float:
+        """Give the age of the oldest of some steps."""
+        oldest = min(datetime.fromisoformat(self._step(s).finished_at) for s in wanted_steps)
+        return ((now or datetime.now(UTC)) - oldest).total_seconds()
+
     def _step(self, name: str) -> Step:
         if name not in self.steps:
             raise InputError(f"{self.path}: the calibration lacks the step {name!r}; run that step")
@@ -274,7 +279,7 @@ class Calibration:
             "created_at": self.created_at,
             "binding": self.binding,
             "data": {"file": data, "sha256": digest, "bytes": size},
-            "steps": [_described(step) for step in self.steps.values()],
+            "steps": [described(step) for step in self.steps.values()],
         }
 
     @classmethod
@@ -534,7 +539,7 @@ class _Header(_Entry):
 _COPIED = [name for name in _StepEntry.model_fields if name != "arrays"]
 
 
-def _described(step: Step) -> dict[str, Any]:
+def described(step: Step) -> dict[str, Any]:
     """Give a step as JSON has it, without the contents of its arrays."""
     return {
         "name": step.name,

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...instruments import InputError
@@ -220,8 +221,7 @@ schema = 1
 name = "simulated {layout} bench"
 layout = "{layout}"            # imaged, line or block
 coherence = "incoherent"     # light adds in power; nothing else is supported
-calibration = "known"        # only a simulated bench knows its own truth
-clock = "{clock}"             # real, or virtual: simulated time passes at once
+{calibration}clock = "{clock}"             # real, or virtual: simulated time passes at once
 power_w = "1 mW"             # set-point of the source during a run
 exposure_s = "{exposure}"
 
@@ -253,9 +253,26 @@ device = "{device}"
 driver = "simulated-source"
 
 [world]                      # of simulated instruments only: the light between them
-seed = 0                     # of the device: its imperfections and its noise
+seed = {seed:<22}# of the device: its imperfections and its noise
 electrons_per_pixel_j = {light}
 extinction_ratio = 500.0
+"""
+
+_KNOWN = """\
+calibration = "known"        # only a simulated bench knows its own truth
+"""
+
+_AS_FOUND = """\
+input_registration = {input}
+camera_registration = {camera}
+lut_rms = 0.05               # of full scale: grey-level curves off a straight line
+gain_rms = 0.03              # of single pixels
+unevenness = 0.1             # of the illumination
+source_rms = 0.005           # from shot to shot
+drift_rms = 0.02
+drift_shots = 5000
+stray_e_per_s = 200
+hot_pixels = 1e-5
 """
 
 _SIZES: dict[str, dict[str, Any]] = {
@@ -265,8 +282,20 @@ _SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def example_file(layout: str = "imaged", clock: str = "virtual", tiny: bool = False) -> str:
+def example_file(
+    layout: str = "imaged",
+    clock: str = "virtual",
+    tiny: bool = False,
+    as_found: bool = False,
+    seed: int = 0,
+) -> str:
     """Give the text of a commented bench file of simulated instruments.
+
+    Parameters
+    ----------
+    tiny : modulators and camera of 96 x 64 pixels
+    as_found : a bench that nobody has aligned or calibrated; else an ideal one that is known
+    seed : of its imperfections
 
     Raises
     ------
@@ -283,4 +312,33 @@ def example_file(layout: str = "imaged", clock: str = "virtual", tiny: bool = Fa
     detector = "simulated-camera"
     if layout == "block":
         detector, device = "simulated-daq", "ni-6363"
-    return _EXAMPLE.format(layout=layout, clock=clock, detector=detector, device=device, **values)
+    values |= {"calibration": "" if as_found else _KNOWN, "seed": seed}
+    if as_found:
+        values |= {"light": _FOUND_LIGHT[layout]}
+    text = _EXAMPLE.format(layout=layout, clock=clock, detector=detector, device=device, **values)
+    return text + _found_world(layout, tiny, seed) if as_found else text
+
+
+_FOUND_LIGHT = {"imaged": "1.5e8", "line": "4e7", "block": "3e9"}
+_OFF_SCALE, _OFF_DEG, _OFF_PX = 0.05, 3.0, 40.0  # at most, of a bench that nobody aligned
+_TINY_OFF_PX = 2.0  # of 64 rows, as 40 are of 1152
+
+
+def _found_world(layout: str, tiny: bool, seed: int) -> str:
+    """Give the lines of `[world]` that make it crooked, uneven and drifting."""
+    chance = np.random.Generator(np.random.Philox(seed))
+    most_px = _TINY_OFF_PX if tiny else _OFF_PX
+
+    def crooked() -> str:
+        scale, turn, down, right = chance.uniform(-1, 1, 4)
+        return (
+            f"{{ scale = {1 + _OFF_SCALE * scale:.4f}, rotation_deg = {_OFF_DEG * turn:.3f}, "
+            f"shift_px = [{most_px * down:.2f}, {most_px * right:.2f}] }}"
+        )
+
+    text = _AS_FOUND.format(input=crooked(), camera=crooked())
+    if layout == "imaged":
+        text += "blur_px = 1.0                # of the image on the camera\n"
+    if layout == "line":
+        text += "crosstalk = 0.02             # of a row's light on each neighbour\n"
+    return text

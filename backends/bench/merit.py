@@ -6,6 +6,7 @@ The figure of merit of this field, beside the floor that shot noise, read noise 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,15 @@ class Merit:
     def bias_error(self) -> float:
         """Give the standard error of `bias_over_floor`."""
         return self.error / self.floor / self.products**0.5
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it for JSON."""
+        ratios = ("over_floor", "bias_over_floor", "bias_error")
+        plain = {
+            key: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, value in vars(self).items()
+        }
+        return plain | {key: float(getattr(self, key)) for key in ratios}
 
 
 def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Merit:

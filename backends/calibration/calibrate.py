@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
-from ...instruments import InputError
+from ...instruments import BadFit, InputError, Saturated, WrongLight
 from ..bench.bench import Bench
-from ..bench.calibration import Calibration, Step, calibration_path
+from ..bench.calibration import Calibration, Step, path_for
 from .additivity import additivity
 from .crosstalk import crosstalk
 from .curves import curves
@@ -67,7 +66,7 @@ def calibrate(
     BadFit, WrongLight, Saturated : with a diagnosis, when a step does not find what it should
     """
     wanted = _wanted(only, skip)
-    path = path_of(bench)
+    path = path_for(bench.path)
     if not path.exists():
         raise InputError(
             f"{bench.path} is not aligned: run `lightloom align --bench {bench.path}` first"
@@ -90,7 +89,10 @@ def calibrate(
                 )
             if tell is not None:
                 work.tell = _teller(tell, name)
-            step = _run(work, name)
+            try:
+                step = _run(work, name)
+            except (BadFit, WrongLight, Saturated) as error:
+                raise type(error)(f"{bench.path}: step {name}: {error}") from error
             calibration.add(step)
             if name == "settling":
                 work.trust_settling()
@@ -100,22 +102,6 @@ def calibrate(
     finally:
         bench.make_safe() if was_open else bench.close()
     return calibration
-
-
-def path_of(bench: Bench) -> Path:
-    """Give where the calibration of a bench lies.
-
-    Raises
-    ------
-    InputError : for a bench whose file says that it knows its own truth
-    """
-    named = bench.file.calibration
-    if named == "known":
-        raise InputError(
-            f'{bench.path}: calibration = "known" makes runs use the simulation\'s own truth; take '
-            "that line out to align and calibrate by light"
-        )
-    return calibration_path(bench.path) if named is None else bench.folder / named
 
 
 def _wanted(only: Iterable[str], skip: Iterable[str]) -> list[str]:
