@@ -92,11 +92,14 @@ def nominal_optics(bench: Bench) -> Optics:
     else:
         gain, offset, noise = 1e6, 0.0, 0.0
     scale = np.array(sensor) / shapes["weight"]
-    fits = scale if file.layout == "line" else np.full(2, scale.min())
+    on_sensor = _centred(shapes["weight"], sensor, np.full(2, _FITS * scale.min()))
+    if file.layout == "line":
+        on_sensor = _centred(shapes["weight"], sensor, _FITS * scale)
+        on_sensor[1] = 0.0, 0.0, (sensor[1] - 1) / 2  # all columns fall on one
     return Optics(
         tables=tables,
         input_map=_centred(shapes["weight"], shapes["input"], np.ones(2)),
-        camera_map=_centred(shapes["weight"], sensor, _FITS * fits),
+        camera_map=on_sensor,
         sensor_shape=sensor,
         dark_counts=offset,
         gain_e_per_count=gain,

@@ -14,7 +14,7 @@ from ..bench.calibration import Figure, Plot
 from .slots import sparse
 from .work import Measured, Work
 
-_LEVELS = 65  # between which curves are straight
+_LEVELS = 33  # between which curves are straight
 _ENDS = 6  # readings of the darkest and the brightest level, spread over the others
 _GOAL = 1.5e-3  # standard error of a level's light, of full scale
 _SMOOTH = np.array([-3, 12, 17, 12, -3]) / 35  # a parabola through five levels (Savitzky, Golay)
