@@ -7,6 +7,7 @@ after all is done; alignment and calibration see light alone.
 """
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from ..backends.bench.layouts import Layout
 from ..backends.bench.merit import Merit, random_products
 from ..backends.calibration import align
 from ..backends.calibration.calibrate import calibrate
+
+
+_LIGHT = {"imaged": "1.6e8", "line": "1.3e8"}  # about 3,000 photons per full-scale product
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _file(options: argparse.Namespace, seed: int) -> str:
     text = example_file(options.layout, as_found=True, seed=seed)
+    if options.layout in _LIGHT:
+        light = f"electrons_per_pixel_j = {_LIGHT[options.layout]}"
+        text = re.sub("electrons_per_pixel_j = .*", light, text)
     device = f'driver = "simulated-slm"\nbit_depth = {options.bits}\n'
     text = text.replace('driver = "simulated-slm"\n', device)
     return text.replace('device = "fast-1920"', f'device = "{options.modulator}"')
