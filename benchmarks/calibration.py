@@ -16,14 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backends.bench import Bench, BenchBackend, example_file, load_bench
-from ..backends.bench import maps
+from ..backends.bench import Bench, BenchBackend, example_file, load_bench, maps
 from ..backends.bench.calibration import Calibration
 from ..backends.bench.layouts import Layout
 from ..backends.bench.merit import Merit, random_products
 from ..backends.calibration import align
 from ..backends.calibration.calibrate import calibrate
-
 
 _LIGHT = {"imaged": "1.6e8", "line": "1.3e8"}  # about 3,000 photons per full-scale product
 
@@ -141,7 +139,7 @@ def _points(layout: Layout) -> np.ndarray:
 
 
 def _true_pairs(bench: Bench, layout: Layout) -> np.ndarray:
-    """Give the light of each element pair, from gains and the true registration: [slots, length]."""
+    """Give the light of element pairs from true gains and registration, [slots, length]."""
     assert bench.world is not None
     truth = bench.world.truth()
     lit = layout.elements >= 0
