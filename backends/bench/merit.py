@@ -149,7 +149,15 @@ def _compared(
     grey = ((w / w_scale.T) ** 2).sum(axis=1)[None, :] / (12 * steps["input"] ** 2)
     grey = grey + ((x / x_scale) ** 2).sum(axis=1, keepdims=True) / (12 * steps["weight"] ** 2)
     noise = variance / scale**2
-    readings = 4 if (x < 0).any() else 2
-    dark = readings * float(backend.layout.read_pixels().mean()) * backend.read_variance
-    light = np.maximum(noise * backend.typical_full_e**2 - dark, 0)
+    light = backend.typical_full_e * _lit(backend.bench.file.encoding.kind, x, w)
     return y / scale - exact, exact, noise + grey, light
+
+
+def _lit(kind: str, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Give the light of all readings of each output, over that of a full-scale product [N, M]."""
+    if kind == "offset":
+        u, v = (part - part.min(axis=1, keepdims=True) for part in (x, w))
+    else:
+        u, v = np.abs(x), np.abs(w) if kind == "abs-split" else np.ones_like(w)
+    u, v = (part / np.maximum(part.max(axis=1, keepdims=True), 1e-30) for part in (u, v))
+    return u @ v.T
