@@ -314,12 +314,21 @@ def example_file(
         detector, device = "simulated-daq", "ni-6363"
     values |= {"calibration": "" if as_found else _KNOWN, "seed": seed}
     if as_found:
-        values |= {"light": _FOUND_LIGHT[layout]}
+        values |= _FOUND[layout] | (_TINY_FOUND[layout] if tiny else {})
     text = _EXAMPLE.format(layout=layout, clock=clock, detector=detector, device=device, **values)
     return text + _found_world(layout, tiny, seed) if as_found else text
 
 
-_FOUND_LIGHT = {"imaged": "1.5e8", "line": "4e7", "block": "3e9"}
+_FOUND: dict[str, dict[str, Any]] = {
+    "imaged": {"light": "1.5e8"},
+    "line": {"light": "4e7"},
+    "block": {},
+}
+_TINY_FOUND: dict[str, dict[str, Any]] = {  # elements of 2 pixels are too small for crooked benches
+    "imaged": {"element": 3},
+    "line": {"element": 3},
+    "block": {"element": 3, "light": "2e10"},
+}
 _OFF_SCALE, _OFF_DEG, _OFF_PX = 0.05, 3.0, 40.0  # at most, of a bench that nobody aligned
 _TINY_OFF_PX = 2.0  # of 64 rows, as 40 are of 1152
 

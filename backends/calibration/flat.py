@@ -80,9 +80,10 @@ def _raster(work: Work, unlit: np.ndarray) -> tuple[np.ndarray, float]:
     """
     slots, layout = work.slots, work.slots.layout
     index = np.arange(layout.length)
-    middle = index == layout.length // 2
+    should = layout.element_sums(np.ones(work.bench.weight.shape))
+    brightest = index == int(should.max(axis=0).argmax())  # else a larger element would be full
     exposure_s = slots.find_exposure(
-        slots.pattern("input", middle), slots.pattern("weight", middle)
+        slots.pattern("input", brightest), slots.pattern("weight", brightest)
     )
     total = np.zeros((layout.slots, layout.length))
     variance = np.zeros_like(total)
