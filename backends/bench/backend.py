@@ -18,24 +18,11 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from threading import Event
 from typing import Any
 
 import numpy as np
 
-from ...instruments import (
-    Drifted,
-    DroppedFrame,
-    IncompleteFrame,
-    InputError,
-    InstrumentTimeout,
-    NotConnected,
-    Saturated,
-    Shot,
-    Shown,
-    StaleFrame,
-    WrongLight,
-)
+from ...instruments import InputError
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..profile import OpticsProfile
@@ -44,14 +31,11 @@ from . import known
 from .bench import Bench
 from .calibrated import WANTED, Calibrated, read_calibrated
 from .grey import GreyCurve
-from .layouts import LAYOUTS, Layout, Marks
+from .layouts import LAYOUTS, Layout
 from .opening import check_opening
+from .shots import Shots, TileJob, TileResult
 from .theory import matching_profile, typical_full_e
 from .tracking import ScaleTracker
-
-_REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout, WrongLight)
-_REFERENCE = "reference"  # the name of a reference shot
-_REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.0025  # share of its own light, and of full light
 
 
 @dataclass(frozen=True)
@@ -91,32 +75,6 @@ class Laid:
     leaked_e: np.ndarray
 
 
-@dataclass(frozen=True)
-class TileJob:
-    """One weight frame and the input vectors that pass through it.
-
-    Parameters
-    ----------
-    name : of the job, the address of its shots
-    weights : grey levels [slots, length]
-    inputs : grey levels [shots, vectors, length]
-    lies : which of the vectors each slot meets, int [slots]
-    """
-
-    name: str
-    weights: np.ndarray
-    inputs: np.ndarray
-    lies: np.ndarray
-
-
-@dataclass(frozen=True)
-class TileResult:
-    """Photoelectrons of a job [shots, slots], at calibration's brightness, and what it took."""
-
-    electrons: np.ndarray
-    stats: Stats
-
-
 class BenchBackend(Backend):
     """Multiplies on a bench.
 
@@ -129,8 +87,7 @@ class BenchBackend(Backend):
     Attributes
     ----------
     faults : reason -> how often a shot was repeated for it
-    references : reference shots taken
-    tracker : of the light's drift; None where calibration does not say how it drifts
+    shots : takes them, once the bench is open
     """
 
     name = "bench"
@@ -148,16 +105,10 @@ class BenchBackend(Backend):
         self.bench = bench
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
-        self.references = 0
-        self.tracker: ScaleTracker | None = None
+        self.shots: Shots | None = None
         self._profile: OpticsProfile | None = None
         self._worker: ThreadPoolExecutor | None = None
-        self._stops = Event()
         self._is_open = False
-        self._numbers = {"input": 0, "weight": 0}
-        self._since_reference = 0
-        self._settling_s = {"input": 0.0, "weight": 0.0}
-        self._shown: dict[str, tuple[Shown, np.ndarray] | None] = {"input": None, "weight": None}
 
     # --- opening and closing ---------------------------------------------------------------------
 
@@ -165,20 +116,13 @@ class BenchBackend(Backend):
         """Connect the instruments, lay out the bench and switch the light on."""
         if self._is_open:
             return
-        bench, file = self.bench, self.bench.file
+        bench = self.bench
         try:
             if not bench.input.is_connected:
                 bench.open()
             self._lay_out()
             bench.source.enable()
-            if file.layout == "block":
-                for counter in (0, 1):
-                    bench.daq.reset_count(counter)
-                self._numbers = {"input": 0, "weight": 0}
-            else:
-                bench.camera.arm()
-            self._shown = {"input": None, "weight": None}
-            self._stops.clear()
+            self._begin_shots()
             if self._guesses:
                 self._guess_brightness()
             elif self._calibrated is not None and not bench.is_timing_only:
@@ -209,38 +153,65 @@ class BenchBackend(Backend):
         self.curves = {role: GreyCurve(table) for role, table in self.optics.tables.items()}
         if self._calibrated is not None:
             self.response = self._calibrated.response(self.layout)
-            self.tracker = self._calibrated.tracker()
-            self._reference_every = self._calibrated.reference_every
-            self._settling_s = {role: self._calibrated.settling_s(role) for role in self.curves}
         elif self._guesses:
             self.response = known.response_of(self.layout, np.ones(bench.weight.shape))
-            self._reference_every = 0
         else:
             self.response = known.known_response(bench, self.layout)
-            self._reference_every = 0
+
+    def _begin_shots(self) -> None:
+        """Make what takes shots, with what is known of the bench now."""
+        if self.shots is not None:
+            self.shots.close()
+        calibrated = self._calibrated
+        settling_s = dict.fromkeys(self.curves, 0.0)
+        if calibrated is not None:
+            settling_s = {role: calibrated.settling_s(role) for role in self.curves}
+        self.shots = Shots(
+            self.bench,
+            self.layout,
+            self.optics,
+            self.response,
+            self.curves,
+            None if calibrated is None else calibrated.tracker(),
+            0 if calibrated is None else calibrated.reference_every,
+            settling_s,
+            self._guesses,
+            self.faults,
+        )
 
     def _guess_brightness(self) -> None:
         """Take one shot of weights and inputs that are alike, and believe that all slots are."""
-        layout = self.layout
+        layout, light = self.layout, self.layout.reference_light
         rows = {"weight": layout.slots, "input": 1 if layout.shares_input else layout.slots}
-        stats = Stats()
-        stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
-        light = layout.reference_light
-        for role in ("weight", "input"):
-            shares = np.full((rows[role], layout.length), light)
-            self._show(role, self.curves[role].levels(shares), stats)
-        self.bench.shots += 1
-        found = self._expose(Shot("guess", self.bench.shots), stats)[0]
+        levels = {
+            role: self.curves[role].levels(np.full((count, layout.length), light))
+            for role, count in rows.items()
+        }
+        found = self._take_known("guess", levels["input"], levels["weight"])[0]
         per_pair = max(float(found.mean()) / (layout.length * light**2), 1e-3)
         pairs = np.full((layout.slots, layout.length), per_pair)
         self.response = replace(self.response, pairs_e=pairs)
+        self._begin_shots()
+
+    @property
+    def tracker(self) -> ScaleTracker | None:
+        """Give what follows the light's drift; None where nobody measured how it drifts."""
+        return None if self.shots is None else self.shots.tracker
+
+    @property
+    def references(self) -> int:
+        """Give how many reference shots were taken."""
+        return 0 if self.shots is None else self.shots.references
 
     def close(self) -> None:
         """Stop after the shot that is being taken, switch the light off, let instruments go."""
-        self._stops.set()
+        if self.shots is not None:
+            self.shots.stops.set()
         try:
             if self._worker is not None:
                 self._worker.shutdown(cancel_futures=True)
+            if self.shots is not None:
+                self.shots.close()
         finally:
             self._worker, self._is_open = None, False
             self.bench.close()
@@ -509,222 +480,19 @@ class BenchBackend(Backend):
         return self._worker.submit(self._run, job)
 
     def _run(self, job: TileJob) -> TileResult:
-        stats = Stats()
-        stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
+        assert self.shots is not None
         try:
-            self._show("weight", job.weights, stats)
-            if self.bench.file.layout == "block" and not self.bench.is_timing_only:
-                self._reference(job, stats)
-            electrons = np.zeros((len(job.inputs), self.layout.slots))
-            for number, vectors in enumerate(job.inputs):
-                if 0 < self._reference_every <= self._since_reference:
-                    self._reference(job, stats)
-                levels = vectors[:1]
-                if not self.layout.shares_input:
-                    levels = np.where(
-                        job.lies[:, None] >= 0, vectors[job.lies], self.curves["input"].darkest
-                    )
-                electrons[number] = self._shot(job, str(number), levels, stats)
-                self._since_reference += 1
+            return self.shots.run(job)
         except BaseException:
-            self._stops.set()  # jobs that wait end at once
+            self.shots.stops.set()  # jobs that wait end at once
             self.bench.close()  # light off first
             raise
-        return TileResult(electrons, stats)
 
     def _take_known(
         self, name: str, inputs: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Take one shot of known frames: electrons [slots], and what they should be."""
         job = TileJob(name, weights, inputs[None], np.arange(self.layout.slots))
-        return self._run(job).electrons[0], self._passed_e(inputs, weights)
-
-    def _reference(self, job: TileJob, stats: Stats) -> None:
-        """Show the weights an input that is everywhere alike, and compare with what they pass."""
-        level = int(self.curves["input"].levels(np.array(self.layout.reference_light)))
-        rows = 1 if self.layout.shares_input else self.layout.slots
-        levels = np.full((rows, self.layout.length), level, dtype=job.inputs.dtype)
-        expected = self._passed_e(levels, job.weights)
-        self._shot(job, f"{_REFERENCE} {self.references}", levels, stats, expected)
-        self.references += 1
-        self._since_reference = 0
-
-    def _passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Give the electrons that grey levels should bring, float64 [slots]."""
-        response = self.response
-        x = self.curves["input"].light[inputs] + response.input_leak[:, None]
-        w = self.curves["weight"].light[weights] + response.weight_leak[:, None]
-        return response.offset_e + np.asarray(np.einsum("sk,sk,sk->s", response.pairs_e, x, w))
-
-    def _check_reference(self, electrons: np.ndarray, expected: np.ndarray) -> None:
-        full = self.response.pairs_e.sum(axis=1)
-        noise = 6 * np.sqrt(
-            np.maximum(expected, 0) + self.layout.read_pixels() * self.optics.read_noise_e**2
-        )
-        off = np.abs(electrons - expected) - noise
-        wrong = off > _REFERENCE_OFF * expected + _REFERENCE_FLOOR * full
-        if wrong.any():
-            slot = int(np.argmax(off))
-            raise WrongLight(
-                f"a reference shot brought {electrons[slot]:.3g} electrons to slot {slot} where "
-                f"the weights pass {expected[slot]:.3g} ({wrong.sum()} of {len(wrong)} slots are "
-                "off): check the source, and that nothing stands in the beam"
-            )
-
-    def _shot(
-        self,
-        job: TileJob,
-        name: str,
-        levels: np.ndarray,
-        stats: Stats,
-        expected: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Take one shot, and repeat it when it cannot be trusted: electrons [slots].
-
-        Parameters
-        ----------
-        expected : electrons of a reference shot, float64 [slots]
-        """
-        limit = self.bench.file.limits.retries
-        if self._stops.is_set():
-            raise NotConnected(f"{self.bench.path}: the bench was closed before {job.name}")
-        self._show("input", levels, stats)
-        for attempt in range(limit + 1):
-            self.bench.shots += 1
-            stats.shots += 1
-            shot = Shot(f"{job.name}/{name}/{attempt}", self.bench.shots)
-            try:
-                electrons, marks = self._expose(shot, stats)
-                electrons = electrons / self._brightness(electrons, marks, expected)
-                if self.response.inverse is not None:
-                    electrons = self.response.inverse @ electrons
-                if expected is not None:
-                    self._check_reference(electrons, expected)
-                return electrons
-            except _REPEATABLE as error:
-                reason = type(error).__name__
-                self.faults[reason] = self.faults.get(reason, 0) + 1
-                stats.retries += 1
-                if attempt == limit:
-                    raise type(error)(
-                        f"shot {job.name}/{name} failed {limit + 1} times, the last time: "
-                        f"{error}; the bench was made safe"
-                    ) from error
-                self._recover(job, levels, stats)
-        raise AssertionError("unreachable")
-
-    def _brightness(
-        self, electrons: np.ndarray, marks: Marks, expected: np.ndarray | None
-    ) -> float:
-        """Give the light of this shot over that of calibration, from its marker or as a reference.
-
-        Raises
-        ------
-        Drifted : when it has left the bench file's tolerance
-        """
-        tracker = self.tracker
-        if tracker is None:
-            return 1.0
-        if marks.scale is not None:
-            now = tracker.update(marks.scale, marks.scale_variance)
-        elif expected is not None:
-            total = float(expected.sum())
-            variance = total + len(expected) * self.optics.read_noise_e**2
-            now = tracker.update(
-                float(electrons.sum()) / total, variance / total**2, self._since_reference + 1
-            )
-        else:
-            now = tracker.slow
-        tolerance = self.bench.file.drift_tolerance
-        if abs(tracker.slow - 1) > tolerance:
-            raise Drifted(
-                f"{self.bench.path}: the light is {tracker.slow:.3f} times that of calibration, "
-                f"beyond drift_tolerance = {tolerance:g}; let the source settle, then run "
-                "`lightloom calibrate` again (the bench was made safe)"
-            )
-        return now
-
-    def _recover(self, job: TileJob, levels: np.ndarray, stats: Stats) -> None:
-        """Throw away what is on its way, and show both frames anew."""
-        if self.bench.file.layout != "block":
-            self.bench.camera.arm()
-        self._show("weight", job.weights, stats)
-        self._show("input", levels, stats)
-
-    def _show(self, role: str, levels: np.ndarray, stats: Stats) -> None:
-        start = time.perf_counter()
-        number = self._numbers[role] = self._numbers[role] + 1
-        frame = self.layout.frame(role, levels, number)
-        stats.seconds["encode"] += time.perf_counter() - start
-        modulator = self.bench.input if role == "input" else self.bench.weight
-        self._shown[role] = (modulator.show(frame), levels)
-        if role == "input":
-            stats.input_frames += 1
-            stats.input_samples += levels.size
-
-    def _expose(self, shot: Shot, stats: Stats) -> tuple[np.ndarray, Marks]:
-        """Wait until both frames have settled, expose, and read: electrons [slots], markers."""
-        bench, file = self.bench, self.bench.file
-        start = time.perf_counter()
-        for role, modulator in (("input", bench.input), ("weight", bench.weight)):
-            shown = self._shown[role]
-            assert shown is not None
-            bench.clock.sleep_until(shown[0].shown_at_s + self._settling_s[role])
-            modulator.wait_until_settled(shown[0])
-        timeout_s = file.limits.timeout_s
-        if file.layout == "block":
-            count = known.WINDOW_SAMPLES
-            samples = bench.daq.read((0,), count, count / file.exposure_s, timeout_s, shot)
-            taken, top = samples.volts, bench.daq.input_range_v[1]
-            self._check_counters()
-        else:
-            bench.camera.trigger(shot)
-            frame = bench.camera.read(timeout_s)
-            taken, top = frame.data, (1 << bench.camera.bit_depth) - 1
-        stats.seconds["product"] += time.perf_counter() - start
-        start = time.perf_counter()
-        inputs, weights = (self._shown[role] for role in ("input", "weight"))
-        assert inputs is not None and weights is not None
-        if bench.is_timing_only:
-            return self._passed_e(inputs[1], weights[1]), Marks({})
-        self._check_full(taken, top, shot)
-        marks = Marks({})
-        if not self._guesses:
-            mean_input = float(self.curves["input"].light[inputs[1]].mean())
-            marks = self.layout.marks(taken, mean_input, self.response)
-            self._check_numbers(marks.numbers)
-        electrons = self.layout.electrons(taken)
-        stats.conversions += electrons.size
-        stats.seconds["decode"] += time.perf_counter() - start
-        return electrons, marks
-
-    def _check_full(self, taken: np.ndarray, top: float, shot: Shot) -> None:
-        if taken.max() < top:
-            return
-        full = taken >= top
-        if self.optics.bad is not None:
-            full &= ~self.optics.bad
-        if full.any():
-            raise Saturated(
-                f"shot {shot.address}: the detector is full ({int(full.sum())} samples at "
-                f"{top:g}); lower power_w or exposure_s in {self.bench.path}"
-            )
-
-    def _check_numbers(self, found: dict[str, int]) -> None:
-        for role, number in found.items():
-            wanted = self._numbers[role] % (1 << self.layout.marker_bits)
-            if number != wanted:
-                raise StaleFrame(
-                    f"the light is that of {role} frame {number}, not of frame {wanted}: the "
-                    "modulator did not show it, or the detector gave an old exposure"
-                )
-
-    def _check_counters(self) -> None:
-        for counter, role in enumerate(("input", "weight")):
-            counted = self.bench.daq.count(counter)
-            wanted = self._numbers[role]
-            if counted != wanted:
-                self._numbers[role] = counted
-                raise StaleFrame(
-                    f"the DAQ counted {counted} {role} frames where {wanted} were shown"
-                )
+        electrons = self._run(job).electrons[0]
+        assert self.shots is not None
+        return electrons, self.shots.passed_e(inputs, weights)
