@@ -15,6 +15,7 @@ from .work import Measured, Work
 _ROUNDS = 6
 _AREA_PX = 4  # side of an area of camera pixels
 _LIMIT = 0.02  # of the light; a source that is noisy by 1 % stays far below
+_ANSWER = 0.3  # of the light must come and go with the weight modulator's frames
 _SURE = 5.0  # standard errors
 
 
@@ -41,7 +42,7 @@ def additivity(work: Work) -> Measured:
     for number in range(_ROUNDS):
         for name, mask in masks.items():
             probe.draw("weight", mask)
-            seen[name].append(_areas(probe.take(exposure_s).counts))
+            seen[name].append(_areas(probe.steady(exposure_s)))
         work.tell((number + 1) / _ROUNDS)
     light = {name: np.stack(frames) for name, frames in seen.items()}
     off = light["both"] + light["dark"] - light["even"] - light["odd"]  # of each round
@@ -60,6 +61,17 @@ def additivity(work: Work) -> Measured:
         Figure("departure", mean, error, "", "of I(A + B) + I(dark) from I(A) + I(B), over I(A+B)"),
         Figure("fringes", fringes, float(np.sqrt(spread)), "", "rms of it in small areas"),
     )
+    if bright.sum() < _ANSWER * light["both"].mean(axis=0).sum():
+        raise BadFit(
+            "the weight modulator's frames hardly change the light (dark frames keep "
+            f"{1 - bright.sum() / light['both'].mean(axis=0).sum():.0%}): it shows no new frames, "
+            "is on another monitor, or is not in the beam"
+        )
+    if error > _LIMIT / 2:
+        raise BadFit(
+            f"the light changes too much meanwhile to tell whether powers add (by {error:.1%}): "
+            "check that nothing moves in the beam, and the source"
+        )
     is_off = abs(mean) > max(_LIMIT / 2, _SURE * error)
     has_fringes = fringes > _LIMIT and excess > _SURE * spread
     if is_off or has_fringes:

@@ -141,7 +141,8 @@ def _extinctions(
                     probe.find_exposure() if pair == "bb" else _longer(work, exposures_s["bb"])
                 )
             exposure_s = exposures_s[pair]
-            raw = probe.raw(exposure_s) - work.dark_counts(exposure_s)
+            one, other = probe.pair(exposure_s)
+            raw = (one.astype(np.float64) + other) / 2 - work.dark_counts(exposure_s)
             good = raw if work.bad is None else raw[~work.bad]
             seen.append(float(good.mean()) / exposure_s)
         work.tell((number + 1) / _ROUNDS / 10)

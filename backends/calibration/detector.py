@@ -17,12 +17,14 @@ from .work import Measured, Work
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
 _GOAL, _MOST_ROUNDS = 2.5e-3, 5  # standard error of the gain
+_SPREAD, _BUCKET_SPREAD = 50.0, 6.0  # fullest exposure over the shortest; amplifiers are noisy
+_BUCKET_GOAL = 4e-3
 _BUCKET_WINDOWS = 256  # a photodiode has one pixel: many windows instead
 _AREA_PX = 8  # side of an area of pixels whose mean and variance are one point
 _MOST, _CLIPS = 0.8, 0.92  # of the detector's range: brightest pixels, and where noise is cut off
 _LIT = 0.1  # of the brightest, from which on pixels and areas count as lit
 _BINS = 20  # of light, in which the fit is looked at
-_CHANGED = 0.2  # of the light between frames of a pair, from which on they are taken again
+_CHANGED = 0.2  # of a photodiode's light, beyond which a window is left out
 _POOR = 0.05  # relative residual of the fit that is refused
 
 
@@ -37,7 +39,8 @@ def detector(work: Work) -> Measured:
     probe.light(True)
     probe.fill()
     fullest_s = _fullest(work)
-    shortest_s = max(fullest_s / 50, probe.shortest_s)
+    spread, goal = (_BUCKET_SPREAD, _BUCKET_GOAL) if work.is_bucket else (_SPREAD, _GOAL)
+    shortest_s = max(fullest_s / spread, probe.shortest_s)
     exposures_s = np.geomspace(shortest_s, fullest_s, _LEVELS)
     rounding = _rounding(work)
     read_counts = work.calibration.figure("dark", "noise_counts")
@@ -54,7 +57,7 @@ def detector(work: Work) -> Measured:
         mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
         read = read_counts**2 - rounding
         slope, slope_error, poor = _fit(mean, variance - rounding, weight, read)
-        if slope_error < _GOAL * slope:
+        if slope_error < goal * slope:
             break
     gain = 1 / slope
     if not slope > 5 * slope_error or poor > _POOR:
@@ -125,7 +128,7 @@ def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.nd
     dark = work.dark_counts(exposure_s)
     means, variances, weights, totals = [], [], [], []
     for _ in range(_PAIRS):
-        one, other = _pair(work, exposure_s, dark)
+        one, other = (raw - dark for raw in probe.pair(exposure_s))
         full = (one + dark >= probe.range) | (other + dark >= probe.range)
         good = ~full if bad is None else ~(full | bad)
         # the source differs between the frames of a pair
@@ -155,21 +158,6 @@ def _areas(image: np.ndarray) -> np.ndarray:
         return image.sum().reshape(1)
     cut = image[:height, :width].reshape(height // _AREA_PX, _AREA_PX, -1, _AREA_PX)
     return np.asarray(cut.sum(axis=(1, 3)).ravel())
-
-
-def _pair(work: Work, exposure_s: float, dark: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """Take two frames of the same light; one that differs much from the other is repeated."""
-    one = work.probe.raw(exposure_s) - dark
-    for _ in range(work.bench.file.limits.retries + 1):
-        other = work.probe.raw(exposure_s) - dark
-        if abs(other.sum() / one.sum() - 1) < _CHANGED:
-            return one, other
-        work.probe.faults["WrongLight"] = work.probe.faults.get("WrongLight", 0) + 1
-        one = other
-    raise BadFit(
-        "the light of the same frames changes from shot to shot: check the source, and that "
-        "nothing moves in the beam"
-    )
 
 
 def _windows(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

@@ -12,6 +12,7 @@ from ..bench.calibration import Figure, Plot
 from .slots import sparse
 from .work import Measured, Work
 
+_NEAR, _JUMP = 9, 8.0  # shots whose median a shot is held against; robust standard deviations
 _SHOTS = 240
 _TOLERANCE = 3e-3  # that the light may walk between two reference shots
 _SELDOM, _OFTEN = 1000, 20  # shots between them: a reference is at most every 20th
@@ -30,9 +31,9 @@ def drift(work: Work) -> Measured:
         variance.append(scale)
         work.tell((number + 1) / _SHOTS)
     period_s = (work.probe.seconds - started_s) / max(work.bench.shots - before, 1)
-    s = np.array(light) / np.mean(light)
+    s = _without_outliers(np.array(light))
     lags = np.unique(np.geomspace(1, _SHOTS // 3, 16).astype(int))
-    structure = np.array([np.mean((s[lag:] - s[:-lag]) ** 2) / 2 for lag in lags])
+    structure = np.array([np.nanmean((s[lag:] - s[:-lag]) ** 2) / 2 for lag in lags])
     own = float(np.mean(variance))  # of the measurement itself
     fresh, walk, walk_error = _fit(lags, structure, len(s))
     walk = max(walk, _slow_walk(slots.scales))
@@ -48,7 +49,7 @@ def drift(work: Work) -> Measured:
         Figure("reference_every", float(every), None, "shots", "between reference shots of a run"),
     )
     arrays = {
-        "light": s.astype(np.float32),
+        "light": s[np.isfinite(s)].astype(np.float32),
         "lags": lags.astype(np.float32),
         "structure": structure.astype(np.float32),
     }
@@ -59,16 +60,24 @@ def drift(work: Work) -> Measured:
     return Measured(figures, arrays, plots)
 
 
+def _without_outliers(light: np.ndarray) -> np.ndarray:
+    """Give light over its median; NaN where it jumps away and back, as behind a hand."""
+    s = light / np.median(light)
+    near = np.lib.stride_tricks.sliding_window_view(np.pad(s, _NEAR // 2, "reflect"), _NEAR)
+    off = np.abs(s - np.median(near, axis=1))
+    return np.where(off > _JUMP * (1.4826 * np.median(off) + 1e-9), np.nan, s)
+
+
 def _whole(
     work: Work, inputs: np.ndarray, weights: np.ndarray, exposure_s: float
 ) -> tuple[float, float]:
     """Give the light of all slots in one shot, as it is, and its variance, relative."""
     slots = work.slots
-    known = len(slots.scales)
-    reading = slots.read(inputs, weights, exposure_s)
-    scale = slots.scales[-1][1] if len(slots.scales) > known else 1.0
-    if slots.layout.marker_bits == 0:
-        scale = 1.0
+    if slots.layout.marker_bits:
+        reading = slots.read(inputs, weights, exposure_s)
+        scale = slots.scales[-1][1]
+    else:
+        reading, scale = slots.read_once(inputs, weights, exposure_s), slots.reference_scale
     total = float(reading.rate.sum()) * scale
     counts = np.maximum(reading.rate, 0) * scale * exposure_s
     pixels = slots.layout.read_pixels()

@@ -25,9 +25,12 @@ from ...instruments import (
 from ..bench.bench import Bench
 
 WINDOW_SAMPLES = 16  # of a photodiode's window
-_REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)
+REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)
 _GOAL, _LOW, _HIGH = 0.55, 0.4, 0.75  # of the detector's range, for the brightest pixels
 _PATIENCE = 3.0  # times the settling time that a modulator claims
+_AGREE, _LIT, _ALIKE = 0.1, 0.1, 0.3  # of two exposures: light; share of full from which pixels
+# are lit; rms difference of those over their mean
+_SURE = 6.0  # standard deviations of noise that two exposures may differ by, beyond that
 _PEAK_PIXELS = 12  # so many are at least as bright as the "peak": one hot pixel is none
 
 
@@ -83,6 +86,10 @@ class Probe:
         self._is_lit = False
         self._started_s, self._began = bench.clock.now_s(), time.perf_counter()
         bench.source.set_power(power_w)
+        self._frames = {"input": 0, "weight": 0}
+        if self.is_bucket:
+            for counter in (0, 1):
+                bench.daq.reset_count(counter)
 
     # --- cost ------------------------------------------------------------------------------------
 
@@ -167,6 +174,7 @@ class Probe:
         if before is not None and np.array_equal(before[1], frame):
             return
         modulator = self.bench.input if role == "input" else self.bench.weight
+        self._frames[role] += 1
         self._shown[role] = (modulator.show(frame), frame.copy())
 
     def shown(self, role: str) -> Shown:
@@ -196,6 +204,47 @@ class Probe:
         lit = dark < 0.5 * self.range  # a hot pixel may be full without light
         full = max(int(((raw >= self.range) & lit).sum()) for raw in raws)
         return Exposure(total / count - dark, full, exposure_s)
+
+    def pair(self, exposure_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Take two exposures of the frames shown that agree; others are repeated and counted.
+
+        Raises
+        ------
+        WrongLight : when none agree
+        """
+        taken: list[np.ndarray] = []
+        for _ in range(self.bench.file.limits.retries + 2):
+            now = self.raw(exposure_s)
+            for before in taken:
+                if self._agree(before, now, exposure_s):
+                    if len(taken) > 1:
+                        self.count_fault("WrongLight", len(taken) - 1)
+                    return before, now
+            taken.append(now)
+        raise WrongLight(
+            f"{len(taken)} exposures of the same frames are all different: keep hands and moving "
+            "things out of the beam, and check that the source is steady"
+        )
+
+    def _agree(self, one: np.ndarray, other: np.ndarray, exposure_s: float) -> bool:
+        dark = self.dark(exposure_s)
+        one, other = one - dark, other - dark
+        off = other - one
+        noise = float(np.sqrt(2 * self.noise_v2))
+        if not self.is_bucket:
+            if not off.any():
+                return False  # one exposure, handed out twice
+            noise = 1.4826 * float(np.median(np.abs(off - np.median(off)))) * off.size**0.5
+            lit = one > _LIT * self.range
+            if lit.any() and np.sqrt(np.mean(off[lit] ** 2)) > _ALIKE * one[lit].mean():
+                return False
+        most = max(abs(float(one.sum())), abs(float(other.sum())))
+        return abs(float(off.sum())) < _AGREE * most + _SURE * noise
+
+    def steady(self, exposure_s: float) -> np.ndarray:
+        """Take the mean of two exposures that agree, less the dark image: counts [h, w]."""
+        one, other = self.pair(exposure_s)
+        return (one.astype(np.float64) + other) / 2 - self.dark(exposure_s)
 
     def dark(self, exposure_s: float, count: int = 4) -> np.ndarray:
         """Take the mean dark image at an exposure, source off, once: float64 [h, w]."""
@@ -230,8 +279,11 @@ class Probe:
             bench.shots += 1
             shot = Shot(f"{self.name}/{bench.shots}", bench.shots)
             try:
-                return self._expose(exposure_s, shot)
-            except _REPEATABLE as error:
+                taken = self._expose(exposure_s, shot)
+                if self.is_bucket and at_s is None:
+                    self._check_counters()
+                return taken
+            except REPEATABLE as error:
                 self.count_fault(type(error).__name__)
                 if attempt == bench.file.limits.retries or at_s is not None:
                     raise
@@ -268,6 +320,17 @@ class Probe:
         self.late_s = frame.taken_at_s - triggered_s
         return frame.data
 
+    def _check_counters(self) -> None:
+        """See that every frame was shown, as far as counters tell."""
+        for counter, role in enumerate(("input", "weight")):
+            counted, wanted = self.bench.daq.count(counter), self._frames[role]
+            if counted != wanted:
+                raise StaleFrame(
+                    f"the DAQ counted {counted} {role} frames where {wanted} were shown: the "
+                    f"{role} modulator does not show its frames (a window that hangs, a loose "
+                    "cable), or its counter's line is not connected"
+                )
+
     def find_exposure(
         self, start_s: float | None = None, goal: float = _GOAL, may_be_dark: bool = False
     ) -> float:
@@ -289,7 +352,8 @@ class Probe:
         WrongLight : when there is no light at the longest
         """
         exposure_s = self.bench.file.exposure_s if start_s is None else start_s
-        for _ in range(12):
+        confirmed_s = 0.0
+        for _ in range(16):
             exposure_s = float(np.clip(exposure_s, self.shortest_s, self.longest_s))
             taken = self.take(exposure_s)
             share = taken.peak / self.range
@@ -307,8 +371,10 @@ class Probe:
                         raise WrongLight(self._no_light(exposure_s))
                     return exposure_s
                 exposure_s *= min(goal / max(share, 1e-9), 10.0)
-            else:
+            elif confirmed_s == exposure_s:  # one exposure may have had a hand in the beam
                 return exposure_s
+            else:
+                confirmed_s = exposure_s
         raise WrongLight(
             "no exposure gives steady light: check that nothing moves in the beam, and the source"
         )
@@ -328,5 +394,6 @@ class Probe:
         return (
             f"the source emits {self.power_w:g} W and no light reaches the detector in "
             f"{exposure_s:g} s with both modulators bright: take the camera's cover off, open the "
-            "shutters, and see that nothing blocks the beam"
+            "shutters, and see that nothing blocks the beam and that both modulators show their "
+            "frames"
         )

@@ -6,6 +6,7 @@ the markers tell it. Not here: what is shown and what is made of it.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +16,12 @@ from ..bench.layouts import Layout, Response
 from .probe import WINDOW_SAMPLES, Probe
 
 _LEARNED = 4  # shots of each number while the markers are learnt
+_CONTRAST = 0.1  # of bright marker cells, at least
 _CHANGED = 0.2  # of the light of the same frames, from which on a shot is taken again
 _REFERENCE_EVERY = 8  # readings of a bench whose detector has no room for markers
+_REFERENCES = 4  # whose mean is believed
+_SOURCE_SHOTS = 32  # that tell how noisy the source is
+_SIGMA, _LEAST_CHANGE = 6.0, 0.02  # of a reference, from which on it is taken again
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Slots:
 
     Attributes
     ----------
+    reference_scale : light over that at the beginning, as references tell where no marker does
     scales : (shot number, light over that at which markers were learnt, its variance) of readings
     """
 
@@ -67,7 +73,9 @@ class Slots:
         self._shown: dict[str, np.ndarray] = {}
         self._markers: Response | None = None
         self._reference: tuple[np.ndarray, np.ndarray] | None = None
-        self._reference_rate = self._reference_scale = 1.0
+        self._reference_rate = self.reference_scale = 1.0
+        self._source_variance = 0.0  # of the source from shot to shot, where no marker tells it
+        self._latest: deque[float] = deque(maxlen=_REFERENCES)
         self._until_reference = 0
         self.scales: list[tuple[int, float, float]] = []
 
@@ -123,26 +131,44 @@ class Slots:
             self.show("weight", weights)
             self.show("input", inputs)
             try:
+                if self.layout.marker_bits == 0:
+                    return self._alike(inputs, exposure_s)
                 return self._judge(self.probe.raw(exposure_s), inputs, exposure_s)
             except (WrongLight, StaleFrame) as error:
                 reason = type(error).__name__
                 self.probe.count_fault(reason)
                 if attempt == limit:
-                    raise
+                    raise type(error)(
+                        f"{limit + 1} shots failed, the last time: {error}"
+                    ) from error
                 self._shown.clear()
                 self.probe.forget_frames()
         raise AssertionError("unreachable")
 
-    def _judge(self, raw: np.ndarray, inputs: np.ndarray, exposure_s: float) -> Reading:
+    def _alike(self, inputs: np.ndarray, exposure_s: float) -> Reading:
+        """Take the mean of two shots that agree, where no marker tells bad ones."""
+        one, other = self.probe.pair(exposure_s)
+        return self._judge((one + other) / 2, inputs, exposure_s, 2)
+
+    def read_once(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> Reading:
+        """Read one shot as it is."""
+        self.show("weight", weights)
+        self.show("input", inputs)
+        return self._judge(self.probe.raw(exposure_s), inputs, exposure_s)
+
+    def _judge(
+        self, raw: np.ndarray, inputs: np.ndarray, exposure_s: float, shots: int = 1
+    ) -> Reading:
         taken = raw - self.dark(exposure_s)
         peak = self._peak(raw)
-        scale, scale_variance = self._reference_scale, 0.0
+        scale = self.reference_scale
+        scale_variance = self._source_variance * (1 + shots / _REFERENCES)
         if self.layout.marker_bits:
             scale, scale_variance = self._marked(taken, inputs, exposure_s)
         counts = self.layout.electrons(taken)
         pixels = self.layout.read_pixels()
         variance = np.maximum(counts, 0) / self.gain + pixels * self.noise_counts**2
-        variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2
+        variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2 / shots
         return Reading(counts / (scale * exposure_s), variance, peak)
 
     def _marked(
@@ -166,7 +192,9 @@ class Slots:
         for role, number in marks.numbers.items():
             if number != self._number[role] % (1 << self.layout.marker_bits):
                 raise StaleFrame(
-                    f"the light is that of {role} frame {number}, not of {self._number[role]}"
+                    f"the light is that of {role} frame {number}, not of {self._number[role]}: the "
+                    f"{role} modulator does not show its frames (a window that hangs, a loose "
+                    "cable), or the detector gives old exposures"
                 )
         if marks.scale is None:
             return 1.0, 0.0
@@ -226,6 +254,12 @@ class Slots:
             dark_e[role] = unlit[role][1]
             leak_e[role] = dark - dark_e[role]
             marker_e[role] = bright - dark
+            if np.median(marker_e[role]) < _CONTRAST * np.median(bright):
+                raise BadFit(
+                    f"the marker of the {role} frame is the same whatever its number: the {role} "
+                    "modulator does not show its frames (a window that hangs, a loose cable), or "
+                    "the bench moved since it was aligned"
+                )
             if (marker_e[role] < 0.2 * np.median(marker_e[role])).any():
                 dim = int(np.argmin(marker_e[role]))
                 raise BadFit(
@@ -290,8 +324,17 @@ class Slots:
         inputs, weights = self.pattern("input", True), self.pattern("weight", True)
         self._reference = inputs, weights
         self._reference_exposure_s = self.find_exposure(inputs, weights)
-        rates = [self._reference_light() for _ in range(2 * _LEARNED)]
-        self._reference_rate = float(np.mean(rates))
+        rates = np.array([self._reference_light() for _ in range(_SOURCE_SHOTS)])
+        self._reference_rate = float(np.median(rates))
+        rates = rates[np.abs(rates / self._reference_rate - 1) < _CHANGED]
+        if len(rates) < 0.8 * _SOURCE_SHOTS:
+            raise BadFit(
+                "the light of the same frames varies from shot to shot: check that nothing moves "
+                "in the beam, and the source"
+            )
+        self._source_variance = float((np.diff(rates / self._reference_rate) ** 2).mean() / 2)
+        self._latest.clear()
+        self._latest.extend(rates[-_REFERENCES:] / self._reference_rate)
         self._until_reference = 0
 
     def _reference_light(self) -> float:
@@ -308,10 +351,28 @@ class Slots:
         if self._reference is None:
             return
         if self._until_reference == 0:
-            self._reference_scale = self._reference_light() / self._reference_rate
-            self.scales.append((self.probe.bench.shots, self._reference_scale, 1e-8))
+            self._latest.append(self._sound_reference())
+            self.reference_scale = float(np.mean(self._latest))
+            self.scales.append((self.probe.bench.shots, self._latest[-1], self._source_variance))
             self._until_reference = _REFERENCE_EVERY
         self._until_reference -= 1
+
+    def _sound_reference(self) -> float:
+        """Measure the source, again where something stood in the beam."""
+        limit = self.probe.bench.file.limits.retries
+        most = max(_SIGMA * (2 * self._source_variance) ** 0.5, _LEAST_CHANGE)
+        before = float(np.mean(self._latest))
+        seen: list[float] = []
+        for _ in range(limit + 2):
+            now = self._reference_light() / self._reference_rate
+            if any(abs(now - other) < most for other in (before, *seen)):
+                return now
+            seen.append(now)
+            self.probe.count_fault("WrongLight")
+        raise WrongLight(
+            f"the light of the same frames is {min(seen):.2f} to {max(seen):.2f} times that of the "
+            "beginning: check the source, and that nothing moves in the beam"
+        )
 
 
 def _count(numbers: list[int], kept: np.ndarray, number: int) -> int:
