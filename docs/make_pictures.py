@@ -1,11 +1,18 @@
 """Draw the pictures of the docs from real runs: `python docs/make_pictures.py`."""
 
 import io
+import tempfile
 from pathlib import Path
 
+import numpy as np
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.backends.bench.merit import random_products
+from lightloom.backends.calibration import align, store
+from lightloom.backends.calibration.calibrate import calibrate
 from lightloom.models import load_model, plan
 from lightloom.models.model import load_arrays
 from lightloom.models.shapes import model_or_shape
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from lightloom import energy, showing
@@ -17,6 +24,52 @@ def main() -> None:
     """Draw every picture."""
     draw_run()
     draw_energy()
+    draw_calibration()
+
+
+def draw_calibration() -> None:
+    """Align and calibrate a bench as found, and keep six of its plots as calibration.svg."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.toml"
+        path.write_text(example_file("imaged", as_found=True, seed=1), encoding="utf-8")
+        bench = load_bench(path)
+        with bench:
+            store(bench, align(bench))
+        arrays = calibrate(load_bench(path)).array
+        backend = BenchBackend(load_bench(path))
+        merit = random_products(backend, 4000)
+        backend.close()
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    light, noise = arrays("detector", "mean_counts"), arrays("detector", "variance_counts")
+    some = np.linspace(0, len(light) - 1, 1500).astype(int)
+    axes[0].loglog(light[some], noise[some], ".", markersize=2, rasterized=True)
+    axes[0].set(title="Photon transfer", xlabel="counts", ylabel="variance, counts²")
+    for role in ("input", "weight"):
+        levels, seen = arrays("curves", f"{role}_levels"), arrays("curves", f"{role}_light")
+        axes[1].plot(levels, seen, label=role)
+        moments, share = (
+            arrays("settling", f"{role}_moments_s"),
+            arrays("settling", f"{role}_share"),
+        )
+        axes[2].plot(moments * 1e3, share, "o", markersize=3, label=role)
+    axes[1].set(title="Grey levels", xlabel="level", ylabel="light, brightest = 1")
+    axes[2].set(title="Settling", xlabel="after the flip, ms", ylabel="share of the change")
+    axes[1].legend(), axes[2].legend()
+    shown = axes[3].imshow(arrays("flat", "slot_gains"), aspect="auto")
+    axes[3].set(title="Gain of slots, over their mean")
+    figure.colorbar(shown, ax=axes[3])
+    axes[4].plot(arrays("drift", "light"), linewidth=0.8)
+    axes[4].set(title="Light of the same frames", xlabel="shot", ylabel="over its mean")
+    middle = (merit.edges[1:] + merit.edges[:-1]) / 2
+    width = middle[1] - middle[0]
+    axes[5].bar(middle, merit.histogram, width=width)
+    ideal = np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi) * width * merit.products
+    axes[5].plot(middle, ideal, "k")
+    axes[5].set(
+        title=f"Residuals of {merit.products:,} random products", xlabel="over predicted noise"
+    )
+    figure.savefig(PICTURES / "calibration.svg", metadata={"Date": None})
 
 
 def draw_energy() -> None:
