@@ -19,6 +19,7 @@ _MOST_ROUNDS = 6
 _LONGER = 20.0  # exposure of dark modulators over that of bright ones
 _LEAK_ROUNDS = 8
 _FAR = 4.5  # robust standard deviations, beyond which a gain is no typical one
+_FEW = 8  # slots, or elements of each, below which gains stay as they were measured
 _DEAD = 0.25  # of what its pixels should pass, below which an element is dead
 _MOST_DEAD = 1e-3  # share of the elements
 
@@ -125,6 +126,8 @@ def _likely(
     """
     relative = gains / should
     mean = relative.mean()
+    if min(gains.shape) < _FEW:  # too few for a slot or a place to have an own mean
+        return gains, float(np.sqrt(np.mean(variance)) / gains.mean())
     usual = relative.mean(axis=1, keepdims=True) * relative.mean(axis=0, keepdims=True) / mean
     off, noise = relative / usual - 1, variance / (should * usual) ** 2
     typical = np.abs(off) < _FAR * 1.4826 * np.median(np.abs(off))
