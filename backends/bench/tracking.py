@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_SURPRISED, _MEMORY = 3.0, 10.0  # surprise that chance exceeds seldom; measurements averaged
 _START_VARIANCE = 0.01  # of the scale before the first measurement: it may have moved by 10 %
 
 
@@ -12,7 +13,8 @@ class ScaleTracker:
     """A Kalman filter of a bench's light over that of its calibration.
 
     The light is slow drift, a random walk, plus noise that is new in every shot. Markers and
-    reference shots measure their sum.
+    reference shots measure their sum. Where measurements surprise the filter time after time, the
+    light walks faster than it did while it was calibrated, and the filter follows faster.
 
     Parameters
     ----------
@@ -23,12 +25,14 @@ class ScaleTracker:
     ----------
     slow : the drift's estimate
     variance : of that estimate
+    surprise : squared error of predictions over what they should be, averaged over some of them
     """
 
     shot_rms: float
     walk_variance: float
     slow: float = 1.0
     variance: float = _START_VARIANCE
+    surprise: float = 1.0
 
     def update(self, measured: float, variance: float, shots: int = 1) -> float:
         """Take a measurement in; give the estimate of the light in that very shot.
@@ -39,11 +43,13 @@ class ScaleTracker:
         variance : of the measurement alone
         shots : since the last one
         """
-        self.variance += self.walk_variance * shots
+        faster = self.surprise if self.surprise > _SURPRISED else 1.0
+        self.variance += self.walk_variance * shots * faster
         off, fresh = measured - self.slow, self.shot_rms**2
         total = self.variance + fresh + variance
         if total <= 0:
             return self.slow
+        self.surprise += (off**2 / total * faster - self.surprise) / _MEMORY
         now = self.slow + (self.variance + fresh) / total * off
         gain = self.variance / total
         self.slow += gain * off
