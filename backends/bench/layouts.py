@@ -224,7 +224,7 @@ class Layout(ABC):
 
     def _on_input(self, places: np.ndarray) -> np.ndarray:
         """Give places [h, w] of the weight modulator's grid on the input modulator's pixels."""
-        points = np.stack(np.indices(self._shapes["input"]), axis=-1)
+        points = np.moveaxis(np.indices(self._shapes["input"]), 0, -1)
         found = np.rint(maps.back(self.optics.input_map, points)).astype(int)
         y, x = found[..., 0], found[..., 1]
         height, width = places.shape
@@ -319,6 +319,10 @@ class Layout(ABC):
         WrongLight : when a marker is much darker or brighter than it should be
         StaleFrame : when a bit is neither, as in a mixture of two frames
         """
+
+    def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
+        """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
+        return {}
 
     def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
         """Give the light of bright marker cells from that of weight pixels [h, w], by role."""

@@ -69,7 +69,7 @@ def _curve(work: Work, role: str, done: float) -> tuple[np.ndarray, np.ndarray, 
     slots, layout = work.slots, work.slots.layout
     top = len(layout.optics.tables[role]) - 1
     levels = np.unique(np.rint(np.linspace(0, top, _LEVELS)).astype(int))
-    lit = {"input": True, "weight": sparse(layout)}
+    lit: dict[str, np.ndarray | bool] = {"input": True, "weight": sparse(layout)}
     shown = {name: slots.pattern(name, lit[name]) for name in lit}
     exposure_s = slots.find_exposure(shown["input"], shown["weight"])
     order = np.random.Generator(np.random.Philox(1)).permutation(len(levels))

@@ -72,7 +72,7 @@ def dark(work: Work) -> Measured:
         Figure("noise_counts", noise, noise / np.sqrt(2 * frames * count), "counts"),
         Figure("hot_pixels", float(bad.sum()), None, "pixels", "left out of all sums"),
     )
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "offset": (mean - rate * short_s).astype(np.float32),
         "rate": rate.astype(np.float32),
         "dark_counts": mean.astype(np.float32),

@@ -252,7 +252,7 @@ class Probe:
             was_lit = self._is_lit
             self.light(False)
             raws = [self.raw(exposure_s) for _ in range(count)]
-            self._dark[exposure_s] = np.mean(raws, axis=0, dtype=np.float64)
+            self._dark[exposure_s] = np.asarray(np.mean(raws, axis=0, dtype=np.float64))
             if was_lit:
                 self.light(True)
         return self._dark[exposure_s]
