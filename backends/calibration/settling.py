@@ -15,7 +15,10 @@ from .probe import REPEATABLE
 from .work import Measured, Work
 
 _MOMENTS = 16  # along each change
+_BEFORE = 4  # moments before light is expected
 _SETTLED_SHOTS = 7  # of a frame that has settled
+_BEGUN = 0.03  # of the change, from which on it has begun; as much is left when it has ended
+_ALONG, _CLOSER = 6, 4  # moments between the two, at least; so often are more of them looked at
 _AGREE = 0.08  # of the change, up to which two flips agree
 _TOO_BRIGHT = 1.2  # times the change: then the light is not what it was
 _LONGEST = 8.0  # times the stated settling time, that is looked at
@@ -95,10 +98,10 @@ def _follow(
         raise BadFit(
             f"the {role} modulator hardly changes the light in {exposure_s:g} s: nothing to follow"
         )
-    span_s = modulator.latency_s + 1.2 * stated_s
-    while True:
-        moments_s = np.linspace(0, span_s, _MOMENTS)
-        shares, lates = [], []
+    lates: list[float] = []
+
+    def look(moments_s: np.ndarray) -> np.ndarray:
+        shares = []
         for number, moment_s in enumerate(moments_s):
             seen = []
             for up in (True, False):
@@ -106,26 +109,52 @@ def _follow(
                 lates.append(probe.late_s)
                 share = (total - light["dark"]) / change
                 seen.append(share if up else 1 - share)
-            shares.append(float(np.mean(seen)))
-            if not 1 - _TOO_BRIGHT < seen[-1] < _TOO_BRIGHT:
+            if not 1 - _TOO_BRIGHT < min(seen) <= max(seen) < _TOO_BRIGHT:
                 raise WrongLight(
                     f"while the {role} modulator settles, {seen[-1]:.0%} of the change is seen: "
                     "the light is not what it was; check the source, and that nothing moves in "
                     "the beam"
                 )
-            work.tell(done + (number + 1) / _MOMENTS / 2)
-        if abs(shares[-1] - 1) < _SMALL * 4 and abs(np.mean(shares[-3:]) - 1) < _SMALL * 2:
-            return moments_s, np.array(shares), exposure_s, lates
+            shares.append(float(np.mean(seen)))
+            work.tell(done + (number + 1) / len(moments_s) / 2)
+        return np.array(shares)
+
+    span_s = 1.2 * stated_s
+    before_s = np.linspace(0, modulator.latency_s, _BEFORE, endpoint=False)
+    while True:
+        moments_s = modulator.latency_s + np.linspace(0, span_s, _MOMENTS)
+        if modulator.latency_s:
+            moments_s = np.append(before_s, moments_s)
+        share = look(moments_s)
+        if abs(share[-1] - 1) < _SMALL * 4 and abs(share[-3:].mean() - 1) < _SMALL * 2:
+            break
         span_s, wait_s = 2 * span_s, 2 * wait_s
         if span_s > modulator.latency_s + _LONGEST * stated_s:
             raise BadFit(
-                f"the {role} modulator has not settled {span_s / 2:.3g} s after its flip "
-                f"({shares[-1]:.1%} of the change), and its driver says {stated_s:g} s: give its "
+                f"the {role} modulator has not settled {moments_s[-1]:.3g} s after its flip "
+                f"({share[-1]:.1%} of the change), and its driver says {stated_s:g} s: give its "
                 "real settle_time_s in the bench file"
             )
         light["bright"] = _settled(work, role, True, exposure_s, wait_s)
         light["dark"] = _settled(work, role, False, exposure_s, wait_s)
         change = light["bright"] - light["dark"]
+    for _ in range(_CLOSER):  # a fast change after a long latency falls between two moments
+        low_s, high_s = _between(moments_s, share)
+        if ((moments_s > low_s) & (moments_s < high_s)).sum() >= _ALONG:
+            break
+        more_s = np.linspace(low_s, high_s, _ALONG + 2)[1:-1]
+        share = np.append(share, look(more_s))
+        order = np.argsort(np.append(moments_s, more_s), kind="stable")
+        moments_s, share = np.append(moments_s, more_s)[order], share[order]
+    return moments_s, share, exposure_s, lates
+
+
+def _between(moments_s: np.ndarray, share: np.ndarray) -> tuple[float, float]:
+    """Give the last moment before the change, and the first one after it."""
+    begun, ended = np.flatnonzero(share > _BEGUN), np.flatnonzero(share < 1 - _BEGUN)
+    first = max(int(begun[0]) - 1, 0) if len(begun) else 0
+    last = min(int(ended[-1]) + 1, len(share) - 1) if len(ended) else len(share) - 1
+    return float(moments_s[first]), float(moments_s[max(last, first + 1)])
 
 
 def _flipped(
@@ -207,9 +236,10 @@ def _fit(
     -------
     delay_s, tau_s, rms of the residual, errors of both
     """
-    span = float(moments_s[-1])
+    low, high = _between(moments_s, share)
+    span = float(high - low)
     best = (np.inf, 0.0, span)
-    for delay in np.linspace(-exposure_s, span, 60):
+    for delay in np.linspace(low - exposure_s, high, 60):
         for tau in np.geomspace(span / 500, span, 40):
             off = float(np.sum((share - _model(moments_s, delay, tau, exposure_s)) ** 2))
             best = min(best, (off, float(delay), float(tau)))
