@@ -28,7 +28,9 @@ def test_links_of_a_page_exist(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
-_COMMANDS = ("run", "plan", "energy", "init", "devices", "check", "doctor")
+_COMMANDS = (
+    *("run", "plan", "energy", "init", "devices", "check", "align", "calibrate", "report", "doctor"),
+)
 _CALL = rf"lightloom ({'|'.join(_COMMANDS)})\b((?:(?! && )[^`\n])*)"
 
 
