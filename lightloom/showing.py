@@ -309,6 +309,8 @@ def calibration(where: Console, steps: "list[Step]", found: "Calibration", bench
     """Print what a calibration cost, where it is, and what comes next."""
     from .page import quantity
 
+    if not steps:
+        where.print("no step was left to do")
     where.print(
         f"{len(steps)} steps: {sum(s.shots for s in steps):,} shots, "
         f"{_duration(sum(s.seconds for s in steps))} of the bench, "
