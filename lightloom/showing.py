@@ -309,14 +309,15 @@ def calibration(where: Console, steps: "list[Step]", found: "Calibration", bench
     """Print what a calibration cost, where it is, and what comes next."""
     from .page import quantity
 
-    if not steps:
+    if steps:
+        where.print(
+            f"{len(steps)} steps: {sum(s.shots for s in steps):,} shots, "
+            f"{_duration(sum(s.seconds for s in steps))} of the bench, "
+            f"{_duration(sum(s.computing_s for s in steps))} of computing, "
+            f"{quantity(sum(s.light_j for s in steps), 'J')} of light; light is off"
+        )
+    else:
         where.print("no step was left to do")
-    where.print(
-        f"{len(steps)} steps: {sum(s.shots for s in steps):,} shots, "
-        f"{_duration(sum(s.seconds for s in steps))} of the bench, "
-        f"{_duration(sum(s.computing_s for s in steps))} of computing, "
-        f"{quantity(sum(s.light_j for s in steps), 'J')} of light; light is off"
-    )
     where.print(
         f"stored in {escape(found.path)}; next: lightloom check --bench {escape(bench)} "
         f"--random-products 2000, then lightloom report {escape(bench)}"
