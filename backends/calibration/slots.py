@@ -292,7 +292,7 @@ class Slots:
                 for role, light in found.items():
                     cells[role].append(light)
             scale = np.array(totals) / np.median(totals)
-            kept = np.abs(scale - 1) < _CHANGED
+            kept = (np.abs(scale - 1) < _CHANGED) & _same(numbers, cells, scale)
             wanted = [n for n in (0, ones) for _ in range(_LEARNED - _count(numbers, kept, n))]
             if not wanted:
                 break
@@ -373,6 +373,19 @@ class Slots:
             f"the light of the same frames is {min(seen):.2f} to {max(seen):.2f} times that of the "
             "beginning: check the source, and that nothing moves in the beam"
         )
+
+
+def _same(numbers: list[int], cells: dict[str, list[np.ndarray]], scale: np.ndarray) -> np.ndarray:
+    """Say which shots show what most shots of their number do, and not an old frame: bool [n]."""
+    same = np.ones(len(numbers), dtype=bool)
+    for seen in cells.values():
+        light = np.stack(seen) / scale[:, None]
+        for number in set(numbers):
+            of = np.array(numbers) == number
+            middle = np.median(light[of], axis=0)
+            off = np.sqrt(np.mean((light[of] - middle) ** 2, axis=1))
+            same[of] &= off < _CHANGED * np.abs(middle).max()
+    return same
 
 
 def _count(numbers: list[int], kept: np.ndarray, number: int) -> int:
