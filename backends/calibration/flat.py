@@ -16,7 +16,7 @@ from .work import Measured, Work
 
 _GOAL = 4.2e-3  # standard error of an element's gain, in the mean
 _MOST_ROUNDS = 6
-_LONGER = 20.0  # exposure of dark modulators over that of bright ones
+_LONGER = 20.0  # exposures of dark modulators, over those of bright ones, at most
 _LEAK_ROUNDS = 8
 _FAR = 4.5  # robust standard deviations, beyond which a gain is no typical one
 _FEW = 8  # slots, or elements of each, below which gains stay as they were measured
@@ -86,6 +86,8 @@ def _raster(work: Work, unlit: np.ndarray) -> tuple[np.ndarray, float]:
     exposure_s = slots.find_exposure(
         slots.pattern("input", brightest), slots.pattern("weight", brightest)
     )
+    if work.is_bucket:  # whose source noise no longer exposure makes smaller
+        exposure_s = min(exposure_s, _LONGER * work.exposure_s)
     total = np.zeros((layout.slots, layout.length))
     variance = np.zeros_like(total)
     error, rounds = np.inf, 0

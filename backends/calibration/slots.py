@@ -207,7 +207,10 @@ class Slots:
         if top >= self.probe.range and bad is not None:
             top = raw[~bad].max()
         if top >= self.probe.range:
-            raise Saturated("the detector is full")
+            raise Saturated(
+                "the detector became full at an exposure that was chosen for half of its range: "
+                "let the source settle, or lower the power"
+            )
         return float(top / self.probe.range)
 
     def dark(self, exposure_s: float) -> np.ndarray | float:
