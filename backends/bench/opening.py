@@ -29,7 +29,7 @@ def check_opening(backend: BenchBackend, take: Take) -> None:
     """Take a few shots of known random frames, and compare every slot with its prediction.
 
     Chi-square over all slots and shots, the variance of each being that of shot noise, read noise
-    and one per cent of its light. A bench as calibrated is refused less than once in a million
+    and one per cent of its light, or of the mean light where that is more. A bench as calibrated is refused less than once in a million
     openings (Wilson's and Hilferty's approximation of the distribution).
 
     Parameters
@@ -49,7 +49,7 @@ def check_opening(backend: BenchBackend, take: Take) -> None:
         except (StaleFrame, WrongLight, Drifted) as error:
             raise type(error)(f"{error}; if the source is as it was, {_advice(backend)}") from error
         noise = np.maximum(expected, 0) + backend.layout.read_pixels() * backend.read_variance
-        light = np.maximum(expected, 1.0)
+        light = np.maximum(expected, max(float(expected.mean()), 1.0))  # slots of few lit elements
         off.append((found - expected) / light)
         # all sums share its error, so its worst is to be no more than one standard deviation
         brightness = _SIGMA**2 * backend.tracker.variance if backend.tracker else 0.0
