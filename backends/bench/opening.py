@@ -29,8 +29,8 @@ def check_opening(backend: BenchBackend, take: Take) -> None:
     """Take a few shots of known random frames, and compare every slot with its prediction.
 
     Chi-square over all slots and shots, the variance of each being that of shot noise, read noise
-    and one per cent of its light, or of the mean light where that is more. A bench as calibrated is refused less than once in a million
-    openings (Wilson's and Hilferty's approximation of the distribution).
+    and one per cent of its light, or of the mean light where that is more. A bench as calibrated is
+    refused less than once in a million openings (by Wilson's and Hilferty's approximation).
 
     Parameters
     ----------
