@@ -220,7 +220,7 @@ class Shots:
                 dark = self.curves["input"].darkest
                 levels = np.where(job.lies[:, None] >= 0, vectors[job.lies], dark)
             self._since_reference += 1
-            yield _Planned(str(number), levels, number)
+            yield _Planned(str(number), levels, number, since=self._since_reference)
 
     def _reference(self, job: TileJob) -> _Planned:
         """Plan to show the weights an input that is everywhere alike."""
@@ -407,7 +407,7 @@ class Shots:
                 float(electrons.sum()) / total, variance / total**2, taken.planned.since
             )
         else:
-            now = tracker.slow
+            now = tracker.ahead(taken.planned.since)  # no marker tells; references are seldom
         tolerance = self.bench.file.drift_tolerance
         if abs(tracker.slow - 1) > tolerance:
             raise Drifted(

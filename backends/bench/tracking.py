@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _SURPRISED, _MEMORY = 3.0, 10.0  # surprise that chance exceeds seldom; measurements averaged
+_TREND = 3.0  # measurements over which the trend is averaged
 _START_VARIANCE = 0.01  # of the scale before the first measurement: it may have moved by 10 %
 
 
@@ -25,6 +26,7 @@ class ScaleTracker:
     ----------
     slow : the drift's estimate
     variance : of that estimate
+    trend : that the drift gains in one shot, averaged over some measurements
     surprise : squared error of predictions over what they should be, averaged over some of them
     """
 
@@ -33,6 +35,15 @@ class ScaleTracker:
     slow: float = 1.0
     variance: float = _START_VARIANCE
     surprise: float = 1.0
+    trend: float = 0.0
+    _is_started: bool = False
+
+    def ahead(self, shots: int) -> float:
+        """Give the drift that is to be expected so many shots after the last measurement.
+
+        A trend is believed while the light walks faster than it should; else it is noise.
+        """
+        return self.slow + self.trend * shots * (self.surprise > _SURPRISED)
 
     def update(self, measured: float, variance: float, shots: int = 1) -> float:
         """Take a measurement in; give the estimate of the light in that very shot.
@@ -53,5 +64,8 @@ class ScaleTracker:
         now = self.slow + (self.variance + fresh) / total * off
         gain = self.variance / total
         self.slow += gain * off
+        if self._is_started:  # the first one also holds what happened since calibration
+            self.trend += (gain * off / shots - self.trend) / _TREND
+        self._is_started = True
         self.variance *= 1 - gain
         return now
