@@ -64,7 +64,7 @@ class Drifted(InstrumentError):
 
 
 class BadFit(InstrumentError):
-    """What was measured is not what any bench in order would give; nothing was concluded from it."""
+    """What was measured is not what a bench in order gives; nothing was concluded from it."""
 
 
 class Saturated(InstrumentError):

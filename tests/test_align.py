@@ -122,6 +122,7 @@ def test_a_crooked_bench_is_found_to_a_tenth_of_a_pixel(
     assert not bench.source.is_connected
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(("layout", "shots"), [("imaged", 60), ("line", 200)])
 def test_a_full_bench_is_found(tmp_path: Path, layout: str, shots: int) -> None:
     bench = bench_of(tmp_path, layout, 11, "full", shift_px=40)
@@ -131,6 +132,7 @@ def test_a_full_bench_is_found(tmp_path: Path, layout: str, shots: int) -> None:
     assert found.cost["shots"] <= shots
 
 
+@pytest.mark.campaign
 def test_a_block_bench_is_found_by_a_photodiode(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, "block", 2, "full", shift_px=40)
     found = align(bench)

@@ -163,6 +163,7 @@ def test_a_calibration_finds_what_the_bench_hides(
     assert (pairs / pairs.mean()).std() < 5e-3
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_random_products_are_at_the_noise_floor(
     clean: Callable[[str], tuple[Bench, Calibration]], layout: str
@@ -177,6 +178,7 @@ def test_random_products_are_at_the_noise_floor(
     assert found.retries == 0
 
 
+@pytest.mark.campaign
 def test_crosstalk_of_close_blocks_is_undone(tmp_path: Path) -> None:
     bench = bench_of(
         tmp_path,
@@ -313,6 +315,7 @@ def assert_alike(found: Calibration, clean: Calibration) -> None:
     assert (pairs / pairs.mean()).std() < 7e-3
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("layout", "kinds"),
     [
@@ -391,6 +394,7 @@ def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], layout: 
         BenchBackend(bench).open()
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_drifting_source_is_followed(later: Callable[..., Bench], layout: str) -> None:
     # 5 % over a run of 800 shots and more; ratios scatter by 2 % (5 % for the block's 200)

@@ -14,9 +14,10 @@ from ..bench.calibration import Figure, Plot
 from .slots import sparse
 from .work import Measured, Work
 
-_LEVELS = 33  # between which curves are straight
+_LEVELS = 49  # between which curves are straight
 _ENDS = 6  # readings of the darkest and the brightest level, spread over the others
 _GOAL = 1.5e-3  # standard error of a level's light, of full scale
+_SURE = 4.0  # standard errors from which on another level than an end is darkest or brightest
 _SMOOTH = np.array([-3, 12, 17, 12, -3]) / 35  # a parabola through five levels (Savitzky, Golay)
 _MOST_ROUNDS = 4
 _ROUNDS = 4  # of the four bright and dark pairs
@@ -97,9 +98,14 @@ def _scaled(
     levels: np.ndarray, lights: dict[int, list[float]], role: str
 ) -> tuple[np.ndarray, float]:
     mean = np.array([np.mean(lights[int(level)]) for level in levels])
-    low, high = float(mean.min()), float(mean.max())
-    ends = np.array(lights[int(levels[-1])])
-    spread = float(ends.std(ddof=1)) / (high - low)  # of one reading
+    count = np.array([len(lights[int(level)]) for level in levels])
+    noise = float(np.std(lights[int(levels[-1])], ddof=1))  # of one reading
+    # the ends have most readings; the largest of many noisy levels would be too large
+    low, high = (
+        float(mean[end] if abs(mean[end] - most) < _SURE * noise / count.min() ** 0.5 else most)
+        for end, most in ((0, mean.min()), (-1, mean.max()))
+    )
+    spread = noise / max(high - low, 1e-30)
     if high - low < 0.2 * high or high - low < 10 * spread * (high - low):
         raise BadFit(
             f"the {role} modulator changes the light by {(high - low) / high:.0%} only: check its "
@@ -113,11 +119,25 @@ def _scaled(
             f"the {role} modulator's curve falls by {dips:.1%} of full scale on its way up: use "
             "one monotonic branch of it (restrict its levels in its driver)"
         )
-    error = spread / np.sqrt(np.mean([len(lights[int(level)]) for level in levels]))
-    light[2:-2] = np.convolve(light, _SMOOTH, "valid")
+    error = float(spread / np.sqrt(count.mean()))
+    smooth = np.convolve(light, _SMOOTH, "valid")
+    is_smooth = np.abs(smooth - light[2:-2]) < 2 * error  # and no kink, which would be cut off
+    light[2:-2] = np.where(is_smooth, smooth, light[2:-2])
     if falls < dips or dips < _DIPS:
-        light = np.clip(np.maximum.accumulate(light), 0, 1)
-    return light, float(error * np.sqrt(_SMOOTH[2]))
+        light = _rising(light)
+    return np.clip(light, 0, 1), error * float(np.sqrt(_SMOOTH[2]))
+
+
+def _rising(light: np.ndarray) -> np.ndarray:
+    """Give the nearest curve that never falls (isotonic regression, pooling adjacent violators)."""
+    pools: list[list[float]] = []  # sum and count
+    for value in light:
+        pools.append([float(value), 1.0])
+        while len(pools) > 1 and pools[-2][0] / pools[-2][1] > pools[-1][0] / pools[-1][1]:
+            total, count = pools.pop()
+            pools[-1][0] += total
+            pools[-1][1] += count
+    return np.concatenate([np.full(int(count), total / count) for total, count in pools])
 
 
 def _extinctions(
