@@ -743,6 +743,11 @@ class LineLayout(_OnCamera):
         boxes = np.stack([low, left, high, left + wide], axis=1)
         self._cut(boxes[2 * count :], {"input": boxes[:count], "weight": boxes[count : 2 * count]})
 
+    def columns(self) -> tuple[int, int]:
+        """Give the first camera column that is read, and the one behind the last."""
+        boxes = self._regions.boxes
+        return int(boxes[:, 1].min()), int(boxes[:, 3].max())
+
     def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
         """Give the light of bright marker cells from that of weight pixels [h, w], by role."""
         covered = light * self.coverage  # a reserved column's part of a row

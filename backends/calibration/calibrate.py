@@ -72,7 +72,7 @@ def calibrate(
             f"{bench.path} is not aligned: run `lightloom align --bench {bench.path}` first"
         )
     calibration = Calibration.read(path)
-    was_open = bench.input.is_connected
+    was_open, work = bench.input.is_connected, None
     try:
         if not was_open:
             bench.open()
@@ -100,6 +100,8 @@ def calibrate(
             if done is not None:
                 done(step)
     finally:
+        if work is not None:
+            work.end()
         bench.make_safe() if was_open else bench.close()
     return calibration
 

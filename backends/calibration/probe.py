@@ -15,6 +15,7 @@ from ...instruments import (
     DroppedFrame,
     IncompleteFrame,
     InstrumentTimeout,
+    Region,
     Saturated,
     Shot,
     Shown,
@@ -31,6 +32,7 @@ _PATIENCE = 3.0  # times the settling time that a modulator claims
 _AGREE, _LIT, _ALIKE = 0.1, 0.1, 0.3  # of two exposures: light; share of full from which pixels
 # are lit; rms difference of those over their mean
 _SURE = 6.0  # standard deviations of noise that two exposures may differ by, beyond that
+_STEP_PX = 16  # cameras take regions in such steps
 _PEAK_PIXELS = 12  # so many are at least as bright as the "peak": one hot pixel is none
 
 
@@ -318,7 +320,28 @@ class Probe:
         camera.trigger(shot)
         frame = camera.read(timeout_s)
         self.late_s = frame.taken_at_s - triggered_s
-        return frame.data
+        if frame.data.shape == camera.sensor_shape:
+            return frame.data
+        region = camera.region
+        whole = np.zeros(camera.sensor_shape, dtype=frame.data.dtype)
+        whole[region.top : region.top + region.height, region.left : region.left + region.width] = (
+            frame.data
+        )
+        return whole
+
+    def narrow(self, left: int, right: int) -> None:
+        """Read only some columns of the camera from now on; what is not read is zero."""
+        height, width = self.bench.camera.sensor_shape
+        left, right = max(left // _STEP_PX * _STEP_PX, 0), -(-right // _STEP_PX) * _STEP_PX
+        region = Region(0, left, height, min(right, width) - left)
+        self.bench.camera.configure(region=region)
+        self._dark.clear()
+
+    def widen(self) -> None:
+        """Read the whole camera again."""
+        if not self.is_bucket and self.bench.camera.is_connected:
+            self.bench.camera.configure(region=Region(0, 0, *self.bench.camera.sensor_shape))
+            self._dark.clear()
 
     def _check_counters(self) -> None:
         """See that every frame was shown, as far as counters tell."""

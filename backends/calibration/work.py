@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...instruments import InputError
+from ...instruments import InputError, InstrumentError
 from ..bench.bench import Bench
 from ..bench.calibrated import Calibrated
 from ..bench.calibration import Calibration, Figure, Plot
-from ..bench.layouts import LAYOUTS, Layout, Optics
+from ..bench.layouts import LAYOUTS, Layout, LineLayout, Optics
 from .probe import Probe
 from .slots import Slots
 
@@ -115,6 +116,9 @@ class Work:
                 known.read_noise_e / known.gain_e_per_count,
                 known.gain_e_per_count,
             )
+            layout = self._slots.layout
+            if isinstance(layout, LineLayout):  # its spots fill a few columns of the camera
+                self.probe.narrow(*layout.columns())
             self.probe.light(True)
             self._slots.learn_markers()
         return self._slots
@@ -126,6 +130,13 @@ class Work:
             if wait_s:
                 self.probe.wait_s[role] = wait_s
 
+    def end(self) -> None:
+        """Switch the light off, and leave the camera as it was found; never raises."""
+        self.bench.make_safe()
+        with suppress(InstrumentError):
+            self.probe.widen()
+
     def renew_slots(self) -> None:
         """Lay the slots out anew when they are next needed."""
         self._slots = None
+        self.probe.widen()
