@@ -230,6 +230,7 @@ def test_a_mirrored_input_is_said_and_mapped(tmp_path: Path) -> None:
     assert any("mirrored" in text for text in found.advice)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 @pytest.mark.parametrize(
     ("role", "fault"),
@@ -272,6 +273,7 @@ def test_the_source_stays_within_the_power_of_aligning(tmp_path: Path) -> None:
     assert seen and max(seen) <= 1e-4
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 def test_following_sees_what_is_moved(tmp_path: Path, layout: str) -> None:
     bench = bench_of(tmp_path, layout, 2)
@@ -329,6 +331,7 @@ def test_the_command_gives_json_and_begins_a_calibration(tmp_path: Path) -> None
     assert np.array(document["input_map"]).shape == (2, 3)
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(sys.platform == "win32", reason="sends Ctrl-C by its number")
 def test_ctrl_c_ends_live_and_stores_a_full_alignment(tmp_path: Path) -> None:
     bench = bench_of(tmp_path)

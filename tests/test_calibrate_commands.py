@@ -109,6 +109,7 @@ def test_check_shows_the_figure_of_merit_to_people(benches: dict[str, Path]) -> 
         assert part in run.stdout
 
 
+@pytest.mark.campaign
 def test_a_run_tells_its_calibration_and_its_light(benches: dict[str, Path]) -> None:
     report = document(benches["calibrated"], "run", *BENCH, "--limit", "1")
     assert report["is_calibrated"] and report["is_mock"]

@@ -46,6 +46,7 @@ def test_smollm2_tokenizer(smollm2: Model, references: Path) -> None:
         assert smollm2.tokenizer.encode(entry["text"]) == entry["ids_smollm"], entry["text"]
 
 
+@pytest.mark.campaign
 def test_smollm2_perplexity(smollm2: Model, references: Path) -> None:
     # the figures that the project asks of itself, 19.6 for 8 bits; one noise draw moves them by
     # about 0.1, and so does the rounding of float32 host steps: 19.44 and 19.61 on two processors
