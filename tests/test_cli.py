@@ -143,7 +143,7 @@ def test_ctrl_c_stops_with_a_sentence() -> None:
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
-        time.sleep(1.5)
+        time.sleep(3)  # also where other work delays its start
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=60)
     assert run.returncode in (0, 130) and "Traceback" not in errors
