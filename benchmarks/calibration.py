@@ -20,7 +20,7 @@ from ..backends.bench import Bench, BenchBackend, example_file, load_bench, maps
 from ..backends.bench.calibration import Calibration
 from ..backends.bench.layouts import Layout
 from ..backends.bench.merit import Merit, random_products
-from ..backends.calibration import align
+from ..backends.calibration import align, store
 from ..backends.calibration.calibrate import calibrate
 
 _LIGHT = {"imaged": "1.6e8", "line": "1.3e8"}  # about 3,000 photons per full-scale product
@@ -70,10 +70,8 @@ def study(path: Path, seed: int, products: int = 4000) -> Study:
     backend.close()
     bench = load_bench(path)
     aligned = align(bench)
-    calibration = Calibration.begin(bench.open())
-    bench.close()
-    calibration.add(aligned.step())
-    calibration.write(path.with_name(f"{path.stem}.calibration.json"))
+    with bench:
+        store(bench, aligned)
     calibration = calibrate(load_bench(path))
     backend = BenchBackend(load_bench(path))
     after = random_products(backend, products, seed)

@@ -377,7 +377,10 @@ def align_(
     limit_threads(None)
     from . import showing
     from .backends.bench import load_bench
+    from .backends.bench.calibration import path_for
     from .backends.calibration import align, follow, store
+
+    path_for(bench)  # refuses what could not be stored before it looks
 
     console = showing.console(for_people=not json_)
     with load_bench(bench) as opened:

@@ -128,8 +128,8 @@ def later(
     def give(layout: str, faults: dict[str, str] | None = None, **world: object) -> Bench:
         bench, _ = clean(layout)
         changed = bench_of(tmp_path / layout, layout, faults, **world)
-        for path in bench.folder.glob("bench.calibration*"):
-            shutil.copy(path, changed.folder)
+        for path in Path(bench.path).parent.glob("bench.calibration*"):
+            shutil.copy(path, Path(changed.path).parent)
         return changed
 
     return give

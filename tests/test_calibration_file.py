@@ -368,7 +368,7 @@ def test_every_damaged_byte_of_the_arrays_is_noticed(tmp_path: Path) -> None:
 
 def read_back(bench: Bench, *steps: Step) -> Calibration:
     """Give a calibration of a bench as it comes from disk."""
-    made, path = Calibration.begin(bench), bench.folder / "bench.calibration.json"
+    made, path = Calibration.begin(bench), Path(bench.path).parent / "bench.calibration.json"
     for each in steps or (step(),):
         made.add(each)
     made.write(path)

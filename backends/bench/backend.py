@@ -31,7 +31,7 @@ from . import known
 from .bench import Bench
 from .calibrated import WANTED, Calibrated, read_calibrated
 from .grey import GreyCurve
-from .layouts import LAYOUTS, Layout
+from .layouts import lay_out
 from .opening import check_opening
 from .shots import Shots, TileJob, TileResult
 from .theory import matching_profile, typical_full_e
@@ -144,12 +144,7 @@ class BenchBackend(Backend):
             self.optics = (
                 known.nominal_optics(bench) if self._guesses else known.known_optics(bench)
             )
-        shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
-        dtypes = {"input": bench.input.dtype, "weight": bench.weight.dtype}
-        try:
-            self.layout: Layout = LAYOUTS[file.layout](file.encoding, shapes, dtypes, self.optics)
-        except InputError as error:
-            raise InputError(f"{bench.path}: encoding: {error}") from None
+        self.layout = lay_out(bench, self.optics)
         self.curves = {role: GreyCurve(table) for role, table in self.optics.tables.items()}
         if self._calibrated is not None:
             self.response = self._calibrated.response(self.layout)

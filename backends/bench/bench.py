@@ -15,17 +15,24 @@ from ...instruments import (
     Camera,
     Clock,
     Daq,
+    DroppedFrame,
+    IncompleteFrame,
     InputError,
     Instrument,
     InstrumentError,
+    InstrumentTimeout,
     LightSource,
     SpatialLightModulator,
+    StaleFrame,
     VirtualClock,
 )
 from ...instruments.simulated import LightPath
 from .file import BenchFile, make_instrument, read_bench_file
 
 LOG = logging.getLogger("lightloom.bench")
+
+WINDOW_SAMPLES = 16  # of a photodiode, in one exposure
+REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)  # an exposure was lost
 
 
 class Bench:
@@ -56,11 +63,6 @@ class Bench:
             self.world = LightPath(file.world.model_copy(update={"layout": file.layout}))
             for role, instrument in self.instruments.items():
                 cast(Any, instrument).join(self.world, role)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the bench file, from which it names other files."""
-        return Path(self.path).parent
 
     @property
     def is_simulated(self) -> bool:

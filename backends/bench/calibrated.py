@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...instruments import InputError
-from .bench import Bench
-from .calibration import Calibration, calibration_path
-from .known import WINDOW_SAMPLES
+from .bench import WINDOW_SAMPLES, Bench
+from .calibration import Calibration, path_of
 from .layouts import Layout, Optics, Response
 from .tracking import ScaleTracker
 
@@ -120,8 +119,7 @@ def read_calibrated(bench: Bench) -> Calibrated:
     ------
     InputError : where there is none, or it cannot be used
     """
-    named = bench.file.calibration
-    path = calibration_path(bench.path) if named is None else bench.folder / named
+    path = path_of(bench.file.calibration, bench.path)
     if not path.exists():
         raise InputError(
             f"{bench.path}: the bench is not calibrated (no file {path}); run `lightloom align "

@@ -389,7 +389,16 @@ def path_for(bench_path: str | Path) -> Path:
     ------
     InputError : for a file that is no bench file, and for a bench that knows its own truth
     """
-    named = read_bench_file(bench_path).calibration
+    return path_of(read_bench_file(bench_path).calibration, bench_path)
+
+
+def path_of(named: str | None, bench_path: str | Path) -> Path:
+    """Do the same where it is known what the bench file names as its calibration.
+
+    Raises
+    ------
+    InputError : for a bench that knows its own truth
+    """
     if named == "known":
         raise InputError(
             f'{bench_path}: calibration = "known" means the simulation\'s own truth, which lies in '

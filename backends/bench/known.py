@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from ...instruments import InputError
-from .bench import Bench
+from .bench import WINDOW_SAMPLES, Bench
 from .layouts import Layout, Optics, Response
 
-WINDOW_SAMPLES = 16  # of a photodiode's window
 _FITS = 0.98  # of a modulator's image on the sensor, where nobody aligned it
 _NOMINAL_FULL_WELL_E = 10_000.0
 

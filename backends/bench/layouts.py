@@ -22,6 +22,7 @@ import numpy as np
 from ...instruments import InputError, StaleFrame, WrongLight
 from ..products import COMPILED
 from . import maps
+from .bench import Bench
 from .file import EncodingTable
 
 _LEAST, _MOST = 0.7, 1.4  # of a marker's light over what it should be; drift stays within
@@ -806,3 +807,19 @@ class BlockLayout(Layout):
 
 
 LAYOUTS = {kind.name: kind for kind in (ImagedLayout, LineLayout, BlockLayout)}
+
+
+def lay_out(bench: Bench, optics: Optics) -> Layout:
+    """Lay out a connected bench with what is known of it.
+
+    Raises
+    ------
+    InputError : naming the bench file, where its encoding does not fit what is seen
+    """
+    modulators = {"input": bench.input, "weight": bench.weight}
+    shapes = {role: modulator.shape for role, modulator in modulators.items()}
+    dtypes = {role: modulator.dtype for role, modulator in modulators.items()}
+    try:
+        return LAYOUTS[bench.file.layout](bench.file.encoding, shapes, dtypes, optics)
+    except InputError as error:
+        raise InputError(f"{bench.path}: encoding: {error}") from None

@@ -18,9 +18,6 @@ import numpy as np
 
 from ...instruments import (
     Drifted,
-    DroppedFrame,
-    IncompleteFrame,
-    InstrumentTimeout,
     NotConnected,
     Saturated,
     Shot,
@@ -29,13 +26,12 @@ from ...instruments import (
     WrongLight,
 )
 from ..base import Stats
-from . import known
-from .bench import Bench
+from .bench import REPEATABLE, WINDOW_SAMPLES, Bench
 from .grey import GreyCurve
 from .layouts import Layout, Marks, Optics, Response
 from .tracking import ScaleTracker
 
-_REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout, WrongLight)
+_REPEATABLE = (*REPEATABLE, WrongLight)
 _BEHIND = 2  # shots that may be taken before one is judged
 _REFERENCE = "reference"  # the name of a reference shot
 _REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.0025  # share of its own light, and of full light
@@ -323,7 +319,7 @@ class Shots:
             bench.clock.sleep_until(shown.shown_at_s + self._settling_s[role])
             modulator.wait_until_settled(shown)
         if self._is_bucket:
-            count = known.WINDOW_SAMPLES
+            count = WINDOW_SAMPLES
             rate_hz, timeout_s = count / file.exposure_s, file.limits.timeout_s
             data = bench.daq.read((0,), count, rate_hz, timeout_s, shot).volts
             self._check_counters()

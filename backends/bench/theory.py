@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..profile import OpticsProfile
-from .known import WINDOW_SAMPLES
+from .bench import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from .backend import BenchBackend

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...instruments import BadFit
+from ...instruments import BadFit, WrongLight
 from ..bench.calibration import Figure, Plot
+from .probe import area_sums
 from .work import Measured, Work
 
 _ROUNDS = 6
@@ -25,6 +26,7 @@ def additivity(work: Work) -> Measured:
     Raises
     ------
     BadFit : when powers do not add
+    WrongLight : when no light comes through the modulators
     """
     probe, shape = work.probe, work.bench.weight.shape
     probe.light(True)
@@ -42,7 +44,7 @@ def additivity(work: Work) -> Measured:
     for number in range(_ROUNDS):
         for name, mask in masks.items():
             probe.draw("weight", mask)
-            seen[name].append(_areas(probe.steady(exposure_s)))
+            seen[name].append(area_sums(probe.steady(exposure_s), _AREA_PX))
         work.tell((number + 1) / _ROUNDS)
     light = {name: np.stack(frames) for name, frames in seen.items()}
     off = light["both"] + light["dark"] - light["even"] - light["odd"]  # of each round
@@ -61,10 +63,18 @@ def additivity(work: Work) -> Measured:
         Figure("departure", mean, error, "", "of I(A + B) + I(dark) from I(A) + I(B), over I(A+B)"),
         Figure("fringes", fringes, float(np.sqrt(spread)), "", "rms of it in small areas"),
     )
-    if bright.sum() < _ANSWER * light["both"].mean(axis=0).sum():
+    whole = float(light["both"].mean(axis=0).sum())
+    if bright.sum() < _ANSWER * whole:
+        probe.fill()
+        probe.blank("input")
+        if probe.steady(exposure_s).sum() > (1 - _ANSWER) * whole:
+            raise WrongLight(
+                "no light reaches the detector through the modulators: what it sees changes with "
+                "neither's frames; check the source and the beam, and shield it from other light"
+            )
         raise BadFit(
             "the weight modulator's frames hardly change the light (dark frames keep "
-            f"{1 - bright.sum() / light['both'].mean(axis=0).sum():.0%}): it shows no new frames, "
+            f"{1 - bright.sum() / whole:.0%}): it shows no new frames, "
             "is on another monitor, or is not in the beam"
         )
     if error > _LIMIT / 2:
@@ -82,12 +92,3 @@ def additivity(work: Work) -> Measured:
         )
     plots = (Plot("I(A + B) - I(A) - I(B) over I(A + B)", "histogram", "pattern"),)
     return Measured(figures, {"pattern": pattern[:20_000].astype(np.float32)}, plots)
-
-
-def _areas(counts: np.ndarray) -> np.ndarray:
-    """Sum counts [h, w] over areas."""
-    if counts.size < 1000:
-        return counts
-    height, width = (size // _AREA_PX * _AREA_PX for size in counts.shape)
-    cut = counts[:height, :width].reshape(height // _AREA_PX, _AREA_PX, -1, _AREA_PX)
-    return np.asarray(cut.sum(axis=(1, 3)))

@@ -20,7 +20,7 @@ import numpy as np
 from ...instruments import BadFit, SpatialLightModulator, WrongLight
 from ..bench import maps
 from ..bench.bench import Bench
-from ..bench.calibration import Calibration, Figure, Plot, Step, calibration_path
+from ..bench.calibration import Calibration, Figure, Plot, Step, path_of
 from . import fiducials, stripes
 from .probe import Probe
 from .steady import Tell, Watch, check_answers
@@ -1156,11 +1156,12 @@ def store(bench: Bench, alignment: Alignment) -> Path:
     Returns
     -------
     path : of the calibration file
+
+    Raises
+    ------
+    InputError : for a bench whose file says that it knows its own truth
     """
-    named = bench.file.calibration
-    path = calibration_path(bench.path)
-    if named not in (None, "known"):
-        path = bench.folder / named
+    path = path_of(bench.file.calibration, bench.path)
     calibration = Calibration.begin(bench)
     calibration.add(alignment.step())
     calibration.write(path)

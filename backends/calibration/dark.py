@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...instruments import BadFit
+from ..bench.bench import WINDOW_SAMPLES
 from ..bench.calibration import Figure, Plot
-from .probe import WINDOW_SAMPLES
 from .work import Measured, Work
 
 _FRAMES, _LONG_FRAMES = 64, 16

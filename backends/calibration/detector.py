@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...instruments import BadFit
+from ..bench.bench import WINDOW_SAMPLES
 from ..bench.calibration import Figure, Plot
-from .probe import WINDOW_SAMPLES
+from .probe import area_sums
 from .work import Measured, Work
 
 _LEVELS = 10  # exposures between the faintest and the fullest
@@ -137,8 +138,11 @@ def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.nd
         both = np.where(good, (one + other) / 2, 0)
         off = np.where(good, (other - ratio * one) ** 2 / (1 + ratio**2), 0)
         # areas, not pixels of like brightness: choosing by a noisy value would choose its noise
-        count, light, noise = (_areas(image) for image in (good.astype(float), both, off))
-        clipped = _areas((np.maximum(one, other) + dark >= _CLIPS * probe.range).astype(float))
+        count, light, noise = (
+            area_sums(image, _AREA_PX) for image in (good.astype(float), both, off)
+        )
+        is_clipped = np.maximum(one, other) + dark >= _CLIPS * probe.range
+        clipped = area_sums(is_clipped.astype(float), _AREA_PX)
         some = (count > count.max() / 2) & (clipped == 0)
         # dark areas tell nothing of the slope, and their noise would pass for light
         some &= light > _LIT * light.max() / count.max() * count
@@ -149,15 +153,6 @@ def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.nd
     joined = (np.concatenate(part) for part in (means, variances, weights))
     mean, variance, weight = joined
     return mean, variance, weight, float(np.mean(totals))
-
-
-def _areas(image: np.ndarray) -> np.ndarray:
-    """Sum an image over areas: float64 [areas]."""
-    height, width = (size // _AREA_PX * _AREA_PX for size in image.shape)
-    if not height or not width:
-        return image.sum().reshape(1)
-    cut = image[:height, :width].reshape(height // _AREA_PX, _AREA_PX, -1, _AREA_PX)
-    return np.asarray(cut.sum(axis=(1, 3)).ravel())
 
 
 def _windows(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

@@ -38,9 +38,10 @@ def flat(work: Work) -> Measured:
     pairs = gains / (1 + input_leak + weight_leak)[:, None]
     offset = unlit - input_leak * weight_leak * pairs.sum(axis=1)
     to_run = work.gain_e_per_count * work.exposure_s
-    inverse = work.calibration.array("crosstalk", "inverse").astype(float) if _has(work) else None
-    if inverse is not None and inverse.size:
-        pairs, offset = inverse @ pairs, inverse @ offset
+    if "crosstalk" in work.calibration.steps:
+        inverse = work.calibration.array("crosstalk", "inverse").astype(float)
+        if inverse.size:
+            pairs, offset = inverse @ pairs, inverse @ offset
     markers = slots.markers
     arrays = {
         "pairs_e": (pairs * to_run).astype(np.float32),
@@ -139,10 +140,6 @@ def _likely(
     return usual * (1 + drawn) * should, float(np.sqrt(np.mean(error)))
 
 
-def _has(work: Work) -> bool:
-    return "crosstalk" in work.calibration.steps
-
-
 def _refuse_dead(work: Work, gains: np.ndarray) -> None:
     """Refuse slots and elements that stay dark, and say which."""
     layout = work.slots.layout
@@ -152,8 +149,8 @@ def _refuse_dead(work: Work, gains: np.ndarray) -> None:
     dead = relative < _DEAD * middle
     rows = np.nonzero(dead.mean(axis=1) > 0.5)[0]
     if len(rows):
-        window = work.layout().elements
-        on = np.nonzero(np.isin(window // layout.length, rows) & (window >= 0))[0]
+        slots = np.where(layout.elements >= 0, layout.elements // layout.length, -1)
+        on = np.nonzero(np.isin(slots, rows))[0]
         raise BadFit(
             f"{len(rows)} of {layout.slots} slots stay dark (first: slot {rows[0]}, rows "
             f"{on.min()} to {on.max()} of the weight modulator): a dead row, dirt, or something in "

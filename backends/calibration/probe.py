@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...instruments import (
-    DroppedFrame,
-    IncompleteFrame,
-    InstrumentTimeout,
     Region,
     Saturated,
     Shot,
@@ -23,10 +20,8 @@ from ...instruments import (
     StaleFrame,
     WrongLight,
 )
-from ..bench.bench import Bench
+from ..bench.bench import REPEATABLE, WINDOW_SAMPLES, Bench
 
-WINDOW_SAMPLES = 16  # of a photodiode's window
-REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)
 _GOAL, _LOW, _HIGH = 0.55, 0.4, 0.75  # of the detector's range, for the brightest pixels
 _PATIENCE = 3.0  # times the settling time that a modulator claims
 _AGREE, _LIT, _ALIKE = 0.1, 0.1, 0.3  # of two exposures: light; share of full from which pixels
@@ -403,9 +398,9 @@ class Probe:
         )
 
     def _noise(self, exposure_s: float) -> float:
-        """Give the noise of a pixel above darkness, roughly, in counts."""
-        raw = self.raw(exposure_s) - self.dark(exposure_s)
-        return float(1.4826 * np.median(np.abs(raw))) + 1e-6 * self.range
+        """Give the noise of a pixel, roughly, in counts, from two exposures of the same light."""
+        one, other = (self.raw(exposure_s).astype(np.float64) for _ in range(2))
+        return float(1.4826 * np.median(np.abs(one - other))) / 2**0.5 + 1e-6 * self.range
 
     def _no_light(self, exposure_s: float) -> str:
         """Say why no light arrives, as far as the instruments tell."""
@@ -420,3 +415,12 @@ class Probe:
             "shutters, and see that nothing blocks the beam and that both modulators show their "
             "frames"
         )
+
+
+def area_sums(image: np.ndarray, side: int) -> np.ndarray:
+    """Sum an image [h, w] over squares of pixels; an image smaller than one is left as it is."""
+    height, width = (size // side * side for size in image.shape)
+    if not height or not width:
+        return image
+    cut = image[:height, :width].reshape(height // side, side, width // side, side)
+    return np.asarray(cut.sum(axis=(1, 3)))

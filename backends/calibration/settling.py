@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...instruments import BadFit, Shown, WrongLight
+from ..bench.bench import REPEATABLE
 from ..bench.calibration import Figure, Plot
-from .probe import REPEATABLE
 from .work import Measured, Work
 
 _MOMENTS = 16  # along each change

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...instruments import BadFit, Saturated, StaleFrame, WrongLight
 from ..bench.layouts import Layout, Response
-from .probe import WINDOW_SAMPLES, Probe
+from .probe import Probe
 
 _LEARNED = 4  # shots of each number while the markers are learnt
 _CONTRAST = 0.1  # of bright marker cells, at least
@@ -409,6 +409,3 @@ def sparse(layout: Layout) -> np.ndarray:
     for step in range(count):
         lit[np.arange(layout.slots), (first + step * layout.length // count) % layout.length] = True
     return lit
-
-
-__all__ = ["WINDOW_SAMPLES", "Reading", "Slots", "sparse"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...instruments import InputError, InstrumentError
+from ...instruments import InstrumentError
 from ..bench.bench import Bench
 from ..bench.calibrated import Calibrated
 from ..bench.calibration import Calibration, Figure, Plot
-from ..bench.layouts import LAYOUTS, Layout, LineLayout, Optics
+from ..bench.layouts import LineLayout, lay_out
 from .probe import Probe
 from .slots import Slots
 
@@ -79,41 +79,22 @@ class Work:
         """Give the detector's gain."""
         return self.calibration.figure("detector", "gain_e_per_count")
 
-    def layout(self, optics: Optics | None = None) -> Layout:
-        """Lay out the bench with what is known so far."""
-        bench = self.bench
-        optics = optics or Calibrated(self.calibration).optics(bench)
-        shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
-        dtypes = {"input": bench.input.dtype, "weight": bench.weight.dtype}
-        try:
-            return LAYOUTS[bench.file.layout](bench.file.encoding, shapes, dtypes, optics)
-        except InputError as error:
-            raise InputError(f"{bench.path}: encoding: {error}") from None
-
     @property
     def slots(self) -> Slots:
         """Give the slots, with markers learnt; made anew once curves are known."""
         if self._slots is None:
             known = Calibrated(self.calibration).optics(self.bench)
-            counting = Optics(
-                known.tables,
-                known.input_map,
-                known.camera_map,
-                known.sensor_shape,
-                0.0,
-                1.0,
-                known.read_noise_e / known.gain_e_per_count,
-                0.0,
-                known.bad,
-                known.spot_px,
+            noise_counts = known.read_noise_e / known.gain_e_per_count
+            counting = replace(
+                known, dark_counts=0.0, gain_e_per_count=1.0, read_noise_e=noise_counts, dark_e=0.0
             )
             array = self.calibration.array
             self._slots = Slots(
                 self.probe,
-                self.layout(counting),
+                lay_out(self.bench, counting),
                 array("dark", "offset"),
                 array("dark", "rate"),
-                known.read_noise_e / known.gain_e_per_count,
+                noise_counts,
                 known.gain_e_per_count,
             )
             layout = self._slots.layout
