@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .light_source import LightSource, PowerMeter
     from .registry import create, driver_class, driver_names
     from .slm import Shown, SpatialLightModulator
+    from .timeline import Timeline
 
 _HOMES = {  # loaded when first used: errors alone are needed everywhere, pydantic is not
     "DriverOptions": "base",
@@ -59,6 +60,7 @@ _HOMES = {  # loaded when first used: errors alone are needed everywhere, pydant
     "driver_names": "registry",
     "Shown": "slm",
     "SpatialLightModulator": "slm",
+    "Timeline": "timeline",
 }
 
 __all__ = [
@@ -95,6 +97,7 @@ __all__ = [
     "Shown",
     "SpatialLightModulator",
     "StaleFrame",
+    "Timeline",
     "TriggerMode",
     "VirtualClock",
     "WrongLight",

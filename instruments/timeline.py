@@ -1,0 +1,109 @@
+"""`Timeline`: what happened when, as slices on tracks, and counters; predicted or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from .clock import Clock
+
+TRACKS = ("host", "feed", "encode", "input", "weight", "detector", "decode", "gather")
+"""Tracks in the order in which they are drawn: threads of the host, and devices by role."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One thing that took time.
+
+    Parameters
+    ----------
+    track : of `TRACKS`; with several benches, "bench 2/input"
+    start_s, end_s : on the timeline's clock
+    details : numbers and words to show beside it
+    """
+
+    track: str
+    name: str
+    start_s: float
+    end_s: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The value of a counter, such as the length of a queue, from a moment on."""
+
+    name: str
+    at_s: float
+    value: float
+
+
+class Timeline:
+    """Slices and counters, from any thread.
+
+    Parameters
+    ----------
+    clock : the time that it goes by; that of the bench, which may be virtual
+    most : slices and counts that are kept; later ones are only numbered in `left_out`
+    """
+
+    def __init__(self, clock: Clock | None = None, most: int = 1_000_000) -> None:
+        self.clock = Clock() if clock is None else clock
+        self.slices: list[Slice] = []
+        self.counts: list[Count] = []
+        self.left_out = 0
+        self._most = most
+        self._lock = Lock()
+
+    def add(self, track: str, name: str, start_s: float, end_s: float, **details: Any) -> None:
+        """Add a slice."""
+        with self._lock:
+            if len(self.slices) < self._most:
+                self.slices.append(Slice(track, name, start_s, end_s, details))
+            else:
+                self.left_out += 1
+
+    def count(self, name: str, value: float, at_s: float | None = None) -> None:
+        """Note the value of a counter; now unless told."""
+        at_s = self.clock.now_s() if at_s is None else at_s
+        with self._lock:
+            if len(self.counts) < self._most:
+                self.counts.append(Count(name, at_s, value))
+            else:
+                self.left_out += 1
+
+    @contextmanager
+    def during(self, track: str, name: str, **details: Any) -> Iterator[None]:
+        """Add a slice of what is done inside a `with`, also when it fails."""
+        start_s = self.clock.now_s()
+        try:
+            yield
+        finally:
+            self.add(track, name, start_s, self.clock.now_s(), **details)
+
+    @property
+    def start_s(self) -> float:
+        """The beginning of the earliest slice; 0 without slices."""
+        return min((item.start_s for item in self.slices), default=0.0)
+
+    @property
+    def end_s(self) -> float:
+        """The end of the latest slice; 0 without slices."""
+        return max((item.end_s for item in self.slices), default=0.0)
+
+    def busy_s(self, track: str) -> float:
+        """Give the seconds in which a track had something to do; slices that overlap count once."""
+        busy, until = 0.0, float("-inf")
+        spans = sorted((s.start_s, s.end_s) for s in self.slices if s.track == track)
+        for start, end in spans:
+            busy += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return busy
