@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-from ..instruments import InputError
+from ..instruments import InputError, Timeline
 from .address import Address
 
 
@@ -102,9 +102,11 @@ class Backend(ABC):
 
     name: str
     is_mock = False
+    is_asynchronous = False  # True: `begin` comes back at once, and light works meanwhile
     is_calibrated = True  # False: an operator insisted on a guess
     remarks: Sequence[str] = ()  # on what was multiplied, for a report
     profile: Any  # the constants of its bench; a digital backend has none
+    timeline: Timeline | None = None  # where slices of what happens go, if anybody wants them
 
     def __init__(self) -> None:
         self._calls = itertools.count()
@@ -137,6 +139,27 @@ class Backend(ABC):
         ------
         InputError : when the shapes do not multiply, or a number is not finite
         """
+        return self.begin(x, w, at)()
+
+    def begin(
+        self,
+        x: Any,
+        w: Any,
+        at: Address | None = None,
+        done: Callable[[], None] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> Callable[[], MatmulResult]:
+        """Begin a product as `matmul` does it; what comes back waits for it and gives it.
+
+        Products of an asynchronous backend are done in the order in which they were begun; `begin`
+        waits while too many are on their way. Others have finished when it comes back.
+
+        Parameters
+        ----------
+        done : called once when light has finished with it, or has failed, from whichever thread
+        details : what a timeline should say of its shots
+        """
+        done = done or (lambda: None)
         x = as_float(x, "x")
         prepared = w if isinstance(w, PreparedWeights) else self.prepare(w)
         if prepared.maker != self._maker:
@@ -152,7 +175,9 @@ class Backend(ABC):
             ids = np.arange(x.size // max(length, 1), dtype=np.uint64)
             at = Address(f"call.{next(self._calls)}", ids)
         if 0 in x.shape or 0 in prepared.shape:  # nothing to sum, or nothing asked
-            return MatmulResult(np.zeros((*x.shape[:-1], outputs), dtype=np.float32), Stats())
+            empty = MatmulResult(np.zeros((*x.shape[:-1], outputs), dtype=np.float32), Stats())
+            done()
+            return lambda: empty
         matrices = int(np.prod(leading)) if leading else 1
         rows = np.asarray(at.rows, dtype=np.uint64)
         if rows.shape != x.shape[:-1]:
@@ -160,13 +185,22 @@ class Backend(ABC):
         rows = np.require(rows.reshape(matrices, -1), requirements=["C", "W"])
         stacked = x.reshape(matrices, rows.shape[1], length)
         try:
-            result = self._matmul(stacked, prepared, Address(at.matmul, rows, at.attempt))
+            named = Address(at.matmul, rows, at.attempt)
+            finish = self._begin(stacked, prepared, named, done, details or {})
         except InputError:
             check_finite(x, "x")  # says where
             raise
         shape = (*x.shape[:-1], outputs)
-        variance = None if result.variance is None else result.variance.reshape(shape)
-        return MatmulResult(result.y.reshape(shape), result.stats, variance)
+
+        def finished() -> MatmulResult:
+            result = finish()
+            variance = None if result.variance is None else result.variance.reshape(shape)
+            return MatmulResult(result.y.reshape(shape), result.stats, variance)
+
+        return finished
+
+    def open(self) -> None:  # noqa: B027 (most have nothing to open)
+        """Get ready to multiply; harmless when it is."""
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Let go of what it holds; harmless when that is done already."""
@@ -192,6 +226,19 @@ class Backend(ABC):
     @abstractmethod
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         """Multiply x [matrices, N, K] by w; the address' rows are [matrices, N]."""
+
+    def _begin(
+        self,
+        x: np.ndarray,
+        w: PreparedWeights,
+        at: Address,
+        done: Callable[[], None],
+        details: Mapping[str, Any],
+    ) -> Callable[[], MatmulResult]:
+        """Begin what `_matmul` does."""
+        result = self._matmul(x, w, at)
+        done()
+        return lambda: result
 
     def describe(self) -> Mapping[str, Any]:
         """Give what a record of a run should say about this backend."""

@@ -1,9 +1,20 @@
-"""How a weight matrix is cut onto a bench: one pure function, used by mock, bench and planner."""
+"""How a product is cut onto a bench: pure functions, used by mock, bench and planner alike.
 
-from collections.abc import Iterator
+`tiles` cuts a weight matrix into what one frame holds; `pack` lets tiles and vectors share frames,
+so that nothing of a frame lies idle; `visits` gives the order in which frames meet.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from .profile import OpticsProfile
+
+Order = Literal["weight-stationary", "input-stationary"]
+"""Which modulator rests while the other goes through its frames."""
+ORDERS: tuple[Order, Order] = ("weight-stationary", "input-stationary")
 
 
 @dataclass(frozen=True)
@@ -14,12 +25,16 @@ class Geometry:
     ----------
     outputs : rows of W that fit into one frame (None: all)
     inputs : columns of W that one dot product holds (None: all)
-    vectors : input vectors that share one shot
+    vectors : input vectors that share one shot: groups of `outputs` dot products side by side
+    is_divisible : a small matrix takes a smaller group, and more of them share one shot
+    parts : what one output takes of `outputs`, where its rails may lie in different frames
     """
 
     outputs: int | None
     inputs: int | None
     vectors: int = 1
+    is_divisible: bool = False
+    parts: int = 1
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> "Geometry":
@@ -27,6 +42,12 @@ class Geometry:
         outputs = None if profile.rows is None else profile.rows // profile.rails
         inputs = None if profile.length is None else profile.length // profile.elements_per_input
         return cls(outputs, inputs, profile.vectors)
+
+    def groups(self, outputs: int) -> int:
+        """Give the groups, each with a vector of its own, that a frame holds of such a matrix."""
+        if self.outputs is None or not self.is_divisible:
+            return self.vectors
+        return max(self.outputs // min(outputs * self.parts, self.outputs), 1)
 
 
 @dataclass(frozen=True)
@@ -70,3 +91,82 @@ def tile_count(shape: tuple[int, int], geometry: Geometry) -> int:
     for size, part in zip(shape, (geometry.outputs, geometry.inputs), strict=True):
         count *= 1 if part is None else -(-size // part)
     return count if min(shape) else 0
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the products of one segment share frames.
+
+    A job is a set of weight frames that all meet the same input frames. Where a frame has groups to
+    spare, a tile is shown several times, for several vectors at once.
+
+    Parameters
+    ----------
+    groups : of a frame
+    copies : of each tile in a frame, each with a vector of its own
+    per_frame : different tiles in a frame
+    tiles : weight frames of each job, int [jobs]
+    vectors : input frames of each job, int [jobs]
+    """
+
+    groups: int
+    copies: int
+    per_frame: int
+    tiles: np.ndarray
+    vectors: np.ndarray
+
+    @property
+    def shots(self) -> int:
+        """Exposures of all jobs."""
+        return int((self.tiles * self.vectors).sum())
+
+    def frames(self, order: Order = ORDERS[0]) -> tuple[int, int]:
+        """Give the weight frames and the input frames that are shown in an order (see `visits`)."""
+        resting, moving = self.tiles, self.vectors
+        if order == "input-stationary":
+            resting, moving = moving, resting
+        rested = int(resting[moving > 0].sum())
+        moved = int((resting * (moving - 1) + 1)[(moving > 0) & (resting > 0)].sum())
+        return (rested, moved) if order == "weight-stationary" else (moved, rested)
+
+
+def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -> Packing:
+    """Pack the tiles of one segment of all matrices, and the vectors that pass through them.
+
+    Parameters
+    ----------
+    counts : input vectors of each matrix, exposures of x+ and of x- counted apart
+    outputs : rows of each matrix
+    """
+    counts = np.asarray(counts)
+    blocks = tile_count((outputs * geometry.parts, 1), Geometry(geometry.outputs, None))
+    most = int(counts.max(initial=0))
+    tasks = len(counts) * blocks
+    groups = geometry.groups(outputs)
+    copies = max(1, min(groups // max(min(tasks, groups), 1), most))
+    per_frame = max(groups // copies, 1)
+    if len(counts) == 1 or per_frame == 1:  # all tiles of a matrix meet the same input frames
+        tiles = np.full(len(counts), -(-blocks // per_frame))
+        vectors = -(-counts // copies)
+    else:
+        of_tasks = np.zeros(-(-tasks // per_frame) * per_frame, dtype=int)
+        of_tasks[:tasks] = np.repeat(counts, blocks)
+        vectors = -(-of_tasks.reshape(-1, per_frame).max(axis=1) // copies)
+        tiles = np.ones(len(vectors), dtype=int)
+    return Packing(groups, copies, per_frame, tiles, vectors)
+
+
+def visits(tiles: int, vectors: int, order: Order) -> np.ndarray:
+    """Give the order in which weight frames and input frames of a job meet: int [shots, 2].
+
+    One modulator rests while the other goes through its frames, forth and back again, so that at
+    each turn the last frame stays: from one shot to the next exactly one modulator changes, and the
+    resting one shows each of its frames once. No order has fewer frames.
+    """
+    shots = np.empty((tiles * vectors, 2), dtype=int)
+    resting, moving = (tiles, vectors) if order == "weight-stationary" else (vectors, tiles)
+    steps = np.tile(np.arange(moving), (resting, 1))
+    steps[1::2] = steps[1::2, ::-1]
+    rests = np.repeat(np.arange(resting), moving)
+    shots.T[:] = (rests, steps.ravel()) if order == "weight-stationary" else (steps.ravel(), rests)
+    return shots

@@ -7,7 +7,6 @@ limit is settling, exposure and read-out, rounded up to whole refresh periods of
 """
 
 import argparse
-import math
 import tempfile
 import time
 from pathlib import Path
@@ -43,18 +42,20 @@ def measure(name: str, shots: int) -> tuple[float, float]:
         backend.open()
         layout = backend.layout
         chance = np.random.Generator(np.random.Philox(1))
-        levels = [
-            chance.integers(256, size=(count, layout.slots, layout.length), dtype=np.uint8)
-            for count in (1, 8)
-        ]
-        lies = np.arange(layout.slots)
-        inputs = np.tile(levels[1], (shots // 8, 1, 1))
-        backend.submit(TileJob("warm", levels[0][0], inputs[:16], lies)).result()
+        rows = 1 if layout.shares_input else layout.slots
+        frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)
+        weights = chance.integers(256, size=(layout.slots, layout.length), dtype=np.uint8)
+
+        def job(name: str, count: int) -> TileJob:
+            return TileJob(name, 1, count, lambda _: weights, lambda vector: frames[vector % 8])
+
+        backend.submit(job("warm", 16)).result()
         start = time.perf_counter()
-        backend.submit(TileJob("rate", levels[0][0], inputs, lies)).result()
-        took = (time.perf_counter() - start) / len(inputs)
+        backend.submit(job("rate", shots)).result()
+        took = (time.perf_counter() - start) / shots
+        limit = backend.timing.period_s
         backend.close()
-    return took, math.ceil((settle_s + exposure_s + readout_s) / refresh_s - 1e-9) * refresh_s
+    return took, limit
 
 
 def _times(refresh_s: float, settle_s: float) -> str:

@@ -90,6 +90,8 @@ class Camera(Instrument):
     exposure_limits_s : shortest and longest exposure
     readout_s : from the end of an exposure until the frame is here
     row_time_s : a rolling shutter begins each row so much later; 0 for a global one
+    trigger_latency_s : from a trigger until the exposure begins, where it is known
+    tells_exposed : whether it knows when an exposure has ended, before the frame is read out
     full_well_e, gain_e_per_count, offset_counts : where known, else None
     """
 
@@ -104,6 +106,7 @@ class Camera(Instrument):
         self.exposure_limits_s = (0.0, float("inf"))
         self.readout_s = 0.0
         self.row_time_s = 0.0
+        self.trigger_latency_s = 0.0
         self.full_well_e: float | None = None
         self.gain_e_per_count: float | None = None
         self.offset_counts: float | None = None
@@ -221,6 +224,12 @@ class Camera(Instrument):
         if self._trigger_mode == "software":
             self._trigger(shot)
         self._triggered.append(shot)  # not one that was refused
+
+    def wait_until_exposed(self) -> None:
+        """Wait until the latest exposure has ended, so that light may change while it is read out.
+
+        Only where `tells_exposed`; elsewhere only `read` can tell.
+        """
 
     @exchange
     def read(self, timeout_s: float) -> CameraFrame:

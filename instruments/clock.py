@@ -1,7 +1,9 @@
 """The time that instruments go by: real, or virtual for benches that are simulated."""
 
 import time
-from threading import Lock
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition
 
 
 class Clock:
@@ -19,21 +21,55 @@ class Clock:
         if wait > 0:
             time.sleep(wait)
 
+    def hold(self) -> None:
+        """Let no virtual time pass until `release`: somebody works who would take no time at all.
+
+        Each hold has its release, by whichever thread; real time does not care.
+        """
+
+    def release(self) -> None:
+        """End a hold."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold inside a `with`."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.release()
+
 
 class VirtualClock(Clock):
-    """Time that passes only when somebody waits for it, and then at once."""
+    """Time that passes only when somebody waits for it, and then at once.
+
+    It stands while it is held, so that the work of a host takes no time whatever the computer.
+    """
 
     is_virtual = True
 
     def __init__(self, start_s: float = 0.0) -> None:
         self._now_s = start_s
-        self._lock = Lock()
+        self._holds = 0
+        self._changed = Condition()
 
     def now_s(self) -> float:
         """Give the time."""
         return self._now_s
 
     def sleep_until(self, moment_s: float) -> None:
-        """Let time pass up to a moment."""
-        with self._lock:
+        """Let time pass up to a moment, as soon as nobody holds it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._holds == 0)
             self._now_s = max(self._now_s, moment_s)
+
+    def hold(self) -> None:
+        """Let no time pass until `release`."""
+        with self._changed:
+            self._holds += 1
+
+    def release(self) -> None:
+        """End a hold."""
+        with self._changed:
+            self._holds -= 1
+            self._changed.notify_all()

@@ -15,9 +15,11 @@ is repeated within the bench file's bound and counted; beyond that the bench is 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -27,52 +29,18 @@ from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..profile import OpticsProfile
 from ..tiling import Geometry, tiles
+from ..timing import ShotTiming
 from . import known
 from .bench import Bench
 from .calibrated import WANTED, Calibrated, read_calibrated
 from .grey import GreyCurve
 from .layouts import lay_out
 from .opening import check_opening
+from .product import Encoded, Product
+from .queue import JobQueue
 from .shots import Shots, TileJob, TileResult
-from .theory import matching_profile, typical_full_e
+from .theory import bench_timing, matching_profile, typical_full_e
 from .tracking import ScaleTracker
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Numbers as shares of full light, and what to put back digitally.
-
-    Parameters
-    ----------
-    signs : of the rails
-    shares : of full light above darkness, float64 [rails, ..., length of a slot]
-    scale, low : number = scale * share * sign + low, [..., 1]
-    """
-
-    signs: tuple[int, ...]
-    shares: np.ndarray
-    scale: np.ndarray
-    low: np.ndarray
-
-
-@dataclass(frozen=True)
-class Laid:
-    """Where the rows of a job's weights lie, and how they became light.
-
-    Parameters
-    ----------
-    slots, matrix, row : of each row shown, int [n]
-    vectors : row of x that each meets, int [shots, n], or -1
-    full_e : electrons of a product of two shares of 1, float64 [n]
-    leaked_e : electrons of these weights and a dark input, float64 [n]
-    """
-
-    slots: np.ndarray
-    matrix: np.ndarray
-    row: np.ndarray
-    vectors: np.ndarray
-    full_e: np.ndarray
-    leaked_e: np.ndarray
 
 
 class BenchBackend(Backend):
@@ -91,6 +59,7 @@ class BenchBackend(Backend):
     """
 
     name = "bench"
+    is_asynchronous = True
 
     def __init__(self, bench: Bench, uncalibrated: bool = False) -> None:
         super().__init__()
@@ -107,7 +76,8 @@ class BenchBackend(Backend):
         self.faults: dict[str, int] = {}
         self.shots: Shots | None = None
         self._profile: OpticsProfile | None = None
-        self._worker: ThreadPoolExecutor | None = None
+        self._timing: ShotTiming | None = None
+        self._queue: JobQueue | None = None
         self._is_open = False
 
     # --- opening and closing ---------------------------------------------------------------------
@@ -130,12 +100,14 @@ class BenchBackend(Backend):
         except BaseException:
             bench.close()
             raise
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="lightloom-bench")
+        assert self.shots is not None
+        self._queue = JobQueue(self._run, bench.clock, lambda: self.timeline)
+        self.shots.upcoming = self._queue.upcoming
         self._is_open = True
 
     def _lay_out(self) -> None:
         """Find out, or be told, what the bench's light is like, and where numbers lie in it."""
-        self._profile = None
+        self._profile = self._timing = None
         bench, file = self.bench, self.bench.file
         if self._calibrated is not None:
             self._calibrated.calibration.check(bench, WANTED, file.calibration_lasts_s)
@@ -158,9 +130,6 @@ class BenchBackend(Backend):
         if self.shots is not None:
             self.shots.close()
         calibrated = self._calibrated
-        settling_s = dict.fromkeys(self.curves, 0.0)
-        if calibrated is not None:
-            settling_s = {role: calibrated.settling_s(role) for role in self.curves}
         self.shots = Shots(
             self.bench,
             self.layout,
@@ -168,11 +137,22 @@ class BenchBackend(Backend):
             self.response,
             self.curves,
             None if calibrated is None else calibrated.tracker(),
-            0 if calibrated is None else calibrated.reference_every,
-            settling_s,
+            self._reference_every,
+            self._settling_s,
             self._guesses,
             self.faults,
         )
+
+    @property
+    def _reference_every(self) -> int:
+        return 0 if self._calibrated is None else self._calibrated.reference_every
+
+    @property
+    def _settling_s(self) -> dict[str, float]:
+        """Give from when after a flip each modulator's light is trusted, where it was measured."""
+        if self._calibrated is None:
+            return dict.fromkeys(self.curves, 0.0)
+        return {role: self._calibrated.settling_s(role) for role in self.curves}
 
     def _guess_brightness(self) -> None:
         """Take one shot of weights and inputs that are alike, and believe that all slots are."""
@@ -203,12 +183,12 @@ class BenchBackend(Backend):
         if self.shots is not None:
             self.shots.stops.set()
         try:
-            if self._worker is not None:
-                self._worker.shutdown(cancel_futures=True)
+            if self._queue is not None:
+                self._queue.close()
             if self.shots is not None:
                 self.shots.close()
         finally:
-            self._worker, self._is_open = None, False
+            self._queue, self._is_open = None, False
             self.bench.close()
 
     def warm_up(self) -> None:
@@ -263,6 +243,14 @@ class BenchBackend(Backend):
             self._profile = matching_profile(self)
         return self._profile
 
+    @property
+    def timing(self) -> ShotTiming:
+        """Give what the shots of this bench take; the host's part is not known here."""
+        self.open()
+        if self._timing is None:
+            self._timing = bench_timing(self.bench, self._settling_s, self._reference_every)
+        return self._timing
+
     # --- products --------------------------------------------------------------------------------
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[Encoded]:
@@ -300,141 +288,54 @@ class BenchBackend(Backend):
         return Encoded(signs, shares, scale, low)
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
+        return self._begin(x, w, at, lambda: None, {})()
+
+    def _begin(
+        self,
+        x: np.ndarray,
+        w: PreparedWeights,
+        at: Address,
+        done: Callable[[], None],
+        details: Mapping[str, Any],
+    ) -> Callable[[], MatmulResult]:
+        """Submit the jobs of all segments; the product is put together when it is asked for."""
         self.open()
-        matrices, rows, length = x.shape
-        outputs = w.shape[-2]
-        y, variance = np.zeros((2, matrices, rows, outputs))
-        stats = Stats(macs=x.size * outputs)
-        for tile in tiles((1, length), Geometry(None, self.layout.length)):
-            start = time.perf_counter()
-            check = x[..., tile.columns]
-            if not np.isfinite(check).all():
-                raise InputError("x has values that are not finite")
-            shown = self._encode(check, "input")
-            stats.seconds["encode"] = stats.seconds.get("encode", 0.0) + time.perf_counter() - start
-            weights = w.content[tile.segment]
-            name = f"{at.matmul}/{at.attempt}/{tile.segment}"
-            product, noise = self._segment(shown, weights, name, check, stats)
-            y += product
-            variance += noise
-        return MatmulResult(y.astype(np.float32), stats, variance.astype(np.float32))
+        stats = Stats(macs=x.size * w.shape[-2])
+        started: list[tuple[Product, list[Future[TileResult]]]] = []
+        with self.bench.clock.held():
+            for tile in tiles((1, x.shape[-1]), Geometry(None, self.layout.length)):
+                start = time.perf_counter()
+                values = x[..., tile.columns]
+                if not np.isfinite(values).all():
+                    raise InputError("x has values that are not finite")
+                name = f"{at.matmul}/{at.attempt}/{_digest(at.rows)}/{tile.segment}"
+                shown, weights = self._encode(values, "input"), w.content[tile.segment]
+                product = Product(self, name, values, shown, weights, details)
+                stats.seconds["encode"] = (
+                    stats.seconds.get("encode", 0.0) + time.perf_counter() - start
+                )
+                started.append((product, [self._submit(job) for job in product.jobs]))
+        # jobs end in their order, so the last of them is the end of all
+        started[-1][1][-1].add_done_callback(lambda _: done())
+        return partial(self._finish, started, stats)
 
-    def _segment(
-        self, x: Encoded, w: Encoded, name: str, values: np.ndarray, stats: Stats
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Multiply one segment: products and their variances, float64 [m, N, M]."""
-        rails = len(w.signs)
-        _, m, outputs, length = w.shares.shape
-        # rails of an output are neighbours: rows of one tall matrix
-        tall = np.moveaxis(w.shares, 0, 2).reshape(m, outputs * rails, length)
-        signs = np.tile(w.signs, outputs)
-        total, noise = np.zeros((2, m, values.shape[1], outputs * rails))
-        for index, sign in enumerate(x.signs):
-            if sign < 0 and not (values < 0).any():
-                continue
-            levels = self.curves["input"].levels(x.shares[index])
-            found, variance = self._exposure(levels, tall, f"{name}/{sign}", stats)
-            total += sign * found
-            noise += variance
-        scale = x.scale * np.swapaxes(w.scale, -1, -2)
-        y = (total * signs).reshape(m, -1, outputs, rails).sum(axis=-1) * scale
-        noise = noise.reshape(m, -1, outputs, rails).sum(axis=-1) * scale**2
-        if self.bench.file.encoding.kind == "offset":
-            kept = values.shape[-1]
-            light = self.curves["input"].light[levels][..., :kept]
-            u = light.sum(axis=-1, keepdims=True) * x.scale
-            v = w.shares[0][..., :kept].sum(axis=-1, keepdims=True) * w.scale
-            low_w = np.swapaxes(w.low, -1, -2)
-            y = y + x.low * np.swapaxes(v, -1, -2) + u * low_w + kept * x.low * low_w
-        return np.asarray(y), np.asarray(noise)
-
-    def _exposure(
-        self, x: np.ndarray, w: np.ndarray, name: str, stats: Stats
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Expose levels x [m, N, K] to shares w [m, R, K]: products, variances [m, N, R]."""
-        result, noise = np.zeros((2, *x.shape[:2], w.shape[1]))
-        dark = self.layout.read_pixels() * (self.read_variance + self.optics.dark_e)
-        pending = []
-        for job, laid in self._jobs(x, w, name):
-            pending.append((self.submit(job), laid))
-            stats.weight_frames += 1
-            stats.weight_samples += int(laid.slots.size * x.shape[-1])
-        lit = self.curves["input"].light[x].sum(axis=-1)  # [m, N]
-        for future, laid in pending:
+    def _finish(
+        self, started: list[tuple[Product, list[Future[TileResult]]]], stats: Stats
+    ) -> MatmulResult:
+        """Wait for the jobs of a product, and add up its segments."""
+        y: Any = 0.0
+        variance: Any = 0.0
+        for product, futures in started:
             try:
-                done: TileResult = future.result()
+                results = [future.result() for future in futures]
             except BaseException:
                 self.close()
                 raise
             start = time.perf_counter()
-            shot, place = np.nonzero(laid.vectors >= 0)
-            vector, matrix = laid.vectors[shot, place], laid.matrix[place]
-            electrons = done.electrons[shot, laid.slots[place]]
-            leaked = laid.leaked_e[place] + self._leak_e[laid.slots[place]] * lit[matrix, vector]
-            at = (matrix, vector, laid.row[place])
-            result[at] = (electrons - leaked) / laid.full_e[place]
-            noise[at] = (np.maximum(electrons, 0) + dark[laid.slots[place]]) / laid.full_e[
-                place
-            ] ** 2
-            stats.photons += float(electrons.sum())
+            part, noise = product.decoded(results, stats)
+            y, variance = y + part, variance + noise
             stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
-            stats.add(done.stats)
-        return result, noise
-
-    def _jobs(self, x: np.ndarray, w: np.ndarray, name: str) -> Iterator[tuple[TileJob, Laid]]:
-        """Pack tiles and vectors into frames.
-
-        A frame holds groups of slots, each with a tile of some matrix and a vector of its own.
-        Small matrices share a frame; where slots are left, a tile is shown several times, for
-        several vectors at once. Slots that share one input take one tile and one vector.
-        """
-        layout = self.layout
-        m, count = x.shape[:2]
-        geometry = Geometry(layout.slots, None)
-        cut = [
-            (matrix, tile.first_row, tile.last_row)
-            for matrix in range(m)
-            for tile in tiles((w.shape[1], w.shape[2]), geometry)
-        ]
-        tallest = max(last - first for _, first, last in cut)
-        groups = 1 if layout.shares_input else max(layout.slots // tallest, 1)
-        copies = max(1, min(groups // min(len(cut), groups), count))
-        per_frame = max(groups // copies, 1)
-        shots = -(-count // copies)
-        for first in range(0, len(cut), per_frame):
-            chunk = [
-                (task, copy) for task in cut[first : first + per_frame] for copy in range(copies)
-            ]
-            shares = np.zeros((layout.slots, layout.length))
-            inputs = np.zeros((shots, len(chunk), layout.length), dtype=x.dtype)
-            lies = np.full(layout.slots, -1)
-            place, matrices, rows, vectors = [], [], [], []
-            for group, ((matrix, top, bottom), copy) in enumerate(chunk):
-                start = group * tallest
-                slots = np.arange(start, start + bottom - top)
-                shares[slots] = w[matrix, top:bottom]
-                lies[slots] = group
-                mine = np.arange(copy, count, copies)
-                inputs[: len(mine), group] = x[matrix, mine]
-                sequence = np.full(shots, -1)
-                sequence[: len(mine)] = mine
-                place.append(slots)
-                matrices.append(np.full(len(slots), matrix))
-                rows.append(np.arange(top, bottom))
-                vectors.append(np.repeat(sequence[:, None], len(slots), axis=1))
-            slots = np.concatenate(place)
-            levels, full_e, leaked_e = self.weigh(shares)
-            yield (
-                TileJob(f"{name}/{first}", levels, inputs, lies),
-                Laid(
-                    slots,
-                    np.concatenate(matrices),
-                    np.concatenate(rows),
-                    np.concatenate(vectors, axis=1),
-                    full_e[slots],
-                    leaked_e[slots],
-                ),
-            )
+        return MatmulResult(y.astype(np.float32), stats, variance.astype(np.float32))
 
     def weigh(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Divide shares [slots, length] by the gains of their elements, as far as these allow.
@@ -462,17 +363,24 @@ class BenchBackend(Backend):
         return self.optics.read_noise_e**2 + step**2 / 12
 
     @property
-    def _leak_e(self) -> np.ndarray:
+    def leak_e(self) -> np.ndarray:
         """Give the electrons that dark weights pass of an input element of full light, [slots]."""
         return self.response.weight_leak * self.response.pairs_e.mean(axis=1)
 
     # --- shots -----------------------------------------------------------------------------------
 
     def submit(self, job: TileJob) -> Future[TileResult]:
-        """Put a job into the bench's queue; its shots are taken in the order of submission."""
+        """Put a job into the bench's queue; its shots are taken in the order of submission.
+
+        Waits while the queue is full.
+        """
         self.open()
-        assert self._worker is not None
-        return self._worker.submit(self._run, job)
+        with self.bench.clock.held():
+            return self._submit(job)
+
+    def _submit(self, job: TileJob) -> Future[TileResult]:
+        assert self._queue is not None
+        return self._queue.submit(job)
 
     def _run(self, job: TileJob) -> TileResult:
         assert self.shots is not None
@@ -487,7 +395,11 @@ class BenchBackend(Backend):
         self, name: str, inputs: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Take one shot of known frames: electrons [slots], and what they should be."""
-        job = TileJob(name, weights, inputs[None], np.arange(self.layout.slots))
-        electrons = self._run(job).electrons[0]
+        electrons = self._run(TileJob(name, 1, 1, lambda _: weights, lambda _: inputs)).electrons
         assert self.shots is not None
-        return electrons, self.shots.passed_e(inputs, weights)
+        return electrons[0, 0], self.shots.passed_e(inputs, weights)
+
+
+def _digest(rows: np.ndarray) -> str:
+    """Name rows, so that shots of other rows meet other noise."""
+    return sha256(np.ascontiguousarray(rows)).hexdigest()[:12]

@@ -1,18 +1,21 @@
 """`Shots`: takes the shots of a job as fast as the devices go, and repeats what cannot be trusted.
 
-Three things happen at once: the next frame is laid out, the present one is shown, settles and is
-exposed, and the one before is decoded. A shot is judged exactly two shots after it was taken, so
-what is repeated, and in which order, never depends on how fast a computer is.
+Three things happen at once: the next frames are laid out, the present ones are shown, settle and
+are exposed, and the shot before is decoded. As soon as an exposure has ended the next frames are
+handed to the modulators, while the detector is read out. A shot is judged exactly two shots after
+it was taken, and all shots of a job before the first of the next one, so what is repeated, and in
+which order, never depends on how fast a computer is.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
+from typing import Any
 
 import numpy as np
 
@@ -23,15 +26,18 @@ from ...instruments import (
     Shot,
     Shown,
     StaleFrame,
+    Timeline,
     WrongLight,
 )
 from ..base import Stats
+from ..tiling import Order, visits
 from .bench import REPEATABLE, WINDOW_SAMPLES, Bench
 from .grey import GreyCurve
 from .layouts import Layout, Marks, Optics, Response
 from .tracking import ScaleTracker
 
 _REPEATABLE = (*REPEATABLE, WrongLight)
+_AHEAD = 2  # shots whose frames are laid out before they are shown
 _BEHIND = 2  # shots that may be taken before one is judged
 _REFERENCE = "reference"  # the name of a reference shot
 _REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.0025  # share of its own light, and of full light
@@ -39,25 +45,30 @@ _REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.0025  # share of its own light, and of
 
 @dataclass(frozen=True)
 class TileJob:
-    """One weight frame and the input vectors that pass through it.
+    """Weight frames, and the input frames that pass through each of them.
 
     Parameters
     ----------
     name : of the job, the address of its shots
-    weights : grey levels [slots, length]
-    inputs : grey levels [shots, vectors, length]
-    lies : which of the vectors each slot meets, int [slots]
+    tiles, vectors : how many weight frames and input frames it has
+    weight : grey levels [slots, length] of a weight frame, by its number
+    input : grey levels [slots, length] of an input frame, [1, length] where slots share it
+    order : in which they meet (see `tiling.visits`)
+    details : what a timeline should say of it
     """
 
     name: str
-    weights: np.ndarray
-    inputs: np.ndarray
-    lies: np.ndarray
+    tiles: int
+    vectors: int
+    weight: Callable[[int], np.ndarray]
+    input: Callable[[int], np.ndarray]
+    order: Order = "weight-stationary"
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TileResult:
-    """Photoelectrons of a job [shots, slots], at calibration's brightness, and what it took."""
+    """Photoelectrons of a job [weight frames, input frames, slots], at calibration's brightness."""
 
     electrons: np.ndarray
     stats: Stats
@@ -65,21 +76,25 @@ class TileResult:
 
 @dataclass(frozen=True)
 class _Planned:
-    """A shot to be taken.
+    """A shot to be taken: which frames, and what is expected.
 
     Parameters
     ----------
-    levels : of the input
-    place : in the result; None of a reference
+    input : number of the input frame; a text for a reference
     expected : electrons of a reference, float64 [slots]
     since : shots since the reference before
     """
 
+    job: TileJob
     name: str
-    levels: np.ndarray
-    place: int | None
+    weight: int
+    input: int | str
     expected: np.ndarray | None = None
     since: int = 0
+
+    def key(self, role: str) -> tuple[int, int | str]:
+        """Say which frame of a modulator it needs."""
+        return id(self.job), self.weight if role == "weight" else self.input
 
 
 @dataclass(frozen=True)
@@ -87,9 +102,18 @@ class _Frame:
     """A frame laid out, with the number that its marker shows."""
 
     role: str
+    key: tuple[int, int | str]
     levels: np.ndarray
     number: int
     pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Next:
+    """A planned shot, and the frames that are laid out for it: those that change."""
+
+    planned: _Planned
+    frames: dict[str, Future[_Frame]]
 
 
 @dataclass(frozen=True)
@@ -100,6 +124,25 @@ class _Taken:
     data: np.ndarray
     frames: dict[str, _Frame]
     planned: _Planned
+
+
+@dataclass
+class _Course:
+    """How far a job has come.
+
+    Parameters
+    ----------
+    next : the shot that comes next; None after the last
+    """
+
+    job: TileJob
+    stats: Stats
+    ahead: Iterator[_Next]
+    next: _Next | None = None
+
+    def advance(self) -> None:
+        """Go on to the shot after this one."""
+        self.next = next(self.ahead, None)
 
 
 class Shots:
@@ -119,6 +162,8 @@ class Shots:
     ----------
     references : reference shots taken
     stops : set to end after the shot that is being taken
+    upcoming : tells the job that waits after the present one
+    timeline : where slices of what happens go, if anybody wants them
     """
 
     def __init__(
@@ -138,12 +183,15 @@ class Shots:
         self.curves, self.tracker, self.faults = curves, tracker, faults
         self.references = 0
         self.stops = Event()
+        self.upcoming: Callable[[], TileJob | None] = lambda: None
+        self.timeline: Timeline | None = None
         self._reference_every, self._settling_s = reference_every, settling_s
         self._is_guessed = is_guessed
         self._since_reference = 0
         self._numbers = {"input": 0, "weight": 0}  # of the latest frames laid out
         self._flips = {"input": 0, "weight": 0}  # frames shown
         self._shown: dict[str, tuple[Shown, _Frame]] = {}
+        self._courses: dict[int, _Course] = {}
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-encode")
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-decode")
         self._is_bucket = bench.file.layout == "block"
@@ -162,71 +210,101 @@ class Shots:
     # --- a job -----------------------------------------------------------------------------------
 
     def run(self, job: TileJob) -> TileResult:
-        """Take all shots of a job.
+        """Take all shots of a job; the first frames of the next one may be shown already.
 
         Raises
         ------
         StaleFrame, WrongLight, ... : when repeats do not help
         Saturated, Drifted : at once
         """
-        stats = Stats()
-        stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
-        electrons = np.zeros((len(job.inputs), self.layout.slots))
+        course = self._course(job)
+        electrons = np.zeros((job.tiles, job.vectors, self.layout.slots))
         waiting: deque[tuple[_Planned, Future[tuple[np.ndarray, float]]]] = deque()
 
         def judge() -> None:
             planned, future = waiting.popleft()
-            found = self._judge(job, planned, future, stats)
-            if planned.place is not None:
-                electrons[planned.place] = found
+            found = self._judge(planned, future, course.stats)
+            if isinstance(planned.input, int):
+                electrons[planned.weight, planned.input] = found
 
-        self._show(self._lay_out("weight", job.weights, self._next("weight")), stats)
-        for planned, frame in self._ahead(job):
-            self._show(frame.result(), stats)
-            future = self._try(job, planned, 0, stats)
+        while course.next is not None:
+            planned = course.next.planned
+            self._show_for(course)
+            course.advance()
+            future, is_lost = self._try(planned, 0, course.stats, self._following(course))
             waiting.append((planned, future))
             # a device that failed is put right before anything else is asked of it
-            failed = future.done() and future.exception() is not None
-            while waiting and (failed or len(waiting) >= _BEHIND):
+            while waiting and (is_lost or len(waiting) >= _BEHIND):
                 judge()
         while waiting:
             judge()
-        return TileResult(electrons, stats)
+        self._courses.pop(id(job), None)
+        return TileResult(electrons, course.stats)
 
-    def _ahead(self, job: TileJob) -> Iterator[tuple[_Planned, Future[_Frame]]]:
-        """Give the shots of a job, each with its frame; the one after it is laid out meanwhile."""
-        before: tuple[_Planned, Future[_Frame]] | None = None
+    def _course(self, job: TileJob) -> _Course:
+        """Give how far a job has come; its first frames are laid out from now on."""
+        course = self._courses.get(id(job))
+        if course is None:
+            stats = Stats()
+            stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
+            course = self._courses[id(job)] = _Course(job, stats, self._ahead(job, stats))
+            course.advance()
+        return course
+
+    def _following(self, course: _Course) -> _Course | None:
+        """Give whose frames come next: this job's, or those of the one that waits in the queue."""
+        if course.next is not None:
+            return course
+        upcoming = self.upcoming()
+        return None if upcoming is None else self._course(upcoming)
+
+    def _ahead(self, job: TileJob, stats: Stats) -> Iterator[_Next]:
+        """Give the shots of a job with the frames that change; those after it are laid out ahead.
+
+        What is shown before the first shot is not known yet, so both its frames are laid out.
+        """
+        ready: deque[_Next] = deque()
+        keys: dict[str, tuple[int, int | str]] = {}
         for planned in self._planned(job):
-            number = self._next("input")
-            now = (planned, self._encoder.submit(self._lay_out, "input", planned.levels, number))
-            if before is not None:
-                yield before
-            before = now
-        if before is not None:
-            yield before
+            frames = {}
+            for role in ("weight", "input"):
+                key = planned.key(role)
+                if keys.get(role) != key:
+                    keys[role] = key
+                    number = self._next(role)
+                    frames[role] = self._encoder.submit(self._lay_out, role, planned, number, stats)
+            ready.append(_Next(planned, frames))
+            if len(ready) > _AHEAD:
+                yield ready.popleft()
+        yield from ready
 
     def _planned(self, job: TileJob) -> Iterator[_Planned]:
-        if self._is_bucket and not self.bench.is_timing_only:
-            yield self._reference(job)
-        for number, vectors in enumerate(job.inputs):
-            if 0 < self._reference_every <= self._since_reference:
-                yield self._reference(job)
-            levels = vectors[:1]
-            if not self.layout.shares_input:
-                dark = self.curves["input"].darkest
-                levels = np.where(job.lies[:, None] >= 0, vectors[job.lies], dark)
+        """Give the shots of a job, with reference shots between them."""
+        tile = -1
+        for weight, vector in visits(job.tiles, job.vectors, job.order).tolist():
+            is_first = weight != tile and (tile < 0 or job.order == "weight-stationary")
+            if (self._is_bucket and is_first and not self.bench.is_timing_only) or (
+                0 < self._reference_every <= self._since_reference
+            ):
+                yield self._reference(job, weight)
+            tile = weight
             self._since_reference += 1
-            yield _Planned(str(number), levels, number, since=self._since_reference)
+            name = f"{weight}.{vector}"
+            yield _Planned(job, name, weight, vector, since=self._since_reference)
 
-    def _reference(self, job: TileJob) -> _Planned:
+    def _reference(self, job: TileJob, weight: int) -> _Planned:
         """Plan to show the weights an input that is everywhere alike."""
-        level = int(self.curves["input"].levels(np.array(self.layout.reference_light)))
-        rows = 1 if self.layout.shares_input else self.layout.slots
-        levels = np.full((rows, self.layout.length), level, dtype=job.inputs.dtype)
-        expected, since = self.passed_e(levels, job.weights), self._since_reference + 1
+        expected = self.passed_e(self._reference_levels(), job.weight(weight))
+        since, name = self._since_reference + 1, f"{_REFERENCE} {self.references}"
         self._since_reference = 0
         self.references += 1
-        return _Planned(f"{_REFERENCE} {self.references - 1}", levels, None, expected, since)
+        return _Planned(job, name, weight, name, expected, since)
+
+    def _reference_levels(self) -> np.ndarray:
+        """Give the input of a reference shot."""
+        rows = 1 if self.layout.shares_input else self.layout.slots
+        light = np.full((rows, self.layout.length), self.layout.reference_light)
+        return self.curves["input"].levels(light)
 
     def passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Give the electrons that grey levels should bring, float64 [slots]."""
@@ -238,11 +316,7 @@ class Shots:
     # --- one shot --------------------------------------------------------------------------------
 
     def _judge(
-        self,
-        job: TileJob,
-        planned: _Planned,
-        future: Future[tuple[np.ndarray, float]],
-        stats: Stats,
+        self, planned: _Planned, future: Future[tuple[np.ndarray, float]], stats: Stats
     ) -> np.ndarray:
         """Give the electrons of a shot, [slots]; repeat it while it cannot be trusted."""
         limit = self.bench.file.limits.retries
@@ -255,79 +329,136 @@ class Shots:
                 stats.retries += 1
                 if attempt == limit:
                     raise type(error)(
-                        f"shot {job.name}/{planned.name} failed {limit + 1} times, the last time: "
-                        f"{error}; the bench was made safe"
+                        f"shot {planned.job.name}/{planned.name} failed {limit + 1} times, the "
+                        f"last time: {error}; the bench was made safe"
                     ) from error
-                self._recover(job, planned, stats)
-                future = self._try(job, planned, attempt + 1, stats)
+                self._recover(planned, stats)
+                future, _ = self._try(planned, attempt + 1, stats, None)
                 continue
             stats.seconds["decode"] += seconds
             stats.conversions += electrons.size
             return electrons
         raise AssertionError("unreachable")
 
-    def _recover(self, job: TileJob, planned: _Planned, stats: Stats) -> None:
+    def _recover(self, planned: _Planned, stats: Stats) -> None:
         """Throw away what is on its way, and show both frames anew."""
         if not self._is_bucket:
             self.bench.camera.arm()
-        for role, levels in (("weight", job.weights), ("input", planned.levels)):
-            self._show(self._lay_out(role, levels, self._next(role)), stats)
+        for role in ("weight", "input"):
+            frame = self._lay_out(role, planned, self._next(role), stats)
+            self._show(frame, planned, stats)
 
     def _next(self, role: str) -> int:
         """Give the number of a new frame."""
         self._numbers[role] += 1
         return self._numbers[role]
 
-    def _lay_out(self, role: str, levels: np.ndarray, number: int) -> _Frame:
-        return _Frame(role, levels, number, self.layout.frame(role, levels, number))
+    def _lay_out(self, role: str, planned: _Planned, number: int, stats: Stats) -> _Frame:
+        start_s, start = self.bench.clock.now_s(), time.perf_counter()
+        if role == "weight":
+            levels = planned.job.weight(planned.weight)
+        elif isinstance(planned.input, int):
+            levels = planned.job.input(planned.input)
+        else:
+            levels = self._reference_levels()
+        frame = _Frame(
+            role, planned.key(role), levels, number, self.layout.frame(role, levels, number)
+        )
+        stats.seconds["encode"] += time.perf_counter() - start
+        self._note("encode", f"{role} frame", start_s, None, planned)
+        return frame
 
-    def _show(self, frame: _Frame, stats: Stats) -> None:
+    def _show_for(self, course: _Course) -> None:
+        """Show the frames of a job's next shot that are not shown yet."""
+        assert course.next is not None
+        planned = course.next.planned
+        for role in ("weight", "input"):
+            shown = self._shown.get(role)
+            if shown is not None and shown[1].key == planned.key(role):
+                continue
+            future = course.next.frames.get(role)
+            if future is None:  # a repeated shot has shown others in between
+                frame = self._lay_out(role, planned, self._next(role), course.stats)
+            else:
+                frame = future.result()
+            self._show(frame, planned, course.stats)
+
+    def _show(self, frame: _Frame, planned: _Planned, stats: Stats) -> None:
         start = time.perf_counter()
         modulator = self.bench.input if frame.role == "input" else self.bench.weight
-        self._shown[frame.role] = (modulator.show(frame.pixels), frame)
+        shown = modulator.show(frame.pixels)
+        self._shown[frame.role] = (shown, frame)
         self._flips[frame.role] += 1
+        settled_s = max(shown.settled_at_s, shown.shown_at_s + self._settling_s[frame.role])
+        self._note(frame.role, "settling", shown.shown_at_s, settled_s, planned)
         if frame.role == "input":
             stats.input_frames += 1
             stats.input_samples += frame.levels.size
+        else:
+            stats.weight_frames += 1
         stats.seconds["product"] += time.perf_counter() - start
 
     def _try(
-        self, job: TileJob, planned: _Planned, attempt: int, stats: Stats
-    ) -> Future[tuple[np.ndarray, float]]:
-        """Take one exposure and have it decoded; an error of a device is in the future, too."""
+        self, planned: _Planned, attempt: int, stats: Stats, following: _Course | None
+    ) -> tuple[Future[tuple[np.ndarray, float]], bool]:
+        """Take one exposure and have it decoded; show what comes next as soon as it has ended.
+
+        Returns
+        -------
+        electrons and seconds of decoding; an error of a device is in the future, too
+        whether the exposure was lost
+        """
         if self.stops.is_set():
-            raise NotConnected(f"{self.bench.path}: the bench was closed before {job.name}")
+            raise NotConnected(f"{self.bench.path}: the bench was closed before {planned.job.name}")
         self.bench.shots += 1
         stats.shots += 1
-        shot = Shot(f"{job.name}/{planned.name}/{attempt}", self.bench.shots)
+        shot = Shot(f"{planned.job.name}/{planned.name}/{attempt}", self.bench.shots)
         start = time.perf_counter()
         try:
-            taken = self._expose(shot, planned)
+            taken = self._expose(shot, planned, following)
         except _REPEATABLE as error:
             failed: Future[tuple[np.ndarray, float]] = Future()
             failed.set_exception(error)
-            return failed
+            return failed, True
         finally:
             stats.seconds["product"] += time.perf_counter() - start
-        return self._decoder.submit(self._decode, taken)
+        return self._decoder.submit(self._decode, taken), False
 
-    def _expose(self, shot: Shot, planned: _Planned) -> _Taken:
+    def _expose(self, shot: Shot, planned: _Planned, following: _Course | None) -> _Taken:
         """Wait until both frames have settled, expose, and read."""
-        bench, file = self.bench, self.bench.file
+        bench, file, clock = self.bench, self.bench.file, self.bench.clock
         for role, modulator in (("input", bench.input), ("weight", bench.weight)):
             shown = self._shown[role][0]
-            bench.clock.sleep_until(shown.shown_at_s + self._settling_s[role])
+            clock.sleep_until(shown.shown_at_s + self._settling_s[role])
             modulator.wait_until_settled(shown)
+        frames = {role: frame for role, (_, frame) in self._shown.items()}
+        start_s = clock.now_s()
         if self._is_bucket:
             count = WINDOW_SAMPLES
             rate_hz, timeout_s = count / file.exposure_s, file.limits.timeout_s
             data = bench.daq.read((0,), count, rate_hz, timeout_s, shot).volts
+            self._note("detector", "exposure", start_s, None, planned)
             self._check_counters()
-        else:
-            bench.camera.trigger(shot)
-            data = bench.camera.read(file.limits.timeout_s).data
-        frames = {role: frame for role, (_, frame) in self._shown.items()}
-        return _Taken(shot, data, frames, planned)
+            return _Taken(shot, data, frames, planned)
+        bench.camera.trigger(shot)
+        if following is not None and bench.camera.tells_exposed:
+            bench.camera.wait_until_exposed()
+            self._show_for(following)
+        taken = bench.camera.read(file.limits.timeout_s)
+        ends_s = taken.taken_at_s + taken.exposure_s
+        self._note("detector", "exposure", taken.taken_at_s, ends_s, planned)
+        self._note("detector", "read-out", ends_s, None, planned)
+        return _Taken(shot, taken.data, frames, planned)
+
+    def _note(
+        self, track: str, name: str, start_s: float, end_s: float | None, planned: _Planned
+    ) -> None:
+        """Put a slice on the timeline, if there is one; it ends now unless told."""
+        if self.timeline is None:
+            return
+        end_s = self.bench.clock.now_s() if end_s is None else end_s
+        shot, details = planned.name, planned.job.details
+        self.timeline.add(track, name, start_s, max(end_s, start_s), shot=shot, **details)
 
     def _check_counters(self) -> None:
         for counter, role in enumerate(("input", "weight")):
@@ -343,10 +474,16 @@ class Shots:
 
     def _decode(self, taken: _Taken) -> tuple[np.ndarray, float]:
         """Give the electrons of each slot at calibration's brightness, and the seconds it took."""
-        start = time.perf_counter()
+        start_s, start = self.bench.clock.now_s(), time.perf_counter()
+        electrons = self._electrons(taken)
+        self._note("decode", "decode", start_s, None, taken.planned)
+        return electrons, time.perf_counter() - start
+
+    def _electrons(self, taken: _Taken) -> np.ndarray:
+        """Check what was taken, and give the electrons of each slot."""
         if self.bench.is_timing_only:
             levels = (taken.frames[role].levels for role in ("input", "weight"))
-            return self.passed_e(*levels), time.perf_counter() - start
+            return self.passed_e(*levels)
         self._check_full(taken)
         marks = Marks({})
         if not self._is_guessed:
@@ -359,7 +496,7 @@ class Shots:
             electrons = self.response.inverse @ electrons
         if taken.planned.expected is not None:
             self._check_reference(electrons, taken.planned.expected)
-        return electrons, time.perf_counter() - start
+        return electrons
 
     def _check_full(self, taken: _Taken) -> None:
         bench = self.bench

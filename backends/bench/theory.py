@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..profile import OpticsProfile
-from .bench import WINDOW_SAMPLES
+from ..timing import ModulatorTiming, ShotTiming
+from .bench import WINDOW_SAMPLES, Bench
 
 if TYPE_CHECKING:
     from .backend import BenchBackend
@@ -60,6 +61,43 @@ def matching_profile(backend: BenchBackend) -> OpticsProfile:
         weight_settle_s=bench.weight.settle_time_s,
         exposure_s=file.exposure_s,
         readout_s=0.0 if file.layout == "block" else bench.camera.readout_s,
+    )
+
+
+def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int) -> ShotTiming:
+    """Give what the shots of a connected bench take.
+
+    Parameters
+    ----------
+    trusted_s : from a flip until the light was measured to be settled, by role
+    """
+    modulators = {
+        role: ModulatorTiming(
+            modulator.refresh_period_s,
+            modulator.latency_s,
+            modulator.settle_time_s,
+            trusted_s[role],
+        )
+        for role, modulator in (("input", bench.input), ("weight", bench.weight))
+    }
+    exposure_s = bench.file.exposure_s
+    if bench.file.layout == "block":
+        return ShotTiming(
+            **modulators,
+            exposure_s=exposure_s,
+            window_s=WINDOW_SAMPLES / (WINDOW_SAMPLES / exposure_s),  # as the DAQ counts it
+            reference_every=reference_every,
+            references_tiles=not bench.is_timing_only,
+        )
+    camera = bench.camera
+    return ShotTiming(
+        **modulators,
+        exposure_s=camera.exposure_s,
+        readout_s=camera.readout_s,
+        rolling_s=camera.row_time_s * camera.region.height,
+        trigger_latency_s=camera.trigger_latency_s,
+        shows_early=camera.tells_exposed,
+        reference_every=reference_every,
     )
 
 

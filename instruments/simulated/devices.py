@@ -173,6 +173,7 @@ class SimulatedCamera(_Simulated, Camera):
 
     driver = "simulated-camera"
     Options = CameraOptions
+    tells_exposed = True
 
     def _connect(self, timeout_s: float) -> Identity:
         device = self._device = CAMERAS[self.options.device]
@@ -182,6 +183,7 @@ class SimulatedCamera(_Simulated, Camera):
         readout = self.options.readout_s
         self.readout_s = device.readout_s if readout is None else readout
         self.row_time_s = device.row_time_s
+        self.trigger_latency_s = self.options.trigger_latency_s
         self.read_noise_e, self.dark_e_per_s = device.read_noise_e, device.dark_e_per_s
         self.full_well_e = device.full_well_e
         self.offset_counts = float(1 << max(self.bit_depth - 7, 0))
@@ -189,7 +191,7 @@ class SimulatedCamera(_Simulated, Camera):
         self.gain_e_per_count = device.full_well_e / steps
         self._exposure_s = self.options.exposure_s
         self._waiting: deque[tuple[int, float, Shot]] = deque()
-        self._number, self._free_s = 0, -np.inf
+        self._number, self._free_s, self._exposed_s = 0, -np.inf, -np.inf
         self._last: np.ndarray | None = None
         return identity
 
@@ -209,11 +211,15 @@ class SimulatedCamera(_Simulated, Camera):
         assert self.world is not None
         self._number += 1
         # the next exposure may overlap the read-out, and ends no earlier than that does
-        start = max(self.clock.now_s() + self.options.trigger_latency_s, self._free_s)
+        start = max(self.clock.now_s() + self.trigger_latency_s, self._free_s)
         ends = start + self._exposure_s + self.row_time_s * self.region.height
-        self._free_s = max(ends, ends + self.readout_s - self._exposure_s)
+        self._exposed_s, self._free_s = ends, max(ends, ends + self.readout_s - self._exposure_s)
         if fault is None:
             self._waiting.append((self._number, start, shot or self.world.next_shot()))
+
+    def wait_until_exposed(self) -> None:
+        """Wait until the latest exposure has ended."""
+        self.clock.sleep_until(self._exposed_s)
 
     def _read(self, timeout_s: float) -> RawFrame | None:
         fault = self._fails("read", "incomplete", "stale", "silent", "overflow", "garbage")

@@ -1,0 +1,95 @@
+"""`JobQueue`: jobs of a bench in the order of submission, bounded, done by one thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from threading import Condition, Thread
+
+from ...instruments import Clock, Timeline
+from .shots import TileJob, TileResult
+
+_MOST = 32  # jobs that wait: enough for the heads of a layer, and no more memory than that
+
+
+class JobQueue:
+    """Runs jobs one after another.
+
+    Parameters
+    ----------
+    run : does a job
+    clock : virtual time passes only while nobody who feeds the queue is busy
+    timeline : tells where the length of the queue is noted
+    """
+
+    def __init__(
+        self,
+        run: Callable[[TileJob], TileResult],
+        clock: Clock,
+        timeline: Callable[[], Timeline | None],
+    ) -> None:
+        self._run, self._clock, self._timeline = run, clock, timeline
+        self._waiting: deque[tuple[TileJob, Future[TileResult]]] = deque()
+        self._changed = Condition()
+        self._is_closed = False
+        self._worker = Thread(target=self._work, name="lightloom-bench", daemon=True)
+        self._worker.start()
+
+    def submit(self, job: TileJob) -> Future[TileResult]:
+        """Put a job at the end; waits while too many wait already. The caller holds the clock.
+
+        Raises
+        ------
+        CancelledError : when the queue was closed
+        """
+        future: Future[TileResult] = Future()
+        with self._changed:
+            if len(self._waiting) >= _MOST:
+                self._clock.release()  # the caller is not busy, it waits
+                try:
+                    self._changed.wait_for(lambda: len(self._waiting) < _MOST or self._is_closed)
+                finally:
+                    self._clock.hold()
+            if self._is_closed:
+                raise CancelledError
+            self._waiting.append((job, future))
+            self._note()
+            self._changed.notify_all()
+        return future
+
+    def upcoming(self) -> TileJob | None:
+        """Give the job that comes after the present one, if it is there already."""
+        with self._changed:
+            return self._waiting[0][0] if self._waiting else None
+
+    def close(self) -> None:
+        """Cancel what waits, and let the present job end."""
+        with self._changed:
+            self._is_closed = True
+            while self._waiting:
+                self._waiting.popleft()[1].cancel()
+            self._changed.notify_all()
+        self._worker.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if not self._waiting:
+                    return
+                job, future = self._waiting.popleft()
+                self._note()
+                self._changed.notify_all()
+            future.set_running_or_notify_cancel()
+            try:
+                result = self._run(job)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    def _note(self) -> None:
+        timeline = self._timeline()
+        if timeline is not None:
+            timeline.count("jobs waiting for light", len(self._waiting))

@@ -1,0 +1,299 @@
+"""What shots take: the same steps as a bench's, on a model of its devices' clocks.
+
+A modulator flips at whole refresh periods, and settles; the detector exposes and is read out. The
+next frames are handed over as soon as an exposure has ended, so that settling and read-out overlap.
+`Light` goes through shots as `bench.shots.Shots` does; on the virtual clock both give the same
+moments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import compress
+from typing import Any
+
+import numpy as np
+
+from ..instruments import Timeline
+from .profile import OpticsProfile
+from .tiling import ORDERS, Order, visits
+
+_EXACT = 4096  # shots of a job that are gone through one by one
+_TILES, _VECTORS = 16, 128  # of larger ones, what is gone through
+
+ROLES = ("weight", "input")
+
+
+@dataclass(frozen=True)
+class ModulatorTiming:
+    """A modulator's times; `trusted_s` is from a flip until its light was measured to settle."""
+
+    refresh_s: float = 0.0
+    latency_s: float = 0.0
+    settle_s: float = 0.0
+    trusted_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class ShotTiming:
+    """What the devices of a bench take, and what the host does for each shot.
+
+    Parameters
+    ----------
+    rolling_s : from the first row's exposure to the last row's
+    window_s : of a photodiode's samples; 0 with a camera
+    shows_early : the next frames are handed over before the detector is read
+    reference_every : shots between two reference shots; 0 for none
+    references_tiles : each weight frame has one of its own
+    encode_s : of an input frame and of a weight frame, by a thread of its own
+    show_s, shot_s : of handing a frame over, and of everything else of a shot
+    decode_s : of a shot, by a thread of its own
+    """
+
+    input: ModulatorTiming
+    weight: ModulatorTiming
+    exposure_s: float
+    readout_s: float = 0.0
+    rolling_s: float = 0.0
+    trigger_latency_s: float = 0.0
+    window_s: float = 0.0
+    shows_early: bool = True
+    reference_every: int = 0
+    references_tiles: bool = False
+    encode_s: tuple[float, float] = (0.0, 0.0)
+    show_s: float = 0.0
+    shot_s: float = 0.0
+    decode_s: float = 0.0
+
+    @classmethod
+    def of(cls, profile: OpticsProfile) -> ShotTiming:
+        """Take the times of a profile: a camera, or converters that keep up."""
+        return cls(
+            ModulatorTiming(profile.input_refresh_s, 0.0, profile.input_settle_s),
+            ModulatorTiming(profile.weight_refresh_s, 0.0, profile.weight_settle_s),
+            profile.exposure_s,
+            profile.readout_s,
+        )
+
+    @property
+    def devices(self) -> ShotTiming:
+        """The same without what the host takes."""
+        return replace(self, encode_s=(0.0, 0.0), show_s=0.0, shot_s=0.0, decode_s=0.0)
+
+    @property
+    def period_s(self) -> float:
+        """Settling, exposure and read-out, rounded up to whole refresh periods of the input.
+
+        The period of a bench that does one after the other, which overlap may beat.
+        """
+        whole = self.input.latency_s + max(self.input.settle_s, self.input.trusted_s)
+        whole += self.exposure_s + self.rolling_s + self.readout_s
+        return whole_periods(whole, self.input.refresh_s)
+
+
+def whole_periods(duration_s: float, period_s: float) -> float:
+    """Round a duration up to whole periods, at least one; as it is without a period."""
+    if period_s == 0:
+        return duration_s
+    return max(1, math.ceil(duration_s / period_s - 1e-9)) * period_s
+
+
+@dataclass
+class Work:
+    """What a job has the devices do.
+
+    Parameters
+    ----------
+    details : what a timeline should say of it
+    """
+
+    tiles: int
+    vectors: int
+    order: Order = "weight-stationary"
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Light:
+    """The devices of a bench, going through shots.
+
+    Parameters
+    ----------
+    timing : of them
+    start_s : when it begins
+    timeline : where slices go; then every shot is gone through
+
+    Attributes
+    ----------
+    now_s : when the bench's thread is free
+    shots, frames : taken and shown so far; frames by role
+    busy_s : of exposing and reading out ("detector"), and of settling, by role
+    """
+
+    def __init__(
+        self, timing: ShotTiming, start_s: float = 0.0, timeline: Timeline | None = None
+    ) -> None:
+        self.timing, self.now_s, self.timeline = timing, start_s, timeline
+        self.shots = 0
+        self.frames = {"weight": 0, "input": 0}
+        self.busy_s = {"weight": 0.0, "input": 0.0, "detector": 0.0}
+        self.references = 0
+        self._flips = {"weight": -math.inf, "input": -math.inf}
+        self._settled = {"weight": -math.inf, "input": -math.inf}
+        self._free_s = -math.inf
+        self._encoded_s = self._decoded_s = -math.inf
+        self._since_reference = 0
+        self._is_shown = False  # the next job's first frames, already
+
+    def run(self, work: Work, *, is_followed: bool) -> None:
+        """Go through a job, begun no earlier than `now_s`, until all of it has been decoded.
+
+        Parameters
+        ----------
+        is_followed : another job waits, whose first frames are shown while the last shot is read
+        """
+        if self.timeline is None and work.tiles * work.vectors > _EXACT:
+            self._run_large(work, is_followed)
+            return
+        if not self._is_shown:
+            self._show(ROLES, work)
+        keys = None
+        for following in self._keys(work):
+            if keys is not None:
+                changed = (a != b for a, b in zip(keys, following, strict=True))
+                self._expose(work, tuple(compress(ROLES, changed)))
+            keys = following
+        if keys is not None:
+            self._expose(work, ROLES if is_followed else ())
+        self._is_shown = is_followed
+        self.now_s = max(self.now_s, self._decoded_s)
+
+    def _keys(self, work: Work) -> Iterator[tuple[int, int]]:
+        """Give the frames of each shot, and of reference shots, which have inputs below zero."""
+        every, tile = self.timing.reference_every, -1
+        for weight, vector in visits(work.tiles, work.vectors, work.order).tolist():
+            is_first = weight != tile and (tile < 0 or work.order == ORDERS[0])
+            tile = weight
+            if (self.timing.references_tiles and is_first) or (0 < every <= self._since_reference):
+                self._since_reference = 0
+                self.references += 1
+                yield weight, -self.references
+            self._since_reference += 1
+            yield weight, vector
+
+    def _run_large(self, work: Work, is_followed: bool) -> None:
+        """Go through parts of a job, and let times and counts grow as they do from part to part.
+
+        Each tile costs something, and each shot of it: they are bilinear in both, up to how refresh
+        periods of different length happen to fall.
+        """
+        total = np.zeros(len(self._state()))
+        for tiles, share in _corners(work.tiles, _TILES):
+            for vectors, part in _corners(work.vectors, _VECTORS):
+                light = copy(self)
+                light.frames, light.busy_s = dict(self.frames), dict(self.busy_s)
+                light._flips, light._settled = dict(self._flips), dict(self._settled)
+                smaller = replace(work, tiles=tiles, vectors=vectors)
+                light.run(smaller, is_followed=is_followed)
+                total += share * part * light._state()
+        self._take(light, total)
+
+    def _state(self) -> np.ndarray:
+        counts = (self.shots, self.references, *self.frames.values(), *self.busy_s.values())
+        return np.array([self.now_s, *counts])
+
+    def _take(self, light: Light, state: np.ndarray) -> None:
+        """Go on from where another one stands, but with this time and these counts."""
+        later_s = state[0] - light.now_s
+        vars(self).update(vars(light))
+        self.now_s = float(state[0])
+        self.shots, self.references, *frames = (round(count) for count in state[1:5].tolist())
+        self.frames = dict(zip(self.frames, frames, strict=True))
+        self.busy_s = dict(zip(self.busy_s, state[5:].tolist(), strict=True))
+        for times in (self._flips, self._settled):
+            for role in times:
+                times[role] += later_s
+        self._free_s += later_s
+        self._encoded_s += later_s
+        self._decoded_s += later_s
+
+    def _expose(self, work: Work, after: tuple[str, ...]) -> None:
+        timing = self.timing
+        now = max(self.now_s, self._settled["input"], self._settled["weight"])
+        if timing.window_s:
+            end = now + timing.window_s
+            self._note("detector", "exposure", now, end, work)
+            self.busy_s["detector"] += end - now
+            self.now_s = end
+            self._show(after, work)
+        else:
+            start = max(now + timing.trigger_latency_s, self._free_s)
+            end = start + timing.exposure_s + timing.rolling_s
+            self._free_s = max(end, end + timing.readout_s - timing.exposure_s)
+            read = end + timing.readout_s
+            self.busy_s["detector"] += read - start
+            self._note("detector", "exposure", start, end, work)
+            self._note("detector", "read-out", end, read, work)
+            self.now_s = end if timing.shows_early else read
+            self._show(after, work)
+            self.now_s = max(self.now_s, read)
+        self.now_s += timing.shot_s
+        # the shot before is judged now; this one is decoded meanwhile
+        self.now_s = max(self.now_s, self._decoded_s)
+        self._decoded_s = max(self._decoded_s, self.now_s) + timing.decode_s
+        self._note("decode", "decode", self._decoded_s - timing.decode_s, self._decoded_s, work)
+        self.shots += 1
+
+    def _show(self, roles: tuple[str, ...], work: Work) -> None:
+        timing = self.timing
+        for role in roles:
+            encode_s = timing.encode_s[role == "weight"]
+            # frames were laid out ahead, from when the thread for that was free
+            self._encoded_s = max(self._encoded_s + encode_s, self.now_s - timing.period_s)
+            self.now_s = max(self.now_s, self._encoded_s) + timing.show_s
+            modulator: ModulatorTiming = getattr(timing, role)
+            flip, period = self.now_s, modulator.refresh_s
+            if period:
+                flip = max(
+                    math.ceil(self.now_s / period - 1e-6) * period, self._flips[role] + period
+                )
+            settled = flip + modulator.latency_s + modulator.settle_s
+            settled = max(settled, flip + modulator.trusted_s)
+            self._flips[role], self._settled[role] = flip, settled
+            self.frames[role] += 1
+            self.busy_s[role] += settled - flip
+            self._note(role, "settling", flip, settled, work)
+
+    def _note(self, track: str, name: str, start_s: float, end_s: float, work: Work) -> None:
+        if self.timeline is not None and end_s > start_s:
+            self.timeline.add(track, name, start_s, end_s, **work.details)
+
+
+def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
+    """Give what to go through for a count, and with which weight: it grows along a line."""
+    if count <= most:
+        yield count, 1.0
+        return
+    along = (count - most // 2) / (most - most // 2)
+    yield most // 2, 1 - along
+    yield most, along
+
+
+@lru_cache(maxsize=4096)
+def job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> float:
+    """Give what a job takes that is followed by others like it, without its first frames' wait."""
+    light = Light(timing)
+    light.run(Work(1, 1), is_followed=True)
+    start_s = light.now_s
+    light.run(Work(tiles, vectors, order), is_followed=True)
+    return light.now_s - start_s
+
+
+def best_order(tiles: int, vectors: int, timing: ShotTiming) -> Order:
+    """Give the order that takes less time on the devices; weights rest when both take the same."""
+    devices = timing.devices
+    first, second = (job_seconds(tiles, vectors, order, devices) for order in ORDERS)
+    return "input-stationary" if second < first * (1 - 1e-9) else "weight-stationary"
