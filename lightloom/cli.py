@@ -500,25 +500,59 @@ def doctor(
 
 @_command("report")
 def report_(
-    calibration: Annotated[
-        Path, typer.Argument(help="Calibration (.json), or the bench file (.toml) it belongs to.")
+    file: Annotated[
+        Path, typer.Argument(help="Calibration, its bench file (.toml), or trace of a run.")
     ],
+    layer: Annotated[
+        int | None, typer.Option(help="Layer of a trace to draw; else the one in the middle.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Page to write; else beside the calibration.")
+        Path | None,
+        typer.Option(help="Page to write, else beside the file; .svg: only a trace's picture."),
     ] = None,
 ) -> None:
-    """Write a calibration as one HTML page: what was found, how well, and what it took.
+    """Write a calibration, or one layer of a trace, as one HTML page.
 
-    Example: lightloom report bench.toml --output bench.html
+    Examples: lightloom report bench.toml --output bench.html; lightloom report trace.json --layer 3
     """
     limit_threads(None)
-    from .backends.bench.calibration import Calibration, path_for
-    from .page import calibration_page, write_page
+    from .page import write_page
+    from .scheduler.trace import is_trace
 
-    path = path_for(calibration) if calibration.suffix.lower() == ".toml" else calibration
-    output = path.with_suffix(".html") if output is None else output
-    write_page(output, calibration_page(Calibration.read(path)))
+    if is_trace(file):
+        output, content = _trace_report(file, layer, output)
+    else:
+        output, content = _calibration_report(file, layer, output)
+    write_page(output, content)
     typer.echo(f"wrote {output}")
+
+
+def _trace_report(file: Path, layer: int | None, output: Path | None) -> tuple[Path, str]:
+    from .gantt import excerpt, picture, trace_page
+    from .instruments import InputError
+    from .scheduler.trace import read_trace
+
+    if output is None:
+        name = file.with_suffix("") if file.suffix.lower() == ".gz" else file
+        output = name.with_suffix(".html")
+    if output.resolve() == file.resolve():
+        raise InputError(f"--output {output} is the trace itself; give another name")
+    trace = read_trace(file)
+    if output.suffix.lower() == ".svg":
+        return output, picture(excerpt(trace, layer))
+    return output, trace_page(trace, layer, file.name)
+
+
+def _calibration_report(file: Path, layer: int | None, output: Path | None) -> tuple[Path, str]:
+    from .backends.bench.calibration import Calibration, path_for
+    from .instruments import InputError
+    from .page import calibration_page
+
+    if layer is not None:
+        raise InputError(f"--layer belongs to a trace, and {file} is none")
+    path = path_for(file) if file.suffix.lower() == ".toml" else file
+    page = calibration_page(Calibration.read(path))
+    return path.with_suffix(".html") if output is None else output, page
 
 
 def _open(
