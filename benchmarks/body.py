@@ -25,10 +25,10 @@ def measure(repeats: int) -> dict[str, dict[str, list[float]]]:
 
     from ..backends import Backend, DigitalBackend, MockBackend, OpticsProfile
     from ..models import Cache
+    from ..models.shapes import sized_model, with_random_weights
     from .matmul import BENCH
-    from .prefill import random_gpt2
 
-    model = random_gpt2(vocabulary=VOCABULARY)
+    model = with_random_weights(sized_model(768, 12, vocabulary=VOCABULARY, context=1024))
     tokens = np.random.Generator(np.random.Philox(1)).integers(0, VOCABULARY, (1, TOKENS))
     backends: dict[str, Backend] = {"float32 numpy": DigitalBackend()}
     for encoding in ("push-pull", "abs-split", "offset"):

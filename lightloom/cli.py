@@ -218,6 +218,74 @@ def plan_(
         showing.plan(showing.console(for_people=True), planned)
 
 
+@_command("benchmark")
+def benchmark(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="As for run; or a size with random weights, such as gpt2."),
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="A GPT-2 of this width instead.")] = None,
+    depth: Annotated[int, typer.Option(help="Layers of it.")] = 12,
+    backend: BackendName = "mock",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", help="Bench profile: a name or a TOML file; give several."),
+    ] = None,
+    bench: BenchPath = None,
+    set_: Settings = None,
+    placement: Placement = "paper",
+    batch: Annotated[int, typer.Option(help="Images or sequences in one pass.")] = 1,
+    sequence: Annotated[int | None, typer.Option(help="Tokens of each sequence.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate after them.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Rounds that are timed.", min=1)] = 15,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS=V1,V2,...",
+            help="Also over batch, sequence, width, rows, length or frame_rate; give several.",
+        ),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Say what changed since this --output, beyond noise.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write every sample as JSON.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw it: .svg or .png.")] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Time a model here, stage by stage, beside digital baselines that take turns with it.
+
+    Example: lightloom benchmark --model gpt2 --new-tokens 9 --scale batch=1,4 --output now.json
+    """
+    limit_threads(threads)
+    from . import benchmarking, showing
+    from .benchmarks.throughput import make_job
+
+    console = showing.console(for_people=not json_)
+    axes = benchmarking.parse_axes(scale or [])
+    benchmarking.check_files(output, picture)
+    old = benchmarking.older(compare)
+    backends = [_open(backend, name, set_, seed, bench) for name in profile or [None]]
+    tokens = (sequence or 0) + new_tokens
+    loaded = benchmarking.chosen_model(model, width, depth, axes, tokens, seed)
+    try:
+        job = make_job(loaded, batch, sequence, new_tokens, placement, seed)
+        with showing.warnings_as_remarks(console), showing.progress(console) as tell:
+            document = benchmarking.measured(job, backends, axes, depth, repeats, seed, old, tell)
+    finally:
+        for opened in backends:
+            opened.close()
+    if output is not None:
+        benchmarking.write(output, document)
+    if picture is not None:
+        benchmarking.draw(picture, document)
+    if json_:
+        _print_json(document)
+    else:
+        benchmarking.show(console, document)
+
+
 @_command("energy")
 def energy_(
     model: Annotated[

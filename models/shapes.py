@@ -1,19 +1,24 @@
 """Models that are only a shape: published sizes by name, or a width and a depth; no weights.
 
-They can be planned and accounted for, and not run. Shapes are those of GPT-2 or Llama.
+They can be planned and accounted for, and run once `with_random_weights` gave them some. Shapes are
+those of GPT-2 or Llama.
 """
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from ..instruments import InputError
 from . import gpt2, llama
 from .loading import FAMILIES, load_model
 from .model import Model
-from .weights import Weights, read_json
+from .weights import Stored, Weights, read_json
 
 HEAD_WIDTH = 64  # of a model that is given by its width
 
@@ -111,6 +116,29 @@ def model_or_shape(name: str) -> Model:
         if "no such file or folder" not in str(error):
             raise
         raise InputError(f"{error}; shapes without weights: {', '.join(PUBLISHED)}") from None
+
+
+def with_random_weights(model: Model, seed: int = 0) -> Model:
+    """Give a shape seeded random weights, as GPT-2 begins its training, so that it runs.
+
+    Each is drawn when it is first read, and depends on the seed and its own name.
+    """
+    ending = "hidden" if model.task == "encoder" else "logits"
+    shapes = model.program(ending).weight_shapes
+    stored = {n: Stored(s, partial(_random_weight, n, s, seed)) for n, s in shapes.items()}
+    weights = Weights(model.source, stored)
+    return Model(
+        model.name, model.source, model._family, model.config, model.document, weights, None
+    )
+
+
+def _random_weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    chance = np.random.Generator(np.random.Philox([seed, zlib.crc32(name.encode())]))
+    array = chance.standard_normal(shape, dtype=np.float32)
+    array *= np.float32(0.02)
+    if len(shape) == 1 and name.endswith("weight"):  # of a norm
+        array += 1
+    return array
 
 
 def _shape_only(name: str, family: ModuleType, document: Mapping[str, Any], source: Path) -> Model:

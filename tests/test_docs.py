@@ -29,7 +29,7 @@ def test_links_of_a_page_exist(page: Path) -> None:
 
 
 _COMMANDS = (
-    *("run", "plan", "energy", "init", "devices", "check"),
+    *("run", "plan", "benchmark", "energy", "init", "devices", "check"),
     *("align", "calibrate", "report", "doctor"),
 )
 _CALL = rf"lightloom ({'|'.join(_COMMANDS)})\b((?:(?! && )[^`\n])*)"
