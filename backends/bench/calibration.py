@@ -11,9 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -37,6 +35,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ...instruments import InputError
+from ...instruments.files import replace_file
 from ...instruments.registry import first_complaint
 from .bench import Bench
 from .file import read_bench_file
@@ -259,8 +258,8 @@ class Calibration:
         header = self._header(data.name, digest, len(content))
         text = json.dumps(header, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            _replace(data, content)
-            _replace(path, text.encode("utf-8", "replace"))
+            replace_file(data, content)
+            replace_file(path, text.encode("utf-8", "replace"))
         except OSError as error:
             raise InputError(
                 f"cannot write the calibration {path}: {error.strerror}; the former one, if there "
@@ -643,32 +642,6 @@ def _read_arrays(path: Path, header: _Header) -> dict[str, np.ndarray]:
         first = min(set(described) ^ set(held), default=("twice the same array",))
         raise InputError(f"{path} and {data} differ in the array {first[0]}; calibrate again")
     return arrays
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that its name holds the old content or the new, whenever power fails."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have a new name on disk before the next is written; Windows opens no folders."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _remove_others(path: Path, data: Path) -> None:
