@@ -120,6 +120,11 @@ class Model:
             self._executors[key, placement] = (opened, executor)
         return self._executors[key, placement][1]
 
+    def release(self, backend: Backend) -> None:
+        """Let go of what was prepared for a backend that is not to be used again."""
+        for key in [key for key in self._executors if key[0] == id(backend)]:
+            del self._executors[key]
+
     # ------------------------------------------------------------ what one can do with a model
 
     def forward(
