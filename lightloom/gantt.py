@@ -350,9 +350,9 @@ def picture(shown: Excerpt) -> str:
     grid = list(_axis(panels, longest_s, y + 10))
     legend, height = _legend(kinds, shown, y + 34)
     label = "Gantt picture of " + _subject(shown)
-    return (
+    return _clean(
         f'<svg xmlns="http://www.w3.org/2000/svg" class="gantt" role="img" '
-        f'aria-label="{_safe(label)}" width="{_WIDTH_PX:.0f}" height="{height:.0f}" '
+        f'aria-label="{escaped(label)}" width="{_WIDTH_PX:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {_WIDTH_PX:.0f} {height:.0f}">\n<style>{_style()}</style>\n'
         f'<rect class="paper" width="100%" height="100%"/>\n'
         + "\n".join([*grid, *parts, *legend])
@@ -411,8 +411,8 @@ class _Block:
         faint = (0.3 + 0.7 * self.share) * (1.0 if self.is_ours else 0.28)
         opacity = "" if faint > 0.995 else f' opacity="{faint:.2f}"'
         return (
-            f'<rect class="{_CLASSES[self.kind]}" x="{x:.2f}" y="{y:.1f}" width="{width:.2f}" '
-            f'height="{height:.1f}"{opacity}><title>{_safe(self.words)}</title></rect>'
+            f'<rect class="{_CLASSES[self.kind]}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+            f'height="{height:.1f}"{opacity}><title>{escaped(self.words)}</title></rect>'
         )
 
 
@@ -467,7 +467,8 @@ def _merged(
 
 def _words(bar: _Bar) -> str:
     item = bar.item
-    details = [f"{key} {value}" for key, value in item.details.items() if key != "step"][:8]
+    rest = (pair for pair in item.details.items() if pair[0] not in ("step", "kind", "layer"))
+    details = [f"{key.replace('_', '-')} {value}" for key, value in rest][:8]
     step = "" if bar.step == item.name else f" of {bar.step}"
     told = ", ".join([f"{item.name}{step}: {quantity(item.seconds, 's')}", *details])
     return f"{told[:300]}; from {quantity(bar.start_s, 's')}"
@@ -496,7 +497,7 @@ def _legend(kinds: set[str], shown: Excerpt, y: float) -> tuple[list[str], float
     names = [kind for kind in _COLOURS if kind in kinds]
     is_mixed = any(not b.is_ours for v in shown.views for bars in v.tracks.values() for b in bars)
     for name in [*names, *(["faint: other layers and passes"] if is_mixed else [])]:
-        width = 22 + 6.1 * len(name)
+        width = 30 + 5.7 * len(name)
         if x + width > _WIDTH_PX:
             x, y = _LEFT_PX, y + 17
         if name in _CLASSES:
@@ -510,7 +511,7 @@ def _legend(kinds: set[str], shown: Excerpt, y: float) -> tuple[list[str], float
 
 
 def _text(x: float, y: float, words: str, classes: str) -> str:
-    return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{_safe(words)}</text>'
+    return f'<text class="{classes}" x="{x:.1f}" y="{y:.1f}">{escaped(words)}</text>'
 
 
 def _style() -> str:
@@ -540,13 +541,9 @@ def _style() -> str:
 _FORBIDDEN = re.compile(r"[^\t\n\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def _safe(text: object) -> str:
-    """Give text as SVG and HTML take it: escaped, and without what XML has no word for."""
-    return escaped(_clean(text))
-
-
-def _clean(text: object) -> str:
-    return _FORBIDDEN.sub("\ufffd", str(text))
+def _clean(text: str) -> str:
+    """Give a page or a picture without what XML has no word for."""
+    return _FORBIDDEN.sub("\ufffd", text)
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -560,15 +557,15 @@ def trace_page(trace: Trace, layer: int | None = None, name: str = "trace") -> s
     InputError : see `excerpt`
     """
     shown = excerpt(trace, layer)
-    about = [f"{key} {_clean(v)}" for key, v in trace.about.items() if key != "is_mock"]
+    about = [f"{key} {value}" for key, value in trace.about.items() if key != "is_mock"]
     parts = []
     if trace.is_mock:
         parts.append(mark("MOCK: simulated; no light was measured."))
-    parts += [paragraph(_clean(sentence)) for sentence in _sentences(trace, shown)]
+    parts += map(paragraph, _sentences(trace, shown))
     parts.append(f'<figure class="wide">\n{picture(shown)}\n</figure>')
     parts.append(section("Time by track", _times(shown)))
     parts.append(section("Largest gaps of the light", *_gaps(shown)))
-    return page(f"Trace {_clean(name)}", ", ".join(about), *parts)
+    return _clean(page(f"Trace {name}", ", ".join(about), *parts))
 
 
 def _subject(shown: Excerpt) -> str:
@@ -608,7 +605,8 @@ def _listed(word: str, numbers: Sequence[int]) -> str:
 
 
 def _difference(predicted: float, measured: float) -> str:
-    return f"{predicted / measured - 1:+.1%}" if measured else ""
+    told = f"{predicted / measured - 1:+.1%}" if measured else ""
+    return "0.0%" if told in ("-0.0%", "+0.0%") else told
 
 
 def _times(shown: Excerpt) -> str:
@@ -623,7 +621,7 @@ def _times(shown: Excerpt) -> str:
         headings.append("predicted over measured")
 
     def row(name: str, seconds: Mapping[str, float]) -> list[str]:
-        cells = [_clean(name)]
+        cells = [name]
         for view in shown.views:
             share = seconds[view.name] / view.seconds if view.seconds else 0.0
             cells += [quantity(seconds[view.name], "s"), f"{share:.1%}"]
@@ -655,7 +653,7 @@ def _gaps(shown: Excerpt) -> Iterator[str]:
                     quantity(gap.start_s, "s"),
                     quantity(gap.seconds, "s"),
                     f"{periods:.1f}",
-                    _clean(gap.meanwhile) or "nothing on record",
+                    gap.meanwhile or "nothing on record",
                 )
             )
     yield paragraph(

@@ -378,6 +378,8 @@ class _Reader:
         try:
             while (text := self._next()) != "]}":
                 self._add(_decode(text.removesuffix(",")), timelines)
+            if self._stream.read(1):  # which also compares a compressed file's checksum
+                raise ValueError("something stands after the end")
             for name, timeline in timelines.items():
                 timeline.left_out = told[name]["left_out"]
                 held = (len(timeline.slices), len(timeline.counts))
