@@ -27,7 +27,7 @@ def thread_count() -> int:
 def _parsed(variable: str) -> int:
     wanted = variable.split(",")[0].strip()
     if not wanted:
-        return _processors()
+        return processors()
     if not wanted.isdigit() or not int(wanted):
         raise InputError(f"OMP_NUM_THREADS = {wanted!r} is no whole number from 1 on")
     return int(wanted)
@@ -62,7 +62,8 @@ def _pool(size: int) -> ThreadPoolExecutor:
 
 
 @cache
-def _processors() -> int:
+def processors() -> int:
+    """Give the cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))  # type: ignore[attr-defined, unused-ignore]
     except AttributeError:  # Windows, macOS

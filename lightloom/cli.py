@@ -566,6 +566,94 @@ def doctor(
         showing.doctor(console, findings)
 
 
+@_command("sweep")
+def sweep_(
+    file: Annotated[
+        Path | None, typer.Argument(help="TOML file that names the sweep; options go before it.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="As for run; give several.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option("--profile", help="Bench profile: a name or a TOML file; give several."),
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="push-pull, abs-split, offset.")
+    ] = None,
+    light: Annotated[
+        str | None, typer.Option(metavar="E,...", help="Levels of light: photons_full_scale.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=V1,V2,...", help="Values of a field of the profile."),
+    ] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N,...", help="Seeds of the noise.")] = None,
+    placement: Annotated[
+        str | None, typer.Option(help="Products on light: paper (default), as for run.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Inputs of each point.", min=1)] = None,
+    text: Annotated[Path | None, typer.Option(help="For language models and encoders.")] = None,
+    images: Annotated[Path | None, typer.Option(help="For vision models; else theirs.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes (else one a core); 0: this one, without Dask.", min=0),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster there instead.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of what is finished; the same sweep goes on from there."),
+    ] = None,
+    skip_impossible: Annotated[
+        bool, typer.Option("--skip-impossible", help="Leave out points that cannot be.")
+    ] = False,
+    threads: Annotated[
+        int, typer.Option(help="Threads for the arithmetic of each process here.", min=1)
+    ] = 1,
+    json_: Json = False,
+) -> None:
+    """Run every combination of models, profiles, encodings, light and seeds on the mock.
+
+    Example: lightloom sweep --encoding abs-split,offset --light 1e3,1e4 --seed 0,1 --limit 60
+    """
+    limit_threads(threads)
+    from . import showing, sweep
+    from .backends.threads import processors
+    from .instruments import InputError
+    from .models import load_model
+
+    if scheduler is not None and workers is not None:
+        raise InputError("--scheduler has its own workers; give it or --workers")
+    given = {"models": model, "profiles": profile, "encodings": encoding, "light": light}
+    given |= {"set": set_, "seeds": seed, "placement": placement, "limit": limit}
+    wanted = sweep.make_sweep(sweep.asked(file, given | {"text": text, "images": images}))
+    points, impossible = sweep.points_of(wanted, skip_impossible)
+    inputs = {}
+    for name in wanted.models:
+        loaded = load_model(name)
+        files = sweep.files_of(wanted, loaded)
+        inputs[name] = sweep.Inputs(*_inputs(loaded, files, wanted.limit))
+    results = sweep.Results(wanted, points, impossible, inputs, output)
+    console = showing.console(for_people=not json_)
+    count = processors() if workers is None else workers
+    try:
+        with showing.progress(console) as tell:
+            remarks = sweep.run(results, inputs, count, scheduler, tell)
+    except KeyboardInterrupt:
+        there = "nothing, without --output" if output is None else f"what is finished in {output}"
+        typer.echo(f"lightloom: {len(results.left)} points are left; kept: {there}", err=True)
+        raise
+    document = results.document()
+    if json_:
+        _print_json(document | {"remarks": remarks})
+    else:
+        sweep.show(console, document, remarks)
+    if results.left:
+        raise typer.Exit(1)
+
+
 @_command("report")
 def report_(
     file: Annotated[

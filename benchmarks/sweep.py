@@ -1,0 +1,395 @@
+"""A sweep: models x profiles x settings x seeds, each point run on the mock, as data.
+
+Settings are fields of a profile with the values that each takes; encodings and light levels are
+two of them. The order of the points, their names and their numbers do not depend on who runs them.
+With a file, what is finished is kept, and the same sweep goes on from there.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import time
+import tomllib
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..backends import DEFAULT, OpticsProfile, load_profile, parse_setting
+from ..backends.profile import LIGHT_WAYS
+from ..instruments import InputError
+from ..instruments.files import replace_file
+from ..scheduler import DEFAULT_POLICY, POLICIES
+from ..scheduler.cluster import Failure, Workers
+from .points import Inputs, Point, ranges, reference, run_point
+
+SCHEMA = 1  # of the JSON documents of sweeps
+MOST_POINTS = 100_000
+_LISTS = ("models", "profiles", "encodings", "light", "seeds")
+_KEYS = (*_LISTS, "set", "placement", "limit", "text", "images")
+_QUIET = 10  # writing takes one part in so many of the time, at most
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is to be combined.
+
+    Parameters
+    ----------
+    settings : field of the profile -> its values, in order
+    limit : inputs of each point
+    text, images : files of inputs, for language models and encoders, and for vision models
+    """
+
+    models: tuple[str, ...] = ("digits",)
+    profiles: tuple[str, ...] = (DEFAULT,)
+    settings: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    placement: str = DEFAULT_POLICY
+    limit: int | None = None
+    text: str | None = None
+    images: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the sweep for JSON."""
+        settings = {key: list(values) for key, values in self.settings.items()}
+        lists = {key: list(getattr(self, key)) for key in ("models", "profiles", "seeds")}
+        return {**vars(self), **lists, "settings": settings}
+
+    def points(self) -> tuple[list[Point], dict[str, str]]:
+        """Give the points in order; and, by name, why others cannot be.
+
+        Raises
+        ------
+        InputError : for an unknown profile
+        """
+        benches = [load_profile(name) for name in self.profiles]
+        choices = [
+            dict(zip(self.settings, values, strict=True))
+            for values in itertools.product(*self.settings.values())
+        ]
+        made = [[_made(bench, chosen) for chosen in choices] for bench in benches]
+        possible: list[Point] = []
+        impossible: dict[str, str] = {}
+        for model, profile, choice, seed in itertools.product(
+            self.models, range(len(benches)), range(len(choices)), self.seeds
+        ):
+            chosen, found = choices[choice], made[profile][choice]
+            shown = [f"{key}={_shown(value)}" for key, value in chosen.items()]
+            name = " ".join([model, self.profiles[profile], *shown, f"seed={seed}"])
+            if isinstance(found, str):
+                impossible[name] = found
+            else:
+                possible.append(
+                    Point(
+                        *(name, model, self.profiles[profile], chosen, seed, self.placement, found)
+                    )
+                )
+        return possible, impossible
+
+
+def _made(bench: OpticsProfile, settings: Mapping[str, Any]) -> OpticsProfile | str:
+    """Give a profile with settings, or why it cannot be."""
+    try:
+        return bench.with_settings(settings)
+    except InputError as error:
+        return str(error)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ----------------------------------------------------------------------------- what is asked
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """Read the TOML file of a sweep, to be checked by `make_sweep`.
+
+    Raises
+    ------
+    InputError : when it cannot be read
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the sweep {str(path)!r}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the sweep {path} is not valid TOML: {error}") from None
+
+
+def make_sweep(document: Mapping[str, Any]) -> Sweep:
+    """Make a sweep of lists, as a TOML file has them; what is not named takes its default.
+
+    Parameters
+    ----------
+    document : models, profiles, encodings, light (values of photons_full_scale), set (a table of
+        fields of the profile, a list each), seeds; placement, limit, text, images
+
+    Raises
+    ------
+    InputError : naming the key and its value
+    """
+    for key in document.keys() - set(_KEYS):
+        raise InputError(f"a sweep has no key {key!r}; it has {', '.join(_KEYS)}")
+    lists = {key: _list(key, document[key]) for key in _LISTS if key in document}
+    more = document.get("set", {})
+    if not isinstance(more, Mapping):
+        raise InputError(f"set = {more!r} is no table of a profile's fields")
+    settings: dict[str, tuple[Any, ...]] = {}
+    named = {
+        "encoding": lists.pop("encodings", None),
+        "photons_full_scale": lists.pop("light", None),
+    }
+    for key, values in itertools.chain(named.items(), more.items()):
+        if values is None:
+            continue
+        if key in settings:
+            raise InputError(f"{key} is given twice: once as a list of its own, once by set")
+        settings[key] = tuple(_setting(key, value) for value in _list(f"set.{key}", values))
+        _check_different(key, settings[key])
+    wrong = [seed for seed in lists.get("seeds", ()) if not _is_count(seed, 0)]
+    if wrong:
+        raise InputError(f"seeds: {wrong[0]!r} is no whole number from 0 on")
+    for key in ("models", "profiles"):
+        for name in lists.get(key, ()):
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"{key}: {name!r} is no name")
+    for key, values in lists.items():
+        _check_different(key, values)
+    rest = {
+        key: document[key] for key in ("placement", "limit", "text", "images") if key in document
+    }
+    sweep = Sweep(**lists, settings=settings, **rest)
+    _check_rest(sweep)
+    return sweep
+
+
+def _list(key: str, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, list | tuple):
+        raise InputError(f"{key} = {values!r} is no list of values")
+    if not values:
+        raise InputError(f"{key} is an empty list: a sweep of it has no points")
+    return tuple(values)
+
+
+def _setting(key: str, value: Any) -> Any:
+    """Give the value of a profile's field; a text is read as on the command line."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InputError(f"{key}: {value!r} is neither a number nor a word")
+    if value == "":
+        raise InputError(f"{key}: a value is missing")
+    parsed = parse_setting(f"{key}={value}")[1]  # refuses unknown fields
+    return parsed if isinstance(value, str) else value
+
+
+def _check_different(key: str, values: Sequence[Any]) -> None:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise InputError(f"{key} names {_shown(value)} twice")
+
+
+def _check_rest(sweep: Sweep) -> None:
+    if sweep.placement not in POLICIES:
+        raise InputError(
+            f"unknown placement {sweep.placement!r}; choose from {', '.join(POLICIES)}"
+        )
+    if sweep.limit is not None and not _is_count(sweep.limit, 1):
+        raise InputError(f"limit = {sweep.limit!r} is no whole number from 1 on")
+    for key, path in (("text", sweep.text), ("images", sweep.images)):
+        if path is not None and not isinstance(path, str):
+            raise InputError(f"{key} = {path!r} is no path of a file")
+    axes = (sweep.models, sweep.profiles, sweep.seeds, *sweep.settings.values())
+    count = math.prod(map(len, axes))
+    if count > MOST_POINTS:
+        raise InputError(f"the sweep has {count:,} points; {MOST_POINTS:,} are the most")
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**64
+
+
+# ------------------------------------------------------------------------------ what came of it
+
+
+class Results:
+    """The document of a sweep, by point; written to a file as points finish, where there is one.
+
+    Parameters
+    ----------
+    path : of the file; one of the same sweep is gone on with
+
+    Raises
+    ------
+    InputError : when the file cannot be used or written, or is of another sweep
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        points: Sequence[Point],
+        impossible: Mapping[str, str],
+        inputs: Mapping[str, Inputs],
+        path: Path | None,
+    ) -> None:
+        self._path, self._points = path, points
+        self._records: dict[str, dict[str, Any]] = {}
+        self._head = {
+            "schema": SCHEMA,
+            "lightloom": __version__,
+            "is_mock": True,
+            "sweep": sweep.as_dict(),
+            "fingerprint": _fingerprint(points, inputs),
+        }
+        self._tail: dict[str, Any] = {
+            "impossible": [{"name": name, "why": why} for name, why in impossible.items()],
+            "sources": {
+                "quality": "computed here, on the mock and digitally",
+                "throughput.here": "measured here, while the other workers had work too",
+                "throughput.bench": "predicted from the profile; host steps as measured here",
+                "energy": "events counted here, constants of the profile",
+            },
+        }
+        self._next_s = 0.0
+        if path is not None:
+            if path.exists():
+                self._go_on(path)
+            self.write()
+
+    @property
+    def left(self) -> list[Point]:
+        """The points that are not done, in order; those that failed are tried again."""
+        return [
+            point
+            for point in self._points
+            if self._records.get(point.name, {}).get("status") != "done"
+        ]
+
+    def add(self, point: Point, result: Any) -> None:
+        """Keep what came of a point: its record, or a `Failure`."""
+        record = {
+            "name": point.name,
+            "model": point.model,
+            "profile": point.profile_name,
+            "settings": dict(point.settings),
+            "seed": point.seed,
+        }
+        if isinstance(result, Failure):
+            record |= {"status": "failed", "error": result.sentence}
+        else:
+            record |= {"status": "done", **result}
+        self._records[point.name] = record
+        if time.monotonic() >= self._next_s:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file, where there is one."""
+        if self._path is None:
+            return
+        start = time.monotonic()
+        text = json.dumps(self.document(), indent=1, allow_nan=False)
+        try:
+            replace_file(self._path, text.encode("utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot write {str(self._path)!r}: {error.strerror}") from None
+        end = time.monotonic()
+        self._next_s = end + _QUIET * (end - start)
+
+    def document(self) -> dict[str, Any]:
+        """Give the document: points in order, as far as there is something of them."""
+        known = [self._records[p.name] for p in self._points if p.name in self._records]
+        return {**self._head, "count": len(self._points), "points": known, **self._tail}
+
+    def _go_on(self, path: Path) -> None:
+        try:
+            found = json.loads(path.read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not self._head.keys() <= found.keys():
+            raise InputError(f"{path} is no file of a sweep; give another --output")
+        if found["schema"] != SCHEMA or found["lightloom"] != __version__:
+            raise InputError(
+                f"{path} is of lightloom {found['lightloom']} (schema {found['schema']}), this is "
+                f"{__version__} (schema {SCHEMA}); give another --output"
+            )
+        old, new = found["sweep"], json.loads(json.dumps(self._head["sweep"]))
+        if old != new or not isinstance(old, dict):
+            pairs = [(key, old.get(key), new[key]) for key in new if old.get(key) != new[key]]
+            key, before, now = pairs[0]
+            raise InputError(
+                f"{path} is of another sweep: its {key} = {json.dumps(before)}, not "
+                f"{json.dumps(now)}; give another --output"
+            )
+        if found["fingerprint"] != self._head["fingerprint"]:
+            raise InputError(
+                f"{path} is of other inputs, or of profiles that have changed since; "
+                "give another --output"
+            )
+        names = {point.name for point in self._points}
+        self._records = {r["name"]: r for r in found.get("points", []) if r["name"] in names}
+
+
+def _fingerprint(points: Sequence[Point], inputs: Mapping[str, Inputs]) -> str:
+    """Give what a sweep's numbers depend on beside its lists: profiles and inputs."""
+    total = hashlib.sha256()
+    for text in dict.fromkeys(point.profile.model_dump_json() for point in points):
+        total.update(text.encode())
+    for name, given in inputs.items():
+        for value in (given.values, given.labels):
+            array = np.asarray(value if value is not None else [])
+            total.update(f"{name} {array.dtype} {array.shape}".encode())
+            total.update(array.tobytes())
+    return total.hexdigest()
+
+
+# ------------------------------------------------------------------------------------ running
+
+
+def run_sweep(
+    results: Results,
+    inputs: Mapping[str, Inputs],
+    workers: Workers,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """Run the points that are left, and give the document; the file has what is finished.
+
+    Parameters
+    ----------
+    inputs : of each model
+    progress : called with (what, done, total)
+
+    Raises
+    ------
+    WorkersLost : when nobody is left to run them
+    """
+    sweep, left = uuid.uuid4().hex, results.left
+    models = dict.fromkeys(point.model for point in left)
+    beside = {name: workers.submit(reference, sweep, name, inputs[name]) for name in models}
+    known: dict[str, Any] = {}
+    tasks = []
+    for point in left:
+        key = _without_light(point)
+        if key not in known:
+            known[key] = workers.submit(ranges, sweep, point)
+        tasks.append(workers.submit(run_point, sweep, point, beside[point.model], known[key]))
+    progress("points", 0, len(left))
+    try:
+        for done, (index, result) in enumerate(workers.finished(tasks), start=1):
+            results.add(left[index], result)
+            progress("points", done, len(left))
+    finally:
+        results.write()
+    return results.document()
+
+
+def _without_light(point: Point) -> str:
+    """Give what the read-out ranges of a point depend on."""
+    bench = point.profile.model_dump_json(exclude={*LIGHT_WAYS, "sources", "years"})
+    return f"{point.model} {bench}"

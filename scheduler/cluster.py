@@ -1,0 +1,331 @@
+"""Workers that run tasks: this process, processes of this machine, or a Dask cluster elsewhere.
+
+`open_workers` opens them, and checks them before anything is sent: the scheduler answers, it has
+workers, and each has this version of lightloom. A task is a function of a module, with arguments
+that may be other tasks; results come as they finish. What a user can put right comes back as a
+`Failure`, and so do the tasks that needed it; other exceptions are raised. Dask runs the tasks of
+a lost worker elsewhere. Not here: what tasks do.
+"""
+
+import logging
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import __version__
+from ..instruments import InputError, LightloomError
+from ..instruments.errors import import_extra
+
+ANSWER_S = 5.0  # that a scheduler has to answer, and to have its first worker
+PATIENCE_S = 60.0  # that a cluster may be without any worker, as while one is started again
+_POLL_S = 1.0
+_CLOSE_S = 5.0
+
+# asked of every worker as a text: one without lightloom, or with another, can answer too
+_VERSIONS = """{
+    "lightloom": __import__("lightloom").__version__,
+    "Python": __import__("platform").python_version(),
+    "numpy": __import__("numpy").__version__,
+}"""
+
+
+class WorkersLost(LightloomError):
+    """The scheduler, or its last worker, is gone while tasks were left."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What came of a task that a user's mistake ended: one sentence."""
+
+    sentence: str
+
+
+class Workers(Protocol):
+    """Who runs tasks."""
+
+    name: str
+    count: int
+    remarks: Sequence[str]
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        needs: Mapping[str, float] | None = None,
+    ) -> Any:
+        """Give a task: function(*arguments), where an argument may be a task.
+
+        Parameters
+        ----------
+        needs : what a worker must have to spare while it runs the task, such as {"bench": 1}
+        """
+
+    def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Give (index, result) of tasks as they finish; a result may be a `Failure`.
+
+        What is left when the caller stops listening is not run.
+
+        Raises
+        ------
+        WorkersLost : when nobody is left to run them
+        """
+
+
+@contextmanager
+def open_workers(
+    count: int,
+    address: str | None = None,
+    offers: Mapping[str, float] | None = None,
+) -> Iterator[Workers]:
+    """Open workers, and check them; closed, they leave no process behind.
+
+    Parameters
+    ----------
+    count : processes of this machine, of one thread each; 0 takes this process. They talk over
+        TLS with keys of this call, on loopback alone
+    address : of a running Dask scheduler, whose workers are taken as they are, instead
+    offers : what each process of this machine has to spare; see `Workers.submit`
+
+    Raises
+    ------
+    InputError : when the scheduler does not answer or has no workers, or a worker has another
+        version of lightloom
+    MissingExtraError : when Dask is not installed
+    """
+    if address is None and not count:
+        yield _Here()
+        return
+    import_extra("distributed", "cluster", "work on a cluster of workers")
+    with ExitStack() as stack:
+        if address is None:
+            name = f"{count} processes of this machine"
+            client = _start(stack, count, offers)
+        else:
+            name = f"the Dask cluster at {address}"
+            client = _connect(stack, address)
+        threads = _wait_for_workers(client, name)
+        remarks = _check_versions(client)
+        shared = sum(number > 1 for number in threads.values())
+        if shared:
+            remarks.append(f"{shared} workers run several tasks at once, each in the other's time")
+        yield _Cluster(client, name, len(threads), remarks)
+
+
+# ------------------------------------------------------------------------------ this process
+
+
+class _Later:
+    """A task of this process, run when its result is first asked for."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._work = (function, arguments)
+        self._results: list[Any] = []
+
+    def result(self) -> Any:
+        if not self._results:
+            function, arguments = self._work
+            known = [a.result() if isinstance(a, _Later) else a for a in arguments]
+            self._results.append(_run(__version__, function, *known))
+        return self._results[0]
+
+
+class _Here:
+    """Runs tasks in this process, one after another."""
+
+    name = "this process"
+    count = 0
+    remarks: Sequence[str] = ()
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        needs: Mapping[str, float] | None = None,
+    ) -> _Later:
+        return _Later(function, arguments)
+
+    def finished(self, tasks: Sequence[_Later]) -> Iterator[tuple[int, Any]]:
+        for index, task in enumerate(tasks):
+            yield index, task.result()
+
+
+# ---------------------------------------------------------------------------------- a cluster
+
+
+class _Cluster:
+    """Runs tasks on the workers of a Dask client."""
+
+    def __init__(self, client: Any, name: str, count: int, remarks: Sequence[str]) -> None:
+        self._client = client
+        self.name = name
+        self.count = count
+        self.remarks = remarks
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        needs: Mapping[str, float] | None = None,
+    ) -> Any:
+        key = f"{function.__name__}-{uuid.uuid4().hex}"  # nobody else's result is meant
+        return self._client.submit(
+            _run, __version__, function, *arguments, key=key, resources=needs
+        )
+
+    def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        left = dict(enumerate(tasks))
+        done: SimpleQueue[int] = SimpleQueue()
+        for index, task in left.items():
+            task.add_done_callback(lambda _, index=index: done.put(index))
+        alone_since = None
+        try:
+            while left:
+                try:
+                    index = done.get(timeout=_POLL_S)
+                except Empty:
+                    alone_since = self._check_alive(alone_since)
+                    continue
+                task = left.pop(index)
+                yield index, self._result(task)
+                task.release()
+        finally:
+            for task in left.values():
+                task.release()
+
+    def _result(self, task: Any) -> Any:
+        from distributed.scheduler import KilledWorker
+
+        if task.status in ("cancelled", "lost"):
+            raise WorkersLost(f"{self.name} is gone")
+        try:
+            return task.result()
+        except KilledWorker:
+            return Failure("it ended every worker that tried it: perhaps it needs more memory")
+
+    def _check_alive(self, alone_since: float | None) -> float | None:
+        """Give since when there have been no workers.
+
+        Raises
+        ------
+        WorkersLost : when that is too long
+        """
+        if self._client.status != "running":
+            raise WorkersLost(f"{self.name} is gone: its scheduler does not answer any more")
+        if self._client.nthreads():
+            return None
+        now = time.monotonic()
+        if alone_since is not None and now - alone_since > PATIENCE_S:
+            raise WorkersLost(f"{self.name} has had no workers for {PATIENCE_S:.0f} s")
+        return alone_since or now
+
+
+def _run(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a task where it landed."""
+    if version != __version__:  # a worker that came later
+        place = platform.node()
+        return Failure(f"a worker on {place} has lightloom {__version__}, not {version}")
+    for argument in arguments:
+        if isinstance(argument, Failure):
+            return argument
+    try:
+        return function(*arguments)
+    except LightloomError as error:
+        return Failure(str(error))
+    except MemoryError:
+        return Failure(f"there is not enough memory for it on {platform.node()}")
+
+
+def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> Any:
+    """Start processes of this machine, and give a client of theirs."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    quiet = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    try:
+        with dask.config.set(quiet):
+            cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                security=True,
+                silence_logs=logging.CRITICAL,
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                resources=None if offers is None else dict(offers),
+            )
+    except (OSError, RuntimeError) as error:
+        raise WorkersLost(f"cannot start {count} processes: {error}") from None
+    stack.callback(cluster.close, timeout=_CLOSE_S)
+    client = Client(cluster, set_as_default=False)
+    stack.callback(client.close, timeout=_CLOSE_S)
+    return client
+
+
+def _connect(stack: ExitStack, address: str) -> Any:
+    """Give a client of a running scheduler."""
+    from distributed import Client
+
+    found: list[Any] = []
+
+    def connect() -> None:
+        try:
+            found.append(Client(address, timeout=ANSWER_S, set_as_default=False))
+        except Exception as error:  # of many kinds: addresses, names, sockets, certificates
+            found.append(error)
+
+    # in a thread, since Dask waits for ever for one that accepts and says nothing
+    thread = threading.Thread(target=connect, name="connect", daemon=True)
+    thread.start()
+    thread.join(1.2 * ANSWER_S)
+    if not found:
+        raise InputError(f"no Dask scheduler answers at {address!r} within {ANSWER_S:g} s")
+    client = found[0]
+    if isinstance(client, Exception):
+        reason = " ".join(str(client).split())
+        raise InputError(f"no Dask scheduler answers at {address!r}: {reason}")
+    stack.callback(client.close, timeout=_CLOSE_S)
+    return client
+
+
+def _wait_for_workers(client: Any, name: str) -> Mapping[str, int]:
+    """Give the threads of each worker."""
+    end = time.monotonic() + ANSWER_S
+    while True:
+        threads: Mapping[str, int] = client.nthreads()
+        if threads:
+            return threads
+        if time.monotonic() > end:
+            raise InputError(f"{name} has no workers; start some: dask worker ADDRESS")
+        time.sleep(0.1)
+
+
+def _check_versions(client: Any) -> list[str]:
+    """Refuse workers with another lightloom; give remarks on those with another Python or numpy."""
+    here = {"Python": platform.python_version(), "numpy": np.__version__}
+    remarks = []
+    for address, found in client.run(eval, _VERSIONS, on_error="return").items():
+        if isinstance(found, Exception):
+            raise InputError(
+                f"the worker {address} cannot load lightloom ({found}); here it is {__version__}: "
+                "install the same there"
+            )
+        if found["lightloom"] != __version__:
+            raise InputError(
+                f"the worker {address} has lightloom {found['lightloom']}, but here it is "
+                f"{__version__}: install the same there"
+            )
+        others = [f"{key} {found[key]}, not {here[key]}" for key in here if found[key] != here[key]]
+        if others:
+            remarks.append(
+                f"the worker {address} has {' and '.join(others)}: "
+                "its results may differ in their last bits"
+            )
+    return remarks
