@@ -9,29 +9,40 @@ from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from .digital import DigitalBackend
 from .mock import MockBackend, mock_path
 from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
-from .tiling import Geometry, Tile, tile_count, tiles
+from .tiling import ORDERS, Geometry, Order, Packing, Tile, cuts, pack, tile_count, tiles, visits
+from .timing import Light, ShotTiming, Work, best_order
 
 __all__ = [
     "DEFAULT",
+    "ORDERS",
     "Address",
     "Backend",
     "DigitalBackend",
     "Geometry",
+    "Light",
     "MatmulResult",
     "MockBackend",
     "OpticsProfile",
+    "Order",
+    "Packing",
     "PreparedWeights",
     "Ranges",
+    "ShotTiming",
     "Stats",
     "Tile",
+    "Work",
+    "best_order",
+    "cuts",
     "load_profile",
     "mock_path",
     "open_backend",
+    "pack",
     "parse_setting",
     "profile_names",
     "row_ids",
     "tile_count",
     "tiles",
+    "visits",
 ]
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Condition
+from threading import Condition, local
 
 
 class Clock:
@@ -32,12 +32,8 @@ class Clock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold inside a `with`."""
-        self.hold()
-        try:
-            yield
-        finally:
-            self.release()
+        """Hold inside a `with`; once only, where one stands in another."""
+        yield
 
 
 class VirtualClock(Clock):
@@ -52,6 +48,7 @@ class VirtualClock(Clock):
         self._now_s = start_s
         self._holds = 0
         self._changed = Condition()
+        self._mine = local()  # whether this thread is inside `held`
 
     def now_s(self) -> float:
         """Give the time."""
@@ -73,3 +70,17 @@ class VirtualClock(Clock):
         with self._changed:
             self._holds -= 1
             self._changed.notify_all()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold inside a `with`; once only, where one stands in another."""
+        if getattr(self._mine, "holds", False):
+            yield
+            return
+        self.hold()
+        self._mine.holds = True
+        try:
+            yield
+        finally:
+            self._mine.holds = False
+            self.release()

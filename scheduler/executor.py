@@ -1,10 +1,10 @@
-"""Runs a program step by step on a backend, and measures every step.
+"""Runs a program on a backend, and measures every step.
 
-Not here: overlap of light and host (a later scheduler), what a model is (lightloom.models).
+Not here: overlap of light and host (`pipeline`), what a model is (lightloom.models).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import Any
@@ -15,14 +15,16 @@ from ..backends import (
     Address,
     Backend,
     DigitalBackend,
+    MatmulResult,
     MockBackend,
     PreparedWeights,
     Ranges,
     Stats,
-    row_ids,
 )
 from ..instruments import InputError
 from .host_steps import State, check_step
+from .parts import Part, RowIds, join, micro_batches, split
+from .pipeline import Pipeline
 from .placement import place
 from .program import HostStep, OpticalMatmul, Program
 from .sizes import evaluate, shape
@@ -66,6 +68,8 @@ class Executor:
         self.ranges: dict[str, Ranges] = {}
         self.records: dict[str, StepRecord] = {}
         self.attempt = 0
+        self.micro_batches: int | None = None  # parts of a batch that overlap; None: as predicted
+        self.overlaps = True
         self.lock = RLock()
         self._host = DigitalBackend()
         self._prepared: dict[str, PreparedWeights] = {}
@@ -89,6 +93,9 @@ class Executor:
     ) -> dict[str, Any]:
         """Run a program and give its outputs.
 
+        On an asynchronous backend the batch goes through in micro-batches, and host steps of one
+        overlap the light of another; otherwise step after step.
+
         Parameters
         ----------
         sizes : batch, new and past tokens
@@ -98,35 +105,41 @@ class Executor:
         if sequences is None:
             sequences = np.arange(sizes["batch"])
         with self.lock:
-            return self._run(program, inputs, sizes, sequences, states or {})
+            placed = self._placement(program)
+            is_light = self.backend.is_asynchronous and bool(placed)
+            cuts = [(0, sizes["batch"])]
+            if is_light:
+                self.backend.open()
+                cuts = micro_batches(sizes["batch"], self.micro_batches or 2)
+            parts = split(program, inputs, sizes, sequences, states or {}, cuts)
+            if is_light and self.overlaps:
+                Pipeline(self, program, placed, parts).run()
+            else:
+                self._run_in_turn(program, placed, parts)
+            return join(program, parts, states or {})
 
-    def _run(
-        self,
-        program: Program,
-        inputs: Mapping[str, Any],
-        sizes: dict[str, int],
-        sequences: Sequence[int] | np.ndarray,
-        states: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        operands = {**inputs, **states}
-        placed = self._placement(program)
-        row_ids = _RowIds(sizes, sequences)
+    def _run_in_turn(self, program: Program, placed: frozenset[str], parts: list[Part]) -> None:
         for step, ends in zip(program.steps, program.last_uses, strict=True):
             optical = step.name in placed
-            record = self.records.get(step.name)
-            if record is None:
-                record = self.records[step.name] = StepRecord(step, optical)
-            record.count(sizes)
-            start = time.perf_counter()
-            if isinstance(step, HostStep):
-                self._run_host(step, operands, ends)
-            else:
-                backend = self.backend if optical else self._host
-                operands[step.y] = self._multiply(step, operands, row_ids, backend, record.stats)
-            record.seconds += time.perf_counter() - start
-            for operand in ends:
-                operands.pop(operand, None)
-        return {name: operands[name] for name in program.outputs}
+            record = self.record_of(step, optical)
+            for part in parts:
+                record.count(part.sizes)
+                start = time.perf_counter()
+                if isinstance(step, HostStep):
+                    self.run_host(step, part.operands, ends)
+                else:
+                    backend = self.backend if optical else self._host
+                    part.operands[step.y] = self._multiply(step, part, backend, record.stats)
+                record.seconds += time.perf_counter() - start
+                for operand in ends:
+                    part.operands.pop(operand, None)
+
+    def record_of(self, step: HostStep | OpticalMatmul, optical: bool) -> StepRecord:
+        """Give the record of a step."""
+        record = self.records.get(step.name)
+        if record is None:
+            record = self.records[step.name] = StepRecord(step, optical)
+        return record
 
     def run_step(self, name: str, kind: str, step: str, *operands: Any, **parameters: Any) -> Any:
         """Run and time one host step that belongs to no program, such as sampling."""
@@ -154,15 +167,15 @@ class Executor:
         placed = self._placement(program)
         wanted = [step.name in placed for step in program.steps]
         stop = len(wanted) - wanted[::-1].index(True) if any(wanted) else 0
-        row_ids = _RowIds(sizes, np.arange(sizes["batch"]))
+        part = Part(0, operands, sizes, RowIds(sizes, np.arange(sizes["batch"])))
         ranges: dict[str, Ranges] = {}
         for step, ends in zip(program.steps[:stop], program.last_uses[:stop], strict=True):
             if isinstance(step, HostStep):
-                self._run_host(step, operands, ends)
+                self.run_host(step, operands, ends)
             else:
                 if step.name in placed:
                     ranges[step.name] = self._observe(step, operands, backend)
-                operands[step.y] = self._multiply(step, operands, row_ids, self._host, Stats())
+                operands[step.y] = self._multiply(step, part, self._host, Stats())
             for operand in ends:
                 operands.pop(operand, None)
         self.ranges = ranges  # all at once: an interrupted pass leaves none
@@ -199,7 +212,13 @@ class Executor:
             known = self._placed[id(program)] = (program, place(program, self.policy))
         return known[1]
 
-    def _run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:
+    def run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:
+        """Run a host step on operands.
+
+        Parameters
+        ----------
+        ends : operands that nothing reads afterwards; the first may be written into
+        """
         function = check_step(step.step)
         arguments = [operands[name] for name in step.inputs]
         named = {key: self.weights[weight] for key, weight in step.weights.items()}
@@ -215,25 +234,33 @@ class Executor:
         operands.update(zip(step.outputs, results, strict=True))
 
     def _multiply(
+        self, step: OpticalMatmul, part: Part, backend: Backend, stats: Stats
+    ) -> np.ndarray:
+        result = self.begin(step, part, backend)()
+        stats.add(result.stats)
+        return result.y
+
+    def begin(
         self,
         step: OpticalMatmul,
-        operands: Mapping[str, Any],
-        row_ids: "_RowIds",
-        backend: Backend,
-        stats: Stats,
-    ) -> np.ndarray:
-        x = operands[step.x]
+        part: Part,
+        backend: Backend | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> Callable[[], MatmulResult]:
+        """Begin a product on a backend (None: on the host); see `Backend.begin`."""
+        backend = self._host if backend is None else backend
+        x = part.operands[step.x]
         weights = (
-            backend.prepare(operands[step.w], ranges=self.ranges.get(step.name))
+            backend.prepare(part.operands[step.w], ranges=self.ranges.get(step.name))
             if step.dynamic
             else self._static(step, backend)
         )
+        address = Address(step.name, part.row_ids.of(x), self.attempt)
+        details = None if backend.timeline is None else part.details(step)
         try:
-            result = backend.matmul(x, weights, Address(step.name, row_ids.of(x), self.attempt))
+            return backend.begin(x, weights, address, done, details)
         except InputError as error:
             raise InputError(f"{step.name}: {error}") from None
-        stats.add(result.stats)
-        return result.y
 
     def _static(self, step: OpticalMatmul, backend: Backend) -> PreparedWeights:
         if backend is self._host:  # a view, checked when it was read: nothing to keep
@@ -260,29 +287,6 @@ def _weight(step: OpticalMatmul, weights: Mapping[str, np.ndarray]) -> np.ndarra
             f"[{', '.join(wanted)}]; the configuration and the weights do not belong together"
         )
     return array
-
-
-class _RowIds:
-    """Names the rows of operands in one pass: their sequence, their head, their position."""
-
-    def __init__(self, sizes: Mapping[str, int], sequences: Sequence[int] | np.ndarray) -> None:
-        self._sizes, self._sequences = sizes, sequences
-        self._known: dict[tuple[int, ...], np.ndarray] = {}
-
-    def of(self, x: np.ndarray) -> np.ndarray:
-        """Give an id for each row of x [B, ..., K]: uint64 [B, ...]."""
-        shape = x.shape[:-1]
-        known = self._known.get(shape)
-        if known is None:
-            per_sequence = int(np.prod(shape[1:], dtype=int))
-            new, past = self._sizes["new"], self._sizes["past"]
-            heads, count = (
-                (per_sequence // new, new) if per_sequence % new == 0 else (1, per_sequence)
-            )
-            positions = past + new - count + np.arange(count)
-            known = row_ids(np.asarray(self._sequences), heads, positions).reshape(shape)
-            self._known[shape] = known
-        return known
 
 
 def _with_margin(largest: np.ndarray, readout_range: float | str | None) -> np.ndarray:

@@ -5,7 +5,9 @@ account of time. A step may write into its first operand when `scratch` says tha
 afterwards; elementwise work goes in blocks that stay in cache.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -107,7 +109,7 @@ def merge_heads(x: np.ndarray, *, groups: int) -> np.ndarray:
 
 
 @host_step(operations=0)
-def append_state(new: np.ndarray, state: "State") -> np.ndarray:
+def append_state(new: np.ndarray, state: State) -> np.ndarray:
     """Append keys or values [B, H, T, e] to those of past tokens; give all: [B, H, past + T, e]."""
     return state.append(new)
 
@@ -365,6 +367,28 @@ class State:
         self._array[:, :, self.length : needed] = new
         self.length = needed
         return self._array[:, :, :needed]
+
+    def split(self, cuts: Sequence[tuple[int, int]], new: int) -> list[State]:
+        """Give one state for each run of rows (first, last), with room for new tokens.
+
+        What they append lies in this one, once it holds anything at all.
+        """
+        if self._array is not None and self._array.shape[2] < self.length + new:
+            old = self._array
+            capacity = max(self.length + new, 2 * old.shape[2])
+            self._array = np.empty((*old.shape[:2], capacity, old.shape[3]), dtype=np.float32)
+            self._array[:, :, : self.length] = old[:, :, : self.length]
+        parts = [State() for _ in cuts]
+        for part, (first, last) in zip(parts, cuts, strict=True):
+            part.length = self.length
+            part._array = None if self._array is None else self._array[first:last]
+        return parts
+
+    def join(self, parts: Sequence[State]) -> None:
+        """Take over what the parts of a split appended."""
+        if self._array is None and all(part._array is not None for part in parts):
+            self._array = np.concatenate([part._array for part in parts])  # type: ignore[misc]
+        self.length = parts[0].length
 
 
 # ---------------------------------------------------------------- after the last layer

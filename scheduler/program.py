@@ -12,6 +12,14 @@ from typing import Any
 
 from .sizes import Shape, Size, shape
 
+
+def layer_of(name: str) -> int | None:
+    """Give the layer that a step is of, by its name: 3 for "layer.3.attention.qk"."""
+    head, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return int(number) if head == "layer" and number.isdigit() else None
+
+
 MATMUL_KINDS = (
     "patch embedding",
     "QKV",
@@ -64,6 +72,11 @@ class OpticalMatmul:
     groups: int = 1
 
     @property
+    def layer(self) -> int | None:
+        """The layer that it is of; None before and after the layers."""
+        return layer_of(self.name)
+
+    @property
     def y_shape(self) -> Shape:
         """Symbolic shape of the result."""
         return (*self.x_shape[:-1], self.w_shape[-2])
@@ -110,6 +123,11 @@ class HostStep:
     out_shapes: tuple[Shape, ...]
     weights: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layer(self) -> int | None:
+        """The layer that it is of; None before and after the layers."""
+        return layer_of(self.name)
 
 
 Step = OpticalMatmul | HostStep

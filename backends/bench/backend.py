@@ -20,11 +20,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from ...instruments import InputError
+from ...instruments import InputError, Timeline
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..profile import OpticsProfile
@@ -75,10 +76,12 @@ class BenchBackend(Backend):
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
         self.shots: Shots | None = None
+        self._timeline: Timeline | None = None
         self._profile: OpticsProfile | None = None
         self._timing: ShotTiming | None = None
         self._queue: JobQueue | None = None
         self._is_open = False
+        self._closing = Lock()
 
     # --- opening and closing ---------------------------------------------------------------------
 
@@ -142,6 +145,7 @@ class BenchBackend(Backend):
             self._guesses,
             self.faults,
         )
+        self.shots.timeline = self._timeline
 
     @property
     def _reference_every(self) -> int:
@@ -169,6 +173,17 @@ class BenchBackend(Backend):
         self._begin_shots()
 
     @property
+    def timeline(self) -> Timeline | None:  # type: ignore[override]
+        """Where slices of what happens go, if anybody wants them."""
+        return self._timeline
+
+    @timeline.setter
+    def timeline(self, timeline: Timeline | None) -> None:
+        self._timeline = timeline
+        if self.shots is not None:
+            self.shots.timeline = timeline
+
+    @property
     def tracker(self) -> ScaleTracker | None:
         """Give what follows the light's drift; None where nobody measured how it drifts."""
         return None if self.shots is None else self.shots.tracker
@@ -182,14 +197,15 @@ class BenchBackend(Backend):
         """Stop after the shot that is being taken, switch the light off, let instruments go."""
         if self.shots is not None:
             self.shots.stops.set()
-        try:
-            if self._queue is not None:
-                self._queue.close()
-            if self.shots is not None:
-                self.shots.close()
-        finally:
-            self._queue, self._is_open = None, False
-            self.bench.close()
+        with self._closing:
+            try:
+                if self._queue is not None:
+                    self._queue.close()
+                if self.shots is not None:
+                    self.shots.close()
+            finally:
+                self._queue, self._is_open = None, False
+                self.bench.close()
 
     def warm_up(self) -> None:
         """Open the bench, and compile what is compiled."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from threading import local
 
@@ -18,6 +18,7 @@ import numpy as np
 _THREAD = local()
 COMPILED = find_spec("numba") is not None
 _BAND_PIXELS = 1 << 15  # of a band of rows that one thread works on: they stay in its cache
+_KEPT_MAPS = 4  # a bench has two; each takes up to 48 bytes a pixel
 
 
 def affine(
@@ -78,21 +79,39 @@ def warp(light: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.nd
 
         in_bands(work, shape)
         return out
-    rows, columns = np.indices(shape)
-    y, x = (matrix[i, 0] * rows + matrix[i, 1] * columns + matrix[i, 2] for i in (0, 1))
-    padded = np.pad(light, 1)
-    y, x = (  # what lies outside falls on the dark edge
-        np.clip(place + 1, 0, size + 1 - 1e-9)
-        for place, size in zip((y, x), light.shape, strict=True)
-    )
-    top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
-    dy, dx = y - top, x - left
-    out[...] = 0
-    for i in range(2):
-        for j in range(2):
-            share = (dy if i else 1 - dy) * (dx if j else 1 - dx)
-            out += (share * padded[top + i, left + j]).astype(np.float32)
+    place, dy, dx = _places(light.shape, matrix.tobytes(), shape)
+    flat = np.pad(light, 1).ravel()  # what lies outside falls on the dark edge
+    below = light.shape[1] + 2
+    high = flat[place]
+    high += dx * (flat[place + 1] - high)
+    low = flat[place + below]
+    low += dx * (flat[place + below + 1] - low)
+    low -= high
+    low *= dy
+    np.add(high, low, out=out)
     return out
+
+
+@lru_cache(_KEPT_MAPS)
+def _places(
+    source: tuple[int, int], matrix: bytes, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give where each pixel of `shape` samples a plane with an edge of one pixel around it.
+
+    Returns
+    -------
+    place : flat index of the upper left of four pixels, intp [h, w]
+    dy, dx : how far below and right of it, float32 [h, w]
+    """
+    turn = np.frombuffer(matrix).reshape(2, 3)
+    rows, columns = np.indices(shape)
+    y, x = (
+        np.clip(turn[i, 0] * rows + turn[i, 1] * columns + turn[i, 2] + 1, 0, size + 1 - 1e-9)
+        for i, size in enumerate(source)
+    )
+    top, left = y.astype(np.intp), x.astype(np.intp)
+    dy, dx = (y - top).astype(np.float32), (x - left).astype(np.float32)
+    return top * (source[1] + 2) + left, dy, dx
 
 
 def image(
@@ -144,7 +163,7 @@ def bend(
     return y * factor + middle_y, x * factor + middle_x
 
 
-@cache
+@lru_cache(_KEPT_MAPS)
 def _corners(
     source: tuple[int, int], matrix: bytes, shape: tuple[int, int], distortion: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:

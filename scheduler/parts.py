@@ -1,0 +1,110 @@
+"""`Part`: a micro-batch on its way through a program; batches are split into some, and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backends import cuts, row_ids
+from .host_steps import State
+from .program import HostStep, OpticalMatmul, Program
+from .sizes import BATCH
+
+
+@dataclass
+class Part:
+    """Some rows of a batch, with operands of their own.
+
+    Parameters
+    ----------
+    number : of the micro-batch
+    operands : name -> array, of what is live
+    sizes : batch, new and past tokens; batch is that of this part
+    row_ids : names the rows, for the addresses of the noise
+    """
+
+    number: int
+    operands: dict[str, Any]
+    sizes: dict[str, int]
+    row_ids: RowIds
+
+    def details(self, step: HostStep | OpticalMatmul) -> dict[str, Any]:
+        """Say of which step something is, for a timeline."""
+        details: dict[str, Any] = {"step": step.name, "kind": step.kind}
+        if step.layer is not None:
+            details["layer"] = step.layer
+        return details | {"micro_batch": self.number}
+
+
+class RowIds:
+    """Names the rows of operands in one pass: their sequence, their head, their position."""
+
+    def __init__(self, sizes: Mapping[str, int], sequences: Sequence[int] | np.ndarray) -> None:
+        self._sizes, self._sequences = sizes, sequences
+        self._known: dict[tuple[int, ...], np.ndarray] = {}
+
+    def of(self, x: np.ndarray) -> np.ndarray:
+        """Give an id for each row of x [B, ..., K]: uint64 [B, ...]."""
+        shape = x.shape[:-1]
+        known = self._known.get(shape)
+        if known is None:
+            per_sequence = int(np.prod(shape[1:], dtype=int))
+            new, past = self._sizes["new"], self._sizes["past"]
+            heads, count = (
+                (per_sequence // new, new) if per_sequence % new == 0 else (1, per_sequence)
+            )
+            positions = past + new - count + np.arange(count)
+            known = row_ids(np.asarray(self._sequences), heads, positions).reshape(shape)
+            self._known[shape] = known
+        return known
+
+
+def micro_batches(batch: int, count: int) -> list[tuple[int, int]]:
+    """Cut a batch into so many parts of about equal size, at most one a row: [(first, last)]."""
+    return cuts(batch, -(-batch // max(1, min(count, batch))))
+
+
+def split(
+    program: Program,
+    inputs: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    sequences: Sequence[int] | np.ndarray,
+    states: Mapping[str, State],
+    where: Sequence[tuple[int, int]],
+) -> list[Part]:
+    """Split the operands of a pass into parts of the batch; one part keeps them as they are."""
+    if len(where) == 1:
+        operands = {**inputs, **states}
+        return [Part(0, operands, dict(sizes), RowIds(sizes, sequences))]
+    of_states = {name: state.split(where, sizes["new"]) for name, state in states.items()}
+    parts = []
+    for number, (first, last) in enumerate(where):
+        operands = {
+            name: value[first:last] if _has_batch(program, name) else value
+            for name, value in inputs.items()
+        }
+        operands |= {name: children[number] for name, children in of_states.items()}
+        own = {**sizes, "batch": last - first}
+        parts.append(Part(number, operands, own, RowIds(own, sequences[first:last])))
+    return parts
+
+
+def join(program: Program, parts: Sequence[Part], states: Mapping[str, State]) -> dict[str, Any]:
+    """Give the outputs of all parts as one, and let states take over what was appended."""
+    if len(parts) == 1:
+        return {name: parts[0].operands[name] for name in program.outputs}
+    for name, state in states.items():
+        state.join([part.operands[name] for part in parts])
+    outputs = {}
+    for name in program.outputs:
+        values = [part.operands[name] for part in parts]
+        outputs[name] = np.concatenate(values) if _has_batch(program, name) else values[0]
+    return outputs
+
+
+def _has_batch(program: Program, operand: str) -> bool:
+    shape = program.shapes[operand]
+    return bool(shape) and shape[0] == BATCH

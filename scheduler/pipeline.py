@@ -1,0 +1,298 @@
+"""`Pipeline`: light and host work on different micro-batches at the same time.
+
+Three threads share a pass. The caller's runs host steps as their operands come; one feeds products
+to the backend, always in the order of the program, step by step and micro-batch by micro-batch, so
+that what light does never depends on how fast the host is; one gathers what light has finished.
+While the host takes the softmax of one micro-batch, light multiplies the next one.
+
+On a virtual clock, time stands while any of the three has something to do.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, Any
+
+from ..backends import MatmulResult
+from ..instruments import Clock
+from .parts import Part
+from .program import HostStep, OpticalMatmul, Program
+
+if TYPE_CHECKING:
+    from .executor import Executor
+
+Node = tuple[int, int]
+"""A step of the program and a micro-batch: (step, part); sorted, they are in canonical order."""
+
+
+@dataclass
+class _Begun:
+    """A product on its way."""
+
+    node: Node
+    finish: Callable[[], MatmulResult] | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """Which steps of a program wait for which.
+
+    Parameters
+    ----------
+    needs : number of earlier steps whose results each step reads
+    feeds : steps that read the results of each step
+    uses : how often each operand is read
+    """
+
+    needs: list[int]
+    feeds: list[list[int]]
+    uses: Counter[str]
+
+    @classmethod
+    def of(cls, program: Program) -> Dependencies:
+        """Read them off the operands. A state is read and appended to in the program's order."""
+        writers: dict[str, int] = {}
+        needs: list[int] = []
+        feeds: list[list[int]] = []
+        uses: Counter[str] = Counter()
+        for index, step in enumerate(program.steps):
+            earlier = {writers[name] for name in step.inputs if name in writers}
+            needs.append(len(earlier))
+            feeds.append([])
+            for other in earlier:
+                feeds[other].append(index)
+            uses.update(set(step.inputs))
+            writers.update(dict.fromkeys(step.outputs, index))
+            writers.update(dict.fromkeys(set(step.inputs) & set(program.states), index))
+        return cls(needs, feeds, uses)
+
+
+@dataclass
+class _Progress:
+    """How far one micro-batch has come."""
+
+    needs: list[int]
+    uses: Counter[str] = field(default_factory=Counter)
+
+
+class Pipeline:
+    """One pass of a program, overlapped.
+
+    Parameters
+    ----------
+    executor : runs the steps
+    placed : names of the matmuls that go to light
+    parts : micro-batches
+    """
+
+    def __init__(
+        self, executor: Executor, program: Program, placed: frozenset[str], parts: list[Part]
+    ) -> None:
+        self._executor, self._program, self._parts = executor, program, parts
+        self._backend = executor.backend
+        bench = getattr(self._backend, "bench", None)
+        self._clock: Clock = Clock() if bench is None else bench.clock
+        self._is_light = [step.name in placed for step in program.steps]
+        self._dependencies = Dependencies.of(program)
+        self._progress = [
+            _Progress(list(self._dependencies.needs), Counter(self._dependencies.uses))
+            for _ in parts
+        ]
+        self._light = deque(
+            (index, part.number)
+            for index, is_light in enumerate(self._is_light)
+            if is_light
+            for part in parts
+        )
+        self._products = len(self._light)
+        self._ready_light: set[Node] = set()
+        self._ready_host: list[Node] = []
+        self._gathering: deque[_Begun] = deque()
+        self._left = len(program.steps) * len(parts)
+        self._changed = Condition()
+        self._error: BaseException | None = None
+        self._holds = 0
+
+    def run(self) -> None:
+        """Run all steps of all parts.
+
+        Raises
+        ------
+        whatever a step raises; the backend is closed then, its light off
+        """
+        with self._changed:
+            for part in self._parts:
+                for index, count in enumerate(self._dependencies.needs):
+                    if not count:
+                        self._is_ready((index, part.number))
+        threads = [
+            Thread(target=self._guarded, args=(work,), name=f"lightloom-{name}", daemon=True)
+            for name, work in (("feed", self._feed), ("gather", self._gather))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._host()
+        except BaseException as error:
+            self._fail(error)
+        if self._error is not None:
+            self._release_all()
+            self._backend.close()
+        for thread in threads:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+
+    # --- the three threads -----------------------------------------------------------------------
+
+    def _host(self) -> None:
+        """Run host steps, and products that stay on the host, the earliest that is ready first."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._ready_host or not self._left or self._error is not None
+                )
+                if self._error is not None or not self._left:
+                    return
+                node = heapq.heappop(self._ready_host)
+            step, part, executor = self._at(node)
+            record = executor.record_of(step, False)
+            start, start_s = time.perf_counter(), self._clock.now_s()
+            if isinstance(step, HostStep):
+                executor.run_host(step, part.operands, self._ends(node))
+            else:
+                result = executor.begin(step, part)()
+                part.operands[step.y] = result.y
+            record.seconds += time.perf_counter() - start
+            self._note("host", step, part, start_s)
+            self._finish(node)
+
+    def _feed(self) -> None:
+        """Begin products in their order, each as soon as it can."""
+        while self._light:
+            node = self._light[0]
+            with self._changed:
+                self._changed.wait_for(lambda: node in self._ready_light or self._error is not None)
+                if self._error is not None:
+                    return
+            step, part, executor = self._at(node)
+            assert isinstance(step, OpticalMatmul)
+            begun = _Begun(node)
+            start, start_s = time.perf_counter(), self._clock.now_s()
+            with self._clock.held():
+                self._release()  # the hold of a product that is ready; this thread has its own
+                # time stands from when light has finished until the product is gathered
+                begun.finish = executor.begin(step, part, self._backend, self._hold)
+                begun.seconds = time.perf_counter() - start
+                self._note("feed", step, part, start_s)
+                with self._changed:
+                    self._light.popleft()
+                    self._gathering.append(begun)
+                    self._changed.notify_all()
+                    if self._light and self._light[0] in self._ready_light:
+                        self._hold()
+
+    def _gather(self) -> None:
+        """Take products from the backend, in their order."""
+        for _ in range(self._products):
+            with self._changed:
+                self._changed.wait_for(lambda: self._gathering or self._error is not None)
+                if not self._gathering:
+                    return
+                begun = self._gathering.popleft()
+            assert begun.finish is not None
+            result = begun.finish()
+            step, part, executor = self._at(begun.node)
+            assert isinstance(step, OpticalMatmul)
+            part.operands[step.y] = result.y
+            record = executor.record_of(step, True)
+            record.stats.add(result.stats)
+            seconds = result.stats.seconds
+            record.seconds += begun.seconds + seconds.get("product", 0.0)
+            record.seconds += seconds.get("decode", 0.0)
+            self._finish(begun.node)
+
+    # --- what is ready ---------------------------------------------------------------------------
+
+    def _at(self, node: Node) -> tuple[HostStep | OpticalMatmul, Part, Executor]:
+        return self._program.steps[node[0]], self._parts[node[1]], self._executor
+
+    def _ends(self, node: Node) -> tuple[str, ...]:
+        """Give the operands that nobody but this step reads any more."""
+        step, _, _ = self._at(node)
+        with self._changed:
+            uses = self._progress[node[1]].uses
+            return tuple(name for name in step.inputs if uses[name] == 1 and self._is_free(name))
+
+    def _is_free(self, operand: str) -> bool:
+        return operand not in self._program.outputs and operand not in self._program.states
+
+    def _finish(self, node: Node) -> None:
+        """Note that a step is done: what waited for it may be ready, what it read may go."""
+        step, part, executor = self._at(node)
+        with self._changed:
+            executor.record_of(step, self._is_light[node[0]]).count(part.sizes)
+            progress = self._progress[part.number]
+            for operand in set(step.inputs):
+                progress.uses[operand] -= 1
+                if not progress.uses[operand] and self._is_free(operand):
+                    part.operands.pop(operand, None)
+            for other in self._dependencies.feeds[node[0]]:
+                progress.needs[other] -= 1
+                if not progress.needs[other]:
+                    self._is_ready((other, part.number))
+            self._left -= 1
+            self._release()
+            self._changed.notify_all()
+
+    def _is_ready(self, node: Node) -> None:
+        if not self._is_light[node[0]]:
+            heapq.heappush(self._ready_host, node)
+            self._hold()
+            return
+        self._ready_light.add(node)
+        if self._light[0] == node:
+            self._hold()
+
+    def _hold(self) -> None:
+        with self._changed:
+            if self._error is None:
+                self._holds += 1
+                self._clock.hold()
+
+    def _release(self) -> None:
+        with self._changed:
+            if self._holds:
+                self._holds -= 1
+                self._clock.release()
+
+    def _release_all(self) -> None:
+        with self._changed:
+            while self._holds:
+                self._release()
+
+    # --- errors ----------------------------------------------------------------------------------
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._changed.notify_all()
+
+    def _note(self, track: str, step: HostStep | OpticalMatmul, part: Part, start_s: float) -> None:
+        timeline = self._backend.timeline
+        if timeline is not None:
+            details: dict[str, Any] = part.details(step)
+            timeline.add(track, step.name, start_s, self._clock.now_s(), **details)
