@@ -706,6 +706,8 @@ def _calibration_report(file: Path, layer: int | None, output: Path | None) -> t
 
     if layer is not None:
         raise InputError(f"--layer belongs to a trace, and {file} is none")
+    if not file.exists():
+        raise InputError(f"no file {file}; give a calibration, its bench file, or a trace")
     path = path_for(file) if file.suffix.lower() == ".toml" else file
     page = calibration_page(Calibration.read(path))
     return path.with_suffix(".html") if output is None else output, page

@@ -671,6 +671,7 @@ def test_what_report_cannot_draw_is_one_sentence(tmp_path: Path) -> None:
         ((path, "--output", tmp_path / "no" / "page.html"), "cannot write"),
         ((foreign,), "another program"),
         ((tmp_path / "bench.toml", "--layer", 1), "--layer belongs to a trace"),
+        ((tmp_path / "none.json",), "no file"),
     ):
         code, told = report(*arguments)
         assert code == 2 and message in told and told.count("\n") == 1, told
