@@ -228,7 +228,8 @@ class _Kept:
     """Keys or values of past tokens as a tensor [B, H, capacity, e], growing by doubling."""
 
     def __init__(self, torch: Any) -> None:
-        self._torch, self._tensor, self._length = torch, None, 0
+        self._torch, self._length = torch, 0
+        self._tensor: Any = None
 
     def append(self, new: Any) -> Any:
         needed = self._length + new.shape[2]
@@ -238,7 +239,6 @@ class _Kept:
             self._tensor = self._torch.empty((*new.shape[:2], capacity, new.shape[3]))
             if old is not None:
                 self._tensor[:, :, : self._length] = old[:, :, : self._length]
-        assert self._tensor is not None
         self._tensor[:, :, self._length : needed] = new
         self._length = needed
         return self._tensor[:, :, :needed]

@@ -157,11 +157,11 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[s
             f"{n} and {m} repeats are too few to call any of {len(pairs)} rows a change; "
             f"{_enough(len(pairs))} in both are enough"
         )
-    names = [{_key(*entry) for entry in _entries(document)} for document in (old, new)]
-    for some, others, only in ((*names, f"only in {name}"), (*names[::-1], "not in it")):
-        alone = sorted(" ".join(key).strip() for key in some - others)
+    then, today = ({_key(*entry) for entry in _entries(document)} for document in (old, new))
+    for alone, only in ((then - today, f"only in {name}"), (today - then, f"not in {name}")):
         if alone:
-            remarks.append(f"{only}: {', '.join(alone)}")
+            listed = ", ".join(sorted(" ".join(key[::-1]).strip() for key in alone))
+            remarks.append(f"{only}: {listed}")
     return {
         "with": name,
         "test": TEST,
@@ -294,7 +294,8 @@ def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[_Pair]:
                 ]
                 margin = MARGIN if what == "whole" else STAGE_MARGIN
                 shown = f"{name} {where}".strip()
-                yield _Pair(shown, phase, what, margin, *ratios, *seconds)
+                before_it, after_it = ratios
+                yield _Pair(shown, phase, what, margin, before_it, after_it, *seconds)
 
 
 def _series(phase: Mapping[str, Any], yard: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -85,7 +85,8 @@ class Job:
     def phases(self) -> dict[str, tuple[tuple[np.ndarray, ...], int]]:
         """Phases of a round: name -> (inputs of each pass, tokens or images in all)."""
         count = self.batch if self.unit == "image" else self.first.size
-        phases = {"prefill" if self.unit == "token" else "pass": ((self.first,), count)}
+        name = "prefill" if self.unit == "token" else "pass"
+        phases: dict[str, tuple[tuple[np.ndarray, ...], int]] = {name: ((self.first,), count)}
         if self.later:
             phases["decode"] = (self.later, self.batch * len(self.later))
         return phases

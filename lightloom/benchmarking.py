@@ -412,9 +412,8 @@ def _axis_unit(axis: str) -> str:
 
 def _compared(where: Console, found: Mapping[str, Any]) -> None:
     same = found["same_machine"]
-    heads = ("what", "phase", "stage")
-    heads += ("then", "now") if same else ()
-    heads += ("of numpy then", "now", "change", "verdict")
+    seconds_too = ("then", "now") if same else ()
+    heads = ("what", "phase", "stage", *seconds_too, "of numpy then", "now", "change", "verdict")
     table = _table(f"Compared with {escape(found['with'])}", escape(found["test"]), *heads)
     colours = {"slower": "red", "faster": "green"}
     for row in found["rows"]:
@@ -465,7 +464,7 @@ def draw(path: Path, document: Mapping[str, Any]) -> None:
         machine = document["machine"]
         figure.suptitle(
             f"{document['model']['name']}: {document['repeats']} rounds on "
-            f"{machine['processor']}, {machine["threads"]} of {machine["cores"]} threads",
+            f"{machine['processor']}, {machine['threads']} of {machine['cores']} threads",
             parse_math=False,
         )
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
