@@ -191,11 +191,11 @@ def _told(told: _Process) -> Iterator[str]:
                 f'{head}{_microseconds(start)},"dur":{_microseconds(end - start)},'
                 f'"name":{_quoted(item.name)},"cat":{_quoted(cat)},"args":{_json(item.details)}}}'
             )
-    for item in told.counts:
-        at = _microseconds(round((item.at_s - told.origin_s) * 1e9))
+    for one in told.counts:
+        at = _microseconds(round((one.at_s - told.origin_s) * 1e9))
         yield (
-            f'{{"ph":"C","pid":{process},"ts":{at},"name":{_quoted(item.name)},'
-            f'"args":{{"value":{float(item.value)!r}}}}}'
+            f'{{"ph":"C","pid":{process},"ts":{at},"name":{_quoted(one.name)},'
+            f'"args":{{"value":{float(one.value)!r}}}}}'
         )
 
 
