@@ -205,7 +205,7 @@ class Reading:
             pick(self.inverse_step),
             pick(self.scale),
             None if source is None else source[rows, (self.first + outputs) // self.frame][:, None],
-            self.frame,
+            1,  # its own factor for each
             0,
         )
 
