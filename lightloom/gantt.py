@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -442,9 +442,9 @@ def _blocks(lane: list[_Bar], second_px: float) -> Iterator[_Block]:
 
 def _leader(bars: list[_Bar]) -> tuple[str, str, bool]:
     """Give step, kind and whether it is ours, of what took most of the time."""
-    seconds: Counter[tuple[str, str, bool]] = Counter()
+    seconds: dict[tuple[str, str, bool], float] = defaultdict(float)
     for bar in bars:
-        seconds[bar.step, bar.kind, bar.is_ours] += bar.end_s - bar.start_s  # type: ignore[assignment]
+        seconds[bar.step, bar.kind, bar.is_ours] += bar.end_s - bar.start_s
     return max(seconds, key=lambda key: (seconds[key], key))
 
 
@@ -644,7 +644,7 @@ def _gaps(shown: Excerpt) -> Iterator[str]:
         if len(exposures) < 2:
             notes.append(f"{view.name}: fewer than two exposures, so no shot period.")
         elif not found:
-            notes.append(f"{view.name}: none; exposures followed each other without a break.")
+            notes.append(f"{view.name}: none was longer.")
         for gap in found:
             periods = gap.seconds / gap.period_s if gap.period_s else math.inf
             rows.append(
