@@ -10,6 +10,7 @@ most (Holm's correction of two-sided tests).
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,10 @@ def check_alike(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> N
                 f"{path} was measured with {key} {before[key]}, this is {value}: give the same "
                 "options to compare"
             )
-    prints = {e["name"]: e["fingerprint"] for *_, e in _entries(old) if e["fingerprint"]}
-    for *_, entry in _entries(new):
-        known = prints.get(entry["name"], entry["fingerprint"])
-        if entry["fingerprint"] and known != entry["fingerprint"]:
+    prints = {_key(*entry): entry[2]["fingerprint"] for entry in _entries(old)}
+    for where, name, entry in _entries(new):
+        known = prints.get((where, name)) or entry["fingerprint"]
+        if known != entry["fingerprint"]:
             raise InputError(
                 f"{path} was measured with other constants of {entry['name']}: give the same "
                 "--profile and --set to compare"
@@ -192,6 +193,7 @@ def mann_whitney(larger: np.ndarray, smaller: np.ndarray) -> float:
     return sum(ways[in_order:]) / comb(n + m, n)
 
 
+@cache
 def _orders(n: int, m: int) -> list[int]:
     """Count the orders of n and m values by their pairs in order: coefficients of the Gaussian
     binomial, the product of (1 - q^(m + i)) / (1 - q^i) over i = 1 ... n.

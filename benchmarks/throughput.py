@@ -160,8 +160,8 @@ class Sample:
     Parameters
     ----------
     stages : (kind, "optical", "host" or "convert") -> seconds
-    overhead_s : neither product nor host arithmetic; None where it is not known, or where stages
-        overlap and add up to more than the time
+    overhead_s : neither product nor host arithmetic; None where stages overlap, as on a bench, or
+        are not told
     bench_s : of the bench's own clock
     """
 
@@ -232,20 +232,27 @@ class Lightloom:
         is_optical = self.backend.name not in ("digital", OnnxruntimeBackend.name)
         for record in records:
             kind = record.step.kind
+            product = record.stats.seconds.get("product")
             if isinstance(record.step, HostStep):
                 add(kind, "host", record.seconds)
                 rest -= record.seconds
             elif record.optical and is_optical:
                 stats.add(record.stats)
-                add(kind, "optical", record.stats.seconds.get("product", 0.0))
-                for stage in ("encode", "decode"):
-                    add(stage, "convert", record.stats.seconds.get(stage, 0.0))
+                add(kind, "optical", product or 0.0)
             else:
-                add(kind, "host", record.stats.seconds.get("product", 0.0))
-                if not record.optical:  # a product that does not come to the backend
-                    rest -= record.stats.seconds.get("product", 0.0)
+                took = record.seconds if product is None else product
+                add(kind, "host", took)
+                rest -= 0.0 if record.optical else took  # of a product not given to the backend
+        if is_optical:
+            encode, product, decode = (
+                stats.seconds.get(stage, 0.0) for stage in ("encode", "product", "decode")
+            )
+            # what it takes beside product and decoding is encoding: of keys and values, too
+            add("encode", "convert", max(encode, self._spent[0] - product - decode))
+            add("decode", "convert", decode)
+        is_known = rest >= 0 and not self.backend.is_asynchronous
         counts = {name: int(getattr(stats, name)) for name in _COUNTS} if is_optical else None
-        return Sample(seconds, stages, rest if rest >= 0 else None, bench_s, counts)
+        return Sample(seconds, stages, rest if is_known else None, bench_s, counts)
 
 
 def _watched(backend: Backend) -> list[float]:
