@@ -1,6 +1,7 @@
 """What the tests share: where the references and the packaged models are."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--bench"):
         os.environ[BENCH] = config.getoption("--bench")
+    # a shell starts what it puts in the background without Ctrl-C, `nohup` without SIGHUP; what
+    # tests start would inherit that, and never hear the signals that they send. A handler is not
+    # inherited, one that does nothing leaves pytest itself as it was
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture
