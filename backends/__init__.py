@@ -10,7 +10,7 @@ from .digital import DigitalBackend
 from .mock import MockBackend, mock_path
 from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
 from .tiling import ORDERS, Geometry, Order, Packing, Tile, cuts, pack, tile_count, tiles, visits
-from .timing import Light, ShotTiming, Work, best_order
+from .timing import Light, ShotTiming, Work, best_order, frames_of
 
 __all__ = [
     "DEFAULT",
@@ -33,6 +33,7 @@ __all__ = [
     "Work",
     "best_order",
     "cuts",
+    "frames_of",
     "load_profile",
     "mock_path",
     "open_backend",

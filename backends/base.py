@@ -106,6 +106,8 @@ class Backend(ABC):
     is_calibrated = True  # False: an operator insisted on a guess
     remarks: Sequence[str] = ()  # on what was multiplied, for a report
     profile: Any  # the constants of its bench; a digital backend has none
+    geometry: Any  # `Geometry` of its frames, likewise
+    timing: Any  # `ShotTiming` of its devices, likewise
     timeline: Timeline | None = None  # where slices of what happens go, if anybody wants them
 
     def __init__(self) -> None:

@@ -24,7 +24,6 @@ from .noise import Stream, quantiles, stream_keys
 from .products import COMPILED, Operand, multiply, panels
 from .profile import OpticsProfile
 from .threads import run_all
-from .tiling import Geometry, tile_count
 
 if TYPE_CHECKING:
     from .mock import MockBackend
@@ -90,14 +89,12 @@ class Segment:
 
     Attributes
     ----------
-    frames : weight frames that show it, per matrix
     has_codes : whether differences of rails are converted to codes of a fixed step
     is_dim : whether a product has met weak light, which `common` leaves to `Block`
     largest : magnitude of inputs up to which float32 surely holds the results
     """
 
     def __init__(self, weights: EncodedWeights, profile: OpticsProfile, detector: Detector) -> None:
-        frame = Geometry.of(profile).outputs
         self.weights = weights
         self.length = weights.last - weights.first
         operand = weights.rails[0].operand
@@ -105,7 +102,6 @@ class Segment:
         self.is_fine = operand.is_wide
         peak = float((weights.scale + np.abs(weights.low)).max(initial=0))
         self.largest = LARGEST / max(self.length * peak, 1.0)
-        self.frames = tile_count((weights.shape[1], 1), Geometry(frame, None))
         fixed = profile.readout_bits is not None and profile.readout_range != "ideal"
         self.has_codes = detector.balanced and fixed
         self.unit, self.leak = input_steps(profile, self.is_fine)

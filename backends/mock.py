@@ -31,6 +31,7 @@ from .products import COMPILED, FEW_ROWS, active_path, has_dot
 from .profile import OpticsProfile, load_profile
 from .threads import run_all, thread_count
 from .tiling import Geometry
+from .timing import ShotTiming, frames_of
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications: waking a thread takes as long as half of these
@@ -60,6 +61,7 @@ class MockBackend(Backend):
         words = {"sources", "years", "name", "title"}
         self._profile_text = self.profile.model_dump_json(exclude=words)
         self.geometry = Geometry.of(self.profile)
+        self.timing = ShotTiming.of(self.profile)
         self.detector = Detector.of(self.profile)
         self.drift = Drift.of(self.profile)
         self._is_common = is_common(self)
@@ -220,15 +222,14 @@ class MockBackend(Backend):
         second : rows of each matrix that need a second exposure
         """
         matrices, outputs, length = segment.weights.shape
-        vectors = self.profile.vectors
-        blocks = segment.frames
-        shots = blocks * sum(-(-rows // vectors) - (-some // vectors) for some in second)
-        stats.shots += shots
-        stats.input_frames += shots
-        stats.weight_frames += blocks * matrices
-        shown = (matrices * rows + sum(second)) * self.profile.elements_per_input
-        stats.input_samples += blocks * shown * length
-        stats.weight_samples += matrices * outputs * length * self.profile.rails
+        counts = tuple(rows + some for some in second)
+        frames = frames_of(counts, outputs, self.geometry, self.timing)
+        stats.shots += frames.shots
+        stats.input_frames += frames.input_frames
+        stats.weight_frames += frames.weight_frames
+        stats.input_samples += frames.inputs_shown * self.profile.elements_per_input * length
+        values = matrices * outputs * length * self.profile.rails
+        stats.weight_samples += int(values * frames.loads)
 
 
 def mock_path() -> dict[str, str]:

@@ -102,18 +102,20 @@ class Packing:
 
     Parameters
     ----------
-    groups : of a frame
     copies : of each tile in a frame, each with a vector of its own
     per_frame : different tiles in a frame
     tiles : weight frames of each job, int [jobs]
     vectors : input frames of each job, int [jobs]
+    inputs : vectors of all input frames of each job, each counted once, int [jobs]
+    at_once : vectors that an input frame of each job holds, where it is full, int [jobs]
     """
 
-    groups: int
     copies: int
     per_frame: int
     tiles: np.ndarray
     vectors: np.ndarray
+    inputs: np.ndarray
+    at_once: np.ndarray
 
     @property
     def shots(self) -> int:
@@ -125,9 +127,19 @@ class Packing:
         resting, moving = self.tiles, self.vectors
         if order == "input-stationary":
             resting, moving = moving, resting
-        rested = int(resting[moving > 0].sum())
-        moved = int((resting * (moving - 1) + 1)[(moving > 0) & (resting > 0)].sum())
+        used = (resting > 0) & (moving > 0)
+        rested, moved = int(resting[used].sum()), int((resting * (moving - 1) + 1)[used].sum())
         return (rested, moved) if order == "weight-stationary" else (moved, rested)
+
+    def inputs_shown(self, order: Order = ORDERS[0]) -> int:
+        """Give the vectors of all input frames that are shown, again and again."""
+        if order == "input-stationary":
+            return int(self.inputs.sum())
+        # forth and back: the last frame stays at every other turn, the first one at the others
+        turns = np.maximum(self.tiles - 1, 0)
+        last = self.inputs - self.at_once * np.maximum(self.vectors - 1, 0)
+        stayed = (turns + 1) // 2 * last + turns // 2 * np.minimum(self.at_once, self.inputs)
+        return int((self.tiles * self.inputs - stayed).sum())
 
 
 def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -> Packing:
@@ -140,20 +152,21 @@ def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -
     """
     counts = np.asarray(counts)
     blocks = tile_count((outputs * geometry.parts, 1), Geometry(geometry.outputs, None))
-    most = int(counts.max(initial=0))
-    tasks = len(counts) * blocks
-    groups = geometry.groups(outputs)
-    copies = max(1, min(groups // max(min(tasks, groups), 1), most))
+    tasks, groups = len(counts) * blocks, geometry.groups(outputs)
+    copies = max(1, min(groups // max(min(tasks, groups), 1), int(counts.max(initial=0))))
     per_frame = max(groups // copies, 1)
     if len(counts) == 1 or per_frame == 1:  # all tiles of a matrix meet the same input frames
+        width = min(per_frame, blocks)
         tiles = np.full(len(counts), -(-blocks // per_frame))
-        vectors = -(-counts // copies)
+        vectors, inputs = -(-counts // copies), counts * width
     else:
+        width = per_frame
         of_tasks = np.zeros(-(-tasks // per_frame) * per_frame, dtype=int)
         of_tasks[:tasks] = np.repeat(counts, blocks)
-        vectors = -(-of_tasks.reshape(-1, per_frame).max(axis=1) // copies)
+        of_tasks = of_tasks.reshape(-1, per_frame)
+        vectors, inputs = -(-of_tasks.max(axis=1) // copies), of_tasks.sum(axis=1)
         tiles = np.ones(len(vectors), dtype=int)
-    return Packing(groups, copies, per_frame, tiles, vectors)
+    return Packing(copies, per_frame, tiles, vectors, inputs, np.full(len(tiles), copies * width))
 
 
 def visits(tiles: int, vectors: int, order: Order) -> np.ndarray:

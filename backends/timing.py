@@ -9,9 +9,10 @@ moments.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from copy import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import lru_cache
 from itertools import compress
 from typing import Any
@@ -20,10 +21,11 @@ import numpy as np
 
 from ..instruments import Timeline
 from .profile import OpticsProfile
-from .tiling import ORDERS, Order, visits
+from .tiling import ORDERS, Geometry, Order, pack, visits
 
 _EXACT = 4096  # shots of a job that are gone through one by one
 _TILES, _VECTORS = 16, 128  # of larger ones, what is gone through
+_TELLING = 8  # frames of each modulator that tell which order is the faster one
 
 ROLES = ("weight", "input")
 
@@ -129,6 +131,7 @@ class Light:
     Attributes
     ----------
     now_s : when the bench's thread is free
+    exact_shots : a job of more shots passes at once, unless there is a timeline
     shots, frames : taken and shown so far; frames by role
     busy_s : of exposing and reading out ("detector"), and of settling, by role
     """
@@ -137,6 +140,7 @@ class Light:
         self, timing: ShotTiming, start_s: float = 0.0, timeline: Timeline | None = None
     ) -> None:
         self.timing, self.now_s, self.timeline = timing, start_s, timeline
+        self.exact_shots = _EXACT
         self.shots = 0
         self.frames = {"weight": 0, "input": 0}
         self.busy_s = {"weight": 0.0, "input": 0.0, "detector": 0.0}
@@ -148,15 +152,16 @@ class Light:
         self._since_reference = 0
         self._is_shown = False  # the next job's first frames, already
 
-    def run(self, work: Work, *, is_followed: bool) -> None:
+    def run(self, work: Work, followed: Callable[[float], bool]) -> None:
         """Go through a job, begun no earlier than `now_s`, until all of it has been decoded.
 
         Parameters
         ----------
-        is_followed : another job waits, whose first frames are shown while the last shot is read
+        followed : tells, when the last shot begins, whether another job waits, whose first frames
+            are then shown while that shot is read
         """
-        if self.timeline is None and work.tiles * work.vectors > _EXACT:
-            self._run_large(work, is_followed)
+        if self.timeline is None and work.tiles * work.vectors > self.exact_shots:
+            self._run_large(work, followed)
             return
         if not self._is_shown:
             self._show(ROLES, work)
@@ -166,9 +171,9 @@ class Light:
                 changed = (a != b for a, b in zip(keys, following, strict=True))
                 self._expose(work, tuple(compress(ROLES, changed)))
             keys = following
+        self._is_shown = keys is not None and followed(self.now_s)
         if keys is not None:
-            self._expose(work, ROLES if is_followed else ())
-        self._is_shown = is_followed
+            self._expose(work, ROLES if self._is_shown else ())
         self.now_s = max(self.now_s, self._decoded_s)
 
     def _keys(self, work: Work) -> Iterator[tuple[int, int]]:
@@ -184,22 +189,12 @@ class Light:
             self._since_reference += 1
             yield weight, vector
 
-    def _run_large(self, work: Work, is_followed: bool) -> None:
-        """Go through parts of a job, and let times and counts grow as they do from part to part.
-
-        Each tile costs something, and each shot of it: they are bilinear in both, up to how refresh
-        periods of different length happen to fall.
-        """
-        total = np.zeros(len(self._state()))
-        for tiles, share in _corners(work.tiles, _TILES):
-            for vectors, part in _corners(work.vectors, _VECTORS):
-                light = copy(self)
-                light.frames, light.busy_s = dict(self.frames), dict(self.busy_s)
-                light._flips, light._settled = dict(self._flips), dict(self._settled)
-                smaller = replace(work, tiles=tiles, vectors=vectors)
-                light.run(smaller, is_followed=is_followed)
-                total += share * part * light._state()
-        self._take(light, total)
+    def _run_large(self, work: Work, followed: Callable[[float], bool]) -> None:
+        """Let a large job pass at once: as it takes from a common beginning, found once."""
+        shown = self._is_shown
+        steady = _steady(work.tiles, work.vectors, work.order, self.timing.devices, shown)
+        part, grown = steady[followed(self.now_s + float(steady[0][1][0]))]
+        self._take(part, self._state() + grown)
 
     def _state(self) -> np.ndarray:
         counts = (self.shots, self.references, *self.frames.values(), *self.busy_s.values())
@@ -207,8 +202,9 @@ class Light:
 
     def _take(self, light: Light, state: np.ndarray) -> None:
         """Go on from where another one stands, but with this time and these counts."""
-        later_s = state[0] - light.now_s
-        vars(self).update(vars(light))
+        later_s = float(state[0]) - light.now_s
+        self._flips, self._settled = dict(light._flips), dict(light._settled)
+        self._is_shown, self._since_reference = light._is_shown, light._since_reference
         self.now_s = float(state[0])
         self.shots, self.references, *frames = (round(count) for count in state[1:5].tolist())
         self.frames = dict(zip(self.frames, frames, strict=True))
@@ -216,9 +212,8 @@ class Light:
         for times in (self._flips, self._settled):
             for role in times:
                 times[role] += later_s
-        self._free_s += later_s
-        self._encoded_s += later_s
-        self._decoded_s += later_s
+        self._free_s = light._free_s + later_s
+        self._encoded_s, self._decoded_s = light._encoded_s + later_s, light._decoded_s + later_s
 
     def _expose(self, work: Work, after: tuple[str, ...]) -> None:
         timing = self.timing
@@ -283,17 +278,104 @@ def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
 
 
 @lru_cache(maxsize=4096)
+def _steady(
+    tiles: int, vectors: int, order: Order, timing: ShotTiming, is_shown: bool
+) -> tuple[tuple[Light, np.ndarray], tuple[Light, np.ndarray]]:
+    """Find how times and counts grow in a job, not followed and followed by another one.
+
+    Parts of it are gone through. Each tile costs something, and each shot of it: times and counts
+    are bilinear in both, up to how refresh periods of different length happen to fall.
+    """
+    found = []
+    for is_followed in (False, True):
+        total = np.zeros(8)
+        for some_tiles, share in _corners(tiles, _TILES):
+            for some_vectors, part in _corners(vectors, _VECTORS):
+                light = Light(timing)
+                light.exact_shots = _TILES * _VECTORS
+                light.run(Work(1, 1), lambda _: is_shown)
+                before = light._state()
+                work = Work(some_tiles, some_vectors, order)
+                light.run(work, lambda _, answer=is_followed: answer)  # type: ignore[misc]
+                total += share * part * (light._state() - before)
+        found.append((light, total))
+    return found[0], found[1]
+
+
+@lru_cache(maxsize=4096)
 def job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> float:
-    """Give what a job takes that is followed by others like it, without its first frames' wait."""
+    """Give what a job takes between others like it."""
     light = Light(timing)
-    light.run(Work(1, 1), is_followed=True)
+    light.run(Work(1, 1), lambda _: True)
     start_s = light.now_s
-    light.run(Work(tiles, vectors, order), is_followed=True)
+    light.run(Work(tiles, vectors, order), lambda _: True)
     return light.now_s - start_s
 
 
+@lru_cache(maxsize=4096)
 def best_order(tiles: int, vectors: int, timing: ShotTiming) -> Order:
-    """Give the order that takes less time on the devices; weights rest when both take the same."""
-    devices = timing.devices
-    first, second = (job_seconds(tiles, vectors, order, devices) for order in ORDERS)
-    return "input-stationary" if second < first * (1 - 1e-9) else "weight-stationary"
+    """Give the order that takes less time on the devices; weights rest when both take the same.
+
+    What a change of either modulator takes decides it, so a few of each tell.
+    """
+    if min(tiles, vectors) < 2:
+        return "weight-stationary"
+    if max(tiles, vectors) > _TELLING:
+        return best_order(min(tiles, _TELLING), min(vectors, _TELLING), timing)
+    first, second = (job_seconds(tiles, vectors, order, timing.devices) for order in ORDERS)
+    return ORDERS[second < first * (1 - 1e-9)]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What the products of one segment have the devices show and take.
+
+    Parameters
+    ----------
+    inputs_shown : vectors of all input frames shown
+    loads : how often each weight is shown, in the mean
+    jobs : (how many alike, weight frames, input frames)
+    """
+
+    shots: int
+    weight_frames: int
+    input_frames: int
+    inputs_shown: int
+    loads: Fraction
+    jobs: tuple[tuple[int, int, int], ...]
+    order: Order
+
+    def seconds(self, timing: ShotTiming) -> float:
+        """Give the time of the devices, one job after another."""
+        return sum(
+            count * job_seconds(tiles, vectors, self.order, timing.devices)
+            for count, tiles, vectors in self.jobs
+            if tiles and vectors
+        )
+
+
+@lru_cache(maxsize=4096)
+def frames_of(
+    counts: tuple[int, ...], outputs: int, geometry: Geometry, timing: ShotTiming
+) -> Frames:
+    """Count what one segment takes.
+
+    Parameters
+    ----------
+    counts : input vectors of each matrix, exposures of x+ and of x- counted apart
+    outputs : rows of each matrix
+    """
+    packing = pack(counts, outputs, geometry)
+    jobs = Counter(zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True))
+    (tiles, vectors), _ = jobs.most_common(1)[0]
+    order = best_order(tiles, vectors, timing)
+    weight_frames, input_frames = packing.frames(order)
+    return Frames(
+        packing.shots,
+        weight_frames,
+        input_frames,
+        packing.inputs_shown(order),
+        Fraction(weight_frames, max(int(packing.tiles.sum()), 1)),
+        tuple((count, *job) for job, count in jobs.items()),
+        order,
+    )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..backends import OpticsProfile
-from ..scheduler import DEFAULT_POLICY, Account, Constants, place, planned_events
+from ..scheduler import DEFAULT_POLICY, Account, BenchModel, Constants, place, planned_events
 from .shapes import HEAD_WIDTH, sized_model
 
 LARGEST = HEAD_WIDTH << 14  # 1,048,576
@@ -40,7 +40,8 @@ def layer_account(
     placed = place(program, placement)
     steps = [(s, s.name in placed) for s in program.steps if s.name.startswith("layer.")]
     calls = [({"batch": batch, "new": sequence, "past": 0}, 1)]
-    return Account(planned_events(steps, calls, profile), constants, profile, batch * sequence)
+    parts = planned_events(steps, calls, BenchModel.of(profile))
+    return Account(parts, constants, profile, batch * sequence)
 
 
 def crossovers(

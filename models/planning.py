@@ -7,18 +7,23 @@ A run executes it, beside the digital reference, and ends in a `Report`.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..backends import Backend, OpticsProfile, Stats, load_profile, open_backend
-from ..instruments import InputError
+from ..backends import Backend, OpticsProfile, Stats, open_backend
+from ..instruments import InputError, Timeline
 from ..scheduler import (
     DEFAULT_POLICY,
     Account,
     Baseline,
+    BenchModel,
+    HostModel,
     HostStep,
     OpticalMatmul,
+    Prediction,
+    Program,
     StepRecord,
     account_document,
     evaluate,
@@ -26,6 +31,7 @@ from ..scheduler import (
     optical_cost,
     place,
     planned_events,
+    predict,
     recorded_events,
     resolve,
     signature,
@@ -71,16 +77,57 @@ class Plan:
 
     model: Model
     backend: Backend
-    profile: OpticsProfile
+    bench: BenchModel
     placement: str
     task: str
     passes: tuple[tuple[dict[str, int], int], ...]
     steps: tuple[PlannedStep, ...]
 
     @property
+    def profile(self) -> OpticsProfile:
+        """Constants of the bench."""
+        return self.bench.profile
+
+    @property
+    def program(self) -> Program:
+        """The steps of one pass."""
+        return self.model.program(_ENDINGS[self.task])
+
+    @property
+    def on_light(self) -> frozenset[str]:
+        """Names of the matmuls that go to light."""
+        return frozenset(step.name for step in self.steps if step.where == "optical")
+
+    @property
     def seconds(self) -> float:
-        """Predicted seconds of all steps one after another, on the bench of the profile."""
+        """Predicted seconds on the bench, host steps overlapped with light."""
+        return self.prediction.seconds
+
+    @property
+    def seconds_in_turn(self) -> float:
+        """Predicted seconds of all steps one after another."""
         return sum(step.seconds for step in self.steps)
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """What the bench would do, with the host of its profile."""
+        return self.predict()
+
+    def predict(
+        self, host: HostModel | None = None, timeline: Timeline | None = None
+    ) -> Prediction:
+        """Simulate all passes, one after another.
+
+        Parameters
+        ----------
+        host : what the host takes; None is what the bench's profile says
+        timeline : where slices of the first pass go
+        """
+        total = Prediction()
+        for sizes, times in self.passes:
+            one = predict(self.program, self.on_light, sizes, self.bench, host, timeline=timeline)
+            total, timeline = total.plus(one, times), None
+        return total
 
     def energy(self, *constants: str, machines: Sequence[Baseline] = ()) -> Account:
         """Account for the energy of the plan; nothing is run.
@@ -94,10 +141,9 @@ class Plan:
         ------
         InputError : for a set that cannot be used
         """
-        program = self.model.program(_ENDINGS[self.task])
-        on_light = {step.name for step in self.steps if step.where == "optical"}
-        steps = [(step, step.name in on_light) for step in program.steps]
-        parts = planned_events(steps, self.passes, self.profile)
+        on_light = self.on_light
+        steps = [(step, step.name in on_light) for step in self.program.steps]
+        parts = planned_events(steps, self.passes, self.bench)
         known = resolve(self.profile, constants, machines)
         return Account(parts, known, self.profile, *_units(self.model, self.passes))
 
@@ -113,6 +159,12 @@ class Plan:
             "passes": [{**sizes, "times": times} for sizes, times in self.passes],
             "steps": [vars(step) for step in self.steps],
             "seconds_bench": self.seconds,
+            "seconds_in_turn": self.seconds_in_turn,
+            "micro_batches": self.prediction.micro_batches,
+            "shots": self.prediction.shots,
+            "frames": dict(self.prediction.frames),
+            "utilisation": self.prediction.utilisation,
+            "bottleneck": self.prediction.bottleneck,
             "source": f"predicted from the profile {self.profile.name!r}; nothing was run",
         }
 
@@ -164,9 +216,9 @@ class Run:
         Constants are those of the bench that the run was on, or modelled; host steps take the
         time that they took here. See `Plan.energy`.
         """
-        profile = bench_profile(self.plan.backend)
+        profile = self.plan.profile
         is_digital = self.plan.backend.name == "digital"
-        parts = recorded_events(self.records, profile, is_digital)
+        parts = recorded_events(self.records, self.plan.bench, is_digital)
         calls = self.records[0].calls if self.records else []
         known = resolve(profile, constants)
         return Account(parts, known, profile, *_units(self.plan.model, calls))
@@ -284,7 +336,7 @@ def _plan(
     task: str,
     passes: tuple[tuple[dict[str, int], int], ...],
 ) -> Plan:
-    profile = bench_profile(backend)
+    bench = BenchModel.of(backend)
     program = model.program(_ENDINGS[task])
     placed = place(program, placement)
     if backend.name == "digital":
@@ -295,14 +347,9 @@ def _plan(
         optical = step.name in placed
         key = (step.kind, *signature(step, optical))
         if key not in alike:
-            alike[key] = _planned(step, optical, passes, profile)
+            alike[key] = _planned(step, optical, passes, bench)
         steps.append(replace(alike[key], name=step.name))
-    return Plan(model, backend, profile, placement, task, passes, tuple(steps))
-
-
-def bench_profile(backend: Backend) -> OpticsProfile:
-    """Give the profile of a backend's bench; a digital run is compared with the default bench."""
-    return load_profile() if backend.name == "digital" else backend.profile
+    return Plan(model, backend, bench, placement, task, passes, tuple(steps))
 
 
 def _units(model: Model, passes: Sequence[tuple[Mapping[str, int], int]]) -> tuple[int, str]:
@@ -316,7 +363,7 @@ def _planned(
     step: OpticalMatmul | HostStep,
     optical: bool,
     calls: Sequence[tuple[dict[str, int], int]],
-    profile: OpticsProfile,
+    bench: BenchModel,
 ) -> PlannedStep:
     """Add up what a step takes over all its calls."""
     totals = dict.fromkeys(
@@ -327,13 +374,13 @@ def _planned(
         if isinstance(step, OpticalMatmul):
             totals["macs"] += times * step.macs(sizes)
         if optical and isinstance(step, OpticalMatmul):
-            cost = optical_cost(step, sizes, profile)
+            cost = optical_cost(step, sizes, bench)
             for key in ("tiles", "weight_frames", "shots", "conversions"):
                 totals[key] += times * getattr(cost, key)
             totals["operations"] += times * 2 * step.macs(sizes)
             seconds += times * (cost.seconds + cost.convert_seconds)
         else:
-            host = host_cost(step, sizes, profile)
+            host = host_cost(step, sizes, bench.profile)
             totals["operations"] += times * host.operations
             seconds += times * host.seconds
     where = "optical" if optical else "host"
@@ -387,7 +434,7 @@ def _run(
         reference_seconds = time.perf_counter() - start
     quality = _quality(plan, results, digital if reference else None, labels)
     records = list(executor.records.values())
-    bench = _bench_seconds(records, bench_profile(backend)) if backend.name != "digital" else None
+    bench = None if backend.name == "digital" else _bench_seconds(records, BenchModel.of(backend))
     throughput = {
         "unit": f"{unit} per second",
         "here": count / wall if wall else 0.0,
@@ -504,23 +551,23 @@ def _plain(results: Mapping[str, Any]) -> dict[str, Any]:
 # -------------------------------------------------------------------------------- accounting
 
 
-def _bench_seconds(records: Sequence[StepRecord], profile: OpticsProfile) -> float:
+def _bench_seconds(records: Sequence[StepRecord], bench: BenchModel) -> float:
     """Predict the whole run on the bench: light from the profile, host steps as measured here."""
     total = 0.0
     for record in records:
         if record.optical:
-            light, convert = _light_seconds(record, profile)
+            light, convert = _light_seconds(record, bench)
             total += light + convert
         else:
             total += record.seconds
     return total
 
 
-def _light_seconds(record: StepRecord, profile: OpticsProfile) -> tuple[float, float]:
+def _light_seconds(record: StepRecord, bench: BenchModel) -> tuple[float, float]:
     light = convert = 0.0
     assert isinstance(record.step, OpticalMatmul)
     for sizes, times in record.calls:
-        cost = optical_cost(record.step, sizes, profile)
+        cost = optical_cost(record.step, sizes, bench)
         light += times * cost.seconds
         convert += times * cost.convert_seconds
     return light, convert
@@ -528,7 +575,7 @@ def _light_seconds(record: StepRecord, profile: OpticsProfile) -> tuple[float, f
 
 def _report(run: Run) -> Report:
     plan = run.plan
-    profile = bench_profile(plan.backend)
+    profile, bench_model = plan.profile, plan.bench
     is_digital = plan.backend.name == "digital"
     stats = Stats()
     rows: dict[tuple[str, str], StepShare] = {}
@@ -547,13 +594,15 @@ def _report(run: Run) -> Report:
         )
 
     for record in run.records:
-        planned = _planned(record.step, record.optical and not is_digital, record.calls, profile)
+        planned = _planned(
+            record.step, record.optical and not is_digital, record.calls, bench_model
+        )
         where = planned.where
         if where == "optical":
             stats.add(record.stats)
             product = record.stats.seconds.get("product", 0.0)
             encode = record.seconds - product - record.stats.seconds.get("decode", 0.0)
-            light, convert = _light_seconds(record, profile)
+            light, convert = _light_seconds(record, bench_model)
             add(planned.kind, where, planned.macs, planned.operations, product, light)
             add("encode", "convert", 0, record.stats.input_samples, encode, 0.0)
             decode = record.stats.seconds.get("decode", 0.0)

@@ -36,8 +36,9 @@ from .program import (
     ProgramBuilder,
     Step,
 )
+from .simulator import HostModel, Prediction, best_parts, predict
 from .sizes import BATCH, NEW, PAST, Size, evaluate, shape
-from .timing import host_cost, optical_cost
+from .timing import BenchModel, host_cost, optical_cost
 
 __all__ = [
     "BASELINES",
@@ -52,13 +53,16 @@ __all__ = [
     "SCOPES",
     "Account",
     "Baseline",
+    "BenchModel",
     "Constant",
     "Constants",
     "Events",
     "Executor",
+    "HostModel",
     "HostStep",
     "OpticalMatmul",
     "PartEvents",
+    "Prediction",
     "Program",
     "ProgramBuilder",
     "Size",
@@ -66,6 +70,7 @@ __all__ = [
     "Step",
     "StepRecord",
     "account_document",
+    "best_parts",
     "evaluate",
     "host_cost",
     "load_constants",
@@ -73,6 +78,7 @@ __all__ = [
     "optical_cost",
     "place",
     "planned_events",
+    "predict",
     "recorded_events",
     "resolve",
     "set_names",

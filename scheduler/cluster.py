@@ -9,6 +9,9 @@ a lost worker elsewhere. Not here: what tasks do.
 
 import logging
 import platform
+import re
+import signal
+import socket
 import threading
 import time
 import uuid
@@ -24,10 +27,14 @@ from .. import __version__
 from ..instruments import InputError, LightloomError
 from ..instruments.errors import import_extra
 
+START_S = 120.0  # that processes of this machine have to start
 ANSWER_S = 5.0  # that a scheduler has to answer, and to have its first worker
 PATIENCE_S = 60.0  # that a cluster may be without any worker, as while one is started again
 _POLL_S = 1.0
 _CLOSE_S = 5.0
+_ADDRESS = re.compile(
+    r"(?P<scheme>tcp://|tls://)?(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,6})"
+)
 
 # asked of every worker as a text: one without lightloom, or with another, can answer too
 _VERSIONS = """{
@@ -243,15 +250,20 @@ def _run(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return Failure(f"there is not enough memory for it on {platform.node()}")
 
 
+def dask_setup(worker: Any) -> None:
+    """Leave Ctrl-C to the process that started this worker; Dask calls this in each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> Any:
     """Start processes of this machine, and give a client of theirs."""
     import dask
     from distributed import Client, LocalCluster
 
-    quiet = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-    try:
+    def start() -> Any:
+        quiet = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
         with dask.config.set(quiet):
-            cluster = LocalCluster(
+            return LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
                 host="127.0.0.1",
@@ -260,7 +272,11 @@ def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> 
                 dashboard_address=None,
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 resources=None if offers is None else dict(offers),
+                preload=[__name__],
             )
+
+    try:
+        cluster = _aside(start, START_S)
     except (OSError, RuntimeError) as error:
         raise WorkersLost(f"cannot start {count} processes: {error}") from None
     stack.callback(cluster.close, timeout=_CLOSE_S)
@@ -273,26 +289,72 @@ def _connect(stack: ExitStack, address: str) -> Any:
     """Give a client of a running scheduler."""
     from distributed import Client
 
-    found: list[Any] = []
-
-    def connect() -> None:
-        try:
-            found.append(Client(address, timeout=ANSWER_S, set_as_default=False))
-        except Exception as error:  # of many kinds: addresses, names, sockets, certificates
-            found.append(error)
-
-    # in a thread, since Dask waits for ever for one that accepts and says nothing
-    thread = threading.Thread(target=connect, name="connect", daemon=True)
-    thread.start()
-    thread.join(1.2 * ANSWER_S)
-    if not found:
-        raise InputError(f"no Dask scheduler answers at {address!r} within {ANSWER_S:g} s")
-    client = found[0]
-    if isinstance(client, Exception):
-        reason = " ".join(str(client).split())
-        raise InputError(f"no Dask scheduler answers at {address!r}: {reason}")
+    _check_reachable(address)
+    try:
+        client = _aside(
+            lambda: Client(address, timeout=ANSWER_S, set_as_default=False), 1.2 * ANSWER_S
+        )
+    except TimeoutError:  # Dask waits for ever for one that accepts and says nothing
+        raise InputError(
+            f"what listens at {address!r} says nothing: it is no Dask scheduler"
+        ) from None
+    except Exception as error:  # of many kinds: sockets, handshakes, certificates
+        reason = " ".join(str(error).split())
+        raise InputError(f"no Dask scheduler answers at {address!r}: {reason}") from None
     stack.callback(client.close, timeout=_CLOSE_S)
     return client
+
+
+def _aside(call: Callable[[], Any], seconds: float) -> Any:
+    """Call in a thread of its own, and wait so long for it.
+
+    Processes that are started there never see a Ctrl-C at the terminal, not even while they start.
+
+    Raises
+    ------
+    TimeoutError : when it has not come back; it is left to itself
+    """
+    found: list[Any] = []
+    errors: list[Exception] = []
+
+    def work() -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            found.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="open workers", daemon=True)
+    thread.start()
+    end = time.monotonic() + seconds
+    while thread.is_alive() and time.monotonic() < end:
+        thread.join(_POLL_S)  # in short waits: a longer one cannot be interrupted on Windows
+    if errors:
+        raise errors[0]
+    if not found:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return found[0]
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse addresses that Dask would try for long, or leave a broken client of."""
+    from distributed.security import Security
+
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None or not 0 < int(parts["port"]) < 1 << 16:
+        raise InputError(f"--scheduler {address!r} is no address such as tcp://10.0.0.1:8786")
+    secret = parts["scheme"] == "tls://"
+    if secret and Security().get_connection_args("client").get("ssl_context") is None:
+        raise InputError(
+            f"{address} wants certificates: name them in Dask's configuration, distributed.comm.tls"
+        )
+    try:
+        host = parts["host"].strip("[]")
+        socket.create_connection((host, int(parts["port"])), timeout=ANSWER_S).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"no Dask scheduler answers at {address!r}: {reason}") from None
 
 
 def _wait_for_workers(client: Any, name: str) -> Mapping[str, int]:

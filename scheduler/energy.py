@@ -20,7 +20,7 @@ from .constants import Baseline, Constants
 from .executor import StepRecord
 from .program import HostStep, OpticalMatmul
 from .sizes import evaluate
-from .timing import converter_seconds, host_cost, light_seconds, optical_cost
+from .timing import BenchModel, converter_seconds, host_cost, optical_cost
 
 PLANCK_LIGHT = 6.62607015e-34 * 299_792_458.0  # J m: energy of a photon times its wavelength
 
@@ -129,7 +129,7 @@ def part_of(name: str) -> str:
 
 
 def planned_events(
-    steps: Iterable[tuple[OpticalMatmul | HostStep, bool]], calls: Calls, profile: OpticsProfile
+    steps: Iterable[tuple[OpticalMatmul | HostStep, bool]], calls: Calls, bench: BenchModel
 ) -> list[PartEvents]:
     """Count the events of a program for given calls, without running it.
 
@@ -148,21 +148,21 @@ def planned_events(
     for step, optical in steps:  # layers are alike: one of them is counted
         alike.setdefault((part_of(step.name), *signature(step, optical)), []).append(step)
     for (_, optical, *_), same in alike.items():
-        events, work = _count(same[0], optical, calls, profile)
+        events, work = _count(same[0], optical, calls, bench)
         _add(parts, same[0], optical, events, work, len(same))
     return list(parts.values())
 
 
 def recorded_events(
-    records: Iterable[StepRecord], profile: OpticsProfile, is_digital: bool = False
+    records: Iterable[StepRecord], bench: BenchModel, is_digital: bool = False
 ) -> list[PartEvents]:
     """Take the events of a run: what the backend counted, and host steps as they were timed."""
     parts: dict[tuple[str, str], PartEvents] = {}
     for record in records:
         optical = record.optical and not is_digital
-        events, work = _count(record.step, optical, record.calls, profile)
+        events, work = _count(record.step, optical, record.calls, bench)
         if optical:
-            events = _measured(events, record.stats, profile)
+            events = _measured(events, record.stats, bench.profile)
         else:
             events.host_s = record.seconds
         _add(parts, record.step, optical, events, work, 1)
@@ -193,14 +193,16 @@ def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
 
 
 def _count(
-    step: OpticalMatmul | HostStep, optical: bool, calls: Calls, profile: OpticsProfile
+    step: OpticalMatmul | HostStep, optical: bool, calls: Calls, bench: BenchModel
 ) -> tuple[Events, list[Work]]:
     total, work = Events(), []
     for sizes, times in calls:
         if isinstance(step, OpticalMatmul):
-            events = _optical(step, sizes, profile) if optical else _on_host(step, sizes, profile)
+            events = (
+                _optical(step, sizes, bench) if optical else _on_host(step, sizes, bench.profile)
+            )
         else:
-            events = _host(step, sizes, profile)
+            events = _host(step, sizes, bench.profile)
         total.add(events, times)
         work.append(_work(step, sizes, times, events))
     return total, work
@@ -216,13 +218,14 @@ def _work(
     return Work(times, step.macs(sizes), sum(operands), weights, 0, 0)
 
 
-def _optical(step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
+def _optical(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> Events:
+    profile = bench.profile
     *leading, outputs, length = evaluate(step.w_shape, sizes)
     matrices = math.prod(leading)
     rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
-    cost = optical_cost(step, sizes, profile)
+    cost = optical_cost(step, sizes, bench)
     macs = step.macs(sizes)
-    segments = tile_count((1, length), Geometry.of(profile))
+    segments = tile_count((1, length), Geometry(None, bench.geometry.inputs))
     pairs = macs * profile.elements_per_input * profile.readings(step.non_negative)
     photons = None
     if profile.photons_per_mac is not None:
@@ -230,10 +233,10 @@ def _optical(step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfi
     return Events(
         macs=macs,
         shots=cost.shots,
-        input_frames=cost.shots,
+        input_frames=cost.input_frames,
         weight_frames=cost.weight_frames,
         input_samples=cost.input_samples,
-        weight_samples=matrices * outputs * length * profile.rails,
+        weight_samples=cost.weight_samples,
         conversions=cost.conversions,
         pairs=pairs,
         photons=photons,
@@ -247,7 +250,10 @@ def _optical(step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfi
 
 
 def _measured(planned: Events, stats: Stats, profile: OpticsProfile) -> Events:
-    """Put what a backend counted in the place of what the plan expects."""
+    """Put what a backend counted in the place of what the plan expects.
+
+    Time on the bench grows with the shots that were counted.
+    """
     shown = stats.input_samples / planned.input_samples if planned.input_samples else 0.0
     return Events(
         macs=planned.macs,
@@ -263,7 +269,7 @@ def _measured(planned: Events, stats: Stats, profile: OpticsProfile) -> Events:
         output_values=planned.output_values,
         weight_values=planned.weight_values,
         sums=planned.sums,
-        light_s=light_seconds(stats.shots, stats.weight_frames, profile),
+        light_s=planned.light_s * stats.shots / max(planned.shots, 1),
         convert_s=converter_seconds(stats.input_samples, stats.conversions, profile),
     )
 

@@ -23,11 +23,13 @@ from ..backends import (
 )
 from ..instruments import InputError
 from .host_steps import State, check_step
-from .parts import Part, RowIds, join, micro_batches, split
+from .parts import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import place
 from .program import HostStep, OpticalMatmul, Program
+from .simulator import best_parts
 from .sizes import evaluate, shape
+from .timing import BenchModel
 
 RANGE_MARGIN = 1.5  # over the largest value that calibration saw
 WEIGHT_MARGIN = 1.1  # the scale of keys and values, likewise
@@ -73,6 +75,7 @@ class Executor:
         self.lock = RLock()
         self._host = DigitalBackend()
         self._prepared: dict[str, PreparedWeights] = {}
+        self._chosen_parts: dict[tuple[int, ...], int] = {}
         self._placed: dict[int, tuple[Program, frozenset[str]]] = {}
 
     @property
@@ -110,13 +113,22 @@ class Executor:
             cuts = [(0, sizes["batch"])]
             if is_light:
                 self.backend.open()
-                cuts = micro_batches(sizes["batch"], self.micro_batches or 2)
+                cuts = micro_batches(sizes["batch"], self._parts_of(program, placed, sizes))
             parts = split(program, inputs, sizes, sequences, states or {}, cuts)
             if is_light and self.overlaps:
                 Pipeline(self, program, placed, parts).run()
             else:
                 self._run_in_turn(program, placed, parts)
             return join(program, parts, states or {})
+
+    def _parts_of(self, program: Program, placed: frozenset[str], sizes: dict[str, int]) -> int:
+        if self.micro_batches is not None:
+            return self.micro_batches
+        key = (id(program), *sizes.values())
+        if key not in self._chosen_parts:
+            bench = BenchModel.of(self.backend)
+            self._chosen_parts[key] = best_parts(program, placed, sizes, bench)
+        return self._chosen_parts[key]
 
     def _run_in_turn(self, program: Program, placed: frozenset[str], parts: list[Part]) -> None:
         for step, ends in zip(program.steps, program.last_uses, strict=True):
@@ -256,7 +268,7 @@ class Executor:
             else self._static(step, backend)
         )
         address = Address(step.name, part.row_ids.of(x), self.attempt)
-        details = None if backend.timeline is None else part.details(step)
+        details = None if backend.timeline is None else details_of(step, part.number)
         try:
             return backend.begin(x, weights, address, done, details)
         except InputError as error:

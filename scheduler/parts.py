@@ -31,12 +31,13 @@ class Part:
     sizes: dict[str, int]
     row_ids: RowIds
 
-    def details(self, step: HostStep | OpticalMatmul) -> dict[str, Any]:
-        """Say of which step something is, for a timeline."""
-        details: dict[str, Any] = {"step": step.name, "kind": step.kind}
-        if step.layer is not None:
-            details["layer"] = step.layer
-        return details | {"micro_batch": self.number}
+
+def details_of(step: HostStep | OpticalMatmul, part: int) -> dict[str, Any]:
+    """Say of which step and micro-batch something is, for a timeline."""
+    details: dict[str, Any] = {"step": step.name, "kind": step.kind}
+    if step.layer is not None:
+        details["layer"] = step.layer
+    return details | {"micro_batch": part}
 
 
 class RowIds:

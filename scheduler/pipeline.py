@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends import MatmulResult
 from ..instruments import Clock
-from .parts import Part
+from .parts import Part, details_of
 from .program import HostStep, OpticalMatmul, Program
 
 if TYPE_CHECKING:
@@ -176,11 +176,13 @@ class Pipeline:
     def _feed(self) -> None:
         """Begin products in their order, each as soon as it can."""
         while self._light:
-            node = self._light[0]
             with self._changed:
-                self._changed.wait_for(lambda: node in self._ready_light or self._error is not None)
+                self._changed.wait_for(
+                    lambda: self._light[0] in self._ready_light or self._error is not None
+                )
                 if self._error is not None:
                     return
+                node = self._light[0]
             step, part, executor = self._at(node)
             assert isinstance(step, OpticalMatmul)
             begun = _Begun(node)
@@ -294,5 +296,5 @@ class Pipeline:
     def _note(self, track: str, step: HostStep | OpticalMatmul, part: Part, start_s: float) -> None:
         timeline = self._backend.timeline
         if timeline is not None:
-            details: dict[str, Any] = part.details(step)
+            details: dict[str, Any] = details_of(step, part.number)
             timeline.add(track, step.name, start_s, self._clock.now_s(), **details)

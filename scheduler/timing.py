@@ -1,18 +1,44 @@
-"""What a step takes on a bench, predicted from its profile without touching an instrument.
+"""What a step takes on a bench, predicted without touching an instrument, step after step.
 
-A shot shows an input frame, settles, exposes and reads out, rounded up to whole refresh periods of
-the input modulator; a weight frame refreshes and settles, rounded likewise. Weights stay while all
-vectors pass. Nothing overlaps here.
+Shots are those of `backends.timing`; what overlaps is in `simulator`.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..backends import Geometry, OpticsProfile, tile_count
+from ..backends import (
+    Backend,
+    Geometry,
+    OpticsProfile,
+    ShotTiming,
+    frames_of,
+    load_profile,
+    tile_count,
+)
 from .host_steps import REGISTRY
 from .program import HostStep, OpticalMatmul
 from .sizes import evaluate
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """What is known of a bench without touching it: constants, frames, and times of its devices."""
+
+    profile: OpticsProfile
+    geometry: Geometry
+    timing: ShotTiming
+
+    @classmethod
+    def of(cls, backend: Backend | OpticsProfile) -> BenchModel:
+        """Take that of a backend, or of a profile; a digital run goes beside the default bench."""
+        if isinstance(backend, OpticsProfile):
+            return cls(backend, Geometry.of(backend), ShotTiming.of(backend))
+        if backend.name == "digital":
+            return cls.of(load_profile())
+        return cls(backend.profile, backend.geometry, backend.timing)
 
 
 @dataclass(frozen=True)
@@ -25,8 +51,10 @@ class OpticalCost:
 
     tiles: int
     weight_frames: int
+    input_frames: int
     shots: int
     input_samples: int
+    weight_samples: int
     conversions: int
     seconds: float
     convert_seconds: float
@@ -41,22 +69,6 @@ class HostCost:
     seconds: float
 
 
-def shot_seconds(profile: OpticsProfile) -> float:
-    """Give the period of one shot."""
-    duration = profile.input_settle_s + profile.exposure_s + profile.readout_s
-    return _whole_periods(duration, profile.input_refresh_s)
-
-
-def weight_frame_seconds(profile: OpticsProfile) -> float:
-    """Give the time of one new weight frame."""
-    return _whole_periods(profile.weight_settle_s, profile.weight_refresh_s)
-
-
-def light_seconds(shots: int, weight_frames: int, profile: OpticsProfile) -> float:
-    """Give the time of shots and of new weight frames, one after another."""
-    return shots * shot_seconds(profile) + weight_frames * weight_frame_seconds(profile)
-
-
 def converter_seconds(input_samples: int, conversions: int, profile: OpticsProfile) -> float:
     """Give the time of converters beyond the shots, where the profile limits their rate."""
     shown = input_samples / profile.dac_samples_per_s if profile.dac_samples_per_s else 0.0
@@ -64,27 +76,31 @@ def converter_seconds(input_samples: int, conversions: int, profile: OpticsProfi
     return shown + read
 
 
-def optical_cost(
-    step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile
-) -> OpticalCost:
+def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> OpticalCost:
     """Predict one optical matmul for given batch, new and past tokens."""
     *leading, outputs, length = evaluate(step.w_shape, sizes)
+    profile, geometry = bench.profile, bench.geometry
     x_shape = evaluate(step.x_shape, sizes)
     matrices = math.prod(leading)
     rows = math.prod(x_shape[:-1]) // max(matrices, 1)
-    tiles = tile_count((outputs, length), Geometry.of(profile))
     exposures = profile.exposures(step.non_negative)
-    shots = matrices * tiles * -(-rows // profile.vectors) * exposures
-    segments = tile_count((1, length), Geometry.of(profile))
-    products = matrices * rows * outputs * segments
-    conversions = products * profile.conversions(step.non_negative)
-    blocks = tiles // max(segments, 1)
-    shown = exposures * profile.elements_per_input
-    input_samples = matrices * rows * length * shown * blocks
-    convert = converter_seconds(input_samples, conversions, profile)
-    light = light_seconds(shots, matrices * tiles, profile)
+    products = matrices * rows * outputs
+    if not products or not length:
+        return OpticalCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
+    segments = tile_count((1, length), Geometry(None, geometry.inputs))
+    frames = frames_of((rows * exposures,) * matrices, outputs, geometry, bench.timing)
+    input_samples = frames.inputs_shown * length * profile.elements_per_input
+    conversions = products * segments * profile.conversions(step.non_negative)
     return OpticalCost(
-        matrices * tiles, matrices * tiles, shots, input_samples, conversions, light, convert
+        tiles=matrices * tile_count((outputs * geometry.parts, length), geometry),
+        weight_frames=segments * frames.weight_frames,
+        input_frames=segments * frames.input_frames,
+        shots=segments * frames.shots,
+        input_samples=input_samples,
+        weight_samples=int(matrices * outputs * length * profile.rails * frames.loads),
+        conversions=conversions,
+        seconds=segments * frames.seconds(bench.timing),
+        convert_seconds=converter_seconds(input_samples, conversions, profile),
     )
 
 
@@ -105,9 +121,3 @@ def host_cost(
     moving = moved * profile.host_value_bytes / profile.host_bytes_per_s
     seconds = max(operations / profile.host_operations_per_s, moving)
     return HostCost(int(operations), moved, seconds)
-
-
-def _whole_periods(duration: float, period: float) -> float:
-    if period == 0:
-        return duration
-    return max(1, math.ceil(duration / period - 1e-9)) * period

@@ -104,7 +104,8 @@ def test_a_run_is_accounted_with_what_the_backend_counted(references: Path) -> N
     for key in COUNTS[1:]:
         assert getattr(events, key) == getattr(stats, key), key
     assert events.photons == stats.photons > 0
-    assert events.light_s == pytest.approx(7e-3 * stats.shots + 1e-3 * stats.weight_frames)
+    planned = run.plan.energy().events
+    assert events.light_s == pytest.approx(planned.light_s * stats.shots / planned.shots)
     assert run.energy().tokens == tokens.size
     report = run.report().as_dict()["energy"]
     assert set(report["joules"]) == set(SCOPES)
@@ -158,7 +159,7 @@ def test_decoding_is_counted_token_by_token() -> None:
     ]
     program = model.program("last")
     steps = [(step, step.name in {m.name for m in program.matmuls[:-1]}) for step in program.steps]
-    parts = [planned_events(steps, [(sizes, 1)], plan.profile) for sizes in passes]
+    parts = [planned_events(steps, [(sizes, 1)], plan.bench) for sizes in passes]
     single = sum(part.events.conversions for one in parts for part in one)
     assert plan.energy().events.conversions == single
     assert plan.energy().tokens == 8

@@ -11,7 +11,7 @@ from lightloom.instruments import InputError
 from lightloom.models import load_model, plan
 from lightloom.scheduler import BATCH, NEW, PAST, HostStep, place
 from lightloom.scheduler.host_steps import REGISTRY
-from lightloom.scheduler.timing import optical_cost, shot_seconds
+from lightloom.scheduler.timing import BenchModel, optical_cost
 
 import lightloom
 
@@ -40,7 +40,7 @@ def test_declared_shapes_are_the_real_ones(references: Path, name: str) -> None:
     model = load_model(name if name == "digits" else references / name)
     executor = model.executor()
     seen: dict[str, tuple[int, ...]] = {}
-    original = executor._run_host
+    original = executor.run_host
 
     def spy(step, operands, ends):  # type: ignore[no-untyped-def]
         original(step, operands, ends)
@@ -50,7 +50,7 @@ def test_declared_shapes_are_the_real_ones(references: Path, name: str) -> None:
             declared = tuple(size(sizes) for size in symbolic)
             assert declared[1:] == seen[output][1:], output  # a mask may be one for all rows
 
-    executor._run_host = spy  # type: ignore[method-assign]
+    executor.run_host = spy  # type: ignore[method-assign]
     if model.task == "vision":
         count = model.config.context
         size = (3, model.config.channels, model.config.image, model.config.image)
@@ -108,14 +108,18 @@ def test_a_plan_counts_what_the_mock_counts() -> None:
 
 
 def test_shots_of_a_known_product() -> None:
-    # 40 outputs of two rails on 64 rows: 2 tiles; 17 vectors by 4 side by side: 5; two exposures
+    # 40 outputs of two rails on 64 rows: 2 tiles, in one frame of 4 groups, each for two vectors at
+    # once; 17 vectors in two exposures: 34 by 2 are 17 shots
     model, profile = load_model("digits"), load_profile("slm-camera")
+    bench = BenchModel.of(profile)
     step = next(m for m in model.program("logits").matmuls if m.name == "layer.0.attention.q")
-    cost = optical_cost(step, {"batch": 1, "new": 17, "past": 0}, profile)
-    assert (cost.tiles, cost.shots, cost.conversions) == (2, 20, 17 * 40 * 4)
-    # settling 1 ms, exposure 1 ms, read-out 4.4 ms, in whole periods of 1 ms
-    assert shot_seconds(profile) == pytest.approx(0.007)
-    assert cost.seconds == pytest.approx(20 * 0.007 + 2 * 0.001)
+    cost = optical_cost(step, {"batch": 1, "new": 17, "past": 0}, bench)
+    assert (cost.tiles, cost.weight_frames, cost.shots) == (2, 1, 17)
+    assert cost.conversions == 17 * 40 * 4
+    # settling 1 ms, exposure 1 ms, read-out 4.4 ms, one after the other: 7 whole periods of 1 ms;
+    # with the next frame settling while the last one is read out: exposure and read-out alone
+    assert bench.timing.period_s == pytest.approx(0.007)
+    assert cost.seconds == pytest.approx(17 * 0.0054)
 
 
 def test_placement_policies(references: Path) -> None:

@@ -260,12 +260,22 @@ class BenchBackend(Backend):
         return self._profile
 
     @property
-    def timing(self) -> ShotTiming:
+    def timing(self) -> ShotTiming:  # type: ignore[override]
         """Give what the shots of this bench take; the host's part is not known here."""
         self.open()
         if self._timing is None:
             self._timing = bench_timing(self.bench, self._settling_s, self._reference_every)
         return self._timing
+
+    @property
+    def geometry(self) -> Geometry:  # type: ignore[override]
+        """Give what a frame of this bench holds: rails may lie in different frames."""
+        self.open()
+        rails = 1 if self.bench.file.encoding.kind == "offset" else 2
+        layout = self.layout
+        return Geometry(
+            layout.slots, layout.length, is_divisible=not layout.shares_input, parts=rails
+        )
 
     # --- products --------------------------------------------------------------------------------
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..base import Stats
-from ..tiling import Geometry, Tile, pack, tiles
+from ..tiling import Tile, pack, tiles
 from ..timing import best_order
 from .shots import TileJob, TileResult
 
@@ -116,8 +116,8 @@ class Product:
         ]
 
     def _pack(self) -> None:
-        layout, (m, rows, length) = self._backend.layout, self._tall.shape
-        geometry = Geometry(layout.slots, None, is_divisible=not layout.shares_input)
+        m, rows, length = self._tall.shape  # rails are rows already
+        geometry = replace(self._backend.geometry, inputs=None, parts=1)
         self._packing = pack([len(levels) for levels in self._levels], rows, geometry)
         cut = list(tiles((rows, length), geometry))
         self._tallest = max(tile.last_row - tile.first_row for tile in cut)

@@ -255,6 +255,8 @@ class Shots:
         """Give whose frames come next: this job's, or those of the one that waits in the queue."""
         if course.next is not None:
             return course
+        clock = self.bench.clock
+        clock.sleep_until(clock.now_s())  # on a virtual clock: whoever feeds has finished feeding
         upcoming = self.upcoming()
         return None if upcoming is None else self._course(upcoming)
 

@@ -1,0 +1,322 @@
+"""Predicts a pass before it runs: the moves of `Pipeline` and of a bench, on a model of both.
+
+A discrete-event simulation: products go to light in the order of the program, host steps run as
+their operands come, and each resource does one thing at a time. With a host that takes no time it
+gives, moment by moment, what a simulated bench does on its virtual clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ..backends import Light, Work, best_order, cuts, pack
+from ..instruments import Timeline
+from .parts import details_of, micro_batches
+from .pipeline import Dependencies, Node
+from .program import HostStep, OpticalMatmul, Program
+from .sizes import evaluate
+from .timing import BenchModel, host_cost
+
+_EXACT_SHOTS = 40_000  # of a pass that is gone through shot by shot
+_LARGE_JOB = 64  # shots of a job that passes at once in a larger one
+_CHOICES = (1, 2, 4, 8)  # micro-batches that are tried
+
+Sizes = Mapping[str, int]
+HostSeconds = Callable[[HostStep | OpticalMatmul, Sizes], float]
+
+
+@dataclass(frozen=True)
+class HostModel:
+    """What the host takes, in seconds.
+
+    Parameters
+    ----------
+    step : of a host step, or of a product that stays on the host
+    feed, gather : of a product that goes to light: before its light, and after
+    """
+
+    step: HostSeconds
+    feed: HostSeconds = lambda step, sizes: 0.0
+    gather: HostSeconds = lambda step, sizes: 0.0
+
+    @classmethod
+    def of(cls, bench: BenchModel) -> HostModel:
+        """Take a host of the constants of a profile."""
+        return cls(lambda step, sizes: host_cost(step, sizes, bench.profile).seconds)
+
+    @classmethod
+    def idle(cls) -> HostModel:
+        """Take a host that needs no time, as beside a virtual clock."""
+        return cls(lambda step, sizes: 0.0)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a pass, or several, would take.
+
+    Parameters
+    ----------
+    seconds : from the first step to the last
+    frames : shown, by role, and exposures ("detector")
+    busy_s : of each device and thread of the host
+    micro_batches : in which the batch goes through
+    """
+
+    seconds: float = 0.0
+    shots: int = 0
+    frames: Mapping[str, int] = field(default_factory=dict)
+    busy_s: Mapping[str, float] = field(default_factory=dict)
+    micro_batches: int = 1
+
+    @property
+    def utilisation(self) -> dict[str, float]:
+        """Share of the time in which each device or thread has something to do."""
+        return {
+            name: busy / self.seconds if self.seconds else 0.0 for name, busy in self.busy_s.items()
+        }
+
+    @property
+    def bottleneck(self) -> str:
+        """The busiest; "light" where settling, exposure and read-out take turns."""
+        shares = self.utilisation
+        return max(shares, key=lambda name: shares[name]) if shares else "nothing"
+
+    def plus(self, other: Prediction, times: int = 1) -> Prediction:
+        """Add another pass, so many times."""
+
+        def add(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: a.get(key, 0) + times * b.get(key, 0) for key in {**a, **b}}
+
+        return Prediction(
+            self.seconds + times * other.seconds,
+            self.shots + times * other.shots,
+            add(self.frames, other.frames),
+            add(self.busy_s, other.busy_s),
+            max(self.micro_batches, other.micro_batches),
+        )
+
+
+def predict(
+    program: Program,
+    placed: frozenset[str],
+    sizes: Sizes,
+    bench: BenchModel,
+    host: HostModel | None = None,
+    parts: int | None = None,
+    timeline: Timeline | None = None,
+    start_s: float = 0.0,
+) -> Prediction:
+    """Predict one pass of a program.
+
+    Parameters
+    ----------
+    placed : matmuls that go to light
+    host : what it takes; None is what the bench's profile says
+    parts : micro-batches; None takes the number that is fastest, on the profile's host
+    timeline : where slices go; on the clock of the bench
+    """
+    if parts is None:
+        parts = best_parts(program, placed, sizes, bench)
+    host = HostModel.of(bench) if host is None else host
+    return _Simulation(program, placed, sizes, bench, host, parts, timeline, start_s).run()
+
+
+def best_parts(program: Program, placed: frozenset[str], sizes: Sizes, bench: BenchModel) -> int:
+    """Choose the micro-batches that are fastest: they overlap, but each needs all weight frames.
+
+    It depends on nothing that is measured, so that a run can be repeated bit by bit.
+    """
+    choices = [count for count in _CHOICES if count <= sizes["batch"]]
+    if len(choices) < 2 or not placed:
+        return 1
+    host = HostModel.of(bench)
+
+    def seconds(count: int) -> float:
+        simulation = _Simulation(program, placed, sizes, bench, host, count, None, 0.0)
+        return simulation.run().seconds
+
+    times = {count: seconds(count) for count in choices}
+    # not more than needed: a part that gains nothing costs frames
+    return min(choices, key=lambda count: times[count] * (1 + 1e-3 * math.log2(count)))
+
+
+class _Simulation:
+    def __init__(
+        self,
+        program: Program,
+        placed: frozenset[str],
+        sizes: Sizes,
+        bench: BenchModel,
+        host: HostModel,
+        parts: int,
+        timeline: Timeline | None,
+        start_s: float,
+    ) -> None:
+        self._program, self._bench, self._host, self._timeline = program, bench, host, timeline
+        self._sizes = [
+            {**sizes, "batch": last - first} for first, last in micro_batches(sizes["batch"], parts)
+        ]
+        self._is_light = [step.name in placed for step in program.steps]
+        dependencies = Dependencies.of(program)
+        self._feeds = dependencies.feeds
+        self._needs = [list(dependencies.needs) for _ in self._sizes]
+        self._start_s = start_s
+        self._light = Light(bench.timing, start_s, timeline)
+        self._ready: list[tuple[float, Node]] = []  # host steps, by the time of their operands
+        self._waiting: list[Node] = []  # of these, those whose time has come
+        self._ready_light: dict[Node, float] = {}
+        self._fed_s: dict[Node, float] = {}
+        self._latest: dict[Node, float] = {}
+        self._host_s = self._gather_s = self._end_s = start_s
+        self._feed_s = start_s
+        self._busy = {"host": 0.0, "feed": 0.0, "gather": 0.0}
+        self._jobs: dict[tuple[int, int], list[Work]] = {}
+        for index, count in enumerate(dependencies.needs):
+            for part in range(len(self._sizes)):
+                if not count:
+                    self._is_ready((index, part), start_s)
+
+    def run(self) -> Prediction:
+        light = self._light
+        products = [
+            (index, part)
+            for index, is_light in enumerate(self._is_light)
+            if is_light
+            for part in range(len(self._sizes))
+        ]
+        jobs = [self._jobs_of(node) for node in products]
+        shots = sum(work.tiles * work.vectors for works in jobs for work in works)
+        if shots > _EXACT_SHOTS:
+            light.exact_shots = _LARGE_JOB
+        for number, (node, works) in enumerate(zip(products, jobs, strict=True)):
+            following = products[number + 1] if number + 1 < len(products) else None
+            fed_s = self._fed(node, math.inf)
+            assert fed_s is not None
+            light.now_s = max(light.now_s, fed_s)
+            for work in works[:-1]:
+                light.run(work, lambda _: True)
+            for work in works[-1:]:
+                light.run(work, partial(self._is_fed, following))
+            self._gathered(node, light.now_s)
+        self._advance(math.inf)
+        names = {"input": "input modulator", "weight": "weight modulator", "detector": "detector"}
+        busy = {names[role]: busy_s for role, busy_s in light.busy_s.items()}
+        busy |= {name: busy_s for name, busy_s in self._busy.items() if busy_s}
+        frames = {**light.frames, "detector": light.shots}
+        end_s = max(self._end_s, self._host_s, self._gather_s)
+        return Prediction(end_s - self._start_s, light.shots, frames, busy, len(self._sizes))
+
+    # --- light -----------------------------------------------------------------------------------
+
+    def _fed(self, node: Node | None, until_s: float) -> float | None:
+        """Give when a product has been fed to light; None if that is not so by a moment."""
+        if node is None:
+            return None
+        self._advance(until_s)
+        ready_s = self._ready_light.get(node)
+        if ready_s is None:
+            return None
+        if node not in self._fed_s:
+            step, sizes = self._program.steps[node[0]], self._sizes[node[1]]
+            took_s = self._host.feed(step, sizes)
+            start_s = max(ready_s, self._feed_s)
+            if start_s > until_s:
+                return None
+            self._feed_s = self._fed_s[node] = start_s + took_s
+            self._busy["feed"] += took_s
+            self._note("feed", node, start_s, self._feed_s)
+        fed_s = self._fed_s[node]
+        return fed_s if fed_s <= until_s else None
+
+    def _is_fed(self, node: Node | None, until_s: float) -> bool:
+        return self._fed(node, until_s) is not None
+
+    def _gathered(self, node: Node, done_s: float) -> None:
+        step, sizes = self._program.steps[node[0]], self._sizes[node[1]]
+        took_s = self._host.gather(step, sizes)
+        start_s = max(done_s, self._gather_s)
+        self._gather_s = start_s + took_s
+        self._busy["gather"] += took_s
+        self._note("gather", node, start_s, self._gather_s)
+        self._done(node, self._gather_s)
+
+    def _jobs_of(self, node: Node) -> list[Work]:
+        step = self._program.steps[node[0]]
+        assert isinstance(step, OpticalMatmul)
+        sizes, details = self._sizes[node[1]], None
+        if self._timeline is not None:
+            details = details_of(step, node[1])
+        key = (node[0], sizes["batch"])
+        if key not in self._jobs or details is not None:
+            self._jobs[key] = list(_works(step, sizes, self._bench, details or {}))
+        return self._jobs[key]
+
+    # --- host ------------------------------------------------------------------------------------
+
+    def _advance(self, until_s: float) -> None:
+        """Let the host run what is ready, the earliest of the program first, up to a moment."""
+        while True:
+            while self._ready and self._ready[0][0] <= self._host_s:
+                heapq.heappush(self._waiting, heapq.heappop(self._ready)[1])
+            if not self._waiting:
+                if not self._ready or self._ready[0][0] > until_s:
+                    return
+                self._host_s = self._ready[0][0]
+                continue
+            if self._host_s > until_s:
+                return
+            node = heapq.heappop(self._waiting)
+            took_s = self._host.step(self._program.steps[node[0]], self._sizes[node[1]])
+            start_s, self._host_s = self._host_s, self._host_s + took_s
+            self._busy["host"] += took_s
+            self._note("host", node, start_s, self._host_s)
+            self._done(node, self._host_s)
+
+    def _done(self, node: Node, at_s: float) -> None:
+        index, part = node
+        self._end_s = max(self._end_s, at_s)
+        for other in self._feeds[index]:
+            self._operand((other, part), at_s)
+
+    def _operand(self, node: Node, at_s: float) -> None:
+        index, part = node
+        latest = self._latest.get(node, self._start_s)
+        self._latest[node] = max(latest, at_s)
+        self._needs[part][index] -= 1
+        if not self._needs[part][index]:
+            self._is_ready(node, self._latest.pop(node))
+
+    def _is_ready(self, node: Node, at_s: float) -> None:
+        if self._is_light[node[0]]:
+            self._ready_light[node] = at_s
+        else:
+            heapq.heappush(self._ready, (at_s, node))
+
+    def _note(self, track: str, node: Node, start_s: float, end_s: float) -> None:
+        if self._timeline is not None and end_s > start_s:
+            step = self._program.steps[node[0]]
+            self._timeline.add(track, step.name, start_s, end_s, **details_of(step, node[1]))
+
+
+def _works(
+    step: OpticalMatmul, sizes: Sizes, bench: BenchModel, details: Mapping[str, Any]
+) -> Iterator[Work]:
+    """Give the jobs of a product as a bench takes them; each signed row needs both exposures."""
+    *leading, outputs, length = evaluate(step.w_shape, sizes)
+    matrices = math.prod(leading)
+    rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
+    if not rows * outputs * length * matrices:
+        return
+    geometry = bench.geometry
+    count = rows * bench.profile.exposures(step.non_negative)
+    packing = pack([count] * matrices, outputs, geometry)
+    jobs = list(zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True))
+    orders = {job: best_order(*job, bench.timing) for job in set(jobs)}
+    for _ in cuts(length, geometry.inputs):
+        for job in jobs:
+            yield Work(*job, orders[job], details)
