@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..instruments import InputError, Timeline
+from ..instruments import Clock, InputError, Timeline
 from .address import Address
 
 
@@ -108,6 +108,7 @@ class Backend(ABC):
     profile: Any  # the constants of its bench; a digital backend has none
     geometry: Any  # `Geometry` of its frames, likewise
     timing: Any  # `ShotTiming` of its devices, likewise
+    clock = Clock()  # the time that it goes by
     timeline: Timeline | None = None  # where slices of what happens go, if anybody wants them
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from .instruments import limit_threads
 if TYPE_CHECKING:
     from .backends import Backend
     from .models import Model
+    from .models.planning import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +50,9 @@ Threads = Annotated[
 ]
 Placement = Annotated[
     str, typer.Option(help="Products on light: paper, projections, all-optical or host.")
+]
+TracePath = Annotated[
+    Path | None, typer.Option(help="Write a timeline for ui.perfetto.dev (.json or .json.gz).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -144,6 +149,7 @@ def run(
     reference: Annotated[
         bool, typer.Option("--reference/--no-reference", help="Also run digitally, to compare.")
     ] = True,
+    trace: TracePath = None,
     seed: Seed = 0,
     threads: Threads = None,
     json_: Json = False,
@@ -154,6 +160,7 @@ def run(
     """
     limit_threads(threads)
     from . import showing
+    from .instruments import Timeline
     from .models import load_model, plan
     from .models.model import check_sampling
 
@@ -175,12 +182,15 @@ def run(
         sampling: dict[str, Any] = {}
         if prompt is not None:
             sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        measured = None if trace is None else Timeline(opened.clock)
         try:
             with showing.progress(console) as tell:
-                finished = planned.run(inputs, labels, tell, reference, **sampling)
+                finished = planned.run(inputs, labels, tell, reference, measured, **sampling)
         finally:
             opened.close()
     report = finished.report()
+    if trace is not None and measured is not None:
+        _write_trace(trace, planned, measured, console)
     if json_:
         _print_json(report.as_dict())
     else:
@@ -197,25 +207,49 @@ def plan_(
     batch: Annotated[int, typer.Option(help="Images or sequences in one pass.")] = 1,
     sequence: Annotated[int | None, typer.Option(help="Tokens of each sequence.")] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate after them.")] = 0,
+    bench: Annotated[
+        Path | None, typer.Option("--bench", help="Bench file of simulated instruments.")
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Time host steps on this machine, instead of a profile's."),
+    ] = False,
+    trace: TracePath = None,
     seed: Seed = 0,
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
-    """Print how each layer is split, and what the bench would take; runs nothing.
+    """Print how each layer is split, and predict what the bench would take; runs nothing.
 
     Example: lightloom plan --model smollm2.gguf --sequence 128 --profile dmd-camera
     """
     limit_threads(threads)
     from . import showing
-    from .models import load_model, plan
+    from .models import plan
+    from .models.shapes import model_or_shape
 
-    loaded = load_model(model)
-    opened = _open(backend, profile, set_, seed)
-    planned = plan(loaded, opened, batch, sequence, new_tokens, placement)
+    console = showing.console(for_people=not json_)
+    loaded = model_or_shape(model)
+    opened = _open(backend, profile, set_, seed, bench)
+    if bench is not None and not opened.is_mock:
+        from .instruments import InputError
+
+        raise InputError(
+            f"{bench} has real instruments, whose times are known only once they are connected, "
+            "and a plan touches none; plan with a copy of simulated ones, or with --profile"
+        )
+    try:
+        planned = plan(loaded, opened, batch, sequence, new_tokens, placement)
+        if measure:
+            planned = replace(planned, host=planned.measured_host())
+        if trace is not None:
+            _write_trace(trace, planned, None, console)
+    finally:
+        opened.close()
     if json_:
         _print_json(planned.as_dict())
     else:
-        showing.plan(showing.console(for_people=True), planned)
+        showing.plan(console, planned)
 
 
 @_command("benchmark")
@@ -630,11 +664,12 @@ def sweep_(
     given |= {"set": set_, "seeds": seed, "placement": placement, "limit": limit}
     wanted = sweep.make_sweep(sweep.asked(file, given | {"text": text, "images": images}))
     points, impossible = sweep.points_of(wanted, skip_impossible)
-    inputs = {}
-    for name in wanted.models:
-        loaded = load_model(name)
-        files = sweep.files_of(wanted, loaded)
-        inputs[name] = sweep.Inputs(*_inputs(loaded, files, wanted.limit))
+    loaded = {name: load_model(name) for name in wanted.models}
+    sweep.check_used(wanted, [opened.task for opened in loaded.values()])
+    inputs = {
+        name: sweep.Inputs(*_inputs(opened, sweep.files_of(wanted, opened), wanted.limit))
+        for name, opened in loaded.items()
+    }
     results = sweep.Results(wanted, points, impossible, inputs, output)
     console = showing.console(for_people=not json_)
     count = processors() if workers is None else workers
@@ -711,6 +746,37 @@ def _calibration_report(file: Path, layer: int | None, output: Path | None) -> t
     path = path_for(file) if file.suffix.lower() == ".toml" else file
     page = calibration_page(Calibration.read(path))
     return path.with_suffix(".html") if output is None else output, page
+
+
+_TRACED_SHOTS = 300_000  # of a prediction: more make a file that no viewer opens
+
+
+def _write_trace(path: Path, planned: "Plan", measured: Any, console: Any) -> None:
+    """Write what was predicted, and what was measured where something ran."""
+    from .instruments import InputError, Timeline
+    from .scheduler.trace import write_trace
+
+    timelines = {}
+    shots = planned.prediction.shots
+    if shots <= _TRACED_SHOTS:
+        timelines["predicted"] = Timeline()
+        planned.predict(timeline=timelines["predicted"])
+    if measured is not None:
+        timelines["measured"] = measured
+    if not timelines:
+        raise InputError(
+            f"--trace: the plan takes {shots:,} shots, and a trace holds {_TRACED_SHOTS:,} at "
+            "most; give a smaller --batch or --sequence"
+        )
+    about = {
+        "model": planned.model.name,
+        "profile": planned.profile.name,
+        "placement": planned.placement,
+        "is_mock": planned.backend.is_mock,
+        "predicted_shots": shots,
+    }
+    write_trace(path, timelines, about)
+    console.print(f"wrote {path}; see it in ui.perfetto.dev, or with: lightloom report {path}")
 
 
 def _open(

@@ -261,9 +261,19 @@ def plan(where: Console, planned: "Plan") -> None:
         f"light), {total['tiles']:,} tiles, {total['weight_frames']:,} weight frames, "
         f"{total['shots']:,} shots"
     )
+    found = planned.prediction
+    host = "as measured here" if planned.host is not None else "as the profile says"
     where.print(
-        f"predicted from the profile: {_duration(total['seconds'])} one step after another, of "
-        f"which light and converters {_duration(light)}"
+        f"predicted: [bold]{_duration(found.seconds)}[/], light and host overlapped in "
+        f"{found.micro_batches} micro-batch(es); {_duration(total['seconds'])} one step after "
+        f"another, of which light and converters {_duration(light)}; host steps {host}"
+    )
+    shares = sorted(found.utilisation.items(), key=lambda item: -item[1])
+    where.print("busy: " + ", ".join(f"{name} {share:.1%}" for name, share in shares if share))
+    unit = "image" if planned.task == "classify" else "token"
+    where.print(
+        f"bottleneck: [bold]{found.bottleneck}[/]; "
+        f"{_figure(planned.units / found.seconds if found.seconds else 0.0)} {unit}s per second"
     )
 
 

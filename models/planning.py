@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Backend, OpticsProfile, Stats, open_backend
+from ..backends import Backend, DigitalBackend, OpticsProfile, Stats, open_backend
 from ..instruments import InputError, Timeline
 from ..scheduler import (
     DEFAULT_POLICY,
     Account,
     Baseline,
     BenchModel,
+    Executor,
     HostModel,
     HostStep,
+    MeasuredHost,
     OpticalMatmul,
     Prediction,
     Program,
@@ -73,6 +75,7 @@ class Plan:
     Parameters
     ----------
     passes : sizes of each forward pass and how often it runs
+    host : what host steps take; None is what the profile says
     """
 
     model: Model
@@ -82,6 +85,7 @@ class Plan:
     task: str
     passes: tuple[tuple[dict[str, int], int], ...]
     steps: tuple[PlannedStep, ...]
+    host: HostModel | None = None
 
     @property
     def profile(self) -> OpticsProfile:
@@ -99,6 +103,11 @@ class Plan:
         return frozenset(step.name for step in self.steps if step.where == "optical")
 
     @property
+    def units(self) -> int:
+        """Tokens, or images, that the passes take in."""
+        return _units(self.model, self.passes)[0]
+
+    @property
     def seconds(self) -> float:
         """Predicted seconds on the bench, host steps overlapped with light."""
         return self.prediction.seconds
@@ -110,22 +119,19 @@ class Plan:
 
     @cached_property
     def prediction(self) -> Prediction:
-        """What the bench would do, with the host of its profile."""
+        """What the bench would do."""
         return self.predict()
 
-    def predict(
-        self, host: HostModel | None = None, timeline: Timeline | None = None
-    ) -> Prediction:
+    def predict(self, timeline: Timeline | None = None) -> Prediction:
         """Simulate all passes, one after another.
 
         Parameters
         ----------
-        host : what the host takes; None is what the bench's profile says
         timeline : where slices of the first pass go
         """
-        total = Prediction()
+        total, program, light = Prediction(), self.program, self.on_light
         for sizes, times in self.passes:
-            one = predict(self.program, self.on_light, sizes, self.bench, host, timeline=timeline)
+            one = predict(program, light, sizes, self.bench, self.host, timeline=timeline)
             total, timeline = total.plus(one, times), None
         return total
 
@@ -147,6 +153,25 @@ class Plan:
         known = resolve(self.profile, constants, machines)
         return Account(parts, known, self.profile, *_units(self.model, self.passes))
 
+    def measured_host(self, repeats: int = 2) -> HostModel:
+        """Time the host steps of the first pass on this machine, digitally, on empty inputs.
+
+        Raises
+        ------
+        InputError : when the model is a size without weights
+        """
+        sizes, model = self.passes[0][0], self.model
+        rows = max(1, sizes["batch"] // self.prediction.micro_batches)
+        if model.task == "vision":
+            shape = self.program.shapes["images"][1:]
+            inputs = np.zeros((rows, *evaluate(shape, sizes)), dtype=np.float32)
+        else:
+            inputs = np.zeros((rows, sizes["new"]), dtype=np.int64)
+        for _ in range(repeats):  # the first one warms caches up
+            executor = Executor(DigitalBackend(), model.weights, "host")
+            model.run_pass(executor, _ENDINGS[self.task], inputs)
+        return MeasuredHost(executor.records.values(), self.bench).model()
+
     def as_dict(self) -> dict[str, Any]:
         """Give the plan for JSON."""
         return {
@@ -165,7 +190,8 @@ class Plan:
             "frames": dict(self.prediction.frames),
             "utilisation": self.prediction.utilisation,
             "bottleneck": self.prediction.bottleneck,
-            "source": f"predicted from the profile {self.profile.name!r}; nothing was run",
+            "source": f"predicted from the profile {self.profile.name!r}; host steps "
+            + ("as measured here" if self.host else "of its constants"),
         }
 
     def run(
@@ -174,6 +200,7 @@ class Plan:
         labels: Any = None,
         progress: Progress | None = None,
         reference: bool = True,
+        timeline: Timeline | None = None,
         **sampling: Any,
     ) -> "Run":
         """Run the plan's task on inputs, on the backend and digitally beside it.
@@ -185,13 +212,14 @@ class Plan:
         labels : of the images, for the accuracy
         progress : called with (what, done, total)
         reference : also run digitally, for the comparison
+        timeline : where slices of what happens go, on the backend's clock
         sampling : temperature, top_k, top_p, seed
 
         Raises
         ------
         InputError : for inputs that do not fit the model
         """
-        return _run(self, inputs, labels, progress, reference, sampling)
+        return _run(self, inputs, labels, progress, reference, timeline, sampling)
 
 
 @dataclass(frozen=True)
@@ -407,6 +435,7 @@ def _run(
     labels: Any,
     progress: Progress | None,
     reference: bool,
+    timeline: Timeline | None,
     sampling: Mapping[str, Any],
 ) -> Run:
     model, backend = plan.model, plan.backend
@@ -424,8 +453,12 @@ def _run(
     task = {"classify": _classify, "embed": _embed, "generate": _generate}.get(
         plan.task, _perplexity
     )
+    backend.timeline = timeline
     start = time.perf_counter()
-    results, count, unit = task(plan, inputs, backend, tell, sampling)
+    try:
+        results, count, unit = task(plan, inputs, backend, tell, sampling)
+    finally:
+        backend.timeline = None
     wall = time.perf_counter() - start
     digital, reference_seconds = results, None
     if reference and backend.name != "digital":

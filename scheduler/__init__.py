@@ -36,7 +36,7 @@ from .program import (
     ProgramBuilder,
     Step,
 )
-from .simulator import HostModel, Prediction, best_parts, predict
+from .simulator import HostModel, MeasuredHost, Prediction, best_parts, predict
 from .sizes import BATCH, NEW, PAST, Size, evaluate, shape
 from .timing import BenchModel, host_cost, optical_cost
 
@@ -60,6 +60,7 @@ __all__ = [
     "Executor",
     "HostModel",
     "HostStep",
+    "MeasuredHost",
     "OpticalMatmul",
     "PartEvents",
     "Prediction",

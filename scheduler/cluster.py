@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ START_S = 120.0  # that processes of this machine have to start
 ANSWER_S = 5.0  # that a scheduler has to answer, and to have its first worker
 PATIENCE_S = 60.0  # that a cluster may be without any worker, as while one is started again
 _POLL_S = 1.0
-_CLOSE_S = 5.0
+_CLOSE_S = 20.0
 _ADDRESS = re.compile(
     r"(?P<scheme>tcp://|tls://)?(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,6})"
 )
@@ -112,6 +112,7 @@ def open_workers(
         return
     import_extra("distributed", "cluster", "work on a cluster of workers")
     with ExitStack() as stack:
+        _hush(stack)
         if address is None:
             name = f"{count} processes of this machine"
             client = _start(stack, count, offers)
@@ -279,9 +280,9 @@ def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> 
         cluster = _aside(start, START_S)
     except (OSError, RuntimeError) as error:
         raise WorkersLost(f"cannot start {count} processes: {error}") from None
-    stack.callback(cluster.close, timeout=_CLOSE_S)
+    stack.callback(_close, cluster)
     client = Client(cluster, set_as_default=False)
-    stack.callback(client.close, timeout=_CLOSE_S)
+    stack.callback(_close, client)
     return client
 
 
@@ -301,8 +302,22 @@ def _connect(stack: ExitStack, address: str) -> Any:
     except Exception as error:  # of many kinds: sockets, handshakes, certificates
         reason = " ".join(str(error).split())
         raise InputError(f"no Dask scheduler answers at {address!r}: {reason}") from None
-    stack.callback(client.close, timeout=_CLOSE_S)
+    stack.callback(_close, client)
     return client
+
+
+def _close(opened: Any) -> None:
+    """Close a client or a cluster; processes that are busy are given some seconds, then killed."""
+    with suppress(OSError):  # a time-out: what is left ends with this process
+        opened.close(timeout=_CLOSE_S)
+
+
+def _hush(stack: ExitStack) -> None:
+    """Keep Dask from logging what is told here in a sentence."""
+    for name in ("distributed", "distributed.client", "tornado.application"):
+        logger = logging.getLogger(name)
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
 
 
 def _aside(call: Callable[[], Any], seconds: float) -> Any:

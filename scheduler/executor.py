@@ -142,7 +142,12 @@ class Executor:
                 else:
                     backend = self.backend if optical else self._host
                     part.operands[step.y] = self._multiply(step, part, backend, record.stats)
-                record.seconds += time.perf_counter() - start
+                seconds = time.perf_counter() - start
+                record.seconds += seconds
+                if self.backend.timeline is not None:
+                    now_s = self.backend.clock.now_s()
+                    details = details_of(step, part.number)
+                    self.backend.timeline.add("host", step.name, now_s - seconds, now_s, **details)
                 for operand in ends:
                     part.operands.pop(operand, None)
 

@@ -19,7 +19,6 @@ from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any
 
 from ..backends import MatmulResult
-from ..instruments import Clock
 from .parts import Part, details_of
 from .program import HostStep, OpticalMatmul, Program
 
@@ -96,8 +95,7 @@ class Pipeline:
     ) -> None:
         self._executor, self._program, self._parts = executor, program, parts
         self._backend = executor.backend
-        bench = getattr(self._backend, "bench", None)
-        self._clock: Clock = Clock() if bench is None else bench.clock
+        self._clock = self._backend.clock
         self._is_light = [step.name in placed for step in program.steps]
         self._dependencies = Dependencies.of(program)
         self._progress = [

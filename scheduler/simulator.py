@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backends import Light, Work, best_order, cuts, pack
 from ..instruments import Timeline
@@ -21,6 +21,9 @@ from .pipeline import Dependencies, Node
 from .program import HostStep, OpticalMatmul, Program
 from .sizes import evaluate
 from .timing import BenchModel, host_cost
+
+if TYPE_CHECKING:
+    from .executor import StepRecord
 
 _EXACT_SHOTS = 40_000  # of a pass that is gone through shot by shot
 _LARGE_JOB = 64  # shots of a job that passes at once in a larger one
@@ -53,6 +56,35 @@ class HostModel:
     def idle(cls) -> HostModel:
         """Take a host that needs no time, as beside a virtual clock."""
         return cls(lambda step, sizes: 0.0)
+
+
+class MeasuredHost:
+    """Host steps as they were measured in passes of other sizes, or of these.
+
+    Parameters
+    ----------
+    records : of a run on this machine
+    bench : whose constants say how a step grows with its sizes
+    """
+
+    def __init__(self, records: Iterable[StepRecord], bench: BenchModel) -> None:
+        self._bench = bench
+        self._known: dict[str, float] = {}  # seconds over those of the constants
+        for record in records:
+            calls = sum(
+                times * host_cost(record.step, sizes, bench.profile).seconds
+                for sizes, times in record.calls
+            )
+            if calls:
+                self._known[record.step.name] = record.seconds / calls
+
+    def seconds(self, step: HostStep | OpticalMatmul, sizes: Sizes) -> float:
+        """Give what a step takes; what was not measured takes what the constants say."""
+        return self._known.get(step.name, 1.0) * host_cost(step, sizes, self._bench.profile).seconds
+
+    def model(self) -> HostModel:
+        """Give it as the host of a prediction."""
+        return HostModel(self.seconds)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class BenchBackend(Backend):
             self._guesses = True
         else:
             self._calibrated = read_calibrated(bench)
-        self.bench = bench
+        self.bench, self.clock = bench, bench.clock
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
         self.shots: Shots | None = None
@@ -343,10 +343,14 @@ class BenchBackend(Backend):
                 started.append((product, [self._submit(job) for job in product.jobs]))
         # jobs end in their order, so the last of them is the end of all
         started[-1][1][-1].add_done_callback(lambda _: done())
-        return partial(self._finish, started, stats)
+        return partial(self._finish, started, stats, at.matmul, details)
 
     def _finish(
-        self, started: list[tuple[Product, list[Future[TileResult]]]], stats: Stats
+        self,
+        started: list[tuple[Product, list[Future[TileResult]]]],
+        stats: Stats,
+        name: str,
+        details: Mapping[str, Any],
     ) -> MatmulResult:
         """Wait for the jobs of a product, and add up its segments."""
         y: Any = 0.0
@@ -357,9 +361,11 @@ class BenchBackend(Backend):
             except BaseException:
                 self.close()
                 raise
-            start = time.perf_counter()
+            start, start_s = time.perf_counter(), self.clock.now_s()
             part, noise = product.decoded(results, stats)
             y, variance = y + part, variance + noise
+            if self._timeline is not None:
+                self._timeline.add("gather", name, start_s, self.clock.now_s(), **details)
             stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
         return MatmulResult(y.astype(np.float32), stats, variance.astype(np.float32))
 
