@@ -398,7 +398,8 @@ def _scaling(document: Mapping[str, Any], axis: str) -> Table:
     unit = document["model"]["unit"]
     shown = axis.replace("_", " ")
     heads = [f"{escape(name)}\n{phase}\n{source}" for name, phase, source in columns]
-    told = "predicted: from the profile, its host included; nothing was run for it"
+    sources = {source for *_, source in columns}
+    told = "predicted: from the profile, its host included" if "predicted" in sources else ""
     table = _table(f"{unit}s a second over {shown}", told, f"{shown}{_axis_unit(axis)}", *heads)
     for place, value in enumerate(values):
         rates = [column[place] for column in columns.values()]
