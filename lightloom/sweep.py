@@ -18,7 +18,17 @@ from .showing import _figure
 
 Progress = Callable[[str, int, int], None]
 
-__all__ = ["Inputs", "Results", "asked", "files_of", "make_sweep", "points_of", "run", "show"]
+__all__ = [
+    "Inputs",
+    "Results",
+    "asked",
+    "check_used",
+    "files_of",
+    "make_sweep",
+    "points_of",
+    "run",
+    "show",
+]
 
 
 def asked(file: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +104,23 @@ def files_of(sweep: Sweep, model: Model) -> dict[str, Any]:
     images = None if sweep.images is None else Path(sweep.images)
     given = {"--prompt": None, "--text": None, "--sentence": None, "--images": None}
     return given | ({"--images": images} if model.task == "vision" else {"--text": text})
+
+
+def check_used(sweep: Sweep, tasks: Sequence[str]) -> None:
+    """Refuse files of inputs that no model of the sweep takes.
+
+    Parameters
+    ----------
+    tasks : of its models
+
+    Raises
+    ------
+    InputError : naming the file
+    """
+    for key, used in (("text", set(tasks) - {"vision"}), ("images", set(tasks) & {"vision"})):
+        path = getattr(sweep, key)
+        if path is not None and not used:
+            raise InputError(f"{key!r} is of no use to {', '.join(sweep.models)}: {path}")
 
 
 def run(
