@@ -42,6 +42,7 @@ _EXTRAS = {
     "genicam": ("harvesters", "genicam"),
     "micromanager": ("pymmcore_plus",),
     "ni": ("nidaqmx",),
+    "cluster": ("distributed", "cryptography"),
     "slmsuite": ("slmsuite",),
     "report": ("matplotlib",),
     "models": ("gguf", "tokenizers"),
