@@ -300,7 +300,8 @@ def benchmark(
     axes = benchmarking.parse_axes(scale or [])
     benchmarking.check_files(output, picture)
     old = benchmarking.older(compare)
-    backends = [_open(backend, name, set_, seed, bench) for name in profile or [None]]
+    profiles: list[str | None] = [*profile] if profile else [None]
+    backends = [_open(backend, name, set_, seed, bench) for name in profiles]
     tokens = (sequence or 0) + new_tokens
     loaded = benchmarking.chosen_model(model, width, depth, axes, tokens, seed)
     try:
