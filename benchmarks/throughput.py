@@ -159,6 +159,7 @@ class Sample:
 
     Parameters
     ----------
+    cpu_s : of processor time, all threads; what else runs hardly enters it
     stages : (kind, "optical", "host" or "convert") -> seconds
     overhead_s : neither product nor host arithmetic; None where stages overlap, as on a bench, or
         are not told
@@ -166,6 +167,7 @@ class Sample:
     """
 
     seconds: float
+    cpu_s: float
     stages: Mapping[tuple[str, str], float]
     overhead_s: float | None = None
     bench_s: float | None = None
@@ -211,16 +213,15 @@ class Lightloom:
             executor.records.clear()
             self._spent[0] = 0.0
             began_s = self.bench.clock.now_s() if self.bench else 0.0
-            start = time.perf_counter()
-            for data in inputs:
-                model.run_pass(executor, ending, data, cache=cache)
-            seconds = time.perf_counter() - start
+            seconds, cpu_s = _clocked(
+                partial(model.run_pass, executor, ending, cache=cache), inputs
+            )
             bench_s = self.bench.clock.now_s() - began_s if self.bench else None
-            found[phase] = self._sample(seconds, bench_s, list(executor.records.values()))
+            found[phase] = self._sample(seconds, cpu_s, bench_s, list(executor.records.values()))
         return found
 
     def _sample(
-        self, seconds: float, bench_s: float | None, records: Sequence[StepRecord]
+        self, seconds: float, cpu_s: float, bench_s: float | None, records: Sequence[StepRecord]
     ) -> Sample:
         stages: dict[tuple[str, str], float] = {}
         stats = Stats()
@@ -252,7 +253,7 @@ class Lightloom:
             add("decode", "convert", decode)
         is_known = rest >= 0 and not self.backend.is_asynchronous
         counts = {name: int(getattr(stats, name)) for name in _COUNTS} if is_optical else None
-        return Sample(seconds, stages, rest if is_known else None, bench_s, counts)
+        return Sample(seconds, cpu_s, stages, rest if is_known else None, bench_s, counts)
 
 
 def _watched(backend: Backend) -> list[float]:
@@ -346,13 +347,15 @@ class BareProducts:
 
 
 def _timed(job: Job, run: Callable[[np.ndarray], Any]) -> dict[str, Sample]:
-    found = {}
-    for phase, (inputs, _) in job.phases.items():
-        start = time.perf_counter()
-        for data in inputs:
-            run(data)
-        found[phase] = Sample(time.perf_counter() - start, {})
-    return found
+    return {phase: Sample(*_clocked(run, inputs), {}) for phase, (inputs, _) in job.phases.items()}
+
+
+def _clocked(run: Callable[[np.ndarray], Any], inputs: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Give the seconds that inputs take, by the clock and of the processor."""
+    start, start_cpu = time.perf_counter(), time.process_time()
+    for data in inputs:
+        run(data)
+    return time.perf_counter() - start, time.process_time() - start_cpu
 
 
 def _baselines(job: Job, *, with_peers: bool) -> tuple[list[Contender], list[str]]:
@@ -599,6 +602,7 @@ def _phase(samples: Sequence[Sample], units: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "units": units,
         "seconds": seconds,
+        "cpu_s": [sample.cpu_s for sample in samples],
         "median_s": float(np.median(seconds)),
         "quartiles_s": [float(q) for q in np.percentile(seconds, (25, 75))],
         "units_per_s": units / float(np.median(seconds)),

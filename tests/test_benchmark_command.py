@@ -65,6 +65,7 @@ def samples(
         return {
             "units": 1,
             "seconds": times(median_s * slow),
+            "cpu_s": times(median_s * slow),
             "stages": stages if is_light else [],
             "counts": {"shots": 12} if is_light else None,
             "predicted_s": 3.5 if is_light else None,
@@ -405,6 +406,8 @@ def test_mistakes_end_in_one_sentence(
         ('{"schema": 1}', "is no benchmark"),
         (json.dumps({"kind": KIND, "schema": 99}), "has schema 99"),
         (json.dumps({"kind": KIND, "schema": SCHEMA, "points": []}), "is a broken benchmark"),
+        (json.dumps(samples(1)).replace('"seconds"', '"minutes"'), "is a broken benchmark"),
+        (json.dumps(samples(1)).replace('"repeats": 15', '"repeats": "x"'), "is a broken bench"),
     ],
 )
 def test_files_that_cannot_be_compared_with(tmp_path: Path, text: str, message: str) -> None:
