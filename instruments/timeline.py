@@ -89,6 +89,10 @@ class Timeline:
         finally:
             self.add(track, name, start_s, self.clock.now_s(), **details)
 
+    def within(self, name: str) -> Timeline:
+        """Give a view that puts the same slices here, on tracks under a name: "bench 2/input"."""
+        return _Within(self, name)
+
     @property
     def start_s(self) -> float:
         """The beginning of the earliest slice; 0 without slices."""
@@ -107,3 +111,15 @@ class Timeline:
             busy += max(0.0, end - max(start, until))
             until = max(until, end)
         return busy
+
+
+class _Within(Timeline):
+    def __init__(self, whole: Timeline, name: str) -> None:
+        super().__init__(whole.clock)
+        self._whole, self._name = whole, name
+
+    def add(self, track: str, name: str, start_s: float, end_s: float, **details: Any) -> None:
+        self._whole.add(f"{self._name}/{track}", name, start_s, end_s, **details)
+
+    def count(self, name: str, value: float, at_s: float | None = None) -> None:
+        self._whole.count(f"{self._name}: {name}", value, at_s)

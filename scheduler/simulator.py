@@ -25,6 +25,7 @@ from .timing import BenchModel, host_cost
 if TYPE_CHECKING:
     from .executor import StepRecord
 
+DEVICES = ("input modulator", "weight modulator", "detector")
 _EXACT_SHOTS = 40_000  # of a pass that is gone through shot by shot
 _LARGE_JOB = 64  # shots of a job that passes at once in a larger one
 _CHOICES = (1, 2, 4, 8)  # micro-batches that are tried
@@ -95,7 +96,8 @@ class Prediction:
     ----------
     seconds : from the first step to the last
     frames : shown, by role, and exposures ("detector")
-    busy_s : of each device and thread of the host
+    busy_s : of "light" (a product is on its way through it), and of each device in it; of "host",
+        and of the threads that "feed" light and "gather" from it
     micro_batches : in which the batch goes through
     """
 
@@ -114,9 +116,15 @@ class Prediction:
 
     @property
     def bottleneck(self) -> str:
-        """The busiest; "light" where settling, exposure and read-out take turns."""
-        shares = self.utilisation
-        return max(shares, key=lambda name: shares[name]) if shares else "nothing"
+        """What works most of the time; of light, the device that it waits for most."""
+        busy = self.busy_s
+        if not busy:
+            return "nothing"
+        most = max((name for name in busy if name not in DEVICES), key=lambda name: busy[name])
+        if most != "light":
+            return most
+        device = max(DEVICES, key=lambda name: busy.get(name, 0.0))
+        return f"light, in it the {device}"
 
     def plus(self, other: Prediction, times: int = 1) -> Prediction:
         """Add another pass, so many times."""
@@ -206,7 +214,7 @@ class _Simulation:
         self._latest: dict[Node, float] = {}
         self._host_s = self._gather_s = self._end_s = start_s
         self._feed_s = start_s
-        self._busy = {"host": 0.0, "feed": 0.0, "gather": 0.0}
+        self._busy = {"light": 0.0, "host": 0.0, "feed": 0.0, "gather": 0.0}
         self._jobs: dict[tuple[int, int], list[Work]] = {}
         for index, count in enumerate(dependencies.needs):
             for part in range(len(self._sizes)):
@@ -229,14 +237,15 @@ class _Simulation:
             following = products[number + 1] if number + 1 < len(products) else None
             fed_s = self._fed(node, math.inf)
             assert fed_s is not None
-            light.now_s = max(light.now_s, fed_s)
+            begun_s = light.now_s = max(light.now_s, fed_s)
             for work in works[:-1]:
                 light.run(work, lambda _: True)
             for work in works[-1:]:
                 light.run(work, partial(self._is_fed, following))
+            self._busy["light"] += light.now_s - begun_s
             self._gathered(node, light.now_s)
         self._advance(math.inf)
-        names = {"input": "input modulator", "weight": "weight modulator", "detector": "detector"}
+        names = dict(zip(("input", "weight", "detector"), DEVICES, strict=True))
         busy = {names[role]: busy_s for role, busy_s in light.busy_s.items()}
         busy |= {name: busy_s for name, busy_s in self._busy.items() if busy_s}
         frames = {**light.frames, "detector": light.shots}

@@ -4,6 +4,7 @@ from .backend import BenchBackend
 from .bench import Bench, load_bench
 from .check import FIRST_PRODUCTS, check_bench
 from .file import BenchFile, example_file, read_bench_file
+from .group import BenchGroup
 from .layouts import BlockLayout, ImagedLayout, Layout, LineLayout
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Bench",
     "BenchBackend",
     "BenchFile",
+    "BenchGroup",
     "BlockLayout",
     "ImagedLayout",
     "Layout",
