@@ -17,6 +17,8 @@ from lightloom.backends import Address, MockBackend, OpticsProfile
 from lightloom.backends.noise import Stream
 from obvious_light import theory
 
+pytestmark = pytest.mark.campaign  # numpy gives the same bits (test_mock_paths.py)
+
 FULL = os.environ.get("LIGHTLOOM_CAMPAIGN") == "full"
 BENCHES = [
     (encoding, detection)
