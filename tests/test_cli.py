@@ -62,7 +62,7 @@ def test_a_digital_run_claims_no_light() -> None:
 
 
 def test_runs_repeat() -> None:
-    options = ("run", "--limit", 20, "--set", "photons_full_scale=30")
+    options = ("run", "--limit", 4, "--set", "photons_full_scale=30")
     first, second = (document(*options)["stats"] for _ in range(2))
     other = document(*options, "--seed", 1)["stats"]
     for stats in (first, second, other):

@@ -50,7 +50,8 @@ def test_accuracy_digital_and_on_the_default_bench(
 def test_weak_light_costs_accuracy(digits: Model, data: dict[str, np.ndarray]) -> None:
     # a mock that is right whatever the light is simulates nothing
     weak = load_profile().with_settings({"photons_full_scale": 1.0})
-    assert accuracy(digits, data, MockBackend(weak)) < 0.9
+    some = {key: value[:30] for key, value in data.items()}  # 0.1 is found, as by guessing
+    assert accuracy(digits, some, MockBackend(weak)) < 0.9
 
 
 def test_seeds_and_batches(digits: Model, data: dict[str, np.ndarray]) -> None:
