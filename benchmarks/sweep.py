@@ -137,7 +137,7 @@ def make_sweep(document: Mapping[str, Any]) -> Sweep:
     """
     for key in document.keys() - set(_KEYS):
         raise InputError(f"a sweep has no key {key!r}; it has {', '.join(_KEYS)}")
-    lists = {key: _list(key, document[key]) for key in _LISTS if key in document}
+    lists: dict[str, Any] = {key: _list(key, document[key]) for key in _LISTS if key in document}
     more = document.get("set", {})
     if not isinstance(more, Mapping):
         raise InputError(f"set = {more!r} is no table of a profile's fields")
@@ -162,7 +162,7 @@ def make_sweep(document: Mapping[str, Any]) -> Sweep:
                 raise InputError(f"{key}: {name!r} is no name")
     for key, values in lists.items():
         _check_different(key, values)
-    rest = {
+    rest: dict[str, Any] = {
         key: document[key] for key in ("placement", "limit", "text", "images") if key in document
     }
     sweep = Sweep(**lists, settings=settings, **rest)

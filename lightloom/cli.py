@@ -661,7 +661,8 @@ def sweep_(
 
     if scheduler is not None and workers is not None:
         raise InputError("--scheduler has its own workers; give it or --workers")
-    given = {"models": model, "profiles": profile, "encodings": encoding, "light": light}
+    given: dict[str, Any] = {"models": model, "profiles": profile}
+    given |= {"encodings": encoding, "light": light}
     given |= {"set": set_, "seeds": seed, "placement": placement, "limit": limit}
     wanted = sweep.make_sweep(sweep.asked(file, given | {"text": text, "images": images}))
     points, impossible = sweep.points_of(wanted, skip_impossible)

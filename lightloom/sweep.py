@@ -1,5 +1,6 @@
 """What `lightloom sweep` reads from its options, and the table that it shows."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,13 @@ def run(
     if not results.left:
         return ["every point was there already; nothing was run"]
     progress("opening workers", 0, 1)
-    with open_workers(min(count, len(results.left)), address) as workers:
+    left, start = len(results.left), time.perf_counter()
+    with open_workers(min(count, left), address) as workers:
+        opened = time.perf_counter()
         run_sweep(results, inputs, workers, progress)
-        return list(workers.remarks)
+        done = time.perf_counter()
+        took = f"opened in {opened - start:.1f} s, {left} points in {done - opened:.1f} s"
+        return [f"{workers.name}: {took}", *workers.remarks]
 
 
 def show(where: Console, document: Mapping[str, Any], remarks: Sequence[str]) -> None:

@@ -110,7 +110,7 @@ def open_workers(
     if address is None and not count:
         yield _Here()
         return
-    import_extra("distributed", "cluster", "work on a cluster of workers")
+    _dask()
     with ExitStack() as stack:
         _hush(stack)
         if address is None:
@@ -209,13 +209,11 @@ class _Cluster:
                 task.release()
 
     def _result(self, task: Any) -> Any:
-        from distributed.scheduler import KilledWorker
-
         if task.status in ("cancelled", "lost"):
             raise WorkersLost(f"{self.name} is gone")
         try:
             return task.result()
-        except KilledWorker:
+        except _dask().scheduler.KilledWorker:
             return Failure("it ended every worker that tried it: perhaps it needs more memory")
 
     def _check_alive(self, alone_since: float | None) -> float | None:
@@ -251,6 +249,10 @@ def _run(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return Failure(f"there is not enough memory for it on {platform.node()}")
 
 
+def _dask() -> Any:
+    return import_extra("distributed", "cluster", "work on a cluster of workers")
+
+
 def dask_setup(worker: Any) -> None:
     """Leave Ctrl-C to the process that started this worker; Dask calls this in each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -258,13 +260,14 @@ def dask_setup(worker: Any) -> None:
 
 def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> Any:
     """Start processes of this machine, and give a client of theirs."""
-    import dask
-    from distributed import Client, LocalCluster
+    dask = _dask()
+    config = import_extra("dask.config", "cluster", "work on a cluster of workers")
+    rooms = ("scheduler", "worker")
+    no_pages: dict[str, list[str]] = {f"distributed.{room}.http.routes": [] for room in rooms}
 
     def start() -> Any:
-        quiet = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-        with dask.config.set(quiet):
-            return LocalCluster(
+        with config.set(no_pages):
+            return dask.LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
                 host="127.0.0.1",
@@ -281,19 +284,18 @@ def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> 
     except (OSError, RuntimeError) as error:
         raise WorkersLost(f"cannot start {count} processes: {error}") from None
     stack.callback(_close, cluster)
-    client = Client(cluster, set_as_default=False)
+    client = dask.Client(cluster, set_as_default=False)
     stack.callback(_close, client)
     return client
 
 
 def _connect(stack: ExitStack, address: str) -> Any:
     """Give a client of a running scheduler."""
-    from distributed import Client
-
+    dask = _dask()
     _check_reachable(address)
     try:
         client = _aside(
-            lambda: Client(address, timeout=ANSWER_S, set_as_default=False), 1.2 * ANSWER_S
+            lambda: dask.Client(address, timeout=ANSWER_S, set_as_default=False), 1.2 * ANSWER_S
         )
     except TimeoutError:  # Dask waits for ever for one that accepts and says nothing
         raise InputError(
@@ -354,13 +356,11 @@ def _aside(call: Callable[[], Any], seconds: float) -> Any:
 
 def _check_reachable(address: str) -> None:
     """Refuse addresses that Dask would try for long, or leave a broken client of."""
-    from distributed.security import Security
-
     parts = _ADDRESS.fullmatch(address)
     if parts is None or not 0 < int(parts["port"]) < 1 << 16:
         raise InputError(f"--scheduler {address!r} is no address such as tcp://10.0.0.1:8786")
     secret = parts["scheme"] == "tls://"
-    if secret and Security().get_connection_args("client").get("ssl_context") is None:
+    if secret and _dask().Security().get_connection_args("client").get("ssl_context") is None:
         raise InputError(
             f"{address} wants certificates: name them in Dask's configuration, distributed.comm.tls"
         )
