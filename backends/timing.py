@@ -119,6 +119,15 @@ class Work:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+def alone(at_s: float) -> None:
+    """Say that no job follows."""
+
+
+def again(at_s: float) -> Work:
+    """Say that a job of one shot follows."""
+    return Work(1, 1)
+
+
 class Light:
     """The devices of a bench, going through shots.
 
@@ -152,12 +161,12 @@ class Light:
         self._since_reference = 0
         self._is_shown = False  # the next job's first frames, already
 
-    def run(self, work: Work, followed: Callable[[float], bool]) -> None:
+    def run(self, work: Work, followed: Callable[[float], Work | None] = alone) -> None:
         """Go through a job, begun no earlier than `now_s`, until all of it has been decoded.
 
         Parameters
         ----------
-        followed : tells, when the last shot begins, whether another job waits, whose first frames
+        followed : gives, when the last shot begins, the job that waits, if any: its first frames
             are then shown while that shot is read
         """
         if self.timeline is None and work.tiles * work.vectors > self.exact_shots:
@@ -169,11 +178,12 @@ class Light:
         for following in self._keys(work):
             if keys is not None:
                 changed = (a != b for a, b in zip(keys, following, strict=True))
-                self._expose(work, tuple(compress(ROLES, changed)))
+                self._expose(work, tuple(compress(ROLES, changed)), work)
             keys = following
-        self._is_shown = keys is not None and followed(self.now_s)
         if keys is not None:
-            self._expose(work, ROLES if self._is_shown else ())
+            upcoming = followed(self.now_s)
+            self._is_shown = upcoming is not None
+            self._expose(work, ROLES if upcoming else (), upcoming or work)
         self.now_s = max(self.now_s, self._decoded_s)
 
     def _keys(self, work: Work) -> Iterator[tuple[int, int]]:
@@ -189,11 +199,12 @@ class Light:
             self._since_reference += 1
             yield weight, vector
 
-    def _run_large(self, work: Work, followed: Callable[[float], bool]) -> None:
+    def _run_large(self, work: Work, followed: Callable[[float], Work | None]) -> None:
         """Let a large job pass at once: as it takes from a common beginning, found once."""
         shown = self._is_shown
         steady = _steady(work.tiles, work.vectors, work.order, self.timing.devices, shown)
-        part, grown = steady[followed(self.now_s + float(steady[0][1][0]))]
+        ends_s = self.now_s + float(steady[0][1][0])
+        part, grown = steady[followed(ends_s) is not None]
         self._take(part, self._state() + grown)
 
     def _state(self) -> np.ndarray:
@@ -215,7 +226,7 @@ class Light:
         self._free_s = light._free_s + later_s
         self._encoded_s, self._decoded_s = light._encoded_s + later_s, light._decoded_s + later_s
 
-    def _expose(self, work: Work, after: tuple[str, ...]) -> None:
+    def _expose(self, work: Work, after: tuple[str, ...], upcoming: Work) -> None:
         timing = self.timing
         now = max(self.now_s, self._settled["input"], self._settled["weight"])
         if timing.window_s:
@@ -223,7 +234,7 @@ class Light:
             self._note("detector", "exposure", now, end, work)
             self.busy_s["detector"] += end - now
             self.now_s = end
-            self._show(after, work)
+            self._show(after, upcoming)
         else:
             start = max(now + timing.trigger_latency_s, self._free_s)
             end = start + timing.exposure_s + timing.rolling_s
@@ -233,7 +244,7 @@ class Light:
             self._note("detector", "exposure", start, end, work)
             self._note("detector", "read-out", end, read, work)
             self.now_s = end if timing.shows_early else read
-            self._show(after, work)
+            self._show(after, upcoming)
             self.now_s = max(self.now_s, read)
         self.now_s += timing.shot_s
         # the shot before is judged now; this one is decoded meanwhile
@@ -287,16 +298,16 @@ def _steady(
     are bilinear in both, up to how refresh periods of different length happen to fall.
     """
     found = []
-    for is_followed in (False, True):
+    for followed in (alone, again):
         total = np.zeros(8)
         for some_tiles, share in _corners(tiles, _TILES):
             for some_vectors, part in _corners(vectors, _VECTORS):
                 light = Light(timing)
                 light.exact_shots = _TILES * _VECTORS
-                light.run(Work(1, 1), lambda _: is_shown)
+                light.run(Work(1, 1), again if is_shown else alone)
                 before = light._state()
                 work = Work(some_tiles, some_vectors, order)
-                light.run(work, lambda _, answer=is_followed: answer)  # type: ignore[misc]
+                light.run(work, followed)
                 total += share * part * (light._state() - before)
         found.append((light, total))
     return found[0], found[1]
@@ -306,9 +317,9 @@ def _steady(
 def job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> float:
     """Give what a job takes between others like it."""
     light = Light(timing)
-    light.run(Work(1, 1), lambda _: True)
+    light.run(Work(1, 1), again)
     start_s = light.now_s
-    light.run(Work(tiles, vectors, order), lambda _: True)
+    light.run(Work(tiles, vectors, order), again)
     return light.now_s - start_s
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..backends import Light, Work, best_order, cuts, pack
@@ -238,10 +239,9 @@ class _Simulation:
             fed_s = self._fed(node, math.inf)
             assert fed_s is not None
             begun_s = light.now_s = max(light.now_s, fed_s)
-            for work in works[:-1]:
-                light.run(work, lambda _: True)
-            for work in works[-1:]:
-                light.run(work, partial(self._is_fed, following))
+            for work, upcoming in pairwise((*works, None)):
+                if work is not None:
+                    light.run(work, partial(self._upcoming, upcoming, following))
             self._busy["light"] += light.now_s - begun_s
             self._gathered(node, light.now_s)
         self._advance(math.inf)
@@ -274,8 +274,11 @@ class _Simulation:
         fed_s = self._fed_s[node]
         return fed_s if fed_s <= until_s else None
 
-    def _is_fed(self, node: Node | None, until_s: float) -> bool:
-        return self._fed(node, until_s) is not None
+    def _upcoming(self, work: Work | None, node: Node | None, until_s: float) -> Work | None:
+        """Give the job that waits at a moment: the next of this product, or the following one's."""
+        if work is None and node is not None and self._fed(node, until_s) is not None:
+            return next(iter(self._jobs_of(node)), None)
+        return work
 
     def _gathered(self, node: Node, done_s: float) -> None:
         step, sizes = self._program.steps[node[0]], self._sizes[node[1]]
