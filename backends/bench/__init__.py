@@ -4,7 +4,7 @@ from .backend import BenchBackend
 from .bench import Bench, load_bench
 from .check import FIRST_PRODUCTS, check_bench
 from .file import BenchFile, example_file, read_bench_file
-from .group import BenchGroup
+from .group import BenchGroup, check_together, open_benches
 from .layouts import BlockLayout, ImagedLayout, Layout, LineLayout
 
 __all__ = [
@@ -18,7 +18,9 @@ __all__ = [
     "Layout",
     "LineLayout",
     "check_bench",
+    "check_together",
     "example_file",
     "load_bench",
+    "open_benches",
     "read_bench_file",
 ]

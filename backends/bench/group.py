@@ -1,40 +1,38 @@
-"""`BenchGroup`: several benches that multiply as one, each a share of every product.
+"""`BenchGroup`: several benches of this process that multiply as one (see `dealing`).
 
-Heads of dynamic operands are dealt out first; else the weight frames of a matrix, so that no frame
-is shown twice; else the rows of x. A product is begun on all of its benches at once.
+A product is begun on all of its benches at once. Whatever happens to one, all are made safe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from ...instruments import Clock, InputError, Timeline
+from ...instruments import Clock, InputError, LightloomError, Timeline
+from ...instruments.base import place
 from ..address import Address
-from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from ..base import Backend, MatmulResult, PreparedWeights, Ranges
+from ..dealing import Dealing
 from ..profile import OpticsProfile
-from ..tiling import Geometry, cuts
+from ..tiling import Geometry
 from ..timing import ShotTiming
 from .backend import BenchBackend
+from .bench import load_bench
+from .file import BenchFile, make_instrument
 
 
 @dataclass(frozen=True)
 class _Dealt:
-    """Weights as each bench wants them.
+    """Weights as each bench wants them."""
 
-    Parameters
-    ----------
-    by : what is dealt out: "matrices", "outputs" or "rows"
-    where : the share of each bench, (first, last); of rows it is not known yet
-    """
-
-    by: str
-    where: list[tuple[int, int]]
+    dealing: Dealing
     weights: list[PreparedWeights]
 
 
@@ -78,13 +76,11 @@ class BenchGroup(Backend):
 
     def __init__(self, benches: Sequence[BenchBackend]) -> None:
         super().__init__()
-        kinds = {bench.bench.file.encoding.kind for bench in benches}
-        if len(benches) < 2 or len(kinds) > 1:
-            paths = ", ".join(bench.bench.path for bench in benches)
-            raise InputError(
-                f"{paths}: want two benches or more, all of one encoding, not "
-                f"{', '.join(sorted(kinds))}"
-            )
+        if len(benches) < 2:
+            raise InputError(f"a group is of two benches or more, not {len(benches)}")
+        check_together(
+            {f"bench {n} ({b.bench.path})": b.bench.file for n, b in enumerate(benches, 1)}
+        )
         self.benches = list(benches)
         self.is_mock = any(bench.is_mock for bench in benches)
         clocks = [bench.clock for bench in benches]
@@ -150,50 +146,26 @@ class BenchGroup(Backend):
 
     def open(self) -> None:
         """Open all benches, at the same time."""
-        with ThreadPoolExecutor(len(self.benches)) as pool:
-            for opened in [pool.submit(bench.open) for bench in self.benches]:
-                try:
+        with self._safe(), ThreadPoolExecutor(len(self.benches)) as pool:
+            opening = [(bench, pool.submit(bench.open)) for bench in self.benches]
+            for bench, opened in opening:
+                with _named(bench):
                     opened.result()
-                except BaseException:
-                    self.close()
-                    raise
 
     def close(self) -> None:
-        """Close all benches, whatever happens to one of them."""
-        errors = []
-        for bench in self.benches:
-            try:
-                bench.close()
-            except Exception as error:  # the others must be made safe too
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        """Close all benches at the same time, so that no light waits for another bench."""
+        with ThreadPoolExecutor(len(self.benches)) as pool:
+            closing = [pool.submit(bench.close) for bench in self.benches]
+        for closed in closing:  # all have been tried
+            closed.result()
 
     # --- products --------------------------------------------------------------------------------
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _Dealt:
-        outputs, benches = weights.shape[-2], self.benches
-        if weights.ndim > 2:
-            weights = weights.reshape(-1, *weights.shape[-2:])
-        frame = max((self.geometry.outputs or outputs) // self.geometry.parts, 1)
-        if weights.ndim > 2 and len(weights) > 1:
-            where = _shares(len(weights), len(benches))
-            parts = [weights[first:last] for first, last in where]
-            return _Dealt("matrices", where, self._prepared(parts, ranges))
-        if outputs >= len(benches) * frame:
-            where = [
-                (first * frame, min(last * frame, outputs))
-                for first, last in _shares(-(-outputs // frame), len(benches))
-            ]
-            parts = [weights[..., first:last, :] for first, last in where]
-            return _Dealt("outputs", where, self._prepared(parts, ranges))
-        return _Dealt("rows", [], self._prepared([weights] * len(benches), ranges))
-
-    def _prepared(self, parts: list[np.ndarray], ranges: Ranges | None) -> list[PreparedWeights]:
-        return [
-            bench.prepare(part, ranges=ranges)
-            for bench, part in zip(self.benches, parts, strict=False)
-        ]
+        stacked = weights.reshape(-1, *weights.shape[-2:])
+        dealing = Dealing.of(stacked.shape, self.geometry, len(self.benches))
+        shares = zip(self.benches, dealing.weights(stacked, ranges), strict=False)
+        return _Dealt(dealing, [bench.prepare(part, ranges=own) for bench, (part, own) in shares])
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         return self._begin(x, w, at, lambda: None, {})()
@@ -207,8 +179,8 @@ class BenchGroup(Backend):
         details: Mapping[str, Any],
     ) -> Callable[[], MatmulResult]:
         dealt: _Dealt = w.content
-        where = dealt.where if dealt.by != "rows" else _shares(x.shape[1], len(self.benches))
-        left, lock = [len(where)], Lock()
+        shares = dealt.dealing.operands(x, at)
+        left, lock = [len(shares)], Lock()
 
         def one_is_done() -> None:
             with lock:
@@ -217,36 +189,82 @@ class BenchGroup(Backend):
             if is_last:
                 done()
 
-        finishes = []
-        for bench, weights, (first, last) in zip(self.benches, dealt.weights, where, strict=False):
-            operand, rows = x, at.rows
-            if dealt.by == "matrices":
-                operand, rows = x[first:last], at.rows[first:last]
-            elif dealt.by == "rows":
-                operand, rows = x[:, first:last], at.rows[:, first:last]
-            address = Address(at.matmul, rows, at.attempt)
-            finishes.append(bench.begin(operand, weights, address, one_is_done, details))
-        axis = {"matrices": 0, "outputs": 2, "rows": 1}[dealt.by]
-        shape = (x.shape[0], x.shape[1], w.shape[-2])
-        return lambda: _joined([finish() for finish in finishes], axis, shape)
+        begun = []
+        with self._safe():
+            for bench, weights, (part, address) in zip(
+                self.benches, dealt.weights, shares, strict=False
+            ):
+                with _named(bench):
+                    finish = bench.begin(part, weights, address, one_is_done, details)
+                begun.append((bench, finish))
+
+        def finished() -> MatmulResult:
+            results = []
+            with self._safe():
+                for bench, finish in begun:
+                    with _named(bench):
+                        results.append(finish())
+            return dealt.dealing.joined(results)
+
+        return finished
+
+    @contextmanager
+    def _safe(self) -> Iterator[None]:
+        """Close all benches when one of them fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
-def _shares(count: int, benches: int) -> list[tuple[int, int]]:
-    """Deal out so many things, to fewer benches where there are not enough: [(first, last)]."""
-    return cuts(count, -(-count // min(count, benches)))
+@contextmanager
+def _named(bench: BenchBackend) -> Iterator[None]:
+    """Name a bench's file in what it raises."""
+    try:
+        yield
+    except LightloomError as error:
+        if bench.bench.path in str(error):
+            raise
+        raise type(error)(f"{bench.bench.path}: {error}") from error
 
 
-def _joined(
-    results: Sequence[MatmulResult], axis: int, shape: tuple[int, int, int]
-) -> MatmulResult:
-    stats = Stats()
-    for result in results:
-        stats.add(result.stats)
+def open_benches(
+    paths: Sequence[str | Path], uncalibrated: bool = False
+) -> BenchBackend | BenchGroup:
+    """Make a backend of bench files: one bench, or several that multiply as one; not connected.
 
-    def whole(parts: list[np.ndarray]) -> np.ndarray:
-        lifted = [part.reshape(-1, *part.shape[-2:]) for part in parts]
-        return np.concatenate(lifted, axis=axis).reshape(shape)
+    Raises
+    ------
+    InputError : for benches that cannot share a product, or want the same instrument
+    """
+    benches = [BenchBackend(load_bench(path), uncalibrated) for path in paths]
+    return benches[0] if len(benches) == 1 else BenchGroup(benches)
 
-    variances = [result.variance for result in results if result.variance is not None]
-    variance = whole(variances) if len(variances) == len(results) else None
-    return MatmulResult(whole([result.y for result in results]), stats, variance)
+
+def check_together(files: Mapping[str, BenchFile]) -> None:
+    """Refuse bench files that cannot multiply as one; their instruments are not touched.
+
+    Parameters
+    ----------
+    files : by a name for messages, such as their paths
+
+    Raises
+    ------
+    InputError : when their encodings differ, or two want the same instrument
+    """
+    kinds = {name: file.encoding.kind for name, file in files.items()}
+    if len(set(kinds.values())) > 1:
+        each = ", ".join(f"{name} has {kind}" for name, kind in kinds.items())
+        raise InputError(f"benches that share a product are of one encoding.kind, but {each}")
+    held: dict[str, str] = {}
+    for name, file in files.items():
+        for role, table in file.instruments.items():
+            address = make_instrument(role, table).address
+            claim = place(address)
+            if address and claim in held:
+                raise InputError(
+                    f"{name}: instruments.{role} at {address!r} is {held[claim]} already; "
+                    "each bench has instruments of its own"
+                )
+            held[claim] = f"instruments.{role} of {name}"
