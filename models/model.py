@@ -12,7 +12,7 @@ import numpy as np
 from ..backends import Backend, open_backend
 from ..backends.base import check_finite
 from ..instruments import InputError
-from ..scheduler import DEFAULT_POLICY, Executor, Program, State
+from ..scheduler import DEFAULT_POLICY, Executor, Placement, Program, State
 from .blocks import loss_program
 from .tokenizer import Tokenizer
 from .weights import Weights, read_json, read_safetensors
@@ -37,7 +37,9 @@ class Model:
     """A Transformer: its program, its weights and its tokenizer; made by `load_model`.
 
     Every call takes `backend` (None is digital, a name, or a backend) and `placement`, the policy
-    that says which products go to light ("paper", "projections", "all-optical", "host").
+    that says which products go to light ("paper", "projections", "all-optical", "host", "fastest",
+    "least-energy", or the path of a file of rules), or what a plan decided. The two that ask for
+    costs decide by the sizes of the first call on a backend, and later calls keep to that.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Model:
         self._read_tokenizer = read_tokenizer
         self._tokenizer: Tokenizer | None = None
         self._programs: dict[str, Program] = {}
-        self._executors: dict[tuple[Any, str], tuple[Backend, Executor]] = {}
+        self._executors: dict[tuple[Any, str | Placement], tuple[Backend, Executor]] = {}
 
     def __repr__(self) -> str:
         family = self._family.__name__.rsplit(".", 1)[-1]
@@ -73,8 +75,7 @@ class Model:
     @property
     def parameters(self) -> int:
         """Number of weights that its matrix products use."""
-        ending = {"language": "logits", "encoder": "hidden", "vision": "logits"}[self.task]
-        static = [m for m in self.program(ending).matmuls if not m.dynamic]
+        static = [m for m in self.whole_program.matmuls if not m.dynamic]
         return sum(m.w_shape[0]({}) * m.w_shape[1]({}) for m in static)
 
     @property
@@ -107,8 +108,13 @@ class Model:
             self._programs[ending] = write(self.config, ending)
         return self._programs[ending]
 
+    @property
+    def whole_program(self) -> Program:
+        """The program with every product that the model has."""
+        return self.program("hidden" if self.task == "encoder" else "logits")
+
     def executor(
-        self, backend: Backend | str | None = None, placement: str = DEFAULT_POLICY
+        self, backend: Backend | str | None = None, placement: str | Placement = DEFAULT_POLICY
     ) -> Executor:
         """Give what runs this model's programs on a backend, with the weights prepared for it."""
         if not isinstance(backend, Backend | str | None):
@@ -133,7 +139,7 @@ class Model:
         lengths: Any = None,
         cache: Cache | None = None,
         backend: Backend | str | None = None,
-        placement: str = DEFAULT_POLICY,
+        placement: str | Placement = DEFAULT_POLICY,
     ) -> np.ndarray:
         """Run the model once.
 
@@ -163,7 +169,7 @@ class Model:
         self,
         sentences: Sequence[str],
         backend: Backend | str | None = None,
-        placement: str = DEFAULT_POLICY,
+        placement: str | Placement = DEFAULT_POLICY,
     ) -> np.ndarray:
         """Give the embedding of each sentence, of length 1: float32 [sentences, d].
 
@@ -199,7 +205,7 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
         backend: Backend | str | None = None,
-        placement: str = DEFAULT_POLICY,
+        placement: str | Placement = DEFAULT_POLICY,
     ) -> Iterator[str]:
         """Continue a prompt; yields text as it comes, until an end token or the context's end.
 
@@ -223,7 +229,7 @@ class Model:
         self,
         tokens: Any,
         backend: Backend | str | None = None,
-        placement: str = DEFAULT_POLICY,
+        placement: str | Placement = DEFAULT_POLICY,
         progress: Callable[[int], None] | None = None,
     ) -> float:
         """Give exp of the mean loss of every next token within each row.
@@ -290,11 +296,10 @@ class Model:
                 self._calibrate(executor, data)
 
     def _calibrate(self, executor: Executor, data: Any) -> None:
-        ending = {"language": "logits", "encoder": "hidden", "vision": "logits"}[self.task]
         if data is None:
             data = self._calibration_data()
         inputs, sizes = self._operands(data, None, 0)
-        executor.calibrate(self.program(ending), inputs, sizes)
+        executor.calibrate(self.whole_program, inputs, sizes)
 
     # ------------------------------------------------------------ checks and details
 
@@ -320,6 +325,8 @@ class Model:
         if cache is not None and lengths is not None:
             raise InputError("lengths cannot be given with a cache: padding would become past")
         inputs, sizes = self._operands(data, lengths, past)
+        executor.decide(program, sizes, self.whole_program)
+        self.calibrate(executor)  # where that had to wait for the placement
         cache = Cache() if cache is None else cache
         if past and cache.batch != sizes["batch"]:
             raise InputError(

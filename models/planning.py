@@ -24,14 +24,16 @@ from ..scheduler import (
     HostStep,
     MeasuredHost,
     OpticalMatmul,
+    Placement,
     Prediction,
     Program,
     StepRecord,
     account_document,
+    decide,
     evaluate,
     host_cost,
+    is_fixed,
     optical_cost,
-    place,
     planned_events,
     predict,
     recorded_events,
@@ -66,6 +68,7 @@ class PlannedStep:
     shots: int
     conversions: int
     seconds: float
+    decided_by: Mapping[str, Any] | None = None  # of a product: policy, rule, costs, and why
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Plan:
 
     Parameters
     ----------
+    placement : the policy by name, or the path of its rules; `decided` is what came of it
     passes : sizes of each forward pass and how often it runs
     host : what host steps take; None is what the profile says
     """
@@ -85,7 +89,13 @@ class Plan:
     task: str
     passes: tuple[tuple[dict[str, int], int], ...]
     steps: tuple[PlannedStep, ...]
+    decided: Placement
     host: HostModel | None = None
+
+    @property
+    def chosen(self) -> str | Placement:
+        """The placement that runs of this plan keep to, whatever their sizes."""
+        return self.placement if is_fixed(self.placement) else self.decided
 
     @property
     def profile(self) -> OpticsProfile:
@@ -313,7 +323,8 @@ def plan(
     batch: int = 1,
     sequence: int | None = None,
     new_tokens: int = 0,
-    placement: str = DEFAULT_POLICY,
+    placement: str | Placement = DEFAULT_POLICY,
+    constants: Sequence[str] = (),
 ) -> Plan:
     """Split a model's layers into optical matmuls and host steps for a backend's bench.
 
@@ -322,10 +333,13 @@ def plan(
     batch : images, sentences or sequences in one pass
     sequence : tokens of each; None is the context of a vision model, else 128 at most
     new_tokens : tokens to generate after them, one pass each
+    placement : a policy, the path of a file of rules, or what another plan decided
+    constants : of energy, as for `Plan.energy`; the placement "least-energy" goes by them
 
     Raises
     ------
-    InputError : for sizes that the model cannot take, or an unknown placement
+    InputError : for sizes that the model cannot take, an unknown placement, rules that decide
+        nothing here
     """
     opened = backend if isinstance(backend, Backend) else open_backend(backend)
     context = model.config.context
@@ -354,30 +368,36 @@ def plan(
         ({"batch": batch, "new": 1, "past": sequence + index}, 1) for index in range(new_tokens - 1)
     ]
     task = {"vision": "classify", "encoder": "embed"}.get(model.task, "logits")
-    return _plan(model, opened, placement, "generate" if new_tokens else task, tuple(passes))
+    task = "generate" if new_tokens else task
+    return _plan(model, opened, placement, constants, task, tuple(passes))
 
 
 def _plan(
     model: Model,
     backend: Backend,
-    placement: str,
+    placement: str | Placement,
+    constants: Sequence[str],
     task: str,
     passes: tuple[tuple[dict[str, int], int], ...],
 ) -> Plan:
     bench = BenchModel.of(backend)
     program = model.program(_ENDINGS[task])
-    placed = place(program, placement)
+    decided = placement
+    if isinstance(decided, str):
+        known = resolve(bench.profile, tuple(constants))
+        decided = decide(program, decided, bench, passes, known, model.whole_program)
     if backend.name == "digital":
-        placed = frozenset()
+        decided = Placement(decided.policy, frozenset())
     steps = []
     alike: dict[tuple[Any, ...], PlannedStep] = {}
     for step in program.steps:  # layers are alike: one of them is counted
-        optical = step.name in placed
+        optical = step.name in decided.on_light
         key = (step.kind, *signature(step, optical))
         if key not in alike:
             alike[key] = _planned(step, optical, passes, bench)
-        steps.append(replace(alike[key], name=step.name))
-    return Plan(model, backend, bench, placement, task, passes, tuple(steps))
+        why = decided.decided_by.get(step.name)
+        steps.append(replace(alike[key], name=step.name, decided_by=why))
+    return Plan(model, backend, bench, decided.policy, task, passes, tuple(steps), decided)
 
 
 def _units(model: Model, passes: Sequence[tuple[Mapping[str, int], int]]) -> tuple[int, str]:
@@ -443,7 +463,7 @@ def _run(
         raise InputError(f"labels of shape {np.shape(labels)} do not name {len(inputs)} images")
     if plan.task == "classify" and not len(inputs):
         raise InputError("there are no images to classify")
-    executor = model.executor(backend, plan.placement)
+    executor = model.executor(backend, plan.chosen)
     executor.records.clear()
     tell = progress or (lambda what, done, total: None)
     tell("preparing the backend", 0, 1)
@@ -480,7 +500,7 @@ def _classify(
     plan: Plan, images: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     images = np.asarray(images)
-    executor = plan.model.executor(backend, plan.placement)
+    executor = plan.model.executor(backend, plan.chosen)
     step = max(1, plan.passes[0][0]["batch"])
     logits = []
     for first in range(0, len(images), step):
@@ -503,7 +523,7 @@ def _perplexity(
         done += rows
         tell(_name(backend), done, len(tokens))
 
-    value = plan.model.perplexity(tokens, backend, plan.placement, count)
+    value = plan.model.perplexity(tokens, backend, plan.chosen, count)
     return {"perplexity": value}, int(tokens.size), "tokens"
 
 
@@ -513,7 +533,7 @@ def _generate(
     wanted = 1 + sum(times for _, times in plan.passes[1:])
     pieces = []
     generator = plan.model.generate(
-        prompt, wanted, backend=backend, placement=plan.placement, **sampling
+        prompt, wanted, backend=backend, placement=plan.chosen, **sampling
     )
     for piece in generator:
         pieces.append(piece)
@@ -527,7 +547,7 @@ def _embed(
     plan: Plan, sentences: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     tell(_name(backend), 0, len(sentences))
-    vectors = plan.model.embed(list(sentences), backend, plan.placement)
+    vectors = plan.model.embed(list(sentences), backend, plan.chosen)
     tell(_name(backend), len(sentences), len(sentences))
     results = {"embeddings": vectors, "cosine_similarity": vectors @ vectors.T}
     return results, len(sentences), "sentences"

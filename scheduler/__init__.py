@@ -26,7 +26,7 @@ from .energy import (
 from .executor import Executor, StepRecord
 from .host_steps import State
 from .machine import measure_machine
-from .placement import DEFAULT_POLICY, POLICIES, place
+from .placement import DEFAULT_POLICY, POLICIES, Placement, decide, is_fixed, place
 from .program import (
     HOST_KINDS,
     MATMUL_KINDS,
@@ -63,6 +63,7 @@ __all__ = [
     "MeasuredHost",
     "OpticalMatmul",
     "PartEvents",
+    "Placement",
     "Prediction",
     "Program",
     "ProgramBuilder",
@@ -72,8 +73,10 @@ __all__ = [
     "StepRecord",
     "account_document",
     "best_parts",
+    "decide",
     "evaluate",
     "host_cost",
+    "is_fixed",
     "load_constants",
     "measure_machine",
     "optical_cost",

@@ -10,17 +10,21 @@ E = inputs (memory + DAC + modulator) + outputs (light + amplifier + ADC + memor
     + weights (memory + DAC + modulator) / reuse + hold power x time + host + idle.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backends import Geometry, OpticsProfile, Stats, tile_count
 from .constants import Baseline, Constants
-from .executor import StepRecord
 from .program import HostStep, OpticalMatmul
 from .sizes import evaluate
 from .timing import BenchModel, converter_seconds, host_cost, optical_cost
+
+if TYPE_CHECKING:
+    from .executor import StepRecord
 
 PLANCK_LIGHT = 6.62607015e-34 * 299_792_458.0  # J m: energy of a photon times its wavelength
 
@@ -78,7 +82,7 @@ class Events:
     convert_s: float = 0.0
     host_s: float = 0.0
 
-    def add(self, other: "Events", times: int = 1) -> None:
+    def add(self, other: Events, times: int = 1) -> None:
         """Add the events of another call, so many times."""
         for name in _EVENTS:
             value = getattr(other, name)
@@ -509,7 +513,7 @@ class Account:
             powers[name] = math.log(more / less) / math.log(1.01 / 0.99) if less > 0 else 0.0
         return powers
 
-    def sensitivity(self, count: int | None = None) -> list["Sensitivity"]:
+    def sensitivity(self, count: int | None = None) -> list[Sensitivity]:
         """Say how far each constant moves the system's energy, the most influential first.
 
         Parameters
@@ -550,7 +554,7 @@ class Account:
             low, high = (low, middle) if (over(middle) > 0) == rising else (middle, high)
         return float(10.0 ** ((low + high) / 2))
 
-    def converters(self, tokens_per_s: float) -> list["ConverterNeed"]:
+    def converters(self, tokens_per_s: float) -> list[ConverterNeed]:
         """Say how many converters a throughput needs, at what rate, and what they take."""
         c, events = self.constants, self.events
         weights = sum(

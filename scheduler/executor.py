@@ -25,7 +25,7 @@ from ..instruments import InputError
 from .host_steps import State, check_step
 from .parts import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
-from .placement import place
+from .placement import Placement, decide, is_fixed, place
 from .program import HostStep, OpticalMatmul, Program
 from .simulator import best_parts
 from .sizes import evaluate, shape
@@ -60,13 +60,16 @@ class Executor:
     ----------
     backend : multiplies what the policy sends to light
     weights : name -> float32 array; looked up when a step needs it
-    policy : which matmuls go to light (see `placement`)
+    placement : which matmuls go to light: what was decided, or a policy (see `placement`); one that
+        asks for costs decides by the sizes of the first call, and that holds from then on
     """
 
-    def __init__(self, backend: Backend, weights: Mapping[str, np.ndarray], policy: str) -> None:
+    def __init__(
+        self, backend: Backend, weights: Mapping[str, np.ndarray], placement: str | Placement
+    ) -> None:
         self.backend = backend
         self.weights = weights
-        self.policy = policy
+        self.placement = placement
         self.ranges: dict[str, Ranges] = {}
         self.records: dict[str, StepRecord] = {}
         self.attempt = 0
@@ -81,10 +84,36 @@ class Executor:
     @property
     def needs_ranges(self) -> bool:
         """Whether the backend wants ranges from a calibration pass that has not been made."""
-        if not isinstance(self.backend, MockBackend) or self.ranges or self.policy == "host":
+        if not isinstance(self.backend, MockBackend) or self.ranges or not self._uses_light:
             return False
         fixed = self.backend.profile.readout_range in ("per-matmul", "per-row")
-        return fixed or self.policy in ("paper", "all-optical")
+        return fixed or self.placement != "projections"
+
+    @property
+    def _uses_light(self) -> bool:
+        """Whether a product may go to light, as far as that is decided."""
+        if isinstance(self.placement, Placement):
+            return bool(self.placement.on_light)
+        return is_fixed(self.placement) and self.placement != "host"
+
+    def decide(
+        self, program: Program, sizes: Mapping[str, int], whole: Program | None = None
+    ) -> None:
+        """Decide the placement once, where a policy was given that asks for costs, or rules.
+
+        Parameters
+        ----------
+        program : that is to run
+        sizes : of the call that decides
+        whole : with every product of the model; it decides where `program` lacks some
+        """
+        with self.lock:
+            if isinstance(self.placement, str) and not is_fixed(self.placement):
+                whole = program if whole is None else whole
+                if len(program.matmuls) < len(whole.matmuls):
+                    program = whole
+                bench, calls = BenchModel.of(self.backend), [(sizes, 1)]
+                self.placement = decide(program, self.placement, bench, calls, whole=whole)
 
     def run(
         self,
@@ -108,6 +137,7 @@ class Executor:
         if sequences is None:
             sequences = np.arange(sizes["batch"])
         with self.lock:
+            self.decide(program, sizes)
             placed = self._placement(program)
             is_light = self.backend.is_asynchronous and bool(placed)
             cuts = [(0, sizes["batch"])]
@@ -181,6 +211,7 @@ class Executor:
         if not isinstance(backend, MockBackend):
             return
         operands = {**inputs, **{name: State() for name in program.states}}
+        self.decide(program, sizes)
         placed = self._placement(program)
         wanted = [step.name in placed for step in program.steps]
         stop = len(wanted) - wanted[::-1].index(True) if any(wanted) else 0
@@ -226,7 +257,9 @@ class Executor:
     def _placement(self, program: Program) -> frozenset[str]:
         known = self._placed.get(id(program))
         if known is None:
-            known = self._placed[id(program)] = (program, place(program, self.policy))
+            chosen = self.placement
+            placed = chosen.on_light if isinstance(chosen, Placement) else place(program, chosen)
+            known = self._placed[id(program)] = (program, placed)
         return known[1]
 
     def run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:

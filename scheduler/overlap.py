@@ -1,0 +1,276 @@
+"""How long passes take with this or that placement: a quick look, to compare many.
+
+The moves are those of `simulator`, with a product as one piece of light instead of its shots, and
+of layers that are alike a few. What is chosen is then predicted by `simulator`, shot by shot.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+from ..backends import Geometry, Light, Order, ShotTiming, Work, frames_of, tile_count
+from ..backends.timing import job_seconds
+from .energy import Calls, signature
+from .parts import micro_batches
+from .pipeline import Dependencies, Node
+from .program import HostStep, OpticalMatmul, Program, Step, layer_of
+from .sizes import evaluate
+from .timing import BenchModel, converter_seconds, host_cost
+
+_KEPT = 3  # of layers that are alike: the first ones differ, and one more costs the same again
+_TILES, _VECTORS = 8, 32  # of a large job, what is gone through
+_CHOICES = (1, 2, 4, 8)  # micro-batches that are tried
+
+Sizes = Mapping[str, int]
+
+
+class Overlap:
+    """Predicts the time of passes for many placements of one program.
+
+    Parameters
+    ----------
+    passes : sizes of each, and how often it runs
+    marks : products that differ in these are told apart, so layers with other marks are not alike
+    """
+
+    def __init__(
+        self, program: Program, passes: Calls, bench: BenchModel, marks: Mapping[str, Hashable]
+    ) -> None:
+        self._bench, self._passes = bench, passes
+        self._sketches = [
+            (weight, sketch, Dependencies.of(sketch))
+            for weight, sketch in _sketches(program, marks)
+        ]
+        self._known: dict[tuple[Any, ...], float] = {}
+        self._cold_s = _cold_seconds(bench.timing)
+
+    def light_s(self, step: OpticalMatmul) -> float:
+        """Give the seconds of a product on light, alone, over all passes."""
+        return sum(times * self._took(step, sizes, True) for sizes, times in self._passes)
+
+    def host_s(self, step: Step) -> float:
+        """Give the seconds of a step on the host, alone, over all passes."""
+        return sum(times * self._took(step, sizes, False) for sizes, times in self._passes)
+
+    def seconds(self, placed: frozenset[str]) -> float:
+        """Give the time of all passes, in the micro-batches that are fastest."""
+        return sum(times * self._pass(placed, sizes) for sizes, times in self._passes)
+
+    def _pass(self, placed: frozenset[str], sizes: Sizes) -> float:
+        choices = [count for count in _CHOICES if count <= sizes["batch"]] if placed else [1]
+        return min(
+            sum(
+                weight * self._run(sketch, needs, placed, sizes, parts)
+                for weight, sketch, needs in self._sketches
+            )
+            for parts in choices
+        )
+
+    def _run(
+        self,
+        program: Program,
+        dependencies: Dependencies,
+        placed: frozenset[str],
+        sizes: Sizes,
+        parts: int,
+    ) -> float:
+        is_light = [step.name in placed for step in program.steps]
+        batches = [last - first for first, last in micro_batches(sizes["batch"], parts)]
+        own = {batch: {**sizes, "batch": batch} for batch in batches}
+        took = {
+            batch: [
+                self._took(step, own[batch], optical)
+                for step, optical in zip(program.steps, is_light, strict=True)
+            ]
+            for batch in own
+        }
+        took_s = [took[batch] for batch in batches]
+        return _Sketch(dependencies, is_light, took_s, self._cold_s).run()
+
+    def _took(self, step: Step, sizes: Sizes, optical: bool) -> float:
+        key = (*signature(step, optical), *sizes.values())
+        if key not in self._known:
+            if optical and isinstance(step, OpticalMatmul):
+                self._known[key] = _light_seconds(step, sizes, self._bench)
+            else:
+                self._known[key] = host_cost(step, sizes, self._bench.profile).seconds
+        return self._known[key]
+
+
+class _Sketch:
+    """One pass: light takes products in their order, the host the earliest step that is ready.
+
+    Parameters
+    ----------
+    took_s : of each micro-batch, of each step
+    cold_s : more for a product that light has waited for
+    """
+
+    def __init__(
+        self,
+        dependencies: Dependencies,
+        is_light: Sequence[bool],
+        took_s: Sequence[Sequence[float]],
+        cold_s: float,
+    ) -> None:
+        self._feeds, self._is_light, self._took_s = dependencies.feeds, is_light, took_s
+        self._cold_s = cold_s
+        self._needs = [list(dependencies.needs) for _ in took_s]
+        self._latest: dict[Node, float] = {}
+        self._ready: list[tuple[float, Node]] = []
+        self._waiting: list[Node] = []
+        self._fed_s: dict[Node, float] = {}
+        self._host_s = 0.0
+        for index, count in enumerate(dependencies.needs):
+            for part in range(len(took_s)):
+                if not count:
+                    self._is_ready((index, part), 0.0)
+
+    def run(self) -> float:
+        """Give the seconds of the pass."""
+        light_s = -math.inf
+        for index, is_light in enumerate(self._is_light):
+            for part in range(len(self._took_s) if is_light else 0):
+                node = index, part
+                self._host()
+                fed_s = self._fed_s[node]
+                waits = fed_s > light_s - self._cold_s
+                light_s = max(light_s, fed_s) + self._took_s[part][index]
+                light_s += self._cold_s if waits else 0.0
+                self._done(node, light_s)
+        self._host()
+        return max(light_s, self._host_s)
+
+    def _host(self) -> None:
+        """Let the host do all that it can."""
+        while self._ready or self._waiting:
+            while self._ready and (not self._waiting or self._ready[0][0] <= self._host_s):
+                at_s, node = heapq.heappop(self._ready)
+                self._host_s = max(self._host_s, at_s)
+                heapq.heappush(self._waiting, node)
+            index, part = node = heapq.heappop(self._waiting)
+            self._host_s += self._took_s[part][index]
+            self._done(node, self._host_s)
+
+    def _done(self, node: Node, at_s: float) -> None:
+        index, part = node
+        needs = self._needs[part]
+        for other in self._feeds[index]:
+            following = other, part
+            self._latest[following] = latest = max(self._latest.get(following, 0.0), at_s)
+            needs[other] -= 1
+            if not needs[other]:
+                self._is_ready(following, latest)
+
+    def _is_ready(self, node: Node, at_s: float) -> None:
+        if self._is_light[node[0]]:
+            self._fed_s[node] = at_s
+        else:
+            heapq.heappush(self._ready, (at_s, node))
+
+
+# --------------------------------------------------------------------------- seconds of light
+
+
+def _light_seconds(step: OpticalMatmul, sizes: Sizes, bench: BenchModel) -> float:
+    """Give what a product takes on a bench whose light is not interrupted, converters included."""
+    *leading, outputs, length = evaluate(step.w_shape, sizes)
+    matrices = math.prod(leading)
+    rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
+    profile, geometry = bench.profile, bench.geometry
+    if not rows * outputs * length * matrices:
+        return 0.0
+    count = rows * profile.exposures(step.non_negative)
+    frames = frames_of((count,) * matrices, outputs, geometry, bench.timing)
+    segments = tile_count((1, length), Geometry(None, geometry.inputs))
+    shots_s = sum(
+        jobs * _job_seconds(tiles, vectors, frames.order, bench.timing)
+        for jobs, tiles, vectors in frames.jobs
+        if tiles and vectors
+    )
+    inputs = frames.inputs_shown * length * profile.elements_per_input
+    conversions = matrices * rows * outputs * segments * profile.conversions(step.non_negative)
+    return segments * shots_s + converter_seconds(inputs, conversions, profile)
+
+
+@lru_cache(maxsize=4096)
+def _job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> float:
+    """Give what a job takes between others, from small ones: it grows along a line in both."""
+    return sum(
+        along * across * job_seconds(some_tiles, some_vectors, order, timing)
+        for some_tiles, along in _corners(tiles, _TILES)
+        for some_vectors, across in _corners(vectors, _VECTORS)
+    )
+
+
+def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
+    if count <= most:
+        yield count, 1.0
+        return
+    along = (count - most // 2) / (most - most // 2)
+    yield most // 2, 1 - along
+    yield most, along
+
+
+def _cold_seconds(timing: ShotTiming) -> float:
+    """Give what the first shot takes longer where its frames were not shown during another one."""
+    light = Light(timing)
+    light.run(Work(1, 1), lambda _: False)
+    return max(0.0, light.now_s - job_seconds(1, 1, "weight-stationary", timing))
+
+
+# ---------------------------------------------------------------------------- layers that are alike
+
+
+def _sketches(program: Program, marks: Mapping[str, Hashable]) -> Iterator[tuple[float, Program]]:
+    """Give programs of few layers, and with which weight their times make up the whole one's."""
+    layers: dict[int, list[Step]] = {}
+    for step in program.steps:
+        if step.layer is not None:
+            layers.setdefault(step.layer, []).append(step)
+    looks = {
+        layer: tuple((step.kind, signature(step, False), marks.get(step.name)) for step in steps)
+        for layer, steps in layers.items()
+    }
+    runs = [list(alike) for _, alike in groupby(sorted(layers), key=lambda layer: looks[layer])]
+    runs = [run for run in runs if len(run) > _KEPT]
+
+    def cut(shorter: list[int] | None) -> Program:
+        left_out: dict[int, int] = {}
+        for run in runs:
+            kept = _KEPT - (run is shorter)
+            left_out |= dict.fromkeys(run[kept:], run[kept - 1])
+        return _without(program, left_out)
+
+    more = [len(run) - _KEPT for run in runs]
+    yield 1.0 + sum(more), cut(None)
+    for run, count in zip(runs, more, strict=True):
+        yield -float(count), cut(run)
+
+
+def _without(program: Program, left_out: Mapping[int, int]) -> Program:
+    """Leave layers out; what reads from one reads from the layer that stands for it instead."""
+
+    def named(operand: str) -> str:
+        layer = layer_of(operand)
+        if layer is None or layer not in left_out:
+            return operand
+        return f"layer.{left_out[layer]}.{operand.split('.', 2)[2]}"
+
+    def kept(step: Step) -> Step:
+        if isinstance(step, HostStep):
+            return replace(step, inputs=tuple(map(named, step.inputs)))
+        w = named(step.w) if step.dynamic else step.w
+        return replace(step, x=named(step.x), w=w)
+
+    if not left_out:
+        return program
+    return replace(
+        program, steps=tuple(kept(step) for step in program.steps if step.layer not in left_out)
+    )
