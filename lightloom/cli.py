@@ -49,7 +49,11 @@ Threads = Annotated[
     int | None, typer.Option(help="Threads for arithmetic (else OMP_NUM_THREADS, or all).", min=1)
 ]
 Placement = Annotated[
-    str, typer.Option(help="Products on light: paper, projections, all-optical or host.")
+    str,
+    typer.Option(
+        help="Products on light: paper, projections, all-optical, host, fastest, least-energy, "
+        "or a file of rules (.toml)."
+    ),
 ]
 TracePath = Annotated[
     Path | None, typer.Option(help="Write a timeline for ui.perfetto.dev (.json or .json.gz).")
@@ -371,7 +375,8 @@ def energy_(
         raise InputError(f"--tokens-per-second = {tokens_per_second} must be above 0")
     loaded = sized_model(width, depth) if width is not None else model_or_shape(model or "digits")
     backends = [_open("mock", name, set_, 0) for name in profile or [DEFAULT]]
-    plans = [plan(loaded, b, batch, sequence, new_tokens, placement) for b in backends]
+    sizes = (batch, sequence, new_tokens)
+    plans = [plan(loaded, b, *sizes, placement, constants or ()) for b in backends]
     machines = [] if no_machine else [measure_machine()]
     document = energy.document(plans, constants or [], tokens_per_second, machines)
     if html is not None:

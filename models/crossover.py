@@ -37,10 +37,10 @@ def layer_account(
 ) -> Account:
     """Account for one layer of a GPT-2 of this width: no embedding, no head."""
     program = sized_model(width, 1).program("features")
-    placed = place(program, placement)
+    calls, bench = [({"batch": batch, "new": sequence, "past": 0}, 1)], BenchModel.of(profile)
+    placed = place(program, placement, bench, calls, constants)
     steps = [(s, s.name in placed) for s in program.steps if s.name.startswith("layer.")]
-    calls = [({"batch": batch, "new": sequence, "past": 0}, 1)]
-    parts = planned_events(steps, calls, BenchModel.of(profile))
+    parts = planned_events(steps, calls, bench)
     return Account(parts, constants, profile, batch * sequence)
 
 
