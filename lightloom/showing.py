@@ -227,11 +227,9 @@ def plan(where: Console, planned: "Plan") -> None:
         ("predicted", "right"),
     ):
         table.add_column(name, justify=side, no_wrap=name != "shapes")  # type: ignore[arg-type]
-    layers = sorted({_layer(step.name) for step in planned.steps} - {None}, key=int)  # type: ignore[arg-type]
-    hidden = set(layers[1:])
+    hidden = _like_the_one_before(planned)
     for step in planned.steps:
-        layer = _layer(step.name)
-        if layer in hidden:
+        if _layer(step.name) in hidden:
             continue
         optical = step.where == "optical"
         where_text = f"[cyan]{step.where}[/]" if optical else step.where
@@ -247,10 +245,13 @@ def plan(where: Console, planned: "Plan") -> None:
         )
     if hidden:
         table.caption = (
-            f"steps of layer 0 begin with 0; layers 1 to {layers[-1]} are split likewise. "
-            "frames: weight frames"
+            "steps begin with their layer; layers that are not shown are split as the one before "
+            "them. frames: weight frames"
         )
     where.print(table)
+    costs = _costs_table(planned)
+    if costs is not None:
+        where.print(costs)
     total = {
         key: sum(getattr(step, key) for step in planned.steps)
         for key in ("macs", "tiles", "weight_frames", "shots", "seconds")
@@ -276,6 +277,41 @@ def plan(where: Console, planned: "Plan") -> None:
         f"bottleneck: [bold]{found.bottleneck}[/]; "
         f"{_figure(planned.units / found.seconds if found.seconds else 0.0)} {unit}s per second"
     )
+
+
+def _costs_table(planned: "Plan") -> Table | None:
+    """Set side by side what decided: seconds or joules, on light and on the host."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for step in planned.steps:
+        found = step.decided_by or {}
+        if "why" not in found:
+            continue
+        costs = (
+            (_duration(found["light_s"]), _duration(found["host_s"]))
+            if "light_s" in found
+            else (f"{found['light_j']:.3g} J", f"{found['host_j']:.3g} J")
+        )
+        names = rows.setdefault((step.kind, *costs, step.where, found["why"]), [])
+        name = step.name if _layer(step.name) is None else step.name.split(".", 2)[2]
+        if name not in names:
+            names.append(name)
+    table = Table(title="Why", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for heading in ("product", "on light", "on the host", "goes to", ""):
+        table.add_column(heading, justify="right" if heading.startswith("on ") else "left")
+    for (kind, light, host, where, why), names in rows.items():
+        target = "[cyan]light[/]" if where == "optical" else "host"
+        table.add_row(f"{kind}: {', '.join(names)}", light, host, target, why)
+    return table if rows else None
+
+
+def _like_the_one_before(planned: "Plan") -> set[str | None]:
+    """Give the layers that go where the layer before them goes."""
+    looks: dict[str, list[tuple[str, str]]] = {}
+    for step in planned.steps:
+        layer = _layer(step.name)
+        if layer is not None:
+            looks.setdefault(layer, []).append((step.name.split(".", 2)[2], step.where))
+    return {layer for before, layer in pairwise(looks) if looks[layer] == looks[before]}
 
 
 def _layer(name: str) -> str | None:
