@@ -9,7 +9,7 @@ moments.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -25,6 +25,7 @@ from .tiling import ORDERS, Geometry, Order, pack, visits
 
 _EXACT = 4096  # shots of a job that are gone through one by one
 _TILES, _VECTORS = 16, 128  # of larger ones, what is gone through
+AHEAD = 2  # shots whose frames are laid out before they are shown
 _TELLING = 8  # frames of each modulator that tell which order is the faster one
 
 ROLES = ("weight", "input")
@@ -158,6 +159,7 @@ class Light:
         self._settled = {"weight": -math.inf, "input": -math.inf}
         self._free_s = -math.inf
         self._encoded_s = self._decoded_s = -math.inf
+        self._begun: deque[float] = deque(maxlen=AHEAD + 1)  # when the last shots of a job did
         self._since_reference = 0
         self._is_shown = False  # the next job's first frames, already
 
@@ -173,6 +175,7 @@ class Light:
             self._run_large(work, followed)
             return
         if not self._is_shown:
+            self._begun.append(self.now_s)
             self._show(ROLES, work)
         keys = None
         for following in self._keys(work):
@@ -183,7 +186,11 @@ class Light:
         if keys is not None:
             upcoming = followed(self.now_s)
             self._is_shown = upcoming is not None
+            if upcoming is not None:
+                self._begun.clear()  # its frames are laid out from now on
             self._expose(work, ROLES if upcoming else (), upcoming or work)
+        if not self._is_shown:
+            self._begun.clear()
         self.now_s = max(self.now_s, self._decoded_s)
 
     def _keys(self, work: Work) -> Iterator[tuple[int, int]]:
@@ -223,11 +230,13 @@ class Light:
         for times in (self._flips, self._settled):
             for role in times:
                 times[role] += later_s
+        self._begun = deque((moment + later_s for moment in light._begun), light._begun.maxlen)
         self._free_s = light._free_s + later_s
         self._encoded_s, self._decoded_s = light._encoded_s + later_s, light._decoded_s + later_s
 
     def _expose(self, work: Work, after: tuple[str, ...], upcoming: Work) -> None:
         timing = self.timing
+        self._begun.append(self.now_s)
         now = max(self.now_s, self._settled["input"], self._settled["weight"])
         if timing.window_s:
             end = now + timing.window_s
@@ -256,9 +265,10 @@ class Light:
     def _show(self, roles: tuple[str, ...], work: Work) -> None:
         timing = self.timing
         for role in roles:
+            # laid out ahead, since some shots ago, by a thread that does one frame after another
             encode_s = timing.encode_s[role == "weight"]
-            # frames were laid out ahead, from when the thread for that was free
-            self._encoded_s = max(self._encoded_s + encode_s, self.now_s - timing.period_s)
+            self._encoded_s = max(self._encoded_s, self._begun[0]) + encode_s
+            self._note("encode", f"{role} frame", self._encoded_s - encode_s, self._encoded_s, work)
             self.now_s = max(self.now_s, self._encoded_s) + timing.show_s
             modulator: ModulatorTiming = getattr(timing, role)
             flip, period = self.now_s, modulator.refresh_s

@@ -1,30 +1,38 @@
-"""How near a bench comes to the shot rate that its devices set, in real time.
+"""How near a bench comes to its devices' shot rate in real time, and to what was predicted.
 
     python -m lightloom.benchmarks.pipeline --shots 2000
 
 Timing only: devices take their time, frames are encoded and shown, and no light is computed. The
-limit is settling, exposure and read-out, rounded up to whole refresh periods of the modulator.
+limit is settling, exposure and read-out, rounded up to whole refresh periods of the modulator. Then
+a whole layer of a small GPT-2, light and host overlapped, beside what the simulator had predicted
+with host steps as measured here.
 """
 
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
+from ..models import plan
+from ..models.shapes import sized_model, with_random_weights
 
 # modulator, its refresh period and settling, camera read-out (twice the modulator's rate), exposure
 _BENCHES = {
     "60 Hz, 1920 x 1152": ("fast-1920", 1 / 60, 1 / 60, 1 / 120, 2e-3),
     "1 kHz, 512 x 512": ("fast-512", 1e-3, 1e-3, 5e-4, 5e-4),
 }
+_WIDTH, _BATCH, _TOKENS = 64, 4, 8  # of the layer
 
 
-def measure(name: str, shots: int) -> tuple[float, float]:
-    """Give the seconds of a shot, and those that the devices alone would take."""
+@contextmanager
+def opened(name: str) -> Iterator[BenchBackend]:
+    """Open a bench without light, on the real clock."""
     device, refresh_s, settle_s, readout_s, exposure_s = _BENCHES[name]
     text = example_file("imaged", clock="real")
     text = text.replace(
@@ -40,22 +48,42 @@ def measure(name: str, shots: int) -> tuple[float, float]:
         path.write_text(text + '\nlight = "timing"\n', encoding="utf-8")
         backend = BenchBackend(load_bench(path))
         backend.open()
-        layout = backend.layout
-        chance = np.random.Generator(np.random.Philox(1))
-        rows = 1 if layout.shares_input else layout.slots
-        frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)
-        weights = chance.integers(256, size=(layout.slots, layout.length), dtype=np.uint8)
+        try:
+            yield backend
+        finally:
+            backend.close()
 
-        def job(name: str, count: int) -> TileJob:
-            return TileJob(name, 1, count, lambda _: weights, lambda vector: frames[vector % 8])
 
-        backend.submit(job("warm", 16)).result()
-        start = time.perf_counter()
-        backend.submit(job("rate", shots)).result()
-        took = (time.perf_counter() - start) / shots
-        limit = backend.timing.period_s
-        backend.close()
-    return took, limit
+def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
+    """Give the seconds of a shot, and those that the devices alone would take."""
+    layout = backend.layout
+    chance = np.random.Generator(np.random.Philox(1))
+    rows = 1 if layout.shares_input else layout.slots
+    frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)
+    weights = chance.integers(256, size=(layout.slots, layout.length), dtype=np.uint8)
+
+    def job(name: str, count: int) -> TileJob:
+        return TileJob(name, 1, count, lambda _: weights, lambda vector: frames[vector % 8])
+
+    backend.submit(job("warm", 16)).result()
+    start = time.perf_counter()
+    backend.submit(job("rate", shots)).result()
+    return (time.perf_counter() - start) / shots, backend.timing.period_s
+
+
+def layer(backend: BenchBackend) -> tuple[float, float, str]:
+    """Give the seconds of a layer as predicted and as measured, and the bottleneck."""
+    model = with_random_weights(sized_model(_WIDTH, 1, vocabulary=64), 1)
+    planned = plan(model, backend, batch=_BATCH, sequence=_TOKENS)
+    planned = planned.measured()
+    predicted = planned.prediction
+    chance = np.random.Generator(np.random.Philox(2))
+    tokens = chance.integers(0, 64, (_BATCH, _TOKENS))
+    executor = model.executor(backend)
+    model.run_pass(executor, "logits", tokens[:, :1])  # encodes the weights
+    start = time.perf_counter()
+    model.run_pass(executor, "logits", tokens)
+    return predicted.seconds, time.perf_counter() - start, predicted.bottleneck
 
 
 def _times(refresh_s: float, settle_s: float) -> str:
@@ -63,16 +91,23 @@ def _times(refresh_s: float, settle_s: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure both benches, and print their rates beside the devices' limits."""
+    """Measure both benches, and print them beside their limits and predictions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shots", type=int, default=2000)
     options = parser.parse_args(arguments)
     for name in _BENCHES:
-        took, limit = measure(name, options.shots)
-        print(
-            f"{name}: {1 / took:.1f} shots/s, {limit / took:.1%} of the devices' {1 / limit:.1f} "
-            f"({options.shots} shots)"
-        )
+        with opened(name) as backend:
+            took, limit = rate(backend, options.shots)
+            print(
+                f"{name}: {1 / took:.1f} shots/s, {limit / took:.1%} of the devices' "
+                f"{1 / limit:.1f} ({options.shots} shots)"
+            )
+            predicted, measured, bottleneck = layer(backend)
+            print(
+                f"    a layer of width {_WIDTH}, {_BATCH} x {_TOKENS} tokens: predicted "
+                f"{predicted:.3f} s, measured {measured:.3f} s ({measured / predicted - 1:+.1%}); "
+                f"bottleneck: {bottleneck}"
+            )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -245,7 +244,7 @@ def plan_(
     try:
         planned = plan(loaded, opened, batch, sequence, new_tokens, placement)
         if measure:
-            planned = replace(planned, host=planned.measured_host())
+            planned = planned.measured()
         if trace is not None:
             _write_trace(trace, planned, None, console)
     finally:

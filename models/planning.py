@@ -163,8 +163,10 @@ class Plan:
         known = resolve(self.profile, constants, machines)
         return Account(parts, known, self.profile, *_units(self.model, self.passes))
 
-    def measured_host(self, repeats: int = 2) -> HostModel:
-        """Time the host steps of the first pass on this machine, digitally, on empty inputs.
+    def measured(self, repeats: int = 2) -> "Plan":
+        """Give the same plan with this machine as its host: steps, and a bench's frames, timed.
+
+        Host steps of the first pass are run digitally, on empty inputs.
 
         Raises
         ------
@@ -180,7 +182,14 @@ class Plan:
         for _ in range(repeats):  # the first one warms caches up
             executor = Executor(DigitalBackend(), model.weights, "host")
             model.run_pass(executor, _ENDINGS[self.task], inputs)
-        return MeasuredHost(executor.records.values(), self.bench).model()
+        steps = MeasuredHost(executor.records.values(), self.bench)
+        if not self.backend.is_asynchronous:
+            return replace(self, host=steps.model())
+        from ..backends.bench import measure_host
+
+        found = measure_host(self.backend)
+        bench = replace(self.bench, timing=found.timing)
+        return replace(self, bench=bench, host=steps.model(found.feed, found.gather))
 
     def as_dict(self) -> dict[str, Any]:
         """Give the plan for JSON."""

@@ -20,7 +20,7 @@ from ..instruments import Timeline
 from .parts import details_of, micro_batches
 from .pipeline import Dependencies, Node
 from .program import HostStep, OpticalMatmul, Program
-from .sizes import evaluate
+from .sizes import Shape, evaluate
 from .timing import BenchModel, host_cost
 
 if TYPE_CHECKING:
@@ -84,9 +84,29 @@ class MeasuredHost:
         """Give what a step takes; what was not measured takes what the constants say."""
         return self._known.get(step.name, 1.0) * host_cost(step, sizes, self._bench.profile).seconds
 
-    def model(self) -> HostModel:
-        """Give it as the host of a prediction."""
-        return HostModel(self.seconds)
+    def model(
+        self, feed: tuple[float, float] = (0.0, 0.0), gather: tuple[float, float] = (0.0, 0.0)
+    ) -> HostModel:
+        """Give it as the host of a prediction.
+
+        Parameters
+        ----------
+        feed, gather : of a product on light: always, and for each number of x, or of y
+        """
+
+        def numbers(shapes: Iterable[Shape], sizes: Sizes) -> int:
+            return sum(math.prod(evaluate(shape, sizes)) for shape in shapes)
+
+        def fed(step: HostStep | OpticalMatmul, sizes: Sizes) -> float:
+            assert isinstance(step, OpticalMatmul)
+            operands = (step.x_shape, step.w_shape) if step.dynamic else (step.x_shape,)
+            return feed[0] + feed[1] * numbers(operands, sizes)
+
+        def gathered(step: HostStep | OpticalMatmul, sizes: Sizes) -> float:
+            assert isinstance(step, OpticalMatmul)
+            return gather[0] + gather[1] * numbers((step.y_shape,), sizes)
+
+        return HostModel(self.seconds, fed, gathered)
 
 
 @dataclass(frozen=True)

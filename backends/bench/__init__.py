@@ -5,6 +5,7 @@ from .bench import Bench, load_bench
 from .check import FIRST_PRODUCTS, check_bench
 from .file import BenchFile, example_file, read_bench_file
 from .group import BenchGroup, check_together, open_benches
+from .host import BenchHost, measure_host
 from .layouts import BlockLayout, ImagedLayout, Layout, LineLayout
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "BenchBackend",
     "BenchFile",
     "BenchGroup",
+    "BenchHost",
     "BlockLayout",
     "ImagedLayout",
     "Layout",
@@ -21,6 +23,7 @@ __all__ = [
     "check_together",
     "example_file",
     "load_bench",
+    "measure_host",
     "open_benches",
     "read_bench_file",
 ]

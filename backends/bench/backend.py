@@ -292,6 +292,10 @@ class BenchBackend(Backend):
             for tile in tiles((1, weights.shape[-1]), Geometry(None, self.layout.length))
         ]
 
+    def encode_input(self, values: np.ndarray) -> Encoded:
+        """Scale rows of x to shares of full light."""
+        return self._encode(values, "input")
+
     def _encode(self, values: np.ndarray, role: str, largest: np.ndarray | None = None) -> Encoded:
         """Scale rows [..., K] to shares of full light, rail by rail; pad them to a slot."""
         values = values.astype(np.float64)
@@ -335,7 +339,7 @@ class BenchBackend(Backend):
                 if not np.isfinite(values).all():
                     raise InputError("x has values that are not finite")
                 name = f"{at.matmul}/{at.attempt}/{_digest(at.rows)}/{tile.segment}"
-                shown, weights = self._encode(values, "input"), w.content[tile.segment]
+                shown, weights = self.encode_input(values), w.content[tile.segment]
                 product = Product(self, name, values, shown, weights, details)
                 stats.seconds["encode"] = (
                     stats.seconds.get("encode", 0.0) + time.perf_counter() - start

@@ -31,13 +31,13 @@ from ...instruments import (
 )
 from ..base import Stats
 from ..tiling import Order, visits
+from ..timing import AHEAD
 from .bench import REPEATABLE, WINDOW_SAMPLES, Bench
 from .grey import GreyCurve
 from .layouts import Layout, Marks, Optics, Response
 from .tracking import ScaleTracker
 
 _REPEATABLE = (*REPEATABLE, WrongLight)
-_AHEAD = 2  # shots whose frames are laid out before they are shown
 _BEHIND = 2  # shots that may be taken before one is judged
 _REFERENCE = "reference"  # the name of a reference shot
 _REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.0025  # share of its own light, and of full light
@@ -276,7 +276,7 @@ class Shots:
                     number = self._next(role)
                     frames[role] = self._encoder.submit(self._lay_out, role, planned, number, stats)
             ready.append(_Next(planned, frames))
-            if len(ready) > _AHEAD:
+            if len(ready) > AHEAD:
                 yield ready.popleft()
         yield from ready
 
