@@ -25,7 +25,15 @@ from ..backends.threads import thread_count
 from ..instruments import InputError
 from ..models import Cache, Model, plan
 from ..models.shapes import sized_model, with_random_weights
-from ..scheduler import Executor, HostStep, OpticalMatmul, StepRecord, evaluate
+from ..scheduler import (
+    Executor,
+    HostStep,
+    OpticalMatmul,
+    Placement,
+    StepRecord,
+    evaluate,
+    is_fixed,
+)
 from .baselines import OnnxruntimeBackend, TorchProgram, missing
 
 SCHEMA = 1
@@ -193,7 +201,11 @@ class Lightloom:
 
     def __init__(self, name: str, what: str, job: Job, backend: Backend, placement: str) -> None:
         self.name, self.what, self.job, self.backend = name, what, job, backend
-        self._executor: Executor = job.model.executor(backend, placement)
+        chosen: str | Placement = placement
+        if not is_fixed(placement):  # decided for all passes, as it is predicted
+            sizes = (job.batch, job.sequence, job.new_tokens)
+            chosen = plan(job.model, backend, *sizes, placement).chosen
+        self._executor: Executor = job.model.executor(backend, chosen)
         self._spent = _watched(backend)
         bench = getattr(backend, "bench", None)
         self.bench: Bench | None = bench if isinstance(bench, Bench) else None
@@ -624,11 +636,11 @@ def _phase(samples: Sequence[Sample], units: int) -> dict[str, Any]:
 def _predicted(job: Job, backend: Backend) -> dict[str, float]:
     """Give the seconds of each phase on the bench of a backend's profile."""
     sizes = (job.model, backend, job.batch, job.sequence)
-    first = plan(*sizes, min(job.new_tokens, 1), job.placement).seconds
-    names = list(job.phases)
+    whole = plan(*sizes, job.new_tokens, job.placement)
     if not job.later:
-        return {names[0]: first}
-    return {"prefill": first, "decode": plan(*sizes, job.new_tokens, job.placement).seconds - first}
+        return {next(iter(job.phases)): whole.seconds}
+    first = plan(*sizes, 1, whole.chosen).seconds
+    return {"prefill": first, "decode": whole.seconds - first}
 
 
 def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:

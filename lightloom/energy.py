@@ -77,7 +77,7 @@ def document(
 def show(where: Console, document: Mapping[str, Any]) -> None:
     """Print the accounts of `lightloom energy`."""
     where.print(f"\n[bold]{escape(document['model'])}[/]: {escape(_sizes(document))}")
-    where.print(f"placement {document['placement']}; predicted, nothing was run")
+    where.print(f"placement {escape(document['placement'])}; predicted, nothing was run")
     for account in document["accounts"]:
         where.print(f"\nbench profile [bold]{escape(account['profile'])}[/]", end="")
         sets = account["constant_sets"]

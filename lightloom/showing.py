@@ -104,7 +104,7 @@ def report(where: Console, result: "Report") -> None:
             f"bench profile [bold]{escape(result.profile)}[/]"
             + (f": {escape(result.profile_title)}" if result.profile_title else "")
         )
-        where.print(f"placement {result.placement}")
+        where.print(f"placement {escape(result.placement)}")
     _quality(where, result)
     here, bench = result.throughput["here"], result.throughput["bench"]
     where.print(f"throughput: {_figure(here)} {result.throughput['unit']} (measured here)", end="")
@@ -207,7 +207,7 @@ def plan(where: Console, planned: "Plan") -> None:
     """Print a plan, layer by layer; equal layers once."""
     where.print(
         f"\n[bold]{planned.model.name}[/], {planned.backend.name}, bench profile "
-        f"[bold]{planned.profile.name}[/], placement {planned.placement}; nothing was run"
+        f"[bold]{planned.profile.name}[/], placement {escape(planned.placement)}; nothing was run"
     )
     sizes = planned.passes[0][0]
     where.print(
