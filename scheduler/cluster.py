@@ -111,8 +111,11 @@ def open_workers(
         yield _Here()
         return
     _dask()
+    config = import_extra("dask.config", "cluster", "work on a cluster of workers")
     with ExitStack() as stack:
         _hush(stack)
+        # arguments of a task may be large: weights, images
+        stack.enter_context(config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}))
         if address is None:
             name = f"{count} processes of this machine"
             client = _start(stack, count, offers)
@@ -124,7 +127,7 @@ def open_workers(
         shared = sum(number > 1 for number in threads.values())
         if shared:
             remarks.append(f"{shared} workers run several tasks at once, each in the other's time")
-        yield _Cluster(client, name, len(threads), remarks)
+        yield Cluster(client, name, len(threads), remarks)
 
 
 # ------------------------------------------------------------------------------ this process
@@ -168,8 +171,11 @@ class _Here:
 # ---------------------------------------------------------------------------------- a cluster
 
 
-class _Cluster:
-    """Runs tasks on the workers of a Dask client."""
+class Cluster:
+    """Runs tasks on the workers of a Dask client.
+
+    Beside what `Workers` can, tasks may be pinned to a worker, and workers asked while they work.
+    """
 
     def __init__(self, client: Any, name: str, count: int, remarks: Sequence[str]) -> None:
         self._client = client
@@ -182,13 +188,30 @@ class _Cluster:
         function: Callable[..., Any],
         *arguments: Any,
         needs: Mapping[str, float] | None = None,
+        worker: str | None = None,
+        priority: int = 0,
     ) -> Any:
+        """Give a task, as `Workers.submit`.
+
+        Parameters
+        ----------
+        worker : address of the only one that may run it
+        priority : tasks of a higher one run first
+        """
         key = f"{function.__name__}-{uuid.uuid4().hex}"  # nobody else's result is meant
         return self._client.submit(
-            _run, __version__, function, *arguments, key=key, resources=needs
+            _run,
+            __version__,
+            function,
+            *arguments,
+            key=key,
+            resources=needs,
+            workers=None if worker is None else [worker],
+            priority=priority,
         )
 
     def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Give (index, result) of tasks as they finish, as `Workers.finished`."""
         left = dict(enumerate(tasks))
         done: SimpleQueue[int] = SimpleQueue()
         for index, task in left.items():
@@ -202,19 +225,67 @@ class _Cluster:
                     alone_since = self._check_alive(alone_since)
                     continue
                 task = left.pop(index)
-                yield index, self._result(task)
+                yield index, self.result(task)
                 task.release()
         finally:
             for task in left.values():
                 task.release()
 
-    def _result(self, task: Any) -> Any:
+    def result(self, task: Any) -> Any:
+        """Give the result of a task, once it is done; it may be a `Failure`."""
         if task.status in ("cancelled", "lost"):
             raise WorkersLost(f"{self.name} is gone")
         try:
             return task.result()
         except _dask().scheduler.KilledWorker:
             return Failure("it ended every worker that tried it: perhaps it needs more memory")
+
+    def offering(self, name: str) -> list[str]:
+        """Give the addresses of workers that have such a thing to spare, in order."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return sorted(a for a, worker in workers.items() if worker["resources"].get(name, 0) >= 1)
+
+    def there(self) -> set[str]:
+        """Give the addresses of all workers that there are now.
+
+        Raises
+        ------
+        WorkersLost : when the scheduler is gone
+        """
+        try:
+            if self._client.status == "running":
+                return set(self._client.nthreads())
+        except (OSError, TimeoutError):
+            pass
+        raise WorkersLost(f"{self.name} is gone: its scheduler does not answer any more")
+
+    def ask(
+        self, workers: Sequence[str], function: Callable[..., Any], *arguments: Any
+    ) -> dict[str, Any]:
+        """Call a function in workers at once, beside the tasks that they run.
+
+        Gives what came of it by address: a result, a `Failure` or an exception. Workers that do
+        not answer are left out.
+        """
+        if not workers:
+            return {}
+
+        def call() -> Any:
+            return self._client.run(
+                *(_run, __version__, function, *arguments),
+                workers=list(workers),
+                on_error="return",
+            )
+
+        try:
+            found: dict[str, Any] = _aside(call, ANSWER_S * 4)
+        except (OSError, RuntimeError):  # a time-out too; the client is closing, or has closed
+            return {}
+        return {address: found[address] for address in workers if address in found}
+
+    def add_to_workers(self, plugin: Any, name: str) -> None:
+        """Give a Dask plugin to every worker, and to those that come."""
+        self._client.register_plugin(plugin, name=name)
 
     def _check_alive(self, alone_since: float | None) -> float | None:
         """Give since when there have been no workers.

@@ -4,7 +4,7 @@ from .backend import BenchBackend
 from .bench import Bench, load_bench
 from .check import FIRST_PRODUCTS, check_bench
 from .file import BenchFile, example_file, read_bench_file
-from .group import BenchGroup, check_together, open_benches
+from .group import BenchGroup, Claims, check_together, open_benches
 from .host import BenchHost, measure_host
 from .layouts import BlockLayout, ImagedLayout, Layout, LineLayout
 
@@ -16,6 +16,7 @@ __all__ = [
     "BenchGroup",
     "BenchHost",
     "BlockLayout",
+    "Claims",
     "ImagedLayout",
     "Layout",
     "LineLayout",

@@ -79,7 +79,10 @@ class BenchGroup(Backend):
         if len(benches) < 2:
             raise InputError(f"a group is of two benches or more, not {len(benches)}")
         check_together(
-            {f"bench {n} ({b.bench.path})": b.bench.file for n, b in enumerate(benches, 1)}
+            {
+                f"bench {number} ({bench.bench.path})": Claims.of(bench.bench.file)
+                for number, bench in enumerate(benches, 1)
+            }
         )
         self.benches = list(benches)
         self.is_mock = any(bench.is_mock for bench in benches)
@@ -242,26 +245,47 @@ def open_benches(
     return benches[0] if len(benches) == 1 else BenchGroup(benches)
 
 
-def check_together(files: Mapping[str, BenchFile]) -> None:
-    """Refuse bench files that cannot multiply as one; their instruments are not touched.
+@dataclass(frozen=True)
+class Claims:
+    """What several benches must agree on, and what only one of them can have.
 
     Parameters
     ----------
-    files : by a name for messages, such as their paths
+    kind : of the encoding
+    addresses : of real instruments, by role
+    host : the computer that they are attached to
+    """
+
+    kind: str
+    addresses: Mapping[str, str]
+    host: str = ""
+
+    @classmethod
+    def of(cls, file: BenchFile, host: str = "") -> Claims:
+        """Read them off a bench file; no instrument is touched."""
+        made = {role: make_instrument(role, table) for role, table in file.instruments.items()}
+        addresses = {role: instrument.address for role, instrument in made.items()}
+        return cls(file.encoding.kind, addresses, host)
+
+
+def check_together(claims: Mapping[str, Claims]) -> None:
+    """Refuse benches that cannot multiply as one.
+
+    Parameters
+    ----------
+    claims : of each bench, by a name for messages
 
     Raises
     ------
     InputError : when their encodings differ, or two want the same instrument
     """
-    kinds = {name: file.encoding.kind for name, file in files.items()}
-    if len(set(kinds.values())) > 1:
-        each = ", ".join(f"{name} has {kind}" for name, kind in kinds.items())
+    if len({one.kind for one in claims.values()}) > 1:
+        each = ", ".join(f"{name} has {one.kind}" for name, one in claims.items())
         raise InputError(f"benches that share a product are of one encoding.kind, but {each}")
-    held: dict[str, str] = {}
-    for name, file in files.items():
-        for role, table in file.instruments.items():
-            address = make_instrument(role, table).address
-            claim = place(address)
+    held: dict[tuple[str, str], str] = {}
+    for name, one in claims.items():
+        for role, address in one.addresses.items():
+            claim = one.host, place(address)
             if address and claim in held:
                 raise InputError(
                     f"{name}: instruments.{role} at {address!r} is {held[claim]} already; "
