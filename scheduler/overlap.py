@@ -221,7 +221,7 @@ def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
 def _cold_seconds(timing: ShotTiming) -> float:
     """Give what the first shot takes longer where its frames were not shown during another one."""
     light = Light(timing)
-    light.run(Work(1, 1), lambda _: False)
+    light.run(Work(1, 1), lambda _: None)
     return max(0.0, light.now_s - job_seconds(1, 1, "weight-stationary", timing))
 
 
