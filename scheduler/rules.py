@@ -122,9 +122,9 @@ def _rule(label: str, table: Mapping[str, Any]) -> Rule:
     for key, value in table.items():
         if not isinstance(value, str):
             raise InputError(f"{label}: {key} = {value!r} is no text in quotes")
-    where = table.get("where")
+    where = str(table.get("where", ""))
     if where not in WHERE:
-        given = "has no where" if where is None else f"has where = {where!r}"
+        given = f"has where = {where!r}" if "where" in table else "has no where"
         raise InputError(f"{label} {given}; choose from {', '.join(WHERE)}")
     if len(table) < 2:
         raise InputError(f"{label} names no product: give kind, step or layers, or use default")
