@@ -23,17 +23,16 @@ from ..models import plan
 from ..models.shapes import sized_model, with_random_weights
 
 # modulator, its refresh period and settling, camera read-out (twice the modulator's rate), exposure
-_BENCHES = {
+BENCHES = {
     "60 Hz, 1920 x 1152": ("fast-1920", 1 / 60, 1 / 60, 1 / 120, 2e-3),
     "1 kHz, 512 x 512": ("fast-512", 1e-3, 1e-3, 5e-4, 5e-4),
 }
 _WIDTH, _BATCH, _TOKENS = 64, 4, 8  # of the layer
 
 
-@contextmanager
-def opened(name: str) -> Iterator[BenchBackend]:
-    """Open a bench without light, on the real clock."""
-    device, refresh_s, settle_s, readout_s, exposure_s = _BENCHES[name]
+def bench_text(name: str) -> str:
+    """Give the file of a bench without light, on the real clock."""
+    device, refresh_s, settle_s, readout_s, exposure_s = BENCHES[name]
     text = example_file("imaged", clock="real")
     text = text.replace(
         'device = "fast-1920"', f'device = "{device}"\n{_times(refresh_s, settle_s)}'
@@ -43,9 +42,15 @@ def opened(name: str) -> Iterator[BenchBackend]:
         'device = "basler-aca1440"', f'device = "{camera}"\nreadout_s = {readout_s}'
     )
     text = text.replace('exposure_s = "2 ms"', f"exposure_s = {exposure_s}")
+    return text + '\nlight = "timing"\n'
+
+
+@contextmanager
+def opened(name: str) -> Iterator[BenchBackend]:
+    """Open such a bench."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.toml"
-        path.write_text(text + '\nlight = "timing"\n', encoding="utf-8")
+        path.write_text(bench_text(name), encoding="utf-8")
         backend = BenchBackend(load_bench(path))
         backend.open()
         try:
@@ -95,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shots", type=int, default=2000)
     options = parser.parse_args(arguments)
-    for name in _BENCHES:
+    for name in BENCHES:
         with opened(name) as backend:
             took, limit = rate(backend, options.shots)
             print(

@@ -60,9 +60,9 @@ class _Weights:
     def of(cls, array: np.ndarray, ranges: Ranges | None) -> _Weights:
         array = np.ascontiguousarray(array)
         name = sha256(f"{array.shape}".encode())
-        name.update(array)
+        name.update(array.data)
         for part in () if ranges is None else (ranges.readout, ranges.weight):
-            name.update(b"" if part is None else np.ascontiguousarray(part))
+            name.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
         return cls(array, ranges, name.hexdigest())
 
 
@@ -280,17 +280,17 @@ class RemoteBenches(Backend):
         return self._lanes[0].opened
 
     @property
-    def profile(self) -> OpticsProfile:  # type: ignore[override]
+    def profile(self) -> OpticsProfile:
         """The profile of the first bench; plans take the others to be like it."""
         return self._first().profile
 
     @property
-    def geometry(self) -> Geometry:  # type: ignore[override]
+    def geometry(self) -> Geometry:
         """What a frame of the first bench holds."""
         return self._first().geometry
 
     @property
-    def timing(self) -> ShotTiming:  # type: ignore[override]
+    def timing(self) -> ShotTiming:
         """The times of the first bench."""
         return self._first().timing
 
@@ -420,7 +420,7 @@ class RemoteBenches(Backend):
                 priority=self._order,
             )
             sent.task.add_done_callback(
-                lambda _, sent=sent: self._arrived(cluster, lane, sent)  # type: ignore[misc]
+                lambda _, sent=sent: self._arrived(cluster, lane, sent)
             )
 
     def _packed(self, wanted: _Wanted, lane: _Lane) -> Share:
@@ -558,7 +558,7 @@ def _safe_at_the_end() -> Any:
     """Give a Dask plugin that makes the bench of a worker safe when the worker is told to stop."""
     dask = import_extra("distributed", "cluster", "work on a cluster of workers")
 
-    class SafeAtTheEnd(dask.WorkerPlugin):  # type: ignore[misc]
+    class SafeAtTheEnd(dask.WorkerPlugin):  # type: ignore[misc, name-defined]
         def teardown(self, worker: Any) -> None:
             held_bench.release()
 

@@ -98,12 +98,12 @@ class BenchGroup(Backend):
         return self.benches[0].profile
 
     @property
-    def geometry(self) -> Geometry:  # type: ignore[override]
+    def geometry(self) -> Geometry:
         """What a frame of the first bench holds."""
         return self.benches[0].geometry
 
     @property
-    def timing(self) -> ShotTiming:  # type: ignore[override]
+    def timing(self) -> ShotTiming:
         """The times of the first bench."""
         return self.benches[0].timing
 
