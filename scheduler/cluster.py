@@ -36,6 +36,9 @@ _ADDRESS = re.compile(
     r"(?P<scheme>tcp://|tls://)?(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,6})"
 )
 
+# Dask has glibc give memory back at every turn; frames would be paged in anew for each shot
+_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 27, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
+
 # asked of every worker as a text: one without lightloom, or with another, can answer too
 _VERSIONS = """{
     "lightloom": __import__("lightloom").__version__,
@@ -334,10 +337,11 @@ def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> 
     dask = _dask()
     config = import_extra("dask.config", "cluster", "work on a cluster of workers")
     rooms = ("scheduler", "worker")
-    no_pages: dict[str, list[str]] = {f"distributed.{room}.http.routes": [] for room in rooms}
+    settings: dict[str, Any] = {f"distributed.{room}.http.routes": [] for room in rooms}
+    settings |= {f"distributed.nanny.pre-spawn-environ.{key}": n for key, n in _MEMORY.items()}
 
     def start() -> Any:
-        with config.set(no_pages):
+        with config.set(settings):
             return dask.LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
