@@ -36,8 +36,9 @@ BackendName = Annotated[str, typer.Option("--backend", help="digital or mock.")]
 ProfileName = Annotated[
     str | None, typer.Option("--profile", help="Bench profile: a name or a TOML file.")
 ]
-BenchPath = Annotated[
-    Path | None, typer.Option("--bench", help="Bench file: run on its instruments.")
+BenchPaths = Annotated[
+    list[Path] | None,
+    typer.Option("--bench", help="Bench file: run on its instruments; several share the work."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -133,13 +134,19 @@ def run(
     ] = None,
     backend: BackendName = "mock",
     profile: ProfileName = None,
-    bench: BenchPath = None,
+    bench: BenchPaths = None,
     uncalibrated: Annotated[
         bool,
         typer.Option(
             "--uncalibrated", help="Run a bench on a guess; its numbers are not to be trusted."
         ),
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes: one for each --bench; 0: all in this one.", min=0)
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on the benches of a Dask cluster.")
+    ] = None,
     set_: Settings = None,
     placement: Placement = "paper",
     limit: Annotated[
@@ -169,28 +176,30 @@ def run(
 
     console = showing.console(for_people=not json_)
     check_sampling(temperature, top_k, top_p)
-    opened = _open(backend, profile, set_, seed, bench, uncalibrated)
+    _check_trace(trace)
+    opened = _open(backend, profile, set_, seed, bench, uncalibrated, workers, scheduler)
     loaded = load_model(model)
     given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
     inputs, labels = _inputs(loaded, given, limit)
-    with showing.warnings_as_remarks(console):
-        if prompt is not None:
-            tokens = loaded.prompt_tokens(prompt).shape[1]
-            room = max(loaded.config.context - tokens + 1, 1)
-            planned = plan(loaded, opened, 1, tokens, min(max_tokens, room), placement)
-        elif loaded.task == "vision":
-            planned = plan(loaded, opened, min(len(inputs), 64), placement=placement)
-        else:
-            planned = plan(loaded, opened, placement=placement)
-        sampling: dict[str, Any] = {}
-        if prompt is not None:
-            sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        measured = None if trace is None else Timeline(opened.clock)
-        try:
+    try:
+        with showing.warnings_as_remarks(console):
+            if prompt is not None:
+                tokens = loaded.prompt_tokens(prompt).shape[1]
+                room = max(loaded.config.context - tokens + 1, 1)
+                planned = plan(loaded, opened, 1, tokens, min(max_tokens, room), placement)
+            elif loaded.task == "vision":
+                planned = plan(loaded, opened, min(len(inputs), 64), placement=placement)
+            else:
+                planned = plan(loaded, opened, placement=placement)
+            sampling: dict[str, Any] = {}
+            if prompt is not None:
+                sampling = {"temperature": temperature, "top_k": top_k}
+                sampling |= {"top_p": top_p, "seed": seed}
+            measured = None if trace is None else Timeline(opened.clock)
             with showing.progress(console) as tell:
                 finished = planned.run(inputs, labels, tell, reference, measured, **sampling)
-        finally:
-            opened.close()
+    finally:
+        opened.close()
     report = finished.report()
     if trace is not None and measured is not None:
         _write_trace(trace, planned, measured, console)
@@ -232,8 +241,9 @@ def plan_(
     from .models.shapes import model_or_shape
 
     console = showing.console(for_people=not json_)
+    _check_trace(trace)
     loaded = model_or_shape(model)
-    opened = _open(backend, profile, set_, seed, bench)
+    opened = _open(backend, profile, set_, seed, None if bench is None else [bench])
     if bench is not None and not opened.is_mock:
         from .instruments import InputError
 
@@ -268,7 +278,7 @@ def benchmark(
         list[str] | None,
         typer.Option("--profile", help="Bench profile: a name or a TOML file; give several."),
     ] = None,
-    bench: BenchPath = None,
+    bench: BenchPaths = None,
     set_: Settings = None,
     placement: Placement = "paper",
     batch: Annotated[int, typer.Option(help="Images or sequences in one pass.")] = 1,
@@ -757,6 +767,18 @@ def _calibration_report(file: Path, layer: int | None, output: Path | None) -> t
 _TRACED_SHOTS = 300_000  # of a prediction: more make a file that no viewer opens
 
 
+def _check_trace(path: Path | None) -> None:
+    """Refuse a trace that could not be written, before hours are spent on it."""
+    from .instruments import InputError
+
+    if path is None:
+        return
+    if not path.name.lower().endswith((".json", ".json.gz")):
+        raise InputError(f"--trace {path}: a trace is called .json or .json.gz")
+    if not path.parent.is_dir() or path.is_dir():
+        raise InputError(f"--trace {path}: no folder {path.parent} to write it to")
+
+
 def _write_trace(path: Path, planned: "Plan", measured: Any, console: Any) -> None:
     """Write what was predicted, and what was measured where something ran."""
     from .instruments import InputError, Timeline
@@ -790,23 +812,24 @@ def _open(
     profile: str | None,
     settings: list[str] | None,
     seed: int,
-    bench: Path | None = None,
+    bench: list[Path] | None = None,
     uncalibrated: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> "Backend":
     """Open the backend that the options name."""
     from .backends import DEFAULT, MockBackend, load_profile, open_backend, parse_setting
     from .instruments import InputError
 
-    if bench is not None:
+    if bench or scheduler is not None:
         if profile or settings:
             raise InputError("--profile and --set belong to a mock; a bench file says it all")
         if name == "digital":
             raise InputError("--bench and --backend digital are two backends; give one of them")
-        from .backends.bench import BenchBackend, load_bench
-
-        return BenchBackend(load_bench(bench), uncalibrated)
-    if uncalibrated:
-        raise InputError("--uncalibrated is for a bench: give --bench too")
+        return _open_benches(bench or [], uncalibrated, workers, scheduler)
+    if uncalibrated or workers is not None:
+        option = "--uncalibrated" if uncalibrated else "--workers"
+        raise InputError(f"{option} is for a bench: give --bench too")
     if name == "digital":
         if profile or settings:
             raise InputError("--profile and --set belong to a mock; the digital backend has none")
@@ -817,6 +840,23 @@ def _open(
     if settings:
         loaded = loaded.with_settings(dict(parse_setting(text) for text in settings))
     return MockBackend(loaded, seed)
+
+
+def _open_benches(
+    paths: list[Path], uncalibrated: bool, workers: int | None, scheduler: str | None
+) -> "Backend":
+    from .backends.bench import open_benches
+    from .instruments import InputError
+
+    if scheduler is not None and (paths or workers is not None):
+        raise InputError("--scheduler has its own benches; give it, or --bench and --workers")
+    if workers and workers != len(paths):
+        raise InputError(f"--workers {workers}: benches take a process each, here {len(paths)}")
+    if scheduler is None and not workers:
+        return open_benches(paths, uncalibrated)
+    from .scheduler.remote import RemoteBenches
+
+    return RemoteBenches(paths, scheduler, uncalibrated)
 
 
 def _inputs(model: "Model", given: dict[str, Any], limit: int | None) -> tuple[Any, Any]:
