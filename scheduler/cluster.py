@@ -270,21 +270,18 @@ class Cluster:
         Gives what came of it by address: a result, a `Failure` or an exception. Workers that do
         not answer are left out.
         """
-        if not workers:
-            return {}
 
-        def call() -> Any:
-            return self._client.run(
-                *(_run, __version__, function, *arguments),
-                workers=list(workers),
-                on_error="return",
-            )
+        def call() -> dict[str, Any]:
+            there = self.there()  # Dask would wait long for others
+            asked = [address for address in workers if address in there]
+            call = _run, __version__, function, *arguments
+            found = self._client.run(*call, workers=asked, on_error="return") if asked else {}
+            return {address: found[address] for address in asked}
 
         try:
-            found: dict[str, Any] = _aside(call, ANSWER_S * 4)
-        except (OSError, RuntimeError):  # a time-out too; the client is closing, or has closed
+            return _aside(call, ANSWER_S * 4)
+        except (OSError, RuntimeError, WorkersLost):  # no answer in time; the client is closed
             return {}
-        return {address: found[address] for address in workers if address in found}
 
     def add_to_workers(self, plugin: Any, name: str) -> None:
         """Give a Dask plugin to every worker, and to those that come."""

@@ -201,7 +201,6 @@ def open_bench(run: str, uncalibrated: bool) -> Opened:
     """
     with _turn(run, uncalibrated) as held:
         backend = held.backend
-        backend.open()
         return Opened(
             backend.profile,
             backend.geometry,
@@ -230,11 +229,13 @@ def multiply(run: str, uncalibrated: bool, shares: Sequence[Share]) -> list[Matm
 
 @contextmanager
 def _turn(run: str, uncalibrated: bool) -> Iterator[_Bench]:
-    """Hold the bench for a task of a run; it is closed when the run has ended meanwhile."""
+    """Hold the open bench for a task of a run; it is closed when the run has ended meanwhile."""
     held = _enter(run, uncalibrated)
     if not held.turn.acquire(blocking=False):
         raise InputError(f"two tasks want {held.path} at once: start the worker with one bench")
     try:
+        held.backend.open()
+        _ = held.backend.profile  # its report tells of a bench that knows it
         yield held
     except BaseException:
         with _lock:

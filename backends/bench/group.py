@@ -154,6 +154,7 @@ class BenchGroup(Backend):
             for bench, opened in opening:
                 with _named(bench):
                     opened.result()
+                    _ = bench.profile  # a report tells of benches that know theirs
 
     def close(self) -> None:
         """Close all benches at the same time, so that no light waits for another bench."""

@@ -1,0 +1,420 @@
+"""Several benches multiply as one: the same numbers, one task a bench, and dark when one fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightloom.backends import Address, Backend, Geometry, Ranges
+from lightloom.backends.bench import BenchGroup, example_file, open_benches
+from lightloom.backends.dealing import Dealing
+from lightloom.instruments import InputError, InstrumentError, NotConnected
+from lightloom.scheduler import held_bench
+from lightloom.scheduler.cluster import Cluster, WorkersLost, open_workers
+from lightloom.scheduler.remote import RemoteBenches
+from typer.testing import CliRunner
+
+from lightloom.cli import app
+
+pytest.importorskip("distributed")
+
+Write = Callable[..., list[Path]]
+
+REAL = """
+schema = 1
+layout = "imaged"
+coherence = "incoherent"
+[instruments.input]
+driver = "display-slm"
+monitor = {first}
+[instruments.weight]
+driver = "display-slm"
+monitor = {second}
+[instruments.detector]
+driver = "genicam-camera"
+producer = "{producer}"
+[instruments.source]
+driver = "scpi-source"
+address = "ASRL{port}::INSTR"
+"""
+
+
+def text(clock: str = "virtual", kind: str = "abs-split", weight: str = "") -> str:
+    content = example_file("imaged", clock, tiny=True) + 'light = "timing"\n'
+    content = content.replace('kind = "abs-split"', f'kind = "{kind}"')
+    return content.replace("[instruments.weight]", f"[instruments.weight]\n{weight}")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def files(*contents: str) -> list[Path]:
+        paths = [tmp_path / f"bench{number}.toml" for number in range(1, len(contents) + 1)]
+        for path, content in zip(paths, contents, strict=True):
+            path.write_text(content, encoding="utf-8")
+        return paths
+
+    return files
+
+
+@contextmanager
+def opened(*backends: Backend) -> Iterator[tuple[Backend, ...]]:
+    try:
+        for backend in backends:
+            backend.open()
+        yield backends
+    finally:
+        for backend in backends:
+            backend.close()
+
+
+def numbers(seed: int, *shape: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(seed)).standard_normal(shape, dtype=np.float32)
+
+
+# what is dealt out -> x and w: heads, weight frames (a tiny frame holds 16 outputs), rows
+PRODUCTS = {
+    "matrices": (numbers(1, 3, 2, 20), numbers(2, 3, 5, 20)),
+    "outputs": (numbers(3, 3, 20), numbers(4, 50, 20)),
+    "rows": (numbers(5, 5, 20), numbers(6, 7, 20)),
+}
+
+
+def check_numbers(backend: Backend, one: Backend) -> None:
+    """The very numbers of one bench: each has the same grey levels, and shots are named alike."""
+    for number, (x, w) in enumerate(PRODUCTS.values()):
+        at = Address(f"product.{number}", np.arange(x[..., 0].size, dtype=np.uint64))
+        found, wanted = backend.matmul(x, w, at), one.matmul(x, w, at)
+        exact = x @ np.swapaxes(w, -1, -2)
+        assert np.abs(wanted.y - exact).max() < 0.02 * np.abs(exact).max()  # 8 bits a factor
+        np.testing.assert_allclose(found.y, wanted.y, rtol=1e-6, atol=1e-6)
+        assert found.variance is not None and found.variance.shape == found.y.shape
+        assert found.stats.macs == wanted.stats.macs
+
+
+# ------------------------------------------------------------------------------- the same numbers
+
+
+@pytest.mark.parametrize("by", PRODUCTS)
+def test_shares_put_together_are_the_product(by: str) -> None:
+    x, w = PRODUCTS[by]
+    stacked, rows = w.reshape(-1, *w.shape[-2:]), x.reshape(-1, *x.shape[-2:])
+    dealing = Dealing.of(stacked.shape, Geometry(32, 16, is_divisible=True, parts=2), 2)
+    assert dealing.by == by
+    ranges = Ranges(np.ones((1, 1)), np.abs(w).max(axis=-1, keepdims=True))
+    parts = dealing.weights(stacked, ranges)
+    for part, own in parts:
+        assert own is not None and own.weight is not None
+        assert np.broadcast_to(own.weight, part.shape).shape == part.shape
+    at = Address("x", np.zeros(rows.shape[:2], dtype=np.uint64))
+    operands = dealing.operands(rows, at)
+    assert len(operands) == 2
+    for part, address in operands:
+        assert address.rows.shape == part.shape[:2]
+
+
+def test_a_group_gives_the_numbers_of_one_bench(write: Write) -> None:
+    paths = write(text(), text(), text())
+    with opened(open_benches(paths[:1]), open_benches(paths[1:])) as (one, group):
+        assert isinstance(group, BenchGroup)
+        check_numbers(group, one)
+        assert all(bench.bench.shots for bench in group.benches)
+        assert len(group.remarks) == 2
+
+
+def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write(text(), text(), text())
+    sent: list[Any] = []
+    submit = Cluster.submit
+
+    def noted(self: Cluster, function: Any, *arguments: Any, **options: Any) -> Any:
+        if function is held_bench.multiply:
+            sent.extend((options["worker"], share) for share in arguments[2])
+        return submit(self, function, *arguments, **options)
+
+    monkeypatch.setattr(Cluster, "submit", noted)
+    with opened(open_benches(paths[:1]), RemoteBenches(paths[1:])) as (one, remote):
+        check_numbers(remote, one)
+        assert remote.is_mock and remote.is_calibrated
+        assert remote.geometry == one.geometry and remote.profile.rows == one.profile.rows
+        x, w = PRODUCTS["outputs"]
+        sent.clear()
+        prepared = remote.prepare(w)
+        for finish in [remote.begin(x, prepared) for _ in range(40)]:  # more than are under way
+            finish()
+        assert len(sent) == 80 and len({worker for worker, _ in sent}) == 2
+        assert all(share.weights is None for _, share in sent)  # they are there already
+        first = remote._lanes[0].address  # type: ignore[attr-defined]
+        remote._cluster.ask([first], held_bench.release)  # type: ignore[attr-defined]
+        check_numbers(remote, one)  # a worker that has let weights go asks for them again
+    assert len(remote.remarks) == 2 and "bench3.toml" in remote.remarks[1]
+    with opened(remote):  # closed, it can be opened again
+        check_numbers(remote, one)
+
+
+# -------------------------------------------------------------------------- one task holds a bench
+
+
+@pytest.fixture
+def here(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Dask cluster in this process, whose only worker runs two tasks and offers one bench."""
+    from distributed import LocalCluster
+
+    monkeypatch.setenv(held_bench.VARIABLE, str(write(text())[0]))
+    cluster = LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        host="127.0.0.1",
+        protocol="tcp://",
+        resources={"bench": 1},
+        dashboard_address=None,
+        worker_dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+    )
+    with cluster:
+        yield cluster.scheduler_address
+    assert held_bench._bench is None  # a worker that is told to stop leaves no light on
+
+
+_NAP = "(time := __import__('time'), time.time(), time.sleep(0.1), time.time())[1::2]"
+
+
+def test_one_task_at_a_time_holds_a_bench(here: str) -> None:
+    def overlaps(needs: dict[str, float] | None) -> int:
+        tasks = [workers.submit(eval, _NAP, needs=needs) for _ in range(4)]
+        spans = sorted(span for _, span in workers.finished(tasks))
+        return sum(later[0] < first[1] for first, later in pairwise(spans))
+
+    with open_workers(0, here) as workers:
+        assert overlaps(None) > 0  # the worker has two threads
+        assert overlaps({"bench": 1}) == 0
+
+
+def test_two_runs_share_a_bench_and_the_last_one_leaves_it_dark(here: str) -> None:
+    x, w = PRODUCTS["rows"]
+    with opened(RemoteBenches(address=here), RemoteBenches(address=here)) as (first, second):
+        expected = first.matmul(x, w).y
+        held = held_bench._bench
+        assert held is not None and held.backend.bench.source.is_connected
+        first.close()
+        np.testing.assert_array_equal(second.matmul(x, w).y, expected)
+        assert held_bench._bench is held and held.backend.bench.source.is_connected
+        second.close()
+        assert held_bench._bench is None and not held.backend.bench.source.is_connected
+
+
+def test_a_run_that_has_ended_multiplies_no_more(here: str) -> None:
+    # a task that was on its way when the run was stopped must not switch the light on again
+    with opened(RemoteBenches(address=here)) as (remote,):
+        run = remote._run  # type: ignore[attr-defined]
+        held_bench.end(run)
+        with pytest.raises(NotConnected, match="has ended"):
+            held_bench.multiply(run, False, [])
+        assert held_bench._bench is None
+
+
+def test_light_goes_off_when_nobody_multiplies(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # who began the run may be gone without a word
+    monkeypatch.setattr(held_bench, "IDLE_S", 0.2)
+    x, w = PRODUCTS["rows"]
+    with opened(RemoteBenches(address=here)) as (remote,):
+        prepared = remote.prepare(w)
+        first = remote.matmul(x, prepared).y
+        end = time.monotonic() + 20
+        while held_bench._bench is not None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert held_bench._bench is None
+        np.testing.assert_array_equal(remote.matmul(x, prepared).y, first)  # and on again
+
+
+# ------------------------------------------------------------------------------------- failures
+
+
+def test_when_one_bench_fails_all_are_dark(write: Write) -> None:
+    lost = text(weight='faults = [{ kind = "lost", at = [3] }]')
+    paths = write(text(), lost)
+    group = open_benches(paths)
+    assert isinstance(group, BenchGroup)
+    x, w = PRODUCTS["outputs"]
+    with opened(group):
+        assert all(bench.bench.source.is_connected for bench in group.benches)
+        with pytest.raises(InstrumentError, match=r"bench2\.toml"):
+            for _ in range(5):
+                group.matmul(x, w)
+        assert not any(bench.bench.source.is_connected for bench in group.benches)
+
+
+def test_a_bench_that_cannot_be_opened_leaves_the_others_dark(write: Write) -> None:
+    paths = write(text(), text(weight='faults = [{ kind = "held", at = [1] }]'))
+    group = open_benches(paths)
+    assert isinstance(group, BenchGroup)
+    with pytest.raises(InstrumentError, match=r"bench2\.toml"):
+        group.open()
+    assert not any(bench.bench.source.is_connected for bench in group.benches)
+
+
+def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:
+    assert remote._cluster is not None
+    return remote._cluster.ask([lane.address for lane in remote._lanes], eval, code)
+
+
+_IS_DARK = "__import__('sys').modules['lightloom.scheduler.held_bench']._bench is None"
+
+
+def test_an_error_on_one_worker_ends_the_run_and_all_are_dark(write: Write) -> None:
+    paths = write(text("real"), text("real", weight='faults = [{ kind = "lost", at = [3] }]'))
+    remote = RemoteBenches(paths)
+    x, w = PRODUCTS["outputs"]
+    with opened(remote):
+        assert list(asked(remote, _IS_DARK).values()) == [False, False]
+        begun = [remote.begin(x, w) for _ in range(6)]
+        end = time.monotonic() + 30
+        while not all(asked(remote, _IS_DARK).values()) and time.monotonic() < end:
+            time.sleep(0.05)  # nobody has asked for a result yet
+        assert list(asked(remote, _IS_DARK).values()) == [True, True]
+        with pytest.raises(InstrumentError, match=r"bench2\.toml.*lost|bench2\.toml.*gone"):
+            for finish in begun:
+                finish()
+        assert remote._cluster is None
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def test_the_shares_of_a_killed_worker_run_elsewhere(write: Write) -> None:
+    remote = RemoteBenches(write(text("real"), text("real")))
+    x, w = PRODUCTS["outputs"]
+    exact = x @ w.T
+    with opened(remote):
+        prepared = remote.prepare(w)
+        remote.matmul(x, prepared)
+        processes = list(asked(remote, "__import__('os').getpid()").values())
+        begun = [remote.begin(x, prepared) for _ in range(20)]
+        kill(processes[1])
+        for finish in begun:
+            assert np.abs(finish().y - exact).max() < 0.02 * np.abs(exact).max()
+        assert remote.repeated > 0
+        for shape in PRODUCTS.values():  # and so do products that begin later
+            assert remote.matmul(*shape).y.size
+        kill(processes[0])
+        with pytest.raises(WorkersLost, match="of all benches are lost"):
+            remote.matmul(x, prepared)
+    remarks = " ".join(remote.remarks)
+    assert f"{remote.repeated} shares that it had were run again" in remarks
+    assert "the light of bench 2 was switched off from here" in remarks
+
+
+# ----------------------------------------------------------------------------- the command line
+
+
+def run(*arguments: object, status: int = 0) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            patch.setenv(variable, "1")  # as the command sets them
+        done = CliRunner().invoke(app, ["run", "--limit", "1", *map(str, arguments)])
+    assert done.exit_code == status, done.output
+    if status == 2:
+        assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1, done.stderr
+        return done.stderr
+    return json.loads(done.stdout)
+
+
+def test_benches_of_a_cluster_are_taken(write: Write) -> None:
+    # as operators start them
+    paths = write(text(), text())
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+    command += ["--port", "0", "--no-dashboard", "--scheduler-file"]
+    where = paths[0].with_name("scheduler.json")
+    processes = [subprocess.Popen([*command, str(where)], stderr=subprocess.DEVNULL)]
+    try:
+        end = time.monotonic() + 60
+        while not where.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        address = json.loads(where.read_text())["address"]
+        for path in paths:
+            command = [sys.executable, "-m", "distributed.cli.dask_worker", address]
+            command += ["--no-nanny", "--nthreads", "1", "--resources", "bench=1"]
+            command += ["--no-dashboard"]
+            there = os.environ | {held_bench.VARIABLE: str(path)}
+            processes.append(subprocess.Popen(command, env=there, stderr=subprocess.DEVNULL))
+        with open_workers(0, address) as workers:
+            assert isinstance(workers, Cluster)
+            while len(workers.offering("bench")) < 2 and time.monotonic() < end:
+                time.sleep(0.1)
+        document = run("--scheduler", address, "--json")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert document["is_mock"] and document["stats"]["shots"] > 0
+    assert all(any(path.name in note for note in document["remarks"]) for path in paths)
+
+
+def test_workers_without_a_bench_are_refused(
+    here: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(held_bench.VARIABLE)
+    with pytest.raises(InputError, match=f"{held_bench.VARIABLE} names no bench file"):
+        RemoteBenches(address=here).open()
+    monkeypatch.setenv(held_bench.VARIABLE, str(tmp_path / "gone.toml"))
+    with pytest.raises(InputError, match=r"gone\.toml"):
+        RemoteBenches(address=here).open()
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=1,
+            processes=False,
+            host="127.0.0.1",
+            protocol="tcp://",
+            dashboard_address=None,
+            worker_dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+        ) as plain,
+        pytest.raises(InputError, match="offers a bench; start them so"),
+    ):
+        RemoteBenches(address=plain.scheduler_address).open()
+
+
+def test_mistakes_end_in_one_sentence(write: Write) -> None:
+    first, other = write(text(), text(kind="offset"))
+    both = ("--bench", first, "--bench", other)
+    for workers in (0, 2):
+        error = run(*both, "--workers", workers, status=2)
+        assert "bench1.toml) has abs-split" in error and "bench2.toml) has offset" in error
+    for arguments, message in (
+        (("--bench", first, "--bench", "gone.toml"), "gone.toml"),
+        (("--bench", first, "--workers", 2), "here 1"),
+        (("--workers", 2), "--workers is for a bench"),
+        (("--scheduler", "x:1", "--bench", first), "--scheduler has its own benches"),
+        (("--scheduler", "x:1", "--workers", 2), "--scheduler has its own benches"),
+        (("--scheduler", "tcp://127.0.0.1:1"), "no Dask scheduler answers"),
+        (("--scheduler", "x:1", "--profile", "ideal"), "belong to a mock"),
+    ):
+        assert message in run(*arguments, status=2), arguments
+
+
+def test_no_instrument_is_wanted_twice(write: Write) -> None:
+    producer = write("")[0]
+    paths = write(
+        REAL.format(first=1, second=2, producer=producer, port=1),
+        REAL.format(first=3, second=2, producer=producer, port=2),
+    )
+    error = run("--bench", paths[0], "--bench", paths[0], "--uncalibrated", status=2)
+    assert "each bench has instruments of its own" in error and "bench1.toml" in error
+    error = run("--bench", paths[0], "--bench", paths[1], "--uncalibrated", status=2)
+    assert "bench2.toml): instruments.weight" in error
