@@ -275,7 +275,8 @@ def plan(where: Console, planned: "Plan") -> None:
     unit = "image" if planned.task == "classify" else "token"
     where.print(
         f"bottleneck: [bold]{found.bottleneck}[/]; "
-        f"{_figure(planned.units / found.seconds if found.seconds else 0.0)} {unit}s per second"
+        f"{_figure(planned.units / found.seconds if found.seconds else 0.0)} {unit}s per second; "
+        f"memory on the host: {_count(planned.memory_bytes)}B"
     )
 
 

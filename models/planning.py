@@ -4,6 +4,7 @@ A plan touches no instrument: it is the program, the placement and the tiles for
 A run executes it, beside the digital reference, and ends in a `Report`.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ from ..scheduler import (
     evaluate,
     host_cost,
     is_fixed,
+    memory_bytes,
     optical_cost,
     planned_events,
     predict,
@@ -123,6 +125,12 @@ class Plan:
         return self.prediction.seconds
 
     @property
+    def memory_bytes(self) -> int:
+        """Memory that weights and operands of the largest pass take on the host, in float32."""
+        weights = sum(math.prod(shape) for shape in self.program.weight_shapes.values())
+        return 4 * weights + max(self.program.peak_bytes(sizes) for sizes, _ in self.passes)
+
+    @property
     def seconds_in_turn(self) -> float:
         """Predicted seconds of all steps one after another."""
         return sum(step.seconds for step in self.steps)
@@ -183,10 +191,10 @@ class Plan:
             executor = Executor(DigitalBackend(), model.weights, "host")
             model.run_pass(executor, _ENDINGS[self.task], inputs)
         steps = MeasuredHost(executor.records.values(), self.bench)
-        if not self.backend.is_asynchronous:
-            return replace(self, host=steps.model())
-        from ..backends.bench import measure_host
+        from ..backends.bench import BenchBackend, measure_host
 
+        if not isinstance(self.backend, BenchBackend):
+            return replace(self, host=steps.model())
         found = measure_host(self.backend)
         bench = replace(self.bench, timing=found.timing)
         return replace(self, bench=bench, host=steps.model(found.feed, found.gather))
@@ -209,6 +217,7 @@ class Plan:
             "frames": dict(self.prediction.frames),
             "utilisation": self.prediction.utilisation,
             "bottleneck": self.prediction.bottleneck,
+            "memory_bytes": self.memory_bytes,
             "source": f"predicted from the profile {self.profile.name!r}; host steps "
             + ("as measured here" if self.host else "of its constants"),
         }
@@ -423,7 +432,7 @@ def _planned(
     bench: BenchModel,
 ) -> PlannedStep:
     """Add up what a step takes over all its calls."""
-    totals = dict.fromkeys(
+    totals: dict[str, Any] = dict.fromkeys(
         ("macs", "operations", "tiles", "weight_frames", "shots", "conversions"), 0
     )
     seconds = 0.0
@@ -474,6 +483,12 @@ def _run(
         raise InputError("there are no images to classify")
     executor = model.executor(backend, plan.chosen)
     executor.records.clear()
+    memory = memory_bytes()
+    if memory is not None and plan.memory_bytes > memory:
+        raise InputError(
+            f"this run needs about {plan.memory_bytes / 1e9:.3g} GB for weights and operands, and "
+            f"this machine has {memory / 1e9:.3g} GB; give a smaller batch or sequence"
+        )
     tell = progress or (lambda what, done, total: None)
     tell("preparing the backend", 0, 1)
     backend.warm_up()

@@ -25,7 +25,7 @@ from .energy import (
 )
 from .executor import Executor, StepRecord
 from .host_steps import State
-from .machine import measure_machine
+from .machine import measure_machine, memory_bytes
 from .placement import DEFAULT_POLICY, POLICIES, Placement, decide, is_fixed, place
 from .program import (
     HOST_KINDS,
@@ -79,6 +79,7 @@ __all__ = [
     "is_fixed",
     "load_constants",
     "measure_machine",
+    "memory_bytes",
     "optical_cost",
     "place",
     "planned_events",

@@ -1,5 +1,6 @@
 """The machine at hand as a digital baseline: rates measured now, power where it can be read."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,22 @@ def measure_machine() -> Baseline:
     if "power_w" not in found:
         title += "; its power cannot be read"
     return Baseline(NAME, title, constants)
+
+
+def memory_bytes() -> int | None:
+    """Give this machine's memory; None where it cannot be told."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        pass
+    try:
+        import ctypes
+
+        size = ctypes.c_ulonglong(0)
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(size))  # type: ignore[attr-defined, unused-ignore]
+        return size.value * 1024 or None
+    except (AttributeError, OSError):
+        return None
 
 
 def _fastest(work: Callable[[], object]) -> float:

@@ -167,6 +167,7 @@ class Pipeline:
             else:
                 result = executor.begin(step, part)()
                 part.operands[step.y] = result.y
+                record.stats.add(result.stats)
             record.seconds += time.perf_counter() - start
             self._note("host", step, part, start_s)
             self._finish(node)

@@ -5,6 +5,7 @@ optical matmul names its operands, a host step names a registered function (`hos
 its parameters. A family's page (lightloom.models) writes one with `ProgramBuilder`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -156,6 +157,20 @@ class Program:
     def matmuls(self) -> tuple[OpticalMatmul, ...]:
         """The products, in order."""
         return tuple(step for step in self.steps if isinstance(step, OpticalMatmul))
+
+    def peak_bytes(self, sizes: Mapping[str, int]) -> int:
+        """Give the most memory that operands take at once, in float32."""
+        live: dict[str, int] = {}
+        most = 0
+        for name in (*self.inputs, *self.states):
+            live[name] = 4 * math.prod(size(sizes) for size in self.shapes[name])
+        for step, ends in zip(self.steps, self.last_uses, strict=True):
+            for name in step.outputs:
+                live[name] = 4 * math.prod(size(sizes) for size in self.shapes[name])
+            most = max(most, sum(live.values()))
+            for name in ends:
+                live.pop(name, None)
+        return most
 
     @cached_property
     def last_uses(self) -> list[tuple[str, ...]]:

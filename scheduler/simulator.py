@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..backends import Light, Work, best_order, cuts, pack
@@ -21,7 +21,7 @@ from .parts import details_of, micro_batches
 from .pipeline import Dependencies, Node
 from .program import HostStep, OpticalMatmul, Program
 from .sizes import Shape, evaluate
-from .timing import BenchModel, host_cost
+from .timing import BenchModel, host_cost, optical_cost
 
 if TYPE_CHECKING:
     from .executor import StepRecord
@@ -236,7 +236,8 @@ class _Simulation:
         self._host_s = self._gather_s = self._end_s = start_s
         self._feed_s = start_s
         self._busy = {"light": 0.0, "host": 0.0, "feed": 0.0, "gather": 0.0}
-        self._jobs: dict[tuple[int, int], list[Work]] = {}
+        self._jobs: dict[tuple[Any, ...], list[tuple[Work, int]]] = {}
+        self._is_exact = True
         for index, count in enumerate(dependencies.needs):
             for part in range(len(self._sizes)):
                 if not count:
@@ -250,18 +251,22 @@ class _Simulation:
             if is_light
             for part in range(len(self._sizes))
         ]
-        jobs = [self._jobs_of(node) for node in products]
-        shots = sum(work.tiles * work.vectors for works in jobs for work in works)
-        if shots > _EXACT_SHOTS:
+        shots = self._shots()
+        self._is_exact = self._timeline is not None or shots <= _EXACT_SHOTS
+        if not self._is_exact:
             light.exact_shots = _LARGE_JOB
+        jobs = [self._jobs_of(node) for node in products]
         for number, (node, works) in enumerate(zip(products, jobs, strict=True)):
             following = products[number + 1] if number + 1 < len(products) else None
             fed_s = self._fed(node, math.inf)
             assert fed_s is not None
             begun_s = light.now_s = max(light.now_s, fed_s)
-            for work, upcoming in pairwise((*works, None)):
-                if work is not None:
-                    light.run(work, partial(self._upcoming, upcoming, following))
+            for work, upcoming, times in works:
+                if times > 1:
+                    light.run(work, lambda _, work=work: work)  # type: ignore[misc]
+                    light.pass_by(work, times - 2)
+                light.run(work, partial(self._upcoming, upcoming, following))
+            light.now_s += self._convert_s(node)
             self._busy["light"] += light.now_s - begun_s
             self._gathered(node, light.now_s)
         self._advance(math.inf)
@@ -297,7 +302,7 @@ class _Simulation:
     def _upcoming(self, work: Work | None, node: Node | None, until_s: float) -> Work | None:
         """Give the job that waits at a moment: the next of this product, or the following one's."""
         if work is None and node is not None and self._fed(node, until_s) is not None:
-            return next(iter(self._jobs_of(node)), None)
+            return next((job for job, _, _ in self._jobs_of(node)), None)
         return work
 
     def _gathered(self, node: Node, done_s: float) -> None:
@@ -309,16 +314,52 @@ class _Simulation:
         self._note("gather", node, start_s, self._gather_s)
         self._done(node, self._gather_s)
 
-    def _jobs_of(self, node: Node) -> list[Work]:
+    def _shots(self) -> int:
+        """Count the shots of the whole pass."""
+        total = 0
+        for step, is_light in zip(self._program.steps, self._is_light, strict=True):
+            if is_light and isinstance(step, OpticalMatmul):
+                for sizes in self._sizes:
+                    works = _works(step, sizes, self._bench, {})
+                    total += sum(work.tiles * work.vectors * times for work, times in works)
+        return total
+
+    def _jobs_of(self, node: Node) -> list[tuple[Work, Work | None, int]]:
+        """Give the jobs of a product, each with the one that follows, and how often it comes.
+
+        Shot by shot every job is named; else those that are alike are one.
+        """
         step = self._program.steps[node[0]]
         assert isinstance(step, OpticalMatmul)
-        sizes, details = self._sizes[node[1]], None
+        sizes = self._sizes[node[1]]
         if self._timeline is not None:
-            details = details_of(step, node[1])
-        key = (node[0], sizes["batch"])
-        if key not in self._jobs or details is not None:
-            self._jobs[key] = list(_works(step, sizes, self._bench, details or {}))
+            works = _works(step, sizes, self._bench, details_of(step, node[1]))
+        else:
+            works = self._known_works(step, sizes)
+        if self._is_exact:
+            works = [(work, 1) for work, times in works for _ in range(times)]
+        following = [work for work, _ in works[1:]]
+        return [
+            (work, after, times)
+            for (work, times), after in zip(works, [*following, None], strict=True)
+        ]
+
+    def _known_works(self, step: OpticalMatmul, sizes: Sizes) -> list[tuple[Work, int]]:
+        key = (step.x_shape, step.w_shape, step.dynamic, step.non_negative, sizes["batch"])
+        if key not in self._jobs:
+            self._jobs[key] = _works(step, sizes, self._bench, {})
         return self._jobs[key]
+
+    def _convert_s(self, node: Node) -> float:
+        """Give what converters take beyond the light, where the profile limits their rate."""
+        profile = self._bench.profile
+        if profile.dac_samples_per_s is None and profile.adc_samples_per_s is None:
+            return 0.0
+        step = self._program.steps[node[0]]
+        assert isinstance(step, OpticalMatmul)
+        took_s = optical_cost(step, self._sizes[node[1]], self._bench).convert_seconds
+        self._busy["converters"] = self._busy.get("converters", 0.0) + took_s
+        return took_s
 
     # --- host ------------------------------------------------------------------------------------
 
@@ -369,18 +410,25 @@ class _Simulation:
 
 def _works(
     step: OpticalMatmul, sizes: Sizes, bench: BenchModel, details: Mapping[str, Any]
-) -> Iterator[Work]:
-    """Give the jobs of a product as a bench takes them; each signed row needs both exposures."""
+) -> list[tuple[Work, int]]:
+    """Give the jobs of a product, and how often each comes in a row, as a bench takes them.
+
+    Each signed row is taken to need both exposures.
+    """
     *leading, outputs, length = evaluate(step.w_shape, sizes)
     matrices = math.prod(leading)
     rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
     if not rows * outputs * length * matrices:
-        return
+        return []
     geometry = bench.geometry
     count = rows * bench.profile.exposures(step.non_negative)
     packing = pack([count] * matrices, outputs, geometry)
-    jobs = list(zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True))
-    orders = {job: best_order(*job, bench.timing) for job in set(jobs)}
-    for _ in cuts(length, geometry.inputs):
-        for job in jobs:
-            yield Work(*job, orders[job], details)
+    jobs = zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True)
+    segment = [
+        (Work(*job, best_order(*job, bench.timing), details), len(list(same)))
+        for job, same in groupby(jobs)
+    ]
+    segments = len(cuts(length, geometry.inputs))
+    if len(segment) == 1:
+        return [(segment[0][0], segments * segment[0][1])]
+    return segment * segments

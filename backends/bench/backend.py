@@ -409,8 +409,23 @@ class BenchBackend(Backend):
         """Put a job into the bench's queue; its shots are taken in the order of submission.
 
         Waits while the queue is full.
+
+        Raises
+        ------
+        InputError : for frames that this bench cannot hold
         """
         self.open()
+        layout = self.layout
+        for role, levels, rows in (
+            ("weight", job.weight(0), layout.slots),
+            ("input", job.input(0), 1 if layout.shares_input else layout.slots),
+        ):
+            if levels.shape != (rows, layout.length):
+                raise InputError(
+                    f"{self.bench.path}: the {role} frames of job {job.name!r} hold "
+                    f"{levels.shape[0]} x {levels.shape[1]} elements, and this bench {rows} x "
+                    f"{layout.length}; cut the product with its own geometry"
+                )
         with self.bench.clock.held():
             return self._submit(job)
 
