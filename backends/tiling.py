@@ -161,9 +161,9 @@ def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -
         vectors, inputs = -(-counts // copies), counts * width
     else:
         width = per_frame
-        of_tasks = np.zeros(-(-tasks // per_frame) * per_frame, dtype=int)
-        of_tasks[:tasks] = np.repeat(counts, blocks)
-        of_tasks = of_tasks.reshape(-1, per_frame)
+        flat = np.zeros(-(-tasks // per_frame) * per_frame, dtype=int)
+        flat[:tasks] = np.repeat(counts, blocks)
+        of_tasks = flat.reshape(-1, per_frame)
         vectors, inputs = -(-of_tasks.max(axis=1) // copies), of_tasks.sum(axis=1)
         tiles = np.ones(len(vectors), dtype=int)
     return Packing(copies, per_frame, tiles, vectors, inputs, np.full(len(tiles), copies * width))

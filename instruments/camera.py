@@ -96,6 +96,7 @@ class Camera(Instrument):
     """
 
     kind: ClassVar[str] = "camera"
+    tells_exposed: ClassVar[bool] = False
 
     def __init__(
         self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None

@@ -387,7 +387,7 @@ class State:
     def join(self, parts: Sequence[State]) -> None:
         """Take over what the parts of a split appended."""
         if self._array is None and all(part._array is not None for part in parts):
-            self._array = np.concatenate([part._array for part in parts])  # type: ignore[misc]
+            self._array = np.concatenate([part._array for part in parts])
         self.length = parts[0].length
 
 

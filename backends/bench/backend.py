@@ -173,7 +173,7 @@ class BenchBackend(Backend):
         self._begin_shots()
 
     @property
-    def timeline(self) -> Timeline | None:  # type: ignore[override]
+    def timeline(self) -> Timeline | None:
         """Where slices of what happens go, if anybody wants them."""
         return self._timeline
 
@@ -260,7 +260,7 @@ class BenchBackend(Backend):
         return self._profile
 
     @property
-    def timing(self) -> ShotTiming:  # type: ignore[override]
+    def timing(self) -> ShotTiming:
         """Give what the shots of this bench take; the host's part is not known here."""
         self.open()
         if self._timing is None:
@@ -268,7 +268,7 @@ class BenchBackend(Backend):
         return self._timing
 
     @property
-    def geometry(self) -> Geometry:  # type: ignore[override]
+    def geometry(self) -> Geometry:
         """Give what a frame of this bench holds: rails may lie in different frames."""
         self.open()
         rails = 1 if self.bench.file.encoding.kind == "offset" else 2
@@ -453,4 +453,4 @@ class BenchBackend(Backend):
 
 def _digest(rows: np.ndarray) -> str:
     """Name rows, so that shots of other rows meet other noise."""
-    return sha256(np.ascontiguousarray(rows)).hexdigest()[:12]
+    return sha256(rows.tobytes()).hexdigest()[:12]

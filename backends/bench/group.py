@@ -93,7 +93,7 @@ class BenchGroup(Backend):
     # --- what is known of them -------------------------------------------------------------------
 
     @property
-    def profile(self) -> OpticsProfile:  # type: ignore[override]
+    def profile(self) -> OpticsProfile:
         """The profile of the first bench; plans take the others to be like it."""
         return self.benches[0].profile
 
@@ -131,7 +131,7 @@ class BenchGroup(Backend):
         )
 
     @property
-    def timeline(self) -> Timeline | None:  # type: ignore[override]
+    def timeline(self) -> Timeline | None:
         """Where slices of what happens go; each bench has tracks of its own."""
         return self._timeline
 

@@ -71,19 +71,20 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
     ----------
     trusted_s : from a flip until the light was measured to be settled, by role
     """
-    modulators = {
-        role: ModulatorTiming(
+    inputs, weights = (
+        ModulatorTiming(
             modulator.refresh_period_s,
             modulator.latency_s,
             modulator.settle_time_s,
             trusted_s[role],
         )
         for role, modulator in (("input", bench.input), ("weight", bench.weight))
-    }
+    )
     exposure_s = bench.file.exposure_s
     if bench.file.layout == "block":
         return ShotTiming(
-            **modulators,
+            inputs,
+            weights,
             exposure_s=exposure_s,
             window_s=WINDOW_SAMPLES / (WINDOW_SAMPLES / exposure_s),  # as the DAQ counts it
             reference_every=reference_every,
@@ -91,7 +92,8 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
         )
     camera = bench.camera
     return ShotTiming(
-        **modulators,
+        inputs,
+        weights,
         exposure_s=camera.exposure_s,
         readout_s=camera.readout_s,
         rolling_s=camera.row_time_s * camera.region.height,
