@@ -39,8 +39,10 @@ class Stats:
 
     def add(self, other: Stats) -> None:
         """Add the events of another product to these."""
-        for name in _COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        mine = self.__dict__  # a decoded token adds hundreds of these
+        for name, count in other.__dict__.items():
+            if count and name != "seconds":
+                mine[name] += count
         for stage, seconds in other.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
@@ -48,9 +50,6 @@ class Stats:
         """Give the counts for JSON."""
         counts = {item.name: getattr(self, item.name) for item in fields(self)}
         return counts | {"frames": self.input_frames + self.weight_frames}
-
-
-_COUNTS = tuple(item.name for item in fields(Stats) if item.name != "seconds")
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,9 @@ class Backend(ABC):
         rows = np.asarray(at.rows, dtype=np.uint64)
         if rows.shape != x.shape[:-1]:
             rows = np.broadcast_to(rows, _rows_shape(x, at))
-        rows = np.require(rows.reshape(matrices, -1), requirements=["C", "W"])
+        rows = rows.reshape(matrices, -1)
+        if not (rows.flags.c_contiguous and rows.flags.writeable):
+            rows = np.require(rows, requirements=["C", "W"])
         stacked = x.reshape(matrices, rows.shape[1], length)
         try:
             named = Address(at.matmul, rows, at.attempt)

@@ -22,7 +22,7 @@ from ..backends import (
     Stats,
 )
 from ..instruments import InputError
-from .host_steps import State, check_step
+from .host_steps import HostFunction, State, check_step
 from .parts import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import Placement, decide, is_fixed, place
@@ -47,7 +47,7 @@ class StepRecord:
 
     def count(self, sizes: dict[str, int]) -> None:
         """Note one more call with these sizes."""
-        if self.calls and self.calls[-1][0] == sizes:
+        if self.calls and (self.calls[-1][0] is sizes or self.calls[-1][0] == sizes):
             self.calls[-1] = (sizes, self.calls[-1][1] + 1)
         else:
             self.calls.append((dict(sizes), 1))
@@ -78,6 +78,8 @@ class Executor:
         self.lock = RLock()
         self._host = DigitalBackend()
         self._prepared: dict[str, PreparedWeights] = {}
+        # what a step calls, by identity: a decoded token runs hundreds of them
+        self._host_steps: dict[int, tuple[HostStep, HostFunction, dict[str, Any]]] = {}
         self._chosen_parts: dict[tuple[int, ...], int] = {}
         self._placed: dict[int, tuple[Program, frozenset[str]]] = {}
 
@@ -269,19 +271,24 @@ class Executor:
         ----------
         ends : operands that nothing reads afterwards; the first may be written into
         """
-        function = check_step(step.step)
-        arguments = [operands[name] for name in step.inputs]
-        named = {key: self.weights[weight] for key, weight in step.weights.items()}
+        known = self._host_steps.get(id(step))
+        if known is None:
+            named = {key: self.weights[weight] for key, weight in step.weights.items()}
+            known = step, check_step(step.step), {**named, **step.parameters}
+            self._host_steps[id(step)] = known
+        _, function, named = known
         if function.takes_scratch:
-            named["scratch"] = step.inputs[0] in ends  # type: ignore[assignment]
+            named["scratch"] = step.inputs[0] in ends
         try:
-            result = function.call(*arguments, **named, **step.parameters)
+            result = function.call(*[operands[name] for name in step.inputs], **named)
         except (ValueError, IndexError) as error:  # shapes that numpy cannot bring together
             raise InputError(
                 f"{step.name}: {error}; the configuration and the weights do not belong together"
             ) from None
-        results = result if len(step.outputs) > 1 else (result,)
-        operands.update(zip(step.outputs, results, strict=True))
+        if len(step.outputs) == 1:
+            operands[step.outputs[0]] = result
+        else:
+            operands.update(zip(step.outputs, result, strict=True))
 
     def _multiply(
         self, step: OpticalMatmul, part: Part, backend: Backend, stats: Stats
