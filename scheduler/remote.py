@@ -419,9 +419,7 @@ class RemoteBenches(Backend):
                 worker=lane.address,
                 priority=self._order,
             )
-            sent.task.add_done_callback(
-                lambda _, sent=sent: self._arrived(cluster, lane, sent)
-            )
+            sent.task.add_done_callback(lambda _, sent=sent: self._arrived(cluster, lane, sent))
 
     def _packed(self, wanted: _Wanted, lane: _Lane) -> Share:
         """Pack a share for its journey; its weights travel where they are not there yet."""
