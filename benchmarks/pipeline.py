@@ -19,8 +19,10 @@ import numpy as np
 
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
+from ..instruments import Timeline
 from ..models import plan
 from ..models.shapes import sized_model, with_random_weights
+from ..scheduler.trace import write_trace
 
 # modulator, its refresh period and settling, camera read-out (twice the modulator's rate), exposure
 BENCHES = {
@@ -76,7 +78,7 @@ def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
     return (time.perf_counter() - start) / shots, backend.timing.period_s
 
 
-def layer(backend: BenchBackend) -> tuple[float, float, str]:
+def layer(backend: BenchBackend, trace: Path | None = None) -> tuple[float, float, str]:
     """Give the seconds of a layer as predicted and as measured, and the bottleneck."""
     model = with_random_weights(sized_model(_WIDTH, 1, vocabulary=64), 1)
     planned = plan(model, backend, batch=_BATCH, sequence=_TOKENS)
@@ -86,9 +88,16 @@ def layer(backend: BenchBackend) -> tuple[float, float, str]:
     tokens = chance.integers(0, 64, (_BATCH, _TOKENS))
     executor = model.executor(backend)
     model.run_pass(executor, "logits", tokens[:, :1])  # encodes the weights
+    timelines = {"predicted": Timeline(), "measured": Timeline(backend.clock)}
+    if trace is not None:
+        planned.predict(timelines["predicted"])
+        backend.timeline = timelines["measured"]
     start = time.perf_counter()
     model.run_pass(executor, "logits", tokens)
-    return predicted.seconds, time.perf_counter() - start, predicted.bottleneck
+    took = time.perf_counter() - start
+    if trace is not None:
+        write_trace(trace, timelines, {"model": model.name, "is_mock": True})
+    return predicted.seconds, took, predicted.bottleneck
 
 
 def _times(refresh_s: float, settle_s: float) -> str:
@@ -99,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure both benches, and print them beside their limits and predictions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shots", type=int, default=2000)
+    parser.add_argument("--trace", type=Path, help="of the first layer, for lightloom report")
     options = parser.parse_args(arguments)
     for name in BENCHES:
         with opened(name) as backend:
@@ -107,7 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{name}: {1 / took:.1f} shots/s, {limit / took:.1%} of the devices' "
                 f"{1 / limit:.1f} ({options.shots} shots)"
             )
-            predicted, measured, bottleneck = layer(backend)
+            trace = options.trace if name == next(iter(BENCHES)) else None
+            predicted, measured, bottleneck = layer(backend, trace)
             print(
                 f"    a layer of width {_WIDTH}, {_BATCH} x {_TOKENS} tokens: predicted "
                 f"{predicted:.3f} s, measured {measured:.3f} s ({measured / predicted - 1:+.1%}); "

@@ -243,14 +243,9 @@ def plan_(
     console = showing.console(for_people=not json_)
     _check_trace(trace)
     loaded = model_or_shape(model)
+    if bench is not None:
+        _want_simulated(bench)
     opened = _open(backend, profile, set_, seed, None if bench is None else [bench])
-    if bench is not None and not opened.is_mock:
-        from .instruments import InputError
-
-        raise InputError(
-            f"{bench} has real instruments, whose times are known only once they are connected, "
-            "and a plan touches none; plan with a copy of simulated ones, or with --profile"
-        )
     try:
         planned = plan(loaded, opened, batch, sequence, new_tokens, placement)
         if measure:
@@ -762,6 +757,17 @@ def _calibration_report(file: Path, layer: int | None, output: Path | None) -> t
     path = path_for(file) if file.suffix.lower() == ".toml" else file
     page = calibration_page(Calibration.read(path))
     return path.with_suffix(".html") if output is None else output, page
+
+
+def _want_simulated(bench: Path) -> None:
+    from .backends.bench import load_bench
+    from .instruments import InputError
+
+    if not load_bench(bench).is_simulated:
+        raise InputError(
+            f"{bench} has real instruments, whose times are known only once they are connected, "
+            "and a plan touches none; plan with a copy of simulated ones, or with --profile"
+        )
 
 
 _TRACED_SHOTS = 300_000  # of a prediction: more make a file that no viewer opens

@@ -125,6 +125,44 @@ _BAD = {
 }
 
 
+def test_a_bench_is_planned_and_a_run_leaves_a_trace(tmp_path: Path) -> None:
+    write(tmp_path)
+    with (tmp_path / "bench.toml").open("a", encoding="utf-8") as stream:
+        stream.write('light = "timing"\n')
+    asked = ("plan", "--bench", "bench.toml", "--json")
+    planned = lightloom(tmp_path, *asked)
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    assert plan["bottleneck"] and 0 < plan["utilisation"]["detector"] <= 1
+    assert plan["frames"]["detector"] == plan["shots"] > plan["frames"]["weight"] > 0
+    assert 0 < plan["seconds_bench"] <= 1.01 * plan["seconds_in_turn"]
+    run = ("run", "--bench", "bench.toml", "--limit", "1", "--no-reference", "--json")
+    made = lightloom(tmp_path, *run, "--trace", "trace.json.gz")
+    assert made.returncode == 0, made.stderr
+    drawn = lightloom(tmp_path, "report", "trace.json.gz", "--layer", "0")
+    assert drawn.returncode == 0, drawn.stderr
+    page = (tmp_path / "trace.html").read_text(encoding="utf-8")
+    assert "MOCK" in page and "predicted" in page and "measured" in page and "weight" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "--trace", "trace.txt"), "a trace is called .json or .json.gz"),
+        (("plan", "--trace", "nowhere/trace.json"), "no folder nowhere"),
+        (("plan", "--batch", "4000", "--trace", "trace.json"), "a trace holds 300,000 at most"),
+        (("plan", "--bench", "real.toml"), "has real instruments"),
+    ],
+)
+def test_impossible_plans_are_refused(
+    tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / "real.toml").write_text(REAL.format(port=1), encoding="utf-8")
+    ended = lightloom(tmp_path, *arguments)
+    assert ended.returncode == 2 and says in " ".join(ended.stderr.split()), ended.stderr
+    assert ended.stderr.count("\n") <= 3 and not list(tmp_path.glob("trace*"))
+
+
 @pytest.mark.parametrize("mistake", _BAD)
 def test_a_bad_bench_file_is_one_sentence(tmp_path: Path, mistake: str) -> None:
     change, says = _BAD[mistake]
