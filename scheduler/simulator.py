@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..backends import Light, Work, best_order, cuts, pack
@@ -320,7 +320,7 @@ class _Simulation:
         for step, is_light in zip(self._program.steps, self._is_light, strict=True):
             if is_light and isinstance(step, OpticalMatmul):
                 for sizes in self._sizes:
-                    works = _works(step, sizes, self._bench, {})
+                    works = self._known_works(step, sizes)
                     total += sum(work.tiles * work.vectors * times for work, times in works)
         return total
 
@@ -422,11 +422,13 @@ def _works(
         return []
     geometry = bench.geometry
     count = rows * bench.profile.exposures(step.non_negative)
-    packing = pack([count] * matrices, outputs, geometry)
-    jobs = zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True)
+    groups = geometry.groups(outputs)
+    few = min(matrices, 2 * groups)  # more of them fill frames as these do
+    packing = pack([count] * few, outputs, geometry)
+    jobs = Counter(zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True))
     segment = [
-        (Work(*job, best_order(*job, bench.timing), details), len(list(same)))
-        for job, same in groupby(jobs)
+        (Work(*job, best_order(*job, bench.timing), details), -(-times * matrices // few))
+        for job, times in jobs.items()
     ]
     segments = len(cuts(length, geometry.inputs))
     if len(segment) == 1:
