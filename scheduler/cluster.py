@@ -335,6 +335,10 @@ def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> 
     config = import_extra("dask.config", "cluster", "work on a cluster of workers")
     rooms = ("scheduler", "worker")
     settings: dict[str, Any] = {f"distributed.{room}.http.routes": [] for room in rooms}
+    settings |= {  # what only a dashboard would show takes a share of each core
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.system-monitor.interval": "10s",
+    }
     settings |= {f"distributed.nanny.pre-spawn-environ.{key}": n for key, n in _MEMORY.items()}
 
     def start() -> Any:
