@@ -273,7 +273,7 @@ class Executor:
         """
         known = self._host_steps.get(id(step))
         if known is None:
-            named = {key: self.weights[weight] for key, weight in step.weights.items()}
+            named: dict[str, Any] = {k: self.weights[name] for k, name in step.weights.items()}
             known = step, check_step(step.step), {**named, **step.parameters}
             self._host_steps[id(step)] = known
         _, function, named = known

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import lightloom
 
-FRONT = ("benchmarking", "cli", "energy", "gantt", "page", "showing", "sweep")  # modules of the front door
+# modules of the front door
+FRONT = ("benchmarking", "cli", "energy", "gantt", "page", "showing", "sweep")
 ROOMS = ("instruments", "backends", "scheduler", "models", "benchmarks")
 COMPILED = "kernels"  # modules loaded only where the extra `fast` is installed
 HEAVY = ("numba", "onnxruntime", "torch", "tokenizers", "pyvisa", "gguf", "pydantic", "rich")
