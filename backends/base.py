@@ -227,9 +227,12 @@ class Backend(ABC):
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> Any:
         """Give the content of `PreparedWeights` for checked float weights [..., M, K]."""
 
-    @abstractmethod
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
-        """Multiply x [matrices, N, K] by w; the address' rows are [matrices, N]."""
+        """Multiply x [matrices, N, K] by w; the address' rows are [matrices, N].
+
+        An asynchronous backend fills in `_begin` instead.
+        """
+        return self._begin(x, w, at, lambda: None, {})()
 
     def _begin(
         self,

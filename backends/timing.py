@@ -295,7 +295,7 @@ class Light:
             self.timeline.add(track, name, start_s, end_s, **work.details)
 
 
-def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
+def corners(count: int, most: int) -> Iterator[tuple[int, float]]:
     """Give what to go through for a count, and with which weight: it grows along a line."""
     if count <= most:
         yield count, 1.0
@@ -317,8 +317,8 @@ def _steady(
     found = []
     for followed in (alone, again):
         total = np.zeros(8)
-        for some_tiles, share in _corners(tiles, _TILES):
-            for some_vectors, part in _corners(vectors, _VECTORS):
+        for some_tiles, share in corners(tiles, _TILES):
+            for some_vectors, part in corners(vectors, _VECTORS):
                 light = Light(timing)
                 light.exact_shots = _TILES * _VECTORS
                 light.run(Work(1, 1), again if is_shown else alone)

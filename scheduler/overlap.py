@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from ..backends import Geometry, Light, Order, ShotTiming, Work, frames_of, tile_count
-from ..backends.timing import job_seconds
+from ..backends.timing import corners, job_seconds
 from .energy import Calls, signature
 from .parts import micro_batches
 from .pipeline import Dependencies, Node
@@ -204,18 +204,9 @@ def _job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> 
     """Give what a job takes between others, from small ones: it grows along a line in both."""
     return sum(
         along * across * job_seconds(some_tiles, some_vectors, order, timing)
-        for some_tiles, along in _corners(tiles, _TILES)
-        for some_vectors, across in _corners(vectors, _VECTORS)
+        for some_tiles, along in corners(tiles, _TILES)
+        for some_vectors, across in corners(vectors, _VECTORS)
     )
-
-
-def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
-    if count <= most:
-        yield count, 1.0
-        return
-    along = (count - most // 2) / (most - most // 2)
-    yield most // 2, 1 - along
-    yield most, along
 
 
 def _cold_seconds(timing: ShotTiming) -> float:

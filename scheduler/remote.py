@@ -343,9 +343,6 @@ class RemoteBenches(Backend):
             return _Dealt(dealing, [_Weights.of(stacked, ranges)] * len(self._lanes))
         return _Dealt(dealing, [_Weights.of(*part) for part in dealing.weights(stacked, ranges)])
 
-    def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
-        return self._begin(x, w, at, lambda: None, {})()
-
     def _begin(
         self,
         x: np.ndarray,

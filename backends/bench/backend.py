@@ -317,9 +317,6 @@ class BenchBackend(Backend):
         shares = np.pad(np.clip(shares, 0, 1), [(0, 0)] * (shares.ndim - 1) + [(0, short)])
         return Encoded(signs, shares, scale, low)
 
-    def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
-        return self._begin(x, w, at, lambda: None, {})()
-
     def _begin(
         self,
         x: np.ndarray,

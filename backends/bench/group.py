@@ -171,9 +171,6 @@ class BenchGroup(Backend):
         shares = zip(self.benches, dealing.weights(stacked, ranges), strict=False)
         return _Dealt(dealing, [bench.prepare(part, ranges=own) for bench, (part, own) in shares])
 
-    def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
-        return self._begin(x, w, at, lambda: None, {})()
-
     def _begin(
         self,
         x: np.ndarray,
