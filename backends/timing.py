@@ -33,12 +33,19 @@ ROLES = ("weight", "input")
 
 @dataclass(frozen=True)
 class ModulatorTiming:
-    """A modulator's times; `trusted_s` is from a flip until its light was measured to settle."""
+    """A modulator's times.
+
+    Parameters
+    ----------
+    transfer_s : of a frame, before it can be shown
+    trusted_s : from a flip until its light was measured to be settled
+    """
 
     refresh_s: float = 0.0
     latency_s: float = 0.0
     settle_s: float = 0.0
     trusted_s: float = 0.0
+    transfer_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -276,8 +283,8 @@ class Light:
             encode_s = timing.encode_s[role == "weight"]
             self._encoded_s = max(self._encoded_s, self._begun[0]) + encode_s
             self._note("encode", f"{role} frame", self._encoded_s - encode_s, self._encoded_s, work)
-            self.now_s = max(self.now_s, self._encoded_s) + timing.show_s
             modulator: ModulatorTiming = getattr(timing, role)
+            self.now_s = max(self.now_s, self._encoded_s) + timing.show_s + modulator.transfer_s
             flip, period = self.now_s, modulator.refresh_s
             if period:
                 flip = max(

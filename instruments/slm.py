@@ -42,6 +42,7 @@ class SpatialLightModulator(Instrument):
     shape : (height, width) in pixels
     bit_depth : of a grey level
     refresh_period_s : a frame begins at whole multiples of it; 0 for at once
+    transfer_s : that handing a frame over takes, before it can be shown
     latency_s : from the flip to the first change of light (2-3 frames on HDMI)
     settle_time_s : the slowest change from one grey level to another
     darkest_level : what `blank` shows; grey 0 is not always the darkest
@@ -56,6 +57,7 @@ class SpatialLightModulator(Instrument):
         self.shape: tuple[int, int] = (0, 0)
         self.bit_depth = 8
         self.refresh_period_s = 0.0
+        self.transfer_s = 0.0
         self.latency_s = 0.0
         self.settle_time_s = 0.0
         self.darkest_level = 0
@@ -126,6 +128,7 @@ class SpatialLightModulator(Instrument):
             "shape": self.shape,
             "bit_depth": self.bit_depth,
             "refresh_period_s": self.refresh_period_s,
+            "transfer_s": self.transfer_s,
             "latency_s": self.latency_s,
             "settle_time_s": self.settle_time_s,
         }

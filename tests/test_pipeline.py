@@ -117,7 +117,10 @@ def test_a_virtual_bench_takes_the_time_that_was_predicted(
     length = 1 if layout == "block" else 2
     model, data = load_model(references / "gpt2"), tokens(3, length)
     # offset: the number of exposures depends on no value
-    devices = {"input": "refresh_period_s = 0.0017", "weight": "settle_time_s = 0.0042"}
+    devices = {
+        "input": "refresh_period_s = 0.0017\ntransfer_s = 0.0006",
+        "weight": "settle_time_s = 0.0042\ntransfer_s = 0.0031",
+    }
     backend = make(layout, kind="offset", **devices)
     backend.open()
     planned = plan(model, backend, batch=3, sequence=length)

@@ -77,6 +77,7 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
             modulator.latency_s,
             modulator.settle_time_s,
             trusted_s[role],
+            modulator.transfer_s,
         )
         for role, modulator in (("input", bench.input), ("weight", bench.weight))
     )

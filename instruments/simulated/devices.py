@@ -120,6 +120,7 @@ class SLMOptions(SimulatedOptions):
     bit_depth: int | None = Field(default=None, ge=1, le=16)
     settle_time_s: Seconds | None = None
     refresh_period_s: Seconds | None = None
+    transfer_s: Seconds = 0.0
 
 
 class SimulatedSLM(_Simulated, SpatialLightModulator):
@@ -133,7 +134,7 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
         identity = self._begin(self.options.device)
         self.shape = device.shape
         self.bit_depth = self.options.bit_depth or device.bit_depth
-        self.latency_s = device.latency_s
+        self.latency_s, self.transfer_s = device.latency_s, self.options.transfer_s
         self.dither_period_s = device.dither_period_s
         settle, refresh = self.options.settle_time_s, self.options.refresh_period_s
         self.settle_time_s = device.settle_time_s if settle is None else settle
@@ -147,6 +148,8 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
         fault = self._fails("show", "frozen", "late", "silent")
         if fault is not None and fault.kind == "silent":
             raise InstrumentTimeout(f"{self.name}: no answer to a frame")
+        if self.transfer_s:
+            self.clock.sleep_until(self.clock.now_s() + self.transfer_s)
         now, period = self.clock.now_s(), self.refresh_period_s
         flip = now
         if period:
