@@ -124,6 +124,19 @@ def test_a_bench_without_light_takes_its_time_and_gives_exact_products(
     assert backend.bench.clock.now_s() >= result.stats.shots * period_s
 
 
+def test_every_job_shows_its_own_frames(make: Make) -> None:
+    # a job that lies in memory where an earlier one lay is not that one
+    backend = make(world__light='"timing"')
+    backend.open()
+    layout = backend.layout
+    full = backend.curves["input"].brightest
+    weights = np.full((layout.slots, layout.length), backend.curves["weight"].brightest, np.uint8)
+    for share in range(12):
+        inputs = np.full((layout.slots, layout.length), full * share // 12, dtype=np.uint8)
+        found, expected = backend._take_known("one shot", inputs, weights)
+        np.testing.assert_allclose(found, expected)
+
+
 def test_a_run_repeats_bit_by_bit(make: Make) -> None:
     # a result that cannot be had again cannot be checked
     x, w = numbers(4, 16), numbers(5, 16, seed=4)

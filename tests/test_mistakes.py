@@ -65,14 +65,14 @@ def test_a_pass_that_fails_leaves_the_cache_as_it_was(
 ) -> None:
     model, cache = load_model(references / "gpt2"), Cache()
     model.forward([[1, 2, 3]], cache=cache)
-    run_host = Executor._run_host
+    run_host = Executor.run_host
 
     def failing(self: Executor, step: object, *arguments: object) -> object:
         if getattr(step, "name", "") == "layer.1.attention.softmax":
             raise RuntimeError("power cut")
         return run_host(self, step, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Executor, "_run_host", failing)
+    monkeypatch.setattr(Executor, "run_host", failing)
     with pytest.raises(RuntimeError, match="power cut"):
         model.forward([[4]], cache=cache)
     monkeypatch.undo()

@@ -284,6 +284,7 @@ def test_a_failing_host_step_switches_the_light_off(
         passed(model, backend, tokens(4, 3), 2, True)
     assert not backend.bench.source.is_connected  # closed, and so off
     monkeypatch.undo()
+    model = load_model(references / "gpt2")
     assert np.isfinite(passed(model, backend, tokens(4, 3), 2, True)).all()  # and it goes on
 
 
@@ -301,6 +302,7 @@ def test_an_interrupted_pass_ends_and_can_be_repeated(
     with pytest.raises(KeyboardInterrupt):
         passed(model, backend, tokens(4, 3), 2, True)
     monkeypatch.undo()
+    model = load_model(references / "gpt2")
     again = passed(model, backend, tokens(4, 3), 2, True)
     assert np.array_equal(again, passed(model, make(), tokens(4, 3), 2, True))
 

@@ -9,6 +9,7 @@ which order, never depends on how fast a computer is.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,7 @@ class TileJob:
     input: Callable[[int], np.ndarray]
     order: Order = "weight-stationary"
     details: Mapping[str, Any] = field(default_factory=dict)
+    number: int = field(default_factory=itertools.count().__next__)  # no two jobs share one
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class _Planned:
 
     def key(self, role: str) -> tuple[int, int | str]:
         """Say which frame of a modulator it needs."""
-        return id(self.job), self.weight if role == "weight" else self.input
+        return self.job.number, self.weight if role == "weight" else self.input
 
 
 @dataclass(frozen=True)
@@ -238,16 +240,16 @@ class Shots:
                 judge()
         while waiting:
             judge()
-        self._courses.pop(id(job), None)
+        self._courses.pop(job.number, None)
         return TileResult(electrons, course.stats)
 
     def _course(self, job: TileJob) -> _Course:
         """Give how far a job has come; its first frames are laid out from now on."""
-        course = self._courses.get(id(job))
+        course = self._courses.get(job.number)
         if course is None:
             stats = Stats()
             stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
-            course = self._courses[id(job)] = _Course(job, stats, self._ahead(job, stats))
+            course = self._courses[job.number] = _Course(job, stats, self._ahead(job, stats))
             course.advance()
         return course
 
