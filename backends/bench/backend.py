@@ -149,7 +149,14 @@ class BenchBackend(Backend):
 
     @property
     def _reference_every(self) -> int:
-        return 0 if self._calibrated is None else self._calibrated.reference_every
+        """Give the shots between two reference shots.
+
+        Without markers, references alone tell how bright the light is: a third of the shots then.
+        """
+        if self._calibrated is None:
+            return 0
+        every = self._calibrated.reference_every
+        return max(every // 3, 1) if self.bench.file.layout == "block" else every
 
     @property
     def _settling_s(self) -> dict[str, float]:
