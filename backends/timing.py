@@ -302,7 +302,7 @@ class Light:
             self.timeline.add(track, name, start_s, end_s, **work.details)
 
 
-def corners(count: int, most: int) -> Iterator[tuple[int, float]]:
+def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
     """Give what to go through for a count, and with which weight: it grows along a line."""
     if count <= most:
         yield count, 1.0
@@ -324,8 +324,8 @@ def _steady(
     found = []
     for followed in (alone, again):
         total = np.zeros(8)
-        for some_tiles, share in corners(tiles, _TILES):
-            for some_vectors, part in corners(vectors, _VECTORS):
+        for some_tiles, share in _corners(tiles, _TILES):
+            for some_vectors, part in _corners(vectors, _VECTORS):
                 light = Light(timing)
                 light.exact_shots = _TILES * _VECTORS
                 light.run(Work(1, 1), again if is_shown else alone)
@@ -345,6 +345,14 @@ def job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> f
     start_s = light.now_s
     light.run(Work(tiles, vectors, order), again)
     return light.now_s - start_s
+
+
+@lru_cache(maxsize=64)
+def first_wait_s(timing: ShotTiming) -> float:
+    """Give what a job takes longer whose first frames were not shown during another one."""
+    light = Light(timing.devices)
+    light.run(Work(1, 1))
+    return max(0.0, light.now_s - job_seconds(1, 1, "weight-stationary", timing.devices))
 
 
 @lru_cache(maxsize=4096)
@@ -381,7 +389,7 @@ class Frames:
     order: Order
 
     def seconds(self, timing: ShotTiming) -> float:
-        """Give the time of the devices, one job after another."""
+        """Give the time of the devices, while light is not interrupted."""
         return sum(
             count * job_seconds(tiles, vectors, self.order, timing.devices)
             for count, tiles, vectors in self.jobs

@@ -10,22 +10,18 @@ import heapq
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from ..backends import Geometry, Light, Order, ShotTiming, Work, frames_of, tile_count
-from ..backends.timing import corners, job_seconds
+from ..backends.timing import first_wait_s
 from .energy import Calls, signature
 from .parts import micro_batches
 from .pipeline import Dependencies, Node
 from .program import HostStep, OpticalMatmul, Program, Step, layer_of
-from .sizes import evaluate
-from .timing import BenchModel, converter_seconds, host_cost
+from .simulator import CHOICES
+from .timing import BenchModel, host_cost, optical_cost
 
 _KEPT = 3  # of layers that are alike: the first ones differ, and one more costs the same again
-_TILES, _VECTORS = 8, 32  # of a large job, what is gone through
-_CHOICES = (1, 2, 4, 8)  # micro-batches that are tried
 
 Sizes = Mapping[str, int]
 
@@ -48,7 +44,7 @@ class Overlap:
             for weight, sketch in _sketches(program, marks)
         ]
         self._known: dict[tuple[Any, ...], float] = {}
-        self._cold_s = _cold_seconds(bench.timing)
+        self._cold_s = first_wait_s(bench.timing)
 
     def light_s(self, step: OpticalMatmul) -> float:
         """Give the seconds of a product on light, alone, over all passes."""
@@ -63,7 +59,7 @@ class Overlap:
         return sum(times * self._pass(placed, sizes) for sizes, times in self._passes)
 
     def _pass(self, placed: frozenset[str], sizes: Sizes) -> float:
-        choices = [count for count in _CHOICES if count <= sizes["batch"]] if placed else [1]
+        choices = [count for count in CHOICES if count <= sizes["batch"]] if placed else [1]
         return min(
             sum(
                 weight * self._run(sketch, needs, placed, sizes, parts)
@@ -97,7 +93,8 @@ class Overlap:
         key = (*signature(step, optical), *sizes.values())
         if key not in self._known:
             if optical and isinstance(step, OpticalMatmul):
-                self._known[key] = _light_seconds(step, sizes, self._bench)
+                cost = optical_cost(step, sizes, self._bench)
+                self._known[key] = cost.seconds - cost.wait_s + cost.convert_seconds
             else:
                 self._known[key] = host_cost(step, sizes, self._bench.profile).seconds
         return self._known[key]
@@ -173,47 +170,6 @@ class _Sketch:
             self._fed_s[node] = at_s
         else:
             heapq.heappush(self._ready, (at_s, node))
-
-
-# --------------------------------------------------------------------------- seconds of light
-
-
-def _light_seconds(step: OpticalMatmul, sizes: Sizes, bench: BenchModel) -> float:
-    """Give what a product takes on a bench whose light is not interrupted, converters included."""
-    *leading, outputs, length = evaluate(step.w_shape, sizes)
-    matrices = math.prod(leading)
-    rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
-    profile, geometry = bench.profile, bench.geometry
-    if not rows * outputs * length * matrices:
-        return 0.0
-    count = rows * profile.exposures(step.non_negative)
-    frames = frames_of((count,) * matrices, outputs, geometry, bench.timing)
-    segments = tile_count((1, length), Geometry(None, geometry.inputs))
-    shots_s = sum(
-        jobs * _job_seconds(tiles, vectors, frames.order, bench.timing)
-        for jobs, tiles, vectors in frames.jobs
-        if tiles and vectors
-    )
-    inputs = frames.inputs_shown * length * profile.elements_per_input
-    conversions = matrices * rows * outputs * segments * profile.conversions(step.non_negative)
-    return segments * shots_s + converter_seconds(inputs, conversions, profile)
-
-
-@lru_cache(maxsize=4096)
-def _job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> float:
-    """Give what a job takes between others, from small ones: it grows along a line in both."""
-    return sum(
-        along * across * job_seconds(some_tiles, some_vectors, order, timing)
-        for some_tiles, along in corners(tiles, _TILES)
-        for some_vectors, across in corners(vectors, _VECTORS)
-    )
-
-
-def _cold_seconds(timing: ShotTiming) -> float:
-    """Give what the first shot takes longer where its frames were not shown during another one."""
-    light = Light(timing)
-    light.run(Work(1, 1), lambda _: None)
-    return max(0.0, light.now_s - job_seconds(1, 1, "weight-stationary", timing))
 
 
 # ---------------------------------------------------------------------------- layers that are alike

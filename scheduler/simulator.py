@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DEVICES = ("input modulator", "weight modulator", "detector")
 _EXACT_SHOTS = 40_000  # of a pass that is gone through shot by shot
 _LARGE_JOB = 64  # shots of a job that passes at once in a larger one
-_CHOICES = (1, 2, 4, 8)  # micro-batches that are tried
+CHOICES = (1, 2, 4, 8)  # micro-batches that are tried
 
 Sizes = Mapping[str, int]
 HostSeconds = Callable[[HostStep | OpticalMatmul, Sizes], float]
@@ -192,7 +192,7 @@ def best_parts(program: Program, placed: frozenset[str], sizes: Sizes, bench: Be
 
     It depends on nothing that is measured, so that a run can be repeated bit by bit.
     """
-    choices = [count for count in _CHOICES if count <= sizes["batch"]]
+    choices = [count for count in CHOICES if count <= sizes["batch"]]
     if len(choices) < 2 or not placed:
         return 1
     host = HostModel.of(bench)

@@ -18,6 +18,7 @@ from ..backends import (
     load_profile,
     tile_count,
 )
+from ..backends.timing import first_wait_s
 from .host_steps import REGISTRY
 from .program import HostStep, OpticalMatmul
 from .sizes import evaluate
@@ -45,8 +46,9 @@ class BenchModel:
 class OpticalCost:
     """Events and seconds of one optical matmul on a bench; upper bounds.
 
-    `seconds` is light: frames, settling, exposure, read-out; `convert_seconds` is what converters
-    take beyond that, where the profile limits their rate.
+    `seconds` is light: frames, settling, exposure, read-out; of that, `wait_s` is for the first
+    frames, and falls away where those of one product settle while another one is read out.
+    `convert_seconds` is what converters take beyond that, where the profile limits their rate.
     """
 
     tiles: int
@@ -57,6 +59,7 @@ class OpticalCost:
     weight_samples: int
     conversions: int
     seconds: float
+    wait_s: float
     convert_seconds: float
 
 
@@ -86,9 +89,10 @@ def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchMode
     exposures = profile.exposures(step.non_negative)
     products = matrices * rows * outputs
     if not products or not length:
-        return OpticalCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
+        return OpticalCost(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
     segments = tile_count((1, length), Geometry(None, geometry.inputs))
     frames = frames_of((rows * exposures,) * matrices, outputs, geometry, bench.timing)
+    wait_s = first_wait_s(bench.timing)
     input_samples = frames.inputs_shown * length * profile.elements_per_input
     conversions = products * segments * profile.conversions(step.non_negative)
     return OpticalCost(
@@ -99,7 +103,8 @@ def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchMode
         input_samples=input_samples,
         weight_samples=int(matrices * outputs * length * profile.rails * frames.loads),
         conversions=conversions,
-        seconds=segments * frames.seconds(bench.timing),
+        seconds=segments * frames.seconds(bench.timing) + wait_s,
+        wait_s=wait_s,
         convert_seconds=converter_seconds(input_samples, conversions, profile),
     )
 

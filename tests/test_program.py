@@ -117,9 +117,11 @@ def test_shots_of_a_known_product() -> None:
     assert (cost.tiles, cost.weight_frames, cost.shots) == (2, 1, 17)
     assert cost.conversions == 17 * 40 * 4
     # settling 1 ms, exposure 1 ms, read-out 4.4 ms, one after the other: 7 whole periods of 1 ms;
-    # with the next frame settling while the last one is read out: exposure and read-out alone
+    # with the next frame settling while the last one is read out: exposure and read-out alone,
+    # and 1 ms until the first one has settled
     assert bench.timing.period_s == pytest.approx(0.007)
-    assert cost.seconds == pytest.approx(17 * 0.0054)
+    assert cost.seconds == pytest.approx(17 * 0.0054 + 0.001)
+    assert cost.wait_s == pytest.approx(0.001)
 
 
 def test_placement_policies(references: Path) -> None:
