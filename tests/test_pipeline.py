@@ -22,9 +22,11 @@ from lightloom.backends import (
     visits,
 )
 from lightloom.backends.bench import BenchBackend, BenchGroup, example_file, load_bench
+from lightloom.backends.bench.shots import TileJob
 from lightloom.backends.timing import ModulatorTiming, again
 from lightloom.instruments import InputError, Timeline, VirtualClock
 from lightloom.models import Cache, Model, load_model, plan
+from lightloom.models.model import load_arrays
 from lightloom.scheduler import HostModel, predict
 from lightloom.scheduler.host_steps import REGISTRY, HostFunction
 
@@ -305,6 +307,25 @@ def test_an_interrupted_pass_ends_and_can_be_repeated(
     model = load_model(references / "gpt2")
     again = passed(model, backend, tokens(4, 3), 2, True)
     assert np.array_equal(again, passed(model, make(), tokens(4, 3), 2, True))
+
+
+def test_what_does_not_fit_is_refused_before_it_is_shown(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = make()
+    backend.open()
+    layout = backend.layout
+    fits = np.zeros((layout.slots, layout.length), dtype=np.uint8)
+    large = np.zeros((layout.slots + 1, layout.length), dtype=np.uint8)
+    shown = backend.bench.shots
+    with pytest.raises(InputError, match=f"hold {layout.slots + 1} x .* this bench {layout.slots}"):
+        backend.submit(TileJob("large", 1, 1, lambda _: large, lambda _: fits))
+    model = load_model("digits")
+    planned = plan(model, backend, batch=1)
+    monkeypatch.setattr("lightloom.models.planning.memory_bytes", lambda: 1000)
+    with pytest.raises(InputError, match=r"needs about .* GB .* has 1e-06 GB; give a smaller"):
+        planned.run(load_arrays(model.source / "data.safetensors")["images"][:1])
+    assert backend.bench.shots == shown
 
 
 def test_traces_hold_every_thread_and_device(make: Make, references: Path) -> None:
