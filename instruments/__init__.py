@@ -23,9 +23,11 @@ from .errors import (
     LimitExceeded,
     MissingExtraError,
     NotConnected,
+    Paused,
     Saturated,
     StaleFrame,
     WrongLight,
+    WrongSum,
 )
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ __all__ = [
     "LimitExceeded",
     "MissingExtraError",
     "NotConnected",
+    "Paused",
     "PowerMeter",
     "RawFrame",
     "Region",
@@ -101,6 +104,7 @@ __all__ = [
     "TriggerMode",
     "VirtualClock",
     "WrongLight",
+    "WrongSum",
     "create",
     "driver_class",
     "driver_names",

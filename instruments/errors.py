@@ -59,6 +59,10 @@ class WrongLight(InstrumentError):
     """Much less or more light than the frames should give: a dim source, a hand in the beam."""
 
 
+class WrongSum(InstrumentError):
+    """A checksum of a tile does not fit its rows: a number among them is wrong."""
+
+
 class Drifted(InstrumentError):
     """The light has left the tolerance within which a calibration can be followed."""
 
@@ -77,6 +81,22 @@ class LimitExceeded(InstrumentError, ValueError):
 
 class InterlockOpen(InstrumentError):
     """Emission is refused, or has stopped, because the interlock is open or tripped."""
+
+
+class Paused(InstrumentError):
+    """A run stopped because nothing that it may do by itself helps; its bench is safe.
+
+    Parameters
+    ----------
+    text : one sentence for the operator
+    kind : of the fault, as the table [faults] of a bench file names it
+    device : that is to blame, as messages call it; "" where nobody knows
+    advice : what the operator should do
+    """
+
+    def __init__(self, text: str, kind: str = "", device: str = "", advice: str = "") -> None:
+        super().__init__(text)
+        self.kind, self.device, self.advice = kind, device, advice
 
 
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:

@@ -39,6 +39,7 @@ from .layouts import lay_out
 from .opening import check_opening
 from .product import Encoded, Product
 from .queue import JobQueue
+from .recorder import Recorder
 from .shots import Shots, TileJob, TileResult
 from .theory import bench_timing, matching_profile, typical_full_e
 from .tracking import ScaleTracker
@@ -57,6 +58,7 @@ class BenchBackend(Backend):
     ----------
     faults : reason -> how often a shot was repeated for it
     shots : takes them, once the bench is open
+    recorder : keeps what is finished, and knows what was kept; set it before the bench is opened
     """
 
     name = "bench"
@@ -75,6 +77,7 @@ class BenchBackend(Backend):
         self.bench, self.clock = bench, bench.clock
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
+        self.recorder: Recorder | None = None
         self.shots: Shots | None = None
         self._timeline: Timeline | None = None
         self._profile: OpticsProfile | None = None

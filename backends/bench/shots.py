@@ -29,6 +29,7 @@ from ...instruments import (
     StaleFrame,
     Timeline,
     WrongLight,
+    WrongSum,
 )
 from ..base import Stats
 from ..tiling import Order, visits
@@ -38,7 +39,7 @@ from .grey import GreyCurve
 from .layouts import Layout, Marks, Optics, Response
 from .tracking import ScaleTracker
 
-_REPEATABLE = (*REPEATABLE, WrongLight)
+_REPEATABLE = (*REPEATABLE, WrongLight, WrongSum)
 _BEHIND = 2  # shots that may be taken before one is judged
 _REFERENCE = "reference"  # the name of a reference shot
 _REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.0025  # share of its own light, and of full light
@@ -56,6 +57,9 @@ class TileJob:
     input : grey levels [slots, length] of an input frame, [1, length] where slots share it
     order : in which they meet (see `tiling.visits`)
     details : what a timeline should say of it
+    check : judges the electrons [slots] of a shot, at calibration's brightness, by its weight frame
+        and input frame; gives the largest |z| of its sums, or None where it has none, and raises
+        WrongSum. Called by the thread that decodes, for shots that are no references
     """
 
     name: str
@@ -65,6 +69,7 @@ class TileJob:
     input: Callable[[int], np.ndarray]
     order: Order = "weight-stationary"
     details: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[int, int, np.ndarray], float | None] | None = None
     number: int = field(default_factory=itertools.count().__next__)  # no two jobs share one
 
 
@@ -500,6 +505,9 @@ class Shots:
             electrons = self.response.inverse @ electrons
         if taken.planned.expected is not None:
             self._check_reference(electrons, taken.planned.expected)
+        elif taken.planned.job.check is not None:
+            assert isinstance(taken.planned.input, int)
+            taken.planned.job.check(taken.planned.weight, taken.planned.input, electrons)
         return electrons
 
     def _check_full(self, taken: _Taken) -> None:

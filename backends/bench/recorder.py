@@ -1,0 +1,123 @@
+"""What a bench tells a journal, and what it asks of it; the journal itself lives upstairs.
+
+A job is taken in segments. When the last shot of a segment has been judged, nothing is on its way
+and no number of it will change: that is when it is kept. A run that goes on later skips what is
+kept, and gives the same bits as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..base import Stats
+
+QUALITY = ("brightness", "dark", "peak", "checksum", "attempts")
+"""Columns of a segment's figures of quality: light over that of calibration (NaN where it was not
+measured), dark pixels off what calibration says, in sigma of their mean (NaN without a camera),
+the brightest sample over a full one, the largest |z| of the tile's checksums (NaN without any),
+and how often the shot was taken."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a bench stands between two shots, when nothing is on its way.
+
+    Parameters
+    ----------
+    shots : exposures of the bench since it was opened
+    counters : of the plan of shots: numbers of the latest input and weight frame, shots since the
+        last reference, references
+    tracker : state of the filter that follows the light; None where there is none
+    """
+
+    shots: int
+    counters: dict[str, int]
+    tracker: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a job.
+
+    Parameters
+    ----------
+    done : planned shots, references included, from the first one
+    electrons : of those that are no references, in the order of the plan, float64 [n, slots]
+    stats : of them
+    state : of the bench behind them
+    """
+
+    done: int
+    electrons: np.ndarray
+    stats: Stats
+    state: Checkpoint
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Shots of a job that are finished for good.
+
+    Parameters
+    ----------
+    job : its name
+    first, done : number of the first planned shot, and of the one behind the last
+    is_last : whether the job is complete
+    electrons : without references, in the order of the plan, float64 [n, slots]
+    quality : a row a planned shot, references included, a column for each of `QUALITY`, float32
+    stats : of this segment alone
+    state : of the bench behind it
+    """
+
+    job: str
+    first: int
+    done: int
+    is_last: bool
+    electrons: np.ndarray
+    quality: np.ndarray
+    stats: Stats
+    state: Checkpoint
+
+
+@dataclass(frozen=True)
+class FaultNote:
+    """A fault, and what was done about it: nothing is retried in silence.
+
+    Parameters
+    ----------
+    at_s : time.time()
+    kind : as the table [faults] of a bench file names it
+    device : that is to blame; "" where nobody knows
+    shot : its name
+    attempt : how often it had failed before
+    remedy : such as "retry"
+    detail : what the device, or the check, said
+    lost_s : of the bench's clock, for the exposure and the remedy
+    """
+
+    at_s: float
+    kind: str
+    device: str
+    shot: str
+    attempt: int
+    remedy: str
+    detail: str
+    lost_s: float
+
+
+class Recorder(Protocol):
+    """A journal; called in the order of the shots, by the thread that takes them."""
+
+    def known(self, job: str) -> Kept | None:
+        """Give what is kept of a job; None for a new one."""
+
+    def last(self) -> Checkpoint | None:
+        """Give the latest state of all that was kept; None in a new run."""
+
+    def keep(self, segment: Segment) -> None:
+        """Keep a segment for good; it is on disk when this comes back."""
+
+    def note(self, fault: FaultNote) -> None:
+        """Note a fault."""
