@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .backends import Address, MatmulResult, OpticsProfile, open_backend
     from .instruments import InputError, LightloomError
     from .models import Model, load_model, plan
+    from .models.recorded import resume
 
 _HOMES = {
     "Address": "backends",
@@ -27,6 +28,7 @@ _HOMES = {
     "Model": "models",
     "load_model": "models",
     "plan": "models",
+    "resume": "models.recorded",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "load_model",
     "open_backend",
     "plan",
+    "resume",
 ]
 
 

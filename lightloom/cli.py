@@ -6,7 +6,8 @@ Nothing heavy is imported before a command needs it, and threads are set before 
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +58,10 @@ Placement = Annotated[
 ]
 TracePath = Annotated[
     Path | None, typer.Option(help="Write a timeline for ui.perfetto.dev (.json or .json.gz).")
+]
+RecordPath = Annotated[
+    Path | None,
+    typer.Option("--record", help="Keep every finished step in this new file, to resume from it."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -160,6 +165,7 @@ def run(
         bool, typer.Option("--reference/--no-reference", help="Also run digitally, to compare.")
     ] = True,
     trace: TracePath = None,
+    record: RecordPath = None,
     seed: Seed = 0,
     threads: Threads = None,
     json_: Json = False,
@@ -196,13 +202,70 @@ def run(
                 sampling = {"temperature": temperature, "top_k": top_k}
                 sampling |= {"top_p": top_p, "seed": seed}
             measured = None if trace is None else Timeline(opened.clock)
-            with showing.progress(console) as tell:
-                finished = planned.run(inputs, labels, tell, reference, measured, **sampling)
+            with _resumable(record), showing.progress(console) as tell:
+                finished = planned.run(
+                    inputs, labels, tell, reference, measured, record, **sampling
+                )
     finally:
         opened.close()
     report = finished.report()
     if trace is not None and measured is not None:
         _write_trace(trace, planned, measured, console)
+    if json_:
+        _print_json(report.as_dict())
+    else:
+        showing.report(console, report)
+
+
+@contextmanager
+def _resumable(record: Path | None) -> Iterator[None]:
+    """Say how to go on with a run that did not come to its end."""
+    from .instruments import InputError
+
+    try:
+        yield
+    except InputError:  # what is wrong with the input will be wrong again
+        raise
+    except BaseException:
+        if record is not None and record.exists():
+            typer.echo(
+                f"lightloom: what was finished is kept; go on with: lightloom resume {record}",
+                err=True,
+            )
+        raise
+
+
+@_command("resume")
+def resume_(
+    run: Annotated[Path, typer.Argument(help="Journal that run --record wrote.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Where the model lies now, if it was moved.")
+    ] = None,
+    bench: Annotated[
+        Path | None, typer.Option("--bench", help="Where the bench file lies now, if it was moved.")
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(help="Go on although it changed: model, bench, calibration, versions."),
+    ] = None,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Go on with a run that was stopped, paused or killed, from the last thing it finished.
+
+    Example: lightloom resume run.db
+    """
+    limit_threads(threads)
+    from . import showing
+    from .models.recorded import resume
+
+    console = showing.console(for_people=not json_)
+    with (
+        showing.warnings_as_remarks(console),
+        _resumable(run),
+        showing.progress(console) as tell,
+    ):
+        report = resume(run, model, bench, accept or (), tell).report()
     if json_:
         _print_json(report.as_dict())
     else:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +44,9 @@ from ..scheduler import (
     signature,
 )
 from .model import Model
+
+if TYPE_CHECKING:
+    from ..scheduler.journal import Journal
 
 SCHEMA = 1  # of the JSON documents of plans and reports
 Progress = Callable[[str, int, int], None]
@@ -229,6 +233,7 @@ class Plan:
         progress: Progress | None = None,
         reference: bool = True,
         timeline: Timeline | None = None,
+        record: str | Path | None = None,
         **sampling: Any,
     ) -> "Run":
         """Run the plan's task on inputs, on the backend and digitally beside it.
@@ -241,13 +246,38 @@ class Plan:
         progress : called with (what, done, total)
         reference : also run digitally, for the comparison
         timeline : where slices of what happens go, on the backend's clock
+        record : new file that keeps every finished step, so that `resume` can go on with the run
         sampling : temperature, top_k, top_p, seed
 
         Raises
         ------
-        InputError : for inputs that do not fit the model
+        InputError : for inputs that do not fit the model, or a journal that cannot be written
         """
-        return _run(self, inputs, labels, progress, reference, timeline, sampling)
+        if record is None:
+            return _run(self, inputs, labels, progress, reference, timeline, sampling)
+        from .recorded import record as begin
+
+        journal = begin(self, record, inputs, labels, reference, sampling)
+        return self.go_on(journal, inputs, labels, progress, reference, sampling, timeline)
+
+    def go_on(
+        self,
+        journal: "Journal",
+        inputs: Any,
+        labels: Any,
+        progress: Progress | None,
+        reference: bool,
+        sampling: Mapping[str, Any],
+        timeline: Timeline | None = None,
+    ) -> "Run":
+        """Run what a journal does not hold yet, and keep it there; see `run`, and `resume`."""
+        from .recorded import session
+
+        with session(journal, self.backend, progress or (lambda what, done, total: None)):
+            run = _run(self, inputs, labels, progress, reference, timeline, sampling, journal)
+            journal.keep_results(report=run.report().as_dict())
+            journal.flush()
+        return run
 
 
 @dataclass(frozen=True)
@@ -475,6 +505,7 @@ def _run(
     reference: bool,
     timeline: Timeline | None,
     sampling: Mapping[str, Any],
+    journal: "Journal | None" = None,
 ) -> Run:
     model, backend = plan.model, plan.backend
     if labels is not None and np.shape(labels) != (len(inputs),):
@@ -497,13 +528,14 @@ def _run(
     task = {"classify": _classify, "embed": _embed, "generate": _generate}.get(
         plan.task, _perplexity
     )
-    backend.timeline = timeline
+    backend.timeline, executor.journal = timeline, journal
+    before = 0.0 if journal is None else journal.seconds_before
     start = time.perf_counter()
     try:
         results, count, unit = task(plan, inputs, backend, tell, sampling)
     finally:
-        backend.timeline = None
-    wall = time.perf_counter() - start
+        backend.timeline = executor.journal = None
+    wall = before + time.perf_counter() - start
     digital, reference_seconds = results, None
     if reference and backend.name != "digital":
         start = time.perf_counter()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,9 +27,13 @@ from .parts import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import Placement, decide, is_fixed, place
 from .program import HostStep, OpticalMatmul, Program
+from .recording import PassRecord, described
 from .simulator import best_parts
 from .sizes import evaluate, shape
 from .timing import BenchModel
+
+if TYPE_CHECKING:
+    from .journal import Journal
 
 RANGE_MARGIN = 1.5  # over the largest value that calibration saw
 WEIGHT_MARGIN = 1.1  # the scale of keys and values, likewise
@@ -62,6 +66,10 @@ class Executor:
     weights : name -> float32 array; looked up when a step needs it
     placement : which matmuls go to light: what was decided, or a policy (see `placement`); one that
         asks for costs decides by the sizes of the first call, and that holds from then on
+
+    Attributes
+    ----------
+    journal : keeps every finished step from now on; passes are counted from the first of them
     """
 
     def __init__(
@@ -82,6 +90,18 @@ class Executor:
         self._host_steps: dict[int, tuple[HostStep, HostFunction, dict[str, Any]]] = {}
         self._chosen_parts: dict[tuple[int, ...], int] = {}
         self._placed: dict[int, tuple[Program, frozenset[str]]] = {}
+        self._journal: "Journal | None" = None
+        self._passes = 0
+        self._described: dict[int, tuple[str, list[list[str]]]] = {}
+
+    @property
+    def journal(self) -> "Journal | None":
+        """What keeps finished steps; None where nobody asked for that."""
+        return self._journal
+
+    @journal.setter
+    def journal(self, journal: "Journal | None") -> None:
+        self._journal, self._passes = journal, 0
 
     @property
     def needs_ranges(self) -> bool:
@@ -146,12 +166,45 @@ class Executor:
             if is_light:
                 self.backend.open()
                 cuts = micro_batches(sizes["batch"], self._parts_of(program, placed, sizes))
+            record = self._recorded(program, placed, inputs, sizes, cuts)
+            cuts = cuts if record is None else record.cuts
             parts = split(program, inputs, sizes, sequences, states or {}, cuts)
+            if record is not None:
+                self._go_on(record, program, placed, parts)
             if is_light and self.overlaps:
-                Pipeline(self, program, placed, parts).run()
+                Pipeline(self, program, placed, parts, record).run()
             else:
-                self._run_in_turn(program, placed, parts)
+                self._run_in_turn(program, placed, parts, record)
             return join(program, parts, states or {})
+
+    def _recorded(
+        self,
+        program: Program,
+        placed: frozenset[str],
+        inputs: Mapping[str, Any],
+        sizes: dict[str, int],
+        cuts: list[tuple[int, int]],
+    ) -> PassRecord | None:
+        """Begin, or find, this pass in the journal."""
+        if self._journal is None:
+            return None
+        known = self._described.get(id(program))
+        if known is None:
+            known = self._described[id(program)] = described(program, placed)
+        number, self._passes = self._passes, self._passes + 1
+        return PassRecord(self._journal, number, program, known, inputs, sizes, cuts)
+
+    def _go_on(
+        self, record: PassRecord, program: Program, placed: frozenset[str], parts: list[Part]
+    ) -> None:
+        """Put back what an earlier session finished, and what it took."""
+        record.restore(parts)
+        for (index, part), kept in record.done.items():
+            step = program.steps[index]
+            noted = self.record_of(step, step.name in placed)
+            noted.count(parts[part].sizes)
+            noted.seconds += kept.seconds
+            noted.stats.add(kept.stats)
 
     def _parts_of(self, program: Program, placed: frozenset[str], sizes: dict[str, int]) -> int:
         if self.micro_batches is not None:
@@ -162,20 +215,33 @@ class Executor:
             self._chosen_parts[key] = best_parts(program, placed, sizes, bench)
         return self._chosen_parts[key]
 
-    def _run_in_turn(self, program: Program, placed: frozenset[str], parts: list[Part]) -> None:
-        for step, ends in zip(program.steps, program.last_uses, strict=True):
+    def _run_in_turn(
+        self,
+        program: Program,
+        placed: frozenset[str],
+        parts: list[Part],
+        kept: PassRecord | None,
+    ) -> None:
+        for index, (step, ends) in enumerate(zip(program.steps, program.last_uses, strict=True)):
             optical = step.name in placed
             record = self.record_of(step, optical)
             for part in parts:
+                if kept is not None and (index, part.number) in kept.done:
+                    continue
                 record.count(part.sizes)
                 start = time.perf_counter()
+                stats = None
                 if isinstance(step, HostStep):
                     self.run_host(step, part.operands, ends)
                 else:
                     backend = self.backend if optical else self._host
-                    part.operands[step.y] = self._multiply(step, part, backend, record.stats)
+                    result = self.begin(step, part, backend)()
+                    part.operands[step.y], stats = result.y, result.stats
+                    record.stats.add(stats)
                 seconds = time.perf_counter() - start
                 record.seconds += seconds
+                if kept is not None:
+                    kept.keep((index, part.number), part.operands, seconds, stats)
                 if self.backend.timeline is not None:
                     now_s = self.backend.clock.now_s()
                     details = details_of(step, part.number)
@@ -225,7 +291,7 @@ class Executor:
             else:
                 if step.name in placed:
                     ranges[step.name] = self._observe(step, operands, backend)
-                operands[step.y] = self._multiply(step, part, self._host, Stats())
+                operands[step.y] = self.begin(step, part, self._host)().y
             for operand in ends:
                 operands.pop(operand, None)
         self.ranges = ranges  # all at once: an interrupted pass leaves none
@@ -289,13 +355,6 @@ class Executor:
             operands[step.outputs[0]] = result
         else:
             operands.update(zip(step.outputs, result, strict=True))
-
-    def _multiply(
-        self, step: OpticalMatmul, part: Part, backend: Backend, stats: Stats
-    ) -> np.ndarray:
-        result = self.begin(step, part, backend)()
-        stats.add(result.stats)
-        return result.y
 
     def begin(
         self,

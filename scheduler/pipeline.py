@@ -18,15 +18,13 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any
 
-from ..backends import MatmulResult
+from ..backends import MatmulResult, Stats
 from .parts import Part, details_of
 from .program import HostStep, OpticalMatmul, Program
+from .recording import Node, PassRecord
 
 if TYPE_CHECKING:
     from .executor import Executor
-
-Node = tuple[int, int]
-"""A step of the program and a micro-batch: (step, part); sorted, they are in canonical order."""
 
 
 @dataclass
@@ -88,10 +86,16 @@ class Pipeline:
     executor : runs the steps
     placed : names of the matmuls that go to light
     parts : micro-batches
+    record : keeps what is finished, and knows what was; None where nobody asked for that
     """
 
     def __init__(
-        self, executor: Executor, program: Program, placed: frozenset[str], parts: list[Part]
+        self,
+        executor: Executor,
+        program: Program,
+        placed: frozenset[str],
+        parts: list[Part],
+        record: PassRecord | None = None,
     ) -> None:
         self._executor, self._program, self._parts = executor, program, parts
         self._backend = executor.backend
@@ -102,17 +106,20 @@ class Pipeline:
             _Progress(list(self._dependencies.needs), Counter(self._dependencies.uses))
             for _ in parts
         ]
+        self._record = record
+        self._done = set() if record is None else set(record.done)
         self._light = deque(
             (index, part.number)
             for index, is_light in enumerate(self._is_light)
             if is_light
             for part in parts
+            if (index, part.number) not in self._done
         )
         self._products = len(self._light)
         self._ready_light: set[Node] = set()
         self._ready_host: list[Node] = []
         self._gathering: deque[_Begun] = deque()
-        self._left = len(program.steps) * len(parts)
+        self._left = len(program.steps) * len(parts) - len(self._done)
         self._changed = Condition()
         self._error: BaseException | None = None
         self._holds = 0
@@ -125,9 +132,11 @@ class Pipeline:
         whatever a step raises; the backend is closed then, its light off
         """
         with self._changed:
+            for node in self._done:
+                self._settle(node)
             for part in self._parts:
-                for index, count in enumerate(self._dependencies.needs):
-                    if not count:
+                for index, count in enumerate(self._progress[part.number].needs):
+                    if not count and (index, part.number) not in self._done:
                         self._is_ready((index, part.number))
         threads = [
             Thread(target=self._guarded, args=(work,), name=f"lightloom-{name}", daemon=True)
@@ -162,15 +171,17 @@ class Pipeline:
             step, part, executor = self._at(node)
             record = executor.record_of(step, False)
             start, start_s = time.perf_counter(), self._clock.now_s()
+            stats = None
             if isinstance(step, HostStep):
                 executor.run_host(step, part.operands, self._ends(node))
             else:
                 result = executor.begin(step, part)()
-                part.operands[step.y] = result.y
-                record.stats.add(result.stats)
-            record.seconds += time.perf_counter() - start
+                part.operands[step.y], stats = result.y, result.stats
+                record.stats.add(stats)
+            seconds = time.perf_counter() - start
+            record.seconds += seconds
             self._note("host", step, part, start_s)
-            self._finish(node)
+            self._finish(node, seconds, stats)
 
     def _feed(self) -> None:
         """Begin products in their order, each as soon as it can."""
@@ -214,10 +225,10 @@ class Pipeline:
             part.operands[step.y] = result.y
             record = executor.record_of(step, True)
             record.stats.add(result.stats)
-            seconds = result.stats.seconds
-            record.seconds += begun.seconds + seconds.get("product", 0.0)
-            record.seconds += seconds.get("decode", 0.0)
-            self._finish(begun.node)
+            stages = result.stats.seconds
+            seconds = begun.seconds + stages.get("product", 0.0) + stages.get("decode", 0.0)
+            record.seconds += seconds
+            self._finish(begun.node, seconds, result.stats)
 
     # --- what is ready ---------------------------------------------------------------------------
 
@@ -234,23 +245,33 @@ class Pipeline:
     def _is_free(self, operand: str) -> bool:
         return operand not in self._program.outputs and operand not in self._program.states
 
-    def _finish(self, node: Node) -> None:
-        """Note that a step is done: what waited for it may be ready, what it read may go."""
+    def _finish(self, node: Node, seconds: float, stats: Stats | None) -> None:
+        """Note that a step is done: it is kept, and what waited for it may be ready."""
         step, part, executor = self._at(node)
+        if self._record is not None:
+            self._record.keep(node, part.operands, seconds, stats)
         with self._changed:
             executor.record_of(step, self._is_light[node[0]]).count(part.sizes)
-            progress = self._progress[part.number]
-            for operand in set(step.inputs):
-                progress.uses[operand] -= 1
-                if not progress.uses[operand] and self._is_free(operand):
-                    part.operands.pop(operand, None)
-            for other in self._dependencies.feeds[node[0]]:
-                progress.needs[other] -= 1
-                if not progress.needs[other]:
-                    self._is_ready((other, part.number))
+            for other in self._settle(node):
+                self._is_ready((other, part.number))
             self._left -= 1
             self._release()
             self._changed.notify_all()
+
+    def _settle(self, node: Node) -> list[int]:
+        """Let go of what only this step read; give the steps that waited for it alone."""
+        step, part, _ = self._at(node)
+        progress = self._progress[part.number]
+        for operand in set(step.inputs):
+            progress.uses[operand] -= 1
+            if not progress.uses[operand] and self._is_free(operand):
+                part.operands.pop(operand, None)
+        ready = []
+        for other in self._dependencies.feeds[node[0]]:
+            progress.needs[other] -= 1
+            if not progress.needs[other]:
+                ready.append(other)
+        return ready
 
     def _is_ready(self, node: Node) -> None:
         if not self._is_light[node[0]]:

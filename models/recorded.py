@@ -1,0 +1,347 @@
+"""A run that is kept in a journal, and how it goes on: what it was is checked before anything is.
+
+`record` begins the journal of a plan's run, `resume` goes on with one. Not here: the journal's file
+(`scheduler.journal`), and what a pass keeps of its steps (`scheduler.recording`).
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backends import Backend, DigitalBackend, MockBackend, OpticsProfile, mock_path
+from ..backends.bench import BenchBackend, load_bench
+from ..backends.bench.calibration import path_of
+from ..instruments import InputError, Paused
+from ..scheduler import Placement
+from ..scheduler.journal import Journal, JournalFile
+from .loading import load_model
+from .model import Model
+
+if TYPE_CHECKING:
+    from .planning import Plan, Run
+
+ACCEPTED = ("model", "bench", "calibration", "versions")
+"""What may have changed under a run, where an operator insists; its report says so."""
+_PACKAGES = ("lightloom", "numpy", "numba", "onnxruntime")
+Tell = Callable[[str, int, int], None]
+
+
+# --- beginning -----------------------------------------------------------------------------------
+
+
+def record(
+    plan: Plan, path: str | Path, inputs: Any, labels: Any, reference: bool, sampling: Any
+) -> Journal:
+    """Begin the journal of a run.
+
+    Raises
+    ------
+    InputError : when there is such a file already, it cannot be written, or the backend is one
+        whose runs cannot be kept
+    """
+    about = {
+        "schema": {"journal": 1},
+        "model": _model(plan.model),
+        "backend": _backend(plan.backend),
+        "plan": plan.as_dict(),
+        "placement": {
+            "policy": plan.placement,
+            "on_light": sorted(plan.on_light),
+            "micro_batches": plan.prediction.micro_batches if plan.on_light else 1,
+        },
+        "task": {
+            "kind": plan.task,
+            "batch": plan.passes[0][0]["batch"],
+            "sequence": plan.passes[0][0]["new"],
+            "new_tokens": len(plan.passes) if plan.task == "generate" else 0,
+            "reference": reference,
+            "sampling": dict(sampling),
+        },
+        "versions": versions(),
+    }
+    journal = Journal.create(path)
+    try:
+        journal.tell(**about)
+        for name, content in _files(plan.backend).items():
+            journal.keep_file(name, content)
+        journal.keep_input("inputs", inputs if isinstance(inputs, str) else _listed(inputs))
+        if labels is not None:
+            journal.keep_input("labels", np.asarray(labels))
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def _listed(inputs: Any) -> Any:
+    """Give sentences as a list, and numbers as an array."""
+    if isinstance(inputs, Sequence) and inputs and isinstance(inputs[0], str):
+        return list(inputs)
+    return np.asarray(inputs)
+
+
+def versions() -> dict[str, Any]:
+    """Give what the bits of a run depend on beside its inputs: packages, machine, arithmetic."""
+    found: dict[str, Any] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "arithmetic": mock_path(),
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "source": str(model.source.resolve()),
+        "digest": _digest_of(model.source),
+        "parameters": model.parameters,
+    }
+
+
+def _digest_of(source: Path) -> str:
+    """Digest a model's file, or the files of its folder with their names."""
+    files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
+    state = blake2b(digest_size=16)
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"a run of {source} cannot be recorded: it comes from no file")
+        state.update(f"{path.name if source.is_dir() else ''}|{path.stat().st_size}|".encode())
+        with path.open("rb") as stream:
+            while part := stream.read(1 << 20):
+                state.update(part)
+    return state.hexdigest()
+
+
+def _backend(backend: Backend) -> dict[str, Any]:
+    if isinstance(backend, DigitalBackend):
+        return {"kind": "digital"}
+    if isinstance(backend, MockBackend):
+        return {
+            "kind": "mock",
+            "profile": backend.profile.model_dump(mode="json"),
+            "seed": backend.seed,
+        }
+    if not isinstance(backend, BenchBackend):
+        raise InputError(
+            "a run on several benches, or on those of a cluster, cannot be recorded yet; record "
+            "one on a single --bench"
+        )
+    files = _files(backend)
+    return {
+        "kind": "bench",
+        "path": str(Path(backend.bench.path).resolve()),
+        "uncalibrated": not backend.is_calibrated,
+        "digests": {name: _digest(content) for name, content in files.items()},
+    }
+
+
+def _files(backend: Backend) -> dict[str, bytes]:
+    """Give the files that a bench depends on: "bench", and "calibration" where it has one."""
+    if not isinstance(backend, BenchBackend):
+        return {}
+    bench = backend.bench
+    paths = {"bench": Path(bench.path)}
+    if backend.is_calibrated and bench.file.calibration != "known":
+        paths["calibration"] = path_of(bench.file.calibration, bench.path)
+    try:
+        return {name: path.read_bytes() for name, path in paths.items()}
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
+    """Have a backend tell the journal of its shots, and note how the session ends."""
+    hardware = {}
+    if isinstance(backend, BenchBackend):
+        backend.recorder = journal
+        backend.open()
+        hardware = backend.bench.describe()["instruments"]
+        journal.on_pause, journal.on_go = _light_switch(backend, tell)
+    journal.begin_session(
+        {
+            "versions": versions(),
+            "host": platform.node(),
+            "system": platform.platform(),
+            "command": sys.argv,
+            "instruments": hardware,
+        }
+    )
+    outcome, detail = "failed", ""
+    try:
+        yield
+        outcome = "complete"
+    except Paused as error:
+        outcome, detail = "paused", str(error)
+        raise
+    except KeyboardInterrupt:
+        outcome, detail = "stopped", "by the operator"
+        raise
+    except BaseException as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if isinstance(backend, BenchBackend):
+            backend.recorder = None
+        try:
+            journal.end_session(outcome, detail)
+        finally:
+            journal.close()
+
+
+def _light_switch(
+    backend: BenchBackend, tell: Tell
+) -> tuple[Callable[[str], None], Callable[[], None]]:
+    """Give what a full disk does to the light: off with a word to the operator, and on again."""
+
+    def off(why: str) -> None:
+        backend.bench.source.disable()
+        tell(why, 0, 1)
+
+    def on() -> None:
+        backend.bench.source.enable()
+        tell("there is room on the disk again", 0, 1)
+
+    return off, on
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+def resume(
+    path: str | Path,
+    model: str | Path | None = None,
+    bench: str | Path | None = None,
+    accept: Sequence[str] = (),
+    progress: Tell | None = None,
+) -> Run:
+    """Go on with a run from its last finished step, or tile, and finish it.
+
+    The result has the same bits as that of a run that was never interrupted: on the mock, and on a
+    simulated bench without faults.
+
+    Parameters
+    ----------
+    path : journal that `run --record` wrote
+    model, bench : where they lie now, if they were moved
+    accept : what may have changed since (see `ACCEPTED`); the journal keeps that it did
+    progress : called with (what, done, total)
+
+    Raises
+    ------
+    InputError : when model, bench, calibration or versions are others than those that began the
+        run, or the journal cannot be used; it is left as it was
+    InUse : when another process goes on with it
+    """
+    unknown = sorted(set(accept) - set(ACCEPTED))
+    if unknown:
+        raise InputError(f"cannot accept {unknown[0]!r}: choose from {', '.join(ACCEPTED)}")
+    with JournalFile(path) as kept:
+        if kept.results():
+            raise InputError(f"{path} is complete; see it with: lightloom report {path}")
+        about, inputs = kept.about(), kept.inputs()
+    missing = {"model", "backend", "task", "placement", "versions"} - set(about)
+    if missing or "inputs" not in inputs:
+        raise InputError(f"{path} ended before its run began; start it anew under another name")
+    loaded = load_model(_source(about["model"], model))
+    backend = _reopened(about["backend"], bench)
+    changed = _changes(about, loaded, backend)
+    for what, sentence in changed.items():
+        if what not in accept:
+            raise InputError(
+                f"{path} cannot go on: {sentence}; use the same as before, or insist with --accept "
+                f"{what}"
+            )
+    journal = Journal.reopen(path)
+    try:
+        if isinstance(backend, BenchBackend):
+            backend.recorder = journal  # before it is opened: it goes on where it was
+        planned = _planned(about, loaded, backend)
+        if changed:
+            journal.tell(**{f"changed in session {journal.session + 1}": changed})
+        task = about["task"]
+        return planned.go_on(
+            journal,
+            inputs["inputs"],
+            inputs.get("labels"),
+            progress,
+            task["reference"],
+            task["sampling"],
+        )
+    finally:
+        journal.close()
+        backend.close()
+
+
+def _source(about: Mapping[str, Any], given: str | Path | None) -> str | Path:
+    if given is not None:
+        return given
+    source = Path(about["source"])
+    if not source.exists():
+        raise InputError(f"the model {source} is gone; say where it is with --model")
+    return source
+
+
+def _reopened(about: Mapping[str, Any], bench: str | Path | None) -> Backend:
+    if about["kind"] != "bench" and bench is not None:
+        raise InputError(f"--bench {bench}: this run was on the {about['kind']} backend")
+    if about["kind"] == "digital":
+        return DigitalBackend()
+    if about["kind"] == "mock":
+        return MockBackend(OpticsProfile.model_validate(about["profile"]), about["seed"])
+    path = Path(about["path"] if bench is None else bench)
+    if not path.exists():
+        raise InputError(f"the bench file {path} is gone; say where it is with --bench")
+    return BenchBackend(load_bench(path), about["uncalibrated"])
+
+
+def _changes(about: Mapping[str, Any], model: Model, backend: Backend) -> dict[str, str]:
+    """Give a sentence for each of `ACCEPTED` that is not what it was."""
+    changed = {}
+    if _digest_of(model.source) != about["model"]["digest"]:
+        changed["model"] = f"the model {model.source} is not the one that began it"
+    digests = about["backend"].get("digests", {})
+    for name, content in _files(backend).items():
+        if _digest(content) != digests.get(name):
+            changed[name] = f"the {name} file is not the one that began it"
+    now, then = versions(), about["versions"]
+    others = [f"{key} {then.get(key)} then, {now[key]} now" for key in now if now[key] != then[key]]
+    if others:
+        changed["versions"] = "it began with others: " + "; ".join(others)
+    return changed
+
+
+def _planned(about: Mapping[str, Any], model: Model, backend: Backend) -> Plan:
+    from .planning import plan
+
+    task, placed = about["task"], about["placement"]
+    return plan(
+        model,
+        backend,
+        task["batch"],
+        task["sequence"],
+        task["new_tokens"],
+        Placement(placed["policy"], frozenset(placed["on_light"])),
+    )

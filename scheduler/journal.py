@@ -1,0 +1,714 @@
+"""`Journal`: a run in one SQLite file, written while it goes on, so that nothing finished is lost.
+
+Rows are handed to a thread that writes them in the order in which they came, in transactions of at
+most a quarter of a second; what a crash leaves is a whole number of them. Every row carries a
+digest of its content, since a number that changed on a disk must not come back. Not here: what a
+pass keeps and how it goes on (`recording`), and what a bench tells of its shots
+(`backends.bench.recorder`, whose protocol this class fills in).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from threading import Condition, Lock, Thread
+from typing import Any
+
+import numpy as np
+
+from ..backends import Stats
+from ..backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Kept, Segment
+from ..instruments import InputError
+from ..instruments.lock import HeldLock
+
+SCHEMA = 1
+_APPLICATION = 0x6C6C6F6D  # "lloom", at the place where SQLite keeps such a number
+_COMMIT_S = 0.25  # a row waits no longer than that
+_COMMIT_BYTES = 32 << 20
+_MOST_WAITING = 64 << 20  # bytes; whoever brings more waits until they are written
+_AGAIN_S = 2.0  # after a disk was full
+
+_TABLES = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE file (name TEXT PRIMARY KEY, content BLOB NOT NULL, seal BLOB NOT NULL);
+CREATE TABLE input (name TEXT PRIMARY KEY, layout TEXT, content BLOB NOT NULL, seal BLOB NOT NULL);
+CREATE TABLE session (number INTEGER PRIMARY KEY, document TEXT NOT NULL, seal BLOB NOT NULL);
+CREATE TABLE ending (session INTEGER PRIMARY KEY, at_s REAL, outcome TEXT, detail TEXT,
+    seal BLOB NOT NULL);
+CREATE TABLE program (number INTEGER PRIMARY KEY, digest TEXT, steps TEXT, seal BLOB NOT NULL);
+CREATE TABLE pass (number INTEGER PRIMARY KEY, program INTEGER, document TEXT,
+    seal BLOB NOT NULL);
+CREATE TABLE step (pass INTEGER, step INTEGER, part INTEGER, session INTEGER, at_s REAL,
+    seconds REAL, stats TEXT, layout TEXT, content BLOB, seal BLOB NOT NULL,
+    PRIMARY KEY (pass, step, part));
+CREATE TABLE segment (number INTEGER PRIMARY KEY, job TEXT, first INTEGER, done INTEGER,
+    is_last INTEGER, session INTEGER, at_s REAL, stats TEXT, state TEXT, layout TEXT,
+    content BLOB, quality BLOB, seal BLOB NOT NULL);
+CREATE INDEX segment_of_job ON segment (job, first);
+CREATE TABLE fault (number INTEGER PRIMARY KEY, session INTEGER, document TEXT,
+    seal BLOB NOT NULL);
+CREATE TABLE result (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL);
+"""
+_COLUMNS = {
+    "about": 2,
+    "file": 2,
+    "input": 3,
+    "session": 2,
+    "ending": 4,
+    "program": 3,
+    "pass": 3,
+    "step": 9,
+    "segment": 12,
+    "fault": 3,
+    "result": 2,
+}
+
+
+@dataclass(frozen=True)
+class KeptStep:
+    """A step of a micro-batch that an earlier session finished."""
+
+    seconds: float
+    stats: Stats
+
+
+class Journal:
+    """One run on disk; made by `create`, opened again by `reopen`. One process writes it.
+
+    Attributes
+    ----------
+    path : of the file
+    session : number of this session, from 1
+    on_pause, on_go : called when the disk is full, with a sentence, and when it is not any more, by
+        the thread that has to wait: the light goes off and on again there
+    bytes_kept : of results that this session brought
+    """
+
+    def __init__(self, path: Path, lock: HeldLock) -> None:
+        self.path, self._lock = path, lock
+        self.session = 0
+        self.on_pause: Callable[[str], None] = lambda why: None
+        self.on_go: Callable[[], None] = lambda: None
+        self.bytes_kept = 0
+        self._reader = _connect(path)
+        self._reading = Lock()
+        self._waiting: deque[tuple[str, tuple[Any, ...], int]] = deque()
+        self._waiting_bytes = 0
+        self._changed = Condition()
+        self._trouble = ""
+        self._failure: BaseException | None = None
+        self._ends = self._is_idle = False
+        self._numbers = {"segment": 0, "fault": 0}
+        self._programs: dict[str, int] = {}
+        self._writer: Thread | None = None
+
+    # --- opening and closing ---------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: str | Path) -> Journal:
+        """Make a new, empty journal.
+
+        Raises
+        ------
+        InputError : when there is a file already, or none can be written there
+        """
+        path = Path(path)
+        if path.exists():
+            raise InputError(
+                f"{path} is there already; go on with `lightloom resume {path}`, or give another "
+                "name"
+            )
+        lock = _lock(path)
+        try:
+            with (
+                _refusing(path, "cannot write the journal"),
+                contextlib.closing(_connect(path)) as connection,
+            ):
+                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA}")
+                connection.executescript(_TABLES)
+            journal = cls(path, lock)
+        except BaseException:
+            lock.release()
+            raise
+        journal._begin()
+        return journal
+
+    @classmethod
+    def reopen(cls, path: str | Path) -> Journal:
+        """Open a journal to write more into it.
+
+        Raises
+        ------
+        InputError : when it is no journal, is damaged, comes from a newer lightloom, or cannot be
+            written; it is left as it was
+        InUse : when somebody writes it
+        """
+        path = Path(path)
+        check_journal(path)
+        lock = _lock(path)
+        try:
+            with _refusing(path, "cannot go on with"):
+                if not path.stat().st_mode & 0o222:  # told now, and not after an hour
+                    raise InputError(f"the journal {path} is read-only; make it writable first")
+                with path.open("r+b"):
+                    pass
+                journal = cls(path, lock)
+                journal._count()
+        except BaseException:
+            lock.release()
+            raise
+        journal._begin()
+        return journal
+
+    def _count(self) -> None:
+        for table in self._numbers:
+            self._numbers[table] = self._one(f"SELECT max(number) FROM {table}") or 0
+        self.session = self._one("SELECT max(number) FROM session") or 0
+        for number, digest, steps, seal in self._rows("SELECT * FROM program"):
+            _check_seal(self.path, "program", (number, digest, steps), seal)
+            self._programs[digest] = number
+
+    def _begin(self) -> None:
+        self._writer = Thread(target=self._write, name="lightloom-journal", daemon=True)
+        self._writer.start()
+
+    def flush(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises
+        ------
+        InputError : when it could not be written
+        """
+        with self._changed:
+            self._is_idle = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._is_idle or self._failure is not None)
+            self._raise()
+
+    def close(self) -> None:
+        """Write what is left, and let the file go; harmless when it is closed."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        with self._changed:
+            self._ends = True
+            self._changed.notify_all()
+        writer.join()
+        self._reader.close()
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect(self.path)) as last:
+            last.execute("PRAGMA journal_mode = DELETE")  # one file again, which a reader may move
+        self._lock.release()
+
+    # --- what a run keeps ------------------------------------------------------------------------
+
+    def begin_session(self, document: Mapping[str, Any]) -> None:
+        """Note that a program begins, or goes on, and what it runs on."""
+        self.session += 1
+        self._put("session", (self.session, _text({"began_s": time.time(), **document})))
+
+    def end_session(self, outcome: str, detail: str = "") -> None:
+        """Note how it ended: "complete", "paused", "stopped", "failed"; a killed one says none."""
+        self._put("ending", (self.session, time.time(), outcome, detail))
+
+    def tell(self, **documents: Any) -> None:
+        """Keep what a run is: JSON documents by name."""
+        for key, value in documents.items():
+            self._put("about", (key, _text(value)))
+
+    def keep_file(self, name: str, content: bytes) -> None:
+        """Keep a file that the run depends on."""
+        self._put("file", (name, content))
+
+    def keep_input(self, name: str, value: Any) -> None:
+        """Keep an input of the run: an array, or something that JSON can hold."""
+        if isinstance(value, np.ndarray):
+            self._put("input", (name, *_packed([value])))
+        else:
+            self._put("input", (name, None, _text(value).encode()))
+
+    def keep_results(self, **documents: Any) -> None:
+        """Keep what came out of the run: JSON documents by name."""
+        for key, value in documents.items():
+            self._put("result", (key, _text(value)))
+
+    def keep_program(self, digest: str, steps: Sequence[Sequence[str]]) -> int:
+        """Keep the steps of a program, once; give its number."""
+        if digest not in self._programs:
+            self._programs[digest] = len(self._programs) + 1
+            self._put("program", (self._programs[digest], digest, _text(steps)))
+        return self._programs[digest]
+
+    def keep_pass(self, number: int, program: int, document: Mapping[str, Any]) -> None:
+        """Keep what a pass is, when it begins."""
+        self._put("pass", (number, program, _text(document)))
+
+    def keep_step(
+        self,
+        at: tuple[int, int, int],
+        values: Sequence[np.ndarray],
+        seconds: float,
+        stats: Stats | None = None,
+    ) -> None:
+        """Keep a finished step: its results are copied.
+
+        Parameters
+        ----------
+        at : pass, step and micro-batch
+        """
+        counts = None if stats is None else _text(_counts(stats))
+        self._put("step", (*at, self.session, time.time(), seconds, counts, *_packed(values)))
+
+    def keep(self, segment: Segment) -> None:
+        """Keep shots that are finished for good; waits while the disk is full, the light off."""
+        self._numbers["segment"] += 1
+        layout, content = _packed([segment.electrons])
+        row = (
+            self._numbers["segment"],
+            segment.job,
+            segment.first,
+            segment.done,
+            int(segment.is_last),
+            self.session,
+            time.time(),
+            _text(_counts(segment.stats)),
+            _text(asdict(segment.state)),
+            layout,
+            content,
+            np.ascontiguousarray(segment.quality, dtype=np.float32).tobytes(),
+        )
+        if self._trouble:
+            self.on_pause(self._trouble)
+            self._put("segment", row)
+            self.on_go()
+        else:
+            self._put("segment", row)
+
+    def note(self, fault: FaultNote) -> None:
+        """Keep a fault and what was done about it."""
+        self._numbers["fault"] += 1
+        self._put("fault", (self._numbers["fault"], self.session, _text(asdict(fault))))
+
+    # --- what it knows ---------------------------------------------------------------------------
+
+    def steps_of(self, number: int) -> dict[tuple[int, int], KeptStep]:
+        """Give the finished (step, micro-batch) of a pass."""
+        rows = self._rows("SELECT step, part, seconds, stats FROM step WHERE pass = ?", number)
+        return {
+            (step, part): KeptStep(seconds, Stats() if stats is None else _stats(json.loads(stats)))
+            for step, part, seconds, stats in rows
+        }
+
+    def values_of(self, number: int, step: int, part: int) -> list[np.ndarray]:
+        """Give the results of a finished step.
+
+        Raises
+        ------
+        InputError : when they are damaged
+        """
+        query = "SELECT * FROM step WHERE pass = ? AND step = ? AND part = ?"
+        ((*row, seal),) = self._rows(query, number, step, part)
+        _check_seal(self.path, "step", row, seal)
+        return _unpacked(row[-2], row[-1])
+
+    def pass_document(self, number: int) -> dict[str, Any] | None:
+        """Give what was kept of a pass when it began; its program under "program"."""
+        rows = list(self._rows("SELECT * FROM pass WHERE number = ?", number))
+        if not rows:
+            return None
+        ((*row, seal),) = rows
+        _check_seal(self.path, "pass", row, seal)
+        return {**json.loads(row[2]), "program": row[1]}
+
+    def known(self, job: str) -> Kept | None:
+        """Give what is kept of a job of a bench.
+
+        Raises
+        ------
+        InputError : when it is damaged
+        """
+        done, parts, stats = 0, [], Stats()
+        state: Checkpoint | None = None
+        for *row, seal in self._rows("SELECT * FROM segment WHERE job = ? ORDER BY first", job):
+            _check_seal(self.path, "segment", row, seal)
+            if row[2] != done:
+                raise InputError(f"{self.path} is damaged: a part of {job} is missing")
+            done, state = row[3], _checkpoint(row[8])
+            stats.add(_stats(json.loads(row[7])))
+            parts += _unpacked(row[9], row[10])
+        if state is None:
+            return None
+        return Kept(done, np.concatenate(parts), stats, state)
+
+    def last(self) -> Checkpoint | None:
+        """Give the state of the bench after the latest shots that are kept."""
+        query = "SELECT * FROM segment ORDER BY number DESC LIMIT 1"
+        for *row, seal in self._rows(query):
+            _check_seal(self.path, "segment", row, seal)
+            return _checkpoint(row[8])
+        return None
+
+    def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with self._reading, _refusing(self.path, "cannot read the journal"):
+            rows = self._reader.execute(query, values).fetchall()
+        return iter(rows)
+
+    def _one(self, query: str) -> Any:
+        return next(self._rows(query))[0]
+
+    @property
+    def seconds_before(self) -> float:
+        """Give the seconds for which earlier sessions ran, up to the last that each kept."""
+        total = 0.0
+        for number, document, _ in self._rows("SELECT * FROM session"):
+            if number >= self.session:
+                continue
+            last = [
+                self._one(f"SELECT max(at_s) FROM {table} WHERE session = {number}")
+                for table in ("step", "segment")
+            ]
+            began_s = json.loads(document)["began_s"]
+            total += max([began_s, *(moment for moment in last if moment is not None)]) - began_s
+        return total
+
+    # --- the thread that writes ------------------------------------------------------------------
+
+    def _put(self, table: str, row: tuple[Any, ...]) -> None:
+        size = sum(len(value) for value in row if isinstance(value, bytes | str)) + 64
+        with self._changed:
+            self._raise()
+            if self._writer is None:
+                raise InputError(f"{self.path} is closed; nothing more can be written into it")
+            self._changed.wait_for(
+                lambda: (
+                    (self._waiting_bytes < _MOST_WAITING and not self._trouble)
+                    or self._failure is not None
+                )
+            )
+            self._raise()
+            self._waiting.append((table, (*row, _seal(table, row)), size))
+            self._waiting_bytes += size
+            self.bytes_kept += sum(len(value) for value in row if isinstance(value, bytes))
+            self._changed.notify_all()
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            raise InputError(
+                f"{self.path}: the journal cannot be written ({self._failure}); what was finished "
+                f"before is kept; mend that, then `lightloom resume {self.path}`"
+            )
+
+    def _write(self) -> None:
+        try:
+            with contextlib.closing(_connect(self.path)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                while self._write_some(connection):
+                    pass
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _write_some(self, connection: sqlite3.Connection) -> bool:
+        """Write what came within a quarter of a second as one transaction; False at the end."""
+        with self._changed:
+            if not self._waiting:
+                self._is_idle = True
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting or self._ends)
+            if not self._waiting:
+                return False
+            self._changed.wait_for(
+                lambda: self._ends or not self._is_idle or self._waiting_bytes > _COMMIT_BYTES,
+                _COMMIT_S,
+            )
+            rows = list(self._waiting)
+        while True:
+            try:
+                _insert(connection, rows)
+                break
+            except sqlite3.OperationalError as error:
+                if not _is_full(error):
+                    raise
+                self._wait_for_room(connection, error)
+        with self._changed:
+            self._trouble = ""
+            for _ in rows:
+                self._waiting_bytes -= self._waiting.popleft()[2]
+            self._changed.notify_all()
+        return True
+
+    def _wait_for_room(self, connection: sqlite3.Connection, error: Exception) -> None:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        with self._changed:
+            self._trouble = (
+                f"the disk of {self.path} is full ({error}): the run waits with its light off; "
+                "free some space and it goes on, or stop it and resume it later"
+            )
+            self._changed.notify_all()
+            if self._changed.wait_for(lambda: self._ends, _AGAIN_S):
+                raise error
+
+
+def _insert(
+    connection: sqlite3.Connection, rows: Sequence[tuple[str, tuple[Any, ...], int]]
+) -> None:
+    connection.execute("BEGIN")
+    for table, row, _ in rows:
+        marks = ", ".join("?" * len(row))
+        connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
+    connection.execute("COMMIT")
+
+
+def _is_full(error: sqlite3.OperationalError) -> bool:
+    """Say whether a disk is full; some systems say so as a failure of writing."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+# --- reading a journal, whoever writes it --------------------------------------------------------
+
+
+class JournalFile:
+    """A journal as a reader sees it, while it is written or afterwards; nothing is changed.
+
+    Raises
+    ------
+    InputError : when it is no journal, or is damaged
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        check_journal(self.path)
+        self._connection = _connect(self.path, writes=False)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._connection.close()
+
+    def __enter__(self) -> JournalFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def rows(self, table: str, order: str = "1") -> Iterator[dict[str, Any]]:
+        """Give the rows of a table, each checked against its digest.
+
+        Parameters
+        ----------
+        order : columns to sort by
+        """
+        with _refusing(self.path, "cannot read the journal"):
+            cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY {order}")
+            names = [column[0] for column in cursor.description]
+            for *row, seal in cursor:
+                _check_seal(self.path, table, row, seal)
+                yield dict(zip(names, row, strict=False))
+
+    def about(self) -> dict[str, Any]:
+        """Give the documents that say what the run is."""
+        return {row["key"]: json.loads(row["value"]) for row in self.rows("about")}
+
+    def results(self) -> dict[str, Any]:
+        """Give what came out of the run; empty while it is not complete."""
+        return {row["key"]: json.loads(row["value"]) for row in self.rows("result")}
+
+    def inputs(self) -> dict[str, Any]:
+        """Give the inputs of the run."""
+        return {
+            row["name"]: json.loads(row["content"])
+            if row["layout"] is None
+            else _unpacked(row["layout"], row["content"])[0]
+            for row in self.rows("input")
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """Give the files that the run depends on."""
+        return {row["name"]: row["content"] for row in self.rows("file")}
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Give what each session ran on and how it ended: "outcome" is None where it was killed."""
+        endings = {row.pop("session"): row for row in self.rows("ending")}
+        return [
+            {"number": row["number"], **json.loads(row["document"])}
+            | endings.get(row["number"], {"at_s": None, "outcome": None, "detail": ""})
+            for row in self.rows("session")
+        ]
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Give every fault, with the number of its session, and what was done about it."""
+        return [
+            {"session": row["session"], **json.loads(row["document"])} for row in self.rows("fault")
+        ]
+
+    def steps(self) -> Iterator[dict[str, Any]]:
+        """Give finished steps: pass, step, part, seconds, stats, values, name, kind, where."""
+        programs = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
+        passes = {row["number"]: row["program"] for row in self.rows("pass")}
+        for row in self.rows("step", "pass, step, part"):
+            name, kind, where = programs[passes[row["pass"]]][row["step"]]
+            counts = {} if row["stats"] is None else json.loads(row["stats"])
+            values = _unpacked(row.pop("layout"), row.pop("content"))
+            yield (
+                row
+                | {"stats": counts, "values": values, "name": name, "kind": kind}
+                | {"where": where}
+            )
+
+    def segments(self) -> Iterator[dict[str, Any]]:
+        """Give finished shots: job, first, done, electrons [n, slots], quality by its name [n]."""
+        for row in self.rows("segment"):
+            (electrons,) = _unpacked(row.pop("layout"), row.pop("content"))
+            quality = np.frombuffer(row["quality"], dtype=np.float32).reshape(-1, len(QUALITY))
+            yield row | {
+                "stats": json.loads(row["stats"]),
+                "state": json.loads(row["state"]),
+                "electrons": electrons,
+                "quality": dict(zip(QUALITY, quality.T, strict=True)),
+            }
+
+
+def is_journal(path: str | Path) -> bool:
+    """Say whether a file is an SQLite file, as journals are."""
+    try:
+        with Path(path).open("rb") as stream:
+            return stream.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False
+
+
+def check_journal(path: Path) -> None:
+    """Refuse what is no journal that can be read; nothing is written.
+
+    Raises
+    ------
+    InputError : saying what it is instead
+    """
+    if not path.is_file():
+        raise InputError(f"no journal {path}; `lightloom run --record {path}` writes one")
+    if not is_journal(path):
+        raise InputError(f"{path} is no journal of a run")
+    with _refusing(path, "cannot read the journal"):
+        connection = _connect(path, writes=False)
+        try:
+            ours = connection.execute("PRAGMA application_id").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            columns = {
+                table: len(connection.execute(f"PRAGMA table_info({table})").fetchall())
+                for table in _COLUMNS
+            }
+        finally:
+            connection.close()
+    if ours != _APPLICATION:
+        raise InputError(f"{path} is an SQLite file, but no journal of lightloom")
+    if version > SCHEMA:
+        raise InputError(
+            f"{path} has schema {version}, and this lightloom knows up to {SCHEMA}; use the "
+            "version that wrote it, or a newer one"
+        )
+    if version < 1 or sound != "ok" or columns != {t: n + 1 for t, n in _COLUMNS.items()}:
+        raise InputError(f"the journal {path} is damaged; take a copy from a backup")
+
+
+# --- rows and bytes ------------------------------------------------------------------------------
+
+
+def _connect(path: Path, writes: bool = True) -> sqlite3.Connection:
+    if writes:
+        return sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    where = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(where, uri=True, timeout=10, check_same_thread=False)
+
+
+def _lock(path: Path) -> HeldLock:
+    with _refusing(path, "cannot write the journal"):
+        lock = HeldLock(path.with_name(f".{path.name}.lock"), f"the journal {path}")
+        lock.acquire()
+    return lock
+
+
+@contextlib.contextmanager
+def _refusing(path: Path, what: str) -> Iterator[None]:
+    """Turn what the disk, or SQLite, has to say into one sentence."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise InputError(f"{what} {path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{what} {path}: {error.strerror or error}") from None
+
+
+def _seal(table: str, row: Sequence[Any]) -> bytes:
+    """Digest a row: 8 bytes of BLAKE2b over its table, its values and their kinds."""
+    state = blake2b(table.encode(), digest_size=8)
+    for value in row:
+        content = value if isinstance(value, bytes) else repr(value).encode()
+        state.update(f"|{type(value).__name__} {len(content)}|".encode())
+        state.update(content)
+    return state.digest()
+
+
+def _check_seal(path: Path, table: str, row: Sequence[Any], seal: bytes) -> None:
+    if _seal(table, row) != seal:
+        raise InputError(
+            f"the journal {path} is damaged: a row of its table {table!r} is not what was written; "
+            "take a copy from a backup"
+        )
+
+
+def _text(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def _packed(values: Sequence[np.ndarray]) -> tuple[str, bytes]:
+    """Give arrays as one text of kinds and shapes, and their bytes one after another."""
+    arrays = [np.asarray(value) for value in values]
+    layout = ";".join(f"{a.dtype.str} {','.join(map(str, a.shape))}" for a in arrays)
+    return layout, b"".join(array.tobytes() for array in arrays)
+
+
+def _unpacked(layout: str, content: bytes) -> list[np.ndarray]:
+    """Undo `_packed`; the arrays are copies that may be written into."""
+    arrays, first = [], 0
+    for part in layout.split(";") if layout else []:
+        kind, _, sizes = part.partition(" ")
+        dtype = np.dtype(kind)
+        shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
+        last = first + dtype.itemsize * int(np.prod(shape, dtype=int))
+        arrays.append(np.frombuffer(content[first:last], dtype=dtype).reshape(shape).copy())
+        first = last
+    return arrays
+
+
+def _counts(stats: Stats) -> dict[str, Any]:
+    return {key: value for key, value in vars(stats).items() if value}
+
+
+def _stats(counts: Mapping[str, Any]) -> Stats:
+    return Stats(**counts)
+
+
+def _checkpoint(text: str) -> Checkpoint:
+    return Checkpoint(**json.loads(text))
+
+
+__all__ = ["SCHEMA", "Journal", "JournalFile", "KeptStep", "check_journal", "is_journal"]
