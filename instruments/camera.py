@@ -111,6 +111,7 @@ class Camera(Instrument):
         self.full_well_e: float | None = None
         self.gain_e_per_count: float | None = None
         self.offset_counts: float | None = None
+        self._most_s = (0.0, float("inf"))  # what narrow_limits has been told
         self._exposure_s = 0.0
         self._region: Region | None = None
         self._trigger_mode: TriggerMode = "software"
@@ -166,6 +167,11 @@ class Camera(Instrument):
         """Whether it accepts triggers."""
         return self._armed_at_s is not None
 
+    def narrow_limits(self, shortest_s: float, longest_s: float) -> None:
+        """Allow less than the device does, now and whenever it is connected again."""
+        low, high = self._most_s
+        self._most_s = (max(low, shortest_s), min(high, longest_s))
+
     @exchange
     def configure(
         self,
@@ -180,10 +186,13 @@ class Camera(Instrument):
         LimitExceeded : for an exposure beyond the limits
         InputError : for a region outside the sensor, or an unknown trigger mode
         """
+        is_new = exposure_s is not None
         exposure_s = self._exposure_s if exposure_s is None else float(exposure_s)
         region = self.region if region is None else region
         mode = self._trigger_mode if trigger_mode is None else trigger_mode
         shortest, longest = self.exposure_limits_s
+        if is_new:  # a part of the sensor may be chosen before an exposure is
+            shortest, longest = max(shortest, self._most_s[0]), min(longest, self._most_s[1])
         if not shortest <= exposure_s <= longest:
             raise LimitExceeded(
                 f"{self.name}: exposure {exposure_s:g} s is outside {shortest:g} to {longest:g} s"

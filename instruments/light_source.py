@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from . import stopping
 from .base import DriverOptions, Finding, Instrument, exchange
 from .clock import Clock
-from .errors import BadReply, InterlockOpen, LimitExceeded
+from .errors import BadReply, InterlockOpen, LimitExceeded, NotConnected
 
 
 class LightSource(Instrument):
@@ -23,9 +24,12 @@ class LightSource(Instrument):
     power_limits_w : lowest and highest set-point; the bench file can only narrow it
     wavelength_m : where known
     has_interlock, has_shutter : whether it can be asked for them
+    may_emit : whether it was enabled, and not heard since that it is off
+    can_be_reopened : whether another process can switch it off once this one has died (`watchdog`)
     """
 
     kind: ClassVar[str] = "light source"
+    can_be_reopened: ClassVar[bool] = False
 
     def __init__(
         self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
@@ -34,8 +38,10 @@ class LightSource(Instrument):
         self.power_limits_w = (0.0, 0.0)
         self.wavelength_m: float | None = None
         self.has_interlock = self.has_shutter = False
+        self.may_emit = False
         self._power_w = 0.0
         self._is_enabled = False
+        self._most_w: list[tuple[float, float]] = []  # what narrow_limits has been told
 
     # --- what a driver fills in ------------------------------------------------------------------
 
@@ -59,6 +65,18 @@ class LightSource(Instrument):
         """Ask whether the interlock is closed and not tripped."""
         return True
 
+    def _send_off(self) -> None:
+        """Send what stops emission, at once: another thread may be waiting for an answer."""
+        self._disable()
+
+    def _load(self) -> None:
+        """Load what connecting needs; the device is not touched."""
+
+    def _connect_to_disable(self, timeout_s: float) -> None:
+        """Open the device for nothing but to switch it off, whatever else is wrong with it."""
+        self.connect(timeout_s)
+        self.disable()
+
     # --- what everybody uses ---------------------------------------------------------------------
 
     @property
@@ -67,17 +85,34 @@ class LightSource(Instrument):
         return self._power_w
 
     def narrow_limits(self, low_w: float | None, high_w: float | None) -> None:
-        """Allow less than the device does; limits never become wider.
+        """Allow less than the device does, now and whenever it is connected again.
 
         Raises
         ------
         LimitExceeded : when nothing is left between them
         """
-        low = max(self.power_limits_w[0], low_w or 0.0)
-        high = self.power_limits_w[1] if high_w is None else min(self.power_limits_w[1], high_w)
+        self._most_w.append((low_w or 0.0, float("inf") if high_w is None else high_w))
+        if self.is_connected:
+            self._narrow()
+
+    def _narrow(self) -> None:
+        low = max(self.power_limits_w[0], *(low for low, _ in self._most_w))
+        high = min(self.power_limits_w[1], *(high for _, high in self._most_w))
         if low > high:
             raise LimitExceeded(f"{self.name}: no power is left between {low:g} and {high:g} W")
         self.power_limits_w = (low, high)
+
+    def connect(self, timeout_s: float = 10.0) -> Self:
+        """Open the device; its limits are narrowed again before anybody can use it."""
+        with self._lock:
+            super().connect(timeout_s)
+            if self._most_w:
+                try:
+                    self._narrow()
+                except BaseException:
+                    self.close()
+                    raise
+        return self
 
     @exchange
     def set_power(self, power_w: float) -> None:
@@ -102,16 +137,19 @@ class LightSource(Instrument):
         ------
         LimitExceeded : when the set-point is beyond the limits, which may have been narrowed since
         InterlockOpen : when the interlock is open, or emission does not begin
+        NotConnected : when the program has been told to stop
         """
+        self._refuse_when_stopping()
         self._check_power(self._power_w, "its set-point of ", "; call set_power() before enable()")
         if not self._interlock_closed():
             raise InterlockOpen(
                 f"{self.name}: the interlock is open; close it and re-arm the source on site"
             )
-        self._is_enabled = True
+        self._is_enabled = self.may_emit = True
         try:
             self._enable()
             emits = self._emits()
+            self._refuse_when_stopping()  # told while it was sent
         except BaseException:  # it may well emit: an answer that got lost has been obeyed
             self.disable()
             raise
@@ -119,11 +157,41 @@ class LightSource(Instrument):
             self.disable()
             raise InterlockOpen(f"{self.name} does not emit although it was enabled")
 
+    def _refuse_when_stopping(self) -> None:
+        if stopping.is_stopping():
+            raise NotConnected(f"{self.name}: no light any more, the program was told to stop")
+
     @exchange
     def disable(self) -> None:
         """Stop emission."""
-        self._is_enabled = False
-        self._disable()
+        self._make_safe()
+
+    def disable_now(self, wait_s: float = 0.3) -> None:
+        """Stop emission even while another thread waits for an answer of this very device.
+
+        The device is another thread's for `wait_s` at most; then it is told without asking for
+        leave, for an answer that gets lost is less than light that stays on. Harmless when it is
+        not connected.
+        """
+        is_ours = self._lock.acquire(timeout=wait_s)
+        try:
+            if self.is_connected:
+                self._logged("disable_now", self._make_safe if is_ours else self._send_off)
+        finally:
+            if is_ours:
+                self._lock.release()
+
+    def disable_as_another(self, timeout_s: float = 2.0) -> None:
+        """Connect, stop emission and let go, as a process does whose partner has died.
+
+        Raises
+        ------
+        InstrumentError : when it cannot be reached, or still emits
+        """
+        try:
+            self._connect_to_disable(timeout_s)
+        finally:
+            self.close()
 
     @exchange
     def is_emitting(self) -> bool:
@@ -138,6 +206,7 @@ class LightSource(Instrument):
     def _make_safe(self) -> None:
         self._is_enabled = False
         self._disable()
+        self.may_emit = False
 
     def _settings(self) -> Mapping[str, Any]:
         return {

@@ -46,6 +46,7 @@ class SpatialLightModulator(Instrument):
     latency_s : from the flip to the first change of light (2-3 frames on HDMI)
     settle_time_s : the slowest change from one grey level to another
     darkest_level : what `blank` shows; grey 0 is not always the darkest
+    safe_level : what is shown before it is let go: the darkest by calibration; None: darkest_level
     """
 
     kind: ClassVar[str] = "slm"
@@ -61,6 +62,7 @@ class SpatialLightModulator(Instrument):
         self.latency_s = 0.0
         self.settle_time_s = 0.0
         self.darkest_level = 0
+        self.safe_level: int | None = None
         self._frame_ids = itertools.count(1)
         self._last: np.ndarray | None = None
 
@@ -89,6 +91,11 @@ class SpatialLightModulator(Instrument):
     def blank(self) -> Shown:
         """Show the darkest level everywhere; this is no safety measure."""
         return self.show(np.full(self.shape, self.darkest_level, dtype=self.dtype))
+
+    @exchange
+    def darken(self) -> None:
+        """Show the darkest level that is known, by calibration where there is one."""
+        self._make_safe()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -121,7 +128,8 @@ class SpatialLightModulator(Instrument):
 
     def _make_safe(self) -> None:
         self._last = None
-        self._show(np.full(self.shape, self.darkest_level, dtype=self.dtype))
+        level = self.darkest_level if self.safe_level is None else self.safe_level
+        self._show(np.full(self.shape, level, dtype=self.dtype))
 
     def _settings(self) -> Mapping[str, Any]:
         return {

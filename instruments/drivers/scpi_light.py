@@ -16,13 +16,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import pyvisa
 from pydantic import Field, field_validator
 
 from ..base import DriverOptions
 from ..errors import BadReply, InputError, InstrumentError, LimitExceeded
 from ..light_source import LightSource, PowerMeter
 from ..units import Metres, Watts
-from .visa import VisaInstrument, VisaOptions
+from .visa import VisaInstrument, VisaLink, VisaOptions
 
 
 class SourceCommands(DriverOptions):
@@ -75,6 +76,7 @@ class ScpiSource(VisaInstrument, LightSource):
 
     driver: ClassVar[str] = "scpi-source"
     Options = ScpiSourceOptions
+    can_be_reopened: ClassVar[bool] = True
 
     def _prepare(self) -> None:
         options, commands, link = self.options, self.options.commands, self._link
@@ -124,17 +126,33 @@ class ScpiSource(VisaInstrument, LightSource):
 
     def _disable(self) -> None:
         """Close the shutter and stop emission, each whatever became of the other; then ask."""
+        self._send_off()
+        commands = self.options.commands
+        if self._emits():
+            raise InstrumentError(
+                f"{self.name} still emits although it was told {commands.disable!r}; "
+                "switch it off by hand, and check the commands"
+            )
+
+    def _send_off(self) -> None:
         commands = self.options.commands
         try:
             if commands.close_shutter:
                 self._link.write(commands.close_shutter)
         finally:
             self._link.write(commands.disable)
-        if self._emits():
-            raise InstrumentError(
-                f"{self.name} still emits although it was told {commands.disable!r}; "
-                "switch it off by hand, and check the commands"
-            )
+
+    def _load(self) -> None:
+        pyvisa.ResourceManager(self.options.backend)
+
+    def _connect_to_disable(self, timeout_s: float) -> None:
+        """Ask nothing before it is told: what it answers does not matter."""
+        unasked = self.options.model_copy(update={"identity_query": ""})
+        self._link = VisaLink(self.name, unasked, timeout_s)
+        try:
+            self._disable()
+        finally:
+            self._link.close()
 
     def _emits(self) -> bool:
         return self._link.ask_switch(self.options.commands.ask_emission)
