@@ -90,7 +90,7 @@ class Executor:
         self._host_steps: dict[int, tuple[HostStep, HostFunction, dict[str, Any]]] = {}
         self._chosen_parts: dict[tuple[int, ...], int] = {}
         self._placed: dict[int, tuple[Program, frozenset[str]]] = {}
-        self._journal: "Journal | None" = None
+        self._journal: Journal | None = None
         self._passes = 0
         self._described: dict[int, tuple[str, list[list[str]]]] = {}
 
