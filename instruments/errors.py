@@ -5,10 +5,16 @@ Not for programming mistakes: those stay ordinary Python exceptions with a trace
 
 import importlib
 from types import ModuleType
+from typing import Any, Literal
 
 
 class LightloomError(Exception):
     """Something that the user can put right; the command line shows it without a traceback."""
+
+    def __str__(self) -> str:
+        """Give the sentence; what a file holds of thousands of letters is cut in its middle."""
+        text = super().__str__()
+        return text if len(text) <= 1000 else f"{text[:600]} ... {text[-300:]}"
 
 
 class InputError(LightloomError, ValueError):
@@ -20,7 +26,14 @@ class MissingExtraError(LightloomError, ImportError):
 
 
 class InstrumentError(LightloomError):
-    """An instrument did not do what it was asked; the message names it."""
+    """An instrument did not do what it was asked; the message names it.
+
+    Attributes
+    ----------
+    instrument : that it came from; None where nobody knows
+    """
+
+    instrument: Any = None
 
 
 class NotConnected(InstrumentError):
@@ -60,7 +73,16 @@ class WrongLight(InstrumentError):
 
 
 class WrongSum(InstrumentError):
-    """A checksum of a tile does not fit its rows: a number among them is wrong."""
+    """A checksum does not fit what it sums: a number of that shot, or of that tile, is wrong.
+
+    Parameters
+    ----------
+    scope : what has to be taken again: "shot", or "tile" for all shots of a weight frame
+    """
+
+    def __init__(self, text: str, scope: Literal["shot", "tile"] = "shot") -> None:
+        super().__init__(text)
+        self.scope = scope
 
 
 class Drifted(InstrumentError):
