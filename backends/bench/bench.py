@@ -1,13 +1,16 @@
 """`Bench`: the instruments of a bench file, in their roles; safe when it is left.
 
-Not here: what is multiplied (`backend`) and how numbers lie on modulators (`layouts`).
+Not here: what is multiplied (`backend`), how numbers lie on modulators (`layouts`), and what keeps
+an open bench from doing harm (`safety`).
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -25,9 +28,14 @@ from ...instruments import (
     SpatialLightModulator,
     StaleFrame,
     VirtualClock,
+    stopping,
 )
+from ...instruments.lock import beside
 from ...instruments.simulated import LightPath
+from ...instruments.watchdog import Watchdog
+from . import safety
 from .file import BenchFile, make_instrument, read_bench_file
+from .grey import GreyCurve
 
 LOG = logging.getLogger("lightloom.bench")
 
@@ -47,7 +55,6 @@ class Bench:
     ----------
     instruments : by role, not connected until `open`
     world : the light between simulated instruments; None on a real bench
-    shots : taken since it was made, by whomever
     """
 
     def __init__(self, file: BenchFile, path: str = "bench") -> None:
@@ -58,7 +65,15 @@ class Bench:
             for role, table in file.instruments.items()
         }
         self.world: LightPath | None = None
-        self.shots = 0
+        self.source.narrow_limits(*file.limits.power_w)
+        if file.layout != "block":
+            self.camera.narrow_limits(*file.limits.exposure_s)
+        self._shots = 0
+        self._changing = Lock()  # of what `open` begins and `close` ends
+        self._is_held = False
+        self._watchdog: Watchdog | None = None
+        self._heart: safety.Heart | None = None
+        self._unguarded = ""
         if any(hasattr(instrument, "join") for instrument in self.instruments.values()):
             self.world = LightPath(file.world.model_copy(update={"layout": file.layout}))
             for role, instrument in self.instruments.items():
@@ -99,27 +114,118 @@ class Bench:
         """The light source."""
         return cast(LightSource, self.instruments["source"])
 
+    @property
+    def shots(self) -> int:
+        """Shots taken since it was made, by whomever; each is progress, see `beat`."""
+        return self._shots
+
+    @shots.setter
+    def shots(self, count: int) -> None:
+        self._shots = count
+        self.beat()
+
     def open(self) -> Self:
-        """Connect every instrument, set exposure and power; no light yet.
+        """Hold the bench, connect every instrument, set exposure and power; no light yet.
+
+        A source that another process can switch off gets a watchdog.
 
         Raises
         ------
+        InUse : when another process holds the bench
+        InterlockOpen : when it is latched off
+        InputError : when its light can hurt, nobody is there, and neither is the hardware
         InstrumentError : naming the instrument; those connected before are closed again
         """
         file = self.file
+        safety.refuse_unattended(file, self.path)
         atexit.register(self.close)  # a script that forgets to close must not leave light behind
         try:
+            self._hold()
+            self._start_watchdog()
             for instrument in self.instruments.values():
                 instrument.connect(file.limits.timeout_s)
-            self.source.narrow_limits(*file.limits.power_w)
             self.source.set_power(file.power_w)
             if file.layout != "block":
                 self.camera.configure(exposure_s=file.exposure_s)
             self._check_dither()
+            self._start_heart()
+            if self._watchdog is not None:
+                self._watchdog.wait_until_ready()
         except BaseException:
             self.close()
             raise
         return self
+
+    # --- who holds it, and what guards it --------------------------------------------------------
+
+    def _hold(self) -> None:
+        """Hold the bench file for this process; see that nothing speaks against light."""
+        stopping.add(self)
+        if not Path(self.path).is_file():  # made of tables alone
+            return
+        with self._changing:
+            if not self._is_held:
+                left = safety.hold(self.path)
+                self._is_held = True
+                if not self.is_simulated:
+                    safety.latch_after_restart(self.path, left)
+        safety.refuse_latched(self.path)
+
+    def _start_watchdog(self) -> None:
+        if not self.source.can_be_reopened:
+            return
+        options = dict(self.file.instruments["source"])
+        driver, name = options.pop("driver"), self.source.name
+        log = beside(Path(self.path), "watchdog.log")
+        self._unguarded = ""
+        watchdog = Watchdog(driver, name, options, log, self._lose_watchdog)
+        with self._changing:
+            self._watchdog = watchdog
+
+    def _lose_watchdog(self, why: str) -> None:
+        """Switch the light off when the watchdog has gone; the run hears of it at its next shot."""
+        self._unguarded = f"{self.path}: {why}, so the light was switched off; run it again"
+        LOG.error("%s", self._unguarded)
+        try:
+            self.source.disable_now()
+        except InstrumentError as error:
+            LOG.error("%s", error)
+
+    def _start_heart(self) -> None:
+        table = self.file.safety.heartbeat
+        if table is None:
+            return
+        daq = cast(Daq, self.instruments[table.instrument])
+        if table.line >= daq.line_count:
+            raise InputError(
+                f"{self.path}: safety.heartbeat.line = {table.line}, and {daq.name} has "
+                f"{daq.line_count} lines, counted from 0"
+            )
+        self._heart = safety.Heart(daq, table)
+
+    def beat(self) -> None:
+        """Say that a run goes on, as each shot does; without it the heartbeat stops.
+
+        Raises
+        ------
+        InstrumentError : when the watchdog has gone
+        """
+        if self._heart is not None:
+            self._heart.beat()
+        if self._unguarded:
+            raise InstrumentError(self._unguarded)
+
+    def know_darkest(self, curves: Mapping[str, GreyCurve]) -> None:
+        """Take the darkest grey levels from calibrated curves, for when modulators go dark."""
+        for role, curve in curves.items():
+            cast(SpatialLightModulator, self.instruments[role]).safe_level = curve.darkest
+
+    @property
+    def exposing_s(self) -> float:
+        """How long the present exposure may take."""
+        if self.clock.is_virtual:
+            return 0.0
+        return self.file.exposure_s if self.file.layout == "block" else self.camera.exposure_s
 
     def _check_dither(self) -> None:
         for role in ("input", "weight"):
@@ -132,18 +238,58 @@ class Bench:
                     f"{max(whole, 1) * period:.9g}"
                 )
 
+    # --- the safe state --------------------------------------------------------------------------
+
     def make_safe(self) -> None:
         """Switch the source off, then show darkness (which is no safety measure)."""
-        for act in (self.source.disable, self.input.blank, self.weight.blank):
+        try:
+            self.light_off()
+        except InstrumentError as error:  # go on with the others
+            LOG.warning("%s", error)
+        self.darken()
+
+    def light_off(self) -> None:
+        """Switch the source off, whichever thread waits for what; harmless when it is closed.
+
+        Raises
+        ------
+        InstrumentError : when the source does not say that it is off
+        """
+        self.source.disable_now()
+
+    def darken(self) -> None:
+        """Show the darkest level that is known on both modulators."""
+        for modulator in (self.input, self.weight):
             try:
-                act()
-            except InstrumentError as error:  # go on with the others
+                if modulator.is_connected:
+                    modulator.darken()
+            except InstrumentError as error:  # go on with the other
                 LOG.warning("%s", error)
 
     def close(self) -> None:
-        """Make safe and let every instrument go; harmless when it is closed."""
-        for role in ("source", *(role for role in self.instruments if role != "source")):
+        """Make safe, source first, and let every instrument go; harmless when it is closed."""
+        with self._changing:
+            heart, self._heart = self._heart, None
+            watchdog, self._watchdog = self._watchdog, None
+            is_held, self._is_held = self._is_held, False
+        try:
+            self.light_off()
+        except InstrumentError as error:
+            LOG.warning("%s", error)
+        if heart is not None:
+            heart.stop()
+        first = ("source", "input", "weight")
+        for role in (*first, *(role for role in self.instruments if role not in first)):
             self.instruments[role].close()
+        if watchdog is not None:
+            if self.source.may_emit:  # it did not say that it is off: the watchdog tries too
+                LOG.error("%s: the watchdog goes on to switch the source off", self.path)
+                watchdog.release()
+            else:
+                watchdog.dismiss()
+        if is_held:
+            safety.let_go(self.path)
+        stopping.remove(self)
         atexit.unregister(self.close)
 
     def describe(self) -> dict[str, Any]:

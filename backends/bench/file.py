@@ -18,6 +18,7 @@ from ...instruments.base import place
 from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
 from ...instruments.units import Seconds, Watts
+from .safety import SafetyTable
 
 SCHEMA = 1
 ROLES = ("input", "weight", "detector", "source")
@@ -111,6 +112,7 @@ class BenchFile(_Table):
     exposure_s: Seconds = 2e-3
     encoding: EncodingTable = EncodingTable()
     limits: LimitsTable = LimitsTable()
+    safety: SafetyTable = SafetyTable()
     instruments: dict[str, dict[str, Any]]
     world: WorldOptions = WorldOptions()
 
@@ -192,6 +194,14 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
                 f"{made.address!r}; give each its own"
             )
         held[claim] = role
+    heartbeat = file.safety.heartbeat
+    if heartbeat is not None:
+        table = file.instruments.get(heartbeat.instrument)
+        if table is None or driver_class(table["driver"]).kind != "daq":
+            raise InputError(
+                f"safety.heartbeat.instrument = {heartbeat.instrument!r} is no role of a DAQ; its "
+                "line drives the relay"
+            )
     wanted = "daq" if file.layout == "block" else "camera"
     kind = driver_class(file.instruments["detector"]["driver"]).kind
     if kind != wanted:

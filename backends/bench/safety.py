@@ -1,0 +1,330 @@
+"""What stands between a bench and harm when nobody looks: lock, latch, heartbeat, and who is there.
+
+None of this is a safety function (docs/how-to/safety.md): it refuses early, switches off late, and
+drives hardware that falls back into safety by itself. Not here: signals (`instruments.stopping`)
+and killed processes (`instruments.watchdog`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ...instruments import Daq, InputError, InstrumentError, InterlockOpen
+from ...instruments.files import replace_file
+from ...instruments.lock import HeldLock, Holder, beside, places
+from ...instruments.stopping import make_all_safe
+from ...instruments.units import Seconds
+
+if TYPE_CHECKING:
+    from .file import BenchFile
+
+__all__ = [
+    "ATTENDED",
+    "Heart",
+    "HeartbeatTable",
+    "Latch",
+    "SafetyTable",
+    "hold",
+    "is_attended",
+    "lacks",
+    "latch",
+    "latched",
+    "let_go",
+    "make_all_safe",
+    "rearm",
+    "refuse_latched",
+    "refuse_unattended",
+]
+
+LOG = logging.getLogger("lightloom.bench")
+
+ATTENDED = "LIGHTLOOM_ATTENDED"  # environment variable: "1" where somebody is at the bench
+_HARMFUL = ("3B", "4")
+
+
+# --- the table of the bench file -----------------------------------------------------------------
+
+
+class HeartbeatTable(BaseModel):
+    """A digital line that a retriggerable relay watches.
+
+    Parameters
+    ----------
+    instrument : role of the DAQ that has the line
+    line : its number, from 0
+    period_s : of the square wave; the relay must wait longer than this, and than an exposure
+    stops_after_s : without progress, so that a run that hangs lets the relay fall
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instrument: str
+    line: int = Field(ge=0)
+    period_s: Seconds = Field(default=0.2, ge=0.01, le=10)
+    stops_after_s: Seconds = Field(default=10.0, ge=0.1, le=600)
+
+
+class SafetyTable(BaseModel):
+    """What is wired up around the source.
+
+    Parameters
+    ----------
+    laser_class : of the source as it is used (IEC 60825-1); None where it is no laser
+    shutter : "normally-closed" shuts by itself when its supply, or the heartbeat, is gone
+    heartbeat : drives the relay in the supply of shutter or interlock
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    laser_class: Literal["1", "1M", "2", "2M", "3R", "3B", "4"] | None = None
+    shutter: Literal["normally-closed", "normally-open", "none"] = "none"
+    heartbeat: HeartbeatTable | None = None
+
+
+def lacks(file: BenchFile) -> list[str]:
+    """Say what a bench has not got that falls back into safety by itself."""
+    safety = file.safety
+    missing = []
+    if safety.heartbeat is None:
+        missing.append("no heartbeat line to a retriggerable relay (safety.heartbeat)")
+    if safety.shutter != "normally-closed":
+        missing.append('no normally-closed shutter (safety.shutter = "normally-closed")')
+    return missing
+
+
+def is_attended() -> bool:
+    """Whether somebody is there: said so, or sitting at the terminal that this process reads."""
+    return os.environ.get(ATTENDED) == "1" or _is_terminal(sys.stdin)
+
+
+def _is_terminal(stream: Any) -> bool:
+    if stream is None or not stream.isatty():
+        return False
+    if sys.platform != "win32":
+        return True
+    import ctypes
+    import msvcrt
+
+    mode = ctypes.c_uint32()  # NUL is a "tty" too, and no console
+    handle = msvcrt.get_osfhandle(stream.fileno())
+    return bool(ctypes.windll.kernel32.GetConsoleMode(handle, ctypes.byref(mode)))
+
+
+def refuse_unattended(file: BenchFile, path: str) -> None:
+    """Refuse light that can hurt where nobody is there and no hardware is.
+
+    Raises
+    ------
+    InputError : with the way out
+    """
+    missing = lacks(file)
+    if file.safety.laser_class in _HARMFUL and missing and not is_attended():
+        raise InputError(
+            f"{path}: a source of class {file.safety.laser_class} is not run unattended with "
+            f"{' and '.join(missing)}: wire them, or stay at the bench and say so (lightloom run "
+            f"--attended, or {ATTENDED}=1)"
+        )
+
+
+# --- one process at a time -----------------------------------------------------------------------
+
+
+@dataclass
+class _Held:
+    lock: HeldLock
+    count: int
+
+
+_held: dict[Path, _Held] = {}
+_holding = Lock()
+if hasattr(os, "register_at_fork"):  # the lock stays with the process that took it
+    os.register_at_fork(after_in_child=_held.clear)
+
+
+def hold(path: str | Path) -> Holder | None:
+    """Hold a bench for this process, once more where it holds it already; see `let_go`.
+
+    Returns
+    -------
+    who held it last, where that one ended without letting go
+
+    Raises
+    ------
+    InUse : naming the process that holds it
+    """
+    file = Path(path).resolve()
+    with _holding:
+        held = _held.get(file)
+        if held is None:
+            held = _held[file] = _Held(HeldLock(beside(file, "lock"), f"the bench {path}"), 0)
+            try:
+                held.lock.acquire()
+            except BaseException:
+                del _held[file]
+                raise
+        held.count += 1
+        return held.lock.left if held.count == 1 else None
+
+
+def let_go(path: str | Path) -> None:
+    """Let go what `hold` held once."""
+    file = Path(path).resolve()
+    with _holding:
+        held = _held.get(file)
+        if held is None:  # in a forked process
+            return
+        held.count -= 1
+        if held.count == 0:
+            del _held[file]
+            held.lock.release()
+
+
+@contextmanager
+def holding(path: str | Path) -> Iterator[None]:
+    """Hold a bench inside a `with`."""
+    hold(path)
+    try:
+        yield
+    finally:
+        let_go(path)
+
+
+# --- off until somebody on site says otherwise ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Latch:
+    """Why a bench gives no light, since when, and which process found that out."""
+
+    reason: str
+    when: str
+    by: str
+
+    def __str__(self) -> str:
+        try:
+            since = f"{datetime.fromisoformat(self.when).astimezone():%Y-%m-%d %H:%M:%S}"
+        except ValueError:
+            since = "an unknown time"
+        return f"latched off since {since}: {self.reason}"
+
+
+def latch(path: str | Path, reason: str) -> None:
+    """Let a bench give no light until `rearm`; the first reason stays.
+
+    Parameters
+    ----------
+    reason : a clause without a full stop, such as "the interlock has tripped"
+    """
+    file = Path(path)
+    if not file.is_file() or latched(file) is not None:
+        return
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"schema": 1, "reason": reason, "when": now, "by": str(Holder.of_this_process())}
+    try:
+        replace_file(beside(file, "latch"), json.dumps(content, indent=1).encode())
+    except OSError as error:
+        LOG.error("%s: cannot write that it is latched off (%s): %s", path, reason, error)
+    else:
+        LOG.warning("%s is latched off: %s", path, reason)
+
+
+def latched(path: str | Path) -> Latch | None:
+    """Give why a bench is latched off; None where it is not."""
+    for place in places(Path(path), "latch"):
+        if not place.exists():
+            continue
+        try:
+            found = json.loads(place.read_text(encoding="utf-8"))
+            return Latch(str(found["reason"]), str(found["when"]), str(found["by"]))
+        except (OSError, ValueError, TypeError, KeyError):  # what cannot be read is no way out
+            return Latch(f"{place} cannot be read, so nobody knows why", "", "")
+    return None
+
+
+def rearm(path: str | Path) -> None:
+    """Let a bench give light again; for somebody who is on site and has seen to the beam path."""
+    for place in places(Path(path), "latch"):
+        place.unlink(missing_ok=True)
+
+
+def refuse_latched(path: str | Path) -> None:
+    """Refuse light while a bench is latched off.
+
+    Raises
+    ------
+    InterlockOpen : with reason, time and the way out
+    """
+    found = latched(path)
+    if found is not None:
+        raise InterlockOpen(
+            f"{path} is {found}; on site, make sure that the beam path is safe, then: "
+            f"lightloom check --bench {path} --rearm"
+        )
+
+
+def latch_after_restart(path: str | Path, left: Holder | None) -> None:
+    """Latch a bench whose last process was running when its computer went down."""
+    if left is not None and left.is_of_another_boot:
+        latch(path, f"the computer was restarted while {left} held it")
+
+
+# --- the heartbeat -------------------------------------------------------------------------------
+
+
+class Heart:
+    """Drives the heartbeat line while there is progress.
+
+    Parameters
+    ----------
+    daq : connected
+    table : which line, how fast, and for how long without `beat`
+    """
+
+    def __init__(self, daq: Daq, table: HeartbeatTable) -> None:
+        self._daq, self._table = daq, table
+        self._is_over = Event()
+        self._progress_s = time.monotonic()
+        self._is_high = self._fails = False
+        self._thread = Thread(target=self._run, name="lightloom-heartbeat", daemon=True)
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Say that there is progress."""
+        self._progress_s = time.monotonic()
+
+    def stop(self) -> None:
+        """Let the relay fall; bounded, whoever holds the DAQ."""
+        self._is_over.set()
+        self._thread.join(2 * self._table.period_s)
+
+    def _run(self) -> None:
+        while not self._is_over.wait(self._table.period_s / 2):
+            if time.monotonic() - self._progress_s < self._table.stops_after_s:
+                self._set(not self._is_high)
+            elif self._is_high:
+                self._set(False)
+                LOG.warning("no progress for %g s: the heartbeat stops", self._table.stops_after_s)
+        self._set(False)
+
+    def _set(self, high: bool) -> None:
+        try:
+            self._daq.set_line(self._table.line, high)
+        except InstrumentError as error:  # then the relay falls, which is what it is there for
+            if not self._fails:
+                LOG.warning("the heartbeat line cannot be set: %s", error)
+            self._fails = True
+        else:
+            self._is_high, self._fails = high, False
