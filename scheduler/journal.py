@@ -367,7 +367,8 @@ class Journal:
     def seconds_before(self) -> float:
         """Give the seconds for which earlier sessions ran, up to the last that each kept."""
         total = 0.0
-        for number, document, _ in self._rows("SELECT * FROM session"):
+        for number, document, seal in self._rows("SELECT * FROM session"):
+            _check_seal(self.path, "session", (number, document), seal)
             if number >= self.session:
                 continue
             last = [

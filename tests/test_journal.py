@@ -1,0 +1,522 @@
+"""A run that was stopped anywhere goes on with the same bits, and a damaged journal is refused.
+
+Without this, hours of light are lost to one power cut, or come back as other numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from lightloom.backends import Backend, Stats
+from lightloom.backends.bench import example_file
+from lightloom.backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Segment
+from lightloom.instruments import InputError, InUse
+from lightloom.models import Cache, Model, load_model, plan
+from lightloom.models.model import load_arrays
+from lightloom.models.recorded import resume
+from lightloom.scheduler.journal import Journal, JournalFile
+
+import lightloom
+
+IMAGES = 6
+
+
+def images(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
+    arrays = load_arrays(load_model("digits").source / "data.safetensors")
+    return arrays["images"][:count], arrays["labels"][:count]
+
+
+def run(path: Path | None, backend: Backend | str = "mock", batch: int = 3, **options: Any) -> Any:
+    shown, labels = images()
+    planned = plan(load_model("digits"), backend, batch)
+    return planned.run(shown, labels, record=path, **options)
+
+
+def content(path: Path) -> dict[Any, Any]:
+    """Give every number that a journal holds, by its place."""
+    with JournalFile(path) as kept:
+        found: dict[Any, Any] = {
+            (row["pass"], row["step"], row["part"]): [value.tobytes() for value in row["values"]]
+            for row in kept.steps()
+        }
+        for row in kept.segments():
+            found[row["job"], row["first"]] = row["electrons"].tobytes()
+        results = kept.results().get("report", {}).get("results")
+    return found | {"results": results}
+
+
+def cut(source: Path, target: Path, steps: int) -> Path:
+    """Copy a journal as it was after so many steps."""
+    shutil.copy(source, target)
+    with sqlite3.connect(target) as database:
+        database.execute("DELETE FROM result")
+        database.execute("DELETE FROM ending")
+        kept = f"SELECT rowid FROM step ORDER BY rowid LIMIT {steps}"
+        database.execute(f"DELETE FROM step WHERE rowid NOT IN ({kept})")
+    database.close()
+    return target
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("journal") / "run.db"
+    run(path)
+    return path
+
+
+# ------------------------------------------------------------------------------- the same bits
+
+
+def test_recording_changes_nothing(whole: Path) -> None:
+    report = run(None).report()
+    with JournalFile(whole) as kept:
+        recorded = kept.results()["report"]
+    assert recorded["results"] == report.as_dict()["results"]
+    assert recorded["quality"] == report.as_dict()["quality"]
+    counts = report.stats.as_dict()
+    assert {key: recorded["stats"][key] for key in counts if key != "seconds"} == {
+        key: counts[key] for key in counts if key != "seconds"
+    }
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.77, 1.0])
+def test_a_run_goes_on_from_any_step(whole: Path, tmp_path: Path, share: float) -> None:
+    with JournalFile(whole) as kept:
+        count = sum(1 for _ in kept.steps())
+    part = cut(whole, tmp_path / "part.db", round(share * count))
+    finished = resume(part)
+    assert content(part) == content(whole)
+    with JournalFile(part) as kept, JournalFile(whole) as all_of_it:
+        now, then = kept.results()["report"], all_of_it.results()["report"]
+        assert [s["outcome"] for s in kept.sessions()] == [None, "complete"]
+    assert {**now["stats"], "seconds": 0} == {**then["stats"], "seconds": 0}
+    assert finished.report().quality == then["quality"]
+
+
+def decoded(model: Model, backend: Backend, journal: Journal | None, batch: int) -> np.ndarray:
+    """Decode three tokens after a prompt, each a pass that reads what was appended before."""
+    chance = np.random.Generator(np.random.Philox(5))
+    executor, cache = model.executor(backend), Cache()
+    executor.journal = journal
+    tokens = [chance.integers(0, 40, (batch, count)) for count in (6, 1, 1, 1)]
+    passes = [model.run_pass(executor, "logits", part, cache=cache) for part in tokens]
+    executor.journal = None
+    return np.concatenate(passes, axis=1)
+
+
+def test_what_was_appended_comes_back(references: Path, tmp_path: Path) -> None:
+    model, backend = load_model(references / "gpt2"), lightloom.open_backend("mock")
+    model.calibrate(model.executor(backend))
+    wanted = decoded(model, backend, None, 2)
+    first = tmp_path / "first.db"
+    journal = Journal.create(first)
+    journal.begin_session({})
+    assert np.array_equal(decoded(model, backend, journal, 2), wanted)
+    journal.close()
+    with JournalFile(first) as kept:
+        count = sum(1 for _ in kept.steps())
+    for steps in range(1, count, 17):
+        part = cut(first, tmp_path / f"{steps}.db", steps)
+        journal = Journal.reopen(part)
+        journal.begin_session({})
+        assert np.array_equal(decoded(model, backend, journal, 2), wanted)
+        journal.close()
+
+
+def test_no_finished_product_is_computed_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with JournalFile(whole) as kept:
+        rows = list(kept.steps())
+    done = sum(1 for row in rows[: len(rows) // 2] if row["where"] == "optical")
+    part = cut(whole, tmp_path / "part.db", len(rows) // 2)
+    begun: list[str] = []
+    begin = lightloom.backends.MockBackend.begin
+
+    def counted(self: Any, x: Any, w: Any, at: Any = None, *others: Any) -> Any:
+        begun.append(at.matmul if at is not None else "")
+        return begin(self, x, w, at, *others)
+
+    monkeypatch.setattr(lightloom.backends.MockBackend, "begin", counted)
+    resume(part)
+    products = [name for name in begun if name and name != "warm up"]
+    assert len(products) == sum(1 for row in rows if row["where"] == "optical") - done
+
+
+# ------------------------------------------------------------------------------- on a bench
+
+
+def bench_run(folder: Path, name: str, layout: str = "imaged") -> tuple[Path, Path]:
+    bench = folder / "bench.toml"
+    if not bench.exists():
+        text = example_file(layout, tiny=True) + "source_rms = 0.01\ndrift_rms = 0.02\n"
+        bench.write_text(text, encoding="utf-8")
+    from lightloom.backends.bench import BenchBackend, load_bench
+
+    path = folder / name
+    backend = BenchBackend(load_bench(bench))
+    try:
+        shown, labels = images(1)
+        plan(load_model("digits"), backend, 1).run(shown, labels, record=path, reference=False)
+    finally:
+        backend.close()
+    return path, bench
+
+
+def cut_bench(source: Path, target: Path, at_s: float) -> Path:
+    """Copy a journal as it was at a moment."""
+    shutil.copy(source, target)
+    with sqlite3.connect(target) as database:
+        database.execute("DELETE FROM result")
+        database.execute("DELETE FROM ending")
+        for table in ("step", "segment"):
+            database.execute(f"DELETE FROM {table} WHERE at_s > ?", (at_s,))
+    database.close()
+    return target
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+def test_a_bench_goes_on_with_the_same_light(tmp_path: Path, layout: str) -> None:
+    """Noise is keyed by shot, and simulated drift stands still while nothing runs."""
+    source, _ = bench_run(tmp_path, "whole.db", layout)
+    with JournalFile(source) as kept:
+        moments = [row["at_s"] for row in kept.segments()]
+    assert len(moments) > 20
+    for number in (0, len(moments) // 3, len(moments) - 2):
+        part = cut_bench(source, tmp_path / f"{number}.db", moments[number])
+        resume(part)
+        assert content(part) == content(source)
+
+
+# ------------------------------------------------------------------------------- kills and power
+
+
+KILLED = """
+import sys
+from lightloom.models import load_model, plan
+from lightloom.models.model import load_arrays
+arrays = load_arrays(load_model("digits").source / "data.safetensors")
+print("begins", flush=True)
+plan(load_model("digits"), "mock", 1).run(
+    arrays["images"][:40], arrays["labels"][:40], record=sys.argv[1]
+)
+"""
+
+
+def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
+    """The campaign of 200 kills is `python -m lightloom.benchmarks.kills`; here are three."""
+    reference = tmp_path / "reference.db"
+    subprocess.run([sys.executable, "-c", KILLED, str(reference)], check=True, timeout=120)
+    wanted = content(reference)
+    for number, delay_s in enumerate((0.3, 0.6, 1.1)):
+        path = tmp_path / f"{number}.db"
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay_s)
+        process.kill()
+        process.communicate()
+        if not path.exists():
+            continue
+        with JournalFile(path) as kept:
+            is_begun = "versions" in kept.about()
+        if is_begun and not _is_complete(path):
+            resume(path)
+            assert content(path) == wanted
+
+
+def _is_complete(path: Path) -> bool:
+    with JournalFile(path) as kept:
+        return bool(kept.results())
+
+
+def test_a_power_cut_in_a_transaction(tmp_path: Path) -> None:
+    """The log of the last transaction is cut at any place: what came before it is whole."""
+    path = tmp_path / "run.db"
+    journal = Journal.create(path)
+    journal.begin_session({})
+    journal.flush()
+    for number in range(40):
+        journal.keep_step((0, number, 0), [np.arange(500, dtype=np.float32) + number], 0.1)
+        journal.flush()  # a transaction each
+    log = path.with_name("run.db-wal")
+    states = (path.read_bytes(), log.read_bytes())
+    journal.close()
+    chance = np.random.Generator(np.random.Philox(3))
+    found = set()
+    for place in chance.integers(0, len(states[1]) + 1, 40):
+        copy = tmp_path / "cut" / f"{place}.db"
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(states[0])
+        copy.with_name(f"{place}.db-wal").write_bytes(states[1][:place])
+        with JournalFile(copy) as kept:
+            first = [np.frombuffer(row["content"], np.float32)[0] for row in kept.rows("step")]
+        assert first == list(range(len(first)))  # the first so many, and nothing else
+        found.add(len(first))
+        again = Journal.reopen(copy)
+        again.close()
+    assert len(found) > 10
+
+
+# ------------------------------------------------------------------------------- bad journals
+
+
+@pytest.mark.parametrize("table", ["about", "input", "step", "pass", "program", "session"])
+def test_a_changed_number_is_found(whole: Path, tmp_path: Path, table: str) -> None:
+    part = cut(whole, tmp_path / "part.db", 60)
+    column = {
+        "about": "value",
+        "input": "content",
+        "step": "content",
+        "pass": "document",
+        "program": "steps",
+        "session": "document",
+    }[table]
+    with sqlite3.connect(part) as database:
+        rows = (
+            database.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
+            if (table != "about")
+            else database.execute("SELECT key, value FROM about WHERE key = 'task'").fetchall()
+        )
+        key, old = rows[-1]
+        new = _changed(old)
+        where = "key" if table == "about" else "rowid"
+        database.execute(f"UPDATE {table} SET {column} = ? WHERE {where} = ?", (new, key))
+    database.close()
+    before = part.read_bytes()
+    with pytest.raises(InputError, match="damaged"):
+        resume(part)
+    if table in ("about", "input"):
+        assert part.read_bytes() == before
+
+
+def _changed(value: Any) -> Any:
+    if isinstance(value, bytes):
+        middle = len(value) // 2
+        return value[:middle] + bytes([value[middle] ^ 1]) + value[middle + 1 :]
+    return value.replace("1", "2", 1) if "1" in value else value + " "
+
+
+def test_a_journal_from_the_future(whole: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(whole, tmp_path / "run.db"))
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"schema 99.*knows up to 1"):
+        resume(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content_of", "says"),
+    [
+        (b"", "is no journal"),
+        (b"SQLite format 3\0" + bytes(200), "(is damaged|is no journal|cannot read)"),
+        (b"hello, this is a text", "is no journal"),
+    ],
+)
+def test_other_files(tmp_path: Path, content_of: bytes, says: str) -> None:
+    path = tmp_path / "run.db"
+    path.write_bytes(content_of)
+    with pytest.raises(InputError, match=says):
+        resume(path)
+    assert path.read_bytes() == content_of
+
+
+def test_a_missing_journal(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no journal .*run.db"):
+        resume(tmp_path / "run.db")
+
+
+def test_a_journal_is_never_overwritten(whole: Path) -> None:
+    before = whole.read_bytes()
+    with pytest.raises(InputError, match=r"is there already.*lightloom resume"):
+        run(whole)
+    assert whole.read_bytes() == before
+
+
+def test_a_complete_run_has_nothing_to_resume(whole: Path) -> None:
+    with pytest.raises(InputError, match="is complete"):
+        resume(whole)
+
+
+def test_two_writers(whole: Path, tmp_path: Path) -> None:
+    part = cut(whole, tmp_path / "part.db", 60)
+    holds = (
+        "import sys, time; from lightloom.scheduler.journal import Journal; "
+        "j = Journal.reopen(sys.argv[1]); print('holds', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holds, str(part)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "holds\n"
+        with pytest.raises(InUse, match=str(process.pid)):
+            resume(part)
+    finally:
+        process.kill()
+        process.communicate()
+    resume(part)  # and who was killed holds nothing
+    assert content(part) == content(whole)
+
+
+def test_a_read_only_journal(whole: Path, tmp_path: Path) -> None:
+    part = cut(whole, tmp_path / "part.db", 60)
+    part.chmod(0o444)
+    before = part.read_bytes()
+    with pytest.raises(InputError, match="read-only"):
+        resume(part)
+    assert part.read_bytes() == before
+    part.chmod(0o644)
+
+
+# ------------------------------------------------------------------------------- what changed
+
+
+def test_another_model_is_refused(whole: Path, tmp_path: Path) -> None:
+    part = cut(whole, tmp_path / "part.db", 60)
+    other = Path(shutil.copytree(load_model("digits").source, tmp_path / "digits"))
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    config["comment"] = "another"
+    (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    before = part.read_bytes()
+    with pytest.raises(InputError, match=r"model .* is not the one that began it.*--accept model"):
+        resume(part, model=other)
+    assert part.read_bytes() == before
+    assert resume(part, model=other, accept=["model"])  # the weights are alike
+    with JournalFile(part) as kept:
+        assert "model" in kept.about()["changed in session 2"]
+
+
+def test_other_versions_are_refused(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightloom.models import recorded
+
+    part = cut(whole, tmp_path / "part.db", 60)
+    there = recorded.versions()
+    monkeypatch.setattr(recorded, "versions", lambda: there | {"lightloom": "99.1"})
+    with pytest.raises(InputError, match=r"lightloom .* then, 99.1 now.*--accept versions"):
+        resume(part)
+
+
+def test_what_may_be_accepted_is_known(whole: Path) -> None:
+    with pytest.raises(InputError, match="cannot accept 'weather'"):
+        resume(whole, accept=["weather"])
+
+
+def test_another_bench_or_calibration_is_refused(tmp_path: Path) -> None:
+    path, bench = bench_run(tmp_path, "run.db")
+    part = cut_bench(path, tmp_path / "part.db", 0)
+    text = bench.read_text(encoding="utf-8")
+    bench.write_text(text.replace('power_w = "1 mW"', 'power_w = "1.1 mW"'), encoding="utf-8")
+    before = part.read_bytes()
+    with pytest.raises(InputError, match="bench file is not the one that began it"):
+        resume(part)
+    assert part.read_bytes() == before
+    bench.unlink()
+    with pytest.raises(InputError, match="is gone; say where it is with --bench"):
+        resume(part)
+    moved = tmp_path / "moved.toml"
+    moved.write_text(text, encoding="utf-8")
+    resume(part, bench=moved)
+    assert content(part) == content(path)
+
+
+# ------------------------------------------------------------------------------- a full disk
+
+
+def test_a_full_disk_pauses_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The light goes off while a run waits for room, and on when there is some."""
+    path = tmp_path / "run.db"
+    journal = Journal.create(path)
+    journal.begin_session({})
+    journal.flush()
+    limit = _page_limit(monkeypatch)
+    limit(20)
+    said: list[str] = []
+    journal.on_pause, journal.on_go = said.append, lambda: said.append("on")
+    finished: list[int] = []
+
+    def work() -> None:
+        for number in range(60):
+            journal.keep(_segment(number))
+            finished.append(number)
+            time.sleep(0.01)
+
+    worker = Thread(target=work, daemon=True)
+    worker.start()
+    deadline = time.monotonic() + 20
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "is full" in said[0] and "light off" in said[0]
+    waits_at = len(finished)
+    time.sleep(0.3)
+    assert len(finished) == waits_at  # it waits
+    limit(100_000)
+    worker.join(timeout=20)
+    assert not worker.is_alive() and said[-1] == "on"
+    journal.close()
+    with JournalFile(path) as kept:
+        assert [row["first"] for row in kept.segments()] == list(range(60))
+
+
+def _segment(number: int) -> Segment:
+    return Segment(
+        "job",
+        number,
+        number + 1,
+        number == 59,
+        np.full((1, 200), float(number)),
+        np.ones((1, len(QUALITY)), dtype=np.float32),
+        Stats(shots=1),
+        Checkpoint(number + 1, {}, None),
+    )
+
+
+def _page_limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Give what lets a file grow no further than so many pages, as a full disk does."""
+    from lightloom.scheduler import journal as module
+
+    insert, pages = module._insert, [100_000]
+
+    def limited(connection: sqlite3.Connection, rows: Any) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages[0]}")
+        insert(connection, rows)
+
+    monkeypatch.setattr(module, "_insert", limited)
+    return lambda count: pages.__setitem__(0, count)
+
+
+def test_segments_and_faults_come_back(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path / "run.db")
+    journal.begin_session({})
+    for number in range(3):
+        journal.keep(_segment(number))
+    journal.note(FaultNote(1.0, "stale", "camera", "job/0.0", 0, "retry", "old frame", 0.1))
+    journal.close()
+    again = Journal.reopen(tmp_path / "run.db")
+    kept = again.known("job")
+    assert kept is not None and kept.done == 3 and kept.stats.shots == 3
+    assert np.array_equal(kept.electrons[:, 0], [0.0, 1.0, 2.0])
+    assert again.known("another") is None
+    assert again.last() == Checkpoint(3, {}, None)
+    again.close()
+    with JournalFile(tmp_path / "run.db") as file:
+        assert file.faults()[0]["kind"] == "stale"
