@@ -4,7 +4,7 @@ Nothing heavy is imported before a command needs it, and threads are set before 
 """
 
 import json
-import signal
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .instruments import limit_threads
+from .instruments import limit_threads, stopping
 
 if TYPE_CHECKING:
     from .backends import Backend
@@ -68,33 +68,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
-    _listen()
+    stopping.listen()
     app()
-
-
-def _listen() -> None:
-    """Let signals stop the program, where they are not ignored, as under nohup."""
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
-
-
-_SIGNALS = [  # that end a program, where the system has them
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-    if hasattr(signal, name)
-]
-
-
-def _stop(number: int, frame: Any) -> None:
-    """End on the first signal, and let nothing keep the light from going off after that."""
-    for other in _SIGNALS:
-        signal.signal(other, _is_stopping)
-    raise KeyboardInterrupt(number)
-
-
-def _is_stopping(number: int, frame: Any) -> None:
-    typer.echo("lightloom: stopping already; the light goes off first", err=True)
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -146,6 +121,10 @@ def run(
             "--uncalibrated", help="Run a bench on a guess; its numbers are not to be trusted."
         ),
     ] = False,
+    attended: Annotated[
+        bool,
+        typer.Option("--attended", help="Somebody is at the bench, though not at this terminal."),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Processes: one for each --bench; 0: all in this one.", min=0)
     ] = None,
@@ -183,6 +162,8 @@ def run(
     console = showing.console(for_people=not json_)
     check_sampling(temperature, top_k, top_p)
     _check_trace(trace)
+    if bench:
+        _say_attended(attended)
     opened = _open(backend, profile, set_, seed, bench, uncalibrated, workers, scheduler)
     loaded = load_model(model)
     given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
@@ -511,6 +492,9 @@ def check(
         int | None,
         typer.Option(help="Compare so many random dot products, and show how far they are.", min=1),
     ] = None,
+    rearm: Annotated[
+        bool, typer.Option("--rearm", help="On site: let a bench that is latched off light again.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the random products.", min=0)] = 1,
     json_: Json = False,
 ) -> None:
@@ -520,21 +504,53 @@ def check(
     """
     limit_threads(None)
     from . import showing
-    from .backends.bench import FIRST_PRODUCTS, check_bench, load_bench
+    from .backends.bench import FIRST_PRODUCTS, check_bench, load_bench, safety
 
-    findings, merit = check_bench(load_bench(bench), random_products or FIRST_PRODUCTS, seed)
+    opened = load_bench(bench)
+    if rearm:
+        _rearm(bench)
+    findings, merit = check_bench(opened, random_products or FIRST_PRODUCTS, seed)
+    fail_safe = safety.fail_safe(opened.file, opened.is_simulated)
+    missing = safety.lacks(opened.file) if fail_safe is False else []
     if json_:
         document: dict[str, Any] = {"schema": 1, "bench": str(bench)}
         document["findings"] = [vars(f) for f in findings]
+        document |= {"fail_safe": fail_safe, "not_fail_safe": missing}
         document["random_products"] = None if merit is None else merit.as_dict()
         _print_json(document)
     else:
         console = showing.console(for_people=True)
         showing.checks(console, str(bench), findings)
+        if missing:
+            console.print(f"[bold yellow]NOT FAIL-SAFE[/]: {'; '.join(missing)}", highlight=False)
         if random_products is not None and merit is not None:
             showing.merit(console, merit)
     if not all(finding.passed for finding in findings):
         raise typer.Exit(1)
+
+
+def _rearm(bench: Path) -> None:
+    """Ask somebody on site whether the beam path is safe; then the bench may give light again."""
+    from .backends.bench import safety
+    from .instruments import InputError
+
+    with safety.holding(bench):
+        found = safety.latched(bench)
+        if found is None:
+            typer.echo(f"{bench} is not latched off: nothing to re-arm", err=True)
+            return
+        if not safety.is_terminal(sys.stdin):
+            raise InputError(
+                f"--rearm: {bench} is {found}; only a person who sees the bench can re-arm it, at "
+                "a terminal"
+            )
+        typer.echo(f"{bench} is {found} (found by {found.by})", err=True)
+        typer.echo(
+            'If you are on site and the beam path is safe, type "safe": ', nl=False, err=True
+        )
+        if sys.stdin.readline().strip() != "safe":
+            raise InputError(f"{bench} stays latched off")
+        safety.rearm(bench)
 
 
 @_command("align")
@@ -633,12 +649,8 @@ def calibrate_(
 
 def _until_interrupted(work: Callable[[], None]) -> None:
     """Work until Ctrl-C, which ends this work alone; other signals end the program."""
-    try:
+    with stopping.one_is_meant():
         work()
-    except KeyboardInterrupt as stopped:
-        if stopped.args not in ((), (signal.SIGINT,)):
-            raise
-        _listen()
 
 
 @_command("doctor")
@@ -909,6 +921,17 @@ def _open(
     if settings:
         loaded = loaded.with_settings(dict(parse_setting(text) for text in settings))
     return MockBackend(loaded, seed)
+
+
+def _say_attended(attended: bool) -> None:
+    """Tell whatever opens a bench, in this process or one that it starts, that somebody is there.
+
+    A person who reads this terminal is there without saying so.
+    """
+    from .backends.bench import safety
+
+    if attended or safety.is_attended():
+        os.environ[safety.ATTENDED] = "1"
 
 
 def _open_benches(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...instruments import Finding, LightloomError
+from ...instruments import Daq, Finding, Instrument, LightloomError
+from . import safety
 from .backend import BenchBackend
 from .bench import Bench
 from .merit import Merit, random_products
@@ -28,12 +29,21 @@ def check_bench(
     -------
     findings : one a line; what raised an error is a line that failed, with its sentence
     merit : of the products; None where an instrument failed, or they could not be made
+
+    Raises
+    ------
+    InUse : when another process holds the bench
     """
+    with safety.holding(bench.path):
+        return _checked(bench, products, seed)
+
+
+def _checked(bench: Bench, products: int, seed: int) -> tuple[list[Finding], Merit | None]:
     findings: list[Finding] = []
     for role, instrument in bench.instruments.items():
         try:
             with instrument.connect(bench.file.limits.timeout_s):
-                results = instrument.self_test()
+                results = [*instrument.self_test(), *_heartbeat(bench, role, instrument)]
         except LightloomError as error:
             results = [Finding("answers", False, str(error))]
         findings += [Finding(f"{role}: {r.what}", r.passed, r.detail) for r in results]
@@ -48,6 +58,16 @@ def check_bench(
     except LightloomError as error:
         return [*findings, Finding("products", False, str(error))], None
     return [*findings, judged(merit)], merit
+
+
+def _heartbeat(bench: Bench, role: str, instrument: Instrument) -> list[Finding]:
+    """Raise and lower the heartbeat line, where this instrument has it."""
+    table = bench.file.safety.heartbeat
+    if table is None or table.instrument != role or not isinstance(instrument, Daq):
+        return []
+    for high in (True, False):
+        instrument.set_line(table.line, high)
+    return [Finding("heartbeat", True, f"line {table.line} was raised and lowered")]
 
 
 def judged(merit: Merit) -> Finding:

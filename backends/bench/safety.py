@@ -37,10 +37,14 @@ __all__ = [
     "HeartbeatTable",
     "Latch",
     "SafetyTable",
+    "fail_safe",
     "hold",
+    "holding",
     "is_attended",
+    "is_terminal",
     "lacks",
     "latch",
+    "latch_after_restart",
     "latched",
     "let_go",
     "make_all_safe",
@@ -105,12 +109,23 @@ def lacks(file: BenchFile) -> list[str]:
     return missing
 
 
+def fail_safe(file: BenchFile, is_simulated: bool) -> bool | None:
+    """Say whether hardware takes over when the computer dies; None where no light can hurt.
+
+    That is a simulated bench, unless its file says what a real one would have.
+    """
+    if is_simulated and "safety" not in file.model_fields_set:
+        return None
+    return not lacks(file)
+
+
 def is_attended() -> bool:
     """Whether somebody is there: said so, or sitting at the terminal that this process reads."""
-    return os.environ.get(ATTENDED) == "1" or _is_terminal(sys.stdin)
+    return os.environ.get(ATTENDED) == "1" or is_terminal(sys.stdin)
 
 
-def _is_terminal(stream: Any) -> bool:
+def is_terminal(stream: Any) -> bool:
+    """Whether a person can answer there."""
     if stream is None or not stream.isatty():
         return False
     if sys.platform != "win32":
