@@ -1,0 +1,176 @@
+"""Kills runs at random moments, resumes each, and compares every number with an undisturbed run.
+
+    python -m lightloom.benchmarks.kills --kills 200
+
+Half of the runs are on the mock, half on a simulated bench with noise and drift. A run is killed
+without warning (SIGKILL; TerminateProcess on Windows) at a moment drawn evenly over its length;
+then its journal is read, and the run resumed to its end. A third of them are killed once more
+while they are resumed.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from hashlib import blake2b
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..instruments import LightloomError
+from ..models import load_model, plan
+from ..models.recorded import resume
+from ..scheduler.journal import JournalFile
+
+KINDS = ("mock", "bench")
+_IMAGES = {"mock": 60, "bench": 1}
+_EARLY = "ended before its run began"  # what resume says of a journal without a run in it
+
+
+def bench_text() -> str:
+    """Give a small bench whose light has shot noise, source noise and drift."""
+    from ..backends.bench import example_file
+
+    return example_file("imaged", tiny=True) + "source_rms = 0.01\ndrift_rms = 0.02\n"
+
+
+def begin(kind: str, folder: str, path: str) -> None:
+    """Run the job of a kind, and record it."""
+    from ..backends import MockBackend
+    from ..backends.bench import BenchBackend, load_bench
+    from ..models.model import load_arrays
+
+    model = load_model("digits")
+    arrays = load_arrays(model.source / "data.safetensors")
+    images = arrays["images"][: _IMAGES[kind]]
+    bench = Path(folder) / "bench.toml"
+    backend = MockBackend() if kind == "mock" else BenchBackend(load_bench(bench))
+    try:
+        plan(model, backend, 1).run(images, reference=False, record=path)
+    finally:
+        backend.close()
+
+
+def go_on(path: str) -> None:
+    """Resume a run; one that had not begun is left to its next trial."""
+    try:
+        resume(path)
+    except LightloomError as error:
+        if _EARLY not in str(error):
+            raise
+
+
+def numbers(path: Path) -> dict[str, str]:
+    """Give a digest of every number that a journal holds, by its place."""
+    with JournalFile(path) as kept:
+        found = {
+            f"{row['pass']}/{row['step']}/{row['part']}": _digest(row["values"])
+            for row in kept.steps()
+        }
+        for row in kept.segments():
+            found[f"{row['job']} {row['first']}"] = _digest([row["electrons"]])
+        found["results"] = json.dumps(kept.results().get("report", {}).get("results"))
+    return found
+
+
+def _digest(values: list[np.ndarray]) -> str:
+    state = blake2b(digest_size=8)
+    for value in values:
+        state.update(value.tobytes())
+    return state.hexdigest()
+
+
+def _context() -> BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightloom.models.recorded"])
+    return context
+
+
+def _killed(context: BaseContext, after_s: float, work: Any, *arguments: str) -> bool:
+    """Run work in a process of its own, and kill it some time after its journal is there.
+
+    The journal is the last argument. Gives False if the work had ended.
+    """
+    process = context.Process(target=work, args=arguments)  # type: ignore[attr-defined]
+    process.start()
+    while process.is_alive() and not Path(arguments[-1]).exists():
+        time.sleep(0.002)
+    process.join(after_s)
+    was_alive = process.is_alive()
+    process.kill()
+    process.join()
+    return bool(was_alive)
+
+
+def measure(kills: int, seed: int = 0, tell: Any = print) -> dict[str, Any]:
+    """Kill so many runs; give counts by kind of run."""
+    chance = np.random.Generator(np.random.Philox(seed))
+    counts = {
+        kind: dict.fromkeys(("kills", "identical", "other", "corrupt", "no run yet"), 0)
+        for kind in KINDS
+    }
+    context = _context()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "bench.toml").write_text(bench_text(), encoding="utf-8")
+        wanted, lasts_s = {}, {}
+        for kind in KINDS:
+            path = folder / f"{kind}.db"
+            _killed(context, 600, begin, kind, name, str(path))
+            wanted[kind] = numbers(path)
+            with JournalFile(path) as kept:
+                (session,) = kept.sessions()
+            lasts_s[kind] = session["at_s"] - session["began_s"]
+        done = 0
+        while done < kills:
+            kind = KINDS[done % len(KINDS)]
+            path = folder / f"{done}.db"
+            found = counts[kind]
+            if not _killed(context, chance.uniform(0, lasts_s[kind]), begin, kind, name, str(path)):
+                path.unlink()
+                continue
+            done += 1
+            found["kills"] += 1
+            if not path.exists():
+                found["no run yet"] += 1
+                continue
+            if chance.random() < 1 / 3:
+                found["kills"] += _killed(
+                    context, chance.uniform(0, lasts_s[kind]), go_on, str(path)
+                )
+            outcome = _outcome(path, wanted[kind])
+            found[outcome] += 1
+            if outcome in ("identical", "no run yet"):
+                path.unlink()
+            tell(f"{done} of {kills}: {kind}, {outcome}")
+    return counts
+
+
+def _outcome(path: Path, wanted: dict[str, str]) -> str:
+    try:
+        with JournalFile(path) as kept:
+            is_complete = bool(kept.results())
+        if not is_complete:
+            resume(path)
+        return "identical" if numbers(path) == wanted else "other"
+    except LightloomError as error:
+        return "no run yet" if _EARLY in str(error) else "corrupt"
+
+
+def main() -> None:
+    """Print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    for kind, counts in measure(options.kills, options.seed).items():
+        print(f"{kind:>6}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main()
