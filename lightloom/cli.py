@@ -778,7 +778,8 @@ def sweep_(
 @_command("report")
 def report_(
     file: Annotated[
-        Path, typer.Argument(help="Calibration, its bench file (.toml), or trace of a run.")
+        Path,
+        typer.Argument(help="Journal or trace of a run; calibration, or its bench file (.toml)."),
     ],
     layer: Annotated[
         int | None, typer.Option(help="Layer of a trace to draw; else the one in the middle.")
@@ -788,20 +789,38 @@ def report_(
         typer.Option(help="Page to write, else beside the file; .svg: only a trace's picture."),
     ] = None,
 ) -> None:
-    """Write a calibration, or one layer of a trace, as one HTML page.
+    """Write a run, a calibration, or one layer of a trace, as one HTML page.
 
-    Examples: lightloom report bench.toml --output bench.html; lightloom report trace.json --layer 3
+    Examples: lightloom report run.db; lightloom report bench.toml --output bench.html;
+    lightloom report trace.json --layer 3
     """
     limit_threads(None)
     from .page import write_page
+    from .scheduler.journal import is_journal
     from .scheduler.trace import is_trace
 
-    if is_trace(file):
+    if is_journal(file):
+        output, content = _run_report(file, layer, output)
+    elif is_trace(file):
         output, content = _trace_report(file, layer, output)
     else:
         output, content = _calibration_report(file, layer, output)
     write_page(output, content)
     typer.echo(f"wrote {output}")
+
+
+def _run_report(file: Path, layer: int | None, output: Path | None) -> tuple[Path, str]:
+    from .instruments import InputError
+    from .run_page import run_page
+    from .scheduler.journal import JournalFile
+
+    if layer is not None:
+        raise InputError(f"--layer belongs to a trace, and {file} is none")
+    output = file.with_suffix(".html") if output is None else output
+    if output.resolve() == file.resolve():
+        raise InputError(f"--output {output} is the journal itself; give another name")
+    with JournalFile(file) as journal:
+        return output, run_page(journal)
 
 
 def _trace_report(file: Path, layer: int | None, output: Path | None) -> tuple[Path, str]:

@@ -323,7 +323,8 @@ def energy_page(document: Mapping[str, Any]) -> str:
         "listed below, each with its source; nothing was run."
     )
     parts = [
-        section(_heading(account), *_account_parts(account)) for account in document["accounts"]
+        section(_heading(account), *account_parts(account), *verdict_parts(account))
+        for account in document["accounts"]
     ]
     return page(f"Energy of {document['model']}", lead, *parts)
 
@@ -333,7 +334,8 @@ def _heading(account: Mapping[str, Any]) -> str:
     return account["profile"] + (f", constants {', '.join(sets)}" if sets else "")
 
 
-def _account_parts(account: Mapping[str, Any]) -> list[str]:
+def account_parts(account: Mapping[str, Any]) -> list[str]:
+    """Give what a page shows of an account: the three figures, and where joules and time go."""
     unit, tokens = account["unit"], account["tokens"]
     total = account["joules"]["system"] or 1.0
     scopes = [
@@ -350,27 +352,10 @@ def _account_parts(account: Mapping[str, Any]) -> list[str]:
         for name, value in account["categories"].items()
         if value
     ]
-    steps = [
-        (
-            step["step"],
-            step["where"],
-            _count(step["macs"] / tokens) if step["macs"] else "",
-            joules(sum(step["joules"].values()) / tokens),
-            _duration(step["seconds"] / tokens),
-        )
-        for step in account["steps"]
-        if step["joules"]
-    ]
     return [
         table(("figure", f"per {unit}", "per MAC", "what is in it"), scopes, (1, 2)),
         _pictures(account),
         table(("kind", f"per {unit}", "share"), kinds, (1, 2)),
-        *_verdict_parts(account),
-        section(
-            "Step by step, all layers together",
-            table(("step", "where", f"MACs per {unit}", "energy", "time"), steps, (2, 3, 4)),
-        ),
-        section("Constants", table(_CONSTANT_HEADS, _constants(account), (1,))),
     ]
 
 
@@ -390,15 +375,17 @@ def _constants(account: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _verdict_parts(account: Mapping[str, Any]) -> list[str]:
+def verdict_parts(account: Mapping[str, Any]) -> list[str]:
+    """Give the rest: beside machines, what decides, converters, step by step, constants."""
     unit, tokens = account["unit"], account["tokens"]
     powered = [item["name"] for item in account["baselines"] if item["joules"] is not None]
+    won = account["advantages"]
     beside = [
         (
             item["title"],
             joules(None if item["joules"] is None else item["joules"] / tokens),
             "-" if item["seconds"] is None else _duration(item["seconds"] / tokens),
-            *(_times(account["advantages"][item["name"]][scope]) for scope in SCOPE_NAMES),
+            *(_times(won.get(item["name"], {}).get(scope)) for scope in SCOPE_NAMES),
         )
         for item in account["baselines"]
     ]
@@ -412,7 +399,9 @@ def _verdict_parts(account: Mapping[str, Any]) -> list[str]:
         for item in account["sensitivity"]
         if abs(item["power"]) >= _NO_INFLUENCE
     ]
-    cross = [(c["baseline"], SCOPE_NAMES[c["scope"]], widths(c)) for c in account["crossovers"]]
+    cross = [
+        (c["baseline"], SCOPE_NAMES[c["scope"]], widths(c)) for c in account.get("crossovers", ())
+    ]
     heads = ("baseline", f"energy per {unit}", "time", *SCOPE_NAMES.values())
     parts = [
         section(
@@ -433,11 +422,10 @@ def _verdict_parts(account: Mapping[str, Any]) -> list[str]:
                 ("constant", "value", "influence", *powered), decides, range(1, 3 + len(powered))
             ),
         ),
-        section(
-            "Widths at which one layer takes less energy in light",
-            table(("baseline", "figure", "widths"), cross),
-        ),
     ]
+    if cross:
+        wide = table(("baseline", "figure", "widths"), cross)
+        parts.append(section("Widths at which one layer takes less energy in light", wide))
     if account.get("converters"):
         rates = account["tokens_per_s"]
         needs = [
@@ -458,6 +446,24 @@ def _verdict_parts(account: Mapping[str, Any]) -> list[str]:
                 ),
             )
         )
+    steps = [
+        (
+            step["step"],
+            step["where"],
+            _count(step["macs"] / tokens) if step["macs"] else "",
+            joules(sum(step["joules"].values()) / tokens),
+            _duration(step["seconds"] / tokens),
+        )
+        for step in account["steps"]
+        if step["joules"]
+    ]
+    parts += [
+        section(
+            "Step by step, all layers together",
+            table(("step", "where", f"MACs per {unit}", "energy", "time"), steps, (2, 3, 4)),
+        ),
+        section("Constants", table(_CONSTANT_HEADS, _constants(account), (1,))),
+    ]
     return parts
 
 

@@ -54,6 +54,17 @@ th { font-weight: 600; }
 th.number, td.number { text-align: right; white-space: nowrap; }
 tr { break-inside: avoid; }
 tr.total td { font-weight: 600; border-bottom: 0; }
+section section h2 { font-size: 1rem; margin-top: 1.4rem; border: 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); gap: .7rem;
+  margin: 1.1rem 0; }
+.card { border: 1px solid var(--rule); border-radius: .4rem; padding: .6rem .8rem;
+  break-inside: avoid; }
+.card b { display: block; font-size: 1.35rem; font-weight: 600; line-height: 1.3;
+  overflow-wrap: anywhere; }
+.card span { display: block; color: var(--soft); font-size: .87rem; line-height: 1.35; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .87rem; margin: .3rem 0 .9rem; }
+details { margin: .9rem 0; }
+summary { cursor: pointer; color: var(--soft); }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1rem;
   margin-top: .9rem; }
 @media (max-width: 32rem) { .plots { grid-template-columns: 1fr; } }
@@ -122,6 +133,27 @@ def listing(texts: Iterable[str]) -> str:
     """Give texts as a list."""
     items = "".join(f"<li>{escaped(text)}</li>" for text in texts)
     return f"<ul>{items}</ul>"
+
+
+def cards(figures: Iterable[tuple[str, str, str]]) -> str:
+    """Give the figures that count most: (name, value, what to know of it), each as text."""
+    items = "\n".join(
+        f'<div class="card"><span>{escaped(name)}</span><b>{escaped(value)}</b>'
+        f"<span>{escaped(words)}</span></div>"
+        for name, value, words in figures
+    )
+    return f'<div class="cards">\n{items}\n</div>'
+
+
+def folded(summary: str, *parts: str) -> str:
+    """Give a part of a page that opens when its summary (text) is clicked."""
+    body = "\n".join(parts)
+    return f"<details>\n<summary>{escaped(summary)}</summary>\n{body}\n</details>"
+
+
+def verbatim(text: str) -> str:
+    """Give text with its lines as they are."""
+    return f"<pre>{escaped(text)}</pre>"
 
 
 def table(
