@@ -4,14 +4,14 @@ A profile holds numbers and nothing else: what they do to light is written in `e
 `noise.py` and `mock.py`; what they do to time in `lightloom.scheduler.timing`.
 """
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..instruments import InputError
+from ..instruments.tables import Table, parse_toml, read_toml
 
 FOLDER = Path(__file__).parent / "profiles"
 DEFAULT = "slm-camera"
@@ -24,7 +24,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 
 
-class OpticsProfile(BaseModel):
+class OpticsProfile(Table):
     """What a bench does to a matrix product; None means ideal, or unlimited.
 
     The formulas are those of docs/explanation/light.md. A converter (`readout_bits`) without a
@@ -35,8 +35,6 @@ class OpticsProfile(BaseModel):
     InputError
         for an unknown field, a value out of its range, or fields that contradict each other.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "custom"
     title: str = ""
@@ -219,12 +217,7 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
         path = Path(name)
     elif name not in profile_names():
         raise InputError(f"unknown profile {name!r}; choose from {', '.join(profile_names())}")
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the profile {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the profile {path} is not valid TOML: {error}") from None
+    document = read_toml(path, "profile")
     constants = document.get("constants")
     surplus = document.keys() - {"title", "constants"}
     if surplus or not isinstance(constants, dict):
@@ -273,8 +266,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if value.strip().lower() == "none":
         return key, None
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key, parse_toml(f"value = {value}")["value"]
+    except ValueError:
         return key, value.strip()
 
 

@@ -10,7 +10,6 @@ import itertools
 import json
 import math
 import time
-import tomllib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ from .. import __version__
 from ..backends import DEFAULT, OpticsProfile, load_profile, parse_setting
 from ..backends.profile import LIGHT_WAYS
 from ..instruments import InputError
-from ..instruments.files import replace_file
+from ..instruments.files import is_sealed, replace_file, sealed
+from ..instruments.tables import read_toml
 from ..scheduler import DEFAULT_POLICY, POLICIES
 from ..scheduler.cluster import Failure, Workers
 from .points import Inputs, Point, ranges, reference, run_point
@@ -115,12 +115,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
     ------
     InputError : when it cannot be read
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the sweep {str(path)!r}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the sweep {path} is not valid TOML: {error}") from None
+    return read_toml(path, "sweep")
 
 
 def make_sweep(document: Mapping[str, Any]) -> Sweep:
@@ -292,7 +287,7 @@ class Results:
         if self._path is None:
             return
         start = time.monotonic()
-        text = json.dumps(self.document(), indent=1, allow_nan=False)
+        text = json.dumps(sealed(self.document()), indent=1, allow_nan=False)
         try:
             replace_file(self._path, text.encode("utf-8"))
         except OSError as error:
@@ -310,7 +305,7 @@ class Results:
             found = json.loads(path.read_bytes())
         except OSError as error:
             raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or not self._head.keys() <= found.keys():
             raise InputError(f"{path} is no file of a sweep; give another --output")
@@ -318,6 +313,11 @@ class Results:
             raise InputError(
                 f"{path} is of lightloom {found['lightloom']} (schema {found['schema']}), this is "
                 f"{__version__} (schema {SCHEMA}); give another --output"
+            )
+        if not is_sealed(found):
+            raise InputError(
+                f"{path} is not as it was written: its SHA-256 does not fit what it says; bring "
+                "back a copy, or give another --output"
             )
         old, new = found["sweep"], json.loads(json.dumps(self._head["sweep"]))
         if old != new or not isinstance(old, dict):

@@ -16,8 +16,6 @@ from threading import Lock, RLock
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
-
 from .clock import Clock
 from .errors import (
     Disconnected,
@@ -27,6 +25,7 @@ from .errors import (
     LightloomError,
     NotConnected,
 )
+from .tables import Table
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -53,13 +52,11 @@ class Finding:
     detail: str = ""
 
 
-class DriverOptions(BaseModel):
+class DriverOptions(Table):
     """What a bench file says about one instrument, beside its role and driver.
 
     Drivers add their own fields; unknown keys are refused.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def place(address: str) -> str:
@@ -76,7 +73,9 @@ def exchange(method: Method) -> Method:
     def guarded(self: Instrument, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             if not self.is_connected:
-                raise NotConnected(f"{self.name} is not connected; call connect() first")
+                raise self._of_mine(
+                    NotConnected(f"{self.name} is not connected; call connect() first")
+                )
             return self._logged(method.__name__, lambda: method(self, *args, **kwargs))
 
     return cast(Method, guarded)
@@ -152,7 +151,7 @@ class Instrument(ABC):
         """
         with self._lock:
             if self.is_connected:
-                raise InUse(f"{self.name} is connected already")
+                raise self._of_mine(InUse(f"{self.name} is connected already"))
             self._take_address()
             try:
                 self.identity = self._logged("connect", lambda: self._connect(timeout_s))
@@ -220,20 +219,32 @@ class Instrument(ABC):
             result = call()
         except LightloomError as error:
             LOG.debug("%s.%s: %s", self.name, what, str(error))
+            self._of_mine(error)
             raise
         except TimeoutError as error:  # an OSError too, but the device may well be there
             LOG.debug("%s.%s: %s", self.name, what, repr(error))
-            raise InstrumentTimeout(
-                f"{self.name} ({self.address or self.driver}) did not answer during {what}: {error}"
+            raise self._of_mine(
+                InstrumentTimeout(
+                    f"{self.name} ({self.address or self.driver}) did not answer during {what}: "
+                    f"{error}"
+                )
             ) from error
         except OSError as error:
             LOG.debug("%s.%s: %s", self.name, what, repr(error))
-            raise Disconnected(
-                f"{self.name} ({self.address or self.driver}) is gone during {what}: {error}; "
-                "check cable and power, then connect again"
+            raise self._of_mine(
+                Disconnected(
+                    f"{self.name} ({self.address or self.driver}) is gone during {what}: {error}; "
+                    "check cable and power, then connect again"
+                )
             ) from error
         LOG.debug("%s.%s took %.6f s", self.name, what, self.clock.now_s() - start_s)
         return result
+
+    def _of_mine(self, error: LightloomError) -> LightloomError:
+        """Say on an error that it came from this instrument, where it says nothing yet."""
+        if isinstance(error, InstrumentError) and error.instrument is None:
+            error.instrument = self
+        return error
 
     def _take_address(self) -> None:
         if not self.address:
@@ -241,9 +252,11 @@ class Instrument(ABC):
         claim = place(self.address)
         with Instrument._held_lock:
             if claim in Instrument._held:
-                raise InUse(
-                    f"{self.name}: {self.address} is held already by this program; "
-                    "close the other instrument first"
+                raise self._of_mine(
+                    InUse(
+                        f"{self.name}: {self.address} is held already by this program; "
+                        "close the other instrument first"
+                    )
                 )
             Instrument._held.add(claim)
         self._claim = claim

@@ -1,9 +1,13 @@
-"""Files that hold the old content or the new, and never a part of either."""
+"""Files that hold the old content or the new, and documents that show when they were changed."""
 
 import contextlib
+import hashlib
+import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -27,6 +31,23 @@ def replace_file(path: Path, content: bytes) -> None:
             draft.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a document for JSON with the SHA-256 of all that it says beside, as `sha256`."""
+    return {**document, "sha256": _digest(document)}
+
+
+def is_sealed(document: Mapping[str, Any]) -> bool:
+    """Say whether a document that was read says what it said when it was sealed."""
+    rest = {key: value for key, value in document.items() if key != "sha256"}
+    return bool(document.get("sha256") == _digest(rest))
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of a document's one plain spelling: keys in order, no spaces, ASCII."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -59,7 +59,7 @@ def driver_class(name: str) -> type[Instrument]:
     ------
     InputError : for an unknown name, or a package that cannot be loaded
     """
-    point = _points().get(name)
+    point = _points().get(name) if isinstance(name, str) else None
     if point is None:
         raise InputError(f"unknown driver {name!r}; choose from {', '.join(driver_names())}")
     try:

@@ -26,9 +26,13 @@ def quantity(value: Any, unit: str) -> float:
         if not found or (symbol and not symbol.endswith(unit)) or prefix not in _PREFIXES:
             raise ValueError(f'want a number of {unit}, or text such as "5 m{unit}"')
         value = float(found.group(1)) * _PREFIXES[prefix]
+    try:
+        value = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        value = math.inf
     if not math.isfinite(value):
         raise ValueError(f"want a finite number of {unit}")
-    return float(value)
+    return value
 
 
 def _of(unit: str) -> BeforeValidator:

@@ -6,7 +6,6 @@ assumed. What the constants do is written in `energy.py`; their table is docs/ex
 """
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import Any
 
 from ..backends import OpticsProfile
 from ..instruments import InputError
+from ..instruments.tables import read_toml
 
 FOLDER = Path(__file__).parent / "energy_constants"
 DEFAULT = "default"
@@ -216,12 +216,7 @@ def load_constants(name: str = DEFAULT) -> ConstantSet:
             f"unknown constants {name!r}; choose from {', '.join(set_names())}, "
             "or give a .toml file"
         )
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the constants {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the constants {path} are not valid TOML: {error}") from None
+    document = read_toml(path, "file of constants")
     surplus = document.keys() - {"title", "constants", BASELINES, ENCODINGS}
     tables = [document.get(key, {}) for key in ("constants", BASELINES, ENCODINGS)]
     if surplus or not all(isinstance(table, dict) for table in tables) or not any(tables):

@@ -5,7 +5,6 @@ Not here: what a policy decides (`placement`).
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..instruments import InputError
+from ..instruments.tables import read_toml
 from .program import OpticalMatmul
 
 WHERE: Mapping[str, str] = {
@@ -96,12 +96,7 @@ def read_rules(path: Path, policies: Collection[str], default: str) -> Rules:
     ------
     InputError : naming file, rule, key and value
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the placement {str(path)!r}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the placement {path} is not valid TOML: {error}") from None
+    document = read_toml(path, "placement")
     for key in document.keys() - {"rule", "default"}:
         raise InputError(f"{path} has no key {key!r}; it has default, and tables [[rule]]")
     default = document.get("default", default)

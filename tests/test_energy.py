@@ -555,7 +555,7 @@ def test_the_documents_of_several_profiles() -> None:
         (("--width", 64, "--model", "gpt2"), "give one of them"),
         (("--tokens-per-second", 0), "must be above 0"),
         (("--constants", "sun"), "unknown constants 'sun'"),
-        (("--constants", "no.toml"), "cannot read the constants no.toml"),
+        (("--constants", "no.toml"), "cannot read the file of constants 'no.toml'"),
         (("--set", "dac_j=0"), "dac_j = 0"),
         (("--set", "adc_j=-1"), "adc_j = -1"),
         (("--html", "no/where/page.html"), "cannot write"),

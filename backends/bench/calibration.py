@@ -35,7 +35,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ...instruments import InputError
-from ...instruments.files import replace_file
+from ...instruments.files import is_sealed, replace_file, sealed
 from ...instruments.registry import first_complaint
 from .bench import Bench
 from .file import read_bench_file
@@ -255,11 +255,11 @@ class Calibration:
         )
         digest = hashlib.sha256(content).hexdigest()
         data = path.with_name(f"{path.stem}.{digest[:12]}.safetensors")
-        header = self._header(data.name, digest, len(content))
+        header = sealed(_as_read(self._header(data.name, digest, len(content))))
         text = json.dumps(header, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         try:
             replace_file(data, content)
-            replace_file(path, text.encode("utf-8", "replace"))
+            replace_file(path, text.encode())
         except OSError as error:
             raise InputError(
                 f"cannot write the calibration {path}: {error.strerror}; the former one, if there "
@@ -541,6 +541,7 @@ class _Header(_Entry):
     created_at: Moment
     binding: _BindingEntry
     data: _DataEntry
+    sha256: StrictStr
     steps: Annotated[tuple[_StepEntry, ...], AfterValidator(_once_each)]
 
 
@@ -601,9 +602,22 @@ def _read_header(path: Path) -> _Header:
             "or calibrate again"
         )
     try:
-        return _Header.model_validate(document)
+        header = _Header.model_validate(document)
     except ValidationError as error:
         raise InputError(f"the calibration {path}: {first_complaint(error)}") from None
+    if not is_sealed(document):
+        raise InputError(
+            f"the calibration {path} is not as it was written: its SHA-256 does not fit what it "
+            "says; bring back a copy, or calibrate again"
+        )
+    return header
+
+
+def _as_read(header: dict[str, Any]) -> Any:
+    """Give a header as a reader of its file will have it: letters that are none are replaced."""
+    return json.loads(
+        json.dumps(header, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    )
 
 
 # --- the arrays -----------------------------------------------------------------------------------

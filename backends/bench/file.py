@@ -6,17 +6,18 @@ instrument.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ...instruments import InputError
 from ...instruments.base import place
 from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
+from ...instruments.tables import Table as _Table
+from ...instruments.tables import read_toml
 from ...instruments.units import Seconds, Watts
 from .safety import SafetyTable
 
@@ -29,10 +30,6 @@ _KINDS = {
     "source": ("light source",),
     "power_meter": ("power meter",),
 }
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class EncodingTable(_Table):
@@ -153,16 +150,7 @@ def read_bench_file(path: str | Path) -> BenchFile:
     ------
     InputError : naming file, key and value
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the bench file {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the bench file {path} is no UTF-8 text: {error.reason}") from None
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"the bench file {path} is not valid TOML: {error}") from None
+    document = read_toml(path, "bench file")
     try:
         checked = BenchFile.model_validate(document)
     except ValidationError as error:

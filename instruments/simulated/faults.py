@@ -13,7 +13,7 @@
 | overflow | camera | a stall of the host loses all frames that were waiting |
 | garbage | camera, DAQ | a hand in the beam: the light is not that of the frames |
 | tripped | source | the interlock trips and emission stops until it is re-armed |
-| dim | source | the source falls to half its power |
+| dim | source | the source falls to half its power until it is set again |
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ..tables import Table
 
 Kind = Literal[
     "held",
@@ -39,7 +41,7 @@ Kind = Literal[
 ]
 
 
-class Fault(BaseModel):
+class Fault(Table):
     """When a device fails, counted in its own exchanges (frames shown, triggers, reads) from 1.
 
     Parameters
@@ -49,8 +51,6 @@ class Fault(BaseModel):
     rate : share of exchanges that fail, drawn from `seed` and the exchange's number
     delay_s : of kind "late"
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
     at: tuple[int, ...] = ()

@@ -18,10 +18,11 @@ from threading import RLock
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..camera import Region, Shot
 from ..errors import InputError
+from ..tables import Table
 from .faults import digest
 from .optics import affine, blur, image, in_bands, interfere, inverse, look_up, warp
 
@@ -48,17 +49,15 @@ _TOLD = (  # options of the world that are themselves what calibration is to fin
 )
 
 
-class Registration(BaseModel):
+class Registration(Table):
     """How one plane lies on the next: about the centre, in pixels of the plane that is hit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scale: float = Field(default=1.0, gt=0)
     rotation_deg: float = 0.0
     shift_px: tuple[float, float] = (0.0, 0.0)
 
 
-class WorldOptions(BaseModel):
+class WorldOptions(Table):
     """What a simulated bench is like; the table `[world]` of a bench file.
 
     Parameters
@@ -91,8 +90,6 @@ class WorldOptions(BaseModel):
     swapped : each modulator shows the other's frames, as with exchanged video cables
     covered : no light reaches the detector
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout: Layout = "imaged"
     light: Literal["pixels", "timing"] = "pixels"

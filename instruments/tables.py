@@ -1,0 +1,68 @@
+"""What people write for lightloom to read: TOML files, and tables of them that are checked.
+
+Not here: what a file means, which is its reader's to say.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from .errors import InputError
+
+
+class Table(BaseModel):
+    """A table of a file; refuses unknown keys, flags for numbers, and numbers not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        if _holds_flag(value) and not _takes_flags(field.annotation):
+            raise ValueError("true and false are not wanted here")
+        return value
+
+
+def _holds_flag(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list) and any(map(_holds_flag, value)))
+
+
+def _takes_flags(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_takes_flags, get_args(annotation)))
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Parameters
+    ----------
+    what : it is, for messages: "bench file"
+
+    Raises
+    ------
+    InputError : naming the file and what is wrong with it
+    """
+    try:
+        return parse_toml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the {what} {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the {what} {path} is no UTF-8 text: {error.reason}") from None
+    except ValueError as error:
+        raise InputError(f"the {what} {path} is not valid TOML: {error}") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises
+    ------
+    ValueError : for what is none, is nested too deeply, or holds a number of thousands of digits
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
