@@ -17,7 +17,7 @@ from .page import escaped
 
 _WIDE, _TALL = 520.0, 200.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 10.0, 12.0, 38.0
-_ROW, _BAR = 26.0, 9.0  # of bars: a row, and a bar in it
+_ROW, _BAR = 26.0, 10.0  # of bars: a row, and a bar in it
 _NAMES, _LABELS = 150.0, 120.0
 _TIMES = ((1.0, "ms", 1e-3), (180.0, "s", 1.0), (10_800.0, "min", 60.0), (259_200.0, "h", 3600.0))
 _TEXT = 'font-size="11.5" fill="var(--soft)"'
@@ -29,7 +29,7 @@ class Line:
 
     Parameters
     ----------
-    middle : of each bin, NaN where it is empty
+    middle : of each bin, NaN where it is empty, or everywhere for bars alone
     low, high : likewise; None without a band
     """
 
@@ -86,9 +86,10 @@ def time_chart(
     for number, line in enumerate(lines, 1):
         colour = f"var(--series-{number})"
         if line.low is not None and line.high is not None:
+            opacity = 0.22 if np.isfinite(line.middle).any() else 1.0
             parts.append(
                 f'<path d="{frame.band(bin_s, line.low, line.high)}" fill="{colour}" '
-                'fill-opacity="0.22"/>'
+                f'fill-opacity="{opacity}"/>'
             )
         parts.append(
             f'<path d="{frame.line(bin_s, line.middle)}" fill="none" stroke="{colour}" '
@@ -117,7 +118,7 @@ class _Frame:
 
     def axes(self) -> Iterator[str]:
         right, bottom = _WIDE - _RIGHT, _TALL - _BOTTOM
-        for value, text in _ticks(self.low, self.high, 4):
+        for value, text in _ticks(self.low, self.high, 5):
             y = self.y(value)
             yield f'<path d="M{_LEFT} {y:.1f}H{right}" stroke="var(--rule)" stroke-width="1"/>'
             yield (
@@ -188,7 +189,7 @@ def bar_chart(
     if not rows:
         return ""
     count = max(len(names), 1)
-    tall = max(_ROW, count * (_BAR + 2) + 5)
+    tall = max(_ROW, count * (_BAR + 2) + 9)
     parts, y = [], 18.0 if count > 1 else 4.0
     if count > 1:
         x = _NAMES + 2

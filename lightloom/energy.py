@@ -342,7 +342,7 @@ def account_parts(account: Mapping[str, Any]) -> list[str]:
         (
             name,
             joules(account["joules_per_token"][scope]),
-            f"{account['femtojoules_per_mac'][scope]:,.3g} fJ",
+            joules(1e-15 * account["femtojoules_per_mac"][scope]),
             SCOPE_MEANING[scope],
         )
         for scope, name in SCOPE_NAMES.items()
@@ -473,6 +473,7 @@ Bar = tuple[str, str, Sequence[tuple[str, str, float]]]  # name, label, (colour,
 def _pictures(account: Mapping[str, Any]) -> str:
     """Draw energy and time of the bench, in their kinds, and of each baseline."""
     tokens, name = account["tokens"], f"bench {account['profile']}"
+    name = name if len(name) <= _MOST_NAME else f"{name[: _MOST_NAME - 1]}…"
     machines = account["baselines"]
     kinds = list(zip(_COLOURS, account["categories"].items(), strict=True))
     energy: list[Bar] = [
@@ -543,5 +544,6 @@ def _label(x: float, y: float, text: str) -> str:
 
 
 _LEFT, _WIDE, _ROW = 175, 330, 26  # of a picture: names, bars, height of one
+_MOST_NAME = 24  # characters that fit there
 _FAR = 20  # times the bench's: a bar that would leave the others no length
 _GREY, _TIME_COLOURS = "#7a8088", ("#d4a017", "#2b6cb0", "#2f855a")

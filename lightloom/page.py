@@ -51,6 +51,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .22rem 1.1rem .22rem 0; vertical-align: top;
   border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; }
+th[scope=row] { font-weight: 400; color: var(--soft); white-space: nowrap; }
 th.number, td.number { text-align: right; white-space: nowrap; }
 tr { break-inside: avoid; }
 tr.total td { font-weight: 600; border-bottom: 0; }
@@ -185,6 +186,15 @@ def table(
         f'<div class="wide"><table>\n<thead><tr>{cells(headings, "th")}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table></div>"
     )
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> str:
+    """Give what is what, as a table of names and texts without headings."""
+    body = "\n".join(
+        f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(text)}</td></tr>'
+        for name, text in rows
+    )
+    return f'<div class="wide"><table>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
 def drawings(pictures: Iterable[tuple[str, str]]) -> str:

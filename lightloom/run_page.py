@@ -24,6 +24,7 @@ from .page import (
     listing,
     mark,
     page,
+    pairs,
     paragraph,
     quantity,
     section,
@@ -38,12 +39,6 @@ _MOST_SESSIONS = 60  # the latest that are listed
 _IDENTITY = ("maker", "model", "serial")
 _MOST_TEXT = 20_000  # characters of a text that is shown
 _ORDER = {"optical": 0, "host": 1, "convert": 2}
-_ENDS = {
-    "complete": "complete",
-    "paused": "paused",
-    "stopped": "stopped",
-    "failed": "failed",
-}
 _COUNTS = {
     "shots": "shots",
     "input_frames": "input frames",
@@ -75,14 +70,14 @@ def run_page(journal: JournalFile) -> str:
     parts = [
         *_marks(run, journal.path.name),
         cards(_headline(run)),
-        section("What ran", *_what(run)),
-        section("Sessions", *_sessions(run)),
         *_outcome(run),
         section("Where operations and time go", *_times(run)),
         section("Energy", *_energy(run)),
         section("Quality over time", *_quality(run)),
         section("Checks", *_checks(run)),
         section("Faults", *_faults(run)),
+        section("What ran", *_what(run)),
+        section("Sessions", *_sessions(run)),
         section("Where the figures come from", listing(_sources(run))),
     ]
     return page(f"Run of {_model(run)} on {_backend(run)}", lead, *parts)
@@ -118,9 +113,13 @@ def _marks(run: Summary, name: str) -> Iterator[str]:
             yield mark(f"CHANGED on the way, {key.removeprefix('changed ')}: {told}.")
     if run.marked:
         yield mark(
-            f"MARKED: {run.marked:,} shots have numbers that no light gave, since faults left no "
-            "other way; see Faults."
+            f"MARKED: {_many(run.marked, 'shot')} with numbers that no light gave, since faults "
+            "left no other way; see Faults."
         )
+
+
+def _many(count: float, word: str) -> str:
+    return f"{count:,.0f} {word}{'' if count == 1 else 's'}"
 
 
 def _progress(run: Summary) -> str:
@@ -157,19 +156,18 @@ def _headline(run: Summary) -> Iterator[tuple[str, str, str]]:
         yield from _quality_cards(report)
         here, bench = report["throughput"]["here"], report["throughput"]["bench"]
         unit = report["throughput"]["unit"]
-        yield "throughput", f"{_figure(here)} {unit}", "measured on this machine"
+        yield "throughput here", _figure(here), f"{unit}, measured"
         if bench is not None:
-            yield "on the bench", f"{_figure(bench)} {unit}", f"predicted, {report['profile']}"
+            yield "throughput of the bench", _figure(bench), f"{unit}, predicted"
         if report.get("energy") is not None:
             each = joules(report["energy"]["joules_per_token"]["system"])
-            yield f"energy per {report['energy']['unit']}", each, "all of the system, predicted"
+            yield f"energy per {report['energy']['unit']}", each, "whole system, predicted"
     else:
         of = "" if run.progress.wanted is None else f" of {run.progress.wanted:,}"
         many = f"{run.progress.unit}{'' if run.progress.wanted == 1 else 's'}"
         yield "done so far", f"{run.progress.done:,}{of}", many
     ran_s = sum(max(s.ended_s - s.began_s, 0.0) for s in run.sessions)
-    count = len(run.sessions)
-    yield "ran for", _duration(ran_s), f"in {count:,} session{'' if count == 1 else 's'}"
+    yield "ran for", _duration(ran_s), f"in {_many(len(run.sessions), 'session')}"
     shots = _events(run).get("shots", 0)
     if shots:
         yield "shots", f"{shots:,.0f}", "counted"
@@ -184,21 +182,20 @@ def _quality_cards(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for side in ("optical", "digital"):
         value = quality[side]
         if value is not None and not isinstance(value, str):
-            told = "on light" if side == "optical" else "digitally, the same inputs"
-            if side == "optical" and report["is_mock"]:
-                told = "on simulated light"
-            yield quality["metric"], _quality_figure(quality["metric"], value), f"{told}, measured"
+            told = "on simulated light" if report["is_mock"] else "on light"
+            told = f"{told}, measured" if side == "optical" else "same inputs, measured"
+            name = f"{quality['metric']}, {side}"
+            yield name, _quality_figure(quality["metric"], value), told
 
 
 # --- what ran -------------------------------------------------------------------------------------
 
 
 def _what(run: Summary) -> Iterator[str]:
-    yield table(("what", ""), _settings(run))
+    yield pairs(_settings(run))
     instruments = _instruments(run)
     if instruments:
-        heads = ("instrument", "driver", "maker", "model", "serial", "as it was")
-        yield table(heads, instruments)
+        yield table(("instrument", "driver", "what it is", "as it was"), instruments)
     if run.bench_file:
         yield folded("The bench file, as it was", verbatim(run.bench_file[:_MOST_TEXT]))
 
@@ -219,7 +216,7 @@ def _settings(run: Summary) -> Iterator[tuple[str, str]]:
         yield "bench file", backend["path"]
         yield "calibration", _calibration(run)
     for name, (length, digest) in run.files.items():
-        yield f"kept file: {name}", f"{length:,} bytes, digest {digest}"
+        yield f"{name}, as kept", f"{length:,} bytes, digest {digest}"
     seeds = ", ".join(_seeds(run))
     if seeds:
         yield "seeds", f"{seeds}; noise is keyed by shot and attempt"
@@ -232,15 +229,13 @@ def _settings(run: Summary) -> Iterator[tuple[str, str]]:
     if placement:
         count = len(placement["on_light"])
         parts = placement["micro_batches"]
-        yield (
-            "placement",
-            f"{placement['policy']}: {count:,} products on light, {parts} micro-batch"
-            f"{'' if parts == 1 else 'es'}",
-        )
+        told = f"{placement['policy']}: {_many(count, 'product')} on light, "
+        yield "placement", f"{told}{parts} micro-batch{'' if parts == 1 else 'es'}"
     for name, words in run.inputs.items():
         yield name, words
     yield from _versions(run.about.get("versions", {}))
-    yield "journal", f"{quantity(run.results_bytes, 'B')} of results, {run.segments:,} segments"
+    stored = quantity(run.results_bytes, "B")
+    yield "journal", f"{stored} of results, {_many(run.segments, 'segment')} of shots"
 
 
 def _versions(versions: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -283,10 +278,7 @@ def _instruments(run: Summary) -> list[tuple[str, ...]]:
                 (
                     role,
                     told.get("driver", ""),
-                    *(
-                        told.get("identity", {}).get(key, "")
-                        for key in ("maker", "model", "serial")
-                    ),
+                    " ".join(str(told.get("identity", {}).get(key, "")) for key in _IDENTITY),
                     ", ".join(f"{k} {_plain(v)}" for k, v in told.get("settings", {}).items()),
                 )
                 for role, told in found.items()
@@ -332,8 +324,7 @@ def _sessions(run: Summary) -> Iterator[str]:
 def _ended(session: Session, is_last: bool) -> str:
     if session.outcome is None:
         return "still going on, or killed" if is_last else "killed"
-    how = _ENDS.get(session.outcome, session.outcome)
-    return f"{how}: {session.detail[:500]}" if session.detail else how
+    return ": ".join(text for text in (session.outcome, session.detail[:500]) if text)
 
 
 def _moment(at_s: float) -> str:
@@ -512,19 +503,19 @@ def _energy(run: Summary) -> Iterator[str]:
 _FIGURES: tuple[tuple[str, str, tuple[float, str] | None, bool], ...] = (
     (
         "brightness",
-        "Light over that of calibration, where it was measured",
+        "light over that of calibration, where it was measured",
         (1.0, "as calibrated"),
         False,
     ),
     (
         "dark",
-        "Dark pixels off what calibration says, in sigma of their mean",
+        "dark pixels off what calibration says, in sigma of their mean",
         (0.0, "as calibrated"),
         False,
     ),
-    ("peak", "Brightest sample of a shot over a full one", (1.0, "full"), True),
-    ("checksum", "Largest |z| of a shot's checksums", None, True),
-    ("attempts", "How often a shot was taken", (1.0, "once"), False),
+    ("peak", "brightest sample of a shot over a full one", (1.0, "full"), True),
+    ("checksum", "largest |z| of a shot's checksums", None, True),
+    ("attempts", "how often a shot was taken", (1.0, "once"), False),
 )
 
 
@@ -552,7 +543,8 @@ def _quality(run: Summary) -> Iterator[str]:
             f"{name} over time", course.width_s, course.end_s, [line], begins, level, from_zero
         )
         if chart:
-            pictures.append((chart, f"{caption}; line: mean, band: least to largest"))
+            words = f"{name.capitalize()}: {caption}; line: mean, band: least to largest"
+            pictures.append((chart, words))
     yield paragraph(
         f"{course.rows.sum():,.0f} shots, references included, in bins of "
         f"{_duration(course.width_s)}; measured by this run. Time runs only while the run does"
@@ -622,9 +614,6 @@ def _checks(run: Summary) -> Iterator[str]:
         yield table(heads, body, range(1, len(heads)))
 
 
-_SMALLEST = ("detectable", "smallest_error", "detectable_error")
-
-
 def _products(products: Mapping[str, Share]) -> Iterator[list[tuple[str, str]]]:
     names = [
         name
@@ -667,7 +656,7 @@ def _faults(run: Summary) -> Iterator[str]:
         "faults over time",
         course.width_s,
         max(course.end_s, run.quality.end_s),
-        [Line("faults", np.where(course.rows > 0, course.rows, np.nan))],
+        [_bars("faults", course.rows)],
         begins,
         None,
         True,
@@ -690,6 +679,14 @@ def _faults(run: Summary) -> Iterator[str]:
     heads = ("session", "at", "kind", "device", "shot", "failed before", "remedy", "what was said")
     told = f"The latest {len(last):,}" if count > LAST_FAULTS else f"All {len(last):,}"
     yield folded(f"{told}, newest first", table(heads, last, (0, 5)))
+
+
+def _bars(name: str, counts: np.ndarray) -> Line:
+    """Give counts as bars from 0 on."""
+    nothing = np.full(counts.shape, np.nan)
+    return Line(
+        name, nothing, np.where(counts > 0, 0.0, np.nan), np.where(counts > 0, counts, np.nan)
+    )
 
 
 # --- sources --------------------------------------------------------------------------------------
