@@ -1,11 +1,12 @@
-"""Text to tokens and back, on the package `tokenizers`."""
+"""Text to tokens and back, on the package `tokenizers`; simple files do without it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..instruments import InputError
-from ..instruments.errors import import_extra
+from ..instruments.errors import MissingExtraError, import_extra
+from .byte_pairs import read_byte_pairs
 
 
 class Tokenizer:
@@ -13,7 +14,7 @@ class Tokenizer:
 
     Parameters
     ----------
-    inner : a `tokenizers.Tokenizer`
+    inner : a `tokenizers.Tokenizer`, or a `BytePairs`
     source : where it came from, for messages
     """
 
@@ -56,11 +57,17 @@ def read_tokenizer(path: Path) -> Tokenizer:
     Raises
     ------
     InputError : for a file that is missing or no tokenizer
-    MissingExtraError : without the package tokenizers
+    MissingExtraError : without the package tokenizers, where plain Python does not do
     """
-    tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
     if not path.is_file():
         raise InputError(f"no tokenizer: {path} is missing")
+    try:
+        tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
+    except MissingExtraError:
+        plain = read_byte_pairs(path)
+        if plain is None:
+            raise
+        return Tokenizer(plain, path)
     try:
         return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), path)
     except Exception as error:  # the package raises plain Exception

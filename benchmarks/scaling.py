@@ -1,0 +1,495 @@
+"""The scaling law: how much light keeps a model's loss, against the width of the model.
+
+    python examples/train_glimmer.py --out family --widths 64 128 256 512
+    python -m lightloom.benchmarks.scaling family --json scaling.json --picture scaling.svg
+
+For every member of a family (a folder with one folder for each) and every encoding: the detected
+photons per multiply-accumulate (MAC) at which the loss on held-out text is 1 % above the loss of
+the same 8-bit modulators without noise; and the exponent of that budget against the width. Only
+shot noise is on: balanced detection, no converter, light set for each vector (`photons_per_mac`).
+
+Beside it, what explains the exponent: the signal of each product against the light that carries it
+(`signal_costs`), measured on the same text.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends import (
+    Address,
+    Backend,
+    DigitalBackend,
+    MatmulResult,
+    MockBackend,
+    OpticsProfile,
+    Ranges,
+)
+from ..backends.base import PreparedWeights
+from ..instruments import InputError
+from ..models import Model, load_model
+from ..models.model import load_arrays
+from ..scheduler import Executor, Placement
+from ..scheduler.host_steps import token_loss
+
+ENCODINGS = ("abs-split", "push-pull", "offset")
+SHARE = 0.01  # of the loss: how much noise may add
+SPREAD = (0.6, 1.0, 1.7)  # light levels about the budget at which it is measured
+RESAMPLED = 1000
+_ROWS_AT_ONCE = 8
+_MOST_STEPS = 24
+
+Losses = Callable[[float, int], np.ndarray]
+
+# two-sided 95 % quantiles of Student's t, by degrees of freedom
+_STUDENT = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+# --------------------------------------------------------------------------- searching a budget
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The light at which noise adds `share` to a loss.
+
+    Parameters
+    ----------
+    light : the budget
+    samples : log of the budget, of each bootstrap over seeds and rows
+    slope : of log excess against log light; -1 where the loss rises with the noise's variance
+    excess : light level -> measured relative excess
+    quiet : loss without noise
+    """
+
+    light: float
+    samples: np.ndarray
+    slope: float
+    excess: Mapping[float, float]
+    quiet: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The middle 95 % of the bootstraps."""
+        low, high = np.exp(np.percentile(self.samples, [2.5, 97.5]))
+        return float(low), float(high)
+
+
+def find_budget(
+    losses: Losses, quiet: np.ndarray, seeds: int, guess: float, share: float = SHARE
+) -> Budget:
+    """Search the light at which the mean loss exceeds the quiet one by a share of it.
+
+    Parameters
+    ----------
+    losses : gives the loss of each row of text, [rows], at a light level with a seed
+    quiet : the same without noise
+    guess : light to begin the search with
+
+    Raises
+    ------
+    InputError : when no level of light has such an excess
+    """
+    middle = _near(losses, quiet, guess, share)
+    levels = [middle * factor for factor in SPREAD]
+    noisy = np.array([[losses(level, seed) for seed in range(seeds)] for level in levels])
+    logs = np.log(levels)
+
+    def crossing(noisy: np.ndarray, quiet: np.ndarray) -> tuple[float, float]:
+        """Give log of the budget, and the slope, from losses [levels, seeds, rows]."""
+        excess = noisy.mean(axis=(1, 2)) / quiet.mean() - 1
+        height = np.log(np.maximum(excess, share / 20) / share)  # a resample may have none
+        slope, offset = np.polyfit(logs - logs.mean(), height, 1)
+        slope = min(slope, -0.25)  # noise that falls with light is all that is meant
+        return logs.mean() - offset / slope, slope
+
+    chance = np.random.Generator(np.random.Philox(len(quiet)))
+    samples = []
+    for _ in range(RESAMPLED):
+        rows = chance.integers(0, len(quiet), len(quiet))
+        chosen = chance.integers(0, seeds, seeds)
+        samples.append(crossing(noisy[:, chosen][:, :, rows], quiet[rows])[0])
+    at, slope = crossing(noisy, quiet)
+    excess = noisy.mean(axis=(1, 2)) / quiet.mean() - 1
+    return Budget(
+        float(np.exp(at)),
+        np.array(samples),
+        float(slope),
+        {float(level): float(e) for level, e in zip(levels, excess, strict=True)},
+        float(quiet.mean()),
+    )
+
+
+def _near(losses: Losses, quiet: np.ndarray, light: float, share: float) -> float:
+    """Find light whose excess is within a factor of 1.6 of the share, with one seed.
+
+    The excess goes as 1 / light where it is small; so that rule, bounded, finds the place.
+    """
+    for step in range(_MOST_STEPS):
+        excess = float(losses(light, 1000 + step).mean() / quiet.mean() - 1)
+        if not math.isfinite(excess):
+            excess = math.inf
+        ratio = excess / share
+        if 1 / 1.6 < ratio < 1.6:
+            return light * ratio
+        light *= min(max(ratio, 1 / 30), 30.0)
+        if not 1e-12 < light < 1e24:
+            break
+    raise InputError(f"no level of light makes a loss of {quiet.mean():.3g} rise by {share:.0%}")
+
+
+# ------------------------------------------------------------------------------- the exponent
+
+
+@dataclass(frozen=True)
+class Law:
+    """light = factor x width ^ exponent.
+
+    Parameters
+    ----------
+    low, high : 95 % interval of the exponent: the wider of `measured` and `scatter`
+    measured : from the bootstraps of each budget: what noise and text leave open
+    scatter : from how the members lie about the line (Student's t); None below three widths
+    """
+
+    exponent: float
+    factor: float
+    low: float
+    high: float
+    measured: tuple[float, float]
+    scatter: tuple[float, float] | None
+
+
+def fit_law(widths: Sequence[float], samples: Sequence[np.ndarray], lights: Sequence[float]) -> Law:
+    """Fit a power of the width.
+
+    Parameters
+    ----------
+    widths : [n]
+    samples : log of each budget, bootstrapped
+    lights : the budgets
+
+    Raises
+    ------
+    InputError : for less than two widths
+    """
+    if len(set(widths)) < 2:
+        raise InputError(f"an exponent needs two widths at least, not {sorted(set(widths))}")
+    x, y = np.log(widths), np.log(lights)
+    exponent, offset = np.polyfit(x, y, 1)
+    slopes = np.polyfit(x, np.stack(samples), 1)[0]
+    low, high = np.percentile(slopes, [2.5, 97.5])
+    scatter = None
+    if len(x) > 2:
+        rest = y - exponent * x - offset
+        freedom = len(x) - 2
+        error = math.sqrt(float(rest @ rest) / freedom / float(((x - x.mean()) ** 2).sum()))
+        reach = _STUDENT[min(freedom, len(_STUDENT) - 1)] * error
+        scatter = (float(exponent - reach), float(exponent + reach))
+    widest = (float(low), float(high))
+    if scatter is not None and scatter[1] - scatter[0] > high - low:
+        widest = scatter
+    return Law(
+        float(exponent),
+        float(np.exp(offset)),
+        *widest,
+        (float(low), float(high)),
+        scatter,
+    )
+
+
+# -------------------------------------------------------------------------- losses of a model
+
+
+class Text:
+    """A language model on rows of held-out text.
+
+    Parameters
+    ----------
+    rows : tokens [rows, T]
+    placement : which products are on light
+    """
+
+    def __init__(self, model: Model, rows: np.ndarray, placement: str | Placement) -> None:
+        self.model, self.rows, self.placement = model, rows, placement
+        self._ranges: dict[str, Ranges] = {}
+
+    def quiet(self, encoding: str) -> np.ndarray:
+        """Give the loss of each row with modulators of 8 bits and no noise: float64 [rows]."""
+        backend = MockBackend(profile_of(encoding, None))
+        try:
+            return self.measure(backend)
+        finally:
+            self.model.release(backend)
+
+    def losses(self, encoding: str) -> Losses:
+        """Give what measures the loss of each row at a light level with a seed."""
+        held: dict[float, MockBackend] = {}  # weights are prepared once for a level
+
+        def at(light: float, seed: int) -> np.ndarray:
+            if light not in held:
+                for backend in held.values():
+                    self.model.release(backend)
+                held.clear()
+                held[light] = MockBackend(profile_of(encoding, light))
+            held[light].seed = seed
+            return self.measure(held[light])
+
+        return at
+
+    def measure(self, backend: MockBackend) -> np.ndarray:
+        """Give the mean loss of each row on a backend: float64 [rows]."""
+        executor = self.prepared(backend)
+        found = []
+        for first in range(0, len(self.rows), _ROWS_AT_ONCE):
+            rows = self.rows[first : first + _ROWS_AT_ONCE]
+            ids = np.arange(first, first + len(rows))
+            logits = self.model.run_pass(executor, "logits", rows, sequences=ids)
+            found.append(token_loss(logits[:, :-1], rows[:, 1:]).mean(axis=1))
+        return np.concatenate(found)
+
+    def prepared(self, backend: Backend) -> Executor:
+        """Give the executor of a backend; scales of keys and values are calibrated once."""
+        executor = self.model.executor(backend, self.placement)
+        if executor.needs_ranges:
+            if not self._ranges:
+                self.model.calibrate(executor)
+                self._ranges = executor.ranges
+            executor.ranges = self._ranges
+        return executor
+
+
+def profile_of(encoding: str, photons_per_mac: float | None) -> OpticsProfile:
+    """Give a bench with 8-bit modulators and shot noise, and nothing else."""
+    return OpticsProfile(
+        name="shot noise",
+        input_bits=8,
+        weight_bits=8,
+        encoding=encoding,
+        photons_per_mac=photons_per_mac,
+    )
+
+
+# ------------------------------------------------------------------- what explains the exponent
+
+
+class _Listener(DigitalBackend):
+    """Multiplies digitally and notes what each product would cost in light."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, list[dict[str, float]]] = {}
+
+    def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
+        result = super()._matmul(x, w, at)
+        weights = w.content
+        if weights.ndim == 2:
+            self.found.setdefault(at.matmul, []).append(signal_cost(x[0], weights, result.y[0]))
+        return result
+
+
+def signal_cost(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Give photons per output at which shot noise equals the signal, for each encoding.
+
+    With N photons per output (light set so that the mean over a vector's outputs is N), the noise
+    of an output has the variance (its light x mean light) / N, in units of y; the figure is the
+    mean of that, at N = 1, over the mean of y^2.
+
+    Parameters
+    ----------
+    x, w, y : float [N, K], [M, K], [N, M]
+
+    Returns
+    -------
+    costs : by encoding; "length" K; "x_peak", "w_peak": largest magnitude over root mean square;
+        "coherence": y^2 over what it were with random signs, sum x^2 w^2
+    """
+    length = w.shape[1]
+    peak = np.maximum(np.abs(w).max(axis=1), 1e-30)
+    signal = float((y.astype(np.float64) ** 2).mean())
+    costs = {"length": float(length)}
+    # abs-split: both rails together get sum |x| |w|, in units of the row's largest weight
+    light = np.abs(x) @ np.abs(w / peak[:, None]).T
+    noise = light * light.mean(axis=1, keepdims=True) * peak**2
+    costs["abs-split"] = float(noise.mean(dtype=np.float64)) / signal
+    # push-pull: the rails of an output add up to all light of the input
+    total = np.abs(x).sum(axis=1)[:, None]
+    costs["push-pull"] = float(((total * peak) ** 2).mean(dtype=np.float64)) / signal
+    # offset: one rail, both operands mapped to [0, 1]
+    low_x, low_w = x.min(axis=1, keepdims=True), w.min(axis=1, keepdims=True)
+    span_x = np.maximum(x.max(axis=1, keepdims=True) - low_x, 1e-30)
+    span_w = np.maximum(w.max(axis=1, keepdims=True) - low_w, 1e-30)
+    light = ((x - low_x) / span_x) @ ((w - low_w) / span_w).T
+    noise = light * light.mean(axis=1, keepdims=True) * (span_x * span_w.T) ** 2
+    costs["offset"] = float(noise.mean(dtype=np.float64)) / signal
+    costs["x_peak"] = float((np.abs(x).max(1) / np.sqrt((x**2).mean(1) + 1e-30)).mean())
+    costs["w_peak"] = float((peak / np.sqrt((w**2).mean(1) + 1e-30)).mean())
+    costs["coherence"] = signal / float(((x**2) @ (w**2).T).mean(dtype=np.float64))
+    return costs
+
+
+def signal_costs(text: Text, rows: int = 4) -> dict[str, dict[str, float]]:
+    """Measure `signal_cost` of every product with a static weight: name -> costs."""
+    listener = _Listener()
+    text.model.run_pass(text.prepared(listener), "logits", text.rows[:rows])
+    text.model.release(listener)
+    return {
+        name: {key: float(np.mean([each[key] for each in several])) for key in several[0]}
+        for name, several in listener.found.items()
+    }
+
+
+# ------------------------------------------------------------------------------------- the study
+
+
+def members(folder: Path) -> list[Path]:
+    """Give the members of a family, by width.
+
+    Raises
+    ------
+    InputError : when there are less than two
+    """
+    found = {}
+    for path in sorted(folder.glob("*/training.json")):
+        found[path.parent] = json.loads(path.read_text(encoding="utf-8"))
+    named = [path for path in found if path.name.startswith("width-")]
+    if len(named) < 2:
+        raise InputError(
+            f"{folder} holds {len(named)} members (folders width-*); a law needs two at least: "
+            "train them with examples/train_glimmer.py"
+        )
+    return sorted(named, key=lambda path: (found[path]["width"], path.name))
+
+
+def measure_member(
+    folder: Path, encodings: Sequence[str], placement: str, rows: int, seeds: int, share: float
+) -> dict[str, Any]:
+    """Give the budgets of one member, and what explains them, for JSON."""
+    model = load_model(folder)
+    tokens = load_arrays(folder / "data.safetensors")["held_out"].astype(np.int64)[:rows]
+    text = Text(model, tokens, placement)
+    budgets = {}
+    guess = 1.0
+    for encoding in encodings:
+        found = find_budget(text.losses(encoding), text.quiet(encoding), seeds, guess, share)
+        guess = 10 * found.light  # the next encoding needs more, if anything
+        budgets[encoding] = _as_dict(found)
+        print(
+            f"width {model.config.width:4d} {encoding:<10} loss {found.quiet:.4f}  "
+            f"{found.light:.4g} photons per MAC ({found.interval[0]:.4g} to "
+            f"{found.interval[1]:.4g}), slope {found.slope:.2f}",
+            flush=True,
+        )
+    return {
+        "member": folder.name,
+        "width": model.config.width,
+        "training": json.loads((folder / "training.json").read_text(encoding="utf-8")),
+        "budgets": budgets,
+        "costs": signal_costs(text),
+    }
+
+
+def _as_dict(found: Budget) -> dict[str, Any]:
+    return {
+        "light": found.light,
+        "low": found.interval[0],
+        "high": found.interval[1],
+        "slope": found.slope,
+        "quiet": found.quiet,
+        "excess": {f"{level:.6g}": excess for level, excess in found.excess.items()},
+        "samples": [round(float(sample), 5) for sample in found.samples],
+    }
+
+
+def laws(measured: Sequence[Mapping[str, Any]], encoding: str) -> dict[str, Law]:
+    """Fit the budget of an encoding, and what explains it, against the width.
+
+    Returns
+    -------
+    laws : "per MAC" and "per output" of the budget; "signal" of the photons per output at which
+        noise equals the signal (geometric mean over the products); "tolerance" of the noise over
+        the signal that the loss bears, per output budget over that
+    """
+    widths = [member["width"] for member in measured]
+    lights = np.array([member["budgets"][encoding]["light"] for member in measured])
+    samples = [np.array(member["budgets"][encoding]["samples"]) for member in measured]
+    lengths = np.array([_mean(member["costs"], "length") for member in measured])
+    signal = np.array([_mean(member["costs"], encoding) for member in measured])
+    exact = [np.zeros(1) for _ in widths]
+
+    def law(values: np.ndarray, spread: Sequence[np.ndarray]) -> Law:
+        return fit_law(widths, [np.log(v) + s for v, s in zip(values, spread, strict=True)], values)
+
+    about = [each - each.mean() for each in samples]
+    return {
+        "per MAC": fit_law(widths, samples, lights.tolist()),
+        "per output": law(lights * lengths, about),
+        "signal": law(signal, exact),
+        "tolerance": law(signal / (lights * lengths), about),
+    }
+
+
+def _mean(costs: Mapping[str, Mapping[str, float]], key: str) -> float:
+    """Give the geometric mean over the products."""
+    return float(np.exp(np.mean([math.log(each[key]) for each in costs.values()])))
+
+
+def show(measured: Sequence[Mapping[str, Any]], encodings: Sequence[str]) -> dict[str, Any]:
+    """Print the exponents, and give them for JSON."""
+    found = {}
+    for encoding in encodings:
+        fitted = laws(measured, encoding)
+        found[encoding] = {name: vars(law) for name, law in fitted.items()}
+        print(f"\n{encoding}: exponent of the width (95 % interval)")
+        for name, law in fitted.items():
+            scatter = "" if law.scatter is None else f"; about the line {_pair(law.scatter)}"
+            print(
+                f"  {name:<11} {law.exponent:+.3f} ({law.low:+.3f} to {law.high:+.3f}); "
+                f"of noise and text {_pair(law.measured)}{scatter}"
+            )
+    return found
+
+
+def _pair(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure a family, print a table, write JSON and a picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("family", type=Path, help="folder of trained members, or JSON of a run")
+    parser.add_argument("--encodings", nargs="+", default=ENCODINGS, choices=ENCODINGS)
+    parser.add_argument("--placement", default="projections")
+    parser.add_argument("--rows", type=int, default=32, help="rows of held-out text")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--share", type=float, default=SHARE, help="of the loss")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path, help=".svg or .png (extra: report)")
+    options = parser.parse_args(arguments)
+    if options.family.is_file():
+        document = json.loads(options.family.read_text(encoding="utf-8"))
+        measured = document["members"]
+    else:
+        measured = []
+        for folder in members(options.family):
+            rest = (options.placement, options.rows, options.seeds, options.share)
+            measured.append(measure_member(folder, options.encodings, *rest))
+    document = {
+        "schema": 1,
+        "is_mock": True,
+        "placement": options.placement,
+        "share": options.share,
+        "members": measured,
+        "laws": show(measured, options.encodings),
+    }
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
