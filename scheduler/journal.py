@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import sqlite3
 import time
 from collections import deque
@@ -127,14 +128,9 @@ class Journal:
             )
         lock = _lock(path)
         try:
-            with (
-                _refusing(path, "cannot write the journal"),
-                contextlib.closing(_connect(path)) as connection,
-            ):
-                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA}")
-                connection.executescript(_TABLES)
-            journal = cls(path, lock)
+            with _refusing(path, "cannot write the journal"):
+                _make(path)
+                journal = cls(path, lock)
         except BaseException:
             lock.release()
             raise
@@ -626,10 +622,24 @@ def check_journal(path: Path) -> None:
 
 
 def _connect(path: Path, writes: bool = True) -> sqlite3.Connection:
-    if writes:
+    # a change of SQLite's own that was cut off is undone by whoever opens the file, and writes then
+    if writes or path.with_name(f"{path.name}-journal").exists():
         return sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     where = f"{path.absolute().as_uri()}?mode=ro"
     return sqlite3.connect(where, uri=True, timeout=10, check_same_thread=False)
+
+
+def _make(path: Path) -> None:
+    """Make an empty journal, which is there whole or not at all."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with contextlib.closing(_connect(draft)) as connection:
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+            connection.executescript(_TABLES)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _lock(path: Path) -> HeldLock:
