@@ -21,7 +21,9 @@ class Stats:
 
     `photons` are detected photoelectrons of light (not dark); `conversions` are samples of the
     analogue-to-digital converter, `input_samples` values sent to the input modulator,
-    `weight_samples` values sent to the weight modulator. `seconds` is by stage: "encode",
+    `weight_samples` values sent to the weight modulator. `checks` are checksums that were judged,
+    `suspicious` those that were beyond what noise does. `marked` are shots whose numbers light did
+    not give: skipped, or computed by the host. `seconds` is by stage: "encode",
     "product", "decode".
     """
 
@@ -35,6 +37,9 @@ class Stats:
     photons: float = 0.0
     saturated: int = 0
     retries: int = 0
+    marked: int = 0
+    checks: int = 0
+    suspicious: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, other: Stats) -> None:

@@ -35,6 +35,11 @@ class InstrumentError(LightloomError):
 
     instrument: Any = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the instrument behind where an error goes to another process."""
+        state = {name: value for name, value in vars(self).items() if name != "instrument"}
+        return type(self), self.args, state
+
 
 class NotConnected(InstrumentError):
     """The instrument has not been connected, or has been closed."""

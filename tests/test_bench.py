@@ -14,7 +14,7 @@ import pytest
 from lightloom.backends import MockBackend
 from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.benchmarks.agreement import Agreement, compare
-from lightloom.instruments import InputError, InstrumentError, Saturated
+from lightloom.instruments import InputError, Paused
 
 import lightloom
 
@@ -155,15 +155,15 @@ def test_dark_zero_and_empty_operands(make: Make) -> None:
 # --- what goes wrong on benches ------------------------------------------------------------------
 
 _REPEATED = [
-    ("detector", "dropped", "InstrumentTimeout"),
-    ("detector", "incomplete", "IncompleteFrame"),
-    ("detector", "stale", "StaleFrame"),
-    ("detector", "silent", "InstrumentTimeout"),
-    ("detector", "overflow", "InstrumentTimeout"),
-    ("detector", "garbage", "WrongLight"),
-    ("input", "frozen", "StaleFrame"),
-    ("weight", "frozen", "StaleFrame"),
-    ("input", "late", "StaleFrame"),
+    ("detector", "dropped", "timeout"),
+    ("detector", "incomplete", "incomplete"),
+    ("detector", "stale", "stale"),
+    ("detector", "silent", "timeout"),
+    ("detector", "overflow", "timeout"),
+    ("detector", "garbage", "wrong-light"),
+    ("input", "frozen", "stale"),
+    ("weight", "frozen", "stale"),
+    ("input", "late", "stale"),
 ]
 
 
@@ -210,15 +210,19 @@ def test_many_faults_leave_no_wrong_number(make: Make) -> None:
 def test_a_lasting_fault_ends_the_run_in_the_dark(make: Make) -> None:
     # a retry loop that hides a broken device runs all night for nothing
     backend = make(instruments__input__faults='[{ kind = "frozen", rate = 1.0 }]')
-    with pytest.raises(InstrumentError, match="failed 4 times"):
+    with pytest.raises(Paused, match=r"failed 4 times.*follow the input modulator") as caught:
         backend.matmul(numbers(2, 16), numbers(3, 16))
+    assert (caught.value.kind, caught.value.device) == ("wrong-light", "instruments.input")
     assert backend.bench.world is not None and backend.bench.world.power_w == 0
     assert not backend.bench.source.is_connected
 
 
 def test_an_unplugged_camera_is_reported_and_the_light_goes_off(make: Make) -> None:
-    backend = make(instruments__detector__faults='[{ kind = "lost", at = [3] }]')
-    with pytest.raises(InstrumentError, match=r"instruments\.detector"):
+    backend = make(
+        instruments__detector__faults='[{ kind = "lost", at = [3] }]',
+        faults__disconnected='"pause"',
+    )
+    with pytest.raises(Paused, match=r"instruments\.detector"):
         backend.matmul(numbers(20, 16), numbers(8, 16))
     assert backend.bench.world is not None and backend.bench.world.power_w == 0
 
@@ -235,7 +239,7 @@ def test_bright_inputs_do_not_drown_a_line_s_markers(make: Make, extinction: str
 
 def test_too_much_light_is_no_number(make: Make) -> None:
     backend = make(electrons_per_pixel_j="2e11")
-    with pytest.raises(Saturated, match="lower power_w or exposure_s"):
+    with pytest.raises(Paused, match="lower power_w or exposure_s"):
         backend.matmul(np.ones((2, 16)), np.ones((3, 16)))
 
 
@@ -245,16 +249,16 @@ def test_a_block_bench_sees_a_dim_source(make: Make) -> None:
     backend.open()
     assert backend.bench.world is not None
     backend.bench.world.power_w /= 2
-    with pytest.raises(InstrumentError, match="reference shot"):
+    with pytest.raises(Paused, match="reference shot"):
         backend.matmul(numbers(3, 16), numbers(2, 16))
-    assert backend.faults == {"WrongLight": 4}
+    assert backend.faults == {"wrong-light": 4}
 
 
 def test_a_block_bench_counts_its_frames(make: Make) -> None:
     # one photodiode cannot see a marker: a frame that was not shown is missed by the counter
     backend = make("block", instruments__input__faults='[{ kind = "frozen", at = [3] }]')
     result = backend.matmul(numbers(3, 16), numbers(2, 16))
-    assert backend.faults == {"StaleFrame": 1} and result.stats.retries == 1
+    assert backend.faults == {"stale": 1} and result.stats.retries == 1
 
 
 # --- bench files that cannot be used -------------------------------------------------------------

@@ -34,15 +34,21 @@ from ..timing import ShotTiming
 from . import known
 from .bench import Bench
 from .calibrated import WANTED, Calibrated, read_calibrated
+from .checksum import Tally, with_checks
+from .decoding import Decoder
 from .grey import GreyCurve
 from .layouts import lay_out
 from .opening import check_opening
+from .plan import TileJob, TileResult
 from .product import Encoded, Product
 from .queue import JobQueue
 from .recorder import Recorder
-from .shots import Shots, TileJob, TileResult
+from .shots import Shots
 from .theory import bench_timing, matching_profile, typical_full_e
 from .tracking import ScaleTracker
+
+_REFERENCE_EVERY = 500  # shots between two reference shots, where nothing drifts
+_KNOWN_OFF, _CALIBRATED_OFF = 0.002, 0.01  # rms, of the light of a slot: what references tolerate
 
 
 class BenchBackend(Backend):
@@ -56,7 +62,9 @@ class BenchBackend(Backend):
 
     Attributes
     ----------
-    faults : reason -> how often a shot was repeated for it
+    faults : kind -> how often a shot was repeated for it
+    remedies : what was done about faults -> how often
+    checked : what checksums found, by the name of the matmul
     shots : takes them, once the bench is open
     recorder : keeps what is finished, and knows what was kept; set it before the bench is opened
     """
@@ -77,6 +85,8 @@ class BenchBackend(Backend):
         self.bench, self.clock = bench, bench.clock
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
+        self.remedies: dict[str, int] = {}
+        self.checked: dict[str, Tally] = {}
         self.recorder: Recorder | None = None
         self.shots: Shots | None = None
         self._timeline: Timeline | None = None
@@ -103,13 +113,23 @@ class BenchBackend(Backend):
                 self._guess_brightness()
             elif self._calibrated is not None and not bench.is_timing_only:
                 check_opening(self, self._take_known)
+                assert self.shots is not None
+                self.shots.decoder.learn_darkness()
         except BaseException:
             bench.close()
             raise
         assert self.shots is not None
         self._queue = JobQueue(self._run, bench.clock, lambda: self.timeline)
-        self.shots.upcoming = self._queue.upcoming
+        self._go_on()
         self._is_open = True
+
+    def _go_on(self) -> None:
+        """Let shots be kept from now on; stand where an earlier run did, if there was one."""
+        assert self.shots is not None and self._queue is not None
+        self.shots.upcoming, self.shots.recorder = self._queue.upcoming, self.recorder
+        state = None if self.recorder is None else self.recorder.last()
+        if state is not None:
+            self.shots.go_on_from(state)
 
     def _lay_out(self) -> None:
         """Find out, or be told, what the bench's light is like, and where numbers lie in it."""
@@ -136,17 +156,23 @@ class BenchBackend(Backend):
         if self.shots is not None:
             self.shots.close()
         calibrated = self._calibrated
-        self.shots = Shots(
+        decoder = Decoder(
             self.bench,
             self.layout,
             self.optics,
             self.response,
             self.curves,
             None if calibrated is None else calibrated.tracker(),
+            self._guesses,
+            _KNOWN_OFF if calibrated is None else _CALIBRATED_OFF,
+        )
+        self.shots = Shots(
+            self.bench,
+            decoder,
             self._reference_every,
             self._settling_s,
-            self._guesses,
             self.faults,
+            self.remedies,
         )
         self.shots.timeline = self._timeline
 
@@ -156,8 +182,10 @@ class BenchBackend(Backend):
 
         Without markers, references alone tell how bright the light is: a third of the shots then.
         """
-        if self._calibrated is None:
+        if self._guesses:
             return 0
+        if self._calibrated is None:
+            return _REFERENCE_EVERY
         every = self._calibrated.reference_every
         return max(every // 3, 1) if self.bench.file.layout == "block" else every
 
@@ -196,7 +224,7 @@ class BenchBackend(Backend):
     @property
     def tracker(self) -> ScaleTracker | None:
         """Give what follows the light's drift; None where nobody measured how it drifts."""
-        return None if self.shots is None else self.shots.tracker
+        return None if self.shots is None else self.shots.decoder.tracker
 
     @property
     def references(self) -> int:
@@ -279,13 +307,16 @@ class BenchBackend(Backend):
 
     @property
     def geometry(self) -> Geometry:
-        """Give what a frame of this bench holds: rails may lie in different frames."""
+        """Give what a frame of this bench holds, beside checksums: rails may lie in two frames."""
         self.open()
         rails = 1 if self.bench.file.encoding.kind == "offset" else 2
         layout = self.layout
-        return Geometry(
+        plain = Geometry(
             layout.slots, layout.length, is_divisible=not layout.shares_input, parts=rails
         )
+        if self._guesses:  # of which nobody knows how much light it should bring
+            return plain
+        return with_checks(plain, self.bench.file.checks, layout, self.bench.path)
 
     # --- products --------------------------------------------------------------------------------
 
@@ -374,6 +405,7 @@ class BenchBackend(Backend):
                 raise
             start, start_s = time.perf_counter(), self.clock.now_s()
             part, noise = product.decoded(results, stats)
+            self.checked.setdefault(name, Tally()).add(product.judge.tally)
             y, variance = y + part, variance + noise
             if self._timeline is not None:
                 self._timeline.add("gather", name, start_s, self.clock.now_s(), **details)
@@ -404,6 +436,11 @@ class BenchBackend(Backend):
         """Give the variance of a detector pixel, or window: read noise and converter steps."""
         step = 0.0 if self.bench.file.layout == "block" else self.optics.gain_e_per_count
         return self.optics.read_noise_e**2 + step**2 / 12
+
+    @property
+    def dark_variance(self) -> np.ndarray:
+        """Give the variance of a slot that no light brings, [slots]."""
+        return self.layout.read_pixels() * (self.read_variance + self.optics.dark_e)
 
     @property
     def leak_e(self) -> np.ndarray:
@@ -455,7 +492,7 @@ class BenchBackend(Backend):
         """Take one shot of known frames: electrons [slots], and what they should be."""
         electrons = self._run(TileJob(name, 1, 1, lambda _: weights, lambda _: inputs)).electrons
         assert self.shots is not None
-        return electrons[0, 0], self.shots.passed_e(inputs, weights)
+        return electrons[0, 0], self.shots.decoder.passed_e(inputs, weights)
 
 
 def _digest(rows: np.ndarray) -> str:

@@ -6,11 +6,12 @@ instrument.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ...instruments import InputError
 from ...instruments.base import place
@@ -18,7 +19,8 @@ from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
 from ...instruments.tables import Table as _Table
 from ...instruments.tables import read_toml
-from ...instruments.units import Seconds, Watts
+from ...instruments.units import Seconds, Watts, quantity
+from .policy import ANEW, Policy
 from .safety import SafetyTable
 
 SCHEMA = 1
@@ -29,6 +31,7 @@ _KINDS = {
     "detector": ("camera", "daq"),
     "source": ("light source",),
     "power_meter": ("power meter",),
+    "monitor": ("daq",),
 }
 
 
@@ -80,6 +83,61 @@ class LimitsTable(_Table):
         return self
 
 
+class SuspendTable(_Table):
+    """What must stay within bounds while shots are taken; one table `[[suspend]]` of a bench file.
+
+    Parameters
+    ----------
+    what : "power_meter" (in watts), "monitor" (a DAQ: volts * scale + offset), or "interlock"
+    channel : of a monitor
+    scale, offset : of a monitor, such as degrees a volt
+    low, high : bounds; None for no bound
+    every : of the bench's clock, between two readings
+    back_for : it must have been within bounds for so long before shots go on
+    at_most : after so long out of bounds the run pauses
+    """
+
+    what: Literal["power_meter", "monitor", "interlock"]
+    channel: int = Field(default=0, ge=0)
+    scale: float = 1.0
+    offset: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    every: Seconds = 1.0
+    back_for: Seconds = 10.0
+    at_most: Seconds = 1800.0
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _watts(cls, value: Any) -> Any:
+        return quantity(value, "W") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _bounded(self) -> SuspendTable:
+        if self.what != "interlock" and self.low is None and self.high is None:
+            raise ValueError(f"{self.what} has neither low nor high: give one at least")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low = {self.low:g} is above high = {self.high:g}")
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise ValueError(f"scale = {self.scale:g} tells nothing")
+        return self
+
+
+class ChecksTable(_Table):
+    """Which checksums are shown beside the numbers (docs/explanation/checks.md).
+
+    Parameters
+    ----------
+    rows : of a tile that share a checksum, at most; 0 for none. "auto": all of a tile, where a
+        frame holds at least 64 slots
+    inputs : jobs of at least so many input frames show the sum of these as well; 0 for none.
+        "auto": 16 where all slots of a frame see one input
+    """
+
+    rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    inputs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+
+
 class BenchFile(_Table):
     """A whole bench file.
 
@@ -94,6 +152,8 @@ class BenchFile(_Table):
     power_w : set-point of the source during a run
     align_power_w : highest set-point while the bench is aligned, when people are near the beam
     exposure_s : of one shot
+    faults : kind of fault -> what is done about it, in order (see `policy`)
+    suspend : what must be within bounds while shots are taken
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -109,7 +169,10 @@ class BenchFile(_Table):
     exposure_s: Seconds = 2e-3
     encoding: EncodingTable = EncodingTable()
     limits: LimitsTable = LimitsTable()
+    checks: ChecksTable = ChecksTable()
     safety: SafetyTable = SafetyTable()
+    faults: dict[str, str] = Field(default_factory=dict)
+    suspend: tuple[SuspendTable, ...] = ()
     instruments: dict[str, dict[str, Any]]
     world: WorldOptions = WorldOptions()
 
@@ -126,6 +189,12 @@ class BenchFile(_Table):
         surplus = [role for role in self.instruments if role not in _KINDS]
         if surplus:
             raise ValueError(f"instruments.{surplus[0]} is no role; roles are {', '.join(_KINDS)}")
+        for table in self.suspend:
+            if table.what not in (*self.instruments, "interlock"):
+                raise ValueError(
+                    f"suspend asks a {table.what}, and there is no instruments.{table.what}"
+                )
+        self._check_faults()
         for key, value in (("power_w", self.power_w), ("exposure_s", self.exposure_s)):
             low, high = getattr(self.limits, key)
             if not low <= value <= high:
@@ -141,6 +210,18 @@ class BenchFile(_Table):
                 f"{self.limits.timeout_s:g}"
             )
         return self
+
+    def _check_faults(self) -> None:
+        try:
+            policy = Policy(self.faults, self.limits.retries)
+        except ValueError as error:
+            raise ValueError(f"faults.{error}") from None
+        surplus = sorted(policy.names & set(ANEW))
+        if surplus and self.calibration == "known":
+            raise ValueError(
+                f"faults asks to {surplus[0]}, and a bench whose calibration is known has nothing "
+                "to measure; leave it out"
+            )
 
 
 def read_bench_file(path: str | Path) -> BenchFile:
@@ -234,6 +315,9 @@ power_w = ["0 mW", "2 mW"]
 exposure_s = ["10 us", "1 s"]
 timeout_s = "5 s"
 retries = 3                  # of one shot; every one is counted and reported
+
+[faults]                     # what is done about each kind, in order; all of it is reported
+stale = "retry, reconnect, pause"
 
 [instruments.input]          # shows the vector x; `lightloom devices` lists what is attached
 driver = "simulated-slm"

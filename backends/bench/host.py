@@ -12,8 +12,8 @@ import numpy as np
 
 from ..base import Stats
 from ..timing import ShotTiming
+from .plan import TileResult
 from .product import Product
-from .shots import TileResult
 
 if TYPE_CHECKING:
     from .backend import BenchBackend
@@ -57,7 +57,7 @@ def measure_host(backend: BenchBackend) -> BenchHost:
 
     def decode() -> Any:
         if backend.bench.is_timing_only and backend.shots is not None:
-            return backend.shots.passed_e(inputs, weights)
+            return backend.shots.decoder.passed_e(inputs, weights)
         return layout.electrons(taken) if not timing.window_s else None
 
     few, many = (_product(backend, count, chance) for count in (1, 64))

@@ -30,6 +30,8 @@ _CONTRAST, _CONTRAST_UNKNOWN = 0.6, 0.3  # of a bit and its complement; while le
 _MIXED = 0.05  # share of other elements' input that a lit weight pixel may see
 _DARK, _BRIGHT, _FIRST_BIT = 0, 1, 2  # places of an index map, before the elements
 _STEP_PX = 8  # grid on which the usable part of a modulator is searched
+_DARK_PIXELS, _LEAST_DARK = 2000, 50  # of a camera, that tell its dark level
+_APART_PX = 8  # of them from what is lit, in camera pixels: blur and slopes of spots
 
 
 @dataclass(frozen=True)
@@ -333,6 +335,10 @@ class Layout(ABC):
         """Give what dark weights [h, w] leak into marker cells of brightest input elements."""
         return {}
 
+    def dark_pixels(self) -> np.ndarray:
+        """Give the detector pixels that no lit element reaches, flat places; few or none."""
+        return np.zeros(0, dtype=np.intp)
+
     @abstractmethod
     def read_pixels(self) -> np.ndarray:
         """Give the detector pixels whose light each slot sums (1 for a photodiode), [slots]."""
@@ -478,6 +484,23 @@ class _OnCamera(Layout):
     def read_pixels(self) -> np.ndarray:
         """Give the number of pixels of each slot."""
         return self._regions.pixels
+
+    @abstractmethod
+    def _are_lit(self, points: np.ndarray) -> np.ndarray:
+        """Say which camera pixels [n, 2] light may reach: bool [n]."""
+
+    def dark_pixels(self) -> np.ndarray:
+        """Give good pixels far from what is lit, evenly spread: flat places, at most 2,000."""
+        height, width = self.optics.sensor_shape
+        step = max(height * width // (16 * _DARK_PIXELS), 1)
+        places = np.arange(step // 2, height * width, step)
+        if self.optics.bad is not None:
+            places = places[~self.optics.bad.ravel()[places]]
+        points = np.stack(np.divmod(places, width), axis=-1)
+        places = places[~self._are_lit(points)]
+        if len(places) < _LEAST_DARK:
+            return places[:0]
+        return places[:: -(-len(places) // _DARK_PIXELS)]
 
     def boxes(self) -> np.ndarray:
         """Give the camera rectangles of slots: top, left, bottom, right, int64 [slots, 4]."""
@@ -653,6 +676,14 @@ class ImagedLayout(_OnCamera):
         high = np.maximum(np.rint(centre + reach + 0.5).astype(int), low + 1)
         return np.concatenate([low, high], axis=1)
 
+    def _are_lit(self, points: np.ndarray) -> np.ndarray:
+        height, width = self._shapes["weight"]
+        corner = maps.back(self.optics.camera_map, points)
+        scales = np.abs(np.linalg.det(maps.scales(self.optics.camera_map, corner)))
+        apart = (_APART_PX / np.sqrt(np.maximum(scales, 1e-12)))[:, None]
+        inside = (corner > -apart) & (corner < np.array([height, width]) - 1 + apart)
+        return np.asarray(inside.all(axis=-1))
+
     def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
         """Give the light of bright marker cells from that of weight pixels [h, w], by role."""
         found = {}
@@ -748,6 +779,11 @@ class LineLayout(_OnCamera):
         """Give the first camera column that is read, and the one behind the last."""
         boxes = self._regions.boxes
         return int(boxes[:, 1].min()), int(boxes[:, 3].max())
+
+    def _are_lit(self, points: np.ndarray) -> np.ndarray:
+        left, right = self.columns()
+        column = points[:, 1]
+        return np.asarray((column >= left - _APART_PX) & (column < right + _APART_PX))
 
     def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
         """Give the light of bright marker cells from that of weight pixels [h, w], by role."""

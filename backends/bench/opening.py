@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...instruments import Drifted, StaleFrame, WrongLight
+from ...instruments import Paused, WrongLight
+from .decoding import chi_square_limit
 
 if TYPE_CHECKING:
     from .backend import BenchBackend
@@ -22,6 +23,7 @@ Take = Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _SUMS = 16  # at least, over all shots
 _WEIGHT = 0.5  # light of lit weights, of full
 _TOLERANCE = 0.01  # of a sum's light, rms, that calibration may be off
+_OF_LIGHT = ("stale", "wrong-light", "drifted")  # kinds of faults that a moved bench has, too
 _SIGMA = 4.75  # of a normal distribution: exceeded by chance once in a million openings
 
 
@@ -40,14 +42,17 @@ def check_opening(backend: BenchBackend, take: Take) -> None:
     Raises
     ------
     WrongLight : when the bench is not what was calibrated
-    Drifted : when its light has left the bench file's tolerance
+    Paused : when a shot of it cannot be had
     """
     off, variance = [], []
     for number in range(-(-_SUMS // backend.layout.slots)):
         try:
             found, expected = take(f"opening/{number}", *_frames(backend, number))
-        except (StaleFrame, WrongLight, Drifted) as error:
-            raise type(error)(f"{error}; if the source is as it was, {_advice(backend)}") from error
+        except Paused as error:
+            if error.kind not in _OF_LIGHT:
+                raise
+            text = f"{error}; if the source is as it was, {_advice(backend)}"
+            raise Paused(text, error.kind, error.device, _advice(backend)) from error
         noise = np.maximum(expected, 0) + backend.layout.read_pixels() * backend.read_variance
         light = np.maximum(expected, max(float(expected.mean()), 1.0))  # slots of few lit elements
         off.append((found - expected) / light)
@@ -55,7 +60,7 @@ def check_opening(backend: BenchBackend, take: Take) -> None:
         brightness = _SIGMA**2 * backend.tracker.variance if backend.tracker else 0.0
         variance.append(noise / light**2 + _TOLERANCE**2 + brightness)
     relative, spread = np.concatenate(off), np.concatenate(variance)
-    chi_square, limit = float((relative**2 / spread).sum()), _limit(relative.size)
+    chi_square, limit = float((relative**2 / spread).sum()), chi_square_limit(relative.size)
     if chi_square > limit:
         raise WrongLight(
             f"the light of known frames is {np.sqrt(np.mean(relative**2)):.1%} (rms) off what "
@@ -81,8 +86,3 @@ def _frames(backend: BenchBackend, number: int) -> tuple[np.ndarray, np.ndarray]
     inputs = curves["input"].levels(lit * layout.reference_light)
     shape = layout.slots, layout.length
     return inputs, curves["weight"].levels(np.broadcast_to(lit * _WEIGHT, shape))
-
-
-def _limit(freedom: int) -> float:
-    part = 2 / (9 * freedom)
-    return float(freedom * (1 - part + _SIGMA * part**0.5) ** 3)

@@ -60,6 +60,9 @@ class Kept:
 class Segment:
     """Shots of a job that are finished for good.
 
+    A sum over all inputs of a weight frame may find segments wrong that were kept already; they are
+    taken again, and kept again with the same `first` and `done`: the later one of them counts.
+
     Parameters
     ----------
     job : its name

@@ -3,134 +3,108 @@
 Three things happen at once: the next frames are laid out, the present ones are shown, settle and
 are exposed, and the shot before is decoded. As soon as an exposure has ended the next frames are
 handed to the modulators, while the detector is read out. A shot is judged exactly two shots after
-it was taken, and all shots of a job before the first of the next one, so what is repeated, and in
-which order, never depends on how fast a computer is.
+it was taken, and all shots of a segment of a job before the first of the next one, so what is
+repeated, and in which order, never depends on how fast a computer is.
+
+At the end of a segment nothing is on its way: then the monitors are asked, and the segment is kept.
+What is done about a fault, the bench file says (`policy`).
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any
 
 import numpy as np
 
 from ...instruments import (
-    Drifted,
+    Instrument,
+    InstrumentError,
     NotConnected,
-    Saturated,
+    Paused,
     Shot,
     Shown,
     StaleFrame,
     Timeline,
-    WrongLight,
     WrongSum,
 )
 from ..base import Stats
-from ..tiling import Order, visits
+from ..tiling import ORDERS
 from ..timing import AHEAD
-from .bench import REPEATABLE, WINDOW_SAMPLES, Bench
-from .grey import GreyCurve
-from .layouts import Layout, Marks, Optics, Response
-from .tracking import ScaleTracker
+from . import safety
+from .bench import WINDOW_SAMPLES, Bench
+from .decoding import Decoder, Found, Frame, Taken
+from .diagnose import Diagnosis, diagnose
+from .monitors import Monitors
+from .plan import ROLES, Plan, Planned, TileJob, TileResult
+from .policy import ANEW, PAUSE, SUSPENDED, Policy, Remedy, kind_of
+from .recorder import QUALITY, Checkpoint, FaultNote, Kept, Recorder, Segment
+from .remedies import check_emission, reconnect, role_of
 
-_REPEATABLE = (*REPEATABLE, WrongLight, WrongSum)
+__all__ = ["SEGMENT", "Anew", "Shots", "TileJob", "TileResult"]
+
+SEGMENT = 64  # shots of a job that are kept together
 _BEHIND = 2  # shots that may be taken before one is judged
-_REFERENCE = "reference"  # the name of a reference shot
-_REFERENCE_OFF, _REFERENCE_FLOOR = 0.3, 0.0025  # share of its own light, and of full light
+_OF_LIGHT = ("stale", "wrong-light", "wrong-sum", "drifted")  # kinds that a dark source explains
+_BISECTED = ("stale", "dropped", "incomplete", "timeout", "garbled", "wrong-light", "wrong-sum")
+_ADVICE = {
+    "disconnected": "check its cable and power",
+    "in-use": "close what holds it",
+    "drifted": "let the source settle, and run `lightloom calibrate` if it stays as it is",
+    "saturated": "lower power_w or exposure_s in the bench file",
+    "interlock": "make the beam path safe, then re-arm the source on site",
+}
 
 
-@dataclass(frozen=True)
-class TileJob:
-    """Weight frames, and the input frames that pass through each of them.
+class Anew(Exception):
+    """The bench is to be measured anew, and the products on their way begin again.
 
     Parameters
     ----------
-    name : of the job, the address of its shots
-    tiles, vectors : how many weight frames and input frames it has
-    weight : grey levels [slots, length] of a weight frame, by its number
-    input : grey levels [slots, length] of an input frame, [1, length] where slots share it
-    order : in which they meet (see `tiling.visits`)
-    details : what a timeline should say of it
-    check : judges the electrons [slots] of a shot, at calibration's brightness, by its weight frame
-        and input frame; gives the largest |z| of its sums, or None where it has none, and raises
-        WrongSum. Called by the thread that decodes, for shots that are no references
+    remedy : "realign" or "recalibrate"
     """
 
-    name: str
-    tiles: int
-    vectors: int
-    weight: Callable[[int], np.ndarray]
-    input: Callable[[int], np.ndarray]
-    order: Order = "weight-stationary"
-    details: Mapping[str, Any] = field(default_factory=dict)
-    check: Callable[[int, int, np.ndarray], float | None] | None = None
-    number: int = field(default_factory=itertools.count().__next__)  # no two jobs share one
+    def __init__(self, remedy: str) -> None:
+        super().__init__(remedy)
+        self.remedy = remedy
 
 
-@dataclass(frozen=True)
-class TileResult:
-    """Photoelectrons of a job [weight frames, input frames, slots], at calibration's brightness."""
+@dataclass
+class _Coming:
+    """A shot to be taken, or one that was.
 
-    electrons: np.ndarray
+    Parameters
+    ----------
+    stats : of its segment
+    frames : that are laid out for it: those that change
+    attempts : exposures of it that were begun
+    used : how many remedies it had, by kind of fault
+    tried : remedies that it had, by name
+    began_s : the latest of its exposures
+    future : what that one gives; None once it was judged
+    found : what it gave in the end
+    is_new : that is not kept yet
+    """
+
+    planned: Planned
     stats: Stats
+    frames: dict[str, Future[Frame]] = field(default_factory=dict)
+    attempts: int = 0
+    used: Counter[str] = field(default_factory=Counter)
+    tried: Counter[str] = field(default_factory=Counter)
+    began_s: float = 0.0
+    future: Future[Found] | None = None
+    found: Found | None = None
+    is_new: bool = True
 
-
-@dataclass(frozen=True)
-class _Planned:
-    """A shot to be taken: which frames, and what is expected.
-
-    Parameters
-    ----------
-    input : number of the input frame; a text for a reference
-    expected : electrons of a reference, float64 [slots]
-    since : shots since the reference before
-    """
-
-    job: TileJob
-    name: str
-    weight: int
-    input: int | str
-    expected: np.ndarray | None = None
-    since: int = 0
-
-    def key(self, role: str) -> tuple[int, int | str]:
-        """Say which frame of a modulator it needs."""
-        return self.job.number, self.weight if role == "weight" else self.input
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """A frame laid out, with the number that its marker shows."""
-
-    role: str
-    key: tuple[int, int | str]
-    levels: np.ndarray
-    number: int
-    pixels: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Next:
-    """A planned shot, and the frames that are laid out for it: those that change."""
-
-    planned: _Planned
-    frames: dict[str, Future[_Frame]]
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """What the detector took, and of which frames it should be."""
-
-    shot: Shot
-    data: np.ndarray
-    frames: dict[str, _Frame]
-    planned: _Planned
+    @property
+    def name(self) -> str:
+        """Its name, without the attempt."""
+        return f"{self.planned.job.name}/{self.planned.name}"
 
 
 @dataclass
@@ -139,13 +113,18 @@ class _Course:
 
     Parameters
     ----------
+    electrons : [weight frames, input frames, slots]
+    stats : of the segments that are finished, one each
+    open : finished segments of weight frames that are not, where their sums may still be wrong
     next : the shot that comes next; None after the last
     """
 
     job: TileJob
-    stats: Stats
-    ahead: Iterator[_Next]
-    next: _Next | None = None
+    electrons: np.ndarray
+    stats: list[Stats]
+    ahead: Iterator[_Coming]
+    open: list[list[_Coming]] = field(default_factory=list)
+    next: _Coming | None = None
 
     def advance(self) -> None:
         """Go on to the shot after this one."""
@@ -158,61 +137,81 @@ class Shots:
     Parameters
     ----------
     bench : open
-    layout, optics, response, curves : what is known of it
-    tracker : of the light's drift; None where nothing is known of it
+    decoder : knows what the bench's light is like
     reference_every : shots between two reference shots; 0 for none
     settling_s : from a flip until its light is trusted, by role, where it was measured
-    is_guessed : markers are not read, for nobody knows where they are
-    faults : reason -> how often a shot was repeated for it, counted on
+    faults, remedies : kind -> how often a shot was repeated for it, remedy -> how often it was
+        used; counted on
 
     Attributes
     ----------
-    references : reference shots taken
     stops : set to end after the shot that is being taken
     upcoming : tells the job that waits after the present one
     timeline : where slices of what happens go, if anybody wants them
+    recorder : keeps what is finished, if anybody wants it
+    lost_s : of the bench's time, on exposures that failed and on remedies
     """
 
     def __init__(
         self,
         bench: Bench,
-        layout: Layout,
-        optics: Optics,
-        response: Response,
-        curves: dict[str, GreyCurve],
-        tracker: ScaleTracker | None,
+        decoder: Decoder,
         reference_every: int,
         settling_s: dict[str, float],
-        is_guessed: bool,
         faults: dict[str, int],
+        remedies: dict[str, int],
     ) -> None:
-        self.bench, self.layout, self.optics, self.response = bench, layout, optics, response
-        self.curves, self.tracker, self.faults = curves, tracker, faults
-        self.references = 0
+        self.bench, self.decoder = bench, decoder
+        self.layout = decoder.layout
+        self.faults, self.remedies, self.lost_s = faults, remedies, 0.0
         self.stops = Event()
         self.upcoming: Callable[[], TileJob | None] = lambda: None
         self.timeline: Timeline | None = None
-        self._reference_every, self._settling_s = reference_every, settling_s
-        self._is_guessed = is_guessed
-        self._since_reference = 0
-        self._numbers = {"input": 0, "weight": 0}  # of the latest frames laid out
+        self.recorder: Recorder | None = None
+        self._policy = Policy(bench.file.faults, bench.file.limits.retries)
+        self._monitors = Monitors(bench) if bench.file.suspend else None
+        self._is_bucket = bench.file.layout == "block"
+        self.plan = Plan(reference_every, self._is_bucket and not bench.is_timing_only)
+        self._settling_s = settling_s
         self._flips = {"input": 0, "weight": 0}  # frames shown
-        self._shown: dict[str, tuple[Shown, _Frame]] = {}
+        self._shown: dict[str, tuple[Shown, Frame]] = {}
         self._courses: dict[int, _Course] = {}
+        self._ended: Paused | None = None
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-encode")
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-decode")
-        self._is_bucket = bench.file.layout == "block"
-        if self._is_bucket:
-            for counter in (0, 1):
-                bench.daq.reset_count(counter)
-        else:
-            bench.camera.arm()
+        self._arm()
 
     def close(self) -> None:
         """Let the threads go, once what they do is done."""
         self.stops.set()
         self._encoder.shutdown(cancel_futures=True)
         self._decoder.shutdown(cancel_futures=True)
+
+    @property
+    def references(self) -> int:
+        """Give how many reference shots were planned so far."""
+        return self.plan.counters["references"]
+
+    def go_on_from(self, state: Checkpoint) -> None:
+        """Stand where an earlier run did.
+
+        On a real bench, and after a check of its light, only the plan goes on: the filter knows the
+        light of today. A simulated one has stood still since.
+        """
+        self.plan.counters.update(state.counters)
+        if not self.bench.is_simulated:
+            return
+        self.bench.shots = state.shots
+        if self.decoder.tracker is not None and state.tracker is not None:
+            self.decoder.tracker.restore(state.tracker)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Show nothing, so that no frame of before is taken for one to come."""
+        for role, modulator in (("weight", self.bench.weight), ("input", self.bench.input)):
+            modulator.blank()
+            self._flips[role] += 1
+        self._shown.clear()
 
     # --- a job -----------------------------------------------------------------------------------
 
@@ -221,148 +220,278 @@ class Shots:
 
         Raises
         ------
-        StaleFrame, WrongLight, ... : when repeats do not help
-        Saturated, Drifted : at once
+        Paused : when nothing that may be done about a fault helps
+        Anew : when the bench is to be measured anew
+        NotConnected : when the bench was closed
         """
-        course = self._course(job)
-        electrons = np.zeros((job.tiles, job.vectors, self.layout.slots))
-        waiting: deque[tuple[_Planned, Future[tuple[np.ndarray, float]]]] = deque()
-
-        def judge() -> None:
-            planned, future = waiting.popleft()
-            found = self._judge(planned, future, course.stats)
-            if isinstance(planned.input, int):
-                electrons[planned.weight, planned.input] = found
-
-        while course.next is not None:
-            planned = course.next.planned
-            self._show_for(course)
-            course.advance()
-            future, is_lost = self._try(planned, 0, course.stats, self._following(course))
-            waiting.append((planned, future))
-            # a device that failed is put right before anything else is asked of it
-            while waiting and (is_lost or len(waiting) >= _BEHIND):
-                judge()
-        while waiting:
-            judge()
+        if self._ended is not None:  # whoever waits hears why, too
+            ended = self._ended
+            raise Paused(str(ended), ended.kind, ended.device, ended.advice) from ended
+        try:
+            course = self._course(job)
+            while course.next is not None:
+                self._take_segment(course)
+        except Paused as error:
+            self._ended = error
+            raise
         self._courses.pop(job.number, None)
-        return TileResult(electrons, course.stats)
+        total = _no_stats()
+        for stats in course.stats:
+            total.add(stats)
+        return TileResult(course.electrons, total)
 
     def _course(self, job: TileJob) -> _Course:
         """Give how far a job has come; its first frames are laid out from now on."""
         course = self._courses.get(job.number)
         if course is None:
-            stats = Stats()
-            stats.seconds = dict.fromkeys(("encode", "product", "decode"), 0.0)
-            course = self._courses[job.number] = _Course(job, stats, self._ahead(job, stats))
+            kept = None if self.recorder is None else self.recorder.known(job.name)
+            electrons = np.zeros((job.tiles, job.vectors, self.layout.slots))
+            course = _Course(job, electrons, [], self._ahead(job, kept))
+            if kept is not None:
+                course.stats.append(kept.stats)
+                self._put_back(course, kept)
+            self._courses[job.number] = course
             course.advance()
         return course
 
-    def _following(self, course: _Course) -> _Course | None:
-        """Give whose frames come next: this job's, or those of the one that waits in the queue."""
+    def _put_back(self, course: _Course, kept: Kept) -> None:
+        job = course.job
+        visited = self.plan.visited(job, len(kept.electrons))
+        course.electrons[visited[:, 0], visited[:, 1]] = kept.electrons
+
+    def _following(self, course: _Course) -> _Coming | None:
+        """Give the shot that comes next: of this job, or of the one that waits in the queue."""
         if course.next is not None:
-            return course
+            return course.next
         clock = self.bench.clock
         clock.sleep_until(clock.now_s())  # on a virtual clock: whoever feeds has finished feeding
         upcoming = self.upcoming()
-        return None if upcoming is None else self._course(upcoming)
+        return None if upcoming is None else self._course(upcoming).next
 
-    def _ahead(self, job: TileJob, stats: Stats) -> Iterator[_Next]:
+    def _ahead(self, job: TileJob, kept: Kept | None) -> Iterator[_Coming]:
         """Give the shots of a job with the frames that change; those after it are laid out ahead.
 
         What is shown before the first shot is not known yet, so both its frames are laid out.
         """
-        ready: deque[_Next] = deque()
+        ready: deque[_Coming] = deque()
         keys: dict[str, tuple[int, int | str]] = {}
-        for planned in self._planned(job):
-            frames = {}
-            for role in ("weight", "input"):
+        stats = _no_stats()
+        for planned in self.plan.shots(job, kept):
+            if planned.number % SEGMENT == 0 or not keys:
+                stats = _no_stats()
+            coming = _Coming(planned, stats)
+            for role in ROLES:
                 key = planned.key(role)
                 if keys.get(role) != key:
                     keys[role] = key
-                    number = self._next(role)
-                    frames[role] = self._encoder.submit(self._lay_out, role, planned, number, stats)
-            ready.append(_Next(planned, frames))
+                    number = planned.counters[role]
+                    coming.frames[role] = self._encoder.submit(
+                        self._lay_out, role, planned, number, stats
+                    )
+            ready.append(coming)
             if len(ready) > AHEAD:
                 yield ready.popleft()
         yield from ready
 
-    def _planned(self, job: TileJob) -> Iterator[_Planned]:
-        """Give the shots of a job, with reference shots between them."""
-        tile = -1
-        for weight, vector in visits(job.tiles, job.vectors, job.order).tolist():
-            is_first = weight != tile and (tile < 0 or job.order == "weight-stationary")
-            if (self._is_bucket and is_first and not self.bench.is_timing_only) or (
-                0 < self._reference_every <= self._since_reference
-            ):
-                yield self._reference(job, weight)
-            tile = weight
-            self._since_reference += 1
-            name = f"{weight}.{vector}"
-            yield _Planned(job, name, weight, vector, since=self._since_reference)
+    # --- a segment -------------------------------------------------------------------------------
 
-    def _reference(self, job: TileJob, weight: int) -> _Planned:
-        """Plan to show the weights an input that is everywhere alike."""
-        expected = self.passed_e(self._reference_levels(), job.weight(weight))
-        since, name = self._since_reference + 1, f"{_REFERENCE} {self.references}"
-        self._since_reference = 0
-        self.references += 1
-        return _Planned(job, name, weight, name, expected, since)
+    def _take_segment(self, course: _Course) -> None:
+        """Take shots of a job until its next segment, again while a monitor asks for it; keep them.
 
-    def _reference_levels(self) -> np.ndarray:
-        """Give the input of a reference shot."""
-        rows = 1 if self.layout.shares_input else self.layout.slots
-        light = np.full((rows, self.layout.length), self.layout.reference_light)
-        return self.curves["input"].levels(light)
+        What is kept changes no more, but where the sum of a whole weight frame turns out to be
+        wrong: then its segments are taken and kept again.
+        """
+        assert course.next is not None
+        taken: list[_Coming] = []
+        course.open.append(taken)
+        self._take(course, self._fresh(course, course.next.planned.number // SEGMENT, taken))
+        asking = _Coming(taken[-1].planned, taken[-1].stats)
+        while self._is_suspended(asking, len(taken)):
+            for coming in taken:
+                coming.frames.clear()
+                coming.used.clear()
+            self._take(course, ((coming, None) for coming in taken))
+        for segment in course.open:
+            if any(coming.is_new for coming in segment):
+                self._finish_segment(course, segment)
+        self._close_weights(course)
 
-    def passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Give the electrons that grey levels should bring, float64 [slots]."""
-        response = self.response
-        x = self.curves["input"].light[inputs] + response.input_leak[:, None]
-        w = self.curves["weight"].light[weights] + response.weight_leak[:, None]
-        return response.offset_e + np.asarray(np.einsum("sk,sk,sk->s", response.pairs_e, x, w))
+    def _fresh(
+        self, course: _Course, segment: int, taken: list[_Coming]
+    ) -> Iterator[tuple[_Coming, _Coming | None]]:
+        """Give the shots of a segment, each with the one that follows it."""
+        while (coming := course.next) is not None and coming.planned.number // SEGMENT == segment:
+            course.advance()
+            taken.append(coming)
+            yield coming, self._following(course)
+
+    def _take(self, course: _Course, shots: Iterator[tuple[_Coming, _Coming | None]]) -> None:
+        """Take shots until all of them are judged."""
+        waiting: deque[_Coming] = deque()
+        for coming, following in shots:
+            is_lost = self._try(coming, following)
+            waiting.append(coming)
+            # a device that failed is put right before anything else is asked of it
+            while waiting and (is_lost or len(waiting) >= _BEHIND):
+                self._judge(course, waiting.popleft())
+        while waiting:
+            self._judge(course, waiting.popleft())
+
+    def _close_weights(self, course: _Course) -> None:
+        """Forget segments that no sum can find wrong any more."""
+        job, last = course.job, course.open[-1][-1].planned
+        if course.next is None or job.check is None:
+            course.open.clear()
+        elif job.order == ORDERS[0]:
+            goes_on = course.next.planned.weight == last.weight
+            course.open = [
+                segment
+                for segment in course.open
+                if goes_on and any(c.planned.weight == last.weight for c in segment)
+            ]
+
+    def _finish_segment(self, course: _Course, taken: list[_Coming]) -> None:
+        """Put a segment into its job's result, and have it kept."""
+        stats, electrons = taken[0].stats, []
+        quality = np.empty((len(taken), len(QUALITY)), dtype=np.float32)
+        for row, coming in zip(quality, taken, strict=True):
+            planned, found = coming.planned, coming.found
+            assert found is not None
+            coming.is_new = False
+            row[:] = (*found.quality, coming.attempts)
+            if isinstance(planned.input, int):
+                course.electrons[planned.weight, planned.input] = found.electrons
+                electrons.append(found.electrons)
+        is_again = taken is not course.open[-1]
+        if not is_again:
+            course.stats.append(stats)
+        if self.recorder is None:
+            return
+        tracker, last = self.decoder.tracker, taken[-1].planned
+        self.recorder.keep(
+            Segment(
+                job=course.job.name,
+                first=taken[0].planned.number,
+                done=last.number + 1,
+                is_last=course.next is None and not is_again,
+                electrons=np.array(electrons).reshape(-1, self.layout.slots),
+                quality=quality,
+                stats=stats,
+                state=Checkpoint(
+                    self.bench.shots,
+                    dict(last.counters),
+                    None if tracker is None else tracker.state(),
+                ),
+            )
+        )
+
+    def _is_suspended(self, asking: _Coming, shots: int) -> bool:
+        """Ask the monitors; wait while one is out of bounds, and say that it was.
+
+        Parameters
+        ----------
+        asking : stands for the segment of so many shots, each time that it is taken
+        """
+        if self._monitors is None:
+            return False
+        began_s = self.bench.clock.now_s()
+        try:
+            complaint = self._monitors.complaint()
+            if complaint:
+                self._monitors.wait(self._sleep, complaint, asking.began_s or began_s)
+        except InstrumentError as error:
+            if isinstance(error, Paused) or kind_of(error) is None:
+                raise
+            self._count(kind_of(error) or "", 1, asking.stats)
+            self._put_right(asking, error)  # the segment is taken again, to be sure
+            return True
+        if not complaint:
+            return False
+        asking.began_s = asking.began_s or began_s
+        self._count(SUSPENDED, shots, asking.stats)
+        self._remedied("wait", asking)
+        self._tell(SUSPENDED, "", asking, "wait", complaint, began_s)
+        return True
 
     # --- one shot --------------------------------------------------------------------------------
 
-    def _judge(
-        self, planned: _Planned, future: Future[tuple[np.ndarray, float]], stats: Stats
-    ) -> np.ndarray:
-        """Give the electrons of a shot, [slots]; repeat it while it cannot be trusted."""
-        limit = self.bench.file.limits.retries
-        for attempt in range(limit + 1):
-            try:
-                electrons, seconds = future.result()
-            except _REPEATABLE as error:
-                reason = type(error).__name__
-                self.faults[reason] = self.faults.get(reason, 0) + 1
-                stats.retries += 1
-                if attempt == limit:
-                    raise type(error)(
-                        f"shot {planned.job.name}/{planned.name} failed {limit + 1} times, the "
-                        f"last time: {error}; the bench was made safe"
-                    ) from error
-                self._recover(planned, stats)
-                future, _ = self._try(planned, attempt + 1, stats, None)
-                continue
-            stats.seconds["decode"] += seconds
-            stats.conversions += electrons.size
-            return electrons
-        raise AssertionError("unreachable")
+    def _try(self, coming: _Coming, following: _Coming | None, anew: bool = False) -> bool:
+        """Take one exposure and have it decoded; show what comes next as soon as it has ended.
 
-    def _recover(self, planned: _Planned, stats: Stats) -> None:
-        """Throw away what is on its way, and show both frames anew."""
+        Parameters
+        ----------
+        anew : both frames are shown again, and what is on its way is thrown away
+
+        Returns
+        -------
+        whether the exposure was lost; what became of it, `coming.future` says
+        """
+        self._refuse_when_stopped(coming)
+        attempt = coming.attempts
+        coming.attempts += 1
+        coming.is_new = True
+        coming.began_s = self.bench.clock.now_s()
+        try:
+            if anew:
+                self._arm()
+                self._shown.clear()
+            self._show_for(coming, attempt)
+            self.bench.shots += 1
+            coming.stats.shots += 1
+            shot = Shot(f"{coming.name}/{attempt}", self.bench.shots)
+            taken = self._timed_exposure(shot, coming, following)
+        except InstrumentError as error:
+            if kind_of(error) is None:
+                raise
+            coming.future = Future()
+            coming.future.set_exception(error)
+            return True
+        coming.future = self._decoder.submit(self._decode, taken)
+        return False
+
+    def _timed_exposure(self, shot: Shot, coming: _Coming, following: _Coming | None) -> Taken:
+        start = time.perf_counter()
+        try:
+            return self._expose(shot, coming.planned, following)
+        finally:
+            coming.stats.seconds["product"] += time.perf_counter() - start
+
+    def _refuse_when_stopped(self, coming: _Coming) -> None:
+        if self.stops.is_set():
+            raise NotConnected(
+                f"{self.bench.path}: the bench was closed before {coming.planned.job.name}"
+            )
+
+    def _arm(self) -> None:
+        """Let the detector forget what it took."""
         if not self._is_bucket:
             self.bench.camera.arm()
-        for role in ("weight", "input"):
-            frame = self._lay_out(role, planned, self._next(role), stats)
-            self._show(frame, planned, stats)
+            return
+        for counter, role in enumerate(("input", "weight")):
+            self.bench.daq.reset_count(counter)
+            self._flips[role] = 0
 
-    def _next(self, role: str) -> int:
-        """Give the number of a new frame."""
-        self._numbers[role] += 1
-        return self._numbers[role]
+    def _show_for(self, coming: _Coming, attempt: int = 0) -> None:
+        """Show the frames of a shot that are not shown yet.
 
-    def _lay_out(self, role: str, planned: _Planned, number: int, stats: Stats) -> _Frame:
+        A frame never shows the number of the one before it: a modulator that stands still would
+        not be noticed.
+        """
+        bits = self.layout.marker_bits
+        for role in ROLES:
+            shown = self._shown.get(role)
+            if shown is not None and shown[1].key == coming.planned.key(role):
+                continue
+            number = coming.planned.marker(role, attempt, bits)
+            if shown is not None and bits and (number - shown[1].number) % (1 << bits) == 0:
+                number += 1
+            future = coming.frames.get(role)
+            frame = None if future is None else future.result()
+            if frame is None or frame.number != number:
+                frame = self._lay_out(role, coming.planned, number, coming.stats)
+            self._show(frame, coming.planned, coming.stats)
+
+    def _lay_out(self, role: str, planned: Planned, number: int, stats: Stats) -> Frame:
         start_s, start = self.bench.clock.now_s(), time.perf_counter()
         if role == "weight":
             levels = planned.job.weight(planned.weight)
@@ -370,29 +499,20 @@ class Shots:
             levels = planned.job.input(planned.input)
         else:
             levels = self._reference_levels()
-        frame = _Frame(
+        frame = Frame(
             role, planned.key(role), levels, number, self.layout.frame(role, levels, number)
         )
         stats.seconds["encode"] += time.perf_counter() - start
         self._note("encode", f"{role} frame", start_s, None, planned)
         return frame
 
-    def _show_for(self, course: _Course) -> None:
-        """Show the frames of a job's next shot that are not shown yet."""
-        assert course.next is not None
-        planned = course.next.planned
-        for role in ("weight", "input"):
-            shown = self._shown.get(role)
-            if shown is not None and shown[1].key == planned.key(role):
-                continue
-            future = course.next.frames.get(role)
-            if future is None:  # a repeated shot has shown others in between
-                frame = self._lay_out(role, planned, self._next(role), course.stats)
-            else:
-                frame = future.result()
-            self._show(frame, planned, course.stats)
+    def _reference_levels(self) -> np.ndarray:
+        """Give the input of a reference shot."""
+        rows = 1 if self.layout.shares_input else self.layout.slots
+        light = np.full((rows, self.layout.length), self.layout.reference_light)
+        return self.decoder.curves["input"].levels(light)
 
-    def _show(self, frame: _Frame, planned: _Planned, stats: Stats) -> None:
+    def _show(self, frame: Frame, planned: Planned, stats: Stats) -> None:
         start = time.perf_counter()
         modulator = self.bench.input if frame.role == "input" else self.bench.weight
         shown = modulator.show(frame.pixels)
@@ -407,33 +527,7 @@ class Shots:
             stats.weight_frames += 1
         stats.seconds["product"] += time.perf_counter() - start
 
-    def _try(
-        self, planned: _Planned, attempt: int, stats: Stats, following: _Course | None
-    ) -> tuple[Future[tuple[np.ndarray, float]], bool]:
-        """Take one exposure and have it decoded; show what comes next as soon as it has ended.
-
-        Returns
-        -------
-        electrons and seconds of decoding; an error of a device is in the future, too
-        whether the exposure was lost
-        """
-        if self.stops.is_set():
-            raise NotConnected(f"{self.bench.path}: the bench was closed before {planned.job.name}")
-        self.bench.shots += 1
-        stats.shots += 1
-        shot = Shot(f"{planned.job.name}/{planned.name}/{attempt}", self.bench.shots)
-        start = time.perf_counter()
-        try:
-            taken = self._expose(shot, planned, following)
-        except _REPEATABLE as error:
-            failed: Future[tuple[np.ndarray, float]] = Future()
-            failed.set_exception(error)
-            return failed, True
-        finally:
-            stats.seconds["product"] += time.perf_counter() - start
-        return self._decoder.submit(self._decode, taken), False
-
-    def _expose(self, shot: Shot, planned: _Planned, following: _Course | None) -> _Taken:
+    def _expose(self, shot: Shot, planned: Planned, following: _Coming | None) -> Taken:
         """Wait until both frames have settled, expose, and read."""
         bench, file, clock = self.bench, self.bench.file, self.bench.clock
         for role, modulator in (("input", bench.input), ("weight", bench.weight)):
@@ -448,7 +542,7 @@ class Shots:
             data = bench.daq.read((0,), count, rate_hz, timeout_s, shot).volts
             self._note("detector", "exposure", start_s, None, planned)
             self._check_counters()
-            return _Taken(shot, data, frames, planned)
+            return Taken(shot, data, frames, planned)
         bench.camera.trigger(shot)
         if following is not None and bench.camera.tells_exposed:
             bench.camera.wait_until_exposed()
@@ -457,10 +551,10 @@ class Shots:
         ends_s = taken.taken_at_s + taken.exposure_s
         self._note("detector", "exposure", taken.taken_at_s, ends_s, planned)
         self._note("detector", "read-out", ends_s, None, planned)
-        return _Taken(shot, taken.data, frames, planned)
+        return Taken(shot, taken.data, frames, planned)
 
     def _note(
-        self, track: str, name: str, start_s: float, end_s: float | None, planned: _Planned
+        self, track: str, name: str, start_s: float, end_s: float | None, planned: Planned
     ) -> None:
         """Put a slice on the timeline, if there is one; it ends now unless told."""
         if self.timeline is None:
@@ -475,104 +569,190 @@ class Shots:
             wanted = self._flips[role]
             if counted != wanted:
                 self._flips[role] = counted
-                raise StaleFrame(
+                error = StaleFrame(
                     f"the DAQ counted {counted} {role} frames where {wanted} were shown"
                 )
+                error.instrument = self.bench.instruments[role]
+                raise error
 
-    # --- from counts to electrons ----------------------------------------------------------------
-
-    def _decode(self, taken: _Taken) -> tuple[np.ndarray, float]:
-        """Give the electrons of each slot at calibration's brightness, and the seconds it took."""
-        start_s, start = self.bench.clock.now_s(), time.perf_counter()
-        electrons = self._electrons(taken)
+    def _decode(self, taken: Taken) -> Found:
+        start_s = self.bench.clock.now_s()
+        found = self.decoder.decode(taken)
         self._note("decode", "decode", start_s, None, taken.planned)
-        return electrons, time.perf_counter() - start
+        return found
 
-    def _electrons(self, taken: _Taken) -> np.ndarray:
-        """Check what was taken, and give the electrons of each slot."""
-        if self.bench.is_timing_only:
-            levels = (taken.frames[role].levels for role in ("input", "weight"))
-            return self.passed_e(*levels)
-        self._check_full(taken)
-        marks = Marks({})
-        if not self._is_guessed:
-            mean_input = float(self.curves["input"].light[taken.frames["input"].levels].mean())
-            marks = self.layout.marks(taken.data, mean_input, self.response)
-            self._check_numbers(marks, taken)
-        electrons = self.layout.electrons(taken.data)
-        electrons = electrons / self._brightness(electrons, marks, taken)
-        if self.response.inverse is not None:
-            electrons = self.response.inverse @ electrons
-        if taken.planned.expected is not None:
-            self._check_reference(electrons, taken.planned.expected)
-        elif taken.planned.job.check is not None:
-            assert isinstance(taken.planned.input, int)
-            taken.planned.job.check(taken.planned.weight, taken.planned.input, electrons)
-        return electrons
+    # --- what is done about faults ---------------------------------------------------------------
 
-    def _check_full(self, taken: _Taken) -> None:
-        bench = self.bench
-        top = bench.daq.input_range_v[1] if self._is_bucket else (1 << bench.camera.bit_depth) - 1
-        if taken.data.max() < top:
-            return
-        full = taken.data >= top
-        if self.optics.bad is not None:
-            full &= ~self.optics.bad
-        if full.any():
-            raise Saturated(
-                f"shot {taken.shot.address}: the detector is full ({int(full.sum())} samples at "
-                f"{top:g}); lower power_w or exposure_s in {bench.path}"
-            )
+    def _judge(self, course: _Course, coming: _Coming) -> None:
+        """Wait for what a shot gave; while it cannot be trusted, do what the policy says."""
+        while coming.future is not None:  # else others were wrong, and it was taken again with them
+            try:
+                found = coming.future.result()
+            except InstrumentError as error:
+                self._refuse_when_stopped(coming)
+                if kind_of(error) is None:
+                    raise
+                together = self._together(course, coming, error)
+                self._count(kind_of(error) or "", len(together), coming.stats)
+                remedy = self._put_right(coming, error)
+                if remedy in ("host", "skip"):
+                    for other in together:
+                        other.found, other.future = self._without_light(other, remedy), None
+                    return
+                for other in together[:-1]:
+                    other.frames.clear()
+                    self._try(other, None, anew=True)
+                    self._judge(course, other)
+                self._try(coming, None, anew=True)
+            else:
+                coming.stats.seconds["decode"] += found.seconds
+                coming.stats.conversions += found.electrons.size
+                coming.found, coming.future = found, None
 
-    def _check_numbers(self, marks: Marks, taken: _Taken) -> None:
-        for role, number in marks.numbers.items():
-            wanted = taken.frames[role].number % (1 << self.layout.marker_bits)
-            if number != wanted:
-                raise StaleFrame(
-                    f"the light is that of {role} frame {number}, not of frame {wanted}: the "
-                    "modulator did not show it, or the detector gave an old exposure"
-                )
+    def _together(self, course: _Course, coming: _Coming, error: InstrumentError) -> list[_Coming]:
+        """Give the shots that an error says are wrong: the present one, and it is the last of them.
 
-    def _brightness(self, electrons: np.ndarray, marks: Marks, taken: _Taken) -> float:
-        """Give the light of this shot over that of calibration, from its marker or as a reference.
+        All of a weight frame, where a sum over its inputs does not fit.
+        """
+        if not isinstance(error, WrongSum) or error.scope != "tile":
+            return [coming]
+        others = [
+            other
+            for segment in course.open
+            for other in segment
+            if other.planned.weight == coming.planned.weight
+            and other is not coming
+            and not other.planned.is_reference
+            and (other.found is not None or other.future is not None)
+        ]
+        return [*others, coming]
+
+    def _put_right(self, coming: _Coming, error: InstrumentError) -> str:
+        """Apply remedies until one of them works; give its name.
+
+        A remedy that fails is a fault, too. Each kind has a list that ends, so this does.
 
         Raises
         ------
-        Drifted : when it has left the bench file's tolerance
+        Paused, Anew : when that is the remedy
         """
-        tracker, expected = self.tracker, taken.planned.expected
-        if tracker is None:
-            return 1.0
-        if marks.scale is not None:
-            now = tracker.update(marks.scale, marks.scale_variance)
-        elif expected is not None:
-            total = float(expected.sum())
-            variance = total + len(expected) * self.optics.read_noise_e**2
-            now = tracker.update(
-                float(electrons.sum()) / total, variance / total**2, taken.planned.since
-            )
-        else:
-            now = tracker.ahead(taken.planned.since)  # no marker tells; references are seldom
-        tolerance = self.bench.file.drift_tolerance
-        if abs(tracker.slow - 1) > tolerance:
-            raise Drifted(
-                f"{self.bench.path}: the light is {tracker.slow:.3f} times that of calibration, "
-                f"beyond drift_tolerance = {tolerance:g}; let the source settle, then run "
-                "`lightloom calibrate` again (the bench was made safe)"
-            )
-        return now
+        while True:
+            try:
+                return self._remedy(coming, error)
+            except InstrumentError as other:
+                if isinstance(other, Paused) or kind_of(other) is None:
+                    raise
+                self._refuse_when_stopped(coming)
+                error = other
 
-    def _check_reference(self, electrons: np.ndarray, expected: np.ndarray) -> None:
-        full = self.response.pairs_e.sum(axis=1)
-        noise = 6 * np.sqrt(
-            np.maximum(expected, 0) + self.layout.read_pixels() * self.optics.read_noise_e**2
-        )
-        off = np.abs(electrons - expected) - noise
-        wrong = off > _REFERENCE_OFF * expected + _REFERENCE_FLOOR * full
-        if wrong.any():
-            slot = int(np.argmax(off))
-            raise WrongLight(
-                f"a reference shot brought {electrons[slot]:.3g} electrons to slot {slot} where "
-                f"the weights pass {expected[slot]:.3g} ({wrong.sum()} of {len(wrong)} slots are "
-                "off): check the source, and that nothing stands in the beam"
+    def _remedy(self, coming: _Coming, error: InstrumentError) -> str:
+        """Apply the next remedy for a fault."""
+        began_s, kind = coming.began_s, kind_of(error)
+        assert kind is not None
+        if kind in _OF_LIGHT:
+            try:
+                check_emission(self.bench)
+            except InstrumentError as reason:
+                error, kind = reason, kind_of(reason) or kind
+        remedy = self._policy.remedy(kind, coming.used)
+        coming.used[kind] += 1
+        self._remedied(remedy.name, coming)
+        if remedy == PAUSE:
+            self._pause(coming, kind, error)
+        try:
+            self._apply(remedy, error)
+        finally:
+            device = error.instrument.name if isinstance(error.instrument, Instrument) else ""
+            self._tell(kind, device, coming, remedy.name, str(error), began_s)
+            coming.began_s = self.bench.clock.now_s()
+        return remedy.name
+
+    def _apply(self, remedy: Remedy, error: InstrumentError) -> None:
+        if remedy.name == "wait":
+            self._sleep(remedy.wait_s)
+        elif remedy.name == "reconnect":
+            for role in self._to_reconnect(error):
+                reconnect(self.bench, role)
+        elif remedy.name in ANEW:
+            raise Anew(remedy.name)
+
+    def _to_reconnect(self, error: InstrumentError) -> list[str]:
+        """Give the role of the device that failed; all but the source where nobody knows."""
+        role = role_of(self.bench, error.instrument)
+        return [role] if role else ["detector", "input", "weight"]
+
+    def _without_light(self, coming: _Coming, remedy: str) -> Found:
+        """Give numbers for a shot of which light gives none; they are marked."""
+        planned = coming.planned
+        coming.stats.marked += 1
+        if isinstance(planned.input, int):
+            x = planned.job.input(planned.input)
+        else:
+            x = self._reference_levels()
+        given = self.decoder.passed_e if remedy == "host" else self.decoder.leaked_e
+        return Found(given(x, planned.job.weight(planned.weight)))
+
+    def _pause(self, coming: _Coming, kind: str, error: InstrumentError) -> None:
+        """End the run with a sentence for the operator; the backend makes the bench safe.
+
+        Raises
+        ------
+        Paused : always
+        """
+        role, began_s = role_of(self.bench, error.instrument), coming.began_s
+        if kind == "interlock":
+            safety.latch(self.bench.path, f"{error}")
+        found = Diagnosis(role, "", _ADVICE.get(kind, ""))
+        if kind in _BISECTED:
+            found = diagnose(self.bench, self.decoder)
+            role = found.role or role
+        device = self.bench.instruments[role].name if role else ""
+        tried = ", ".join(f"{name} {n}" for name, n in coming.tried.items() if name != PAUSE.name)
+        clause = f"; {found.sentence}" if found.sentence else ""
+        advice = f"; {found.advice}" if found.advice else ""
+        self._tell(kind, device, coming, "pause", str(error) + clause, began_s)
+        raise Paused(
+            f"{self.bench.path}: shot {coming.name} failed {coming.attempts} times, the last time "
+            f"({kind}{f', {device}' if device else ''}): {error}{clause}; tried: "
+            f"{tried or 'nothing'}{advice}; the bench is safe",
+            kind,
+            device,
+            found.advice,
+        ) from error
+
+    def _count(self, kind: str, shots: int, stats: Stats) -> None:
+        """Count shots that are repeated."""
+        self.faults[kind] = self.faults.get(kind, 0) + shots
+        stats.retries += shots
+
+    def _remedied(self, name: str, coming: _Coming) -> None:
+        self.remedies[name] = self.remedies.get(name, 0) + 1
+        coming.tried[name] += 1
+
+    def _tell(
+        self, kind: str, device: str, coming: _Coming, remedy: str, detail: str, began_s: float
+    ) -> None:
+        """Note a fault, and what it cost."""
+        lost_s = self.bench.clock.now_s() - began_s
+        self.lost_s += lost_s
+        if self.recorder is not None:
+            attempt = max(coming.attempts - 1, 0)
+            self.recorder.note(
+                FaultNote(time.time(), kind, device, coming.name, attempt, remedy, detail, lost_s)
             )
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait on the bench's clock; a run that is to stop does not wait."""
+        clock = self.bench.clock
+        if clock.is_virtual:
+            clock.sleep_until(clock.now_s() + seconds)
+        ends_s = clock.now_s() + (0.0 if clock.is_virtual else seconds)
+        while not self.stops.is_set() and (left_s := ends_s - clock.now_s()) > 0:
+            self.bench.beat()  # a run that waits on purpose has not hung
+            self.stops.wait(min(left_s, 1.0))
+        if self.stops.is_set():
+            raise NotConnected(f"{self.bench.path}: the bench was closed while it waited")
+
+
+def _no_stats() -> Stats:
+    return Stats(seconds=dict.fromkeys(("encode", "product", "decode"), 0.0))

@@ -38,6 +38,14 @@ class ScaleTracker:
     trend: float = 0.0
     _is_started: bool = False
 
+    def state(self) -> dict[str, float]:
+        """Give all that it knows, to go on from there later."""
+        return {name: float(value) for name, value in vars(self).items()}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from what `state` gave."""
+        vars(self).update(state)
+
     def ahead(self, shots: int) -> float:
         """Give the drift that is to be expected so many shots after the last measurement.
 

@@ -435,22 +435,26 @@ class SimulatedSource(_Simulated, LightSource):
     driver = "simulated-source"
     Options = SourceOptions
 
+    def __init__(self, name: str, options: Any = None, **others: Any) -> None:
+        super().__init__(name, options, **others)
+        self._tripped = False  # which connecting again does not change
+        self._factor = 1.0
+
     def _connect(self, timeout_s: float) -> Identity:
         identity = self._begin("source")
         self.power_limits_w = (0.0, self.options.most_w)
         self.wavelength_m = 532e-9
         self.has_interlock = True
-        self._tripped = self._emitting = False
-        self._power_w = self.options.power_w
+        self._emitting, self._power_w = False, self.options.power_w
         return identity
 
-    def _light(self, factor: float = 1.0) -> None:
+    def _light(self) -> None:
         assert self.world is not None
-        self.world.power_w = self._power_w * factor if self._emitting else 0.0
+        self.world.power_w = self._power_w * self._factor if self._emitting else 0.0
 
     def _set_power(self, power_w: float) -> None:
         self._fails("power")
-        self._power_w = power_w
+        self._power_w, self._factor = power_w, 1.0
         self._light()
 
     def _enable(self) -> None:
@@ -474,11 +478,15 @@ class SimulatedSource(_Simulated, LightSource):
 
     def _check(self, exchange: str) -> None:
         fault = self._fails(exchange, "tripped", "dim", "silent")
-        if fault is not None and fault.kind == "silent":
+        if fault is None:
+            return
+        if fault.kind == "silent":
             raise InstrumentTimeout(f"{self.name}: no answer to {exchange}")
-        if fault is not None and fault.kind == "tripped":
+        if fault.kind == "tripped":
             self._tripped, self._emitting = True, False
-        self._light(0.5 if fault is not None and fault.kind == "dim" else 1.0)
+        else:
+            self._factor = 0.5
+        self._light()
 
     def rearm(self) -> None:
         """Do what an operator does on site after a trip."""

@@ -1,0 +1,118 @@
+"""`Monitors`: whether power, temperature and interlock are as they must be; else shots wait.
+
+They are asked between two segments, never while a shot is on its way. A reading out of bounds
+suspends the run: the segment before it is taken again once the reading has been back for some time.
+An interlock that is open, or a source that has stopped, suspends nothing: it ends the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from ...instruments import Daq, Paused, PowerMeter
+from .bench import Bench
+from .file import SuspendTable
+from .policy import SUSPENDED
+from .remedies import check_emission
+
+_SAMPLES, _RATE_HZ = 16, 1000.0  # of one reading of a monitor's channel
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a monitor said, and whether that is within bounds."""
+
+    table: SuspendTable
+    value: float
+
+    @property
+    def is_good(self) -> bool:
+        low, high = self.table.low, self.table.high
+        return (low is None or self.value >= low) and (high is None or self.value <= high)
+
+    def __str__(self) -> str:
+        low, high = self.table.low, self.table.high
+        bounds = f"{'-' if low is None else f'{low:g}'} to {'-' if high is None else f'{high:g}'}"
+        return f"{self.table.what} read {self.value:.4g}, outside {bounds}"
+
+
+class Monitors:
+    """The monitors of an open bench.
+
+    Parameters
+    ----------
+    bench : open
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._asked_s = [-math.inf] * len(bench.file.suspend)
+
+    def complaint(self) -> str:
+        """Ask those whose time has come; give what is out of bounds, "" where nothing is.
+
+        Raises
+        ------
+        InterlockOpen : when the source may not emit, or does not
+        InstrumentError : when a monitor does not answer
+        """
+        now_s = self._bench.clock.now_s()
+        for number, table in enumerate(self._bench.file.suspend):
+            if now_s - self._asked_s[number] < table.every:
+                continue
+            self._asked_s[number] = now_s
+            reading = self._read(table)
+            if reading is not None and not reading.is_good:
+                return str(reading)
+        return ""
+
+    def wait(self, sleep: Callable[[float], None], complaint: str, since_s: float) -> None:
+        """Wait until all of them have been back within bounds for as long as they ask for.
+
+        Parameters
+        ----------
+        sleep : waits for some seconds of the bench's clock, and raises when the run is to stop
+        complaint : what is out of bounds
+        since_s : when that began; a run that is suspended again and again ends, too
+
+        Raises
+        ------
+        Paused : when one of them does not come back
+        """
+        clock, tables = self._bench.clock, self._bench.file.suspend
+        step_s = max(min(table.every for table in tables), 1e-3)
+        back_for_s = max(table.back_for for table in tables)
+        at_most_s = max(table.at_most for table in tables)
+        back_s = math.nan  # when it came back
+        while not clock.now_s() - back_s >= back_for_s:
+            if clock.now_s() - since_s > at_most_s:
+                raise Paused(
+                    f"{self._bench.path}: {complaint}, and it has not been back for "
+                    f"{back_for_s:g} s within at_most = {at_most_s:g} s; bring it back within its "
+                    "bounds, then resume the run; the bench is safe",
+                    SUSPENDED,
+                    complaint.split(" ", 1)[0],
+                    "bring it back within its bounds, then resume the run",
+                )
+            sleep(step_s)
+            bad = [r for r in map(self._read, tables) if r is not None and not r.is_good]
+            if bad:
+                back_s, complaint = math.nan, str(bad[0])
+            elif math.isnan(back_s):
+                back_s = clock.now_s()
+        self._asked_s = [clock.now_s()] * len(tables)
+
+    def _read(self, table: SuspendTable) -> _Reading | None:
+        bench, timeout_s = self._bench, self._bench.file.limits.timeout_s
+        if table.what == "interlock":
+            check_emission(bench)
+            return None
+        if table.what == "power_meter":
+            meter = cast(PowerMeter, bench.instruments["power_meter"])
+            return _Reading(table, meter.read_power(timeout_s))
+        daq = cast(Daq, bench.instruments["monitor"])
+        volts = daq.read((table.channel,), _SAMPLES, _RATE_HZ, timeout_s).volts
+        return _Reading(table, float(volts.mean()) * table.scale + table.offset)

@@ -1,0 +1,191 @@
+"""What is done about faults of a bench: per kind, remedies in order, each counted and reported.
+
+| kind | what happened | by default |
+|---|---|---|
+| stale | light of an earlier frame, or of two | retry, reconnect, pause |
+| dropped | a gap in the numbers of the camera's frames | retry, reconnect, pause |
+| incomplete | a part of a frame did not arrive | retry, reconnect, pause |
+| timeout | no answer, or no frame, in time | retry, reconnect, pause |
+| garbled | an answer that is garbage | retry, reconnect, pause |
+| disconnected | a device is gone | reconnect 2, wait 5 s, reconnect, pause |
+| in-use | somebody else holds a device | wait 2 s, reconnect, wait 10 s, reconnect, pause |
+| wrong-light | much less or more light than there should be | retry, pause |
+| wrong-sum | a checksum of a tile does not fit | retry, pause |
+| drifted | the light left the bench file's tolerance | pause |
+| saturated | a detector is full | retry 1, pause |
+| interlock | the interlock is open, or emission has stopped | pause, always: latched |
+
+The table `[faults]` of a bench file sets others: `stale = "retry 5, wait 2 s, retry, pause"`.
+
+| remedy | what it does |
+|---|---|
+| retry N | shows both frames anew and takes the shot again, N times; `limits.retries` without N |
+| wait TIME | waits, then retries |
+| reconnect N | closes and connects the device that failed (all but the source where nobody |
+|  | knows which), sets it up as when the bench was opened, then retries |
+| realign | finds how the modulators lie, then begins products again; calibrated benches only |
+| recalibrate | aligns and calibrates, then begins products again; calibrated benches only |
+| host | computes the numbers of this shot from the same grey levels, counted as marked |
+| skip | gives this shot's numbers up: they are those of a dark tile, counted as marked |
+| pause | makes the bench safe and ends the run with a diagnosis; it can be resumed |
+
+Each shot goes through the list of each kind once, so that whatever comes together ends. A list
+that has come to its end pauses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...instruments import (
+    BadReply,
+    Disconnected,
+    Drifted,
+    DroppedFrame,
+    IncompleteFrame,
+    InstrumentTimeout,
+    InterlockOpen,
+    InUse,
+    NotConnected,
+    Saturated,
+    StaleFrame,
+    WrongLight,
+    WrongSum,
+)
+from ...instruments.units import quantity
+
+KINDS: dict[type[BaseException], str] = {
+    StaleFrame: "stale",
+    DroppedFrame: "dropped",
+    IncompleteFrame: "incomplete",
+    InstrumentTimeout: "timeout",
+    BadReply: "garbled",
+    Disconnected: "disconnected",
+    NotConnected: "disconnected",
+    InUse: "in-use",
+    WrongLight: "wrong-light",
+    WrongSum: "wrong-sum",
+    Drifted: "drifted",
+    Saturated: "saturated",
+    InterlockOpen: "interlock",
+}
+SUSPENDED = "suspended"  # shots that are taken again because a monitor was out of bounds meanwhile
+
+_LOST = "retry, reconnect, pause"
+DEFAULTS = {
+    "stale": _LOST,
+    "dropped": _LOST,
+    "incomplete": _LOST,
+    "timeout": _LOST,
+    "garbled": _LOST,
+    "disconnected": "reconnect 2, wait 5 s, reconnect, pause",
+    "in-use": "wait 2 s, reconnect, wait 10 s, reconnect, pause",
+    "wrong-light": "retry, pause",
+    "wrong-sum": "retry, pause",
+    "drifted": "pause",
+    "saturated": "retry 1, pause",
+    "interlock": "pause",
+}
+ANEW = ("realign", "recalibrate")  # remedies after which the numbers of a product begin again
+_COUNTED = ("retry", "reconnect")
+_PLAIN = (*ANEW, "host", "skip", "pause")
+_MOST_TIMES, _MOST_WAIT_S = 100, 3600.0
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One thing to do about a fault.
+
+    Parameters
+    ----------
+    wait_s : of "wait"
+    """
+
+    name: str
+    wait_s: float = 0.0
+
+
+PAUSE = Remedy("pause")
+
+
+def kind_of(error: BaseException) -> str | None:
+    """Give the kind of a fault; None for what is none, such as a limit that was exceeded."""
+    return next((kind for which, kind in KINDS.items() if isinstance(error, which)), None)
+
+
+class Policy:
+    """What is done about which kind of fault.
+
+    Parameters
+    ----------
+    faults : kind -> remedies, as the table [faults] of a bench file says; others are the defaults
+    retries : of "retry" without a number
+
+    Raises
+    ------
+    ValueError : naming kind and remedy
+    """
+
+    def __init__(self, faults: Mapping[str, str], retries: int = 3) -> None:
+        for kind in faults:
+            if kind == "interlock":
+                raise ValueError(
+                    "interlock always pauses, and its latch is re-armed on site; leave it out"
+                )
+            if kind not in DEFAULTS:
+                kinds = ", ".join(kind for kind in DEFAULTS if kind != "interlock")
+                raise ValueError(f"{kind} is no kind of fault; kinds are {kinds}")
+        self._remedies = {
+            kind: _read(kind, text, retries) for kind, text in {**DEFAULTS, **faults}.items()
+        }
+
+    def remedy(self, kind: str, used: Counter[str]) -> Remedy:
+        """Give what comes next for a shot.
+
+        Parameters
+        ----------
+        used : how many remedies of each kind the shot has had
+        """
+        remedies = self._remedies[kind]
+        return remedies[used[kind]] if used[kind] < len(remedies) else PAUSE
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all remedies that may be used."""
+        return {remedy.name for remedies in self._remedies.values() for remedy in remedies}
+
+
+def _read(kind: str, text: str, retries: int) -> tuple[Remedy, ...]:
+    found: list[Remedy] = []
+    for part in text.split(","):
+        if PAUSE in found:
+            raise ValueError(f'{kind} = "{text}": nothing comes after pause')
+        name, _, amount = part.strip().partition(" ")
+        try:
+            found += _remedies(name, amount.strip(), retries)
+        except ValueError as error:
+            raise ValueError(f'{kind} = "{text}": {error}') from None
+    return tuple(found)
+
+
+def _remedies(name: str, amount: str, retries: int) -> list[Remedy]:
+    if name in _COUNTED:
+        standard = retries if name == "retry" else 1
+        if amount and not re.fullmatch(r"\d{1,3}", amount):
+            raise ValueError(f"{name} takes a whole number, not {amount!r}")
+        times = int(amount) if amount else standard
+        if times > _MOST_TIMES:
+            raise ValueError(f"{name} {times} is more than {_MOST_TIMES}")
+        return [Remedy(name)] * times
+    if name == "wait":
+        wait_s = quantity(amount, "s") if amount else -1.0
+        if not 0 <= wait_s <= _MOST_WAIT_S:
+            raise ValueError(f"wait takes a time of up to {_MOST_WAIT_S:g} s, not {amount!r}")
+        return [Remedy(name, wait_s)]
+    if name in _PLAIN and not amount:
+        return [Remedy(name)]
+    known = ", ".join((*_COUNTED, "wait", *_PLAIN))
+    raise ValueError(f"{' '.join((name, amount)).strip()!r} is no remedy; remedies are {known}")
