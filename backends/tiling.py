@@ -5,7 +5,7 @@ so that nothing of a frame lies idle; `visits` gives the order in which frames m
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from .profile import OpticsProfile
 Order = Literal["weight-stationary", "input-stationary"]
 """Which modulator rests while the other goes through its frames."""
 ORDERS: tuple[Order, Order] = ("weight-stationary", "input-stationary")
+CHECK_ROWS = 2  # of each group of rows: what its sum has above zero, and below
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Geometry:
 
     Parameters
     ----------
-    outputs : rows of W that fit into one frame (None: all)
+    outputs : rows of W that fit into one frame, beside their checksums (None: all)
     inputs : columns of W that one dot product holds (None: all)
     vectors : input vectors that share one shot: groups of `outputs` dot products side by side
     is_divisible : a small matrix takes a smaller group, and more of them share one shot
     parts : what one output takes of `outputs`, where its rails may lie in different frames
+    checked : rows of a tile that share a checksum (see `bench.checksum`); 0 for none
+    input_checks : jobs of at least so many input frames have one more, their checksum; 0 for none
     """
 
     outputs: int | None
@@ -35,6 +38,8 @@ class Geometry:
     vectors: int = 1
     is_divisible: bool = False
     parts: int = 1
+    checked: int = 0
+    input_checks: int = 0
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> "Geometry":
@@ -47,7 +52,32 @@ class Geometry:
         """Give the groups, each with a vector of its own, that a frame holds of such a matrix."""
         if self.outputs is None or not self.is_divisible:
             return self.vectors
-        return max(self.outputs // min(outputs * self.parts, self.outputs), 1)
+        tallest = min(outputs * self.parts, self.outputs)
+        return max(self.slots(self.outputs) // self.slots(tallest), 1)
+
+    def with_checks(self, rows: int | None) -> "Geometry":
+        """Give the same frame with a checksum for each `rows` rows of a tile; None: for all."""
+        slots = self.outputs
+        assert slots is not None and slots > CHECK_ROWS
+        if rows is None:
+            rows = slots - CHECK_ROWS
+        groups = -(-slots // (rows + CHECK_ROWS))
+        most = max(slots - CHECK_ROWS * groups, rows * (groups - 1))
+        return replace(self, outputs=most, checked=rows)
+
+    def check_rows(self, rows: int) -> int:
+        """Give the rows of checksums of a tile."""
+        return CHECK_ROWS * len(cuts(rows, self.checked)) if self.checked else 0
+
+    def slots(self, rows: int) -> int:
+        """Give what a tile and its checksums take of a frame."""
+        return rows + self.check_rows(rows)
+
+    def rows_shown(self, outputs: int) -> int:
+        """Give the rows of a matrix, those of the rails counted apart, and of its checksums."""
+        if not self.checked:
+            return outputs
+        return sum(self.slots(last - first) for first, last in cuts(outputs, self.outputs))
 
 
 @dataclass(frozen=True)
@@ -108,6 +138,7 @@ class Packing:
     vectors : input frames of each job, int [jobs]
     inputs : vectors of all input frames of each job, each counted once, int [jobs]
     at_once : vectors that an input frame of each job holds, where it is full, int [jobs]
+    checks : input frames of each job that are checksums of the others, the first, int [jobs]
     """
 
     copies: int
@@ -116,6 +147,7 @@ class Packing:
     vectors: np.ndarray
     inputs: np.ndarray
     at_once: np.ndarray
+    checks: np.ndarray
 
     @property
     def shots(self) -> int:
@@ -166,7 +198,13 @@ def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -
         of_tasks = flat.reshape(-1, per_frame)
         vectors, inputs = -(-of_tasks.max(axis=1) // copies), of_tasks.sum(axis=1)
         tiles = np.ones(len(vectors), dtype=int)
-    return Packing(copies, per_frame, tiles, vectors, inputs, np.full(len(tiles), copies * width))
+    at_once = np.full(len(tiles), copies * width)
+    checks = np.zeros(len(tiles), dtype=int)
+    if geometry.input_checks:
+        checks += vectors >= geometry.input_checks
+    return Packing(
+        copies, per_frame, tiles, vectors + checks, inputs + checks * at_once, at_once, checks
+    )
 
 
 def visits(tiles: int, vectors: int, order: Order) -> np.ndarray:

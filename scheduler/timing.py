@@ -95,13 +95,15 @@ def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchMode
     wait_s = first_wait_s(bench.timing)
     input_samples = frames.inputs_shown * length * profile.elements_per_input
     conversions = products * segments * profile.conversions(step.non_negative)
+    shown = outputs * geometry.parts
+    checks = geometry.rows_shown(shown) - shown
     return OpticalCost(
         tiles=matrices * tile_count((outputs * geometry.parts, length), geometry),
         weight_frames=segments * frames.weight_frames,
         input_frames=segments * frames.input_frames,
         shots=segments * frames.shots,
         input_samples=input_samples,
-        weight_samples=int(matrices * outputs * length * profile.rails * frames.loads),
+        weight_samples=int(matrices * (outputs * profile.rails + checks) * length * frames.loads),
         conversions=conversions,
         seconds=segments * frames.seconds(bench.timing) + wait_s,
         wait_s=wait_s,

@@ -95,9 +95,10 @@ def _product(
         results = [
             TileResult(np.zeros((job.tiles, job.vectors, slots)), Stats()) for job in product.jobs
         ]
-        for job in product.jobs:
+        for number, job in enumerate(product.jobs):
             for tile in range(job.tiles):
                 job.weight(tile)  # which the thread that lays out frames has done by then
+                product.judge.passed.add((number, tile))
         start = time.perf_counter()
         product.decoded(results, Stats())
         gathering.append(time.perf_counter() - start)

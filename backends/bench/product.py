@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..base import Stats
-from ..tiling import Tile, pack, tiles
+from ..tiling import CHECK_ROWS, Tile, pack, tiles
 from ..timing import best_order
+from .checksum import TOLERANCE, Block, InputSum, Judge, RowSums
 from .shots import TileJob, TileResult
 
 if TYPE_CHECKING:
@@ -41,19 +43,44 @@ class _Laid:
     Parameters
     ----------
     slots, matrix, row : of each row shown, int [n]
-    copy : which of the vectors of an input frame each meets, int [n]
+    place : which of the vectors of an input frame each meets, int [n]
     levels : grey levels of the frame, [slots, length]
     full_e : electrons of a product of two shares of 1, float64 [n]
     leaked_e : electrons of these weights and a dark input, float64 [n]
+    sums : checksums of groups of rows; None without any
+    sums_place, sums_scale : which vector each group meets, and the scale of its weights, [groups]
+    input_rest : electrons [n] by which inputs and their sum should differ; None without that sum
     """
 
     slots: np.ndarray
     matrix: np.ndarray
     row: np.ndarray
-    copy: np.ndarray
+    place: np.ndarray
     levels: np.ndarray
     full_e: np.ndarray
     leaked_e: np.ndarray
+    sums: RowSums | None
+    sums_place: np.ndarray
+    sums_scale: np.ndarray
+    input_rest: np.ndarray | None
+
+    @property
+    def shown(self) -> int:
+        """Rows, and those of their checksums."""
+        return self.slots.size + CHECK_ROWS * len(self.sums_place)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the vectors of an input frame lie, side by side.
+
+    Parameters
+    ----------
+    matrix, copy : which vectors each place meets: of this matrix, every so many, from this one on
+    """
+
+    matrix: np.ndarray
+    copy: np.ndarray
 
 
 class Product:
@@ -69,6 +96,7 @@ class Product:
     Attributes
     ----------
     jobs : to be submitted, in order
+    judge : of its checksums
     """
 
     def __init__(
@@ -85,8 +113,10 @@ class Product:
         self._rails = len(w.signs)
         # rails of an output are neighbours: rows of one tall matrix
         self._tall = np.moveaxis(w.shares, 0, 2).reshape(m, outputs * self._rails, length)
+        # in checksums each row has the sign of its rail; of a single rail, both signs in turn
+        self._signs = np.resize([1.0, -1.0], outputs * self._rails)
         curve = backend.curves["input"]
-        self._levels: list[np.ndarray] = []  # of each matrix, [vectors, length]
+        all_levels: list[np.ndarray] = []  # of each matrix, [vectors, length]
         self._rows: list[np.ndarray] = []  # of x that each vector is, first all x+, then some x-
         levels = [curve.levels(x.shares[index]) for index in range(len(x.signs))]
         for matrix in range(m):
@@ -96,31 +126,26 @@ class Product:
                 negative = rows[(values[matrix] < 0).any(axis=-1)]
                 parts.append(levels[1][matrix, negative])
                 of_rows.append(negative)
-            self._levels.append(np.concatenate(parts))
+            all_levels.append(np.concatenate(parts))
             self._rows.append(np.concatenate(of_rows))
+        self._counts = np.array([len(rows) for rows in self._rows])
+        self._firsts = np.cumsum(self._counts) - self._counts
+        self._levels = np.concatenate(all_levels)  # of all matrices
+        self._scales = np.concatenate([x.scale[i, rows, 0] for i, rows in enumerate(self._rows)])
         self._pack()
         self._laid: dict[tuple[int, int], _Laid] = {}
-        self.jobs = [
-            TileJob(
-                f"{name}/{job}",
-                int(self._packing.tiles[job]),
-                int(self._packing.vectors[job]),
-                lambda tile, job=job: self._laid_out(job, tile).levels,  # type: ignore[misc]
-                lambda vector, job=job: self._input(job, vector),  # type: ignore[misc]
-                best_order(
-                    int(self._packing.tiles[job]), int(self._packing.vectors[job]), backend.timing
-                ),
-                details,
-            )
-            for job in range(len(self._packing.tiles))
-        ]
+        self._input_sums: dict[int, InputSum] = {}
+        tolerance = 0.0 if backend.bench.file.calibration == "known" else TOLERANCE
+        self.judge = Judge(backend.dark_variance, tolerance)
+        self.jobs = [self._job(f"{name}/{job}", job, details) for job in range(len(self._places))]
 
     def _pack(self) -> None:
         m, rows, length = self._tall.shape  # rails are rows already
         geometry = replace(self._backend.geometry, inputs=None, parts=1)
-        self._packing = pack([len(levels) for levels in self._levels], rows, geometry)
+        self._packing = pack(self._counts, rows, geometry)
         cut = list(tiles((rows, length), geometry))
-        self._tallest = max(tile.last_row - tile.first_row for tile in cut)
+        self._checked = geometry.checked
+        self._stride = geometry.slots(max(tile.last_row - tile.first_row for tile in cut))
         self._tasks = [(matrix, tile) for matrix in range(m) for tile in cut]
         if len(self._packing.tiles) == m:  # one job a matrix
             self._jobs_tasks = [
@@ -132,70 +157,204 @@ class Product:
             self._jobs_tasks = [
                 self._tasks[first : first + step] for first in range(0, len(self._tasks), step)
             ]
+        self._places = [self._placed(job) for job in range(len(self._packing.tiles))]
+
+    def _job(self, name: str, job: int, details: Mapping[str, Any]) -> TileJob:
+        count, vectors = int(self._packing.tiles[job]), int(self._packing.vectors[job])
+        judges = self._checked or self._packing.checks[job]
+        return TileJob(
+            name,
+            count,
+            vectors,
+            lambda tile: self._laid_out(job, tile).levels,
+            lambda vector: self._input(job, vector),
+            best_order(count, vectors, self._backend.timing),
+            details,
+            partial(self._check, name, job) if judges else None,
+        )
 
     def _frame_tasks(self, job: int, tile: int) -> list[tuple[int, Tile]]:
         """Give the (matrix, tile) that a weight frame holds."""
         step = self._packing.per_frame
         return self._jobs_tasks[job][tile * step : (tile + 1) * step]
 
+    # --- frames ----------------------------------------------------------------------------------
+
     def _laid_out(self, job: int, tile: int) -> _Laid:
         """Give a weight frame; worked out once."""
         known = self._laid.get((job, tile))
         if known is None:
-            known = self._laid[job, tile] = self._lay(self._frame_tasks(job, tile))
+            known = self._laid[job, tile] = self._lay(job, self._frame_tasks(job, tile))
         return known
 
-    def _lay(self, tasks: Sequence[tuple[int, Tile]]) -> _Laid:
-        layout, copies = self._backend.layout, self._packing.copies
-        shares = np.zeros((layout.slots, layout.length))
-        slots, matrices, rows, vectors = [], [], [], []
-        for place, (matrix, tile) in enumerate(tasks):
-            high = tile.last_row - tile.first_row
-            for copy in range(copies):
-                mine = np.arange(high) + (place * copies + copy) * self._tallest
-                shares[mine] = self._tall[matrix, tile.first_row : tile.last_row]
-                slots.append(mine)
-                matrices.append(np.full(high, matrix))
-                rows.append(np.arange(tile.first_row, tile.last_row))
-                vectors.append(np.full(high, copy))
+    def _lay(self, job: int, tasks: Sequence[tuple[int, Tile]]) -> _Laid:
+        backend, copies = self._backend, self._packing.copies
+        shares = np.zeros((backend.layout.slots, backend.layout.length))
+        factors = np.zeros(backend.layout.slots)
+        slots, matrices, rows, places, starts, groups = [], [], [], [], [], []
+        for number, (matrix, tile) in enumerate(tasks):
+            mine = np.arange(tile.first_row, tile.last_row)
+            block = Block.of(self._tall[matrix, mine], self._signs[mine], self._checked)
+            scales = block.means(self._w.scale[matrix, mine // self._rails, 0])
+            for place in range(number * copies, (number + 1) * copies):
+                first = place * self._stride
+                shares[first : first + len(block.shares)] = block.shares
+                factors[first : first + len(block.shares)] = block.factors
+                slots.append(first + block.rows)
+                matrices.append(np.full(len(mine), matrix))
+                rows.append(mine)
+                places.append(np.full(len(mine), place))
+                starts.append(first + block.starts)
+                groups += [(place, scale) for scale in scales]
         lit = np.concatenate(slots)
-        levels, full_e, leaked_e = self._backend.weigh(shares)
+        levels, full_e, leaked_e = backend.weigh(shares)
+        sums = rest = None
+        if self._checked or self._packing.checks[job]:
+            response = backend.response
+            light = backend.curves["weight"].light[levels] + response.weight_leak[:, None]
+            passed = leaked_e, response.pairs_e * light
+            if self._checked:
+                of_e = factors / full_e
+                inverse, dark = response.inverse, backend.dark_variance
+                sums = RowSums.of(np.concatenate(starts), of_e, passed, dark, inverse)
+            if self._packing.checks[job]:
+                met = self._met_by(np.concatenate(places))
+                rest = self._input_sum(job).rest(passed[0][lit], passed[1][lit], met)
+        of_groups = np.array(groups).reshape(-1, 2)
         return _Laid(
             lit,
             np.concatenate(matrices),
             np.concatenate(rows),
-            np.concatenate(vectors),
+            np.concatenate(places),
             levels,
             full_e[lit],
             leaked_e[lit],
+            sums,
+            of_groups[:, 0].astype(int),
+            of_groups[:, 1],
+            rest,
         )
+
+    def _placed(self, job: int) -> _Places:
+        """Say which vectors lie side by side in the input frames of a job."""
+        matrices = [matrix for matrix, _ in self._frame_tasks(job, 0)]
+        if self._backend.layout.shares_input:
+            return _Places(np.array(matrices[:1]), np.zeros(1, dtype=int))
+        copies = self._packing.copies
+        return _Places(np.repeat(matrices, copies), np.tile(np.arange(copies), len(matrices)))
+
+    def _met_by(self, places: np.ndarray) -> np.ndarray:
+        """Say which vector of an input frame is met at some places: one, if all share it."""
+        return 0 * places if self._backend.layout.shares_input else places
 
     def _input(self, job: int, vector: int) -> np.ndarray:
         """Give the grey levels of an input frame: each group of slots meets a vector of its own."""
-        layout, copies = self._backend.layout, self._packing.copies
-        first = vector * copies
+        layout = self._backend.layout
+        vector -= int(self._packing.checks[job])
+        levels = self._input_sum(job).levels if vector < 0 else self._shown(job, vector)[0]
         if layout.shares_input:
-            matrix = self._jobs_tasks[job][0][0]
-            return self._levels[matrix][first : first + 1]
+            return levels
         dark = self._backend.curves["input"].darkest
-        shown = np.full((layout.slots, layout.length), dark, dtype=self._levels[0].dtype)
-        for place, (matrix, _) in enumerate(self._frame_tasks(job, 0)):
-            known = self._levels[matrix][first : first + copies]
-            start = place * copies * self._tallest
-            high = len(known) * self._tallest
-            shown[start : start + high] = np.repeat(known, self._tallest, axis=0)
+        shown = np.full((layout.slots, layout.length), dark, dtype=levels.dtype)
+        shown[: len(levels) * self._stride] = np.repeat(levels, self._stride, axis=0)
         return shown
 
+    def _shown(self, job: int, vector: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give the vectors of an input frame.
+
+        Returns
+        -------
+        levels : [places, length]
+        where : each lies among all vectors, int [places]
+        is_lit : whether there is one, bool [places]
+        """
+        places = self._places[job]
+        of_matrix, counts = vector * self._packing.copies + places.copy, self._counts[places.matrix]
+        is_lit = of_matrix < counts
+        where = self._firsts[places.matrix] + np.minimum(of_matrix, counts - 1)
+        levels = self._levels[where]
+        levels[~is_lit] = self._backend.curves["input"].darkest
+        return levels, where, is_lit
+
+    def _input_sum(self, job: int) -> InputSum:
+        """Give the sum of the vectors that meet each place."""
+        known = self._input_sums.get(job)
+        if known is None:
+            curve, copies, places = self._backend.curves["input"], self._packing.copies, []
+            for matrix, copy in zip(self._places[job].matrix, self._places[job].copy, strict=True):
+                first, count = self._firsts[matrix], self._counts[matrix]
+                places.append(curve.light[self._levels[first + copy : first + count : copies]])
+            frames = int(self._packing.vectors[job]) - 1
+            known = self._input_sums[job] = InputSum.of(places, frames, curve)
+        return known
+
+    # --- numbers ---------------------------------------------------------------------------------
+
+    def _check(
+        self, name: str, job: int, tile: int, vector: int, electrons: np.ndarray
+    ) -> float | None:
+        """Judge a shot by its checksums, and a weight frame when all its inputs have come.
+
+        Returns
+        -------
+        the largest |z|; None where there was nothing to judge
+
+        Raises
+        ------
+        WrongSum : beyond what noise does
+        """
+        laid, curve, found = self._laid_out(job, tile), self._backend.curves["input"], []
+        first = int(self._packing.checks[job])
+        shot = f"{name}/{tile}.{vector}"
+        if laid.sums is not None:
+            met = self._met_by(laid.sums_place)
+            if vector < first:
+                light, scales = self._input_sum(job).light, None
+                is_lit = np.ones(len(met), dtype=bool)
+            else:
+                levels, where, lit = self._shown(job, vector - first)
+                light, is_lit = curve.light[levels], lit[met]
+                scales = (self._scales[where][met] * laid.sums_scale)[is_lit]
+            if len(light) > 1:
+                light = light[met]
+            found.append(self.judge.rows(shot, laid.sums, electrons, light, is_lit, scales))
+        if first:
+            count = int(self._packing.vectors[job])
+            taken = self.judge.taken(job, tile, vector, electrons, count)
+            if taken is not None:
+                found.append(self._check_inputs(f"{name}/{tile}", job, tile, taken))
+        return max(found, default=None)
+
+    def _check_inputs(self, name: str, job: int, tile: int, electrons: np.ndarray) -> float:
+        """Judge the inputs of a weight frame by their sum, from electrons [vectors, slots]."""
+        laid, inputs = self._laid_out(job, tile), self._input_sum(job)
+        assert laid.input_rest is not None
+        met = self._met_by(laid.place)
+        z = self.judge.inputs(name, inputs, electrons, laid.slots, met, laid.input_rest)
+        self.judge.passed.add((job, tile))
+        return z
+
     def decoded(self, results: Sequence[TileResult], stats: Stats) -> tuple[np.ndarray, np.ndarray]:
-        """Give products and their variances, float64 [m, N, M], from electrons; count events."""
+        """Give products and their variances, float64 [m, N, M], from electrons; count events.
+
+        Raises
+        ------
+        WrongSum : for a weight frame whose inputs nobody has judged yet, and that are wrong
+        """
         m, count, _ = self._values.shape
         rows = self._tall.shape[1]
-        found = [np.zeros((2, len(levels), rows)) for levels in self._levels]
+        found = [np.zeros((2, vectors, rows)) for vectors in self._counts]
         for job, result in enumerate(results):
-            for tile in range(len(result.electrons)):
-                self._decode(self._laid_out(job, tile), result.electrons[tile], found, stats)
+            first = int(self._packing.checks[job])
+            for tile, electrons in enumerate(result.electrons):
+                is_new = (job, tile) not in self.judge.passed and not result.stats.marked
+                if first and is_new:  # kept by an earlier run
+                    self._check_inputs(f"{self.jobs[job].name}/{tile}", job, tile, electrons)
+                self._decode(self._laid_out(job, tile), electrons[first:], found, stats)
             stats.add(result.stats)
         self._laid.clear()
+        stats.checks += self.judge.tally.checks
+        stats.suspicious += self.judge.tally.suspicious
         total, noise = np.zeros((2, m, count, rows))
         for matrix, (product, variance) in enumerate(found):
             total[matrix], noise[matrix] = product[:count], variance[:count]
@@ -209,13 +368,14 @@ class Product:
     ) -> None:
         """Put the electrons [vectors, slots] of one weight frame into products and variances."""
         backend, copies = self._backend, self._packing.copies
-        stats.weight_samples += int(laid.slots.size * self._values.shape[-1])
-        dark = backend.layout.read_pixels() * (backend.read_variance + backend.optics.dark_e)
+        stats.weight_samples += int(laid.shown * self._values.shape[-1])
+        dark = backend.dark_variance
         for matrix in np.unique(laid.matrix):
             mine = laid.matrix == matrix
-            lit = backend.curves["input"].light[self._levels[matrix]].sum(axis=-1)
-            vectors = np.arange(len(electrons))[:, None] * copies + laid.copy[mine]
-            shot, place = np.nonzero(vectors < len(lit))
+            first, count = self._firsts[matrix], self._counts[matrix]
+            lit = backend.curves["input"].light[self._levels[first : first + count]].sum(axis=-1)
+            vectors = np.arange(len(electrons))[:, None] * copies + laid.place[mine] % copies
+            shot, place = np.nonzero(vectors < count)
             vector, at = vectors[shot, place], np.flatnonzero(mine)[place]
             slot = laid.slots[at]
             taken = electrons[shot, slot]
@@ -238,7 +398,7 @@ class Product:
         variance = noise.reshape(m, count, outputs, self._rails).sum(axis=-1) * scale**2
         if backend.bench.file.encoding.kind == "offset":
             kept = self._values.shape[-1]
-            light = backend.curves["input"].light[np.stack(self._levels)][..., :kept]
+            light = backend.curves["input"].light[self._levels.reshape(m, count, -1)][..., :kept]
             u = light.sum(axis=-1, keepdims=True) * x.scale
             v = w.shares[0][..., :kept].sum(axis=-1, keepdims=True) * w.scale
             low_w = np.swapaxes(w.low, -1, -2)
