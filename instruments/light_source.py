@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from . import stopping
 from .base import DriverOptions, Finding, Instrument, exchange
 from .clock import Clock
-from .errors import BadReply, InterlockOpen, LimitExceeded, NotConnected
+from .errors import BadReply, InstrumentTimeout, InterlockOpen, LimitExceeded, NotConnected
 
 
 class LightSource(Instrument):
@@ -172,11 +172,20 @@ class LightSource(Instrument):
         The device is another thread's for `wait_s` at most; then it is told without asking for
         leave, for an answer that gets lost is less than light that stays on. Harmless when it is
         not connected.
+
+        Raises
+        ------
+        InstrumentError : when it has not said that it is off
         """
         is_ours = self._lock.acquire(timeout=wait_s)
         try:
             if self.is_connected:
                 self._logged("disable_now", self._make_safe if is_ours else self._send_off)
+                if not is_ours:
+                    raise InstrumentTimeout(
+                        f"{self.name} was told to be off while it owed another answer, so it has "
+                        "not said that it is; see to it"
+                    )
         finally:
             if is_ours:
                 self._lock.release()

@@ -1,0 +1,112 @@
+"""Opens a bench of the drivers' templates and a real source, lights it, and then does something.
+
+python lit_bench.py BENCH ACT        prints "lit" once the light is on
+"""
+
+import os
+import sys
+import threading
+import time
+from hashlib import pbkdf2_hmac
+from pathlib import Path
+
+from lightloom.instruments import LightloomError, registry, stopping
+
+TEMPLATES = {
+    "template-slm": "templates.slm:TemplateSLM",
+    "template-daq": "templates.daq:TemplateDaq",
+}
+
+FILE = """
+schema = 1
+layout = "block"
+coherence = "incoherent"
+exposure_s = "{exposure_s} s"
+[limits]
+timeout_s = "20 s"
+[instruments.input]
+driver = "template-slm"
+serial = "input"
+[instruments.weight]
+driver = "template-slm"
+serial = "weight"
+[instruments.detector]
+driver = "template-daq"
+[instruments.source]
+driver = "scpi-source"
+address = "{address}"
+watts_per_unit = 1e-3
+max_power_w = "5 mW"
+commands = {{ open_shutter = "SHUT ON", close_shutter = "SHUT OFF" }}
+"""
+
+
+def write(folder: Path, address: str, more: str = "", exposure_s: float = 0.002) -> Path:
+    path = folder / "bench.toml"
+    path.write_text(FILE.format(address=address, exposure_s=exposure_s) + more, encoding="utf-8")
+    return path
+
+
+def forked() -> None:
+    """Leave a process behind that inherits every open file."""
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+
+
+def take_shots(bench) -> None:
+    while True:
+        bench.shots += 1
+        time.sleep(0.01)
+
+
+def go_on_after_ctrl_c() -> None:
+    with stopping.one_is_meant():
+        print("waits", flush=True)
+        time.sleep(30)
+    print("goes on", flush=True)
+    time.sleep(30)
+
+
+def hold_the_source(bench) -> None:
+    """Wait for an answer of the source in a thread, and in the main thread too."""
+    threading.Thread(target=bench.source.is_emitting, daemon=True).start()
+    time.sleep(0.1)
+    print("asked", flush=True)
+    bench.source.is_emitting()
+
+
+def compute() -> None:
+    pbkdf2_hmac("sha256", b"deep in", b"arithmetic", 100_000_000)
+
+
+def main() -> None:
+    from lightloom.backends.bench import load_bench
+
+    registry._OURS |= TEMPLATES
+    stopping.listen()
+    path, act = sys.argv[1:]
+    try:
+        with load_bench(path) as bench:
+            bench.source.enable()
+            print("lit", bench._watchdog and bench._watchdog._process.pid, flush=True)
+            acts = {
+                "wait": lambda: time.sleep(30),
+                "end": lambda: None,
+                "raise": lambda: 1 / 0,
+                "fork": lambda: (forked(), time.sleep(30)),
+                "compute": compute,
+                "shots": lambda: take_shots(bench),
+                "meant": go_on_after_ctrl_c,
+                "hold": lambda: hold_the_source(bench),
+            }
+            acts[act]()
+    except LightloomError as error:
+        print(f"lightloom: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(stopping.STATUS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,659 @@
+"""Light off first, whatever happens: signals, crashes, stuck devices; lock, latch and heartbeat.
+
+The partners are real: a source over TCP in this process, and a program in another that is stopped,
+killed, or stuck. Times are those that the source itself sees.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lit_bench
+import numpy as np
+import pytest
+from lightloom.backends.bench import example_file, load_bench, safety
+from lightloom.instruments import (
+    InputError,
+    InterlockOpen,
+    InUse,
+    LimitExceeded,
+    lock,
+    registry,
+    stopping,
+)
+from lightloom.instruments.lock import HeldLock, Holder
+from lightloom.instruments.templates.echo import DEVICES
+from lightloom.instruments.watchdog import Watchdog
+from scpi_devices import Served, Source, serve
+
+KIT = Path(__file__).parent / "kit"
+SECOND_S = 1.0  # within which light is off
+posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+
+
+@pytest.fixture(autouse=True)
+def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let bench files name the drivers' templates."""
+    monkeypatch.setattr(registry, "_OURS", registry._OURS | lit_bench.TEMPLATES)
+    monkeypatch.setattr(safety, "is_terminal", lambda stream: False)
+    monkeypatch.delenv(safety.ATTENDED, raising=False)
+    registry._points.cache_clear()
+    DEVICES.clear()
+    yield
+    registry._points.cache_clear()
+
+
+@pytest.fixture
+def laser() -> Iterator[Served]:
+    with serve(Source()) as served:
+        yield served
+
+
+def is_lit(served: Served) -> bool:
+    device: Any = served.device
+    return device.is_on or device.shutter_open
+
+
+def seconds_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> float:
+    began_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began_s < timeout_s, f"not within {timeout_s} s"
+        time.sleep(0.002)
+    return time.monotonic() - began_s
+
+
+@contextmanager
+def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
+    """Light a bench in a process of its own; it is gone afterwards."""
+    command = [sys.executable, str(KIT / "lit_bench.py"), str(path), act]
+    pipe = subprocess.PIPE
+    options = {"stdout": pipe, "stderr": pipe, "stdin": subprocess.DEVNULL, "text": True} | options
+    with subprocess.Popen(command, **options) as running:
+        try:
+            running.first = running.stdout.readline()
+            if not running.first.startswith("lit"):
+                raise AssertionError(running.communicate(timeout=20)[1])
+            yield running
+        finally:
+            running.kill()
+
+
+# --- told to stop --------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, name: str) -> None:
+    # An operator who presses Ctrl-C would look into a beam that is still there.
+    with program(lit_bench.write(tmp_path, laser.address), "wait") as running:
+        assert is_lit(laser)
+        running.send_signal(getattr(signal, name))
+        took_s = seconds_until(lambda: not is_lit(laser))
+        assert running.wait(20) == 130
+    assert took_s < SECOND_S, took_s
+    assert not (tmp_path / ".bench.toml.watchdog.log").exists()  # it had nothing to do
+
+
+@pytest.mark.parametrize(("act", "status"), [("end", 0), ("raise", 1)])
+def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, status: int) -> None:
+    # A script that fails would leave light behind, or a watchdog that switches off a later run.
+    with program(lit_bench.write(tmp_path, laser.address), act) as running:
+        took_s = seconds_until(lambda: not is_lit(laser))
+        assert running.wait(20) == status
+    assert took_s < SECOND_S, took_s
+    assert {path.name for path in tmp_path.iterdir()} <= {"bench.toml", ".bench.toml.lock"}
+
+
+@posix
+def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, laser: Served) -> None:
+    # Python hears signals between two steps of its own; one step may take seconds.
+    with program(lit_bench.write(tmp_path, laser.address), "compute") as running:
+        time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        first_s = seconds_until(lambda: not is_lit(laser))
+        assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        began_s = time.monotonic()
+        _, errors = running.communicate(timeout=20)
+        second_s = time.monotonic() - began_s
+    assert first_s < SECOND_S and second_s < 2 * SECOND_S, (first_s, second_s)
+    assert running.returncode == 130 and "stopped by the operator, at once" in errors
+
+
+@posix
+def test_the_first_ctrl_c_leaves_an_exposure_its_time_and_the_second_does_not(
+    tmp_path: Path, laser: Served
+) -> None:
+    # An operator would lose a shot of ten seconds, or wait ten seconds for darkness.
+    path = lit_bench.write(tmp_path, laser.address, exposure_s=10.0)
+    with program(path, "compute") as running:
+        time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        time.sleep(2 * SECOND_S)
+        assert is_lit(laser)
+        running.send_signal(signal.SIGINT)
+        took_s = seconds_until(lambda: not is_lit(laser))
+        assert running.wait(20) == 130
+    assert took_s < SECOND_S, took_s
+    with program(path, "compute") as running:  # nobody is there who could press twice
+        time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+        took_s = seconds_until(lambda: not is_lit(laser))
+    assert took_s < SECOND_S, took_s
+
+
+@posix
+def test_a_source_that_another_thread_waits_for_is_told_all_the_same(
+    tmp_path: Path, laser: Served
+) -> None:
+    # A source that stopped to answer would keep its light on until the time-out.
+    path = lit_bench.write(tmp_path, laser.address)
+    path.write_text(
+        path.read_text().replace('max_power_w = "5 mW"', 'max_power_w = "5 mW"\ntimeout_s = "15 s"')
+    )
+    with program(path, "hold") as running:
+        laser.fault = lambda line, reply: None
+        running.stdout.readline()
+        time.sleep(0.3)
+        laser.device.heard.clear()
+        running.send_signal(signal.SIGTERM)
+        took_s = seconds_until(lambda: not is_lit(laser))
+        running.send_signal(signal.SIGTERM)
+        _, errors = running.communicate(timeout=20)
+    assert took_s < SECOND_S, took_s
+    assert running.returncode == 130 and "did not say that its light is off" in errors
+
+
+@posix
+def test_a_ctrl_c_that_ends_a_part_of_the_work_leaves_the_light(
+    tmp_path: Path, laser: Served
+) -> None:
+    # `lightloom align --live` ends at Ctrl-C and goes on to store what it found, with light.
+    with program(lit_bench.write(tmp_path, laser.address), "meant") as running:
+        assert running.stdout.readline() == "waits\n"
+        running.send_signal(signal.SIGINT)
+        assert running.stdout.readline() == "goes on\n"
+        time.sleep(1.5 * SECOND_S)
+        assert is_lit(laser)
+        running.send_signal(signal.SIGINT)
+        took_s = seconds_until(lambda: not is_lit(laser))
+        assert running.wait(20) == 130
+    assert took_s < SECOND_S, took_s
+
+
+_STALLS = """
+import sys, time
+from pathlib import Path
+from lightloom.instruments.simulated.devices import SimulatedCamera, SimulatedSource
+light, read, reads = SimulatedSource._light, SimulatedCamera._read, [0]
+def noted(self, factor=1.0):
+    light(self, factor)
+    Path("light").write_text("on" if self.world.power_w else "off")
+def stalls(self, timeout_s):
+    reads[0] += 1
+    if reads[0] < 20:
+        return read(self, timeout_s)
+    Path("stalled").touch()
+    time.sleep(timeout_s)
+SimulatedSource._light, SimulatedCamera._read = noted, stalls
+"""
+
+
+@posix
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "an exception"])
+def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> None:
+    # A camera that lost its link would keep the light on for its time-out, whoever presses what.
+    text = example_file("line", clock="real", tiny=True).replace(
+        'timeout_s = "5 s"', "timeout_s = 15"
+    )
+    (tmp_path / "bench.toml").write_text(text)
+    script = _STALLS + "from lightloom.cli import main\nmain()"
+    if how == "an exception":
+        script = (
+            _STALLS
+            + """
+import numpy, lightloom
+backend = lightloom.open_backend("bench.toml")
+finish = backend.begin(numpy.ones((4, 16)), backend.prepare(numpy.eye(16)), None)
+while not Path("stalled").exists():
+    time.sleep(0.01)
+Path("failing").touch()
+backend.close()
+"""
+        )
+    command = [sys.executable, "-c", script]
+    command += [] if how == "an exception" else ["run", "--bench", "bench.toml"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            seconds_until(lambda: run.poll() is not None or (tmp_path / "stalled").exists(), 60)
+            assert run.poll() is None, run.communicate()[1]
+            assert (tmp_path / "light").read_text() == "on"
+            if how == "an exception":
+                seconds_until(lambda: (tmp_path / "failing").exists())
+            else:
+                run.send_signal(getattr(signal, how))
+            took_s = seconds_until(lambda: (tmp_path / "light").read_text() == "off")
+        finally:
+            run.kill()
+    assert took_s < SECOND_S, took_s
+
+
+# --- killed --------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("act", ["wait", "fork", "compute"])
+def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: str) -> None:
+    # The kernel kills the largest program when memory runs out; its light would stay.
+    path = lit_bench.write(tmp_path, laser.address)
+    with program(path, act, start_new_session=True) as running:
+        time.sleep(0.3)
+        if act == "fork":
+            running.kill()  # what it forked lives on, with all its files open
+        else:
+            os.killpg(running.pid, signal.SIGKILL)  # a session of its own outlives that
+        took_s = seconds_until(lambda: not is_lit(laser))
+        log = tmp_path / ".bench.toml.watchdog.log"
+        seconds_until(log.exists)
+        if act == "fork":
+            os.killpg(running.pid, signal.SIGKILL)
+    assert took_s < SECOND_S, took_s
+    seconds_until(lambda: log.read_text().endswith("\n"))
+    assert "ended without a goodbye; switched off after" in log.read_text()
+
+
+@posix
+def test_the_watchdog_tries_until_the_source_says_that_it_is_off(
+    tmp_path: Path, laser: Served
+) -> None:
+    # A line that is not free yet, or a source that is slow, would be given up.
+    with program(lit_bench.write(tmp_path, laser.address), "wait") as running:
+        laser.device.refuses = 3
+
+        def ignores(line: str, reply: str | None) -> bytes | None:
+            device: Any = laser.device
+            if line == "OUTP OFF" and device.refuses:
+                device.refuses -= 1
+                device.is_on = True
+                reply = None
+            if line == "OUTP?":
+                reply = str(int(device.is_on))
+            return None if reply is None else reply.encode() + b"\n"
+
+        laser.fault = ignores
+        running.kill()
+        log = tmp_path / ".bench.toml.watchdog.log"
+        seconds_until(lambda: log.exists() and log.read_text().endswith("\n"))
+    assert not is_lit(laser) and laser.device.heard.count("OUTP OFF") == 4
+    assert "switched off after" in log.read_text()
+
+
+@posix
+def test_a_bench_whose_watchdog_has_gone_gives_no_light(tmp_path: Path, laser: Served) -> None:
+    # The next kill would leave the light on, and nobody would know beforehand.
+    with program(lit_bench.write(tmp_path, laser.address), "shots") as running:
+        os.kill(int(running.first.split()[1]), signal.SIGKILL)
+        took_s = seconds_until(lambda: not is_lit(laser))
+        _, errors = running.communicate(timeout=20)
+    assert took_s < SECOND_S, took_s
+    assert running.returncode == 2 and "Traceback" not in errors
+    assert "the watchdog process of instruments.source has ended" in errors
+
+
+def test_a_watchdog_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
+    # A run would go on without one.
+    from lightloom.instruments import InstrumentError
+
+    watchdog = Watchdog("no-driver", "source", {}, tmp_path / "log", lambda why: None)
+    with pytest.raises(InstrumentError, match="does not start: InputError: unknown driver"):
+        watchdog.wait_until_ready()
+    assert not watchdog.is_alive
+
+
+# --- one process at a time -----------------------------------------------------------------------
+
+
+def test_a_bench_in_use_names_who_uses_it(tmp_path: Path, laser: Served) -> None:
+    # Two programs would show frames on the same modulators.
+    path = lit_bench.write(tmp_path, laser.address)
+    with program(path, "wait") as running:
+        with pytest.raises(InUse, match=r"lit_bench\.py") as refused:
+            load_bench(path).open()
+        assert f"process {running.pid} of" in str(refused.value)
+        assert is_lit(laser)
+        running.kill()
+        running.wait(20)
+        seconds_until(lambda: not is_lit(laser))
+        with load_bench(path) as bench:  # killed, and not restarted: no latch
+            assert not bench.source.is_emitting()
+    assert safety.latched(path) is None
+
+
+def test_one_process_opens_a_simulated_bench_several_times(tmp_path: Path) -> None:
+    # A notebook would have to restart for a second look at the same file.
+    path = tmp_path / "bench.toml"
+    path.write_text(example_file("line", tiny=True))
+    with load_bench(path), load_bench(tmp_path / ".." / tmp_path.name / "bench.toml"):
+        pass
+    assert not HeldLock(lock.beside(path, "lock"), "it").holder_path.exists()
+
+
+def test_a_bench_in_a_folder_that_is_read_only_is_locked_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A bench file that an administrator keeps would have no lock.
+    monkeypatch.setattr(lock, "state_folder", lambda: tmp_path / "state")
+    (tmp_path / "state").mkdir()
+    monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
+    file = tmp_path / "bench.toml"
+    file.write_text("")
+    safety.latch(file, "the interlock has tripped")
+    with safety.holding(file):
+        assert len(list((tmp_path / "state").iterdir())) == 3  # lock, holder and latch
+        with pytest.raises(InUse, match="`"):
+            HeldLock(lock.beside(file, "lock"), "it").acquire()
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+# --- off until somebody on site says otherwise ---------------------------------------------------
+
+
+def lightloom(folder: Path, *arguments: str, **options: Any) -> Any:
+    command = [sys.executable, "-m", "lightloom", *arguments]
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True} | options
+    return subprocess.run(command, cwd=folder, timeout=120, **options)
+
+
+def test_a_latched_bench_gives_no_light_until_it_is_rearmed_on_site(tmp_path: Path) -> None:
+    # A run that resumes by itself would light a beam path that somebody opened.
+    path = tmp_path / "bench.toml"
+    path.write_text(example_file("line", tiny=True))
+    safety.latch(path, "the interlock has tripped")
+    safety.latch(path, "something later")
+    with pytest.raises(InterlockOpen, match=r"latched off since 20.*: the interlock has tripped"):
+        load_bench(path).open()
+    refused = lightloom(tmp_path, "check", "--bench", "bench.toml", "--rearm")
+    assert refused.returncode == 2 and "only a person who sees the bench" in refused.stderr
+    assert safety.latched(path) is not None
+    safety.rearm(path)
+    with load_bench(path):
+        pass
+
+
+@posix
+@pytest.mark.parametrize(("word", "is_rearmed"), [("safe", True), ("yes", False)])
+def test_rearming_wants_a_person_s_word(tmp_path: Path, word: str, is_rearmed: bool) -> None:
+    # A press of Enter would light a beam path that nobody looked at.
+    path = tmp_path / "bench.toml"
+    path.write_text(example_file("line", tiny=True))
+    safety.latch(path, "the interlock has tripped")
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, f"{word}\n".encode())
+        arguments = ("check", "--bench", "bench.toml", "--rearm", "--random-products", "1")
+        ended = lightloom(tmp_path, *arguments, stdin=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ended.returncode == (0 if is_rearmed else 2), ended.stderr
+    assert "the interlock has tripped" in ended.stderr
+    assert (safety.latched(path) is None) == is_rearmed
+
+
+def test_a_latch_that_cannot_be_read_is_a_latch(tmp_path: Path) -> None:
+    # A disk that lost a file's content would lose the reason not to light.
+    path = tmp_path / "bench.toml"
+    path.write_text(example_file("line", tiny=True))
+    lock.beside(path, "latch").write_bytes(b"")
+    with pytest.raises(InterlockOpen, match="cannot be read"):
+        load_bench(path).open()
+
+
+def leave_holder(path: Path, boot: str) -> None:
+    """Do what a process does that has the bench when it is killed."""
+    with safety.holding(path):
+        kept = HeldLock(lock.beside(path, "lock"), "").holder_path
+        content = json.loads(kept.read_text())
+    kept.write_text(json.dumps(content | {"boot": boot}))
+
+
+def test_a_computer_that_was_restarted_during_a_run_latches_a_real_bench(
+    tmp_path: Path, laser: Served
+) -> None:
+    # After a power cut nobody knows what became of the beam path.
+    path = lit_bench.write(tmp_path, laser.address)
+    leave_holder(path, lock.boot_id())
+    with load_bench(path):
+        pass
+    leave_holder(path, "another boot")
+    with pytest.raises(InterlockOpen, match="the computer was restarted while `"):
+        load_bench(path).open()
+    with pytest.raises(InterlockOpen, match="--rearm"):  # and not only once
+        load_bench(path).open()
+    safety.rearm(path)
+    with load_bench(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "is_another"),
+    [
+        ("a", "a", False),
+        ("a", "b", True),
+        ("boot:1000", "boot:1030", False),
+        ("boot:1000", "boot:1100", True),
+        ("", "b", False),
+    ],
+)
+def test_a_boot_is_told_from_another(
+    monkeypatch: pytest.MonkeyPatch, then: str, now: str, is_another: bool
+) -> None:
+    # A clock that is set by a second would latch a bench, or a restart would not.
+    monkeypatch.setattr(lock, "boot_id", lambda: now)
+    mine = Holder.of_this_process()
+    assert Holder(mine.command, 1, "me", mine.host, mine.since, then).is_of_another_boot == (
+        is_another
+    )
+    assert not Holder(mine.command, 1, "me", "elsewhere", mine.since, then).is_of_another_boot
+
+
+# --- hardware that falls back into safety --------------------------------------------------------
+
+WIRED = """
+[safety]
+laser_class = "3B"
+shutter = "normally-closed"
+heartbeat = { instrument = "detector", line = 1, period_s = "40 ms", stops_after_s = "200 ms" }
+"""
+
+
+def line(number: int = 1) -> bool:
+    return bool(DEVICES["daq:echo-1"].memory.get(f"line {number}", False))
+
+
+def edges(during_s: float, act: Callable[[], None] = lambda: None) -> int:
+    """Count the changes of the heartbeat line."""
+    ends_s, seen, count = time.monotonic() + during_s, line(), 0
+    while time.monotonic() < ends_s:
+        act()
+        now = line()
+        count += now != seen
+        seen = now
+        time.sleep(0.001)
+    return count
+
+
+def test_the_heartbeat_goes_with_the_run_and_stops_when_it_hangs(
+    tmp_path: Path, laser: Served
+) -> None:
+    # A run that hangs would keep the shutter open.
+    with load_bench(lit_bench.write(tmp_path, laser.address, WIRED)) as bench:
+
+        def shot() -> None:
+            bench.shots += 1
+
+        assert edges(1.0, shot) >= 20  # of 50, on a busy computer
+        time.sleep(0.5)  # it hangs
+        assert edges(0.5) == 0 and not line()
+        assert edges(0.5, bench.beat) >= 10
+    assert edges(0.3) == 0 and not line()
+
+
+def test_a_heartbeat_wants_a_line_that_is_there(tmp_path: Path, laser: Served) -> None:
+    # A typing error would leave the relay without a heartbeat, or drive something else.
+    path = lit_bench.write(tmp_path, laser.address, WIRED.replace("line = 1", "line = 2"))
+    with pytest.raises(InputError, match=r"line = 2, and instruments\.detector has 2 lines"):
+        load_bench(path).open()
+    path = lit_bench.write(tmp_path, laser.address, WIRED.replace('"detector"', '"source"'))
+    with pytest.raises(InputError, match="'source' is no role of a DAQ"):
+        load_bench(path)
+
+
+def test_light_that_can_hurt_wants_somebody_or_hardware(
+    tmp_path: Path, laser: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A job of the night would leave a class 3B beam to a program.
+    bare = '\n[safety]\nlaser_class = "3B"\n'
+    path = lit_bench.write(tmp_path, laser.address, bare)
+    with pytest.raises(InputError, match="class 3B is not run unattended with no heartbeat"):
+        load_bench(path).open()
+    assert not laser.device.heard  # refused before anything is touched
+    for text in (WIRED, bare.replace("3B", "2"), ""):
+        with load_bench(lit_bench.write(tmp_path, laser.address, text)):
+            pass
+    lit_bench.write(tmp_path, laser.address, bare)
+    monkeypatch.setattr(safety, "is_terminal", lambda stream: True)
+    with load_bench(path):
+        pass
+    monkeypatch.setattr(safety, "is_terminal", lambda stream: False)
+    monkeypatch.setenv(safety.ATTENDED, "1")
+    with load_bench(path):
+        pass
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_attended_says_that_somebody_is_there(tmp_path: Path, said: bool) -> None:
+    # `lightloom run` under a scheduler would be refused although somebody watches it.
+    text = example_file("imaged", tiny=True) + '\n[safety]\nlaser_class = "4"\n'
+    (tmp_path / "bench.toml").write_text(text)
+    arguments = ("run", "--bench", "bench.toml", "--limit", "1", "--placement", "host", "--json")
+    ended = lightloom(tmp_path, *arguments, *(["--attended"] if said else []))
+    assert ended.returncode == (0 if said else 2), ended.stderr
+    assert said or "stay at the bench and say so (lightloom run --attended" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "is_safe", "says"),
+    [
+        ("", None, ""),
+        ("\n[safety]\n", False, "NOT FAIL-SAFE: no heartbeat line"),
+        (WIRED.replace("line = 1", "line = 0"), True, "line 0 was raised and lowered"),
+    ],
+)
+def test_check_says_what_is_not_fail_safe(
+    tmp_path: Path, more: str, is_safe: bool | None, says: str
+) -> None:
+    # An operator would trust a program with what only a relay can do.
+    (tmp_path / "bench.toml").write_text(example_file("block", tiny=True) + more)
+    arguments = ("check", "--bench", "bench.toml", "--random-products", "1")
+    ended = lightloom(tmp_path, *arguments, *([] if says else ["--json"]))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    if is_safe is None:
+        assert json.loads(ended.stdout)["fail_safe"] is None
+    else:
+        assert says in " ".join(ended.stdout.split())
+        document = json.loads(lightloom(tmp_path, *arguments, "--json").stdout)
+        assert document["fail_safe"] is is_safe and bool(document["not_fail_safe"]) is not is_safe
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) -> None:
+    # A driver that is connected anew would forget what its bench allows.
+    path = lit_bench.write(tmp_path, laser.address)
+    path.write_text(path.read_text().replace("[limits]", '[limits]\npower_w = [0, "2 mW"]'))
+    device: Any = laser.device
+    device.power = 20.0  # whoever was there before us
+    with load_bench(path) as bench:
+        for _ in range(2):
+            heard = len(device.heard)
+            with pytest.raises(LimitExceeded, match="W is outside its limits of 0 to"):
+                bench.source.set_power(3e-3)
+            assert len(device.heard) == heard and device.power <= 2.0
+            bench.source.narrow_limits(0.0, 5e-3)  # which makes them no wider
+            bench.source.close()
+            device.power = 20.0
+            bench.source.connect()
+            with pytest.raises(LimitExceeded, match="its set-point of"):
+                bench.source.enable()
+            bench.source.set_power(1e-3)
+        assert "OUTP ON" not in device.heard
+
+
+def test_no_exposure_is_longer_than_the_bench_allows(tmp_path: Path) -> None:
+    # A step of calibration would expose a sample, or an eye, longer than somebody decided.
+    path = tmp_path / "bench.toml"
+    path.write_text(example_file("line", tiny=True))
+    bench = load_bench(path)
+    with bench:
+        for _ in range(2):
+            with pytest.raises(LimitExceeded, match="exposure 2 s is outside"):
+                bench.camera.configure(exposure_s=2.0)
+            bench.camera.close()
+            bench.camera.connect()
+        bench.camera.configure(exposure_s=1.0)
+
+
+def test_modulators_end_at_the_darkest_level_that_is_known(tmp_path: Path, laser: Served) -> None:
+    # Grey 0 is not always the darkest: a modulator would be left letting light through.
+    from lightloom.backends.bench.grey import GreyCurve
+
+    curve = GreyCurve((np.arange(256) - 40.0) ** 2 + 1)
+    with load_bench(lit_bench.write(tmp_path, laser.address)) as bench:
+        bench.know_darkest({"input": curve})
+        bench.make_safe()
+        assert (DEVICES["slm:input"].memory["frame"] == 40).all()
+        assert (DEVICES["slm:weight"].memory["frame"] == 0).all()
+        bench.input.show(np.zeros((8, 12), np.uint8))
+    assert (DEVICES["slm:input"].memory["frame"] == 40).all()
+
+
+def test_all_benches_are_made_safe_although_one_of_them_hangs(tmp_path: Path) -> None:
+    # One device that does not answer would keep the light of another bench on.
+    class Lit:
+        path, exposing_s = "lit", 0.0
+
+        def __init__(self, hangs: bool) -> None:
+            self.hangs, self.is_lit, self.is_dark = hangs, True, False
+
+        def light_off(self) -> None:
+            if self.hangs:
+                time.sleep(3)
+            self.is_lit = False
+
+        def darken(self) -> None:
+            self.is_dark = True
+
+    stuck, good = Lit(True), Lit(False)
+    for one in (stuck, good):
+        stopping.add(one)
+    began_s = time.monotonic()
+    try:
+        (sentence,) = safety.make_all_safe()
+    finally:
+        for one in (stuck, good):
+            stopping.remove(one)
+    took_s = time.monotonic() - began_s
+    assert took_s < SECOND_S and not good.is_lit and good.is_dark and stuck.is_dark, took_s
+    assert sentence.startswith("lit did not say that its light is off (no answer in")
+    seconds_until(lambda: threading.active_count() < 50 and not stuck.is_lit)
