@@ -91,10 +91,12 @@ def time_chart(
                 f'<path d="{frame.band(bin_s, line.low, line.high)}" fill="{colour}" '
                 f'fill-opacity="{opacity}"/>'
             )
-        parts.append(
-            f'<path d="{frame.line(bin_s, line.middle)}" fill="none" stroke="{colour}" '
-            'stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round"/>'
-        )
+        middle = frame.line(bin_s, line.middle)
+        if middle:
+            parts.append(
+                f'<path d="{middle}" fill="none" stroke="{colour}" stroke-width="1.5" '
+                'stroke-linejoin="round" stroke-linecap="round"/>'
+            )
     if len(lines) > 1:
         parts += _legend([line.name for line in lines])
     return _svg(label, _WIDE, _TALL, parts)
