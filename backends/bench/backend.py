@@ -15,9 +15,9 @@ is repeated within the bench file's bound and counted; beyond that the bench is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from threading import Lock
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments import InputError, Timeline
+from ...instruments import InputError, NotConnected, Paused, Timeline, WrongSum
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..profile import OpticsProfile
@@ -39,16 +39,38 @@ from .decoding import Decoder
 from .grey import GreyCurve
 from .layouts import lay_out
 from .opening import check_opening
-from .plan import TileJob, TileResult
+from .plan import TileJob, TileResult, new_number
 from .product import Encoded, Product
 from .queue import JobQueue
 from .recorder import Recorder
-from .shots import Shots
+from .renewal import Turns, measure_anew
+from .shots import Anew, Shots
 from .theory import bench_timing, matching_profile, typical_full_e
 from .tracking import ScaleTracker
 
 _REFERENCE_EVERY = 500  # shots between two reference shots, where nothing drifts
+_MOST_AGAIN = 2  # times that a product may begin again
 _KNOWN_OFF, _CALIBRATED_OFF = 0.002, 0.01  # rms, of the light of a slot: what references tolerate
+
+
+@dataclass
+class _Begun:
+    """One segment of a product on its way.
+
+    Parameters
+    ----------
+    name : matmul, attempt, digest of its rows, segment
+    values, weights : what is multiplied
+    times : how often it began again
+    """
+
+    name: tuple[str, str, str, str]
+    values: np.ndarray
+    weights: Encoded
+    details: Mapping[str, Any]
+    times: int = 0
+    product: Product = field(init=False)
+    futures: list[Future[TileResult]] = field(init=False)
 
 
 class BenchBackend(Backend):
@@ -66,7 +88,8 @@ class BenchBackend(Backend):
     remedies : what was done about faults -> how often
     checked : what checksums found, by the name of the matmul
     shots : takes them, once the bench is open
-    recorder : keeps what is finished, and knows what was kept; set it before the bench is opened
+    recorder : keeps what is finished, and knows what was kept; a run that goes on sets it before
+        the bench is opened
     """
 
     name = "bench"
@@ -87,7 +110,7 @@ class BenchBackend(Backend):
         self.faults: dict[str, int] = {}
         self.remedies: dict[str, int] = {}
         self.checked: dict[str, Tally] = {}
-        self.recorder: Recorder | None = None
+        self._recorder: Recorder | None = None
         self.shots: Shots | None = None
         self._timeline: Timeline | None = None
         self._profile: OpticsProfile | None = None
@@ -95,6 +118,8 @@ class BenchBackend(Backend):
         self._queue: JobQueue | None = None
         self._is_open = False
         self._closing = Lock()
+        self._turns = Turns(bench.clock)
+        self._first_number = 0  # of the jobs that are laid out for the bench as it is known now
 
     # --- opening and closing ---------------------------------------------------------------------
 
@@ -126,7 +151,7 @@ class BenchBackend(Backend):
     def _go_on(self) -> None:
         """Let shots be kept from now on; stand where an earlier run did, if there was one."""
         assert self.shots is not None and self._queue is not None
-        self.shots.upcoming, self.shots.recorder = self._queue.upcoming, self.recorder
+        self.shots.upcoming, self.shots.recorder = self._upcoming, self.recorder
         state = None if self.recorder is None else self.recorder.last()
         if state is not None:
             self.shots.go_on_from(state)
@@ -153,6 +178,7 @@ class BenchBackend(Backend):
 
     def _begin_shots(self) -> None:
         """Make what takes shots, with what is known of the bench now."""
+        lost_s = self.lost_s
         if self.shots is not None:
             self.shots.close()
         calibrated = self._calibrated
@@ -174,7 +200,7 @@ class BenchBackend(Backend):
             self.faults,
             self.remedies,
         )
-        self.shots.timeline = self._timeline
+        self.shots.timeline, self.shots.lost_s = self._timeline, lost_s
 
     @property
     def _reference_every(self) -> int:
@@ -222,9 +248,25 @@ class BenchBackend(Backend):
             self.shots.timeline = timeline
 
     @property
+    def recorder(self) -> Recorder | None:
+        """What keeps finished shots, if anybody wants that."""
+        return self._recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        self._recorder = recorder
+        if self.shots is not None and self._is_open:
+            self.shots.recorder = recorder
+
+    @property
     def tracker(self) -> ScaleTracker | None:
         """Give what follows the light's drift; None where nobody measured how it drifts."""
         return None if self.shots is None else self.shots.decoder.tracker
+
+    @property
+    def lost_s(self) -> float:
+        """Give the bench's time that went into exposures that failed, and into remedies."""
+        return 0.0 if self.shots is None else self.shots.lost_s
 
     @property
     def references(self) -> int:
@@ -274,15 +316,31 @@ class BenchBackend(Backend):
             return ()
         light = f"{self.typical_full_e:,.0f} photoelectrons per full-scale product of two elements"
         if self._calibrated is None:
-            return (f"calibrated by the simulation's own truth; {light}",)
-        calibration = self._calibrated.calibration
-        ended = 1.0 if self.tracker is None else self.tracker.slow
-        return (
-            f"calibration {calibration.path}, {calibration.age_s(WANTED) / 3600:.1f} hours old; "
-            f"{light}",
-            f"{self.references:,} reference shots were taken; the light ended at {ended:.3f} times "
-            "that of calibration",
-        )
+            told = [f"calibrated by the simulation's own truth; {light}"]
+        else:
+            calibration = self._calibrated.calibration
+            ended = 1.0 if self.tracker is None else self.tracker.slow
+            told = [
+                f"calibration {calibration.path}, {calibration.age_s(WANTED) / 3600:.1f} hours "
+                f"old; {light}",
+                f"{self.references:,} reference shots were taken; the light ended at {ended:.3f} "
+                "times that of calibration",
+            ]
+        return (*told, *self._remedied)
+
+    @property
+    def _remedied(self) -> Iterator[str]:
+        """Give sentences on what was done about faults."""
+        marked = self.remedies.get("host", 0) + self.remedies.get("skip", 0)
+        if marked:
+            yield (
+                f"MARKED: light gave no numbers for {marked:,} faults: "
+                f"{self.remedies.get('host', 0):,} were computed by the host, "
+                f"{self.remedies.get('skip', 0):,} skipped, as if dark"
+            )
+        if self.remedies:
+            tried = ", ".join(f"{name} {count:,}" for name, count in sorted(self.remedies.items()))
+            yield f"done about faults: {tried}; {self.lost_s:.3g} s of the bench's time were lost"
 
     @property
     def typical_full_e(self) -> float:
@@ -369,48 +427,83 @@ class BenchBackend(Backend):
         """Submit the jobs of all segments; the product is put together when it is asked for."""
         self.open()
         stats = Stats(macs=x.size * w.shape[-2])
-        started: list[tuple[Product, list[Future[TileResult]]]] = []
+        started: list[_Begun] = []
         with self.bench.clock.held():
             for tile in tiles((1, x.shape[-1]), Geometry(None, self.layout.length)):
-                start = time.perf_counter()
                 values = x[..., tile.columns]
                 if not np.isfinite(values).all():
                     raise InputError("x has values that are not finite")
-                name = f"{at.matmul}/{at.attempt}/{_digest(at.rows)}/{tile.segment}"
-                shown, weights = self.encode_input(values), w.content[tile.segment]
-                product = Product(self, name, values, shown, weights, details)
-                stats.seconds["encode"] = (
-                    stats.seconds.get("encode", 0.0) + time.perf_counter() - start
-                )
-                started.append((product, [self._submit(job) for job in product.jobs]))
+                name = (at.matmul, str(at.attempt), _digest(at.rows), str(tile.segment))
+                started.append(_Begun(name, values, w.content[tile.segment], details))
+                self._build(started[-1], stats)
         # jobs end in their order, so the last of them is the end of all
-        started[-1][1][-1].add_done_callback(lambda _: done())
-        return partial(self._finish, started, stats, at.matmul, details)
+        started[-1].futures[-1].add_done_callback(lambda _: done())
+        return partial(self._finish, started, stats)
 
-    def _finish(
-        self,
-        started: list[tuple[Product, list[Future[TileResult]]]],
-        stats: Stats,
-        name: str,
-        details: Mapping[str, Any],
-    ) -> MatmulResult:
+    def _build(self, begun: _Begun, stats: Stats) -> None:
+        """Lay out a product for the bench as it is known now, and submit its jobs."""
+        start = time.perf_counter()
+        matmul, attempt, digest, segment = begun.name
+        if begun.times:
+            attempt += f".{begun.times}"
+        name = f"{matmul}/{attempt}/{digest}/{segment}"
+        with self._turns.reading(holds=True):
+            shown = self.encode_input(begun.values)
+            begun.product = Product(self, name, begun.values, shown, begun.weights, begun.details)
+        stats.seconds["encode"] = stats.seconds.get("encode", 0.0) + time.perf_counter() - start
+        begun.futures = [self._submit(job) for job in begun.product.jobs]
+
+    def _finish(self, started: list[_Begun], stats: Stats) -> MatmulResult:
         """Wait for the jobs of a product, and add up its segments."""
         y: Any = 0.0
         variance: Any = 0.0
-        for product, futures in started:
+        for begun in started:
             try:
-                results = [future.result() for future in futures]
+                part, noise = self._gathered(begun, stats)
             except BaseException:
                 self.close()
                 raise
-            start, start_s = time.perf_counter(), self.clock.now_s()
-            part, noise = product.decoded(results, stats)
-            self.checked.setdefault(name, Tally()).add(product.judge.tally)
             y, variance = y + part, variance + noise
-            if self._timeline is not None:
-                self._timeline.add("gather", name, start_s, self.clock.now_s(), **details)
-            stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
         return MatmulResult(y.astype(np.float32), stats, variance.astype(np.float32))
+
+    def _gathered(self, begun: _Begun, stats: Stats) -> tuple[np.ndarray, np.ndarray]:
+        """Give a segment and its variance; take it again where its light does not count.
+
+        That is so where the bench was measured anew meanwhile, and where a checksum over numbers
+        that an earlier run kept does not fit.
+
+        Raises
+        ------
+        Paused : when taking it again does not help
+        """
+        name = begun.name[0]
+        while True:
+            try:
+                results = [future.result() for future in begun.futures]
+                start, start_s = time.perf_counter(), self.clock.now_s()
+                counted = Stats()
+                with self._turns.reading():
+                    if begun.product.jobs[0].number < self._first_number:
+                        raise Anew("")
+                    part, noise = begun.product.decoded(results, counted)
+            except (Anew, WrongSum) as reason:
+                begun.times += 1
+                if begun.times > _MOST_AGAIN:
+                    raise Paused(
+                        f"{self.bench.path}: {name} was taken {begun.times} times, and its numbers "
+                        f"do not fit the bench ({reason or 'which was measured anew each time'}); "
+                        "run `lightloom check`; the bench is safe",
+                        "wrong-sum",
+                    ) from reason
+                with self.bench.clock.held():
+                    self._build(begun, stats)
+                continue
+            stats.add(counted)
+            self.checked.setdefault(name, Tally()).add(begun.product.judge.tally)
+            if self._timeline is not None:
+                self._timeline.add("gather", name, start_s, self.clock.now_s(), **begun.details)
+            stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
+            return part, noise
 
     def weigh(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Divide shares [slots, length] by the gains of their elements, as far as these allow.
@@ -480,11 +573,47 @@ class BenchBackend(Backend):
     def _run(self, job: TileJob) -> TileResult:
         assert self.shots is not None
         try:
+            if job.number < self._first_number:
+                raise Anew("")
             return self.shots.run(job)
-        except BaseException:
-            self.shots.stops.set()  # jobs that wait end at once
-            self.bench.close()  # light off first
+        except BaseException as error:
+            if isinstance(error, Anew):
+                if error.remedy:
+                    self._renew(error.remedy)
+                raise  # its product begins again
+            self._make_safe()
             raise
+
+    def _renew(self, remedy: str) -> None:
+        """Measure the bench anew; what was laid out for it as it was is not shown any more."""
+        assert self.shots is not None and self._calibrated is not None
+        try:
+            with self._turns.changing():
+                self._first_number = new_number()
+                before = self.shots
+                measure_anew(self.bench, remedy)
+                self._calibrated = read_calibrated(self.bench)
+                self._lay_out()
+                self.bench.source.enable()
+                self._begin_shots()
+                self.shots.plan.counters.update(before.plan.counters)
+                if before.stops.is_set():
+                    raise NotConnected(f"{self.bench.path}: the bench was closed meanwhile")
+                check_opening(self, self._take_known)
+                self.shots.upcoming, self.shots.recorder = self._upcoming, self.recorder
+        except BaseException:
+            self._make_safe()
+            raise
+
+    def _upcoming(self) -> TileJob | None:
+        """Give the job that waits, unless its product is to begin again."""
+        job = None if self._queue is None else self._queue.upcoming()
+        return None if job is None or job.number < self._first_number else job
+
+    def _make_safe(self) -> None:
+        assert self.shots is not None
+        self.shots.stops.set()  # jobs that wait end at once
+        self.bench.close()  # light off first
 
     def _take_known(
         self, name: str, inputs: np.ndarray, weights: np.ndarray
