@@ -27,6 +27,8 @@ _OURS = {  # name -> module and class, under lightloom.instruments
     "simulated-camera": "simulated:SimulatedCamera",
     "simulated-daq": "simulated:SimulatedDaq",
     "simulated-source": "simulated:SimulatedSource",
+    "simulated-power-meter": "simulated:SimulatedPowerMeter",
+    "simulated-thermometer": "simulated:SimulatedThermometer",
     "display-slm": "drivers.display:DisplaySLM",
     "slmsuite-slm": "drivers.slmsuite:SlmsuiteSLM",
     "slmsuite-camera": "drivers.slmsuite:SlmsuiteCamera",

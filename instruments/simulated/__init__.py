@@ -7,6 +7,7 @@ real timing on a real or a virtual clock, and with the faults that real devices 
 from .devices import SimulatedCamera, SimulatedDaq, SimulatedSLM, SimulatedSource
 from .faults import Fault
 from .light_path import LightPath, WorldOptions
+from .monitors import SimulatedPowerMeter, SimulatedThermometer
 from .profiles import CAMERAS, DAQS, MODULATORS
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "LightPath",
     "SimulatedCamera",
     "SimulatedDaq",
+    "SimulatedPowerMeter",
     "SimulatedSLM",
     "SimulatedSource",
+    "SimulatedThermometer",
     "WorldOptions",
 ]

@@ -25,7 +25,13 @@ from .light_path import Layout, LightPath, WorldOptions
 from .optics import COMPILED, in_bands
 from .profiles import CAMERAS, DAQS, MODULATORS, CameraProfile
 
-_ROLES = {"slm": "input", "camera": "detector", "daq": "detector", "light source": "source"}
+_ROLES = {
+    "slm": "input",
+    "camera": "detector",
+    "daq": "detector",
+    "light source": "source",
+    "power meter": "power_meter",
+}
 _QUIET = 2.0  # electrons of read noise below which weak light takes true Poisson numbers
 _KURTOSIS = 1 / 16  # excess that may be left out, of a pixel's electrons; a slot sums hundreds
 

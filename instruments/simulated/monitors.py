@@ -1,0 +1,131 @@
+"""Simulated monitors of a bench: a power meter beside its source, and a thermometer on a DAQ.
+
+Both follow a schedule of excursions on the bench's clock, so that what a run does about a warm room
+or a tired lamp can be tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ..base import Identity
+from ..camera import Shot
+from ..daq import Daq, Samples
+from ..errors import InstrumentTimeout
+from ..light_source import PowerMeter
+from ..tables import Table
+from ..units import Seconds
+from .devices import SimulatedOptions, _Simulated
+
+
+class Excursion(Table):
+    """A time in which a reading is not what it was.
+
+    Parameters
+    ----------
+    from_s, until_s : on the bench's clock, since the instrument was connected first; None for ever
+    factor : of the reading, meanwhile
+    """
+
+    from_s: Seconds = 0.0
+    until_s: Seconds | None = None
+    factor: float = 1.0
+
+
+class MonitorOptions(SimulatedOptions):
+    """Settings of a simulated monitor.
+
+    Parameters
+    ----------
+    excursions : when it reads something else; those at one time multiply
+    noise : of a reading, relative, rms
+    """
+
+    excursions: tuple[Excursion, ...] = ()
+    noise: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ThermometerOptions(MonitorOptions):
+    """Settings of a simulated thermometer.
+
+    Parameters
+    ----------
+    volts : that it gives without an excursion
+    """
+
+    volts: float = 0.22
+
+
+class _Monitor(_Simulated):
+    """Follows a schedule."""
+
+    def __init__(self, name: str, options: Any = None, **others: Any) -> None:
+        super().__init__(name, options, **others)
+        self._began_s: float | None = None
+        self._readings = 0
+
+    def _started(self, model: str) -> Identity:
+        identity = self._begin(model)
+        self._began_s = self.clock.now_s() if self._began_s is None else self._began_s
+        return identity
+
+    def _factor(self) -> float:
+        """Give what a reading is multiplied by now."""
+        fault = self._fails("read", "silent")
+        if fault is not None:
+            raise InstrumentTimeout(f"{self.name}: no answer")
+        assert self.world is not None and self._began_s is not None
+        self._readings += 1
+        now_s, factor = self.clock.now_s() - self._began_s, 1.0
+        for excursion in self.options.excursions:
+            until_s = np.inf if excursion.until_s is None else excursion.until_s
+            if excursion.from_s <= now_s < until_s:
+                factor *= excursion.factor
+        chance = self.world.generator(Shot(f"{self.role}/{self._readings}", 0), "monitor")
+        return factor * float(1 + self.options.noise * chance.standard_normal())
+
+
+class SimulatedPowerMeter(_Monitor, PowerMeter):
+    """Reads the power that the source of its world emits."""
+
+    driver = "simulated-power-meter"
+    Options = MonitorOptions
+
+    def _connect(self, timeout_s: float) -> Identity:
+        return self._started("power meter")
+
+    def _read_power(self, timeout_s: float) -> float:
+        assert self.world is not None
+        return self.world.power_w * self._factor()
+
+
+class SimulatedThermometer(_Monitor, Daq):
+    """A DAQ of which every input reads the same thermometer."""
+
+    driver = "simulated-thermometer"
+    Options = ThermometerOptions
+
+    def _connect(self, timeout_s: float) -> Identity:
+        self.input_count = 4
+        self.rate_limits_hz = (0.1, 10_000.0)
+        self.input_range_v, self.bit_depth = (-10.0, 10.0), 16
+        return self._started("thermometer")
+
+    def _read(
+        self,
+        channels: Sequence[int],
+        samples: int,
+        rate_hz: float,
+        timeout_s: float,
+        shot: Shot | None,
+    ) -> Samples:
+        start_s = self.clock.now_s()
+        volts = self.options.volts * self._factor()
+        self.clock.sleep_until(start_s + samples / rate_hz)
+        low, high = self.input_range_v
+        read = np.full((len(channels), samples), np.clip(volts, low, high))
+        return Samples(read, rate_hz, start_s, shot)
