@@ -25,6 +25,7 @@ from .errors import (
 )
 
 LOG = logging.getLogger("lightloom.instruments")
+_BEYOND = 0.25  # of an input's range, that a converter may read past its ends
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,13 @@ class Daq(Instrument):
             raise BadReply(
                 f"{self.name}: {result.volts.shape} finite voltages were to come as "
                 f"({len(channels)}, {samples})"
+            )
+        low, high = self.input_range_v
+        least, most, more = result.volts.min(), result.volts.max(), _BEYOND * (high - low)
+        if least < low - more or most > high + more:
+            raise BadReply(
+                f"{self.name}: {least:g} to {most:g} V is no reading of inputs that reach from "
+                f"{low:g} to {high:g} V"
             )
         return result
 

@@ -1,6 +1,7 @@
 """Text to tokens and back, on the package `tokenizers`; simple files do without it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,32 @@ class Tokenizer:
         """
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise InputError(f"the text {text[:40]!r} holds bytes that are no UTF-8")
-        if limit is None:
-            return list(self._inner.encode(text).ids)
-        self._inner.enable_truncation(limit)
-        try:
-            return list(self._inner.encode(text).ids)
-        finally:
-            self._inner.no_truncation()
+        with _refused(f"the tokenizer {self.source} cannot encode {text[:40]!r}"):
+            if limit is None:
+                return list(self._inner.encode(text).ids)
+            self._inner.enable_truncation(limit)
+            try:
+                return list(self._inner.encode(text).ids)
+            finally:
+                self._inner.no_truncation()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Give the text of tokens, without special ones."""
-        return str(self._inner.decode(list(tokens)))
+        with _refused(f"the tokenizer {self.source} cannot decode its tokens"):
+            return str(self._inner.decode(list(tokens)))
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Make an InputError of whatever the package raises: plain Exceptions, and panics of Rust."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{what}: {error}") from None
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -68,10 +84,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
         if plain is None:
             raise
         return Tokenizer(plain, path)
-    try:
+    with _refused(f"{path} is no tokenizer"):
         return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), path)
-    except Exception as error:  # the package raises plain Exception
-        raise InputError(f"{path} is no tokenizer: {error}") from None
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
@@ -89,12 +103,8 @@ def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
             "is read from GGUF; put the model's tokenizer.json beside the file"
         )
     tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
-    try:
+    with _refused(f"the tokenizer in {path} is broken"):
         return Tokenizer(_byte_pairs(tokenizers, metadata, str(before), path), path)
-    except InputError:
-        raise
-    except Exception as error:  # the package raises plain Exception for a vocabulary with holes
-        raise InputError(f"the tokenizer in {path} is broken: {error}") from None
 
 
 def _byte_pairs(tokenizers: Any, metadata: Mapping[str, Any], before: str, path: Path) -> Any:

@@ -6,11 +6,16 @@ one that fails. The whole campaign is `python -m lightloom.benchmarks.fuzz`.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightloom.backends.bench import example_file, load_bench
 from lightloom.backends.bench.calibration import Calibration
-from lightloom.instruments import InputError
+from lightloom.instruments import BadReply, InputError, create
+from lightloom.instruments.drivers.serial_daq import SerialDaq
+from lightloom.instruments.drivers.visa import numbers_in
+from lightloom.models.tokenizer import read_tokenizer
+from scpi_devices import Meter, Multimeter, RedPitaya, serve
 
 # --- what was found ------------------------------------------------------------------------------
 
@@ -57,3 +62,75 @@ def test_a_number_that_was_changed_in_a_calibration_is_found(tmp_path: Path) -> 
         Calibration.read(path)
     path.write_text(json.dumps(json.loads(text)), encoding="utf-8")  # only laid out anew
     assert Calibration.read(path).binding == made.binding
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1_0", "nan", "inf", "1e400", "9.9E+37", "-9.9E37", "9.91E37", "0.001abc", "0x10", ""),
+        *("1,,2", "\u0661", "1 2", "--1", "1e"),
+    ],
+)
+def test_what_is_no_number_is_none(text: str) -> None:
+    # "1_0" was read as 10, and SCPI's words for "out of range" as light or volts.
+    assert numbers_in(text) == []
+    assert numbers_in("+1.5, -.5e-3,2.") == [1.5, -0.5e-3, 2.0]
+
+
+def test_light_below_the_drift_of_a_zero_is_refused(tmp_path: Path) -> None:
+    # A run would be paused, or go on, by light that cannot be.
+    with serve(Meter()) as served:
+        served.fault = lambda line, reply: b"-0.1\n" if line == "MEAS:POW?" else _line(reply)
+        meter: Any = create("scpi-power-meter", "meter", {"address": served.address})
+        with meter, pytest.raises(BadReply, match=r"'-0.1 W', where light, which"):
+            meter.read_power()
+
+
+def _line(reply: str | None) -> bytes | None:
+    return None if reply is None else f"{reply}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("device", "dialect", "question", "reply", "complaint"),
+    [
+        (Multimeter, "multimeter", "READ?", b"9.9E+37\n", "where 1 number was to come"),
+        (Multimeter, "multimeter", "READ?", b"2e3\n", "2000 V is no reading"),
+        (RedPitaya, "red-pitaya", "ACQ:TPOS?", b"16380.5\n", "a place below 16384"),
+        (RedPitaya, "red-pitaya", "ACQ:TPOS?", b"-1\n", "a place below 16384"),
+    ],
+)
+def test_scans_that_cannot_be_are_refused(
+    device: Any, dialect: str, question: str, reply: bytes, complaint: str
+) -> None:
+    # An overload was taken for volts, half a sample's place for a whole one.
+    with serve(device()) as served:
+        served.fault = lambda line, answer: reply if line == question else _line(answer)
+        options = {"address": served.address, "dialect": dialect}
+        daq: Any = create("scpi-daq", "daq", options)
+        with daq, pytest.raises(BadReply, match=complaint):
+            daq.read((0,), 1, 50 if dialect == "multimeter" else 1e6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("inputs", "-1"), ("bits", "0"), ("bits", "1_0"), ("rate_hz", "0:0")]
+)
+def test_a_board_that_cannot_be_is_refused(key: str, value: str) -> None:
+    # int() takes "1_0", and a board without bits gave volts all the same.
+    words = "protocol=1 inputs=4 outputs=2 lines=8 counters=1 bits=10 samples=256 in_uv=0:5 "
+    words += "out_uv=0:5 rate_hz=1:1000 maker=a model=b serial=c firmware=d"
+    daq = SerialDaq("daq", SerialDaq.Options(address="COM1"))  # type: ignore[call-arg]
+    assert daq._take_over(words.split()).maker == "a"
+    changed = [f"{key}={value}" if word.startswith(f"{key}=") else word for word in words.split()]
+    with pytest.raises(BadReply, match="does not say what it has"):
+        daq._take_over(changed)
+
+
+def test_a_tokenizer_that_makes_its_reader_panic_is_refused(tmp_path: Path) -> None:
+    # The package is written in Rust; its panics are no Exceptions, and went through every handler.
+    path = tmp_path / "tokenizer.json"
+    model = {"type": "BPE", "continuing_subword_prefix": "nan", "vocab": {"l": 0, "i": 1, "li": 2}}
+    document = {"version": "1.0", "model": {**model, "merges": [["l", "i"]]}}
+    document |= {"added_tokens": [], "normalizer": None, "pre_tokenizer": None}
+    path.write_text(json.dumps(document | {"post_processor": None, "decoder": None}))
+    with pytest.raises(InputError, match="is no tokenizer"):
+        read_tokenizer(path)

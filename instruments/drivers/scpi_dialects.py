@@ -14,7 +14,7 @@ import numpy as np
 
 from ..clock import Clock
 from ..errors import InstrumentError, InstrumentTimeout
-from .visa import VisaLink
+from .visa import VisaLink, numbers_in
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,12 @@ class RedPitaya(Dialect):
         self._wait(link, "ACQ:TRIG:STAT?", "TD", scan, clock)
         clock.sleep_until(clock.now_s() + scan.samples / rate_hz)
         self._wait(link, "ACQ:TRIG:FILL?", "1", scan, clock)
-        start = int(link.ask_number("ACQ:TPOS?"))
+        start = link.ask_number("ACQ:TPOS?")
+        if not (start.is_integer() and 0 <= start < self.most_samples):
+            link.refuse("ACQ:TPOS?", f"{start:g}", f"a place below {self.most_samples}")
         volts = [
             link.ask_numbers(
-                f"ACQ:SOUR{channel + 1}:DATA:STArt:N? {start},{scan.samples}",
+                f"ACQ:SOUR{channel + 1}:DATA:STArt:N? {start:.0f},{scan.samples}",
                 scan.samples,
                 max(scan.deadline_s - clock.now_s(), 0.05),
                 strip="{}",
@@ -186,8 +188,8 @@ class Scope(Dialect):
             step_s = link.ask_numbers(":WAV:PRE?", 10)[4]
             left_s = max(scan.deadline_s - clock.now_s(), 0.05)
             volts.append(self._values(link, ":WAV:DATA?", scan.samples, left_s))
-        if not step_s > 0:
-            link.refuse(":WAV:PRE?", f"{step_s:g} s", "a time between samples above 0")
+        if not 1e-12 < step_s < 1e3:
+            link.refuse(":WAV:PRE?", f"{step_s:g} s", "a time between samples")
         return np.array(volts), 1 / step_s
 
     def _values(self, link: VisaLink, question: str, count: int, left_s: float) -> list[float]:
@@ -195,12 +197,9 @@ class Scope(Dialect):
         answer = link.query(question, left_s)
         digits = int(answer[1]) if answer[:1] == "#" and answer[1:2].isdigit() else 0
         length, body = answer[2 : 2 + digits], answer[2 + digits :]
-        try:
-            values = [float(part) for part in body.split(",")]
-        except ValueError:
-            values = []
+        values = numbers_in(body)
         is_whole = length.isdigit() and int(length) == len(body)
-        if not is_whole or len(values) != count or not np.isfinite(values).all():
+        if not is_whole or len(values) != count:
             link.refuse(question, answer, f"a block of {count} numbers")
         return values
 

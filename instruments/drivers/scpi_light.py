@@ -25,6 +25,8 @@ from ..light_source import LightSource, PowerMeter
 from ..units import Metres, Watts
 from .visa import VisaInstrument, VisaLink, VisaOptions
 
+_ZERO_DRIFT_W = 0.01  # that a meter may show below zero in the dark: a thermal one drifts so far
+
 
 class SourceCommands(DriverOptions):
     """What a source is told and asked; `{power}` is the set-point in the device's unit."""
@@ -214,5 +216,8 @@ class ScpiPowerMeter(VisaInstrument, PowerMeter):
             self.wavelength_m = wanted_m
 
     def _read_power(self, timeout_s: float) -> float:
-        power = self._link.ask_number(self.options.commands.read, timeout_s)
-        return power * float(self.options.watts_per_unit)
+        question = self.options.commands.read
+        power_w = self._link.ask_number(question, timeout_s) * float(self.options.watts_per_unit)
+        if power_w < -_ZERO_DRIFT_W:
+            self._link.refuse(question, f"{power_w:g} W", "light, which is never negative,")
+        return power_w

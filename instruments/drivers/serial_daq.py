@@ -11,6 +11,7 @@ has a number that its answer carries, so that a late or damaged answer is never 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from binascii import crc_hqx
 from collections.abc import Sequence
@@ -120,12 +121,14 @@ class SerialDaq(Daq):
                     f"{self.name} speaks protocol {has['protocol']}, and this driver 1; "
                     "load the firmware of this release"
                 )
-            self.input_count, self.output_count = int(has["inputs"]), int(has["outputs"])
-            self.line_count, self.counter_count = int(has["lines"]), int(has["counters"])
-            self.bit_depth, self._most = int(has["bits"]), int(has["samples"])
+            self.input_count, self.output_count = _count(has["inputs"]), _count(has["outputs"])
+            self.line_count, self.counter_count = _count(has["lines"]), _count(has["counters"])
+            self.bit_depth, self._most = _count(has["bits"], 1, 32), _count(has["samples"], 1)
             self.input_range_v = _range_of(has["in_uv"], 1e-6)
             self.output_range_v = _range_of(has["out_uv"], 1e-6)
             self.rate_limits_hz = _range_of(has["rate_hz"], 1.0)
+            if not 0 < self.rate_limits_hz[1] <= 1e9:
+                raise ValueError(f"rate_hz {has['rate_hz']}")
             return Identity(has["maker"], has["model"], has["serial"], has["firmware"])
         except (KeyError, ValueError) as error:
             raise BadReply(
@@ -272,8 +275,14 @@ class SerialDaq(Daq):
         )
 
 
+def _count(text: str, least: int = 0, most: int = 1 << 24) -> int:
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise ValueError(f"a count of {text}")
+    return int(text)
+
+
 def _range_of(text: str, unit: float) -> tuple[float, float]:
-    low, high = (int(part) * unit for part in text.split(":"))
-    if not low <= high:
+    found = re.fullmatch(r"(-?[0-9]{1,12}):(-?[0-9]{1,12})", text)
+    if found is None or int(found[1]) > int(found[2]):
         raise ValueError(f"range {text}")
-    return low, high
+    return int(found[1]) * unit, int(found[2]) * unit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import select
 import socket
 import time
@@ -27,6 +28,8 @@ LOG = logging.getLogger("lightloom.instruments")
 
 LONGEST_REPLY = 1 << 24  # bytes; what is longer is no answer
 CHUNK = 1 << 16
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NO_NUMBER = 9.9e37
 GONE = {
     StatusCode.error_connection_lost,
     StatusCode.error_io,
@@ -165,11 +168,8 @@ class VisaLink:
     ) -> list[float]:
         """Ask for so many finite numbers, separated by commas, perhaps within brackets `strip`."""
         answer = self.query(question, timeout_s)
-        try:
-            numbers = [float(part) for part in answer.strip().strip(strip or None).split(",")]
-        except ValueError:
-            numbers = []
-        if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        numbers = numbers_in(answer.strip().strip(strip or None))
+        if len(numbers) != count:
             self.refuse(question, answer, f"{count} number{'s' * (count > 1)}")
         return numbers
 
@@ -343,6 +343,18 @@ class VisaInstrument(Instrument):
 
     def _disconnect(self) -> None:
         self._link.close()
+
+
+def numbers_in(text: str) -> list[float]:
+    """Give the numbers of a text that separates them by commas; none where one of them is none.
+
+    Python would also read "1_0" as 10. SCPI writes 9.9E37 for infinity, as an instrument does that
+    is beyond its range, and 9.91E37 for what is no number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    numbers = [float(part) for part in parts if _NUMBER.fullmatch(part)]
+    is_whole = len(numbers) == len(parts) and all(abs(number) < _NO_NUMBER for number in numbers)
+    return numbers if is_whole else []
 
 
 def _can_read(line: Any, timeout_s: float = 0.0) -> bool:
