@@ -33,6 +33,7 @@ from ..backends import (
 )
 from ..backends.base import PreparedWeights
 from ..instruments import InputError
+from ..instruments.errors import import_extra
 from ..models import Model, load_model
 from ..models.model import load_arrays
 from ..scheduler import Executor, Placement
@@ -455,6 +456,36 @@ def show(measured: Sequence[Mapping[str, Any]], encodings: Sequence[str]) -> dic
     return found
 
 
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """Draw budgets against the width, with the fitted laws and what one over the width were."""
+    figures = import_extra("matplotlib.figure", "report", "drawing the law")
+    figure = figures.Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    measured = document["members"]
+    widths = np.array([member["width"] for member in measured], dtype=float)
+    for colour, (encoding, fitted) in enumerate(document["laws"].items()):
+        budgets = [member["budgets"][encoding] for member in measured]
+        light = np.array([budget["light"] for budget in budgets])
+        ends = np.array([[b["light"] - b["low"], b["high"] - b["light"]] for b in budgets]).T
+        law, style = fitted["per MAC"], {"color": f"C{colour}"}
+        said = f"{encoding}: {law['exponent']:+.2f} ({law['low']:+.2f} to {law['high']:+.2f})"
+        left.errorbar(widths, light, ends, fmt="o", markersize=4, label=said, **style)
+        left.plot(widths, law["factor"] * widths ** law["exponent"], **style)
+        left.plot(widths, light[0] * widths[0] / widths, ":", **style)
+        signal = [_mean(member["costs"], encoding) for member in measured]
+        law = fitted["signal"]
+        right.plot(widths, signal, "o", markersize=4, label=f"{law['exponent']:+.2f}", **style)
+        right.plot(widths, law["factor"] * widths ** law["exponent"], **style)
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log", xlabel="width")
+        axes.set_xticks(sorted(set(widths)), [f"{width:.0f}" for width in sorted(set(widths))])
+        axes.minorticks_off()
+        axes.legend(fontsize="small")
+    left.set(ylabel="photons per MAC for 1 % of loss", title="Budget (dotted: 1 / width)")
+    right.set(ylabel="photons per output", title="Light at which noise equals the signal")
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 def _pair(interval: tuple[float, float]) -> str:
     return f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
@@ -489,6 +520,8 @@ def main(arguments: list[str] | None = None) -> None:
     }
     if options.json:
         options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    if options.picture:
+        draw(document, options.picture)
 
 
 if __name__ == "__main__":

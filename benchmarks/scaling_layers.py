@@ -1,0 +1,187 @@
+"""Light that keeps a real model's loss, product by product, against the length of the sums.
+
+    python -m lightloom.benchmarks.scaling_layers --model smollm2.gguf --json smollm2.json
+    python -m lightloom.benchmarks.scaling_layers --model minilm --layers 0 2 5
+
+Only one kind of product is on noisy light, in all layers or in one; everything else is exact. The
+budget is the detected photons per output at which the noise costs 1 %: of a language model, the
+mean loss per token rises by 1 % of itself; of an encoder, the embeddings' mean cosine with those
+without noise falls by 0.01. Modulators have 8 bits, with and without the noise.
+
+The text is that of `pydoc_data.topics`, which every Python has.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+
+from ..backends import Backend, MockBackend
+from ..instruments import InputError
+from ..models import Model, load_model
+from ..models.model import CALIBRATION_TEXT
+from ..scheduler import Executor, OpticalMatmul, Placement
+from .scaling import ENCODINGS, Text, find_budget, signal_costs
+
+_CALIBRATION_ROWS = 2  # keys and values have their scales from so many rows of the usual text
+
+
+class Passage(Text):
+    """A language model on text, calibrated on little, since its products are looked at one by one.
+
+    An encoder's "loss" is 1 + (1 - cosine) of each sentence, against the embedding without noise,
+    so that 1 % of it is a cosine of 0.99.
+    """
+
+    def __init__(self, model: Model, inputs: Any, placement: Placement) -> None:
+        super().__init__(model, inputs, placement)
+        self._still: np.ndarray | None = None
+
+    def prepared(self, backend: Backend) -> Executor:
+        """Give the executor of a backend, its scales calibrated once, on a few rows."""
+        executor = self.model.executor(backend, self.placement)
+        if executor.needs_ranges and not self._ranges:
+            text = CALIBRATION_TEXT.read_text(encoding="utf-8")
+            self.model.calibrate(executor, self.model.rows_of(text, 128)[:_CALIBRATION_ROWS])
+        return super().prepared(backend)
+
+    def measure(self, backend: MockBackend) -> np.ndarray:
+        """Give the loss of each row, or of each sentence."""
+        if self.model.task == "language":
+            return super().measure(backend)
+        self.prepared(backend)
+        found = self.model.embed(self.rows, backend, self.placement)
+        if self._still is None or backend.profile.photons_per_mac is None:
+            self._still = found
+        return 2 - np.einsum("nd,nd->n", found, self._still, dtype=np.float64)
+
+
+def inputs_of(model: Model, rows: int, length: int) -> Any:
+    """Give rows of tokens [rows, length], or as many sentences for an encoder."""
+    texts = [text for _, text in sorted(topics.items())]
+    if model.task == "language":
+        return model.rows_of("\n".join(texts[:rows]), length)[:rows]
+    if model.task != "encoder":
+        raise InputError(f"the model {model.name!r} ({model.task}) has no loss on a text")
+    sentences = (re.search(r"[A-Z][a-z][^.]{40,160}\.", text) for text in texts)
+    return [" ".join(found[0].split()) for found in sentences if found][:rows]
+
+
+def groups_of(model: Model, layers: Sequence[int]) -> dict[str, list[OpticalMatmul]]:
+    """Give the products by kind: of all layers, and of each of some.
+
+    Raises
+    ------
+    InputError : for a layer that the model does not have
+    """
+    found: dict[str, list[OpticalMatmul]] = {}
+    for step in model.whole_program.matmuls:
+        if step.layer is None:
+            continue
+        part = step.name.split(".", 2)[2]
+        found.setdefault(part, []).append(step)
+    several = {f"{part}, all layers": steps for part, steps in found.items()}
+    for layer in layers:
+        if not 0 <= layer < model.config.layers:
+            raise InputError(f"layer {layer} is none of the {model.config.layers} of {model.name}")
+        for part, steps in found.items():
+            several[f"{part}, layer {layer}"] = [s for s in steps if s.layer == layer]
+    return several
+
+
+def measure_group(
+    model: Model,
+    inputs: Any,
+    name: str,
+    steps: Sequence[OpticalMatmul],
+    encodings: Sequence[str],
+    seeds: int,
+) -> dict[str, Any]:
+    """Give the budgets of one kind of product, for JSON."""
+    length = _length(model, steps[0], inputs)
+    text = Passage(model, inputs, Placement(name, frozenset(step.name for step in steps)))
+    costs = signal_costs(text) if not steps[0].dynamic and model.task == "language" else {}
+    budgets, guess = {}, 0.5
+    for encoding in encodings:
+        found = find_budget(text.losses(encoding), text.quiet(encoding), seeds, guess)
+        guess = 10 * found.light
+        budgets[encoding] = {
+            "per_mac": found.light,
+            "per_output": found.light * length,
+            "low": found.interval[0] * length,
+            "high": found.interval[1] * length,
+            "slope": found.slope,
+            "quiet": found.quiet,
+        }
+        print(
+            f"{name:<30} K {length:6.0f}  {encoding:<10} {found.light * length:10.4g} photons per "
+            f"output ({found.interval[0] * length:.4g} to {found.interval[1] * length:.4g})",
+            flush=True,
+        )
+    return {
+        "products": name,
+        "length": length,
+        "count": len(steps),
+        "budgets": budgets,
+        "signal": _means(costs),
+    }
+
+
+def _means(costs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Give the geometric means over products."""
+    if not costs:
+        return {}
+    keys = next(iter(costs.values()))
+    return {k: float(np.exp(np.mean([np.log(c[k]) for c in costs.values()]))) for k in keys}
+
+
+def _length(model: Model, step: OpticalMatmul, inputs: Any) -> float:
+    """Give K; of attention x V the mean number of tokens that a row sees."""
+    if step.kind != "attention x V":
+        return float(step.w_shape[-1]({}))
+    if model.task == "language":
+        return float((inputs.shape[1] + 1) / 2)
+    return float(np.mean([len(model.tokenizer.encode(text)) for text in inputs]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure every kind of product of a model, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rows", type=int, default=4, help="of text; or sentences")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--layers", type=int, nargs="*", default=[], help="to look at one by one")
+    parser.add_argument("--encodings", nargs="+", default=ENCODINGS, choices=ENCODINGS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--products", nargs="*", help="names of products; none: all")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    model = load_model(options.model)
+    inputs = inputs_of(model, options.rows, options.length)
+    found = []
+    for name, steps in groups_of(model, options.layers).items():
+        if options.products and name.split(",")[0] not in options.products:
+            continue
+        rest = (options.encodings, options.seeds)
+        found.append(measure_group(model, inputs, name, steps, *rest))
+        if options.json:
+            document = {
+                "schema": 1,
+                "is_mock": True,
+                "model": model.name,
+                "task": model.task,
+                "rows": options.rows,
+                "length": options.length,
+                "seeds": options.seeds,
+                "groups": found,
+            }
+            options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
