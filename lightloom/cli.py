@@ -809,6 +809,27 @@ def report_(
     typer.echo(f"wrote {output}")
 
 
+@_command("export")
+def export_(
+    run: Annotated[Path, typer.Argument(help="Journal that run --record wrote.")],
+    output: Annotated[
+        Path, typer.Option(help="New file .h5 (HDF5), or new folder .zarr (Zarr, for xarray).")
+    ],
+) -> None:
+    """Write all that a run kept as HDF5 or Zarr, with units and where it comes from.
+
+    Example: lightloom export run.db --output run.h5
+    """
+    limit_threads(None)
+    from .scheduler.export import export
+    from .scheduler.journal import JournalFile
+
+    with JournalFile(run) as journal:
+        rows = export(journal, output)
+    told = ", ".join(f"{rows.get(name, 0):,} {name}" for name in ("steps", "shots", "faults"))
+    typer.echo(f"wrote {output}: {told}")
+
+
 def _run_report(file: Path, layer: int | None, output: Path | None) -> tuple[Path, str]:
     from .instruments import InputError
     from .run_page import run_page

@@ -45,6 +45,7 @@ _EXTRAS = {
     "cluster": ("distributed", "cryptography"),
     "slmsuite": ("slmsuite",),
     "report": ("matplotlib",),
+    "export": ("h5py", "zarr", "xarray"),
     "models": ("gguf", "tokenizers"),
     "hub": ("huggingface_hub",),
     "train": ("sklearn", "torch"),

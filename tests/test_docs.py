@@ -30,7 +30,7 @@ def test_links_of_a_page_exist(page: Path) -> None:
 
 _COMMANDS = (
     *("run", "plan", "benchmark", "energy", "init", "devices", "check"),
-    *("align", "calibrate", "report", "doctor", "sweep"),
+    *("align", "calibrate", "report", "export", "resume", "doctor", "sweep"),
 )
 _CALL = rf"lightloom ({'|'.join(_COMMANDS)})\b((?:(?! && )[^`\n])*)"
 
