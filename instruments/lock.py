@@ -67,12 +67,9 @@ class Holder:
         """Read what a holder left at a path; None where there is nothing that can be read."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            kinds = {"pid": int}
+            command, user, host = (str(found[key]) for key in ("command", "user", "host"))
             return cls(
-                **{
-                    name: kinds.get(name, str)(found[name])
-                    for name in ("command", "pid", "user", "host", "since", "boot")
-                }
+                command, int(found["pid"]), user, host, str(found["since"]), str(found["boot"])
             )
         except (OSError, ValueError, TypeError, KeyError):
             return None

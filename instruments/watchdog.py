@@ -95,10 +95,9 @@ class Watchdog:
         if sys.platform == "win32":
             flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
             own = {"creationflags": flags}
-        package = cast(str, __package__)
         try:
             return subprocess.Popen(
-                [sys.executable, "-P", "-m", f"{package}.watchdog"],
+                [sys.executable, "-P", "-m", f"{__package__}.watchdog"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

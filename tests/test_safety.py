@@ -583,8 +583,11 @@ def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) 
     path = lit_bench.write(tmp_path, laser.address)
     path.write_text(path.read_text().replace("[limits]", '[limits]\npower_w = [0, "2 mW"]'))
     device: Any = laser.device
-    device.power = 20.0  # whoever was there before us
+    device.power, device.is_on = 20.0, True  # whoever was there before us
     with load_bench(path) as bench:
+        assert not device.is_on and device.heard.index("OUTP OFF") < min(
+            number for number, line in enumerate(device.heard) if line.startswith("SOUR:POW ")
+        )
         for _ in range(2):
             heard = len(device.heard)
             with pytest.raises(LimitExceeded, match="W is outside its limits of 0 to"):

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments import InputError, NotConnected, Paused, Timeline, WrongSum
+from ...instruments import InputError, NotConnected, Paused, Timeline, WrongSum, stopping
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..profile import OpticsProfile
@@ -169,6 +169,8 @@ class BenchBackend(Backend):
             )
         self.layout = lay_out(bench, self.optics)
         self.curves = {role: GreyCurve(table) for role, table in self.optics.tables.items()}
+        if not self._guesses:
+            bench.know_darkest(self.curves)
         if self._calibrated is not None:
             self.response = self._calibrated.response(self.layout)
         elif self._guesses:
@@ -277,7 +279,7 @@ class BenchBackend(Backend):
         """Stop after the shot that is being taken, switch the light off, let instruments go."""
         if self.shots is not None:
             self.shots.stops.set()
-        with self._closing:
+        with self._closing, stopping.in_time(self.bench):
             try:
                 if self._queue is not None:
                     self._queue.close()

@@ -144,6 +144,7 @@ class Bench:
             self._start_watchdog()
             for instrument in self.instruments.values():
                 instrument.connect(file.limits.timeout_s)
+            self.light_off()  # whoever had it before may have left it on
             self.source.set_power(file.power_w)
             if file.layout != "block":
                 self.camera.configure(exposure_s=file.exposure_s)

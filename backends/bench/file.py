@@ -265,8 +265,8 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
         held[claim] = role
     heartbeat = file.safety.heartbeat
     if heartbeat is not None:
-        table = file.instruments.get(heartbeat.instrument)
-        if table is None or driver_class(table["driver"]).kind != "daq":
+        wired = file.instruments.get(heartbeat.instrument)
+        if wired is None or driver_class(wired["driver"]).kind != "daq":
             raise InputError(
                 f"safety.heartbeat.instrument = {heartbeat.instrument!r} is no role of a DAQ; its "
                 "line drives the relay"

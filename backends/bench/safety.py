@@ -128,14 +128,14 @@ def is_terminal(stream: Any) -> bool:
     """Whether a person can answer there."""
     if stream is None or not stream.isatty():
         return False
-    if sys.platform != "win32":
-        return True
-    import ctypes
-    import msvcrt
+    if sys.platform == "win32":
+        import ctypes
+        import msvcrt
 
-    mode = ctypes.c_uint32()  # NUL is a "tty" too, and no console
-    handle = msvcrt.get_osfhandle(stream.fileno())
-    return bool(ctypes.windll.kernel32.GetConsoleMode(handle, ctypes.byref(mode)))
+        mode = ctypes.c_uint32()  # NUL is a "tty" too, and no console
+        handle = msvcrt.get_osfhandle(stream.fileno())
+        return bool(ctypes.windll.kernel32.GetConsoleMode(handle, ctypes.byref(mode)))
+    return True
 
 
 def refuse_unattended(file: BenchFile, path: str) -> None:
