@@ -52,7 +52,7 @@ CREATE TABLE step (pass INTEGER, step INTEGER, part INTEGER, session INTEGER, at
 CREATE TABLE segment (number INTEGER PRIMARY KEY, job TEXT, first INTEGER, done INTEGER,
     is_last INTEGER, session INTEGER, at_s REAL, stats TEXT, state TEXT, layout TEXT,
     content BLOB, quality BLOB, seal BLOB NOT NULL);
-CREATE INDEX segment_of_job ON segment (job, first);
+CREATE UNIQUE INDEX segment_of_job ON segment (job, first);
 CREATE TABLE fault (number INTEGER PRIMARY KEY, session INTEGER, document TEXT,
     seal BLOB NOT NULL);
 CREATE TABLE result (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL);

@@ -48,6 +48,8 @@ from .remedies import check_emission, reconnect, role_of
 __all__ = ["SEGMENT", "Anew", "Shots", "TileJob", "TileResult"]
 
 SEGMENT = 64  # shots of a job that are kept together
+_READS_KNOWN = 8  # of a detector, before it is known how long it takes
+_PATIENCE, _SLACK_S = 2.0, 0.02  # times the longest read so far, and more
 _BEHIND = 2  # shots that may be taken before one is judged
 _OF_LIGHT = ("stale", "wrong-light", "wrong-sum", "drifted")  # kinds that a dark source explains
 _BISECTED = ("stale", "dropped", "incomplete", "timeout", "garbled", "wrong-light", "wrong-sum")
@@ -174,6 +176,7 @@ class Shots:
         self.plan = Plan(reference_every, self._is_bucket and not bench.is_timing_only)
         self._settling_s = settling_s
         self._flips = {"input": 0, "weight": 0}  # frames shown
+        self._reads, self._longest_s = 0, 0.0  # of the detector, and the longest of them
         self._shown: dict[str, tuple[Shown, Frame]] = {}
         self._courses: dict[int, _Course] = {}
         self._ended: Paused | None = None
@@ -538,8 +541,9 @@ class Shots:
         start_s = clock.now_s()
         if self._is_bucket:
             count = WINDOW_SAMPLES
-            rate_hz, timeout_s = count / file.exposure_s, file.limits.timeout_s
-            data = bench.daq.read((0,), count, rate_hz, timeout_s, shot).volts
+            rate_hz, patience_s = count / file.exposure_s, self._patience_s
+            data = bench.daq.read((0,), count, rate_hz, patience_s, shot).volts
+            self._waited(start_s)
             self._note("detector", "exposure", start_s, None, planned)
             self._check_counters()
             return Taken(shot, data, frames, planned)
@@ -547,11 +551,29 @@ class Shots:
         if following is not None and bench.camera.tells_exposed:
             bench.camera.wait_until_exposed()
             self._show_for(following)
-        taken = bench.camera.read(file.limits.timeout_s)
+        taken = bench.camera.read(self._patience_s)
+        self._waited(start_s)
         ends_s = taken.taken_at_s + taken.exposure_s
         self._note("detector", "exposure", taken.taken_at_s, ends_s, planned)
         self._note("detector", "read-out", ends_s, None, planned)
         return Taken(shot, taken.data, frames, planned)
+
+    @property
+    def _patience_s(self) -> float:
+        """Give how long a detector may take: some times what it took so far, once that is known.
+
+        A frame that is lost costs this time, and the time-out of the bench file is one for devices
+        that connect or answer slowly.
+        """
+        most_s = self.bench.file.limits.timeout_s
+        if self._reads < _READS_KNOWN:
+            return most_s
+        return min(most_s, _PATIENCE * self._longest_s + _SLACK_S)
+
+    def _waited(self, since_s: float) -> None:
+        """Learn how long a detector takes."""
+        self._reads += 1
+        self._longest_s = max(self._longest_s, self.bench.clock.now_s() - since_s)
 
     def _note(
         self, track: str, name: str, start_s: float, end_s: float | None, planned: Planned
