@@ -9,12 +9,14 @@ whether its numbers are simulated (`is_mock`).
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,6 +36,7 @@ SCHEMA = 1
 ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".zarr": "zarr"}
 _CHUNK_BYTES = 1 << 18
 _MOST_WAITING = 32 << 20  # bytes, of all arrays together
+_SPARE = 64 << 20  # bytes that a disk keeps: HDF5 comes to no good end on one that is full
 _COUNTS = tuple(item.name for item in fields(Stats) if item.name != "seconds")
 _STAGES = ("encode", "product", "decode")
 _TEXT = "text"  # the dtype of a column of texts
@@ -368,7 +371,7 @@ class _Store(ABC):
     """A new file, or folder, of one format; closed at the end of a `with`."""
 
     def __init__(self, output: Path, provenance: Mapping[str, Any], is_mock: bool) -> None:
-        self._mark = {"is_mock": is_mock}
+        self._mark, self._folder = {"is_mock": is_mock}, output.parent
         self._groups: set[str] = set()
         self._root = self._create(output)
         self._root.attrs.update({**provenance, **self._mark})
@@ -376,8 +379,12 @@ class _Store(ABC):
     def __enter__(self) -> _Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._close()
+        else:
+            with suppress(Exception):  # what went wrong first is what is told
+                self._abandon()
 
     def array(
         self,
@@ -394,13 +401,23 @@ class _Store(ABC):
             if group not in self._groups:
                 self._groups.add(group)
                 self._root.create_group(group).attrs.update(self._mark)
-        return self._array(path, rows, chunk, axes, {**attributes, **self._mark})
+        write = self._array(path, rows, chunk, axes, {**attributes, **self._mark})
+
+        def append(more: np.ndarray) -> None:
+            if shutil.disk_usage(self._folder).free < _SPARE + more.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write(more)
+
+        return append
 
     @abstractmethod
     def _create(self, output: Path) -> Any: ...
 
     @abstractmethod
     def _close(self) -> None: ...
+
+    @abstractmethod
+    def _abandon(self) -> None: ...
 
     @abstractmethod
     def _array(
@@ -419,7 +436,12 @@ class _Hdf5(_Store):
         return self._h5py.File(output, "x")
 
     def _close(self) -> None:
-        self._root.close()
+        try:
+            self._root.close()
+        except RuntimeError as error:  # what could not be written is told as such
+            raise OSError(str(error).splitlines()[0]) from None
+
+    _abandon = _close
 
     def _array(
         self,
@@ -459,6 +481,9 @@ class _Zarr(_Store):
 
     def _close(self) -> None:
         self._zarr.consolidate_metadata(str(self._output), zarr_format=2)  # xarray looks for it
+
+    def _abandon(self) -> None:
+        pass
 
     def _array(
         self,

@@ -13,7 +13,9 @@ from pathlib import Path
 import lightloom
 
 # modules of the front door
-FRONT = ("benchmarking", "cli", "energy", "gantt", "page", "showing", "sweep")
+FRONT = (
+    *("benchmarking", "charts", "cli", "energy", "gantt", "page", "run_page", "showing", "sweep"),
+)
 ROOMS = ("instruments", "backends", "scheduler", "models", "benchmarks")
 COMPILED = "kernels"  # modules loaded only where the extra `fast` is installed
 HEAVY = ("numba", "onnxruntime", "torch", "tokenizers", "pyvisa", "gguf", "pydantic", "rich")
