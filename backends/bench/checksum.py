@@ -34,6 +34,7 @@ TOLERANCE = 0.01  # of a slot's light, rms, that calibration may be off
 _LEAST_SLOTS = 64  # from here on two of them cost little
 _LEAST_INPUTS = 16  # and one more of these
 _COMMON_FROM = 8  # slots that tell a common factor of their light from wrong inputs
+_SPARE_E = 1.0  # of each slot: the variance of few electrons is more than was counted too often
 _SMALLEST_SKEW, _LARGEST_SKEW = 1e-4, 1.0
 _ADVICE = "look for stuck pixels, light in the beam, or a detector that misreads"
 
@@ -80,10 +81,10 @@ def normal_score(deviation: np.ndarray, skewness: np.ndarray) -> np.ndarray:
     ----------
     deviation : in standard deviations
     """
-    size = np.clip(np.abs(skewness), _SMALLEST_SKEW, _LARGEST_SKEW)
-    side = np.where(skewness < 0, -1.0, 1.0)
-    base = np.maximum(1 + size * side * deviation, 0)
-    return np.asarray(side * 1.5 / size * (base ** (2 / 3) - 1 + size**2 / 9))
+    size = np.minimum(np.maximum(np.abs(skewness), _SMALLEST_SKEW), _LARGEST_SKEW)
+    g = np.copysign(size, skewness)
+    base = np.cbrt(np.maximum(1 + g * deviation, 0))
+    return np.asarray(1.5 / g * (base * base - 1 + g * g / 9))
 
 
 def score(
@@ -105,10 +106,11 @@ def score(
     z : of a normal distribution, while nothing is wrong
     sigma : of the residuals
     """
-    raw = np.maximum(np.maximum(light[0], 0) + dark[0], 1e-30)
+    least = np.maximum(dark[0], 1e-30)
+    raw = np.maximum(light[0] + dark[0], least)
     # electrons that happen to be few make both residual and variance less: take out what they share
     apart = raw - (light[1] + dark[1]) * residual / raw
-    variance = np.maximum(np.maximum(apart, dark[0]), raw / 10) + tolerance
+    variance = np.maximum(np.maximum(apart, least), raw / 10) + tolerance
     sigma = np.sqrt(variance)
     return normal_score(residual / sigma, light[1] / (variance * sigma)), sigma
 
@@ -220,7 +222,7 @@ class RowSums:
         return cls(
             starts,
             powers,
-            np.add.reduceat(powers[1:] * dark, starts, axis=1),
+            np.add.reduceat(powers[1:] * (dark + _SPARE_E), starts, axis=1),
             np.add.reduceat(factors * passed[0], starts),
             np.add.reduceat(factors[:, None] * passed[1], starts, axis=0),
         )
@@ -310,7 +312,7 @@ class InputSum:
         rest, met, dark : of these slots
         """
         scale, own, others = self.scale[met], electrons[0], electrons[1:]
-        total = others.sum(axis=0)
+        total, dark = others.sum(axis=0), dark + _SPARE_E
         scores, sigma = score(
             total - scale * own - rest,
             (total + scale**2 * own, total - scale**3 * own),
@@ -360,8 +362,9 @@ class Tally:
         sizes = np.abs(scores)
         largest = float(sizes.max())
         self.checks += len(sizes)
-        self.suspicious += int((sizes > threshold).sum())
-        if largest <= threshold:
+        if largest > threshold:
+            self.suspicious += int((sizes > threshold).sum())
+        else:
             self.largest = max(self.largest, largest)
         return largest
 
@@ -408,7 +411,6 @@ class Judge:
         sums: RowSums,
         electrons: np.ndarray,
         light: np.ndarray,
-        is_lit: np.ndarray,
         scales: np.ndarray | None,
     ) -> float:
         """Judge the rows of a shot; give the largest |z|.
@@ -416,17 +418,19 @@ class Judge:
         Parameters
         ----------
         light : of the inputs that each group met, [groups, length], or [1, length] for all
-        is_lit : groups that met inputs
-        scales : of an output in a product of two shares, of lit groups; None for a sum of inputs
+        scales : of an output in a product of two shares, [groups], 0 where a group met no inputs;
+            None for a sum of inputs
 
         Raises
         ------
         WrongSum : beyond what noise does
         """
         z, sigma = sums.judge(electrons, light, self._tolerance)
-        z, sigma = z[is_lit], sigma[is_lit]
         if scales is not None:
-            self._errors.append(FOUND * sigma * scales)
+            errors = FOUND * sigma * scales
+            if not scales.all():
+                z, errors = z[scales > 0], errors[scales > 0]
+            self._errors.append(errors)
         largest = self._tally.judge(z, THRESHOLD)
         if largest > THRESHOLD:
             raise WrongSum(

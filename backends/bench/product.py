@@ -76,11 +76,13 @@ class _Places:
 
     Parameters
     ----------
-    matrix, copy : which vectors each place meets: of this matrix, every so many, from this one on
+    copy : of the vectors of its matrix, each place meets every so many, from this one on
+    first, count : vectors of that matrix: where they begin, and how many
     """
 
-    matrix: np.ndarray
     copy: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
 
 
 class Product:
@@ -237,11 +239,14 @@ class Product:
 
     def _placed(self, job: int) -> _Places:
         """Say which vectors lie side by side in the input frames of a job."""
-        matrices = [matrix for matrix, _ in self._frame_tasks(job, 0)]
-        if self._backend.layout.shares_input:
-            return _Places(np.array(matrices[:1]), np.zeros(1, dtype=int))
-        copies = self._packing.copies
-        return _Places(np.repeat(matrices, copies), np.tile(np.arange(copies), len(matrices)))
+        matrices, copies = [matrix for matrix, _ in self._frame_tasks(job, 0)], 1
+        if not self._backend.layout.shares_input:
+            copies = self._packing.copies
+        else:
+            matrices = matrices[:1]
+        of_places = np.repeat(matrices, copies)
+        copy = np.tile(np.arange(copies), len(matrices))
+        return _Places(copy, self._firsts[of_places], self._counts[of_places])
 
     def _met_by(self, places: np.ndarray) -> np.ndarray:
         """Say which vector of an input frame is met at some places: one, if all share it."""
@@ -259,30 +264,32 @@ class Product:
         shown[: len(levels) * self._stride] = np.repeat(levels, self._stride, axis=0)
         return shown
 
-    def _shown(self, job: int, vector: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _shown(self, job: int, vector: int) -> tuple[np.ndarray, np.ndarray]:
         """Give the vectors of an input frame.
 
         Returns
         -------
         levels : [places, length]
-        where : each lies among all vectors, int [places]
-        is_lit : whether there is one, bool [places]
+        scales : of their values, 0 where there is none, float64 [places]
         """
         places = self._places[job]
-        of_matrix, counts = vector * self._packing.copies + places.copy, self._counts[places.matrix]
-        is_lit = of_matrix < counts
-        where = self._firsts[places.matrix] + np.minimum(of_matrix, counts - 1)
+        of_matrix = vector * self._packing.copies + places.copy
+        is_lit = of_matrix < places.count
+        where = places.first + of_matrix
+        if is_lit.all():
+            return self._levels[where], self._scales[where]
+        where = np.where(is_lit, where, 0)
         levels = self._levels[where]
         levels[~is_lit] = self._backend.curves["input"].darkest
-        return levels, where, is_lit
+        return levels, self._scales[where] * is_lit
 
     def _input_sum(self, job: int) -> InputSum:
         """Give the sum of the vectors that meet each place."""
         known = self._input_sums.get(job)
         if known is None:
             curve, copies, places = self._backend.curves["input"], self._packing.copies, []
-            for matrix, copy in zip(self._places[job].matrix, self._places[job].copy, strict=True):
-                first, count = self._firsts[matrix], self._counts[matrix]
+            met = self._places[job]
+            for copy, first, count in zip(met.copy, met.first, met.count, strict=True):
                 places.append(curve.light[self._levels[first + copy : first + count : copies]])
             frames = int(self._packing.vectors[job]) - 1
             known = self._input_sums[job] = InputSum.of(places, frames, curve)
@@ -310,14 +317,12 @@ class Product:
             met = self._met_by(laid.sums_place)
             if vector < first:
                 light, scales = self._input_sum(job).light, None
-                is_lit = np.ones(len(met), dtype=bool)
             else:
-                levels, where, lit = self._shown(job, vector - first)
-                light, is_lit = curve.light[levels], lit[met]
-                scales = (self._scales[where][met] * laid.sums_scale)[is_lit]
+                levels, of_x = self._shown(job, vector - first)
+                light, scales = curve.light[levels], of_x[met] * laid.sums_scale
             if len(light) > 1:
                 light = light[met]
-            found.append(self.judge.rows(shot, laid.sums, electrons, light, is_lit, scales))
+            found.append(self.judge.rows(shot, laid.sums, electrons, light, scales))
         if first:
             count = int(self._packing.vectors[job])
             taken = self.judge.taken(job, tile, vector, electrons, count)
