@@ -15,27 +15,11 @@ from lightloom.backends import MockBackend
 from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.benchmarks.agreement import Agreement, compare
 from lightloom.instruments import InputError, Paused
+from made_benches import LAYOUTS, bench_text, numbers
 
 import lightloom
 
-LAYOUTS = ("imaged", "line", "block")
 Make = Callable[..., BenchBackend]
-
-
-def bench_text(layout: str = "imaged", tiny: bool = True, /, **changes: str) -> str:
-    """An example file with some `key = value` lines replaced, or added to their table."""
-    text = example_file(layout, tiny=tiny)
-    for key, value in changes.items():
-        table, _, name = key.rpartition("__")
-        if re.search(rf"(?m)^{name} = .*$", text) and not table:
-            text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text, count=1)
-        else:
-            head = f"[{table.replace('__', '.')}]"
-            start = text.index(head)
-            end = text.find("\n[", start)
-            part = re.sub(rf"(?m)^{name} = .*\n", "", text[start : end if end > 0 else None])
-            text = text[:start] + part + f"\n{name} = {value}\n" + (text[end:] if end > 0 else "")
-    return text
 
 
 @pytest.fixture
@@ -51,10 +35,6 @@ def make(tmp_path: Path) -> Iterator[Make]:
     yield open_one
     for backend in opened:
         backend.close()
-
-
-def numbers(*shape: int, seed: int = 3) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(seed)).standard_normal(shape)
 
 
 def assert_agrees(found: Agreement) -> None:

@@ -1,0 +1,77 @@
+"""Bench files that tests change line by line, and a journal in memory."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from lightloom.backends import Stats
+from lightloom.backends.bench import example_file
+from lightloom.backends.bench.recorder import Checkpoint, FaultNote, Kept, Segment
+
+LAYOUTS = ("imaged", "line", "block")
+
+
+def bench_text(layout: str = "imaged", tiny: bool = True, /, **changes: str) -> str:
+    """An example file with some `key = value` lines replaced, or added to their table."""
+    text = example_file(layout, tiny=tiny)
+    for key, value in changes.items():
+        table, _, name = key.rpartition("__")
+        if re.search(rf"(?m)^{name} = .*$", text) and not table:
+            text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text, count=1)
+        else:
+            head = f"[{table.replace('__', '.')}]"
+            start = text.index(head)
+            end = text.find("\n[", start)
+            part = re.sub(rf"(?m)^{name} = .*\n", "", text[start : end if end > 0 else None])
+            text = text[:start] + part + f"\n{name} = {value}\n" + (text[end:] if end > 0 else "")
+    return text
+
+
+def numbers(*shape: int, seed: int = 3) -> np.ndarray:
+    """Normally distributed numbers."""
+    return np.random.Generator(np.random.Philox(seed)).standard_normal(shape)
+
+
+class Killed(BaseException):
+    """A process that is killed."""
+
+
+class Memory:
+    """A journal in memory, whose process is killed after so many segments."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.segments: list[Segment] = []
+        self.faults: list[FaultNote] = []
+        self.most = most
+
+    def known(self, job: str) -> Kept | None:
+        """Put together what was kept of a job; the later one of two segments counts."""
+        mine: dict[int, Segment] = {}
+        for segment in self.segments:
+            if segment.job == job:
+                mine[segment.first] = segment
+                state = segment.state
+        if not mine:
+            return None
+        parts = [mine[first] for first in sorted(mine)]
+        assert [part.first for part in parts] == [0, *(part.done for part in parts[:-1])]
+        stats = Stats()
+        for part in parts:
+            stats.add(part.stats)
+        electrons = np.concatenate([part.electrons for part in parts])
+        return Kept(parts[-1].done, electrons, stats, state)
+
+    def last(self) -> Checkpoint | None:
+        """Give the state of the latest segment."""
+        return self.segments[-1].state if self.segments else None
+
+    def keep(self, segment: Segment) -> None:
+        """Keep a segment, or be killed."""
+        if self.most is not None and len(self.segments) >= self.most:
+            raise Killed
+        self.segments.append(segment)
+
+    def note(self, fault: FaultNote) -> None:
+        """Note a fault."""
+        self.faults.append(fault)

@@ -1,0 +1,174 @@
+"""What is kept of a job is what came out; and a run goes on from anywhere with the same bits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightloom.backends import Address
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.backends.bench import shots as shots_module
+from lightloom.backends.bench.recorder import QUALITY
+from lightloom.backends.calibration import align, calibrate, store
+from made_benches import LAYOUTS, Killed, Memory, bench_text, numbers
+
+Make = Callable[..., BenchBackend]
+# numbers of outputs, rows and elements that take several segments in each layout
+SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "block": (2, 3, 16)}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    opened: list[BenchBackend] = []
+
+    def open_one(recorder: Memory | None, text: str) -> BenchBackend:
+        path = tmp_path / f"bench{len(opened)}.toml"
+        path.write_text(text, encoding="utf-8")
+        opened.append(BenchBackend(load_bench(path)))
+        opened[-1].recorder = recorder
+        return opened[-1]
+
+    yield open_one
+    for backend in opened:
+        backend.close()
+
+
+def multiplied(backend: BenchBackend, layout: str, from_product: int = 0) -> list[np.ndarray]:
+    """Two products, so that a resume may begin with the second."""
+    outputs, rows, length = SIZES[layout]
+    found = []
+    for number in range(from_product, 2):
+        x, w = numbers(rows, length, seed=number), numbers(outputs, length, seed=7 + number)
+        at = Address(f"product.{number}", np.arange(rows, dtype=np.uint64))
+        found.append(backend.matmul(x, w, at).y)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small products have segments, too."""
+    monkeypatch.setattr(shots_module, "SEGMENT", 5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_kept_is_what_came_out(make: Make, layout: str) -> None:
+    # a journal that holds other numbers than the run is worse than none
+    memory = Memory()
+    backend = make(memory, bench_text(layout, world__source_rms="0.01"))
+    results = {}
+    submit = backend._submit
+
+    def watching(job):  # type: ignore[no-untyped-def]
+        future = submit(job)
+        results[job.name] = (job, future)
+        return future
+
+    backend._submit = watching  # type: ignore[method-assign]
+    multiplied(backend, layout)
+    plain = make(None, bench_text(layout, world__source_rms="0.01"))
+    assert len(memory.segments) >= 6 and not memory.faults
+    by_job = defaultdict(list)
+    for segment in memory.segments:
+        by_job[segment.job].append(segment)
+    assert set(by_job) == set(results)
+    for name, segments in by_job.items():
+        job, future = results[name]
+        found = future.result()
+        kept = np.concatenate([segment.electrons for segment in segments])
+        places = backend.shots.plan.visited(job, len(kept))
+        np.testing.assert_array_equal(found.electrons[places[:, 0], places[:, 1]], kept)
+        assert [s.is_last for s in segments] == [False] * (len(segments) - 1) + [True]
+        assert sum(segment.stats.shots for segment in segments) == found.stats.shots
+        for segment in segments:
+            assert 0 < segment.done - segment.first <= 5
+            assert segment.quality.shape == (segment.done - segment.first, len(QUALITY))
+            assert segment.quality.dtype == np.float32
+            assert (segment.quality[:, QUALITY.index("attempts")] == 1).all()
+            peak = segment.quality[:, QUALITY.index("peak")]
+            assert ((peak > 0) & (peak < 1)).all()
+    first, second = multiplied(plain, layout)  # and keeping changes nothing
+    again = make(Memory(), bench_text(layout, world__source_rms="0.01"))
+    np.testing.assert_array_equal([first, second], multiplied(again, layout))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_run_goes_on_from_any_segment_with_the_same_bits(
+    make: Make, layout: str, skips: bool
+) -> None:
+    # a result that depends on when somebody pressed Ctrl-C is no result; a product that is
+    # finished is not begun again by those who know its result, or is
+    text = bench_text(
+        layout, world__source_rms="0.01", world__drift_rms="0.02", world__drift_shots="300"
+    )
+    whole = Memory()
+    wanted = multiplied(make(whole, text), layout)
+    count = len(whole.segments)
+    starts = [number for number, s in enumerate(whole.segments) if s.job.startswith("product.1")]
+    for most in range(count):
+        memory = Memory(most)
+        with pytest.raises(Killed):
+            multiplied(make(memory, text), layout)
+        assert len(memory.segments) == most
+        memory.most = None
+        backend = make(memory, text)
+        first = 1 if skips and most >= starts[0] else 0
+        found = multiplied(backend, layout, first)
+        for one, other in zip(found, wanted[first:], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert [s.done for s in memory.segments] == [s.done for s in whole.segments]
+        for one, other in zip(memory.segments, whole.segments, strict=True):
+            assert (one.job, one.first, one.state) == (other.job, other.first, other.state)
+            np.testing.assert_array_equal(one.electrons, other.electrons)
+
+
+def test_a_finished_product_needs_no_light(make: Make) -> None:
+    memory = Memory()
+    wanted = multiplied(make(memory, bench_text()), "imaged")
+    backend = make(memory, bench_text())
+    backend.open()
+    shots = backend.bench.shots
+    np.testing.assert_array_equal(multiplied(backend, "imaged"), wanted)
+    assert backend.bench.shots == shots
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_calibrated_bench_goes_on_with_its_light_followed(tmp_path: Path, layout: str) -> None:
+    # the filter that follows the light, and the references that feed it, are a part of the state
+    path = tmp_path / "bench.toml"
+    path.write_text(example_file(layout, tiny=True, as_found=True, seed=3), encoding="utf-8")
+    bench = load_bench(path)
+    with bench:
+        store(bench, align(bench))
+    calibrate(bench)
+
+    def opened(memory: Memory) -> BenchBackend:
+        backend = BenchBackend(load_bench(path))
+        backend.recorder = memory
+        return backend
+
+    whole = Memory()
+    backend = opened(whole)
+    try:
+        wanted = multiplied(backend, layout)
+    finally:
+        backend.close()
+    assert whole.segments[-1].state.tracker is not None
+    count = len(whole.segments)
+    for most in (count // 3, count - 1):
+        memory = Memory(most)
+        backend = opened(memory)
+        try:
+            with pytest.raises(Killed):
+                multiplied(backend, layout)
+        finally:
+            backend.close()
+        memory.most = None
+        backend = opened(memory)
+        try:
+            np.testing.assert_array_equal(multiplied(backend, layout), wanted)
+        finally:
+            backend.close()
