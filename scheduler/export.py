@@ -61,7 +61,6 @@ _MEANINGS = {
     "peak": "brightest sample over a full one",
     "checksum": "largest |z| of the checksums",
     "attempts": "how often the shot was taken",
-    "counts": "whether a later segment with the same job and first shot does not replace it",
     "where": "optical: on light; host: digitally",
     "part": "micro-batch of the pass",
 }
@@ -199,29 +198,15 @@ def _stats_row(stats: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_segments(journal: JournalFile, tree: _Tree) -> None:
     columns = {"number": "i8", "job": _TEXT, "first": "i8", "done": "i8", "is_last": "?"}
-    columns |= {"counts": "?", "session": "i8", "at_s": "f8"} | _STATS_COLUMNS | {"state": _TEXT}
+    columns |= {"session": "i8", "at_s": "f8"} | _STATS_COLUMNS | {"state": _TEXT}
     figures = {"segment": "i8"} | dict.fromkeys(QUALITY, "f4")
-    of_job: dict[int, dict[str, Any]] = {}  # the latest of each first shot, of one job
-    waiting: list[dict[str, Any]] = []
-
-    def write_job() -> None:
-        for row in waiting:
-            tree.row("segments", columns, row | {"counts": of_job[row["first"]] is row})
-        waiting.clear()
-        of_job.clear()
-
     for segment in journal.segments():
-        if waiting and waiting[0]["job"] != segment["job"]:
-            write_job()
-        number, electrons, quality = (segment.pop(k) for k in ("number", "electrons", "quality"))
-        tree.stack("electrons", "electrons", electrons, {"segment": number})
-        shots = len(quality[QUALITY[0]])
-        tree.columns("shots", figures, {"segment": np.full(shots, number), **quality})
-        row = segment | {"number": number, "state": json.dumps(segment["state"])}
-        row |= _stats_row(segment["stats"])
-        waiting.append(row)
-        of_job[row["first"]] = row
-    write_job()
+        number, quality = segment["number"], segment["quality"]
+        row = segment | {"state": json.dumps(segment["state"])}
+        tree.row("segments", columns, row | _stats_row(segment["stats"]))
+        tree.stack("electrons", "electrons", segment["electrons"], {"segment": number})
+        shots = np.full(len(quality[QUALITY[0]]), number)
+        tree.columns("shots", figures, {"segment": shots, **quality})
 
 
 # --- tables and stacks, in chunks -----------------------------------------------------------------
