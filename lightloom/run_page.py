@@ -606,12 +606,31 @@ def _checks(run: Summary) -> Iterator[str]:
     if run.attempts:
         rows = [(f"{times:,}", f"{count:,}") for times, count in sorted(run.attempts.items())]
         yield table(("taken so often", "shots"), rows[:20], (0, 1))
+    checked_products = (run.report or {}).get("checks") or {}
+    if checked_products:
+        yield paragraph(
+            "By product. Smallest error: of an output, in its own units, that is found with 99.9 %."
+        )
+        heads = ("product", "checked", "suspicious", "largest |z| in order", "smallest error")
+        yield table(heads, _checked(checked_products), range(1, 5))
     rows_by_product = list(_products(run.products))
     if rows_by_product:
         heads = [name for name, _ in rows_by_product[0]]
         body = [[value for _, value in row] for row in rows_by_product]
-        yield paragraph("By product, layers together:")
+        yield paragraph("Events by product, layers together:")
         yield table(heads, body, range(1, len(heads)))
+
+
+def _checked(products: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for product, told in products.items():
+        error, largest = told.get("smallest_error"), told.get("largest")
+        yield (
+            product,
+            f"{told.get('checks', 0):,}",
+            f"{told.get('suspicious', 0):,}",
+            f"{largest:.2f}" if largest else "-",
+            f"{error:.3g}" if error is not None else "not known",
+        )
 
 
 def _products(products: Mapping[str, Share]) -> Iterator[list[tuple[str, str]]]:
