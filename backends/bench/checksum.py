@@ -33,6 +33,7 @@ FOUND = 7.0  # sigma of an error that is found with 99.9 %: 3.89 + 3.09
 TOLERANCE = 0.01  # of a slot's light, rms, that calibration may be off
 _LEAST_SLOTS = 64  # from here on two of them cost little
 _LEAST_INPUTS = 16  # and one more of these
+_OVER_MEAN = 2.0  # the mean of the inputs over what is shown for it
 _COMMON_FROM = 8  # slots that tell a common factor of their light from wrong inputs
 _SPARE_E = 1.0  # of each slot: the variance of few electrons is more than was counted too often
 _SMALLEST_SKEW, _LARGEST_SKEW = 1e-4, 1.0
@@ -261,7 +262,8 @@ class InputSum:
     ----------
     frames : input frames that are summed
     scale : light of the sum over that of the frame that shows it, float64 [places]
-    levels : grey levels of that frame, [places, length]: the mean, which the detector can take
+    levels : grey levels of that frame, [places, length]: half the mean, so that the detector can
+        take it, and an element that stands still is not its own mean
     light : of these, float64 [places, length]
     rounding : the sum less what that frame shows of it, float64 [places, length]
     """
@@ -276,7 +278,7 @@ class InputSum:
     def of(cls, inputs: Sequence[np.ndarray], frames: int, curve: GreyCurve) -> InputSum:
         """Add up the light of inputs [vectors, length] of each place."""
         total = np.stack([light.sum(axis=0) for light in inputs])
-        scale = np.array([max(len(light), 1.0) for light in inputs])
+        scale = np.array([_OVER_MEAN * max(len(light), 1) for light in inputs])
         levels = curve.levels(total / scale[:, None])
         light = curve.light[levels]
         return cls(frames, scale, levels, light, total - scale[:, None] * light)

@@ -1,0 +1,405 @@
+"""Checksums: rare alarms, no wrong number that they let through, and counts that plans foresee.
+
+Statistical tests fix their seeds; each states its false-alarm rate for a fresh seed. Electrons are
+drawn where pictures would take hours: Poisson numbers of the light that the frames pass, and the
+detector's Gaussian noise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightloom.backends import ORDERS, Geometry, cuts, pack, visits
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.backends.bench.checksum import (
+    ONE_SIDED,
+    THRESHOLD,
+    Block,
+    RowSums,
+    chi_square_score,
+    score,
+)
+from lightloom.backends.bench.product import Product
+from lightloom.instruments import InputError, InstrumentError, WrongSum
+from lightloom.models import load_model, plan
+from lightloom.scheduler import HostModel, predict
+
+Make = Callable[..., BenchBackend]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    opened: list[BenchBackend] = []
+
+    def open_one(
+        layout: str = "imaged", checks: str = "", tiny: bool = True, **changes: str
+    ) -> BenchBackend:
+        text = example_file(layout, tiny=tiny)
+        for key, value in changes.items():
+            text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+        text = text.replace("[limits]", f"[checks]\n{checks}\n\n[limits]")
+        path = tmp_path / f"bench{len(opened)}.toml"
+        path.write_text(text, encoding="utf-8")
+        opened.append(BenchBackend(load_bench(path)))
+        opened[-1].open()
+        return opened[-1]
+
+    yield open_one
+    for backend in opened:
+        backend.close()
+
+
+def medium(make: Make, checks: str = "", **changes: str) -> BenchBackend:
+    """A line bench of 48 slots."""
+    return make("line", checks, device='"fast-512"', **changes)
+
+
+def numbers(*shape: int, seed: int = 3) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(seed)).standard_normal(shape)
+
+
+def product_of(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> Product:
+    prepared = backend.prepare(w).content[0]
+    return Product(backend, "test", x[None], backend.encode_input(x[None]), prepared, {})
+
+
+def drawn(
+    chance: np.random.Generator, electrons: np.ndarray, dark: np.ndarray, times: int
+) -> np.ndarray:
+    """Electrons that a detector counts, [times, slots]."""
+    counted = chance.poisson(np.maximum(electrons, 0), (times, len(electrons)))
+    return np.asarray(counted + chance.standard_normal(counted.shape) * np.sqrt(dark))
+
+
+def light_of(backend: BenchBackend, product: Product, vector: int) -> np.ndarray:
+    job = product.jobs[0]
+    assert backend.shots is not None
+    return backend.shots.decoder.passed_e(job.input(vector), job.weight(0))
+
+
+# ------------------------------------------------------------------------------ the stated rate
+
+
+@pytest.mark.parametrize("kind", ["abs-split", "push-pull", "offset"])
+@pytest.mark.parametrize("light", ["2e9", "2e4"])  # 1e5 to 1e6 electrons a slot, and 1 to 10
+def test_false_alarms_are_as_rare_as_stated(make: Make, kind: str, light: str) -> None:
+    """Of 1e5 residuals in order, 1e-4 are suspicious: 10, and never 0 nor more than 24.
+
+    False alarm of this test: 1e-4 for a fresh seed.
+    """
+    backend = make("imaged", "rows = 2", False, kind=f'"{kind}"', electrons_per_pixel_j=light)
+    geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(5))
+    rows, length = geometry.outputs // geometry.parts, backend.layout.length
+    product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
+    check = product.jobs[0].check
+    assert check is not None
+    while product.judge.tally.checks < 100_000:
+        for vector in range(product.jobs[0].vectors):
+            electrons = light_of(backend, product, vector)
+            for shot in drawn(chance, electrons, backend.dark_variance, 8):
+                with suppress(WrongSum):
+                    check(0, vector, shot)
+    assert 1 <= product.judge.tally.suspicious <= 24
+
+
+@pytest.mark.parametrize("electrons", [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 300.0])
+def test_a_detector_without_noise_raises_no_more_alarms(electrons: float) -> None:
+    """Few electrons a slot, and nothing else: at most 1e-4 of 1e6 residuals, within 3 sigma.
+
+    False alarm of this test: below 2e-3 for a fresh seed, were the rate just 1e-4.
+    """
+    chance, length = np.random.Generator(np.random.Philox(6)), 32
+    shares = np.abs(numbers(8, length))
+    block = Block.of(shares / shares.max(), np.resize([1.0, -1.0], 8), 8)
+    mean = block.shares.sum(axis=1) * electrons / block.shares.sum(axis=1).mean()
+    zeros = np.zeros((len(mean), length))
+    none = np.zeros(len(mean)), zeros
+    sums = RowSums.of(block.starts, block.factors, none, np.zeros(len(mean)), None)
+    counted = chance.poisson(mean, (1_000_000, len(mean)))
+    moments = counted @ sums.powers.T
+    z, _ = score(moments[:, 0], (moments[:, 1], moments[:, 2]), (sums.dark[0], sums.dark[1]))
+    assert (np.abs(z) > THRESHOLD).mean() < 1e-4 + 3e-5
+
+
+@pytest.mark.parametrize("freedom", [8, 47, 127])
+def test_squares_of_all_slots_keep_the_rate_too(freedom: int) -> None:
+    """Of 1e6 sums of squares 1e-4 are suspicious, or less where slots are few (7.5e-5 of 8).
+
+    False alarm of this test: 1 % for a fresh seed (2.5 standard errors).
+    """
+    squares = np.random.Generator(np.random.Philox(7)).chisquare(freedom, 1_000_000)
+    limit = next(
+        square
+        for square in np.linspace(freedom, 10 * freedom, 20_000)
+        if chi_square_score(np.array([square**0.5]), freedom) > ONE_SIDED
+    )
+    assert 5e-5 < (squares > limit).mean() < 1.25e-4
+
+
+def test_sums_of_inputs_in_order_pass(make: Make) -> None:
+    """Of 5,000 weight frames at most 5 are suspicious; 1e-5 for a fresh seed."""
+    backend = medium(make, "rows = 0")
+    length, chance = backend.layout.length, np.random.Generator(np.random.Philox(8))
+    x, w = np.abs(numbers(16, length)), numbers(backend.geometry.outputs // 2, length, seed=4)
+    product = product_of(backend, x, w)
+    job = product.jobs[0]
+    assert job.vectors == 17 and job.check is not None
+    light = [light_of(backend, product, vector) for vector in range(17)]
+    found, scores = 0, []
+    for _ in range(50):
+        shots = [drawn(chance, electrons, backend.dark_variance, 100) for electrons in light]
+        for number in range(100):
+            for vector in range(16):
+                assert job.check(0, vector, shots[vector][number]) is None
+            try:
+                scores.append(job.check(0, 16, shots[16][number]))
+            except WrongSum as error:
+                assert error.scope == "tile"
+                found += 1
+    assert found <= 5
+    # half of normal deviates are beyond 0 (the others count as 0), and one in a hundred beyond 2.33
+    assert np.mean(np.array(scores) > 2.3263) == pytest.approx(
+        0.01, abs=0.005
+    )  # 3.5 standard errors
+
+
+# --------------------------------------------------------------------------- what must be found
+
+
+def test_errors_of_seven_sigma_are_found(make: Make) -> None:
+    """An error of one row that shifts the residual by 7 sigma: 99.9 % of them raise an alarm.
+
+    Of 200,000, 188 should be missed (3.11 sigma), and 200 may be: 19 % of fresh seeds exceed that.
+    """
+    backend = make("imaged", "rows = 40", False)
+    geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(9))
+    rows, length = geometry.outputs // geometry.parts, backend.layout.length
+    product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
+    check, sums = product.jobs[0].check, product._laid_out(0, 0).sums
+    assert check is not None and sums is not None
+    sizes, shots = [last - first for first, last in cuts(2 * rows, 80)], 0
+    while product.judge.tally.checks < 200_000:
+        for vector in range(product.jobs[0].vectors):
+            electrons = light_of(backend, product, vector)
+            variance = sums.powers[1] * (electrons + backend.dark_variance)
+            sigma = np.sqrt(np.add.reduceat(variance, sums.starts))
+            for shot in drawn(chance, electrons, backend.dark_variance, 50):
+                at = sums.starts + shots % np.array(sizes)  # each row in turn, too bright or dark
+                shot[at] += (-1) ** (shots // 80) * 7 * sigma / np.abs(sums.powers[0, at])
+                shots += 1
+                with pytest.raises(WrongSum):
+                    check(0, vector, shot)
+    tally = product.judge.tally
+    assert tally.checks - tally.suspicious <= 1e-3 * tally.checks
+
+
+def test_the_report_says_which_errors_are_found(make: Make) -> None:
+    # an operator reads how wrong an output may be without anybody noticing
+    backend = make("imaged", "rows = 4")
+    x, w = np.abs(numbers(40, 16)), numbers(4, 16, seed=4)
+    stats = backend.matmul(x, w).stats
+    (tally,) = backend.checked.values()
+    assert stats.checks == tally.checks == 40 and stats.suspicious == 0
+    assert 1.5 < tally.largest < THRESHOLD  # of 40 normal deviates: 0.4 % are outside
+    smallest = tally.smallest_error
+    assert smallest is not None
+    product, found = product_of(backend, x, w), []
+    check, laid, copies = product.jobs[0].check, product._laid_out(0, 0), product._packing.copies
+    assert check is not None
+    for vector in range(product.jobs[0].vectors):
+        electrons = light_of(backend, product, vector)
+        scale = product._x.scale[0, vector * copies, 0] * product._w.scale[0, 0, 0]
+        electrons[0] += smallest / scale * laid.full_e[0]
+        with pytest.raises(WrongSum) as raised:
+            check(0, vector, electrons)
+        found.append(float(re.findall(r"is ([0-9.]+) sigma", str(raised.value))[0]))
+    assert np.median(found) == pytest.approx(7, abs=1.0)  # without noise; scales of rows differ
+
+
+def wrap(
+    monkeypatch: pytest.MonkeyPatch, thing: Any, name: str, change: Callable[..., Any]
+) -> None:
+    inner = getattr(thing, name)
+    monkeypatch.setattr(thing, name, lambda *arguments: change(inner, *arguments))
+
+
+def fails(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> str:
+    """Multiply on a bench that has a fault; give why that ends."""
+    with pytest.raises(InstrumentError) as raised:
+        backend.matmul(x, w)
+    return str(raised.value)
+
+
+def test_stuck_weight_pixels_are_found(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    # markers and saturation look right; half of one output's elements do not
+    backend = medium(make, "inputs = 0\nrows = 30")
+    x, w = np.abs(numbers(4, backend.layout.length)), numbers(20, backend.layout.length, seed=4)
+    assert backend.matmul(x, w).stats.suspicious == 0
+    where = np.argwhere(backend.layout.elements // backend.layout.length == 7)
+    top, left = where.min(axis=0)
+    bottom, right = where.max(axis=0)
+
+    def stuck(show: Callable[..., Any], frame: np.ndarray, *others: Any) -> Any:
+        frame = frame.copy()
+        frame[top : bottom + 1, left : (left + right) // 2] = 255
+        return show(frame, *others)
+
+    wrap(monkeypatch, backend.bench.weight, "_show", stuck)
+    assert "checksum" in fails(backend, x, w)
+
+
+def test_a_wrong_gain_of_one_slot_is_found(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a speck of dust on the camera, or a calibration that took one slot for brighter than it is
+    backend = make("imaged", "rows = 8")
+    x, w = np.abs(numbers(4, 16)), numbers(8, 16, seed=4)
+    assert backend.matmul(x, w).stats.suspicious == 0
+
+    def off(electrons: Callable[..., Any], taken: np.ndarray) -> Any:
+        found = electrons(taken)
+        found[3] *= 0.5
+        return found
+
+    wrap(monkeypatch, backend.layout, "electrons", off)
+    assert "checksum" in fails(backend, x, w)
+    assert next(reversed(backend.checked), None) is not None
+
+
+def test_a_wrong_input_is_found_where_all_slots_share_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # every row is wrong alike, so rows add up; the inputs do not
+    backend = medium(make, "rows = 0")
+    x, w = np.abs(numbers(20, backend.layout.length)), numbers(20, backend.layout.length, seed=4)
+    assert backend.geometry.checked == 0 and backend.geometry.input_checks == 16
+    stats = backend.matmul(x, w).stats
+    assert stats.checks == 1 and stats.suspicious == 0 and stats.shots == 21
+    lit = np.argwhere(backend.layout.elements >= 0)
+    left, right = lit[:, 1].min(), lit[:, 1].max()
+
+    def stuck(show: Callable[..., Any], frame: np.ndarray, *others: Any) -> Any:
+        frame = frame.copy()
+        frame[:, left : left + (right - left) // 8] = 255
+        return show(frame, *others)
+
+    wrap(monkeypatch, backend.bench.input, "_show", stuck)
+    assert "sum" in fails(backend, x, w)
+
+
+def test_frames_of_a_real_path_are_noise(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures, not drawn electrons: residuals of every layout have the spread that is stated.
+
+    About 1,700 residuals: their rms within 7 % of 1, 4 standard errors; 6e-5 for a fresh seed.
+    """
+    seen: list[np.ndarray] = []
+    judge = RowSums.judge
+
+    def watched(self: RowSums, *arguments: Any) -> Any:
+        found = judge(self, *arguments)
+        seen.append(found[0])
+        return found
+
+    monkeypatch.setattr(RowSums, "judge", watched)
+    for kind in ("abs-split", "push-pull", "offset"):
+        backend = make("imaged", "rows = 2", kind=f'"{kind}"')
+        backend.matmul(numbers(50, 16), numbers(10, 16, seed=4))
+        line = medium(make, "rows = 3", kind=f'"{kind}"')
+        length = line.layout.length
+        assert line.matmul(numbers(20, length), numbers(18, length, seed=4)).stats.retries == 0
+    z = np.concatenate(seen)
+    assert z.size > 1700
+    assert np.sqrt(np.mean(z**2)) == pytest.approx(1, abs=0.07)
+    assert abs(z.mean()) < 4 / z.size**0.5
+    assert np.abs(z).max() < 4.9  # 1e-6 each
+
+
+# ------------------------------------------------------------------------ counts are foreseen
+
+
+@pytest.mark.parametrize("slots", range(3, 40))
+def test_checksums_fit_into_frames(slots: int) -> None:
+    # rows that do not fit would be cut off, or a frame would be half empty
+    for rows in (None, *range(1, slots - 1)):
+        geometry = Geometry(slots, 8).with_checks(rows)
+        most = geometry.outputs
+        assert most is not None and most >= 1
+        assert geometry.slots(most) <= slots < geometry.slots(most + 1)
+        assert rows is None or geometry.check_rows(most) == 2 * -(-most // rows)
+        assert geometry.rows_shown(3 * most + 1) == 3 * geometry.slots(most) + 3
+
+
+def test_copies_have_checksums_of_their_own() -> None:
+    plain = Geometry(32, 16, is_divisible=True, parts=2)
+    assert plain.groups(2) == 8 and plain.with_checks(None).groups(2) == 5  # of 4 rows and 2 more
+    assert plain.groups(16) == 1 and plain.with_checks(8).groups(16) == 1
+    assert pack([5], 16, plain).shots == 5 and pack([5], 16, plain.with_checks(8)).shots == 10
+
+
+def test_sums_of_inputs_are_counted() -> None:
+    # the last frame of a forth and back stays; the sum comes first, so that it is not cut short
+    geometry = Geometry(12, 8, is_divisible=True, parts=2, input_checks=3)
+    for counts, outputs in (([2], 2), ([7], 2), ([5, 8, 8], 2), ([9], 20)):
+        plain = pack(counts, outputs, Geometry(12, 8, is_divisible=True, parts=2))
+        packed = pack(counts, outputs, geometry)
+        more = plain.vectors >= 3
+        assert (packed.checks == more).all() and (packed.vectors == plain.vectors + more).all()
+        for order in ORDERS:
+            shown = 0
+            jobs = zip(packed.tiles, packed.vectors, packed.inputs, packed.at_once, strict=True)
+            for tiles, vectors, inputs, at_once in jobs:
+                sizes = [min(at_once, inputs - at_once * vector) for vector in range(vectors)]
+                steps = visits(int(tiles), int(vectors), order)[:, 1]
+                changes = np.flatnonzero(np.diff(steps, prepend=-1))
+                shown += sum(sizes[step] for step in steps[changes])
+            assert packed.inputs_shown(order) == shown
+
+
+@pytest.mark.parametrize(
+    ("layout", "checks"),
+    [("imaged", "rows = 3\ninputs = 2"), ("line", "inputs = 2")],
+)
+def test_a_bench_takes_the_time_that_was_predicted(
+    make: Make, references: Path, layout: str, checks: str
+) -> None:
+    model, length = load_model(references / "gpt2"), 2
+    data = np.random.Generator(np.random.Philox(5)).integers(0, 40, (3, length))
+    # offset: the number of exposures depends on no value
+    backend = make(layout, checks, kind='"offset"', seed='0\nlight = "timing"')
+    planned = plan(model, backend, batch=3, sequence=length)
+    start_s = backend.clock.now_s()
+    program, sizes = model.program("logits"), {"batch": 3, "new": length, "past": 0}
+    host = HostModel.idle()
+    found = predict(program, planned.on_light, sizes, planned.bench, host, 1, None, start_s)
+    executor = model.executor(backend)
+    executor.micro_batches = 1
+    model.run_pass(executor, "logits", data)
+    records = executor.records.values()
+    counted = [
+        sum(getattr(record.stats, name) for record in records)
+        for name in ("shots", "weight_frames", "input_frames")
+    ]
+    assert counted == [found.shots, found.frames["weight"], found.frames["input"]]
+    assert backend.clock.now_s() - start_s == pytest.approx(found.seconds, rel=1e-9)
+
+
+# ------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("layout", "checks", "says"),
+    [
+        ("imaged", "rows = -1", "checks.rows"),
+        ("imaged", 'rows = "many"', "checks.rows"),
+        ("imaged", "inputs = 0.5", "checks.inputs"),
+        ("imaged", "columns = 3", "checks.columns"),
+        ("block", "rows = 4", "a frame of 1 slots cannot hold a row and its checksum"),
+    ],
+)
+def test_a_bad_table_is_named(make: Make, layout: str, checks: str, says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        _ = make(layout, checks).geometry
