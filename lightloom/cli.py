@@ -78,13 +78,13 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            from .instruments import LightloomError
+            from .instruments import LightloomError, Paused
 
             try:
                 function(*args, **kwargs)
             except LightloomError as error:
                 typer.echo(f"lightloom: {error}", err=True)
-                raise typer.Exit(2) from None
+                raise typer.Exit(3 if isinstance(error, Paused) else 2) from None
             except OSError as error:  # standard output is full or closed
                 typer.echo(f"lightloom: cannot write the result: {error.strerror}", err=True)
                 raise typer.Exit(1) from None
