@@ -1,6 +1,7 @@
 """`discover`: what it finds can be pasted, what is missing is a sentence, no port is written to."""
 
 import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -66,6 +67,42 @@ def test_a_serial_port_is_named_and_not_written_to(monkeypatch: pytest.MonkeyPat
         os.set_blocking(ours, False)
         with pytest.raises(BlockingIOError):
             os.read(ours, 1)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+_WATCHED = """
+import os, sys
+from types import SimpleNamespace
+events = []
+def hear(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        events.append((event, str(arguments[1:])))
+    if event == "open" and str(arguments[0]) == sys.argv[1]:
+        events.append((event, sys.argv[1]))
+sys.addaudithook(hear)
+from serial.tools import list_ports
+list_ports.comports = lambda: [SimpleNamespace(device=sys.argv[1], description="n/a", vid=None)]
+from lightloom.instruments.discovery import discover
+assert any(found.address == sys.argv[1] for found in discover())
+if len(sys.argv) > 2:
+    import serial
+    serial.Serial(sys.argv[1]).close()
+print(events)
+"""
+
+
+def test_looking_opens_no_port_and_no_connection(tmp_path: Path) -> None:
+    # An operator would reset a board whose line only has to be opened for that.
+    if not hasattr(os, "openpty"):
+        pytest.skip("this system has no pseudo-terminals, which stand for a serial line")
+    ours, theirs = os.openpty()
+    try:
+        command = [sys.executable, "-c", _WATCHED, os.ttyname(theirs)]
+        assert subprocess.check_output(command, text=True).strip() == "[]"
+        opened = subprocess.check_output([*command, "open it"], text=True)
+        assert os.ttyname(theirs) in opened  # so that the audit would have heard of it
     finally:
         os.close(ours)
         os.close(theirs)

@@ -70,6 +70,13 @@ def seconds_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> flo
     return time.monotonic() - began_s
 
 
+def goes_off(is_lit: Callable[[], bool]) -> None:
+    """Wait until it is dark, which is soon."""
+    took_s = seconds_until(lambda: not is_lit())
+    print(f"light off after {took_s * 1000:.0f} ms")  # pytest -rP shows it
+    assert took_s < SECOND_S, f"light off after {took_s:.2f} s"
+
+
 @contextmanager
 def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
     """Light a bench in a process of its own; it is gone afterwards."""
@@ -96,9 +103,8 @@ def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, n
     with program(lit_bench.write(tmp_path, laser.address), "wait") as running:
         assert is_lit(laser)
         running.send_signal(getattr(signal, name))
-        took_s = seconds_until(lambda: not is_lit(laser))
+        goes_off(lambda: is_lit(laser))
         assert running.wait(20) == 130
-    assert took_s < SECOND_S, took_s
     assert not (tmp_path / ".bench.toml.watchdog.log").exists()  # it had nothing to do
 
 
@@ -106,9 +112,8 @@ def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, n
 def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, status: int) -> None:
     # A script that fails would leave light behind, or a watchdog that switches off a later run.
     with program(lit_bench.write(tmp_path, laser.address), act) as running:
-        took_s = seconds_until(lambda: not is_lit(laser))
+        goes_off(lambda: is_lit(laser))
         assert running.wait(20) == status
-    assert took_s < SECOND_S, took_s
     assert {path.name for path in tmp_path.iterdir()} <= {"bench.toml", ".bench.toml.lock"}
 
 
@@ -118,13 +123,13 @@ def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, las
     with program(lit_bench.write(tmp_path, laser.address), "compute") as running:
         time.sleep(0.2)
         running.send_signal(signal.SIGINT)
-        first_s = seconds_until(lambda: not is_lit(laser))
+        goes_off(lambda: is_lit(laser))
         assert running.poll() is None
         running.send_signal(signal.SIGINT)
         began_s = time.monotonic()
         _, errors = running.communicate(timeout=20)
         second_s = time.monotonic() - began_s
-    assert first_s < SECOND_S and second_s < 2 * SECOND_S, (first_s, second_s)
+    assert second_s < 2 * SECOND_S, f"the process ended after {second_s:.2f} s"
     assert running.returncode == 130 and "stopped by the operator, at once" in errors
 
 
@@ -140,14 +145,12 @@ def test_the_first_ctrl_c_leaves_an_exposure_its_time_and_the_second_does_not(
         time.sleep(2 * SECOND_S)
         assert is_lit(laser)
         running.send_signal(signal.SIGINT)
-        took_s = seconds_until(lambda: not is_lit(laser))
+        goes_off(lambda: is_lit(laser))
         assert running.wait(20) == 130
-    assert took_s < SECOND_S, took_s
     with program(path, "compute") as running:  # nobody is there who could press twice
         time.sleep(0.2)
         running.send_signal(signal.SIGTERM)
-        took_s = seconds_until(lambda: not is_lit(laser))
-    assert took_s < SECOND_S, took_s
+        goes_off(lambda: is_lit(laser))
 
 
 @posix
@@ -161,14 +164,12 @@ def test_a_source_that_another_thread_waits_for_is_told_all_the_same(
     )
     with program(path, "hold") as running:
         laser.fault = lambda line, reply: None
-        running.stdout.readline()
         time.sleep(0.3)
-        laser.device.heard.clear()
         running.send_signal(signal.SIGTERM)
-        took_s = seconds_until(lambda: not is_lit(laser))
+        goes_off(lambda: is_lit(laser))
+        time.sleep(0.2)  # else it is the same press
         running.send_signal(signal.SIGTERM)
         _, errors = running.communicate(timeout=20)
-    assert took_s < SECOND_S, took_s
     assert running.returncode == 130 and "did not say that its light is off" in errors
 
 
@@ -184,9 +185,8 @@ def test_a_ctrl_c_that_ends_a_part_of_the_work_leaves_the_light(
         time.sleep(1.5 * SECOND_S)
         assert is_lit(laser)
         running.send_signal(signal.SIGINT)
-        took_s = seconds_until(lambda: not is_lit(laser))
+        goes_off(lambda: is_lit(laser))
         assert running.wait(20) == 130
-    assert took_s < SECOND_S, took_s
 
 
 _STALLS = """
@@ -194,8 +194,8 @@ import sys, time
 from pathlib import Path
 from lightloom.instruments.simulated.devices import SimulatedCamera, SimulatedSource
 light, read, reads = SimulatedSource._light, SimulatedCamera._read, [0]
-def noted(self, factor=1.0):
-    light(self, factor)
+def noted(self):
+    light(self)
     Path("light").write_text("on" if self.world.power_w else "off")
 def stalls(self, timeout_s):
     reads[0] += 1
@@ -240,10 +240,9 @@ backend.close()
                 seconds_until(lambda: (tmp_path / "failing").exists())
             else:
                 run.send_signal(getattr(signal, how))
-            took_s = seconds_until(lambda: (tmp_path / "light").read_text() == "off")
+            goes_off(lambda: (tmp_path / "light").read_text() != "off")
         finally:
             run.kill()
-    assert took_s < SECOND_S, took_s
 
 
 # --- killed --------------------------------------------------------------------------------------
@@ -260,12 +259,11 @@ def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: st
             running.kill()  # what it forked lives on, with all its files open
         else:
             os.killpg(running.pid, signal.SIGKILL)  # a session of its own outlives that
-        took_s = seconds_until(lambda: not is_lit(laser))
+        goes_off(lambda: is_lit(laser))
         log = tmp_path / ".bench.toml.watchdog.log"
         seconds_until(log.exists)
         if act == "fork":
             os.killpg(running.pid, signal.SIGKILL)
-    assert took_s < SECOND_S, took_s
     seconds_until(lambda: log.read_text().endswith("\n"))
     assert "ended without a goodbye; switched off after" in log.read_text()
 
@@ -277,6 +275,7 @@ def test_the_watchdog_tries_until_the_source_says_that_it_is_off(
     # A line that is not free yet, or a source that is slow, would be given up.
     with program(lit_bench.write(tmp_path, laser.address), "wait") as running:
         laser.device.refuses = 3
+        laser.device.heard.clear()
 
         def ignores(line: str, reply: str | None) -> bytes | None:
             device: Any = laser.device
@@ -301,9 +300,8 @@ def test_a_bench_whose_watchdog_has_gone_gives_no_light(tmp_path: Path, laser: S
     # The next kill would leave the light on, and nobody would know beforehand.
     with program(lit_bench.write(tmp_path, laser.address), "shots") as running:
         os.kill(int(running.first.split()[1]), signal.SIGKILL)
-        took_s = seconds_until(lambda: not is_lit(laser))
+        goes_off(lambda: is_lit(laser))
         _, errors = running.communicate(timeout=20)
-    assert took_s < SECOND_S, took_s
     assert running.returncode == 2 and "Traceback" not in errors
     assert "the watchdog process of instruments.source has ended" in errors
 

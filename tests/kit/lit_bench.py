@@ -69,11 +69,15 @@ def go_on_after_ctrl_c() -> None:
 
 
 def hold_the_source(bench) -> None:
-    """Wait for an answer of the source in a thread, and in the main thread too."""
-    threading.Thread(target=bench.source.is_emitting, daemon=True).start()
-    time.sleep(0.1)
-    print("asked", flush=True)
-    bench.source.is_emitting()
+    """Ask the source in a thread, again and again, and wait for that."""
+
+    def ask() -> None:
+        while True:
+            bench.source.is_emitting()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join()
 
 
 def compute() -> None:
