@@ -65,7 +65,9 @@ def run_page(journal: JournalFile) -> str:
     """
     run = summarise(journal)
     now = datetime.now(UTC)
-    size = quantity(journal.path.stat().st_size, "B")
+    log = journal.path.with_name(f"{journal.path.name}-wal")  # of what is being written
+    files = [path for path in (journal.path, log) if path.exists()]
+    size = quantity(sum(path.stat().st_size for path in files), "B")
     lead = f"Journal {journal.path.name}, {size}; page of {now:%Y-%m-%d %H:%M:%S} UTC."
     parts = [
         *_marks(run, journal.path.name),

@@ -22,7 +22,6 @@ BINS = 360
 LAST_FAULTS = 200
 _FIRST_BIN_S = 1e-3
 _NOT_COUNTS = ("seconds",)
-_MARKS = ("host", "skip")  # remedies that give a number which no light gave
 
 
 class Course:
@@ -202,7 +201,8 @@ class Summary:
     @property
     def marked(self) -> int:
         """How many shots have numbers that no light gave, since a fault left no other way."""
-        return sum(share.remedies[name] for share in self.faults.values() for name in _MARKS)
+        counts = self.shots if self.report is None else self.report["stats"]
+        return int(counts.get("marked", 0))
 
 
 def summarise(journal: JournalFile) -> Summary:

@@ -249,11 +249,33 @@ def test_faults_are_all_counted(on_a_bench: Path) -> None:
     assert sum(share.lost_s for share in run.faults.values()) == 0.25 * 24
     assert run.faults_course.rows.sum() == 24
     assert list(run.last_faults) == faults
-    assert run.marked == 8
     text = text_of(page_of(on_a_bench))
-    assert "MARKED: 8 shots with numbers that no light gave" in text
     assert "stale the detector 8 retry 8 2 s" in text
     assert all(fault["detail"] in text for fault in faults)
+
+
+def test_numbers_that_no_light_gave_are_told_on_top(on_the_mock: Path, tmp_path: Path) -> None:
+    path = tmp_path / "marked.db"
+    with made(path, on_the_mock) as (journal, _):
+        for number in range(6):
+            keep_segment(journal, number)  # every third has a shot that was given up
+    assert "MARKED: 2 shots with numbers that no light gave" in text_of(page_of(path))
+
+
+def test_what_checksums_can_find_is_told_by_product(on_the_mock: Path, tmp_path: Path) -> None:
+    path = tmp_path / "checked.db"
+    with JournalFile(on_the_mock) as other:
+        report = other.results()["report"]
+    told = {"checks": 12_345, "suspicious": 3, "largest": 3.5, "smallest_error": 0.0625}
+    with made(path, on_the_mock) as (journal, _):
+        keep_steps(journal, on_the_mock)
+        stats = report["stats"] | {"checks": 12_345, "suspicious": 3}
+        checks = {"layer.0.mlp.up": told, "layer.0.mlp.down": {"checks": 0}}
+        journal.keep_results(report=report | {"stats": stats, "checks": checks})
+    text = text_of(page_of(path))
+    assert "12,345 sums of tiles were checked, 3 suspicious." in text
+    assert "layer.0.mlp.up 12,345 3 3.50 0.0625" in text
+    assert "layer.0.mlp.down 0 0 - not known" in text
 
 
 def test_only_the_latest_faults_are_listed(on_the_mock: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def keep_segment(journal: Journal, number: int, shots: int = 50, slots: int = SL
         is_last=number % 4 == 3,
         electrons=1e4 * rng.random((shots - 1, slots)),
         quality=quality,
-        stats=Stats(shots=shots, retries=again, seconds={"product": 0.5}),
+        stats=Stats(shots=shots, retries=again, marked=number % 3 == 2, seconds={"product": 0.5}),
         state=Checkpoint(shots * (number + 1), {"input": number}, {"slow": 1.0}),
     )
     journal.keep(segment)
