@@ -685,6 +685,29 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         instrument.close()
         assert self.is_dark(instrument)
 
+    def test_it_goes_dark_while_another_thread_has_it(self, instrument: LightSource) -> None:
+        """Else a thread that waits for an answer would keep the light on."""
+        self._may_emit(instrument)
+        instrument.set_power(instrument.power_limits_w[0])
+        instrument.enable()
+        has_it, is_over = threading.Event(), threading.Event()
+
+        def have_it() -> None:
+            with instrument._lock:
+                has_it.set()
+                is_over.wait(10)
+
+        thread = threading.Thread(target=have_it)
+        thread.start()
+        try:
+            assert has_it.wait(10)
+            with pytest.raises(InstrumentTimeout):  # it was told, and could not be asked
+                instrument.disable_now(wait_s=0.05)
+        finally:
+            is_over.set()
+            thread.join()
+        assert not instrument.is_emitting()
+
     def test_an_error_leaves_it_dark(self, make: Callable[[], LightSource]) -> None:
         """Else a run that fails would leave the light on."""
         instrument = make()

@@ -7,6 +7,7 @@ that was killed leaves that file behind, which tells the next one how it ended.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import logging
@@ -143,6 +144,8 @@ class HeldLock:
         except NotImplementedError as error:  # a file system without locks
             raise OSError(str(error)) from error
         self._lock = lock
+        with contextlib.suppress(OSError):  # of another user, who made it so that all can take it
+            self.path.chmod(0o666)
         self.left = Holder.read(self.holder_path)
         try:
             content = json.dumps({"schema": 1, **asdict(Holder.of_this_process())}, indent=1)

@@ -63,6 +63,9 @@ RecordPath = Annotated[
     Path | None,
     typer.Option("--record", help="Keep every finished step in this new file, to resume from it."),
 ]
+Attended = Annotated[
+    bool, typer.Option("--attended", help="Somebody is at the bench, though not at this terminal.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -121,10 +124,7 @@ def run(
             "--uncalibrated", help="Run a bench on a guess; its numbers are not to be trusted."
         ),
     ] = False,
-    attended: Annotated[
-        bool,
-        typer.Option("--attended", help="Somebody is at the bench, though not at this terminal."),
-    ] = False,
+    attended: Attended = False,
     workers: Annotated[
         int | None, typer.Option(help="Processes: one for each --bench; 0: all in this one.", min=0)
     ] = None,
@@ -229,6 +229,7 @@ def resume_(
         list[str] | None,
         typer.Option(help="Go on although it changed: model, bench, calibration, versions."),
     ] = None,
+    attended: Attended = False,
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
@@ -240,6 +241,8 @@ def resume_(
     from . import showing
     from .models.recorded import resume
 
+    if attended:
+        _say_attended(attended)
     console = showing.console(for_people=not json_)
     with (
         showing.warnings_as_remarks(console),

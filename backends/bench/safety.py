@@ -126,7 +126,7 @@ def is_attended() -> bool:
 
 def is_terminal(stream: Any) -> bool:
     """Whether a person can answer there."""
-    if stream is None or not stream.isatty():
+    if stream is None or stream.closed or not stream.isatty():
         return False
     if sys.platform == "win32":
         import ctypes
@@ -179,17 +179,20 @@ def hold(path: str | Path) -> Holder | None:
     Raises
     ------
     InUse : naming the process that holds it
+    InputError : where there can be no lock
     """
     file = Path(path).resolve()
     with _holding:
         held = _held.get(file)
         if held is None:
-            held = _held[file] = _Held(HeldLock(beside(file, "lock"), f"the bench {path}"), 0)
             try:
-                held.lock.acquire()
-            except BaseException:
-                del _held[file]
-                raise
+                lock = HeldLock(beside(file, "lock"), f"the bench {path}").acquire()
+            except OSError as error:
+                raise InputError(
+                    f"the bench {path} cannot be held against other processes: {error}; see to "
+                    "the folder, or use the bench from another one"
+                ) from None
+            held = _held[file] = _Held(lock, 0)
         held.count += 1
         return held.lock.left if held.count == 1 else None
 

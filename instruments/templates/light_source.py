@@ -25,6 +25,9 @@ class TemplateSource(LightSource):
 
     driver = "template-source"  # the name in bench files, and of the entry point
     Options = TemplateSourceOptions
+    # A watchdog process switches the source off when its program is killed. Say so where a second
+    # process can open the device once the first one is gone, as over USB, serial or the network:
+    #     can_be_reopened = True
 
     @property
     def address(self) -> str:
@@ -49,7 +52,8 @@ class TemplateSource(LightSource):
         self._device.put("emits", True)
 
     def _disable(self) -> None:
-        # Must work whatever happened before: send it, do not ask whether it is needed.
+        # Must work whatever happened before: send it, do not ask whether it is needed. Where you
+        # also wait for an answer, put what is sent into `_send_off`, which another thread may call.
         self._device.put("emits", False)
 
     def _emits(self) -> bool:
