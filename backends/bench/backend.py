@@ -151,10 +151,15 @@ class BenchBackend(Backend):
     def _go_on(self) -> None:
         """Let shots be kept from now on; stand where an earlier run did, if there was one."""
         assert self.shots is not None and self._queue is not None
-        self.shots.upcoming, self.shots.recorder = self._upcoming, self.recorder
+        self._let_shots_go_on()
         state = None if self.recorder is None else self.recorder.last()
         if state is not None:
             self.shots.go_on_from(state)
+
+    def _let_shots_go_on(self) -> None:
+        assert self.shots is not None
+        self.shots.upcoming, self.shots.recorder = self._upcoming, self.recorder
+        self.shots.may_begin_again = self._calibrated is not None
 
     def _lay_out(self) -> None:
         """Find out, or be told, what the bench's light is like, and where numbers lie in it."""
@@ -594,15 +599,15 @@ class BenchBackend(Backend):
                 self._first_number = new_number()
                 before = self.shots
                 measure_anew(self.bench, remedy)
+                if before.stops.is_set():
+                    raise NotConnected(f"{self.bench.path}: the bench was closed meanwhile")
                 self._calibrated = read_calibrated(self.bench)
                 self._lay_out()
                 self.bench.source.enable()
                 self._begin_shots()
                 self.shots.plan.counters.update(before.plan.counters)
-                if before.stops.is_set():
-                    raise NotConnected(f"{self.bench.path}: the bench was closed meanwhile")
                 check_opening(self, self._take_known)
-                self.shots.upcoming, self.shots.recorder = self._upcoming, self.recorder
+                self._let_shots_go_on()
         except BaseException:
             self._make_safe()
             raise

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class Found:
     ----------
     electrons : of each slot, at calibration's brightness, float64 [slots]
     brightness, dark, peak, checksum : see `recorder.QUALITY`
+    numbers : that its markers showed, by role
     seconds : that decoding took
     """
 
@@ -64,6 +66,7 @@ class Found:
     dark: float = math.nan
     peak: float = math.nan
     checksum: float = math.nan
+    numbers: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -150,7 +153,11 @@ class Decoder:
         """Check what was taken, and give what it says."""
         if self.bench.is_timing_only:
             levels = (taken.frames[role].levels for role in ("input", "weight"))
-            return Found(self.passed_e(*levels))
+            numbers = {
+                role: frame.number % (1 << self.layout.marker_bits)
+                for role, frame in taken.frames.items()
+            }
+            return Found(self.passed_e(*levels), numbers=numbers)
         peak = self._check_full(taken)
         dark, marks = math.nan, Marks({})
         if not self._is_guessed:
@@ -174,7 +181,12 @@ class Decoder:
             checksum = taken.planned.job.check(taken.planned.weight, taken.planned.input, electrons)
         measured = math.nan if self.tracker is None else brightness
         return Found(
-            electrons, measured, dark, peak, math.nan if checksum is None else float(checksum)
+            electrons,
+            measured,
+            dark,
+            peak,
+            math.nan if checksum is None else float(checksum),
+            marks.numbers,
         )
 
     # --- checks ----------------------------------------------------------------------------------

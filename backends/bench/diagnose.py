@@ -7,7 +7,6 @@ a bounded time: each wait has a time-out, and a device that does not answer is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from .bench import WINDOW_SAMPLES, Bench
 from .decoding import Decoder
 
 _FALLS = 0.3  # share of the light that may be left when a modulator is dark
+_LONG = 100.0  # exposures in one, to see what dark modulators leak
 _DIM, _BRIGHT = 0.7, 1.4  # share of the light that there should be
 
 
@@ -71,10 +71,11 @@ class _Bisection:
         self._count = 0
 
     def found(self, was_lit: bool) -> Diagnosis:
-        bench, full = self._bench, self._light(self._bright, self._bright)
+        bench, full = self._bench, self._light()
+        self._taken()  # which a detector that is late would give again
         bench.source.disable()
-        dark_e = self._taken(self._bright, self._bright)
-        noise = 6 * float(self._noise().sum()) ** 0.5  # of darkness
+        dark_e = self._taken()
+        noise = self._noise_e(1.0)
         if dark_e > 0.1 * full + noise:
             return Diagnosis(
                 "detector",
@@ -90,12 +91,27 @@ class _Bisection:
         if not was_lit:
             return _NOTHING
         bench.source.enable()
-        lit = self._taken(self._bright, self._bright) / full
-        dims = {
-            "input": self._taken(self._dark, self._bright) / full,
-            "weight": self._taken(self._bright, self._dark) / full,
-        }
-        return self._judged(lit, dims, noise / full)
+        lit, dims = self._followed(1.0, 0.0)
+        if max(lit, *dims.values()) > 3 * noise:
+            return self._judged(lit / full, _over(dims, full), noise / full)
+        # a dark modulator leaks a little, and a dark source nothing: a long exposure tells them
+        bench.source.disable()
+        offset = self._taken(_LONG)
+        bench.source.enable()
+        lit, dims = self._followed(_LONG, offset)
+        noise = self._noise_e(_LONG)
+        if max(lit, *dims.values()) > 3 * noise:
+            return self._judged(lit / full, _over(dims, full), noise / full)
+        return Diagnosis(
+            "source",
+            "no light arrives although the source says that it is on",
+            "check the source's power and shutter, and that nothing stands in the beam",
+        )
+
+    def _followed(self, times: float, offset: float) -> tuple[float, dict[str, float]]:
+        """Give the electrons of both modulators bright, and those with either of them dark."""
+        dims = {role: self._taken(times, role) - offset for role in ("input", "weight")}
+        return self._taken(times) - offset, dims
 
     def _judged(self, lit: float, dims: dict[str, float], noise: float) -> Diagnosis:
         """Say what it means.
@@ -105,12 +121,6 @@ class _Bisection:
         lit : light of both modulators bright, over what it should be
         dims : with one of them dark, by role
         """
-        if max(lit, *dims.values()) < 3 * noise:  # even dark modulators leak more
-            return Diagnosis(
-                "source",
-                "no light arrives although the source says that it is on",
-                "check the source's power and shutter, and that nothing stands in the beam",
-            )
         follows = {role: dim < _FALLS * lit + noise for role, dim in dims.items()}
         for role in ("input", "weight"):
             other = "weight" if role == "input" else "input"
@@ -138,41 +148,59 @@ class _Bisection:
     # --- exposures -------------------------------------------------------------------------------
 
     def _bright(self, role: str) -> np.ndarray:
-        share = self._decoder.layout.reference_light if role == "input" else 0.5
-        return self._level(role, share)
-
-    def _dark(self, role: str) -> np.ndarray:
-        return self._level(role, 0.0)
-
-    def _level(self, role: str, share: float) -> np.ndarray:
         layout = self._decoder.layout
+        share = layout.reference_light if role == "input" else 0.5
         rows = 1 if role == "input" and layout.shares_input else layout.slots
         return self._decoder.curves[role].levels(np.full((rows, layout.length), share))
 
-    def _light(self, x: Callable[[str], np.ndarray], w: Callable[[str], np.ndarray]) -> float:
-        return max(float(self._decoder.passed_e(x("input"), w("weight")).sum()), 1.0)
+    def _frame(self, role: str, is_bright: bool) -> np.ndarray:
+        """Give a frame of bright elements, or one that is dark all over, markers too."""
+        layout = self._decoder.layout
+        if is_bright:
+            return layout.frame(role, self._bright(role), self._count)
+        modulator = self._bench.input if role == "input" else self._bench.weight
+        return np.full(modulator.shape, layout.darkest[role], dtype=modulator.dtype)
 
-    def _noise(self) -> np.ndarray:
+    def _light(self) -> float:
+        passed = self._decoder.passed_e(self._bright("input"), self._bright("weight"))
+        return max(float(passed.sum()), 1.0)
+
+    def _noise_e(self, times: float) -> float:
+        """Give 6 sigma of darkness, over all slots."""
         optics, layout = self._decoder.optics, self._decoder.layout
-        return np.asarray(layout.read_pixels() * (optics.read_noise_e**2 + optics.dark_e + 1))
+        each = optics.read_noise_e**2 + optics.dark_e * times + optics.gain_e_per_count**2 / 12
+        if self._bench.file.layout == "block":
+            each = optics.read_noise_e**2 + optics.dark_e * times
+        return 6 * float((layout.read_pixels() * each).sum()) ** 0.5
 
-    def _taken(self, x: Callable[[str], np.ndarray], w: Callable[[str], np.ndarray]) -> float:
-        """Show levels everywhere, and give the electrons of all slots together."""
+    def _taken(self, times: float = 1.0, dark: str = "") -> float:
+        """Show bright frames, and give the electrons of all slots together.
+
+        Parameters
+        ----------
+        dark : role of the modulator that is dark instead
+        times : the exposure of a shot, as far as the bench file allows
+        """
         bench, file, layout = self._bench, self._bench.file, self._decoder.layout
         self._count += 1
-        for role, levels, modulator in (
-            ("input", x("input"), bench.input),
-            ("weight", w("weight"), bench.weight),
-        ):
-            shown = modulator.show(layout.frame(role, levels, self._count))
+        for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+            shown = modulator.show(self._frame(role, role != dark))
             modulator.wait_until_settled(shown)
         bench.shots += 1
         shot = Shot(f"diagnosis/{self._count}", bench.shots)
+        timeout_s = file.limits.timeout_s
+        exposure_s = min(file.exposure_s * times, file.limits.exposure_s[1], 0.4 * timeout_s)
+        exposure_s = max(exposure_s, file.exposure_s)
         if file.layout == "block":
-            rate_hz, timeout_s = WINDOW_SAMPLES / file.exposure_s, file.limits.timeout_s
+            rate_hz = WINDOW_SAMPLES / exposure_s
             data = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, shot).volts
         else:
+            bench.camera.configure(exposure_s=exposure_s)
             bench.camera.arm()
             bench.camera.trigger(shot)
-            data = bench.camera.read(file.limits.timeout_s).data
+            data = bench.camera.read(timeout_s).data
         return float(layout.electrons(data).sum())
+
+
+def _over(values: dict[str, float], whole: float) -> dict[str, float]:
+    return {name: value / whole for name, value in values.items()}

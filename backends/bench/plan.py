@@ -88,17 +88,6 @@ class Planned:
         """Say which frame of a modulator it needs."""
         return self.job.number, self.weight if role == "weight" else self.input
 
-    def marker(self, role: str, attempt: int, bits: int) -> int:
-        """Give the number that a frame shows in an attempt.
-
-        A repeated frame differs from the ones that may be on show before it, its own and its two
-        successors', and from the attempt before, also where a marker has 2 bits.
-        """
-        number = self.counters[role]
-        if attempt == 0:
-            return number
-        return number + (1 << bits) // 2 + 2 - attempt % 2
-
 
 class Plan:
     """Plans the shots of one job after another.

@@ -174,7 +174,7 @@ def _read(kind: str, text: str, retries: int) -> tuple[Remedy, ...]:
 def _remedies(name: str, amount: str, retries: int) -> list[Remedy]:
     if name in _COUNTED:
         standard = retries if name == "retry" else 1
-        if amount and not re.fullmatch(r"\d{1,3}", amount):
+        if amount and not re.fullmatch(r"\d{1,6}", amount):
             raise ValueError(f"{name} takes a whole number, not {amount!r}")
         times = int(amount) if amount else standard
         if times > _MOST_TIMES:

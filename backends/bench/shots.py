@@ -30,6 +30,7 @@ from ...instruments import (
     Shown,
     StaleFrame,
     Timeline,
+    WrongLight,
     WrongSum,
 )
 from ..base import Stats
@@ -88,6 +89,7 @@ class _Coming:
     tried : remedies that it had, by name
     began_s : the latest of its exposures
     future : what that one gives; None once it was judged
+    leans : its numbers are told from others only where the shots before it are right
     found : what it gave in the end
     is_new : that is not kept yet
     """
@@ -100,6 +102,7 @@ class _Coming:
     tried: Counter[str] = field(default_factory=Counter)
     began_s: float = 0.0
     future: Future[Found] | None = None
+    leans: bool = False
     found: Found | None = None
     is_new: bool = True
 
@@ -151,6 +154,7 @@ class Shots:
     upcoming : tells the job that waits after the present one
     timeline : where slices of what happens go, if anybody wants them
     recorder : keeps what is finished, if anybody wants it
+    may_begin_again : whether the bench may be measured anew
     lost_s : of the bench's time, on exposures that failed and on remedies
     """
 
@@ -170,6 +174,7 @@ class Shots:
         self.upcoming: Callable[[], TileJob | None] = lambda: None
         self.timeline: Timeline | None = None
         self.recorder: Recorder | None = None
+        self.may_begin_again = False
         self._policy = Policy(bench.file.faults, bench.file.limits.retries)
         self._monitors = Monitors(bench) if bench.file.suspend else None
         self._is_bucket = bench.file.layout == "block"
@@ -178,8 +183,10 @@ class Shots:
         self._flips = {"input": 0, "weight": 0}  # frames shown
         self._reads, self._longest_s = 0, 0.0  # of the detector, and the longest of them
         self._shown: dict[str, tuple[Shown, Frame]] = {}
+        self._trail: dict[str, list[int]] = {role: [] for role in ROLES}
         self._courses: dict[int, _Course] = {}
         self._ended: Paused | None = None
+        self._is_muddled = False  # the detector may still give what nobody waits for any more
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-encode")
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-decode")
         self._arm()
@@ -214,6 +221,7 @@ class Shots:
         for role, modulator in (("weight", self.bench.weight), ("input", self.bench.input)):
             modulator.blank()
             self._flips[role] += 1
+            self._trail[role].clear()
         self._shown.clear()
 
     # --- a job -----------------------------------------------------------------------------------
@@ -336,9 +344,19 @@ class Shots:
             waiting.append(coming)
             # a device that failed is put right before anything else is asked of it
             while waiting and (is_lost or len(waiting) >= _BEHIND):
-                self._judge(course, waiting.popleft())
+                self._judge_first(course, waiting)
         while waiting:
-            self._judge(course, waiting.popleft())
+            self._judge_first(course, waiting)
+
+    def _judge_first(self, course: _Course, waiting: deque[_Coming]) -> None:
+        coming = waiting.popleft()
+        attempts = coming.attempts
+        self._judge(course, coming)
+        for other in waiting if coming.attempts > attempts else ():
+            if other.leans and other.future is not None:
+                other.future = _failed(
+                    StaleFrame("its light cannot be told from that of a shot that was wrong")
+                )
 
     def _close_weights(self, course: _Course) -> None:
         """Forget segments that no sum can find wrong any more."""
@@ -435,10 +453,12 @@ class Shots:
         coming.is_new = True
         coming.began_s = self.bench.clock.now_s()
         try:
-            if anew:
+            if anew or self._is_muddled:
                 self._arm()
                 self._shown.clear()
-            self._show_for(coming, attempt)
+                self._is_muddled = False
+                self._look(coming)
+            self._show_for(coming)
             self.bench.shots += 1
             coming.stats.shots += 1
             shot = Shot(f"{coming.name}/{attempt}", self.bench.shots)
@@ -446,8 +466,7 @@ class Shots:
         except InstrumentError as error:
             if kind_of(error) is None:
                 raise
-            coming.future = Future()
-            coming.future.set_exception(error)
+            coming.future = _failed(error)
             return True
         coming.future = self._decoder.submit(self._decode, taken)
         return False
@@ -474,25 +493,62 @@ class Shots:
             self.bench.daq.reset_count(counter)
             self._flips[role] = 0
 
-    def _show_for(self, coming: _Coming, attempt: int = 0) -> None:
-        """Show the frames of a shot that are not shown yet.
-
-        A frame never shows the number of the one before it: a modulator that stands still would
-        not be noticed.
-        """
-        bits = self.layout.marker_bits
+    def _show_for(self, coming: _Coming) -> None:
+        """Show the frames of a shot that are not shown yet."""
         for role in ROLES:
             shown = self._shown.get(role)
             if shown is not None and shown[1].key == coming.planned.key(role):
                 continue
-            number = coming.planned.marker(role, attempt, bits)
-            if shown is not None and bits and (number - shown[1].number) % (1 << bits) == 0:
-                number += 1
+            number = self._number(role, coming)
             future = coming.frames.get(role)
             frame = None if future is None else future.result()
             if frame is None or frame.number != number:
                 frame = self._lay_out(role, coming.planned, number, coming.stats)
             self._show(frame, coming.planned, coming.stats)
+
+    def _number(self, role: str, coming: _Coming) -> int:
+        """Give the number that a frame shows: the planned one, or the next that tells it apart.
+
+        A modulator that stands still goes on to show any of the frames since the last one that was
+        seen (its trail), and must not be taken for one that follows.
+        """
+        bits, number = self.layout.marker_bits, coming.planned.counters[role]
+        if not bits:
+            return number
+        count, trail = 1 << bits, self._trail[role]
+        if number % count not in trail:
+            return number
+        if len(set(trail)) == count or (count == 2 and not self._is_repeat(coming)):
+            coming.leans = True
+            return number + (number % count == trail[-1])
+        return next(n for n in range(number + 1, number + count) if n % count not in trail)
+
+    def _is_repeat(self, coming: _Coming) -> bool:
+        return coming.attempts > 1
+
+    def _look(self, coming: _Coming) -> None:
+        """Find out what stands on the modulators, where any number may: one exposure more.
+
+        Raises
+        ------
+        InstrumentError : when it cannot be had
+        """
+        count = 1 << self.layout.marker_bits
+        full = [role for role in ROLES if len(set(self._trail[role])) >= count - 1 > 0]
+        if not full:
+            return
+        self._show_for(coming)
+        self.bench.shots += 1
+        coming.stats.shots += 1
+        shot = Shot(f"{coming.name}/{coming.attempts - 1}/look", self.bench.shots)
+        taken = self._timed_exposure(shot, coming, None)
+        try:
+            seen = self.layout.marks(taken.data, None, self.decoder.response).numbers
+        except (StaleFrame, WrongLight):
+            seen = {}  # no number: one that is seen later is of a later frame
+        for role in ROLES:
+            self._trail[role] = [seen[role]] if role in seen else []
+        self._shown.clear()
 
     def _lay_out(self, role: str, planned: Planned, number: int, stats: Stats) -> Frame:
         start_s, start = self.bench.clock.now_s(), time.perf_counter()
@@ -518,6 +574,8 @@ class Shots:
     def _show(self, frame: Frame, planned: Planned, stats: Stats) -> None:
         start = time.perf_counter()
         modulator = self.bench.input if frame.role == "input" else self.bench.weight
+        if self.layout.marker_bits:
+            self._trail[frame.role].append(frame.number % (1 << self.layout.marker_bits))
         shown = modulator.show(frame.pixels)
         self._shown[frame.role] = (shown, frame)
         self._flips[frame.role] += 1
@@ -618,6 +676,7 @@ class Shots:
                 self._count(kind_of(error) or "", len(together), coming.stats)
                 remedy = self._put_right(coming, error)
                 if remedy in ("host", "skip"):
+                    self._is_muddled = True
                     for other in together:
                         other.found, other.future = self._without_light(other, remedy), None
                     return
@@ -630,6 +689,14 @@ class Shots:
                 coming.stats.seconds["decode"] += found.seconds
                 coming.stats.conversions += found.electrons.size
                 coming.found, coming.future = found, None
+                self._see(found)
+
+    def _see(self, found: Found) -> None:
+        """Forget the frames before those that a shot has shown to be there."""
+        for role, number in found.numbers.items():
+            trail = self._trail[role]
+            if number in trail:
+                del trail[: trail.index(number)]
 
     def _together(self, course: _Course, coming: _Coming, error: InstrumentError) -> list[_Coming]:
         """Give the shots that an error says are wrong: the present one, and it is the last of them.
@@ -676,8 +743,7 @@ class Shots:
                 check_emission(self.bench)
             except InstrumentError as reason:
                 error, kind = reason, kind_of(reason) or kind
-        remedy = self._policy.remedy(kind, coming.used)
-        coming.used[kind] += 1
+        remedy = self._next_remedy(kind, coming)
         self._remedied(remedy.name, coming)
         if remedy == PAUSE:
             self._pause(coming, kind, error)
@@ -688,6 +754,13 @@ class Shots:
             self._tell(kind, device, coming, remedy.name, str(error), began_s)
             coming.began_s = self.bench.clock.now_s()
         return remedy.name
+
+    def _next_remedy(self, kind: str, coming: _Coming) -> Remedy:
+        while True:
+            remedy = self._policy.remedy(kind, coming.used)
+            coming.used[kind] += 1
+            if self.may_begin_again or remedy.name not in ANEW:
+                return remedy
 
     def _apply(self, remedy: Remedy, error: InstrumentError) -> None:
         if remedy.name == "wait":
@@ -774,6 +847,12 @@ class Shots:
             self.stops.wait(min(left_s, 1.0))
         if self.stops.is_set():
             raise NotConnected(f"{self.bench.path}: the bench was closed while it waited")
+
+
+def _failed(error: BaseException) -> Future[Found]:
+    future: Future[Found] = Future()
+    future.set_exception(error)
+    return future
 
 
 def _no_stats() -> Stats:

@@ -1,0 +1,540 @@
+"""What a bench does about faults: as its file says, counted, bounded, and never a wrong number."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightloom.backends.bench import BenchBackend, example_file, load_bench, safety
+from lightloom.backends.bench import shots as shots_module
+from lightloom.backends.bench.decoding import chi_square_limit
+from lightloom.backends.bench.policy import DEFAULTS, KINDS, Policy
+from lightloom.backends.bench.recorder import QUALITY
+from lightloom.backends.bench.shots import TileJob
+from lightloom.backends.calibration import align, calibrate, store
+from lightloom.instruments import (
+    Disconnected,
+    InputError,
+    InterlockOpen,
+    Paused,
+    WrongLight,
+    WrongSum,
+)
+from made_benches import LAYOUTS, Memory, bench_text, numbers
+
+Make = Callable[..., BenchBackend]
+SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "block": (2, 3, 16)}
+LIGHT = {"imaged": "2e9", "line": "4e7", "block": "2e10"}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    opened: list[BenchBackend] = []
+
+    def open_one(layout: str = "imaged", more: str = "", **changes: str) -> BenchBackend:
+        path = tmp_path / f"bench{len(opened)}.toml"
+        changes = {"electrons_per_pixel_j": LIGHT[layout], **changes}
+        path.write_text(bench_text(layout, **changes) + more, encoding="utf-8")
+        opened.append(BenchBackend(load_bench(path)))
+        opened[-1].recorder = Memory()
+        return opened[-1]
+
+    yield open_one
+    for backend in opened:
+        backend.close()
+
+
+def product(layout: str) -> tuple[np.ndarray, np.ndarray]:
+    outputs, rows, length = SIZES[layout]
+    return numbers(rows, length), numbers(outputs, length, seed=4)
+
+
+def assert_right(backend: BenchBackend, layout: str) -> None:
+    """Multiply: no output beyond 6 sigma of its own noise and grey steps (chance 1e-7 a test)."""
+    x, w = product(layout)
+    result = backend.matmul(x, w)
+    assert result.variance is not None
+    steps = 2 * np.sqrt(x.shape[1] / 12) / 255 * np.abs(x).max() * np.abs(w).max()
+    sigma = np.sqrt(result.variance) + steps
+    assert (np.abs(result.y - x @ w.T) < 6 * sigma).all()
+
+
+def notes(backend: BenchBackend) -> list[tuple[str, str]]:
+    assert isinstance(backend.recorder, Memory)
+    return [(fault.kind, fault.remedy) for fault in backend.recorder.faults]
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def test_every_kind_has_remedies_and_ends_in_a_pause() -> None:
+    assert set(DEFAULTS) == set(KINDS.values())
+    policy = Policy({}, retries=2)
+    for kind in DEFAULTS:
+        used: Counter[str] = Counter()
+        names = []
+        while not names or names[-1] != "pause":
+            names.append(policy.remedy(kind, used).name)
+            used[kind] += 1
+        assert len(names) < 10 and names.count("retry") <= 2
+    assert policy.remedy("interlock", Counter()).name == "pause"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('faults__stale = "retry many"', "whole number"),
+        ('faults__stale = "pray"', "is no remedy; remedies are retry"),
+        ('faults__stale = "pause, retry"', "nothing comes after pause"),
+        ('faults__stale = "wait 3 mW"', "want a number of s"),
+        ('faults__stale = "wait"', "takes a time"),
+        ('faults__stale = "retry 1000"', "more than 100"),
+        ('faults__gremlin = "pause"', "gremlin is no kind of fault"),
+        ('faults__interlock = "retry"', "re-armed on site"),
+        ('faults__stale = "realign"', "nothing to measure"),
+    ],
+)
+def test_a_policy_that_cannot_be_followed_is_refused(tmp_path: Path, line: str, words: str) -> None:
+    key, value = line.split(" = ", 1)
+    path = tmp_path / "bad.toml"
+    path.write_text(bench_text(**{key: value}), encoding="utf-8")
+    with pytest.raises(InputError, match=words) as caught:
+        load_bench(path)
+    assert "bad.toml" in str(caught.value)
+
+
+def test_an_error_knows_its_instrument_and_leaves_it_behind(make: Make) -> None:
+    # one that goes to another process cannot take a device along
+    backend = make()
+    backend.open()
+    backend.bench.camera.unplug()  # type: ignore[attr-defined]
+    with pytest.raises(Disconnected) as caught:
+        backend.bench.camera.arm()
+    assert caught.value.instrument is backend.bench.camera
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.instrument is None and str(again) == str(caught.value)
+    paused = pickle.loads(pickle.dumps(Paused("no", "stale", "camera", "look")))
+    assert (paused.kind, paused.device, paused.advice) == ("stale", "camera", "look")
+
+
+# --- remedies ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("role", ["input", "weight", "detector"])
+def test_a_device_that_was_unplugged_is_connected_again(make: Make, layout: str, role: str) -> None:
+    at = 2 if role == "weight" else 3
+    backend = make(
+        layout, **{f"instruments__{role}__faults": f'[{{ kind = "lost", at = [{at}] }}]'}
+    )
+    assert_right(backend, layout)
+    assert backend.remedies == {"reconnect": 1} and backend.lost_s >= 0
+    assert notes(backend) == [("disconnected", "reconnect")]
+    assert isinstance(backend.recorder, Memory)
+    assert backend.recorder.faults[0].device == f"instruments.{role}"
+
+
+def test_a_source_that_was_lost_emits_again_and_one_that_tripped_does_not(make: Make) -> None:
+    # a loss of connection is no reason to stay dark; a trip is none to emit
+    ask = '[[suspend]]\nwhat = "interlock"\nevery = "0 s"\n'
+    backend = make(more=ask, instruments__source__faults='[{ kind = "lost", at = [3] }]')
+    assert_right(backend, "imaged")
+    assert notes(backend)[0] == ("disconnected", "reconnect")
+    backend = make(more=ask, instruments__source__faults='[{ kind = "tripped", at = [3] }]')
+    with pytest.raises(Paused, match="re-arm the source on site") as caught:
+        assert_right(backend, "imaged")
+    assert caught.value.kind == "interlock" and notes(backend) == [("interlock", "pause")]
+    assert backend.bench.world is not None and backend.bench.world.power_w == 0
+    with pytest.raises(InterlockOpen, match="latched off"):
+        BenchBackend(load_bench(backend.bench.path)).open()
+    safety.rearm(backend.bench.path)
+    again = BenchBackend(load_bench(backend.bench.path))
+    with again.bench:
+        again.bench.source.rearm()  # type: ignore[attr-defined]
+
+
+def test_darkness_in_the_middle_is_an_interlock_and_no_reason_to_retry(make: Make) -> None:
+    backend = make(instruments__source__faults='[{ kind = "tripped", at = [2] }]')
+    backend.open()
+    assert backend.bench.world is not None
+    backend.bench.source._tripped = True  # type: ignore[attr-defined]
+    backend.bench.source._disable()
+    with pytest.raises(Paused, match="the interlock is open"):
+        assert_right(backend, "imaged")
+    assert notes(backend) == [("interlock", "pause")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_host_computes_what_light_does_not_give(make: Make, layout: str) -> None:
+    backend = make(
+        layout,
+        faults__timeout='"host"',
+        instruments__detector__faults='[{ kind = "silent", at = [3, 5] }]',
+    )
+    assert_right(backend, layout)
+    assert backend.remedies == {"host": 2}
+    backend.profile  # noqa: B018 (what a report asks for)
+    assert any("2 were computed by the host" in remark for remark in backend.remarks)
+
+
+def test_what_is_skipped_is_marked_and_as_if_dark(make: Make) -> None:
+    backend = make(
+        faults__timeout='"skip"', instruments__detector__faults='[{ kind = "silent", rate = 1.0 }]'
+    )
+    x, w = product("imaged")
+    result = backend.matmul(x, w)
+    assert result.stats.marked == result.stats.shots > 0
+    assert np.abs(result.y).max() < 0.02 * np.abs(x @ w.T).max()
+    backend.profile  # noqa: B018
+    assert any("MARKED" in remark for remark in backend.remarks)
+
+
+def test_waiting_takes_the_bench_s_time(make: Make) -> None:
+    backend = make(
+        faults__incomplete='"wait 7 s, pause"',
+        instruments__detector__faults='[{ kind = "incomplete", at = [3] }]',
+    )
+    assert_right(backend, "imaged")
+    assert backend.remedies == {"wait": 1} and 7 <= backend.lost_s < 8
+
+
+def test_somebody_who_holds_a_device_is_waited_for(make: Make) -> None:
+    faults = '[{ kind = "lost", at = [4] }, { kind = "held", at = [2, 3] }]'
+    backend = make(instruments__detector__faults=faults)
+    assert_right(backend, "imaged")
+    assert {kind for kind, _ in notes(backend)} == {"disconnected", "in-use"}
+    assert backend.remedies["reconnect"] <= 3 and backend.remedies["wait"] == 1
+
+
+def test_nothing_is_tried_for_ever(make: Make) -> None:
+    # each shot goes through each list once, whatever comes together
+    faults = ", ".join(
+        f'{{ kind = "{kind}", rate = 0.5, seed = {seed} }}'
+        for seed, kind in enumerate(("silent", "incomplete", "stale", "overflow", "garbage"))
+    )
+    backend = make(
+        instruments__detector__faults=f"[{faults}]",
+        instruments__input__faults='[{ kind = "frozen", rate = 0.5 }]',
+        limits__retries="2",
+    )
+    with pytest.raises(Paused) as caught:
+        for _ in range(20):
+            assert_right(backend, "imaged")
+    assert "tried: " in str(caught.value) and "the bench is safe" in str(caught.value)
+    assert backend.bench.world is not None and backend.bench.world.power_w == 0
+    with pytest.raises(Paused):  # whoever comes later hears why, too
+        assert backend.shots is not None
+        backend.shots.run(TileJob("later", 1, 1, lambda _: None, lambda _: None))  # type: ignore[arg-type,return-value]
+
+
+# --- pairs ---------------------------------------------------------------------------------------
+
+_STRIKES = {
+    "imaged": [
+        ("input", "frozen"),
+        ("input", "late"),
+        ("input", "silent"),
+        ("input", "lost"),
+        ("weight", "frozen"),
+        ("weight", "lost"),
+        ("detector", "dropped"),
+        ("detector", "incomplete"),
+        ("detector", "stale"),
+        ("detector", "silent"),
+        ("detector", "overflow"),
+        ("detector", "garbage"),
+        ("detector", "lost"),
+    ],
+    "block": [
+        ("input", "frozen"),
+        ("input", "lost"),
+        ("weight", "frozen"),
+        ("weight", "silent"),
+        ("detector", "silent"),
+        ("detector", "lost"),
+    ],
+}
+_STRIKES["line"] = _STRIKES["imaged"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pairs_of_faults_leave_no_wrong_number(make: Make, layout: str) -> None:
+    # the second one strikes what is done about the first
+    chance = np.random.Generator(np.random.Philox(11))
+    pairs = list(itertools.combinations(_STRIKES[layout], 2))
+    chosen = chance.choice(len(pairs), min(12, len(pairs)), replace=False)
+    for number in chosen:
+        first = int(chance.integers(3, 6))
+        changes: dict[str, str] = {}
+        for step, (role, kind) in enumerate(pairs[number]):
+            at = max(first - 2, 2) if role == "weight" else first
+            key = f"instruments__{role}__faults"
+            fault = f'{{ kind = "{kind}", at = [{at + step}], delay_s = 0.003 }}'
+            changes[key] = changes.get(key, "[").rstrip("]") + f"{fault}, ]"
+        backend = make(layout, **changes)
+        assert_right(backend, layout)
+        backend.close()
+
+
+# --- who is to blame -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("blamed", "role", "kind"),
+    [
+        ("input", "input", "frozen"),
+        ("weight", "weight", "frozen"),
+        ("detector", "detector", "stale"),
+    ],
+)
+def test_a_lasting_fault_is_bisected_to_its_device(
+    make: Make, layout: str, blamed: str, role: str, kind: str
+) -> None:
+    if layout == "block" and kind == "stale":
+        pytest.skip("a photodiode has no frames")
+    fault = f'[{{ kind = "{kind}", at = {list(range(4, 400))} }}]'
+    # connecting a detector anew makes its next frame fresh, which would hide that it is stale
+    changes = {f"instruments__{role}__faults": fault, "faults__stale": '"retry, pause"'}
+    backend = make(layout, **changes)
+    with pytest.raises(Paused) as caught:
+        for _ in range(4):
+            assert_right(backend, layout)
+    assert caught.value.device == f"instruments.{blamed}", str(caught.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_beam_that_is_blocked_is_no_modulator_s_fault(make: Make, layout: str) -> None:
+    backend = make(layout)
+    backend.open()
+    world = backend.bench.world
+    assert world is not None
+    world.options = world.options.model_copy(update={"covered": True})
+    with pytest.raises(Paused, match="no light arrives") as caught:
+        assert_right(backend, layout)
+    assert caught.value.device == "instruments.source"
+
+
+# --- plausibility --------------------------------------------------------------------------------
+
+
+def test_a_dark_level_that_moves_is_noticed(make: Make) -> None:
+    # an offset of some counts in every pixel is a number in every slot, and no marker says so
+    backend = make("line")
+    assert_right(backend, "line")
+    assert isinstance(backend.recorder, Memory)
+    dark = np.concatenate([s.quality[:, QUALITY.index("dark")] for s in backend.recorder.segments])
+    assert np.isfinite(dark).all() and np.abs(dark).max() < 6
+    camera = backend.bench.camera
+    assert camera.offset_counts is not None
+    camera.offset_counts += 0.8
+    with pytest.raises(Paused, match="dark level"):
+        assert_right(backend, "line")
+
+
+def test_more_light_than_elements_pass_is_no_number(make: Make) -> None:
+    backend = make()
+    backend.open()
+    assert backend.shots is not None
+    decoder = backend.shots.decoder
+    most = decoder.passed_e_most()
+    decoder._check_possible(most)
+    decoder._check_possible(np.zeros(len(most)))
+    for wrong in (1.2 * most, -0.2 * most):
+        with pytest.raises(WrongLight, match="its elements pass"):
+            decoder._check_possible(np.where(np.arange(len(most)) == 3, wrong, most / 2))
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+def test_references_are_woven_in_and_tell_a_slot_that_changed(
+    make: Make, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    # a speck of dust on one slot dims it for ever, and no marker sees it. By chance a reference is
+    # refused once in a million
+    from lightloom.backends.bench import backend as backend_module
+
+    monkeypatch.setattr(backend_module, "_REFERENCE_EVERY", 4)
+    backend = make(layout, electrons_per_pixel_j="4e8" if layout == "line" else "2e9")
+    assert_right(backend, layout)
+    assert backend.references >= 2 and backend.faults == {}
+    world = backend.bench.world
+    assert world is not None and backend.shots is not None
+    even = world._evenness()
+    even[backend.layout.elements // backend.layout.length == 1] *= 0.7
+    world._pictures.clear()
+    with pytest.raises(Paused, match=r"reference shot .* slot [01] "):
+        for _ in range(8):
+            assert_right(backend, layout)
+
+
+def test_the_limit_of_chi_square_is_one_in_a_million() -> None:
+    # scipy's chi2.isf(1e-6, f)
+    for freedom, wanted in ((1, 23.93), (10, 48.28), (100, 180.79), (1000, 1234.9)):
+        assert chi_square_limit(freedom) == pytest.approx(wanted, rel=0.2 if freedom == 1 else 0.03)
+
+
+# --- sums ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_wrong_sum_of_a_whole_weight_frame_takes_its_shots_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    # which of them is wrong nobody knows; those of other weights stay
+    monkeypatch.setattr(shots_module, "SEGMENT", 4)
+    backend = make(layout)
+    backend.open()
+    slots, length = backend.layout.slots, backend.layout.length
+    rows = 1 if backend.layout.shares_input else slots
+    seen: list[tuple[int, int]] = []
+
+    def check(weight: int, vector: int, electrons: np.ndarray) -> float:
+        seen.append((weight, vector))
+        if len(seen) in (2, 11):  # a shot, and the last of the second weight frame
+            raise WrongSum("wrong", "shot" if len(seen) == 2 else "tile")
+        return 1.5
+
+    level = {role: backend.curves[role].levels(np.array([[0.2]]))[0, 0] for role in backend.curves}
+    dtype = np.uint8
+    job = TileJob(
+        "sums",
+        2,
+        5,
+        lambda tile: np.full((slots, length), level["weight"], dtype),
+        lambda vector: np.full((rows, length), level["input"], dtype),
+        check=check,
+    )
+    result = backend.submit(job).result()
+    assert backend.faults == {"wrong-sum": 6} and result.stats.retries == 6
+    again = [vector for weight, vector in seen[11:] if weight == 1]
+    assert len(seen[11:]) == 5 == len(again) and set(again) == set(range(5))
+    assert isinstance(backend.recorder, Memory)
+    kept = backend.recorder.known("sums")
+    assert kept is not None
+    places = backend.shots.plan.visited(job, 10)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(result.electrons[places[:, 0], places[:, 1]], kept.electrons)
+    checksum = backend.recorder.segments[-1].quality[:, QUALITY.index("checksum")]
+    assert (checksum[np.isfinite(checksum)] == 1.5).all()
+
+
+# --- monitors ------------------------------------------------------------------------------------
+
+_WARM = """
+[instruments.monitor]
+driver = "simulated-thermometer"
+excursions = [{ from_s = 0.01, until_s = 120.0, factor = 2.0 }]
+
+[[suspend]]
+what = "monitor"
+scale = 100.0
+low = 15.0
+high = 30.0
+every = "10 ms"
+back_for = "5 s"
+"""
+_TIRED = """
+[instruments.power_meter]
+driver = "simulated-power-meter"
+excursions = [{ from_s = 0.01, factor = 0.5 }]
+
+[[suspend]]
+what = "power_meter"
+low = "0.9 mW"
+every = "10 ms"
+at_most = "60 s"
+"""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_warm_room_suspends_a_run_until_it_is_cool_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    monkeypatch.setattr(shots_module, "SEGMENT", 4)
+    backend = make(layout, more=_WARM)
+    start_s = backend.clock.now_s()
+    assert_right(backend, layout)
+    assert 124 < backend.clock.now_s() - start_s < 135
+    assert set(backend.faults) == {"suspended"} and 1 <= backend.faults["suspended"] <= 4
+    assert notes(backend) == [("suspended", "wait")]
+    attempts = np.concatenate(
+        [s.quality[:, QUALITY.index("attempts")] for s in backend.recorder.segments]  # type: ignore[union-attr]
+    )
+    assert (attempts == 2).sum() == backend.faults["suspended"]
+
+
+def test_a_source_that_stays_tired_pauses_the_run(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shots_module, "SEGMENT", 4)
+    backend = make(more=_TIRED)
+    with pytest.raises(Paused, match=r"power_meter read 0\.0005, outside 0\.0009") as caught:
+        assert_right(backend, "imaged")
+    assert caught.value.kind == "suspended"
+    assert backend.bench.world is not None and backend.bench.world.power_w == 0
+
+
+def test_a_monitor_that_does_not_answer_pauses_the_run(make: Make) -> None:
+    silent = _TIRED.replace('meter"\n', 'meter"\nfaults = [{ kind = "silent", rate = 1.0 }]\n', 1)
+    backend = make(more=silent)
+    with pytest.raises(Paused, match=r"instruments\.power_meter"):
+        assert_right(backend, "imaged")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('what = "monitor"\nhigh = 3.0', "there is no instruments.monitor"),
+        ('what = "moon"\nhigh = 3.0', "suspend.0.what"),
+        ('what = "interlock"\ncolour = 1', "colour"),
+    ],
+)
+def test_a_suspender_that_cannot_be_asked_is_refused(
+    tmp_path: Path, table: str, words: str
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(bench_text() + f"\n[[suspend]]\n{table}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        load_bench(path)
+
+
+# --- measured anew -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remedy", ["realign", "recalibrate"])
+def test_a_bench_is_measured_anew_and_its_products_begin_again(tmp_path: Path, remedy: str) -> None:
+    # numbers laid out for the bench as it was, and light of the bench as it is, do not go together
+    path = tmp_path / "bench.toml"
+    text = example_file("imaged", tiny=True, as_found=True, seed=3)
+    path.write_text(text, encoding="utf-8")
+    bench = load_bench(path)
+    with bench:
+        store(bench, align(bench))
+    calibrate(bench)
+    fault = 'faults = [{ kind = "garbage", at = [9] }]'
+    text = text.replace('driver = "simulated-camera"', f'driver = "simulated-camera"\n{fault}')
+    text = text.replace("[faults]", f'[faults]\nwrong-light = "{remedy}, pause"')
+    path.write_text(text, encoding="utf-8")
+    backend = BenchBackend(load_bench(path))
+    memory = backend.recorder = Memory()
+    x, w = numbers(30, 20), numbers(6, 20, seed=4)
+    try:
+        backend.open()
+        waits = [backend.begin(x, w) for _ in range(3)]  # some wait in the queue
+        found = [wait() for wait in waits]
+        remarks = backend.remarks
+    finally:
+        backend.close()
+    exact = x @ w.T
+    for result in found:
+        assert result.variance is not None
+        z = (result.y - exact) / np.sqrt(result.variance)
+        assert np.sqrt(np.mean(z**2)) < 2  # grey steps and calibration add to noise
+    assert backend.remedies == {remedy: 1}
+    assert [(fault.kind, fault.remedy) for fault in memory.faults] == [("wrong-light", remedy)]
+    assert {s.job.split("/")[1] for s in memory.segments if s.is_last} >= {"0.1"}
+    assert any(remedy in remark for remark in remarks) or not remarks
