@@ -3,9 +3,9 @@
     python -m lightloom.benchmarks.bench --json bench.json
 
 At 1920 x 1152 pixels, for the imaged and the line layout: encoding a tile into a frame, decoding an
-image into numbers, reading the marker, and everything of a shot that is neither simulated light nor
-waiting (on a bench whose light takes no time to simulate); then simulated shots per second.
-Medians; nothing here fails on a slow machine.
+image into numbers, judging these by their checksums, and everything of a shot that is neither
+simulated light nor waiting (on a bench whose light takes no time to simulate); then simulated shots
+per second. Medians; nothing here fails on a slow machine.
 """
 
 import argparse
@@ -57,6 +57,7 @@ def measure(layout: str, folder: Path) -> dict[str, float]:
         "encode_input_ms": median_ms(lambda: where.frame("input", levels, 3)),
         "encode_weight_ms": median_ms(lambda: where.frame("weight", weights, 3)),
         "decode_ms": median_ms(lambda: where.electrons(image)),
+        "check_ms": check_ms(backend),
     }
     found["shots_per_s"] = shots_per_second(backend, 60)
     backend.close()
@@ -64,6 +65,23 @@ def measure(layout: str, folder: Path) -> dict[str, float]:
     found["host_per_shot_ms"] = 1e3 / shots_per_second(quick, 200)
     quick.close()
     return found
+
+
+def check_ms(backend: Any) -> float:
+    """Give the time to judge a shot of a full frame by its checksums."""
+    import numpy as np
+
+    from ..backends.bench.product import Product
+
+    chance = np.random.Generator(np.random.Philox(9))
+    length = backend.layout.length
+    w = backend.prepare(chance.standard_normal((backend.geometry.outputs // 2, length)))
+    x = np.abs(chance.standard_normal((1, 1, length)))
+    job = Product(backend, "check", x, backend.encode_input(x), w.content[0], {}).jobs[0]
+    electrons = backend.shots.decoder.passed_e(job.input(0), job.weight(0))
+    check = job.check
+    assert check is not None
+    return median_ms(lambda: check(0, 0, electrons), 1000)
 
 
 def shots_per_second(backend: Any, shots: int) -> float:
