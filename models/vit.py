@@ -18,6 +18,7 @@ from .blocks import (
 
 TASK = "vision"
 PREFIX = "vit."
+_MOST_CLASSES = 1 << 20
 
 
 class Config(FamilyConfig):
@@ -46,6 +47,8 @@ class Config(FamilyConfig):
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
     count = document.get("num_labels", 2)  # what the key means when there are no names
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
+        raise ValueError(f"num_labels = {count!r} is no number of classes")
     names = {str(index): f"class {index}" for index in range(count)}
     config = Config(**{"id2label": names, **document})
     check_heads(config.width, config.heads)

@@ -5,15 +5,23 @@ one that fails. The whole campaign is `python -m lightloom.benchmarks.fuzz`.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from lightloom.backends.bench import example_file, load_bench
 from lightloom.backends.bench.calibration import Calibration
+from lightloom.benchmarks.fuzz.__main__ import TARGETS
+from lightloom.benchmarks.fuzz.trying import Target, WrongNumberError, attempt_once, fuzz
 from lightloom.instruments import BadReply, InputError, create
 from lightloom.instruments.drivers.serial_daq import SerialDaq
 from lightloom.instruments.drivers.visa import numbers_in
+from lightloom.models import vit
 from lightloom.models.tokenizer import read_tokenizer
 from scpi_devices import Meter, Multimeter, RedPitaya, serve
 
@@ -134,3 +142,78 @@ def test_a_tokenizer_that_makes_its_reader_panic_is_refused(tmp_path: Path) -> N
     path.write_text(json.dumps(document | {"post_processor": None, "decoder": None}))
     with pytest.raises(InputError, match="is no tokenizer"):
         read_tokenizer(path)
+
+
+@pytest.mark.parametrize("count", [10**9, 0, -1, True, "3", None, 2.0])
+def test_a_model_of_a_thousand_million_classes_is_refused(count: object) -> None:
+    # Each had its name made, until the memory was full.
+    with pytest.raises(ValueError, match="is no number of classes"):
+        vit.read_config({"model_type": "vit", "num_labels": count})
+
+
+# --- what is looked for anew ---------------------------------------------------------------------
+
+QUICK = {  # inputs of each target: the whole takes half a minute
+    "calibrations in use": 0,
+    "command lines": 0,
+    "journals": 0,
+    "sweep outputs": 20,
+}
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_nothing_but_a_sentence_or_the_right_numbers(target: Target, tmp_path: Path) -> None:
+    # A user would see a traceback, wait for ever, or compute with a number that nobody meant.
+    inputs = QUICK.get(target.name, 40)
+    if not inputs:
+        pytest.skip("takes long: a campaign has it")
+
+    @settings(
+        max_examples=inputs,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def look(random: Random) -> None:
+        attempt_once(attempt, random)
+
+    opened: AbstractContextManager[Any] = target.open(tmp_path)
+    with opened as attempt:
+        look()
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_share_of_the_campaign(target: Target) -> None:
+    count = fuzz(target, max(round(4000 * target.share), 8), seed=1)
+    assert not count.findings, [f.trace for f in count.findings.values()]
+    assert count.accepted and count.refused  # else nothing was tried
+
+
+def test_inputs_come_again() -> None:
+    # A finding that cannot be made again cannot be mended.
+    target = next(target for target in TARGETS if target.name == "power meters")
+    first, again = (fuzz(target, 50, seed=3) for _ in range(2))
+    assert (first.accepted, first.refused) == (again.accepted, again.refused)
+
+
+def test_a_reader_that_fails_is_found() -> None:
+    # A campaign that finds nothing must be one that would have found something.
+    kinds = {0: True, 1: InputError("no"), 2: ValueError("oh"), 3: WrongNumberError("5")}
+
+    @contextmanager
+    def opened(folder: Path) -> Iterator[Any]:
+        def attempt(random: Random) -> bool:
+            outcome = kinds[random.randrange(4)]
+            if isinstance(outcome, Exception):
+                raise outcome
+            return True
+
+        yield attempt
+
+    count = fuzz(Target("sample", 1.0, opened), 200, seed=0)
+    assert {key.split()[0] for key in count.findings} == {"ValueError", "WrongNumberError"}
+    assert count.accepted + count.refused + count.failed == count.inputs == 200

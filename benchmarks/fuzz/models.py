@@ -1,0 +1,292 @@
+"""Targets of `fuzz` that read models: weights, GGUF, configurations, tokenizers."""
+
+import contextlib
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from ...instruments.errors import import_extra
+from ...models import Model, load_model
+from ...models.loading import FAMILIES
+from .mutations import ODD_NUMBERS, changed_bytes, changed_document, changed_text
+from .trying import Attempt, Target, want
+
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 11},
+    "llama": {
+        "vocab_size": 11,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 12,
+        "max_position_embeddings": 8,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+    },
+    "bert": {
+        "vocab_size": 11,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 12,
+        "max_position_embeddings": 8,
+        "type_vocab_size": 2,
+    },
+    "vit": {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 12,
+        "image_size": 4,
+        "patch_size": 2,
+        "num_channels": 1,
+        "num_labels": 3,
+    },
+}
+
+
+def _folder(folder: Path, kind: str, dtype: type = np.float32) -> dict[str, np.ndarray]:
+    """Write a tiny model of a family with random weights, and give the weights."""
+    document = {"model_type": kind, **_CONFIGS[kind]}
+    family = FAMILIES[kind]
+    ending = "hidden" if family.TASK == "encoder" else "logits"
+    shapes = family.program(family.read_config(document), ending).weight_shapes
+    chance = np.random.Generator(np.random.Philox(1))
+    arrays = {name: chance.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(document), encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(save(arrays))
+    return arrays
+
+
+def _use(model: Model) -> None:
+    """Run a forward pass; what comes of it must be finite, or refused."""
+    inputs: Any = [[1, 2, 3]]
+    if model.task == "vision":
+        side, channels = model.config.image, model.config.channels
+        inputs = np.full((1, channels, side, side), 0.5, dtype=np.float32)
+    with np.errstate(all="ignore"):
+        y = model.forward(inputs)
+    want(bool(np.isfinite(y).all()), "what came out is not finite")
+
+
+@contextlib.contextmanager
+def _weights(folder: Path) -> Iterator[Attempt]:
+    whole = {}
+    for kind in _CONFIGS:
+        arrays = _folder(folder / kind, kind)
+        _use(load_model(folder / kind))
+        whole[kind] = (arrays, save(arrays))
+
+    def attempt(random: Random) -> bool:
+        kind = random.choice(list(whole))
+        arrays, content = whole[kind]
+        change = random.choice((changed_bytes, _changed_header, _changed_header, _changed_array))
+        given = (
+            _changed_array(random, arrays) if change is _changed_array else change(random, content)
+        )  # type: ignore[operator]
+        (folder / kind / "model.safetensors").write_bytes(given)
+        model = load_model(folder / kind)
+        _compare(model, given)
+        _use(model)
+        return True
+
+    yield attempt
+
+
+def _compare(model: Model, content: bytes) -> None:
+    """See that a model has the numbers of its file, as another look at its bytes has them."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    for name, entry in header.items():
+        if entry.get("dtype") != "F32" or name not in model.weights:
+            continue
+        first, last = entry["data_offsets"]
+        values = np.frombuffer(content[8 + length :][first:last], dtype="<f4")
+        want(values.size == math.prod(entry["shape"]), f"{name} has another size")
+        if np.isfinite(values).all():
+            held = np.asarray(model.weights[name]).reshape(-1)
+            want(bool(np.array_equal(held, values)), f"{name} has other values")
+
+
+def _changed_header(random: Random, content: bytes) -> bytes:
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    text = json.dumps(_changed_entry(random, header)).encode("utf-8", "replace")
+    length = len(text)
+    if random.random() < 0.1:
+        length = random.choice((0, 1, length + 1, 1 << 31, 1 << 62, (1 << 64) - 1))
+    return struct.pack("<Q", length) + text + content[8 + len(text) :]
+
+
+def _changed_entry(random: Random, header: dict[str, Any]) -> Any:
+    """Give the header with one tensor placed, shaped or typed otherwise."""
+    name, other = random.sample(sorted(header), 2)
+    kind = random.randrange(6)
+    if kind == 0:
+        return changed_document(random, header)
+    entry = dict(header[name])
+    if kind == 1:
+        entry["dtype"] = random.choice(("F64", "F16", "BF16", "I32", "U8", "BOOL", "F8_E4M3", "X"))
+    elif kind == 2:
+        entry["shape"] = [random.choice((0, 1, 2, 1 << 20, 1 << 31, 1 << 62)) for _ in range(2)]
+    elif kind == 3:
+        entry["data_offsets"] = header[other]["data_offsets"]
+    elif kind == 4:
+        entry["data_offsets"] = [
+            max(0, place + random.choice((-4, 4, 1 << 40, -(1 << 20), 1)))
+            for place in entry["data_offsets"]
+        ]
+    else:
+        entry["shape"] = entry["shape"][::-1]
+    return {**header, name: entry}
+
+
+def _changed_array(random: Random, arrays: dict[str, np.ndarray]) -> bytes:
+    name = random.choice(sorted(arrays))
+    array = arrays[name].copy()
+    kind = random.randrange(4)
+    with np.errstate(over="ignore"):
+        if kind == 0:
+            array.flat[random.randrange(array.size)] = np.float32(
+                random.choice((math.nan, math.inf, -math.inf, 3e38, 1e-45, 1e30))
+            )
+        elif kind == 1:
+            array = array.astype(random.choice((np.float16, np.float64, np.int32, np.uint8)))
+        elif kind == 2:
+            array = array[:-1] if random.random() < 0.5 else array[None]
+        else:
+            array = array * np.float32(random.choice((0, 1e38, -1e30, 1e-40)))
+    return save({**arrays, name: np.ascontiguousarray(array)})
+
+
+@contextlib.contextmanager
+def _configs(folder: Path) -> Iterator[Attempt]:
+    texts = {}
+    for kind in _CONFIGS:
+        _folder(folder / kind, kind)
+        texts[kind] = (folder / kind / "config.json").read_text(encoding="utf-8")
+
+    def attempt(random: Random) -> bool:
+        kind = random.choice(list(texts))
+        document = json.loads(texts[kind])
+        if random.random() < 0.3:
+            document[random.choice(_MORE_KEYS)] = random.choice(ODD_NUMBERS)
+        path = folder / kind / "config.json"
+        path.write_bytes(changed_text(random, texts[kind], document))
+        _use(load_model(folder / kind))
+        return True
+
+    yield attempt
+
+
+_MORE_KEYS = (
+    *("activation_clip", "rope_theta", "head_dim", "sliding_window", "layer_norm_eps", "n_inner"),
+    *("rms_norm_eps", "layer_norm_epsilon", "num_labels", "id2label", "hidden_act", "rope_scaling"),
+    *("tie_word_embeddings", "attention_bias", "use_sliding_window", "qkv_bias", "pad_token_id"),
+)
+
+
+@contextlib.contextmanager
+def _tokenizers(folder: Path) -> Iterator[Attempt]:
+    tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
+    _folder(folder / "gpt2", "gpt2")
+    words = {word: number for number, word in enumerate(("l", "i", "g", "h", "t", "li", "ght"))}
+    words["<end>"] = 7
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab=words, merges=[("l", "i"), ("g", "h")][:1], unk_token="<end>")
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    inner.add_special_tokens(["<end>"])
+    text = inner.to_str()
+    document = json.loads(text)
+    path = folder / "gpt2" / "tokenizer.json"
+
+    def attempt(random: Random) -> bool:
+        path.write_bytes(changed_text(random, text, document))
+        model = load_model(folder / "gpt2")
+        tokens = model.tokenizer.encode("light")
+        want(all(0 <= token < 11 for token in tokens), f"tokens {tokens}")
+        model.tokenizer.decode(tokens)
+        return True
+
+    yield attempt
+
+
+@contextlib.contextmanager
+def _gguf(folder: Path) -> Iterator[Attempt]:
+    gguf = import_extra("gguf", "models", "reading GGUF files")
+    arrays = _folder(folder / "llama", "llama")
+    path = folder / "model.gguf"
+    _write_gguf(gguf, path, arrays)
+    content = path.read_bytes()
+    _use(load_model(path))
+
+    def attempt(random: Random) -> bool:
+        changed = bytearray(content)
+        if random.random() < 0.6:  # numbers of the head, where lengths, kinds and places stand
+            for _ in range(random.randrange(1, 4)):
+                at = random.randrange(min(len(content), 2500))
+                size = random.choice((1, 4, 8))
+                changed[at : at + size] = random.choice(_COUNTS).to_bytes(8, "little")[:size]
+        else:
+            changed = bytearray(changed_bytes(random, content))
+        path.write_bytes(changed)
+        _use(load_model(path))
+        return True
+
+    yield attempt
+
+
+_COUNTS = (0, 1, 2, 8, 255, 1 << 16, (1 << 31) - 1, 1 << 32, 1 << 48, (1 << 63) - 1, (1 << 64) - 1)
+
+
+def _write_gguf(gguf: Any, path: Path, arrays: dict[str, np.ndarray]) -> None:
+    names = {
+        "embed_tokens": "token_embd",
+        "norm": "output_norm",
+        "lm_head": "output",
+        "layers.0.input_layernorm": "blk.0.attn_norm",
+        "layers.0.self_attn.q_proj": "blk.0.attn_q",
+        "layers.0.self_attn.k_proj": "blk.0.attn_k",
+        "layers.0.self_attn.v_proj": "blk.0.attn_v",
+        "layers.0.self_attn.o_proj": "blk.0.attn_output",
+        "layers.0.post_attention_layernorm": "blk.0.ffn_norm",
+        "layers.0.mlp.gate_proj": "blk.0.ffn_gate",
+        "layers.0.mlp.up_proj": "blk.0.ffn_up",
+        "layers.0.mlp.down_proj": "blk.0.ffn_down",
+    }
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_embedding_length(8)
+    writer.add_block_count(1)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_feed_forward_length(12)
+    writer.add_context_length(8)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([chr(97 + number) for number in range(11)])
+    writer.add_token_merges(["a b"])
+    for name, array in arrays.items():
+        before, _, end = name.rpartition(".")
+        writer.add_tensor(f"{names[before]}.{end}", array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+MODELS = (
+    Target("weights", 0.08, _weights),
+    Target("configurations", 0.05, _configs),
+    Target("tokenizers", 0.02, _tokenizers),
+    Target("GGUF files", 0.03, _gguf),
+)

@@ -1,0 +1,181 @@
+"""What fuzzing is made of: targets, single attempts with bounds on time and memory, and counts.
+
+Not here: what is changed (`mutations`), and who reads it.
+"""
+
+import contextlib
+import signal
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ...instruments import LightloomError
+
+LONGEST_S = 30.0  # that one input may take
+LONGEST_SENTENCE = 2000  # characters: more is no sentence
+MEMORY_BYTES = 3 << 30  # that may be asked for beyond what is held when a target begins
+Attempt = Callable[[Random], bool]
+"""Makes one input and has it read: True when it is accepted, LightloomError when it is refused."""
+
+
+class WrongNumberError(Exception):
+    """What was read is not what the input says, or should not have been believed."""
+
+
+class TookTooLongError(BaseException):
+    """An input was still being read after `LONGEST_S`; no handler of ours catches it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that reads what others wrote.
+
+    Parameters
+    ----------
+    share : of the inputs of a campaign
+    open : gives what makes and tries an input, in a folder of its own
+    """
+
+    name: str
+    share: float
+    open: Callable[[Path], AbstractContextManager[Attempt]]
+
+
+@dataclass
+class Finding:
+    """An input that led to a traceback, a wrong number or a hang, and how often it did alike."""
+
+    target: str
+    number: int
+    what: str
+    trace: str
+    times: int = 1
+
+
+@dataclass
+class Count:
+    """What came of a target's inputs."""
+
+    target: str
+    inputs: int = 0
+    refused: int = 0
+    accepted: int = 0
+    slowest_s: float = 0.0
+    slowest: int = 0
+    findings: dict[str, Finding] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """Inputs that led to a finding."""
+        return sum(finding.times for finding in self.findings.values())
+
+
+def attempt_once(attempt: Attempt, random: Random) -> bool:
+    """Try one input: True when it is accepted, False when it is refused with a sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # arithmetic that went wrong unseen
+            return attempt(random)
+    except LightloomError as error:
+        check_sentence(str(error))
+        return False
+
+
+def check_sentence(text: str) -> None:
+    """See that a refusal is one sentence.
+
+    Raises
+    ------
+    WrongNumberError : when nobody could read it
+    """
+    if not text.strip() or len(text) > LONGEST_SENTENCE or "Traceback" in text:
+        raise WrongNumberError(f"a refusal of {len(text)} characters: {text[:200]!r}")
+
+
+def fuzz(target: Target, inputs: int, seed: int, first: int = 0) -> Count:
+    """Try so many inputs on a target."""
+    count = Count(target.name)
+    with tempfile.TemporaryDirectory() as folder, target.open(Path(folder)) as attempt, _limited():
+        for number in range(first, first + inputs):
+            random = Random(f"{seed} {target.name} {number}")
+            start_s = time.perf_counter()
+            try:
+                with _bounded():
+                    accepted = attempt_once(attempt, random)
+                count.accepted += accepted
+                count.refused += not accepted
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a panic of a library in Rust is no Exception
+                _keep(count, number, error)
+            count.inputs += 1
+            took_s = time.perf_counter() - start_s
+            if took_s > count.slowest_s:
+                count.slowest_s, count.slowest = took_s, number
+    return count
+
+
+def _keep(count: Count, number: int, error: BaseException) -> None:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    key = f"{type(error).__name__} {last.filename}:{last.lineno}"
+    if key in count.findings:
+        count.findings[key].times += 1
+        return
+    what = f"{type(error).__name__}: {str(error)[:300]}"
+    count.findings[key] = Finding(count.target, number, what, traceback.format_exc(limit=-12))
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """Raise in what takes too long, where the system has an alarm."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def ring(number: int, frame: Any) -> None:
+        raise TookTooLongError(f"not done after {LONGEST_S:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Let an input that asks for memory without measure fail at once, on Linux."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def want(holds: bool, what: str) -> None:
+    """See that something holds of what was accepted.
+
+    Raises
+    ------
+    WrongNumberError : when it does not
+    """
+    if not holds:
+        raise WrongNumberError(what)
