@@ -613,8 +613,8 @@ def _checks(run: Summary) -> Iterator[str]:
         yield paragraph(
             "By product. Smallest error: of an output, in its own units, that is found with 99.9 %."
         )
-        heads = ("product", "checked", "suspicious", "largest |z| in order", "smallest error")
-        yield table(heads, _checked(checked_products), range(1, 5))
+        told = ("product", "checked", "suspicious", "largest |z| in order", "smallest error")
+        yield table(told, _checked(checked_products), range(1, 5))
     rows_by_product = list(_products(run.products))
     if rows_by_product:
         heads = [name for name, _ in rows_by_product[0]]

@@ -258,7 +258,10 @@ class _Tree:
         self.columns(table, columns, {name: [values[name]] for name in columns})
 
     def columns(
-        self, table: str, columns: Mapping[str, str], values: Mapping[str, Sequence[Any]]
+        self,
+        table: str,
+        columns: Mapping[str, str],
+        values: Mapping[str, Sequence[Any] | np.ndarray],
     ) -> None:
         """Add rows to a table, by its columns: name -> dtype."""
         for name, dtype in columns.items():

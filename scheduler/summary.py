@@ -21,6 +21,7 @@ from .journal import JournalFile
 BINS = 360
 LAST_FAULTS = 200
 _FIRST_BIN_S = 1e-3
+_AT_ONCE = 1000  # faults
 _NOT_COUNTS = ("seconds",)
 
 
@@ -338,6 +339,12 @@ def _read_segments(journal: JournalFile, summary: Summary) -> None:
 
 def _read_faults(journal: JournalFile, summary: Summary) -> None:
     sessions = {session.number: session for session in summary.sessions}
+    waiting: list[float] = []
+
+    def add() -> None:
+        summary.faults_course.add(np.array(waiting), np.empty((len(waiting), 0)))
+        waiting.clear()
+
     for row in journal.rows("fault"):
         fault = {"session": row["session"], **json.loads(row["document"])}
         share = summary.faults.setdefault((fault["kind"], fault["device"]), FaultShare())
@@ -346,9 +353,11 @@ def _read_faults(journal: JournalFile, summary: Summary) -> None:
         share.lost_s += fault["lost_s"] or 0.0
         session = sessions.get(row["session"])
         if session is not None:
-            at_s = max(fault["at_s"] - session.began_s, 0.0) + session.offset_s
-            summary.faults_course.add(np.array([at_s]), np.empty((1, 0)))
+            waiting.append(max(fault["at_s"] - session.began_s, 0.0) + session.offset_s)
+            if len(waiting) >= _AT_ONCE:
+                add()
         summary.last_faults.append(fault)
+    add()
 
 
 __all__ = [

@@ -237,7 +237,8 @@ def test_sessions_and_how_they_ended_are_told(on_a_bench: Path) -> None:
     assert run.quality.end_s == pytest.approx(24, abs=1)
 
 
-def test_faults_are_all_counted(on_a_bench: Path) -> None:
+def test_faults_are_all_counted(on_a_bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "_AT_ONCE", 10)
     with JournalFile(on_a_bench) as journal:
         run = summarise(journal)
         faults = journal.faults()
