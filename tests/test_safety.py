@@ -6,6 +6,7 @@ killed, or stuck. Times are those that the source itself sees.
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -266,6 +267,44 @@ def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: st
             os.killpg(running.pid, signal.SIGKILL)
     seconds_until(lambda: log.read_text().endswith("\n"))
     assert "ended without a goodbye; switched off after" in log.read_text()
+
+
+@posix
+def test_a_killed_program_leaves_no_light_on_a_serial_line(tmp_path: Path) -> None:
+    # Only one program can have a serial line: the watchdog gets it when the other one has died.
+    import tty
+
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    device, is_over = Source(), threading.Event()
+
+    def answer() -> None:
+        heard = b""
+        while not is_over.is_set():
+            if not select.select([ours], [], [], 0.01)[0]:
+                continue
+            heard += os.read(ours, 1000)
+            *whole, heard = heard.split(b"\n")
+            for line in whole:
+                if (reply := device.reply(line.decode())) is not None:
+                    os.write(ours, reply.encode() + b"\n")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        path = lit_bench.write(tmp_path, f"ASRL{os.ttyname(theirs)}::INSTR")
+        with program(path, "wait") as running:
+            assert device.is_on and device.shutter_open
+            running.kill()
+            goes_off(lambda: device.is_on or device.shutter_open)
+            log = tmp_path / ".bench.toml.watchdog.log"
+            seconds_until(lambda: log.exists() and log.read_text().endswith("\n"))
+            assert "switched off after" in log.read_text()
+    finally:
+        is_over.set()
+        thread.join()
+        os.close(ours)
+        os.close(theirs)
 
 
 @posix
