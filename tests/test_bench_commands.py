@@ -264,8 +264,8 @@ import sys
 from pathlib import Path
 from lightloom.instruments.simulated.devices import SimulatedSource
 before = SimulatedSource._light
-def light(self, factor=1.0):
-    before(self, factor)
+def light(self):
+    before(self)
     Path("light").write_text("on" if self.world.power_w else "off")
 SimulatedSource._light = light
 from lightloom.cli import main
