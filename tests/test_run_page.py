@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lightloom.instruments import InputError
+from lightloom.scheduler import summary
 from lightloom.scheduler.journal import JournalFile
 from lightloom.scheduler.summary import BINS, LAST_FAULTS, Course, summarise
 from made_journals import (
