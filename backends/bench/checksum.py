@@ -12,9 +12,10 @@ docs/explanation/checks.md has the formulas, and what escapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,9 +35,10 @@ TOLERANCE = 0.01  # of a slot's light, rms, that calibration may be off
 _LEAST_SLOTS = 64  # from here on two of them cost little
 _LEAST_INPUTS = 16  # and one more of these
 _OVER_MEAN = 2.0  # the mean of the inputs over what is shown for it
+_FEW = 8  # groups that are judged one by one
 _COMMON_FROM = 8  # slots that tell a common factor of their light from wrong inputs
 _SPARE_E = 1.0  # of each slot: the variance of few electrons is more than was counted too often
-_SMALLEST_SKEW, _LARGEST_SKEW = 1e-4, 1.0
+_SMALLEST_SKEW = 1e-5  # below it there is nothing to correct, and nothing to divide by
 _ADVICE = "look for stuck pixels, light in the beam, or a detector that misreads"
 
 
@@ -72,7 +74,13 @@ def with_checks(plain: Geometry, table: ChecksTable, layout: Layout, path: str) 
 # --- is this residual noise? ---------------------------------------------------------------------
 
 
-def normal_score(deviation: np.ndarray, skewness: np.ndarray) -> np.ndarray:
+class _OfFloats:
+    """What numpy calls of arrays are for single numbers: for few of them it takes far less time."""
+
+    maximum, sqrt, cbrt, copysign = max, math.sqrt, math.cbrt, math.copysign
+
+
+def normal_score(deviation: Any, skewness: Any, of: Any = np) -> Any:
     """Give the normal deviate that is as unlikely as a deviation of a skewed distribution.
 
     Anscombe's residual of a Poisson number with that skewness g, whose mean is 1 / g^2
@@ -80,40 +88,41 @@ def normal_score(deviation: np.ndarray, skewness: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    deviation : in standard deviations
+    deviation : in standard deviations, float or array
+    of : where the functions of floats, or arrays, are
     """
-    size = np.minimum(np.maximum(np.abs(skewness), _SMALLEST_SKEW), _LARGEST_SKEW)
-    g = np.copysign(size, skewness)
-    base = np.cbrt(np.maximum(1 + g * deviation, 0))
-    return np.asarray(1.5 / g * (base * base - 1 + g * g / 9))
+    g = skewness + of.copysign(_SMALLEST_SKEW, skewness)
+    base = of.cbrt(of.maximum(1 + g * deviation, 0.0))
+    return 1.5 / g * (base * base - 1 + g * g / 9)
 
 
 def score(
-    residual: np.ndarray,
-    light: tuple[np.ndarray, np.ndarray],
-    dark: tuple[np.ndarray, np.ndarray],
-    tolerance: np.ndarray | float = 0.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Judge residuals sum a e of electrons e, whose mean should be 0.
+    residual: Any,
+    light: tuple[Any, Any],
+    dark: tuple[Any, Any],
+    tolerance: Any = 0.0,
+    of: Any = np,
+) -> tuple[Any, Any]:
+    """Judge residuals sum a e of electrons e, whose mean should be 0: floats, or arrays.
 
     Parameters
     ----------
     light : sums of a^2 e and of a^3 e
-    dark : sums of a^2 d and of a^3 d, d the variance that no light brings
+    dark : sums of a^2 d and of a^3 d, d the variance that no light brings, above zero
     tolerance : variance of what calibration may be off
+    of : where the functions of floats, or arrays, are
 
     Returns
     -------
     z : of a normal distribution, while nothing is wrong
     sigma : of the residuals
     """
-    least = np.maximum(dark[0], 1e-30)
-    raw = np.maximum(light[0] + dark[0], least)
+    raw = of.maximum(light[0] + dark[0], dark[0])
     # electrons that happen to be few make both residual and variance less: take out what they share
     apart = raw - (light[1] + dark[1]) * residual / raw
-    variance = np.maximum(np.maximum(apart, least), raw / 10) + tolerance
-    sigma = np.sqrt(variance)
-    return normal_score(residual / sigma, light[1] / (variance * sigma)), sigma
+    variance = of.maximum(of.maximum(apart, dark[0]), raw / 10) + tolerance
+    sigma = of.sqrt(variance)
+    return normal_score(residual / sigma, light[1] / (variance * sigma), of), sigma
 
 
 def chi_square_score(scores: np.ndarray, freedom: int) -> float:
@@ -244,11 +253,19 @@ class RowSums:
             added = self.slopes @ light[0]
         else:
             added = np.einsum("gk,gk->g", self.slopes, light)
-        off = 0.0
+        count = len(self.starts)
+        off: Any = np.zeros(count)
         if tolerance:
             off = tolerance**2 * np.add.reduceat((self.powers[0] * electrons) ** 2, self.starts)
-        residual = sums[0] - self.expected - added
-        return score(residual, (sums[1], sums[2]), (self.dark[0], self.dark[1]), off)
+        moments = sums[0] - self.expected - added, sums[1], sums[2], *self.dark, off
+        if count > _FEW:
+            residual, second, third, dark_second, dark_third, off = moments
+            return score(residual, (second, third), (dark_second, dark_third), off)
+        z, sigma = np.empty((2, count))
+        groups = zip(*(part.tolist() for part in moments), strict=True)
+        for group, (r, second, third, *dark, off) in enumerate(groups):
+            z[group], sigma[group] = score(r, (second, third), tuple(dark), off, _OfFloats)
+        return z, sigma
 
 
 # --- inputs --------------------------------------------------------------------------------------
