@@ -100,7 +100,7 @@ class Decoder:
     ) -> None:
         self.bench, self.layout, self.optics, self.response = bench, layout, optics, response
         self.curves, self.tracker = curves, tracker
-        self._is_guessed, self._tolerance = is_guessed, tolerance
+        self.is_guessed, self._tolerance = is_guessed, tolerance
         self._is_bucket = bench.file.layout == "block"
         step = 0.0 if self._is_bucket else optics.gain_e_per_count
         self._read_variance = layout.read_pixels() * (optics.read_noise_e**2 + step**2 / 12)
@@ -160,7 +160,7 @@ class Decoder:
             return Found(self.passed_e(*levels), numbers=numbers)
         peak = self._check_full(taken)
         dark, marks = math.nan, Marks({})
-        if not self._is_guessed:
+        if not self.is_guessed:
             mean_input = float(self.curves["input"].light[taken.frames["input"].levels].mean())
             marks = self.layout.marks(taken.data, mean_input, self.response)
             self._check_numbers(marks, taken)
@@ -171,7 +171,7 @@ class Decoder:
         electrons = raw / brightness
         if self.response.inverse is not None:
             electrons = self.response.inverse @ electrons
-        if not self._is_guessed:
+        if not self.is_guessed:
             self._check_possible(electrons)
         checksum = None
         if taken.planned.is_reference:
@@ -293,7 +293,7 @@ class Decoder:
         share = float(weight @ electrons) / max(float(weight @ expected), 1e-30)
         self._check_alike(share, float(weight @ expected) ** -0.5 if weight.any() else 0.0)
         freedom = len(expected) - 1
-        if freedom < 1 or self._is_guessed:
+        if freedom < 1 or self.is_guessed:
             return
         off = electrons - share * expected
         chi_square, limit = float((off**2 / variance).sum()), chi_square_limit(freedom)

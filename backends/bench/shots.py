@@ -169,6 +169,7 @@ class Shots:
     ) -> None:
         self.bench, self.decoder = bench, decoder
         self.layout = decoder.layout
+        self._bits = 0 if decoder.is_guessed else decoder.layout.marker_bits
         self.faults, self.remedies, self.lost_s = faults, remedies, 0.0
         self.stops = Event()
         self.upcoming: Callable[[], TileJob | None] = lambda: None
@@ -383,12 +384,14 @@ class Shots:
             if isinstance(planned.input, int):
                 course.electrons[planned.weight, planned.input] = found.electrons
                 electrons.append(found.electrons)
+        tracker, last, reached = self.decoder.tracker, taken[-1].planned, taken[-1].planned
         is_again = taken is not course.open[-1]
-        if not is_again:
+        if is_again:  # segments behind it are kept already
+            reached = course.open[-2][-1].planned
+        else:
             course.stats.append(stats)
         if self.recorder is None:
             return
-        tracker, last = self.decoder.tracker, taken[-1].planned
         self.recorder.keep(
             Segment(
                 job=course.job.name,
@@ -400,7 +403,7 @@ class Shots:
                 stats=stats,
                 state=Checkpoint(
                     self.bench.shots,
-                    dict(last.counters),
+                    dict(reached.counters),
                     None if tracker is None else tracker.state(),
                 ),
             )
@@ -456,7 +459,7 @@ class Shots:
             if anew or self._is_muddled:
                 self._arm()
                 self._shown.clear()
-                self._is_muddled = False
+                self._is_muddled = coming.leans = False
                 self._look(coming)
             self._show_for(coming)
             self.bench.shots += 1
@@ -512,19 +515,16 @@ class Shots:
         A modulator that stands still goes on to show any of the frames since the last one that was
         seen (its trail), and must not be taken for one that follows.
         """
-        bits, number = self.layout.marker_bits, coming.planned.counters[role]
+        bits, number = self._bits, coming.planned.counters[role]
         if not bits:
             return number
         count, trail = 1 << bits, self._trail[role]
         if number % count not in trail:
             return number
-        if len(set(trail)) == count or (count == 2 and not self._is_repeat(coming)):
+        if len(set(trail)) == count:
             coming.leans = True
             return number + (number % count == trail[-1])
         return next(n for n in range(number + 1, number + count) if n % count not in trail)
-
-    def _is_repeat(self, coming: _Coming) -> bool:
-        return coming.attempts > 1
 
     def _look(self, coming: _Coming) -> None:
         """Find out what stands on the modulators, where any number may: one exposure more.
@@ -533,9 +533,8 @@ class Shots:
         ------
         InstrumentError : when it cannot be had
         """
-        count = 1 << self.layout.marker_bits
-        full = [role for role in ROLES if len(set(self._trail[role])) >= count - 1 > 0]
-        if not full:
+        count = 1 << self._bits
+        if not self._bits or all(len(set(trail)) < count for trail in self._trail.values()):
             return
         self._show_for(coming)
         self.bench.shots += 1
@@ -574,8 +573,8 @@ class Shots:
     def _show(self, frame: Frame, planned: Planned, stats: Stats) -> None:
         start = time.perf_counter()
         modulator = self.bench.input if frame.role == "input" else self.bench.weight
-        if self.layout.marker_bits:
-            self._trail[frame.role].append(frame.number % (1 << self.layout.marker_bits))
+        if self._bits:
+            self._trail[frame.role].append(frame.number % (1 << self._bits))
         shown = modulator.show(frame.pixels)
         self._shown[frame.role] = (shown, frame)
         self._flips[frame.role] += 1
