@@ -261,6 +261,7 @@ def resume(
     with JournalFile(path) as kept:
         if kept.results():
             raise InputError(f"{path} is complete; see it with: lightloom report {path}")
+        kept.check()
         about, inputs = kept.about(), kept.inputs()
     missing = {"model", "backend", "task", "placement", "versions"} - set(about)
     if missing or "inputs" not in inputs:

@@ -498,6 +498,34 @@ class JournalFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def check(self) -> None:
+        """Read everything once.
+
+        Raises
+        ------
+        InputError : when a row was changed, or one that others stand on is missing
+        """
+        known = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
+        passes = {row["number"]: row["program"] for row in self.rows("pass")}
+        for table in ("about", "file", "input", "session", "ending", "result"):
+            for _ in self.rows(table):
+                pass
+        is_whole = set(passes.values()) <= set(known)
+        for row in self.rows("step"):
+            is_whole &= row["pass"] in passes
+            if is_whole:
+                is_whole &= 0 <= row["step"] < len(known[passes[row["pass"]]])
+        faults = [row["number"] for row in self.rows("fault", "number")]
+        is_whole &= faults == list(range(1, len(faults) + 1))
+        done: dict[str, int] = {}
+        for row in self.rows("segment", "job, first"):
+            is_whole &= row["first"] == done.get(row["job"], 0)
+            done[row["job"]] = row["done"]
+        if not is_whole:
+            raise InputError(
+                f"the journal {self.path} is damaged: rows are missing; take a copy from a backup"
+            )
+
     def rows(self, table: str, order: str = "1") -> Iterator[dict[str, Any]]:
         """Give the rows of a table, each checked against its digest.
 
@@ -553,7 +581,13 @@ class JournalFile:
         programs = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
         passes = {row["number"]: row["program"] for row in self.rows("pass")}
         for row in self.rows("step", "pass, step, part"):
-            name, kind, where = programs[passes[row["pass"]]][row["step"]]
+            try:
+                name, kind, where = programs[passes[row["pass"]]][row["step"]]
+            except (KeyError, IndexError):
+                raise InputError(
+                    f"the journal {self.path} is damaged: the program of a step is missing; take a "
+                    "copy from a backup"
+                ) from None
             counts = {} if row["stats"] is None else json.loads(row["stats"])
             values = _unpacked(row.pop("layout"), row.pop("content"))
             yield (
