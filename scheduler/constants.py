@@ -21,6 +21,7 @@ DEFAULT = "default"
 BASELINES = "baselines"
 ENCODINGS = "encodings"
 
+_LARGEST = 1e300
 _PREFIXES = {
     "a": 1e-18,
     "f": 1e-15,
@@ -336,8 +337,11 @@ def _read(
 
 
 def _in_si(path: Path, where: str, value: Any, unit: Any, kind: Kind) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) < math.inf:  # math.isfinite fails for huge whole numbers
         raise InputError(f"{path}: {where}.value = {value!r} is no finite number")
+    if abs(value) > _LARGEST:
+        raise InputError(f"{path}: {where}.value = {value!r} is too large for a constant")
     plain = kind.unit == "1"
     prefix = unit.removesuffix(kind.unit) if isinstance(unit, str) else None
     fits = prefix in _PREFIXES and isinstance(unit, str) and unit.endswith(kind.unit)

@@ -23,6 +23,7 @@ from lightloom.instruments.drivers.serial_daq import SerialDaq
 from lightloom.instruments.drivers.visa import numbers_in
 from lightloom.models import vit
 from lightloom.models.tokenizer import read_tokenizer
+from lightloom.scheduler.constants import load_constants
 from scpi_devices import Meter, Multimeter, RedPitaya, serve
 
 # --- what was found ------------------------------------------------------------------------------
@@ -142,6 +143,13 @@ def test_a_tokenizer_that_makes_its_reader_panic_is_refused(tmp_path: Path) -> N
     path.write_text(json.dumps(document | {"post_processor": None, "decoder": None}))
     with pytest.raises(InputError, match="is no tokenizer"):
         read_tokenizer(path)
+
+
+def test_a_constant_of_hundreds_of_digits_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'[constants]\nadc_j = {{ value = 1{"0" * 400}, unit = "pJ", source = "x" }}\n')
+    with pytest.raises(InputError, match="too large for a constant"):
+        load_constants(str(path))
 
 
 @pytest.mark.parametrize("count", [10**9, 0, -1, True, "3", None, 2.0])

@@ -56,6 +56,9 @@ def _benches(folder: Path) -> Iterator[Attempt]:
         for as_found in (False, True)
     ]
     documents = [tomllib.loads(text) for text in texts]
+    for text in texts:  # as they are; what numba compiles is compiled then, too
+        path.write_text(text, encoding="utf-8")
+        _use(load_bench(path), uncalibrated='calibration = "known"' not in text)
 
     def attempt(random: Random) -> bool:
         which = random.randrange(len(texts))
@@ -245,6 +248,9 @@ def _toml_target(texts: list[str], use: Callable[[Path], None]) -> Any:
     @contextlib.contextmanager
     def opened(folder: Path) -> Iterator[Attempt]:
         documents = [tomllib.loads(text) for text in texts]
+        for text in texts:  # as they are; what numba compiles is compiled then, too
+            (folder / "whole.toml").write_text(text, encoding="utf-8")
+            use(folder / "whole.toml")
         numbers = count()
 
         def attempt(random: Random) -> bool:
