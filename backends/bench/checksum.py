@@ -174,7 +174,7 @@ class Block:
             most = max(float(mine.sum(axis=1).max()), 1e-30)
             scale = max(above_below.max(), above_below.sum(axis=1).max() / most, 1e-30)
             parts += [mine, above_below / scale]
-            factors += [sign, [-scale, scale]]
+            factors += [sign, np.array([-scale, scale])]
             rows.append(np.arange(place, place + last - first))
             starts.append(place)
             place += last - first + CHECK_ROWS
