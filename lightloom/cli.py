@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 ModelName = Annotated[
-    str, typer.Option("--model", help="digits, a folder, a GGUF file, or a hub name.")
+    str, typer.Option("--model", help="digits, glimmer, a folder, a GGUF file, or a hub name.")
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="digital or mock.")]
 ProfileName = Annotated[

@@ -33,9 +33,9 @@ def load_model(name: str | Path = "digits") -> Model:
 
     Parameters
     ----------
-    name : a model that comes with lightloom ("digits"), a Hugging Face folder (config.json,
-        safetensors, tokenizer.json), a GGUF file or a folder that holds one, or a hub name
-        ("sentence-transformers/all-MiniLM-L6-v2", with the extra `hub`)
+    name : a model that comes with lightloom ("digits", "glimmer"), a Hugging Face folder
+        (config.json, safetensors, tokenizer.json), a GGUF file or a folder that holds one, or a hub
+        name ("sentence-transformers/all-MiniLM-L6-v2", with the extra `hub`)
 
     Raises
     ------
