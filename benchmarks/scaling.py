@@ -4,9 +4,10 @@
     python -m lightloom.benchmarks.scaling family --json scaling.json --picture scaling.svg
 
 For every member of a family (a folder with one folder for each) and every encoding: the detected
-photons per multiply-accumulate (MAC) at which the loss on held-out text is 1 % above the loss of
-the same 8-bit modulators without noise; and the exponent of that budget against the width. Only
-shot noise is on: balanced detection, no converter, light set for each vector (`photons_per_mac`).
+photons per multiply-accumulate (MAC) at which noise adds 1 % to the loss that the same 8-bit
+modulators have on held-out text without it (see `Text`); and the exponent of that budget against
+the width. Only shot noise is on: balanced detection, no converter, light set for each vector
+(`photons_per_mac`).
 
 Beside it, what explains the exponent: the signal of each product against the light that carries it
 (`signal_costs`), measured on the same text.
@@ -15,7 +16,7 @@ Beside it, what explains the exponent: the signal of each product against the li
 import argparse
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,11 @@ from ..scheduler.host_steps import token_loss
 
 ENCODINGS = ("abs-split", "push-pull", "offset")
 SHARE = 0.01  # of the loss: how much noise may add
-SPREAD = (0.6, 1.0, 1.7)  # light levels about the budget at which it is measured
+SPREAD = (
+    0.35,
+    0.7,
+    1.4,
+)  # light about the budget: less of it, where the noise of the noise is less
 RESAMPLED = 1000
 _ROWS_AT_ONCE = 8
 _MOST_STEPS = 24
@@ -210,6 +215,11 @@ def fit_law(widths: Sequence[float], samples: Sequence[np.ndarray], lights: Sequ
 class Text:
     """A language model on rows of held-out text.
 
+    What noise adds to the loss of one text is mostly chance: predictions move up here and down
+    there. So the loss is that of text as the model without noise expects it, which is its own loss
+    plus the divergence KL(without noise || with noise) of each prediction; `seen` has the losses of
+    the text itself, to compare.
+
     Parameters
     ----------
     rows : tokens [rows, T]
@@ -218,15 +228,21 @@ class Text:
 
     def __init__(self, model: Model, rows: np.ndarray, placement: str | Placement) -> None:
         self.model, self.rows, self.placement = model, rows, placement
+        self.seen: dict[float, list[float]] = {}
         self._ranges: dict[str, Ranges] = {}
+        self._quiet: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
 
     def quiet(self, encoding: str) -> np.ndarray:
         """Give the loss of each row with modulators of 8 bits and no noise: float64 [rows]."""
-        backend = MockBackend(profile_of(encoding, None))
-        try:
-            return self.measure(backend)
-        finally:
+        if encoding not in self._quiet:
+            backend = MockBackend(profile_of(encoding, None))
+            losses, kept = [], []
+            for rows, logits in self._passes(backend):
+                losses.append(token_loss(logits, rows[:, 1:]).mean(axis=1))
+                kept.append(log_shares(logits))
             self.model.release(backend)
+            self._quiet = {encoding: (np.concatenate(losses), kept)}
+        return self._quiet[encoding][0]
 
     def losses(self, encoding: str) -> Losses:
         """Give what measures the loss of each row at a light level with a seed."""
@@ -239,20 +255,32 @@ class Text:
                 held.clear()
                 held[light] = MockBackend(profile_of(encoding, light))
             held[light].seed = seed
-            return self.measure(held[light])
+            return self.measure(held[light], encoding)
 
         return at
 
-    def measure(self, backend: MockBackend) -> np.ndarray:
+    def measure(self, backend: MockBackend, encoding: str) -> np.ndarray:
         """Give the mean loss of each row on a backend: float64 [rows]."""
+        quiet = self.quiet(encoding)
+        added, actual = [], []
+        for (rows, logits), still in zip(
+            self._passes(backend), self._quiet[encoding][1], strict=True
+        ):
+            actual.append(token_loss(logits, rows[:, 1:]).mean())
+            apart = still - log_shares(logits)
+            apart *= np.exp(still)
+            added.append(apart.sum(axis=-1, dtype=np.float64).mean(axis=1))
+        light = backend.profile.photons_per_mac or math.inf
+        self.seen.setdefault(light, []).append(float(np.mean(actual)))
+        return quiet + np.concatenate(added)
+
+    def _passes(self, backend: MockBackend) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Run rows, a few at a time; yields them and their logits but the last [n, T - 1, V]."""
         executor = self.prepared(backend)
-        found = []
         for first in range(0, len(self.rows), _ROWS_AT_ONCE):
             rows = self.rows[first : first + _ROWS_AT_ONCE]
             ids = np.arange(first, first + len(rows))
-            logits = self.model.run_pass(executor, "logits", rows, sequences=ids)
-            found.append(token_loss(logits[:, :-1], rows[:, 1:]).mean(axis=1))
-        return np.concatenate(found)
+            yield rows, self.model.run_pass(executor, "logits", rows, sequences=ids)[:, :-1]
 
     def prepared(self, backend: Backend) -> Executor:
         """Give the executor of a backend; scales of keys and values are calibrated once."""
@@ -263,6 +291,13 @@ class Text:
                 self._ranges = executor.ranges
             executor.ranges = self._ranges
         return executor
+
+
+def log_shares(logits: np.ndarray) -> np.ndarray:
+    """Give the log of the probabilities: float32 [..., V]."""
+    result = logits - logits.max(axis=-1, keepdims=True)
+    result -= np.log(np.exp(result).sum(axis=-1, keepdims=True))
+    return result
 
 
 def profile_of(encoding: str, photons_per_mac: float | None) -> OpticsProfile:
@@ -379,7 +414,8 @@ def measure_member(
     for encoding in encodings:
         found = find_budget(text.losses(encoding), text.quiet(encoding), seeds, guess, share)
         guess = 10 * found.light  # the next encoding needs more, if anything
-        budgets[encoding] = _as_dict(found)
+        actual = {level: np.mean(text.seen[level]) / found.quiet - 1 for level in found.excess}
+        budgets[encoding] = _as_dict(found) | {"excess_of_the_text": _named(actual)}
         print(
             f"width {model.config.width:4d} {encoding:<10} loss {found.quiet:.4f}  "
             f"{found.light:.4g} photons per MAC ({found.interval[0]:.4g} to "
@@ -402,9 +438,13 @@ def _as_dict(found: Budget) -> dict[str, Any]:
         "high": found.interval[1],
         "slope": found.slope,
         "quiet": found.quiet,
-        "excess": {f"{level:.6g}": excess for level, excess in found.excess.items()},
+        "excess": _named(found.excess),
         "samples": [round(float(sample), 5) for sample in found.samples],
     }
+
+
+def _named(values: Mapping[float, float]) -> dict[str, float]:
+    return {f"{level:.6g}": float(value) for level, value in values.items()}
 
 
 def laws(measured: Sequence[Mapping[str, Any]], encoding: str) -> dict[str, Law]:

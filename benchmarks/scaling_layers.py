@@ -5,8 +5,8 @@
 
 Only one kind of product is on noisy light, in all layers or in one; everything else is exact. The
 budget is the detected photons per output at which the noise costs 1 %: of a language model, the
-mean loss per token rises by 1 % of itself; of an encoder, the embeddings' mean cosine with those
-without noise falls by 0.01. Modulators have 8 bits, with and without the noise.
+mean loss per token rises by 1 % of itself (see `scaling.Text`); of an encoder, the embeddings' mean
+cosine with those without noise falls by 0.01. Modulators have 8 bits, with and without the noise.
 
 The text is that of `pydoc_data.topics`, which every Python has.
 """
@@ -26,7 +26,7 @@ from ..instruments import InputError
 from ..models import Model, load_model
 from ..models.model import CALIBRATION_TEXT
 from ..scheduler import Executor, OpticalMatmul, Placement
-from .scaling import ENCODINGS, Text, find_budget, signal_costs
+from .scaling import ENCODINGS, Text, find_budget, profile_of, signal_costs
 
 _CALIBRATION_ROWS = 2  # keys and values have their scales from so many rows of the usual text
 
@@ -40,7 +40,7 @@ class Passage(Text):
 
     def __init__(self, model: Model, inputs: Any, placement: Placement) -> None:
         super().__init__(model, inputs, placement)
-        self._still: np.ndarray | None = None
+        self._still = np.empty((0, 0))
 
     def prepared(self, backend: Backend) -> Executor:
         """Give the executor of a backend, its scales calibrated once, on a few rows."""
@@ -50,15 +50,25 @@ class Passage(Text):
             self.model.calibrate(executor, self.model.rows_of(text, 128)[:_CALIBRATION_ROWS])
         return super().prepared(backend)
 
-    def measure(self, backend: MockBackend) -> np.ndarray:
+    def quiet(self, encoding: str) -> np.ndarray:
+        """Give the loss of each row, or of each sentence, without noise."""
+        if self.model.task == "language":
+            return super().quiet(encoding)
+        backend = MockBackend(profile_of(encoding, None))
+        self._still = self._embed(backend)
+        self.model.release(backend)
+        return np.ones(len(self.rows))
+
+    def measure(self, backend: MockBackend, encoding: str) -> np.ndarray:
         """Give the loss of each row, or of each sentence."""
         if self.model.task == "language":
-            return super().measure(backend)
-        self.prepared(backend)
-        found = self.model.embed(self.rows, backend, self.placement)
-        if self._still is None or backend.profile.photons_per_mac is None:
-            self._still = found
+            return super().measure(backend, encoding)
+        found = self._embed(backend)
         return 2 - np.einsum("nd,nd->n", found, self._still, dtype=np.float64)
+
+    def _embed(self, backend: MockBackend) -> np.ndarray:
+        self.prepared(backend)
+        return self.model.embed(self.rows, backend, self.placement)
 
 
 def inputs_of(model: Model, rows: int, length: int) -> Any:
@@ -108,7 +118,8 @@ def measure_group(
     costs = signal_costs(text) if not steps[0].dynamic and model.task == "language" else {}
     budgets, guess = {}, 0.5
     for encoding in encodings:
-        found = find_budget(text.losses(encoding), text.quiet(encoding), seeds, guess)
+        quiet = text.quiet(encoding)
+        found = find_budget(text.losses(encoding), quiet, seeds, guess)
         guess = 10 * found.light
         budgets[encoding] = {
             "per_mac": found.light,
