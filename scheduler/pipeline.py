@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Begun:
-    """A product on its way."""
+    """A product on its way.
+
+    Parameters
+    ----------
+    is_lit : light has finished with it, and time stands until it is gathered
+    """
 
     node: Node
     finish: Callable[[], MatmulResult] | None = None
     seconds: float = 0.0
+    is_lit: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,8 +206,8 @@ class Pipeline:
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
                 self._release()  # the hold of a product that is ready; this thread has its own
-                # time stands from when light has finished until the product is gathered
-                begun.finish = executor.begin(step, part, self._backend, self._hold)
+                lit = partial(self._is_lit, begun)
+                begun.finish = executor.begin(step, part, self._backend, lit)
                 begun.seconds = time.perf_counter() - start
                 self._note("feed", step, part, start_s)
                 with self._changed:
@@ -220,6 +227,7 @@ class Pipeline:
                 begun = self._gathering.popleft()
             assert begun.finish is not None
             result = begun.finish()
+            self._wait_until_lit(begun)
             step, part, executor = self._at(begun.node)
             assert isinstance(step, OpticalMatmul)
             part.operands[step.y] = result.y
@@ -281,6 +289,18 @@ class Pipeline:
         self._ready_light.add(node)
         if self._light[0] == node:
             self._hold()
+
+    def _wait_until_lit(self, begun: _Begun) -> None:
+        """Wait until `_is_lit` was called: a result may be seen before whoever gave it says so."""
+        with self._changed:
+            self._changed.wait_for(lambda: begun.is_lit or self._error is not None)
+
+    def _is_lit(self, begun: _Begun) -> None:
+        """Let time stand from when light has finished until the product is gathered."""
+        with self._changed:
+            begun.is_lit = True
+            self._hold()
+            self._changed.notify_all()
 
     def _hold(self) -> None:
         with self._changed:

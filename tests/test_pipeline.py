@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -73,6 +75,34 @@ def counted(model: Model, backend: BenchBackend) -> Stats:
     for record in model.executor(backend).records.values():
         total.add(record.stats)
     return total
+
+
+# ------------------------------------------------------------------------------- no hangs
+
+
+def test_a_result_that_is_seen_early_stops_no_clock(
+    make: Make, references: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for a product may have it before the thread that gave it goes on.
+
+    What was to stand still until then stood still for ever: a run hung once in some thousands.
+    """
+    backend, model = make(), load_model(references / "gpt2")
+    submit = backend._submit
+
+    def slow(job: TileJob) -> Any:
+        future = submit(job)
+        future.add_done_callback(lambda _: time.sleep(0.02))
+        return future
+
+    monkeypatch.setattr(backend, "_submit", slow)
+    ended: list[np.ndarray] = []
+    work = Thread(
+        target=lambda: ended.append(passed(model, backend, tokens(2, 4), 2, True)), daemon=True
+    )
+    work.start()
+    work.join(timeout=120)
+    assert ended
 
 
 # ------------------------------------------------------------------------------- same numbers
