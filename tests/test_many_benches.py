@@ -243,9 +243,13 @@ def test_light_goes_off_when_nobody_multiplies(here: str, monkeypatch: pytest.Mo
 # ------------------------------------------------------------------------------------- failures
 
 
+LOST = text(weight='faults = [{ kind = "lost", at = [3] }]').replace(
+    "[faults]", '[faults]\ndisconnected = "pause"'
+)
+
+
 def test_when_one_bench_fails_all_are_dark(write: Write) -> None:
-    lost = text(weight='faults = [{ kind = "lost", at = [3] }]')
-    paths = write(text(), lost)
+    paths = write(text(), LOST)
     group = open_benches(paths)
     assert isinstance(group, BenchGroup)
     x, w = PRODUCTS["outputs"]
@@ -275,7 +279,7 @@ _IS_DARK = "__import__('sys').modules['lightloom.scheduler.held_bench']._bench i
 
 
 def test_an_error_on_one_worker_ends_the_run_and_all_are_dark(write: Write) -> None:
-    paths = write(text("real"), text("real", weight='faults = [{ kind = "lost", at = [3] }]'))
+    paths = write(text("real"), LOST.replace('clock = "virtual"', 'clock = "real"'))
     remote = RemoteBenches(paths)
     x, w = PRODUCTS["outputs"]
     with opened(remote):
