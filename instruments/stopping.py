@@ -8,6 +8,7 @@ a process that is killed (`watchdog`), and a computer that dies (docs/how-to/saf
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -173,9 +174,16 @@ def listen() -> None:
     if hasattr(os, "register_at_fork"):  # what a forked process hears is its own
         os.register_at_fork(after_in_child=_be_deaf)
     Thread(target=_hear, args=(hears,), name="lightloom-signals", daemon=True).start()
+    atexit.register(_end_listening)  # the first to be registered ends last, when benches are closed
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+def _end_listening() -> None:
+    signal.set_wakeup_fd(-1)
+    for end in reversed(_ears):
+        end.close()
 
 
 def _be_deaf() -> None:
@@ -213,7 +221,13 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _hear(ear: socket.socket) -> None:
-    while heard := ear.recv(1):
+    while True:
+        try:
+            heard = ear.recv(1)
+        except OSError:  # the program has ended
+            return
+        if not heard:
+            return
         number = heard[0]
         if number not in SIGNALS:
             continue

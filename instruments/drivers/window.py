@@ -79,10 +79,11 @@ def serve(link: Connection, wanted: Wanted) -> None:
             return
         window = _Window(sdl, wanted.name, wanted.monitor)
     except LightloomError as error:
-        link.send((0, error))
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            link.send((0, error))
         return
-    link.send((0, window.opened))
     with contextlib.suppress(EOFError, OSError):  # the driver's process has gone
+        link.send((0, window.opened))
         _obey(link, window)
 
 
