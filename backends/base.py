@@ -214,6 +214,9 @@ class Backend(ABC):
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Let go of what it holds; harmless when that is done already."""
 
+    def beat(self) -> None:  # noqa: B027 (most drive no hardware that asks for it)
+        """Say that the run makes progress, for hardware that switches light off without that."""
+
     def warm_up(self) -> None:
         """Do what is done only once, such as compiling, so that no measured product pays for it."""
         one = np.ones((1, 1), dtype=np.float32)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backends.bench import BenchBackend, load_bench
+from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
 from ..scheduler.journal import Journal, JournalFile
 from ..scheduler.machine import resident_bytes
@@ -30,11 +30,10 @@ _BLOCK = 256  # shots of a job: some segments
 
 
 @contextmanager
-def opened(name: str, folder: Path, journal: Journal | None, hours: bool) -> Iterator[BenchBackend]:
-    """Open a bench without light, on the real clock, or on the virtual one for whole days."""
+def opened(text: str, folder: Path, journal: Journal | None) -> Iterator[BenchBackend]:
+    """Open a bench, with a journal or without."""
     path = folder / f"bench{journal is not None}.toml"
-    text = bench_text(name)
-    path.write_text(text.replace('clock = "real"', 'clock = "virtual"') if hours else text)
+    path.write_text(text, encoding="utf-8")
     backend = BenchBackend(load_bench(path))
     backend.recorder = journal
     backend.open()
@@ -65,8 +64,8 @@ def overhead(name: str, shots: int, folder: Path) -> tuple[float, float, float]:
     journal = Journal.create(path)
     journal.begin_session({})
     with (
-        opened(name, folder, None, False) as plain,
-        opened(name, folder, journal, False) as recorded,
+        opened(bench_text(name), folder, None) as plain,
+        opened(bench_text(name), folder, journal) as recorded,
     ):
         of_plain, of_recorded = jobs(plain), jobs(recorded)
         shares, rates = [], []
@@ -92,11 +91,17 @@ def _timed(backend: BenchBackend, job: TileJob) -> float:
 
 
 def day(hours: float, folder: Path) -> list[tuple[float, float, int]]:
-    """Run a 60 Hz bench for hours of virtual time; give hours, MB in use and shots of each."""
+    """Run a small 60 Hz bench for hours of virtual time; give hours, MB in use and shots of each.
+
+    A small one, since the electrons of a day of full frames are 25 GB.
+    """
     journal = Journal.create(folder / "day.db")
     journal.begin_session({})
     found, shots = [], 0
-    with opened("60 Hz, 1920 x 1152", folder, journal, True) as backend:
+    text = example_file("imaged", tiny=True) + 'light = "timing"\n'
+    sixty = f"refresh_period_s = {1 / 60}\nsettle_time_s = {1 / 60}"
+    text = text.replace('device = "tiny"', f'device = "tiny"\n{sixty}', 2)
+    with opened(text, folder, journal) as backend:
         start_s, wanted = backend.clock.now_s(), 1
         for job in jobs(backend):
             backend.submit(job).result()

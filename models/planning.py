@@ -341,6 +341,7 @@ class Report:
     remarks: Sequence[str]
     wall_seconds: float
     energy: Mapping[str, Any] | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict)  # of tiles, by matmul
     results: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -737,8 +738,14 @@ def _report(run: Run) -> Report:
         remarks=_remarks(profile, stats, plan.backend),
         wall_seconds=run.wall_seconds,
         energy=None if is_digital else _energy_document(run),
+        checks={name: vars(tally) for name, tally in _checked(plan.backend).items()},
         results=run.results,
     )
+
+
+def _checked(backend: Backend) -> Mapping[str, Any]:
+    """Give what checksums of tiles found on a bench, by matmul."""
+    return getattr(backend, "checked", {})
 
 
 def _energy_document(run: Run) -> dict[str, Any]:

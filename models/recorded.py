@@ -262,7 +262,7 @@ def resume(
         if kept.results():
             raise InputError(f"{path} is complete; see it with: lightloom report {path}")
         kept.check()
-        about, inputs = kept.about(), kept.inputs()
+        about, inputs, faults = kept.about(), kept.inputs(), kept.faults()
     missing = {"model", "backend", "task", "placement", "versions"} - set(about)
     if missing or "inputs" not in inputs:
         raise InputError(f"{path} ended before its run began; start it anew under another name")
@@ -279,6 +279,9 @@ def resume(
     try:
         if isinstance(backend, BenchBackend):
             backend.recorder = journal  # before it is opened: it goes on where it was
+            for counts, key in ((backend.faults, "kind"), (backend.remedies, "remedy")):
+                for fault in faults:
+                    counts[fault[key]] = counts.get(fault[key], 0) + 1
         planned = _planned(about, loaded, backend)
         if changed:
             journal.tell(**{f"changed in session {journal.session + 1}": changed})

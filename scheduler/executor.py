@@ -229,6 +229,7 @@ class Executor:
                 if kept is not None and (index, part.number) in kept.done:
                     continue
                 record.count(part.sizes)
+                self.backend.beat()
                 start = time.perf_counter()
                 stats = None
                 if isinstance(step, HostStep):

@@ -487,6 +487,7 @@ class JournalFile:
         self.path = Path(path)
         check_journal(self.path)
         self._connection = _connect(self.path, writes=False)
+        self._connection.execute("BEGIN")  # all that is read is of one moment
 
     def close(self) -> None:
         """Let the file go."""

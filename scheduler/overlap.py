@@ -16,8 +16,9 @@ from typing import Any
 from ..backends.timing import first_wait_s
 from .energy import Calls, signature
 from .parts import micro_batches
-from .pipeline import Dependencies, Node
+from .pipeline import Dependencies
 from .program import HostStep, OpticalMatmul, Program, Step, layer_of
+from .recording import Node
 from .simulator import CHOICES
 from .timing import BenchModel, host_cost, optical_cost
 

@@ -177,6 +177,7 @@ class Pipeline:
                 node = heapq.heappop(self._ready_host)
             step, part, executor = self._at(node)
             record = executor.record_of(step, False)
+            self._backend.beat()
             start, start_s = time.perf_counter(), self._clock.now_s()
             stats = None
             if isinstance(step, HostStep):

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from ..backends import Light, Work, best_order, cuts, pack
 from ..instruments import Timeline
 from .parts import details_of, micro_batches
-from .pipeline import Dependencies, Node
+from .pipeline import Dependencies
 from .program import HostStep, OpticalMatmul, Program
+from .recording import Node
 from .sizes import Shape, evaluate
 from .timing import BenchModel, host_cost, optical_cost
 

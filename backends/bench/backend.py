@@ -294,6 +294,10 @@ class BenchBackend(Backend):
                 self._queue, self._is_open = None, False
                 self.bench.close()
 
+    def beat(self) -> None:
+        """Keep the bench's heartbeat going while the host works."""
+        self.bench.beat()
+
     def warm_up(self) -> None:
         """Open the bench, and compile what is compiled."""
         self.open()

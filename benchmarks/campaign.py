@@ -1,0 +1,388 @@
+"""Injects faults of every kind, singly and in pairs, into runs of the digits model on a bench.
+
+    python -m lightloom.benchmarks.campaign --faults 10000
+    python -m lightloom.benchmarks.campaign --rate 0.01 --runs 100
+
+Small simulated benches of all three layouts, on a virtual clock. A fault strikes at a drawn
+exchange of its device; of a pair the second strikes within the next few exchanges. Every number
+that leaves a shot is compared with what the grey levels that were asked for pass: further off than
+shot noise and read noise allow (7 sigma), it is a wrong number. A run ends complete, or paused with
+a diagnosis; anything else is a failure of the campaign, as is a run that takes a minute.
+
+With --rate, faults strike a share of all shots; what counts is how many runs complete without
+help, and by how much the rate of shots falls on the bench's own clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends.bench import BenchBackend, example_file, load_bench
+from ..backends.bench.recorder import Checkpoint, FaultNote, Kept, Segment
+from ..backends.bench.shots import TileJob, TileResult
+from ..instruments import LightloomError, Paused
+from ..instruments.simulated.devices import _Simulated
+from ..models import Model, load_model
+from ..models.model import load_arrays
+
+# kind of fault -> (role, exchange at which it strikes); a detector's differ with the layout
+CAMERA = {
+    "frozen": [("input", "show"), ("weight", "show")],
+    "late": [("input", "show"), ("weight", "show")],
+    "silent": [("input", "show"), ("weight", "show"), ("detector", "read")],
+    "lost": [("input", "show"), ("weight", "show"), ("detector", "read")],
+    "dropped": [("detector", "trigger")],
+    "incomplete": [("detector", "read")],
+    "stale": [("detector", "read")],
+    "overflow": [("detector", "read")],
+    "garbage": [("detector", "read")],
+    "tripped": [("source", "state")],
+    "dim": [("source", "state")],
+    "held": [("detector", "connect"), ("input", "connect")],  # by then it was lost before
+}
+LAYOUTS = ("imaged",) * 12 + ("line", "block")  # those take ten times as many shots
+_SHOTS_A_FAULT = 60  # about, or a pair of them
+_ENDS = (
+    "dim",
+    "tripped",
+    "held",
+)  # what no remedy puts right: at most one of a run, in its last third
+_WRONG = 7.0  # sigma
+_HANGS_S = 60.0
+_REFERENCE_S = 0.5  # how often the source is asked whether it emits
+_SUSPEND = f"""
+[[suspend]]
+what = "interlock"
+every = "{_REFERENCE_S} s"
+"""
+
+
+@dataclass
+class Outcome:
+    """What came of one run.
+
+    Parameters
+    ----------
+    injected : kind of fault -> how often it struck
+    noted : every fault that the bench noticed
+    wrong : numbers that left a shot and were wrong
+    ending : "complete", "paused", or what else happened
+    """
+
+    injected: Counter[str] = field(default_factory=Counter)
+    noted: list[FaultNote] = field(default_factory=list)
+    wrong: int = 0
+    ending: str = ""
+    detail: str = ""
+    shots: int = 0
+    took_s: float = 0.0
+    bench_s: float = 0.0
+
+
+class Watch:
+    """Records faults, and compares numbers with what the grey levels pass."""
+
+    def __init__(self, backend: BenchBackend, outcome: Outcome) -> None:
+        self._backend, self._outcome = backend, outcome
+        self._submit = backend._submit
+        backend._submit = self.submit  # type: ignore[method-assign]
+        backend.recorder = self
+
+    def known(self, job: str) -> Kept | None:
+        """Know nothing: every run is new."""
+
+    def last(self) -> Checkpoint | None:
+        """Know nothing."""
+
+    def keep(self, segment: Segment) -> None:
+        """Keep nothing."""
+
+    def note(self, fault: FaultNote) -> None:
+        """Note what the bench noticed."""
+        self._outcome.noted.append(fault)
+
+    def submit(self, job: TileJob) -> Future[TileResult]:
+        """Submit a job, and look at what comes of it."""
+        future = self._submit(job)
+        future.add_done_callback(lambda done: self._compare(job, done))
+        return future
+
+    def _compare(self, job: TileJob, done: Future[TileResult]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        backend, electrons = self._backend, done.result().electrons
+        assert backend.shots is not None
+        read = backend.layout.read_pixels() * backend.read_variance
+        for tile in range(job.tiles):
+            weights = job.weight(tile)
+            for vector in range(job.vectors):
+                expected = backend.shots.decoder.passed_e(job.input(vector), weights)
+                sigma = np.sqrt(np.maximum(expected, 1) + read)
+                off = np.abs(electrons[tile, vector] - expected) > _WRONG * sigma
+                self._outcome.wrong += int(off.sum())
+
+
+@contextlib.contextmanager
+def counted(outcome: Outcome) -> Iterator[None]:
+    """Count the faults that really strike."""
+    fails = _Simulated._fails
+
+    def counting(self: _Simulated, exchange: str, *kinds: str) -> Any:
+        was_lost = self._is_lost
+        try:
+            fault = fails(self, exchange, *kinds)
+        except OSError:
+            if not was_lost:
+                outcome.injected["lost"] += 1
+            raise
+        if fault is not None:
+            outcome.injected[fault.kind] += 1
+        return fault
+
+    _Simulated._fails = counting  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        _Simulated._fails = fails  # type: ignore[method-assign]
+
+
+def bench_text(layout: str, faults: dict[str, list[str]]) -> str:
+    """Give a bench file with faults of its instruments, by role."""
+    text = example_file(layout, tiny=True)
+    for role, lines in faults.items():
+        table = f"[instruments.{role}]"
+        text = text.replace(table, f"{table}\nfaults = [{', '.join(lines)}]")
+    return text + _SUSPEND
+
+
+def run(model: Model, image: np.ndarray, text: str, folder: Path) -> Outcome:
+    """Run one image; give what came of it."""
+    outcome = Outcome()
+    path = folder / "bench.toml"
+    path.write_text(text, encoding="utf-8")
+    for left in folder.glob(".bench*"):  # a latch is re-armed on site, which this is
+        left.unlink()
+    start = time.perf_counter()
+    with counted(outcome):
+        backend = BenchBackend(load_bench(path))
+        Watch(backend, outcome)
+        try:
+            model.forward(image, backend=backend)
+            outcome.ending = "complete"
+        except Paused as error:
+            outcome.ending, outcome.detail = "paused", str(error)
+        except LightloomError as error:
+            outcome.ending, outcome.detail = type(error).__name__, str(error)
+        except Exception as error:
+            outcome.ending, outcome.detail = "traceback", repr(error)
+        finally:
+            outcome.shots = backend.bench.shots
+            outcome.bench_s = backend.clock.now_s()
+            source: Any = backend.bench.source
+            backend.close()
+            model.release(backend)
+    if source.world is not None and source.world.power_w > 0:
+        outcome.ending = "light left on"
+    outcome.took_s = time.perf_counter() - start
+    if outcome.took_s > _HANGS_S:
+        outcome.ending = "hangs"
+    return outcome
+
+
+def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
+    """Give the kinds of faults that a layout's devices can have, and where they strike."""
+    if layout != "block":
+        return CAMERA
+    frames = ("dropped", "incomplete", "stale", "overflow")
+    return {kind: places for kind, places in CAMERA.items() if kind not in frames}
+
+
+def drawn(
+    chance: np.random.Generator, layout: str, exchanges: Counter[tuple[str, str]], paired: bool
+) -> dict[str, list[str]]:
+    """Draw faults of a run: lines of the bench file, by role.
+
+    Parameters
+    ----------
+    exchanges : of an undisturbed run, by role and name
+    """
+    kinds = kinds_of(layout)
+    lasting = [kind for kind in sorted(kinds) if kind not in _ENDS]
+    where: dict[tuple[str, str], set[int]] = {}
+
+    def strike(kind: str, share: float, behind: int) -> None:
+        role, exchange = kinds[kind][chance.integers(len(kinds[kind]))]
+        at = max(int(share * exchanges[role, exchange]), 1) + behind
+        if kind == "held":  # is found when a device that was lost is connected again
+            where.setdefault((role, "lost"), set()).add(
+                int(share * exchanges[role, "read" if role == "detector" else "show"])
+            )
+            at = 2
+        where.setdefault((role, kind), set()).add(at)
+
+    for _ in range(max(exchanges["shots", ""] // _SHOTS_A_FAULT, 2)):
+        share = chance.uniform(0.02, 0.98)  # of the run
+        for place in range(1 + paired):
+            strike(
+                lasting[chance.integers(len(lasting))], share, place * int(chance.integers(0, 4))
+            )
+    if chance.random() < 0.3:
+        strike(_ENDS[chance.integers(len(_ENDS))], chance.uniform(0.67, 0.98), 0)
+    lines: dict[str, list[str]] = {}
+    for (role, kind), places in where.items():
+        line = f'{{ kind = "{kind}", at = {sorted(places)} }}'
+        lines.setdefault(role, []).append(line)
+    return lines
+
+
+def exchanges_of(model: Model, image: np.ndarray, layout: str, folder: Path) -> Counter[Any]:
+    """Count the exchanges of an undisturbed run, by role and name."""
+    found: Counter[tuple[str, str]] = Counter()
+    fails = _Simulated._fails
+
+    def counting(self: _Simulated, exchange: str, *kinds: str) -> Any:
+        found[self.role, exchange] += 1
+        return fails(self, exchange, *kinds)
+
+    _Simulated._fails = counting  # type: ignore[method-assign]
+    try:
+        outcome = run(model, image, bench_text(layout, {}), folder)
+    finally:
+        _Simulated._fails = fails  # type: ignore[method-assign]
+    if outcome.ending != "complete" or outcome.wrong:
+        raise ValueError(f"an undisturbed run ended {outcome.ending}: {outcome.detail}")
+    found["shots", ""] = outcome.shots
+    return found
+
+
+def inject(faults: int, seed: int, tell: Any = print) -> list[tuple[str, bool, Outcome]]:
+    """Run until so many faults have struck; give (layout, paired, outcome) of each run."""
+    chance = np.random.Generator(np.random.Philox(seed))
+    model = load_model("digits")
+    images = load_arrays(model.source / "data.safetensors")["images"]
+    outcomes = []
+    struck = number = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        exchanges = {layout: exchanges_of(model, images[:1], layout, folder) for layout in LAYOUTS}
+        while struck < faults:
+            layout, paired = LAYOUTS[number % len(LAYOUTS)], bool(number // 2 % 2)
+            image = images[number % len(images)][None]
+            lines = drawn(chance, layout, exchanges[layout], paired)
+            outcome = run(model, image, bench_text(layout, lines), folder)
+            outcomes.append((layout, paired, outcome))
+            struck += sum(outcome.injected.values())
+            number += 1
+            if number % 10 == 0:
+                tell(f"{struck} faults in {number} runs")
+            if outcome.wrong or outcome.ending not in ("complete", "paused"):
+                tell(f"{layout}: {outcome.ending}, {outcome.wrong} wrong: {outcome.detail}")
+                tell(str(lines))
+    return outcomes
+
+
+def at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
+    """Let faults of all kinds that need no operator strike a share of all shots.
+
+    Returns
+    -------
+    counts of runs, and the rate of shots over that of undisturbed runs, on the bench's clock
+    """
+    model = load_model("digits")
+    images = load_arrays(model.source / "data.safetensors")["images"]
+    endings: Counter[str] = Counter()
+    struck: Counter[str] = Counter()
+    share = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(runs):
+            layout = LAYOUTS[number % len(LAYOUTS)]
+            image = images[number % len(images)][None]
+            clean = run(model, image, bench_text(layout, {}), folder)
+            kinds = [k for k in kinds_of(layout) if k not in ("tripped", "held", "dim")]
+            lines: dict[str, list[str]] = {}
+            for kind in kinds:
+                for role, _ in kinds_of(layout)[kind]:
+                    part = rate / len(kinds) / len(kinds_of(layout)[kind])
+                    text = f'{{ kind = "{kind}", rate = {part}, seed = {seed + number} }}'
+                    lines.setdefault(role, []).append(text)
+            outcome = run(model, image, bench_text(layout, lines), folder)
+            endings[outcome.ending] += 1
+            struck.update(outcome.injected)
+            if outcome.ending == "complete":
+                share.append(clean.bench_s / outcome.bench_s)
+            else:
+                print(f"{layout}: {outcome.ending}: {outcome.detail}")
+    return {
+        "runs": runs,
+        "endings": dict(endings),
+        "struck": dict(struck),
+        "rate of shots": float(np.mean(share)) if share else 0.0,
+    }
+
+
+def show(outcomes: list[tuple[str, bool, Outcome]]) -> None:
+    """Print the table: kind x injected x noticed x recovered x time lost."""
+    injected: Counter[str] = Counter()
+    alone: dict[str, list[Outcome]] = {}
+    noted: dict[str, list[FaultNote]] = {}
+    endings: Counter[str] = Counter()
+    for _, _, outcome in outcomes:
+        injected.update(outcome.injected)
+        endings[outcome.ending] += 1
+        for kind in outcome.injected:
+            alone.setdefault(kind, []).append(outcome)
+        for note in outcome.noted:
+            noted.setdefault(note.kind, []).append(note)
+    print(f"{'injected':<12}{'times':>8}{'runs':>8}{'complete':>10}{'paused':>8}{'wrong':>8}")
+    for kind in sorted(injected):
+        runs = alone[kind]
+        ends = Counter(outcome.ending for outcome in runs)
+        print(
+            f"{kind:<12}{injected[kind]:>8}{len(runs):>8}{ends['complete']:>10}"
+            f"{ends['paused']:>8}{sum(outcome.wrong for outcome in runs):>8}"
+        )
+    print(f"{'noticed as':<14}{'times':>8}{'lost, s':>12}  remedies")
+    for kind, notes in sorted(noted.items()):
+        remedies = Counter(note.remedy for note in notes)
+        lost = sum(note.lost_s for note in notes)
+        words = ", ".join(f"{name} {count}" for name, count in remedies.most_common())
+        print(f"{kind:<14}{len(notes):>8}{lost:>12.1f}  {words}")
+    wrong = sum(outcome.wrong for _, _, outcome in outcomes)
+    slowest = max(outcome.took_s for _, _, outcome in outcomes)
+    print(
+        f"{sum(injected.values())} faults in {len(outcomes)} runs: {dict(endings)}; {wrong} wrong "
+        f"numbers; the longest run took {slowest:.1f} s"
+    )
+
+
+def main() -> None:
+    """Run the campaign, and print its table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--faults", type=int, default=10_000)
+    parser.add_argument("--rate", type=float, help="of shots, instead of single faults")
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    logging.getLogger("lightloom").setLevel(logging.ERROR)  # a device that is gone is no news here
+    if options.rate:
+        for key, value in at_rate(options.rate, options.runs, options.seed).items():
+            print(f"{key}: {value}")
+    else:
+        show(inject(options.faults, options.seed))
+
+
+if __name__ == "__main__":
+    main()
