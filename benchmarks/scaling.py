@@ -475,6 +475,19 @@ def laws(measured: Sequence[Mapping[str, Any]], encoding: str) -> dict[str, Law]
     }
 
 
+def signal_laws(measured: Sequence[Mapping[str, Any]], encoding: str) -> dict[str, Law]:
+    """Fit the photons per output at which noise equals the signal, for each kind of product."""
+    widths = [member["width"] for member in measured]
+    found = {}
+    for part in dict.fromkeys(name.split(".", 2)[-1] for name in measured[0]["costs"]):
+        values = [
+            _mean({n: c for n, c in m["costs"].items() if n.split(".", 2)[-1] == part}, encoding)
+            for m in measured
+        ]
+        found[part] = fit_law(widths, [np.log([value]) for value in values], values)
+    return found
+
+
 def _mean(costs: Mapping[str, Mapping[str, float]], key: str) -> float:
     """Give the geometric mean over the products."""
     return float(np.exp(np.mean([math.log(each[key]) for each in costs.values()])))
@@ -485,7 +498,8 @@ def show(measured: Sequence[Mapping[str, Any]], encodings: Sequence[str]) -> dic
     found = {}
     for encoding in encodings:
         fitted = laws(measured, encoding)
-        found[encoding] = {name: vars(law) for name, law in fitted.items()}
+        parts = {f"signal of {part}": law for part, law in signal_laws(measured, encoding).items()}
+        found[encoding] = {name: vars(law) for name, law in (fitted | parts).items()}
         print(f"\n{encoding}: exponent of the width (95 % interval)")
         for name, law in fitted.items():
             scatter = "" if law.scatter is None else f"; about the line {_pair(law.scatter)}"
@@ -493,6 +507,8 @@ def show(measured: Sequence[Mapping[str, Any]], encodings: Sequence[str]) -> dic
                 f"  {name:<11} {law.exponent:+.3f} ({law.low:+.3f} to {law.high:+.3f}); "
                 f"of noise and text {_pair(law.measured)}{scatter}"
             )
+        for name, law in parts.items():
+            print(f"  {name}: {law.exponent:+.3f} ({law.low:+.3f} to {law.high:+.3f})")
     return found
 
 
