@@ -163,7 +163,9 @@ class Backend(ABC):
 
         Parameters
         ----------
-        done : called once when light has finished with it, or has failed, from whichever thread
+        done : called once when light has finished with it, or has failed, from whichever thread.
+            Where it has a method `again`, that is called when it is to be taken again after all,
+            and then it is called once more
         details : what a timeline should say of its shots
         """
         done = done or (lambda: None)

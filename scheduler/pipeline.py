@@ -15,7 +15,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +29,35 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Begun:
-    """A product on its way.
+    """A product on its way; the backend calls it when light has finished with it.
 
     Parameters
     ----------
+    hold, release : let time stand, and pass
+    changed : of the pipeline
     is_lit : light has finished with it, and time stands until it is gathered
     """
 
     node: Node
+    hold: Callable[[], None]
+    release: Callable[[], None]
+    changed: Condition
     finish: Callable[[], MatmulResult] | None = None
     seconds: float = 0.0
     is_lit: bool = False
+
+    def __call__(self) -> None:
+        """Let time stand from now on."""
+        with self.changed:
+            self.is_lit = True
+            self.hold()
+            self.changed.notify_all()
+
+    def again(self) -> None:
+        """Let time pass again: light has not finished with it after all."""
+        with self.changed:
+            self.is_lit = False
+            self.release()
 
 
 @dataclass(frozen=True)
@@ -203,12 +220,11 @@ class Pipeline:
                 node = self._light[0]
             step, part, executor = self._at(node)
             assert isinstance(step, OpticalMatmul)
-            begun = _Begun(node)
+            begun = _Begun(node, self._hold, self._release, self._changed)
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
                 self._release()  # the hold of a product that is ready; this thread has its own
-                lit = partial(self._is_lit, begun)
-                begun.finish = executor.begin(step, part, self._backend, lit)
+                begun.finish = executor.begin(step, part, self._backend, begun)
                 begun.seconds = time.perf_counter() - start
                 self._note("feed", step, part, start_s)
                 with self._changed:
@@ -292,16 +308,9 @@ class Pipeline:
             self._hold()
 
     def _wait_until_lit(self, begun: _Begun) -> None:
-        """Wait until `_is_lit` was called: a result may be seen before whoever gave it says so."""
+        """Wait until it was called: a result may be seen before whoever gave it says so."""
         with self._changed:
             self._changed.wait_for(lambda: begun.is_lit or self._error is not None)
-
-    def _is_lit(self, begun: _Begun) -> None:
-        """Let time stand from when light has finished until the product is gathered."""
-        with self._changed:
-            begun.is_lit = True
-            self._hold()
-            self._changed.notify_all()
 
     def _hold(self) -> None:
         with self._changed:

@@ -7,6 +7,7 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -524,8 +525,12 @@ def test_a_bench_is_measured_anew_and_its_products_begin_again(tmp_path: Path, r
     x, w = numbers(30, 20), numbers(6, 20, seed=4)
     try:
         backend.open()
-        waits = [backend.begin(x, w) for _ in range(3)]  # some wait in the queue
-        found = [wait() for wait in waits]
+        ends: list[Event] = [Event() for _ in range(3)]
+        waits = [backend.begin(x, w, done=end.set) for end in ends]  # some wait in the queue
+        found = []
+        for wait, end in zip(waits, ends, strict=True):
+            found.append(wait())
+            assert end.wait(timeout=10)
         remarks = backend.remarks
     finally:
         backend.close()

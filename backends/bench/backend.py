@@ -62,6 +62,8 @@ class _Begun:
     name : matmul, attempt, digest of its rows, segment
     values, weights : what is multiplied
     times : how often it began again
+    done : to be called when light has finished with it; None where others come after it, and where
+        that was said for good
     """
 
     name: tuple[str, str, str, str]
@@ -69,8 +71,32 @@ class _Begun:
     weights: Encoded
     details: Mapping[str, Any]
     times: int = 0
+    done: Callable[[], None] | None = None
     product: Product = field(init=False)
     futures: list[Future[TileResult]] = field(init=False)
+
+    def tell(self) -> None:
+        """Have it said when light has finished with it; not when it is to begin again."""
+        done = self.done
+        if done is None:
+            return
+
+        def ended(last: Future[TileResult]) -> None:
+            if last.cancelled() or not isinstance(last.exception(), Anew):
+                done()
+
+        self.futures[-1].add_done_callback(ended)
+
+    def light_again(self) -> None:
+        """Take back that light has finished with it, where that was said."""
+        last = self.futures[-1]
+        if self.done is None or isinstance(last.exception(), Anew):
+            return
+        again = getattr(self.done, "again", None)
+        if again is None:
+            self.done = None  # it is said only once
+        else:
+            again()
 
 
 class BenchBackend(Backend):
@@ -447,8 +473,8 @@ class BenchBackend(Backend):
                 name = (at.matmul, str(at.attempt), _digest(at.rows), str(tile.segment))
                 started.append(_Begun(name, values, w.content[tile.segment], details))
                 self._build(started[-1], stats)
-        # jobs end in their order, so the last of them is the end of all
-        started[-1].futures[-1].add_done_callback(lambda _: done())
+        started[-1].done = done  # jobs end in their order, so the last of them is the end of all
+        started[-1].tell()
         return partial(self._finish, started, stats)
 
     def _build(self, begun: _Begun, stats: Stats) -> None:
@@ -506,8 +532,10 @@ class BenchBackend(Backend):
                         "run `lightloom check`; the bench is safe",
                         "wrong-sum",
                     ) from reason
+                begun.light_again()
                 with self.bench.clock.held():
                     self._build(begun, stats)
+                begun.tell()
                 continue
             stats.add(counted)
             self.checked.setdefault(name, Tally()).add(begun.product.judge.tally)
