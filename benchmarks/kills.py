@@ -19,39 +19,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
+from ..backends.bench import BenchBackend, example_file, load_bench
 from ..instruments import LightloomError
-from ..models import load_model, plan
+from ..models import gpt2, load_model, plan
+from ..models.model import load_arrays
 from ..models.recorded import resume
 from ..scheduler.journal import JournalFile
 
 KINDS = ("mock", "bench")
-_IMAGES = {"mock": 60, "bench": 1}
+_IMAGES = 20  # of the digits, on the mock
+_WIDTH, _TOKENS = 16, 8  # of a language model of one layer, on the bench
 _EARLY = "ended before its run began"  # what resume says of a journal without a run in it
 
 
 def bench_text() -> str:
     """Give a small bench whose light has shot noise, source noise and drift."""
-    from ..backends.bench import example_file
-
     return example_file("imaged", tiny=True) + "source_rms = 0.01\ndrift_rms = 0.02\n"
 
 
 def begin(kind: str, folder: str, path: str) -> None:
     """Run the job of a kind, and record it."""
-    from ..backends import MockBackend
-    from ..backends.bench import BenchBackend, load_bench
-    from ..models.model import load_arrays
-
-    model = load_model("digits")
-    arrays = load_arrays(model.source / "data.safetensors")
-    images = arrays["images"][: _IMAGES[kind]]
-    bench = Path(folder) / "bench.toml"
-    backend = MockBackend() if kind == "mock" else BenchBackend(load_bench(bench))
+    if kind == "mock":
+        model = load_model("digits")
+        images = load_arrays(model.source / "data.safetensors")["images"][:_IMAGES]
+        plan(model, "mock", 1).run(images, reference=False, record=path)
+        return
+    backend = BenchBackend(load_bench(Path(folder) / "bench.toml"))
+    tokens = np.random.Generator(np.random.Philox(2)).integers(0, 40, (1, _TOKENS))
     try:
-        plan(model, backend, 1).run(images, reference=False, record=path)
+        planned = plan(load_model(Path(folder) / "model"), backend, 1, _TOKENS)
+        planned.run(tokens, reference=False, record=path)
     finally:
         backend.close()
+
+
+def write_model(folder: Path) -> None:
+    """Write a small language model of random weights, as others write theirs."""
+    config = {"model_type": "gpt2", "n_embd": _WIDTH, "n_layer": 1, "n_head": 2}
+    config |= {"n_positions": 2 * _TOKENS, "vocab_size": 40, "layer_norm_epsilon": 1e-5}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    shapes = gpt2.program(gpt2.read_config(config), "logits").weight_shapes
+    chance = np.random.Generator(np.random.Philox(1))
+    weights = {
+        name: chance.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    save_file(weights, folder / "model.safetensors")
 
 
 def go_on(path: str) -> None:
@@ -118,6 +133,7 @@ def measure(kills: int, seed: int = 0, tell: Any = print) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bench.toml").write_text(bench_text(), encoding="utf-8")
+        write_model(folder / "model")
         wanted, lasts_s = {}, {}
         for kind in KINDS:
             path = folder / f"{kind}.db"
