@@ -57,8 +57,8 @@ _BISECTED = ("stale", "dropped", "incomplete", "timeout", "garbled", "wrong-ligh
 _ADVICE = {
     "disconnected": "check its cable and power",
     "in-use": "close what holds it",
-    "drifted": "let the source settle, and resume; if it stays as it is, run `lightloom calibrate`, "
-    "and resume with --accept calibration",
+    "drifted": "let the source settle, and resume; if it stays as it is, run `lightloom "
+    "calibrate`, and resume with --accept calibration",
     "saturated": "lower power_w or exposure_s in the bench file",
     "interlock": "make the beam path safe, then re-arm the source on site",
 }
