@@ -414,7 +414,7 @@ def measure_member(
     for encoding in encodings:
         found = find_budget(text.losses(encoding), text.quiet(encoding), seeds, guess, share)
         guess = 10 * found.light  # the next encoding needs more, if anything
-        actual = {level: np.mean(text.seen[level]) / found.quiet - 1 for level in found.excess}
+        actual = {at: float(np.mean(text.seen[at])) / found.quiet - 1 for at in found.excess}
         budgets[encoding] = _as_dict(found) | {"excess_of_the_text": _named(actual)}
         print(
             f"width {model.config.width:4d} {encoding:<10} loss {found.quiet:.4f}  "
@@ -464,7 +464,8 @@ def laws(measured: Sequence[Mapping[str, Any]], encoding: str) -> dict[str, Law]
     exact = [np.zeros(1) for _ in widths]
 
     def law(values: np.ndarray, spread: Sequence[np.ndarray]) -> Law:
-        return fit_law(widths, [np.log(v) + s for v, s in zip(values, spread, strict=True)], values)
+        logs = [np.log(v) + s for v, s in zip(values, spread, strict=True)]
+        return fit_law(widths, logs, values.tolist())
 
     about = [each - each.mean() for each in samples]
     return {

@@ -40,6 +40,7 @@ class Passage(Text):
 
     def __init__(self, model: Model, inputs: Any, placement: Placement) -> None:
         super().__init__(model, inputs, placement)
+        self.sentences: Sequence[str] = inputs
         self._still = np.empty((0, 0))
 
     def prepared(self, backend: Backend) -> Executor:
@@ -68,7 +69,7 @@ class Passage(Text):
 
     def _embed(self, backend: MockBackend) -> np.ndarray:
         self.prepared(backend)
-        return self.model.embed(self.rows, backend, self.placement)
+        return self.model.embed(self.sentences, backend, self.placement)
 
 
 def inputs_of(model: Model, rows: int, length: int) -> Any:
