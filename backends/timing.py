@@ -58,7 +58,7 @@ class ShotTiming:
     window_s : of a photodiode's samples; 0 with a camera
     shows_early : the next frames are handed over before the detector is read
     reference_every : shots between two reference shots; 0 for none
-    references_tiles : each weight frame has one of its own
+    references_tiles : each weight frame has one of its own, and each job one at its end
     encode_s : of an input frame and of a weight frame, by a thread of its own
     show_s, shot_s : of handing a frame over, and of everything else of a shot
     decode_s : of a shot, by a thread of its own
@@ -212,6 +212,10 @@ class Light:
                 yield weight, -self.references
             self._since_reference += 1
             yield weight, vector
+        if self.timing.references_tiles and tile >= 0:
+            self._since_reference = 0
+            self.references += 1
+            yield tile, -self.references
 
     def _run_large(self, work: Work, followed: Callable[[float], Work | None]) -> None:
         """Let a large job pass at once: as it takes from a common beginning, found once."""

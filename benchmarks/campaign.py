@@ -110,6 +110,9 @@ class Watch:
     def keep(self, segment: Segment) -> None:
         """Keep nothing."""
 
+    def forget(self, job: str, number: int) -> None:
+        """Keep nothing."""
+
     def note(self, fault: FaultNote) -> None:
         """Note what the bench noticed."""
         self._outcome.noted.append(fault)

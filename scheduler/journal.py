@@ -34,6 +34,7 @@ _APPLICATION = 0x6C6C6F6D  # "lloom", at the place where SQLite keeps such a num
 _COMMIT_S = 0.25  # a row waits no longer than that
 _COMMIT_BYTES = 32 << 20
 _MOST_WAITING = 64 << 20  # bytes; whoever brings more waits until they are written
+_FORGET = "forget"  # no table: rows of it take others away
 _AGAIN_S = 2.0  # after a disk was full
 
 _TABLES = """
@@ -287,6 +288,10 @@ class Journal:
         else:
             self._put("segment", row)
 
+    def forget(self, job: str, number: int) -> None:
+        """Forget segments of a job that hold shots behind the planned one of this number."""
+        self._put(_FORGET, (job, number + 1))
+
     def note(self, fault: FaultNote) -> None:
         """Keep a fault and what was done about it."""
         self._numbers["fault"] += 1
@@ -461,6 +466,9 @@ def _insert(
 ) -> None:
     connection.execute("BEGIN")
     for table, row, _ in rows:
+        if table == _FORGET:
+            connection.execute("DELETE FROM segment WHERE job = ? AND done > ?", row[:2])
+            continue
         marks = ", ".join("?" * len(row))
         connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
     connection.execute("COMMIT")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from lightloom.instruments import (
     WrongLight,
     WrongSum,
 )
+from lightloom.instruments.simulated import LightPath
 from made_benches import LAYOUTS, Memory, bench_text, numbers
 
 Make = Callable[..., BenchBackend]
@@ -501,6 +503,48 @@ def test_a_suspender_that_cannot_be_asked_is_refused(
     path.write_text(bench_text() + f"\n[[suspend]]\n{table}\n", encoding="utf-8")
     with pytest.raises(InputError, match=words):
         load_bench(path)
+
+
+# --- a photodiode, whose light references alone tell --------------------------------------------
+
+
+def _dim(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
+    """Halve the light of some exposures of a photodiode, counted from 1."""
+    see, count = LightPath.on_photodiode, itertools.count(1)
+
+    def seen(self: LightPath, *at: Any) -> float:
+        return see(self, *at) * (0.5 if first <= next(count) <= last else 1.0)
+
+    monkeypatch.setattr(LightPath, "on_photodiode", seen)
+
+
+def test_dim_shots_between_two_references_are_taken_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a reference, 9 inputs by 4 rails, and a reference, which meets dim light once
+    backend = make("block")
+    backend.open()
+    _dim(monkeypatch, 5, 1 + 9 * 4 + 1)
+    x, w = np.abs(product("block")[0].repeat(3, axis=0)), product("block")[1]
+    result = backend.matmul(x, w)
+    assert result.variance is not None
+    steps = 2 * np.sqrt(x.shape[1] / 12) / 255 * np.abs(x).max() * np.abs(w).max()
+    assert (np.abs(result.y - x @ w.T) < 6 * (np.sqrt(result.variance) + steps)).all()
+    assert backend.faults == {"wrong-light": 9 * 4 + 1}
+
+
+def test_dim_shots_that_were_kept_are_forgotten(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shots_module, "SEGMENT", 8)
+    backend = make("block")
+    backend.open()
+    _dim(monkeypatch, 5, 10_000)
+    x, w = np.abs(product("block")[0].repeat(6, axis=0)), product("block")[1]
+    with pytest.raises(Paused, match="wrong-light"):
+        backend.matmul(x, w)
+    assert isinstance(backend.recorder, Memory)
+    assert backend.recorder.segments == []  # two were kept before the next reference told
 
 
 # --- measured anew -------------------------------------------------------------------------------

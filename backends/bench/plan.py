@@ -120,7 +120,12 @@ class Plan:
         tile, shown = -1, dict[str, int | str]()
         if kept is not None:
             start, number = len(kept.electrons), kept.done
-        if number > 0 and start < len(order):  # else it is complete, and others came after it
+        # a job whose light references tell begins each weight frame with one, and ends with one
+        is_closed = not self._references_tiles or (
+            kept is not None and kept.state.counters["since"] == 0
+        )
+        is_complete = start == len(order) and is_closed  # then others came after it
+        if number > 0 and not is_complete:
             assert kept is not None
             counters.update(kept.state.counters)
             tile = int(order[start - 1, 0]) if start else -1
@@ -131,17 +136,25 @@ class Plan:
             tile = weight
             is_due = (self._references_tiles and is_first) or (0 < self._every <= counters["since"])
             if is_due and not is_referenced:
-                since = counters["since"] + 1
-                name = f"{_REFERENCE} {counters['references']}"
-                counters["since"] = 0
-                counters["references"] += 1
-                yield self._planned(job, number, name, weight, name, since, shown)
+                yield self._reference(job, number, weight, shown)
                 number += 1
             is_referenced = False
             counters["since"] += 1
             name = f"{weight}.{vector}"
             yield self._planned(job, number, name, weight, vector, counters["since"], shown)
             number += 1
+        if self._references_tiles and not is_complete and len(order):
+            yield self._reference(job, number, tile, shown)
+
+    def _reference(
+        self, job: TileJob, number: int, weight: int, shown: dict[str, int | str]
+    ) -> Planned:
+        """Plan a reference shot, of an input that is everywhere alike."""
+        counters = self.counters
+        since, name = counters["since"] + 1, f"{_REFERENCE} {counters['references']}"
+        counters["since"] = 0
+        counters["references"] += 1
+        return self._planned(job, number, name, weight, name, since, shown)
 
     def visited(self, job: TileJob, count: int) -> np.ndarray:
         """Give the weight and input frames of a job's first shots, references left out: [n, 2]."""

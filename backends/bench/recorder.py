@@ -120,7 +120,13 @@ class Recorder(Protocol):
         """Give the latest state of all that was kept; None in a new run."""
 
     def keep(self, segment: Segment) -> None:
-        """Keep a segment for good; it is on disk when this comes back."""
+        """Keep a segment; it is on disk soon, or before this comes back where that takes long."""
+
+    def forget(self, job: str, number: int) -> None:
+        """Forget segments of a job that hold shots behind the planned one of this number.
+
+        They were kept, and then what was to say that their light was right said that it was not.
+        """
 
     def note(self, fault: FaultNote) -> None:
         """Note a fault."""

@@ -22,6 +22,7 @@ from threading import Event
 import numpy as np
 
 from ...instruments import (
+    Drifted,
     Instrument,
     InstrumentError,
     NotConnected,
@@ -62,6 +63,9 @@ _ADVICE = {
     "saturated": "lower power_w or exposure_s in the bench file",
     "interlock": "make the beam path safe, then re-arm the source on site",
 }
+
+
+_LIGHT_IS_OFF = (WrongLight, Drifted)  # what a reference says of the shots before it
 
 
 class Anew(Exception):
@@ -246,6 +250,8 @@ class Shots:
                 self._take_segment(course)
         except Paused as error:
             self._ended = error
+            if self.recorder is not None and self._is_bucket and job.number in self._courses:
+                self.recorder.forget(job.name, _last_reference(self._courses[job.number].open))
             raise
         self._courses.pop(job.number, None)
         total = _no_stats()
@@ -361,8 +367,12 @@ class Shots:
                 )
 
     def _close_weights(self, course: _Course) -> None:
-        """Forget segments that no sum can find wrong any more."""
+        """Forget segments that no sum, nor a reference, can find wrong any more."""
         job, last = course.job, course.open[-1][-1].planned
+        if self._is_bucket:
+            good = _last_reference(course.open)
+            course.open = [part for part in course.open if part[-1].planned.number > good]
+            return
         if course.next is None or job.check is None:
             course.open.clear()
         elif job.order == ORDERS[0]:
@@ -701,20 +711,25 @@ class Shots:
     def _together(self, course: _Course, coming: _Coming, error: InstrumentError) -> list[_Coming]:
         """Give the shots that an error says are wrong: the present one, and it is the last of them.
 
-        All of a weight frame, where a sum over its inputs does not fit.
+        All of a weight frame, where a sum over its inputs does not fit; all since the last good
+        reference, where references alone tell how bright the light is.
         """
-        if not isinstance(error, WrongSum) or error.scope != "tile":
-            return [coming]
-        others = [
+        taken = [
             other
             for segment in course.open
             for other in segment
-            if other.planned.weight == coming.planned.weight
-            and other is not coming
+            if other is not coming
             and not other.planned.is_reference
             and (other.found is not None or other.future is not None)
         ]
-        return [*others, coming]
+        if isinstance(error, WrongSum) and error.scope == "tile":
+            weight = coming.planned.weight
+            return [*(other for other in taken if other.planned.weight == weight), coming]
+        if self._is_bucket and coming.planned.is_reference and isinstance(error, _LIGHT_IS_OFF):
+            good = _last_reference(course.open)
+            since = [o for o in taken if good < o.planned.number < coming.planned.number]
+            return [*since, coming]
+        return [coming]
 
     def _put_right(self, coming: _Coming, error: InstrumentError) -> str:
         """Apply remedies until one of them works; give its name.
@@ -853,6 +868,17 @@ def _failed(error: BaseException) -> Future[Found]:
     future: Future[Found] = Future()
     future.set_exception(error)
     return future
+
+
+def _last_reference(segments: list[list[_Coming]]) -> int:
+    """Give the number of the last reference shot that was right; -1 where there is none."""
+    good = (
+        coming.planned.number
+        for segment in segments
+        for coming in segment
+        if coming.planned.is_reference and coming.found is not None
+    )
+    return max(good, default=-1)
 
 
 def _no_stats() -> Stats:

@@ -66,6 +66,10 @@ class Memory:
         """Give the state of the latest segment."""
         return self.segments[-1].state if self.segments else None
 
+    def forget(self, job: str, number: int) -> None:
+        """Forget what turned out to be wrong."""
+        self.segments = [s for s in self.segments if s.job != job or s.done <= number + 1]
+
     def keep(self, segment: Segment) -> None:
         """Keep a segment, or be killed."""
         if self.most is not None and len(self.segments) >= self.most:
