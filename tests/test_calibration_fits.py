@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lightloom.backends.bench import maps
+from lightloom.backends.bench.decoding import chi_square_limit
 from lightloom.backends.bench.grey import GreyCurve
 from lightloom.backends.bench.layouts import _largest_rectangle
-from lightloom.backends.bench.opening import _limit
 from lightloom.backends.bench.tracking import ScaleTracker
 from lightloom.backends.calibration import crosstalk, detector, drift, settling
 
@@ -234,4 +234,4 @@ def test_chance_alone_seldom_refuses_a_bench(freedom: int) -> None:
     part = 2 / (9 * freedom)
     at_three = freedom * (1 - part + 3 * part**0.5) ** 3
     assert 25 < (squares > at_three).sum() < 83
-    assert not (squares > _limit(freedom)).any()
+    assert not (squares > chi_square_limit(freedom)).any()
