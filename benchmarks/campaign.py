@@ -3,8 +3,8 @@
     python -m lightloom.benchmarks.campaign --faults 10000
     python -m lightloom.benchmarks.campaign --rate 0.01 --runs 100
 
-Small simulated benches, imaged and line, on a virtual clock; a photodiode gives one
-product a shot, too few for an image, and `tests/test_fault_policy.py` has its faults. A fault strikes at a drawn
+Small simulated benches, imaged and line, on a virtual clock; a photodiode gives one product a shot,
+too few for an image, and `tests/test_fault_policy.py` has its faults. A fault strikes at a drawn
 exchange of its device; of a pair the second strikes within the next few exchanges. Every number
 that leaves a shot is compared with what the grey levels that were asked for pass: further off than
 shot noise and read noise allow (7 sigma), it is a wrong number. A run ends complete, or paused with
