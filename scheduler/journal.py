@@ -128,6 +128,8 @@ class Journal:
                 f"{path} is there already; go on with `lightloom resume {path}`, or give another "
                 "name"
             )
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write the journal {path}: there is no folder {path.parent}")
         lock = _lock(path)
         try:
             with _refusing(path, "cannot write the journal"):

@@ -348,6 +348,12 @@ def test_other_files(tmp_path: Path, content_of: bytes, says: str) -> None:
     assert path.read_bytes() == content_of
 
 
+def test_a_journal_in_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        run(tmp_path / "none" / "run.db")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_missing_journal(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no journal .*run.db"):
         resume(tmp_path / "run.db")
