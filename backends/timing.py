@@ -203,8 +203,10 @@ class Light:
     def _keys(self, work: Work) -> Iterator[tuple[int, int]]:
         """Give the frames of each shot, and of reference shots, which have inputs below zero."""
         every, tile = self.timing.reference_every, -1
+        is_referenced = self._since_reference == 0 and self.references > 0  # by the job before
         for weight, vector in visits(work.tiles, work.vectors, work.order).tolist():
             is_first = weight != tile and (tile < 0 or work.order == ORDERS[0])
+            is_first, is_referenced = is_first and not is_referenced, False
             tile = weight
             if (self.timing.references_tiles and is_first) or (0 < every <= self._since_reference):
                 self._since_reference = 0

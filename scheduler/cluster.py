@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -240,6 +241,8 @@ class Cluster:
             raise WorkersLost(f"{self.name} is gone")
         try:
             return task.result()
+        except (CancelledError, OSError):  # lost between the question and this
+            raise WorkersLost(f"{self.name} is gone") from None
         except _dask().scheduler.KilledWorker:
             return Failure("it ended every worker that tried it: perhaps it needs more memory")
 

@@ -298,7 +298,7 @@ def test_a_run_that_is_stopped_leaves_the_light_off(tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ('{ kind = "lost", at = [40] }', "instruments.detector"),
+        ('{ kind = "dropped", rate = 1.0 }', "instruments.detector"),
         ('{ kind = "garbage", rate = 1.0 }', "bright as it should be"),
     ],
 )
@@ -310,7 +310,7 @@ def test_a_fault_that_lasts_ends_a_run_with_a_sentence(
         ('driver = "simulated-camera"', f'driver = "simulated-camera"\nfaults = [{fault}]'),
     )
     run = lightloom(tmp_path, "run", "--bench", "bench.toml", "--limit", "1")
-    assert run.returncode == 2 and run.stdout == "" and "Traceback" not in run.stderr
+    assert run.returncode == 3 and run.stdout == "" and "Traceback" not in run.stderr
     assert says in run.stderr
 
 

@@ -120,7 +120,7 @@ class Plan:
         tile, shown = -1, dict[str, int | str]()
         if kept is not None:
             start, number = len(kept.electrons), kept.done
-        # a job whose light references tell begins each weight frame with one, and ends with one
+        # where references alone tell the light, a weight frame begins with one, a job ends so
         is_closed = not self._references_tiles or (
             kept is not None and kept.state.counters["since"] == 0
         )
@@ -130,7 +130,8 @@ class Plan:
             counters.update(kept.state.counters)
             tile = int(order[start - 1, 0]) if start else -1
             shown = _shown(order, start, counters)
-        is_referenced = number > 0 and counters["since"] == 0
+        # one that ended the job before is one of this job's light, too
+        is_referenced = counters["since"] == 0 and counters["references"] > 0
         for weight, vector in order[start:].tolist():
             is_first = weight != tile and (tile < 0 or job.order == ORDERS[0])
             tile = weight

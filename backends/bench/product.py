@@ -138,6 +138,8 @@ class Product:
         self._laid: dict[tuple[int, int], _Laid] = {}
         self._input_sums: dict[int, InputSum] = {}
         tolerance = 0.0 if backend.bench.file.calibration == "known" else TOLERANCE
+        if backend.response.inverse is not None:  # light of neighbours was taken out, not exactly
+            tolerance *= 2
         self.judge = Judge(backend.dark_variance, tolerance)
         self.jobs = [self._job(f"{name}/{job}", job, details) for job in range(len(self._places))]
 
