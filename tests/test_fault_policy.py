@@ -547,6 +547,18 @@ def test_dim_shots_that_were_kept_are_forgotten(
     assert backend.recorder.segments == []  # two were kept before the next reference told
 
 
+def test_a_guess_asks_no_reference(tmp_path: Path) -> None:
+    # how bright a photodiode's light should be nobody knows before it is calibrated
+    path = tmp_path / "bench.toml"
+    path.write_text(example_file("block", tiny=True, as_found=True), encoding="utf-8")
+    backend = BenchBackend(load_bench(path), uncalibrated=True)
+    try:
+        assert np.isfinite(backend.matmul(*product("block")).y).all()
+        assert backend.references == 0 and backend.faults == {}
+    finally:
+        backend.close()
+
+
 # --- measured anew -------------------------------------------------------------------------------
 
 

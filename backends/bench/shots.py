@@ -184,7 +184,8 @@ class Shots:
         self._policy = Policy(bench.file.faults, bench.file.limits.retries)
         self._monitors = Monitors(bench) if bench.file.suspend else None
         self._is_bucket = bench.file.layout == "block"
-        self.plan = Plan(reference_every, self._is_bucket and not bench.is_timing_only)
+        tells = self._is_bucket and not bench.is_timing_only and reference_every > 0
+        self.plan = Plan(reference_every, tells)
         self._settling_s = settling_s
         self._flips = {"input": 0, "weight": 0}  # frames shown
         self._reads, self._longest_s = 0, 0.0  # of the detector, and the longest of them

@@ -89,7 +89,7 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
             exposure_s=exposure_s,
             window_s=WINDOW_SAMPLES / (WINDOW_SAMPLES / exposure_s),  # as the DAQ counts it
             reference_every=reference_every,
-            references_tiles=not bench.is_timing_only,
+            references_tiles=reference_every > 0 and not bench.is_timing_only,
         )
     camera = bench.camera
     return ShotTiming(
