@@ -208,6 +208,12 @@ class BenchBackend(Backend):
             self.response = known.response_of(self.layout, np.ones(bench.weight.shape))
         else:
             self.response = known.known_response(bench, self.layout)
+        dark = int((self.response.pairs_e <= 0).sum())
+        if dark:
+            raise InputError(
+                f"{bench.path}: {dark} elements bring no light at all, so they can show no number; "
+                "give another layout, or calibrate once light arrives"
+            )
 
     def _begin_shots(self) -> None:
         """Make what takes shots, with what is known of the bench now."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...instruments import InputError
+from ...instruments import InputError, SpatialLightModulator
 from .bench import WINDOW_SAMPLES, Bench
 from .calibration import Calibration, path_of
 from .layouts import Layout, Optics, Response
@@ -37,7 +37,14 @@ class Calibrated:
             role: array("curves", role) if "curves" in has else _straight(bench, role)
             for role in _ROLES
         }
+        for role, table in tables.items():
+            self._check_shape(f"curves of {role}", table, (1 << _modulator(bench, role).bit_depth,))
+        maps = ["input_map"] if is_bucket else ["input_map", "camera_map"]
+        for name in maps:
+            self._check_shape(name, array("align", name), (2, 3))
         dark = array("dark", "dark_counts") if "dark" in has else np.zeros(sensor, np.float32)
+        if not is_bucket:
+            self._check_shape("dark_counts", dark, sensor)
         bad = array("dark", "bad").astype(bool) if "dark" in has else None
         figure = self.calibration.figure
         gain, noise, dark_e = 1.0, 0.0, 0.0
@@ -58,6 +65,13 @@ class Calibrated:
             bad=None if is_bucket else bad,
             spot_px=spot,
         )
+
+    def _check_shape(self, what: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+        if array.shape != shape:
+            raise InputError(
+                f"the calibration {self.calibration.path} has {what} of shape {array.shape}, this "
+                f"bench wants {shape}: calibrate again"
+            )
 
     def response(self, layout: Layout) -> Response:
         """Give what the slots answer.
@@ -129,6 +143,9 @@ def read_calibrated(bench: Bench) -> Calibrated:
     return Calibrated(Calibration.read(path))
 
 
+def _modulator(bench: Bench, role: str) -> SpatialLightModulator:
+    return bench.input if role == "input" else bench.weight
+
+
 def _straight(bench: Bench, role: str) -> np.ndarray:
-    modulator = bench.input if role == "input" else bench.weight
-    return np.linspace(0, 1, 1 << modulator.bit_depth, dtype=np.float32)
+    return np.linspace(0, 1, 1 << _modulator(bench, role).bit_depth, dtype=np.float32)
