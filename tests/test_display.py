@@ -66,9 +66,17 @@ def display(x_display: str, **options: Any) -> DisplaySLM:
 def screenshot(x_display: str) -> np.ndarray:
     """What a camera would see of the screen: [height, width, 3]."""
     from mss import MSS
+    from mss.exception import ScreenShotError
 
-    with MSS(display=x_display) as screen:
-        return np.asarray(screen.grab(screen.monitors[0]))[..., :3]
+    for left in reversed(range(5)):  # a busy server turns a connection away at times
+        try:
+            with MSS(display=x_display) as screen:
+                return np.asarray(screen.grab(screen.monitors[0]))[..., :3]
+        except ScreenShotError:
+            if not left:
+                raise
+            time.sleep(0.5)
+    raise AssertionError("unreachable")
 
 
 def window_process(slm: Any) -> int:
