@@ -157,10 +157,10 @@ def test_no_finished_product_is_computed_again(
 # ------------------------------------------------------------------------------- on a bench
 
 
-def bench_run(folder: Path, name: str, layout: str = "imaged") -> tuple[Path, Path]:
+def bench_run(folder: Path, name: str) -> tuple[Path, Path]:
     bench = folder / "bench.toml"
     if not bench.exists():
-        text = example_file(layout, tiny=True) + "source_rms = 0.01\ndrift_rms = 0.02\n"
+        text = example_file("imaged", tiny=True) + "source_rms = 0.01\ndrift_rms = 0.02\n"
         bench.write_text(text, encoding="utf-8")
     from lightloom.backends.bench import BenchBackend, load_bench
 
@@ -186,10 +186,12 @@ def cut_bench(source: Path, target: Path, at_s: float) -> Path:
     return target
 
 
-@pytest.mark.parametrize("layout", ["imaged", "line"])
-def test_a_bench_goes_on_with_the_same_light(tmp_path: Path, layout: str) -> None:
-    """Noise is keyed by shot, and simulated drift stands still while nothing runs."""
-    source, _ = bench_run(tmp_path, "whole.db", layout)
+def test_a_bench_goes_on_with_the_same_light(tmp_path: Path) -> None:
+    """Noise is keyed by shot, and simulated drift stands still while nothing runs.
+
+    One layout; `test_segments.py` has all of them, and every segment.
+    """
+    source, _ = bench_run(tmp_path, "whole.db")
     with JournalFile(source) as kept:
         moments = [row["at_s"] for row in kept.segments()]
     assert len(moments) > 20
