@@ -55,6 +55,7 @@ CAMERA = {
     "held": [("detector", "connect"), ("input", "connect")],  # by then it was lost before
 }
 LAYOUTS = ("imaged",) * 8 + ("line",)  # which takes ten times as many shots
+_LATE_S = (0.004, 0.02, 0.1)  # by which a frame is late: 2, 10 or 50 shots
 _SHOTS_A_FAULT = 60  # about, or a pair of them
 _ENDS = (
     "dim",
@@ -251,7 +252,8 @@ def drawn(
         strike(_ENDS[chance.integers(len(_ENDS))], chance.uniform(0.67, 0.98), 0)
     lines: dict[str, list[str]] = {}
     for (role, kind), places in where.items():
-        line = f'{{ kind = "{kind}", at = {sorted(places)} }}'
+        late = f", delay_s = {chance.choice(_LATE_S)}" if kind == "late" else ""
+        line = f'{{ kind = "{kind}", at = {sorted(places)}{late} }}'
         lines.setdefault(role, []).append(line)
     return lines
 
@@ -285,7 +287,10 @@ def inject(faults: int, seed: int, tell: Any = print) -> list[tuple[str, bool, O
     struck = number = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        exchanges = {layout: exchanges_of(model, images[:1], layout, folder) for layout in LAYOUTS}
+        exchanges = {
+            layout: exchanges_of(model, images[:1], layout, folder)
+            for layout in dict.fromkeys(LAYOUTS)
+        }
         while struck < faults:
             layout, paired = LAYOUTS[number % len(LAYOUTS)], bool(number // 2 % 2)
             image = images[number % len(images)][None]
@@ -325,7 +330,8 @@ def at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
             for kind in kinds:
                 for role, _ in kinds_of(layout)[kind]:
                     part = rate / len(kinds) / len(kinds_of(layout)[kind])
-                    text = f'{{ kind = "{kind}", rate = {part}, seed = {seed + number} }}'
+                    late = f", delay_s = {_LATE_S[number % len(_LATE_S)]}" if kind == "late" else ""
+                    text = f'{{ kind = "{kind}", rate = {part}, seed = {seed + number}{late} }}'
                     lines.setdefault(role, []).append(text)
             outcome = run(model, image, bench_text(layout, lines), folder)
             endings[outcome.ending] += 1

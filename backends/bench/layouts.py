@@ -26,7 +26,8 @@ from .bench import Bench
 from .file import EncodingTable
 
 _LEAST, _MOST = 0.7, 1.4  # of a marker's light over what it should be; drift stays within
-_CONTRAST, _CONTRAST_UNKNOWN = 0.6, 0.3  # of a bit and its complement; while leaks are unknown
+_CONTRAST, _CONTRAST_UNKNOWN = 0.96, 0.3  # of a bit and its complement; while leaks are unknown
+_SIGMAS = 5.0  # below a contrast, exceeded by chance three times in ten million
 _MIXED = 0.05  # share of other elements' input that a lit weight pixel may see
 _DARK, _BRIGHT, _FIRST_BIT = 0, 1, 2  # places of an index map, before the elements
 _STEP_PX = 8  # grid on which the usable part of a modulator is searched
@@ -365,8 +366,14 @@ class Layout(ABC):
                     "times as bright as it should be: check the source, and that nothing stands in "
                     "the beam"
                 )
-        contrast = np.abs(one - other) / np.maximum(total, 1e-30)
-        if contrast.min() < (_CONTRAST_UNKNOWN if bright is None else _CONTRAST):
+        contrast, least = np.abs(one - other) / np.maximum(total, 1e-30), _CONTRAST_UNKNOWN
+        if bright is not None:  # what the darker cell lets pass is a share of another frame
+            is_one = one > other
+            darker = np.where(is_one, variance[:, 1::2], variance[:, ::2])
+            brighter = np.where(is_one, bright[:, ::2], bright[:, 1::2])
+            contrast = contrast + _SIGMAS * 2 * np.sqrt(darker) / brighter
+            least = _CONTRAST
+        if contrast.min() < least:
             raise StaleFrame(
                 f"the marker of the {role} frame is no number (contrast {contrast.min():.2f}): "
                 "the light of two frames mixed"

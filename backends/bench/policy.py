@@ -2,15 +2,15 @@
 
 | kind | what happened | by default |
 |---|---|---|
-| stale | light of an earlier frame, or of two | retry, reconnect, pause |
-| dropped | a gap in the numbers of the camera's frames | retry, reconnect, pause |
-| incomplete | a part of a frame did not arrive | retry, reconnect, pause |
-| timeout | no answer, or no frame, in time | retry, reconnect, pause |
-| garbled | an answer that is garbage | retry, reconnect, pause |
+| stale | light of an earlier frame, or of two | retry, wait 0.1 s, reconnect, retry, pause |
+| dropped | a gap in the numbers of the camera's frames | retry, wait 0.1 s, reconnect, retry, pause |
+| incomplete | a part of a frame did not arrive | retry, wait 0.1 s, reconnect, retry, pause |
+| timeout | no answer, or no frame, in time | retry, wait 0.1 s, reconnect, retry, pause |
+| garbled | an answer that is garbage | retry, wait 0.1 s, reconnect, retry, pause |
 | disconnected | a device is gone | reconnect 2, wait 5 s, reconnect, pause |
 | in-use | somebody else holds a device | wait 2 s, reconnect, wait 10 s, reconnect, pause |
-| wrong-light | much less or more light than there should be | retry, pause |
-| wrong-sum | a checksum of a tile does not fit | retry, pause |
+| wrong-light | much less or more light than there should be | retry, wait 0.1 s, retry, pause |
+| wrong-sum | a checksum of a tile does not fit | retry, wait 0.1 s, retry, pause |
 | drifted | the light left the bench file's tolerance | pause |
 | saturated | a detector is full | retry 1, pause |
 | interlock | the interlock is open, or emission has stopped | pause, always: latched |
@@ -74,7 +74,8 @@ KINDS: dict[type[BaseException], str] = {
 }
 SUSPENDED = "suspended"  # shots that are taken again because a monitor was out of bounds meanwhile
 
-_LOST = "retry, reconnect, pause"
+_LOST = "retry, wait 0.1 s, reconnect, retry, pause"
+_UNLIKELY = "retry, wait 0.1 s, retry, pause"
 DEFAULTS = {
     "stale": _LOST,
     "dropped": _LOST,
@@ -83,8 +84,8 @@ DEFAULTS = {
     "garbled": _LOST,
     "disconnected": "reconnect 2, wait 5 s, reconnect, pause",
     "in-use": "wait 2 s, reconnect, wait 10 s, reconnect, pause",
-    "wrong-light": "retry, pause",
-    "wrong-sum": "retry, pause",
+    "wrong-light": _UNLIKELY,
+    "wrong-sum": _UNLIKELY,
     "drifted": "pause",
     "saturated": "retry 1, pause",
     "interlock": "pause",

@@ -541,6 +541,9 @@ class Shots:
     def _look(self, coming: _Coming) -> None:
         """Find out what stands on the modulators, where any number may: one exposure more.
 
+        The frames of the shot are shown so often that a modulator that lags behind, by as many
+        frames as it has numbers, has nothing else left to show.
+
         Raises
         ------
         InstrumentError : when it cannot be had
@@ -549,6 +552,8 @@ class Shots:
         if not self._bits or all(len(set(trail)) < count for trail in self._trail.values()):
             return
         self._show_for(coming)
+        for _, frame in list(self._shown.values()) * count:
+            self._show(frame, coming.planned, coming.stats)
         self.bench.shots += 1
         coming.stats.shots += 1
         shot = Shot(f"{coming.name}/{coming.attempts - 1}/look", self.bench.shots)
@@ -558,7 +563,8 @@ class Shots:
         except (StaleFrame, WrongLight):
             seen = {}  # no number: one that is seen later is of a later frame
         for role in ROLES:
-            self._trail[role] = [seen[role]] if role in seen else []
+            stands = [seen[role]] if role in seen else []
+            self._trail[role] = [self._trail[role][-1], *stands]  # the next differs from the last
         self._shown.clear()
 
     def _lay_out(self, role: str, planned: Planned, number: int, stats: Stats) -> Frame:

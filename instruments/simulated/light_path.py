@@ -252,9 +252,11 @@ class LightPath:
                 if role not in self.modulators:
                     return  # the cable ends at nothing
             modulator = self.modulators[role]
+            from_s = max(from_s, modulator.frames[-1].from_s)  # frames do not overtake each other
+            if modulator.frames[-1].from_s == from_s:
+                modulator.frames.pop()  # nobody sees the one that it replaces
             if len(modulator.frames) == _FRAMES and modulator.frames[0].light is not None:
                 modulator.spare = modulator.frames[0].light
-            from_s = max(from_s, modulator.frames[-1].from_s)  # frames do not overtake each other
             modulator.frames.append(_Frame(next(self._numbers), levels.copy(), from_s))
             modulator.shown += 1
 
