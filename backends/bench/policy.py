@@ -3,7 +3,7 @@
 | kind | what happened | by default |
 |---|---|---|
 | stale | light of an earlier frame, or of two | retry, wait 0.1 s, reconnect, retry, pause |
-| dropped | a gap in the numbers of the camera's frames | retry, wait 0.1 s, reconnect, retry, pause |
+| dropped | a gap in the camera's frame numbers | retry, wait 0.1 s, reconnect, retry, pause |
 | incomplete | a part of a frame did not arrive | retry, wait 0.1 s, reconnect, retry, pause |
 | timeout | no answer, or no frame, in time | retry, wait 0.1 s, reconnect, retry, pause |
 | garbled | an answer that is garbage | retry, wait 0.1 s, reconnect, retry, pause |
