@@ -258,8 +258,10 @@ def drawn(
     return lines
 
 
-def exchanges_of(model: Model, image: np.ndarray, layout: str, folder: Path) -> Counter[Any]:
-    """Count the exchanges of an undisturbed run, by role and name."""
+def undisturbed(
+    model: Model, image: np.ndarray, layout: str, folder: Path
+) -> tuple[Outcome, Counter[tuple[str, str]]]:
+    """Run one image without faults; give what came of it, and its exchanges by role and name."""
     found: Counter[tuple[str, str]] = Counter()
     fails = _Simulated._fails
 
@@ -275,7 +277,7 @@ def exchanges_of(model: Model, image: np.ndarray, layout: str, folder: Path) -> 
     if outcome.ending != "complete" or outcome.wrong:
         raise ValueError(f"an undisturbed run ended {outcome.ending}: {outcome.detail}")
     found["shots", ""] = outcome.shots
-    return found
+    return outcome, found
 
 
 def inject(faults: int, seed: int, tell: Any = print) -> list[tuple[str, bool, Outcome]]:
@@ -288,7 +290,7 @@ def inject(faults: int, seed: int, tell: Any = print) -> list[tuple[str, bool, O
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         exchanges = {
-            layout: exchanges_of(model, images[:1], layout, folder)
+            layout: undisturbed(model, images[:1], layout, folder)[1]
             for layout in dict.fromkeys(LAYOUTS)
         }
         while struck < faults:
@@ -318,24 +320,30 @@ def at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
     images = load_arrays(model.source / "data.safetensors")["images"]
     endings: Counter[str] = Counter()
     struck: Counter[str] = Counter()
-    share = []
+    share, shots, wrong = [], 0, 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(runs):
             layout = LAYOUTS[number % len(LAYOUTS)]
             image = images[number % len(images)][None]
-            clean = run(model, image, bench_text(layout, {}), folder)
-            kinds = [k for k in kinds_of(layout) if k not in ("tripped", "held", "dim")]
+            clean, exchanges = undisturbed(model, image, layout, folder)
+            places = [
+                (kind, *place)
+                for kind, where in kinds_of(layout).items()
+                for place in where
+                if kind not in ("tripped", "held", "dim")
+            ]
             lines: dict[str, list[str]] = {}
-            for kind in kinds:
-                for role, _ in kinds_of(layout)[kind]:
-                    part = rate / len(kinds) / len(kinds_of(layout)[kind])
-                    late = f", delay_s = {_LATE_S[number % len(_LATE_S)]}" if kind == "late" else ""
-                    text = f'{{ kind = "{kind}", rate = {part}, seed = {seed + number}{late} }}'
-                    lines.setdefault(role, []).append(text)
+            for kind, role, exchange in places:
+                part = rate * clean.shots / len(places) / exchanges[role, exchange]
+                late = f", delay_s = {_LATE_S[number % len(_LATE_S)]}" if kind == "late" else ""
+                text = f'{{ kind = "{kind}", rate = {part}, seed = {seed + number}{late} }}'
+                lines.setdefault(role, []).append(text)
             outcome = run(model, image, bench_text(layout, lines), folder)
             endings[outcome.ending] += 1
             struck.update(outcome.injected)
+            wrong += outcome.wrong
+            shots += outcome.shots
             if outcome.ending == "complete":
                 share.append(clean.bench_s / outcome.bench_s)
             else:
@@ -343,7 +351,9 @@ def at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
     return {
         "runs": runs,
         "endings": dict(endings),
+        "wrong numbers": wrong,
         "struck": dict(struck),
+        "faults a shot": sum(struck.values()) / shots,
         "rate of shots": float(np.mean(share)) if share else 0.0,
     }
 
