@@ -55,7 +55,7 @@ CAMERA = {
     "held": [("detector", "connect"), ("input", "connect")],  # by then it was lost before
 }
 LAYOUTS = ("imaged",) * 8 + ("line",)  # which takes ten times as many shots
-_LATE_S = (0.004, 0.02, 0.1)  # by which a frame is late: 2, 10 or 50 shots
+_LATE_S = (0.003, 0.01, 0.03, 0.1)  # by which a frame is late: 1 to 33 shots
 _SHOTS_A_FAULT = 60  # about, or a pair of them
 _ENDS = (
     "dim",
@@ -336,7 +336,7 @@ def at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
             lines: dict[str, list[str]] = {}
             for kind, role, exchange in places:
                 part = rate * clean.shots / len(places) / exchanges[role, exchange]
-                late = f", delay_s = {_LATE_S[number % len(_LATE_S)]}" if kind == "late" else ""
+                late = f", delay_s = {_LATE_S[number % 3]}" if kind == "late" else ""
                 text = f'{{ kind = "{kind}", rate = {part}, seed = {seed + number}{late} }}'
                 lines.setdefault(role, []).append(text)
             outcome = run(model, image, bench_text(layout, lines), folder)

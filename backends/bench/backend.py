@@ -227,7 +227,7 @@ class BenchBackend(Backend):
             self.optics,
             self.response,
             self.curves,
-            None if calibrated is None else calibrated.tracker(),
+            self._tracker(),
             self._guesses,
             _KNOWN_OFF if calibrated is None else _CALIBRATED_OFF,
         )
@@ -240,6 +240,12 @@ class BenchBackend(Backend):
             self.remedies,
         )
         self.shots.timeline, self.shots.lost_s = self._timeline, lost_s
+
+    def _tracker(self) -> ScaleTracker | None:
+        """Give what follows the light; None where nothing is known of it."""
+        if self._calibrated is not None:
+            return self._calibrated.tracker()
+        return None if self._guesses else known.known_tracker(self.bench)
 
     @property
     def _reference_every(self) -> int:

@@ -105,6 +105,7 @@ class Decoder:
         step = 0.0 if self._is_bucket else optics.gain_e_per_count
         self._read_variance = layout.read_pixels() * (optics.read_noise_e**2 + step**2 / 12)
         self._most_e = self.passed_e_most()
+        self._jump = 0.0  # of the light, that a shot was refused for
         self._darkness = None if self._is_bucket or is_guessed else _darkness(layout, response)
 
     def passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -137,15 +138,16 @@ class Decoder:
         Raises
         ------
         StaleFrame, WrongLight, WrongSum, Saturated, Drifted : when the shot cannot be trusted; then
-            nothing is concluded from it
+            nothing is concluded from it, but that the light may have jumped
         """
-        start = time.perf_counter()
+        start, self._jump = time.perf_counter(), 0.0
         before = None if self.tracker is None else self.tracker.state()
         try:
             found = self._found(taken)
         except BaseException:
             if self.tracker is not None and before is not None:
                 self.tracker.restore(before)
+                self.tracker.doubt(self._jump)
             raise
         return replace(found, seconds=time.perf_counter() - start)
 
@@ -231,13 +233,20 @@ class Decoder:
 
         Raises
         ------
-        WrongLight : when a reference is much brighter or dimmer than the shots before
+        WrongLight : when it is much brighter or dimmer than the shots before, once: the light may
+            have jumped
         Drifted : when the light has left the bench file's tolerance
         """
         tracker, planned = self.tracker, taken.planned
         if tracker is None:
             return 1.0
         if marks.scale is not None:
+            self._jump = tracker.jump(marks.scale, marks.scale_variance)
+            if self._jump:
+                raise WrongLight(
+                    f"the markers are {marks.scale / tracker.slow:.3f} times as bright as those of "
+                    "the shots before: check the source, and that nothing stands in the beam"
+                )
             now = tracker.update(marks.scale, marks.scale_variance)
         elif planned.is_reference:
             total = float(self._expected(taken).sum())

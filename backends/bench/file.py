@@ -317,7 +317,7 @@ timeout_s = "5 s"
 retries = 3                  # of one shot; every one is counted and reported
 
 [faults]                     # what is done about each kind, in order; all of it is reported
-stale = "retry, wait 0.1 s, reconnect, retry, pause"
+stale = "retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause"
 
 [instruments.input]          # shows the vector x; `lightloom devices` lists what is attached
 driver = "simulated-slm"

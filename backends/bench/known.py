@@ -14,6 +14,7 @@ import numpy as np
 from ...instruments import InputError
 from .bench import WINDOW_SAMPLES, Bench
 from .layouts import Layout, Optics, Response
+from .tracking import ScaleTracker
 
 _FITS = 0.98  # of a modulator's image on the sensor, where nobody aligned it
 _NOMINAL_FULL_WELL_E = 10_000.0
@@ -56,6 +57,18 @@ def known_response(bench: Bench, layout: Layout) -> Response:
     truth = bench.world.truth()
     light = truth["gains"] * (truth["electrons_per_pixel_j"] * file.power_w * file.exposure_s)
     return response_of(layout, light)
+
+
+def known_tracker(bench: Bench) -> ScaleTracker:
+    """Give the filter that follows a simulated source, whose noise and drift are known."""
+    assert bench.world is not None
+    options = bench.world.options
+    a_shot = 2 * math.pi / options.drift_shots  # the rms of 24 cosines' rates, over their own
+    return ScaleTracker(
+        shot_rms=options.source_rms,
+        walk_variance=(options.drift_rms * a_shot) ** 2,
+        variance=options.drift_rms**2,
+    )
 
 
 def response_of(layout: Layout, light: np.ndarray) -> Response:

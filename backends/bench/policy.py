@@ -1,16 +1,18 @@
 """What is done about faults of a bench: per kind, remedies in order, each counted and reported.
 
+LOST stands for: retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause.
+
 | kind | what happened | by default |
 |---|---|---|
-| stale | light of an earlier frame, or of two | retry, wait 0.1 s, reconnect, retry, pause |
-| dropped | a gap in the camera's frame numbers | retry, wait 0.1 s, reconnect, retry, pause |
-| incomplete | a part of a frame did not arrive | retry, wait 0.1 s, reconnect, retry, pause |
-| timeout | no answer, or no frame, in time | retry, wait 0.1 s, reconnect, retry, pause |
-| garbled | an answer that is garbage | retry, wait 0.1 s, reconnect, retry, pause |
+| stale | light of an earlier frame, or of two | LOST |
+| dropped | a gap in the camera's frame numbers | LOST |
+| incomplete | a part of a frame did not arrive | LOST |
+| timeout | no answer, or no frame, in time | LOST |
+| garbled | an answer that is garbage | LOST |
 | disconnected | a device is gone | reconnect 2, wait 5 s, reconnect, pause |
 | in-use | somebody else holds a device | wait 2 s, reconnect, wait 10 s, reconnect, pause |
-| wrong-light | much less or more light than there should be | retry, wait 0.1 s, retry, pause |
-| wrong-sum | a checksum of a tile does not fit | retry, wait 0.1 s, retry, pause |
+| wrong-light | much less or more light than there should be | retry, wait 20 ms, wait 0.2 s, pause |
+| wrong-sum | a checksum of a tile does not fit | retry, wait 20 ms, wait 0.2 s, pause |
 | drifted | the light left the bench file's tolerance | pause |
 | saturated | a detector is full | retry 1, pause |
 | interlock | the interlock is open, or emission has stopped | pause, always: latched |
@@ -74,8 +76,8 @@ KINDS: dict[type[BaseException], str] = {
 }
 SUSPENDED = "suspended"  # shots that are taken again because a monitor was out of bounds meanwhile
 
-_LOST = "retry, wait 0.1 s, reconnect, retry, pause"
-_UNLIKELY = "retry, wait 0.1 s, retry, pause"
+_LOST = "retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause"
+_UNLIKELY = "retry, wait 20 ms, wait 0.2 s, pause"
 DEFAULTS = {
     "stale": _LOST,
     "dropped": _LOST,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 _SURPRISED, _MEMORY = 3.0, 10.0  # surprise that chance exceeds seldom; measurements averaged
 _TREND = 3.0  # measurements over which the trend is averaged
 _START_VARIANCE = 0.01  # of the scale before the first measurement: it may have moved by 10 %
+_SIGMAS, _SLACK = 6.0, 0.02  # beyond which a measurement is no drift: chance and what is not known
 
 
 @dataclass
@@ -46,12 +47,32 @@ class ScaleTracker:
         """Go on from what `state` gave."""
         vars(self).update(state)
 
+    @property
+    def _haste(self) -> float:
+        """Give how much faster the light walks than it did."""
+        return self.surprise if self.surprise > _SURPRISED and self.walk_variance else 1.0
+
     def ahead(self, shots: int) -> float:
         """Give the drift that is to be expected so many shots after the last measurement.
 
         A trend is believed while the light walks faster than it should; else it is noise.
         """
         return self.slow + self.trend * shots * (self.surprise > _SURPRISED)
+
+    def jump(self, measured: float, variance: float, shots: int = 1) -> float:
+        """Give by how much a measurement is off, where neither drift nor chance explains it; else 0.
+
+        Parameters
+        ----------
+        measured, variance, shots : as of `update`
+        """
+        off, walked = measured - self.slow, self.walk_variance * shots * self._haste
+        sigma = (self.variance + walked + self.shot_rms**2 + variance) ** 0.5
+        return off if abs(off) > _SIGMAS * sigma + _SLACK else 0.0
+
+    def doubt(self, jump: float) -> None:
+        """Believe that the light may have jumped: then the next measurement tells."""
+        self.variance += jump**2
 
     def update(self, measured: float, variance: float, shots: int = 1) -> float:
         """Take a measurement in; give the estimate of the light in that very shot.
@@ -62,7 +83,7 @@ class ScaleTracker:
         variance : of the measurement alone
         shots : since the last one
         """
-        faster = self.surprise if self.surprise > _SURPRISED else 1.0
+        faster = self._haste
         self.variance += self.walk_variance * shots * faster
         off, fresh = measured - self.slow, self.shot_rms**2
         total = self.variance + fresh + variance
