@@ -19,6 +19,7 @@ LIGHT_WAYS = ("photons_full_scale", "photons_per_mac", "photons_entering_per_mac
 
 Bits = Annotated[int, Field(ge=1, le=32)]
 Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+Range = Annotated[float, Field(ge=1e-30, le=1e30)]  # smaller ones have steps beyond all numbers
 NonNegative = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**40, strict=True)]
@@ -45,7 +46,7 @@ class OpticsProfile(Table):
     input_bits: Bits | None = None
     weight_bits: Bits | None = None
     readout_bits: Bits | None = None
-    readout_range: Positive | Literal["per-matmul", "per-row", "ideal"] | None = None
+    readout_range: Range | Literal["per-matmul", "per-row", "ideal"] | None = None
     encoding: Literal["push-pull", "abs-split", "offset"] = "abs-split"
     weight_scale: Literal["row", "matrix"] = "row"
     detection: Literal["balanced", "per-reading"] = "balanced"

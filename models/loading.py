@@ -210,9 +210,9 @@ _GGUF_NAMES = {
 
 def _gguf_name(name: str) -> str:
     """Give the Hugging Face name of a GGUF tensor of a Llama."""
-    *layer, part, end = name.split(".")
-    before = f"layers.{layer[1]}." if len(layer) == 2 else ""
-    return f"{before}{_GGUF_NAMES.get(part, part)}.{end}"
+    *layer, part, end = ["", *name.split(".")]
+    before = f"layers.{layer[2]}." if len(layer) == 3 else ""
+    return f"{before}{_GGUF_NAMES.get(part, part)}.{end}".lstrip(".")
 
 
 def _unpermuted(weights: Weights, document: Mapping[str, Any]) -> Weights:

@@ -14,6 +14,7 @@ from .tracking import ScaleTracker
 
 WANTED = ("align", "additivity", "dark", "detector", "curves", "flat")  # no product without these
 _ROLES = ("input", "weight")
+_HUGE = 1e15  # no measurement gives more, in any unit of ours
 
 
 @dataclass(frozen=True)
@@ -30,48 +31,82 @@ class Calibrated:
     def optics(self, bench: Bench) -> Optics:
         """Give registration, curves and detector; what is not measured yet is nominal."""
         has = self.calibration.steps
-        array = self.calibration.array
         is_bucket = bench.file.layout == "block"
         sensor = (1, 1) if is_bucket else bench.camera.sensor_shape
+        levels = {role: 1 << _modulator(bench, role).bit_depth for role in _ROLES}
         tables = {
-            role: array("curves", role) if "curves" in has else _straight(bench, role)
-            for role in _ROLES
+            role: self._array("curves", role, (count,))
+            if "curves" in has
+            else np.linspace(0, 1, count, dtype=np.float32)
+            for role, count in levels.items()
         }
         for role, table in tables.items():
-            self._check_shape(f"curves of {role}", table, (1 << _modulator(bench, role).bit_depth,))
-        maps = ["input_map"] if is_bucket else ["input_map", "camera_map"]
-        for name in maps:
-            self._check_shape(name, array("align", name), (2, 3))
-        dark = array("dark", "dark_counts") if "dark" in has else np.zeros(sensor, np.float32)
-        if not is_bucket:
-            self._check_shape("dark_counts", dark, sensor)
-        bad = array("dark", "bad").astype(bool) if "dark" in has else None
-        figure = self.calibration.figure
+            if not table.max() > table.min():
+                raise InputError(
+                    f"the calibration {self.calibration.path} has the same light for all grey "
+                    f"levels of the {role} modulator: calibrate again"
+                )
+        dark, bad = np.zeros(sensor, np.float32), None
+        if "dark" in has:
+            dark = self._array("dark", "dark_counts", () if is_bucket else sensor)
+            bad = None if is_bucket else self._array("dark", "bad", sensor).astype(bool)
         gain, noise, dark_e = 1.0, 0.0, 0.0
         if "detector" in has:
-            gain = figure("detector", "gain_e_per_count")
-            noise = figure("detector", "read_noise_e")
-            dark_e = figure("dark", "rate_counts_per_s") * bench.file.exposure_s * gain
-        spot = figure("align", "spot_px") if bench.file.layout == "line" else 5.0
+            gain = self._figure("detector", "gain_e_per_count", 1e-12, 1e12)
+            noise = self._figure("detector", "read_noise_e", 0.0, _HUGE)
+            rate = self._figure("dark", "rate_counts_per_s", -_HUGE, _HUGE)
+            dark_e = rate * bench.file.exposure_s * gain
+        is_line = bench.file.layout == "line"
         return Optics(
             tables=tables,
-            input_map=array("align", "input_map"),
-            camera_map=np.eye(2, 3) if is_bucket else array("align", "camera_map"),
+            input_map=self._map("input_map"),
+            camera_map=np.eye(2, 3) if is_bucket else self._map("camera_map", is_line),
             sensor_shape=sensor,
             dark_counts=float(dark.sum()) if is_bucket else dark,
             gain_e_per_count=gain,
             read_noise_e=noise * (WINDOW_SAMPLES**0.5 if is_bucket else 1.0),
             dark_e=max(dark_e, 0.0),
-            bad=None if is_bucket else bad,
-            spot_px=spot,
+            bad=bad,
+            spot_px=self._figure("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
         )
 
-    def _check_shape(self, what: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-        if array.shape != shape:
+    def _array(self, step: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Give an array of a shape, with numbers that a measurement gives; () allows any shape."""
+        array = self.calibration.array(step, name)
+        if shape and array.shape != shape:
             raise InputError(
-                f"the calibration {self.calibration.path} has {what} of shape {array.shape}, this "
+                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, this "
                 f"bench wants {shape}: calibrate again"
             )
+        good = np.abs(array.astype(np.float64)) <= _HUGE
+        if not good.all():
+            wrong = np.asarray(array)[~good].flat[0]
+            raise InputError(
+                f"the calibration {self.calibration.path} has {wrong:g} in {name} of step {step}, "
+                "which no measurement gives: calibrate again"
+            )
+        return array
+
+    def _figure(self, step: str, name: str, least: float, most: float) -> float:
+        """Give a figure, which lies within what a measurement gives."""
+        value = self.calibration.figure(step, name)
+        if not least <= value <= most:
+            raise InputError(
+                f"the calibration {self.calibration.path} has {name} = {value:g} in step {step}, "
+                f"which no measurement gives (want {least:g} to {most:g}): calibrate again"
+            )
+        return value
+
+    def _map(self, name: str, is_flat: bool = False) -> np.ndarray:
+        """Give an affine map of places; a flat one is told apart in one direction only."""
+        array = self._array("align", name, (2, 3))
+        stretch = np.abs(array[0, 0]) if is_flat else abs(np.linalg.det(array[:, :2]))
+        if not 1e-4 <= stretch <= 1e4:
+            raise InputError(
+                f"the calibration {self.calibration.path} has a {name} that stretches places "
+                f"{stretch:g} times, which no alignment gives: align and calibrate again"
+            )
+        return array
 
     def response(self, layout: Layout) -> Response:
         """Give what the slots answer.
@@ -80,50 +115,62 @@ class Calibrated:
         ------
         InputError : when they were measured with another layout
         """
-        array = self.calibration.array
-        pairs = array("flat", "pairs_e")
+        array = self._array
+        pairs = array("flat", "pairs_e", ())
+        slots = (layout.slots,)
         if pairs.shape != (layout.slots, layout.length):
+            held = " of ".join(map(str, pairs.shape))
             raise InputError(
-                f"the calibration holds {pairs.shape[0]} slots of {pairs.shape[1]} elements, the "
-                f"bench file's encoding gives {layout.slots} of {layout.length}: calibrate again"
+                f"the calibration holds slots and elements {held}, the bench file's encoding gives "
+                f"{layout.slots} of {layout.length}: calibrate again"
             )
         markers = layout.name != "block"
         inverse = None
         if "crosstalk" in self.calibration.steps:
-            inverse = array("crosstalk", "inverse")
+            inverse = array("crosstalk", "inverse", ())
+            if inverse.size:
+                inverse = array("crosstalk", "inverse", slots * 2)
         return Response(
             pairs_e=pairs,
-            input_leak=array("flat", "input_leak"),
-            weight_leak=array("flat", "weight_leak"),
-            offset_e=array("flat", "offset_e"),
+            input_leak=array("flat", "input_leak", slots),
+            weight_leak=array("flat", "weight_leak", slots),
+            offset_e=array("flat", "offset_e", slots),
             inverse=inverse if inverse is not None and inverse.size else None,
-            marker_e=self._markers("marker_e") if markers else None,
-            marker_leak_e=self._markers("marker_leak_e") if markers else None,
-            marker_dark_e=self._markers("marker_dark_e") if markers else None,
+            marker_e=self._markers("marker_e", layout) if markers else None,
+            marker_leak_e=self._markers("marker_leak_e", layout) if markers else None,
+            marker_dark_e=self._markers("marker_dark_e", layout) if markers else None,
         )
 
-    def _markers(self, what: str) -> dict[str, np.ndarray]:
-        return {role: self.calibration.array("flat", f"{what}_{role}") for role in _ROLES}
+    def _markers(self, what: str, layout: Layout) -> dict[str, np.ndarray]:
+        found = {}
+        for role, count in layout.marker_cells.items():
+            found[role] = self._array("flat", f"{what}_{role}", (count,))
+            if what == "marker_e" and not found[role].min() > 0:
+                raise InputError(
+                    f"the calibration {self.calibration.path} has markers of {role} frames without "
+                    "light: calibrate again"
+                )
+        return found
 
     def tracker(self) -> ScaleTracker:
         """Give the filter that follows the light; without the step "drift" it assumes nothing."""
         if "drift" not in self.calibration.steps:
             return ScaleTracker(shot_rms=0.01, walk_variance=1e-6)
-        figure = self.calibration.figure
-        return ScaleTracker(figure("drift", "shot_rms"), figure("drift", "walk_variance"))
+        shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0)
+        return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0))
 
     @property
     def reference_every(self) -> int:
         """Give the shots between two reference shots."""
         if "drift" not in self.calibration.steps:
             return 100
-        return int(self.calibration.figure("drift", "reference_every"))
+        return int(self._figure("drift", "reference_every", 1, _HUGE))
 
     def settling_s(self, role: str) -> float:
         """Give how long a modulator takes to settle after its flip; 0 where nobody measured it."""
         if "settling" not in self.calibration.steps:
             return 0.0
-        return self.calibration.figure("settling", f"{role}_wait_s")
+        return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0)
 
 
 def read_calibrated(bench: Bench) -> Calibrated:
@@ -145,7 +192,3 @@ def read_calibrated(bench: Bench) -> Calibrated:
 
 def _modulator(bench: Bench, role: str) -> SpatialLightModulator:
     return bench.input if role == "input" else bench.weight
-
-
-def _straight(bench: Bench, role: str) -> np.ndarray:
-    return np.linspace(0, 1, 1 << _modulator(bench, role).bit_depth, dtype=np.float32)

@@ -324,6 +324,11 @@ class Layout(ABC):
         StaleFrame : when a bit is neither, as in a mixture of two frames
         """
 
+    @property
+    def marker_cells(self) -> dict[str, int]:
+        """Give the number of marker cells, by role: copies x 2 bits."""
+        return {}
+
     def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
         """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
         return {}
@@ -435,6 +440,11 @@ class _OnCamera(Layout):
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Sum counts over each slot's pixels, less offset and dark, in electrons."""
         return self._regions.electrons(taken)
+
+    @property
+    def marker_cells(self) -> dict[str, int]:
+        """Give the number of marker cells, by role."""
+        return {role: len(cells.pixels) for role, cells in self._cells.items()}
 
     def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
         """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""

@@ -11,7 +11,7 @@ LOST stands for: retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause.
 | garbled | an answer that is garbage | LOST |
 | disconnected | a device is gone | reconnect 2, wait 5 s, reconnect, pause |
 | in-use | somebody else holds a device | wait 2 s, reconnect, wait 10 s, reconnect, pause |
-| wrong-light | much less or more light than there should be | retry, wait 20 ms, wait 0.2 s, pause |
+| wrong-light | far too little or too much light | retry, wait 20 ms, wait 0.2 s, pause |
 | wrong-sum | a checksum of a tile does not fit | retry, wait 20 ms, wait 0.2 s, pause |
 | drifted | the light left the bench file's tolerance | pause |
 | saturated | a detector is full | retry 1, pause |

@@ -60,7 +60,7 @@ class ScaleTracker:
         return self.slow + self.trend * shots * (self.surprise > _SURPRISED)
 
     def jump(self, measured: float, variance: float, shots: int = 1) -> float:
-        """Give by how much a measurement is off, where neither drift nor chance explains it; else 0.
+        """Give by how much a measurement is off where no drift or chance explains it, else 0.
 
         Parameters
         ----------
