@@ -297,14 +297,17 @@ def wrong_numbers(backend: BenchBackend, layout: str, rows: int = 12) -> tuple[i
     return outcome.wrong, sum(backend.faults.values())
 
 
+@pytest.mark.parametrize("layout", ["imaged", "block"])
 @pytest.mark.parametrize(("role", "at"), [("input", 3), ("weight", 2)])
-def test_an_exposure_that_sees_two_frames_gives_no_number(make: Make, role: str, at: int) -> None:
+def test_an_exposure_that_sees_two_frames_gives_no_number(
+    make: Make, layout: str, role: str, at: int
+) -> None:
     # a frame that comes late, in the last tenth of an exposure, spoils numbers by a tenth
     repeated = 0
     for tenth in range(20):
         late = f'[{{ kind = "late", at = [{at}], delay_s = {0.002 + 2e-4 * tenth} }}]'
-        backend = make(**{f"instruments__{role}__faults": late})
-        wrong, again = wrong_numbers(backend, "imaged", rows=4)
+        backend = make(layout, **{f"instruments__{role}__faults": late})
+        wrong, again = wrong_numbers(backend, layout, rows=4)
         assert wrong == 0, tenth
         repeated += again
     assert repeated > 20
@@ -334,6 +337,13 @@ def test_a_modulator_that_lags_behind_gives_no_wrong_number(
     monkeypatch.setattr(world, "show", lagging)
     wrong, repeated = wrong_numbers(backend, layout)
     assert wrong == 0 and repeated > 3
+
+
+def test_a_hand_that_moves_through_a_photodiode_s_beam_is_seen(make: Make) -> None:
+    # one photodiode has no marker; what is too unsteady for noise is no number
+    backend = make("block", instruments__detector__faults='[{ kind = "garbage", at = [3, 9] }]')
+    assert wrong_numbers(backend, "block") == (0, 2)
+    assert backend.faults == {"wrong-light": 2}
 
 
 # --- who is to blame -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Statistical tests fix their seeds; each states its false-alarm rate for a fresh 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -540,7 +541,7 @@ def test_a_modulator_on_the_wrong_monitor_changes_no_light() -> None:
     table = world.path.truth()["tables"]["weight"]
     assert dark == pytest.approx(64 * 96 * table[0] * 2e9 * 1e-3 * 2e-3, rel=1e-5)
     world.weight.wait_until_settled(world.weight.blank())
-    assert world.total() == dark and world.path.modulators["weight"].shown == 0
+    assert world.total() == dark and world.path.flips("weight", math.inf) == 0
     world.input.wait_until_settled(world.input.blank())
     assert world.total() < dark / 100  # the other one works
 

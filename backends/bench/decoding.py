@@ -22,9 +22,10 @@ from .plan import Planned
 from .tracking import ScaleTracker
 
 _SIGMAS = 6.0  # exceeded by chance twice in a billion
-_MILLION = 4.75  # of a normal distribution: exceeded by chance once in a million
+_MILLION, _TEN_THOUSAND = 4.75, 3.72  # of a normal distribution: exceeded by chance once in these
 _OFF = 0.3  # share of its light by which a reference may be brighter or dimmer than before
 _BEYOND = 0.02  # share of the brightest light by which calibration may be off
+_UNSTEADY = 0.01  # share of its light by which a sample may differ from the others, beyond noise
 _DARK_OFF = 0.002  # share of a pixel's full light that may reach dark pixels
 
 
@@ -168,6 +169,8 @@ class Decoder:
             self._check_numbers(marks, taken)
             if self._darkness is not None:
                 dark = self._darkness.check(taken.data)
+        if self._is_bucket and not self.is_guessed:
+            self._check_steady(taken.data[0])
         raw = self.layout.electrons(taken.data)
         brightness = self._brightness(raw, marks, taken)
         electrons = raw / brightness
@@ -209,6 +212,27 @@ class Decoder:
                 f"{top:g}); lower power_w or exposure_s in {bench.path}"
             )
         return peak / top
+
+    def _check_steady(self, volts: np.ndarray) -> None:
+        """Refuse samples of one exposure that differ more than noise makes them: chi-square.
+
+        Exceeded by chance once in ten thousand shots, as checksums are.
+        """
+        optics, count = self.optics, len(volts)
+        electrons = volts * optics.gain_e_per_count
+        mean = float(electrons.mean())
+        low, high = self.bench.daq.input_range_v
+        step = (high - low) / ((1 << (self.bench.daq.bit_depth or 16)) - 1)
+        noise = (optics.read_noise_e**2 + optics.dark_e) / count
+        noise += max(mean, 0.0) + (step * optics.gain_e_per_count) ** 2 / 12
+        chi_square = float(((electrons - mean) ** 2).sum()) / (noise + (_UNSTEADY * mean) ** 2)
+        limit = chi_square_limit(count - 1, _TEN_THOUSAND)
+        if chi_square > limit:
+            raise WrongLight(
+                f"the light changed during the exposure (chi-square {chi_square:.0f} of {count} "
+                f"samples, at most {limit:.0f} by chance): check that nothing moves in the beam, "
+                "and that frames have settled by then"
+            )
 
     def _check_numbers(self, marks: Marks, taken: Taken) -> None:
         wrong = {
@@ -316,10 +340,10 @@ class Decoder:
             )
 
 
-def chi_square_limit(freedom: int) -> float:
+def chi_square_limit(freedom: int, sigmas: float = _MILLION) -> float:
     """Give what is exceeded by chance once in a million (Wilson's and Hilferty's approximation)."""
     part = 2 / (9 * freedom)
-    return float(freedom * (1 - part + _MILLION * part**0.5) ** 3)
+    return float(freedom * (1 - part + sigmas * part**0.5) ** 3)
 
 
 # --- darkness ------------------------------------------------------------------------------------

@@ -617,10 +617,10 @@ class Shots:
         if self._is_bucket:
             count = WINDOW_SAMPLES
             rate_hz, patience_s = count / file.exposure_s, self._patience_s
+            self._check_counters()
             data = bench.daq.read((0,), count, rate_hz, patience_s, shot).volts
             self._waited(start_s)
             self._note("detector", "exposure", start_s, None, planned)
-            self._check_counters()
             return Taken(shot, data, frames, planned)
         bench.camera.trigger(shot)
         if following is not None and bench.camera.tells_exposed:

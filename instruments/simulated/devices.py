@@ -162,6 +162,7 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
             flip = max(np.ceil(now / period - 1e-6) * period, self._flip_s + period)
         self._flip_s = flip
         assert self.world is not None
+        self.world.flips(self.role, now)
         if fault is None or fault.kind == "late":
             late = 0.0 if fault is None else fault.delay_s
             self.world.show(self.role, frame, flip + self.latency_s + late)
@@ -401,7 +402,7 @@ class SimulatedDaq(_Simulated, Daq):
             chance = self.world.generator(shot, f"channel {channel}")
             light = np.full((1, samples), mean if channel == 0 else 0.0, dtype=np.float32)
             if fault is not None:
-                light *= chance.random()
+                light *= chance.random(light.shape, dtype=np.float32)
             electrons = _counted(light, 0.0, self.options.read_noise_e, np.inf, chance)
             volts[row] = electrons[0] * self.options.volts_per_electron
         volts = np.rint(np.clip(volts, low, high) / step) * step
@@ -422,7 +423,7 @@ class SimulatedDaq(_Simulated, Daq):
         self._fails("count")
         assert self.world is not None
         role = ("input", "weight")[counter]
-        return self.world.modulators[role].shown - self._counted_from[counter]
+        return self.world.flips(role, self.clock.now_s()) - self._counted_from[counter]
 
     def _reset_count(self, counter: int) -> None:
         self._counted_from[counter] += self._count(counter)

@@ -134,14 +134,24 @@ class Modulator:
     table : light that each grey level passes, float32 [levels]
     time_constant_s : of its exponential approach to a new frame
     frames : the latest, with the time from which each is approached
+    flips : frames that were shown, but for those in `coming`
+    coming : when later frames flip
     """
 
     shape: tuple[int, int]
     table: np.ndarray
     time_constant_s: float
     frames: deque[_Frame] = field(default_factory=lambda: deque(maxlen=_FRAMES))
-    shown: int = 0
+    flips: int = 0
+    coming: deque[float] = field(default_factory=deque)
     spare: np.ndarray | None = None  # memory of a frame that nobody sees any more
+
+    def flips_until(self, now_s: float) -> int:
+        """Count the frames that have flipped, as pulses of its synchronisation output do."""
+        while self.coming and self.coming[0] <= now_s:
+            self.coming.popleft()
+            self.flips += 1
+        return self.flips
 
     def shares(self, start_s: float, exposure_s: float) -> list[tuple[_Frame, float]]:
         """Give the frames that are seen from a moment on, each with its share of the light.
@@ -258,7 +268,12 @@ class LightPath:
             if len(modulator.frames) == _FRAMES and modulator.frames[0].light is not None:
                 modulator.spare = modulator.frames[0].light
             modulator.frames.append(_Frame(next(self._numbers), levels.copy(), from_s))
-            modulator.shown += 1
+            modulator.coming.append(from_s)
+
+    def flips(self, role: str, now_s: float) -> int:
+        """Count the frames that a modulator has flipped to until now."""
+        with self._lock:
+            return self.modulators[role].flips_until(now_s)
 
     def on_camera(
         self,
