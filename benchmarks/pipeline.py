@@ -32,9 +32,15 @@ BENCHES = {
 _WIDTH, _BATCH, _TOKENS = 64, 4, 8  # of the layer
 
 
-def bench_text(name: str) -> str:
-    """Give the file of a bench without light, on the real clock."""
-    device, refresh_s, settle_s, readout_s, exposure_s = BENCHES[name]
+def bench_text(name: str, share: float = 1.0) -> str:
+    """Give the file of a bench without light, on the real clock.
+
+    Parameters
+    ----------
+    share : of the devices' times
+    """
+    device, *times_s = BENCHES[name]
+    refresh_s, settle_s, readout_s, exposure_s = (share * time_s for time_s in times_s)
     text = example_file("imaged", clock="real")
     text = text.replace(
         'device = "fast-1920"', f'device = "{device}"\n{_times(refresh_s, settle_s)}'
