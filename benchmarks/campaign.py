@@ -106,7 +106,7 @@ class Watch:
     def known(self, job: str) -> Kept | None:
         """Know nothing: every run is new."""
 
-    def last(self) -> Checkpoint | None:
+    def last(self, of: str = "") -> Checkpoint | None:
         """Know nothing."""
 
     def keep(self, segment: Segment) -> None:

@@ -223,7 +223,8 @@ def resume_(
         str | None, typer.Option("--model", help="Where the model lies now, if it was moved.")
     ] = None,
     bench: Annotated[
-        Path | None, typer.Option("--bench", help="Where the bench file lies now, if it was moved.")
+        list[Path] | None,
+        typer.Option("--bench", help="Where the bench file lies now, if it was moved; each one's."),
     ] = None,
     accept: Annotated[
         list[str] | None,

@@ -92,8 +92,8 @@ def _model(run: Summary) -> str:
 def _backend(run: Summary) -> str:
     about = run.about.get("backend", {})
     if about.get("kind") == "bench":
-        name = about["path"].replace("\\", "/").rpartition("/")[2]
-        return f"the bench {name}"
+        names = [path.replace("\\", "/").rpartition("/")[2] for path in about["paths"]]
+        return f"the bench{'' if len(names) == 1 else 'es'} {', '.join(names)}"
     return f"the {about.get('kind', 'unknown')} backend"
 
 
@@ -198,8 +198,8 @@ def _what(run: Summary) -> Iterator[str]:
     instruments = _instruments(run)
     if instruments:
         yield table(("instrument", "driver", "what it is", "as it was"), instruments)
-    if run.bench_file:
-        yield folded("The bench file, as it was", verbatim(run.bench_file[:_MOST_TEXT]))
+    for name, text in run.bench_files.items():
+        yield folded(f"The file of the {name}, as it was", verbatim(text[:_MOST_TEXT]))
 
 
 def _settings(run: Summary) -> Iterator[tuple[str, str]]:
@@ -215,7 +215,7 @@ def _settings(run: Summary) -> Iterator[tuple[str, str]]:
     elif run.report is not None and run.report["profile"]:
         yield "profile", f"{run.report['profile']}: {run.report['profile_title']}"
     if backend.get("kind") == "bench":
-        yield "bench file", backend["path"]
+        yield "bench file", ", ".join(backend["paths"])
         yield "calibration", _calibration(run)
     for name, (length, digest) in run.files.items():
         yield f"{name}, as kept", f"{length:,} bytes, digest {digest}"
@@ -252,8 +252,9 @@ def _versions(versions: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _calibration(run: Summary) -> str:
     if run.about["backend"].get("uncalibrated"):
         return "none: a guess"
-    if "calibration" in run.files:
-        return f"as kept, digest {run.files['calibration'][1]}"
+    kept = [digest for name, (_, digest) in run.files.items() if name.startswith("calibration")]
+    if kept:
+        return f"as kept, digest {', '.join(kept)}"
     return "the simulation's own truth"
 
 
@@ -261,12 +262,13 @@ def _seeds(run: Summary) -> Iterator[str]:
     backend, task = run.about.get("backend", {}), run.about.get("task", {})
     if "seed" in backend:
         yield f"{backend['seed']} of the noise"
-    try:
-        seed = tomllib.loads(run.bench_file).get("world", {}).get("seed")
-    except (tomllib.TOMLDecodeError, AttributeError):
-        seed = None
-    if seed is not None:
-        yield f"{seed} of the simulated world"
+    for name, text in run.bench_files.items():
+        try:
+            seed = tomllib.loads(text).get("world", {}).get("seed")
+        except (tomllib.TOMLDecodeError, AttributeError):
+            continue
+        if seed is not None:
+            yield f"{seed} of the simulated world of the {name}"
     if "seed" in task.get("sampling", {}):
         yield f"{task['sampling']['seed']} of sampling"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import metadata
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..backends import Backend, DigitalBackend, MockBackend, OpticsProfile, mock_path
-from ..backends.bench import BenchBackend, load_bench
+from ..backends.bench import BenchBackend, BenchGroup, open_benches
 from ..backends.bench.calibration import path_of
 from ..instruments import InputError, Paused
 from ..scheduler import Placement
@@ -136,28 +136,37 @@ def _backend(backend: Backend) -> dict[str, Any]:
             "profile": backend.profile.model_dump(mode="json"),
             "seed": backend.seed,
         }
-    if not isinstance(backend, BenchBackend):
+    benches = _benches(backend)
+    if not benches:
         raise InputError(
-            "a run on several benches, or on those of a cluster, cannot be recorded yet; record "
-            "one on a single --bench"
+            "a run on the benches of workers cannot be recorded yet; record one on benches of this "
+            "process: --bench without --workers or --scheduler"
         )
     files = _files(backend)
     return {
         "kind": "bench",
-        "path": str(Path(backend.bench.path).resolve()),
+        "paths": [str(Path(bench.bench.path).resolve()) for bench in benches.values()],
         "uncalibrated": not backend.is_calibrated,
         "digests": {name: _digest(content) for name, content in files.items()},
     }
 
 
+def _benches(backend: Backend) -> dict[str, BenchBackend]:
+    """Give the benches of a run by their names in its journal: none, "bench", or "bench 1" on."""
+    if isinstance(backend, BenchGroup):
+        return {f"bench {number}": bench for number, bench in enumerate(backend.benches, 1)}
+    return {"bench": backend} if isinstance(backend, BenchBackend) else {}
+
+
 def _files(backend: Backend) -> dict[str, bytes]:
-    """Give the files that a bench depends on: "bench", and "calibration" where it has one."""
-    if not isinstance(backend, BenchBackend):
-        return {}
-    bench = backend.bench
-    paths = {"bench": Path(bench.path)}
-    if backend.is_calibrated and bench.file.calibration != "known":
-        paths["calibration"] = path_of(bench.file.calibration, bench.path)
+    """Give the files that benches depend on: each one's, and its calibration where it has one."""
+    paths = {}
+    for name, one in _benches(backend).items():
+        bench = one.bench
+        paths[name] = Path(bench.path)
+        if one.is_calibrated and bench.file.calibration != "known":
+            beside = name.replace("bench", "calibration")
+            paths[beside] = path_of(bench.file.calibration, bench.path)
     try:
         return {name: path.read_bytes() for name, path in paths.items()}
     except OSError as error:
@@ -174,12 +183,16 @@ def _digest(content: bytes) -> str:
 @contextmanager
 def session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
     """Have a backend tell the journal of its shots, and note how the session ends."""
-    hardware = {}
-    if isinstance(backend, BenchBackend):
+    hardware: dict[str, Any] = {}
+    benches = _benches(backend)
+    if isinstance(backend, BenchBackend | BenchGroup):
         backend.recorder = journal
         backend.open()
-        hardware = backend.bench.describe()["instruments"]
-        journal.on_pause, journal.on_go = _light_switch(backend, tell)
+        for name, bench in benches.items():
+            before = "" if len(benches) == 1 else f"{name}, "
+            found = bench.bench.describe()["instruments"]
+            hardware |= {f"{before}{role}": told for role, told in found.items()}
+        journal.on_pause, journal.on_go = _light_switch(benches.values(), tell)
     journal.begin_session(
         {
             "versions": versions(),
@@ -203,7 +216,7 @@ def session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
         detail = f"{type(error).__name__}: {error}"
         raise
     finally:
-        if isinstance(backend, BenchBackend):
+        if isinstance(backend, BenchBackend | BenchGroup):
             backend.recorder = None
         try:
             journal.end_session(outcome, detail)
@@ -212,16 +225,18 @@ def session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
 
 
 def _light_switch(
-    backend: BenchBackend, tell: Tell
+    benches: Collection[BenchBackend], tell: Tell
 ) -> tuple[Callable[[str], None], Callable[[], None]]:
     """Give what a full disk does to the light: off with a word to the operator, and on again."""
 
     def off(why: str) -> None:
-        backend.bench.source.disable()
+        for bench in benches:
+            bench.bench.source.disable()
         tell(why, 0, 1)
 
     def on() -> None:
-        backend.bench.source.enable()
+        for bench in benches:
+            bench.bench.source.enable()
         tell("there is room on the disk again", 0, 1)
 
     return off, on
@@ -233,7 +248,7 @@ def _light_switch(
 def resume(
     path: str | Path,
     model: str | Path | None = None,
-    bench: str | Path | None = None,
+    bench: str | Path | Sequence[str | Path] | None = None,
     accept: Sequence[str] = (),
     progress: Tell | None = None,
 ) -> Run:
@@ -245,7 +260,7 @@ def resume(
     Parameters
     ----------
     path : journal that `run --record` wrote
-    model, bench : where they lie now, if they were moved
+    model, bench : where they lie now, if they were moved; all benches, in their order
     accept : what may have changed since (see `ACCEPTED`); the journal keeps that it did
     progress : called with (what, done, total)
 
@@ -277,11 +292,13 @@ def resume(
             )
     journal = Journal.reopen(path)
     try:
-        if isinstance(backend, BenchBackend):
+        benches = _benches(backend)
+        if isinstance(backend, BenchBackend | BenchGroup):
             backend.recorder = journal  # before it is opened: it goes on where it was
-            for counts, key in ((backend.faults, "kind"), (backend.remedies, "remedy")):
-                for fault in faults:
-                    counts[fault[key]] = counts.get(fault[key], 0) + 1
+        for fault in faults:
+            one = benches.get(fault["shot"].partition("/")[0]) or next(iter(benches.values()))
+            for counts, key in ((one.faults, "kind"), (one.remedies, "remedy")):
+                counts[fault[key]] = counts.get(fault[key], 0) + 1
         planned = _planned(about, loaded, backend)
         if changed:
             journal.tell(**{f"changed in session {journal.session + 1}": changed})
@@ -308,17 +325,24 @@ def _source(about: Mapping[str, Any], given: str | Path | None) -> str | Path:
     return source
 
 
-def _reopened(about: Mapping[str, Any], bench: str | Path | None) -> Backend:
-    if about["kind"] != "bench" and bench is not None:
+def _reopened(about: Mapping[str, Any], bench: str | Path | Sequence[str | Path] | None) -> Backend:
+    if about["kind"] != "bench" and bench:
         raise InputError(f"--bench {bench}: this run was on the {about['kind']} backend")
     if about["kind"] == "digital":
         return DigitalBackend()
     if about["kind"] == "mock":
         return MockBackend(OpticsProfile.model_validate(about["profile"]), about["seed"])
-    path = Path(about["path"] if bench is None else bench)
-    if not path.exists():
-        raise InputError(f"the bench file {path} is gone; say where it is with --bench")
-    return BenchBackend(load_bench(path), about["uncalibrated"])
+    given = [bench] if isinstance(bench, str | Path) else [*(bench or ())]
+    if given and len(given) != len(about["paths"]):
+        raise InputError(
+            f"this run was on {len(about['paths'])} benches, not {len(given)}; give --bench for "
+            "each, in their order"
+        )
+    paths = [Path(path) for path in given or about["paths"]]
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"the bench file {path} is gone; say where it is with --bench")
+    return open_benches(paths, about["uncalibrated"])
 
 
 def _changes(about: Mapping[str, Any], model: Model, backend: Backend) -> dict[str, str]:
@@ -329,7 +353,8 @@ def _changes(about: Mapping[str, Any], model: Model, backend: Backend) -> dict[s
     digests = about["backend"].get("digests", {})
     for name, content in _files(backend).items():
         if _digest(content) != digests.get(name):
-            changed[name] = f"the {name} file is not the one that began it"
+            what = name.partition(" ")[0]
+            changed[what] = f"the {name} file is not the one that began it"
     now, then = versions(), about["versions"]
     others = [f"{key} {then.get(key)} then, {now[key]} now" for key in now if now[key] != then[key]]
     if others:

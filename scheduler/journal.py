@@ -101,7 +101,7 @@ class Journal:
         self.on_go: Callable[[], None] = lambda: None
         self.bytes_kept = 0
         self._reader = _connect(path)
-        self._reading = Lock()
+        self._reading, self._numbering = Lock(), Lock()
         self._waiting: deque[tuple[str, tuple[Any, ...], int]] = deque()
         self._waiting_bytes = 0
         self._changed = Condition()
@@ -268,10 +268,8 @@ class Journal:
 
     def keep(self, segment: Segment) -> None:
         """Keep shots that are finished for good; waits while the disk is full, the light off."""
-        self._numbers["segment"] += 1
         layout, content = _packed([segment.electrons])
         row = (
-            self._numbers["segment"],
             segment.job,
             segment.first,
             segment.done,
@@ -286,10 +284,10 @@ class Journal:
         )
         if self._trouble:
             self.on_pause(self._trouble)
-            self._put("segment", row)
+            self._put_next("segment", row)
             self.on_go()
         else:
-            self._put("segment", row)
+            self._put_next("segment", row)
 
     def forget(self, job: str, number: int) -> None:
         """Forget segments of a job that hold shots behind the planned one of this number."""
@@ -297,8 +295,7 @@ class Journal:
 
     def note(self, fault: FaultNote) -> None:
         """Keep a fault and what was done about it."""
-        self._numbers["fault"] += 1
-        self._put("fault", (self._numbers["fault"], self.session, _text(asdict(fault))))
+        self._put_next("fault", (self.session, _text(asdict(fault))))
 
     # --- what it knows ---------------------------------------------------------------------------
 
@@ -351,10 +348,15 @@ class Journal:
             return None
         return Kept(done, np.concatenate(parts), stats, state)
 
-    def last(self) -> Checkpoint | None:
-        """Give the state of the bench after the latest shots that are kept."""
-        query = "SELECT * FROM segment ORDER BY number DESC LIMIT 1"
-        for *row, seal in self._rows(query):
+    def last(self, of: str = "") -> Checkpoint | None:
+        """Give the state of a bench after the latest shots that are kept.
+
+        Parameters
+        ----------
+        of : how the names of its jobs begin, where there are several benches
+        """
+        query = "SELECT * FROM segment WHERE substr(job, 1, ?) = ? ORDER BY number DESC LIMIT 1"
+        for *row, seal in self._rows(query, len(of), of):
             _check_seal(self.path, "segment", row, seal)
             return _checkpoint(row[8])
         return None
@@ -382,6 +384,12 @@ class Journal:
             began_s = json.loads(document)["began_s"]
             total += max([began_s, *(moment for moment in last if moment is not None)]) - began_s
         return total
+
+    def _put_next(self, table: str, row: tuple[Any, ...]) -> None:
+        """Number a row, and put it: in one go, since benches have threads of their own."""
+        with self._numbering:
+            self._numbers[table] += 1
+            self._put(table, (self._numbers[table], *row))
 
     # --- the thread that writes ------------------------------------------------------------------
 

@@ -161,7 +161,7 @@ class Summary:
     sessions : in their order
     inputs : by name, in words
     files : by name: bytes, and digest
-    bench_file : its text; "" without one
+    bench_files : their texts by name
     kinds : finished steps by kind and place
     products : those on light by their name, layers together
     shots : events of all segments, by the names of `Stats`
@@ -177,7 +177,7 @@ class Summary:
     progress: Progress
     inputs: dict[str, str] = field(default_factory=dict)
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
-    bench_file: str = ""
+    bench_files: dict[str, str] = field(default_factory=dict)
     kinds: dict[tuple[str, str], Share] = field(default_factory=dict)
     products: dict[str, Share] = field(default_factory=dict)
     shots: Counter[str] = field(default_factory=Counter)
@@ -217,8 +217,8 @@ def summarise(journal: JournalFile) -> Summary:
     for row in journal.rows("file"):
         digest = blake2b(row["content"], digest_size=8).hexdigest()
         summary.files[row["name"]] = len(row["content"]), digest
-        if row["name"] == "bench":
-            summary.bench_file = row["content"].decode(errors="replace")
+        if row["name"].startswith("bench"):
+            summary.bench_files[row["name"]] = row["content"].decode(errors="replace")
     _read_inputs(journal, summary)
     _read_steps(journal, summary)
     _read_segments(journal, summary)

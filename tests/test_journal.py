@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lightloom.backends import Backend, Stats
-from lightloom.backends.bench import example_file
+from lightloom.backends.bench import example_file, open_benches
 from lightloom.backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Segment
 from lightloom.instruments import InputError, InUse
 from lightloom.models import Cache, Model, load_model, plan
@@ -157,15 +157,14 @@ def test_no_finished_product_is_computed_again(
 # ------------------------------------------------------------------------------- on a bench
 
 
-def bench_run(folder: Path, name: str) -> tuple[Path, Path]:
-    bench = folder / "bench.toml"
-    if not bench.exists():
-        text = example_file("imaged", tiny=True) + "source_rms = 0.01\ndrift_rms = 0.02\n"
-        bench.write_text(text, encoding="utf-8")
-    from lightloom.backends.bench import BenchBackend, load_bench
-
-    path = folder / name
-    backend = BenchBackend(load_bench(bench))
+def bench_run(folder: Path, name: str, count: int = 1) -> tuple[Path, Path]:
+    benches = [folder / "bench.toml", *(folder / f"bench{number}.toml" for number in range(count))]
+    for seed, bench in enumerate(benches[:count]):
+        if not bench.exists():
+            text = example_file("imaged", tiny=True, seed=seed)
+            bench.write_text(text + "source_rms = 0.01\ndrift_rms = 0.02\n", encoding="utf-8")
+    path, bench = folder / name, benches[0]
+    backend = open_benches(benches[:count])
     try:
         shown, labels = images(1)
         plan(load_model("digits"), backend, 1).run(shown, labels, record=path, reference=False)
@@ -175,23 +174,25 @@ def bench_run(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def cut_bench(source: Path, target: Path, at_s: float) -> Path:
-    """Copy a journal as it was at a moment."""
+    """Copy a journal as it was at a moment; of two benches, one may be a segment behind."""
     shutil.copy(source, target)
     with sqlite3.connect(target) as database:
         database.execute("DELETE FROM result")
         database.execute("DELETE FROM ending")
-        for table in ("step", "segment"):
-            database.execute(f"DELETE FROM {table} WHERE at_s > ?", (at_s,))
+        database.execute("DELETE FROM step WHERE at_s > ?", (at_s,))
+        first = "(SELECT min(number) FROM segment WHERE at_s > ?)"
+        database.execute(f"DELETE FROM segment WHERE number >= {first}", (at_s,))
     database.close()
     return target
 
 
-def test_a_bench_goes_on_with_the_same_light(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_bench_goes_on_with_the_same_light(tmp_path: Path, count: int) -> None:
     """Noise is keyed by shot, and simulated drift stands still while nothing runs.
 
     One layout; `test_segments.py` has all of them, and every segment.
     """
-    source, _ = bench_run(tmp_path, "whole.db")
+    source, _ = bench_run(tmp_path, "whole.db", count)
     with JournalFile(source) as kept:
         moments = [row["at_s"] for row in kept.segments()]
     assert len(moments) > 20

@@ -5,6 +5,7 @@ A product is begun on all of its benches at once. Whatever happens to one, all a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from ..timing import ShotTiming
 from .backend import BenchBackend
 from .bench import load_bench
 from .file import BenchFile, make_instrument
+from .recorder import OfBench, Recorder
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class BenchGroup(Backend):
         clocks = [bench.clock for bench in benches]
         self.clock = _AllClocks(clocks) if any(c.is_virtual for c in clocks) else clocks[0]
         self._timeline: Timeline | None = None
+        self._recorder: Recorder | None = None
 
     # --- what is known of them -------------------------------------------------------------------
 
@@ -110,11 +113,18 @@ class BenchGroup(Backend):
     @property
     def faults(self) -> dict[str, int]:
         """Reason -> how often a shot was repeated for it, on any bench."""
-        total: dict[str, int] = {}
-        for bench in self.benches:
-            for reason, count in bench.faults.items():
-                total[reason] = total.get(reason, 0) + count
-        return total
+        return dict(sum((Counter(bench.faults) for bench in self.benches), Counter()))
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """What keeps what is finished, of all benches."""
+        return self._recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        self._recorder = recorder
+        for number, bench in enumerate(self.benches, 1):
+            bench.recorder = None if recorder is None else OfBench(recorder, f"bench {number}")
 
     @property
     def is_calibrated(self) -> bool:  # type: ignore[override]

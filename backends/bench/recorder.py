@@ -7,7 +7,7 @@ kept, and gives the same bits as one that was never interrupted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -111,13 +111,13 @@ class FaultNote:
 
 
 class Recorder(Protocol):
-    """A journal; called in the order of the shots, by the thread that takes them."""
+    """A journal; called in the order of a bench's shots, by the thread that takes them."""
 
     def known(self, job: str) -> Kept | None:
         """Give what is kept of a job; None for a new one."""
 
-    def last(self) -> Checkpoint | None:
-        """Give the latest state of all that was kept; None in a new run."""
+    def last(self, of: str = "") -> Checkpoint | None:
+        """Give the state after what was kept latest, of jobs whose names begin so; else None."""
 
     def keep(self, segment: Segment) -> None:
         """Keep a segment; it is on disk soon, or before this comes back where that takes long."""
@@ -130,3 +130,35 @@ class Recorder(Protocol):
 
     def note(self, fault: FaultNote) -> None:
         """Note a fault."""
+
+
+class OfBench:
+    """What one of several benches keeps in the journal of all: its name is before every other.
+
+    Parameters
+    ----------
+    name : of the bench, told apart from the others'
+    """
+
+    def __init__(self, journal: Recorder, name: str) -> None:
+        self._journal, self._name = journal, f"{name}/"
+
+    def known(self, job: str) -> Kept | None:
+        """Give what is kept of a job; None for a new one."""
+        return self._journal.known(self._name + job)
+
+    def last(self, of: str = "") -> Checkpoint | None:
+        """Give the state of this bench after what was kept of it latest."""
+        return self._journal.last(self._name + of)
+
+    def keep(self, segment: Segment) -> None:
+        """Keep a segment."""
+        self._journal.keep(replace(segment, job=self._name + segment.job))
+
+    def forget(self, job: str, number: int) -> None:
+        """Forget segments of a job behind a planned shot."""
+        self._journal.forget(self._name + job, number)
+
+    def note(self, fault: FaultNote) -> None:
+        """Note a fault."""
+        self._journal.note(replace(fault, shot=self._name + fault.shot))

@@ -62,9 +62,10 @@ class Memory:
         electrons = np.concatenate([part.electrons for part in parts])
         return Kept(parts[-1].done, electrons, stats, state)
 
-    def last(self) -> Checkpoint | None:
+    def last(self, of: str = "") -> Checkpoint | None:
         """Give the state of the latest segment."""
-        return self.segments[-1].state if self.segments else None
+        named = [segment for segment in self.segments if segment.job.startswith(of)]
+        return named[-1].state if named else None
 
     def forget(self, job: str, number: int) -> None:
         """Forget what turned out to be wrong."""

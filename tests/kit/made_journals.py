@@ -47,7 +47,7 @@ def made(path: Path, of: Path) -> Iterator[tuple[Journal, Clock]]:
             bench = b'schema = 1\nname = "<made up>"\n[world]\nseed = 7\n'
             journal.keep_file("bench", bench)
             journal.keep_file("calibration", bytes(range(256)))
-            backend = {"kind": "bench", "path": "/somewhere/made.toml", "uncalibrated": False}
+            backend = {"kind": "bench", "paths": ["/somewhere/made.toml"], "uncalibrated": False}
             journal.tell(backend=backend | {"digests": {}})
             for name, value in other.inputs().items():
                 journal.keep_input(name, value)
