@@ -47,12 +47,10 @@ class Shot:
     ----------
     address : who is multiplied, such as "layer.0.qkv/3/17/0"
     number : counts the shots of a run
-    part : of a shot that is read in several
     """
 
     address: str
     number: int
-    part: int = 0
 
 
 @dataclass(frozen=True)

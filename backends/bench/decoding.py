@@ -22,11 +22,10 @@ from .plan import Planned
 from .tracking import ScaleTracker
 
 _SIGMAS = 6.0  # exceeded by chance twice in a billion
-_MILLION = 4.75  # of a normal distribution: exceeded by chance once in a million
-_TEN_THOUSAND = 3.89  # likewise, either way
+_MILLION, _TEN_THOUSAND = 4.75, 3.72  # of a normal distribution: exceeded by chance once in these
 _OFF = 0.3  # share of its light by which a reference may be brighter or dimmer than before
 _BEYOND = 0.02  # share of the brightest light by which calibration may be off
-_UNSTEADY = 0.005  # share of the light by which halves of an exposure may differ, beyond noise
+_UNSTEADY = 0.01  # share of its light by which a sample may differ from the others, beyond noise
 _DARK_OFF = 0.002  # share of a pixel's full light that may reach dark pixels
 
 
@@ -171,7 +170,7 @@ class Decoder:
             if self._darkness is not None:
                 dark = self._darkness.check(taken.data)
         if self._is_bucket and not self.is_guessed:
-            self._check_halves(taken.data[0])
+            self._check_steady(taken.data[0])
         raw = self.layout.electrons(taken.data)
         brightness = self._brightness(raw, marks, taken)
         electrons = raw / brightness
@@ -214,24 +213,25 @@ class Decoder:
             )
         return peak / top
 
-    def _check_halves(self, volts: np.ndarray) -> None:
-        """Refuse an exposure whose halves, read one by one, differ more than noise makes them.
+    def _check_steady(self, volts: np.ndarray) -> None:
+        """Refuse samples of one exposure that differ more than noise makes them: chi-square.
 
-        Whatever spoils one of them and shifts the number by 7 sigma, or is in the beam for a part
-        of the exposure, is found 999 times in 1,000; by chance, one of 10,000 shots is refused.
+        Exceeded by chance once in ten thousand shots, as checksums are.
         """
-        optics = self.optics
-        first, second = (half.sum() * optics.gain_e_per_count for half in np.split(volts, 2))
-        light = max(float(first + second) - float(optics.dark_counts), 0.0)
+        optics, count = self.optics, len(volts)
+        electrons = volts * optics.gain_e_per_count
+        mean = float(electrons.mean())
         low, high = self.bench.daq.input_range_v
         step = (high - low) / ((1 << (self.bench.daq.bit_depth or 16)) - 1)
-        variance = light + optics.read_noise_e**2 + optics.dark_e
-        variance += len(volts) * (step * optics.gain_e_per_count) ** 2 / 12
-        sigmas = abs(float(first - second)) / (variance + (_UNSTEADY * light) ** 2) ** 0.5
-        if sigmas > _TEN_THOUSAND:
+        noise = (optics.read_noise_e**2 + optics.dark_e) / count
+        noise += max(mean, 0.0) + (step * optics.gain_e_per_count) ** 2 / 12
+        chi_square = float(((electrons - mean) ** 2).sum()) / (noise + (_UNSTEADY * mean) ** 2)
+        limit = chi_square_limit(count - 1, _TEN_THOUSAND)
+        if chi_square > limit:
             raise WrongLight(
-                f"the halves of an exposure differ by {sigmas:.1f} sigma: check that nothing moves "
-                "in the beam, and that frames have settled by then"
+                f"the light changed during the exposure (chi-square {chi_square:.0f} of {count} "
+                f"samples, at most {limit:.0f} by chance): check that nothing moves in the beam, "
+                "and that frames have settled by then"
             )
 
     def _check_numbers(self, marks: Marks, taken: Taken) -> None:
@@ -340,10 +340,10 @@ class Decoder:
             )
 
 
-def chi_square_limit(freedom: int) -> float:
+def chi_square_limit(freedom: int, sigmas: float = _MILLION) -> float:
     """Give what is exceeded by chance once in a million (Wilson's and Hilferty's approximation)."""
     part = 2 / (9 * freedom)
-    return float(freedom * (1 - part + _MILLION * part**0.5) ** 3)
+    return float(freedom * (1 - part + sigmas * part**0.5) ** 3)
 
 
 # --- darkness ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Event
 
 import numpy as np
@@ -615,13 +615,10 @@ class Shots:
         frames = {role: frame for role, (_, frame) in self._shown.items()}
         start_s = clock.now_s()
         if self._is_bucket:
+            count = WINDOW_SAMPLES
+            rate_hz, patience_s = count / file.exposure_s, self._patience_s
             self._check_counters()
-            count, rate_hz = WINDOW_SAMPLES // 2, WINDOW_SAMPLES / file.exposure_s
-            halves = [
-                bench.daq.read((0,), count, rate_hz, self._patience_s, replace(shot, part=part))
-                for part in range(2)
-            ]
-            data = np.concatenate([half.volts for half in halves], axis=1)
+            data = bench.daq.read((0,), count, rate_hz, patience_s, shot).volts
             self._waited(start_s)
             self._note("detector", "exposure", start_s, None, planned)
             return Taken(shot, data, frames, planned)

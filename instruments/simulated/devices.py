@@ -399,11 +399,10 @@ class SimulatedDaq(_Simulated, Daq):
         step = (high - low) / ((1 << self.bit_depth) - 1)
         volts = np.empty((len(channels), samples))
         for row, channel in enumerate(channels):
-            part = f" part {shot.part}" if shot.part else ""
-            chance = self.world.generator(shot, f"channel {channel}{part}")
+            chance = self.world.generator(shot, f"channel {channel}")
             light = np.full((1, samples), mean if channel == 0 else 0.0, dtype=np.float32)
             if fault is not None:
-                light *= chance.random()
+                light *= chance.random(light.shape, dtype=np.float32)
             electrons = _counted(light, 0.0, self.options.read_noise_e, np.inf, chance)
             volts[row] = electrons[0] * self.options.volts_per_electron
         volts = np.rint(np.clip(volts, low, high) / step) * step
