@@ -5,23 +5,27 @@ one that fails. The whole campaign is `python -m lightloom.benchmarks.fuzz`.
 """
 
 import json
+import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from lightloom.backends.bench import example_file, load_bench
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.backends.bench.calibration import Calibration
+from lightloom.backends.calibration import align, calibrate, store
 from lightloom.benchmarks.fuzz.__main__ import TARGETS
 from lightloom.benchmarks.fuzz.trying import Target, WrongNumberError, attempt_once, fuzz
 from lightloom.instruments import BadReply, InputError, create
 from lightloom.instruments.drivers.serial_daq import SerialDaq
 from lightloom.instruments.drivers.visa import numbers_in
-from lightloom.models import vit
+from lightloom.models import llama, vit
 from lightloom.models.tokenizer import read_tokenizer
 from lightloom.scheduler.constants import load_constants
 from scpi_devices import Meter, Multimeter, RedPitaya, serve
@@ -157,6 +161,70 @@ def test_a_model_of_a_thousand_million_classes_is_refused(count: object) -> None
     # Each had its name made, until the memory was full.
     with pytest.raises(ValueError, match="is no number of classes"):
         vit.read_config({"model_type": "vit", "num_labels": count})
+
+
+@pytest.mark.parametrize("key", ["head_dim", "num_key_value_heads"])
+def test_heads_without_width_or_number_are_refused(key: str) -> None:
+    # A scale of 0 ** -0.5, or a division by no heads.
+    document = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    document |= {"intermediate_size": 8, "max_position_embeddings": 8, "model_type": "llama"}
+    assert llama.read_config(document).width == 8
+    with pytest.raises(InputError, match=f"configuration: {key} = 0"):
+        llama.read_config({**document, key: 0})
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibration]:
+    path = tmp_path_factory.mktemp("calibrated") / "bench.toml"
+    path.write_text(example_file("imaged", tiny=True, as_found=True, seed=3), encoding="utf-8")
+    bench = load_bench(path)
+    aligned = align(bench)
+    with bench:
+        store(bench, aligned)
+    return path, calibrate(load_bench(path))
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "value", "complaint"),
+    [
+        ("detector", "gain_e_per_count", math.nan, "gain_e_per_count = nan in step detector"),
+        ("detector", "read_noise_e", -1.0, "read_noise_e = -1"),
+        ("drift", "reference_every", math.inf, "reference_every = inf"),
+        ("settling", "input_wait_s", -1.0, "input_wait_s = -1"),
+        ("align", "camera_map", 0.0, "a camera_map that stretches places 0 times"),
+        ("curves", "weight", 0.5, "the same light for all grey levels of the weight"),
+        ("dark", "bad", None, r"has bad of shape \("),
+        ("flat", "offset_e", None, r"has offset_e of shape \("),
+        ("flat", "pairs_e", math.nan, "has nan in pairs_e of step flat"),
+        ("flat", "marker_e_input", 0.0, "markers of input frames without light"),
+    ],
+)
+def test_what_no_calibration_measures_is_refused(
+    calibrated: tuple[Path, Calibration],
+    tmp_path: Path,
+    step: str,
+    name: str,
+    value: float | None,
+    complaint: str,
+) -> None:
+    # Each was a traceback, or numbers that are none.
+    source, found = calibrated
+    path = tmp_path / "bench.toml"
+    path.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    old = found.steps[step]
+    if name in old.arrays:
+        array = old.arrays[name]
+        array = array.ravel()[1:] if value is None else np.full_like(array, value)
+        new = replace(old, arrays={**old.arrays, name: array})
+    else:
+        assert value is not None
+        figures = [replace(f, value=value) if f.name == name else f for f in old.figures]
+        new = replace(old, figures=tuple(figures))
+    steps = [new if one is old else one for one in found.steps.values()]
+    Calibration(found.binding, found.created_at, steps).write(tmp_path / "bench.calibration.json")
+    backend = BenchBackend(load_bench(path))
+    with closing(backend), pytest.raises(InputError, match=complaint):
+        backend.open()
 
 
 # --- what is looked for anew ---------------------------------------------------------------------
