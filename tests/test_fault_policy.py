@@ -339,12 +339,29 @@ def test_a_modulator_that_lags_behind_gives_no_wrong_number(
     assert wrong == 0 and repeated > 3
 
 
-def test_a_hand_that_moves_through_a_photodiode_s_beam_is_seen(make: Make) -> None:
-    # one photodiode has no marker; what is too unsteady for noise is no number
-    fault = f'[{{ kind = "garbage", at = {list(range(5, 90, 8))} }}]'
-    backend = make("block", electrons_per_pixel_j="1e11", instruments__detector__faults=fault)
-    wrong, repeated = wrong_numbers(backend, "block")
-    assert wrong == 0 and repeated > 3 and set(backend.faults) == {"wrong-light"}
+def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(make: Make) -> None:
+    # it has no marker: what is unsteadier than noise is no number. 1e-4 of steady exposures are
+    # refused: 0.3 of 3,000, more than 5 of which chance gives once in 10 million
+    backend = make("block", electrons_per_pixel_j="1e11")
+    backend.open()
+    assert backend.shots is not None
+    decoder, chance = backend.shots.decoder, np.random.Generator(np.random.Philox(3))
+    electrons = 5e5 / 16
+    noise = np.sqrt(electrons + decoder.optics.read_noise_e**2 / 16)
+    steady = electrons + noise * chance.standard_normal((3000, 16))
+    moving = steady[:100] * np.where(np.arange(16) < 5, 1.0, 0.5)
+
+    def refused(samples: np.ndarray) -> int:
+        count = 0
+        for window in samples / decoder.optics.gain_e_per_count:
+            try:
+                decoder._check_steady(window)
+            except WrongLight:
+                count += 1
+        return count
+
+    assert refused(steady) <= 5
+    assert refused(moving) == len(moving)
 
 
 # --- who is to blame -----------------------------------------------------------------------------

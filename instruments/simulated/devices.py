@@ -402,7 +402,7 @@ class SimulatedDaq(_Simulated, Daq):
             chance = self.world.generator(shot, f"channel {channel}")
             light = np.full((1, samples), mean if channel == 0 else 0.0, dtype=np.float32)
             if fault is not None:
-                light *= chance.random(light.shape, dtype=np.float32)
+                light *= chance.random()
             electrons = _counted(light, 0.0, self.options.read_noise_e, np.inf, chance)
             volts[row] = electrons[0] * self.options.volts_per_electron
         volts = np.rint(np.clip(volts, low, high) / step) * step
