@@ -65,6 +65,7 @@ def record(
             "new_tokens": len(plan.passes) if plan.task == "generate" else 0,
             "reference": reference,
             "sampling": dict(sampling),
+            "labels": labels is not None,
         },
         "versions": versions(),
     }
@@ -281,6 +282,8 @@ def resume(
     missing = {"model", "backend", "task", "placement", "versions"} - set(about)
     if missing or "inputs" not in inputs:
         raise InputError(f"{path} ended before its run began; start it anew under another name")
+    if about["task"].get("labels") and "labels" not in inputs:
+        raise InputError(f"the journal {path} is damaged: its labels are missing")
     loaded = load_model(_source(about["model"], model))
     backend = _reopened(about["backend"], bench)
     changed = _changes(about, loaded, backend)

@@ -531,10 +531,15 @@ class JournalFile:
             for _ in self.rows(table):
                 pass
         is_whole = set(passes.values()) <= set(known)
-        for row in self.rows("step"):
-            is_whole &= row["pass"] in passes
+        finished = {(row["pass"], row["part"], row["step"]) for row in self.rows("step")}
+        for number, part, step in finished:
+            is_whole &= number in passes
             if is_whole:
-                is_whole &= 0 <= row["step"] < len(known[passes[row["pass"]]])
+                steps = known[passes[number]]
+                is_whole &= 0 <= step < len(steps)
+            if is_whole:  # a step has read the results of others, which were finished before
+                needs = "".join(steps[step][3:]).split()
+                is_whole &= finished.issuperset((number, part, int(need)) for need in needs)
         faults = [row["number"] for row in self.rows("fault", "number")]
         is_whole &= faults == list(range(1, len(faults) + 1))
         done: dict[str, int] = {}
@@ -602,7 +607,7 @@ class JournalFile:
         passes = {row["number"]: row["program"] for row in self.rows("pass")}
         for row in self.rows("step", "pass, step, part"):
             try:
-                name, kind, where = programs[passes[row["pass"]]][row["step"]]
+                name, kind, where = programs[passes[row["pass"]]][row["step"]][:3]
             except (KeyError, IndexError):
                 raise InputError(
                     f"the journal {self.path} is damaged: the program of a step is missing; take a "

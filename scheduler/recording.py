@@ -139,9 +139,18 @@ def _read_by(steps: Iterable[HostStep | OpticalMatmul]) -> set[str]:
 
 
 def described(program: Program, placed: frozenset[str]) -> tuple[str, list[list[str]]]:
-    """Give a digest of a program and its placement, and name, kind and place of each step."""
+    """Give a digest of a program and its placement; name, kind, place and needs of each step.
+
+    Needs are the steps, by number, whose results it reads.
+    """
+    made = {name: number for number, step in enumerate(program.steps) for name in step.outputs}
     steps = [
-        [step.name, step.kind, "optical" if step.name in placed else "host"]
+        [
+            step.name,
+            step.kind,
+            "optical" if step.name in placed else "host",
+            " ".join(str(made[name]) for name in step.inputs if name in made),
+        ]
         for step in program.steps
     ]
     return blake2b(repr((program.steps, steps)).encode(), digest_size=16).hexdigest(), steps
