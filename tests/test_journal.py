@@ -317,6 +317,21 @@ def test_a_missing_row_is_found(whole: Path, tmp_path: Path, table: str) -> None
         list(kept.steps())
 
 
+@pytest.mark.parametrize(
+    "missing", ["step WHERE rowid = 9", "step WHERE rowid < 4", "input WHERE name = 'labels'"]
+)
+def test_what_others_stand_on_is_missed(whole: Path, tmp_path: Path, missing: str) -> None:
+    # a run would go on without labels, or fall over a step that it cannot repeat
+    part = cut(whole, tmp_path / "part.db", 60)
+    with sqlite3.connect(part) as database:
+        database.execute(f"DELETE FROM {missing}")
+    database.close()
+    before = part.read_bytes()
+    with pytest.raises(InputError, match="damaged"):
+        resume(part)
+    assert part.read_bytes() == before
+
+
 def _changed(value: Any) -> Any:
     if isinstance(value, bytes):
         middle = len(value) // 2
