@@ -235,3 +235,15 @@ def test_chance_alone_seldom_refuses_a_bench(freedom: int) -> None:
     at_three = freedom * (1 - part + 3 * part**0.5) ** 3
     assert 25 < (squares > at_three).sum() < 83
     assert not (squares > chi_square_limit(freedom)).any()
+
+
+def test_a_jump_is_refused_once_and_then_followed() -> None:
+    # a shot that is dim for once must not pass, nor a laser that has jumped stop a run
+    tracker = ScaleTracker(shot_rms=1e-3, walk_variance=1e-10, variance=1e-8)
+    assert tracker.jump(1.005, 1e-5) == 0.0
+    jump = tracker.jump(0.95, 1e-5)
+    assert jump == pytest.approx(-0.05)
+    tracker.doubt(jump)
+    assert tracker.jump(0.95, 1e-5) == 0.0
+    assert tracker.update(0.95, 1e-5) == pytest.approx(0.95, abs=1e-3)
+    assert tracker.jump(0.95, 1e-5) == 0.0

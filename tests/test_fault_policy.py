@@ -298,7 +298,7 @@ def wrong_numbers(backend: BenchBackend, layout: str, rows: int = 12) -> tuple[i
 
 
 @pytest.mark.parametrize("layout", ["imaged", "block"])
-@pytest.mark.parametrize(("role", "at"), [("input", 3), ("weight", 2)])
+@pytest.mark.parametrize(("role", "at"), [("input", 3), ("weight", 2), ("weight", 1)])
 def test_an_exposure_that_sees_two_frames_gives_no_number(
     make: Make, layout: str, role: str, at: int
 ) -> None:
