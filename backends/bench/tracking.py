@@ -59,14 +59,14 @@ class ScaleTracker:
         """
         return self.slow + self.trend * shots * (self.surprise > _SURPRISED)
 
-    def jump(self, measured: float, variance: float, shots: int = 1) -> float:
-        """Give by how much a measurement is off where no drift or chance explains it, else 0.
+    def jump(self, measured: float, variance: float) -> float:
+        """Give by how much a measurement of the next shot is off, beyond drift and chance; else 0.
 
         Parameters
         ----------
-        measured, variance, shots : as of `update`
+        measured, variance : as of `update`
         """
-        off, walked = measured - self.slow, self.walk_variance * shots * self._haste
+        off, walked = measured - self.slow, self.walk_variance * self._haste
         sigma = (self.variance + walked + self.shot_rms**2 + variance) ** 0.5
         return off if abs(off) > _SIGMAS * sigma + _SLACK else 0.0
 
