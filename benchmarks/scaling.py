@@ -39,6 +39,7 @@ from ..models import Model, load_model
 from ..models.model import load_arrays
 from ..scheduler import Executor, Placement
 from ..scheduler.host_steps import token_loss
+from .pictures import use_log_axes
 
 ENCODINGS = ("abs-split", "push-pull", "offset")
 SHARE = 0.01  # of the loss: how much noise may add
@@ -534,7 +535,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         right.plot(widths, signal, "o", markersize=4, label=f"{law['exponent']:+.2f}", **style)
         right.plot(widths, law["factor"] * widths ** law["exponent"], **style)
     for axes in (left, right):
-        axes.set(xscale="log", yscale="log", xlabel="width")
+        use_log_axes(axes)
+        axes.set_xlabel("width")
         axes.set_xticks(sorted(set(widths)), [f"{width:.0f}" for width in sorted(set(widths))])
         axes.minorticks_off()
         axes.legend(fontsize="small")

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .benchmarks import comparison, throughput
+from .benchmarks.pictures import use_log_axes
 from .benchmarks.throughput import AXES, BARE, NUMPY
 from .instruments import InputError
 from .instruments.errors import import_extra
@@ -529,7 +530,11 @@ def _draw_scaling(axes: Any, document: Mapping[str, Any], axis: str) -> None:
         label = f"{name}, {phase}, {source}"
         axes.plot(values, [np.nan if r is None else r for r in rates], style, label=label)
     shown = axis.replace("_", " ")
-    axes.set(xscale="log", yscale="log", xlabel=shown + _axis_unit(axis))
-    axes.set(ylabel=f"{document['model']['unit']}s/s", title=f"Throughput over {shown}")
+    use_log_axes(axes)
+    axes.set(
+        xlabel=shown + _axis_unit(axis),
+        ylabel=f"{document['model']['unit']}s/s",
+        title=f"Throughput over {shown}",
+    )
     axes.grid(True, which="both", linewidth=0.4, alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from lightloom.backends import Address, MockBackend
 from lightloom.benchmarks import scaling, scaling_layers
+from lightloom.benchmarks.pictures import use_log_axes
 from lightloom.benchmarks.scaling import Text, find_budget, fit_law, profile_of, signal_cost
 from lightloom.instruments import InputError
 from lightloom.models import load_model
@@ -171,6 +172,18 @@ def test_a_kept_run_is_fitted_and_drawn_again(tmp_path: Path) -> None:
     assert law["per MAC"]["exponent"] == pytest.approx(-0.25)
     assert law["tolerance"]["exponent"] == pytest.approx(0.25)
     assert picture.read_text(encoding="utf-8").count("<svg") == 1
+
+
+def test_points_that_differ_by_rounding_alone_are_drawn() -> None:
+    """Fits of equal points differ by rounding, as the processor has it: no warning, no empty axis."""
+    figures = pytest.importorskip("matplotlib.figure")
+    for low, high in ((10.0, 10.0), (10.0, np.nextafter(10.0, 11.0)), (1.0, 100.0)):
+        axes = figures.Figure().subplots()
+        axes.plot([low, high], [low, high])
+        use_log_axes(axes)  # a warning fails the test
+        for first, last in (axes.get_xlim(), axes.get_ylim()):
+            assert 0 < first < low <= high < last
+    use_log_axes(figures.Figure().subplots())
 
 
 def recipe() -> ModuleType:
