@@ -175,7 +175,7 @@ def test_a_kept_run_is_fitted_and_drawn_again(tmp_path: Path) -> None:
 
 
 def test_points_that_differ_by_rounding_alone_are_drawn() -> None:
-    """Fits of equal points differ by rounding, as the processor has it: no warning, no empty axis."""
+    """Fits of equal points differ by rounding: no warning, and no axis without extent."""
     figures = pytest.importorskip("matplotlib.figure")
     for low, high in ((10.0, 10.0), (10.0, np.nextafter(10.0, 11.0)), (1.0, 100.0)):
         axes = figures.Figure().subplots()
