@@ -7,7 +7,7 @@ what they give is compared with it before anything is timed. Neither is needed b
 import importlib
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -19,7 +19,7 @@ from ..backends.integer_library import _field, _tensor
 from ..backends.threads import thread_count
 from ..models import Model
 from ..scheduler import HostStep, OpticalMatmul
-from ..scheduler.host_steps import REGISTRY, _rotations
+from ..scheduler.host_steps import POOLINGS, REGISTRY, rotations
 from ..scheduler.program import Step
 
 _FLOAT, _INTS = 1, 7  # types of an element and of an attribute in ONNX
@@ -253,6 +253,8 @@ def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
         "swish": f.silu,
         "relu": f.relu,
         "relu6": f.relu6,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
     } | dict.fromkeys(
         ("gelu_fast", "gelu_new", "gelu_pytorch_tanh"), lambda x: f.gelu(x, approximate="tanh")
     )
@@ -291,16 +293,16 @@ def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
     def attention_mask(x: Any, lengths: Any, past: int, **options: Any) -> Any:
         return torch.from_numpy(REGISTRY["attention_mask"].call(x, lengths, past, **options))
 
-    def rotary(x: Any, past: int, base: float, **scaling: Any) -> Any:
-        options = tuple(sorted(scaling.items()))
-        turns = _rotations(x.shape[-1], past, x.shape[2], base, options)
+    def rotary(x: Any, past: int, base: float, factors: Any = None, **scaling: Any) -> Any:
+        divided = None if factors is None else factors.numpy()
+        turns = rotations(x.shape[-1], past, x.shape[2], base, divided, **scaling)
         cosine, sine = (torch.from_numpy(part) for part in turns)
         low, high = x.chunk(2, dim=-1)
         return torch.cat((low * cosine - high * sine, high * cosine + low * sine), dim=-1)
 
-    def mean_pool(x: Any, lengths: Any) -> Any:
-        mean = torch.stack([row[:n].mean(dim=0) for row, n in zip(x, lengths, strict=True)])
-        return f.normalize(mean, dim=-1)
+    def pool(x: Any, lengths: Any, modes: Sequence[str]) -> Any:
+        counts = np.asarray(lengths)
+        return torch.cat([torch.from_numpy(POOLINGS[m](x.numpy(), counts)) for m in modes], dim=1)
 
     return {
         "embed": embed,
@@ -313,7 +315,8 @@ def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
         "add_residual": add_residual,
         "attention_mask": attention_mask,
         "rotary": rotary,
-        "mean_pool": mean_pool,
+        "pool": pool,
+        "unit_length": lambda x: f.normalize(x, dim=-1),
         "group_queries": lambda x, key_heads: x.reshape(len(x), key_heads, -1, x.shape[-1]),
         "append_state": lambda new, kept: kept.append(new),
         "transpose": lambda x: x.transpose(-1, -2),

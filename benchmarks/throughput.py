@@ -82,7 +82,7 @@ class Job:
         """The ending of the program that is run."""
         if self.new_tokens:
             return "last"
-        return "mean" if self.model.task == "encoder" else "logits"
+        return "sentence" if self.model.task == "encoder" else "logits"
 
     @property
     def unit(self) -> str:

@@ -15,9 +15,13 @@ from .blocks import (
     check_heads,
     is_non_negative,
 )
+from .config_keys import check_keys
+from .sentence import SentenceHead
 
 TASK = "encoder"
 PREFIX = "bert."
+BUFFERS = r"embeddings\.(position_ids|token_type_ids)|pooler\.dense\.(weight|bias)"
+OTHER_HEADS = r"(cls|classifier|qa_outputs|lm_head)\..*"
 
 
 class Config(FamilyConfig):
@@ -34,23 +38,27 @@ class Config(FamilyConfig):
     activation: Annotated[str, AfterValidator(check_activation)] = Field(
         default="gelu", alias="hidden_act"
     )
+    is_causal: bool = Field(default=False, alias="is_decoder")
+
+
+_COMPUTED_ONLY = {"position_embedding_type": "absolute", "directionality": "bidi"}
+_NO_MATTER = frozenset(
+    "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head "
+    "pooler_type tie_word_embeddings".split()
+)
 
 
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
-    if document.get("position_embedding_type", "absolute") != "absolute":
-        raise ValueError(
-            f"position_embedding_type {document['position_embedding_type']!r} is unknown; "
-            "known: absolute"
-        )
+    check_keys(document, Config, _COMPUTED_ONLY, _NO_MATTER)
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config
 
 
-def program(config: Config, ending: str) -> Program:
-    """Write the forward pass; `ending` is "hidden" (states), "mean" or "first" (embedding)."""
-    width, head = config.width, config.width // config.heads
+def program(config: Config, ending: str, head: SentenceHead | None = None) -> Program:
+    """Write the forward pass; `ending` is "hidden" (states) or "sentence" (through the head)."""
+    width, head_width = config.width, config.width // config.heads
     p = begin()
     x = p.host(
         "embedding",
@@ -70,7 +78,7 @@ def program(config: Config, ending: str) -> Program:
         },
     )
     x = LayerWriter(p, "embedding", None).norm("norm", x, "embeddings.LayerNorm", config.epsilon)
-    add_mask(p, "tokens", causal=False)
+    add_mask(p, "tokens", causal=config.is_causal)
     for i in range(config.layers):
         layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
         h = layer.clipped("attention.qkv", x)
@@ -81,11 +89,11 @@ def program(config: Config, ending: str) -> Program:
                     f"attention.{part}", "QKV", h, f"{at}.attention.self.{name}", width, True
                 ),
                 config.heads,
-                head,
+                head_width,
             )
             for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
         )
-        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=False)
+        mixed = layer.attend(q, k, v, config.heads, config.heads, head_width, cached=False)
         mixed = layer.clipped("attention.output", mixed)
         output = f"{at}.attention.output"
         h = layer.project(
@@ -111,6 +119,4 @@ def program(config: Config, ending: str) -> Program:
         x = layer.norm("mlp.norm", h, f"{at}.output.LayerNorm", config.epsilon)
     if ending == "hidden":
         return p.build(x)
-    step, inputs = ("mean_pool", (x, "lengths")) if ending == "mean" else ("first_row", (x,))
-    pooled = p.host("head.pool", "pooling", step, inputs, (shape(BATCH, width),))
-    return p.build(pooled)
+    return p.build((head or SentenceHead()).write(p, x))

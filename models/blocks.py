@@ -121,9 +121,23 @@ class LayerWriter:
         )
 
     def attend(
-        self, q: str, k: str, v: str, heads: int, key_heads: int, width: int, *, cached: bool
+        self,
+        q: str,
+        k: str,
+        v: str,
+        heads: int,
+        key_heads: int,
+        width: int,
+        *,
+        cached: bool,
+        scale: float | None = None,
     ) -> str:
-        """Give softmax(q k^T / sqrt(width)) v for heads [B, H, T, width]: [B, T, H width]."""
+        """Add softmax(scale q k^T) v for heads [B, H, T, width]: [B, T, H width].
+
+        Parameters
+        ----------
+        scale : None is 1 / sqrt(width)
+        """
         p, name, groups = self.program, f"{self.name}.attention", heads // key_heads
         if cached:
             k, v = (self._with_past(part, x) for part, x in (("keys", k), ("values", v)))
@@ -139,7 +153,7 @@ class LayerWriter:
             "softmax",
             "softmax",
             (scores, SCORES_MASK),
-            scale=width**-0.5,
+            scale=width**-0.5 if scale is None else scale,
             groups=groups,
         )
         turned = (shape(BATCH, key_heads, width, tokens),)

@@ -16,9 +16,12 @@ from .blocks import (
     check_heads,
     is_non_negative,
 )
+from .config_keys import check_keys
 
 TASK = "language"
 PREFIX = "transformer."
+BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, as older files store it
+OTHER_HEADS = r"(score|multiple_choice_head|classifier|qa_outputs|v_head)\..*"
 
 
 class Config(FamilyConfig):
@@ -35,10 +38,24 @@ class Config(FamilyConfig):
         default="gelu_new", alias="activation_function"
     )
     tied: bool = Field(default=True, alias="tie_word_embeddings")
+    is_scaled: bool = Field(default=True, alias="scale_attn_weights")
+    is_scaled_by_layer: bool = Field(default=False, alias="scale_attn_by_inverse_layer_idx")
+
+    def score_scale(self, layer: int) -> float:
+        """Return what q k^T is multiplied by in a layer."""
+        scale = (self.width // self.heads) ** -0.5 if self.is_scaled else 1.0
+        return scale / (layer + 1) if self.is_scaled_by_layer else scale
+
+
+_NO_MATTER = frozenset(
+    "n_ctx reorder_and_upcast_attn summary_activation summary_proj_to_labels summary_type "
+    "summary_use_proj".split()
+)
 
 
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
+    check_keys(document, Config, {}, no_matter=_NO_MATTER)
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config
@@ -78,7 +95,8 @@ def program(config: Config, ending: str) -> Program:
             layer.heads(part, qkv, config.heads, head, first=place * width)
             for place, part in enumerate(("q", "k", "v"))
         )
-        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=True)
+        scale = config.score_scale(i)
+        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=True, scale=scale)
         mixed = layer.clipped("attention.output", mixed)
         h = layer.project(
             "attention.output",

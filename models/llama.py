@@ -15,9 +15,12 @@ from .blocks import (
     check_activation,
     check_heads,
 )
+from .config_keys import check_keys
 
 TASK = "language"
 PREFIX = "model."
+BUFFERS = r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|layers\.\d+\.attn_rot_embd\.weight"
+OTHER_HEADS = r"(score|qa_outputs|classifier|v_head)\..*"
 
 
 class Config(FamilyConfig):
@@ -38,35 +41,50 @@ class Config(FamilyConfig):
     tied: bool = Field(default=False, alias="tie_word_embeddings")
     rotary_base: float = Field(default=1e4, gt=0, alias="rope_base")
     rotary_scaling: Mapping[str, Any] = Field(default_factory=dict)
-    query_bias: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
+    has_rotary_factors: bool = False
+    biases: frozenset[str] = frozenset()  # of the projections q, k, v, o, gate, up, down
     window: int = Field(default=0, ge=0, lt=2**31)
 
 
-def read_config(document: Mapping[str, Any]) -> Config:
-    """Check a config.json, in the spelling of transformers 4 or 5."""
-    rope = document.get("rope_parameters") or document.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "linear", "llama3"):
-        raise ValueError(f"rotary scaling of type {kind!r} is unknown; known: linear, llama3")
-    qwen = document.get("model_type") == "qwen2"
-    if qwen and document.get("use_sliding_window", False):
-        raise ValueError("use_sliding_window = true: a window on some layers only is not known")
-    bias = bool(document.get("attention_bias", False))
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    needed = {"linear": keys[:1], "llama3": keys, "default": ()}[kind]
-    for key in needed:
-        if not isinstance(rope.get(key), int | float) or rope[key] <= 0:
-            raise ValueError(f"rotary scaling {kind!r} wants {key} above 0, not {rope.get(key)!r}")
-    scaling = {"scaling": kind} | {key: rope[key] for key in keys if key in rope}
+_QWEN2_BIASES = frozenset("qkv")
+_KEY_HEADS = {"mistral": 8, "qwen2": 32}  # where config.json does not say; else as many as heads
+_MISTRAL_WINDOW = 4096  # likewise
+_READ = frozenset(
+    "attention_bias mlp_bias rope_parameters rope_scaling rope_theta sliding_window "
+    "use_sliding_window layer_types".split()
+)
+_ROPE_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def read_config(
+    document: Mapping[str, Any],
+    biases: frozenset[str] | None = None,
+    has_rotary_factors: bool = False,
+) -> Config:
+    """Check a config.json, in the spelling of transformers 4 or 5.
+
+    Parameters
+    ----------
+    biases, has_rotary_factors : as the weights have them, where config.json cannot say (GGUF)
+    """
+    check_keys(
+        document,
+        Config,
+        {"partial_rotary_factor": 1.0},
+        no_matter=frozenset({"max_window_layers"}),
+        read=_READ,
+    )
+    kind = document.get("model_type", "llama")
+    if "num_key_value_heads" not in document and kind in _KEY_HEADS:
+        document = {**document, "num_key_value_heads": _KEY_HEADS[kind]}
+    base, scaling = _rotary(document)
     config = Config(
         **document,
-        rope_base=rope.get("rope_theta", document.get("rope_theta", 1e4)),
-        rotary_scaling={} if kind == "default" else scaling,
-        query_bias=qwen or bias,
-        output_bias=bias and not qwen,
-        window=0 if qwen else document.get("sliding_window") or 0,
+        rope_base=base,
+        rotary_scaling=scaling,
+        has_rotary_factors=has_rotary_factors,
+        biases=_biases(document, kind) if biases is None else biases,
+        window=_window(document, kind),
     )
     if config.head_width is None:
         check_heads(config.width, config.heads)
@@ -74,6 +92,53 @@ def read_config(document: Mapping[str, Any]) -> Config:
     if config.heads % key_heads:
         raise ValueError(f"{config.heads} query heads do not divide onto {key_heads} key heads")
     return config
+
+
+def _rotary(document: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Return base and scaling of the rotary positions."""
+    rope = document.get("rope_parameters") or document.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    needed = {"linear": _ROPE_KEYS[:1], "llama3": _ROPE_KEYS, "default": ()}.get(kind)
+    if needed is None:
+        raise ValueError(f"rotary scaling of type {kind!r} is unknown; known: linear, llama3")
+    for key in needed:
+        if not isinstance(rope.get(key), int | float) or rope[key] <= 0:
+            raise ValueError(f"rotary scaling {kind!r} wants {key} above 0, not {rope.get(key)!r}")
+    only = {"partial_rotary_factor": 1.0, "attention_factor": 1.0}
+    for key, value in rope.items():
+        known = (*_ROPE_KEYS, "rope_type", "type", "rope_theta", "finetuned")
+        if key not in known and value not in (None, False, only.get(key)):
+            raise ValueError(f"rotary {key} = {value!r} is not computed by lightloom")
+    base = rope.get("rope_theta", document.get("rope_theta", 1e4))
+    scaling = {"scaling": kind} | {key: rope[key] for key in _ROPE_KEYS if key in rope}
+    return base, {} if kind == "default" else scaling
+
+
+def _biases(document: Mapping[str, Any], kind: str) -> frozenset[str]:
+    """Return the projections that have a bias, as the classes of transformers build them."""
+    if kind == "qwen2":
+        return _QWEN2_BIASES
+    found: set[str] = set()
+    for key, parts in (("attention_bias", "q k v o"), ("mlp_bias", "gate up down")):
+        if document.get(key):
+            if kind != "llama":
+                raise ValueError(f"{key} = true: a model of type {kind!r} has no such bias")
+            found |= set(parts.split())
+    return frozenset(found)
+
+
+def _window(document: Mapping[str, Any], kind: str) -> Any:
+    """Return how far back a token sees; 0 is without limit."""
+    layers = document.get("layer_types")
+    if document.get("use_sliding_window") or (layers and set(layers) != {"full_attention"}):
+        raise ValueError("a sliding window on some layers (use_sliding_window) is not computed")
+    if kind == "mistral":
+        return document.get("sliding_window", _MISTRAL_WINDOW) or 0
+    if document.get("sliding_window") and kind != "qwen2":
+        raise ValueError(
+            f"sliding_window = {document['sliding_window']!r}: a model of type {kind!r} has none"
+        )
+    return 0
 
 
 def head_weight(config: Config) -> str:
@@ -108,7 +173,7 @@ def program(config: Config, ending: str) -> Program:
                 h,
                 f"{at}.self_attn.{part}_proj",
                 count * head,
-                config.query_bias,
+                part in config.biases,
             )
             split[part] = layer.heads(part, y, count, head)
         q, k = (
@@ -118,6 +183,8 @@ def program(config: Config, ending: str) -> Program:
                 "rotary",
                 (split[part], "past"),
                 base=config.rotary_base,
+                weights={"factors": "rope_freqs.weight"} if config.has_rotary_factors else {},
+                stored={"factors": (head // 2,)},
                 **config.rotary_scaling,
             )
             for part in ("q", "k")
@@ -128,13 +195,18 @@ def program(config: Config, ending: str) -> Program:
         h = layer.project(
             "attention.output", "output projection", mixed, output, config.width, False
         )
-        x = layer.residual("attention", h, x, f"{output}.bias" if config.output_bias else None)
+        x = layer.residual("attention", h, x, f"{output}.bias" if "o" in config.biases else None)
 
         h = layer.norm("mlp.norm", x, f"{at}.post_attention_layernorm", config.epsilon, rms=True)
         h = layer.clipped("mlp.up", h)
         gate, up = (
             layer.project(
-                f"mlp.{part}", "MLP", h, f"{at}.mlp.{part}_proj", config.inner, config.mlp_bias
+                f"mlp.{part}",
+                "MLP",
+                h,
+                f"{at}.mlp.{part}_proj",
+                config.inner,
+                part in config.biases,
             )
             for part in ("gate", "up")
         )
@@ -148,6 +220,6 @@ def program(config: Config, ending: str) -> Program:
         h = layer.clipped("mlp.down", h)
         down = f"{at}.mlp.down_proj"
         h = layer.project("mlp.down", "MLP", h, down, config.width, False)
-        x = layer.residual("mlp", h, x, f"{down}.bias" if config.mlp_bias else None)
+        x = layer.residual("mlp", h, x, f"{down}.bias" if "down" in config.biases else None)
     x = LayerWriter(p, "head", None).norm("norm", x, "norm", config.epsilon, rms=True)
     return p.build(add_language_head(p, x, head_weight(config), config.vocabulary, ending))

@@ -1,19 +1,22 @@
 """`load_model`: from a name, a Hugging Face folder or a GGUF file to a `Model`."""
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from ..instruments import InputError
 from ..instruments.errors import import_extra
 from . import bert, gpt2, llama, vit
+from .gguf_file import open_gguf, split_set
+from .gguf_tokens import gguf_end_tokens, gguf_tokenizer
 from .model import Model
-from .tokenizer import Tokenizer, gguf_tokenizer, read_tokenizer
-from .weights import Stored, Weights, read_folder, read_gguf, read_json
+from .sentence import read_sentence_head
+from .tokenizer import read_tokenizer
+from .weights import Weights, read_folder, read_json
 
 SHIPPED = Path(__file__).parent / "shipped"
 FAMILIES: Mapping[str, ModuleType] = {
@@ -42,6 +45,14 @@ def load_model(name: str | Path = "digits") -> Model:
     InputError : naming the file and what is wrong with it
     MissingExtraError : when a package is needed that is not installed
     """
+    model = _open(name)
+    path = Path(name)
+    is_path = path.exists() and str(name) not in shipped_names()
+    model.reopen = partial(load_model, path.absolute() if is_path else str(name))
+    return model
+
+
+def _open(name: str | Path) -> Model:
     path = Path(name)
     if len(str(name)) > 1000 or not str(name).strip():
         raise InputError(f"no model {str(name)[:40]!r}: give a name, a folder or a file")
@@ -81,72 +92,143 @@ def _open_file(path: Path) -> Model:
 def _open_folder(folder: Path, name: str) -> Model:
     if not (folder / "config.json").is_file():
         ggufs = sorted(folder.glob("*.gguf"))
-        if len(ggufs) == 1:
-            return _open_gguf(ggufs[0])
+        chosen = ggufs[0] if len(ggufs) == 1 else split_set(ggufs)
+        if chosen is not None:
+            return _open_gguf(chosen)
         found = f"{len(ggufs)} GGUF files, name one" if ggufs else "no GGUF file"
         raise InputError(f"{folder} holds no config.json, and {found}")
     document = read_json(folder / "config.json")
-    if "activation_function" in document:  # as GPT-2 spells it; the others say hidden_act
-        document.setdefault("hidden_act", document["activation_function"])
-    kind = document.get("model_type")
-    family = _family(kind, folder / "config.json")
+    family = _family(document.get("model_type"), folder / "config.json")
+    weights = read_folder(folder)
+    model = partial(
+        Model, name, folder, family, ends=_end_tokens(document, folder / "generation_config.json")
+    )
+    if family.TASK == "encoder":
+        head, tensors = read_sentence_head(folder)
+        weights, model = weights.joined(tensors), partial(model, head=head)
     path = folder / "tokenizer.json"
     tokenizer = None
     if family.TASK != "vision" and path.is_file():
-
-        def tokenizer() -> Tokenizer:
-            return read_tokenizer(path)
-
-    return _assemble(name, folder, family, document, read_folder(folder), tokenizer)
+        tokenizer = partial(read_tokenizer, path)
+    return _assemble(model, read_config(family, document, folder), weights, tokenizer)
 
 
 def _open_gguf(path: Path) -> Model:
-    weights, metadata = read_gguf(path)
-    kind = metadata.get("general.architecture")
-    if kind not in ("llama", "qwen2"):
-        raise InputError(
-            f"{path} is of architecture {kind!r}; lightloom reads llama and qwen2 from GGUF, "
-            f"and {', '.join(FAMILIES)} from Hugging Face folders"
-        )
-    try:
-        document = _gguf_config(metadata, kind, weights)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise InputError(f"{path} lacks usable metadata: {error}") from None
-    renamed = weights.renamed(_gguf_name)
-    if kind == "llama":
-        renamed = _unpermuted(renamed, document)
+    found = open_gguf(path)
     beside = path.parent / "tokenizer.json"
+    tokenizer: Callable[[], Any] = partial(gguf_tokenizer, found.metadata, path)
+    if beside.is_file():
+        tokenizer = partial(read_tokenizer, beside)
+    config = read_config(
+        llama,
+        found.document,
+        path,
+        biases=found.biases,
+        has_rotary_factors=found.has_rotary_factors,
+    )
+    model = partial(Model, path.stem, path, llama, ends=gguf_end_tokens(found.metadata))
+    return _assemble(model, config, found.weights, tokenizer)
 
-    def tokenizer() -> Tokenizer:
-        return read_tokenizer(beside) if beside.is_file() else gguf_tokenizer(metadata, path)
 
-    return _assemble(path.stem, path, llama, document, renamed, tokenizer)
+def read_config(
+    family: ModuleType, document: Mapping[str, Any], source: Path | str, **known: Any
+) -> Any:
+    """Read a config.json as its family's page does.
+
+    Raises
+    ------
+    InputError : naming the source, and the key and value that cannot be used
+    """
+    try:
+        return family.read_config(document, **known)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _assemble(
-    name: str,
-    source: Path,
-    family: ModuleType,
-    document: Mapping[str, Any],
+    make: Callable[..., Model],
+    config: Any,
     weights: Weights,
-    tokenizer: Any,
+    tokenizer: Callable[[], Any] | None,
 ) -> Model:
-    try:
-        config = family.read_config(document)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{source}: {error}") from None
-    prefix = family.PREFIX
-    if any(tensor.startswith(prefix) for tensor in weights):
-        weights = weights.renamed(lambda tensor: tensor.removeprefix(prefix))
+    """Make a model whose weights and configuration belong together, without reading weights."""
+    model = make(config=config, weights=weights, read_tokenizer=tokenizer)
+    family = model.family
+    if any(tensor.startswith(family.PREFIX) for tensor in weights):
+        weights = weights.renamed(lambda tensor: tensor.removeprefix(family.PREFIX))
+    weights = weights.renamed(_newer_name)
     numbers = [int(found[1]) for name in weights if (found := _LAYER.search(name))]
     layers = max(numbers, default=-1) + 1
     if config.layers != layers:  # said before a program of as many layers is written
         raise InputError(
-            f"{source}: the configuration has {config.layers} layers, the weights have {layers}"
+            f"{model.source}: the configuration has {config.layers} layers, the weights have "
+            f"{layers}"
         )
-    ending = "hidden" if family.TASK == "encoder" else "logits"
-    weights.check_shapes(family.program(config, ending).weight_shapes)
-    return Model(name, source, family, config, document, weights, tokenizer)
+    wanted = model.whole_program.weight_shapes
+    _check_head(model, wanted, weights)
+    weights.check_shapes(wanted)
+    model.weights = _used(model, wanted, weights)
+    return model
+
+
+def _newer_name(name: str) -> str:
+    """Return the name that newer files have for a norm's weights."""
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if name.endswith(f"LayerNorm{old}"):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _check_head(model: Model, wanted: Mapping[str, Any], weights: Weights) -> None:
+    """Refuse a body without the head that its family's page ends with."""
+    for name, what in (("lm_head.weight", "language model"), ("classifier.weight", "classifier")):
+        if name in wanted and name not in weights:
+            others = sorted(tensor for tensor in weights if re.match(r"(score|qa_)", tensor))
+            raise InputError(
+                f"{model.source} holds no {name}: it is the body of a {what} without its head"
+                + (f" (but {', '.join(others)})" if others else "")
+                + "; take a file that was saved with it"
+                + (", or set tie_word_embeddings to true" if "lm_head" in name else "")
+            )
+
+
+def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
+    """Return the weights without those that are known to be of no use; refuse all others."""
+    family, left = model.family, set(weights) - set(wanted)
+    buffers = {name for name in left if re.fullmatch(family.BUFFERS, name)}
+    heads = {name for name in left - buffers if re.fullmatch(family.OTHER_HEADS, name)}
+    if "lm_head.weight" in left and "lm_head.weight" not in heads:  # of tied embeddings
+        if not weights.are_equal("lm_head.weight", family.head_weight(model.config)):
+            raise InputError(
+                f"{model.source}: tie_word_embeddings is true, but the stored lm_head.weight is "
+                "not the embedding; set the key to false to use it, or remove the tensor"
+            )
+        buffers.add("lm_head.weight")
+    unused = sorted(weights.stored[name].name or name for name in left - buffers - heads)
+    if unused:
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        raise InputError(
+            f"{model.source}: the model that lightloom computes does not use the tensor"
+            f"{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:3]))}{more}: its "
+            "results would be wrong; check config.json (model_type, bias keys), or remove what "
+            "does not belong to the model"
+        )
+    if heads:
+        warnings.warn(
+            f"{model.source}: {', '.join(sorted(heads))} belong to a head for another task and "
+            "are not used",
+            stacklevel=5,
+        )
+    return weights.without(buffers | heads)
+
+
+def _end_tokens(document: Mapping[str, Any], beside: Path) -> frozenset[int]:
+    """Return what ends a text: of generation_config.json if it says so, else of config.json."""
+    settings = read_json(beside) if beside.is_file() else {}
+    ends = settings.get("eos_token_id")
+    ends = document.get("eos_token_id") if ends is None else ends
+    several = ends if isinstance(ends, list) else [ends]
+    return frozenset(end for end in several if isinstance(end, int) and not isinstance(end, bool))
 
 
 def _family(kind: Any, path: Path) -> ModuleType:
@@ -156,85 +238,6 @@ def _family(kind: Any, path: Path) -> ModuleType:
             f"it knows {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
-
-
-def _gguf_config(metadata: Mapping[str, Any], kind: str, weights: Weights) -> dict[str, Any]:
-    """Give a GGUF file's metadata in the words of a config.json."""
-
-    def value(key: str) -> Any:
-        return metadata[f"{kind}.{key}"]
-
-    heads = value("attention.head_count")
-    key_heads = metadata.get(f"{kind}.attention.head_count_kv", heads)
-    for key, count in (("head_count", heads), ("head_count_kv", key_heads)):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{kind}.attention.{key} = {count!r}")
-    scaling = metadata.get(f"{kind}.rope.scaling.type", "none")
-    document = {
-        "model_type": kind,
-        "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
-        "hidden_size": value("embedding_length"),
-        "num_hidden_layers": value("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": key_heads,
-        "head_dim": metadata.get(
-            f"{kind}.attention.key_length", value("embedding_length") // heads
-        ),
-        "intermediate_size": value("feed_forward_length"),
-        "max_position_embeddings": value("context_length"),
-        "rms_norm_eps": value("attention.layer_norm_rms_epsilon"),
-        "rope_theta": metadata.get(f"{kind}.rope.freq_base", 1e4),
-        "tie_word_embeddings": "output.weight" not in weights,
-        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
-    }
-    if scaling not in ("none", None) or "rope_freqs.weight" in weights:
-        document["rope_scaling"] = {"rope_type": f"GGUF {scaling}"}  # refused by the family's page
-    return document
-
-
-_GGUF_NAMES = {
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-
-
-def _gguf_name(name: str) -> str:
-    """Give the Hugging Face name of a GGUF tensor of a Llama."""
-    *layer, part, end = ["", *name.split(".")]
-    before = f"layers.{layer[2]}." if len(layer) == 3 else ""
-    return f"{before}{_GGUF_NAMES.get(part, part)}.{end}".lstrip(".")
-
-
-def _unpermuted(weights: Weights, document: Mapping[str, Any]) -> Weights:
-    """Put the rows of q and k back in order: GGUF keeps the two of each rotated pair together."""
-    heads = {
-        "q_proj.weight": document["num_attention_heads"],
-        "k_proj.weight": document["num_key_value_heads"],
-    }
-
-    def reordered(entry: Stored, count: int) -> Stored:
-        def read() -> np.ndarray:
-            pairs = entry.read().reshape(count, entry.shape[0] // count // 2, 2, -1)
-            return pairs.swapaxes(1, 2).reshape(entry.shape)
-
-        return Stored(entry.shape, read)
-
-    ends = {name: ".".join(name.split(".")[-2:]) for name in weights}
-    stored = {
-        name: reordered(entry, heads[ends[name]]) if ends[name] in heads else entry
-        for name, entry in weights.stored.items()
-    }
-    return Weights(weights.source, stored)
 
 
 def _is_hub_name(name: str) -> bool:

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,8 +15,10 @@ from ..backends.base import check_finite
 from ..instruments import InputError
 from ..scheduler import DEFAULT_POLICY, Executor, Placement, Program, State
 from .blocks import loss_program
+from .pixels import normalised
+from .sentence import SentenceHead
 from .tokenizer import Tokenizer
-from .weights import Weights, read_json, read_safetensors
+from .weights import Weights, read_safetensors
 
 CALIBRATION_TEXT = Path(__file__).parent / "shipped" / "calibration.txt"
 CALIBRATION_BATCH, CALIBRATION_TOKENS = 8, 128
@@ -36,6 +39,8 @@ class Cache:
 class Model:
     """A Transformer: its program, its weights and its tokenizer; made by `load_model`.
 
+    A copy, by `copy.deepcopy` or through `pickle` to another process, is the model opened again.
+
     Every call takes `backend` (None is digital, a name, or a backend) and `placement`, the policy
     that says which products go to light ("paper", "projections", "all-optical", "host", "fastest",
     "least-energy", or the path of a file of rules), or what a plan decided. The two that ask for
@@ -48,29 +53,38 @@ class Model:
         source: Path,
         family: ModuleType,
         config: Any,
-        document: Mapping[str, Any],
         weights: Weights,
-        read_tokenizer: Callable[[], Tokenizer] | None,
+        read_tokenizer: Callable[[], Tokenizer] | None = None,
+        head: SentenceHead | None = None,
+        ends: frozenset[int] = frozenset(),
     ) -> None:
         self.name = name
         self.source = source
+        self.family = family
         self.config = config
-        self.document = document
         self.weights = weights
-        self._family = family
+        self.reopen: Callable[[], Model] | None = None
+        self._head = head or SentenceHead()
+        self._ends = ends
         self._read_tokenizer = read_tokenizer
         self._tokenizer: Tokenizer | None = None
         self._programs: dict[str, Program] = {}
         self._executors: dict[tuple[Any, str | Placement], tuple[Backend, Executor]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by opening again; what is prepared for a backend stays behind."""
+        if self.reopen is None:
+            raise InputError(f"the model {self.name!r} cannot be copied: it comes from no file")
+        return self.reopen, ()
+
     def __repr__(self) -> str:
-        family = self._family.__name__.rsplit(".", 1)[-1]
+        family = self.family.__name__.rsplit(".", 1)[-1]
         return f"Model({self.name!r}, {family}, {self.parameters / 1e6:.1f}M parameters)"
 
     @property
     def task(self) -> str:
         """What the model does: "language", "encoder" or "vision"."""
-        return str(self._family.TASK)
+        return str(self.family.TASK)
 
     @property
     def parameters(self) -> int:
@@ -92,8 +106,9 @@ class Model:
             tokenizer = self._read_tokenizer()
             if tokenizer.size > self.config.vocabulary:
                 raise InputError(
-                    f"the tokenizer {tokenizer.source} gives tokens up to {tokenizer.size - 1}, "
-                    f"but the embedding of {self.name!r} has {self.config.vocabulary} rows"
+                    f"the vocabulary of the tokenizer {tokenizer.source} goes up to "
+                    f"{tokenizer.size - 1}, but the embedding of {self.name!r} has "
+                    f"{self.config.vocabulary} rows"
                 )
             self._tokenizer = tokenizer
         return self._tokenizer
@@ -101,17 +116,19 @@ class Model:
     def program(self, ending: str) -> Program:
         """Give the program of one forward pass, up to the given ending (see the family's page)."""
         if ending not in self._programs:
-            write = self._family.program
+            write = self.family.program
             if ending == "loss":
-                weight = self._family.head_weight(self.config)
+                weight = self.family.head_weight(self.config)
                 write = lambda config, _: loss_program(config.width, weight, config.vocabulary)  # noqa: E731
+            elif self.task == "encoder":
+                write = partial(write, head=self._head)
             self._programs[ending] = write(self.config, ending)
         return self._programs[ending]
 
     @property
     def whole_program(self) -> Program:
         """The program with every product that the model has."""
-        return self.program("hidden" if self.task == "encoder" else "logits")
+        return self.program("sentence" if self.task == "encoder" else "logits")
 
     def executor(
         self, backend: Backend | str | None = None, placement: str | Placement = DEFAULT_POLICY
@@ -189,9 +206,11 @@ class Model:
             for row, ids in enumerate(part):
                 tokens[row, : len(ids)] = ids
             sequences = np.arange(first, first + len(part))
-            parts.append(self.run_pass(executor, self._pooling, tokens, lengths, None, sequences))
+            parts.append(self.run_pass(executor, "sentence", tokens, lengths, None, sequences))
         if not parts:
-            return np.empty((0, self.config.width), dtype=np.float32)
+            program = self.program("sentence")
+            width = program.shapes[program.outputs[0]][-1]({})
+            return np.empty((0, width), dtype=np.float32)
         vectors = np.concatenate(parts)
         norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return np.asarray(vectors / norms, dtype=np.float32)
@@ -442,24 +461,7 @@ class Model:
             raise InputError(f"images hold {images.dtype}, not numbers")
         if images.dtype.kind == "f":
             return images.astype(np.float32, copy=False)
-        path = self.source / "preprocessor_config.json"
-        settings = read_json(path) if path.is_file() else {}
-        try:
-            mean, std = (
-                np.broadcast_to(
-                    np.asarray(settings.get(key, [0.5]), dtype=np.float32), self.config.channels
-                )[:, None, None]
-                for key in ("image_mean", "image_std")
-            )
-            factor = np.float32(settings.get("rescale_factor", 1 / 255))
-        except (ValueError, TypeError):
-            raise InputError(
-                f"{path}: image_mean and image_std are {self.config.channels} numbers each, "
-                "rescale_factor is one"
-            ) from None
-        if not (np.isfinite([*mean.flat, *std.flat, factor]).all() and (std > 0).all()):
-            raise InputError(f"{path}: image_mean, image_std and rescale_factor must be finite")
-        return np.asarray((images.astype(np.float32) * factor - mean) / std, dtype=np.float32)
+        return normalised(images, self.source / "preprocessor_config.json")
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> np.ndarray:
         """Give the checked tokens of a prompt: [1, sequence]."""
@@ -470,15 +472,11 @@ class Model:
         return self._checked_tokens([ids], 0)
 
     def _sentence(self, text: str) -> list[int]:
-        path = self.source / "sentence_bert_config.json"
-        limit = self.config.context
-        if path.is_file():
-            asked = read_json(path).get("max_seq_length") or limit
-            if not isinstance(asked, int) or asked < 1:
-                raise InputError(f"{path}: max_seq_length = {asked!r} is no number of tokens")
-            limit = min(limit, asked)
         if not text.strip():
             raise InputError("a sentence is empty")
+        text = self._head.prompt + text
+        text = text.lower() if self._head.is_lower_case else text
+        limit = min(self.config.context, self._head.limit or self.config.context)
         ids = self.tokenizer.encode(text)
         if len(ids) > limit:
             warnings.warn(
@@ -489,20 +487,8 @@ class Model:
             ids = self.tokenizer.encode(text, limit)
         return ids
 
-    @property
-    def _pooling(self) -> str:
-        path = self.source / "1_Pooling" / "config.json"
-        modes = read_json(path) if path.is_file() else {}
-        chosen = [key for key, value in modes.items() if key.startswith("pooling_mode") and value]
-        known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-        if len(chosen) > 1 or any(key not in known for key in chosen):
-            raise InputError(f"{path}: {', '.join(chosen)}; lightloom pools one of {list(known)}")
-        return known[chosen[0]] if chosen else "mean"
-
     def _end_tokens(self) -> frozenset[int]:
-        ends = self.document.get("eos_token_id")
-        several = ends if isinstance(ends, list) else [ends]
-        return frozenset(end for end in several if isinstance(end, int))
+        return self._ends
 
     def _want(self, task: str, what: str) -> None:
         if self.task != task:

@@ -55,7 +55,7 @@ _ENDINGS = {
     "classify": "logits",
     "logits": "logits",
     "generate": "last",
-    "embed": "mean",
+    "embed": "sentence",
 }
 
 

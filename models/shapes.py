@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ..instruments import InputError
-from . import gpt2, llama
-from .loading import FAMILIES, load_model
+from .loading import FAMILIES, load_model, read_config
 from .model import Model
 from .weights import Stored, Weights, read_json
 
@@ -27,7 +25,7 @@ HEAD_WIDTH = 64  # of a model that is given by its width
 class Published:
     """A published shape: the words of its config.json, and where they come from."""
 
-    family: ModuleType
+    family: str
     document: Mapping[str, Any]
     source: str
 
@@ -45,15 +43,15 @@ def _gpt(
 
 
 PUBLISHED: Mapping[str, Published] = {
-    "gpt2": Published(gpt2, _gpt(768, 12, 12, 1024), "OpenAI, GPT-2 small (2019)"),
-    "gpt3-175b": Published(gpt2, _gpt(12288, 96, 96, 2048), "arXiv:2005.14165, table 2.1 (2020)"),
+    "gpt2": Published("gpt2", _gpt(768, 12, 12, 1024), "OpenAI, GPT-2 small (2019)"),
+    "gpt3-175b": Published("gpt2", _gpt(12288, 96, 96, 2048), "arXiv:2005.14165, table 2.1 (2020)"),
     "mt-nlg-530b": Published(
-        gpt2,
+        "gpt2",
         _gpt(20480, 105, 128, 2048),
         "arXiv:2201.11990: 105 layers of 20,480, 128 heads (2022)",
     ),
     "llama-7b": Published(
-        llama,
+        "llama",
         {
             "vocab_size": 32000,
             "hidden_size": 4096,
@@ -91,7 +89,7 @@ def sized_model(
     if heads is None:
         heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
     document = _gpt(width, depth, heads, context, vocabulary)
-    return _shape_only(name or f"width {width:,}, depth {depth:,}", gpt2, document, Path())
+    return _shape_only(name or f"width {width:,}, depth {depth:,}", "gpt2", document, Path())
 
 
 def model_or_shape(name: str) -> Model:
@@ -109,7 +107,7 @@ def model_or_shape(name: str) -> Model:
         document = read_json(folder / "config.json")
         kind = document.get("model_type")
         if isinstance(kind, str) and kind in FAMILIES:
-            return _shape_only(folder.resolve().name, FAMILIES[kind], document, folder)
+            return _shape_only(folder.resolve().name, kind, document, folder)
     try:
         return load_model(name)
     except InputError as error:
@@ -123,13 +121,12 @@ def with_random_weights(model: Model, seed: int = 0) -> Model:
 
     Each is drawn when it is first read, and depends on the seed and its own name.
     """
-    ending = "hidden" if model.task == "encoder" else "logits"
-    shapes = model.program(ending).weight_shapes
+    shapes = model.whole_program.weight_shapes
     stored = {n: Stored(s, partial(_random_weight, n, s, seed)) for n, s in shapes.items()}
     weights = Weights(model.source, stored)
-    return Model(
-        model.name, model.source, model._family, model.config, model.document, weights, None
-    )
+    result = Model(model.name, model.source, model.family, model.config, weights)
+    result.reopen = partial(with_random_weights, model, seed)
+    return result
 
 
 def _random_weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -141,9 +138,8 @@ def _random_weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return array
 
 
-def _shape_only(name: str, family: ModuleType, document: Mapping[str, Any], source: Path) -> Model:
-    try:
-        config = family.read_config(document)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{name}: {error}") from None
-    return Model(name, source, family, config, document, Weights(source, {}), None)
+def _shape_only(name: str, kind: str, document: Mapping[str, Any], source: Path) -> Model:
+    family = FAMILIES[kind]
+    model = Model(name, source, family, read_config(family, document, name), Weights(source, {}))
+    model.reopen = partial(_shape_only, name, kind, document, source)
+    return model

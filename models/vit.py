@@ -15,9 +15,12 @@ from .blocks import (
     check_heads,
     is_non_negative,
 )
+from .config_keys import check_keys
 
 TASK = "vision"
 PREFIX = "vit."
+BUFFERS = r"pooler\.dense\.(weight|bias)|embeddings\.mask_token"
+OTHER_HEADS = r"decoder\..*"
 _MOST_CLASSES = 1 << 20
 
 
@@ -44,8 +47,12 @@ class Config(FamilyConfig):
         return (self.image // self.patch) ** 2 + 1
 
 
+_NO_MATTER = frozenset("encoder_stride pooler_act pooler_output_size tie_word_embeddings".split())
+
+
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
+    check_keys(document, Config, {}, _NO_MATTER)
     count = document.get("num_labels", 2)  # what the key means when there are no names
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
         raise ValueError(f"num_labels = {count!r} is no number of classes")

@@ -1,16 +1,13 @@
-"""Weights on disk, memory-mapped and lazy: safetensors (with or without shards) and GGUF.
+"""Weights on disk, memory-mapped and lazy: safetensors, with or without shards.
 
 A tensor that is stored in float32 is handed out as a view of the file; any other is converted when
 it is first asked for and kept, so that there is never a second float32 copy. Pickles are refused:
-opening one runs code.
+opening one runs code. GGUF files are read in `gguf_file`.
 """
 
-import contextlib
-import ctypes
 import json
-import mmap
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,18 +16,18 @@ from typing import Any
 import numpy as np
 
 from ..instruments import InputError
-from ..instruments.errors import import_extra
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_PART = 1 << 20  # values converted at a time, so that converting needs no large temporary
+PART = 1 << 20  # values converted at a time, so that converting needs no large temporary
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor on disk: its shape, and what reads it in float32."""
+    """A tensor on disk: its shape, what reads it in float32, and its name in the file."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    name: str = ""
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -78,8 +75,38 @@ class Weights(Mapping[str, np.ndarray]):
         return len(self.stored)
 
     def renamed(self, rename: Callable[[str], str]) -> "Weights":
-        """Give the same tensors under other names."""
-        return Weights(self.source, {rename(name): entry for name, entry in self.stored.items()})
+        """Return the same tensors under other names.
+
+        Raises
+        ------
+        InputError : when two tensors get the same name
+        """
+        stored: dict[str, Stored] = {}
+        for name, entry in self.stored.items():
+            if (new := rename(name)) in stored:
+                raise InputError(
+                    f"{self.source}: tensor {new!r} is there twice, under names of two conventions;"
+                    " which of them counts is not known: remove one"
+                )
+            stored[new] = entry
+        return Weights(self.source, stored)
+
+    def without(self, names: Collection[str]) -> "Weights":
+        """Return all tensors but those."""
+        kept = {name: entry for name, entry in self.stored.items() if name not in names}
+        return Weights(self.source, kept)
+
+    def joined(self, others: Mapping[str, Stored]) -> "Weights":
+        """Return these tensors and others."""
+        return Weights(self.source, {**self.stored, **others})
+
+    def are_equal(self, one: str, other: str) -> bool:
+        """Return whether two tensors hold the same numbers."""
+        first, second = (self.stored[name].read().reshape(-1) for name in (one, other))
+        return first.shape == second.shape and all(
+            np.array_equal(first[at : at + PART], second[at : at + PART])
+            for at in range(0, first.size, PART)
+        )
 
     def check_shapes(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
         """Check that tensors of these shapes are there, without reading them.
@@ -115,10 +142,10 @@ def read_safetensors(path: Path) -> Weights:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError, struct.error) as error:
-        raise InputError(f"{path} is no complete safetensors file: {error}") from None
+        raise InputError(f"{path} is not a complete safetensors file: {error}") from None
     data = np.memmap(path, dtype=np.uint8, mode="r", offset=0)[8 + length :]
     stored = {
-        name: Stored(tuple(entry["shape"]), _safetensor_reader(path, name, entry, data))
+        name: Stored(tuple(entry["shape"]), _safetensor_reader(path, name, entry, data), name)
         for name, entry in header.items()
         if name != "__metadata__"
     }
@@ -150,40 +177,15 @@ def read_folder(folder: Path) -> Weights:
     stored: dict[str, Stored] = {}
     for name, file in weight_map.items():
         path = folder / Path(str(file)).name
-        if not path.is_file():
+        if path.name not in shards and not path.is_file():
             raise InputError(f"{index} names the shard {file!r}, which is not in {folder}")
-        shard = shards.setdefault(path.name, read_safetensors(path))
+        if path.name not in shards:
+            shards[path.name] = read_safetensors(path)
+        shard = shards[path.name]
         if name not in shard:
             raise InputError(f"{index} says that {name!r} is in {file!r}, but it is not there")
         stored[name] = shard.stored[name]
     return Weights(folder, stored)
-
-
-def read_gguf(path: Path) -> tuple[Weights, dict[str, Any]]:
-    """Open a GGUF file: tensors under their GGUF names, and its metadata.
-
-    Raises
-    ------
-    InputError : for a truncated or corrupt file
-    MissingExtraError : without the package gguf
-    """
-    gguf = import_extra("gguf", "models", "reading GGUF files")
-    try:
-        reader = gguf.GGUFReader(str(path))
-        metadata = {key: field.contents() for key, field in reader.fields.items() if field.types}
-        release = _releaser(reader.data)
-        stored = {
-            tensor.name: _gguf_reader(path, gguf, tensor, release) for tensor in reader.tensors
-        }
-    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(f"{path} is no complete GGUF file: {error}") from None
-    except Exception as error:  # the reader meets corrupt files with many kinds of exception
-        raise InputError(f"{path} is no readable GGUF file: {type(error).__name__}") from None
-    if not stored:
-        raise InputError(f"{path} holds no tensors")
-    del reader  # it holds an array for every word of the vocabulary
-    _return_free_memory()
-    return Weights(path, stored), metadata
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -191,17 +193,29 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises
     ------
-    InputError : when the file is missing or is no JSON object
+    InputError : when the file is missing or is not a JSON object
     """
+    document = _parsed(path)
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return document
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """Read a JSON list; raises as `read_json`."""
+    document = _parsed(path)
+    if not isinstance(document, list):
+        raise InputError(f"{path} is not a JSON list")
+    return document
+
+
+def _parsed(path: Path) -> Any:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise InputError(f"{path} is no JSON object")
-    return document
 
 
 def _safetensor_reader(
@@ -230,45 +244,6 @@ def _safetensor_reader(
 def _by_parts(stored: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     result = np.empty(stored.shape, dtype=np.float32)
     flat_in, flat_out = stored.reshape(-1), result.reshape(-1)
-    for first in range(0, flat_in.size, _PART):
-        flat_out[first : first + _PART] = convert(flat_in[first : first + _PART])
+    for first in range(0, flat_in.size, PART):
+        flat_out[first : first + PART] = convert(flat_in[first : first + PART])
     return result
-
-
-def _return_free_memory() -> None:
-    """Hand freed memory back to the system, where the C library has a call for it (glibc)."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _releaser(mapped: np.ndarray) -> Callable[[], None]:
-    """Give a function that lets the system drop a mapped file's pages, where it can."""
-    pages: Any = mapped.base
-    advice = getattr(mmap, "MADV_DONTNEED", None)  # POSIX only; elsewhere pages go when needed
-    if advice is None or not isinstance(pages, mmap.mmap):
-        return lambda: None
-    return lambda: pages.madvise(advice)
-
-
-def _gguf_reader(path: Path, gguf: Any, tensor: Any, release: Callable[[], None]) -> Stored:
-    shape = tuple(int(size) for size in tensor.shape[::-1])
-
-    def read() -> np.ndarray:
-        if tensor.tensor_type == gguf.GGMLQuantizationType.F32:
-            return np.asarray(tensor.data).reshape(shape)
-        stored = np.asarray(tensor.data).reshape(int(np.prod(shape[:-1])), -1)
-        result = np.empty((len(stored), shape[-1]), dtype=np.float32)
-        step = max(1, _PART // shape[-1])
-        try:
-            for first in range(0, len(stored), step):
-                part = gguf.quants.dequantize(stored[first : first + step], tensor.tensor_type)
-                result[first : first + step] = part
-        except NotImplementedError:
-            raise InputError(
-                f"{path}: tensor {tensor.name!r} is quantised as {tensor.tensor_type.name}, "
-                "which the package gguf cannot expand"
-            ) from None
-        release()  # what was converted is not needed in its stored form again
-        return result.reshape(shape)
-
-    return Stored(shape, read)

@@ -239,6 +239,19 @@ def relu6(x: np.ndarray) -> None:
     np.clip(x, 0, 6, out=x)
 
 
+def tanh(x: np.ndarray) -> None:
+    """Give the hyperbolic tangent in place."""
+    np.tanh(x, out=x)
+
+
+def sigmoid(x: np.ndarray) -> None:
+    """Give 1 / (1 + exp(-x)) in place."""
+    np.negative(x, out=x)
+    np.exp(x, out=x)
+    x += 1
+    np.reciprocal(x, out=x)
+
+
 ACTIVATIONS: dict[str, Callable[[np.ndarray], None]] = {
     "gelu": gelu,
     "gelu_fast": gelu_tanh,
@@ -248,8 +261,10 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], None]] = {
     "swish": silu,
     "relu": relu,
     "relu6": relu6,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
 }
-NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6"})
+NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6", "sigmoid"})
 
 
 def _blockwise(function: Callable[[np.ndarray], None], x: np.ndarray, scratch: bool) -> np.ndarray:
@@ -315,9 +330,16 @@ def softmax(
 
 
 @host_step(operations=3)
-def rotary(x: np.ndarray, past: int, *, base: float, **scaling: Any) -> np.ndarray:
-    """Rotate pairs (i, i + e / 2) of heads [B, H, T, e] by their token's position (RoPE)."""
-    cosine, sine = _rotations(x.shape[-1], past, x.shape[2], base, tuple(sorted(scaling.items())))
+def rotary(
+    x: np.ndarray, past: int, *, base: float, factors: np.ndarray | None = None, **scaling: Any
+) -> np.ndarray:
+    """Rotate pairs (i, i + e / 2) of heads [B, H, T, e] by their token's position (RoPE).
+
+    Parameters
+    ----------
+    factors : [e / 2], each pair's frequency is divided by one (rope_freqs of GGUF files)
+    """
+    cosine, sine = rotations(x.shape[-1], past, x.shape[2], base, factors, **scaling)
     half = x.shape[-1] // 2
     low, high = x[..., :half], x[..., half:]
     result = np.empty_like(x)
@@ -328,11 +350,26 @@ def rotary(x: np.ndarray, past: int, *, base: float, **scaling: Any) -> np.ndarr
     return result
 
 
+def rotations(
+    width: int, past: int, count: int, base: float, factors: np.ndarray | None, **scaling: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosine and sine [count, width / 2] of the angles of tokens after `past` ones."""
+    content = b"" if factors is None else factors.astype("<f4").tobytes()
+    return _rotations(width, past, count, base, content, tuple(sorted(scaling.items())))
+
+
 @lru_cache(maxsize=64)
 def _rotations(
-    width: int, past: int, count: int, base: float, scaling: tuple[tuple[str, Any], ...]
+    width: int,
+    past: int,
+    count: int,
+    base: float,
+    factors: bytes,
+    scaling: tuple[tuple[str, Any], ...],
 ) -> tuple[np.ndarray, np.ndarray]:
     frequency = 1 / base ** (np.arange(0, width, 2) / width)
+    if factors:
+        frequency = frequency / np.frombuffer(factors, dtype="<f4")
     options = dict(scaling)
     if options.get("scaling") == "linear":
         frequency = frequency / options["factor"]
@@ -395,13 +432,42 @@ class State:
 
 
 @host_step(operations=2)
-def mean_pool(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Average the valid tokens of x [B, T, d] and normalise to length 1: [B, d]."""
-    valid = np.arange(x.shape[1]) < lengths[:, None]
-    total = np.einsum("btd,bt->bd", x, valid.astype(np.float32))
-    mean = total / lengths[:, None].astype(np.float32)
-    norm = np.linalg.norm(mean, axis=1, keepdims=True)
-    return np.asarray(mean / np.maximum(norm, 1e-12), dtype=np.float32)
+def pool(x: np.ndarray, lengths: np.ndarray, *, modes: Sequence[str]) -> np.ndarray:
+    """Pool the valid tokens of x [B, T, d], one mode after another: [B, modes d]."""
+    return np.concatenate([POOLINGS[mode](x, lengths) for mode in modes], axis=1)
+
+
+def _weighted_mean(x: np.ndarray, lengths: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average tokens [B, T, d] by weights [T], those after each length left out: [B, d]."""
+    valid = np.where(np.arange(x.shape[1]) < lengths[:, None], weights, 0).astype(np.float32)
+    total = np.einsum("btd,bt->bd", x, valid)
+    return np.asarray(total / valid.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _mean(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return _weighted_mean(x, lengths, np.ones(x.shape[1]))
+
+
+def _largest(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    valid = (np.arange(x.shape[1]) < lengths[:, None])[..., None]
+    return np.asarray(np.where(valid, x, np.float32(-np.inf)).max(axis=1))
+
+
+POOLINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # sentence-transformers
+    "cls": lambda x, lengths: x[:, 0],
+    "max": _largest,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": lambda x, n: _mean(x, n) * np.sqrt(n)[:, None].astype(np.float32),
+    "weightedmean": lambda x, n: _weighted_mean(x, n, np.arange(1, x.shape[1] + 1)),
+    "lasttoken": lambda x, lengths: x[np.arange(len(x)), lengths - 1],
+}
+
+
+@host_step(operations=3)
+def unit_length(x: np.ndarray) -> np.ndarray:
+    """Scale the last axis to length 1."""
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.asarray(x / np.maximum(norm, 1e-12), dtype=np.float32)
 
 
 @host_step(operations=4)

@@ -42,7 +42,7 @@ def test_float32_is_not_copied(tmp_path: Path) -> None:
 def test_truncated_weights_are_refused(gpt2: Path, keep: int) -> None:
     path = gpt2 / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"model\.safetensors is no complete safetensors file"):
+    with pytest.raises(InputError, match=r"model\.safetensors is not a complete safetensors file"):
         load_model(gpt2)
 
 
@@ -160,7 +160,7 @@ def test_a_tokenizer_too_large_for_the_embedding(gpt2: Path) -> None:
     with pytest.raises(InputError, match="up to 199, but the embedding of 'gpt2' has 97 rows"):
         next(load_model(gpt2).generate("w1"))
     (gpt2 / "tokenizer.json").write_text("{}")
-    with pytest.raises(InputError, match="is no tokenizer"):
+    with pytest.raises(InputError, match="is not a tokenizer"):
         next(load_model(gpt2).generate("w1"))
     (gpt2 / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"has no tokenizer\.json"):

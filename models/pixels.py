@@ -1,0 +1,71 @@
+"""Pixels to the numbers that a vision model was trained on, as preprocessor_config.json says."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..instruments import InputError
+from .weights import read_json
+
+_READ = frozenset("do_rescale rescale_factor do_normalize image_mean image_std".split())
+# pictures come in the model's own size and channels; what is done before changes nothing then
+_NO_MATTER = frozenset(
+    "crop_size data_format default_to_square device disable_grouping do_center_crop do_convert_rgb "
+    "do_pad do_resize feature_extractor_type image_processor_type image_seq_length "
+    "input_data_format model_type pad_size processor_class resample return_tensors size "
+    "size_divisor".split()
+)
+
+
+def normalised(images: np.ndarray, path: Path) -> np.ndarray:
+    """Rescale and normalise pixels [batch, channels, height, width] as a file says: float32.
+
+    Without the file, or where it says nothing: (pixel / 255 - 0.5) / 0.5.
+
+    Raises
+    ------
+    InputError : naming the file, the key and its value
+    """
+    settings = read_json(path) if path.is_file() else {}
+    for key, value in settings.items():
+        known = key in _READ or key in _NO_MATTER or key.startswith("_")
+        if not known and value not in (None, False, 0, "", [], {}):
+            raise InputError(f"{path}: {key} = {value!r} is not computed by lightloom")
+    result = images.astype(np.float32)
+    if _is_asked(settings, "do_rescale", path):
+        (factor,) = _numbers(settings, "rescale_factor", 1 / 255, 1, path)
+        result *= factor
+    if _is_asked(settings, "do_normalize", path):
+        mean, std = (
+            _numbers(settings, key, 0.5, images.shape[1], path)[:, None, None]
+            for key in ("image_mean", "image_std")
+        )
+        if not (std > 0).all():
+            raise InputError(f"{path}: image_std = {settings['image_std']!r} is not above 0")
+        result -= mean
+        result /= std
+    return result
+
+
+def _is_asked(settings: dict[str, Any], key: str, path: Path) -> bool:
+    value = settings.get(key, True)
+    if value not in (True, False, None):
+        raise InputError(f"{path}: {key} = {value!r} is neither true nor false")
+    return bool(value)
+
+
+def _numbers(
+    settings: dict[str, Any], key: str, default: float, count: int, path: Path
+) -> np.ndarray:
+    """Return a setting as finite numbers [count]."""
+    value = settings.get(key)
+    try:
+        found = np.broadcast_to(
+            np.asarray(default if value is None else value, dtype=np.float32), count
+        )
+    except (ValueError, TypeError):
+        found = np.array([np.nan])
+    if not np.isfinite(found).all():
+        raise InputError(f"{path}: {key} = {value!r} is not {count} finite numbers")
+    return found
