@@ -129,9 +129,10 @@ def _biases(document: Mapping[str, Any], kind: str) -> frozenset[str]:
 
 def _window(document: Mapping[str, Any], kind: str) -> Any:
     """Return how far back a token sees; 0 is without limit."""
-    layers = document.get("layer_types")
-    if document.get("use_sliding_window") or (layers and set(layers) != {"full_attention"}):
-        raise ValueError("a sliding window on some layers (use_sliding_window) is not computed")
+    for key, usual in (("use_sliding_window", False), ("layer_types", {"full_attention"})):
+        value = document.get(key)
+        if value and (set(value) if isinstance(value, list) else value) != usual:
+            raise ValueError(f"{key} = {value!r}: a window on some layers is not computed")
     if kind == "mistral":
         return document.get("sliding_window", _MISTRAL_WINDOW) or 0
     if document.get("sliding_window") and kind != "qwen2":

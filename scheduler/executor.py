@@ -4,7 +4,7 @@ Not here: overlap of light and host (`pipeline`), what a model is (lightloom.mod
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -39,22 +39,65 @@ RANGE_MARGIN = 1.5  # over the largest value that calibration saw
 WEIGHT_MARGIN = 1.1  # the scale of keys and values, likewise
 
 
+class CallLog:
+    """Sizes of calls and how often each was made, in memory that does not grow with tokens.
+
+    Calls of one batch whose past grows by one token each, as in decoding, are kept as one run.
+    Which calls a run joins does not matter: only their number at each size is asked for.
+    """
+
+    def __init__(self) -> None:
+        # (batch, new) -> end of a run -> its first past -> number of runs
+        self._runs: dict[tuple[int, int], dict[int, dict[int, int]]] = {}
+        self._without_sizes = 0
+
+    def count(self, sizes: Mapping[str, int]) -> None:
+        """Note one more call; `sizes` are batch, new and past, or nothing."""
+        if not sizes:
+            self._without_sizes += 1
+            return
+        runs, past = self._runs.setdefault((sizes["batch"], sizes["new"]), {}), sizes["past"]
+        first, ending = past, runs.get(past)
+        if ending:
+            first = next(reversed(ending))
+            if ending[first] == 1:
+                del ending[first]
+                if not ending:
+                    del runs[past]
+            else:
+                ending[first] -= 1
+        longer = runs.setdefault(past + 1, {})
+        longer[first] = longer.get(first, 0) + 1
+
+    def __iter__(self) -> Iterator[tuple[dict[str, int], int]]:
+        """Iterate over sizes, and how often each was called; a size may come more than once."""
+        if self._without_sizes:
+            yield {}, self._without_sizes
+        for (batch, new), runs in self._runs.items():
+            for end, firsts in runs.items():
+                for first, times in firsts.items():
+                    for past in range(first, end):
+                        yield {"batch": batch, "new": new, "past": past}, times
+
+
 @dataclass
 class StepRecord:
     """What one step took on this machine, summed over its calls."""
 
     step: HostStep | OpticalMatmul
     optical: bool
-    calls: list[tuple[dict[str, int], int]] = field(default_factory=list)
+    log: CallLog = field(default_factory=CallLog)
     seconds: float = 0.0
     stats: Stats = field(default_factory=Stats)
 
-    def count(self, sizes: dict[str, int]) -> None:
+    @property
+    def calls(self) -> list[tuple[dict[str, int], int]]:
+        """Sizes of its calls, and how often each was made."""
+        return list(self.log)
+
+    def count(self, sizes: Mapping[str, int]) -> None:
         """Note one more call with these sizes."""
-        if self.calls and (self.calls[-1][0] is sizes or self.calls[-1][0] == sizes):
-            self.calls[-1] = (sizes, self.calls[-1][1] + 1)
-        else:
-            self.calls.append((dict(sizes), 1))
+        self.log.count(sizes)
 
 
 class Executor:
