@@ -90,6 +90,11 @@ def _open_file(path: Path) -> Model:
 
 
 def _open_folder(folder: Path, name: str) -> Model:
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} holds an adapter (adapter_config.json), whose numbers lightloom would leave "
+            "out; merge it into its model first"
+        )
     if not (folder / "config.json").is_file():
         ggufs = sorted(folder.glob("*.gguf"))
         chosen = ggufs[0] if len(ggufs) == 1 else split_set(ggufs)

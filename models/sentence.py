@@ -96,24 +96,28 @@ def read_sentence_head(folder: Path) -> tuple[SentenceHead, dict[str, Stored]]:
     ------
     InputError : naming the file, and a module, a key or a value that is not computed
     """
-    poolings, modules, stored = ("mean",), [], {}
-    listed = _listed(folder / "modules.json")
-    for kind, name in listed or [("Pooling", "1_Pooling")]:
+    modules: list[Module] = []
+    stored: dict[str, Stored] = {}
+    (_, pooling), *others = _listed(folder / "modules.json") or [("Pooling", "1_Pooling")]
+    for kind, name in others:
         settings = folder / name / "config.json"
-        if kind == "Pooling":
-            if modules:
-                raise InputError(f"{folder / 'modules.json'}: a Pooling stands after {modules[-1]}")
-            poolings = _poolings(settings) if listed or settings.is_file() else poolings
-        elif kind in ("Normalize", "LayerNorm", "Dense"):
-            modules.append(_dense(settings, name) if kind == "Dense" else Module(kind, name))
-            if kind != "Normalize":
-                stored |= _tensors(folder / name, name)
-    prompt, lower, limit = _around(folder)
-    return SentenceHead(poolings, tuple(modules), prompt, lower, limit), stored
+        modules.append(_dense(settings, name) if kind == "Dense" else Module(kind, name))
+        if kind != "Normalize":
+            stored |= _tensors(folder / name, name)
+    path = folder / pooling / "config.json"
+    settled = read_json(path) if path.is_file() else {}
+    prompt = _prompt(folder)
+    if prompt and settled.get("include_prompt", True) is False:
+        raise InputError(f"{path}: include_prompt = false is not computed by lightloom")
+    is_lower, limit = _limits(folder)
+    return SentenceHead(_poolings(path, settled), tuple(modules), prompt, is_lower, limit), stored
 
 
 def _listed(path: Path) -> list[tuple[str, str]]:
-    """Return kind and folder of each module after the encoder; none without a modules.json."""
+    """Return kind and folder of the pooling and of each module after it.
+
+    None without a modules.json.
+    """
     if not path.is_file():
         return []
     found = []
@@ -138,13 +142,15 @@ def _listed(path: Path) -> list[tuple[str, str]]:
         raise InputError(
             f"{path}: the Transformer lies in {found[0][1]!r}; lightloom reads it beside the file"
         )
-    if kinds.count("Pooling") != 1:
-        raise InputError(f"{path}: the modules {', '.join(kinds)} hold not one Pooling")
-    return [each for each in found if each[0] not in ("Transformer", "Dropout")]
+    after = [each for each in found if each[0] not in ("Transformer", "Dropout")]
+    if not after or after[0][0] != "Pooling" or kinds.count("Pooling") > 1:
+        raise InputError(
+            f"{path}: of the modules {', '.join(kinds)}, not one Pooling follows the Transformer"
+        )
+    return after
 
 
-def _poolings(path: Path) -> tuple[str, ...]:
-    settings = read_json(path)
+def _poolings(path: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:
     given = settings.get("pooling_mode")
     if given is None:
         given = [name for name, old in _POOLINGS.items() if settings.get(old)] or ["mean"]
@@ -187,20 +193,28 @@ def _tensors(folder: Path, name: str) -> dict[str, Stored]:
     return {f"{name}.{key}": entry for key, entry in read_safetensors(path).stored.items()}
 
 
-def _around(folder: Path) -> tuple[str, bool, int | None]:
-    """Return the default prompt, whether sentences become lower-case, and the most tokens."""
+def _prompt(folder: Path) -> str:
+    """Return the prompt that is put before a sentence unless another one is asked for."""
     path = folder / "config_sentence_transformers.json"
-    settings: Mapping[str, Any] = read_json(path) if path.is_file() else {}
-    name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
-    if name is not None and not isinstance(prompts.get(name), str):
-        raise InputError(f"{path}: default_prompt_name = {name!r} is not among its prompts")
-    pooling = folder / "1_Pooling" / "config.json"
-    prompt = prompts[name] if name is not None else ""
-    if prompt and pooling.is_file() and read_json(pooling).get("include_prompt", True) is False:
-        raise InputError(f"{pooling}: include_prompt = false is not computed by lightloom")
-    path = folder / "sentence_bert_config.json"
     settings = read_json(path) if path.is_file() else {}
-    limit = settings.get("max_seq_length")
+    name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
+    if name is None:
+        return ""
+    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    if not isinstance(prompt, str):
+        raise InputError(f"{path}: default_prompt_name = {name!r} is not among its prompts")
+    return prompt
+
+
+def _limits(folder: Path) -> tuple[bool, int | None]:
+    """Return whether sentences become lower-case, and the most tokens of one."""
+    path, key = folder / "sentence_bert_config.json", "max_seq_length"
+    settings = read_json(path) if path.is_file() else {}
+    limit = settings.get(key)
+    if limit is None and (folder / "tokenizer_config.json").is_file():
+        path, key = folder / "tokenizer_config.json", "model_max_length"
+        limit = read_json(path).get(key)
+        limit = None if isinstance(limit, float) else limit  # 1e30: no limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise InputError(f"{path}: max_seq_length = {limit!r} is not a number of tokens")
-    return prompt, settings.get("do_lower_case") is True, limit
+        raise InputError(f"{path}: {key} = {limit!r} is not a number of tokens")
+    return settings.get("do_lower_case") is True, limit

@@ -78,18 +78,19 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """
     if not path.is_file():
         raise InputError(f"no tokenizer: {path} is missing")
+    beside = path.with_name("tokenizer_config.json")
+    settings = read_json(beside) if beside.is_file() else {}
     try:
         tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
     except MissingExtraError:
-        plain = read_byte_pairs(path)
+        adds = settings.get("add_bos_token") or settings.get("add_eos_token")
+        plain = None if adds else read_byte_pairs(path)
         if plain is None:
             raise
         return Tokenizer(plain, path)
     with refusing(f"{path} is not a tokenizer"):
         inner = tokenizers.Tokenizer.from_file(str(path))
-        beside = path.with_name("tokenizer_config.json")
-        if beside.is_file():
-            _add_as_told(tokenizers, inner, read_json(beside))
+        _add_as_told(tokenizers, inner, settings)
         return Tokenizer(inner, path)
 
 

@@ -208,6 +208,13 @@ def test_older_names_of_norms_are_read(references: Path, tmp_path: Path) -> None
         load_model(folder)
 
 
+def test_an_adapter_is_not_left_out(references: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(references / "gpt2", tmp_path / "gpt2"))
+    configure(folder, "adapter_config.json", peft_type="LORA")
+    with pytest.raises(InputError, match=r"holds an adapter .*merge it into its model first"):
+        load_model(folder)
+
+
 def test_a_body_without_its_head_is_called_that(references: Path, tmp_path: Path) -> None:
     for name, tensors, words in (
         ("vit", ("classifier.weight", "classifier.bias"), "body of a classifier"),
