@@ -145,7 +145,7 @@ def test_a_tokenizer_that_makes_its_reader_panic_is_refused(tmp_path: Path) -> N
     document = {"version": "1.0", "model": {**model, "merges": [["l", "i"]]}}
     document |= {"added_tokens": [], "normalizer": None, "pre_tokenizer": None}
     path.write_text(json.dumps(document | {"post_processor": None, "decoder": None}))
-    with pytest.raises(InputError, match="is no tokenizer"):
+    with pytest.raises(InputError, match="is not a tokenizer"):
         read_tokenizer(path)
 
 
