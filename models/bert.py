@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from ..scheduler import BATCH, NEW, Program, shape
 from .blocks import (
+    MOST_LAYERS,
     FamilyConfig,
     LayerWriter,
     add_mask,
@@ -29,7 +30,7 @@ class Config(FamilyConfig):
 
     vocabulary: int = Field(alias="vocab_size", ge=1)
     width: int = Field(alias="hidden_size", ge=1)
-    layers: int = Field(alias="num_hidden_layers", ge=1)
+    layers: int = Field(alias="num_hidden_layers", ge=1, le=MOST_LAYERS)
     heads: int = Field(alias="num_attention_heads", ge=1)
     inner: int = Field(alias="intermediate_size", ge=1)
     context: int = Field(alias="max_position_embeddings", ge=1)
@@ -50,7 +51,8 @@ _NO_MATTER = frozenset(
 
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
-    check_keys(document, Config, _COMPUTED_ONLY, _NO_MATTER)
+    only = _COMPUTED_ONLY | ({"is_causal": True} if document.get("is_decoder") else {})
+    check_keys(document, Config, only, _NO_MATTER | {"is_causal"} - only.keys())
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config

@@ -9,6 +9,7 @@ from ..scheduler import BATCH, NEW, PAST, Program, ProgramBuilder, shape
 from ..scheduler.host_steps import ACTIVATIONS, NON_NEGATIVE_ACTIVATIONS
 
 SCORES_MASK = "attention.mask"
+MOST_LAYERS = 10_000  # a program of more would not be written in a minute
 
 
 class FamilyConfig(BaseModel):

@@ -17,15 +17,18 @@ _NO_MATTER = frozenset(
     adapters architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens
     bos_token_id chunk_size_feed_forward classifier_dropout decoder_start_token_id
     diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    gradient_checkpointing id2label initializer_factor initializer_range keys_to_ignore_at_inference
-    label2id language layer_norm_elementwise_affine length_penalty license max_length min_length
-    model_type name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels
-    num_return_sequences output_attentions output_hidden_states output_scores pad_token_id
-    pretraining_tp prefix problem_type remove_invalid_values repetition_penalty return_dict
-    return_dict_in_generate rms_norm_eps_dtype sep_token_id suppress_tokens task_specific_params
-    temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript
-    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
+    exponential_decay_length_penalty export_model_type finetuning_task forced_bos_token_id
+    forced_eos_token_id gradient_checkpointing id2label initializer_factor initializer_range
+    is_llama_config keys_to_ignore_at_inference label2id language length_penalty license
+    max_length max_sequence_length min_length model_type n_special name_or_path
+    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
+    output_attentions output_hidden_states output_past output_scores pad_token_id
+    predict_special_tokens prefix pretraining_tp problem_type remove_invalid_values
+    repetition_penalty return_dict return_dict_in_generate rms_norm_eps_dtype
+    sbert_ce_default_activation_function sentence_transformers sep_token_id suppress_tokens
+    task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype
+    torchscript transformers.js_config transformers_version typical_p unsloth_fixed
+    unsloth_version use_bfloat16 use_cache use_flash_attn
     """.split()
 )
 _DROPS = re.compile(r"(.*_)?(dropout|pdrop)(_prob|_rate|_p)?")  # while training only
@@ -61,14 +64,16 @@ def check_keys(
     ------
     ValueError : naming the key and its value
     """
-    fields = config.model_fields.values()
-    known = {"activation_clip", *read, *(field.alias for field in fields if field.alias)}
+    fields = config.model_fields
+    known = {"activation_clip", *read, *(field.alias for field in fields.values() if field.alias)}
     only = {**_COMPUTED_ONLY, **computed_only}
     for key, value in document.items():
         if key in known or key in no_matter or key.startswith("_"):
             continue
+        if key in fields:
+            raise ValueError(f"{key} = {value!r} is unknown to lightloom; remove the key")
         if key in only:
-            if value != only[key] and not (_is_off(value) and _is_off(only[key])):
+            if not (value is None or value == only[key] or (_is_off(value) and _is_off(only[key]))):
                 raise ValueError(
                     f"{key} = {value!r} is not computed by lightloom, only {only[key]!r}"
                 )
@@ -80,4 +85,4 @@ def check_keys(
 
 
 def _is_off(value: Any) -> bool:
-    return value is None or value is False or value in ("", [], {})
+    return value is None or value in (False, "", [], {})

@@ -80,6 +80,12 @@ def open_gguf(path: Path) -> GgufModel:
     return GgufModel(renamed, document, biases, has_factors, metadata)
 
 
+def has_magic(path: Path) -> bool:
+    """Return whether a file begins as GGUF does, whatever it is called."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
 def split_set(paths: list[Path]) -> Path | None:
     """Return the first file if all are parts of one split model, else None."""
     found = [_SPLIT.fullmatch(path.name) for path in paths]
@@ -176,7 +182,7 @@ def _dequantized(path: Path, gguf: Any, tensor: Any, shape: tuple[int, ...]) -> 
             result[first : first + step] = part
     except NotImplementedError:
         raise InputError(
-            f"{path}: tensor {tensor.name!r} is quantised as {tensor.tensor_type.name}, "
+            f"{path}: tensor {tensor.name!r} is stored as {tensor.tensor_type.name}, "
             "which the package gguf cannot expand"
         ) from None
     result.shape = shape
@@ -202,6 +208,7 @@ def _releaser(mapped: np.ndarray) -> Callable[[], None]:
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of plain values
 _STRING, _ARRAY = 8, 9
+_VERSIONS = (2, 3)
 _LEAST_PAIR, _LEAST_TENSOR = 13, 24  # bytes of the shortest pair of key and value, and tensor
 _MOST_AXES = 8
 _MOST_VALUES_PER_BYTE = 8
@@ -236,8 +243,10 @@ class _Header:
         if self._data[:4] != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         self._at = 4
-        if self._take("I") & 0xFFFF == 0:
+        if struct.unpack_from("<I", self._data, 4)[0] & 0xFFFF == 0:
             self._order = ">"
+        if (version := self._take("I")) not in _VERSIONS:
+            raise ValueError(f"it is of version {version}; lightloom reads {_VERSIONS}")
         tensors, pairs = self._take("Q"), self._take("Q")
         self._want(pairs, _LEAST_PAIR, "entries of metadata")
         self._want(tensors, _LEAST_TENSOR, "tensors")
@@ -327,11 +336,16 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 def _document(metadata: Mapping[str, Any], kind: str, weights: Weights) -> dict[str, Any]:
     """Return a GGUF file's metadata in the words of a config.json."""
 
-    def value(key: str) -> Any:
-        return metadata[f"{kind}.{key}"]
+    def value(key: str, default: Any = None) -> Any:
+        found = (
+            metadata[f"{kind}.{key}"] if default is None else metadata.get(f"{kind}.{key}", default)
+        )
+        if isinstance(found, list) and found and found == found[:1] * len(found):
+            return found[0]  # one for each layer
+        return found
 
     heads = value("attention.head_count")
-    key_heads = metadata.get(f"{kind}.attention.head_count_kv", heads)
+    key_heads = value("attention.head_count_kv", heads)
     for key, count in (("head_count", heads), ("head_count_kv", key_heads)):
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{kind}.attention.{key} = {count!r} is not a number of heads")
@@ -381,8 +395,9 @@ def _check_keys(metadata: Mapping[str, Any], kind: str, document: Mapping[str, A
         key = name.removeprefix(f"{kind}.")
         if key == name or key in _KNOWN:
             continue
-        if key == "attention.sliding_window" and found >= document["max_position_embeddings"]:
-            continue  # it never closes
+        never_closes = isinstance(found, int) and found >= document["max_position_embeddings"]
+        if key == "attention.sliding_window" and never_closes:
+            continue
         allowed = tuple(document.get(str(each), each) for each in _FIXED.get(key, ()))
         if found not in allowed:
             only = f"only {' or '.join(map(repr, allowed))}" if allowed else "it is unknown"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..instruments import InputError
 from ..instruments.errors import import_extra
-from .tokenizer import Tokenizer, add_around, refusing
+from .tokenizer import Tokenizer, add_around, read_tokenizer, refusing
 
 _NORMAL_WORDS = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"  # of GPT-2
@@ -51,7 +51,7 @@ _RULES: Mapping[str, _Rule] = {
 }
 
 _DEFAULT_TOKEN = 11  # begins and ends a text where a file does not say
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # types of tokens that text is searched for
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of tokens that text is searched for
 _END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _END_WORDS = frozenset(
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> "
@@ -59,6 +59,31 @@ _END_WORDS = frozenset(
     "<eos> <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> "
     "<REPO> <reponame> <|file_sep|> <｜end▁of▁sentence｜>".split()
 )
+
+
+_CONTROL_WORDS = _END_WORDS | frozenset(  # control tokens, whatever a file says of their type
+    "<|fim_prefix|> <fim-prefix> <fim_prefix> <PRE> <|code_prefix|> <|prefix|> <|fim_suffix|> "
+    "<fim-suffix> <fim_suffix> <SUF> <|code_suffix|> <|suffix|> <|fim_middle|> <fim-middle> "
+    "<fim_middle> <MID> <|code_middle|> <|middle|>".split()
+)
+
+
+def tokenizer_beside(beside: Path, metadata: Mapping[str, Any], path: Path) -> Tokenizer:
+    """Read the tokenizer.json beside a GGUF file, if it is the same model's.
+
+    Raises
+    ------
+    InputError : when its vocabulary is another one
+    """
+    tokenizer = read_tokenizer(beside)
+    words = metadata.get("tokenizer.ggml.tokens") or []
+    for word, number in tokenizer.vocabulary.items():
+        if number >= len(words) or words[number] != word:
+            raise InputError(
+                f"{beside} is not the tokenizer of {path.name} beside it: its token {number} is "
+                f"{word!r}; move one of them away"
+            )
+    return tokenizer
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
@@ -117,6 +142,8 @@ def _byte_pairs(tokenizers: Any, metadata: Mapping[str, Any], rule: _Rule, path:
         twice = next(word for index, word in enumerate(words) if vocabulary[word] != index)
         raise InputError(f"{path}: the token {twice!r} is there twice")
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
+    if wrong := [merge for merge in merges if len(merge) != 2]:
+        raise InputError(f"{path}: the merge {wrong[0][0]!r} is not a pair of tokens")
     inner = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rule.looks_words_up)
     )
@@ -125,9 +152,15 @@ def _byte_pairs(tokenizers: Any, metadata: Mapping[str, Any], rule: _Rule, path:
     level = parts.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.pre_tokenizer = parts.Sequence([*splits, level])
     inner.decoder = tokenizers.decoders.ByteLevel()
-    for index, sort in enumerate(metadata.get("tokenizer.ggml.token_type", [])):
-        if sort in (_UNKNOWN, _CONTROL, _USER_DEFINED):
-            hidden = sort != _USER_DEFINED
+    types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(words)
+    if len(types) < len(words):
+        raise InputError(
+            f"{path}: {len(types)} types of tokens are too few for {len(words)} tokens"
+        )
+    for index, (word, sort) in enumerate(zip(words, types, strict=False)):
+        is_control = sort in (_UNKNOWN, _CONTROL) or word in _CONTROL_WORDS
+        if is_control or sort == _USER_DEFINED:
+            hidden = is_control
             token = tokenizers.AddedToken(words[index], special=hidden, normalized=False)
             (inner.add_special_tokens if hidden else inner.add_tokens)([token])
     begin, end = (

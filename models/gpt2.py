@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from ..scheduler import BATCH, NEW, Program, shape
 from .blocks import (
+    MOST_LAYERS,
     FamilyConfig,
     LayerWriter,
     add_language_head,
@@ -29,7 +30,7 @@ class Config(FamilyConfig):
 
     vocabulary: int = Field(alias="vocab_size", ge=1)
     width: int = Field(alias="n_embd", ge=1)
-    layers: int = Field(alias="n_layer", ge=1)
+    layers: int = Field(alias="n_layer", ge=1, le=MOST_LAYERS)
     heads: int = Field(alias="n_head", ge=1)
     inner: int | None = Field(default=None, alias="n_inner")
     context: int = Field(alias="n_positions", ge=1)
@@ -47,6 +48,12 @@ class Config(FamilyConfig):
         return scale / (layer + 1) if self.is_scaled_by_layer else scale
 
 
+_OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
 _NO_MATTER = frozenset(
     "n_ctx reorder_and_upcast_attn summary_activation summary_proj_to_labels summary_type "
     "summary_use_proj".split()
@@ -55,10 +62,21 @@ _NO_MATTER = frozenset(
 
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
-    check_keys(document, Config, {}, no_matter=_NO_MATTER)
+    document = _own_names(document)
+    check_keys(document, Config, {"is_causal": True}, no_matter=_NO_MATTER)
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config
+
+
+def _own_names(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.json with GPT-2's own names for what other families call otherwise."""
+    result = dict(document)
+    for other, own in _OTHER_NAMES.items():
+        value = result.pop(other, None)
+        if value is not None and result.setdefault(own, value) != value:
+            raise ValueError(f"{other} = {value!r} and {own} = {result[own]!r} are one setting")
+    return result
 
 
 def head_weight(config: Config) -> str:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from ..scheduler import BATCH, NEW, Program, shape
 from .blocks import (
+    MOST_LAYERS,
     FamilyConfig,
     LayerWriter,
     add_language_head,
@@ -28,7 +29,7 @@ class Config(FamilyConfig):
 
     vocabulary: int = Field(alias="vocab_size", ge=1)
     width: int = Field(alias="hidden_size", ge=1)
-    layers: int = Field(alias="num_hidden_layers", ge=1)
+    layers: int = Field(alias="num_hidden_layers", ge=1, le=MOST_LAYERS)
     heads: int = Field(alias="num_attention_heads", ge=1)
     key_heads: int | None = Field(default=None, alias="num_key_value_heads", ge=1)
     head_width: int | None = Field(default=None, alias="head_dim", ge=1)
@@ -39,7 +40,7 @@ class Config(FamilyConfig):
         default="silu", alias="hidden_act"
     )
     tied: bool = Field(default=False, alias="tie_word_embeddings")
-    rotary_base: float = Field(default=1e4, gt=0, alias="rope_base")
+    rotary_base: float = Field(default=1e4, gt=0)
     rotary_scaling: Mapping[str, Any] = Field(default_factory=dict)
     has_rotary_factors: bool = False
     biases: frozenset[str] = frozenset()  # of the projections q, k, v, o, gate, up, down
@@ -70,7 +71,7 @@ def read_config(
     check_keys(
         document,
         Config,
-        {"partial_rotary_factor": 1.0},
+        {"partial_rotary_factor": 1.0, "is_causal": True},
         no_matter=frozenset({"max_window_layers"}),
         read=_READ,
     )
@@ -80,7 +81,7 @@ def read_config(
     base, scaling = _rotary(document)
     config = Config(
         **document,
-        rope_base=base,
+        rotary_base=base,
         rotary_scaling=scaling,
         has_rotary_factors=has_rotary_factors,
         biases=_biases(document, kind) if biases is None else biases,
@@ -96,9 +97,20 @@ def read_config(
 
 def _rotary(document: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
     """Return base and scaling of the rotary positions."""
-    rope = document.get("rope_parameters") or document.get("rope_scaling") or {}
+    given = [document[key] for key in ("rope_scaling", "rope_parameters") if document.get(key)]
+    if len(given) == 2 and given[0] != given[1]:
+        raise ValueError(
+            "rope_scaling and rope_parameters differ; remove the one that is not meant"
+        )
+    rope = given[0] if given else {}
+    if not isinstance(rope, Mapping):
+        raise ValueError(f"rope_scaling or rope_parameters = {rope!r} is not an object of settings")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    needed = {"linear": _ROPE_KEYS[:1], "llama3": _ROPE_KEYS, "default": ()}.get(kind)
+    if kind == "llama3" and rope.get("original_max_position_embeddings") is None:
+        context = document.get("max_position_embeddings")
+        rope = {**rope, "original_max_position_embeddings": context}
+    kinds = {"linear": _ROPE_KEYS[:1], "llama3": _ROPE_KEYS, "default": ()}
+    needed = kinds.get(kind) if isinstance(kind, str) else None
     if needed is None:
         raise ValueError(f"rotary scaling of type {kind!r} is unknown; known: linear, llama3")
     for key in needed:

@@ -11,10 +11,10 @@ from typing import Any
 from ..instruments import InputError
 from ..instruments.errors import import_extra
 from . import bert, gpt2, llama, vit
-from .gguf_file import open_gguf, split_set
-from .gguf_tokens import gguf_end_tokens, gguf_tokenizer
-from .model import Model
-from .sentence import read_sentence_head
+from .gguf_file import has_magic, open_gguf, split_set
+from .gguf_tokens import gguf_end_tokens, gguf_tokenizer, tokenizer_beside
+from .model import Generation, Model
+from .sentence import read_sentence_head, transformer_folder
 from .tokenizer import read_tokenizer
 from .weights import Weights, read_folder, read_json
 
@@ -27,7 +27,8 @@ FAMILIES: Mapping[str, ModuleType] = {
     "qwen2": llama,
     "vit": vit,
 }
-_LAYER = re.compile(r"(?:^|\.)(?:h|layer|layers)\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:h|layer|layers)\.([0-9]{1,9})\.")
+_WRAPPERS = ("module.", "_orig_mod.")  # of torch's parallel and compiled modules
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -45,10 +46,12 @@ def load_model(name: str | Path = "digits") -> Model:
     InputError : naming the file and what is wrong with it
     MissingExtraError : when a package is needed that is not installed
     """
-    model = _open(name)
-    path = Path(name)
-    is_path = path.exists() and str(name) not in shipped_names()
-    model.reopen = partial(load_model, path.absolute() if is_path else str(name))
+    try:
+        model = _open(name)
+        is_path = Path(name).exists() and str(name) not in shipped_names()
+    except OSError as error:  # a name that no file can have, or a folder that may not be read
+        raise InputError(f"no model {str(name)[:80]!r}: {error.strerror or error}") from None
+    model.reopen = partial(load_model, Path(name).absolute() if is_path else str(name))
     return model
 
 
@@ -84,7 +87,7 @@ def _open_file(path: Path) -> Model:
         )
     if path.suffix.lower() == ".safetensors":
         raise InputError(f"{path} holds weights alone; give its folder, with config.json beside it")
-    if path.suffix.lower() != ".gguf":
+    if path.suffix.lower() != ".gguf" and not has_magic(path):
         raise InputError(f"{path} is neither a GGUF nor a safetensors file")
     return _open_gguf(path)
 
@@ -95,8 +98,9 @@ def _open_folder(folder: Path, name: str) -> Model:
             f"{folder} holds an adapter (adapter_config.json), whose numbers lightloom would leave "
             "out; merge it into its model first"
         )
+    whole, folder = folder, transformer_folder(folder)
     if not (folder / "config.json").is_file():
-        ggufs = sorted(folder.glob("*.gguf"))
+        ggufs = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
         chosen = ggufs[0] if len(ggufs) == 1 else split_set(ggufs)
         if chosen is not None:
             return _open_gguf(chosen)
@@ -105,16 +109,15 @@ def _open_folder(folder: Path, name: str) -> Model:
     document = read_json(folder / "config.json")
     family = _family(document.get("model_type"), folder / "config.json")
     weights = read_folder(folder)
-    model = partial(
-        Model, name, folder, family, ends=_end_tokens(document, folder / "generation_config.json")
-    )
+    model = partial(Model, name, whole, family, generation=_generation(document, folder))
+    is_lower = False
     if family.TASK == "encoder":
-        head, tensors = read_sentence_head(folder)
-        weights, model = weights.joined(tensors), partial(model, head=head)
+        head, tensors = read_sentence_head(whole, folder)
+        weights, model, is_lower = weights.joined(tensors), partial(model, head=head), head.is_lower
     path = folder / "tokenizer.json"
     tokenizer = None
     if family.TASK != "vision" and path.is_file():
-        tokenizer = partial(read_tokenizer, path)
+        tokenizer = partial(read_tokenizer, path, is_lower)
     return _assemble(model, read_config(family, document, folder), weights, tokenizer)
 
 
@@ -123,7 +126,7 @@ def _open_gguf(path: Path) -> Model:
     beside = path.parent / "tokenizer.json"
     tokenizer: Callable[[], Any] = partial(gguf_tokenizer, found.metadata, path)
     if beside.is_file():
-        tokenizer = partial(read_tokenizer, beside)
+        tokenizer = partial(tokenizer_beside, beside, found.metadata, path)
     config = read_config(
         llama,
         found.document,
@@ -131,7 +134,8 @@ def _open_gguf(path: Path) -> Model:
         biases=found.biases,
         has_rotary_factors=found.has_rotary_factors,
     )
-    model = partial(Model, path.stem, path, llama, ends=gguf_end_tokens(found.metadata))
+    generation = Generation(gguf_end_tokens(found.metadata))
+    model = partial(Model, path.stem, path, llama, generation=generation)
     return _assemble(model, config, found.weights, tokenizer)
 
 
@@ -159,17 +163,25 @@ def _assemble(
     """Make a model whose weights and configuration belong together, without reading weights."""
     model = make(config=config, weights=weights, read_tokenizer=tokenizer)
     family = model.family
+    for wrapper in _WRAPPERS:
+        if len(weights) and all(tensor.startswith(wrapper) for tensor in weights):
+            weights = weights.renamed(lambda tensor, start=wrapper: tensor.removeprefix(start))
     if any(tensor.startswith(family.PREFIX) for tensor in weights):
         weights = weights.renamed(lambda tensor: tensor.removeprefix(family.PREFIX))
     weights = weights.renamed(_newer_name)
-    numbers = [int(found[1]) for name in weights if (found := _LAYER.search(name))]
-    layers = max(numbers, default=-1) + 1
-    if config.layers != layers:  # said before a program of as many layers is written
+    numbers = {int(found[1]) for name in weights if (found := _LAYER.search(name))}
+    if len(numbers) != config.layers:  # said before a program of as many layers is written
         raise InputError(
             f"{model.source}: the configuration has {config.layers} layers, the weights have "
-            f"{layers}"
+            f"{len(numbers)}"
         )
     wanted = model.whole_program.weight_shapes
+    if not set(wanted) & set(weights):
+        raise InputError(
+            f"{model.source}: no tensor has a name that this kind of model has; the first is "
+            f"{next(iter(weights), None)!r}"
+        )
+    weights = _untied(model, wanted, weights)
     _check_head(model, wanted, weights)
     weights.check_shapes(wanted)
     model.weights = _used(model, wanted, weights)
@@ -182,6 +194,16 @@ def _newer_name(name: str) -> str:
         if name.endswith(f"LayerNorm{old}"):
             return name.removesuffix(old) + new
     return name
+
+
+def _untied(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
+    """Return weights with tied embeddings under their own name; a file may name the head alone."""
+    if model.task != "language" or "lm_head.weight" in wanted or "lm_head.weight" not in weights:
+        return weights
+    table = model.family.head_weight(model.config)
+    if table in weights:
+        return weights
+    return weights.renamed(lambda name: table if name == "lm_head.weight" else name)
 
 
 def _check_head(model: Model, wanted: Mapping[str, Any], weights: Weights) -> None:
@@ -227,13 +249,39 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
     return weights.without(buffers | heads)
 
 
-def _end_tokens(document: Mapping[str, Any], beside: Path) -> frozenset[int]:
-    """Return what ends a text: of generation_config.json if it says so, else of config.json."""
-    settings = read_json(beside) if beside.is_file() else {}
+_CHANGES_CHOICE: Mapping[str, tuple[Any, ...]] = {  # of tokens, but at these values
+    "bad_words_ids": (),
+    "begin_suppress_tokens": (),
+    "encoder_repetition_penalty": (1.0,),
+    "exponential_decay_length_penalty": (),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "repetition_penalty": (1.0,),
+    "sequence_bias": (),
+    "suppress_tokens": (),
+}
+
+
+def _generation(document: Mapping[str, Any], folder: Path) -> Generation:
+    """Read how texts are chosen: generation_config.json comes before config.json."""
+    path = folder / "generation_config.json"
+    settings = read_json(path) if path.is_file() else document
     ends = settings.get("eos_token_id")
     ends = document.get("eos_token_id") if ends is None else ends
     several = ends if isinstance(ends, list) else [ends]
-    return frozenset(end for end in several if isinstance(end, int) and not isinstance(end, bool))
+    left = {
+        key: settings[key]
+        for key, usual in _CHANGES_CHOICE.items()
+        if settings.get(key) not in (None, [], {}, *usual)
+    }
+    return Generation(
+        frozenset(end for end in several if isinstance(end, int) and not isinstance(end, bool)),
+        tuple(f"{key} = {value!r}" for key, value in left.items()),
+    )
 
 
 def _family(kind: Any, path: Path) -> ModuleType:

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,20 @@ CALIBRATION_BATCH, CALIBRATION_TOKENS = 8, 128
 _ROWS_AT_ONCE = 2
 _LOGITS_AT_ONCE = 1 << 21  # values of logits in memory while a loss is computed
 _SENTENCES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a language model's files want texts to be chosen.
+
+    Parameters
+    ----------
+    ends : tokens that end a text
+    left_out : settings that lightloom does not apply, as they are written
+    """
+
+    ends: frozenset[int] = frozenset()
+    left_out: tuple[str, ...] = ()
 
 
 class Cache:
@@ -56,7 +71,7 @@ class Model:
         weights: Weights,
         read_tokenizer: Callable[[], Tokenizer] | None = None,
         head: SentenceHead | None = None,
-        ends: frozenset[int] = frozenset(),
+        generation: Generation | None = None,
     ) -> None:
         self.name = name
         self.source = source
@@ -65,7 +80,7 @@ class Model:
         self.weights = weights
         self.reopen: Callable[[], Model] | None = None
         self._head = head or SentenceHead()
-        self._ends = ends
+        self._generation = generation or Generation()
         self._read_tokenizer = read_tokenizer
         self._tokenizer: Tokenizer | None = None
         self._programs: dict[str, Program] = {}
@@ -210,8 +225,8 @@ class Model:
         if not parts:
             program = self.program("sentence")
             width = program.shapes[program.outputs[0]][-1]({})
-            return np.empty((0, width), dtype=np.float32)
-        vectors = np.concatenate(parts)
+            return np.empty((0, min(width, self._head.width or width)), dtype=np.float32)
+        vectors = np.concatenate(parts)[:, : self._head.width]
         norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return np.asarray(vectors / norms, dtype=np.float32)
 
@@ -240,6 +255,12 @@ class Model:
         """
         tokens = self.prompt_tokens(prompt)
         check_sampling(temperature, top_k, top_p)
+        if self._generation.left_out:
+            warnings.warn(
+                f"{self.name}: its generation_config.json asks for "
+                f"{', '.join(self._generation.left_out)}, which is not applied",
+                stacklevel=2,
+            )
         executor = self.executor(backend, placement)
         self.calibrate(executor)
         return self._generate(executor, tokens, max_tokens, temperature, top_k, top_p, seed)
@@ -475,7 +496,6 @@ class Model:
         if not text.strip():
             raise InputError("a sentence is empty")
         text = self._head.prompt + text
-        text = text.lower() if self._head.is_lower_case else text
         limit = min(self.config.context, self._head.limit or self.config.context)
         ids = self.tokenizer.encode(text)
         if len(ids) > limit:
@@ -488,7 +508,7 @@ class Model:
         return ids
 
     def _end_tokens(self) -> frozenset[int]:
-        return self._ends
+        return self._generation.ends
 
     def _want(self, task: str, what: str) -> None:
         if self.task != task:

@@ -18,6 +18,10 @@ _NO_MATTER = frozenset(
 )
 
 
+# processors whose mean and standard deviation are 0.5 where a file does not say
+_HALVES = ("ViT", "DeiT", "Beit", "ConvNext", "Siglip")
+
+
 def normalised(images: np.ndarray, path: Path) -> np.ndarray:
     """Rescale and normalise pixels [batch, channels, height, width] as a file says: float32.
 
@@ -28,6 +32,12 @@ def normalised(images: np.ndarray, path: Path) -> np.ndarray:
     InputError : naming the file, the key and its value
     """
     settings = read_json(path) if path.is_file() else {}
+    whole = path.with_name("processor_config.json")
+    if not settings and whole.is_file():
+        path, settings = whole, read_json(whole).get("image_processor") or {}
+    kind = settings.get("image_processor_type", settings.get("feature_extractor_type", "ViT"))
+    if not str(kind).startswith(_HALVES) and not {"image_mean", "image_std"} <= settings.keys():
+        raise InputError(f"{path}: image_mean and image_std are missing, and a {kind} has its own")
     for key, value in settings.items():
         known = key in _READ or key in _NO_MATTER or key.startswith("_")
         if not known and value not in (None, False, 0, "", [], {}):

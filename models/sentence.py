@@ -22,15 +22,14 @@ _POOLINGS = {  # name in newer files -> in older ones
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-_ACTIVATIONS = {
-    "Identity": "",
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "ReLU6": "relu6",
-    "GELU": "gelu",
-    "SiLU": "silu",
-    "Sigmoid": "sigmoid",
+_ACTIVATIONS = {"torch.nn.modules.linear.Identity": ""} | {
+    f"torch.nn.modules.activation.{name}": name.lower()
+    for name in ("Tanh", "ReLU", "ReLU6", "GELU", "SiLU", "Sigmoid")
 }
+_AUTHORS = "sentence_transformers."  # whose modules are computed here
+_MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+_FAMILIES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_NO_MATTER = frozenset({"trust_remote_code", "torch_dtype", "dtype", "attn_implementation"})
 _NORM_EPSILON = 1e-5  # of torch.nn.LayerNorm
 
 
@@ -42,11 +41,12 @@ class Module:
     ----------
     kind : "Dense", "LayerNorm" or "Normalize"
     name : of its folder; its tensors are called NAME.linear.weight and so on
-    outputs, bias, activation : of a Dense module
+    inputs, outputs, bias, activation : of a Dense module
     """
 
     kind: str
     name: str
+    inputs: int = 0
     outputs: int = 0
     bias: bool = True
     activation: str = ""
@@ -60,15 +60,17 @@ class SentenceHead:
     ----------
     poolings : one after another in the result
     prompt : put before every sentence
-    is_lower_case : whether sentences are made lower-case
+    is_lower : whether sentences are made lower-case
     limit : most tokens of a sentence; None: the model's context
+    width : numbers of an embedding that are kept, the first ones; None: all
     """
 
     poolings: tuple[str, ...] = ("mean",)
     modules: tuple[Module, ...] = ()
     prompt: str = ""
-    is_lower_case: bool = False
+    is_lower: bool = False
     limit: int | None = None
+    width: int | None = None
 
     def write(self, p: ProgramBuilder, x: str) -> str:
         """Add the steps to a program."""
@@ -83,14 +85,31 @@ class SentenceHead:
                 weight = f"{module.name}.norm"
                 x = layer.norm(f"{number}.norm", x, weight, _NORM_EPSILON)
             else:
+                if p.shape(x)[-1]({}) != module.inputs:
+                    raise InputError(
+                        f"the module {module.name} takes {module.inputs} numbers (in_features), "
+                        f"and gets {p.shape(x)[-1]}"
+                    )
                 part, weight = f"{number}.dense", f"{module.name}.linear"
                 x = layer.project(part, "classifier", x, weight, module.outputs, module.bias)
                 x = layer.activate(part, x, module.activation) if module.activation else x
         return x
 
 
-def read_sentence_head(folder: Path) -> tuple[SentenceHead, dict[str, Stored]]:
+def transformer_folder(folder: Path) -> Path:
+    """Return where an encoder itself lies: beside its modules, or in a folder of theirs."""
+    path = folder / "modules.json"
+    if (folder / "config.json").is_file() or not path.is_file():
+        return folder
+    return folder / _entries(path)[0][1]
+
+
+def read_sentence_head(folder: Path, encoder: Path) -> tuple[SentenceHead, dict[str, Stored]]:
     """Read what stands beside an encoder, and the tensors of its modules.
+
+    Parameters
+    ----------
+    folder, encoder : of the modules, and of the encoder (see `transformer_folder`)
 
     Raises
     ------
@@ -98,19 +117,36 @@ def read_sentence_head(folder: Path) -> tuple[SentenceHead, dict[str, Stored]]:
     """
     modules: list[Module] = []
     stored: dict[str, Stored] = {}
-    (_, pooling), *others = _listed(folder / "modules.json") or [("Pooling", "1_Pooling")]
+    listed = _listed(folder / "modules.json")
+    (_, pooling), *others = listed or [("Pooling", "1_Pooling")]
     for kind, name in others:
         settings = folder / name / "config.json"
-        modules.append(_dense(settings, name) if kind == "Dense" else Module(kind, name))
+        known = read_json(settings) if settings.is_file() or kind == "Dense" else {}
+        _check_names(known, settings)
+        modules.append(_dense(known, settings, name) if kind == "Dense" else Module(kind, name))
         if kind != "Normalize":
             stored |= _tensors(folder / name, name)
     path = folder / pooling / "config.json"
-    settled = read_json(path) if path.is_file() else {}
-    prompt = _prompt(folder)
+    settled = read_json(path) if listed or path.is_file() else {"pooling_mode": "mean"}
+    prompt, width = _prompt(folder / "config_sentence_transformers.json")
     if prompt and settled.get("include_prompt", True) is False:
         raise InputError(f"{path}: include_prompt = false is not computed by lightloom")
-    is_lower, limit = _limits(folder)
-    return SentenceHead(_poolings(path, settled), tuple(modules), prompt, is_lower, limit), stored
+    is_lower, limit = _limits(encoder)
+    poolings = _poolings(path, settled)
+    return SentenceHead(poolings, tuple(modules), prompt, is_lower, limit, width), stored
+
+
+def _entries(path: Path) -> list[tuple[str, str]]:
+    """Return kind and folder of each module that modules.json lists, at least one."""
+    found = []
+    for entry in read_json_list(path):
+        kind, name = (entry.get(k) if isinstance(entry, dict) else None for k in ("type", "path"))
+        if not isinstance(kind, str) or not isinstance(name, str) or ".." in Path(name).parts:
+            raise InputError(f"{path}: {entry!r} is not a module with a type and a path")
+        found.append((kind, name))
+    if not found:
+        raise InputError(f"{path} lists no modules")
+    return found
 
 
 def _listed(path: Path) -> list[tuple[str, str]]:
@@ -121,26 +157,18 @@ def _listed(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     found = []
-    for entry in read_json_list(path):
-        kind, name = (entry.get(k) if isinstance(entry, dict) else None for k in ("type", "path"))
-        if not isinstance(kind, str) or not isinstance(name, str) or ".." in Path(name).parts:
-            raise InputError(f"{path}: {entry!r} is not a module with a type and a path")
-        found.append((kind.rpartition(".")[2], name))
-    known = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
-    for kind, name in found:
-        if kind not in known:
+    for kind, name in _entries(path):
+        short = kind.rpartition(".")[2]
+        if short not in _MODULES or not kind.startswith(_AUTHORS):
             raise InputError(
-                f"{path}: the module {kind!r} ({name or '.'}) is not computed by lightloom; it "
-                f"computes {', '.join(known)}"
+                f"{path}: the module {kind!r} ({name or '.'}) is not computed by lightloom; of "
+                f"sentence_transformers it computes {', '.join(_MODULES)}"
             )
+        found.append((short, name))
     kinds = [kind for kind, _ in found]
     if kinds[:1] != ["Transformer"] or kinds.count("Transformer") > 1:
         raise InputError(
             f"{path}: the modules {', '.join(kinds)} do not begin with one Transformer"
-        )
-    if found[0][1] not in ("", "."):
-        raise InputError(
-            f"{path}: the Transformer lies in {found[0][1]!r}; lightloom reads it beside the file"
         )
     after = [each for each in found if each[0] not in ("Transformer", "Dropout")]
     if not after or after[0][0] != "Pooling" or kinds.count("Pooling") > 1:
@@ -150,38 +178,52 @@ def _listed(path: Path) -> list[tuple[str, str]]:
     return after
 
 
+def _check_names(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse a module that reads or writes something else than the embedding."""
+    usual = {"module_input_name": "sentence_embedding", "use_residual": False}
+    for key, value in (usual | {"module_output_name": "sentence_embedding"}).items():
+        if settings.get(key) not in (None, value):
+            raise InputError(f"{path}: {key} = {settings[key]!r} is not computed by lightloom")
+
+
 def _poolings(path: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:
     given = settings.get("pooling_mode")
-    if given is None:
-        given = [name for name, old in _POOLINGS.items() if settings.get(old)] or ["mean"]
+    old = [key for key in settings if key.startswith("pooling_mode_")]
+    if "pooling_mode" not in settings:
+        given = [name for name, key in _POOLINGS.items() if settings.get(key)] or ["mean"]
     modes = [given] if isinstance(given, str) else given
-    old = {key for key, value in settings.items() if key.startswith("pooling_mode_") and value}
-    unknown = sorted(old - set(_POOLINGS.values()))
-    if not isinstance(modes, list) or not modes or unknown or not set(modes) <= set(_POOLINGS):
+    unknown = sorted(key for key in old if settings[key] and key not in _POOLINGS.values())
+    is_told = bool(old) or "pooling_mode" in settings
+    if (
+        not is_told
+        or not isinstance(modes, list)
+        or not modes
+        or unknown
+        or set(modes) - set(_POOLINGS)
+    ):
         raise InputError(
-            f"{path}: pooling {unknown or modes!r} is not computed by lightloom; it computes "
-            f"{', '.join(_POOLINGS)}"
+            f"{path}: pooling {unknown or modes if is_told else None!r} is not computed by "
+            f"lightloom; it computes {', '.join(_POOLINGS)}"
         )
     return tuple(modes)
 
 
-def _dense(path: Path, name: str) -> Module:
-    settings = read_json(path)
-    outputs, bias = settings.get("out_features"), settings.get("bias", True)
-    whole = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
-    activation = str(whole).rpartition(".")[2]
-    if not str(whole).startswith("torch.nn.") or activation not in _ACTIVATIONS:
+def _dense(settings: Mapping[str, Any], path: Path, name: str) -> Module:
+    inputs, outputs = settings.get("in_features"), settings.get("out_features")
+    bias = settings.get("bias", True)
+    activation = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if activation not in _ACTIVATIONS:
         raise InputError(
-            f"{path}: activation_function = {whole!r} is not computed by lightloom; it computes "
-            f"{', '.join(_ACTIVATIONS)} of torch.nn"
+            f"{path}: activation_function = {activation!r} is not computed by lightloom; it "
+            f"computes {', '.join(_ACTIVATIONS)}"
         )
-    if not isinstance(outputs, int) or outputs < 1 or not isinstance(bias, bool):
-        raise InputError(f"{path}: out_features = {outputs!r}, bias = {bias!r} is not a layer")
-    usual = {"use_residual": False, "module_input_name": "sentence_embedding"}
-    for key, value in (usual | {"module_output_name": usual["module_input_name"]}).items():
-        if settings.get(key) not in (None, value):
-            raise InputError(f"{path}: {key} = {settings[key]!r} is not computed by lightloom")
-    return Module("Dense", name, outputs, bias, _ACTIVATIONS[activation])
+    sizes = [size for size in (inputs, outputs) if isinstance(size, int) and size > 0]
+    if len(sizes) < 2 or not isinstance(bias, bool):
+        raise InputError(
+            f"{path}: in_features = {inputs!r}, out_features = {outputs!r}, bias = {bias!r} is not "
+            "a layer"
+        )
+    return Module("Dense", name, *sizes, bias, _ACTIVATIONS[activation])
 
 
 def _tensors(folder: Path, name: str) -> dict[str, Stored]:
@@ -193,23 +235,41 @@ def _tensors(folder: Path, name: str) -> dict[str, Stored]:
     return {f"{name}.{key}": entry for key, entry in read_safetensors(path).stored.items()}
 
 
-def _prompt(folder: Path) -> str:
-    """Return the prompt that is put before a sentence unless another one is asked for."""
-    path = folder / "config_sentence_transformers.json"
+def _prompt(path: Path) -> tuple[str, int | None]:
+    """Return the prompt before a sentence, and how many numbers of an embedding are kept."""
     settings = read_json(path) if path.is_file() else {}
+    width = settings.get("truncate_dim")
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+        raise InputError(f"{path}: truncate_dim = {width!r} is not a number of dimensions")
     name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
     if name is None:
-        return ""
+        return "", width
     prompt = prompts.get(name) if isinstance(prompts, dict) else None
     if not isinstance(prompt, str):
         raise InputError(f"{path}: default_prompt_name = {name!r} is not among its prompts")
-    return prompt
+    return prompt, width
+
+
+_USUAL: Mapping[str, tuple[Any, ...]] = {  # settings of the encoder that are computed
+    "max_seq_length": (),
+    "do_lower_case": (),
+    "module_output_name": ("token_embeddings",),
+    "transformer_task": ("feature-extraction",),
+    "modality_config": (
+        {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    ),
+}
 
 
 def _limits(folder: Path) -> tuple[bool, int | None]:
     """Return whether sentences become lower-case, and the most tokens of one."""
-    path, key = folder / "sentence_bert_config.json", "max_seq_length"
+    paths = [folder / f"sentence_{family}_config.json" for family in _FAMILIES]
+    path, key = next((path for path in paths if path.is_file()), paths[0]), "max_seq_length"
     settings = read_json(path) if path.is_file() else {}
+    for name, value in settings.items():
+        changes = value.keys() - _NO_MATTER if isinstance(value, dict) else value
+        if changes and _USUAL.get(name) != () and value not in _USUAL.get(name, ()):
+            raise InputError(f"{path}: {name} = {value!r} is not computed by lightloom")
     limit = settings.get(key)
     if limit is None and (folder / "tokenizer_config.json").is_file():
         path, key = folder / "tokenizer_config.json", "model_max_length"

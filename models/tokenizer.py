@@ -18,18 +18,25 @@ class Tokenizer:
     ----------
     inner : a `tokenizers.Tokenizer`, or a `BytePairs`
     source : where it came from, for messages
+    cut_side : of a text that is too long, "right" or "left"
     """
 
-    def __init__(self, inner: Any, source: Path) -> None:
+    def __init__(self, inner: Any, source: Path, cut_side: str = "right") -> None:
         inner.no_padding()
         inner.no_truncation()
         self._inner = inner
         self.source = source
+        self._cut = {} if cut_side == "right" else {"direction": cut_side}
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id, without tokens that were added to the vocabulary."""
+        return dict(self._inner.get_vocab(with_added_tokens=False))
 
     @property
     def size(self) -> int:
         """One more than the largest token id, tokens aside that were added to the vocabulary."""
-        return max(self._inner.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        return max(self.vocabulary.values(), default=-1) + 1
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Give the token ids of a text, with the special tokens that the model wants around it.
@@ -43,7 +50,7 @@ class Tokenizer:
         with refusing(f"the tokenizer {self.source} cannot encode {text[:40]!r}"):
             if limit is None:
                 return list(self._inner.encode(text).ids)
-            self._inner.enable_truncation(limit)
+            self._inner.enable_truncation(limit, **self._cut)
             try:
                 return list(self._inner.encode(text).ids)
             finally:
@@ -68,12 +75,16 @@ def refusing(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from None
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json, and what tokenizer_config.json beside it puts around a text.
+def read_tokenizer(path: Path, is_lower: bool = False) -> Tokenizer:
+    """Read a tokenizer.json, and of tokenizer_config.json beside it what transformers follows.
+
+    Parameters
+    ----------
+    is_lower : make texts lower-case first, special tokens aside
 
     Raises
     ------
-    InputError : for a file that is missing or no tokenizer
+    InputError : for a file that is missing or not a tokenizer
     MissingExtraError : without the package tokenizers, where plain Python does not do
     """
     if not path.is_file():
@@ -83,15 +94,18 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
     except MissingExtraError:
-        adds = settings.get("add_bos_token") or settings.get("add_eos_token")
-        plain = None if adds else read_byte_pairs(path)
+        plain = None if settings or is_lower else read_byte_pairs(path)
         if plain is None:
             raise
         return Tokenizer(plain, path)
     with refusing(f"{path} is not a tokenizer"):
         inner = tokenizers.Tokenizer.from_file(str(path))
-        _add_as_told(tokenizers, inner, settings)
-        return Tokenizer(inner, path)
+        _add_tokens(tokenizers, inner, settings, beside)
+        _follow(tokenizers, inner, settings)
+        if is_lower:
+            parts = [tokenizers.normalizers.Lowercase(), inner.normalizer]
+            inner.normalizer = tokenizers.normalizers.Sequence([part for part in parts if part])
+        return Tokenizer(inner, path, settings.get("truncation_side", "right"))
 
 
 def add_around(
@@ -105,15 +119,51 @@ def add_around(
     )
 
 
-def _add_as_told(tokenizers: Any, inner: Any, settings: dict[str, Any]) -> None:
-    """Follow add_bos_token and add_eos_token, where they are given, as transformers does."""
-    told = {key: settings.get(f"add_{key}_token") for key in ("bos", "eos")}
-    if not any(isinstance(value, bool) for value in told.values()):
-        return
-    around: dict[str, tuple[str, int] | None] = {}
-    for key, value in told.items():
-        token = settings.get(f"{key}_token")
+_NAMED = tuple(f"{name}_token" for name in "bos eos unk sep pad cls mask".split())
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+
+
+def _add_tokens(tokenizers: Any, inner: Any, settings: dict[str, Any], path: Path) -> None:
+    """Add the tokens that tokenizer_config.json names and tokenizer.json lacks."""
+    decoder = settings.get("added_tokens_decoder") or {}
+    for number, token in sorted(decoder.items(), key=lambda pair: int(pair[0])):
+        text = token["content"]
+        if inner.token_to_id(text) is None:
+            flags = ("special", "normalized", "lstrip", "rstrip", "single_word")
+            given = {flag: bool(token[flag]) for flag in flags if flag in token}
+            inner.add_tokens([tokenizers.AddedToken(text, **given)])
+        if inner.token_to_id(text) != int(number):
+            raise InputError(
+                f"{path}: the token {text!r} is number {number}, but {inner.token_to_id(text)} in "
+                "tokenizer.json; save the tokenizer again"
+            )
+    named = [settings.get(key) for key in _NAMED]
+    for key in _LISTS:
+        more = settings.get(key) or []
+        named += more.values() if isinstance(more, dict) else more
+    for token in named:
         text = token.get("content") if isinstance(token, dict) else token
-        number = inner.token_to_id(text) if isinstance(text, str) else None
-        around[key] = (str(text), number) if value and number is not None else None
-    add_around(tokenizers, inner, around["bos"], around["eos"])
+        if isinstance(text, str) and inner.token_to_id(text) is None:
+            inner.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False)])
+
+
+def _follow(tokenizers: Any, inner: Any, settings: dict[str, Any]) -> None:
+    """Follow the switches that transformers lets tokenizer_config.json decide."""
+    kind = settings.get("tokenizer_class")
+    normalizer = inner.normalizer
+    if isinstance(normalizer, tokenizers.normalizers.BertNormalizer) and kind in _BERTS:
+        switches = {"do_lower_case": "lowercase", "tokenize_chinese_chars": "handle_chinese_chars"}
+        for key, switch in (switches | {"strip_accents": "strip_accents"}).items():
+            if key in settings:
+                setattr(normalizer, switch, settings[key])
+        inner.normalizer = normalizer
+    level = inner.pre_tokenizer
+    if isinstance(level, tokenizers.pre_tokenizers.ByteLevel) and kind in _GPT2S:
+        level.add_prefix_space = bool(settings.get("add_prefix_space", level.add_prefix_space))
+        inner.pre_tokenizer = level
+    if settings.get("split_special_tokens"):
+        inner.encode_special_tokens = True
+
+
+_BERTS = (None, "BertTokenizer", "BertTokenizerFast")
+_GPT2S = ("GPT2Tokenizer", "GPT2TokenizerFast")

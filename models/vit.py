@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from ..scheduler import BATCH, NEW, Program, shape
 from .blocks import (
+    MOST_LAYERS,
     FamilyConfig,
     LayerWriter,
     add_mask,
@@ -28,7 +29,7 @@ class Config(FamilyConfig):
     """The keys of ViT's config.json that shape the computation."""
 
     width: int = Field(alias="hidden_size", ge=1)
-    layers: int = Field(alias="num_hidden_layers", ge=1)
+    layers: int = Field(alias="num_hidden_layers", ge=1, le=MOST_LAYERS)
     heads: int = Field(alias="num_attention_heads", ge=1)
     inner: int = Field(alias="intermediate_size", ge=1)
     image: int = Field(alias="image_size", ge=1)
@@ -53,14 +54,28 @@ _NO_MATTER = frozenset("encoder_stride pooler_act pooler_output_size tie_word_em
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
     check_keys(document, Config, {}, _NO_MATTER)
+    document = {key: _side(key, value) for key, value in document.items()}
     count = document.get("num_labels", 2)  # what the key means when there are no names
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
-        raise ValueError(f"num_labels = {count!r} is no number of classes")
-    names = {str(index): f"class {index}" for index in range(count)}
-    config = Config(**{"id2label": names, **document})
+        raise ValueError(f"num_labels = {count!r} is not a number of classes")
+    names = document.get("id2label")
+    if names is None:
+        names = {index: f"class {index}" for index in range(count)}
+    if isinstance(names, Mapping):
+        names = {str(index): str(name) for index, name in names.items()}
+    config = Config(**{**document, "id2label": names})
     check_heads(config.width, config.heads)
-    check_heads(config.image, config.patch)
+    if config.image % config.patch:
+        raise ValueError(
+            f"image_size = {config.image} does not divide into patches of {config.patch}"
+        )
     return config
+
+
+def _side(key: str, value: Any) -> Any:
+    """Return one side of what may be written as two equal ones."""
+    is_pair = key in ("image_size", "patch_size") and isinstance(value, list) and len(value) == 2
+    return value[0] if is_pair and value[0] == value[1] else value
 
 
 def program(config: Config, ending: str) -> Program:

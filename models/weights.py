@@ -61,7 +61,8 @@ class Weights(Mapping[str, np.ndarray]):
             with np.errstate(over="ignore", invalid="ignore"):
                 finite = np.isfinite(array.sum(dtype=np.float64))
             if not finite:
-                raise InputError(f"{self.source}: tensor {name!r} holds NaN or infinite values")
+                shown = self.stored[name].name or name
+                raise InputError(f"{self.source}: tensor {shown!r} holds NaN or infinite values")
             self._read[name] = array
         return array
 
@@ -174,17 +175,21 @@ def read_folder(folder: Path) -> Weights:
     if not isinstance(weight_map, dict):
         raise InputError(f"{index} has no weight_map")
     shards: dict[str, Weights] = {}
-    stored: dict[str, Stored] = {}
-    for name, file in weight_map.items():
+    for file in weight_map.values():
         path = folder / Path(str(file)).name
-        if path.name not in shards and not path.is_file():
+        if path.name in shards:
+            continue
+        if not path.is_file():
             raise InputError(f"{index} names the shard {file!r}, which is not in {folder}")
-        if path.name not in shards:
-            shards[path.name] = read_safetensors(path)
-        shard = shards[path.name]
-        if name not in shard:
+        shards[path.name] = read_safetensors(path)
+    for name, file in weight_map.items():
+        if name not in shards[Path(str(file)).name]:
             raise InputError(f"{index} says that {name!r} is in {file!r}, but it is not there")
-        stored[name] = shard.stored[name]
+    stored: dict[str, Stored] = {}
+    for shard in shards.values():
+        if twice := stored.keys() & set(shard):
+            raise InputError(f"{folder}: the tensor {min(twice)!r} is stored in two shards")
+        stored |= shard.stored
     return Weights(folder, stored)
 
 

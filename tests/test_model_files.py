@@ -119,6 +119,13 @@ def test_variants_are_not_their_defaults(variant: Any, name: str) -> None:
         ("qwen2", "use_sliding_window", True),
         ("qwen2", "layer_types", ["full_attention", "sliding_attention"]),
         ("vit", "layer_scale_init_value", 0.1),
+        ("gpt2", "is_causal", False),
+        ("llama", "is_causal", False),
+        ("llama", "rope_scaling", {"type": "linear", "factor": 4.0}),
+        ("llama", "rope_scaling", "linear"),
+        ("llama", "num_hidden_layers", 10**9),
+        ("llama", "biases", []),
+        ("gpt2", "hidden_size", 61),
     ],
 )
 def test_a_key_that_is_not_computed_is_refused(
@@ -126,7 +133,7 @@ def test_a_key_that_is_not_computed_is_refused(
 ) -> None:
     folder = Path(shutil.copytree(references / name, tmp_path / name))
     configure(folder, **{key: value})
-    words = "rotary" if key == "rope_parameters" else key
+    words = {"rope_parameters": "rotary"}.get(key, key)
     with pytest.raises(InputError, match=words):
         load_model(folder)
 
@@ -140,7 +147,22 @@ def test_a_key_that_does_not_matter_is_not_refused(
 ) -> None:
     folder = Path(shutil.copytree(references / "gpt2", tmp_path / "gpt2"))
     configure(folder, **{key: "anything", "a_future_switch": False, "a_future_list": []})
+    configure(folder, n_special=0, predict_special_tokens=True, output_past=True, hidden_size=60)
     load_model(folder)
+
+
+def test_pictures_may_be_written_as_pairs_and_classes_as_numbers(
+    references: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(references / "vit", tmp_path / "vit"))
+    names = {str(number): number for number in range(7)}
+    configure(folder, image_size=[12, 12], patch_size=[4, 4], id2label=names)
+    load_model(folder)
+    configure(folder, id2label=None, num_labels=7)
+    load_model(folder)
+    configure(folder, image_size=13)
+    with pytest.raises(InputError, match="image_size = 13 does not divide into patches of 4"):
+        load_model(folder)
 
 
 def test_missing_keys_have_the_defaults_of_their_class(variant: Any) -> None:
@@ -236,6 +258,52 @@ def test_a_stored_head_beside_tied_embeddings(references: Path, tmp_path: Path) 
         load_model(folder)
     configure(folder, tie_word_embeddings=False)
     load_model(folder)
+
+
+def test_wrappers_of_torch_are_taken_off(references: Path, tmp_path: Path) -> None:
+    for wrapper in ("module.", "_orig_mod."):
+        folder = Path(shutil.copytree(references / "gpt2", tmp_path / wrapper.strip(".")))
+        arrays = load_file(folder / "model.safetensors")
+        save_file({wrapper + n: a for n, a in arrays.items()}, folder / "model.safetensors")
+        load_model(folder)
+    save_file({"base_model.x": np.ones(3)}, folder / "model.safetensors")
+    configure(folder, n_layer=1)
+    with pytest.raises(InputError, match="1 layers, the weights have 0"):
+        load_model(folder)
+
+
+def test_tied_embeddings_may_have_the_name_of_the_head(references: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(references / "gpt2", tmp_path / "gpt2"))
+    right = load_model(folder).forward([[1, 2]])
+    table = load_file(folder / "model.safetensors")["transformer.wte.weight"]
+    change_tensors(folder, **{"transformer.wte.weight": None, "lm_head.weight": table})
+    np.testing.assert_array_equal(load_model(folder).forward([[1, 2]]), right)
+
+
+def test_one_tensor_of_a_million_layers_ends_at_once(references: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(references / "llama", tmp_path / "llama"))
+    ones = np.ones(3, np.float32)
+    for number in ("9" * 6, "9" * 5000, "٣"):
+        change_tensors(folder, **{f"model.layers.{number}.self_attn.q_proj.weight": ones})
+        with pytest.raises(InputError, match=r"layers, the weights have 3|does not use the tensor"):
+            load_model(folder)
+        shutil.copy(references / "llama" / "model.safetensors", folder)
+
+
+def test_a_tensor_in_two_shards_is_refused(references: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(references / "llama3", tmp_path / "llama3"))
+    first, second = sorted(folder.glob("model-*.safetensors"))
+    arrays = load_file(second)
+    name = next(iter(load_file(first)))
+    save_file(arrays | {name: np.ones(3, np.float32)}, second)
+    with pytest.raises(InputError, match=f"{name!r} is stored in two shards"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 400, "x\0y"])
+def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises((InputError, ValueError), match=r"no model|null"):
+        load_model(name)
 
 
 def test_a_shard_is_opened_once(
@@ -499,6 +567,56 @@ def test_a_token_that_is_there_twice_is_refused(
         load_model(path).tokenizer.encode("a")
 
 
+def test_control_tokens_are_that_whatever_their_type(
+    references: Path, tmp_path: Path, write_gguf: Any
+) -> None:
+    # early files of Llama 3 have no types; llama.cpp knows these tokens by their text
+    path = write_gguf(
+        tmp_path / "m.gguf",
+        references / "variants" / "llama_linear",
+        tokens=WORDS,
+        merges=["a b"],
+    )
+    model = load_model(path)
+    assert model.tokenizer.encode("a<|eot_id|>b") == [0, 8, 1]
+    assert model.tokenizer.decode([0, 8]) == "a"
+
+
+def test_a_tokenizer_of_another_model_beside_a_gguf_file_is_refused(
+    references: Path, tmp_path: Path, write_gguf: Any
+) -> None:
+    folder = references / "variants" / "llama_linear"
+    path = write_gguf(tmp_path / "m.gguf", folder, tokens=WORDS, merges=["a b"])
+    shutil.copy(references / "variants" / "sentence" / "tokenizer.json", tmp_path)
+    with pytest.raises(InputError, match=r"is not the tokenizer of m\.gguf beside it"):
+        load_model(path).tokenizer.encode("a")
+
+
+def test_a_broken_vocabulary_is_one_sentence(
+    references: Path, tmp_path: Path, write_gguf: Any
+) -> None:
+    from lightloom.models.gguf_tokens import gguf_tokenizer
+
+    folder = references / "variants" / "llama_linear"
+    path = write_gguf(tmp_path / "m.gguf", folder, merges=["ab"])
+    with pytest.raises(InputError, match="merge 'ab' is not a pair"):
+        load_model(path).tokenizer.encode("a")
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a b"]}
+    metadata |= {"tokenizer.ggml.tokens": WORDS, "tokenizer.ggml.token_type": [1, 1]}
+    with pytest.raises(InputError, match="2 types of tokens are too few for 9 tokens"):
+        gguf_tokenizer(metadata, path)
+
+
+def test_a_gguf_file_is_known_by_its_content(
+    references: Path, tmp_path: Path, write_gguf: Any
+) -> None:
+    folder = references / "variants" / "llama_biases"
+    path = write_gguf(tmp_path / "m.gguf", folder)
+    check(folder, Path(shutil.copy(path, tmp_path / "sha256-0123")))
+    path.rename(tmp_path / "M.GGUF")
+    check(folder, tmp_path)
+
+
 def test_a_text_ends_where_its_file_says() -> None:
     key = "tokenizer.ggml.{}_token_id".format
     words = ["a", "<|eot_id|>", "b", "c", "<|eom_id|>", "d"]
@@ -526,23 +644,62 @@ def test_end_tokens_of_generation_config_come_first(references: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("settings", "tokens"),
+    ("settings", "text", "tokens"),
     [
-        ({}, [2, 4, 3]),
-        ({"add_bos_token": True, "bos_token": "[CLS]"}, [2, 4]),
-        ({"add_eos_token": True, "eos_token": {"content": "[SEP]"}}, [4, 3]),
-        ({"add_bos_token": False, "add_eos_token": False}, [4]),
-        ({"add_bos_token": True}, [4]),  # without a bos_token there is nothing to add
-        ({"bos_token": "[CLS]", "add_bos_token": None}, [2, 4, 3]),
+        # as AutoTokenizer of transformers 5.24: what stands around a text is in tokenizer.json
+        ({}, "a", [2, 4, 3]),
+        ({"add_bos_token": True, "bos_token": "[CLS]"}, "a", [2, 4, 3]),
+        ({"add_bos_token": False, "add_eos_token": True, "eos_token": "[SEP]"}, "a", [2, 4, 3]),
+        ({"split_special_tokens": True}, "[UNK]", [2, 1, 1, 1, 3]),
+        ({"additional_special_tokens": ["<x>"]}, "a<x>", [2, 4, 14, 3]),
+        ({"added_tokens_decoder": {"14": {"content": "<x>"}}}, "a<x>", [2, 4, 14, 3]),
+        ({"pad_token": {"content": "<pad>"}}, "<pad>", [2, 14, 3]),
     ],
 )
-def test_tokenizer_config_says_what_stands_around_a_text(
-    variant: Any, settings: dict[str, Any], tokens: list[int]
+def test_tokenizer_config_is_followed_as_transformers_does(
+    variant: Any, settings: dict[str, Any], text: str, tokens: list[int]
 ) -> None:
     pytest.importorskip("tokenizers", reason="needs the extra 'models'")
     folder = variant("sentence")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert load_model(folder).tokenizer.encode("a") == tokens
+    assert load_model(folder).tokenizer.encode(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_lower"),
+    [
+        ({}, True),
+        ({"do_lower_case": False}, False),
+        ({"do_lower_case": False, "tokenizer_class": "BertTokenizerFast"}, False),
+        ({"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"}, True),
+    ],
+)
+def test_letters_are_made_lower_as_transformers_does(
+    variant: Any, settings: dict[str, Any], is_lower: bool
+) -> None:
+    pytest.importorskip("tokenizers", reason="needs the extra 'models'")
+    folder = variant("sentence")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["normalizer"] = {"type": "BertNormalizer", "lowercase": True, "clean_text": True}
+    document["normalizer"] |= {"handle_chinese_chars": True, "strip_accents": None}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_model(folder).tokenizer.encode("Cat") == [2, 6 if is_lower else 1, 3]
+
+
+def test_a_token_of_another_number_is_refused(variant: Any) -> None:
+    pytest.importorskip("tokenizers", reason="needs the extra 'models'")
+    folder = variant("sentence")
+    configure(folder, "tokenizer_config.json", added_tokens_decoder={"5": {"content": "<x>"}})
+    with pytest.raises(InputError, match=r"token '<x>' is number 5, but 14 in tokenizer\.json"):
+        load_model(folder).tokenizer.encode("a")
+
+
+def test_settings_of_the_choice_that_are_not_applied_are_named(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(load_model("glimmer").source, tmp_path / "glimmer"))
+    configure(folder, "generation_config.json", repetition_penalty=1.1, num_beams=1, top_k=20)
+    with pytest.warns(UserWarning, match=r"asks for repetition_penalty = 1\.1, which is not"):
+        next(load_model(folder).generate([1, 2], max_tokens=1), None)
 
 
 def test_an_added_token_beyond_the_embedding_is_refused_when_it_is_used(variant: Any) -> None:
@@ -615,13 +772,20 @@ def test_a_dense_module_goes_through_the_mock(variant: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"names": ("CNN",)}, "module 'CNN'"),
+        ({"names": ("CNN",)}, r"module 'sentence_transformers\.models\.CNN' \(CNN\)"),
         ({"pooling": {"pooling_mode": "median"}}, "pooling.*median"),
         ({"pooling": {"pooling_mode_nothing": True}}, "pooling_mode_nothing"),
         ({"names": ("dense",), "dense": {"activation_function": "mine.Swish"}}, "mine.Swish"),
         ({"names": ("dense",), "dense": {"use_residual": True}}, "use_residual = True"),
         ({"names": ("dense",), "dense": {"out_features": 7}}, "has shape"),
         ({"names": ("dense",), "dense": {"bias": False}}, "does not use the tensor"),
+        ({"names": ("dense",), "dense": {"in_features": 17}}, r"takes 17 numbers .* gets 16"),
+        ({"names": ("unit",), "unit": {"module_output_name": "x"}}, "module_output_name = 'x'"),
+        ({"pooling": {}}, "pooling None"),
+        ({"pooling": {"pooling_mode": None}}, "pooling None"),
+        ({"encoder": {"tokenizer_args": {"model_max_length": 4}}}, "tokenizer_args = "),
+        ({"encoder": {"transformer_task": "fill-mask"}}, "transformer_task = 'fill-mask'"),
+        ({"around": {"truncate_dim": "all"}}, "truncate_dim = 'all'"),
         ({"around": {"default_prompt_name": "query"}}, "'query' is not among its prompts"),
     ],
 )
@@ -632,11 +796,49 @@ def test_what_is_not_computed_after_an_encoder_is_refused(
     modules_of(
         folder, *change.get("names", ()), pooling=change.get("pooling", {"pooling_mode": "cls"})
     )
-    configure(folder / "dense", **change.get("dense", {}))
+    (folder / "unit").mkdir()
+    for name in ("dense", "unit"):
+        configure(folder / name, **change.get(name, {}))
+    configure(folder, "sentence_bert_config.json", **change.get("encoder", {}))
     if "around" in change:
         configure(folder, "config_sentence_transformers.json", **change["around"])
     with pytest.raises(InputError, match=words):
         load_model(folder)
+
+
+def test_modules_of_other_authors_are_refused(variant: Any) -> None:
+    folder = variant("sentence")
+    modules_of(folder, pooling={"pooling_mode": "mean"})
+    text = (folder / "modules.json").read_text()
+    text = text.replace("sentence_transformers.models.Pooling", "mine.Pooling")
+    (folder / "modules.json").write_text(text)
+    with pytest.raises(InputError, match=r"module 'mine\.Pooling' \(1_Pooling\) is not computed"):
+        load_model(folder)
+
+
+def test_an_embedding_is_cut_as_its_authors_say(variant: Any) -> None:
+    pytest.importorskip("tokenizers", reason="needs the extra 'models'")
+    folder = variant("sentence")
+    whole = load_model(folder).embed(["a cat"])
+    configure(folder, "config_sentence_transformers.json", truncate_dim=4)
+    found = load_model(folder).embed(["a cat"])
+    cut = whole[:, :4] / np.linalg.norm(whole[:, :4])
+    np.testing.assert_allclose(found, cut, rtol=0, atol=1e-6)
+    assert load_model(folder).embed([]).shape == (0, 4)
+
+
+def test_an_encoder_in_a_folder_of_its_own_is_read(variant: Any) -> None:
+    # as sentence-transformers wrote until 2021: 0_Transformer beside modules.json
+    pytest.importorskip("tokenizers", reason="needs the extra 'models'")
+    folder = variant("sentence")
+    modules_of(folder, "dense", pooling={"pooling_mode": "cls"})
+    right = load_model(folder).embed(["a cat"])
+    (folder / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).rename(folder / "0_Transformer" / name)
+    text = (folder / "modules.json").read_text().replace('"path": ""', '"path": "0_Transformer"', 1)
+    (folder / "modules.json").write_text(text)
+    np.testing.assert_array_equal(load_model(folder).embed(["a cat"]), right)
 
 
 def test_prompts_and_lower_case_are_put_before_the_tokenizer(variant: Any) -> None:
@@ -645,6 +847,7 @@ def test_prompts_and_lower_case_are_put_before_the_tokenizer(variant: Any) -> No
     plain = load_model(folder).embed(["a cat rests ."])
     configure(folder, "sentence_bert_config.json", do_lower_case=True)
     np.testing.assert_array_equal(load_model(folder).embed(["A CAT rests ."]), plain)
+    assert load_model(folder).tokenizer.encode("A [UNK]") == [2, 4, 1, 3]  # special ones stay
     configure(
         folder,
         "config_sentence_transformers.json",
@@ -675,6 +878,21 @@ def test_pixel_settings_that_mean_nothing_are_refused(
     inputs = load_file(folder / "expected.safetensors")["inputs"]
     with pytest.raises(InputError, match=words):
         load_model(folder).forward(inputs)
+
+
+def test_pixels_of_another_processor_want_its_numbers(variant: Any) -> None:
+    folder = variant("vit_unrescaled")
+    inputs = load_file(folder / "expected.safetensors")["inputs"]
+    settings = {"image_processor_type": "CLIPImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="image_mean and image_std are missing, and a CLIPImage"):
+        load_model(folder).forward(inputs)
+    other = variant("vit_unnormalised")
+    right = load_model(other).forward(inputs)
+    (folder / "preprocessor_config.json").unlink()
+    shutil.copy(other / "model.safetensors", folder)
+    configure(folder, "processor_config.json", image_processor={"do_normalize": False})
+    np.testing.assert_array_equal(load_model(folder).forward(inputs), right)
 
 
 # --- published settings ---------------------------------------------------------------------------
