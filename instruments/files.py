@@ -23,7 +23,6 @@ from typing import Any
 from .errors import InputError
 
 _HEAD_BYTES = 1 << 16  # in which an output says what it is
-_PNG = b"\x89PNG"
 
 
 def check_output(path: str | Path, kind: str = "") -> None:
@@ -120,9 +119,12 @@ def _says(path: Path, kind: str) -> bool:
                 head = unpacked.read(_HEAD_BYTES)
     except (OSError, EOFError, zlib.error):
         return False
-    word = re.escape(kind.encode())
-    said = rb"\0" + word if head.startswith(_PNG) else rb"[\"'>]" + word + rb"[\"'<]"
-    return head.lstrip()[:1] in (b"<", b"{", _PNG[:1]) and re.search(said, head) is not None
+    word = kind.encode()
+    if head.startswith(b"\x89PNG"):
+        text = b"Software\0" + word
+        return len(text).to_bytes(4, "big") + b"tEXt" + text in head
+    said = rb"[\"'>]" + re.escape(word) + rb"[\"'<]"
+    return head.lstrip()[:1] in (b"<", b"{") and re.search(said, head) is not None
 
 
 def _is_device(path: Path) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import time
 from collections import deque
@@ -31,6 +32,7 @@ from .database import (
     APPLICATION,
     FileLost,
     FileWatch,
+    has_locks,
     has_magic,
     has_schema,
     is_busy,
@@ -97,7 +99,7 @@ class Journal:
 
     def __init__(self, path: Path, lock: HeldLock) -> None:
         self.path, self._lock = path, lock
-        self._place = path.resolve()
+        self._place = _place(path)
         self.session = 0
         self.on_pause: Callable[[str], None] = lambda why: None
         self.on_go: Callable[[], None] = lambda: None
@@ -142,7 +144,7 @@ class Journal:
         try:
             _refuse_existing(path)  # another process may have made it before we had the lock
             with refusing(path, "cannot write the journal"):
-                make(path.resolve(), _TABLES, SCHEMA)
+                make(_place(path), _TABLES, SCHEMA)
                 journal = cls(path, lock)
         except BaseException:
             lock.release()
@@ -558,7 +560,7 @@ class JournalFile:
         self.path = Path(path)
         _refuse_other_files(self.path)
         with contextlib.ExitStack() as stack, refusing(self.path, "cannot read the journal"):
-            self._connection = stack.enter_context(reading(self.path.resolve()))
+            self._connection = stack.enter_context(reading(_place(self.path)))
             _check_content(self.path, self._connection)
             self._size = self.path.stat().st_size
             self._connection.execute("BEGIN")  # all that is read is of one moment
@@ -745,7 +747,12 @@ def _check_content(path: Path, connection: sqlite3.Connection) -> None:
 
 def _lock(path: Path) -> HeldLock:
     """Hold the file that a name leads to, under whatever name."""
-    place = path.resolve()
+    place = _place(path)
+    if not has_locks(place.parent):  # SQLite would only say that the file is locked, after a while
+        raise InputError(
+            f"cannot write the journal {path}: the file system of {place.parent} has no file "
+            "locks; use a folder on a disk of this computer, and copy the file later"
+        )
     try:
         lock = HeldLock(place.with_name(f".{place.name}.lock"), f"the journal {path}")
         return lock.acquire()
@@ -755,6 +762,11 @@ def _lock(path: Path) -> HeldLock:
             f"({error.strerror or error}); use a folder on a disk of this computer where you may "
             "write"
         ) from None
+
+
+def _place(path: Path) -> Path:
+    """Give the file that a name leads to; a link that leads in a circle leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _seal(table: str, row: Sequence[Any]) -> bytes:
