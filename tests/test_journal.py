@@ -608,7 +608,7 @@ def test_a_journal_with_a_second_hard_name_is_refused(whole: Path, tmp_path: Pat
         "folder",
         "pipe",
     ],
-    ids=repr,
+    ids=lambda left: repr(left)[:40],
 )
 def test_a_damaged_holder_is_survived(tmp_path: Path, left: Any) -> None:
     # who is refused wants to know why, not where Python gave up

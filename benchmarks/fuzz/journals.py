@@ -199,7 +199,7 @@ def damaged(random: Random, content: bytes) -> bytes:
     kind = random.random()
     if kind < 0.6:  # the first pages hold the schema and the roots of the tables
         most = random.choice((100, 20 * _PAGE_BYTES, len(found), len(found)))
-        found[random.randrange(most)] ^= 1 << random.randrange(8)
+        found[random.randrange(min(most, len(found)))] ^= 1 << random.randrange(8)
     elif kind < 0.75:
         del found[random.choice((at, random.randrange(len(found)))) :]
     elif kind < 0.85:
