@@ -117,8 +117,13 @@ def _says(path: Path, kind: str) -> bool:
         if head.startswith(b"\x1f\x8b"):
             with gzip.open(path) as unpacked:
                 head = unpacked.read(_HEAD_BYTES)
-    except (OSError, EOFError, zlib.error):
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         return False
+    except OSError as error:
+        raise InputError(
+            f"cannot write {_named(path, kind)}: the file that is there cannot be read "
+            f"({error.strerror or error}), so it is not replaced; give another name"
+        ) from None
     word = kind.encode()
     if head.startswith(b"\x89PNG"):
         text = b"Software\0" + word

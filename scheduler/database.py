@@ -55,7 +55,7 @@ _CANNOT_READ_HERE = {  # beside the above: a log that cannot be recovered in pla
     sqlite3.SQLITE_READONLY_ROLLBACK,
     sqlite3.SQLITE_READONLY_DIRECTORY,
 }
-_NO_LOCKS = "has no file locks; use a folder on a disk of this computer, and copy the file later"
+NO_LOCKS = "has no file locks; use a folder on a disk of this computer, and copy the file later"
 
 
 # --- making and opening --------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def sentence(error: BaseException, path: Path) -> str:
     if code in _SHARED_MEMORY:
         return f"the file system of {path.parent} cannot share memory ({error}); use another folder"
     if code in _LOCKS or (kind == sqlite3.SQLITE_BUSY and not has_locks(path.parent)):
-        return f"the file system of {path.parent} {_NO_LOCKS}"
+        return f"the file system of {path.parent} {NO_LOCKS}"
     if kind in _DAMAGE or kind == sqlite3.SQLITE_INTERRUPT:
         return f"it is damaged ({error}); take a copy from a backup"
     told = {
@@ -352,6 +352,7 @@ class FileWatch:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stream = path.open("rb", buffering=0)
+        self._began = path.stat()  # by name, as later ones: Windows tells other numbers by handle
         self._log: dict[Path, os.stat_result] = {}
         self._size = 0
         self._head = self._read_head()
@@ -385,14 +386,14 @@ class FileWatch:
         ------
         FileLost : saying what has become of it
         """
-        held, found = os.fstat(self._stream.fileno()), _stat(self._path)
+        found = _stat(self._path)
         if found is None:
-            if held.st_nlink == 0:
+            if os.fstat(self._stream.fileno()).st_nlink == 0:
                 raise FileLost("was deleted")
             raise FileLost(
                 "is not at its place any more: it, or its folder, was renamed, moved or deleted"
             )
-        if not _is_same(held, found):
+        if not _is_same(self._began, found):
             raise FileLost("was replaced by another file")
         for path, before in self._log.items():
             now = _stat(path)
@@ -407,7 +408,7 @@ class FileWatch:
 
         Parameters
         ----------
-        is_ours : what was written since the last look
+        is_ours : whether this process may have written since the last look
 
         Raises
         ------

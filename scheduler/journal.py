@@ -30,6 +30,7 @@ from ..instruments import InputError
 from ..instruments.lock import HeldLock
 from .database import (
     APPLICATION,
+    NO_LOCKS,
     FileLost,
     FileWatch,
     has_locks,
@@ -494,14 +495,15 @@ class Journal:
                 _COMMIT_S,
             )
             rows = list(self._waiting)
-        last_s = time.monotonic() + _LONGEST_LOCK_S
+        last_s, has_tried = time.monotonic() + _LONGEST_LOCK_S, False
         while True:
             try:
-                self._watch.check()
+                self._watch.check(is_ours=has_tried)
                 _insert(connection, rows)
                 self._watch.check(is_ours=True)
                 break
             except sqlite3.OperationalError as error:
+                has_tried = True
                 if is_full(error, self._place):
                     self._wait_for_room(connection, error)
                 elif is_busy(error) and time.monotonic() < last_s:  # somebody reads it
@@ -561,8 +563,13 @@ class JournalFile:
         _refuse_other_files(self.path)
         with contextlib.ExitStack() as stack, refusing(self.path, "cannot read the journal"):
             self._connection = stack.enter_context(reading(_place(self.path)))
+            pages, each = (
+                self._connection.execute(f"PRAGMA {what}").fetchone()[0]
+                for what in ("page_count", "page_size")
+            )
+            self._size = pages * each  # what is in the log counts, too
+            limit_steps(self._connection, self._size)
             _check_content(self.path, self._connection)
-            self._size = self.path.stat().st_size
             self._connection.execute("BEGIN")  # all that is read is of one moment
             self._opened = stack.pop_all()
 
@@ -750,8 +757,7 @@ def _lock(path: Path) -> HeldLock:
     place = _place(path)
     if not has_locks(place.parent):  # SQLite would only say that the file is locked, after a while
         raise InputError(
-            f"cannot write the journal {path}: the file system of {place.parent} has no file "
-            "locks; use a folder on a disk of this computer, and copy the file later"
+            f"cannot write the journal {path}: the file system of {place.parent} {NO_LOCKS}"
         )
     try:
         lock = HeldLock(place.with_name(f".{place.name}.lock"), f"the journal {path}")
