@@ -9,7 +9,6 @@ per second. Medians; nothing here fails on a slow machine.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..instruments import limit_threads
+from ..instruments.files import check_output, write_document
+
+KIND = "lightloom bench speed"
 
 
 def median_ms(call: Callable[[], Any], repeats: int = 50) -> float:
@@ -105,6 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="of arithmetic (the light uses all cores)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.json:
+        check_output(options.json, KIND)
     limit_threads(options.threads)
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -119,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"    {what:<20}{value:10.3g}")
     if options.json:
         document = {"schema": 1, "results": results}
-        options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+        write_document(options.json, document, KIND)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ run is lightloom's digital backend on numpy, whose program and host steps are th
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 
 from ..instruments import limit_threads
+from ..instruments.files import check_output, write_document
+
+KIND = "lightloom body"
 
 TOKENS, NEW_TOKENS, VOCABULARY = 128, 8, 512
 
@@ -59,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.json:
+        check_output(options.json, KIND)
     limit_threads(options.threads)
     seconds = measure(options.repeats)
     for what, times in seconds.items():
@@ -68,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{what}: float32 numpy {1e3 * base:.1f} ms; of that time {shares}")
     if options.json:
         document = {"schema": 1, "threads": options.threads, "seconds": seconds}
-        options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+        write_document(options.json, document, KIND)
 
 
 if __name__ == "__main__":

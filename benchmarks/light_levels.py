@@ -8,11 +8,13 @@ spread is that of the noise: the standard deviation of a run over the seeds.
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
+from ..instruments.files import check_output, write_document
+
+KIND = "lightloom light levels"
 LEVELS = (1e6, 1e5, 1e4, 1e3)
 BENCHES = (
     ("abs-split", "balanced"),
@@ -70,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--encodings", nargs="+", default=sorted({name for name, _ in BENCHES}))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.json:
+        check_output(options.json, KIND)
     from ..models import load_model
 
     model = load_model(options.model)
@@ -94,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "readout_bits": bits,
                 "results": results,
             }
-            options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+            write_document(options.json, document, KIND)
 
 
 def _cell(values: list[float]) -> str:

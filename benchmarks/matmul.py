@@ -14,7 +14,6 @@ level, and take further planes of integers. aihwkit and AnalogVNN are timed wher
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import statistics
 import sys
@@ -25,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from ..instruments import limit_threads
+from ..instruments.files import check_output, write_document
 
+KIND = "lightloom matmul speed"
 SHAPES = ((768, 3072), (3072, 768), (768, 768))
 ROWS = (1, 128, 1024)
 
@@ -152,6 +153,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="input rows")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.json:
+        check_output(options.json, KIND)
     limit_threads(options.threads)
     from ..backends import mock_path
 
@@ -186,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
             "numpy": importlib.metadata.version("numpy"),
             "results": results,
         }
-        options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+        write_document(options.json, document, KIND)
 
 
 if __name__ == "__main__":

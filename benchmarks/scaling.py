@@ -35,12 +35,14 @@ from ..backends import (
 from ..backends.base import PreparedWeights
 from ..instruments import InputError
 from ..instruments.errors import import_extra
+from ..instruments.files import check_output, write_document
 from ..models import Model, load_model
 from ..models.model import load_arrays
 from ..scheduler import Executor, Placement
 from ..scheduler.host_steps import token_loss
-from .pictures import use_log_axes
+from .pictures import save_picture, use_log_axes
 
+KIND, PICTURE = "lightloom scaling", "lightloom scaling picture"
 ENCODINGS = ("abs-split", "push-pull", "offset")
 SHARE = 0.01  # of the loss: how much noise may add
 SPREAD = (
@@ -542,7 +544,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         axes.legend(fontsize="small")
     left.set(ylabel="photons per MAC for 1 % of loss", title="Budget (dotted: 1 / width)")
     right.set(ylabel="photons per output", title="Light at which noise equals the signal")
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_picture(figure, path, PICTURE)
 
 
 def _pair(interval: tuple[float, float]) -> str:
@@ -561,6 +563,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path, help=".svg or .png (extra: report)")
     options = parser.parse_args(arguments)
+    if options.json:
+        check_output(options.json, KIND)
+    if options.picture:
+        check_output(options.picture, PICTURE)
     if options.family.is_file():
         document = json.loads(options.family.read_text(encoding="utf-8"))
         measured = document["members"]
@@ -578,7 +584,7 @@ def main(arguments: list[str] | None = None) -> None:
         "laws": show(measured, options.encodings),
     }
     if options.json:
-        options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        write_document(options.json, document, KIND)
     if options.picture:
         draw(document, options.picture)
 

@@ -12,7 +12,6 @@ The text is that of `pydoc_data.topics`, which every Python has.
 """
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,11 +22,13 @@ import numpy as np
 
 from ..backends import Backend, MockBackend
 from ..instruments import InputError
+from ..instruments.files import check_output, write_document
 from ..models import Model, load_model
 from ..models.model import CALIBRATION_TEXT
 from ..scheduler import Executor, OpticalMatmul, Placement
 from .scaling import ENCODINGS, Text, find_budget, profile_of, signal_costs
 
+KIND = "lightloom scaling by layer"
 _CALIBRATION_ROWS = 2  # keys and values have their scales from so many rows of the usual text
 
 
@@ -173,6 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--products", nargs="*", help="names of products; none: all")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.json:
+        check_output(options.json, KIND)
     model = load_model(options.model)
     inputs = inputs_of(model, options.rows, options.length)
     found = []
@@ -192,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "seeds": options.seeds,
                 "groups": found,
             }
-            options.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            write_document(options.json, document, KIND)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,168 @@
-"""Files that hold the old content or the new, and documents that show when they were changed."""
+"""Files that hold the old content or the new, and documents that show when they were changed.
+
+What a user asked to have written replaces nothing but an earlier output of the same kind, and is
+there whole or not at all: `whole_output`.
+"""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Mapping
+import shutil
+import stat
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from .errors import InputError
+
+_HEAD_BYTES = 1 << 16  # in which an output says what it is
+
+
+def check_output(path: str | Path, kind: str = "") -> None:
+    """Refuse, before work is spent on it, an output that could not be written afterwards.
+
+    Parameters
+    ----------
+    kind : of output, as it says itself, such as "lightloom trace": a file of this kind may be
+        replaced, and an empty one; "" replaces nothing
+
+    Raises
+    ------
+    InputError : for a file, or a folder, that is there, and where there is no folder to write to
+    """
+    path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"cannot write {_named(path, kind)}: there is no folder {path.parent}")
+    if not path.exists() or _is_device(path):
+        return
+    if not kind:
+        raise InputError(f"{path} is there already; give another name, or remove it")
+    if path.is_dir():
+        raise InputError(f"cannot write {_named(path, kind)}: it is a folder; give a file's name")
+    if path.stat().st_size and not _says(path, kind):
+        raise InputError(
+            f"{path} is there already and is not a {kind}, so it is not replaced; give another "
+            "name, or remove it"
+        )
+    if not path.stat().st_mode & 0o222:
+        raise InputError(f"{path} is there already and is read-only; give another name")
+
+
+@contextlib.contextmanager
+def whole_output(path: str | Path, kind: str = "") -> Iterator[Path]:
+    """Give a name beside an output to write to; it takes the output's name at the end of a `with`.
+
+    Where the `with` ends in an error, what was written is removed, and the former output stays.
+
+    Parameters
+    ----------
+    kind : see `check_output`; the output has to say it, in quotes or as the text of an element
+
+    Raises
+    ------
+    InputError : see `check_output`; and when it cannot be written
+    """
+    check_output(path, kind)
+    try:
+        if _is_device(Path(path)):
+            with _elsewhere(Path(path)) as draft:
+                yield draft
+            return
+        place = Path(os.path.realpath(path))
+        draft = place.with_name(f".{place.name[:50]}.{secrets.token_hex(4)}.tmp")
+        try:
+            yield draft
+            _sync(draft)
+            check_output(path, kind)  # it may have come meanwhile
+            if place.exists() and kind:
+                shutil.copymode(place, draft)
+            (draft.replace if kind else draft.rename)(place)
+        except BaseException:
+            _remove(draft)
+            raise
+        _sync_folder(place.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {_named(path, kind)}: {error.strerror or error}") from None
+
+
+def write_output(path: str | Path, content: bytes, kind: str = "") -> None:
+    """Write an output whole or not at all; see `whole_output`."""
+    with whole_output(path, kind) as draft:
+        draft.write_bytes(content)
+
+
+def write_document(path: str | Path, document: Mapping[str, Any], kind: str) -> None:
+    """Write a document as JSON that says its kind; see `whole_output`."""
+    text = json.dumps({"kind": kind, **document}, indent=1, allow_nan=False)
+    write_output(path, f"{text}\n".encode(), kind)
+
+
+def _named(path: str | Path, kind: str) -> str:
+    """Name an output for a message: "the trace run.json"."""
+    return f"the {kind.removeprefix('lightloom ')} {path}" if kind else str(path)
+
+
+def _says(path: Path, kind: str) -> bool:
+    """Say whether a file is an output of lightloom of this kind, by what it begins with."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+        if head.startswith(b"\x1f\x8b"):
+            with gzip.open(path) as unpacked:
+                head = unpacked.read(_HEAD_BYTES)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return False
+    except OSError as error:
+        raise InputError(
+            f"cannot write {_named(path, kind)}: the file that is there cannot be read "
+            f"({error.strerror or error}), so it is not replaced; give another name"
+        ) from None
+    word = kind.encode()
+    if head.startswith(b"\x89PNG"):
+        text = b"Software\0" + word
+        return len(text).to_bytes(4, "big") + b"tEXt" + text in head
+    said = rb"[\"'>]" + re.escape(word) + rb"[\"'<]"
+    return head.lstrip()[:1] in (b"<", b"{") and re.search(said, head) is not None
+
+
+def _is_device(path: Path) -> bool:
+    """Say whether a name is that of a device or a pipe: nothing is there to be replaced."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+@contextlib.contextmanager
+def _elsewhere(device: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="lightloom-") as folder:
+        draft = Path(folder) / "output"
+        yield draft
+        with draft.open("rb") as source, device.open("wb") as target:
+            shutil.copyfileobj(source, target)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content on disk before its name; of a folder that would take too long."""
+    if path.is_file():
+        with path.open("r+b") as stream:
+            os.fsync(stream.fileno())
+
+
+def _remove(draft: Path) -> None:
+    with contextlib.suppress(OSError):
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -31,6 +186,31 @@ def replace_file(path: Path, content: bytes) -> None:
             draft.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def read_note(path: Path) -> dict[str, str] | None:
+    """Read a short JSON object that a program left for others, its values as text.
+
+    Returns
+    -------
+    None where there is nothing that can be read, whatever lies there
+    """
+    try:
+        if not path.is_file():  # a pipe would never end
+            return None
+        with path.open("rb") as stream:
+            found = json.loads(stream.read(_HEAD_BYTES))
+        return {key: str(value) for key, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def moment_of(text: str) -> str:
+    """Show an ISO 8601 moment in this computer's time zone; what is none is an unknown time."""
+    try:
+        return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return "an unknown time"
 
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:

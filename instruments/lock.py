@@ -27,7 +27,7 @@ from typing import Self
 import filelock
 
 from .errors import InUse
-from .files import replace_file
+from .files import moment_of, read_note, replace_file
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -66,13 +66,21 @@ class Holder:
     @classmethod
     def read(cls, path: Path) -> Holder | None:
         """Read what a holder left at a path; None where there is nothing that can be read."""
+        found = read_note(path)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            command, user, host = (str(found[key]) for key in ("command", "user", "host"))
-            return cls(
-                command, int(found["pid"]), user, host, str(found["since"]), str(found["boot"])
+            return (
+                None
+                if found is None
+                else cls(
+                    found["command"],
+                    int(found["pid"]),
+                    found["user"],
+                    found["host"],
+                    found["since"],
+                    found["boot"],
+                )
             )
-        except (OSError, ValueError, TypeError, KeyError):
+        except (ValueError, KeyError):
             return None
 
     @property
@@ -173,9 +181,8 @@ class HeldLock:
             time.sleep(0.01)
         else:
             return f"{self.what} is in use by another process; wait until it has ended"
-        since = datetime.fromisoformat(holder.since).astimezone()
         return (
-            f"{self.what} is in use: {holder} has held it since {since:%Y-%m-%d %H:%M:%S}; wait "
+            f"{self.what} is in use: {holder} has held it since {moment_of(holder.since)}; wait "
             "until it has ended, or end it there with Ctrl-C"
         )
 

@@ -3,7 +3,6 @@
 Measuring is in `lightloom.benchmarks.throughput`, judging in `lightloom.benchmarks.comparison`.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +14,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from .benchmarks import comparison, throughput
-from .benchmarks.pictures import use_log_axes
+from .benchmarks.pictures import save_picture, use_log_axes
 from .benchmarks.throughput import AXES, BARE, NUMPY
 from .instruments import InputError
 from .instruments.errors import import_extra
+from .instruments.files import check_output, write_document
 from .showing import _count, _duration, _figure
 
 if TYPE_CHECKING:
     from .backends import Backend
     from .models import Model
 
+PICTURE = "lightloom benchmark picture"
 _PICTURES = (".svg", ".png")
 _LEAST_SHARE = 0.002  # of a phase, that a stage needs for a row of its own
 _OVERHEAD = ("host overhead", "host")
@@ -74,13 +75,13 @@ def check_files(output: Path | None, picture: Path | None) -> None:
 
     Raises
     ------
-    InputError : for a folder that is not there, or a picture of an unknown kind
+    InputError : for a folder that is not there, a file that must not be replaced, or a picture of
+        an unknown kind
     MissingExtraError : for a picture without matplotlib
     """
-    for path in (output, picture):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            reason = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-            raise InputError(f"cannot write {path}: {reason}")
+    for path, kind in ((output, throughput.KIND), (picture, PICTURE)):
+        if path is not None:
+            check_output(path, kind)
     if picture is not None:
         if picture.suffix.lower() not in _PICTURES:
             raise InputError(f"--picture {picture}: give a file that ends in .svg or .png")
@@ -161,11 +162,7 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
     ------
     InputError : when it cannot be written
     """
-    try:
-        text = json.dumps(document, indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    write_document(path, document, throughput.KIND)
 
 
 # -------------------------------------------------------------------------------- tables
@@ -469,11 +466,7 @@ def draw(path: Path, document: Mapping[str, Any]) -> None:
             f"{machine['processor']}, {machine['threads']} of {machine['cores']} threads",
             parse_math=False,
         )
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-        try:
-            figure.savefig(path, metadata=metadata, dpi=150)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from None
+        save_picture(figure, path, PICTURE)
 
 
 _GROUPS = {  # of a picture: name -> colour

@@ -162,6 +162,7 @@ def run(
     console = showing.console(for_people=not json_)
     check_sampling(temperature, top_k, top_p)
     _check_trace(trace)
+    _check_apart({"--record": record, "--trace": trace})
     if bench:
         _say_attended(attended)
     opened = _open(backend, profile, set_, seed, bench, uncalibrated, workers, scheduler)
@@ -190,12 +191,12 @@ def run(
     finally:
         opened.close()
     report = finished.report()
-    if trace is not None and measured is not None:
-        _write_trace(trace, planned, measured, console)
     if json_:
         _print_json(report.as_dict())
     else:
         showing.report(console, report)
+    if trace is not None and measured is not None:  # last: what was run is told already
+        _write_trace(trace, planned, measured, console)
 
 
 @contextmanager
@@ -355,6 +356,7 @@ def benchmark(
     console = showing.console(for_people=not json_)
     axes = benchmarking.parse_axes(scale or [])
     benchmarking.check_files(output, picture)
+    _check_apart({"--output": output, "--picture": picture})
     old = benchmarking.older(compare)
     profiles: list[str | None] = [*profile] if profile else [None]
     backends = [_open(backend, name, set_, seed, bench) for name in profiles]
@@ -367,14 +369,14 @@ def benchmark(
     finally:
         for opened in backends:
             opened.close()
-    if output is not None:
-        benchmarking.write(output, document)
-    if picture is not None:
-        benchmarking.draw(picture, document)
     if json_:
         _print_json(document)
     else:
         benchmarking.show(console, document)
+    if output is not None:
+        benchmarking.write(output, document)
+    if picture is not None:
+        benchmarking.draw(picture, document)
 
 
 @_command("energy")
@@ -416,6 +418,7 @@ def energy_(
     from . import energy, showing
     from .backends import DEFAULT
     from .instruments import InputError
+    from .instruments.files import check_output
     from .models import plan
     from .models.shapes import model_or_shape, sized_model
     from .page import write_page
@@ -425,18 +428,20 @@ def energy_(
         raise InputError("--model and --width are two models; give one of them")
     if tokens_per_second is not None and not 0 < tokens_per_second < float("inf"):
         raise InputError(f"--tokens-per-second = {tokens_per_second} must be above 0")
+    if html is not None:
+        check_output(html, energy.ENERGY_PAGE)
     loaded = sized_model(width, depth) if width is not None else model_or_shape(model or "digits")
     backends = [_open("mock", name, set_, 0) for name in profile or [DEFAULT]]
     sizes = (batch, sequence, new_tokens)
     plans = [plan(loaded, b, *sizes, placement, constants or ()) for b in backends]
     machines = [] if no_machine else [measure_machine()]
     document = energy.document(plans, constants or [], tokens_per_second, machines)
-    if html is not None:
-        write_page(html, energy.energy_page(document))
     if json_:
         _print_json(document)
     else:
         energy.show(showing.console(for_people=True), document)
+    if html is not None:
+        write_page(html, energy.energy_page(document), energy.ENERGY_PAGE)
 
 
 @_command("init")
@@ -459,17 +464,12 @@ def init(
     """
     from .backends.bench import example_file
     from .instruments import InputError
+    from .instruments.files import write_output
 
     if clock not in ("virtual", "real"):
         raise InputError(f"unknown --clock {clock!r}; choose virtual or real")
     text = example_file(layout, clock, tiny, as_found, world_seed)
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise InputError(f"{file} is there already; give another name, or remove it") from None
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from None
+    write_output(file, text.encode())
     typer.echo(f"wrote {file}; next: lightloom {'align' if as_found else 'check'} --bench {file}")
 
 
@@ -572,10 +572,11 @@ def align_(
     limit_threads(None)
     from . import showing
     from .backends.bench import load_bench
-    from .backends.bench.calibration import path_for
+    from .backends.bench.calibration import KIND, path_for
     from .backends.calibration import align, follow, store
+    from .instruments.files import check_output
 
-    path_for(bench)  # refuses what could not be stored before it looks
+    check_output(path_for(bench), KIND)  # refuses what could not be stored before it looks
 
     console = showing.console(for_people=not json_)
     with load_bench(bench) as opened:
@@ -804,13 +805,13 @@ def report_(
     from .scheduler.trace import is_trace
 
     if is_journal(file):
-        output, content = _run_report(file, layer, output)
+        written = _run_report(file, layer, output)
     elif is_trace(file):
-        output, content = _trace_report(file, layer, output)
+        written = _trace_report(file, layer, output)
     else:
-        output, content = _calibration_report(file, layer, output)
-    write_page(output, content)
-    typer.echo(f"wrote {output}")
+        written = _calibration_report(file, layer, output)
+    write_page(*written)
+    typer.echo(f"wrote {written[0]}")
 
 
 @_command("export")
@@ -834,9 +835,13 @@ def export_(
     typer.echo(f"wrote {output}: {told}")
 
 
-def _run_report(file: Path, layer: int | None, output: Path | None) -> tuple[Path, str]:
+_Written = tuple[Path, str, str]  # where, what, and its kind
+
+
+def _run_report(file: Path, layer: int | None, output: Path | None) -> _Written:
     from .instruments import InputError
-    from .run_page import run_page
+    from .instruments.files import check_output
+    from .run_page import RUN_PAGE, run_page
     from .scheduler.journal import JournalFile
 
     if layer is not None:
@@ -844,13 +849,15 @@ def _run_report(file: Path, layer: int | None, output: Path | None) -> tuple[Pat
     output = file.with_suffix(".html") if output is None else output
     if output.resolve() == file.resolve():
         raise InputError(f"--output {output} is the journal itself; give another name")
+    check_output(output, RUN_PAGE)
     with JournalFile(file) as journal:
-        return output, run_page(journal)
+        return output, run_page(journal), RUN_PAGE
 
 
-def _trace_report(file: Path, layer: int | None, output: Path | None) -> tuple[Path, str]:
-    from .gantt import excerpt, picture, trace_page
+def _trace_report(file: Path, layer: int | None, output: Path | None) -> _Written:
+    from .gantt import TRACE_PAGE, TRACE_PICTURE, excerpt, picture, trace_page
     from .instruments import InputError
+    from .instruments.files import check_output
     from .scheduler.trace import read_trace
 
     if output is None:
@@ -858,24 +865,28 @@ def _trace_report(file: Path, layer: int | None, output: Path | None) -> tuple[P
         output = name.with_suffix(".html")
     if output.resolve() == file.resolve():
         raise InputError(f"--output {output} is the trace itself; give another name")
+    kind = TRACE_PICTURE if output.suffix.lower() == ".svg" else TRACE_PAGE
+    check_output(output, kind)
     trace = read_trace(file)
-    if output.suffix.lower() == ".svg":
-        return output, picture(excerpt(trace, layer))
-    return output, trace_page(trace, layer, file.name)
+    if kind == TRACE_PICTURE:
+        return output, picture(excerpt(trace, layer)), kind
+    return output, trace_page(trace, layer, file.name), kind
 
 
-def _calibration_report(file: Path, layer: int | None, output: Path | None) -> tuple[Path, str]:
+def _calibration_report(file: Path, layer: int | None, output: Path | None) -> _Written:
     from .backends.bench.calibration import Calibration, path_for
     from .instruments import InputError
-    from .page import calibration_page
+    from .instruments.files import check_output
+    from .page import CALIBRATION_PAGE, calibration_page
 
     if layer is not None:
         raise InputError(f"--layer belongs to a trace, and {file} is none")
     if not file.exists():
         raise InputError(f"no file {file}; give a calibration, its bench file, or a trace")
     path = path_for(file) if file.suffix.lower() == ".toml" else file
-    page = calibration_page(Calibration.read(path))
-    return path.with_suffix(".html") if output is None else output, page
+    output = path.with_suffix(".html") if output is None else output
+    check_output(output, CALIBRATION_PAGE)
+    return output, calibration_page(Calibration.read(path)), CALIBRATION_PAGE
 
 
 def _want_simulated(bench: Path) -> None:
@@ -895,13 +906,26 @@ _TRACED_SHOTS = 300_000  # of a prediction: more make a file that no viewer open
 def _check_trace(path: Path | None) -> None:
     """Refuse a trace that could not be written, before hours are spent on it."""
     from .instruments import InputError
+    from .instruments.files import check_output
+    from .scheduler.trace import KIND
 
     if path is None:
         return
     if not path.name.lower().endswith((".json", ".json.gz")):
         raise InputError(f"--trace {path}: a trace is called .json or .json.gz")
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"--trace {path}: no folder {path.parent} to write it to")
+    check_output(path, KIND)
+
+
+def _check_apart(outputs: dict[str, Path | None]) -> None:
+    """Refuse one file for two outputs."""
+    from .instruments import InputError
+
+    places: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is not None:
+            other = places.setdefault(os.path.realpath(path), option)
+            if other != option:
+                raise InputError(f"{other} and {option} are both {path}; give each a name")
 
 
 def _write_trace(path: Path, planned: "Plan", measured: Any, console: Any) -> None:

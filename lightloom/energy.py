@@ -326,7 +326,7 @@ def energy_page(document: Mapping[str, Any]) -> str:
         section(_heading(account), *account_parts(account), *verdict_parts(account))
         for account in document["accounts"]
     ]
-    return page(f"Energy of {document['model']}", lead, *parts)
+    return page(ENERGY_PAGE, f"Energy of {document['model']}", lead, *parts)
 
 
 def _heading(account: Mapping[str, Any]) -> str:
@@ -359,6 +359,7 @@ def account_parts(account: Mapping[str, Any]) -> list[str]:
     ]
 
 
+ENERGY_PAGE = "lightloom energy page"
 _CONSTANT_HEADS = ("constant", "value", "what it is", "from", "source")
 
 

@@ -20,6 +20,7 @@ from .instruments.timeline import Slice, Timeline
 from .page import escaped, listing, mark, page, paragraph, quantity, section, table
 from .scheduler.trace import Trace, order_of_track
 
+TRACE_PAGE, TRACE_PICTURE = "lightloom trace page", "lightloom trace picture"
 _WIDTH_PX = 1000.0
 _LEFT_PX, _RIGHT_PX = 118.0, 52.0  # names of tracks, and how busy they were
 _PLOT_PX = _WIDTH_PX - _LEFT_PX - _RIGHT_PX
@@ -352,6 +353,7 @@ def picture(shown: Excerpt) -> str:
     label = "Gantt picture of " + _subject(shown)
     return _clean(
         f'<svg xmlns="http://www.w3.org/2000/svg" class="gantt" role="img" '
+        f'data-generator="{TRACE_PICTURE}" '
         f'aria-label="{escaped(label)}" width="{_WIDTH_PX:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {_WIDTH_PX:.0f} {height:.0f}">\n<style>{_style()}</style>\n'
         f'<rect class="paper" width="100%" height="100%"/>\n'
@@ -565,7 +567,7 @@ def trace_page(trace: Trace, layer: int | None = None, name: str = "trace") -> s
     parts.append(f'<figure class="wide">\n{picture(shown)}\n</figure>')
     parts.append(section("Time by track", _times(shown)))
     parts.append(section("Largest gaps of the light", *_gaps(shown)))
-    return _clean(page(f"Trace {name}", ", ".join(about), *parts))
+    return _clean(page(TRACE_PAGE, f"Trace {name}", ", ".join(about), *parts))
 
 
 def _subject(shown: Excerpt) -> str:

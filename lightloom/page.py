@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .instruments.errors import InputError, import_extra
+from .instruments.errors import import_extra
+from .instruments.files import write_output
 from .showing import _duration
 
 if TYPE_CHECKING:
     from .backends.bench.calibration import Calibration, Figure, Plot, Step
 
+CALIBRATION_PAGE = "lightloom calibration page"
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5f6870; --rule: #d5dade;
   --paper: #ffffff; --series-1: #1f6fb4; --series-2: #b4521f; --series-3: #2f8555;
@@ -78,11 +80,12 @@ svg text { font-family: inherit; }
 # --- what any page is made of ---------------------------------------------------------------------
 
 
-def page(title: str, lead: str, *parts: str) -> str:
+def page(kind: str, title: str, lead: str, *parts: str) -> str:
     """Give a whole page.
 
     Parameters
     ----------
+    kind : of page, by which a later one may replace it (see `files.check_output`)
     title, lead : text: what it is about, and a sentence below
     parts : HTML, as the functions of this module give it
     """
@@ -90,23 +93,21 @@ def page(title: str, lead: str, *parts: str) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="generator" content="{kind}">\n'
         f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f'<h1>{escaped(title)}</h1>\n<p class="lead">{escaped(lead)}</p>\n{body}\n'
         "</body>\n</html>\n"
     )
 
 
-def write_page(path: str | Path, content: str) -> None:
-    """Write a page.
+def write_page(path: str | Path, content: str, kind: str) -> None:
+    """Write a page, or a picture of one.
 
     Raises
     ------
-    InputError : when it cannot be written
+    InputError : when it cannot be written, or something else is there
     """
-    try:
-        Path(path).write_text(content, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    write_output(path, content.encode("utf-8", "replace"), kind)
 
 
 def escaped(text: object) -> str:
@@ -387,7 +388,7 @@ def calibration_page(calibration: Calibration) -> str:
     parts += [section("Bound to", *_binding(calibration)), section("Cost", _costs(steps))]
     for number, step in enumerate(steps):
         parts.append(section(f"Step: {step.name}", *_step(step, number)))
-    return page(f"Calibration {Path(calibration.path).name}", lead, *parts)
+    return page(CALIBRATION_PAGE, f"Calibration {Path(calibration.path).name}", lead, *parts)
 
 
 def _binding(calibration: Calibration) -> list[str]:

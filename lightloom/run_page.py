@@ -35,6 +35,7 @@ from .scheduler.journal import JournalFile
 from .scheduler.summary import LAST_FAULTS, Course, Session, Share, Summary, summarise
 from .showing import _count, _duration, _figure, _quality_figure
 
+RUN_PAGE = "lightloom run page"
 _MOST_SESSIONS = 60  # the latest that are listed
 _IDENTITY = ("maker", "model", "serial")
 _MOST_TEXT = 20_000  # characters of a text that is shown
@@ -82,7 +83,7 @@ def run_page(journal: JournalFile) -> str:
         section("Sessions", *_sessions(run)),
         section("Where the figures come from", listing(_sources(run))),
     ]
-    return page(f"Run of {_model(run)} on {_backend(run)}", lead, *parts)
+    return page(RUN_PAGE, f"Run of {_model(run)} on {_backend(run)}", lead, *parts)
 
 
 def _model(run: Summary) -> str:

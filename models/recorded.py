@@ -315,8 +315,10 @@ def resume(
             task["sampling"],
         )
     finally:
-        journal.close()
-        backend.close()
+        try:
+            journal.close()
+        finally:
+            backend.close()  # its light goes off, whatever became of the journal
 
 
 def _source(about: Mapping[str, Any], given: str | Path | None) -> str | Path:

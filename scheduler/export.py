@@ -15,8 +15,8 @@ import math
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -29,6 +29,7 @@ from ..backends import Stats
 from ..backends.bench.recorder import QUALITY
 from ..instruments import InputError
 from ..instruments.errors import import_extra
+from ..instruments.files import check_output, whole_output
 from .journal import SCHEMA as JOURNAL_SCHEMA
 from .journal import JournalFile
 
@@ -76,40 +77,25 @@ def export(journal: JournalFile, output: str | Path) -> dict[str, int]:
     Raises
     ------
     InputError : when the journal is damaged, or the output is there already, or cannot be written;
-        what was begun of it is removed
+        what was begun of it, beside and under another name, is removed
     MissingExtraError : without the extra `export`
     """
     output = Path(output)
     kind = ENDINGS.get(output.suffix.lower())
     if kind is None:
         raise InputError(f"{output}: an export is called .h5 or .hdf5 (HDF5), or .zarr (Zarr)")
-    if output.exists():
-        raise InputError(f"{output} is there already; give another name, or remove it")
-    if not output.parent.is_dir():
-        raise InputError(f"{output}: there is no folder {output.parent}")
+    check_output(output)
     about = journal.about()
     is_mock = bool(about.get("plan", {}).get("is_mock", True))
     maker = _Hdf5 if kind == "hdf5" else _Zarr
-    with _whole(output), maker(output, _provenance(journal, about, is_mock), is_mock) as store:
+    with (
+        whole_output(output) as draft,
+        maker(draft, _provenance(journal, about, is_mock), is_mock) as store,
+    ):
         tree = _Tree(store)
         _write(journal, tree)
         tree.flush()
     return tree.rows
-
-
-@contextmanager
-def _whole(output: Path) -> Iterator[None]:
-    """Leave all of an output, or nothing."""
-    try:
-        yield
-    except BaseException as error:
-        if output.is_dir():
-            shutil.rmtree(output, ignore_errors=True)
-        else:
-            output.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"cannot write {output}: {error.strerror or error}") from None
-        raise
 
 
 def _provenance(journal: JournalFile, about: Mapping[str, Any], is_mock: bool) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 Rows are handed to a thread that writes them in the order in which they came, in transactions of at
 most a quarter of a second; what a crash leaves is a whole number of them. Every row carries a
 digest of its content, since a number that changed on a disk must not come back. Not here: what a
-pass keeps and how it goes on (`recording`), and what a bench tells of its shots
-(`backends.bench.recorder`, whose protocol this class fills in).
+pass keeps and how it goes on (`recording`), the file itself (`database`), and what a bench tells of
+its shots (`backends.bench.recorder`, whose protocol this class fills in).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import secrets
+import os
 import sqlite3
 import time
 from collections import deque
@@ -28,15 +28,32 @@ from ..backends import Stats
 from ..backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Kept, Segment
 from ..instruments import InputError
 from ..instruments.lock import HeldLock
+from .database import (
+    APPLICATION,
+    NO_LOCKS,
+    FileLost,
+    FileWatch,
+    has_locks,
+    has_magic,
+    has_schema,
+    is_busy,
+    is_full,
+    limit_steps,
+    make,
+    open_beside,
+    open_to_write,
+    reading,
+    refusing,
+    sentence,
+)
 
 SCHEMA = 1
-_APPLICATION = 0x6C6C6F6D  # "lloom", at the place where SQLite keeps such a number
-_PAGE_BYTES = 2048  # of small benches a segment fills few pages, the last one by half
 _COMMIT_S = 0.25  # a row waits no longer than that
 _COMMIT_BYTES = 32 << 20
 _MOST_WAITING = 64 << 20  # bytes; whoever brings more waits until they are written
 _FORGET = "forget"  # no table: rows of it take others away
 _AGAIN_S = 2.0  # after a disk was full
+_LONGEST_LOCK_S = 300.0  # that a reader of a file without a write-ahead log may hold it
 
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL) WITHOUT ROWID;
@@ -59,19 +76,6 @@ CREATE TABLE fault (number INTEGER PRIMARY KEY, session INTEGER, document TEXT,
     seal BLOB NOT NULL);
 CREATE TABLE result (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL);
 """
-_COLUMNS = {
-    "about": 2,
-    "file": 2,
-    "input": 3,
-    "session": 2,
-    "ending": 4,
-    "program": 3,
-    "pass": 3,
-    "step": 9,
-    "segment": 12,
-    "fault": 3,
-    "result": 2,
-}
 
 
 @dataclass(frozen=True)
@@ -96,17 +100,28 @@ class Journal:
 
     def __init__(self, path: Path, lock: HeldLock) -> None:
         self.path, self._lock = path, lock
+        self._place = _place(path)
         self.session = 0
         self.on_pause: Callable[[str], None] = lambda why: None
         self.on_go: Callable[[], None] = lambda: None
         self.bytes_kept = 0
-        self._reader = _connect(path)
+        self._watch = FileWatch(self._place)
+        try:
+            self._connection, has_log = open_to_write(self._place)
+            self._reader = open_beside(self._place)
+            self._watch.check(is_ours=True)
+        except BaseException:
+            self._watch.close()
+            raise
+        if has_log:
+            self._watch.watch_log()
         self._reading, self._numbering = Lock(), Lock()
         self._waiting: deque[tuple[str, tuple[Any, ...], int]] = deque()
         self._waiting_bytes = 0
         self._changed = Condition()
         self._trouble = ""
         self._failure: BaseException | None = None
+        self._is_told = False
         self._ends = self._is_idle = False
         self._numbers = {"segment": 0, "fault": 0}
         self._programs: dict[str, int] = {}
@@ -123,17 +138,14 @@ class Journal:
         InputError : when there is a file already, or none can be written there
         """
         path = Path(path)
-        if path.exists():
-            raise InputError(
-                f"{path} is there already; go on with `lightloom resume {path}`, or give another "
-                "name"
-            )
+        _refuse_existing(path)
         if not path.parent.is_dir():
             raise InputError(f"cannot write the journal {path}: there is no folder {path.parent}")
         lock = _lock(path)
         try:
-            with _refusing(path, "cannot write the journal"):
-                _make(path)
+            _refuse_existing(path)  # another process may have made it before we had the lock
+            with refusing(path, "cannot write the journal"):
+                make(_place(path), _TABLES, SCHEMA)
                 journal = cls(path, lock)
         except BaseException:
             lock.release()
@@ -155,9 +167,15 @@ class Journal:
         check_journal(path)
         lock = _lock(path)
         try:
-            with _refusing(path, "cannot go on with"):
-                if not path.stat().st_mode & 0o222:  # told now, and not after an hour
+            with refusing(path, "cannot go on with"):
+                found = path.stat()
+                if not found.st_mode & 0o222:  # told now, and not after an hour
                     raise InputError(f"the journal {path} is read-only; make it writable first")
+                if found.st_nlink > 1:  # SQLite's log, and our lock, belong to a name
+                    raise InputError(
+                        f"the journal {path} has a second name (a hard link), under which another "
+                        "process could write it, too; remove that name, or go on with a copy"
+                    )
                 with path.open("r+b"):
                     pass
                 journal = cls(path, lock)
@@ -188,13 +206,19 @@ class Journal:
         InputError : when it could not be written
         """
         with self._changed:
-            self._is_idle = False
+            self._is_idle = not self._waiting
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._is_idle or self._failure is not None)
+            self._check_place()
             self._raise()
 
     def close(self) -> None:
-        """Write what is left, and let the file go; harmless when it is closed."""
+        """Write what is left, and let the file go; harmless when it is closed.
+
+        Raises
+        ------
+        InputError : when something of it could not be written, and nobody was told yet
+        """
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -203,9 +227,29 @@ class Journal:
             self._changed.notify_all()
         writer.join()
         self._reader.close()
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(_connect(self.path)) as last:
-            last.execute("PRAGMA journal_mode = DELETE")  # one file again, which a reader may move
+        self._close_file()
+        self._check_place()
+        self._watch.close()
         self._lock.release()
+        if not self._is_told:
+            self._raise()
+
+    def _close_file(self) -> None:
+        is_copied = False
+        with contextlib.suppress(sqlite3.Error):
+            if self._failure is None:  # one file again, which a reader may move
+                self._connection.execute("PRAGMA journal_mode = DELETE")
+            elif isinstance(self._failure, FileLost):  # it may lie elsewhere, its log never
+                _, pages, copied = self._connection.execute("PRAGMA wal_checkpoint").fetchone()
+                is_copied = pages == copied
+        self._connection.close()
+        self._watch.forget_log(is_copied)
+
+    def _check_place(self) -> None:
+        try:
+            self._watch.check_place()
+        except (FileLost, OSError) as error:
+            self._failure = self._failure or error
 
     # --- what a run keeps ------------------------------------------------------------------------
 
@@ -362,7 +406,7 @@ class Journal:
         return None
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        with self._reading, _refusing(self.path, "cannot read the journal"):
+        with self._reading, refusing(self.path, "cannot read the journal"):
             rows = self._reader.execute(query, values).fetchall()
         return iter(rows)
 
@@ -412,19 +456,26 @@ class Journal:
             self._changed.notify_all()
 
     def _raise(self) -> None:
-        if self._failure is not None:
+        error = self._failure
+        if error is None:
+            return
+        self._is_told = True
+        if isinstance(error, FileLost):
             raise InputError(
-                f"{self.path}: the journal cannot be written ({self._failure}); what was finished "
-                f"before is kept; mend that, then `lightloom resume {self.path}`"
+                f"the journal {self.path} {error} while it was written, so the run was stopped; "
+                f"{error.way_out} `lightloom resume {self.path}`, or begin again with another "
+                "--record"
             )
+        why = sentence(error, self._place) if isinstance(error, sqlite3.Error) else error
+        raise InputError(
+            f"{self.path}: the journal cannot be written ({why}); what was finished before is "
+            f"kept; mend that, then `lightloom resume {self.path}`"
+        )
 
     def _write(self) -> None:
         try:
-            with contextlib.closing(_connect(self.path)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                while self._write_some(connection):
-                    pass
+            while self._write_some(self._connection):
+                pass
         except BaseException as error:
             with self._changed:
                 self._failure = error
@@ -444,14 +495,21 @@ class Journal:
                 _COMMIT_S,
             )
             rows = list(self._waiting)
+        last_s, has_tried = time.monotonic() + _LONGEST_LOCK_S, False
         while True:
             try:
+                self._watch.check(is_ours=has_tried)
                 _insert(connection, rows)
+                self._watch.check(is_ours=True)
                 break
             except sqlite3.OperationalError as error:
-                if not _is_full(error):
+                has_tried = True
+                if is_full(error, self._place):
+                    self._wait_for_room(connection, error)
+                elif is_busy(error) and time.monotonic() < last_s:  # somebody reads it
+                    _roll_back(connection)
+                else:
                     raise
-                self._wait_for_room(connection, error)
         with self._changed:
             self._trouble = ""
             for _ in rows:
@@ -460,8 +518,7 @@ class Journal:
         return True
 
     def _wait_for_room(self, connection: sqlite3.Connection, error: Exception) -> None:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        _roll_back(connection)
         with self._changed:
             self._trouble = (
                 f"the disk of {self.path} is full ({error}): the run waits with its light off; "
@@ -485,10 +542,9 @@ def _insert(
     connection.execute("COMMIT")
 
 
-def _is_full(error: sqlite3.OperationalError) -> bool:
-    """Say whether a disk is full; some systems say so as a failure of writing."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 # --- reading a journal, whoever writes it --------------------------------------------------------
@@ -504,13 +560,22 @@ class JournalFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        check_journal(self.path)
-        self._connection = _connect(self.path, writes=False)
-        self._connection.execute("BEGIN")  # all that is read is of one moment
+        _refuse_other_files(self.path)
+        with contextlib.ExitStack() as stack, refusing(self.path, "cannot read the journal"):
+            self._connection = stack.enter_context(reading(_place(self.path)))
+            pages, each = (
+                self._connection.execute(f"PRAGMA {what}").fetchone()[0]
+                for what in ("page_count", "page_size")
+            )
+            self._size = pages * each  # what is in the log counts, too
+            limit_steps(self._connection, self._size)
+            _check_content(self.path, self._connection)
+            self._connection.execute("BEGIN")  # all that is read is of one moment
+            self._opened = stack.pop_all()
 
     def close(self) -> None:
         """Let the file go."""
-        self._connection.close()
+        self._opened.close()
 
     def __enter__(self) -> JournalFile:
         return self
@@ -558,7 +623,8 @@ class JournalFile:
         ----------
         order : columns to sort by
         """
-        with _refusing(self.path, "cannot read the journal"):
+        with refusing(self.path, "cannot read the journal"):
+            limit_steps(self._connection, self._size)
             cursor = self._connection.execute(f"SELECT * FROM {table} ORDER BY {order}")
             names = [column[0] for column in cursor.description]
             for *row, seal in cursor:
@@ -636,11 +702,7 @@ class JournalFile:
 
 def is_journal(path: str | Path) -> bool:
     """Say whether a file is an SQLite file, as journals are."""
-    try:
-        with Path(path).open("rb") as stream:
-            return stream.read(16) == b"SQLite format 3\0"
-    except OSError:
-        return False
+    return has_magic(Path(path))
 
 
 def check_journal(path: Path) -> None:
@@ -650,74 +712,67 @@ def check_journal(path: Path) -> None:
     ------
     InputError : saying what it is instead
     """
+    JournalFile(path).close()
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise InputError(
+            f"{path} is there already; go on with `lightloom resume {path}`, or give another name"
+        )
+
+
+def _refuse_other_files(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"no journal {path}; `lightloom run --record {path}` writes one")
     if not is_journal(path):
         raise InputError(f"{path} is no journal of a run")
-    with _refusing(path, "cannot read the journal"):
-        connection = _connect(path, writes=False)
-        try:
-            ours = connection.execute("PRAGMA application_id").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            columns = {
-                table: len(connection.execute(f"PRAGMA table_info({table})").fetchall())
-                for table in _COLUMNS
-            }
-        finally:
-            connection.close()
-    if ours != _APPLICATION:
+
+
+def _check_content(path: Path, connection: sqlite3.Connection) -> None:
+    ours = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if ours != APPLICATION:
         raise InputError(f"{path} is an SQLite file, but no journal of lightloom")
     if version > SCHEMA:
         raise InputError(
             f"{path} has schema {version}, and this lightloom knows up to {SCHEMA}; use the "
             "version that wrote it, or a newer one"
         )
-    if version < 1 or sound != "ok" or columns != {t: n + 1 for t, n in _COLUMNS.items()}:
+    if not has_schema(connection, _TABLES):  # before anything runs that a view could slow down
+        raise InputError(
+            f"the journal {path} is damaged: its tables are not those that lightloom makes; take a "
+            "copy from a backup"
+        )
+    sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if version < 1 or sound != "ok":
         raise InputError(f"the journal {path} is damaged; take a copy from a backup")
 
 
 # --- rows and bytes ------------------------------------------------------------------------------
 
 
-def _connect(path: Path, writes: bool = True) -> sqlite3.Connection:
-    # a change of SQLite's own that was cut off is undone by whoever opens the file, and writes then
-    if writes or path.with_name(f"{path.name}-journal").exists():
-        return sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-    where = f"{path.absolute().as_uri()}?mode=ro"
-    return sqlite3.connect(where, uri=True, timeout=10, check_same_thread=False)
-
-
-def _make(path: Path) -> None:
-    """Make an empty journal, which is there whole or not at all."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with contextlib.closing(_connect(draft)) as connection:
-            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")
-            connection.executescript(_TABLES)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _lock(path: Path) -> HeldLock:
-    with _refusing(path, "cannot write the journal"):
-        lock = HeldLock(path.with_name(f".{path.name}.lock"), f"the journal {path}")
-        lock.acquire()
-    return lock
-
-
-@contextlib.contextmanager
-def _refusing(path: Path, what: str) -> Iterator[None]:
-    """Turn what the disk, or SQLite, has to say into one sentence."""
+    """Hold the file that a name leads to, under whatever name."""
+    place = _place(path)
+    if not has_locks(place.parent):  # SQLite would only say that the file is locked, after a while
+        raise InputError(
+            f"cannot write the journal {path}: the file system of {place.parent} {NO_LOCKS}"
+        )
     try:
-        yield
-    except sqlite3.Error as error:
-        raise InputError(f"{what} {path}: {error}") from None
+        lock = HeldLock(place.with_name(f".{place.name}.lock"), f"the journal {path}")
+        return lock.acquire()
     except OSError as error:
-        raise InputError(f"{what} {path}: {error.strerror or error}") from None
+        raise InputError(
+            f"cannot write the journal {path}: it cannot be held against other processes "
+            f"({error.strerror or error}); use a folder on a disk of this computer where you may "
+            "write"
+        ) from None
+
+
+def _place(path: Path) -> Path:
+    """Give the file that a name leads to; a link that leads in a circle leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _seal(table: str, row: Sequence[Any]) -> bytes:

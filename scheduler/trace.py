@@ -12,7 +12,6 @@ import io
 import json
 import math
 import re
-import secrets
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ..instruments import InputError
+from ..instruments.files import whole_output
 from ..instruments.timeline import TRACKS, Count, Slice, Timeline
 
 SCHEMA = 1
@@ -95,28 +95,23 @@ def write_trace(
 
     Raises
     ------
-    InputError : when the file cannot be written
+    InputError : when the file cannot be written, or is there and is no trace of ours
     ValueError : without `is_mock`, or for a slice or counter whose time or value is no number
     """
     if "is_mock" not in about:
         raise ValueError("a trace says whether it is of a mock: about needs is_mock")
-    path = Path(path)
+    is_compressed = Path(path).suffix.lower() == ".gz"
     events = _events(timelines, bool(about["is_mock"]))
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with _opened_to_write(draft, path.suffix.lower() == ".gz") as stream:
-            stream.write(f'{{"otherData":{_json(_header(timelines, about))},{_HEAD_END}')
-            before = "\n"
-            for event in events:
-                stream.write(before + event)
-                before = ",\n"
-            stream.write("\n]}\n")
-        draft.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write the trace {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+    with (
+        whole_output(path, KIND) as draft,
+        _opened_to_write(draft, is_compressed) as stream,
+    ):
+        stream.write(f'{{"otherData":{_json(_header(timelines, about))},{_HEAD_END}')
+        before = "\n"
+        for event in events:
+            stream.write(before + event)
+            before = ",\n"
+        stream.write("\n]}\n")
 
 
 @contextlib.contextmanager

@@ -284,6 +284,35 @@ def test_nothing_is_left_of_an_export_that_failed(
     assert not output.exists()
 
 
+KILLED = """
+import os, sys
+from lightloom.scheduler import export
+from lightloom.scheduler.journal import JournalFile
+write = export._write_sessions
+def killed(*of):
+    write(*of)
+    of[1].flush()
+    os._exit(9)
+export._write_sessions = killed
+with JournalFile(sys.argv[1]) as journal:
+    export.export(journal, sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("ending", [".h5", ".zarr"])
+def test_a_killed_export_does_not_look_whole(
+    ending: str, on_the_mock: Path, tmp_path: Path
+) -> None:
+    # half of a run stood at the name of all of it, and xarray opened it
+    output = tmp_path / f"run{ending}"
+    killed = [sys.executable, "-c", KILLED, str(on_the_mock), str(output)]
+    assert subprocess.run(killed, timeout=60).returncode == 9
+    assert not output.exists()
+    (draft,) = tmp_path.iterdir()
+    assert draft.name.startswith(f".run{ending}.") and draft.name.endswith(".tmp")
+    assert exported(on_the_mock, output)["steps"] > 0 and output.exists()  # and again, whole
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_empty_journal_and_one_that_is_being_written_can_be_exported(
     ending: str, on_the_mock: Path, tmp_path: Path

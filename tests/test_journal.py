@@ -5,7 +5,9 @@ Without this, hours of light are lost to one power cut, or come back as other nu
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -22,9 +24,11 @@ from lightloom.backends import Backend, Stats
 from lightloom.backends.bench import example_file, open_benches
 from lightloom.backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Segment
 from lightloom.instruments import InputError, InUse
+from lightloom.instruments.lock import HeldLock
 from lightloom.models import Cache, Model, load_model, plan
 from lightloom.models.model import load_arrays
 from lightloom.models.recorded import resume
+from lightloom.scheduler import database
 from lightloom.scheduler.journal import Journal, JournalFile
 
 import lightloom
@@ -419,6 +423,215 @@ def test_a_read_only_journal(whole: Path, tmp_path: Path) -> None:
     part.chmod(0o644)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE fault; CREATE VIEW fault AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL "
+        "SELECT x + 1 FROM n) SELECT x AS number, x AS session, x AS document, x AS seal FROM n",
+        "CREATE TRIGGER more AFTER INSERT ON step BEGIN DELETE FROM segment; END",
+        "CREATE TABLE other (x)",
+        "CREATE INDEX other ON step (seconds)",
+        "ALTER TABLE step RENAME COLUMN seconds TO minutes",
+        "ALTER TABLE fault ADD COLUMN more TEXT",
+        "DROP INDEX segment_of_job",
+    ],
+)
+def test_a_journal_with_other_tables_is_refused(whole: Path, tmp_path: Path, change: str) -> None:
+    # a view with an endless query would hang every reader; a trigger would change what is kept
+    part = cut(whole, tmp_path / "part.db", 60)
+    with sqlite3.connect(part) as database:
+        database.executescript(change)
+    database.close()
+    before = part.read_bytes()
+    start_s = time.monotonic()
+    with pytest.raises(InputError, match=r"part\.db is damaged: its tables"):
+        JournalFile(part)
+    with pytest.raises(InputError, match=r"part\.db is damaged: its tables"):
+        resume(part)
+    assert time.monotonic() - start_s < 5 and part.read_bytes() == before
+
+
+def test_no_query_of_a_reader_is_endless(whole: Path) -> None:
+    # what damage makes of a table may lead round in circles
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+    with (
+        JournalFile(whole) as kept,
+        pytest.raises(InputError, match="damaged"),
+        database.refusing(whole, "cannot read"),
+    ):
+        kept._connection.execute(endless).fetchall()
+
+
+# ------------------------------------------------------------------------------- lost on the way
+
+
+def _cut_off(path: Path) -> None:
+    os.truncate(path, 4096)
+
+
+def _replace(path: Path) -> None:
+    path.with_name("new").write_bytes(path.read_bytes())
+    path.with_name("new").replace(path)
+
+
+LOST: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "deleted": (Path.unlink, "was deleted"),
+    "renamed": (lambda path: path.rename(path.with_name("other.db")), "not at its place"),
+    "folder renamed": (lambda path: path.parent.rename(path.parent.with_name("b")), "not at its"),
+    "folder removed": (lambda path: shutil.rmtree(path.parent), "was deleted"),
+    "replaced": (_replace, "was replaced by another file"),
+    "emptied": (lambda path: path.write_bytes(b""), "overwritten, or cut off"),
+    "cut off": (_cut_off, "overwritten, or cut off"),
+    "overwritten": (lambda path: path.write_bytes(bytes(10**6)), "overwritten, or cut off"),
+    "log deleted": (lambda path: path.with_name("run.db-wal").unlink(), "has lost its log"),
+    "index deleted": (lambda path: path.with_name("run.db-shm").unlink(), "has lost its log"),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows refuses to delete or move an open file")
+@pytest.mark.parametrize("is_late", [False, True], ids=["while written", "at the end"])
+@pytest.mark.parametrize("what", LOST)
+def test_a_lost_journal_stops_the_run(tmp_path: Path, what: str, is_late: bool) -> None:
+    # it ended with status 0, and nothing of it was left
+    path = tmp_path / "a" / "run.db"
+    path.parent.mkdir()
+    journal = Journal.create(path)
+    journal.begin_session({})
+    journal.keep_step((0, 0, 0), [np.zeros(500)], 0.1)
+    journal.flush()
+    lose, says = LOST[what]
+    lose(path)
+    with pytest.raises(InputError, match=says) as told:
+        if is_late:
+            journal.end_session("complete")
+            journal.close()
+        else:
+            for number in range(1, 100):
+                journal.keep_step((0, number, 0), [np.zeros(500)], 0.1)
+                journal.flush()
+    assert str(path) in str(told.value)
+    journal.close()  # told once
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows refuses to delete or move an open file")
+def test_a_run_whose_journal_is_gone_fails(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+
+    def progress(what: str, done: int, total: int) -> None:
+        path.unlink(missing_ok=True)
+
+    shown, labels = images()
+    planned = plan(load_model("digits"), "mock", 3)
+    with pytest.raises(InputError, match=r"run\.db was deleted while it was written"):
+        planned.run(shown, labels, progress, record=path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows refuses to delete or move an open file")
+def test_a_renamed_journal_keeps_what_was_in_its_log(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    journal = Journal.create(path)
+    journal.begin_session({})
+    for number in range(20):
+        journal.keep_step((0, number, 0), [np.full(500, number)], 0.1)
+    journal.flush()
+    path.rename(tmp_path / "other.db")
+    with pytest.raises(InputError, match="not at its place"):
+        journal.close()
+    with JournalFile(tmp_path / "other.db") as kept:
+        assert len(list(kept.rows("step"))) == 20
+    Journal.create(path).close()  # nothing of the old log is taken for one of a new journal
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+def test_a_log_of_another_file_is_not_taken_for_ours(tmp_path: Path, ending: str) -> None:
+    left = tmp_path / f"run.db{ending}"
+    left.write_bytes(b"left")
+    with pytest.raises(InputError, match=f"run.db{ending} lies beside it"):
+        Journal.create(tmp_path / "run.db")
+    assert left.read_bytes() == b"left" and not (tmp_path / "run.db").exists()
+
+
+# ------------------------------------------------------------------------------- two names
+
+
+def test_a_journal_is_held_under_every_name(whole: Path, tmp_path: Path) -> None:
+    # two sessions wrote one file, each with a log of its own
+    part = cut(whole, tmp_path / "part.db", 60)
+    (tmp_path / "inside").mkdir()
+    names = [tmp_path / "inside" / ".." / "part.db"]
+    try:
+        (tmp_path / "link.db").symlink_to(part)
+        (tmp_path / "folder").symlink_to(tmp_path)
+        names += [tmp_path / "link.db", tmp_path / "folder" / "part.db"]
+    except OSError:  # Windows lets not everybody make one
+        pass
+    journal = Journal.reopen(part)
+    try:
+        for name in names:
+            with pytest.raises(InUse, match=r"(part|link)\.db is in use"):
+                Journal.reopen(name)
+    finally:
+        journal.close()
+    for name in names:
+        Journal.reopen(name).close()
+
+
+def test_a_journal_with_a_second_hard_name_is_refused(whole: Path, tmp_path: Path) -> None:
+    part = cut(whole, tmp_path / "part.db", 60)
+    try:
+        (tmp_path / "other.db").hardlink_to(part)
+    except OSError:
+        pytest.skip("this file system has no hard links")
+    for name in (part, tmp_path / "other.db"):
+        with pytest.raises(InputError, match=r"has a second name \(a hard link\)"):
+            resume(name)
+    (tmp_path / "other.db").unlink()
+    resume(part)
+    assert content(part) == content(whole)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"since": "yesterday"},
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"since": None},
+        {"pid": "nobody"},
+        {"pid": float("inf")},
+        {"host": ["x"], "user": {}},
+        b"",
+        b"null",
+        b"[1]",
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b"9" * 10_000,
+        "folder",
+        "pipe",
+    ],
+    ids=lambda left: repr(left)[:40],
+)
+def test_a_damaged_holder_is_survived(tmp_path: Path, left: Any) -> None:
+    # who is refused wants to know why, not where Python gave up
+    held = HeldLock(tmp_path / "lock", "the thing").acquire()
+    path = held.holder_path
+    good = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    if left == "folder":
+        path.mkdir()
+    elif left == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("there are no pipes with names")
+        os.mkfifo(path)
+    else:
+        text = left if isinstance(left, bytes) else json.dumps({**good, **left}).encode()
+        path.write_bytes(text)
+    with pytest.raises(InUse, match="the thing is in use"):
+        HeldLock(tmp_path / "lock", "the thing").acquire()
+    held.release()
+    with HeldLock(tmp_path / "lock", "the thing") as again:
+        assert again.left is None or again.left.command
+
+
 # ------------------------------------------------------------------------------- what changed
 
 
@@ -510,6 +723,59 @@ def test_a_full_disk_pauses_and_loses_nothing(
     journal.close()
     with JournalFile(path) as kept:
         assert [row["first"] for row in kept.segments()] == list(range(60))
+
+
+def _failing(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (sqlite3.SQLITE_IOERR_WRITE, "the disk, or the way to it, fails"),
+        (sqlite3.SQLITE_IOERR_FSYNC, "the disk, or the way to it, fails"),
+        (sqlite3.SQLITE_IOERR_SHMMAP, "cannot share memory"),
+        (sqlite3.SQLITE_IOERR_LOCK, "has no file locks"),
+        (sqlite3.SQLITE_READONLY, "is read-only"),
+        (sqlite3.SQLITE_CORRUPT, "is damaged"),
+    ],
+)
+def test_only_a_full_disk_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, says: str
+) -> None:
+    # a share without shared memory was "full" for ever
+    from lightloom.scheduler import journal as module
+
+    journal = Journal.create(tmp_path / "run.db")
+    insert = module._insert
+
+    def fails(connection: sqlite3.Connection, rows: Any) -> None:
+        raise _failing(code)
+
+    monkeypatch.setattr(module, "_insert", fails)
+    with pytest.raises(InputError, match=f"cannot be written.*{says}"):
+        journal.begin_session({})
+        journal.flush()
+    monkeypatch.setattr(module, "_insert", insert)
+    journal.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)])
+def test_a_quota_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    # SQLite says of a quota that it cannot write, and no more
+    assert not database.is_full(_failing(sqlite3.SQLITE_IOERR_WRITE), tmp_path / "run.db")
+
+    def fsync(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert database.is_full(_failing(sqlite3.SQLITE_IOERR_WRITE), tmp_path / "run.db")
+    assert not database.is_full(_failing(sqlite3.SQLITE_BUSY), tmp_path / "run.db")
+    assert not database.is_full(_failing(sqlite3.SQLITE_IOERR_LOCK), tmp_path / "run.db")
 
 
 def _segment(number: int) -> Segment:

@@ -14,9 +14,11 @@ import sys
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
+from lightloom.benchmarks.fuzz.journals import damaged
 from lightloom.instruments import InputError
 from lightloom.scheduler import summary
 from lightloom.scheduler.journal import JournalFile
@@ -398,6 +400,34 @@ def test_a_long_run_takes_no_more_memory_and_no_longer_page(
     short, long = measured("short.db", 160), measured("long.db", 640)
     assert long[0] < 1.2 * short[0] + 500_000, (short, long)
     assert long[1] < 1.2 * short[1] and long[1] < 300_000
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_a_damaged_journal_has_the_same_page_or_a_sentence(
+    on_the_mock: Path, on_a_bench: Path, tmp_path: Path
+) -> None:
+    # one bit in 75 led to a traceback, or to a page without some of the run
+    for whole in (on_the_mock, on_a_bench):
+        path, content, wanted = tmp_path / "run.db", whole.read_bytes(), _told(whole, tmp_path)
+        refused = 0
+        for number in range(60):
+            path.write_bytes(damaged(Random(f"page {number}"), content))
+            try:
+                assert _told(path, tmp_path) == wanted, number
+            except InputError as error:
+                refused += 1
+                assert "run.db" in str(error)
+            for left in tmp_path.glob("run.db-*"):
+                left.unlink()
+        assert 20 < refused < 60
+
+
+def _told(path: Path, folder: Path) -> str:
+    """Give the page of a journal without what says when it was made, and of which file."""
+    page = page_of(path).replace(path.name, "NAME")
+    return re.sub(r"NAME, [^;]*; page of [0-9-]+ [0-9:]+ UTC", "", page)
 
 
 # --- the command ----------------------------------------------------------------------------------

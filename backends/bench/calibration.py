@@ -35,7 +35,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ...instruments import InputError
-from ...instruments.files import is_sealed, replace_file, sealed
+from ...instruments.files import check_output, is_sealed, replace_file, sealed
 from ...instruments.registry import first_complaint
 from .bench import Bench
 from .file import read_bench_file
@@ -243,9 +243,10 @@ class Calibration:
 
         Raises
         ------
-        InputError : when it cannot be written
+        InputError : when it cannot be written, or is there and is not a calibration
         """
         path = Path(path)
+        check_output(path, KIND)
         content = save(
             {
                 f"{step.name}/{name}": _stored(array)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...instruments import Daq, InputError, InstrumentError, InterlockOpen
-from ...instruments.files import replace_file
+from ...instruments.files import moment_of, read_note, replace_file
 from ...instruments.lock import HeldLock, Holder, beside, places
 from ...instruments.stopping import make_all_safe
 from ...instruments.units import Seconds
@@ -232,11 +232,7 @@ class Latch:
     by: str
 
     def __str__(self) -> str:
-        try:
-            since = f"{datetime.fromisoformat(self.when).astimezone():%Y-%m-%d %H:%M:%S}"
-        except ValueError:
-            since = "an unknown time"
-        return f"latched off since {since}: {self.reason}"
+        return f"latched off since {moment_of(self.when)}: {self.reason}"
 
 
 def latch(path: str | Path, reason: str) -> None:
@@ -264,11 +260,10 @@ def latched(path: str | Path) -> Latch | None:
     for place in places(Path(path), "latch"):
         if not place.exists():
             continue
-        try:
-            found = json.loads(place.read_text(encoding="utf-8"))
-            return Latch(str(found["reason"]), str(found["when"]), str(found["by"]))
-        except (OSError, ValueError, TypeError, KeyError):  # what cannot be read is no way out
+        found = read_note(place)
+        if found is None or not {"reason", "when", "by"} <= found.keys():  # still no way out
             return Latch(f"{place} cannot be read, so nobody knows why", "", "")
+        return Latch(found["reason"], found["when"], found["by"])
     return None
 
 

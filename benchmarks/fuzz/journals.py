@@ -1,10 +1,11 @@
-"""The target of `fuzz` that goes on with runs: journals with bytes or rows that have changed.
+"""The targets of `fuzz` that read runs, and go on with them: journals that have changed.
 
 What is refused must stay as it lies; what is accepted must come to the bits of a run that nobody
-disturbed.
+disturbed, and a reader must see what was written, or a sentence.
 """
 
 import contextlib
+import importlib.util
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from ...backends import Stats
+from ...backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Segment
 from ...instruments import LightloomError
 from ...models import load_model, plan
 from ...models.model import load_arrays
 from ...models.recorded import resume
-from ...scheduler.journal import JournalFile
+from ...scheduler.export import export
+from ...scheduler.journal import Journal, JournalFile
+from ...scheduler.summary import summarise
 from .mutations import ODD_NUMBERS, changed_bytes, odd_value
 from .trying import Attempt, Target, want
 
 _IMAGES, _STEPS = 4, 40
+_PAGE_BYTES = 2048  # of the file
 _TABLES = ("about", "file", "input", "session", "ending", "program", "pass", "step", "fault")
+_ALL_TABLES = (*_TABLES, "segment", "result")
 
 
 @contextlib.contextmanager
@@ -142,4 +149,70 @@ def _told(path: Path) -> Any:
     return report["results"], report["quality"], stats, values
 
 
-JOURNALS = (Target("journals", 0.001, _journals),)
+@contextlib.contextmanager
+def _damaged_journals(folder: Path) -> Iterator[Attempt]:
+    path = folder / "run.db"
+    _record(path)
+    content, wanted = path.read_bytes(), _rows(path)
+    has_hdf5 = importlib.util.find_spec("h5py") is not None
+
+    def attempt(random: Random) -> bool:
+        for other in folder.glob("*run.db*"):
+            other.unlink()
+        path.write_bytes(damaged(random, content))
+        want(_rows(path) == wanted, "a reader saw other rows")
+        with JournalFile(path) as kept:
+            summarise(kept)
+            kept.check()
+            if has_hdf5 and random.random() < 0.1:
+                export(kept, folder / "run.db.h5")
+        return True
+
+    yield attempt
+
+
+def _record(path: Path) -> None:
+    """Record a run of the mock, and shots and a fault as of a bench."""
+    model = load_model("digits")
+    images = load_arrays(model.source / "data.safetensors")
+    planned = plan(model, "mock", 2)
+    planned.run(images["images"][:_IMAGES], images["labels"][:_IMAGES], record=path)
+    journal = Journal.reopen(path)
+    for number in range(8):
+        electrons, quality = np.full((16, 8), 0.5 + number), np.ones((16, len(QUALITY)), np.float32)
+        state = Checkpoint(16 * (number + 1), {"input": number}, None)
+        place = (16 * number, 16 * (number + 1), number == 7)
+        journal.keep(Segment("layer.0/0", *place, electrons, quality, Stats(shots=16), state))
+    journal.note(FaultNote(1.0, "stale", "camera", "layer.0/0.3", 0, "retry", "an old frame", 0.1))
+    journal.close()
+
+
+def _rows(path: Path) -> dict[str, list[str]]:
+    with JournalFile(path) as kept:
+        return {table: [repr(row) for row in kept.rows(table)] for table in _ALL_TABLES}
+
+
+def damaged(random: Random, content: bytes) -> bytes:
+    """Give a file as a disk or a copy damages it: a bit, its end, or whole pages."""
+    found, pages = bytearray(content), len(content) // _PAGE_BYTES
+    at = random.randrange(pages) * _PAGE_BYTES
+    kind = random.random()
+    if kind < 0.6:  # the first pages hold the schema and the roots of the tables
+        most = random.choice((100, 20 * _PAGE_BYTES, len(found), len(found)))
+        found[random.randrange(min(most, len(found)))] ^= 1 << random.randrange(8)
+    elif kind < 0.75:
+        del found[random.choice((at, random.randrange(len(found)))) :]
+    elif kind < 0.85:
+        found[at : at + _PAGE_BYTES] = random.randbytes(_PAGE_BYTES)
+    elif kind < 0.9:
+        found[at : at + _PAGE_BYTES] = bytes(_PAGE_BYTES)
+    else:
+        other = random.randrange(pages) * _PAGE_BYTES
+        found[at : at + _PAGE_BYTES] = content[other : other + _PAGE_BYTES]
+    return bytes(found)
+
+
+JOURNALS = (
+    Target("journals", 0.001, _journals),
+    Target("damaged journals", 0.02, _damaged_journals),
+)
