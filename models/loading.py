@@ -165,9 +165,9 @@ def _assemble(
     family = model.family
     for wrapper in _WRAPPERS:
         if len(weights) and all(tensor.startswith(wrapper) for tensor in weights):
-            weights = weights.renamed(lambda tensor, start=wrapper: tensor.removeprefix(start))
+            weights = _without_prefix(weights, wrapper)
     if any(tensor.startswith(family.PREFIX) for tensor in weights):
-        weights = weights.renamed(lambda tensor: tensor.removeprefix(family.PREFIX))
+        weights = _without_prefix(weights, family.PREFIX)
     weights = weights.renamed(_newer_name)
     numbers = {int(found[1]) for name in weights if (found := _LAYER.search(name))}
     if len(numbers) != config.layers:  # said before a program of as many layers is written
@@ -186,6 +186,10 @@ def _assemble(
     weights.check_shapes(wanted)
     model.weights = _used(model, wanted, weights)
     return model
+
+
+def _without_prefix(weights: Weights, prefix: str) -> Weights:
+    return weights.renamed(lambda tensor: tensor.removeprefix(prefix))
 
 
 def _newer_name(name: str) -> str:

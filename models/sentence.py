@@ -209,7 +209,7 @@ def _poolings(path: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _dense(settings: Mapping[str, Any], path: Path, name: str) -> Module:
-    inputs, outputs = settings.get("in_features"), settings.get("out_features")
+    inputs, outputs = (_size(settings.get(key)) for key in ("in_features", "out_features"))
     bias = settings.get("bias", True)
     activation = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
     if activation not in _ACTIVATIONS:
@@ -217,13 +217,17 @@ def _dense(settings: Mapping[str, Any], path: Path, name: str) -> Module:
             f"{path}: activation_function = {activation!r} is not computed by lightloom; it "
             f"computes {', '.join(_ACTIVATIONS)}"
         )
-    sizes = [size for size in (inputs, outputs) if isinstance(size, int) and size > 0]
-    if len(sizes) < 2 or not isinstance(bias, bool):
-        raise InputError(
-            f"{path}: in_features = {inputs!r}, out_features = {outputs!r}, bias = {bias!r} is not "
-            "a layer"
+    if not inputs or not outputs or not isinstance(bias, bool):
+        given = (
+            f"{key} = {settings.get(key)!r}" for key in ("in_features", "out_features", "bias")
         )
-    return Module("Dense", name, *sizes, bias, _ACTIVATIONS[activation])
+        raise InputError(f"{path}: {', '.join(given)} is not a layer")
+    return Module("Dense", name, inputs, outputs, bias, _ACTIVATIONS[activation])
+
+
+def _size(value: Any) -> int:
+    """Return a number of values; 0 for what is not one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _tensors(folder: Path, name: str) -> dict[str, Stored]:
