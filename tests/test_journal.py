@@ -25,7 +25,7 @@ from lightloom.instruments import InputError, InUse
 from lightloom.models import Cache, Model, load_model, plan
 from lightloom.models.model import load_arrays
 from lightloom.models.recorded import resume
-from lightloom.scheduler.journal import Journal, JournalFile
+from lightloom.scheduler.journal import Journal, JournalFile, check_journal
 
 import lightloom
 
@@ -510,6 +510,68 @@ def test_a_full_disk_pauses_and_loses_nothing(
     journal.close()
     with JournalFile(path) as kept:
         assert [row["first"] for row in kept.segments()] == list(range(60))
+
+
+def _full(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> tuple[Journal, list[str]]:
+    """Give a journal whose disk is full, and what it said when it found out."""
+    journal = Journal.create(path)
+    journal.begin_session({})
+    journal.flush()
+    _page_limit(monkeypatch)(20)
+    said: list[str] = []
+    journal.on_pause, journal.on_go = said.append, lambda: said.append("on")
+    for number in range(60):
+        if said:
+            break
+        journal._put_next(
+            "segment", ("job", number, number + 1, 0, 1, 0.0, "{}", "{}", "[]", bytes(20_000), b"")
+        )
+        time.sleep(0.01)
+    deadline = time.monotonic() + 5
+    while not journal._trouble and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return journal, said
+
+
+def test_the_writer_switches_the_light_off_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Light stayed on where the thread that met the full disk was not the one that has light."""
+    journal, said = _full(tmp_path / "run.db", monkeypatch, caplog)
+    try:
+        assert "light off" in said[0]  # nobody waits, and nobody kept a segment meanwhile
+        assert "is full" in caplog.text  # which goes to stderr, a terminal or not
+    finally:
+        journal.close()
+
+
+def test_a_run_that_waits_for_room_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One SIGTERM or Ctrl-C did not end it: who waited was asked by nobody."""
+    journal, _ = _full(tmp_path / "run.db", monkeypatch, caplog)
+    caught: list[BaseException] = []
+
+    def keep() -> None:
+        try:
+            journal.keep(_segment(0))
+        except InputError as error:
+            caught.append(error)
+
+    worker = Thread(target=keep, daemon=True)
+    worker.start()
+    time.sleep(0.2)
+    assert worker.is_alive()
+    journal.is_stopping = lambda: True
+    worker.join(timeout=2)
+    assert "stopped while it waited" in str(caught[0]) and "lightloom resume" in str(caught[0])
+    began_s = time.monotonic()
+    journal.end_session("stopped")
+    journal.close()
+    assert time.monotonic() - began_s < 2
+    check_journal(tmp_path / "run.db")
 
 
 def _segment(number: int) -> Segment:
