@@ -16,6 +16,8 @@ from threading import Lock, RLock
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, cast
 
+from . import device_lock
+from .addresses import canonical
 from .clock import Clock
 from .errors import (
     Disconnected,
@@ -59,13 +61,6 @@ class DriverOptions(Table):
     """
 
 
-def place(address: str) -> str:
-    """Give an address as claims compare it: a port is "COM3" to one driver, "ASRLCOM3::INSTR" to
-    another.
-    """
-    return address.strip().casefold().removeprefix("asrl").removesuffix("::instr")
-
-
 def exchange(method: Method) -> Method:
     """Make a public method one exchange with a connected instrument: locked, timed, logged."""
 
@@ -95,11 +90,13 @@ class Instrument(ABC):
     kind : "slm", "camera", "daq", "light source" or "power meter"
     driver : the name under which the driver is registered
     Options : the model of its settings
+    is_of_this_process : no other process can have the device, as one that is simulated
     """
 
     kind: ClassVar[str]
     driver: ClassVar[str] = ""
     Options: ClassVar[type[DriverOptions]] = DriverOptions
+    is_of_this_process: bool = False
 
     _held: ClassVar[set[str]] = set()
     _held_lock: ClassVar[Lock] = Lock()
@@ -121,6 +118,11 @@ class Instrument(ABC):
     def address(self) -> str:
         """Where the device is; two instruments at one address are refused. "" claims nothing."""
         return ""
+
+    @property
+    def device(self) -> str:
+        """The one spelling of `address`, by which the device is held; "" claims nothing."""
+        return canonical(self.address)
 
     @abstractmethod
     def _connect(self, timeout_s: float) -> Identity:
@@ -237,6 +239,14 @@ class Instrument(ABC):
                     "check cable and power, then connect again"
                 )
             ) from error
+        except Exception as error:  # of a vendor's library, which raises what it likes
+            LOG.debug("%s.%s: %s", self.name, what, repr(error), exc_info=True)
+            raise self._of_mine(
+                InstrumentError(
+                    f"{self.name} ({self.address or self.driver}) failed during {what}: "
+                    f"{type(error).__name__}: {' '.join(str(error).split())}"
+                )
+            ) from error
         LOG.debug("%s.%s took %.6f s", self.name, what, self.clock.now_s() - start_s)
         return result
 
@@ -247,9 +257,9 @@ class Instrument(ABC):
         return error
 
     def _take_address(self) -> None:
-        if not self.address:
+        claim = self.device
+        if not claim:
             return
-        claim = place(self.address)
         with Instrument._held_lock:
             if claim in Instrument._held:
                 raise self._of_mine(
@@ -258,11 +268,29 @@ class Instrument(ABC):
                         "close the other instrument first"
                     )
                 )
+            by = None if self.is_of_this_process else self._held_by(claim)
+            if by is not None:
+                raise self._of_mine(
+                    InUse(
+                        f"{self.name}: {self.address} is held by {by} of this computer; wait until "
+                        "that has ended, or end it"
+                    )
+                )
             Instrument._held.add(claim)
         self._claim = claim
+
+    def _held_by(self, claim: str) -> str | None:
+        """Hold a device against other processes; return who has it already."""
+        try:
+            return device_lock.hold(claim)
+        except OSError as error:
+            LOG.warning("%s cannot be held against other processes: %s", self.name, error)
+            return None
 
     def _give_address(self) -> None:
         with Instrument._held_lock:
             if self._claim is not None:
                 Instrument._held.discard(self._claim)
+                if not self.is_of_this_process:
+                    device_lock.let_go(self._claim)
         self._claim = None

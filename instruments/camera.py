@@ -7,26 +7,35 @@ refuses what is stale, incomplete or after a gap.
 from __future__ import annotations
 
 import itertools
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from .base import DriverOptions, Finding, Instrument, exchange
 from .clock import Clock
+from .counts import complaint, is_coarse
 from .errors import (
+    BadReply,
     DroppedFrame,
     IncompleteFrame,
     InputError,
     InstrumentTimeout,
+    LightloomError,
     LimitExceeded,
     NotConnected,
     StaleFrame,
 )
 
+LOG = logging.getLogger("lightloom.instruments")
+
 TriggerMode = Literal["software", "external"]
+
+_EXPOSURE_OFF, _EXPOSURE_OFF_S = 0.01, 1e-6  # that a camera may round an exposure by
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,18 @@ class CameraFrame:
     shot: Shot | None = None
 
 
+class CountOptions(DriverOptions):
+    """What a bench file may say about the counts of any camera.
+
+    Parameters
+    ----------
+    count_shift : bits by which counts are left-aligned in their word, such as 4 for 12 bits in 16;
+        they are shifted back
+    """
+
+    count_shift: int = Field(default=0, ge=0, le=15)
+
+
 class Camera(Instrument):
     """A camera. Its attributes are known once it is connected.
 
@@ -124,9 +145,10 @@ class Camera(Instrument):
 
     @abstractmethod
     def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
-        """Set all three (checked against the limits) and give the exposure as the device took it.
+        """Set all three (checked against the limits) and return the exposure that the device holds.
 
-        Called only while the camera is not armed.
+        Ask the device for it: what was sent is not what it took. Raise InputError for a region
+        that the device does not take as it is. Called only while the camera is not armed.
         """
 
     @abstractmethod
@@ -172,6 +194,12 @@ class Camera(Instrument):
         low, high = self._most_s
         self._most_s = (max(low, shortest_s), min(high, longest_s))
 
+    @property
+    def allowed_exposures_s(self) -> tuple[float, float]:
+        """Shortest and longest exposure that device and bench file allow together."""
+        (shortest, longest), (low, high) = self.exposure_limits_s, self._most_s
+        return max(shortest, low), min(longest, high)
+
     @exchange
     def configure(
         self,
@@ -184,7 +212,8 @@ class Camera(Instrument):
         Raises
         ------
         LimitExceeded : for an exposure beyond the limits
-        InputError : for a region outside the sensor, or an unknown trigger mode
+        InputError : for a region outside the sensor, an unknown trigger mode, or a setting that the
+            camera does not take; all settings are then as before
         """
         is_new = exposure_s is not None
         exposure_s = self._exposure_s if exposure_s is None else float(exposure_s)
@@ -192,7 +221,7 @@ class Camera(Instrument):
         mode = self._trigger_mode if trigger_mode is None else trigger_mode
         shortest, longest = self.exposure_limits_s
         if is_new:  # a part of the sensor may be chosen before an exposure is
-            shortest, longest = max(shortest, self._most_s[0]), min(longest, self._most_s[1])
+            shortest, longest = self.allowed_exposures_s
         if not shortest <= exposure_s <= longest:
             raise LimitExceeded(
                 f"{self.name}: exposure {exposure_s:g} s is outside {shortest:g} to {longest:g} s"
@@ -208,8 +237,32 @@ class Camera(Instrument):
         if mode not in ("software", "external"):
             raise InputError(f"{self.name}: trigger mode {mode!r} is neither software nor external")
         self.disarm()
-        self._exposure_s = self._configure(exposure_s, region, mode)
-        self._region, self._trigger_mode = region, mode
+        try:
+            taken_s = self._configure(exposure_s, region, mode)
+            if is_new:
+                self._check_exposure(exposure_s, taken_s)
+        except LightloomError:
+            self._put_back()
+            raise
+        self._exposure_s, self._region, self._trigger_mode = taken_s, region, mode
+
+    def _check_exposure(self, asked_s: float, taken_s: float) -> None:
+        if not abs(taken_s - asked_s) <= max(_EXPOSURE_OFF * asked_s, _EXPOSURE_OFF_S):
+            raise InputError(
+                f"{self.name}: an exposure of {asked_s:g} s was asked for, and the camera takes "
+                f"{taken_s:g} s; ask for an exposure that it can take, or see what holds it there"
+            )
+
+    def _put_back(self) -> None:
+        """Configure the settings of before, so that driver and camera do not lie apart.
+
+        A camera that does not even take those is closed: nobody knows what it holds.
+        """
+        try:
+            self._exposure_s = self._configure(self._exposure_s, self.region, self._trigger_mode)
+        except (LightloomError, OSError) as error:
+            LOG.warning("%s: its settings of before cannot be put back: %s", self.name, error)
+            self.close()
 
     @exchange
     def arm(self) -> None:
@@ -311,7 +364,20 @@ class Camera(Instrument):
                 f"{self.name}: a frame of {raw.data.shape} came, {wanted} was asked for"
             )
         frame_id = next(self._frame_ids)
-        return CameraFrame(raw.data, frame_id, raw.taken_at_s, self._exposure_s, shot)
+        return CameraFrame(self._counts(raw.data), frame_id, raw.taken_at_s, self._exposure_s, shot)
+
+    def _counts(self, data: np.ndarray) -> np.ndarray:
+        """Return counts of `bit_depth` bits, shifted back where the bench file says so.
+
+        Raises
+        ------
+        BadReply : for counts that are no such
+        """
+        shift = getattr(self.options, "count_shift", 0)
+        said = complaint(data, self.bit_depth, shift)
+        if said:
+            raise BadReply(f"{self.name}: {said}")
+        return data >> data.dtype.type(shift) if shift else data
 
     def _make_safe(self) -> None:
         if self.is_armed:
@@ -344,4 +410,10 @@ class Camera(Instrument):
         if was_armed:
             self.arm()
         detail = f"{frame.data.shape}, counts {frame.data.min()} to {frame.data.max()}"
-        return [Finding("takes a frame", True, f"{detail}, in {took:.4g} s")]
+        left = is_coarse(frame.data, self.bit_depth)
+        if left:
+            detail = (
+                f"all counts are multiples of {1 << left}, so they are left-aligned, and not of "
+                f"{self.bit_depth} bits as they come; set count_shift = {left}"
+            )
+        return [Finding("takes a frame", not left, f"{detail}, in {took:.4g} s")]

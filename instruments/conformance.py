@@ -27,8 +27,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pytest
 
-from .base import Instrument
+from .base import Finding, Instrument
 from .camera import Camera, Region, Shot
+from .counts import is_coarse
 from .daq import Daq
 from .errors import (
     Disconnected,
@@ -41,6 +42,7 @@ from .errors import (
     NotConnected,
 )
 from .light_source import LightSource, PowerMeter
+from .picture import grows_with_exposure, reads_the_part
 from .slm import SpatialLightModulator
 
 THREADS = 8
@@ -350,7 +352,15 @@ class SlmConformance(InstrumentConformance[SpatialLightModulator]):
 
 
 class CameraConformance(InstrumentConformance[Camera]):
-    """What holds for every camera; with a software trigger."""
+    """What holds for every camera; with a software trigger.
+
+    Attributes
+    ----------
+    sees_light : whether steady light falls on it while the suite runs, brighter in some places
+        than in others; False where it is covered, or shows a picture of its own
+    """
+
+    sees_light = True
 
     def wait_s(self, instrument: Camera) -> float:
         """Give a generous time-out for one frame."""
@@ -432,6 +442,42 @@ class CameraConformance(InstrumentConformance[Camera]):
         height, width = (max(side // 2 // 16 * 16, 1) for side in instrument.sensor_shape)
         instrument.configure(region=Region(0, 0, height, width))
         assert instrument.take(self.wait_s(instrument)).data.shape == (height, width)
+
+    def test_counts_are_those_of_its_depth(self, instrument: Camera) -> None:
+        """Else left-aligned counts would be light that never was, and full wells never found."""
+        frame = instrument.take(self.wait_s(instrument))
+        shift = is_coarse(frame.data, instrument.bit_depth)
+        assert not shift, f"all counts are multiples of {1 << shift}: set count_shift = {shift}"
+
+    def test_an_exposure_is_taken_or_refused(self, instrument: Camera) -> None:
+        """Else a record would name an exposure that the camera never had."""
+        shortest_s, longest_s = instrument.exposure_limits_s
+        before_s = instrument.exposure_s
+        for asked_s in (2 * before_s, before_s / 2):
+            if not shortest_s <= asked_s <= min(longest_s, 1.0):
+                continue
+            try:
+                instrument.configure(exposure_s=asked_s)
+            except InputError:
+                assert instrument.exposure_s == before_s
+            else:
+                assert instrument.exposure_s == pytest.approx(asked_s, rel=0.01, abs=1e-6)
+            before_s = instrument.exposure_s
+
+    def test_the_picture_grows_with_exposure(self, instrument: Camera) -> None:
+        """Else an exposure that never reaches the camera would scale every number."""
+        self._found(grows_with_exposure(instrument, self.wait_s(instrument)))
+
+    def test_a_region_shows_its_part_of_the_sensor(self, instrument: Camera) -> None:
+        """Else an offset that is ignored, or a flip, would read spots at wrong pixels."""
+        self._found(reads_the_part(instrument, self.wait_s(instrument)))
+
+    def _found(self, finding: Finding) -> None:
+        if not self.sees_light:
+            pytest.skip("sees_light is False: no steady light falls on this camera")
+        if finding.detail.startswith("cannot be told"):
+            pytest.skip(finding.detail)
+        assert finding.passed, finding.detail
 
     def test_fresh_frame_after_arm(self, instrument: Camera) -> None:
         """Else a frame that was waiting in a buffer would be taken for the shot's own."""

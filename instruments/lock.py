@@ -17,6 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -26,8 +27,10 @@ from typing import Self
 
 import filelock
 
+from . import device_lock
 from .errors import InUse
 from .files import moment_of, read_note, replace_file
+from .shared_folder import open_shared, shared_folder
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -129,7 +132,7 @@ class HeldLock:
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
         self.left: Holder | None = None
-        self._lock: filelock.BaseFileLock | None = None
+        self._let_go: Callable[[], None] | None = None
 
     @property
     def holder_path(self) -> Path:
@@ -144,6 +147,22 @@ class HeldLock:
         InUse : naming the holder
         OSError : when there can be no lock at this place, as in a folder that is read-only
         """
+        self._let_go = self._locked()
+        self.left = Holder.read(self.holder_path)
+        try:
+            content = json.dumps({"schema": 1, **asdict(Holder.of_this_process())}, indent=1)
+            self._name_holder(content.encode())
+        except OSError as error:  # held all the same, without a name
+            LOG.warning("%s: cannot write who holds %s: %s", self.path, self.what, error)
+        return self
+
+    def _locked(self) -> Callable[[], None]:
+        """Take the lock, and return what lets it go."""
+        if _is_shared(self.path.parent):  # where a file of one user is none of another's
+            if device_lock.hold(str(self.path), self.path.parent) is not None:
+                raise InUse(self._refusal())
+            return lambda: device_lock.let_go(str(self.path), self.path.parent)
+        os.close(open_shared(self.path))  # for all users, and no link
         lock = filelock.FileLock(self.path, timeout=0, mode=0o666, thread_local=False)
         try:
             lock.acquire()
@@ -151,27 +170,36 @@ class HeldLock:
             raise InUse(self._refusal()) from None
         except NotImplementedError as error:  # a file system without locks
             raise OSError(str(error)) from error
-        self._lock = lock
-        with contextlib.suppress(OSError):  # of another user, who made it so that all can take it
-            self.path.chmod(0o666)
-        self.left = Holder.read(self.holder_path)
+        return lock.release
+
+    def _name_holder(self, content: bytes) -> None:
+        """Write who holds it; over what another user left, which cannot be replaced."""
         try:
-            content = json.dumps({"schema": 1, **asdict(Holder.of_this_process())}, indent=1)
-            replace_file(self.holder_path, content.encode())
-        except OSError as error:  # held all the same, without a name
-            LOG.warning("%s: cannot write who holds %s: %s", self.path, self.what, error)
-        return self
+            replace_file(self.holder_path, content)
+            if hasattr(os, "chmod"):
+                self.holder_path.chmod(0o666)
+        except PermissionError:
+            handle = open_shared(self.holder_path)
+            try:
+                os.ftruncate(handle, 0)
+                os.write(handle, content)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def release(self) -> None:
         """Let go; harmless when it is not held."""
-        lock, self._lock = self._lock, None
-        if lock is None:
+        let_go, self._let_go = self._let_go, None
+        if let_go is None:
             return
         try:
             self.holder_path.unlink(missing_ok=True)
+        except PermissionError:  # another user's, see `_name_holder`
+            with contextlib.suppress(OSError):
+                self._name_holder(b"")
         except OSError as error:
             LOG.warning("cannot remove %s: %s", self.holder_path, error)
-        lock.release()
+        let_go()
 
     def _refusal(self) -> str:
         for _ in range(20):  # it writes its name just after it has the lock
@@ -201,37 +229,51 @@ class HeldLock:
 def beside(file: Path, ending: str) -> Path:
     """Name a hidden file that belongs to another: ".NAME.ENDING" beside it.
 
-    Where nobody may write there it lies in the folder for a user's state, under the same name for
-    the same file.
+    Where nobody may write there it lies in the folder that all users of this computer share, under
+    the same name for the same file. A file that is there already stays where it is: a disk that has
+    filled up since moves none away.
     """
     file = file.resolve()
-    if _is_writable(file.parent):
-        return file.with_name(f".{file.name}.{ending}")
-    return _in_state_folder(file, ending)
+    there = file.with_name(f".{file.name}.{ending}")
+    if there.exists() or _is_writable(file.parent):
+        return there
+    return shared_place(str(file), file.name, ending)
 
 
-def places(file: Path, ending: str) -> tuple[Path, Path]:
-    """Give both places where `beside` may have put a file, at another time or for another user."""
+def places(file: Path, ending: str) -> list[Path]:
+    """Return every place where `beside` may have put a file, for whichever user."""
     file = file.resolve()
-    return file.with_name(f".{file.name}.{ending}"), _in_state_folder(file, ending)
+    found = [file.with_name(f".{file.name}.{ending}")]
+    with contextlib.suppress(OSError):  # no folder is shared here
+        found.append(shared_place(str(file), file.name, ending))
+    return found
 
 
-def _in_state_folder(file: Path, ending: str) -> Path:
-    digest = sha256(str(file).encode()).hexdigest()[:12]
-    return state_folder() / f"{digest}.{file.name}.{ending}"
+def shared_place(key: str, name: str, ending: str) -> Path:
+    """Return the place of a file in the folder that all users share, by a key of its own.
+
+    Raises
+    ------
+    OSError : when there is no such folder
+    """
+    digest = sha256(key.encode()).hexdigest()[:12]
+    return state_folder() / f"lightloom-{digest}.{name}.{ending}"
 
 
 def state_folder() -> Path:
-    """Give the folder for what a program remembers of a user's work, made where it is missing."""
-    if os.name == "nt":
-        home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        home = Path.home() / "Library" / "Application Support"
-    else:
-        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = home / "lightloom"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Return the folder for what all users of this computer must know of a bench.
+
+    Raises
+    ------
+    OSError : when there is none
+    """
+    return shared_folder()
+
+
+def _is_shared(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return folder.resolve() == state_folder().resolve()
+    return False
 
 
 def _is_writable(folder: Path) -> bool:

@@ -55,6 +55,7 @@ class Lit(Protocol):
 
 
 _lit: dict[int, Lit] = {}
+_left_lit: list[str] = []
 _lock = Lock()
 
 
@@ -68,6 +69,16 @@ def remove(lit: Lit) -> None:
     """Forget it; harmless when it is not known."""
     with _lock:
         _lit.pop(id(lit), None)
+
+
+def note_left_lit(sentence: str) -> None:
+    """Remember that a source may still emit though its bench was closed."""
+    _left_lit.append(sentence)
+
+
+def left_lit() -> list[str]:
+    """Return what was noted of sources that may still emit: what a program must not end well on."""
+    return list(_left_lit)
 
 
 if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's light

@@ -1,6 +1,7 @@
 """The watchdog: a process of its own that switches a light source off when its partner has died.
 
-A bench with a real source starts one, `python -m lightloom.instruments.watchdog`, and tells it over
+Its partner asks it every second whether it is awake: one that was stopped would not act. A bench
+with a real source starts one, `python -m lightloom.instruments.watchdog`, and tells it over
 its standard input where the source is. It does nothing until that input ends. An end without a
 goodbye means that the partner was killed, or crashed: it then connects to the source and switches
 it off, again and again for some seconds, and writes into its log what became of it. It is a
@@ -29,6 +30,7 @@ from weakref import WeakSet
 from .errors import InstrumentError, LightloomError
 from .light_source import LightSource
 from .registry import create
+from .shared_folder import open_shared
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -36,7 +38,10 @@ TRIES_S = 20.0  # as long as it tries to reach the source
 _START_S = 30.0  # until it has loaded what it needs, on a slow computer
 _PAUSE_S = 0.05  # between tries: another process may just be letting the line go
 _LOOK_S = 0.2  # between looks at whose child it is
-_GOODBYE = "goodbye"
+_GOODBYE, _ACT, _PING, _PONG = "goodbye", "act", "ping", "pong"
+_PING_S = 1.0  # between questions whether it is awake
+_AWAKE_S = 2.5  # that an answer may take; it is asked twice
+BY_HAND = "SWITCH IT OFF BY HAND"
 
 
 # --- in the partner ------------------------------------------------------------------------------
@@ -60,7 +65,7 @@ class Watchdog:
     ----------
     driver, name, options : of the source, as for `registry.create`
     log : file to which the watchdog adds a line when it has acted
-    lost : called, in a thread of its own, when it ends without having been told to
+    lost : called, in a thread of its own, when it ends or answers no more, unless it was told to
 
     Raises
     ------
@@ -84,6 +89,8 @@ class Watchdog:
         told = {"driver": driver, "name": name, "options": dict(options)}
         self._send(json.dumps(told | {"log": str(log.absolute()), "parent": os.getpid()}))
         self._is_ready, self._answer = Event(), ""
+        self._is_awake, self._has_ended = Event(), Event()
+        self._outcome = ""
         Thread(target=self._listen, name="lightloom-watchdog", daemon=True).start()
 
     def _started(self) -> subprocess.Popen[str]:
@@ -122,10 +129,30 @@ class Watchdog:
         self._is_ready.set()
         if self._answer != "ready":
             return
-        self._says.read()
+        Thread(target=self._ask, name="lightloom-watchdog-ping", daemon=True).start()
+        for line in self._says:
+            if line.strip() == _PONG:
+                self._is_awake.set()
+            else:
+                self._outcome = line.strip()
         status = self._process.wait()
+        self._has_ended.set()
         if not self._is_dismissed.is_set():
             self._lost(f"the watchdog process of {self._name} has ended (status {status})")
+
+    def _ask(self) -> None:
+        """Ask again and again whether it is awake; once more where it was not, to be sure."""
+        while not (self._is_dismissed.wait(_PING_S) or self._has_ended.is_set()):
+            if self._answers() or self._answers():
+                continue
+            if not (self._is_dismissed.is_set() or self._has_ended.is_set()):
+                self._lost(f"the watchdog process of {self._name} does not answer: it was stopped")
+            return
+
+    def _answers(self) -> bool:
+        self._is_awake.clear()
+        self._send(_PING)
+        return self._is_awake.wait(_AWAKE_S)
 
     def wait_until_ready(self, timeout_s: float = _START_S) -> None:
         """Wait until it could act at once.
@@ -149,13 +176,35 @@ class Watchdog:
         """Let it go, since the source is off."""
         self._is_dismissed.set()
         self._send(_GOODBYE)
-        self.release()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        self._let_go()
+        try:
             self._process.wait(1.0)
+        except subprocess.TimeoutExpired:  # it was stopped, and has nothing to do any more
+            self._process.kill()
+
+    def outcome(self, timeout_s: float = TRIES_S + 5.0) -> str:
+        """Let it act, and wait for what became of it; a sentence for the operator.
+
+        Parameters
+        ----------
+        timeout_s : longer than it tries
+        """
+        self.release()
+        self._has_ended.wait(timeout_s)
+        return self._outcome or (
+            f"{self._name}: the watchdog did not say that it is off; {BY_HAND}"
+        )
 
     def release(self) -> None:
         """Let it act, since nobody knows whether the source is off; it goes on by itself."""
         self._is_dismissed.set()
+        self._send(_ACT)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if hasattr(signal, "SIGCONT"):
+            with contextlib.suppress(OSError):
+                self._process.send_signal(signal.SIGCONT)
         with contextlib.suppress(OSError, ValueError):
             self._told.close()
         # it may take its time; nobody waits, and Python forgets its children without a complaint
@@ -183,20 +232,30 @@ def main() -> None:
         print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
         return
     print("ready", flush=True)
-    if _goodbye(told["parent"]):
+    heard = _last_words(told["parent"])
+    if heard == _GOODBYE:
         return
-    began_s = time.monotonic()
-    _note(told["log"], f"{told['name']}: {_switched_off(source, began_s)}")
+    why = "its program ended without a goodbye"
+    if heard == _ACT:
+        why = "it did not say to its program that it is off"
+    sentence = f"{told['name']}: {why}{_switched_off(source, time.monotonic())}"
+    _note(told["log"], sentence)
+    with contextlib.suppress(OSError):  # the partner may still be there to say it
+        print(sentence, flush=True)
 
 
-def _goodbye(parent: int) -> bool:
-    """Wait for the end of standard input, or of the parent; say whether there was a goodbye."""
+def _last_words(parent: int) -> str:
+    """Wait for the end of standard input, or of the parent; return what it said at last."""
     heard: list[str] = []
     ended = Event()
 
     def read() -> None:
         for line in sys.stdin:  # until its end
-            heard.append(line)
+            if line.strip() == _PING:
+                with contextlib.suppress(OSError):
+                    print(_PONG, flush=True)
+            else:
+                heard.append(line)
         ended.set()
 
     Thread(target=read, daemon=True).start()
@@ -204,11 +263,11 @@ def _goodbye(parent: int) -> bool:
     while not ended.wait(_LOOK_S):
         if os.name == "posix" and os.getppid() != parent:
             break
-    return f"{_GOODBYE}\n" in heard
+    return heard[-1].strip() if heard else ""
 
 
 def _switched_off(source: LightSource, began_s: float) -> str:
-    """Switch it off, and say what became of it."""
+    """Switch it off, and say what became of it, as the end of a sentence."""
     tries = 0
     while True:
         tries += 1
@@ -220,19 +279,17 @@ def _switched_off(source: LightSource, began_s: float) -> str:
             why = repr(error)
         else:
             took_s = time.monotonic() - began_s
-            return f"its program ended without a goodbye; switched off after {took_s:.3f} s"
+            return f"; switched off after {took_s:.3f} s"
         if time.monotonic() - began_s > TRIES_S:
-            return (
-                f"its program ended without a goodbye, and it could not be switched off in "
-                f"{tries} tries: {why}; SWITCH IT OFF BY HAND"
-            )
+            return f", and it could not be switched off in {tries} tries: {why}; {BY_HAND}"
         time.sleep(_PAUSE_S)
 
 
 def _note(log: str, sentence: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    with contextlib.suppress(OSError), Path(log).open("a", encoding="utf-8") as stream:
-        stream.write(f"{now} {sentence}\n")
+    with contextlib.suppress(OSError), os.fdopen(open_shared(Path(log)), "r+b") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.write(f"{now} {sentence}\n".encode())
 
 
 if __name__ == "__main__":

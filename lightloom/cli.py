@@ -18,6 +18,7 @@ from .instruments import limit_threads, stopping
 
 if TYPE_CHECKING:
     from .backends import Backend
+    from .backends.bench.bench import Bench
     from .models import Model
     from .models.planning import Plan
 
@@ -94,10 +95,19 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             except KeyboardInterrupt:
                 typer.echo("lightloom: stopped by the operator", err=True)
                 raise typer.Exit(130) from None
+            _refuse_to_end_lit()
 
         return app.command(name)(guarded)
 
     return register
+
+
+def _refuse_to_end_lit() -> None:
+    """End with a status of its own where a source may still emit: what was asked was not done."""
+    for sentence in stopping.left_lit():
+        typer.echo(f"lightloom: {sentence}", err=True)
+    if stopping.left_lit():
+        raise typer.Exit(1)
 
 
 @_command("run")
@@ -512,10 +522,11 @@ def check(
 
     opened = load_bench(bench)
     if rearm:
-        _rearm(bench)
+        _rearm(bench, opened)
     findings, merit = check_bench(opened, random_products or FIRST_PRODUCTS, seed)
-    fail_safe = safety.fail_safe(opened.file, opened.is_simulated)
-    missing = safety.lacks(opened.file) if fail_safe is False else []
+    source = opened.source
+    fail_safe = safety.fail_safe(opened.file, opened.is_simulated, source)
+    missing = safety.lacks(opened.file, source) if fail_safe is False else []
     if json_:
         document: dict[str, Any] = {"schema": 1, "bench": str(bench)}
         document["findings"] = [vars(f) for f in findings]
@@ -533,13 +544,13 @@ def check(
         raise typer.Exit(1)
 
 
-def _rearm(bench: Path) -> None:
+def _rearm(bench: Path, opened: "Bench") -> None:
     """Ask somebody on site whether the beam path is safe; then the bench may give light again."""
     from .backends.bench import safety
     from .instruments import InputError
 
-    with safety.holding(bench):
-        found = safety.latched(bench)
+    with safety.holding(bench, not opened.is_simulated):
+        found = safety.latched(bench, opened.latches)
         if found is None:
             typer.echo(f"{bench} is not latched off: nothing to re-arm", err=True)
             return
@@ -554,7 +565,7 @@ def _rearm(bench: Path) -> None:
         )
         if sys.stdin.readline().strip() != "safe":
             raise InputError(f"{bench} stays latched off")
-        safety.rearm(bench)
+        safety.rearm(bench, opened.latches)
 
 
 @_command("align")

@@ -20,7 +20,7 @@ import numpy as np
 from ..backends import Backend, DigitalBackend, MockBackend, OpticsProfile, mock_path
 from ..backends.bench import BenchBackend, BenchGroup, open_benches
 from ..backends.bench.calibration import path_of
-from ..instruments import InputError, Paused
+from ..instruments import InputError, Paused, stopping
 from ..scheduler import Placement
 from ..scheduler.journal import Journal, JournalFile
 from .loading import load_model
@@ -194,6 +194,9 @@ def session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
             found = bench.bench.describe()["instruments"]
             hardware |= {f"{before}{role}": told for role, told in found.items()}
         journal.on_pause, journal.on_go = _light_switch(benches.values(), tell)
+        journal.is_stopping = lambda: (
+            stopping.is_stopping() or any(bench.is_stopping for bench in benches.values())
+        )
     journal.begin_session(
         {
             "versions": versions(),
@@ -228,16 +231,16 @@ def session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
 def _light_switch(
     benches: Collection[BenchBackend], tell: Tell
 ) -> tuple[Callable[[str], None], Callable[[], None]]:
-    """Give what a full disk does to the light: off with a word to the operator, and on again."""
+    """Give what a full disk does to the light: off at once, and on again with the next shot."""
 
     def off(why: str) -> None:
-        for bench in benches:
-            bench.bench.source.disable()
         tell(why, 0, 1)
+        for bench in benches:
+            bench.bench.hold_light()
 
     def on() -> None:
         for bench in benches:
-            bench.bench.source.enable()
+            bench.bench.free_light()
         tell("there is room on the disk again", 0, 1)
 
     return off, on

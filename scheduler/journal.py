@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -26,7 +27,7 @@ import numpy as np
 
 from ..backends import Stats
 from ..backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Kept, Segment
-from ..instruments import InputError
+from ..instruments import InputError, LightloomError, stopping
 from ..instruments.lock import HeldLock
 from .database import (
     APPLICATION,
@@ -47,6 +48,8 @@ from .database import (
     sentence,
 )
 
+LOG = logging.getLogger("lightloom.journal")
+
 SCHEMA = 1
 _COMMIT_S = 0.25  # a row waits no longer than that
 _COMMIT_BYTES = 32 << 20
@@ -54,6 +57,7 @@ _MOST_WAITING = 64 << 20  # bytes; whoever brings more waits until they are writ
 _FORGET = "forget"  # no table: rows of it take others away
 _AGAIN_S = 2.0  # after a disk was full
 _LONGEST_LOCK_S = 300.0  # that a reader of a file without a write-ahead log may hold it
+_LOOK_S = 0.1  # between looks, by who waits for room, whether the run is to stop
 
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL) WITHOUT ROWID;
@@ -94,7 +98,8 @@ class Journal:
     path : of the file
     session : number of this session, from 1
     on_pause, on_go : called when the disk is full, with a sentence, and when it is not any more, by
-        the thread that has to wait: the light goes off and on again there
+        the thread that writes: the light goes off at once, whoever waits for whatever
+    is_stopping : asked by who waits for room; a run that is to stop waits no longer
     bytes_kept : of results that this session brought
     """
 
@@ -104,6 +109,7 @@ class Journal:
         self.session = 0
         self.on_pause: Callable[[str], None] = lambda why: None
         self.on_go: Callable[[], None] = lambda: None
+        self.is_stopping: Callable[[], bool] = stopping.is_stopping
         self.bytes_kept = 0
         self._watch = FileWatch(self._place)
         try:
@@ -208,7 +214,12 @@ class Journal:
         with self._changed:
             self._is_idle = not self._waiting
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._is_idle or self._failure is not None)
+            while not self._is_idle:
+                self._check_place()
+                self._raise()
+                if self._trouble:
+                    self._wait_until_taken()
+                self._changed.wait(_LOOK_S)
             self._check_place()
             self._raise()
 
@@ -260,7 +271,7 @@ class Journal:
 
     def end_session(self, outcome: str, detail: str = "") -> None:
         """Note how it ended: "complete", "paused", "stopped", "failed"; a killed one says none."""
-        self._put("ending", (self.session, time.time(), outcome, detail))
+        self._put("ending", (self.session, time.time(), outcome, detail), waits=False)
 
     def tell(self, **documents: Any) -> None:
         """Keep what a run is: JSON documents by name."""
@@ -326,12 +337,7 @@ class Journal:
             content,
             np.ascontiguousarray(segment.quality, dtype=np.float32).tobytes(),
         )
-        if self._trouble:
-            self.on_pause(self._trouble)
-            self._put_next("segment", row)
-            self.on_go()
-        else:
-            self._put_next("segment", row)
+        self._put_next("segment", row)
 
     def forget(self, job: str, number: int) -> None:
         """Forget segments of a job that hold shots behind the planned one of this number."""
@@ -437,23 +443,37 @@ class Journal:
 
     # --- the thread that writes ------------------------------------------------------------------
 
-    def _put(self, table: str, row: tuple[Any, ...]) -> None:
+    def _put(self, table: str, row: tuple[Any, ...], waits: bool = True) -> None:
         size = sum(len(value) for value in row if isinstance(value, bytes | str)) + 64
         with self._changed:
             self._raise()
             if self._writer is None:
                 raise InputError(f"{self.path} is closed; nothing more can be written into it")
-            self._changed.wait_for(
-                lambda: (
-                    (self._waiting_bytes < _MOST_WAITING and not self._trouble)
-                    or self._failure is not None
-                )
-            )
-            self._raise()
+            if waits:
+                self._wait_until_taken()
             self._waiting.append((table, (*row, _seal(table, row)), size))
             self._waiting_bytes += size
             self.bytes_kept += sum(len(value) for value in row if isinstance(value, bytes))
             self._changed.notify_all()
+
+    def _wait_until_taken(self) -> None:
+        """Wait for room; the caller holds `_changed`.
+
+        Raises
+        ------
+        InputError : when there can be none any more, or the run is to stop
+        """
+        while self._trouble or self._waiting_bytes >= _MOST_WAITING:
+            self._raise()
+            if self.is_stopping():
+                self._is_told = True
+                raise InputError(
+                    f"{self.path}: stopped while it waited to be written "
+                    f"({self._trouble or 'the disk is slow'}); what was finished before is kept; "
+                    f"free some space, then `lightloom resume {self.path}`"
+                )
+            self._changed.wait(_LOOK_S)
+        self._raise()
 
     def _raise(self) -> None:
         error = self._failure
@@ -510,6 +530,9 @@ class Journal:
                     _roll_back(connection)
                 else:
                     raise
+        if self._trouble:
+            LOG.warning("there is room on the disk of %s again: the run goes on", self.path)
+            self._switch(self.on_go)
         with self._changed:
             self._trouble = ""
             for _ in rows:
@@ -519,14 +542,25 @@ class Journal:
 
     def _wait_for_room(self, connection: sqlite3.Connection, error: Exception) -> None:
         _roll_back(connection)
+        trouble = (
+            f"the disk of {self.path} is full ({error}): the run waits with its light off; "
+            "free some space and it goes on, or stop it and resume it later"
+        )
+        if not self._trouble:
+            LOG.warning("%s", trouble)
+            self._switch(lambda: self.on_pause(trouble))
         with self._changed:
-            self._trouble = (
-                f"the disk of {self.path} is full ({error}): the run waits with its light off; "
-                "free some space and it goes on, or stop it and resume it later"
-            )
+            self._trouble = trouble
             self._changed.notify_all()
             if self._changed.wait_for(lambda: self._ends, _AGAIN_S):
                 raise error
+
+    def _switch(self, call: Callable[[], None]) -> None:
+        """Switch the light; what a device does wrong there is no reason to lose the journal."""
+        try:
+            call()
+        except LightloomError as error:
+            LOG.error("%s", error)
 
 
 def _insert(

@@ -66,7 +66,7 @@ def test_what_init_writes_passes_its_check(tmp_path: Path, layout: str) -> None:
     check = lightloom(tmp_path, "check", "--bench", "bench.toml", "--json")
     assert check.returncode == 0, check.stderr
     findings = json.loads(check.stdout)["findings"]
-    assert len(findings) == 9 and all(finding["passed"] for finding in findings)
+    assert len(findings) == 14 and all(finding["passed"] for finding in findings)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_a_bench_that_is_not_calibrated_is_refused_unless_one_insists(bench: Fol
 def test_check_tries_instruments_that_are_not_calibrated(bench: Folder) -> None:
     told = document(bench("found"), "check", *BENCH, status=1)
     *instruments, products = told["findings"]
-    assert len(instruments) == 8 and all(finding["passed"] for finding in instruments)
+    assert len(instruments) == 13 and all(finding["passed"] for finding in instruments)
     assert not products["passed"] and "is not calibrated" in products["detail"]
     assert told["random_products"] is None
 

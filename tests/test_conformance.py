@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_instruments import OnEchoDevice
-from lightloom.instruments import Clock, Instrument, RawFrame, VirtualClock
+from lightloom.instruments import (
+    BadReply,
+    Clock,
+    Instrument,
+    RawFrame,
+    Region,
+    VirtualClock,
+)
 from lightloom.instruments.conformance import (
     CameraConformance,
     DaqConformance,
@@ -16,6 +23,7 @@ from lightloom.instruments.conformance import (
     LightSourceConformance,
     SlmConformance,
 )
+from lightloom.instruments.picture import grows_with_exposure, reads_the_part
 from lightloom.instruments.simulated import (
     Fault,
     SimulatedCamera,
@@ -129,6 +137,45 @@ class HidesThatItIsGone(TemplateCamera):
         self._buffer.clear()
 
 
+class SendsLeftAligned(TemplateCamera):
+    def _picture(self) -> np.ndarray:
+        return super()._picture() << np.uint16(4)
+
+
+class SendsLeftAlignedInTheDark(TemplateCamera):
+    def _picture(self) -> np.ndarray:
+        return (super()._picture() // 8) << np.uint16(4)  # all of them fit into 12 bits
+
+
+class KeepsItsExposure(TemplateCamera):
+    def _picture(self) -> np.ndarray:
+        before_s, self._exposure_s = self._exposure_s, 0.002
+        try:
+            return super()._picture()
+        finally:
+            self._exposure_s = before_s
+
+
+class IgnoresOffsets(TemplateCamera):
+    def _picture(self) -> np.ndarray:
+        part = self.region
+        self._region = Region(0, 0, part.height, part.width)
+        try:
+            return super()._picture()
+        finally:
+            self._region = part
+
+
+class IsUpsideDown(TemplateCamera):
+    def _picture(self) -> np.ndarray:
+        return super()._picture()[::-1]
+
+
+class IsMirrored(TemplateCamera):
+    def _picture(self) -> np.ndarray:
+        return super()._picture()[:, ::-1]
+
+
 class LeaksAThread(TemplateDaq):
     def _connect(self, timeout_s: float) -> Any:
         threading.Thread(target=threading.Event().wait, args=(10,), daemon=True).start()
@@ -200,6 +247,11 @@ def devices() -> Iterator[None]:
         (KeepsOldFrames, EchoCamera, "test_fresh_frame_after_arm"),
         (RepeatsTheLastFrame, EchoCamera, "test_no_trigger_times_out"),
         (HidesThatItIsGone, EchoCamera, "test_unplug_is_detected"),
+        (SendsLeftAlignedInTheDark, EchoCamera, "test_counts_are_those_of_its_depth"),
+        (KeepsItsExposure, EchoCamera, "test_the_picture_grows_with_exposure"),
+        (IgnoresOffsets, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),
+        (IsUpsideDown, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),
+        (IsMirrored, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),
         (MixesReplies, EchoDaq, "test_threads_cannot_mix_replies"),
         (LeaksAThread, EchoDaq, "test_open_and_close_leak_nothing"),
         (LightsAtOnce, EchoSource, "test_emits_only_when_enabled"),
@@ -219,3 +271,40 @@ def test_the_suite_finds_a_wrong_driver(
         else:
             with wrong("thing") as instrument:
                 check(instrument)
+
+
+@pytest.mark.usefixtures("devices")
+def test_left_aligned_counts_are_refused_and_can_be_shifted_back() -> None:
+    # Every number would be 16 times the light, and a full well never found.
+    with (
+        SendsLeftAligned("camera") as camera,
+        pytest.raises(BadReply, match=r"12 bits hold 4095 at most; .*set count_shift = 4"),
+    ):
+        camera.take(5.0)
+    shifted = SendsLeftAligned("camera", TemplateCamera.Options(count_shift=4))
+    with shifted as camera, TemplateCamera("other", TemplateCamera.Options(serial="2")) as right:
+        np.testing.assert_array_equal(camera.take(5.0).data, right.take(5.0).data)
+    wrong = TemplateCamera("camera", TemplateCamera.Options(count_shift=4))
+    with wrong as camera, pytest.raises(BadReply, match="would cut bits off"):
+        camera.take(5.0)
+
+
+@pytest.mark.usefixtures("devices")
+def test_the_self_test_finds_left_aligned_counts_that_fit() -> None:
+    # A dim picture of left-aligned counts looks like one of 12 bits.
+    with SendsLeftAlignedInTheDark("camera") as camera:
+        finding = camera.self_test()[-1]
+    assert not finding.passed and "set count_shift = 4" in finding.detail
+
+
+@pytest.mark.parametrize("kind", [SimulatedCamera, TemplateCamera])
+@pytest.mark.usefixtures("devices")
+def test_a_right_camera_passes_by_its_light(kind: Any) -> None:
+    # The suite would refuse cameras that do what they are asked.
+    for seed in range(5):
+        with kind("camera", clock=VirtualClock()) as camera:
+            camera.configure(exposure_s=1e-3 * (1 + seed))
+            settings = camera.describe()["settings"]
+            for finding in (grows_with_exposure(camera), reads_the_part(camera)):
+                assert finding.passed and "cannot be told" not in finding.detail, finding
+            assert camera.describe()["settings"] == settings

@@ -62,6 +62,7 @@ class TestSlm(OnTheBench, SlmConformance):
 
 class TestCamera(OnTheBench, CameraConformance):
     kind = "camera"
+    sees_light = False  # `lightloom check` lights the bench
 
 
 class TestDaq(OnTheBench, DaqConformance):

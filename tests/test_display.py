@@ -263,3 +263,13 @@ def test_a_missing_library_is_one_sentence(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtraError, match=r"weights.*pip install 'lightloom\[display\]'"):
         display(x_display).connect()
+
+
+def test_a_signal_to_the_process_group_leaves_the_window(x_display: str) -> None:
+    # SIGTERM to a whole group killed the window before it was darkened: the desktop shone.
+    with display(x_display) as slm:
+        slm.show(np.full(SHAPE, 255, np.uint8))
+        window = window_process(slm)
+        assert os.getpgid(window) == window != os.getpgid(0)
+        slm.darken()
+        assert screenshot(x_display).max() == 0

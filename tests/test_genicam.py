@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,8 +93,10 @@ def test_what_this_camera_lacks_is_said_in_its_settings() -> None:
         features = device.describe()["settings"]["features"]
         assert set(features) == {"ExposureTime", "OffsetX", "OffsetY", "TriggerSoftware"}
         assert features["ExposureTime"] == "missing; exposure_s is the period of the frames"
-        device.configure(exposure_s=0.001)
+        with pytest.raises(InputError, match=r"of 0\.001 s was asked for, .* takes 0\.02 s"):
+            device.configure(exposure_s=0.001)  # which it cannot set
         assert device.exposure_s == pytest.approx(1 / 50)
+        device.configure(exposure_s=1 / 50)
         assert device.identity.model == "Viky" and device.identity.serial == "0"
 
 
@@ -387,3 +390,113 @@ def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MissingExtraError, match=r"pip install 'lightloom\[genicam\]'") as caught:
         camera().connect()
     assert "\n" not in str(caught.value)
+
+
+class Nodes:
+    """Stands for the features of a camera, by name."""
+
+    def __init__(self, **features: Any) -> None:
+        common = {
+            "PixelFormat": Feature("Mono8"),
+            "Width": Feature(1296, 16, 1296),
+            "Height": Feature(966, 1, 966),
+            "OffsetX": Feature(0),
+            "OffsetY": Feature(0),
+            "TriggerSoftware": Feature(),
+            "TriggerMode": Feature("Off"),
+            "TriggerSource": Feature("Line1"),
+        }
+        for name, feature in (common | features).items():
+            setattr(self, name, feature)
+        self.PixelFormat.symbolics = ("Mono8", "Mono12Packed")
+
+
+def bare(**options: Any) -> Any:
+    return create("genicam-camera", "camera", {"producer": "viky", **options})
+
+
+def set_up(**features: Any) -> tuple[GenicamCamera, Any]:
+    """Give a camera that has these features, as it is once it is connected."""
+    nodes, made = Nodes(**features), bare()
+    made._camera = SimpleNamespace(
+        remote_device=SimpleNamespace(node_map=nodes), destroy=lambda: None, stop=lambda: None
+    )
+    made._set_up()
+    made.is_connected = True
+    return made, nodes
+
+
+class Keeps(Feature):
+    """A feature that takes a value and holds another, as a locked or rounding one does."""
+
+    def __init__(self, value: Any, held: Any, low: float = 0, high: float = 0) -> None:
+        super().__init__(value, low, high)
+        self._held = held
+
+    @property
+    def value(self) -> Any:
+        return self._held
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self.written.append(value)
+
+
+@needs_partner
+@pytest.mark.parametrize(
+    ("features", "name", "wanted"),
+    [
+        ({"ExposureTime": Feature(20_000.0, 16.0, 1e7)}, "ExposureTime", 5_000.0),
+        ({"ExposureTimeAbs": Feature(20_000.0, 16.0, 1e7)}, "ExposureTimeAbs", 5_000.0),
+        (
+            {"ExposureTimeRaw": Feature(1000, 1, 500_000), "ExposureTimeBaseAbs": Feature(20.0)},
+            "ExposureTimeRaw",
+            250,
+        ),
+    ],
+)
+def test_the_exposure_is_set_under_each_of_its_names(
+    features: dict[str, Any], name: str, wanted: float
+) -> None:
+    # A camera of the first naming convention kept its 20 ms where 5 ms were asked for.
+    device, nodes = set_up(**features)
+    assert device.exposure_s == pytest.approx(0.02) and device.exposure_limits_s[1] == 10.0
+    device.configure(exposure_s=0.005)
+    assert getattr(nodes, name).value == wanted and device.exposure_s == pytest.approx(0.005)
+    assert "ExposureTime" not in device.describe()["settings"]["features"]
+
+
+@needs_partner
+def test_an_exposure_that_the_camera_does_not_take_is_refused() -> None:
+    # A run would be recorded with 5 ms, and calibrated and exposed with 20 ms.
+    device, _ = set_up(ExposureTime=Keeps(20_000.0, 20_000.0, 16.0, 1e7))
+    with pytest.raises(InputError, match=r"0\.005 s was asked for, and the camera takes 0\.02 s"):
+        device.configure(exposure_s=0.005)
+    assert device.exposure_s == pytest.approx(0.02)
+
+
+@needs_partner
+@pytest.mark.parametrize("name", ["Width", "OffsetY", "TriggerMode", "Gain"])
+def test_what_is_set_is_read_back(name: str) -> None:
+    # A feature that another one locks takes no value and says nothing.
+    wanted = {"Width": 1296, "OffsetY": 0, "TriggerMode": "Off", "Gain": 1.0}[name]
+    features = {name: Keeps(wanted, wanted, 16, 1296)}
+    made = bare(features={"Gain": 2.0}) if name == "Gain" else bare()
+    nodes = Nodes(ExposureTime=Feature(2_000.0, 16.0, 1e7), **features)
+    made._camera = SimpleNamespace(remote_device=SimpleNamespace(node_map=nodes))
+    with pytest.raises(InputError, match=f"{name} was set to .*the camera holds"):
+        made._set_up()
+        made.is_connected = True
+        made.configure(region=Region(100, 0, 200, 640))
+
+
+@needs_partner
+def test_a_region_that_is_refused_half_way_leaves_all_as_it_was() -> None:
+    # Width had been written and the offset not: frames of one part were read as another's.
+    device, nodes = set_up(ExposureTime=Feature(2_000.0, 16.0, 1e7))
+    device.configure(exposure_s=0.002, region=Region(0, 0, 200, 640))
+    nodes.OffsetX = Keeps(0, 0)
+    with pytest.raises(InputError, match="OffsetX was set to 100"):
+        device.configure(region=Region(0, 100, 300, 500))
+    assert device.region == Region(0, 0, 200, 640)
+    assert (nodes.Width.value, nodes.Height.value) == (640, 200)

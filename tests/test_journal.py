@@ -29,7 +29,7 @@ from lightloom.models import Cache, Model, load_model, plan
 from lightloom.models.model import load_arrays
 from lightloom.models.recorded import resume
 from lightloom.scheduler import database
-from lightloom.scheduler.journal import Journal, JournalFile
+from lightloom.scheduler.journal import Journal, JournalFile, check_journal
 
 import lightloom
 
@@ -639,7 +639,7 @@ def test_another_model_is_refused(whole: Path, tmp_path: Path) -> None:
     part = cut(whole, tmp_path / "part.db", 60)
     other = Path(shutil.copytree(load_model("digits").source, tmp_path / "digits"))
     config = json.loads((other / "config.json").read_text(encoding="utf-8"))
-    config["comment"] = "another"
+    config["_comment"] = "another"
     (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
     before = part.read_bytes()
     with pytest.raises(InputError, match=r"model .* is not the one that began it.*--accept model"):
@@ -776,6 +776,67 @@ def test_a_quota_is_a_full_disk(
     assert database.is_full(_failing(sqlite3.SQLITE_IOERR_WRITE), tmp_path / "run.db")
     assert not database.is_full(_failing(sqlite3.SQLITE_BUSY), tmp_path / "run.db")
     assert not database.is_full(_failing(sqlite3.SQLITE_IOERR_LOCK), tmp_path / "run.db")
+
+
+def _full(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> tuple[Journal, list[str]]:
+    """Give a journal whose disk is full, and what it said when it found out."""
+    journal = Journal.create(path)
+    journal.begin_session({})
+    journal.flush()
+    _page_limit(monkeypatch)(20)
+    said: list[str] = []
+    journal.on_pause, journal.on_go = said.append, lambda: said.append("on")
+    for number in range(60):
+        if said:
+            break
+        journal._put_next(
+            "segment", ("job", number, number + 1, 0, 1, 0.0, "{}", "{}", "[]", bytes(20_000), b"")
+        )
+        time.sleep(0.01)
+    deadline = time.monotonic() + 5
+    while not journal._trouble and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return journal, said
+
+
+def test_the_writer_switches_the_light_off_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Light stayed on where the thread that met the full disk was not the one that has light."""
+    journal, said = _full(tmp_path / "run.db", monkeypatch, caplog)
+    with pytest.raises(InputError, match="the disk is full"):  # told at the end at the latest
+        journal.close()
+    assert "light off" in said[0]  # nobody waits, and nobody kept a segment meanwhile
+    assert "is full" in caplog.text  # which goes to stderr, a terminal or not
+
+
+def test_a_run_that_waits_for_room_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One SIGTERM or Ctrl-C did not end it: who waited was asked by nobody."""
+    journal, _ = _full(tmp_path / "run.db", monkeypatch, caplog)
+    caught: list[BaseException] = []
+
+    def keep() -> None:
+        try:
+            journal.keep(_segment(0))
+        except InputError as error:
+            caught.append(error)
+
+    worker = Thread(target=keep, daemon=True)
+    worker.start()
+    time.sleep(0.2)
+    assert worker.is_alive()
+    journal.is_stopping = lambda: True
+    worker.join(timeout=2)
+    assert "stopped while it waited" in str(caught[0]) and "lightloom resume" in str(caught[0])
+    began_s = time.monotonic()
+    journal.end_session("stopped")
+    journal.close()
+    assert time.monotonic() - began_s < 2
+    check_journal(tmp_path / "run.db")
 
 
 def _segment(number: int) -> Segment:

@@ -158,7 +158,7 @@ def test_nothing_is_done_beyond_the_limits(cards: Cards) -> None:
             lambda: instrument.write(0, 10.1),
             lambda: instrument.write(1, 0.0),
             lambda: instrument.set_line(2, True),
-            lambda: instrument.count(),
+            lambda: instrument.count(2),
             lambda: instrument.read((3,)),
             lambda: instrument.read((0,), 10, 3e6),
         ):

@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hislip_server import serve_hislip
 from lightloom.instruments import (
     BadReply,
     Disconnected,
@@ -531,3 +533,192 @@ def test_a_meter_on_a_serial_line() -> None:
         with pytest.raises(Disconnected):
             meter.read_power()
     thread.join()
+
+
+# --- buses that frame their messages, and lines that are set -------------------------------------
+
+
+def test_a_reply_that_ends_with_end_and_no_line_feed_is_whole() -> None:
+    # HiSLIP, VXI-11, USBTMC and GPIB instruments would be refused as sending "half a line".
+    with serve_hislip(Meter()) as server:
+        options = {"address": server.address, "timeout_s": 1}
+        with create("scpi-power-meter", "meter", options) as meter:
+            assert meter.identity.model == "PM100D"
+            assert [meter.read_power(), meter.read_power()] == [1e-6, 2e-6]
+
+
+def test_a_hislip_peer_that_vanishes_is_lost_not_a_traceback() -> None:
+    # A run would end with a bare RuntimeError instead of connecting again.
+    with serve_hislip(Meter()) as server:
+        options = {"address": server.address, "timeout_s": 1}
+        with create("scpi-power-meter", "meter", options) as meter:
+            server.vanish()
+            with pytest.raises(Disconnected, match="meter"):
+                meter.read_power()
+
+
+class OverUsb:
+    """Stands for a VISA library on a bus that marks the end of a message, as USBTMC does."""
+
+    def __init__(self, replies: list[bytes]) -> None:
+        self.replies, self.timeout, self.session, self.visalib = replies, 0, 1, None
+
+    def write(self, line: str) -> None:
+        pass
+
+    def read_raw(self) -> bytes:
+        return self.replies.pop(0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_end_is_the_end_with_any_visa_library(mocker: Any) -> None:
+    # An operator with a vendor's VISA would have the same refusal on USB and GPIB.
+    replies = [b"THORLABS,PM100D,P0,2.4", b"532", b"1.5e-6"]
+    mocker.patch("pyvisa.ResourceManager").return_value.open_resource.return_value = OverUsb(
+        replies
+    )
+    address = "USB0::0x1313::0x8078::P0::INSTR"
+    with create("scpi-power-meter", "meter", {"address": address, "backend": "@ivi"}) as meter:
+        assert meter.read_power() == 1.5e-6
+
+
+@contextmanager
+def on_a_pty(answer: Any) -> Iterator[str]:
+    """Serve lines on a pseudo-terminal, which stands for a serial line; give its address."""
+    if not hasattr(os, "openpty"):
+        pytest.skip("this system has no pseudo-terminals, which stand for a serial line")
+    import select
+    import tty
+
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    is_over = threading.Event()
+
+    def serve_lines() -> None:
+        heard = b""
+        while not is_over.is_set():
+            if not select.select([ours], [], [], 0.02)[0]:
+                continue
+            heard += os.read(ours, 1000)
+            *whole, heard = heard.split(b"\n")
+            for line in whole:
+                for reply in answer(line.decode()):
+                    os.write(ours, reply.encode() + b"\n")
+
+    thread = threading.Thread(target=serve_lines)
+    thread.start()
+    try:
+        yield f"ASRL{os.ttyname(theirs)}::INSTR"
+    finally:
+        is_over.set()
+        thread.join()
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "name", "is_set_to"),
+    [
+        ("parity", "even", "parity", "E"),
+        ("data_bits", 7, "bytesize", 7),
+        ("stop_bits", 2, "stopbits", 2),
+        ("flow_control", "xon/xoff", "xonxoff", True),
+        ("flow_control", "rts/cts", "rtscts", True),
+    ],
+)
+def test_a_serial_line_is_set_as_the_bench_file_says(
+    key: str, value: Any, name: str, is_set_to: Any
+) -> None:
+    # A laser that wants 7 bits and even parity would answer garbage, or nothing.
+    options = {"address": "ASRLloop://::INSTR", "identity_query": "", key: value}
+    silent = {"prepare": (), "ask_wavelength": ""}
+    with create("scpi-power-meter", "meter", {**options, "commands": silent}) as meter:
+        assert getattr(meter._link._session.interface, name) == is_set_to
+
+
+def test_a_serial_line_is_held_against_other_programs() -> None:
+    # A terminal program on the same port would take the laser's answers.
+    import serial
+
+    device = Meter()
+    with on_a_pty(lambda line: filter(None, [device.reply(line)])) as address:
+        port = address.removeprefix("ASRL").removesuffix("::INSTR")
+        with (
+            create("scpi-power-meter", "meter", {"address": address}),
+            pytest.raises(serial.SerialException, match="exclusively lock"),
+        ):
+            serial.Serial(port, exclusive=True)
+        with (
+            serial.Serial(port, exclusive=True),
+            pytest.raises(InUse, match="held by another program"),
+        ):
+            create("scpi-power-meter", "meter", {"address": address}).connect()
+
+
+def test_echo_and_acknowledgement_are_heard_and_checked() -> None:
+    # The echo of a question would be taken for its answer, and "OK" for the next one's.
+    device, says = Source(), ["OK"]
+
+    def answer(line: str) -> list[str]:
+        reply = device.reply(line)
+        return [line, says[0] if reply is None else reply]
+
+    options = {"echo": True, "acknowledge": "OK", "timeout_s": 0.5, **SOURCE}
+    with (
+        on_a_pty(answer) as address,
+        create("scpi-source", "laser", {"address": address, **options}) as laser,
+    ):
+        laser.set_power(2e-3)
+        laser.enable()
+        assert laser.is_emitting() and device.power == 2.0
+        says[0] = "ERR 3"
+        with pytest.raises(BadReply, match=r"'ERR 3', where 'OK' was to come"):
+            laser.set_power(1e-3)
+        says[0] = "OK"
+        laser.disable()
+        assert not device.is_on and not device.shutter_open
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"parity": "even"}, "parity belongs to a serial line"),
+        ({"address": "ASRL1::INSTR", "parity": "sometimes"}, "parity"),
+        ({"address": "ASRL1::INSTR", "stop_bits": 3}, "choose 1, 1.5 or 2"),
+    ],
+)
+def test_settings_of_a_line_are_refused_where_there_is_none(
+    options: dict[str, Any], says: str
+) -> None:
+    # An operator would believe that a network instrument has a parity.
+    with pytest.raises(InputError, match=says):
+        create("scpi-daq", "daq", {"address": "TCPIP::h::1::SOCKET", **options})
+
+
+def test_what_a_library_raises_names_the_instrument(meter: Served, mocker: Any) -> None:
+    # `check` would end with a traceback, and leave the other instruments unreported.
+    with power_meter(meter) as instrument:
+        mocker.patch.object(instrument, "_read_power", side_effect=ZeroDivisionError("0 W"))
+        with pytest.raises(InstrumentError, match=r"meter .* failed during read_power: ZeroDiv"):
+            instrument.read_power()
+
+
+def test_a_shutter_that_sticks_is_an_error(laser: Served) -> None:
+    # An operator would open the enclosure of a laser whose shutter stayed open.
+    commands = SOURCE["commands"] | {"ask_shutter": "SHUT?"}
+    laser.fault = lambda line, reply: b"1\n" if line == "SHUT?" else reply and f"{reply}\n".encode()
+    with (
+        source(laser, commands=commands) as instrument,
+        pytest.raises(InstrumentError, match="its shutter does not close"),
+    ):
+        instrument.disable()
+
+
+def test_a_source_whose_interlock_nobody_can_ask_says_so(laser: Served) -> None:
+    # An operator would read "interlock closed" of one that was never asked.
+    asked = source(laser, commands={"ask_highest": "SOUR:POW? MAX"})
+    with asked as instrument:
+        (_, finding) = instrument.self_test()
+    assert finding.detail == "none wired that can be asked, dark"

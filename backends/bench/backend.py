@@ -38,6 +38,7 @@ from .checksum import Tally, with_checks
 from .decoding import Decoder
 from .grey import GreyCurve
 from .layouts import lay_out
+from .light_check import refuse_darkness
 from .opening import check_opening
 from .plan import TileJob, TileResult, new_number
 from .product import Encoded, Product
@@ -159,6 +160,10 @@ class BenchBackend(Backend):
                 bench.open()
             self._lay_out()
             bench.source.enable()
+            bench.darkness_meter.see_light()
+            if self._guesses and not bench.is_timing_only:
+                refuse_darkness(bench)
+                bench.source.enable()
             self._begin_shots()
             if self._guesses:
                 self._guess_brightness()
@@ -309,6 +314,11 @@ class BenchBackend(Backend):
         return None if self.shots is None else self.shots.decoder.tracker
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether it takes no more shots: it is being closed, or was made safe."""
+        return self.shots is not None and self.shots.stops.is_set()
+
+    @property
     def lost_s(self) -> float:
         """Give the bench's time that went into exposures that failed, and into remedies."""
         return 0.0 if self.shots is None else self.shots.lost_s
@@ -356,6 +366,11 @@ class BenchBackend(Backend):
 
         Nothing is told before the bench was open; telling never opens it.
         """
+        lit = (self.bench.left_lit,) if self.bench.left_lit else ()
+        return (*lit, *self._told)
+
+    @property
+    def _told(self) -> tuple[str, ...]:
         if self._guesses:
             return (
                 f"NOT CALIBRATED: {self.bench.path} ran on a guess of its registration, curves and "

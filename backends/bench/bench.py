@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -32,13 +32,16 @@ from ...instruments import (
 )
 from ...instruments.lock import beside
 from ...instruments.simulated import LightPath
-from ...instruments.watchdog import Watchdog
+from ...instruments.watchdog import BY_HAND, Watchdog
 from . import safety
+from .darkness import DarknessMeter
 from .file import BenchFile, make_instrument, read_bench_file
 from .grey import GreyCurve
 
 LOG = logging.getLogger("lightloom.bench")
 
+_LOOK_S = 0.05  # between looks whether the light may go on again
+COUNTERS = 2  # that a block bench needs: of input and weight frames
 WINDOW_SAMPLES = 16  # of a photodiode, in one exposure
 REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)  # an exposure was lost
 
@@ -55,6 +58,9 @@ class Bench:
     ----------
     instruments : by role, not connected until `open`
     world : the light between simulated instruments; None on a real bench
+    left_lit : a sentence where the source may still emit though the bench was closed
+    darkness_meter : whether it is dark once the source says so
+    darkness : how often `hold_light` was called: a shot during which it changes is none
     """
 
     def __init__(self, file: BenchFile, path: str = "bench") -> None:
@@ -74,6 +80,11 @@ class Bench:
         self._watchdog: Watchdog | None = None
         self._heart: safety.Heart | None = None
         self._unguarded = ""
+        self.darkness_meter = DarknessMeter(self.instruments, file.limits.timeout_s, self.clock)
+        self.left_lit = ""
+        self._is_dark_for = False  # somebody's sake: see `hold_light`
+        self._must_relight = False
+        self.darkness = 0
         if any(hasattr(instrument, "join") for instrument in self.instruments.values()):
             self.world = LightPath(file.world.model_copy(update={"layout": file.layout}))
             for role, instrument in self.instruments.items():
@@ -145,9 +156,12 @@ class Bench:
             for instrument in self.instruments.values():
                 instrument.connect(file.limits.timeout_s)
             self.light_off()  # whoever had it before may have left it on
+            self.darkness_meter.see_dark()
             self.source.set_power(file.power_w)
             if file.layout != "block":
                 self.camera.configure(exposure_s=file.exposure_s)
+            else:
+                self._check_counters()
             self._check_dither()
             self._start_heart()
             if self._watchdog is not None:
@@ -166,11 +180,19 @@ class Bench:
             return
         with self._changing:
             if not self._is_held:
-                left = safety.hold(self.path)
+                left = safety.hold(self.path, not self.is_simulated)
                 self._is_held = True
                 if not self.is_simulated:
-                    safety.latch_after_restart(self.path, left)
-        safety.refuse_latched(self.path)
+                    safety.latch_after_restart(self.path, left, self.latches)
+        safety.refuse_latched(self.path, self.latches)
+
+    @property
+    def latches(self) -> str:
+        """The source that a latch is about, for all users of this computer; "" of a simulated one.
+
+        A source that has no address is "-": then only the bench file tells who it is.
+        """
+        return "" if self.is_simulated else self.source.device or "-"
 
     def _start_watchdog(self) -> None:
         if not self.source.can_be_reopened:
@@ -228,6 +250,16 @@ class Bench:
             return 0.0
         return self.file.exposure_s if self.file.layout == "block" else self.camera.exposure_s
 
+    def _check_counters(self) -> None:
+        """Refuse a DAQ that cannot count the frames of both modulators."""
+        count = self.daq.counter_count
+        if count < COUNTERS:
+            raise InputError(
+                f"{self.path}: {self.daq.name} has {count} counter{'s' * (count != 1)}, and a "
+                'layout = "block" counts the frames of both modulators; take a DAQ with two, or '
+                "load firmware that has them"
+            )
+
     def _check_dither(self) -> None:
         for role in ("input", "weight"):
             period = getattr(self.instruments[role], "dither_period_s", 0.0)
@@ -248,6 +280,44 @@ class Bench:
         except InstrumentError as error:  # go on with the others
             LOG.warning("%s", error)
         self.darken()
+
+    def hold_light(self) -> None:
+        """Switch the light off until `free_light`, while shots wait; from any thread.
+
+        Raises
+        ------
+        InstrumentError : when the source does not say that it is off
+        """
+        self._is_dark_for = self._must_relight = True
+        self.darkness += 1
+        self.light_off()
+
+    def free_light(self) -> None:
+        """Let shots go on; the first of them switches the light on again (`wait_for_light`)."""
+        self._is_dark_for = False
+
+    def wait_for_light(self, wait: Callable[[float], None]) -> int:
+        """Wait while the light is held off, then switch it on; give `darkness` as it is then.
+
+        Parameters
+        ----------
+        wait : waits for some seconds, and raises when the run is to stop
+
+        Raises
+        ------
+        InstrumentError : when the source may not emit any more
+        """
+        if not self._must_relight:
+            return self.darkness
+        while True:
+            while self._is_dark_for:
+                wait(_LOOK_S)
+            darkness = self.darkness
+            self.source.enable()
+            if darkness == self.darkness:
+                self._must_relight = False
+                return darkness
+            self.source.disable()  # somebody held it off meanwhile
 
     def light_off(self) -> None:
         """Switch the source off, whichever thread waits for what; harmless when it is closed.
@@ -273,25 +343,39 @@ class Bench:
             heart, self._heart = self._heart, None
             watchdog, self._watchdog = self._watchdog, None
             is_held, self._is_held = self._is_held, False
+        why = ""
         try:
             self.light_off()
+            why = self.darkness_meter.still_shines()
         except InstrumentError as error:
+            why = str(error)
             LOG.warning("%s", error)
         if heart is not None:
             heart.stop()
         first = ("source", "input", "weight")
         for role in (*first, *(role for role in self.instruments if role not in first)):
             self.instruments[role].close()
-        if watchdog is not None:
-            if self.source.may_emit:  # it did not say that it is off: the watchdog tries too
-                LOG.error("%s: the watchdog goes on to switch the source off", self.path)
-                watchdog.release()
-            else:
-                watchdog.dismiss()
+        if why or self.source.may_emit:
+            self._end_lit(why, watchdog)
+        elif watchdog is not None:
+            watchdog.dismiss()
         if is_held:
             safety.let_go(self.path)
         stopping.remove(self)
         atexit.unregister(self.close)
+
+    def _end_lit(self, why: str, watchdog: Watchdog | None) -> None:
+        """Say that the source may still emit, and what the watchdog made of it."""
+        if watchdog is None:
+            said = f"{self.source.name} may still emit ({why or 'it does not say'}); {BY_HAND}"
+        else:
+            LOG.error("%s: %s; the watchdog tries to switch it off", self.path, why)
+            said = watchdog.outcome()
+        self.left_lit = f"{self.path}: {said}"
+        LOG.error("%s", self.left_lit)
+        stopping.note_left_lit(self.left_lit)
+        if BY_HAND in said:
+            safety.latch(self.path, f"its source could not be switched off: {why}", self.latches)
 
     def describe(self) -> dict[str, Any]:
         """Give what a record of a run should hold."""

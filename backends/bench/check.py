@@ -6,6 +6,7 @@ from ...instruments import Daq, Finding, Instrument, LightloomError
 from . import safety
 from .backend import BenchBackend
 from .bench import Bench
+from .light_check import light_findings
 from .merit import Merit, random_products
 
 FIRST_PRODUCTS = 128  # compared where nobody asks for more
@@ -19,7 +20,7 @@ _SURE = (
 def check_bench(
     bench: Bench, products: int = FIRST_PRODUCTS, seed: int = 1
 ) -> tuple[list[Finding], Merit | None]:
-    """Try each instrument alone, then multiply; afterwards everything is off.
+    """Try each instrument alone, then their light, then multiply; afterwards everything is off.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ def check_bench(
     ------
     InUse : when another process holds the bench
     """
-    with safety.holding(bench.path):
+    with safety.holding(bench.path, not bench.is_simulated):
         return _checked(bench, products, seed)
 
 
@@ -47,6 +48,8 @@ def _checked(bench: Bench, products: int, seed: int) -> tuple[list[Finding], Mer
         except LightloomError as error:
             results = [Finding("answers", False, str(error))]
         findings += [Finding(f"{role}: {r.what}", r.passed, r.detail) for r in results]
+    if all(finding.passed for finding in findings) and not bench.is_timing_only:
+        findings += _by_light(bench)
     if not all(finding.passed for finding in findings):
         return findings, None
     try:
@@ -58,6 +61,14 @@ def _checked(bench: Bench, products: int, seed: int) -> tuple[list[Finding], Mer
     except LightloomError as error:
         return [*findings, Finding("products", False, str(error))], None
     return [*findings, judged(merit)], merit
+
+
+def _by_light(bench: Bench) -> list[Finding]:
+    try:
+        with bench:
+            return light_findings(bench)
+    except LightloomError as error:
+        return [Finding("light", False, str(error))]
 
 
 def _heartbeat(bench: Bench, role: str, instrument: Instrument) -> list[Finding]:

@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ...instruments import InputError
-from ...instruments.base import place
 from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
 from ...instruments.tables import Table as _Table
@@ -256,11 +255,11 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
                 f"a {' or a '.join(_KINDS[role])}"
             )
         made = make_instrument(role, table)
-        claim = place(made.address)
-        if made.address and claim in held:
+        claim = made.device
+        if claim and claim in held:
             raise InputError(
                 f"instruments.{role} and instruments.{held[claim]} have one address, "
-                f"{made.address!r}; give each its own"
+                f"{made.address!r} (or two names of one device); give each its own"
             )
         held[claim] = role
     heartbeat = file.safety.heartbeat

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...instruments import Clock, InputError, LightloomError, Timeline
-from ...instruments.base import place
+from ...instruments.addresses import canonical
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges
 from ..dealing import Dealing
@@ -261,19 +261,22 @@ class Claims:
     ----------
     kind : of the encoding
     addresses : of real instruments, by role
+    devices : what they are, in the one spelling of that computer
     host : the computer that they are attached to
     """
 
     kind: str
     addresses: Mapping[str, str]
     host: str = ""
+    devices: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, file: BenchFile, host: str = "") -> Claims:
         """Read them off a bench file; no instrument is touched."""
         made = {role: make_instrument(role, table) for role, table in file.instruments.items()}
         addresses = {role: instrument.address for role, instrument in made.items()}
-        return cls(file.encoding.kind, addresses, host)
+        devices = {role: instrument.device for role, instrument in made.items()}
+        return cls(file.encoding.kind, addresses, host, devices)
 
 
 def check_together(claims: Mapping[str, Claims]) -> None:
@@ -293,7 +296,7 @@ def check_together(claims: Mapping[str, Claims]) -> None:
     held: dict[tuple[str, str], str] = {}
     for name, one in claims.items():
         for role, address in one.addresses.items():
-            claim = one.host, place(address)
+            claim = one.host, one.devices.get(role) or canonical(address)
             if address and claim in held:
                 raise InputError(
                     f"{name}: instruments.{role} at {address!r} is {held[claim]} already; "

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from ...instruments import (
     BadReply,
+    Disconnected,
     Instrument,
     InterlockOpen,
+    LightloomError,
 )
 from .bench import Bench
+from .policy import kind_of
 
 
 def role_of(bench: Bench, instrument: Instrument | None) -> str:
@@ -30,7 +33,7 @@ def reconnect(bench: Bench, role: str) -> None:
     instrument, file = bench.instruments[role], bench.file
     was = instrument.identity
     instrument.close()
-    instrument.connect(file.limits.timeout_s)
+    _connect_again(instrument, file.limits.timeout_s)
     if (instrument.identity.model, instrument.identity.serial) != (was.model, was.serial):
         now = instrument.identity
         instrument.close()
@@ -44,6 +47,22 @@ def reconnect(bench: Bench, role: str) -> None:
         bench.camera.configure(exposure_s=file.exposure_s)
     if role == "source":
         relight(bench)
+
+
+def _connect_again(instrument: Instrument, timeout_s: float) -> None:
+    """Connect a device that was there when the bench was opened; whatever fails, it is gone.
+
+    A monitor that is unplugged is no mistake in the bench file, though its driver says so of one
+    that was never there.
+    """
+    try:
+        instrument.connect(timeout_s)
+    except LightloomError as error:
+        if kind_of(error) is not None:
+            raise
+        gone = Disconnected(f"{instrument.name} cannot be connected again: {error}")
+        gone.instrument = instrument
+        raise gone from error
 
 
 def relight(bench: Bench) -> None:

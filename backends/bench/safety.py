@@ -12,8 +12,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...instruments import Daq, InputError, InstrumentError, InterlockOpen
+from ...instruments import Daq, InputError, InstrumentError, InterlockOpen, LightSource
+from ...instruments.addresses import canonical, is_lasting
 from ...instruments.files import moment_of, read_note, replace_file
-from ...instruments.lock import HeldLock, Holder, beside, places
+from ...instruments.lock import HeldLock, Holder, beside, places, shared_place
 from ...instruments.stopping import make_all_safe
 from ...instruments.units import Seconds
 
@@ -98,25 +99,37 @@ class SafetyTable(BaseModel):
     heartbeat: HeartbeatTable | None = None
 
 
-def lacks(file: BenchFile) -> list[str]:
-    """Say what a bench has not got that falls back into safety by itself."""
+def lacks(file: BenchFile, source: LightSource | None = None) -> list[str]:
+    """Say what a bench has not got that falls back into safety by itself.
+
+    Parameters
+    ----------
+    source : of the bench, where it is known whether its interlock can be asked for
+    """
     safety = file.safety
     missing = []
     if safety.heartbeat is None:
         missing.append("no heartbeat line to a retriggerable relay (safety.heartbeat)")
     if safety.shutter != "normally-closed":
         missing.append('no normally-closed shutter (safety.shutter = "normally-closed")')
+    if source is not None and not source.has_interlock:
+        missing.append(
+            "no interlock that can be asked (instruments.source.commands.interlock, or the "
+            "driver's own)"
+        )
     return missing
 
 
-def fail_safe(file: BenchFile, is_simulated: bool) -> bool | None:
+def fail_safe(
+    file: BenchFile, is_simulated: bool, source: LightSource | None = None
+) -> bool | None:
     """Say whether hardware takes over when the computer dies; None where no light can hurt.
 
     That is a simulated bench, unless its file says what a real one would have.
     """
     if is_simulated and "safety" not in file.model_fields_set:
         return None
-    return not lacks(file)
+    return not lacks(file, source)
 
 
 def is_attended() -> bool:
@@ -159,8 +172,13 @@ def refuse_unattended(file: BenchFile, path: str) -> None:
 
 @dataclass
 class _Held:
-    lock: HeldLock
+    locks: list[HeldLock]
     count: int
+
+    @property
+    def left(self) -> list[Holder]:
+        """Who held it last and ended without letting go, by each of its locks."""
+        return [lock.left for lock in self.locks if lock.left is not None]
 
 
 _held: dict[Path, _Held] = {}
@@ -169,12 +187,16 @@ if hasattr(os, "register_at_fork"):  # the lock stays with the process that took
     os.register_at_fork(after_in_child=_held.clear)
 
 
-def hold(path: str | Path) -> Holder | None:
+def hold(path: str | Path, is_real: bool = False) -> list[Holder]:
     """Hold a bench for this process, once more where it holds it already; see `let_go`.
+
+    Parameters
+    ----------
+    is_real : its instruments are; it is then held where all users of this computer see it, too
 
     Returns
     -------
-    who held it last, where that one ended without letting go
+    who held it last, where one ended without letting go
 
     Raises
     ------
@@ -186,15 +208,30 @@ def hold(path: str | Path) -> Holder | None:
         held = _held.get(file)
         if held is None:
             try:
-                lock = HeldLock(beside(file, "lock"), f"the bench {path}").acquire()
+                held = _held[file] = _Held(_locked(file, f"the bench {path}", is_real), 0)
             except OSError as error:
                 raise InputError(
                     f"the bench {path} cannot be held against other processes: {error}; see to "
                     "the folder, or use the bench from another one"
                 ) from None
-            held = _held[file] = _Held(lock, 0)
         held.count += 1
-        return held.lock.left if held.count == 1 else None
+        return held.left if held.count == 1 else []
+
+
+def _locked(file: Path, what: str, is_real: bool) -> list[HeldLock]:
+    """Take the lock that another user would take, and the one beside the file, if there is one."""
+    wanted = [beside(file, "lock")]
+    if is_real:
+        wanted.append(shared_place(str(file), file.name, "lock"))
+    taken: list[HeldLock] = []
+    try:
+        for place in dict.fromkeys(wanted):
+            taken.append(HeldLock(place, what).acquire())
+    except BaseException:
+        for lock in taken:
+            lock.release()
+        raise
+    return taken
 
 
 def let_go(path: str | Path) -> None:
@@ -207,13 +244,14 @@ def let_go(path: str | Path) -> None:
         held.count -= 1
         if held.count == 0:
             del _held[file]
-            held.lock.release()
+            for lock in reversed(held.locks):
+                lock.release()
 
 
 @contextmanager
-def holding(path: str | Path) -> Iterator[None]:
+def holding(path: str | Path, is_real: bool = False) -> Iterator[None]:
     """Hold a bench inside a `with`."""
-    hold(path)
+    hold(path, is_real)
     try:
         yield
     finally:
@@ -235,29 +273,59 @@ class Latch:
         return f"latched off since {moment_of(self.when)}: {self.reason}"
 
 
-def latch(path: str | Path, reason: str) -> None:
+def latch(path: str | Path, reason: str, source: str = "") -> None:
     """Let a bench give no light until `rearm`; the first reason stays.
 
     Parameters
     ----------
     reason : a clause without a full stop, such as "the interlock has tripped"
+    source : of a real bench, what `Bench.latches` gives: it is then latched for every user of this
+        computer, and under every bench file
     """
     file = Path(path)
-    if not file.is_file() or latched(file) is not None:
+    if not file.is_file() or latched(file, source) is not None:
         return
     now = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"schema": 1, "reason": reason, "when": now, "by": str(Holder.of_this_process())}
-    try:
-        replace_file(beside(file, "latch"), json.dumps(content, indent=1).encode())
-    except OSError as error:
-        LOG.error("%s: cannot write that it is latched off (%s): %s", path, reason, error)
+    wanted, complaints = [beside(file, "latch")], []
+    if source:
+        wanted += _shared_latches(file, source)
+    for place in dict.fromkeys(wanted):
+        try:
+            replace_file(place, json.dumps(content, indent=1).encode())
+            place.chmod(0o644)
+        except OSError as error:
+            complaints.append(str(error))
+    if len(complaints) == len(wanted):
+        LOG.error("%s: cannot write that it is latched off (%s): %s", path, reason, complaints[0])
     else:
         LOG.warning("%s is latched off: %s", path, reason)
 
 
-def latched(path: str | Path) -> Latch | None:
-    """Give why a bench is latched off; None where it is not."""
-    for place in places(Path(path), "latch"):
+def _shared_latches(file: Path, source: str) -> list[Path]:
+    """Return where all users of this computer look: by the bench file, and by its source."""
+    named = {str(file.resolve()): file.name}
+    if is_lasting(source):
+        named[f"source {canonical(source)}"] = "source"
+    with suppress(OSError):  # no folder is shared here
+        return [shared_place(key, name, "latch") for key, name in named.items()]
+    return []
+
+
+def _latches(path: str | Path, source: str) -> list[Path]:
+    file = Path(path)
+    shared = _shared_latches(file, source) if source else []
+    return list(dict.fromkeys([*places(file, "latch"), *shared]))
+
+
+def latched(path: str | Path, source: str = "") -> Latch | None:
+    """Give why a bench is latched off; None where it is not.
+
+    Parameters
+    ----------
+    source : see `latch`
+    """
+    for place in _latches(path, source):
         if not place.exists():
             continue
         found = read_note(place)
@@ -267,20 +335,37 @@ def latched(path: str | Path) -> Latch | None:
     return None
 
 
-def rearm(path: str | Path) -> None:
-    """Let a bench give light again; for somebody who is on site and has seen to the beam path."""
-    for place in places(Path(path), "latch"):
-        place.unlink(missing_ok=True)
+def rearm(path: str | Path, source: str = "") -> None:
+    """Let a bench give light again; for somebody who is on site and has seen to the beam path.
+
+    Raises
+    ------
+    InputError : when another user latched it, who has to re-arm it too
+    """
+    for place in _latches(path, source):
+        try:
+            place.unlink(missing_ok=True)
+        except OSError as error:
+            found = latched(path, source)
+            raise InputError(
+                f"{path} stays latched off: {place} cannot be removed ({error.strerror}); let the "
+                f"user who latched it{f', {found.by},' if found and found.by else ''} or an "
+                "administrator re-arm it"
+            ) from None
 
 
-def refuse_latched(path: str | Path) -> None:
+def refuse_latched(path: str | Path, source: str = "") -> None:
     """Refuse light while a bench is latched off.
+
+    Parameters
+    ----------
+    source : see `latch`
 
     Raises
     ------
     InterlockOpen : with reason, time and the way out
     """
-    found = latched(path)
+    found = latched(path, source)
     if found is not None:
         raise InterlockOpen(
             f"{path} is {found}; on site, make sure that the beam path is safe, then: "
@@ -288,10 +373,11 @@ def refuse_latched(path: str | Path) -> None:
         )
 
 
-def latch_after_restart(path: str | Path, left: Holder | None) -> None:
+def latch_after_restart(path: str | Path, left: Sequence[Holder], source: str = "") -> None:
     """Latch a bench whose last process was running when its computer went down."""
-    if left is not None and left.is_of_another_boot:
-        latch(path, f"the computer was restarted while {left} held it")
+    for holder in left:
+        if holder.is_of_another_boot:
+            latch(path, f"the computer was restarted while {holder} held it", source)
 
 
 # --- the heartbeat -------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ class _Coming:
     used : how many remedies it had, by kind of fault
     tried : remedies that it had, by name
     began_s : the latest of its exposures
+    darkness : of the bench when that began; another one says that the light was off meanwhile
     future : what that one gives; None once it was judged
     leans : its numbers are told from others only where the shots before it are right
     found : what it gave in the end
@@ -106,6 +107,7 @@ class _Coming:
     used: Counter[str] = field(default_factory=Counter)
     tried: Counter[str] = field(default_factory=Counter)
     began_s: float = 0.0
+    darkness: int = 0
     future: Future[Found] | None = None
     leans: bool = False
     found: Found | None = None
@@ -431,13 +433,17 @@ class Shots:
         if self._monitors is None:
             return False
         began_s = self.bench.clock.now_s()
+        darkness = self.bench.darkness
         try:
+            darkness = self.bench.wait_for_light(self._pause_for)
             complaint = self._monitors.complaint()
             if complaint:
                 self._monitors.wait(self._sleep, complaint, asking.began_s or began_s)
         except InstrumentError as error:
             if isinstance(error, Paused) or kind_of(error) is None:
                 raise
+            if darkness != self.bench.darkness:  # it went off while it was asked
+                return True
             self._count(kind_of(error) or "", 1, asking.stats)
             self._put_right(asking, error)  # the segment is taken again, to be sure
             return True
@@ -468,6 +474,7 @@ class Shots:
         coming.is_new = True
         coming.began_s = self.bench.clock.now_s()
         try:
+            coming.darkness = self.bench.wait_for_light(self._pause_for)
             if anew or self._is_muddled:
                 self._arm()
                 self._shown.clear()
@@ -683,6 +690,9 @@ class Shots:
     def _judge(self, course: _Course, coming: _Coming) -> None:
         """Wait for what a shot gave; while it cannot be trusted, do what the policy says."""
         while coming.future is not None:  # else others were wrong, and it was taken again with them
+            if coming.darkness != self.bench.darkness:
+                self._take_in_light(coming)
+                continue
             try:
                 found = coming.future.result()
             except InstrumentError as error:
@@ -707,6 +717,19 @@ class Shots:
                 coming.stats.conversions += found.electrons.size
                 coming.found, coming.future = found, None
                 self._see(found)
+
+    def _take_in_light(self, coming: _Coming) -> None:
+        """Take a shot again that was taken while the light went off: no device is to blame."""
+        self._refuse_when_stopped(coming)
+        self._count(SUSPENDED, 1, coming.stats)
+        coming.frames.clear()
+        self._try(coming, None, anew=True)
+
+    def _pause_for(self, seconds: float) -> None:
+        """Wait by the real clock; a run that waits on purpose has not hung, and can be stopped."""
+        self.bench.beat()
+        if self.stops.wait(seconds):
+            raise NotConnected(f"{self.bench.path}: the bench was closed while it waited for light")
 
     def _see(self, found: Found) -> None:
         """Forget the frames before those that a shot has shown to be there."""
@@ -764,7 +787,8 @@ class Shots:
             try:
                 check_emission(self.bench)
             except InstrumentError as reason:
-                error, kind = reason, kind_of(reason) or kind
+                if coming.darkness == self.bench.darkness:  # else it is held off
+                    error, kind = reason, kind_of(reason) or kind
         remedy = self._next_remedy(kind, coming)
         self._remedied(remedy.name, coming)
         if remedy == PAUSE:
@@ -818,7 +842,7 @@ class Shots:
         """
         role, began_s = role_of(self.bench, error.instrument), coming.began_s
         if kind == "interlock":
-            safety.latch(self.bench.path, f"{error}")
+            safety.latch(self.bench.path, f"{error}", self.bench.latches)
         found = Diagnosis(role, "", _ADVICE.get(kind, ""))
         if kind in _BISECTED:
             found = diagnose(self.bench, self.decoder)

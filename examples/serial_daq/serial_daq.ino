@@ -1,33 +1,36 @@
 // A microcontroller as lightloom's serial DAQ. Protocol: docs/reference/serial-daq.md.
 //
 // As it is, for an Arduino Uno or Nano: 6 inputs A0-A5, 2 PWM outputs (pins 5 and 6; smooth them
-// with 10 kOhm and 10 uF), 6 digital lines (pins 7-12), a counter of rising edges on pin 2.
+// with 10 kOhm and 10 uF), 6 digital lines (pins 7-12), two counters of rising edges (pins 2 and
+// 3): 0 for the frames of the input modulator, 1 for those of the weight modulator.
 // For another board change the constants. It answers, and says nothing unasked.
 
 #include <Arduino.h>
 
 const char IDENTITY[] =
-    "protocol=1 maker=lightloom model=serial-daq serial=1 firmware=1.0 "
-    "inputs=6 outputs=2 lines=6 counters=1 bits=10 "
+    "protocol=1 maker=lightloom model=serial-daq serial=1 firmware=1.1 "
+    "inputs=6 outputs=2 lines=6 counters=2 bits=10 "
     "in_uv=0:5000000 out_uv=0:5000000 rate_hz=1:1000 samples=256";
 
 const uint8_t INPUT_PINS[] = {A0, A1, A2, A3, A4, A5};
 const uint8_t OUTPUT_PINS[] = {5, 6};
 const uint8_t LINE_PINS[] = {7, 8, 9, 10, 11, 12};
-const uint8_t COUNTER_PIN = 2;
+const uint8_t COUNTER_PINS[] = {2, 3};
 const uint8_t INPUTS = sizeof INPUT_PINS, OUTPUTS = sizeof OUTPUT_PINS, LINES = sizeof LINE_PINS;
+const uint8_t COUNTERS = sizeof COUNTER_PINS;
 const uint32_t FULL_SCALE_UV = 5000000;
 const uint32_t SHORTEST_PERIOD_US = 1000, LONGEST_PERIOD_US = 1000000;
 const uint16_t MOST_SAMPLES = 256;
 const uint8_t NUMBERS_A_LINE = 12;
 
-volatile uint32_t edges = 0;
+volatile uint32_t edges[COUNTERS];
 uint16_t samples[MOST_SAMPLES];
 char line[80];    // what is being heard, from '>' on
 uint8_t heard = 0;
 uint16_t crc;     // of what is being said
 
-void countEdge() { edges++; }
+void countEdge0() { edges[0]++; }
+void countEdge1() { edges[1]++; }
 
 // --- the checksum: CRC-16/CCITT-FALSE -----------------------------------------------------------
 
@@ -180,10 +183,10 @@ void getLine(const char *tag, const char *which) {
 
 void counter(const char *tag, const char *which, bool zero) {
   uint32_t number, now;
-  if (!toNumber(which, 0, &number)) return sayNo(tag, "counter");
+  if (!toNumber(which, COUNTERS - 1, &number)) return sayNo(tag, "counter");
   noInterrupts();
-  now = edges;
-  if (zero) edges = 0;
+  now = edges[number];
+  if (zero) edges[number] = 0;
   interrupts();
   if (zero) sayOk(tag);
   else sayOkNumber(tag, now);
@@ -233,8 +236,9 @@ void setup() {
     analogWrite(OUTPUT_PINS[i], 0);
   }
   for (uint8_t i = 0; i < LINES; i++) pinMode(LINE_PINS[i], INPUT_PULLUP);
-  pinMode(COUNTER_PIN, INPUT_PULLUP);
-  attachInterrupt(digitalPinToInterrupt(COUNTER_PIN), countEdge, RISING);
+  for (uint8_t i = 0; i < COUNTERS; i++) pinMode(COUNTER_PINS[i], INPUT_PULLUP);
+  attachInterrupt(digitalPinToInterrupt(COUNTER_PINS[1]), countEdge1, RISING);
+  attachInterrupt(digitalPinToInterrupt(COUNTER_PINS[0]), countEdge0, RISING);
 }
 
 void loop() {

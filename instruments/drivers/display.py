@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from ..addresses import x_display
 from ..base import DriverOptions, Identity
 from ..clock import Clock
 from ..errors import Disconnected, InputError, InstrumentError, InstrumentTimeout
@@ -66,6 +67,11 @@ class DisplaySLM(SpatialLightModulator):
     def address(self) -> str:
         """The monitor."""
         return f"{self.options.x_display}monitor:{self.options.monitor}"
+
+    @property
+    def device(self) -> str:
+        """The monitor of its X server, whatever that is called."""
+        return f"display:{x_display(self.options.x_display)} {self.options.monitor}"
 
     def _connect(self, timeout_s: float) -> Identity:
         options = self.options

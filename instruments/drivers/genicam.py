@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from ..base import DriverOptions, Identity
-from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..clock import Clock
 from ..errors import Disconnected, InputError, InstrumentTimeout, InUse, LimitExceeded, import_extra
 from ..units import Seconds
@@ -27,6 +27,13 @@ from ..units import Seconds
 _POLL_S = 0.001  # harvesters asks the producer this often; 0 would ask for ever
 _UNPACKED_MONO = re.compile(r"Mono(\d+)")
 _NOT_IMPLEMENTED, _WRITE_ONLY = 0, 2  # GenApi's EAccessMode; 1 is not available, 4 read and write
+_OFF = 0.01  # that a camera may round a number by
+_EXPOSURES = (  # in order of preference: the feature, and its unit where that is not 1 us
+    ("ExposureTime", ""),
+    ("ExposureTimeAbs", ""),  # before version 2 of the naming convention (SFNC)
+    ("ExposureTimeRaw", "ExposureTimeBaseAbs"),
+)
+_RATES = ("AcquisitionFrameRate", "AcquisitionFrameRateAbs")
 _WITHOUT = {  # what a camera may lack, and what happens then
     "ExposureTime": "missing; exposure_s is the period of the frames",
     "OffsetX": "missing; every region begins at the left",
@@ -36,13 +43,14 @@ _WITHOUT = {  # what a camera may lack, and what happens then
 _AS_A_BENCH_NEEDS: dict[str, Any] = {  # where the camera has such features
     "AcquisitionMode": "Continuous",
     "ExposureAuto": "Off",
+    "ExposureMode": "Timed",
     "GainAuto": "Off",
     "OffsetX": 0,  # so that Width.max is the sensor's
     "OffsetY": 0,
 }
 
 
-class GenicamOptions(DriverOptions):
+class GenicamOptions(CountOptions):
     """Settings of a GenICam camera.
 
     Parameters
@@ -80,6 +88,7 @@ class GenicamCamera(Camera):
         self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
     ) -> None:
         super().__init__(name, options, clock=clock)
+        self.is_of_this_process = self.options.producer == "viky"
         self._camera: Any = None  # harvesters' ImageAcquirer
         self._producer = ""
         self._pixel_format = ""
@@ -136,6 +145,8 @@ class GenicamCamera(Camera):
 
     def _set_up(self) -> None:
         self._missing = {name: text for name, text in _WITHOUT.items() if not self._has(name)}
+        if any(self._has(name) for name, _ in _EXPOSURES):
+            self._missing.pop("ExposureTime", None)
         self._pixel_format = self.options.pixel_format or self._most_bits()
         self.bit_depth = self._bits(self._pixel_format)
         for feature, value in _AS_A_BENCH_NEEDS.items():
@@ -147,9 +158,9 @@ class GenicamCamera(Camera):
             self._set(feature, value)
         with self._vendor("connect"):
             self.sensor_shape = (self._feature("Height").max, self._feature("Width").max)
-            exposure = self._feature("ExposureTime")
-            if exposure:
-                self.exposure_limits_s = (exposure.min * 1e-6, exposure.max * 1e-6)
+            exposure, unit_s = self._exposure_feature()
+            if exposure is not None:
+                self.exposure_limits_s = (exposure.min * unit_s, exposure.max * unit_s)
         self.readout_s = self.options.readout_s
         exposure_s = self._exposure_s or self._exposure()
         self._exposure_s = self._configure(exposure_s, self.region, self._trigger_mode)
@@ -174,10 +185,18 @@ class GenicamCamera(Camera):
         for offset, value in (("OffsetX", region.left), ("OffsetY", region.top)):
             if value:
                 self._set(offset, value)
-        if self._feature("ExposureTime"):
-            self._set("ExposureTime", exposure_s * 1e6)
+        self._set_exposure(exposure_s)
         self._set_trigger(trigger)
         return self._exposure()
+
+    def _set_exposure(self, exposure_s: float) -> None:
+        """Write the exposure, where the camera has one; what it takes, `_exposure` reads."""
+        exposure, unit_s = self._exposure_feature()
+        if exposure is None:
+            return
+        number = exposure_s / unit_s
+        with self._vendor("configure", f"an exposure of {exposure_s:g} s"):
+            exposure.value = round(number) if isinstance(exposure.value, int) else number
 
     def _set_trigger(self, trigger: TriggerMode) -> None:
         has_trigger = "TriggerSoftware" not in self._missing
@@ -190,11 +209,21 @@ class GenicamCamera(Camera):
         if not has_trigger:
             return
         if self._feature("TriggerSelector"):
+            for other in self._other_triggers():  # which would wait for a trigger of their own
+                self._set("TriggerSelector", other)
+                if self._feature("TriggerMode"):
+                    self._set("TriggerMode", "Off")
             self._set("TriggerSelector", "FrameStart")
         self._set("TriggerMode", "Off" if free_running else "On")
         if not free_running:
             source = "Software" if trigger == "software" else self.options.trigger_line
             self._set("TriggerSource", source)
+
+    def _other_triggers(self) -> list[str]:
+        """Return the triggers that begin something else than a frame."""
+        with self._vendor("configure"):
+            known = getattr(self._feature("TriggerSelector"), "symbolics", ())
+        return [name for name in known if name in ("AcquisitionStart", "FrameBurstStart")]
 
     def _arm(self) -> None:
         self._triggered_at_s.clear()
@@ -273,11 +302,23 @@ class GenicamCamera(Camera):
         return max(earliest_s, self._armed_at_s or 0.0)
 
     def _exposure(self) -> float:
+        """Return the exposure that the camera holds; without one, the period of its frames."""
         with self._vendor("configure"):
-            exposure, rate = self._feature("ExposureTime"), self._feature("AcquisitionFrameRate")
-            if exposure:
-                return float(exposure.value) * 1e-6
+            exposure, unit_s = self._exposure_feature()
+            if exposure is not None:
+                return float(exposure.value) * unit_s
+            rate = next(filter(None, map(self._feature, _RATES)), None)
             return 1.0 / float(rate.value) if rate else 0.0
+
+    def _exposure_feature(self) -> tuple[Any, float]:
+        """Return the feature that holds the exposure, and its unit; None where there is none."""
+        for name, base in _EXPOSURES:
+            exposure, unit = self._feature(name), self._feature(base) if base else None
+            if exposure is not None and not base:
+                return exposure, 1e-6
+            if exposure is not None and unit is not None:
+                return exposure, 1e-6 * float(unit.value)
+        return None, 1e-6
 
     def _most_bits(self) -> str:
         formats = [name for name in self._formats() if _UNPACKED_MONO.fullmatch(name)]
@@ -317,6 +358,12 @@ class GenicamCamera(Camera):
             raise InputError(f"{self.name}: this camera has no feature {name!r} to set to {value}")
         with self._vendor("configure", f"{name} = {value!r}"):
             node.value = value
+            held = value if node.get_access_mode() == _WRITE_ONLY else node.value
+        if not _is_taken(value, held):
+            raise InputError(
+                f"{self.name}: {name} was set to {value!r}, and the camera holds {held!r}; ask for "
+                "that, or see what keeps it there"
+            )
 
     @contextmanager
     def _vendor(self, what: str, value: str = "") -> Iterator[None]:
@@ -343,6 +390,13 @@ class GenicamCamera(Camera):
                 f"{self.name} ({self.address}) failed during {what} {value}: {_one_line(error)}; "
                 "check cable and power, then connect again"
             ) from error
+
+
+def _is_taken(asked: Any, held: Any) -> bool:
+    """Say whether a camera holds what it was told; it may round numbers that are not whole."""
+    if isinstance(asked, float | int) and isinstance(held, float):
+        return abs(held - asked) <= _OFF * abs(asked)
+    return bool(held == asked)
 
 
 def _copy(buffer: Any) -> tuple[Any, bool]:

@@ -18,19 +18,20 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from ..base import DriverOptions, Identity
-from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..clock import Clock
 from ..errors import Disconnected, InputError, LimitExceeded, import_extra
 from ..units import Seconds
 
 _POLL_S = 0.0005
+_OFF = 0.01  # that a camera may round a number by
 _GRACE_S = 10.0  # beside its exposure, for a frame that is given up
 _PURPOSE = "a Micro-Manager camera"
 
 Properties = dict[str, str | int | float]
 
 
-class MicroManagerOptions(DriverOptions):
+class MicroManagerOptions(CountOptions):
     """Settings of a camera of Micro-Manager: a configuration file, or adapter and device.
 
     Parameters
@@ -73,6 +74,7 @@ class MicroManagerCamera(Camera):
         self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
     ) -> None:
         super().__init__(name, options, clock=clock)
+        self.is_of_this_process = self.options.adapter == "DemoCamera"
         self._core: Any = None  # pymmcore.CMMCore
         self._label = "camera"
         self._triggered_at_s = 0.0
@@ -286,6 +288,12 @@ class MicroManagerCamera(Camera):
                         f"{', '.join(self._core.getDevicePropertyNames(self._label))}"
                     )
                 self._core.setProperty(self._label, name, value)
+                held = self._core.getProperty(self._label, name)
+            if not _is_taken(value, held):
+                raise InputError(
+                    f"{self.name}: {name} was set to {value!r}, and the camera holds {held!r}; ask "
+                    "for that, or see what keeps it there"
+                )
 
     @contextmanager
     def _vendor(self, what: str, value: str = "") -> Iterator[None]:
@@ -300,6 +308,14 @@ class MicroManagerCamera(Camera):
                 f"{self.name} ({self.address}) failed during {what}: {reason}; check cable and "
                 "power, and that no other program holds it, then connect again"
             ) from error
+
+
+def _is_taken(asked: str | int | float, held: str) -> bool:
+    """Say whether a property holds what it was set to; all of them are read as text."""
+    try:
+        return abs(float(held) - float(asked)) <= _OFF * abs(float(asked))
+    except ValueError:
+        return held == str(asked)
 
 
 def _snap(core: Any, frame: Future[Any]) -> None:

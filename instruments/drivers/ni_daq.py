@@ -31,6 +31,8 @@ from ..errors import (
 )
 from ..units import Volts
 
+_COUNTERS = 2  # of input and weight frames
+
 # NI-DAQmx's numbers of errors, as in nidaqmx.error_codes.DAQmxErrors.
 ERRORS: dict[int, type[InstrumentError]] = {
     -200284: InstrumentTimeout,  # SAMPLES_NOT_YET_AVAILABLE
@@ -51,14 +53,15 @@ class NiDaqOptions(DriverOptions):
     address : its name in NI MAX, such as "Dev1"
     low_v, high_v : the range of the inputs; the card takes the narrowest that holds it
     terminals : how inputs are wired; "default" is the card's own
-    counters : how many of the card's counters count from the connection on
+    counters : how many of the card's counters count from the connection on; None for two, as a
+        block bench wants them, or as many as the card has: each from its first use on
     """
 
     address: str = Field(default="Dev1", min_length=1)
     low_v: Volts = -10.0
     high_v: Volts = 10.0
     terminals: Literal["default", "rse", "nrse", "diff"] = "default"
-    counters: int = Field(default=0, ge=0)
+    counters: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _is_a_range(self) -> NiDaqOptions:
@@ -88,7 +91,7 @@ class NiDaq(Daq):
         self._counters = {}
         identity: Identity = self._call("connect", self._find)
         try:
-            for counter in range(self.counter_count):
+            for counter in range(self.options.counters or 0):
                 self._reset_count(counter)
         except BaseException:
             self._disconnect()
@@ -108,13 +111,16 @@ class NiDaq(Daq):
         self._outputs = [channel.name for channel in card.ao_physical_chans]
         self._lines = [line.name for line in card.do_lines]
         self._counter_names = [channel.name for channel in card.ci_physical_chans]
-        if self.options.counters > len(self._counter_names):
+        counters = self.options.counters
+        if counters is None:
+            counters = min(_COUNTERS, len(self._counter_names))
+        if counters > len(self._counter_names):
             raise LimitExceeded(
                 f"{self.name}: {self.address} has {len(self._counter_names)} counters, not "
-                f"{self.options.counters}; give counters less in the bench file"
+                f"{counters}; give counters less in the bench file"
             )
         self.input_count, self.output_count = len(self._inputs), len(self._outputs)
-        self.line_count, self.counter_count = len(self._lines), self.options.counters
+        self.line_count, self.counter_count = len(self._lines), counters
         self.input_range_v = (self.options.low_v, self.options.high_v)
         if self._inputs:
             self.rate_limits_hz = (card.ai_min_rate, card.ai_max_single_chan_rate)
@@ -213,6 +219,8 @@ class NiDaq(Daq):
         return self._call("read_line", read)
 
     def _count(self, counter: int) -> int:
+        if counter not in self._counters:
+            self._reset_count(counter)
         return int(self._call("count", self._counters[counter].read))
 
     def _reset_count(self, counter: int) -> None:

@@ -13,13 +13,14 @@ shutter and key switch act by themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import pyvisa
 from pydantic import Field, field_validator
 
 from ..base import DriverOptions
+from ..clock import Clock
 from ..errors import BadReply, InputError, InstrumentError, LimitExceeded
 from ..light_source import LightSource, PowerMeter
 from ..units import Metres, Watts
@@ -42,6 +43,8 @@ class SourceCommands(DriverOptions):
     interlock_closed: str = "1"  # the answer that means closed and not tripped
     open_shutter: str = ""
     close_shutter: str = ""
+    ask_shutter: str = ""
+    shutter_closed: str = "0"  # the answer that means closed
 
     @field_validator("set_power")
     @classmethod
@@ -80,12 +83,17 @@ class ScpiSource(VisaInstrument, LightSource):
     Options = ScpiSourceOptions
     can_be_reopened: ClassVar[bool] = True
 
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self.has_interlock = bool(self.options.commands.interlock)
+        self.has_shutter = bool(self.options.commands.open_shutter)
+
     def _prepare(self) -> None:
         options, commands, link = self.options, self.options.commands, self._link
         unit_w = options.watts_per_unit
         self.wavelength_m = options.wavelength_m
-        self.has_interlock = bool(commands.interlock)
-        self.has_shutter = bool(commands.open_shutter)
         highest_w = math.inf if options.max_power_w is None else options.max_power_w
         lowest_w = 0.0
         if commands.ask_highest:
@@ -128,21 +136,37 @@ class ScpiSource(VisaInstrument, LightSource):
 
     def _disable(self) -> None:
         """Close the shutter and stop emission, each whatever became of the other; then ask."""
-        self._send_off()
+        self._tell_off(self._link.write)
         commands = self.options.commands
         if self._emits():
             raise InstrumentError(
                 f"{self.name} still emits although it was told {commands.disable!r}; "
                 "switch it off by hand, and check the commands"
             )
+        self._check_shutter()
+
+    def _check_shutter(self) -> None:
+        commands = self.options.commands
+        if not commands.ask_shutter:
+            return
+        answer = self._link.query(commands.ask_shutter).strip()
+        if answer != commands.shutter_closed:
+            raise InstrumentError(
+                f"{self.name}: its shutter does not close: it answers {answer!r} to "
+                f"{commands.ask_shutter!r}, and {commands.shutter_closed!r} means closed; close it "
+                "by hand"
+            )
 
     def _send_off(self) -> None:
+        self._tell_off(self._link.send)
+
+    def _tell_off(self, tell: Callable[[str], None]) -> None:
         commands = self.options.commands
         try:
             if commands.close_shutter:
-                self._link.write(commands.close_shutter)
+                tell(commands.close_shutter)
         finally:
-            self._link.write(commands.disable)
+            tell(commands.disable)
 
     def _load(self) -> None:
         pyvisa.ResourceManager(self.options.backend)
@@ -150,7 +174,7 @@ class ScpiSource(VisaInstrument, LightSource):
     def _connect_to_disable(self, timeout_s: float) -> None:
         """Ask nothing before it is told: what it answers does not matter."""
         unasked = self.options.model_copy(update={"identity_query": ""})
-        self._link = VisaLink(self.name, unasked, timeout_s)
+        self._link = VisaLink(self.name, unasked, timeout_s, is_shared=True)
         try:
             self._disable()
         finally:

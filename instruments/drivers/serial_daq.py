@@ -21,7 +21,7 @@ import numpy as np
 import serial
 from pydantic import Field
 
-from ..base import DriverOptions, Identity
+from ..base import Identity
 from ..camera import Shot
 from ..daq import Daq, Samples
 from ..errors import (
@@ -32,12 +32,15 @@ from ..errors import (
     InUse,
     LimitExceeded,
 )
+from ..serial_line import SerialOptions
 from ..units import Seconds
 
 LOG = logging.getLogger("lightloom.instruments")
 
 POLL_S = 0.05  # how long one look at the port waits; a time-out is so exact
 LONGEST_LINE = 4096
+_PARITY = {name: name[0].upper() for name in ("none", "odd", "even", "mark", "space")}
+_FLOW = {"xon/xoff": "xonxoff", "rts/cts": "rtscts", "dtr/dsr": "dsrdtr"}
 TRANSFER_S = 1.0  # that a scan may take beyond its own time, to be sent
 
 
@@ -54,8 +57,8 @@ def unframed(start: str, line: bytes) -> list[str] | None:
     return body.split()
 
 
-class SerialDaqOptions(DriverOptions):
-    """Where the device is.
+class SerialDaqOptions(SerialOptions):
+    """Where the device is, and how its line is set.
 
     Parameters
     ----------
@@ -95,6 +98,7 @@ class SerialDaq(Daq):
                 timeout=POLL_S,
                 write_timeout=None if is_remote else options.timeout_s,
                 exclusive=True,
+                **_settings_of(options),
             )
         except (OSError, ValueError) as error:
             busy = "exclusively lock" in str(error) or "PermissionError" in str(error)
@@ -220,12 +224,14 @@ class SerialDaq(Daq):
         self._number = (self._number + 1) % 256
         tag, question = f"{self._number:02X}", " ".join(words)
         self._broken_off.add(tag)  # until its answer is complete
+        sent = framed(">", f"{tag} {question}")
         try:
-            self._port.write(framed(">", f"{tag} {question}"))
+            self._port.write(sent)
         except serial.SerialTimeoutException as error:
             raise InstrumentTimeout(
                 f"{self.name} ({self.address}) takes no {question!r}"
             ) from error
+        self._hear_echo(sent, question, deadline_s)
         data: list[list[str]] = []
         while True:
             kind, rest = self._next_answer(tag, question, deadline_s)
@@ -238,6 +244,15 @@ class SerialDaq(Daq):
                 raise InstrumentError(f"{self.name} refuses {question!r}: {' '.join(rest)}")
             else:
                 raise BadReply(f"{self.name} answers {question!r} with {kind!r}")
+
+    def _hear_echo(self, sent: bytes, question: str, deadline_s: float) -> None:
+        if self.options.echo:
+            heard = self._next_line(question, deadline_s)
+            if heard.strip() != sent.strip():
+                raise BadReply(
+                    f"{self.name} ({self.address}) does not echo {question!r} but says "
+                    f"{heard[:60]!r}; leave echo out, or check baud rate and cable"
+                )
 
     def _next_answer(self, tag: str, question: str, deadline_s: float) -> tuple[str, list[str]]:
         """Wait for the next line of this question; say and pass over late ones of earlier."""
@@ -273,6 +288,17 @@ class SerialDaq(Daq):
         raise InstrumentTimeout(
             f"{where} did not answer {question!r} in time; check power, baud rate and firmware"
         )
+
+
+def _settings_of(options: SerialDaqOptions) -> dict[str, Any]:
+    """Return what pyserial calls the settings of a line."""
+    said = options.line_settings()
+    flow = said.pop("flow_control", "none")
+    names = {"parity": "parity", "data_bits": "bytesize", "stop_bits": "stopbits"}
+    settings: dict[str, Any] = {names[key]: value for key, value in said.items()}
+    if "parity" in settings:
+        settings["parity"] = _PARITY[settings["parity"]]
+    return settings | ({_FLOW[flow]: True} if flow in _FLOW else {})
 
 
 def _count(text: str, least: int = 0, most: int = 1 << 24) -> int:

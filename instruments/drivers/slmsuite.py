@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from ..base import DriverOptions, Identity
-from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..clock import Clock
 from ..errors import (
     BadReply,
@@ -67,7 +67,7 @@ class SlmsuiteSLMOptions(SlmsuiteOptions):
     darkest_level: int = Field(0, ge=0)
 
 
-class SlmsuiteCameraOptions(SlmsuiteOptions):
+class SlmsuiteCameraOptions(SlmsuiteOptions, CountOptions):
     """Settings of a camera.
 
     Parameters
@@ -98,6 +98,10 @@ class _Adapter:
         """The class with its arguments: these are what tells two devices apart."""
         arguments = sorted(self.options.arguments.items())
         return f"{self.options.device}({', '.join(f'{key}={value}' for key, value in arguments)})"
+
+    @property
+    def _is_simulated(self) -> bool:
+        return ".simulated" in str(self.options.device)
 
     def _open(self, **more: Any) -> Identity:
         slmsuite = import_extra("slmsuite", "slmsuite", f"{self.name} ({self.options.device})")
@@ -151,6 +155,12 @@ class SlmsuiteSLM(_Adapter, SpatialLightModulator):
     driver: ClassVar[str] = "slmsuite-slm"
     Options = SlmsuiteSLMOptions
 
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self.is_of_this_process = self._is_simulated
+
     def _connect(self, timeout_s: float) -> Identity:
         identity = self._open()
         device, options = self._device, self.options
@@ -188,6 +198,7 @@ class SlmsuiteCamera(_Adapter, Camera):
         self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
     ) -> None:
         super().__init__(name, options, clock=clock)
+        self.is_of_this_process = self._is_simulated
         self._taken: deque[RawFrame] = deque()
 
     def _connect(self, timeout_s: float) -> Identity:
@@ -234,7 +245,8 @@ class SlmsuiteCamera(_Adapter, Camera):
                     f"{self.name}: the camera makes frames of {tuple(device.shape)}, "
                     f"(height, width), of {region}; ask for a region that it can read, unbinned"
                 )
-            return float(device.set_exposure(exposure_s))
+            device.set_exposure(exposure_s)
+            return float(device.get_exposure())
 
     def _arm(self) -> None:
         self._taken.clear()

@@ -17,11 +17,14 @@ from threading import Lock
 from typing import Any
 
 import pyvisa
-from pydantic import Field
-from pyvisa.constants import StatusCode
+from pydantic import Field, model_validator
+from pyvisa.constants import ControlFlow, InterfaceType, StatusCode, StopBits
+from pyvisa.constants import Parity as VisaParity
 
 from ..base import DriverOptions, Identity, Instrument
+from ..clock import Clock
 from ..errors import BadReply, Disconnected, InstrumentError, InstrumentTimeout, InUse
+from ..serial_line import SerialOptions
 from ..units import Seconds
 
 LOG = logging.getLogger("lightloom.instruments")
@@ -37,13 +40,24 @@ GONE = {
     StatusCode.error_resource_not_found,
     StatusCode.error_system_error,
 }
+_ENDS = {StatusCode.success, StatusCode.success_termination_character_read}
+_LINE: dict[str, dict[Any, Any]] = {  # a key of the bench file -> what pyvisa calls its values
+    "parity": {parity.name: parity for parity in VisaParity},
+    "stop_bits": {1: StopBits.one, 1.5: StopBits.one_and_a_half, 2: StopBits.two},
+    "flow_control": {
+        "none": ControlFlow.none,
+        "xon/xoff": ControlFlow.xon_xoff,
+        "rts/cts": ControlFlow.rts_cts,
+        "dtr/dsr": ControlFlow.dtr_dsr,
+    },
+}
 BUSY = {StatusCode.error_resource_busy, StatusCode.error_resource_locked}
 
 _opening = Lock()  # pyvisa's resource managers are shared, and not made by two threads at once
 
 
-class VisaOptions(DriverOptions):
-    """Where a VISA instrument is, and how its lines end.
+class VisaOptions(SerialOptions):
+    """Where a VISA instrument is, how its lines end, and how a serial line is set.
 
     Parameters
     ----------
@@ -53,6 +67,8 @@ class VisaOptions(DriverOptions):
     timeout_s : for each question
     baud_rate : of a serial line
     identity_query : a question whose answer is known; "" where the device has none
+    acknowledge : what the device answers to each command that is no question, such as "OK"; ""
+        where it says nothing
     """
 
     address: str = Field(min_length=1)
@@ -62,6 +78,17 @@ class VisaOptions(DriverOptions):
     read_termination: str = Field(default="\n", min_length=1)
     baud_rate: int | None = Field(default=None, gt=0)
     identity_query: str = "*IDN?"
+    acknowledge: str = ""
+
+    @model_validator(mode="after")
+    def _line_is_serial(self) -> VisaOptions:
+        said = [*self.line_settings(), *(["baud_rate"] if self.baud_rate is not None else [])]
+        if said and not self.address.upper().startswith("ASRL"):
+            raise ValueError(
+                f"{said[0]} belongs to a serial line, and address = {self.address!r} is none; "
+                'leave it out, or give an address such as "ASRL/dev/ttyUSB0::INSTR"'
+            )
+        return self
 
 
 class VisaLink:
@@ -71,15 +98,19 @@ class VisaLink:
     ----------
     name : of the instrument, for messages
     timeout_s : for opening, and for the first question
+    is_shared : open a serial line even where another process may still have it
 
     Raises
     ------
     InUse, InstrumentTimeout, Disconnected, BadReply : when there is no connection, or no identity
     """
 
-    def __init__(self, name: str, options: VisaOptions, timeout_s: float) -> None:
+    def __init__(
+        self, name: str, options: VisaOptions, timeout_s: float, is_shared: bool = False
+    ) -> None:
         self.name, self._options = name, options
         self._is_in_step = True
+        self._frames_messages = _frames_messages(options.address)
         self._timeout_ms = math.ceil(options.timeout_s * 1000)
         self._resource: Any = self._open(timeout_s)
         try:
@@ -89,6 +120,8 @@ class VisaLink:
             self._session: Any = None
             if hasattr(session, "interface"):
                 self._session = session
+                if hasattr(session.interface, "exclusive") and not is_shared:
+                    self._take_line(session.interface)
                 if isinstance(session.interface, socket.socket):
                     # Else a command and then a question wait 40 ms for an acknowledgement.
                     session.interface.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -108,6 +141,8 @@ class VisaLink:
         }
         if options.baud_rate is not None:
             settings["baud_rate"] = options.baud_rate
+        for key, value in options.line_settings().items():
+            settings[key] = _LINE[key][value] if key in _LINE else value
         try:
             with _opening:
                 manager = pyvisa.ResourceManager(options.backend)
@@ -124,6 +159,16 @@ class VisaLink:
                 f"check address, cable, power, and that VISA backend {options.backend!r} knows it"
             ) from error
 
+    def _take_line(self, port: Any) -> None:
+        """Hold a serial port against other programs that ask, as pyserial does."""
+        try:
+            port.exclusive = True
+        except (OSError, ValueError) as error:
+            raise InUse(
+                f"{self.name}: {self._options.address} is held by another program; close that "
+                f"first ({_one_line(error)})"
+            ) from error
+
     @property
     def identity(self) -> Identity:
         """The parts of a *IDN? reply: maker, model, serial number, firmware."""
@@ -131,8 +176,35 @@ class VisaLink:
         return Identity(*parts) if len(parts) > 1 else Identity(model=parts[0])
 
     def write(self, command: str) -> None:
-        """Send a command that has no answer."""
+        """Send a command that is no question; hear its echo and acknowledgement, if it has any.
+
+        Raises
+        ------
+        BadReply : for another echo or acknowledgement than the bench file says
+        """
+        options = self._options
+        self.send(command)
+        if not (options.echo or options.acknowledge):
+            return
+        deadline_s = time.monotonic() + options.timeout_s
+        self._hear_echo(command, deadline_s)
+        if options.acknowledge:
+            answer = self._read_line(command, deadline_s)
+            if answer.strip() != options.acknowledge:
+                self.refuse(command, answer, repr(options.acknowledge))
+        self._is_in_step = True
+
+    def send(self, command: str) -> None:
+        """Send a line and wait for nothing; what it answers is passed over later."""
+        if self._options.echo or self._options.acknowledge:
+            self._is_in_step = False
         self._call(command, lambda: self._resource.write(command))
+
+    def _hear_echo(self, line: str, deadline_s: float) -> None:
+        if self._options.echo:
+            heard = self._read_line(line, deadline_s)
+            if heard.strip() != line.strip():
+                self.refuse(line, heard, "its echo")
 
     def query(self, question: str, timeout_s: float | None = None) -> str:
         """Ask, and give the answer without its line ending.
@@ -154,7 +226,8 @@ class VisaLink:
                 f"{question!r}; ask again, or check that nobody else talks to it"
             )
         self._is_in_step = False  # until the answer is complete
-        self.write(question)
+        self.send(question)
+        self._hear_echo(question, deadline_s)
         answer = self._read_line(question, deadline_s)
         self._is_in_step = True
         return answer
@@ -194,21 +267,22 @@ class VisaLink:
         """Let go of the connection; harmless when the device is gone."""
         try:
             self._resource.close()
-        except (pyvisa.Error, OSError) as error:
+        except Exception as error:  # of pyvisa, or of a protocol below it
             LOG.warning("%s: closing %s: %s", self.name, self._options.address, str(error))
 
     # --- how a line is read ----------------------------------------------------------------------
 
     def _read_line(self, question: str, deadline_s: float) -> str:
+        """Read up to the end of a line, or of a message on a bus that frames its messages."""
         end = self._options.read_termination.encode()
-        got = b""
-        while not got.endswith(end):
+        got, is_whole = b"", False
+        while not (is_whole or got.endswith(end)):
             left_s = deadline_s - time.monotonic()
-            piece = self._receive(question, max(left_s, 0.001))
+            piece, is_whole = self._receive(question, max(left_s, 0.001))
             got += piece
             if len(got) > LONGEST_REPLY:
                 raise BadReply(f"{self.name} answers {question!r} without end: {got[:40]!r}...")
-            if not piece or (left_s <= 0 and not got.endswith(end)):
+            if not piece or (left_s <= 0 and not (is_whole or got.endswith(end))):
                 self._complain_of_silence(question, got)
         try:
             return got.removesuffix(end).decode("ascii").rstrip("\r\n")
@@ -218,22 +292,28 @@ class VisaLink:
                 f"text: {got[:40]!r}; check baud rate and address"
             ) from None
 
-    def _receive(self, question: str, left_s: float) -> bytes:
-        """Wait for bytes up to the end of a line; none when the time is over."""
+    def _receive(self, question: str, left_s: float) -> tuple[bytes, bool]:
+        """Wait for bytes up to the end of a line, none when the time is over.
+
+        Returns
+        -------
+        them, and whether a message ended with them (END, which is no character)
+        """
         if (milliseconds := math.ceil(left_s * 1000)) != self._timeout_ms:
             self._resource.timeout = self._timeout_ms = milliseconds
         if self._session is None:
-            return bytes(self._call(question, self._read_whole))
+            data = bytes(self._call(question, self._read_whole))
+            return data, bool(data) and self._frames_messages
         line = self._session.interface
         if isinstance(line, socket.socket) and not self._session._pending_buffer:
             if not _can_read(line, left_s):
-                return b""
+                return b"", False
             if self._is_cut():  # pyvisa-py would look again and again until the time is over
                 raise Disconnected(self._gone(question, "the other side closed the connection"))
-        data, status = self._session.read(CHUNK)
+        data, status = self._call(question, lambda: self._session.read(CHUNK))
         if status < 0 and status != StatusCode.error_timeout:
             raise Disconnected(self._gone(question, StatusCode(status).name))
-        return bytes(data)
+        return bytes(data), bool(data) and self._frames_messages and status in _ENDS
 
     def _read_whole(self) -> bytes:
         try:
@@ -265,7 +345,7 @@ class VisaLink:
                 f"{self.name} ({self._options.address}) is out of step since its last answer did "
                 "not come whole, and has no identity_query to get back in step; connect it again"
             )
-        self.write(ask)
+        self.send(ask)
         passed = []
         while not (line := self._read_loosely(ask, deadline_s)).endswith(known):
             passed.append(line)
@@ -309,7 +389,9 @@ class VisaLink:
             if error.error_code in GONE:
                 raise Disconnected(self._gone(what, _one_line(error))) from error
             raise InstrumentError(f"{self.name}: {what!r}: {_one_line(error)}") from error
-        except pyvisa.errors.InvalidSession as error:
+        except (OSError, ValueError, TypeError):  # the base class knows the first; mistakes
+            raise
+        except Exception as error:  # InvalidSession, and what protocols raise of a peer that left
             raise Disconnected(self._gone(what, _one_line(error))) from error
 
     def _gone(self, what: str, why: str) -> str:
@@ -323,6 +405,12 @@ class VisaInstrument(Instrument):
     """What drivers over VISA have in common: how they connect. `Options` is a `VisaOptions`."""
 
     _link: VisaLink
+
+    def __init__(
+        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(name, options, clock=clock)
+        self.is_of_this_process = self.options.backend.endswith("@sim")
 
     @property
     def address(self) -> str:
@@ -343,6 +431,16 @@ class VisaInstrument(Instrument):
 
     def _disconnect(self) -> None:
         self._link.close()
+
+
+def _frames_messages(address: str) -> bool:
+    """Say whether a bus marks the end of a message (END), as all but streams do."""
+    try:
+        parsed = pyvisa.rname.parse_resource_name(address)
+    except pyvisa.rname.InvalidResourceName:
+        return False
+    is_stream = parsed.interface_type_const == InterfaceType.asrl
+    return parsed.resource_class == "INSTR" and not is_stream
 
 
 def numbers_in(text: str) -> list[float]:

@@ -67,7 +67,9 @@ class Wanted:
 
 def serve(link: Connection, wanted: Wanted) -> None:
     """Open a window, then obey until the link is closed; errors are sent, not raised."""
-    for name in ("SIGINT", "SIGHUP"):  # they reach us too; the driver's process closes us, in order
+    with contextlib.suppress(OSError, AttributeError):  # a signal to the driver's process group is
+        os.setsid()  # not meant for us: it first shows darkness, then closes us
+    for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if wanted.x_display:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from ..base import DriverOptions, Identity, Instrument
-from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..daq import Daq, Samples
 from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
@@ -33,6 +33,7 @@ _ROLES = {
     "power meter": "power_meter",
 }
 _QUIET = 2.0  # electrons of read noise below which weak light takes true Poisson numbers
+_ALONE_W = 1e-3  # on a camera that nobody put into a world
 _KURTOSIS = 1 / 16  # excess that may be left out, of a pixel's electrons; a slot sums hundreds
 
 
@@ -52,6 +53,8 @@ class SimulatedOptions(DriverOptions):
 
 class _Simulated(Instrument):
     """Joins a world, and fails where its faults say so."""
+
+    is_of_this_process = True
 
     def __init__(self, name: str, options: Any = None, **others: Any) -> None:
         super().__init__(name, options, **others)
@@ -104,6 +107,12 @@ class _Simulated(Instrument):
         world = LightPath(WorldOptions(layout=layout))
         for role in ("input", "weight"):
             world.add_modulator(role, MODULATORS["tiny"].shape, 8, 0.0)
+        if self.kind == "camera":  # steady light, brighter from one corner to the other
+            height, width = MODULATORS["tiny"].shape
+            shades = np.add.outer(np.arange(height), np.arange(width)) * 255 // (height + width)
+            for role in world.modulators:
+                world.show(role, shades.astype(np.uint8), float("-inf"))
+            world.power_w = _ALONE_W
         self.join(world, _ROLES[self.kind])
 
     def _disconnect(self) -> None:
@@ -169,7 +178,7 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
         return float(flip)
 
 
-class CameraOptions(SimulatedOptions):
+class CameraOptions(SimulatedOptions, CountOptions):
     """Settings of a simulated camera; what is None is the device's."""
 
     device: Annotated[str, _known(CAMERAS)] = "basler-aca1440"

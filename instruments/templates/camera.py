@@ -11,13 +11,13 @@ from collections import deque
 
 import numpy as np
 
-from ..base import DriverOptions, Identity
-from ..camera import Camera, RawFrame, Region, Shot, TriggerMode
+from ..base import Identity
+from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..units import Seconds
 from .echo import DEVICES, EchoDevice
 
 
-class TemplateCameraOptions(DriverOptions):
+class TemplateCameraOptions(CountOptions):
     """What the bench file may say; quantities may have units ("5 ms")."""
 
     serial: str = "echo-1"
@@ -26,10 +26,11 @@ class TemplateCameraOptions(DriverOptions):
 
 
 class TemplateCamera(Camera):
-    """A camera in memory; its picture is a ramp that rises with the frame's number."""
+    """A camera in memory; steady light falls on it, more of it from each pixel to the next."""
 
     driver = "template-camera"  # the name in bench files, and of the entry point
     Options = TemplateCameraOptions
+    is_of_this_process = True  # only here: this device is memory of this process
 
     @property
     def address(self) -> str:
@@ -53,9 +54,10 @@ class TemplateCamera(Camera):
         return Identity("lightloom", "template camera", self.options.serial)
 
     def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
-        # Give the exposure that the device took: most round it to whole rows.
+        # Ask for the exposure that the device took, and give that: most round it to whole rows.
+        # Raise InputError for a region that it does not take as it is.
         self._device.put("settings", (exposure_s, region, trigger))
-        return exposure_s
+        return float(self._device.get("settings")[0])
 
     def _arm(self) -> None:
         # Throw away what is still in buffers: a frame of before must not come out of `_read`.
@@ -67,10 +69,14 @@ class TemplateCamera(Camera):
         taken_at_s = self.clock.now_s()
         self._device.put("triggered", True)
         self._number += 1
-        height, width = self.region.height, self.region.width
-        ramp = np.arange(height * width) + self._number
-        data = (ramp % 4096).astype(np.uint16).reshape(height, width)
-        self._buffer.append(RawFrame(data, self._number, taken_at_s))
+        self._buffer.append(RawFrame(self._picture(), self._number, taken_at_s))
+
+    def _picture(self) -> np.ndarray:
+        # Only here: a real camera sends its own.
+        (height, width), part = self.sensor_shape, self.region
+        light = np.arange(height * width).reshape(height, width) % 1000 * self._exposure_s / 0.002
+        counts = np.minimum(light + 50, (1 << self.bit_depth) - 1).astype(np.uint16)
+        return counts[part.top : part.top + part.height, part.left : part.left + part.width]
 
     def _read(self, timeout_s: float) -> RawFrame | None:
         # Wait in the vendor's library, with its time-out; None when no frame came. Buffers belong

@@ -28,6 +28,7 @@ class TemplateDaq(Daq):
 
     driver = "template-daq"  # the name in bench files, and of the entry point
     Options = TemplateDaqOptions
+    is_of_this_process = True  # only here: this device is memory of this process
 
     @property
     def address(self) -> str:
@@ -40,7 +41,7 @@ class TemplateDaq(Daq):
         self._device: EchoDevice = DEVICES[self.address]
         self._device.get("identity")
         self.input_count = self.output_count = 4
-        self.line_count, self.counter_count = 2, 1
+        self.line_count, self.counter_count = 2, 2
         self.rate_limits_hz = (1.0, 1e5)
         self.output_range_v = (-5.0, 5.0)
         self.bit_depth = 16

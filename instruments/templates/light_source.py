@@ -25,6 +25,7 @@ class TemplateSource(LightSource):
 
     driver = "template-source"  # the name in bench files, and of the entry point
     Options = TemplateSourceOptions
+    is_of_this_process = True  # only here: this device is memory of this process
     # A watchdog process switches the source off when its program is killed. Say so where a second
     # process can open the device once the first one is gone, as over USB, serial or the network:
     #     can_be_reopened = True

@@ -29,6 +29,7 @@ class TemplateSLM(SpatialLightModulator):
 
     driver = "template-slm"  # the name in bench files, and of the entry point
     Options = TemplateSLMOptions
+    is_of_this_process = True  # only here: this device is memory of this process
 
     @property
     def address(self) -> str:

@@ -16,6 +16,7 @@ class FakePowerMeter(PowerMeter):
 
     driver = "fake-power-meter"
     Options = FakePowerMeterOptions
+    is_of_this_process = True
 
     @property
     def address(self) -> str:

@@ -1,6 +1,6 @@
 // As much of the Arduino core as examples/serial_daq needs, on a computer: Serial is standard input
 // and output. Input n reads 100 n + (number of reads so far) mod 100; pin 2 sees one rising edge
-// for each level that is written.
+// for each level that is written, pin 3 one for each that is high.
 #pragma once
 #include <poll.h>
 #include <stdint.h>
@@ -14,20 +14,21 @@ enum { INPUT, OUTPUT, INPUT_PULLUP };
 enum { RISING = 3 };
 enum { A0 = 14, A1, A2, A3, A4, A5 };
 
-static void (*onEdge)() = nullptr;
+static void (*onEdge[20])();
 static uint8_t levels[20];
 static unsigned reads[20];
 
 inline void pinMode(uint8_t pin, uint8_t mode) { if (mode == INPUT_PULLUP) levels[pin] = HIGH; }
 inline void digitalWrite(uint8_t pin, uint8_t level) {
   levels[pin] = level;
-  if (onEdge) onEdge();
+  if (onEdge[2]) onEdge[2]();
+  if (level == HIGH && onEdge[3]) onEdge[3]();
 }
 inline int digitalRead(uint8_t pin) { return levels[pin]; }
 inline int analogRead(uint8_t pin) { return 100 * (pin - A0) + reads[pin]++ % 100; }
 inline void analogWrite(uint8_t pin, int value) { levels[pin] = value; }
 inline int digitalPinToInterrupt(uint8_t pin) { return pin; }
-inline void attachInterrupt(int, void (*handler)(), int) { onEdge = handler; }
+inline void attachInterrupt(int pin, void (*handler)(), int) { onEdge[pin] = handler; }
 inline void noInterrupts() {}
 inline void interrupts() {}
 inline uint32_t micros() {  // passes by looking: a busy computer is never late

@@ -1,0 +1,521 @@
+"""Light that stays on, or that two give: users, names of one device, lost sources, held shots.
+
+The partners are real: sources over TCP, processes of two users, the operating system's locks.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import lit_bench
+import numpy as np
+import pytest
+import typer
+from lightloom.backends.bench import BenchBackend, example_file, load_bench, safety
+from lightloom.backends.bench.file import read_bench_file
+from lightloom.instruments import (
+    Disconnected,
+    InputError,
+    InUse,
+    LightloomError,
+    Paused,
+    WrongLight,
+    create,
+    registry,
+    stopping,
+)
+from lightloom.instruments.addresses import canonical, is_lasting, x_display
+from lightloom.instruments.templates.echo import DEVICES
+from made_benches import bench_text, numbers
+from scpi_devices import Meter, Served, Source, serve
+
+from lightloom import cli
+
+posix = pytest.mark.skipif(os.name == "nt", reason="users and signals of POSIX")
+KIT = Path(__file__).parent / "kit"
+NOBODY, OTHER = 65534, 65533
+
+
+@pytest.fixture(autouse=True)
+def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let bench files name the drivers' templates."""
+    monkeypatch.setattr(registry, "_OURS", registry._OURS | lit_bench.TEMPLATES)
+    monkeypatch.setattr(stopping, "_left_lit", [])
+    registry._points.cache_clear()
+    DEVICES.clear()
+    yield
+    registry._points.cache_clear()
+
+
+@pytest.fixture
+def laser() -> Iterator[Served]:
+    with serve(Source()) as served:
+        yield served
+
+
+def soon(condition: Any, timeout_s: float = 20.0) -> None:
+    ends_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends_s, f"not within {timeout_s} s"
+        time.sleep(0.01)
+
+
+# --- one device under two names ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("TCPIP::127.0.0.1::5025::SOCKET", "TCPIP0::127.0.0.1::5025::SOCKET"),
+        ("TCPIP::localhost::5025::SOCKET", "tcpip0::127.0.0.1::5025::socket"),
+        ("TCPIP::127.0.0.1::5025::SOCKET", "socket://localhost:5025"),
+        ("rfc2217://localhost:5025", "socket://127.0.0.1:5025"),
+        ("TCPIP::10.1.2.3::INSTR", "TCPIP0::10.1.2.3::inst0::INSTR"),
+        ("TCPIP::10.1.2.3::hislip0::INSTR", "TCPIP0::10.1.2.3::hislip0,4880::INSTR"),
+        ("TCPIP::10.1.2.3::hislip0::INSTR", "TCPIP::10.1.2.3::INSTR"),
+        ("GPIB::8::INSTR", "GPIB0::8"),
+        ("USB::0x1313::0x8078::P0::INSTR", "USB0::4883::32888::P0::0::INSTR"),
+        ("COM3", "ASRLCOM3::INSTR"),
+        ("COM3", r"\\.\COM3"),
+        ("spy:///dev/null?file=/tmp/log", "ASRL/dev/null::INSTR"),
+    ],
+)
+def test_two_names_of_one_device_are_one(one: str, other: str) -> None:
+    # Two parts of a program, or two programs, would both light one laser.
+    assert canonical(one) == canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("TCPIP::10.1.2.3::5025::SOCKET", "TCPIP::10.1.2.3::5026::SOCKET"),
+        ("GPIB0::8::INSTR", "GPIB1::8::INSTR"),
+        ("USB0::0x1313::0x8078::00123::INSTR", "USB0::0x1313::0x8078::123::INSTR"),
+        ("TCPIP::10.1.2.3::gpib0,2::INSTR", "TCPIP::10.1.2.3::gpib0,3::INSTR"),
+        ("COM3", "COM4"),
+        ("", "loop://"),
+    ],
+)
+def test_two_devices_stay_two(one: str, other: str) -> None:
+    # A bench of two instruments behind one gateway would be refused.
+    assert canonical(one) != canonical(other)
+
+
+def test_links_to_a_serial_port_are_that_port(tmp_path: Path) -> None:
+    # /dev/serial/by-id/... and /dev/ttyUSB0 are one port.
+    if not hasattr(os, "openpty"):
+        pytest.skip("this system has no pseudo-terminals, which stand for a serial line")
+    ours, theirs = os.openpty()
+    try:
+        port, link = os.ttyname(theirs), tmp_path / "by-id"
+        link.symlink_to(port)
+        assert canonical(str(link)) == canonical(f"ASRL{port}::INSTR") == canonical(port)
+        assert not is_lasting(port)  # the next terminal has the same number
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_x_displays_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two modulators would be two windows on one monitor.
+    monkeypatch.setenv("DISPLAY", ":7.0")
+    assert {x_display(name) for name in ("", ":7", ":7.0", "unix:7", "localhost:7.0")} == {":7"}
+    assert x_display(":8") != x_display("")
+    one, other = (
+        create("display-slm", "input", {"monitor": 1, "x_display": name}) for name in ("", ":7")
+    )
+    assert one.device == other.device
+
+
+@pytest.mark.parametrize("name", ["TCPIP0::127.0.0.1", "TCPIP::localhost", "tcpip::127.0.0.1"])
+def test_a_bench_file_that_names_one_device_twice_is_refused(
+    tmp_path: Path, laser: Served, name: str
+) -> None:
+    # The meter would be the laser, and both parts talk to it.
+    other = f'[instruments.power_meter]\ndriver = "scpi-power-meter"\naddress = "{name}::'
+    path = lit_bench.write(tmp_path, laser.address, f'{other}{laser.port}::SOCKET"\n')
+    with pytest.raises(InputError, match="have one address"):
+        read_bench_file(path)
+
+
+_HOLDS = """
+import sys, time
+from lightloom.instruments import create
+source = create("scpi-source", "source", {"address": sys.argv[1], "max_power_w": "5 mW"})
+source.connect()
+print("holds", flush=True)
+time.sleep(60)
+"""
+
+
+def holder(script: str, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    if first != "holds\n":
+        process.kill()
+        raise AssertionError(process.communicate()[1])
+    return process
+
+
+def test_a_device_is_held_by_one_process_under_all_its_names(laser: Served) -> None:
+    # Two programs would light one source, each by its own bench file.
+    process = holder(_HOLDS, laser.address)
+    try:
+        options = {"address": f"TCPIP0::localhost::{laser.port}::SOCKET", "max_power_w": "5 mW"}
+        with pytest.raises(InUse, match="of this computer") as refused:
+            create("scpi-source", "source", options).connect()
+        if sys.platform == "linux":
+            assert f"process {process.pid}" in str(refused.value)
+        process.kill()
+        process.communicate()
+        with create("scpi-source", "source", options) as source:  # who was killed holds nothing
+            assert not source.is_emitting()
+        with create("scpi-source", "source", options):  # nor who let go
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# --- two users -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def another_user(user: int, act: Callable[[], object]) -> Iterator[tuple[int, Any]]:
+    """Do something as another user, in a process that lives on; give its number and its answer."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            try:
+                said = str(act())
+            except BaseException as error:
+                said = f"{type(error).__name__} {error}"
+            os.write(write, said.encode())
+            os.close(write)
+            time.sleep(60)
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        with os.fdopen(read) as answer:
+            yield pid, answer.read()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def said_by(user: int, act: Callable[[], object]) -> str:
+    with another_user(user, act) as (_, said):
+        return str(said)
+
+
+@pytest.fixture
+def read_only_bench() -> Iterator[Path]:
+    """A bench file in a folder where its users may not write."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can be two users")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.toml"
+        path.write_text("schema = 1\n")
+        with safety.holding(path, True):  # all is loaded now that another user may not read
+            safety.latch(path, "a rehearsal", "-")
+        safety.rearm(path, "-")
+        clear(path)
+        Path(folder).chmod(0o555)
+        yield path
+        clear(path)
+
+
+def clear(path: Path) -> None:
+    """Leave no file of a bench behind that would tell of root."""
+    for place in safety._latches(path, "-"):
+        for one in place.parent.glob(f"{place.stem}.*"):
+            one.unlink()
+
+
+@posix
+@pytest.mark.parametrize("is_real", [True, False])
+def test_two_users_cannot_hold_one_bench(read_only_bench: Path, is_real: bool) -> None:
+    # Each had a lock of their own, in their own home, and both lit the bench.
+    def hold() -> object:
+        return safety.hold(read_only_bench, is_real)
+
+    with another_user(NOBODY, hold) as (pid, said):
+        assert said == "[]"
+        refused = said_by(OTHER, hold)
+        assert refused.startswith("InUse") and f"process {pid} of" in refused, refused
+    # over what the killed one left, which tells how it ended
+    assert said_by(OTHER, hold).startswith("[Holder(")
+
+
+@posix
+def test_one_user_s_latch_holds_for_another_who_cannot_undo_it(read_only_bench: Path) -> None:
+    # A beam path that one user knows to be open would be lit by the next.
+    def look() -> object:
+        return safety.latched(read_only_bench, "-")
+
+    def rearm() -> object:
+        return safety.rearm(read_only_bench, "-")
+
+    said_by(NOBODY, lambda: safety.latch(read_only_bench, "the interlock has tripped", "-"))
+    assert "the interlock has tripped" in said_by(OTHER, look)
+    refused = said_by(OTHER, rearm)
+    assert refused.startswith("InputError") and "administrator" in refused, refused
+    assert "the interlock has tripped" in said_by(OTHER, look)
+    assert said_by(NOBODY, rearm) == "None"
+    assert said_by(OTHER, look) == "None"
+
+
+def test_a_folder_that_fills_up_moves_no_lock_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without free inodes the next process held another file, and lit the same bench.
+    from lightloom.instruments import lock
+
+    file = tmp_path / "bench.toml"
+    file.write_text("")
+    with safety.holding(file):
+        monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
+        with pytest.raises(InUse):
+            lock.HeldLock(lock.beside(file, "lock"), "it").acquire()
+
+
+# --- a source that is lost, or shines on ---------------------------------------------------------
+
+
+def test_a_source_that_was_lost_during_a_run_is_told_of(
+    tmp_path: Path, laser: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The report looked normal and the status was 0; what the watchdog did stood in a hidden log.
+    bench = load_bench(lit_bench.write(tmp_path, laser.address))
+    with bench:
+        bench.source.enable()
+        laser.cut()
+        device: Any = laser.device
+        assert device.is_on
+    soon(lambda: not device.is_on)
+    assert "switched off after" in bench.left_lit and "instruments.source" in bench.left_lit
+    with pytest.raises(typer.Exit) as ended:
+        cli._refuse_to_end_lit()
+    assert ended.value.exit_code == 1 and bench.left_lit in capsys.readouterr().err
+
+
+def test_what_may_still_emit_stands_in_the_report(tmp_path: Path) -> None:
+    # A report is read long after stderr has scrolled away.
+    path = tmp_path / "bench.toml"
+    path.write_text(example_file("line", tiny=True))
+    backend = BenchBackend(load_bench(path))
+    backend.bench.left_lit = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
+    assert backend.remarks[0] == backend.bench.left_lit
+
+
+@posix
+def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -> None:
+    # A process that is stopped (SIGSTOP) is there, and would not act.
+    path = lit_bench.write(tmp_path, laser.address)
+    with load_bench(path) as bench:
+        bench.source.enable()
+        assert bench._watchdog is not None
+        os.kill(bench._watchdog._process.pid, signal.SIGSTOP)
+        device: Any = laser.device
+        soon(lambda: not device.is_on)
+        with pytest.raises(LightloomError, match="does not answer"):
+            bench.beat()
+    assert not stopping.left_lit()
+
+
+def test_a_laser_that_says_off_and_shines_is_found_by_the_power_meter(
+    tmp_path: Path, laser: Served
+) -> None:
+    # An operator would open the enclosure of a laser that only acknowledges "off".
+    with serve(Meter()) as meter:  # what it reads grows with every question
+        more = (
+            f'[instruments.power_meter]\ndriver = "scpi-power-meter"\naddress = "{meter.address}"'
+        )
+        path = lit_bench.write(tmp_path, laser.address, f"{more}\n")
+        bench = load_bench(path)
+        with bench:
+            bench.source.enable()
+            bench.darkness_meter.see_light()
+    assert "watchdog" in bench.left_lit or "switched off" in bench.left_lit
+    assert stopping.left_lit()
+
+
+# --- shots that wait -----------------------------------------------------------------------------
+
+
+def opened(path: Path, *, uncalibrated: bool = False, **changes: str) -> BenchBackend:
+    path.write_text(bench_text("imaged", **changes), encoding="utf-8")
+    return BenchBackend(load_bench(path), uncalibrated)
+
+
+def test_light_that_is_held_off_costs_shots_and_no_number(tmp_path: Path) -> None:
+    # A disk that filled up during a shot latched the bench off, for a source that "had stopped".
+    backend = opened(tmp_path / "bench.toml")
+    try:
+        x, w = numbers(3, 16), numbers(4, 16, seed=1)
+        before = backend.matmul(x, w).y
+        bench, taken = backend.bench, []
+
+        def interrupt() -> None:
+            soon(lambda: bench.shots > taken[0])
+            bench.hold_light()
+            assert not bench.source.may_emit
+            time.sleep(0.2)
+            bench.free_light()
+
+        taken.append(bench.shots)
+        thread = Thread(target=interrupt)
+        thread.start()
+        while thread.is_alive():
+            after = backend.matmul(x, w).y
+        assert np.abs(after - before).max() < 0.5 and bench.source.is_emitting()
+    finally:
+        backend.close()
+    assert safety.latched(tmp_path / "bench.toml") is None
+
+
+def test_a_run_that_waits_for_light_can_be_closed(tmp_path: Path) -> None:
+    # One Ctrl-C did not end a run that waited for room.
+    backend = opened(tmp_path / "bench.toml")
+    backend.open()
+    backend.bench.hold_light()
+    finish = backend.begin(numbers(1, 16), backend.prepare(numbers(4, 16)), None)
+    began_s = time.monotonic()
+    backend.close()
+    assert time.monotonic() - began_s < 2.0
+    with pytest.raises((LightloomError, CancelledError)):
+        finish()
+
+
+def test_a_bench_whose_light_follows_nothing_is_refused(tmp_path: Path) -> None:
+    # `run --uncalibrated` ended well, with an accuracy of 0 %.
+    backend = opened(
+        tmp_path / "bench.toml", uncalibrated=True, calibration='"none.json"', world__covered="true"
+    )
+    with pytest.raises(WrongLight, match="light arrives: the detector sees the same"):
+        backend.open()
+    assert not backend.bench.source.may_emit
+    lit = opened(tmp_path / "lit.toml", uncalibrated=True, calibration='"none.json"')
+    lit.open()
+    lit.close()
+
+
+def test_a_monitor_that_is_gone_pauses_and_is_no_typing_error(tmp_path: Path, mocker: Any) -> None:
+    # An unplugged monitor ended a run as a mistake in the bench file, with status 2.
+    backend = opened(tmp_path / "bench.toml")
+    try:
+        backend.open()
+        modulator: Any = backend.bench.input
+        mocker.patch.object(
+            type(modulator), "connect", side_effect=InputError("there is no monitor 1")
+        )
+        modulator.unplug()
+        with pytest.raises(
+            Paused, match="cannot be connected again: there is no monitor 1"
+        ) as ended:
+            backend.matmul(numbers(1, 16), numbers(4, 16))
+        assert ended.value.kind == "disconnected"
+        assert isinstance(ended.value.__cause__, Disconnected)
+    finally:
+        mocker.stopall()
+        backend.close()
+
+
+# --- check, by the bench's own light -------------------------------------------------------------
+
+
+def checked(folder: Path, layout: str = "imaged", **changes: str) -> dict[str, Any]:
+    from lightloom.backends.bench import check_bench
+
+    path = folder / "bench.toml"
+    path.write_text(bench_text(layout, **changes), encoding="utf-8")
+    findings, _ = check_bench(load_bench(path), 1)
+    return {finding.what: finding for finding in findings}
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+def test_check_finds_a_bench_without_a_light_path(tmp_path: Path, layout: str) -> None:
+    # An operator would calibrate darkness.
+    found = checked(tmp_path, layout, world__covered="true")
+    assert not found["source: light arrives"].passed and "products" not in found
+
+
+def test_check_finds_a_window_on_the_wrong_monitor(tmp_path: Path) -> None:
+    # The light does not follow a modulator whose frames go elsewhere.
+    frozen = '[{ kind = "frozen", rate = 1 }]'
+    found = checked(tmp_path, instruments__weight__faults=frozen)
+    failed = [what for what, finding in found.items() if not finding.passed]
+    assert failed == ["source: light arrives"] or failed == ["weight: light follows"]
+
+
+def test_check_tries_the_camera_by_light_without_a_calibration(tmp_path: Path, mocker: Any) -> None:
+    # A camera that keeps its exposure would be found by no test in the dark.
+    from lightloom.instruments.simulated import SimulatedCamera
+
+    picture = SimulatedCamera._picture
+
+    def keeps(self: Any, *arguments: Any) -> Any:
+        before_s, self._exposure_s = self._exposure_s, 0.002
+        try:
+            return picture(self, *arguments)
+        finally:
+            self._exposure_s = before_s
+
+    found = checked(tmp_path, calibration='"none.json"')
+    assert found["detector: grows with exposure"].passed
+    mocker.patch.object(SimulatedCamera, "_picture", keeps)
+    found = checked(tmp_path, calibration='"none.json"')
+    assert not found["detector: grows with exposure"].passed
+
+
+def test_a_daq_with_one_counter_is_refused_on_a_block_bench(tmp_path: Path, mocker: Any) -> None:
+    # `check` passed, and `align` failed.
+    from lightloom.instruments.simulated import SimulatedDaq
+
+    connect = SimulatedDaq._connect
+
+    def has_one(self: Any, timeout_s: float) -> Any:
+        identity = connect(self, timeout_s)
+        self.counter_count = 1
+        return identity
+
+    mocker.patch.object(SimulatedDaq, "_connect", has_one)
+    found = checked(tmp_path, "block")
+    assert "has 1 counter, and" in found["light"].detail
+    with pytest.raises(InputError, match="counts the frames of both modulators"):
+        load_bench(tmp_path / "bench.toml").open()
+
+
+def test_check_counts_an_interlock_that_nobody_can_ask(tmp_path: Path, laser: Served) -> None:
+    # "interlock closed" was printed of a source that was never asked.
+    path = lit_bench.write(tmp_path, laser.address)
+    bench = load_bench(path)
+    missing = safety.lacks(bench.file, bench.source)
+    assert any("no interlock that can be asked" in sentence for sentence in missing)
+    text = path.read_text().replace("commands = {", 'commands = { interlock = "SYST:INT?",')
+    path.write_text(text)
+    bench = load_bench(path)
+    assert len(safety.lacks(bench.file, bench.source)) == 2
+    json.dumps(missing)
