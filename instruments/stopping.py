@@ -16,10 +16,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread, main_thread
 from typing import Any, Protocol
 
 from .errors import LightloomError
+from .text import printable
 
 STATUS = 130  # of a process that a signal has ended
 GRACE_S = 0.5  # for the shot that is being taken, beside its exposure
@@ -153,11 +154,23 @@ class _Asked:
 
 _asked = _Asked()
 _ears: list[socket.socket] = []
+_is_left_alone = False
 
 
 def is_stopping() -> bool:
     """Whether the program was told to stop, so that no light is to be switched on any more."""
     return _asked.count > 0 and not _asked.is_meant
+
+
+def was_interrupted() -> bool:
+    """Whether a signal has ended the main thread's work."""
+    return _asked.was_raised
+
+
+def leave_alone() -> None:
+    """Interrupt the main thread no more: its work is over, and a second signal ends the process."""
+    global _is_left_alone
+    _is_left_alone = True
 
 
 def listen() -> None:
@@ -174,6 +187,7 @@ def listen() -> None:
     if hasattr(os, "register_at_fork"):  # what a forked process hears is its own
         os.register_at_fork(after_in_child=_be_deaf)
     Thread(target=_hear, args=(hears,), name="lightloom-signals", daemon=True).start()
+    sys.unraisablehook = _raise_again
     atexit.register(_end_listening)  # the first to be registered ends last, when benches are closed
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -215,9 +229,22 @@ def one_is_meant() -> Iterator[None]:
 
 def _interrupt(number: int, frame: Any) -> None:
     """End the main thread's work at the first signal; nothing disturbs it in ending."""
-    if not _asked.was_raised:
+    if not _asked.was_raised and not _is_left_alone:
         _asked.was_raised = True
         raise KeyboardInterrupt(number)
+
+
+def _raise_again(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt the main thread once more where Python had to drop it, as in a destructor."""
+    if lost.exc_type is not KeyboardInterrupt or current_thread() is not main_thread():
+        sys.__unraisablehook__(lost)
+    elif not _is_left_alone:
+        import ctypes  # takes a while to load, and is hardly ever needed
+
+        interrupt = ctypes.py_object(KeyboardInterrupt)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(main_thread().ident or 0), interrupt
+        )
 
 
 def _hear(ear: socket.socket) -> None:
@@ -271,4 +298,4 @@ def _end() -> None:
 def _say(sentence: str) -> None:
     """Write past all buffers and their locks, which a stuck thread may hold."""
     with suppress(OSError):  # nobody listens
-        os.write(2, f"\nlightloom: {sentence}\n".encode())
+        os.write(2, f"\nlightloom: {printable(sentence)}\n".encode())

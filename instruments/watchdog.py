@@ -29,6 +29,7 @@ from weakref import WeakSet
 from .errors import InstrumentError, LightloomError
 from .light_source import LightSource
 from .registry import create
+from .text import printable
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -232,7 +233,7 @@ def _switched_off(source: LightSource, began_s: float) -> str:
 def _note(log: str, sentence: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     with contextlib.suppress(OSError), Path(log).open("a", encoding="utf-8") as stream:
-        stream.write(f"{now} {sentence}\n")
+        stream.write(f"{now} {printable(sentence)}\n")
 
 
 if __name__ == "__main__":
