@@ -26,7 +26,7 @@ from typing import Self
 
 import filelock
 
-from .errors import InUse
+from .errors import InputError, InUse
 from .files import replace_file
 
 LOG = logging.getLogger("lightloom.instruments")
@@ -196,40 +196,82 @@ def beside(file: Path, ending: str) -> Path:
 
     Where nobody may write there it lies in the folder for a user's state, under the same name for
     the same file.
+
+    Raises
+    ------
+    InputError : when neither folder can be written to
     """
     file = file.resolve()
     if _is_writable(file.parent):
         return file.with_name(f".{file.name}.{ending}")
-    return _in_state_folder(file, ending)
+    path = _in(state_folder(), file, ending)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _try_to_write(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"neither {file.parent} nor {path.parent} can be written to ({error.strerror}), and "
+            f"one of them keeps what is known of {file.name}: {_way_out()}"
+        ) from None
+    return path
 
 
-def places(file: Path, ending: str) -> tuple[Path, Path]:
-    """Give both places where `beside` may have put a file, at another time or for another user."""
+def places(file: Path, ending: str) -> tuple[Path, ...]:
+    """Give all places where `beside` may have put a file, at another time or for another user."""
     file = file.resolve()
-    return file.with_name(f".{file.name}.{ending}"), _in_state_folder(file, ending)
+    there = file.with_name(f".{file.name}.{ending}")
+    try:
+        return there, _in(state_folder(), file, ending)
+    except InputError:  # a user without a home keeps nothing there
+        return (there,)
 
 
-def _in_state_folder(file: Path, ending: str) -> Path:
-    digest = sha256(str(file).encode()).hexdigest()[:12]
-    return state_folder() / f"{digest}.{file.name}.{ending}"
+def _in(folder: Path, file: Path, ending: str) -> Path:
+    digest = sha256(str(file).encode(errors="surrogateescape")).hexdigest()[:12]
+    return folder / f"{digest}.{file.name}.{ending}"
+
+
+_STATE = "LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME"  # environment variable
 
 
 def state_folder() -> Path:
-    """Give the folder for what a program remembers of a user's work, made where it is missing."""
+    """Return the folder for what a program remembers of a user's work; perhaps it is not there yet.
+
+    Raises
+    ------
+    InputError : for a user without a home
+    """
+    given = Path(os.environ.get(_STATE, ""))
+    if given.is_absolute() and sys.platform != "darwin":
+        return given / "lightloom"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise InputError(
+            f"this user has no home folder for what lightloom remembers of a bench: {_way_out()}"
+        ) from None
     if os.name == "nt":
-        home = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        home = Path.home() / "Library" / "Application Support"
-    else:
-        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = home / "lightloom"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        return home / "AppData" / "Local" / "lightloom"
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "lightloom"
+    return home / ".local" / "state" / "lightloom"
+
+
+def _way_out() -> str:
+    use = "keep the bench file in a folder that you may write to"
+    if sys.platform == "darwin":
+        return use
+    return f"{use}, or name such a folder in the environment variable {_STATE}"
 
 
 def _is_writable(folder: Path) -> bool:
-    try:  # permissions alone do not tell: a disk may be read-only
-        with tempfile.TemporaryFile(dir=folder):
-            return True
+    try:
+        _try_to_write(folder)
     except OSError:
         return False
+    return True
+
+
+def _try_to_write(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):  # permissions do not tell: a disk may be read-only
+        pass

@@ -198,12 +198,12 @@ def run(
     finally:
         opened.close()
     report = finished.report()
-    if trace is not None and measured is not None:
-        _write_trace(trace, planned, measured, console)
-    if json_:
+    if json_:  # before files are written, which may fail
         _print_json(report.as_dict())
     else:
         showing.report(console, report)
+    if trace is not None and measured is not None:
+        _write_trace(trace, planned, measured, console)
 
 
 @contextmanager
@@ -303,14 +303,14 @@ def plan_(
         planned = plan(loaded, opened, batch, sequence, new_tokens, placement)
         if measure:
             planned = planned.measured()
+        if json_:
+            _print_json(planned.as_dict())
+        else:
+            showing.plan(console, planned)
         if trace is not None:
             _write_trace(trace, planned, None, console)
     finally:
         opened.close()
-    if json_:
-        _print_json(planned.as_dict())
-    else:
-        showing.plan(console, planned)
 
 
 @_command("benchmark")
@@ -372,14 +372,14 @@ def benchmark(
     finally:
         for opened in backends:
             opened.close()
-    if output is not None:
-        benchmarking.write(output, document)
-    if picture is not None:
-        benchmarking.draw(picture, document)
     if json_:
         _print_json(document)
     else:
         benchmarking.show(console, document)
+    if output is not None:
+        benchmarking.write(output, document)
+    if picture is not None:
+        benchmarking.draw(picture, document)
 
 
 @_command("energy")
@@ -436,12 +436,12 @@ def energy_(
     plans = [plan(loaded, b, *sizes, placement, constants or ()) for b in backends]
     machines = [] if no_machine else [measure_machine()]
     document = energy.document(plans, constants or [], tokens_per_second, machines)
-    if html is not None:
-        write_page(html, energy.energy_page(document))
     if json_:
         _print_json(document)
     else:
         energy.show(showing.console(for_people=True), document)
+    if html is not None:
+        write_page(html, energy.energy_page(document))
 
 
 @_command("init")

@@ -253,7 +253,7 @@ def latch(path: str | Path, reason: str) -> None:
     content = {"schema": 1, "reason": reason, "when": now, "by": str(Holder.of_this_process())}
     try:
         replace_file(beside(file, "latch"), json.dumps(content, indent=1).encode())
-    except OSError as error:
+    except (OSError, InputError) as error:
         LOG.error("%s: cannot write that it is latched off (%s): %s", path, reason, error)
     else:
         LOG.warning("%s is latched off: %s", path, reason)
@@ -262,7 +262,7 @@ def latch(path: str | Path, reason: str) -> None:
 def latched(path: str | Path) -> Latch | None:
     """Give why a bench is latched off; None where it is not."""
     for place in places(Path(path), "latch"):
-        if not place.exists():
+        if not _is_there(place):
             continue
         try:
             found = json.loads(place.read_text(encoding="utf-8"))
@@ -272,10 +272,18 @@ def latched(path: str | Path) -> Latch | None:
     return None
 
 
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # a folder that is closed to this user, who has kept nothing there
+        return False
+
+
 def rearm(path: str | Path) -> None:
     """Let a bench give light again; for somebody who is on site and has seen to the beam path."""
     for place in places(Path(path), "latch"):
-        place.unlink(missing_ok=True)
+        if _is_there(place):
+            place.unlink()
 
 
 def refuse_latched(path: str | Path) -> None:
