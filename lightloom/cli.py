@@ -576,10 +576,10 @@ def align_(
     limit_threads(None)
     from . import showing
     from .backends.bench import load_bench
-    from .backends.bench.calibration import path_for
+    from .backends.bench.calibration import path_for, refuse_another_file
     from .backends.calibration import align, follow, store
 
-    path_for(bench)  # refuses what could not be stored before it looks
+    refuse_another_file(path_for(bench))  # what could not be stored is refused before it looks
 
     console = showing.console(for_people=not json_)
     with load_bench(bench) as opened:

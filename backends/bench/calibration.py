@@ -246,6 +246,7 @@ class Calibration:
         InputError : when it cannot be written
         """
         path = Path(path)
+        refuse_another_file(path)
         content = save(
             {
                 f"{step.name}/{name}": _stored(array)
@@ -656,6 +657,27 @@ def _read_arrays(path: Path, header: _Header) -> dict[str, np.ndarray]:
         first = min(set(described) ^ set(held), default=("twice the same array",))
         raise InputError(f"{path} and {data} differ in the array {first[0]}; calibrate again")
     return arrays
+
+
+def refuse_another_file(path: Path) -> None:
+    """Refuse to write a calibration over a file that is something else: a bench file names both.
+
+    Raises
+    ------
+    InputError : with the way out
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            beginning = stream.read(1000)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot write the calibration {path}: {error.strerror}") from None
+    if beginning and KIND not in beginning:
+        raise InputError(
+            f"{path} is not a calibration, and is not overwritten; give another name in the bench "
+            "file, or move that file away"
+        )
 
 
 def _remove_others(path: Path, data: Path) -> None:
