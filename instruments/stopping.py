@@ -8,6 +8,7 @@ a process that is killed (`watchdog`), and a computer that dies (docs/how-to/saf
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock, Thread, current_thread, main_thread
+from threading import Event, Lock, Thread, Timer, current_thread, main_thread
 from typing import Any, Protocol
 
 from .errors import LightloomError
@@ -25,6 +26,7 @@ from .text import printable
 STATUS = 130  # of a process that a signal has ended
 GRACE_S = 0.5  # for the shot that is being taken, beside its exposure
 _ONE_PRESS_S = 0.1  # signals that come so close together are one: `timeout` sends two
+_AGAIN_S = 0.02  # by then what dropped an interrupt is over
 _OFF_S, _DARK_S = 0.7, 0.5  # that switching off, and then darkness, may take
 
 SIGNALS = [  # that end a program, where the system has them
@@ -144,10 +146,11 @@ class _Asked:
     Parameters
     ----------
     is_meant : the next Ctrl-C ends a part of the work, and no light
+    echoes : signals to come that are our own
     """
 
     def __init__(self) -> None:
-        self.count, self.first_s = 0, 0.0
+        self.count, self.first_s, self.echoes = 0, 0.0, 0
         self.is_meant = self.was_raised = False
         self.was_heard, self.is_over = Event(), Event()
 
@@ -238,13 +241,20 @@ def _raise_again(lost: sys.UnraisableHookArgs) -> None:
     """Interrupt the main thread once more where Python had to drop it, as in a destructor."""
     if lost.exc_type is not KeyboardInterrupt or current_thread() is not main_thread():
         sys.__unraisablehook__(lost)
-    elif not _is_left_alone:
-        import ctypes  # takes a while to load, and is hardly ever needed
+        return
+    with suppress(RuntimeError):  # the interpreter ends
+        timer = Timer(_AGAIN_S, _interrupt_again)
+        timer.daemon = True
+        timer.start()
 
-        interrupt = ctypes.py_object(KeyboardInterrupt)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(main_thread().ident or 0), interrupt
-        )
+
+def _interrupt_again() -> None:
+    _asked.was_raised = False
+    _asked.echoes += 1
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 def _hear(ear: socket.socket) -> None:
@@ -260,6 +270,9 @@ def _hear(ear: socket.socket) -> None:
             continue
         now_s = time.monotonic()
         asked = _asked
+        if asked.echoes:
+            asked.echoes -= 1
+            continue
         if asked.count == 0:
             asked.count, asked.first_s = 1, now_s
             is_meant = asked.is_meant and number == signal.SIGINT

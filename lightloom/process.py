@@ -4,6 +4,8 @@ This stands between Python and the command line, and imports little, so that Ctr
 the rest is loaded.
 """
 
+import atexit
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -20,6 +22,7 @@ def run(work: Callable[[], object]) -> NoReturn:
     work : returns, or raises SystemExit with the status
     """
     try:
+        atexit.register(_leave)  # the first to be registered is called last
         stopping.listen()
         streams.guard()
         status = _status(work)
@@ -30,7 +33,7 @@ def run(work: Callable[[], object]) -> NoReturn:
             raise
         status = stopping.STATUS  # what the interrupt left half done
     stopping.leave_alone()
-    if status == stopping.STATUS or stopping.was_interrupted():
+    if stopping.was_interrupted():
         status = stopping.STATUS
         streams.say("stopped by the operator")
     if status:
@@ -47,3 +50,12 @@ def _status(work: Callable[[], object]) -> int:
         streams.say(str(end.code))
         return 1
     return 0
+
+
+def _leave() -> None:
+    """End an interrupted process with our status.
+
+    Python would end itself by SIGINT where the interrupt came while a library in C ran Python code.
+    """
+    if stopping.was_interrupted():
+        os._exit(stopping.STATUS)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -415,6 +416,9 @@ def _aside(call: Callable[[], Any], seconds: float) -> Any:
 
     def work() -> None:
         if hasattr(signal, "pthread_sigmask"):
+            # multiprocessing starts this helper before its first process, and lets the signal
+            # through again in the thread that did so
+            resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             found.append(call())
