@@ -21,7 +21,7 @@ MODULES = "LIGHTLOOM_MODULES"  # environment variable: modules whose classes ben
 _BACKENDS = ("@py", "@ivi", "@sim", "")
 _SIMULATION = re.compile(r"[^@]+\.ya?ml@sim")
 _SCHEMES = ("socket", "rfc2217", "loop")
-_SERIAL_RESOURCE = re.compile(r"(?:PRLGX-)?ASRL(.*?)(?:::.*)?", re.IGNORECASE | re.DOTALL)
+_SERIAL = re.compile(r"\s*(PRLGX-)?ASRL", re.IGNORECASE)
 _NUMBER = re.compile(r"[<>=^]?[+\- ]?#?0?\d{0,2}(\.\d{1,2})?[eEfFgG]?")
 
 
@@ -43,9 +43,8 @@ def _serial_port(address: str) -> str:
 
 
 def _visa_address(address: str) -> str:
-    serial = _SERIAL_RESOURCE.fullmatch(address.strip())
-    if serial is not None:
-        _serial_port(serial[1])
+    for part in address.split("::"):  # pyvisa-py hands the port in some part of it to pyserial
+        _serial_port(_SERIAL.sub("", part, count=1).strip())
     return address
 
 
