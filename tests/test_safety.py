@@ -401,6 +401,44 @@ def test_a_bench_in_a_folder_that_is_read_only_is_locked_elsewhere(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@posix
+def test_where_nothing_can_be_remembered_the_sentence_names_both_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It was "cannot write the result", and an operator looked for a full disk.
+    (tmp_path / "state").write_text("a file")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    file = tmp_path / "bench.toml"
+    file.write_text(example_file("line", tiny=True))
+    with load_bench(file):  # beside it there is room: nothing else is wanted
+        assert safety.latched(file) is None
+    monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
+    names = rf"neither {tmp_path} nor {tmp_path / 'state' / 'lightloom'} .*XDG_STATE_HOME"
+    with pytest.raises(InputError, match=names):
+        load_bench(file).open()
+    safety.latch(file, "the interlock has tripped")  # logged, and no reason to die
+    assert (tmp_path / "state").read_text() == "a file"
+
+
+@posix
+def test_looking_for_a_latch_makes_no_folder_and_wants_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A bench of a service whose home is read-only, or missing, could not be opened.
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert safety.latched(tmp_path / "bench.toml") is None
+    assert not (tmp_path / "state").exists()
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")  # would be another one in each folder
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert safety.latched(tmp_path / "bench.toml") is None
+    with pytest.raises(InputError, match="has no home folder"):
+        lock.state_folder()
+
+
 # --- off until somebody on site says otherwise ---------------------------------------------------
 
 
