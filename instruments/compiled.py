@@ -1,13 +1,11 @@
 """`compiled`: loops that numba compiles (extra `fast`), kept on disk where there is room for that.
 
-Imported only by modules of such loops, where numba is installed.
+Called only by modules of such loops, which are imported where numba is installed.
 """
 
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
-
-import numba
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -20,6 +18,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     ----------
     options : numba's, such as `fastmath`
     """
+    import numba
 
     def decorate(function: Callable[..., Any]) -> Any:
         try:
