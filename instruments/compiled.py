@@ -33,7 +33,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 def _save_if_possible(dispatcher: Any) -> None:
     """Let a full disk not end the call that has just compiled a function."""
-    cache = getattr(dispatcher, "_cache", None)
+    cache: Any = getattr(dispatcher, "_cache", None)
     save = getattr(cache, "save_overload", None)
     if save is None:  # another numba: as it does it
         return

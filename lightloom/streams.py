@@ -43,7 +43,8 @@ def say(sentence: str) -> None:
 
 def tell_on_output() -> None:
     """Print on standard output what standard error did not take, where there is no result yet."""
-    errors, output = sys.stderr, sys.stdout
+    errors: object = sys.stderr
+    output: object = sys.stdout
     if isinstance(errors, _Stream) and isinstance(output, _Stream) and not output.has_written:
         output.write("".join(errors.dropped))
 
