@@ -176,6 +176,12 @@ def leave_alone() -> None:
     _is_left_alone = True
 
 
+def ignore() -> None:
+    """Hear no signal any more: the process is about to end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def listen() -> None:
     """Let signals stop this program, where they are not ignored, as under nohup.
 
@@ -195,6 +201,26 @@ def listen() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+@contextmanager
+def unheard_by_children() -> Iterator[None]:
+    """Let no process that is started inside hear Ctrl-C at the terminal, not even while it starts.
+
+    It would print its traceback. Not on Windows, where a process has to see to that itself.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker  # takes a while to load
+
+    # this helper is started before the first process, and in the end its starter hears signals
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_listening() -> None:

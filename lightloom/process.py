@@ -53,9 +53,11 @@ def _status(work: Callable[[], object]) -> int:
 
 
 def _leave() -> None:
-    """End an interrupted process with our status.
+    """See to it that the process ends with our status, and not by a signal.
 
-    Python would end itself by SIGINT where the interrupt came while a library in C ran Python code.
+    Python lets go of signals before its end. It would end itself by SIGINT where an interrupt came
+    while a library in C ran Python code.
     """
+    stopping.ignore()
     if stopping.was_interrupted():
         os._exit(stopping.STATUS)

@@ -27,7 +27,7 @@ _PLAIN = str.maketrans(_DRAWN, "----|||+++++++++++++||--#|*.")
 
 def guard() -> None:
     """Let nothing that is printed from now on fail, or steer the terminal."""
-    if isinstance(sys.stdout, _Stream):
+    if _guarded(sys.stdout) is not None:
         return
     _fill_descriptors()
     errors = _Stream(sys.stderr, "standard error")
@@ -43,21 +43,22 @@ def say(sentence: str) -> None:
 
 def tell_on_output() -> None:
     """Print on standard output what standard error did not take, where there is no result yet."""
-    errors: object = sys.stderr
-    output: object = sys.stdout
-    if isinstance(errors, _Stream) and isinstance(output, _Stream) and not output.has_written:
+    errors, output = _guarded(sys.stderr), _guarded(sys.stdout)
+    if errors is not None and output is not None and not output.has_written:
         output.write("".join(errors.dropped))
 
 
 def result_is_lost() -> bool:
     """Whether standard output did not take all that was written to it."""
-    return isinstance(sys.stdout, _Stream) and sys.stdout.has_lost
+    output = _guarded(sys.stdout)
+    return output is not None and output.has_lost
 
 
 def under(stream: TextIO | None) -> TextIO:
     """Return what lies under a guarded stream, for a console that makes its own text printable."""
-    if isinstance(stream, _Stream):
-        return cast(TextIO, _Raw(stream))
+    guarded = _guarded(stream)
+    if guarded is not None:
+        return cast(TextIO, _Raw(guarded))
     return io.StringIO() if stream is None else stream
 
 
@@ -147,6 +148,10 @@ class _Stream(io.TextIOBase):
         if self._other is not None:
             rest = "the result follows here" if self._has_reader else "the rest is not shown"
             self._other.send(f"lightloom: cannot write to {self._name}: {why}; {rest}\n")
+
+
+def _guarded(stream: object) -> _Stream | None:
+    return stream if isinstance(stream, _Stream) else None
 
 
 class _Raw(io.TextIOBase):

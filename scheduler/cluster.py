@@ -19,14 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
 
 from .. import __version__
-from ..instruments import InputError, LightloomError
+from ..instruments import InputError, LightloomError, stopping
 from ..instruments.errors import import_extra
 
 START_S = 120.0  # that processes of this machine have to start
@@ -415,13 +414,9 @@ def _aside(call: Callable[[], Any], seconds: float) -> Any:
     errors: list[Exception] = []
 
     def work() -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            # multiprocessing starts this helper before its first process, and lets the signal
-            # through again in the thread that did so
-            resource_tracker.ensure_running()
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            found.append(call())
+            with stopping.unheard_by_children():
+                found.append(call())
         except Exception as error:
             errors.append(error)
 
