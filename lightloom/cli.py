@@ -932,7 +932,8 @@ def _write_trace(path: Path, planned: "Plan", measured: Any, console: Any) -> No
         "predicted_shots": shots,
     }
     write_trace(path, timelines, about)
-    console.print(f"wrote {path}; see it in ui.perfetto.dev, or with: lightloom report {path}")
+    told = f"wrote {path}; see it in ui.perfetto.dev, or with: lightloom report {path}"
+    console.print(told, markup=False)
 
 
 def _open(

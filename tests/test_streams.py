@@ -306,3 +306,14 @@ def test_a_stream_is_guarded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     guarded = sys.stdout
     streams.guard()
     assert sys.stdout is guarded and not streams.result_is_lost()
+
+
+def test_a_name_is_no_markup() -> None:
+    # A folder called "[red]" lost its name, and coloured the rest.
+    from lightloom.models import load_model, plan
+
+    planned = plan(load_model(), "mock:ideal")
+    planned.model.name = "[red]digits"
+    stream = io.StringIO()
+    showing.plan(PrintableConsole(stream, 110), planned)
+    assert "[red]digits" in stream.getvalue()
