@@ -8,25 +8,18 @@ one that compilers turn into vector instructions.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..instruments.compiled import compiled
 from .noise import tail_words
 
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in: compile again next time
-        return numba.njit(**options)(function)
+_compiled = compiled(error_model="numpy")
 
 
 # --- rows as integers ----------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from typing import Self
 import filelock
 
 from . import device_lock
-from .errors import InUse
+from .errors import InputError, InUse
 from .files import moment_of, read_note, replace_file
 from .shared_folder import open_shared, shared_folder
 
@@ -232,12 +232,22 @@ def beside(file: Path, ending: str) -> Path:
     Where nobody may write there it lies in the folder that all users of this computer share, under
     the same name for the same file. A file that is there already stays where it is: a disk that has
     filled up since moves none away.
+
+    Raises
+    ------
+    InputError : when it can be kept nowhere
     """
     file = file.resolve()
     there = file.with_name(f".{file.name}.{ending}")
     if there.exists() or _is_writable(file.parent):
         return there
-    return shared_place(str(file), file.name, ending)
+    try:
+        return shared_place(str(file), file.name, ending)
+    except OSError as error:
+        raise InputError(
+            f"{file.parent} cannot be written to, and has to keep what is known of {file.name}: "
+            f"keep the bench file in a folder that you may write to ({error})"
+        ) from None
 
 
 def places(file: Path, ending: str) -> list[Path]:
@@ -256,7 +266,7 @@ def shared_place(key: str, name: str, ending: str) -> Path:
     ------
     OSError : when there is no such folder
     """
-    digest = sha256(key.encode()).hexdigest()[:12]
+    digest = sha256(key.encode(errors="surrogateescape")).hexdigest()[:12]
     return state_folder() / f"lightloom-{digest}.{name}.{ending}"
 
 
@@ -277,8 +287,13 @@ def _is_shared(folder: Path) -> bool:
 
 
 def _is_writable(folder: Path) -> bool:
-    try:  # permissions alone do not tell: a disk may be read-only
-        with tempfile.TemporaryFile(dir=folder):
-            return True
+    try:
+        _try_to_write(folder)
     except OSError:
         return False
+    return True
+
+
+def _try_to_write(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):  # permissions do not tell: a disk may be read-only
+        pass

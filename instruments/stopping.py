@@ -8,6 +8,7 @@ a process that is killed (`watchdog`), and a computer that dies (docs/how-to/saf
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
@@ -16,14 +17,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, Timer, current_thread, main_thread
 from typing import Any, Protocol
 
 from .errors import LightloomError
+from .text import printable
 
 STATUS = 130  # of a process that a signal has ended
 GRACE_S = 0.5  # for the shot that is being taken, beside its exposure
 _ONE_PRESS_S = 0.1  # signals that come so close together are one: `timeout` sends two
+_AGAIN_S = 0.02  # by then what dropped an interrupt is over
 _OFF_S, _DARK_S = 0.7, 0.5  # that switching off, and then darkness, may take
 
 SIGNALS = [  # that end a program, where the system has them
@@ -154,21 +157,40 @@ class _Asked:
     Parameters
     ----------
     is_meant : the next Ctrl-C ends a part of the work, and no light
+    echoes : signals to come that are our own
     """
 
     def __init__(self) -> None:
-        self.count, self.first_s = 0, 0.0
+        self.count, self.first_s, self.echoes = 0, 0.0, 0
         self.is_meant = self.was_raised = False
         self.was_heard, self.is_over = Event(), Event()
 
 
 _asked = _Asked()
 _ears: list[socket.socket] = []
+_is_left_alone = False
 
 
 def is_stopping() -> bool:
     """Whether the program was told to stop, so that no light is to be switched on any more."""
     return _asked.count > 0 and not _asked.is_meant
+
+
+def was_interrupted() -> bool:
+    """Whether a signal has ended the main thread's work."""
+    return _asked.was_raised
+
+
+def leave_alone() -> None:
+    """Interrupt the main thread no more: its work is over, and a second signal ends the process."""
+    global _is_left_alone
+    _is_left_alone = True
+
+
+def ignore() -> None:
+    """Hear no signal any more: the process is about to end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def listen() -> None:
@@ -185,10 +207,31 @@ def listen() -> None:
     if hasattr(os, "register_at_fork"):  # what a forked process hears is its own
         os.register_at_fork(after_in_child=_be_deaf)
     Thread(target=_hear, args=(hears,), name="lightloom-signals", daemon=True).start()
+    sys.unraisablehook = _raise_again
     atexit.register(_end_listening)  # the first to be registered ends last, when benches are closed
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+@contextmanager
+def unheard_by_children() -> Iterator[None]:
+    """Let no process that is started inside hear Ctrl-C at the terminal, not even while it starts.
+
+    It would print its traceback. Not on Windows, where a process has to see to that itself.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker  # takes a while to load
+
+    # this helper is started before the first process, and in the end its starter hears signals
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_listening() -> None:
@@ -226,9 +269,29 @@ def one_is_meant() -> Iterator[None]:
 
 def _interrupt(number: int, frame: Any) -> None:
     """End the main thread's work at the first signal; nothing disturbs it in ending."""
-    if not _asked.was_raised:
+    if not _asked.was_raised and not _is_left_alone:
         _asked.was_raised = True
         raise KeyboardInterrupt(number)
+
+
+def _raise_again(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt the main thread once more where Python had to drop it, as in a destructor."""
+    if lost.exc_type is not KeyboardInterrupt or current_thread() is not main_thread():
+        sys.__unraisablehook__(lost)
+        return
+    with suppress(RuntimeError):  # the interpreter ends
+        timer = Timer(_AGAIN_S, _interrupt_again)
+        timer.daemon = True
+        timer.start()
+
+
+def _interrupt_again() -> None:
+    _asked.was_raised = False
+    _asked.echoes += 1
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 def _hear(ear: socket.socket) -> None:
@@ -244,6 +307,9 @@ def _hear(ear: socket.socket) -> None:
             continue
         now_s = time.monotonic()
         asked = _asked
+        if asked.echoes:
+            asked.echoes -= 1
+            continue
         if asked.count == 0:
             asked.count, asked.first_s = 1, now_s
             is_meant = asked.is_meant and number == signal.SIGINT
@@ -282,4 +348,4 @@ def _end() -> None:
 def _say(sentence: str) -> None:
     """Write past all buffers and their locks, which a stuck thread may hold."""
     with suppress(OSError):  # nobody listens
-        os.write(2, f"\nlightloom: {sentence}\n".encode())
+        os.write(2, f"\nlightloom: {printable(sentence)}\n".encode())

@@ -31,6 +31,7 @@ from .errors import InstrumentError, LightloomError
 from .light_source import LightSource
 from .registry import create
 from .shared_folder import open_shared
+from .text import printable
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -289,7 +290,7 @@ def _note(log: str, sentence: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     with contextlib.suppress(OSError), os.fdopen(open_shared(Path(log)), "r+b") as stream:
         stream.seek(0, os.SEEK_END)
-        stream.write(f"{now} {sentence}\n".encode())
+        stream.write(f"{now} {printable(sentence)}\n".encode())
 
 
 if __name__ == "__main__":

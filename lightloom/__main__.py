@@ -1,6 +1,20 @@
-"""`python -m lightloom` is the command line."""
+"""`python -m lightloom`, and the command `lightloom`: the command line."""
 
-from .cli import main
+from typing import NoReturn
+
+from . import process
+
+
+def main() -> NoReturn:
+    """Run the command line; Ctrl-C is heard while it is loaded."""
+    process.run(_command_line)
+
+
+def _command_line() -> None:
+    from .cli import app
+
+    app()
+
 
 if __name__ == "__main__":
     main()

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from . import process
 from .instruments import limit_threads, stopping
+from .streams import say
 
 if TYPE_CHECKING:
     from .backends import Backend
@@ -70,10 +72,9 @@ Attended = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
-    stopping.listen()
-    app()
+    process.run(app)
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -87,14 +88,13 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             try:
                 function(*args, **kwargs)
             except LightloomError as error:
-                typer.echo(f"lightloom: {error}", err=True)
+                say(str(error))
                 raise typer.Exit(3 if isinstance(error, Paused) else 2) from None
-            except OSError as error:  # standard output is full or closed
-                typer.echo(f"lightloom: cannot write the result: {error.strerror}", err=True)
+            except OSError as error:  # a disk that is full, a folder that is gone
+                say(_sentence(error))
                 raise typer.Exit(1) from None
-            except KeyboardInterrupt:
-                typer.echo("lightloom: stopped by the operator", err=True)
-                raise typer.Exit(130) from None
+            except KeyboardInterrupt:  # `process` says so
+                raise typer.Exit(stopping.STATUS) from None
             _refuse_to_end_lit()
 
         return app.command(name)(guarded)
@@ -105,9 +105,17 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 def _refuse_to_end_lit() -> None:
     """End with a status of its own where a source may still emit: what was asked was not done."""
     for sentence in stopping.left_lit():
-        typer.echo(f"lightloom: {sentence}", err=True)
+        say(sentence)
     if stopping.left_lit():
         raise typer.Exit(1)
+
+
+def _sentence(error: OSError) -> str:
+    """Name the file and what the system says of it."""
+    why = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return f"the system refuses a file or a connection: {why}"
+    return f"cannot use {str(error.filename)!r}: {why}"
 
 
 @_command("run")
@@ -220,10 +228,7 @@ def _resumable(record: Path | None) -> Iterator[None]:
         raise
     except BaseException:
         if record is not None and record.exists():
-            typer.echo(
-                f"lightloom: what was finished is kept; go on with: lightloom resume {record}",
-                err=True,
-            )
+            say(f"what was finished is kept; go on with: lightloom resume {record}")
         raise
 
 
@@ -309,14 +314,14 @@ def plan_(
         planned = plan(loaded, opened, batch, sequence, new_tokens, placement)
         if measure:
             planned = planned.measured()
+        if json_:
+            _print_json(planned.as_dict())
+        else:
+            showing.plan(console, planned)
         if trace is not None:
             _write_trace(trace, planned, None, console)
     finally:
         opened.close()
-    if json_:
-        _print_json(planned.as_dict())
-    else:
-        showing.plan(console, planned)
 
 
 @_command("benchmark")
@@ -480,7 +485,7 @@ def init(
         raise InputError(f"unknown --clock {clock!r}; choose virtual or real")
     text = example_file(layout, clock, tiny, as_found, world_seed)
     write_output(file, text.encode())
-    typer.echo(f"wrote {file}; next: lightloom {'align' if as_found else 'check'} --bench {file}")
+    print(f"wrote {file}; next: lightloom {'align' if as_found else 'check'} --bench {file}")
 
 
 @_command("devices")
@@ -552,17 +557,16 @@ def _rearm(bench: Path, opened: "Bench") -> None:
     with safety.holding(bench, not opened.is_simulated):
         found = safety.latched(bench, opened.latches)
         if found is None:
-            typer.echo(f"{bench} is not latched off: nothing to re-arm", err=True)
+            say(f"{bench} is not latched off: nothing to re-arm")
             return
         if not safety.is_terminal(sys.stdin):
             raise InputError(
                 f"--rearm: {bench} is {found}; only a person who sees the bench can re-arm it, at "
                 "a terminal"
             )
-        typer.echo(f"{bench} is {found} (found by {found.by})", err=True)
-        typer.echo(
-            'If you are on site and the beam path is safe, type "safe": ', nl=False, err=True
-        )
+        say(f"{bench} is {found} (found by {found.by})")
+        question = 'If you are on site and the beam path is safe, type "safe": '
+        print(question, end="", file=sys.stderr)
         if sys.stdin.readline().strip() != "safe":
             raise InputError(f"{bench} stays latched off")
         safety.rearm(bench, opened.latches)
@@ -645,10 +649,9 @@ def calibrate_(
                 done,
             )
     except KeyboardInterrupt:
-        typer.echo(
-            f"lightloom: {len(steps)} steps of this call are stored; go on with: "
-            f"lightloom calibrate --bench {bench} --resume",
-            err=True,
+        say(
+            f"{len(steps)} steps of this call are stored; go on with: "
+            f"lightloom calibrate --bench {bench} --resume"
         )
         raise
     if json_:
@@ -780,7 +783,7 @@ def sweep_(
             remarks = sweep.run(results, inputs, count, scheduler, tell)
     except KeyboardInterrupt:
         there = "nothing, without --output" if output is None else f"what is finished in {output}"
-        typer.echo(f"lightloom: {len(results.left)} points are left; kept: {there}", err=True)
+        say(f"{len(results.left)} points are left; kept: {there}")
         raise
     document = results.document()
     if json_:
@@ -822,7 +825,7 @@ def report_(
     else:
         written = _calibration_report(file, layer, output)
     write_page(*written)
-    typer.echo(f"wrote {written[0]}")
+    print(f"wrote {written[0]}")
 
 
 @_command("export")
@@ -843,7 +846,7 @@ def export_(
     with JournalFile(run) as journal:
         rows = export(journal, output)
     told = ", ".join(f"{rows.get(name, 0):,} {name}" for name in ("steps", "shots", "faults"))
-    typer.echo(f"wrote {output}: {told}")
+    print(f"wrote {output}: {told}")
 
 
 _Written = tuple[Path, str, str]  # where, what, and its kind
@@ -964,7 +967,8 @@ def _write_trace(path: Path, planned: "Plan", measured: Any, console: Any) -> No
         "predicted_shots": shots,
     }
     write_trace(path, timelines, about)
-    console.print(f"wrote {path}; see it in ui.perfetto.dev, or with: lightloom report {path}")
+    told = f"wrote {path}; see it in ui.perfetto.dev, or with: lightloom report {path}"
+    console.print(told, markup=False)
 
 
 def _open(
@@ -1116,4 +1120,5 @@ def _read_text(path: Path) -> str:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False, default=str) + "\n")
+    text = json.dumps(document, indent=2, allow_nan=False, default=str)
+    print(text.replace("\x7f", "\\u007f"))  # the one control character that json leaves

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from math import erf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
@@ -24,7 +24,12 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from .instruments.text import printable
+from .streams import under
 
 if TYPE_CHECKING:
     from .backends import OpticsProfile
@@ -52,20 +57,49 @@ _EXTRAS = {
 }
 
 
+class PrintableConsole(Console):
+    """A console that prints what comes from outside as it is, with control characters made visible.
+
+    Parameters
+    ----------
+    to : the stream to print to
+    width : None for the terminal's
+    """
+
+    def __init__(self, to: TextIO | None, width: int | None = None) -> None:
+        super().__init__(file=under(to), highlight=False, emoji=False, width=width)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Render a text; written out before it is laid out, so that columns fit."""
+        return super().render_str(printable(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Render anything; whatever text it holds is made printable."""
+        for text, style, control in super().render(renderable, options):
+            if control:
+                yield Segment(text, style, control)
+                continue
+            if style is not None and style.link:  # of a line that a library printed
+                style = style.update_link(None)
+            yield Segment(printable(text), style)
+
+
 def console(*, for_people: bool) -> Console:
     """Give the console: stdout for people, stderr when stdout carries JSON."""
     stream = sys.stdout if for_people else sys.stderr
-    width = None if stream.isatty() else 110  # a file or a pipe has no width of its own
-    return Console(stderr=not for_people, highlight=False, width=width)
+    is_terminal = stream is not None and stream.isatty()
+    return PrintableConsole(stream, None if is_terminal else 110)  # a pipe has no width of its own
 
 
 @contextmanager
 def progress(where: Console, in_percent: bool = False) -> Iterator[Any]:
     """Show a progress bar while a run goes on; gives the function that a run tells."""
     share = TaskProgressColumn() if in_percent else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), share)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), share)
     with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+        *columns, TimeRemainingColumn(), console=PrintableConsole(sys.stderr), transient=True
     ) as bar:
         tasks: dict[str, Any] = {}
 
@@ -85,7 +119,7 @@ def warnings_as_remarks(where: Console) -> Iterator[None]:
     """Show warnings as one line each, without a source line."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        Console(stderr=True, highlight=False).print(f"note: {message}", markup=False)
+        print(printable(f"note: {message}"), file=sys.stderr)
 
     before = warnings.showwarning
     warnings.showwarning = show
@@ -132,7 +166,7 @@ def _quality(where: Console, result: "Report") -> None:
         for side in ("digital", "optical"):
             if quality[side] is not None:
                 where.print(f"\n[bold]{side}:[/] ", end="")
-                where.print(quality[side], markup=False)
+                where.print(quality[side], markup=False, soft_wrap=True)
         where.print()
         return
     line = ", ".join(
@@ -207,8 +241,9 @@ def _step_table(result: "Report") -> Table:
 def plan(where: Console, planned: "Plan") -> None:
     """Print a plan, layer by layer; equal layers once."""
     where.print(
-        f"\n[bold]{planned.model.name}[/], {planned.backend.name}, bench profile "
-        f"[bold]{planned.profile.name}[/], placement {escape(planned.placement)}; nothing was run"
+        f"\n[bold]{escape(planned.model.name)}[/], {planned.backend.name}, bench profile "
+        f"[bold]{escape(planned.profile.name)}[/], placement {escape(planned.placement)}; nothing "
+        "was run"
     )
     sizes = planned.passes[0][0]
     where.print(
@@ -554,9 +589,3 @@ def _duration(seconds: float) -> str:
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-if sys.platform == "win32":  # a console of another code page shows boxes instead of lines
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")

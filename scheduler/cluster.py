@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import __version__
-from ..instruments import InputError, LightloomError
+from ..instruments import InputError, LightloomError, stopping
 from ..instruments.errors import import_extra
 
 START_S = 120.0  # that processes of this machine have to start
@@ -414,10 +414,9 @@ def _aside(call: Callable[[], Any], seconds: float) -> Any:
     errors: list[Exception] = []
 
     def work() -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            found.append(call())
+            with stopping.unheard_by_children():
+                found.append(call())
         except Exception as error:
             errors.append(error)
 

@@ -14,7 +14,8 @@ import lightloom
 
 # modules of the front door
 FRONT = (
-    *("benchmarking", "charts", "cli", "energy", "gantt", "page", "run_page", "showing", "sweep"),
+    *("benchmarking", "charts", "cli", "energy", "gantt", "page", "process", "run_page", "showing"),
+    *("streams", "sweep"),
 )
 ROOMS = ("instruments", "backends", "scheduler", "models", "benchmarks")
 COMPILED = "kernels"  # modules loaded only where the extra `fast` is installed

@@ -401,6 +401,28 @@ def test_a_bench_in_a_folder_that_is_read_only_is_locked_elsewhere(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_where_nothing_can_be_remembered_the_sentence_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It was "cannot write the result", and an operator looked for a full disk.
+    def nowhere() -> Path:
+        raise OSError("no folder is shared by all users of this computer")
+
+    monkeypatch.setattr(lock, "shared_folder", nowhere)
+    file = tmp_path / "bench.toml"
+    file.write_text(example_file("line", tiny=True))
+    with load_bench(file):  # beside it there is room: nothing else is wanted
+        assert safety.latched(file) is None
+    for path in tmp_path.glob(".*"):
+        path.unlink()
+    monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
+    names = rf"{tmp_path} cannot be written to.*no folder is shared by all users"
+    with pytest.raises(InputError, match=names):
+        load_bench(file).open()
+    safety.latch(file, "the interlock has tripped")  # logged, and no reason to die
+    assert safety.latched(file) is None
+
+
 # --- off until somebody on site says otherwise ---------------------------------------------------
 
 

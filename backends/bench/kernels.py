@@ -1,10 +1,11 @@
 """Compiled steps of the bench's decoding (extra `fast`); `layouts` states them in numpy."""
 
-import numba
 import numpy as np
 
+from ...instruments.compiled import compiled
 
-@numba.njit(nogil=True, cache=True)
+
+@compiled()
 def region_sums(image: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """Sum an image over rectangles int64 [n, 4] (top, left, bottom, right): float64 [n]."""
     sums = np.empty(len(regions), dtype=np.float64)

@@ -287,7 +287,12 @@ def latch(path: str | Path, reason: str, source: str = "") -> None:
         return
     now = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"schema": 1, "reason": reason, "when": now, "by": str(Holder.of_this_process())}
-    wanted, complaints = [beside(file, "latch")], []
+    wanted: list[Path] = []
+    complaints: list[str] = []
+    try:
+        wanted.append(beside(file, "latch"))
+    except InputError as error:
+        complaints.append(str(error))
     if source:
         wanted += _shared_latches(file, source)
     for place in dict.fromkeys(wanted):
@@ -296,7 +301,7 @@ def latch(path: str | Path, reason: str, source: str = "") -> None:
             place.chmod(0o644)
         except OSError as error:
             complaints.append(str(error))
-    if len(complaints) == len(wanted):
+    if len(complaints) >= len(wanted):
         LOG.error("%s: cannot write that it is latched off (%s): %s", path, reason, complaints[0])
     else:
         LOG.warning("%s is latched off: %s", path, reason)
@@ -326,7 +331,7 @@ def latched(path: str | Path, source: str = "") -> Latch | None:
     source : see `latch`
     """
     for place in _latches(path, source):
-        if not place.exists():
+        if not _is_there(place):
             continue
         found = read_note(place)
         if found is None or not {"reason", "when", "by"} <= found.keys():  # still no way out
@@ -342,7 +347,7 @@ def rearm(path: str | Path, source: str = "") -> None:
     ------
     InputError : when another user latched it, who has to re-arm it too
     """
-    for place in _latches(path, source):
+    for place in filter(_is_there, _latches(path, source)):
         try:
             place.unlink(missing_ok=True)
         except OSError as error:
@@ -352,6 +357,13 @@ def rearm(path: str | Path, source: str = "") -> None:
                 f"user who latched it{f', {found.by},' if found and found.by else ''} or an "
                 "administrator re-arm it"
             ) from None
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # a folder that is closed to this user, who has kept nothing there
+        return False
 
 
 def refuse_latched(path: str | Path, source: str = "") -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from .. import stopping
 from ..addresses import x_display
 from ..base import DriverOptions, Identity
 from ..clock import Clock
@@ -170,7 +171,8 @@ class _WindowProcess:
         self._link, there = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(there, wanted), daemon=True)
         self._numbers = itertools.count(1)
-        self._process.start()
+        with stopping.unheard_by_children():
+            self._process.start()
         there.close()
 
     @property

@@ -22,6 +22,7 @@ from ..base import DriverOptions, Identity
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..clock import Clock
 from ..errors import Disconnected, InputError, InstrumentTimeout, InUse, LimitExceeded, import_extra
+from ..trust import is_on_this_computer
 from ..units import Seconds
 
 _POLL_S = 0.001  # harvesters asks the producer this often; 0 would ask for ever
@@ -429,6 +430,10 @@ def _producers(wanted: str) -> list[str]:
         package = import_extra("genicam", "genicam", "a GenICam camera")
         wanted = str(Path(str(package.__file__)).parent / "viky.cti")
     if wanted:
+        if not is_on_this_computer(wanted) or not wanted.lower().endswith(".cti"):
+            raise InputError(
+                f"producer = {wanted!r} is not the whole path of a .cti on this computer"
+            )
         if not Path(wanted).is_file():
             raise InputError(f"producer = {wanted!r} is no file; give the path of a .cti")
         return [str(Path(wanted).resolve())]

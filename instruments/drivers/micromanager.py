@@ -21,6 +21,7 @@ from ..base import DriverOptions, Identity
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..clock import Clock
 from ..errors import Disconnected, InputError, LimitExceeded, import_extra
+from ..trust import is_on_this_computer
 from ..units import Seconds
 
 _POLL_S = 0.0005
@@ -91,6 +92,12 @@ class MicroManagerCamera(Camera):
         plus = import_extra("pymmcore_plus", "micromanager", _PURPOSE)
         if self.options.config and not Path(self.options.config).is_file():
             raise InputError(f"{self.name}: config = {self.options.config!r} is no file")
+        adapters = self.options.adapter_path
+        if adapters and not (is_on_this_computer(adapters) and Path(adapters).is_dir()):
+            raise InputError(
+                f"{self.name}: adapter_path = {adapters!r} is not the whole path of a folder on "
+                "this computer"
+            )
         self._snapping = None
         # the bare core: that of pymmcore-plus hears of changes on a thread that outlives Python
         self._core = import_extra("pymmcore", "micromanager", _PURPOSE).CMMCore()

@@ -23,6 +23,7 @@ from ..base import DriverOptions
 from ..clock import Clock
 from ..errors import BadReply, InputError, InstrumentError, LimitExceeded
 from ..light_source import LightSource, PowerMeter
+from ..trust import takes_a_number
 from ..units import Metres, Watts
 from .visa import VisaInstrument, VisaLink, VisaOptions
 
@@ -49,11 +50,7 @@ class SourceCommands(DriverOptions):
     @field_validator("set_power")
     @classmethod
     def _takes_a_power(cls, command: str) -> str:
-        try:
-            differ = command.format(power=1.0) != command.format(power=2.0)
-        except (KeyError, IndexError, ValueError):
-            differ = False
-        if not differ:
+        if not takes_a_number(command, "power"):
             raise ValueError('it needs {power}, as in "SOUR:POW {power:.6g}"')
         return command
 
@@ -203,6 +200,13 @@ class PowerMeterCommands(DriverOptions):
     set_wavelength: str = "SENS:CORR:WAV {nanometres:g}"
     ask_wavelength: str = "SENS:CORR:WAV?"
     read: str = Field(default="MEAS:POW?", min_length=1)
+
+    @field_validator("set_wavelength")
+    @classmethod
+    def _takes_a_wavelength(cls, command: str) -> str:
+        if command and not takes_a_number(command, "nanometres"):
+            raise ValueError('it needs {nanometres}, as in "SENS:CORR:WAV {nanometres:g}"')
+        return command
 
 
 class ScpiPowerMeterOptions(VisaOptions):

@@ -33,6 +33,7 @@ from ..errors import (
     LimitExceeded,
 )
 from ..serial_line import SerialOptions
+from ..trust import SerialPort
 from ..units import Seconds
 
 LOG = logging.getLogger("lightloom.instruments")
@@ -68,7 +69,7 @@ class SerialDaqOptions(SerialOptions):
     restart_time_s : many boards restart when their port is opened, and hear nothing meanwhile
     """
 
-    address: str = Field(min_length=1)
+    address: SerialPort = Field(min_length=1)
     baud_rate: int = Field(default=115_200, gt=0)
     timeout_s: Seconds = Field(default=1.0, gt=0)
     restart_time_s: Seconds = 2.0

@@ -31,6 +31,7 @@ from ..errors import (
     import_extra,
 )
 from ..slm import SpatialLightModulator
+from ..trust import MODULES, may_import
 from ..units import Hertz, Seconds
 
 _open_modulators: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -92,6 +93,7 @@ class _Adapter:
     name: str
     options: Any
     _device: Any = None
+    _needs: ClassVar[str]  # what its device must be able to do
 
     @property
     def address(self) -> str:
@@ -108,6 +110,11 @@ class _Adapter:
         with suppress(AttributeError):  # before 0.5 it had no log
             slmsuite.configure_logging("WARNING", sys.stderr)  # not stdout: that may be JSON
         home, _, name = self.options.device.rpartition(".")
+        if not may_import(home, "slmsuite"):
+            raise InputError(
+                f"{self.name}: device = {self.options.device!r} is not a class of slmsuite; to "
+                f"trust {home!r}, name it in the environment variable {MODULES}"
+            )
         try:
             kind = getattr(importlib.import_module(home), name)
         except (ImportError, AttributeError) as error:
@@ -115,6 +122,11 @@ class _Adapter:
                 f"{self.name}: device = {self.options.device!r} cannot be imported: "
                 f"{_one_line(error)}; check its name, and that the maker's software is installed"
             ) from error
+        if not isinstance(kind, type) or not hasattr(kind, self._needs):
+            raise InputError(
+                f"{self.name}: device = {self.options.device!r} is not a class that has "
+                f"{self._needs}(), as those of slmsuite have"
+            )
         with self._vendor("connect"), _prints_to_stderr():
             try:
                 self._device = kind(**self.options.arguments, **more)
@@ -153,6 +165,7 @@ class SlmsuiteSLM(_Adapter, SpatialLightModulator):
     """A modulator that slmsuite drives."""
 
     driver: ClassVar[str] = "slmsuite-slm"
+    _needs: ClassVar[str] = "set_phase"
     Options = SlmsuiteSLMOptions
 
     def __init__(
@@ -192,6 +205,7 @@ class SlmsuiteCamera(_Adapter, Camera):
     """A camera that slmsuite drives. It has no trigger: `trigger` comes back with the frame."""
 
     driver: ClassVar[str] = "slmsuite-camera"
+    _needs: ClassVar[str] = "get_image"
     Options = SlmsuiteCameraOptions
 
     def __init__(

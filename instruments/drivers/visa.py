@@ -25,6 +25,7 @@ from ..base import DriverOptions, Identity, Instrument
 from ..clock import Clock
 from ..errors import BadReply, Disconnected, InstrumentError, InstrumentTimeout, InUse
 from ..serial_line import SerialOptions
+from ..trust import VisaAddress, VisaBackend
 from ..units import Seconds
 
 LOG = logging.getLogger("lightloom.instruments")
@@ -63,7 +64,8 @@ class VisaOptions(SerialOptions):
     ----------
     address : such as "TCPIP::192.168.1.5::5000::SOCKET", "USB0::0x2A8D::...::INSTR" or
         "ASRL/dev/ttyUSB0::INSTR"
-    backend : pyvisa's: "@py" is pyvisa-py, "@ivi" a vendor's VISA, "FILE.yaml@sim" a simulation
+    backend : pyvisa's: "@py" is pyvisa-py, "@ivi" a vendor's VISA, "FILE.yaml@sim" a simulation,
+        "" what the environment variable PYVISA_LIBRARY names
     timeout_s : for each question
     baud_rate : of a serial line
     identity_query : a question whose answer is known; "" where the device has none
@@ -71,8 +73,8 @@ class VisaOptions(SerialOptions):
         where it says nothing
     """
 
-    address: str = Field(min_length=1)
-    backend: str = "@py"
+    address: VisaAddress = Field(min_length=1)
+    backend: VisaBackend = "@py"
     timeout_s: Seconds = Field(default=2.0, gt=0)
     write_termination: str = "\n"
     read_termination: str = Field(default="\n", min_length=1)

@@ -1,10 +1,11 @@
 """Compiled steps of the simulated light path (extra `fast`); `optics` states them in numpy."""
 
-import numba
 import numpy as np
 
+from ..compiled import compiled
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+
+@compiled(fastmath=True)
 def warp(light: np.ndarray, matrix: np.ndarray, first: int, out: np.ndarray) -> None:
     """Sample light [h, w] at matrix @ (y, x, 1), bilinear, zero outside, rows from `first` on."""
     height, width = light.shape
@@ -34,7 +35,7 @@ def warp(light: np.ndarray, matrix: np.ndarray, first: int, out: np.ndarray) -> 
             out[row, column] = value
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
+@compiled(fastmath=True)
 def deposit(
     one: np.ndarray,
     other: np.ndarray,
@@ -90,7 +91,7 @@ def deposit(
             flat[corner + below + one_px] += shares[3, column]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def blur(light: np.ndarray, taps: np.ndarray, first: int, out: np.ndarray) -> None:
     """Weigh the neighbours of each pixel along both axes, rows from `first` on; dark outside."""
     height, width = light.shape
@@ -110,7 +111,7 @@ def blur(light: np.ndarray, taps: np.ndarray, first: int, out: np.ndarray) -> No
                 out[row, column] += tap * line[step + column]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def look_up(levels: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
     """Give table[levels]: float32."""
     for row in range(levels.shape[0]):
@@ -118,7 +119,7 @@ def look_up(levels: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
             out[row, column] = table[levels[row, column]]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def convert(
     light: np.ndarray,
     z: np.ndarray,

@@ -1,0 +1,83 @@
+"""What a bench file may make us load, open or write: it may come from a mail or a paper.
+
+pyvisa loads any library and any module that a backend names, and pyserial has addresses that write
+files. What an operator has set up on the computer (environment variables, installed drivers) is
+trusted, what a file says is compared with the lists here. GenTL producers and device adapters are
+native code by nature: a file names them by their whole path on this computer, and they are loaded
+only when the instrument is connected.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path, PureWindowsPath
+from string import Formatter
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+MODULES = "LIGHTLOOM_MODULES"  # environment variable: modules whose classes bench files may name
+
+_BACKENDS = ("@py", "@ivi", "@sim", "")
+_SIMULATION = re.compile(r"[^@]+\.ya?ml@sim")
+_SCHEMES = ("socket", "rfc2217", "loop")
+_SERIAL = re.compile(r"\s*(PRLGX-)?ASRL", re.IGNORECASE)
+_NUMBER = re.compile(r"[<>=^]?[+\- ]?#?0?\d{0,2}(\.\d{1,2})?[eEfFgG]?")
+
+
+def _visa_backend(backend: str) -> str:
+    if backend in _BACKENDS or _SIMULATION.fullmatch(backend):
+        return backend
+    raise ValueError(
+        'a bench file may ask for "@py", "@ivi" or "FILE.yaml@sim"; name another library in the '
+        'environment variable PYVISA_LIBRARY, and write backend = ""'
+    )
+
+
+def _serial_port(address: str) -> str:
+    scheme, separator, _ = address.partition("://")
+    if separator and scheme.lower() not in _SCHEMES:
+        schemes = ", ".join(f"{known}://" for known in _SCHEMES)
+        raise ValueError(f'a serial line is a port, such as "COM3", or one of {schemes}')
+    return address
+
+
+def _visa_address(address: str) -> str:
+    for part in address.split("::"):  # pyvisa-py hands the port in some part of it to pyserial
+        _serial_port(_SERIAL.sub("", part, count=1).strip())
+    return address
+
+
+VisaBackend = Annotated[str, AfterValidator(_visa_backend)]
+VisaAddress = Annotated[str, AfterValidator(_visa_address)]
+SerialPort = Annotated[str, AfterValidator(_serial_port)]
+
+
+def is_on_this_computer(path: str) -> bool:
+    r"""Whether a path is absolute, and of this computer: not "\\\\server\\share\\..."."""
+    return Path(path).is_absolute() and not PureWindowsPath(path).drive.startswith("\\\\")
+
+
+def may_import(module: str, package: str) -> bool:
+    """Whether a bench file may have a module imported.
+
+    That is one of a package, one that the program has imported already, or one that the operator
+    names in the environment variable LIGHTLOOM_MODULES, separated by commas.
+    """
+    named = [name.strip() for name in os.environ.get(MODULES, "").split(",")]
+    return module.partition(".")[0] == package or module in sys.modules or module in named
+
+
+def takes_a_number(command: str, field: str) -> bool:
+    """Whether a command has a field for one number, and no other: "SOUR:POW {power:.6g}".
+
+    Other fields would look into Python's objects, or write gigabytes of spaces.
+    """
+    try:
+        fields = [part for part in Formatter().parse(command) if part[1] is not None]
+    except ValueError:
+        return False
+    return bool(fields) and all(
+        name == field and not conversion and _NUMBER.fullmatch(form or "")
+        for _, name, form, conversion in fields
+    )

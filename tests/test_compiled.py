@@ -1,0 +1,42 @@
+"""Compiled loops run where nothing can be kept on disk."""
+
+import errno
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+caching = pytest.importorskip("numba.core.caching", reason="needs pip install 'lightloom[fast]'")
+
+_NOWHERE = """
+from numba.core import caching
+for name in dir(caching):  # as where __pycache__ and home are read-only
+    if name.endswith("Locator") or name.startswith("InTree"):
+        getattr(caching, name).from_function = classmethod(lambda *_: None)
+from lightloom.backends import kernels
+from lightloom.backends.bench import kernels
+from lightloom.instruments.simulated import kernels
+"""
+
+
+def test_every_module_of_loops_loads_without_a_folder_to_keep_them_in() -> None:
+    # In a container whose file system is read-only, two of three ended every run.
+    run = subprocess.run([sys.executable, "-c", _NOWHERE], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-500:]
+
+
+def test_a_disk_that_is_full_does_not_end_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The loop had been compiled; only keeping it failed, and the run with it.
+    from lightloom.instruments.compiled import compiled
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+
+    @compiled()
+    def twice(x: Any) -> Any:
+        return x + x
+
+    assert twice(21) == 42
