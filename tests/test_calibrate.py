@@ -163,6 +163,46 @@ def test_a_calibration_finds_what_the_bench_hides(
     assert (pairs / pairs.mean()).std() < 5e-3
 
 
+def panel(folder: Path, layout: str, stated: str, slower: float, seed: int) -> Bench:
+    """Make a small bench as found, of modulators that say how long they settle."""
+    text = example_file(layout, tiny=True, as_found=True, seed=seed)
+    for role in ("input", "weight"):
+        head = f"[instruments.{role}]"
+        start = text.index("\n", text.index(head)) + 1
+        text = text[:start] + f'settle_time_s = "{stated}"\n' + text[start:]
+    path = folder / "bench.toml"
+    path.write_text(text + f"settling = {slower}\n", encoding="utf-8")
+    return aligned(load_bench(path))
+
+
+@pytest.mark.parametrize(
+    ("layout", "stated", "slower", "settles_s"),
+    [
+        ("line", "0.2 ms", 1.0, 2e-4),  # in whose twentieth next to no light arrives
+        ("line", "1 ms", 1.0, 1e-3),
+        ("imaged", "20 ms", 1.0, 2e-2),
+        ("imaged", "20 ms", 0.05, 1e-3),  # far quicker than it says
+        ("block", "20 ms", 0.01, 2e-4),
+    ],
+)
+def test_quick_and_slow_panels_settle_as_they_do(
+    tmp_path: Path, layout: str, stated: str, slower: float, settles_s: float
+) -> None:
+    """Otherwise `calibrate` fails on a quick panel, or runs wait for nothing, or for too little.
+
+    Waits scatter by 7 % at most (of the darkest bench): beyond 30 % once in 1e5.
+    """
+    found = calibrate(panel(tmp_path, layout, stated, slower, 7), only=("dark", "settling"))
+    for role in ("input", "weight"):
+        assert found.figure("settling", f"{role}_wait_s") == pytest.approx(settles_s, rel=0.3)
+
+
+def test_a_panel_that_never_settles_is_told_the_way_out(tmp_path: Path) -> None:
+    bench = panel(tmp_path, "imaged", "1 ms", 15.0, 0)
+    with pytest.raises(BadFit, match=r"step settling: .*not settled.*--skip settling"):
+        calibrate(bench, only=("dark", "settling"))
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_random_products_are_at_the_noise_floor(
