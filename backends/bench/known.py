@@ -62,7 +62,8 @@ def _camera_map(
         return matrix
     rows, columns = (np.linspace(0, size - 1, 9) for size in shape)
     here = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
-    there = np.stack(bend(*maps.apply(matrix, here).T, sensor, truth["distortion"]), axis=-1)
+    y, x = maps.apply(matrix, here).T
+    there = np.stack(bend(y, x, sensor, truth["distortion"]), axis=-1)
     return maps.fit(here, there).matrix
 
 
@@ -95,9 +96,7 @@ def _seen(bench: Bench, layout: Layout, pairs_e: np.ndarray, per_pixel_e: float)
         key: _exposed(bench, layout, *key, per_pixel_e)
         for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, ones), (1, 0, ones)]
     }
-    dark_e, input_e, weight_e = (
-        shown[key].slots_e for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0)]
-    )
+    dark_e, input_e, weight_e = (shown[key].slots_e for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0)])
     total_e = np.maximum(pairs_e.sum(axis=1), 1e-30)
     input_leak, weight_leak = (weight_e - dark_e) / total_e, (input_e - dark_e) / total_e
     marker_e, leak_e, marker_dark_e = {}, {}, {}
@@ -148,14 +147,25 @@ def _exposed(
     return _Exposed(layout.electrons(counts), layout.marker_electrons(counts))
 
 
-def known_tracker(bench: Bench) -> ScaleTracker:
-    """Give the filter that follows a simulated source, whose noise and drift are known."""
+def known_tracker(bench: Bench, measured: float) -> ScaleTracker:
+    """Return the filter that follows a simulated source, whose noise and drift are known.
+
+    The drift is smooth, a per shot, and the filter's walk is not: over the T shots that a filter of
+    walk q averages, T^2 = R / q, it lags by a T and keeps R / 2 T of the variance R of a
+    measurement. The sum is least for T^3 = R / 4 a^2, so q = R / T^2 = (16 a^4 R)^(1/3); a walk of
+    a^2 a shot would lag by more than chance wherever markers are dim.
+
+    Parameters
+    ----------
+    measured : relative variance of a measurement of the light
+    """
     assert bench.world is not None
     options = bench.world.options
-    a_shot = 2 * math.pi / options.drift_shots  # the rms of 24 cosines' rates, over their own
+    a_shot = options.drift_rms * 2 * math.pi / options.drift_shots  # rms of 24 cosines' rates
+    noise = options.source_rms**2 + measured
     return ScaleTracker(
         shot_rms=options.source_rms,
-        walk_variance=(options.drift_rms * a_shot) ** 2,
+        walk_variance=max((16 * a_shot**4 * noise) ** (1 / 3), a_shot**2),
         variance=options.drift_rms**2,
     )
 

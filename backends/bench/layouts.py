@@ -32,6 +32,7 @@ _MIXED = 0.05  # share of other elements' input that a lit weight pixel may see
 _DARK, _BRIGHT, _FIRST_BIT = 0, 1, 2  # places of an index map, before the elements
 _STEP_PX = 8  # grid on which the usable part of a modulator is searched
 _DARK_PIXELS, _LEAST_DARK = 2000, 50  # of a camera, that tell its dark level
+_TYPICAL_INPUT = 0.25  # mean light of inputs, of full
 _APART_PX = 8  # of them from what is lit, in camera pixels: blur and slopes of spots
 
 
@@ -42,8 +43,8 @@ class Optics:
     Parameters
     ----------
     tables : light of each grey level of a modulator, by role, float32 [levels], brightest 1
-    input_map, camera_map : float64 [2, 3], [2, 6] or [2, 10], weight pixel -> input, camera pixel (`maps`);
-        of a line's camera, the row of a weight row and the middle column of its spot
+    input_map, camera_map : weight pixel -> input, camera pixel (see `maps`), float64 [2, 3], [2, 6]
+        or [2, 10]; of a line's camera, the row of a weight row and the middle column of its spot
     sensor_shape : (height, width) of the camera; (1, 1) of a photodiode
     dark_counts : of a detector pixel in one exposure without light, float32 [h, w], or one number
     gain_e_per_count : of the detector
@@ -333,6 +334,19 @@ class Layout(ABC):
         """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
         return {}
 
+    def marker_variance(self, response: Response) -> float | None:
+        """Return the relative variance of the light that the markers of a shot tell; None without.
+
+        Parameters
+        ----------
+        response : how bright markers are
+        """
+        return None
+
+    def boxes(self) -> np.ndarray:
+        """Return the camera rectangles of slots: top, left, bottom, right, int64 [slots, 4]."""
+        return np.zeros((0, 4), dtype=np.int64)
+
     def dark_pixels(self) -> np.ndarray:
         """Give the detector pixels that no lit element reaches, flat places; few or none."""
         return np.zeros(0, dtype=np.intp)
@@ -454,7 +468,7 @@ class _OnCamera(Layout):
         above, expected, variance = 0.0, 0.0, 0.0
         for role, cells in self._cells.items():
             electrons = cells.electrons(taken)
-            noise = np.maximum(electrons, 0) + cells.pixels * self.optics.read_noise_e**2
+            noise = np.maximum(electrons, 0) + cells.pixels * self._pixel_variance
             bright = None
             if known:
                 assert response is not None and response.marker_e is not None
@@ -477,6 +491,26 @@ class _OnCamera(Layout):
         if not known:
             return Marks(numbers)
         return Marks(numbers, above / expected, variance / expected**2)
+
+    @property
+    def _pixel_variance(self) -> float:
+        """Variance of a pixel that no light brings: read noise, dark counts, converter steps."""
+        optics = self.optics
+        return optics.read_noise_e**2 + optics.dark_e + optics.gain_e_per_count**2 / 12
+
+    def marker_variance(self, response: Response) -> float | None:
+        """Return the relative variance of the light that the markers of a shot tell."""
+        if response.marker_e is None:
+            return None
+        expected = noise = 0.0
+        for role, cells in self._cells.items():
+            lit_e = float(response.marker_e[role].sum()) / 2  # half of the cells are bright
+            expected += lit_e
+            noise += lit_e + float(cells.pixels.sum()) * self._pixel_variance
+            for leaks in (response.marker_leak_e, response.marker_dark_e):
+                if leaks is not None:
+                    noise += max(float(leaks[role].sum()), 0.0) * _TYPICAL_INPUT
+        return noise / expected**2
 
     def _without_leak(
         self, electrons: np.ndarray, leak: np.ndarray, mean_input: float | None
