@@ -150,23 +150,37 @@ def _exposed(
 def known_tracker(bench: Bench, measured: float) -> ScaleTracker:
     """Return the filter that follows a simulated source, whose noise and drift are known.
 
-    The drift is smooth, a per shot, and the filter's walk is not: over the T shots that a filter of
-    walk q averages, T^2 = R / q, it lags by a T and keeps R / 2 T of the variance R of a
-    measurement. The sum is least for T^3 = R / 4 a^2, so q = R / T^2 = (16 a^4 R)^(1/3); a walk of
-    a^2 a shot would lag by more than chance wherever markers are dim.
-
     Parameters
     ----------
     measured : relative variance of a measurement of the light
     """
     assert bench.world is not None
     options = bench.world.options
-    a_shot = options.drift_rms * 2 * math.pi / options.drift_shots  # rms of 24 cosines' rates
-    noise = options.source_rms**2 + measured
+    return drift_filter(options.source_rms, options.drift_rms, options.drift_shots, measured)
+
+
+def drift_filter(
+    source_rms: float, drift_rms: float, drift_shots: float, measured: float
+) -> ScaleTracker:
+    """Return the filter of a source with new noise in each shot and a smooth, slow drift.
+
+    The drift changes by a per shot, steadily, and the filter's random walk does not. Over the T
+    shots that a filter of walk q averages, T^2 = R / q, it lags by a T and keeps R / 2 T of the
+    variance R of a measurement. The sum of a^2 T^2 and R / 2 T is least for T^3 = R / 4 a^2, so
+    q = R / T^2 = (16 a^4 R)^(1/3). A walk of a^2 a shot would lag by more than chance wherever
+    markers are dim.
+
+    Parameters
+    ----------
+    source_rms, drift_rms, drift_shots : see `WorldOptions`
+    measured : relative variance of a measurement of the light
+    """
+    a_shot = drift_rms * 2 * math.pi / drift_shots  # rms of 24 cosines' rates
+    noise = source_rms**2 + measured
     return ScaleTracker(
-        shot_rms=options.source_rms,
+        shot_rms=source_rms,
         walk_variance=max((16 * a_shot**4 * noise) ** (1 / 3), a_shot**2),
-        variance=options.drift_rms**2,
+        variance=drift_rms**2,
     )
 
 
