@@ -389,27 +389,17 @@ class BenchBackend(Backend):
                 f"{self.references:,} reference shots were taken; the light ended at {ended:.3f} "
                 "times that of calibration",
             ]
-        return (*told, *self._consistency, *self._remedied)
-
-    @property
-    def _consistency(self) -> Iterator[str]:
-        """Say whether the light was as its model says, from all measurements of the run."""
         tracker = self.tracker
-        if tracker is None or not tracker.judged or self.bench.is_timing_only:
-            return
-        found = (
-            f"{tracker.judged:,.0f} measurements of the light were {tracker.consistency:.2f} times "
-            f"as far off (squared, in the mean) as predicted, at most "
-            f"{tracker.most_consistency:.2f} by chance and calibration's uncertainty, once in "
-            "10,000 runs"
-        )
-        if tracker.is_consistent:
-            yield found
-        else:
-            yield (
-                f"LIGHT NOT AS CALIBRATED: {found}; products may be off in gain: check the source "
-                "and what changes the markers' light, then run `lightloom calibrate` again"
-            )
+        if tracker is not None and tracker.judged and not self.bench.is_timing_only:
+            if tracker.is_consistent:
+                told[-1] += f"; {tracker.verdict}"
+            else:
+                told.append(
+                    f"LIGHT NOT AS CALIBRATED: {tracker.verdict}; products may be off in gain: "
+                    "check the source and what changes the markers' light, then run `lightloom "
+                    "calibrate` again"
+                )
+        return (*told, *self._remedied)
 
     @property
     def _remedied(self) -> Iterator[str]:

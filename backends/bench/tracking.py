@@ -81,6 +81,15 @@ class ScaleTracker:
         """Whether the light was as the model says, as far as chance allows to tell."""
         return self.judged < _FEWEST or self.consistency <= self.most_consistency
 
+    @property
+    def verdict(self) -> str:
+        """What the measurements of a run say of the model, in words."""
+        return (
+            f"{self.judged:,.0f} measurements of the light were {self.consistency:,.2f} times as "
+            f"far off (squared, in the mean) as predicted, at most {self.most_consistency:.2f} by "
+            "chance once in 10,000 runs"
+        )
+
     def ahead(self, shots: int) -> float:
         """Return the drift that is expected so many shots after the last measurement.
 
