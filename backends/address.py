@@ -47,3 +47,12 @@ def row_ids(
     head = np.arange(heads, dtype=np.uint64) << np.uint64(POSITION_BITS)
     ids: np.ndarray = sequence[:, None, None] | head[None, :, None] | position
     return ids
+
+
+def exposure_ids(rows: np.ndarray, vectors: int) -> np.ndarray:
+    """Return one id for rows [n] that share an exposure: neighbours by position, `vectors` of them.
+
+    It belongs to the row alone, not to its batch: the same row has the same neighbours everywhere.
+    """
+    position = rows & np.uint64((1 << POSITION_BITS) - 1)
+    return np.asarray(rows - position % np.uint64(vectors))

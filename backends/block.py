@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .address import Address
+from .address import Address, exposure_ids
 from .base import Ranges
 from .common import arguments
 from .detection import Detector, Reading, noise_free, read
@@ -90,7 +90,7 @@ class Segment:
     Attributes
     ----------
     has_codes : whether differences of rails are converted to codes of a fixed step
-    is_dim : whether a product has met weak light, which `common` leaves to `Block`
+    is_dim : whether a product has met outputs that `common` leaves to `Block`
     largest : magnitude of inputs up to which float32 surely holds the results
     """
 
@@ -373,7 +373,7 @@ class Block:
         return terms
 
     def _read_compiled(self, y: np.ndarray, reading: Reading, purpose: str, add: bool) -> int:
-        """Read in one compiled pass; what is in weak light is read by numpy."""
+        """Read in one compiled pass; numpy reads weak light, and nearly full detectors."""
         from .kernels import read_rows
 
         assert self._streams is not None
@@ -503,14 +503,16 @@ class Block:
     def _source(self, streams: Streams, number: int) -> np.ndarray:
         """Give the factors of the light of each frame, common to its outputs: float32 [n, frames].
 
-        The fluctuation is new in every exposure, the drift belongs to the row's turn.
+        The fluctuation is new in every exposure, and common to the rows that share it; the drift
+        belongs to the row's turn.
         """
         profile, outputs = self._backend.profile, self._outputs
-        drift = self._backend.drift
-        frames = -(-outputs // (self._backend.geometry.outputs or outputs))
+        drift, geometry = self._backend.drift, self._backend.geometry
+        frames = -(-outputs // (geometry.outputs or outputs))
         factors = np.ones((len(streams.rows), frames), dtype=np.float32)
         if profile.source_rms:
-            z = streams.gaussian(f"source {number}", streams.rows, frames)
+            exposures, of_row = np.unique(exposure_ids(streams.rows, geometry.vectors), False, True)
+            z = streams.gaussian(f"source {number}", exposures, frames)[of_row]
             factors += np.float32(profile.source_rms) * z
         if drift is not None:
             factors *= drift.factors(streams.rows)[:, None].astype(np.float32)
@@ -555,7 +557,7 @@ def _add_cross(
 
 
 def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give this thread's buffers for the outputs in weak light."""
+    """Give this thread's buffers for the outputs that are left out."""
     if count > getattr(_THREAD, "count", -1):
         _THREAD.count = count
         _THREAD.buffers = tuple(

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .noise import POISSON_BELOW, poisson
+from .noise import POISSON_BELOW, normals, poisson
 from .profile import OpticsProfile
+
+_NEAR = 6.5  # sigma of its electrons below full; above, a detector fills up once in 1e10
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Detector:
     dark : mean dark electrons of one detector
     variance : electrons^2 that do not come with the light: dark, its subtraction, read noise
     quiet_variance : the same without the dark counts themselves
-    full_well : electrons of light that one detector holds beside the dark
+    full_well : electrons of light that one detector holds beside the mean dark
     pedestal : electrons below zero at which a converter's range begins (per reading)
     converts : 0 nothing, 1 saturates at a range, 2 rounds to codes as well
     """
@@ -106,7 +108,7 @@ class Detector:
         Returns
         -------
         terms : light; variance of v per light; variance of v without light; light below which
-            counts are few; pedestal; full well (of v, or of light if balanced); times; P
+            counts are few; pedestal; light of a detector above which it may fill up; times; P
         """
         terms = np.empty((8, len(times)), dtype=np.float32)
         if isinstance(electrons, np.ndarray):
@@ -133,11 +135,22 @@ class Detector:
                 self.variance * per_value * per_value,
                 (POISSON_BELOW - detectors * self.dark) / electrons,
                 self.pedestal * per_value,
-                self.full_well * (1 / electrons if self.balanced else per_value),
+                self._nearly_full_e / electrons,
                 zeros,
                 electrons,
             ]
         )
+
+    @property
+    def _nearly_full_e(self) -> float:
+        """Electrons of light from which on a full well is within reach of shot noise.
+
+        m + n sqrt(m) = full well, for m electrons of light and dark.
+        """
+        if not self.has_well:
+            return float("inf")
+        root = (max(self.full_well + self.dark, 0) + _NEAR**2 / 4) ** 0.5 - _NEAR / 2
+        return float(root**2 - self.dark)
 
 
 @dataclass(slots=True)
@@ -258,69 +271,83 @@ def read(
     rows, saturated = reading.rows[:, :, None], 0
     if arrived is None:
         arrived = rows[0]
-    if detector.balanced and detector.has_well:
-        value, arrived, saturated = _fill(value, arrived, reading, detector)
     if z is not None:
         assert words is not None
         sigma = np.maximum(arrived, 0) * rows[1]
         sigma += rows[2]
         np.sqrt(sigma, out=sigma)
-        weak, few = arrived < rows[3], None
-        if weak.any():
-            weak = np.broadcast_to(weak, value.shape)
-            few = _few_photons(value, arrived, z, weak, words(weak), reading, detector)
+        counted, electrons = arrived < rows[3], None
+        if detector.has_well:
+            counted = counted | _may_fill(value, arrived, reading, detector)
+        if counted.any():
+            counted = np.broadcast_to(counted, value.shape)
+            electrons, saturated = _count_electrons(
+                value, arrived, z, counted, words(counted), reading, detector
+            )
         value += np.multiply(z, sigma, out=z)
-        if few is not None:
-            value[weak] = few
-        if not detector.balanced and detector.has_well:
-            saturated += int(np.count_nonzero(value > rows[5]))
-            np.minimum(value, rows[5], out=value)
+        if electrons is not None:
+            value[counted] = electrons
     if detector.converts:
         saturated += _convert(value, reading, rows[4], detector)
     value *= reading.scale
     return np.multiply(value, rows[6], out=value if out is None else out), saturated
 
 
-def _fill(
+def _may_fill(
     value: np.ndarray, arrived: np.ndarray, reading: Reading, detector: Detector
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Let photodiodes fill up: the difference misses what is above their full well."""
-    full = reading.rows[5, :, None]
-    difference = value * reading.units[2]
-    plus, minus = (arrived + difference) * np.float32(0.5), (arrived - difference) * np.float32(0.5)
-    fuller = (plus > full) | (minus > full)
-    saturated = int(np.count_nonzero(plus > full) + np.count_nonzero(minus > full))
-    if saturated:  # the others keep their bits
-        plus, minus = np.minimum(plus, full), np.minimum(minus, full)
-        value = np.where(fuller, (plus - minus) * reading.units[1], value)
-        arrived = np.where(fuller, plus + minus, arrived)
-    return value, arrived, saturated
+) -> np.ndarray:
+    """Say which readings have a detector whose electrons may exceed its full well."""
+    light = arrived
+    if detector.balanced:
+        light = (arrived + np.abs(value * reading.units[2])) * np.float32(0.5)
+    return np.asarray(light > reading.rows[5, :, None])
 
 
-def _few_photons(
+def _count_electrons(
     value: np.ndarray,
     arrived: np.ndarray,
     z: np.ndarray,
-    weak: np.ndarray,
+    counted: np.ndarray,
     words: np.ndarray,
     reading: Reading,
     detector: Detector,
-) -> np.ndarray:
-    """Draw photon counts of the outputs in weak light as Poisson numbers."""
+) -> tuple[np.ndarray, int]:
+    """Draw what each detector holds, in weak light and near a full well; the latter clips it.
 
-    def of_weak(values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.broadcast_to(values, weak.shape)[weak], dtype=np.float64)
+    Shot noise is in the electrons that a well holds, the noise of reading them is added after it.
 
-    electrons, gain = of_weak(reading.rows[7, :, None]), float(reading.units[2])
-    light = of_weak(arrived) * electrons
-    counts = detector.quiet_variance**0.5 * of_weak(z)
+    Returns
+    -------
+    values of the outputs of the mask, and how many detectors were full
+    """
+
+    def of_counted(values: np.ndarray) -> np.ndarray:
+        return np.asarray(np.broadcast_to(values, counted.shape)[counted], dtype=np.float64)
+
+    photons, gain = of_counted(reading.rows[7, :, None]), float(reading.units[2])
+    light = of_counted(arrived) * photons
+    electrons = detector.quiet_variance**0.5 * of_counted(z)
     if detector.balanced:
-        difference = of_weak(value) * electrons * gain
-        plus, minus = (np.maximum(light + s * difference, 0) / 2 for s in (1, -1))
-        counts += poisson(plus + detector.dark, words) - poisson(minus + detector.dark, ~words)
+        difference = of_counted(value) * photons * gain
+        plus, full = _held(np.maximum(light + difference, 0) / 2, words, detector)
+        minus, also_full = _held(np.maximum(light - difference, 0) / 2, ~words, detector)
+        electrons += plus - minus
+        full += also_full
     else:
-        counts += poisson(np.maximum(light, 0) + detector.dark, words) - detector.dark
-    return counts / (electrons * gain)
+        held, full = _held(np.maximum(light, 0), words, detector)
+        electrons += held - detector.dark
+    return electrons / (photons * gain), full
+
+
+def _held(light: np.ndarray, words: np.ndarray, detector: Detector) -> tuple[np.ndarray, int]:
+    """Draw the electrons that detectors hold, dark ones among them; count those that are full."""
+    mean = light + detector.dark
+    few = mean < POISSON_BELOW
+    held = np.empty(mean.shape)
+    held[few] = poisson(mean[few], words[few])
+    held[~few] = mean[~few] + np.sqrt(mean[~few]) * normals(words[~few])
+    most = detector.full_well + detector.dark
+    return np.minimum(held, most), int(np.count_nonzero(held > most))
 
 
 def _convert(value: np.ndarray, reading: Reading, pedestal: np.ndarray, detector: Detector) -> int:

@@ -534,11 +534,11 @@ def read_rows(
     light_term, limit, inverse_step, scale : float32 [width of the block]
     converter : 0 none, 1 a range, 2 a range and codes
     weak, weak_z, weak_words : buffers that get row-major index, normal number and word of the
-        outputs in weak light, which are left out
+        outputs in weak light or near a full well, which are left out
 
     Returns
     -------
-    saturated, outputs in weak light
+    saturated, outputs that were left out
     """
     n, count = signed.shape[0], scale.size
     saturated, listed = 0, 0
@@ -552,7 +552,7 @@ def read_rows(
     varies = source.shape[1] > 0
     each = has_light or not balanced or varies  # light differs from output to output
     for i in range(n):
-        row_term, per_light, dark, weak_below, pedestal, full, times = (
+        row_term, per_light, dark, weak_below, pedestal, nearly_full, times = (
             rows[0, i],
             rows[1, i],
             rows[2, i],
@@ -586,15 +586,6 @@ def read_rows(
                 for k in range(count):
                     value[k] *= factors[k]
                     arrived[k] *= factors[k]
-            if well:
-                for k in range(count):
-                    difference = value[k] * gain
-                    plus, minus = (arrived[k] + difference) * half, (arrived[k] - difference) * half
-                    fuller = (plus > full) + (minus > full)
-                    saturated += fuller
-                    if fuller:
-                        plus, minus = min(plus, full), min(minus, full)
-                        value[k], arrived[k] = (plus - minus) * inverse_gain, plus + minus
         else:
             for k in range(count):
                 arrived[k] = np.float32(sums[k]) * light_unit + row_term + light_term[k]
@@ -606,7 +597,16 @@ def read_rows(
         first_weak = listed
         if noisy:
             _gaussians(z, column, ids[i], keys, width, drawn, table, words)
-            if each or well:
+            if well:
+                for k in range(count):
+                    light_of_one = arrived[k]
+                    if balanced:
+                        light_of_one = (arrived[k] + abs(value[k] * gain)) * half
+                    if arrived[k] < weak_below or light_of_one > nearly_full:
+                        weak[listed] = i * count + k
+                        weak_z[listed] = z[k]
+                        listed += 1
+            elif each:
                 weaker = 0
                 for k in range(count):
                     weaker += arrived[k] < weak_below
@@ -616,6 +616,7 @@ def read_rows(
                             weak[listed] = i * count + k
                             weak_z[listed] = z[k]
                             listed += 1
+            if each or well:
                 for k in range(count):
                     value[k] += np.sqrt(max(arrived[k], zero) * per_light + dark) * z[k]
             else:
@@ -627,10 +628,6 @@ def read_rows(
                 sigma = np.sqrt(max(row_term, zero) * per_light + dark)
                 for k in range(count):
                     value[k] += sigma * z[k]
-            if well and not balanced:
-                for k in range(count):
-                    saturated += value[k] > full
-                    value[k] = min(value[k], full)
         for index in range(first_weak, listed):
             output = column + weak[index] - i * count
             stream = output // width
@@ -725,7 +722,7 @@ def read_common(
 
     Returns
     -------
-    saturated, outputs in weak light (-1 where a row is too large or not finite), light in
+    saturated, outputs that were left out (-1 where a row is too large or not finite), light in
     element pairs
     """
     n, outputs = x.shape[0], scale.size

@@ -168,6 +168,12 @@ def _poisson_by_rejection(mean: np.ndarray, words: np.ndarray) -> np.ndarray:
     return counts
 
 
+def normals(words: np.ndarray) -> np.ndarray:
+    """Return one standard normal number for each word (Box and Muller, 1958): float64 [n]."""
+    radius = np.sqrt(-2 * np.log(_uniform(words, 0)))
+    return np.asarray(radius * np.cos(2 * np.pi * _uniform(words, 1)))
+
+
 def device_gaussian(seed: int, part: str, shape: tuple[int, ...]) -> np.ndarray:
     """Give the fixed random pattern of a device part (its personality): float64 `shape`."""
     generator = np.random.Generator(

@@ -1,69 +1,227 @@
-"""Compare a simulated bench with the mock of the matching profile: means and noise variances.
+"""Compare simulated benches with exact products and with the mock: gain, errors, noise.
 
+    python -m lightloom.benchmarks.agreement              # all layouts, source noise and drift on
     python -m lightloom.benchmarks.agreement bench.toml --outputs 7200
 
-The same tile goes through both, again and again. z pools the differences of the means over their
-standard errors (standard normal if bench and mock agree); ratio is the bench's noise variance over
-the mock's, each output weighted alike.
+The same products are taken again and again. Each figure is a mean over repeats, its error comes
+from their spread, so that what outputs of an exposure have in common is no evidence many times:
+
+- slope: of the bench's products over exact ones, by least squares; a common gain error;
+- chi-square: squared errors over their predicted variance, per degree of freedom;
+- variance: of the noise over its prediction, and over that of the mock of the matching profile;
+- z: pooled differences of the means from the mock's, over their standard errors.
+
+A sound bench exceeds the limit of a figure less than once in 10,000 comparisons: 4.5 standard
+errors of 50 repeats or more (Student), beside what theory leaves out.
 """
 
 import argparse
 import math
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..backends import MockBackend
-from ..backends.bench import BenchBackend, load_bench
+from ..backends.bench import BenchBackend, example_file, load_bench
+from ..backends.bench.merit import grey_variance
+
+_SURE = 4.5  # standard errors; beyond them by chance less than once in 10,000
+_FEWEST = 50  # repeats of which the spread tells the error
+_GAIN_OFF = 1e-3  # of a slope: rounding to grey levels, crosstalk that is not known
+_VARIANCE_OFF = 0.05  # of a variance: noise of what is itself measured, pixels at an edge
+_LAYOUTS = ("imaged", "line", "block")
+_UNSTEADY = "source_rms = 0.02\ndrift_rms = 0.01\ndrift_shots = 3000.0\n"
+_BRIGHT = {"imaged": "2e9", "line": "2e8", "block": "3e10"}  # electrons per pixel and joule
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean that should be 1, its standard error, and what theory leaves out."""
+
+    value: float
+    error: float
+    tolerance: float
+
+    @property
+    def limit(self) -> float:
+        """How far from 1 it may be."""
+        return _SURE * self.error + self.tolerance
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is 1 as far as chance allows to tell."""
+        return abs(self.value - 1) <= self.limit
+
+    def __str__(self) -> str:
+        """Return it with the interval in which it should be."""
+        return f"{self.value:.4f} (1 +- {self.limit:.4f})"
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """z of the pooled means, ratio of the variances, and how many outputs were compared."""
+    """How a bench agrees with exact products and with the mock.
 
-    z: float
-    ratio: float
+    Parameters
+    ----------
+    layout : of the bench
+    outputs : products compared
+    z : pooled difference of the means from the mock's
+    slope, chi_square, variance : against exact products, and the noise that is predicted
+    of_mock : noise variance over the mock's; None where the mock has no such bench (rails in turn)
+    consistency, most_consistency : of the filter that follows the light (see `ScaleTracker`)
+    """
+
+    layout: str
     outputs: int
+    z: float
+    slope: Estimate
+    chi_square: Estimate
+    variance: Estimate
+    of_mock: Estimate | None
+    consistency: float
+    most_consistency: float
+
+    @property
+    def ratio(self) -> float:
+        """Noise variance over the mock's, or over its prediction where the mock has none."""
+        return (self.of_mock or self.variance).value
+
+    @property
+    def faults(self) -> list[str]:
+        """Figures that are beyond their limits, by name."""
+        figures = {
+            "slope": self.slope,
+            "chi-square": self.chi_square,
+            "variance": self.variance,
+            "variance over the mock's": self.of_mock,
+        }
+        found = [name for name, one in figures.items() if one is not None and not one.is_one]
+        if self.of_mock is not None and abs(self.z) > _SURE:
+            found.append("means")
+        if self.consistency > self.most_consistency:
+            found.append("light's filter")
+        return found
 
 
 def compare(
-    backend: BenchBackend, rows: int = 10, outputs: int = 36, repeats: int = 20, seed: int = 3
+    backend: BenchBackend, rows: int = 10, outputs: int = 36, repeats: int = 60, seed: int = 3
 ) -> Agreement:
     """Multiply a random tile on the bench and on its mock, `repeats` times each."""
     chance = np.random.Generator(np.random.Philox(seed))
     profile = backend.profile
-    length = backend.layout.length
+    layout, length = backend.bench.file.layout, backend.layout.length
     x, w = chance.standard_normal((rows, length)), chance.standard_normal((outputs, length))
     mock = MockBackend(profile, seed=seed)
     prepared, likewise = backend.prepare(w), mock.prepare(w)
-    light = np.stack([backend.matmul(x, prepared).y for _ in range(repeats)]).astype(float)
+    results = [backend.matmul(x, prepared) for _ in range(repeats)]
+    light = np.stack([result.y for result in results]).astype(float)
+    variances = [result.variance for result in results if result.variance is not None]
     model = np.stack([mock.matmul(x, likewise).y for _ in range(repeats)]).astype(float)
     noise, theory = light.var(axis=0, ddof=1), model.var(axis=0, ddof=1)
     z = (light.mean(axis=0) - model.mean(axis=0)) / np.sqrt((noise + theory) / repeats)
+    predicted = np.mean(variances, axis=0, dtype=float)
+    grey = grey_variance(backend, x, w)
+    exact = x @ w.T
+    in_turn = backend.layout.slots < 2 and bool(profile.source_rms)
     per_output = theory.mean(axis=0)  # rows of x are alike, outputs are not
-    ratio = float((noise / per_output).mean() / (theory / per_output).mean())
-    return Agreement(float(z.mean() * math.sqrt(z.size)), ratio, light.size)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Compare, and print both figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("bench", type=Path, help="bench file of a simulated bench")
-    parser.add_argument("--outputs", type=int, default=7200, help="at least so many are compared")
-    options = parser.parse_args(arguments)
-    backend = BenchBackend(load_bench(options.bench))
-    backend.open()
-    rows = 10
-    outputs = max(min(36, backend.layout.slots // 2), 1)
-    repeats = -(-options.outputs // (rows * outputs))
-    found = compare(backend, rows, outputs, repeats)
-    backend.close()
-    print(
-        f"{found.outputs} outputs: pooled z of the means {found.z:+.2f}, "
-        f"variance over the mock's {found.ratio:.3f}"
+    own, others = (_spread(part, per_output) for part in (light, model))
+    tracker = backend.tracker
+    return Agreement(
+        layout,
+        light.size,
+        float(z.mean() * math.sqrt(z.size)),
+        _slope(light, exact, predicted, grey),
+        _estimate(((light - exact) ** 2 / (predicted + grey)).mean(axis=(1, 2)), _VARIANCE_OFF),
+        _estimate(_spread(light, predicted), _VARIANCE_OFF),
+        None if in_turn else _quotient(own, others),
+        1.0 if tracker is None else tracker.consistency,
+        1.0 if tracker is None else tracker.most_consistency,
     )
 
 
+def _slope(
+    light: np.ndarray, exact: np.ndarray, predicted: np.ndarray, grey: np.ndarray
+) -> Estimate:
+    """Fit the gain of each repeat; what rounding does is the same in all of them."""
+    weight = exact / predicted
+    total = float((weight * exact).sum())
+    found = _estimate((weight * light).sum(axis=(1, 2)) / total, _GAIN_OFF)
+    rounded = float(np.sqrt((weight**2 * grey).sum())) / total
+    return Estimate(found.value, math.hypot(found.error, rounded), _GAIN_OFF)
+
+
+def _spread(taken: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return each repeat's squared deviations from the mean of all, over a variance: [repeats]."""
+    count = len(taken)
+    squares = (taken - taken.mean(axis=0)) ** 2 * count / (count - 1)
+    return np.asarray((squares / variance).mean(axis=(1, 2)))
+
+
+def _estimate(values: np.ndarray, tolerance: float) -> Estimate:
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Estimate(float(values.mean()), error, tolerance)
+
+
+def _quotient(own: np.ndarray, others: np.ndarray) -> Estimate:
+    """Return the mean of some values over that of others."""
+    one, other = _estimate(own, 0.0), _estimate(others, 0.0)
+    error = math.hypot(one.error / one.value, other.error / other.value)
+    value = one.value / other.value
+    return Estimate(value, value * error, _VARIANCE_OFF)
+
+
+def unsteady_bench(layout: str, folder: Path) -> Path:
+    """Write a small bench of known truth whose source is noisy and drifts."""
+    text = example_file(layout, tiny=True)
+    lines = [line for line in text.splitlines() if not line.startswith("electrons_per_pixel_j")]
+    more = f"electrons_per_pixel_j = {_BRIGHT[layout]}\n{_UNSTEADY}"
+    path = folder / f"{layout}.toml"
+    path.write_text("\n".join(lines) + "\n" + more, encoding="utf-8")
+    return path
+
+
+def _benches(files: list[Path]) -> Iterator[Path]:
+    if files:
+        yield from files
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for layout in _LAYOUTS:
+            yield unsteady_bench(layout, Path(folder))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare, and print the figures of each bench; return 1 where one is beyond its limit."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("bench", type=Path, nargs="*", help="bench files of simulated benches")
+    parser.add_argument("--outputs", type=int, default=7200, help="at least so many are compared")
+    options = parser.parse_args(arguments)
+    status = 0
+    for path in _benches(options.bench):
+        backend = BenchBackend(load_bench(path))
+        try:
+            backend.open()
+            rows = 10
+            outputs = max(min(36, backend.layout.slots // 2), 1)
+            repeats = max(-(-options.outputs // (rows * outputs)), _FEWEST)
+            found = compare(backend, rows, outputs, repeats)
+        finally:
+            backend.close()
+        over_mock = "-" if found.of_mock is None else str(found.of_mock)
+        print(
+            f"{found.layout} ({found.outputs} outputs): slope {found.slope}, chi-square per degree "
+            f"of freedom {found.chi_square}, variance over its prediction {found.variance}, over "
+            f"the mock's {over_mock}, pooled z of the means {found.z:+.2f} (+-{_SURE}), light's "
+            f"filter {found.consistency:.2f} (at most {found.most_consistency:.2f})"
+        )
+        if found.faults:
+            status = 1
+            print(f"  BEYOND ITS LIMIT: {', '.join(found.faults)}")
+    return status
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

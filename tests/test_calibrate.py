@@ -8,18 +8,22 @@ tests state how often a fresh seed would fail them.
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.backends.bench.bench import Bench
+from lightloom.backends.bench.calibrated import Calibrated
 from lightloom.backends.bench.calibration import Calibration, Figure, Step, calibration_path
+from lightloom.backends.bench.known import known_optics
 from lightloom.backends.bench.merit import random_products
 from lightloom.backends.calibration import crosstalk
 from lightloom.backends.calibration.calibrate import calibrate
 from lightloom.instruments import (
     BadFit,
+    InputError,
     InterlockOpen,
     LightloomError,
     Paused,
@@ -96,7 +100,8 @@ def aligned(bench: Bench) -> Bench:
     truth = truth_of(bench)
     arrays = {"input_map": truth["input_map"]}
     if bench.file.layout != "block":
-        arrays["camera_map"] = truth["camera_map"]
+        with bench:
+            arrays["camera_map"] = known_optics(bench).camera_map
     spot = Figure("spot_px", float(truth["spot_px"]), None, "px")
     with bench:
         found = Calibration.begin(bench)
@@ -161,6 +166,120 @@ def test_a_calibration_finds_what_the_bench_hides(
     pairs = backend.response.pairs_e / backend.layout.element_sums(truth["gains"])
     backend.close()
     assert (pairs / pairs.mean()).std() < 5e-3
+
+
+def panel(folder: Path, layout: str, stated: str, slower: float, seed: int) -> Bench:
+    """Make a small bench as found, of modulators that say how long they settle."""
+    text = example_file(layout, tiny=True, as_found=True, seed=seed)
+    for role in ("input", "weight"):
+        head = f"[instruments.{role}]"
+        start = text.index("\n", text.index(head)) + 1
+        text = text[:start] + f'settle_time_s = "{stated}"\n' + text[start:]
+    path = folder / "bench.toml"
+    path.write_text(text + f"settling = {slower}\n", encoding="utf-8")
+    return aligned(load_bench(path))
+
+
+@pytest.mark.parametrize(
+    ("layout", "stated", "slower", "settles_s"),
+    [
+        ("line", "0.2 ms", 1.0, 2e-4),  # in whose twentieth next to no light arrives
+        ("line", "1 ms", 1.0, 1e-3),
+        ("imaged", "20 ms", 1.0, 2e-2),
+        ("imaged", "20 ms", 0.05, 1e-3),  # far quicker than it says
+        ("block", "20 ms", 0.01, 2e-4),
+    ],
+)
+def test_quick_and_slow_panels_settle_as_they_do(
+    tmp_path: Path, layout: str, stated: str, slower: float, settles_s: float
+) -> None:
+    """Otherwise `calibrate` fails on a quick panel, or runs wait for nothing, or for too little.
+
+    Waits scatter by 7 % at most (of the darkest bench): beyond 30 % once in 1e5.
+    """
+    found = calibrate(panel(tmp_path, layout, stated, slower, 7), only=("dark", "settling"))
+    for role in ("input", "weight"):
+        assert found.figure("settling", f"{role}_wait_s") == pytest.approx(settles_s, rel=0.3)
+
+
+def test_a_panel_that_never_settles_is_told_the_way_out(tmp_path: Path) -> None:
+    bench = panel(tmp_path, "imaged", "1 ms", 15.0, 0)
+    with pytest.raises(BadFit, match=r"step settling: .*not settled.*--skip settling"):
+        calibrate(bench, only=("dark", "settling"))
+
+
+def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
+    """Return what products of a bench are times those that its calibration predicts.
+
+    Without noise, so without chance: of x, w and their mirrors 1 - x, 1 - w the sum with signs
+    holds the products alone, none of what leaks and none of what is added.
+    """
+    layout, curves, bench = backend.layout, backend.curves, backend.bench
+    decoder, world = backend.shots.decoder, bench.world
+    per_pixel_e = world.options.electrons_per_pixel_j * bench.file.power_w * bench.file.exposure_s
+    stray_e = world.options.stray_e_per_s * bench.file.exposure_s
+
+    def seen(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        frames = layout.frame("input", x, 5), layout.frame("weight", w, 6)
+        light_e = world.picture(*frames, bench.camera.sensor_shape) * per_pixel_e + stray_e
+        counts = light_e / bench.camera.gain_e_per_count + backend.optics.dark_counts
+        mean_input = float(curves["input"].light[x].mean())
+        electrons = (
+            layout.electrons(counts) / layout.marks(counts, mean_input, decoder.response).scale
+        )
+        inverse = decoder.response.inverse
+        return electrons if inverse is None else inverse @ electrons
+
+    rng, rows = np.random.default_rng(3), 1 if layout.shares_input else layout.slots
+    found = wanted = 0.0
+    for _ in range(rounds):
+        x, w = rng.random((rows, layout.length)), rng.random((layout.slots, layout.length))
+        light, theory = np.zeros((2, layout.slots))
+        for one, other, sign in ((x, w, 1), (1 - x, w, -1), (x, 1 - w, -1), (1 - x, 1 - w, 1)):
+            levels = curves["input"].levels(one), curves["weight"].levels(other)
+            light += sign * seen(*levels)
+            theory += sign * decoder.passed_e(*levels)
+        found, wanted = found + light @ theory, wanted + theory @ theory
+    return float(found / wanted)
+
+
+@pytest.mark.parametrize("layout", ["imaged", "line"])
+def test_a_calibrated_bench_has_a_gain_of_one(
+    clean: Callable[[str], tuple[Bench, Calibration]], layout: str
+) -> None:
+    # Otherwise every product is too large or too small, and no error bar shows it. What markers
+    # and curves are measured to leaves 5e-4: 4 sigma, once in 1.6e4.
+    backend = BenchBackend(load_bench(clean(layout)[0].path))
+    try:
+        backend.open()
+        assert gain_of_products(backend) == pytest.approx(1, abs=2e-3)
+    finally:
+        backend.close()
+
+
+def test_a_lens_that_distorts_is_calibrated(tmp_path: Path) -> None:
+    # Otherwise `align` stores a cubic map that `calibrate` refuses, and the bench cannot be used.
+    path = panel(tmp_path, "imaged", "1 ms", 1.0, 103).path
+    Path(path).write_text(Path(path).read_text(encoding="utf-8") + "distortion = 0.01\n")
+    bench = aligned(load_bench(path))
+    calibrate(bench)
+    backend = BenchBackend(load_bench(path))
+    try:
+        backend.open()
+        assert backend.optics.camera_map.shape == (2, 10)
+        assert gain_of_products(backend) == pytest.approx(1, abs=6e-3)  # 10 slots: 1.5e-3 rms
+    finally:
+        backend.close()
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 3), (6,)])
+def test_a_map_of_no_known_kind_is_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    bench = panel(tmp_path, "imaged", "1 ms", 1.0, 0)
+    found = Calibration.read(calibration_path(bench.path))
+    arrays = found.steps["align"].arrays | {"camera_map": np.ones(shape)}
+    found.add(replace(found.steps["align"], arrays=arrays))
+    with bench, pytest.raises(InputError, match=r"camera_map of shape .*\(2, 10\): align"):
+        Calibrated(found).optics(bench)
 
 
 @pytest.mark.campaign

@@ -12,9 +12,11 @@ from hypothesis.extra.numpy import arrays
 from lightloom.backends.bench import maps
 from lightloom.backends.bench.decoding import chi_square_limit
 from lightloom.backends.bench.grey import GreyCurve
+from lightloom.backends.bench.known import drift_filter as known_filter
 from lightloom.backends.bench.layouts import _largest_rectangle
 from lightloom.backends.bench.tracking import ScaleTracker
 from lightloom.backends.calibration import crosstalk, detector, drift, settling
+from lightloom.backends.calibration.slots import _brightness
 
 
 def chance(seed: int) -> np.random.Generator:
@@ -69,6 +71,21 @@ def test_delay_and_time_constant_come_back(delay_s: float, tau_s: float) -> None
     assert abs(delay - delay_s) < 4 * errors[0] + 1e-9  # 4 sigma: once in 1.6e4
     assert abs(tau - tau_s) < 4 * errors[1]
     assert rms < 4e-3 and errors[1] < 0.1 * tau_s
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_change_that_is_shorter_than_the_exposure_is_fitted(seed: int) -> None:
+    """Otherwise an unguarded step runs away, and a run waits for -107 s, or calibration fails.
+
+    Noise of 1 % of the change: the residual of a fit of 22 points exceeds 1.6 % once in 1e5.
+    """
+    delay_s, tau_s, exposure_s = 3e-3, 1e-4, 5e-3
+    moments_s = np.append(np.linspace(0, delay_s, 8), delay_s + np.linspace(0, 1.2e-3, 16))
+    share = settling._model(moments_s, delay_s, tau_s, exposure_s)
+    share = share + 0.01 * chance(seed).standard_normal(len(share))
+    delay, tau, rms, _ = settling._fit(moments_s, share, exposure_s)
+    assert rms < 0.016
+    assert abs(delay + tau * np.log(1 / 5e-5) - 4e-3) < 3e-3
 
 
 # --- drift ---------------------------------------------------------------------------------------
@@ -126,6 +143,75 @@ def test_the_tracker_is_as_good_as_the_best_filter(
         errors.append((tracker.slow - truth, best - truth))
     mine, theirs = np.sqrt(np.mean(np.square(errors[2000:]), axis=0))
     assert mine < (1.04 if pace == 1 else 1.15) * theirs
+
+
+def test_dividing_by_the_estimated_light_is_without_bias() -> None:
+    """Otherwise all products are too large by the variance of a marker, in every run.
+
+    4 standard errors of 20,000 shots, once in 1.6e4; the measurement of a shot alone would be
+    off by its variance, 1.6e-3, ten times as much.
+    """
+    rng, shot_rms, measured = chance(6), 0.02, 0.04
+    tracker, ratios, raw = ScaleTracker(shot_rms, 1e-9, variance=0.0), [], []
+    for _ in range(20_000):
+        light = 1 + shot_rms * rng.standard_normal()
+        seen = light + measured * rng.standard_normal()
+        ratios.append(light / tracker.update(seen, measured**2))
+        raw.append(light / seen)
+    error = np.std(ratios) / len(ratios) ** 0.5
+    assert abs(np.mean(ratios) - 1) < 4 * error
+    assert np.mean(raw) - 1 > 8 * error
+    left = tracker.light_variance(measured**2, 0)
+    assert np.var(ratios) == pytest.approx(left, rel=0.05)  # 1 % rms of a variance: 5 sigma
+
+
+@pytest.mark.parametrize("measured", [2e-4, 2e-3, 0.026])
+@pytest.mark.parametrize(("drift_rms", "drift_shots"), [(0.0, 1.0), (0.01, 1e3), (0.02, 3e3)])
+def test_the_filter_of_a_smooth_drift_stays_consistent(
+    measured: float, drift_rms: float, drift_shots: float
+) -> None:
+    """Otherwise a filter that is off by 5,000 times its variance runs on, and nothing says so.
+
+    Innovations squared over their variance, in the mean 1; the filter that the truth of a bench
+    gives keeps below its own limit, which 1 in 10,000 runs exceed, and its light is not off.
+    """
+    rng = chance(7)
+    tracker = known_filter(0.005, drift_rms, drift_shots, measured**2)
+    waves, phases = rng.standard_normal(24) / drift_shots, 2 * np.pi * rng.random(24)
+    off = []
+    for shot in range(3000):
+        light = 1 + 0.005 * rng.standard_normal()
+        light += drift_rms * 12**-0.5 * float(np.cos(2 * np.pi * waves * shot + phases).sum())
+        off.append(
+            light / tracker.update(light + measured * rng.standard_normal(), measured**2) - 1
+        )
+    assert tracker.judged == 2999
+    assert 0.8 < tracker.consistency < tracker.most_consistency < 1.7
+    assert tracker.is_consistent
+    assert abs(np.mean(off)) < 1e-3
+    assert tracker.pace < 20  # it does not run away where noise outweighs the walk
+
+
+def test_markers_that_are_wrong_are_told() -> None:
+    # a marker scale of 0.984 where it is 1, at a source that is steady to 0.2 %
+    tracker, rng = ScaleTracker(0.002, 0.0, variance=0.0), chance(8)
+    for _ in range(50):
+        tracker.update(0.984 + 0.002 * rng.standard_normal(), 1e-8)
+    assert not tracker.is_consistent and tracker.consistency > 30
+    again = ScaleTracker(0.002, 0.0)
+    again.restore({"surprise": 4815.0, **tracker.state()})  # an old journal knows other names
+    assert again == tracker
+
+
+def test_cells_of_unequal_brightness_are_no_change_of_the_source() -> None:
+    # otherwise half of the difference of two cells goes into each, and all gains are off by it
+    numbers = np.array([0, 1] * 6)
+    source = 1 + 0.1 * np.sin(np.arange(12.0))
+    slots, cells = 3e4 * source, np.where(numbers == 0, 3.2e4, 2.5e4) * source
+    found = _brightness(numbers, np.stack([slots, slots + cells], axis=1), are_lit=True)
+    np.testing.assert_allclose(found / source, (found / source).mean(), rtol=0.03)
+    found = _brightness(numbers, np.stack([0 * slots, cells], axis=1), are_lit=False)
+    assert np.isfinite(found).all()
 
 
 # --- crosstalk -----------------------------------------------------------------------------------

@@ -576,6 +576,58 @@ def test_full_well_stops_a_reading_and_is_counted(detection: str, dark: float | 
     assert result.stats.saturated == 2 * 500
 
 
+@pytest.mark.parametrize("detection", DETECTIONS)
+@pytest.mark.parametrize(("full_well", "read_noise"), [(10_050.0, None), (9_900.0, 30.0)])
+def test_a_full_well_clips_electrons_and_not_their_mean(
+    detection: str, full_well: float, read_noise: float | None
+) -> None:
+    """A detector that is full half of the time would look empty of trouble: 31 % saturate.
+
+    Electrons N(m, m) of m = 10,000 in a well W: with c = (W - m) / sqrt(m) and Z = min(N(0, 1), c)
+    E Z = c (1 - F(c)) - f(c), E Z^2 = F(c) - c f(c) + c^2 (1 - F(c)); 4 sigma, once in 5e3 for a
+    fresh seed (three scores of each bench).
+    """
+    mean, count, normal = 1e4, 40_000, NormalDist()
+    backend = bench(
+        detection=detection,
+        photons_full_scale=mean,
+        full_well_e=full_well,
+        read_noise_e=read_noise,
+    )
+    result = backend.matmul(np.ones((count, 1)), np.ones((1, 1)), address(np.arange(count)))
+    c = (full_well - mean) / mean**0.5
+    above, density = 1 - normal.cdf(c), normal.pdf(c)
+    first, second = c * above - density, 1 - above - c * density + c * c * above
+    reads = 1 if detection == "balanced" else 2  # of both rails
+    spread = (mean * (second - first**2) + reads * (read_noise or 0.0) ** 2) ** 0.5
+    found = result.y.astype(float)[:, 0] * mean
+    assert abs(found.mean() - mean - first * mean**0.5) < 4 * spread / count**0.5
+    squares = (found - found.mean()) ** 2
+    assert abs(squares.mean() - spread**2) < 4 * squares.std() / count**0.5
+    full = result.stats.saturated / count
+    assert abs(full - above) < 4 * (above * (1 - above) / count) ** 0.5
+    if read_noise is None:
+        assert found.max() <= full_well * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("vectors", [1, 4])
+def test_rows_that_share_an_exposure_share_its_source(vectors: int) -> None:
+    """Otherwise averaging over such rows would seem to make source noise less, which it does not.
+
+    Factors of 400 exposures; correlations of neighbours within 4 / 20 of none: once in 1.6e4.
+    """
+    backend = bench(photons_full_scale=None, source_rms=0.02, rows=4, vectors=vectors)
+    count = 400 * vectors
+    y = backend.matmul(np.ones((count, 3)), np.ones((6, 3)), address(np.arange(count))).y / 3
+    of_exposures = y.reshape(400, vectors, 6)
+    assert np.array_equal(of_exposures, np.broadcast_to(of_exposures[:, :1], of_exposures.shape))
+    frames = of_exposures[:, 0, [0, 5]]  # four rows a frame: the sixth output lies in another one
+    assert abs(np.corrcoef(frames.T)[0, 1]) < 0.2
+    assert abs(np.corrcoef(frames[1:, 0], frames[:-1, 0])[0, 1]) < 0.2
+    alone = backend.matmul(np.ones((2, 3)), np.ones((6, 3)), address([5, 399])).y / 3
+    assert np.array_equal(alone, y[[5, 399]])
+
+
 # --- same question, same answer ------------------------------------------------------------------
 
 

@@ -250,7 +250,21 @@ class BenchBackend(Backend):
         """Give what follows the light; None where nothing is known of it."""
         if self._calibrated is not None:
             return self._calibrated.tracker()
-        return None if self._guesses else known.known_tracker(self.bench)
+        if self._guesses:
+            return None
+        measured = self.layout.marker_variance(self.response)
+        if measured is None:  # of a reference: its shot noise and read noise
+            light_e = float(self.response.pairs_e.sum()) * self.layout.reference_light
+            measured = (light_e + float(self.dark_variance.sum())) / max(light_e, 1.0) ** 2
+        return known.known_tracker(self.bench, measured)
+
+    @property
+    def light_variance(self) -> float:
+        """The relative variance that is left of a shot's light, once it was measured."""
+        if self.tracker is None or self.bench.is_timing_only:
+            return 0.0
+        measured = self.layout.marker_variance(self.response)
+        return self.tracker.light_variance(measured, self._reference_every)
 
     @property
     def _reference_every(self) -> int:
@@ -376,7 +390,7 @@ class BenchBackend(Backend):
                 f"NOT CALIBRATED: {self.bench.path} ran on a guess of its registration, curves and "
                 "brightness; its numbers are not to be trusted",
             )
-        if self._profile is None:
+        if self.shots is None:
             return ()
         light = f"{self.typical_full_e:,.0f} photoelectrons per full-scale product of two elements"
         if self._calibrated is None:
@@ -390,6 +404,16 @@ class BenchBackend(Backend):
                 f"{self.references:,} reference shots were taken; the light ended at {ended:.3f} "
                 "times that of calibration",
             ]
+        tracker = self.tracker
+        if tracker is not None and tracker.judged and not self.bench.is_timing_only:
+            if tracker.is_consistent:
+                told[-1] += f"; {tracker.verdict}"
+            else:
+                told.append(
+                    f"LIGHT NOT AS CALIBRATED: {tracker.verdict}; products may be off in gain: "
+                    "check the source and what changes the markers' light, then run `lightloom "
+                    "calibrate` again"
+                )
         return (*told, *self._remedied)
 
     @property

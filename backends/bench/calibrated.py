@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...instruments import InputError, SpatialLightModulator
+from . import maps
 from .bench import WINDOW_SAMPLES, Bench
 from .calibration import Calibration, path_of
 from .layouts import Layout, Optics, Response
@@ -59,8 +60,8 @@ class Calibrated:
         is_line = bench.file.layout == "line"
         return Optics(
             tables=tables,
-            input_map=self._map("input_map"),
-            camera_map=np.eye(2, 3) if is_bucket else self._map("camera_map", is_line),
+            input_map=self._map("input_map", bench),
+            camera_map=np.eye(2, 3) if is_bucket else self._map("camera_map", bench, is_line),
             sensor_shape=sensor,
             dark_counts=float(dark.sum()) if is_bucket else dark,
             gain_e_per_count=gain,
@@ -97,14 +98,27 @@ class Calibrated:
             )
         return value
 
-    def _map(self, name: str, is_flat: bool = False) -> np.ndarray:
-        """Give an affine map of places; a flat one is told apart in one direction only."""
-        array = self._array("align", name, (2, 3))
-        stretch = np.abs(array[0, 0]) if is_flat else abs(np.linalg.det(array[:, :2]))
-        if not 1e-4 <= stretch <= 1e4:
+    def _map(self, name: str, bench: Bench, is_flat: bool = False) -> np.ndarray:
+        """Return a map of places (see `maps`); a flat one is told apart in one direction only."""
+        array = self._array("align", name, ())
+        if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] not in maps.TERMS:
+            terms = ", ".join(f"(2, {count})" for count in maps.TERMS)
+            raise InputError(
+                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, and a "
+                f"map of places has one of {terms}: align and calibrate again"
+            )
+        rows, columns = (np.array([0.25, 0.5, 0.75]) * size for size in bench.weight.shape)
+        places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        slopes = maps.scales(array, places.reshape(-1, 2))
+        signed = slopes[:, 0, 0] if is_flat else np.linalg.det(slopes)
+        stretch = np.abs(signed)
+        if (np.sign(signed) != np.sign(signed[0])).any():
+            stretch = np.zeros(1)  # a fold: two places fall on one
+        off = stretch[(stretch < 1e-4) | (stretch > 1e4)]
+        if off.size:
             raise InputError(
                 f"the calibration {self.calibration.path} has a {name} that stretches places "
-                f"{stretch:g} times, which no alignment gives: align and calibrate again"
+                f"{off[0]:g} times, which no alignment gives: align and calibrate again"
             )
         return array
 

@@ -19,10 +19,10 @@ from .bench import Bench
 from .grey import GreyCurve
 from .layouts import Layout, Marks, Optics, Response
 from .plan import Planned
-from .tracking import ScaleTracker
+from .tracking import ScaleTracker, chi_square_limit
 
 _SIGMAS = 6.0  # exceeded by chance twice in a billion
-_MILLION, _TEN_THOUSAND = 4.75, 3.72  # of a normal distribution: exceeded by chance once in these
+_TEN_THOUSAND = 3.72  # sigma of a normal distribution: exceeded by chance once in these
 _OFF = 0.3  # share of its light by which a reference may be brighter or dimmer than before
 _BEYOND = 0.02  # share of the brightest light by which calibration may be off
 _UNSTEADY = 0.01  # share of its light by which a sample may differ from the others, beyond noise
@@ -338,12 +338,6 @@ class Decoder:
                 f"{len(expected)} slots, at most {limit:.0f} by chance): check that nothing "
                 "stands in the beam, and that the bench has not moved"
             )
-
-
-def chi_square_limit(freedom: int, sigmas: float = _MILLION) -> float:
-    """Give what is exceeded by chance once in a million (Wilson's and Hilferty's approximation)."""
-    part = 2 / (9 * freedom)
-    return float(freedom * (1 - part + sigmas * part**0.5) ** 3)
 
 
 # --- darkness ------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ _MIXED = 0.05  # share of other elements' input that a lit weight pixel may see
 _DARK, _BRIGHT, _FIRST_BIT = 0, 1, 2  # places of an index map, before the elements
 _STEP_PX = 8  # grid on which the usable part of a modulator is searched
 _DARK_PIXELS, _LEAST_DARK = 2000, 50  # of a camera, that tell its dark level
+_TYPICAL_INPUT = 0.25  # mean light of inputs, of full
 _APART_PX = 8  # of them from what is lit, in camera pixels: blur and slopes of spots
 
 
@@ -42,8 +43,8 @@ class Optics:
     Parameters
     ----------
     tables : light of each grey level of a modulator, by role, float32 [levels], brightest 1
-    input_map, camera_map : float64 [2, 3] or [2, 6], weight pixel -> input, camera pixel (`maps`);
-        of a line's camera, the row of a weight row and the middle column of its spot
+    input_map, camera_map : weight pixel -> input, camera pixel (see `maps`), float64 [2, 3], [2, 6]
+        or [2, 10]; of a line's camera, the row of a weight row and the middle column of its spot
     sensor_shape : (height, width) of the camera; (1, 1) of a photodiode
     dark_counts : of a detector pixel in one exposure without light, float32 [h, w], or one number
     gain_e_per_count : of the detector
@@ -333,13 +334,18 @@ class Layout(ABC):
         """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
         return {}
 
-    def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
-        """Give the light of bright marker cells from that of weight pixels [h, w], by role."""
-        return {}
+    def marker_variance(self, response: Response) -> float | None:
+        """Return the relative variance of the light that the markers of a shot tell; None without.
 
-    def leaky_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
-        """Give what dark weights [h, w] leak into marker cells of brightest input elements."""
-        return {}
+        Parameters
+        ----------
+        response : how bright markers are
+        """
+        return None
+
+    def boxes(self) -> np.ndarray:
+        """Return the camera rectangles of slots: top, left, bottom, right, int64 [slots, 4]."""
+        return np.zeros((0, 4), dtype=np.int64)
 
     def dark_pixels(self) -> np.ndarray:
         """Give the detector pixels that no lit element reaches, flat places; few or none."""
@@ -462,7 +468,7 @@ class _OnCamera(Layout):
         above, expected, variance = 0.0, 0.0, 0.0
         for role, cells in self._cells.items():
             electrons = cells.electrons(taken)
-            noise = np.maximum(electrons, 0) + cells.pixels * self.optics.read_noise_e**2
+            noise = np.maximum(electrons, 0) + cells.pixels * self._pixel_variance
             bright = None
             if known:
                 assert response is not None and response.marker_e is not None
@@ -485,6 +491,26 @@ class _OnCamera(Layout):
         if not known:
             return Marks(numbers)
         return Marks(numbers, above / expected, variance / expected**2)
+
+    @property
+    def _pixel_variance(self) -> float:
+        """Variance of a pixel that no light brings: read noise, dark counts, converter steps."""
+        optics = self.optics
+        return optics.read_noise_e**2 + optics.dark_e + optics.gain_e_per_count**2 / 12
+
+    def marker_variance(self, response: Response) -> float | None:
+        """Return the relative variance of the light that the markers of a shot tell."""
+        if response.marker_e is None:
+            return None
+        expected = noise = 0.0
+        for role, cells in self._cells.items():
+            lit_e = float(response.marker_e[role].sum()) / 2  # half of the cells are bright
+            expected += lit_e
+            noise += lit_e + float(cells.pixels.sum()) * self._pixel_variance
+            for leaks in (response.marker_leak_e, response.marker_dark_e):
+                if leaks is not None:
+                    noise += max(float(leaks[role].sum()), 0.0) * _TYPICAL_INPUT
+        return noise / expected**2
 
     def _without_leak(
         self, electrons: np.ndarray, leak: np.ndarray, mean_input: float | None
@@ -672,13 +698,10 @@ class ImagedLayout(_OnCamera):
         boxes[..., 2] = boxes[..., 0] + block[0] * pitch
         boxes[..., 3] = boxes[..., 1] + block[1] * pitch
         margin = (guard_on_camera - 1) / 2
-        self._cell_boxes = {
-            role: (cell.reshape(-1, 4) + np.tile(corner, 2)).astype(int)
-            for role, cell in cells.items()
-        }
+        of_cells = {role: cell.reshape(-1, 4) + np.tile(corner, 2) for role, cell in cells.items()}
         self._cut(
             self._on_camera(boxes.reshape(-1, 4) + np.tile(corner, 2), margin),
-            {role: self._on_camera(cell, -1.0) for role, cell in self._cell_boxes.items()},
+            {role: self._on_camera(cell, -1.0) for role, cell in of_cells.items()},
         )
 
     def _on_camera(self, boxes: np.ndarray, margin: float) -> np.ndarray:
@@ -700,20 +723,6 @@ class ImagedLayout(_OnCamera):
         apart = (_APART_PX / np.sqrt(np.maximum(scales, 1e-12)))[:, None]
         inside = (corner > -apart) & (corner < np.array([height, width]) - 1 + apart)
         return np.asarray(inside.all(axis=-1))
-
-    def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
-        """Give the light of bright marker cells from that of weight pixels [h, w], by role."""
-        found = {}
-        for role, boxes in self._cell_boxes.items():
-            mean = region_sums(light, boxes) / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-            middle = (boxes[:, :2] + boxes[:, 2:] - 1) / 2
-            per_area = np.abs(np.linalg.det(maps.scales(self.optics.camera_map, middle)))
-            found[role] = mean * self._cells[role].pixels / per_area  # inside the cell's picture
-        return found
-
-    def leaky_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
-        """Give what elements leak into marker cells: nothing, they are apart."""
-        return {role: np.zeros(len(boxes)) for role, boxes in self._cell_boxes.items()}
 
 
 class LineLayout(_OnCamera):
@@ -752,23 +761,18 @@ class LineLayout(_OnCamera):
         for bit in range(count):
             inputs[:, (bit + 1) * mark : (bit + 2) * mark] = _FIRST_BIT + bit
         start = (height - rows * step + guard) // 2
-        cells = {"input": np.zeros((count, 4), int), "weight": np.zeros((count, 4), int)}
         # rows of bits of the input's number, then of the weights' number, then of numbers
         for row in range(rows):
             part = slice(start + row * step, start + row * step + pitch)
             if row < count:
                 weight[part, (row + 1) * mark : (row + 2) * mark] = _BRIGHT
-                cells["input"][row] = part.start, (row + 1) * mark, part.stop, (row + 2) * mark
             elif row < 2 * count:
                 weight[part, :mark] = _FIRST_BIT + row - count
-                cells["weight"][row - count] = part.start, 0, part.stop, mark
             else:
                 places = element + (row - 2 * count) * self.length + np.arange(self.length)
                 weight[part, columns] = np.repeat(places, pitch)
         reserved = (self.marker_bits + 1) * mark
         self.leaked_px = guard * (self.length * pitch / 4 + reserved) + pitch * reserved
-        corner = np.tile(self.window[:2], 2)
-        self._cell_boxes = {role: boxes + corner for role, boxes in cells.items()}
         self._find_rows(self.window[0] + start + step * np.arange(rows), pitch, count)
         return self._in_window(weight), self._in_window(inputs)
 
@@ -801,21 +805,6 @@ class LineLayout(_OnCamera):
         left, right = self.columns()
         column = points[:, 1]
         return np.asarray((column >= left - _APART_PX) & (column < right + _APART_PX))
-
-    def bright_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
-        """Give the light of bright marker cells from that of weight pixels [h, w], by role."""
-        covered = light * self.coverage  # a reserved column's part of a row
-        return {role: region_sums(covered, boxes) for role, boxes in self._cell_boxes.items()}
-
-    def leaky_markers(self, light: np.ndarray) -> dict[str, np.ndarray]:
-        """Give what dark weights [h, w] leak into marker cells of brightest input elements."""
-        middle, found = float(light.mean()), {}
-        for role, cells in self._cells.items():
-            tall = (cells.boxes[:, 2] - cells.boxes[:, 0]) / abs(
-                float(self.optics.camera_map[0, 0])
-            )
-            found[role] = tall * self.encoding.element_px * self.length * middle
-        return found
 
 
 class BlockLayout(Layout):

@@ -14,7 +14,7 @@ import numpy as np
 _OUTLIER = 4.0  # robust standard deviations beyond which a point is no witness
 _ASKED = 1.25  # a map's residual over that of the next order, from which on the latter is taken
 _AGREE = 0.9  # so many points of the lower order must fit the next one too: it is sharper
-_TERMS = (3, 6, 10)  # of an affine, a quadratic, a cubic map
+TERMS = (3, 6, 10)  # of an affine, a quadratic, a cubic map
 
 
 def _terms(points: np.ndarray, count: int) -> np.ndarray:
@@ -89,7 +89,7 @@ def fit(here: np.ndarray, there: np.ndarray, correct: bool = True) -> Fit:
     ValueError : for fewer than 3 points, or points on one line
     """
     best = _fit(here, there, 3)
-    for count in _TERMS[1:] if correct else ():
+    for count in TERMS[1:] if correct else ():
         if best.kept.sum() < 3 * count:
             break
         finer = _fit(here, there, count)

@@ -145,12 +145,18 @@ def _compared(
     w_scale = np.abs(w).max(axis=1)[None, :]
     scale = x_scale * w_scale
     exact = (x @ w.T) / scale
-    steps = {role: abs(c.brightest - c.darkest) for role, c in backend.curves.items()}
-    grey = ((w / w_scale.T) ** 2).sum(axis=1)[None, :] / (12 * steps["input"] ** 2)
-    grey = grey + ((x / x_scale) ** 2).sum(axis=1, keepdims=True) / (12 * steps["weight"] ** 2)
-    noise = variance / scale**2
+    noise = (variance + grey_variance(backend, x, w)) / scale**2
     light = backend.typical_full_e * _lit(backend.bench.file.encoding.kind, x, w)
-    return y / scale - exact, exact, noise + grey, light
+    return y / scale - exact, exact, noise, light
+
+
+def grey_variance(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return the variance of x w^T that the rounding to grey levels makes: float64 [N, M]."""
+    x_scale, w_scale = (np.abs(part).max(axis=1, keepdims=True) for part in (x, w))
+    steps = {role: abs(c.brightest - c.darkest) for role, c in backend.curves.items()}
+    grey = ((w / w_scale) ** 2).sum(axis=1)[None, :] / (12 * steps["input"] ** 2)
+    grey = grey + ((x / x_scale) ** 2).sum(axis=1, keepdims=True) / (12 * steps["weight"] ** 2)
+    return np.asarray(grey * (x_scale * w_scale.T) ** 2)
 
 
 def _lit(kind: str, x: np.ndarray, w: np.ndarray) -> np.ndarray:

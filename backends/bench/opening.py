@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...instruments import Paused, WrongLight
-from .decoding import chi_square_limit
+from .tracking import chi_square_limit
 
 if TYPE_CHECKING:
     from .backend import BenchBackend

@@ -363,12 +363,15 @@ class Product:
         stats.checks += self.judge.tally.checks
         stats.suspicious += self.judge.tally.suspicious
         total, noise = np.zeros((2, m, count, rows))
+        source = np.zeros((m, count, rows // self._rails))
         for matrix, (product, variance) in enumerate(found):
             total[matrix], noise[matrix] = product[:count], variance[:count]
+            source[matrix] = self._lever(product[:count])
             negative = self._rows[matrix][count:]
             total[matrix, negative] -= product[count:]
             noise[matrix, negative] += variance[count:]
-        return self._combined(total, noise)
+            source[matrix, negative] += self._lever(product[count:])
+        return self._combined(total, noise, self._backend.light_variance * source)
 
     def _decode(
         self, laid: _Laid, electrons: np.ndarray, found: list[np.ndarray], stats: Stats
@@ -394,15 +397,40 @@ class Product:
             ] ** 2
             stats.photons += float(taken.sum())
 
-    def _combined(self, total: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Add rails with their signs, scale, and put back what the offset took away."""
+    def _signed(self, products: np.ndarray) -> np.ndarray:
+        """Add the rails [..., rows] of each output with their signs: float64 [..., outputs]."""
+        outputs = products.shape[-1] // self._rails
+        signed = products * np.tile(self._w.signs, outputs)
+        return np.asarray(signed.reshape(*products.shape[:-1], outputs, self._rails).sum(axis=-1))
+
+    def _lever(self, products: np.ndarray) -> np.ndarray:
+        """Return what the relative variance of an exposure's light is multiplied with.
+
+        Rails that share an exposure share its light; a frame of one slot shows them in turn.
+        """
+        if self._backend.layout.slots >= self._rails:
+            return self._signed(products) ** 2
+        outputs = products.shape[-1] // self._rails
+        squares = (products**2).reshape(*products.shape[:-1], outputs, self._rails)
+        return np.asarray(squares.sum(axis=-1))
+
+    def _combined(
+        self, total: np.ndarray, noise: np.ndarray, source: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Add rails with their signs, scale, and put back what the offset took away.
+
+        Parameters
+        ----------
+        total, noise : of the rails, and their variance, float64 [m, N, rails of M]
+        source : variance that exposures get of their light, float64 [m, N, M]
+        """
         backend, x, w = self._backend, self._x, self._w
         m, count, rows = total.shape
         outputs = rows // self._rails
         scale = x.scale * np.swapaxes(w.scale, -1, -2)
-        signs = np.tile(w.signs, outputs)
-        y = (total * signs).reshape(m, count, outputs, self._rails).sum(axis=-1) * scale
-        variance = noise.reshape(m, count, outputs, self._rails).sum(axis=-1) * scale**2
+        y = self._signed(total) * scale
+        variance = noise.reshape(m, count, outputs, self._rails).sum(axis=-1) + source
+        variance = variance * scale**2
         if backend.bench.file.encoding.kind == "offset":
             kept = self._values.shape[-1]
             light = backend.curves["input"].light[self._levels.reshape(m, count, -1)][..., :kept]

@@ -20,7 +20,8 @@ def matching_profile(backend: BenchBackend) -> OpticsProfile:
 
     A camera's pixels have read noise and steps of their own, so a slot's are sqrt(pixels) times
     those; the steps are part of the read noise here. Grey levels serve one sign each, so a rail of
-    b bits has as many levels on each side of zero as a signed number of b + 1 bits.
+    b bits has as many levels on each side of zero as a signed number of b + 1 bits. Of the source's
+    noise and drift there is what markers and references leave of it.
     """
     layout, bench, optics = backend.layout, backend.bench, backend.optics
     file, pixels = bench.file, float(layout.read_pixels().mean())
@@ -52,6 +53,7 @@ def matching_profile(backend: BenchBackend) -> OpticsProfile:
         photons_full_scale=full_e,
         read_noise_e=math.sqrt(samples * (noise**2 + step**2 / 12)),
         dark_e=optics.dark_e * pixels + layout.leaked_px * leaks["weight"] * per_pixel,
+        source_rms=math.sqrt(backend.light_variance),
         extinction_ratio=1 / leak if leak else None,
         rows=max(layout.slots, 2),
         length=layout.length,

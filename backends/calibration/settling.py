@@ -25,6 +25,10 @@ _LONGEST = 8.0  # times the stated settling time, that is looked at
 _SETTLED = 5e-5  # of the change that may be left: a fifth of half a step of 12 bits
 _POOR = 0.05  # rms of the fit, of the change, that is refused
 _SMALL = 5e-3
+_NOISY = 0.01  # noise of a shot over the change, from which on the exposure becomes longer
+_LONGER, _SHORTER = 3.0, 5  # a change lasts so many exposures at least; so often they get shorter
+_HALVED = 12  # times that a step of the fit is halved
+_SKIP = "run `lightloom calibrate --skip settling`: then runs wait as long as its driver says"
 
 
 def settling(work: Work) -> Measured:
@@ -48,7 +52,7 @@ def settling(work: Work) -> Measured:
                 f"the {role} modulator's light does not approach a new frame as one modulator does "
                 f"(off by {rms:.1%} rms of the change): look at its plot for dithering, overdrive, "
                 "an exposure that does not hold whole dither periods, or something that moved "
-                "in the beam"
+                f"in the beam; or {_SKIP}"
             )
         stated_s = modulator.latency_s + modulator.settle_time_s
         figures += [
@@ -82,75 +86,150 @@ def settling(work: Work) -> Measured:
 def _follow(
     work: Work, role: str, done: float
 ) -> tuple[np.ndarray, np.ndarray, float, list[float]]:
-    """Give moments after the flip, the share of change seen, the exposure, latencies."""
-    probe, bench = work.probe, work.bench
-    modulator = bench.input if role == "input" else bench.weight
-    probe.light(True)
-    probe.fill()
-    full_s = probe.find_exposure()
-    stated_s = max(modulator.settle_time_s, 1e-4)
-    exposure_s = float(np.clip(stated_s / 20, probe.shortest_s, full_s))
-    wait_s = modulator.latency_s + 3 * stated_s
-    light = {"bright": _settled(work, role, True, exposure_s, wait_s)}
-    light["dark"] = _settled(work, role, False, exposure_s, wait_s)
-    change = light["bright"] - light["dark"]
-    if change < 0.2 * light["bright"]:
-        raise BadFit(
-            f"the {role} modulator hardly changes the light in {exposure_s:g} s: nothing to follow"
-        )
-    lates: list[float] = []
+    """Return moments after the flip, the share of change seen, the exposure, latencies.
 
-    def look(moments_s: np.ndarray) -> np.ndarray:
-        shares = []
+    A modulator may be far quicker than its driver says. An exposure that is longer than the change
+    hides it, so shorter ones follow as long as they bring enough light.
+    """
+    modulator = work.bench.input if role == "input" else work.bench.weight
+    work.probe.light(True)
+    work.probe.fill()
+    stated_s = max(modulator.settle_time_s, 1e-4)
+    series = _Series(work, role, modulator.latency_s, stated_s, work.probe.find_exposure(), done)
+    series.expose(stated_s / 20)
+    moments_s, share = series.changes(1.2 * stated_s)
+    for _ in range(_SHORTER):
+        low_s, high_s = _between(moments_s, share)
+        before_s, is_seen = series.exposure_s, bool((share < 1 - _BEGUN).any())
+        if is_seen and high_s - low_s > _LONGER * before_s:
+            break
+        if not series.expose(before_s / _LONGER):
+            break
+        moments_s, share = series.changes(1.2 * (high_s - modulator.latency_s))
+    return moments_s, share, series.exposure_s, series.late_s
+
+
+class _Series:
+    """Exposures at chosen moments after flips of one modulator.
+
+    Parameters
+    ----------
+    latency_s, stated_s : of the modulator, as its driver says
+    full_s : exposure that fills the detector
+    done : share of the step that is done already
+
+    Attributes
+    ----------
+    exposure_s : of what is taken now
+    late_s : from each trigger to the start of its exposure, as the camera says
+    """
+
+    def __init__(
+        self, work: Work, role: str, latency_s: float, stated_s: float, full_s: float, done: float
+    ) -> None:
+        self._work, self._role, self._done = work, role, done
+        self._latency_s, self._stated_s, self._full_s = latency_s, stated_s, full_s
+        self._wait_s = latency_s + 3 * stated_s
+        self.exposure_s, self.late_s = np.inf, list[float]()
+        self._dark = self._change = 0.0
+
+    def expose(self, wanted_s: float) -> bool:
+        """Take an exposure of the wanted length, or the next one that brings enough light.
+
+        Returns
+        -------
+        whether it is shorter than the exposure before; else that one is kept
+
+        Raises
+        ------
+        BadFit : when the modulator hardly changes the light
+        """
+        exposure_s = float(np.clip(wanted_s, self._work.probe.shortest_s, self._full_s))
+        while exposure_s < self.exposure_s:
+            change, noise = self._levels(exposure_s)
+            if noise < _NOISY * change or exposure_s >= self._full_s:
+                self.exposure_s = exposure_s
+                self._levels(exposure_s)
+                return True
+            exposure_s = min(2 * exposure_s, self._full_s)
+        self._levels(self.exposure_s)
+        return False
+
+    def _levels(self, exposure_s: float) -> tuple[float, float]:
+        """Measure the light of settled frames; return their difference, and its noise."""
+        bright, noise = _settled(self._work, self._role, True, exposure_s, self._wait_s)
+        self._dark, _ = _settled(self._work, self._role, False, exposure_s, self._wait_s)
+        self._change = bright - self._dark
+        if self._change < max(0.2 * bright, 0.0) and exposure_s >= self._full_s:
+            raise BadFit(
+                f"the {self._role} modulator hardly changes the light in {exposure_s:g} s: nothing "
+                f"to follow; see that its frames reach the light, or {_SKIP}"
+            )
+        return self._change, noise
+
+    def changes(self, span_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return moments until the light has settled, and the share of the change at each.
+
+        Raises
+        ------
+        BadFit : when it takes far longer than is said
+        """
+        latency_s = self._latency_s
+        before_s = np.linspace(0, latency_s, _BEFORE, endpoint=False)
+        while True:
+            moments_s = latency_s + np.linspace(0, span_s, _MOMENTS)
+            if latency_s:
+                moments_s = np.append(before_s, moments_s)
+            share = self._look(moments_s)
+            if abs(share[-1] - 1) < _SMALL * 4 and abs(share[-3:].mean() - 1) < _SMALL * 2:
+                break
+            span_s, self._wait_s = 2 * span_s, 2 * self._wait_s
+            if span_s > latency_s + _LONGEST * self._stated_s:
+                raise BadFit(
+                    f"the {self._role} modulator has not settled {moments_s[-1]:.3g} s after its "
+                    f"flip ({share[-1]:.1%} of the change), and its driver says "
+                    f"{self._stated_s:g} s: give its real settle_time_s in the bench file, or "
+                    f"{_SKIP}"
+                )
+            self._levels(self.exposure_s)
+        return self._closer(moments_s, share)
+
+    def _closer(self, moments_s: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Look between two moments, where a fast change falls between them."""
+        for _ in range(_CLOSER):
+            low_s, high_s = _between(moments_s, share)
+            if ((moments_s > low_s) & (moments_s < high_s)).sum() >= _ALONG:
+                break
+            more_s = np.linspace(low_s, high_s, _ALONG + 2)[1:-1]
+            share = np.append(share, self._look(more_s))
+            order = np.argsort(np.append(moments_s, more_s), kind="stable")
+            moments_s, share = np.append(moments_s, more_s)[order], share[order]
+        return moments_s, share
+
+    def _look(self, moments_s: np.ndarray) -> np.ndarray:
+        """Return the share of the change that is seen at each moment, of flips both ways."""
+        work, shares = self._work, []
         for number, moment_s in enumerate(moments_s):
             seen = []
             for up in (True, False):
-                total = _flipped(work, role, up, wait_s, moment_s, exposure_s, change)
-                lates.append(probe.late_s)
-                share = (total - light["dark"]) / change
+                timing = self._wait_s, moment_s, self.exposure_s
+                total = _flipped(work, self._role, up, *timing, self._change)
+                self.late_s.append(work.probe.late_s)
+                share = (total - self._dark) / self._change
                 seen.append(share if up else 1 - share)
             if not 1 - _TOO_BRIGHT < min(seen) <= max(seen) < _TOO_BRIGHT:
                 raise WrongLight(
-                    f"while the {role} modulator settles, {seen[-1]:.0%} of the change is seen: "
-                    "the light is not what it was; check the source, and that nothing moves in "
-                    "the beam"
+                    f"while the {self._role} modulator settles, {seen[-1]:.0%} of the change is "
+                    "seen: the light is not what it was; check the source, and that nothing moves "
+                    f"in the beam, or {_SKIP}"
                 )
             shares.append(float(np.mean(seen)))
-            work.tell(done + (number + 1) / len(moments_s) / 2)
+            work.tell(self._done + (number + 1) / len(moments_s) / 2)
         return np.array(shares)
-
-    span_s = 1.2 * stated_s
-    before_s = np.linspace(0, modulator.latency_s, _BEFORE, endpoint=False)
-    while True:
-        moments_s = modulator.latency_s + np.linspace(0, span_s, _MOMENTS)
-        if modulator.latency_s:
-            moments_s = np.append(before_s, moments_s)
-        share = look(moments_s)
-        if abs(share[-1] - 1) < _SMALL * 4 and abs(share[-3:].mean() - 1) < _SMALL * 2:
-            break
-        span_s, wait_s = 2 * span_s, 2 * wait_s
-        if span_s > modulator.latency_s + _LONGEST * stated_s:
-            raise BadFit(
-                f"the {role} modulator has not settled {moments_s[-1]:.3g} s after its flip "
-                f"({share[-1]:.1%} of the change), and its driver says {stated_s:g} s: give its "
-                "real settle_time_s in the bench file"
-            )
-        light["bright"] = _settled(work, role, True, exposure_s, wait_s)
-        light["dark"] = _settled(work, role, False, exposure_s, wait_s)
-        change = light["bright"] - light["dark"]
-    for _ in range(_CLOSER):  # a fast change after a long latency falls between two moments
-        low_s, high_s = _between(moments_s, share)
-        if ((moments_s > low_s) & (moments_s < high_s)).sum() >= _ALONG:
-            break
-        more_s = np.linspace(low_s, high_s, _ALONG + 2)[1:-1]
-        share = np.append(share, look(more_s))
-        order = np.argsort(np.append(moments_s, more_s), kind="stable")
-        moments_s, share = np.append(moments_s, more_s)[order], share[order]
-    return moments_s, share, exposure_s, lates
 
 
 def _between(moments_s: np.ndarray, share: np.ndarray) -> tuple[float, float]:
-    """Give the last moment before the change, and the first one after it."""
+    """Return the last moment before the change, and the first one after it."""
     begun, ended = np.flatnonzero(share > _BEGUN), np.flatnonzero(share < 1 - _BEGUN)
     first = max(int(begun[0]) - 1, 0) if len(begun) else 0
     last = min(int(ended[-1]) + 1, len(share) - 1) if len(ended) else len(share) - 1
@@ -195,14 +274,29 @@ def _flip(work: Work, role: str, up: bool, wait_s: float) -> Shown:
     return probe.shown(role)
 
 
-def _settled(work: Work, role: str, bright: bool, exposure_s: float, wait_s: float) -> float:
-    """Give the light of a frame that has surely settled."""
+def _settled(
+    work: Work, role: str, bright: bool, exposure_s: float, wait_s: float
+) -> tuple[float, float]:
+    """Return the light of a frame that has surely settled, and the detector's noise of it."""
     probe = work.probe
     (probe.fill if bright else probe.blank)(role)
     at_s = probe.shown_at_s(role) + wait_s
     work.bench.clock.sleep_until(at_s)
     raws = [probe.raw(exposure_s) for _ in range(_SETTLED_SHOTS)]
-    return float(np.median([_light(work, raw, exposure_s) for raw in raws]))
+    lights = [_light(work, raw, exposure_s) for raw in raws]
+    return float(np.median(lights)), _noise(work, raws, lights, exposure_s)
+
+
+def _noise(work: Work, raws: list[np.ndarray], lights: list[float], exposure_s: float) -> float:
+    """Return the noise of the light of one shot that a longer exposure makes less.
+
+    Pixels of two shots differ by their own noise, once the source's common factor is taken out.
+    """
+    if work.is_bucket:
+        return float(work.probe.noise_v2**0.5)
+    one, other = (_good(work, raw, exposure_s) for raw in raws[:2])
+    common = lights[0] / lights[1] if min(lights[:2]) > 0 else 1.0
+    return float((np.sum((one - common * other) ** 2) / 2) ** 0.5)
 
 
 def _sum(work: Work, exposure_s: float, at_s: float) -> float:
@@ -211,9 +305,13 @@ def _sum(work: Work, exposure_s: float, at_s: float) -> float:
 
 
 def _light(work: Work, raw: np.ndarray, exposure_s: float) -> float:
+    return float(_good(work, raw, exposure_s).sum())
+
+
+def _good(work: Work, raw: np.ndarray, exposure_s: float) -> np.ndarray:
+    """Return the counts above darkness of the pixels that count."""
     taken = raw - work.dark_counts(exposure_s)
-    good = taken if work.bad is None else taken[~work.bad]
-    return float(good.sum())
+    return taken if work.bad is None else taken[~work.bad]
 
 
 def _model(moments_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float) -> np.ndarray:
@@ -230,7 +328,11 @@ def _model(moments_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: floa
 def _fit(
     moments_s: np.ndarray, share: np.ndarray, exposure_s: float
 ) -> tuple[float, float, float, tuple[float, float]]:
-    """Fit delay and time constant (a grid, then Gauss's and Newton's steps).
+    """Fit delay and time constant: the best of a grid, then guarded Gauss-Newton steps.
+
+    Where the exposure is much longer than the time constant, the two are hardly told apart and a
+    full step may lead anywhere. A step is taken only where the residual falls, else half of it;
+    where no part of it helps, the result so far stays: at worst that of the grid.
 
     Returns
     -------
@@ -238,27 +340,46 @@ def _fit(
     """
     low, high = _between(moments_s, share)
     span = float(high - low)
-    best = (np.inf, 0.0, span)
-    for delay in np.linspace(low - exposure_s, high, 60):
-        for tau in np.geomspace(span / 500, span, 40):
-            off = float(np.sum((share - _model(moments_s, delay, tau, exposure_s)) ** 2))
-            best = min(best, (off, float(delay), float(tau)))
-    delay, tau = best[1], best[2]
+    lowest, highest = (low - exposure_s, span / 1000), (high, 3 * span)
+
+    def off(delay_s: float, tau_s: float) -> np.ndarray:
+        return np.asarray(share - _model(moments_s, delay_s, tau_s, exposure_s))
+
+    grid = (
+        (float(np.sum(off(delay, tau) ** 2)), float(delay), float(tau))
+        for earliest in {low - exposure_s, low - min(span, exposure_s)}
+        for delay in np.linspace(earliest, high, 60)
+        for tau in np.geomspace(span / 500, 3 * span, 40)
+    )
+    least, delay, tau = min(grid)
+    slopes = _slopes(moments_s, delay, tau, exposure_s, span)
     for _ in range(20):
-        model = _model(moments_s, delay, tau, exposure_s)
-        steps = (span * 1e-5, tau * 1e-4)
-        slopes = np.stack(
-            [
-                (_model(moments_s, delay + steps[0], tau, exposure_s) - model) / steps[0],
-                (_model(moments_s, delay, tau + steps[1], exposure_s) - model) / steps[1],
-            ],
-            axis=1,
-        )
-        change = np.linalg.lstsq(slopes, share - model, rcond=None)[0]
-        delay += float(change[0])
-        tau = float(np.clip(tau + change[1], tau / 3, tau * 3))
-    off = share - _model(moments_s, delay, tau, exposure_s)
-    rms = float(np.sqrt(np.mean(off**2)))
+        change = np.linalg.lstsq(slopes, off(delay, tau), rcond=None)[0]
+        for part in 0.5 ** np.arange(_HALVED):
+            there = np.clip(np.array([delay, tau]) + part * change, lowest, highest)
+            cost = float(np.sum(off(*there) ** 2))
+            if cost < least:
+                break
+        else:
+            break
+        least, (delay, tau) = cost, (float(there[0]), float(there[1]))
+        slopes = _slopes(moments_s, delay, tau, exposure_s, span)
+    rms = float(np.sqrt(least / len(share)))
     normal = slopes.T @ slopes
-    errors = np.sqrt(np.diag(np.linalg.pinv(normal)) * (off @ off) / max(len(off) - 2, 1))
+    errors = np.sqrt(np.diag(np.linalg.pinv(normal)) * least / max(len(share) - 2, 1))
     return delay, tau, rms, (float(errors[0]), float(errors[1]))
+
+
+def _slopes(
+    moments_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float, span_s: float
+) -> np.ndarray:
+    """Return the derivatives of the model by delay and time constant: [moments, 2]."""
+    model = _model(moments_s, delay_s, tau_s, exposure_s)
+    steps = (span_s * 1e-5, tau_s * 1e-4)
+    return np.stack(
+        [
+            (_model(moments_s, delay_s + steps[0], tau_s, exposure_s) - model) / steps[0],
+            (_model(moments_s, delay_s, tau_s + steps[1], exposure_s) - model) / steps[1],
+        ],
+        axis=1,
+    )

@@ -15,7 +15,7 @@ from ...instruments import BadFit, Saturated, StaleFrame, WrongLight
 from ..bench.layouts import Layout, Response
 from .probe import Probe
 
-_LEARNED = 4  # shots of each number while the markers are learnt
+_LEARNED = 12  # shots of each number while markers are learnt; their error is one of all gains
 _CONTRAST = 0.1  # of bright marker cells, at least
 _CHANGED = 0.2  # of the light of the same frames, from which on a shot is taken again
 _REFERENCE_EVERY = 8  # readings of a bench whose detector has no room for markers
@@ -169,7 +169,9 @@ class Slots:
         pixels = self.layout.read_pixels()
         variance = np.maximum(counts, 0) / self.gain + pixels * self.noise_counts**2
         variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2 / shots
-        return Reading(counts / (scale * exposure_s), variance, peak)
+        # E(1 / measured scale) = (1 + its relative variance) / scale
+        unbiased = 1 - scale_variance / scale**2 if self.layout.marker_bits else 1.0
+        return Reading(unbiased * counts / (scale * exposure_s), variance, peak)
 
     def _marked(
         self, taken: np.ndarray, inputs: np.ndarray, exposure_s: float
@@ -250,8 +252,8 @@ class Slots:
         inputs, weights = self.pattern("input", True), self.pattern("weight", sparse(layout))
         exposure_s = self.find_exposure(inputs, weights)
         self._markers = None
-        lit = self._cells(inputs, weights, exposure_s)
-        unlit = self._cells(self.pattern("input", False), weights, exposure_s)
+        lit = self._cells(inputs, weights, exposure_s, True)
+        unlit = self._cells(self.pattern("input", False), weights, exposure_s, False)
         marker_e, leak_e, dark_e = {}, {}, {}
         for role, (bright, dark) in lit.items():
             dark_e[role] = unlit[role][1]
@@ -274,14 +276,14 @@ class Slots:
         self._shown.clear()
 
     def _cells(
-        self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float
+        self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float, are_lit: bool
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Give the light of marker cells when they are bright and when dark, in counts a second."""
         layout, limit = self.layout, self.probe.bench.file.limits.retries
         ones = (1 << layout.marker_bits) - 1
         wanted = [0, ones] * _LEARNED
         numbers: list[int] = []
-        totals: list[float] = []
+        totals: list[tuple[float, float]] = []  # of slots, and with the cells
         cells: dict[str, list[np.ndarray]] = {"input": [], "weight": []}
         for _ in range(limit + 1):
             for number in wanted:
@@ -291,10 +293,11 @@ class Slots:
                 found = layout.marker_electrons(taken)
                 slots = layout.electrons(taken)
                 numbers.append(number)
-                totals.append(float(slots.sum() + sum(light.sum() for light in found.values())))
+                own = float(slots.sum())
+                totals.append((own, own + float(sum(light.sum() for light in found.values()))))
                 for role, light in found.items():
                     cells[role].append(light)
-            scale = np.array(totals) / np.median(totals)
+            scale = _brightness(np.array(numbers), np.array(totals), are_lit)
             kept = (np.abs(scale - 1) < _CHANGED) & _same(numbers, cells, scale)
             wanted = [n for n in (0, ones) for _ in range(_LEARNED - _count(numbers, kept, n))]
             if not wanted:
@@ -376,6 +379,29 @@ class Slots:
             f"the light of the same frames is {min(seen):.2f} to {max(seen):.2f} times that of the "
             "beginning: check the source, and that nothing moves in the beam"
         )
+
+
+def _brightness(numbers: np.ndarray, totals: np.ndarray, are_lit: bool) -> np.ndarray:
+    """Return the source's light in each shot over that in the mean.
+
+    Within shots of one number all light tells it. Between numbers the slots alone do: the cells
+    that two numbers light differ, and what they differ by is to be measured.
+
+    Parameters
+    ----------
+    numbers : that markers showed, [n]
+    totals : light of the slots, and of slots and cells, [n, 2]
+    are_lit : the slots; dark ones tell nothing, and dark cells need no comparison of numbers
+    """
+    own = totals[:, 0] / max(float(np.median(totals[:, 0])), 1e-30)
+    scale = np.empty(len(numbers))
+    for number in np.unique(numbers):
+        of = numbers == number
+        everything = totals[of, 1]
+        scale[of] = everything / np.median(everything)
+        if are_lit:
+            scale[of] *= np.median(own[of])
+    return scale
 
 
 def _same(numbers: list[int], cells: dict[str, list[np.ndarray]], scale: np.ndarray) -> np.ndarray:

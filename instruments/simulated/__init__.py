@@ -8,6 +8,7 @@ from .devices import SimulatedCamera, SimulatedDaq, SimulatedSLM, SimulatedSourc
 from .faults import Fault
 from .light_path import LightPath, WorldOptions
 from .monitors import SimulatedPowerMeter, SimulatedThermometer
+from .optics import bend
 from .profiles import CAMERAS, DAQS, MODULATORS
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "SimulatedSource",
     "SimulatedThermometer",
     "WorldOptions",
+    "bend",
 ]

@@ -24,7 +24,7 @@ from ..camera import Region, Shot
 from ..errors import InputError
 from ..tables import Table
 from .faults import digest
-from .optics import affine, blur, image, in_bands, interfere, inverse, look_up, warp
+from .optics import affine, bend, blur, image, in_bands, interfere, inverse, look_up, taps, warp
 
 Layout = Literal["imaged", "line", "block"]
 _NEGLIGIBLE = 1e-4  # share of a frame's light that is left out: a tenth of an 8-bit step
@@ -361,8 +361,8 @@ class LightPath:
 
         and with a sensor's shape
 
-        camera_map : weight pixel -> camera pixel, before distortion; of a line the row of a weight
-            row and the middle column of its spot
+        camera_map : weight pixel -> camera pixel, before distortion (`bend`); of a line the row of
+            a weight row and the middle column of its spot
         hot_pixels : bool [h, w]
         spot_columns : first column of a line's spots, and the one after the last, maybe cut pixels
         """
@@ -381,6 +381,68 @@ class LightPath:
             left = self._spot_left(sensor_shape)
             found["spot_columns"] = (left, left + options.spot_px)
         return found
+
+    def picture(
+        self, inputs: np.ndarray, weights: np.ndarray, sensor_shape: tuple[int, int] | None
+    ) -> np.ndarray:
+        """Return the light of two settled frames, without noise, in pixels at full transmission.
+
+        Parameters
+        ----------
+        inputs, weights : grey levels of the two modulators
+        sensor_shape : of the camera; None for a photodiode
+
+        Returns
+        -------
+        float32 [height, width] of the camera, [1, 1] of a photodiode
+        """
+        with self._lock:
+            frames = [_Frame(-1, levels, 0.0) for levels in (inputs, weights)]
+            planes = self._planes(*frames)
+            if sensor_shape is None:
+                return np.array([[np.vdot(planes[0], planes[1] * planes[2])]])
+            if self.options.layout == "line":
+                return self._spots(planes, sensor_shape)
+            return self._image(planes, sensor_shape, None)
+
+    def arriving(
+        self, sensor_shape: tuple[int, int], boxes: np.ndarray, owner: np.ndarray
+    ) -> np.ndarray:
+        """Return the share of each weight pixel's light that arrives in its own box on the camera.
+
+        Parameters
+        ----------
+        boxes : top, left, bottom, right in camera pixels, int [n, 4]
+        owner : number of the box of each weight pixel, -1 for none, int [h, w]
+
+        Returns
+        -------
+        float64 [h, w], 0 where there is no box
+        """
+        options = self.options
+        with self._lock:
+            matrix = self._camera_map(sensor_shape)
+            left = self._spot_left(sensor_shape)
+        rows, columns = np.nonzero(owner >= 0)
+        top, first, bottom, last = boxes[owner[rows, columns]].T
+        y, x = (turn[0] * rows + turn[1] * columns + turn[2] for turn in matrix)
+        share = np.zeros(owner.shape)
+        if options.layout == "line":
+            c, step = options.crosstalk, matrix[0, 0]
+            seen = (1 - 2 * c) * _caught(y, top, bottom)
+            seen += c * (_caught(y - step, top, bottom) + _caught(y + step, top, bottom))
+            right = left + options.spot_px
+            wide = np.minimum(last, right) - np.maximum(first, left)
+            share[rows, columns] = seen * np.clip(wide / options.spot_px, 0, 1)
+            return share
+        if options.distortion:
+            y, x = bend(y, x, sensor_shape, options.distortion)
+        on_rows, on_columns = np.zeros(len(y)), np.zeros(len(x))
+        for offset, tap in zip(*taps(options.blur_px), strict=True):
+            on_rows += tap * _caught(y + offset, top, bottom)
+            on_columns += tap * _caught(x + offset, first, last)
+        share[rows, columns] = on_rows * on_columns
+        return share
 
     # --- light -----------------------------------------------------------------------------------
 
@@ -588,6 +650,14 @@ class LightPath:
             powers = chance.uniform(low, high, len(row))
             self._hot[sensor_shape] = row, column, np.exp(powers).astype(np.float32)
         return self._hot[sensor_shape]
+
+
+def _caught(place: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return the share of light at places that pixels from `first` up to `last` catch.
+
+    It falls on the two pixels around a place, in proportion.
+    """
+    return np.asarray(np.clip(place - first + 1, 0, 1) - np.clip(place - last + 1, 0, 1))
 
 
 def _fringes(chance: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

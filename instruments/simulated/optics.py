@@ -198,20 +198,29 @@ def interfere(light: np.ndarray, cosine: np.ndarray, share: float) -> np.ndarray
     return np.maximum(out, 0, out=out)  # of rounding
 
 
+def taps(sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the offsets of a Gaussian point-spread function in pixels, and its shares there."""
+    if not sigma_px:
+        return np.zeros(1, int), np.ones(1)
+    reach = int(np.ceil(3 * sigma_px))
+    offsets = np.arange(-reach, reach + 1)
+    exact = np.exp(-0.5 * (offsets / sigma_px) ** 2)
+    return offsets, exact / exact.sum()
+
+
 def blur(light: np.ndarray, sigma_px: float, space: np.ndarray | None = None) -> np.ndarray:
     """Blur an image [h, w] by a Gaussian point-spread function, into `space` where given."""
     if not sigma_px:
         return light
-    reach = int(np.ceil(3 * sigma_px))
-    exact = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_px) ** 2)
-    taps = (exact / exact.sum()).astype(np.float32)
+    shares = taps(sigma_px)[1].astype(np.float32)
+    reach = len(shares) // 2
     if COMPILED:
         from . import kernels
 
         out = np.empty_like(light) if space is None else space
 
         def work(first: int, last: int) -> None:
-            kernels.blur(light, taps, first, out[first:last])
+            kernels.blur(light, shares, first, out[first:last])
 
         in_bands(work, light.shape)
         return out
@@ -219,7 +228,7 @@ def blur(light: np.ndarray, sigma_px: float, space: np.ndarray | None = None) ->
         size = light.shape[axis]
         padded = np.pad(light, [(reach, reach) if i == axis else (0, 0) for i in (0, 1)])
         light = np.zeros_like(light)
-        for first, tap in enumerate(taps):
+        for first, tap in enumerate(shares):
             part = slice(first, first + size)
             light += tap * (padded[part] if axis == 0 else padded[:, part])
     return light
