@@ -242,7 +242,8 @@ def plan(where: Console, planned: "Plan") -> None:
     """Print a plan, layer by layer; equal layers once."""
     where.print(
         f"\n[bold]{escape(planned.model.name)}[/], {planned.backend.name}, bench profile "
-        f"[bold]{escape(planned.profile.name)}[/], placement {escape(planned.placement)}; nothing was run"
+        f"[bold]{escape(planned.profile.name)}[/], placement {escape(planned.placement)}; "
+        "nothing was run"
     )
     sizes = planned.passes[0][0]
     where.print(
