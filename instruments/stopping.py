@@ -26,6 +26,7 @@ from .text import printable
 STATUS = 130  # of a process that a signal has ended
 GRACE_S = 0.5  # for the shot that is being taken, beside its exposure
 _ONE_PRESS_S = 0.1  # signals that come so close together are one: `timeout` sends two
+_WAKE_S = 0.15  # by which a main thread that is not busy has been interrupted
 _AGAIN_S = 0.02  # by then what dropped an interrupt is over
 _OFF_S, _DARK_S = 0.7, 0.5  # that switching off, and then darkness, may take
 
@@ -157,11 +158,11 @@ class _Asked:
     Parameters
     ----------
     is_meant : the next Ctrl-C ends a part of the work, and no light
-    echoes : signals to come that are our own
+    echo_s : signals up to this time are our own
     """
 
     def __init__(self) -> None:
-        self.count, self.first_s, self.echoes = 0, 0.0, 0
+        self.count, self.first_s, self.echo_s = 0, 0.0, 0.0
         self.is_meant = self.was_raised = False
         self.was_heard, self.is_over = Event(), Event()
 
@@ -287,11 +288,25 @@ def _raise_again(lost: sys.UnraisableHookArgs) -> None:
 
 def _interrupt_again() -> None:
     _asked.was_raised = False
-    _asked.echoes += 1
+    _send_to_main_thread(signal.SIGINT)
+
+
+def _wake(asked: _Asked, number: int) -> None:
+    """Send a signal again that came just before the main thread began to wait for something.
+
+    It would hear it when its wait is over.
+    """
+    time.sleep(_WAKE_S)
+    if not asked.was_raised and not _is_left_alone:
+        _send_to_main_thread(number)
+
+
+def _send_to_main_thread(number: int) -> None:
+    _asked.echo_s = time.monotonic() + _ONE_PRESS_S
     if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
+        signal.pthread_kill(main_thread().ident or 0, number)
     else:
-        _thread.interrupt_main()
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _hear(ear: socket.socket) -> None:
@@ -307,11 +322,11 @@ def _hear(ear: socket.socket) -> None:
             continue
         now_s = time.monotonic()
         asked = _asked
-        if asked.echoes:
-            asked.echoes -= 1
+        if now_s < asked.echo_s:
             continue
         if asked.count == 0:
             asked.count, asked.first_s = 1, now_s
+            Thread(target=_wake, args=(asked, number), daemon=True).start()
             is_meant = asked.is_meant and number == signal.SIGINT
             if not is_meant:
                 asked.is_meant = False

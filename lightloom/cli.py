@@ -16,7 +16,7 @@ import typer
 
 from . import process
 from .instruments import limit_threads, stopping
-from .streams import say
+from .streams import say, warnings_as_remarks
 
 if TYPE_CHECKING:
     from .backends import Backend
@@ -86,7 +86,8 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             from .instruments import LightloomError, Paused
 
             try:
-                function(*args, **kwargs)
+                with warnings_as_remarks():  # of models, from when they are opened
+                    function(*args, **kwargs)
             except LightloomError as error:
                 say(str(error))
                 raise typer.Exit(3 if isinstance(error, Paused) else 2) from None
@@ -188,24 +189,21 @@ def run(
     given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
     inputs, labels = _inputs(loaded, given, limit)
     try:
-        with showing.warnings_as_remarks(console):
-            if prompt is not None:
-                tokens = loaded.prompt_tokens(prompt).shape[1]
-                room = max(loaded.config.context - tokens + 1, 1)
-                planned = plan(loaded, opened, 1, tokens, min(max_tokens, room), placement)
-            elif loaded.task == "vision":
-                planned = plan(loaded, opened, min(len(inputs), 64), placement=placement)
-            else:
-                planned = plan(loaded, opened, placement=placement)
-            sampling: dict[str, Any] = {}
-            if prompt is not None:
-                sampling = {"temperature": temperature, "top_k": top_k}
-                sampling |= {"top_p": top_p, "seed": seed}
-            measured = None if trace is None else Timeline(opened.clock)
-            with _resumable(record), showing.progress(console) as tell:
-                finished = planned.run(
-                    inputs, labels, tell, reference, measured, record, **sampling
-                )
+        if prompt is not None:
+            tokens = loaded.prompt_tokens(prompt).shape[1]
+            room = max(loaded.config.context - tokens + 1, 1)
+            planned = plan(loaded, opened, 1, tokens, min(max_tokens, room), placement)
+        elif loaded.task == "vision":
+            planned = plan(loaded, opened, min(len(inputs), 64), placement=placement)
+        else:
+            planned = plan(loaded, opened, placement=placement)
+        sampling: dict[str, Any] = {}
+        if prompt is not None:
+            sampling = {"temperature": temperature, "top_k": top_k}
+            sampling |= {"top_p": top_p, "seed": seed}
+        measured = None if trace is None else Timeline(opened.clock)
+        with _resumable(record), showing.progress(console) as tell:
+            finished = planned.run(inputs, labels, tell, reference, measured, record, **sampling)
     finally:
         opened.close()
     report = finished.report()
@@ -261,11 +259,7 @@ def resume_(
     if attended:
         _say_attended(attended)
     console = showing.console(for_people=not json_)
-    with (
-        showing.warnings_as_remarks(console),
-        _resumable(run),
-        showing.progress(console) as tell,
-    ):
+    with _resumable(run), showing.progress(console) as tell:
         report = resume(run, model, bench, accept or (), tell).report()
     if json_:
         _print_json(report.as_dict())
@@ -379,7 +373,7 @@ def benchmark(
     loaded = benchmarking.chosen_model(model, width, depth, axes, tokens, seed)
     try:
         job = make_job(loaded, batch, sequence, new_tokens, placement, seed)
-        with showing.warnings_as_remarks(console), showing.progress(console) as tell:
+        with showing.progress(console) as tell:
             document = benchmarking.measured(job, backends, axes, depth, repeats, seed, old, tell)
     finally:
         for opened in backends:

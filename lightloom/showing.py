@@ -5,7 +5,6 @@ import importlib.util
 import os
 import platform
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -112,21 +111,6 @@ def progress(where: Console, in_percent: bool = False) -> Iterator[Any]:
             bar.update(tasks[what], completed=done, total=total, visible=True)
 
         yield tell
-
-
-@contextmanager
-def warnings_as_remarks(where: Console) -> Iterator[None]:
-    """Show warnings as one line each, without a source line."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(printable(f"note: {message}"), file=sys.stderr)
-
-    before = warnings.showwarning
-    warnings.showwarning = show
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
 
 
 def report(where: Console, result: "Report") -> None:
@@ -242,8 +226,8 @@ def plan(where: Console, planned: "Plan") -> None:
     """Print a plan, layer by layer; equal layers once."""
     where.print(
         f"\n[bold]{escape(planned.model.name)}[/], {planned.backend.name}, bench profile "
-        f"[bold]{escape(planned.profile.name)}[/], placement {escape(planned.placement)}; nothing "
-        "was run"
+        f"[bold]{escape(planned.profile.name)}[/], placement {escape(planned.placement)}; "
+        "nothing was run"
     )
     sizes = planned.passes[0][0]
     where.print(

@@ -241,12 +241,15 @@ INTERRUPT = "import signal; os.kill(os.getpid(), signal.SIGINT)"
         f"class Gone:\n    def __del__(self):\n        {INTERRUPT}\nGone()\nwhile True: pass",
         f"import ctypes\nctypes.pythonapi.PyRun_String({INTERRUPT!r}.encode(), 257, "
         "ctypes.py_object({'os': os}), ctypes.py_object({'os': os}))",
+        "import signal, threading, time\n"
+        "def hear(): signal.pthread_kill(threading.get_ident(), signal.SIGINT)\n"
+        "threading.Thread(target=hear).start()\ntime.sleep(50)",
     ],
-    ids=["at once", "turned into another error", "dropped in a destructor", "below C"],
+    ids=["at once", "as another error", "dropped in a destructor", "below C", "by another thread"],
 )
 def test_an_interrupt_is_one_line_and_status_130_wherever_it_comes(work: str) -> None:
     # A page of traceback hides what was kept; a status of 1 is that of a failed check.
-    run = ended(work)
+    run = ended(work, timeout=30)
     assert run.returncode == 130 and run.stderr == "lightloom: stopped by the operator\n"
 
 
