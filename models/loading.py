@@ -246,8 +246,7 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
         )
     if heads:
         warnings.warn(
-            f"{model.source}: {', '.join(sorted(heads))} belong to a head for another task and "
-            "are not used",
+            f"{model.source}: not used, of heads for other tasks: {', '.join(sorted(heads))}",
             stacklevel=5,
         )
     return weights.without(buffers | heads)
