@@ -905,6 +905,7 @@ PARAMETERS = {  # as published, without poolers
     "llama-3.1-8b-instruct": 8_030_261_248,
     "mistral-7b-v0.1": 7_241_732_096,
     "qwen2-1.5b-instruct": 1_543_714_304,
+    "smollm2-135m-instruct": 134_515_008,
     "all-minilm-l6-v2": 22_713_216 - 384 * 385,
 }
 
@@ -924,6 +925,8 @@ def test_published_settings_give_the_published_number_of_parameters(
         ("smollm2-135m-instruct", 134_515_008, {0, 2, 4}),
         ("llama-3.1-8b-instruct", 8_030_261_248 + 64, {128001, 128008, 128009}),
         ("qwen2-1.5b-instruct", 1_543_714_304, {151643, 151645}),
+        ("llama-2-7b", 6_738_415_616, {2}),
+        ("mistral-7b-v0.1", 7_241_732_096, {2}),
     ],
 )
 def test_published_gguf_headers_are_read(
@@ -937,12 +940,12 @@ def test_published_gguf_headers_are_read(
         words[int(number)] = word
     metadata = document["metadata"] | {"tokenizer.ggml.tokens": words}
     kind = metadata["general.architecture"]
-    is_tied = name != "llama-3.1-8b-instruct"
+    is_tied = name.startswith(("smollm2", "qwen2"))
     read = gguf_file._document(metadata, kind, {} if is_tied else {"lm_head.weight": None})
     config = llama.read_config(
         read,
         biases=frozenset("qkv") if kind == "qwen2" else frozenset(),
-        has_rotary_factors=not is_tied,
+        has_rotary_factors=name.startswith("llama-3"),
     )
     shapes = llama.program(config, "logits").weight_shapes.values()
     assert sum(math.prod(shape) for shape in shapes) == parameters

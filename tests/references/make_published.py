@@ -1,6 +1,7 @@
 """Write the settings of published models, without weights: `published/`.
 
-SmolLM2 and MiniLM are copied from the packages that .ci/fetch_models unpacks. All others are BUILT:
+MiniLM, and the GGUF header of SmolLM2, are copied from the packages that .ci/fetch_models unpacks.
+All others are BUILT:
 transformers' own classes with the values that were published, since no package holds them; only
 what these classes write is in the files. GGUF headers are JSON: every key, with the vocabulary cut
 to its size and its special tokens. To make them again::
@@ -75,6 +76,24 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         bos_token_id=1,
         eos_token_id=2,
     ),
+    "smollm2-135m-instruct": LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=49152,
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5},
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        is_llama_config=True,
+        rope_interleaved=False,
+    ),
     "qwen2-1.5b-instruct": Qwen2Config(
         architectures=["Qwen2ForCausalLM"],
         hidden_size=1536,
@@ -101,6 +120,7 @@ GENERATION: dict[str, dict[str, Any]] = {
         "top_p": 0.9,
     },
     "mistral-7b-v0.1": {"bos_token_id": 1, "eos_token_id": 2},
+    "smollm2-135m-instruct": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2},
     "qwen2-1.5b-instruct": {
         "bos_token_id": 151643,
         "eos_token_id": [151645, 151643],
@@ -135,6 +155,13 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
         "eos_token": "</s>",
         "tokenizer_class": "LlamaTokenizer",
     },
+    "smollm2-135m-instruct": {
+        "add_prefix_space": False,
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "model_max_length": 8192,
+        "tokenizer_class": "GPT2Tokenizer",
+    },
     "qwen2-1.5b-instruct": {
         "add_prefix_space": False,
         "bos_token": None,
@@ -143,7 +170,20 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
         "tokenizer_class": "Qwen2Tokenizer",
     },
 }
+PIXELS = {
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_processor_type": "ViTFeatureExtractor",
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 2,
+    "rescale_factor": 1 / 255,
+    "size": {"height": 224, "width": 224},
+}
 SPECIAL = {  # of the vocabularies: id -> token
+    "llama-2-7b": {0: "<unk>", 1: "<s>", 2: "</s>"},
+    "mistral-7b-v0.1": {0: "<unk>", 1: "<s>", 2: "</s>"},
     "llama-3.1-8b-instruct": {
         128000: "<|begin_of_text|>",
         128001: "<|end_of_text|>",
@@ -171,12 +211,15 @@ def header(name: str, config: PreTrainedConfig) -> dict[str, Any]:
         head = config.hidden_size // config.num_attention_heads
         values |= {"vocab_size": config.vocab_size, "rope.dimension_count": head}
     special = SPECIAL[name]
+    ends = {"qwen2-1.5b-instruct": 151645, "llama-3.1-8b-instruct": 128009}
     tokens = {
-        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.model": "gpt2" if name in ends else "llama",
         "tokenizer.ggml.pre": "qwen2" if kind == "qwen2" else "llama-bpe",
         "tokenizer.ggml.bos_token_id": config.bos_token_id,
-        "tokenizer.ggml.eos_token_id": 151645 if kind == "qwen2" else 128009,
+        "tokenizer.ggml.eos_token_id": ends.get(name, config.eos_token_id),
     }
+    if name not in ends:  # SentencePiece: it is not split beforehand
+        tokens |= {"tokenizer.ggml.pre": "default", "tokenizer.ggml.add_bos_token": True}
     if kind == "qwen2":
         tokens["tokenizer.ggml.add_bos_token"] = False
     return {
@@ -223,7 +266,7 @@ def main(models: Path) -> None:
             (OUT / "all-minilm-l6-v2").mkdir(exist_ok=True)
             shutil.copy(path, OUT / "all-minilm-l6-v2")
     shutil.copytree(models / "minilm" / "1_Pooling", OUT / "all-minilm-l6-v2" / "1_Pooling")
-    (OUT / "smollm2-135m-instruct").mkdir()
+    write(OUT / "vit-base-patch16-224" / "preprocessor_config.json", PIXELS)
     (file,) = (models / "smollm2").glob("*.gguf")
     write(OUT / "smollm2-135m-instruct" / "gguf_header.json", real_header(file))
 
