@@ -134,7 +134,9 @@ def _open_gguf(path: Path) -> Model:
         biases=found.biases,
         has_rotary_factors=found.has_rotary_factors,
     )
-    generation = Generation(gguf_end_tokens(found.metadata))
+    suppressed = found.metadata.get("tokenizer.ggml.suppress_tokens")
+    left_out = (f"suppress_tokens = {suppressed}",) if suppressed else ()
+    generation = Generation(gguf_end_tokens(found.metadata), left_out)
     model = partial(Model, path.stem, path, llama, generation=generation)
     return _assemble(model, config, found.weights, tokenizer)
 

@@ -257,7 +257,7 @@ class Model:
         check_sampling(temperature, top_k, top_p)
         if self._generation.left_out:
             warnings.warn(
-                f"{self.name}: its generation_config.json asks for "
+                f"{self.name}: its settings of generation ask for "
                 f"{', '.join(self._generation.left_out)}, which is not applied",
                 stacklevel=2,
             )

@@ -698,7 +698,7 @@ def test_a_token_of_another_number_is_refused(variant: Any) -> None:
 def test_settings_of_the_choice_that_are_not_applied_are_named(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(load_model("glimmer").source, tmp_path / "glimmer"))
     configure(folder, "generation_config.json", repetition_penalty=1.1, num_beams=1, top_k=20)
-    with pytest.warns(UserWarning, match=r"asks for repetition_penalty = 1\.1, which is not"):
+    with pytest.warns(UserWarning, match=r"ask for repetition_penalty = 1\.1, which is not"):
         next(load_model(folder).generate([1, 2], max_tokens=1), None)
 
 
