@@ -111,6 +111,14 @@ def _refuse_to_end_lit() -> None:
         raise typer.Exit(1)
 
 
+def _keep_left_lit(record: Path | None) -> None:
+    """Keep in the journal of a run that a source may still emit, for its page."""
+    if record is not None and stopping.left_lit() and record.exists():
+        from .models.recorded import keep_left_lit
+
+        keep_left_lit(record, stopping.left_lit())
+
+
 def _sentence(error: OSError) -> str:
     """Name the file and what the system says of it."""
     why = error.strerror or str(error) or type(error).__name__
@@ -206,6 +214,7 @@ def run(
             finished = planned.run(inputs, labels, tell, reference, measured, record, **sampling)
     finally:
         opened.close()
+        _keep_left_lit(record)
     report = finished.report()
     if json_:
         _print_json(report.as_dict())
@@ -259,8 +268,11 @@ def resume_(
     if attended:
         _say_attended(attended)
     console = showing.console(for_people=not json_)
-    with _resumable(run), showing.progress(console) as tell:
-        report = resume(run, model, bench, accept or (), tell).report()
+    try:
+        with _resumable(run), showing.progress(console) as tell:
+            report = resume(run, model, bench, accept or (), tell).report()
+    finally:
+        _keep_left_lit(run)
     if json_:
         _print_json(report.as_dict())
     else:

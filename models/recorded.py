@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -20,6 +21,7 @@ import numpy as np
 from ..backends import Backend, DigitalBackend, MockBackend, OpticsProfile, mock_path
 from ..backends.bench import BenchBackend, BenchGroup, open_benches
 from ..backends.bench.calibration import path_of
+from ..backends.bench.recorder import FaultNote
 from ..instruments import InputError, Paused, stopping
 from ..scheduler import Placement
 from ..scheduler.journal import Journal, JournalFile
@@ -322,6 +324,21 @@ def resume(
             journal.close()
         finally:
             backend.close()  # its light goes off, whatever became of the journal
+
+
+def keep_left_lit(path: Path, sentences: Sequence[str]) -> None:
+    """Keep in a journal that a source may still emit, which shows when its bench has been closed.
+
+    Raises
+    ------
+    InputError : when the journal cannot be written
+    """
+    journal = Journal.reopen(path)
+    try:
+        for sentence in sentences:
+            journal.note(FaultNote(time.time(), "left lit", "source", "", 0, "none", sentence, 0.0))
+    finally:
+        journal.close()
 
 
 def _source(about: Mapping[str, Any], given: str | Path | None) -> str | Path:

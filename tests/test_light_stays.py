@@ -36,10 +36,14 @@ from lightloom.instruments import (
 )
 from lightloom.instruments.addresses import canonical, is_lasting, x_display
 from lightloom.instruments.templates.echo import DEVICES
+from lightloom.models import load_model, plan
+from lightloom.models.model import load_arrays
+from lightloom.scheduler.journal import JournalFile
 from made_benches import bench_text, numbers
 from scpi_devices import Meter, Served, Source, serve
 
 from lightloom import cli
+from lightloom.run_page import run_page
 
 posix = pytest.mark.skipif(os.name == "nt", reason="users and signals of POSIX")
 KIT = Path(__file__).parent / "kit"
@@ -328,6 +332,23 @@ def test_what_may_still_emit_stands_in_the_report(tmp_path: Path) -> None:
     backend = BenchBackend(load_bench(path))
     backend.bench.left_lit = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
     assert backend.remarks[0] == backend.bench.left_lit
+
+
+def test_what_may_still_emit_stands_on_the_page_of_a_recorded_run(tmp_path: Path) -> None:
+    # A bench is closed after its journal: what shows then was on no page.
+    path, model = tmp_path / "run.db", load_model("digits")
+    images = load_arrays(model.source / "data.safetensors")["images"][:2]
+    plan(model, "mock", 2).run(images, record=path)
+    cli._keep_left_lit(path)
+    before = path.read_bytes()
+    sentence = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
+    stopping.note_left_lit(sentence)
+    cli._keep_left_lit(None)
+    assert path.read_bytes() == before
+    cli._keep_left_lit(path)
+    with JournalFile(path) as kept:
+        kept.check()
+        assert sentence in run_page(kept)
 
 
 @posix
