@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .instruments.errors import InputError, import_extra
+from .instruments.text import printable
 from .showing import _duration
 
 if TYPE_CHECKING:
@@ -97,14 +98,14 @@ def page(title: str, lead: str, *parts: str) -> str:
 
 
 def write_page(path: str | Path, content: str) -> None:
-    """Write a page.
+    """Write a page, its control characters written out: a terminal may show it, and SVG has none.
 
     Raises
     ------
     InputError : when it cannot be written
     """
     try:
-        Path(path).write_text(content, encoding="utf-8", errors="replace")
+        Path(path).write_text(printable(content), encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 
