@@ -19,6 +19,7 @@ import numpy as np
 
 from .instruments.errors import import_extra
 from .instruments.files import write_output
+from .instruments.text import printable
 from .showing import _duration
 
 if TYPE_CHECKING:
@@ -103,11 +104,13 @@ def page(kind: str, title: str, lead: str, *parts: str) -> str:
 def write_page(path: str | Path, content: str, kind: str) -> None:
     """Write a page, or a picture of one.
 
+    Its control characters are written out: a terminal may show it, and SVG has none.
+
     Raises
     ------
     InputError : when it cannot be written, or something else is there
     """
-    write_output(path, content.encode("utf-8", "replace"), kind)
+    write_output(path, printable(content).encode("utf-8", "replace"), kind)
 
 
 def escaped(text: object) -> str:

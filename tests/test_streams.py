@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightloom import showing, streams
+from lightloom.page import write_page
 from lightloom.showing import PrintableConsole
 
 posix = pytest.mark.skipif(os.name == "nt", reason="has POSIX terminals, signals and descriptors")
@@ -217,6 +218,12 @@ def test_warnings_and_tracebacks_hold_none_either() -> None:
     run = ended(work)
     assert run.returncode == 1 and "Traceback" in run.stderr
     assert is_harmless(run.stderr) and run.stderr.count("x1b") >= 2
+
+
+def test_pages_hold_none(tmp_path: Path) -> None:
+    # `cat report.html`, and a picture that no viewer opens.
+    write_page(tmp_path / "page.svg", f"<svg>{EVIL}</svg>\n")
+    assert is_harmless((tmp_path / "page.svg").read_text("utf-8"))
 
 
 def test_json_holds_them_escaped(capsys: pytest.CaptureFixture[str]) -> None:
