@@ -222,7 +222,7 @@ def test_warnings_and_tracebacks_hold_none_either() -> None:
 
 def test_pages_hold_none(tmp_path: Path) -> None:
     # `cat report.html`, and a picture that no viewer opens.
-    write_page(tmp_path / "page.svg", f"<svg>{EVIL}</svg>\n")
+    write_page(tmp_path / "page.svg", f"<svg>{EVIL}</svg>\n", "svg")
     assert is_harmless((tmp_path / "page.svg").read_text("utf-8"))
 
 
