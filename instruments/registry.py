@@ -8,6 +8,7 @@ A package adds its own with an entry point of the group `lightloom.instruments`:
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -88,10 +89,15 @@ def create(
     return kind(name, checked, clock=clock)
 
 
+_KINDS = re.compile(r"(constrained-|function-|literal\[|lax-or-strict)|(int|float|str|bool)$")
+
+
 def first_complaint(error: ValidationError) -> str:
     """Say pydantic's first complaint as a sentence that names key and value."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # what pydantic adds for the kinds of a value that may be of several is no key
+    named = [str(part) for part in first["loc"] if not _KINDS.match(str(part))]
+    where = ".".join(named)
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if first["type"] == "extra_forbidden":

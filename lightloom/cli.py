@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, and threads are set before 
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -200,6 +201,12 @@ def run(
         if prompt is not None:
             tokens = loaded.prompt_tokens(prompt).shape[1]
             room = max(loaded.config.context - tokens + 1, 1)
+            if max_tokens > room:
+                warnings.warn(
+                    f"the context of {loaded.name} ({loaded.config.context} tokens) has room for "
+                    f"{room} of the {max_tokens} tokens that were asked for",
+                    stacklevel=1,
+                )
             planned = plan(loaded, opened, 1, tokens, min(max_tokens, room), placement)
         elif loaded.task == "vision":
             planned = plan(loaded, opened, min(len(inputs), 64), placement=placement)
@@ -902,7 +909,9 @@ def _calibration_report(file: Path, layer: int | None, output: Path | None) -> _
     if layer is not None:
         raise InputError(f"--layer belongs to a trace, and {file} is none")
     if not file.exists():
-        raise InputError(f"no file {file}; give a calibration, its bench file, or a trace")
+        raise InputError(
+            f"no file {file}; give the journal of a run, a calibration, its bench file, or a trace"
+        )
     path = path_for(file) if file.suffix.lower() == ".toml" else file
     output = path.with_suffix(".html") if output is None else output
     check_output(output, CALIBRATION_PAGE)

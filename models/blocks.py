@@ -19,7 +19,7 @@ class FamilyConfig(BaseModel):
     `hidden_act = "relu6"`: activations are clipped to +-clip before every projection.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, strict=True)
 
     activation_clip: float | None = Field(default=None, gt=0)
 

@@ -138,7 +138,8 @@ def _read(path: Path) -> tuple[Weights, dict[str, Any]]:
             tensor.name: _stored(path, gguf, tensor, release, swapped) for tensor in reader.tensors
         }
     except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(f"{path} is not a complete GGUF file: {error}") from None
+        why = "a tensor ends behind its end" if "reshape" in str(error) else error
+        raise InputError(f"{path} is not a complete GGUF file: {why}") from None
     except Exception as error:  # the reader meets corrupt files with many kinds of exception
         raise InputError(f"{path} is not a readable GGUF file: {type(error).__name__}") from None
     if not stored and metadata.get("split.count", 0) in (0, 1):
@@ -222,6 +223,8 @@ def check_header(path: Path) -> None:
     InputError : for a file that is not GGUF, or claims more than it holds
     """
     try:
+        if not has_magic(path):
+            raise InputError(f"{path} is not a GGUF file: it does not begin with GGUF")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _Header(data).walk()
     except OSError as error:
@@ -240,13 +243,11 @@ class _Header:
 
     def walk(self) -> None:
         """Walk from the first byte to the last tensor's entry."""
-        if self._data[:4] != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
         self._at = 4
         if struct.unpack_from("<I", self._data, 4)[0] & 0xFFFF == 0:
             self._order = ">"
         if (version := self._take("I")) not in _VERSIONS:
-            raise ValueError(f"it is of version {version}; lightloom reads {_VERSIONS}")
+            raise ValueError(f"it says that it is of version {version}, and there are 2 and 3")
         tensors, pairs = self._take("Q"), self._take("Q")
         self._want(pairs, _LEAST_PAIR, "entries of metadata")
         self._want(tensors, _LEAST_TENSOR, "tensors")
@@ -284,7 +285,7 @@ class _Header:
 
     def _skip_string(self) -> None:
         length = self._take("Q")
-        self._want(length, 1, "letters of a string")
+        self._want(length, 1, "bytes of a string")
         self._at += length
 
     @staticmethod

@@ -277,14 +277,17 @@ def _generation(document: Mapping[str, Any], folder: Path) -> Generation:
     settings = read_json(path) if path.is_file() else document
     ends = settings.get("eos_token_id")
     ends = document.get("eos_token_id") if ends is None else ends
-    several = ends if isinstance(ends, list) else [ends]
+    several = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    for end in several:
+        if isinstance(end, bool) or not isinstance(end, int):
+            raise InputError(f"{folder}: eos_token_id = {ends!r} is not a token, or a list of them")
     left = {
         key: settings[key]
         for key, usual in _CHANGES_CHOICE.items()
         if settings.get(key) not in (None, [], {}, *usual)
     }
     return Generation(
-        frozenset(end for end in several if isinstance(end, int) and not isinstance(end, bool)),
+        frozenset(several),
         tuple(f"{key} = {value!r}" for key, value in left.items()),
     )
 

@@ -31,6 +31,7 @@ from ..instruments.errors import import_extra
 START_S = 120.0  # that processes of this machine have to start
 ANSWER_S = 5.0  # that a scheduler has to answer, and to have its first worker
 PATIENCE_S = 60.0  # that a cluster may be without any worker, as while one is started again
+_PURPOSE = "work on a cluster of workers (--workers 0 does without)"
 _POLL_S = 1.0
 _CLOSE_S = 20.0
 _ADDRESS = re.compile(
@@ -115,7 +116,7 @@ def open_workers(
         yield _Here()
         return
     _dask()
-    config = import_extra("dask.config", "cluster", "work on a cluster of workers")
+    config = import_extra("dask.config", "cluster", _PURPOSE)
     with ExitStack() as stack:
         _hush(stack)
         # arguments of a task may be large: weights, images
@@ -324,7 +325,7 @@ def _run(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _dask() -> Any:
-    return import_extra("distributed", "cluster", "work on a cluster of workers")
+    return import_extra("distributed", "cluster", _PURPOSE)
 
 
 def dask_setup(worker: Any) -> None:
@@ -335,7 +336,7 @@ def dask_setup(worker: Any) -> None:
 def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> Any:
     """Start processes of this machine, and give a client of theirs."""
     dask = _dask()
-    config = import_extra("dask.config", "cluster", "work on a cluster of workers")
+    config = import_extra("dask.config", "cluster", _PURPOSE)
     rooms = ("scheduler", "worker")
     settings: dict[str, Any] = {f"distributed.{room}.http.routes": [] for room in rooms}
     settings |= {  # what only a dashboard would show takes a share of each core

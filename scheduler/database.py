@@ -327,6 +327,7 @@ def has_schema(connection: sqlite3.Connection, tables: str) -> bool:
 
 
 _OVERWRITTEN = "was overwritten, or cut off, by another program"
+_RESTORE = "it may be damaged: bring back a copy of it, then"
 
 
 class FileLost(Exception):
@@ -395,13 +396,16 @@ class FileWatch:
             )
         if not _is_same(self._began, found):
             raise FileLost("was replaced by another file")
-        for path, before in self._log.items():
+        for path, before in list(self._log.items()):
             now = _stat(path)
             if now is None or not _is_same(before, now):
                 raise FileLost(
                     f"has lost its log ({path.name} was deleted, renamed or replaced)",
                     "what was finished is in it:",
                 )
+            if now.st_size < before.st_size:  # SQLite never makes it shorter while it is open
+                raise FileLost(f"has lost its log ({path.name} was cut off)", _RESTORE)
+            self._log[path] = now
 
     def check(self, is_ours: bool = False) -> None:
         """See that nobody else wrote into it, either; for the thread that writes alone.
@@ -417,7 +421,7 @@ class FileWatch:
         self.check_place()
         head = self._read_head()
         if not is_ours and head != self._head:
-            raise FileLost(_OVERWRITTEN)
+            raise FileLost(_OVERWRITTEN, _RESTORE)
         self._head = head
 
     def close(self) -> None:
@@ -430,7 +434,7 @@ class FileWatch:
         head = self._stream.read(_PAGE_BYTES)
         size = os.fstat(self._stream.fileno()).st_size
         if not head.startswith(_MAGIC) or size < self._size:  # a journal never shrinks
-            raise FileLost(_OVERWRITTEN)
+            raise FileLost(_OVERWRITTEN, _RESTORE)
         self._size = size
         return head
 

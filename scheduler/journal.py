@@ -750,6 +750,8 @@ def check_journal(path: Path) -> None:
 
 
 def _refuse_existing(path: Path) -> None:
+    if path.exists() and not is_journal(path):
+        raise InputError(f"{path} is there already and is not a journal; give another name")
     if path.exists():
         raise InputError(
             f"{path} is there already; go on with `lightloom resume {path}`, or give another name"

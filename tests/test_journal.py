@@ -484,6 +484,7 @@ LOST: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut off": (_cut_off, "overwritten, or cut off"),
     "overwritten": (lambda path: path.write_bytes(bytes(10**6)), "overwritten, or cut off"),
     "log deleted": (lambda path: path.with_name("run.db-wal").unlink(), "has lost its log"),
+    "log cut off": (lambda path: os.truncate(path.with_name("run.db-wal"), 100), "was cut off"),
     "index deleted": (lambda path: path.with_name("run.db-shm").unlink(), "has lost its log"),
 }
 

@@ -477,11 +477,11 @@ STRING = struct.pack("<Q", 3) + b"key"
         (header(0, 1, STRING + struct.pack("<IIQ", 9, 9, 2)), "values of kind 9"),
         (header(1 << 62, 0, b"\0" * 4_000_000), "tensors"),
         (header(0, 1 << 62, b"\0" * 4_000_000), "entries of metadata"),
-        (header(0, 1, struct.pack("<Q", 1 << 63) + b"\0" * 8), "letters of a string"),
+        (header(0, 1, struct.pack("<Q", 1 << 63) + b"\0" * 8), "bytes of a string"),
         (header(1, 0, STRING + struct.pack("<I", 1 << 31) + b"\0" * 24), "axes"),
         (header(1, 0, STRING + struct.pack("<IQQQ", 2, 1 << 31, 1 << 31, 0)), "values in"),
         (header(0, 1, STRING + struct.pack("<I", 99)), "values of kind 99"),
-        (b"", "cannot mmap|empty"),
+        (b"", "begin with GGUF"),
         (b"GGU", "begin with GGUF"),
     ],
 )

@@ -21,7 +21,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from ..tables import Table
 
@@ -53,10 +53,18 @@ class Fault(Table):
     """
 
     kind: Kind
-    at: tuple[int, ...] = ()
+    at: tuple[PositiveInt, ...] = ()
     rate: float = Field(default=0.0, ge=0, le=1)
     seed: int = 0
     delay_s: float = Field(default=0.1, ge=0)
+
+    @model_validator(mode="after")
+    def _can_happen(self) -> Fault:
+        if not self.at and not self.rate:
+            raise ValueError(
+                f"the fault {self.kind!r} never happens: give at = [NUMBER, ...] or a rate"
+            )
+        return self
 
     def happens(self, number: int) -> bool:
         """Say whether exchange `number` fails."""
