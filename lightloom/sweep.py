@@ -248,6 +248,6 @@ def _alike(remarks: Sequence[str]) -> list[str]:
         words = "".join("#" if letter.isdigit() else letter for letter in remark)
         found.setdefault(words.translate({ord(c): None for c in "#.,e-"}), []).append(remark)
     return [
-        texts[0] + (f" (and {len(texts) - 1} points likewise)" if len(texts) > 1 else "")
+        texts[0] + (f" (likewise at {len(texts) - 1} more)" if len(texts) > 1 else "")
         for texts in found.values()
     ]

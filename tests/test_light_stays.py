@@ -23,6 +23,7 @@ import pytest
 import typer
 from lightloom.backends.bench import BenchBackend, example_file, load_bench, safety
 from lightloom.backends.bench.file import read_bench_file
+from lightloom.backends.bench.light_check import light_findings
 from lightloom.instruments import (
     Disconnected,
     InputError,
@@ -323,6 +324,20 @@ def test_a_source_that_was_lost_during_a_run_is_told_of(
     with pytest.raises(typer.Exit) as ended:
         cli._refuse_to_end_lit()
     assert ended.value.exit_code == 1 and bench.left_lit in capsys.readouterr().err
+
+
+def test_a_full_detector_is_not_taken_for_a_dead_modulator(tmp_path: Path) -> None:
+    # An operator would look for a broken cable.
+    path = tmp_path / "bench.toml"
+    text = example_file("imaged", tiny=True).replace(
+        "electrons_per_pixel_j = 2e9", "electrons_per_pixel_j = 1e13"
+    )
+    assert "1e13" in text
+    path.write_text(text)
+    with load_bench(path) as bench:
+        found = {finding.what: finding for finding in light_findings(bench)}
+    assert not found["input: light follows"].passed
+    assert "the detector is full: lower power_w" in found["input: light follows"].detail
 
 
 def test_what_may_still_emit_stands_in_the_report(tmp_path: Path) -> None:

@@ -19,15 +19,22 @@ from .bench import WINDOW_SAMPLES, Bench
 _SURE = 6.0  # standard deviations of noise
 _LONGER, _TRIES = 8.0, 4  # exposures of a bench of which nobody knows how bright it is
 _STAYS = 0.7  # share of the light that may be left when a modulator is dark
+_MOST_FULL = 0.3  # share of the pixels, from which on they tell nothing
 _FRAMES = 3  # that are shown to see whether they are counted
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """The mean of a detector's pixels, or samples, and its standard deviation from noise."""
+    """The mean of a detector's pixels, or samples, its noise, and the share that was full.
+
+    Parameters
+    ----------
+    noise : standard deviation of the mean
+    """
 
     mean: float
     noise: float
+    full: float = 0.0
 
 
 def light_findings(bench: Bench) -> list[Finding]:
@@ -96,10 +103,13 @@ def _followed(bench: Bench) -> list[Finding]:
         ]
     findings = [Finding("source: light arrives", True, f"at {exposure_s:g} s")]
     for role in ("input", "weight"):
-        left = (look.at(exposure_s, dark=role).mean - dark.mean) / light
+        seen = look.at(exposure_s, dark=role)
+        left = (seen.mean - dark.mean) / light
         passed = left <= _STAYS + noise / light
         detail = f"{max(left, 0):.0%} of the light is left when it is dark"
-        if not passed:
+        if not passed and seen.full > _MOST_FULL:
+            detail += "; the detector is full: lower power_w or exposure_s, or put in a filter"
+        elif not passed:
             detail += "; check its cable and window, and that it shows what it is sent"
         findings.append(Finding(f"{role}: light follows", passed, detail))
     return findings
@@ -142,7 +152,8 @@ class _Look:
             bench.camera.take(timeout_s, self._shot()).data.astype(np.float64) for _ in range(2)
         )
         noise = float(np.std(one - other)) / (2 * one.size**0.5)
-        return _Seen(float((one + other).mean()) / 2, noise)
+        full = float(np.mean(other >= (1 << bench.camera.bit_depth) - 1))
+        return _Seen(float((one + other).mean()) / 2, noise, full)
 
 
 def _counted(bench: Bench) -> list[Finding]:
