@@ -557,7 +557,7 @@ def _add_cross(
 
 
 def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give this thread's buffers for the outputs that are left out."""
+    """Return this thread's buffers for the outputs that are left out."""
     if count > getattr(_THREAD, "count", -1):
         _THREAD.count = count
         _THREAD.buffers = tuple(

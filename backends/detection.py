@@ -296,7 +296,7 @@ def read(
 def _may_fill(
     value: np.ndarray, arrived: np.ndarray, reading: Reading, detector: Detector
 ) -> np.ndarray:
-    """Say which readings have a detector whose electrons may exceed its full well."""
+    """Return which readings have a detector whose electrons may exceed its full well."""
     light = arrived
     if detector.balanced:
         light = (arrived + np.abs(value * reading.units[2])) * np.float32(0.5)

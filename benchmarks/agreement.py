@@ -4,7 +4,7 @@
     python -m lightloom.benchmarks.agreement bench.toml --outputs 7200
 
 The same products are taken again and again. Each figure is a mean over repeats, its error comes
-from their spread, so that what outputs of an exposure have in common is no evidence many times:
+from their spread, so that what outputs of an exposure have in common is not counted many times:
 
 - slope: of the bench's products over exact ones, by least squares; a common gain error;
 - chi-square: squared errors over their predicted variance, per degree of freedom;

@@ -1,4 +1,4 @@
-"""`canonical`: one spelling for every name of one device, so that nobody holds it under two.
+"""`canonical`: one spelling for every name of one device, so that it is never held under two.
 
 A serial port has a path and links to it, an instrument on the network a host name and an address,
 and VISA leaves out what is 0. Not here: who holds a device (`base`, `device_lock`).
@@ -21,7 +21,7 @@ _SCREEN = re.compile(r"(?:unix|localhost)?(:\d+)(?:\.\d+)?")
 
 
 def canonical(address: str) -> str:
-    """Return the one spelling of an address; of one that is no known kind, its own in lower case.
+    """Return the one spelling of an address; of an unknown kind, its own in lower case.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def canonical(address: str) -> str:
 
 
 def is_lasting(address: str) -> bool:
-    """Say whether an address names the same device tomorrow: no port of this computer does."""
+    """Return whether an address names the same device tomorrow: no port of this computer does."""
     key = canonical(address)
     return key not in ("", "-") and "127.0.0.1" not in key and not key.startswith("tty:pts")
 
@@ -89,7 +89,7 @@ def _of_url(url: str) -> str:
         split = urlsplit(url)
         try:
             return f"tcp:{_host(split.hostname or '')}:{split.port or 0}"
-        except ValueError:  # a port that is no number
+        except ValueError:  # a port that is not a number
             return url.casefold()
     if scheme in ("spy", "alt", "cp2110"):
         return _of_port(rest.partition("?")[0])
@@ -129,7 +129,7 @@ def _host(name: str) -> str:
 
 @lru_cache(maxsize=256)
 def _looked_up(name: str) -> str:
-    """Return the first address of a host; the name where nobody knows one in time."""
+    """Return the first address of a host; the name where none is found in time."""
     found: list[str] = []
 
     def ask() -> None:

@@ -256,7 +256,7 @@ class Camera(Instrument):
     def _put_back(self) -> None:
         """Configure the settings of before, so that driver and camera do not lie apart.
 
-        A camera that does not even take those is closed: nobody knows what it holds.
+        A camera that does not even take those is closed: its state is unknown.
         """
         try:
             self._exposure_s = self._configure(self._exposure_s, self.region, self._trigger_mode)

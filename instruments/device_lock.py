@@ -64,7 +64,7 @@ def let_go(name: str, folder: Path | None = None) -> None:
 def _handle(path: Path) -> int:
     if path not in _open:
         _open[path] = open_shared(path)
-    with suppress(OSError):  # it is in use: nobody is to tidy it away
+    with suppress(OSError):  # it is in use, and must not be tidied away
         os.utime(path)
     return _open[path]
 

@@ -110,7 +110,7 @@ def _named(path: str | Path, kind: str) -> str:
 
 
 def _says(path: Path, kind: str) -> bool:
-    """Say whether a file is an output of lightloom of this kind, by what it begins with."""
+    """Return whether a file is an output of lightloom of this kind, by what it begins with."""
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
@@ -133,7 +133,7 @@ def _says(path: Path, kind: str) -> bool:
 
 
 def _is_device(path: Path) -> bool:
-    """Say whether a name is that of a device or a pipe: nothing is there to be replaced."""
+    """Return whether a name is that of a device or a pipe: nothing is there to be replaced."""
     try:
         mode = path.stat().st_mode
     except OSError:

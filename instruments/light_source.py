@@ -23,7 +23,7 @@ class LightSource(Instrument):
     ----------
     power_limits_w : lowest and highest set-point; the bench file can only narrow it
     wavelength_m : where known
-    has_interlock, has_shutter : whether it can be asked for them; without the first nobody knows
+    has_interlock, has_shutter : whether it can be asked for them; without the first it is unknown
         whether an interlock is closed, or there at all
     may_emit : whether it was enabled, and not heard since that it is off
     can_be_reopened : whether another process can switch it off once this one has died (`watchdog`)

@@ -229,7 +229,7 @@ class HeldLock:
 def beside(file: Path, ending: str) -> Path:
     """Name a hidden file that belongs to another: ".NAME.ENDING" beside it.
 
-    Where nobody may write there it lies in the folder that all users of this computer share, under
+    Where that folder is read-only it lies in the one that all users of this computer share, under
     the same name for the same file. A file that is there already stays where it is: a disk that has
     filled up since moves none away.
 

@@ -60,7 +60,7 @@ class _Growth:
 
 
 def grows_with_exposure(camera: Camera, timeout_s: float = 5.0) -> Finding:
-    """Say whether counts grow evenly with the exposure; it is left as it was found.
+    """Return whether counts grow evenly with the exposure; it is left as it was found.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def grows_with_exposure(camera: Camera, timeout_s: float = 5.0) -> Finding:
 
 
 def reads_the_part(camera: Camera, timeout_s: float = 5.0) -> Finding:
-    """Say whether a region shows that part of the whole picture; it is left as it was found.
+    """Return whether a region shows that part of the whole picture; it is left as it was found.
 
     Parameters
     ----------

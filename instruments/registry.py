@@ -95,7 +95,7 @@ _KINDS = re.compile(r"(constrained-|function-|literal\[|lax-or-strict)|(int|floa
 def first_complaint(error: ValidationError) -> str:
     """Say pydantic's first complaint as a sentence that names key and value."""
     first = error.errors()[0]
-    # what pydantic adds for the kinds of a value that may be of several is no key
+    # what pydantic adds for the kinds of a value that may be of several is not a key
     named = [str(part) for part in first["loc"] if not _KINDS.match(str(part))]
     where = ".".join(named)
     message = first["msg"].removeprefix("Value error, ")

@@ -1,6 +1,6 @@
 """The folder that all users of a computer share for locks and latches, and files in it.
 
-Each may make files there, and nobody may remove or replace another's: its sticky bit says so. It
+Each may make files there, and no user may remove or replace another's: its sticky bit says so. It
 outlives a restart of the computer, as a latch must.
 """
 

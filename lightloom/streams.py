@@ -148,7 +148,7 @@ class _Stream(io.TextIOBase):
                 self._inner.flush()
                 self.has_written = True
                 return
-            except (OSError, ValueError) as error:  # ValueError: somebody closed it
+            except (OSError, ValueError) as error:  # ValueError: it was closed
                 self._has_reader = not (isinstance(error, BrokenPipeError) and self.has_written)
                 self._lose(getattr(error, "strerror", None) or str(error))
         if self._other is None:

@@ -233,7 +233,7 @@ def session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
 def _light_switch(
     benches: Collection[BenchBackend], tell: Tell
 ) -> tuple[Callable[[str], None], Callable[[], None]]:
-    """Give what a full disk does to the light: off at once, and on again with the next shot."""
+    """Return what a full disk does to the light: off at once, and on again with the next shot."""
 
     def off(why: str) -> None:
         tell(why, 0, 1)

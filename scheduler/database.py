@@ -143,7 +143,7 @@ def _guarded(connection: sqlite3.Connection) -> sqlite3.Connection:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a file to read; a copy of it where its place is too simple for SQLite.
 
-    Such are shares without shared memory or locks, and folders where nobody may write, when a
+    Such are shares without shared memory or locks, and read-only folders, when a
     killed run has left a log.
     """
     connection = _reader_in_place(path)
@@ -175,7 +175,7 @@ def _reader_in_place(path: Path) -> sqlite3.Connection | None:
 
 
 def _reader(path: Path, timeout_s: float = BUSY_S) -> sqlite3.Connection:
-    # a change of SQLite's own that was cut off is undone by whoever opens the file, and writes then
+    # a change of SQLite's own that was cut off is undone by the next connection, which writes then
     if path.with_name(f"{path.name}-journal").exists():
         connection = _connected(path, timeout_s)
     else:
@@ -245,7 +245,7 @@ def sentence(error: BaseException, path: Path) -> str:
 
 
 def is_full(error: sqlite3.Error, path: Path) -> bool:
-    """Say whether room is what is missing: a failure to write may have other causes."""
+    """Return whether room is what is missing: a failure to write may have other causes."""
     kind = _kind(error)
     if kind == sqlite3.SQLITE_FULL:
         return True
@@ -255,12 +255,12 @@ def is_full(error: sqlite3.Error, path: Path) -> bool:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Say whether another program holds the lock of the file."""
+    """Return whether another program holds the lock of the file."""
     return _kind(error) == sqlite3.SQLITE_BUSY
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Give SQLite's own number; a text that cannot be decoded is Python's complaint alone."""
+    """Return SQLite's own number; a text that cannot be decoded is Python's complaint alone."""
     own = sqlite3.SQLITE_MISUSE if isinstance(error, sqlite3.ProgrammingError) else 1
     return getattr(error, "sqlite_errorcode", own)
 
@@ -282,7 +282,7 @@ def _has_room(folder: Path) -> bool:
 
 
 def has_locks(folder: Path) -> bool:
-    """Say whether a folder's file system has the locks that SQLite uses; True where unknown."""
+    """Return whether a folder's file system has the locks that SQLite uses; True where unknown."""
     try:
         import fcntl
     except ImportError:  # Windows has locks on all that it mounts
@@ -299,7 +299,7 @@ def has_locks(folder: Path) -> bool:
 
 
 def has_magic(path: Path) -> bool:
-    """Say whether a file is an SQLite file."""
+    """Return whether a file is an SQLite file."""
     try:
         with path.open("rb") as stream:
             return stream.read(len(_MAGIC)) == _MAGIC
@@ -319,7 +319,7 @@ def _schema(connection: sqlite3.Connection) -> frozenset[tuple[str, ...]]:
 
 
 def has_schema(connection: sqlite3.Connection, tables: str) -> bool:
-    """Say whether a file holds these tables and nothing else: no view, no trigger, no column."""
+    """Return whether a file holds these tables and nothing else: no view, no trigger, no column."""
     return _schema(connection) == _schema_of(tables)
 
 
@@ -408,7 +408,7 @@ class FileWatch:
             self._log[path] = now
 
     def check(self, is_ours: bool = False) -> None:
-        """See that nobody else wrote into it, either; for the thread that writes alone.
+        """See that no other program wrote into it, either; for the thread that writes alone.
 
         Parameters
         ----------
@@ -440,7 +440,7 @@ class FileWatch:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """Give what is at a path; None where nothing is."""
+    """Return what is at a path; None where nothing is."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -240,12 +240,12 @@ def relu6(x: np.ndarray) -> None:
 
 
 def tanh(x: np.ndarray) -> None:
-    """Give the hyperbolic tangent in place."""
+    """Return the hyperbolic tangent in place."""
     np.tanh(x, out=x)
 
 
 def sigmoid(x: np.ndarray) -> None:
-    """Give 1 / (1 + exp(-x)) in place."""
+    """Return 1 / (1 + exp(-x)) in place."""
     np.negative(x, out=x)
     np.exp(x, out=x)
     x += 1

@@ -98,7 +98,7 @@ class Journal:
     path : of the file
     session : number of this session, from 1
     on_pause, on_go : called when the disk is full, with a sentence, and when it is not any more, by
-        the thread that writes: the light goes off at once, whoever waits for whatever
+        the thread that writes: the light goes off at once, whatever waits
     is_stopping : asked by who waits for room; a run that is to stop waits no longer
     bytes_kept : of results that this session brought
     """
@@ -228,7 +228,7 @@ class Journal:
 
         Raises
         ------
-        InputError : when something of it could not be written, and nobody was told yet
+        InputError : when something of it could not be written, and no caller was told yet
         """
         writer, self._writer = self._writer, None
         if writer is None:
@@ -526,7 +526,7 @@ class Journal:
                 has_tried = True
                 if is_full(error, self._place):
                     self._wait_for_room(connection, error)
-                elif is_busy(error) and time.monotonic() < last_s:  # somebody reads it
+                elif is_busy(error) and time.monotonic() < last_s:  # another program reads it
                     _roll_back(connection)
                 else:
                     raise
@@ -556,7 +556,7 @@ class Journal:
                 raise error
 
     def _switch(self, call: Callable[[], None]) -> None:
-        """Switch the light; what a device does wrong there is no reason to lose the journal."""
+        """Switch the light; what a device does wrong there must not lose the journal."""
         try:
             call()
         except LightloomError as error:
@@ -807,7 +807,7 @@ def _lock(path: Path) -> HeldLock:
 
 
 def _place(path: Path) -> Path:
-    """Give the file that a name leads to; a link that leads in a circle leads to itself."""
+    """Return the file that a name leads to; a link that leads in a circle leads to itself."""
     return Path(os.path.realpath(path))
 
 

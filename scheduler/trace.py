@@ -95,7 +95,7 @@ def write_trace(
 
     Raises
     ------
-    InputError : when the file cannot be written, or is there and is no trace of ours
+    InputError : when the file cannot be written, or is there and is not a trace of ours
     ValueError : without `is_mock`, or for a slice or counter whose time or value is no number
     """
     if "is_mock" not in about:

@@ -82,7 +82,7 @@ class Bench:
         self._unguarded = ""
         self.darkness_meter = DarknessMeter(self.instruments, file.limits.timeout_s, self.clock)
         self.left_lit = ""
-        self._is_dark_for = False  # somebody's sake: see `hold_light`
+        self._is_dark_for = False  # whose hold it is: see `hold_light`
         self._must_relight = False
         self.darkness = 0
         if any(hasattr(instrument, "join") for instrument in self.instruments.values()):
@@ -317,7 +317,7 @@ class Bench:
             if darkness == self.darkness:
                 self._must_relight = False
                 return darkness
-            self.source.disable()  # somebody held it off meanwhile
+            self.source.disable()  # another thread held it off meanwhile
 
     def light_off(self) -> None:
         """Switch the source off, whichever thread waits for what; harmless when it is closed.

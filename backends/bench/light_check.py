@@ -17,7 +17,7 @@ from ...instruments.picture import grows_with_exposure, reads_the_part
 from .bench import WINDOW_SAMPLES, Bench
 
 _SURE = 6.0  # standard deviations of noise
-_LONGER, _TRIES = 8.0, 4  # exposures of a bench of which nobody knows how bright it is
+_LONGER, _TRIES = 8.0, 4  # exposures of a bench whose brightness is unknown
 _STAYS = 0.7  # share of the light that may be left when a modulator is dark
 _MOST_FULL = 0.3  # share of the pixels, from which on they tell nothing
 _FRAMES = 3  # that are shown to see whether they are counted
@@ -71,7 +71,7 @@ def refuse_darkness(bench: Bench) -> None:
 
 
 def follows(bench: Bench) -> list[Finding]:
-    """Say whether light reaches the detector, and goes when source or modulator go dark."""
+    """Return whether light reaches the detector, and goes when source or modulator go dark."""
     before_s = None if bench.file.layout == "block" else bench.camera.exposure_s
     try:
         return _followed(bench)

@@ -52,7 +52,7 @@ def reconnect(bench: Bench, role: str) -> None:
 def _connect_again(instrument: Instrument, timeout_s: float) -> None:
     """Connect a device that was there when the bench was opened; whatever fails, it is gone.
 
-    A monitor that is unplugged is no mistake in the bench file, though its driver says so of one
+    A monitor that is unplugged is not a mistake in the bench file, though its driver says so of one
     that was never there.
     """
     try:

@@ -324,7 +324,7 @@ def _latches(path: str | Path, source: str) -> list[Path]:
 
 
 def latched(path: str | Path, source: str = "") -> Latch | None:
-    """Give why a bench is latched off; None where it is not.
+    """Return why a bench is latched off; None where it is not.
 
     Parameters
     ----------
@@ -341,7 +341,7 @@ def latched(path: str | Path, source: str = "") -> Latch | None:
 
 
 def rearm(path: str | Path, source: str = "") -> None:
-    """Let a bench give light again; for somebody who is on site and has seen to the beam path.
+    """Let a bench give light again; for a person on site who has seen to the beam path.
 
     Raises
     ------

@@ -193,7 +193,7 @@ def _rows(path: Path) -> dict[str, list[str]]:
 
 
 def damaged(random: Random, content: bytes) -> bytes:
-    """Give a file as a disk or a copy damages it: a bit, its end, or whole pages."""
+    """Return a file as a disk or a copy damages it: a bit, its end, or whole pages."""
     found, pages = bytearray(content), len(content) // _PAGE_BYTES
     at = random.randrange(pages) * _PAGE_BYTES
     kind = random.random()

@@ -394,7 +394,7 @@ class GenicamCamera(Camera):
 
 
 def _is_taken(asked: Any, held: Any) -> bool:
-    """Say whether a camera holds what it was told; it may round numbers that are not whole."""
+    """Return whether a camera holds what it was told; it may round numbers that are not whole."""
     if isinstance(asked, float | int) and isinstance(held, float):
         return abs(held - asked) <= _OFF * abs(asked)
     return bool(held == asked)

@@ -318,7 +318,7 @@ class MicroManagerCamera(Camera):
 
 
 def _is_taken(asked: str | int | float, held: str) -> bool:
-    """Say whether a property holds what it was set to; all of them are read as text."""
+    """Return whether a property holds what it was set to; all of them are read as text."""
     try:
         return abs(float(held) - float(asked)) <= _OFF * abs(float(asked))
     except ValueError:

@@ -69,7 +69,7 @@ class VisaOptions(SerialOptions):
     timeout_s : for each question
     baud_rate : of a serial line
     identity_query : a question whose answer is known; "" where the device has none
-    acknowledge : what the device answers to each command that is no question, such as "OK"; ""
+    acknowledge : what the device answers to each command that is not a question, such as "OK"; ""
         where it says nothing
     """
 
@@ -178,7 +178,7 @@ class VisaLink:
         return Identity(*parts) if len(parts) > 1 else Identity(model=parts[0])
 
     def write(self, command: str) -> None:
-        """Send a command that is no question; hear its echo and acknowledgement, if it has any.
+        """Send a command that is not a question; hear its echo and acknowledgement, if it has any.
 
         Raises
         ------
@@ -299,7 +299,7 @@ class VisaLink:
 
         Returns
         -------
-        them, and whether a message ended with them (END, which is no character)
+        them, and whether a message ended with them (END, which is not a character)
         """
         if (milliseconds := math.ceil(left_s * 1000)) != self._timeout_ms:
             self._resource.timeout = self._timeout_ms = milliseconds
@@ -436,7 +436,7 @@ class VisaInstrument(Instrument):
 
 
 def _frames_messages(address: str) -> bool:
-    """Say whether a bus marks the end of a message (END), as all but streams do."""
+    """Return whether a bus marks the end of a message (END), as all but streams do."""
     try:
         parsed = pyvisa.rname.parse_resource_name(address)
     except pyvisa.rname.InvalidResourceName:

@@ -33,7 +33,7 @@ _ROLES = {
     "power meter": "power_meter",
 }
 _QUIET = 2.0  # electrons of read noise below which weak light takes true Poisson numbers
-_ALONE_W = 1e-3  # on a camera that nobody put into a world
+_ALONE_W = 1e-3  # on a camera without a world
 _KURTOSIS = 1 / 16  # excess that may be left out, of a pixel's electrons; a slot sums hundreds
 
 
