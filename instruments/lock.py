@@ -267,22 +267,12 @@ def shared_place(key: str, name: str, ending: str) -> Path:
     OSError : when there is no such folder
     """
     digest = sha256(key.encode(errors="surrogateescape")).hexdigest()[:12]
-    return state_folder() / f"lightloom-{digest}.{name}.{ending}"
-
-
-def state_folder() -> Path:
-    """Return the folder for what all users of this computer must know of a bench.
-
-    Raises
-    ------
-    OSError : when there is none
-    """
-    return shared_folder()
+    return shared_folder() / f"lightloom-{digest}.{name}.{ending}"
 
 
 def _is_shared(folder: Path) -> bool:
     with contextlib.suppress(OSError):
-        return folder.resolve() == state_folder().resolve()
+        return folder.resolve() == shared_folder().resolve()
     return False
 
 

@@ -73,16 +73,17 @@ def check_keys(
         if key in fields:
             raise ValueError(f"{key} = {value!r} is unknown to lightloom; remove the key")
         if key in only:
-            if not (value is None or value == only[key] or (_is_off(value) and _is_off(only[key]))):
+            if not (value is None or value == only[key] or (is_off(value) and is_off(only[key]))):
                 raise ValueError(
                     f"{key} = {value!r} is not computed by lightloom, only {only[key]!r}"
                 )
-        elif key not in _NO_MATTER and not _DROPS.fullmatch(key) and not _is_off(value):
+        elif key not in _NO_MATTER and not _DROPS.fullmatch(key) and not is_off(value):
             raise ValueError(
                 f"{key} = {value!r} is unknown to lightloom, and may change every number; if it "
                 "does not matter, remove the key"
             )
 
 
-def _is_off(value: Any) -> bool:
+def is_off(value: Any) -> bool:
+    """Return whether a setting asks for nothing: null, false, zero or empty."""
     return value is None or value in (False, "", [], {})

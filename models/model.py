@@ -15,6 +15,7 @@ from ..backends import Backend, open_backend
 from ..backends.base import check_finite
 from ..instruments import InputError
 from ..scheduler import DEFAULT_POLICY, Executor, Placement, Program, State
+from ..scheduler.host_steps import unit_length
 from .blocks import loss_program
 from .pixels import normalised
 from .sentence import SentenceHead
@@ -227,8 +228,7 @@ class Model:
             width = program.shapes[program.outputs[0]][-1]({})
             return np.empty((0, min(width, self._head.width or width)), dtype=np.float32)
         vectors = np.concatenate(parts)[:, : self._head.width]
-        norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return np.asarray(vectors / norms, dtype=np.float32)
+        return unit_length(vectors)
 
     def generate(
         self,

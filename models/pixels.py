@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..instruments import InputError
+from .config_keys import is_off
 from .weights import read_json
 
 _READ = frozenset("do_rescale rescale_factor do_normalize image_mean image_std".split())
@@ -40,7 +41,7 @@ def normalised(images: np.ndarray, path: Path) -> np.ndarray:
         raise InputError(f"{path}: image_mean and image_std are missing, and a {kind} has its own")
     for key, value in settings.items():
         known = key in _READ or key in _NO_MATTER or key.startswith("_")
-        if not known and value not in (None, False, 0, "", [], {}):
+        if not known and not is_off(value):
             raise InputError(f"{path}: {key} = {value!r} is not computed by lightloom")
     result = images.astype(np.float32)
     if _is_asked(settings, "do_rescale", path):

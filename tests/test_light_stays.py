@@ -32,11 +32,9 @@ from lightloom.instruments import (
     Paused,
     WrongLight,
     create,
-    registry,
     stopping,
 )
 from lightloom.instruments.addresses import canonical, is_lasting, x_display
-from lightloom.instruments.templates.echo import DEVICES
 from lightloom.models import load_model, plan
 from lightloom.models.model import load_arrays
 from lightloom.scheduler.journal import JournalFile
@@ -53,13 +51,9 @@ NOBODY, OTHER = 65534, 65533
 
 @pytest.fixture(autouse=True)
 def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let bench files name the drivers' templates."""
-    monkeypatch.setattr(registry, "_OURS", registry._OURS | lit_bench.TEMPLATES)
     monkeypatch.setattr(stopping, "_left_lit", [])
-    registry._points.cache_clear()
-    DEVICES.clear()
-    yield
-    registry._points.cache_clear()
+    with lit_bench.drivers_in_memory(monkeypatch):
+        yield
 
 
 @pytest.fixture

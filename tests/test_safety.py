@@ -27,7 +27,6 @@ from lightloom.instruments import (
     InUse,
     LimitExceeded,
     lock,
-    registry,
     stopping,
 )
 from lightloom.instruments.lock import HeldLock, Holder
@@ -42,14 +41,10 @@ posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 @pytest.fixture(autouse=True)
 def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let bench files name the drivers' templates."""
-    monkeypatch.setattr(registry, "_OURS", registry._OURS | lit_bench.TEMPLATES)
     monkeypatch.setattr(safety, "is_terminal", lambda stream: False)
     monkeypatch.delenv(safety.ATTENDED, raising=False)
-    registry._points.cache_clear()
-    DEVICES.clear()
-    yield
-    registry._points.cache_clear()
+    with lit_bench.drivers_in_memory(monkeypatch):
+        yield
 
 
 @pytest.fixture
@@ -387,7 +382,7 @@ def test_a_bench_in_a_folder_that_is_read_only_is_locked_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A bench file that an administrator keeps would have no lock.
-    monkeypatch.setattr(lock, "state_folder", lambda: tmp_path / "state")
+    monkeypatch.setattr(lock, "shared_folder", lambda: tmp_path / "state")
     (tmp_path / "state").mkdir()
     monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
     file = tmp_path / "bench.toml"

@@ -457,12 +457,12 @@ class Shots:
 
     # --- one shot --------------------------------------------------------------------------------
 
-    def _try(self, coming: _Coming, following: _Coming | None, anew: bool = False) -> bool:
+    def _try(self, coming: _Coming, following: _Coming | None, restarts: bool = False) -> bool:
         """Take one exposure and have it decoded; show what comes next as soon as it has ended.
 
         Parameters
         ----------
-        anew : both frames are shown again, and what is on its way is thrown away
+        restarts : both frames are shown again, and what is on its way is thrown away
 
         Returns
         -------
@@ -475,7 +475,7 @@ class Shots:
         coming.began_s = self.bench.clock.now_s()
         try:
             coming.darkness = self.bench.wait_for_light(self._pause_for)
-            if anew or self._is_muddled:
+            if restarts or self._is_muddled:
                 self._arm()
                 self._shown.clear()
                 self._is_muddled = coming.leans = False
@@ -709,9 +709,9 @@ class Shots:
                     return
                 for other in together[:-1]:
                     other.frames.clear()
-                    self._try(other, None, anew=True)
+                    self._try(other, None, restarts=True)
                     self._judge(course, other)
-                self._try(coming, None, anew=True)
+                self._try(coming, None, restarts=True)
             else:
                 coming.stats.seconds["decode"] += found.seconds
                 coming.stats.conversions += found.electrons.size
@@ -723,7 +723,7 @@ class Shots:
         self._refuse_when_stopped(coming)
         self._count(SUSPENDED, 1, coming.stats)
         coming.frames.clear()
-        self._try(coming, None, anew=True)
+        self._try(coming, None, restarts=True)
 
     def _pause_for(self, seconds: float) -> None:
         """Wait by the real clock; a run that waits on purpose has not hung, and can be stopped."""

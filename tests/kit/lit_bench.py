@@ -7,10 +7,14 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import pbkdf2_hmac
 from pathlib import Path
+from typing import Any
 
 from lightloom.instruments import LightloomError, registry, stopping
+from lightloom.instruments.templates.echo import DEVICES
 
 TEMPLATES = {
     "template-slm": "templates.slm:TemplateSLM",
@@ -39,6 +43,16 @@ watts_per_unit = 1e-3
 max_power_w = "5 mW"
 commands = {{ open_shutter = "SHUT ON", close_shutter = "SHUT OFF" }}
 """
+
+
+@contextmanager
+def drivers_in_memory(monkeypatch: Any) -> Iterator[None]:
+    """Let bench files name the drivers' templates."""
+    monkeypatch.setattr(registry, "_OURS", registry._OURS | TEMPLATES)
+    registry._points.cache_clear()
+    DEVICES.clear()
+    yield
+    registry._points.cache_clear()
 
 
 def write(folder: Path, address: str, more: str = "", exposure_s: float = 0.002) -> Path:
