@@ -2,9 +2,11 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench_factory import BenchMaker
 
 BENCH = "LIGHTLOOM_BENCH"  # a bench file whose instruments test_conformance_bench.py tries
 REFERENCES = Path(__file__).parent / "references"
@@ -29,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def references() -> Path:
     return REFERENCES
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[BenchMaker]:
+    """Benches of example files with changes: `make_bench("line", world__seed=3)`."""
+    maker = BenchMaker(tmp_path)
+    yield maker
+    maker.close()
 
 
 @pytest.fixture(scope="session")

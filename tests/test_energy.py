@@ -27,7 +27,7 @@ from lightloom.scheduler import (
     set_names,
 )
 from lightloom.scheduler.energy import PLANCK_LIGHT
-from obvious_light import theory
+from reference_optics import theory
 from safetensors.numpy import load_file
 
 import lightloom

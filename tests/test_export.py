@@ -25,7 +25,7 @@ from lightloom.instruments import InputError
 from lightloom.scheduler import export as exporting
 from lightloom.scheduler.export import export
 from lightloom.scheduler.journal import Journal, JournalFile
-from made_journals import (
+from journal_factory import (
     begin_session,
     keep_segment,
     keep_steps,

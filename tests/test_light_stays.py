@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import lit_bench
+import live_bench_process
 import numpy as np
 import pytest
 import typer
@@ -52,7 +52,7 @@ NOBODY, OTHER = 65534, 65533
 @pytest.fixture(autouse=True)
 def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(stopping, "_left_lit", [])
-    with lit_bench.drivers_in_memory(monkeypatch):
+    with live_bench_process.drivers_in_memory(monkeypatch):
         yield
 
 
@@ -142,7 +142,7 @@ def test_a_bench_file_that_names_one_device_twice_is_refused(
 ) -> None:
     # The meter would be the laser, and both parts talk to it.
     other = f'[instruments.power_meter]\ndriver = "scpi-power-meter"\naddress = "{name}::'
-    path = lit_bench.write(tmp_path, laser.address, f'{other}{laser.port}::SOCKET"\n')
+    path = live_bench_process.write(tmp_path, laser.address, f'{other}{laser.port}::SOCKET"\n')
     with pytest.raises(InputError, match="have one address"):
         read_bench_file(path)
 
@@ -307,7 +307,7 @@ def test_a_source_that_was_lost_during_a_run_is_told_of(
     tmp_path: Path, laser: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The report looked normal and the status was 0; what the watchdog did stood in a hidden log.
-    bench = load_bench(lit_bench.write(tmp_path, laser.address))
+    bench = load_bench(live_bench_process.write(tmp_path, laser.address))
     with bench:
         bench.source.enable()
         laser.cut()
@@ -363,7 +363,7 @@ def test_what_may_still_emit_stands_on_the_page_of_a_recorded_run(tmp_path: Path
 @posix
 def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -> None:
     # A process that is stopped (SIGSTOP) is there, and would not act.
-    path = lit_bench.write(tmp_path, laser.address)
+    path = live_bench_process.write(tmp_path, laser.address)
     with load_bench(path) as bench:
         bench.source.enable()
         assert bench._watchdog is not None
@@ -383,7 +383,7 @@ def test_a_laser_that_says_off_and_shines_is_found_by_the_power_meter(
         more = (
             f'[instruments.power_meter]\ndriver = "scpi-power-meter"\naddress = "{meter.address}"'
         )
-        path = lit_bench.write(tmp_path, laser.address, f"{more}\n")
+        path = live_bench_process.write(tmp_path, laser.address, f"{more}\n")
         bench = load_bench(path)
         with bench:
             bench.source.enable()
@@ -540,7 +540,7 @@ def test_a_daq_with_one_counter_is_refused_on_a_block_bench(tmp_path: Path, mock
 
 def test_check_counts_an_interlock_that_nobody_can_ask(tmp_path: Path, laser: Served) -> None:
     # "interlock closed" was printed of a source that was never asked.
-    path = lit_bench.write(tmp_path, laser.address)
+    path = live_bench_process.write(tmp_path, laser.address)
     bench = load_bench(path)
     missing = safety.lacks(bench.file, bench.source)
     assert any("no interlock that can be asked" in sentence for sentence in missing)

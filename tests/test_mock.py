@@ -1,4 +1,4 @@
-"""Whether `MockBackend` has the physics of the design, judged by the kit's `obvious_light`.
+"""Whether `MockBackend` has the physics of the design, judged by the kit's `reference_optics`.
 
 Every statistical check turns into standard scores. There are about 22,000 of them in this file and
 each may reach `LIMIT` = 5.5 (two-sided false-alarm rate 3.8e-8), so that a right backend fails some
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lightloom.backends import Address, MatmulResult, MockBackend, OpticsProfile, Ranges
 from lightloom.backends.noise import Stream
 from lightloom.instruments import InputError
-from obvious_light import Theory, theory
+from reference_optics import Theory, theory
 
 LIMIT = 5.5
 SEED = 20_240

@@ -18,7 +18,7 @@ from lightloom.backends import Address, MockBackend, OpticsProfile, mock_path
 from lightloom.backends import products as products_module
 from lightloom.backends.integer_library import IntegerProduct, _is_exact, integer_product
 from lightloom.backends.products import Operand, Rows, multiply, panels
-from obvious_light import theory
+from reference_optics import theory
 
 COMPILED = importlib.util.find_spec("numba") is not None
 needs_numba = pytest.mark.skipif(not COMPILED, reason="numba (extra 'fast') is not installed")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lightloom.backends import Address, MockBackend, OpticsProfile
 from lightloom.backends.noise import Stream
-from obvious_light import theory
+from reference_optics import theory
 
 pytestmark = pytest.mark.campaign  # numpy gives the same bits (test_mock_paths.py)
 

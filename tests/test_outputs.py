@@ -21,7 +21,7 @@ from lightloom.instruments import InputError, Timeline
 from lightloom.instruments.files import check_output, whole_output, write_document, write_output
 from lightloom.scheduler.trace import KIND as TRACE
 from lightloom.scheduler.trace import read_trace, write_trace
-from made_journals import recorded_on_the_mock
+from journal_factory import recorded_on_the_mock
 from typer.testing import CliRunner
 
 from lightloom.cli import app

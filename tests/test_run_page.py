@@ -23,7 +23,7 @@ from lightloom.instruments import InputError
 from lightloom.scheduler import summary
 from lightloom.scheduler.journal import JournalFile
 from lightloom.scheduler.summary import BINS, LAST_FAULTS, Course, summarise
-from made_journals import (
+from journal_factory import (
     BEGAN_S,
     begin_session,
     keep_segment,

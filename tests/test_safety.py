@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lit_bench
+import live_bench_process
 import numpy as np
 import pytest
 from lightloom.backends.bench import example_file, load_bench, safety
@@ -43,7 +43,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(safety, "is_terminal", lambda stream: False)
     monkeypatch.delenv(safety.ATTENDED, raising=False)
-    with lit_bench.drivers_in_memory(monkeypatch):
+    with live_bench_process.drivers_in_memory(monkeypatch):
         yield
 
 
@@ -76,7 +76,7 @@ def goes_off(is_lit: Callable[[], bool]) -> None:
 @contextmanager
 def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
     """Light a bench in a process of its own; it is gone afterwards."""
-    command = [sys.executable, str(KIT / "lit_bench.py"), str(path), act]
+    command = [sys.executable, str(KIT / "live_bench_process.py"), str(path), act]
     pipe = subprocess.PIPE
     options = {"stdout": pipe, "stderr": pipe, "stdin": subprocess.DEVNULL, "text": True} | options
     with subprocess.Popen(command, **options) as running:
@@ -96,7 +96,7 @@ def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, name: str) -> None:
     # An operator who presses Ctrl-C would look into a beam that is still there.
-    with program(lit_bench.write(tmp_path, laser.address), "wait") as running:
+    with program(live_bench_process.write(tmp_path, laser.address), "wait") as running:
         assert is_lit(laser)
         running.send_signal(getattr(signal, name))
         goes_off(lambda: is_lit(laser))
@@ -107,7 +107,7 @@ def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, n
 @pytest.mark.parametrize(("act", "status"), [("end", 0), ("raise", 1)])
 def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, status: int) -> None:
     # A script that fails would leave light behind, or a watchdog that switches off a later run.
-    with program(lit_bench.write(tmp_path, laser.address), act) as running:
+    with program(live_bench_process.write(tmp_path, laser.address), act) as running:
         goes_off(lambda: is_lit(laser))
         assert running.wait(20) == status
     assert {path.name for path in tmp_path.iterdir()} <= {"bench.toml", ".bench.toml.lock"}
@@ -116,7 +116,7 @@ def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, stat
 @posix
 def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, laser: Served) -> None:
     # Python hears signals between two steps of its own; one step may take seconds.
-    with program(lit_bench.write(tmp_path, laser.address), "compute") as running:
+    with program(live_bench_process.write(tmp_path, laser.address), "compute") as running:
         time.sleep(0.2)
         running.send_signal(signal.SIGINT)
         goes_off(lambda: is_lit(laser))
@@ -134,7 +134,7 @@ def test_the_first_ctrl_c_leaves_an_exposure_its_time_and_the_second_does_not(
     tmp_path: Path, laser: Served
 ) -> None:
     # An operator would lose a shot of ten seconds, or wait ten seconds for darkness.
-    path = lit_bench.write(tmp_path, laser.address, exposure_s=10.0)
+    path = live_bench_process.write(tmp_path, laser.address, exposure_s=10.0)
     with program(path, "compute") as running:
         time.sleep(0.2)
         running.send_signal(signal.SIGINT)
@@ -154,7 +154,7 @@ def test_a_source_that_another_thread_waits_for_is_told_all_the_same(
     tmp_path: Path, laser: Served
 ) -> None:
     # A source that stopped to answer would keep its light on until the time-out.
-    path = lit_bench.write(tmp_path, laser.address)
+    path = live_bench_process.write(tmp_path, laser.address)
     path.write_text(
         path.read_text().replace('max_power_w = "5 mW"', 'max_power_w = "5 mW"\ntimeout_s = "15 s"')
     )
@@ -174,7 +174,7 @@ def test_a_ctrl_c_that_ends_a_part_of_the_work_leaves_the_light(
     tmp_path: Path, laser: Served
 ) -> None:
     # `lightloom align --live` ends at Ctrl-C and goes on to store what it found, with light.
-    with program(lit_bench.write(tmp_path, laser.address), "meant") as running:
+    with program(live_bench_process.write(tmp_path, laser.address), "meant") as running:
         assert running.stdout.readline() == "waits\n"
         running.send_signal(signal.SIGINT)
         assert running.stdout.readline() == "goes on\n"
@@ -248,7 +248,7 @@ backend.close()
 @pytest.mark.parametrize("act", ["wait", "fork", "compute"])
 def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: str) -> None:
     # The kernel kills the largest program when memory runs out; its light would stay.
-    path = lit_bench.write(tmp_path, laser.address)
+    path = live_bench_process.write(tmp_path, laser.address)
     with program(path, act, start_new_session=True) as running:
         time.sleep(0.3)
         if act == "fork":
@@ -287,7 +287,7 @@ def test_a_killed_program_leaves_no_light_on_a_serial_line(tmp_path: Path) -> No
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        path = lit_bench.write(tmp_path, f"ASRL{os.ttyname(theirs)}::INSTR")
+        path = live_bench_process.write(tmp_path, f"ASRL{os.ttyname(theirs)}::INSTR")
         with program(path, "wait") as running:
             assert device.is_on and device.shutter_open
             running.kill()
@@ -307,7 +307,7 @@ def test_the_watchdog_tries_until_the_source_says_that_it_is_off(
     tmp_path: Path, laser: Served
 ) -> None:
     # A line that is not free yet, or a source that is slow, would be given up.
-    with program(lit_bench.write(tmp_path, laser.address), "wait") as running:
+    with program(live_bench_process.write(tmp_path, laser.address), "wait") as running:
         laser.device.refuses = 3
         laser.device.heard.clear()
 
@@ -332,7 +332,7 @@ def test_the_watchdog_tries_until_the_source_says_that_it_is_off(
 @posix
 def test_a_bench_whose_watchdog_has_gone_gives_no_light(tmp_path: Path, laser: Served) -> None:
     # The next kill would leave the light on, and nobody would know beforehand.
-    with program(lit_bench.write(tmp_path, laser.address), "shots") as running:
+    with program(live_bench_process.write(tmp_path, laser.address), "shots") as running:
         os.kill(int(running.first.split()[1]), signal.SIGKILL)
         goes_off(lambda: is_lit(laser))
         _, errors = running.communicate(timeout=20)
@@ -355,9 +355,9 @@ def test_a_watchdog_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_bench_in_use_names_who_uses_it(tmp_path: Path, laser: Served) -> None:
     # Two programs would show frames on the same modulators.
-    path = lit_bench.write(tmp_path, laser.address)
+    path = live_bench_process.write(tmp_path, laser.address)
     with program(path, "wait") as running:
-        with pytest.raises(InUse, match=r"lit_bench\.py") as refused:
+        with pytest.raises(InUse, match=r"live_bench_process\.py") as refused:
             load_bench(path).open()
         assert f"process {running.pid} of" in str(refused.value)
         assert is_lit(laser)
@@ -484,7 +484,7 @@ def test_a_computer_that_was_restarted_during_a_run_latches_a_real_bench(
     tmp_path: Path, laser: Served
 ) -> None:
     # After a power cut nobody knows what became of the beam path.
-    path = lit_bench.write(tmp_path, laser.address)
+    path = live_bench_process.write(tmp_path, laser.address)
     leave_holder(path, lock.boot_id())
     with load_bench(path):
         pass
@@ -550,7 +550,7 @@ def test_the_heartbeat_goes_with_the_run_and_stops_when_it_hangs(
     tmp_path: Path, laser: Served
 ) -> None:
     # A run that hangs would keep the shutter open.
-    with load_bench(lit_bench.write(tmp_path, laser.address, WIRED)) as bench:
+    with load_bench(live_bench_process.write(tmp_path, laser.address, WIRED)) as bench:
 
         def shot() -> None:
             bench.shots += 1
@@ -564,10 +564,10 @@ def test_the_heartbeat_goes_with_the_run_and_stops_when_it_hangs(
 
 def test_a_heartbeat_wants_a_line_that_is_there(tmp_path: Path, laser: Served) -> None:
     # A typing error would leave the relay without a heartbeat, or drive something else.
-    path = lit_bench.write(tmp_path, laser.address, WIRED.replace("line = 1", "line = 2"))
+    path = live_bench_process.write(tmp_path, laser.address, WIRED.replace("line = 1", "line = 2"))
     with pytest.raises(InputError, match=r"line = 2, and instruments\.detector has 2 lines"):
         load_bench(path).open()
-    path = lit_bench.write(tmp_path, laser.address, WIRED.replace('"detector"', '"source"'))
+    path = live_bench_process.write(tmp_path, laser.address, WIRED.replace('"detector"', '"source"'))
     with pytest.raises(InputError, match="'source' is no role of a DAQ"):
         load_bench(path)
 
@@ -577,14 +577,14 @@ def test_light_that_can_hurt_wants_somebody_or_hardware(
 ) -> None:
     # A job of the night would leave a class 3B beam to a program.
     bare = '\n[safety]\nlaser_class = "3B"\n'
-    path = lit_bench.write(tmp_path, laser.address, bare)
+    path = live_bench_process.write(tmp_path, laser.address, bare)
     with pytest.raises(InputError, match="class 3B is not run unattended with no heartbeat"):
         load_bench(path).open()
     assert not laser.device.heard  # refused before anything is touched
     for text in (WIRED, bare.replace("3B", "2"), ""):
-        with load_bench(lit_bench.write(tmp_path, laser.address, text)):
+        with load_bench(live_bench_process.write(tmp_path, laser.address, text)):
             pass
-    lit_bench.write(tmp_path, laser.address, bare)
+    live_bench_process.write(tmp_path, laser.address, bare)
     monkeypatch.setattr(safety, "is_terminal", lambda stream: True)
     with load_bench(path):
         pass
@@ -634,7 +634,7 @@ def test_check_says_what_is_not_fail_safe(
 
 def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) -> None:
     # A driver that is connected anew would forget what its bench allows.
-    path = lit_bench.write(tmp_path, laser.address)
+    path = live_bench_process.write(tmp_path, laser.address)
     path.write_text(path.read_text().replace("[limits]", '[limits]\npower_w = [0, "2 mW"]'))
     device: Any = laser.device
     device.power, device.is_on = 20.0, True  # whoever was there before us
@@ -676,7 +676,7 @@ def test_modulators_end_at_the_darkest_level_that_is_known(tmp_path: Path, laser
     from lightloom.backends.bench.grey import GreyCurve
 
     curve = GreyCurve((np.arange(256) - 40.0) ** 2 + 1)
-    with load_bench(lit_bench.write(tmp_path, laser.address)) as bench:
+    with load_bench(live_bench_process.write(tmp_path, laser.address)) as bench:
         bench.know_darkest({"input": curve})
         bench.make_safe()
         assert (DEVICES["slm:input"].memory["frame"] == 40).all()

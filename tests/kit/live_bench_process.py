@@ -1,6 +1,6 @@
 """Opens a bench of the drivers' templates and a real source, lights it, and then does something.
 
-python lit_bench.py BENCH ACT        prints "lit" once the light is on
+python live_bench_process.py BENCH ACT        prints "lit" once the light is on
 """
 
 import os

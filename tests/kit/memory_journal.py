@@ -1,36 +1,10 @@
-"""Bench files that tests change line by line, and a journal in memory."""
+"""A journal in memory, whose process is killed after so many segments."""
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from lightloom.backends import Stats
-from lightloom.backends.bench import example_file
 from lightloom.backends.bench.recorder import Checkpoint, FaultNote, Kept, Segment
-
-LAYOUTS = ("imaged", "line", "block")
-
-
-def bench_text(layout: str = "imaged", tiny: bool = True, /, **changes: str) -> str:
-    """An example file with some `key = value` lines replaced, or added to their table."""
-    text = example_file(layout, tiny=tiny)
-    for key, value in changes.items():
-        table, _, name = key.rpartition("__")
-        if re.search(rf"(?m)^{name} = .*$", text) and not table:
-            text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text, count=1)
-        else:
-            head = f"[{table.replace('__', '.')}]"
-            start = text.index(head)
-            end = text.find("\n[", start)
-            part = re.sub(rf"(?m)^{name} = .*\n", "", text[start : end if end > 0 else None])
-            text = text[:start] + part + f"\n{name} = {value}\n" + (text[end:] if end > 0 else "")
-    return text
-
-
-def numbers(*shape: int, seed: int = 3) -> np.ndarray:
-    """Normally distributed numbers."""
-    return np.random.Generator(np.random.Philox(seed)).standard_normal(shape)
 
 
 class Killed(BaseException):
