@@ -49,13 +49,14 @@ def integer_product() -> IntegerProduct | str:
     if find_spec("onnxruntime") is None:
         return "onnxruntime (extra 'fast') is not installed"
     for kind in ("u8 x s8", "u8 x u8"):
-        product = IntegerProduct(kind, _sessions(kind == "u8 x s8"))
-        if _is_exact(product):
+        product = IntegerProduct(kind, open_sessions(kind == "u8 x s8"))
+        if is_exact(product):
             return product
     return "onnxruntime's products of 8-bit integers are not exact on this processor"
 
 
-def _sessions(signed: bool) -> Callable[[np.ndarray, int, np.ndarray], np.ndarray]:
+def open_sessions(signed: bool) -> Callable[[np.ndarray, int, np.ndarray], np.ndarray]:
+    """Return onnxruntime's product: rows uint8 [N, K], their zero, columns [K, M] -> int32."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -76,7 +77,7 @@ def _sessions(signed: bool) -> Callable[[np.ndarray, int, np.ndarray], np.ndarra
     return multiply
 
 
-def _is_exact(product: IntegerProduct) -> bool:
+def is_exact(product: IntegerProduct) -> bool:
     """Try the largest numbers of each sign, and random ones, on shapes of every kernel."""
     chance = np.random.Generator(np.random.Philox(1))
     for n, outputs, length in ((1, 16, 768), (3, 5, 7), (37, 96, 129), (128, 64, 768)):

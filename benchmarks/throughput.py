@@ -322,7 +322,7 @@ class BareProducts:
 
     def __init__(self, job: Job) -> None:
         self.job, self._past = job, 0
-        self._arrays: dict[tuple[int, ...], np.ndarray] = {}
+        self.arrays: dict[tuple[int, ...], np.ndarray] = {}
         self._matmuls = job.model.program(job.ending).matmuls
         self._weights = {m.name: self._stored(m) for m in self._matmuls if not m.dynamic}
 
@@ -352,10 +352,10 @@ class BareProducts:
         return array.T if step.transposed else array
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
-        if shape not in self._arrays:
+        if shape not in self.arrays:
             chance = np.random.Generator(np.random.Philox(1))
-            self._arrays[shape] = chance.standard_normal(shape, dtype=np.float32)
-        return self._arrays[shape]
+            self.arrays[shape] = chance.standard_normal(shape, dtype=np.float32)
+        return self.arrays[shape]
 
 
 def _timed(job: Job, run: Callable[[np.ndarray], Any]) -> dict[str, Sample]:

@@ -68,7 +68,7 @@ def open_gguf(path: Path) -> GgufModel:
         )
     renamed = weights.renamed(_hugging_face_name)
     try:
-        document = _document(metadata, kind, renamed)
+        document = config_document(metadata, kind, renamed)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: unusable metadata: {reason}") from None
@@ -98,7 +98,7 @@ def split_set(paths: list[Path]) -> Path | None:
 
 def _read_parts(path: Path) -> tuple[Weights, dict[str, Any]]:
     """Read a file, or all parts of a split one: tensors under their own names, metadata."""
-    weights, metadata = _read(path)
+    weights, metadata = read_tensors(path)
     count = metadata.get("split.count", 0)
     if not isinstance(count, int) or count < 2:
         return weights, metadata
@@ -114,7 +114,7 @@ def _read_parts(path: Path) -> tuple[Weights, dict[str, Any]]:
         part = path.with_name(name)
         if not part.is_file():
             raise InputError(f"{path} is one of {count} parts, and {name} is not beside it")
-        tensors, found = _read(part)
+        tensors, found = read_tensors(part)
         if found.get("split.no") != number - 1 or set(stored) & set(tensors):
             raise InputError(f"{part} is not part {number} of the model of {path.name}")
         stored |= tensors.stored
@@ -125,7 +125,7 @@ def _read_parts(path: Path) -> tuple[Weights, dict[str, Any]]:
     return Weights(path, stored), metadata
 
 
-def _read(path: Path) -> tuple[Weights, dict[str, Any]]:
+def read_tensors(path: Path) -> tuple[Weights, dict[str, Any]]:
     """Open one file: tensors under their own names, and its metadata."""
     gguf = import_extra("gguf", "models", "reading GGUF files")
     check_header(path)
@@ -334,7 +334,7 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def _document(metadata: Mapping[str, Any], kind: str, weights: Weights) -> dict[str, Any]:
+def config_document(metadata: Mapping[str, Any], kind: str, weights: Weights) -> dict[str, Any]:
     """Return a GGUF file's metadata in the words of a config.json."""
 
     def value(key: str, default: Any = None) -> Any:

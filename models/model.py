@@ -397,7 +397,7 @@ class Model:
     ) -> Iterator[str]:
         cache = Cache()
         chance = np.random.Generator(np.random.Philox(seed))
-        ends = self._end_tokens()
+        ends = self.end_tokens()
         chosen: list[int] = []
         shown = ""
         while len(chosen) < max_tokens and cache.length + tokens.shape[1] <= self.config.context:
@@ -507,7 +507,8 @@ class Model:
             ids = self.tokenizer.encode(text, limit)
         return ids
 
-    def _end_tokens(self) -> frozenset[int]:
+    def end_tokens(self) -> frozenset[int]:
+        """Return the tokens that end a text, as the model's files name them."""
         return self._generation.ends
 
     def _want(self, task: str, what: str) -> None:

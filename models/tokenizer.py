@@ -24,14 +24,14 @@ class Tokenizer:
     def __init__(self, inner: Any, source: Path, cut_side: str = "right") -> None:
         inner.no_padding()
         inner.no_truncation()
-        self._inner = inner
+        self.library = inner
         self.source = source
         self._cut = {} if cut_side == "right" else {"direction": cut_side}
 
     @property
     def vocabulary(self) -> dict[str, int]:
         """Token -> id, without tokens that were added to the vocabulary."""
-        return dict(self._inner.get_vocab(with_added_tokens=False))
+        return dict(self.library.get_vocab(with_added_tokens=False))
 
     @property
     def size(self) -> int:
@@ -49,17 +49,17 @@ class Tokenizer:
             raise InputError(f"the text {text[:40]!r} holds bytes that are no UTF-8")
         with refusing(f"the tokenizer {self.source} cannot encode {text[:40]!r}"):
             if limit is None:
-                return list(self._inner.encode(text).ids)
-            self._inner.enable_truncation(limit, **self._cut)
+                return list(self.library.encode(text).ids)
+            self.library.enable_truncation(limit, **self._cut)
             try:
-                return list(self._inner.encode(text).ids)
+                return list(self.library.encode(text).ids)
             finally:
-                self._inner.no_truncation()
+                self.library.no_truncation()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Give the text of tokens, without special ones."""
         with refusing(f"the tokenizer {self.source} cannot decode its tokens"):
-            return str(self._inner.decode(list(tokens)))
+            return str(self.library.decode(list(tokens)))
 
 
 @contextmanager

@@ -188,6 +188,11 @@ class Cluster:
         self.count = count
         self.remarks = remarks
 
+    @property
+    def address(self) -> str:
+        """Where the scheduler of the cluster listens."""
+        return str(self._client.scheduler.address)
+
     def submit(
         self,
         function: Callable[..., Any],

@@ -334,13 +334,13 @@ class Executor:
                 self.run_host(step, operands, ends)
             else:
                 if step.name in placed:
-                    ranges[step.name] = self._observe(step, operands, backend)
+                    ranges[step.name] = self.observe(step, operands, backend)
                 operands[step.y] = self.begin(step, part, self._host)().y
             for operand in ends:
                 operands.pop(operand, None)
         self.ranges = ranges  # all at once: an interrupted pass leaves none
 
-    def _observe(
+    def observe(
         self, step: OpticalMatmul, operands: Mapping[str, Any], backend: MockBackend
     ) -> Ranges:
         x = operands[step.x]

@@ -35,8 +35,8 @@ from .journal import JournalFile
 
 SCHEMA = 1
 ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".zarr": "zarr"}
-_CHUNK_BYTES = 1 << 18
-_MOST_WAITING = 32 << 20  # bytes, of all arrays together
+CHUNK_BYTES = 1 << 18
+MOST_WAITING_BYTES = 32 << 20  # bytes, of all arrays together
 _SPARE = 64 << 20  # bytes that a disk keeps: HDF5 comes to no good end on one that is full
 _COUNTS = tuple(item.name for item in fields(Stats) if item.name != "seconds")
 _STAGES = ("encode", "product", "decode")
@@ -305,11 +305,11 @@ class _Tree:
             )
         pile.add(rows)
         self._waiting += rows.nbytes
-        if pile.bytes >= _CHUNK_BYTES:
+        if pile.bytes >= CHUNK_BYTES:
             self._waiting -= pile.bytes
             pile.flush(whole_chunks=True)
             self._waiting += pile.bytes
-        if self._waiting > _MOST_WAITING:
+        if self._waiting > MOST_WAITING_BYTES:
             self.flush()
 
 
@@ -329,13 +329,13 @@ def _clean(text: object) -> str:
 
 
 def _chunk(rows: np.ndarray) -> tuple[int, ...]:
-    """Give the size of a chunk, by axis: at most about `_CHUNK_BYTES`."""
+    """Give the size of a chunk, by axis: at most about `CHUNK_BYTES`."""
     sizes = [max(size, 1) for size in rows.shape[1:]]
     item = 64 if rows.dtype == object else rows.itemsize
-    while sizes and item * math.prod(sizes) > _CHUNK_BYTES and max(sizes) > 1:
+    while sizes and item * math.prod(sizes) > CHUNK_BYTES and max(sizes) > 1:
         longest = sizes.index(max(sizes))
         sizes[longest] = -(-sizes[longest] // 2)
-    return max(1, _CHUNK_BYTES // (item * math.prod(sizes))), *sizes
+    return max(1, CHUNK_BYTES // (item * math.prod(sizes))), *sizes
 
 
 # --- the two formats ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from .journal import JournalFile
 BINS = 360
 LAST_FAULTS = 200
 _FIRST_BIN_S = 1e-3
-_AT_ONCE = 1000  # faults
+FAULTS_AT_ONCE = 1000  # faults
 _NOT_COUNTS = ("seconds",)
 
 
@@ -354,7 +354,7 @@ def _read_faults(journal: JournalFile, summary: Summary) -> None:
         session = sessions.get(row["session"])
         if session is not None:
             waiting.append(max(fault["at_s"] - session.began_s, 0.0) + session.offset_s)
-            if len(waiting) >= _AT_ONCE:
+            if len(waiting) >= FAULTS_AT_ONCE:
                 add()
         summary.last_faults.append(fault)
     add()

@@ -17,6 +17,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):  # each worker is a core's: BLAS in one thread
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if config.getoption("--bench"):
         os.environ[BENCH] = config.getoption("--bench")
     # a shell starts what it puts in the background without Ctrl-C, `nohup` without SIGHUP; what

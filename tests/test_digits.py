@@ -54,6 +54,7 @@ def test_weak_light_costs_accuracy(digits: Model, data: dict[str, np.ndarray]) -
     assert accuracy(digits, some, MockBackend(weak)) < 0.9
 
 
+@pytest.mark.slow
 def test_seeds_and_batches(digits: Model, data: dict[str, np.ndarray]) -> None:
     images = data["images"][:30]
     executor = digits.executor(MockBackend(seed=1))
@@ -108,6 +109,7 @@ def test_every_profile_runs(digits: Model, data: dict[str, np.ndarray], name: st
     assert logits.shape == (3, 10) and np.isfinite(logits).all()
 
 
+@pytest.mark.slow
 def test_every_encoding_runs_the_model(digits: Model, data: dict[str, np.ndarray]) -> None:
     for encoding in ("abs-split", "push-pull", "offset"):
         for detection in ("balanced", "per-reading"):

@@ -1,20 +1,29 @@
 """The docs tell the truth: their Python runs, their links exist, their commands are known."""
 
 import re
-import subprocess
-import sys
 import textwrap
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightloom.instruments import driver_names
+from typer.testing import CliRunner
+
+from lightloom.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+LONG = ("tutorial.md", "record.md")  # whose examples take seconds
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def of_page(page: Path) -> Any:
+    """The parameter of a page's test, with its name and whether it takes long."""
+    marks = [pytest.mark.slow] if page.name in LONG else []
+    return pytest.param(page, id=page.relative_to(ROOT).as_posix(), marks=marks)
+
+
+@pytest.mark.parametrize("page", [of_page(page) for page in PAGES])
 def test_python_of_a_page_runs(page: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     if blocks:
@@ -49,8 +58,7 @@ def test_bench_files_in_pages_have_known_keys() -> None:
 def test_options_that_pages_name_exist() -> None:
     known = {}
     for command in _COMMANDS:
-        run = [sys.executable, "-m", "lightloom", command, "--help"]
-        known[command] = subprocess.check_output(run, text=True, encoding="utf-8")
+        known[command] = CliRunner().invoke(app, [command, "--help"]).stdout
     for page in PAGES:
         for line in re.findall(_CALL, page.read_text("utf-8")):
             for option in re.findall(r"(?<!-)--[a-z][a-z-]*", line[1]):

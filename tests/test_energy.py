@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import BenchMaker
 from lightloom.backends import MockBackend, OpticsProfile, load_profile
-from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.instruments import InputError
 from lightloom.models import load_model
 from lightloom.models.crossover import LARGEST, crossovers, layer_account
@@ -29,8 +29,10 @@ from lightloom.scheduler import (
 from lightloom.scheduler.energy import PLANCK_LIGHT
 from reference_optics import theory
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 import lightloom
+from lightloom.cli import app
 
 PAPER, FUTURE = "optical-transformers-2023", "optical-transformers-future"
 COUNTS = (
@@ -114,11 +116,9 @@ def test_a_run_is_accounted_with_what_the_backend_counted(references: Path) -> N
 
 @pytest.mark.parametrize("layout", ["imaged", "line", "block"])
 def test_events_of_a_bench_are_those_that_its_instruments_see(
-    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "bench.toml"
-    path.write_text(example_file(layout, tiny=True), encoding="utf-8")
-    backend = BenchBackend(load_bench(path))
+    backend = make_bench(layout)
     seen = {"input": 0, "weight": 0, "detector": 0}
 
     def watch(role: str, hook: str) -> None:
@@ -133,19 +133,15 @@ def test_events_of_a_bench_are_those_that_its_instruments_see(
 
     chance = np.random.Generator(np.random.Philox(2))
     x, w = chance.standard_normal((7, 12)), chance.standard_normal((5, 12))
-    try:
-        backend.open()
-        for role in ("input", "weight"):
-            watch(role, "_show")
-        watch("detector", "_read")
-        stats, profile = backend.matmul(x, w).stats, backend.profile
-    finally:
-        seen_at_the_end = dict(seen)  # closing shows dark frames
-        backend.close()
+    backend.open()
+    for role in ("input", "weight"):
+        watch(role, "_show")
+    watch("detector", "_read")
+    stats, profile = backend.matmul(x, w).stats, backend.profile
     assert stats.retries == 0
-    assert stats.input_frames == seen_at_the_end["input"] > 0
-    assert stats.weight_frames == seen_at_the_end["weight"] > 0
-    assert stats.shots == seen_at_the_end["detector"]
+    assert stats.input_frames == seen["input"] > 0
+    assert stats.weight_frames == seen["weight"] > 0
+    assert stats.shots == seen["detector"]
     assert stats.conversions == stats.shots * backend.layout.slots
     # photoelectrons are measured: within what slots differ in gain, and read noise of few electrons
     assert stats.photons == pytest.approx(theory(x, w, profile).photons.sum(), rel=0.1)
@@ -529,6 +525,7 @@ def test_the_command_shows_three_figures_and_every_baseline(tmp_path: Path) -> N
     assert "<svg" in text and "http" not in text.replace("http-equiv", "")
 
 
+@pytest.mark.slow
 def test_the_documents_of_several_profiles() -> None:
     run = energy(
         *("--model", "gpt2", "--profile", "slm-camera", "--profile", "projection-2030"),
@@ -563,7 +560,7 @@ def test_the_documents_of_several_profiles() -> None:
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments: tuple[object, ...], message: str) -> None:
-    run = energy("--no-machine", *arguments)
-    assert run.returncode == 2, run.stderr
+    run = CliRunner().invoke(app, ["energy", "--no-machine", *map(str, arguments)])
+    assert run.exit_code == 2, run.stderr
     assert message in run.stderr and "Traceback" not in run.stderr
     assert run.stdout == ""

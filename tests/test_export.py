@@ -20,11 +20,6 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from lightloom.backends.bench.recorder import QUALITY
-from lightloom.instruments import InputError
-from lightloom.scheduler import export as exporting
-from lightloom.scheduler.export import export
-from lightloom.scheduler.journal import Journal, JournalFile
 from journal_factory import (
     begin_session,
     keep_segment,
@@ -33,6 +28,11 @@ from journal_factory import (
     note_fault,
     recorded_on_the_mock,
 )
+from lightloom.backends.bench.recorder import QUALITY
+from lightloom.instruments import InputError
+from lightloom.scheduler import export as exporting
+from lightloom.scheduler.export import export
+from lightloom.scheduler.journal import Journal, JournalFile
 
 ENDINGS = (".h5", ".zarr")
 
@@ -288,13 +288,10 @@ KILLED = """
 import os, sys
 from lightloom.scheduler import export
 from lightloom.scheduler.journal import JournalFile
-write = export._write_sessions
-def killed(*of):
-    write(*of)
-    of[1].flush()
-    os._exit(9)
-export._write_sessions = killed
-with JournalFile(sys.argv[1]) as journal:
+class Killed(JournalFile):
+    def steps(self):
+        os._exit(9)
+with Killed(sys.argv[1]) as journal:
     export.export(journal, sys.argv[2])
 """
 
@@ -331,8 +328,8 @@ def test_an_empty_journal_and_one_that_is_being_written_can_be_exported(
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(exporting, "_CHUNK_BYTES", 4096)
-    monkeypatch.setattr(exporting, "_MOST_WAITING", 16_384)
+    monkeypatch.setattr(exporting, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(exporting, "MOST_WAITING_BYTES", 16_384)
     yield
 
 
@@ -352,10 +349,11 @@ def test_chunks_break_nothing(ending: str, on_the_mock: Path, tmp_path: Path) ->
         assert same(found[f"shots/{name}"][0], quality)
 
 
+@pytest.mark.slow
 def test_a_long_run_takes_no_more_memory(
     on_the_mock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "_MOST_WAITING", 1 << 20)
+    monkeypatch.setattr(exporting, "MOST_WAITING_BYTES", 1 << 20)
 
     def peak(name: str, segments: int) -> int:
         with made(tmp_path / f"{name}.db", on_the_mock) as (journal, _):

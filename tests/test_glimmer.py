@@ -53,7 +53,7 @@ def described() -> dict[str, Any]:
 @pytest.mark.usefixtures("core_only")
 def test_it_writes_words_with_the_core_install_alone() -> None:
     model = load_model("glimmer")
-    assert isinstance(model.tokenizer._inner, BytePairs)
+    assert isinstance(model.tokenizer.library, BytePairs)
     text = " ".join(
         prompt + "".join(model.generate(prompt, 60, temperature=0.7, top_k=40, seed=seed))
         for seed, prompt in enumerate(PROMPTS)

@@ -44,7 +44,7 @@ def test_an_interrupted_calibration_leaves_no_ranges(
     references: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, backend = load_model(references / "gpt2"), MockBackend()
-    observe, calls = Executor._observe, []
+    observe, calls = Executor.observe, []
 
     def interrupted(self: Executor, *arguments: object) -> object:
         calls.append(1)
@@ -52,7 +52,7 @@ def test_an_interrupted_calibration_leaves_no_ranges(
             raise KeyboardInterrupt
         return observe(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Executor, "_observe", interrupted)
+    monkeypatch.setattr(Executor, "observe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.forward([[1, 2]], backend=backend)
     monkeypatch.undo()

@@ -681,7 +681,7 @@ def test_products_without_an_address_differ_and_repeat_with_the_backend() -> Non
 
 @every_bench
 @pytest.mark.parametrize("bits", [None, 8])
-@pytest.mark.parametrize("photons", [30.0, 1e5, None])
+@pytest.mark.parametrize("photons", [pytest.param(30.0, marks=pytest.mark.slow), 1e5, None])
 def test_split_and_order_of_a_batch_do_not_matter(
     encoding: str, detection: str, bits: int | None, photons: float | None
 ) -> None:

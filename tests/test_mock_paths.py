@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.backends import Address, MockBackend, OpticsProfile, mock_path
 from lightloom.backends import products as products_module
-from lightloom.backends.integer_library import IntegerProduct, _is_exact, integer_product
+from lightloom.backends.integer_library import IntegerProduct, integer_product, is_exact
 from lightloom.backends.products import Operand, Rows, multiply, panels
 from reference_optics import theory
 
@@ -201,15 +201,15 @@ def test_a_library_that_saturates_is_not_used(monkeypatch: pytest.MonkeyPatch) -
             result += np.clip(pair, -32768, 32767) if signed else pair
         return (result - zero * right.sum(axis=0)).astype(np.int32)
 
-    assert not _is_exact(IntegerProduct("u8 x s8", saturating))
-    assert _is_exact(IntegerProduct("u8 x u8", saturating))
-    monkeypatch.setattr(library, "_sessions", lambda signed: saturating)
+    assert not is_exact(IntegerProduct("u8 x s8", saturating))
+    assert is_exact(IntegerProduct("u8 x u8", saturating))
+    monkeypatch.setattr(library, "open_sessions", lambda signed: saturating)
     integer_product.cache_clear()
     try:
         found = integer_product()
         assert isinstance(found, IntegerProduct) and found.kind == "u8 x u8"
         never = lambda rows, zero, columns: np.zeros((len(rows), columns.shape[1]), np.int32)  # noqa: E731
-        monkeypatch.setattr(library, "_sessions", lambda signed: never)
+        monkeypatch.setattr(library, "open_sessions", lambda signed: never)
         integer_product.cache_clear()
         reason = integer_product()
         assert isinstance(reason, str) and "not exact on this processor" in reason
@@ -264,6 +264,7 @@ def test_any_bench_follows_the_formulas(
 # --- memory --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_memory_is_the_output_and_some_blocks(encoding: str) -> None:
     # A user with a long batch would run out of memory: copies of all of it are not allowed.

@@ -456,10 +456,10 @@ def test_big_endian_floats_are_read_and_blocks_refused(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    from lightloom.models.gguf_file import _read
+    from lightloom.models.gguf_file import read_tensors
 
     with pytest.raises(InputError, match="stored as Q8_0 in big-endian order"):
-        _read(tmp_path / "q.gguf")[0]["x"]
+        read_tensors(tmp_path / "q.gguf")[0]["x"]
 
 
 def header(tensors: int, pairs: int, rest: bytes) -> bytes:
@@ -630,11 +630,11 @@ def test_a_text_ends_where_its_file_says() -> None:
 def test_end_tokens_of_generation_config_come_first(references: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(references / "gpt2", tmp_path / "gpt2"))
     configure(folder, eos_token_id=7)
-    assert load_model(folder)._end_tokens() == {7}
+    assert load_model(folder).end_tokens() == {7}
     configure(folder, "generation_config.json", temperature=0.6)
-    assert load_model(folder)._end_tokens() == {7}
+    assert load_model(folder).end_tokens() == {7}
     configure(folder, "generation_config.json", eos_token_id=[8, 9])
-    assert load_model(folder)._end_tokens() == {8, 9}
+    assert load_model(folder).end_tokens() == {8, 9}
     glimmer = load_model("glimmer")
     folder = Path(shutil.copytree(glimmer.source, tmp_path / "glimmer"))
     first = int(glimmer.forward([[1, 2]])[0, -1].argmax())
@@ -941,7 +941,7 @@ def test_published_gguf_headers_are_read(
     metadata = document["metadata"] | {"tokenizer.ggml.tokens": words}
     kind = metadata["general.architecture"]
     is_tied = name.startswith(("smollm2", "qwen2"))
-    read = gguf_file._document(metadata, kind, {} if is_tied else {"lm_head.weight": None})
+    read = gguf_file.config_document(metadata, kind, {} if is_tied else {"lm_head.weight": None})
     config = llama.read_config(
         read,
         biases=frozenset("qkv") if kind == "qwen2" else frozenset(),
@@ -993,6 +993,6 @@ def test_calls_of_a_long_decoding_take_no_memory() -> None:
     assert found.pop(None) == 1 and found == right
     model = load_model("glimmer")
     list(model.generate([1], max_tokens=60))
-    (_, executor) = next(iter(model._executors.values()))
-    sizes = {name: len(pickle.dumps(r.log)) for name, r in executor.records.items()}
+    records = model.executor().records
+    sizes = {name: len(pickle.dumps(r.log)) for name, r in records.items()}
     assert max(sizes.values()) < 400  # 12 kB a token, of all steps, where each call was kept

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from journal_factory import recorded_on_the_mock
 from lightloom.backends.bench import example_file
 from lightloom.backends.bench.calibration import KIND as CALIBRATION
 from lightloom.benchmarks.pictures import save_picture
@@ -21,7 +22,6 @@ from lightloom.instruments import InputError, Timeline
 from lightloom.instruments.files import check_output, whole_output, write_document, write_output
 from lightloom.scheduler.trace import KIND as TRACE
 from lightloom.scheduler.trace import read_trace, write_trace
-from journal_factory import recorded_on_the_mock
 from typer.testing import CliRunner
 
 from lightloom.cli import app

@@ -29,8 +29,9 @@ def on_light(model: Model, tokens: np.ndarray, **fields: object) -> float:
     profile = OpticsProfile(
         encoding="abs-split", input_bits=8, weight_bits=8, readout_range="per-row", **fields
     )
-    value = model.perplexity(tokens, MockBackend(profile), "projections")
-    model._executors.clear()  # the prepared weights of this profile
+    backend = MockBackend(profile)
+    value = model.perplexity(tokens, backend, "projections")
+    model.release(backend)
     return value
 
 

@@ -18,11 +18,6 @@ from random import Random
 
 import numpy as np
 import pytest
-from lightloom.benchmarks.fuzz.journals import damaged
-from lightloom.instruments import InputError
-from lightloom.scheduler import summary
-from lightloom.scheduler.journal import JournalFile
-from lightloom.scheduler.summary import BINS, LAST_FAULTS, Course, summarise
 from journal_factory import (
     BEGAN_S,
     begin_session,
@@ -32,6 +27,11 @@ from journal_factory import (
     note_fault,
     recorded_on_the_mock,
 )
+from lightloom.benchmarks.fuzz.journals import damaged
+from lightloom.instruments import InputError
+from lightloom.scheduler import summary
+from lightloom.scheduler.journal import JournalFile
+from lightloom.scheduler.summary import BINS, LAST_FAULTS, Course, summarise
 
 from lightloom.run_page import run_page
 
@@ -180,6 +180,7 @@ def test_a_browser_shows_all_of_a_mock_run(on_the_mock: Path, tmp_path: Path) ->
     check_opened(opened(tmp_path, page_of(on_the_mock)), pictures=3)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_browser_would_tell_what_is_wrong(on_the_mock: Path, tmp_path: Path) -> None:
     # without this, the two tests above could pass by hearing nothing at all
@@ -241,7 +242,7 @@ def test_sessions_and_how_they_ended_are_told(on_a_bench: Path) -> None:
 
 
 def test_faults_are_all_counted(on_a_bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summary, "_AT_ONCE", 10)
+    monkeypatch.setattr(summary, "FAULTS_AT_ONCE", 10)
     with JournalFile(on_a_bench) as journal:
         run = summarise(journal)
         faults = journal.faults()
@@ -379,6 +380,7 @@ def test_bins_lose_nothing_that_stands_out() -> None:
         assert np.array_equal(course.highs[number], np.fmax.reduce(found))
 
 
+@pytest.mark.slow
 def test_a_long_run_takes_no_more_memory_and_no_longer_page(
     on_the_mock: Path, tmp_path: Path
 ) -> None:

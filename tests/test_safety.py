@@ -567,7 +567,9 @@ def test_a_heartbeat_wants_a_line_that_is_there(tmp_path: Path, laser: Served) -
     path = live_bench_process.write(tmp_path, laser.address, WIRED.replace("line = 1", "line = 2"))
     with pytest.raises(InputError, match=r"line = 2, and instruments\.detector has 2 lines"):
         load_bench(path).open()
-    path = live_bench_process.write(tmp_path, laser.address, WIRED.replace('"detector"', '"source"'))
+    path = live_bench_process.write(
+        tmp_path, laser.address, WIRED.replace('"detector"', '"source"')
+    )
     with pytest.raises(InputError, match="'source' is no role of a DAQ"):
         load_bench(path)
 

@@ -21,6 +21,7 @@ from lightloom.models import load_model
 from lightloom.models.model import load_arrays
 from lightloom.scheduler.cluster import Failure, open_workers
 from typer.testing import CliRunner
+from waiting import wait_until
 
 import lightloom
 from lightloom.cli import app
@@ -94,12 +95,11 @@ def numbers(document: dict[str, Any]) -> list[Any]:
 
 
 def wait_for_points(path: Path, process: subprocess.Popen[str], count: int = 1) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
-        if path.exists() and len(json.loads(path.read_bytes())["points"]) >= count:
-            return
-        time.sleep(0.05)
-    raise AssertionError(process.communicate())
+    def has_points() -> bool:
+        assert process.poll() is None, process.communicate()
+        return path.exists() and len(json.loads(path.read_bytes())["points"]) >= count
+
+    wait_until(has_points, timeout_s=120)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[Any]:
@@ -160,6 +160,7 @@ def test_numbers_do_not_depend_on_the_workers(alone: dict[str, Any]) -> None:
     assert "Traceback" not in error and "WARNING" not in error
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_elsewhere_gives_the_same(alone: dict[str, Any], cluster: Any) -> None:
     address, _ = cluster(lightloom.__version__, 1)
     out, _ = sweep(*TINY, "--scheduler", address, "--json")
@@ -198,6 +199,7 @@ def test_images_without_labels_are_held_against_the_digital_ones() -> None:
 # ------------------------------------------------------------------------------ nothing lost
 
 
+@pytest.mark.slow
 def test_the_points_of_a_killed_worker_run_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     process = started(*LONG, "--workers", 2, "--output", path, "--json")
@@ -212,6 +214,7 @@ def test_the_points_of_a_killed_worker_run_elsewhere(tmp_path: Path) -> None:
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to a process there")
 def test_a_stopped_sweep_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
@@ -232,6 +235,7 @@ def test_a_stopped_sweep_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     assert [point for point in points if point["name"] in {p["name"] for p in kept}] == kept
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_gone_ends_the_sweep(tmp_path: Path, cluster: Any) -> None:
     address, there = cluster(lightloom.__version__, 1)
     path = tmp_path / "out.json"
@@ -283,7 +287,7 @@ def test_local_workers_listen_on_loopback_alone_and_to_us_alone() -> None:
             if connection.status == psutil.CONN_LISTEN
         ]
         assert listening and all(found.laddr.ip == "127.0.0.1" for found in listening)
-        address = workers._client.scheduler.address  # type: ignore[attr-defined]
+        address = workers.address  # type: ignore[attr-defined]
         assert address.startswith("tls://127.0.0.1:")
         with pytest.raises(OSError):
             Client(address.replace("tls", "tcp"), timeout=2, set_as_default=False)

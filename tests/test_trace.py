@@ -348,6 +348,7 @@ def shots(number: int) -> Timeline:
     return timeline
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_slices_take_little_time(tmp_path: Path) -> None:
     timeline = shots(100_000)
     start = time.process_time()
@@ -620,6 +621,7 @@ def test_the_picture_shows_each_kind_and_merges_what_is_narrow() -> None:
     assert style is not None and "prefers-color-scheme:dark" in (style.text or "")
 
 
+@pytest.mark.slow
 def test_shots_of_a_hundred_thousand_stay_a_small_picture() -> None:
     # two steps whose shots alternate within every pixel, on two lanes that overlap
     timeline = Timeline()
