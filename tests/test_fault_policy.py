@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import pickle
+import shutil
 from collections import Counter, deque
 from pathlib import Path
 from threading import Event
@@ -644,14 +645,23 @@ def test_a_guess_asks_no_reference(make_bench: BenchMaker) -> None:
 # --- measured anew -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("remedy", ["realign", "recalibrate"])
-def test_a_bench_is_measured_anew_and_its_products_begin_again(tmp_path: Path, remedy: str) -> None:
-    # numbers laid out for the bench as it was, and light of the bench as it is, do not go together
-    path = write_bench(tmp_path, "imaged", as_found=True, seed=3)
-    bench = load_bench(path)
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a bench that was aligned and calibrated; to be copied."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    bench = load_bench(write_bench(folder, "imaged", as_found=True, seed=3))
     with bench:
         store(bench, align(bench))
     calibrate(bench)
+    return folder
+
+
+@pytest.mark.parametrize("remedy", ["realign", "recalibrate"])
+def test_a_bench_is_measured_anew_and_its_products_begin_again(
+    tmp_path: Path, calibrated: Path, remedy: str
+) -> None:
+    # numbers laid out for the bench as it was, and light of the bench as it is, do not go together
+    path = shutil.copytree(calibrated, tmp_path / "calibrated") / "bench.toml"
     remedies = {"faults__wrong-light": f"{remedy}, pause"}
     change_bench(path, instruments__detector__faults=fault("garbage", [9]), **remedies)
     backend = BenchBackend(load_bench(path))
