@@ -73,13 +73,13 @@ def counted(model: Model, backend: BenchBackend) -> Stats:
 
 
 def test_a_result_that_is_seen_early_stops_no_clock(
-    make_timed: Make, references: Path, monkeypatch: pytest.MonkeyPatch
+    make_timed: Make, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for a product may have it before the thread that gave it goes on.
 
     What was to stand still until then stood still for ever: a run hung once in some thousands.
     """
-    backend, model = make_timed(), load_model(references / "gpt2")
+    backend, model = make_timed(), load_model(small_model)
     submit = JobQueue.submit
 
     def slow(queue: JobQueue, job: TileJob) -> Future[TileResult]:
@@ -101,20 +101,28 @@ def test_a_result_that_is_seen_early_stops_no_clock(
 
 
 @pytest.mark.parametrize(
-    "name, light", [("gpt2", "pixels"), ("llama", "timing"), ("bert", "timing")]
+    "name, light",
+    [
+        ("small", "pixels"),
+        pytest.param("gpt2", "pixels", marks=pytest.mark.slow),
+        pytest.param("llama", "timing", marks=pytest.mark.slow),
+        pytest.param("bert", "timing", marks=pytest.mark.slow),
+    ],
 )
-def test_overlap_changes_no_bit(make_timed: Make, references: Path, name: str, light: str) -> None:
+def test_overlap_changes_no_bit(
+    make_timed: Make, references: Path, small_model: Path, name: str, light: str
+) -> None:
     # noise is keyed by who is multiplied, and light meets products in an order of the program's own
-    model = load_model(references / name)
+    model = load_model(small_model if name == "small" else references / name)
     data = tokens(2, 2, min(model.config.vocabulary, 40))
     ways = [(2, False), (2, True), (2, True)]
     found = [passed(model, make_timed(world__light=light), data, *way) for way in ways]
     assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
-def test_a_cache_goes_through_micro_batches(make_timed: Make, references: Path) -> None:
+def test_a_cache_goes_through_micro_batches(make_timed: Make, small_model: Path) -> None:
     # keys and values of each micro-batch are appended to those of its own rows
-    model, data = load_model(references / "gpt2"), tokens(3, 4)
+    model, data = load_model(small_model), tokens(3, 4)
     whole = model.forward(data)
     backend = make_timed()
     executor = model.executor(backend)
@@ -133,13 +141,23 @@ def test_a_cache_goes_through_micro_batches(make_timed: Make, references: Path) 
 
 
 @pytest.mark.parametrize(
-    "layout, parts", [("imaged", 1), ("imaged", 2), ("imaged", 3), ("line", 2), ("block", 2)]
+    "name, layout, parts",
+    [
+        ("gpt2", "imaged", 1),
+        ("gpt2", "imaged", 2),
+        ("gpt2", "imaged", 3),
+        ("small", "line", 2),
+        ("small", "block", 2),
+        pytest.param("gpt2", "line", 2, marks=pytest.mark.slow),
+        pytest.param("gpt2", "block", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_virtual_bench_takes_the_time_that_was_predicted(
-    make_timed: Make, references: Path, layout: str, parts: int
+    make_timed: Make, references: Path, small_model: Path, name: str, layout: str, parts: int
 ) -> None:
     length = 1 if layout == "block" else 2
-    model, data = load_model(references / "gpt2"), tokens(3, length)
+    model = load_model(small_model if name == "small" else references / name)
+    data = tokens(3, length)
     # offset: the number of exposures depends on no value
     backend = make_timed(
         layout,
@@ -257,7 +275,7 @@ TIMINGS = {
 @pytest.mark.parametrize(
     "name, tiles, vectors",
     [(name, *job) for name in TIMINGS for job in ((2, 3), (3, 2))]
-    + [("alike", 2, 4), ("odd periods", 2, 4)],
+    + [pytest.param(name, 2, 4, marks=pytest.mark.slow) for name in ("alike", "odd periods")],
 )
 def test_the_chosen_order_is_the_best_of_all(name: str, tiles: int, vectors: int) -> None:
     # brute force over every order of all shots: at most 40,320
@@ -308,9 +326,9 @@ def test_large_jobs_take_what_their_shots_take() -> None:
 
 
 def test_a_failing_host_step_switches_the_light_off(
-    make_timed: Make, references: Path, monkeypatch: pytest.MonkeyPatch
+    make_timed: Make, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, backend = load_model(references / "gpt2"), make_timed()
+    model, backend = load_model(small_model), make_timed()
 
     def broken(*_: Any, **__: Any) -> Any:
         raise InputError("softmax is broken")
@@ -321,15 +339,15 @@ def test_a_failing_host_step_switches_the_light_off(
         passed(model, backend, tokens(4, 3), 2, True)
     assert not backend.bench.source.is_connected  # closed, and so off
     monkeypatch.undo()
-    model = load_model(references / "gpt2")
+    model = load_model(small_model)
     assert np.isfinite(passed(model, backend, tokens(4, 3), 2, True)).all()  # and it goes on
 
 
 def test_an_interrupted_pass_ends_and_can_be_repeated(
-    make_timed: Make, references: Path, monkeypatch: pytest.MonkeyPatch
+    make_timed: Make, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Ctrl-C arrives in the thread of host steps, while others wait for light
-    model, backend = load_model(references / "gpt2"), make_timed()
+    model, backend = load_model(small_model), make_timed()
     known = REGISTRY["softmax"]
 
     def interrupted(*_: Any, **__: Any) -> Any:
@@ -339,7 +357,7 @@ def test_an_interrupted_pass_ends_and_can_be_repeated(
     with pytest.raises(KeyboardInterrupt):
         passed(model, backend, tokens(4, 3), 2, True)
     monkeypatch.undo()
-    model = load_model(references / "gpt2")
+    model = load_model(small_model)
     again = passed(model, backend, tokens(4, 3), 2, True)
     assert np.array_equal(again, passed(model, make_timed(), tokens(4, 3), 2, True))
 
@@ -363,8 +381,8 @@ def test_what_does_not_fit_is_refused_before_it_is_shown(
     assert backend.bench.shots == shown
 
 
-def test_traces_hold_every_thread_and_device(make_timed: Make, references: Path) -> None:
-    model, backend = load_model(references / "gpt2"), make_timed()
+def test_traces_hold_every_thread_and_device(make_timed: Make, small_model: Path) -> None:
+    model, backend = load_model(small_model), make_timed()
     backend.open()
     backend.timeline = Timeline(backend.clock)
     passed(model, backend, tokens(2, 3), 2, True)
@@ -386,9 +404,9 @@ def test_profiles_are_faster_with_overlap() -> None:
 # ------------------------------------------------------------------------------ many benches
 
 
-def test_two_benches_share_every_product(make_timed: Make, references: Path) -> None:
+def test_two_benches_share_every_product(make_timed: Make, small_model: Path) -> None:
     # heads, weight frames or rows are dealt out, and the numbers are those of one bench
-    model, data = load_model(references / "gpt2"), tokens(4, 3)
+    model, data = load_model(small_model), tokens(4, 3)
     one = make_timed()
     alone = passed(model, one, data, 1, True)
     group = BenchGroup([make_timed(), make_timed()])
