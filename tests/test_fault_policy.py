@@ -20,7 +20,6 @@ from bench_factory import (
     fault,
     load_example,
     numbers,
-    write_bench,
 )
 from lightloom.backends.bench import BenchBackend, load_bench, safety
 from lightloom.backends.bench import backend as backend_module
@@ -29,7 +28,6 @@ from lightloom.backends.bench.decoding import chi_square_limit
 from lightloom.backends.bench.policy import DEFAULTS, KINDS, Policy
 from lightloom.backends.bench.recorder import QUALITY
 from lightloom.backends.bench.shots import TileJob
-from lightloom.backends.calibration import align, calibrate, store
 from lightloom.benchmarks.campaign import Outcome, Watch
 from lightloom.instruments import (
     Disconnected,
@@ -303,8 +301,17 @@ def wrong_numbers(backend: BenchBackend, layout: str, rows: int = 12) -> tuple[i
     return outcome.wrong, sum(backend.faults.values())
 
 
-@pytest.mark.parametrize("layout", ["imaged", "block"])
-@pytest.mark.parametrize(("role", "at"), [("input", 3), ("weight", 2), ("weight", 1)])
+@pytest.mark.parametrize(
+    ("layout", "role", "at"),
+    [
+        ("imaged", "input", 3),
+        ("block", "weight", 2),
+        pytest.param("imaged", "weight", 2, marks=pytest.mark.slow),
+        pytest.param("imaged", "weight", 1, marks=pytest.mark.slow),
+        pytest.param("block", "input", 3, marks=pytest.mark.slow),
+        pytest.param("block", "weight", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_an_exposure_that_sees_two_frames_gives_no_number(
     make_bench: BenchMaker, layout: str, role: str, at: int
 ) -> None:
@@ -543,7 +550,9 @@ _TIRED = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", ["imaged", "block", pytest.param("line", marks=pytest.mark.slow)]
+)
 def test_a_warm_room_suspends_a_run_until_it_is_cool_again(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
@@ -645,23 +654,12 @@ def test_a_guess_asks_no_reference(make_bench: BenchMaker) -> None:
 # --- measured anew -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a bench that was aligned and calibrated; to be copied."""
-    folder = tmp_path_factory.mktemp("calibrated")
-    bench = load_bench(write_bench(folder, "imaged", as_found=True, seed=3))
-    with bench:
-        store(bench, align(bench))
-    calibrate(bench)
-    return folder
-
-
-@pytest.mark.parametrize("remedy", ["realign", "recalibrate"])
+@pytest.mark.parametrize("remedy", ["realign", pytest.param("recalibrate", marks=pytest.mark.slow)])
 def test_a_bench_is_measured_anew_and_its_products_begin_again(
-    tmp_path: Path, calibrated: Path, remedy: str
+    tmp_path: Path, calibrated_folder: Path, remedy: str
 ) -> None:
     # numbers laid out for the bench as it was, and light of the bench as it is, do not go together
-    path = shutil.copytree(calibrated, tmp_path / "calibrated") / "bench.toml"
+    path = shutil.copytree(calibrated_folder, tmp_path / "calibrated") / "bench.toml"
     remedies = {"faults__wrong-light": f"{remedy}, pause"}
     change_bench(path, instruments__detector__faults=fault("garbage", [9]), **remedies)
     backend = BenchBackend(load_bench(path))
