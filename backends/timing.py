@@ -185,7 +185,7 @@ class Light:
             self._begun.append(self.now_s)
             self._show(ROLES, work)
         keys = None
-        for following in self._keys(work):
+        for following in self.keys(work):
             if keys is not None:
                 changed = (a != b for a, b in zip(keys, following, strict=True))
                 self._expose(work, tuple(compress(ROLES, changed)), work)
@@ -200,8 +200,8 @@ class Light:
             self._begun.clear()
         self.now_s = max(self.now_s, self._decoded_s)
 
-    def _keys(self, work: Work) -> Iterator[tuple[int, int]]:
-        """Give the frames of each shot, and of reference shots, which have inputs below zero."""
+    def keys(self, work: Work) -> Iterator[tuple[int, int]]:
+        """Give the (weight, input) frames of each shot; of reference shots, inputs are below 0."""
         every, tile = self.timing.reference_every, -1
         is_referenced = self._since_reference == 0 and self.references > 0  # by the job before
         for weight, vector in visits(work.tiles, work.vectors, work.order).tolist():

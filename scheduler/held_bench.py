@@ -168,6 +168,12 @@ def end(run: str) -> Told:
     return told
 
 
+def held() -> BenchBackend | None:
+    """Give the open bench of this process; None where it holds none."""
+    with _lock:
+        return None if _bench is None else _bench.backend
+
+
 def release() -> None:
     """Make the bench safe and let it go; harmless when there is none."""
     global _bench

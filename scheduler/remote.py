@@ -127,6 +127,8 @@ class RemoteBenches(Backend):
 
     Attributes
     ----------
+    cluster : whose workers hold the benches; None while it is closed
+    run_name : by which the workers know this run, from when it was opened on
     repeated : shares that were run again because their worker was lost
 
     Raises
@@ -152,8 +154,8 @@ class RemoteBenches(Backend):
             open_benches(paths, uncalibrated)  # mistakes end here, before a process is started
         self._paths = [str(Path(path).resolve()) for path in paths]
         self._address, self._uncalibrated = address, uncalibrated
-        self._run = ""
-        self._cluster: Cluster | None = None
+        self.run_name = ""
+        self.cluster: Cluster | None = None
         self._stack = ExitStack()
         self._lanes: list[_Lane] = []
         self._told: dict[int, Told] = {}
@@ -177,9 +179,9 @@ class RemoteBenches(Backend):
         InstrumentError : when a bench does not answer
         """
         with self._opening:
-            if self._cluster is not None:
+            if self.cluster is not None:
                 return
-            self._run, self._is_over, self._error = uuid.uuid4().hex, Event(), None
+            self.run_name, self._is_over, self._error = uuid.uuid4().hex, Event(), None
             self._told, self._losses, self.repeated, self._under_way = {}, [], 0, 0
             stack = ExitStack()
             try:
@@ -188,7 +190,7 @@ class RemoteBenches(Backend):
                 cluster = cast(Cluster, workers)
                 held = self._found(cluster)
                 cluster.add_to_workers(_safe_at_the_end(), "lightloom-bench")
-                stack.callback(self._end, cluster, list(held), self._run)
+                stack.callback(self._end, cluster, list(held), self.run_name)
                 opened = self._opened(cluster, held)
             except BaseException:
                 stack.close()
@@ -198,7 +200,7 @@ class RemoteBenches(Backend):
                 for number, address in enumerate(held, 1)
             ]
             self.is_mock = any(found.is_mock for found in opened.values())
-            self._stack, self._cluster = stack, cluster
+            self._stack, self.cluster = stack, cluster
             Thread(
                 target=self._watch,
                 args=(cluster, self._is_over),
@@ -227,7 +229,7 @@ class RemoteBenches(Backend):
         """Open all benches at the same time."""
         left = {
             address: cluster.submit(
-                *(held_bench.open_bench, self._run, self._uncalibrated),
+                *(held_bench.open_bench, self.run_name, self._uncalibrated),
                 needs=_NEEDS,
                 worker=address,
             )
@@ -251,7 +253,7 @@ class RemoteBenches(Backend):
     def close(self) -> None:
         """Switch all lights off, and let the workers go."""
         with self._opening:
-            cluster, self._cluster = self._cluster, None
+            cluster, self.cluster = self.cluster, None
             if cluster is None:
                 return
             self._is_over.set()
@@ -273,6 +275,11 @@ class RemoteBenches(Backend):
         self.matmul(x, x[:1], Address("warm up", np.arange(rows, dtype=np.uint64)))
 
     # --- what is known of them -------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> list[str]:
+        """Give the address of each bench's worker, in order; lost ones too."""
+        return [lane.address for lane in self._lanes]
 
     def _first(self) -> Opened:
         if not self._lanes:
@@ -321,7 +328,7 @@ class RemoteBenches(Backend):
 
     def _tellings(self) -> dict[int, Told]:
         """Ask the benches what they have to tell; those that ended have told it."""
-        cluster = self._cluster
+        cluster = self.cluster
         if cluster is None:
             return self._told
         lanes = {lane.address: lane.number for lane in self._lanes if not lane.is_lost}
@@ -371,9 +378,9 @@ class RemoteBenches(Backend):
         for share in wanted:
             share.future.add_done_callback(one_is_done)
         with self._changed:
-            run, most = self._run, _MOST * len(self._lanes)
-            self._changed.wait_for(lambda: self._under_way < most or self._run != run)
-            if self._error is not None or self._run != run:
+            run, most = self.run_name, _MOST * len(self._lanes)
+            self._changed.wait_for(lambda: self._under_way < most or self.run_name != run)
+            if self._error is not None or self.run_name != run:
                 raise self._error or NotConnected(_CLOSED)
             for index, share in enumerate(wanted):
                 self._lane(index).waiting.append(share)
@@ -401,7 +408,7 @@ class RemoteBenches(Backend):
 
     def _send(self, lane: _Lane) -> None:
         """Send shares that wait for a bench, while its worker has little to do."""
-        cluster = self._cluster
+        cluster = self.cluster
         while cluster is not None and lane.waiting and len(lane.sent) < _SENT:
             count = min(len(lane.waiting), _TOGETHER)
             sent = _Sent([lane.waiting.popleft() for _ in range(count)])
@@ -409,7 +416,7 @@ class RemoteBenches(Backend):
             self._order -= 1  # first come, first served
             sent.task = cluster.submit(
                 held_bench.multiply,
-                self._run,
+                self.run_name,
                 self._uncalibrated,
                 [self._packed(wanted, lane) for wanted in sent.wanted],
                 needs=_NEEDS,
@@ -459,10 +466,10 @@ class RemoteBenches(Backend):
     def _fail(self, error: BaseException) -> None:
         """End the run: nobody waits any longer, and all lights go off at once."""
         with self._changed:
-            cluster = self._cluster
+            cluster = self.cluster
             if self._error is not None or cluster is None:
                 return
-            self._error, run = error, self._run
+            self._error, run = error, self.run_name
             addresses = [lane.address for lane in self._lanes if not lane.is_lost]
         self._give_up(error)
         Thread(target=self._end, args=(cluster, addresses, run), daemon=True).start()
@@ -470,7 +477,7 @@ class RemoteBenches(Backend):
     def _give_up(self, error: BaseException) -> None:
         """Let nobody wait any longer."""
         with self._changed:
-            self._run, wanted = "", []
+            self.run_name, wanted = "", []
             for lane in self._lanes:
                 for sent in lane.sent:
                     wanted += sent.wanted

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_factory import BenchMaker
+from bench_factory import BenchMaker, load_example
+from lightloom.backends.calibration import align, calibrate, store
+from small_model import write_small_model
 
 BENCH = "LIGHTLOOM_BENCH"  # a bench file whose instruments test_conformance_bench.py tries
 REFERENCES = Path(__file__).parent / "references"
@@ -41,6 +43,23 @@ def make_bench(tmp_path: Path) -> Iterator[BenchMaker]:
     maker = BenchMaker(tmp_path)
     yield maker
     maker.close()
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a GPT-2 of one block, as small as a tiny bench."""
+    return write_small_model(tmp_path_factory.mktemp("models") / "small", REFERENCES / "gpt2")
+
+
+@pytest.fixture(scope="session")
+def calibrated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bench.toml and calibration of a tiny imaged bench, seed 3: to be copied, not used."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    bench = load_example(folder, "imaged", as_found=True, seed=3)
+    with bench:
+        store(bench, align(bench))
+    calibrate(bench)
+    return folder
 
 
 @pytest.fixture(scope="session")

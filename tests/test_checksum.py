@@ -8,15 +8,15 @@ detector's Gaussian noise.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import FAST_512, BenchMaker, numbers
 from lightloom.backends import ORDERS, Geometry, cuts, pack, visits
-from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.backends.bench import BenchBackend
 from lightloom.backends.bench.checksum import (
     ONE_SIDED,
     THRESHOLD,
@@ -30,38 +30,12 @@ from lightloom.instruments import InputError, InstrumentError, WrongSum
 from lightloom.models import load_model, plan
 from lightloom.scheduler import HostModel, predict
 
-Make = Callable[..., BenchBackend]
 
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    opened: list[BenchBackend] = []
-
-    def open_one(
-        layout: str = "imaged", checks: str = "", tiny: bool = True, **changes: str
-    ) -> BenchBackend:
-        text = example_file(layout, tiny=tiny)
-        for key, value in changes.items():
-            text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
-        text = text.replace("[limits]", f"[checks]\n{checks}\n\n[limits]")
-        path = tmp_path / f"bench{len(opened)}.toml"
-        path.write_text(text, encoding="utf-8")
-        opened.append(BenchBackend(load_bench(path)))
-        opened[-1].open()
-        return opened[-1]
-
-    yield open_one
-    for backend in opened:
-        backend.close()
-
-
-def medium(make: Make, checks: str = "", **changes: str) -> BenchBackend:
+def medium(make_bench: BenchMaker, **changes: Any) -> BenchBackend:
     """A line bench of 48 slots."""
-    return make("line", checks, device='"fast-512"', **changes)
-
-
-def numbers(*shape: int, seed: int = 3) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(seed)).standard_normal(shape)
+    backend = make_bench("line", **FAST_512, **changes)
+    backend.open()
+    return backend
 
 
 def product_of(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> Product:
@@ -86,14 +60,30 @@ def light_of(backend: BenchBackend, product: Product, vector: int) -> np.ndarray
 # ------------------------------------------------------------------------------ the stated rate
 
 
-@pytest.mark.parametrize("kind", ["abs-split", "push-pull", "offset"])
-@pytest.mark.parametrize("light", ["2e9", "2e4"])  # 1e5 to 1e6 electrons a slot, and 1 to 10
-def test_false_alarms_are_as_rare_as_stated(make: Make, kind: str, light: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "light"),  # 1e5 to 1e6 electrons a slot, and 1 to 10
+    [
+        ("push-pull", 2e9),
+        ("abs-split", 2e4),
+        pytest.param("abs-split", 2e9, marks=pytest.mark.slow),
+        pytest.param("offset", 2e9, marks=pytest.mark.slow),
+        pytest.param("push-pull", 2e4, marks=pytest.mark.slow),
+        pytest.param("offset", 2e4, marks=pytest.mark.slow),
+    ],
+)
+def test_false_alarms_are_as_rare_as_stated(
+    make_bench: BenchMaker, kind: str, light: float
+) -> None:
     """Of 1e5 residuals in order, 1e-4 are suspicious: 10, and never 0 nor more than 24.
 
     False alarm of this test: 1e-4 for a fresh seed.
     """
-    backend = make("imaged", "rows = 2", False, kind=f'"{kind}"', electrons_per_pixel_j=light)
+    backend = make_bench(
+        tiny=False,
+        checks__rows=2,
+        encoding__kind=kind,
+        world__electrons_per_pixel_j=light,
+    )
     geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(5))
     rows, length = geometry.outputs // geometry.parts, backend.layout.length
     product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
@@ -108,7 +98,14 @@ def test_false_alarms_are_as_rare_as_stated(make: Make, kind: str, light: str) -
     assert 1 <= product.judge.tally.suspicious <= 24
 
 
-@pytest.mark.parametrize("electrons", [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 300.0])
+@pytest.mark.parametrize(
+    "electrons",
+    [
+        0.3,
+        1.0,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (0.1, 3.0, 10.0, 30.0, 300.0)),
+    ],
+)
 def test_a_detector_without_noise_raises_no_more_alarms(electrons: float) -> None:
     """Few electrons a slot, and nothing else: at most 1e-4 of 1e6 residuals, within 3 sigma.
 
@@ -142,9 +139,10 @@ def test_squares_of_all_slots_keep_the_rate_too(freedom: int) -> None:
     assert 5e-5 < (squares > limit).mean() < 1.25e-4
 
 
-def test_sums_of_inputs_in_order_pass(make: Make) -> None:
+@pytest.mark.slow
+def test_sums_of_inputs_in_order_pass(make_bench: BenchMaker) -> None:
     """Of 5,000 weight frames at most 5 are suspicious; 1e-5 for a fresh seed."""
-    backend = medium(make, "rows = 0")
+    backend = medium(make_bench, checks__rows=0)
     length, chance = backend.layout.length, np.random.Generator(np.random.Philox(8))
     x, w = np.abs(numbers(16, length)), numbers(backend.geometry.outputs // 2, length, seed=4)
     product = product_of(backend, x, w)
@@ -172,16 +170,17 @@ def test_sums_of_inputs_in_order_pass(make: Make) -> None:
 # --------------------------------------------------------------------------- what must be found
 
 
-def test_errors_of_seven_sigma_are_found(make: Make) -> None:
+@pytest.mark.slow
+def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
     """An error of one row that shifts the residual by 7 sigma: 99.9 % of them raise an alarm.
 
     Of 200,000, 188 should be missed (3.11 sigma), and 200 may be: 19 % of fresh seeds exceed that.
     """
-    backend = make("imaged", "rows = 40", False)
+    backend = make_bench(tiny=False, checks__rows=40)
     geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(9))
     rows, length = geometry.outputs // geometry.parts, backend.layout.length
     product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
-    check, sums = product.jobs[0].check, product._laid_out(0, 0).sums
+    check, sums = product.jobs[0].check, product.laid_out(0, 0).sums
     assert check is not None and sums is not None
     sizes, shots = [last - first for first, last in cuts(2 * rows, 80)], 0
     while product.judge.tally.checks < 200_000:
@@ -199,9 +198,9 @@ def test_errors_of_seven_sigma_are_found(make: Make) -> None:
     assert tally.checks - tally.suspicious <= 1e-3 * tally.checks
 
 
-def test_the_report_says_which_errors_are_found(make: Make) -> None:
+def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
     # an operator reads how wrong an output may be without anybody noticing
-    backend = make("imaged", "rows = 4")
+    backend = make_bench(checks__rows=4)
     x, w = np.abs(numbers(40, 16)), numbers(4, 16, seed=4)
     stats = backend.matmul(x, w).stats
     (tally,) = backend.checked.values()
@@ -210,11 +209,13 @@ def test_the_report_says_which_errors_are_found(make: Make) -> None:
     smallest = tally.smallest_error
     assert smallest is not None
     product, found = product_of(backend, x, w), []
-    check, laid, copies = product.jobs[0].check, product._laid_out(0, 0), product._packing.copies
+    x_scale = backend.encode_input(x[None]).scale
+    w_scale = backend.prepare(w).content[0].scale
+    check, laid, copies = product.jobs[0].check, product.laid_out(0, 0), product.packing.copies
     assert check is not None
     for vector in range(product.jobs[0].vectors):
         electrons = light_of(backend, product, vector)
-        scale = product._x.scale[0, vector * copies, 0] * product._w.scale[0, 0, 0]
+        scale = x_scale[0, vector * copies, 0] * w_scale[0, 0, 0]
         electrons[0] += smallest / scale * laid.full_e[0]
         with pytest.raises(WrongSum) as raised:
             check(0, vector, electrons)
@@ -222,11 +223,21 @@ def test_the_report_says_which_errors_are_found(make: Make) -> None:
     assert np.median(found) == pytest.approx(7, abs=1.0)  # without noise; scales of rows differ
 
 
-def wrap(
-    monkeypatch: pytest.MonkeyPatch, thing: Any, name: str, change: Callable[..., Any]
+def stick(
+    monkeypatch: pytest.MonkeyPatch, backend: BenchBackend, role: str, *pixels: slice
 ) -> None:
-    inner = getattr(thing, name)
-    monkeypatch.setattr(thing, name, lambda *arguments: change(inner, *arguments))
+    """Let pixels of a modulator be bright whatever it is to show."""
+    world = backend.bench.world
+    assert world is not None
+    show = world.show
+
+    def stuck(shown: str, levels: np.ndarray, from_s: float) -> None:
+        if shown == role:
+            levels = levels.copy()
+            levels[pixels] = 255
+        show(shown, levels, from_s)
+
+    monkeypatch.setattr(world, "show", stuck)
 
 
 def fails(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> str:
@@ -236,62 +247,59 @@ def fails(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> str:
     return str(raised.value)
 
 
-def test_stuck_weight_pixels_are_found(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stuck_weight_pixels_are_found(
+    make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # markers and saturation look right; half of one output's elements do not
-    backend = medium(make, "inputs = 0\nrows = 30")
+    backend = medium(make_bench, checks__inputs=0, checks__rows=30)
     x, w = np.abs(numbers(4, backend.layout.length)), numbers(20, backend.layout.length, seed=4)
     assert backend.matmul(x, w).stats.suspicious == 0
     where = np.argwhere(backend.layout.elements // backend.layout.length == 7)
     top, left = where.min(axis=0)
     bottom, right = where.max(axis=0)
-
-    def stuck(show: Callable[..., Any], frame: np.ndarray, *others: Any) -> Any:
-        frame = frame.copy()
-        frame[top : bottom + 1, left : (left + right) // 2] = 255
-        return show(frame, *others)
-
-    wrap(monkeypatch, backend.bench.weight, "_show", stuck)
+    pixels = slice(top, bottom + 1), slice(left, (left + right) // 2)
+    stick(monkeypatch, backend, "weight", *pixels)
     assert "checksum" in fails(backend, x, w)
 
 
-def test_a_wrong_gain_of_one_slot_is_found(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_gain_of_one_slot_is_found(
+    make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # a speck of dust on the camera, or a calibration that took one slot for brighter than it is
-    backend = make("imaged", "rows = 8")
+    backend = make_bench(checks__rows=8)
     x, w = np.abs(numbers(4, 16)), numbers(8, 16, seed=4)
     assert backend.matmul(x, w).stats.suspicious == 0
+    electrons = backend.layout.electrons
 
-    def off(electrons: Callable[..., Any], taken: np.ndarray) -> Any:
+    def off(taken: np.ndarray) -> np.ndarray:
         found = electrons(taken)
         found[3] *= 0.5
         return found
 
-    wrap(monkeypatch, backend.layout, "electrons", off)
+    monkeypatch.setattr(backend.layout, "electrons", off)
     assert "checksum" in fails(backend, x, w)
     assert next(reversed(backend.checked), None) is not None
 
 
 def test_a_wrong_input_is_found_where_all_slots_share_it(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # every row is wrong alike, so rows add up; the inputs do not
-    backend = medium(make, "rows = 0")
+    backend = medium(make_bench, checks__rows=0)
     x, w = np.abs(numbers(20, backend.layout.length)), numbers(20, backend.layout.length, seed=4)
     assert backend.geometry.checked == 0 and backend.geometry.input_checks == 16
     stats = backend.matmul(x, w).stats
     assert stats.checks == 1 and stats.suspicious == 0 and stats.shots == 21
     lit = np.argwhere(backend.layout.elements >= 0)
     left, right = lit[:, 1].min(), lit[:, 1].max()
-
-    def stuck(show: Callable[..., Any], frame: np.ndarray, *others: Any) -> Any:
-        frame = frame.copy()
-        frame[:, left : left + (right - left) // 8] = 255
-        return show(frame, *others)
-
-    wrap(monkeypatch, backend.bench.input, "_show", stuck)
+    columns = slice(left, left + (right - left) // 8)
+    stick(monkeypatch, backend, "input", slice(None), columns)
     assert "sum" in fails(backend, x, w)
 
 
-def test_frames_of_a_real_path_are_noise(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_of_a_real_path_are_noise(
+    make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pictures, not drawn electrons: residuals of every layout have the spread that is stated.
 
     About 1,700 residuals: their rms within 7 % of 1, 4 standard errors; 6e-5 for a fresh seed.
@@ -306,9 +314,9 @@ def test_frames_of_a_real_path_are_noise(make: Make, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(RowSums, "judge", watched)
     for kind in ("abs-split", "push-pull", "offset"):
-        backend = make("imaged", "rows = 2", kind=f'"{kind}"')
+        backend = make_bench(checks__rows=2, encoding__kind=kind)
         backend.matmul(numbers(50, 16), numbers(10, 16, seed=4))
-        line = medium(make, "rows = 3", kind=f'"{kind}"')
+        line = medium(make_bench, checks__rows=3, encoding__kind=kind)
         length = line.layout.length
         assert line.matmul(numbers(20, length), numbers(18, length, seed=4)).stats.retries == 0
     z = np.concatenate(seen)
@@ -360,16 +368,28 @@ def test_sums_of_inputs_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "checks"),
-    [("imaged", "rows = 3\ninputs = 2"), ("line", "inputs = 2")],
+    ("name", "layout", "checks"),
+    [
+        ("small", "imaged", {"rows": 3, "inputs": 2}),
+        ("small", "line", {"inputs": 2}),
+        pytest.param("gpt2", "imaged", {"rows": 3, "inputs": 2}, marks=pytest.mark.slow),
+        pytest.param("gpt2", "line", {"inputs": 2}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_bench_takes_the_time_that_was_predicted(
-    make: Make, references: Path, layout: str, checks: str
+    make_bench: BenchMaker,
+    references: Path,
+    small_model: Path,
+    name: str,
+    layout: str,
+    checks: dict[str, int],
 ) -> None:
-    model, length = load_model(references / "gpt2"), 2
+    model, length = load_model(small_model if name == "small" else references / name), 2
     data = np.random.Generator(np.random.Philox(5)).integers(0, 40, (3, length))
     # offset: the number of exposures depends on no value
-    backend = make(layout, checks, kind='"offset"', seed='0\nlight = "timing"')
+    backend = make_bench(
+        layout, checks=checks, encoding__kind="offset", world__seed=0, world__light="timing"
+    )
     planned = plan(model, backend, batch=3, sequence=length)
     start_s = backend.clock.now_s()
     program, sizes = model.program("logits"), {"batch": 3, "new": length, "past": 0}
@@ -393,13 +413,15 @@ def test_a_bench_takes_the_time_that_was_predicted(
 @pytest.mark.parametrize(
     ("layout", "checks", "says"),
     [
-        ("imaged", "rows = -1", "checks.rows"),
-        ("imaged", 'rows = "many"', "checks.rows"),
-        ("imaged", "inputs = 0.5", "checks.inputs"),
-        ("imaged", "columns = 3", "checks.columns"),
-        ("block", "rows = 4", "a frame of 1 slots cannot hold a row and its checksum"),
+        ("imaged", {"rows": -1}, "checks.rows"),
+        ("imaged", {"rows": "many"}, "checks.rows"),
+        ("imaged", {"inputs": 0.5}, "checks.inputs"),
+        ("imaged", {"columns": 3}, "checks.columns"),
+        ("block", {"rows": 4}, "a frame of 1 slots cannot hold a row and its checksum"),
     ],
 )
-def test_a_bad_table_is_named(make: Make, layout: str, checks: str, says: str) -> None:
+def test_a_bad_table_is_named(
+    make_bench: BenchMaker, layout: str, checks: dict[str, Any], says: str
+) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
-        _ = make(layout, checks).geometry
+        _ = make_bench(layout, checks=checks).geometry

@@ -7,23 +7,26 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import bench_text, changed, fault
 from lightloom.backends import Address, Backend, Geometry, Ranges
-from lightloom.backends.bench import BenchGroup, example_file, open_benches
+from lightloom.backends.bench import BenchGroup, open_benches
 from lightloom.backends.dealing import Dealing
 from lightloom.instruments import InputError, InstrumentError, NotConnected
 from lightloom.scheduler import held_bench
 from lightloom.scheduler.cluster import Cluster, WorkersLost, open_workers
 from lightloom.scheduler.remote import RemoteBenches
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from lightloom.cli import app
 
@@ -31,29 +34,21 @@ pytest.importorskip("distributed")
 
 Write = Callable[..., list[Path]]
 
-REAL = """
-schema = 1
-layout = "imaged"
-coherence = "incoherent"
-[instruments.input]
-driver = "display-slm"
-monitor = {first}
-[instruments.weight]
-driver = "display-slm"
-monitor = {second}
-[instruments.detector]
-driver = "genicam-camera"
-producer = "{producer}"
-[instruments.source]
-driver = "scpi-source"
-address = "ASRL{port}::INSTR"
-"""
+
+def real(first: int, second: int, producer: Path, port: int) -> str:
+    """A bench of real devices: monitors of modulators, a camera's producer, a source's port."""
+    instruments = {
+        "input": {"driver": "display-slm", "monitor": first},
+        "weight": {"driver": "display-slm", "monitor": second},
+        "detector": {"driver": "genicam-camera", "producer": str(producer)},
+        "source": {"driver": "scpi-source", "address": f"ASRL{port}::INSTR"},
+    }
+    return changed("", schema=1, layout="imaged", coherence="incoherent", instruments=instruments)
 
 
-def text(clock: str = "virtual", kind: str = "abs-split", weight: str = "") -> str:
-    content = example_file("imaged", clock, tiny=True) + 'light = "timing"\n'
-    content = content.replace('kind = "abs-split"', f'kind = "{kind}"')
-    return content.replace("[instruments.weight]", f"[instruments.weight]\n{weight}")
+def text(**changes: Any) -> str:
+    """A bench file of tiny instruments that take their time, and whose light is exact."""
+    return bench_text(world__light="timing", **changes)
 
 
 @pytest.fixture
@@ -132,6 +127,7 @@ def test_a_group_gives_the_numbers_of_one_bench(write: Write) -> None:
         assert len(group.remarks) == 2
 
 
+@pytest.mark.slow
 def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +141,8 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
         return submit(self, function, *arguments, **options)
 
     monkeypatch.setattr(Cluster, "submit", noted)
-    with opened(open_benches(paths[:1]), RemoteBenches(paths[1:])) as (one, remote):
+    one, remote = open_benches(paths[:1]), RemoteBenches(paths[1:])
+    with opened(one, remote):
         check_numbers(remote, one)
         assert remote.is_mock and remote.is_calibrated
         assert remote.geometry == one.geometry and remote.profile.rows == one.profile.rows
@@ -156,8 +153,8 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
             finish()
         assert len(sent) == 80 and len({worker for worker, _ in sent}) == 2
         assert all(share.weights is None for _, share in sent)  # they are there already
-        first = remote._lanes[0].address  # type: ignore[attr-defined]
-        remote._cluster.ask([first], held_bench.release)  # type: ignore[attr-defined]
+        assert remote.cluster is not None
+        remote.cluster.ask(remote.addresses[:1], held_bench.release)
         check_numbers(remote, one)  # a worker that has let weights go asks for them again
     assert len(remote.remarks) == 2 and "bench3.toml" in remote.remarks[1]
     with opened(remote):  # closed, it can be opened again
@@ -186,44 +183,47 @@ def here(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     )
     with cluster:
         yield cluster.scheduler_address
-    assert held_bench._bench is None  # a worker that is told to stop leaves no light on
+    assert held_bench.held() is None  # a worker that is told to stop leaves no light on
 
 
+# long enough that another task would have begun meanwhile
 _NAP = "(time := __import__('time'), time.time(), time.sleep(0.1), time.time())[1::2]"
+_MEET = "__import__('meeting').barrier.wait(timeout=30)"
 
 
-def test_one_task_at_a_time_holds_a_bench(here: str) -> None:
-    def overlaps(needs: dict[str, float] | None) -> int:
-        tasks = [workers.submit(eval, _NAP, needs=needs) for _ in range(4)]
-        spans = sorted(span for _, span in workers.finished(tasks))
-        return sum(later[0] < first[1] for first, later in pairwise(spans))
-
+def test_one_task_at_a_time_holds_a_bench(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting: Any = SimpleNamespace(barrier=Barrier(2))
+    monkeypatch.setitem(sys.modules, "meeting", meeting)  # the worker is of this process
     with open_workers(0, here) as workers:
-        assert overlaps(None) > 0  # the worker has two threads
-        assert overlaps({"bench": 1}) == 0
+        tasks = [workers.submit(eval, _MEET) for _ in range(4)]
+        places = sorted(place for _, place in workers.finished(tasks))
+        assert places == [0, 0, 1, 1]  # the worker has two threads, whose tasks met
+        tasks = [workers.submit(eval, _NAP, needs={"bench": 1}) for _ in range(4)]
+        spans = sorted(span for _, span in workers.finished(tasks))
+        assert all(first[1] <= later[0] for first, later in pairwise(spans))
 
 
 def test_two_runs_share_a_bench_and_the_last_one_leaves_it_dark(here: str) -> None:
     x, w = PRODUCTS["rows"]
     with opened(RemoteBenches(address=here), RemoteBenches(address=here)) as (first, second):
         expected = first.matmul(x, w).y
-        held = held_bench._bench
-        assert held is not None and held.backend.bench.source.is_connected
+        held = held_bench.held()
+        assert held is not None and held.bench.source.is_connected
         first.close()
         np.testing.assert_array_equal(second.matmul(x, w).y, expected)
-        assert held_bench._bench is held and held.backend.bench.source.is_connected
+        assert held_bench.held() is held and held.bench.source.is_connected
         second.close()
-        assert held_bench._bench is None and not held.backend.bench.source.is_connected
+        assert held_bench.held() is None and not held.bench.source.is_connected
 
 
 def test_a_run_that_has_ended_multiplies_no_more(here: str) -> None:
     # a task that was on its way when the run was stopped must not switch the light on again
-    with opened(RemoteBenches(address=here)) as (remote,):
-        run = remote._run  # type: ignore[attr-defined]
-        held_bench.end(run)
+    remote = RemoteBenches(address=here)
+    with opened(remote):
+        held_bench.end(remote.run_name)
         with pytest.raises(NotConnected, match="has ended"):
-            held_bench.multiply(run, False, [])
-        assert held_bench._bench is None
+            held_bench.multiply(remote.run_name, False, [])
+        assert held_bench.held() is None
 
 
 def test_light_goes_off_when_nobody_multiplies(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,23 +233,18 @@ def test_light_goes_off_when_nobody_multiplies(here: str, monkeypatch: pytest.Mo
     with opened(RemoteBenches(address=here)) as (remote,):
         prepared = remote.prepare(w)
         first = remote.matmul(x, prepared).y
-        end = time.monotonic() + 20
-        while held_bench._bench is not None and time.monotonic() < end:
-            time.sleep(0.05)
-        assert held_bench._bench is None
+        wait_until(lambda: held_bench.held() is None)
         np.testing.assert_array_equal(remote.matmul(x, prepared).y, first)  # and on again
 
 
 # ------------------------------------------------------------------------------------- failures
 
 
-LOST = text(weight='faults = [{ kind = "lost", at = [3] }]').replace(
-    "[faults]", '[faults]\ndisconnected = "pause"'
-)
+LOST = {"instruments__weight__faults": fault("lost", [3]), "faults__disconnected": "pause"}
 
 
 def test_when_one_bench_fails_all_are_dark(write: Write) -> None:
-    paths = write(text(), LOST)
+    paths = write(text(), text(**LOST))
     group = open_benches(paths)
     assert isinstance(group, BenchGroup)
     x, w = PRODUCTS["outputs"]
@@ -262,7 +257,7 @@ def test_when_one_bench_fails_all_are_dark(write: Write) -> None:
 
 
 def test_a_bench_that_cannot_be_opened_leaves_the_others_dark(write: Write) -> None:
-    paths = write(text(), text(weight='faults = [{ kind = "held", at = [1] }]'))
+    paths = write(text(), text(instruments__weight__faults=fault("held", [1])))
     group = open_benches(paths)
     assert isinstance(group, BenchGroup)
     with pytest.raises(InstrumentError, match=r"bench2\.toml"):
@@ -271,36 +266,36 @@ def test_a_bench_that_cannot_be_opened_leaves_the_others_dark(write: Write) -> N
 
 
 def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:
-    assert remote._cluster is not None
-    return remote._cluster.ask([lane.address for lane in remote._lanes], eval, code)
+    assert remote.cluster is not None
+    return remote.cluster.ask(remote.addresses, eval, code)
 
 
-_IS_DARK = "__import__('sys').modules['lightloom.scheduler.held_bench']._bench is None"
+_IS_DARK = "__import__('sys').modules['lightloom.scheduler.held_bench'].held() is None"
 
 
 def test_an_error_on_one_worker_ends_the_run_and_all_are_dark(write: Write) -> None:
-    paths = write(text("real"), LOST.replace('clock = "virtual"', 'clock = "real"'))
+    paths = write(text(clock="real"), text(clock="real", **LOST))
     remote = RemoteBenches(paths)
     x, w = PRODUCTS["outputs"]
     with opened(remote):
         assert list(asked(remote, _IS_DARK).values()) == [False, False]
         begun = [remote.begin(x, w) for _ in range(6)]
-        end = time.monotonic() + 30
-        while not all(asked(remote, _IS_DARK).values()) and time.monotonic() < end:
-            time.sleep(0.05)  # nobody has asked for a result yet
+        # nobody has asked for a result yet
+        wait_until(lambda: all(asked(remote, _IS_DARK).values()))
         assert list(asked(remote, _IS_DARK).values()) == [True, True]
         with pytest.raises(InstrumentError, match=r"bench2\.toml.*lost|bench2\.toml.*gone"):
             for finish in begun:
                 finish()
-        assert remote._cluster is None
+        assert remote.cluster is None
 
 
 def kill(pid: int) -> None:
     os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
+@pytest.mark.slow
 def test_the_shares_of_a_killed_worker_run_elsewhere(write: Write) -> None:
-    remote = RemoteBenches(write(text("real"), text("real")))
+    remote = RemoteBenches(write(text(clock="real"), text(clock="real")))
     x, w = PRODUCTS["outputs"]
     exact = x @ w.T
     with opened(remote):
@@ -337,17 +332,24 @@ def run(*arguments: object, status: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
+def test_the_bench_of_a_cluster_is_taken(here: str) -> None:
+    document = run("--scheduler", here, "--json")
+    assert document["is_mock"] and document["stats"]["shots"] > 0
+    assert any("bench1.toml" in note for note in document["remarks"])
+
+
+@pytest.mark.slow
 def test_benches_of_a_cluster_are_taken(write: Write) -> None:
     # as operators start them
+    from distributed import Client
+
     paths = write(text(), text())
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
     command += ["--port", "0", "--no-dashboard", "--scheduler-file"]
     where = paths[0].with_name("scheduler.json")
     processes = [subprocess.Popen([*command, str(where)], stderr=subprocess.DEVNULL)]
     try:
-        end = time.monotonic() + 60
-        while not where.exists() and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_until(where.exists, timeout_s=60)
         address = json.loads(where.read_text())["address"]
         for path in paths:
             command = [sys.executable, "-m", "distributed.cli.dask_worker", address]
@@ -355,10 +357,8 @@ def test_benches_of_a_cluster_are_taken(write: Write) -> None:
             command += ["--no-dashboard"]
             there = os.environ | {held_bench.VARIABLE: str(path)}
             processes.append(subprocess.Popen(command, env=there, stderr=subprocess.DEVNULL))
-        with open_workers(0, address) as workers:
-            assert isinstance(workers, Cluster)
-            while len(workers.offering("bench")) < 2 and time.monotonic() < end:
-                time.sleep(0.1)
+        with Client(address, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
         document = run("--scheduler", address, "--json")
     finally:
         for process in processes:
@@ -395,7 +395,7 @@ def test_workers_without_a_bench_are_refused(
 
 
 def test_mistakes_end_in_one_sentence(write: Write) -> None:
-    first, other = write(text(), text(kind="offset"))
+    first, other = write(text(), text(encoding__kind="offset"))
     both = ("--bench", first, "--bench", other)
     for workers in (0, 2):
         error = run(*both, "--workers", workers, status=2)
@@ -415,8 +415,8 @@ def test_mistakes_end_in_one_sentence(write: Write) -> None:
 def test_no_instrument_is_wanted_twice(write: Write) -> None:
     producer = write("")[0]
     paths = write(
-        REAL.format(first=1, second=2, producer=producer, port=1),
-        REAL.format(first=3, second=2, producer=producer, port=2),
+        real(first=1, second=2, producer=producer, port=1),
+        real(first=3, second=2, producer=producer, port=2),
     )
     error = run("--bench", paths[0], "--bench", paths[0], "--uncalibrated", status=2)
     assert "each bench has instruments of its own" in error and "bench1.toml" in error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import BenchMaker
 from lightloom.backends import (
     ORDERS,
     Geometry,
@@ -23,8 +25,9 @@ from lightloom.backends import (
     pack,
     visits,
 )
-from lightloom.backends.bench import BenchBackend, BenchGroup, example_file, load_bench
-from lightloom.backends.bench.shots import TileJob
+from lightloom.backends.bench import BenchBackend, BenchGroup
+from lightloom.backends.bench.plan import TileJob, TileResult
+from lightloom.backends.bench.queue import JobQueue
 from lightloom.backends.timing import ModulatorTiming, again
 from lightloom.instruments import InputError, Timeline, VirtualClock
 from lightloom.models import Cache, Model, load_model, plan
@@ -36,24 +39,13 @@ Make = Callable[..., BenchBackend]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    opened: list[BenchBackend] = []
+def make_timed(make_bench: BenchMaker) -> Make:
+    """Benches whose devices take their time, and whose light is exact."""
 
-    def open_one(
-        layout: str = "imaged", light: str = "timing", kind: str = "abs-split", **devices: str
-    ) -> BenchBackend:
-        path = tmp_path / f"bench{len(opened)}.toml"
-        text = example_file(layout, tiny=True) + f'light = "{light}"\n'
-        text = text.replace('kind = "abs-split"', f'kind = "{kind}"')
-        for key, value in devices.items():
-            text = text.replace(f"[instruments.{key}]", f"[instruments.{key}]\n{value}")
-        path.write_text(text, encoding="utf-8")
-        opened.append(BenchBackend(load_bench(path)))
-        return opened[-1]
+    def make(layout: str = "imaged", /, **changes: Any) -> BenchBackend:
+        return make_bench(layout, **{"world__light": "timing", **changes})
 
-    yield open_one
-    for backend in opened:
-        backend.close()
+    return make
 
 
 def tokens(batch: int, length: int, vocabulary: int = 40) -> np.ndarray:
@@ -81,21 +73,21 @@ def counted(model: Model, backend: BenchBackend) -> Stats:
 
 
 def test_a_result_that_is_seen_early_stops_no_clock(
-    make: Make, references: Path, monkeypatch: pytest.MonkeyPatch
+    make_timed: Make, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for a product may have it before the thread that gave it goes on.
 
     What was to stand still until then stood still for ever: a run hung once in some thousands.
     """
-    backend, model = make(), load_model(references / "gpt2")
-    submit = backend._submit
+    backend, model = make_timed(), load_model(small_model)
+    submit = JobQueue.submit
 
-    def slow(job: TileJob) -> Any:
-        future = submit(job)
-        future.add_done_callback(lambda _: time.sleep(0.02))
+    def slow(queue: JobQueue, job: TileJob) -> Future[TileResult]:
+        future = submit(queue, job)
+        future.add_done_callback(lambda _: time.sleep(0.02))  # how slowly the thread goes on
         return future
 
-    monkeypatch.setattr(backend, "_submit", slow)
+    monkeypatch.setattr(JobQueue, "submit", slow)
     ended: list[np.ndarray] = []
     work = Thread(
         target=lambda: ended.append(passed(model, backend, tokens(2, 4), 2, True)), daemon=True
@@ -109,22 +101,30 @@ def test_a_result_that_is_seen_early_stops_no_clock(
 
 
 @pytest.mark.parametrize(
-    "name, light", [("gpt2", "pixels"), ("llama", "timing"), ("bert", "timing")]
+    "name, light",
+    [
+        ("small", "pixels"),
+        pytest.param("gpt2", "pixels", marks=pytest.mark.slow),
+        pytest.param("llama", "timing", marks=pytest.mark.slow),
+        pytest.param("bert", "timing", marks=pytest.mark.slow),
+    ],
 )
-def test_overlap_changes_no_bit(make: Make, references: Path, name: str, light: str) -> None:
+def test_overlap_changes_no_bit(
+    make_timed: Make, references: Path, small_model: Path, name: str, light: str
+) -> None:
     # noise is keyed by who is multiplied, and light meets products in an order of the program's own
-    model = load_model(references / name)
+    model = load_model(small_model if name == "small" else references / name)
     data = tokens(2, 2, min(model.config.vocabulary, 40))
     ways = [(2, False), (2, True), (2, True)]
-    found = [passed(model, make(light=light), data, *way) for way in ways]
+    found = [passed(model, make_timed(world__light=light), data, *way) for way in ways]
     assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
-def test_a_cache_goes_through_micro_batches(make: Make, references: Path) -> None:
+def test_a_cache_goes_through_micro_batches(make_timed: Make, small_model: Path) -> None:
     # keys and values of each micro-batch are appended to those of its own rows
-    model, data = load_model(references / "gpt2"), tokens(3, 4)
+    model, data = load_model(small_model), tokens(3, 4)
     whole = model.forward(data)
-    backend = make()
+    backend = make_timed()
     executor = model.executor(backend)
     executor.micro_batches = 2
     cache = Cache()
@@ -141,19 +141,32 @@ def test_a_cache_goes_through_micro_batches(make: Make, references: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "layout, parts", [("imaged", 1), ("imaged", 2), ("imaged", 3), ("line", 2), ("block", 2)]
+    "name, layout, parts",
+    [
+        ("gpt2", "imaged", 1),
+        ("gpt2", "imaged", 2),
+        ("gpt2", "imaged", 3),
+        ("small", "line", 2),
+        ("small", "block", 2),
+        pytest.param("gpt2", "line", 2, marks=pytest.mark.slow),
+        pytest.param("gpt2", "block", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_virtual_bench_takes_the_time_that_was_predicted(
-    make: Make, references: Path, layout: str, parts: int
+    make_timed: Make, references: Path, small_model: Path, name: str, layout: str, parts: int
 ) -> None:
     length = 1 if layout == "block" else 2
-    model, data = load_model(references / "gpt2"), tokens(3, length)
+    model = load_model(small_model if name == "small" else references / name)
+    data = tokens(3, length)
     # offset: the number of exposures depends on no value
-    devices = {
-        "input": "refresh_period_s = 0.0017\ntransfer_s = 0.0006",
-        "weight": "settle_time_s = 0.0042\ntransfer_s = 0.0031",
-    }
-    backend = make(layout, kind="offset", **devices)
+    backend = make_timed(
+        layout,
+        encoding__kind="offset",
+        instruments__input__refresh_period_s=0.0017,
+        instruments__input__transfer_s=0.0006,
+        instruments__weight__settle_time_s=0.0042,
+        instruments__weight__transfer_s=0.0031,
+    )
     backend.open()
     planned = plan(model, backend, batch=3, sequence=length)
     start_s = backend.clock.now_s()
@@ -172,9 +185,9 @@ def test_a_virtual_bench_takes_the_time_that_was_predicted(
     assert backend.clock.now_s() - start_s == pytest.approx(found.seconds, rel=1e-9)
 
 
-def test_every_shot_happens_when_it_was_predicted(make: Make, references: Path) -> None:
+def test_every_shot_happens_when_it_was_predicted(make_timed: Make, references: Path) -> None:
     model, data = load_model(references / "gpt2"), tokens(2, 2)
-    backend = make(kind="offset")
+    backend = make_timed(encoding__kind="offset")
     backend.open()
     planned = plan(model, backend, batch=2, sequence=2)
     start_s = backend.clock.now_s()
@@ -196,10 +209,10 @@ def test_every_shot_happens_when_it_was_predicted(make: Make, references: Path) 
         )
 
 
-def test_light_hides_the_host(make: Make, references: Path) -> None:
+def test_light_hides_the_host(make_timed: Make, references: Path) -> None:
     # while the host takes the softmax of one micro-batch, light works on the next
     model = load_model(references / "gpt2")
-    planned = plan(model, make(), batch=4, sequence=4)
+    planned = plan(model, make_timed(), batch=4, sequence=4)
     sizes = {"batch": 4, "new": 4, "past": 0}
 
     def host(seconds: float) -> HostModel:
@@ -231,11 +244,20 @@ def test_no_order_shows_fewer_frames(tiles: int, vectors: int) -> None:
         assert resting == (tiles if order == "weight-stationary" else vectors) - 1
 
 
-def times_of(shots: Any, timing: ShotTiming) -> float:
+class InAnyOrder(Light):
+    """A model of the devices that goes through these shots."""
+
+    def __init__(self, shots: Sequence[tuple[int, int]], timing: ShotTiming) -> None:
+        super().__init__(timing)
+        self.order = shots
+
+    def keys(self, work: Work) -> Iterator[tuple[int, int]]:
+        return iter(self.order)
+
+
+def times_of(shots: Sequence[tuple[int, int]], timing: ShotTiming) -> float:
     """Let a model of the devices go through shots in any order."""
-    light = Light(timing)
-    keys = [tuple(shot) for shot in shots]
-    light._keys = lambda work: iter(keys)  # type: ignore[method-assign]
+    light = InAnyOrder(shots, timing)
     light.run(Work(1, 1))
     return light.now_s
 
@@ -253,7 +275,7 @@ TIMINGS = {
 @pytest.mark.parametrize(
     "name, tiles, vectors",
     [(name, *job) for name in TIMINGS for job in ((2, 3), (3, 2))]
-    + [("alike", 2, 4), ("odd periods", 2, 4)],
+    + [pytest.param(name, 2, 4, marks=pytest.mark.slow) for name in ("alike", "odd periods")],
 )
 def test_the_chosen_order_is_the_best_of_all(name: str, tiles: int, vectors: int) -> None:
     # brute force over every order of all shots: at most 40,320
@@ -261,7 +283,8 @@ def test_the_chosen_order_is_the_best_of_all(name: str, tiles: int, vectors: int
     timing = ShotTiming(
         ModulatorTiming(ri, 0.0, si), ModulatorTiming(rw, 0.0, sw), exposure, readout
     )
-    chosen = times_of(visits(tiles, vectors, best_order(tiles, vectors, timing)), timing)
+    order = visits(tiles, vectors, best_order(tiles, vectors, timing))
+    chosen = times_of([(tile, vector) for tile, vector in order.tolist()], timing)
     shots = list(itertools.product(range(tiles), range(vectors)))
     best = min(times_of(order, timing) for order in itertools.permutations(shots))
     assert chosen <= 1.02 * best
@@ -303,9 +326,9 @@ def test_large_jobs_take_what_their_shots_take() -> None:
 
 
 def test_a_failing_host_step_switches_the_light_off(
-    make: Make, references: Path, monkeypatch: pytest.MonkeyPatch
+    make_timed: Make, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, backend = load_model(references / "gpt2"), make()
+    model, backend = load_model(small_model), make_timed()
 
     def broken(*_: Any, **__: Any) -> Any:
         raise InputError("softmax is broken")
@@ -316,15 +339,15 @@ def test_a_failing_host_step_switches_the_light_off(
         passed(model, backend, tokens(4, 3), 2, True)
     assert not backend.bench.source.is_connected  # closed, and so off
     monkeypatch.undo()
-    model = load_model(references / "gpt2")
+    model = load_model(small_model)
     assert np.isfinite(passed(model, backend, tokens(4, 3), 2, True)).all()  # and it goes on
 
 
 def test_an_interrupted_pass_ends_and_can_be_repeated(
-    make: Make, references: Path, monkeypatch: pytest.MonkeyPatch
+    make_timed: Make, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Ctrl-C arrives in the thread of host steps, while others wait for light
-    model, backend = load_model(references / "gpt2"), make()
+    model, backend = load_model(small_model), make_timed()
     known = REGISTRY["softmax"]
 
     def interrupted(*_: Any, **__: Any) -> Any:
@@ -334,15 +357,15 @@ def test_an_interrupted_pass_ends_and_can_be_repeated(
     with pytest.raises(KeyboardInterrupt):
         passed(model, backend, tokens(4, 3), 2, True)
     monkeypatch.undo()
-    model = load_model(references / "gpt2")
+    model = load_model(small_model)
     again = passed(model, backend, tokens(4, 3), 2, True)
-    assert np.array_equal(again, passed(model, make(), tokens(4, 3), 2, True))
+    assert np.array_equal(again, passed(model, make_timed(), tokens(4, 3), 2, True))
 
 
 def test_what_does_not_fit_is_refused_before_it_is_shown(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    make_timed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = make()
+    backend = make_timed()
     backend.open()
     layout = backend.layout
     fits = np.zeros((layout.slots, layout.length), dtype=np.uint8)
@@ -358,8 +381,8 @@ def test_what_does_not_fit_is_refused_before_it_is_shown(
     assert backend.bench.shots == shown
 
 
-def test_traces_hold_every_thread_and_device(make: Make, references: Path) -> None:
-    model, backend = load_model(references / "gpt2"), make()
+def test_traces_hold_every_thread_and_device(make_timed: Make, small_model: Path) -> None:
+    model, backend = load_model(small_model), make_timed()
     backend.open()
     backend.timeline = Timeline(backend.clock)
     passed(model, backend, tokens(2, 3), 2, True)
@@ -381,12 +404,12 @@ def test_profiles_are_faster_with_overlap() -> None:
 # ------------------------------------------------------------------------------ many benches
 
 
-def test_two_benches_share_every_product(make: Make, references: Path) -> None:
+def test_two_benches_share_every_product(make_timed: Make, small_model: Path) -> None:
     # heads, weight frames or rows are dealt out, and the numbers are those of one bench
-    model, data = load_model(references / "gpt2"), tokens(4, 3)
-    one = make()
+    model, data = load_model(small_model), tokens(4, 3)
+    one = make_timed()
     alone = passed(model, one, data, 1, True)
-    group = BenchGroup([make(), make()])
+    group = BenchGroup([make_timed(), make_timed()])
     try:
         group.timeline = Timeline(group.clock)
         together = passed(model, group, data, 1, True)  # type: ignore[arg-type]
@@ -399,6 +422,6 @@ def test_two_benches_share_every_product(make: Make, references: Path) -> None:
         group.close()
 
 
-def test_a_group_wants_benches_that_can_share(make: Make) -> None:
+def test_a_group_wants_benches_that_can_share(make_timed: Make) -> None:
     with pytest.raises(InputError, match="two benches or more"):
-        BenchGroup([make()])
+        BenchGroup([make_timed()])

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import LAYOUTS, BenchMaker, load_example, numbers
 from lightloom.backends import Address
-from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.backends.bench import shots as shots_module
+from lightloom.backends.bench.plan import TileJob, TileResult
+from lightloom.backends.bench.queue import JobQueue
 from lightloom.backends.bench.recorder import QUALITY
 from lightloom.backends.calibration import align, calibrate, store
-from made_benches import LAYOUTS, Killed, Memory, bench_text, numbers
+from memory_journal import Killed, Memory
 
-Make = Callable[..., BenchBackend]
 # numbers of outputs, rows and elements that take several segments in each layout
 SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "block": (2, 3, 16)}
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    opened: list[BenchBackend] = []
-
-    def open_one(recorder: Memory | None, text: str) -> BenchBackend:
-        path = tmp_path / f"bench{len(opened)}.toml"
-        path.write_text(text, encoding="utf-8")
-        opened.append(BenchBackend(load_bench(path)))
-        opened[-1].recorder = recorder
-        return opened[-1]
-
-    yield open_one
-    for backend in opened:
-        backend.close()
+def recorded(
+    make_bench: BenchMaker, memory: Memory | None, layout: str, /, **changes: Any
+) -> BenchBackend:
+    """A bench whose finished shots go to a journal in memory, or nowhere."""
+    backend = make_bench(layout, **changes)
+    backend.recorder = memory
+    return backend
 
 
 def multiplied(backend: BenchBackend, layout: str, from_product: int = 0) -> list[np.ndarray]:
@@ -54,21 +51,24 @@ def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_kept_is_what_came_out(make: Make, layout: str) -> None:
+def test_what_is_kept_is_what_came_out(
+    make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
     # a journal that holds other numbers than the run is worse than none
     memory = Memory()
-    backend = make(memory, bench_text(layout, world__source_rms="0.01"))
-    results = {}
-    submit = backend._submit
+    backend = recorded(make_bench, memory, layout, world__source_rms=0.01)
+    results: dict[str, tuple[TileJob, Future[TileResult]]] = {}
+    submit = JobQueue.submit
 
-    def watching(job):  # type: ignore[no-untyped-def]
-        future = submit(job)
+    def watching(queue: JobQueue, job: TileJob) -> Future[TileResult]:
+        future = submit(queue, job)
         results[job.name] = (job, future)
         return future
 
-    backend._submit = watching  # type: ignore[method-assign]
-    multiplied(backend, layout)
-    plain = make(None, bench_text(layout, world__source_rms="0.01"))
+    with monkeypatch.context() as patch:
+        patch.setattr(JobQueue, "submit", watching)
+        multiplied(backend, layout)
+    plain = recorded(make_bench, None, layout, world__source_rms=0.01)
     assert len(memory.segments) >= 6 and not memory.faults
     by_job = defaultdict(list)
     for segment in memory.segments:
@@ -90,31 +90,38 @@ def test_what_is_kept_is_what_came_out(make: Make, layout: str) -> None:
             peak = segment.quality[:, QUALITY.index("peak")]
             assert ((peak > 0) & (peak < 1)).all()
     first, second = multiplied(plain, layout)  # and keeping changes nothing
-    again = make(Memory(), bench_text(layout, world__source_rms="0.01"))
+    again = recorded(make_bench, Memory(), layout, world__source_rms=0.01)
     np.testing.assert_array_equal([first, second], multiplied(again, layout))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "skips"),
+    [
+        ("imaged", False),
+        ("block", True),
+        pytest.param("imaged", True, marks=pytest.mark.slow),
+        pytest.param("line", False, marks=pytest.mark.slow),
+        pytest.param("line", True, marks=pytest.mark.slow),
+        pytest.param("block", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_goes_on_from_any_segment_with_the_same_bits(
-    make: Make, layout: str, skips: bool
+    make_bench: BenchMaker, layout: str, skips: bool
 ) -> None:
     # a result that depends on when somebody pressed Ctrl-C is no result; a product that is
     # finished is not begun again by those who know its result, or is
-    text = bench_text(
-        layout, world__source_rms="0.01", world__drift_rms="0.02", world__drift_shots="300"
-    )
+    light = {"world__source_rms": 0.01, "world__drift_rms": 0.02, "world__drift_shots": 300}
     whole = Memory()
-    wanted = multiplied(make(whole, text), layout)
+    wanted = multiplied(recorded(make_bench, whole, layout, **light), layout)
     count = len(whole.segments)
     starts = [number for number, s in enumerate(whole.segments) if s.job.startswith("product.1")]
     for most in range(count):
         memory = Memory(most)
         with pytest.raises(Killed):
-            multiplied(make(memory, text), layout)
+            multiplied(recorded(make_bench, memory, layout, **light), layout)
         assert len(memory.segments) == most
         memory.most = None
-        backend = make(memory, text)
+        backend = recorded(make_bench, memory, layout, **light)
         first = 1 if skips and most >= starts[0] else 0
         found = multiplied(backend, layout, first)
         for one, other in zip(found, wanted[first:], strict=True):
@@ -125,25 +132,36 @@ def test_a_run_goes_on_from_any_segment_with_the_same_bits(
             np.testing.assert_array_equal(one.electrons, other.electrons)
 
 
-def test_a_finished_product_needs_no_light(make: Make) -> None:
+def test_a_finished_product_needs_no_light(make_bench: BenchMaker) -> None:
     memory = Memory()
-    wanted = multiplied(make(memory, bench_text()), "imaged")
-    backend = make(memory, bench_text())
+    wanted = multiplied(recorded(make_bench, memory, "imaged"), "imaged")
+    backend = recorded(make_bench, memory, "imaged")
     backend.open()
     shots = backend.bench.shots
     np.testing.assert_array_equal(multiplied(backend, "imaged"), wanted)
     assert backend.bench.shots == shots
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_calibrated_bench_goes_on_with_its_light_followed(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "imaged",
+        pytest.param("line", marks=pytest.mark.slow),
+        pytest.param("block", marks=pytest.mark.slow),
+    ],
+)
+def test_a_calibrated_bench_goes_on_with_its_light_followed(
+    tmp_path: Path, calibrated_folder: Path, layout: str
+) -> None:
     # the filter that follows the light, and the references that feed it, are a part of the state
-    path = tmp_path / "bench.toml"
-    path.write_text(example_file(layout, tiny=True, as_found=True, seed=3), encoding="utf-8")
-    bench = load_bench(path)
-    with bench:
-        store(bench, align(bench))
-    calibrate(bench)
+    if layout == "imaged":
+        path = shutil.copytree(calibrated_folder, tmp_path / "calibrated") / "bench.toml"
+    else:
+        bench = load_example(tmp_path / "bench.toml", layout, as_found=True, seed=3)
+        with bench:
+            store(bench, align(bench))
+        calibrate(bench)
+        path = tmp_path / "bench.toml"
 
     def opened(memory: Memory) -> BenchBackend:
         backend = BenchBackend(load_bench(path))

@@ -49,7 +49,7 @@ from .shots import Anew, Shots
 from .theory import bench_timing, matching_profile, typical_full_e
 from .tracking import ScaleTracker
 
-_REFERENCE_EVERY = 500  # shots between two reference shots, where nothing drifts
+REFERENCE_EVERY = 500  # shots between two reference shots, where nothing drifts
 _MOST_AGAIN = 2  # times that a product may begin again
 _KNOWN_OFF, _CALIBRATED_OFF = 0.002, 0.01  # rms, of the light of a slot: what references tolerate
 
@@ -275,7 +275,7 @@ class BenchBackend(Backend):
         if self._guesses:
             return 0
         if self._calibrated is None:
-            return _REFERENCE_EVERY
+            return REFERENCE_EVERY
         every = self._calibrated.reference_every
         return max(every // 3, 1) if self.bench.file.layout == "block" else every
 

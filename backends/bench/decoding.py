@@ -170,14 +170,14 @@ class Decoder:
             if self._darkness is not None:
                 dark = self._darkness.check(taken.data)
         if self._is_bucket and not self.is_guessed:
-            self._check_steady(taken.data[0])
+            self.check_steady(taken.data[0])
         raw = self.layout.electrons(taken.data)
         brightness = self._brightness(raw, marks, taken)
         electrons = raw / brightness
         if self.response.inverse is not None:
             electrons = self.response.inverse @ electrons
         if not self.is_guessed:
-            self._check_possible(electrons)
+            self.check_possible(electrons)
         checksum = None
         if taken.planned.is_reference:
             self._check_reference(electrons, taken)
@@ -213,10 +213,18 @@ class Decoder:
             )
         return peak / top
 
-    def _check_steady(self, volts: np.ndarray) -> None:
+    def check_steady(self, volts: np.ndarray) -> None:
         """Refuse samples of one exposure that differ more than noise makes them: chi-square.
 
         Exceeded by chance once in ten thousand shots, as checksums are.
+
+        Parameters
+        ----------
+        volts : of a photodiode, [samples]
+
+        Raises
+        ------
+        WrongLight : when the light changed meanwhile
         """
         optics, count = self.optics, len(volts)
         electrons = volts * optics.gain_e_per_count
@@ -299,8 +307,17 @@ class Decoder:
                 "source, and that nothing stands in the beam"
             )
 
-    def _check_possible(self, electrons: np.ndarray) -> None:
-        """Refuse electrons that no levels of these slots give."""
+    def check_possible(self, electrons: np.ndarray) -> None:
+        """Refuse electrons that no levels of these slots give.
+
+        Parameters
+        ----------
+        electrons : at calibration's brightness, [slots]
+
+        Raises
+        ------
+        WrongLight : when there are too many or too few
+        """
         sigma = _SIGMAS * np.sqrt(np.maximum(electrons, 0) + self._read_variance)
         slack = sigma + _BEYOND * self._most_e
         off = np.maximum(electrons - self._most_e, -electrons) - slack

@@ -37,7 +37,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class _Laid:
+class Laid:
     """Where rows of weights lie in one frame, and how they became light.
 
     Parameters
@@ -99,6 +99,7 @@ class Product:
     ----------
     jobs : to be submitted, in order
     judge : of its checksums
+    packing : how many frames and vectors its jobs have
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class Product:
         self._levels = np.concatenate(all_levels)  # of all matrices
         self._scales = np.concatenate([x.scale[i, rows, 0] for i, rows in enumerate(self._rows)])
         self._pack()
-        self._laid: dict[tuple[int, int], _Laid] = {}
+        self._laid: dict[tuple[int, int], Laid] = {}
         self._input_sums: dict[int, InputSum] = {}
         tolerance = 0.0 if backend.bench.file.calibration == "known" else TOLERANCE
         if backend.response.inverse is not None:  # light of neighbours was taken out, not exactly
@@ -146,31 +147,31 @@ class Product:
     def _pack(self) -> None:
         m, rows, length = self._tall.shape  # rails are rows already
         geometry = replace(self._backend.geometry, inputs=None, parts=1)
-        self._packing = pack(self._counts, rows, geometry)
+        self.packing = pack(self._counts, rows, geometry)
         cut = list(tiles((rows, length), geometry))
         self._checked = geometry.checked
         self._stride = geometry.slots(max(tile.last_row - tile.first_row for tile in cut))
         self._tasks = [(matrix, tile) for matrix in range(m) for tile in cut]
-        if len(self._packing.tiles) == m:  # one job a matrix
+        if len(self.packing.tiles) == m:  # one job a matrix
             self._jobs_tasks = [
                 self._tasks[first : first + len(cut)]
                 for first in range(0, len(self._tasks), len(cut))
             ]
         else:
-            step = self._packing.per_frame
+            step = self.packing.per_frame
             self._jobs_tasks = [
                 self._tasks[first : first + step] for first in range(0, len(self._tasks), step)
             ]
-        self._places = [self._placed(job) for job in range(len(self._packing.tiles))]
+        self._places = [self._placed(job) for job in range(len(self.packing.tiles))]
 
     def _job(self, name: str, job: int, details: Mapping[str, Any]) -> TileJob:
-        count, vectors = int(self._packing.tiles[job]), int(self._packing.vectors[job])
-        judges = self._checked or self._packing.checks[job]
+        count, vectors = int(self.packing.tiles[job]), int(self.packing.vectors[job])
+        judges = self._checked or self.packing.checks[job]
         return TileJob(
             name,
             count,
             vectors,
-            lambda tile: self._laid_out(job, tile).levels,
+            lambda tile: self.laid_out(job, tile).levels,
             lambda vector: self._input(job, vector),
             best_order(count, vectors, self._backend.timing),
             details,
@@ -179,20 +180,20 @@ class Product:
 
     def _frame_tasks(self, job: int, tile: int) -> list[tuple[int, Tile]]:
         """Give the (matrix, tile) that a weight frame holds."""
-        step = self._packing.per_frame
+        step = self.packing.per_frame
         return self._jobs_tasks[job][tile * step : (tile + 1) * step]
 
     # --- frames ----------------------------------------------------------------------------------
 
-    def _laid_out(self, job: int, tile: int) -> _Laid:
-        """Give a weight frame; worked out once."""
+    def laid_out(self, job: int, tile: int) -> Laid:
+        """Give a weight frame of a job; worked out once."""
         known = self._laid.get((job, tile))
         if known is None:
             known = self._laid[job, tile] = self._lay(job, self._frame_tasks(job, tile))
         return known
 
-    def _lay(self, job: int, tasks: Sequence[tuple[int, Tile]]) -> _Laid:
-        backend, copies = self._backend, self._packing.copies
+    def _lay(self, job: int, tasks: Sequence[tuple[int, Tile]]) -> Laid:
+        backend, copies = self._backend, self.packing.copies
         shares = np.zeros((backend.layout.slots, backend.layout.length))
         factors = np.zeros(backend.layout.slots)
         slots, matrices, rows, places, starts, groups = [], [], [], [], [], []
@@ -213,7 +214,7 @@ class Product:
         lit = np.concatenate(slots)
         levels, full_e, leaked_e = backend.weigh(shares)
         sums = rest = None
-        if self._checked or self._packing.checks[job]:
+        if self._checked or self.packing.checks[job]:
             response = backend.response
             light = backend.curves["weight"].light[levels] + response.weight_leak[:, None]
             passed = leaked_e, response.pairs_e * light
@@ -221,11 +222,11 @@ class Product:
                 of_e = factors / full_e
                 inverse, dark = response.inverse, backend.dark_variance
                 sums = RowSums.of(np.concatenate(starts), of_e, passed, dark, inverse)
-            if self._packing.checks[job]:
+            if self.packing.checks[job]:
                 met = self._met_by(np.concatenate(places))
                 rest = self._input_sum(job).rest(passed[0][lit], passed[1][lit], met)
         of_groups = np.array(groups).reshape(-1, 2)
-        return _Laid(
+        return Laid(
             lit,
             np.concatenate(matrices),
             np.concatenate(rows),
@@ -243,7 +244,7 @@ class Product:
         """Say which vectors lie side by side in the input frames of a job."""
         matrices, copies = [matrix for matrix, _ in self._frame_tasks(job, 0)], 1
         if not self._backend.layout.shares_input:
-            copies = self._packing.copies
+            copies = self.packing.copies
         else:
             matrices = matrices[:1]
         of_places = np.repeat(matrices, copies)
@@ -257,7 +258,7 @@ class Product:
     def _input(self, job: int, vector: int) -> np.ndarray:
         """Give the grey levels of an input frame: each group of slots meets a vector of its own."""
         layout = self._backend.layout
-        vector -= int(self._packing.checks[job])
+        vector -= int(self.packing.checks[job])
         levels = self._input_sum(job).levels if vector < 0 else self._shown(job, vector)[0]
         if layout.shares_input:
             return levels
@@ -275,7 +276,7 @@ class Product:
         scales : of their values, 0 where there is none, float64 [places]
         """
         places = self._places[job]
-        of_matrix = vector * self._packing.copies + places.copy
+        of_matrix = vector * self.packing.copies + places.copy
         is_lit = of_matrix < places.count
         where = places.first + of_matrix
         if is_lit.all():
@@ -289,11 +290,11 @@ class Product:
         """Give the sum of the vectors that meet each place."""
         known = self._input_sums.get(job)
         if known is None:
-            curve, copies, places = self._backend.curves["input"], self._packing.copies, []
+            curve, copies, places = self._backend.curves["input"], self.packing.copies, []
             met = self._places[job]
             for copy, first, count in zip(met.copy, met.first, met.count, strict=True):
                 places.append(curve.light[self._levels[first + copy : first + count : copies]])
-            frames = int(self._packing.vectors[job]) - 1
+            frames = int(self.packing.vectors[job]) - 1
             known = self._input_sums[job] = InputSum.of(places, frames, curve)
         return known
 
@@ -312,8 +313,8 @@ class Product:
         ------
         WrongSum : beyond what noise does
         """
-        laid, curve, found = self._laid_out(job, tile), self._backend.curves["input"], []
-        first = int(self._packing.checks[job])
+        laid, curve, found = self.laid_out(job, tile), self._backend.curves["input"], []
+        first = int(self.packing.checks[job])
         shot = f"{name}/{tile}.{vector}"
         if laid.sums is not None:
             met = self._met_by(laid.sums_place)
@@ -326,7 +327,7 @@ class Product:
                 light = light[met]
             found.append(self.judge.rows(shot, laid.sums, electrons, light, scales))
         if first:
-            count = int(self._packing.vectors[job])
+            count = int(self.packing.vectors[job])
             taken = self.judge.taken(job, tile, vector, electrons, count)
             if taken is not None:
                 found.append(self._check_inputs(f"{name}/{tile}", job, tile, taken))
@@ -334,7 +335,7 @@ class Product:
 
     def _check_inputs(self, name: str, job: int, tile: int, electrons: np.ndarray) -> float:
         """Judge the inputs of a weight frame by their sum, from electrons [vectors, slots]."""
-        laid, inputs = self._laid_out(job, tile), self._input_sum(job)
+        laid, inputs = self.laid_out(job, tile), self._input_sum(job)
         assert laid.input_rest is not None
         met = self._met_by(laid.place)
         z = self.judge.inputs(name, inputs, electrons, laid.slots, met, laid.input_rest)
@@ -352,12 +353,12 @@ class Product:
         rows = self._tall.shape[1]
         found = [np.zeros((2, vectors, rows)) for vectors in self._counts]
         for job, result in enumerate(results):
-            first = int(self._packing.checks[job])
+            first = int(self.packing.checks[job])
             for tile, electrons in enumerate(result.electrons):
                 is_new = (job, tile) not in self.judge.passed and not result.stats.marked
                 if first and is_new:  # kept by an earlier run
                     self._check_inputs(f"{self.jobs[job].name}/{tile}", job, tile, electrons)
-                self._decode(self._laid_out(job, tile), electrons[first:], found, stats)
+                self._decode(self.laid_out(job, tile), electrons[first:], found, stats)
             stats.add(result.stats)
         self._laid.clear()
         stats.checks += self.judge.tally.checks
@@ -374,10 +375,10 @@ class Product:
         return self._combined(total, noise, self._backend.light_variance * source)
 
     def _decode(
-        self, laid: _Laid, electrons: np.ndarray, found: list[np.ndarray], stats: Stats
+        self, laid: Laid, electrons: np.ndarray, found: list[np.ndarray], stats: Stats
     ) -> None:
         """Put the electrons [vectors, slots] of one weight frame into products and variances."""
-        backend, copies = self._backend, self._packing.copies
+        backend, copies = self._backend, self.packing.copies
         stats.weight_samples += int(laid.shown * self._values.shape[-1])
         dark = backend.dark_variance
         for matrix in np.unique(laid.matrix):

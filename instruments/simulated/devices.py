@@ -499,9 +499,14 @@ class SimulatedSource(_Simulated, LightSource):
         if fault.kind == "silent":
             raise InstrumentTimeout(f"{self.name}: no answer to {exchange}")
         if fault.kind == "tripped":
-            self._tripped, self._emitting = True, False
+            self.trip()
         else:
             self._factor = 0.5
+            self._light()
+
+    def trip(self) -> None:
+        """Open the interlock, as when a door on site is opened; it latches until `rearm`."""
+        self._tripped, self._emitting = True, False
         self._light()
 
     def rearm(self) -> None:
