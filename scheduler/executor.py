@@ -343,6 +343,7 @@ class Executor:
     def observe(
         self, step: OpticalMatmul, operands: Mapping[str, Any], backend: MockBackend
     ) -> Ranges:
+        """Return the ranges that one product needs, from the operands of a calibration pass."""
         x = operands[step.x]
         if not step.dynamic:
             prepared = self._static(step, backend)

@@ -1,4 +1,4 @@
-"""What the tests share: where the references and the packaged models are."""
+"""What the tests share: benches, models, and where the references are."""
 
 import os
 import signal
