@@ -237,6 +237,26 @@ class LightPath:
             for kept in (self._maps, self._pictures, self._sums):
                 kept.clear()
 
+    def move_input(self, input_map: np.ndarray) -> None:
+        """Put the input modulator elsewhere, as an operator does who turns its screws.
+
+        Parameters
+        ----------
+        input_map : weight pixel -> input pixel, [2, 3]; the present one is in `truth`
+        """
+        with self._lock:
+            self._maps["input"] = np.array(input_map, dtype=float)
+            for modulator in self.modulators.values():
+                for frame in modulator.frames:
+                    frame.light = None
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget the pictures of earlier exposures, as a new process has none: only time is lost."""
+        with self._lock:
+            self._pictures.clear()
+            self._sums.clear()
+
     def _check(self, role: str, shape: tuple[int, int], bit_depth: int) -> None:
         beyond = [row for row in self.options.dead_rows if row >= shape[0]]
         if role == "weight" and beyond:
