@@ -252,7 +252,7 @@ class LightPath:
             self.forget()
 
     def forget(self) -> None:
-        """Forget the pictures of earlier exposures, as a new process has none: only time is lost."""
+        """Forget the pictures of earlier exposures, which a new process lacks: only time is lost."""
         with self._lock:
             self._pictures.clear()
             self._sums.clear()
