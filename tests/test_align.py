@@ -103,7 +103,12 @@ def _rms(off: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(i, marks=pytest.mark.campaign) for i in (2, 3))]
+    "seed",
+    [
+        0,
+        pytest.param(1, marks=pytest.mark.slow),
+        *(pytest.param(i, marks=pytest.mark.campaign) for i in (2, 3)),
+    ],
 )
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 def test_a_crooked_bench_is_found_to_a_tenth_of_a_pixel(
@@ -138,7 +143,7 @@ def test_a_block_bench_is_found_by_a_photodiode(tmp_path: Path) -> None:
     assert found.cost["shots"] < 1000
 
 
-@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
 def test_a_straight_bench_needs_no_move(tmp_path: Path, size: str) -> None:
     straight = {"scale": 1.0}
     planes = {f"world__{which}_registration": straight for which in ("input", "camera")}
@@ -242,6 +247,7 @@ def test_some_bad_shots_spoil_nothing(
     assert max(errors(bench, align(bench))) < 0.1
 
 
+@pytest.mark.slow
 def test_garbage_is_counted_in_the_notes(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, "line", 3, **{FAULTS["detector"]: fault("garbage", rate=0.04)})
     assert any("contradicted" in text for text in align(bench).advice)
@@ -294,7 +300,7 @@ def test_following_sees_what_is_moved(tmp_path: Path, layout: str) -> None:
 
 
 def test_the_step_survives_the_disk(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, "line", 1)
+    bench = bench_of(tmp_path, "line", 1, "tiny", shift_px=2.0)
     with bench:
         found = align(bench)
         path = store(bench, found)
@@ -318,7 +324,7 @@ def lightloom(*arguments: str, **options: object) -> subprocess.Popen:
 
 
 def test_the_command_gives_json_and_begins_a_calibration(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path)
+    bench = bench_of(tmp_path, size="tiny", shift_px=2.0)
     process = lightloom("align", "--bench", bench.path, "--json")
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -341,7 +347,7 @@ def test_ctrl_c_ends_live_and_stores_a_full_alignment(tmp_path: Path) -> None:
 
 
 def test_a_users_mistake_is_one_sentence(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, world__covered=True)
+    bench = bench_of(tmp_path, size="tiny", world__covered=True)
     process = lightloom("align", "--bench", bench.path)
     _, wrong = process.communicate(timeout=60)
     assert process.returncode == 2
