@@ -179,10 +179,13 @@ def test_a_calibration_that_is_stopped_goes_on(bench: Folder) -> None:
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
-        wait_until(lambda: dark_is_stored() or run.poll() is not None, 60)
-        assert run.poll() is None
-        run.send_signal(signal.SIGINT)
-        shown, errors = run.communicate(timeout=60)
+        try:
+            wait_until(lambda: dark_is_stored() or run.poll() is not None, 120)
+            assert run.poll() is None
+            run.send_signal(signal.SIGINT)
+            shown, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert run.returncode == 130 and went_off(folder), errors
     assert "calibrate --bench bench.toml --resume" in errors and "Traceback" not in errors
     assert "additivity:" in shown and "drift:" not in shown
