@@ -18,6 +18,7 @@ from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.backends.bench.bench import Bench
 from lightloom.backends.bench.calibrated import Calibrated
 from lightloom.backends.bench.calibration import Calibration, Figure, Step, calibration_path
+from lightloom.backends.bench.check import judged
 from lightloom.backends.bench.known import known_optics
 from lightloom.backends.bench.merit import random_products
 from lightloom.backends.calibration import crosstalk
@@ -80,9 +81,24 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
-def bench_of(folder: Path, layout: str, **changes: Any) -> Bench:
-    """Make a bench of 512 x 512 pixels and 12 bits."""
+TINY: dict[str, Any] = {  # of 96 x 64 pixels, as `lightloom init --tiny --as-found` makes it
+    "as_found": True,
+    "seed": 7,
+    "world__input_registration": {**INPUT, "shift_px": [1.3, -1.6]},
+    "world__camera_registration": {**CAMERA, "shift_px": [1.2, 0.7]},
+}
+KINDS = [  # the quick run has the small ones
+    *(f"tiny {layout}" for layout in LAYOUTS),
+    *(pytest.param(layout, marks=pytest.mark.slow) for layout in LAYOUTS),
+]
+
+
+def bench_of(folder: Path, kind: str, **changes: Any) -> Bench:
+    """Make a bench of a layout with 512 x 512 pixels and 12 bits, or a tiny one of 8 bits."""
     folder.mkdir(exist_ok=True)
+    layout = kind.removeprefix("tiny ")
+    if kind != layout:
+        return load_example(folder, layout, **(TINY | changes))
     options = BITS_12 | IMPERFECT | OWN[layout] | {"calibration": None} | changes
     return load_example(folder, layout, tiny=False, **options)
 
@@ -111,14 +127,14 @@ def aligned(bench: Bench) -> Bench:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Bench, Calibration]]:
-    """Give a calibrated bench of a layout; each is calibrated once."""
+    """Give a calibrated bench of a kind; each is calibrated once."""
     made: dict[str, tuple[Bench, Calibration]] = {}
 
-    def give(layout: str) -> tuple[Bench, Calibration]:
-        if layout not in made:
-            bench = aligned(bench_of(tmp_path_factory.mktemp(layout), layout))
-            made[layout] = bench, calibrate(bench)
-        return made[layout]
+    def give(kind: str) -> tuple[Bench, Calibration]:
+        if kind not in made:
+            bench = aligned(bench_of(tmp_path_factory.mktemp("clean"), kind))
+            made[kind] = bench, calibrate(bench)
+        return made[kind]
 
     return give
 
@@ -129,9 +145,9 @@ def later(
 ) -> Callable[..., Bench]:
     """Give the same bench with its calibration, after something happened to it."""
 
-    def give(layout: str, **changes: Any) -> Bench:
-        bench, _ = clean(layout)
-        changed = bench_of(tmp_path / layout, layout, **changes)
+    def give(kind: str, **changes: Any) -> Bench:
+        bench, _ = clean(kind)
+        changed = bench_of(tmp_path / "later", kind, **changes)
         for path in Path(bench.path).parent.glob("bench.calibration*"):
             shutil.copy(path, Path(changed.path).parent)
         return changed
@@ -142,20 +158,22 @@ def later(
 # --- against hidden truth ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS[1:])  # of tiny imaged elements, too little light is seen
 def test_a_calibration_finds_what_the_bench_hides(
-    clean: Callable[[str], tuple[Bench, Calibration]], layout: str
+    clean: Callable[[str], tuple[Bench, Calibration]], kind: str
 ) -> None:
-    bench, found = clean(layout)
+    bench, found = clean(kind)
     truth = truth_of(bench)
+    assert bench.world is not None
+    extinction = bench.world.options.extinction_ratio
     gain, noise = 1e6, 1000.0
-    if layout != "block":
+    if bench.file.layout != "block":
         assert bench.camera.gain_e_per_count is not None
         gain, noise = bench.camera.gain_e_per_count, bench.camera.read_noise_e
     assert found.figure("detector", "gain_e_per_count") == pytest.approx(gain, rel=0.01)
     assert found.figure("detector", "read_noise_e") == pytest.approx(noise, rel=0.05)
     for role in ("input", "weight"):
-        assert found.figure("curves", f"{role}_extinction") == pytest.approx(300, rel=0.03)
+        assert found.figure("curves", f"{role}_extinction") == pytest.approx(extinction, rel=0.03)
         off = found.array("curves", role) - truth["tables"][role]
         assert np.sqrt(np.mean(off**2)) < 3e-3
         wait_s, settles_s = found.figure("settling", f"{role}_wait_s"), truth["settle_times_s"]
@@ -165,6 +183,17 @@ def test_a_calibration_finds_what_the_bench_hides(
     pairs = backend.response.pairs_e / backend.layout.element_sums(truth["gains"])
     backend.close()
     assert (pairs / pairs.mean()).std() < 5e-3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_tiny_bench_computes_at_its_floor(
+    clean: Callable[[str], tuple[Bench, Calibration]], layout: str
+) -> None:
+    # as `check` judges it: else a run of a calibrated bench is not to be trusted
+    backend = BenchBackend(load_bench(clean(f"tiny {layout}")[0].path))
+    found = random_products(backend, 200)
+    backend.close()
+    assert judged(found).passed
 
 
 def panel(
@@ -180,9 +209,10 @@ def panel(
     ("layout", "stated", "slower", "settles_s"),
     [
         ("line", "0.2 ms", 1.0, 2e-4),  # in whose twentieth next to no light arrives
-        ("line", "1 ms", 1.0, 1e-3),
+        pytest.param("line", "1 ms", 1.0, 1e-3, marks=pytest.mark.slow),
         ("imaged", "20 ms", 1.0, 2e-2),
-        ("imaged", "20 ms", 0.05, 1e-3),  # far quicker than it says
+        # far quicker than it says
+        pytest.param("imaged", "20 ms", 0.05, 1e-3, marks=pytest.mark.slow),
         ("block", "20 ms", 0.01, 2e-4),
     ],
 )
@@ -239,6 +269,7 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
     return float(found / wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 def test_a_calibrated_bench_has_a_gain_of_one(
     clean: Callable[[str], tuple[Bench, Calibration]], layout: str
@@ -325,7 +356,7 @@ def test_crosstalk_of_close_blocks_is_undone(tmp_path: Path) -> None:
 DARK = "no light reaches the detector"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("world", "error", "says"),
     [
@@ -336,18 +367,21 @@ DARK = "no light reaches the detector"
     ],
 )
 def test_a_bench_without_sound_light_is_refused(
-    tmp_path: Path, layout: str, world: dict[str, Any], error: type[Exception], says: str
+    tmp_path: Path, kind: str, world: dict[str, Any], error: type[Exception], says: str
 ) -> None:
-    bench = aligned(bench_of(tmp_path, layout, **world))
+    bench = aligned(bench_of(tmp_path, kind, **world))
     with pytest.raises(error, match=says):
         calibrate(bench)
     assert bench.world is not None and bench.world.power_w == 0
 
 
+@pytest.mark.parametrize(
+    "seeds", [range(5), pytest.param(range(5, 20), marks=pytest.mark.slow)], ids=["first", "others"]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_fringes_are_refused_with_every_seed(tmp_path: Path, layout: str) -> None:
+def test_fringes_are_refused_with_every_seed(tmp_path: Path, layout: str, seeds: range) -> None:
     # and a bench without is not: its departure is within 1 % or 5 standard errors
-    for seed in range(20):
+    for seed in seeds:
         for fringes in (0.2, 0.0)[: 2 if seed < 5 else 1]:
             bench = tiny(tmp_path, layout, seed, fringes)
             if fringes:
@@ -369,19 +403,21 @@ def test_a_source_that_trips_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "rows", "says"),
+    ("kind", "rows", "says"),
     [
-        ("imaged", range(150, 230), "slots stay dark .*rows 1"),
-        ("line", range(260, 300), "slots stay dark"),
+        ("tiny line", range(26, 34), "marker is .* a dead row"),
+        pytest.param("imaged", range(150, 230), "slots stay dark .*rows 1", marks=pytest.mark.slow),
+        pytest.param("line", range(260, 300), "slots stay dark", marks=pytest.mark.slow),
     ],
 )
 def test_dead_rows_are_named(
-    later: Callable[..., Bench], layout: str, rows: range, says: str
+    later: Callable[..., Bench], kind: str, rows: range, says: str
 ) -> None:
     with pytest.raises(BadFit, match=says):
-        calibrate(later(layout, world__dead_rows=list(rows)), only=["flat"])
+        calibrate(later(kind, world__dead_rows=list(rows)), only=["flat"])
 
 
+@pytest.mark.slow
 def test_one_dead_row_is_calibrated_away(later: Callable[..., Bench]) -> None:
     bench = later("imaged", world__dead_rows=[150])
     calibrate(bench, only=["flat"])
@@ -390,12 +426,10 @@ def test_one_dead_row_is_calibrated_away(later: Callable[..., Bench]) -> None:
     backend.close()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("role", ["input", "weight"])
-def test_a_modulator_that_hangs_is_named(
-    later: Callable[..., Bench], layout: str, role: str
-) -> None:
-    bench = later(layout, **{f"instruments__{role}__faults": fault("frozen", range(8, 2000))})
+def test_a_modulator_that_hangs_is_named(later: Callable[..., Bench], kind: str, role: str) -> None:
+    bench = later(kind, **{f"instruments__{role}__faults": fault("frozen", range(8, 2000))})
     with pytest.raises((BadFit, StaleFrame), match=f"{role} modulator does not show its frames"):
         calibrate(bench, only=["flat"])
 
@@ -449,60 +483,72 @@ def test_a_hand_in_the_beam_and_lost_frames_change_nothing(
         assert reason in notes  # counted, and told
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_hand_that_stays_for_30_exposures_is_repeated_or_refused(
-    later: Callable[..., Bench], clean: Callable[[str], tuple[Bench, Calibration]], layout: str
+    later: Callable[..., Bench], clean: Callable[[str], tuple[Bench, Calibration]], kind: str
 ) -> None:
     for step, first in (("settling", 20), ("flat", 40)):
         hand = fault("garbage", range(first, first + 30))
-        bench = later(layout, instruments__detector__faults=hand)
+        bench = later(kind, instruments__detector__faults=hand)
         try:
             found = calibrate(bench, only=[step])
         except (WrongLight, BadFit, Saturated) as error:
             assert "beam" in str(error) or "source" in str(error)
         else:
-            assert_alike(found, clean(layout)[1])
+            assert_alike(found, clean(kind)[1])
 
 
 # --- what goes wrong between calibration and run -------------------------------------------------
 
 
-def moved(which: str, rows: float, columns: float) -> dict[str, Any]:
-    lies = INPUT if which == "input" else CAMERA
-    row, column = lies["shift_px"]
-    shifted = {**lies, "shift_px": [row + rows, column + columns]}
-    return {f"world__{which}_registration": shifted}
+MOVED = [  # rows and columns by which one plane has moved on the next
+    ("imaged", "input", 0, 3),
+    ("imaged", "input", 3, 0),
+    ("imaged", "camera", 0, 3),
+    ("imaged", "camera", 3, 0),
+    ("line", "input", 0, 3),
+    ("line", "camera", 5, 0),
+    ("line", "camera", 0, 3),
+    ("block", "input", 0, 6),
+    ("block", "input", 6, 0),
+]
 
 
 @pytest.mark.parametrize(
-    ("layout", "change"),
+    ("kind", "which", "rows", "columns"),
     [
-        ("imaged", moved("input", 0, 3)),
-        ("imaged", moved("input", 3, 0)),
-        ("imaged", moved("camera", 0, 3)),
-        ("imaged", moved("camera", 3, 0)),
-        ("line", moved("input", 0, 3)),
-        ("line", moved("camera", 5, 0)),
-        ("line", moved("camera", 0, 3)),
-        ("block", moved("input", 0, 6)),
-        ("block", moved("input", 6, 0)),
-        ("line", {"world__dead_rows": list(range(280, 300))}),
+        *((f"tiny {layout}", *how) for layout, *how in MOVED),
+        *(pytest.param(*how, marks=pytest.mark.slow) for how in MOVED),
     ],
 )
 def test_a_bench_that_moved_is_refused_when_it_is_opened(
-    later: Callable[..., Bench], layout: str, change: dict[str, Any]
+    later: Callable[..., Bench], kind: str, which: str, rows: float, columns: float
 ) -> None:
-    bench = later(layout, **change)
-    backend = BenchBackend(bench)
+    if kind.startswith("tiny"):
+        lies = TINY[f"world__{which}_registration"]
+    else:
+        lies = INPUT if which == "input" else CAMERA
+    row, column = lies["shift_px"]
+    shifted = {**lies, "shift_px": [row + rows, column + columns]}
+    assert_refused(later(kind, **{f"world__{which}_registration": shifted}))
+
+
+@pytest.mark.slow
+def test_a_bench_whose_rows_died_is_refused_when_it_is_opened(later: Callable[..., Bench]) -> None:
+    assert_refused(later("line", world__dead_rows=list(range(280, 300))))
+
+
+def assert_refused(bench: Bench) -> None:
     with pytest.raises((WrongLight, Paused), match="has moved or changed since"):
-        backend.open()
+        BenchBackend(bench).open()
     assert bench.world is not None and bench.world.power_w == 0
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], layout: str) -> None:
-    light = OWN[layout]["world__electrons_per_pixel_j"] / 2
-    bench = later(layout, world__electrons_per_pixel_j=light)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], kind: str) -> None:
+    own = later(kind).world
+    assert own is not None
+    bench = later(kind, world__electrons_per_pixel_j=own.options.electrons_per_pixel_j / 2)
     with pytest.raises((WrongLight, Paused), match="the source"):
         BenchBackend(bench).open()
 
@@ -523,9 +569,9 @@ def test_a_drifting_source_is_followed(later: Callable[..., Bench], layout: str)
         assert backend.references <= 0.12 * found.shots  # one with each weight frame
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_drift_beyond_the_tolerance_stops_a_run(later: Callable[..., Bench], layout: str) -> None:
-    bench = later(layout, world__drift_rms=0.15, world__drift_shots=300.0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_drift_beyond_the_tolerance_stops_a_run(later: Callable[..., Bench], kind: str) -> None:
+    bench = later(kind, world__drift_rms=0.15, world__drift_shots=300.0)
     backend = BenchBackend(bench)
     with pytest.raises(Paused, match=r"the light is|times as bright|reference"):
         for seed in range(20):
@@ -534,7 +580,7 @@ def test_drift_beyond_the_tolerance_stops_a_run(later: Callable[..., Bench], lay
 
 
 def test_steps_stand_on_each_other(later: Callable[..., Bench]) -> None:
-    bench = later("line")
+    bench = later("tiny line")
     with pytest.raises(LightloomError, match="unknown step 'flatt'"):
         calibrate(bench, only=["flatt"])
     assert crosstalk.crosstalk.__name__ in calibrate(bench, only=["dark"]).steps
