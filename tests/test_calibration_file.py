@@ -5,8 +5,6 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_factory import load_example, write_bench
+from commands import called, started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
@@ -668,24 +667,13 @@ def test_quantities_take_prefixes() -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def report(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "lightloom", "report", *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
-
-
 def test_report_takes_a_bench_file_or_a_calibration(tmp_path: Path) -> None:
     with opened(tmp_path) as bench:
         read_back(bench)
-    ended = report(tmp_path, "bench.toml")
+    ended = called(tmp_path, "report", "bench.toml")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.strip() == "wrote bench.calibration.html"
-    ended = report(tmp_path, "bench.calibration.json", "--output", "other.html")
+    ended = called(tmp_path, "report", "bench.calibration.json", "--output", "other.html")
     assert ended.returncode == 0
     one, other = (
         (tmp_path / n).read_text("utf-8") for n in ("bench.calibration.html", "other.html")
@@ -696,17 +684,17 @@ def test_report_takes_a_bench_file_or_a_calibration(tmp_path: Path) -> None:
 
 def test_what_report_cannot_do_is_one_sentence(tmp_path: Path) -> None:
     write_bench(tmp_path, calibration=None)
-    ended = report(tmp_path, "bench.toml")
+    ended = called(tmp_path, "report", "bench.toml")
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert "no calibration file bench.calibration.json" in ended.stderr
     calibration().write(tmp_path / "bench.calibration.json")
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "matplotlib.py").write_text("raise ImportError('not here')", encoding="utf-8")
-    ended = report(tmp_path, "bench.toml", PYTHONPATH=str(fake))
+    ended = started(tmp_path, "report", "bench.toml", PYTHONPATH=str(fake))
     assert ended.returncode == 2 and "pip install 'lightloom[report]'" in ended.stderr
     assert "Traceback" not in ended.stderr
-    ended = report(tmp_path, "bench.toml", "--output", str(tmp_path / "no" / "page.html"))
+    ended = called(tmp_path, "report", "bench.toml", "--output", tmp_path / "no" / "page.html")
     assert ended.returncode == 2 and "cannot write" in ended.stderr
 
 
