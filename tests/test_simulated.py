@@ -143,6 +143,20 @@ def test_a_frame_read_too_early_is_a_mixture() -> None:
     assert settled == pytest.approx(dark, abs=1e-4)
 
 
+def test_of_a_settled_modulator_the_last_frame_alone_is_seen() -> None:
+    # else each exposure would compute the light of frames that nobody sees any more
+    world = World()
+    world.show(255, 255)
+    world.weight.show(np.zeros(world.weight.shape, dtype=np.uint8))
+    modulator = world.path.modulators["weight"]
+    last, tau = modulator.frames[-1], modulator.time_constant_s
+    for exposure_s in (0.0, tau, 100 * tau):
+        assert modulator.shares(last.from_s + 9.4 * tau, exposure_s) == [(last, 1.0)]
+    (_, left), (frame, share) = modulator.shares(last.from_s + 9 * tau, 0.0)
+    assert frame is last and left == pytest.approx(np.exp(-9), rel=1e-3)
+    assert left + share == pytest.approx(1)
+
+
 def test_a_rolling_shutter_sees_two_frames_at_once() -> None:
     # the top of the image is then of the frame before: both markers have to be looked at
     world = World(camera="prime-95b")
