@@ -155,6 +155,7 @@ def test_a_straight_bench_needs_no_move(tmp_path: Path, size: str) -> None:
     assert found.figure("usable_share") > 0.99
 
 
+@pytest.mark.slow
 def test_a_lens_that_distorts_is_described(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, world__distortion=0.01)
     found = align(bench)
