@@ -124,7 +124,7 @@ def _genicam_cameras() -> Iterator[Found]:
         return
     from .drivers import genicam
 
-    for producer in genicam._producers(""):
+    for producer in genicam.producers(""):
         try:
             cameras = genicam._hold(producer)
         except LightloomError as error:  # one maker's producer; the others go on

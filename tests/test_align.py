@@ -1,35 +1,39 @@
 """If these fail, an operator is told a wrong way in which the bench lies, or a fit of nonsense."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from lightloom.backends.bench import load_bench, maps
+from bench_factory import FAST_512, fault, load_example
+from commands import called
+from lightloom.backends.bench import maps
 from lightloom.backends.bench.bench import Bench
 from lightloom.backends.bench.calibration import Calibration, calibration_path
-from lightloom.backends.bench.file import example_file
 from lightloom.backends.calibration import Alignment, align, fiducials, follow, store, stripes
 from lightloom.backends.calibration.probe import Probe
 from lightloom.instruments import InterlockOpen, LightloomError, Saturated, WrongLight
+from lightloom.instruments.simulated import LightPath
 
-IMPERFECT = """
-extinction_ratio = 300.0
-lut_rms = 0.03
-gain_rms = 0.03
-unevenness = 0.1
-source_rms = 0.005
-drift_rms = 0.02
-drift_shots = 3000.0
-stray_e_per_s = 2e4
-hot_pixels = 1e-4
-"""
-SMALL = {'"fast-1920"': '"fast-512"', '"basler-aca1440"': '"fast-512"'}
+IMPERFECT: dict[str, Any] = {
+    "world__extinction_ratio": 300.0,
+    "world__lut_rms": 0.03,
+    "world__gain_rms": 0.03,
+    "world__unevenness": 0.1,
+    "world__source_rms": 0.005,
+    "world__drift_rms": 0.02,
+    "world__drift_shots": 3000.0,
+    "world__stray_e_per_s": 2e4,
+    "world__hot_pixels": 1e-4,
+}
+AT_A_TERMINAL = {**os.environ, "FORCE_COLOR": "1"}  # else nothing is shown while it follows
+FAULTS = {role: f"instruments__{role}__faults" for role in ("input", "weight", "detector")}
 
 
 def bench_of(
@@ -37,33 +41,25 @@ def bench_of(
     layout: str = "imaged",
     seed: int = 0,
     size: str = "small",
-    faults: dict[str, str] | None = None,
     shift_px: float = 20.0,
-    power: str = "",
-    **world: object,
+    **changes: Any,
 ) -> Bench:
     """Make a bench that is crooked, uneven, noisy and drifting, by a seed."""
-    text = example_file(layout, tiny=size == "tiny")
-    text = re.sub(r"seed = 0.*|extinction_ratio.*|calibration = .*", "", text)
-    for old, new in SMALL.items() if size == "small" else ():
-        text = text.replace(old, new)
     chance = np.random.default_rng(seed)
     lies = [
-        f"{{ scale = {1 + chance.uniform(-0.05, 0.05)}, rotation_deg = {chance.uniform(-3, 3)}, "
-        f"shift_px = [{chance.uniform(-1, 1) * shift_px}, {chance.uniform(-1, 1) * shift_px}] }}"
+        {
+            "scale": 1 + chance.uniform(-0.05, 0.05),
+            "rotation_deg": chance.uniform(-3, 3),
+            "shift_px": [chance.uniform(-1, 1) * shift_px, chance.uniform(-1, 1) * shift_px],
+        }
         for _ in range(2)
     ]
-    options = dict(re.findall(r"(\w+) = (.*)", IMPERFECT)) | {"seed": seed}
-    options |= {"input_registration": lies[0], "camera_registration": lies[1]}
-    options |= {"blur_px": 1.5} if layout == "imaged" and size != "tiny" else {}
-    options |= {"crosstalk": 0.02} if layout == "line" else {}
-    for key, value in (options | world).items():
-        text = re.sub(rf"(?m)^{key} = .*\n", "", text) + f"{key} = {value}\n"
-    for role, fault in (faults or {}).items():
-        text = re.sub(rf"(\[instruments\.{role}\].*\n)", rf"\1faults = [{fault}]\n", text)
-    path = folder / "bench.toml"
-    path.write_text(text.replace('power_w = "1 mW"', f'power_w = "1 mW"\n{power}'), "utf-8")
-    return load_bench(path)
+    options = {"calibration": None, **IMPERFECT, "world__seed": seed}
+    options |= {"world__input_registration": lies[0], "world__camera_registration": lies[1]}
+    options |= {"world__blur_px": 1.5} if layout == "imaged" and size != "tiny" else {}
+    options |= {"world__crosstalk": 0.02} if layout == "line" else {}
+    options |= FAST_512 if size == "small" else {}
+    return load_example(folder, layout, tiny=size == "tiny", **(options | changes))
 
 
 def errors(bench: Bench, found: Alignment) -> tuple[float, float]:
@@ -108,7 +104,12 @@ def _rms(off: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(i, marks=pytest.mark.campaign) for i in (2, 3))]
+    "seed",
+    [
+        0,
+        pytest.param(1, marks=pytest.mark.slow),
+        *(pytest.param(i, marks=pytest.mark.campaign) for i in (2, 3)),
+    ],
 )
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 def test_a_crooked_bench_is_found_to_a_tenth_of_a_pixel(
@@ -143,18 +144,20 @@ def test_a_block_bench_is_found_by_a_photodiode(tmp_path: Path) -> None:
     assert found.cost["shots"] < 1000
 
 
-@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
 def test_a_straight_bench_needs_no_move(tmp_path: Path, size: str) -> None:
-    straight = "{ scale = 1.0 }"
-    bench = bench_of(tmp_path, size=size, input_registration=straight, camera_registration=straight)
+    straight = {"scale": 1.0}
+    planes = {f"world__{which}_registration": straight for which in ("input", "camera")}
+    bench = bench_of(tmp_path, size=size, **planes)
     found = align(bench)
     assert max(errors(bench, found)) < 0.05
     assert not [text for text in found.advice if text.startswith(("move", "turn"))]
     assert found.figure("usable_share") > 0.99
 
 
+@pytest.mark.slow
 def test_a_lens_that_distorts_is_described(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, distortion=0.01)
+    bench = bench_of(tmp_path, world__distortion=0.01)
     found = align(bench)
     assert found.camera_map is not None and found.camera_map.shape == (2, 10)
     assert max(errors(bench, found)) < 0.1
@@ -165,10 +168,10 @@ def test_a_lens_that_distorts_is_described(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "world",
     [
-        {"extinction_ratio": 30.0},
-        {"source_rms": 0.02},
-        {"stray_e_per_s": 1e5},
-        {"blur_px": 3.0},
+        {"world__extinction_ratio": 30.0},
+        {"world__source_rms": 0.02},
+        {"world__stray_e_per_s": 1e5},
+        {"world__blur_px": 3.0},
     ],
 )
 def test_a_bad_bench_is_found_as_well(tmp_path: Path, layout: str, world: dict[str, float]) -> None:
@@ -178,33 +181,28 @@ def test_a_bad_bench_is_found_as_well(tmp_path: Path, layout: str, world: dict[s
 
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 @pytest.mark.parametrize(
-    ("world", "faults", "error", "says"),
+    ("changes", "error", "says"),
     [
-        ({"covered": "true"}, {}, WrongLight, "cover"),
-        ({}, {"source": '{ kind = "tripped", at = [2] }'}, InterlockOpen, "interlock"),
-        ({"electrons_per_pixel_j": 4e14}, {}, Saturated, "shortest exposure"),
-        ({}, {"weight": '{ kind = "frozen", rate = 1.0 }'}, WrongLight, r"weight modulator \(sim"),
-        ({}, {"input": '{ kind = "frozen", rate = 1.0 }'}, WrongLight, r"input modulator \(sim"),
-        ({}, {"detector": '{ kind = "garbage", rate = 0.6 }'}, WrongLight, "hands"),
-        ({"dead_rows": list(range(350))}, {}, LightloomError, "covers|stands in the beam"),
+        ({"world__covered": True}, WrongLight, "cover"),
+        ({"instruments__source__faults": fault("tripped", [2])}, InterlockOpen, "interlock"),
+        ({"world__electrons_per_pixel_j": 4e14}, Saturated, "shortest exposure"),
+        ({FAULTS["weight"]: fault("frozen", rate=1.0)}, WrongLight, r"weight modulator \(sim"),
+        ({FAULTS["input"]: fault("frozen", rate=1.0)}, WrongLight, r"input modulator \(sim"),
+        ({FAULTS["detector"]: fault("garbage", rate=0.6)}, WrongLight, "hands"),
+        ({"world__dead_rows": list(range(350))}, LightloomError, "covers|stands in the beam"),
     ],
 )
 def test_what_is_wrong_is_said(
-    tmp_path: Path,
-    layout: str,
-    world: dict[str, object],
-    faults: dict[str, str],
-    error: type[Exception],
-    says: str,
+    tmp_path: Path, layout: str, changes: dict[str, Any], error: type[Exception], says: str
 ) -> None:
-    bench = bench_of(tmp_path, layout, 3, faults=faults, **world)
+    bench = bench_of(tmp_path, layout, 3, **changes)
     with pytest.raises(error, match=says):
         align(bench)
     assert bench.world is not None and bench.world.power_w == 0
 
 
 def test_swapped_modulators_of_a_line_are_told(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, "line", 3, swapped="true")
+    bench = bench_of(tmp_path, "line", 3, world__swapped=True)
     with pytest.raises(WrongLight, match="swapped"):
         align(bench)
 
@@ -224,10 +222,10 @@ def test_a_mirrored_input_is_said_and_mapped(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, seed=1)
     assert bench.world is not None
     with bench:
-        there = bench.world._input_map().copy()
+        there = bench.world.truth()["input_map"].copy()
         there[1] *= -1
         there[1, 2] += bench.input.shape[1] - 1
-        bench.world._maps["input"] = there
+        bench.world.move_input(there)
         found = align(bench)
         assert errors(bench, found)[0] < 0.1
     assert any("mirrored" in text for text in found.advice)
@@ -236,44 +234,53 @@ def test_a_mirrored_input_is_said_and_mapped(tmp_path: Path) -> None:
 @pytest.mark.campaign
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 @pytest.mark.parametrize(
-    ("role", "fault"),
+    ("role", "kind", "rate"),
     [
-        ("detector", '{ kind = "garbage", rate = 0.04 }'),
-        ("detector", '{ kind = "dropped", rate = 0.1 }'),
-        ("detector", '{ kind = "stale", rate = 0.03 }'),
-        ("weight", '{ kind = "frozen", rate = 0.03 }'),
+        ("detector", "garbage", 0.04),
+        ("detector", "dropped", 0.1),
+        ("detector", "stale", 0.03),
+        ("weight", "frozen", 0.03),
     ],
 )
-def test_some_bad_shots_spoil_nothing(tmp_path: Path, layout: str, role: str, fault: str) -> None:
-    bench = bench_of(tmp_path, layout, 4, faults={role: fault})
+def test_some_bad_shots_spoil_nothing(
+    tmp_path: Path, layout: str, role: str, kind: str, rate: float
+) -> None:
+    bench = bench_of(tmp_path, layout, 4, **{FAULTS[role]: fault(kind, rate=rate)})
     assert max(errors(bench, align(bench))) < 0.1
 
 
+@pytest.mark.slow
 def test_garbage_is_counted_in_the_notes(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, "line", 3, faults={"detector": '{ kind = "garbage", rate = 0.04 }'})
+    bench = bench_of(tmp_path, "line", 3, **{FAULTS["detector"]: fault("garbage", rate=0.04)})
     assert any("contradicted" in text for text in align(bench).advice)
 
 
 def test_dead_rows_are_named(tmp_path: Path) -> None:
-    found = align(bench_of(tmp_path, seed=3, dead_rows=[300]))
+    found = align(bench_of(tmp_path, seed=3, world__dead_rows=[300]))
     assert any(re.search(r"weight modulator's rows (299|300|301) stay", t) for t in found.advice)
+
+
+@pytest.mark.slow
+def test_rows_that_are_not_dead_are_not_named(tmp_path: Path) -> None:
     sound = align(bench_of(tmp_path, seed=3))
     assert not any("stay dark" in text for text in sound.advice)
 
 
 def test_a_dark_region_is_named(tmp_path: Path) -> None:
-    found = align(bench_of(tmp_path, seed=3, dead_rows=list(range(120))))
+    found = align(bench_of(tmp_path, seed=3, world__dead_rows=list(range(120))))
     assert any(re.search(r"do not fit, at rows \d\d", text) for text in found.advice)
 
 
-def test_the_source_stays_within_the_power_of_aligning(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, power='align_power_w = "0.1 mW"')
+def test_the_source_stays_within_the_power_of_aligning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(tmp_path, size="tiny", shift_px=2.0, align_power_w="0.1 mW")
+    seen = [0.0]
+    power_w = property(lambda world: seen[-1], lambda world, value: seen.append(value))
+    monkeypatch.setattr(LightPath, "power_w", power_w, raising=False)
     with bench:
-        seen = []
-        enable = bench.source._enable
-        bench.source._enable = lambda: (seen.append(bench.source._power_w), enable())  # type: ignore[method-assign]
         align(bench)
-    assert seen and max(seen) <= 1e-4
+    assert 0 < max(seen) <= 1e-4
 
 
 @pytest.mark.campaign
@@ -287,11 +294,9 @@ def test_following_sees_what_is_moved(tmp_path: Path, layout: str) -> None:
     shots = before.cost["shots"] - first.cost["shots"]
     assert shots <= (4 if layout == "imaged" else 12)
     assert bench.world is not None
-    bench.world._input_map()[:, 2] += [3.0, -2.0]  # the operator turns two screws
-    for modulator in bench.world.modulators.values():
-        for frame in modulator.frames:
-            frame.light = None
-    bench.world._pictures.clear()
+    there = bench.world.truth()["input_map"].copy()
+    there[:, 2] += [3.0, -2.0]  # the operator turns two screws
+    bench.world.move_input(there)
     for _ in range(5):  # a line takes what leaks anew little by little
         after = next(alignments)
     moved = after.figure("input_shift_rows_px") - before.figure("input_shift_rows_px")
@@ -301,7 +306,7 @@ def test_following_sees_what_is_moved(tmp_path: Path, layout: str) -> None:
 
 
 def test_the_step_survives_the_disk(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, "line", 1)
+    bench = bench_of(tmp_path, "line", 1, "tiny", shift_px=2.0)
     with bench:
         found = align(bench)
         path = store(bench, found)
@@ -325,7 +330,7 @@ def lightloom(*arguments: str, **options: object) -> subprocess.Popen:
 
 
 def test_the_command_gives_json_and_begins_a_calibration(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path)
+    bench = bench_of(tmp_path, size="tiny", shift_px=2.0)
     process = lightloom("align", "--bench", bench.path, "--json")
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -338,8 +343,9 @@ def test_the_command_gives_json_and_begins_a_calibration(tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform == "win32", reason="sends Ctrl-C by its number")
 def test_ctrl_c_ends_live_and_stores_a_full_alignment(tmp_path: Path) -> None:
     bench = bench_of(tmp_path)
-    process = lightloom("align", "--bench", bench.path, "--live")
-    time.sleep(8)
+    process = lightloom("align", "--bench", bench.path, "--live", env=AT_A_TERMINAL)
+    assert process.stdout is not None
+    assert any("figure" in line for line in process.stdout)  # of the table that it shows by now
     process.send_signal(signal.SIGINT)
     said, wrong = process.communicate(timeout=60)
     assert process.returncode == 0, wrong
@@ -347,11 +353,10 @@ def test_ctrl_c_ends_live_and_stores_a_full_alignment(tmp_path: Path) -> None:
 
 
 def test_a_users_mistake_is_one_sentence(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, covered="true")
-    process = lightloom("align", "--bench", bench.path)
-    _, wrong = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "cover" in wrong and "Traceback" not in wrong
+    bench = bench_of(tmp_path, size="tiny", world__covered=True)
+    done = called(tmp_path, "align", "--bench", bench.path)
+    assert done.returncode == 2
+    assert "cover" in done.stderr and "Traceback" not in done.stderr
     assert not calibration_path(bench.path).exists()
 
 

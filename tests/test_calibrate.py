@@ -5,18 +5,20 @@ and alignment is taken from there, so that calibration is tried alone. Seeds are
 tests state how often a fresh seed would fail them.
 """
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from bench_factory import FAST_512, LAYOUTS, fault, load_example
+from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.backends.bench.bench import Bench
 from lightloom.backends.bench.calibrated import Calibrated
 from lightloom.backends.bench.calibration import Calibration, Figure, Step, calibration_path
+from lightloom.backends.bench.check import judged
 from lightloom.backends.bench.known import known_optics
 from lightloom.backends.bench.merit import random_products
 from lightloom.backends.calibration import crosstalk
@@ -32,60 +34,73 @@ from lightloom.instruments import (
     WrongLight,
 )
 
-LAYOUTS = ("imaged", "line", "block")
-INPUT = "{ scale = 1.01, rotation_deg = 0.4, shift_px = [3.3, -4.6] }"
-CAMERA = "{ scale = 0.98, rotation_deg = -0.3, shift_px = [2.2, 1.7] }"
-IMPERFECT = {
-    "seed": 11,
-    "extinction_ratio": 300.0,
-    "lut_rms": 0.03,
-    "gain_rms": 0.03,
-    "unevenness": 0.1,
-    "source_rms": 0.005,
-    "drift_rms": 0.02,
-    "drift_shots": 3000.0,
-    "stray_e_per_s": 200.0,
-    "hot_pixels": 1e-4,
-    "input_registration": INPUT,
-    "camera_registration": CAMERA,
+INPUT = {"scale": 1.01, "rotation_deg": 0.4, "shift_px": [3.3, -4.6]}
+CAMERA = {"scale": 0.98, "rotation_deg": -0.3, "shift_px": [2.2, 1.7]}
+BITS_12: dict[str, Any] = {
+    f"instruments__{role}__bit_depth": 12 for role in ("input", "weight")
+} | FAST_512
+IMPERFECT: dict[str, Any] = {
+    "world__seed": 11,
+    "world__extinction_ratio": 300.0,
+    "world__lut_rms": 0.03,
+    "world__gain_rms": 0.03,
+    "world__unevenness": 0.1,
+    "world__source_rms": 0.005,
+    "world__drift_rms": 0.02,
+    "world__drift_shots": 3000.0,
+    "world__stray_e_per_s": 200.0,
+    "world__hot_pixels": 1e-4,
+    "world__input_registration": INPUT,
+    "world__camera_registration": CAMERA,
 }
-OWN: dict[str, dict[str, object]] = {
-    "imaged": {"electrons_per_pixel_j": 3e7, "blur_px": 1.0, "settling": 3.0},
-    "line": {"electrons_per_pixel_j": 3e7, "crosstalk": 0.02},
-    # one photodiode cannot tell a source that is brighter in one shot from a larger product
-    "block": {"electrons_per_pixel_j": 1e10, "source_rms": 0.0},
-}
-ENCODING = {
-    "imaged": {"element_px": "8", "guard_px": "8", "block": "[4, 4]"},
-    "line": {"element_px": "8", "guard_px": "6", "block": "[1, 1]"},
-    "block": {"element_px": "16", "guard_px": "0", "block": "[4, 8]"},
+OWN: dict[str, dict[str, Any]] = {
+    "imaged": {
+        "encoding__element_px": 8,
+        "encoding__guard_px": 8,
+        "encoding__block": [4, 4],
+        "world__electrons_per_pixel_j": 3e7,
+        "world__blur_px": 1.0,
+        "world__settling": 3.0,
+    },
+    "line": {
+        "encoding__element_px": 8,
+        "encoding__guard_px": 6,
+        "encoding__block": [1, 1],
+        "world__electrons_per_pixel_j": 3e7,
+        "world__crosstalk": 0.02,
+    },
+    "block": {
+        "instruments__detector__device": "ni-6363",
+        "encoding__element_px": 16,
+        "encoding__guard_px": 0,
+        "encoding__block": [4, 8],
+        "world__electrons_per_pixel_j": 1e10,
+        # one photodiode cannot tell a source that is brighter in one shot from a larger product
+        "world__source_rms": 0.0,
+    },
 }
 
 
-def bench_of(
-    folder: Path,
-    layout: str,
-    faults: dict[str, str] | None = None,
-    encoding: dict[str, str] | None = None,
-    **world: object,
-) -> Bench:
-    """Make a bench of 512 x 512 pixels and 12 bits."""
-    text = example_file(layout)
-    text = text.replace('"fast-1920"', '"fast-512"\nbit_depth = 12')
-    text = text.replace('"basler-aca1440"', '"fast-512"')
-    text = re.sub(
-        r"(?m)^(calibration|seed|extinction_ratio|electrons_per_pixel_j) = .*\n", "", text
-    )
-    for key, value in (ENCODING[layout] | (encoding or {})).items():
-        text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
-    for role, fault in (faults or {}).items():
-        text = re.sub(rf"(\[instruments\.{role}\].*\n)", rf"\1faults = [{fault}]\n", text)
-    for key, value in (IMPERFECT | OWN[layout] | world).items():
-        text += f"{key} = {value}\n"
+TINY: dict[str, Any] = {  # of 96 x 64 pixels, as `lightloom init --tiny --as-found` makes it
+    "as_found": True,
+    "seed": 7,
+    "world__input_registration": {**INPUT, "shift_px": [1.3, -1.6]},
+    "world__camera_registration": {**CAMERA, "shift_px": [1.2, 0.7]},
+}
+KINDS = [  # the quick run has the small ones
+    *(f"tiny {layout}" for layout in LAYOUTS),
+    *(pytest.param(layout, marks=pytest.mark.slow) for layout in LAYOUTS),
+]
+
+
+def bench_of(folder: Path, kind: str, **changes: Any) -> Bench:
+    """Make a bench of a layout with 512 x 512 pixels and 12 bits, or a tiny one of 8 bits."""
     folder.mkdir(exist_ok=True)
-    path = folder / "bench.toml"
-    path.write_text(text, encoding="utf-8")
-    return load_bench(path)
+    layout = kind.removeprefix("tiny ")
+    if kind != layout:
+        return load_example(folder, layout, **(TINY | changes))
+    options = BITS_12 | IMPERFECT | OWN[layout] | {"calibration": None} | changes
+    return load_example(folder, layout, tiny=False, **options)
 
 
 def truth_of(bench: Bench) -> dict[str, np.ndarray]:
@@ -112,14 +127,14 @@ def aligned(bench: Bench) -> Bench:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Bench, Calibration]]:
-    """Give a calibrated bench of a layout; each is calibrated once."""
+    """Give a calibrated bench of a kind; each is calibrated once."""
     made: dict[str, tuple[Bench, Calibration]] = {}
 
-    def give(layout: str) -> tuple[Bench, Calibration]:
-        if layout not in made:
-            bench = aligned(bench_of(tmp_path_factory.mktemp(layout), layout))
-            made[layout] = bench, calibrate(bench)
-        return made[layout]
+    def give(kind: str) -> tuple[Bench, Calibration]:
+        if kind not in made:
+            bench = aligned(bench_of(tmp_path_factory.mktemp("clean"), kind))
+            made[kind] = bench, calibrate(bench)
+        return made[kind]
 
     return give
 
@@ -130,9 +145,9 @@ def later(
 ) -> Callable[..., Bench]:
     """Give the same bench with its calibration, after something happened to it."""
 
-    def give(layout: str, faults: dict[str, str] | None = None, **world: object) -> Bench:
-        bench, _ = clean(layout)
-        changed = bench_of(tmp_path / layout, layout, faults, **world)
+    def give(kind: str, **changes: Any) -> Bench:
+        bench, _ = clean(kind)
+        changed = bench_of(tmp_path / "later", kind, **changes)
         for path in Path(bench.path).parent.glob("bench.calibration*"):
             shutil.copy(path, Path(changed.path).parent)
         return changed
@@ -143,20 +158,22 @@ def later(
 # --- against hidden truth ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS[1:])  # of tiny imaged elements, too little light is seen
 def test_a_calibration_finds_what_the_bench_hides(
-    clean: Callable[[str], tuple[Bench, Calibration]], layout: str
+    clean: Callable[[str], tuple[Bench, Calibration]], kind: str
 ) -> None:
-    bench, found = clean(layout)
+    bench, found = clean(kind)
     truth = truth_of(bench)
+    assert bench.world is not None
+    extinction = bench.world.options.extinction_ratio
     gain, noise = 1e6, 1000.0
-    if layout != "block":
+    if bench.file.layout != "block":
         assert bench.camera.gain_e_per_count is not None
         gain, noise = bench.camera.gain_e_per_count, bench.camera.read_noise_e
     assert found.figure("detector", "gain_e_per_count") == pytest.approx(gain, rel=0.01)
     assert found.figure("detector", "read_noise_e") == pytest.approx(noise, rel=0.05)
     for role in ("input", "weight"):
-        assert found.figure("curves", f"{role}_extinction") == pytest.approx(300, rel=0.03)
+        assert found.figure("curves", f"{role}_extinction") == pytest.approx(extinction, rel=0.03)
         off = found.array("curves", role) - truth["tables"][role]
         assert np.sqrt(np.mean(off**2)) < 3e-3
         wait_s, settles_s = found.figure("settling", f"{role}_wait_s"), truth["settle_times_s"]
@@ -168,25 +185,34 @@ def test_a_calibration_finds_what_the_bench_hides(
     assert (pairs / pairs.mean()).std() < 5e-3
 
 
-def panel(folder: Path, layout: str, stated: str, slower: float, seed: int) -> Bench:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_tiny_bench_computes_at_its_floor(
+    clean: Callable[[str], tuple[Bench, Calibration]], layout: str
+) -> None:
+    # as `check` judges it: else a run of a calibrated bench is not to be trusted
+    backend = BenchBackend(load_bench(clean(f"tiny {layout}")[0].path))
+    found = random_products(backend, 200)
+    backend.close()
+    assert judged(found).passed
+
+
+def panel(
+    folder: Path, layout: str, stated: str, slower: float, seed: int, **changes: Any
+) -> Bench:
     """Make a small bench as found, of modulators that say how long they settle."""
-    text = example_file(layout, tiny=True, as_found=True, seed=seed)
-    for role in ("input", "weight"):
-        head = f"[instruments.{role}]"
-        start = text.index("\n", text.index(head)) + 1
-        text = text[:start] + f'settle_time_s = "{stated}"\n' + text[start:]
-    path = folder / "bench.toml"
-    path.write_text(text + f"settling = {slower}\n", encoding="utf-8")
-    return aligned(load_bench(path))
+    settling = {f"instruments__{role}__settle_time_s": stated for role in ("input", "weight")}
+    options = settling | {"as_found": True, "seed": seed, "world__settling": slower} | changes
+    return aligned(load_example(folder, layout, **options))
 
 
 @pytest.mark.parametrize(
     ("layout", "stated", "slower", "settles_s"),
     [
         ("line", "0.2 ms", 1.0, 2e-4),  # in whose twentieth next to no light arrives
-        ("line", "1 ms", 1.0, 1e-3),
+        pytest.param("line", "1 ms", 1.0, 1e-3, marks=pytest.mark.slow),
         ("imaged", "20 ms", 1.0, 2e-2),
-        ("imaged", "20 ms", 0.05, 1e-3),  # far quicker than it says
+        # far quicker than it says
+        pytest.param("imaged", "20 ms", 0.05, 1e-3, marks=pytest.mark.slow),
         ("block", "20 ms", 0.01, 2e-4),
     ],
 )
@@ -243,6 +269,7 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
     return float(found / wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 def test_a_calibrated_bench_has_a_gain_of_one(
     clean: Callable[[str], tuple[Bench, Calibration]], layout: str
@@ -259,11 +286,9 @@ def test_a_calibrated_bench_has_a_gain_of_one(
 
 def test_a_lens_that_distorts_is_calibrated(tmp_path: Path) -> None:
     # Otherwise `align` stores a cubic map that `calibrate` refuses, and the bench cannot be used.
-    path = panel(tmp_path, "imaged", "1 ms", 1.0, 103).path
-    Path(path).write_text(Path(path).read_text(encoding="utf-8") + "distortion = 0.01\n")
-    bench = aligned(load_bench(path))
+    bench = panel(tmp_path, "imaged", "1 ms", 1.0, 103, world__distortion=0.01)
     calibrate(bench)
-    backend = BenchBackend(load_bench(path))
+    backend = BenchBackend(load_bench(bench.path))
     try:
         backend.open()
         assert backend.optics.camera_map.shape == (2, 10)
@@ -305,10 +330,11 @@ def test_crosstalk_of_close_blocks_is_undone(tmp_path: Path) -> None:
     bench = bench_of(
         tmp_path,
         "imaged",
-        encoding={"guard_px": "4", "block": "[3, 3]"},
-        blur_px=3.0,
-        settling=1.0,
-        electrons_per_pixel_j=3e8,
+        encoding__guard_px=4,
+        encoding__block=[3, 3],
+        world__blur_px=3.0,
+        world__settling=1.0,
+        world__electrons_per_pixel_j=3e8,
     )
     found = calibrate(aligned(bench), skip=["settling", "drift"])
     assert found.array("crosstalk", "inverse").size
@@ -327,34 +353,35 @@ def test_crosstalk_of_close_blocks_is_undone(tmp_path: Path) -> None:
 
 # --- what goes wrong while a bench is calibrated -------------------------------------------------
 
-AT = "{{ kind = '{}', at = {} }}"
-RATE = "{{ kind = '{}', rate = {} }}"
 DARK = "no light reaches the detector"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("world", "error", "says"),
     [
-        ({"electrons_per_pixel_j": 1.0}, WrongLight, DARK),
-        ({"covered": "true"}, WrongLight, DARK),
-        ({"electrons_per_pixel_j": 1e16}, Saturated, "full at the shortest exposure"),
-        ({"fringes": 0.2}, BadFit, "light powers do not add"),
+        ({"world__electrons_per_pixel_j": 1.0}, WrongLight, DARK),
+        ({"world__covered": True}, WrongLight, DARK),
+        ({"world__electrons_per_pixel_j": 1e16}, Saturated, "full at the shortest exposure"),
+        ({"world__fringes": 0.2}, BadFit, "light powers do not add"),
     ],
 )
 def test_a_bench_without_sound_light_is_refused(
-    tmp_path: Path, layout: str, world: dict[str, object], error: type[Exception], says: str
+    tmp_path: Path, kind: str, world: dict[str, Any], error: type[Exception], says: str
 ) -> None:
-    bench = aligned(bench_of(tmp_path, layout, **world))
+    bench = aligned(bench_of(tmp_path, kind, **world))
     with pytest.raises(error, match=says):
         calibrate(bench)
     assert bench.world is not None and bench.world.power_w == 0
 
 
+@pytest.mark.parametrize(
+    "seeds", [range(5), pytest.param(range(5, 20), marks=pytest.mark.slow)], ids=["first", "others"]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_fringes_are_refused_with_every_seed(tmp_path: Path, layout: str) -> None:
+def test_fringes_are_refused_with_every_seed(tmp_path: Path, layout: str, seeds: range) -> None:
     # and a bench without is not: its departure is within 1 % or 5 standard errors
-    for seed in range(20):
+    for seed in seeds:
         for fringes in (0.2, 0.0)[: 2 if seed < 5 else 1]:
             bench = tiny(tmp_path, layout, seed, fringes)
             if fringes:
@@ -365,54 +392,51 @@ def test_fringes_are_refused_with_every_seed(tmp_path: Path, layout: str) -> Non
 
 
 def tiny(folder: Path, layout: str, seed: int, fringes: float) -> Bench:
-    text = example_file(layout, tiny=True)
-    text = re.sub(r"(?m)^calibration = .*\n", "", text)
-    text = text.replace("seed = 0", f"seed = {seed}")
-    path = folder / "bench.toml"
-    path.write_text(f"{text}source_rms = 0.005\nfringes = {fringes}\n", encoding="utf-8")
-    return aligned(load_bench(path))
+    world = {"world__seed": seed, "world__source_rms": 0.005, "world__fringes": fringes}
+    return aligned(load_example(folder, layout, calibration=None, **world))
 
 
 def test_a_source_that_trips_is_named(tmp_path: Path) -> None:
-    fault = {"source": AT.format("tripped", [2])}
+    bench = bench_of(tmp_path, "line", instruments__source__faults=fault("tripped", [2]))
     with pytest.raises(InterlockOpen, match="re-arm"):
-        calibrate(aligned(bench_of(tmp_path, "line", fault)))
+        calibrate(aligned(bench))
 
 
 @pytest.mark.parametrize(
-    ("layout", "rows", "says"),
+    ("kind", "rows", "says"),
     [
-        ("imaged", range(150, 230), "slots stay dark .*rows 1"),
-        ("line", range(260, 300), "slots stay dark"),
+        ("tiny line", range(26, 34), "marker is .* a dead row"),
+        pytest.param("imaged", range(150, 230), "slots stay dark .*rows 1", marks=pytest.mark.slow),
+        pytest.param("line", range(260, 300), "slots stay dark", marks=pytest.mark.slow),
     ],
 )
 def test_dead_rows_are_named(
-    later: Callable[..., Bench], layout: str, rows: range, says: str
+    later: Callable[..., Bench], kind: str, rows: range, says: str
 ) -> None:
     with pytest.raises(BadFit, match=says):
-        calibrate(later(layout, dead_rows=list(rows)), only=["flat"])
+        calibrate(later(kind, world__dead_rows=list(rows)), only=["flat"])
 
 
+@pytest.mark.slow
 def test_one_dead_row_is_calibrated_away(later: Callable[..., Bench]) -> None:
-    bench = later("imaged", dead_rows=[150])
+    bench = later("imaged", world__dead_rows=[150])
     calibrate(bench, only=["flat"])
     backend = BenchBackend(load_bench(bench.path))
     assert random_products(backend, 1000).over_floor < 1.2
     backend.close()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("role", ["input", "weight"])
-def test_a_modulator_that_hangs_is_named(
-    later: Callable[..., Bench], layout: str, role: str
-) -> None:
-    bench = later(layout, {role: AT.format("frozen", list(range(8, 2000)))})
+def test_a_modulator_that_hangs_is_named(later: Callable[..., Bench], kind: str, role: str) -> None:
+    bench = later(kind, **{f"instruments__{role}__faults": fault("frozen", range(8, 2000))})
     with pytest.raises((BadFit, StaleFrame), match=f"{role} modulator does not show its frames"):
         calibrate(bench, only=["flat"])
 
 
 def test_a_weight_modulator_that_never_shows_anything_is_named(tmp_path: Path) -> None:
-    bench = aligned(bench_of(tmp_path, "line", {"weight": RATE.format("frozen", 1.0)}))
+    frozen = fault("frozen", rate=1.0)
+    bench = aligned(bench_of(tmp_path, "line", instruments__weight__faults=frozen))
     with pytest.raises(BadFit, match="weight modulator's frames hardly change the light"):
         calibrate(bench)
 
@@ -451,67 +475,80 @@ def test_a_hand_in_the_beam_and_lost_frames_change_nothing(
     layout: str,
     kinds: dict[str, float],
 ) -> None:
-    faults = ", ".join(RATE.format(kind, rate) for kind, rate in kinds.items())
-    found = calibrate(aligned(bench_of(tmp_path, layout, {"detector": faults})))
+    faults = [one for kind, rate in kinds.items() for one in fault(kind, rate=rate)]
+    found = calibrate(aligned(bench_of(tmp_path, layout, instruments__detector__faults=faults)))
     assert_alike(found, clean(layout)[1])
     notes = " ".join(note for step in found.steps.values() for note in step.notes)
     for reason in ("WrongLight", "IncompleteFrame")[: len(kinds)]:
         assert reason in notes  # counted, and told
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_hand_that_stays_for_30_exposures_is_repeated_or_refused(
-    later: Callable[..., Bench], clean: Callable[[str], tuple[Bench, Calibration]], layout: str
+    later: Callable[..., Bench], clean: Callable[[str], tuple[Bench, Calibration]], kind: str
 ) -> None:
     for step, first in (("settling", 20), ("flat", 40)):
-        bench = later(layout, {"detector": AT.format("garbage", list(range(first, first + 30)))})
+        hand = fault("garbage", range(first, first + 30))
+        bench = later(kind, instruments__detector__faults=hand)
         try:
             found = calibrate(bench, only=[step])
         except (WrongLight, BadFit, Saturated) as error:
             assert "beam" in str(error) or "source" in str(error)
         else:
-            assert_alike(found, clean(layout)[1])
+            assert_alike(found, clean(kind)[1])
 
 
 # --- what goes wrong between calibration and run -------------------------------------------------
 
 
-def moved(which: str, rows: float, columns: float) -> dict[str, str]:
-    text = INPUT if which == "input" else CAMERA
-    row, column = (float(n) for n in re.findall(r"\[(.*), (.*)\]", text)[0])
-    shifted = f"[{row + rows}, {column + columns}]"
-    return {f"{which}_registration": re.sub(r"\[.*\]", shifted, text)}
+MOVED = [  # rows and columns by which one plane has moved on the next
+    ("imaged", "input", 0, 3),
+    ("imaged", "input", 3, 0),
+    ("imaged", "camera", 0, 3),
+    ("imaged", "camera", 3, 0),
+    ("line", "input", 0, 3),
+    ("line", "camera", 5, 0),
+    ("line", "camera", 0, 3),
+    ("block", "input", 0, 6),
+    ("block", "input", 6, 0),
+]
 
 
 @pytest.mark.parametrize(
-    ("layout", "change"),
+    ("kind", "which", "rows", "columns"),
     [
-        ("imaged", moved("input", 0, 3)),
-        ("imaged", moved("input", 3, 0)),
-        ("imaged", moved("camera", 0, 3)),
-        ("imaged", moved("camera", 3, 0)),
-        ("line", moved("input", 0, 3)),
-        ("line", moved("camera", 5, 0)),
-        ("line", moved("camera", 0, 3)),
-        ("block", moved("input", 0, 6)),
-        ("block", moved("input", 6, 0)),
-        ("line", {"dead_rows": list(range(280, 300))}),
+        *((f"tiny {layout}", *how) for layout, *how in MOVED),
+        *(pytest.param(*how, marks=pytest.mark.slow) for how in MOVED),
     ],
 )
 def test_a_bench_that_moved_is_refused_when_it_is_opened(
-    later: Callable[..., Bench], layout: str, change: dict[str, object]
+    later: Callable[..., Bench], kind: str, which: str, rows: float, columns: float
 ) -> None:
-    bench = later(layout, **change)
-    backend = BenchBackend(bench)
+    if kind.startswith("tiny"):
+        lies = TINY[f"world__{which}_registration"]
+    else:
+        lies = INPUT if which == "input" else CAMERA
+    row, column = lies["shift_px"]
+    shifted = {**lies, "shift_px": [row + rows, column + columns]}
+    assert_refused(later(kind, **{f"world__{which}_registration": shifted}))
+
+
+@pytest.mark.slow
+def test_a_bench_whose_rows_died_is_refused_when_it_is_opened(later: Callable[..., Bench]) -> None:
+    assert_refused(later("line", world__dead_rows=list(range(280, 300))))
+
+
+def assert_refused(bench: Bench) -> None:
     with pytest.raises((WrongLight, Paused), match="has moved or changed since"):
-        backend.open()
+        BenchBackend(bench).open()
     assert bench.world is not None and bench.world.power_w == 0
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], layout: str) -> None:
-    light = float(str(OWN[layout]["electrons_per_pixel_j"])) / 2
-    bench = later(layout, electrons_per_pixel_j=light)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], kind: str) -> None:
+    own = later(kind).world
+    assert own is not None
+    bench = later(kind, world__electrons_per_pixel_j=own.options.electrons_per_pixel_j / 2)
     with pytest.raises((WrongLight, Paused), match="the source"):
         BenchBackend(bench).open()
 
@@ -520,7 +557,7 @@ def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], layout: 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_drifting_source_is_followed(later: Callable[..., Bench], layout: str) -> None:
     # 5 % over a run of 800 shots and more; ratios scatter by 2 % (5 % for the block's 200)
-    bench = later(layout, drift_rms=0.05, drift_shots=2000.0)
+    bench = later(layout, world__drift_rms=0.05, world__drift_shots=2000.0)
     backend = BenchBackend(bench)
     found = random_products(backend, 200 if layout == "block" else 2000)
     backend.close()
@@ -532,9 +569,9 @@ def test_a_drifting_source_is_followed(later: Callable[..., Bench], layout: str)
         assert backend.references <= 0.12 * found.shots  # one with each weight frame
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_drift_beyond_the_tolerance_stops_a_run(later: Callable[..., Bench], layout: str) -> None:
-    bench = later(layout, drift_rms=0.15, drift_shots=300.0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_drift_beyond_the_tolerance_stops_a_run(later: Callable[..., Bench], kind: str) -> None:
+    bench = later(kind, world__drift_rms=0.15, world__drift_shots=300.0)
     backend = BenchBackend(bench)
     with pytest.raises(Paused, match=r"the light is|times as bright|reference"):
         for seed in range(20):
@@ -543,7 +580,7 @@ def test_drift_beyond_the_tolerance_stops_a_run(later: Callable[..., Bench], lay
 
 
 def test_steps_stand_on_each_other(later: Callable[..., Bench]) -> None:
-    bench = later("line")
+    bench = later("tiny line")
     with pytest.raises(LightloomError, match="unknown step 'flatt'"):
         calibrate(bench, only=["flatt"])
     assert crosstalk.crosstalk.__name__ in calibrate(bench, only=["dark"]).steps

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,30 +14,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import change_bench
+from commands import called
 from lightloom.backends.bench.check import judged
 from lightloom.backends.bench.file import example_file
 from lightloom.backends.bench.merit import Merit
 from lightloom.backends.calibration import STEPS
+from waiting import wait_until
+from watched_light import WATCHED_COMMAND, went_off
 
-Ended = subprocess.CompletedProcess[str]
 Folder = Callable[..., Path]
 BENCH = ("--bench", "bench.toml")
-
-
-def lightloom(folder: Path, *arguments: str) -> Ended:
-    command = [sys.executable, "-m", "lightloom", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8")
+INPUT, WEIGHT = (f"instruments__{role}__serial" for role in ("input", "weight"))
 
 
 def document(folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
-    run = lightloom(folder, *arguments, "--json")
+    run = called(folder, *arguments, "--json")
     assert run.returncode == status, run.stderr
     return json.loads(run.stdout)
 
 
 def refused(folder: Path, *arguments: str) -> str:
     """Give the sentence with which a command is refused."""
-    run = lightloom(folder, *arguments)
+    run = called(folder, *arguments)
     assert run.returncode == 2 and run.stdout == "", run.stdout + run.stderr
     (sentence,) = run.stderr.strip().splitlines()
     return sentence
@@ -48,12 +46,9 @@ def refused(folder: Path, *arguments: str) -> str:
 def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders with a bench as found, aligned, and calibrated."""
     folder = tmp_path_factory.mktemp("bench")
-    made = lightloom(folder, "init", "bench.toml", "--as-found", "--tiny", "--world-seed", "3")
+    made = called(folder, "init", "bench.toml", "--as-found", "--tiny", "--world-seed", "3")
     assert made.returncode == 0 and "lightloom align --bench bench.toml" in made.stdout
-    path, text = folder / "bench.toml", (folder / "bench.toml").read_text("utf-8")
-    for serial in ("LEFT", "RIGHT"):
-        text = text.replace('device = "tiny"\n\n', f'device = "tiny"\nserial = "{serial}"\n\n', 1)
-    path.write_text(text, "utf-8")
+    change_bench(folder / "bench.toml", **{INPUT: "LEFT", WEIGHT: "RIGHT"})
     found = {"found": shutil.copytree(folder, folder.with_name("found"))}
     aligned = document(folder, "align", *BENCH)
     assert aligned["calibration"] == "bench.calibration.json"
@@ -67,13 +62,9 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def bench(benches: dict[str, Path], tmp_path: Path) -> Folder:
     """Give a copy of a bench whose file has changes."""
 
-    def copy(state: str, *changes: tuple[str, str]) -> Path:
+    def copy(state: str, **changes: Any) -> Path:
         folder = shutil.copytree(benches[state], tmp_path / "copy")
-        text = (folder / "bench.toml").read_text("utf-8")
-        for before, after in changes:
-            assert before in text
-            text = text.replace(before, after)
-        (folder / "bench.toml").write_text(text, "utf-8")
+        change_bench(folder / "bench.toml", **changes)
         return folder
 
     return copy
@@ -103,7 +94,7 @@ def test_random_products_of_a_calibrated_bench_are_at_the_floor(benches: dict[st
 
 
 def test_check_shows_the_figure_of_merit_to_people(benches: dict[str, Path]) -> None:
-    run = lightloom(benches["calibrated"], "check", *BENCH, "--random-products", "100")
+    run = called(benches["calibrated"], "check", *BENCH, "--random-products", "100")
     assert run.returncode == 0, run.stdout + run.stderr
     for part in ("x the floor", "relative error", "-0.5 to +0.0", "ideal", "####"):
         assert part in run.stdout
@@ -127,7 +118,7 @@ def test_a_bench_that_is_not_calibrated_is_refused_unless_one_insists(bench: Fol
     insists = ("run", *BENCH, "--limit", "1", "--uncalibrated", "--placement", "host")
     report = document(folder, *insists)
     assert not report["is_calibrated"] and "not to be trusted" in report["remarks"][0]
-    shown = lightloom(folder, *insists).stdout
+    shown = called(folder, *insists).stdout
     assert "NOT CALIBRATED" in shown and "not to be trusted" in " ".join(shown.split())
     assert "give --bench" in refused(folder, "run", "--uncalibrated")
 
@@ -143,71 +134,59 @@ def test_check_tries_instruments_that_are_not_calibrated(bench: Folder) -> None:
 @pytest.mark.parametrize(
     ("state", "change", "arguments", "says"),
     [
-        ("found", (), (), "is not aligned: run `lightloom align --bench bench.toml`"),
-        ("aligned", (), ("--step", "flut"), "unknown step 'flut'; steps are additivity, dark"),
-        ("aligned", (), ("--step", "detector"), "stands on the step dark"),
-        ("found", ("clock =", 'calibration = "known"\nclock ='), (), "take that line out"),
-        ("aligned", ("extinction_ratio", "covered = true\nextinction_ratio"), (), "no light"),
-        ("aligned", ("extinction_ratio", "fringes = 1.0\nextinction_ratio"), (), "do not add"),
-        ("aligned", ('"2 ms"', '"3 ms"'), (), "exposure_s = 0.003"),
+        ("found", {}, (), "is not aligned: run `lightloom align --bench bench.toml`"),
+        ("aligned", {}, ("--step", "flut"), "unknown step 'flut'; steps are additivity, dark"),
+        ("aligned", {}, ("--step", "detector"), "stands on the step dark"),
+        ("found", {"calibration": "known"}, (), "take that line out"),
+        ("aligned", {"world__covered": True}, (), "no light"),
+        ("aligned", {"world__fringes": 1.0}, (), "do not add"),
+        ("aligned", {"exposure_s": "3 ms"}, (), "exposure_s = 0.003"),
     ],
 )
 def test_calibrate_refuses_with_one_sentence(
-    bench: Folder, state: str, change: tuple[str, str], arguments: tuple[str, ...], says: str
+    bench: Folder, state: str, change: dict[str, Any], arguments: tuple[str, ...], says: str
 ) -> None:
-    folder = bench(state, *([change] if change else []))
-    assert says in refused(folder, "calibrate", *BENCH, *arguments)
+    assert says in refused(bench(state, **change), "calibrate", *BENCH, *arguments)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ([('"2 ms"', '"3 ms"')], "exposure_s = 0.003, but the calibration"),
-        ([("block = [4, 4]", "block = [3, 3]")], "encoding.block = [3, 3]"),
-        ([("LEFT", "NEW")], 'instruments.input.serial = "NEW"'),
-        (
-            [("LEFT", "HAND"), ("RIGHT", "LEFT"), ("HAND", "RIGHT")],
-            "the input and weight modulators are swapped",
-        ),
-        ([("clock =", "calibration_lasts_s = 1e-3\nclock =")], "calibration_lasts_s"),
+        ({"exposure_s": "3 ms"}, "exposure_s = 0.003, but the calibration"),
+        ({"encoding__block": [3, 3]}, "encoding.block = [3, 3]"),
+        ({INPUT: "NEW"}, 'instruments.input.serial = "NEW"'),
+        ({INPUT: "RIGHT", WEIGHT: "LEFT"}, "the input and weight modulators are swapped"),
+        ({"calibration_lasts_s": 1e-3}, "calibration_lasts_s"),
     ],
 )
 def test_a_calibration_of_another_bench_is_refused(
-    bench: Folder, changes: list[tuple[str, str]], says: str
+    bench: Folder, changes: dict[str, Any], says: str
 ) -> None:
     # a calibration that does not belong gives wrong numbers and no warning
-    assert says in refused(bench("calibrated", *changes), "run", *BENCH, "--limit", "1")
-
-
-_WATCHED = """
-from pathlib import Path
-from lightloom.instruments.simulated.devices import SimulatedSource
-before = SimulatedSource._light
-def light(self):
-    before(self)
-    Path("light").write_text("on" if self.world.power_w else "off")
-SimulatedSource._light = light
-from lightloom.cli import main
-main()
-"""
+    assert says in refused(bench("calibrated", **changes), "run", *BENCH, "--limit", "1")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 def test_a_calibration_that_is_stopped_goes_on(bench: Folder) -> None:
     # twenty minutes of a bench are lost, or light stays on
     folder = bench("aligned")
-    header, light = folder / "bench.calibration.json", folder / "light"
-    command = [sys.executable, "-c", _WATCHED, "calibrate", *BENCH]
+    header = folder / "bench.calibration.json"
+    command = [sys.executable, "-c", WATCHED_COMMAND, "calibrate", *BENCH]
+
+    def dark_is_stored() -> bool:
+        return '"name": "dark"' in header.read_text("utf-8")
+
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
-        end = time.monotonic() + 60
-        while '"name": "dark"' not in header.read_text("utf-8"):
-            assert run.poll() is None and time.monotonic() < end
-            time.sleep(0.01)
-        run.send_signal(signal.SIGINT)
-        shown, errors = run.communicate(timeout=60)
-    assert run.returncode == 130 and light.read_text() == "off", errors
+        try:
+            wait_until(lambda: dark_is_stored() or run.poll() is not None, 120)
+            assert run.poll() is None
+            run.send_signal(signal.SIGINT)
+            shown, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 130 and went_off(folder), errors
     assert "calibrate --bench bench.toml --resume" in errors and "Traceback" not in errors
     assert "additivity:" in shown and "drift:" not in shown
     stored = [step["name"] for step in json.loads(header.read_text("utf-8"))["steps"]]

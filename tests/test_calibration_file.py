@@ -5,8 +5,6 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import load_example, write_bench
+from commands import called, started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
-from lightloom.backends.bench import Bench, BenchFile, example_file, load_bench
+from lightloom.backends.bench import Bench, BenchFile
 from lightloom.backends.bench.calibration import (
     Calibration,
     Figure,
@@ -67,19 +67,10 @@ def calibration(*steps: Step) -> Calibration:
     return Calibration(BINDING, FINISHED.isoformat(), steps or (step(),))
 
 
-def write_bench(folder: Path, *changes: tuple[str, str], layout: str = "imaged") -> Path:
-    text = example_file(layout, tiny=True)
-    for before, after in (('calibration = "known"', "# not known"), *changes):
-        assert before in text
-        text = text.replace(before, after, 1)
-    path = folder / "bench.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 @contextmanager
-def opened(folder: Path, *changes: tuple[str, str], layout: str = "imaged") -> Iterator[Bench]:
-    with load_bench(write_bench(folder, *changes, layout=layout)) as bench:
+def opened(folder: Path, layout: str = "imaged", **changes: Any) -> Iterator[Bench]:
+    """Open a bench that has no calibration."""
+    with load_example(folder, layout, calibration=None, **changes) as bench:
         yield bench
 
 
@@ -388,28 +379,28 @@ def refusal(held: Calibration, bench: Bench, *wanted: str, **others: Any) -> str
 @pytest.mark.parametrize("layout", ["imaged", "line", "block"])
 def test_the_same_bench_is_accepted(tmp_path: Path, layout: str) -> None:
     # 7 ms and 7000 us are two floats
-    with opened(tmp_path, ('"2 ms"', '"7 ms"'), layout=layout) as bench:
+    with opened(tmp_path, layout, exposure_s="7 ms") as bench:
         held = read_back(bench)
-    with opened(tmp_path, ('"2 ms"', '"7000 us"'), layout=layout) as bench:
+    with opened(tmp_path, layout, exposure_s="7000 us") as bench:
         held.check(bench, ("dark",), DAY_S, SOON)
     assert held.is_simulated
 
 
-SETTINGS = [
-    (('"2 ms"', '"4 ms"'), "exposure_s = 0.004", "0.002", "the old exposure_s"),
-    (('power_w = "1 mW"', 'power_w = "0.5 mW"'), "power_w = 0.0005", "0.001", "the old power_w"),
-    (("element_px = 2", "element_px = 1"), "encoding.element_px = 1", "2", "the old element_px"),
-    (('"abs-split" ', '"offset" '), 'encoding.kind = "offset"', '"abs-split"', "the old kind"),
-    (("[4, 4]", "[4, 2]"), "encoding.block = [4, 2]", "[4, 4]", "the old block"),
-    (("seed = 0", "seed = 1"), 'instruments.input.serial = "SIM-', '"SIM-', "another bench"),
+SETTINGS: list[tuple[dict[str, Any], str, str, str]] = [
+    ({"exposure_s": "4 ms"}, "exposure_s = 0.004", "0.002", "the old exposure_s"),
+    ({"power_w": "0.5 mW"}, "power_w = 0.0005", "0.001", "the old power_w"),
+    ({"encoding__element_px": 1}, "encoding.element_px = 1", "2", "the old element_px"),
+    ({"encoding__kind": "offset"}, 'encoding.kind = "offset"', '"abs-split"', "the old kind"),
+    ({"encoding__block": [4, 2]}, "encoding.block = [4, 2]", "[4, 4]", "the old block"),
+    ({"world__seed": 1}, 'instruments.input.serial = "SIM-', '"SIM-', "another bench"),
     (
-        ('device = "tiny"', 'device = "tiny"\nbit_depth = 6'),
+        {"instruments__input__bit_depth": 6},
         "instruments.input.bit_depth = 6",
         "8",
         "the old bit_depth",
     ),
     (
-        ('"simulated-camera"\n', '"simulated-camera"\nserial = "77"\n'),
+        {"instruments__detector__serial": "77"},
         'instruments.detector.serial = "77"',
         '"SIM-',
         "connect the old instrument",
@@ -419,11 +410,11 @@ SETTINGS = [
 
 @pytest.mark.parametrize(("change", "here", "was", "way_out"), SETTINGS)
 def test_another_bench_or_setting_is_named_with_both_values(
-    tmp_path: Path, change: tuple[str, str], here: str, was: str, way_out: str
+    tmp_path: Path, change: dict[str, Any], here: str, was: str, way_out: str
 ) -> None:
     with opened(tmp_path) as bench:
         held = read_back(bench)
-    with opened(tmp_path, change) as bench:
+    with opened(tmp_path, **change) as bench:
         text = refusal(held, bench)
     assert here in text and f"was made with {was}" in text and way_out in text
     assert "calibrate again" in text
@@ -438,7 +429,7 @@ def test_another_region_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_range_of_a_daq_is_refused(tmp_path: Path) -> None:
-    with opened(tmp_path, layout="block") as bench:
+    with opened(tmp_path, "block") as bench:
         held = read_back(bench)
         bench.daq.input_range_v = (-1.0, 1.0)
         assert "input_range_v = [-1.0, 1.0]" in refusal(held, bench)
@@ -460,18 +451,14 @@ def test_every_part_of_the_binding_counts(tmp_path: Path) -> None:
 
 
 def test_swapped_modulators_are_called_that(tmp_path: Path) -> None:
-    def serials(*numbers: str) -> list[tuple[str, str]]:
-        tables = ("[instruments.input] ", "[instruments.weight] ")
-        both = zip(tables, numbers, strict=False)
-        return [(table, f'{table.strip()}\nserial = "{number}" ') for table, number in both]
-
-    with opened(tmp_path, *serials("A1", "B2")) as bench:
+    one, other = (f"instruments__{role}__serial" for role in ("input", "weight"))
+    with opened(tmp_path, **{one: "A1", other: "B2"}) as bench:
         held = read_back(bench)
-    with opened(tmp_path, *serials("B2", "A1")) as bench:
+    with opened(tmp_path, **{one: "B2", other: "A1"}) as bench:
         text = refusal(held, bench)
     assert "the input and weight modulators are swapped" in text
     assert "instruments.input is lightloom simulated tiny B2" in text
-    with opened(tmp_path, *serials("B2")) as bench:  # one of them is another: no swap
+    with opened(tmp_path, **{one: "B2"}) as bench:  # one of them is another: no swap
         assert "modulators are swapped" not in refusal(held, bench)
 
 
@@ -511,11 +498,11 @@ def test_a_calibration_expires_with_its_oldest_wanted_step(tmp_path: Path) -> No
 
 def test_where_a_calibration_lies(tmp_path: Path) -> None:
     assert calibration_path("a/bench.toml") == Path("a/bench.calibration.json")
-    path = write_bench(tmp_path)
+    path = write_bench(tmp_path, calibration=None)
     assert path_for(path) == tmp_path / "bench.calibration.json"
-    path = write_bench(tmp_path, ("# not known", 'calibration = "old/one.json"'))
+    path = write_bench(tmp_path, calibration="old/one.json")
     assert path_for(path) == tmp_path / "old" / "one.json"
-    path = write_bench(tmp_path, ("# not known", 'calibration = "known"'))
+    path = write_bench(tmp_path, calibration="known")
     with pytest.raises(InputError, match="take that line out"):
         path_for(path)
 
@@ -680,24 +667,13 @@ def test_quantities_take_prefixes() -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def report(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "lightloom", "report", *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
-
-
 def test_report_takes_a_bench_file_or_a_calibration(tmp_path: Path) -> None:
     with opened(tmp_path) as bench:
         read_back(bench)
-    ended = report(tmp_path, "bench.toml")
+    ended = called(tmp_path, "report", "bench.toml")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.strip() == "wrote bench.calibration.html"
-    ended = report(tmp_path, "bench.calibration.json", "--output", "other.html")
+    ended = called(tmp_path, "report", "bench.calibration.json", "--output", "other.html")
     assert ended.returncode == 0
     one, other = (
         (tmp_path / n).read_text("utf-8") for n in ("bench.calibration.html", "other.html")
@@ -707,18 +683,18 @@ def test_report_takes_a_bench_file_or_a_calibration(tmp_path: Path) -> None:
 
 
 def test_what_report_cannot_do_is_one_sentence(tmp_path: Path) -> None:
-    write_bench(tmp_path)
-    ended = report(tmp_path, "bench.toml")
+    write_bench(tmp_path, calibration=None)
+    ended = called(tmp_path, "report", "bench.toml")
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert "no calibration file bench.calibration.json" in ended.stderr
     calibration().write(tmp_path / "bench.calibration.json")
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "matplotlib.py").write_text("raise ImportError('not here')", encoding="utf-8")
-    ended = report(tmp_path, "bench.toml", PYTHONPATH=str(fake))
+    ended = started(tmp_path, "report", "bench.toml", PYTHONPATH=str(fake))
     assert ended.returncode == 2 and "pip install 'lightloom[report]'" in ended.stderr
     assert "Traceback" not in ended.stderr
-    ended = report(tmp_path, "bench.toml", "--output", str(tmp_path / "no" / "page.html"))
+    ended = called(tmp_path, "report", "bench.toml", "--output", tmp_path / "no" / "page.html")
     assert ended.returncode == 2 and "cannot write" in ended.stderr
 
 

@@ -13,10 +13,10 @@ from lightloom.backends.bench import maps
 from lightloom.backends.bench.decoding import chi_square_limit
 from lightloom.backends.bench.grey import GreyCurve
 from lightloom.backends.bench.known import drift_filter as known_filter
-from lightloom.backends.bench.layouts import _largest_rectangle
+from lightloom.backends.bench.layouts import largest_rectangle
 from lightloom.backends.bench.tracking import ScaleTracker
 from lightloom.backends.calibration import crosstalk, detector, drift, settling
-from lightloom.backends.calibration.slots import _brightness
+from lightloom.backends.calibration.slots import brightness
 
 
 def chance(seed: int) -> np.random.Generator:
@@ -40,7 +40,7 @@ def transfer(seed: int, gain: float, noise_e: float) -> tuple[float, float]:
         variances.append(((other - one) ** 2 / 2).reshape(-1, area).mean(axis=1))
     mean, variance = np.concatenate(means), np.concatenate(variances)
     weight = np.full(len(mean), area / 2)
-    slope, error, _ = detector._fit(mean, variance - 1 / 12, weight, (noise_e / gain) ** 2)
+    slope, error, _ = detector.fit_transfer(mean, variance - 1 / 12, weight, (noise_e / gain) ** 2)
     return 1 / slope, error / slope
 
 
@@ -61,13 +61,13 @@ def test_the_photon_transfer_curve_gives_the_gain_without_bias(gain: float, nois
 def test_delay_and_time_constant_come_back(delay_s: float, tau_s: float) -> None:
     exposure_s = tau_s / 4
     moments_s = np.append(np.linspace(0, delay_s, 4), delay_s + tau_s * np.linspace(0.2, 12, 16))
-    share = settling._model(moments_s, delay_s, tau_s, exposure_s)
+    share = settling.share_seen(moments_s, delay_s, tau_s, exposure_s)
     # as the integral says: averaged over the exposure, step by step
     fine = moments_s[:, None] + np.linspace(0, exposure_s, 4001)
     plain = np.where(fine > delay_s, -np.expm1(-(np.maximum(fine - delay_s, 0)) / tau_s), 0)
     np.testing.assert_allclose(share, plain.mean(axis=1), atol=1e-3)
     noisy = share + 2e-3 * chance(3).standard_normal(len(share))
-    delay, tau, rms, errors = settling._fit(moments_s, noisy, exposure_s)
+    delay, tau, rms, errors = settling.fit_settling(moments_s, noisy, exposure_s)
     assert abs(delay - delay_s) < 4 * errors[0] + 1e-9  # 4 sigma: once in 1.6e4
     assert abs(tau - tau_s) < 4 * errors[1]
     assert rms < 4e-3 and errors[1] < 0.1 * tau_s
@@ -81,9 +81,9 @@ def test_a_change_that_is_shorter_than_the_exposure_is_fitted(seed: int) -> None
     """
     delay_s, tau_s, exposure_s = 3e-3, 1e-4, 5e-3
     moments_s = np.append(np.linspace(0, delay_s, 8), delay_s + np.linspace(0, 1.2e-3, 16))
-    share = settling._model(moments_s, delay_s, tau_s, exposure_s)
+    share = settling.share_seen(moments_s, delay_s, tau_s, exposure_s)
     share = share + 0.01 * chance(seed).standard_normal(len(share))
-    delay, tau, rms, _ = settling._fit(moments_s, share, exposure_s)
+    delay, tau, rms, _ = settling.fit_settling(moments_s, share, exposure_s)
     assert rms < 0.016
     assert abs(delay + tau * np.log(1 / 5e-5) - 4e-3) < 3e-3
 
@@ -105,7 +105,7 @@ def test_white_noise_and_a_random_walk_are_told_apart(
         walk = np.cumsum(rng.standard_normal(240)) * walk_variance**0.5
         light = 1 + walk + shot_rms * rng.standard_normal(240)
         structure = np.array([np.mean((light[lag:] - light[:-lag]) ** 2) / 2 for lag in lags])
-        found.append(drift._fit(lags, structure, len(light))[:2])
+        found.append(drift.fit_walk(lags, structure, len(light))[:2])
     mean, spread = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / 40**0.5
     # neither is allowed below zero, which lifts their mean where one of them is nothing
     lifted = np.array([0.02 * walk_variance, 0.01 * shot_rms**2])
@@ -115,7 +115,7 @@ def test_white_noise_and_a_random_walk_are_told_apart(
 def test_a_shot_behind_a_hand_is_no_drift() -> None:
     light = 1 + 5e-3 * chance(1).standard_normal(240)
     light[[17, 90, 91, 200]] *= 0.5
-    kept = drift._without_outliers(light)
+    kept = drift.without_outliers(light)
     assert np.flatnonzero(np.isnan(kept)).tolist() == [17, 90, 91, 200]
 
 
@@ -208,9 +208,9 @@ def test_cells_of_unequal_brightness_are_no_change_of_the_source() -> None:
     numbers = np.array([0, 1] * 6)
     source = 1 + 0.1 * np.sin(np.arange(12.0))
     slots, cells = 3e4 * source, np.where(numbers == 0, 3.2e4, 2.5e4) * source
-    found = _brightness(numbers, np.stack([slots, slots + cells], axis=1), are_lit=True)
+    found = brightness(numbers, np.stack([slots, slots + cells], axis=1), are_lit=True)
     np.testing.assert_allclose(found / source, (found / source).mean(), rtol=0.03)
-    found = _brightness(numbers, np.stack([0 * slots, cells], axis=1), are_lit=False)
+    found = brightness(numbers, np.stack([0 * slots, cells], axis=1), are_lit=False)
     assert np.isfinite(found).all()
 
 
@@ -234,9 +234,9 @@ def test_the_inverse_undoes_crosstalk(grid: tuple[int, int]) -> None:
     class Slots:
         slots = count
 
-    matrix = crosstalk._matrix(Slots(), places, kernel)  # type: ignore[arg-type]
+    matrix = crosstalk.mixing_matrix(Slots(), places, kernel)  # type: ignore[arg-type]
     np.testing.assert_allclose(matrix @ light, mixed, rtol=1e-12)
-    inverse = crosstalk._ridge_inverse(matrix, 1e-4)
+    inverse = crosstalk.ridge_inverse(matrix, 1e-4)
     np.testing.assert_allclose(inverse @ mixed, light, atol=1e-5)
 
 
@@ -304,7 +304,7 @@ def test_the_largest_rectangle_is_the_largest(seen: np.ndarray) -> None:
                 for right in range(left, width):
                     if seen[top : bottom + 1, left : right + 1].all():
                         best = max(best, (bottom - top + 1) * (right - left + 1))
-    top, left, bottom, right = _largest_rectangle(seen)
+    top, left, bottom, right = largest_rectangle(seen)
     if best:
         assert seen[top : bottom + 1, left : right + 1].all()
         assert (bottom - top + 1) * (right - left + 1) == best

@@ -15,46 +15,55 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import bench_text, load_example, write_bench
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.backends.bench.calibration import Calibration
 from lightloom.backends.calibration import align, calibrate, store
 from lightloom.benchmarks.fuzz.__main__ import TARGETS
 from lightloom.benchmarks.fuzz.trying import Target, WrongNumberError, attempt_once, fuzz
 from lightloom.instruments import BadReply, InputError, create
-from lightloom.instruments.drivers.serial_daq import SerialDaq
+from lightloom.instruments.drivers.serial_daq import SerialDaq, framed, unframed
 from lightloom.instruments.drivers.visa import numbers_in
 from lightloom.models import llama, vit
 from lightloom.models.tokenizer import read_tokenizer
 from lightloom.scheduler.constants import load_constants
-from scpi_devices import Meter, Multimeter, RedPitaya, serve
+from scpi_devices import Device, Meter, Multimeter, RedPitaya, serve
 
 # --- what was found ------------------------------------------------------------------------------
 
-BENCH = example_file(tiny=True)
 DEEP = f"{'[' * 30_000}{']' * 30_000}"
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "complaint"),
+    ("change", "complaint"),
     [
-        ('name = "', f'deep = {DEEP}\nname = "', "nested too deeply"),
-        ('name = "', f'long = {"9" * 5000}\nname = "', "not valid TOML"),
-        ("seed = 0", "seed = true", "world.seed = True is not usable: true and false"),
-        ("element_px = 2", "element_px = true", "encoding.element_px = True"),
-        ("block = [4, 4]", "block = [true, 4]", "encoding.block"),
-        ("retries = 3", "retries = false", "limits.retries = False"),
-        ("extinction_ratio = 500.0", "extinction_ratio = inf", "world.extinction_ratio = inf"),
-        ('driver = "simulated-source"', "driver = [1]", r"unknown driver \[1\]"),
-        ('timeout_s = "5 s"', f"timeout_s = 1{'0' * 400}", "want a finite number of s"),
-        ("[encoding]", f"encoding = '{'x' * 3000}'\n[other]", "x ... x"),
+        ({"world__seed": True}, "world.seed = True is not usable: true and false"),
+        ({"encoding__element_px": True}, "encoding.element_px = True"),
+        ({"encoding__block": [True, 4]}, "encoding.block"),
+        ({"limits__retries": False}, "limits.retries = False"),
+        ({"world__extinction_ratio": math.inf}, "world.extinction_ratio = inf"),
+        ({"instruments__source__driver": [1]}, r"unknown driver \[1\]"),
+        ({"limits__timeout_s": 10**400}, "want a finite number of s"),
+        ({"encoding": "x" * 3000}, "x ... x"),
     ],
 )
-def test_bench_files(tmp_path: Path, before: str, after: str, complaint: str) -> None:
+def test_bench_files(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
+    assert_refused(write_bench(tmp_path, **change), complaint)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [(f"deep = {DEEP}", "nested too deeply"), (f"long = {'9' * 5000}", "not valid TOML")],
+)
+def test_texts_of_bench_files(tmp_path: Path, line: str, complaint: str) -> None:
     path = tmp_path / "bench.toml"
-    assert BENCH.count(before) == 1
-    path.write_text(BENCH.replace(before, after), encoding="utf-8")
+    path.write_text(f"{line}\n{bench_text()}", encoding="utf-8")
+    assert_refused(path, complaint)
+
+
+def assert_refused(path: Path, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint) as caught:
         load_bench(path)
     assert str(path) in str(caught.value) and len(str(caught.value)) < 1000
@@ -62,9 +71,7 @@ def test_bench_files(tmp_path: Path, before: str, after: str, complaint: str) ->
 
 def test_a_number_that_was_changed_in_a_calibration_is_found(tmp_path: Path) -> None:
     # A figure of the header would have been used as if it had been measured.
-    path = tmp_path / "bench.toml"
-    path.write_text(BENCH, encoding="utf-8")
-    with load_bench(path) as bench:
+    with load_example(tmp_path) as bench:
         made = Calibration.begin(bench)
     path = tmp_path / "bench.calibration.json"
     made.write(path)
@@ -131,11 +138,32 @@ def test_a_board_that_cannot_be_is_refused(key: str, value: str) -> None:
     # int() takes "1_0", and a board without bits gave volts all the same.
     words = "protocol=1 inputs=4 outputs=2 lines=8 counters=1 bits=10 samples=256 in_uv=0:5 "
     words += "out_uv=0:5 rate_hz=1:1000 maker=a model=b serial=c firmware=d"
-    daq = SerialDaq("daq", SerialDaq.Options(address="COM1"))  # type: ignore[call-arg]
-    assert daq._take_over(words.split()).maker == "a"
+    with serve(Board(words)) as served, board(served.port) as daq:
+        assert daq.identity.maker == "a"
     changed = [f"{key}={value}" if word.startswith(f"{key}=") else word for word in words.split()]
-    with pytest.raises(BadReply, match="does not say what it has"):
-        daq._take_over(changed)
+    with (
+        serve(Board(" ".join(changed))) as served,
+        pytest.raises(BadReply, match="does not say what it has"),
+    ):
+        board(served.port).connect()
+
+
+class Board(Device):
+    """Speaks the line protocol of `serial-daq`, and only says what it has."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def reply(self, line: str) -> str:
+        asked = unframed(">", line.encode() + b"\n")
+        assert asked is not None and asked[1:] == ["ID"]
+        return framed("<", f"{asked[0]} OK {self.words}").decode().strip()
+
+
+def board(port: int) -> SerialDaq:
+    address = f"socket://127.0.0.1:{port}"
+    return SerialDaq("daq", SerialDaq.Options(address=address, restart_time_s=0))
 
 
 def test_a_tokenizer_that_makes_its_reader_panic_is_refused(tmp_path: Path) -> None:
@@ -175,13 +203,11 @@ def test_heads_without_width_or_number_are_refused(key: str) -> None:
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibration]:
-    path = tmp_path_factory.mktemp("calibrated") / "bench.toml"
-    path.write_text(example_file("imaged", tiny=True, as_found=True, seed=3), encoding="utf-8")
-    bench = load_bench(path)
+    bench = load_example(tmp_path_factory.mktemp("calibrated"), as_found=True, seed=3)
     aligned = align(bench)
     with bench:
         store(bench, aligned)
-    return path, calibrate(load_bench(path))
+    return Path(bench.path), calibrate(load_bench(bench.path))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_factory import bench_text, write_bench
 from journal_factory import recorded_on_the_mock
-from lightloom.backends.bench import example_file
 from lightloom.backends.bench.calibration import KIND as CALIBRATION
 from lightloom.benchmarks.pictures import save_picture
 from lightloom.instruments import InputError, Timeline
@@ -30,7 +30,7 @@ from lightloom.gantt import TRACE_PAGE, TRACE_PICTURE, excerpt, picture
 from lightloom.page import page, write_page
 from lightloom.run_page import RUN_PAGE
 
-MINE = example_file(tiny=True).encode()  # what a user wrote, and would miss
+MINE = bench_text().encode()  # what a user wrote, and would miss
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +102,8 @@ def test_a_study_leaves_a_file_of_the_user_alone(name: str, tmp_path: Path) -> N
 
 
 def test_align_leaves_a_file_of_the_user_alone(tmp_path: Path) -> None:
-    bench, notes = tmp_path / "bench.toml", tmp_path / "notes.toml"
-    text = example_file(tiny=True, as_found=True)
-    bench.write_text(f'calibration = "notes.toml"\n{text}', encoding="utf-8")
+    bench = write_bench(tmp_path, as_found=True, calibration="notes.toml")
+    notes = tmp_path / "notes.toml"
     notes.write_bytes(MINE)
     done = CliRunner().invoke(app, ["align", "--bench", str(bench)])
     assert done.exit_code == 2 and "notes.toml is there already" in done.output

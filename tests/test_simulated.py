@@ -143,6 +143,20 @@ def test_a_frame_read_too_early_is_a_mixture() -> None:
     assert settled == pytest.approx(dark, abs=1e-4)
 
 
+def test_of_a_settled_modulator_the_last_frame_alone_is_seen() -> None:
+    # else each exposure would compute the light of frames that nobody sees any more
+    world = World()
+    world.show(255, 255)
+    world.weight.show(np.zeros(world.weight.shape, dtype=np.uint8))
+    modulator = world.path.modulators["weight"]
+    last, tau = modulator.frames[-1], modulator.time_constant_s
+    for exposure_s in (0.0, tau, 100 * tau):
+        assert modulator.shares(last.from_s + 9.4 * tau, exposure_s) == [(last, 1.0)]
+    (_, left), (frame, share) = modulator.shares(last.from_s + 9 * tau, 0.0)
+    assert frame is last and left == pytest.approx(np.exp(-9), rel=1e-3)
+    assert left + share == pytest.approx(1)
+
+
 def test_a_rolling_shutter_sees_two_frames_at_once() -> None:
     # the top of the image is then of the frame before: both markers have to be looked at
     world = World(camera="prime-95b")
@@ -183,11 +197,16 @@ def test_distortion_moves_light_outwards_by_the_cube_of_the_radius() -> None:
 
 
 def test_the_input_is_seen_through_its_own_registration() -> None:
-    world = World(slm="fast-512", camera="fast-512", input_registration={"shift_px": (5.0, -3.0)})
+    world = World(
+        slm="fast-512",
+        camera="fast-512",
+        input_registration={"shift_px": (5.0, -3.0)},
+        camera_registration={"scale": 1 / 0.98},  # camera pixels are weight pixels
+    )
     frame = np.zeros(world.input.shape, dtype=np.uint8)
     frame[100:120, 200:230] = 255
     world.show(frame, 255)
-    light = world.path._light("input", world.path.modulators["input"].frames[-1])
+    light = world.mean() / (2e9 * 1e-3 * 2e-3)  # over that of full transmission
     assert light[105:125, 197:227].min() > 0.99 and light[104, 210] < 0.01
 
 
@@ -230,7 +249,10 @@ def test_draws_belong_to_the_shot_and_not_to_their_order() -> None:
 def test_drift_is_slow_and_belongs_to_the_device() -> None:
     def course(seed: int) -> np.ndarray:
         world = World(drift_rms=0.05, drift_shots=1000.0, seed=seed)
-        powers = [world.path._electrons_per_pixel(1.0, Shot("a", n)) for n in range(0, 4000, 10)]
+        world.show(255, 255)
+        start_s = world.clock.now_s()
+        shots = [Shot("a", number) for number in range(0, 4000, 10)]
+        powers = [world.path.on_photodiode(start_s, 1.0, shot) for shot in shots]
         return np.array(powers) / np.mean(powers) - 1
 
     one, other = course(1), course(2)
@@ -290,8 +312,7 @@ def test_what_is_kept_of_earlier_exposures_changes_nothing(layout: str) -> None:
             each.show(x, w)
         settling = world.clock.now_s() - 7e-4  # two frames of each modulator are seen
         for start in (None, None, settling, None):
-            fresh.path._pictures.clear()
-            fresh.path._sums.clear()
+            fresh.path.forget()
             np.testing.assert_array_equal(world.mean(at_s=start), fresh.mean(at_s=start))
             assert world.total() == fresh.total()
 

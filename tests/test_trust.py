@@ -6,10 +6,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from lightloom.backends.bench import example_file, read_bench_file
+from bench_factory import write_bench
+from lightloom.backends.bench import read_bench_file
 from lightloom.backends.bench.calibration import KIND, Calibration
 from lightloom.instruments import InputError, create, trust
-from lightloom.instruments.drivers.genicam import _producers
+from lightloom.instruments.drivers.genicam import producers
 from lightloom.instruments.files import check_output
 
 METER = {"address": "TCPIP::127.0.0.1::5025::SOCKET"}
@@ -70,12 +71,9 @@ def test_ports_that_benches_have_are_taken(port: str) -> None:
 def test_a_refusal_names_file_key_and_value(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    text = example_file("block", tiny=True)
-    meter = (
-        f'driver = "scpi-power-meter"\naddress = "ASRLspy://COM3?file={victim.as_posix()}::INSTR"'
-    )
-    path = tmp_path / "bench.toml"
-    path.write_text(f"{text}\n[instruments.power_meter]\n{meter}\n", "utf-8")
+    address = f"ASRLspy://COM3?file={victim.as_posix()}::INSTR"
+    meter = {"driver": "scpi-power-meter", "address": address}
+    path = write_bench(tmp_path, "block", instruments__power_meter=meter)
     with pytest.raises(InputError, match=r"bench\.toml: instruments\.power_meter: address = 'ASRL"):
         read_bench_file(path)
     assert victim.read_text() == "precious"
@@ -91,10 +89,10 @@ def test_a_producer_is_a_file_of_this_computer(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "maker.cti").write_bytes(b"")
     with pytest.raises(InputError, match="is not the whole path of a"):
-        _producers(producer)
+        producers(producer)
     with pytest.raises(InputError, match="is not the whole path of a"):
-        _producers(sys.executable)
-    assert _producers(str(tmp_path / "maker.cti")) == [str((tmp_path / "maker.cti").resolve())]
+        producers(sys.executable)
+    assert producers(str(tmp_path / "maker.cti")) == [str((tmp_path / "maker.cti").resolve())]
 
 
 @pytest.mark.parametrize("folder", ["adapters", r"\\server\share", "/not/there"])

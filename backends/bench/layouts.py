@@ -219,7 +219,7 @@ class Layout(ABC):
         seen &= self._on_detector(points.reshape(-1, 2)).reshape(seen.shape)
         if seen.all():
             return 0, 0, height, width
-        top, left, bottom, right = _largest_rectangle(seen)
+        top, left, bottom, right = largest_rectangle(seen)
         if (bottom - top) * (right - left) < 0.05 * seen.size:
             raise InputError(
                 f"the {self.name} layout: input modulator and detector see only "
@@ -397,7 +397,7 @@ class Layout(ABC):
         return int(found[0] @ (1 << np.arange(self.marker_bits)))
 
 
-def _largest_rectangle(seen: np.ndarray) -> tuple[int, int, int, int]:
+def largest_rectangle(seen: np.ndarray) -> tuple[int, int, int, int]:
     """Find the largest rectangle of true values: first and last row and column of it.
 
     Column by column of a histogram of the true values above each row (the classic stack).

@@ -57,8 +57,8 @@ def crosstalk(work: Work) -> Measured:
     inverse = np.zeros((0, 0), np.float32)
     amplification = 1.0
     if sure:
-        matrix = _matrix(layout, (rows, columns), kernel)
-        inverse = _ridge_inverse(matrix, float(error.max()))
+        matrix = mixing_matrix(layout, (rows, columns), kernel)
+        inverse = ridge_inverse(matrix, float(error.max()))
         amplification = float(np.sqrt((inverse.astype(float) ** 2).sum(axis=1).mean()))
     figures = (
         Figure("between_rows", float(kernel[[0, 2], 1].mean()), float(error[[0, 2], 1].max()), ""),
@@ -100,10 +100,16 @@ def _gather(
             variance[i + 1, j + 1] += noise[other].sum()
 
 
-def _matrix(
+def mixing_matrix(
     layout: Layout, places: tuple[np.ndarray, np.ndarray], kernel: np.ndarray
 ) -> np.ndarray:
-    """Give the light [to, from] of slots: what leaves a slot's sum is not in it any more."""
+    """Give the light [to, from] of slots: what leaves a slot's sum is not in it any more.
+
+    Parameters
+    ----------
+    places : row and column of each slot
+    kernel : light in each direction's neighbour over the slot's own, [3, 3]
+    """
     rows, columns = places
     across = int(columns.max()) + 1
     matrix = np.eye(layout.slots)
@@ -115,7 +121,7 @@ def _matrix(
     return matrix
 
 
-def _ridge_inverse(matrix: np.ndarray, error: float) -> np.ndarray:
+def ridge_inverse(matrix: np.ndarray, error: float) -> np.ndarray:
     """Invert, with a ridge as large as what is not known of the matrix."""
     ridge = error**2 * np.eye(len(matrix))
     return np.asarray(np.linalg.solve(matrix.T @ matrix + ridge, matrix.T), dtype=np.float32)

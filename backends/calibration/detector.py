@@ -57,7 +57,7 @@ def detector(work: Work) -> Measured:
             work.tell((round_ + (number + 1) / _LEVELS) / _MOST_ROUNDS)
         mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
         read = read_counts**2 - rounding
-        slope, slope_error, poor = _fit(mean, variance - rounding, weight, read)
+        slope, slope_error, poor = fit_transfer(mean, variance - rounding, weight, read)
         if slope_error < goal * slope:
             break
     gain = 1 / slope
@@ -184,15 +184,21 @@ def _rounding(work: Work) -> float:
     return WINDOW_SAMPLES * ((high - low) / ((1 << (daq.bit_depth or 16)) - 1)) ** 2 / 12
 
 
-def _fit(
+def fit_transfer(
     mean: np.ndarray, variance: np.ndarray, weight: np.ndarray, read: float
 ) -> tuple[float, float, float]:
-    """Fit variance = read + slope mean; give slope, its error, and the residual of bins.
+    """Fit the photon transfer curve, variance = read + slope mean.
 
     Parameters
     ----------
+    mean : of areas, in counts: [n]
+    variance : of the same, in counts squared: [n]
     weight : pairs of pixels behind each variance, whose relative error is sqrt(1 / weight)
-    read : variance without light, known from dark frames
+    read : variance without light in counts squared, known from dark frames
+
+    Returns
+    -------
+    slope in counts per electron, its error, and the residual of bins of light over the curve
     """
     slope = float(np.median((variance - read) / mean))
     for _ in range(5):

@@ -31,11 +31,11 @@ def drift(work: Work) -> Measured:
         variance.append(scale)
         work.tell((number + 1) / _SHOTS)
     period_s = (work.probe.seconds - started_s) / max(work.bench.shots - before, 1)
-    s = _without_outliers(np.array(light))
+    s = without_outliers(np.array(light))
     lags = np.unique(np.geomspace(1, _SHOTS // 3, 16).astype(int))
     structure = np.array([np.nanmean((s[lag:] - s[:-lag]) ** 2) / 2 for lag in lags])
     own = float(np.mean(variance))  # of the measurement itself
-    fresh, walk, walk_error = _fit(lags, structure, len(s))
+    fresh, walk, walk_error = fit_walk(lags, structure, len(s))
     walk = max(walk, _slow_walk(slots.scales))
     fresh = max(fresh - own, 0.0)
     every = int(np.clip(_TOLERANCE**2 / max(walk, 1e-15), _OFTEN, _SELDOM))
@@ -60,7 +60,7 @@ def drift(work: Work) -> Measured:
     return Measured(figures, arrays, plots)
 
 
-def _without_outliers(light: np.ndarray) -> np.ndarray:
+def without_outliers(light: np.ndarray) -> np.ndarray:
     """Give light over its median; NaN where it jumps away and back, as behind a hand."""
     s = light / np.median(light)
     near = np.lib.stride_tricks.sliding_window_view(np.pad(s, _NEAR // 2, "reflect"), _NEAR)
@@ -85,8 +85,19 @@ def _whole(
     return total, float(noise / counts.sum() ** 2)
 
 
-def _fit(lags: np.ndarray, structure: np.ndarray, count: int) -> tuple[float, float, float]:
-    """Fit D = fresh + walk n / 2; long lags have few independent pairs."""
+def fit_walk(lags: np.ndarray, structure: np.ndarray, count: int) -> tuple[float, float, float]:
+    """Fit D = fresh + walk n / 2; long lags have few independent pairs.
+
+    Parameters
+    ----------
+    lags : n, shots apart: [m]
+    structure : D of the relative light at these lags: [m]
+    count : shots of the series
+
+    Returns
+    -------
+    fresh (variance of each shot alone), walk (variance per shot), error of the walk
+    """
     weight = (count / lags) / structure.mean() ** 2
     terms = np.stack([np.ones(len(lags)), lags / 2], axis=1)
     normal = terms.T @ (weight[:, None] * terms)

@@ -44,7 +44,7 @@ def settling(work: Work) -> Measured:
         modulator = work.bench.input if role == "input" else work.bench.weight
         moments_s, share, exposure_s, late = _follow(work, role, place / 2)
         late_s += late
-        delay_s, tau_s, rms, errors = _fit(moments_s, share, exposure_s)
+        delay_s, tau_s, rms, errors = fit_settling(moments_s, share, exposure_s)
         wait_s = delay_s + tau_s * float(np.log(1 / _SETTLED))
         wait_error_s = float(np.hypot(errors[0], errors[1] * np.log(1 / _SETTLED)))
         if rms > _POOR:
@@ -314,8 +314,18 @@ def _good(work: Work, raw: np.ndarray, exposure_s: float) -> np.ndarray:
     return taken if work.bad is None else taken[~work.bad]
 
 
-def _model(moments_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float) -> np.ndarray:
-    """Give the share of a change that an exposure sees which begins at each moment."""
+def share_seen(
+    moments_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float
+) -> np.ndarray:
+    """Give the share of a change that an exposure sees which begins at each moment.
+
+    Parameters
+    ----------
+    moments_s : since the change was asked for, at which an exposure begins: [n]
+    delay_s : until the change begins
+    tau_s : time constant of its exponential approach
+    exposure_s : over which the share is averaged
+    """
 
     def area(t: np.ndarray) -> np.ndarray:  # integral of 1 - exp(-t / tau) from 0
         t = np.maximum(t, 0)
@@ -325,7 +335,7 @@ def _model(moments_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: floa
     return (area(start + exposure_s) - area(start)) / exposure_s
 
 
-def _fit(
+def fit_settling(
     moments_s: np.ndarray, share: np.ndarray, exposure_s: float
 ) -> tuple[float, float, float, tuple[float, float]]:
     """Fit delay and time constant: the best of a grid, then guarded Gauss-Newton steps.
@@ -334,16 +344,22 @@ def _fit(
     full step may lead anywhere. A step is taken only where the residual falls, else half of it;
     where no part of it helps, the result so far stays: at worst that of the grid.
 
+    Parameters
+    ----------
+    moments_s : since the change was asked for, at which an exposure begins: [n]
+    share : of the change that it saw, 0 to 1: [n]
+    exposure_s : of each
+
     Returns
     -------
-    delay_s, tau_s, rms of the residual, errors of both
+    delay_s, tau_s, rms of the residual, errors of both in s
     """
     low, high = _between(moments_s, share)
     span = float(high - low)
     lowest, highest = (low - exposure_s, span / 1000), (high, 3 * span)
 
     def off(delay_s: float, tau_s: float) -> np.ndarray:
-        return np.asarray(share - _model(moments_s, delay_s, tau_s, exposure_s))
+        return np.asarray(share - share_seen(moments_s, delay_s, tau_s, exposure_s))
 
     grid = (
         (float(np.sum(off(delay, tau) ** 2)), float(delay), float(tau))
@@ -374,12 +390,12 @@ def _slopes(
     moments_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float, span_s: float
 ) -> np.ndarray:
     """Return the derivatives of the model by delay and time constant: [moments, 2]."""
-    model = _model(moments_s, delay_s, tau_s, exposure_s)
+    model = share_seen(moments_s, delay_s, tau_s, exposure_s)
     steps = (span_s * 1e-5, tau_s * 1e-4)
     return np.stack(
         [
-            (_model(moments_s, delay_s + steps[0], tau_s, exposure_s) - model) / steps[0],
-            (_model(moments_s, delay_s, tau_s + steps[1], exposure_s) - model) / steps[1],
+            (share_seen(moments_s, delay_s + steps[0], tau_s, exposure_s) - model) / steps[0],
+            (share_seen(moments_s, delay_s, tau_s + steps[1], exposure_s) - model) / steps[1],
         ],
         axis=1,
     )

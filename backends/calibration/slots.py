@@ -297,7 +297,7 @@ class Slots:
                 totals.append((own, own + float(sum(light.sum() for light in found.values()))))
                 for role, light in found.items():
                     cells[role].append(light)
-            scale = _brightness(np.array(numbers), np.array(totals), are_lit)
+            scale = brightness(np.array(numbers), np.array(totals), are_lit)
             kept = (np.abs(scale - 1) < _CHANGED) & _same(numbers, cells, scale)
             wanted = [n for n in (0, ones) for _ in range(_LEARNED - _count(numbers, kept, n))]
             if not wanted:
@@ -381,7 +381,7 @@ class Slots:
         )
 
 
-def _brightness(numbers: np.ndarray, totals: np.ndarray, are_lit: bool) -> np.ndarray:
+def brightness(numbers: np.ndarray, totals: np.ndarray, are_lit: bool) -> np.ndarray:
     """Return the source's light in each shot over that in the mean.
 
     Within shots of one number all light tells it. Between numbers the slots alone do: the cells

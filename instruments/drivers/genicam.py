@@ -123,7 +123,7 @@ class GenicamCamera(Camera):
     def _find(self) -> tuple[str, Any]:
         """Give the producer, held for us, and its entry for the camera."""
         seen: list[Any] = []
-        for producer in _producers(self.options.producer):
+        for producer in producers(self.options.producer):
             found = _hold(producer)
             wanted = [
                 info
@@ -424,7 +424,7 @@ _holders: dict[str, int] = {}
 _lock = Lock()
 
 
-def _producers(wanted: str) -> list[str]:
+def producers(wanted: str) -> list[str]:
     """Give the paths of the producers that a bench file means."""
     if wanted == "viky":
         package = import_extra("genicam", "genicam", "a GenICam camera")

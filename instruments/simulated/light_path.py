@@ -28,6 +28,7 @@ from .optics import affine, bend, blur, image, in_bands, interfere, inverse, loo
 
 Layout = Literal["imaged", "line", "block"]
 _NEGLIGIBLE = 1e-4  # share of a frame's light that is left out: a tenth of an 8-bit step
+_SETTLED = 9.3  # time constants after which less than that is left of all earlier frames
 _FRAMES = 6  # that may still be settling
 _PICTURES, _SUMS = 2, 64  # of pairs of frames that are kept: an exposure of one pair costs little
 _HOT_E_PER_S = (1e3, 1e5)  # dark electrons of hot pixels
@@ -161,6 +162,8 @@ class Modulator:
         frames = list(self.frames)
         ends_s = start_s + exposure_s
         tau = max(self.time_constant_s, 1e-12)
+        if start_s - frames[-1].from_s > _SETTLED * tau:
+            return [(frames[-1], 1.0)]  # what is left of the others would be left out below
         state = np.zeros(len(frames))  # how much of each frame the modulator shows now
         state[0] = 1.0
         mean = np.zeros(len(frames))
@@ -236,6 +239,26 @@ class LightPath:
             self._even = None
             for kept in (self._maps, self._pictures, self._sums):
                 kept.clear()
+
+    def move_input(self, input_map: np.ndarray) -> None:
+        """Put the input modulator elsewhere, as an operator does who turns its screws.
+
+        Parameters
+        ----------
+        input_map : weight pixel -> input pixel, [2, 3]; the present one is in `truth`
+        """
+        with self._lock:
+            self._maps["input"] = np.array(input_map, dtype=float)
+            for modulator in self.modulators.values():
+                for frame in modulator.frames:
+                    frame.light = None
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget the pictures of earlier exposures, which new processes lack: only time is lost."""
+        with self._lock:
+            self._pictures.clear()
+            self._sums.clear()
 
     def _check(self, role: str, shape: tuple[int, int], bit_depth: int) -> None:
         beyond = [row for row in self.options.dead_rows if row >= shape[0]]
