@@ -295,7 +295,7 @@ def test_a_folder_that_fills_up_moves_no_lock_away(
     file = tmp_path / "bench.toml"
     file.write_text("")
     with safety.holding(file):
-        monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
+        monkeypatch.setattr(lock, "is_writable", lambda folder: False)
         with pytest.raises(InUse):
             lock.HeldLock(lock.beside(file, "lock"), "it").acquire()
 
