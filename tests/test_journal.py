@@ -98,7 +98,10 @@ def test_recording_changes_nothing(whole: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize(
+    "share",
+    [*(pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.01, 0.3, 0.77)), 0.5, 1.0],
+)
 def test_a_run_goes_on_from_any_step(whole: Path, tmp_path: Path, share: float) -> None:
     with JournalFile(whole) as kept:
         count = sum(1 for _ in kept.steps())
@@ -165,19 +168,42 @@ def test_no_finished_product_is_computed_again(
 # ------------------------------------------------------------------------------- on a bench
 
 
+FIRST_LAYER = """
+default = "host"
+[[rule]]
+layers = "0-0"
+where = "light"
+"""
+
+
 def bench_run(folder: Path, name: str, count: int = 1) -> tuple[Path, Path]:
+    """Run a layer on benches, which has every kind of product; the others cost time only."""
     benches = [folder / "bench.toml", *(folder / f"bench{number}.toml" for number in range(count))]
     for seed, bench in enumerate(benches[:count]):
         if not bench.exists():
             write_bench(bench, seed=seed, world__source_rms=0.01, world__drift_rms=0.02)
-    path, bench = folder / name, benches[0]
+    path, bench, rules = folder / name, benches[0], folder / "first_layer.toml"
+    rules.write_text(FIRST_LAYER, encoding="utf-8")
     backend = open_benches(benches[:count])
     try:
         shown, labels = images(1)
-        plan(load_model("digits"), backend, 1).run(shown, labels, record=path, reference=False)
+        planned = plan(load_model("digits"), backend, 1, placement=str(rules))
+        planned.run(shown, labels, record=path, reference=False)
     finally:
         backend.close()
     return path, bench
+
+
+@pytest.fixture(scope="module")
+def whole_on_a_bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A journal on one bench, which a test copies, and the file of that bench."""
+    return bench_run(tmp_path_factory.mktemp("bench"), "run.db")
+
+
+def moments(journal: Path) -> list[float]:
+    """Give when each segment was kept, in seconds."""
+    with JournalFile(journal) as kept:
+        return [row["at_s"] for row in kept.segments()]
 
 
 def cut_bench(source: Path, target: Path, at_s: float) -> Path:
@@ -193,20 +219,35 @@ def cut_bench(source: Path, target: Path, at_s: float) -> Path:
     return target
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_bench_goes_on_with_the_same_light(tmp_path: Path, count: int) -> None:
+def check_that_it_goes_on(source: Path, part: Path, share: float) -> None:
+    """See that a run on benches goes on with the same bits after a share of its segments."""
+    kept_at = moments(source)
+    assert len(kept_at) > 20
+    cut_bench(source, part, kept_at[round(share * (len(kept_at) - 2))])
+    resume(part)
+    assert content(part) == content(source)
+
+
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(0, marks=pytest.mark.slow), pytest.param(1 / 3, marks=pytest.mark.slow), 0.8, 1],
+)
+def test_a_bench_goes_on_with_the_same_light(
+    whole_on_a_bench: tuple[Path, Path], tmp_path: Path, share: float
+) -> None:
     """Noise is keyed by shot, and simulated drift stands still while nothing runs.
 
     One layout; `test_segments.py` has all of them, and every segment.
     """
-    source, _ = bench_run(tmp_path, "whole.db", count)
-    with JournalFile(source) as kept:
-        moments = [row["at_s"] for row in kept.segments()]
-    assert len(moments) > 20
-    for number in (0, len(moments) // 3, len(moments) - 2):
-        part = cut_bench(source, tmp_path / f"{number}.db", moments[number])
-        resume(part)
-        assert content(part) == content(source)
+    check_that_it_goes_on(whole_on_a_bench[0], tmp_path / "part.db", share)
+
+
+@pytest.mark.slow
+def test_two_benches_go_on_with_the_same_light(tmp_path: Path) -> None:
+    # One of them may be a segment behind the other where the power went.
+    source, _ = bench_run(tmp_path, "whole.db", 2)
+    for share in (0, 1 / 3, 1):
+        check_that_it_goes_on(source, tmp_path / f"{share:.1f}.db", share)
 
 
 # ------------------------------------------------------------------------------- kills and power
@@ -219,31 +260,40 @@ from lightloom.models.model import load_arrays
 arrays = load_arrays(load_model("digits").source / "data.safetensors")
 print("begins", flush=True)
 plan(load_model("digits"), "mock", 1).run(
-    arrays["images"][:40], arrays["labels"][:40], record=sys.argv[1]
+    arrays["images"][:8], arrays["labels"][:8], record=sys.argv[1]
 )
 """
 
 
-def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
-    """The campaign of 200 kills is `python -m lightloom.benchmarks.kills`; here are three."""
-    reference = tmp_path / "reference.db"
+@pytest.fixture(scope="module")
+def not_killed(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """Give what the journal of the same run holds when nobody kills it."""
+    reference = tmp_path_factory.mktemp("killed") / "reference.db"
     subprocess.run([sys.executable, "-c", KILLED, str(reference)], check=True, timeout=120)
-    wanted = content(reference)
-    for count in (0, 1, 60):
-        path = tmp_path / f"{count}.db"
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        wait_until(lambda path=path, count=count: _has_steps(path, count), 60)
-        process.kill()
-        process.communicate()
-        with JournalFile(path) as kept:
-            is_begun = "versions" in kept.about()
-        if is_begun and not _is_complete(path):
-            resume(path)
-            assert content(path) == wanted
+    return content(reference)
+
+
+@pytest.mark.parametrize(
+    "steps", [*(pytest.param(steps, marks=pytest.mark.slow) for steps in (0, 1)), 60]
+)
+def test_a_killed_process_loses_nothing(
+    not_killed: dict[Any, Any], tmp_path: Path, steps: int
+) -> None:
+    """The campaign of 200 kills is `python -m lightloom.benchmarks.kills`; here are three."""
+    path = tmp_path / "run.db"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    wait_until(lambda: _has_steps(path, steps), 60)
+    process.kill()
+    process.communicate()
+    with JournalFile(path) as kept:
+        is_begun = "versions" in kept.about()
+    if is_begun and not _is_complete(path):
+        resume(path)
+        assert content(path) == not_killed
 
 
 def _has_steps(path: Path, count: int) -> bool:
@@ -674,22 +724,28 @@ def test_what_may_be_accepted_is_known(whole: Path) -> None:
         resume(whole, accept=["weather"])
 
 
-def test_another_bench_or_calibration_is_refused(tmp_path: Path) -> None:
-    path, bench = bench_run(tmp_path, "run.db")
-    part = cut_bench(path, tmp_path / "part.db", 0)
+def test_another_bench_or_calibration_is_refused(
+    whole_on_a_bench: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, bench = whole_on_a_bench
+    kept_at = moments(path)
+    part = cut_bench(path, tmp_path / "part.db", kept_at[3 * len(kept_at) // 4])
     text = bench.read_text(encoding="utf-8")
-    change_bench(bench, power_w="1.1 mW")
-    before = part.read_bytes()
-    with pytest.raises(InputError, match="bench file is not the one that began it"):
-        resume(part)
-    assert part.read_bytes() == before
-    bench.unlink()
-    with pytest.raises(InputError, match="is gone; say where it is with --bench"):
-        resume(part)
-    moved = tmp_path / "moved.toml"
-    moved.write_text(text, encoding="utf-8")
-    resume(part, bench=moved)
-    assert content(part) == content(path)
+    try:
+        change_bench(bench, power_w="1.1 mW")
+        before = part.read_bytes()
+        with pytest.raises(InputError, match="bench file is not the one that began it"):
+            resume(part)
+        assert part.read_bytes() == before
+        bench.unlink()
+        with pytest.raises(InputError, match="is gone; say where it is with --bench"):
+            resume(part)
+        moved = tmp_path / "moved.toml"
+        moved.write_text(text, encoding="utf-8")
+        resume(part, bench=moved)
+        assert content(part) == content(path)
+    finally:
+        bench.write_text(text, encoding="utf-8")  # other tests go on with it
 
 
 # ------------------------------------------------------------------------------- a full disk
