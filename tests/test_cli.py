@@ -57,6 +57,7 @@ def test_run_json_holds_what_the_design_says() -> None:
     assert result["stats"]["shots"] > 0
 
 
+@pytest.mark.slow
 def test_a_digital_run_claims_no_light() -> None:
     result = document("run", "--backend", "digital", "--limit", 20)
     assert result["quality"]["optical"] is None and result["throughput"]["bench"] is None
@@ -78,6 +79,10 @@ def test_plan_prints_and_runs_nothing() -> None:
     assert (
         run.returncode == 0 and "nothing was run" in run.stdout and "0.attention.qk" in run.stdout
     )
+
+
+@pytest.mark.slow
+def test_plan_is_a_document_for_programs() -> None:
     result = document("plan", "--profile", "dmd-camera", "--placement", "projections")
     assert {s["where"] for s in result["steps"] if s["kind"] == "QK^T"} == {"host"}
     assert result["seconds_bench"] > 0
@@ -86,6 +91,10 @@ def test_plan_prints_and_runs_nothing() -> None:
 def test_doctor_names_every_source() -> None:
     run = lightloom("doctor", "--profile", "oled-slm-2022")
     assert run.returncode == 0 and "0.02004" in run.stdout
+
+
+@pytest.mark.slow
+def test_doctor_lists_profiles_for_programs() -> None:
     assert set(document("doctor")["profiles"]) >= {"ideal", "slm-camera", "projection-2030"}
 
 
@@ -100,9 +109,13 @@ def test_language_models_from_the_command_line(references: Path, tmp_path: Path)
     [
         (("run", "--model", "nothing/here/at-all"), "no such file or folder"),
         pytest.param(("run", "--backend", "bench"), "unknown --backend 'bench'", marks=SLOW),
-        (("run", "--profile", "sun"), "unknown profile 'sun'; choose from dmd-camera"),
+        pytest.param(
+            ("run", "--profile", "sun"), "unknown profile 'sun'; choose from dmd-camera", marks=SLOW
+        ),
         pytest.param(("run", "--profile", "no.toml"), "no.toml", marks=SLOW),
-        (("run", "--set", "photons_full_scale=-1"), "photons_full_scale = -1"),
+        pytest.param(
+            ("run", "--set", "photons_full_scale=-1"), "photons_full_scale = -1", marks=SLOW
+        ),
         pytest.param(
             ("run", "--set", "photons_full_scale=nan"), "photons_full_scale = nan", marks=SLOW
         ),
@@ -122,7 +135,7 @@ def test_language_models_from_the_command_line(references: Path, tmp_path: Path)
             marks=SLOW,
         ),
         (("run", "--limit", "0"), "--limit"),
-        (("plan", "--batch", "0"), "batch = 0"),
+        pytest.param(("plan", "--batch", "0"), "batch = 0", marks=SLOW),
         pytest.param(("plan", "--new-tokens", "1"), "generates none", marks=SLOW),
     ],
 )

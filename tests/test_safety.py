@@ -40,6 +40,7 @@ KIT = Path(__file__).parent / "kit"
 SECOND_S = 1.0  # within which light is off
 STAYS_S = 1.25  # it would be off by then, were it to go off
 SAYS = {"compute": "computes", "fork": "forked", "meant": "waits"}  # once it is in the midst of it
+SLOW = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 
@@ -97,7 +98,9 @@ def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", pytest.param("SIGTERM", marks=SLOW), pytest.param("SIGHUP", marks=SLOW)]
+)
 def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, name: str) -> None:
     # An operator who presses Ctrl-C would look into a beam that is still there.
     with program(live_bench_process.write(tmp_path, laser.address), "wait") as running:
@@ -108,7 +111,7 @@ def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, n
     assert not (tmp_path / ".bench.toml.watchdog.log").exists()  # it had nothing to do
 
 
-@pytest.mark.parametrize(("act", "status"), [("end", 0), ("raise", 1)])
+@pytest.mark.parametrize(("act", "status"), [pytest.param("end", 0, marks=SLOW), ("raise", 1)])
 def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, status: int) -> None:
     # A script that fails would leave light behind, or a watchdog that switches off a later run.
     with program(live_bench_process.write(tmp_path, laser.address), act) as running:
@@ -132,6 +135,7 @@ def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, las
     assert running.returncode == 130 and "stopped by the operator, at once" in errors
 
 
+@pytest.mark.slow
 @posix
 def test_the_first_ctrl_c_leaves_an_exposure_its_time_and_the_second_does_not(
     tmp_path: Path, laser: Served
@@ -168,6 +172,7 @@ def test_a_source_that_another_thread_waits_for_is_told_all_the_same(
     assert running.returncode == 130 and "did not say that its light is off" in errors
 
 
+@pytest.mark.slow
 @posix
 def test_a_ctrl_c_that_ends_a_part_of_the_work_leaves_the_light(
     tmp_path: Path, laser: Served
@@ -215,7 +220,9 @@ backend.close()
 
 
 @posix
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "an exception"])
+@pytest.mark.parametrize(
+    "how", ["SIGINT", *(pytest.param(how, marks=SLOW) for how in ("SIGTERM", "an exception"))]
+)
 def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> None:
     # A camera that lost its link would keep the light on for its time-out, whoever presses what.
     write_bench(tmp_path, "line", clock="real", limits__timeout_s=15)
@@ -240,7 +247,9 @@ def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> Non
 
 
 @posix
-@pytest.mark.parametrize("act", ["wait", "fork", "compute"])
+@pytest.mark.parametrize(
+    "act", ["wait", pytest.param("fork", marks=SLOW), pytest.param("compute", marks=SLOW)]
+)
 def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: str) -> None:
     # The kernel kills the largest program when memory runs out; its light would stay.
     path = live_bench_process.write(tmp_path, laser.address)
@@ -258,6 +267,7 @@ def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: st
     assert "ended without a goodbye; switched off after" in log.read_text()
 
 
+@pytest.mark.slow
 @posix
 def test_a_killed_program_leaves_no_light_on_a_serial_line(tmp_path: Path) -> None:
     # Only one program can have a serial line: the watchdog gets it when the other one has died.
@@ -435,7 +445,9 @@ def test_a_latched_bench_gives_no_light_until_it_is_rearmed_on_site(tmp_path: Pa
 
 
 @posix
-@pytest.mark.parametrize(("word", "is_rearmed"), [("safe", True), ("yes", False)])
+@pytest.mark.parametrize(
+    ("word", "is_rearmed"), [("safe", True), pytest.param("yes", False, marks=SLOW)]
+)
 def test_rearming_wants_a_person_s_word(tmp_path: Path, word: str, is_rearmed: bool) -> None:
     # A press of Enter would light a beam path that nobody looked at.
     path = write_bench(tmp_path, "line")
@@ -570,29 +582,45 @@ def test_a_heartbeat_wants_a_line_that_is_there(tmp_path: Path, laser: Served) -
         load_bench(path)
 
 
+BARE = {"laser_class": "3B"}
+
+
 def test_light_that_can_hurt_wants_somebody_or_hardware(
     tmp_path: Path, laser: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A job of the night would leave a class 3B beam to a program.
-    bare = {"laser_class": "3B"}
-    path = live_bench_process.write(tmp_path, laser.address, safety=bare)
+    path = live_bench_process.write(tmp_path, laser.address, safety=BARE)
     with pytest.raises(InputError, match="class 3B is not run unattended with no heartbeat"):
         load_bench(path).open()
     assert not laser.device.heard  # refused before anything is touched
-    for harmless in (WIRED, {"laser_class": "2"}, None):
-        with load_bench(live_bench_process.write(tmp_path, laser.address, safety=harmless)):
-            pass
-    live_bench_process.write(tmp_path, laser.address, safety=bare)
-    monkeypatch.setattr(safety, "is_terminal", lambda stream: True)
-    with load_bench(path):
-        pass
-    monkeypatch.setattr(safety, "is_terminal", lambda stream: False)
     monkeypatch.setenv(safety.ATTENDED, "1")
     with load_bench(path):
         pass
 
 
-@pytest.mark.parametrize("said", [True, False])
+def test_light_that_can_hurt_is_let_on_where_somebody_is_at_the_terminal(
+    tmp_path: Path, laser: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who sits in front of the bench would have to say so each time.
+    path = live_bench_process.write(tmp_path, laser.address, safety=BARE)
+    monkeypatch.setattr(safety, "is_terminal", lambda stream: True)
+    with load_bench(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [WIRED, *(pytest.param(table, marks=SLOW) for table in ({"laser_class": "2"}, None))],
+)
+def test_light_that_cannot_hurt_wants_nobody(
+    tmp_path: Path, laser: Served, harmless: dict[str, Any] | None
+) -> None:
+    # A night's job on a safe bench would be refused.
+    with load_bench(live_bench_process.write(tmp_path, laser.address, safety=harmless)):
+        pass
+
+
+@pytest.mark.parametrize("said", [True, pytest.param(False, marks=SLOW)])
 def test_attended_says_that_somebody_is_there(tmp_path: Path, said: bool) -> None:
     # `lightloom run` under a scheduler would be refused although somebody watches it.
     write_bench(tmp_path, "imaged", safety={"laser_class": "4"})
@@ -605,8 +633,8 @@ def test_attended_says_that_somebody_is_there(tmp_path: Path, said: bool) -> Non
 @pytest.mark.parametrize(
     ("table", "is_safe", "says"),
     [
-        (None, None, ""),
-        ({}, False, "NOT FAIL-SAFE: no heartbeat line"),
+        pytest.param(None, None, "", marks=SLOW),
+        pytest.param({}, False, "NOT FAIL-SAFE: no heartbeat line", marks=SLOW),
         (wired(line=0), True, "line 0 was raised and lowered"),
     ],
 )

@@ -26,6 +26,8 @@ from scpi_devices import Device, Served, serve
 from serial_board import Board, compile_firmware
 from waiting import wait_until
 
+SLOW = pytest.mark.slow  # pyserial takes 0.3 s to close a socket
+
 
 def daq(address: str, **options: Any) -> Any:
     return create("serial-daq", "daq", {"address": address, "restart_time_s": 0, **options})
@@ -218,11 +220,11 @@ def faked(fake: Served) -> Iterator[Any]:
     [
         (["D 0 1 2", "OK 2 0"], BadReply, "4 counts"),
         (["D 0 1 2", "D 3 4", "OK 4 0"], BadReply, "lost before number 3"),
-        (["D 0 1 2 3 1024", "OK 4 0"], BadReply, "4 counts"),
-        (["D 0 1 2 3 4", "OK 5 0"], BadReply, "counts 5"),
-        (["D 0 1 2 3 -4", "OK 4 0"], BadReply, "whole number"),
-        (["D 0 1 2 3 4", "OK"], BadReply, "whole number"),
-        (["HA"], BadReply, "'HA'"),
+        pytest.param(["D 0 1 2 3 1024", "OK 4 0"], BadReply, "4 counts", marks=SLOW),
+        pytest.param(["D 0 1 2 3 4", "OK 5 0"], BadReply, "counts 5", marks=SLOW),
+        pytest.param(["D 0 1 2 3 -4", "OK 4 0"], BadReply, "whole number", marks=SLOW),
+        pytest.param(["D 0 1 2 3 4", "OK"], BadReply, "whole number", marks=SLOW),
+        pytest.param(["HA"], BadReply, "'HA'", marks=SLOW),
         (["NO period"], InstrumentError, "refuses"),
         (["D 0 1 2 3 4", "OK 4 2001"], InstrumentError, "behind its rate"),
         ([], InstrumentTimeout, "did not answer"),
@@ -257,12 +259,12 @@ def test_a_late_answer_is_not_taken_for_the_next(
 @pytest.mark.parametrize(
     ("sent", "says"),
     [
-        (b"garbage\n", "damaged"),
-        (b"\xff\x00\n", "damaged"),
+        pytest.param(b"garbage\n", "damaged", marks=SLOW),
+        pytest.param(b"\xff\x00\n", "damaged", marks=SLOW),
         (b"<02 OK 7*0000\n", "damaged"),
         (framed("<", "63 OK 7"), "nobody asked"),
         (b"<02 OK", "half a line"),
-        (b"x" * 10_000, "without end"),
+        pytest.param(b"x" * 10_000, "without end", marks=SLOW),
     ],
 )
 def test_garbage_is_no_answer(fake: Served, faked: Any, sent: bytes, says: str) -> None:

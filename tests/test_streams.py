@@ -135,7 +135,7 @@ def test_a_reader_that_has_seen_enough_ends_quietly() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("run", "--limit", 2, "--json"),
+        pytest.param(("run", "--limit", 2, "--json"), marks=pytest.mark.slow),
         pytest.param(("doctor",), marks=pytest.mark.slow),
         ("nothing",),
         ("run", "--help"),
