@@ -97,6 +97,10 @@ class TestDisplaySLM(SlmConformance):
         assert (picture == picture[..., :1]).all(), "grey is to be grey"
         return picture[..., 0]
 
+    @pytest.mark.slow
+    def test_open_and_close_leak_nothing(self, make: Callable[[], DisplaySLM]) -> None:
+        super().test_open_and_close_leak_nothing(make)
+
     def unplug(self, instrument: Any) -> None:
         os.kill(window_process(instrument), signal.SIGKILL)
 

@@ -348,6 +348,7 @@ def test_what_may_still_emit_stands_on_the_page_of_a_recorded_run(tmp_path: Path
         assert sentence in run_page(kept)
 
 
+@pytest.mark.slow
 @posix
 def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -> None:
     # A process that is stopped (SIGSTOP) is there, and would not act.
