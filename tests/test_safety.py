@@ -221,7 +221,7 @@ backend.close()
 
 @posix
 @pytest.mark.parametrize(
-    "how", ["SIGINT", *(pytest.param(how, marks=SLOW) for how in ("SIGTERM", "an exception"))]
+    "how", [*(pytest.param(how, marks=SLOW) for how in ("SIGINT", "SIGTERM")), "an exception"]
 )
 def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> None:
     # A camera that lost its link would keep the light on for its time-out, whoever presses what.

@@ -93,6 +93,7 @@ def test_the_firmware_refuses_in_its_own_words(board: Board) -> None:
         assert instrument.read((0,), 256).volts.shape == (1, 256)
 
 
+@pytest.mark.slow  # 10,000 questions; the conformance suite asks fewer
 def test_threads_do_not_mix_up_replies(board: Board) -> None:
     # Two threads of a run would read each other's lines.
     with daq(board.port) as instrument:

@@ -208,18 +208,26 @@ def test_generated_text_is_shown_as_it_is() -> None:
     assert printable(text) in stream.getvalue() and is_harmless(stream.getvalue())
 
 
-def test_errors_and_results_of_commands_hold_no_control_characters(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "of",
+    [
+        pytest.param("model", marks=pytest.mark.slow),
+        "bench",
+        pytest.param("command", marks=pytest.mark.slow),
+    ],
+)
+def test_errors_and_results_of_commands_hold_no_control_characters(tmp_path: Path, of: str) -> None:
     folder = tmp_path / "m\x1b]0;owned\x07\u202e"
     folder.mkdir()
     (folder / "bench.toml").write_text('schema = 1\n"\\u001b[2J" = 1\n', "utf-8")
-    for arguments in (
-        ("run", "--model", folder),
-        ("check", "--bench", folder / "bench.toml"),
-        (EVIL,),
-    ):
-        run = lightloom(*arguments)
-        assert is_harmless(run.stdout + run.stderr), arguments
-        assert "x1b" in run.stdout + run.stderr
+    arguments: dict[str, tuple[object, ...]] = {
+        "model": ("run", "--model", folder),
+        "bench": ("check", "--bench", folder / "bench.toml"),
+        "command": (EVIL,),
+    }
+    run = lightloom(*arguments[of])
+    assert is_harmless(run.stdout + run.stderr)
+    assert "x1b" in run.stdout + run.stderr
 
 
 def test_warnings_and_tracebacks_hold_none_either() -> None:
@@ -296,6 +304,7 @@ def test_a_terminal_that_closes_ends_with_status_130() -> None:
     assert run.wait(30) == 130
 
 
+@pytest.mark.slow
 @posix
 def test_ctrl_c_while_a_sweep_opens_workers_is_one_line(tmp_path: Path) -> None:
     # Every worker printed its traceback, a hundred lines over the one that counts.

@@ -356,6 +356,7 @@ def hammer(instrument: Any, ask: Any, threads: int = 8, queries: int = 10_000) -
         return list(pool.map(ask, range(queries), chunksize=queries // threads))
 
 
+@pytest.mark.slow  # 10,000 questions; the conformance suite asks 400
 def test_threads_do_not_mix_up_replies(pitaya: Served) -> None:
     # Two threads of a run would read each other's numbers (pyvisa#726).
     with daq(pitaya) as instrument:
@@ -365,6 +366,7 @@ def test_threads_do_not_mix_up_replies(pitaya: Served) -> None:
     assert found == [number % 2 == 0 for number in range(10_000)]
 
 
+@pytest.mark.slow
 def test_each_reply_is_given_once(meter: Served) -> None:
     # A number would be lost, or used twice.
     with power_meter(meter) as instrument:
