@@ -316,7 +316,9 @@ def test_a_hundred_openings_leave_nothing_behind() -> None:
     before = count()
     for _ in range(100):
         camera().connect().close()
-    assert count() == before and not driver.open_producers
+    # fewer than before is what earlier tests let go meanwhile
+    assert all(now <= then for now, then in zip(count(), before, strict=True))
+    assert not driver.open_producers
 
 
 class Feature:
