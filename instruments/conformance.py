@@ -69,12 +69,14 @@ class InstrumentConformance(Generic[Kind]):
     queries_per_thread : how often each of the 8 threads asks
     cycles : how often the instrument is opened and closed to find what leaks
     notices_unplug_within_s : some devices report a lost cable only after seconds
+    lets_go_within_s : threads and files of its library that end only after it is closed
     """
 
     may_act = False
     queries_per_thread = 5
     cycles = 3
     notices_unplug_within_s = 10.0
+    lets_go_within_s = 5.0
 
     # --- what an author overrides ----------------------------------------------------------------
 
@@ -191,7 +193,7 @@ class InstrumentConformance(Generic[Kind]):
         before = _held()
         for _ in range(self.cycles):
             self._open_and_close(make)
-        until_s = time.monotonic() + 5.0
+        until_s = time.monotonic() + self.lets_go_within_s
         while _more_than(before) and time.monotonic() < until_s:
             time.sleep(0.02)  # threads need a moment to end
         assert not _more_than(before), f"before {before}, after {_held()} (threads, files)"

@@ -239,7 +239,7 @@ def beside(file: Path, ending: str) -> Path:
     """
     file = file.resolve()
     there = file.with_name(f".{file.name}.{ending}")
-    if there.exists() or _is_writable(file.parent):
+    if there.exists() or is_writable(file.parent):
         return there
     try:
         return shared_place(str(file), file.name, ending)
@@ -276,7 +276,8 @@ def _is_shared(folder: Path) -> bool:
     return False
 
 
-def _is_writable(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder: tried, since permissions do not tell."""
     try:
         _try_to_write(folder)
     except OSError:

@@ -44,7 +44,8 @@ _OURS = {  # name -> module and class, under lightloom.instruments
 
 
 @cache
-def _points() -> dict[str, EntryPoint]:
+def drivers() -> dict[str, EntryPoint]:
+    """Return where each driver is that is installed, by its name; looked up once."""
     package = __package__ or "lightloom.instruments"
     ours = {name: EntryPoint(name, f"{package}.{place}", GROUP) for name, place in _OURS.items()}
     return ours | {point.name: point for point in entry_points(group=GROUP)}
@@ -52,7 +53,7 @@ def _points() -> dict[str, EntryPoint]:
 
 def driver_names() -> list[str]:
     """Give the names of all drivers that are installed."""
-    return sorted(_points())
+    return sorted(drivers())
 
 
 def driver_class(name: str) -> type[Instrument]:
@@ -62,7 +63,7 @@ def driver_class(name: str) -> type[Instrument]:
     ------
     InputError : for an unknown name, or a package that cannot be loaded
     """
-    point = _points().get(name) if isinstance(name, str) else None
+    point = drivers().get(name) if isinstance(name, str) else None
     if point is None:
         raise InputError(f"unknown driver {name!r}; choose from {', '.join(driver_names())}")
     try:

@@ -97,14 +97,14 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 raise typer.Exit(1) from None
             except KeyboardInterrupt:  # `process` says so
                 raise typer.Exit(stopping.STATUS) from None
-            _refuse_to_end_lit()
+            refuse_to_end_lit()
 
         return app.command(name)(guarded)
 
     return register
 
 
-def _refuse_to_end_lit() -> None:
+def refuse_to_end_lit() -> None:
     """End with a status of its own where a source may still emit: what was asked was not done."""
     for sentence in stopping.left_lit():
         say(sentence)
@@ -112,12 +112,12 @@ def _refuse_to_end_lit() -> None:
         raise typer.Exit(1)
 
 
-def _keep_left_lit(record: Path | None) -> None:
+def keep_left_lit(record: Path | None) -> None:
     """Keep in the journal of a run that a source may still emit, for its page."""
     if record is not None and stopping.left_lit() and record.exists():
-        from .models.recorded import keep_left_lit
+        from .models import recorded
 
-        keep_left_lit(record, stopping.left_lit())
+        recorded.keep_left_lit(record, stopping.left_lit())
 
 
 def _sentence(error: OSError) -> str:
@@ -221,10 +221,10 @@ def run(
             finished = planned.run(inputs, labels, tell, reference, measured, record, **sampling)
     finally:
         opened.close()
-        _keep_left_lit(record)
+        keep_left_lit(record)
     report = finished.report()
     if json_:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         showing.report(console, report)
     if trace is not None and measured is not None:  # last: what was run is told already
@@ -279,9 +279,9 @@ def resume_(
         with _resumable(run), showing.progress(console) as tell:
             report = resume(run, model, bench, accept or (), tell).report()
     finally:
-        _keep_left_lit(run)
+        keep_left_lit(run)
     if json_:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         showing.report(console, report)
 
@@ -328,7 +328,7 @@ def plan_(
         if measure:
             planned = planned.measured()
         if json_:
-            _print_json(planned.as_dict())
+            print_json(planned.as_dict())
         else:
             showing.plan(console, planned)
         if trace is not None:
@@ -398,7 +398,7 @@ def benchmark(
         for opened in backends:
             opened.close()
     if json_:
-        _print_json(document)
+        print_json(document)
     else:
         benchmarking.show(console, document)
     if output is not None:
@@ -465,7 +465,7 @@ def energy_(
     machines = [] if no_machine else [measure_machine()]
     document = energy.document(plans, constants or [], tokens_per_second, machines)
     if json_:
-        _print_json(document)
+        print_json(document)
     else:
         energy.show(showing.console(for_people=True), document)
     if html is not None:
@@ -512,7 +512,7 @@ def devices(json_: Json = False) -> None:
 
     found = discover()
     if json_:
-        _print_json({"schema": 1, "devices": [vars(item) for item in found]})
+        print_json({"schema": 1, "devices": [vars(item) for item in found]})
     else:
         showing.devices(showing.console(for_people=True), found)
 
@@ -550,7 +550,7 @@ def check(
         document["findings"] = [vars(f) for f in findings]
         document |= {"fail_safe": fail_safe, "not_fail_safe": missing}
         document["random_products"] = None if merit is None else merit.as_dict()
-        _print_json(document)
+        print_json(document)
     else:
         console = showing.console(for_people=True)
         showing.checks(console, str(bench), findings)
@@ -614,7 +614,7 @@ def align_(
             found = align(opened, tell)
         path = store(opened, found)
     if json_:
-        _print_json(found.as_dict() | {"bench": str(bench), "calibration": str(path)})
+        print_json(found.as_dict() | {"bench": str(bench), "calibration": str(path)})
     else:
         showing.alignment(console, found, str(bench), str(path))
 
@@ -670,7 +670,7 @@ def calibrate_(
     if json_:
         document = {"schema": 1, "bench": str(bench), "calibration": found.path}
         costs = ("shots", "seconds", "computing_s", "light_j")
-        _print_json(
+        print_json(
             document
             | {"steps": [described(item) for item in steps]}
             | {"total": {key: sum(getattr(item, key) for item in steps) for key in costs}}
@@ -706,13 +706,13 @@ def doctor(
 
         loaded = load_profile(profile)
         if json_:
-            _print_json(loaded.model_dump())
+            print_json(loaded.model_dump())
         else:
             showing.profile(console, loaded)
         return
     findings = showing.findings()
     if json_:
-        _print_json(findings)
+        print_json(findings)
     else:
         showing.doctor(console, findings)
 
@@ -800,7 +800,7 @@ def sweep_(
         raise
     document = results.document()
     if json_:
-        _print_json(document | {"remarks": remarks})
+        print_json(document | {"remarks": remarks})
     else:
         sweep.show(console, document, remarks)
     if results.left:
@@ -1134,6 +1134,7 @@ def _read_text(path: Path) -> str:
     return content
 
 
-def _print_json(document: dict[str, Any]) -> None:
+def print_json(document: dict[str, Any]) -> None:
+    """Print a document as JSON in ASCII, without a control character that a terminal obeys."""
     text = json.dumps(document, indent=2, allow_nan=False, default=str)
     print(text.replace("\x7f", "\\u007f"))  # the one control character that json leaves

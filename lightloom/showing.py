@@ -124,7 +124,7 @@ def report(where: Console, result: "Report") -> None:
             + (f": {escape(result.profile_title)}" if result.profile_title else "")
         )
         where.print(f"placement {escape(result.placement)}")
-    _quality(where, result)
+    quality(where, result)
     here, bench = result.throughput["here"], result.throughput["bench"]
     where.print(f"throughput: {_figure(here)} {result.throughput['unit']} (measured here)", end="")
     where.print("" if bench is None else f", {_figure(bench)} on the bench (predicted)")
@@ -144,22 +144,23 @@ def report(where: Console, result: "Report") -> None:
         where.print(f"[yellow]note:[/] {escape(remark)}")
 
 
-def _quality(where: Console, result: "Report") -> None:
-    quality = result.quality
-    if quality["metric"] == "text":
+def quality(where: Console, result: "Report") -> None:
+    """Print how good a result is: its text, its figure, or similarities."""
+    found = result.quality
+    if found["metric"] == "text":
         for side in ("digital", "optical"):
-            if quality[side] is not None:
+            if found[side] is not None:
                 where.print(f"\n[bold]{side}:[/] ", end="")
-                where.print(quality[side], markup=False, soft_wrap=True)
+                where.print(found[side], markup=False, soft_wrap=True)
         where.print()
         return
     line = ", ".join(
-        f"{side} [bold]{_quality_figure(quality['metric'], quality[side])}[/]"
+        f"{side} [bold]{_quality_figure(found['metric'], found[side])}[/]"
         for side in ("digital", "optical")
-        if quality[side] is not None
+        if found[side] is not None
     )
-    if result.task != "embed" or quality["optical"] is not None:
-        where.print(f"{quality['metric']}: {line}")
+    if result.task != "embed" or found["optical"] is not None:
+        where.print(f"{found['metric']}: {line}")
     if result.task == "embed":
         similarity = result.results["cosine_similarity"]
         table = Table("", *(f"{column + 1}" for column in range(len(similarity))))

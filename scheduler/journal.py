@@ -519,7 +519,7 @@ class Journal:
         while True:
             try:
                 self._watch.check(is_ours=has_tried)
-                _insert(connection, rows)
+                insert(connection, rows)
                 self._watch.check(is_ours=True)
                 break
             except sqlite3.OperationalError as error:
@@ -563,9 +563,10 @@ class Journal:
             LOG.error("%s", error)
 
 
-def _insert(
+def insert(
     connection: sqlite3.Connection, rows: Sequence[tuple[str, tuple[Any, ...], int]]
 ) -> None:
+    """Write rows, each with its table and its size [bytes], as one transaction."""
     connection.execute("BEGIN")
     for table, row, _ in rows:
         if table == _FORGET:

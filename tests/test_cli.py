@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from waiting import wait_until
+
+SLOW = pytest.mark.slow
 
 
 def lightloom(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -26,7 +28,7 @@ def document(*arguments: object) -> dict[str, Any]:
 
 
 def test_run_prints_what_the_readme_promises() -> None:
-    run = lightloom("run", "--limit", 60)
+    run = lightloom("run", "--limit", 10)
     assert run.returncode == 0
     for promised in (
         "MOCK",
@@ -55,12 +57,14 @@ def test_run_json_holds_what_the_design_says() -> None:
     assert result["stats"]["shots"] > 0
 
 
+@pytest.mark.slow
 def test_a_digital_run_claims_no_light() -> None:
     result = document("run", "--backend", "digital", "--limit", 20)
     assert result["quality"]["optical"] is None and result["throughput"]["bench"] is None
     assert not result["is_mock"] and all(s["where"] == "host" for s in result["steps"])
 
 
+@pytest.mark.slow
 def test_runs_repeat() -> None:
     options = ("run", "--limit", 4, "--set", "photons_full_scale=30")
     first, second = (document(*options)["stats"] for _ in range(2))
@@ -75,6 +79,10 @@ def test_plan_prints_and_runs_nothing() -> None:
     assert (
         run.returncode == 0 and "nothing was run" in run.stdout and "0.attention.qk" in run.stdout
     )
+
+
+@pytest.mark.slow
+def test_plan_is_a_document_for_programs() -> None:
     result = document("plan", "--profile", "dmd-camera", "--placement", "projections")
     assert {s["where"] for s in result["steps"] if s["kind"] == "QK^T"} == {"host"}
     assert result["seconds_bench"] > 0
@@ -83,6 +91,10 @@ def test_plan_prints_and_runs_nothing() -> None:
 def test_doctor_names_every_source() -> None:
     run = lightloom("doctor", "--profile", "oled-slm-2022")
     assert run.returncode == 0 and "0.02004" in run.stdout
+
+
+@pytest.mark.slow
+def test_doctor_lists_profiles_for_programs() -> None:
     assert set(document("doctor")["profiles"]) >= {"ideal", "slm-camera", "projection-2030"}
 
 
@@ -96,23 +108,35 @@ def test_language_models_from_the_command_line(references: Path, tmp_path: Path)
     ("arguments", "message"),
     [
         (("run", "--model", "nothing/here/at-all"), "no such file or folder"),
-        (("run", "--backend", "bench"), "unknown --backend 'bench'"),
-        (("run", "--profile", "sun"), "unknown profile 'sun'; choose from dmd-camera"),
-        (("run", "--profile", "no.toml"), "no.toml"),
-        (("run", "--set", "photons_full_scale=-1"), "photons_full_scale = -1"),
-        (("run", "--set", "photons_full_scale=nan"), "photons_full_scale = nan"),
-        (("run", "--set", "input_bits=0"), "input_bits = 0"),
-        (("run", "--set", "weight_bits=33"), "weight_bits = 33"),
-        (("run", "--set", "colour=red"), "'colour' is no field"),
-        (("run", "--set", "rows"), "is not KEY=VALUE"),
-        (("run", "--set", "rows=1"), "rows = 1 cannot hold"),
-        (("run", "--placement", "sun"), "unknown placement 'sun'"),
-        (("run", "--prompt", "hello"), "'digits' is a model of kind vision"),
-        (("run", "--images", "nowhere.npy"), "nowhere.npy"),
-        (("run", "--backend", "digital", "--profile", "ideal"), "the digital backend has none"),
+        pytest.param(("run", "--backend", "bench"), "unknown --backend 'bench'", marks=SLOW),
+        pytest.param(
+            ("run", "--profile", "sun"), "unknown profile 'sun'; choose from dmd-camera", marks=SLOW
+        ),
+        pytest.param(("run", "--profile", "no.toml"), "no.toml", marks=SLOW),
+        pytest.param(
+            ("run", "--set", "photons_full_scale=-1"), "photons_full_scale = -1", marks=SLOW
+        ),
+        pytest.param(
+            ("run", "--set", "photons_full_scale=nan"), "photons_full_scale = nan", marks=SLOW
+        ),
+        pytest.param(("run", "--set", "input_bits=0"), "input_bits = 0", marks=SLOW),
+        pytest.param(("run", "--set", "weight_bits=33"), "weight_bits = 33", marks=SLOW),
+        pytest.param(("run", "--set", "colour=red"), "'colour' is no field", marks=SLOW),
+        pytest.param(("run", "--set", "rows"), "is not KEY=VALUE", marks=SLOW),
+        pytest.param(("run", "--set", "rows=1"), "rows = 1 cannot hold", marks=SLOW),
+        pytest.param(("run", "--placement", "sun"), "unknown placement 'sun'", marks=SLOW),
+        pytest.param(
+            ("run", "--prompt", "hello"), "'digits' is a model of kind vision", marks=SLOW
+        ),
+        pytest.param(("run", "--images", "nowhere.npy"), "nowhere.npy", marks=SLOW),
+        pytest.param(
+            ("run", "--backend", "digital", "--profile", "ideal"),
+            "the digital backend has none",
+            marks=SLOW,
+        ),
         (("run", "--limit", "0"), "--limit"),
-        (("plan", "--batch", "0"), "batch = 0"),
-        (("plan", "--new-tokens", "1"), "generates none"),
+        pytest.param(("plan", "--batch", "0"), "batch = 0", marks=SLOW),
+        pytest.param(("plan", "--new-tokens", "1"), "generates none", marks=SLOW),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments: tuple[str, ...], message: str) -> None:
@@ -128,22 +152,35 @@ def test_images_from_files(tmp_path: Path) -> None:
     np.save(tmp_path / "good.npy", good)
     result = document("run", "--images", tmp_path / "good.npy")
     assert result["quality"]["metric"] == "agreement with digital"
-    np.save(tmp_path / "wrong.npy", good[:, :, :4])
-    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    (tmp_path / "garbage.npy").write_bytes(b"garbage")
-    np.save(tmp_path / "nan.npy", np.full((1, 1, 8, 8), np.nan))
-    for name in ("wrong", "objects", "garbage", "nan"):
-        run = lightloom("run", "--images", tmp_path / f"{name}.npy")
-        assert run.returncode == 2 and "Traceback" not in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((5, 1, 4, 8), np.uint8),
+        pytest.param(np.full((1, 1, 8, 8), np.nan), marks=SLOW),
+        pytest.param(np.array([{}]), marks=SLOW),
+        pytest.param(b"garbage", marks=SLOW),
+    ],
+    ids=["wrong", "nan", "objects", "garbage"],
+)
+def test_images_that_are_none(tmp_path: Path, bad: Any) -> None:
+    if isinstance(bad, bytes):
+        (tmp_path / "bad.npy").write_bytes(bad)
+    else:
+        np.save(tmp_path / "bad.npy", bad, allow_pickle=True)
+    run = lightloom("run", "--images", tmp_path / "bad.npy")
+    assert run.returncode == 2 and "Traceback" not in run.stderr, run.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
-def test_ctrl_c_stops_with_a_sentence() -> None:
+def test_ctrl_c_stops_with_a_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lightloom", "run", "--set", "photons_full_scale=20"]
+    command += ["--record", str(tmp_path / "run.db")]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
-        time.sleep(3)  # also where other work delays its start
+        wait_until(lambda: (tmp_path / "run.db").exists() or run.poll() is not None, 60)
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=60)
     assert run.returncode in (0, 130) and "Traceback" not in errors

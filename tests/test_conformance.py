@@ -74,6 +74,9 @@ class TestSimulatedCamera(Simulated, CameraConformance):
         options = SimulatedCamera.Options(serial="1")
         return lambda: SimulatedCamera("camera", options, clock=clock)
 
+    def wait_s(self, instrument: Any) -> float:
+        return super().wait_s(instrument) - 3.0  # it is no slow camera: time-outs are short
+
 
 class TestSimulatedDaq(Simulated, DaqConformance):
     @pytest.fixture
@@ -148,6 +151,9 @@ class SendsLeftAlignedInTheDark(TemplateCamera):
 
 
 class KeepsItsExposure(TemplateCamera):
+    def __init__(self, name: str) -> None:
+        super().__init__(name, clock=VirtualClock())  # the suite's exposures grow to seconds
+
     def _picture(self) -> np.ndarray:
         before_s, self._exposure_s = self._exposure_s, 0.002
         try:
@@ -223,6 +229,7 @@ class EchoCamera(OnEchoDevice, CameraConformance):
 
 class EchoDaq(OnEchoDevice, DaqConformance):
     volts = dict.fromkeys(range(4), 0.0)
+    lets_go_within_s = 0.5
 
 
 class EchoSource(OnEchoDevice, LightSourceConformance):

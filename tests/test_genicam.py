@@ -64,7 +64,7 @@ class TestGenicamCamera(CameraConformance):
         return camera
 
     def unplug(self, instrument: Any) -> None:
-        instrument._camera.device.module.close()
+        instrument._camera.device.module.close()  # the maker's library, which only it has
 
     def mute(self, instrument: Any) -> None:
         instrument._camera.start = lambda: None  # no frame ever comes
@@ -119,7 +119,7 @@ def test_frames_lost_in_a_stall_are_found() -> None:
     device = streaming(buffers=3)
     try:
         assert device.read(2.0).frame_id == 1
-        time.sleep(0.3)
+        time.sleep(0.3)  # the stall: frames come all the while
         with pytest.raises(DroppedFrame, match="lost; arm it again"):
             for _ in range(8):
                 device.read(2.0)
@@ -136,7 +136,7 @@ def test_a_frame_that_waited_in_a_buffer_is_not_called_younger_than_it_may_be() 
     try:
         device.read(2.0)
         stalled_at_s = device.clock.now_s()
-        time.sleep(0.2)
+        time.sleep(0.2)  # the stall: frames come all the while
         assert device.read(2.0).taken_at_s <= stalled_at_s
     finally:
         device.close()
@@ -145,9 +145,9 @@ def test_a_frame_that_waited_in_a_buffer_is_not_called_younger_than_it_may_be() 
 @needs_partner
 def test_nothing_of_before_arming_is_left_in_the_buffers() -> None:
     # The frames of the last tile would be read as those of the next.
-    device = streaming()
+    device = streaming(rate_hz=50, buffers=32)  # none is lost, however busy the computer is
     try:
-        time.sleep(0.1)
+        time.sleep(0.1)  # for frames to come that nobody reads
         device.disarm()
         armed_at_s = device.clock.now_s()
         device.arm()
@@ -271,7 +271,7 @@ def test_options_that_do_not_fit_are_refused_with_the_way_out(
     monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
     with pytest.raises(InputError, match=complaint):
         camera(**options).connect()
-    assert not driver._open
+    assert not driver.open_producers
     camera().connect().close()
 
 
@@ -292,7 +292,7 @@ def test_a_file_that_is_no_producer_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"not a library")
     with pytest.raises(InputError, match=r"broken\.cti"):
         camera(producer=str(broken)).connect()
-    assert not driver._open
+    assert not driver.open_producers
 
 
 @needs_partner
@@ -302,6 +302,7 @@ def test_external_triggers_need_a_trigger() -> None:
         device.configure(trigger_mode="external")
 
 
+@pytest.mark.slow
 @needs_partner
 def test_a_hundred_openings_leave_nothing_behind() -> None:
     # A run of days that reconnects would end with "too many open files".
@@ -315,7 +316,9 @@ def test_a_hundred_openings_leave_nothing_behind() -> None:
     before = count()
     for _ in range(100):
         camera().connect().close()
-    assert count() == before and not driver._open
+    # fewer than before is what earlier tests let go meanwhile
+    assert all(now <= then for now, then in zip(count(), before, strict=True))
+    assert not driver.open_producers
 
 
 class Feature:
@@ -416,7 +419,10 @@ def bare(**options: Any) -> Any:
 
 
 def set_up(**features: Any) -> tuple[GenicamCamera, Any]:
-    """Give a camera that has these features, as it is once it is connected."""
+    """Give a camera that has these features, as it is once it is connected.
+
+    No producer with such a camera can be had here, so a stand-in takes the place of harvesters'.
+    """
     nodes, made = Nodes(**features), bare()
     made._camera = SimpleNamespace(
         remote_device=SimpleNamespace(node_map=nodes), destroy=lambda: None, stop=lambda: None

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import live_bench_process
 import numpy as np
 import pytest
 import typer
-from lightloom.backends.bench import BenchBackend, example_file, load_bench, safety
+from bench_factory import BenchMaker, change_bench, fault, load_example, numbers
+from lightloom.backends.bench import check_bench, load_bench, safety
 from lightloom.backends.bench.file import read_bench_file
 from lightloom.backends.bench.light_check import light_findings
 from lightloom.instruments import (
@@ -38,8 +39,8 @@ from lightloom.instruments.addresses import canonical, is_lasting, x_display
 from lightloom.models import load_model, plan
 from lightloom.models.model import load_arrays
 from lightloom.scheduler.journal import JournalFile
-from made_benches import bench_text, numbers
 from scpi_devices import Meter, Served, Source, serve
+from waiting import wait_until
 
 from lightloom import cli
 from lightloom.run_page import run_page
@@ -51,6 +52,7 @@ NOBODY, OTHER = 65534, 65533
 
 @pytest.fixture(autouse=True)
 def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # what one test left lit is nothing of the next one's; a program never forgets it
     monkeypatch.setattr(stopping, "_left_lit", [])
     with live_bench_process.drivers_in_memory(monkeypatch):
         yield
@@ -60,13 +62,6 @@ def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def laser() -> Iterator[Served]:
     with serve(Source()) as served:
         yield served
-
-
-def soon(condition: Any, timeout_s: float = 20.0) -> None:
-    ends_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < ends_s, f"not within {timeout_s} s"
-        time.sleep(0.01)
 
 
 # --- one device under two names ------------------------------------------------------------------
@@ -141,25 +136,26 @@ def test_a_bench_file_that_names_one_device_twice_is_refused(
     tmp_path: Path, laser: Served, name: str
 ) -> None:
     # The meter would be the laser, and both parts talk to it.
-    other = f'[instruments.power_meter]\ndriver = "scpi-power-meter"\naddress = "{name}::'
-    path = live_bench_process.write(tmp_path, laser.address, f'{other}{laser.port}::SOCKET"\n')
+    meter = {"driver": "scpi-power-meter", "address": f"{name}::{laser.port}::SOCKET"}
+    path = live_bench_process.write(tmp_path, laser.address, instruments__power_meter=meter)
     with pytest.raises(InputError, match="have one address"):
         read_bench_file(path)
 
 
 _HOLDS = """
-import sys, time
+import sys
 from lightloom.instruments import create
 source = create("scpi-source", "source", {"address": sys.argv[1], "max_power_w": "5 mW"})
 source.connect()
 print("holds", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
 def holder(script: str, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -212,7 +208,7 @@ def another_user(user: int, act: Callable[[], object]) -> Iterator[tuple[int, An
                 said = f"{type(error).__name__} {error}"
             os.write(write, said.encode())
             os.close(write)
-            time.sleep(60)
+            Event().wait(60)  # it lives on until it is killed
         finally:
             os._exit(0)
     os.close(write)
@@ -248,7 +244,7 @@ def read_only_bench() -> Iterator[Path]:
 
 def clear(path: Path) -> None:
     """Leave no file of a bench behind that would tell of root."""
-    for place in safety._latches(path, "-"):
+    for place in safety.latch_places(path, "-"):
         for one in place.parent.glob(f"{place.stem}.*"):
             one.unlink()
 
@@ -295,7 +291,7 @@ def test_a_folder_that_fills_up_moves_no_lock_away(
     file = tmp_path / "bench.toml"
     file.write_text("")
     with safety.holding(file):
-        monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
+        monkeypatch.setattr(lock, "is_writable", lambda folder: False)
         with pytest.raises(InUse):
             lock.HeldLock(lock.beside(file, "lock"), "it").acquire()
 
@@ -313,32 +309,24 @@ def test_a_source_that_was_lost_during_a_run_is_told_of(
         laser.cut()
         device: Any = laser.device
         assert device.is_on
-    soon(lambda: not device.is_on)
+    wait_until(lambda: not device.is_on)
     assert "switched off after" in bench.left_lit and "instruments.source" in bench.left_lit
     with pytest.raises(typer.Exit) as ended:
-        cli._refuse_to_end_lit()
+        cli.refuse_to_end_lit()
     assert ended.value.exit_code == 1 and bench.left_lit in capsys.readouterr().err
 
 
 def test_a_full_detector_is_not_taken_for_a_dead_modulator(tmp_path: Path) -> None:
     # An operator would look for a broken cable.
-    path = tmp_path / "bench.toml"
-    text = example_file("imaged", tiny=True).replace(
-        "electrons_per_pixel_j = 2e9", "electrons_per_pixel_j = 1e13"
-    )
-    assert "1e13" in text
-    path.write_text(text)
-    with load_bench(path) as bench:
+    with load_example(tmp_path, "imaged", world__electrons_per_pixel_j=1e13) as bench:
         found = {finding.what: finding for finding in light_findings(bench)}
     assert not found["input: light follows"].passed
     assert "the detector is full: lower power_w" in found["input: light follows"].detail
 
 
-def test_what_may_still_emit_stands_in_the_report(tmp_path: Path) -> None:
+def test_what_may_still_emit_stands_in_the_report(make_bench: BenchMaker) -> None:
     # A report is read long after stderr has scrolled away.
-    path = tmp_path / "bench.toml"
-    path.write_text(example_file("line", tiny=True))
-    backend = BenchBackend(load_bench(path))
+    backend = make_bench("line")
     backend.bench.left_lit = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
     assert backend.remarks[0] == backend.bench.left_lit
 
@@ -348,28 +336,28 @@ def test_what_may_still_emit_stands_on_the_page_of_a_recorded_run(tmp_path: Path
     path, model = tmp_path / "run.db", load_model("digits")
     images = load_arrays(model.source / "data.safetensors")["images"][:2]
     plan(model, "mock", 2).run(images, record=path)
-    cli._keep_left_lit(path)
+    cli.keep_left_lit(path)
     before = path.read_bytes()
     sentence = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
     stopping.note_left_lit(sentence)
-    cli._keep_left_lit(None)
+    cli.keep_left_lit(None)
     assert path.read_bytes() == before
-    cli._keep_left_lit(path)
+    cli.keep_left_lit(path)
     with JournalFile(path) as kept:
         kept.check()
         assert sentence in run_page(kept)
 
 
+@pytest.mark.slow
 @posix
 def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -> None:
     # A process that is stopped (SIGSTOP) is there, and would not act.
     path = live_bench_process.write(tmp_path, laser.address)
     with load_bench(path) as bench:
         bench.source.enable()
-        assert bench._watchdog is not None
-        os.kill(bench._watchdog._process.pid, signal.SIGSTOP)
+        os.kill(live_bench_process.watchdog_process(bench), signal.SIGSTOP)
         device: Any = laser.device
-        soon(lambda: not device.is_on)
+        wait_until(lambda: not device.is_on)
         with pytest.raises(LightloomError, match="does not answer"):
             bench.beat()
     assert not stopping.left_lit()
@@ -380,10 +368,8 @@ def test_a_laser_that_says_off_and_shines_is_found_by_the_power_meter(
 ) -> None:
     # An operator would open the enclosure of a laser that only acknowledges "off".
     with serve(Meter()) as meter:  # what it reads grows with every question
-        more = (
-            f'[instruments.power_meter]\ndriver = "scpi-power-meter"\naddress = "{meter.address}"'
-        )
-        path = live_bench_process.write(tmp_path, laser.address, f"{more}\n")
+        more = {"driver": "scpi-power-meter", "address": meter.address}
+        path = live_bench_process.write(tmp_path, laser.address, instruments__power_meter=more)
         bench = load_bench(path)
         with bench:
             bench.source.enable()
@@ -395,40 +381,45 @@ def test_a_laser_that_says_off_and_shines_is_found_by_the_power_meter(
 # --- shots that wait -----------------------------------------------------------------------------
 
 
-def opened(path: Path, *, uncalibrated: bool = False, **changes: str) -> BenchBackend:
-    path.write_text(bench_text("imaged", **changes), encoding="utf-8")
-    return BenchBackend(load_bench(path), uncalibrated)
-
-
-def test_light_that_is_held_off_costs_shots_and_no_number(tmp_path: Path) -> None:
+def test_light_that_is_held_off_costs_shots_and_no_number(
+    make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A disk that filled up during a shot latched the bench off, for a source that "had stopped".
-    backend = opened(tmp_path / "bench.toml")
-    try:
-        x, w = numbers(3, 16), numbers(4, 16, seed=1)
-        before = backend.matmul(x, w).y
-        bench, taken = backend.bench, []
+    backend = make_bench()
+    x, w = numbers(3, 16), numbers(4, 16, seed=1)
+    before = backend.matmul(x, w).y
+    bench, taken, a_shot_waits = backend.bench, [], Event()
+    wait_for_light = bench.wait_for_light
 
-        def interrupt() -> None:
-            soon(lambda: bench.shots > taken[0])
-            bench.hold_light()
-            assert not bench.source.may_emit
-            time.sleep(0.2)
-            bench.free_light()
+    def noted(wait: Callable[[float], None]) -> int:
+        def waits(wait_s: float) -> None:
+            a_shot_waits.set()
+            wait(wait_s)
 
-        taken.append(bench.shots)
-        thread = Thread(target=interrupt)
-        thread.start()
-        while thread.is_alive():
-            after = backend.matmul(x, w).y
-        assert np.abs(after - before).max() < 0.5 and bench.source.is_emitting()
-    finally:
-        backend.close()
-    assert safety.latched(tmp_path / "bench.toml") is None
+        return wait_for_light(waits)
+
+    def interrupt() -> None:
+        wait_until(lambda: bench.shots > taken[0])
+        bench.hold_light()
+        assert not bench.source.may_emit
+        assert a_shot_waits.wait(30)
+        bench.free_light()
+
+    monkeypatch.setattr(bench, "wait_for_light", noted)
+    taken.append(bench.shots)
+    thread = Thread(target=interrupt)
+    thread.start()
+    while thread.is_alive():
+        after = backend.matmul(x, w).y
+    assert np.abs(after - before).max() < 0.5 and bench.source.is_emitting()
+    assert a_shot_waits.is_set()
+    backend.close()
+    assert safety.latched(bench.path) is None
 
 
-def test_a_run_that_waits_for_light_can_be_closed(tmp_path: Path) -> None:
+def test_a_run_that_waits_for_light_can_be_closed(make_bench: BenchMaker) -> None:
     # One Ctrl-C did not end a run that waited for room.
-    backend = opened(tmp_path / "bench.toml")
+    backend = make_bench()
     backend.open()
     backend.bench.hold_light()
     finish = backend.begin(numbers(1, 16), backend.prepare(numbers(4, 16)), None)
@@ -439,63 +430,49 @@ def test_a_run_that_waits_for_light_can_be_closed(tmp_path: Path) -> None:
         finish()
 
 
-def test_a_bench_whose_light_follows_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_bench_whose_light_follows_nothing_is_refused(make_bench: BenchMaker) -> None:
     # `run --uncalibrated` ended well, with an accuracy of 0 %.
-    backend = opened(
-        tmp_path / "bench.toml", uncalibrated=True, calibration='"none.json"', world__covered="true"
-    )
+    backend = make_bench(uncalibrated=True, calibration="none.json", world__covered=True)
     with pytest.raises(WrongLight, match="light arrives: the detector sees the same"):
         backend.open()
     assert not backend.bench.source.may_emit
-    lit = opened(tmp_path / "lit.toml", uncalibrated=True, calibration='"none.json"')
-    lit.open()
-    lit.close()
+    make_bench(uncalibrated=True, calibration="none.json").open()
 
 
-def test_a_monitor_that_is_gone_pauses_and_is_no_typing_error(tmp_path: Path, mocker: Any) -> None:
+def test_a_monitor_that_is_gone_pauses_and_is_no_typing_error(
+    make_bench: BenchMaker, mocker: Any
+) -> None:
     # An unplugged monitor ended a run as a mistake in the bench file, with status 2.
-    backend = opened(tmp_path / "bench.toml")
-    try:
-        backend.open()
-        modulator: Any = backend.bench.input
-        mocker.patch.object(
-            type(modulator), "connect", side_effect=InputError("there is no monitor 1")
-        )
-        modulator.unplug()
-        with pytest.raises(
-            Paused, match="cannot be connected again: there is no monitor 1"
-        ) as ended:
-            backend.matmul(numbers(1, 16), numbers(4, 16))
-        assert ended.value.kind == "disconnected"
-        assert isinstance(ended.value.__cause__, Disconnected)
-    finally:
-        mocker.stopall()
-        backend.close()
+    backend = make_bench()
+    backend.open()
+    modulator: Any = backend.bench.input
+    gone = InputError("there is no monitor 1")
+    mocker.patch.object(type(modulator), "connect", side_effect=gone)
+    modulator.unplug()
+    with pytest.raises(Paused, match="cannot be connected again: there is no monitor 1") as ended:
+        backend.matmul(numbers(1, 16), numbers(4, 16))
+    assert ended.value.kind == "disconnected"
+    assert isinstance(ended.value.__cause__, Disconnected)
 
 
 # --- check, by the bench's own light -------------------------------------------------------------
 
 
-def checked(folder: Path, layout: str = "imaged", **changes: str) -> dict[str, Any]:
-    from lightloom.backends.bench import check_bench
-
-    path = folder / "bench.toml"
-    path.write_text(bench_text(layout, **changes), encoding="utf-8")
-    findings, _ = check_bench(load_bench(path), 1)
+def checked(folder: Path, layout: str = "imaged", **changes: Any) -> dict[str, Any]:
+    findings, _ = check_bench(load_example(folder, layout, **changes), 1)
     return {finding.what: finding for finding in findings}
 
 
 @pytest.mark.parametrize("layout", ["imaged", "line", "block"])
 def test_check_finds_a_bench_without_a_light_path(tmp_path: Path, layout: str) -> None:
     # An operator would calibrate darkness.
-    found = checked(tmp_path, layout, world__covered="true")
+    found = checked(tmp_path, layout, world__covered=True)
     assert not found["source: light arrives"].passed and "products" not in found
 
 
 def test_check_finds_a_window_on_the_wrong_monitor(tmp_path: Path) -> None:
     # The light does not follow a modulator whose frames go elsewhere.
-    frozen = '[{ kind = "frozen", rate = 1 }]'
-    found = checked(tmp_path, instruments__weight__faults=frozen)
+    found = checked(tmp_path, instruments__weight__faults=fault("frozen", rate=1))
     failed = [what for what, finding in found.items() if not finding.passed]
     assert failed == ["source: light arrives"] or failed == ["weight: light follows"]
 
@@ -504,7 +481,7 @@ def test_check_tries_the_camera_by_light_without_a_calibration(tmp_path: Path, m
     # A camera that keeps its exposure would be found by no test in the dark.
     from lightloom.instruments.simulated import SimulatedCamera
 
-    picture = SimulatedCamera._picture
+    picture = SimulatedCamera._picture  # no bench file can ask for a camera that is wrong in this
 
     def keeps(self: Any, *arguments: Any) -> Any:
         before_s, self._exposure_s = self._exposure_s, 0.002
@@ -513,10 +490,10 @@ def test_check_tries_the_camera_by_light_without_a_calibration(tmp_path: Path, m
         finally:
             self._exposure_s = before_s
 
-    found = checked(tmp_path, calibration='"none.json"')
+    found = checked(tmp_path, calibration="none.json")
     assert found["detector: grows with exposure"].passed
     mocker.patch.object(SimulatedCamera, "_picture", keeps)
-    found = checked(tmp_path, calibration='"none.json"')
+    found = checked(tmp_path, calibration="none.json")
     assert not found["detector: grows with exposure"].passed
 
 
@@ -544,8 +521,7 @@ def test_check_counts_an_interlock_that_nobody_can_ask(tmp_path: Path, laser: Se
     bench = load_bench(path)
     missing = safety.lacks(bench.file, bench.source)
     assert any("no interlock that can be asked" in sentence for sentence in missing)
-    text = path.read_text().replace("commands = {", 'commands = { interlock = "SYST:INT?",')
-    path.write_text(text)
+    change_bench(path, instruments__source__commands__interlock="SYST:INT?")
     bench = load_bench(path)
     assert len(safety.lacks(bench.file, bench.source)) == 2
     json.dumps(missing)

@@ -20,7 +20,8 @@ from typing import Any
 import live_bench_process
 import numpy as np
 import pytest
-from lightloom.backends.bench import example_file, load_bench, safety
+from bench_factory import load_example, write_bench
+from lightloom.backends.bench import load_bench, safety
 from lightloom.instruments import (
     InputError,
     InterlockOpen,
@@ -33,9 +34,13 @@ from lightloom.instruments.lock import HeldLock, Holder
 from lightloom.instruments.templates.echo import DEVICES
 from lightloom.instruments.watchdog import Watchdog
 from scpi_devices import Served, Source, serve
+from waiting import wait_until
 
 KIT = Path(__file__).parent / "kit"
 SECOND_S = 1.0  # within which light is off
+STAYS_S = 1.25  # it would be off by then, were it to go off
+SAYS = {"compute": "computes", "fork": "forked", "meant": "waits"}  # once it is in the midst of it
+SLOW = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 
@@ -60,9 +65,7 @@ def is_lit(served: Served) -> bool:
 
 def seconds_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> float:
     began_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began_s < timeout_s, f"not within {timeout_s} s"
-        time.sleep(0.002)
+    wait_until(condition, timeout_s)
     return time.monotonic() - began_s
 
 
@@ -84,6 +87,8 @@ def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
             running.first = running.stdout.readline()
             if not running.first.startswith("lit"):
                 raise AssertionError(running.communicate(timeout=20)[1])
+            if act in SAYS:
+                assert running.stdout.readline() == f"{SAYS[act]}\n"
             yield running
         finally:
             running.kill()
@@ -93,7 +98,9 @@ def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", pytest.param("SIGTERM", marks=SLOW), pytest.param("SIGHUP", marks=SLOW)]
+)
 def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, name: str) -> None:
     # An operator who presses Ctrl-C would look into a beam that is still there.
     with program(live_bench_process.write(tmp_path, laser.address), "wait") as running:
@@ -104,7 +111,7 @@ def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, n
     assert not (tmp_path / ".bench.toml.watchdog.log").exists()  # it had nothing to do
 
 
-@pytest.mark.parametrize(("act", "status"), [("end", 0), ("raise", 1)])
+@pytest.mark.parametrize(("act", "status"), [pytest.param("end", 0, marks=SLOW), ("raise", 1)])
 def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, status: int) -> None:
     # A script that fails would leave light behind, or a watchdog that switches off a later run.
     with program(live_bench_process.write(tmp_path, laser.address), act) as running:
@@ -117,7 +124,6 @@ def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, stat
 def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, laser: Served) -> None:
     # Python hears signals between two steps of its own; one step may take seconds.
     with program(live_bench_process.write(tmp_path, laser.address), "compute") as running:
-        time.sleep(0.2)
         running.send_signal(signal.SIGINT)
         goes_off(lambda: is_lit(laser))
         assert running.poll() is None
@@ -129,22 +135,21 @@ def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, las
     assert running.returncode == 130 and "stopped by the operator, at once" in errors
 
 
+@pytest.mark.slow
 @posix
 def test_the_first_ctrl_c_leaves_an_exposure_its_time_and_the_second_does_not(
     tmp_path: Path, laser: Served
 ) -> None:
     # An operator would lose a shot of ten seconds, or wait ten seconds for darkness.
-    path = live_bench_process.write(tmp_path, laser.address, exposure_s=10.0)
+    path = live_bench_process.write(tmp_path, laser.address, exposure_s="10.0 s")
     with program(path, "compute") as running:
-        time.sleep(0.2)
         running.send_signal(signal.SIGINT)
-        time.sleep(2 * SECOND_S)
+        time.sleep(STAYS_S)  # all the while, nothing happens
         assert is_lit(laser)
         running.send_signal(signal.SIGINT)
         goes_off(lambda: is_lit(laser))
         assert running.wait(20) == 130
     with program(path, "compute") as running:  # nobody is there who could press twice
-        time.sleep(0.2)
         running.send_signal(signal.SIGTERM)
         goes_off(lambda: is_lit(laser))
 
@@ -154,31 +159,29 @@ def test_a_source_that_another_thread_waits_for_is_told_all_the_same(
     tmp_path: Path, laser: Served
 ) -> None:
     # A source that stopped to answer would keep its light on until the time-out.
-    path = live_bench_process.write(tmp_path, laser.address)
-    path.write_text(
-        path.read_text().replace('max_power_w = "5 mW"', 'max_power_w = "5 mW"\ntimeout_s = "15 s"')
-    )
+    path = live_bench_process.write(tmp_path, laser.address, instruments__source__timeout_s="15 s")
     with program(path, "hold") as running:
-        laser.fault = lambda line, reply: None
-        time.sleep(0.3)
+        asked = threading.Event()
+        laser.fault = lambda line, reply: asked.set()  # and it answers nothing
+        assert asked.wait(20)
         running.send_signal(signal.SIGTERM)
         goes_off(lambda: is_lit(laser))
-        time.sleep(0.2)  # else it is the same press
+        time.sleep(0.2)  # two presses that come closer together are one
         running.send_signal(signal.SIGTERM)
         _, errors = running.communicate(timeout=20)
     assert running.returncode == 130 and "did not say that its light is off" in errors
 
 
+@pytest.mark.slow
 @posix
 def test_a_ctrl_c_that_ends_a_part_of_the_work_leaves_the_light(
     tmp_path: Path, laser: Served
 ) -> None:
     # `lightloom align --live` ends at Ctrl-C and goes on to store what it found, with light.
     with program(live_bench_process.write(tmp_path, laser.address), "meant") as running:
-        assert running.stdout.readline() == "waits\n"
         running.send_signal(signal.SIGINT)
         assert running.stdout.readline() == "goes on\n"
-        time.sleep(1.5 * SECOND_S)
+        time.sleep(STAYS_S)  # all the while, nothing happens
         assert is_lit(laser)
         running.send_signal(signal.SIGINT)
         goes_off(lambda: is_lit(laser))
@@ -186,46 +189,45 @@ def test_a_ctrl_c_that_ends_a_part_of_the_work_leaves_the_light(
 
 
 _STALLS = """
-import sys, time
+import sys, threading, time
 from pathlib import Path
 from lightloom.instruments.simulated.devices import SimulatedCamera, SimulatedSource
-light, read, reads = SimulatedSource._light, SimulatedCamera._read, [0]
-def noted(self):
-    light(self)
-    Path("light").write_text("on" if self.world.power_w else "off")
+enable, disable = SimulatedSource._enable, SimulatedSource._disable
+read, reads, stalled = SimulatedCamera._read, [0], threading.Event()
+def noted(switch):
+    def call(self):
+        switch(self)
+        Path("light").write_text("on" if self.world.power_w else "off")
+    return call
 def stalls(self, timeout_s):
     reads[0] += 1
     if reads[0] < 20:
         return read(self, timeout_s)
     Path("stalled").touch()
-    time.sleep(timeout_s)
-SimulatedSource._light, SimulatedCamera._read = noted, stalls
+    stalled.set()
+    time.sleep(timeout_s)  # as a camera does whose link is lost
+SimulatedSource._enable, SimulatedSource._disable = noted(enable), noted(disable)
+SimulatedCamera._read = stalls
+"""
+_FAILS = """
+import numpy, lightloom
+backend = lightloom.open_backend("bench.toml")
+finish = backend.begin(numpy.ones((4, 16)), backend.prepare(numpy.eye(16)), None)
+stalled.wait()
+Path("failing").touch()
+backend.close()
 """
 
 
 @posix
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "an exception"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(how, marks=SLOW) for how in ("SIGINT", "SIGTERM")), "an exception"]
+)
 def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> None:
     # A camera that lost its link would keep the light on for its time-out, whoever presses what.
-    text = example_file("line", clock="real", tiny=True).replace(
-        'timeout_s = "5 s"', "timeout_s = 15"
-    )
-    (tmp_path / "bench.toml").write_text(text)
-    script = _STALLS + "from lightloom.cli import main\nmain()"
-    if how == "an exception":
-        script = (
-            _STALLS
-            + """
-import numpy, lightloom
-backend = lightloom.open_backend("bench.toml")
-finish = backend.begin(numpy.ones((4, 16)), backend.prepare(numpy.eye(16)), None)
-while not Path("stalled").exists():
-    time.sleep(0.01)
-Path("failing").touch()
-backend.close()
-"""
-        )
-    command = [sys.executable, "-c", script]
+    write_bench(tmp_path, "line", clock="real", limits__timeout_s=15)
+    runs = "from lightloom.cli import main\nmain()"
+    command = [sys.executable, "-c", _STALLS + (_FAILS if how == "an exception" else runs)]
     command += [] if how == "an exception" else ["run", "--bench", "bench.toml"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
         try:
@@ -245,12 +247,13 @@ backend.close()
 
 
 @posix
-@pytest.mark.parametrize("act", ["wait", "fork", "compute"])
+@pytest.mark.parametrize(
+    "act", ["wait", pytest.param("fork", marks=SLOW), pytest.param("compute", marks=SLOW)]
+)
 def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: str) -> None:
     # The kernel kills the largest program when memory runs out; its light would stay.
     path = live_bench_process.write(tmp_path, laser.address)
     with program(path, act, start_new_session=True) as running:
-        time.sleep(0.3)
         if act == "fork":
             running.kill()  # what it forked lives on, with all its files open
         else:
@@ -264,6 +267,7 @@ def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: st
     assert "ended without a goodbye; switched off after" in log.read_text()
 
 
+@pytest.mark.slow
 @posix
 def test_a_killed_program_leaves_no_light_on_a_serial_line(tmp_path: Path) -> None:
     # Only one program can have a serial line: the watchdog gets it when the other one has died.
@@ -371,8 +375,7 @@ def test_a_bench_in_use_names_who_uses_it(tmp_path: Path, laser: Served) -> None
 
 def test_one_process_opens_a_simulated_bench_several_times(tmp_path: Path) -> None:
     # A notebook would have to restart for a second look at the same file.
-    path = tmp_path / "bench.toml"
-    path.write_text(example_file("line", tiny=True))
+    path = write_bench(tmp_path, "line")
     with load_bench(path), load_bench(tmp_path / ".." / tmp_path.name / "bench.toml"):
         pass
     assert not HeldLock(lock.beside(path, "lock"), "it").holder_path.exists()
@@ -384,7 +387,7 @@ def test_a_bench_in_a_folder_that_is_read_only_is_locked_elsewhere(
     # A bench file that an administrator keeps would have no lock.
     monkeypatch.setattr(lock, "shared_folder", lambda: tmp_path / "state")
     (tmp_path / "state").mkdir()
-    monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
+    monkeypatch.setattr(lock, "is_writable", lambda folder: False)
     file = tmp_path / "bench.toml"
     file.write_text("")
     safety.latch(file, "the interlock has tripped")
@@ -404,13 +407,12 @@ def test_where_nothing_can_be_remembered_the_sentence_names_the_folder(
         raise OSError("no folder is shared by all users of this computer")
 
     monkeypatch.setattr(lock, "shared_folder", nowhere)
-    file = tmp_path / "bench.toml"
-    file.write_text(example_file("line", tiny=True))
+    file = write_bench(tmp_path, "line")
     with load_bench(file):  # beside it there is room: nothing else is wanted
         assert safety.latched(file) is None
     for path in tmp_path.glob(".*"):
         path.unlink()
-    monkeypatch.setattr(lock, "_is_writable", lambda folder: False)
+    monkeypatch.setattr(lock, "is_writable", lambda folder: False)
     names = rf"{tmp_path} cannot be written to.*no folder is shared by all users"
     with pytest.raises(InputError, match=names):
         load_bench(file).open()
@@ -429,8 +431,7 @@ def lightloom(folder: Path, *arguments: str, **options: Any) -> Any:
 
 def test_a_latched_bench_gives_no_light_until_it_is_rearmed_on_site(tmp_path: Path) -> None:
     # A run that resumes by itself would light a beam path that somebody opened.
-    path = tmp_path / "bench.toml"
-    path.write_text(example_file("line", tiny=True))
+    path = write_bench(tmp_path, "line")
     safety.latch(path, "the interlock has tripped")
     safety.latch(path, "something later")
     with pytest.raises(InterlockOpen, match=r"latched off since 20.*: the interlock has tripped"):
@@ -444,11 +445,12 @@ def test_a_latched_bench_gives_no_light_until_it_is_rearmed_on_site(tmp_path: Pa
 
 
 @posix
-@pytest.mark.parametrize(("word", "is_rearmed"), [("safe", True), ("yes", False)])
+@pytest.mark.parametrize(
+    ("word", "is_rearmed"), [("safe", True), pytest.param("yes", False, marks=SLOW)]
+)
 def test_rearming_wants_a_person_s_word(tmp_path: Path, word: str, is_rearmed: bool) -> None:
     # A press of Enter would light a beam path that nobody looked at.
-    path = tmp_path / "bench.toml"
-    path.write_text(example_file("line", tiny=True))
+    path = write_bench(tmp_path, "line")
     safety.latch(path, "the interlock has tripped")
     ours, theirs = os.openpty()
     try:
@@ -465,8 +467,7 @@ def test_rearming_wants_a_person_s_word(tmp_path: Path, word: str, is_rearmed: b
 
 def test_a_latch_that_cannot_be_read_is_a_latch(tmp_path: Path) -> None:
     # A disk that lost a file's content would lose the reason not to light.
-    path = tmp_path / "bench.toml"
-    path.write_text(example_file("line", tiny=True))
+    path = write_bench(tmp_path, "line")
     lock.beside(path, "latch").write_bytes(b"")
     with pytest.raises(InterlockOpen, match="cannot be read"):
         load_bench(path).open()
@@ -522,12 +523,21 @@ def test_a_boot_is_told_from_another(
 
 # --- hardware that falls back into safety --------------------------------------------------------
 
-WIRED = """
-[safety]
-laser_class = "3B"
-shutter = "normally-closed"
-heartbeat = { instrument = "detector", line = 1, period_s = "40 ms", stops_after_s = "200 ms" }
-"""
+WIRED: dict[str, Any] = {
+    "laser_class": "3B",
+    "shutter": "normally-closed",
+    "heartbeat": {
+        "instrument": "detector",
+        "line": 1,
+        "period_s": "40 ms",
+        "stops_after_s": "200 ms",
+    },
+}
+
+
+def wired(**heartbeat: Any) -> dict[str, Any]:
+    """Give the table `safety` of a bench whose heartbeat differs from `WIRED` in this."""
+    return {**WIRED, "heartbeat": WIRED["heartbeat"] | heartbeat}
 
 
 def line(number: int = 1) -> bool:
@@ -542,7 +552,7 @@ def edges(during_s: float, act: Callable[[], None] = lambda: None) -> int:
         now = line()
         count += now != seen
         seen = now
-        time.sleep(0.001)
+        time.sleep(0.001)  # to look again and again, not to wait for something
     return count
 
 
@@ -550,13 +560,13 @@ def test_the_heartbeat_goes_with_the_run_and_stops_when_it_hangs(
     tmp_path: Path, laser: Served
 ) -> None:
     # A run that hangs would keep the shutter open.
-    with load_bench(live_bench_process.write(tmp_path, laser.address, WIRED)) as bench:
+    with load_bench(live_bench_process.write(tmp_path, laser.address, safety=WIRED)) as bench:
 
         def shot() -> None:
             bench.shots += 1
 
         assert edges(1.0, shot) >= 20  # of 50, on a busy computer
-        time.sleep(0.5)  # it hangs
+        time.sleep(0.5)  # it hangs, for longer than `stops_after_s`
         assert edges(0.5) == 0 and not line()
         assert edges(0.5, bench.beat) >= 10
     assert edges(0.3) == 0 and not line()
@@ -564,43 +574,56 @@ def test_the_heartbeat_goes_with_the_run_and_stops_when_it_hangs(
 
 def test_a_heartbeat_wants_a_line_that_is_there(tmp_path: Path, laser: Served) -> None:
     # A typing error would leave the relay without a heartbeat, or drive something else.
-    path = live_bench_process.write(tmp_path, laser.address, WIRED.replace("line = 1", "line = 2"))
+    path = live_bench_process.write(tmp_path, laser.address, safety=wired(line=2))
     with pytest.raises(InputError, match=r"line = 2, and instruments\.detector has 2 lines"):
         load_bench(path).open()
-    path = live_bench_process.write(
-        tmp_path, laser.address, WIRED.replace('"detector"', '"source"')
-    )
+    path = live_bench_process.write(tmp_path, laser.address, safety=wired(instrument="source"))
     with pytest.raises(InputError, match="'source' is no role of a DAQ"):
         load_bench(path)
+
+
+BARE = {"laser_class": "3B"}
 
 
 def test_light_that_can_hurt_wants_somebody_or_hardware(
     tmp_path: Path, laser: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A job of the night would leave a class 3B beam to a program.
-    bare = '\n[safety]\nlaser_class = "3B"\n'
-    path = live_bench_process.write(tmp_path, laser.address, bare)
+    path = live_bench_process.write(tmp_path, laser.address, safety=BARE)
     with pytest.raises(InputError, match="class 3B is not run unattended with no heartbeat"):
         load_bench(path).open()
     assert not laser.device.heard  # refused before anything is touched
-    for text in (WIRED, bare.replace("3B", "2"), ""):
-        with load_bench(live_bench_process.write(tmp_path, laser.address, text)):
-            pass
-    live_bench_process.write(tmp_path, laser.address, bare)
-    monkeypatch.setattr(safety, "is_terminal", lambda stream: True)
-    with load_bench(path):
-        pass
-    monkeypatch.setattr(safety, "is_terminal", lambda stream: False)
     monkeypatch.setenv(safety.ATTENDED, "1")
     with load_bench(path):
         pass
 
 
-@pytest.mark.parametrize("said", [True, False])
+def test_light_that_can_hurt_is_let_on_where_somebody_is_at_the_terminal(
+    tmp_path: Path, laser: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who sits in front of the bench would have to say so each time.
+    path = live_bench_process.write(tmp_path, laser.address, safety=BARE)
+    monkeypatch.setattr(safety, "is_terminal", lambda stream: True)
+    with load_bench(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [WIRED, *(pytest.param(table, marks=SLOW) for table in ({"laser_class": "2"}, None))],
+)
+def test_light_that_cannot_hurt_wants_nobody(
+    tmp_path: Path, laser: Served, harmless: dict[str, Any] | None
+) -> None:
+    # A night's job on a safe bench would be refused.
+    with load_bench(live_bench_process.write(tmp_path, laser.address, safety=harmless)):
+        pass
+
+
+@pytest.mark.parametrize("said", [True, pytest.param(False, marks=SLOW)])
 def test_attended_says_that_somebody_is_there(tmp_path: Path, said: bool) -> None:
     # `lightloom run` under a scheduler would be refused although somebody watches it.
-    text = example_file("imaged", tiny=True) + '\n[safety]\nlaser_class = "4"\n'
-    (tmp_path / "bench.toml").write_text(text)
+    write_bench(tmp_path, "imaged", safety={"laser_class": "4"})
     arguments = ("run", "--bench", "bench.toml", "--limit", "1", "--placement", "host", "--json")
     ended = lightloom(tmp_path, *arguments, *(["--attended"] if said else []))
     assert ended.returncode == (0 if said else 2), ended.stderr
@@ -608,18 +631,18 @@ def test_attended_says_that_somebody_is_there(tmp_path: Path, said: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("more", "is_safe", "says"),
+    ("table", "is_safe", "says"),
     [
-        ("", None, ""),
-        ("\n[safety]\n", False, "NOT FAIL-SAFE: no heartbeat line"),
-        (WIRED.replace("line = 1", "line = 0"), True, "line 0 was raised and lowered"),
+        pytest.param(None, None, "", marks=SLOW),
+        pytest.param({}, False, "NOT FAIL-SAFE: no heartbeat line", marks=SLOW),
+        (wired(line=0), True, "line 0 was raised and lowered"),
     ],
 )
 def test_check_says_what_is_not_fail_safe(
-    tmp_path: Path, more: str, is_safe: bool | None, says: str
+    tmp_path: Path, table: dict[str, Any] | None, is_safe: bool | None, says: str
 ) -> None:
     # An operator would trust a program with what only a relay can do.
-    (tmp_path / "bench.toml").write_text(example_file("block", tiny=True) + more)
+    write_bench(tmp_path, "block", safety=table)
     arguments = ("check", "--bench", "bench.toml", "--random-products", "1")
     ended = lightloom(tmp_path, *arguments, *([] if says else ["--json"]))
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -636,8 +659,7 @@ def test_check_says_what_is_not_fail_safe(
 
 def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) -> None:
     # A driver that is connected anew would forget what its bench allows.
-    path = live_bench_process.write(tmp_path, laser.address)
-    path.write_text(path.read_text().replace("[limits]", '[limits]\npower_w = [0, "2 mW"]'))
+    path = live_bench_process.write(tmp_path, laser.address, limits__power_w=[0, "2 mW"])
     device: Any = laser.device
     device.power, device.is_on = 20.0, True  # whoever was there before us
     with load_bench(path) as bench:
@@ -661,10 +683,7 @@ def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) 
 
 def test_no_exposure_is_longer_than_the_bench_allows(tmp_path: Path) -> None:
     # A step of calibration would expose a sample, or an eye, longer than somebody decided.
-    path = tmp_path / "bench.toml"
-    path.write_text(example_file("line", tiny=True))
-    bench = load_bench(path)
-    with bench:
+    with load_example(tmp_path, "line") as bench:
         for _ in range(2):
             with pytest.raises(LimitExceeded, match="exposure 2 s is outside"):
                 bench.camera.configure(exposure_s=2.0)
@@ -689,6 +708,8 @@ def test_modulators_end_at_the_darkest_level_that_is_known(tmp_path: Path, laser
 
 def test_all_benches_are_made_safe_although_one_of_them_hangs(tmp_path: Path) -> None:
     # One device that does not answer would keep the light of another bench on.
+    answers = threading.Event()
+
     class Lit:
         path, exposing_s = "lit", 0.0
 
@@ -697,7 +718,7 @@ def test_all_benches_are_made_safe_although_one_of_them_hangs(tmp_path: Path) ->
 
         def light_off(self) -> None:
             if self.hangs:
-                time.sleep(3)
+                answers.wait(20)
             self.is_lit = False
 
         def darken(self) -> None:
@@ -715,4 +736,5 @@ def test_all_benches_are_made_safe_although_one_of_them_hangs(tmp_path: Path) ->
     took_s = time.monotonic() - began_s
     assert took_s < SECOND_S and not good.is_lit and good.is_dark and stuck.is_dark, took_s
     assert sentence.startswith("lit did not say that its light is off (no answer in")
+    answers.set()
     seconds_until(lambda: threading.active_count() < 50 and not stuck.is_lit)

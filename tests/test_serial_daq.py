@@ -24,6 +24,9 @@ from lightloom.instruments import (
 from lightloom.instruments.drivers.serial_daq import framed, unframed
 from scpi_devices import Device, Served, serve
 from serial_board import Board, compile_firmware
+from waiting import wait_until
+
+SLOW = pytest.mark.slow  # pyserial takes 0.3 s to close a socket
 
 
 def daq(address: str, **options: Any) -> Any:
@@ -86,10 +89,11 @@ def test_the_firmware_refuses_in_its_own_words(board: Board) -> None:
             ("DANCE",),
         ):
             with pytest.raises(InstrumentError, match="daq refuses"):
-                instrument._ask(*words)
+                instrument._ask(*words)  # what the driver itself would never ask
         assert instrument.read((0,), 256).volts.shape == (1, 256)
 
 
+@pytest.mark.slow  # 10,000 questions; the conformance suite asks fewer
 def test_threads_do_not_mix_up_replies(board: Board) -> None:
     # Two threads of a run would read each other's lines.
     with daq(board.port) as instrument:
@@ -217,11 +221,11 @@ def faked(fake: Served) -> Iterator[Any]:
     [
         (["D 0 1 2", "OK 2 0"], BadReply, "4 counts"),
         (["D 0 1 2", "D 3 4", "OK 4 0"], BadReply, "lost before number 3"),
-        (["D 0 1 2 3 1024", "OK 4 0"], BadReply, "4 counts"),
-        (["D 0 1 2 3 4", "OK 5 0"], BadReply, "counts 5"),
-        (["D 0 1 2 3 -4", "OK 4 0"], BadReply, "whole number"),
-        (["D 0 1 2 3 4", "OK"], BadReply, "whole number"),
-        (["HA"], BadReply, "'HA'"),
+        pytest.param(["D 0 1 2 3 1024", "OK 4 0"], BadReply, "4 counts", marks=SLOW),
+        pytest.param(["D 0 1 2 3 4", "OK 5 0"], BadReply, "counts 5", marks=SLOW),
+        pytest.param(["D 0 1 2 3 -4", "OK 4 0"], BadReply, "whole number", marks=SLOW),
+        pytest.param(["D 0 1 2 3 4", "OK"], BadReply, "whole number", marks=SLOW),
+        pytest.param(["HA"], BadReply, "'HA'", marks=SLOW),
         (["NO period"], InstrumentError, "refuses"),
         (["D 0 1 2 3 4", "OK 4 2001"], InstrumentError, "behind its rate"),
         ([], InstrumentTimeout, "did not answer"),
@@ -256,12 +260,12 @@ def test_a_late_answer_is_not_taken_for_the_next(
 @pytest.mark.parametrize(
     ("sent", "says"),
     [
-        (b"garbage\n", "damaged"),
-        (b"\xff\x00\n", "damaged"),
+        pytest.param(b"garbage\n", "damaged", marks=SLOW),
+        pytest.param(b"\xff\x00\n", "damaged", marks=SLOW),
         (b"<02 OK 7*0000\n", "damaged"),
         (framed("<", "63 OK 7"), "nobody asked"),
         (b"<02 OK", "half a line"),
-        (b"x" * 10_000, "without end"),
+        pytest.param(b"x" * 10_000, "without end", marks=SLOW),
     ],
 )
 def test_garbage_is_no_answer(fake: Served, faked: Any, sent: bytes, says: str) -> None:
@@ -274,7 +278,7 @@ def test_garbage_is_no_answer(fake: Served, faked: Any, sent: bytes, says: str) 
 def test_a_cut_connection_is_found(fake: Served, faked: Any) -> None:
     # A run would wait for a device that is gone.
     fake.cut()
-    time.sleep(0.05)
+    wait_until(lambda: fake.connections[-1].fileno() < 0)
     with pytest.raises(Disconnected, match="daq"):
         faked.count()
 

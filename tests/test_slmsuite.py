@@ -67,6 +67,7 @@ class TestSlmsuiteSLM(SlmConformance):
         return modulator
 
     def seen(self, instrument: Any) -> np.ndarray:
+        # what slmsuite's simulated modulator shows, no driver tells: only its own object does
         if instrument._device is None:
             pytest.skip("slmsuite's simulated modulator is gone once it is closed")
         return np.asarray(instrument._device.display)
@@ -104,7 +105,7 @@ def test_grey_levels_reach_the_light_that_the_camera_sees() -> None:
         slm.blank()
         dark = device.take(5.0, Shot("flat", 0))
         slm.show(grating)
-        assert np.array_equal(slm._device.display, grating)
+        assert np.array_equal(slm._device.display, grating)  # of slmsuite's own object
         lit = device.take(5.0, Shot("grating", 1))
         assert dark.shot == Shot("flat", 0) and lit.shot == Shot("grating", 1)
         assert dark.data.max() > 0 and lit.data.max() > 0
@@ -251,7 +252,7 @@ def test_what_goes_wrong_below_is_one_sentence(
 def test_closing_leaves_the_darkest_level(fake: type[FakeDevice]) -> None:
     # The last frame would stand in the light for the night.
     slm = modulator(device="fake_maker.Fake", arguments={}, darkest_level=7).connect()
-    device = slm._device
+    device = slm._device  # the maker's object, which the driver lets go
     slm.show(np.full((4, 6), 200, np.uint8))
     slm.close()
     assert (device.display == 7).all()

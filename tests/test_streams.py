@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from lightloom.instruments.text import printable
 from rich.markup import escape
 from rich.table import Table
+from waiting import wait_until
 
 from lightloom import showing, streams
 from lightloom.page import write_page
@@ -61,7 +61,13 @@ def coded(encoding: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("run", "--limit", "2"), ("plan",), ("doctor",), ("run", "--help")]
+    "arguments",
+    [
+        ("run", "--limit", "2"),
+        pytest.param(("plan",), marks=pytest.mark.slow),
+        pytest.param(("doctor",), marks=pytest.mark.slow),
+        ("run", "--help"),
+    ],
 )
 def test_tables_are_drawn_in_letters_where_there_is_nothing_else(arguments: tuple[str]) -> None:
     run = lightloom(*arguments, env=coded("ascii"))
@@ -127,7 +133,13 @@ def test_a_reader_that_has_seen_enough_ends_quietly() -> None:
 
 @posix
 @pytest.mark.parametrize(
-    "arguments", [("run", "--limit", 2, "--json"), ("doctor",), ("nothing",), ("run", "--help")]
+    "arguments",
+    [
+        pytest.param(("run", "--limit", 2, "--json"), marks=pytest.mark.slow),
+        pytest.param(("doctor",), marks=pytest.mark.slow),
+        ("nothing",),
+        ("run", "--help"),
+    ],
 )
 def test_commands_end_well_without_standard_output(arguments: tuple[object, ...]) -> None:
     command = [sys.executable, "-m", "lightloom", *map(str, arguments)]
@@ -175,11 +187,13 @@ def test_a_console_prints_foreign_text_without_its_control_characters() -> None:
     assert len(widths) == 1  # columns fit what is shown
 
 
-def test_a_terminal_still_gets_colours() -> None:
+def test_a_terminal_still_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
     stream = io.StringIO()
     stream.isatty = lambda: True  # type: ignore[method-assign]
     console = PrintableConsole(stream, 80)
-    console._color_system = console._color_system or 1  # type: ignore[assignment]
     console.print(f"[bold]{escape(EVIL)}[/]")
     shown = stream.getvalue()
     assert shown.startswith("\x1b[1m") and is_harmless(shown.replace("\x1b[", ""))
@@ -190,22 +204,30 @@ def test_generated_text_is_shown_as_it_is() -> None:
     text = f"a line of {'many ' * 60}words\n\n  :heart: [bold]{EVIL}"
     quality = {"metric": "text", "digital": None, "optical": text}
     stream = io.StringIO()
-    showing._quality(PrintableConsole(stream, 110), SimpleNamespace(quality=quality))  # type: ignore
+    showing.quality(PrintableConsole(stream, 110), SimpleNamespace(quality=quality))  # type: ignore
     assert printable(text) in stream.getvalue() and is_harmless(stream.getvalue())
 
 
-def test_errors_and_results_of_commands_hold_no_control_characters(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "of",
+    [
+        pytest.param("model", marks=pytest.mark.slow),
+        "bench",
+        pytest.param("command", marks=pytest.mark.slow),
+    ],
+)
+def test_errors_and_results_of_commands_hold_no_control_characters(tmp_path: Path, of: str) -> None:
     folder = tmp_path / "m\x1b]0;owned\x07\u202e"
     folder.mkdir()
     (folder / "bench.toml").write_text('schema = 1\n"\\u001b[2J" = 1\n', "utf-8")
-    for arguments in (
-        ("run", "--model", folder),
-        ("check", "--bench", folder / "bench.toml"),
-        (EVIL,),
-    ):
-        run = lightloom(*arguments)
-        assert is_harmless(run.stdout + run.stderr), arguments
-        assert "x1b" in run.stdout + run.stderr
+    arguments: dict[str, tuple[object, ...]] = {
+        "model": ("run", "--model", folder),
+        "bench": ("check", "--bench", folder / "bench.toml"),
+        "command": (EVIL,),
+    }
+    run = lightloom(*arguments[of])
+    assert is_harmless(run.stdout + run.stderr)
+    assert "x1b" in run.stdout + run.stderr
 
 
 def test_warnings_and_tracebacks_hold_none_either() -> None:
@@ -227,9 +249,9 @@ def test_pages_hold_none(tmp_path: Path) -> None:
 
 
 def test_json_holds_them_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    from lightloom.cli import _print_json
+    from lightloom.cli import print_json
 
-    _print_json({"name": EVIL})
+    print_json({"name": EVIL})
     shown = capsys.readouterr().out
     assert is_harmless(shown) and shown.isascii() and "\\u007f" in shown
 
@@ -248,9 +270,9 @@ INTERRUPT = "import signal; os.kill(os.getpid(), signal.SIGINT)"
         f"class Gone:\n    def __del__(self):\n        {INTERRUPT}\nGone()\nwhile True: pass",
         f"import ctypes\nctypes.pythonapi.PyRun_String({INTERRUPT!r}.encode(), 257, "
         "ctypes.py_object({'os': os}), ctypes.py_object({'os': os}))",
-        "import signal, threading, time\n"
+        "import signal, threading\n"
         "def hear(): signal.pthread_kill(threading.get_ident(), signal.SIGINT)\n"
-        "threading.Thread(target=hear).start()\ntime.sleep(50)",
+        "threading.Thread(target=hear).start()\nthreading.Event().wait(50)",
     ],
     ids=["at once", "as another error", "dropped in a destructor", "below C", "by another thread"],
 )
@@ -263,7 +285,7 @@ def test_an_interrupt_is_one_line_and_status_130_wherever_it_comes(work: str) ->
 @posix
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_other_signals_end_with_the_same_status(name: str) -> None:
-    run = ended(f"import signal, time; os.kill(os.getpid(), signal.{name}); time.sleep(30)")
+    run = ended(f"import signal; os.kill(os.getpid(), signal.{name}); signal.pause()")
     assert run.returncode == 130 and run.stderr == "lightloom: stopped by the operator\n"
 
 
@@ -272,7 +294,7 @@ def test_a_terminal_that_closes_ends_with_status_130() -> None:
     # A script would take the end of an ssh session for a failed run: it was 1.
     ours, theirs = os.openpty()
     attach = "import fcntl, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
-    wait = "import time; print('ready', flush=True); time.sleep(30); print('result')"
+    wait = "import signal; print('ready', flush=True); signal.pause(); print('result')"
     run = subprocess.Popen(script(f"{attach}\n{wait}"), stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
@@ -282,6 +304,7 @@ def test_a_terminal_that_closes_ends_with_status_130() -> None:
     assert run.wait(30) == 130
 
 
+@pytest.mark.slow
 @posix
 def test_ctrl_c_while_a_sweep_opens_workers_is_one_line(tmp_path: Path) -> None:
     # Every worker printed its traceback, a hundred lines over the one that counts.
@@ -294,11 +317,9 @@ def test_ctrl_c_while_a_sweep_opens_workers_is_one_line(tmp_path: Path) -> None:
         options = ["--light", "1e3,1e4", "--limit", "2", "--workers", "1"]
         os.chdir(tmp_path)
         os.execv(sys.executable, [sys.executable, "-m", "lightloom", "sweep", *options])
-    process, began_s = psutil.Process(pid), time.monotonic()
-    workers: list[Any] = []
-    while len(workers) < 2 and time.monotonic() < began_s + 60:  # it, and a helper
-        workers = process.children(recursive=True)
-        time.sleep(0.01)
+    process = psutil.Process(pid)
+    wait_until(lambda: len(process.children(recursive=True)) >= 2, 60)  # it, and a helper
+    workers = process.children(recursive=True)
     os.write(terminal, b"\x03")
     seen = b""
     try:

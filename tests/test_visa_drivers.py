@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import serial
 from hislip_server import serve_hislip
 from lightloom.instruments import (
     BadReply,
@@ -27,6 +28,7 @@ from lightloom.instruments import (
     create,
 )
 from scpi_devices import Meter, Multimeter, RedPitaya, Scope, Served, Source, serve
+from waiting import wait_until
 
 KIT = Path(__file__).parent / "kit"
 SOURCE = {
@@ -71,13 +73,6 @@ def power_meter(served: Served, **options: Any) -> Any:
     return create("scpi-power-meter", "meter", {"address": served.address, **options})
 
 
-def wait_for(condition: Any, timeout_s: float = 5.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 # --- what they are for ---------------------------------------------------------------------------
 
 
@@ -91,7 +86,7 @@ def test_a_red_pitaya_reads_what_its_inputs_show(pitaya: Served) -> None:
         assert samples.rate_hz == 125e6 / 64  # the next that it has, never slower than asked
         assert "ACQ:TRIG:DLY 1808" in pitaya.device.heard  # beyond the 8192 after a trigger
         instrument.write(2, 1.25)
-        wait_for(lambda: pitaya.device.pins.get("AOUT2") == "1.250000")
+        wait_until(lambda: pitaya.device.pins.get("AOUT2") == "1.250000")
         instrument.set_line(3, True)
         assert instrument.read_line(3) and not instrument.read_line(4)
         assert all(finding.passed for finding in instrument.self_test())
@@ -200,7 +195,7 @@ def test_light_goes_off_after_a_broken_exchange(laser: Served) -> None:
         laser.fault = lambda line, reply: None
         with pytest.raises(InstrumentTimeout):
             instrument.is_emitting()
-    wait_for(lambda: not laser.device.is_on)
+    wait_until(lambda: not laser.device.is_on)
 
 
 def test_a_laser_that_stays_on_is_an_error(laser: Served) -> None:
@@ -276,7 +271,7 @@ def test_what_came_unasked_is_refused_not_drained(meter: Served) -> None:
     with power_meter(meter) as instrument:
         assert instrument.read_power() == 1e-6
         meter.send(b"7e-3\n")
-        time.sleep(0.1)
+        time.sleep(0.1)  # for it to arrive at the driver, which is not told of it
         with pytest.raises(BadReply, match="before it was asked"):
             instrument.read_power()
         assert instrument.read_power() == 2e-6
@@ -295,7 +290,7 @@ def test_a_cut_connection_is_found_at_once(meter: Served) -> None:
     # A run would wait for its time-out, and then not know that the device is gone.
     with power_meter(meter) as instrument:
         meter.cut()
-        time.sleep(0.1)
+        wait_until(lambda: meter.connections[-1].fileno() < 0)
         start = time.monotonic()
         with pytest.raises(Disconnected, match="connect again"):
             instrument.read_power()
@@ -361,6 +356,7 @@ def hammer(instrument: Any, ask: Any, threads: int = 8, queries: int = 10_000) -
         return list(pool.map(ask, range(queries), chunksize=queries // threads))
 
 
+@pytest.mark.slow  # 10,000 questions; the conformance suite asks 400
 def test_threads_do_not_mix_up_replies(pitaya: Served) -> None:
     # Two threads of a run would read each other's numbers (pyvisa#726).
     with daq(pitaya) as instrument:
@@ -370,6 +366,7 @@ def test_threads_do_not_mix_up_replies(pitaya: Served) -> None:
     assert found == [number % 2 == 0 for number in range(10_000)]
 
 
+@pytest.mark.slow
 def test_each_reply_is_given_once(meter: Served) -> None:
     # A number would be lost, or used twice.
     with power_meter(meter) as instrument:
@@ -389,7 +386,7 @@ def test_opening_and_closing_leaks_nothing(meter: Served) -> None:
             instrument.read_power()
 
     def settled() -> tuple[int, int]:
-        wait_for(lambda: all(c.fileno() < 0 for c in meter.connections))
+        wait_until(lambda: all(c.fileno() < 0 for c in meter.connections))
         return open_files(), threading.active_count()
 
     for _ in range(3):
@@ -397,7 +394,7 @@ def test_opening_and_closing_leaks_nothing(meter: Served) -> None:
     before = settled()
     for _ in range(100):
         cycle()
-    wait_for(lambda: settled() == before)
+    wait_until(lambda: settled() == before)
 
 
 def test_a_failed_opening_leaks_nothing(meter: Served) -> None:
@@ -407,15 +404,17 @@ def test_a_failed_opening_leaks_nothing(meter: Served) -> None:
         with pytest.raises(InstrumentTimeout):
             power_meter(meter).connect(0.02)
         if number == 1:
-            wait_for(lambda: all(c.fileno() < 0 for c in meter.connections))
+            wait_until(lambda: all(c.fileno() < 0 for c in meter.connections))
             before = open_files()
-    wait_for(lambda: open_files() == before)
+    wait_until(lambda: open_files() == before)
 
 
 # --- other partners ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dialect", ["red-pitaya", "multimeter", "scope"])
+@pytest.mark.parametrize(
+    "dialect", [pytest.param("red-pitaya", marks=pytest.mark.slow), "multimeter", "scope"]
+)
 def test_sinstruments_serves_them_too(dialect: str) -> None:
     # A driver would only know our own server's manner.
     pytest.importorskip(
@@ -629,19 +628,18 @@ def on_a_pty(answer: Any) -> Iterator[str]:
     ],
 )
 def test_a_serial_line_is_set_as_the_bench_file_says(
-    key: str, value: Any, name: str, is_set_to: Any
+    mocker: Any, key: str, value: Any, name: str, is_set_to: Any
 ) -> None:
     # A laser that wants 7 bits and even parity would answer garbage, or nothing.
     options = {"address": "ASRLloop://::INSTR", "identity_query": "", key: value}
     silent = {"prepare": (), "ask_wavelength": ""}
-    with create("scpi-power-meter", "meter", {**options, "commands": silent}) as meter:
-        assert getattr(meter._link._session.interface, name) == is_set_to
+    opened = mocker.spy(serial, "serial_for_url")
+    with create("scpi-power-meter", "meter", {**options, "commands": silent}):
+        assert getattr(opened.spy_return, name) == is_set_to
 
 
 def test_a_serial_line_is_held_against_other_programs() -> None:
     # A terminal program on the same port would take the laser's answers.
-    import serial
-
     device = Meter()
     with on_a_pty(lambda line: filter(None, [device.reply(line)])) as address:
         port = address.removeprefix("ASRL").removesuffix("::INSTR")

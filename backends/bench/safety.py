@@ -46,6 +46,7 @@ __all__ = [
     "lacks",
     "latch",
     "latch_after_restart",
+    "latch_places",
     "latched",
     "let_go",
     "make_all_safe",
@@ -317,7 +318,8 @@ def _shared_latches(file: Path, source: str) -> list[Path]:
     return []
 
 
-def _latches(path: str | Path, source: str) -> list[Path]:
+def latch_places(path: str | Path, source: str) -> list[Path]:
+    """Return every file in which a latch of a bench may stand; `source` as for `latch`."""
     file = Path(path)
     shared = _shared_latches(file, source) if source else []
     return list(dict.fromkeys([*places(file, "latch"), *shared]))
@@ -330,7 +332,7 @@ def latched(path: str | Path, source: str = "") -> Latch | None:
     ----------
     source : see `latch`
     """
-    for place in _latches(path, source):
+    for place in latch_places(path, source):
         if not _is_there(place):
             continue
         found = read_note(place)
@@ -347,7 +349,7 @@ def rearm(path: str | Path, source: str = "") -> None:
     ------
     InputError : when another user latched it, who has to re-arm it too
     """
-    for place in filter(_is_there, _latches(path, source)):
+    for place in filter(_is_there, latch_places(path, source)):
         try:
             place.unlink(missing_ok=True)
         except OSError as error:

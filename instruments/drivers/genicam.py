@@ -112,7 +112,7 @@ class GenicamCamera(Camera):
         self._producer, info = self._find()
         try:
             with self._vendor("connect"):
-                self._camera = _open[self._producer].create(info)
+                self._camera = open_producers[self._producer].create(info)
                 self._camera.num_buffers = self.options.buffers
             self._set_up()
         except BaseException:
@@ -419,7 +419,7 @@ def _one_line(error: BaseException) -> str:
 
 # --- producers: a process may open each only once, so cameras share them -------------------------
 
-_open: dict[str, Any] = {}  # path of a producer -> its Harvester
+open_producers: dict[str, Any] = {}  # path -> its Harvester, while a camera uses it
 _holders: dict[str, int] = {}
 _lock = Lock()
 
@@ -451,7 +451,7 @@ def _hold(producer: str) -> list[Any]:
     """Open a producer, or share it, and give the cameras that it lists."""
     core = import_extra("harvesters.core", "genicam", "a GenICam camera")
     with _lock:
-        if producer not in _open:
+        if producer not in open_producers:
             harvester = core.Harvester()
             try:
                 harvester.add_file(producer)
@@ -462,9 +462,9 @@ def _hold(producer: str) -> list[Any]:
                 raise InputError(
                     f"the GenTL producer {producer} cannot be used: {_one_line(error)}"
                 ) from error
-            _open[producer] = harvester
+            open_producers[producer] = harvester
         _holders[producer] = _holders.get(producer, 0) + 1
-        return list(_open[producer].device_info_list)
+        return list(open_producers[producer].device_info_list)
 
 
 def _let_go(producer: str) -> None:
@@ -472,4 +472,4 @@ def _let_go(producer: str) -> None:
         _holders[producer] -= 1
         if not _holders[producer]:
             del _holders[producer]
-            _open.pop(producer).reset()
+            open_producers.pop(producer).reset()

@@ -13,19 +13,19 @@ from hashlib import pbkdf2_hmac
 from pathlib import Path
 from typing import Any
 
+from bench_factory import changed
+from lightloom.backends.bench import Bench
 from lightloom.instruments import LightloomError, registry, stopping
 from lightloom.instruments.templates.echo import DEVICES
 
-TEMPLATES = {
-    "template-slm": "templates.slm:TemplateSLM",
-    "template-daq": "templates.daq:TemplateDaq",
-}
+# a package of a laboratory: it registers the drivers' templates by entry points
+TEMPLATES = str(Path(__file__).parent / "template_drivers")
 
 FILE = """
 schema = 1
 layout = "block"
 coherence = "incoherent"
-exposure_s = "{exposure_s} s"
+exposure_s = "0.002 s"
 [limits]
 timeout_s = "20 s"
 [instruments.input]
@@ -38,51 +38,65 @@ serial = "weight"
 driver = "template-daq"
 [instruments.source]
 driver = "scpi-source"
-address = "{address}"
 watts_per_unit = 1e-3
 max_power_w = "5 mW"
-commands = {{ open_shutter = "SHUT ON", close_shutter = "SHUT OFF" }}
+commands = { open_shutter = "SHUT ON", close_shutter = "SHUT OFF" }
 """
 
 
 @contextmanager
 def drivers_in_memory(monkeypatch: Any) -> Iterator[None]:
     """Let bench files name the drivers' templates."""
-    monkeypatch.setattr(registry, "_OURS", registry._OURS | TEMPLATES)
-    registry._points.cache_clear()
+    monkeypatch.syspath_prepend(TEMPLATES)
+    registry.drivers.cache_clear()
     DEVICES.clear()
     yield
-    registry._points.cache_clear()
+    registry.drivers.cache_clear()
 
 
-def write(folder: Path, address: str, more: str = "", exposure_s: float = 0.002) -> Path:
+def write(folder: Path, address: str, **changes: Any) -> Path:
+    """Write the file of a bench whose source has this address, changed as `changed` does."""
     path = folder / "bench.toml"
-    path.write_text(FILE.format(address=address, exposure_s=exposure_s) + more, encoding="utf-8")
+    text = changed(FILE, instruments__source__address=address, **changes)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
-def forked() -> None:
+def watchdog_process(bench: Bench) -> int:
+    """Return the number of a bench's watchdog process, which only a fault is to end or stop."""
+    assert bench._watchdog is not None
+    return bench._watchdog._process.pid
+
+
+def stay() -> None:
+    """Be there until somebody ends it; not for ever, should nobody."""
+    threading.Event().wait(60)
+
+
+def fork() -> None:
     """Leave a process behind that inherits every open file."""
     if os.fork() == 0:
-        time.sleep(20)
+        stay()
         os._exit(0)
+    print("forked", flush=True)
+    stay()
 
 
-def take_shots(bench) -> None:
+def take_shots(bench: Bench) -> None:
     while True:
         bench.shots += 1
-        time.sleep(0.01)
+        time.sleep(0.01)  # what a shot takes
 
 
 def go_on_after_ctrl_c() -> None:
     with stopping.one_is_meant():
         print("waits", flush=True)
-        time.sleep(30)
+        stay()
     print("goes on", flush=True)
-    time.sleep(30)
+    stay()
 
 
-def hold_the_source(bench) -> None:
+def hold_the_source(bench: Bench) -> None:
     """Ask the source in a thread, again and again, and wait for that."""
 
     def ask() -> None:
@@ -95,24 +109,33 @@ def hold_the_source(bench) -> None:
 
 
 def compute() -> None:
+    """Compute in one step of Python, and say so once the main thread is deep in it."""
+    began_s = time.process_time()
+
+    def say() -> None:
+        while time.process_time() < began_s + 0.05:
+            time.sleep(0.005)  # the processor's time is nothing that one can wait for
+        print("computes", flush=True)
+
+    threading.Thread(target=say, daemon=True).start()
     pbkdf2_hmac("sha256", b"deep in", b"arithmetic", 100_000_000)
 
 
 def main() -> None:
     from lightloom.backends.bench import load_bench
 
-    registry._OURS |= TEMPLATES
+    sys.path.insert(0, TEMPLATES)
     stopping.listen()
     path, act = sys.argv[1:]
     try:
         with load_bench(path) as bench:
             bench.source.enable()
-            print("lit", bench._watchdog and bench._watchdog._process.pid, flush=True)
+            print("lit", watchdog_process(bench), flush=True)
             acts = {
-                "wait": lambda: time.sleep(30),
+                "wait": stay,
                 "end": lambda: None,
                 "raise": lambda: 1 / 0,
-                "fork": lambda: (forked(), time.sleep(30)),
+                "fork": fork,
                 "compute": compute,
                 "shots": lambda: take_shots(bench),
                 "meant": go_on_after_ctrl_c,
