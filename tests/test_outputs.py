@@ -192,7 +192,7 @@ def test_a_report_replaces_a_report(journal: Path, tmp_path: Path) -> None:
         b"notes on lightloom trace",
         b'# "lightloom trace"\nschema = 1\n',
         b'"lightloom trace"',
-        gzip.compress(b'"lightloom trace"'),
+        gzip.compress(b'"lightloom trace"', mtime=0),
         b"\x1f\x8b damaged",
         b"<!DOCTYPE html><p>lightloom traces</p>",
         b'{"kind": "lightloom trace page"}',
