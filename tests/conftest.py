@@ -32,6 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, lambda *_: None)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes share the tests: one more than cores, as some tests wait."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
 @pytest.fixture
 def references() -> Path:
     return REFERENCES

@@ -244,6 +244,7 @@ def test_real_instruments_that_do_not_answer_are_lines(
     assert "instruments.source" in findings[3]["detail"] and says in findings[3]["detail"]
 
 
+@pytest.mark.slow
 def test_a_monitor_that_does_not_exist_is_named(tmp_path: Path) -> None:
     if shutil.which("Xvfb") is None:
         pytest.skip("Xvfb is not installed (Debian package xvfb)")

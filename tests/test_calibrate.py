@@ -284,6 +284,7 @@ def test_a_calibrated_bench_has_a_gain_of_one(
         backend.close()
 
 
+@pytest.mark.slow
 def test_a_lens_that_distorts_is_calibrated(tmp_path: Path) -> None:
     # Otherwise `align` stores a cubic map that `calibrate` refuses, and the bench cannot be used.
     bench = panel(tmp_path, "imaged", "1 ms", 1.0, 103, world__distortion=0.01)

@@ -39,6 +39,7 @@ def test_the_model_is_small(digits: Model) -> None:
     assert (digits.source / "model.safetensors").stat().st_size < 2_000_000
 
 
+@pytest.mark.slow
 def test_accuracy_digital_and_on_the_default_bench(
     digits: Model, data: dict[str, np.ndarray]
 ) -> None:

@@ -86,6 +86,7 @@ def window_process(slm: Any) -> int:
     return int(slm._window.pid)
 
 
+@pytest.mark.slow  # a window each
 class TestDisplaySLM(SlmConformance):
     @pytest.fixture
     def make(self, x_display: str) -> Callable[[], DisplaySLM]:

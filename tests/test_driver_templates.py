@@ -75,6 +75,7 @@ class TestFakePowerMeter(OnEchoDevice, PowerMeterConformance):
         return lambda: FakePowerMeter("power meter")
 
 
+@pytest.mark.slow
 def test_the_command_of_the_page_tests_a_driver(tmp_path: Path) -> None:
     # An author who does what docs/how-to/drivers.md says would test nothing, or fail at once.
     page = Path(__file__).parents[1] / "docs" / "how-to" / "drivers.md"

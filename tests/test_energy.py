@@ -282,6 +282,7 @@ def test_the_factors_of_the_sensitivity_break_even() -> None:
     assert checked > 20 and goals
 
 
+@pytest.mark.slow
 def test_crossovers_are_where_the_light_begins_to_win() -> None:
     profile = load_profile("scaled-optics")
     constants = resolve(profile, (PAPER,))
@@ -339,6 +340,7 @@ def test_the_papers_hundredfold_is_within_what_had_to_be_recalled() -> None:
     assert middle == pytest.approx(83, abs=2)
 
 
+@pytest.mark.slow
 def test_the_papers_8000_needs_a_wide_and_shallow_quadrillion() -> None:
     # its shape is not public to us: 1,048,576 wide gives it, the shape of today's models does not
     wide, deep = (1 << 20, 76, 128), (219_904, 1720, 1718)

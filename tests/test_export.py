@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from commands import called
 from journal_factory import (
     begin_session,
     keep_segment,
@@ -35,6 +36,7 @@ from lightloom.scheduler.export import export
 from lightloom.scheduler.journal import Journal, JournalFile
 
 ENDINGS = (".h5", ".zarr")
+FIRST_ENDING = (".h5", pytest.param(".zarr", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +267,7 @@ def test_outputs_that_cannot_be_are_refused(name: str, on_the_mock: Path, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", FIRST_ENDING)
 def test_nothing_is_left_of_an_export_that_failed(
     ending: str, on_a_bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,7 +298,7 @@ with Killed(sys.argv[1]) as journal:
 """
 
 
-@pytest.mark.parametrize("ending", [".h5", ".zarr"])
+@pytest.mark.parametrize("ending", FIRST_ENDING)
 def test_a_killed_export_does_not_look_whole(
     ending: str, on_the_mock: Path, tmp_path: Path
 ) -> None:
@@ -373,8 +375,7 @@ def test_a_long_run_takes_no_more_memory(
 
 def test_the_command_says_what_it_wrote(on_the_mock: Path, tmp_path: Path) -> None:
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "lightloom", "export", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+        return called(tmp_path, "export", *arguments)
 
     done = run(on_the_mock, "--output", tmp_path / "run.h5")
     assert done.returncode == 0 and "162 steps, 0 shots, 0 faults" in " ".join(done.stdout.split())

@@ -43,7 +43,9 @@ def test_decoding_with_a_cache_equals_the_full_pass(references: Path, name: str)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), full, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize(
+    "name", [n if n == "gpt2" else pytest.param(n, marks=pytest.mark.slow) for n in LANGUAGE]
+)
 def test_decoding_on_the_mock_is_causal(references: Path, name: str) -> None:
     # scales and noise belong to a token's own address: what follows must not change it
     model = load_model(references / name)

@@ -228,9 +228,10 @@ def check_that_it_goes_on(source: Path, part: Path, share: float) -> None:
     assert content(part) == content(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "share",
-    [pytest.param(0, marks=pytest.mark.slow), pytest.param(1 / 3, marks=pytest.mark.slow), 0.8, 1],
+    [0, 1 / 3, 0.8, 1],
 )
 def test_a_bench_goes_on_with_the_same_light(
     whole_on_a_bench: tuple[Path, Path], tmp_path: Path, share: float
@@ -274,9 +275,8 @@ def not_killed(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     return content(reference)
 
 
-@pytest.mark.parametrize(
-    "steps", [*(pytest.param(steps, marks=pytest.mark.slow) for steps in (0, 1)), 60]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [0, 1, 60])
 def test_a_killed_process_loses_nothing(
     not_killed: dict[Any, Any], tmp_path: Path, steps: int
 ) -> None:
@@ -725,6 +725,7 @@ def test_what_may_be_accepted_is_known(whole: Path) -> None:
         resume(whole, accept=["weather"])
 
 
+@pytest.mark.slow
 def test_another_bench_or_calibration_is_refused(
     whole_on_a_bench: tuple[Path, Path], tmp_path: Path
 ) -> None:

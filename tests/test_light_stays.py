@@ -363,6 +363,7 @@ def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -
     assert not stopping.left_lit()
 
 
+@pytest.mark.slow
 def test_a_laser_that_says_off_and_shines_is_found_by_the_power_meter(
     tmp_path: Path, laser: Served
 ) -> None:

@@ -273,6 +273,7 @@ def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:
 _IS_DARK = "__import__('sys').modules['lightloom.scheduler.held_bench'].held() is None"
 
 
+@pytest.mark.slow
 def test_an_error_on_one_worker_ends_the_run_and_all_are_dark(write: Write) -> None:
     paths = write(text(clock="real"), text(clock="real", **LOST))
     remote = RemoteBenches(paths)

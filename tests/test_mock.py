@@ -757,6 +757,7 @@ def products(draw: st.DrawFn) -> dict[str, Any]:
     return {"fields": fields, "x": x, "w": w, "ids": ids}
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(products())
 def test_any_shape_gives_finite_numbers_row_by_row(product: dict[str, Any]) -> None:

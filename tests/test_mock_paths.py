@@ -240,6 +240,7 @@ def benches(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(benches(), st.integers(1, 12), st.integers(1, 70), st.integers(1, 90), st.integers(0, 2**32))
 def test_any_bench_follows_the_formulas(

@@ -143,9 +143,10 @@ def test_a_cache_goes_through_micro_batches(make_timed: Make, small_model: Path)
 @pytest.mark.parametrize(
     "name, layout, parts",
     [
-        ("gpt2", "imaged", 1),
-        ("gpt2", "imaged", 2),
-        ("gpt2", "imaged", 3),
+        pytest.param("gpt2", "imaged", 1, marks=pytest.mark.slow),
+        pytest.param("gpt2", "imaged", 2, marks=pytest.mark.slow),
+        pytest.param("gpt2", "imaged", 3, marks=pytest.mark.slow),
+        ("small", "imaged", 2),
         ("small", "line", 2),
         ("small", "block", 2),
         pytest.param("gpt2", "line", 2, marks=pytest.mark.slow),

@@ -10,7 +10,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from commands import called
 from journal_factory import (
     BEGAN_S,
     begin_session,
@@ -167,6 +167,7 @@ def check_opened(found: Opened, pictures: int) -> None:
         assert ink.any(axis=1).mean() > 0.2 and ink.any(axis=0).mean() > 0.5
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_browser_shows_all_of_a_bench_run_and_asks_for_nothing(
     on_a_bench: Path, tmp_path: Path
@@ -436,8 +437,7 @@ def _told(path: Path, folder: Path) -> str:
 
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "lightloom", "report", *map(str, arguments)]
-    return subprocess.run(run, capture_output=True, text=True, encoding="utf-8")
+    return called(Path(), "report", *arguments)
 
 
 def test_the_command_writes_beside_the_journal_or_where_it_is_told(

@@ -154,6 +154,7 @@ def test_the_first_ctrl_c_leaves_an_exposure_its_time_and_the_second_does_not(
         goes_off(lambda: is_lit(laser))
 
 
+@pytest.mark.slow
 @posix
 def test_a_source_that_another_thread_waits_for_is_told_all_the_same(
     tmp_path: Path, laser: Served
@@ -357,6 +358,7 @@ def test_a_watchdog_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
 # --- one process at a time -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bench_in_use_names_who_uses_it(tmp_path: Path, laser: Served) -> None:
     # Two programs would show frames on the same modulators.
     path = live_bench_process.write(tmp_path, laser.address)
@@ -481,6 +483,7 @@ def leave_holder(path: Path, boot: str) -> None:
     kept.write_text(json.dumps(content | {"boot": boot}))
 
 
+@pytest.mark.slow
 def test_a_computer_that_was_restarted_during_a_run_latches_a_real_bench(
     tmp_path: Path, laser: Served
 ) -> None:
@@ -556,6 +559,7 @@ def edges(during_s: float, act: Callable[[], None] = lambda: None) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_the_heartbeat_goes_with_the_run_and_stops_when_it_hangs(
     tmp_path: Path, laser: Served
 ) -> None:

@@ -142,14 +142,8 @@ def test_a_finished_product_needs_no_light(make_bench: BenchMaker) -> None:
     assert backend.bench.shots == shots
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        "imaged",
-        pytest.param("line", marks=pytest.mark.slow),
-        pytest.param("block", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_calibrated_bench_goes_on_with_its_light_followed(
     tmp_path: Path, calibrated_folder: Path, layout: str
 ) -> None:

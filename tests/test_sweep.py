@@ -154,6 +154,7 @@ def test_points_hold_what_a_run_gives(alone: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_the_workers(alone: dict[str, Any]) -> None:
     out, error = sweep(*TINY, "--workers", 2, "--json")
     assert numbers(json.loads(out)) == numbers(alone)
@@ -303,7 +304,7 @@ def test_local_workers_listen_on_loopback_alone_and_to_us_alone() -> None:
     [
         ("0.0.9", 1, "has lightloom 0.0.9, but here it is"),
         ("none", 1, "cannot load lightloom"),
-        (lightloom.__version__, 0, "has no workers"),
+        pytest.param(lightloom.__version__, 0, "has no workers", marks=pytest.mark.slow),
     ],
 )
 def test_workers_that_do_not_fit_are_refused(
@@ -315,6 +316,7 @@ def test_workers_that_do_not_fit_are_refused(
     assert address in str(caught.value) or "the worker tcp://127.0.0.1:" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_listens_and_says_nothing_is_no_scheduler() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

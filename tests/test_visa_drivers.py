@@ -406,7 +406,7 @@ def test_a_failed_opening_leaks_nothing(meter: Served) -> None:
         if number == 1:
             wait_until(lambda: all(c.fileno() < 0 for c in meter.connections))
             before = open_files()
-    wait_until(lambda: open_files() == before)
+    wait_until(lambda: open_files() <= before)  # what others let go meanwhile counts for nothing
 
 
 # --- other partners ------------------------------------------------------------------------------
