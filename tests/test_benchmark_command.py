@@ -131,7 +131,7 @@ def test_a_real_change_is_found_on_a_busy_machine(factor: float) -> None:
     word = "slower" if factor > 1 else "faster"
     whole = found["rows"][0]
     assert whole["what"] == "whole" and whole["verdict"] == word
-    assert whole["change"] == pytest.approx(factor, rel=0.05)
+    assert whole["change"] == pytest.approx(factor, rel=0.08)  # scatters by 1.7 %: 4.7 sigma
     assert verdicts(found)[NUMPY, "whole"] == "no change seen"
 
 

@@ -170,8 +170,11 @@ def test_a_calibration_finds_what_the_bench_hides(
     if bench.file.layout != "block":
         assert bench.camera.gain_e_per_count is not None
         gain, noise = bench.camera.gain_e_per_count, bench.camera.read_noise_e
-    assert found.figure("detector", "gain_e_per_count") == pytest.approx(gain, rel=0.01)
-    assert found.figure("detector", "read_noise_e") == pytest.approx(noise, rel=0.05)
+    for figure in found.steps["detector"].figures:
+        true = {"gain_e_per_count": gain, "read_noise_e": noise}.get(figure.name)
+        if true is not None:  # 4.5 of its stated errors, once in 1.5e5, and 0.2 % of bias
+            assert figure.uncertainty is not None and figure.uncertainty < 0.025 * true
+            assert abs(figure.value - true) < 4.5 * figure.uncertainty + 2e-3 * true
     for role in ("input", "weight"):
         assert found.figure("curves", f"{role}_extinction") == pytest.approx(extinction, rel=0.03)
         off = found.array("curves", role) - truth["tables"][role]
@@ -182,7 +185,8 @@ def test_a_calibration_finds_what_the_bench_hides(
     backend.open()
     pairs = backend.response.pairs_e / backend.layout.element_sums(truth["gains"])
     backend.close()
-    assert (pairs / pairs.mean()).std() < 5e-3
+    # 0.4 % of the 16 slots of a tiny block (chi-square of 15 degrees: once in 1e6), of 92 elsewhere
+    assert (pairs / pairs.mean()).std() < (8e-3 if kind == "tiny block" else 5e-3)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -323,7 +327,7 @@ def test_random_products_are_at_the_noise_floor(
     backend.close()
     assert found.over_floor < claim * (1 + 3.72 * 0.87 / products**0.5)
     assert abs(found.bias_over_floor) < 0.1 + 3 * found.bias_error
-    assert found.retries == 0
+    assert found.retries <= 2  # of 60 checksums, each once in 1e4: 4e-8
 
 
 @pytest.mark.campaign
@@ -557,7 +561,8 @@ def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], kind: st
 @pytest.mark.campaign
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_drifting_source_is_followed(later: Callable[..., Bench], layout: str) -> None:
-    # 5 % over a run of 800 shots and more; ratios scatter by 2 % (5 % for the block's 200)
+    # 5 % over a run of 800 shots and more; ratios scatter by 2 % (14 % for the block's 200, which
+    # 3.2 is 5 of from the 1.85 of this drift: the world's seed fixes it)
     bench = later(layout, world__drift_rms=0.05, world__drift_shots=2000.0)
     backend = BenchBackend(bench)
     found = random_products(backend, 200 if layout == "block" else 2000)

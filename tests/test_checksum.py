@@ -107,9 +107,9 @@ def test_false_alarms_are_as_rare_as_stated(
     ],
 )
 def test_a_detector_without_noise_raises_no_more_alarms(electrons: float) -> None:
-    """Few electrons a slot, and nothing else: at most 1e-4 of 1e6 residuals, within 3 sigma.
+    """Few electrons a slot, and nothing else: at most 1e-4 of 1e6 residuals, within 4.5 sigma.
 
-    False alarm of this test: below 2e-3 for a fresh seed, were the rate just 1e-4.
+    False alarm of this test: 1.4e-5 for a fresh seed, were the rate just 1e-4 (Poisson).
     """
     chance, length = np.random.Generator(np.random.Philox(6)), 32
     shares = np.abs(numbers(8, length))
@@ -121,14 +121,14 @@ def test_a_detector_without_noise_raises_no_more_alarms(electrons: float) -> Non
     counted = chance.poisson(mean, (1_000_000, len(mean)))
     moments = counted @ sums.powers.T
     z, _ = score(moments[:, 0], (moments[:, 1], moments[:, 2]), (sums.dark[0], sums.dark[1]))
-    assert (np.abs(z) > THRESHOLD).mean() < 1e-4 + 3e-5
+    assert (np.abs(z) > THRESHOLD).mean() < 1e-4 + 4.5e-5
 
 
 @pytest.mark.parametrize("freedom", [8, 47, 127])
 def test_squares_of_all_slots_keep_the_rate_too(freedom: int) -> None:
     """Of 1e6 sums of squares 1e-4 are suspicious, or less where slots are few (7.5e-5 of 8).
 
-    False alarm of this test: 1 % for a fresh seed (2.5 standard errors).
+    False alarm of this test: 2e-5 for a fresh seed (Poisson).
     """
     squares = np.random.Generator(np.random.Philox(7)).chisquare(freedom, 1_000_000)
     limit = next(
@@ -136,7 +136,7 @@ def test_squares_of_all_slots_keep_the_rate_too(freedom: int) -> None:
         for square in np.linspace(freedom, 10 * freedom, 20_000)
         if chi_square_score(np.array([square**0.5]), freedom) > ONE_SIDED
     )
-    assert 5e-5 < (squares > limit).mean() < 1.25e-4
+    assert 4e-5 < (squares > limit).mean() < 1.45e-4
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_sums_of_inputs_in_order_pass(make_bench: BenchMaker) -> None:
 def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
     """An error of one row that shifts the residual by 7 sigma: 99.9 % of them raise an alarm.
 
-    Of 200,000, 188 should be missed (3.11 sigma), and 200 may be: 19 % of fresh seeds exceed that.
+    Of 200,000, 188 +- 13.7 should be missed (3.11 sigma); more than 245 are once in 5e4.
     """
     backend = make_bench(tiny=False, checks__rows=40)
     geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(9))
@@ -195,7 +195,7 @@ def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
                 with pytest.raises(WrongSum):
                     check(0, vector, shot)
     tally = product.judge.tally
-    assert tally.checks - tally.suspicious <= 1e-3 * tally.checks
+    assert tally.checks - tally.suspicious <= 245 / 200_000 * tally.checks
 
 
 def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
@@ -205,7 +205,7 @@ def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
     stats = backend.matmul(x, w).stats
     (tally,) = backend.checked.values()
     assert stats.checks == tally.checks == 40 and stats.suspicious == 0
-    assert 1.5 < tally.largest < THRESHOLD  # of 40 normal deviates: 0.4 % are outside
+    assert 1.0 < tally.largest < THRESHOLD  # of 40 normal deviates: below once in 5e6; 0.4 % above
     smallest = tally.smallest_error
     assert smallest is not None
     product, found = product_of(backend, x, w), []
@@ -302,7 +302,8 @@ def test_frames_of_a_real_path_are_noise(
 ) -> None:
     """Pictures, not drawn electrons: residuals of every layout have the spread that is stated.
 
-    About 1,700 residuals: their rms within 7 % of 1, 4 standard errors; 6e-5 for a fresh seed.
+    About 1,700 residuals: their rms within 7 % of 1, 4 standard errors. False
+    alarm 2e-3 for a fresh seed, by the largest of them.
     """
     seen: list[np.ndarray] = []
     judge = RowSums.judge
@@ -313,17 +314,19 @@ def test_frames_of_a_real_path_are_noise(
         return found
 
     monkeypatch.setattr(RowSums, "judge", watched)
+    retries = 0
     for kind in ("abs-split", "push-pull", "offset"):
         backend = make_bench(checks__rows=2, encoding__kind=kind)
         backend.matmul(numbers(50, 16), numbers(10, 16, seed=4))
         line = medium(make_bench, checks__rows=3, encoding__kind=kind)
         length = line.layout.length
-        assert line.matmul(numbers(20, length), numbers(18, length, seed=4)).stats.retries == 0
+        retries += line.matmul(numbers(20, length), numbers(18, length, seed=4)).stats.retries
     z = np.concatenate(seen)
     assert z.size > 1700
     assert np.sqrt(np.mean(z**2)) == pytest.approx(1, abs=0.07)
+    assert retries <= 2  # 600 of them are judged at 1e-4: three once in 2.5e4
     assert abs(z.mean()) < 4 / z.size**0.5
-    assert np.abs(z).max() < 4.9  # 1e-6 each
+    assert np.abs(z).max() < 4.9  # 1e-6 each: 2e-3
 
 
 # ------------------------------------------------------------------------ counts are foreseen

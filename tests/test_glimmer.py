@@ -75,7 +75,8 @@ def test_it_knows_held_out_text_as_well_as_when_it_was_trained() -> None:
 def test_light_costs_it_little_on_the_default_bench() -> None:
     model, rows = load_model("glimmer"), held_out(8)
     digital, light = model.perplexity(rows), model.perplexity(rows, "mock")
-    assert digital < light < 1.1 * digital
+    # 1.0007 of it, +-0.0006 (25 seeds): light that costs less than nothing is chance, to 5.7 sigma
+    assert 0.997 * digital < light < 1.1 * digital
 
 
 def test_the_command_runs_it_on_the_mock() -> None:

@@ -412,7 +412,9 @@ def test_light_that_is_held_off_costs_shots_and_no_number(
     thread.start()
     while thread.is_alive():
         after = backend.matmul(x, w).y
-    assert np.abs(after - before).max() < 0.5 and bench.source.is_emitting()
+    # which shots wait is new in every run: 12 differences of two products, of 0.12 rms at most,
+    # are beyond 6 sigma once in 4e7
+    assert np.abs(after - before).max() < 0.7 and bench.source.is_emitting()
     assert a_shot_waits.is_set()
     backend.close()
     assert safety.latched(bench.path) is None

@@ -68,7 +68,8 @@ def test_ten_million_numbers_have_the_variance_of_the_light(
         end="",
     )
     assert count >= 10_000_000
-    assert abs(variance - 1) < 3 * error
+    # false alarms of all 30 campaigns together: 2e-4, 2e-3, and none (9.7 sigma)
+    assert abs(variance - 1) < 4.5 * error
     assert abs(mean) * math.sqrt(count) < 4
     assert kurtosis == pytest.approx(1, abs=0.005)
 
@@ -88,5 +89,5 @@ def test_tails_are_right_to_five_and_a_half_sigma() -> None:
     for sigma, sides in zip(sigmas, found, strict=True):
         expected = count * math.erfc(sigma / math.sqrt(2)) / 2
         print(f"\nbeyond {sigma} sigma: {sides.tolist()}, expected {expected:.1f} each", end="")
-        for side in sides:  # square roots of Poisson counts have a variance of 1/4
+        for side in sides:  # square roots of Poisson counts have a variance of 1/4: 6e-4
             assert abs(2 * (math.sqrt(side + 3 / 8) - math.sqrt(expected + 3 / 8))) < 4

@@ -258,7 +258,7 @@ def test_drift_is_slow_and_belongs_to_the_device() -> None:
     one, other = course(1), course(2)
     np.testing.assert_array_equal(one, course(1))
     assert not np.allclose(one, other)
-    assert 0.015 < one.std() < 0.1 and np.abs(np.diff(one)).max() < 0.01
+    assert 0.015 < one.std() < 0.1 and np.abs(np.diff(one)).max() < 0.016  # 5 of its rms
 
 
 @pytest.mark.parametrize("distortion", [0.0, 0.03])
