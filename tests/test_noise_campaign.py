@@ -2,7 +2,7 @@
 
 The figures that docs/explanation/figures.md quotes come from here:
 
-    pytest tests/test_noise_campaign.py -s
+    pytest -m campaign tests/test_noise_campaign.py -s -n 0
 
 Each of the 30 ratios is within three standard errors with a probability of 0.9973 for a random
 seed; the seed is fixed. LIGHTLOOM_CAMPAIGN=full draws 1e9 numbers for the tails, else 4e7.
