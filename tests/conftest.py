@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench_factory import BenchMaker, load_example
+from journal_factory import recorded_on_the_mock
 from lightloom.backends.calibration import align, calibrate, store
 from small_model import write_small_model
 
@@ -65,6 +66,14 @@ def calibrated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store(bench, align(bench))
     calibrate(bench)
     return folder
+
+
+@pytest.fixture(scope="session")
+def on_the_mock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The journal of a run of digits on the mock: to be read, or copied."""
+    path = tmp_path_factory.mktemp("mock") / "mock.db"
+    recorded_on_the_mock(path)
+    return path
 
 
 @pytest.fixture(scope="session")

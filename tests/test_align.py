@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_factory import FAST_512, fault, load_example
+from bench_factory import FAST_512, IMPERFECT, fault, load_example
 from commands import called
 from lightloom.backends.bench import maps
 from lightloom.backends.bench.bench import Bench
@@ -21,17 +21,7 @@ from lightloom.backends.calibration.probe import Probe
 from lightloom.instruments import InterlockOpen, LightloomError, Saturated, WrongLight
 from lightloom.instruments.simulated import LightPath
 
-IMPERFECT: dict[str, Any] = {
-    "world__extinction_ratio": 300.0,
-    "world__lut_rms": 0.03,
-    "world__gain_rms": 0.03,
-    "world__unevenness": 0.1,
-    "world__source_rms": 0.005,
-    "world__drift_rms": 0.02,
-    "world__drift_shots": 3000.0,
-    "world__stray_e_per_s": 2e4,
-    "world__hot_pixels": 1e-4,
-}
+STRAY_E_PER_S = 2e4
 AT_A_TERMINAL = {**os.environ, "FORCE_COLOR": "1"}  # else nothing is shown while it follows
 FAULTS = {role: f"instruments__{role}__faults" for role in ("input", "weight", "detector")}
 
@@ -54,7 +44,12 @@ def bench_of(
         }
         for _ in range(2)
     ]
-    options = {"calibration": None, **IMPERFECT, "world__seed": seed}
+    options = {
+        "calibration": None,
+        **IMPERFECT,
+        "world__stray_e_per_s": STRAY_E_PER_S,
+        "world__seed": seed,
+    }
     options |= {"world__input_registration": lies[0], "world__camera_registration": lies[1]}
     options |= {"world__blur_px": 1.5} if layout == "imaged" and size != "tiny" else {}
     options |= {"world__crosstalk": 0.02} if layout == "line" else {}

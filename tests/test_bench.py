@@ -40,7 +40,7 @@ def test_the_imaged_bench_and_the_mock_agree(make_bench: BenchMaker, kind: str) 
     assert_agrees(compare(make_bench(encoding__kind=kind), 9, 8, 100))
 
 
-@pytest.mark.slow  # the unsteady line below is compared with its mock, too
+@pytest.mark.campaign  # the unsteady line below is compared with its mock, too
 def test_the_line_bench_and_the_mock_agree(make_bench: BenchMaker) -> None:
     backend = make_bench("line", world__electrons_per_pixel_j=4e8)
     assert_agrees(compare(backend, 9, 2, 500))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_factory import FAST_512, LAYOUTS, fault, load_example
+from bench_factory import FAST_512, IMPERFECT, LAYOUTS, fault, load_example
 from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.backends.bench.bench import Bench
 from lightloom.backends.bench.calibrated import Calibrated
@@ -39,17 +39,9 @@ CAMERA = {"scale": 0.98, "rotation_deg": -0.3, "shift_px": [2.2, 1.7]}
 BITS_12: dict[str, Any] = {
     f"instruments__{role}__bit_depth": 12 for role in ("input", "weight")
 } | FAST_512
-IMPERFECT: dict[str, Any] = {
+CROOKED: dict[str, Any] = IMPERFECT | {
     "world__seed": 11,
-    "world__extinction_ratio": 300.0,
-    "world__lut_rms": 0.03,
-    "world__gain_rms": 0.03,
-    "world__unevenness": 0.1,
-    "world__source_rms": 0.005,
-    "world__drift_rms": 0.02,
-    "world__drift_shots": 3000.0,
     "world__stray_e_per_s": 200.0,
-    "world__hot_pixels": 1e-4,
     "world__input_registration": INPUT,
     "world__camera_registration": CAMERA,
 }
@@ -99,7 +91,7 @@ def bench_of(folder: Path, kind: str, **changes: Any) -> Bench:
     layout = kind.removeprefix("tiny ")
     if kind != layout:
         return load_example(folder, layout, **(TINY | changes))
-    options = BITS_12 | IMPERFECT | OWN[layout] | {"calibration": None} | changes
+    options = BITS_12 | CROOKED | OWN[layout] | {"calibration": None} | changes
     return load_example(folder, layout, tiny=False, **options)
 
 

@@ -27,7 +27,6 @@ from journal_factory import (
     keep_steps,
     made,
     note_fault,
-    recorded_on_the_mock,
 )
 from lightloom.backends.bench.recorder import QUALITY
 from lightloom.instruments import InputError
@@ -37,13 +36,6 @@ from lightloom.scheduler.journal import Journal, JournalFile
 
 ENDINGS = (".h5", ".zarr")
 FIRST_ENDING = (".h5", pytest.param(".zarr", marks=pytest.mark.slow))
-
-
-@pytest.fixture(scope="module")
-def on_the_mock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mock") / "mock.db"
-    recorded_on_the_mock(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from lightloom.backends import MockBackend, OpticsProfile
 from lightloom.models import Model, load_model
 from safetensors.numpy import load_file
 
-pytestmark = pytest.mark.packaged_models
+pytestmark = [pytest.mark.packaged_models, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from journal_factory import (
     keep_steps,
     made,
     note_fault,
-    recorded_on_the_mock,
 )
 from lightloom.benchmarks.fuzz.journals import damaged
 from lightloom.instruments import InputError
@@ -34,13 +33,6 @@ from lightloom.scheduler.journal import JournalFile
 from lightloom.scheduler.summary import BINS, LAST_FAULTS, Course, summarise
 
 from lightloom.run_page import run_page
-
-
-@pytest.fixture(scope="module")
-def on_the_mock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mock") / "mock.db"
-    recorded_on_the_mock(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,16 @@ FAST_512 = {  # modulators and a camera of 512 x 512 pixels, instead of the real
     "instruments__weight__device": "fast-512",
     "instruments__detector__device": "fast-512",
 }
+IMPERFECT: dict[str, Any] = {  # noisy, uneven and drifting, as benches are
+    "world__extinction_ratio": 300.0,
+    "world__lut_rms": 0.03,
+    "world__gain_rms": 0.03,
+    "world__unevenness": 0.1,
+    "world__source_rms": 0.005,
+    "world__drift_rms": 0.02,
+    "world__drift_shots": 3000.0,
+    "world__hot_pixels": 1e-4,
+}
 
 
 def changed(text: str, /, **changes: Any) -> str:
