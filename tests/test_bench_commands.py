@@ -190,8 +190,8 @@ def test_a_real_bench_is_not_run_before_it_is_calibrated(tmp_path: Path) -> None
 
 @pytest.fixture(
     params=[
-        "silent",
-        *(pytest.param(k, marks=pytest.mark.slow) for k in ("closed", "garbage", "half a line")),
+        "closed",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("silent", "garbage", "half a line")),
     ]
 )
 def partner(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:

@@ -150,7 +150,9 @@ def later(
 # --- against hidden truth ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])  # of tiny imaged elements, too little light is seen
+@pytest.mark.parametrize(  # of tiny imaged elements, too little light is seen
+    "kind", [KINDS[1], pytest.param(KINDS[2], marks=pytest.mark.slow), *KINDS[3:]]
+)
 def test_a_calibration_finds_what_the_bench_hides(
     clean: Callable[[str], tuple[Bench, Calibration]], kind: str
 ) -> None:

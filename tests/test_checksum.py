@@ -297,6 +297,7 @@ def test_a_wrong_input_is_found_where_all_slots_share_it(
     assert "sum" in fails(backend, x, w)
 
 
+@pytest.mark.slow
 def test_frames_of_a_real_path_are_noise(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def test_mistakes_end_in_one_sentence(arguments: tuple[str, ...], message: str) 
     assert run.stdout == ""
 
 
+@pytest.mark.slow
 def test_images_from_files(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     good = chance.integers(0, 17, (5, 1, 8, 8)).astype(np.uint8)

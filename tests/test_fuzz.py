@@ -261,9 +261,16 @@ QUICK = {  # inputs of each target: the whole takes half a minute
     "journals": 0,
     "sweep outputs": 20,
 }
+LONG = ("damaged journals",)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(one, id=one.name, marks=[pytest.mark.slow] if one.name in LONG else [])
+        for one in TARGETS
+    ],
+)
 def test_nothing_but_a_sentence_or_the_right_numbers(target: Target, tmp_path: Path) -> None:
     # A user would see a traceback, wait for ever, or compute with a number that nobody meant.
     inputs = QUICK.get(target.name, 40)

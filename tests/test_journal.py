@@ -453,6 +453,7 @@ def test_a_complete_run_has_nothing_to_resume(whole: Path) -> None:
         resume(whole)
 
 
+@pytest.mark.slow
 def test_two_writers(whole: Path, tmp_path: Path) -> None:
     part = cut(whole, tmp_path / "part.db", 60)
     holds = (

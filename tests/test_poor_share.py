@@ -119,6 +119,7 @@ print(numbers(path), sorted(os.listdir(path.parent)))
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_another_disk_is_read_and_resumed_on_such_a_share(
     library: Path, tmp_path: Path, share: Path
 ) -> None:

@@ -120,6 +120,7 @@ def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, stat
     assert {path.name for path in tmp_path.iterdir()} <= {"bench.toml", ".bench.toml.lock"}
 
 
+@pytest.mark.slow
 @posix
 def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, laser: Served) -> None:
     # Python hears signals between two steps of its own; one step may take seconds.
