@@ -333,6 +333,7 @@ def run(*arguments: object, status: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_bench_of_a_cluster_is_taken(here: str) -> None:
     document = run("--scheduler", here, "--json")
     assert document["is_mock"] and document["stats"]["shots"] > 0

@@ -307,6 +307,7 @@ def test_vectors_that_stay_are_not_shown_again() -> None:
     assert packing.frames("input-stationary") == (11, 5)
 
 
+@pytest.mark.slow
 def test_large_jobs_take_what_their_shots_take() -> None:
     # times of jobs that are not gone through shot by shot
     for name, ((ri, si), (rw, sw), exposure, readout) in TIMINGS.items():

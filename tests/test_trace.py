@@ -361,6 +361,7 @@ def test_two_hundred_thousand_slices_take_little_time(tmp_path: Path) -> None:
     assert "100,000 slices" in drawn, "merged, and counted"
 
 
+@pytest.mark.slow
 def test_writing_never_holds_the_text(tmp_path: Path) -> None:
     # the end of a long run must not meet the end of memory
     timeline = shots(10_000)
