@@ -36,7 +36,8 @@ def x_server(*command: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """An X server of our own, on a display that is free; give its name and its process."""
     read, write = os.pipe()
     size = f"{SHAPE[1]}x{SHAPE[0]}x24"
-    command = command or ("Xvfb", "-screen", "0", size, "-br")
+    # without -noreset it begins again after each last window, and drops whoever comes meanwhile
+    command = command or ("Xvfb", "-screen", "0", size, "-br", "-noreset")
     with subprocess.Popen(
         [*command, "-displayfd", str(write), "-nolisten", "tcp"],
         pass_fds=[write],
