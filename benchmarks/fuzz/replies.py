@@ -7,6 +7,7 @@ what that reply says and what such a device can say. Whatever was sent, a source
 
 import contextlib
 import math
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -81,8 +82,9 @@ class _Line:
     def __init__(self, device: Callable[[str], str | None], random: Random, rate: float) -> None:
         self.visalib, self.session, self.timeout = SimpleNamespace(sessions={}), 0, 0
         self._device, self._random, self._rate = device, random, rate
-        self._coming: deque[bytes] = deque()
-        self._late: list[bytes] = []
+        # what travels, and whether END is with it
+        self._coming: deque[tuple[bytes, bool]] = deque()
+        self._late: list[tuple[bytes, bool]] = []
         self._last = b"0\n"
         self.rewritten: dict[str, bytes] = {}  # question -> the reply that took the answer's place
 
@@ -97,7 +99,7 @@ class _Line:
         self._late.clear()
         whole = answer.encode("utf-8") + b"\n"
         if self._random.random() >= self._rate:
-            self._coming.append(whole)
+            self._coming.append((whole, True))
         else:
             self._spoil(command, whole)
         self._last = whole
@@ -107,13 +109,13 @@ class _Line:
         if kind == 0:  # lost
             return
         if kind == 1:  # too late
-            self._late.append(whole)
+            self._late.append((whole, True))
         elif kind == 2:  # cut
-            self._coming.append(whole[: random.randrange(len(whole))])
+            self._coming.append((whole[: random.randrange(len(whole))], False))
         elif kind == 3:  # in two pieces, the second perhaps too late
             at = random.randrange(1, len(whole))
-            self._coming.append(whole[:at])
-            (self._coming if random.random() < 0.5 else self._late).append(whole[at:])
+            self._coming.append((whole[:at], False))
+            (self._coming if random.random() < 0.5 else self._late).append((whole[at:], True))
         else:
             if kind == 4:
                 given = random.choice(_ODD).encode() + b"\n"
@@ -124,12 +126,17 @@ class _Line:
             else:
                 given = self._last
             self.rewritten[command] = given
-            self._coming.append(given)
+            self._coming.append((given, True))
 
     def read_raw(self) -> bytes:
-        if not self._coming:
-            raise pyvisa.errors.VisaIOError(StatusCode.error_timeout)
-        return self._coming.popleft()
+        """Return bytes up to the next END, as pyvisa does: what has none is lost to a time-out."""
+        got, has_ended = b"", False
+        while not has_ended:
+            if not self._coming:
+                raise pyvisa.errors.VisaIOError(StatusCode.error_timeout)
+            piece, has_ended = self._coming.popleft()
+            got += piece
+        return got
 
     def close(self) -> None:
         self._coming.clear()
@@ -150,7 +157,8 @@ def _connected(
 ) -> Iterator[tuple[Any, _Line]]:
     """Give an instrument at the end of a line that spoils its share of the replies."""
     line = _Line(device.hear, random, random.choice((0.02, 0.1, 0.4)))
-    given = {"address": "GPIB0::1::INSTR", "timeout_s": 0.02, **options}
+    address = f"GPIB{os.getpid()}::1::INSTR"  # a device is one process's, and several may fuzz
+    given = {"address": address, "timeout_s": 0.02, **options}
     with _ticking(), patch.object(visa.VisaLink, "_open", lambda link, timeout_s: line):
         made = create(driver, driver, given, VirtualClock())
         made.connect(0.02)
@@ -452,7 +460,7 @@ class _Port:
 def _serial_daqs(folder: Path) -> Iterator[Attempt]:
     def attempt(random: Random) -> bool:
         port = _Port(random, random.choice((0.02, 0.1, 0.4)))
-        options = {"address": "COM1", "timeout_s": 0.01, "restart_time_s": 0}
+        options = {"address": f"COM{os.getpid()}", "timeout_s": 0.01, "restart_time_s": 0}
         with _ticking(), patch.object(serial, "serial_for_url", lambda *_, **__: port):
             daq: Any = create("serial-daq", "daq", options, VirtualClock())
             daq.connect(0.01)
@@ -499,7 +507,7 @@ def _boards(folder: Path) -> Iterator[Attempt]:
             if random.random() < 0.1:
                 del has[key]
         port = _Port(random, 0.0)
-        options = {"address": "COM1", "timeout_s": 0.01, "restart_time_s": 0}
+        options = {"address": f"COM{os.getpid()}", "timeout_s": 0.01, "restart_time_s": 0}
         with (
             _ticking(),
             patch.object(serial, "serial_for_url", lambda *_, **__: port),
