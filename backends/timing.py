@@ -201,7 +201,7 @@ class Light:
         self.now_s = max(self.now_s, self._decoded_s)
 
     def keys(self, work: Work) -> Iterator[tuple[int, int]]:
-        """Give the (weight, input) frames of each shot; of reference shots, inputs are below 0."""
+        """Yield the (weight, input) frames of each shot; a reference shot has inputs below 0."""
         every, tile = self.timing.reference_every, -1
         is_referenced = self._since_reference == 0 and self.references > 0  # by the job before
         for weight, vector in visits(work.tiles, work.vectors, work.order).tolist():

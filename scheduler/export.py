@@ -329,7 +329,7 @@ def _clean(text: object) -> str:
 
 
 def _chunk(rows: np.ndarray) -> tuple[int, ...]:
-    """Give the size of a chunk, by axis: at most about `CHUNK_BYTES`."""
+    """Return the size of a chunk, by axis: at most about `CHUNK_BYTES`."""
     sizes = [max(size, 1) for size in rows.shape[1:]]
     item = 64 if rows.dtype == object else rows.itemsize
     while sizes and item * math.prod(sizes) > CHUNK_BYTES and max(sizes) > 1:

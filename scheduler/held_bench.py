@@ -169,7 +169,7 @@ def end(run: str) -> Told:
 
 
 def held() -> BenchBackend | None:
-    """Give the open bench of this process; None where it holds none."""
+    """Return the open bench of this process; None where it holds none."""
     with _lock:
         return None if _bench is None else _bench.backend
 

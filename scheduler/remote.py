@@ -278,7 +278,7 @@ class RemoteBenches(Backend):
 
     @property
     def addresses(self) -> list[str]:
-        """Give the address of each bench's worker, in order; lost ones too."""
+        """Return the address of each bench's worker, in order; lost ones too."""
         return [lane.address for lane in self._lanes]
 
     def _first(self) -> Opened:

@@ -147,6 +147,7 @@ def test_products_come_out_right(make_bench: BenchMaker, layout: str) -> None:
     exact = x @ w.T
     theory = MockBackend(backend.profile).matmul(np.tile(x, (40, 1)), w).y
     predicted = np.sqrt(np.mean((theory - np.tile(exact, (40, 1))) ** 2))
+    # 1.01 of it, +-0.14 of a line's (40 worlds): beyond 1.8 once in 5e6
     assert np.sqrt(np.mean((result.y - exact) ** 2)) < 1.8 * predicted
     assert result.stats.shots and result.stats.retries == 0
     batched = backend.matmul(numbers(3, 2, 8), numbers(3, 4, 8, seed=4))
@@ -167,7 +168,7 @@ def test_crooked_and_uneven_benches_are_undone_where_they_are_known(make_bench: 
     )
     x, w = numbers(8, 64), numbers(16, 64, seed=4)
     error = backend.matmul(x, w).y - x @ w.T
-    assert np.sqrt(np.mean(error**2)) < 0.03 * np.std(x @ w.T)
+    assert np.sqrt(np.mean(error**2)) < 0.03 * np.std(x @ w.T)  # 0.013, by grey levels
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -119,7 +119,7 @@ def aligned(bench: Bench) -> Bench:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Bench, Calibration]]:
-    """Give a calibrated bench of a kind; each is calibrated once."""
+    """Return a calibrated bench of a kind; each is calibrated once."""
     made: dict[str, tuple[Bench, Calibration]] = {}
 
     def give(kind: str) -> tuple[Bench, Calibration]:
@@ -135,7 +135,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Ben
 def later(
     clean: Callable[[str], tuple[Bench, Calibration]], tmp_path: Path
 ) -> Callable[..., Bench]:
-    """Give the same bench with its calibration, after something happened to it."""
+    """Return the same bench with its calibration, after something happened to it."""
 
     def give(kind: str, **changes: Any) -> Bench:
         bench, _ = clean(kind)
@@ -421,7 +421,7 @@ def test_one_dead_row_is_calibrated_away(later: Callable[..., Bench]) -> None:
     bench = later("imaged", world__dead_rows=[150])
     calibrate(bench, only=["flat"])
     backend = BenchBackend(load_bench(bench.path))
-    assert random_products(backend, 1000).over_floor < 1.2
+    assert random_products(backend, 1000).over_floor < 1.2  # 0.98, +-0.0275: 8 sigma
     backend.close()
 
 

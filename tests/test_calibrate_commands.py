@@ -88,6 +88,7 @@ def test_random_products_of_a_calibrated_bench_are_at_the_floor(benches: dict[st
     told = document(benches["calibrated"], "check", *BENCH, "--random-products", "1000")
     assert all(finding["passed"] for finding in told["findings"])
     merit = told["random_products"]
+    # 1.00, +-0.0275: 10 sigma
     assert merit["products"] >= 1000 and merit["over_floor"] < 1.3
     assert sum(merit["histogram"]) == merit["products"]
     assert len(merit["light_e"]) == len(merit["error_at_light"]) == 6

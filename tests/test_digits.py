@@ -45,6 +45,7 @@ def test_accuracy_digital_and_on_the_default_bench(
 ) -> None:
     digital = accuracy(digits, data)
     assert digital >= 0.97
+    # one seed in 12 loses one image of 360, and 3 may be lost: more once in 2.5e5 (Poisson)
     assert accuracy(digits, data, "mock") >= digital - 0.01
 
 

@@ -36,7 +36,7 @@ def x_server(*command: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """An X server of our own, on a display that is free; give its name and its process."""
     read, write = os.pipe()
     size = f"{SHAPE[1]}x{SHAPE[0]}x24"
-    # without -noreset it begins again after each last window, and drops whoever comes meanwhile
+    # without -noreset it begins again after each last window, and drops clients meanwhile
     command = command or ("Xvfb", "-screen", "0", size, "-br", "-noreset")
     with subprocess.Popen(
         [*command, "-displayfd", str(write), "-nolisten", "tcp"],
@@ -82,7 +82,7 @@ def screenshot(x_display: str) -> np.ndarray:
 
 
 def window_process(slm: Any) -> int:
-    """Give the number of a window's process, which only a fault is to end or stop."""
+    """Return the number of a window's process, which only a fault is to end or stop."""
     assert slm._window is not None and slm._window.pid
     return int(slm._window.pid)
 
@@ -128,7 +128,7 @@ def test_clicks_and_keys_change_nothing(x_display: str) -> None:
         for keys in ("space", "Escape", "F11", "alt+F4", "ctrl+c"):
             click = ["xdotool", "mousemove", "100", "100", "click", "1", "key", keys]
             subprocess.run(click, check=True, env={**os.environ, "DISPLAY": x_display})
-            time.sleep(0.1)  # for the click to arrive, which nobody is told of
+            time.sleep(0.1)  # for the click to arrive; no event says so
             frame = draw.integers(0, 256, SHAPE).astype(np.uint8)
             slm.show(frame)
             assert (screenshot(x_display) == frame[..., None]).all(), keys

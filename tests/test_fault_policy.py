@@ -214,7 +214,7 @@ def test_waiting_takes_the_bench_s_time(make_bench: BenchMaker) -> None:
     assert backend.remedies == {"wait": 1} and 7 <= backend.lost_s < 8
 
 
-def test_somebody_who_holds_a_device_is_waited_for(make_bench: BenchMaker) -> None:
+def test_a_held_device_is_waited_for(make_bench: BenchMaker) -> None:
     faults = fault("lost", [4]) + fault("held", [2, 3])
     backend = recorded(make_bench, instruments__detector__faults=faults)
     assert_right(backend, "imaged")
@@ -655,7 +655,7 @@ def test_a_guess_asks_no_reference(make_bench: BenchMaker) -> None:
 
 
 @pytest.mark.parametrize("remedy", ["realign", pytest.param("recalibrate", marks=pytest.mark.slow)])
-def test_a_bench_is_measured_anew_and_its_products_begin_again(
+def test_a_bench_is_measured_again_and_its_products_begin_again(
     tmp_path: Path, calibrated_folder: Path, remedy: str
 ) -> None:
     # numbers laid out for the bench as it was, and light of the bench as it is, do not go together
@@ -680,7 +680,8 @@ def test_a_bench_is_measured_anew_and_its_products_begin_again(
     for result in found:
         assert result.variance is not None
         z = (result.y - exact) / np.sqrt(result.variance)
-        assert np.sqrt(np.mean(z**2)) < 2  # grey steps and calibration add to noise
+        # grey steps and calibration add to noise: 0.95 to 1.09 over seeds
+        assert np.sqrt(np.mean(z**2)) < 2
     assert backend.remedies == {remedy: 1}
     assert [(note.kind, note.remedy) for note in memory.faults] == [("wrong-light", remedy)]
     assert {s.job.split("/")[1] for s in memory.segments if s.is_last} >= {"0.1"}

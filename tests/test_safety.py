@@ -540,7 +540,7 @@ WIRED: dict[str, Any] = {
 
 
 def wired(**heartbeat: Any) -> dict[str, Any]:
-    """Give the table `safety` of a bench whose heartbeat differs from `WIRED` in this."""
+    """Return the table `safety` of a bench whose heartbeat differs from `WIRED` in this."""
     return {**WIRED, "heartbeat": WIRED["heartbeat"] | heartbeat}
 
 
@@ -603,7 +603,7 @@ def test_light_that_can_hurt_wants_somebody_or_hardware(
         pass
 
 
-def test_light_that_can_hurt_is_let_on_where_somebody_is_at_the_terminal(
+def test_light_that_can_hurt_is_let_on_at_a_terminal(
     tmp_path: Path, laser: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Who sits in front of the bench would have to say so each time.
@@ -617,7 +617,7 @@ def test_light_that_can_hurt_is_let_on_where_somebody_is_at_the_terminal(
     "harmless",
     [WIRED, *(pytest.param(table, marks=SLOW) for table in ({"laser_class": "2"}, None))],
 )
-def test_light_that_cannot_hurt_wants_nobody(
+def test_light_that_cannot_hurt_needs_no_attendance(
     tmp_path: Path, laser: Served, harmless: dict[str, Any] | None
 ) -> None:
     # A night's job on a safe bench would be refused.

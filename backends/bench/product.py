@@ -186,7 +186,7 @@ class Product:
     # --- frames ----------------------------------------------------------------------------------
 
     def laid_out(self, job: int, tile: int) -> Laid:
-        """Give a weight frame of a job; worked out once."""
+        """Return a weight frame of a job; it is computed once."""
         known = self._laid.get((job, tile))
         if known is None:
             known = self._laid[job, tile] = self._lay(job, self._frame_tasks(job, tile))

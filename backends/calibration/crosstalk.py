@@ -103,7 +103,7 @@ def _gather(
 def mixing_matrix(
     layout: Layout, places: tuple[np.ndarray, np.ndarray], kernel: np.ndarray
 ) -> np.ndarray:
-    """Give the light [to, from] of slots: what leaves a slot's sum is not in it any more.
+    """Return the light [to, from] of slots; light that leaves a slot is taken from its sum.
 
     Parameters
     ----------

@@ -317,7 +317,7 @@ def _good(work: Work, raw: np.ndarray, exposure_s: float) -> np.ndarray:
 def share_seen(
     moments_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float
 ) -> np.ndarray:
-    """Give the share of a change that an exposure sees which begins at each moment.
+    """Return the share of a change that an exposure sees, by when the exposure begins.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def watchdog_process(bench: Bench) -> int:
 
 
 def stay() -> None:
-    """Be there until somebody ends it; not for ever, should nobody."""
+    """Stay until the test ends this process, for a minute at most."""
     threading.Event().wait(60)
 
 

@@ -37,7 +37,7 @@ class Memory:
         return Kept(parts[-1].done, electrons, stats, state)
 
     def last(self, of: str = "") -> Checkpoint | None:
-        """Give the state of the latest segment."""
+        """Return the state of the latest segment."""
         named = [segment for segment in self.segments if segment.job.startswith(of)]
         return named[-1].state if named else None
 

@@ -229,14 +229,14 @@ def _detectors_and_conversions(
 
 
 def _source_lever(signed: np.ndarray, optics: OpticsProfile) -> np.ndarray:
-    """Give the squared signed light that one fluctuation of the source multiplies."""
+    """Return the squared signed light that one fluctuation of the source multiplies."""
     if optics.detection == "balanced":
         return signed.sum((0, 1)) ** 2
     return (signed.sum(1) ** 2).sum(0)
 
 
 def _step(span: np.ndarray, scale: np.ndarray, optics: OpticsProfile) -> np.ndarray:
-    """Give the converter's step q in units of y; the range is in units of y over the scales."""
+    """Return the converter's step q in units of y; the range is in units of y over the scales."""
     if optics.readout_bits is None or not isinstance(optics.readout_range, float):
         return np.zeros_like(scale)
     steps = 2**optics.readout_bits - 1

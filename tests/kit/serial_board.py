@@ -12,7 +12,7 @@ SKETCH = KIT.parents[1] / "examples" / "serial_daq" / "serial_daq.ino"
 
 
 def compile_firmware(folder: Path) -> Path:
-    """Give the firmware as a program; skip where there is no compiler."""
+    """Return the firmware as a program; skip where there is no compiler."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None or not hasattr(os, "openpty"):
         pytest.skip("needs a C++ compiler (apt-get install g++) and pseudo-terminals")
