@@ -45,7 +45,8 @@ def refused(folder: Path, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders with a bench as found, aligned, and calibrated."""
-    folder = tmp_path_factory.mktemp("bench")
+    folder = tmp_path_factory.mktemp("benches") / "bench"  # a worker may make them twice
+    folder.mkdir()
     made = called(folder, "init", "bench.toml", "--as-found", "--tiny", "--world-seed", "3")
     assert made.returncode == 0 and "lightloom align --bench bench.toml" in made.stdout
     change_bench(folder / "bench.toml", **{INPUT: "LEFT", WEIGHT: "RIGHT"})
