@@ -7,7 +7,7 @@ from ..instruments import InputError
 from .address import Address, row_ids
 from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from .digital import DigitalBackend
-from .mock import MockBackend, mock_path
+from .mock.backend import MockBackend, mock_path
 from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
 from .tiling import ORDERS, Geometry, Order, Packing, Tile, cuts, pack, tile_count, tiles, visits
 from .timing import Light, ShotTiming, Work, best_order, frames_of

@@ -1,7 +1,7 @@
 """`OpticsProfile`: the constants of a bench, validated, each with its source.
 
 A profile holds numbers and nothing else: what they do to light is written in `encoding.py`,
-`noise.py` and `mock.py`; what they do to time in `lightloom.scheduler.timing`.
+`noise.py` and `mock.py`; what they do to time in `lightloom.scheduler.costs`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ..instruments import InputError
-from ..instruments.tables import Table, parse_toml, read_toml
+from ..instruments.toml_file import Table, parse_toml, read_toml
 
 FOLDER = Path(__file__).parent / "profiles"
 DEFAULT = "slm-camera"
@@ -93,7 +93,7 @@ class OpticsProfile(Table):
     host_bytes_per_s: Positive = 1e10
     host_value_bytes: Count = 4
 
-    # for the account of energy (lightloom.scheduler.constants says what each is)
+    # for the account of energy (lightloom.scheduler.energy.constants says what each is)
     dac_j: Positive | None = None
     adc_j: Positive | None = None
     amplifier_j: Positive | None = None

@@ -27,7 +27,7 @@ import numpy as np
 
 from ..backends import MockBackend
 from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.merit import grey_variance
+from ..backends.bench.accuracy import grey_variance
 
 _SURE = 4.5  # standard errors; beyond them by chance less than once in 10,000
 _FEWEST = 50  # repeats of which the spread tells the error

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..backends import Address, Backend, MatmulResult, PreparedWeights, Ranges, Stats
-from ..backends.integer_library import _field, _tensor
-from ..backends.threads import thread_count
+from ..backends.mock.int8_gemm import _field, _tensor
+from ..backends.mock.threads import thread_count
 from ..models import Model
 from ..scheduler import HostStep, OpticalMatmul
 from ..scheduler.host_steps import POOLINGS, REGISTRY, rotations

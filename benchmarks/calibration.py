@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backends.bench import Bench, BenchBackend, example_file, load_bench, maps
-from ..backends.bench.calibration import Calibration
-from ..backends.bench.layouts import Layout
-from ..backends.bench.merit import Merit, random_products
+from ..backends.bench import Bench, BenchBackend, example_file, load_bench
+from ..backends.bench.accuracy import Merit, random_products
 from ..backends.calibration import align, store
 from ..backends.calibration.calibrate import calibrate
+from ..backends.optics import registration
+from ..backends.optics.calibration_file import Calibration
+from ..backends.optics.layouts.base import Layout
 
 _LIGHT = {"imaged": "1.6e8", "line": "1.3e8"}  # about 3,000 photons per full-scale product
 
@@ -89,10 +90,14 @@ def _compare(
     figure = calibration.figure
     points = _points(layout)
     scale = np.sqrt(abs(np.linalg.det(truth["input_map"][:, :2])))
-    off = maps.apply(layout.optics.input_map, points) - maps.apply(truth["input_map"], points)
+    off = registration.apply(layout.optics.input_map, points) - registration.apply(
+        truth["input_map"], points
+    )
     yield Row("input on weight modulator, px", "", "", _rms(off / scale), 0.1)
     if bench.file.layout != "block":
-        off = maps.apply(layout.optics.camera_map, points) - maps.apply(truth["camera_map"], points)
+        off = registration.apply(layout.optics.camera_map, points) - registration.apply(
+            truth["camera_map"], points
+        )
         yield Row("weight modulator on camera, px", "", "", _rms(off), 0.1)
     for role in ("input", "weight"):
         table, found = truth["tables"][role], layout.optics.tables[role]
@@ -146,7 +151,7 @@ def _true_pairs(bench: Bench, layout: Layout) -> np.ndarray:
     _, inputs = layout._places()
     on_input = np.pad(layout._on_input(inputs), 1)
     wanted = inputs[rows, columns]
-    q = maps.apply(truth["input_map"], np.stack([rows, columns], axis=-1))
+    q = registration.apply(truth["input_map"], np.stack([rows, columns], axis=-1))
     low = np.floor(q).astype(int)
     share = q - low
     own = np.zeros(len(rows))

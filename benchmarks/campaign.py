@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.recorder import Checkpoint, FaultNote, Kept, Segment
+from ..backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
 from ..backends.bench.shots import TileJob, TileResult
 from ..instruments import LightloomError, Paused
 from ..instruments.simulated.devices import _Simulated

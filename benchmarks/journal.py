@@ -23,8 +23,8 @@ import numpy as np
 
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
-from ..scheduler.journal import Journal, JournalFile
-from ..scheduler.machine import resident_bytes
+from ..scheduler.energy.machine import resident_bytes
+from ..scheduler.journal.journal import Journal, JournalFile
 from .pipeline import BENCHES, bench_text
 
 _BLOCK = 256  # shots of a job: some segments

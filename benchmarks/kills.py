@@ -23,10 +23,11 @@ from safetensors.numpy import save_file
 
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..instruments import LightloomError
-from ..models import gpt2, load_model, plan
+from ..models import load_model, plan
+from ..models.families import gpt2
 from ..models.model import load_arrays
-from ..models.recorded import resume
-from ..scheduler.journal import JournalFile
+from ..scheduler.journal.journal import JournalFile
+from ..scheduler.runs.resume import resume
 
 KINDS = ("mock", "bench")
 _IMAGES = 20  # of the digits, on the mock
@@ -103,7 +104,7 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightloom.models.recorded"])
+    context.set_forkserver_preload(["lightloom.scheduler.runs.resume"])
     return context
 
 

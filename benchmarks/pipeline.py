@@ -22,7 +22,7 @@ from ..backends.bench.shots import TileJob
 from ..instruments import Timeline
 from ..models import plan
 from ..models.shapes import sized_model, with_random_weights
-from ..scheduler.trace import write_trace
+from ..scheduler.runs.trace import write_trace
 
 # modulator, its refresh period and settling, camera read-out (twice the modulator's rate), exposure
 BENCHES = {

@@ -40,7 +40,7 @@ from ..models import Model, load_model
 from ..models.model import load_arrays
 from ..scheduler import Executor, Placement
 from ..scheduler.host_steps import token_loss
-from .pictures import save_picture, use_log_axes
+from .plots import save_picture, use_log_axes
 
 KIND, PICTURE = "lightloom scaling", "lightloom scaling picture"
 ENCODINGS = ("abs-split", "push-pull", "offset")

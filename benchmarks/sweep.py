@@ -23,10 +23,10 @@ from ..backends import DEFAULT, OpticsProfile, load_profile, parse_setting
 from ..backends.profile import LIGHT_WAYS
 from ..instruments import InputError
 from ..instruments.files import is_sealed, replace_file, sealed
-from ..instruments.tables import read_toml
+from ..instruments.toml_file import read_toml
 from ..scheduler import DEFAULT_POLICY, POLICIES
-from ..scheduler.cluster import Failure, Workers
-from .points import Inputs, Point, ranges, reference, run_point
+from ..scheduler.cluster.workers import Failure, Workers
+from .sweep_points import Inputs, Point, ranges, reference, run_point
 
 SCHEMA = 1  # of the JSON documents of sweeps
 MOST_POINTS = 100_000

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..backends import Backend, DigitalBackend, MockBackend, Stats, mock_path
 from ..backends.bench.bench import WINDOW_SAMPLES, Bench
-from ..backends.threads import thread_count
+from ..backends.mock.threads import thread_count
 from ..instruments import InputError
 from ..models import Cache, Model, plan
 from ..models.shapes import sized_model, with_random_weights

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from lightloom.backends.bench import BenchBackend, example_file, load_bench
-from lightloom.backends.bench.merit import random_products
+from lightloom.backends.bench.accuracy import random_products
 from lightloom.backends.calibration import align, store
 from lightloom.backends.calibration.calibrate import calibrate
 from lightloom.models import load_model, plan
@@ -15,7 +15,7 @@ from lightloom.models.shapes import model_or_shape
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from lightloom import energy, showing
+from lightloom.report import energy, terminal
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -88,7 +88,7 @@ def draw_run() -> None:
     data = load_arrays(model.source / "data.safetensors")
     run = plan(model, "mock", batch=64).run(data["images"], data["labels"])
     console = Console(record=True, width=100, highlight=False, file=io.StringIO())
-    showing.report(console, run.report())
+    terminal.report(console, run.report())
     console.save_svg(str(PICTURES / "run.svg"), title="lightloom run")
 
 

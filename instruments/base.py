@@ -16,7 +16,6 @@ from threading import Lock, RLock
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, cast
 
-from . import device_lock
 from .addresses import canonical
 from .clock import Clock
 from .errors import (
@@ -27,7 +26,8 @@ from .errors import (
     LightloomError,
     NotConnected,
 )
-from .tables import Table
+from .safety import device_lock
+from .toml_file import Table
 
 LOG = logging.getLogger("lightloom.instruments")
 

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from .base import DriverOptions, Finding, Instrument, exchange
 from .clock import Clock
-from .counts import complaint, is_coarse
+from .count_checks import complaint, is_coarse
 from .errors import (
     BadReply,
     DroppedFrame,

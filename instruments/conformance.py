@@ -29,7 +29,7 @@ import pytest
 
 from .base import Finding, Instrument
 from .camera import Camera, Region, Shot
-from .counts import is_coarse
+from .count_checks import is_coarse
 from .daq import Daq
 from .errors import (
     Disconnected,
@@ -41,8 +41,8 @@ from .errors import (
     LimitExceeded,
     NotConnected,
 )
+from .image_checks import grows_with_exposure, reads_the_part
 from .light_source import LightSource, PowerMeter
-from .picture import grows_with_exposure, reads_the_part
 from .slm import SpatialLightModulator
 
 THREADS = 8

@@ -10,10 +10,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from . import stopping
 from .base import DriverOptions, Finding, Instrument, exchange
 from .clock import Clock
 from .errors import BadReply, InstrumentTimeout, InterlockOpen, LimitExceeded, NotConnected
+from .safety import signals
 
 
 class LightSource(Instrument):
@@ -159,7 +159,7 @@ class LightSource(Instrument):
             raise InterlockOpen(f"{self.name} does not emit although it was enabled")
 
     def _refuse_when_stopping(self) -> None:
-        if stopping.is_stopping():
+        if signals.is_stopping():
             raise NotConnected(f"{self.name}: no light any more, the program was told to stop")
 
     @exchange

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .backends import Address, MatmulResult, OpticsProfile, open_backend
     from .instruments import InputError, LightloomError
     from .models import Model, load_model, plan
-    from .models.recorded import resume
+    from .scheduler.runs.resume import resume
 
 _HOMES = {
     "Address": "backends",
@@ -27,8 +27,8 @@ _HOMES = {
     "LightloomError": "instruments",
     "Model": "models",
     "load_model": "models",
-    "plan": "models",
-    "resume": "models.recorded",
+    "plan": "scheduler.runs",
+    "resume": "scheduler.runs",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from . import process
+from .cli import process
 
 
 def main() -> NoReturn:
@@ -11,7 +11,7 @@ def main() -> NoReturn:
 
 
 def _command_line() -> None:
-    from .cli import app
+    from .cli.app import app
 
     app()
 

@@ -3,8 +3,8 @@
 if __name__ != "lightloom.models":
     raise ImportError("import lightloom.models, not models")
 
+from ..scheduler.runs.plan import Plan, Report, Run, plan
 from .loading import load_model
 from .model import Cache, Model
-from .planning import Plan, Report, Run, plan
 
 __all__ = ["Cache", "Model", "Plan", "Report", "Run", "load_model", "plan"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..instruments import InputError
 from ..instruments.errors import import_extra
-from . import bert, gpt2, llama, vit
+from .families import bert, gpt2, llama, vit
 from .gguf_file import has_magic, open_gguf, split_set
 from .gguf_tokens import gguf_end_tokens, gguf_tokenizer, tokenizer_beside
 from .model import Generation, Model

@@ -16,7 +16,7 @@ from ..backends.base import check_finite
 from ..instruments import InputError
 from ..scheduler import DEFAULT_POLICY, Executor, Placement, Program, State
 from ..scheduler.host_steps import unit_length
-from .blocks import loss_program
+from .families.blocks import loss_program
 from .pixels import normalised
 from .sentence import SentenceHead
 from .tokenizer import Tokenizer

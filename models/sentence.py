@@ -11,7 +11,7 @@ from typing import Any
 
 from ..instruments import InputError
 from ..scheduler import BATCH, ProgramBuilder, shape
-from .blocks import LayerWriter
+from .families.blocks import LayerWriter
 from .weights import Stored, read_json, read_json_list, read_safetensors
 
 _POOLINGS = {  # name in newer files -> in older ones

@@ -3,17 +3,8 @@
 if __name__ != "lightloom.scheduler":
     raise ImportError("import lightloom.scheduler, not scheduler")
 
-from .account import account_document
-from .constants import (
-    BASELINES,
-    Baseline,
-    Constant,
-    Constants,
-    load_constants,
-    resolve,
-    set_names,
-)
-from .energy import (
+from .costs import BenchModel, host_cost, optical_cost
+from .energy.account import (
     CATEGORIES,
     SCOPES,
     Account,
@@ -23,9 +14,19 @@ from .energy import (
     recorded_events,
     signature,
 )
+from .energy.constants import (
+    BASELINES,
+    Baseline,
+    Constant,
+    Constants,
+    load_constants,
+    resolve,
+    set_names,
+)
+from .energy.document import account_document
+from .energy.machine import measure_machine, memory_bytes
 from .executor import Executor, StepRecord
 from .host_steps import State
-from .machine import measure_machine, memory_bytes
 from .placement import DEFAULT_POLICY, POLICIES, Placement, decide, is_fixed, place
 from .program import (
     HOST_KINDS,
@@ -38,7 +39,6 @@ from .program import (
 )
 from .simulator import HostModel, MeasuredHost, Prediction, best_parts, predict
 from .sizes import BATCH, NEW, PAST, Size, evaluate, shape
-from .timing import BenchModel, host_cost, optical_cost
 
 __all__ = [
     "BASELINES",

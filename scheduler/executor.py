@@ -22,18 +22,18 @@ from ..backends import (
     Stats,
 )
 from ..instruments import InputError
+from .costs import BenchModel
 from .host_steps import HostFunction, State, check_step
-from .parts import Part, RowIds, details_of, join, micro_batches, split
+from .journal.pass_record import PassRecord, described
+from .micro_batch import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import Placement, decide, is_fixed, place
 from .program import HostStep, OpticalMatmul, Program
-from .recording import PassRecord, described
 from .simulator import best_parts
 from .sizes import evaluate, shape
-from .timing import BenchModel
 
 if TYPE_CHECKING:
-    from .journal import Journal
+    from .journal.journal import Journal
 
 RANGE_MARGIN = 1.5  # over the largest value that calibration saw
 WEIGHT_MARGIN = 1.1  # the scale of keys and values, likewise

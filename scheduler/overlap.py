@@ -14,13 +14,13 @@ from itertools import groupby
 from typing import Any
 
 from ..backends.timing import first_wait_s
-from .energy import Calls, signature
-from .parts import micro_batches
+from .costs import BenchModel, host_cost, optical_cost
+from .energy.account import Calls, signature
+from .journal.pass_record import Node
+from .micro_batch import micro_batches
 from .pipeline import Dependencies
 from .program import HostStep, OpticalMatmul, Program, Step, layer_of
-from .recording import Node
 from .simulator import CHOICES
-from .timing import BenchModel, host_cost, optical_cost
 
 _KEPT = 3  # of layers that are alike: the first ones differ, and one more costs the same again
 

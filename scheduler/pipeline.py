@@ -19,9 +19,9 @@ from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any
 
 from ..backends import MatmulResult, Stats
-from .parts import Part, details_of
+from .journal.pass_record import Node, PassRecord
+from .micro_batch import Part, details_of
 from .program import HostStep, OpticalMatmul, Program
-from .recording import Node, PassRecord
 
 if TYPE_CHECKING:
     from .executor import Executor

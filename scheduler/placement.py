@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..instruments import InputError
-from .constants import Constants, resolve
-from .energy import SCOPES, Calls, energy_of, planned_events, signature
+from .costs import BenchModel
+from .energy.account import SCOPES, Calls, energy_of, planned_events, signature
+from .energy.constants import Constants, resolve
 from .overlap import Overlap
+from .placement_rules import Rule, Rules, read_rules
 from .program import OpticalMatmul, Program
-from .rules import Rule, Rules, read_rules
-from .timing import BenchModel
 
 _HEADS = ("LM head", "classifier")
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends import Light, Work, best_order, cuts, pack
 from ..instruments import Timeline
-from .parts import details_of, micro_batches
+from .costs import BenchModel, host_cost, optical_cost
+from .journal.pass_record import Node
+from .micro_batch import details_of, micro_batches
 from .pipeline import Dependencies
 from .program import HostStep, OpticalMatmul, Program
-from .recording import Node
 from .sizes import Shape, evaluate
-from .timing import BenchModel, host_cost, optical_cost
 
 if TYPE_CHECKING:
     from .executor import StepRecord

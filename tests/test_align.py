@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from bench_factory import FAST_512, IMPERFECT, fault, load_example
 from commands import called
-from lightloom.backends.bench import maps
 from lightloom.backends.bench.bench import Bench
-from lightloom.backends.bench.calibration import Calibration, calibration_path
-from lightloom.backends.calibration import Alignment, align, fiducials, follow, store, stripes
+from lightloom.backends.calibration import Alignment, align, fiducials, follow, phase_shift, store
 from lightloom.backends.calibration.probe import Probe
+from lightloom.backends.optics import registration
+from lightloom.backends.optics.calibration_file import Calibration, calibration_path
 from lightloom.instruments import InterlockOpen, LightloomError, Saturated, WrongLight
 from lightloom.instruments.simulated import LightPath
 
@@ -65,21 +65,23 @@ def errors(bench: Bench, found: Alignment) -> tuple[float, float]:
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     sensor = bench.camera.sensor_shape if layout != "block" else (1, 1)
     truth = bench.world.truth(sensor)
-    on_input = maps.apply(truth["input_map"], points)
+    on_input = registration.apply(truth["input_map"], points)
     usable = _inside(on_input, bench.input.shape)
     if layout == "block":
-        return _rms(maps.apply(found.input_map, points)[usable] - on_input[usable]), 0.0
+        return _rms(registration.apply(found.input_map, points)[usable] - on_input[usable]), 0.0
     assert found.camera_map is not None
     if layout == "line":
         row = truth["camera_map"][0, 0] * points[:, 0] + truth["camera_map"][0, 2]
         usable &= (row > 0) & (row < sensor[0] - 1)
-        off = (maps.apply(found.camera_map, points)[:, 0] - row)[:, None]
+        off = (registration.apply(found.camera_map, points)[:, 0] - row)[:, None]
     else:
-        on_camera = _bent(maps.apply(truth["camera_map"], points), sensor, truth["distortion"])
+        on_camera = _bent(
+            registration.apply(truth["camera_map"], points), sensor, truth["distortion"]
+        )
         usable &= _inside(on_camera, sensor)
-        off = maps.apply(found.camera_map, points) - on_camera
+        off = registration.apply(found.camera_map, points) - on_camera
     return (
-        _rms(maps.apply(found.input_map, points)[usable] - on_input[usable]),
+        _rms(registration.apply(found.input_map, points)[usable] - on_input[usable]),
         _rms(off[usable]),
     )
 
@@ -374,7 +376,7 @@ def test_one_compact_spot_or_an_error() -> None:
 def test_a_consensus_outvotes_wrong_points() -> None:
     chance = np.random.default_rng(0)
     here = chance.uniform(0, 500, (7, 2))
-    there = maps.apply(np.array([[0.9, 0.05, 3.0], [-0.05, 0.9, 8.0]]), here)
+    there = registration.apply(np.array([[0.9, 0.05, 3.0], [-0.05, 0.9, 8.0]]), here)
     there[[1, 4]] += [[90, 10], [-50, 70]]
     matrix, off = fiducials.consensus(here, there)
     assert np.flatnonzero(off > 1).tolist() == [1, 4]
@@ -386,13 +388,13 @@ def test_stripes_give_places_everywhere(side: int) -> None:
     size = 1900
     place = np.linspace(side, size - side, 200)
     inside = np.arange(side) - (side - 1) / 2
-    periods, within = stripes.periods(size, side), []
+    periods, within = phase_shift.periods(size, side), []
     for period in periods:
-        patterns = stripes.shifted(0, period)
+        patterns = phase_shift.shifted(0, period)
         seen = place[:, None] + inside
         signals = np.stack([pattern.light(seen).mean(axis=1) for pattern in patterns])
-        within.append(stripes.phase(signals, patterns)[0])
-    found, strain = stripes.unwrap(within, periods, size)
+        within.append(phase_shift.phase(signals, patterns)[0])
+    found, strain = phase_shift.unwrap(within, periods, size)
     assert strain.max() < 0.4
     assert np.abs(found - place).max() < 0.05 * side + 0.3
 

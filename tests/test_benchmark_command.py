@@ -30,7 +30,7 @@ from lightloom.models import load_model, plan
 from lightloom.models.shapes import model_or_shape, sized_model, with_random_weights
 from typer.testing import CliRunner, Result
 
-from lightloom.cli import app
+from lightloom.cli.app import app
 
 STAGES = {"softmax": 0.1, "QKV": 0.5, "norm": 0.002}  # of the whole
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from bench_factory import FAST_512, IMPERFECT, LAYOUTS, fault, load_example
 from lightloom.backends.bench import BenchBackend, load_bench
+from lightloom.backends.bench.accuracy import random_products
 from lightloom.backends.bench.bench import Bench
-from lightloom.backends.bench.calibrated import Calibrated
-from lightloom.backends.bench.calibration import Calibration, Figure, Step, calibration_path
+from lightloom.backends.bench.calibrated_optics import Calibrated
 from lightloom.backends.bench.check import judged
-from lightloom.backends.bench.known import known_optics
-from lightloom.backends.bench.merit import random_products
-from lightloom.backends.calibration import crosstalk
+from lightloom.backends.bench.ground_truth import known_optics
 from lightloom.backends.calibration.calibrate import calibrate
+from lightloom.backends.calibration.steps import crosstalk
+from lightloom.backends.optics.calibration_file import Calibration, Figure, Step, calibration_path
 from lightloom.instruments import (
     BadFit,
     InputError,

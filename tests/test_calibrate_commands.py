@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from bench_factory import change_bench
 from commands import called
+from lightloom.backends.bench.accuracy import Merit
 from lightloom.backends.bench.check import judged
-from lightloom.backends.bench.file import example_file
-from lightloom.backends.bench.merit import Merit
+from lightloom.backends.bench.config import example_file
 from lightloom.backends.calibration import STEPS
 from waiting import wait_until
 from watched_light import WATCHED_COMMAND, went_off

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from lightloom.backends.bench import Bench, BenchFile
-from lightloom.backends.bench.calibration import (
+from lightloom.backends.optics.calibration_file import (
     Calibration,
     Figure,
     Plot,
@@ -33,7 +33,7 @@ from lightloom.backends.bench.calibration import (
 from lightloom.instruments import Identity, InputError, Region
 from lightloom.instruments.files import sealed
 
-from lightloom.page import calibration_page, measured, quantity
+from lightloom.report.page import calibration_page, measured, quantity
 
 FINISHED = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SOON = FINISHED + timedelta(minutes=30)

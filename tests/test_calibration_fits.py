@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from lightloom.backends.bench import maps
 from lightloom.backends.bench.decoding import chi_square_limit
-from lightloom.backends.bench.grey import GreyCurve
-from lightloom.backends.bench.known import drift_filter as known_filter
-from lightloom.backends.bench.layouts import largest_rectangle
+from lightloom.backends.bench.ground_truth import drift_filter as known_filter
 from lightloom.backends.bench.tracking import ScaleTracker
-from lightloom.backends.calibration import crosstalk, detector, drift, settling
 from lightloom.backends.calibration.slots import brightness
+from lightloom.backends.calibration.steps import crosstalk, drift, photon_transfer, settling
+from lightloom.backends.optics import registration
+from lightloom.backends.optics.layouts.base import largest_rectangle
+from lightloom.backends.optics.response_curve import GreyCurve
 
 
 def chance(seed: int) -> np.random.Generator:
@@ -27,7 +27,7 @@ def chance(seed: int) -> np.random.Generator:
 
 
 def transfer(seed: int, gain: float, noise_e: float) -> tuple[float, float]:
-    """Fit pairs of frames of 20,000 uneven pixels at ten exposures, as `detector` does."""
+    """Fit pairs of frames of 20,000 uneven pixels at ten exposures, as `photon_transfer` does."""
     rng, pixels, area = chance(seed), 20_480, 64
     even = rng.uniform(0.5, 1.0, pixels)
     means, variances = [], []
@@ -40,7 +40,9 @@ def transfer(seed: int, gain: float, noise_e: float) -> tuple[float, float]:
         variances.append(((other - one) ** 2 / 2).reshape(-1, area).mean(axis=1))
     mean, variance = np.concatenate(means), np.concatenate(variances)
     weight = np.full(len(mean), area / 2)
-    slope, error, _ = detector.fit_transfer(mean, variance - 1 / 12, weight, (noise_e / gain) ** 2)
+    slope, error, _ = photon_transfer.fit_transfer(
+        mean, variance - 1 / 12, weight, (noise_e / gain) ** 2
+    )
     return 1 / slope, error / slope
 
 
@@ -280,16 +282,18 @@ def test_a_map_is_found_among_outliers(quadratic: bool) -> None:
     matrix[:, :3] = [[0.97, -0.03, 12.0], [0.04, 1.02, -7.5]]
     if quadratic:
         matrix[:, 3:] = 1e-5 * np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -0.6]])
-    there = maps.apply(matrix, here) + 0.1 * rng.standard_normal(here.shape)
+    there = registration.apply(matrix, here) + 0.1 * rng.standard_normal(here.shape)
     wild = rng.choice(200, 30, replace=False)
     there[wild] += rng.uniform(20, 100, (30, 2)) * rng.choice([-1, 1], (30, 2))
-    found = maps.fit(here, there)
+    found = registration.fit(here, there)
     assert found.matrix.shape[1] == (6 if quadratic else 3)
     assert not found.kept[wild].any()
-    off = maps.apply(found.matrix, here) - maps.apply(matrix, here)
+    off = registration.apply(found.matrix, here) - registration.apply(matrix, here)
     assert np.sqrt(np.mean(off**2)) < 0.05  # 0.1 sqrt(6 / 170) = 0.02 expected
     assert found.residual_px == pytest.approx(0.1, rel=0.25)  # 5 sigma
-    np.testing.assert_allclose(maps.back(matrix, maps.apply(matrix, here)), here, atol=1e-6)
+    np.testing.assert_allclose(
+        registration.back(matrix, registration.apply(matrix, here)), here, atol=1e-6
+    )
 
 
 @settings(max_examples=150, deadline=None)

@@ -23,7 +23,7 @@ from lightloom.instruments.conformance import (
     LightSourceConformance,
     SlmConformance,
 )
-from lightloom.instruments.picture import grows_with_exposure, reads_the_part
+from lightloom.instruments.image_checks import grows_with_exposure, reads_the_part
 from lightloom.instruments.simulated import (
     Fault,
     SimulatedCamera,

@@ -132,7 +132,7 @@ def test_nothing_is_compiled_while_a_run_is_measured(
 ) -> None:
     # a first run would report the compiler's speed as the bench's
     pytest.importorskip("numba", reason="needs the extra 'fast'")
-    from lightloom.backends import kernels
+    from lightloom.backends.mock import kernels
 
     for name in ("slm-camera", "projection-2030"):
         backend = lightloom.open_backend(f"mock:{name}")

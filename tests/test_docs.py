@@ -10,7 +10,7 @@ import pytest
 from lightloom.instruments import driver_names
 from typer.testing import CliRunner
 
-from lightloom.cli import app
+from lightloom.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -46,7 +46,7 @@ _CALL = rf"lightloom ({'|'.join(_COMMANDS)})\b((?:(?! && )[^`\n])*)"
 
 def test_bench_files_in_pages_have_known_keys() -> None:
     # a table that is pasted from a page and refused costs an operator the first evening
-    from lightloom.backends.bench.file import make_instrument
+    from lightloom.backends.bench.config import make_instrument
 
     for page in PAGES:
         for block in re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL):

@@ -14,7 +14,6 @@ from bench_factory import BenchMaker
 from lightloom.backends import MockBackend, OpticsProfile, load_profile
 from lightloom.instruments import InputError
 from lightloom.models import load_model
-from lightloom.models.crossover import LARGEST, crossovers, layer_account
 from lightloom.models.shapes import PUBLISHED, model_or_shape, sized_model
 from lightloom.scheduler import (
     SCOPES,
@@ -26,13 +25,14 @@ from lightloom.scheduler import (
     resolve,
     set_names,
 )
-from lightloom.scheduler.energy import PLANCK_LIGHT
+from lightloom.scheduler.energy.account import PLANCK_LIGHT
+from lightloom.scheduler.energy.crossover import LARGEST, crossovers, layer_account
 from reference_optics import theory
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import lightloom
-from lightloom.cli import app
+from lightloom.cli.app import app
 
 PAPER, FUTURE = "optical-transformers-2023", "optical-transformers-future"
 COUNTS = (

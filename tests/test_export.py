@@ -28,11 +28,11 @@ from journal_factory import (
     made,
     note_fault,
 )
-from lightloom.backends.bench.recorder import QUALITY
+from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.instruments import InputError
-from lightloom.scheduler import export as exporting
-from lightloom.scheduler.export import export
-from lightloom.scheduler.journal import Journal, JournalFile
+from lightloom.scheduler.journal import export as exporting
+from lightloom.scheduler.journal.export import export
+from lightloom.scheduler.journal.journal import Journal, JournalFile
 
 ENDINGS = (".h5", ".zarr")
 FIRST_ENDING = (".h5", pytest.param(".zarr", marks=pytest.mark.slow))

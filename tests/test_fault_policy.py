@@ -24,9 +24,9 @@ from bench_factory import (
 from lightloom.backends.bench import BenchBackend, load_bench, safety
 from lightloom.backends.bench import backend as backend_module
 from lightloom.backends.bench import shots as shots_module
+from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.backends.bench.decoding import chi_square_limit
-from lightloom.backends.bench.policy import DEFAULTS, KINDS, Policy
-from lightloom.backends.bench.recorder import QUALITY
+from lightloom.backends.bench.fault_policy import DEFAULTS, KINDS, Policy
 from lightloom.backends.bench.shots import TileJob
 from lightloom.benchmarks.campaign import Outcome, Watch
 from lightloom.instruments import (

@@ -19,16 +19,16 @@ from bench_factory import bench_text, load_example, write_bench
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from lightloom.backends.bench import BenchBackend, load_bench
-from lightloom.backends.bench.calibration import Calibration
 from lightloom.backends.calibration import align, calibrate, store
+from lightloom.backends.optics.calibration_file import Calibration
 from lightloom.benchmarks.fuzz.__main__ import TARGETS
 from lightloom.benchmarks.fuzz.trying import Target, WrongNumberError, attempt_once, fuzz
 from lightloom.instruments import BadReply, InputError, create
 from lightloom.instruments.drivers.serial_daq import SerialDaq, framed, unframed
 from lightloom.instruments.drivers.visa import numbers_in
-from lightloom.models import llama, vit
+from lightloom.models.families import llama, vit
 from lightloom.models.tokenizer import read_tokenizer
-from lightloom.scheduler.constants import load_constants
+from lightloom.scheduler.energy.constants import load_constants
 from scpi_devices import Device, Meter, Multimeter, RedPitaya, serve
 
 # --- what was found ------------------------------------------------------------------------------

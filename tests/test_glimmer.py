@@ -18,7 +18,7 @@ from lightloom.models.loading import SHIPPED
 from lightloom.models.model import load_arrays
 from typer.testing import CliRunner
 
-from lightloom.cli import app
+from lightloom.cli.app import app
 
 FOLDER = SHIPPED / "glimmer"
 PROMPTS = ("The", "Return the", "If the", "This method", "A list of", "When a")

@@ -24,15 +24,15 @@ import pytest
 from bench_factory import change_bench, write_bench
 from lightloom.backends import Backend, Stats
 from lightloom.backends.bench import open_benches
-from lightloom.backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Segment
+from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
 from lightloom.instruments import InputError, InUse
-from lightloom.instruments.lock import HeldLock
+from lightloom.instruments.safety.lock import HeldLock
 from lightloom.models import Cache, Model, load_model, plan
 from lightloom.models.model import load_arrays
-from lightloom.models.recorded import resume
-from lightloom.scheduler import database
-from lightloom.scheduler import journal as journal_module
-from lightloom.scheduler.journal import Journal, JournalFile, check_journal
+from lightloom.scheduler.journal import database
+from lightloom.scheduler.journal import journal as journal_module
+from lightloom.scheduler.journal.journal import Journal, JournalFile, check_journal
+from lightloom.scheduler.runs.resume import resume
 from waiting import wait_until
 
 import lightloom
@@ -89,11 +89,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_recording_changes_nothing(whole: Path) -> None:
     report = run(None).report()
     with JournalFile(whole) as kept:
-        recorded = kept.results()["report"]
-    assert recorded["results"] == report.as_dict()["results"]
-    assert recorded["quality"] == report.as_dict()["quality"]
+        resume = kept.results()["report"]
+    assert resume["results"] == report.as_dict()["results"]
+    assert resume["quality"] == report.as_dict()["quality"]
     counts = report.stats.as_dict()
-    assert {key: recorded["stats"][key] for key in counts if key != "seconds"} == {
+    assert {key: resume["stats"][key] for key in counts if key != "seconds"} == {
         key: counts[key] for key in counts if key != "seconds"
     }
 
@@ -457,7 +457,7 @@ def test_a_complete_run_has_nothing_to_resume(whole: Path) -> None:
 def test_two_writers(whole: Path, tmp_path: Path) -> None:
     part = cut(whole, tmp_path / "part.db", 60)
     holds = (
-        "import sys; from lightloom.scheduler.journal import Journal; "
+        "import sys; from lightloom.scheduler.journal.journal import Journal; "
         "j = Journal.reopen(sys.argv[1]); print('holds', flush=True); sys.stdin.read()"
     )
     pipe = subprocess.PIPE
@@ -712,11 +712,11 @@ def test_another_model_is_refused(whole: Path, tmp_path: Path) -> None:
 def test_other_versions_are_refused(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightloom.models import recorded
+    from lightloom.scheduler.runs import resume
 
     part = cut(whole, tmp_path / "part.db", 60)
-    there = recorded.versions()
-    monkeypatch.setattr(recorded, "versions", lambda: there | {"lightloom": "99.1"})
+    there = resume.versions()
+    monkeypatch.setattr(resume, "versions", lambda: there | {"lightloom": "99.1"})
     with pytest.raises(InputError, match=r"lightloom .* then, 99.1 now.*--accept versions"):
         resume(part)
 

@@ -23,7 +23,7 @@ import pytest
 import typer
 from bench_factory import BenchMaker, change_bench, fault, load_example, numbers
 from lightloom.backends.bench import check_bench, load_bench, safety
-from lightloom.backends.bench.file import read_bench_file
+from lightloom.backends.bench.config import read_bench_file
 from lightloom.backends.bench.light_check import light_findings
 from lightloom.instruments import (
     Disconnected,
@@ -33,17 +33,17 @@ from lightloom.instruments import (
     Paused,
     WrongLight,
     create,
-    stopping,
 )
 from lightloom.instruments.addresses import canonical, is_lasting, x_display
+from lightloom.instruments.safety import signals
 from lightloom.models import load_model, plan
 from lightloom.models.model import load_arrays
-from lightloom.scheduler.journal import JournalFile
+from lightloom.scheduler.journal.journal import JournalFile
 from scpi_devices import Meter, Served, Source, serve
 from waiting import wait_until
 
-from lightloom import cli
-from lightloom.run_page import run_page
+from lightloom.cli import app
+from lightloom.report.run import run_page
 
 posix = pytest.mark.skipif(os.name == "nt", reason="users and signals of POSIX")
 KIT = Path(__file__).parent / "kit"
@@ -53,7 +53,7 @@ NOBODY, OTHER = 65534, 65533
 @pytest.fixture(autouse=True)
 def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # what one test left lit is nothing of the next one's; a program never forgets it
-    monkeypatch.setattr(stopping, "_left_lit", [])
+    monkeypatch.setattr(signals, "_left_lit", [])
     with live_bench_process.drivers_in_memory(monkeypatch):
         yield
 
@@ -286,7 +286,7 @@ def test_a_folder_that_fills_up_moves_no_lock_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without free inodes the next process held another file, and lit the same bench.
-    from lightloom.instruments import lock
+    from lightloom.instruments.safety import lock
 
     file = tmp_path / "bench.toml"
     file.write_text("")
@@ -312,7 +312,7 @@ def test_a_source_that_was_lost_during_a_run_is_told_of(
     wait_until(lambda: not device.is_on)
     assert "switched off after" in bench.left_lit and "instruments.source" in bench.left_lit
     with pytest.raises(typer.Exit) as ended:
-        cli.refuse_to_end_lit()
+        app.refuse_to_end_lit()
     assert ended.value.exit_code == 1 and bench.left_lit in capsys.readouterr().err
 
 
@@ -336,13 +336,13 @@ def test_what_may_still_emit_stands_on_the_page_of_a_recorded_run(tmp_path: Path
     path, model = tmp_path / "run.db", load_model("digits")
     images = load_arrays(model.source / "data.safetensors")["images"][:2]
     plan(model, "mock", 2).run(images, record=path)
-    cli.keep_left_lit(path)
+    app.keep_left_lit(path)
     before = path.read_bytes()
     sentence = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
-    stopping.note_left_lit(sentence)
-    cli.keep_left_lit(None)
+    signals.note_left_lit(sentence)
+    app.keep_left_lit(None)
     assert path.read_bytes() == before
-    cli.keep_left_lit(path)
+    app.keep_left_lit(path)
     with JournalFile(path) as kept:
         kept.check()
         assert sentence in run_page(kept)
@@ -360,7 +360,7 @@ def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -
         wait_until(lambda: not device.is_on)
         with pytest.raises(LightloomError, match="does not answer"):
             bench.beat()
-    assert not stopping.left_lit()
+    assert not signals.left_lit()
 
 
 @pytest.mark.slow
@@ -376,7 +376,7 @@ def test_a_laser_that_says_off_and_shines_is_found_by_the_power_meter(
             bench.source.enable()
             bench.darkness_meter.see_light()
     assert "watchdog" in bench.left_lit or "switched off" in bench.left_lit
-    assert stopping.left_lit()
+    assert signals.left_lit()
 
 
 # --- shots that wait -----------------------------------------------------------------------------

@@ -20,15 +20,15 @@ import pytest
 from bench_factory import bench_text, changed, fault
 from lightloom.backends import Address, Backend, Geometry, Ranges
 from lightloom.backends.bench import BenchGroup, open_benches
-from lightloom.backends.dealing import Dealing
+from lightloom.backends.bench.sharding import Dealing
 from lightloom.instruments import InputError, InstrumentError, NotConnected
-from lightloom.scheduler import held_bench
-from lightloom.scheduler.cluster import Cluster, WorkersLost, open_workers
-from lightloom.scheduler.remote import RemoteBenches
+from lightloom.scheduler.cluster import bench_worker
+from lightloom.scheduler.cluster.remote_benches import RemoteBenches
+from lightloom.scheduler.cluster.workers import Cluster, WorkersLost, open_workers
 from typer.testing import CliRunner
 from waiting import wait_until
 
-from lightloom.cli import app
+from lightloom.cli.app import app
 
 pytest.importorskip("distributed")
 
@@ -136,7 +136,7 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
     submit = Cluster.submit
 
     def noted(self: Cluster, function: Any, *arguments: Any, **options: Any) -> Any:
-        if function is held_bench.multiply:
+        if function is bench_worker.multiply:
             sent.extend((options["worker"], share) for share in arguments[2])
         return submit(self, function, *arguments, **options)
 
@@ -154,7 +154,7 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
         assert len(sent) == 80 and len({worker for worker, _ in sent}) == 2
         assert all(share.weights is None for _, share in sent)  # they are there already
         assert remote.cluster is not None
-        remote.cluster.ask(remote.addresses[:1], held_bench.release)
+        remote.cluster.ask(remote.addresses[:1], bench_worker.release)
         check_numbers(remote, one)  # a worker that has let weights go asks for them again
     assert len(remote.remarks) == 2 and "bench3.toml" in remote.remarks[1]
     with opened(remote):  # closed, it can be opened again
@@ -169,7 +169,7 @@ def here(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Dask cluster in this process, whose only worker runs two tasks and offers one bench."""
     from distributed import LocalCluster
 
-    monkeypatch.setenv(held_bench.VARIABLE, str(write(text())[0]))
+    monkeypatch.setenv(bench_worker.VARIABLE, str(write(text())[0]))
     cluster = LocalCluster(
         n_workers=1,
         threads_per_worker=2,
@@ -183,7 +183,7 @@ def here(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     )
     with cluster:
         yield cluster.scheduler_address
-    assert held_bench.held() is None  # a worker that is told to stop leaves no light on
+    assert bench_worker.held() is None  # a worker that is told to stop leaves no light on
 
 
 # long enough that another task would have begun meanwhile
@@ -207,33 +207,33 @@ def test_two_runs_share_a_bench_and_the_last_one_leaves_it_dark(here: str) -> No
     x, w = PRODUCTS["rows"]
     with opened(RemoteBenches(address=here), RemoteBenches(address=here)) as (first, second):
         expected = first.matmul(x, w).y
-        held = held_bench.held()
+        held = bench_worker.held()
         assert held is not None and held.bench.source.is_connected
         first.close()
         np.testing.assert_array_equal(second.matmul(x, w).y, expected)
-        assert held_bench.held() is held and held.bench.source.is_connected
+        assert bench_worker.held() is held and held.bench.source.is_connected
         second.close()
-        assert held_bench.held() is None and not held.bench.source.is_connected
+        assert bench_worker.held() is None and not held.bench.source.is_connected
 
 
 def test_a_run_that_has_ended_multiplies_no_more(here: str) -> None:
     # a task that was on its way when the run was stopped must not switch the light on again
     remote = RemoteBenches(address=here)
     with opened(remote):
-        held_bench.end(remote.run_name)
+        bench_worker.end(remote.run_name)
         with pytest.raises(NotConnected, match="has ended"):
-            held_bench.multiply(remote.run_name, False, [])
-        assert held_bench.held() is None
+            bench_worker.multiply(remote.run_name, False, [])
+        assert bench_worker.held() is None
 
 
 def test_light_goes_off_when_nobody_multiplies(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # who began the run may be gone without a word
-    monkeypatch.setattr(held_bench, "IDLE_S", 0.2)
+    monkeypatch.setattr(bench_worker, "IDLE_S", 0.2)
     x, w = PRODUCTS["rows"]
     with opened(RemoteBenches(address=here)) as (remote,):
         prepared = remote.prepare(w)
         first = remote.matmul(x, prepared).y
-        wait_until(lambda: held_bench.held() is None)
+        wait_until(lambda: bench_worker.held() is None)
         np.testing.assert_array_equal(remote.matmul(x, prepared).y, first)  # and on again
 
 
@@ -270,7 +270,7 @@ def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:
     return remote.cluster.ask(remote.addresses, eval, code)
 
 
-_IS_DARK = "__import__('sys').modules['lightloom.scheduler.held_bench'].held() is None"
+_IS_DARK = "__import__('sys').modules['lightloom.scheduler.cluster.bench_worker'].held() is None"
 
 
 @pytest.mark.slow
@@ -357,7 +357,7 @@ def test_benches_of_a_cluster_are_taken(write: Write) -> None:
             command = [sys.executable, "-m", "distributed.cli.dask_worker", address]
             command += ["--no-nanny", "--nthreads", "1", "--resources", "bench=1"]
             command += ["--no-dashboard"]
-            there = os.environ | {held_bench.VARIABLE: str(path)}
+            there = os.environ | {bench_worker.VARIABLE: str(path)}
             processes.append(subprocess.Popen(command, env=there, stderr=subprocess.DEVNULL))
         with Client(address, timeout=60, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=60)
@@ -373,10 +373,10 @@ def test_benches_of_a_cluster_are_taken(write: Write) -> None:
 def test_workers_without_a_bench_are_refused(
     here: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(held_bench.VARIABLE)
-    with pytest.raises(InputError, match=f"{held_bench.VARIABLE} names no bench file"):
+    monkeypatch.delenv(bench_worker.VARIABLE)
+    with pytest.raises(InputError, match=f"{bench_worker.VARIABLE} names no bench file"):
         RemoteBenches(address=here).open()
-    monkeypatch.setenv(held_bench.VARIABLE, str(tmp_path / "gone.toml"))
+    monkeypatch.setenv(bench_worker.VARIABLE, str(tmp_path / "gone.toml"))
     with pytest.raises(InputError, match=r"gone\.toml"):
         RemoteBenches(address=here).open()
     from distributed import LocalCluster

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.backends import Address, MatmulResult, MockBackend, OpticsProfile, Ranges
-from lightloom.backends.noise import Stream
+from lightloom.backends.mock.noise import Stream
 from lightloom.instruments import InputError
 from reference_optics import Theory, theory
 

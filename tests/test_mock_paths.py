@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.backends import Address, MockBackend, OpticsProfile, mock_path
-from lightloom.backends import products as products_module
-from lightloom.backends.integer_library import IntegerProduct, integer_product, is_exact
-from lightloom.backends.products import Operand, Rows, multiply, panels
+from lightloom.backends.mock import integer_products as products_module
+from lightloom.backends.mock.int8_gemm import IntegerProduct, integer_product, is_exact
+from lightloom.backends.mock.integer_products import Operand, Rows, multiply, panels
 from reference_optics import theory
 
 COMPILED = importlib.util.find_spec("numba") is not None
@@ -133,7 +133,7 @@ def test_the_library_of_integers_gives_the_same_bits(
 @pytest.mark.parametrize("n", [1, 3, 100, 700])
 def test_threads_do_not_change_bits(variant: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # A user would get other results on a machine with more cores.
-    monkeypatch.setattr("lightloom.backends.mock._WORTH_THREADS", 1)
+    monkeypatch.setattr("lightloom.backends.mock.backend._WORTH_THREADS", 1)
     x, w = numbers(n, 200), numbers(900, 200, seed=2)
     results = []
     for threads in ("1", "2", "5"):

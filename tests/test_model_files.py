@@ -932,7 +932,8 @@ def test_published_settings_give_the_published_number_of_parameters(
 def test_published_gguf_headers_are_read(
     references: Path, name: str, parameters: int, ends: set[int]
 ) -> None:
-    from lightloom.models import gguf_file, llama
+    from lightloom.models import gguf_file
+    from lightloom.models.families import llama
 
     document = json.loads((references / "published" / name / "gguf_header.json").read_text())
     words = [f"word {number}" for number in range(document["vocabulary"])]

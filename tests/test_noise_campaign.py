@@ -14,7 +14,7 @@ import os
 import numpy as np
 import pytest
 from lightloom.backends import Address, MockBackend, OpticsProfile
-from lightloom.backends.noise import Stream
+from lightloom.backends.mock.noise import Stream
 from reference_optics import theory
 
 pytestmark = pytest.mark.campaign  # numpy gives the same bits (test_mock_paths.py)

@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 from bench_factory import bench_text, write_bench
 from journal_factory import recorded_on_the_mock
-from lightloom.backends.bench.calibration import KIND as CALIBRATION
-from lightloom.benchmarks.pictures import save_picture
+from lightloom.backends.optics.calibration_file import KIND as CALIBRATION
+from lightloom.benchmarks.plots import save_picture
 from lightloom.instruments import InputError, Timeline
 from lightloom.instruments.files import check_output, whole_output, write_document, write_output
-from lightloom.scheduler.trace import KIND as TRACE
-from lightloom.scheduler.trace import read_trace, write_trace
+from lightloom.scheduler.runs.trace import KIND as TRACE
+from lightloom.scheduler.runs.trace import read_trace, write_trace
 from typer.testing import CliRunner
 
-from lightloom.cli import app
-from lightloom.energy import ENERGY_PAGE
-from lightloom.gantt import TRACE_PAGE, TRACE_PICTURE, excerpt, picture
-from lightloom.page import page, write_page
-from lightloom.run_page import RUN_PAGE
+from lightloom.cli.app import app
+from lightloom.report.energy import ENERGY_PAGE
+from lightloom.report.gantt import TRACE_PAGE, TRACE_PICTURE, excerpt, picture
+from lightloom.report.page import page, write_page
+from lightloom.report.run import RUN_PAGE
 
 MINE = bench_text().encode()  # what a user wrote, and would miss
 

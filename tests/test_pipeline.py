@@ -26,8 +26,8 @@ from lightloom.backends import (
     visits,
 )
 from lightloom.backends.bench import BenchBackend, BenchGroup
-from lightloom.backends.bench.plan import TileJob, TileResult
 from lightloom.backends.bench.queue import JobQueue
+from lightloom.backends.bench.shot_plan import TileJob, TileResult
 from lightloom.backends.timing import ModulatorTiming, again
 from lightloom.instruments import InputError, Timeline, VirtualClock
 from lightloom.models import Cache, Model, load_model, plan
@@ -377,7 +377,7 @@ def test_what_does_not_fit_is_refused_before_it_is_shown(
         backend.submit(TileJob("large", 1, 1, lambda _: large, lambda _: fits))
     model = load_model("digits")
     planned = plan(model, backend, batch=1)
-    monkeypatch.setattr("lightloom.models.planning.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("lightloom.scheduler.runs.plan.memory_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"needs about .* GB .* has 1e-06 GB; give a smaller"):
         planned.run(load_arrays(model.source / "data.safetensors")["images"][:1])
     assert backend.bench.shots == shown

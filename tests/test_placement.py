@@ -28,7 +28,7 @@ from lightloom.scheduler import (
 from typer.testing import CliRunner
 
 import lightloom
-from lightloom.cli import app
+from lightloom.cli.app import app
 
 NAMED = ("paper", "projections", "all-optical", "host")
 

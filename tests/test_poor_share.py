@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightloom.scheduler.journal import Journal
+from lightloom.scheduler.journal.journal import Journal
 
 SOURCE = Path(__file__).parent / "kit" / "poor_share.c"
 SCRIPT = """

@@ -10,8 +10,8 @@ from lightloom.backends import Geometry, OpticsProfile, load_profile, tile_count
 from lightloom.instruments import InputError
 from lightloom.models import load_model, plan
 from lightloom.scheduler import BATCH, NEW, PAST, HostStep, place
+from lightloom.scheduler.costs import BenchModel, optical_cost
 from lightloom.scheduler.host_steps import REGISTRY
-from lightloom.scheduler.timing import BenchModel, optical_cost
 
 import lightloom
 

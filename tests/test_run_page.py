@@ -28,11 +28,11 @@ from journal_factory import (
 )
 from lightloom.benchmarks.fuzz.journals import damaged
 from lightloom.instruments import InputError
-from lightloom.scheduler import summary
-from lightloom.scheduler.journal import JournalFile
-from lightloom.scheduler.summary import BINS, LAST_FAULTS, Course, summarise
+from lightloom.scheduler.journal import summary
+from lightloom.scheduler.journal.journal import JournalFile
+from lightloom.scheduler.journal.summary import BINS, LAST_FAULTS, Course, summarise
 
-from lightloom.run_page import run_page
+from lightloom.report.run import run_page
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_a_run_that_is_going_on_gives_a_page_and_is_left_alone(
 
 
 def test_a_journal_without_anything_gives_a_page(tmp_path: Path) -> None:
-    from lightloom.scheduler.journal import Journal
+    from lightloom.scheduler.journal.journal import Journal
 
     path = tmp_path / "empty.db"
     Journal.create(path).close()

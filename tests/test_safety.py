@@ -22,17 +22,11 @@ import numpy as np
 import pytest
 from bench_factory import load_example, write_bench
 from lightloom.backends.bench import load_bench, safety
-from lightloom.instruments import (
-    InputError,
-    InterlockOpen,
-    InUse,
-    LimitExceeded,
-    lock,
-    stopping,
-)
-from lightloom.instruments.lock import HeldLock, Holder
+from lightloom.instruments import InputError, InterlockOpen, InUse, LimitExceeded
+from lightloom.instruments.safety import lock, signals
+from lightloom.instruments.safety.lock import HeldLock, Holder
+from lightloom.instruments.safety.watchdog import Watchdog
 from lightloom.instruments.templates.echo import DEVICES
-from lightloom.instruments.watchdog import Watchdog
 from scpi_devices import Served, Source, serve
 from waiting import wait_until
 
@@ -228,7 +222,7 @@ backend.close()
 def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> None:
     # A camera that lost its link would keep the light on for its time-out, whoever presses what.
     write_bench(tmp_path, "line", clock="real", limits__timeout_s=15)
-    runs = "from lightloom.cli import main\nmain()"
+    runs = "from lightloom.cli.app import main\nmain()"
     command = [sys.executable, "-c", _STALLS + (_FAILS if how == "an exception" else runs)]
     command += [] if how == "an exception" else ["run", "--bench", "bench.toml"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
@@ -699,7 +693,7 @@ def test_no_exposure_is_longer_than_the_bench_allows(tmp_path: Path) -> None:
 
 def test_modulators_end_at_the_darkest_level_that_is_known(tmp_path: Path, laser: Served) -> None:
     # Grey 0 is not always the darkest: a modulator would be left letting light through.
-    from lightloom.backends.bench.grey import GreyCurve
+    from lightloom.backends.optics.response_curve import GreyCurve
 
     curve = GreyCurve((np.arange(256) - 40.0) ** 2 + 1)
     with load_bench(live_bench_process.write(tmp_path, laser.address)) as bench:
@@ -731,13 +725,13 @@ def test_all_benches_are_made_safe_although_one_of_them_hangs(tmp_path: Path) ->
 
     stuck, good = Lit(True), Lit(False)
     for one in (stuck, good):
-        stopping.add(one)
+        signals.add(one)
     began_s = time.monotonic()
     try:
         (sentence,) = safety.make_all_safe()
     finally:
         for one in (stuck, good):
-            stopping.remove(one)
+            signals.remove(one)
     took_s = time.monotonic() - began_s
     assert took_s < SECOND_S and not good.is_lit and good.is_dark and stuck.is_dark, took_s
     assert sentence.startswith("lit did not say that its light is off (no answer in")

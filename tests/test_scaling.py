@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from lightloom.backends import Address, MockBackend
 from lightloom.benchmarks import scaling, scaling_layers
-from lightloom.benchmarks.pictures import use_log_axes
+from lightloom.benchmarks.plots import use_log_axes
 from lightloom.benchmarks.scaling import Text, find_budget, fit_law, profile_of, signal_cost
 from lightloom.instruments import InputError
 from lightloom.models import load_model

@@ -14,9 +14,9 @@ from bench_factory import LAYOUTS, BenchMaker, load_example, numbers
 from lightloom.backends import Address
 from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.backends.bench import shots as shots_module
-from lightloom.backends.bench.plan import TileJob, TileResult
+from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.backends.bench.queue import JobQueue
-from lightloom.backends.bench.recorder import QUALITY
+from lightloom.backends.bench.shot_plan import TileJob, TileResult
 from lightloom.backends.calibration import align, calibrate, store
 from memory_journal import Killed, Memory
 

@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 from waiting import wait_until
 
-from lightloom import showing, streams
-from lightloom.page import write_page
-from lightloom.showing import PrintableConsole
+from lightloom.report import streams, terminal
+from lightloom.report.page import write_page
+from lightloom.report.terminal import PrintableConsole
 
 posix = pytest.mark.skipif(os.name == "nt", reason="has POSIX terminals, signals and descriptors")
 EVIL = "a\x1b]52;c;cm0gLXJm\x07b\x9b31mc\u202ed\x7f"  # writes the clipboard, hides, reorders
@@ -204,7 +204,7 @@ def test_generated_text_is_shown_as_it_is() -> None:
     text = f"a line of {'many ' * 60}words\n\n  :heart: [bold]{EVIL}"
     quality = {"metric": "text", "digital": None, "optical": text}
     stream = io.StringIO()
-    showing.quality(PrintableConsole(stream, 110), SimpleNamespace(quality=quality))  # type: ignore
+    terminal.quality(PrintableConsole(stream, 110), SimpleNamespace(quality=quality))  # type: ignore
     assert printable(text) in stream.getvalue() and is_harmless(stream.getvalue())
 
 
@@ -249,7 +249,7 @@ def test_pages_hold_none(tmp_path: Path) -> None:
 
 
 def test_json_holds_them_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    from lightloom.cli import print_json
+    from lightloom.cli.app import print_json
 
     print_json({"name": EVIL})
     shown = capsys.readouterr().out
@@ -349,5 +349,5 @@ def test_a_name_is_no_markup() -> None:
     planned = plan(load_model(), "mock:ideal")
     planned.model.name = "[red]digits"
     stream = io.StringIO()
-    showing.plan(PrintableConsole(stream, 110), planned)
+    terminal.plan(PrintableConsole(stream, 110), planned)
     assert "[red]digits" in stream.getvalue()

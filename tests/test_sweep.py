@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from lightloom.backends import load_profile
-from lightloom.benchmarks.points import Inputs, Point, ranges
 from lightloom.benchmarks.sweep import Results, Sweep, make_sweep, run_sweep
+from lightloom.benchmarks.sweep_points import Inputs, Point, ranges
 from lightloom.instruments import InputError
 from lightloom.models import load_model
 from lightloom.models.model import load_arrays
-from lightloom.scheduler.cluster import Failure, open_workers
+from lightloom.scheduler.cluster.workers import Failure, open_workers
 from typer.testing import CliRunner
 from waiting import wait_until
 
 import lightloom
-from lightloom.cli import app
+from lightloom.cli.app import app
 
 psutil = pytest.importorskip("psutil")  # comes with Dask
 

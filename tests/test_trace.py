@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from lightloom.instruments import InputError, Timeline
 from lightloom.instruments.timeline import TRACKS
-from lightloom.scheduler.trace import SCHEMA, Trace, is_trace, read_trace, write_trace
+from lightloom.scheduler.runs.trace import SCHEMA, Trace, is_trace, read_trace, write_trace
 from typer.testing import CliRunner
 
-from lightloom.cli import app
-from lightloom.gantt import excerpt, gaps, picture, trace_page
+from lightloom.cli.app import app
+from lightloom.report.gantt import excerpt, gaps, picture, trace_page
 
 ABOUT = {"model": "digits", "bench": "bench.toml", "is_mock": False}
 NASTY = '</title><script>alert(1)</script> & "q" \' \\ \x00\x07\x1b \ud800 \u2028 🙂\n'

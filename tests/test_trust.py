@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bench_factory import write_bench
 from lightloom.backends.bench import read_bench_file
-from lightloom.backends.bench.calibration import KIND, Calibration
+from lightloom.backends.optics.calibration_file import KIND, Calibration
 from lightloom.instruments import InputError, create, trust
 from lightloom.instruments.drivers.genicam import producers
 from lightloom.instruments.files import check_output

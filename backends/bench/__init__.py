@@ -1,12 +1,12 @@
 """The bench: instruments that multiply, described by one TOML file, shot by shot."""
 
+from ..optics.layouts.base import BlockLayout, ImagedLayout, Layout, LineLayout
 from .backend import BenchBackend
 from .bench import Bench, load_bench
+from .bench_group import BenchGroup, Claims, check_together, open_benches
 from .check import FIRST_PRODUCTS, check_bench
-from .file import BenchFile, example_file, read_bench_file
-from .group import BenchGroup, Claims, check_together, open_benches
-from .host import BenchHost, measure_host
-from .layouts import BlockLayout, ImagedLayout, Layout, LineLayout
+from .config import BenchFile, example_file, read_bench_file
+from .host_timing import BenchHost, measure_host
 
 __all__ = [
     "FIRST_PRODUCTS",

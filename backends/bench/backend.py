@@ -25,28 +25,29 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments import InputError, NotConnected, Paused, Timeline, WrongSum, stopping
+from ...instruments import InputError, NotConnected, Paused, Timeline, WrongSum
+from ...instruments.safety import signals
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from ..optics.layouts.base import lay_out
+from ..optics.response_curve import GreyCurve
 from ..profile import OpticsProfile
 from ..tiling import Geometry, tiles
 from ..timing import ShotTiming
-from . import known
+from . import ground_truth
 from .bench import Bench
-from .calibrated import WANTED, Calibrated, read_calibrated
+from .calibrated_optics import WANTED, Calibrated, read_calibrated
+from .checkpoint import Recorder
 from .checksum import Tally, with_checks
 from .decoding import Decoder
-from .grey import GreyCurve
-from .layouts import lay_out
 from .light_check import refuse_darkness
-from .opening import check_opening
-from .plan import TileJob, TileResult, new_number
+from .noise_model import bench_timing, matching_profile, typical_full_e
 from .product import Encoded, Product
 from .queue import JobQueue
-from .recorder import Recorder
-from .renewal import Turns, measure_anew
+from .recalibration import Turns, measure_anew
+from .shot_plan import TileJob, TileResult, new_number
 from .shots import Anew, Shots
-from .theory import bench_timing, matching_profile, typical_full_e
+from .startup_check import check_opening
 from .tracking import ScaleTracker
 
 REFERENCE_EVERY = 500  # shots between two reference shots, where nothing drifts
@@ -127,7 +128,7 @@ class BenchBackend(Backend):
         self._calibrated: Calibrated | None = None
         self._guesses = False
         if bench.file.calibration == "known":
-            known.only_simulated(bench)
+            ground_truth.only_simulated(bench)
         elif uncalibrated:
             self._guesses = True
         else:
@@ -201,7 +202,9 @@ class BenchBackend(Backend):
             self.optics = self._calibrated.optics(bench)
         else:
             self.optics = (
-                known.nominal_optics(bench) if self._guesses else known.known_optics(bench)
+                ground_truth.nominal_optics(bench)
+                if self._guesses
+                else ground_truth.known_optics(bench)
             )
         self.layout = lay_out(bench, self.optics)
         self.curves = {role: GreyCurve(table) for role, table in self.optics.tables.items()}
@@ -210,9 +213,9 @@ class BenchBackend(Backend):
         if self._calibrated is not None:
             self.response = self._calibrated.response(self.layout)
         elif self._guesses:
-            self.response = known.response_of(self.layout, np.ones(bench.weight.shape))
+            self.response = ground_truth.response_of(self.layout, np.ones(bench.weight.shape))
         else:
-            self.response = known.known_response(bench, self.layout)
+            self.response = ground_truth.known_response(bench, self.layout)
         dark = int((self.response.pairs_e <= 0).sum())
         if dark:
             raise InputError(
@@ -256,7 +259,7 @@ class BenchBackend(Backend):
         if measured is None:  # of a reference: its shot noise and read noise
             light_e = float(self.response.pairs_e.sum()) * self.layout.reference_light
             measured = (light_e + float(self.dark_variance.sum())) / max(light_e, 1.0) ** 2
-        return known.known_tracker(self.bench, measured)
+        return ground_truth.known_tracker(self.bench, measured)
 
     @property
     def light_variance(self) -> float:
@@ -346,7 +349,7 @@ class BenchBackend(Backend):
         """Stop after the shot that is being taken, switch the light off, let instruments go."""
         if self.shots is not None:
             self.shots.stops.set()
-        with self._closing, stopping.in_time(self.bench):
+        with self._closing, signals.in_time(self.bench):
             try:
                 if self._queue is not None:
                     self._queue.close()

@@ -28,15 +28,15 @@ from ...instruments import (
     SpatialLightModulator,
     StaleFrame,
     VirtualClock,
-    stopping,
 )
-from ...instruments.lock import beside
+from ...instruments.safety import signals
+from ...instruments.safety.lock import beside
+from ...instruments.safety.watchdog import BY_HAND, Watchdog
 from ...instruments.simulated import LightPath
-from ...instruments.watchdog import BY_HAND, Watchdog
+from ..optics.response_curve import GreyCurve
 from . import safety
+from .config import BenchFile, make_instrument, read_bench_file
 from .darkness import DarknessMeter
-from .file import BenchFile, make_instrument, read_bench_file
-from .grey import GreyCurve
 
 LOG = logging.getLogger("lightloom.bench")
 
@@ -175,7 +175,7 @@ class Bench:
 
     def _hold(self) -> None:
         """Hold the bench file for this process; see that nothing speaks against light."""
-        stopping.add(self)
+        signals.add(self)
         if not Path(self.path).is_file():  # made of tables alone
             return
         with self._changing:
@@ -361,7 +361,7 @@ class Bench:
             watchdog.dismiss()
         if is_held:
             safety.let_go(self.path)
-        stopping.remove(self)
+        signals.remove(self)
         atexit.unregister(self.close)
 
     def _end_lit(self, why: str, watchdog: Watchdog | None) -> None:
@@ -373,7 +373,7 @@ class Bench:
             said = watchdog.outcome()
         self.left_lit = f"{self.path}: {said}"
         LOG.error("%s", self.left_lit)
-        stopping.note_left_lit(self.left_lit)
+        signals.note_left_lit(self.left_lit)
         if BY_HAND in said:
             safety.latch(self.path, f"its source could not be switched off: {why}", self.latches)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ...instruments import Daq, Finding, Instrument, LightloomError
 from . import safety
+from .accuracy import Merit, random_products
 from .backend import BenchBackend
 from .bench import Bench
 from .light_check import light_findings
-from .merit import Merit, random_products
 
 FIRST_PRODUCTS = 128  # compared where nobody asks for more
 _MOST_ERROR = 1.3  # of the floor, beyond chance

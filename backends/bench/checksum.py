@@ -23,9 +23,9 @@ from ...instruments import InputError, WrongSum
 from ..tiling import CHECK_ROWS, Geometry, cuts
 
 if TYPE_CHECKING:
-    from .file import ChecksTable
-    from .grey import GreyCurve
-    from .layouts import Layout
+    from ..optics.layouts.base import Layout
+    from ..optics.response_curve import GreyCurve
+    from .config import ChecksTable
 
 FALSE_ALARM = 1e-4  # of a residual in order, and of a job's inputs at one weight frame
 THRESHOLD = 3.8906  # sigma of a normal distribution, exceeded on either side with that chance

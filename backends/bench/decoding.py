@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...instruments import Drifted, Saturated, Shot, StaleFrame, WrongLight
+from ..optics.layouts.base import Layout, Marks, Optics, Response
+from ..optics.response_curve import GreyCurve
 from .bench import Bench
-from .grey import GreyCurve
-from .layouts import Layout, Marks, Optics, Response
-from .plan import Planned
+from .shot_plan import Planned
 from .tracking import ScaleTracker, chi_square_limit
 
 _SIGMAS = 6.0  # exceeded by chance twice in a billion

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...instruments import Finding, Shot, WrongLight
-from ...instruments.picture import grows_with_exposure, reads_the_part
+from ...instruments.image_checks import grows_with_exposure, reads_the_part
 from .bench import WINDOW_SAMPLES, Bench
 
 _SURE = 6.0  # standard deviations of noise

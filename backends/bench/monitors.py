@@ -14,9 +14,9 @@ from typing import cast
 
 from ...instruments import Daq, Paused, PowerMeter
 from .bench import Bench
-from .file import SuspendTable
-from .policy import SUSPENDED
-from .remedies import check_emission
+from .config import SuspendTable
+from .fault_policy import SUSPENDED
+from .recovery import check_emission
 
 _SAMPLES, _RATE_HZ = 16, 1000.0  # of one reading of a monitor's channel
 

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 from threading import Condition, Thread
 
 from ...instruments import Clock, Timeline
-from .plan import TileJob, TileResult
+from .shot_plan import TileJob, TileResult
 
 _MOST = 32  # jobs that wait: enough for the heads of a layer, and no more memory than that
 

@@ -25,12 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from ...instruments import Daq, InputError, InstrumentError, InterlockOpen, LightSource
 from ...instruments.addresses import canonical, is_lasting
 from ...instruments.files import moment_of, read_note, replace_file
-from ...instruments.lock import HeldLock, Holder, beside, places, shared_place
-from ...instruments.stopping import make_all_safe
+from ...instruments.safety.lock import HeldLock, Holder, beside, places, shared_place
+from ...instruments.safety.signals import make_all_safe
 from ...instruments.units import Seconds
 
 if TYPE_CHECKING:
-    from .file import BenchFile
+    from .config import BenchFile
 
 __all__ = [
     "ATTENDED",

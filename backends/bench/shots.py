@@ -39,13 +39,13 @@ from ..tiling import ORDERS
 from ..timing import AHEAD
 from . import safety
 from .bench import WINDOW_SAMPLES, Bench
+from .checkpoint import QUALITY, Checkpoint, FaultNote, Kept, Recorder, Segment
 from .decoding import Decoder, Found, Frame, Taken
 from .diagnose import Diagnosis, diagnose
+from .fault_policy import ANEW, PAUSE, SUSPENDED, Policy, Remedy, kind_of
 from .monitors import Monitors
-from .plan import ROLES, Plan, Planned, TileJob, TileResult
-from .policy import ANEW, PAUSE, SUSPENDED, Policy, Remedy, kind_of
-from .recorder import QUALITY, Checkpoint, FaultNote, Kept, Recorder, Segment
-from .remedies import check_emission, reconnect, role_of
+from .recovery import check_emission, reconnect, role_of
+from .shot_plan import ROLES, Plan, Planned, TileJob, TileResult
 
 __all__ = ["SEGMENT", "Anew", "Shots", "TileJob", "TileResult"]
 

@@ -1,7 +1,7 @@
 """From a bench as found to numbers to trust: `align`, then `calibrate`, by light alone."""
 
-from .align import Alignment, align, store
+from .alignment import Alignment, align, store
 from .calibrate import STEPS, calibrate
-from .follow import follow
+from .live_alignment import follow
 
 __all__ = ["STEPS", "Alignment", "align", "calibrate", "follow", "store"]

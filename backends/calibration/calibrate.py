@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 
 from ...instruments import BadFit, InputError, Saturated, WrongLight
 from ..bench.bench import Bench
-from ..bench.calibration import Calibration, Step, path_for
-from .additivity import additivity
-from .crosstalk import crosstalk
-from .curves import curves
-from .dark import dark
-from .detector import detector
-from .drift import drift
-from .flat import flat
-from .settling import settling
-from .work import Measured, Work
+from ..optics.calibration_file import Calibration, Step, path_for
+from .session import Measured, Work
+from .steps.additivity import additivity
+from .steps.crosstalk import crosstalk
+from .steps.dark_frames import dark
+from .steps.drift import drift
+from .steps.flat_field import flat
+from .steps.photon_transfer import detector
+from .steps.response_curves import curves
+from .steps.settling import settling
 
 STEPS: dict[str, Callable[[Work], Measured]] = {  # in the order in which they stand on each other
     "additivity": additivity,

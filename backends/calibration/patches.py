@@ -1,7 +1,7 @@
 """Line and block benches: rows by lit rows, and places on the input by patches under stripes.
 
 A line bench erases one axis and a block bench both. The phase of a small patch's light under
-stripes of the input says where the patch lies on it (`stripes`).
+stripes of the input says where the patch lies on it (`phase_shift`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...instruments import WrongLight
-from ..bench import maps
-from . import fiducials, stripes
-from .found import BAD_PX, EDGE_PX, Fitted, Found, fit_map, inside_of, modulator_of, noise_of
-from .steady import Watch
+from ..optics import registration
+from . import fiducials, phase_shift
+from .fits import BAD_PX, EDGE_PX, Fitted, Found, fit_map, inside_of, modulator_of, noise_of
+from .repeatability import Watch
 
 _LINE_PLACES = (0.5, 0.3, 0.72, 0.4, 0.62)
 _PATCHES, _COARSE_PATCHES = 200, 40  # in all, and of those that see all periods of stripes
@@ -151,7 +151,7 @@ class Rows:
         matrix = np.array([[slope[0], 0.0, slope[1]], [0.0, 0.0, self.middle]])
         there = np.column_stack([there[:, 0], np.full(len(there), self.middle)])
         off = (found[0].there - found[-1].there)[seen, 0] / 2
-        fit = maps.Fit(matrix, residual, float(residual * np.sqrt(2 / kept.sum())), kept)
+        fit = registration.Fit(matrix, residual, float(residual * np.sqrt(2 / kept.sum())), kept)
         noise_px = float(np.sqrt(np.mean(off**2)))
         number = np.flatnonzero(seen)
         return Fitted(fit, here[seen], there, here, number, noise_px, (reach + EDGE_PX, 0.0))
@@ -200,7 +200,7 @@ class Patches:
     side: int
     sum: Callable[[np.ndarray, np.ndarray], np.ndarray]
     takes: int = 1
-    darks: dict[stripes.Pattern, np.ndarray] | None = None  # kept where a glance is enough
+    darks: dict[phase_shift.Pattern, np.ndarray] | None = None  # kept where a glance is enough
 
     def expose(self) -> None:
         """Find an exposure for the light of patches."""
@@ -222,7 +222,7 @@ class Patches:
         self.watch.probe.draw("weight", drawn)
 
     def signals(
-        self, patterns: list[stripes.Pattern], sets: list[int]
+        self, patterns: list[phase_shift.Pattern], sets: list[int]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Take the light of sets under patterns of one period: float64 [shifts, n] of each set,
         with its patches and without.
@@ -249,7 +249,7 @@ class Patches:
 
     def _take(
         self,
-        patterns: list[stripes.Pattern],
+        patterns: list[phase_shift.Pattern],
         wanted: list[int],
         sets: list[int],
         light: dict[int, np.ndarray],
@@ -273,7 +273,7 @@ class Patches:
         self.show(number)
         return self.watch.probe.take(self.exposure_s, self.takes).counts
 
-    def _around(self, pattern: stripes.Pattern) -> np.ndarray:
+    def _around(self, pattern: phase_shift.Pattern) -> np.ndarray:
         """Take what dark weights let through of stripes, which are shown already."""
         if self.darks is None:
             return self._image(-1)
@@ -338,7 +338,7 @@ def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int
     fine_sets = [number for number in range(len(centres)) if number not in coarse_sets]
     if fine_sets:
         more = np.concatenate([centres[number] for number in fine_sets])
-        read.append(_read(patches, fine_sets, input_shape, maps.apply(matrix, more)))
+        read.append(_read(patches, fine_sets, input_shape, registration.apply(matrix, more)))
         here = np.concatenate([here, more])
         good = np.concatenate([part.good for part in read])
         there = np.concatenate([part.there for part in read])
@@ -363,12 +363,12 @@ def _refined(
     ends = np.cumsum([len(patches.sets[number]) for number in read.sets])[:-1]
     good = np.split(read.good, ends)
     for order, number in enumerate(read.sets):
-        seen = maps.apply(matrix, patches.centres(number)[:, None] + inside)
+        seen = registration.apply(matrix, patches.centres(number)[:, None] + inside)
         there = seen.mean(axis=1)
         for axis in (0, 1):
-            patterns = stripes.shifted(axis, period_px or stripes.FINEST * patches.side)
+            patterns = phase_shift.shifted(axis, period_px or phase_shift.FINEST * patches.side)
             lit, dark = read.finest[axis][order]
-            off, noise = stripes.refine(lit, dark, seen[..., axis], patterns, good[order])
+            off, noise = phase_shift.refine(lit, dark, seen[..., axis], patterns, good[order])
             there[:, axis] += off
             noises.append(noise)
         places.append(there)
@@ -398,22 +398,22 @@ def _read(
     there, finest = [], []
     good = np.ones(sum(len(patches.sets[number]) for number in sets), dtype=bool)
     for axis, size in enumerate(input_shape):
-        periods = stripes.periods(size, patches.side)
+        periods = phase_shift.periods(size, patches.side)
         if guess is not None:
             periods = [period_px or periods[-1]]
         within = []
         for period in periods:
-            patterns = stripes.shifted(axis, period)
+            patterns = phase_shift.shifted(axis, period)
             each = patches.signals(patterns, sets)
             signals = np.concatenate([lit - dark for lit, dark in each], axis=1)
-            place, contrast = stripes.phase(signals, patterns)
+            place, contrast = phase_shift.phase(signals, patterns)
             within.append(place)
         finest.append(each)
         light = signals.mean(axis=0)
         middle = float(np.median(contrast[light > 0.5 * np.median(light)]))
         good &= (light > 0.6 * np.median(light)) & (np.abs(contrast / middle - 1) < 0.2)
         if guess is None:
-            place, strain = stripes.unwrap(within, periods, size)
+            place, strain = phase_shift.unwrap(within, periods, size)
             good &= strain < _STRAIN
         else:
             turns = (guess[:, axis] - within[0]) / periods[-1]
@@ -442,9 +442,9 @@ def line_patches(watch: Watch, exposure_s: float, rows: Rows, found: Fitted) -> 
     slope, offset = found.matrix[0, 0], found.matrix[0, 2]
     side = max(shape[0] // 96 // 4 * 4, 4)
     pitch = max(round(1.8 * side), int(np.ceil(6 / abs(slope))))
-    count = len(stripes.patches(shape, side, pitch, 0))
+    count = len(phase_shift.patches(shape, side, pitch, 0))
     frames = int(np.clip(np.ceil(_PATCHES / count), 2, 8))
-    sets = [stripes.patches(shape, side, pitch, number) for number in range(frames)]
+    sets = [phase_shift.patches(shape, side, pitch, number) for number in range(frames)]
     margin = (pitch - side) / 2
 
     def sums(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -488,9 +488,9 @@ def glanced(
 ) -> Fitted:
     """Read places again under stripes of one period, near where they lay."""
     here = np.concatenate([patches.centres(number) for number in sets])
-    periods = stripes.periods(min(input_shape), patches.side)
+    periods = phase_shift.periods(min(input_shape), patches.side)
     period = periods[-2 if len(here) >= _TELL_PERIOD else -1]
-    read = _read(patches, sets, input_shape, maps.apply(matrix, here), period)
+    read = _read(patches, sets, input_shape, registration.apply(matrix, here), period)
     if read.good.sum() < 4:
         raise WrongLight("the input modulator's stripes are not seen any more; looking anew")
     fit = fit_map(here[read.good], read.there[read.good], "input")

@@ -16,17 +16,17 @@ import numpy as np
 
 from ...backends import MockBackend, load_profile
 from ...backends.bench import Bench, BenchBackend, example_file, load_bench
-from ...backends.bench.calibration import Calibration, Figure, Plot, Step, described
 from ...backends.calibration import align, store
 from ...backends.calibration.calibrate import calibrate
+from ...backends.optics.calibration_file import Calibration, Figure, Plot, Step, described
 from ...backends.profile import FOLDER as PROFILES
 from ...instruments import InputError, Timeline
 from ...models import load_model
 from ...scheduler import DEFAULT_POLICY, POLICIES
-from ...scheduler.constants import FOLDER as CONSTANTS
-from ...scheduler.constants import load_constants
-from ...scheduler.rules import read_rules
-from ...scheduler.trace import read_trace, write_trace
+from ...scheduler.energy.constants import FOLDER as CONSTANTS
+from ...scheduler.energy.constants import load_constants
+from ...scheduler.placement_rules import read_rules
+from ...scheduler.runs.trace import read_trace, write_trace
 from ..sweep import Results, make_sweep, read_sweep
 from .mutations import as_toml, changed_bytes, changed_document, changed_text
 from .trying import Attempt, Target, WrongNumberError, want

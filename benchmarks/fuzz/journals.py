@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from ...backends import Stats
-from ...backends.bench.recorder import QUALITY, Checkpoint, FaultNote, Segment
+from ...backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
 from ...instruments import LightloomError
 from ...models import load_model, plan
 from ...models.model import load_arrays
-from ...models.recorded import resume
-from ...scheduler.export import export
-from ...scheduler.journal import Journal, JournalFile
-from ...scheduler.summary import summarise
+from ...scheduler.journal.export import export
+from ...scheduler.journal.journal import Journal, JournalFile
+from ...scheduler.journal.summary import summarise
+from ...scheduler.runs.resume import resume
 from .mutations import ODD_NUMBERS, changed_bytes, odd_value
 from .trying import Attempt, Target, want
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from .. import stopping
 from ..addresses import x_display
 from ..base import DriverOptions, Identity
 from ..clock import Clock
 from ..errors import Disconnected, InputError, InstrumentError, InstrumentTimeout
+from ..safety import signals
 from ..slm import SpatialLightModulator
 from ..units import Hertz, Seconds
 from .window import Monitor, Opened, Wanted, serve
@@ -171,7 +171,7 @@ class _WindowProcess:
         self._link, there = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(there, wanted), daemon=True)
         self._numbers = itertools.count(1)
-        with stopping.unheard_by_children():
+        with signals.unheard_by_children():
             self._process.start()
         there.close()
 

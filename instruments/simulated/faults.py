@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from ..tables import Table
+from ..toml_file import Table
 
 Kind = Literal[
     "held",

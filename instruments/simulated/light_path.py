@@ -22,7 +22,7 @@ from pydantic import Field
 
 from ..camera import Region, Shot
 from ..errors import InputError
-from ..tables import Table
+from ..toml_file import Table
 from .faults import digest
 from .optics import affine, bend, blur, image, in_bands, interfere, inverse, look_up, taps, warp
 

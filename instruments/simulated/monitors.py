@@ -17,7 +17,7 @@ from ..camera import Shot
 from ..daq import Daq, Samples
 from ..errors import InstrumentTimeout
 from ..light_source import PowerMeter
-from ..tables import Table
+from ..toml_file import Table
 from ..units import Seconds
 from .devices import SimulatedOptions, _Simulated
 

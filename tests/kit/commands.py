@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from lightloom.cli import app
+from lightloom.cli.app import app
 
 Ended = subprocess.CompletedProcess[str]
 

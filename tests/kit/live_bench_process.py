@@ -15,7 +15,8 @@ from typing import Any
 
 from bench_factory import changed
 from lightloom.backends.bench import Bench
-from lightloom.instruments import LightloomError, registry, stopping
+from lightloom.instruments import LightloomError, registry
+from lightloom.instruments.safety import signals
 from lightloom.instruments.templates.echo import DEVICES
 
 # a package of a laboratory: it registers the drivers' templates by entry points
@@ -89,7 +90,7 @@ def take_shots(bench: Bench) -> None:
 
 
 def go_on_after_ctrl_c() -> None:
-    with stopping.one_is_meant():
+    with signals.one_is_meant():
         print("waits", flush=True)
         stay()
     print("goes on", flush=True)
@@ -125,7 +126,7 @@ def main() -> None:
     from lightloom.backends.bench import load_bench
 
     sys.path.insert(0, TEMPLATES)
-    stopping.listen()
+    signals.listen()
     path, act = sys.argv[1:]
     try:
         with load_bench(path) as bench:
@@ -146,7 +147,7 @@ def main() -> None:
         print(f"lightloom: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(stopping.STATUS)
+        sys.exit(signals.STATUS)
 
 
 if __name__ == "__main__":

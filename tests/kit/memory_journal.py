@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from lightloom.backends import Stats
-from lightloom.backends.bench.recorder import Checkpoint, FaultNote, Kept, Segment
+from lightloom.backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
 
 
 class Killed(BaseException):

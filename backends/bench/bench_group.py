@@ -1,0 +1,305 @@
+"""`BenchGroup`: several benches of this process that multiply as one (see `dealing`).
+
+A product is begun on all of its benches at once. Whatever happens to one, all are made safe.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from ...instruments import Clock, InputError, LightloomError, Timeline
+from ...instruments.addresses import canonical
+from ..address import Address
+from ..base import Backend, MatmulResult, PreparedWeights, Ranges
+from ..profile import OpticsProfile
+from ..tiling import Geometry
+from ..timing import ShotTiming
+from .backend import BenchBackend
+from .bench import load_bench
+from .checkpoint import OfBench, Recorder
+from .config import BenchFile, make_instrument
+from .sharding import Dealing
+
+
+@dataclass(frozen=True)
+class _Dealt:
+    """Weights as each bench wants them."""
+
+    dealing: Dealing
+    weights: list[PreparedWeights]
+
+
+class _AllClocks(Clock):
+    """The clocks of all benches: the latest of their times, and holds on every one."""
+
+    def __init__(self, clocks: Sequence[Clock]) -> None:
+        self._clocks = clocks
+        self.is_virtual = any(clock.is_virtual for clock in clocks)
+
+    def now_s(self) -> float:
+        return max(clock.now_s() for clock in self._clocks)
+
+    def sleep_until(self, moment_s: float) -> None:
+        for clock in self._clocks:
+            clock.sleep_until(moment_s)
+
+    def hold(self) -> None:
+        for clock in self._clocks:
+            clock.hold()
+
+    def release(self) -> None:
+        for clock in self._clocks:
+            clock.release()
+
+
+class BenchGroup(Backend):
+    """Multiplies on several benches at once.
+
+    Parameters
+    ----------
+    benches : at least two, of one encoding; on virtual clocks each has a time of its own
+
+    Raises
+    ------
+    InputError : for benches that cannot share a product
+    """
+
+    name = "bench"
+    is_asynchronous = True
+
+    def __init__(self, benches: Sequence[BenchBackend]) -> None:
+        super().__init__()
+        if len(benches) < 2:
+            raise InputError(f"a group is of two benches or more, not {len(benches)}")
+        check_together(
+            {
+                f"bench {number} ({bench.bench.path})": Claims.of(bench.bench.file)
+                for number, bench in enumerate(benches, 1)
+            }
+        )
+        self.benches = list(benches)
+        self.is_mock = any(bench.is_mock for bench in benches)
+        clocks = [bench.clock for bench in benches]
+        self.clock = _AllClocks(clocks) if any(c.is_virtual for c in clocks) else clocks[0]
+        self._timeline: Timeline | None = None
+        self._recorder: Recorder | None = None
+
+    # --- what is known of them -------------------------------------------------------------------
+
+    @property
+    def profile(self) -> OpticsProfile:
+        """The profile of the first bench; plans take the others to be like it."""
+        return self.benches[0].profile
+
+    @property
+    def geometry(self) -> Geometry:
+        """What a frame of the first bench holds."""
+        return self.benches[0].geometry
+
+    @property
+    def timing(self) -> ShotTiming:
+        """The times of the first bench."""
+        return self.benches[0].timing
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Reason -> how often a shot was repeated for it, on any bench."""
+        return dict(sum((Counter(bench.faults) for bench in self.benches), Counter()))
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """What keeps what is finished, of all benches."""
+        return self._recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        self._recorder = recorder
+        for number, bench in enumerate(self.benches, 1):
+            bench.recorder = None if recorder is None else OfBench(recorder, f"bench {number}")
+
+    @property
+    def is_calibrated(self) -> bool:  # type: ignore[override]
+        """Whether all benches are."""
+        return all(bench.is_calibrated for bench in self.benches)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Remarks of every bench, with its number."""
+        return tuple(
+            f"bench {number}: {remark}"
+            for number, bench in enumerate(self.benches, 1)
+            for remark in bench.remarks
+        )
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """Where slices of what happens go; each bench has tracks of its own."""
+        return self._timeline
+
+    @timeline.setter
+    def timeline(self, timeline: Timeline | None) -> None:
+        self._timeline = timeline
+        for number, bench in enumerate(self.benches, 1):
+            bench.timeline = None if timeline is None else timeline.within(f"bench {number}")
+
+    def describe(self) -> Mapping[str, Any]:
+        """Give what every bench says of itself."""
+        return {**super().describe(), "benches": [bench.describe() for bench in self.benches]}
+
+    # --- opening and closing ---------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open all benches, at the same time."""
+        with self._safe(), ThreadPoolExecutor(len(self.benches)) as pool:
+            opening = [(bench, pool.submit(bench.open)) for bench in self.benches]
+            for bench, opened in opening:
+                with _named(bench):
+                    opened.result()
+                    _ = bench.profile  # a report tells of benches that know theirs
+
+    def close(self) -> None:
+        """Close all benches at the same time, so that no light waits for another bench."""
+        with ThreadPoolExecutor(len(self.benches)) as pool:
+            closing = [pool.submit(bench.close) for bench in self.benches]
+        for closed in closing:  # all have been tried
+            closed.result()
+
+    # --- products --------------------------------------------------------------------------------
+
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _Dealt:
+        stacked = weights.reshape(-1, *weights.shape[-2:])
+        dealing = Dealing.of(stacked.shape, self.geometry, len(self.benches))
+        shares = zip(self.benches, dealing.weights(stacked, ranges), strict=False)
+        return _Dealt(dealing, [bench.prepare(part, ranges=own) for bench, (part, own) in shares])
+
+    def _begin(
+        self,
+        x: np.ndarray,
+        w: PreparedWeights,
+        at: Address,
+        done: Callable[[], None],
+        details: Mapping[str, Any],
+    ) -> Callable[[], MatmulResult]:
+        dealt: _Dealt = w.content
+        shares = dealt.dealing.operands(x, at)
+        left, lock = [len(shares)], Lock()
+
+        def one_is_done() -> None:
+            with lock:
+                left[0] -= 1
+                is_last = not left[0]
+            if is_last:
+                done()
+
+        begun = []
+        with self._safe():
+            for bench, weights, (part, address) in zip(
+                self.benches, dealt.weights, shares, strict=False
+            ):
+                with _named(bench):
+                    finish = bench.begin(part, weights, address, one_is_done, details)
+                begun.append((bench, finish))
+
+        def finished() -> MatmulResult:
+            results = []
+            with self._safe():
+                for bench, finish in begun:
+                    with _named(bench):
+                        results.append(finish())
+            return dealt.dealing.joined(results)
+
+        return finished
+
+    @contextmanager
+    def _safe(self) -> Iterator[None]:
+        """Close all benches when one of them fails."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+
+@contextmanager
+def _named(bench: BenchBackend) -> Iterator[None]:
+    """Name a bench's file in what it raises."""
+    try:
+        yield
+    except LightloomError as error:
+        if bench.bench.path in str(error):
+            raise
+        raise type(error)(f"{bench.bench.path}: {error}") from error
+
+
+def open_benches(
+    paths: Sequence[str | Path], uncalibrated: bool = False
+) -> BenchBackend | BenchGroup:
+    """Make a backend of bench files: one bench, or several that multiply as one; not connected.
+
+    Raises
+    ------
+    InputError : for benches that cannot share a product, or want the same instrument
+    """
+    benches = [BenchBackend(load_bench(path), uncalibrated) for path in paths]
+    return benches[0] if len(benches) == 1 else BenchGroup(benches)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What several benches must agree on, and what only one of them can have.
+
+    Parameters
+    ----------
+    kind : of the encoding
+    addresses : of real instruments, by role
+    devices : what they are, in the one spelling of that computer
+    host : the computer that they are attached to
+    """
+
+    kind: str
+    addresses: Mapping[str, str]
+    host: str = ""
+    devices: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, file: BenchFile, host: str = "") -> Claims:
+        """Read them off a bench file; no instrument is touched."""
+        made = {role: make_instrument(role, table) for role, table in file.instruments.items()}
+        addresses = {role: instrument.address for role, instrument in made.items()}
+        devices = {role: instrument.device for role, instrument in made.items()}
+        return cls(file.encoding.kind, addresses, host, devices)
+
+
+def check_together(claims: Mapping[str, Claims]) -> None:
+    """Refuse benches that cannot multiply as one.
+
+    Parameters
+    ----------
+    claims : of each bench, by a name for messages
+
+    Raises
+    ------
+    InputError : when their encodings differ, or two want the same instrument
+    """
+    if len({one.kind for one in claims.values()}) > 1:
+        each = ", ".join(f"{name} has {one.kind}" for name, one in claims.items())
+        raise InputError(f"benches that share a product are of one encoding.kind, but {each}")
+    held: dict[tuple[str, str], str] = {}
+    for name, one in claims.items():
+        for role, address in one.addresses.items():
+            claim = one.host, one.devices.get(role) or canonical(address)
+            if address and claim in held:
+                raise InputError(
+                    f"{name}: instruments.{role} at {address!r} is {held[claim]} already; "
+                    "each bench has instruments of its own"
+                )
+            held[claim] = f"instruments.{role} of {name}"

@@ -1,0 +1,208 @@
+"""What a calibration file says of a bench, in the terms in which the bench multiplies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...instruments import InputError, SpatialLightModulator
+from ..optics import registration
+from ..optics.calibration_file import Calibration, path_of
+from ..optics.layouts.base import Layout, Optics, Response
+from .bench import WINDOW_SAMPLES, Bench
+from .tracking import ScaleTracker
+
+WANTED = ("align", "additivity", "dark", "detector", "curves", "flat")  # no product without these
+_ROLES = ("input", "weight")
+_HUGE = 1e15  # no measurement gives more, in any unit of ours
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Reads steps of a calibration.
+
+    Parameters
+    ----------
+    calibration : with all steps that a run needs, or, while it is being made, those there are
+    """
+
+    calibration: Calibration
+
+    def optics(self, bench: Bench) -> Optics:
+        """Give registration, curves and detector; what is not measured yet is nominal."""
+        has = self.calibration.steps
+        is_bucket = bench.file.layout == "block"
+        sensor = (1, 1) if is_bucket else bench.camera.sensor_shape
+        levels = {role: 1 << _modulator(bench, role).bit_depth for role in _ROLES}
+        tables = {
+            role: self._array("curves", role, (count,))
+            if "curves" in has
+            else np.linspace(0, 1, count, dtype=np.float32)
+            for role, count in levels.items()
+        }
+        for role, table in tables.items():
+            if not table.max() > table.min():
+                raise InputError(
+                    f"the calibration {self.calibration.path} has the same light for all grey "
+                    f"levels of the {role} modulator: calibrate again"
+                )
+        dark, bad = np.zeros(sensor, np.float32), None
+        if "dark" in has:
+            dark = self._array("dark", "dark_counts", () if is_bucket else sensor)
+            bad = None if is_bucket else self._array("dark", "bad", sensor).astype(bool)
+        gain, noise, dark_e = 1.0, 0.0, 0.0
+        if "detector" in has:
+            gain = self._figure("detector", "gain_e_per_count", 1e-12, 1e12)
+            noise = self._figure("detector", "read_noise_e", 0.0, _HUGE)
+            rate = self._figure("dark", "rate_counts_per_s", -_HUGE, _HUGE)
+            dark_e = rate * bench.file.exposure_s * gain
+        is_line = bench.file.layout == "line"
+        return Optics(
+            tables=tables,
+            input_map=self._map("input_map", bench),
+            camera_map=np.eye(2, 3) if is_bucket else self._map("camera_map", bench, is_line),
+            sensor_shape=sensor,
+            dark_counts=float(dark.sum()) if is_bucket else dark,
+            gain_e_per_count=gain,
+            read_noise_e=noise * (WINDOW_SAMPLES**0.5 if is_bucket else 1.0),
+            dark_e=max(dark_e, 0.0),
+            bad=bad,
+            spot_px=self._figure("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
+        )
+
+    def _array(self, step: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Give an array of a shape, with numbers that a measurement gives; () allows any shape."""
+        array = self.calibration.array(step, name)
+        if shape and array.shape != shape:
+            raise InputError(
+                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, this "
+                f"bench wants {shape}: calibrate again"
+            )
+        good = np.abs(array.astype(np.float64)) <= _HUGE
+        if not good.all():
+            wrong = np.asarray(array)[~good].flat[0]
+            raise InputError(
+                f"the calibration {self.calibration.path} has {wrong:g} in {name} of step {step}, "
+                "which no measurement gives: calibrate again"
+            )
+        return array
+
+    def _figure(self, step: str, name: str, least: float, most: float) -> float:
+        """Give a figure, which lies within what a measurement gives."""
+        value = self.calibration.figure(step, name)
+        if not least <= value <= most:
+            raise InputError(
+                f"the calibration {self.calibration.path} has {name} = {value:g} in step {step}, "
+                f"which no measurement gives (want {least:g} to {most:g}): calibrate again"
+            )
+        return value
+
+    def _map(self, name: str, bench: Bench, is_flat: bool = False) -> np.ndarray:
+        """Return a map of places (see `registration`); a flat one is told apart in one direction only."""
+        array = self._array("align", name, ())
+        if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] not in registration.TERMS:
+            terms = ", ".join(f"(2, {count})" for count in registration.TERMS)
+            raise InputError(
+                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, and a "
+                f"map of places has one of {terms}: align and calibrate again"
+            )
+        rows, columns = (np.array([0.25, 0.5, 0.75]) * size for size in bench.weight.shape)
+        places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        slopes = registration.scales(array, places.reshape(-1, 2))
+        signed = slopes[:, 0, 0] if is_flat else np.linalg.det(slopes)
+        stretch = np.abs(signed)
+        if (np.sign(signed) != np.sign(signed[0])).any():
+            stretch = np.zeros(1)  # a fold: two places fall on one
+        off = stretch[(stretch < 1e-4) | (stretch > 1e4)]
+        if off.size:
+            raise InputError(
+                f"the calibration {self.calibration.path} has a {name} that stretches places "
+                f"{off[0]:g} times, which no alignment gives: align and calibrate again"
+            )
+        return array
+
+    def response(self, layout: Layout) -> Response:
+        """Give what the slots answer.
+
+        Raises
+        ------
+        InputError : when they were measured with another layout
+        """
+        array = self._array
+        pairs = array("flat", "pairs_e", ())
+        slots = (layout.slots,)
+        if pairs.shape != (layout.slots, layout.length):
+            held = " of ".join(map(str, pairs.shape))
+            raise InputError(
+                f"the calibration holds slots and elements {held}, the bench file's encoding gives "
+                f"{layout.slots} of {layout.length}: calibrate again"
+            )
+        markers = layout.name != "block"
+        inverse = None
+        if "crosstalk" in self.calibration.steps:
+            inverse = array("crosstalk", "inverse", ())
+            if inverse.size:
+                inverse = array("crosstalk", "inverse", slots * 2)
+        return Response(
+            pairs_e=pairs,
+            input_leak=array("flat", "input_leak", slots),
+            weight_leak=array("flat", "weight_leak", slots),
+            offset_e=array("flat", "offset_e", slots),
+            inverse=inverse if inverse is not None and inverse.size else None,
+            marker_e=self._markers("marker_e", layout) if markers else None,
+            marker_leak_e=self._markers("marker_leak_e", layout) if markers else None,
+            marker_dark_e=self._markers("marker_dark_e", layout) if markers else None,
+        )
+
+    def _markers(self, what: str, layout: Layout) -> dict[str, np.ndarray]:
+        found = {}
+        for role, count in layout.marker_cells.items():
+            found[role] = self._array("flat", f"{what}_{role}", (count,))
+            if what == "marker_e" and not found[role].min() > 0:
+                raise InputError(
+                    f"the calibration {self.calibration.path} has markers of {role} frames without "
+                    "light: calibrate again"
+                )
+        return found
+
+    def tracker(self) -> ScaleTracker:
+        """Give the filter that follows the light; without the step "drift" it assumes nothing."""
+        if "drift" not in self.calibration.steps:
+            return ScaleTracker(shot_rms=0.01, walk_variance=1e-6)
+        shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0)
+        return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0))
+
+    @property
+    def reference_every(self) -> int:
+        """Give the shots between two reference shots."""
+        if "drift" not in self.calibration.steps:
+            return 100
+        return int(self._figure("drift", "reference_every", 1, _HUGE))
+
+    def settling_s(self, role: str) -> float:
+        """Give how long a modulator takes to settle after its flip; 0 where nobody measured it."""
+        if "settling" not in self.calibration.steps:
+            return 0.0
+        return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0)
+
+
+def read_calibrated(bench: Bench) -> Calibrated:
+    """Read the calibration that a bench file names, or the one beside it.
+
+    Raises
+    ------
+    InputError : where there is none, or it cannot be used
+    """
+    path = path_of(bench.file.calibration, bench.path)
+    if not path.exists():
+        raise InputError(
+            f"{bench.path}: the bench is not calibrated (no file {path}); run `lightloom align "
+            f"--bench {bench.path}` and `lightloom calibrate --bench {bench.path}`, or insist on a "
+            "guess with --uncalibrated"
+        )
+    return Calibrated(Calibration.read(path))
+
+
+def _modulator(bench: Bench, role: str) -> SpatialLightModulator:
+    return bench.input if role == "input" else bench.weight

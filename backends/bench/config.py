@@ -1,0 +1,434 @@
+"""The bench file: which instruments, in which roles and layout, with which limits.
+
+TOML, checked key by key; quantities may carry units ("5 ms", "1 mW"). Nothing here touches an
+instrument.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ...instruments import InputError
+from ...instruments.registry import create, driver_class, first_complaint
+from ...instruments.simulated import WorldOptions
+from ...instruments.toml_file import Table as _Table
+from ...instruments.toml_file import read_toml
+from ...instruments.units import Seconds, Watts, quantity
+from .fault_policy import ANEW, Policy
+from .safety import SafetyTable
+
+SCHEMA = 1
+ROLES = ("input", "weight", "detector", "source")
+_KINDS = {
+    "input": ("slm",),
+    "weight": ("slm",),
+    "detector": ("camera", "daq"),
+    "source": ("light source",),
+    "power_meter": ("power meter",),
+    "monitor": ("daq",),
+}
+
+
+class EncodingTable(_Table):
+    """How numbers are laid out on the modulators, in pixels of the weight modulator.
+
+    Parameters
+    ----------
+    kind : "abs-split", "push-pull" or "offset" (docs/explanation/light.md)
+    element_px : side of the square that one element takes
+    guard_px : dark band between blocks (imaged) or rows (line)
+    block : elements of a block, (rows, columns); a line's length follows from the modulator
+    """
+
+    kind: Literal["abs-split", "push-pull", "offset"] = "abs-split"
+    element_px: int = Field(default=4, ge=1)
+    guard_px: int = Field(default=8, ge=0)
+    block: tuple[int, int] = (8, 8)
+
+    @model_validator(mode="after")
+    def _has_elements(self) -> EncodingTable:
+        if min(self.block) < 1:
+            raise ValueError(f"a block of {self.block[0]} x {self.block[1]} elements holds nothing")
+        return self
+
+
+class LimitsTable(_Table):
+    """What no run may exceed.
+
+    Parameters
+    ----------
+    power_w : lowest and highest set-point of the source
+    exposure_s : shortest and longest
+    timeout_s : of one exchange
+    retries : repeats of one shot, each counted with its reason
+    """
+
+    power_w: tuple[Watts, Watts] = (0.0, 5e-3)
+    exposure_s: tuple[Seconds, Seconds] = (1e-6, 10.0)
+    timeout_s: Seconds = 5.0
+    retries: int = Field(default=3, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LimitsTable:
+        for key in ("power_w", "exposure_s"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key} = [{low:g}, {high:g}] is reversed: put the lower first")
+        return self
+
+
+class SuspendTable(_Table):
+    """What must stay within bounds while shots are taken; one table `[[suspend]]` of a bench file.
+
+    Parameters
+    ----------
+    what : "power_meter" (in watts), "monitor" (a DAQ: volts * scale + offset), or "interlock"
+    channel : of a monitor
+    scale, offset : of a monitor, such as degrees a volt
+    low, high : bounds; None for no bound
+    every : of the bench's clock, between two readings
+    back_for : it must have been within bounds for so long before shots go on
+    at_most : after so long out of bounds the run pauses
+    """
+
+    what: Literal["power_meter", "monitor", "interlock"]
+    channel: int = Field(default=0, ge=0)
+    scale: float = 1.0
+    offset: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    every: Seconds = 1.0
+    back_for: Seconds = 10.0
+    at_most: Seconds = 1800.0
+
+    @field_validator("low", "high", mode="before")
+    @classmethod
+    def _watts(cls, value: Any) -> Any:
+        return quantity(value, "W") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _bounded(self) -> SuspendTable:
+        if self.what != "interlock" and self.low is None and self.high is None:
+            raise ValueError(f"{self.what} has neither low nor high: give one at least")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low = {self.low:g} is above high = {self.high:g}")
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise ValueError(f"scale = {self.scale:g} tells nothing")
+        return self
+
+
+class ChecksTable(_Table):
+    """Which checksums are shown beside the numbers (docs/explanation/checks.md).
+
+    Parameters
+    ----------
+    rows : of a tile that share a checksum, at most; 0 for none. "auto": all of a tile, where a
+        frame holds at least 64 slots
+    inputs : jobs of at least so many input frames show the sum of these as well; 0 for none.
+        "auto": 16 where all slots of a frame see one input
+    """
+
+    rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    inputs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+
+
+class BenchFile(_Table):
+    """A whole bench file.
+
+    Parameters
+    ----------
+    coherence : only "incoherent" is supported: powers add
+    calibration : file that `lightloom calibrate` wrote; None is the one beside the bench file.
+        "known": a simulated bench tells its truth
+    calibration_lasts_s : age at which a calibration expires
+    drift_tolerance : of the light against that of calibration; beyond it a run pauses
+    clock : "real", or "virtual" for simulated benches: time passes only when somebody waits
+    power_w : set-point of the source during a run
+    align_power_w : highest set-point while the bench is aligned, when people are near the beam
+    exposure_s : of one shot
+    faults : kind of fault -> what is done about it, in order (see `policy`)
+    suspend : what must be within bounds while shots are taken
+    """
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = ""
+    layout: Literal["imaged", "line", "block"]
+    coherence: str
+    calibration: str | None = None
+    calibration_lasts_s: Seconds = 86400.0
+    drift_tolerance: float = Field(default=0.2, gt=0, lt=0.5)
+    clock: Literal["real", "virtual"] = "real"
+    power_w: Watts = 1e-3
+    align_power_w: Watts = 1e-3
+    exposure_s: Seconds = 2e-3
+    encoding: EncodingTable = EncodingTable()
+    limits: LimitsTable = LimitsTable()
+    checks: ChecksTable = ChecksTable()
+    safety: SafetyTable = SafetyTable()
+    faults: dict[str, str] = Field(default_factory=dict)
+    suspend: tuple[SuspendTable, ...] = ()
+    instruments: dict[str, dict[str, Any]]
+    world: WorldOptions = WorldOptions()
+
+    @model_validator(mode="after")
+    def _complete(self) -> BenchFile:
+        if self.coherence != "incoherent":
+            raise ValueError(
+                f"coherence = {self.coherence!r}: light must add in power; coherent light makes "
+                'fringes that no inverse removes, so use an incoherent source and say "incoherent"'
+            )
+        missing = [role for role in ROLES if role not in self.instruments]
+        if missing:
+            raise ValueError(f"instruments.{missing[0]} is missing; roles are {', '.join(_KINDS)}")
+        surplus = [role for role in self.instruments if role not in _KINDS]
+        if surplus:
+            raise ValueError(f"instruments.{surplus[0]} is no role; roles are {', '.join(_KINDS)}")
+        for table in self.suspend:
+            if table.what not in (*self.instruments, "interlock"):
+                raise ValueError(
+                    f"suspend asks a {table.what}, and there is no instruments.{table.what}"
+                )
+        self._check_faults()
+        for key, value in (("power_w", self.power_w), ("exposure_s", self.exposure_s)):
+            low, high = getattr(self.limits, key)
+            if not low <= value <= high:
+                raise ValueError(f"{key} = {value:g} is outside limits.{key} = [{low:g}, {high:g}]")
+        if "layout" in self.world.model_fields_set and self.world.layout != self.layout:
+            raise ValueError(
+                f"world.layout = {self.world.layout!r} and layout = {self.layout!r} differ; leave "
+                "out the first"
+            )
+        if self.exposure_s > self.limits.timeout_s:
+            raise ValueError(
+                f"exposure_s = {self.exposure_s:g} is longer than limits.timeout_s = "
+                f"{self.limits.timeout_s:g}"
+            )
+        return self
+
+    def _check_faults(self) -> None:
+        try:
+            policy = Policy(self.faults, self.limits.retries)
+        except ValueError as error:
+            raise ValueError(f"faults.{error}") from None
+        surplus = sorted(policy.names & set(ANEW))
+        if surplus and self.calibration == "known":
+            raise ValueError(
+                f"faults asks to {surplus[0]}, and a bench whose calibration is known has nothing "
+                "to measure; leave it out"
+            )
+
+
+def read_bench_file(path: str | Path) -> BenchFile:
+    """Read and check a bench file.
+
+    Raises
+    ------
+    InputError : naming file, key and value
+    """
+    document = read_toml(path, "bench file")
+    try:
+        checked = BenchFile.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_complaint(error)}") from None
+    simulated = {role for role, table in checked.instruments.items() if _is_simulated(table)}
+    try:
+        _check_instruments(checked, simulated)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return checked
+
+
+def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
+    held: dict[str, str] = {}
+    for role, table in file.instruments.items():
+        if "driver" not in table:
+            raise InputError(f"instruments.{role} has no driver")
+        kind = driver_class(table["driver"]).kind
+        if kind not in _KINDS[role]:
+            raise InputError(
+                f"instruments.{role}.driver = {table['driver']!r} drives a {kind}; the role wants "
+                f"a {' or a '.join(_KINDS[role])}"
+            )
+        made = make_instrument(role, table)
+        claim = made.device
+        if claim and claim in held:
+            raise InputError(
+                f"instruments.{role} and instruments.{held[claim]} have one address, "
+                f"{made.address!r} (or two names of one device); give each its own"
+            )
+        held[claim] = role
+    heartbeat = file.safety.heartbeat
+    if heartbeat is not None:
+        wired = file.instruments.get(heartbeat.instrument)
+        if wired is None or driver_class(wired["driver"]).kind != "daq":
+            raise InputError(
+                f"safety.heartbeat.instrument = {heartbeat.instrument!r} is no role of a DAQ; its "
+                "line drives the relay"
+            )
+    wanted = "daq" if file.layout == "block" else "camera"
+    kind = driver_class(file.instruments["detector"]["driver"]).kind
+    if kind != wanted:
+        raise InputError(f"layout = {file.layout!r} reads a {wanted}, but the detector is a {kind}")
+    if simulated and set(ROLES) - simulated:
+        raise InputError(
+            f"{', '.join(sorted(simulated))} simulated and {', '.join(set(ROLES) - simulated)} "
+            "not: no light goes from one to the other"
+        )
+    if file.clock == "virtual" and not simulated:
+        raise InputError('clock = "virtual" is for simulated benches; real ones take real time')
+
+
+def _is_simulated(table: dict[str, Any]) -> bool:
+    return str(table.get("driver", "")).startswith("simulated-")
+
+
+def make_instrument(role: str, table: dict[str, Any], clock: Any = None) -> Any:
+    """Make the instrument of a role, not connected."""
+    options = {key: value for key, value in table.items() if key != "driver"}
+    return create(table["driver"], f"instruments.{role}", options, clock)
+
+
+_EXAMPLE = """\
+# A bench of lightloom. Quantities may carry units: "5 ms", "1 mW".
+schema = 1
+name = "simulated {layout} bench"
+layout = "{layout}"            # imaged, line or block
+coherence = "incoherent"     # light adds in power; nothing else is supported
+{calibration}clock = "{clock}"             # real, or virtual: simulated time passes at once
+power_w = "1 mW"             # set-point of the source during a run
+exposure_s = "{exposure}"
+
+[encoding]
+kind = "abs-split"           # abs-split, push-pull or offset
+element_px = {element}               # side of one element, in pixels of the weight modulator
+guard_px = {guard}                 # dark band between blocks or rows
+block = [{block}]               # elements of a block: rows, columns (a line's length follows)
+
+[limits]                     # no run may exceed these
+power_w = ["0 mW", "2 mW"]
+exposure_s = ["10 us", "1 s"]
+timeout_s = "5 s"
+retries = 3                  # of one shot; every one is counted and reported
+
+[faults]                     # what is done about each kind, in order; all of it is reported
+stale = "retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause"
+
+[instruments.input]          # shows the vector x; `lightloom devices` lists what is attached
+driver = "simulated-slm"
+device = "{modulator}"
+
+[instruments.weight]         # shows the matrix W
+driver = "simulated-slm"
+device = "{modulator}"
+
+[instruments.detector]
+driver = "{detector}"
+device = "{device}"
+
+[instruments.source]
+driver = "simulated-source"
+
+[world]                      # of simulated instruments only: the light between them
+seed = {seed:<22}# of the device: its imperfections and its noise
+electrons_per_pixel_j = {light}
+extinction_ratio = 500.0
+"""
+
+_KNOWN = """\
+calibration = "known"        # only a simulated bench knows its own truth
+"""
+
+_AS_FOUND = """\
+input_registration = {input}
+camera_registration = {camera}
+lut_rms = 0.05               # of full scale: grey-level curves off a straight line
+gain_rms = 0.03              # of single pixels
+unevenness = 0.1             # of the illumination
+source_rms = 0.005           # from shot to shot
+drift_rms = 0.02
+drift_shots = 5000
+stray_e_per_s = 200
+hot_pixels = 1e-5
+"""
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "imaged": {"element": 4, "guard": 8, "block": "8, 8", "light": "2e9"},
+    "line": {"element": 4, "guard": 4, "block": "1, 1", "light": "4e7"},
+    "block": {"element": 4, "guard": 0, "block": "28, 28", "light": "3e9"},
+}
+
+
+def example_file(
+    layout: str = "imaged",
+    clock: str = "virtual",
+    tiny: bool = False,
+    as_found: bool = False,
+    seed: int = 0,
+) -> str:
+    """Give the text of a commented bench file of simulated instruments.
+
+    Parameters
+    ----------
+    tiny : modulators and camera of 96 x 64 pixels
+    as_found : a bench that nobody has aligned or calibrated; else an ideal one that is known
+    seed : of its imperfections
+
+    Raises
+    ------
+    InputError : for an unknown layout
+    """
+    if layout not in _SIZES:
+        raise InputError(f"unknown layout {layout!r}; choose from {', '.join(_SIZES)}")
+    values = dict(_SIZES[layout], modulator="fast-1920", exposure="2 ms")
+    device = "basler-aca1440"
+    if tiny:
+        device = "tiny"
+        values |= {"element": 2, "guard": 4, "modulator": "tiny"}
+        values |= {"block": "4, 4"} if layout != "line" else {}
+    detector = "simulated-camera"
+    if layout == "block":
+        detector, device = "simulated-daq", "ni-6363"
+    values |= {"calibration": "" if as_found else _KNOWN, "seed": seed}
+    if as_found:
+        values |= _FOUND[layout] | (_TINY_FOUND[layout] if tiny else {})
+    text = _EXAMPLE.format(layout=layout, clock=clock, detector=detector, device=device, **values)
+    return text + _found_world(layout, tiny, seed) if as_found else text
+
+
+_FOUND: dict[str, dict[str, Any]] = {
+    "imaged": {"light": "1.5e8"},
+    "line": {"light": "4e7"},
+    "block": {},
+}
+_TINY_FOUND: dict[str, dict[str, Any]] = {  # elements of 2 pixels are too small for crooked benches
+    "imaged": {"element": 3},
+    "line": {"element": 3},
+    "block": {"element": 3, "light": "2e10"},
+}
+_OFF_SCALE, _OFF_DEG, _OFF_PX = 0.05, 3.0, 40.0  # at most, of a bench that nobody aligned
+_TINY_OFF_PX = 2.0  # of 64 rows, as 40 are of 1152
+
+
+def _found_world(layout: str, tiny: bool, seed: int) -> str:
+    """Give the lines of `[world]` that make it crooked, uneven and drifting."""
+    chance = np.random.Generator(np.random.Philox(seed))
+    most_px = _TINY_OFF_PX if tiny else _OFF_PX
+
+    def crooked() -> str:
+        scale, turn, down, right = chance.uniform(-1, 1, 4)
+        return (
+            f"{{ scale = {1 + _OFF_SCALE * scale:.4f}, rotation_deg = {_OFF_DEG * turn:.3f}, "
+            f"shift_px = [{most_px * down:.2f}, {most_px * right:.2f}] }}"
+        )
+
+    text = _AS_FOUND.format(input=crooked(), camera=crooked())
+    if layout == "imaged":
+        text += "blur_px = 1.0                # of the image on the camera\n"
+    if layout == "line":
+        text += "crosstalk = 0.02             # of a row's light on each neighbour\n"
+    return text

@@ -1,0 +1,250 @@
+"""What is known of a bench without calibration: the truth of a simulated one, or nominal figures.
+
+`known_optics` is for benches whose file says `calibration = "known"`, and for tests;
+`nominal_optics` is the guess with which an operator may insist on running an uncalibrated bench.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...instruments import InputError
+from ...instruments.simulated import bend
+from ..optics import registration
+from ..optics.layouts.base import Layout, Optics, Response
+from .bench import WINDOW_SAMPLES, Bench
+from .tracking import ScaleTracker
+
+_FITS = 0.98  # of a modulator's image on the sensor, where nobody aligned it
+_NOMINAL_FULL_WELL_E = 10_000.0
+
+
+def known_optics(bench: Bench) -> Optics:
+    """Ask a simulated bench for the truth that calibration is to find."""
+    assert bench.world is not None
+    file = bench.file
+    on_camera = file.layout != "block"
+    sensor = bench.camera.sensor_shape if on_camera else (1, 1)
+    truth = bench.world.truth(sensor)
+    stray = truth["stray_e_per_s"]
+    if on_camera:
+        camera: Any = bench.camera
+        gain, noise, samples = camera.gain_e_per_count, camera.read_noise_e, 1
+        offset, dark = camera.offset_counts, camera.dark_e_per_s
+    else:
+        options = bench.daq.options
+        gain, samples = 1 / options.volts_per_electron, WINDOW_SAMPLES
+        noise, offset, dark = options.read_noise_e, 0.0, options.dark_e_per_s
+    dark_e = (dark + stray) * file.exposure_s
+    return Optics(
+        tables=truth["tables"],
+        input_map=truth["input_map"],
+        camera_map=_camera_map(truth, sensor, bench.weight.shape) if on_camera else np.eye(2, 3),
+        sensor_shape=sensor,
+        dark_counts=offset + dark_e / gain,
+        gain_e_per_count=gain,
+        read_noise_e=noise * math.sqrt(samples),
+        dark_e=dark_e,
+        spot_px=float(truth.get("spot_px", 5)),
+    )
+
+
+def _camera_map(
+    truth: dict[str, Any], sensor: tuple[int, int], shape: tuple[int, int]
+) -> np.ndarray:
+    """Return the map of weight pixels on the camera, of distortion the cubic terms that it is."""
+    matrix: np.ndarray = truth["camera_map"]
+    if not truth["distortion"] or matrix[1, 1] == 0:  # a line's spots are not bent
+        return matrix
+    rows, columns = (np.linspace(0, size - 1, 9) for size in shape)
+    here = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    y, x = registration.apply(matrix, here).T
+    there = np.stack(bend(y, x, sensor, truth["distortion"]), axis=-1)
+    return registration.fit(here, there).matrix
+
+
+def known_response(bench: Bench, layout: Layout) -> Response:
+    """Return what the slots of a simulated bench answer, from its truth.
+
+    The world says, without noise, what the detector would see: of each element what arrives in its
+    own slot, of each slot and marker cell what leaks through dark pixels. A formula for the light
+    of a cell would miss its edges, blur and the pattern of pixels on pixels, and every product is
+    divided by that light.
+    """
+    assert bench.world is not None
+    file = bench.file
+    truth = bench.world.truth()
+    per_pixel_e = truth["electrons_per_pixel_j"] * file.power_w * file.exposure_s
+    light = truth["gains"] * per_pixel_e
+    if bench.is_timing_only:
+        return response_of(layout, light)
+    if file.layout != "block":
+        sensor = bench.camera.sensor_shape
+        owner = np.where(layout.elements >= 0, layout.elements // layout.length, -1)
+        light = light * bench.world.arriving(sensor, layout.boxes(), owner)
+    return _seen(bench, layout, response_of(layout, light).pairs_e, per_pixel_e)
+
+
+def _seen(bench: Bench, layout: Layout, pairs_e: np.ndarray, per_pixel_e: float) -> Response:
+    """Return the response with these elements: leaks and markers as the detector would see them."""
+    ones = (1 << layout.marker_bits) - 1
+    shown = {
+        key: _exposed(bench, layout, *key, per_pixel_e)
+        for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, ones), (1, 0, ones)]
+    }
+    dark_e, input_e, weight_e = (shown[key].slots_e for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0)])
+    total_e = np.maximum(pairs_e.sum(axis=1), 1e-30)
+    input_leak, weight_leak = (weight_e - dark_e) / total_e, (input_e - dark_e) / total_e
+    marker_e, leak_e, marker_dark_e = {}, {}, {}
+    for role, count in layout.marker_cells.items():
+        is_first = np.arange(count) % 2 == 0  # the number 0 lights the second cell of each pair
+        dim, dark = (
+            np.where(is_first, shown[lit, 0, 0].cells_e[role], shown[lit, 0, ones].cells_e[role])
+            for lit in (1, 0)
+        )
+        bright = np.where(is_first, shown[1, 0, ones].cells_e[role], shown[1, 0, 0].cells_e[role])
+        marker_e[role], leak_e[role], marker_dark_e[role] = bright - dim, dim - dark, dark
+    has_markers = layout.marker_bits > 0
+    return Response(
+        pairs_e=pairs_e,
+        input_leak=input_leak,
+        weight_leak=weight_leak,
+        offset_e=dark_e - total_e * input_leak * weight_leak,
+        marker_e=marker_e if has_markers else None,
+        marker_leak_e=leak_e if has_markers else None,
+        marker_dark_e=marker_dark_e if has_markers else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Exposed:
+    """Electrons of slots, and of marker cells by role, without noise."""
+
+    slots_e: np.ndarray
+    cells_e: dict[str, np.ndarray]
+
+
+def _exposed(
+    bench: Bench, layout: Layout, input_lit: int, weight_lit: int, number: int, per_pixel_e: float
+) -> _Exposed:
+    """Return what the detector would see of elements that are all brightest, or all darkest."""
+    assert bench.world is not None
+    frames = {}
+    for role, is_lit in (("input", input_lit), ("weight", weight_lit)):
+        rows = 1 if role == "input" and layout.shares_input else layout.slots
+        level = layout.brightest[role] if is_lit else layout.darkest[role]
+        frames[role] = layout.frame(role, np.full((rows, layout.length), level), number)
+    optics, on_camera = layout.optics, bench.file.layout != "block"
+    sensor = optics.sensor_shape if on_camera else None
+    light_e = bench.world.picture(frames["input"], frames["weight"], sensor) * per_pixel_e
+    if not on_camera:
+        return _Exposed(light_e[0], {})
+    counts = light_e / optics.gain_e_per_count + optics.dark_counts
+    return _Exposed(layout.electrons(counts), layout.marker_electrons(counts))
+
+
+def known_tracker(bench: Bench, measured: float) -> ScaleTracker:
+    """Return the filter that follows a simulated source, whose noise and drift are known.
+
+    Parameters
+    ----------
+    measured : relative variance of a measurement of the light
+    """
+    assert bench.world is not None
+    options = bench.world.options
+    return drift_filter(options.source_rms, options.drift_rms, options.drift_shots, measured)
+
+
+def drift_filter(
+    source_rms: float, drift_rms: float, drift_shots: float, measured: float
+) -> ScaleTracker:
+    """Return the filter of a source with new noise in each shot and a smooth, slow drift.
+
+    The drift changes by a per shot, steadily, and the filter's random walk does not. Over the T
+    shots that a filter of walk q averages, T^2 = R / q, it lags by a T and keeps R / 2 T of the
+    variance R of a measurement. The sum of a^2 T^2 and R / 2 T is least for T^3 = R / 4 a^2, so
+    q = R / T^2 = (16 a^4 R)^(1/3). A walk of a^2 a shot would lag by more than chance wherever
+    markers are dim.
+
+    Parameters
+    ----------
+    source_rms, drift_rms, drift_shots : see `WorldOptions`
+    measured : relative variance of a measurement of the light
+    """
+    a_shot = drift_rms * 2 * math.pi / drift_shots  # rms of 24 cosines' rates
+    noise = source_rms**2 + measured
+    return ScaleTracker(
+        shot_rms=source_rms,
+        walk_variance=max((16 * a_shot**4 * noise) ** (1 / 3), a_shot**2),
+        variance=drift_rms**2,
+    )
+
+
+def response_of(layout: Layout, light: np.ndarray) -> Response:
+    """Return what elements answer, from the light of weight pixels [h, w], both brightest."""
+    leaks = {role: float(table.min()) for role, table in layout.optics.tables.items()}
+    above = (1 - leaks["input"]) * (1 - leaks["weight"])
+    leak = {role: np.full(layout.slots, f / (1 - f)) for role, f in leaks.items()}
+    return Response(
+        pairs_e=layout.element_sums(light) * above,
+        input_leak=leak["input"],
+        weight_leak=leak["weight"],
+        offset_e=np.zeros(layout.slots),
+    )
+
+
+def nominal_optics(bench: Bench) -> Optics:
+    """Guess: modulators centred on each other and on the sensor, straight grey-level curves."""
+    file = bench.file
+    shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
+    tables = {
+        role: np.linspace(0, 1, 1 << modulator.bit_depth, dtype=np.float32)
+        for role, modulator in (("input", bench.input), ("weight", bench.weight))
+    }
+    on_camera = file.layout != "block"
+    sensor = bench.camera.sensor_shape if on_camera else (1, 1)
+    if on_camera:
+        camera = bench.camera
+        steps = (1 << camera.bit_depth) - 1
+        gain = camera.gain_e_per_count or (camera.full_well_e or _NOMINAL_FULL_WELL_E) / steps
+        offset, noise = camera.offset_counts or 0.0, gain
+    else:
+        gain, offset, noise = 1e6, 0.0, 0.0
+    scale = np.array(sensor) / shapes["weight"]
+    on_sensor = _centred(shapes["weight"], sensor, np.full(2, _FITS * scale.min()))
+    if file.layout == "line":
+        on_sensor = _centred(shapes["weight"], sensor, _FITS * scale)
+        on_sensor[1] = 0.0, 0.0, (sensor[1] - 1) / 2  # all columns fall on one
+    return Optics(
+        tables=tables,
+        input_map=_centred(shapes["weight"], shapes["input"], np.ones(2)),
+        camera_map=on_sensor,
+        sensor_shape=sensor,
+        dark_counts=offset,
+        gain_e_per_count=gain,
+        read_noise_e=noise,
+        dark_e=0.0,
+    )
+
+
+def _centred(source: tuple[int, int], target: tuple[int, int], scale: np.ndarray) -> np.ndarray:
+    offset = (np.array(target) - 1) / 2 - scale * (np.array(source) - 1) / 2
+    return np.column_stack([np.diag(scale), offset])
+
+
+def only_simulated(bench: Bench) -> None:
+    """Refuse a real bench that pretends to know its truth.
+
+    Raises
+    ------
+    InputError : for a bench that is not simulated
+    """
+    if not bench.is_simulated:
+        raise InputError(
+            f'{bench.path}: calibration = "known": only a simulated bench knows its own truth; '
+            "leave the key out, then run `lightloom align` and `lightloom calibrate`"
+        )

@@ -1,0 +1,120 @@
+"""What the host of a bench takes, measured here: for frames, for shots, and around products."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..base import Stats
+from ..timing import ShotTiming
+from .product import Product
+from .shot_plan import TileResult
+
+if TYPE_CHECKING:
+    from .backend import BenchBackend
+
+_REPEATS = 5
+_OUTPUTS = 8  # of the products that are timed
+_SHOT_S = 2e-4  # of threads that hand a shot on to each other, beside what is measured
+
+
+@dataclass(frozen=True)
+class BenchHost:
+    """What the host takes, in seconds.
+
+    Parameters
+    ----------
+    timing : of shots, with the host's part
+    feed, gather : of a product: (always, for each number of x or of y)
+    """
+
+    timing: ShotTiming
+    feed: tuple[float, float]
+    gather: tuple[float, float]
+
+
+def measure_host(backend: BenchBackend) -> BenchHost:
+    """Time what the host does, on an open bench; no light is needed, and nothing is shown."""
+    layout, timing = backend.layout, backend.timing
+    rows = 1 if layout.shares_input else layout.slots
+    chance = np.random.Generator(np.random.Philox(1))
+    inputs = backend.curves["input"].levels(chance.random((rows, layout.length)))
+    shares = chance.random((layout.slots, layout.length))
+    weights = backend.weigh(shares)[0]
+    frame = layout.frame("input", inputs, 1)
+    taken = (
+        np.zeros((1, 1))
+        if timing.window_s
+        else np.zeros(
+            (backend.bench.camera.region.height, backend.bench.camera.region.width), dtype=np.uint16
+        )
+    )
+
+    def decode() -> Any:
+        if backend.bench.is_timing_only and backend.shots is not None:
+            return backend.shots.decoder.passed_e(inputs, weights)
+        return layout.electrons(taken) if not timing.window_s else None
+
+    few, many = (_product(backend, count, chance) for count in (1, 64))
+    return BenchHost(
+        replace(
+            timing,
+            encode_s=(
+                _median(lambda: layout.frame("input", inputs, 1)),
+                _median(lambda: layout.frame("weight", backend.weigh(shares)[0], 1)),
+            ),
+            show_s=2 * _median(frame.copy),  # the driver's copy, and the one for the record
+            shot_s=_SHOT_S,
+            decode_s=_median(decode),
+        ),
+        _line(few[0], many[0]),
+        _line(few[1], many[1]),
+    )
+
+
+def _product(
+    backend: BenchBackend, count: int, chance: np.random.Generator
+) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Give (numbers of x, seconds to begin) and (numbers of y, seconds to gather) of a product."""
+    length, slots = backend.layout.length, backend.layout.slots
+    x = chance.standard_normal((1, count, length))
+    weights = backend.prepare(chance.standard_normal((_OUTPUTS, length)))
+
+    def begin() -> Product:
+        shown = backend.encode_input(x)
+        return Product(backend, "timing", x, shown, weights.content[0], {})
+
+    gathering = []
+    for _ in range(_REPEATS):
+        product = begin()
+        results = [
+            TileResult(np.zeros((job.tiles, job.vectors, slots)), Stats()) for job in product.jobs
+        ]
+        for number, job in enumerate(product.jobs):
+            for tile in range(job.tiles):
+                job.weight(tile)  # which the thread that lays out frames has done by then
+                product.judge.passed.add((number, tile))
+        start = time.perf_counter()
+        product.decoded(results, Stats())
+        gathering.append(time.perf_counter() - start)
+    return (x.size, _median(begin)), (count * _OUTPUTS, statistics.median(gathering))
+
+
+def _line(few: tuple[int, float], many: tuple[int, float]) -> tuple[float, float]:
+    """Give what is always needed, and what each number needs."""
+    slope = max((many[1] - few[1]) / (many[0] - few[0]), 0.0)
+    return max(few[1] - slope * few[0], 0.0), slope
+
+
+def _median(call: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -1,0 +1,1 @@
+"""The steps of a calibration, one file each."""

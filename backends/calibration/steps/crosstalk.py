@@ -1,0 +1,147 @@
+"""Crosstalk: light of a slot that falls into its neighbours, and of an element's input into others.
+
+Every third slot is lit along each axis, so that each dark slot has one lit neighbour in each
+direction; nine patterns (three on a line) light every slot once. The decoder undoes the mean over
+all slots, by a ridge-regularised inverse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...optics.calibration_file import Figure, Plot
+from ...optics.layouts.base import ImagedLayout, Layout
+from ..session import Measured, Work
+from ..slots import sparse
+
+_ROUNDS = 2
+_SURE = 4.0  # standard errors from which on crosstalk is undone
+_LEAST = 1e-5  # of a slot's light, below which nobody would see it
+
+
+def crosstalk(work: Work) -> Measured:
+    """Measure the light in neighbours of lit slots, and between elements."""
+    slots, layout = work.slots, work.slots.layout
+    elements, elements_error = _between_elements(work)
+    figure = Figure(
+        "between_elements",
+        elements,
+        elements_error,
+        "",
+        "input of neighbouring elements that an element sees, over its own",
+    )
+    if layout.slots == 1:
+        return Measured((figure,), {"inverse": np.zeros((0, 0), np.float32)})
+    rows, columns = _places(layout)
+    lit = sparse(layout)
+    inputs = slots.pattern("input", True)
+    dark = slots.pattern("weight", False)
+    exposure_s = slots.find_exposure(inputs, slots.pattern("weight", lit))
+    baseline = slots.read(inputs, dark, exposure_s, 2 * _ROUNDS)
+    period = (3 if rows.max() else 1, 3 if columns.max() else 1)
+    phases = [(i, j) for i in range(period[0]) for j in range(period[1])]
+    total = np.zeros((3, 3))
+    weight, variance = np.zeros((3, 3)), np.zeros((3, 3))
+    for number, (i, j) in enumerate(phases):
+        is_lit = (rows % period[0] == i) & (columns % period[1] == j)
+        pattern = slots.pattern("weight", lit & is_lit[:, None])
+        reading = slots.read(inputs, pattern, exposure_s, _ROUNDS)
+        light = reading.rate - baseline.rate
+        noise = reading.variance + baseline.variance
+        _gather(layout, (rows, columns), is_lit, light, noise, (total, weight, variance))
+        work.tell((number + 1) / len(phases))
+    kernel = np.divide(total, weight, out=np.zeros((3, 3)), where=weight > 0)
+    error = np.sqrt(np.divide(variance, weight**2, out=np.zeros((3, 3)), where=weight > 0))
+    kernel[1, 1] = 0.0
+    sure = (np.abs(kernel) > np.maximum(_SURE * error, _LEAST)).any()
+    inverse = np.zeros((0, 0), np.float32)
+    amplification = 1.0
+    if sure:
+        matrix = mixing_matrix(layout, (rows, columns), kernel)
+        inverse = ridge_inverse(matrix, float(error.max()))
+        amplification = float(np.sqrt((inverse.astype(float) ** 2).sum(axis=1).mean()))
+    figures = (
+        Figure("between_rows", float(kernel[[0, 2], 1].mean()), float(error[[0, 2], 1].max()), ""),
+        Figure("between_columns", float(kernel[1, [0, 2]].mean()), float(error[1].max()), ""),
+        Figure("noise_amplification", amplification, None, "", "of undoing it"),
+        figure,
+    )
+    arrays = {"kernel": kernel.astype(np.float32), "inverse": inverse}
+    plots = (Plot("Light in the neighbours of a lit slot, over its own", "image", "kernel"),)
+    return Measured(figures, arrays, plots)
+
+
+def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Give row and column of each slot among the others."""
+    across = layout.grid[1] if isinstance(layout, ImagedLayout) else 1
+    return np.arange(layout.slots) // across, np.arange(layout.slots) % across
+
+
+def _gather(
+    layout: Layout,
+    places: tuple[np.ndarray, np.ndarray],
+    is_lit: np.ndarray,
+    light: np.ndarray,
+    noise: np.ndarray,
+    sums: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Add the light in each direction's neighbours of lit slots, and that of the lit slots."""
+    total, weight, variance = sums
+    rows, columns = places
+    across = int(columns.max()) + 1
+    for i in (-1, 0, 1):
+        for j in (-1, 0, 1):
+            row, column = rows + i, columns + j
+            inside = (row >= 0) & (row <= rows.max()) & (column >= 0) & (column < across)
+            pair = inside & is_lit
+            other = (row * across + column)[pair]
+            total[i + 1, j + 1] += light[other].sum()
+            weight[i + 1, j + 1] += light[pair].sum()
+            variance[i + 1, j + 1] += noise[other].sum()
+
+
+def mixing_matrix(
+    layout: Layout, places: tuple[np.ndarray, np.ndarray], kernel: np.ndarray
+) -> np.ndarray:
+    """Return the light [to, from] of slots; light that leaves a slot is taken from its sum.
+
+    Parameters
+    ----------
+    places : row and column of each slot
+    kernel : light in each direction's neighbour over the slot's own, [3, 3]
+    """
+    rows, columns = places
+    across = int(columns.max()) + 1
+    matrix = np.eye(layout.slots)
+    for i in (-1, 0, 1):
+        for j in (-1, 0, 1):
+            row, column = rows + i, columns + j
+            inside = (row >= 0) & (row <= rows.max()) & (column >= 0) & (column < across)
+            matrix[(row * across + column)[inside], np.nonzero(inside)[0]] += kernel[i + 1, j + 1]
+    return matrix
+
+
+def ridge_inverse(matrix: np.ndarray, error: float) -> np.ndarray:
+    """Invert, with a ridge as large as what is not known of the matrix."""
+    ridge = error**2 * np.eye(len(matrix))
+    return np.asarray(np.linalg.solve(matrix.T @ matrix + ridge, matrix.T), dtype=np.float32)
+
+
+def _between_elements(work: Work) -> tuple[float, float]:
+    """Light weights of even elements, then the inputs of even and of odd ones."""
+    slots, layout = work.slots, work.slots.layout
+    across = work.bench.file.encoding.block[1] if not layout.shares_input else layout.length
+    index = np.arange(layout.length)
+    even = (index // across + index % across) % 2 == 0
+    lit = sparse(layout) & even
+    weights, dark = slots.pattern("weight", lit), slots.pattern("weight", False)
+    exposure_s = slots.find_exposure(slots.pattern("input", True), weights)
+    light, noise = {}, 0.0
+    for name, mask in (("own", even), ("other", ~even), ("none", np.zeros_like(even))):
+        pattern = slots.pattern("input", mask)
+        one = slots.read(pattern, weights, exposure_s, _ROUNDS)
+        base = slots.read(pattern, dark, exposure_s, _ROUNDS)
+        light[name] = float((one.rate - base.rate).sum())
+        noise = float((one.variance + base.variance).sum())
+    own = light["own"] - light["none"]
+    return (light["other"] - light["none"]) / own, float(np.sqrt(2 * noise)) / own

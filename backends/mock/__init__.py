@@ -1,0 +1,1 @@
+"""The fast statistical model of a bench."""

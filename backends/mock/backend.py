@@ -1,0 +1,271 @@
+"""`MockBackend`: the fast statistical model of a bench.
+
+Range, quantisation, noise and read-out happen per tile and segment, as they would on the bench; the
+formulas are those of docs/explanation/light.md. Nothing is taken from a whole batch: scales and
+light belong to one input row, and noise to its address. Not here: time (`scheduler.timing`).
+
+The path of one block of rows: encode -> for a panel of outputs, exact integer products -> light of
+each reading -> noise -> full well -> converter -> scale back, added to y. Blocks are small enough
+to stay in a cache, stand alone, and are handed to a pool of threads.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from ...instruments import InputError
+from ..address import Address
+from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from ..profile import OpticsProfile, load_profile
+from ..tiling import Geometry
+from ..timing import ShotTiming, frames_of
+from .detection import Detector, noise_free
+from .drift import Drift
+from .encoding import LARGEST, encode_weights
+from .fused import is_common
+from .integer_products import COMPILED, FEW_ROWS, active_path, has_dot
+from .noise import stream_keys
+from .row_block import Block, Segment, Streams, Tally
+from .threads import run_all, thread_count
+
+_BLOCK_ROWS = 256  # at a time, with panels of outputs
+_WORTH_THREADS = 1 << 23  # multiplications: waking a thread takes as long as half of these
+_BLOCK_VALUES = 1 << 21  # of a block of rows without panels
+
+
+class MockBackend(Backend):
+    """Multiplies as a bench with the given profile would, statistically.
+
+    Parameters
+    ----------
+    profile : the bench's constants; None is the default profile
+    seed : of the noise; same seed, profile, address and input give the same bits
+    """
+
+    name = "mock"
+    is_mock = True
+
+    def __init__(self, profile: OpticsProfile | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.profile = load_profile() if profile is None else profile
+        if not isinstance(self.profile, OpticsProfile):
+            raise InputError(f"profile = {profile!r} is no OpticsProfile; see load_profile")
+        if not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise InputError(f"seed = {seed!r} is no whole number from 0 to 2^64 - 1")
+        self.seed = seed
+        words = {"sources", "years", "name", "title"}
+        self._profile_text = self.profile.model_dump_json(exclude=words)
+        self.geometry = Geometry.of(self.profile)
+        self.timing = ShotTiming.of(self.profile)
+        self.detector = Detector.of(self.profile)
+        self.drift = Drift.of(self.profile)
+        self._is_common = is_common(self)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Give name, profile, seed and the path of the arithmetic, for the record of a run."""
+        return {
+            **super().describe(),
+            "profile": self.profile.model_dump(),
+            "seed": self.seed,
+            "path": mock_path(),
+        }
+
+    @property
+    def _maker(self) -> object:
+        return self._profile_text
+
+    def _check_rows(self, x: np.ndarray) -> None:
+        """Leave it to the scale of a row, which is not finite when one of its numbers is not."""
+
+    def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
+        """Give the largest noise-free value that each output shows its converter.
+
+        Parameters
+        ----------
+        x : float [..., N, K]
+        w : prepared weights
+        valid : bool, broadcastable to [..., N, M]; False marks masked positions, which never
+            enter a range
+
+        Returns
+        -------
+        largest : float64 [matrices, segments, M], in units of y after scaling
+        """
+        matrices, outputs = w.content[0].weights.shape[:2]
+        x = np.ascontiguousarray(x, dtype=np.float32).reshape(matrices, -1, w.shape[-1])
+        mask = None
+        if valid is not None:
+            shape = (matrices, x.shape[1], outputs)
+            mask = np.broadcast_to(valid, (*w.shape[:-2], *shape[1:])).reshape(shape)
+        largest = np.zeros((matrices, len(w.content), outputs))
+        for matrix, rows in _blocks(matrices, x.shape[1], outputs):
+            for index, segment in enumerate(w.content):
+                block = Block(self, x[matrix, rows], segment, matrix)
+                unit = segment.exposures[0].rules[0].unit
+                readings = (block.readings(*panel) for panel in block.panels(1))
+                for _, reading in chain.from_iterable(readings):
+                    value, _ = noise_free(reading, self.detector)
+                    place = slice(reading.first, reading.first + value.shape[1])
+                    if mask is not None:
+                        value = np.where(mask[matrix, rows, place], value, 0)
+                    seen = np.maximum(value.max(axis=0), -value.min(axis=0)) * unit
+                    peak = largest[matrix, index, place]
+                    np.maximum(peak, seen, out=peak)
+        return largest
+
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list["Segment"]:
+        peak = float(max(weights.max(), -weights.min()))
+        if peak > LARGEST:
+            raise InputError(f"weights reach {peak:.3g}; scale them to {LARGEST:g} at most")
+        stacked = weights.reshape(-1, *weights.shape[-2:])
+        segments = encode_weights(stacked, self.profile, ranges, dynamic=weights.ndim > 2)
+        return [Segment(segment, self.profile, self.detector) for segment in segments]
+
+    def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
+        x = np.require(x, requirements=["C", "W"])  # the kind that kernels are compiled for
+        if self._is_common and len(w.shape) == 2 and (x.shape[1] <= FEW_ROWS or has_dot()):
+            result = self._common(x[0], w, at)
+            if result is not None:
+                return result
+        matrices, rows, length = x.shape
+        outputs, segments = w.shape[-2], w.content
+        y = np.empty((matrices, rows, outputs), dtype=np.float32)
+        limits = [s.limits(self.profile, w.ranges, i) for i, s in enumerate(segments)]
+        tally = Tally(matrices, len(segments))
+        threads = _threads(rows * outputs * length)
+        blocks = _blocks(matrices, rows, outputs)
+        alone = matrices == 1 and not COMPILED  # then the library's product has its own threads
+        spread = threads if alone or len(blocks) < 2 * threads else 1  # else blocks are handed out
+
+        def work(matrix: int, part: slice) -> None:
+            streams = Streams(self.seed, at, at.rows[matrix, part], len(w.shape) > 2)
+            lit = []
+            for index, segment in enumerate(segments):
+                block = Block(
+                    self, x[matrix, part], segment, matrix, limits[index], streams.of(index)
+                )
+                block.count(tally, index)
+                lit.append(block)
+            out = y[matrix, part]
+
+            def read(panel: int | None, place: slice) -> None:
+                for index, block in enumerate(lit):
+                    block.read(out, panel, place, index > 0, tally, spread)
+
+            run_all([partial(read, *panel) for panel in lit[0].panels(spread)], spread)
+
+        run_all([partial(work, *block) for block in blocks], threads if spread == 1 else 1)
+        stats = Stats(
+            macs=x.size * outputs,
+            photons=math.fsum(tally.photons),
+            saturated=tally.saturated,
+            conversions=tally.conversions,
+            seconds=tally.seconds,
+        )
+        for second, segment in zip(tally.second, segments, strict=True):
+            stats.saturated += segment.weights.saturated
+            self._count_frames(rows, second, segment, stats)
+        return MatmulResult(y, stats)
+
+    def _common(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult | None:
+        """Multiply rows [N, K] of a common bench; None where it takes more than that."""
+        from .kernels import read_common
+
+        start = time.perf_counter()
+        rows, outputs, segments = len(x), w.shape[-2], w.content
+        fixed = []
+        for index, segment in enumerate(segments):
+            arguments = segment.fixed(self, w.ranges, index)
+            if arguments is None:
+                return None
+            key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)
+            fixed.append((key[None], *arguments))
+        y, ids = np.empty((1, rows, outputs), dtype=np.float32), at.rows[0]
+        found: list[tuple[int, int, float]] = []
+
+        def work(part: slice, first: int, last: int) -> None:
+            add = False
+            for arguments in fixed:
+                found.append(
+                    read_common(x[part], y[0, part], add, first, last, ids[part], *arguments)
+                )
+                add = True
+
+        threads = _threads(x.size * outputs)
+        run_all([partial(work, *task) for task in _tasks(rows, outputs, threads)], threads)
+        stats = Stats(macs=x.size * outputs, conversions=y.size * len(segments))
+        light = 0.0
+        for saturated, weak, some in sorted(found):
+            if weak:  # in weak light, or too large, or not finite
+                for segment in segments:
+                    segment.is_dim = weak > 0
+                return None
+            stats.saturated += saturated
+            light += some
+        stats.photons = light * (self.profile.photons_full_scale or 0.0)
+        for segment in segments:
+            stats.saturated += segment.weights.saturated
+            self._count_frames(rows, [0], segment, stats)
+        stats.seconds["product"] = time.perf_counter() - start
+        return MatmulResult(y, stats)
+
+    def _count_frames(self, rows: int, second: list[int], segment: Segment, stats: Stats) -> None:
+        """Count shots, frames and modulator samples of one segment's tiles.
+
+        Parameters
+        ----------
+        second : rows of each matrix that need a second exposure
+        """
+        matrices, outputs, length = segment.weights.shape
+        counts = tuple(rows + some for some in second)
+        frames = frames_of(counts, outputs, self.geometry, self.timing)
+        stats.shots += frames.shots
+        stats.input_frames += frames.input_frames
+        stats.weight_frames += frames.weight_frames
+        stats.input_samples += frames.inputs_shown * self.profile.elements_per_input * length
+        values = matrices * outputs * length * self.profile.rails
+        stats.weight_samples += int(values * frames.loads)
+
+
+def mock_path() -> dict[str, str]:
+    """Say how this machine computes products, noise and read-out, and why so."""
+    if COMPILED:
+        noise = "one pass compiled by numba"
+    else:
+        noise = "numpy, since numba (extra 'fast') is not installed"
+    return {"products": active_path(), "noise and read-out": noise}
+
+
+def _threads(multiplications: int) -> int:
+    """Give the threads that a product is worth."""
+    threads = thread_count()
+    return threads if multiplications >= _WORTH_THREADS else 1
+
+
+def _tasks(rows: int, outputs: int, threads: int) -> list[tuple[slice, int, int]]:
+    """Cut a product into (rows, first output, last output), about two for each thread."""
+    step = _BLOCK_ROWS
+    if threads > 1:
+        step = min(step, max(32, -(-rows // (2 * threads) // 4) * 4))
+    if rows <= 32 and threads > 1:  # cut the outputs
+        width = -(-outputs // threads // 64) * 64
+        return [(slice(0, rows), i, min(i + width, outputs)) for i in range(0, outputs, width)]
+    return [(slice(i, min(i + step, rows)), 0, outputs) for i in range(0, rows, step)]
+
+
+def _blocks(matrices: int, rows: int, outputs: int) -> list[tuple[int, slice]]:
+    """Cut the rows of m matrices into blocks of about equal size."""
+    step = _BLOCK_ROWS
+    if not COMPILED:  # a library's float32 product is faster with more rows
+        step = min(512, max(32, _BLOCK_VALUES // max(outputs, 1)))
+        step = -(-rows // max(1, -(-rows // step)))
+    return [
+        (matrix, slice(first, min(first + step, rows)))
+        for matrix in range(matrices)
+        for first in range(0, rows, step)
+    ]

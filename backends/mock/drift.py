@@ -1,0 +1,47 @@
+"""The slow drift of a bench's source: the same for every output, a little other for later rows.
+
+A mock has no clock, so a row's turn stands for time: its sequence plus its position, since each
+sequence and each new token is shown after the one before. All products of a pass see the same
+drift, as a pass is short beside it. The course belongs to the device, not to the run, so that
+calibration and reference shots can find it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..address import HEAD_BITS, POSITION_BITS
+from ..profile import OpticsProfile
+from .noise import device_gaussian
+
+_WAVES = 24
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A sum of cosines whose variance over long times is `drift_rms` squared.
+
+    With frequencies drawn from a Gaussian of spread 1 / `drift_rows`, the correlation over t rows
+    is about exp(-2 (pi t / drift_rows)^2): the drift is another one after half of `drift_rows`.
+    """
+
+    frequencies: np.ndarray
+    phases: np.ndarray
+    amplitude: float
+
+    @classmethod
+    def of(cls, profile: OpticsProfile) -> "Drift | None":
+        """Give the drift of a device; None where the profile has none."""
+        if not profile.drift_rms:
+            return None
+        seed = profile.device_seed
+        frequencies = device_gaussian(seed, "drift frequencies", (_WAVES,)) / profile.drift_rows
+        phases = 2 * np.pi * device_gaussian(seed, "drift phases", (_WAVES,))
+        return cls(frequencies, phases, profile.drift_rms * (2 / _WAVES) ** 0.5)
+
+    def factors(self, rows: np.ndarray) -> np.ndarray:
+        """Give the light over its set-point for row ids [n]: float64 [n]."""
+        position = rows & np.uint64((1 << POSITION_BITS) - 1)
+        turn = (rows >> np.uint64(POSITION_BITS + HEAD_BITS)) + position
+        angles = 2 * np.pi * np.outer(turn.astype(np.float64), self.frequencies) + self.phases
+        return np.asarray(1 + self.amplitude * np.cos(angles).sum(axis=1))

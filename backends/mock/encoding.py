@@ -1,0 +1,587 @@
+"""How signed numbers become light: the integers that are shown and the algebra to undo it.
+
+Whatever the encoding, a modulator passes t = t0 + t1 n for an integer n, so that every sum of light
+is an exact integer product and a few row and column sums. The formulas are those of
+docs/explanation/light.md; the names follow them: X, W are the integers, `unit` is t1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ...instruments import InputError
+from ..base import Ranges
+from ..profile import OpticsProfile
+from ..tiling import Geometry, cuts
+from .integer_products import COMPILED, TWO_PLANES, Operand, Rows
+from .noise import device_gaussian
+
+LARGEST = 1e30  # of products: the noise of the dimmest light is left room in float32
+FINE = 2**21  # levels of what is not quantised: finer than float32's own rounding
+_SMALL = 1 << 16  # weights of a matrix whose products are fast enough in float64
+_SWINGS = 6  # sine waves in the error of a grey-level curve
+
+
+@dataclass(slots=True)
+class EncodedRows:
+    """Input rows as integers; `input_steps` says what light they are.
+
+    Parameters
+    ----------
+    rows : integers [n, K]
+    sums : float64 [n, 2], of X and of |X|
+    scale : float64 [n]
+    low, total : float64 [n], of the offset encoding only: x = scale t(u) + low, and the sums of x
+        as it was to be shown (see `EncodedWeights`)
+    """
+
+    rows: Rows
+    sums: np.ndarray
+    scale: np.ndarray
+    low: np.ndarray
+    total: np.ndarray
+
+    @property
+    def has_negative(self) -> np.ndarray:
+        """Which rows have negative values: bool [n]."""
+        return np.asarray(self.sums[:, 0] != self.sums[:, 1])
+
+    def sums_of(self, variant: str) -> np.ndarray:
+        """Give the sums of a variant of the integers (see `Rows.variant`): float64 [n]."""
+        return _of_variant(self.sums, variant)
+
+    def sums_with(self, columns: np.ndarray, variant: str) -> np.ndarray:
+        """Sum a variant of the integers times int64 columns [K]: float64 [n]."""
+        integers = self.rows.integers
+        if integers.dtype == np.int16:
+            from .kernels import sums_with
+
+            sums = np.empty((len(integers), 2), dtype=np.int64)
+            sums_with(integers, columns, sums)
+            return _of_variant(sums.astype(np.float64), variant)
+        return np.asarray(self.rows.variant(variant) @ columns.astype(np.float64))
+
+
+def _of_variant(sums: np.ndarray, variant: str) -> np.ndarray:
+    """Give the sums of a variant of integers from those of X and of |X|, [n, 2]."""
+    signed, magnitude = sums[:, 0], sums[:, 1]
+    if variant == "signed":
+        return signed
+    if variant == "magnitude":
+        return magnitude
+    return np.asarray((magnitude + signed if variant == "plus" else magnitude - signed) / 2)
+
+
+@dataclass(frozen=True)
+class Rail:
+    """What one detector sees of weights: t(w) = constant + unit W, [m, M, K].
+
+    Parameters
+    ----------
+    operand : W; None where the light does not depend on the weights
+    length : K
+    """
+
+    operand: Operand | None
+    unit: float
+    constant: float
+    length: int
+
+    def sums(self, matrix: int) -> np.ndarray | float:
+        """Sum t(w) over K: float64 [M]."""
+        constant = self.length * self.constant
+        return (
+            constant if self.operand is None else self.unit * self.operand.sums[matrix] + constant
+        )
+
+
+@dataclass(frozen=True)
+class EncodedWeights:
+    """One segment of weight matrices [m, M, K] as integers.
+
+    Parameters
+    ----------
+    first, last : the columns of the matrix that this segment holds
+    rails : balanced detection: the difference of both rails, and what lights both detectors; else
+        the rails, each with a detector of its own; w of the offset encoding is scale t(v) + low
+    scale, low : float64 [m, M]
+    total : float64 [m, M], row sums of w as it was to be shown (the offset encoding puts them
+        back digitally, not knowing what the modulator did to them)
+    saturated : how many values exceeded the scale that calibration gave them
+    leak : of the modulator
+    """
+
+    first: int
+    last: int
+    rails: tuple[Rail, ...]
+    scale: np.ndarray
+    low: np.ndarray
+    total: np.ndarray
+    saturated: int
+    leak: float
+    filling: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(m, M, K)."""
+        return (*self.scale.shape, self.last - self.first)
+
+    @cached_property
+    def bound(self) -> np.ndarray:
+        """A read-out range [m, M] from the weights alone, until calibration gives one.
+
+        Independent inputs of magnitude at most 1 about a mean of `filling` stay within
+        filling |w|_1 + 4 |w|_2 but for 7e-4 (Hoeffding, random signs); none at all exceeds |w|_1.
+        What does exceed the range saturates, and is counted.
+        """
+        bounds = [np.zeros(self.scale.shape)]
+        for rail in self.rails if self.filling else self.rails[:1]:
+            assert rail.operand is not None
+            operand = rail.operand
+            planes = [operand.plane(i).astype(np.float32) for i in range(operand.count)]
+            number = planes[0] if len(planes) == 1 else 256 * planes[0] + planes[1]
+            passed = number * np.float32(rail.unit) + np.float32(rail.constant)
+            total = np.abs(passed).sum(axis=-1, dtype=np.float64)
+            norm = np.sqrt(np.einsum("...k,...k->...", passed, passed)).astype(np.float64)
+            bounds.append(np.minimum(total, self.filling * total + 4 * norm))
+        return np.asarray(np.max(bounds, axis=0) / (1 - self.leak) ** (2 if self.filling else 1))
+
+
+def input_steps(profile: OpticsProfile, fine: bool) -> tuple[float, float]:
+    """Give unit and leak of the input modulator's integers: t = leak + unit X.
+
+    X stands for max(+-X, 0) of signed encodings, t for the transmission of x+ or x-.
+
+    Parameters
+    ----------
+    fine : whether a curved grey level takes `FINE` integers, instead of two planes of 8 bits
+    """
+    leak, offset = _leak(profile), profile.encoding == "offset"
+    levels = (offset_levels if offset else signed_levels)(profile.input_bits)
+    if _curve(profile, "input") is not None:
+        return 1 / _curved_magnitude(levels, fine), 0.0 if offset else leak
+    unit = (1 - leak) / levels
+    return unit, leak + unit * ((levels + 1) // 2) if offset else leak
+
+
+def encode_rows(
+    x: np.ndarray, first: int, last: int, profile: OpticsProfile, fine: bool, largest: float
+) -> EncodedRows:
+    """Scale columns `first` to `last` of rows x [n, ...] to the modulator, and round to levels.
+
+    Parameters
+    ----------
+    fine : as for `input_steps`
+    largest : magnitude that rows may have
+
+    Raises
+    ------
+    InputError : when a row is larger, or not finite
+    """
+    curve = _curve(profile, "input")
+    if profile.encoding == "offset":
+        return _encode_offset_rows(x, first, last, profile, curve, fine, largest)
+    integers, scale, sums = _signed_rows(x, first, last, profile, largest)
+    levels = magnitude = signed_levels(profile.input_bits)
+    if curve is not None:
+        leak, magnitude = _leak(profile), _curved_magnitude(levels, fine)
+        integers = _through(lambda grey: curve(grey) - leak, integers, 0, levels, magnitude)
+        sums = _sums(integers, magnitude)
+    return EncodedRows(Rows(integers, magnitude), sums, scale, scale, scale)
+
+
+def _encode_offset_rows(
+    x: np.ndarray,
+    first: int,
+    last: int,
+    profile: OpticsProfile,
+    curve: Callable[[np.ndarray], np.ndarray] | None,
+    fine: bool,
+    largest: float,
+) -> EncodedRows:
+    leak, length = _leak(profile), last - first
+    integers, edges, sums = _offset_rows(x, first, last, profile, largest)
+    levels = offset_levels(profile.input_bits)
+    magnitude = centre = (levels + 1) // 2
+    unit = (1 - leak) / levels
+    passed = length * (leak + unit * centre) + unit * sums[:, 0]
+    if curve is not None:
+        magnitude = _curved_magnitude(levels, fine)
+        if _clamps(profile):  # it belongs to quantisation: the host knows of it
+            clamped = _through(
+                lambda grey: _passed(grey, profile), integers, centre, levels, magnitude
+            )
+            passed = _sums(clamped, magnitude)[:, 0] / magnitude
+        integers = _through(curve, integers, centre, levels, magnitude)
+        sums = _sums(integers, magnitude)
+    lowest, highest = edges.T.astype(np.float64)
+    scale = (highest - lowest) / (1 - leak)
+    low = lowest - leak * scale
+    return EncodedRows(Rows(integers, magnitude), sums, scale, low, scale * passed + length * low)
+
+
+def _curved_magnitude(levels: int, fine: bool) -> int:
+    return FINE if fine or levels > TWO_PLANES else TWO_PLANES
+
+
+def encode_weights(
+    weights: np.ndarray, profile: OpticsProfile, ranges: Ranges | None, dynamic: bool
+) -> list[EncodedWeights]:
+    """Cut weight matrices [m, M, K] into segments and bring each to the modulator's levels.
+
+    Parameters
+    ----------
+    dynamic : whether they are operands that grow with the tokens, such as keys
+    ranges : gives the scale of dynamic operands; static weights take theirs from themselves
+    """
+    largest = None
+    if ranges is not None and ranges.weight is not None:
+        heads = ranges.weight.max(axis=-1, keepdims=True)
+        heads = heads.reshape(-1, *heads.shape[-2:])
+        largest = np.tile(heads, (len(weights) // len(heads), 1, 1)).astype(np.float64)
+        largest = np.broadcast_to(largest, (*weights.shape[:2], 1))
+    edges = None if largest is None else (-largest, largest)
+    if edges is None and profile.weight_scale == "matrix":
+        edges = _edges_of_matrices(weights, profile)
+    geometry = Geometry.of(profile)
+    encode = _encode_offset if profile.encoding == "offset" else _encode_signed
+    eight_bits = profile.weight_bits is not None and profile.weight_bits <= 8
+    fine = not eight_bits or (not dynamic and weights[0].size <= _SMALL)
+    return [
+        encode(weights[..., first:last], first, profile, geometry, edges, fine)
+        for first, last in cuts(weights.shape[-1], geometry.inputs)
+    ]
+
+
+def _edges_of_matrices(
+    weights: np.ndarray, profile: OpticsProfile
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the least and largest weight of each whole matrix [m, M, 1]; symmetric if signed."""
+    lowest, highest = (
+        np.broadcast_to(edge(axis=(-2, -1), keepdims=True), (*weights.shape[:2], 1))
+        for edge in (weights.min, weights.max)
+    )
+    if profile.encoding == "offset":
+        return lowest.astype(np.float64), highest.astype(np.float64)
+    largest = np.maximum(highest, -lowest).astype(np.float64)
+    return -largest, largest
+
+
+def has_levels(profile: OpticsProfile) -> bool:
+    """Say whether both modulators pass light in equal steps, at most 8 bits of them."""
+    bits = profile.input_bits, profile.weight_bits
+    eight = all(number is not None and number <= 8 for number in bits)
+    return eight and not _irregular(profile)
+
+
+def signed_levels(bits: int | None) -> int:
+    """Give the levels on each side of zero of a signed number of `bits`; None is (almost) exact."""
+    return FINE if bits is None else min(max(2 ** (bits - 1) - 1, 1), FINE)
+
+
+def offset_levels(bits: int | None) -> int:
+    """Give the steps from the least to the largest number of the offset encoding."""
+    return FINE if bits is None else min(2**bits - 1, FINE)
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+def _signed_rows(
+    x: np.ndarray, first: int, last: int, profile: OpticsProfile, largest: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give integers [n, K], scale float64 [n] and sums."""
+    levels = signed_levels(profile.input_bits)
+    if COMPILED and levels <= TWO_PLANES:
+        from .kernels import encode_signed
+
+        integers = np.empty((len(x), last - first), dtype=np.int16)
+        scale, sums = np.empty(len(x)), np.empty((len(x), 2))
+        encode_signed(x, first, float(levels), integers, scale, sums)
+        _check_size(scale, largest)
+        return integers, scale, sums
+    x = x[:, first:last]
+    scale = np.maximum(x.max(axis=-1), -x.min(axis=-1)).astype(np.float64)
+    _check_size(scale, largest)
+    numbers = _rounded(x, scale[:, None], levels)
+    return numbers, scale, _sums(numbers, levels)
+
+
+def _offset_rows(
+    x: np.ndarray, first: int, last: int, profile: OpticsProfile, largest: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give integers about their centre [n, K], least and largest number [n, 2], and sums."""
+    levels = offset_levels(profile.input_bits)
+    centre = (levels + 1) // 2
+    if COMPILED and levels <= TWO_PLANES:
+        from .kernels import encode_offset
+
+        integers = np.empty((len(x), last - first), dtype=np.int16)
+        edges, sums = np.empty((len(x), 2)), np.empty((len(x), 2))
+        encode_offset(x, first, float(levels), centre, integers, edges, sums)
+        _check_size(edges, largest)
+        return integers, edges, sums
+    x = x[:, first:last]
+    edges = np.stack([x.min(axis=-1), x.max(axis=-1)], axis=1)
+    _check_size(edges, largest)
+    span = edges[:, 1:].astype(np.float64) - edges[:, :1]
+    numbers = _rounded(x - edges[:, :1], span, levels)
+    numbers = np.clip(numbers, 0, levels, out=numbers) - centre
+    return numbers, edges, _sums(numbers, levels)
+
+
+def _check_size(edges: np.ndarray, largest: float) -> None:
+    """Refuse rows whose largest or least number is not finite (the backend says where), or huge."""
+    if not (np.abs(edges) <= largest).all():
+        raise InputError(
+            f"x reaches {np.abs(edges).max():.3g}, too much for float32 times these weights: "
+            f"scale it to {largest:.3g} at most"
+        )
+
+
+def _sums(integers: np.ndarray, magnitude: int) -> np.ndarray:
+    """Give the sums of X and of |X|, exact: float64 [n, 2]."""
+    kind = np.float32 if magnitude * integers.shape[1] < 1 << 24 else np.float64
+    sums = np.empty((len(integers), 2))
+    sums[:, 0] = integers.sum(axis=-1, dtype=kind)
+    sums[:, 1] = np.abs(integers).sum(axis=-1, dtype=kind)
+    return sums
+
+
+def _through(
+    curve: Callable[[np.ndarray], np.ndarray],
+    integers: np.ndarray,
+    centre: int,
+    levels: int,
+    magnitude: int,
+) -> np.ndarray:
+    """Give round(magnitude curve(level / levels)) with the sign of the level."""
+    if integers.dtype == np.int16:
+        kind = np.int16 if magnitude <= TWO_PLANES else np.float32
+        table = np.rint(curve(np.arange(levels + 1) / levels) * magnitude).astype(kind)
+        shown = table[np.abs(integers + np.int16(centre))]
+        return np.where(integers + np.int16(centre) < 0, -shown, shown)
+    number = integers.astype(np.float64) + centre
+    passed = np.rint(curve(np.abs(number) / levels) * magnitude)
+    return np.copysign(passed, number).astype(integers.dtype)
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+def _encode_signed(
+    w: np.ndarray,
+    first: int,
+    profile: OpticsProfile,
+    geometry: Geometry,
+    edges: tuple[np.ndarray, np.ndarray] | None,
+    fine: bool,
+) -> EncodedWeights:
+    leak, levels, length = _leak(profile), signed_levels(profile.weight_bits), w.shape[-1]
+    scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if edges is None else edges[1]
+    numbers = _rounded(w, scale, levels)
+    saturated = 0
+    if profile.weight_bits is not None:  # ideal modulators have no end
+        saturated = int(np.count_nonzero(np.abs(numbers) > levels))
+        np.clip(numbers, -levels, levels, out=numbers)
+    magnitude, unit = max(levels, int(np.abs(numbers).max(initial=0))), (1 - leak) / levels
+    balanced = profile.detection == "balanced"
+    split = profile.encoding == "abs-split"
+    rails: tuple[Rail, ...]
+    if _irregular(profile):
+        rails = _irregular_rails(
+            _imperfect(_rails(numbers / levels, profile), profile, geometry), profile, fine
+        )
+    elif balanced:
+        signed = Operand(numbers, magnitude)
+        both = Rail(None, 0.0, 1 + leak, length)  # (1 + w) / 2 + (1 - w) / 2 = 1, whatever w is
+        if split:
+            both = Rail(Operand(np.abs(numbers), magnitude, signed), unit, 2 * leak, length)
+        rails = (Rail(signed, unit, 0.0, length), both)
+    elif split:
+        signs = (Operand(np.maximum(side, 0), magnitude) for side in (numbers, -numbers))
+        rails = tuple(Rail(operand, unit, leak, length) for operand in signs)
+    else:
+        operand = Operand(numbers, magnitude)
+        rails = tuple(Rail(operand, s * unit / 2, (1 + leak) / 2, length) for s in (1, -1))
+    zeros = np.zeros(w.shape[:2])
+    return EncodedWeights(
+        first,
+        first + length,
+        rails,
+        scale[..., 0],
+        zeros,
+        zeros,
+        saturated,
+        leak,
+        0.0 if balanced else 0.25,
+    )
+
+
+def _encode_offset(
+    w: np.ndarray,
+    first: int,
+    profile: OpticsProfile,
+    geometry: Geometry,
+    edges: tuple[np.ndarray, np.ndarray] | None,
+    fine: bool,
+) -> EncodedWeights:
+    leak, levels, length = _leak(profile), offset_levels(profile.weight_bits), w.shape[-1]
+    lowest, highest = (edge(axis=-1, keepdims=True) for edge in (w.min, w.max))
+    if edges is not None:
+        lowest, highest = (edge.astype(w.dtype) for edge in edges)
+    span = highest.astype(np.float64) - lowest
+    numbers = _rounded(w - lowest, span, levels)
+    saturated = 0
+    if profile.weight_bits is not None:
+        saturated = int(np.count_nonzero((numbers < 0) | (numbers > levels)))
+        np.clip(numbers, 0, levels, out=numbers)
+    if _clamps(profile):  # it belongs to quantisation: the host knows of it
+        numbers = _passed(numbers.astype(np.float64) / levels, profile) * levels
+    scale = span / (1 - leak)
+    low = lowest - leak * scale
+    passed_sums = length * leak + (1 - leak) / levels * numbers.sum(
+        axis=-1, dtype=np.float64, keepdims=True
+    )
+    total = scale * passed_sums + length * low
+    if _irregular(profile):
+        passed = _curved(numbers.astype(np.float64) / levels, profile, "weight")
+        rails = _irregular_rails(_imperfect(passed[None], profile, geometry), profile, fine)
+    else:
+        centre, unit = (levels + 1) // 2, (1 - leak) / levels
+        numbers -= centre
+        magnitude = max(centre, int(np.abs(numbers).max(initial=0)))
+        rails = (Rail(Operand(numbers, magnitude), unit, leak + unit * centre, length),)
+    return EncodedWeights(
+        first,
+        first + length,
+        rails,
+        scale[..., 0],
+        low[..., 0],
+        total[..., 0],
+        saturated,
+        leak,
+        0.5,
+    )
+
+
+def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:
+    """Give round(values levels / span), zero where the span is: float32 [..., K]."""
+    steps = np.divide(levels, span, out=np.zeros_like(span, dtype=np.float64), where=span > 0)
+    integers = values * np.minimum(steps, 3e38).astype(np.float32)
+    return np.rint(integers, out=integers)
+
+
+# --- what modulators pass ------------------------------------------------------------------------
+
+
+def _leak(profile: OpticsProfile) -> float:
+    """Give f of t(a) = f + (1 - f) a; a clamp keeps zero dark and has none."""
+    if profile.extinction_ratio is None or profile.extinction_model == "clamp":
+        return 0.0
+    return 1 / profile.extinction_ratio
+
+
+def _clamps(profile: OpticsProfile) -> bool:
+    return profile.extinction_model == "clamp" and profile.extinction_ratio is not None
+
+
+def _irregular(profile: OpticsProfile) -> bool:
+    """Say whether weights pass light that is no multiple of a level."""
+    return bool(profile.gain_rms or profile.crosstalk or profile.lut_rms) or _clamps(profile)
+
+
+def _passed(grey: np.ndarray, profile: OpticsProfile) -> np.ndarray:
+    """Give t(a) without errors of the curve."""
+    if _clamps(profile):
+        assert profile.extinction_ratio is not None
+        return np.where(grey == 0, 0.0, np.maximum(grey, 1 / profile.extinction_ratio))
+    leak = _leak(profile)
+    return leak + (1 - leak) * grey
+
+
+def _curved(grey: np.ndarray, profile: OpticsProfile, modulator: str) -> np.ndarray:
+    """Give t(a + lut_rms e(a)): e is a device's own sum of sines, zero for black and white.
+
+    The look-up table of a modulator was measured with an error; it is smooth, since neighbouring
+    grey levels share their cause. e has a mean square of one over a in [0, 1].
+    """
+    if not profile.lut_rms:
+        return _passed(grey, profile)
+    swings = device_gaussian(profile.device_seed, f"{modulator} curve", (_SWINGS,))
+    swings *= profile.lut_rms * np.sqrt(2 / (swings**2).sum())
+    error = sum(c * np.sin(np.pi * (j + 1) * grey) for j, c in enumerate(swings))
+    return _passed(np.where(grey == 0, 0.0, np.clip(grey + error, 0, 1)), profile)
+
+
+def _curve(profile: OpticsProfile, modulator: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Give the curve of a modulator, or None when its levels pass equal steps of light."""
+    if not profile.lut_rms and not _clamps(profile):
+        return None
+    return lambda grey: _curved(grey, profile, modulator)
+
+
+def _rails(w: np.ndarray, profile: OpticsProfile) -> np.ndarray:
+    """Give the transmissions of both rails [2, m, M, K] of signed weights in [-1, 1]."""
+    w = w.astype(np.float64)
+    if profile.encoding == "push-pull":
+        grey = np.stack([(1 + w) / 2, (1 - w) / 2])
+    else:
+        grey = np.stack([np.maximum(w, 0), np.maximum(-w, 0)])
+    return _curved(grey, profile, "weight")
+
+
+def _imperfect(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) -> np.ndarray:
+    """Apply the device's gains and its crosstalk between neighbouring rows of one frame.
+
+    The rails of an output lie next to each other. `crosstalk` is the share of a row's light that
+    falls on its two neighbours, half on each; at the edge of a frame it is lost.
+    """
+    if not profile.gain_rms and not profile.crosstalk:
+        return rails
+    count, matrices, outputs, length = rails.shape
+    frame = outputs if geometry.outputs is None else geometry.outputs
+    rows = rails.transpose(1, 2, 0, 3).reshape(matrices, outputs * count, length).copy()
+    per_frame = min(frame, outputs) * count
+    if profile.gain_rms:
+        # the pattern belongs to the modulator: the same place of every frame, every segment
+        pattern = _device_gain(profile.device_seed, rows.shape[1], per_frame, length)
+        rows *= np.maximum(1 + profile.gain_rms * pattern, 0)
+    if profile.crosstalk:
+        for start in range(0, rows.shape[1], per_frame):
+            part = rows[:, start : start + per_frame]
+            mixed = (1 - profile.crosstalk) * part
+            mixed[:, 1:] += profile.crosstalk / 2 * part[:, :-1]
+            mixed[:, :-1] += profile.crosstalk / 2 * part[:, 1:]
+            rows[:, start : start + per_frame] = mixed
+    return rows.reshape(matrices, outputs, count, length).transpose(2, 0, 1, 3)
+
+
+def _irregular_rails(rails: np.ndarray, profile: OpticsProfile, fine: bool) -> tuple[Rail, ...]:
+    """Give rails [rails, m, M, K] as integers that are fine beside the modulator's own levels.
+
+    Two planes of 8 bits hold 1/32,512 of the largest transmission, 256 steps within each level of
+    an 8-bit modulator; finer modulators take `FINE` integers, and so do small matrices, where the
+    time does not matter.
+    """
+    levels = FINE if fine else TWO_PLANES
+    largest = 1 + 8 * (profile.gain_rms or 0.0)  # not taken from the weights: rows stand alone
+    length = rails.shape[-1]
+
+    def rail(passed: np.ndarray, most: float) -> Rail:
+        integers = np.rint(np.clip(passed / most, -1, 1) * levels)
+        return Rail(Operand(integers, levels), most / levels, 0.0, length)
+
+    if profile.encoding == "offset" or profile.detection == "per-reading":
+        return tuple(rail(passed, largest) for passed in rails)
+    return rail(rails[0] - rails[1], largest), rail(rails[0] + rails[1], 2 * largest)
+
+
+def _device_gain(seed: int, rows: int, per_frame: int, length: int) -> np.ndarray:
+    """Give the gain pattern [rows, length]: one draw per place of the frame, repeated."""
+    pattern = np.stack(
+        [device_gaussian(seed, f"gain row {row}", (length,)) for row in range(per_frame)]
+    )
+    return np.tile(pattern, (-(-rows // per_frame), 1))[:rows]

@@ -1,0 +1,94 @@
+"""Common benches: all steps of a segment in one compiled call (`kernels.read_common`).
+
+One reading of even levels, its light and its range fixed: most benches are such, and what does not
+depend on the rows is laid out once, as arguments. Between calls a processor's caches are filled
+with other things, so steps between the arithmetic would cost as much as the arithmetic of few rows.
+`block.Block` serves all benches, with the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .encoding import has_levels, offset_levels, signed_levels
+from .integer_products import COMPILED, LONGEST
+from .noise import quantiles
+
+if TYPE_CHECKING:
+    from .backend import MockBackend
+    from .row_block import Segment
+
+
+def is_common(backend: MockBackend) -> bool:
+    """Say whether the profile has one reading of even levels, its light and range fixed."""
+    profile = backend.profile
+    return (
+        COMPILED
+        and (profile.detection == "balanced" or profile.encoding == "offset")
+        and has_levels(profile)
+        and profile.photons_per_mac is None
+        and profile.photons_entering_per_mac is None
+        and profile.readout_range != "ideal"
+        and not profile.source_rms
+        and backend.drift is None
+    )
+
+
+def arguments(
+    backend: MockBackend, segment: Segment, limits: list[np.ndarray]
+) -> tuple[Any, ...] | None:
+    """Give the arguments of `kernels.read_common` after `keys`; None if it does not serve."""
+    weights, profile, detector = segment.weights, backend.profile, backend.detector
+    exposure, offset = segment.exposures[0], profile.encoding == "offset"
+    rule = exposure.rules[0]
+    lights = rule.operand if rule.light is None else rule.light
+    eight_bits = rule.operand.count == 1 and not rule.operand.is_wide
+    if weights.shape[0] != 1 or not eight_bits or segment.length > LONGEST:
+        return None
+    levels = (offset_levels if offset else signed_levels)(profile.input_bits)
+    if levels > 255 or (levels > 127 and not offset):
+        return None
+    columns = np.empty(0, np.int64) if exposure.columns is None else exposure.columns[0]
+    leak, outputs = weights.leak, weights.shape[1]
+    centre = (levels + 1) // 2
+    unit = (1 - leak) / levels
+    constants = [
+        rule.per_sum,
+        rule.dark,
+        exposure.per_sum,
+        float(exposure.constant[0]),
+        exposure.unit,
+        leak,
+        detector.gain,
+        segment.length * (leak + unit * centre),
+        unit,
+        segment.largest,
+    ]
+    zero, gain = np.zeros(1), detector.gain * rule.unit
+    noise = detector.row_terms(zero, profile.photons_full_scale, zero, gain)[:, 0]
+    return (
+        weights.first,
+        segment.length,
+        float(levels),
+        centre if offset else -1,
+        rule.operand.packed(0, 0),
+        lights.packed(0, 0),
+        rule.light is not None,
+        columns,
+        np.array(constants),
+        noise,
+        rule.units,
+        rule.light_term[0],
+        *(limit[0] for limit in limits),
+        detector.balanced,
+        detector.converts,
+        detector.codes,
+        profile.has_light,
+        detector.has_well,
+        -(-outputs // 16) * 16,
+        weights.total[0],
+        weights.low[0],
+        quantiles(),
+    )

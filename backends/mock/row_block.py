@@ -1,0 +1,651 @@
+"""Some input rows in the light of one segment of weights: what is summed, read and scaled back.
+
+A `Block` stands alone: nothing in it depends on other rows, so blocks may be cut anywhere and be
+computed by any thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from threading import Lock, local
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..address import Address, exposure_ids
+from ..base import Ranges
+from ..profile import OpticsProfile
+from .detection import Detector, Reading, noise_free, read
+from .encoding import LARGEST, EncodedWeights, encode_rows, input_steps
+from .fused import arguments
+from .integer_products import COMPILED, Operand, multiply, panels
+from .noise import Stream, quantiles, stream_keys
+from .threads import run_all
+
+if TYPE_CHECKING:
+    from .backend import MockBackend
+
+_PIECE_VALUES = 1 << 18  # that pass noise and converter at a time in numpy
+_NO_SOURCE = np.empty((1, 0), dtype=np.float32)
+_THREAD = local()
+_WIDTH = 64  # outputs of one stream of a dynamic operand
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one reading follows from integer sums; nothing of it depends on the input rows.
+
+    Parameters
+    ----------
+    sign : of the reading in the signed sum
+    purpose : name of the reading's random stream
+    operand : weights whose sums are read
+    light : weights whose sums light both detectors (balanced); None if it does not depend on them
+    unit : value per sum (balanced; else 1, and the light tells the value)
+    units : see `Reading`
+    per_sum, dark : the row's own light is `per_sum` times the sum of its integers, plus `dark`
+    light_term : the output's own light, float32 [m, M]
+    """
+
+    sign: int
+    purpose: str
+    operand: Operand
+    light: Operand | None
+    unit: float
+    units: np.ndarray
+    per_sum: float
+    dark: float
+    light_term: np.ndarray
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One exposure of the input: which of its integers are read, and what light it sends.
+
+    Parameters
+    ----------
+    sign : of x+ or x-
+    variant, lit : of the integers that are read, and of those that send light (see `Rows.variant`)
+    rules : its readings
+    per_sum, constant, columns, unit : all its light is per_sum times the sum of the integers lit,
+        plus constant [m], plus unit times their products with int64 columns [m, K]
+    """
+
+    sign: int
+    variant: str
+    lit: str
+    rules: tuple[Rule, ...]
+    per_sum: float
+    constant: np.ndarray
+    columns: np.ndarray | None
+    unit: float
+
+
+class Segment:
+    """One segment of prepared weights, and the rules of its readings.
+
+    Attributes
+    ----------
+    has_codes : whether differences of rails are converted to codes of a fixed step
+    is_dim : whether a product has met outputs that `common` leaves to `Block`
+    largest : magnitude of inputs up to which float32 surely holds the results
+    """
+
+    def __init__(self, weights: EncodedWeights, profile: OpticsProfile, detector: Detector) -> None:
+        self.weights = weights
+        self.length = weights.last - weights.first
+        operand = weights.rails[0].operand
+        assert operand is not None
+        self.is_fine = operand.is_wide
+        peak = float((weights.scale + np.abs(weights.low)).max(initial=0))
+        self.largest = LARGEST / max(self.length * peak, 1.0)
+        fixed = profile.readout_bits is not None and profile.readout_range != "ideal"
+        self.has_codes = detector.balanced and fixed
+        self.unit, self.leak = input_steps(profile, self.is_fine)
+        self.is_split = profile.detection == "per-reading" and profile.encoding != "offset"
+        if self.is_split:
+            self.exposures = tuple(
+                self._exposure(sign, variant, variant, (0, 1), detector)
+                for sign, variant in ((1, "plus"), (-1, "minus"))
+            )
+        else:
+            lit = "magnitude" if detector.balanced else "signed"
+            self.exposures = (self._exposure(1, "signed", lit, (0,), detector),)
+        self.is_dim = False
+        self._limits: tuple[Ranges | None, list[np.ndarray]] | None = None
+        self._fixed: tuple[Ranges | None, tuple[Any, ...] | None] | None = None
+
+    def _exposure(
+        self, sign: int, variant: str, lit: str, read: tuple[int, ...], detector: Detector
+    ) -> Exposure:
+        rails, gain, shape = self.weights.rails, detector.gain, self.weights.shape
+        leak = 2 * self.leak if lit == "magnitude" else self.leak  # x+ and x- side by side
+        rules = []
+        per_sum, constant = 0.0, np.zeros(shape[0])
+        columns: np.ndarray | None = None
+        for index in read:
+            rail = rails[index]
+            light = rails[1] if detector.balanced else rail
+            rail_sign = (1, -1)[index]
+            assert rail.operand is not None
+            term, dark = np.zeros(shape[:2], dtype=np.float32), 0.0
+            if light.operand is None:
+                dark = leak * light.constant * self.length
+                constant += dark * shape[1]
+            else:
+                sums = light.unit * light.operand.sums + light.constant * self.length
+                term = (leak * sums).astype(np.float32)
+                constant += leak * sums.sum(axis=1)
+                ratio = round(light.unit / abs(light.unit))
+                part = ratio * light.operand.columns
+                columns = part if columns is None else columns + part
+            unit = self.unit * rail.unit / gain if detector.balanced else 1.0
+            units = [self.unit * light.unit, 1 / (gain * unit), gain * unit]
+            per_sum += self.unit * light.constant * shape[1]
+            rules.append(
+                Rule(
+                    sign * rail_sign,
+                    f"reading {sign} {rail_sign if self.is_split else 0}",
+                    rail.operand,
+                    light.operand if detector.balanced else None,
+                    unit,
+                    np.array(units, dtype=np.float32),
+                    self.unit * light.constant,
+                    dark,
+                    term,
+                )
+            )
+        if columns is not None and not columns.any():  # both rails of push-pull: always the same
+            columns = None
+        unit = self.unit * abs(light.unit)
+        return Exposure(sign, variant, lit, tuple(rules), per_sum, constant, columns, unit)
+
+    def limits(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> list[np.ndarray]:
+        """Give range and inverse step of the converter, and the scale of `Reading`: [m, M] each."""
+        known = self._limits
+        if known is None or known[0] is not ranges:
+            unit = self.exposures[0].rules[0].unit
+            limit = self._limit(profile, ranges, index)
+            limit = np.broadcast_to(np.where(limit > 0, limit, 1.0), self.weights.shape[:2]) / unit
+            steps = max(2.0 ** (profile.readout_bits or 0) - 1, 1.0)
+            scale = unit * self.weights.scale
+            if self.has_codes:
+                scale = scale * (2 * limit / steps)
+            values = [limit, steps / (2 * limit), scale]
+            known = ranges, [np.array(value, dtype=np.float32) for value in values]
+            self._limits = known
+        return known[1]
+
+    def fixed(
+        self, backend: MockBackend, ranges: Ranges | None, index: int
+    ) -> tuple[Any, ...] | None:
+        """Give `common.arguments` of this segment."""
+        if self.is_dim:
+            return None
+        known = self._fixed
+        if known is None or known[0] is not ranges:
+            limits = self.limits(backend.profile, ranges, index)
+            known = self._fixed = ranges, arguments(backend, self, limits)
+        return known[1]
+
+    def _limit(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> np.ndarray:
+        chosen = profile.readout_range
+        if chosen in (None, "ideal"):
+            return np.ones((1, 1))
+        if isinstance(chosen, float):
+            return np.full((1, 1), chosen)
+        if ranges is not None:
+            readout = ranges.readout.reshape(-1, *ranges.readout.shape[-2:])
+            readout = readout[:, min(index, readout.shape[1] - 1)]
+            return np.tile(readout, (self.weights.shape[0] // len(readout), 1))
+        bound = self.weights.bound
+        return bound.max(axis=1, initial=0, keepdims=True) if chosen == "per-matmul" else bound
+
+
+class Tally:
+    """What the blocks of one product counted; the blocks of several threads add to it."""
+
+    def __init__(self, matrices: int, segments: int) -> None:
+        self.photons: list[float] = []
+        self.saturated = self.conversions = 0
+        self.second = [[0] * matrices for _ in range(segments)]
+        """Rows that needed a second exposure."""
+        self.seconds = {"encode": 0.0, "product": 0.0, "decode": 0.0}
+        self.lock = Lock()
+
+
+class Block:
+    """Rows x [n, columns of all segments] of one matrix in the light of one segment.
+
+    Parameters
+    ----------
+    limits : `Segment.limits`; None where nothing is to be read
+    streams : of these rows and this segment; None likewise
+    """
+
+    def __init__(
+        self,
+        backend: MockBackend,
+        x: np.ndarray,
+        segment: Segment,
+        matrix: int,
+        limits: list[np.ndarray] | None = None,
+        streams: Streams | None = None,
+    ) -> None:
+        start = time.perf_counter()
+        self._backend, self._detector = backend, backend.detector
+        self._segment, self._matrix, self._streams = segment, matrix, streams
+        profile, weights = backend.profile, segment.weights
+        self._outputs = weights.shape[1]
+        self._rows = encode_rows(
+            x, weights.first, weights.last, profile, segment.is_fine, segment.largest
+        )
+        self._shown: list[tuple[Exposure, np.ndarray | None]] = [(segment.exposures[0], None)]
+        for exposure in segment.exposures[1:]:
+            negative = self._rows.has_negative
+            if negative.any():
+                self._shown.append((exposure, None if negative.all() else negative))
+        self._compiled = COMPILED and profile.readout_range != "ideal"
+        self._photons = 0.0
+        self._electrons = self._electrons_per_pair() if profile.has_light else None
+        self._terms = self._row_terms()
+        self._frame = backend.geometry.outputs or self._outputs
+        unread = np.empty(self._outputs if limits is None else 0, dtype=np.float32)
+        self._of_output = [unread] * 3 if limits is None else [limit[matrix] for limit in limits]
+        self._sources: list[np.ndarray | None] = [None] * len(self._shown)
+        if streams is not None and (backend.drift or profile.source_rms):
+            self._sources = [self._source(streams, i) for i in range(len(self._shown))]
+        self._cross = self._cross_terms()
+        self._seconds = time.perf_counter() - start
+
+    def count(self, tally: Tally, index: int) -> None:
+        """Count what does not depend on the noise, for segment number `index`."""
+        shown = [
+            len(self._rows.scale) if rows is None else int(rows.sum()) for _, rows in self._shown
+        ]
+        outputs = self._outputs * (2 if self._segment.is_split else 1)
+        with tally.lock:
+            tally.photons.append(self._photons)
+            tally.conversions += outputs * sum(shown)
+            tally.second[index][self._matrix] += sum(shown[1:])
+            tally.seconds["encode"] += self._seconds
+
+    def panels(self, threads: int) -> list[tuple[int | None, slice]]:
+        """Cut the outputs into panels; not where a read-out looks at all of them."""
+        operand = self._segment.exposures[0].rules[0].operand
+        if not self._compiled:
+            return [(None, slice(0, operand.shape[1]))]
+        return panels(self._rows.rows, operand, threads)
+
+    def read(
+        self,
+        y: np.ndarray,
+        panel: int | None,
+        place: slice,
+        add: bool,
+        tally: Tally,
+        threads: int,
+    ) -> None:
+        """Read a panel of outputs, scale back, and put the results into y [n, M], or add them.
+
+        Where that is not compiled, it is spread over threads.
+        """
+        product, decode, saturated = 0.0, 0.0, 0
+        last = time.perf_counter()
+        space = None if add or self._segment.is_split else y  # read once, in place
+        for purpose, reading in self.readings(panel, place, space):
+            now = time.perf_counter()
+            product += now - last
+            if self._compiled:
+                saturated += self._read_compiled(y, reading, purpose, add)
+            else:
+                saturated += self._read_in_pieces(y, reading, purpose, add, threads)
+            add = True
+            last = time.perf_counter()
+            decode += last - now
+        if self._cross is not None:
+            _add_cross(y, place, *self._cross)
+            decode += time.perf_counter() - last
+        with tally.lock:
+            tally.saturated += saturated
+            tally.seconds["product"] += product
+            tally.seconds["decode"] += decode
+
+    def readings(
+        self, panel: int | None, place: slice, out: np.ndarray | None = None
+    ) -> Iterator[tuple[str, Reading]]:
+        """Give every reading of a panel of outputs, with the name of its random stream.
+
+        Parameters
+        ----------
+        out : float32 [n, M] that nothing is in yet: space for the first product
+        """
+        matrix, rows, number = self._matrix, self._rows.rows, 0
+        limit, inverse_step, scale = (values[place] for values in self._of_output)
+        for (exposure, _), source in zip(self._shown, self._sources, strict=True):
+            signed, last = None, None
+            for rule in exposure.rules:
+                if rule.operand is not last:  # both rails of push-pull share it
+                    last = rule.operand
+                    signed = multiply(rows, exposure.variant, last, matrix, panel, place, out)
+                    out = None
+                assert signed is not None
+                light = None
+                if rule.light is not None and self._electrons is not None:
+                    light = multiply(rows, exposure.lit, rule.light, matrix, panel, place)
+                yield (
+                    rule.purpose,
+                    Reading(
+                        signed,
+                        light,
+                        rule.units,
+                        self._terms[number],
+                        rule.light_term[matrix, place],
+                        limit,
+                        inverse_step,
+                        scale,
+                        source,
+                        self._frame,
+                        place.start,
+                    ),
+                )
+                number += 1
+
+    def _row_terms(self) -> list[np.ndarray]:
+        """Give `Detector.row_terms` of every reading."""
+        x, terms = self._rows, []
+        scale = x.scale
+        if self._backend.profile.encoding == "offset":
+            scale = scale * self._detector.gain
+        for exposure, rows in self._shown:
+            sums = x.sums_of(exposure.lit)
+            times = scale if rows is None else scale * rows
+            for rule in exposure.rules:
+                light = rule.per_sum * sums
+                if rule.dark:
+                    light += rule.dark
+                signed = times if rule.sign == 1 else -times
+                units = self._detector.gain * rule.unit
+                terms.append(self._detector.row_terms(light, self._electrons, signed, units))
+        return terms
+
+    def _read_compiled(self, y: np.ndarray, reading: Reading, purpose: str, add: bool) -> int:
+        """Read in one compiled pass; numpy reads weak light, and nearly full detectors."""
+        from .kernels import read_rows
+
+        assert self._streams is not None
+        n, width = len(y), len(reading.scale)
+        detector, noisy, light = self._detector, self._electrons is not None, reading.light
+        weak = _scratch(n * width if noisy else 0)
+        saturated, count = read_rows(
+            y,
+            reading.first,
+            add,
+            detector.balanced,
+            reading.signed,
+            reading.signed if light is None else light,
+            light is not None,
+            reading.units,
+            reading.rows,
+            _NO_SOURCE if reading.source is None else reading.source,
+            reading.frame,
+            reading.light_term,
+            reading.limit,
+            reading.inverse_step,
+            reading.scale,
+            detector.converts,
+            detector.codes,
+            noisy,
+            detector.has_well,
+            self._streams.rows,
+            *self._streams.keys(purpose, len(y[0])),
+            quantiles(),
+            *weak,
+        )
+        if not count:
+            return int(saturated)
+        places, z, words = (values[:count].copy() for values in weak)
+        row, output = np.divmod(places, width)
+        value, also_saturated = read(
+            reading.of(row, output),
+            z[:, None],
+            lambda mask: np.asarray(words[:, None][mask]),
+            detector,
+        )
+        y[row, reading.first + output] += value[:, 0]
+        return int(saturated + also_saturated)
+
+    def _read_in_pieces(
+        self, y: np.ndarray, reading: Reading, purpose: str, add: bool, threads: int
+    ) -> int:
+        """Read all outputs, some rows at a time, in numpy."""
+        assert self._streams is not None
+        streams, outputs, saturated = self._streams, y.shape[1], []
+        shown = np.flatnonzero(reading.rows[6])
+        if not add and len(shown) < len(y):
+            y[reading.rows[6] == 0] = 0
+
+        def read_piece(rows: np.ndarray) -> None:
+            space = _scratch(len(rows) * outputs)[1][: len(rows) * outputs]
+            part: Any = slice(rows[0], rows[-1] + 1) if len(shown) == len(y) else rows
+            piece = reading.of_rows(part)
+            if self._backend.profile.readout_range == "ideal":
+                piece = self._with_ideal_range(piece)
+            ids, z = streams.rows[part], None
+            if self._electrons is not None:
+                z = streams.gaussian(purpose, ids, outputs, space.reshape(len(ids), outputs))
+
+            def words(mask: np.ndarray) -> np.ndarray:
+                return np.asarray(streams.words(purpose, ids, outputs)[mask])
+
+            out = y[part] if isinstance(part, slice) and not add else None
+            value, some = read(piece, z, words, self._detector, out)
+            saturated.append(some)
+            if add:
+                y[part] += value
+            elif out is None:
+                y[part] = value
+
+        step = max(1, min(_PIECE_VALUES // outputs, -(-len(shown) // threads)))
+        pieces = [shown[first : first + step] for first in range(0, len(shown), step)]
+        run_all([partial(read_piece, rows) for rows in pieces], threads)
+        return sum(saturated)
+
+    def _with_ideal_range(self, reading: Reading) -> Reading:
+        """Fix the converter's range from the noise-free values of each row (unphysical)."""
+        value, _ = noise_free(replace(reading, source=None), self._detector)
+        largest = np.abs(value).max(axis=1, keepdims=True)
+        limit = np.where(largest > 0, largest, np.float32(1))
+        steps = np.float32(2.0 ** (self._backend.profile.readout_bits or 1) - 1)
+        step = 2 * limit / steps
+        return replace(reading, limit=limit, inverse_step=1 / step, step=step)
+
+    def _electrons_per_pair(self) -> np.ndarray | float:
+        """Give P, the electrons of one element pair at full transmission, or P per row [n]."""
+        profile, segment, x = self._backend.profile, self._segment, self._rows
+        outputs = self._outputs
+        if profile.photons_full_scale is not None:
+            light = sum(float(self._light(*shown).sum()) for shown in self._shown)
+            self._photons = profile.photons_full_scale * light
+            return profile.photons_full_scale
+        per_row, entering = np.zeros(len(x.scale)), np.zeros(len(x.scale))
+        for exposure, rows in self._shown:
+            place = ... if rows is None else rows
+            per_row[place] += self._light(exposure, rows)
+            entering[place] += self._entering(exposure)[place]
+        if profile.photons_entering_per_mac is not None:
+            wanted, base = profile.photons_entering_per_mac * segment.length, entering
+        else:
+            assert profile.photons_per_mac is not None
+            wanted, base = profile.photons_per_mac * segment.length * outputs, per_row
+        electrons = np.divide(wanted, base, out=np.ones_like(base), where=base > 0)
+        self._photons = float((electrons * per_row)[base > 0].sum())
+        return np.asarray(electrons)
+
+    def _entering(self, exposure: Exposure) -> np.ndarray:
+        """Give the light that meets one rail of weights, in element pairs: float64 [n]."""
+        segment = self._segment
+        leak = 2 * segment.leak if exposure.lit == "magnitude" else segment.leak
+        return segment.unit * self._rows.sums_of(exposure.lit) + leak * segment.length
+
+    def _light(self, exposure: Exposure, rows: np.ndarray | None) -> np.ndarray:
+        """Give all light of the rows that take an exposure, in element pairs: float64 [n]."""
+        sums = self._rows.sums_of(exposure.lit)
+        light = exposure.per_sum * sums + exposure.constant[self._matrix]
+        if exposure.columns is not None:
+            columns = exposure.columns[self._matrix]
+            light += exposure.unit * self._rows.sums_with(columns, exposure.lit)
+        return light if rows is None else np.asarray(light[rows])
+
+    def _source(self, streams: Streams, number: int) -> np.ndarray:
+        """Give the factors of the light of each frame, common to its outputs: float32 [n, frames].
+
+        The fluctuation is new in every exposure, and common to the rows that share it; the drift
+        belongs to the row's turn.
+        """
+        profile, outputs = self._backend.profile, self._outputs
+        drift, geometry = self._backend.drift, self._backend.geometry
+        frames = -(-outputs // (geometry.outputs or outputs))
+        factors = np.ones((len(streams.rows), frames), dtype=np.float32)
+        if profile.source_rms:
+            exposures, of_row = np.unique(exposure_ids(streams.rows, geometry.vectors), False, True)
+            z = streams.gaussian(f"source {number}", exposures, frames)[of_row]
+            factors += np.float32(profile.source_rms) * z
+        if drift is not None:
+            factors *= drift.factors(streams.rows)[:, None].astype(np.float32)
+        return factors
+
+    def _cross_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+        """Give a, p, b, q, float64, of what is added digitally: a[n] p[M] + b[n] q[M].
+
+        For the offset encoding x0 sum(w) + w0 sum(x) - K x0 w0. With readings in turn, a row that
+        takes only the exposure of x+ misses the leak that x- would have taken away.
+        """
+        x, segment, matrix = self._rows, self._segment, self._matrix
+        weights = segment.weights
+        if self._backend.profile.encoding == "offset":
+            total, low = weights.total[matrix], weights.low[matrix]
+            return x.low, total, x.total - segment.length * x.low, low
+        if not segment.is_split or not segment.leak:
+            return None
+        alone = np.ones(len(x.scale), dtype=bool)
+        for _, rows in self._shown[1:]:
+            alone &= False if rows is None else ~rows
+        if not alone.any():
+            return None
+        plus, minus = (rail.sums(matrix) for rail in weights.rails)
+        leaked = segment.leak / self._detector.gain * (plus - minus) * weights.scale[matrix]
+        zeros = np.zeros_like(leaked)
+        return -x.scale * alone, leaked, np.zeros_like(x.scale), zeros
+
+
+def _add_cross(
+    y: np.ndarray, place: slice, a: np.ndarray, p: np.ndarray, b: np.ndarray, q: np.ndarray
+) -> None:
+    if COMPILED:
+        from .kernels import add_cross
+
+        add_cross(y, place.start, a, p[place], b, q[place])
+        return
+    step = max(1, _PIECE_VALUES // y.shape[1])
+    for first in range(0, len(y), step):
+        part = slice(first, first + step)
+        y[part, place] = y[part, place] + a[part, None] * p[place] + b[part, None] * q[place]
+
+
+def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return this thread's buffers for the outputs that are left out."""
+    if count > getattr(_THREAD, "count", -1):
+        _THREAD.count = count
+        _THREAD.buffers = tuple(
+            np.empty(count, dtype=kind) for kind in (np.int64, np.float32, np.uint64)
+        )
+    buffers: tuple[np.ndarray, np.ndarray, np.ndarray] = _THREAD.buffers
+    return buffers
+
+
+class Streams:
+    """The random streams of some rows and one product.
+
+    Outputs of static weights have one stream; those of dynamic operands grow with the tokens, so
+    every 64 of them have their own, and a token's noise does not depend on what follows it.
+
+    Parameters
+    ----------
+    rows : uint64 [n], their ids
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        at: Address,
+        rows: np.ndarray,
+        dynamic: bool,
+        segment: int = 0,
+    ) -> None:
+        self._seed, self._at, self._segment = seed, at, segment
+        self._known: dict[str, tuple[np.ndarray, int, int]] = {}
+        self.rows, self._dynamic = np.ascontiguousarray(rows), dynamic
+
+    def of(self, segment: int) -> Streams:
+        """Give the streams of a segment."""
+        return Streams(self._seed, self._at, self.rows, self._dynamic, segment)
+
+    def keys(self, purpose: str, outputs: int) -> tuple[np.ndarray, int, int]:
+        """Give keys [streams, 3, 2], the outputs of a stream, and how many it draws a row."""
+        known = self._known.get(purpose)
+        if known is None:
+            who = (self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
+            if self._dynamic:
+                known = _keys(*who, -(-outputs // _WIDTH)), _WIDTH, _WIDTH
+            else:
+                known = _keys(*who, 0), -(-outputs // 16) * 16, outputs
+            self._known[purpose] = known
+        return known
+
+    def gaussian(
+        self, purpose: str, rows: np.ndarray, count: int, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Give standard normal numbers [n, count], in `out` where that serves."""
+        if not COMPILED:
+            return self._drawn("gaussian", purpose, rows, count, *(() if out is None else (out,)))
+        from .kernels import gaussian_rows
+
+        z = np.empty((len(rows), count), dtype=np.float32)
+        keys, width, drawn = self.keys(purpose, count)
+        gaussian_rows(rows, keys, width, drawn, quantiles(), z)
+        return z
+
+    def words(self, purpose: str, rows: np.ndarray, count: int) -> np.ndarray:
+        """Give random words [n, count]."""
+        return self._drawn("words", purpose, rows, count)
+
+    def _drawn(
+        self, kind: str, purpose: str, rows: np.ndarray, count: int, *out: np.ndarray
+    ) -> np.ndarray:
+        def draw(name: str, width: int, *out: np.ndarray) -> np.ndarray:
+            at = self._at
+            stream = Stream(self._seed, at.matmul, at.attempt, name, self._segment)
+            return np.asarray(getattr(stream, kind)(rows, width, *out))
+
+        if not self._dynamic:
+            return draw(purpose, count, *out)[:, :count]
+        blocks = [
+            draw(f"{purpose} from {first}", _WIDTH)[:, : min(_WIDTH, count - first)]
+            for first in range(0, count, _WIDTH)
+        ]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+
+
+@lru_cache(maxsize=4096)
+def _keys(
+    seed: int, matmul: str, attempt: int, purpose: str, segment: int, streams: int
+) -> np.ndarray:
+    """Give the keys of one stream, or of `streams` for every 64 outputs: uint64 [streams, 3, 2]."""
+    if not streams:
+        return stream_keys(seed, matmul, attempt, purpose, segment)[None]
+    names = [f"{purpose} from {_WIDTH * i}" for i in range(streams)]
+    return np.stack([stream_keys(seed, matmul, attempt, name, segment) for name in names])

@@ -1,0 +1,669 @@
+"""`Calibration`: what was measured of a bench, on disk as a header and its arrays.
+
+The header is JSON for people and programs; curves and maps lie beside it as safetensors, under a
+name that holds their hash, so that a header never speaks of other arrays. Data only: nothing of it
+is executed. Not here: how anything is measured (`backends.calibration`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ...instruments import InputError
+from ...instruments.files import check_output, is_sealed, replace_file, sealed
+from ...instruments.registry import first_complaint
+from ..bench.bench import Bench
+from ..bench.config import read_bench_file
+
+SCHEMA = 1
+KIND = "lightloom calibration"
+_ROLES = ("input", "weight", "detector", "source")
+_IDENTITY = ("maker", "model", "serial")
+_CLOCKS_DIFFER_S = 300.0  # by which the clocks of two computers may be apart
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no numbers for them
+
+
+def _number(value: Any) -> Any:
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _moment(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError('a time needs its zone, such as "2026-03-01T12:00:00+00:00"')
+    return text
+
+
+Number = Annotated[StrictFloat, BeforeValidator(_number)]
+Moment = Annotated[StrictStr, AfterValidator(_moment)]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Parameters
+    ----------
+    uncertainty : one standard deviation, in the same unit; None where there is no estimate
+    unit : such as "e/count"; "" for a ratio
+    note : goodness of fit, or what the number is compared with
+    """
+
+    name: StrictStr
+    value: Number
+    uncertainty: Number | None
+    unit: StrictStr
+    note: StrictStr = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """How an array of a step is drawn.
+
+    Parameters
+    ----------
+    y : name of the array: [points], [lines, points], an image [rows, columns], or a sample
+    x : name of the array of abscissae [points]; None counts from 0
+    """
+
+    title: StrictStr
+    kind: Literal["line", "points", "image", "histogram"]
+    y: StrictStr
+    x: StrictStr | None = None
+    x_label: StrictStr = ""
+    y_label: StrictStr = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one step of a calibration found, and what it cost.
+
+    Parameters
+    ----------
+    arrays : name -> curve or map, of numbers or bools
+    plots : of those arrays
+    shots : taken
+    seconds : of the bench's time
+    computing_s : of this computer's time
+    light_j : that left the source
+    finished_at : ISO 8601, UTC
+    notes : sentences for the operator
+
+    Raises
+    ------
+    ValueError : for names that cannot be stored, arrays of other things, plots of no array
+    """
+
+    name: str
+    figures: tuple[Figure, ...]
+    arrays: dict[str, np.ndarray]
+    plots: tuple[Plot, ...]
+    shots: int
+    seconds: float
+    computing_s: float
+    light_j: float
+    finished_at: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.arrays):
+            if not name or "/" in name:  # what parts step and array in the data file
+                raise ValueError(f"{name!r} is no name of a step or an array")
+        for name, array in self.arrays.items():
+            if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+                raise ValueError(f"{self.name}/{name} holds {array.dtype}, which is not stored")
+        for plot in self.plots:
+            self._check_plot(plot)
+        names = [figure.name for figure in self.figures]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.name}: two figures have one name")
+
+    def _check_plot(self, plot: Plot) -> None:
+        for drawn in (plot.y, plot.x):
+            if drawn is not None and drawn not in self.arrays:
+                raise ValueError(f"{self.name}: plot {plot.title!r} draws no array {drawn!r}")
+        y = self.arrays[plot.y]
+        dimensions = {"image": (2,), "line": (1, 2), "points": (1, 2)}.get(plot.kind, (y.ndim,))
+        fits = plot.x is None or self.arrays[plot.x].shape == y.shape[-1:]
+        if y.ndim not in dimensions or not fits:
+            raise ValueError(
+                f"{self.name}: plot {plot.title!r} cannot draw {plot.y!r} of {y.shape}"
+            )
+
+
+class Calibration:
+    """Steps that were measured on one bench.
+
+    Parameters
+    ----------
+    binding : what a bench must still be for them to hold (`binding_of`)
+    created_at : ISO 8601, UTC
+    steps : in order
+    path : where it was read or written last, for messages
+
+    Attributes
+    ----------
+    steps : by name, in order
+    """
+
+    def __init__(
+        self,
+        binding: dict[str, Any],
+        created_at: str,
+        steps: Iterable[Step] = (),
+        path: str | Path = "calibration",
+    ) -> None:
+        self.binding, self.created_at, self.path = binding, created_at, str(path)
+        self.steps = {step.name: step for step in steps}
+
+    @classmethod
+    def begin(cls, bench: Bench) -> Calibration:
+        """Begin an empty calibration of a connected bench."""
+        return cls(binding_of(bench), datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether it was measured on simulated instruments."""
+        return bool(self.binding["is_simulated"])
+
+    def add(self, step: Step) -> None:
+        """Add a step; one of the same name is replaced, in its place."""
+        self.steps[step.name] = step
+
+    def figure(self, step: str, name: str) -> float:
+        """Give the value of a figure.
+
+        Raises
+        ------
+        InputError : when the calibration does not hold it
+        """
+        for figure in self._step(step).figures:
+            if figure.name == name:
+                return figure.value
+        raise InputError(
+            f"{self.path}: step {step!r} holds no figure {name!r}; calibrate again with this "
+            "version of lightloom"
+        )
+
+    def array(self, step: str, name: str) -> np.ndarray:
+        """Give an array.
+
+        Raises
+        ------
+        InputError : when the calibration does not hold it
+        """
+        arrays = self._step(step).arrays
+        if name not in arrays:
+            raise InputError(
+                f"{self.path}: step {step!r} holds no array {name!r}; calibrate again with this "
+                "version of lightloom"
+            )
+        return arrays[name]
+
+    def age_s(self, wanted_steps: Iterable[str], now: datetime | None = None) -> float:
+        """Give the age of the oldest of some steps."""
+        oldest = min(datetime.fromisoformat(self._step(s).finished_at) for s in wanted_steps)
+        return ((now or datetime.now(UTC)) - oldest).total_seconds()
+
+    def _step(self, name: str) -> Step:
+        if name not in self.steps:
+            raise InputError(f"{self.path}: the calibration lacks the step {name!r}; run that step")
+        return self.steps[name]
+
+    # --- on disk ---------------------------------------------------------------------------------
+
+    def write(self, path: str | Path) -> None:
+        """Write header and arrays; the header is replaced last, and at once.
+
+        Whatever goes wrong, the former calibration stays readable.
+
+        Raises
+        ------
+        InputError : when it cannot be written, or is there and is not a calibration
+        """
+        path = Path(path)
+        check_output(path, KIND)
+        content = save(
+            {
+                f"{step.name}/{name}": _stored(array)
+                for step in self.steps.values()
+                for name, array in step.arrays.items()
+            }
+        )
+        digest = hashlib.sha256(content).hexdigest()
+        data = path.with_name(f"{path.stem}.{digest[:12]}.safetensors")
+        header = sealed(_as_read(self._header(data.name, digest, len(content))))
+        text = json.dumps(header, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            replace_file(data, content)
+            replace_file(path, text.encode())
+        except OSError as error:
+            raise InputError(
+                f"cannot write the calibration {path}: {error.strerror}; the former one, if there "
+                "was one, is unharmed"
+            ) from None
+        self.path = str(path)
+        _remove_others(path, data)
+
+    def _header(self, data: str, digest: str, size: int) -> dict[str, Any]:
+        from ... import __version__
+
+        return {
+            "schema": SCHEMA,
+            "kind": KIND,
+            "lightloom": __version__,
+            "created_at": self.created_at,
+            "binding": self.binding,
+            "data": {"file": data, "sha256": digest, "bytes": size},
+            "steps": [described(step) for step in self.steps.values()],
+        }
+
+    @classmethod
+    def read(cls, path: str | Path) -> Calibration:
+        """Read header and arrays.
+
+        Raises
+        ------
+        InputError : naming file, key and value
+        """
+        path = Path(path)
+        header = _read_header(path)
+        try:
+            arrays = _read_arrays(path, header)
+        except InputError:  # another program may have written a new pair between our two looks
+            again = _read_header(path)
+            if again.data == header.data:
+                raise
+            header, arrays = again, _read_arrays(path, again)
+        steps = []
+        for entry in header.steps:
+            names = [array.name for array in entry.arrays]
+            own = {name: arrays[f"{entry.name}/{name}"] for name in names}
+            fields = {key: getattr(entry, key) for key in _COPIED}
+            try:
+                steps.append(Step(arrays=own, **fields))
+            except ValueError as error:
+                raise InputError(f"{path}: step {error}; calibrate again") from None
+        return cls(header.binding.model_dump(), header.created_at, steps, path)
+
+    # --- whether it holds for a bench ------------------------------------------------------------
+
+    def check(
+        self,
+        bench: Bench,
+        wanted_steps: Iterable[str],
+        max_age_s: float,
+        now: datetime | None = None,
+    ) -> None:
+        """Refuse to be used with a bench that it does not describe.
+
+        Parameters
+        ----------
+        bench : connected
+        wanted_steps : that must be there
+        max_age_s : the oldest of them may have
+        now : with its zone; None asks the clock
+
+        Raises
+        ------
+        InputError : naming the first difference, both values and the way out
+        """
+        wanted = list(wanted_steps)
+        self._check_binding(bench.path, binding_of(bench))
+        missing = [name for name in wanted if name not in self.steps]
+        if missing:
+            raise InputError(
+                f"{bench.path}: the calibration {self.path} is incomplete, it lacks "
+                f"{', '.join(missing)}; run `lightloom calibrate --bench {bench.path} --resume`"
+            )
+        self._check_age(bench.path, wanted, max_age_s, now or datetime.now(UTC))
+
+    def _check_binding(self, bench: str, now: dict[str, Any]) -> None:
+        if _are_swapped(self.binding, now):
+            raise InputError(
+                f"{bench}: the input and weight modulators are swapped: instruments.input is "
+                f"{_name(now['instruments']['input'])}, which was the weight modulator when "
+                f"{self.path} was made; swap their tables in the bench file, or their cables"
+            )
+        was, given = dict(leaves(self.binding)), dict(leaves(now))
+        for key in (*given, *(key for key in was if key not in given)):
+            if not _agree(was.get(key), given.get(key)):
+                raise InputError(
+                    f"{bench}: {key} = {_shown(given.get(key))}, but the calibration {self.path} "
+                    f"was made with {_shown(was.get(key))}; {_way_out(key)}"
+                )
+
+    def _check_age(self, bench: str, wanted: list[str], max_age_s: float, now: datetime) -> None:
+        for name in wanted:
+            finished_at = self.steps[name].finished_at
+            age_s = (now - datetime.fromisoformat(finished_at)).total_seconds()
+            if age_s < -_CLOCKS_DIFFER_S:
+                raise InputError(
+                    f"{bench}: step {name!r} of the calibration {self.path} was finished at "
+                    f"{finished_at}, which is yet to come; set this computer's clock, or calibrate "
+                    "again"
+                )
+            if age_s > max_age_s:
+                again = "align and calibrate" if name == "align" else "calibrate"
+                raise InputError(
+                    f"{bench}: step {name!r} of the calibration {self.path} is {age_s / 3600:.1f} "
+                    f"hours old, and lasts {max_age_s / 3600:.4g} hours (calibration_lasts_s); "
+                    f"{again} again"
+                )
+
+
+def calibration_path(bench_path: str | Path) -> Path:
+    """Give where a bench file's calibration lies when it names none: beside it."""
+    bench_path = Path(bench_path)
+    return bench_path.with_name(f"{bench_path.stem}.calibration.json")
+
+
+def path_for(bench_path: str | Path) -> Path:
+    """Give where the calibration of a bench file lies: the one it names, or the one beside it.
+
+    Raises
+    ------
+    InputError : for a file that is no bench file, and for a bench that knows its own truth
+    """
+    return path_of(read_bench_file(bench_path).calibration, bench_path)
+
+
+def path_of(named: str | None, bench_path: str | Path) -> Path:
+    """Do the same where it is known what the bench file names as its calibration.
+
+    Raises
+    ------
+    InputError : for a bench that knows its own truth
+    """
+    if named == "known":
+        raise InputError(
+            f'{bench_path}: calibration = "known" means the simulation\'s own truth, which lies in '
+            "no file; take that line out to align and calibrate by light"
+        )
+    return calibration_path(bench_path) if named is None else Path(bench_path).parent / named
+
+
+def binding_of(bench: Bench) -> dict[str, Any]:
+    """Give what a calibration of a connected bench is bound to, as JSON has it."""
+    instruments: dict[str, dict[str, Any]] = {}
+    for role in _ROLES:
+        identity = bench.instruments[role].identity
+        instruments[role] = {key: getattr(identity, key) for key in _IDENTITY}
+    for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+        instruments[role] |= {"shape": list(modulator.shape), "bit_depth": modulator.bit_depth}
+    instruments["detector"] |= _detector(bench)
+    file = bench.file
+    return {
+        "layout": file.layout,
+        "instruments": instruments,
+        "encoding": file.encoding.model_dump(mode="json"),
+        "exposure_s": file.exposure_s,
+        "power_w": file.power_w,
+        "is_simulated": bench.is_simulated,
+    }
+
+
+def _detector(bench: Bench) -> dict[str, Any]:
+    if bench.file.layout == "block":
+        daq = bench.daq
+        return {"input_range_v": [float(v) for v in daq.input_range_v], "bit_depth": daq.bit_depth}
+    camera = bench.camera
+    region = camera.region
+    return {
+        "sensor_shape": list(camera.sensor_shape),
+        "region": [region.top, region.left, region.height, region.width],
+        "bit_depth": camera.bit_depth,
+    }
+
+
+# --- comparing bindings ---------------------------------------------------------------------------
+
+
+def leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Give dotted keys and their values; a list is one value."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value
+
+
+def _agree(was: Any, now: Any) -> bool:
+    if isinstance(was, float) and isinstance(now, float):
+        return math.isclose(was, now, rel_tol=1e-9)  # "2000 us" and "2 ms" differ in the last bit
+    return bool(was == now)
+
+
+def _are_swapped(was: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Say whether the modulators are each other's: by who they are, or else by their shapes."""
+    for keys in (_IDENTITY, (*_IDENTITY, "shape")):
+        then, here = ([_part(side, role, keys) for role in _ROLES[:2]] for side in (was, now))
+        if then[0] != then[1]:
+            return then == here[::-1]
+    return False
+
+
+def _part(binding: dict[str, Any], role: str, keys: tuple[str, ...]) -> list[Any]:
+    table = binding["instruments"].get(role, {})
+    return [table.get(key) for key in keys]
+
+
+def _name(instrument: dict[str, Any]) -> str:
+    known = " ".join(str(instrument[key]) for key in _IDENTITY if instrument.get(key))
+    return known or f"a modulator of {instrument['shape']} pixels"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None or value == "" else json.dumps(value, ensure_ascii=False)
+
+
+def _way_out(key: str) -> str:
+    name = key.rpartition(".")[2]
+    if name in _IDENTITY:
+        return "this is another bench: connect the old instrument, or align and calibrate again"
+    return f"give back the old {name}, or align and calibrate again"
+
+
+# --- the header -----------------------------------------------------------------------------------
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _DataEntry(_Entry):
+    file: StrictStr = Field(pattern=r"^[^/\\:]+\.safetensors$")
+    sha256: StrictStr = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: StrictInt
+
+
+class _ArrayEntry(_Entry):
+    name: StrictStr
+    shape: tuple[StrictInt, ...]
+    dtype: StrictStr
+
+
+class _StepEntry(_Entry):
+    name: StrictStr
+    finished_at: Moment
+    shots: StrictInt
+    seconds: Number
+    computing_s: Number
+    light_j: Number
+    notes: tuple[StrictStr, ...]
+    figures: tuple[Figure, ...]
+    plots: tuple[Plot, ...]
+    arrays: tuple[_ArrayEntry, ...]
+
+
+def _once_each(steps: tuple[_StepEntry, ...]) -> tuple[_StepEntry, ...]:
+    if len({step.name for step in steps}) < len(steps):
+        raise ValueError("two steps have one name")
+    return steps
+
+
+class _BindingEntry(_Entry):
+    layout: StrictStr
+    instruments: dict[StrictStr, dict[StrictStr, Any]]
+    encoding: dict[StrictStr, Any]
+    exposure_s: Number
+    power_w: Number
+    is_simulated: StrictBool
+
+
+class _Header(_Entry):
+    schema_: Literal[1] = Field(alias="schema")
+    kind: Literal["lightloom calibration"]
+    lightloom: StrictStr
+    created_at: Moment
+    binding: _BindingEntry
+    data: _DataEntry
+    sha256: StrictStr
+    steps: Annotated[tuple[_StepEntry, ...], AfterValidator(_once_each)]
+
+
+_COPIED = [name for name in _StepEntry.model_fields if name != "arrays"]
+
+
+def described(step: Step) -> dict[str, Any]:
+    """Give a step as JSON has it, without the contents of its arrays."""
+    return {
+        "name": step.name,
+        "finished_at": step.finished_at,
+        "shots": int(step.shots),
+        "seconds": _json_number(step.seconds),
+        "computing_s": _json_number(step.computing_s),
+        "light_j": _json_number(step.light_j),
+        "notes": list(step.notes),
+        "figures": [
+            asdict(figure)
+            | {
+                "value": _json_number(figure.value),
+                "uncertainty": _json_number(figure.uncertainty),
+            }
+            for figure in step.figures
+        ],
+        "plots": [asdict(plot) for plot in step.plots],
+        "arrays": [
+            {"name": name, "shape": list(array.shape), "dtype": array.dtype.name}
+            for name, array in step.arrays.items()
+        ],
+    }
+
+
+def _json_number(value: float | None) -> float | str | None:
+    if value is None:
+        return None
+    value = float(value)
+    return value if math.isfinite(value) else str(value)
+
+
+def _read_header(path: Path) -> _Header:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"no calibration file {path}; `lightloom calibrate` writes one") from None
+    except OSError as error:
+        raise InputError(f"cannot read the calibration {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"the calibration {path} is not JSON ({error}); calibrate again, or bring back a copy"
+        ) from None
+    if not isinstance(document, dict) or document.get("kind") != KIND:
+        raise InputError(f'{path} is no calibration: its key kind is not "{KIND}"')
+    schema = document.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise InputError(
+            f"{path}: schema = {schema} is newer than {SCHEMA}, the newest that this version of "
+            f"lightloom reads (it was written by {document.get('lightloom')}); update lightloom, "
+            "or calibrate again"
+        )
+    try:
+        header = _Header.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"the calibration {path}: {first_complaint(error)}") from None
+    if not is_sealed(document):
+        raise InputError(
+            f"the calibration {path} is not as it was written: its SHA-256 does not fit what it "
+            "says; bring back a copy, or calibrate again"
+        )
+    return header
+
+
+def _as_read(header: dict[str, Any]) -> Any:
+    """Give a header as a reader of its file will have it: letters that are none are replaced."""
+    return json.loads(
+        json.dumps(header, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    )
+
+
+# --- the arrays -----------------------------------------------------------------------------------
+
+
+def _stored(array: np.ndarray) -> np.ndarray:
+    """Give an array as the data file wants it: rows in order, bytes in order."""
+    return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
+def _read_arrays(path: Path, header: _Header) -> dict[str, np.ndarray]:
+    data = path.with_name(header.data.file)
+    try:
+        content = data.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {data}, the arrays of the calibration {path}: {error.strerror}; keep "
+            "both files together, or calibrate again"
+        ) from None
+    if hashlib.sha256(content).hexdigest() != header.data.sha256:
+        raise InputError(
+            f"{data} is damaged: its SHA-256 is not the one that {path} names; bring back a copy "
+            "of both, or calibrate again"
+        )
+    try:
+        arrays = {name: np.array(array) for name, array in load(content).items()}
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{data} is no safetensors file: {error}; calibrate again") from None
+    described = [
+        (f"{step.name}/{array.name}", array.shape, array.dtype)
+        for step in header.steps
+        for array in step.arrays
+    ]
+    held = [(name, array.shape, array.dtype.name) for name, array in arrays.items()]
+    if sorted(described) != sorted(held):
+        first = min(set(described) ^ set(held), default=("twice the same array",))
+        raise InputError(f"{path} and {data} differ in the array {first[0]}; calibrate again")
+    return arrays
+
+
+def _remove_others(path: Path, data: Path) -> None:
+    """Remove what former headers of this name, and writes that were cut off, have left."""
+    arrays = re.escape(path.stem) + r"\.[0-9a-f]{12}\.safetensors"
+    drafts = rf"\.({re.escape(path.name)}|{arrays})\.[0-9a-f]{{8}}\.tmp"
+    for other in list(path.parent.iterdir()):
+        if other.name != data.name and re.fullmatch(f"{arrays}|{drafts}", other.name):
+            with contextlib.suppress(OSError):  # one that is held open waits for the next write
+                other.unlink()

@@ -1,0 +1,1 @@
+"""Where numbers lie on the pixels of modulators and detectors, one file a layout."""

@@ -1,0 +1,1 @@
+"""Light off and one holder: signals, the watchdog process, and locks between processes."""

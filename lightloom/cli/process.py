@@ -1,0 +1,63 @@
+"""How the process of a command begins and ends: signals, streams, exit status.
+
+This stands between Python and the command line, and imports little, so that Ctrl-C is heard while
+the rest is loaded.
+"""
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from ..instruments.safety import signals
+from ..report import streams
+
+
+def run(work: Callable[[], object]) -> NoReturn:
+    """Do the work of a command, and end the process with its status.
+
+    Parameters
+    ----------
+    work : returns, or raises SystemExit with the status
+    """
+    try:
+        atexit.register(_leave)  # the first to be registered is called last
+        signals.listen()
+        streams.guard()
+        status = _status(work)
+    except KeyboardInterrupt:
+        status = signals.STATUS
+    except BaseException:
+        if not signals.was_interrupted():
+            raise
+        status = signals.STATUS  # what the interrupt left half done
+    signals.leave_alone()
+    if signals.was_interrupted():
+        status = signals.STATUS
+        streams.say("stopped by the operator")
+    if status:
+        streams.tell_on_output()
+    sys.exit(status or int(streams.result_is_lost()))
+
+
+def _status(work: Callable[[], object]) -> int:
+    try:
+        work()
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        streams.say(str(end.code))
+        return 1
+    return 0
+
+
+def _leave() -> None:
+    """See to it that the process ends with our status, and not by a signal.
+
+    Python lets go of signals before its end. It would end itself by SIGINT where an interrupt came
+    while a library in C ran Python code.
+    """
+    signals.ignore()
+    if signals.was_interrupted():
+        os._exit(signals.STATUS)

@@ -1,0 +1,738 @@
+"""`run_page`: a run as one HTML page: what ran, what came out, where time and energy went, faults.
+
+It is made from the run's journal, whether the run is complete, paused, killed or still going on;
+what a run that is not complete cannot say yet is left out, and the page says so on top. What the
+journal says is added up elsewhere (`scheduler.summary`).
+"""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from ..scheduler.journal.journal import JournalFile
+from ..scheduler.journal.summary import LAST_FAULTS, Course, Session, Share, Summary, summarise
+from .charts import Line, bar_chart, time_chart
+from .energy import account_parts, joules, verdict_parts
+from .page import (
+    cards,
+    drawings,
+    folded,
+    listing,
+    mark,
+    page,
+    pairs,
+    paragraph,
+    quantity,
+    section,
+    table,
+    verbatim,
+)
+from .terminal import _count, _duration, _figure, _quality_figure
+
+RUN_PAGE = "lightloom run page"
+_MOST_SESSIONS = 60  # the latest that are listed
+_IDENTITY = ("maker", "model", "serial")
+_MOST_TEXT = 20_000  # characters of a text that is shown
+_ORDER = {"optical": 0, "host": 1, "convert": 2}
+_COUNTS = {
+    "shots": "shots",
+    "input_frames": "input frames",
+    "weight_frames": "weight frames",
+    "conversions": "conversions",
+    "photons": "photoelectrons of light",
+    "saturated": "saturated values",
+    "retries": "shots taken again",
+    "marked": "shots marked",
+    "checks": "sums checked",
+    "suspicious": "sums suspicious",
+    "macs": "MACs",
+    "input_samples": "input samples",
+    "weight_samples": "weight samples",
+}
+
+
+def run_page(journal: JournalFile) -> str:
+    """Give the page of a run.
+
+    Raises
+    ------
+    InputError : when the journal is damaged
+    """
+    run = summarise(journal)
+    now = datetime.now(UTC)
+    log = journal.path.with_name(f"{journal.path.name}-wal")  # of what is being written
+    files = [path for path in (journal.path, log) if path.exists()]
+    size = quantity(sum(path.stat().st_size for path in files), "B")
+    lead = f"Journal {journal.path.name}, {size}; page of {now:%Y-%m-%d %H:%M:%S} UTC."
+    parts = [
+        *_marks(run, journal.path.name),
+        cards(_headline(run)),
+        *_outcome(run),
+        section("Where operations and time go", *_times(run)),
+        section("Energy", *_energy(run)),
+        section("Quality over time", *_quality(run)),
+        section("Checks", *_checks(run)),
+        section("Faults", *_faults(run)),
+        section("What ran", *_what(run)),
+        section("Sessions", *_sessions(run)),
+        section("Where the figures come from", listing(_sources(run))),
+    ]
+    return page(RUN_PAGE, f"Run of {_model(run)} on {_backend(run)}", lead, *parts)
+
+
+def _model(run: Summary) -> str:
+    return str(run.about.get("model", {}).get("name", "an unknown model"))
+
+
+def _backend(run: Summary) -> str:
+    about = run.about.get("backend", {})
+    if about.get("kind") == "bench":
+        names = [path.replace("\\", "/").rpartition("/")[2] for path in about["paths"]]
+        return f"the bench{'' if len(names) == 1 else 'es'} {', '.join(names)}"
+    return f"the {about.get('kind', 'unknown')} backend"
+
+
+# --- on top ---------------------------------------------------------------------------------------
+
+
+def _marks(run: Summary, name: str) -> Iterator[str]:
+    """Say what must not be overlooked."""
+    if run.is_mock:
+        yield mark("MOCK: simulated; no light was measured.")
+    if run.about.get("backend", {}).get("uncalibrated"):
+        yield mark("NOT CALIBRATED: the bench ran on a guess; these numbers are not to be trusted.")
+    if run.report is None:
+        yield mark(f"NOT COMPLETE: {_progress(run)}")
+        yield paragraph(_how_it_stands(run, name))
+    for key, changes in run.about.items():
+        if key.startswith("changed in "):
+            told = "; ".join(changes.values()) if isinstance(changes, dict) else str(changes)
+            yield mark(f"CHANGED on the way, {key.removeprefix('changed ')}: {told}.")
+    if run.marked:
+        yield mark(
+            f"MARKED: {_many(run.marked, 'shot')} with numbers that no light gave, since faults "
+            "left no other way; see Faults."
+        )
+
+
+def _many(count: float, word: str) -> str:
+    return f"{count:,.0f} {word}{'' if count == 1 else 's'}"
+
+
+def _progress(run: Summary) -> str:
+    progress = run.progress
+    if not progress.passes:
+        return "no step was finished yet."
+    many = f"{progress.unit}{'' if progress.wanted == 1 else 's'}"
+    of = "" if progress.wanted is None else f" of {progress.wanted:,}"
+    told = f"{progress.done:,}{of} {many} done"
+    if 0 < progress.last_done < progress.last_wanted:
+        told += f", and {progress.last_done:,} of {progress.last_wanted:,} steps of the next"
+    return f"{told}. What follows is what the steps so far say."
+
+
+def _how_it_stands(run: Summary, name: str) -> str:
+    if not run.sessions:
+        return "It was ended before its first session began."
+    last = run.sessions[-1]
+    how = _ended(last, is_last=True)
+    if last.outcome is None:
+        return (
+            f"Session {last.number} says no end: it is still going on, or was killed. It kept its "
+            f"latest result at {_moment(last.ended_s)}. Once it has ended, go on with: lightloom "
+            f"resume {name}"
+        )
+    if last.outcome == "complete":
+        return f"Session {last.number} ended without a report."
+    return f"Session {last.number} {how}. Go on with: lightloom resume {name}"
+
+
+def _headline(run: Summary) -> Iterator[tuple[str, str, str]]:
+    report = run.report
+    if report is not None:
+        yield from _quality_cards(report)
+        here, bench = report["throughput"]["here"], report["throughput"]["bench"]
+        unit = report["throughput"]["unit"]
+        yield "throughput here", _figure(here), f"{unit}, measured"
+        if bench is not None:
+            yield "throughput of the bench", _figure(bench), f"{unit}, predicted"
+        if report.get("energy") is not None:
+            each = joules(report["energy"]["joules_per_token"]["system"])
+            yield f"energy per {report['energy']['unit']}", each, "whole system, predicted"
+    else:
+        of = "" if run.progress.wanted is None else f" of {run.progress.wanted:,}"
+        many = f"{run.progress.unit}{'' if run.progress.wanted == 1 else 's'}"
+        yield "done so far", f"{run.progress.done:,}{of}", many
+    ran_s = sum(max(s.ended_s - s.began_s, 0.0) for s in run.sessions)
+    yield "ran for", _duration(ran_s), f"in {_many(len(run.sessions), 'session')}"
+    shots = _events(run).get("shots", 0)
+    if shots:
+        yield "shots", f"{shots:,.0f}", "counted"
+    if run.about.get("backend", {}).get("kind") == "bench":
+        faults = sum(share.count for share in run.faults.values())
+        lost_s = sum(share.lost_s for share in run.faults.values())
+        yield "faults", f"{faults:,}", f"{_duration(lost_s) if lost_s else 'no time'} lost"
+
+
+def _quality_cards(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    quality = report["quality"]
+    for side in ("optical", "digital"):
+        value = quality[side]
+        if value is not None and not isinstance(value, str):
+            told = "on simulated light" if report["is_mock"] else "on light"
+            told = f"{told}, measured" if side == "optical" else "same inputs, measured"
+            name = f"{quality['metric']}, {side}"
+            yield name, _quality_figure(quality["metric"], value), told
+
+
+# --- what ran -------------------------------------------------------------------------------------
+
+
+def _what(run: Summary) -> Iterator[str]:
+    yield pairs(_settings(run))
+    instruments = _instruments(run)
+    if instruments:
+        yield table(("instrument", "driver", "what it is", "as it was"), instruments)
+    for name, text in run.bench_files.items():
+        yield folded(f"The file of the {name}, as it was", verbatim(text[:_MOST_TEXT]))
+
+
+def _settings(run: Summary) -> Iterator[tuple[str, str]]:
+    model, backend = run.about.get("model", {}), run.about.get("backend", {})
+    if model:
+        size = f"{_count(model['parameters'])} parameters"
+        yield "model", f"{model['name']}, {size}, digest {model['digest']}, from {model['source']}"
+    yield "backend", _backend(run) + (", simulated (MOCK)" if run.is_mock else "")
+    profile = backend.get("profile")
+    if profile:
+        title = f": {profile['title']}" if profile.get("title") else ""
+        yield "profile", f"{profile['name']}{title}"
+    elif run.report is not None and run.report["profile"]:
+        yield "profile", f"{run.report['profile']}: {run.report['profile_title']}"
+    if backend.get("kind") == "bench":
+        yield "bench file", ", ".join(backend["paths"])
+        yield "calibration", _calibration(run)
+    for name, (length, digest) in run.files.items():
+        yield f"{name}, as kept", f"{length:,} bytes, digest {digest}"
+    seeds = ", ".join(_seeds(run))
+    if seeds:
+        yield "seeds", f"{seeds}; noise is keyed by shot and attempt"
+    task, placement = run.about.get("task", {}), run.about.get("placement", {})
+    if task:
+        told = f"{task['kind']}, batch {task['batch']}, {task['sequence']} tokens"
+        told += f", {task['new_tokens']} new ones" if task.get("new_tokens") else ""
+        sampling = "".join(f", {key} {value}" for key, value in task.get("sampling", {}).items())
+        yield "task", told + sampling
+    if placement:
+        count = len(placement["on_light"])
+        parts = placement["micro_batches"]
+        told = f"{placement['policy']}: {_many(count, 'product')} on light, "
+        yield "placement", f"{told}{parts} micro-batch{'' if parts == 1 else 'es'}"
+    for name, words in run.inputs.items():
+        yield name, words
+    yield from _versions(run.about.get("versions", {}))
+    stored = quantity(run.results_bytes, "B")
+    yield "journal", f"{stored} of results, {_many(run.segments, 'segment')} of shots"
+
+
+def _versions(versions: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    names = [f"{k} {v}" for k, v in versions.items() if v and not isinstance(v, Mapping)]
+    if names:
+        yield "versions", ", ".join(names)
+    for key, found in versions.items():
+        if isinstance(found, Mapping):
+            yield key, "; ".join(f"{name}: {how}" for name, how in found.items())
+
+
+def _calibration(run: Summary) -> str:
+    if run.about["backend"].get("uncalibrated"):
+        return "none: a guess"
+    kept = [digest for name, (_, digest) in run.files.items() if name.startswith("calibration")]
+    if kept:
+        return f"as kept, digest {', '.join(kept)}"
+    return "the simulation's own truth"
+
+
+def _seeds(run: Summary) -> Iterator[str]:
+    backend, task = run.about.get("backend", {}), run.about.get("task", {})
+    if "seed" in backend:
+        yield f"{backend['seed']} of the noise"
+    for name, text in run.bench_files.items():
+        try:
+            seed = tomllib.loads(text).get("world", {}).get("seed")
+        except (tomllib.TOMLDecodeError, AttributeError):
+            continue
+        if seed is not None:
+            yield f"{seed} of the simulated world of the {name}"
+    if "seed" in task.get("sampling", {}):
+        yield f"{task['sampling']['seed']} of sampling"
+
+
+def _instruments(run: Summary) -> list[tuple[str, ...]]:
+    """Give what the last session found connected, a row each."""
+    for session in reversed(run.sessions):
+        found = session.document.get("instruments")
+        if found:
+            return [
+                (
+                    role,
+                    told.get("driver", ""),
+                    " ".join(str(told.get("identity", {}).get(key, "")) for key in _IDENTITY),
+                    ", ".join(f"{k} {_plain(v)}" for k, v in told.get("settings", {}).items()),
+                )
+                for role, told in found.items()
+            ]
+    return []
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return " x ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _sessions(run: Summary) -> Iterator[str]:
+    shown = run.sessions[-_MOST_SESSIONS:]
+    if not shown:
+        yield paragraph("None has begun.")
+        return
+    if len(shown) < len(run.sessions):
+        yield paragraph(f"The latest {len(shown):,} of {len(run.sessions):,}.")
+    rows = [
+        (
+            str(session.number),
+            _moment(session.began_s),
+            _moment(session.ended_s),
+            _duration(max(session.ended_s - session.began_s, 0.0)),
+            f"{session.steps:,}",
+            f"{session.shots:,}",
+            _ended(session, session is run.sessions[-1]),
+            str(session.document.get("host", "")),
+        )
+        for session in shown
+    ]
+    heads = ("session", "began", "ended", "ran for", "steps", "shots", "how it ended", "host")
+    yield table(heads, rows, (0, 3, 4, 5))
+    last = run.sessions[-1].document
+    if last.get("command"):
+        yield paragraph(f"Command of the latest: {shlex.join(last['command'])[:500]}")
+    if last.get("system"):
+        yield paragraph(f"On {last['system']}.")
+
+
+def _ended(session: Session, is_last: bool) -> str:
+    if session.outcome is None:
+        return "still going on, or killed" if is_last else "killed"
+    return ": ".join(text for text in (session.outcome, session.detail[:500]) if text)
+
+
+def _moment(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+# --- what came out --------------------------------------------------------------------------------
+
+
+def _outcome(run: Summary) -> Iterator[str]:
+    report = run.report
+    if report is None:
+        return
+    quality = report["quality"]
+    parts = []
+    if isinstance(quality["optical"] or quality["digital"], str):
+        for side in ("digital", "optical"):
+            if quality[side] is not None:
+                parts += [paragraph(f"{side}:"), verbatim(quality[side][:_MOST_TEXT])]
+    else:
+        sides = [
+            (side, _quality_figure(quality["metric"], quality[side]), words)
+            for side, words in (
+                ("digital", "float32 on this machine, the same inputs; measured"),
+                ("optical", f"on {_backend(run)}; measured"),
+            )
+            if quality[side] is not None
+        ]
+        parts.append(table((quality["metric"], "", "source"), sides, (1,)))
+    if report["remarks"]:
+        parts.append(listing(report["remarks"]))
+    yield section("Quality of the result", *parts)
+
+
+def _times(run: Summary) -> Iterator[str]:
+    if run.report is not None:
+        yield from _report_times(run.report)
+    else:
+        yield from _times_so_far(run)
+    events = [
+        (
+            _COUNTS.get(name, name.replace("_", " ")),
+            f"{value:,.0f}" if value < 1e9 else f"{value:.4g}",
+        )
+        for name, value in _events(run).items()
+        if value
+    ]
+    if events:
+        yield paragraph("Events of the run, counted:")
+        yield table(("event", "number"), events, (1,))
+
+
+def _events(run: Summary) -> dict[str, float]:
+    """Give counts by the names of `Stats`: of the report, else of what is kept so far."""
+    if run.report is not None:
+        counts: Mapping[str, Any] = run.report["stats"]
+    else:
+        steps: dict[str, float] = {}
+        for share in run.products.values():
+            for name, value in share.counts.items():
+                steps[name] = steps.get(name, 0) + value
+        counts = run.shots if run.shots else steps
+    names = [*_COUNTS, *(name for name in counts if name not in _COUNTS and name != "frames")]
+    return {
+        name: counts[name]
+        for name in names
+        if isinstance(counts.get(name), int | float) and not isinstance(counts.get(name), bool)
+    }
+
+
+def _report_times(report: Mapping[str, Any]) -> Iterator[str]:
+    steps = sorted(report["steps"], key=lambda step: _ORDER.get(step["where"], 3))
+    operations = sum(s["operations"] for s in steps if s["where"] != "convert") or 1
+    here = sum(s["seconds_here"] for s in steps) or 1.0
+    has_bench = any(s["seconds_bench"] is not None for s in steps)
+    bench = sum(s["seconds_bench"] or 0.0 for s in steps) or 1.0
+    rows, bars = [], []
+    for step in steps:
+        share = f"{step['operations'] / operations:.1%}"
+        if step["where"] == "convert":
+            share = f"({_count(step['operations'])})"
+        row = [step["kind"], step["where"], _count(step["macs"]) if step["macs"] else "", share]
+        row += [_duration(step["seconds_here"]), f"{step['seconds_here'] / here:.1%}"]
+        bar = [(step["seconds_here"] / here, _duration(step["seconds_here"]))]
+        if has_bench:
+            value = step["seconds_bench"] or 0.0
+            row += [_duration(value), f"{value / bench:.1%}"]
+            bar.append((value / bench, _duration(value)))
+        rows.append(row)
+        bars.append((step["kind"], bar))
+    heads = ["step", "where", "MACs", "operations", "here", "share"]
+    total = ["all", "", _count(sum(s["macs"] for s in steps)), "100%", _duration(here), "100%"]
+    if has_bench:
+        heads += ["bench", "share"]
+        total += [_duration(bench), "100%"]
+    names = ("here", "bench") if has_bench else ("here",)
+    most = [max((bar[k][0] for _, bar in bars), default=1.0) or 1.0 for k in range(len(names))]
+    scaled = [
+        (kind, [(share / max(most), text) for share, text in bar])
+        for kind, bar in bars
+        if any(share for share, _ in bar)
+    ]
+    chart = bar_chart("where time goes, by kind of step", names, scaled)
+    caption = "Share of the time, by kind of step"
+    caption += ": here as measured, on the bench as predicted" if has_bench else ", as measured"
+    yield table(heads, rows, range(2, len(heads)), total)
+    if chart:
+        yield drawings([(chart, caption)])
+    told = "Here: measured on this machine, for what ran here."
+    if has_bench:
+        told += (
+            f" Bench: predicted, light from the profile {report['profile']}, host steps as "
+            "measured here, nothing overlapped."
+        )
+    yield paragraph(f"{told} In brackets: samples converted.")
+
+
+def _times_so_far(run: Summary) -> Iterator[str]:
+    if not run.kinds:
+        yield paragraph("No step is finished yet.")
+        return
+    kinds = sorted(run.kinds.items(), key=lambda item: (_ORDER.get(item[0][1], 3), item[0]))
+    whole = sum(share.seconds for _, share in kinds) or 1.0
+    rows = [
+        (
+            kind,
+            where,
+            f"{share.times:,}",
+            _count(share.counts["macs"]) if share.counts["macs"] else "",
+            f"{share.counts['shots']:,}" if share.counts["shots"] else "",
+            _duration(share.seconds),
+            f"{share.seconds / whole:.1%}",
+        )
+        for (kind, where), share in kinds
+    ]
+    times = sum(share.times for _, share in kinds)
+    heads = ("step", "where", "finished", "MACs", "shots", "here", "share")
+    yield table(
+        heads, rows, range(2, 7), ("all", "", f"{times:,}", "", "", _duration(whole), "100%")
+    )
+    most = max(share.seconds for _, share in kinds) or 1.0
+    bars = [
+        (kind, [(share.seconds / most, _duration(share.seconds))]) for (kind, _), share in kinds
+    ]
+    chart = bar_chart("time of the steps so far, by kind", ("here",), bars)
+    yield drawings([(chart, "Time of the steps so far, by kind, as measured")])
+    yield paragraph(
+        "Here: measured on this machine, steps that wait for light included. What the bench would "
+        "take is predicted once the run is complete."
+    )
+
+
+def _energy(run: Summary) -> Iterator[str]:
+    report = run.report
+    if report is None:
+        yield paragraph("Accounted for once the run is complete.")
+        return
+    account = report.get("energy")
+    if account is None:
+        yield paragraph("A digital run is no bench: it has no account.")
+        return
+    yield paragraph(
+        f"Events as this run counted them, times constants of the profile {account['profile']} "
+        "that each name their source (below). Predicted: no power was measured."
+    )
+    yield from account_parts(account)
+    yield folded(
+        "Beside digital machines, what decides it, step by step, and every constant with its "
+        "source",
+        *verdict_parts(account),
+    )
+
+
+# --- quality over time ----------------------------------------------------------------------------
+
+_FIGURES: tuple[tuple[str, str, tuple[float, str] | None, bool], ...] = (
+    (
+        "brightness",
+        "light over that of calibration, where it was measured",
+        (1.0, "as calibrated"),
+        False,
+    ),
+    (
+        "dark",
+        "dark pixels off what calibration says, in sigma of their mean",
+        (0.0, "as calibrated"),
+        False,
+    ),
+    ("peak", "brightest sample of a shot over a full one", (1.0, "full"), True),
+    ("checksum", "largest |z| of a shot's checksums", None, True),
+    ("attempts", "how often a shot was taken", (1.0, "once"), False),
+)
+
+
+def _quality(run: Summary) -> Iterator[str]:
+    course = run.quality
+    if not run.segments:
+        yield paragraph(
+            "No shots are on record: "
+            + (
+                "none was finished yet."
+                if run.about.get("backend", {}).get("kind") == "bench"
+                else "this backend computes products and takes no shots one by one."
+            )
+        )
+        return
+    begins = [s.offset_s for s in run.sessions[1:]] if len(run.sessions) <= _MOST_SESSIONS else []
+    pictures = [_rate(course, begins)]
+    for name, caption, level, from_zero in _FIGURES:
+        place = course.names.index(name)
+        counts = course.counts[:, place]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            middle = course.sums[:, place] / counts
+        line = Line(name, middle, course.lows[:, place], course.highs[:, place])
+        chart = time_chart(
+            f"{name} over time", course.width_s, course.end_s, [line], begins, level, from_zero
+        )
+        if chart:
+            words = f"{name.capitalize()}: {caption}; line: mean, band: least to largest"
+            pictures.append((chart, words))
+    yield paragraph(
+        f"{course.rows.sum():,.0f} shots, references included, in bins of "
+        f"{_duration(course.width_s)}; measured by this run. Time runs only while the run does"
+        + ("; dotted: a session began." if begins else ".")
+        + " A segment's shots are spread evenly over the time since the segment before it."
+    )
+    yield drawings([picture for picture in pictures if picture[0]])
+    yield table(("figure", "mean", "least", "largest", "shots"), _spreads(course), range(1, 5))
+
+
+def _rate(course: Course, begins: Sequence[float]) -> tuple[str, str]:
+    rate = course.rows / course.width_s
+    last = min(int(course.end_s / course.width_s), len(rate) - 1)
+    rate[last + 1 :] = np.nan
+    if last:  # what is only begun
+        share = course.end_s / course.width_s - last
+        rate[last] = rate[last] / share if share > 0.2 else np.nan
+    chart = time_chart(
+        "shots per second over time",
+        course.width_s,
+        course.end_s,
+        [Line("shots per second", rate)],
+        begins,
+        None,
+        True,
+    )
+    return chart, "Shots per second of this machine's time"
+
+
+def _spreads(course: Course) -> Iterator[tuple[str, ...]]:
+    for place, name in enumerate(course.names):
+        count = course.counts[:, place].sum()
+        if count:
+            yield (
+                name,
+                f"{course.sums[:, place].sum() / count:.4g}",
+                f"{np.nanmin(course.lows[:, place]):.4g}",
+                f"{np.nanmax(course.highs[:, place]):.4g}",
+                f"{count:,.0f}",
+            )
+        else:
+            yield name, "not measured", "", "", "0"
+
+
+# --- checks and faults ----------------------------------------------------------------------------
+
+
+def _checks(run: Summary) -> Iterator[str]:
+    events = _events(run)
+    checks, suspicious = events.get("checks"), events.get("suspicious", 0)
+    place = run.quality.names.index("checksum")
+    checked = run.quality.counts[:, place].sum()
+    if checks:
+        yield paragraph(f"{checks:,.0f} sums of tiles were checked, {suspicious:,.0f} suspicious.")
+    elif checked:
+        yield paragraph(f"{checked:,.0f} shots had their sums checked.")
+    else:
+        yield paragraph("No checksums are on record for this run.")
+    if run.attempts:
+        rows = [(f"{times:,}", f"{count:,}") for times, count in sorted(run.attempts.items())]
+        yield table(("taken so often", "shots"), rows[:20], (0, 1))
+    checked_products = (run.report or {}).get("checks") or {}
+    if checked_products:
+        yield paragraph(
+            "By product. Smallest error: of an output, in its own units, that is found with 99.9 %."
+        )
+        told = ("product", "checked", "suspicious", "largest |z| in order", "smallest error")
+        yield table(told, _checked(checked_products), range(1, 5))
+    rows_by_product = list(_products(run.products))
+    if rows_by_product:
+        heads = [name for name, _ in rows_by_product[0]]
+        body = [[value for _, value in row] for row in rows_by_product]
+        yield paragraph("Events by product, layers together:")
+        yield table(heads, body, range(1, len(heads)))
+
+
+def _checked(products: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for product, told in products.items():
+        error, largest = told.get("smallest_error"), told.get("largest")
+        yield (
+            product,
+            f"{told.get('checks', 0):,}",
+            f"{told.get('suspicious', 0):,}",
+            f"{largest:.2f}" if largest else "-",
+            f"{error:.3g}" if error is not None else "not known",
+        )
+
+
+def _products(products: Mapping[str, Share]) -> Iterator[list[tuple[str, str]]]:
+    names = [
+        name
+        for name in ("shots", "retries", "marked", "checks", "suspicious", "saturated")
+        if name in ("shots", "retries", "saturated")
+        or any(share.counts[name] for share in products.values())
+    ]
+    for product, share in products.items():
+        row = [("product", product), ("times", f"{share.times:,}")]
+        row += [(_COUNTS[name], f"{share.counts[name]:,}") for name in names]
+        yield row
+
+
+def _faults(run: Summary) -> Iterator[str]:
+    if not run.faults:
+        yield paragraph("None is on record.")
+        return
+    faults = sorted(run.faults.items(), key=lambda item: -item[1].count)
+    rows = [
+        (
+            kind,
+            device or "unknown",
+            f"{share.count:,}",
+            ", ".join(f"{name} {count:,}" for name, count in share.remedies.most_common()),
+            _duration(share.lost_s) if share.lost_s else "-",
+        )
+        for (kind, device), share in faults
+    ]
+    count = sum(share.count for _, share in faults)
+    lost_s = sum(share.lost_s for _, share in faults)
+    total = ("all", "", f"{count:,}", "", _duration(lost_s) if lost_s else "-")
+    yield table(("kind", "device", "faults", "remedies", "time lost"), rows, (2, 4), total)
+    yield paragraph(
+        "Every fault is counted; none is retried in silence. Time lost: of the bench's clock, for "
+        "the exposure and the remedy."
+    )
+    course = run.faults_course
+    begins = [s.offset_s for s in run.sessions[1:]] if len(run.sessions) <= _MOST_SESSIONS else []
+    chart = time_chart(
+        "faults over time",
+        course.width_s,
+        max(course.end_s, run.quality.end_s),
+        [_bars("faults", course.rows)],
+        begins,
+        None,
+        True,
+    )
+    if chart:
+        yield drawings([(chart, f"Faults in bins of {_duration(course.width_s)} of running time")])
+    last = [
+        (
+            str(fault["session"]),
+            _moment(fault["at_s"]),
+            fault["kind"],
+            fault["device"] or "unknown",
+            fault["shot"],
+            str(fault["attempt"]),
+            fault["remedy"],
+            str(fault["detail"])[:300],
+        )
+        for fault in reversed(run.last_faults)
+    ]
+    heads = ("session", "at", "kind", "device", "shot", "failed before", "remedy", "what was said")
+    told = f"The latest {len(last):,}" if count > LAST_FAULTS else f"All {len(last):,}"
+    yield folded(f"{told}, newest first", table(heads, last, (0, 5)))
+
+
+def _bars(name: str, counts: np.ndarray) -> Line:
+    """Give counts as bars from 0 on."""
+    nothing = np.full(counts.shape, np.nan)
+    return Line(
+        name, nothing, np.where(counts > 0, 0.0, np.nan), np.where(counts > 0, counts, np.nan)
+    )
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+def _sources(run: Summary) -> Iterator[str]:
+    kind = run.about.get("backend", {}).get("kind")
+    light = {"mock": "computed by the mock", "bench": "measured by the bench"}.get(kind, "")
+    if kind == "bench" and run.is_mock:
+        light = "measured by the simulated bench"
+    yield (
+        "Counted or measured by this run: quality, throughput and time here, events, faults"
+        + (f", numbers of light ({light})." if light else ".")
+    )
+    if run.report is not None and run.report["profile"]:
+        yield (
+            f"Predicted from the profile {run.report['profile']}: time on the bench, energy. Its "
+            "constants name their sources in the account of energy: published, of a device's "
+            "maker, measured, assumed or recalled."
+        )
+        for key, words in run.report.get("sources", {}).items():
+            yield f"{key.replace('_', ' ')}: {words}."
+
+
+__all__ = ["run_page"]

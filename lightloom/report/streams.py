@@ -1,0 +1,251 @@
+"""Where the text of a command goes: standard output and standard error, whatever they are.
+
+A result that took hours must not be lost at its last line. What a stream cannot encode is written
+out; where standard output cannot be written to (full, closed, never there) the result goes to
+standard error, and the exit status says so. All text is made printable, but for what rich adds.
+Not here: what is printed (`showing`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO, cast
+
+from ..instruments.text import printable
+
+_COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
+_DRAWN = "─━═╌│┃║╭╮╰╯┌┐└┘├┤┬┴┼╷╵╸╺█▏•…"  # by rich and typer, each as wide as its plain letter
+_KEPT = 100  # texts that nothing took
+_PLAIN = str.maketrans(_DRAWN, "----|||+++++++++++++||--#|*.")
+
+
+def guard() -> None:
+    """Let nothing that is printed from now on fail, or steer the terminal."""
+    if _guarded(sys.stdout) is not None:
+        return
+    _fill_descriptors()
+    errors = _Stream(sys.stderr, "standard error")
+    sys.stdout = cast(TextIO, _Stream(sys.stdout, "standard output", errors))
+    sys.stderr = cast(TextIO, errors)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence of this program to standard error."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"lightloom: {printable(sentence)}\n")
+
+
+@contextmanager
+def warnings_as_remarks() -> Iterator[None]:
+    """Show warnings as one line each on standard error, without a source line."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if sys.stderr is not None:
+            sys.stderr.write(f"note: {printable(str(message))}\n")
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def tell_on_output() -> None:
+    """Print on standard output what standard error did not take, where there is no result yet."""
+    errors, output = _guarded(sys.stderr), _guarded(sys.stdout)
+    if errors is not None and output is not None and not output.has_written:
+        output.write("".join(errors.dropped))
+
+
+def result_is_lost() -> bool:
+    """Whether standard output did not take all that was written to it."""
+    output = _guarded(sys.stdout)
+    return output is not None and output.has_lost
+
+
+def under(stream: TextIO | None) -> TextIO:
+    """Return what lies under a guarded stream, for a console that makes its own text printable."""
+    guarded = _guarded(stream)
+    if guarded is not None:
+        return cast(TextIO, _Raw(guarded))
+    return io.StringIO() if stream is None else stream
+
+
+class _Stream(io.TextIOBase):
+    """Writes what is printable to another stream, and never fails.
+
+    Parameters
+    ----------
+    inner : None where the program was started without it
+    name : what messages call it
+    other : takes what this one cannot
+
+    Attributes
+    ----------
+    has_written, has_lost : something that was written has arrived, or has not
+    dropped : the last texts that nothing took
+    """
+
+    def __init__(self, inner: TextIO | None, name: str, other: _Stream | None = None) -> None:
+        super().__init__()
+        self._inner = None if inner is None or inner.closed else inner
+        self._name, self._other = name, other
+        self._has_reader = True
+        self.dropped: deque[str] = deque(maxlen=_KEPT)
+        self.has_lost = self.has_written = False
+        if self._inner is not None:
+            _prepare(self._inner)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream below."""
+        return getattr(self._inner, "encoding", None) or "utf-8"
+
+    @property
+    def rich_proxied_file(self) -> TextIO:
+        """Where other people's consoles of rich write, such as typer's: colours are let through."""
+        return cast(TextIO, _Raw(self, only_colours=True))
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._inner is not None and self._inner.isatty()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream below."""
+        if self._inner is None:
+            raise io.UnsupportedOperation(f"{self._name} is closed")
+        return self._inner.fileno()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write a text, made printable."""
+        self.send(printable(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: every text is flushed when it is written."""
+
+    def send(self, text: str) -> None:
+        """Write a text as it is; what does not arrive goes to the other stream."""
+        if not text:
+            return
+        if self._inner is None:
+            self._lose("it is closed")
+        elif not self.has_lost:
+            try:
+                self._inner.write(text)
+                self._inner.flush()
+                self.has_written = True
+                return
+            except (OSError, ValueError) as error:  # ValueError: it was closed
+                self._has_reader = not (isinstance(error, BrokenPipeError) and self.has_written)
+                self._lose(getattr(error, "strerror", None) or str(error))
+        if self._other is None:
+            self.dropped.append(text)
+        elif self._has_reader:
+            self._other.send(text)
+
+    def _lose(self, why: str) -> None:
+        if self.has_lost:
+            return
+        self.has_lost = True
+        if self._inner is not None:
+            _drop_the_rest(self._inner)
+        if self._other is not None:
+            rest = "the result follows here" if self._has_reader else "the rest is not shown"
+            self._other.send(f"lightloom: cannot write to {self._name}: {why}; {rest}\n")
+
+
+def _guarded(stream: object) -> _Stream | None:
+    return stream if isinstance(stream, _Stream) else None
+
+
+class _Raw(io.TextIOBase):
+    """Writes to a guarded stream what a console has styled.
+
+    Parameters
+    ----------
+    only_colours : of control characters; else the console answers for its text
+    """
+
+    def __init__(self, stream: _Stream, only_colours: bool = False) -> None:
+        super().__init__()
+        self._stream, self._only_colours = stream, only_colours
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream below."""
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream below."""
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        if self._only_colours:
+            parts = _COLOURS.split(text)
+            parts[::2] = map(printable, parts[::2])
+            self._stream.send("".join(parts))
+        else:
+            self._stream.send(text)
+        return len(text)
+
+
+def _prepare(stream: TextIO) -> None:
+    """Have a stream encode all that there is, and wait for a slow reader."""
+    codecs.register_error("lightloom", _written_out)
+    options = {"errors": "lightloom"}
+    if sys.platform == "win32" and not os.environ.get("PYTHONIOENCODING"):
+        options["encoding"] = "utf-8"  # a pipe or a file would have the code page of the machine
+    with suppress(AttributeError, OSError, ValueError):
+        stream.reconfigure(**options)  # type: ignore[attr-defined]
+    with suppress(AttributeError, OSError, ValueError):
+        os.set_blocking(stream.fileno(), True)
+
+
+def _written_out(error: UnicodeError) -> tuple[str, int]:
+    r"""Replace what an encoding has not: frames of tables by ASCII, the rest as "\u5149"."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = error.object[error.start : error.end].translate(_PLAIN)
+    return plain.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def _drop_the_rest(stream: TextIO) -> None:
+    """Let what lies in the buffers of a broken stream go nowhere; it would fail again."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _fill_descriptors() -> None:
+    """Open descriptors 0 to 2 where they are closed, so that no file of ours gets their numbers.
+
+    Libraries in C write their warnings to them.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free

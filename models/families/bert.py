@@ -1,0 +1,124 @@
+"""BERT: an encoder with post-norm layers; MiniLM and other sentence encoders are of this family."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from ...scheduler import BATCH, NEW, Program, shape
+from ..config_keys import check_keys
+from ..sentence import SentenceHead
+from .blocks import (
+    MOST_LAYERS,
+    FamilyConfig,
+    LayerWriter,
+    add_mask,
+    begin,
+    check_activation,
+    check_heads,
+    is_non_negative,
+)
+
+TASK = "encoder"
+PREFIX = "bert."
+BUFFERS = r"embeddings\.(position_ids|token_type_ids)|pooler\.dense\.(weight|bias)"
+OTHER_HEADS = r"(cls|classifier|qa_outputs|lm_head)\..*"
+
+
+class Config(FamilyConfig):
+    """The keys of BERT's config.json that shape the computation."""
+
+    vocabulary: int = Field(alias="vocab_size", ge=1)
+    width: int = Field(alias="hidden_size", ge=1)
+    layers: int = Field(alias="num_hidden_layers", ge=1, le=MOST_LAYERS)
+    heads: int = Field(alias="num_attention_heads", ge=1)
+    inner: int = Field(alias="intermediate_size", ge=1)
+    context: int = Field(alias="max_position_embeddings", ge=1)
+    types: int = Field(default=2, alias="type_vocab_size", ge=1)
+    epsilon: float = Field(default=1e-12, alias="layer_norm_eps", gt=0)
+    activation: Annotated[str, AfterValidator(check_activation)] = Field(
+        default="gelu", alias="hidden_act"
+    )
+    is_causal: bool = Field(default=False, alias="is_decoder")
+
+
+_COMPUTED_ONLY = {"position_embedding_type": "absolute", "directionality": "bidi"}
+_NO_MATTER = frozenset(
+    "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head "
+    "pooler_type tie_word_embeddings".split()
+)
+
+
+def read_config(document: Mapping[str, Any]) -> Config:
+    """Check a config.json."""
+    only = _COMPUTED_ONLY | ({"is_causal": True} if document.get("is_decoder") else {})
+    check_keys(document, Config, only, _NO_MATTER | {"is_causal"} - only.keys())
+    config = Config(**document)
+    check_heads(config.width, config.heads)
+    return config
+
+
+def program(config: Config, ending: str, head: SentenceHead | None = None) -> Program:
+    """Write the forward pass; `ending` is "hidden" (states) or "sentence" (through the head)."""
+    width, head_width = config.width, config.width // config.heads
+    p = begin()
+    x = p.host(
+        "embedding",
+        "embedding",
+        "embed",
+        ("tokens", "past"),
+        (shape(BATCH, NEW, width),),
+        weights={
+            "table": "embeddings.word_embeddings.weight",
+            "positions": "embeddings.position_embeddings.weight",
+            "types": "embeddings.token_type_embeddings.weight",
+        },
+        stored={
+            "table": (config.vocabulary, width),
+            "positions": (config.context, width),
+            "types": (config.types, width),
+        },
+    )
+    x = LayerWriter(p, "embedding", None).norm("norm", x, "embeddings.LayerNorm", config.epsilon)
+    add_mask(p, "tokens", causal=config.is_causal)
+    for i in range(config.layers):
+        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
+        h = layer.clipped("attention.qkv", x)
+        q, k, v = (
+            layer.heads(
+                part,
+                layer.project(
+                    f"attention.{part}", "QKV", h, f"{at}.attention.self.{name}", width, True
+                ),
+                config.heads,
+                head_width,
+            )
+            for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
+        )
+        mixed = layer.attend(q, k, v, config.heads, config.heads, head_width, cached=False)
+        mixed = layer.clipped("attention.output", mixed)
+        output = f"{at}.attention.output"
+        h = layer.project(
+            "attention.output", "output projection", mixed, f"{output}.dense", width, False
+        )
+        h = layer.residual("attention", h, x, f"{output}.dense.bias")
+        x = layer.norm("attention.norm", h, f"{output}.LayerNorm", config.epsilon)
+
+        h = layer.clipped("mlp.up", x)
+        h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
+        h = layer.activate("mlp", h, config.activation)
+        h = layer.clipped("mlp.down", h)
+        h = layer.project(
+            "mlp.down",
+            "MLP",
+            h,
+            f"{at}.output.dense",
+            width,
+            False,
+            non_negative=is_non_negative(config.activation),
+        )
+        h = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
+        x = layer.norm("mlp.norm", h, f"{at}.output.LayerNorm", config.epsilon)
+    if ending == "hidden":
+        return p.build(x)
+    return p.build((head or SentenceHead()).write(p, x))

@@ -1,0 +1,231 @@
+"""Pieces of a Transformer layer that the families' pages share, as steps of a program."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ...instruments import InputError
+from ...scheduler import BATCH, NEW, PAST, Program, ProgramBuilder, shape
+from ...scheduler.host_steps import ACTIVATIONS, NON_NEGATIVE_ACTIVATIONS
+
+SCORES_MASK = "attention.mask"
+MOST_LAYERS = 10_000  # a program of more would not be written in a minute
+
+
+class FamilyConfig(BaseModel):
+    """What every family's configuration has; read from a config.json, unknown keys ignored.
+
+    `activation_clip` makes the optical variant of the published experiment, together with
+    `hidden_act = "relu6"`: activations are clipped to +-clip before every projection.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, strict=True)
+
+    activation_clip: float | None = Field(default=None, gt=0)
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            given = "is missing" if first["type"] == "missing" else f"= {first['input']!r}"
+            raise InputError(f"configuration: {key} {given}: {first['msg']}") from None
+
+
+def check_activation(name: str) -> str:
+    """Give the name of an activation function that is registered.
+
+    Raises
+    ------
+    ValueError : for an unknown one
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation; known: {', '.join(sorted(ACTIVATIONS))}")
+    return name
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Check that a width is a whole number of heads.
+
+    Raises
+    ------
+    ValueError : when it is not
+    """
+    if width % heads:
+        raise ValueError(f"a width of {width} does not divide into {heads} heads")
+
+
+class LayerWriter:
+    """Writes the steps of one layer; `name` is its prefix in the program ("layer.3")."""
+
+    def __init__(self, program: ProgramBuilder, name: str, clip: float | None) -> None:
+        self.program = program
+        self.name = name
+        self.clip = clip
+
+    def norm(self, part: str, x: str, weight: str, epsilon: float, *, rms: bool = False) -> str:
+        """Add a layer norm (weights `weight`.weight and .bias), or an RMS norm."""
+        weights = {"weight": f"{weight}.weight"}
+        if not rms:
+            weights["bias"] = f"{weight}.bias"
+        step = "rms_norm" if rms else "layer_norm"
+        name = f"{self.name}.{part}"
+        return self.program.host(name, "norm", step, (x,), weights=weights, epsilon=epsilon)
+
+    def clipped(self, part: str, x: str) -> str:
+        """Clip activations if the configuration asks for it (the optical variant)."""
+        if self.clip is None:
+            return x
+        name = f"{self.name}.{part}.clip"
+        return self.program.host(name, "activation", "clip", (x,), limit=self.clip)
+
+    def project(
+        self, part: str, kind: str, x: str, weight: str, outputs: int, bias: bool, **flags: Any
+    ) -> str:
+        """Add a product with a static weight, and its bias."""
+        name = f"{self.name}.{part}"
+        y = self.program.project(name, kind, x, f"{weight}.weight", outputs, **flags)
+        if not bias:
+            return y
+        return self.program.host(
+            f"{name}.bias",
+            "residual and bias",
+            "add_bias",
+            (y,),
+            weights={"bias": f"{weight}.bias"},
+        )
+
+    def residual(self, part: str, x: str, stream: str, bias: str | None = None) -> str:
+        """Add a product and its bias to the residual stream."""
+        weights = {} if bias is None else {"bias": bias}
+        name = f"{self.name}.{part}.residual"
+        inputs = (x, stream)
+        return self.program.host(name, "residual and bias", "add_residual", inputs, weights=weights)
+
+    def activate(self, part: str, x: str, function: str) -> str:
+        """Add an activation function."""
+        name = f"{self.name}.{part}.activation"
+        return self.program.host(name, "activation", "activate", (x,), function=function)
+
+    def heads(self, part: str, x: str, heads: int, width: int, first: int = 0) -> str:
+        """Give columns of x [B, T, d] as heads [B, heads, T, width]."""
+        return self.program.host(
+            f"{self.name}.attention.{part}.heads",
+            "layout",
+            "split_heads",
+            (x,),
+            (shape(BATCH, heads, NEW, width),),
+            heads=heads,
+            first=first,
+            width=heads * width,
+        )
+
+    def attend(
+        self,
+        q: str,
+        k: str,
+        v: str,
+        heads: int,
+        key_heads: int,
+        width: int,
+        *,
+        cached: bool,
+        scale: float | None = None,
+    ) -> str:
+        """Add softmax(scale q k^T) v for heads [B, H, T, width]: [B, T, H width].
+
+        Parameters
+        ----------
+        scale : None is 1 / sqrt(width)
+        """
+        p, name, groups = self.program, f"{self.name}.attention", heads // key_heads
+        if cached:
+            k, v = (self._with_past(part, x) for part, x in (("keys", k), ("values", v)))
+        tokens = p.shape(k)[2]
+        if groups > 1:
+            rows = shape(BATCH, key_heads, groups * NEW, width)
+            q = p.host(
+                f"{name}.groups", "layout", "group_queries", (q,), (rows,), key_heads=key_heads
+            )
+        scores = p.multiply(f"{name}.qk", "QK^T", q, k, valid=SCORES_MASK, groups=groups)
+        shares = p.host(
+            f"{name}.softmax",
+            "softmax",
+            "softmax",
+            (scores, SCORES_MASK),
+            scale=width**-0.5 if scale is None else scale,
+            groups=groups,
+        )
+        turned = (shape(BATCH, key_heads, width, tokens),)
+        values = p.host(f"{name}.values.transposed", "layout", "transpose", (v,), turned)
+        mixed = p.multiply(
+            f"{name}.av", "attention x V", shares, values, non_negative=True, groups=groups
+        )
+        merged = (shape(BATCH, NEW, heads * width),)
+        return p.host(f"{name}.merge", "layout", "merge_heads", (mixed,), merged, groups=groups)
+
+    def _with_past(self, part: str, x: str) -> str:
+        """Append keys or values to those of past tokens."""
+        batch, heads, _, width = self.program.shape(x)
+        all_tokens = shape(batch, heads, PAST + NEW, width)
+        state = self.program.state(f"{self.name}.{part}", all_tokens)
+        name = f"{self.name}.attention.{part}.all"
+        return self.program.host(name, "layout", "append_state", (x, state), (all_tokens,))
+
+
+def begin(*, images: tuple[int, int, int] | None = None) -> ProgramBuilder:
+    """Begin a program over tokens [B, T], or over images [B, C, H, W]."""
+    p = ProgramBuilder()
+    if images is None:
+        p.input("tokens", shape(BATCH, NEW))
+    else:
+        p.input("images", shape(BATCH, *images))
+    p.input("lengths", shape(BATCH))
+    p.input("past", ())
+    return p
+
+
+def add_mask(p: ProgramBuilder, x: str, *, causal: bool, window: int = 0) -> None:
+    """Add the attention mask that all layers share."""
+    p.host(
+        SCORES_MASK,
+        "softmax",
+        "attention_mask",
+        (x, "lengths", "past"),
+        (shape(BATCH, 1, NEW, PAST + NEW),),
+        causal=causal,
+        window=window,
+    )
+
+
+def add_language_head(p: ProgramBuilder, x: str, weight: str, vocabulary: int, ending: str) -> str:
+    """Add the LM head: logits of all tokens ("logits") or of the last one ("last").
+
+    With the ending "features" the head is left to `loss_program`.
+    """
+    if ending == "features":
+        return x
+    if ending == "last":
+        width = p.shape(x)[-1]
+        x = p.host("head.last", "layout", "last_row", (x,), (shape(BATCH, 1, width),))
+    return p.project("head", "LM head", x, weight, vocabulary)
+
+
+def loss_program(width: int, weight: str, vocabulary: int) -> Program:
+    """Write what turns features [B, T, d] into the loss of every following token [B, T].
+
+    It is a program of its own, so that it can run on a few tokens at a time: logits are large.
+    """
+    p = ProgramBuilder()
+    x = p.input("features", shape(BATCH, NEW, width))
+    p.input("following", shape(BATCH, NEW))
+    logits = p.project("head", "LM head", x, weight, vocabulary)
+    return p.build(
+        p.host("head.loss", "sampling", "token_loss", (logits, "following"), (shape(BATCH, NEW),))
+    )
+
+
+def is_non_negative(function: str) -> bool:
+    """Say whether an activation function never gives a value below zero."""
+    return function in NON_NEGATIVE_ACTIVATIONS

@@ -1,0 +1,147 @@
+"""GPT-2: learned positions, pre-norm, fused QKV, tied LM head. Weights are stored as [K, M]."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from ...scheduler import BATCH, NEW, Program, shape
+from ..config_keys import check_keys
+from .blocks import (
+    MOST_LAYERS,
+    FamilyConfig,
+    LayerWriter,
+    add_language_head,
+    add_mask,
+    begin,
+    check_activation,
+    check_heads,
+    is_non_negative,
+)
+
+TASK = "language"
+PREFIX = "transformer."
+BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, as older files store it
+OTHER_HEADS = r"(score|multiple_choice_head|classifier|qa_outputs|v_head)\..*"
+
+
+class Config(FamilyConfig):
+    """The keys of GPT-2's config.json that shape the computation."""
+
+    vocabulary: int = Field(alias="vocab_size", ge=1)
+    width: int = Field(alias="n_embd", ge=1)
+    layers: int = Field(alias="n_layer", ge=1, le=MOST_LAYERS)
+    heads: int = Field(alias="n_head", ge=1)
+    inner: int | None = Field(default=None, alias="n_inner")
+    context: int = Field(alias="n_positions", ge=1)
+    epsilon: float = Field(default=1e-5, alias="layer_norm_epsilon", gt=0)
+    activation: Annotated[str, AfterValidator(check_activation)] = Field(
+        default="gelu_new", alias="activation_function"
+    )
+    tied: bool = Field(default=True, alias="tie_word_embeddings")
+    is_scaled: bool = Field(default=True, alias="scale_attn_weights")
+    is_scaled_by_layer: bool = Field(default=False, alias="scale_attn_by_inverse_layer_idx")
+
+    def score_scale(self, layer: int) -> float:
+        """Return what q k^T is multiplied by in a layer."""
+        scale = (self.width // self.heads) ** -0.5 if self.is_scaled else 1.0
+        return scale / (layer + 1) if self.is_scaled_by_layer else scale
+
+
+_OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+_NO_MATTER = frozenset(
+    "n_ctx reorder_and_upcast_attn summary_activation summary_proj_to_labels summary_type "
+    "summary_use_proj".split()
+)
+
+
+def read_config(document: Mapping[str, Any]) -> Config:
+    """Check a config.json."""
+    document = _own_names(document)
+    check_keys(document, Config, {"is_causal": True}, no_matter=_NO_MATTER)
+    config = Config(**document)
+    check_heads(config.width, config.heads)
+    return config
+
+
+def _own_names(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.json with GPT-2's own names for what other families call otherwise."""
+    result = dict(document)
+    for other, own in _OTHER_NAMES.items():
+        value = result.pop(other, None)
+        if value is not None and result.setdefault(own, value) != value:
+            raise ValueError(f"{other} = {value!r} and {own} = {result[own]!r} are one setting")
+    return result
+
+
+def head_weight(config: Config) -> str:
+    """Give the name of the LM head's weight."""
+    return "wte.weight" if config.tied else "lm_head.weight"
+
+
+def program(config: Config, ending: str) -> Program:
+    """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
+    width, inner, head = (
+        config.width,
+        config.inner or 4 * config.width,
+        config.width // config.heads,
+    )
+    p = begin()
+    x = p.host(
+        "embedding",
+        "embedding",
+        "embed",
+        ("tokens", "past"),
+        (shape(BATCH, NEW, width),),
+        weights={"table": "wte.weight", "positions": "wpe.weight"},
+        stored={"table": (config.vocabulary, width), "positions": (config.context, width)},
+    )
+    add_mask(p, "tokens", causal=True)
+    for i in range(config.layers):
+        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"h.{i}"
+        h = layer.norm("attention.norm", x, f"{at}.ln_1", config.epsilon)
+        h = layer.clipped("attention.qkv", h)
+        qkv = layer.project(
+            "attention.qkv", "QKV", h, f"{at}.attn.c_attn", 3 * width, True, transposed=True
+        )
+        q, k, v = (
+            layer.heads(part, qkv, config.heads, head, first=place * width)
+            for place, part in enumerate(("q", "k", "v"))
+        )
+        scale = config.score_scale(i)
+        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=True, scale=scale)
+        mixed = layer.clipped("attention.output", mixed)
+        h = layer.project(
+            "attention.output",
+            "output projection",
+            mixed,
+            f"{at}.attn.c_proj",
+            width,
+            False,
+            transposed=True,
+        )
+        x = layer.residual("attention", h, x, f"{at}.attn.c_proj.bias")
+
+        h = layer.norm("mlp.norm", x, f"{at}.ln_2", config.epsilon)
+        h = layer.clipped("mlp.up", h)
+        h = layer.project("mlp.up", "MLP", h, f"{at}.mlp.c_fc", inner, True, transposed=True)
+        h = layer.activate("mlp", h, config.activation)
+        h = layer.clipped("mlp.down", h)
+        h = layer.project(
+            "mlp.down",
+            "MLP",
+            h,
+            f"{at}.mlp.c_proj",
+            width,
+            False,
+            transposed=True,
+            non_negative=is_non_negative(config.activation),
+        )
+        x = layer.residual("mlp", h, x, f"{at}.mlp.c_proj.bias")
+    x = LayerWriter(p, "head", None).norm("norm", x, "ln_f", config.epsilon)
+    return p.build(add_language_head(p, x, head_weight(config), config.vocabulary, ending))

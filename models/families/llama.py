@@ -1,0 +1,238 @@
+"""Llama and its kin (Llama 2 and 3, Mistral, Qwen2, SmolLM2): RMS norm, rotary, gated MLP."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from ...scheduler import BATCH, NEW, Program, shape
+from ..config_keys import check_keys
+from .blocks import (
+    MOST_LAYERS,
+    FamilyConfig,
+    LayerWriter,
+    add_language_head,
+    add_mask,
+    begin,
+    check_activation,
+    check_heads,
+)
+
+TASK = "language"
+PREFIX = "model."
+BUFFERS = r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|layers\.\d+\.attn_rot_embd\.weight"
+OTHER_HEADS = r"(score|qa_outputs|classifier|v_head)\..*"
+
+
+class Config(FamilyConfig):
+    """The keys of a Llama config.json that shape the computation."""
+
+    vocabulary: int = Field(alias="vocab_size", ge=1)
+    width: int = Field(alias="hidden_size", ge=1)
+    layers: int = Field(alias="num_hidden_layers", ge=1, le=MOST_LAYERS)
+    heads: int = Field(alias="num_attention_heads", ge=1)
+    key_heads: int | None = Field(default=None, alias="num_key_value_heads", ge=1)
+    head_width: int | None = Field(default=None, alias="head_dim", ge=1)
+    inner: int = Field(alias="intermediate_size", ge=1)
+    context: int = Field(alias="max_position_embeddings", ge=1)
+    epsilon: float = Field(default=1e-6, alias="rms_norm_eps", gt=0)
+    activation: Annotated[str, AfterValidator(check_activation)] = Field(
+        default="silu", alias="hidden_act"
+    )
+    tied: bool = Field(default=False, alias="tie_word_embeddings")
+    rotary_base: float = Field(default=1e4, gt=0)
+    rotary_scaling: Mapping[str, Any] = Field(default_factory=dict)
+    has_rotary_factors: bool = False
+    biases: frozenset[str] = frozenset()  # of the projections q, k, v, o, gate, up, down
+    window: int = Field(default=0, ge=0, lt=2**31)
+
+
+_QWEN2_BIASES = frozenset("qkv")
+_KEY_HEADS = {"mistral": 8, "qwen2": 32}  # where config.json does not say; else as many as heads
+_MISTRAL_WINDOW = 4096  # likewise
+_READ = frozenset(
+    "attention_bias mlp_bias rope_parameters rope_scaling rope_theta sliding_window "
+    "use_sliding_window layer_types".split()
+)
+_ROPE_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def read_config(
+    document: Mapping[str, Any],
+    biases: frozenset[str] | None = None,
+    has_rotary_factors: bool = False,
+) -> Config:
+    """Check a config.json, in the spelling of transformers 4 or 5.
+
+    Parameters
+    ----------
+    biases, has_rotary_factors : as the weights have them, where config.json cannot say (GGUF)
+    """
+    check_keys(
+        document,
+        Config,
+        {"partial_rotary_factor": 1.0, "is_causal": True},
+        no_matter=frozenset({"max_window_layers"}),
+        read=_READ,
+    )
+    kind = document.get("model_type", "llama")
+    if "num_key_value_heads" not in document and kind in _KEY_HEADS:
+        document = {**document, "num_key_value_heads": _KEY_HEADS[kind]}
+    base, scaling = _rotary(document)
+    config = Config(
+        **document,
+        rotary_base=base,
+        rotary_scaling=scaling,
+        has_rotary_factors=has_rotary_factors,
+        biases=_biases(document, kind) if biases is None else biases,
+        window=_window(document, kind),
+    )
+    if config.head_width is None:
+        check_heads(config.width, config.heads)
+    key_heads = config.key_heads or config.heads
+    if config.heads % key_heads:
+        raise ValueError(f"{config.heads} query heads do not divide onto {key_heads} key heads")
+    return config
+
+
+def _rotary(document: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Return base and scaling of the rotary positions."""
+    given = [document[key] for key in ("rope_scaling", "rope_parameters") if document.get(key)]
+    if len(given) == 2 and given[0] != given[1]:
+        raise ValueError(
+            "rope_scaling and rope_parameters differ; remove the one that is not meant"
+        )
+    rope = given[0] if given else {}
+    if not isinstance(rope, Mapping):
+        raise ValueError(f"rope_scaling or rope_parameters = {rope!r} is not an object of settings")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "llama3" and rope.get("original_max_position_embeddings") is None:
+        context = document.get("max_position_embeddings")
+        rope = {**rope, "original_max_position_embeddings": context}
+    kinds = {"linear": _ROPE_KEYS[:1], "llama3": _ROPE_KEYS, "default": ()}
+    needed = kinds.get(kind) if isinstance(kind, str) else None
+    if needed is None:
+        raise ValueError(f"rotary scaling of type {kind!r} is unknown; known: linear, llama3")
+    for key in needed:
+        if not isinstance(rope.get(key), int | float) or rope[key] <= 0:
+            raise ValueError(f"rotary scaling {kind!r} wants {key} above 0, not {rope.get(key)!r}")
+    only = {"partial_rotary_factor": 1.0, "attention_factor": 1.0}
+    for key, value in rope.items():
+        known = (*_ROPE_KEYS, "rope_type", "type", "rope_theta", "finetuned")
+        if key not in known and value not in (None, False, only.get(key)):
+            raise ValueError(f"rotary {key} = {value!r} is not computed by lightloom")
+    base = rope.get("rope_theta", document.get("rope_theta", 1e4))
+    scaling = {"scaling": kind} | {key: rope[key] for key in _ROPE_KEYS if key in rope}
+    return base, {} if kind == "default" else scaling
+
+
+def _biases(document: Mapping[str, Any], kind: str) -> frozenset[str]:
+    """Return the projections that have a bias, as the classes of transformers build them."""
+    if kind == "qwen2":
+        return _QWEN2_BIASES
+    found: set[str] = set()
+    for key, parts in (("attention_bias", "q k v o"), ("mlp_bias", "gate up down")):
+        if document.get(key):
+            if kind != "llama":
+                raise ValueError(f"{key} = true: a model of type {kind!r} has no such bias")
+            found |= set(parts.split())
+    return frozenset(found)
+
+
+def _window(document: Mapping[str, Any], kind: str) -> Any:
+    """Return how far back a token sees; 0 is without limit."""
+    for key, usual in (("use_sliding_window", False), ("layer_types", {"full_attention"})):
+        value = document.get(key)
+        if value and (set(value) if isinstance(value, list) else value) != usual:
+            raise ValueError(f"{key} = {value!r}: a window on some layers is not computed")
+    if kind == "mistral":
+        return document.get("sliding_window", _MISTRAL_WINDOW) or 0
+    if document.get("sliding_window") and kind != "qwen2":
+        raise ValueError(
+            f"sliding_window = {document['sliding_window']!r}: a model of type {kind!r} has none"
+        )
+    return 0
+
+
+def head_weight(config: Config) -> str:
+    """Give the name of the LM head's weight."""
+    return "embed_tokens.weight" if config.tied else "lm_head.weight"
+
+
+def program(config: Config, ending: str) -> Program:
+    """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
+    key_heads = config.key_heads or config.heads
+    head = config.head_width or config.width // config.heads
+    p = begin()
+    x = p.host(
+        "embedding",
+        "embedding",
+        "embed",
+        ("tokens", "past"),
+        (shape(BATCH, NEW, config.width),),
+        weights={"table": "embed_tokens.weight"},
+        stored={"table": (config.vocabulary, config.width)},
+    )
+    add_mask(p, "tokens", causal=True, window=config.window)
+    for i in range(config.layers):
+        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"layers.{i}"
+        h = layer.norm("attention.norm", x, f"{at}.input_layernorm", config.epsilon, rms=True)
+        h = layer.clipped("attention.qkv", h)
+        split = {}
+        for part, count in (("q", config.heads), ("k", key_heads), ("v", key_heads)):
+            y = layer.project(
+                f"attention.{part}",
+                "QKV",
+                h,
+                f"{at}.self_attn.{part}_proj",
+                count * head,
+                part in config.biases,
+            )
+            split[part] = layer.heads(part, y, count, head)
+        q, k = (
+            p.host(
+                f"{layer.name}.attention.{part}.rotary",
+                "rotary",
+                "rotary",
+                (split[part], "past"),
+                base=config.rotary_base,
+                weights={"factors": "rope_freqs.weight"} if config.has_rotary_factors else {},
+                stored={"factors": (head // 2,)},
+                **config.rotary_scaling,
+            )
+            for part in ("q", "k")
+        )
+        mixed = layer.attend(q, k, split["v"], config.heads, key_heads, head, cached=True)
+        mixed = layer.clipped("attention.output", mixed)
+        output = f"{at}.self_attn.o_proj"
+        h = layer.project(
+            "attention.output", "output projection", mixed, output, config.width, False
+        )
+        x = layer.residual("attention", h, x, f"{output}.bias" if "o" in config.biases else None)
+
+        h = layer.norm("mlp.norm", x, f"{at}.post_attention_layernorm", config.epsilon, rms=True)
+        h = layer.clipped("mlp.up", h)
+        gate, up = (
+            layer.project(
+                f"mlp.{part}",
+                "MLP",
+                h,
+                f"{at}.mlp.{part}_proj",
+                config.inner,
+                part in config.biases,
+            )
+            for part in ("gate", "up")
+        )
+        h = p.host(
+            f"{layer.name}.mlp.activation",
+            "activation",
+            "gate",
+            (gate, up),
+            function=config.activation,
+        )
+        h = layer.clipped("mlp.down", h)
+        down = f"{at}.mlp.down_proj"
+        h = layer.project("mlp.down", "MLP", h, down, config.width, False)
+        x = layer.residual("mlp", h, x, f"{down}.bias" if "down" in config.biases else None)
+    x = LayerWriter(p, "head", None).norm("norm", x, "norm", config.epsilon, rms=True)
+    return p.build(add_language_head(p, x, head_weight(config), config.vocabulary, ending))

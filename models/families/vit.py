@@ -1,0 +1,164 @@
+"""ViT: images cut into patches, a class token, pre-norm layers, a linear classifier."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from ...scheduler import BATCH, NEW, Program, shape
+from ..config_keys import check_keys
+from .blocks import (
+    MOST_LAYERS,
+    FamilyConfig,
+    LayerWriter,
+    add_mask,
+    begin,
+    check_activation,
+    check_heads,
+    is_non_negative,
+)
+
+TASK = "vision"
+PREFIX = "vit."
+BUFFERS = r"pooler\.dense\.(weight|bias)|embeddings\.mask_token"
+OTHER_HEADS = r"decoder\..*"
+_MOST_CLASSES = 1 << 20
+
+
+class Config(FamilyConfig):
+    """The keys of ViT's config.json that shape the computation."""
+
+    width: int = Field(alias="hidden_size", ge=1)
+    layers: int = Field(alias="num_hidden_layers", ge=1, le=MOST_LAYERS)
+    heads: int = Field(alias="num_attention_heads", ge=1)
+    inner: int = Field(alias="intermediate_size", ge=1)
+    image: int = Field(alias="image_size", ge=1)
+    patch: int = Field(alias="patch_size", ge=1)
+    channels: int = Field(default=3, alias="num_channels", ge=1)
+    epsilon: float = Field(default=1e-12, alias="layer_norm_eps", gt=0)
+    activation: Annotated[str, AfterValidator(check_activation)] = Field(
+        default="gelu", alias="hidden_act"
+    )
+    bias: bool = Field(default=True, alias="qkv_bias")
+    names: Mapping[str, str] = Field(alias="id2label", min_length=1)
+
+    @property
+    def context(self) -> int:
+        """Tokens of one image: its patches and the class token."""
+        return (self.image // self.patch) ** 2 + 1
+
+
+_NO_MATTER = frozenset("encoder_stride pooler_act pooler_output_size tie_word_embeddings".split())
+
+
+def read_config(document: Mapping[str, Any]) -> Config:
+    """Check a config.json."""
+    check_keys(document, Config, {}, _NO_MATTER)
+    document = {key: _side(key, value) for key, value in document.items()}
+    count = document.get("num_labels", 2)  # what the key means when there are no names
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
+        raise ValueError(f"num_labels = {count!r} is not a number of classes")
+    names = document.get("id2label")
+    if names is None:
+        names = {index: f"class {index}" for index in range(count)}
+    if isinstance(names, Mapping):
+        names = {str(index): str(name) for index, name in names.items()}
+    config = Config(**{**document, "id2label": names})
+    check_heads(config.width, config.heads)
+    if config.image % config.patch:
+        raise ValueError(
+            f"image_size = {config.image} does not divide into patches of {config.patch}"
+        )
+    return config
+
+
+def _side(key: str, value: Any) -> Any:
+    """Return one side of what may be written as two equal ones."""
+    is_pair = key in ("image_size", "patch_size") and isinstance(value, list) and len(value) == 2
+    return value[0] if is_pair and value[0] == value[1] else value
+
+
+def program(config: Config, ending: str) -> Program:
+    """Write the forward pass; `ending` is "logits"."""
+    width, head = config.width, config.width // config.heads
+    count = config.context - 1
+    size = config.channels * config.patch**2
+    p = begin(images=(config.channels, config.image, config.image))
+    x = p.host(
+        "patches",
+        "layout",
+        "patches",
+        ("images",),
+        (shape(BATCH, count, size),),
+        size=config.patch,
+    )
+    weight = "embeddings.patch_embeddings.projection"
+    stored = (width, config.channels, config.patch, config.patch)
+    x = p.project("embedding.patches", "patch embedding", x, f"{weight}.weight", width, stored)
+    x = p.host(
+        "embedding",
+        "embedding",
+        "embed_patches",
+        (x,),
+        (shape(BATCH, NEW, width),),
+        weights={
+            "bias": f"{weight}.bias",
+            "token": "embeddings.cls_token",
+            "positions": "embeddings.position_embeddings",
+        },
+        stored={"token": (1, 1, width), "positions": (1, config.context, width)},
+    )
+    add_mask(p, x, causal=False)
+    for i in range(config.layers):
+        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
+        h = layer.norm("attention.norm", x, f"{at}.layernorm_before", config.epsilon)
+        h = layer.clipped("attention.qkv", h)
+        q, k, v = (
+            layer.heads(
+                part,
+                layer.project(
+                    f"attention.{part}",
+                    "QKV",
+                    h,
+                    f"{at}.attention.attention.{name}",
+                    width,
+                    config.bias,
+                ),
+                config.heads,
+                head,
+            )
+            for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
+        )
+        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=False)
+        mixed = layer.clipped("attention.output", mixed)
+        output = f"{at}.attention.output.dense"
+        h = layer.project("attention.output", "output projection", mixed, output, width, False)
+        x = layer.residual("attention", h, x, f"{output}.bias")
+
+        h = layer.norm("mlp.norm", x, f"{at}.layernorm_after", config.epsilon)
+        h = layer.clipped("mlp.up", h)
+        h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
+        h = layer.activate("mlp", h, config.activation)
+        h = layer.clipped("mlp.down", h)
+        h = layer.project(
+            "mlp.down",
+            "MLP",
+            h,
+            f"{at}.output.dense",
+            width,
+            False,
+            non_negative=is_non_negative(config.activation),
+        )
+        x = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
+    x = p.host("head.first", "layout", "first_row", (x,), (shape(BATCH, width),))
+    x = LayerWriter(p, "head", None).norm("norm", x, "layernorm", config.epsilon)
+    logits = p.project("head", "classifier", x, "classifier.weight", len(config.names))
+    return p.build(
+        p.host(
+            "head.bias",
+            "residual and bias",
+            "add_bias",
+            (logits,),
+            weights={"bias": "classifier.bias"},
+        )
+    )

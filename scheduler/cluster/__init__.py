@@ -1,0 +1,1 @@
+"""Many workers: processes here or elsewhere, and benches that multiply as one."""

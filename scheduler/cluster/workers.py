@@ -1,0 +1,493 @@
+"""Workers that run tasks: this process, processes of this machine, or a Dask cluster elsewhere.
+
+`open_workers` opens them, and checks them before anything is sent: the scheduler answers, it has
+workers, and each has this version of lightloom. A task is a function of a module, with arguments
+that may be other tasks; results come as they finish. What a user can put right comes back as a
+`Failure`, and so do the tasks that needed it; other exceptions are raised. Dask runs the tasks of
+a lost worker elsewhere. Not here: what tasks do.
+"""
+
+import logging
+import platform
+import re
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+import numpy as np
+
+from ... import __version__
+from ...instruments import InputError, LightloomError
+from ...instruments.errors import import_extra
+from ...instruments.safety import signals
+
+START_S = 120.0  # that processes of this machine have to start
+ANSWER_S = 5.0  # that a scheduler has to answer, and to have its first worker
+PATIENCE_S = 60.0  # that a cluster may be without any worker, as while one is started again
+_PURPOSE = "work on a cluster of workers (--workers 0 does without)"
+_POLL_S = 1.0
+_CLOSE_S = 20.0
+_ADDRESS = re.compile(
+    r"(?P<scheme>tcp://|tls://)?(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,6})"
+)
+
+# Dask has glibc give memory back at every turn; frames would be paged in anew for each shot
+_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 27, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
+
+# asked of every worker as a text: one without lightloom, or with another, can answer too
+_VERSIONS = """{
+    "lightloom": __import__("lightloom").__version__,
+    "Python": __import__("platform").python_version(),
+    "numpy": __import__("numpy").__version__,
+}"""
+
+
+class WorkersLost(LightloomError):
+    """The scheduler, or its last worker, is gone while tasks were left."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What came of a task that a user's mistake ended: one sentence."""
+
+    sentence: str
+
+
+class Workers(Protocol):
+    """Who runs tasks."""
+
+    name: str
+    count: int
+    remarks: Sequence[str]
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        needs: Mapping[str, float] | None = None,
+    ) -> Any:
+        """Give a task: function(*arguments), where an argument may be a task.
+
+        Parameters
+        ----------
+        needs : what a worker must have to spare while it runs the task, such as {"bench": 1}
+        """
+
+    def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Give (index, result) of tasks as they finish; a result may be a `Failure`.
+
+        What is left when the caller stops listening is not run.
+
+        Raises
+        ------
+        WorkersLost : when nobody is left to run them
+        """
+
+
+@contextmanager
+def open_workers(
+    count: int,
+    address: str | None = None,
+    offers: Mapping[str, float] | None = None,
+) -> Iterator[Workers]:
+    """Open workers, and check them; closed, they leave no process behind.
+
+    Parameters
+    ----------
+    count : processes of this machine, of one thread each; 0 takes this process. They talk over
+        TLS with keys of this call, on loopback alone
+    address : of a running Dask scheduler, whose workers are taken as they are, instead
+    offers : what each process of this machine has to spare; see `Workers.submit`
+
+    Raises
+    ------
+    InputError : when the scheduler does not answer or has no workers, or a worker has another
+        version of lightloom
+    MissingExtraError : when Dask is not installed
+    """
+    if address is None and not count:
+        yield _Here()
+        return
+    _dask()
+    config = import_extra("dask.config", "cluster", _PURPOSE)
+    with ExitStack() as stack:
+        _hush(stack)
+        # arguments of a task may be large: weights, images
+        stack.enter_context(config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}))
+        if address is None:
+            name = f"{count} processes of this machine"
+            client = _start(stack, count, offers)
+        else:
+            name = f"the Dask cluster at {address}"
+            client = _connect(stack, address)
+        threads = _wait_for_workers(client, name)
+        remarks = _check_versions(client)
+        shared = sum(number > 1 for number in threads.values())
+        if shared:
+            remarks.append(f"{shared} workers run several tasks at once, each in the other's time")
+        yield Cluster(client, name, len(threads), remarks)
+
+
+# ------------------------------------------------------------------------------ this process
+
+
+class _Later:
+    """A task of this process, run when its result is first asked for."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._work = (function, arguments)
+        self._results: list[Any] = []
+
+    def result(self) -> Any:
+        if not self._results:
+            function, arguments = self._work
+            known = [a.result() if isinstance(a, _Later) else a for a in arguments]
+            self._results.append(_run(__version__, function, *known))
+        return self._results[0]
+
+
+class _Here:
+    """Runs tasks in this process, one after another."""
+
+    name = "this process"
+    count = 0
+    remarks: Sequence[str] = ()
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        needs: Mapping[str, float] | None = None,
+    ) -> _Later:
+        return _Later(function, arguments)
+
+    def finished(self, tasks: Sequence[_Later]) -> Iterator[tuple[int, Any]]:
+        for index, task in enumerate(tasks):
+            yield index, task.result()
+
+
+# ---------------------------------------------------------------------------------- a cluster
+
+
+class Cluster:
+    """Runs tasks on the workers of a Dask client.
+
+    Beside what `Workers` can, tasks may be pinned to a worker, and workers asked while they work.
+    """
+
+    def __init__(self, client: Any, name: str, count: int, remarks: Sequence[str]) -> None:
+        self._client = client
+        self.name = name
+        self.count = count
+        self.remarks = remarks
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler of the cluster listens."""
+        return str(self._client.scheduler.address)
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        needs: Mapping[str, float] | None = None,
+        worker: str | None = None,
+        priority: int = 0,
+    ) -> Any:
+        """Give a task, as `Workers.submit`.
+
+        Parameters
+        ----------
+        worker : address of the only one that may run it
+        priority : tasks of a higher one run first
+        """
+        key = f"{function.__name__}-{uuid.uuid4().hex}"  # nobody else's result is meant
+        return self._client.submit(
+            _run,
+            __version__,
+            function,
+            *arguments,
+            key=key,
+            resources=needs,
+            workers=None if worker is None else [worker],
+            priority=priority,
+        )
+
+    def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Give (index, result) of tasks as they finish, as `Workers.finished`."""
+        left = dict(enumerate(tasks))
+        done: SimpleQueue[int] = SimpleQueue()
+        for index, task in left.items():
+            task.add_done_callback(lambda _, index=index: done.put(index))
+        alone_since = None
+        try:
+            while left:
+                try:
+                    index = done.get(timeout=_POLL_S)
+                except Empty:
+                    alone_since = self._check_alive(alone_since)
+                    continue
+                task = left.pop(index)
+                yield index, self.result(task)
+                task.release()
+        finally:
+            for task in left.values():
+                task.release()
+
+    def result(self, task: Any) -> Any:
+        """Give the result of a task, once it is done; it may be a `Failure`."""
+        if task.status in ("cancelled", "lost"):
+            raise WorkersLost(f"{self.name} is gone")
+        try:
+            return task.result()
+        except (CancelledError, OSError):  # lost between the question and this
+            raise WorkersLost(f"{self.name} is gone") from None
+        except _dask().scheduler.KilledWorker:
+            return Failure("it ended every worker that tried it: perhaps it needs more memory")
+
+    def offering(self, name: str) -> list[str]:
+        """Give the addresses of workers that have such a thing to spare, in order."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return sorted(a for a, worker in workers.items() if worker["resources"].get(name, 0) >= 1)
+
+    def there(self) -> set[str]:
+        """Give the addresses of all workers that there are now.
+
+        Raises
+        ------
+        WorkersLost : when the scheduler is gone
+        """
+        try:
+            if self._client.status == "running":
+                return set(self._client.nthreads())
+        except (OSError, TimeoutError):
+            pass
+        raise WorkersLost(f"{self.name} is gone: its scheduler does not answer any more")
+
+    def ask(
+        self, workers: Sequence[str], function: Callable[..., Any], *arguments: Any
+    ) -> dict[str, Any]:
+        """Call a function in workers at once, beside the tasks that they run.
+
+        Gives what came of it by address: a result, a `Failure` or an exception. Workers that do
+        not answer are left out.
+        """
+
+        def call() -> dict[str, Any]:
+            there = self.there()  # Dask would wait long for others
+            asked = [address for address in workers if address in there]
+            call = _run, __version__, function, *arguments
+            found = self._client.run(*call, workers=asked, on_error="return") if asked else {}
+            return {address: found[address] for address in asked}
+
+        try:
+            return _aside(call, ANSWER_S * 4)
+        except (OSError, RuntimeError, WorkersLost):  # no answer in time; the client is closed
+            return {}
+
+    def add_to_workers(self, plugin: Any, name: str) -> None:
+        """Give a Dask plugin to every worker, and to those that come."""
+        self._client.register_plugin(plugin, name=name)
+
+    def _check_alive(self, alone_since: float | None) -> float | None:
+        """Give since when there have been no workers.
+
+        Raises
+        ------
+        WorkersLost : when that is too long
+        """
+        if self._client.status != "running":
+            raise WorkersLost(f"{self.name} is gone: its scheduler does not answer any more")
+        if self._client.nthreads():
+            return None
+        now = time.monotonic()
+        if alone_since is not None and now - alone_since > PATIENCE_S:
+            raise WorkersLost(f"{self.name} has had no workers for {PATIENCE_S:.0f} s")
+        return alone_since or now
+
+
+def _run(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a task where it landed."""
+    if version != __version__:  # a worker that came later
+        place = platform.node()
+        return Failure(f"a worker on {place} has lightloom {__version__}, not {version}")
+    for argument in arguments:
+        if isinstance(argument, Failure):
+            return argument
+    try:
+        return function(*arguments)
+    except LightloomError as error:
+        return Failure(str(error))
+    except MemoryError:
+        return Failure(f"there is not enough memory for it on {platform.node()}")
+
+
+def _dask() -> Any:
+    return import_extra("distributed", "cluster", _PURPOSE)
+
+
+def dask_setup(worker: Any) -> None:
+    """Leave Ctrl-C to the process that started this worker; Dask calls this in each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> Any:
+    """Start processes of this machine, and give a client of theirs."""
+    dask = _dask()
+    config = import_extra("dask.config", "cluster", _PURPOSE)
+    rooms = ("scheduler", "worker")
+    settings: dict[str, Any] = {f"distributed.{room}.http.routes": [] for room in rooms}
+    settings |= {  # what only a dashboard would show takes a share of each core
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.system-monitor.interval": "10s",
+    }
+    settings |= {f"distributed.nanny.pre-spawn-environ.{key}": n for key, n in _MEMORY.items()}
+
+    def start() -> Any:
+        with config.set(settings):
+            return dask.LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                security=True,
+                silence_logs=logging.CRITICAL,
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                resources=None if offers is None else dict(offers),
+                preload=[__name__],
+            )
+
+    try:
+        cluster = _aside(start, START_S)
+    except (OSError, RuntimeError) as error:
+        raise WorkersLost(f"cannot start {count} processes: {error}") from None
+    stack.callback(_close, cluster)
+    client = dask.Client(cluster, set_as_default=False)
+    stack.callback(_close, client)
+    return client
+
+
+def _connect(stack: ExitStack, address: str) -> Any:
+    """Give a client of a running scheduler."""
+    dask = _dask()
+    _check_reachable(address)
+    try:
+        client = _aside(
+            lambda: dask.Client(address, timeout=ANSWER_S, set_as_default=False), 1.2 * ANSWER_S
+        )
+    except TimeoutError:  # Dask waits for ever for one that accepts and says nothing
+        raise InputError(
+            f"what listens at {address!r} says nothing: it is no Dask scheduler"
+        ) from None
+    except Exception as error:  # of many kinds: sockets, handshakes, certificates
+        reason = " ".join(str(error).split())
+        raise InputError(f"no Dask scheduler answers at {address!r}: {reason}") from None
+    stack.callback(_close, client)
+    return client
+
+
+def _close(opened: Any) -> None:
+    """Close a client or a cluster; processes that are busy are given some seconds, then killed."""
+    with suppress(OSError):  # a time-out: what is left ends with this process
+        opened.close(timeout=_CLOSE_S)
+
+
+def _hush(stack: ExitStack) -> None:
+    """Keep Dask from logging what is told here in a sentence."""
+    for name in ("distributed", "distributed.client", "tornado.application"):
+        logger = logging.getLogger(name)
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
+
+
+def _aside(call: Callable[[], Any], seconds: float) -> Any:
+    """Call in a thread of its own, and wait so long for it.
+
+    Processes that are started there never see a Ctrl-C at the terminal, not even while they start.
+
+    Raises
+    ------
+    TimeoutError : when it has not come back; it is left to itself
+    """
+    found: list[Any] = []
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            with signals.unheard_by_children():
+                found.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="open workers", daemon=True)
+    thread.start()
+    end = time.monotonic() + seconds
+    while thread.is_alive() and time.monotonic() < end:
+        thread.join(_POLL_S)  # in short waits: a longer one cannot be interrupted on Windows
+    if errors:
+        raise errors[0]
+    if not found:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return found[0]
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse addresses that Dask would try for long, or leave a broken client of."""
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None or not 0 < int(parts["port"]) < 1 << 16:
+        raise InputError(f"--scheduler {address!r} is no address such as tcp://10.0.0.1:8786")
+    secret = parts["scheme"] == "tls://"
+    if secret and _dask().Security().get_connection_args("client").get("ssl_context") is None:
+        raise InputError(
+            f"{address} wants certificates: name them in Dask's configuration, distributed.comm.tls"
+        )
+    try:
+        host = parts["host"].strip("[]")
+        socket.create_connection((host, int(parts["port"])), timeout=ANSWER_S).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"no Dask scheduler answers at {address!r}: {reason}") from None
+
+
+def _wait_for_workers(client: Any, name: str) -> Mapping[str, int]:
+    """Give the threads of each worker."""
+    end = time.monotonic() + ANSWER_S
+    while True:
+        threads: Mapping[str, int] = client.nthreads()
+        if threads:
+            return threads
+        if time.monotonic() > end:
+            raise InputError(f"{name} has no workers; start some: dask worker ADDRESS")
+        time.sleep(0.1)
+
+
+def _check_versions(client: Any) -> list[str]:
+    """Refuse workers with another lightloom; give remarks on those with another Python or numpy."""
+    here = {"Python": platform.python_version(), "numpy": np.__version__}
+    remarks = []
+    for address, found in client.run(eval, _VERSIONS, on_error="return").items():
+        if isinstance(found, Exception):
+            raise InputError(
+                f"the worker {address} cannot load lightloom ({found}); here it is {__version__}: "
+                "install the same there"
+            )
+        if found["lightloom"] != __version__:
+            raise InputError(
+                f"the worker {address} has lightloom {found['lightloom']}, but here it is "
+                f"{__version__}: install the same there"
+            )
+        others = [f"{key} {found[key]}, not {here[key]}" for key in here if found[key] != here[key]]
+        if others:
+            remarks.append(
+                f"the worker {address} has {' and '.join(others)}: "
+                "its results may differ in their last bits"
+            )
+    return remarks

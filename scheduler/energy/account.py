@@ -1,0 +1,649 @@
+"""The account of energy and time: counted events times constants, beside digital machines.
+
+Events come from a program's symbolic sizes (`planned_events`; nothing is materialised) or from what
+a backend counted in a run (`recorded_events`). Constants (`constants.py`) turn them into joules.
+There are always three figures: the system, the optical products alone ("compute"), the light alone;
+docs/explanation/energy.md says what is in each. Time is that of `timing.py`, step after step.
+
+The formula is that of the published accounts, with what they leave out beside it:
+E = inputs (memory + DAC + modulator) + outputs (light + amplifier + ADC + memory)
+    + weights (memory + DAC + modulator) / reuse + hold power x time + host + idle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ...backends import Geometry, OpticsProfile, Stats, tile_count
+from ..costs import BenchModel, converter_seconds, host_cost, optical_cost
+from ..program import HostStep, OpticalMatmul
+from ..sizes import evaluate
+from .constants import Baseline, Constants
+
+if TYPE_CHECKING:
+    from ..executor import StepRecord
+
+PLANCK_LIGHT = 6.62607015e-34 * 299_792_458.0  # J m: energy of a photon times its wavelength
+
+LIGHT = ("light",)
+COMPUTE = (
+    *LIGHT,
+    "modulators",
+    "DAC",
+    "detector",
+    "amplifier",
+    "ADC",
+    "memory",
+    "weight loading",
+)
+CATEGORIES = (*COMPUTE, "hold power", "host arithmetic", "host memory", "idle")
+SCOPES: Mapping[str, tuple[str, ...]] = {
+    "system": CATEGORIES,
+    "compute": COMPUTE,
+    "light": LIGHT,
+}
+
+
+@dataclass
+class Events:
+    """What happens in a step, over all its calls.
+
+    Parameters
+    ----------
+    pairs : element pairs lit, over all readings: what the source must light
+    photons : photoelectrons of light; None where the profile counts none
+    input_values, output_values, weight_values : operand values read from memory, or written to it
+    sums : sums converted that belong to one output and segment, whatever the number of readings
+    host_operations, host_values : of a host step; values moved to and from memory
+    host_macs : MACs of a product that stays on the host
+    light_s, convert_s, host_s : seconds of light and its frames, of converters beyond that, of host
+    """
+
+    macs: int = 0
+    shots: int = 0
+    input_frames: int = 0
+    weight_frames: int = 0
+    input_samples: int = 0
+    weight_samples: int = 0
+    conversions: int = 0
+    pairs: int = 0
+    photons: float | None = None
+    input_values: int = 0
+    output_values: int = 0
+    weight_values: int = 0
+    sums: int = 0
+    host_operations: int = 0
+    host_values: int = 0
+    host_macs: int = 0
+    light_s: float = 0.0
+    convert_s: float = 0.0
+    host_s: float = 0.0
+
+    def add(self, other: Events, times: int = 1) -> None:
+        """Add the events of another call, so many times."""
+        for name in _EVENTS:
+            value = getattr(other, name)
+            if value is not None:
+                setattr(self, name, (getattr(self, name) or 0) + times * value)
+
+
+_EVENTS = tuple(item.name for item in fields(Events))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a digital machine would have to do for one call of a step, so many times."""
+
+    times: int
+    macs: int
+    product_values: int
+    weight_values: int
+    operations: int
+    values: int
+
+
+@dataclass
+class PartEvents:
+    """Steps of the same name in all layers: "attention.qk" of 12 layers.
+
+    Parameters
+    ----------
+    is_dynamic : the weights are an operand, such as keys, and loaded anew whatever `weight_reuse`
+    """
+
+    part: str
+    kind: str
+    where: str
+    is_dynamic: bool
+    steps: int = 0
+    events: Events = field(default_factory=Events)
+    work: list[Work] = field(default_factory=list)
+
+
+Calls = Sequence[tuple[Mapping[str, int], int]]
+
+
+def part_of(name: str) -> str:
+    """Give a step's name without its layer: "layer.3.attention.qk" is "attention.qk"."""
+    pieces = name.split(".")
+    return ".".join(pieces[2:]) if pieces[0] == "layer" else name
+
+
+def planned_events(
+    steps: Iterable[tuple[OpticalMatmul | HostStep, bool]], calls: Calls, bench: BenchModel
+) -> list[PartEvents]:
+    """Count the events of a program for given calls, without running it.
+
+    Parameters
+    ----------
+    steps : each with whether it goes to light
+    calls : sizes of the passes, and how often each runs
+
+    Returns
+    -------
+    parts : in the order of the program; upper bounds, as in `timing.optical_cost`: every signed row
+        is taken to have a negative value in every segment
+    """
+    parts: dict[tuple[str, str], PartEvents] = {}
+    alike: dict[tuple[Any, ...], list[OpticalMatmul | HostStep]] = {}
+    for step, optical in steps:  # layers are alike: one of them is counted
+        alike.setdefault((part_of(step.name), *signature(step, optical)), []).append(step)
+    for (_, optical, *_), same in alike.items():
+        events, work = _count(same[0], optical, calls, bench)
+        _add(parts, same[0], optical, events, work, len(same))
+    return list(parts.values())
+
+
+def recorded_events(
+    records: Iterable[StepRecord], bench: BenchModel, is_digital: bool = False
+) -> list[PartEvents]:
+    """Take the events of a run: what the backend counted, and host steps as they were timed."""
+    parts: dict[tuple[str, str], PartEvents] = {}
+    for record in records:
+        optical = record.optical and not is_digital
+        events, work = _count(record.step, optical, record.calls, bench)
+        if optical:
+            events = _measured(events, record.stats, bench.profile)
+        else:
+            events.host_s = record.seconds
+        _add(parts, record.step, optical, events, work, 1)
+    return list(parts.values())
+
+
+def _add(
+    parts: dict[tuple[str, str], PartEvents],
+    step: OpticalMatmul | HostStep,
+    optical: bool,
+    events: Events,
+    work: Iterable[Work],
+    times: int,
+) -> None:
+    where, name = "optical" if optical else "host", part_of(step.name)
+    dynamic = isinstance(step, OpticalMatmul) and step.dynamic
+    part = parts.setdefault((name, where), PartEvents(name, step.kind, where, dynamic))
+    part.steps += times
+    part.events.add(events, times)
+    part.work += [replace(item, times=times * item.times) for item in work]
+
+
+def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
+    """Give what the events of a step depend on, beside sizes and profile."""
+    if isinstance(step, OpticalMatmul):
+        return (optical, step.x_shape, step.w_shape, step.dynamic, step.non_negative)
+    return (optical, step.step, step.in_shapes, step.out_shapes)
+
+
+def _count(
+    step: OpticalMatmul | HostStep, optical: bool, calls: Calls, bench: BenchModel
+) -> tuple[Events, list[Work]]:
+    total, work = Events(), []
+    for sizes, times in calls:
+        if isinstance(step, OpticalMatmul):
+            events = (
+                _optical(step, sizes, bench) if optical else _on_host(step, sizes, bench.profile)
+            )
+        else:
+            events = _host(step, sizes, bench.profile)
+        total.add(events, times)
+        work.append(_work(step, sizes, times, events))
+    return total, work
+
+
+def _work(
+    step: OpticalMatmul | HostStep, sizes: Mapping[str, int], times: int, events: Events
+) -> Work:
+    if not isinstance(step, OpticalMatmul):
+        return Work(times, 0, 0, 0, events.host_operations, events.host_values)
+    operands = (math.prod(evaluate(shape, sizes)) for shape in (step.x_shape, step.y_shape))
+    weights = math.prod(evaluate(step.w_shape, sizes))
+    return Work(times, step.macs(sizes), sum(operands), weights, 0, 0)
+
+
+def _optical(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> Events:
+    profile = bench.profile
+    *leading, outputs, length = evaluate(step.w_shape, sizes)
+    matrices = math.prod(leading)
+    rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
+    cost = optical_cost(step, sizes, bench)
+    macs = step.macs(sizes)
+    segments = tile_count((1, length), Geometry(None, bench.geometry.inputs))
+    pairs = macs * profile.elements_per_input * profile.readings(step.non_negative)
+    photons = None
+    if profile.photons_per_mac is not None:
+        photons = profile.photons_per_mac * macs
+    return Events(
+        macs=macs,
+        shots=cost.shots,
+        input_frames=cost.input_frames,
+        weight_frames=cost.weight_frames,
+        input_samples=cost.input_samples,
+        weight_samples=cost.weight_samples,
+        conversions=cost.conversions,
+        pairs=pairs,
+        photons=photons,
+        input_values=cost.input_samples // profile.elements_per_input,
+        output_values=matrices * rows * outputs,
+        weight_values=matrices * outputs * length,
+        sums=matrices * rows * outputs * segments,
+        light_s=cost.seconds,
+        convert_s=cost.convert_seconds,
+    )
+
+
+def _measured(planned: Events, stats: Stats, profile: OpticsProfile) -> Events:
+    """Put what a backend counted in the place of what the plan expects.
+
+    Time on the bench grows with the shots that were counted.
+    """
+    shown = stats.input_samples / planned.input_samples if planned.input_samples else 0.0
+    return Events(
+        macs=planned.macs,
+        shots=stats.shots,
+        input_frames=stats.input_frames,
+        weight_frames=stats.weight_frames,
+        input_samples=stats.input_samples,
+        weight_samples=stats.weight_samples,
+        conversions=stats.conversions,
+        pairs=round(planned.pairs * shown),
+        photons=stats.photons if profile.has_light else None,
+        input_values=stats.input_samples // profile.elements_per_input,
+        output_values=planned.output_values,
+        weight_values=planned.weight_values,
+        sums=planned.sums,
+        light_s=planned.light_s * stats.shots / max(planned.shots, 1),
+        convert_s=converter_seconds(stats.input_samples, stats.conversions, profile),
+    )
+
+
+def _on_host(step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
+    cost, macs = host_cost(step, sizes, profile), step.macs(sizes)
+    return Events(macs=macs, host_macs=macs, host_values=cost.values, host_s=cost.seconds)
+
+
+def _host(step: HostStep, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
+    cost = host_cost(step, sizes, profile)
+    return Events(host_operations=cost.operations, host_values=cost.values, host_s=cost.seconds)
+
+
+# ------------------------------------------------------------------------- joules and seconds
+
+
+def energy_of(part: PartEvents, constants: Constants, profile: OpticsProfile) -> dict[str, float]:
+    """Give the joules of a part, by category."""
+    events, c = part.events, constants
+    if part.where != "optical":
+        moved = events.host_values * c["host_value_bytes"] * c["host_byte_j"]
+        arithmetic = events.host_operations * c["host_operation_j"]
+        powered = c["hold_power_w"] + c["detector_power_w"]
+        return {
+            "host arithmetic": arithmetic + events.host_macs * c["host_mac_j"],
+            "host memory": moved,
+            "idle": powered * events.host_s,
+        }
+    sample_j = c["dac_j"] + c["modulator_j"]
+    weight_j = c.get("weight_access_j") or c["memory_access_j"]
+    loading = events.weight_samples * sample_j + events.weight_values * weight_j
+    seconds = events.light_s + events.convert_s
+    operations = (
+        events.input_samples * c["encode_operations"] + events.conversions * c["decode_operations"]
+    )
+    shown_j = events.input_samples * c["modulator_j"]
+    return {
+        "light": light_of(events, constants, profile),
+        "modulators": shown_j + events.macs * (c.get("optical_mac_j") or 0.0),
+        "DAC": events.input_samples * c["dac_j"],
+        "detector": c["detector_power_w"] * seconds,
+        "amplifier": events.conversions * c["amplifier_j"],
+        "ADC": events.conversions * c["adc_j"],
+        "memory": (events.input_values + events.output_values) * c["memory_access_j"],
+        "weight loading": loading / (1 if part.is_dynamic else c["weight_reuse"]),
+        "hold power": c["hold_power_w"] * seconds,
+        "host arithmetic": operations * c["host_operation_j"],
+        "idle": c["host_idle_power_w"] * seconds,
+    }
+
+
+def light_of(events: Events, constants: Constants, profile: OpticsProfile) -> float:
+    """Give the joules of light, at the source's plug.
+
+    The source lights every element pair fully, and modulators absorb what they do not pass. Where
+    the profile fixes the light of a full pair, or what enters the weights, that is counted; where
+    it fixes what is detected, `pair_transmission` says how much more was sent.
+    """
+    c = constants
+    chosen = c.get("photons_per_output")
+    if chosen is not None and not c.values["photons_per_output"].is_assumed:
+        sent = chosen * events.sums / c["pair_transmission"]
+    elif profile.photons_full_scale is not None:
+        sent = profile.photons_full_scale * events.pairs
+    elif profile.photons_entering_per_mac is not None:
+        sent = profile.photons_entering_per_mac * events.macs * profile.rails
+    elif events.photons is not None:
+        sent = events.photons / c["pair_transmission"]
+    else:
+        sent = c["photons_per_output"] * events.sums / c["pair_transmission"]
+    loss = c["quantum_efficiency"] * c["optical_throughput"] * c["source_efficiency"]
+    return sent * PLANCK_LIGHT / c["wavelength_m"] / loss
+
+
+@dataclass(frozen=True)
+class PartEnergy:
+    """One row of the account.
+
+    Parameters
+    ----------
+    joules : by category
+    seconds : predicted (or, for host steps of a run, measured), one step after another
+    """
+
+    part: str
+    kind: str
+    where: str
+    steps: int
+    macs: int
+    joules: Mapping[str, float]
+    seconds: float
+
+    def total(self, scope: str = "system") -> float:
+        """Give the joules within a scope."""
+        return sum(self.joules.get(category, 0.0) for category in SCOPES[scope])
+
+
+@dataclass(frozen=True)
+class DigitalEnergy:
+    """What a baseline takes for the same passes.
+
+    Parameters
+    ----------
+    system : joules of all steps; None where nothing measured its power
+    compute : joules of the products that the bench does in light
+    seconds : of all steps; None for a baseline without rates
+    """
+
+    baseline: Baseline
+    system: float | None
+    compute: float | None
+    seconds: float | None
+
+
+class Account:
+    """Energy and time of some passes on one bench, with every event and constant at hand.
+
+    Parameters
+    ----------
+    tokens : that the passes take in or give out, for figures per token
+    unit : "token" or "image"
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[PartEvents],
+        constants: Constants,
+        profile: OpticsProfile,
+        tokens: int,
+        unit: str = "token",
+    ) -> None:
+        self.parts = tuple(parts)
+        self.constants = constants
+        self.profile = profile
+        self.tokens = tokens
+        self.unit = unit
+        self.events = Events()
+        for part in self.parts:
+            self.events.add(part.events)
+        # joules are sums over events: parts that are treated alike count as one
+        merged: dict[tuple[str, bool, bool], PartEvents] = {}
+        for part in self.parts:
+            key = (part.where, part.is_dynamic, part.events.host_macs > 0)
+            same = merged.setdefault(key, PartEvents("", "", part.where, part.is_dynamic))
+            same.events.add(part.events)
+        self._merged = tuple(merged.values())
+
+    def rows(self) -> list[PartEnergy]:
+        """Give the account step by step, layers together."""
+        return [
+            PartEnergy(
+                part.part,
+                part.kind,
+                part.where,
+                part.steps,
+                part.events.macs,
+                energy_of(part, self.constants, self.profile),
+                part.events.light_s + part.events.convert_s + part.events.host_s,
+            )
+            for part in self.parts
+        ]
+
+    def joules(self, constants: Constants | None = None) -> dict[str, float]:
+        """Give the joules of each category, over all steps."""
+        total = dict.fromkeys(CATEGORIES, 0.0)
+        for part in self._merged:
+            for category, value in energy_of(
+                part, constants or self.constants, self.profile
+            ).items():
+                total[category] += value
+        return total
+
+    def total(self, scope: str = "system", constants: Constants | None = None) -> float:
+        """Give the joules within "system", "compute" or "light"."""
+        joules = self.joules(constants)
+        return sum(joules[category] for category in SCOPES[scope])
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all steps, one after another."""
+        return self.events.light_s + self.events.convert_s + self.events.host_s
+
+    # ---------------------------------------------------------------------- beside digital
+
+    def digital(self) -> list[DigitalEnergy]:
+        """Give what each baseline takes for the same passes."""
+        return [self._digital(baseline) for baseline in self.constants.baselines.values()]
+
+    def _digital(self, baseline: Baseline) -> DigitalEnergy:
+        optical = [part for part in self.parts if part.where == "optical"]
+        if baseline.is_roofline:
+            seconds, on_light = (
+                sum(_roofline_seconds(baseline, part.work) for part in parts)
+                for parts in (self.parts, optical)
+            )
+            power = baseline.value("power_w") if "power_w" in baseline.constants else None
+            joules = None if power is None else power * seconds
+            compute = None if power is None else power * on_light
+            return DigitalEnergy(baseline, joules, compute, seconds)
+        products, on_light = (
+            sum(_product_joules(baseline, part.work) for part in parts)
+            for parts in (self.parts, optical)
+        )
+        return DigitalEnergy(baseline, products + self._host_steps(self.constants), on_light, None)
+
+    def _host_steps(self, constants: Constants) -> float:
+        """Give the joules of host steps, the same beside a digital multiplier as beside light."""
+        total = 0.0
+        for part in self._merged:
+            if part.where != "optical" and not part.events.host_macs:
+                joules = energy_of(part, constants, self.profile)
+                total += joules["host arithmetic"] + joules["host memory"]
+        return total
+
+    def advantages(self) -> dict[str, dict[str, float | None]]:
+        """Give baseline -> scope -> digital energy over the bench's; above 1 the light wins.
+
+        The light and the optical products are compared with the same products done digitally.
+        """
+        totals = {scope: self.total(scope) for scope in SCOPES}
+        return {
+            item.baseline.name: {
+                scope: _ratio(item.system if scope == "system" else item.compute, totals[scope])
+                for scope in SCOPES
+            }
+            for item in self.digital()
+        }
+
+    # ---------------------------------------------------------------------- what decides it
+
+    def powers(self) -> dict[str, float]:
+        """Give d ln(energy of the system) / d ln(constant) of each constant; 0 without effect."""
+        powers = {}
+        for name in self.constants.values:
+            more, less = (self.total(constants=self.constants.times(name, f)) for f in (1.01, 0.99))
+            powers[name] = math.log(more / less) / math.log(1.01 / 0.99) if less > 0 else 0.0
+        return powers
+
+    def sensitivity(self, count: int | None = None) -> list[Sensitivity]:
+        """Say how far each constant moves the system's energy, the most influential first.
+
+        Parameters
+        ----------
+        count : of constants to give; None gives all that have any influence
+        """
+        goals = {item.baseline.name: item for item in self.digital() if item.system is not None}
+        powers = self.powers()
+        names = sorted(powers, key=lambda name: -abs(powers[name]))
+        found = []
+        for name in [name for name in names if abs(powers[name]) > 1e-9][:count]:
+            constant = self.constants.values[name]
+            factors = {label: self._break_even(name, goal) for label, goal in goals.items()}
+            item = Sensitivity(name, constant.value, constant.unit, powers[name], factors)
+            found.append(item)
+        return found
+
+    def _break_even(self, name: str, goal: DigitalEnergy) -> float | None:
+        """Find the factor on a constant at which the system takes as much; None if none does."""
+        assert goal.system is not None
+        here = self._host_steps(self.constants)
+
+        def over(exponent: float) -> float:
+            changed = self.constants.times(name, 10.0**exponent)
+            digital = goal.system or 0.0
+            if not goal.baseline.is_roofline:
+                digital += self._host_steps(changed) - here
+            return self.total(constants=changed) - digital
+
+        low, high = -9.0, 9.0
+        if name in _SHARES:
+            high = -math.log10(self.constants[name])
+        if over(low) * over(high) > 0:
+            return None
+        rising = over(high) > 0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if (over(middle) > 0) == rising else (middle, high)
+        return float(10.0 ** ((low + high) / 2))
+
+    def converters(self, tokens_per_s: float) -> list[ConverterNeed]:
+        """Say how many converters a throughput needs, at what rate, and what they take."""
+        c, events = self.constants, self.events
+        weights = sum(
+            part.events.weight_samples / (1 if part.is_dynamic else c["weight_reuse"])
+            for part in self.parts
+        )
+        needs = []
+        for name, samples, joule, rate in (
+            ("DAC", events.input_samples + weights, "dac_j", "dac_rate_hz"),
+            ("ADC", float(events.conversions), "adc_j", "adc_rate_hz"),
+        ):
+            per_second = samples / self.tokens * tokens_per_s
+            count = math.ceil(per_second / c[rate] - 1e-9)
+            needs.append(ConverterNeed(name, per_second, count, c[rate], per_second * c[joule]))
+        return needs
+
+    def benches(self, tokens_per_s: float) -> float:
+        """Give how many such benches a throughput needs, each one step after another."""
+        return self.seconds / self.tokens * tokens_per_s
+
+
+_SHARES = (
+    "quantum_efficiency",
+    "optical_throughput",
+    "source_efficiency",
+    "pair_transmission",
+)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How one constant moves the verdict.
+
+    Parameters
+    ----------
+    power : d ln(energy) / d ln(constant): 0.5 says that 10 % more costs 5 % more
+    factors : baseline -> what the constant must be multiplied by to break even, alone; None where
+        no value does it
+    """
+
+    name: str
+    value: float
+    unit: str
+    power: float
+    factors: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class ConverterNeed:
+    """Converters of one kind: samples a second, how many at which rate, and their power."""
+
+    kind: str
+    samples_per_s: float
+    count: int
+    rate_hz: float
+    power_w: float
+
+
+def _ratio(digital: float | None, optical: float) -> float | None:
+    return None if digital is None or optical <= 0 else digital / optical
+
+
+def _product_joules(baseline: Baseline, work: Sequence[Work]) -> float:
+    """Give the joules of products at so much a MAC and an access."""
+    mac_j, access_j, weight_j = map(baseline.value, ("mac_j", "access_j", "weight_access_j"))
+    return sum(
+        item.times
+        * (item.macs * mac_j + item.product_values * access_j + item.weight_values * weight_j)
+        for item in work
+    )
+
+
+def _roofline_seconds(baseline: Baseline, work: Sequence[Work]) -> float:
+    """Give the seconds of calls: arithmetic or memory, whichever takes longer."""
+    macs, others, moved, operand, value = (
+        baseline.value(name)
+        for name in (
+            "macs_per_s",
+            "operations_per_s",
+            "bytes_per_s",
+            "operand_bytes",
+            "value_bytes",
+        )
+    )
+    return sum(
+        item.times
+        * max(
+            item.macs / macs + item.operations / others,
+            ((item.product_values + item.weight_values) * operand + item.values * value) / moved,
+        )
+        for item in work
+    )

@@ -1,0 +1,356 @@
+"""The constants of the energy account: each with value, unit, source and year, from a TOML file.
+
+A set is a file in `energy_constants/`, or the user's own of the same form. What a set does not give
+comes from the bench's profile, and what that does not give from the set `default`, marked as
+assumed. What the constants do is written in `energy.py`; their table is docs/explanation/energy.md.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ...backends import OpticsProfile
+from ...instruments import InputError
+from ...instruments.toml_file import read_toml
+
+FOLDER = Path(__file__).parent / "published"
+DEFAULT = "default"
+BASELINES = "baselines"
+ENCODINGS = "encodings"
+
+_LARGEST = 1e300
+_PREFIXES = {
+    "a": 1e-18,
+    "f": 1e-15,
+    "p": 1e-12,
+    "n": 1e-9,
+    "u": 1e-6,
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a constant is: its unit, what it counts, and which values make sense.
+
+    Parameters
+    ----------
+    unit : "1" for a plain number
+    meaning : for tables
+    optional : whether the account goes without it where nobody gives it
+    may_be_zero : of powers; an energy of an event is never zero
+    most : the largest value
+    """
+
+    unit: str
+    meaning: str
+    optional: bool = False
+    may_be_zero: bool = False
+    most: float = math.inf
+
+
+KINDS: Mapping[str, Kind] = {
+    # light
+    "wavelength_m": Kind("m", "wavelength of the light"),
+    "quantum_efficiency": Kind("1", "photoelectrons per photon at the detector", most=1.0),
+    "optical_throughput": Kind(
+        "1", "share of the source's light that arrives through modulators fully open", most=1.0
+    ),
+    "source_efficiency": Kind("1", "light per electrical power of the source", most=1.0),
+    "pair_transmission": Kind(
+        "1", "mean light that an element pair passes, over that of a fully open one", most=1.0
+    ),
+    "photons_per_output": Kind(
+        "1", "photoelectrons that one converted sum needs, however long it is", optional=True
+    ),
+    # one event
+    "modulator_j": Kind("J", "one sample shown by a modulator"),
+    "optical_mac_j": Kind(
+        "J", "one MAC inside the optical unit, where that does not fall with width", optional=True
+    ),
+    "dac_j": Kind("J", "one sample of a digital-to-analogue converter"),
+    "amplifier_j": Kind("J", "one sample of a detector's amplifier"),
+    "adc_j": Kind("J", "one sample of an analogue-to-digital converter"),
+    "memory_access_j": Kind("J", "one operand value read or written beside the bench"),
+    "weight_access_j": Kind(
+        "J", "one weight read to be shown (else as memory_access_j)", optional=True
+    ),
+    "weight_reuse": Kind("1", "passes that one loading of a static weight serves"),
+    # power
+    "hold_power_w": Kind("W", "modulators that hold their frames", may_be_zero=True),
+    "detector_power_w": Kind("W", "detectors, beyond their samples", may_be_zero=True),
+    # the host beside the bench
+    "host_operation_j": Kind("J", "one operation of a host step"),
+    "host_mac_j": Kind("J", "one MAC of a product that stays on the host"),
+    "host_byte_j": Kind("J", "one byte moved by a host step"),
+    "host_value_bytes": Kind("B", "bytes of one value in a host step"),
+    "host_idle_power_w": Kind("W", "the host while it waits for light", may_be_zero=True),
+    "encode_operations": Kind("1", "host operations per sample shown: scale, round"),
+    "decode_operations": Kind("1", "host operations per sample converted: scale, add"),
+    # converters, for a wanted throughput
+    "dac_rate_hz": Kind("Hz", "samples a second of one digital-to-analogue converter"),
+    "adc_rate_hz": Kind("Hz", "samples a second of one analogue-to-digital converter"),
+}
+ROOFLINE: Mapping[str, Kind] = {
+    "macs_per_s": Kind("1/s", "MACs a second at most"),
+    "operations_per_s": Kind("1/s", "other operations a second at most"),
+    "bytes_per_s": Kind("B/s", "bytes a second from memory"),
+    "power_w": Kind("W", "power at work"),
+    "operand_bytes": Kind("B", "bytes of one operand of a product"),
+    "value_bytes": Kind("B", "bytes of one value in another step"),
+}
+PER_MAC: Mapping[str, Kind] = {
+    "mac_j": Kind("J", "one MAC; everything included where no accesses are given"),
+    "access_j": Kind("J", "one value of a product read or written", optional=True),
+    "weight_access_j": Kind("J", "one weight read", optional=True),
+}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One constant in SI units, and where it comes from.
+
+    Parameters
+    ----------
+    origin : the set, the profile or "--set" that gave it; "assumed" for the default set
+    recalled : remembered by whoever wrote it down, not looked up
+    """
+
+    name: str
+    value: float
+    unit: str
+    source: str
+    year: int | None
+    origin: str
+    recalled: bool = False
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether neither the profile nor a chosen set gave it."""
+        return self.origin == "assumed"
+
+    def times(self, factor: float) -> "Constant":
+        """Give the constant with its value multiplied."""
+        return replace(self, value=self.value * factor)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A digital machine: either energy per MAC (and access), or a roofline of rates and power."""
+
+    name: str
+    title: str
+    constants: Mapping[str, Constant]
+
+    def value(self, name: str) -> float:
+        """Give the value of one of its constants; 0 for an optional one that it lacks."""
+        return self.constants[name].value if name in self.constants else 0.0
+
+    @property
+    def is_roofline(self) -> bool:
+        """Whether it has rates, and so a time."""
+        return "macs_per_s" in self.constants
+
+
+@dataclass(frozen=True)
+class ConstantSet:
+    """The constants and baselines of one file; some constants may be those of an encoding."""
+
+    name: str
+    title: str
+    constants: Mapping[str, Constant]
+    baselines: Mapping[str, Baseline]
+    encodings: Mapping[str, Mapping[str, Constant]]
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Everything that one account needs, resolved: chosen set, then profile, then default set."""
+
+    values: Mapping[str, Constant]
+    baselines: Mapping[str, Baseline]
+    names: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name].value
+
+    def get(self, name: str) -> float | None:
+        """Give an optional constant, or None."""
+        found = self.values.get(name)
+        return None if found is None else found.value
+
+    def times(self, name: str, factor: float) -> "Constants":
+        """Give them with one value multiplied."""
+        return replace(self, values={**self.values, name: self.values[name].times(factor)})
+
+    @property
+    def assumed(self) -> tuple[Constant, ...]:
+        """Those that neither the profile nor a chosen set gave."""
+        return tuple(constant for constant in self.values.values() if constant.is_assumed)
+
+
+def set_names() -> list[str]:
+    """Give the names of the constant sets that come with lightloom."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+@lru_cache(maxsize=16)
+def load_constants(name: str = DEFAULT) -> ConstantSet:
+    """Read a set by name, or from a TOML file of the same form.
+
+    Raises
+    ------
+    InputError : for an unknown name, or naming file, key and value of what cannot be used
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not name.endswith(".toml") and name not in set_names():
+        raise InputError(
+            f"unknown constants {name!r}; choose from {', '.join(set_names())}, "
+            "or give a .toml file"
+        )
+    document = read_toml(path, "file of constants")
+    surplus = document.keys() - {"title", "constants", BASELINES, ENCODINGS}
+    tables = [document.get(key, {}) for key in ("constants", BASELINES, ENCODINGS)]
+    if surplus or not all(isinstance(table, dict) for table in tables) or not any(tables):
+        raise InputError(
+            f"{path}: a file of constants holds a title, a table [constants], tables "
+            f"[{BASELINES}.NAME] and [{ENCODINGS}.NAME], "
+            f"not {', '.join(sorted(surplus)) or 'nothing of these'}"
+        )
+    origin = "assumed" if name == DEFAULT else path.stem if path.parent == FOLDER else str(path)
+    constants = _read_table(path, "constants", tables[0], origin)
+    encodings = {
+        key: _read_table(path, f"{ENCODINGS}.{key}", table, origin)
+        for key, table in tables[2].items()
+    }
+    baselines = {key: _read_baseline(path, key, table, origin) for key, table in tables[1].items()}
+    return ConstantSet(path.stem, str(document.get("title", "")), constants, baselines, encodings)
+
+
+def resolve(
+    profile: OpticsProfile, names: tuple[str, ...] = (), machines: Iterable[Baseline] = ()
+) -> Constants:
+    """Bring together the constants that an account of this bench needs.
+
+    Parameters
+    ----------
+    names : chosen sets; a later one goes before an earlier one. What the user set in the profile
+        goes before all of them
+    machines : more baselines, such as the machine at hand
+
+    Raises
+    ------
+    InputError : for a set that cannot be used
+    """
+    default = load_constants()
+    values = {**default.constants, **default.encodings.get(profile.encoding, {})}
+    baselines = dict(default.baselines)
+    values.update(_of_profile(profile))
+    for name in names:
+        chosen = load_constants(name)
+        values.update(chosen.constants)
+        values.update(chosen.encodings.get(profile.encoding, {}))
+        baselines.update(chosen.baselines)
+    values.update({k: c for k, c in _of_profile(profile).items() if c.origin == "--set"})
+    baselines.update({machine.name: machine for machine in machines})
+    return Constants({key: values[key] for key in KINDS if key in values}, baselines, names)
+
+
+def _of_profile(profile: OpticsProfile) -> dict[str, Constant]:
+    found = {}
+    for key, kind in KINDS.items():
+        value = getattr(profile, key, None)
+        field = OpticsProfile.model_fields.get(key)
+        if value is None or (key not in profile.sources and field and value == field.default):
+            continue
+        source = profile.sources.get(key, "given in Python, without a source")
+        origin = "--set" if source == "set by the user" else f"profile {profile.name}"
+        recalled = "recalled" in source
+        year = profile.years.get(key)
+        found[key] = Constant(key, float(value), kind.unit, source, year, origin, recalled)
+    return found
+
+
+def _read_table(path: Path, where: str, table: Any, origin: str) -> dict[str, Constant]:
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: {where} = {table!r} is no table of constants")
+    return {
+        key: _read(path, f"{where}.{key}", key, entry, KINDS, origin)
+        for key, entry in table.items()
+    }
+
+
+def _read_baseline(path: Path, name: str, table: Any, origin: str) -> Baseline:
+    where = f"{BASELINES}.{name}"
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: {where} = {table!r} is no table of constants")
+    entries = {key: entry for key, entry in table.items() if key != "title"}
+    kinds = PER_MAC if "mac_j" in entries else ROOFLINE
+    missing = {key for key, kind in kinds.items() if not kind.optional} - entries.keys()
+    if missing:
+        raise InputError(
+            f"{path}: {where} lacks {', '.join(sorted(missing))}; a baseline has mac_j, or "
+            f"all of {', '.join(ROOFLINE)}"
+        )
+    constants = {
+        key: _read(path, f"{where}.{key}", key, entry, kinds, origin)
+        for key, entry in entries.items()
+    }
+    return Baseline(name, str(table.get("title", name)), constants)
+
+
+def _read(
+    path: Path, where: str, key: str, entry: Any, kinds: Mapping[str, Kind], origin: str
+) -> Constant:
+    """Check one constant of a file and bring it to SI units."""
+    if key not in kinds:
+        raise InputError(f"{path}: {where} is no constant; known: {', '.join(kinds)}")
+    kind = kinds[key]
+    needed, allowed = {"value", "unit", "source"}, {"value", "unit", "source", "year", "recalled"}
+    if not isinstance(entry, dict) or entry.keys() - allowed or needed - entry.keys():
+        lacks = sorted(needed - entry.keys()) if isinstance(entry, dict) else sorted(needed)
+        raise InputError(
+            f"{path}: {where} needs value, unit and source, and may have year and recalled"
+            + (f"; it has no {' and no '.join(lacks)}" if lacks else "")
+        )
+    source, year = entry["source"], entry.get("year")
+    if not isinstance(source, str) or not source.strip():
+        raise InputError(f"{path}: {where} has no source")
+    if year is not None and (isinstance(year, bool) or not isinstance(year, int)):
+        raise InputError(f"{path}: {where}.year = {year!r} is no year")
+    if not isinstance(entry.get("recalled", False), bool):
+        raise InputError(
+            f"{path}: {where}.recalled = {entry['recalled']!r} is neither true nor false"
+        )
+    value = _in_si(path, where, entry["value"], entry["unit"], kind)
+    recalled = entry.get("recalled", False)
+    return Constant(key, value, kind.unit, source, year, origin, recalled)
+
+
+def _in_si(path: Path, where: str, value: Any, unit: Any, kind: Kind) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) < math.inf:  # math.isfinite fails for huge whole numbers
+        raise InputError(f"{path}: {where}.value = {value!r} is no finite number")
+    if abs(value) > _LARGEST:
+        raise InputError(f"{path}: {where}.value = {value!r} is too large for a constant")
+    plain = kind.unit == "1"
+    prefix = unit.removesuffix(kind.unit) if isinstance(unit, str) else None
+    fits = prefix in _PREFIXES and isinstance(unit, str) and unit.endswith(kind.unit)
+    if not fits or (plain and prefix):
+        example = '"1"' if plain else f'"{kind.unit}", with a prefix if you like'
+        raise InputError(f"{path}: {where}.unit = {unit!r} does not fit; want {example}")
+    number = float(value) * _PREFIXES[str(prefix)]
+    least = "0 or more" if kind.may_be_zero else "above 0"
+    if number < 0 or (number == 0 and not kind.may_be_zero) or number > kind.most:
+        most = "" if math.isinf(kind.most) else f" and at most {kind.most:g}"
+        raise InputError(f"{path}: {where}.value = {value!r} must be {least}{most}")
+    return number

@@ -1,0 +1,88 @@
+"""An account of energy as one document, for JSON, reports and pages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .account import SCOPES, Account
+from .constants import KINDS, Constant
+
+INFLUENTIAL = 8  # constants that a document lists with what they decide
+
+
+def account_document(account: Account, tokens_per_s: float | None = None) -> dict[str, Any]:
+    """Give an account as plain numbers and words; joules and seconds per token beside totals.
+
+    Parameters
+    ----------
+    tokens_per_s : throughput that converters are counted for; None is what the bench reaches, one
+        step after another
+    """
+    tokens = account.tokens
+    reached = tokens / account.seconds if account.seconds else None
+    wanted = reached if tokens_per_s is None else tokens_per_s
+    powers = account.powers()
+    document: dict[str, Any] = {
+        "profile": account.profile.name,
+        "constant_sets": list(account.constants.names),
+        "unit": account.unit,
+        "tokens": tokens,
+        "joules": {scope: account.total(scope) for scope in SCOPES},
+        "joules_per_token": {scope: account.total(scope) / tokens for scope in SCOPES},
+        "femtojoules_per_mac": {
+            scope: 1e15 * account.total(scope) / max(account.events.macs, 1) for scope in SCOPES
+        },
+        "categories": account.joules(),
+        "seconds": {
+            "all": account.seconds,
+            "light": account.events.light_s,
+            "converters": account.events.convert_s,
+            "host": account.events.host_s,
+        },
+        "steps": [
+            {
+                "step": row.part,
+                "kind": row.kind,
+                "where": row.where,
+                "count": row.steps,
+                "macs": row.macs,
+                "joules": {key: value for key, value in row.joules.items() if value},
+                "seconds": row.seconds,
+            }
+            for row in account.rows()
+        ],
+        "events": {key: value for key, value in vars(account.events).items() if value is not None},
+        "baselines": [
+            {
+                "name": item.baseline.name,
+                "title": item.baseline.title,
+                "joules": item.system,
+                "joules_of_products_on_light": item.compute,
+                "seconds": item.seconds,
+            }
+            for item in account.digital()
+        ],
+        "advantages": account.advantages(),
+        "sensitivity": [vars(item) for item in account.sensitivity(INFLUENTIAL)],
+        "tokens_per_s": {"one_bench": reached, "wanted": tokens_per_s},
+        "constants": {
+            name: {**_constant(item), "influence": powers[name]}
+            for name, item in account.constants.values.items()
+        },
+        "assumed": [item.name for item in account.constants.assumed],
+    }
+    if wanted:
+        document["converters"] = [vars(need) for need in account.converters(wanted)]
+        document["benches"] = account.benches(wanted)
+    return document
+
+
+def _constant(constant: Constant) -> Mapping[str, Any]:
+    return {
+        "value": constant.value,
+        "unit": constant.unit,
+        "meaning": KINDS[constant.name].meaning,
+        "source": constant.source,
+        "year": constant.year,
+        "recalled": constant.recalled,
+        "origin": constant.origin,
+    }

@@ -1,0 +1,485 @@
+"""`export`: a journal as HDF5 or Zarr, with units and provenance, to be analysed elsewhere.
+
+Both have the same tree: tables (`sessions`, `programs`, `passes`, `steps`, `segments`, `shots`,
+`faults`, `about`, `report`), a column each; and arrays (`results`, `electrons`, `inputs`, `files`).
+Arrays of a kind are stacked along their first axis, with what each row belongs to beside them. What
+is written goes out in chunks, so that memory does not grow with the run. Every group and array says
+whether its numbers are simulated (`is_mock`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...backends import Stats
+from ...backends.bench.checkpoint import QUALITY
+from ...instruments import InputError
+from ...instruments.errors import import_extra
+from ...instruments.files import check_output, whole_output
+from .journal import SCHEMA as JOURNAL_SCHEMA
+from .journal import JournalFile
+
+SCHEMA = 1
+ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".zarr": "zarr"}
+CHUNK_BYTES = 1 << 18
+MOST_WAITING_BYTES = 32 << 20  # bytes, of all arrays together
+_SPARE = 64 << 20  # bytes that a disk keeps: HDF5 comes to no good end on one that is full
+_COUNTS = tuple(item.name for item in fields(Stats) if item.name != "seconds")
+_STAGES = ("encode", "product", "decode")
+_TEXT = "text"  # the dtype of a column of texts
+_UNITS = {
+    "electrons": "photoelectrons",
+    "photons": "photoelectrons",
+    "seconds": "s",
+    "at_s": "s",
+    "began_s": "s",
+    "ended_s": "s",
+    "lost_s": "s",
+    **{f"{stage}_s": "s" for stage in _STAGES},
+}
+_MEANINGS = {
+    "at_s": "seconds since 1970-01-01 00:00 UTC, when it was kept",
+    "began_s": "seconds since 1970-01-01 00:00 UTC",
+    "ended_s": "seconds since 1970-01-01 00:00 UTC; NaN where it says no end",
+    "lost_s": "of the bench's clock, for the exposure and the remedy",
+    "electrons": "of each shot that is no reference, in the order of the plan, by slot",
+    "brightness": "light over that of calibration; NaN where it was not measured",
+    "dark": "dark pixels off what calibration says, in sigma of their mean",
+    "peak": "brightest sample over a full one",
+    "checksum": "largest |z| of the checksums",
+    "attempts": "how often the shot was taken",
+    "where": "optical: on light; host: digitally",
+    "part": "micro-batch of the pass",
+}
+
+
+def export(journal: JournalFile, output: str | Path) -> dict[str, int]:
+    """Write a journal to a new file .h5, or a new folder .zarr; say how many rows went where.
+
+    Parameters
+    ----------
+    output : .h5 or .hdf5 for HDF5, .zarr for Zarr
+
+    Raises
+    ------
+    InputError : when the journal is damaged, or the output is there already, or cannot be written;
+        what was begun of it, beside and under another name, is removed
+    MissingExtraError : without the extra `export`
+    """
+    output = Path(output)
+    kind = ENDINGS.get(output.suffix.lower())
+    if kind is None:
+        raise InputError(f"{output}: an export is called .h5 or .hdf5 (HDF5), or .zarr (Zarr)")
+    check_output(output)
+    about = journal.about()
+    is_mock = bool(about.get("plan", {}).get("is_mock", True))
+    maker = _Hdf5 if kind == "hdf5" else _Zarr
+    with (
+        whole_output(output) as draft,
+        maker(draft, _provenance(journal, about, is_mock), is_mock) as store,
+    ):
+        tree = _Tree(store)
+        _write(journal, tree)
+        tree.flush()
+    return tree.rows
+
+
+def _provenance(journal: JournalFile, about: Mapping[str, Any], is_mock: bool) -> dict[str, Any]:
+    model = about.get("model", {})
+    said = {
+        "title": f"run of {model.get('name', 'an unknown model')}, from {journal.path.name}",
+        "software": f"lightloom {metadata.version('lightloom')}",
+        "schema": SCHEMA,
+        "journal_schema": JOURNAL_SCHEMA,
+        "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "is_complete": bool(journal.results()),
+        "model": model.get("name", ""),
+        "model_digest": model.get("digest", ""),
+        "backend": about.get("backend", {}).get("kind", ""),
+        "versions": json.dumps(about.get("versions", {})),
+    }
+    if is_mock:
+        said["watermark"] = "MOCK: simulated; no light was measured"
+    return said
+
+
+# --- what goes where ------------------------------------------------------------------------------
+
+
+def _write(journal: JournalFile, tree: _Tree) -> None:
+    for name, documents in (("about", journal.about()), ("report", journal.results())):
+        columns = {"key": _TEXT, "value": _TEXT}
+        for key, value in documents.items():
+            tree.row(name, columns, {"key": key, "value": json.dumps(value)})
+    for row in journal.rows("file"):
+        content = np.frombuffer(row["content"], dtype=np.uint8)
+        tree.stack("files", row["name"], content, {})
+    for name, value in journal.inputs().items():
+        if isinstance(value, np.ndarray):
+            tree.stack("inputs", name, value, {})
+        else:
+            texts = [value] if isinstance(value, str) else value
+            for text in texts:
+                tree.row(f"inputs/{name}", {"text": _TEXT}, {"text": str(text)})
+    _write_sessions(journal, tree)
+    for row in journal.rows("program"):
+        tree.row("programs", {"number": "i8", "digest": _TEXT, "steps": _TEXT}, row)
+    for row in journal.rows("pass"):
+        tree.row("passes", {"number": "i8", "program": "i8", "document": _TEXT}, row)
+    _write_steps(journal, tree)
+    _write_segments(journal, tree)
+    faults = {"session": "i8", "at_s": "f8", "kind": _TEXT, "device": _TEXT, "shot": _TEXT}
+    faults |= {"attempt": "i8", "remedy": _TEXT, "detail": _TEXT, "lost_s": "f8"}
+    for row in journal.rows("fault"):
+        tree.row("faults", faults, {"session": row["session"], **json.loads(row["document"])})
+
+
+def _write_sessions(journal: JournalFile, tree: _Tree) -> None:
+    columns = {"number": "i8", "began_s": "f8", "ended_s": "f8", "outcome": _TEXT, "detail": _TEXT}
+    columns |= {"document": _TEXT}
+    ends = {"number", "began_s", "at_s", "outcome", "detail"}
+    for session in journal.sessions():
+        document = {key: value for key, value in session.items() if key not in ends}
+        ended_s = math.nan if session["at_s"] is None else session["at_s"]
+        row = session | {"ended_s": ended_s, "document": json.dumps(document)}
+        tree.row("sessions", columns, row | {"outcome": session["outcome"] or ""})
+
+
+def _write_steps(journal: JournalFile, tree: _Tree) -> None:
+    columns = {"pass": "i8", "step": "i8", "part": "i8", "session": "i8", "at_s": "f8"}
+    columns |= {"name": _TEXT, "kind": _TEXT, "where": _TEXT, "seconds": "f8"} | _STATS_COLUMNS
+    for step in journal.steps():
+        tree.row("steps", columns, step | _stats_row(step["stats"]))
+        belongs = {"pass": step["pass"], "part": step["part"]}
+        for number, value in enumerate(step["values"]):
+            tree.stack(f"results/{step['name'].replace('/', ':')}", str(number), value, belongs)
+
+
+_STATS_COLUMNS = (
+    {name: "f8" if name == "photons" else "i8" for name in _COUNTS}
+    | {f"{stage}_s": "f8" for stage in _STAGES}
+    | {"stats": _TEXT}
+)
+
+
+def _stats_row(stats: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {name: stats.get(name, 0) for name in _COUNTS}
+    stages = {f"{stage}_s": stats.get("seconds", {}).get(stage, 0.0) for stage in _STAGES}
+    return counts | stages | {"stats": json.dumps(stats)}
+
+
+def _write_segments(journal: JournalFile, tree: _Tree) -> None:
+    columns = {"number": "i8", "job": _TEXT, "first": "i8", "done": "i8", "is_last": "?"}
+    columns |= {"session": "i8", "at_s": "f8"} | _STATS_COLUMNS | {"state": _TEXT}
+    figures = {"segment": "i8"} | dict.fromkeys(QUALITY, "f4")
+    for segment in journal.segments():
+        number, quality = segment["number"], segment["quality"]
+        row = segment | {"state": json.dumps(segment["state"])}
+        tree.row("segments", columns, row | _stats_row(segment["stats"]))
+        tree.stack("electrons", "electrons", segment["electrons"], {"segment": number})
+        shots = np.full(len(quality[QUALITY[0]]), number)
+        tree.columns("shots", figures, {"segment": shots, **quality})
+
+
+# --- tables and stacks, in chunks -----------------------------------------------------------------
+
+
+@dataclass
+class _Pile:
+    """Rows that wait until they fill a chunk."""
+
+    append: Callable[[np.ndarray], None]
+    chunk_rows: int
+    waiting: list[np.ndarray] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        self.waiting.append(rows)
+        self.rows += len(rows)
+        self.bytes += rows.nbytes
+
+    def flush(self, whole_chunks: bool) -> None:
+        """Write what waits; whole chunks alone are the cheaper."""
+        count = self.rows - self.rows % self.chunk_rows if whole_chunks else self.rows
+        if not count:
+            return
+        rows = np.concatenate(self.waiting)
+        self.append(rows[:count])
+        left = rows[count:].copy()
+        self.waiting, self.rows, self.bytes = ([left] if len(left) else []), len(left), left.nbytes
+
+
+class _Tree:
+    """What an export holds: tables with columns, and stacks of arrays.
+
+    Attributes
+    ----------
+    rows : of each table and stack
+    """
+
+    def __init__(self, store: _Store) -> None:
+        self._store = store
+        self._piles: dict[str, _Pile] = {}
+        self._stacks: dict[tuple[str, str, str, tuple[int, ...]], str] = {}
+        self._waiting = 0  # bytes
+        self.rows: dict[str, int] = {}
+
+    def row(self, table: str, columns: Mapping[str, str], values: Mapping[str, Any]) -> None:
+        """Add a row to a table."""
+        self.columns(table, columns, {name: [values[name]] for name in columns})
+
+    def columns(
+        self,
+        table: str,
+        columns: Mapping[str, str],
+        values: Mapping[str, Sequence[Any] | np.ndarray],
+    ) -> None:
+        """Add rows to a table, by its columns: name -> dtype."""
+        for name, dtype in columns.items():
+            if dtype == _TEXT:
+                texts = np.empty(len(values[name]), dtype=object)
+                texts[:] = [_clean(text) for text in values[name]]
+                self._add(f"{table}/{name}", texts, (table.rpartition("/")[2],))
+            else:
+                self._add(
+                    f"{table}/{name}",
+                    np.asarray(values[name], dtype=dtype),
+                    (table.rpartition("/")[2],),
+                )
+        self._count(table, len(next(iter(values.values()))))
+
+    def stack(self, group: str, name: str, array: np.ndarray, belongs: Mapping[str, int]) -> None:
+        """Add an array to the stack of its name, and to what its rows belong.
+
+        Arrays of another dtype, or other sizes behind the first axis, get a stack of their own.
+        """
+        array = np.atleast_1d(array)
+        shape = array.shape[1:]
+        key = (group, name, array.dtype.str, shape)
+        if key not in self._stacks:
+            is_first = not any(known[:2] == key[:2] for known in self._stacks)
+            sizes = "x".join(map(str, shape)) or "scalars"
+            other = f"{name}_{sizes}"
+            taken = other in self._stacks.values()
+            self._stacks[key] = name if is_first else f"{other}_{array.dtype}" if taken else other
+        stack = self._stacks[key]
+        axes = [f"{stack}_row", *(f"{stack}_axis_{axis}" for axis in range(1, array.ndim))]
+        self._add(f"{group}/{stack}", array, tuple(axes))
+        for what, number in belongs.items():
+            numbers = np.full(len(array), number, dtype=np.int64)
+            self._add(f"{group}/{stack}_{what}", numbers, (axes[0],))
+        self._count(group, len(array))
+
+    def flush(self) -> None:
+        """Write what waits."""
+        for pile in self._piles.values():
+            pile.flush(whole_chunks=False)
+        self._waiting = 0
+
+    def _count(self, name: str, rows: int) -> None:
+        top = name.partition("/")[0]
+        self.rows[top] = self.rows.get(top, 0) + rows
+
+    def _add(self, path: str, rows: np.ndarray, axes: tuple[str, ...]) -> None:
+        pile = self._piles.get(path)
+        if pile is None:
+            chunk = _chunk(rows)
+            said = _attributes(path)
+            pile = self._piles[path] = _Pile(
+                self._store.array(path, rows, chunk, axes, said), chunk[0]
+            )
+        pile.add(rows)
+        self._waiting += rows.nbytes
+        if pile.bytes >= CHUNK_BYTES:
+            self._waiting -= pile.bytes
+            pile.flush(whole_chunks=True)
+            self._waiting += pile.bytes
+        if self._waiting > MOST_WAITING_BYTES:
+            self.flush()
+
+
+def _attributes(path: str) -> dict[str, str]:
+    name = path.rpartition("/")[2]
+    said = {"units": _UNITS.get(name, "1")}
+    if name in _MEANINGS:
+        said["description"] = _MEANINGS[name]
+    elif path.startswith("results/"):
+        said["description"] = "results of a step, in units of the model; beside it, of which pass"
+    return said
+
+
+def _clean(text: object) -> str:
+    """Give text without what one of the formats has no room for."""
+    return str(text).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _chunk(rows: np.ndarray) -> tuple[int, ...]:
+    """Return the size of a chunk, by axis: at most about `CHUNK_BYTES`."""
+    sizes = [max(size, 1) for size in rows.shape[1:]]
+    item = 64 if rows.dtype == object else rows.itemsize
+    while sizes and item * math.prod(sizes) > CHUNK_BYTES and max(sizes) > 1:
+        longest = sizes.index(max(sizes))
+        sizes[longest] = -(-sizes[longest] // 2)
+    return max(1, CHUNK_BYTES // (item * math.prod(sizes))), *sizes
+
+
+# --- the two formats ------------------------------------------------------------------------------
+
+
+class _Store(ABC):
+    """A new file, or folder, of one format; closed at the end of a `with`."""
+
+    def __init__(self, output: Path, provenance: Mapping[str, Any], is_mock: bool) -> None:
+        self._mark, self._folder = {"is_mock": is_mock}, output.parent
+        self._groups: set[str] = set()
+        self._root = self._create(output)
+        self._root.attrs.update({**provenance, **self._mark})
+
+    def __enter__(self) -> _Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._close()
+        else:
+            with suppress(Exception):  # what went wrong first is what is told
+                self._abandon()
+
+    def array(
+        self,
+        path: str,
+        rows: np.ndarray,
+        chunk: tuple[int, ...],
+        axes: tuple[str, ...],
+        attributes: Mapping[str, Any],
+    ) -> Callable[[np.ndarray], None]:
+        """Make an empty array for rows like these; give the function that appends to it."""
+        group = ""
+        for part in path.split("/")[:-1]:
+            group = f"{group}/{part}" if group else part
+            if group not in self._groups:
+                self._groups.add(group)
+                self._root.create_group(group).attrs.update(self._mark)
+        write = self._array(path, rows, chunk, axes, {**attributes, **self._mark})
+
+        def append(more: np.ndarray) -> None:
+            if shutil.disk_usage(self._folder).free < _SPARE + more.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write(more)
+
+        return append
+
+    @abstractmethod
+    def _create(self, output: Path) -> Any: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+    @abstractmethod
+    def _abandon(self) -> None: ...
+
+    @abstractmethod
+    def _array(
+        self,
+        path: str,
+        rows: np.ndarray,
+        chunk: tuple[int, ...],
+        axes: tuple[str, ...],
+        attributes: Mapping[str, Any],
+    ) -> Callable[[np.ndarray], None]: ...
+
+
+class _Hdf5(_Store):
+    def _create(self, output: Path) -> Any:
+        self._h5py = import_extra("h5py", "export", "writing HDF5")
+        return self._h5py.File(output, "x")
+
+    def _close(self) -> None:
+        try:
+            self._root.close()
+        except RuntimeError as error:  # what could not be written is told as such
+            raise OSError(str(error).splitlines()[0]) from None
+
+    _abandon = _close
+
+    def _array(
+        self,
+        path: str,
+        rows: np.ndarray,
+        chunk: tuple[int, ...],
+        axes: tuple[str, ...],
+        attributes: Mapping[str, Any],
+    ) -> Callable[[np.ndarray], None]:
+        is_text = rows.dtype == object
+        made = self._root.create_dataset(
+            path,
+            (0, *rows.shape[1:]),
+            self._h5py.string_dtype() if is_text else rows.dtype,
+            chunks=chunk,
+            maxshape=(None,) * rows.ndim,
+            compression="gzip",
+            compression_opts=1,
+            shuffle=not is_text,
+        )
+        made.attrs.update(attributes)
+        for number, axis in enumerate(axes):
+            made.dims[number].label = axis
+
+        def append(more: np.ndarray) -> None:
+            there = len(made)
+            made.resize(there + len(more), axis=0)
+            made[there:] = more
+
+        return append
+
+
+class _Zarr(_Store):
+    def _create(self, output: Path) -> Any:
+        self._zarr, self._output = import_extra("zarr", "export", "writing Zarr"), output
+        return self._zarr.open_group(str(output), mode="w-", zarr_format=2)
+
+    def _close(self) -> None:
+        self._zarr.consolidate_metadata(str(self._output), zarr_format=2)  # xarray looks for it
+
+    def _abandon(self) -> None:
+        pass
+
+    def _array(
+        self,
+        path: str,
+        rows: np.ndarray,
+        chunk: tuple[int, ...],
+        axes: tuple[str, ...],
+        attributes: Mapping[str, Any],
+    ) -> Callable[[np.ndarray], None]:
+        made = self._root.create_array(
+            path,
+            shape=(0, *rows.shape[1:]),
+            dtype=str if rows.dtype == object else rows.dtype,
+            chunks=chunk,
+            fill_value=None,  # xarray takes one for a number that is missing
+            attributes={**attributes, "_ARRAY_DIMENSIONS": list(axes)},  # xarray's name for them
+        )
+
+        def append(more: np.ndarray) -> None:
+            made.append(more)
+
+        return append
+
+
+__all__ = ["ENDINGS", "SCHEMA", "export"]

@@ -1,0 +1,372 @@
+"""`summarise`: what a journal says of its run, in bounded memory however long the run was.
+
+Rows are read once, one at a time, and added up. Not here: the journal itself (`journal`), and what
+a page makes of a summary (`lightloom.report.run`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from ...backends.bench.checkpoint import QUALITY
+from .journal import JournalFile
+
+BINS = 360
+LAST_FAULTS = 200
+_FIRST_BIN_S = 1e-3
+FAULTS_AT_ONCE = 1000  # faults
+_NOT_COUNTS = ("seconds",)
+
+
+class Course:
+    """Figures over time, in bins that widen as the time grows.
+
+    Parameters
+    ----------
+    names : of the figures
+
+    Attributes
+    ----------
+    width_s : of a bin
+    rows : what fell into each bin [BINS]
+    counts, sums, lows, highs : of its values that are finite [BINS, figures]
+    end_s : of the latest
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names, self.width_s, self.end_s = names, _FIRST_BIN_S, 0.0
+        self.rows = np.zeros(BINS)
+        self.counts, self.sums = (np.zeros((BINS, len(names))) for _ in range(2))
+        self.lows, self.highs = (np.full((BINS, len(names)), np.nan) for _ in range(2))
+
+    def add(self, at_s: np.ndarray, values: np.ndarray) -> None:
+        """Add values [n, figures], NaN where there is none, at their times [n] from 0 on."""
+        if not at_s.size:
+            return
+        self.end_s = max(self.end_s, float(at_s.max()))
+        while self.end_s >= BINS * self.width_s:
+            self._widen()
+        place = np.maximum(at_s / self.width_s, 0).astype(int)
+        finite = np.isfinite(values)
+        kept = np.where(finite, values, np.nan)
+        np.add.at(self.rows, place, 1)
+        np.add.at(self.counts, place, finite)
+        np.add.at(self.sums, place, np.where(finite, values, 0.0))
+        np.fmin.at(self.lows, place, kept)
+        np.fmax.at(self.highs, place, kept)
+
+    def _widen(self) -> None:
+        self.width_s *= 2
+        for name, joined, empty in (
+            ("rows", np.add, 0.0),
+            ("counts", np.add, 0.0),
+            ("sums", np.add, 0.0),
+            ("lows", np.fmin, np.nan),
+            ("highs", np.fmax, np.nan),
+        ):
+            old = getattr(self, name)
+            new = np.full_like(old, empty)
+            new[: BINS // 2] = joined(old[0::2], old[1::2])
+            setattr(self, name, new)
+
+
+@dataclass
+class Session:
+    """One session of a run, as its journal tells it.
+
+    Parameters
+    ----------
+    offset_s : seconds for which the sessions before it ran
+    ended_s : when it ended; when it last kept something, where it says no end
+    outcome : None where it says no end: it was killed, or still runs
+    """
+
+    number: int
+    began_s: float
+    ended_s: float
+    outcome: str | None
+    detail: str
+    document: Mapping[str, Any]
+    offset_s: float = 0.0
+    steps: int = 0
+    shots: int = 0
+
+
+@dataclass
+class Share:
+    """What finished steps of one kind took.
+
+    Parameters
+    ----------
+    counts : events by the names of `Stats`
+    stages : seconds of "encode", "product" and "decode"
+    """
+
+    times: int = 0
+    seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+
+    def add(self, seconds: float, stats: Mapping[str, Any]) -> None:
+        """Add a finished step."""
+        self.times += 1
+        self.seconds += seconds
+        self.counts.update({k: v for k, v in stats.items() if k not in _NOT_COUNTS})
+        self.stages.update(stats.get("seconds", {}))
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Parameters
+    ----------
+    passes : that were begun
+    done, wanted : rows of the first program's passes (images, sentences, rows of text) or, where
+        tokens are generated, passes; wanted is None where only the model could tell
+    last_done, last_wanted : steps of the latest pass
+    """
+
+    unit: str = "pass"
+    passes: int = 0
+    done: int = 0
+    wanted: int | None = None
+    last_done: int = 0
+    last_wanted: int = 0
+
+
+@dataclass
+class FaultShare:
+    """Faults of one kind on one device: how many, what was done, and the time lost."""
+
+    count: int = 0
+    remedies: Counter[str] = field(default_factory=Counter)
+    lost_s: float = 0.0
+
+
+@dataclass
+class Summary:
+    """A run, added up.
+
+    Parameters
+    ----------
+    about, results : the journal's documents
+    sessions : in their order
+    inputs : by name, in words
+    files : by name: bytes, and digest
+    bench_files : their texts by name
+    kinds : finished steps by kind and place
+    products : those on light by their name, layers together
+    shots : events of all segments, by the names of `Stats`
+    attempts : how many shots were taken how often
+    segments, results_bytes : how many there are; bytes of all results that are stored
+    quality : figures of each planned shot over running time
+    faults, faults_course, last_faults : by (kind, device); over running time; the latest
+    """
+
+    about: dict[str, Any]
+    results: dict[str, Any]
+    sessions: list[Session]
+    progress: Progress
+    inputs: dict[str, str] = field(default_factory=dict)
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    bench_files: dict[str, str] = field(default_factory=dict)
+    kinds: dict[tuple[str, str], Share] = field(default_factory=dict)
+    products: dict[str, Share] = field(default_factory=dict)
+    shots: Counter[str] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
+    segments: int = 0
+    results_bytes: int = 0
+    quality: Course = field(default_factory=lambda: Course(QUALITY))
+    faults: dict[tuple[str, str], FaultShare] = field(default_factory=dict)
+    faults_course: Course = field(default_factory=lambda: Course(()))
+    last_faults: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=LAST_FAULTS))
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """The run's own report; None while it is not complete."""
+        return self.results.get("report")
+
+    @property
+    def is_mock(self) -> bool:
+        """Whether its numbers are simulated; True where the journal does not say."""
+        return bool(self.about.get("plan", {}).get("is_mock", True))
+
+    @property
+    def marked(self) -> int:
+        """How many shots have numbers that no light gave, since a fault left no other way."""
+        counts = self.shots if self.report is None else self.report["stats"]
+        return int(counts.get("marked", 0))
+
+
+def summarise(journal: JournalFile) -> Summary:
+    """Read a journal from its beginning to its end.
+
+    Raises
+    ------
+    InputError : when it is damaged
+    """
+    summary = Summary(journal.about(), journal.results(), _sessions(journal), Progress())
+    for row in journal.rows("file"):
+        digest = blake2b(row["content"], digest_size=8).hexdigest()
+        summary.files[row["name"]] = len(row["content"]), digest
+        if row["name"].startswith("bench"):
+            summary.bench_files[row["name"]] = row["content"].decode(errors="replace")
+    _read_inputs(journal, summary)
+    _read_steps(journal, summary)
+    _read_segments(journal, summary)
+    _place(summary.sessions)
+    _read_faults(journal, summary)
+    return summary
+
+
+def _sessions(journal: JournalFile) -> list[Session]:
+    found = []
+    for row in journal.sessions():
+        outcome, ended_s = row.pop("outcome"), row.pop("at_s")
+        number, began_s, detail = row.pop("number"), row.pop("began_s"), row.pop("detail")
+        found.append(Session(number, began_s, ended_s or began_s, outcome, detail or "", row))
+    return found
+
+
+def _place(sessions: list[Session]) -> None:
+    """Say when each began, on a clock that goes only while the run does."""
+    offset_s = 0.0
+    for session in sessions:
+        session.offset_s = offset_s
+        offset_s += max(session.ended_s - session.began_s, 0.0)
+
+
+def _read_inputs(journal: JournalFile, summary: Summary) -> None:
+    task = summary.about.get("task", {})
+    kind = task.get("kind")
+    unit = {"classify": "image", "embed": "sentence", "generate": "token"}.get(kind, "row")
+    summary.progress.unit = unit
+    for row in journal.rows("input"):
+        name, layout = row["name"], row["layout"]
+        if layout is not None:
+            dtype, _, sizes = layout.partition(" ")
+            summary.inputs[name] = f"{sizes.replace(',', ' x ')} numbers ({dtype[1:]})"
+            length: int | None = int(sizes.split(",")[0]) if sizes else 1
+        else:
+            value = json.loads(row["content"])
+            is_text = isinstance(value, str)
+            summary.inputs[name] = f"{len(value):,} {'characters' if is_text else 'sentences'}"
+            length = None if is_text else len(value)
+        if name == "inputs":
+            summary.progress.wanted = task.get("new_tokens") if kind == "generate" else length
+
+
+def _read_steps(journal: JournalFile, summary: Summary) -> None:
+    """Add up finished steps: by kind, and by product; and see how far the passes have come."""
+    lengths = {row["number"]: len(json.loads(row["steps"])) for row in journal.rows("program")}
+    passes = {}
+    for row in journal.rows("pass"):
+        document = json.loads(row["document"])
+        rows = document["sizes"]["batch"] if row["program"] == 1 else 0
+        passes[row["number"]] = rows, lengths.get(row["program"], 0) * len(document["cuts"])
+    progress = summary.progress
+    progress.passes = len(passes)
+    done: Counter[int] = Counter()
+    sessions = {session.number: session for session in summary.sessions}
+    for step in journal.steps():
+        done[step["pass"]] += 1
+        summary.kinds.setdefault((step["kind"], step["where"]), Share()).add(
+            step["seconds"], step["stats"]
+        )
+        if step["where"] == "optical":
+            summary.products.setdefault(_part(step["name"]), Share()).add(
+                step["seconds"], step["stats"]
+            )
+        summary.results_bytes += sum(value.nbytes for value in step["values"])
+        _saw(sessions, step, steps=1)
+    for number, (rows, wanted) in passes.items():
+        if wanted and done[number] >= wanted:
+            progress.done += (1 if progress.unit == "token" else rows) if rows else 0
+    if passes:
+        last = max(passes)
+        progress.last_done, progress.last_wanted = done[last], passes[last][1]
+
+
+def _part(name: str) -> str:
+    """Give a step's name without the number of its layer."""
+    parts = name.split(".", 2)
+    return parts[2] if parts[0] == "layer" and len(parts) == 3 else name
+
+
+def _saw(
+    sessions: Mapping[int, Session], row: Mapping[str, Any], steps: int = 0, shots: int = 0
+) -> None:
+    """Count what a session kept; one that says no end ran at least that long."""
+    session = sessions.get(row["session"])
+    if session is not None:
+        session.steps += steps
+        session.shots += shots
+        if session.outcome is None:
+            session.ended_s = max(session.ended_s, row["at_s"])
+
+
+def _read_segments(journal: JournalFile, summary: Summary) -> None:
+    """Add up shots, and spread each segment's evenly over the time since the one before it."""
+    sessions = {session.number: session for session in summary.sessions}
+    before: dict[int, float] = {}
+    for segment in journal.segments():
+        summary.segments += 1
+        summary.results_bytes += segment["electrons"].nbytes
+        summary.shots.update({k: v for k, v in segment["stats"].items() if k not in _NOT_COUNTS})
+        _saw(sessions, segment, shots=segment["done"] - segment["first"])
+        session = sessions.get(segment["session"])
+        if session is None:
+            continue
+        if session.number not in before:  # those before it have kept all that they ever will
+            _place(summary.sessions)
+        values = np.stack([segment["quality"][name] for name in QUALITY], axis=1).astype(float)
+        start_s = before.get(session.number, session.began_s)
+        before[session.number] = segment["at_s"]
+        share = (np.arange(len(values)) + 0.5) / max(len(values), 1)
+        at_s = session.offset_s - session.began_s + start_s + share * (segment["at_s"] - start_s)
+        summary.quality.add(at_s, values)
+        attempts = values[:, QUALITY.index("attempts")]
+        summary.attempts.update(attempts[np.isfinite(attempts)].astype(int).tolist())
+
+
+def _read_faults(journal: JournalFile, summary: Summary) -> None:
+    sessions = {session.number: session for session in summary.sessions}
+    waiting: list[float] = []
+
+    def add() -> None:
+        summary.faults_course.add(np.array(waiting), np.empty((len(waiting), 0)))
+        waiting.clear()
+
+    for row in journal.rows("fault"):
+        fault = {"session": row["session"], **json.loads(row["document"])}
+        share = summary.faults.setdefault((fault["kind"], fault["device"]), FaultShare())
+        share.count += 1
+        share.remedies[fault["remedy"]] += 1
+        share.lost_s += fault["lost_s"] or 0.0
+        session = sessions.get(row["session"])
+        if session is not None:
+            waiting.append(max(fault["at_s"] - session.began_s, 0.0) + session.offset_s)
+            if len(waiting) >= FAULTS_AT_ONCE:
+                add()
+        summary.last_faults.append(fault)
+    add()
+
+
+__all__ = [
+    "BINS",
+    "LAST_FAULTS",
+    "Course",
+    "FaultShare",
+    "Session",
+    "Share",
+    "Summary",
+    "summarise",
+]

@@ -1,0 +1,164 @@
+"""A file of placement rules: which products go where, by kind, name and layer; the first that fits.
+
+Not here: what a policy decides (`placement`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ..instruments import InputError
+from ..instruments.toml_file import read_toml
+from .program import OpticalMatmul
+
+WHERE: Mapping[str, str] = {
+    "light": "all-optical",
+    "host": "host",
+    "fastest": "fastest",
+    "least-energy": "least-energy",
+}
+"""A rule's word -> the policy that it means."""
+_KEYS = ("kind", "step", "layers", "where")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where some products go.
+
+    Parameters
+    ----------
+    label : file and number, for messages
+    policy : what decides
+    kind : None fits all kinds
+    step : pattern of names, as of files ("layer.*.mlp.*"); None fits all
+    layers : the first and the last; None fits all, and what is outside of layers
+    """
+
+    label: str
+    policy: str
+    kind: str | None = None
+    step: str | None = None
+    layers: tuple[int, int] | None = None
+
+    def fits(self, step: OpticalMatmul) -> bool:
+        """Say whether a product is one of these."""
+        if self.kind not in (None, step.kind):
+            return False
+        if self.step is not None and not fnmatchcase(step.name, self.step):
+            return False
+        if self.layers is None:
+            return True
+        return step.layer is not None and self.layers[0] <= step.layer <= self.layers[1]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules in order, the first that fits decides; and the policy for what none fits."""
+
+    rules: tuple[Rule, ...]
+    default: str
+
+    def of(self, step: OpticalMatmul) -> tuple[str, Rule | None]:
+        """Give the policy that decides on a product, and the rule that says so."""
+        for rule in self.rules:
+            if rule.fits(step):
+                return rule.policy, rule
+        return self.default, None
+
+    def check(self, steps: Iterable[OpticalMatmul]) -> None:
+        """See that each rule decides something.
+
+        Raises
+        ------
+        InputError : naming a rule that fits no product, or only those of earlier rules
+        """
+        steps = list(steps)
+        deciding = {rule for _, rule in map(self.of, steps)}
+        for rule in self.rules:
+            if rule not in deciding:
+                raise InputError(f"{rule.label} {_why_useless(rule, steps)}")
+
+
+def read_rules(path: Path, policies: Collection[str], default: str) -> Rules:
+    """Read a file of rules.
+
+    Parameters
+    ----------
+    policies : that `default` in the file may name
+    default : where the file names none
+
+    Raises
+    ------
+    InputError : naming file, rule, key and value
+    """
+    document = read_toml(path, "placement")
+    for key in document.keys() - {"rule", "default"}:
+        raise InputError(f"{path} has no key {key!r}; it has default, and tables [[rule]]")
+    default = document.get("default", default)
+    if not isinstance(default, str) or default not in policies:
+        raise InputError(f"{path}: default = {default!r}; choose from {', '.join(policies)}")
+    tables = document.get("rule", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"{path}: rules are tables, each under a line [[rule]]")
+    if not tables:
+        raise InputError(f"{path} has no [[rule]]; give one, or the policy's name instead")
+    rules = [_rule(f"{path}, rule {number}", table) for number, table in enumerate(tables, 1)]
+    return Rules(tuple(rules), default)
+
+
+def _rule(label: str, table: Mapping[str, Any]) -> Rule:
+    for key in table.keys() - set(_KEYS):
+        raise InputError(f"{label} has an unknown key {key!r}; a rule has {', '.join(_KEYS)}")
+    for key, value in table.items():
+        if not isinstance(value, str):
+            raise InputError(f"{label}: {key} = {value!r} is no text in quotes")
+    where = str(table.get("where", ""))
+    if where not in WHERE:
+        given = f"has where = {where!r}" if "where" in table else "has no where"
+        raise InputError(f"{label} {given}; choose from {', '.join(WHERE)}")
+    if len(table) < 2:
+        raise InputError(f"{label} names no product: give kind, step or layers, or use default")
+    layers = table.get("layers")
+    return Rule(
+        label,
+        WHERE[where],
+        table.get("kind"),
+        table.get("step"),
+        None if layers is None else _layers(label, layers),
+    )
+
+
+def _layers(label: str, text: str) -> tuple[int, int]:
+    first, dash, last = (piece.strip() for piece in text.partition("-"))
+    if first.isdecimal() and (last.isdecimal() or not dash):
+        found = int(first), int(last or first)
+        if found[0] <= found[1]:
+            return found
+    raise InputError(f"{label}: layers = {text!r} is no layer (3) or range of layers (0-3)")
+
+
+def _why_useless(rule: Rule, steps: list[OpticalMatmul]) -> str:
+    names = list(dict.fromkeys(step.name for step in steps))
+    kinds = list(dict.fromkeys(step.kind for step in steps))
+    last = max((step.layer for step in steps if step.layer is not None), default=None)
+    if rule.kind is not None and rule.kind not in kinds:
+        return f"names the kind {rule.kind!r}; this model has {_nearest(rule.kind, kinds)}"
+    if rule.step is not None and not any(fnmatchcase(name, rule.step) for name in names):
+        return f"names the step {rule.step!r}; the nearest here are {_nearest(rule.step, names)}"
+    if rule.layers is not None and (last is None or rule.layers[0] > last):
+        has = "no layers" if last is None else f"layers 0 to {last}"
+        return f"begins at layer {rule.layers[0]}, but this model has {has}"
+    if any(map(rule.fits, steps)):
+        return "decides nothing: rules before it fit all its products, and the first one counts"
+    return "fits no product of this model: its kind, step and layers never meet"
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    """Name the nearest of the known words; all of them where they are few."""
+    near = known if len(known) <= 8 else get_close_matches(word, known, 3, 0.0)
+    return ", ".join(repr(name) for name in near)
