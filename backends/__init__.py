@@ -10,16 +10,17 @@ from .digital import DigitalBackend
 from .mock.backend import MockBackend, mock_path
 from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
 from .tiling import ORDERS, Geometry, Order, Packing, Tile, cuts, pack, tile_count, tiles, visits
-from .timing import Light, ShotTiming, Work, best_order, frames_of
+from .timing import DeviceTimeline, JobShape, ShotTiming, best_order, frames_of
 
 __all__ = [
     "DEFAULT",
     "ORDERS",
     "Address",
     "Backend",
+    "DeviceTimeline",
     "DigitalBackend",
     "Geometry",
-    "Light",
+    "JobShape",
     "MatmulResult",
     "MockBackend",
     "OpticsProfile",
@@ -30,7 +31,6 @@ __all__ = [
     "ShotTiming",
     "Stats",
     "Tile",
-    "Work",
     "best_order",
     "cuts",
     "frames_of",

@@ -29,7 +29,7 @@ class Address:
 def row_ids(
     sequences: Sequence[int] | np.ndarray, heads: int, positions: Sequence[int] | np.ndarray
 ) -> np.ndarray:
-    """Give one id per (sequence, head, position): uint64 [sequences, heads, positions].
+    """Return one id per (sequence, head, position): uint64 [sequences, heads, positions].
 
     Positions are the lowest bits, so that the rows of one sequence are neighbours.
 

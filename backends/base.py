@@ -52,7 +52,7 @@ class Stats:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the counts for JSON."""
+        """Return the counts for JSON."""
         counts = {item.name: getattr(self, item.name) for item in fields(self)}
         return counts | {"frames": self.input_frames + self.weight_frames}
 
@@ -235,7 +235,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> Any:
-        """Give the content of `PreparedWeights` for checked float weights [..., M, K]."""
+        """Return the content of `PreparedWeights` for checked float weights [..., M, K]."""
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         """Multiply x [matrices, N, K] by w; the address' rows are [matrices, N].
@@ -258,12 +258,12 @@ class Backend(ABC):
         return lambda: result
 
     def describe(self) -> Mapping[str, Any]:
-        """Give what a record of a run should say about this backend."""
+        """Return what a record of a run should say about this backend."""
         return {"backend": self.name, "is_mock": self.is_mock}
 
 
 def as_float(values: Any, name: str) -> np.ndarray:
-    """Give numbers as float32 (a view where possible).
+    """Return numbers as float32 (a view where possible).
 
     Raises
     ------

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ..instruments import InputError
-from ..instruments.toml_file import Table, parse_toml, read_toml
+from ..instruments.toml_file import TomlTable, parse_toml, read_toml
 
 FOLDER = Path(__file__).parent / "profiles"
 DEFAULT = "slm-camera"
@@ -25,7 +25,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 
 
-class OpticsProfile(Table):
+class OpticsProfile(TomlTable):
     """What a bench does to a matrix product; None means ideal, or unlimited.
 
     The formulas are those of docs/explanation/light.md. A converter (`readout_bits`) without a
@@ -179,7 +179,7 @@ class OpticsProfile(Table):
         return ()
 
     def with_settings(self, settings: Mapping[str, Any]) -> "OpticsProfile":
-        """Give the profile with some fields replaced; a light level replaces the other way.
+        """Return the profile with some fields replaced; a light level replaces the other way.
 
         Raises
         ------
@@ -202,7 +202,7 @@ _WORDS = frozenset({"name", "title", "sources", "years"})
 
 
 def profile_names() -> list[str]:
-    """Give the names of the profiles that come with lightloom."""
+    """Return the names of the profiles that come with lightloom."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 

@@ -49,14 +49,14 @@ class Geometry:
         return cls(outputs, inputs, profile.vectors)
 
     def groups(self, outputs: int) -> int:
-        """Give the groups, each with a vector of its own, that a frame holds of such a matrix."""
+        """Return the groups, each with a vector of its own, that a frame holds of such a matrix."""
         if self.outputs is None or not self.is_divisible:
             return self.vectors
         tallest = min(outputs * self.parts, self.outputs)
         return max(self.slots(self.outputs) // self.slots(tallest), 1)
 
     def with_checks(self, rows: int | None) -> "Geometry":
-        """Give the same frame with a checksum for each `rows` rows of a tile; None: for all."""
+        """Return the same frame with a checksum for each `rows` rows of a tile; None: for all."""
         slots = self.outputs
         assert slots is not None and slots > CHECK_ROWS
         if rows is None:
@@ -66,15 +66,15 @@ class Geometry:
         return replace(self, outputs=most, checked=rows)
 
     def check_rows(self, rows: int) -> int:
-        """Give the rows of checksums of a tile."""
+        """Return the rows of checksums of a tile."""
         return CHECK_ROWS * len(cuts(rows, self.checked)) if self.checked else 0
 
     def slots(self, rows: int) -> int:
-        """Give what a tile and its checksums take of a frame."""
+        """Return what a tile and its checksums take of a frame."""
         return rows + self.check_rows(rows)
 
     def rows_shown(self, outputs: int) -> int:
-        """Give the rows of a matrix, those of the rails counted apart, and of its checksums."""
+        """Return the rows of a matrix, those of the rails counted apart, and of its checksums."""
         if not self.checked:
             return outputs
         return sum(self.slots(last - first) for first, last in cuts(outputs, self.outputs))
@@ -108,7 +108,7 @@ def cuts(size: int, part: int | None) -> list[tuple[int, int]]:
 
 
 def tiles(shape: tuple[int, int], geometry: Geometry) -> Iterator[Tile]:
-    """Give the tiles of a weight matrix [M, K], segment by segment within a block of rows."""
+    """Return the tiles of a weight matrix [M, K], segment by segment within a block of rows."""
     outputs, inputs = shape
     for block, (first_row, last_row) in enumerate(cuts(outputs, geometry.outputs)):
         for segment, (first, last) in enumerate(cuts(inputs, geometry.inputs)):
@@ -116,7 +116,7 @@ def tiles(shape: tuple[int, int], geometry: Geometry) -> Iterator[Tile]:
 
 
 def tile_count(shape: tuple[int, int], geometry: Geometry) -> int:
-    """Give the number of tiles of a weight matrix [M, K] without listing them."""
+    """Return the number of tiles of a weight matrix [M, K] without listing them."""
     count = 1
     for size, part in zip(shape, (geometry.outputs, geometry.inputs), strict=True):
         count *= 1 if part is None else -(-size // part)
@@ -155,7 +155,7 @@ class Packing:
         return int((self.tiles * self.vectors).sum())
 
     def frames(self, order: Order = ORDERS[0]) -> tuple[int, int]:
-        """Give the weight frames and the input frames that are shown in an order (see `visits`)."""
+        """Return weight frames and the input frames that are shown in an order (see `visits`)."""
         resting, moving = self.tiles, self.vectors
         if order == "input-stationary":
             resting, moving = moving, resting
@@ -164,7 +164,7 @@ class Packing:
         return (rested, moved) if order == "weight-stationary" else (moved, rested)
 
     def inputs_shown(self, order: Order = ORDERS[0]) -> int:
-        """Give the vectors of all input frames that are shown, again and again."""
+        """Return the vectors of all input frames that are shown, again and again."""
         if order == "input-stationary":
             return int(self.inputs.sum())
         # forth and back: the last frame stays at every other turn, the first one at the others
@@ -208,7 +208,7 @@ def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -
 
 
 def visits(tiles: int, vectors: int, order: Order) -> np.ndarray:
-    """Give the order in which weight frames and input frames of a job meet: int [shots, 2].
+    """Return the order in which weight frames and input frames of a job meet: int [shots, 2].
 
     One modulator rests while the other goes through its frames, forth and back again, so that at
     each turn the last frame stays: from one shot to the next exactly one modulator changes, and the

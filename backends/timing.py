@@ -2,8 +2,8 @@
 
 A modulator flips at whole refresh periods, and settles; the detector exposes and is read out. The
 next frames are handed over as soon as an exposure has ended, so that settling and read-out overlap.
-`Light` goes through shots as `bench.shots.Shots` does; on the virtual clock both give the same
-moments.
+`DeviceTimeline` goes through shots as `bench.shots.ShotRunner` does; on the virtual clock both give
+the same moments.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def whole_periods(duration_s: float, period_s: float) -> float:
 
 
 @dataclass
-class Work:
+class JobShape:
     """What a job has the devices do.
 
     Parameters
@@ -131,12 +131,12 @@ def alone(at_s: float) -> None:
     """Say that no job follows."""
 
 
-def again(at_s: float) -> Work:
+def again(at_s: float) -> JobShape:
     """Say that a job of one shot follows."""
-    return Work(1, 1)
+    return JobShape(1, 1)
 
 
-class Light:
+class DeviceTimeline:
     """The devices of a bench, going through shots.
 
     Parameters
@@ -170,7 +170,7 @@ class Light:
         self._since_reference = 0
         self._is_shown = False  # the next job's first frames, already
 
-    def run(self, work: Work, followed: Callable[[float], Work | None] = alone) -> None:
+    def run(self, work: JobShape, followed: Callable[[float], JobShape | None] = alone) -> None:
         """Go through a job, begun no earlier than `now_s`, until all of it has been decoded.
 
         Parameters
@@ -200,7 +200,7 @@ class Light:
             self._begun.clear()
         self.now_s = max(self.now_s, self._decoded_s)
 
-    def keys(self, work: Work) -> Iterator[tuple[int, int]]:
+    def keys(self, work: JobShape) -> Iterator[tuple[int, int]]:
         """Yield the (weight, input) frames of each shot; a reference shot has inputs below 0."""
         every, tile = self.timing.reference_every, -1
         is_referenced = self._since_reference == 0 and self.references > 0  # by the job before
@@ -219,7 +219,7 @@ class Light:
             self.references += 1
             yield tile, -self.references
 
-    def _run_large(self, work: Work, followed: Callable[[float], Work | None]) -> None:
+    def _run_large(self, work: JobShape, followed: Callable[[float], JobShape | None]) -> None:
         """Let a large job pass at once: as it takes from a common beginning, found once."""
         shown = self._is_shown
         steady = _steady(work.tiles, work.vectors, work.order, self.timing.devices, shown)
@@ -227,7 +227,7 @@ class Light:
         part, grown = steady[followed(ends_s) is not None]
         self._take(part, self._state() + grown)
 
-    def pass_by(self, work: Work, times: int) -> None:
+    def pass_by(self, work: JobShape, times: int) -> None:
         """Let so many like jobs pass at once, each followed by another."""
         if times > 0:
             steady = _steady(work.tiles, work.vectors, work.order, self.timing.devices, True)
@@ -238,7 +238,7 @@ class Light:
         counts = (self.shots, self.references, *self.frames.values(), *self.busy_s.values())
         return np.array([self.now_s, *counts])
 
-    def _take(self, light: Light, state: np.ndarray) -> None:
+    def _take(self, light: DeviceTimeline, state: np.ndarray) -> None:
         """Go on from where another one stands, but with this time and these counts."""
         later_s = float(state[0]) - light.now_s
         self._flips, self._settled = dict(light._flips), dict(light._settled)
@@ -254,7 +254,7 @@ class Light:
         self._free_s = light._free_s + later_s
         self._encoded_s, self._decoded_s = light._encoded_s + later_s, light._decoded_s + later_s
 
-    def _expose(self, work: Work, after: tuple[str, ...], upcoming: Work) -> None:
+    def _expose(self, work: JobShape, after: tuple[str, ...], upcoming: JobShape) -> None:
         timing = self.timing
         self._begun.append(self.now_s)
         now = max(self.now_s, self._settled["input"], self._settled["weight"])
@@ -282,7 +282,7 @@ class Light:
         self._note("decode", "decode", self._decoded_s - timing.decode_s, self._decoded_s, work)
         self.shots += 1
 
-    def _show(self, roles: tuple[str, ...], work: Work) -> None:
+    def _show(self, roles: tuple[str, ...], work: JobShape) -> None:
         timing = self.timing
         for role in roles:
             # laid out ahead, since some shots ago, by a thread that does one frame after another
@@ -303,13 +303,13 @@ class Light:
             self.busy_s[role] += settled - flip
             self._note(role, "settling", flip, settled, work)
 
-    def _note(self, track: str, name: str, start_s: float, end_s: float, work: Work) -> None:
+    def _note(self, track: str, name: str, start_s: float, end_s: float, work: JobShape) -> None:
         if self.timeline is not None and end_s > start_s:
             self.timeline.add(track, name, start_s, end_s, **work.details)
 
 
 def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
-    """Give what to go through for a count, and with which weight: it grows along a line."""
+    """Return what to go through for a count, and with which weight: it grows along a line."""
     if count <= most:
         yield count, 1.0
         return
@@ -321,7 +321,7 @@ def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
 @lru_cache(maxsize=4096)
 def _steady(
     tiles: int, vectors: int, order: Order, timing: ShotTiming, is_shown: bool
-) -> tuple[tuple[Light, np.ndarray], tuple[Light, np.ndarray]]:
+) -> tuple[tuple[DeviceTimeline, np.ndarray], tuple[DeviceTimeline, np.ndarray]]:
     """Find how times and counts grow in a job, not followed and followed by another one.
 
     Parts of it are gone through. Each tile costs something, and each shot of it: times and counts
@@ -332,11 +332,11 @@ def _steady(
         total = np.zeros(8)
         for some_tiles, share in _corners(tiles, _TILES):
             for some_vectors, part in _corners(vectors, _VECTORS):
-                light = Light(timing)
+                light = DeviceTimeline(timing)
                 light.exact_shots = _TILES * _VECTORS
-                light.run(Work(1, 1), again if is_shown else alone)
+                light.run(JobShape(1, 1), again if is_shown else alone)
                 before = light._state()
-                work = Work(some_tiles, some_vectors, order)
+                work = JobShape(some_tiles, some_vectors, order)
                 light.run(work, followed)
                 total += share * part * (light._state() - before)
         found.append((light, total))
@@ -345,25 +345,25 @@ def _steady(
 
 @lru_cache(maxsize=4096)
 def job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> float:
-    """Give what a job takes between others like it."""
-    light = Light(timing)
-    light.run(Work(1, 1), again)
+    """Return what a job takes between others like it."""
+    light = DeviceTimeline(timing)
+    light.run(JobShape(1, 1), again)
     start_s = light.now_s
-    light.run(Work(tiles, vectors, order), again)
+    light.run(JobShape(tiles, vectors, order), again)
     return light.now_s - start_s
 
 
 @lru_cache(maxsize=64)
 def first_wait_s(timing: ShotTiming) -> float:
-    """Give what a job takes longer whose first frames were not shown during another one."""
-    light = Light(timing.devices)
-    light.run(Work(1, 1))
+    """Return what a job takes longer whose first frames were not shown during another one."""
+    light = DeviceTimeline(timing.devices)
+    light.run(JobShape(1, 1))
     return max(0.0, light.now_s - job_seconds(1, 1, "weight-stationary", timing.devices))
 
 
 @lru_cache(maxsize=4096)
 def best_order(tiles: int, vectors: int, timing: ShotTiming) -> Order:
-    """Give the order that takes less time on the devices; weights rest when both take the same.
+    """Return the order that takes less time on the devices; weights rest when both take the same.
 
     What a change of either modulator takes decides it, so a few of each tell.
     """
@@ -395,7 +395,7 @@ class Frames:
     order: Order
 
     def seconds(self, timing: ShotTiming) -> float:
-        """Give the time of the devices, while light is not interrupted."""
+        """Return the time of the devices, while light is not interrupted."""
         return sum(
             count * job_seconds(tiles, vectors, self.order, timing.devices)
             for count, tiles, vectors in self.jobs

@@ -45,7 +45,7 @@ class OnnxruntimeBackend(Backend):
     name = "onnxruntime"
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> tuple[np.ndarray, bool]:
-        """Give weights, and whether their last two axes are [K, M] as `MatMul` takes them."""
+        """Return weights, and whether their last two axes are [K, M] as `MatMul` takes them."""
         turned = np.swapaxes(weights, -1, -2)
         if turned.flags.c_contiguous:
             return turned, True
@@ -148,7 +148,7 @@ class TorchProgram:
         return result
 
     def _build(self, steps: list[Step]) -> list[tuple[Call, tuple[str, ...]]]:
-        """Give what each step, or several fused, does to the operands, and what ends with it."""
+        """Return what each step, or several fused, does to the operands, and what ends with it."""
         calls: list[tuple[Call, tuple[str, ...]]] = []
         ends = self._program.last_uses
         place = 0
@@ -179,7 +179,7 @@ class TorchProgram:
         return call
 
     def _linear(self, step: OpticalMatmul, following: list[Step]) -> tuple[Call, int]:
-        """Give a product with a stored weight, with the bias (and the residual) that follows."""
+        """Return a product with a stored weight, with the bias (and the residual) that follows."""
         array = self._weights[step.w]
         array = array.reshape(len(array), -1) if array.ndim > 2 else array
         weight = self._tensor(np.ascontiguousarray(array.T) if step.transposed else array)
@@ -200,7 +200,7 @@ class TorchProgram:
         return call, count
 
     def _attention(self, steps: list[Step]) -> tuple[Call, int]:
-        """Give scores, softmax, transposed values and their product as one call."""
+        """Return scores, softmax, transposed values and their product as one call."""
         names = [s.step if isinstance(s, HostStep) else s.kind for s in steps]
         if names != ["QK^T", "softmax", "transpose", "attention x V"]:
             raise NotImplementedError(f"a product of two operands between {names} in torch")
@@ -245,7 +245,7 @@ class _Kept:
 
 
 def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
-    """Give torch's function for each host step (see `scheduler.host_steps`)."""
+    """Return torch's function for each host step (see `scheduler.host_steps`)."""
     f = torch.nn.functional
     activations = {
         "gelu": f.gelu,

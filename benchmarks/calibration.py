@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..backends.bench import Bench, BenchBackend, example_file, load_bench
-from ..backends.bench.accuracy import Merit, random_products
+from ..backends.bench.accuracy import Accuracy, random_products
 from ..backends.calibration import align, store
 from ..backends.calibration.calibrate import calibrate
 from ..backends.optics import registration
@@ -28,7 +28,7 @@ _LIGHT = {"imaged": "1.6e8", "line": "1.3e8"}  # about 3,000 photons per full-sc
 
 
 @dataclass(frozen=True)
-class Row:
+class CalibrationRow:
     """One line of the table: what is hidden, what was found, and how far apart they may be.
 
     Parameters
@@ -58,9 +58,9 @@ class Study:
     """
 
     seed: int
-    rows: list[Row]
-    before: Merit
-    after: Merit
+    rows: list[CalibrationRow]
+    before: Accuracy
+    after: Accuracy
     calibration: Calibration
 
 
@@ -82,8 +82,8 @@ def study(path: Path, seed: int, products: int = 4000) -> Study:
 
 
 def _compare(
-    backend: BenchBackend, calibration: Calibration, before: Merit, after: Merit
-) -> Iterator[Row]:
+    backend: BenchBackend, calibration: Calibration, before: Accuracy, after: Accuracy
+) -> Iterator[CalibrationRow]:
     bench, layout = backend.bench, backend.layout
     assert bench.world is not None
     truth = bench.world.truth(layout.optics.sensor_shape)
@@ -93,30 +93,34 @@ def _compare(
     off = registration.apply(layout.optics.input_map, points) - registration.apply(
         truth["input_map"], points
     )
-    yield Row("input on weight modulator, px", "", "", _rms(off / scale), 0.1)
+    yield CalibrationRow("input on weight modulator, px", "", "", _rms(off / scale), 0.1)
     if bench.file.layout != "block":
         off = registration.apply(layout.optics.camera_map, points) - registration.apply(
             truth["camera_map"], points
         )
-        yield Row("weight modulator on camera, px", "", "", _rms(off), 0.1)
+        yield CalibrationRow("weight modulator on camera, px", "", "", _rms(off), 0.1)
     for role in ("input", "weight"):
         table, found = truth["tables"][role], layout.optics.tables[role]
-        yield Row(f"{role} grey curve, of full scale", "", "", _rms(found - table), 3e-3)
+        yield CalibrationRow(f"{role} grey curve, of full scale", "", "", _rms(found - table), 3e-3)
         hidden, seen = 1 / table.min(), figure("curves", f"{role}_extinction")
-        yield Row(f"{role} extinction", f"{hidden:.0f}", f"{seen:.1f}", seen / hidden - 1, 0.05)
+        yield CalibrationRow(
+            f"{role} extinction", f"{hidden:.0f}", f"{seen:.1f}", seen / hidden - 1, 0.05
+        )
     pairs = _true_pairs(bench, layout)
     ratio = backend.response.pairs_e / pairs
-    yield Row("gain map", "", "", float(ratio.std() / ratio.mean()), 5e-3)
+    yield CalibrationRow("gain map", "", "", float(ratio.std() / ratio.mean()), 5e-3)
     if bench.file.layout != "block":
         camera = bench.instruments["detector"]
         hidden, seen = camera.gain_e_per_count, figure("detector", "gain_e_per_count")  # type: ignore[attr-defined]
-        yield Row("e per count", f"{hidden:.4f}", f"{seen:.4f}", seen / hidden - 1, 0.01)
+        yield CalibrationRow("e per count", f"{hidden:.4f}", f"{seen:.4f}", seen / hidden - 1, 0.01)
         hidden, seen = camera.read_noise_e, figure("detector", "read_noise_e")  # type: ignore[attr-defined]
-        yield Row("read noise, e", f"{hidden:.3f}", f"{seen:.3f}", seen / hidden - 1, 0.05)
+        yield CalibrationRow(
+            "read noise, e", f"{hidden:.3f}", f"{seen:.3f}", seen / hidden - 1, 0.05
+        )
     for role, modulator in (("input", bench.input), ("weight", bench.weight)):
         hidden = modulator.latency_s + truth["settle_times_s"][role]
         seen = figure("settling", f"{role}_wait_s")
-        yield Row(
+        yield CalibrationRow(
             f"{role} settling, refreshes",
             f"{hidden:.4g} s",
             f"{seen:.4g} s",
@@ -124,15 +128,21 @@ def _compare(
             1.0,
         )
     times = before.error / after.floor
-    yield Row("10 / (error before, over floor)", "", f"{times:.0f} x", 10 / times, 1.0)
-    yield Row("error after, over floor", "", "", after.over_floor, 1.15)
-    yield Row(
+    yield CalibrationRow("10 / (error before, over floor)", "", f"{times:.0f} x", 10 / times, 1.0)
+    yield CalibrationRow("error after, over floor", "", "", after.over_floor, 1.15)
+    yield CalibrationRow(
         "bias after, over floor", "", f"+- {after.bias_error:.3f}", after.bias_over_floor, 0.1
     )
     steps = calibration.steps.values()
-    yield Row("bench time, minutes", "", "", sum(step.seconds for step in steps) / 60, 20.0)
-    yield Row("computing with simulation, s", "", "", sum(s.computing_s for s in steps), 90.0)
-    yield Row("photons per full-scale product", "", f"{after.photons_full_scale:.0f}", 0.0, 1.0)
+    yield CalibrationRow(
+        "bench time, minutes", "", "", sum(step.seconds for step in steps) / 60, 20.0
+    )
+    yield CalibrationRow(
+        "computing with simulation, s", "", "", sum(s.computing_s for s in steps), 90.0
+    )
+    yield CalibrationRow(
+        "photons per full-scale product", "", f"{after.photons_full_scale:.0f}", 0.0, 1.0
+    )
 
 
 def _points(layout: Layout) -> np.ndarray:
@@ -142,7 +152,7 @@ def _points(layout: Layout) -> np.ndarray:
 
 
 def _true_pairs(bench: Bench, layout: Layout) -> np.ndarray:
-    """Give the light of element pairs from true gains and registration, [slots, length]."""
+    """Return the light of element pairs from true gains and registration, [slots, length]."""
     assert bench.world is not None
     truth = bench.world.truth()
     lit = layout.elements >= 0

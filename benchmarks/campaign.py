@@ -165,7 +165,7 @@ def counted(outcome: Outcome) -> Iterator[None]:
 
 
 def bench_text(layout: str, faults: dict[str, list[str]]) -> str:
-    """Give a bench file with faults of its instruments, by role."""
+    """Return a bench file with faults of its instruments, by role."""
     text = example_file(layout, tiny=True)
     for role, lines in faults.items():
         table = f"[instruments.{role}]"
@@ -212,7 +212,7 @@ def _forward(model: Model, image: np.ndarray, backend: BenchBackend, outcome: Ou
 
 
 def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
-    """Give the kinds of faults that a layout's devices can have, and where they strike."""
+    """Return the kinds of faults that a layout's devices can have, and where they strike."""
     if layout != "block":
         return CAMERA
     frames = ("dropped", "incomplete", "stale", "overflow")

@@ -34,7 +34,7 @@ TEST = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ChangeRow:
     """One thing that both benchmarks measured.
 
     Parameters
@@ -137,7 +137,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[s
 
     Returns
     -------
-    document : "rows" (of `Row`), "counted" (what is no matter of chance and differs), "test",
+    document : "rows" (of `ChangeRow`), "counted" (what is no matter of chance and differs), "test",
         "same_machine", "remarks"
     """
     pairs = list(_pairs(old, new))
@@ -178,7 +178,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[s
 
 
 def mann_whitney(larger: np.ndarray, smaller: np.ndarray) -> float:
-    """Give the probability of so many pairs in order, if both samples are of one distribution.
+    """Return the probability of so many pairs in order, if both samples are of one distribution.
 
     Exact for values without ties; a tie counts against the order, so that it is never too small.
 
@@ -218,7 +218,7 @@ def holm(probabilities: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _judged(pairs: Sequence[_Pair]) -> list[Row]:
+def _judged(pairs: Sequence[_Pair]) -> list[ChangeRow]:
     slower = [mann_whitney(p.new, p.old * (1 + p.margin)) for p in pairs]
     faster = [mann_whitney(p.old, p.new * (1 + p.margin)) for p in pairs]
     both = holm([min(1.0, 2 * min(two)) for two in zip(slower, faster, strict=True)])
@@ -228,7 +228,9 @@ def _judged(pairs: Sequence[_Pair]) -> list[Row]:
         verdict = word if p <= FALSE_ALARM else "no change seen"
         old, new = float(np.median(pair.old)), float(np.median(pair.new))
         rows.append(
-            Row(pair.where, pair.phase, pair.what, old, new, pair.old_s, pair.new_s, p, verdict)
+            ChangeRow(
+                pair.where, pair.phase, pair.what, old, new, pair.old_s, pair.new_s, p, verdict
+            )
         )
     return rows
 
@@ -253,7 +255,7 @@ def _describe(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Give every contender: the point where it took part, its name, and what it took."""
+    """Return every contender: the point where it took part, its name, and what it took."""
     for point in document["points"]:
         axis = point["axis"]
         where = "" if axis is None else f"{axis} = {point['value']:g}"
@@ -301,7 +303,7 @@ _WHOLE = ("whole", "processor time")
 def _series(
     phase: Mapping[str, Any], yard: Mapping[str, Any]
 ) -> dict[str, tuple[np.ndarray, float]]:
-    """Give ratios to the yardstick round by round, and median seconds: whole and each stage."""
+    """Return ratios to the yardstick round by round, and median seconds: whole and each stage."""
     taken: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
     if phase["seconds"]:
         taken[_WHOLE[0]] = (phase["seconds"], yard["seconds"])

@@ -23,14 +23,14 @@ _REPEATS = 3
 
 
 def predicted(model: Model, profile: str, tokens: int, placement: str) -> tuple[Plan, Plan]:
-    """Give the plans of taking in a prompt, and of giving one token after it."""
+    """Return the plans of taking in a prompt, and of giving one token after it."""
     backend = open_backend(f"mock:{profile}")
     both = plan(model, backend, 1, tokens, 2, placement)  # the first token comes with the prompt
     return replace(both, passes=both.passes[:1]), replace(both, passes=both.passes[1:])
 
 
 def measured(model: Model, tokens: int) -> tuple[float, float]:
-    """Give tokens per second of both on this machine."""
+    """Return tokens per second of both on this machine."""
     executor = model.executor()
     prompt, one = np.zeros((1, tokens), dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
     times: tuple[list[float], list[float]] = ([], [])

@@ -46,7 +46,7 @@ def opened(text: str, folder: Path, journal: Journal | None) -> Iterator[BenchBa
 
 
 def jobs(backend: BenchBackend) -> Iterator[TileJob]:
-    """Give jobs of random frames, one after another."""
+    """Return jobs of random frames, one after another."""
     layout = backend.layout
     chance = np.random.Generator(np.random.Philox(1))
     rows = 1 if layout.shares_input else layout.slots
@@ -57,7 +57,7 @@ def jobs(backend: BenchBackend) -> Iterator[TileJob]:
 
 
 def overhead(name: str, shots: int, folder: Path) -> tuple[float, float, float]:
-    """Give shots/s without a journal, the share of time that a journal adds, and its size.
+    """Return shots/s without a journal, the share of time that a journal adds, and its size.
 
     The share is the median over pairs of blocks that follow each other.
     """

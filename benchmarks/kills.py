@@ -37,7 +37,7 @@ _LATE = "is complete"  # and of one whose run was killed behind its end
 
 
 def bench_text() -> str:
-    """Give a small bench whose light has shot noise, source noise and drift."""
+    """Return a small bench whose light has shot noise, source noise and drift."""
     return example_file("imaged", tiny=True) + "source_rms = 0.01\ndrift_rms = 0.02\n"
 
 
@@ -81,7 +81,7 @@ def go_on(path: str) -> None:
 
 
 def numbers(path: Path) -> dict[str, str]:
-    """Give a digest of every number that a journal holds, by its place."""
+    """Return a digest of every number that a journal holds, by its place."""
     with JournalFile(path) as kept:
         found = {
             f"{row['pass']}/{row['step']}/{row['part']}": _digest(row["values"])

@@ -33,7 +33,7 @@ def measure(
     levels: list[float],
     seeds: int,
 ) -> dict[float, list[float]]:
-    """Give the perplexities of every seed: light level -> [seeds]."""
+    """Return the perplexities of every seed: light level -> [seeds]."""
     from ..backends import MockBackend, OpticsProfile
     from ..models import load_model
 

@@ -52,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def peers(weights: Any) -> dict[str, Callable[[Any], Any]]:
-    """Give the products of other simulators that are installed."""
+    """Return the products of other simulators that are installed."""
     makers = {"aihwkit": _aihwkit, "AnalogVNN": _analogvnn}
     return {name: make(weights) for name, make in makers.items() if name not in _missing()}
 
@@ -63,7 +63,7 @@ def _missing() -> list[str]:
 
 
 def _aihwkit(weights: Any) -> Callable[[Any], Any]:
-    """Give aihwkit's inference tile in torch: 8-bit converters, output noise."""
+    """Return aihwkit's inference tile in torch: 8-bit converters, output noise."""
     import torch
     from aihwkit.nn import AnalogLinear
     from aihwkit.simulator.configs import TorchInferenceRPUConfig
@@ -83,7 +83,7 @@ def _aihwkit(weights: Any) -> Callable[[Any], Any]:
 
 
 def _analogvnn(weights: Any) -> Callable[[Any], Any]:
-    """Give AnalogVNN's layers: clamp, 8-bit precision, Gaussian noise, around a linear layer."""
+    """Return AnalogVNN's layers: clamp, 8-bit precision, Gaussian noise, around a linear layer."""
     import torch
     from analogvnn.nn.noise.GaussianNoise import GaussianNoise
     from analogvnn.nn.normalize.Clamp import Clamp

@@ -33,7 +33,7 @@ _WIDTH, _BATCH, _TOKENS = 64, 4, 8  # of the layer
 
 
 def bench_text(name: str, share: float = 1.0) -> str:
-    """Give the file of a bench without light, on the real clock.
+    """Return the file of a bench without light, on the real clock.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def opened(name: str) -> Iterator[BenchBackend]:
 
 
 def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
-    """Give the seconds of a shot, and those that the devices alone would take."""
+    """Return the seconds of a shot, and those that the devices alone would take."""
     layout = backend.layout
     chance = np.random.Generator(np.random.Philox(1))
     rows = 1 if layout.shares_input else layout.slots
@@ -85,7 +85,7 @@ def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
 
 
 def layer(backend: BenchBackend, trace: Path | None = None) -> tuple[float, float, str]:
-    """Give the seconds of a layer as predicted and as measured, and the bottleneck."""
+    """Return the seconds of a layer as predicted and as measured, and the bottleneck."""
     model = with_random_weights(sized_model(_WIDTH, 1, vocabulary=64), 1)
     planned = plan(model, backend, batch=_BATCH, sequence=_TOKENS)
     planned = planned.measured()

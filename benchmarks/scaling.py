@@ -110,7 +110,7 @@ def find_budget(
     logs = np.log(levels)
 
     def crossing(noisy: np.ndarray, quiet: np.ndarray) -> tuple[float, float]:
-        """Give log of the budget, and the slope, from losses [levels, seeds, rows]."""
+        """Return log of the budget, and the slope, from losses [levels, seeds, rows]."""
         excess = noisy.mean(axis=(1, 2)) / quiet.mean() - 1
         height = np.log(np.maximum(excess, share / 20) / share)  # a resample may have none
         slope, offset = np.polyfit(logs - logs.mean(), height, 1)
@@ -236,7 +236,7 @@ class Text:
         self._quiet: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
 
     def quiet(self, encoding: str) -> np.ndarray:
-        """Give the loss of each row with modulators of 8 bits and no noise: float64 [rows]."""
+        """Return the loss of each row with modulators of 8 bits and no noise: float64 [rows]."""
         if encoding not in self._quiet:
             backend = MockBackend(profile_of(encoding, None))
             losses, kept = [], []
@@ -248,7 +248,7 @@ class Text:
         return self._quiet[encoding][0]
 
     def losses(self, encoding: str) -> Losses:
-        """Give what measures the loss of each row at a light level with a seed."""
+        """Return what measures the loss of each row at a light level with a seed."""
         held: dict[float, MockBackend] = {}  # weights are prepared once for a level
 
         def at(light: float, seed: int) -> np.ndarray:
@@ -263,7 +263,7 @@ class Text:
         return at
 
     def measure(self, backend: MockBackend, encoding: str) -> np.ndarray:
-        """Give the mean loss of each row on a backend: float64 [rows]."""
+        """Return the mean loss of each row on a backend: float64 [rows]."""
         quiet = self.quiet(encoding)
         added, actual = [], []
         for (rows, logits), still in zip(
@@ -286,7 +286,7 @@ class Text:
             yield rows, self.model.run_pass(executor, "logits", rows, sequences=ids)[:, :-1]
 
     def prepared(self, backend: Backend) -> Executor:
-        """Give the executor of a backend; scales of keys and values are calibrated once."""
+        """Return the executor of a backend; scales of keys and values are calibrated once."""
         executor = self.model.executor(backend, self.placement)
         if executor.needs_ranges:
             if not self._ranges:
@@ -297,14 +297,14 @@ class Text:
 
 
 def log_shares(logits: np.ndarray) -> np.ndarray:
-    """Give the log of the probabilities: float32 [..., V]."""
+    """Return the log of the probabilities: float32 [..., V]."""
     result = logits - logits.max(axis=-1, keepdims=True)
     result -= np.log(np.exp(result).sum(axis=-1, keepdims=True))
     return result
 
 
 def profile_of(encoding: str, photons_per_mac: float | None) -> OpticsProfile:
-    """Give a bench with 8-bit modulators and shot noise, and nothing else."""
+    """Return a bench with 8-bit modulators and shot noise, and nothing else."""
     return OpticsProfile(
         name="shot noise",
         input_bits=8,
@@ -333,7 +333,7 @@ class _Listener(DigitalBackend):
 
 
 def signal_cost(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Give photons per output at which shot noise equals the signal, for each encoding.
+    """Return photons per output at which shot noise equals the signal, for each encoding.
 
     With N photons per output (light set so that the mean over a vector's outputs is N), the noise
     of an output has the variance (its light x mean light) / N, in units of y; the figure is the
@@ -387,7 +387,7 @@ def signal_costs(text: Text, rows: int = 4) -> dict[str, dict[str, float]]:
 
 
 def members(folder: Path) -> list[Path]:
-    """Give the members of a family, by width.
+    """Return the members of a family, by width.
 
     Raises
     ------
@@ -408,7 +408,7 @@ def members(folder: Path) -> list[Path]:
 def measure_member(
     folder: Path, encodings: Sequence[str], placement: str, rows: int, seeds: int, share: float
 ) -> dict[str, Any]:
-    """Give the budgets of one member, and what explains them, for JSON."""
+    """Return the budgets of one member, and what explains them, for JSON."""
     model = load_model(folder)
     tokens = load_arrays(folder / "data.safetensors")["held_out"].astype(np.int64)[:rows]
     text = Text(model, tokens, placement)
@@ -493,7 +493,7 @@ def signal_laws(measured: Sequence[Mapping[str, Any]], encoding: str) -> dict[st
 
 
 def _mean(costs: Mapping[str, Mapping[str, float]], key: str) -> float:
-    """Give the geometric mean over the products."""
+    """Return the geometric mean over the products."""
     return float(np.exp(np.mean([math.log(each[key]) for each in costs.values()])))
 
 

@@ -45,7 +45,7 @@ class Passage(Text):
         self._still = np.empty((0, 0))
 
     def prepared(self, backend: Backend) -> Executor:
-        """Give the executor of a backend, its scales calibrated once, on a few rows."""
+        """Return the executor of a backend, its scales calibrated once, on a few rows."""
         executor = self.model.executor(backend, self.placement)
         if executor.needs_ranges and not self._ranges:
             text = CALIBRATION_TEXT.read_text(encoding="utf-8")
@@ -53,7 +53,7 @@ class Passage(Text):
         return super().prepared(backend)
 
     def quiet(self, encoding: str) -> np.ndarray:
-        """Give the loss of each row, or of each sentence, without noise."""
+        """Return the loss of each row, or of each sentence, without noise."""
         if self.model.task == "language":
             return super().quiet(encoding)
         backend = MockBackend(profile_of(encoding, None))
@@ -62,7 +62,7 @@ class Passage(Text):
         return np.ones(len(self.rows))
 
     def measure(self, backend: MockBackend, encoding: str) -> np.ndarray:
-        """Give the loss of each row, or of each sentence."""
+        """Return the loss of each row, or of each sentence."""
         if self.model.task == "language":
             return super().measure(backend, encoding)
         found = self._embed(backend)
@@ -74,7 +74,7 @@ class Passage(Text):
 
 
 def inputs_of(model: Model, rows: int, length: int) -> Any:
-    """Give rows of tokens [rows, length], or as many sentences for an encoder."""
+    """Return rows of tokens [rows, length], or as many sentences for an encoder."""
     texts = [text for _, text in sorted(topics.items())]
     if model.task == "language":
         return model.rows_of("\n".join(texts[:rows]), length)[:rows]
@@ -85,7 +85,7 @@ def inputs_of(model: Model, rows: int, length: int) -> Any:
 
 
 def groups_of(model: Model, layers: Sequence[int]) -> dict[str, list[OpticalMatmul]]:
-    """Give the products by kind: of all layers, and of each of some.
+    """Return the products by kind: of all layers, and of each of some.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def measure_group(
     encodings: Sequence[str],
     seeds: int,
 ) -> dict[str, Any]:
-    """Give the budgets of one kind of product, for JSON."""
+    """Return the budgets of one kind of product, for JSON."""
     length = _length(model, steps[0], inputs)
     text = Passage(model, inputs, Placement(name, frozenset(step.name for step in steps)))
     costs = signal_costs(text) if not steps[0].dynamic and model.task == "language" else {}
@@ -146,7 +146,7 @@ def measure_group(
 
 
 def _means(costs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Give the geometric means over products."""
+    """Return the geometric means over products."""
     if not costs:
         return {}
     keys = next(iter(costs.values()))
@@ -154,7 +154,7 @@ def _means(costs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _length(model: Model, step: OpticalMatmul, inputs: Any) -> float:
-    """Give K; of attention x V the mean number of tokens that a row sees."""
+    """Return K; of attention x V the mean number of tokens that a row sees."""
     if step.kind != "attention x V":
         return float(step.w_shape[-1]({}))
     if model.task == "language":

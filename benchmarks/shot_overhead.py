@@ -23,7 +23,7 @@ KIND = "lightloom bench speed"
 
 
 def median_ms(call: Callable[[], Any], repeats: int = 50) -> float:
-    """Give the median time of a call in milliseconds, after one to warm up."""
+    """Return the median time of a call in milliseconds, after one to warm up."""
     call()
     times = []
     for _ in range(repeats):
@@ -45,7 +45,7 @@ def open_example(layout: str, tiny: bool, light: str, folder: Path) -> Any:
 
 
 def measure(layout: str, folder: Path) -> dict[str, float]:
-    """Give milliseconds per stage, and shots per second, of one layout."""
+    """Return milliseconds per stage, and shots per second, of one layout."""
     import numpy as np
 
     chance = np.random.Generator(np.random.Philox(7))
@@ -70,7 +70,7 @@ def measure(layout: str, folder: Path) -> dict[str, float]:
 
 
 def check_ms(backend: Any) -> float:
-    """Give the time to judge a shot of a full frame by its checksums."""
+    """Return the time to judge a shot of a full frame by its checksums."""
     import numpy as np
 
     from ..backends.bench.product import Product

@@ -26,7 +26,7 @@ from ..instruments.files import is_sealed, replace_file, sealed
 from ..instruments.toml_file import read_toml
 from ..scheduler import DEFAULT_POLICY, POLICIES
 from ..scheduler.cluster.workers import Failure, Workers
-from .sweep_points import Inputs, Point, ranges, reference, run_point
+from .sweep_points import Inputs, SweepPoint, ranges, reference, run_point
 
 SCHEMA = 1  # of the JSON documents of sweeps
 MOST_POINTS = 100_000
@@ -56,13 +56,13 @@ class Sweep:
     images: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the sweep for JSON."""
+        """Return the sweep for JSON."""
         settings = {key: list(values) for key, values in self.settings.items()}
         lists = {key: list(getattr(self, key)) for key in ("models", "profiles", "seeds")}
         return {**vars(self), **lists, "settings": settings}
 
-    def points(self) -> tuple[list[Point], dict[str, str]]:
-        """Give the points in order; and, by name, why others cannot be.
+    def points(self) -> tuple[list[SweepPoint], dict[str, str]]:
+        """Return the points in order; and, by name, why others cannot be.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class Sweep:
             for values in itertools.product(*self.settings.values())
         ]
         made = [[_made(bench, chosen) for chosen in choices] for bench in benches]
-        possible: list[Point] = []
+        possible: list[SweepPoint] = []
         impossible: dict[str, str] = {}
         for model, profile, choice, seed in itertools.product(
             self.models, range(len(benches)), range(len(choices)), self.seeds
@@ -86,7 +86,7 @@ class Sweep:
                 impossible[name] = found
             else:
                 possible.append(
-                    Point(
+                    SweepPoint(
                         *(name, model, self.profiles[profile], chosen, seed, self.placement, found)
                     )
                 )
@@ -94,7 +94,7 @@ class Sweep:
 
 
 def _made(bench: OpticsProfile, settings: Mapping[str, Any]) -> OpticsProfile | str:
-    """Give a profile with settings, or why it cannot be."""
+    """Return a profile with settings, or why it cannot be."""
     try:
         return bench.with_settings(settings)
     except InputError as error:
@@ -174,7 +174,7 @@ def _list(key: str, values: Any) -> tuple[Any, ...]:
 
 
 def _setting(key: str, value: Any) -> Any:
-    """Give the value of a profile's field; a text is read as on the command line."""
+    """Return the value of a profile's field; a text is read as on the command line."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise InputError(f"{key}: {value!r} is neither a number nor a word")
     if value == "":
@@ -227,7 +227,7 @@ class Results:
     def __init__(
         self,
         sweep: Sweep,
-        points: Sequence[Point],
+        points: Sequence[SweepPoint],
         impossible: Mapping[str, str],
         inputs: Mapping[str, Inputs],
         path: Path | None,
@@ -257,7 +257,7 @@ class Results:
             self.write()
 
     @property
-    def left(self) -> list[Point]:
+    def left(self) -> list[SweepPoint]:
         """The points that are not done, in order; those that failed are tried again."""
         return [
             point
@@ -265,7 +265,7 @@ class Results:
             if self._records.get(point.name, {}).get("status") != "done"
         ]
 
-    def add(self, point: Point, result: Any) -> None:
+    def add(self, point: SweepPoint, result: Any) -> None:
         """Keep what came of a point: its record, or a `Failure`."""
         record = {
             "name": point.name,
@@ -296,7 +296,7 @@ class Results:
         self._next_s = end + _QUIET * (end - start)
 
     def document(self) -> dict[str, Any]:
-        """Give the document: points in order, as far as there is something of them."""
+        """Return the document: points in order, as far as there is something of them."""
         known = [self._records[p.name] for p in self._points if p.name in self._records]
         return {**self._head, "count": len(self._points), "points": known, **self._tail}
 
@@ -336,8 +336,8 @@ class Results:
         self._records = {r["name"]: r for r in found.get("points", []) if r["name"] in names}
 
 
-def _fingerprint(points: Sequence[Point], inputs: Mapping[str, Inputs]) -> str:
-    """Give what a sweep's numbers depend on beside its lists: profiles and inputs."""
+def _fingerprint(points: Sequence[SweepPoint], inputs: Mapping[str, Inputs]) -> str:
+    """Return what a sweep's numbers depend on beside its lists: profiles and inputs."""
     total = hashlib.sha256()
     for text in dict.fromkeys(point.profile.model_dump_json() for point in points):
         total.update(text.encode())
@@ -389,7 +389,7 @@ def run_sweep(
     return results.document()
 
 
-def _without_light(point: Point) -> str:
-    """Give what the read-out ranges of a point depend on."""
+def _without_light(point: SweepPoint) -> str:
+    """Return what the read-out ranges of a point depend on."""
     bench = point.profile.model_dump_json(exclude={*LIGHT_WAYS, "sources", "years"})
     return f"{point.model} {bench}"

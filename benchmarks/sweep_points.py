@@ -23,7 +23,7 @@ _thread = threading.local()
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One combination of a sweep.
 
     Parameters
@@ -86,8 +86,8 @@ def reference(sweep: str, model: str, inputs: Inputs) -> Reference:
     )
 
 
-def ranges(sweep: str, point: Point) -> dict[str, Ranges]:
-    """Give the read-out ranges of a point; points that differ in light or seed have the same."""
+def ranges(sweep: str, point: SweepPoint) -> dict[str, Ranges]:
+    """Return the read-out ranges of a point; points that differ in light or seed have the same."""
     model, backend = _model(sweep, point.model), MockBackend(point.profile)
     try:
         executor = model.executor(backend, point.placement)
@@ -98,7 +98,7 @@ def ranges(sweep: str, point: Point) -> dict[str, Ranges]:
 
 
 def run_point(
-    sweep: str, point: Point, beside: Reference, known: dict[str, Ranges]
+    sweep: str, point: SweepPoint, beside: Reference, known: dict[str, Ranges]
 ) -> dict[str, Any]:
     """Run a point on the mock, and give its record for JSON."""
     model, backend = _model(sweep, point.model), MockBackend(point.profile, point.seed)
@@ -145,12 +145,12 @@ def _likeness(results: Mapping[str, Any], beside: Reference) -> float:
 
 
 def _finite(value: float | None) -> float | None:
-    """Give a number that JSON has."""
+    """Return a number that JSON has."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _model(sweep: str, name: str) -> Model:
-    """Give a model of this sweep, loaded once in a thread."""
+    """Return a model of this sweep, loaded once in a thread."""
     if getattr(_thread, "sweep", None) != sweep:
         _thread.sweep, _thread.models = sweep, {}
     if name not in _thread.models:

@@ -142,7 +142,7 @@ def make_job(
 
 
 def runnable(model: Model, seed: int = 0) -> Model:
-    """Give a model that can run: a shape without weights gets random ones.
+    """Return a model that can run: a shape without weights gets random ones.
 
     Raises
     ------
@@ -193,7 +193,7 @@ class Contender(Protocol):
         """Run the job once: phase -> what it took."""
 
     def result(self) -> np.ndarray | None:
-        """Give the result of the first pass, to be compared with numpy's."""
+        """Return the result of the first pass, to be compared with numpy's."""
 
 
 class Lightloom:
@@ -211,7 +211,7 @@ class Lightloom:
         self.bench: Bench | None = bench if isinstance(bench, Bench) else None
 
     def result(self) -> np.ndarray | None:
-        """Give the result of the first pass."""
+        """Return the result of the first pass."""
         self.backend.warm_up()
         self.job.model.calibrate(self._executor)
         return self.job.model.run_pass(self._executor, self.job.ending, self.job.first)
@@ -304,7 +304,7 @@ class Torch:
         self._program = TorchProgram(job.model, job.ending)
 
     def result(self) -> np.ndarray | None:
-        """Give the result of the first pass."""
+        """Return the result of the first pass."""
         self._program.begin()
         return self._program.run(self.job.first)
 
@@ -363,7 +363,7 @@ def _timed(job: Job, run: Callable[[np.ndarray], Any]) -> dict[str, Sample]:
 
 
 def _clocked(run: Callable[[np.ndarray], Any], inputs: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Give the seconds that inputs take, by the clock and of the processor."""
+    """Return the seconds that inputs take, by the clock and of the processor."""
     start, start_cpu = time.perf_counter(), time.process_time()
     for data in inputs:
         run(data)
@@ -371,7 +371,7 @@ def _clocked(run: Callable[[np.ndarray], Any], inputs: Sequence[np.ndarray]) -> 
 
 
 def _baselines(job: Job, *, with_peers: bool) -> tuple[list[Contender], list[str]]:
-    """Give the digital baselines, and sentences on those that cannot be timed."""
+    """Return the digital baselines, and sentences on those that cannot be timed."""
     what = "lightloom's digital backend: float32, numpy"
     found: list[Contender] = [Lightloom(NUMPY, what, job, DigitalBackend(), job.placement)]
     if not with_peers:
@@ -398,7 +398,7 @@ def _baselines(job: Job, *, with_peers: bool) -> tuple[list[Contender], list[str
 
 
 @dataclass(frozen=True)
-class Point:
+class BenchmarkPoint:
     """Contenders that compute the same: the job itself, or one value of an axis."""
 
     axis: str | None
@@ -414,14 +414,14 @@ def points_of(
     axes: Mapping[str, Sequence[float]],
     depth: int = _DEPTH,
     seed: int = 0,
-) -> Iterator[Point]:
-    """Give the job itself, then the values of every axis.
+) -> Iterator[BenchmarkPoint]:
+    """Return the job itself, then the values of every axis.
 
     Raises
     ------
     InputError : for values that the model or a profile cannot take
     """
-    yield Point(None, None, job, backends, True)
+    yield BenchmarkPoint(None, None, job, backends, True)
     for axis, values in axes.items():
         for value in values:
             yield _point(axis, value, job, backends, depth, seed)
@@ -429,10 +429,10 @@ def points_of(
 
 def _point(
     axis: str, value: float, job: Job, backends: Sequence[Backend], depth: int, seed: int
-) -> Point:
+) -> BenchmarkPoint:
     if axis in PREDICTED_AXES:
         changed = [_with_profile(backend, axis, value) for backend in backends]
-        return Point(axis, value, job, changed, False)
+        return BenchmarkPoint(axis, value, job, changed, False)
     sizes = {"batch": job.batch, "sequence": job.sequence}
     model = job.model
     if axis == "width":
@@ -440,11 +440,11 @@ def _point(
     else:
         sizes[axis] = int(value)
     made = make_job(model, **sizes, new_tokens=job.new_tokens, placement=job.placement, seed=seed)
-    return Point(axis, value, made, backends, True)
+    return BenchmarkPoint(axis, value, made, backends, True)
 
 
 def benchmark_shape(width: int, depth: int = _DEPTH, tokens: int = 0) -> Model:
-    """Give the shape of a GPT-2 of a width, with a context of 1,024 tokens or as many as needed."""
+    """Return shape of a GPT-2 of a width, with a context of 1,024 tokens or as many as needed."""
     return sized_model(width, depth, context=max(1024, tokens))
 
 
@@ -464,8 +464,8 @@ def _with_profile(backend: Backend, axis: str, value: float) -> Backend:
 # ------------------------------------------------------------------------------ measuring
 
 
-def outline(points: Sequence[Point], repeats: int) -> dict[str, Any]:
-    """Give what the document will say of the work, before anything is measured."""
+def outline(points: Sequence[BenchmarkPoint], repeats: int) -> dict[str, Any]:
+    """Return what the document will say of the work, before anything is measured."""
     named = [
         {name_of(b): fingerprint(b) for b in p.backends if b.name != "digital"} for p in points
     ]
@@ -484,7 +484,7 @@ def outline(points: Sequence[Point], repeats: int) -> dict[str, Any]:
 
 
 def measure(
-    points: Sequence[Point], repeats: int, tell: Tell = lambda what, done, total: None
+    points: Sequence[BenchmarkPoint], repeats: int, tell: Tell = lambda what, done, total: None
 ) -> dict[str, Any]:
     """Let all contenders of all points take turns, and give the document of what they took.
 
@@ -523,7 +523,7 @@ def measure(
     }
 
 
-def _on_light(point: Point) -> list[Contender]:
+def _on_light(point: BenchmarkPoint) -> list[Contender]:
     job = point.job
     return [
         Lightloom(name_of(b), _what(b), job, b, job.placement)
@@ -533,7 +533,7 @@ def _on_light(point: Point) -> list[Contender]:
 
 
 def name_of(backend: Backend) -> str:
-    """Give a backend a name without a path: "mock slm-camera", "bench line.toml"."""
+    """Return a backend a name without a path: "mock slm-camera", "bench line.toml"."""
     if backend.name == "digital":
         return NUMPY
     bench = getattr(backend, "bench", None)
@@ -561,7 +561,9 @@ def _check(contenders: Sequence[Contender]) -> None:
 
 
 def _described(
-    point: Point, contenders: Sequence[Contender], samples: Mapping[int, list[dict[str, Sample]]]
+    point: BenchmarkPoint,
+    contenders: Sequence[Contender],
+    samples: Mapping[int, list[dict[str, Sample]]],
 ) -> dict[str, Any]:
     job = point.job
     predicted = {name_of(b): _predicted(job, b) for b in point.backends if b.name != "digital"}
@@ -602,13 +604,13 @@ def _described(
     return _place(point) | {"contenders": entries}
 
 
-def _place(point: Point) -> dict[str, Any]:
+def _place(point: BenchmarkPoint) -> dict[str, Any]:
     sizes = {name: getattr(point.job, name) for name in ("batch", "sequence", "new_tokens")}
     return {"axis": point.axis, "value": point.value, "sizes": sizes}
 
 
 def _phase(samples: Sequence[Sample], units: int) -> dict[str, Any]:
-    """Give every sample of a phase, and what was counted in one round."""
+    """Return every sample of a phase, and what was counted in one round."""
     stages = dict.fromkeys(key for sample in samples for key in sample.stages)
     seconds = [sample.seconds for sample in samples]
     result: dict[str, Any] = {
@@ -634,7 +636,7 @@ def _phase(samples: Sequence[Sample], units: int) -> dict[str, Any]:
 
 
 def _predicted(job: Job, backend: Backend) -> dict[str, float]:
-    """Give the seconds of each phase on the bench of a backend's profile."""
+    """Return the seconds of each phase on the bench of a backend's profile."""
     sizes = (job.model, backend, job.batch, job.sequence)
     whole = plan(*sizes, job.new_tokens, job.placement)
     if not job.later:
@@ -728,7 +730,7 @@ def machine() -> dict[str, Any]:
 
 
 def fingerprint(backend: Backend) -> str:
-    """Give a short name of all constants of a backend's bench: equal ones measure the same."""
+    """Return a short name of all constants of a backend's bench: equal ones measure the same."""
     bench = getattr(backend, "bench", None)
     if bench is not None:  # its profile follows from its calibration, which may be done anew
         constants = bench.file.model_dump_json(exclude={"calibration"})
@@ -758,8 +760,8 @@ __all__ = [
     "NUMPY",
     "PREDICTED_AXES",
     "SCHEMA",
+    "BenchmarkPoint",
     "Job",
-    "Point",
     "Sample",
     "benchmark_shape",
     "device_use",

@@ -30,7 +30,7 @@ _SHOTS = 64  # of each product, about
 _ALIKE = 0.02  # of the largest result: what grey levels allow
 
 
-class Stream:
+class ProductStream:
     """Products that follow each other.
 
     Parameters
@@ -52,7 +52,7 @@ class Stream:
         self.exact = DigitalBackend().matmul(self.x, self.weights).y
 
     def run(self, backend: Backend) -> tuple[float, int]:
-        """Give the seconds that the stream takes on a backend, and its shots.
+        """Return the seconds that the stream takes on a backend, and its shots.
 
         Raises
         ------
@@ -93,7 +93,7 @@ def opened(name: str, in_processes: bool) -> Iterator[tuple[Backend, Backend]]:
 def compare(name: str, in_processes: bool, shots: int, repeats: int) -> str:
     """Measure one bench and two in turn, and give a line on them."""
     with opened(name, in_processes) as (one, two):
-        stream = Stream(one, shots)
+        stream = ProductStream(one, shots)
         rounds = [(stream.run(one), stream.run(two)) for _ in range(repeats)]
     ratios = [first[0] / second[0] for first, second in rounds]
     rates = [statistics.median(r[which][1] / r[which][0] for r in rounds) for which in (0, 1)]

@@ -60,7 +60,7 @@ LICENCE = "text: PSF License Agreement version 2, https://docs.python.org/3/lice
 
 
 def documents() -> Iterator[tuple[str, str]]:
-    """Give name and text of every document: the topics, and each module's docstrings."""
+    """Return name and text of every document: the topics, and each module's docstrings."""
     for name, text in sorted(topics.items()):
         yield f"topic {name}", text
     library = Path(sysconfig.get_path("stdlib"))
@@ -78,7 +78,7 @@ def documents() -> Iterator[tuple[str, str]]:
 
 
 def prose(text: str) -> Iterator[str]:
-    """Give the paragraphs of prose, each as one line: letters mostly, no code, no tables."""
+    """Return the paragraphs of prose, each as one line: letters mostly, no code, no tables."""
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         line = " ".join(paragraph.split())
         letters = sum(letter.isalpha() or letter == " " for letter in line)
@@ -88,7 +88,7 @@ def prose(text: str) -> Iterator[str]:
 
 
 def split_text() -> tuple[str, str]:
-    """Give the text to train on and the held-out text; no paragraph is in both, or twice."""
+    """Return the text to train on and the held-out text; no paragraph is in both, or twice."""
     parts: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
     for name, text in documents():
         digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
@@ -127,7 +127,7 @@ def train_tokenizer(text: str, out: Path) -> None:
 
 
 def encode(text: str, out: Path) -> np.ndarray:
-    """Give the tokens of a text: int64 [n]."""
+    """Return the tokens of a text: int64 [n]."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
@@ -153,7 +153,7 @@ class Sizes:
         return self.width // HEAD_WIDTH if self.width % HEAD_WIDTH == 0 else 1
 
     def config(self) -> dict[str, object]:
-        """Give what Hugging Face writes as config.json."""
+        """Return what Hugging Face writes as config.json."""
         return {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
@@ -184,7 +184,7 @@ class Training:
     seed: int = 0
 
     def rate_of(self, width: int) -> float:
-        """Give the learning rate: wider members take smaller steps."""
+        """Return the learning rate: wider members take smaller steps."""
         return self.rate * (64 / width) ** (2 / 3)
 
 
@@ -287,7 +287,7 @@ class Network(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Give the logits of tokens [n, T]: [n, T, vocabulary]."""
+        """Return the logits of tokens [n, T]: [n, T, vocabulary]."""
         body, count = self.transformer, tokens.shape[1]
         x = body.wte(tokens) + body.wpe.weight[:count]
         for layer in body.h:
@@ -295,7 +295,7 @@ class Network(nn.Module):
         return body.ln_f(x) @ body.wte.weight.T
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Give the mean loss of every next token of rows [n, T + 1]."""
+        """Return the mean loss of every next token of rows [n, T + 1]."""
         logits = self(tokens[:, :-1])
         return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
@@ -355,7 +355,7 @@ def train(
 
 @torch.no_grad()
 def evaluate(network: Network, rows: Tensor) -> float:
-    """Give the mean loss of held-out rows [n, T], rounded to 8 bits and without noise."""
+    """Return the mean loss of held-out rows [n, T], rounded to 8 bits and without noise."""
     network.eval()
     kept = [module for module in network.modules() if isinstance(module, Product)]
     settings = kept[0].settings

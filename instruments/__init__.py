@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .environment import limit_threads
 from .errors import (
     BadFit,
-    BadReply,
+    ChecksumMismatch,
     Disconnected,
-    Drifted,
+    DriftExceeded,
     DroppedFrame,
     IncompleteFrame,
     InputError,
@@ -24,10 +24,10 @@ from .errors import (
     MissingExtraError,
     NotConnected,
     Paused,
+    ProtocolError,
     Saturated,
     StaleFrame,
-    WrongLight,
-    WrongSum,
+    UnexpectedIntensity,
 )
 
 if TYPE_CHECKING:
@@ -67,13 +67,13 @@ _HOMES = {  # loaded when first used: errors alone are needed everywhere, pydant
 
 __all__ = [
     "BadFit",
-    "BadReply",
     "Camera",
     "CameraFrame",
+    "ChecksumMismatch",
     "Clock",
     "Daq",
     "Disconnected",
-    "Drifted",
+    "DriftExceeded",
     "DriverOptions",
     "DroppedFrame",
     "Finding",
@@ -92,6 +92,7 @@ __all__ = [
     "NotConnected",
     "Paused",
     "PowerMeter",
+    "ProtocolError",
     "RawFrame",
     "Region",
     "Samples",
@@ -102,9 +103,8 @@ __all__ = [
     "StaleFrame",
     "Timeline",
     "TriggerMode",
+    "UnexpectedIntensity",
     "VirtualClock",
-    "WrongLight",
-    "WrongSum",
     "create",
     "driver_class",
     "driver_names",

@@ -27,7 +27,7 @@ from .errors import (
     NotConnected,
 )
 from .safety import device_lock
-from .toml_file import Table
+from .toml_file import TomlTable
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -54,7 +54,7 @@ class Finding:
     detail: str = ""
 
 
-class DriverOptions(Table):
+class DriverOptions(TomlTable):
     """What a bench file says about one instrument, beside its role and driver.
 
     Drivers add their own fields; unknown keys are refused.
@@ -133,7 +133,7 @@ class Instrument(ABC):
         """Let go of the device; it may be gone already."""
 
     def _settings(self) -> Mapping[str, Any]:
-        """Give the settings that a record of a run should hold; no exchange with the device."""
+        """Return the settings that a record of a run should hold; no exchange with the device."""
         return {}
 
     def _self_test(self) -> list[Finding]:
@@ -202,7 +202,7 @@ class Instrument(ABC):
         return [Finding("answers", True, answer or "without a name"), *self._self_test()]
 
     def describe(self) -> dict[str, Any]:
-        """Give what a record of a run should hold about this instrument, as it is now."""
+        """Return what a record of a run should hold about this instrument, as it is now."""
         with self._lock:
             return {
                 "name": self.name,

@@ -20,7 +20,6 @@ from .base import DriverOptions, Finding, Instrument, exchange
 from .clock import Clock
 from .count_checks import complaint, is_coarse
 from .errors import (
-    BadReply,
     DroppedFrame,
     IncompleteFrame,
     InputError,
@@ -28,6 +27,7 @@ from .errors import (
     LightloomError,
     LimitExceeded,
     NotConnected,
+    ProtocolError,
     StaleFrame,
 )
 
@@ -161,7 +161,7 @@ class Camera(Instrument):
 
     @abstractmethod
     def _read(self, timeout_s: float) -> RawFrame | None:
-        """Give the next frame in the order in which they were taken; None after the time-out."""
+        """Return the next frame in the order in which they were taken; None after the time-out."""
 
     @abstractmethod
     def _disarm(self) -> None:
@@ -296,7 +296,7 @@ class Camera(Instrument):
 
     @exchange
     def read(self, timeout_s: float) -> CameraFrame:
-        """Give the frame of the oldest trigger not read yet.
+        """Return the frame of the oldest trigger not read yet.
 
         Raises
         ------
@@ -376,7 +376,7 @@ class Camera(Instrument):
         shift = getattr(self.options, "count_shift", 0)
         said = complaint(data, self.bit_depth, shift)
         if said:
-            raise BadReply(f"{self.name}: {said}")
+            raise ProtocolError(f"{self.name}: {said}")
         return data >> data.dtype.type(shift) if shift else data
 
     def _make_safe(self) -> None:

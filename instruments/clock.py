@@ -12,7 +12,7 @@ class Clock:
     is_virtual = False
 
     def now_s(self) -> float:
-        """Give the time."""
+        """Return the time."""
         return time.perf_counter()
 
     def sleep_until(self, moment_s: float) -> None:
@@ -51,7 +51,7 @@ class VirtualClock(Clock):
         self._mine = local()  # whether this thread is inside `held`
 
     def now_s(self) -> float:
-        """Give the time."""
+        """Return the time."""
         return self._now_s
 
     def sleep_until(self, moment_s: float) -> None:

@@ -82,7 +82,7 @@ class InstrumentConformance(Generic[Kind]):
 
     @pytest.fixture
     def make(self) -> Callable[[], Kind]:
-        """Give a function that makes the instrument anew, not connected, always the same device."""
+        """Return function that makes the instrument anew, not connected, always the same device."""
         raise NotImplementedError("override the fixture `make`")
 
     def unplug(self, instrument: Kind) -> None:
@@ -104,11 +104,11 @@ class InstrumentConformance(Generic[Kind]):
         raise NotImplementedError
 
     def requests(self, instrument: Kind) -> dict[str, Call]:
-        """Give every public exchange, by name."""
+        """Return every public exchange, by name."""
         raise NotImplementedError
 
     def excesses(self, instrument: Kind) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Give requests beyond the device's limits, and the error that each must meet."""
+        """Return requests beyond the device's limits, and the error that each must meet."""
         return {}
 
     def query(self, instrument: Kind, thread: int, number: int) -> None:
@@ -119,7 +119,7 @@ class InstrumentConformance(Generic[Kind]):
 
     @pytest.fixture
     def instrument(self, make: Callable[[], Kind]) -> Iterator[Kind]:
-        """Give the instrument, connected; closed after the test."""
+        """Return the instrument, connected; closed after the test."""
         instrument = make()
         with instrument:
             yield instrument
@@ -270,7 +270,7 @@ class SlmConformance(InstrumentConformance[SpatialLightModulator]):
         instrument.blank()
 
     def requests(self, instrument: SpatialLightModulator) -> dict[str, Call]:
-        """Give every public exchange."""
+        """Return every public exchange."""
         return {
             "show": lambda: instrument.show(np.zeros((1, 1), np.uint8)),
             "blank": instrument.blank,
@@ -280,7 +280,7 @@ class SlmConformance(InstrumentConformance[SpatialLightModulator]):
     def excesses(
         self, instrument: SpatialLightModulator
     ) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Give frames that do not fit."""
+        """Return frames that do not fit."""
         height, width = instrument.shape
         wrong = {
             "too wide": np.zeros((height, width + 1), instrument.dtype),
@@ -365,7 +365,7 @@ class CameraConformance(InstrumentConformance[Camera]):
     sees_light = True
 
     def wait_s(self, instrument: Camera) -> float:
-        """Give a generous time-out for one frame."""
+        """Return a generous time-out for one frame."""
         return instrument.exposure_s + instrument.readout_s + 5.0
 
     def use(self, instrument: Camera) -> None:
@@ -373,7 +373,7 @@ class CameraConformance(InstrumentConformance[Camera]):
         instrument.take(self.wait_s(instrument))
 
     def requests(self, instrument: Camera) -> dict[str, Call]:
-        """Give every public exchange."""
+        """Return every public exchange."""
         return {
             "configure": lambda: instrument.configure(exposure_s=1e-3),
             "arm": instrument.arm,
@@ -385,7 +385,7 @@ class CameraConformance(InstrumentConformance[Camera]):
         }
 
     def excesses(self, instrument: Camera) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Give exposures, regions and time-outs that cannot be."""
+        """Return exposures, regions and time-outs that cannot be."""
         height, width = instrument.sensor_shape
         _, longest_s = instrument.exposure_limits_s
 
@@ -560,7 +560,7 @@ class DaqConformance(InstrumentConformance[Daq]):
             instrument.count(0)
 
     def requests(self, instrument: Daq) -> dict[str, Call]:
-        """Give every public exchange."""
+        """Return every public exchange."""
         return {
             "read": instrument.read,
             "write": lambda: instrument.write(0, 0.0),
@@ -572,7 +572,7 @@ class DaqConformance(InstrumentConformance[Daq]):
         }
 
     def excesses(self, instrument: Daq) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Give channels that it lacks, and rates and voltages beyond it."""
+        """Return channels that it lacks, and rates and voltages beyond it."""
         slowest_hz, fastest_hz = instrument.rate_limits_hz
         _, high_v = instrument.output_range_v
         wrong: dict[str, tuple[type[LightloomError], Call]] = {
@@ -675,7 +675,7 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         instrument.is_emitting()
 
     def requests(self, instrument: LightSource) -> dict[str, Call]:
-        """Give every public exchange."""
+        """Return every public exchange."""
         return {
             "set_power": lambda: instrument.set_power(0.0),
             "enable": instrument.enable,
@@ -686,7 +686,7 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         }
 
     def excesses(self, instrument: LightSource) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Give set-points beyond the limits."""
+        """Return set-points beyond the limits."""
         low_w, high_w = instrument.power_limits_w
         return {
             "too much": (LimitExceeded, lambda: instrument.set_power(2 * high_w + 1e-9)),
@@ -794,7 +794,7 @@ class PowerMeterConformance(InstrumentConformance[PowerMeter]):
         instrument.read_power(timeout_s=2.0)
 
     def requests(self, instrument: PowerMeter) -> dict[str, Call]:
-        """Give every public exchange."""
+        """Return every public exchange."""
         return {"read_power": instrument.read_power, "self_test": instrument.self_test}
 
     def query(self, instrument: PowerMeter, thread: int, number: int) -> None:

@@ -16,12 +16,12 @@ from .base import DriverOptions, Finding, Instrument, exchange
 from .camera import Shot
 from .clock import Clock
 from .errors import (
-    BadReply,
     Disconnected,
     InputError,
     InstrumentError,
     InstrumentTimeout,
     LimitExceeded,
+    ProtocolError,
 )
 
 LOG = logging.getLogger("lightloom.instruments")
@@ -91,7 +91,7 @@ class Daq(Instrument):
         raise NotImplementedError
 
     def _count(self, counter: int) -> int:
-        """Give the edges counted since the device was connected, or `_reset_count`."""
+        """Return the edges counted since the device was connected, or `_reset_count`."""
         raise NotImplementedError
 
     def _reset_count(self, counter: int) -> None:
@@ -133,14 +133,14 @@ class Daq(Instrument):
             )
         result = self._read(channels, samples, rate_hz, timeout_s, shot)
         if result.volts.shape != (len(channels), samples) or not np.isfinite(result.volts).all():
-            raise BadReply(
+            raise ProtocolError(
                 f"{self.name}: {result.volts.shape} finite voltages were to come as "
                 f"({len(channels)}, {samples})"
             )
         low, high = self.input_range_v
         least, most, more = result.volts.min(), result.volts.max(), _BEYOND * (high - low)
         if least < low - more or most > high + more:
-            raise BadReply(
+            raise ProtocolError(
                 f"{self.name}: {least:g} to {most:g} V is no reading of inputs that reach from "
                 f"{low:g} to {high:g} V"
             )
@@ -171,7 +171,7 @@ class Daq(Instrument):
 
     @exchange
     def count(self, counter: int = 0) -> int:
-        """Give the edges that a counter has seen."""
+        """Return the edges that a counter has seen."""
         counter = self._index("counter", counter, self.counter_count)
         return self._count(counter)
 
@@ -228,7 +228,7 @@ class Daq(Instrument):
 
 
 def _whole(number: Any, what: str) -> int:
-    """Give a whole number of Python's or numpy's as an int."""
+    """Return a whole number of Python's or numpy's as an int."""
     try:
         return index(number)
     except TypeError:

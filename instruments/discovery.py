@@ -22,7 +22,7 @@ MISSING = "missing"  # the kind of what is only a sentence
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundDevice:
     """Something that is attached, or the sentence that says what could not be looked for.
 
     Parameters
@@ -39,7 +39,7 @@ class Found:
     toml: str = ""
 
 
-def discover(visa_backend: str = "@py", network: bool = False) -> list[Found]:
+def discover(visa_backend: str = "@py", network: bool = False) -> list[FoundDevice]:
     """Look for displays, cameras, VISA instruments and serial ports.
 
     Parameters
@@ -51,7 +51,7 @@ def discover(visa_backend: str = "@py", network: bool = False) -> list[Found]:
     -------
     One entry each; an entry of kind "missing" holds only a sentence.
     """
-    searches: list[tuple[str, Callable[[], Iterator[Found]]]] = [
+    searches: list[tuple[str, Callable[[], Iterator[FoundDevice]]]] = [
         ("displays", _displays),
         ("GenICam cameras", _genicam_cameras),
         ("Micro-Manager", _micromanager),
@@ -61,9 +61,9 @@ def discover(visa_backend: str = "@py", network: bool = False) -> list[Found]:
     return [found for what, search in searches for found in _careful(what, search)]
 
 
-def _careful(what: str, search: Callable[[], Iterator[Found]]) -> list[Found]:
+def _careful(what: str, search: Callable[[], Iterator[FoundDevice]]) -> list[FoundDevice]:
     """Search; whatever a vendor's library raises becomes a sentence, and the rest goes on."""
-    found: list[Found] = []
+    found: list[FoundDevice] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # libraries warn of what they lack; we say it ourselves
@@ -76,15 +76,15 @@ def _careful(what: str, search: Callable[[], Iterator[Found]]) -> list[Found]:
     return found
 
 
-def _missing(what: str, sentence: str) -> Found:
-    return Found(MISSING, "", f"{what}: {sentence}")
+def _missing(what: str, sentence: str) -> FoundDevice:
+    return FoundDevice(MISSING, "", f"{what}: {sentence}")
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _needs(what: str, module: str, install: str) -> Iterator[Found]:
+def _needs(what: str, module: str, install: str) -> Iterator[FoundDevice]:
     """Say what to install where a package is missing."""
     if find_spec(module) is None:
         yield _missing(what, f"not looked for; pip install {install}")
@@ -100,7 +100,7 @@ def lines(role: str, driver: str, remark: str = "", **options: str | int) -> str
 # --- one search each -----------------------------------------------------------------------------
 
 
-def _displays() -> Iterator[Found]:
+def _displays() -> Iterator[FoundDevice]:
     missing = list(_needs("displays", "sdl2", "'lightloom[display]'"))
     if missing:
         yield from missing
@@ -111,13 +111,13 @@ def _displays() -> Iterator[Found]:
         height, width = monitor.shape
         about = f"{monitor.name or 'monitor'}, {width} x {height} at {monitor.refresh_hz:g} Hz"
         if monitor.index == 0:
-            yield Found("display", "0", f"{about}; the operator's, so none for a modulator")
+            yield FoundDevice("display", "0", f"{about}; the operator's, so none for a modulator")
             continue
         toml = lines("weight", "display-slm", "or input", monitor=monitor.index)
-        yield Found("display", str(monitor.index), about, toml)
+        yield FoundDevice("display", str(monitor.index), about, toml)
 
 
-def _genicam_cameras() -> Iterator[Found]:
+def _genicam_cameras() -> Iterator[FoundDevice]:
     missing = list(_needs("GenICam cameras", "harvesters", "'lightloom[genicam]'"))
     if missing:
         yield from missing
@@ -135,14 +135,14 @@ def _genicam_cameras() -> Iterator[Found]:
                 about = f"{camera.vendor} {camera.model}, serial {camera.serial_number}"
                 options = {"producer": producer, "serial": camera.serial_number}
                 toml = lines("detector", "genicam-camera", **options)
-                yield Found("camera", camera.serial_number, about, toml)
+                yield FoundDevice("camera", camera.serial_number, about, toml)
         finally:
             genicam._let_go(producer)
         if not cameras:
             yield _missing("GenICam cameras", f"{producer} lists no camera")
 
 
-def _micromanager() -> Iterator[Found]:
+def _micromanager() -> Iterator[FoundDevice]:
     missing = list(_needs("Micro-Manager", "pymmcore_plus", "'lightloom[micromanager]'"))
     if missing:
         yield from missing
@@ -160,10 +160,10 @@ def _micromanager() -> Iterator[Found]:
         adapter="DemoCamera",
         device="DCam",
     )
-    yield Found("Micro-Manager", str(folder), "device adapters", toml)
+    yield FoundDevice("Micro-Manager", str(folder), "device adapters", toml)
 
 
-def _visa(backend: str, network: bool) -> Iterator[Found]:
+def _visa(backend: str, network: bool) -> Iterator[FoundDevice]:
     import pyvisa
 
     manager = pyvisa.ResourceManager(backend)
@@ -184,7 +184,7 @@ def _visa(backend: str, network: bool) -> Iterator[Found]:
 
 
 def _buses_of_pyvisa_py(network: bool) -> Iterator[tuple[str, Callable[[], list[str]]]]:
-    """Give the buses, and how each is listed; pyvisa's own call would ask the network too."""
+    """Return the buses, and how each is listed; pyvisa's own call would ask the network too."""
     from pyvisa.constants import InterfaceType
     from pyvisa_py.sessions import Session
 
@@ -197,17 +197,17 @@ def _buses_of_pyvisa_py(network: bool) -> Iterator[tuple[str, Callable[[], list[
 _METERS = {"0x1313": "Thorlabs"}
 
 
-def _visa_instrument(address: str, backend: str) -> Found:
+def _visa_instrument(address: str, backend: str) -> FoundDevice:
     options = {"address": address} | ({"backend": backend} if backend != "@py" else {})
     maker = _METERS.get(address.split("::")[1].lower() if address.startswith("USB") else "")
     if maker:
         toml = lines("power_meter", "scpi-power-meter", **options)
-        return Found("VISA", address, f"{maker}, perhaps a power meter", toml)
+        return FoundDevice("VISA", address, f"{maker}, perhaps a power meter", toml)
     toml = lines("detector", "scpi-daq", "or source: scpi-source", **options, dialect="multimeter")
-    return Found("VISA", address, "an instrument; it was not asked who it is", toml)
+    return FoundDevice("VISA", address, "an instrument; it was not asked who it is", toml)
 
 
-def _serial_ports() -> Iterator[Found]:
+def _serial_ports() -> Iterator[FoundDevice]:
     from serial.tools import list_ports
 
     for port in sorted(list_ports.comports()):
@@ -216,4 +216,4 @@ def _serial_ports() -> Iterator[Found]:
             about += f" (USB {port.vid:04x}:{port.pid:04x})"
         remark = f"or source: scpi-source at ASRL{port.device}::INSTR"
         toml = lines("detector", "serial-daq", remark, address=port.device)
-        yield Found("serial port", port.device, f"{about}; it was not asked who it is", toml)
+        yield FoundDevice("serial port", port.device, f"{about}; it was not asked who it is", toml)

@@ -12,7 +12,7 @@ class LightloomError(Exception):
     """Something that the user can put right; the command line shows it without a traceback."""
 
     def __str__(self) -> str:
-        """Give the sentence; what a file holds of thousands of letters is cut in its middle."""
+        """Return the sentence; what a file holds of thousands of letters is cut in its middle."""
         text = super().__str__()
         return text if len(text) <= 1000 else f"{text[:600]} ... {text[-300:]}"
 
@@ -57,7 +57,7 @@ class InstrumentTimeout(InstrumentError):
     """No answer, or no frame, within the time-out."""
 
 
-class BadReply(InstrumentError):
+class ProtocolError(InstrumentError):
     """An answer that is garbage, incomplete or of another question."""
 
 
@@ -73,11 +73,11 @@ class DroppedFrame(InstrumentError):
     """A gap in the numbers of the frames: at least one is lost."""
 
 
-class WrongLight(InstrumentError):
+class UnexpectedIntensity(InstrumentError):
     """Much less or more light than the frames should give: a dim source, a hand in the beam."""
 
 
-class WrongSum(InstrumentError):
+class ChecksumMismatch(InstrumentError):
     """A checksum does not fit what it sums: a number of that shot, or of that tile, is wrong.
 
     Parameters
@@ -90,7 +90,7 @@ class WrongSum(InstrumentError):
         self.scope = scope
 
 
-class Drifted(InstrumentError):
+class DriftExceeded(InstrumentError):
     """The light has left the tolerance within which a calibration can be followed."""
 
 

@@ -57,7 +57,7 @@ def check_output(path: str | Path, kind: str = "") -> None:
 
 @contextlib.contextmanager
 def whole_output(path: str | Path, kind: str = "") -> Iterator[Path]:
-    """Give a name beside an output to write to; it takes the output's name at the end of a `with`.
+    """Return name beside an output to write to; it takes the output's name at the end of a `with`.
 
     Where the `with` ends in an error, what was written is removed, and the former output stays.
 
@@ -214,7 +214,7 @@ def moment_of(text: str) -> str:
 
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a document for JSON with the SHA-256 of all that it says beside, as `sha256`."""
+    """Return a document for JSON with the SHA-256 of all that it says beside, as `sha256`."""
     return {**document, "sha256": _digest(document)}
 
 
@@ -225,7 +225,7 @@ def is_sealed(document: Mapping[str, Any]) -> bool:
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    """Give the SHA-256 of a document's one plain spelling: keys in order, no spaces, ASCII."""
+    """Return the SHA-256 of a document's one plain spelling: keys in order, no spaces, ASCII."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 

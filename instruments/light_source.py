@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from .base import DriverOptions, Finding, Instrument, exchange
 from .clock import Clock
-from .errors import BadReply, InstrumentTimeout, InterlockOpen, LimitExceeded, NotConnected
+from .errors import InstrumentTimeout, InterlockOpen, LimitExceeded, NotConnected, ProtocolError
 from .safety import signals
 
 
@@ -259,7 +259,7 @@ class PowerMeter(Instrument):
         """Measure once, in watts."""
         power_w = self._read_power(timeout_s)
         if power_w != power_w or abs(power_w) > 1e6:
-            raise BadReply(f"{self.name}: {power_w!r} is no power")
+            raise ProtocolError(f"{self.name}: {power_w!r} is no power")
         return power_w
 
     def _settings(self) -> Mapping[str, Any]:

@@ -52,12 +52,12 @@ def drivers() -> dict[str, EntryPoint]:
 
 
 def driver_names() -> list[str]:
-    """Give the names of all drivers that are installed."""
+    """Return the names of all drivers that are installed."""
     return sorted(drivers())
 
 
 def driver_class(name: str) -> type[Instrument]:
-    """Give a driver's class.
+    """Return a driver's class.
 
     Raises
     ------

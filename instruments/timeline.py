@@ -90,7 +90,7 @@ class Timeline:
             self.add(track, name, start_s, self.clock.now_s(), **details)
 
     def within(self, name: str) -> Timeline:
-        """Give a view that puts the same slices here, on tracks under a name: "bench 2/input"."""
+        """Return a view that puts the same slices here, on tracks under a name: "bench 2/input"."""
         return _Within(self, name)
 
     @property
@@ -104,7 +104,7 @@ class Timeline:
         return max((item.end_s for item in self.slices), default=0.0)
 
     def busy_s(self, track: str) -> float:
-        """Give the seconds in which a track had something to do; slices that overlap count once."""
+        """Return seconds in which a track had something to do; slices that overlap count once."""
         busy, until = 0.0, float("-inf")
         spans = sorted((s.start_s, s.end_s) for s in self.slices if s.track == track)
         for start, end in spans:

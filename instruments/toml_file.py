@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from .errors import InputError
 
 
-class Table(BaseModel):
+class TomlTable(BaseModel):
     """A table of a file; refuses unknown keys, flags for numbers, and numbers not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

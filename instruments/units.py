@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s]
 
 
 def quantity(value: Any, unit: str) -> float:
-    """Give a number, or text such as "5 ms", in `unit` ("s", "W", "V", "m", "Hz").
+    """Return a number, or text such as "5 ms", in `unit` ("s", "W", "V", "m", "Hz").
 
     Raises
     ------

@@ -27,8 +27,8 @@ _HOMES = {
     "LightloomError": "instruments",
     "Model": "models",
     "load_model": "models",
-    "plan": "scheduler.runs",
-    "resume": "scheduler.runs",
+    "plan": "scheduler.runs.plan",
+    "resume": "scheduler.runs.resume",
 }
 
 __all__ = [

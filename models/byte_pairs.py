@@ -16,7 +16,7 @@ _SIMPLE = re.compile(r"(?:[^\\]|\\[trn])+")  # what means the same to every libr
 
 
 def _letters_of_bytes() -> list[str]:
-    """Give the letter that stands for each byte, as GPT-2 has it: printable ones for themselves."""
+    """Return letter that stands for each byte, as GPT-2 has it: printable ones for themselves."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -26,7 +26,7 @@ _LETTERS = _letters_of_bytes()
 _BYTES = {letter: byte for byte, letter in enumerate(_LETTERS)}
 
 
-class Encoded(NamedTuple):
+class ByteEncoding(NamedTuple):
     """The tokens of a text."""
 
     ids: list[int]
@@ -52,19 +52,19 @@ class BytePairs:
         self._limit: int | None = None
         self._of_piece = lru_cache(maxsize=65_536)(self._joined)
 
-    def encode(self, text: str) -> Encoded:
-        """Give the tokens of a text."""
+    def encode(self, text: str) -> ByteEncoding:
+        """Return the tokens of a text."""
         pieces = (piece for piece in self._pattern.split(text) if piece)
         ids = [number for piece in pieces for number in self._of_piece(piece)]
-        return Encoded(ids[: self._limit])
+        return ByteEncoding(ids[: self._limit])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Give the text of tokens; bytes that are no UTF-8 become replacement characters."""
+        """Return the text of tokens; bytes that are no UTF-8 become replacement characters."""
         letters = "".join(self._tokens.get(token, "") for token in tokens)
         return bytes(_BYTES[letter] for letter in letters).decode("utf-8", errors="replace")
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
-        """Give token -> id."""
+        """Return token -> id."""
         return self._vocabulary
 
     def no_padding(self) -> None:
@@ -114,7 +114,7 @@ def read_byte_pairs(path: Path) -> BytePairs | None:
 
 
 def _pattern_of(document: dict[str, Any]) -> str | None:
-    """Give the pattern that splits texts, where nothing else is done to them."""
+    """Return the pattern that splits texts, where nothing else is done to them."""
     model = document["model"]
     plain = {"dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False}
     plain |= {"continuing_subword_prefix": None, "end_of_word_suffix": None}

@@ -226,14 +226,14 @@ def check_header(path: Path) -> None:
         if not has_magic(path):
             raise InputError(f"{path} is not a GGUF file: it does not begin with GGUF")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _Header(data).walk()
+            _GgufHeader(data).walk()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, struct.error) as error:
         raise InputError(f"{path} is not a complete GGUF file: {error}") from None
 
 
-class _Header:
+class _GgufHeader:
     """A place in a header."""
 
     def __init__(self, data: mmap.mmap) -> None:

@@ -75,7 +75,7 @@ def _open(name: str | Path) -> Model:
 
 
 def shipped_names() -> list[str]:
-    """Give the names of the models that come with lightloom."""
+    """Return the names of the models that come with lightloom."""
     return sorted(path.name for path in SHIPPED.iterdir() if (path / "config.json").is_file())
 
 

@@ -130,7 +130,7 @@ class Model:
         return self._tokenizer
 
     def program(self, ending: str) -> Program:
-        """Give the program of one forward pass, up to the given ending (see the family's page)."""
+        """Return program of one forward pass, up to the given ending (see the family's page)."""
         if ending not in self._programs:
             write = self.family.program
             if ending == "loss":
@@ -149,7 +149,7 @@ class Model:
     def executor(
         self, backend: Backend | str | None = None, placement: str | Placement = DEFAULT_POLICY
     ) -> Executor:
-        """Give what runs this model's programs on a backend, with the weights prepared for it."""
+        """Return what runs this model's programs on a backend, with the weights prepared for it."""
         if not isinstance(backend, Backend | str | None):
             raise InputError(f"backend = {backend!r} is neither a backend nor the name of one")
         key = backend if isinstance(backend, str) else id(backend) if backend else "digital"
@@ -204,7 +204,7 @@ class Model:
         backend: Backend | str | None = None,
         placement: str | Placement = DEFAULT_POLICY,
     ) -> np.ndarray:
-        """Give the embedding of each sentence, of length 1: float32 [sentences, d].
+        """Return the embedding of each sentence, of length 1: float32 [sentences, d].
 
         Raises
         ------
@@ -272,7 +272,7 @@ class Model:
         placement: str | Placement = DEFAULT_POLICY,
         progress: Callable[[int], None] | None = None,
     ) -> float:
-        """Give exp of the mean loss of every next token within each row.
+        """Return exp of the mean loss of every next token within each row.
 
         Parameters
         ----------
@@ -300,7 +300,7 @@ class Model:
         return float(np.exp(np.concatenate(losses).mean()))
 
     def _losses(self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray) -> np.ndarray:
-        """Give the loss of every token after the first of each row, in parts of few logits."""
+        """Return the loss of every token after the first of each row, in parts of few logits."""
         features = self.run_pass(executor, "features", tokens, sequences=sequences)
         batch, count = tokens.shape
         step = max(1, _LOGITS_AT_ONCE // (batch * self.config.vocabulary))
@@ -485,7 +485,7 @@ class Model:
         return normalised(images, self.source / "preprocessor_config.json")
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> np.ndarray:
-        """Give the checked tokens of a prompt: [1, sequence]."""
+        """Return the checked tokens of a prompt: [1, sequence]."""
         self._want("language", "continue a prompt")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not ids:
@@ -516,7 +516,7 @@ class Model:
             raise InputError(f"the model {self.name!r} ({self.task}) cannot {what}")
 
     def _calibration_data(self) -> np.ndarray:
-        """Give data for the ranges: shipped ones, or seeded random ones where there are none."""
+        """Return data for the ranges: shipped ones, or seeded random ones where there are none."""
         chance = np.random.Generator(np.random.Philox(0))
         if self.task == "vision":
             path = self.source / "data.safetensors"

@@ -73,7 +73,7 @@ def sized_model(
     context: int = 1 << 20,
     name: str = "",
 ) -> Model:
-    """Give the shape of a GPT-2-like language model.
+    """Return the shape of a GPT-2-like language model.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def model_or_shape(name: str) -> Model:
 
 
 def with_random_weights(model: Model, seed: int = 0) -> Model:
-    """Give a shape seeded random weights, as GPT-2 begins its training, so that it runs.
+    """Return a shape seeded random weights, as GPT-2 begins its training, so that it runs.
 
     Each is drawn when it is first read, and depends on the seed and its own name.
     """

@@ -39,7 +39,7 @@ class Tokenizer:
         return max(self.vocabulary.values(), default=-1) + 1
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
-        """Give the token ids of a text, with the special tokens that the model wants around it.
+        """Return the token ids of a text, with the special tokens that the model wants around it.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class Tokenizer:
                 self.library.no_truncation()
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Give the text of tokens, without special ones."""
+        """Return the text of tokens, without special ones."""
         with refusing(f"the tokenizer {self.source} cannot decode its tokens"):
             return str(self.library.decode(list(tokens)))
 

@@ -46,7 +46,7 @@ class Weights(Mapping[str, np.ndarray]):
 
     @classmethod
     def of_arrays(cls, source: Path, arrays: Mapping[str, np.ndarray]) -> "Weights":
-        """Give arrays in memory as weights."""
+        """Return arrays in memory as weights."""
         return cls(source, {k: Stored(v.shape, partial(np.asarray, v)) for k, v in arrays.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:

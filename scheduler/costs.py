@@ -73,7 +73,7 @@ class HostCost:
 
 
 def converter_seconds(input_samples: int, conversions: int, profile: OpticsProfile) -> float:
-    """Give the time of converters beyond the shots, where the profile limits their rate."""
+    """Return the time of converters beyond the shots, where the profile limits their rate."""
     shown = input_samples / profile.dac_samples_per_s if profile.dac_samples_per_s else 0.0
     read = conversions / profile.adc_samples_per_s if profile.adc_samples_per_s else 0.0
     return shown + read

@@ -294,7 +294,7 @@ class Executor:
                     part.operands.pop(operand, None)
 
     def record_of(self, step: HostStep | OpticalMatmul, optical: bool) -> StepRecord:
-        """Give the record of a step."""
+        """Return the record of a step."""
         record = self.records.get(step.name)
         if record is None:
             record = self.records[step.name] = StepRecord(step, optical)

@@ -86,7 +86,7 @@ def embed_patches(
 
 @host_step(operations=0)
 def split_heads(x: np.ndarray, *, heads: int, first: int = 0, width: int = 0) -> np.ndarray:
-    """Give columns first:first + width of x [B, T, d] as heads [B, heads, T, width / heads]."""
+    """Return columns first:first + width of x [B, T, d] as heads [B, heads, T, width / heads]."""
     part = x[..., first : first + width] if width else x
     batch, tokens, columns = part.shape
     split = part.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
@@ -122,13 +122,13 @@ def transpose(x: np.ndarray) -> np.ndarray:
 
 @host_step(operations=0)
 def last_row(x: np.ndarray) -> np.ndarray:
-    """Give the last token's row of x [B, T, d]: [B, 1, d]."""
+    """Return the last token's row of x [B, T, d]: [B, 1, d]."""
     return np.ascontiguousarray(x[:, -1:])
 
 
 @host_step(operations=0)
 def first_row(x: np.ndarray) -> np.ndarray:
-    """Give the first token's row (the class token) of x [B, T, d]: [B, d]."""
+    """Return the first token's row (the class token) of x [B, T, d]: [B, d]."""
     return np.ascontiguousarray(x[:, 0])
 
 
@@ -184,7 +184,7 @@ def activate(x: np.ndarray, *, function: str, scratch: bool = False) -> np.ndarr
 
 @host_step(operations=11)
 def gate(x: np.ndarray, up: np.ndarray, *, function: str, scratch: bool = False) -> np.ndarray:
-    """Give activation(x) * up, the gated MLP of Llama."""
+    """Return activation(x) * up, the gated MLP of Llama."""
     result = _blockwise(ACTIVATIONS[function], x, scratch)
     result *= up
     return result
@@ -197,7 +197,7 @@ def clip(x: np.ndarray, *, limit: float) -> np.ndarray:
 
 
 def gelu(x: np.ndarray) -> None:
-    """Give x Phi(x) in place; erf by Abramowitz and Stegun 7.1.26 (error below 1.5e-7)."""
+    """Return x Phi(x) in place; erf by Abramowitz and Stegun 7.1.26 (error below 1.5e-7)."""
     size = np.abs(x)
     t = 1 / (1 + np.float32(0.3275911 / np.sqrt(2)) * size)
     tail = np.float32(1.061405429 / 2) * t
@@ -211,7 +211,7 @@ def gelu(x: np.ndarray) -> None:
 
 
 def gelu_tanh(x: np.ndarray) -> None:
-    """Give x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 in place, through one exponential."""
+    """Write x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 into x, by one exponential."""
     u = x * x
     u *= np.float32(-2 * 0.7978845608 * 0.044715)
     u -= np.float32(2 * 0.7978845608)
@@ -222,7 +222,7 @@ def gelu_tanh(x: np.ndarray) -> None:
 
 
 def silu(x: np.ndarray) -> None:
-    """Give x / (1 + exp(-x)) in place."""
+    """Return x / (1 + exp(-x)) in place."""
     u = np.negative(x)
     np.exp(u, out=u)
     u += 1
@@ -230,12 +230,12 @@ def silu(x: np.ndarray) -> None:
 
 
 def relu(x: np.ndarray) -> None:
-    """Give max(x, 0) in place."""
+    """Return max(x, 0) in place."""
     np.maximum(x, 0, out=x)
 
 
 def relu6(x: np.ndarray) -> None:
-    """Give min(max(x, 0), 6) in place."""
+    """Return min(max(x, 0), 6) in place."""
     np.clip(x, 0, 6, out=x)
 
 
@@ -283,7 +283,7 @@ def _blockwise(function: Callable[[np.ndarray], None], x: np.ndarray, scratch: b
 def attention_mask(
     tokens: np.ndarray, lengths: np.ndarray, past: int, *, causal: bool, window: int = 0
 ) -> np.ndarray:
-    """Give what is added to scores: 0 where a key may be seen, -inf elsewhere.
+    """Return what is added to scores: 0 where a key may be seen, -inf elsewhere.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ def softmax(
     groups: int = 1,
     scratch: bool = False,
 ) -> np.ndarray:
-    """Give softmax(scale scores + mask) over the last axis; rows are (group, token)."""
+    """Return softmax(scale scores + mask) over the last axis; rows are (group, token)."""
     result: np.ndarray = np.multiply(scores, np.float32(scale), out=scores if scratch else None)
     if mask is not None:
         apart = result.reshape(*result.shape[:2], groups, -1, result.shape[-1])
@@ -406,7 +406,7 @@ class State:
         return self._array[:, :, :needed]
 
     def split(self, cuts: Sequence[tuple[int, int]], new: int) -> list[State]:
-        """Give one state for each run of rows (first, last), with room for new tokens.
+        """Return one state for each run of rows (first, last), with room for new tokens.
 
         What they append lies in this one, once it holds anything at all.
         """
@@ -472,7 +472,7 @@ def unit_length(x: np.ndarray) -> np.ndarray:
 
 @host_step(operations=4)
 def token_loss(logits: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Give -log p(following token) for logits [B, T, V] and tokens [B, T]: float64 [B, T]."""
+    """Return -log p(following token) for logits [B, T, V] and tokens [B, T]: float64 [B, T]."""
     peak = logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(logits, following[..., None], axis=-1) - peak
     shares = logits - peak

@@ -48,7 +48,7 @@ class RowIds:
         self._known: dict[tuple[int, ...], np.ndarray] = {}
 
     def of(self, x: np.ndarray) -> np.ndarray:
-        """Give an id for each row of x [B, ..., K]: uint64 [B, ...]."""
+        """Return an id for each row of x [B, ..., K]: uint64 [B, ...]."""
         shape = x.shape[:-1]
         known = self._known.get(shape)
         if known is None:
@@ -94,7 +94,7 @@ def split(
 
 
 def join(program: Program, parts: Sequence[Part], states: Mapping[str, State]) -> dict[str, Any]:
-    """Give the outputs of all parts as one, and let states take over what was appended."""
+    """Return the outputs of all parts as one, and let states take over what was appended."""
     if len(parts) == 1:
         return {name: parts[0].operands[name] for name in program.outputs}
     for name, state in states.items():

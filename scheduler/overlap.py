@@ -48,15 +48,15 @@ class Overlap:
         self._cold_s = first_wait_s(bench.timing)
 
     def light_s(self, step: OpticalMatmul) -> float:
-        """Give the seconds of a product on light, alone, over all passes."""
+        """Return the seconds of a product on light, alone, over all passes."""
         return sum(times * self._took(step, sizes, True) for sizes, times in self._passes)
 
     def host_s(self, step: Step) -> float:
-        """Give the seconds of a step on the host, alone, over all passes."""
+        """Return the seconds of a step on the host, alone, over all passes."""
         return sum(times * self._took(step, sizes, False) for sizes, times in self._passes)
 
     def seconds(self, placed: frozenset[str]) -> float:
-        """Give the time of all passes, in the micro-batches that are fastest."""
+        """Return the time of all passes, in the micro-batches that are fastest."""
         return sum(times * self._pass(placed, sizes) for sizes, times in self._passes)
 
     def _pass(self, placed: frozenset[str], sizes: Sizes) -> float:
@@ -131,7 +131,7 @@ class _Sketch:
                     self._is_ready((index, part), 0.0)
 
     def run(self) -> float:
-        """Give the seconds of the pass."""
+        """Return the seconds of the pass."""
         light_s = -math.inf
         for index, is_light in enumerate(self._is_light):
             for part in range(len(self._took_s) if is_light else 0):
@@ -177,7 +177,7 @@ class _Sketch:
 
 
 def _sketches(program: Program, marks: Mapping[str, Hashable]) -> Iterator[tuple[float, Program]]:
-    """Give programs of few layers, and with which weight their times make up the whole one's."""
+    """Return programs of few layers, and with which weight their times make up the whole one's."""
     layers: dict[int, list[Step]] = {}
     for step in program.steps:
         if step.layer is not None:

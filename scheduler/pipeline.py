@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Begun:
+class _StartedProduct:
     """A product on its way; the backend calls it when light has finished with it.
 
     Parameters
@@ -142,7 +142,7 @@ class Pipeline:
         self._products = len(self._light)
         self._ready_light: set[Node] = set()
         self._ready_host: list[Node] = []
-        self._gathering: deque[_Begun] = deque()
+        self._gathering: deque[_StartedProduct] = deque()
         self._left = len(program.steps) * len(parts) - len(self._done)
         self._changed = Condition()
         self._error: BaseException | None = None
@@ -220,7 +220,7 @@ class Pipeline:
                 node = self._light[0]
             step, part, executor = self._at(node)
             assert isinstance(step, OpticalMatmul)
-            begun = _Begun(node, self._hold, self._release, self._changed)
+            begun = _StartedProduct(node, self._hold, self._release, self._changed)
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
                 self._release()  # the hold of a product that is ready; this thread has its own
@@ -261,7 +261,7 @@ class Pipeline:
         return self._program.steps[node[0]], self._parts[node[1]], self._executor
 
     def _ends(self, node: Node) -> tuple[str, ...]:
-        """Give the operands that nobody but this step reads any more."""
+        """Return the operands that nobody but this step reads any more."""
         step, _, _ = self._at(node)
         with self._changed:
             uses = self._progress[node[1]].uses
@@ -307,7 +307,7 @@ class Pipeline:
         if self._light[0] == node:
             self._hold()
 
-    def _wait_until_lit(self, begun: _Begun) -> None:
+    def _wait_until_lit(self, begun: _StartedProduct) -> None:
         """Wait until it was called: a result may be seen before whoever gave it says so."""
         with self._changed:
             self._changed.wait_for(lambda: begun.is_lit or self._error is not None)

@@ -18,7 +18,7 @@ from .costs import BenchModel
 from .energy.account import SCOPES, Calls, energy_of, planned_events, signature
 from .energy.constants import Constants, resolve
 from .overlap import Overlap
-from .placement_rules import Rule, Rules, read_rules
+from .placement_rules import PlacementRule, PlacementRules, read_rules
 from .program import OpticalMatmul, Program
 
 _HEADS = ("LM head", "classifier")
@@ -57,7 +57,7 @@ class _Group:
 
     names: frozenset[str]
     policy: str
-    rule: Rule | None
+    rule: PlacementRule | None
     step: OpticalMatmul
     light: float = 0.0
     host: float = 0.0
@@ -68,15 +68,15 @@ def is_fixed(policy: str) -> bool:
     return policy in _FIXED
 
 
-def rules_of(policy: str) -> Rules:
-    """Give a policy as rules: those of a file, or none but what it does with all.
+def rules_of(policy: str) -> PlacementRules:
+    """Return a policy as rules: those of a file, or none but what it does with all.
 
     Raises
     ------
     InputError : for an unknown policy, or a file that cannot be used
     """
     if policy in POLICIES:
-        return Rules((), policy)
+        return PlacementRules((), policy)
     if policy.lower().endswith(".toml"):
         return read_rules(Path(policy), POLICIES, DEFAULT_POLICY)
     raise InputError(
@@ -92,7 +92,7 @@ def place(
     sizes: Calls = (),
     constants: Constants | None = None,
 ) -> frozenset[str]:
-    """Give the names of the matmuls that go to light; see `decide`."""
+    """Return the names of the matmuls that go to light; see `decide`."""
     return decide(program, policy, bench, sizes, constants).on_light
 
 
@@ -148,7 +148,7 @@ def decide(
     return Placement(policy, placed, reasons)
 
 
-def _groups(program: Program, rules: Rules) -> list[_Group]:
+def _groups(program: Program, rules: PlacementRules) -> list[_Group]:
     found: dict[tuple[Any, ...], list[OpticalMatmul]] = {}
     for step in program.matmuls:
         found.setdefault((*rules.of(step), step.kind, *signature(step, True)), []).append(step)
@@ -159,7 +159,7 @@ def _groups(program: Program, rules: Rules) -> list[_Group]:
 
 
 def _telling(passes: Calls) -> Calls:
-    """Give few passes for many: of those that differ in past tokens only, the one in the middle."""
+    """Return few passes for many: of those differ in past tokens only, the one in the middle."""
 
     def size(item: tuple[Mapping[str, int], int]) -> tuple[int, int]:
         return item[0]["batch"], item[0]["new"]
@@ -213,7 +213,7 @@ def _names(groups: Sequence[_Group], choice: Sequence[bool]) -> frozenset[str]:
 def _joules(
     step: OpticalMatmul, passes: Calls, bench: BenchModel, constants: Constants
 ) -> tuple[float, float]:
-    """Give what a product takes of the system's energy on light, and on the host.
+    """Return what a product takes of the system's energy on light, and on the host.
 
     The account adds up step by step, so what is least for each is least for all.
     """

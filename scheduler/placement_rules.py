@@ -27,7 +27,7 @@ _KEYS = ("kind", "step", "layers", "where")
 
 
 @dataclass(frozen=True)
-class Rule:
+class PlacementRule:
     """Where some products go.
 
     Parameters
@@ -57,14 +57,14 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Rules:
+class PlacementRules:
     """Rules in order, the first that fits decides; and the policy for what none fits."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[PlacementRule, ...]
     default: str
 
-    def of(self, step: OpticalMatmul) -> tuple[str, Rule | None]:
-        """Give the policy that decides on a product, and the rule that says so."""
+    def of(self, step: OpticalMatmul) -> tuple[str, PlacementRule | None]:
+        """Return the policy that decides on a product, and the rule that says so."""
         for rule in self.rules:
             if rule.fits(step):
                 return rule.policy, rule
@@ -84,7 +84,7 @@ class Rules:
                 raise InputError(f"{rule.label} {_why_useless(rule, steps)}")
 
 
-def read_rules(path: Path, policies: Collection[str], default: str) -> Rules:
+def read_rules(path: Path, policies: Collection[str], default: str) -> PlacementRules:
     """Read a file of rules.
 
     Parameters
@@ -108,10 +108,10 @@ def read_rules(path: Path, policies: Collection[str], default: str) -> Rules:
     if not tables:
         raise InputError(f"{path} has no [[rule]]; give one, or the policy's name instead")
     rules = [_rule(f"{path}, rule {number}", table) for number, table in enumerate(tables, 1)]
-    return Rules(tuple(rules), default)
+    return PlacementRules(tuple(rules), default)
 
 
-def _rule(label: str, table: Mapping[str, Any]) -> Rule:
+def _rule(label: str, table: Mapping[str, Any]) -> PlacementRule:
     for key in table.keys() - set(_KEYS):
         raise InputError(f"{label} has an unknown key {key!r}; a rule has {', '.join(_KEYS)}")
     for key, value in table.items():
@@ -124,7 +124,7 @@ def _rule(label: str, table: Mapping[str, Any]) -> Rule:
     if len(table) < 2:
         raise InputError(f"{label} names no product: give kind, step or layers, or use default")
     layers = table.get("layers")
-    return Rule(
+    return PlacementRule(
         label,
         WHERE[where],
         table.get("kind"),
@@ -142,7 +142,7 @@ def _layers(label: str, text: str) -> tuple[int, int]:
     raise InputError(f"{label}: layers = {text!r} is no layer (3) or range of layers (0-3)")
 
 
-def _why_useless(rule: Rule, steps: list[OpticalMatmul]) -> str:
+def _why_useless(rule: PlacementRule, steps: list[OpticalMatmul]) -> str:
     names = list(dict.fromkeys(step.name for step in steps))
     kinds = list(dict.fromkeys(step.kind for step in steps))
     last = max((step.layer for step in steps if step.layer is not None), default=None)

@@ -15,7 +15,7 @@ from .sizes import Shape, Size, shape
 
 
 def layer_of(name: str) -> int | None:
-    """Give the layer that a step is of, by its name: 3 for "layer.3.attention.qk"."""
+    """Return the layer that a step is of, by its name: 3 for "layer.3.attention.qk"."""
     head, _, rest = name.partition(".")
     number = rest.partition(".")[0]
     return int(number) if head == "layer" and number.isdigit() else None
@@ -159,7 +159,7 @@ class Program:
         return tuple(step for step in self.steps if isinstance(step, OpticalMatmul))
 
     def peak_bytes(self, sizes: Mapping[str, int]) -> int:
-        """Give the most memory that operands take at once, in float32."""
+        """Return the most memory that operands take at once, in float32."""
         live: dict[str, int] = {}
         most = 0
         for name in (*self.inputs, *self.states):
@@ -208,7 +208,7 @@ class ProgramBuilder:
         return name
 
     def shape(self, operand: str) -> Shape:
-        """Give the symbolic shape of an operand."""
+        """Return the symbolic shape of an operand."""
         return self._shapes[operand]
 
     def project(
@@ -266,7 +266,7 @@ class ProgramBuilder:
         return names[0]
 
     def build(self, *outputs: str) -> Program:
-        """Give the program, checked: kinds are known, operands are written before they are read.
+        """Return the program, checked: kinds are known, operands are written before they are read.
 
         Raises
         ------

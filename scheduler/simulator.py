@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..backends import Light, Work, best_order, cuts, pack
+from ..backends import DeviceTimeline, JobShape, best_order, cuts, pack
 from ..instruments import Timeline
 from .costs import BenchModel, host_cost, optical_cost
 from .journal.pass_record import Node
@@ -82,13 +82,13 @@ class MeasuredHost:
                 self._known[record.step.name] = record.seconds / calls
 
     def seconds(self, step: HostStep | OpticalMatmul, sizes: Sizes) -> float:
-        """Give what a step takes; what was not measured takes what the constants say."""
+        """Return what a step takes; what was not measured takes what the constants say."""
         return self._known.get(step.name, 1.0) * host_cost(step, sizes, self._bench.profile).seconds
 
     def model(
         self, feed: tuple[float, float] = (0.0, 0.0), gather: tuple[float, float] = (0.0, 0.0)
     ) -> HostModel:
-        """Give it as the host of a prediction.
+        """Return it as the host of a prediction.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class _Simulation:
         self._feeds = dependencies.feeds
         self._needs = [list(dependencies.needs) for _ in self._sizes]
         self._start_s = start_s
-        self._light = Light(bench.timing, start_s, timeline)
+        self._light = DeviceTimeline(bench.timing, start_s, timeline)
         self._ready: list[tuple[float, Node]] = []  # host steps, by the time of their operands
         self._waiting: list[Node] = []  # of these, those whose time has come
         self._ready_light: dict[Node, float] = {}
@@ -237,7 +237,7 @@ class _Simulation:
         self._host_s = self._gather_s = self._end_s = start_s
         self._feed_s = start_s
         self._busy = {"light": 0.0, "host": 0.0, "feed": 0.0, "gather": 0.0}
-        self._jobs: dict[tuple[Any, ...], list[tuple[Work, int]]] = {}
+        self._jobs: dict[tuple[Any, ...], list[tuple[JobShape, int]]] = {}
         self._is_exact = True
         for index, count in enumerate(dependencies.needs):
             for part in range(len(self._sizes)):
@@ -281,7 +281,7 @@ class _Simulation:
     # --- light -----------------------------------------------------------------------------------
 
     def _fed(self, node: Node | None, until_s: float) -> float | None:
-        """Give when a product has been fed to light; None if that is not so by a moment."""
+        """Return when a product has been fed to light; None if that is not so by a moment."""
         if node is None:
             return None
         self._advance(until_s)
@@ -300,8 +300,10 @@ class _Simulation:
         fed_s = self._fed_s[node]
         return fed_s if fed_s <= until_s else None
 
-    def _upcoming(self, work: Work | None, node: Node | None, until_s: float) -> Work | None:
-        """Give the job that waits at a moment: the next of this product, or the following one's."""
+    def _upcoming(
+        self, work: JobShape | None, node: Node | None, until_s: float
+    ) -> JobShape | None:
+        """Return job that waits at a moment: the next of this product, or the following one's."""
         if work is None and node is not None and self._fed(node, until_s) is not None:
             return next((job for job, _, _ in self._jobs_of(node)), None)
         return work
@@ -325,8 +327,8 @@ class _Simulation:
                     total += sum(work.tiles * work.vectors * times for work, times in works)
         return total
 
-    def _jobs_of(self, node: Node) -> list[tuple[Work, Work | None, int]]:
-        """Give the jobs of a product, each with the one that follows, and how often it comes.
+    def _jobs_of(self, node: Node) -> list[tuple[JobShape, JobShape | None, int]]:
+        """Return the jobs of a product, each with the one that follows, and how often it comes.
 
         Shot by shot every job is named; else those that are alike are one.
         """
@@ -345,14 +347,14 @@ class _Simulation:
             for (work, times), after in zip(works, [*following, None], strict=True)
         ]
 
-    def _known_works(self, step: OpticalMatmul, sizes: Sizes) -> list[tuple[Work, int]]:
+    def _known_works(self, step: OpticalMatmul, sizes: Sizes) -> list[tuple[JobShape, int]]:
         key = (step.x_shape, step.w_shape, step.dynamic, step.non_negative, sizes["batch"])
         if key not in self._jobs:
             self._jobs[key] = _works(step, sizes, self._bench, {})
         return self._jobs[key]
 
     def _convert_s(self, node: Node) -> float:
-        """Give what converters take beyond the light, where the profile limits their rate."""
+        """Return what converters take beyond the light, where the profile limits their rate."""
         profile = self._bench.profile
         if profile.dac_samples_per_s is None and profile.adc_samples_per_s is None:
             return 0.0
@@ -411,8 +413,8 @@ class _Simulation:
 
 def _works(
     step: OpticalMatmul, sizes: Sizes, bench: BenchModel, details: Mapping[str, Any]
-) -> list[tuple[Work, int]]:
-    """Give the jobs of a product, and how often each comes in a row, as a bench takes them.
+) -> list[tuple[JobShape, int]]:
+    """Return the jobs of a product, and how often each comes in a row, as a bench takes them.
 
     Each signed row is taken to need both exposures.
     """
@@ -428,7 +430,7 @@ def _works(
     packing = pack([count] * few, outputs, geometry)
     jobs = Counter(zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True))
     segment = [
-        (Work(*job, best_order(*job, bench.timing), details), -(-times * matrices // few))
+        (JobShape(*job, best_order(*job, bench.timing), details), -(-times * matrices // few))
         for job, times in jobs.items()
     ]
     segments = len(cuts(length, geometry.inputs))

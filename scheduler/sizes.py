@@ -19,7 +19,7 @@ class Size:
 
     @classmethod
     def of(cls, value: int | str | Size) -> Size:
-        """Give a number or the name of a symbol as a size."""
+        """Return a number or the name of a symbol as a size."""
         if isinstance(value, Size):
             return value
         return cls(((1, (value,)),)) if isinstance(value, str) else cls(((value, ()),))
@@ -46,7 +46,7 @@ class Size:
         return not any(symbols for _, symbols in self.terms)
 
     def __call__(self, sizes: Mapping[str, int]) -> int:
-        """Give the number for given values of the symbols."""
+        """Return the number for given values of the symbols."""
         total = 0
         for coefficient, symbols in self.terms:
             for symbol in symbols:
@@ -68,10 +68,10 @@ Shape = tuple[Size, ...]
 
 
 def shape(*sizes: int | Size) -> Shape:
-    """Give a symbolic shape."""
+    """Return a symbolic shape."""
     return tuple(Size.of(size) for size in sizes)
 
 
 def evaluate(symbolic: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Give the numbers of a symbolic shape."""
+    """Return the numbers of a symbolic shape."""
     return tuple(size(sizes) for size in symbolic)

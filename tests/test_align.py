@@ -18,7 +18,7 @@ from lightloom.backends.calibration import Alignment, align, fiducials, follow, 
 from lightloom.backends.calibration.probe import Probe
 from lightloom.backends.optics import registration
 from lightloom.backends.optics.calibration_file import Calibration, calibration_path
-from lightloom.instruments import InterlockOpen, LightloomError, Saturated, WrongLight
+from lightloom.instruments import InterlockOpen, LightloomError, Saturated, UnexpectedIntensity
 from lightloom.instruments.simulated import LightPath
 
 STRAY_E_PER_S = 2e4
@@ -58,7 +58,7 @@ def bench_of(
 
 
 def errors(bench: Bench, found: Alignment) -> tuple[float, float]:
-    """Give how far both maps are off, rms over what both planes see of the weight modulator."""
+    """Return how far both maps are off, rms over what both planes see of the weight modulator."""
     assert bench.world is not None
     layout = bench.file.layout
     axes = [np.linspace(0, size - 1, 40) for size in bench.weight.shape]
@@ -180,12 +180,20 @@ def test_a_bad_bench_is_found_as_well(tmp_path: Path, layout: str, world: dict[s
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"world__covered": True}, WrongLight, "cover"),
+        ({"world__covered": True}, UnexpectedIntensity, "cover"),
         ({"instruments__source__faults": fault("tripped", [2])}, InterlockOpen, "interlock"),
         ({"world__electrons_per_pixel_j": 4e14}, Saturated, "shortest exposure"),
-        ({FAULTS["weight"]: fault("frozen", rate=1.0)}, WrongLight, r"weight modulator \(sim"),
-        ({FAULTS["input"]: fault("frozen", rate=1.0)}, WrongLight, r"input modulator \(sim"),
-        ({FAULTS["detector"]: fault("garbage", rate=0.6)}, WrongLight, "hands"),
+        (
+            {FAULTS["weight"]: fault("frozen", rate=1.0)},
+            UnexpectedIntensity,
+            r"weight modulator \(sim",
+        ),
+        (
+            {FAULTS["input"]: fault("frozen", rate=1.0)},
+            UnexpectedIntensity,
+            r"input modulator \(sim",
+        ),
+        ({FAULTS["detector"]: fault("garbage", rate=0.6)}, UnexpectedIntensity, "hands"),
         ({"world__dead_rows": list(range(350))}, LightloomError, "covers|stands in the beam"),
     ],
 )
@@ -200,7 +208,7 @@ def test_what_is_wrong_is_said(
 
 def test_swapped_modulators_of_a_line_are_told(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, "line", 3, world__swapped=True)
-    with pytest.raises(WrongLight, match="swapped"):
+    with pytest.raises(UnexpectedIntensity, match="swapped"):
         align(bench)
 
 
@@ -210,7 +218,7 @@ def test_an_inverted_modulator_is_named(tmp_path: Path) -> None:
         assert bench.world is not None
         table = bench.world.modulators["weight"].table
         table[:] = table[::-1].copy()
-        with pytest.raises(WrongLight, match=r"the weight modulator .* inverted"):
+        with pytest.raises(UnexpectedIntensity, match=r"the weight modulator .* inverted"):
             align(bench)
         assert bench.world.power_w == 0 and bench.source.is_connected
 
@@ -363,13 +371,13 @@ def test_a_users_mistake_is_one_sentence(tmp_path: Path) -> None:
 def test_one_compact_spot_or_an_error() -> None:
     chance = np.random.default_rng(0)
     image = chance.normal(0, 1, (300, 400))
-    with pytest.raises(WrongLight, match="not seen"):
+    with pytest.raises(UnexpectedIntensity, match="not seen"):
         fiducials.spot(image, "a square")
     image[100:120, 200:220] += 100
     place, _ = fiducials.spot(image, "a square")
     assert np.abs(place - [109.5, 209.5]).max() < 1
     image[200:220, 50:70] += 100
-    with pytest.raises(WrongLight, match="several places"):
+    with pytest.raises(UnexpectedIntensity, match="several places"):
         fiducials.spot(image, "a square")
 
 

@@ -40,7 +40,7 @@ max_power_w = "5 mW"
 
 
 def real(port: int, timeout_s: float = 1.5) -> str:
-    """Give the text of a bench file of real instruments, whose source is behind a port."""
+    """Return the text of a bench file of real instruments, whose source is behind a port."""
     return REAL.format(port=port, timeout_s=timeout_s)
 
 

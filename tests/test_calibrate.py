@@ -19,7 +19,7 @@ from lightloom.backends.bench.accuracy import random_products
 from lightloom.backends.bench.bench import Bench
 from lightloom.backends.bench.calibrated_optics import Calibrated
 from lightloom.backends.bench.check import judged
-from lightloom.backends.bench.ground_truth import known_optics
+from lightloom.backends.bench.ground_truth import true_optics
 from lightloom.backends.calibration.calibrate import calibrate
 from lightloom.backends.calibration.steps import crosstalk
 from lightloom.backends.optics.calibration_file import Calibration, Figure, Step, calibration_path
@@ -31,7 +31,7 @@ from lightloom.instruments import (
     Paused,
     Saturated,
     StaleFrame,
-    WrongLight,
+    UnexpectedIntensity,
 )
 
 INPUT = {"scale": 1.01, "rotation_deg": 0.4, "shift_px": [3.3, -4.6]}
@@ -108,7 +108,7 @@ def aligned(bench: Bench) -> Bench:
     arrays = {"input_map": truth["input_map"]}
     if bench.file.layout != "block":
         with bench:
-            arrays["camera_map"] = known_optics(bench).camera_map
+            arrays["camera_map"] = true_optics(bench).camera_map
     spot = Figure("spot_px", float(truth["spot_px"]), None, "px")
     with bench:
         found = Calibration.begin(bench)
@@ -359,8 +359,8 @@ DARK = "no light reaches the detector"
 @pytest.mark.parametrize(
     ("world", "error", "says"),
     [
-        ({"world__electrons_per_pixel_j": 1.0}, WrongLight, DARK),
-        ({"world__covered": True}, WrongLight, DARK),
+        ({"world__electrons_per_pixel_j": 1.0}, UnexpectedIntensity, DARK),
+        ({"world__covered": True}, UnexpectedIntensity, DARK),
         ({"world__electrons_per_pixel_j": 1e16}, Saturated, "full at the shortest exposure"),
         ({"world__fringes": 0.2}, BadFit, "light powers do not add"),
     ],
@@ -478,7 +478,7 @@ def test_a_hand_in_the_beam_and_lost_frames_change_nothing(
     found = calibrate(aligned(bench_of(tmp_path, layout, instruments__detector__faults=faults)))
     assert_alike(found, clean(layout)[1])
     notes = " ".join(note for step in found.steps.values() for note in step.notes)
-    for reason in ("WrongLight", "IncompleteFrame")[: len(kinds)]:
+    for reason in ("UnexpectedIntensity", "IncompleteFrame")[: len(kinds)]:
         assert reason in notes  # counted, and told
 
 
@@ -491,7 +491,7 @@ def test_a_hand_that_stays_for_30_exposures_is_repeated_or_refused(
         bench = later(kind, instruments__detector__faults=hand)
         try:
             found = calibrate(bench, only=[step])
-        except (WrongLight, BadFit, Saturated) as error:
+        except (UnexpectedIntensity, BadFit, Saturated) as error:
             assert "beam" in str(error) or "source" in str(error)
         else:
             assert_alike(found, clean(kind)[1])
@@ -538,7 +538,7 @@ def test_a_bench_whose_rows_died_is_refused_when_it_is_opened(later: Callable[..
 
 
 def assert_refused(bench: Bench) -> None:
-    with pytest.raises((WrongLight, Paused), match="has moved or changed since"):
+    with pytest.raises((UnexpectedIntensity, Paused), match="has moved or changed since"):
         BenchBackend(bench).open()
     assert bench.world is not None and bench.world.power_w == 0
 
@@ -548,7 +548,7 @@ def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], kind: st
     own = later(kind).world
     assert own is not None
     bench = later(kind, world__electrons_per_pixel_j=own.options.electrons_per_pixel_j / 2)
-    with pytest.raises((WrongLight, Paused), match="the source"):
+    with pytest.raises((UnexpectedIntensity, Paused), match="the source"):
         BenchBackend(bench).open()
 
 

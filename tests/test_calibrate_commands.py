@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from bench_factory import change_bench
 from commands import called
-from lightloom.backends.bench.accuracy import Merit
+from lightloom.backends.bench.accuracy import Accuracy
 from lightloom.backends.bench.check import judged
 from lightloom.backends.bench.config import example_file
 from lightloom.backends.calibration import STEPS
@@ -35,7 +35,7 @@ def document(folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
 
 
 def refused(folder: Path, *arguments: str) -> str:
-    """Give the sentence with which a command is refused."""
+    """Return the sentence with which a command is refused."""
     run = called(folder, *arguments)
     assert run.returncode == 2 and run.stdout == "", run.stdout + run.stderr
     (sentence,) = run.stderr.strip().splitlines()
@@ -61,7 +61,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def bench(benches: dict[str, Path], tmp_path: Path) -> Folder:
-    """Give a copy of a bench whose file has changes."""
+    """Return a copy of a bench whose file has changes."""
 
     def copy(state: str, **changes: Any) -> Path:
         folder = shutil.copytree(benches[state], tmp_path / "copy")
@@ -199,9 +199,9 @@ def test_a_calibration_that_is_stopped_goes_on(bench: Folder) -> None:
     assert [step["name"] for step in told["steps"]] == wanted
 
 
-def merit(over_floor: float, bias: float, products: int) -> Merit:
+def merit(over_floor: float, bias: float, products: int) -> Accuracy:
     nothing = np.zeros(1)
-    made = Merit(products, 16, 1e3, 1.0, 0.0, 1.0, 0.1, nothing, nothing, nothing, nothing, 1, 0)
+    made = Accuracy(products, 16, 1e3, 1.0, 0.0, 1.0, 0.1, nothing, nothing, nothing, nothing, 1, 0)
     return replace(made, error=over_floor, bias=bias)
 
 

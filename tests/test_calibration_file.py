@@ -360,7 +360,7 @@ def test_every_damaged_byte_of_the_arrays_is_noticed(tmp_path: Path) -> None:
 
 
 def read_back(bench: Bench, *steps: Step) -> Calibration:
-    """Give a calibration of a bench as it comes from disk."""
+    """Return a calibration of a bench as it comes from disk."""
     made, path = Calibration.begin(bench), Path(bench.path).parent / "bench.calibration.json"
     for each in steps or (step(),):
         made.add(each)

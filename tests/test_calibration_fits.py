@@ -16,7 +16,7 @@ from lightloom.backends.calibration.slots import brightness
 from lightloom.backends.calibration.steps import crosstalk, drift, photon_transfer, settling
 from lightloom.backends.optics import registration
 from lightloom.backends.optics.layouts.base import largest_rectangle
-from lightloom.backends.optics.response_curve import GreyCurve
+from lightloom.backends.optics.response_curve import ResponseCurve
 
 
 def chance(seed: int) -> np.random.Generator:
@@ -260,7 +260,7 @@ def test_grey_levels_give_the_light_asked_for(bits: int, shape: str) -> None:
         "from below": (grey - 0.1) ** 2,  # the darkest level is not 0
         "bent": np.sin(grey * 2.2),  # the brightest is not the last
     }[shape]
-    curve = GreyCurve(table)
+    curve = ResponseCurve(table)
     assert table[curve.darkest] == table.min() and table[curve.brightest] == table.max()
     wanted = np.linspace(0, 1, 1001)
     levels = curve.levels(wanted)

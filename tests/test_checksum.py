@@ -20,13 +20,13 @@ from lightloom.backends.bench import BenchBackend
 from lightloom.backends.bench.checksum import (
     ONE_SIDED,
     THRESHOLD,
-    Block,
+    CheckGroup,
     RowSums,
     chi_square_score,
     score,
 )
 from lightloom.backends.bench.product import Product
-from lightloom.instruments import InputError, InstrumentError, WrongSum
+from lightloom.instruments import ChecksumMismatch, InputError, InstrumentError
 from lightloom.models import load_model, plan
 from lightloom.scheduler import HostModel, predict
 
@@ -93,7 +93,7 @@ def test_false_alarms_are_as_rare_as_stated(
         for vector in range(product.jobs[0].vectors):
             electrons = light_of(backend, product, vector)
             for shot in drawn(chance, electrons, backend.dark_variance, 8):
-                with suppress(WrongSum):
+                with suppress(ChecksumMismatch):
                     check(0, vector, shot)
     assert 1 <= product.judge.tally.suspicious <= 24
 
@@ -113,7 +113,7 @@ def test_a_detector_without_noise_raises_no_more_alarms(electrons: float) -> Non
     """
     chance, length = np.random.Generator(np.random.Philox(6)), 32
     shares = np.abs(numbers(8, length))
-    block = Block.of(shares / shares.max(), np.resize([1.0, -1.0], 8), 8)
+    block = CheckGroup.of(shares / shares.max(), np.resize([1.0, -1.0], 8), 8)
     mean = block.shares.sum(axis=1) * electrons / block.shares.sum(axis=1).mean()
     zeros = np.zeros((len(mean), length))
     none = np.zeros(len(mean)), zeros
@@ -157,7 +157,7 @@ def test_sums_of_inputs_in_order_pass(make_bench: BenchMaker) -> None:
                 assert job.check(0, vector, shots[vector][number]) is None
             try:
                 scores.append(job.check(0, 16, shots[16][number]))
-            except WrongSum as error:
+            except ChecksumMismatch as error:
                 assert error.scope == "tile"
                 found += 1
     assert found <= 5
@@ -191,7 +191,7 @@ def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
                 at = sums.starts + shots % np.array(sizes)  # each row in turn, too bright or dark
                 shot[at] += (-1) ** (shots // 80) * 7 * sigma / np.abs(sums.powers[0, at])
                 shots += 1
-                with pytest.raises(WrongSum):
+                with pytest.raises(ChecksumMismatch):
                     check(0, vector, shot)
     tally = product.judge.tally
     assert tally.checks - tally.suspicious <= 245 / 200_000 * tally.checks
@@ -217,7 +217,7 @@ def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
         electrons = light_of(backend, product, vector)
         scale = x_scale[0, vector * copies, 0] * w_scale[0, 0, 0]
         electrons[0] += smallest / scale * laid.full_e[0]
-        with pytest.raises(WrongSum) as raised:
+        with pytest.raises(ChecksumMismatch) as raised:
             check(0, vector, electrons)
         found.append(float(re.findall(r"is ([0-9.]+) sigma", str(raised.value))[0]))
     assert np.median(found) == pytest.approx(7, abs=1.0)  # without noise; scales of rows differ

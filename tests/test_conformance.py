@@ -8,14 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_instruments import OnEchoDevice
-from lightloom.instruments import (
-    BadReply,
-    Clock,
-    Instrument,
-    RawFrame,
-    Region,
-    VirtualClock,
-)
+from lightloom.instruments import Clock, Instrument, ProtocolError, RawFrame, Region, VirtualClock
 from lightloom.instruments.conformance import (
     CameraConformance,
     DaqConformance,
@@ -285,14 +278,14 @@ def test_left_aligned_counts_are_refused_and_can_be_shifted_back() -> None:
     # Every number would be 16 times the light, and a full well never found.
     with (
         SendsLeftAligned("camera") as camera,
-        pytest.raises(BadReply, match=r"12 bits hold 4095 at most; .*set count_shift = 4"),
+        pytest.raises(ProtocolError, match=r"12 bits hold 4095 at most; .*set count_shift = 4"),
     ):
         camera.take(5.0)
     shifted = SendsLeftAligned("camera", TemplateCamera.Options(count_shift=4))
     with shifted as camera, TemplateCamera("other", TemplateCamera.Options(serial="2")) as right:
         np.testing.assert_array_equal(camera.take(5.0).data, right.take(5.0).data)
     wrong = TemplateCamera("camera", TemplateCamera.Options(count_shift=4))
-    with wrong as camera, pytest.raises(BadReply, match="would cut bits off"):
+    with wrong as camera, pytest.raises(ProtocolError, match="would cut bits off"):
         camera.take(5.0)
 
 

@@ -84,7 +84,7 @@ def test_large_and_small_matrices_have_the_same_errors(
 
 
 def factors(positions: np.ndarray, sequence: int = 0, **fields: Any) -> np.ndarray:
-    """Give the light of rows over that of a bench without drift: [rows, 3 outputs]."""
+    """Return the light of rows over that of a bench without drift: [rows, 3 outputs]."""
     x, w = np.ones((len(positions), 4)), np.array([[1.0] * 4, [-0.5] * 4, [0.25] * 4])
     ids = row_ids([sequence], 1, positions)[0, 0]
     return bench(**fields).matmul(x, w, Address("any", ids)).y / (x @ w.T)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lightloom.instruments import create
-from lightloom.instruments.discovery import MISSING, Found, discover, lines
+from lightloom.instruments.discovery import MISSING, FoundDevice, discover, lines
 from serial.tools import list_ports
 
 PACKAGES = {
@@ -30,7 +30,7 @@ def nothing_attached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(list_ports, "comports", lambda: [])
 
 
-def check_pasteable(found: Found) -> None:
+def check_pasteable(found: FoundDevice) -> None:
     """Make the instrument of the lines, as a bench file would."""
     ((role, table),) = tomllib.loads(found.toml)["instruments"].items()
     assert role in ("input", "weight", "detector", "source", "power_meter")

@@ -280,8 +280,8 @@ def test_nothing_is_left_of_an_export_that_failed(
 
 KILLED = """
 import os, sys
-from lightloom.scheduler import export
-from lightloom.scheduler.journal import JournalFile
+from lightloom.scheduler.journal import export
+from lightloom.scheduler.journal.journal import JournalFile
 class Killed(JournalFile):
     def steps(self):
         os._exit(9)

@@ -26,16 +26,16 @@ from lightloom.backends.bench import backend as backend_module
 from lightloom.backends.bench import shots as shots_module
 from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.backends.bench.decoding import chi_square_limit
-from lightloom.backends.bench.fault_policy import DEFAULTS, KINDS, Policy
+from lightloom.backends.bench.fault_policy import DEFAULTS, KINDS, FaultPolicy
 from lightloom.backends.bench.shots import TileJob
 from lightloom.benchmarks.campaign import Outcome, Watch
 from lightloom.instruments import (
+    ChecksumMismatch,
     Disconnected,
     InputError,
     InterlockOpen,
     Paused,
-    WrongLight,
-    WrongSum,
+    UnexpectedIntensity,
 )
 from lightloom.instruments.simulated import LightPath
 from memory_journal import Memory
@@ -77,7 +77,7 @@ def notes(backend: BenchBackend) -> list[tuple[str, str]]:
 
 def test_every_kind_has_remedies_and_ends_in_a_pause() -> None:
     assert set(DEFAULTS) == set(KINDS.values())
-    policy = Policy({}, retries=2)
+    policy = FaultPolicy({}, retries=2)
     for kind in DEFAULTS:
         used: Counter[str] = Counter()
         names = []
@@ -371,7 +371,7 @@ def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(
         for window in samples / decoder.optics.gain_e_per_count:
             try:
                 decoder.check_steady(window)
-            except WrongLight:
+            except UnexpectedIntensity:
                 count += 1
         return count
 
@@ -445,7 +445,7 @@ def test_more_light_than_elements_pass_is_no_number(make_bench: BenchMaker) -> N
     decoder.check_possible(most)
     decoder.check_possible(np.zeros(len(most)))
     for wrong in (1.2 * most, -0.2 * most):
-        with pytest.raises(WrongLight, match="its elements pass"):
+        with pytest.raises(UnexpectedIntensity, match="its elements pass"):
             decoder.check_possible(np.where(np.arange(len(most)) == 3, wrong, most / 2))
 
 
@@ -497,7 +497,7 @@ def test_a_wrong_sum_of_a_whole_weight_frame_takes_its_shots_again(
     def check(weight: int, vector: int, electrons: np.ndarray) -> float:
         seen.append((weight, vector))
         if len(seen) in (2, 11):  # a shot, and the last of the second weight frame
-            raise WrongSum("wrong", "shot" if len(seen) == 2 else "tile")
+            raise ChecksumMismatch("wrong", "shot" if len(seen) == 2 else "tile")
         return 1.5
 
     level = {role: backend.curves[role].levels(np.array([[0.2]]))[0, 0] for role in backend.curves}

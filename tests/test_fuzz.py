@@ -23,7 +23,7 @@ from lightloom.backends.calibration import align, calibrate, store
 from lightloom.backends.optics.calibration_file import Calibration
 from lightloom.benchmarks.fuzz.__main__ import TARGETS
 from lightloom.benchmarks.fuzz.trying import Target, WrongNumberError, attempt_once, fuzz
-from lightloom.instruments import BadReply, InputError, create
+from lightloom.instruments import InputError, ProtocolError, create
 from lightloom.instruments.drivers.serial_daq import SerialDaq, framed, unframed
 from lightloom.instruments.drivers.visa import numbers_in
 from lightloom.models.families import llama, vit
@@ -102,7 +102,7 @@ def test_light_below_the_drift_of_a_zero_is_refused(tmp_path: Path) -> None:
     with serve(Meter()) as served:
         served.fault = lambda line, reply: b"-0.1\n" if line == "MEAS:POW?" else _line(reply)
         meter: Any = create("scpi-power-meter", "meter", {"address": served.address})
-        with meter, pytest.raises(BadReply, match=r"'-0.1 W', where light, which"):
+        with meter, pytest.raises(ProtocolError, match=r"'-0.1 W', where light, which"):
             meter.read_power()
 
 
@@ -127,7 +127,7 @@ def test_scans_that_cannot_be_are_refused(
         served.fault = lambda line, answer: reply if line == question else _line(answer)
         options = {"address": served.address, "dialect": dialect}
         daq: Any = create("scpi-daq", "daq", options)
-        with daq, pytest.raises(BadReply, match=complaint):
+        with daq, pytest.raises(ProtocolError, match=complaint):
             daq.read((0,), 1, 50 if dialect == "multimeter" else 1e6)
 
 
@@ -143,7 +143,7 @@ def test_a_board_that_cannot_be_is_refused(key: str, value: str) -> None:
     changed = [f"{key}={value}" if word.startswith(f"{key}=") else word for word in words.split()]
     with (
         serve(Board(" ".join(changed))) as served,
-        pytest.raises(BadReply, match="does not say what it has"),
+        pytest.raises(ProtocolError, match="does not say what it has"),
     ):
         board(served.port).connect()
 

@@ -52,7 +52,7 @@ def run(path: Path | None, backend: Backend | str = "mock", batch: int = 3, **op
 
 
 def content(path: Path) -> dict[Any, Any]:
-    """Give every number that a journal holds, by its place."""
+    """Return every number that a journal holds, by its place."""
     with JournalFile(path) as kept:
         found: dict[Any, Any] = {
             (row["pass"], row["step"], row["part"]): [value.tobytes() for value in row["values"]]

@@ -31,7 +31,7 @@ from lightloom.instruments import (
     InUse,
     LightloomError,
     Paused,
-    WrongLight,
+    UnexpectedIntensity,
     create,
 )
 from lightloom.instruments.addresses import canonical, is_lasting, x_display
@@ -436,7 +436,7 @@ def test_a_run_that_waits_for_light_can_be_closed(make_bench: BenchMaker) -> Non
 def test_a_bench_whose_light_follows_nothing_is_refused(make_bench: BenchMaker) -> None:
     # `run --uncalibrated` ended well, with an accuracy of 0 %.
     backend = make_bench(uncalibrated=True, calibration="none.json", world__covered=True)
-    with pytest.raises(WrongLight, match="light arrives: the detector sees the same"):
+    with pytest.raises(UnexpectedIntensity, match="light arrives: the detector sees the same"):
         backend.open()
     assert not backend.bench.source.may_emit
     make_bench(uncalibrated=True, calibration="none.json").open()

@@ -20,7 +20,7 @@ import pytest
 from bench_factory import bench_text, changed, fault
 from lightloom.backends import Address, Backend, Geometry, Ranges
 from lightloom.backends.bench import BenchGroup, open_benches
-from lightloom.backends.bench.sharding import Dealing
+from lightloom.backends.bench.sharding import Sharding
 from lightloom.instruments import InputError, InstrumentError, NotConnected
 from lightloom.scheduler.cluster import bench_worker
 from lightloom.scheduler.cluster.remote_benches import RemoteBenches
@@ -104,7 +104,7 @@ def check_numbers(backend: Backend, one: Backend) -> None:
 def test_shares_put_together_are_the_product(by: str) -> None:
     x, w = PRODUCTS[by]
     stacked, rows = w.reshape(-1, *w.shape[-2:]), x.reshape(-1, *x.shape[-2:])
-    dealing = Dealing.of(stacked.shape, Geometry(32, 16, is_divisible=True, parts=2), 2)
+    dealing = Sharding.of(stacked.shape, Geometry(32, 16, is_divisible=True, parts=2), 2)
     assert dealing.by == by
     ranges = Ranges(np.ones((1, 1)), np.abs(w).max(axis=-1, keepdims=True))
     parts = dealing.weights(stacked, ranges)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.backends import Address, MatmulResult, MockBackend, OpticsProfile, Ranges
-from lightloom.backends.mock.noise import Stream
+from lightloom.backends.mock.noise import NoiseStream
 from lightloom.instruments import InputError
 from reference_optics import Theory, theory
 
@@ -54,7 +54,7 @@ def exposed_often(
 
 
 def residuals(backend: MockBackend, x: np.ndarray, w: np.ndarray, **at: Any) -> np.ndarray:
-    """Give standardised noise [repeats, M] of one row x [K]."""
+    """Return standardised noise [repeats, M] of one row x [K]."""
     rows = np.broadcast_to(x, (REPEATS, x.size))
     first = at.pop("first", 0)
     ids = np.arange(REPEATS, dtype=np.uint64) + np.uint64(first)
@@ -315,8 +315,8 @@ def test_the_difference_of_two_rails_is_that_of_two_independent_counts(
 
 @pytest.fixture(scope="module")
 def gaussians() -> list[np.ndarray]:
-    """Give 2e7 numbers in 20 blocks of 1000 rows with 1000 outputs."""
-    stream = Stream(SEED, "tails", 0, "reading", 0)
+    """Return 2e7 numbers in 20 blocks of 1000 rows with 1000 outputs."""
+    stream = NoiseStream(SEED, "tails", 0, "reading", 0)
     return [
         stream.gaussian(np.arange(1000 * i, 1000 * (i + 1), dtype=np.uint64), 1000)
         for i in range(20)
@@ -439,13 +439,13 @@ def test_source_noise_is_common_to_one_exposure_and_to_nothing_else(
 
 
 def ramp(smallest: float, largest: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give rows [1, a] and weights [0, 1]: products a that every scale leaves alone."""
+    """Return rows [1, a] and weights [0, 1]: products a that every scale leaves alone."""
     values = np.linspace(smallest, largest, count)
     return np.stack([np.ones(count), values], axis=1).astype(np.float32), np.array([[0.0, 1.0]])
 
 
 def converted(value: np.ndarray, limit: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
-    """Give what a two's-complement converter makes of values, and how many it clips."""
+    """Return what a two's-complement converter makes of values, and how many it clips."""
     step = 2 * limit / (2**bits - 1)
     code = np.rint(value / step)
     shown = np.clip(code, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

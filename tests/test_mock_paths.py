@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lightloom.backends import Address, MockBackend, OpticsProfile, mock_path
 from lightloom.backends.mock import integer_products as products_module
 from lightloom.backends.mock.int8_gemm import IntegerProduct, integer_product, is_exact
-from lightloom.backends.mock.integer_products import Operand, Rows, multiply, panels
+from lightloom.backends.mock.integer_products import IntegerRows, Operand, multiply, panels
 from reference_optics import theory
 
 COMPILED = importlib.util.find_spec("numba") is not None
@@ -171,7 +171,7 @@ def test_products_of_integers_are_exact(data: st.DataObject) -> None:
 
     x, w = integers(bounds[0], n, length), integers(bounds[1], outputs, length)
     small = bounds[0] <= 32512 and COMPILED
-    rows = Rows(x.astype(np.int16 if small else np.float32), bounds[0])
+    rows = IntegerRows(x.astype(np.int16 if small else np.float32), bounds[0])
     weights = Operand(w[None].astype(np.float64), bounds[1])
     shown = {"signed": x, "magnitude": np.abs(x), "plus": np.maximum(x, 0)}
     shown["minus"] = np.maximum(-x, 0)
@@ -189,7 +189,7 @@ def test_products_of_integers_are_exact(data: st.DataObject) -> None:
 @needs_onnxruntime
 def test_a_library_that_saturates_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     # A user of an older processor would get wrong sums without a word.
-    import lightloom.backends.integer_library as library
+    from lightloom.backends.mock import int8_gemm as library
 
     def saturating(rows: np.ndarray, zero: int, columns: np.ndarray) -> np.ndarray:
         signed = columns.dtype == np.int8

@@ -14,7 +14,7 @@ import os
 import numpy as np
 import pytest
 from lightloom.backends import Address, MockBackend, OpticsProfile
-from lightloom.backends.mock.noise import Stream
+from lightloom.backends.mock.noise import NoiseStream
 from reference_optics import theory
 
 pytestmark = pytest.mark.campaign  # numpy gives the same bits (test_mock_paths.py)
@@ -76,7 +76,7 @@ def test_ten_million_numbers_have_the_variance_of_the_light(
 
 def test_tails_are_right_to_five_and_a_half_sigma() -> None:
     # A user would lose saturation rates, and detectors of rare events everything.
-    stream = Stream(77, "tails", 0, "reading", 0)
+    stream = NoiseStream(77, "tails", 0, "reading", 0)
     blocks, rows, outputs = (1_000 if FULL else 40), 1_000, 1_000
     sigmas = (3.0, 4.0, 4.5, 5.0, 5.5)
     found = np.zeros((len(sigmas), 2), dtype=int)

@@ -12,11 +12,7 @@ from pathlib import Path
 
 import lightloom
 
-# modules of the front door
-FRONT = (
-    *("benchmarking", "charts", "cli", "energy", "gantt", "page", "process", "run_page", "showing"),
-    *("streams", "sweep"),
-)
+FRONT = ("cli", "report")  # folders of the front door
 ROOMS = ("instruments", "backends", "scheduler", "models", "benchmarks")
 COMPILED = "kernels"  # modules loaded only where the extra `fast` is installed
 HEAVY = ("numba", "onnxruntime", "torch", "tokenizers", "pyvisa", "gguf", "pydantic", "rich")
@@ -24,8 +20,8 @@ HEAVY = ("numba", "onnxruntime", "torch", "tokenizers", "pyvisa", "gguf", "pydan
 
 def modules() -> dict[str, Path]:
     """Every module of the package as it is imported: name -> file."""
-    names = ["lightloom", "lightloom.__main__", *(f"lightloom.{name}" for name in FRONT)]
-    for room in ROOMS:
+    names = ["lightloom", "lightloom.__main__"]
+    for room in (*ROOMS, *FRONT):
         names.append(f"lightloom.{room}")
         package = importlib.import_module(names[-1])
         names += [info.name for info in pkgutil.walk_packages(package.__path__, f"{names[-1]}.")]

@@ -15,11 +15,11 @@ import pytest
 from bench_factory import BenchMaker
 from lightloom.backends import (
     ORDERS,
+    DeviceTimeline,
     Geometry,
-    Light,
+    JobShape,
     ShotTiming,
     Stats,
-    Work,
     best_order,
     load_profile,
     pack,
@@ -245,21 +245,21 @@ def test_no_order_shows_fewer_frames(tiles: int, vectors: int) -> None:
         assert resting == (tiles if order == "weight-stationary" else vectors) - 1
 
 
-class InAnyOrder(Light):
+class InAnyOrder(DeviceTimeline):
     """A model of the devices that goes through these shots."""
 
     def __init__(self, shots: Sequence[tuple[int, int]], timing: ShotTiming) -> None:
         super().__init__(timing)
         self.order = shots
 
-    def keys(self, work: Work) -> Iterator[tuple[int, int]]:
+    def keys(self, work: JobShape) -> Iterator[tuple[int, int]]:
         return iter(self.order)
 
 
 def times_of(shots: Sequence[tuple[int, int]], timing: ShotTiming) -> float:
     """Let a model of the devices go through shots in any order."""
     light = InAnyOrder(shots, timing)
-    light.run(Work(1, 1))
+    light.run(JobShape(1, 1))
     return light.now_s
 
 
@@ -315,11 +315,11 @@ def test_large_jobs_take_what_their_shots_take() -> None:
             ModulatorTiming(ri, 0.0, si), ModulatorTiming(rw, 0.0, sw), exposure, readout
         )
         for order in ORDERS:
-            exact, quick = Light(timing), Light(timing)
+            exact, quick = DeviceTimeline(timing), DeviceTimeline(timing)
             exact.exact_shots, quick.exact_shots = 1 << 40, 10
             for light in (exact, quick):
-                light.run(Work(40, 200, order), again)
-                light.run(Work(3, 150, order))
+                light.run(JobShape(40, 200, order), again)
+                light.run(JobShape(3, 150, order))
             assert quick.now_s == pytest.approx(exact.now_s, rel=0.005), name
             assert quick.shots == exact.shots and quick.frames == exact.frames
 
@@ -398,8 +398,8 @@ def test_traces_hold_every_thread_and_device(make_timed: Make, small_model: Path
 def test_profiles_are_faster_with_overlap() -> None:
     for name in ("slm-camera", "dmd-camera"):
         timing = ShotTiming.of(load_profile(name))
-        light = Light(timing)
-        light.run(Work(1, 100))
+        light = DeviceTimeline(timing)
+        light.run(JobShape(1, 100))
         assert light.now_s <= 100 * timing.period_s + timing.weight.settle_s
 
 

@@ -34,7 +34,7 @@ NAMED = ("paper", "projections", "all-optical", "host")
 
 
 def bench_of(name: str, host_per_s: float | None = None) -> BenchModel:
-    """Give a profile's bench, beside a host of so many operations and bytes a second."""
+    """Return a profile's bench, beside a host of so many operations and bytes a second."""
     return BenchModel.of(profile_of(name, host_per_s))
 
 
@@ -47,7 +47,7 @@ def profile_of(name: str, host_per_s: float | None = None) -> OpticsProfile:
 
 
 def all_placements(program: Program) -> list[frozenset[str]]:
-    """Give every way to place the products, those that are alike together."""
+    """Return every way to place the products, those that are alike together."""
     groups: dict[tuple[object, ...], set[str]] = {}
     for step in program.matmuls:
         groups.setdefault((step.kind, *signature(step, True)), set()).add(step.name)

@@ -13,7 +13,7 @@ ROWS, OUTPUTS, LENGTH, DRAWS = 6, 24, 40, 3000
 def published(
     x: np.ndarray, w: np.ndarray, target: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give exact y, the variance of its noise, and the photons detected: [N, M] each."""
+    """Return exact y, the variance of its noise, and the photons detected: [N, M] each."""
     span = w.max() - w.min()
     shown_w = (w - w.min()) / span
     shown_x = x / x.max(axis=1, keepdims=True)

@@ -193,7 +193,7 @@ def test_the_browser_would_tell_what_is_wrong(on_the_mock: Path, tmp_path: Path)
 
 
 def text_of(content: str) -> str:
-    """Give the words of a page."""
+    """Return the words of a page."""
     words = re.sub(r"<style>.*?</style>", "", content, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", words)).split())
 
@@ -420,7 +420,7 @@ def test_a_damaged_journal_has_the_same_page_or_a_sentence(
 
 
 def _told(path: Path, folder: Path) -> str:
-    """Give the page of a journal without what says when it was made, and of which file."""
+    """Return the page of a journal without what says when it was made, and of which file."""
     page = page_of(path).replace(path.name, "NAME")
     return re.sub(r"NAME, [^;]*; page of [0-9-]+ [0-9:]+ UTC", "", page)
 

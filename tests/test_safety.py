@@ -693,9 +693,9 @@ def test_no_exposure_is_longer_than_the_bench_allows(tmp_path: Path) -> None:
 
 def test_modulators_end_at_the_darkest_level_that_is_known(tmp_path: Path, laser: Served) -> None:
     # Grey 0 is not always the darkest: a modulator would be left letting light through.
-    from lightloom.backends.optics.response_curve import GreyCurve
+    from lightloom.backends.optics.response_curve import ResponseCurve
 
-    curve = GreyCurve((np.arange(256) - 40.0) ** 2 + 1)
+    curve = ResponseCurve((np.arange(256) - 40.0) ** 2 + 1)
     with load_bench(live_bench_process.write(tmp_path, laser.address)) as bench:
         bench.know_darkest({"input": curve})
         bench.make_safe()

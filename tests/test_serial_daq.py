@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from lightloom.instruments import (
-    BadReply,
     Disconnected,
     InstrumentError,
     InstrumentTimeout,
     InUse,
     LimitExceeded,
+    ProtocolError,
     create,
 )
 from lightloom.instruments.drivers.serial_daq import framed, unframed
@@ -219,13 +219,13 @@ def faked(fake: Served) -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("answers", "error", "says"),
     [
-        (["D 0 1 2", "OK 2 0"], BadReply, "4 counts"),
-        (["D 0 1 2", "D 3 4", "OK 4 0"], BadReply, "lost before number 3"),
-        pytest.param(["D 0 1 2 3 1024", "OK 4 0"], BadReply, "4 counts", marks=SLOW),
-        pytest.param(["D 0 1 2 3 4", "OK 5 0"], BadReply, "counts 5", marks=SLOW),
-        pytest.param(["D 0 1 2 3 -4", "OK 4 0"], BadReply, "whole number", marks=SLOW),
-        pytest.param(["D 0 1 2 3 4", "OK"], BadReply, "whole number", marks=SLOW),
-        pytest.param(["HA"], BadReply, "'HA'", marks=SLOW),
+        (["D 0 1 2", "OK 2 0"], ProtocolError, "4 counts"),
+        (["D 0 1 2", "D 3 4", "OK 4 0"], ProtocolError, "lost before number 3"),
+        pytest.param(["D 0 1 2 3 1024", "OK 4 0"], ProtocolError, "4 counts", marks=SLOW),
+        pytest.param(["D 0 1 2 3 4", "OK 5 0"], ProtocolError, "counts 5", marks=SLOW),
+        pytest.param(["D 0 1 2 3 -4", "OK 4 0"], ProtocolError, "whole number", marks=SLOW),
+        pytest.param(["D 0 1 2 3 4", "OK"], ProtocolError, "whole number", marks=SLOW),
+        pytest.param(["HA"], ProtocolError, "'HA'", marks=SLOW),
         (["NO period"], InstrumentError, "refuses"),
         (["D 0 1 2 3 4", "OK 4 2001"], InstrumentError, "behind its rate"),
         ([], InstrumentTimeout, "did not answer"),
@@ -271,7 +271,7 @@ def test_a_late_answer_is_not_taken_for_the_next(
 def test_garbage_is_no_answer(fake: Served, faked: Any, sent: bytes, says: str) -> None:
     # A run would compute with noise of the line.
     fake.fault = lambda line, reply: sent
-    with pytest.raises(BadReply, match=says):
+    with pytest.raises(ProtocolError, match=says):
         faked.count()
 
 
@@ -311,7 +311,7 @@ def test_another_firmware_is_refused(fake: Served, identity: str) -> None:
 
 def test_an_echo_is_no_device() -> None:
     # An operator would see a device where two pins touch each other.
-    with pytest.raises(BadReply, match="damaged"):
+    with pytest.raises(ProtocolError, match="damaged"):
         daq("loop://").connect(1.0)
 
 

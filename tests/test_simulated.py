@@ -79,14 +79,14 @@ class World:
 
 
 def centroid(picture: np.ndarray) -> np.ndarray:
-    """Give row and column of a spot over its background."""
+    """Return row and column of a spot over its background."""
     spot = np.where(picture > picture.max() / 10, picture, 0)
     rows, columns = np.indices(spot.shape)
     return np.array([(spot * rows).sum(), (spot * columns).sum()]) / spot.sum()
 
 
 def square(shape: tuple[int, int], top: int, left: int, side: int = 4) -> np.ndarray:
-    """Give a dark frame with a bright square."""
+    """Return a dark frame with a bright square."""
     frame = np.zeros(shape, dtype=np.uint8)
     frame[top : top + side, left : left + side] = 255
     return frame

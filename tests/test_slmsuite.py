@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from lightloom.instruments import (
-    BadReply,
     Disconnected,
     InputError,
     InstrumentTimeout,
     InUse,
     LimitExceeded,
     MissingExtraError,
+    ProtocolError,
     Region,
     Shot,
     create,
@@ -274,7 +274,7 @@ def test_frames_of_floats_are_refused(fake: type[FakeDevice]) -> None:
     fake.frame = np.zeros((4, 6))
     with (
         camera(device="fake_maker.Fake", arguments={}, modulator="") as device,
-        pytest.raises(BadReply, match="frame of float64"),
+        pytest.raises(ProtocolError, match="frame of float64"),
     ):
         device.take(1.0)
 

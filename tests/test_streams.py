@@ -30,9 +30,11 @@ def lightloom(*arguments: object, **options: Any) -> subprocess.CompletedProcess
 
 
 def script(work: str) -> list[str]:
-    """Give the command of a process that does something as a command of lightloom would."""
+    """Return the command of a process that does something as a command of lightloom would."""
     body = textwrap.indent(textwrap.dedent(work), "    ")
-    text = f"import os, sys\nfrom lightloom import process\ndef work():\n{body}\nprocess.run(work)"
+    text = (
+        f"import os, sys\nfrom lightloom.cli import process\ndef work():\n{body}\nprocess.run(work)"
+    )
     return [sys.executable, "-c", text]
 
 

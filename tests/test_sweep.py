@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lightloom.backends import load_profile
 from lightloom.benchmarks.sweep import Results, Sweep, make_sweep, run_sweep
-from lightloom.benchmarks.sweep_points import Inputs, Point, ranges
+from lightloom.benchmarks.sweep_points import Inputs, SweepPoint, ranges
 from lightloom.instruments import InputError
 from lightloom.models import load_model
 from lightloom.models.model import load_arrays
@@ -172,7 +172,7 @@ def test_ranges_do_not_depend_on_the_light() -> None:
     # a sweep computes them once for all light levels; a bit of difference would stay unseen
     def found(**settings: Any) -> dict[str, Any]:
         profile = load_profile().with_settings(settings)
-        return ranges("test", Point("p", "digits", "slm-camera", {}, 0, "paper", profile))
+        return ranges("test", SweepPoint("p", "digits", "slm-camera", {}, 0, "paper", profile))
 
     for encoding, detection in (("abs-split", "balanced"), ("offset", "per-reading")):
         bench = {"encoding": encoding, "detection": detection}

@@ -17,7 +17,6 @@ import pytest
 import serial
 from hislip_server import serve_hislip
 from lightloom.instruments import (
-    BadReply,
     Disconnected,
     InputError,
     InstrumentError,
@@ -25,6 +24,7 @@ from lightloom.instruments import (
     InterlockOpen,
     InUse,
     LimitExceeded,
+    ProtocolError,
     create,
 )
 from scpi_devices import Meter, Multimeter, RedPitaya, Scope, Served, Source, serve
@@ -121,7 +121,7 @@ def test_a_scope_that_sends_a_short_block_is_found_out() -> None:
     # An operator would take the samples that are missing for the next ones.
     with serve(Scope()) as served, daq(served, "scope") as instrument:
         served.fault = lambda line, reply: reply and reply.replace("#8", "#8")[:-3].encode() + b"\n"
-        with pytest.raises(BadReply, match="daq"):
+        with pytest.raises(ProtocolError, match="daq"):
             instrument.read((0,), 20, 5e5)
 
 
@@ -163,7 +163,7 @@ def test_a_power_that_the_laser_does_not_take_is_an_error(laser: Served) -> None
     # An operator would record a power that was never there.
     with source(laser) as instrument:
         laser.device.highest = 3.0
-        with pytest.raises(BadReply, match=r"holds 0\.003 W"):
+        with pytest.raises(ProtocolError, match=r"holds 0\.003 W"):
             instrument.set_power(4e-3)
         with pytest.raises(LimitExceeded):
             instrument.enable()
@@ -245,12 +245,12 @@ def test_a_late_reply_is_not_taken_for_the_next_one(
 @pytest.mark.parametrize(
     ("sent", "error", "says"),
     [
-        (b"1.5e-6", BadReply, "half a line"),
-        (b"\xff\xfe\x80\n", BadReply, "no text"),
-        (b"hello\n", BadReply, "1 number was to come"),
-        (b"nan\n", BadReply, "1 number was to come"),
-        (b"1e-6,2e-6\n", BadReply, "1 number was to come"),
-        (b"\n", BadReply, "1 number was to come"),
+        (b"1.5e-6", ProtocolError, "half a line"),
+        (b"\xff\xfe\x80\n", ProtocolError, "no text"),
+        (b"hello\n", ProtocolError, "1 number was to come"),
+        (b"nan\n", ProtocolError, "1 number was to come"),
+        (b"1e-6,2e-6\n", ProtocolError, "1 number was to come"),
+        (b"\n", ProtocolError, "1 number was to come"),
     ],
 )
 def test_garbage_is_no_number(
@@ -272,7 +272,7 @@ def test_what_came_unasked_is_refused_not_drained(meter: Served) -> None:
         assert instrument.read_power() == 1e-6
         meter.send(b"7e-3\n")
         time.sleep(0.1)  # for it to arrive at the driver, which is not told of it
-        with pytest.raises(BadReply, match="before it was asked"):
+        with pytest.raises(ProtocolError, match="before it was asked"):
             instrument.read_power()
         assert instrument.read_power() == 2e-6
 
@@ -282,7 +282,7 @@ def test_an_answer_without_end_is_refused(meter: Served, monkeypatch: pytest.Mon
     monkeypatch.setattr("lightloom.instruments.drivers.visa.LONGEST_REPLY", 100_000)
     with power_meter(meter) as instrument:
         meter.fault = lambda line, reply: b"9" * 300_000
-        with pytest.raises(BadReply, match="without end"):
+        with pytest.raises(ProtocolError, match="without end"):
             instrument.read_power()
 
 
@@ -672,7 +672,7 @@ def test_echo_and_acknowledgement_are_heard_and_checked() -> None:
         laser.enable()
         assert laser.is_emitting() and device.power == 2.0
         says[0] = "ERR 3"
-        with pytest.raises(BadReply, match=r"'ERR 3', where 'OK' was to come"):
+        with pytest.raises(ProtocolError, match=r"'ERR 3', where 'OK' was to come"):
             laser.set_power(1e-3)
         says[0] = "OK"
         laser.disable()

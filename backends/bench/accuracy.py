@@ -20,7 +20,7 @@ _CLASSES = 6  # of light
 
 
 @dataclass(frozen=True)
-class Merit:
+class Accuracy:
     """How far random dot products are from their exact values.
 
     Errors are in units of one element pair at full scale, x = w = 1.
@@ -54,21 +54,21 @@ class Merit:
 
     @property
     def over_floor(self) -> float:
-        """Give the error over the floor."""
+        """The error over the floor."""
         return self.error / self.floor
 
     @property
     def bias_over_floor(self) -> float:
-        """Give the bias over the floor."""
+        """The bias over the floor."""
         return self.bias / self.floor
 
     @property
     def bias_error(self) -> float:
-        """Give the standard error of `bias_over_floor`."""
+        """The standard error of `bias_over_floor`."""
         return self.error / self.floor / self.products**0.5
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it for JSON."""
+        """Return it for JSON."""
         ratios = ("over_floor", "bias_over_floor", "bias_error")
         plain = {
             key: value.tolist() if isinstance(value, np.ndarray) else value
@@ -77,7 +77,7 @@ class Merit:
         return plain | {key: float(getattr(self, key)) for key in ratios}
 
 
-def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Merit:
+def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Accuracy:
     """Multiply random vectors of a slot's length, normally distributed, a part of them sparse.
 
     Parameters
@@ -117,7 +117,7 @@ def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Merit:
     histogram = np.histogram(np.clip(z, -4.999, 4.999), edges)[0]
     order = np.array_split(np.argsort(light), min(_CLASSES, len(light)))
     size = float(np.sqrt(np.mean(exact**2)))
-    return Merit(
+    return Accuracy(
         products=error.size,
         length=length,
         photons_full_scale=float(backend.typical_full_e),
@@ -139,7 +139,7 @@ def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Merit:
 def _compared(
     backend: BenchBackend, x: np.ndarray, w: np.ndarray, y: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Give errors, exact values, predicted variances and light of outputs, [rows, outputs]."""
+    """Return errors, exact values, predicted variances and light of outputs, [rows, outputs]."""
     x, w = x.astype(np.float64), w.astype(np.float64)
     x_scale = np.abs(x).max(axis=1, keepdims=True)
     w_scale = np.abs(w).max(axis=1)[None, :]
@@ -160,7 +160,7 @@ def grey_variance(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> np.nda
 
 
 def _lit(kind: str, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Give the light of all readings of each output, over that of a full-scale product [N, M]."""
+    """Return the light of all readings of each output, over that of a full-scale product [N, M]."""
     if kind == "offset":
         u, v = (part - part.min(axis=1, keepdims=True) for part in (x, w))
     else:

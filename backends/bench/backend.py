@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments import InputError, NotConnected, Paused, Timeline, WrongSum
+from ...instruments import ChecksumMismatch, InputError, NotConnected, Paused, Timeline
 from ...instruments.safety import signals
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..optics.layouts.base import lay_out
-from ..optics.response_curve import GreyCurve
+from ..optics.response_curve import ResponseCurve
 from ..profile import OpticsProfile
 from ..tiling import Geometry, tiles
 from ..timing import ShotTiming
@@ -38,16 +38,16 @@ from . import ground_truth
 from .bench import Bench
 from .calibrated_optics import WANTED, Calibrated, read_calibrated
 from .checkpoint import Recorder
-from .checksum import Tally, with_checks
+from .checksum import ChecksumStats, with_checks
 from .decoding import Decoder
 from .light_check import refuse_darkness
 from .noise_model import bench_timing, matching_profile, typical_full_e
-from .product import Encoded, Product
+from .product import EncodedOperand, Product
 from .queue import JobQueue
-from .recalibration import Turns, measure_anew
+from .recalibration import ReadWriteLock, recalibrate
 from .shot_plan import TileJob, TileResult, new_number
-from .shots import Anew, Shots
-from .startup_check import check_opening
+from .shots import RestartProducts, ShotRunner
+from .startup_check import check_startup
 from .tracking import ScaleTracker
 
 REFERENCE_EVERY = 500  # shots between two reference shots, where nothing drifts
@@ -56,7 +56,7 @@ _KNOWN_OFF, _CALIBRATED_OFF = 0.002, 0.01  # rms, of the light of a slot: what r
 
 
 @dataclass
-class _Begun:
+class _SegmentJobs:
     """One segment of a product on its way.
 
     Parameters
@@ -70,7 +70,7 @@ class _Begun:
 
     name: tuple[str, str, str, str]
     values: np.ndarray
-    weights: Encoded
+    weights: EncodedOperand
     details: Mapping[str, Any]
     times: int = 0
     done: Callable[[], None] | None = None
@@ -84,7 +84,7 @@ class _Begun:
             return
 
         def ended(last: Future[TileResult]) -> None:
-            if last.cancelled() or not isinstance(last.exception(), Anew):
+            if last.cancelled() or not isinstance(last.exception(), RestartProducts):
                 done()
 
         self.futures[-1].add_done_callback(ended)
@@ -92,7 +92,7 @@ class _Begun:
     def light_again(self) -> None:
         """Take back that light has finished with it, where that was said."""
         last = self.futures[-1]
-        if self.done is None or isinstance(last.exception(), Anew):
+        if self.done is None or isinstance(last.exception(), RestartProducts):
             return
         again = getattr(self.done, "again", None)
         if again is None:
@@ -137,16 +137,16 @@ class BenchBackend(Backend):
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
         self.remedies: dict[str, int] = {}
-        self.checked: dict[str, Tally] = {}
+        self.checked: dict[str, ChecksumStats] = {}
         self._recorder: Recorder | None = None
-        self.shots: Shots | None = None
+        self.shots: ShotRunner | None = None
         self._timeline: Timeline | None = None
         self._profile: OpticsProfile | None = None
         self._timing: ShotTiming | None = None
         self._queue: JobQueue | None = None
         self._is_open = False
         self._closing = Lock()
-        self._turns = Turns(bench.clock)
+        self._turns = ReadWriteLock(bench.clock)
         self._first_number = 0  # of the jobs that are laid out for the bench as it is known now
 
     # --- opening and closing ---------------------------------------------------------------------
@@ -169,7 +169,7 @@ class BenchBackend(Backend):
             if self._guesses:
                 self._guess_brightness()
             elif self._calibrated is not None and not bench.is_timing_only:
-                check_opening(self, self._take_known)
+                check_startup(self, self._take_known)
                 assert self.shots is not None
                 self.shots.decoder.learn_darkness()
         except BaseException:
@@ -204,10 +204,10 @@ class BenchBackend(Backend):
             self.optics = (
                 ground_truth.nominal_optics(bench)
                 if self._guesses
-                else ground_truth.known_optics(bench)
+                else ground_truth.true_optics(bench)
             )
         self.layout = lay_out(bench, self.optics)
-        self.curves = {role: GreyCurve(table) for role, table in self.optics.tables.items()}
+        self.curves = {role: ResponseCurve(table) for role, table in self.optics.tables.items()}
         if not self._guesses:
             bench.know_darkest(self.curves)
         if self._calibrated is not None:
@@ -215,7 +215,7 @@ class BenchBackend(Backend):
         elif self._guesses:
             self.response = ground_truth.response_of(self.layout, np.ones(bench.weight.shape))
         else:
-            self.response = ground_truth.known_response(bench, self.layout)
+            self.response = ground_truth.true_response(bench, self.layout)
         dark = int((self.response.pairs_e <= 0).sum())
         if dark:
             raise InputError(
@@ -239,7 +239,7 @@ class BenchBackend(Backend):
             self._guesses,
             _KNOWN_OFF if calibrated is None else _CALIBRATED_OFF,
         )
-        self.shots = Shots(
+        self.shots = ShotRunner(
             self.bench,
             decoder,
             self._reference_every,
@@ -250,7 +250,7 @@ class BenchBackend(Backend):
         self.shots.timeline, self.shots.lost_s = self._timeline, lost_s
 
     def _tracker(self) -> ScaleTracker | None:
-        """Give what follows the light; None where nothing is known of it."""
+        """Return what follows the light; None where nothing is known of it."""
         if self._calibrated is not None:
             return self._calibrated.tracker()
         if self._guesses:
@@ -259,7 +259,7 @@ class BenchBackend(Backend):
         if measured is None:  # of a reference: its shot noise and read noise
             light_e = float(self.response.pairs_e.sum()) * self.layout.reference_light
             measured = (light_e + float(self.dark_variance.sum())) / max(light_e, 1.0) ** 2
-        return ground_truth.known_tracker(self.bench, measured)
+        return ground_truth.true_tracker(self.bench, measured)
 
     @property
     def light_variance(self) -> float:
@@ -271,7 +271,7 @@ class BenchBackend(Backend):
 
     @property
     def _reference_every(self) -> int:
-        """Give the shots between two reference shots.
+        """The shots between two reference shots.
 
         Without markers, references alone tell how bright the light is: a third of the shots then.
         """
@@ -284,7 +284,7 @@ class BenchBackend(Backend):
 
     @property
     def _settling_s(self) -> dict[str, float]:
-        """Give from when after a flip each modulator's light is trusted, where it was measured."""
+        """From when after a flip each modulator's light is trusted, where it was measured."""
         if self._calibrated is None:
             return dict.fromkeys(self.curves, 0.0)
         return {role: self._calibrated.settling_s(role) for role in self.curves}
@@ -327,7 +327,7 @@ class BenchBackend(Backend):
 
     @property
     def tracker(self) -> ScaleTracker | None:
-        """Give what follows the light's drift; None where nobody measured how it drifts."""
+        """What follows the light's drift; None where nobody measured how it drifts."""
         return None if self.shots is None else self.shots.decoder.tracker
 
     @property
@@ -337,12 +337,12 @@ class BenchBackend(Backend):
 
     @property
     def lost_s(self) -> float:
-        """Give the bench's time that went into exposures that failed, and into remedies."""
+        """The bench's time that went into exposures that failed, and into remedies."""
         return 0.0 if self.shots is None else self.shots.lost_s
 
     @property
     def references(self) -> int:
-        """Give how many reference shots were taken."""
+        """How many reference shots were taken."""
         return 0 if self.shots is None else self.shots.references
 
     def close(self) -> None:
@@ -369,7 +369,7 @@ class BenchBackend(Backend):
         super().warm_up()
 
     def describe(self) -> Mapping[str, Any]:
-        """Give the bench file and a snapshot of every instrument, for the record of a run."""
+        """Return the bench file and a snapshot of every instrument, for the record of a run."""
         return {**super().describe(), "bench": self.bench.describe()}
 
     @property
@@ -379,7 +379,7 @@ class BenchBackend(Backend):
 
     @property
     def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Give sentences for the report of a run: calibration, light, and where that drifted.
+        """Sentences for the report of a run: calibration, light, and where that drifted.
 
         Nothing is told before the bench was open; telling never opens it.
         """
@@ -421,7 +421,7 @@ class BenchBackend(Backend):
 
     @property
     def _remedied(self) -> Iterator[str]:
-        """Give sentences on what was done about faults."""
+        """Sentences on what was done about faults."""
         marked = self.remedies.get("host", 0) + self.remedies.get("skip", 0)
         if marked:
             yield (
@@ -435,7 +435,7 @@ class BenchBackend(Backend):
 
     @property
     def typical_full_e(self) -> float:
-        """Give the electrons of a product of full scale, for normally distributed weights."""
+        """The electrons of a product of full scale, for normally distributed weights."""
         return typical_full_e(self)
 
     @property
@@ -448,7 +448,7 @@ class BenchBackend(Backend):
 
     @property
     def timing(self) -> ShotTiming:
-        """Give what the shots of this bench take; the host's part is not known here."""
+        """What the shots of this bench take; the host's part is not known here."""
         self.open()
         if self._timing is None:
             self._timing = bench_timing(self.bench, self._settling_s, self._reference_every)
@@ -456,7 +456,7 @@ class BenchBackend(Backend):
 
     @property
     def geometry(self) -> Geometry:
-        """Give what a frame of this bench holds, beside checksums: rails may lie in two frames."""
+        """What a frame of this bench holds, beside checksums: rails may lie in two frames."""
         self.open()
         rails = 1 if self.bench.file.encoding.kind == "offset" else 2
         layout = self.layout
@@ -469,7 +469,7 @@ class BenchBackend(Backend):
 
     # --- products --------------------------------------------------------------------------------
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[Encoded]:
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[EncodedOperand]:
         """Encode weights [..., M, K] segment by segment: shares [rails, m, M, length]."""
         self.open()
         stacked = weights.reshape(-1, *weights.shape[-2:])
@@ -482,11 +482,13 @@ class BenchBackend(Backend):
             for tile in tiles((1, weights.shape[-1]), Geometry(None, self.layout.length))
         ]
 
-    def encode_input(self, values: np.ndarray) -> Encoded:
+    def encode_input(self, values: np.ndarray) -> EncodedOperand:
         """Scale rows of x to shares of full light."""
         return self._encode(values, "input")
 
-    def _encode(self, values: np.ndarray, role: str, largest: np.ndarray | None = None) -> Encoded:
+    def _encode(
+        self, values: np.ndarray, role: str, largest: np.ndarray | None = None
+    ) -> EncodedOperand:
         """Scale rows [..., K] to shares of full light, rail by rail; pad them to a slot."""
         values = values.astype(np.float64)
         kind = self.bench.file.encoding.kind
@@ -505,7 +507,7 @@ class BenchBackend(Backend):
             shares = np.stack([(1 + values / scale) / 2, (1 - values / scale) / 2])
         short = self.layout.length - values.shape[-1]
         shares = np.pad(np.clip(shares, 0, 1), [(0, 0)] * (shares.ndim - 1) + [(0, short)])
-        return Encoded(signs, shares, scale, low)
+        return EncodedOperand(signs, shares, scale, low)
 
     def _begin(
         self,
@@ -518,20 +520,20 @@ class BenchBackend(Backend):
         """Submit the jobs of all segments; the product is put together when it is asked for."""
         self.open()
         stats = Stats(macs=x.size * w.shape[-2])
-        started: list[_Begun] = []
+        started: list[_SegmentJobs] = []
         with self.bench.clock.held():
             for tile in tiles((1, x.shape[-1]), Geometry(None, self.layout.length)):
                 values = x[..., tile.columns]
                 if not np.isfinite(values).all():
                     raise InputError("x has values that are not finite")
                 name = (at.matmul, str(at.attempt), _digest(at.rows), str(tile.segment))
-                started.append(_Begun(name, values, w.content[tile.segment], details))
+                started.append(_SegmentJobs(name, values, w.content[tile.segment], details))
                 self._build(started[-1], stats)
         started[-1].done = done  # jobs end in their order, so the last of them is the end of all
         started[-1].tell()
         return partial(self._finish, started, stats)
 
-    def _build(self, begun: _Begun, stats: Stats) -> None:
+    def _build(self, begun: _SegmentJobs, stats: Stats) -> None:
         """Lay out a product for the bench as it is known now, and submit its jobs."""
         start = time.perf_counter()
         matmul, attempt, digest, segment = begun.name
@@ -544,7 +546,7 @@ class BenchBackend(Backend):
         stats.seconds["encode"] = stats.seconds.get("encode", 0.0) + time.perf_counter() - start
         begun.futures = [self._submit(job) for job in begun.product.jobs]
 
-    def _finish(self, started: list[_Begun], stats: Stats) -> MatmulResult:
+    def _finish(self, started: list[_SegmentJobs], stats: Stats) -> MatmulResult:
         """Wait for the jobs of a product, and add up its segments."""
         y: Any = 0.0
         variance: Any = 0.0
@@ -557,8 +559,8 @@ class BenchBackend(Backend):
             y, variance = y + part, variance + noise
         return MatmulResult(y.astype(np.float32), stats, variance.astype(np.float32))
 
-    def _gathered(self, begun: _Begun, stats: Stats) -> tuple[np.ndarray, np.ndarray]:
-        """Give a segment and its variance; take it again where its light does not count.
+    def _gathered(self, begun: _SegmentJobs, stats: Stats) -> tuple[np.ndarray, np.ndarray]:
+        """Return a segment and its variance; take it again where its light does not count.
 
         That is so where the bench was measured anew meanwhile, and where a checksum over numbers
         that an earlier run kept does not fit.
@@ -575,9 +577,9 @@ class BenchBackend(Backend):
                 counted = Stats()
                 with self._turns.reading():
                     if begun.product.jobs[0].number < self._first_number:
-                        raise Anew("")
+                        raise RestartProducts("")
                     part, noise = begun.product.decoded(results, counted)
-            except (Anew, WrongSum) as reason:
+            except (RestartProducts, ChecksumMismatch) as reason:
                 begun.times += 1
                 if begun.times > _MOST_AGAIN:
                     raise Paused(
@@ -592,7 +594,7 @@ class BenchBackend(Backend):
                 begun.tell()
                 continue
             stats.add(counted)
-            self.checked.setdefault(name, Tally()).add(begun.product.judge.tally)
+            self.checked.setdefault(name, ChecksumStats()).add(begun.product.judge.tally)
             if self._timeline is not None:
                 self._timeline.add("gather", name, start_s, self.clock.now_s(), **begun.details)
             stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
@@ -619,18 +621,18 @@ class BenchBackend(Backend):
 
     @property
     def read_variance(self) -> float:
-        """Give the variance of a detector pixel, or window: read noise and converter steps."""
+        """The variance of a detector pixel, or window: read noise and converter steps."""
         step = 0.0 if self.bench.file.layout == "block" else self.optics.gain_e_per_count
         return self.optics.read_noise_e**2 + step**2 / 12
 
     @property
     def dark_variance(self) -> np.ndarray:
-        """Give the variance of a slot that no light brings, [slots]."""
+        """The variance of a slot that no light brings, [slots]."""
         return self.layout.read_pixels() * (self.read_variance + self.optics.dark_e)
 
     @property
     def leak_e(self) -> np.ndarray:
-        """Give the electrons that dark weights pass of an input element of full light, [slots]."""
+        """The electrons that dark weights pass of an input element of full light, [slots]."""
         return self.response.weight_leak * self.response.pairs_e.mean(axis=1)
 
     # --- shots -----------------------------------------------------------------------------------
@@ -667,10 +669,10 @@ class BenchBackend(Backend):
         assert self.shots is not None
         try:
             if job.number < self._first_number:
-                raise Anew("")
+                raise RestartProducts("")
             return self.shots.run(job)
         except BaseException as error:
-            if isinstance(error, Anew):
+            if isinstance(error, RestartProducts):
                 if error.remedy:
                     self._renew(error.remedy)
                 raise  # its product begins again
@@ -684,7 +686,7 @@ class BenchBackend(Backend):
             with self._turns.changing():
                 self._first_number = new_number()
                 before = self.shots
-                measure_anew(self.bench, remedy)
+                recalibrate(self.bench, remedy)
                 if before.stops.is_set():
                     raise NotConnected(f"{self.bench.path}: the bench was closed meanwhile")
                 self._calibrated = read_calibrated(self.bench)
@@ -692,14 +694,14 @@ class BenchBackend(Backend):
                 self.bench.source.enable()
                 self._begin_shots()
                 self.shots.plan.counters.update(before.plan.counters)
-                check_opening(self, self._take_known)
+                check_startup(self, self._take_known)
                 self._let_shots_go_on()
         except BaseException:
             self._make_safe()
             raise
 
     def _upcoming(self) -> TileJob | None:
-        """Give the job that waits, unless its product is to begin again."""
+        """Return the job that waits, unless its product is to begin again."""
         job = None if self._queue is None else self._queue.upcoming()
         return None if job is None or job.number < self._first_number else job
 

@@ -33,7 +33,7 @@ from ...instruments.safety import signals
 from ...instruments.safety.lock import beside
 from ...instruments.safety.watchdog import BY_HAND, Watchdog
 from ...instruments.simulated import LightPath
-from ..optics.response_curve import GreyCurve
+from ..optics.response_curve import ResponseCurve
 from . import safety
 from .config import BenchFile, make_instrument, read_bench_file
 from .darkness import DarknessMeter
@@ -238,7 +238,7 @@ class Bench:
         if self._unguarded:
             raise InstrumentError(self._unguarded)
 
-    def know_darkest(self, curves: Mapping[str, GreyCurve]) -> None:
+    def know_darkest(self, curves: Mapping[str, ResponseCurve]) -> None:
         """Take the darkest grey levels from calibrated curves, for when modulators go dark."""
         for role, curve in curves.items():
             cast(SpatialLightModulator, self.instruments[role]).safe_level = curve.darkest
@@ -378,7 +378,7 @@ class Bench:
             safety.latch(self.path, f"its source could not be switched off: {why}", self.latches)
 
     def describe(self) -> dict[str, Any]:
-        """Give what a record of a run should hold."""
+        """Return what a record of a run should hold."""
         return {
             "file": self.file.model_dump(mode="json", by_alias=True),
             "instruments": {role: item.describe() for role, item in self.instruments.items()},

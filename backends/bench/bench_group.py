@@ -27,14 +27,14 @@ from .backend import BenchBackend
 from .bench import load_bench
 from .checkpoint import OfBench, Recorder
 from .config import BenchFile, make_instrument
-from .sharding import Dealing
+from .sharding import Sharding
 
 
 @dataclass(frozen=True)
-class _Dealt:
+class _ShardedWeights:
     """Weights as each bench wants them."""
 
-    dealing: Dealing
+    dealing: Sharding
     weights: list[PreparedWeights]
 
 
@@ -152,7 +152,7 @@ class BenchGroup(Backend):
             bench.timeline = None if timeline is None else timeline.within(f"bench {number}")
 
     def describe(self) -> Mapping[str, Any]:
-        """Give what every bench says of itself."""
+        """Return what every bench says of itself."""
         return {**super().describe(), "benches": [bench.describe() for bench in self.benches]}
 
     # --- opening and closing ---------------------------------------------------------------------
@@ -175,11 +175,13 @@ class BenchGroup(Backend):
 
     # --- products --------------------------------------------------------------------------------
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _Dealt:
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _ShardedWeights:
         stacked = weights.reshape(-1, *weights.shape[-2:])
-        dealing = Dealing.of(stacked.shape, self.geometry, len(self.benches))
+        dealing = Sharding.of(stacked.shape, self.geometry, len(self.benches))
         shares = zip(self.benches, dealing.weights(stacked, ranges), strict=False)
-        return _Dealt(dealing, [bench.prepare(part, ranges=own) for bench, (part, own) in shares])
+        return _ShardedWeights(
+            dealing, [bench.prepare(part, ranges=own) for bench, (part, own) in shares]
+        )
 
     def _begin(
         self,
@@ -189,7 +191,7 @@ class BenchGroup(Backend):
         done: Callable[[], None],
         details: Mapping[str, Any],
     ) -> Callable[[], MatmulResult]:
-        dealt: _Dealt = w.content
+        dealt: _ShardedWeights = w.content
         shares = dealt.dealing.operands(x, at)
         left, lock = [len(shares)], Lock()
 

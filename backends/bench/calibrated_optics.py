@@ -30,7 +30,7 @@ class Calibrated:
     calibration: Calibration
 
     def optics(self, bench: Bench) -> Optics:
-        """Give registration, curves and detector; what is not measured yet is nominal."""
+        """Return registration, curves and detector; what is not measured yet is nominal."""
         has = self.calibration.steps
         is_bucket = bench.file.layout == "block"
         sensor = (1, 1) if is_bucket else bench.camera.sensor_shape
@@ -72,7 +72,7 @@ class Calibrated:
         )
 
     def _array(self, step: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Give an array of a shape, with numbers that a measurement gives; () allows any shape."""
+        """Return an array of a shape, with numbers a measurement gives; () allows any shape."""
         array = self.calibration.array(step, name)
         if shape and array.shape != shape:
             raise InputError(
@@ -89,7 +89,7 @@ class Calibrated:
         return array
 
     def _figure(self, step: str, name: str, least: float, most: float) -> float:
-        """Give a figure, which lies within what a measurement gives."""
+        """Return a figure, which lies within what a measurement gives."""
         value = self.calibration.figure(step, name)
         if not least <= value <= most:
             raise InputError(
@@ -99,7 +99,7 @@ class Calibrated:
         return value
 
     def _map(self, name: str, bench: Bench, is_flat: bool = False) -> np.ndarray:
-        """Return a map of places (see `registration`); a flat one is told apart in one direction only."""
+        """Return a map of places (see `registration`); a flat one knows one direction only."""
         array = self._array("align", name, ())
         if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] not in registration.TERMS:
             terms = ", ".join(f"(2, {count})" for count in registration.TERMS)
@@ -123,7 +123,7 @@ class Calibrated:
         return array
 
     def response(self, layout: Layout) -> Response:
-        """Give what the slots answer.
+        """Return what the slots answer.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class Calibrated:
         return found
 
     def tracker(self) -> ScaleTracker:
-        """Give the filter that follows the light; without the step "drift" it assumes nothing."""
+        """Return the filter that follows the light; without the step "drift" it assumes nothing."""
         if "drift" not in self.calibration.steps:
             return ScaleTracker(shot_rms=0.01, walk_variance=1e-6)
         shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0)
@@ -175,13 +175,13 @@ class Calibrated:
 
     @property
     def reference_every(self) -> int:
-        """Give the shots between two reference shots."""
+        """The shots between two reference shots."""
         if "drift" not in self.calibration.steps:
             return 100
         return int(self._figure("drift", "reference_every", 1, _HUGE))
 
     def settling_s(self, role: str) -> float:
-        """Give how long a modulator takes to settle after its flip; 0 where nobody measured it."""
+        """Return the settling time of a modulator after its flip; 0 if not measured."""
         if "settling" not in self.calibration.steps:
             return 0.0
         return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...instruments import Daq, Finding, Instrument, LightloomError
 from . import safety
-from .accuracy import Merit, random_products
+from .accuracy import Accuracy, random_products
 from .backend import BenchBackend
 from .bench import Bench
 from .light_check import light_findings
@@ -19,7 +19,7 @@ _SURE = (
 
 def check_bench(
     bench: Bench, products: int = FIRST_PRODUCTS, seed: int = 1
-) -> tuple[list[Finding], Merit | None]:
+) -> tuple[list[Finding], Accuracy | None]:
     """Try each instrument alone, then their light, then multiply; afterwards everything is off.
 
     Parameters
@@ -39,7 +39,7 @@ def check_bench(
         return _checked(bench, products, seed)
 
 
-def _checked(bench: Bench, products: int, seed: int) -> tuple[list[Finding], Merit | None]:
+def _checked(bench: Bench, products: int, seed: int) -> tuple[list[Finding], Accuracy | None]:
     findings: list[Finding] = []
     for role, instrument in bench.instruments.items():
         try:
@@ -81,7 +81,7 @@ def _heartbeat(bench: Bench, role: str, instrument: Instrument) -> list[Finding]
     return [Finding("heartbeat", True, f"line {table.line} was raised and lowered")]
 
 
-def judged(merit: Merit) -> Finding:
+def judged(merit: Accuracy) -> Finding:
     """Say whether products are as good as a calibrated bench's.
 
     The root-mean-square error of n products is itself uncertain by 1 / sqrt(2 n) of its value. A

@@ -114,10 +114,10 @@ class Recorder(Protocol):
     """A journal; called in the order of a bench's shots, by the thread that takes them."""
 
     def known(self, job: str) -> Kept | None:
-        """Give what is kept of a job; None for a new one."""
+        """Return what is kept of a job; None for a new one."""
 
     def last(self, of: str = "") -> Checkpoint | None:
-        """Give the state after what was kept latest, of jobs whose names begin so; else None."""
+        """Return the state after what was kept latest, of jobs whose names begin so; else None."""
 
     def keep(self, segment: Segment) -> None:
         """Keep a segment; it is on disk soon, or before this comes back where that takes long."""
@@ -144,11 +144,11 @@ class OfBench:
         self._journal, self._name = journal, f"{name}/"
 
     def known(self, job: str) -> Kept | None:
-        """Give what is kept of a job; None for a new one."""
+        """Return what is kept of a job; None for a new one."""
         return self._journal.known(self._name + job)
 
     def last(self, of: str = "") -> Checkpoint | None:
-        """Give the state of this bench after what was kept of it latest."""
+        """Return the state of this bench after what was kept of it latest."""
         return self._journal.last(self._name + of)
 
     def keep(self, segment: Segment) -> None:

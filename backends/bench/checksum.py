@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...instruments import InputError, WrongSum
+from ...instruments import ChecksumMismatch, InputError
 from ..tiling import CHECK_ROWS, Geometry, cuts
 
 if TYPE_CHECKING:
     from ..optics.layouts.base import Layout
-    from ..optics.response_curve import GreyCurve
+    from ..optics.response_curve import ResponseCurve
     from .config import ChecksTable
 
 FALSE_ALARM = 1e-4  # of a residual in order, and of a job's inputs at one weight frame
@@ -43,7 +43,7 @@ _ADVICE = "look for stuck pixels, light in the beam, or a detector that misreads
 
 
 def with_checks(plain: Geometry, table: ChecksTable, layout: Layout, path: str) -> Geometry:
-    """Give the geometry of a bench with the checksums that its file asks for.
+    """Return the geometry of a bench with the checksums that its file asks for.
 
     Raises
     ------
@@ -81,7 +81,7 @@ class _OfFloats:
 
 
 def normal_score(deviation: Any, skewness: Any, of: Any = np) -> Any:
-    """Give the normal deviate that is as unlikely as a deviation of a skewed distribution.
+    """Return the normal deviate that is as unlikely as a deviation of a skewed distribution.
 
     Anscombe's residual of a Poisson number with that skewness g, whose mean is 1 / g^2
     (F. J. Anscombe, 1953): 1.5 / g ((1 + g t)^(2/3) - 1 + g^2 / 9).
@@ -126,7 +126,7 @@ def score(
 
 
 def chi_square_score(scores: np.ndarray, freedom: int) -> float:
-    """Give the normal deviate of a sum of squares (by Wilson and Hilferty)."""
+    """Return the normal deviate of a sum of squares (by Wilson and Hilferty)."""
     part = 2 / (9 * freedom)
     return float(((scores @ scores / freedom) ** (1 / 3) - 1 + part) / part**0.5)
 
@@ -135,7 +135,7 @@ def chi_square_score(scores: np.ndarray, freedom: int) -> float:
 
 
 @dataclass(frozen=True)
-class Block:
+class CheckGroup:
     """The rows of a tile with their checksums, as they follow each other in a frame.
 
     Parameters
@@ -152,7 +152,7 @@ class Block:
     factors: np.ndarray
 
     @classmethod
-    def of(cls, shares: np.ndarray, signs: np.ndarray, checked: int) -> Block:
+    def of(cls, shares: np.ndarray, signs: np.ndarray, checked: int) -> CheckGroup:
         """Put a checksum behind each group of rows: what their sum has above zero, and below.
 
         It passes no more light than the brightest of the rows, which the detector can take.
@@ -182,7 +182,7 @@ class Block:
         return cls(np.concatenate(parts), *order, np.concatenate(factors))
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """Give the mean over each group's rows, [groups], of values [n]."""
+        """Return the mean over each group's rows, [groups], of values [n]."""
         if not len(self.starts):
             return self.starts
         first = np.searchsorted(self.rows, self.starts)
@@ -240,7 +240,7 @@ class RowSums:
     def judge(
         self, electrons: np.ndarray, light: np.ndarray, tolerance: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Give z and sigma of each group's residual, float64 [groups].
+        """Return z and sigma of each group's residual, float64 [groups].
 
         Parameters
         ----------
@@ -292,7 +292,7 @@ class InputSum:
     rounding: np.ndarray
 
     @classmethod
-    def of(cls, inputs: Sequence[np.ndarray], frames: int, curve: GreyCurve) -> InputSum:
+    def of(cls, inputs: Sequence[np.ndarray], frames: int, curve: ResponseCurve) -> InputSum:
         """Add up the light of inputs [vectors, length] of each place."""
         total = np.stack([light.sum(axis=0) for light in inputs])
         scale = np.array([_OVER_MEAN * max(len(light), 1) for light in inputs])
@@ -301,7 +301,7 @@ class InputSum:
         return cls(frames, scale, levels, light, total - scale[:, None] * light)
 
     def rest(self, dark_e: np.ndarray, passed_e: np.ndarray, met: np.ndarray) -> np.ndarray:
-        """Give the electrons by which inputs and their sum differ for rounding and leaks, [slots].
+        """Return electrons by which inputs and their sum differ for rounding and leaks, [slots].
 
         Parameters
         ----------
@@ -320,7 +320,7 @@ class InputSum:
         dark: np.ndarray,
         tolerance: float,
     ) -> tuple[float, float]:
-        """Give how large the z of a weight frame is, and its threshold.
+        """Return how large the z of a weight frame is, and its threshold.
 
         Where there are slots enough, a common factor is taken out of their residuals: how bright a
         shot was is told by markers, not by sums. The rest are squares of normal deviates.
@@ -352,7 +352,7 @@ class InputSum:
 
 
 @dataclass
-class Tally:
+class ChecksumStats:
     """What checksums of one matmul found.
 
     Parameters
@@ -387,7 +387,7 @@ class Tally:
             self.largest = max(self.largest, largest)
         return largest
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: ChecksumStats) -> None:
         """Add those of another product of the same matmul."""
         self.products += other.products
         self.checks += other.checks
@@ -396,7 +396,7 @@ class Tally:
         self.errors += other.errors
 
 
-class Judge:
+class ChecksumMonitor:
     """Judges the shots of one product, and counts.
 
     Parameters
@@ -411,13 +411,13 @@ class Judge:
 
     def __init__(self, dark: np.ndarray, tolerance: float) -> None:
         self._dark, self._tolerance = dark, tolerance
-        self._tally = Tally()
+        self._tally = ChecksumStats()
         self._errors: list[np.ndarray] = []
         self._waiting: dict[tuple[int, int], dict[int, np.ndarray]] = {}
         self.passed: set[tuple[int, int]] = set()
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> ChecksumStats:
         """What was found so far."""
         found = replace(self._tally)
         if self._errors:
@@ -452,7 +452,7 @@ class Judge:
             self._errors.append(errors)
         largest = self._tally.judge(z, THRESHOLD)
         if largest > THRESHOLD:
-            raise WrongSum(
+            raise ChecksumMismatch(
                 f"shot {shot}: the sum of the rows is {largest:.1f} sigma off what their checksum "
                 f"says ({THRESHOLD:.1f} happen by chance once in {1 / FALSE_ALARM:,.0f}): "
                 f"{_ADVICE}"
@@ -489,7 +489,7 @@ class Judge:
             electrons[:, slots], rest, met, self._dark[slots], self._tolerance
         )
         if self._tally.judge([z], threshold) > threshold:
-            raise WrongSum(
+            raise ChecksumMismatch(
                 f"weight frame {name}: what {inputs.frames} inputs brought is {z:.1f} sigma off "
                 f"what their sum did ({threshold:.1f} happen by chance once in "
                 f"{1 / FALSE_ALARM:,.0f}): {_ADVICE}",

@@ -16,10 +16,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ...instruments import InputError
 from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
-from ...instruments.toml_file import Table as _Table
+from ...instruments.toml_file import TomlTable as _Table
 from ...instruments.toml_file import read_toml
 from ...instruments.units import Seconds, Watts, quantity
-from .fault_policy import ANEW, Policy
+from .fault_policy import ANEW, FaultPolicy
 from .safety import SafetyTable
 
 SCHEMA = 1
@@ -212,7 +212,7 @@ class BenchFile(_Table):
 
     def _check_faults(self) -> None:
         try:
-            policy = Policy(self.faults, self.limits.retries)
+            policy = FaultPolicy(self.faults, self.limits.retries)
         except ValueError as error:
             raise ValueError(f"faults.{error}") from None
         surplus = sorted(policy.names & set(ANEW))
@@ -370,7 +370,7 @@ def example_file(
     as_found: bool = False,
     seed: int = 0,
 ) -> str:
-    """Give the text of a commented bench file of simulated instruments.
+    """Return the text of a commented bench file of simulated instruments.
 
     Parameters
     ----------
@@ -415,7 +415,7 @@ _TINY_OFF_PX = 2.0  # of 64 rows, as 40 are of 1152
 
 
 def _found_world(layout: str, tiny: bool, seed: int) -> str:
-    """Give the lines of `[world]` that make it crooked, uneven and drifting."""
+    """Return the lines of `[world]` that make it crooked, uneven and drifting."""
     chance = np.random.Generator(np.random.Philox(seed))
     most_px = _TINY_OFF_PX if tiny else _OFF_PX
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...instruments import Drifted, Saturated, Shot, StaleFrame, WrongLight
+from ...instruments import DriftExceeded, Saturated, Shot, StaleFrame, UnexpectedIntensity
 from ..optics.layouts.base import Layout, Marks, Optics, Response
-from ..optics.response_curve import GreyCurve
+from ..optics.response_curve import ResponseCurve
 from .bench import Bench
 from .shot_plan import Planned
 from .tracking import ScaleTracker, chi_square_limit
@@ -51,7 +51,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Found:
+class DecodedShot:
     """What a shot gave.
 
     Parameters
@@ -72,7 +72,7 @@ class Found:
 
     @property
     def quality(self) -> tuple[float, float, float, float]:
-        """Give the first columns of `recorder.QUALITY`."""
+        """The first columns of `recorder.QUALITY`."""
         return self.brightness, self.dark, self.peak, self.checksum
 
 
@@ -94,7 +94,7 @@ class Decoder:
         layout: Layout,
         optics: Optics,
         response: Response,
-        curves: dict[str, GreyCurve],
+        curves: dict[str, ResponseCurve],
         tracker: ScaleTracker | None,
         is_guessed: bool,
         tolerance: float,
@@ -110,20 +110,20 @@ class Decoder:
         self._darkness = None if self._is_bucket or is_guessed else _darkness(layout, response)
 
     def passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Give the electrons that grey levels should bring, float64 [slots]."""
+        """Return the electrons that grey levels should bring, float64 [slots]."""
         response = self.response
         x = self.curves["input"].light[inputs] + response.input_leak[:, None]
         w = self.curves["weight"].light[weights] + response.weight_leak[:, None]
         return response.offset_e + np.asarray(np.einsum("sk,sk,sk->s", response.pairs_e, x, w))
 
     def leaked_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Give the part of `passed_e` that is no product, as of a dark tile: float64 [slots]."""
+        """Return the part of `passed_e` that is no product, as of a dark tile: float64 [slots]."""
         x, w = self.curves["input"].light[inputs], self.curves["weight"].light[weights]
         products = np.einsum("sk,sk,sk->s", self.response.pairs_e, np.broadcast_to(x, w.shape), w)
         return self.passed_e(inputs, weights) - np.asarray(products)
 
     def passed_e_most(self) -> np.ndarray:
-        """Give the electrons of the brightest levels everywhere, float64 [slots]."""
+        """Return the electrons of the brightest levels everywhere, float64 [slots]."""
         response = self.response
         above = (1 + response.input_leak) * (1 + response.weight_leak)
         return np.asarray(response.offset_e + response.pairs_e.sum(axis=1) * above)
@@ -133,8 +133,8 @@ class Decoder:
         if self._darkness is not None:
             self._darkness.learn()
 
-    def decode(self, taken: Taken) -> Found:
-        """Give the electrons of each slot.
+    def decode(self, taken: Taken) -> DecodedShot:
+        """Return the electrons of each slot.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class Decoder:
             raise
         return replace(found, seconds=time.perf_counter() - start)
 
-    def _found(self, taken: Taken) -> Found:
+    def _found(self, taken: Taken) -> DecodedShot:
         """Check what was taken, and give what it says."""
         if self.bench.is_timing_only:
             levels = (taken.frames[role].levels for role in ("input", "weight"))
@@ -160,7 +160,7 @@ class Decoder:
                 role: frame.number % (1 << self.layout.marker_bits)
                 for role, frame in taken.frames.items()
             }
-            return Found(self.passed_e(*levels), numbers=numbers)
+            return DecodedShot(self.passed_e(*levels), numbers=numbers)
         peak = self._check_full(taken)
         dark, marks = math.nan, Marks({})
         if not self.is_guessed:
@@ -185,7 +185,7 @@ class Decoder:
             assert isinstance(taken.planned.input, int)
             checksum = taken.planned.job.check(taken.planned.weight, taken.planned.input, electrons)
         measured = math.nan if self.tracker is None else brightness
-        return Found(
+        return DecodedShot(
             electrons,
             measured,
             dark,
@@ -236,7 +236,7 @@ class Decoder:
         chi_square = float(((electrons - mean) ** 2).sum()) / (noise + (_UNSTEADY * mean) ** 2)
         limit = chi_square_limit(count - 1, _TEN_THOUSAND)
         if chi_square > limit:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"the light changed during the exposure (chi-square {chi_square:.0f} of {count} "
                 f"samples, at most {limit:.0f} by chance): check that nothing moves in the beam, "
                 "and that frames have settled by then"
@@ -261,7 +261,7 @@ class Decoder:
         raise error
 
     def _brightness(self, electrons: np.ndarray, marks: Marks, taken: Taken) -> float:
-        """Give the light of this shot over that of calibration, from its marker or as a reference.
+        """Return light of this shot over that of calibration, from its marker or as a reference.
 
         Raises
         ------
@@ -275,7 +275,7 @@ class Decoder:
         if marks.scale is not None:
             self._jump = tracker.jump(marks.scale, marks.scale_variance)
             if self._jump:
-                raise WrongLight(
+                raise UnexpectedIntensity(
                     f"the markers are {marks.scale / tracker.slow:.3f} times as bright as those of "
                     "the shots before: check the source, and that nothing stands in the beam"
                 )
@@ -290,7 +290,7 @@ class Decoder:
             now = tracker.ahead(planned.since)  # no marker tells; references are seldom
         tolerance = self.bench.file.drift_tolerance
         if abs(tracker.slow - 1) > tolerance:
-            raise Drifted(
+            raise DriftExceeded(
                 f"{self.bench.path}: the light is {tracker.slow:.3f} times that of calibration, "
                 f"beyond drift_tolerance = {tolerance:g}; let the source settle, then run "
                 "`lightloom calibrate` again"
@@ -302,7 +302,7 @@ class Decoder:
 
     def _check_alike(self, share: float, sigma: float) -> None:
         if abs(share - 1) > _OFF + _SIGMAS * sigma:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"a reference shot brought {share:.3f} times the light that it should: check the "
                 "source, and that nothing stands in the beam"
             )
@@ -323,7 +323,7 @@ class Decoder:
         off = np.maximum(electrons - self._most_e, -electrons) - slack
         if (off > 0).any():
             slot = int(np.argmax(off / slack))
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"slot {slot} brought {electrons[slot]:.4g} electrons, and its elements pass 0 to "
                 f"{self._most_e[slot]:.4g}: check for light from elsewhere, and the detector"
             )
@@ -349,7 +349,7 @@ class Decoder:
         chi_square, limit = float((off**2 / variance).sum()), chi_square_limit(freedom)
         if chi_square > limit:
             slot = int(np.argmax(np.abs(off) / np.sqrt(variance)))
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"a reference shot brought {electrons[slot]:.4g} electrons to slot {slot} where "
                 f"the weights pass {expected[slot] * share:.4g} (chi-square {chi_square:.0f} of "
                 f"{len(expected)} slots, at most {limit:.0f} by chance): check that nothing "
@@ -379,7 +379,7 @@ class _Darkness:
     latest: list[float]
 
     def check(self, data: np.ndarray) -> float:
-        """Give by how many sigma they are off.
+        """Return by how many sigma they are off.
 
         Raises
         ------
@@ -389,7 +389,7 @@ class _Darkness:
         off = mean - self.expected
         self.latest = [*self.latest[-15:], mean]
         if abs(off) > _SIGMAS * self.sigma + self.tolerance:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"the dark level of the detector is {mean:.2f} counts where it was "
                 f"{self.expected:.2f}, in pixels that no light of the bench reaches: check for "
                 "light from elsewhere, and the detector's offset"

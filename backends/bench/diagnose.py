@@ -109,7 +109,7 @@ class _Bisection:
         )
 
     def _followed(self, times: float, offset: float) -> tuple[float, dict[str, float]]:
-        """Give the electrons of both modulators bright, and those with either of them dark."""
+        """Return the electrons of both modulators bright, and those with either of them dark."""
         dims = {role: self._taken(times, role) - offset for role in ("input", "weight")}
         return self._taken(times) - offset, dims
 
@@ -154,7 +154,7 @@ class _Bisection:
         return self._decoder.curves[role].levels(np.full((rows, layout.length), share))
 
     def _frame(self, role: str, is_bright: bool) -> np.ndarray:
-        """Give a frame of bright elements, or one that is dark all over, markers too."""
+        """Return a frame of bright elements, or one that is dark all over, markers too."""
         layout = self._decoder.layout
         if is_bright:
             return layout.frame(role, self._bright(role), self._count)
@@ -166,7 +166,7 @@ class _Bisection:
         return max(float(passed.sum()), 1.0)
 
     def _noise_e(self, times: float) -> float:
-        """Give 6 sigma of darkness, over all slots."""
+        """Return 6 sigma of darkness, over all slots."""
         optics, layout = self._decoder.optics, self._decoder.layout
         each = optics.read_noise_e**2 + optics.dark_e * times + optics.gain_e_per_count**2 / 12
         if self._bench.file.layout == "block":

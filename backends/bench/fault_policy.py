@@ -43,19 +43,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...instruments import (
-    BadReply,
+    ChecksumMismatch,
     Disconnected,
-    Drifted,
+    DriftExceeded,
     DroppedFrame,
     IncompleteFrame,
     InstrumentTimeout,
     InterlockOpen,
     InUse,
     NotConnected,
+    ProtocolError,
     Saturated,
     StaleFrame,
-    WrongLight,
-    WrongSum,
+    UnexpectedIntensity,
 )
 from ...instruments.units import quantity
 
@@ -64,13 +64,13 @@ KINDS: dict[type[BaseException], str] = {
     DroppedFrame: "dropped",
     IncompleteFrame: "incomplete",
     InstrumentTimeout: "timeout",
-    BadReply: "garbled",
+    ProtocolError: "garbled",
     Disconnected: "disconnected",
     NotConnected: "disconnected",
     InUse: "in-use",
-    WrongLight: "wrong-light",
-    WrongSum: "wrong-sum",
-    Drifted: "drifted",
+    UnexpectedIntensity: "wrong-light",
+    ChecksumMismatch: "wrong-sum",
+    DriftExceeded: "drifted",
     Saturated: "saturated",
     InterlockOpen: "interlock",
 }
@@ -115,11 +115,11 @@ PAUSE = Remedy("pause")
 
 
 def kind_of(error: BaseException) -> str | None:
-    """Give the kind of a fault; None for what is none, such as a limit that was exceeded."""
+    """Return the kind of a fault; None for what is none, such as a limit that was exceeded."""
     return next((kind for which, kind in KINDS.items() if isinstance(error, which)), None)
 
 
-class Policy:
+class FaultPolicy:
     """What is done about which kind of fault.
 
     Parameters
@@ -146,7 +146,7 @@ class Policy:
         }
 
     def remedy(self, kind: str, used: Counter[str]) -> Remedy:
-        """Give what comes next for a shot.
+        """Return what comes next for a shot.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 """What is known of a bench without calibration: the truth of a simulated one, or nominal figures.
 
-`known_optics` is for benches whose file says `calibration = "known"`, and for tests;
+`true_optics` is for benches whose file says `calibration = "known"`, and for tests;
 `nominal_optics` is the guess with which an operator may insist on running an uncalibrated bench.
 """
 
@@ -23,7 +23,7 @@ _FITS = 0.98  # of a modulator's image on the sensor, where nobody aligned it
 _NOMINAL_FULL_WELL_E = 10_000.0
 
 
-def known_optics(bench: Bench) -> Optics:
+def true_optics(bench: Bench) -> Optics:
     """Ask a simulated bench for the truth that calibration is to find."""
     assert bench.world is not None
     file = bench.file
@@ -67,7 +67,7 @@ def _camera_map(
     return registration.fit(here, there).matrix
 
 
-def known_response(bench: Bench, layout: Layout) -> Response:
+def true_response(bench: Bench, layout: Layout) -> Response:
     """Return what the slots of a simulated bench answer, from its truth.
 
     The world says, without noise, what the detector would see: of each element what arrives in its
@@ -147,7 +147,7 @@ def _exposed(
     return _Exposed(layout.electrons(counts), layout.marker_electrons(counts))
 
 
-def known_tracker(bench: Bench, measured: float) -> ScaleTracker:
+def true_tracker(bench: Bench, measured: float) -> ScaleTracker:
     """Return the filter that follows a simulated source, whose noise and drift are known.
 
     Parameters

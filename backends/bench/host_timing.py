@@ -80,7 +80,7 @@ def measure_host(backend: BenchBackend) -> BenchHost:
 def _product(
     backend: BenchBackend, count: int, chance: np.random.Generator
 ) -> tuple[tuple[int, float], tuple[int, float]]:
-    """Give (numbers of x, seconds to begin) and (numbers of y, seconds to gather) of a product."""
+    """Return (numbers of x, seconds to begin), (numbers of y, seconds to gather) of a product."""
     length, slots = backend.layout.length, backend.layout.slots
     x = chance.standard_normal((1, count, length))
     weights = backend.prepare(chance.standard_normal((_OUTPUTS, length)))
@@ -106,7 +106,7 @@ def _product(
 
 
 def _line(few: tuple[int, float], many: tuple[int, float]) -> tuple[float, float]:
-    """Give what is always needed, and what each number needs."""
+    """Return what is always needed, and what each number needs."""
     slope = max((many[1] - few[1]) / (many[0] - few[0]), 0.0)
     return max(few[1] - slope * few[0], 0.0), slope
 

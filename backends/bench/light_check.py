@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...instruments import Finding, Shot, WrongLight
+from ...instruments import Finding, Shot, UnexpectedIntensity
 from ...instruments.image_checks import grows_with_exposure, reads_the_part
 from .bench import WINDOW_SAMPLES, Bench
 
@@ -67,7 +67,7 @@ def refuse_darkness(bench: Bench) -> None:
     """
     wrong = [finding for finding in follows(bench) if not finding.passed]
     if wrong:
-        raise WrongLight(f"{bench.path}: {wrong[0].what}: {wrong[0].detail}")
+        raise UnexpectedIntensity(f"{bench.path}: {wrong[0].what}: {wrong[0].detail}")
 
 
 def follows(bench: Bench) -> list[Finding]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def matching_profile(backend: BenchBackend) -> OpticsProfile:
-    """Give the profile with which the mock multiplies as this bench does.
+    """Return the profile with which the mock multiplies as this bench does.
 
     A camera's pixels have read noise and steps of their own, so a slot's are sqrt(pixels) times
     those; the steps are part of the read noise here. Grey levels serve one sign each, so a rail of
@@ -67,7 +67,7 @@ def matching_profile(backend: BenchBackend) -> OpticsProfile:
 
 
 def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int) -> ShotTiming:
-    """Give what the shots of a connected bench take.
+    """Return what the shots of a connected bench take.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
 
 
 def typical_full_e(backend: BenchBackend) -> float:
-    """Give the electrons of a full-scale product for weights that are normally distributed.
+    """Return the electrons of a full-scale product for weights that are normally distributed.
 
     Where elements differ in gain, the weakest ones that hold large weights set it.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from ..base import Stats
 from ..tiling import CHECK_ROWS, Tile, pack, tiles
 from ..timing import best_order
-from .checksum import TOLERANCE, Block, InputSum, Judge, RowSums
+from .checksum import TOLERANCE, CheckGroup, ChecksumMonitor, InputSum, RowSums
 from .shots import TileJob, TileResult
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedOperand:
     """Numbers as shares of full light, and what to put back digitally.
 
     Parameters
@@ -37,7 +37,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Laid:
+class WeightFrame:
     """Where rows of weights lie in one frame, and how they became light.
 
     Parameters
@@ -107,8 +107,8 @@ class Product:
         backend: BenchBackend,
         name: str,
         values: np.ndarray,
-        x: Encoded,
-        w: Encoded,
+        x: EncodedOperand,
+        w: EncodedOperand,
         details: Mapping[str, Any],
     ) -> None:
         self._backend, self._values, self._x, self._w = backend, values, x, w
@@ -136,12 +136,12 @@ class Product:
         self._levels = np.concatenate(all_levels)  # of all matrices
         self._scales = np.concatenate([x.scale[i, rows, 0] for i, rows in enumerate(self._rows)])
         self._pack()
-        self._laid: dict[tuple[int, int], Laid] = {}
+        self._laid: dict[tuple[int, int], WeightFrame] = {}
         self._input_sums: dict[int, InputSum] = {}
         tolerance = 0.0 if backend.bench.file.calibration == "known" else TOLERANCE
         if backend.response.inverse is not None:  # light of neighbours was taken out, not exactly
             tolerance *= 2
-        self.judge = Judge(backend.dark_variance, tolerance)
+        self.judge = ChecksumMonitor(backend.dark_variance, tolerance)
         self.jobs = [self._job(f"{name}/{job}", job, details) for job in range(len(self._places))]
 
     def _pack(self) -> None:
@@ -179,27 +179,27 @@ class Product:
         )
 
     def _frame_tasks(self, job: int, tile: int) -> list[tuple[int, Tile]]:
-        """Give the (matrix, tile) that a weight frame holds."""
+        """Return the (matrix, tile) that a weight frame holds."""
         step = self.packing.per_frame
         return self._jobs_tasks[job][tile * step : (tile + 1) * step]
 
     # --- frames ----------------------------------------------------------------------------------
 
-    def laid_out(self, job: int, tile: int) -> Laid:
+    def laid_out(self, job: int, tile: int) -> WeightFrame:
         """Return a weight frame of a job; it is computed once."""
         known = self._laid.get((job, tile))
         if known is None:
             known = self._laid[job, tile] = self._lay(job, self._frame_tasks(job, tile))
         return known
 
-    def _lay(self, job: int, tasks: Sequence[tuple[int, Tile]]) -> Laid:
+    def _lay(self, job: int, tasks: Sequence[tuple[int, Tile]]) -> WeightFrame:
         backend, copies = self._backend, self.packing.copies
         shares = np.zeros((backend.layout.slots, backend.layout.length))
         factors = np.zeros(backend.layout.slots)
         slots, matrices, rows, places, starts, groups = [], [], [], [], [], []
         for number, (matrix, tile) in enumerate(tasks):
             mine = np.arange(tile.first_row, tile.last_row)
-            block = Block.of(self._tall[matrix, mine], self._signs[mine], self._checked)
+            block = CheckGroup.of(self._tall[matrix, mine], self._signs[mine], self._checked)
             scales = block.means(self._w.scale[matrix, mine // self._rails, 0])
             for place in range(number * copies, (number + 1) * copies):
                 first = place * self._stride
@@ -226,7 +226,7 @@ class Product:
                 met = self._met_by(np.concatenate(places))
                 rest = self._input_sum(job).rest(passed[0][lit], passed[1][lit], met)
         of_groups = np.array(groups).reshape(-1, 2)
-        return Laid(
+        return WeightFrame(
             lit,
             np.concatenate(matrices),
             np.concatenate(rows),
@@ -256,7 +256,7 @@ class Product:
         return 0 * places if self._backend.layout.shares_input else places
 
     def _input(self, job: int, vector: int) -> np.ndarray:
-        """Give the grey levels of an input frame: each group of slots meets a vector of its own."""
+        """Return grey levels of an input frame: each group of slots meets a vector of its own."""
         layout = self._backend.layout
         vector -= int(self.packing.checks[job])
         levels = self._input_sum(job).levels if vector < 0 else self._shown(job, vector)[0]
@@ -268,7 +268,7 @@ class Product:
         return shown
 
     def _shown(self, job: int, vector: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give the vectors of an input frame.
+        """Return the vectors of an input frame.
 
         Returns
         -------
@@ -287,7 +287,7 @@ class Product:
         return levels, self._scales[where] * is_lit
 
     def _input_sum(self, job: int) -> InputSum:
-        """Give the sum of the vectors that meet each place."""
+        """Return the sum of the vectors that meet each place."""
         known = self._input_sums.get(job)
         if known is None:
             curve, copies, places = self._backend.curves["input"], self.packing.copies, []
@@ -343,7 +343,7 @@ class Product:
         return z
 
     def decoded(self, results: Sequence[TileResult], stats: Stats) -> tuple[np.ndarray, np.ndarray]:
-        """Give products and their variances, float64 [m, N, M], from electrons; count events.
+        """Return products and their variances, float64 [m, N, M], from electrons; count events.
 
         Raises
         ------
@@ -375,7 +375,7 @@ class Product:
         return self._combined(total, noise, self._backend.light_variance * source)
 
     def _decode(
-        self, laid: Laid, electrons: np.ndarray, found: list[np.ndarray], stats: Stats
+        self, laid: WeightFrame, electrons: np.ndarray, found: list[np.ndarray], stats: Stats
     ) -> None:
         """Put the electrons [vectors, slots] of one weight frame into products and variances."""
         backend, copies = self._backend, self.packing.copies

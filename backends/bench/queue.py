@@ -59,7 +59,7 @@ class JobQueue:
         return future
 
     def upcoming(self) -> TileJob | None:
-        """Give the job that comes after the present one, if it is there already."""
+        """Return the job that comes after the present one, if it is there already."""
         with self._changed:
             return self._waiting[0][0] if self._waiting else None
 

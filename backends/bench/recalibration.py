@@ -17,7 +17,7 @@ from .bench import Bench
 _ADVICE = "look at the bench, then align and calibrate it"
 
 
-def measure_anew(bench: Bench, remedy: str) -> None:
+def recalibrate(bench: Bench, remedy: str) -> None:
     """Align an open bench, and calibrate it where that is asked for; its light is off afterwards.
 
     Parameters
@@ -53,7 +53,7 @@ def measure_anew(bench: Bench, remedy: str) -> None:
         ) from error
 
 
-class Turns:
+class ReadWriteLock:
     """Lets many read what is known of a bench, or one change it.
 
     Parameters

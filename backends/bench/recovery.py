@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...instruments import BadReply, Disconnected, Instrument, InterlockOpen, LightloomError
+from ...instruments import Disconnected, Instrument, InterlockOpen, LightloomError, ProtocolError
 from .bench import Bench
 from .fault_policy import kind_of
 
 
 def role_of(bench: Bench, instrument: Instrument | None) -> str:
-    """Give the role of an instrument; "" for None, or one of no role."""
+    """Return the role of an instrument; "" for None, or one of no role."""
     return next((role for role, item in bench.instruments.items() if item is instrument), "")
 
 
@@ -31,7 +31,7 @@ def reconnect(bench: Bench, role: str) -> None:
     if (instrument.identity.model, instrument.identity.serial) != (was.model, was.serial):
         now = instrument.identity
         instrument.close()
-        error = BadReply(
+        error = ProtocolError(
             f"{instrument.name} was {was.model} {was.serial}, and now {now.model} {now.serial} "
             "answers; connect the one that was calibrated"
         )

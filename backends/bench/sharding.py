@@ -20,7 +20,7 @@ _AXES = {"matrices": 0, "outputs": 2, "rows": 1}
 
 
 @dataclass(frozen=True)
-class Dealing:
+class Sharding:
     """How weights [m, M, K] are dealt out.
 
     Parameters
@@ -35,7 +35,7 @@ class Dealing:
     benches: int
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], geometry: Geometry, benches: int) -> Dealing:
+    def of(cls, shape: tuple[int, ...], geometry: Geometry, benches: int) -> Sharding:
         """Deal out weights of a shape [m, M, K] to benches of one geometry."""
         matrices, outputs, _ = shape
         if matrices > 1:
@@ -52,7 +52,7 @@ class Dealing:
     def weights(
         self, weights: np.ndarray, ranges: Ranges | None
     ) -> list[tuple[np.ndarray, Ranges | None]]:
-        """Give the weights [m, M, K] of each share, and their ranges; of rows, all to everybody."""
+        """Return weights [m, M, K] of each share, and their ranges; of rows, all to everybody."""
         if self.by == "rows":
             return [(weights, ranges)] * self.benches
         axis = 0 if self.by == "matrices" else -2
@@ -62,7 +62,7 @@ class Dealing:
         ]
 
     def operands(self, x: np.ndarray, at: Address) -> list[tuple[np.ndarray, Address]]:
-        """Give x [m, N, K] of each share, and who is multiplied."""
+        """Return x [m, N, K] of each share, and who is multiplied."""
         if self.by == "outputs":
             return [(x, at)] * len(self.where)
         axis = _AXES[self.by]

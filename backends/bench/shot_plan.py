@@ -1,4 +1,4 @@
-"""`Plan`: which shots a job takes, in which order, and which numbers its frames show.
+"""`ShotPlan`: which shots a job takes, in which order, and which numbers its frames show.
 
 All of it follows from the jobs alone, never from how fast a computer is or from what failed, so
 that a run that was interrupted goes on with the very shots that it would have taken.
@@ -89,7 +89,7 @@ class Planned:
         return self.job.number, self.weight if role == "weight" else self.input
 
 
-class Plan:
+class ShotPlan:
     """Plans the shots of one job after another.
 
     Parameters
@@ -108,7 +108,7 @@ class Plan:
         self.counters = {"input": 0, "weight": 0, "since": 0, "references": 0}
 
     def shots(self, job: TileJob, kept: Kept | None = None) -> Iterator[Planned]:
-        """Give the shots of a job, with reference shots between them.
+        """Return the shots of a job, with reference shots between them.
 
         Parameters
         ----------
@@ -158,7 +158,7 @@ class Plan:
         return self._planned(job, number, name, weight, name, since, shown)
 
     def visited(self, job: TileJob, count: int) -> np.ndarray:
-        """Give the weight and input frames of a job's first shots, references left out: [n, 2]."""
+        """Return weight and input frames of a job's first shots, references left out: [n, 2]."""
         return visits(job.tiles, job.vectors, job.order)[:count]
 
     def _planned(
@@ -180,7 +180,7 @@ class Plan:
 
 
 def _shown(order: np.ndarray, start: int, counters: Mapping[str, int]) -> dict[str, int | str]:
-    """Give the frames of the last shot that is kept of a job."""
+    """Return the frames of the last shot that is kept of a job."""
     if counters["since"] == 0:  # it was a reference, for the weights that come now
         return {
             "weight": int(order[start, 0]),

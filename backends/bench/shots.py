@@ -1,4 +1,4 @@
-"""`Shots`: takes the shots of a job as fast as the devices go, and repeats what cannot be trusted.
+"""`ShotRunner`: takes the shots of a job as fast as devices go, and repeats untrusted ones.
 
 Three things happen at once: the next frames are laid out, the present ones are shown, settle and
 are exposed, and the shot before is decoded. As soon as an exposure has ended the next frames are
@@ -22,7 +22,8 @@ from threading import Event
 import numpy as np
 
 from ...instruments import (
-    Drifted,
+    ChecksumMismatch,
+    DriftExceeded,
     Instrument,
     InstrumentError,
     NotConnected,
@@ -31,8 +32,7 @@ from ...instruments import (
     Shown,
     StaleFrame,
     Timeline,
-    WrongLight,
-    WrongSum,
+    UnexpectedIntensity,
 )
 from ..base import Stats
 from ..tiling import ORDERS
@@ -40,14 +40,14 @@ from ..timing import AHEAD
 from . import safety
 from .bench import WINDOW_SAMPLES, Bench
 from .checkpoint import QUALITY, Checkpoint, FaultNote, Kept, Recorder, Segment
-from .decoding import Decoder, Found, Frame, Taken
+from .decoding import DecodedShot, Decoder, Frame, Taken
 from .diagnose import Diagnosis, diagnose
-from .fault_policy import ANEW, PAUSE, SUSPENDED, Policy, Remedy, kind_of
+from .fault_policy import ANEW, PAUSE, SUSPENDED, FaultPolicy, Remedy, kind_of
 from .monitors import Monitors
 from .recovery import check_emission, reconnect, role_of
-from .shot_plan import ROLES, Plan, Planned, TileJob, TileResult
+from .shot_plan import ROLES, Planned, ShotPlan, TileJob, TileResult
 
-__all__ = ["SEGMENT", "Anew", "Shots", "TileJob", "TileResult"]
+__all__ = ["SEGMENT", "RestartProducts", "ShotRunner", "TileJob", "TileResult"]
 
 SEGMENT = 64  # shots of a job that are kept together
 _READS_KNOWN = 8  # of a detector, before it is known how long it takes
@@ -65,10 +65,10 @@ _ADVICE = {
 }
 
 
-_LIGHT_IS_OFF = (WrongLight, Drifted)  # what a reference says of the shots before it
+_LIGHT_IS_OFF = (UnexpectedIntensity, DriftExceeded)  # what a reference says of the shots before it
 
 
-class Anew(Exception):
+class RestartProducts(Exception):
     """The bench is to be measured anew, and the products on their way begin again.
 
     Parameters
@@ -82,7 +82,7 @@ class Anew(Exception):
 
 
 @dataclass
-class _Coming:
+class _PendingShot:
     """A shot to be taken, or one that was.
 
     Parameters
@@ -108,9 +108,9 @@ class _Coming:
     tried: Counter[str] = field(default_factory=Counter)
     began_s: float = 0.0
     darkness: int = 0
-    future: Future[Found] | None = None
+    future: Future[DecodedShot] | None = None
     leans: bool = False
-    found: Found | None = None
+    found: DecodedShot | None = None
     is_new: bool = True
 
     @property
@@ -120,7 +120,7 @@ class _Coming:
 
 
 @dataclass
-class _Course:
+class _JobState:
     """How far a job has come.
 
     Parameters
@@ -134,16 +134,16 @@ class _Course:
     job: TileJob
     electrons: np.ndarray
     stats: list[Stats]
-    ahead: Iterator[_Coming]
-    open: list[list[_Coming]] = field(default_factory=list)
-    next: _Coming | None = None
+    ahead: Iterator[_PendingShot]
+    open: list[list[_PendingShot]] = field(default_factory=list)
+    next: _PendingShot | None = None
 
     def advance(self) -> None:
         """Go on to the shot after this one."""
         self.next = next(self.ahead, None)
 
 
-class Shots:
+class ShotRunner:
     """Takes shots on an open bench.
 
     Parameters
@@ -183,17 +183,17 @@ class Shots:
         self.timeline: Timeline | None = None
         self.recorder: Recorder | None = None
         self.may_begin_again = False
-        self._policy = Policy(bench.file.faults, bench.file.limits.retries)
+        self._policy = FaultPolicy(bench.file.faults, bench.file.limits.retries)
         self._monitors = Monitors(bench) if bench.file.suspend else None
         self._is_bucket = bench.file.layout == "block"
         tells = self._is_bucket and not bench.is_timing_only and reference_every > 0
-        self.plan = Plan(reference_every, tells)
+        self.plan = ShotPlan(reference_every, tells)
         self._settling_s = settling_s
         self._flips = {"input": 0, "weight": 0}  # frames shown
         self._reads, self._longest_s = 0, 0.0  # of the detector, and the longest of them
         self._shown: dict[str, tuple[Shown, Frame]] = {}
         self._trail: dict[str, list[int]] = {role: [] for role in ROLES}
-        self._courses: dict[int, _Course] = {}
+        self._courses: dict[int, _JobState] = {}
         self._ended: Paused | None = None
         self._is_muddled = False  # the detector may still give what nobody waits for any more
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-encode")
@@ -208,7 +208,7 @@ class Shots:
 
     @property
     def references(self) -> int:
-        """Give how many reference shots were planned so far."""
+        """How many reference shots were planned so far."""
         return self.plan.counters["references"]
 
     def go_on_from(self, state: Checkpoint) -> None:
@@ -262,13 +262,13 @@ class Shots:
             total.add(stats)
         return TileResult(course.electrons, total)
 
-    def _course(self, job: TileJob) -> _Course:
-        """Give how far a job has come; its first frames are laid out from now on."""
+    def _course(self, job: TileJob) -> _JobState:
+        """Return how far a job has come; its first frames are laid out from now on."""
         course = self._courses.get(job.number)
         if course is None:
             kept = None if self.recorder is None else self.recorder.known(job.name)
             electrons = np.zeros((job.tiles, job.vectors, self.layout.slots))
-            course = _Course(job, electrons, [], self._ahead(job, kept))
+            course = _JobState(job, electrons, [], self._ahead(job, kept))
             if kept is not None:
                 course.stats.append(kept.stats)
                 self._put_back(course, kept)
@@ -276,13 +276,13 @@ class Shots:
             course.advance()
         return course
 
-    def _put_back(self, course: _Course, kept: Kept) -> None:
+    def _put_back(self, course: _JobState, kept: Kept) -> None:
         job = course.job
         visited = self.plan.visited(job, len(kept.electrons))
         course.electrons[visited[:, 0], visited[:, 1]] = kept.electrons
 
-    def _following(self, course: _Course) -> _Coming | None:
-        """Give the shot that comes next: of this job, or of the one that waits in the queue."""
+    def _following(self, course: _JobState) -> _PendingShot | None:
+        """Return the shot that comes next: of this job, or of the one that waits in the queue."""
         if course.next is not None:
             return course.next
         clock = self.bench.clock
@@ -290,18 +290,18 @@ class Shots:
         upcoming = self.upcoming()
         return None if upcoming is None else self._course(upcoming).next
 
-    def _ahead(self, job: TileJob, kept: Kept | None) -> Iterator[_Coming]:
-        """Give the shots of a job with the frames that change; those after it are laid out ahead.
+    def _ahead(self, job: TileJob, kept: Kept | None) -> Iterator[_PendingShot]:
+        """Return the shots of a job with the frames that change; those after it are laid out ahead.
 
         What is shown before the first shot is not known yet, so both its frames are laid out.
         """
-        ready: deque[_Coming] = deque()
+        ready: deque[_PendingShot] = deque()
         keys: dict[str, tuple[int, int | str]] = {}
         stats = _no_stats()
         for planned in self.plan.shots(job, kept):
             if planned.number % SEGMENT == 0 or not keys:
                 stats = _no_stats()
-            coming = _Coming(planned, stats)
+            coming = _PendingShot(planned, stats)
             for role in ROLES:
                 key = planned.key(role)
                 if keys.get(role) != key:
@@ -317,17 +317,17 @@ class Shots:
 
     # --- a segment -------------------------------------------------------------------------------
 
-    def _take_segment(self, course: _Course) -> None:
+    def _take_segment(self, course: _JobState) -> None:
         """Take shots of a job until its next segment, again while a monitor asks for it; keep them.
 
         What is kept changes no more, but where the sum of a whole weight frame turns out to be
         wrong: then its segments are taken and kept again.
         """
         assert course.next is not None
-        taken: list[_Coming] = []
+        taken: list[_PendingShot] = []
         course.open.append(taken)
         self._take(course, self._fresh(course, course.next.planned.number // SEGMENT, taken))
-        asking = _Coming(taken[-1].planned, taken[-1].stats)
+        asking = _PendingShot(taken[-1].planned, taken[-1].stats)
         while self._is_suspended(asking, len(taken)):
             for coming in taken:
                 coming.frames.clear()
@@ -339,17 +339,19 @@ class Shots:
         self._close_weights(course)
 
     def _fresh(
-        self, course: _Course, segment: int, taken: list[_Coming]
-    ) -> Iterator[tuple[_Coming, _Coming | None]]:
-        """Give the shots of a segment, each with the one that follows it."""
+        self, course: _JobState, segment: int, taken: list[_PendingShot]
+    ) -> Iterator[tuple[_PendingShot, _PendingShot | None]]:
+        """Return the shots of a segment, each with the one that follows it."""
         while (coming := course.next) is not None and coming.planned.number // SEGMENT == segment:
             course.advance()
             taken.append(coming)
             yield coming, self._following(course)
 
-    def _take(self, course: _Course, shots: Iterator[tuple[_Coming, _Coming | None]]) -> None:
+    def _take(
+        self, course: _JobState, shots: Iterator[tuple[_PendingShot, _PendingShot | None]]
+    ) -> None:
         """Take shots until all of them are judged."""
-        waiting: deque[_Coming] = deque()
+        waiting: deque[_PendingShot] = deque()
         for coming, following in shots:
             is_lost = self._try(coming, following)
             waiting.append(coming)
@@ -359,7 +361,7 @@ class Shots:
         while waiting:
             self._judge_first(course, waiting)
 
-    def _judge_first(self, course: _Course, waiting: deque[_Coming]) -> None:
+    def _judge_first(self, course: _JobState, waiting: deque[_PendingShot]) -> None:
         coming = waiting.popleft()
         attempts = coming.attempts
         self._judge(course, coming)
@@ -369,7 +371,7 @@ class Shots:
                     StaleFrame("its light cannot be told from that of a shot that was wrong")
                 )
 
-    def _close_weights(self, course: _Course) -> None:
+    def _close_weights(self, course: _JobState) -> None:
         """Forget segments that no sum, nor a reference, can find wrong any more."""
         job, last = course.job, course.open[-1][-1].planned
         if self._is_bucket:
@@ -386,7 +388,7 @@ class Shots:
                 if goes_on and any(c.planned.weight == last.weight for c in segment)
             ]
 
-    def _finish_segment(self, course: _Course, taken: list[_Coming]) -> None:
+    def _finish_segment(self, course: _JobState, taken: list[_PendingShot]) -> None:
         """Put a segment into its job's result, and have it kept."""
         stats, electrons = taken[0].stats, []
         quality = np.empty((len(taken), len(QUALITY)), dtype=np.float32)
@@ -423,7 +425,7 @@ class Shots:
             )
         )
 
-    def _is_suspended(self, asking: _Coming, shots: int) -> bool:
+    def _is_suspended(self, asking: _PendingShot, shots: int) -> bool:
         """Ask the monitors; wait while one is out of bounds, and say that it was.
 
         Parameters
@@ -457,7 +459,9 @@ class Shots:
 
     # --- one shot --------------------------------------------------------------------------------
 
-    def _try(self, coming: _Coming, following: _Coming | None, restarts: bool = False) -> bool:
+    def _try(
+        self, coming: _PendingShot, following: _PendingShot | None, restarts: bool = False
+    ) -> bool:
         """Take one exposure and have it decoded; show what comes next as soon as it has ended.
 
         Parameters
@@ -493,14 +497,16 @@ class Shots:
         coming.future = self._decoder.submit(self._decode, taken)
         return False
 
-    def _timed_exposure(self, shot: Shot, coming: _Coming, following: _Coming | None) -> Taken:
+    def _timed_exposure(
+        self, shot: Shot, coming: _PendingShot, following: _PendingShot | None
+    ) -> Taken:
         start = time.perf_counter()
         try:
             return self._expose(shot, coming.planned, following)
         finally:
             coming.stats.seconds["product"] += time.perf_counter() - start
 
-    def _refuse_when_stopped(self, coming: _Coming) -> None:
+    def _refuse_when_stopped(self, coming: _PendingShot) -> None:
         if self.stops.is_set():
             raise NotConnected(
                 f"{self.bench.path}: the bench was closed before {coming.planned.job.name}"
@@ -515,7 +521,7 @@ class Shots:
             self.bench.daq.reset_count(counter)
             self._flips[role] = 0
 
-    def _show_for(self, coming: _Coming) -> None:
+    def _show_for(self, coming: _PendingShot) -> None:
         """Show the frames of a shot that are not shown yet."""
         for role in ROLES:
             shown = self._shown.get(role)
@@ -528,8 +534,8 @@ class Shots:
                 frame = self._lay_out(role, coming.planned, number, coming.stats)
             self._show(frame, coming.planned, coming.stats)
 
-    def _number(self, role: str, coming: _Coming) -> int:
-        """Give the number that a frame shows: the planned one, or the next that tells it apart.
+    def _number(self, role: str, coming: _PendingShot) -> int:
+        """Return the number that a frame shows: the planned one, or the next that tells it apart.
 
         A modulator that stands still goes on to show any of the frames since the last one that was
         seen (its trail), and must not be taken for one that follows.
@@ -545,7 +551,7 @@ class Shots:
             return number + (number % count == trail[-1])
         return next(n for n in range(number + 1, number + count) if n % count not in trail)
 
-    def _look(self, coming: _Coming) -> None:
+    def _look(self, coming: _PendingShot) -> None:
         """Find out what stands on the modulators, where any number may: one exposure more.
 
         The frames of the shot are shown so often that a modulator that lags behind, by as many
@@ -567,7 +573,7 @@ class Shots:
         taken = self._timed_exposure(shot, coming, None)
         try:
             seen = self.layout.marks(taken.data, None, self.decoder.response).numbers
-        except (StaleFrame, WrongLight):
+        except (StaleFrame, UnexpectedIntensity):
             seen = {}  # no number: one that is seen later is of a later frame
         for role in ROLES:
             stands = [seen[role]] if role in seen else []
@@ -590,7 +596,7 @@ class Shots:
         return frame
 
     def _reference_levels(self) -> np.ndarray:
-        """Give the input of a reference shot."""
+        """Return the input of a reference shot."""
         rows = 1 if self.layout.shares_input else self.layout.slots
         light = np.full((rows, self.layout.length), self.layout.reference_light)
         return self.decoder.curves["input"].levels(light)
@@ -612,7 +618,7 @@ class Shots:
             stats.weight_frames += 1
         stats.seconds["product"] += time.perf_counter() - start
 
-    def _expose(self, shot: Shot, planned: Planned, following: _Coming | None) -> Taken:
+    def _expose(self, shot: Shot, planned: Planned, following: _PendingShot | None) -> Taken:
         """Wait until both frames have settled, expose, and read."""
         bench, file, clock = self.bench, self.bench.file, self.bench.clock
         for role, modulator in (("input", bench.input), ("weight", bench.weight)):
@@ -642,7 +648,7 @@ class Shots:
 
     @property
     def _patience_s(self) -> float:
-        """Give how long a detector may take: some times what it took so far, once that is known.
+        """How long a detector may take: some times what it took so far, once that is known.
 
         A frame that is lost costs this time, and the time-out of the bench file is one for devices
         that connect or answer slowly.
@@ -679,7 +685,7 @@ class Shots:
                 error.instrument = self.bench.instruments[role]
                 raise error
 
-    def _decode(self, taken: Taken) -> Found:
+    def _decode(self, taken: Taken) -> DecodedShot:
         start_s = self.bench.clock.now_s()
         found = self.decoder.decode(taken)
         self._note("decode", "decode", start_s, None, taken.planned)
@@ -687,7 +693,7 @@ class Shots:
 
     # --- what is done about faults ---------------------------------------------------------------
 
-    def _judge(self, course: _Course, coming: _Coming) -> None:
+    def _judge(self, course: _JobState, coming: _PendingShot) -> None:
         """Wait for what a shot gave; while it cannot be trusted, do what the policy says."""
         while coming.future is not None:  # else others were wrong, and it was taken again with them
             if coming.darkness != self.bench.darkness:
@@ -718,7 +724,7 @@ class Shots:
                 coming.found, coming.future = found, None
                 self._see(found)
 
-    def _take_in_light(self, coming: _Coming) -> None:
+    def _take_in_light(self, coming: _PendingShot) -> None:
         """Take a shot again that was taken while the light went off: no device is to blame."""
         self._refuse_when_stopped(coming)
         self._count(SUSPENDED, 1, coming.stats)
@@ -731,15 +737,17 @@ class Shots:
         if self.stops.wait(seconds):
             raise NotConnected(f"{self.bench.path}: the bench was closed while it waited for light")
 
-    def _see(self, found: Found) -> None:
+    def _see(self, found: DecodedShot) -> None:
         """Forget the frames before those that a shot has shown to be there."""
         for role, number in found.numbers.items():
             trail = self._trail[role]
             if number in trail:
                 del trail[: trail.index(number)]
 
-    def _together(self, course: _Course, coming: _Coming, error: InstrumentError) -> list[_Coming]:
-        """Give the shots that an error says are wrong: the present one, and it is the last of them.
+    def _together(
+        self, course: _JobState, coming: _PendingShot, error: InstrumentError
+    ) -> list[_PendingShot]:
+        """Return shots that an error says are wrong: the present one, and it is the last of them.
 
         All of a weight frame, where a sum over its inputs does not fit; all since the last good
         reference, where references alone tell how bright the light is.
@@ -752,7 +760,7 @@ class Shots:
             and not other.planned.is_reference
             and (other.found is not None or other.future is not None)
         ]
-        if isinstance(error, WrongSum) and error.scope == "tile":
+        if isinstance(error, ChecksumMismatch) and error.scope == "tile":
             weight = coming.planned.weight
             return [*(other for other in taken if other.planned.weight == weight), coming]
         if self._is_bucket and coming.planned.is_reference and isinstance(error, _LIGHT_IS_OFF):
@@ -761,7 +769,7 @@ class Shots:
             return [*since, coming]
         return [coming]
 
-    def _put_right(self, coming: _Coming, error: InstrumentError) -> str:
+    def _put_right(self, coming: _PendingShot, error: InstrumentError) -> str:
         """Apply remedies until one of them works; give its name.
 
         A remedy that fails is a fault, too. Each kind has a list that ends, so this does.
@@ -779,7 +787,7 @@ class Shots:
                 self._refuse_when_stopped(coming)
                 error = other
 
-    def _remedy(self, coming: _Coming, error: InstrumentError) -> str:
+    def _remedy(self, coming: _PendingShot, error: InstrumentError) -> str:
         """Apply the next remedy for a fault."""
         began_s, kind = coming.began_s, kind_of(error)
         assert kind is not None
@@ -801,7 +809,7 @@ class Shots:
             coming.began_s = self.bench.clock.now_s()
         return remedy.name
 
-    def _next_remedy(self, kind: str, coming: _Coming) -> Remedy:
+    def _next_remedy(self, kind: str, coming: _PendingShot) -> Remedy:
         while True:
             remedy = self._policy.remedy(kind, coming.used)
             coming.used[kind] += 1
@@ -815,15 +823,15 @@ class Shots:
             for role in self._to_reconnect(error):
                 reconnect(self.bench, role)
         elif remedy.name in ANEW:
-            raise Anew(remedy.name)
+            raise RestartProducts(remedy.name)
 
     def _to_reconnect(self, error: InstrumentError) -> list[str]:
-        """Give the role of the device that failed; all but the source where nobody knows."""
+        """Return the role of the device that failed; all but the source where nobody knows."""
         role = role_of(self.bench, error.instrument)
         return [role] if role else ["detector", "input", "weight"]
 
-    def _without_light(self, coming: _Coming, remedy: str) -> Found:
-        """Give numbers for a shot of which light gives none; they are marked."""
+    def _without_light(self, coming: _PendingShot, remedy: str) -> DecodedShot:
+        """Return numbers for a shot of which light gives none; they are marked."""
         planned = coming.planned
         coming.stats.marked += 1
         if isinstance(planned.input, int):
@@ -831,9 +839,9 @@ class Shots:
         else:
             x = self._reference_levels()
         given = self.decoder.passed_e if remedy == "host" else self.decoder.leaked_e
-        return Found(given(x, planned.job.weight(planned.weight)))
+        return DecodedShot(given(x, planned.job.weight(planned.weight)))
 
-    def _pause(self, coming: _Coming, kind: str, error: InstrumentError) -> None:
+    def _pause(self, coming: _PendingShot, kind: str, error: InstrumentError) -> None:
         """End the run with a sentence for the operator; the backend makes the bench safe.
 
         Raises
@@ -866,12 +874,12 @@ class Shots:
         self.faults[kind] = self.faults.get(kind, 0) + shots
         stats.retries += shots
 
-    def _remedied(self, name: str, coming: _Coming) -> None:
+    def _remedied(self, name: str, coming: _PendingShot) -> None:
         self.remedies[name] = self.remedies.get(name, 0) + 1
         coming.tried[name] += 1
 
     def _tell(
-        self, kind: str, device: str, coming: _Coming, remedy: str, detail: str, began_s: float
+        self, kind: str, device: str, coming: _PendingShot, remedy: str, detail: str, began_s: float
     ) -> None:
         """Note a fault, and what it cost."""
         lost_s = self.bench.clock.now_s() - began_s
@@ -895,14 +903,14 @@ class Shots:
             raise NotConnected(f"{self.bench.path}: the bench was closed while it waited")
 
 
-def _failed(error: BaseException) -> Future[Found]:
-    future: Future[Found] = Future()
+def _failed(error: BaseException) -> Future[DecodedShot]:
+    future: Future[DecodedShot] = Future()
     future.set_exception(error)
     return future
 
 
-def _last_reference(segments: list[list[_Coming]]) -> int:
-    """Give the number of the last reference shot that was right; -1 where there is none."""
+def _last_reference(segments: list[list[_PendingShot]]) -> int:
+    """Return the number of the last reference shot that was right; -1 where there is none."""
     good = (
         coming.planned.number
         for segment in segments

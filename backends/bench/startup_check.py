@@ -1,4 +1,4 @@
-"""`check_opening`: whether a bench is still the one that was calibrated, from its light.
+"""`check_startup`: whether a bench is still the one that was calibrated, from its light.
 
 Random elements are lit, the same ones on both modulators. Where the modulators have moved against
 each other by a part of an element, half of that part of the light is lost in every slot; where the
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...instruments import Paused, WrongLight
+from ...instruments import Paused, UnexpectedIntensity
 from .tracking import chi_square_limit
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _OF_LIGHT = ("stale", "wrong-light", "drifted")  # kinds of faults that a moved 
 _SIGMA = 4.75  # of a normal distribution: exceeded by chance once in a million openings
 
 
-def check_opening(backend: BenchBackend, take: Take) -> None:
+def check_startup(backend: BenchBackend, take: Take) -> None:
     """Take a few shots of known random frames, and compare every slot with its prediction.
 
     Chi-square over all slots and shots, the variance of each being that of shot noise, read noise
@@ -62,7 +62,7 @@ def check_opening(backend: BenchBackend, take: Take) -> None:
     relative, spread = np.concatenate(off), np.concatenate(variance)
     chi_square, limit = float((relative**2 / spread).sum()), chi_square_limit(relative.size)
     if chi_square > limit:
-        raise WrongLight(
+        raise UnexpectedIntensity(
             f"the light of known frames is {np.sqrt(np.mean(relative**2)):.1%} (rms) off what "
             f"calibration says (chi-square {chi_square:.0f} of {relative.size} sums, at most "
             f"{limit:.0f} by chance): {_advice(backend)}"
@@ -78,7 +78,7 @@ def _advice(backend: BenchBackend) -> str:
 
 
 def _frames(backend: BenchBackend, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give grey levels of inputs and of weights, with the same elements lit."""
+    """Return grey levels of inputs and of weights, with the same elements lit."""
     layout, curves = backend.layout, backend.curves
     chance = np.random.Generator(np.random.Philox(number))
     rows = 1 if layout.shares_input else layout.slots

@@ -21,10 +21,10 @@ from ..bench.bench import Bench
 from ..optics import registration
 from ..optics.calibration_file import Calibration, Figure, Plot, Step, path_of
 from . import fiducials
-from .fits import EDGE_PX, Fitted, Found, inside_of, modulator_of, scale_of
+from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, modulator_of, scale_of
 from .patches import find_block, find_line
 from .probe import Probe
-from .repeatability import Tell, Watch, check_answers
+from .repeatability import RepeatedExposure, Tell, check_answers
 from .spot_grid import find_squares
 
 _LEAST_KEPT = 0.6  # of the points that should be seen
@@ -57,11 +57,11 @@ class Alignment:
     parts: dict[str, Fitted]
 
     def figure(self, name: str) -> float:
-        """Give the value of a figure."""
+        """Return the value of a figure."""
         return next(figure.value for figure in self.figures if figure.name == name)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give what `--json` prints."""
+        """Return what `--json` prints."""
         return {
             "schema": 1,
             "input_map": self.input_map.tolist(),
@@ -72,7 +72,7 @@ class Alignment:
         }
 
     def step(self) -> Step:
-        """Give what a calibration stores: maps, the points found, and how far they lie off."""
+        """Return what a calibration stores: maps, the points found, and how far they lie off."""
         arrays = {"input_map": self.input_map}
         if self.camera_map is not None:
             arrays["camera_map"] = self.camera_map
@@ -125,7 +125,7 @@ def align(bench: Bench, tell: Tell | None = None) -> Alignment:
     """
     with lit(bench) as probe:
         expected = {"imaged": 42, "line": 150, "block": 650}[bench.file.layout]
-        watch = Watch(probe, tell, expected)
+        watch = RepeatedExposure(probe, tell, expected)
         probe.fill()
         watch.say("looking for light")
         exposure_s = probe.find_exposure()
@@ -134,7 +134,7 @@ def align(bench: Bench, tell: Tell | None = None) -> Alignment:
         return concluded(bench, watch, found, bright)
 
 
-def _look(watch: Watch, exposure_s: float, bright: np.ndarray) -> Found:
+def _look(watch: RepeatedExposure, exposure_s: float, bright: np.ndarray) -> AlignmentFits:
     layout = watch.probe.bench.file.layout
     if layout == "imaged":
         return find_squares(watch, exposure_s)
@@ -145,7 +145,7 @@ def _look(watch: Watch, exposure_s: float, bright: np.ndarray) -> Found:
 
 @contextmanager
 def lit(bench: Bench) -> Iterator[Probe]:
-    """Give a probe with the light on, at a power at which people may be near; then light off."""
+    """Return a probe with the light on, at a power at which people may be near; then light off."""
     was_open = bench.source.is_connected
     if not was_open:
         bench.open()
@@ -163,7 +163,9 @@ def lit(bench: Bench) -> Iterator[Probe]:
             bench.close()
 
 
-def concluded(bench: Bench, watch: Watch, found: Found, bright: np.ndarray | None) -> Alignment:
+def concluded(
+    bench: Bench, watch: RepeatedExposure, found: AlignmentFits, bright: np.ndarray | None
+) -> Alignment:
     """Judge the fits; raise where they are bad, else give figures and advice.
 
     Parameters
@@ -203,11 +205,11 @@ class _Usable:
     """Which points are seen by camera and input modulator, as the maps say."""
 
     bench: Bench
-    found: Found
+    found: AlignmentFits
 
     @property
     def share(self) -> float:
-        """Give the share of the weight modulator's pixels."""
+        """The share of the weight modulator's pixels."""
         half = -0.5  # a pixel reaches so far beyond its centre
         return float(self.of_weight(_spread(self.bench.weight.shape), half, (half, half)).mean())
 
@@ -250,7 +252,7 @@ def _spread(shape: tuple[int, int]) -> np.ndarray:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def _judged(found: Found, usable: _Usable) -> list[str]:
+def _judged(found: AlignmentFits, usable: _Usable) -> list[str]:
     notes = []
     for role, part in found.parts.items():
         if part.fit.residual_px > part.bad_px:
@@ -299,7 +301,9 @@ def _where(points: np.ndarray) -> str:
     return rows if not points[:, 1].any() else f"{rows}, columns {low[1]:.0f} to {high[1]:.0f}"
 
 
-def _dark_lines(bench: Bench, found: Found, usable: _Usable, bright: np.ndarray) -> list[str]:
+def _dark_lines(
+    bench: Bench, found: AlignmentFits, usable: _Usable, bright: np.ndarray
+) -> list[str]:
     """Name rows and columns of either modulator that stay dark although all is bright."""
     notes = []
     known: list[int] = []  # rows of the weight modulator, whose shadow is not the input's
@@ -337,7 +341,7 @@ def _dark_lines(bench: Bench, found: Found, usable: _Usable, bright: np.ndarray)
 
 
 def _figures(
-    bench: Bench, found: Found, usable_share: float
+    bench: Bench, found: AlignmentFits, usable_share: float
 ) -> tuple[tuple[Figure, ...], list[str]]:
     figures: list[Figure] = []
     advice: list[str] = []
@@ -393,7 +397,7 @@ def _figures(
 def _lies(
     matrix: np.ndarray, shape: tuple[int, int], target: tuple[int, int]
 ) -> tuple[float, float, float, float]:
-    """Give shift (rows, columns), scale and rotation in degrees, about the middles."""
+    """Return shift (rows, columns), scale and rotation in degrees, about the middles."""
     middle = (np.array(shape) - 1) / 2
     shift = registration.apply(matrix, middle) - (np.array(target) - 1) / 2
     slopes = registration.scales(matrix, middle)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-from ...instruments import BadFit, InputError, Saturated, WrongLight
+from ...instruments import BadFit, InputError, Saturated, UnexpectedIntensity
 from ..bench.bench import Bench
 from ..optics.calibration_file import Calibration, Step, path_for
-from .session import Measured, Work
+from .session import CalibrationSession, Measured
 from .steps.additivity import additivity
 from .steps.crosstalk import crosstalk
 from .steps.dark_frames import dark
@@ -19,7 +19,9 @@ from .steps.photon_transfer import detector
 from .steps.response_curves import curves
 from .steps.settling import settling
 
-STEPS: dict[str, Callable[[Work], Measured]] = {  # in the order in which they stand on each other
+STEPS: dict[
+    str, Callable[[CalibrationSession], Measured]
+] = {  # in the order in which they stand on each other
     "additivity": additivity,
     "dark": dark,
     "detector": detector,
@@ -79,7 +81,7 @@ def calibrate(
         calibration.check(bench, ("align",), bench.file.calibration_lasts_s)
         if resume:
             wanted = [name for name in wanted if name not in calibration.steps]
-        work = Work(bench, calibration)
+        work = CalibrationSession(bench, calibration)
         for name in wanted:
             missing = [need for need in _NEEDS[name] if need not in calibration.steps]
             if missing:
@@ -91,7 +93,7 @@ def calibrate(
                 work.tell = _teller(tell, name)
             try:
                 step = _run(work, name)
-            except (BadFit, WrongLight, Saturated) as error:
+            except (BadFit, UnexpectedIntensity, Saturated) as error:
                 raise type(error)(f"{bench.path}: step {name}: {error}") from error
             calibration.add(step)
             if name == "settling":
@@ -118,7 +120,7 @@ def _teller(tell: Callable[[str, float], None], name: str) -> Callable[[float], 
     return lambda share: tell(name, share)
 
 
-def _run(work: Work, name: str) -> Step:
+def _run(work: CalibrationSession, name: str) -> Step:
     """Run one step and say what it cost."""
     probe = work.probe
     shots, light_j, seconds = probe.shots, probe.light_j, probe.seconds

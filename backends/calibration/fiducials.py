@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ...instruments import WrongLight
+from ...instruments import UnexpectedIntensity
 
 _SPOT_SIGMA = 8.0  # of the noise, from which on a spot is light
 _SPOT_SHARE = 0.3  # of the brightest place, from which on a pixel belongs to the spot
@@ -21,7 +21,7 @@ _AROUND = 10  # lines on either side, with which a line is compared
 
 
 @dataclass(frozen=True)
-class Found:
+class Centroids:
     """Places where light was found.
 
     Parameters
@@ -44,7 +44,7 @@ class Found:
 def grid(
     shape: tuple[int, int], pitch: tuple[int, int], side: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give the rectangles of a centred grid that lie wholly on a plane.
+    """Return the rectangles of a centred grid that lie wholly on a plane.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def spot(image: np.ndarray, what: str) -> tuple[np.ndarray, float]:
     light = coarse - level
     peak = float(light.max())
     if peak <= _SPOT_SIGMA * noise or peak <= 0:
-        raise WrongLight(f"{what} is not seen: nothing stands out of the noise")
+        raise UnexpectedIntensity(f"{what} is not seen: nothing stands out of the noise")
     inside = light > _SPOT_SHARE * peak
     places = np.argwhere(inside)
     weights = light[inside]
@@ -107,7 +107,7 @@ def spot(image: np.ndarray, what: str) -> tuple[np.ndarray, float]:
     is_line = 1 in image.shape
     expected = (area**2 if is_line else area) / 12.0
     if (moments.sum() if is_line else moments.max()) > _COMPACT * expected + 1.0:
-        raise WrongLight(
+        raise UnexpectedIntensity(
             f"{what} is seen as light in several places: keep reflections, other light and hands "
             "out of the beam"
         )
@@ -117,7 +117,7 @@ def spot(image: np.ndarray, what: str) -> tuple[np.ndarray, float]:
 
 def centroids(
     image: np.ndarray, predicted: np.ndarray, reach: tuple[float, float], noise: float
-) -> Found:
+) -> Centroids:
     """Find the light around predicted places, within windows that hold one square each.
 
     Parameters
@@ -133,7 +133,7 @@ def centroids(
     there = np.full((len(predicted), 2), np.nan)
     light, spread = np.zeros(len(predicted)), np.full((len(predicted), 2), np.nan)
     if not inside.any():
-        return Found(there, light, spread)
+        return Centroids(there, light, spread)
     rows, columns = (np.arange(-size, size + 1) for size in half)
     window = image[
         middle[inside, 0, None, None] + rows[:, None], middle[inside, 1, None, None] + columns
@@ -153,11 +153,11 @@ def centroids(
     there[number[near]] = middle[inside][near] + off[near]
     light[number] = total
     spread[number[near]] = np.sqrt(np.maximum(square - off**2, 0))[near]
-    return Found(there, light, spread)
+    return Centroids(there, light, spread)
 
 
 def _around(windows: np.ndarray) -> np.ndarray:
-    """Give the light at the edges of windows [n, h, w], which is that of their surroundings."""
+    """Return the light at the edges of windows [n, h, w], which is that of their surroundings."""
     if windows.shape[2] == 1:
         return np.asarray(windows[:, [0, -1], 0].mean(axis=1))
     edge = np.concatenate(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...instruments import SpatialLightModulator, WrongLight
+from ...instruments import SpatialLightModulator, UnexpectedIntensity
 from ..bench.bench import Bench
 from ..optics import registration
 
@@ -42,7 +42,7 @@ class Fitted:
 
     @property
     def matrix(self) -> np.ndarray:
-        """Give the map."""
+        """The map."""
         return self.fit.matrix
 
     @property
@@ -54,7 +54,7 @@ class Fitted:
 
     @property
     def residuals_px(self) -> np.ndarray:
-        """Give how far each point lies off the map, float64 [n, 2]."""
+        """How far each point lies off the map, float64 [n, 2]."""
         return self.there - registration.apply(self.matrix, self.here)
 
 
@@ -68,33 +68,33 @@ def fit_map(here: np.ndarray, there: np.ndarray, role: str) -> registration.Fit:
     try:
         return registration.fit(here, there)
     except ValueError as error:
-        raise WrongLight(f"the {role} modulator's points give no map: {error}") from None
+        raise UnexpectedIntensity(f"the {role} modulator's points give no map: {error}") from None
 
 
 def noise_of(one: np.ndarray, other: np.ndarray) -> float:
-    """Give the noise of one pixel from two exposures of the same light [h, w]."""
+    """Return the noise of one pixel from two exposures of the same light [h, w]."""
     off = one - other
     return 1.4826 * float(np.median(np.abs(off - np.median(off)))) / np.sqrt(2) + 1e-9
 
 
 def modulator_of(bench: Bench, role: str) -> SpatialLightModulator:
-    """Give the modulator of a role."""
+    """Return the modulator of a role."""
     return bench.input if role == "input" else bench.weight
 
 
 def scale_of(matrix: np.ndarray) -> float:
-    """Give the magnification of a map, in the mean over directions."""
+    """Return the magnification of a map, in the mean over directions."""
     return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
 
 
 def inverse_of(matrix: np.ndarray) -> np.ndarray:
-    """Give the map back, of an affine one [2, 3]."""
+    """Return the map back, of an affine one [2, 3]."""
     turn = np.linalg.inv(matrix[:, :2])
     return np.column_stack([turn, -turn @ matrix[:, 2]])
 
 
 @dataclass(frozen=True)
-class Found:
+class AlignmentFits:
     """What light told.
 
     Parameters

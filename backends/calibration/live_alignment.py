@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...instruments import WrongLight
+from ...instruments import UnexpectedIntensity
 from ..bench.bench import Bench
 from .alignment import Alignment, concluded, lit
-from .fits import Found
-from .patches import Rows, block_patches, glanced, line_patches, locate
-from .repeatability import Watch, check_answers
+from .fits import AlignmentFits
+from .patches import RowFinder, block_patches, glanced, line_patches, locate
+from .repeatability import RepeatedExposure, check_answers
 from .spot_grid import Squares, composed
 
 _FRESH = 2  # stripes through dark weights that are taken anew with every glance
@@ -35,16 +35,18 @@ def follow(bench: Bench, tell: Callable[[str], None] | None = None) -> Iterator[
             try:
                 probe.fill()
                 exposure_s = probe.find_exposure()
-                watch = Watch(probe)
+                watch = RepeatedExposure(probe)
                 bright = check_answers(watch, exposure_s)
                 glances = _glances(watch, exposure_s, bright)
                 for found in glances:
                     yield concluded(bench, watch, found, None)
-            except WrongLight as error:  # while screws are turned the light may be lost
+            except UnexpectedIntensity as error:  # while screws are turned the light may be lost
                 say(str(error))
 
 
-def _glances(watch: Watch, exposure_s: float, bright: np.ndarray) -> Iterator[Found]:
+def _glances(
+    watch: RepeatedExposure, exposure_s: float, bright: np.ndarray
+) -> Iterator[AlignmentFits]:
     """Find the maps once, then follow them as long as they do not jump.
 
     Raises
@@ -59,7 +61,7 @@ def _glances(watch: Watch, exposure_s: float, bright: np.ndarray) -> Iterator[Fo
             found = {role: each.glance(*lies[role]) for role, each in squares.items()}
             lies = {role: (part.matrix, lies[role][1]) for role, part in found.items()}
             yield composed(found)
-    rows = Rows(watch, exposure_s, bright) if layout == "line" else None
+    rows = RowFinder(watch, exposure_s, bright) if layout == "line" else None
     found_rows = None if rows is None else rows.find()
     patches = block_patches(watch, exposure_s)
     if rows is not None and found_rows is not None:
@@ -78,4 +80,4 @@ def _glances(watch: Watch, exposure_s: float, bright: np.ndarray) -> Iterator[Fo
             parts = {"weight": found_rows, "input": inputs}
         camera_map = None if found_rows is None else found_rows.matrix
         spot_px = None if rows is None else rows.spot_px
-        yield Found(inputs.matrix, camera_map, spot_px, parts, inputs.fit.uncertainty_px)
+        yield AlignmentFits(inputs.matrix, camera_map, spot_px, parts, inputs.fit.uncertainty_px)

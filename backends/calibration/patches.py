@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...instruments import WrongLight
+from ...instruments import UnexpectedIntensity
 from ..optics import registration
 from . import fiducials, phase_shift
-from .fits import BAD_PX, EDGE_PX, Fitted, Found, fit_map, inside_of, modulator_of, noise_of
-from .repeatability import Watch
+from .fits import BAD_PX, EDGE_PX, AlignmentFits, Fitted, fit_map, inside_of, modulator_of, noise_of
+from .repeatability import RepeatedExposure
 
 _LINE_PLACES = (0.5, 0.3, 0.72, 0.4, 0.62)
 _PATCHES, _COARSE_PATCHES = 200, 40  # in all, and of those that see all periods of stripes
@@ -27,10 +27,10 @@ _TELL_PERIOD = 12  # patches, from which on stripes that are coarse for each fix
 
 
 @dataclass
-class Rows:
+class RowFinder:
     """Looks for rows of the weight modulator in the camera's rows (line layout)."""
 
-    watch: Watch
+    watch: RepeatedExposure
     exposure_s: float
     bright: np.ndarray
     columns: slice = field(init=False)
@@ -43,7 +43,7 @@ class Rows:
         lit = np.flatnonzero(profile > 0.1 * profile.max())
         left, right = int(lit[0]), int(lit[-1]) + 1
         if right - left > max(0.25 * len(profile), 8):
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"light falls on camera columns {left} to {right - 1}, and the spots of a line "
                 "bench are a few columns wide: see that the lens sums along rows, and that no "
                 "other light falls on the camera"
@@ -75,13 +75,13 @@ class Rows:
             seen = self.sums(probe.take(self.exposure_s).counts) - blank
             try:
                 place, _ = fiducials.spot(seen, f"a band of rows of the weight modulator at {top}")
-            except WrongLight as error:
+            except UnexpectedIntensity as error:
                 reason = str(error)
                 continue
             here.append(top + (side - 1) / 2)
             there.append(place[0])
         if len(here) < 3:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"{len(here)} of {len(_LINE_PLACES)} bands of rows of the weight modulator are "
                 f"seen, and 3 are needed: something covers a part of it or of the beam ({reason})"
             )
@@ -90,7 +90,7 @@ class Rows:
         wrong = np.abs(np.polyval(slope, here) - there) > max(side * abs(slope[0]), 3)
         self.watch.drop(int(wrong.sum()))
         if (~wrong).sum() < 3:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 "rows of the weight modulator are not seen where they were shown: see that its "
                 "frames are the ones on the device, and that rows are imaged on camera rows"
             )
@@ -112,7 +112,7 @@ class Rows:
             widths[role] = float(np.sqrt(light @ (rows - middle) ** 2 / light.sum()))
         probe.fill("input")
         if widths["input"] < _SHARPER * widths["weight"]:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 "the modulators are swapped: rows of the input modulator are seen as camera rows, "
                 "and those of the weight modulator are smeared; swap their tables in the bench "
                 "file, or their cables"
@@ -142,7 +142,7 @@ class Rows:
             found = [fiducials.centroids(take, predicted, (reach, 0), noise) for take in takes]
             seen = np.logical_and.reduce([each.seen for each in found]) & inside
             if seen.sum() < 4:
-                raise WrongLight(
+                raise UnexpectedIntensity(
                     f"{int(seen.sum())} of {len(here)} bands of rows of the weight modulator are "
                     "seen: see that nothing stands in the beam and that all is in focus"
                 )
@@ -194,7 +194,7 @@ class Patches:
     sum : the light of each patch of a set, float64 [n], from an image
     """
 
-    watch: Watch
+    watch: RepeatedExposure
     exposure_s: float
     sets: list[np.ndarray]
     side: int
@@ -209,7 +209,7 @@ class Patches:
         self.exposure_s = self.watch.probe.find_exposure(self.exposure_s)
 
     def centres(self, number: int) -> np.ndarray:
-        """Give the middles of a set's patches, float64 [n, 2]."""
+        """Return the middles of a set's patches, float64 [n, 2]."""
         return self.sets[number] + (self.side - 1) / 2
 
     def show(self, number: int) -> None:
@@ -241,7 +241,7 @@ class Patches:
                 return self._told(light, sets)
             self.watch.drop(len(wanted))
             self.watch.probe.forget_frames()
-        raise WrongLight(
+        raise UnexpectedIntensity(
             "the light of stripes and of their complements contradict each other in "
             f"{_REPEATS} tries: keep hands and moving things out of the beam, and check that the "
             "source is steady and that the input modulator shows the frames it is given"
@@ -330,7 +330,7 @@ def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int
     read = [_read(patches, coarse_sets, input_shape, None)]
     good, there = read[0].good, read[0].there
     if good.sum() < 6:
-        raise WrongLight(
+        raise UnexpectedIntensity(
             f"{int(good.sum())} of {len(good)} patches of the weight modulator see stripes of the "
             "input modulator: see that both lie on each other, and that nothing blocks the beam"
         )
@@ -356,7 +356,7 @@ def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int
 def _refined(
     patches: Patches, read: _Read, matrix: np.ndarray, period_px: int | None = None
 ) -> tuple[np.ndarray, float]:
-    """Give places anew, for a map that is nearly right: float64 [n, 2], and their noise."""
+    """Return places anew, for a map that is nearly right: float64 [n, 2], and their noise."""
     steps = np.arange(patches.side) - (patches.side - 1) / 2
     inside = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     places, noises = [], []
@@ -376,7 +376,7 @@ def _refined(
 
 
 def _few(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give at most two dozen points, spread over all: triples of more take long."""
+    """Return at most two dozen points, spread over all: triples of more take long."""
     chosen = np.linspace(0, len(here) - 1, min(len(here), 24)).round().astype(int)
     return here[chosen], there[chosen]
 
@@ -422,9 +422,9 @@ def _read(
     return _Read(sets, np.stack(there, axis=1), good, finest)
 
 
-def find_line(watch: Watch, exposure_s: float, bright: np.ndarray) -> Found:
+def find_line(watch: RepeatedExposure, exposure_s: float, bright: np.ndarray) -> AlignmentFits:
     """Find the maps of a line bench; `bright` is its image with both modulators bright."""
-    rows = Rows(watch, exposure_s, bright)
+    rows = RowFinder(watch, exposure_s, bright)
     found = rows.find()
     patches = line_patches(watch, exposure_s, rows, found)
     coarse = [0]
@@ -432,11 +432,15 @@ def find_line(watch: Watch, exposure_s: float, bright: np.ndarray) -> Found:
         coarse.append(len(coarse))
     inputs = locate(patches, coarse, watch.probe.bench.input.shape)
     parts = {"weight": found, "input": inputs}
-    return Found(inputs.matrix, found.matrix, rows.spot_px, parts, inputs.fit.uncertainty_px)
+    return AlignmentFits(
+        inputs.matrix, found.matrix, rows.spot_px, parts, inputs.fit.uncertainty_px
+    )
 
 
-def line_patches(watch: Watch, exposure_s: float, rows: Rows, found: Fitted) -> Patches:
-    """Give patches that the camera tells apart by their rows, with an exposure that suits them."""
+def line_patches(
+    watch: RepeatedExposure, exposure_s: float, rows: RowFinder, found: Fitted
+) -> Patches:
+    """Return patches the camera tells apart by their rows, with an exposure that suits them."""
     probe = watch.probe
     shape = probe.bench.weight.shape
     slope, offset = found.matrix[0, 0], found.matrix[0, 2]
@@ -461,16 +465,16 @@ def line_patches(watch: Watch, exposure_s: float, rows: Rows, found: Fitted) -> 
     return patches
 
 
-def find_block(watch: Watch, exposure_s: float) -> Found:
+def find_block(watch: RepeatedExposure, exposure_s: float) -> AlignmentFits:
     """Find the map of a block bench."""
     patches = block_patches(watch, exposure_s)
     coarse = list(range(len(patches.sets) // 2))
     inputs = locate(patches, coarse, watch.probe.bench.input.shape)
-    return Found(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
+    return AlignmentFits(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
 
 
-def block_patches(watch: Watch, exposure_s: float) -> Patches:
-    """Give patches that a photodiode sees one at a time: large, since dark weights leak as well."""
+def block_patches(watch: RepeatedExposure, exposure_s: float) -> Patches:
+    """Return patches a photodiode sees one at a time: large, since dark weights leak as well."""
     shape = watch.probe.bench.weight.shape
     side = max(shape[0] // 12 // 4 * 4, 4)
     _, centres = fiducials.grid(shape, (shape[0] // 4, shape[1] // 4), (side, side))
@@ -492,12 +496,14 @@ def glanced(
     period = periods[-2 if len(here) >= _TELL_PERIOD else -1]
     read = _read(patches, sets, input_shape, registration.apply(matrix, here), period)
     if read.good.sum() < 4:
-        raise WrongLight("the input modulator's stripes are not seen any more; looking anew")
+        raise UnexpectedIntensity(
+            "the input modulator's stripes are not seen any more; looking anew"
+        )
     fit = fit_map(here[read.good], read.there[read.good], "input")
     for _ in range(2):
         there, noise_px = _refined(patches, read, fit.matrix, period)
         fit = fit_map(here[read.good], there[read.good], "input")
     if fit.residual_px > period / 16 or fit.kept.sum() < 0.7 * read.good.sum():
-        raise WrongLight("the input modulator has moved too far at once; looking anew")
+        raise UnexpectedIntensity("the input modulator has moved too far at once; looking anew")
     number = np.flatnonzero(read.good)
     return Fitted(fit, here[read.good], there[read.good], here, number, noise_px)

@@ -44,7 +44,7 @@ class Pattern:
         return np.broadcast_to(line, shape)
 
     def light(self, places: np.ndarray) -> np.ndarray:
-        """Give the light at places between pixel centres, which share neighbours' light."""
+        """Return the light at places between pixel centres, which share neighbours' light."""
         low = np.floor(places)
         return (1 - (places - low)) * self._bright(low) + (places - low) * self._bright(low + 1)
 
@@ -54,17 +54,17 @@ class Pattern:
 
     @property
     def centre_px(self) -> float:
-        """Give the middle of a bright stripe."""
+        """The middle of a bright stripe."""
         return self.shift * self.period_px / SHIFTS + self.period_px / 4 - 0.5
 
 
 def shifted(axis: int, period_px: int) -> list[Pattern]:
-    """Give the patterns of one period."""
+    """Return the patterns of one period."""
     return [Pattern(axis, period_px, shift) for shift in range(SHIFTS)]
 
 
 def periods(size: int, side: int) -> list[int]:
-    """Give periods, coarsest first: longer than the modulator, down to three patches' sides."""
+    """Return periods, coarsest first: longer than the modulator, down to three patches' sides."""
     found = [FINEST * side]
     while found[-1] < 1.05 * size:
         found.append(_GROWS * found[-1])
@@ -91,7 +91,7 @@ def patches(shape: tuple[int, int], side: int, pitch: int, frame: int) -> np.nda
 
 
 def phase(signals: np.ndarray, patterns: list[Pattern]) -> tuple[np.ndarray, np.ndarray]:
-    """Give the place of patches within a period.
+    """Return the place of patches within a period.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def refine(
     patterns: list[Pattern],
     good: np.ndarray,
 ) -> tuple[np.ndarray, float]:
-    """Give how far patches lie off the places that a map gives them, which is nearly right.
+    """Return how far patches lie off the places that a map gives them, which is nearly right.
 
     What the map says of each shot's light, over all patches, tells how bright the source was in it;
     and what harmonics of binary stripes add to the phase is the same in the light that it says.

@@ -18,7 +18,7 @@ from ...instruments import (
     Shown,
     SpatialLightModulator,
     StaleFrame,
-    WrongLight,
+    UnexpectedIntensity,
 )
 from ..bench.bench import REPEATABLE, WINDOW_SAMPLES, Bench
 
@@ -48,7 +48,7 @@ class Exposure:
 
     @property
     def peak(self) -> float:
-        """Give the counts that a dozen pixels reach at least."""
+        """The counts that a dozen pixels reach at least."""
         if self.counts.size <= _PEAK_PIXELS:
             return float(self.counts.max())
         return float(np.partition(self.counts, -_PEAK_PIXELS, axis=None)[-_PEAK_PIXELS])
@@ -92,12 +92,12 @@ class Probe:
 
     @property
     def seconds(self) -> float:
-        """Give the bench's time since the probe was made."""
+        """The bench's time since the probe was made."""
         return self.bench.clock.now_s() - self._started_s
 
     @property
     def computing_s(self) -> float:
-        """Give the host's time since the probe was made; on a real clock it holds the waits too."""
+        """The host's time since the probe was made; on a real clock it holds the waits too."""
         return time.perf_counter() - self._began
 
     def count_fault(self, reason: str, count: int = 1) -> None:
@@ -113,14 +113,14 @@ class Probe:
 
     @property
     def range(self) -> float:
-        """Give the counts (volts) at which the detector is full."""
+        """The counts (volts) at which the detector is full."""
         if self.is_bucket:
             return float(self.bench.daq.input_range_v[1]) * WINDOW_SAMPLES
         return float((1 << self.bench.camera.bit_depth) - 1)
 
     @property
     def shortest_s(self) -> float:
-        """Give the shortest exposure that bench file and detector allow."""
+        """The shortest exposure that bench file and detector allow."""
         low = self.bench.file.limits.exposure_s[0]
         if self.is_bucket:
             return max(low, WINDOW_SAMPLES / self.bench.daq.rate_limits_hz[1])
@@ -128,7 +128,7 @@ class Probe:
 
     @property
     def longest_s(self) -> float:
-        """Give the longest one, which also leaves time for read-out before the time-out."""
+        """The longest one, which also leaves time for read-out before the time-out."""
         limits = self.bench.file.limits
         high = min(limits.exposure_s[1], 0.5 * limits.timeout_s)
         if self.is_bucket:
@@ -175,11 +175,11 @@ class Probe:
         self._shown[role] = (modulator.show(frame), frame.copy())
 
     def shown(self, role: str) -> Shown:
-        """Give when the latest frame was shown."""
+        """Return when the latest frame was shown."""
         return self._shown[role][0]
 
     def shown_at_s(self, role: str) -> float:
-        """Give the moment of the latest frame's flip."""
+        """Return the moment of the latest frame's flip."""
         return self._shown[role][0].shown_at_s
 
     def forget_frames(self) -> None:
@@ -215,10 +215,10 @@ class Probe:
             for before in taken:
                 if self._agree(before, now, exposure_s):
                     if len(taken) > 1:
-                        self.count_fault("WrongLight", len(taken) - 1)
+                        self.count_fault("UnexpectedIntensity", len(taken) - 1)
                     return before, now
             taken.append(now)
-        raise WrongLight(
+        raise UnexpectedIntensity(
             f"{len(taken)} exposures of the same frames are all different: keep hands and moving "
             "things out of the beam, and check that the source is steady"
         )
@@ -386,19 +386,19 @@ class Probe:
             elif share < _LOW * goal / _GOAL:
                 if exposure_s >= self.longest_s:
                     if not may_be_dark and taken.peak <= 8 * self._noise(exposure_s):
-                        raise WrongLight(self._no_light(exposure_s))
+                        raise UnexpectedIntensity(self._no_light(exposure_s))
                     return exposure_s
                 exposure_s *= min(goal / max(share, 1e-9), 10.0)
             elif confirmed_s == exposure_s:  # one exposure may have had a hand in the beam
                 return exposure_s
             else:
                 confirmed_s = exposure_s
-        raise WrongLight(
+        raise UnexpectedIntensity(
             "no exposure gives steady light: check that nothing moves in the beam, and the source"
         )
 
     def _noise(self, exposure_s: float) -> float:
-        """Give the noise of a pixel, roughly, in counts, from two exposures of the same light."""
+        """Return the noise of a pixel, roughly, in counts, from two exposures of the same light."""
         one, other = (self.raw(exposure_s).astype(np.float64) for _ in range(2))
         return float(1.4826 * np.median(np.abs(one - other))) / 2**0.5 + 1e-6 * self.range
 

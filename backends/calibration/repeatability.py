@@ -1,4 +1,4 @@
-"""`Watch`: takes exposures twice and compares them, so that a hand in the beam is no measurement.
+"""`RepeatedExposure`: takes exposures twice and compares them, to reject what disturbs the beam.
 
 Also the first questions to a bench: is there light, and do the frames of both modulators change it?
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...instruments import WrongLight
+from ...instruments import UnexpectedIntensity
 from .probe import Probe
 
 Tell = Callable[[str, int, int], None]
@@ -22,7 +22,7 @@ _CHANGED_SHARE, _CHANGED_LEAST = 0.12, 4  # exposures that may disagree, of all;
 _ANSWER = 0.15  # of the light must change with a modulator's frame
 
 
-class Watch:
+class RepeatedExposure:
     """Takes exposures that agree with each other.
 
     Parameters
@@ -61,7 +61,7 @@ class Watch:
                     return before, now
             taken.append(now)
         self.drop(len(taken))
-        raise WrongLight(
+        raise UnexpectedIntensity(
             f"{_TAKES} exposures of the same frames are all different: keep hands and moving "
             "things out of the beam, and check that the source is steady"
         )
@@ -76,7 +76,7 @@ class Watch:
         self.changed += count
         shots = self.probe.shots
         if self.changed > max(_CHANGED_LEAST, _CHANGED_SHARE * shots):
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"the light changes from shot to shot: {self.changed} of {shots} exposures "
                 "contradict their repeats; keep hands and moving things out of the beam, and check "
                 "that the source is steady"
@@ -117,7 +117,7 @@ def _cells(image: np.ndarray) -> tuple[np.ndarray, float]:
     return cells.mean(axis=(1, 3)), float(np.prod(steps))
 
 
-def check_answers(watch: Watch, exposure_s: float) -> np.ndarray:
+def check_answers(watch: RepeatedExposure, exposure_s: float) -> np.ndarray:
     """See that the frames of each modulator change the light, and the right way round.
 
     Returns
@@ -143,20 +143,20 @@ def check_answers(watch: Watch, exposure_s: float) -> np.ndarray:
         shares[role] = float(dark[lit].mean()) / full
     silent = [role for role, share in shares.items() if abs(1 - share) <= _ANSWER]
     if len(silent) == 2:
-        raise WrongLight(
+        raise UnexpectedIntensity(
             "light reaches the detector, but the frames of neither modulator change it: other "
             "light falls on the detector (a lamp, a reflection), or the beam goes past both "
             "modulators"
         )
     for role in silent:
-        raise WrongLight(
+        raise UnexpectedIntensity(
             f"{_named(probe, role)}: its frames change nothing (bright to dark keeps "
             f"{shares[role]:.0%} of the light); they go to another monitor, or the "
             "device is not in the beam"
         )
     for role, share in shares.items():
         if share > 1:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"{_named(probe, role)} is inverted: its dark frame gives {share:.3g} times the "
                 "light of its bright frame; turn its polariser by 90 degrees, or swap the ends of "
                 "its grey-level curve"

@@ -1,4 +1,4 @@
-"""`Work`: what the steps of a calibration share while it is being made."""
+"""`CalibrationSession`: what the steps of a calibration share while it is being made."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Measured:
     notes: tuple[str, ...] = ()
 
 
-class Work:
+class CalibrationSession:
     """The bench, and what earlier steps found.
 
     Parameters
@@ -56,7 +56,7 @@ class Work:
 
     @property
     def exposure_s(self) -> float:
-        """Give the exposure of runs."""
+        """The exposure of runs."""
         return self.bench.file.exposure_s
 
     @property
@@ -65,23 +65,23 @@ class Work:
         return self.probe.is_bucket
 
     def dark_counts(self, exposure_s: float) -> np.ndarray | float:
-        """Give the detector's counts without light at an exposure."""
+        """Return the detector's counts without light at an exposure."""
         array = self.calibration.array
         return array("dark", "offset") + array("dark", "rate") * np.float32(exposure_s)
 
     @property
     def bad(self) -> np.ndarray | None:
-        """Give the pixels that are left out, bool [h, w]; None of a photodiode."""
+        """The pixels that are left out, bool [h, w]; None of a photodiode."""
         return None if self.is_bucket else self.calibration.array("dark", "bad").astype(bool)
 
     @property
     def gain_e_per_count(self) -> float:
-        """Give the detector's gain."""
+        """The detector's gain."""
         return self.calibration.figure("detector", "gain_e_per_count")
 
     @property
     def slots(self) -> Slots:
-        """Give the slots, with markers learnt; made anew once curves are known."""
+        """The slots, with markers learnt; made anew once curves are known."""
         if self._slots is None:
             known = Calibrated(self.calibration).optics(self.bench)
             noise_counts = known.read_noise_e / known.gain_e_per_count

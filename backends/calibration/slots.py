@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...instruments import BadFit, Saturated, StaleFrame, WrongLight
+from ...instruments import BadFit, Saturated, StaleFrame, UnexpectedIntensity
 from ..optics.layouts.base import Layout, Response
 from .probe import Probe
 
@@ -25,7 +25,7 @@ _SIGMA, _LEAST_CHANGE = 6.0, 0.02  # of a reference, from which on it is taken a
 
 
 @dataclass(frozen=True)
-class Reading:
+class SlotReading:
     """Light of all slots in one second, relative to the brightness at which markers were learnt.
 
     Parameters
@@ -82,7 +82,7 @@ class Slots:
     # --- patterns --------------------------------------------------------------------------------
 
     def pattern(self, role: str, lit: np.ndarray | bool, level: int | None = None) -> np.ndarray:
-        """Give grey levels of elements that are lit, the others darkest.
+        """Return grey levels of elements that are lit, the others darkest.
 
         Parameters
         ----------
@@ -110,7 +110,7 @@ class Slots:
 
     def read(
         self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float, count: int = 1
-    ) -> Reading:
+    ) -> SlotReading:
         """Show two patterns and read the mean light of some shots; bad shots are repeated.
 
         Raises
@@ -121,9 +121,9 @@ class Slots:
         readings = [self._read(inputs, weights, exposure_s) for _ in range(count)]
         rates = np.stack([reading.rate for reading in readings])
         variance = np.mean([reading.variance for reading in readings], axis=0) / count
-        return Reading(rates.mean(axis=0), variance, max(reading.peak for reading in readings))
+        return SlotReading(rates.mean(axis=0), variance, max(reading.peak for reading in readings))
 
-    def _read(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> Reading:
+    def _read(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
         limit = self.probe.bench.file.limits.retries
         for attempt in range(limit + 1):
             if self.layout.marker_bits == 0:
@@ -134,7 +134,7 @@ class Slots:
                 if self.layout.marker_bits == 0:
                     return self._alike(inputs, exposure_s)
                 return self._judge(self.probe.raw(exposure_s), inputs, exposure_s)
-            except (WrongLight, StaleFrame) as error:
+            except (UnexpectedIntensity, StaleFrame) as error:
                 reason = type(error).__name__
                 self.probe.count_fault(reason)
                 if attempt == limit:
@@ -145,12 +145,12 @@ class Slots:
                 self.probe.forget_frames()
         raise AssertionError("unreachable")
 
-    def _alike(self, inputs: np.ndarray, exposure_s: float) -> Reading:
+    def _alike(self, inputs: np.ndarray, exposure_s: float) -> SlotReading:
         """Take the mean of two shots that agree, where no marker tells bad ones."""
         one, other = self.probe.pair(exposure_s)
         return self._judge((one + other) / 2, inputs, exposure_s, 2)
 
-    def read_once(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> Reading:
+    def read_once(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
         """Read one shot as it is."""
         self.show("weight", weights)
         self.show("input", inputs)
@@ -158,7 +158,7 @@ class Slots:
 
     def _judge(
         self, raw: np.ndarray, inputs: np.ndarray, exposure_s: float, shots: int = 1
-    ) -> Reading:
+    ) -> SlotReading:
         taken = raw - self.dark(exposure_s)
         peak = self._peak(raw)
         scale = self.reference_scale
@@ -171,7 +171,7 @@ class Slots:
         variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2 / shots
         # E(1 / measured scale) = (1 + its relative variance) / scale
         unbiased = 1 - scale_variance / scale**2 if self.layout.marker_bits else 1.0
-        return Reading(unbiased * counts / (scale * exposure_s), variance, peak)
+        return SlotReading(unbiased * counts / (scale * exposure_s), variance, peak)
 
     def _marked(
         self, taken: np.ndarray, inputs: np.ndarray, exposure_s: float
@@ -216,7 +216,7 @@ class Slots:
         return float(top / self.probe.range)
 
     def dark(self, exposure_s: float) -> np.ndarray | float:
-        """Give what the detector shows without light at an exposure, in counts."""
+        """Return what the detector shows without light at an exposure, in counts."""
         if exposure_s not in self._dark:
             self._dark[exposure_s] = self._dark_counts + self._dark_rate * exposure_s
         return self._dark[exposure_s]
@@ -278,7 +278,7 @@ class Slots:
     def _cells(
         self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float, are_lit: bool
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Give the light of marker cells when they are bright and when dark, in counts a second."""
+        """Return light of marker cells when they are bright and when dark, in counts a second."""
         layout, limit = self.layout, self.probe.bench.file.limits.retries
         ones = (1 << layout.marker_bits) - 1
         wanted = [0, ones] * _LEARNED
@@ -302,7 +302,7 @@ class Slots:
             wanted = [n for n in (0, ones) for _ in range(_LEARNED - _count(numbers, kept, n))]
             if not wanted:
                 break
-            self.probe.count_fault("WrongLight", len(wanted))
+            self.probe.count_fault("UnexpectedIntensity", len(wanted))
         else:
             raise BadFit(
                 f"the light of the same frames varies by {np.abs(scale - 1).max():.0%} from shot "
@@ -322,7 +322,7 @@ class Slots:
 
     @property
     def markers(self) -> Response:
-        """Give the markers as they were learnt, in counts per second."""
+        """The markers as they were learnt, in counts per second."""
         assert self._markers is not None
         return self._markers
 
@@ -374,8 +374,8 @@ class Slots:
             if any(abs(now - other) < most for other in (before, *seen)):
                 return now
             seen.append(now)
-            self.probe.count_fault("WrongLight")
-        raise WrongLight(
+            self.probe.count_fault("UnexpectedIntensity")
+        raise UnexpectedIntensity(
             f"the light of the same frames is {min(seen):.2f} to {max(seen):.2f} times that of the "
             "beginning: check the source, and that nothing moves in the beam"
         )

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...instruments import WrongLight
+from ...instruments import UnexpectedIntensity
 from ..optics import registration
 from . import fiducials
-from .fits import Fitted, Found, fit_map, inverse_of, modulator_of, noise_of, scale_of
-from .repeatability import Watch
+from .fits import AlignmentFits, Fitted, fit_map, inverse_of, modulator_of, noise_of, scale_of
+from .repeatability import RepeatedExposure
 
 _PLACES = ((0.5, 0.5), (0.3, 0.28), (0.27, 0.7), (0.7, 0.32), (0.73, 0.74), (0.5, 0.2), (0.42, 0.6))
 
@@ -19,7 +19,7 @@ _PLACES = ((0.5, 0.5), (0.3, 0.28), (0.27, 0.7), (0.7, 0.32), (0.73, 0.74), (0.5
 class Squares:
     """Looks for squares of one modulator in the camera's image while the other is bright."""
 
-    watch: Watch
+    watch: RepeatedExposure
     exposure_s: float
     role: str
     blank: np.ndarray = field(init=False)
@@ -35,7 +35,7 @@ class Squares:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Give the modulator's shape."""
+        """The modulator's shape."""
         return modulator_of(self.watch.probe.bench, self.role).shape
 
     def coarse(self) -> tuple[np.ndarray, float]:
@@ -52,7 +52,7 @@ class Squares:
             what = f"square {number + 1} of {len(corners)} on the {self.role} modulator"
             try:
                 place, size = fiducials.spot(image, what)
-            except WrongLight as error:
+            except UnexpectedIntensity as error:
                 reasons.append(str(error))
                 continue
             reach = 0.8 * np.sqrt(size) + 4
@@ -62,7 +62,7 @@ class Squares:
                 there.append(found.there[0])
                 spreads.append(found.spread_px[0])
         if len(here) < 4:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"{len(here)} of {len(corners)} squares of the {self.role} modulator are seen, and "
                 "4 are needed: something covers a part of it or of the beam "
                 f"({reasons[0] if reasons else 'they lie at the edge of the sensor'})"
@@ -70,7 +70,7 @@ class Squares:
         matrix, off = fiducials.consensus(np.array(here), np.array(there))
         wrong = off > max(0.35 * side * scale_of(matrix), 2.0)
         if (~wrong).sum() < 4:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 f"the squares of the {self.role} modulator do not lie as they were shown (off by "
                 f"{np.median(off):.3g} camera pixels in the median): see that its frames are the "
                 "ones on the device, and that nothing bends or blocks the beam"
@@ -118,7 +118,7 @@ class Squares:
         for _ in range(3):
             found = fiducials.centroids(image, registration.apply(matrix, here), window, self.noise)
             if found.seen.sum() < 6:
-                raise WrongLight(
+                raise UnexpectedIntensity(
                     f"{int(found.seen.sum())} of {len(here)} squares of the {self.role} modulator "
                     "are seen: see that nothing stands in the beam and that all is in focus"
                 )
@@ -140,7 +140,7 @@ class Squares:
         return Fitted(fit, true, found.there[used], here, used, noise, (reach + 1, reach + 1))
 
 
-def find_squares(watch: Watch, exposure_s: float) -> Found:
+def find_squares(watch: RepeatedExposure, exposure_s: float) -> AlignmentFits:
     """Find the maps of an imaged bench."""
     found = {}
     for role in ("weight", "input"):
@@ -149,8 +149,8 @@ def find_squares(watch: Watch, exposure_s: float) -> Found:
     return composed(found)
 
 
-def composed(found: dict[str, Fitted]) -> Found:
-    """Give the map between modulators that both have seen on one camera."""
+def composed(found: dict[str, Fitted]) -> AlignmentFits:
+    """Return the map between modulators that both have seen on one camera."""
     weight, inputs = found["weight"], found["input"]
     points = weight.here[weight.fit.kept]
     on_camera = registration.apply(weight.matrix, points)
@@ -159,4 +159,4 @@ def composed(found: dict[str, Fitted]) -> Found:
     else:  # what the camera's lens bends, it bends alike for both
         input_map = fit_map(points, registration.back(inputs.matrix, on_camera), "input").matrix
     px = np.hypot(weight.fit.uncertainty_px, inputs.fit.uncertainty_px) / scale_of(inputs.matrix)
-    return Found(input_map, weight.matrix, None, found, float(px))
+    return AlignmentFits(input_map, weight.matrix, None, found, float(px))

@@ -27,10 +27,10 @@ from ..timing import ShotTiming, frames_of
 from .detection import Detector, noise_free
 from .drift import Drift
 from .encoding import LARGEST, encode_weights
-from .fused import is_common
+from .fused import can_fuse
 from .integer_products import COMPILED, FEW_ROWS, active_path, has_dot
 from .noise import stream_keys
-from .row_block import Block, Segment, Streams, Tally
+from .row_block import NoiseStreams, ReadingStats, RowBlock, WeightSegment
 from .threads import run_all, thread_count
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
@@ -64,10 +64,10 @@ class MockBackend(Backend):
         self.timing = ShotTiming.of(self.profile)
         self.detector = Detector.of(self.profile)
         self.drift = Drift.of(self.profile)
-        self._is_common = is_common(self)
+        self._is_common = can_fuse(self)
 
     def describe(self) -> Mapping[str, Any]:
-        """Give name, profile, seed and the path of the arithmetic, for the record of a run."""
+        """Return name, profile, seed and the path of the arithmetic, for the record of a run."""
         return {
             **super().describe(),
             "profile": self.profile.model_dump(),
@@ -83,7 +83,7 @@ class MockBackend(Backend):
         """Leave it to the scale of a row, which is not finite when one of its numbers is not."""
 
     def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
-        """Give the largest noise-free value that each output shows its converter.
+        """Return the largest noise-free value that each output shows its converter.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class MockBackend(Backend):
         largest = np.zeros((matrices, len(w.content), outputs))
         for matrix, rows in _blocks(matrices, x.shape[1], outputs):
             for index, segment in enumerate(w.content):
-                block = Block(self, x[matrix, rows], segment, matrix)
+                block = RowBlock(self, x[matrix, rows], segment, matrix)
                 unit = segment.exposures[0].rules[0].unit
                 readings = (block.readings(*panel) for panel in block.panels(1))
                 for _, reading in chain.from_iterable(readings):
@@ -118,13 +118,13 @@ class MockBackend(Backend):
                     np.maximum(peak, seen, out=peak)
         return largest
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list["Segment"]:
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list["WeightSegment"]:
         peak = float(max(weights.max(), -weights.min()))
         if peak > LARGEST:
             raise InputError(f"weights reach {peak:.3g}; scale them to {LARGEST:g} at most")
         stacked = weights.reshape(-1, *weights.shape[-2:])
         segments = encode_weights(stacked, self.profile, ranges, dynamic=weights.ndim > 2)
-        return [Segment(segment, self.profile, self.detector) for segment in segments]
+        return [WeightSegment(segment, self.profile, self.detector) for segment in segments]
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         x = np.require(x, requirements=["C", "W"])  # the kind that kernels are compiled for
@@ -136,17 +136,17 @@ class MockBackend(Backend):
         outputs, segments = w.shape[-2], w.content
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
         limits = [s.limits(self.profile, w.ranges, i) for i, s in enumerate(segments)]
-        tally = Tally(matrices, len(segments))
+        tally = ReadingStats(matrices, len(segments))
         threads = _threads(rows * outputs * length)
         blocks = _blocks(matrices, rows, outputs)
         alone = matrices == 1 and not COMPILED  # then the library's product has its own threads
         spread = threads if alone or len(blocks) < 2 * threads else 1  # else blocks are handed out
 
         def work(matrix: int, part: slice) -> None:
-            streams = Streams(self.seed, at, at.rows[matrix, part], len(w.shape) > 2)
+            streams = NoiseStreams(self.seed, at, at.rows[matrix, part], len(w.shape) > 2)
             lit = []
             for index, segment in enumerate(segments):
-                block = Block(
+                block = RowBlock(
                     self, x[matrix, part], segment, matrix, limits[index], streams.of(index)
                 )
                 block.count(tally, index)
@@ -174,7 +174,7 @@ class MockBackend(Backend):
 
     def _common(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult | None:
         """Multiply rows [N, K] of a common bench; None where it takes more than that."""
-        from .kernels import read_common
+        from .kernels import read_fused
 
         start = time.perf_counter()
         rows, outputs, segments = len(x), w.shape[-2], w.content
@@ -192,7 +192,7 @@ class MockBackend(Backend):
             add = False
             for arguments in fixed:
                 found.append(
-                    read_common(x[part], y[0, part], add, first, last, ids[part], *arguments)
+                    read_fused(x[part], y[0, part], add, first, last, ids[part], *arguments)
                 )
                 add = True
 
@@ -214,7 +214,9 @@ class MockBackend(Backend):
         stats.seconds["product"] = time.perf_counter() - start
         return MatmulResult(y, stats)
 
-    def _count_frames(self, rows: int, second: list[int], segment: Segment, stats: Stats) -> None:
+    def _count_frames(
+        self, rows: int, second: list[int], segment: WeightSegment, stats: Stats
+    ) -> None:
         """Count shots, frames and modulator samples of one segment's tiles.
 
         Parameters
@@ -242,7 +244,7 @@ def mock_path() -> dict[str, str]:
 
 
 def _threads(multiplications: int) -> int:
-    """Give the threads that a product is worth."""
+    """Return the threads that a product is worth."""
     threads = thread_count()
     return threads if multiplications >= _WORTH_THREADS else 1
 

@@ -96,7 +96,7 @@ class Detector:
         times: np.ndarray,
         gain: float,
     ) -> np.ndarray:
-        """Give what `read` needs of each row: float32 [8, n].
+        """Return what `read` needs of each row: float32 [8, n].
 
         Parameters
         ----------
@@ -120,7 +120,7 @@ class Detector:
 
     @lru_cache(maxsize=64)  # noqa: B019 (detectors are few and small)
     def _fixed_terms(self, electrons: float | None, gain: float) -> np.ndarray:
-        """Give the terms that are the same for every row: float64 [8, 1]."""
+        """Return the terms that are the same for every row: float64 [8, 1]."""
         if electrons is None:
             return np.array([[0.0], [0.0], [0.0], [0.0], [0.0], [np.inf], [0.0], [0.0]])
         return self._noise_terms(np.array([electrons]), gain)
@@ -185,7 +185,7 @@ class Reading:
     step: np.ndarray | None = None
 
     def of_rows(self, rows: Any) -> "Reading":
-        """Give the reading of some rows."""
+        """Return the reading of some rows."""
         source, light = self.source, self.light
         return Reading(
             self.signed[rows],
@@ -202,7 +202,7 @@ class Reading:
         )
 
     def of(self, rows: np.ndarray, outputs: np.ndarray) -> "Reading":
-        """Give the reading of single outputs, named by row and column: [n, 1] each."""
+        """Return the reading of single outputs, named by row and column: [n, 1] each."""
 
         def pick(values: np.ndarray) -> np.ndarray:
             return np.asarray(values[outputs][:, None])
@@ -224,7 +224,7 @@ class Reading:
 
 
 def noise_free(reading: Reading, detector: Detector) -> tuple[np.ndarray, np.ndarray | None]:
-    """Give the value and the light that arrives: float32 [n, M]; None where it is the row's own."""
+    """Return value and the light that arrives: float32 [n, M]; None where it is the row's own."""
     units, spread = reading.units, None
     if reading.source is not None:
         last = reading.first + reading.signed.shape[1]

@@ -31,7 +31,7 @@ class Drift:
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> "Drift | None":
-        """Give the drift of a device; None where the profile has none."""
+        """Return the drift of a device; None where the profile has none."""
         if not profile.drift_rms:
             return None
         seed = profile.device_seed
@@ -40,7 +40,7 @@ class Drift:
         return cls(frequencies, phases, profile.drift_rms * (2 / _WAVES) ** 0.5)
 
     def factors(self, rows: np.ndarray) -> np.ndarray:
-        """Give the light over its set-point for row ids [n]: float64 [n]."""
+        """Return the light over its set-point for row ids [n]: float64 [n]."""
         position = rows & np.uint64((1 << POSITION_BITS) - 1)
         turn = (rows >> np.uint64(POSITION_BITS + HEAD_BITS)) + position
         angles = 2 * np.pi * np.outer(turn.astype(np.float64), self.frequencies) + self.phases

@@ -15,7 +15,7 @@ from ...instruments import InputError
 from ..base import Ranges
 from ..profile import OpticsProfile
 from ..tiling import Geometry, cuts
-from .integer_products import COMPILED, TWO_PLANES, Operand, Rows
+from .integer_products import COMPILED, TWO_PLANES, IntegerRows, Operand
 from .noise import device_gaussian
 
 LARGEST = 1e30  # of products: the noise of the dimmest light is left room in float32
@@ -37,7 +37,7 @@ class EncodedRows:
         as it was to be shown (see `EncodedWeights`)
     """
 
-    rows: Rows
+    rows: IntegerRows
     sums: np.ndarray
     scale: np.ndarray
     low: np.ndarray
@@ -49,7 +49,7 @@ class EncodedRows:
         return np.asarray(self.sums[:, 0] != self.sums[:, 1])
 
     def sums_of(self, variant: str) -> np.ndarray:
-        """Give the sums of a variant of the integers (see `Rows.variant`): float64 [n]."""
+        """Return the sums of a variant of the integers (see `IntegerRows.variant`): float64 [n]."""
         return _of_variant(self.sums, variant)
 
     def sums_with(self, columns: np.ndarray, variant: str) -> np.ndarray:
@@ -65,7 +65,7 @@ class EncodedRows:
 
 
 def _of_variant(sums: np.ndarray, variant: str) -> np.ndarray:
-    """Give the sums of a variant of integers from those of X and of |X|, [n, 2]."""
+    """Return the sums of a variant of integers from those of X and of |X|, [n, 2]."""
     signed, magnitude = sums[:, 0], sums[:, 1]
     if variant == "signed":
         return signed
@@ -150,7 +150,7 @@ class EncodedWeights:
 
 
 def input_steps(profile: OpticsProfile, fine: bool) -> tuple[float, float]:
-    """Give unit and leak of the input modulator's integers: t = leak + unit X.
+    """Return unit and leak of the input modulator's integers: t = leak + unit X.
 
     X stands for max(+-X, 0) of signed encodings, t for the transmission of x+ or x-.
 
@@ -189,7 +189,7 @@ def encode_rows(
         leak, magnitude = _leak(profile), _curved_magnitude(levels, fine)
         integers = _through(lambda grey: curve(grey) - leak, integers, 0, levels, magnitude)
         sums = _sums(integers, magnitude)
-    return EncodedRows(Rows(integers, magnitude), sums, scale, scale, scale)
+    return EncodedRows(IntegerRows(integers, magnitude), sums, scale, scale, scale)
 
 
 def _encode_offset_rows(
@@ -219,7 +219,9 @@ def _encode_offset_rows(
     lowest, highest = edges.T.astype(np.float64)
     scale = (highest - lowest) / (1 - leak)
     low = lowest - leak * scale
-    return EncodedRows(Rows(integers, magnitude), sums, scale, low, scale * passed + length * low)
+    return EncodedRows(
+        IntegerRows(integers, magnitude), sums, scale, low, scale * passed + length * low
+    )
 
 
 def _curved_magnitude(levels: int, fine: bool) -> int:
@@ -258,7 +260,7 @@ def encode_weights(
 def _edges_of_matrices(
     weights: np.ndarray, profile: OpticsProfile
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give the least and largest weight of each whole matrix [m, M, 1]; symmetric if signed."""
+    """Return the least and largest weight of each whole matrix [m, M, 1]; symmetric if signed."""
     lowest, highest = (
         np.broadcast_to(edge(axis=(-2, -1), keepdims=True), (*weights.shape[:2], 1))
         for edge in (weights.min, weights.max)
@@ -277,12 +279,12 @@ def has_levels(profile: OpticsProfile) -> bool:
 
 
 def signed_levels(bits: int | None) -> int:
-    """Give the levels on each side of zero of a signed number of `bits`; None is (almost) exact."""
+    """Return levels on each side of zero of a signed number of `bits`; None is (almost) exact."""
     return FINE if bits is None else min(max(2 ** (bits - 1) - 1, 1), FINE)
 
 
 def offset_levels(bits: int | None) -> int:
-    """Give the steps from the least to the largest number of the offset encoding."""
+    """Return the steps from the least to the largest number of the offset encoding."""
     return FINE if bits is None else min(2**bits - 1, FINE)
 
 
@@ -292,7 +294,7 @@ def offset_levels(bits: int | None) -> int:
 def _signed_rows(
     x: np.ndarray, first: int, last: int, profile: OpticsProfile, largest: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give integers [n, K], scale float64 [n] and sums."""
+    """Return integers [n, K], scale float64 [n] and sums."""
     levels = signed_levels(profile.input_bits)
     if COMPILED and levels <= TWO_PLANES:
         from .kernels import encode_signed
@@ -312,7 +314,7 @@ def _signed_rows(
 def _offset_rows(
     x: np.ndarray, first: int, last: int, profile: OpticsProfile, largest: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give integers about their centre [n, K], least and largest number [n, 2], and sums."""
+    """Return integers about their centre [n, K], least and largest number [n, 2], and sums."""
     levels = offset_levels(profile.input_bits)
     centre = (levels + 1) // 2
     if COMPILED and levels <= TWO_PLANES:
@@ -342,7 +344,7 @@ def _check_size(edges: np.ndarray, largest: float) -> None:
 
 
 def _sums(integers: np.ndarray, magnitude: int) -> np.ndarray:
-    """Give the sums of X and of |X|, exact: float64 [n, 2]."""
+    """Return the sums of X and of |X|, exact: float64 [n, 2]."""
     kind = np.float32 if magnitude * integers.shape[1] < 1 << 24 else np.float64
     sums = np.empty((len(integers), 2))
     sums[:, 0] = integers.sum(axis=-1, dtype=kind)
@@ -357,7 +359,7 @@ def _through(
     levels: int,
     magnitude: int,
 ) -> np.ndarray:
-    """Give round(magnitude curve(level / levels)) with the sign of the level."""
+    """Return round(magnitude curve(level / levels)) with the sign of the level."""
     if integers.dtype == np.int16:
         kind = np.int16 if magnitude <= TWO_PLANES else np.float32
         table = np.rint(curve(np.arange(levels + 1) / levels) * magnitude).astype(kind)
@@ -468,7 +470,7 @@ def _encode_offset(
 
 
 def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:
-    """Give round(values levels / span), zero where the span is: float32 [..., K]."""
+    """Return round(values levels / span), zero where the span is: float32 [..., K]."""
     steps = np.divide(levels, span, out=np.zeros_like(span, dtype=np.float64), where=span > 0)
     integers = values * np.minimum(steps, 3e38).astype(np.float32)
     return np.rint(integers, out=integers)
@@ -478,7 +480,7 @@ def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _leak(profile: OpticsProfile) -> float:
-    """Give f of t(a) = f + (1 - f) a; a clamp keeps zero dark and has none."""
+    """Return f of t(a) = f + (1 - f) a; a clamp keeps zero dark and has none."""
     if profile.extinction_ratio is None or profile.extinction_model == "clamp":
         return 0.0
     return 1 / profile.extinction_ratio
@@ -494,7 +496,7 @@ def _irregular(profile: OpticsProfile) -> bool:
 
 
 def _passed(grey: np.ndarray, profile: OpticsProfile) -> np.ndarray:
-    """Give t(a) without errors of the curve."""
+    """Return t(a) without errors of the curve."""
     if _clamps(profile):
         assert profile.extinction_ratio is not None
         return np.where(grey == 0, 0.0, np.maximum(grey, 1 / profile.extinction_ratio))
@@ -503,7 +505,7 @@ def _passed(grey: np.ndarray, profile: OpticsProfile) -> np.ndarray:
 
 
 def _curved(grey: np.ndarray, profile: OpticsProfile, modulator: str) -> np.ndarray:
-    """Give t(a + lut_rms e(a)): e is a device's own sum of sines, zero for black and white.
+    """Return t(a + lut_rms e(a)): e is a device's own sum of sines, zero for black and white.
 
     The look-up table of a modulator was measured with an error; it is smooth, since neighbouring
     grey levels share their cause. e has a mean square of one over a in [0, 1].
@@ -517,14 +519,14 @@ def _curved(grey: np.ndarray, profile: OpticsProfile, modulator: str) -> np.ndar
 
 
 def _curve(profile: OpticsProfile, modulator: str) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Give the curve of a modulator, or None when its levels pass equal steps of light."""
+    """Return the curve of a modulator, or None when its levels pass equal steps of light."""
     if not profile.lut_rms and not _clamps(profile):
         return None
     return lambda grey: _curved(grey, profile, modulator)
 
 
 def _rails(w: np.ndarray, profile: OpticsProfile) -> np.ndarray:
-    """Give the transmissions of both rails [2, m, M, K] of signed weights in [-1, 1]."""
+    """Return the transmissions of both rails [2, m, M, K] of signed weights in [-1, 1]."""
     w = w.astype(np.float64)
     if profile.encoding == "push-pull":
         grey = np.stack([(1 + w) / 2, (1 - w) / 2])
@@ -560,7 +562,7 @@ def _imperfect(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) ->
 
 
 def _irregular_rails(rails: np.ndarray, profile: OpticsProfile, fine: bool) -> tuple[Rail, ...]:
-    """Give rails [rails, m, M, K] as integers that are fine beside the modulator's own levels.
+    """Return rails [rails, m, M, K] as integers that are fine beside the modulator's own levels.
 
     Two planes of 8 bits hold 1/32,512 of the largest transmission, 256 steps within each level of
     an 8-bit modulator; finer modulators take `FINE` integers, and so do small matrices, where the
@@ -580,7 +582,7 @@ def _irregular_rails(rails: np.ndarray, profile: OpticsProfile, fine: bool) -> t
 
 
 def _device_gain(seed: int, rows: int, per_frame: int, length: int) -> np.ndarray:
-    """Give the gain pattern [rows, length]: one draw per place of the frame, repeated."""
+    """Return the gain pattern [rows, length]: one draw per place of the frame, repeated."""
     pattern = np.stack(
         [device_gaussian(seed, f"gain row {row}", (length,)) for row in range(per_frame)]
     )

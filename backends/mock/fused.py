@@ -18,10 +18,10 @@ from .noise import quantiles
 
 if TYPE_CHECKING:
     from .backend import MockBackend
-    from .row_block import Segment
+    from .row_block import WeightSegment
 
 
-def is_common(backend: MockBackend) -> bool:
+def can_fuse(backend: MockBackend) -> bool:
     """Say whether the profile has one reading of even levels, its light and range fixed."""
     profile = backend.profile
     return (
@@ -37,9 +37,9 @@ def is_common(backend: MockBackend) -> bool:
 
 
 def arguments(
-    backend: MockBackend, segment: Segment, limits: list[np.ndarray]
+    backend: MockBackend, segment: WeightSegment, limits: list[np.ndarray]
 ) -> tuple[Any, ...] | None:
-    """Give the arguments of `kernels.read_common` after `keys`; None if it does not serve."""
+    """Return the arguments of `kernels.read_common` after `keys`; None if it does not serve."""
     weights, profile, detector = segment.weights, backend.profile, backend.detector
     exposure, offset = segment.exposures[0], profile.encoding == "offset"
     rule = exposure.rules[0]

@@ -37,7 +37,7 @@ class IntegerProduct:
         return np.ascontiguousarray(columns).view(np.uint8) ^ np.uint8(128)
 
     def magnitudes(self, stored: np.ndarray) -> np.ndarray:
-        """Give the magnitudes of columns, in the same form."""
+        """Return the magnitudes of columns, in the same form."""
         if self.kind == "u8 x s8":
             return np.asarray(np.abs(stored))
         return np.abs((stored ^ np.uint8(128)).view(np.int8)).view(np.uint8) ^ np.uint8(128)
@@ -45,7 +45,7 @@ class IntegerProduct:
 
 @cache
 def integer_product() -> IntegerProduct | str:
-    """Give a product that is exact on this processor, or the reason why there is none."""
+    """Return a product that is exact on this processor, or the reason why there is none."""
     if find_spec("onnxruntime") is None:
         return "onnxruntime (extra 'fast') is not installed"
     for kind in ("u8 x s8", "u8 x u8"):

@@ -71,7 +71,7 @@ class Operand:
         return sums[0] if len(sums) == 1 else 256 * sums[0] + sums[1]
 
     def plane(self, number: int) -> np.ndarray:
-        """Give a plane, int8 [m, M, K]; or all in int32 when they are too fine for 8 bits."""
+        """Return a plane, int8 [m, M, K]; or all in int32 when they are too fine for 8 bits."""
         plane = self._planes[number]
         if plane is None and self.magnitudes_of is not None:
             return np.abs(self.magnitudes_of.plane(number))
@@ -89,7 +89,7 @@ class Operand:
         return [slice(i, min(i + step, outputs)) for i in range(0, outputs, step)]
 
     def panel(self, plane: int, matrix: int, index: int, library: IntegerProduct) -> np.ndarray:
-        """Give the weights of a panel as the library wants them, [K, width]; kept."""
+        """Return the weights of a panel as the library wants them, [K, width]; kept."""
         if self.magnitudes_of is not None:
             return library.magnitudes(self.magnitudes_of.panel(plane, matrix, index, library))
         panels = self._panels.get((plane, matrix))
@@ -102,7 +102,7 @@ class Operand:
     def floats(
         self, matrix: int, carrier: type[np.floating], keep: bool
     ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """Give blocks of outputs and the planes of their weights as floats, [K, width] each.
+        """Return blocks of outputs and the planes of their weights as floats, [K, width] each.
 
         Copies are kept, in the order that BLAS multiplies fastest, while all that are kept stay
         below 128 MiB; others are made again.
@@ -132,7 +132,7 @@ class Operand:
             )
 
     def packed(self, plane: int, matrix: int) -> np.ndarray:
-        """Give a plane as `kernels.multiply_bytes` wants it; kept, for one matrix instead of it."""
+        """Return plane as `kernels.multiply_bytes` wants it; kept, for one matrix instead of it."""
         if self.magnitudes_of is not None and not has_dot():
             return self.magnitudes_of.packed(plane, matrix)
         known = self._packed.get((plane, matrix))
@@ -158,7 +158,7 @@ class Operand:
             Operand._kept -= kept
 
 
-class Rows:
+class IntegerRows:
     """Integer rows [n, K] in the forms that products want.
 
     Parameters
@@ -180,7 +180,7 @@ class Rows:
         )
 
     def variant(self, name: str) -> np.ndarray:
-        """Give "signed", "magnitude", "plus" or "minus" (max(+-x, 0)) of the integers."""
+        """Return "signed", "magnitude", "plus" or "minus" (max(+-x, 0)) of the integers."""
         if name == "magnitude":
             return np.asarray(np.abs(self.integers))
         if name == "signed":
@@ -188,12 +188,12 @@ class Rows:
         return np.maximum(self.integers if name == "plus" else -self.integers, 0)
 
     def planes(self, name: str) -> list[np.ndarray]:
-        """Give the planes of a variant, in the type of the integers."""
+        """Return the planes of a variant, in the type of the integers."""
         integers = self.variant(name)
         return [integers] if self.magnitude <= ONE_PLANE else list(_two_planes(integers))
 
     def as_bytes(self, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Give the planes of a variant as `kernels.bytes_of` lays them out."""
+        """Return the planes of a variant as `kernels.bytes_of` lays them out."""
         from .kernels import bytes_of
 
         known = self._bytes.get(name)
@@ -208,7 +208,7 @@ class Rows:
         return known
 
     def as_unsigned(self, name: str) -> list[tuple[np.ndarray, int]]:
-        """Give the planes of a variant as uint8, each with the number that stands for zero."""
+        """Return the planes of a variant as uint8, each with the number that stands for zero."""
         known = self._unsigned.get(name)
         if known is None:
             zero = 0 if name != "signed" and self.magnitude <= ONE_PLANE else 128
@@ -221,7 +221,7 @@ class Rows:
         return known
 
 
-def panels(rows: Rows, weights: Operand, threads: int) -> list[tuple[int | None, slice]]:
+def panels(rows: IntegerRows, weights: Operand, threads: int) -> list[tuple[int | None, slice]]:
     """Cut the outputs as these rows are best multiplied: (number of the panel or None, outputs)."""
     outputs = weights.shape[1]
     whole: list[tuple[int | None, slice]] = [(None, slice(0, outputs))]
@@ -236,7 +236,7 @@ def panels(rows: Rows, weights: Operand, threads: int) -> list[tuple[int | None,
 
 
 def multiply(
-    rows: Rows,
+    rows: IntegerRows,
     name: str,
     weights: Operand,
     matrix: int,
@@ -315,7 +315,7 @@ def _library() -> IntegerProduct | None:
 
 
 def _in_floats(
-    rows: Rows, name: str, weights: Operand, matrix: int, out: np.ndarray | None
+    rows: IntegerRows, name: str, weights: Operand, matrix: int, out: np.ndarray | None
 ) -> np.ndarray:
     """Multiply in float32 (into `out`) where its sums are exact, else in float64."""
     outputs, length = weights.shape[1:]

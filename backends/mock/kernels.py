@@ -121,7 +121,7 @@ _VECTORS = TILE // 16
 
 
 def _tile_of(rows: int) -> Any:
-    """Give the product of some rows with a tile of 64 outputs, in registers from end to end.
+    """Return the product of some rows with a tile of 64 outputs, in registers from end to end.
 
     `vpdpbusd` adds four products u8 x s8 to each of 16 sums of 32 bits; compilers do not find it
     in a loop. The weights are unsigned, w + 128, and so a row's sums start at -128 sum(x).
@@ -259,7 +259,7 @@ def packed(weights: Any) -> Any:
 
 
 def unpacked(weights: Any, outputs: int, length: int) -> Any:
-    """Give what `packed` was given."""
+    """Return what `packed` was given."""
     padded = weights.transpose(0, 2, 1, 3).reshape(-1, 4 * weights.shape[1])
     plain = padded[:outputs, :length] ^ np.uint8(128)
     return np.ascontiguousarray(plain).view(np.int8)
@@ -312,7 +312,7 @@ if HAS_DOT and not _is_exact():
 
 @_compiled
 def add_planes(high: Any, low: Any, product: Any) -> None:
-    """Give 256 high + low of int32 or float64 products, float64 [n, width]."""
+    """Return 256 high + low of int32 or float64 products, float64 [n, width]."""
     n, width = product.shape
     for i in range(n):
         one, other, both = high[i], low[i], product[i]
@@ -325,7 +325,7 @@ def add_planes(high: Any, low: Any, product: Any) -> None:
 
 @intrinsic
 def _product(context: Any, one: Any, other: Any) -> Any:
-    """Give the upper and the lower 64 bits of a product of two uint64."""
+    """Return the upper and the lower 64 bits of a product of two uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide, word = ir.IntType(128), ir.IntType(64)
@@ -376,7 +376,7 @@ _tail_word = _compiled(tail_words)
 
 @_compiled
 def tail_quantile(share: float) -> float:
-    """Give |z| beyond which a standard normal number lies with a probability below 1e-4.
+    """Return |z| beyond which a standard normal number lies with a probability below 1e-4.
 
     Algorithm AS 241 (Wichura 1988), the branches for tails, as in `statistics.NormalDist`.
     """
@@ -682,7 +682,7 @@ def add_cross(y: Any, column: int, a: Any, p: Any, b: Any, q: Any) -> None:
 
 
 @_compiled
-def read_common(
+def read_fused(
     x: Any,
     y: Any,
     add: bool,

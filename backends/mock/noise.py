@@ -30,13 +30,13 @@ _THREAD = local()
 
 @lru_cache(maxsize=8192)
 def stream_keys(seed: int, matmul: str, attempt: int, purpose: str, part: int) -> np.ndarray:
-    """Give three keys of Philox: of normal numbers, of their tails, of photon counts: [3, 2]."""
+    """Return three keys of Philox: of normal numbers, of their tails, of photon counts: [3, 2]."""
     text = f"{seed}|{matmul}|{attempt}|{purpose}|{part}".encode()
     digest = bytearray(blake2b(text, digest_size=48).digest())
     return np.frombuffer(digest, dtype=np.uint64).reshape(3, 2)
 
 
-class Stream:
+class NoiseStream:
     """The random words of one purpose of one matmul, addressed by row.
 
     Parameters
@@ -50,7 +50,7 @@ class Stream:
         self._keys = stream_keys(seed, matmul, attempt, purpose, part)
 
     def words(self, rows: np.ndarray, count: int, key: int = 2) -> np.ndarray:
-        """Give at least `count` random uint64 words for each row id: [rows, >= count]."""
+        """Return at least `count` random uint64 words for each row id: [rows, >= count]."""
         blocks = max(1, -(-count // 4))
         generator, state = _philox()
         state["state"]["key"] = self._keys[key]
@@ -71,7 +71,7 @@ class Stream:
         return words
 
     def gaussian(self, rows: np.ndarray, count: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Give `count` independent standard normal numbers for each row id: float32, in `out`."""
+        """Return `count` independent standard normal numbers for each row id: float32, in `out`."""
         z = np.empty((len(rows), count), dtype=np.float32) if out is None else out
         if not len(rows):
             return z
@@ -94,7 +94,7 @@ class Stream:
 
 
 def tail_words(number: Any, key0: Any, key1: Any) -> Any:
-    """Give one word for a number in the tail: two turns of SplitMix64's mixing, each with a key.
+    """Return one word for a number in the tail: two turns of SplitMix64's mixing, each with a key.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def tail_words(number: Any, key0: Any, key1: Any) -> Any:
 
 
 def poisson(mean: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Give Poisson counts of the given means (0 to about `POISSON_BELOW`), one word each.
+    """Return Poisson counts of the given means (0 to about `POISSON_BELOW`), one word each.
 
     Inversion below a mean of 10, transformed rejection (PTRS, Hoermann 1993) above.
 
@@ -175,7 +175,7 @@ def normals(words: np.ndarray) -> np.ndarray:
 
 
 def device_gaussian(seed: int, part: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Give the fixed random pattern of a device part (its personality): float64 `shape`."""
+    """Return the fixed random pattern of a device part (its personality): float64 `shape`."""
     generator = np.random.Generator(
         np.random.Philox(key=stream_keys(seed, "device", 0, part, 0)[0])
     )
@@ -183,7 +183,7 @@ def device_gaussian(seed: int, part: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _uniform(words: np.ndarray, index: int) -> np.ndarray:
-    """Give number `index` of each word's SplitMix64 sequence, in (0, 1)."""
+    """Return number `index` of each word's SplitMix64 sequence, in (0, 1)."""
     z = words + np.uint64((index + 1) * int(_GOLDEN) % 2**64)
     z = (z ^ (z >> _30)) * _MIX1
     z = (z ^ (z >> _27)) * _MIX2
@@ -193,7 +193,7 @@ def _uniform(words: np.ndarray, index: int) -> np.ndarray:
 
 @cache
 def quantiles() -> np.ndarray:
-    """Give the table of 65,536 normal quantiles (float32), its inner variance made exact."""
+    """Return the table of 65,536 normal quantiles (float32), its inner variance made exact."""
     normal = NormalDist()
     half = np.array([normal.inv_cdf((cell + 0.5) / _CELLS) for cell in range(_CELLS // 2)])
     edge = normal.inv_cdf(1 / _CELLS)
@@ -209,7 +209,7 @@ def _log_factorials() -> np.ndarray:
 
 
 def _philox() -> tuple[Any, dict[str, Any]]:
-    """Give this thread's generator, and a state to be filled in: making one takes too long."""
+    """Return this thread's generator, and a state to be filled in: making one takes too long."""
     if not hasattr(_THREAD, "philox"):
         _THREAD.philox = np.random.Philox(0)
         _THREAD.state = _THREAD.philox.state  # its buffer is empty, and stays so: whole blocks

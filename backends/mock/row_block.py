@@ -1,6 +1,6 @@
 """Some input rows in the light of one segment of weights: what is summed, read and scaled back.
 
-A `Block` stands alone: nothing in it depends on other rows, so blocks may be cut anywhere and be
+A `RowBlock` stands alone: nothing in it depends on other rows, so blocks may be cut anywhere and be
 computed by any thread.
 """
 
@@ -22,7 +22,7 @@ from .detection import Detector, Reading, noise_free, read
 from .encoding import LARGEST, EncodedWeights, encode_rows, input_steps
 from .fused import arguments
 from .integer_products import COMPILED, Operand, multiply, panels
-from .noise import Stream, quantiles, stream_keys
+from .noise import NoiseStream, quantiles, stream_keys
 from .threads import run_all
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _WIDTH = 64  # outputs of one stream of a dynamic operand
 
 
 @dataclass(frozen=True)
-class Rule:
+class ReadingRule:
     """How one reading follows from integer sums; nothing of it depends on the input rows.
 
     Parameters
@@ -62,7 +62,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Exposure:
+class InputExposure:
     """One exposure of the input: which of its integers are read, and what light it sends.
 
     Parameters
@@ -77,20 +77,20 @@ class Exposure:
     sign: int
     variant: str
     lit: str
-    rules: tuple[Rule, ...]
+    rules: tuple[ReadingRule, ...]
     per_sum: float
     constant: np.ndarray
     columns: np.ndarray | None
     unit: float
 
 
-class Segment:
+class WeightSegment:
     """One segment of prepared weights, and the rules of its readings.
 
     Attributes
     ----------
     has_codes : whether differences of rails are converted to codes of a fixed step
-    is_dim : whether a product has met outputs that `common` leaves to `Block`
+    is_dim : whether a product has met outputs that `common` leaves to `RowBlock`
     largest : magnitude of inputs up to which float32 surely holds the results
     """
 
@@ -120,7 +120,7 @@ class Segment:
 
     def _exposure(
         self, sign: int, variant: str, lit: str, read: tuple[int, ...], detector: Detector
-    ) -> Exposure:
+    ) -> InputExposure:
         rails, gain, shape = self.weights.rails, detector.gain, self.weights.shape
         leak = 2 * self.leak if lit == "magnitude" else self.leak  # x+ and x- side by side
         rules = []
@@ -146,7 +146,7 @@ class Segment:
             units = [self.unit * light.unit, 1 / (gain * unit), gain * unit]
             per_sum += self.unit * light.constant * shape[1]
             rules.append(
-                Rule(
+                ReadingRule(
                     sign * rail_sign,
                     f"reading {sign} {rail_sign if self.is_split else 0}",
                     rail.operand,
@@ -161,10 +161,10 @@ class Segment:
         if columns is not None and not columns.any():  # both rails of push-pull: always the same
             columns = None
         unit = self.unit * abs(light.unit)
-        return Exposure(sign, variant, lit, tuple(rules), per_sum, constant, columns, unit)
+        return InputExposure(sign, variant, lit, tuple(rules), per_sum, constant, columns, unit)
 
     def limits(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> list[np.ndarray]:
-        """Give range and inverse step of the converter, and the scale of `Reading`: [m, M] each."""
+        """Return range, inverse step of the converter and the scale of `Reading`: [m, M] each."""
         known = self._limits
         if known is None or known[0] is not ranges:
             unit = self.exposures[0].rules[0].unit
@@ -182,7 +182,7 @@ class Segment:
     def fixed(
         self, backend: MockBackend, ranges: Ranges | None, index: int
     ) -> tuple[Any, ...] | None:
-        """Give `common.arguments` of this segment."""
+        """Return `common.arguments` of this segment."""
         if self.is_dim:
             return None
         known = self._fixed
@@ -205,7 +205,7 @@ class Segment:
         return bound.max(axis=1, initial=0, keepdims=True) if chosen == "per-matmul" else bound
 
 
-class Tally:
+class ReadingStats:
     """What the blocks of one product counted; the blocks of several threads add to it."""
 
     def __init__(self, matrices: int, segments: int) -> None:
@@ -217,12 +217,12 @@ class Tally:
         self.lock = Lock()
 
 
-class Block:
+class RowBlock:
     """Rows x [n, columns of all segments] of one matrix in the light of one segment.
 
     Parameters
     ----------
-    limits : `Segment.limits`; None where nothing is to be read
+    limits : `WeightSegment.limits`; None where nothing is to be read
     streams : of these rows and this segment; None likewise
     """
 
@@ -230,10 +230,10 @@ class Block:
         self,
         backend: MockBackend,
         x: np.ndarray,
-        segment: Segment,
+        segment: WeightSegment,
         matrix: int,
         limits: list[np.ndarray] | None = None,
-        streams: Streams | None = None,
+        streams: NoiseStreams | None = None,
     ) -> None:
         start = time.perf_counter()
         self._backend, self._detector = backend, backend.detector
@@ -243,7 +243,7 @@ class Block:
         self._rows = encode_rows(
             x, weights.first, weights.last, profile, segment.is_fine, segment.largest
         )
-        self._shown: list[tuple[Exposure, np.ndarray | None]] = [(segment.exposures[0], None)]
+        self._shown: list[tuple[InputExposure, np.ndarray | None]] = [(segment.exposures[0], None)]
         for exposure in segment.exposures[1:]:
             negative = self._rows.has_negative
             if negative.any():
@@ -261,7 +261,7 @@ class Block:
         self._cross = self._cross_terms()
         self._seconds = time.perf_counter() - start
 
-    def count(self, tally: Tally, index: int) -> None:
+    def count(self, tally: ReadingStats, index: int) -> None:
         """Count what does not depend on the noise, for segment number `index`."""
         shown = [
             len(self._rows.scale) if rows is None else int(rows.sum()) for _, rows in self._shown
@@ -286,7 +286,7 @@ class Block:
         panel: int | None,
         place: slice,
         add: bool,
-        tally: Tally,
+        tally: ReadingStats,
         threads: int,
     ) -> None:
         """Read a panel of outputs, scale back, and put the results into y [n, M], or add them.
@@ -317,7 +317,7 @@ class Block:
     def readings(
         self, panel: int | None, place: slice, out: np.ndarray | None = None
     ) -> Iterator[tuple[str, Reading]]:
-        """Give every reading of a panel of outputs, with the name of its random stream.
+        """Return every reading of a panel of outputs, with the name of its random stream.
 
         Parameters
         ----------
@@ -355,7 +355,7 @@ class Block:
                 number += 1
 
     def _row_terms(self) -> list[np.ndarray]:
-        """Give `Detector.row_terms` of every reading."""
+        """Return `Detector.row_terms` of every reading."""
         x, terms = self._rows, []
         scale = x.scale
         if self._backend.profile.encoding == "offset":
@@ -464,7 +464,7 @@ class Block:
         return replace(reading, limit=limit, inverse_step=1 / step, step=step)
 
     def _electrons_per_pair(self) -> np.ndarray | float:
-        """Give P, the electrons of one element pair at full transmission, or P per row [n]."""
+        """Return P, the electrons of one element pair at full transmission, or P per row [n]."""
         profile, segment, x = self._backend.profile, self._segment, self._rows
         outputs = self._outputs
         if profile.photons_full_scale is not None:
@@ -485,14 +485,14 @@ class Block:
         self._photons = float((electrons * per_row)[base > 0].sum())
         return np.asarray(electrons)
 
-    def _entering(self, exposure: Exposure) -> np.ndarray:
-        """Give the light that meets one rail of weights, in element pairs: float64 [n]."""
+    def _entering(self, exposure: InputExposure) -> np.ndarray:
+        """Return the light that meets one rail of weights, in element pairs: float64 [n]."""
         segment = self._segment
         leak = 2 * segment.leak if exposure.lit == "magnitude" else segment.leak
         return segment.unit * self._rows.sums_of(exposure.lit) + leak * segment.length
 
-    def _light(self, exposure: Exposure, rows: np.ndarray | None) -> np.ndarray:
-        """Give all light of the rows that take an exposure, in element pairs: float64 [n]."""
+    def _light(self, exposure: InputExposure, rows: np.ndarray | None) -> np.ndarray:
+        """Return all light of the rows that take an exposure, in element pairs: float64 [n]."""
         sums = self._rows.sums_of(exposure.lit)
         light = exposure.per_sum * sums + exposure.constant[self._matrix]
         if exposure.columns is not None:
@@ -500,8 +500,8 @@ class Block:
             light += exposure.unit * self._rows.sums_with(columns, exposure.lit)
         return light if rows is None else np.asarray(light[rows])
 
-    def _source(self, streams: Streams, number: int) -> np.ndarray:
-        """Give the factors of the light of each frame, common to its outputs: float32 [n, frames].
+    def _source(self, streams: NoiseStreams, number: int) -> np.ndarray:
+        """Return factors of the light of each frame, common to its outputs: float32 [n, frames].
 
         The fluctuation is new in every exposure, and common to the rows that share it; the drift
         belongs to the row's turn.
@@ -519,7 +519,7 @@ class Block:
         return factors
 
     def _cross_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-        """Give a, p, b, q, float64, of what is added digitally: a[n] p[M] + b[n] q[M].
+        """Return a, p, b, q, float64, of what is added digitally: a[n] p[M] + b[n] q[M].
 
         For the offset encoding x0 sum(w) + w0 sum(x) - K x0 w0. With readings in turn, a row that
         takes only the exposure of x+ misses the leak that x- would have taken away.
@@ -567,7 +567,7 @@ def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return buffers
 
 
-class Streams:
+class NoiseStreams:
     """The random streams of some rows and one product.
 
     Outputs of static weights have one stream; those of dynamic operands grow with the tokens, so
@@ -590,12 +590,12 @@ class Streams:
         self._known: dict[str, tuple[np.ndarray, int, int]] = {}
         self.rows, self._dynamic = np.ascontiguousarray(rows), dynamic
 
-    def of(self, segment: int) -> Streams:
-        """Give the streams of a segment."""
-        return Streams(self._seed, self._at, self.rows, self._dynamic, segment)
+    def of(self, segment: int) -> NoiseStreams:
+        """Return the streams of a segment."""
+        return NoiseStreams(self._seed, self._at, self.rows, self._dynamic, segment)
 
     def keys(self, purpose: str, outputs: int) -> tuple[np.ndarray, int, int]:
-        """Give keys [streams, 3, 2], the outputs of a stream, and how many it draws a row."""
+        """Return keys [streams, 3, 2], the outputs of a stream, and how many it draws a row."""
         known = self._known.get(purpose)
         if known is None:
             who = (self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
@@ -609,7 +609,7 @@ class Streams:
     def gaussian(
         self, purpose: str, rows: np.ndarray, count: int, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Give standard normal numbers [n, count], in `out` where that serves."""
+        """Return standard normal numbers [n, count], in `out` where that serves."""
         if not COMPILED:
             return self._drawn("gaussian", purpose, rows, count, *(() if out is None else (out,)))
         from .kernels import gaussian_rows
@@ -620,7 +620,7 @@ class Streams:
         return z
 
     def words(self, purpose: str, rows: np.ndarray, count: int) -> np.ndarray:
-        """Give random words [n, count]."""
+        """Return random words [n, count]."""
         return self._drawn("words", purpose, rows, count)
 
     def _drawn(
@@ -628,7 +628,7 @@ class Streams:
     ) -> np.ndarray:
         def draw(name: str, width: int, *out: np.ndarray) -> np.ndarray:
             at = self._at
-            stream = Stream(self._seed, at.matmul, at.attempt, name, self._segment)
+            stream = NoiseStream(self._seed, at.matmul, at.attempt, name, self._segment)
             return np.asarray(getattr(stream, kind)(rows, width, *out))
 
         if not self._dynamic:
@@ -644,7 +644,7 @@ class Streams:
 def _keys(
     seed: int, matmul: str, attempt: int, purpose: str, segment: int, streams: int
 ) -> np.ndarray:
-    """Give the keys of one stream, or of `streams` for every 64 outputs: uint64 [streams, 3, 2]."""
+    """Return keys of one stream, or of `streams` for every 64 outputs: uint64 [streams, 3, 2]."""
     if not streams:
         return stream_keys(seed, matmul, attempt, purpose, segment)[None]
     names = [f"{purpose} from {_WIDTH * i}" for i in range(streams)]

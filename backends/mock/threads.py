@@ -14,7 +14,7 @@ from ...instruments import InputError
 
 
 def thread_count() -> int:
-    """Give the number of threads that a product may use.
+    """Return the number of threads that a product may use.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def _pool(size: int) -> ThreadPoolExecutor:
 
 @cache
 def processors() -> int:
-    """Give the cores that this process may use."""
+    """Return the cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))  # type: ignore[attr-defined, unused-ignore]
     except AttributeError:  # Windows, macOS

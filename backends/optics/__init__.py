@@ -1,1 +1,1 @@
-"""What mock and bench share of optics: response curves, registration, layouts, calibration files."""
+"""The optics of a bench: response curves, registration, layouts, calibration files."""

@@ -195,7 +195,7 @@ class Calibration:
         self.steps[step.name] = step
 
     def figure(self, step: str, name: str) -> float:
-        """Give the value of a figure.
+        """Return the value of a figure.
 
         Raises
         ------
@@ -210,7 +210,7 @@ class Calibration:
         )
 
     def array(self, step: str, name: str) -> np.ndarray:
-        """Give an array.
+        """Return an array.
 
         Raises
         ------
@@ -225,7 +225,7 @@ class Calibration:
         return arrays[name]
 
     def age_s(self, wanted_steps: Iterable[str], now: datetime | None = None) -> float:
-        """Give the age of the oldest of some steps."""
+        """Return the age of the oldest of some steps."""
         oldest = min(datetime.fromisoformat(self._step(s).finished_at) for s in wanted_steps)
         return ((now or datetime.now(UTC)) - oldest).total_seconds()
 
@@ -377,13 +377,13 @@ class Calibration:
 
 
 def calibration_path(bench_path: str | Path) -> Path:
-    """Give where a bench file's calibration lies when it names none: beside it."""
+    """Return where a bench file's calibration lies when it names none: beside it."""
     bench_path = Path(bench_path)
     return bench_path.with_name(f"{bench_path.stem}.calibration.json")
 
 
 def path_for(bench_path: str | Path) -> Path:
-    """Give where the calibration of a bench file lies: the one it names, or the one beside it.
+    """Return where the calibration of a bench file lies: the one it names, or the one beside it.
 
     Raises
     ------
@@ -408,7 +408,7 @@ def path_of(named: str | None, bench_path: str | Path) -> Path:
 
 
 def binding_of(bench: Bench) -> dict[str, Any]:
-    """Give what a calibration of a connected bench is bound to, as JSON has it."""
+    """Return what a calibration of a connected bench is bound to, as JSON has it."""
     instruments: dict[str, dict[str, Any]] = {}
     for role in _ROLES:
         identity = bench.instruments[role].identity
@@ -444,7 +444,7 @@ def _detector(bench: Bench) -> dict[str, Any]:
 
 
 def leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Give dotted keys and their values; a list is one value."""
+    """Return dotted keys and their values; a list is one value."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{where}{key}.")
@@ -535,7 +535,7 @@ class _BindingEntry(_Entry):
     is_simulated: StrictBool
 
 
-class _Header(_Entry):
+class _CalibrationHeader(_Entry):
     schema_: Literal[1] = Field(alias="schema")
     kind: Literal["lightloom calibration"]
     lightloom: StrictStr
@@ -550,7 +550,7 @@ _COPIED = [name for name in _StepEntry.model_fields if name != "arrays"]
 
 
 def described(step: Step) -> dict[str, Any]:
-    """Give a step as JSON has it, without the contents of its arrays."""
+    """Return a step as JSON has it, without the contents of its arrays."""
     return {
         "name": step.name,
         "finished_at": step.finished_at,
@@ -582,7 +582,7 @@ def _json_number(value: float | None) -> float | str | None:
     return value if math.isfinite(value) else str(value)
 
 
-def _read_header(path: Path) -> _Header:
+def _read_header(path: Path) -> _CalibrationHeader:
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -603,7 +603,7 @@ def _read_header(path: Path) -> _Header:
             "or calibrate again"
         )
     try:
-        header = _Header.model_validate(document)
+        header = _CalibrationHeader.model_validate(document)
     except ValidationError as error:
         raise InputError(f"the calibration {path}: {first_complaint(error)}") from None
     if not is_sealed(document):
@@ -615,7 +615,7 @@ def _read_header(path: Path) -> _Header:
 
 
 def _as_read(header: dict[str, Any]) -> Any:
-    """Give a header as a reader of its file will have it: letters that are none are replaced."""
+    """Return a header as a reader of its file will have it: letters that are none are replaced."""
     return json.loads(
         json.dumps(header, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
     )
@@ -625,11 +625,11 @@ def _as_read(header: dict[str, Any]) -> Any:
 
 
 def _stored(array: np.ndarray) -> np.ndarray:
-    """Give an array as the data file wants it: rows in order, bytes in order."""
+    """Return an array as the data file wants it: rows in order, bytes in order."""
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
-def _read_arrays(path: Path, header: _Header) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, header: _CalibrationHeader) -> dict[str, np.ndarray]:
     data = path.with_name(header.data.file)
     try:
         content = data.read_bytes()

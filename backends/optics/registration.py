@@ -33,7 +33,7 @@ def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def scales(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Give the derivative of a map at points [..., 2]: float64 [..., 2 (there), 2 (here)]."""
+    """Return the derivative of a map at points [..., 2]: float64 [..., 2 (there), 2 (here)]."""
     points = np.asarray(points, dtype=np.float64)
     row, column = points[..., :1], points[..., 1:]
     slopes = np.broadcast_to(matrix[:, :2], (*points.shape[:-1], 2, 2)).copy()
@@ -124,7 +124,7 @@ def _fit(here: np.ndarray, there: np.ndarray, count: int) -> Fit:
 
 
 def together(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Give the map that applies `first` and then `second`, fitted over points [n, 2] here."""
+    """Return the map that applies `first` and then `second`, fitted over points [n, 2] here."""
     if first.shape[1] == second.shape[1] == 3:
         turn = second[:, :2] @ first[:, :2]
         return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])

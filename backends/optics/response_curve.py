@@ -1,4 +1,4 @@
-"""`GreyCurve`: the light of one modulator's grey levels, both ways."""
+"""`ResponseCurve`: the light of one modulator's grey levels, both ways."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 _STEPS = (1 << 16) - 1  # of the inverse's table: far below half a step of 12 bits
 
 
-class GreyCurve:
+class ResponseCurve:
     """Which light a grey level passes, and which level passes a light.
 
     Light is counted above darkness: 0 at the darkest level, 1 at the brightest. Only the branch
@@ -36,6 +36,6 @@ class GreyCurve:
         self._inverse = nearest.astype(np.uint8 if len(table) <= 256 else np.uint16)
 
     def levels(self, light: np.ndarray) -> np.ndarray:
-        """Give the grey levels whose light is nearest to that asked for, in [0, 1]."""
+        """Return the grey levels whose light is nearest to that asked for, in [0, 1]."""
         place = np.clip(light * _STEPS + 0.5, 0, _STEPS).astype(np.uint16)
         return self._inverse[place]

@@ -36,7 +36,7 @@ _SLOW = 5  # one accepted input in so many is also used, where that takes its ti
 
 
 def numbers_of(document: Any) -> Iterator[float]:
-    """Give every number with a fraction of a tree of tables and lists."""
+    """Return every number with a fraction of a tree of tables and lists."""
     if isinstance(document, dict | list | tuple):
         for value in document.values() if isinstance(document, dict) else document:
             yield from numbers_of(value)
@@ -75,7 +75,7 @@ def _benches(folder: Path) -> Iterator[Attempt]:
 
 
 def _numbers_where_flags_stand(document: Any, bench: Bench) -> Iterator[str]:
-    """Give the keys where a file has true or false and the bench a number."""
+    """Return the keys where a file has true or false and the bench a number."""
 
     def walk(given: Any, taken: Any, where: str) -> Iterator[str]:
         if isinstance(given, dict) and isinstance(taken, dict):
@@ -203,7 +203,7 @@ def _measured(folder: Path) -> Iterator[Attempt]:
 
 
 def _odd_step(random: Random, step: Step) -> Step:
-    """Give a step of which one figure or array is what no measurement gives."""
+    """Return a step of which one figure or array is what no measurement gives."""
     if step.figures and random.random() < 0.5:
         figures = list(step.figures)
         which = random.randrange(len(figures))
@@ -243,7 +243,7 @@ def _odd_array(random: Random, array: np.ndarray) -> np.ndarray:
 
 
 def _toml_target(texts: list[str], use: Callable[[Path], None]) -> Any:
-    """Give what opens a target of TOML files; `use` reads a file, and works with what it says."""
+    """Return what opens a target of TOML files; `use` reads a file, and works with what it says."""
 
     @contextlib.contextmanager
     def opened(folder: Path) -> Iterator[Attempt]:
@@ -400,7 +400,7 @@ def _traces(folder: Path) -> Iterator[Attempt]:
 
 
 def _changed_line(random: Random, text: str) -> bytes:
-    """Give a trace in which one event says something else, and is an event still."""
+    """Return a trace in which one event says something else, and is an event still."""
     lines = text.split("\n")
     which = random.randrange(1, len(lines) - 2)
     event = json.loads(lines[which].rstrip(","))

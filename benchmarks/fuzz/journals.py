@@ -71,7 +71,7 @@ def _journals(folder: Path) -> Iterator[Attempt]:
 
 
 def _changed(random: Random, content: bytes) -> bytes:
-    """Give a file with bytes changed; lengths kept, mostly, as a disk does it."""
+    """Return a file with bytes changed; lengths kept, mostly, as a disk does it."""
     if random.random() < 0.3:
         return changed_bytes(random, content)
     found = bytearray(content)
@@ -116,7 +116,7 @@ def _change_row(random: Random, path: Path, columns: dict[str, list[str]]) -> No
 
 
 def _another(random: Random, old: Any) -> Any:
-    """Give another value for a cell."""
+    """Return another value for a cell."""
     if isinstance(old, bytes) and random.random() < 0.8:
         return changed_bytes(random, old)
     if isinstance(old, str) and random.random() < 0.8:
@@ -138,7 +138,7 @@ def _look(path: Path) -> None:
 
 
 def _told(path: Path) -> Any:
-    """Give what a run came to, without times."""
+    """Return what a run came to, without times."""
     with JournalFile(path) as kept:
         report = kept.results()["report"]
         values = {

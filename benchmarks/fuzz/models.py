@@ -128,7 +128,7 @@ def _changed_header(random: Random, content: bytes) -> bytes:
 
 
 def _changed_entry(random: Random, header: dict[str, Any]) -> Any:
-    """Give the header with one tensor placed, shaped or typed otherwise."""
+    """Return the header with one tensor placed, shaped or typed otherwise."""
     name, other = random.sample(sorted(header), 2)
     kind = random.randrange(6)
     if kind == 0:

@@ -53,7 +53,7 @@ BITS = (
 
 
 def odd_value(random: Random, depth: int = 0) -> Any:
-    """Give a value that a file could hold where another was to come."""
+    """Return a value that a file could hold where another was to come."""
     kind = random.randrange(10 if depth < 3 else 7)
     if kind < 3:
         return random.choice(ODD_NUMBERS)
@@ -75,7 +75,7 @@ def odd_value(random: Random, depth: int = 0) -> Any:
 
 
 def changed_bytes(random: Random, data: bytes) -> bytes:
-    """Give bytes that differ in up to four places."""
+    """Return bytes that differ in up to four places."""
     found = bytearray(data)
     for _ in range(random.randrange(1, 5)):
         at = random.randrange(len(found) + 1)
@@ -102,7 +102,7 @@ def changed_bytes(random: Random, data: bytes) -> bytes:
 
 
 def changed_lines(random: Random, text: str) -> str:
-    """Give a text with lines that are gone, twice there, exchanged, or new."""
+    """Return a text with lines that are gone, twice there, exchanged, or new."""
     lines = text.split("\n")
     for _ in range(random.randrange(1, 4)):
         at, other = random.randrange(len(lines)), random.randrange(len(lines))
@@ -128,7 +128,7 @@ def changed_lines(random: Random, text: str) -> str:
 
 
 def changed_document(random: Random, document: Any) -> Any:
-    """Give a copy of a tree of tables and lists with up to three values changed."""
+    """Return a copy of a tree of tables and lists with up to three values changed."""
     document = copy.deepcopy(document)
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         holder, key = _somewhere(random, document)
@@ -139,7 +139,7 @@ def changed_document(random: Random, document: Any) -> Any:
 
 
 def _somewhere(random: Random, document: Any) -> tuple[Any, Any]:
-    """Give a table or list of the tree and one of its keys; all places are about as likely."""
+    """Return a table or list of the tree and one of its keys; all places are about as likely."""
     places: list[tuple[Any, Any]] = []
 
     def walk(value: Any) -> None:
@@ -180,7 +180,7 @@ def _change(random: Random, holder: Any, key: Any) -> None:
 def changed_text(
     random: Random, text: str, document: Any, write: Callable[[Any], str] = json.dumps
 ) -> bytes:
-    """Give a file whose document, lines or bytes have changed; the document most often.
+    """Return a file whose document, lines or bytes have changed; the document most often.
 
     Parameters
     ----------

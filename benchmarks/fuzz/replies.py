@@ -155,7 +155,7 @@ def _ticking() -> Iterator[None]:
 def _connected(
     driver: str, options: dict[str, Any], device: Any, random: Random
 ) -> Iterator[tuple[Any, _Line]]:
-    """Give an instrument at the end of a line that spoils its share of the replies."""
+    """Return an instrument at the end of a line that spoils its share of the replies."""
     line = _Line(device.hear, random, random.choice((0.02, 0.1, 0.4)))
     address = f"GPIB{os.getpid()}::1::INSTR"  # a device is one process's, and several may fuzz
     given = {"address": address, "timeout_s": 0.02, **options}
@@ -169,7 +169,7 @@ def _connected(
 
 
 def _says(reply: bytes, count: int = 1, strip: str = "") -> list[float] | None:
-    """Give the numbers that a reply states, by the letter; None where it states no such numbers."""
+    """Return numbers that a reply states, by the letter; None where it states no such numbers."""
     try:
         text = reply.removesuffix(b"\n").decode("ascii").strip()
     except UnicodeDecodeError:

@@ -24,7 +24,7 @@ from ..errors import Disconnected, InputError, InstrumentError, InstrumentTimeou
 from ..safety import signals
 from ..slm import SpatialLightModulator
 from ..units import Hertz, Seconds
-from .window import Monitor, Opened, Wanted, serve
+from .window import Monitor, OpenedWindow, Wanted, serve
 
 _SPAWN = multiprocessing.get_context("spawn")  # window libraries do not survive a fork
 _PINGS = 20
@@ -62,7 +62,7 @@ class DisplaySLM(SpatialLightModulator):
         super().__init__(name, options, clock=clock)
         self._window: _WindowProcess | None = None
         self._memory: SharedMemory | None = None
-        self._opened: Opened | None = None
+        self._opened: OpenedWindow | None = None
 
     @property
     def address(self) -> str:
@@ -80,7 +80,7 @@ class DisplaySLM(SpatialLightModulator):
             Wanted(self.name, options.monitor, options.x_display), timeout_s
         )
         try:
-            opened: Opened = self._window.answer(0, timeout_s)
+            opened: OpenedWindow = self._window.answer(0, timeout_s)
             self._take_over(opened)
             self._memory = SharedMemory(create=True, size=self.shape[0] * self.shape[1])
             self._window.send(self._memory.name)
@@ -91,7 +91,7 @@ class DisplaySLM(SpatialLightModulator):
             raise
         return Identity(model=opened.monitor.name or f"monitor {options.monitor}")
 
-    def _take_over(self, opened: Opened) -> None:
+    def _take_over(self, opened: OpenedWindow) -> None:
         options, shape = self.options, opened.monitor.shape
         if options.shape not in (None, shape):
             raise InputError(
@@ -111,7 +111,7 @@ class DisplaySLM(SpatialLightModulator):
         self.darkest_level = options.darkest_level
 
     def _clock_offset(self, timeout_s: float) -> float:
-        """Give what turns the window's time into ours: from the quickest of some questions."""
+        """Return what turns the window's time into ours: from the quickest of some questions."""
         tries = []
         for _ in range(_PINGS):
             asked_s = self.clock.now_s()

@@ -121,7 +121,7 @@ class GenicamCamera(Camera):
         return Identity(info.vendor, info.model, info.serial_number, info.version)
 
     def _find(self) -> tuple[str, Any]:
-        """Give the producer, held for us, and its entry for the camera."""
+        """Return the producer, held for us, and its entry for the camera."""
         seen: list[Any] = []
         for producer in producers(self.options.producer):
             found = _hold(producer)
@@ -295,7 +295,7 @@ class GenicamCamera(Camera):
         return None if self._number is None else self._number + 1
 
     def _taken_at(self) -> float:
-        """Give the earliest moment at which the exposure of the next frame can have begun."""
+        """Return the earliest moment at which the exposure of the next frame can have begun."""
         if self._trigger_mode == "software":
             # a frame that nobody asked for is as good as stale
             return self._triggered_at_s.popleft() if self._triggered_at_s else float("-inf")
@@ -349,7 +349,7 @@ class GenicamCamera(Camera):
         return node is not None and node.get_access_mode() > _NOT_IMPLEMENTED
 
     def _feature(self, name: str) -> Any:
-        """Give a feature of the camera; None where it has none, or not now."""
+        """Return a feature of the camera; None where it has none, or not now."""
         node = self._node(name)
         return node if node is not None and node.get_access_mode() >= _WRITE_ONLY else None
 
@@ -425,7 +425,7 @@ _lock = Lock()
 
 
 def producers(wanted: str) -> list[str]:
-    """Give the paths of the producers that a bench file means."""
+    """Return the paths of the producers that a bench file means."""
     if wanted == "viky":
         package = import_extra("genicam", "genicam", "a GenICam camera")
         wanted = str(Path(str(package.__file__)).parent / "viky.cti")

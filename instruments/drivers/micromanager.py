@@ -257,7 +257,7 @@ class MicroManagerCamera(Camera):
             return RawFrame(data, number, self._began_at(facts))
 
     def _began_at(self, facts: Any) -> float:
-        """Give when an exposure began, from when its frame reached Micro-Manager."""
+        """Return when an exposure began, from when its frame reached Micro-Manager."""
         received = datetime.fromisoformat(facts.GetSingleTag("TimeReceivedByCore").GetValue())
         age_s = (datetime.now() - received).total_seconds()
         began_s = self.clock.now_s() - age_s - self._exposure_s - self.readout_s

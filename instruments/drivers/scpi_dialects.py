@@ -45,7 +45,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
-        """Give volts [channels, samples], and the rate that the device really took."""
+        """Return volts [channels, samples], and the rate that the device really took."""
 
     def write(self, link: VisaLink, channel: int, volts: float) -> None:
         """Put a voltage on an output."""

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from ..base import DriverOptions
 from ..clock import Clock
-from ..errors import BadReply, InputError, InstrumentError, LimitExceeded
+from ..errors import InputError, InstrumentError, LimitExceeded, ProtocolError
 from ..light_source import LightSource, PowerMeter
 from ..trust import takes_a_number
 from ..units import Metres, Watts
@@ -115,7 +115,7 @@ class ScpiSource(VisaInstrument, LightSource):
         held_w = self._link.ask_number(commands.ask_power) * unit_w
         allowed_w = self.options.set_point_tolerance * power_w + 1e-6 * self.power_limits_w[1]
         if abs(held_w - power_w) > allowed_w:
-            raise BadReply(
+            raise ProtocolError(
                 f"{self.name} was told {power_w:g} W and says that it holds {held_w:g} W; "
                 "check its limits, watts_per_unit and the commands"
             )
@@ -236,7 +236,7 @@ class ScpiPowerMeter(VisaInstrument, PowerMeter):
         if commands.ask_wavelength:
             self.wavelength_m = self._link.ask_number(commands.ask_wavelength) * 1e-9
             if wanted_m is not None and abs(self.wavelength_m - wanted_m) > 1e-9:
-                raise BadReply(
+                raise ProtocolError(
                     f"{self.name} was set to {wanted_m * 1e9:g} nm and says "
                     f"{self.wavelength_m * 1e9:g} nm; check what its sensor can do"
                 )

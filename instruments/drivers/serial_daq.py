@@ -25,12 +25,12 @@ from ..base import Identity
 from ..camera import Shot
 from ..daq import Daq, Samples
 from ..errors import (
-    BadReply,
     Disconnected,
     InstrumentError,
     InstrumentTimeout,
     InUse,
     LimitExceeded,
+    ProtocolError,
 )
 from ..serial_line import SerialOptions
 from ..trust import SerialPort
@@ -46,12 +46,12 @@ TRANSFER_S = 1.0  # that a scan may take beyond its own time, to be sent
 
 
 def framed(start: str, body: str) -> bytes:
-    """Give a line: start, body, "*", CRC-16/CCITT-FALSE of the body in 4 hex digits, line end."""
+    """Return a line: start, body, "*", CRC-16/CCITT-FALSE of the body in 4 hex digits, line end."""
     return f"{start}{body}*{crc_hqx(body.encode('ascii'), 0xFFFF):04X}\n".encode("ascii")
 
 
 def unframed(start: str, line: bytes) -> list[str] | None:
-    """Give the words of a line; None when it is damaged or not ours."""
+    """Return the words of a line; None when it is damaged or not ours."""
     body = line.strip().decode("ascii", "replace").removeprefix(start).rpartition("*")[0]
     if not body.isascii() or framed(start, body).strip() != line.strip():
         return None
@@ -136,7 +136,7 @@ class SerialDaq(Daq):
                 raise ValueError(f"rate_hz {has['rate_hz']}")
             return Identity(has["maker"], has["model"], has["serial"], has["firmware"])
         except (KeyError, ValueError) as error:
-            raise BadReply(
+            raise ProtocolError(
                 f"{self.name} ({self.address}) does not say what it has ({error!r}): {words}; "
                 "load the firmware of examples/serial_daq"
             ) from error
@@ -172,7 +172,7 @@ class SerialDaq(Daq):
         counts = self._counts(data, count)
         late_us = self._whole_number(end[1:2])
         if self._whole_number(end[:1]) != count:
-            raise BadReply(f"{self.name} counts {end[0]} samples where {count} were to come")
+            raise ProtocolError(f"{self.name} counts {end[0]} samples where {count} were to come")
         if late_us > period_us:
             raise InstrumentError(
                 f"{self.name} fell {late_us} us behind its rate; ask for less than {rate_hz:g} Hz"
@@ -187,11 +187,13 @@ class SerialDaq(Daq):
         numbers: list[int] = []
         for first, *piece in data:
             if self._whole_number([first]) != len(numbers):
-                raise BadReply(f"{self.name}: a piece of the scan is lost before number {first}")
+                raise ProtocolError(
+                    f"{self.name}: a piece of the scan is lost before number {first}"
+                )
             numbers += [self._whole_number([number]) for number in piece]
         highest = (1 << int(self.bit_depth or 1)) - 1
         if len(numbers) != count or max(numbers) > highest:
-            raise BadReply(
+            raise ProtocolError(
                 f"{self.name}: {count} counts up to {highest} were to come, and {len(numbers)} up "
                 f"to {max(numbers, default=0)} came"
             )
@@ -214,7 +216,7 @@ class SerialDaq(Daq):
 
     def _whole_number(self, words: list[str]) -> int:
         if len(words) != 1 or not (words[0].isascii() and words[0].isdigit()):
-            raise BadReply(f"{self.name}: a whole number was to come, not {' '.join(words)!r}")
+            raise ProtocolError(f"{self.name}: a whole number was to come, not {' '.join(words)!r}")
         return int(words[0])
 
     # --- one exchange ----------------------------------------------------------------------------
@@ -244,13 +246,13 @@ class SerialDaq(Daq):
             elif kind == "NO":
                 raise InstrumentError(f"{self.name} refuses {question!r}: {' '.join(rest)}")
             else:
-                raise BadReply(f"{self.name} answers {question!r} with {kind!r}")
+                raise ProtocolError(f"{self.name} answers {question!r} with {kind!r}")
 
     def _hear_echo(self, sent: bytes, question: str, deadline_s: float) -> None:
         if self.options.echo:
             heard = self._next_line(question, deadline_s)
             if heard.strip() != sent.strip():
-                raise BadReply(
+                raise ProtocolError(
                     f"{self.name} ({self.address}) does not echo {question!r} but says "
                     f"{heard[:60]!r}; leave echo out, or check baud rate and cable"
                 )
@@ -261,14 +263,16 @@ class SerialDaq(Daq):
             line = self._next_line(question, deadline_s)
             words = unframed("<", line)
             if words is None or len(words) < 2:
-                raise BadReply(
+                raise ProtocolError(
                     f"{self.name} ({self.address}) answers {question!r} with a damaged line, "
                     f"{line[:60]!r}; check baud rate and cable"
                 )
             if words[0] == tag:
                 return words[1], words[2:]
             if words[0] not in self._broken_off:
-                raise BadReply(f"{self.name} answers {question!r} with what nobody asked: {words}")
+                raise ProtocolError(
+                    f"{self.name} answers {question!r} with what nobody asked: {words}"
+                )
             LOG.warning("%s: a late answer was dropped: %s", self.name, " ".join(words))
 
     def _next_line(self, question: str, deadline_s: float) -> bytes:
@@ -283,9 +287,9 @@ class SerialDaq(Daq):
         where, got = f"{self.name} ({self.address})", self._buffer
         if len(got) > LONGEST_LINE:
             self._buffer = b""
-            raise BadReply(f"{where} answers {question!r} without end: {got[:40]!r}...")
+            raise ProtocolError(f"{where} answers {question!r} without end: {got[:40]!r}...")
         if got:
-            raise BadReply(f"{where} answers {question!r} with half a line, {got[-40:]!r}")
+            raise ProtocolError(f"{where} answers {question!r} with half a line, {got[-40:]!r}")
         raise InstrumentTimeout(
             f"{where} did not answer {question!r} in time; check power, baud rate and firmware"
         )

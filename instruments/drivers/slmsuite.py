@@ -23,11 +23,11 @@ from ..base import DriverOptions, Identity
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..clock import Clock
 from ..errors import (
-    BadReply,
     Disconnected,
     InputError,
     InstrumentTimeout,
     LightloomError,
+    ProtocolError,
     import_extra,
 )
 from ..slm import SpatialLightModulator
@@ -275,7 +275,9 @@ class SlmsuiteCamera(_Adapter, Camera):
             )
         data = np.asarray(image)
         if data.dtype not in (np.uint8, np.uint16):
-            raise BadReply(f"{self.name}: a frame of {data.dtype} came; whole counts are wanted")
+            raise ProtocolError(
+                f"{self.name}: a frame of {data.dtype} came; whole counts are wanted"
+            )
         self._taken.append(RawFrame(data, None, taken_at_s))
 
     def _read(self, timeout_s: float) -> RawFrame | None:

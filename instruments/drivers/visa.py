@@ -23,7 +23,7 @@ from pyvisa.constants import Parity as VisaParity
 
 from ..base import DriverOptions, Identity, Instrument
 from ..clock import Clock
-from ..errors import BadReply, Disconnected, InstrumentError, InstrumentTimeout, InUse
+from ..errors import Disconnected, InstrumentError, InstrumentTimeout, InUse, ProtocolError
 from ..serial_line import SerialOptions
 from ..trust import VisaAddress, VisaBackend
 from ..units import Seconds
@@ -223,7 +223,7 @@ class VisaLink:
             self._get_in_step(deadline_s)
         if self._something_waits(question):
             self._is_in_step = False
-            raise BadReply(
+            raise ProtocolError(
                 f"{self.name} ({self._options.address}) had sent something before it was asked "
                 f"{question!r}; ask again, or check that nobody else talks to it"
             )
@@ -260,7 +260,7 @@ class VisaLink:
         """Raise BadReply for a line that is no answer; the next question gets in step first."""
         self._is_in_step = False
         shown = answer if len(answer) <= 60 else answer[:57] + "..."
-        raise BadReply(
+        raise ProtocolError(
             f"{self.name} ({self._options.address}) answered {question!r} with {shown!r}, "
             f"where {wanted} was to come; check dialect, address and line endings"
         )
@@ -283,13 +283,15 @@ class VisaLink:
             piece, is_whole = self._receive(question, max(left_s, 0.001))
             got += piece
             if len(got) > LONGEST_REPLY:
-                raise BadReply(f"{self.name} answers {question!r} without end: {got[:40]!r}...")
+                raise ProtocolError(
+                    f"{self.name} answers {question!r} without end: {got[:40]!r}..."
+                )
             if not piece or (left_s <= 0 and not (is_whole or got.endswith(end))):
                 self._complain_of_silence(question, got)
         try:
             return got.removesuffix(end).decode("ascii").rstrip("\r\n")
         except UnicodeDecodeError:
-            raise BadReply(
+            raise ProtocolError(
                 f"{self.name} ({self._options.address}) answered {question!r} with what is no "
                 f"text: {got[:40]!r}; check baud rate and address"
             ) from None
@@ -330,7 +332,7 @@ class VisaLink:
         if self._is_cut():
             raise Disconnected(self._gone(question, "the other side closed the connection"))
         if got:
-            raise BadReply(
+            raise ProtocolError(
                 f"{where} answered {question!r} with half a line, {got[-40:]!r}; "
                 "check the line ending, or give it more time with timeout_s"
             )
@@ -343,7 +345,7 @@ class VisaLink:
         """Read up to the answer to a question whose answer is known; say what was before it."""
         ask, known = self._options.identity_query, self.identity_line
         if not known:
-            raise BadReply(
+            raise ProtocolError(
                 f"{self.name} ({self._options.address}) is out of step since its last answer did "
                 "not come whole, and has no identity_query to get back in step; connect it again"
             )
@@ -357,7 +359,7 @@ class VisaLink:
     def _read_loosely(self, question: str, deadline_s: float) -> str:
         try:
             return self._read_line(question, deadline_s)
-        except BadReply:  # of an earlier question, and not to be used anyway
+        except ProtocolError:  # of an earlier question, and not to be used anyway
             if time.monotonic() >= deadline_s:
                 raise
             return ""
@@ -446,7 +448,7 @@ def _frames_messages(address: str) -> bool:
 
 
 def numbers_in(text: str) -> list[float]:
-    """Give the numbers of a text that separates them by commas; none where one of them is none.
+    """Return the numbers of a text that separates them by commas; none where one of them is none.
 
     Python would also read "1_0" as 10. SCPI writes 9.9E37 for infinity, as an instrument does that
     is beyond its range, and 9.91E37 for what is no number.

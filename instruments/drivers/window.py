@@ -48,7 +48,7 @@ class Monitor:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedWindow:
     """What a window turned out to be; `is_vsynced` when flips wait for the monitor."""
 
     monitor: Monitor
@@ -217,7 +217,7 @@ class _Window:
         self.sdl.SDL_RenderPresent(self.renderer)
 
     def _bounds(self, index: int) -> tuple[int, int, int, int]:
-        """Give left, top, width and height of a monitor; all 0 of one that is gone."""
+        """Return left, top, width and height of a monitor; all 0 of one that is gone."""
         rect = self.sdl.SDL_Rect()
         self.sdl.SDL_GetDisplayBounds(index, ctypes.byref(rect))
         return rect.x, rect.y, rect.w, rect.h
@@ -230,14 +230,14 @@ class _Window:
                 "place; check its cable, then connect again"
             )
 
-    def _described(self, monitor: Monitor) -> Opened:
+    def _described(self, monitor: Monitor) -> OpenedWindow:
         """Take the size in pixels from the renderer; on a scaled desktop the window's differs."""
         width, height = ctypes.c_int(), ctypes.c_int()
         self.sdl.SDL_GetRendererOutputSize(self.renderer, ctypes.byref(width), ctypes.byref(height))
         info = self.sdl.SDL_RendererInfo()
         self.sdl.SDL_GetRendererInfo(self.renderer, ctypes.byref(info))
         shape = (height.value, width.value)
-        return Opened(
+        return OpenedWindow(
             Monitor(monitor.index, monitor.name, shape, monitor.refresh_hz),
             info.name.decode(errors="replace"),
             bool(info.flags & self.sdl.SDL_RENDERER_PRESENTVSYNC),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 Place = tuple[int, int, int, int]  # left, top, width, height in pixels of the desktop
 
 
-class _Monitor(ctypes.Structure):
+class _XrrMonitorInfo(ctypes.Structure):
     """`XRRMonitorInfo` of Xrandr.h."""
 
     _fields_ = [
@@ -26,7 +26,7 @@ class _Monitor(ctypes.Structure):
 
 
 def lit_monitors() -> Callable[[], set[Place]] | None:
-    """Give what asks for the monitors that are lit; None where that cannot be asked."""
+    """Return what asks for the monitors that are lit; None where that cannot be asked."""
     paths = [ctypes.util.find_library(name) for name in ("X11", "Xrandr")]
     if None in paths:
         return None
@@ -40,8 +40,8 @@ def lit_monitors() -> Callable[[], set[Place]] | None:
         ctypes.c_int,
         ctypes.c_void_p,
     ]
-    xrandr.XRRGetMonitors.restype = ctypes.POINTER(_Monitor)
-    xrandr.XRRFreeMonitors.argtypes = [ctypes.POINTER(_Monitor)]
+    xrandr.XRRGetMonitors.restype = ctypes.POINTER(_XrrMonitorInfo)
+    xrandr.XRRFreeMonitors.argtypes = [ctypes.POINTER(_XrrMonitorInfo)]
     display = x11.XOpenDisplay(None)
     if not display:
         return None

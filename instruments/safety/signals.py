@@ -337,7 +337,7 @@ def _hear(ear: socket.socket) -> None:
 
 
 def _see_to_it(asked: _Asked, number: int) -> None:
-    """Give the shot that is being taken its time; then light goes off, whoever has not ended.
+    """Return the shot that is being taken its time; then light goes off, whoever has not ended.
 
     A person who has pressed Ctrl-C can press it again, so an exposure may end; nobody will help
     when a program is ended by another, or its terminal has gone.

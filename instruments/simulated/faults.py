@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from ..toml_file import Table
+from ..toml_file import TomlTable
 
 Kind = Literal[
     "held",
@@ -41,7 +41,7 @@ Kind = Literal[
 ]
 
 
-class Fault(Table):
+class Fault(TomlTable):
     """When a device fails, counted in its own exchanges (frames shown, triggers, reads) from 1.
 
     Parameters
@@ -74,10 +74,10 @@ class Fault(Table):
 
 
 def share(*parts: object) -> float:
-    """Give a number in [0, 1) that depends on nothing but `parts`."""
+    """Return a number in [0, 1) that depends on nothing but `parts`."""
     return int.from_bytes(digest(*parts)[:7], "little") / 2**56
 
 
 def digest(*parts: object) -> bytes:
-    """Give 32 bytes that depend on nothing but `parts`."""
+    """Return 32 bytes that depend on nothing but `parts`."""
     return blake2b("|".join(map(str, parts)).encode(), digest_size=32).digest()

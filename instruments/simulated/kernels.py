@@ -113,7 +113,7 @@ def blur(light: np.ndarray, taps: np.ndarray, first: int, out: np.ndarray) -> No
 
 @compiled()
 def look_up(levels: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
-    """Give table[levels]: float32."""
+    """Return table[levels]: float32."""
     for row in range(levels.shape[0]):
         for column in range(levels.shape[1]):
             out[row, column] = table[levels[row, column]]

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from ..camera import Region, Shot
 from ..errors import InputError
-from ..toml_file import Table
+from ..toml_file import TomlTable
 from .faults import digest
 from .optics import affine, bend, blur, image, in_bands, interfere, inverse, look_up, taps, warp
 
@@ -50,7 +50,7 @@ _TOLD = (  # options of the world that are themselves what calibration is to fin
 )
 
 
-class Registration(Table):
+class Registration(TomlTable):
     """How one plane lies on the next: about the centre, in pixels of the plane that is hit."""
 
     scale: float = Field(default=1.0, gt=0)
@@ -58,7 +58,7 @@ class Registration(Table):
     shift_px: tuple[float, float] = (0.0, 0.0)
 
 
-class WorldOptions(Table):
+class WorldOptions(TomlTable):
     """What a simulated bench is like; the table `[world]` of a bench file.
 
     Parameters
@@ -119,7 +119,7 @@ class WorldOptions(Table):
 
 
 @dataclass
-class _Frame:
+class _ShownFrame:
     number: int
     levels: np.ndarray
     from_s: float
@@ -142,7 +142,7 @@ class Modulator:
     shape: tuple[int, int]
     table: np.ndarray
     time_constant_s: float
-    frames: deque[_Frame] = field(default_factory=lambda: deque(maxlen=_FRAMES))
+    frames: deque[_ShownFrame] = field(default_factory=lambda: deque(maxlen=_FRAMES))
     flips: int = 0
     coming: deque[float] = field(default_factory=deque)
     spare: np.ndarray | None = None  # memory of a frame that nobody sees any more
@@ -154,8 +154,8 @@ class Modulator:
             self.flips += 1
         return self.flips
 
-    def shares(self, start_s: float, exposure_s: float) -> list[tuple[_Frame, float]]:
-        """Give the frames that are seen from a moment on, each with its share of the light.
+    def shares(self, start_s: float, exposure_s: float) -> list[tuple[_ShownFrame, float]]:
+        """Return the frames that are seen from a moment on, each with its share of the light.
 
         The state s follows ds/dt = (frame - s) / time_constant; averaged over the exposure.
         """
@@ -234,7 +234,7 @@ class LightPath:
             table = self._curve(role, bit_depth)
             modulator = Modulator(shape, table, settle_time_s / 10 * self.options.settling)
             dark = np.zeros(shape, dtype=np.uint8 if bit_depth <= 8 else np.uint16)
-            modulator.frames.append(_Frame(next(self._numbers), dark, float("-inf")))
+            modulator.frames.append(_ShownFrame(next(self._numbers), dark, float("-inf")))
             self.modulators[role] = modulator
             self._even = None
             for kept in (self._maps, self._pictures, self._sums):
@@ -290,7 +290,7 @@ class LightPath:
                 modulator.frames.pop()  # nobody sees the one that it replaces
             if len(modulator.frames) == _FRAMES and modulator.frames[0].light is not None:
                 modulator.spare = modulator.frames[0].light
-            modulator.frames.append(_Frame(next(self._numbers), levels.copy(), from_s))
+            modulator.frames.append(_ShownFrame(next(self._numbers), levels.copy(), from_s))
             modulator.coming.append(from_s)
 
     def flips(self, role: str, now_s: float) -> int:
@@ -307,7 +307,7 @@ class LightPath:
         row_time_s: float,
         shot: Shot,
     ) -> np.ndarray:
-        """Give the mean photoelectrons of each pixel of a region: float32 [height, width].
+        """Return the mean photoelectrons of each pixel of a region: float32 [height, width].
 
         Parameters
         ----------
@@ -334,7 +334,7 @@ class LightPath:
             return out
 
     def on_photodiode(self, start_s: float, exposure_s: float, shot: Shot) -> float:
-        """Give the mean photoelectrons of a bucket detector that sees all the light."""
+        """Return the mean photoelectrons of a bucket detector that sees all the light."""
         with self._lock:
             if self._is_dark:
                 return 0.0
@@ -360,7 +360,7 @@ class LightPath:
             electrons[row[inside], column[inside]] += e_per_s[inside] * np.float32(exposure_s)
 
     def generator(self, shot: Shot, part: str) -> np.random.Generator:
-        """Give the random numbers of one part of one shot: the same for the same address."""
+        """Return the random numbers of one part of one shot: the same for the same address."""
         return _generator(self.options.seed, shot.address, part)
 
     def next_shot(self) -> Shot:
@@ -372,7 +372,7 @@ class LightPath:
     # --- what a bench with calibration = "known", and tests, may ask -----------------------------
 
     def truth(self, sensor_shape: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Give what calibration is to find; the camera's trigger latency is among its options.
+        """Return what calibration is to find; the camera's trigger latency is among its options.
 
         Returns
         -------
@@ -420,7 +420,7 @@ class LightPath:
         float32 [height, width] of the camera, [1, 1] of a photodiode
         """
         with self._lock:
-            frames = [_Frame(-1, levels, 0.0) for levels in (inputs, weights)]
+            frames = [_ShownFrame(-1, levels, 0.0) for levels in (inputs, weights)]
             planes = self._planes(*frames)
             if sensor_shape is None:
                 return np.array([[np.vdot(planes[0], planes[1] * planes[2])]])
@@ -475,9 +475,9 @@ class LightPath:
 
     def _pairs(
         self, starts_s: np.ndarray, exposure_s: float
-    ) -> list[tuple[_Frame, _Frame, np.ndarray]]:
-        """Give pairs of frames that are seen, with their share in each row: float32 [rows]."""
-        found: dict[tuple[int, int], tuple[_Frame, _Frame, np.ndarray]] = {}
+    ) -> list[tuple[_ShownFrame, _ShownFrame, np.ndarray]]:
+        """Return pairs of frames that are seen, with their share in each row: float32 [rows]."""
+        found: dict[tuple[int, int], tuple[_ShownFrame, _ShownFrame, np.ndarray]] = {}
         for row, start_s in enumerate(starts_s):
             for one, a in self.modulators["input"].shares(start_s, exposure_s):
                 for other, b in self.modulators["weight"].shares(start_s, exposure_s):
@@ -485,8 +485,8 @@ class LightPath:
                     found.setdefault((id(one), id(other)), new)[2][row] = a * b
         return list(found.values())
 
-    def _light(self, role: str, frame: _Frame) -> np.ndarray:
-        """Give what a frame passes, on the grid of the weight modulator: float32 [h, w]."""
+    def _light(self, role: str, frame: _ShownFrame) -> np.ndarray:
+        """Return what a frame passes, on the grid of the weight modulator: float32 [h, w]."""
         if frame.light is None:
             modulator = self.modulators[role]
             space, modulator.spare = modulator.spare, None
@@ -500,8 +500,10 @@ class LightPath:
             frame.light = light
         return frame.light
 
-    def _planes(self, one: _Frame, other: _Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give three planes whose product is the light of each weight pixel: float32 [h, w]."""
+    def _planes(
+        self, one: _ShownFrame, other: _ShownFrame
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return three planes whose product is the light of each weight pixel: float32 [h, w]."""
         planes = self._light("input", one), self._light("weight", other), self._evenness()
         if not self.options.fringes:
             return planes
@@ -513,8 +515,8 @@ class LightPath:
         ones = self._maps["ones"]
         return interfere(light, self._maps["fringes"], self.options.fringes), ones, ones
 
-    def _sum(self, one: _Frame, other: _Frame) -> float:
-        """Give all light of a pair of frames, in pixels at full transmission."""
+    def _sum(self, one: _ShownFrame, other: _ShownFrame) -> float:
+        """Return all light of a pair of frames, in pixels at full transmission."""
         key = one.number, other.number
         if key not in self._sums:
             x, w, even = self._planes(one, other)
@@ -523,8 +525,10 @@ class LightPath:
                 self._sums.popitem(last=False)
         return self._sums[key]
 
-    def _picture(self, one: _Frame, other: _Frame, sensor_shape: tuple[int, int]) -> np.ndarray:
-        """Give the image of a pair of frames, in light of one pixel: float32 [h, w], to be kept."""
+    def _picture(
+        self, one: _ShownFrame, other: _ShownFrame, sensor_shape: tuple[int, int]
+    ) -> np.ndarray:
+        """Return image of a pair of frames, in light of one pixel: float32 [h, w], to be kept."""
         key = sensor_shape, one.number, other.number
         if key in self._pictures:
             self._pictures.move_to_end(key)
@@ -586,7 +590,7 @@ class LightPath:
         return middle + self.options.camera_registration.shift_px[1]
 
     def _lit_columns(self, sensor_shape: tuple[int, int], region: Region) -> slice:
-        """Give the columns of a region outside which a picture is dark for certain."""
+        """Return the columns of a region outside which a picture is dark for certain."""
         if self.options.layout != "line":
             return slice(None)
         left = int(np.floor(self._spot_left(sensor_shape))) - region.left
@@ -623,7 +627,7 @@ class LightPath:
         return np.asarray(leak + (1 - leak) * grey, dtype=np.float32)
 
     def _evenness(self) -> np.ndarray:
-        """Give gain times illumination of each weight pixel: float32 [h, w]."""
+        """Return gain times illumination of each weight pixel: float32 [h, w]."""
         if self._even is None:
             shape = self.modulators["weight"].shape
             chance = _generator(self.options.seed, "evenness")
@@ -665,7 +669,7 @@ class LightPath:
         return self._maps[sensor_shape]
 
     def _hot_pixels(self, sensor_shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-        """Give rows and columns of hot pixels, and their dark electrons per second: [n]."""
+        """Return rows and columns of hot pixels, and their dark electrons per second: [n]."""
         if sensor_shape not in self._hot:
             chance = _generator(self.options.seed, "hot", *sensor_shape)
             row, column = np.nonzero(chance.random(sensor_shape) < self.options.hot_pixels)
@@ -684,7 +688,7 @@ def _caught(place: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarra
 
 
 def _fringes(chance: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Give the cosine of the phase between neighbours: float32 [h, w].
+    """Return the cosine of the phase between neighbours: float32 [h, w].
 
     The phase swings by one radian round 0 or pi, in 1 to 3 waves across each side: neighbours are
     nearly in step, as behind one lens, so that no sum over a row or over all averages it away.

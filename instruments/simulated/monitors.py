@@ -17,12 +17,12 @@ from ..camera import Shot
 from ..daq import Daq, Samples
 from ..errors import InstrumentTimeout
 from ..light_source import PowerMeter
-from ..toml_file import Table
+from ..toml_file import TomlTable
 from ..units import Seconds
 from .devices import SimulatedOptions, _Simulated
 
 
-class Excursion(Table):
+class Excursion(TomlTable):
     """A time in which a reading is not what it was.
 
     Parameters
@@ -60,7 +60,7 @@ class ThermometerOptions(MonitorOptions):
     volts: float = 0.22
 
 
-class _Monitor(_Simulated):
+class _SimulatedMonitor(_Simulated):
     """Follows a schedule."""
 
     def __init__(self, name: str, options: Any = None, **others: Any) -> None:
@@ -74,7 +74,7 @@ class _Monitor(_Simulated):
         return identity
 
     def _factor(self) -> float:
-        """Give what a reading is multiplied by now."""
+        """Return what a reading is multiplied by now."""
         fault = self._fails("read", "silent")
         if fault is not None:
             raise InstrumentTimeout(f"{self.name}: no answer")
@@ -89,7 +89,7 @@ class _Monitor(_Simulated):
         return factor * float(1 + self.options.noise * chance.standard_normal())
 
 
-class SimulatedPowerMeter(_Monitor, PowerMeter):
+class SimulatedPowerMeter(_SimulatedMonitor, PowerMeter):
     """Reads the power that the source of its world emits."""
 
     driver = "simulated-power-meter"
@@ -103,7 +103,7 @@ class SimulatedPowerMeter(_Monitor, PowerMeter):
         return self.world.power_w * self._factor()
 
 
-class SimulatedThermometer(_Monitor, Daq):
+class SimulatedThermometer(_SimulatedMonitor, Daq):
     """A DAQ of which every input reads the same thermometer."""
 
     driver = "simulated-thermometer"

@@ -42,13 +42,13 @@ def affine(
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
-    """Give the map back."""
+    """Return the map back."""
     turn = np.linalg.inv(matrix[:, :2])
     return np.column_stack([turn, -turn @ matrix[:, 2]])
 
 
 def look_up(levels: np.ndarray, table: np.ndarray, space: np.ndarray | None = None) -> np.ndarray:
-    """Give the transmission of grey levels [h, w]: float32 [h, w], in `space` where given.
+    """Return the transmission of grey levels [h, w]: float32 [h, w], in `space` where given.
 
     New memory of this size costs as much as the light that is put into it.
     """
@@ -96,7 +96,7 @@ def warp(light: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.nd
 def _places(
     source: tuple[int, int], matrix: bytes, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give where each pixel of `shape` samples a plane with an edge of one pixel around it.
+    """Return where each pixel of `shape` samples a plane with an edge of one pixel around it.
 
     Returns
     -------
@@ -167,7 +167,7 @@ def bend(
 def _corners(
     source: tuple[int, int], matrix: bytes, shape: tuple[int, int], distortion: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Give the four sensor pixels of each source pixel, flat, and their shares of its light."""
+    """Return the four sensor pixels of each source pixel, flat, and their shares of its light."""
     turn = np.frombuffer(matrix).reshape(2, 3)
     rows, columns = np.indices(source)
     y, x = (turn[i, 0] * rows + turn[i, 1] * columns + turn[i, 2] for i in (0, 1))
@@ -245,7 +245,7 @@ def in_bands(work: Callable[[int, int], None], shape: tuple[int, int], most: int
 
 
 def _space(shape: tuple[int, int]) -> np.ndarray:
-    """Give this thread's memory for a part of an image."""
+    """Return this thread's memory for a part of an image."""
     if getattr(_THREAD, "shape", None) != shape:
         _THREAD.shape, _THREAD.space = shape, np.empty(shape, dtype=np.float32)
     space: np.ndarray = _THREAD.space

@@ -1051,7 +1051,7 @@ def _open_benches(
 
 
 def _inputs(model: "Model", given: dict[str, Any], limit: int | None) -> tuple[Any, Any]:
-    """Give what the options ask to run, and labels where there are any."""
+    """Return what the options ask to run, and labels where there are any."""
     from ..instruments import InputError
 
     wanted = {

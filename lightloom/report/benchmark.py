@@ -222,7 +222,7 @@ def _label(entry: Mapping[str, Any]) -> str:
 
 
 def ratios(point: Mapping[str, Any], entry: Mapping[str, Any], phase: str) -> np.ndarray | None:
-    """Give a contender's times over numpy's of the same rounds."""
+    """Return a contender's times over numpy's of the same rounds."""
     for other in point["contenders"]:
         if other["name"] == NUMPY:
             base = np.asarray(other["phases"][phase]["seconds"])
@@ -292,7 +292,7 @@ def _on_the_bench(where: Console, document: Mapping[str, Any], point: Mapping[st
 
 
 def stages_of(phase: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    """Give the median seconds of each stage of a phase, the overhead among them."""
+    """Return the median seconds of each stage of a phase, the overhead among them."""
     found = {
         (stage["kind"], stage["where"]): float(np.median(stage["seconds"]))
         for stage in phase["stages"]
@@ -368,7 +368,7 @@ def _devices(entry: Mapping[str, Any], phase: str, devices: Sequence[Mapping[str
 def scaled(
     document: Mapping[str, Any], axis: str
 ) -> tuple[list[float], dict[tuple[str, str, str], list[float | None]]]:
-    """Give an axis' values, and for each (contender, phase, source) how many units a second.
+    """Return an axis' values, and for each (contender, phase, source) how many units a second.
 
     `source` is "measured here", "on the bench" (by its clock) or "predicted".
     """

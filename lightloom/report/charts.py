@@ -67,7 +67,7 @@ def time_chart(
     low = min(low, 0.0) if from_zero else low
     spread = high - low or abs(high) or 1.0
     low, high = (low if from_zero and low == 0 else low - 0.06 * spread), high + 0.06 * spread
-    frame = _Frame(max(end_s, bin_s), low, high)
+    frame = _ChartArea(max(end_s, bin_s), low, high)
     parts = [*frame.axes()]
     for begin_s in begins_s:
         x = frame.x(begin_s)
@@ -103,7 +103,7 @@ def time_chart(
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _ChartArea:
     """Where values lie in a picture."""
 
     end_s: float
@@ -159,7 +159,7 @@ class _Frame:
 
 
 def _ticks(low: float, high: float, about: int) -> Iterator[tuple[float, str]]:
-    """Give round values between two, with their texts."""
+    """Return round values between two, with their texts."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))

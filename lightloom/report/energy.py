@@ -275,12 +275,12 @@ def _assumed(where: Console, account: Mapping[str, Any]) -> None:
 
 
 def joules(value: float | None) -> str:
-    """Give an energy with a prefix."""
+    """Return an energy with a prefix."""
     return "-" if value is None else quantity(value, "J")
 
 
 def quantity(value: float, unit: str) -> str:
-    """Give a value with three digits, a prefix and its unit."""
+    """Return a value with three digits, a prefix and its unit."""
     if unit in ("1", "B"):
         return f"{value:,.3g}" if unit == "1" else f"{value:.3g} B"
     if value == 0:
@@ -305,7 +305,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def figure(value: float) -> str:
-    """Give a number with three digits."""
+    """Return a number with three digits."""
     return f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:.3g}"
 
 
@@ -317,7 +317,7 @@ def _times(value: float | None) -> str:
 
 
 def energy_page(document: Mapping[str, Any]) -> str:
-    """Give the accounts as one self-contained page."""
+    """Return the accounts as one self-contained page."""
     lead = (
         f"{_sizes(document)}; placement {document['placement']}. Predicted from the constants "
         "listed below, each with its source; nothing was run."
@@ -335,7 +335,7 @@ def _heading(account: Mapping[str, Any]) -> str:
 
 
 def account_parts(account: Mapping[str, Any]) -> list[str]:
-    """Give what a page shows of an account: the three figures, and where joules and time go."""
+    """Return what a page shows of an account: the three figures, and where joules and time go."""
     unit, tokens = account["unit"], account["tokens"]
     total = account["joules"]["system"] or 1.0
     scopes = [
@@ -377,7 +377,7 @@ def _constants(account: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def verdict_parts(account: Mapping[str, Any]) -> list[str]:
-    """Give the rest: beside machines, what decides, converters, step by step, constants."""
+    """Return the rest: beside machines, what decides, converters, step by step, constants."""
     unit, tokens = account["unit"], account["tokens"]
     powered = [item["name"] for item in account["baselines"] if item["joules"] is not None]
     won = account["advantages"]

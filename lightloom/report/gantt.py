@@ -156,7 +156,7 @@ class _Execution:
 
 
 def _executions(timeline: Timeline) -> dict[int, list[_Execution]]:
-    """Give each layer's executions, in order of time.
+    """Return each layer's executions, in order of time.
 
     A pass is told by the order of steps: it goes on to the next when steps jump back by more than
     half a program. What is done ahead, such as showing the next weights, is no such jump.
@@ -189,12 +189,12 @@ def _executions(timeline: Timeline) -> dict[int, list[_Execution]]:
 
 
 def _most_steps(runs: Mapping[int, Sequence[_Execution]]) -> int:
-    """Give the number of steps that most layers have, which a whole one does not fall short of."""
+    """Return number of steps that most layers have, which a whole one does not fall short of."""
     return int(median(max(len(one.steps) for one in ones) for ones in runs.values()))
 
 
 def _middle(all_runs: Iterable[Mapping[int, list[_Execution]]], layers: Sequence[int]) -> int:
-    """Give the layer in the middle of those that every timeline holds in whole."""
+    """Return the layer in the middle of those that every timeline holds in whole."""
     whole = set(layers)
     for runs in all_runs:
         if runs:
@@ -211,7 +211,7 @@ def _first_passes(ones: Sequence[_Execution], most: int) -> set[tuple[int, int]]
 
 
 def _together(ones: Sequence[_Execution]) -> list[list[_Execution]]:
-    """Give the executions in groups that overlap in time."""
+    """Return the executions in groups that overlap in time."""
     groups: list[list[_Execution]] = []
     end_s = -math.inf
     for one in sorted(ones, key=lambda one: one.start_s):
@@ -243,7 +243,7 @@ def _view(
 
 
 def _covered_s(spans: Iterable[tuple[float, float]]) -> float:
-    """Give the time that spans cover, each moment once."""
+    """Return the time that spans cover, each moment once."""
     covered, until = 0.0, -math.inf
     for start, end in sorted(spans):
         covered += max(0.0, end - max(start, until))
@@ -271,7 +271,7 @@ class Gap:
 
 
 def gaps(view: _View) -> list[Gap]:
-    """Give the largest gaps of the light, the largest first."""
+    """Return the largest gaps of the light, the largest first."""
     exposures = _exposures(view)
     spans = sorted((bar.start_s, bar.end_s) for bar in exposures)
     starts: dict[str, list[float]] = defaultdict(list)
@@ -297,7 +297,7 @@ def gaps(view: _View) -> list[Gap]:
 
 
 def _exposures(view: _View) -> list[_Bar]:
-    """Give what happened on the detectors; where it tells exposures from the rest, those alone."""
+    """Return what happened on the detectors; exposures alone, where they can be told apart."""
     bars = [bar for track, some in view.tracks.items() if _is_light(track) for bar in some]
     return [bar for bar in bars if "expos" in bar.item.name.lower()] or bars
 
@@ -332,7 +332,7 @@ def _called(track: str, bar: _Bar) -> str:
 
 
 def picture(shown: Excerpt) -> str:
-    """Give the Gantt picture as SVG: predicted above measured, one axis of time, a row a track."""
+    """Return Gantt picture as SVG: predicted above measured, one axis of time, a row a track."""
     longest_s = max((view.seconds for view in shown.views), default=0.0) or 1e-9
     parts: list[str] = []
     kinds: set[str] = set()
@@ -419,7 +419,7 @@ class _Block:
 
 
 def _blocks(lane: list[_Bar], second_px: float) -> Iterator[_Block]:
-    """Give the rectangles of a lane: at most a few for each pixel, however many slices it has."""
+    """Return the rectangles of a lane: at most a few for each pixel, however many slices it has."""
     narrow: dict[int, list[_Bar]] = defaultdict(list)
     for bar in lane:
         if bar.end_s - bar.start_s >= second_px:
@@ -443,7 +443,7 @@ def _blocks(lane: list[_Bar], second_px: float) -> Iterator[_Block]:
 
 
 def _leader(bars: list[_Bar]) -> tuple[str, str, bool]:
-    """Give step, kind and whether it is ours, of what took most of the time."""
+    """Return step, kind and whether it is ours, of what took most of the time."""
     seconds: dict[tuple[str, str, bool], float] = defaultdict(float)
     for bar in bars:
         seconds[bar.step, bar.kind, bar.is_ours] += bar.end_s - bar.start_s
@@ -486,14 +486,14 @@ def _axis(panels: Sequence[tuple[float, float]], longest_s: float, y: float) -> 
 
 
 def _round_step(smallest: float) -> float:
-    """Give 1, 2 or 5 times a power of ten that is not below."""
+    """Return 1, 2 or 5 times a power of ten that is not below."""
     power = 10.0 ** math.floor(math.log10(smallest))
     digits = (1, 2, 5, 10)
     return digits[bisect_left(digits, smallest / power * (1 - 1e-12))] * power
 
 
 def _legend(kinds: set[str], shown: Excerpt, y: float) -> tuple[list[str], float]:
-    """Give the parts of the legend, and the height of the picture."""
+    """Return the parts of the legend, and the height of the picture."""
     parts = []
     x = _LEFT_PX
     names = [kind for kind in _COLOURS if kind in kinds]
@@ -517,7 +517,7 @@ def _text(x: float, y: float, words: str, classes: str) -> str:
 
 
 def _style() -> str:
-    """Give the picture's own colours, so that it looks alike alone and in a page."""
+    """Return the picture's own colours, so that it looks alike alone and in a page."""
 
     def colours(place: int) -> str:
         return "".join(
@@ -544,7 +544,7 @@ _FORBIDDEN = re.compile(r"[^\t\n\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-
 
 
 def _clean(text: str) -> str:
-    """Give a page or a picture without what XML has no word for."""
+    """Return a page or a picture without what XML has no word for."""
     return _FORBIDDEN.sub("\ufffd", text)
 
 
@@ -552,7 +552,7 @@ def _clean(text: str) -> str:
 
 
 def trace_page(trace: Trace, layer: int | None = None, name: str = "trace") -> str:
-    """Give the page of one layer: the picture, time by track, gaps, predicted beside measured.
+    """Return the page of one layer: the picture, time by track, gaps, predicted beside measured.
 
     Raises
     ------
@@ -612,7 +612,7 @@ def _difference(predicted: float, measured: float) -> str:
 
 
 def _times(shown: Excerpt) -> str:
-    """Give the table: seconds in which each track was busy, and their share of the span."""
+    """Return the table: seconds in which each track was busy, and their share of the span."""
     tracks = sorted({t for view in shown.views for t in view.tracks}, key=order_of_track)
     headings = ["track"]
     for view in shown.views:
@@ -637,7 +637,7 @@ def _times(shown: Excerpt) -> str:
 
 
 def _gaps(shown: Excerpt) -> Iterator[str]:
-    """Give the tables of gaps, and say what a gap is."""
+    """Return the tables of gaps, and say what a gap is."""
     rows = []
     notes = []
     for view in shown.views:

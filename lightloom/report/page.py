@@ -82,7 +82,7 @@ svg text { font-family: inherit; }
 
 
 def page(kind: str, title: str, lead: str, *parts: str) -> str:
-    """Give a whole page.
+    """Return a whole page.
 
     Parameters
     ----------
@@ -114,34 +114,34 @@ def write_page(path: str | Path, content: str, kind: str) -> None:
 
 
 def escaped(text: object) -> str:
-    """Give text as HTML shows it."""
+    """Return text as HTML shows it."""
     return html.escape(str(text))
 
 
 def section(heading: str, *parts: str) -> str:
-    """Give a part of a page under its heading (text)."""
+    """Return a part of a page under its heading (text)."""
     body = "\n".join(parts)
     return f"<section>\n<h2>{escaped(heading)}</h2>\n{body}\n</section>"
 
 
 def paragraph(text: str) -> str:
-    """Give text as a paragraph."""
+    """Return text as a paragraph."""
     return f"<p>{escaped(text)}</p>"
 
 
 def mark(text: str) -> str:
-    """Give text that must not be overlooked, such as that numbers are simulated."""
+    """Return text that must not be overlooked, such as that numbers are simulated."""
     return f'<p class="mark">{escaped(text)}</p>'
 
 
 def listing(texts: Iterable[str]) -> str:
-    """Give texts as a list."""
+    """Return texts as a list."""
     items = "".join(f"<li>{escaped(text)}</li>" for text in texts)
     return f"<ul>{items}</ul>"
 
 
 def cards(figures: Iterable[tuple[str, str, str]]) -> str:
-    """Give the figures that count most: (name, value, what to know of it), each as text."""
+    """Return the figures that count most: (name, value, what to know of it), each as text."""
     items = "\n".join(
         f'<div class="card"><span>{escaped(name)}</span><b>{escaped(value)}</b>'
         f"<span>{escaped(words)}</span></div>"
@@ -151,13 +151,13 @@ def cards(figures: Iterable[tuple[str, str, str]]) -> str:
 
 
 def folded(summary: str, *parts: str) -> str:
-    """Give a part of a page that opens when its summary (text) is clicked."""
+    """Return a part of a page that opens when its summary (text) is clicked."""
     body = "\n".join(parts)
     return f"<details>\n<summary>{escaped(summary)}</summary>\n{body}\n</details>"
 
 
 def verbatim(text: str) -> str:
-    """Give text with its lines as they are."""
+    """Return text with its lines as they are."""
     return f"<pre>{escaped(text)}</pre>"
 
 
@@ -167,7 +167,7 @@ def table(
     numbers: Iterable[int] = (),
     total: Sequence[object] | None = None,
 ) -> str:
-    """Give a table of texts.
+    """Return a table of texts.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def table(
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> str:
-    """Give what is what, as a table of names and texts without headings."""
+    """Return what is what, as a table of names and texts without headings."""
     body = "\n".join(
         f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(text)}</td></tr>'
         for name, text in rows
@@ -202,7 +202,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def drawings(pictures: Iterable[tuple[str, str]]) -> str:
-    """Give drawings side by side, each (SVG of `drawing`, caption as text)."""
+    """Return drawings side by side, each (SVG of `drawing`, caption as text)."""
     figures = [
         f"<figure>\n{picture}\n<figcaption>{escaped(caption)}</figcaption>\n</figure>"
         for picture, caption in pictures
@@ -217,7 +217,7 @@ _PREFIXES = {1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9:
 
 
 def measured(value: float, uncertainty: float | None = None) -> tuple[str, str]:
-    """Give a number and its uncertainty as texts, to two digits of the uncertainty.
+    """Return a number and its uncertainty as texts, to two digits of the uncertainty.
 
     Without one, the number has five digits; a whole one below a million has all.
     """
@@ -244,12 +244,12 @@ def measured(value: float, uncertainty: float | None = None) -> tuple[str, str]:
 
 
 def moment(text: str) -> str:
-    """Give an ISO 8601 time with its zone as people read it, in UTC."""
+    """Return an ISO 8601 time with its zone as people read it, in UTC."""
     return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def quantity(value: float, unit: str) -> str:
-    """Give a quantity with a prefix to its unit, such as "1.23 mJ"."""
+    """Return a quantity with a prefix to its unit, such as "1.23 mJ"."""
     for size, prefix in _PREFIXES.items():
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}{unit}"
@@ -339,7 +339,7 @@ def _draw_image(figure: Any, axes: Any, values: np.ndarray) -> None:
 
 
 def _reduced(values: np.ndarray) -> np.ndarray:
-    """Give a map of at most `_MOST_PIXELS` a side: means of squares, without what overhangs."""
+    """Return a map of at most `_MOST_PIXELS` a side: means of squares, without what overhangs."""
     side = -(-max(values.shape) // _MOST_PIXELS)
     if side == 1 or min(values.shape) < side:
         return values
@@ -376,7 +376,7 @@ def _for_page(text: str, name: str, title: str) -> str:
 
 
 def calibration_page(calibration: Calibration) -> str:
-    """Give the page of a calibration: what it is bound to, what was found, and what that cost.
+    """Return the page of a calibration: what it is bound to, what was found, and what that cost.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..scheduler.journal.journal import JournalFile
-from ..scheduler.journal.summary import LAST_FAULTS, Course, Session, Share, Summary, summarise
+from ..scheduler.journal.summary import LAST_FAULTS, Course, Session, StepTotals, Summary, summarise
 from .charts import Line, bar_chart, time_chart
 from .energy import account_parts, joules, verdict_parts
 from .page import (
@@ -58,7 +58,7 @@ _COUNTS = {
 
 
 def run_page(journal: JournalFile) -> str:
-    """Give the page of a run.
+    """Return the page of a run.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def _seeds(run: Summary) -> Iterator[str]:
 
 
 def _instruments(run: Summary) -> list[tuple[str, ...]]:
-    """Give what the last session found connected, a row each."""
+    """Return what the last session found connected, a row each."""
     for session in reversed(run.sessions):
         found = session.document.get("instruments")
         if found:
@@ -383,7 +383,7 @@ def _times(run: Summary) -> Iterator[str]:
 
 
 def _events(run: Summary) -> dict[str, float]:
-    """Give counts by the names of `Stats`: of the report, else of what is kept so far."""
+    """Return counts by the names of `Stats`: of the report, else of what is kept so far."""
     if run.report is not None:
         counts: Mapping[str, Any] = run.report["stats"]
     else:
@@ -638,7 +638,7 @@ def _checked(products: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, .
         )
 
 
-def _products(products: Mapping[str, Share]) -> Iterator[list[tuple[str, str]]]:
+def _products(products: Mapping[str, StepTotals]) -> Iterator[list[tuple[str, str]]]:
     names = [
         name
         for name in ("shots", "retries", "marked", "checks", "suspicious", "saturated")
@@ -706,7 +706,7 @@ def _faults(run: Summary) -> Iterator[str]:
 
 
 def _bars(name: str, counts: np.ndarray) -> Line:
-    """Give counts as bars from 0 on."""
+    """Return counts as bars from 0 on."""
     nothing = np.full(counts.shape, np.nan)
     return Line(
         name, nothing, np.where(counts > 0, 0.0, np.nan), np.where(counts > 0, counts, np.nan)

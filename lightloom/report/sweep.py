@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..benchmarks.sweep import Results, Sweep, make_sweep, read_sweep, run_sweep
-from ..benchmarks.sweep_points import Inputs, Point
+from ..benchmarks.sweep_points import Inputs, SweepPoint
 from ..instruments import InputError
 from ..models import Model
 from ..scheduler.cluster.workers import open_workers
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def asked(file: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a sweep's lists: those of the file, and over them those of the options.
+    """Return a sweep's lists: those of the file, and over them those of the options.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def _whole(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def points_of(sweep: Sweep, skip_impossible: bool) -> tuple[list[Point], dict[str, str]]:
-    """Give the points, and why others cannot be, where those are to be left out.
+def points_of(sweep: Sweep, skip_impossible: bool) -> tuple[list[SweepPoint], dict[str, str]]:
+    """Return the points, and why others cannot be, where those are to be left out.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def points_of(sweep: Sweep, skip_impossible: bool) -> tuple[list[Point], dict[st
 
 
 def files_of(sweep: Sweep, model: Model) -> dict[str, Any]:
-    """Give the options of inputs, as `lightloom run` has them, that suit a model."""
+    """Return the options of inputs, as `lightloom run` has them, that suit a model."""
     text = None if sweep.text is None else Path(sweep.text)
     images = None if sweep.images is None else Path(sweep.images)
     given = {"--prompt": None, "--text": None, "--sentence": None, "--images": None}
@@ -181,7 +181,7 @@ def show(where: Console, document: Mapping[str, Any], remarks: Sequence[str]) ->
 
 
 def _axes(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Give every value that each axis has, in order."""
+    """Return every value that each axis has, in order."""
     axes: dict[str, list[Any]] = {}
     for point in points:
         for key, value in _place(point).items():
@@ -242,7 +242,7 @@ def _text(value: Any) -> str:
 
 
 def _alike(remarks: Sequence[str]) -> list[str]:
-    """Give remarks once; of those that differ in numbers alone, the first and how many more."""
+    """Return remarks once; of those that differ in numbers alone, the first and how many more."""
     found: dict[str, list[str]] = {}
     for remark in remarks:
         words = "".join("#" if letter.isdigit() else letter for letter in remark)

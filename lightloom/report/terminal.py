@@ -33,11 +33,11 @@ from .streams import under
 if TYPE_CHECKING:
     from ..backends import OpticsProfile
     from ..backends.bench import Bench
-    from ..backends.bench.accuracy import Merit
+    from ..backends.bench.accuracy import Accuracy
     from ..backends.calibration import Alignment
     from ..backends.optics.calibration_file import Calibration, Step
     from ..instruments import Finding
-    from ..instruments.discovery import Found
+    from ..instruments.discovery import FoundDevice
     from ..models import Plan, Report
 
 _EXTRAS = {
@@ -86,7 +86,7 @@ class PrintableConsole(Console):
 
 
 def console(*, for_people: bool) -> Console:
-    """Give the console: stdout for people, stderr when stdout carries JSON."""
+    """Return the console: stdout for people, stderr when stdout carries JSON."""
     stream = sys.stdout if for_people else sys.stderr
     is_terminal = stream is not None and stream.isatty()
     return PrintableConsole(stream, None if is_terminal else 110)  # a pipe has no width of its own
@@ -327,7 +327,7 @@ def _costs_table(planned: "Plan") -> Table | None:
 
 
 def _like_the_one_before(planned: "Plan") -> set[str | None]:
-    """Give the layers that go where the layer before them goes."""
+    """Return the layers that go where the layer before them goes."""
     looks: dict[str, list[tuple[str, str]]] = {}
     for step in planned.steps:
         layer = _layer(step.name)
@@ -393,7 +393,7 @@ def calibration(where: Console, steps: "list[Step]", found: "Calibration", bench
     )
 
 
-def merit(where: Console, found: "Merit") -> None:
+def merit(where: Console, found: "Accuracy") -> None:
     """Print how far random products are from their exact values."""
     where.print(
         f"\n{found.products:,} random products of length {found.length}, "
@@ -417,7 +417,7 @@ def merit(where: Console, found: "Merit") -> None:
 _BAR = 30  # characters of the longest bar
 
 
-def _histogram(found: "Merit") -> Table:
+def _histogram(found: "Accuracy") -> Table:
     """Draw residuals over predicted noise as bars, beside those of the ideal normal."""
     pairs = found.histogram.reshape(-1, 2).sum(axis=1)  # two neighbours in one bar
     edges = found.edges[::2]
@@ -477,7 +477,7 @@ def _alignment_table(found: "Alignment") -> Table:
     return table
 
 
-def devices(where: Console, found: "list[Found]") -> None:
+def devices(where: Console, found: "list[FoundDevice]") -> None:
     """Print what is attached, with the lines for a bench file."""
     for item in found:
         where.print(f"[bold]{escape(item.kind)}[/] {escape(item.address)}", end="  ")

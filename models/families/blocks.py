@@ -34,7 +34,7 @@ class FamilyConfig(BaseModel):
 
 
 def check_activation(name: str) -> str:
-    """Give the name of an activation function that is registered.
+    """Return the name of an activation function that is registered.
 
     Raises
     ------
@@ -109,7 +109,7 @@ class LayerWriter:
         return self.program.host(name, "activation", "activate", (x,), function=function)
 
     def heads(self, part: str, x: str, heads: int, width: int, first: int = 0) -> str:
-        """Give columns of x [B, T, d] as heads [B, heads, T, width]."""
+        """Return columns of x [B, T, d] as heads [B, heads, T, width]."""
         return self.program.host(
             f"{self.name}.attention.{part}.heads",
             "layout",

@@ -80,7 +80,7 @@ def _own_names(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def head_weight(config: Config) -> str:
-    """Give the name of the LM head's weight."""
+    """Return the name of the LM head's weight."""
     return "wte.weight" if config.tied else "lm_head.weight"
 
 

@@ -155,7 +155,7 @@ def _window(document: Mapping[str, Any], kind: str) -> Any:
 
 
 def head_weight(config: Config) -> str:
-    """Give the name of the LM head's weight."""
+    """Return the name of the LM head's weight."""
     return "embed_tokens.weight" if config.tied else "lm_head.weight"
 
 

@@ -37,7 +37,7 @@ _KEPT_BYTES = 1 << 30  # of weights as they came; encoded they take some times t
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """A share of a product on its way to a worker.
 
     Parameters
@@ -70,7 +70,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedBench:
     """What is known of a bench once it is open."""
 
     profile: OpticsProfile
@@ -82,7 +82,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Told:
+class BenchNotes:
     """What a bench says of a run: remarks, and why shots were repeated."""
 
     remarks: tuple[str, ...]
@@ -105,7 +105,7 @@ class _Bench:
         self._kept: OrderedDict[str, PreparedWeights] = OrderedDict()
         self._bytes = 0
 
-    def keep(self, share: Share) -> None:
+    def keep(self, share: Shard) -> None:
         """Prepare weights that came with a share."""
         if share.weights is None or share.digest in self._kept:
             return
@@ -116,7 +116,7 @@ class _Bench:
             self._bytes -= 4 * int(np.prod(oldest.shape))
 
     def weights(self, digest: str) -> PreparedWeights | None:
-        """Give weights, and remember that they were used."""
+        """Return weights, and remember that they were used."""
         if digest in self._kept:
             self._kept.move_to_end(digest)
         return self._kept.get(digest)
@@ -148,15 +148,15 @@ def look() -> Held:
     return Held(path, Claims.of(read_bench_file(path), platform.node()))
 
 
-def tell() -> Told:
-    """Give what the bench says of its run so far."""
+def tell() -> BenchNotes:
+    """Return what the bench says of its run so far."""
     with _lock:
         if _bench is None:
-            return Told((), {})
-        return Told(tuple(_bench.backend.remarks), dict(_bench.backend.faults))
+            return BenchNotes((), {})
+        return BenchNotes(tuple(_bench.backend.remarks), dict(_bench.backend.faults))
 
 
-def end(run: str) -> Told:
+def end(run: str) -> BenchNotes:
     """End a run: its shares multiply no more, and the light goes off unless another run has it."""
     with _lock:
         _ended.add(run)
@@ -197,7 +197,7 @@ def _path() -> str:
 # ----------------------------------------------------------------- tasks, which need the resource
 
 
-def open_bench(run: str, uncalibrated: bool) -> Opened:
+def open_bench(run: str, uncalibrated: bool) -> OpenedBench:
     """Open the bench of this worker for a run.
 
     Raises
@@ -207,7 +207,7 @@ def open_bench(run: str, uncalibrated: bool) -> Opened:
     """
     with _turn(run, uncalibrated) as held:
         backend = held.backend
-        return Opened(
+        return OpenedBench(
             backend.profile,
             backend.geometry,
             backend.timing,
@@ -217,7 +217,7 @@ def open_bench(run: str, uncalibrated: bool) -> Opened:
         )
 
 
-def multiply(run: str, uncalibrated: bool, shares: Sequence[Share]) -> list[MatmulResult] | Missing:
+def multiply(run: str, uncalibrated: bool, shares: Sequence[Shard]) -> list[MatmulResult] | Missing:
     """Multiply shares on the bench, one after another without a gap."""
     with _turn(run, uncalibrated) as held:
         for share in shares:

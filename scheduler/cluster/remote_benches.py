@@ -32,11 +32,11 @@ from ...backends import (
     ShotTiming,
 )
 from ...backends.bench import check_together, load_bench, open_benches
-from ...backends.bench.sharding import Dealing
+from ...backends.bench.sharding import Sharding
 from ...instruments import InputError, InstrumentError, LightloomError, NotConnected
 from ...instruments.errors import import_extra
 from . import bench_worker
-from .bench_worker import Held, Missing, Opened, Share, Told
+from .bench_worker import BenchNotes, Held, Missing, OpenedBench, Shard
 from .workers import Cluster, Failure, WorkersLost, open_workers
 
 RESOURCE = "bench"
@@ -67,8 +67,8 @@ class _Weights:
 
 
 @dataclass(frozen=True)
-class _Dealt:
-    dealing: Dealing
+class _RemoteShards:
+    dealing: Sharding
     weights: list[_Weights]
 
 
@@ -104,7 +104,7 @@ class _Lane:
     number: int
     address: str
     held: Held
-    opened: Opened
+    opened: OpenedBench
     waiting: deque[_Wanted] = field(default_factory=deque)
     sent: list[_Sent] = field(default_factory=list)
     has: set[str] = field(default_factory=set)
@@ -158,7 +158,7 @@ class RemoteBenches(Backend):
         self.cluster: Cluster | None = None
         self._stack = ExitStack()
         self._lanes: list[_Lane] = []
-        self._told: dict[int, Told] = {}
+        self._told: dict[int, BenchNotes] = {}
         self._losses: list[str] = []
         self.repeated = 0
         self._under_way = self._order = 0
@@ -225,7 +225,7 @@ class RemoteBenches(Backend):
         check_together({f"{held.path} of {a}": held.claims for a, held in found.items()})
         return found
 
-    def _opened(self, cluster: Cluster, held: Mapping[str, Held]) -> dict[str, Opened]:
+    def _opened(self, cluster: Cluster, held: Mapping[str, Held]) -> dict[str, OpenedBench]:
         """Open all benches at the same time."""
         left = {
             address: cluster.submit(
@@ -235,7 +235,7 @@ class RemoteBenches(Backend):
             )
             for address in held
         }
-        found: dict[str, Opened] = {}
+        found: dict[str, OpenedBench] = {}
         wait = Event()
         while left:
             there = cluster.there()
@@ -264,7 +264,7 @@ class RemoteBenches(Backend):
         """Have the workers end a run, and keep what they tell of it."""
         numbers = {lane.address: lane.number for lane in self._lanes}
         for address, told in cluster.ask(addresses, bench_worker.end, run).items():
-            if isinstance(told, Told) and address in numbers and told != Told((), {}):
+            if isinstance(told, BenchNotes) and address in numbers and told != BenchNotes((), {}):
                 self._told[numbers[address]] = told
 
     def warm_up(self) -> None:
@@ -278,10 +278,10 @@ class RemoteBenches(Backend):
 
     @property
     def addresses(self) -> list[str]:
-        """Return the address of each bench's worker, in order; lost ones too."""
+        """The address of each bench's worker, in order; lost ones too."""
         return [lane.address for lane in self._lanes]
 
-    def _first(self) -> Opened:
+    def _first(self) -> OpenedBench:
         if not self._lanes:
             self.open()
         return self._lanes[0].opened
@@ -322,33 +322,35 @@ class RemoteBenches(Backend):
         own = [
             f"bench {lane.number} ({lane.name}): {remark}"
             for lane in self._lanes
-            for remark in told.get(lane.number, Told((), {})).remarks
+            for remark in told.get(lane.number, BenchNotes((), {})).remarks
         ]
         return (*own, *self._losses)
 
-    def _tellings(self) -> dict[int, Told]:
+    def _tellings(self) -> dict[int, BenchNotes]:
         """Ask the benches what they have to tell; those that ended have told it."""
         cluster = self.cluster
         if cluster is None:
             return self._told
         lanes = {lane.address: lane.number for lane in self._lanes if not lane.is_lost}
         found = cluster.ask(list(lanes), bench_worker.tell)
-        return {lanes[a]: told for a, told in found.items() if isinstance(told, Told)}
+        return {lanes[a]: told for a, told in found.items() if isinstance(told, BenchNotes)}
 
     def describe(self) -> Mapping[str, Any]:
-        """Give what every bench says of itself."""
+        """Return what every bench says of itself."""
         benches = [{"worker": lane.address, **lane.opened.description} for lane in self._lanes]
         return {**super().describe(), "benches": benches}
 
     # --- products --------------------------------------------------------------------------------
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _Dealt:
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _RemoteShards:
         self.open()
         stacked = weights.reshape(-1, *weights.shape[-2:])
-        dealing = Dealing.of(stacked.shape, self.geometry, len(self._lanes))
+        dealing = Sharding.of(stacked.shape, self.geometry, len(self._lanes))
         if dealing.by == "rows":
-            return _Dealt(dealing, [_Weights.of(stacked, ranges)] * len(self._lanes))
-        return _Dealt(dealing, [_Weights.of(*part) for part in dealing.weights(stacked, ranges)])
+            return _RemoteShards(dealing, [_Weights.of(stacked, ranges)] * len(self._lanes))
+        return _RemoteShards(
+            dealing, [_Weights.of(*part) for part in dealing.weights(stacked, ranges)]
+        )
 
     def _begin(
         self,
@@ -360,7 +362,7 @@ class RemoteBenches(Backend):
     ) -> Callable[[], MatmulResult]:
         if self._error is None:  # what has failed is opened again by `open` alone
             self.open()
-        dealt: _Dealt = w.content
+        dealt: _RemoteShards = w.content
         shares = dealt.dealing.operands(x, at)
         wanted = [
             _Wanted(weights, part, address, details, Future())
@@ -399,7 +401,7 @@ class RemoteBenches(Backend):
         return finished
 
     def _lane(self, index: int) -> _Lane:
-        """Give the bench of a share: always the same one, while it is there."""
+        """Return the bench of a share: always the same one, while it is there."""
         lane = self._lanes[index]
         if not lane.is_lost:
             return lane
@@ -425,13 +427,13 @@ class RemoteBenches(Backend):
             )
             sent.task.add_done_callback(lambda _, sent=sent: self._arrived(cluster, lane, sent))
 
-    def _packed(self, wanted: _Wanted, lane: _Lane) -> Share:
+    def _packed(self, wanted: _Wanted, lane: _Lane) -> Shard:
         """Pack a share for its journey; its weights travel where they are not there yet."""
         weights, is_there = wanted.weights, wanted.weights.digest in lane.has
         lane.has.add(weights.digest)
         array = None if is_there else weights.array
         ranges = None if is_there else weights.ranges
-        return Share(weights.digest, array, ranges, wanted.x, wanted.at, wanted.details)
+        return Shard(weights.digest, array, ranges, wanted.x, wanted.at, wanted.details)
 
     def _arrived(self, cluster: Cluster, lane: _Lane, sent: _Sent) -> None:
         """Take what came of a task."""
@@ -504,7 +506,7 @@ class RemoteBenches(Backend):
                     self._lose(lane)
 
     def _lose(self, lane: _Lane) -> None:
-        """Give the shares of a lost worker to the others."""
+        """Return the shares of a lost worker to the others."""
         with self._changed:
             if self._error is not None:
                 return
@@ -543,7 +545,7 @@ def _made_safe(lane: _Lane) -> str:
 
 
 def _good(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Give results of workers by address; the first that is none is raised."""
+    """Return results of workers by address; the first that is none is raised."""
     for address, result in found.items():
         if isinstance(result, Failure):
             raise InputError(f"the worker {address}: {result.sentence}")
@@ -557,7 +559,7 @@ def _named(path: str, sentence: str) -> LightloomError:
 
 
 def _safe_at_the_end() -> Any:
-    """Give a Dask plugin that makes the bench of a worker safe when the worker is told to stop."""
+    """Return Dask plugin that makes the bench of a worker safe when the worker is told to stop."""
     dask = import_extra("distributed", "cluster", "work on a cluster of workers")
 
     class SafeAtTheEnd(dask.WorkerPlugin):  # type: ignore[misc, name-defined]

@@ -74,7 +74,7 @@ class Workers(Protocol):
         *arguments: Any,
         needs: Mapping[str, float] | None = None,
     ) -> Any:
-        """Give a task: function(*arguments), where an argument may be a task.
+        """Return a task: function(*arguments), where an argument may be a task.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class Workers(Protocol):
         """
 
     def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Give (index, result) of tasks as they finish; a result may be a `Failure`.
+        """Return (index, result) of tasks as they finish; a result may be a `Failure`.
 
         What is left when the caller stops listening is not run.
 
@@ -202,7 +202,7 @@ class Cluster:
         worker: str | None = None,
         priority: int = 0,
     ) -> Any:
-        """Give a task, as `Workers.submit`.
+        """Return a task, as `Workers.submit`.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ class Cluster:
         )
 
     def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Give (index, result) of tasks as they finish, as `Workers.finished`."""
+        """Return (index, result) of tasks as they finish, as `Workers.finished`."""
         left = dict(enumerate(tasks))
         done: SimpleQueue[int] = SimpleQueue()
         for index, task in left.items():
@@ -243,7 +243,7 @@ class Cluster:
                 task.release()
 
     def result(self, task: Any) -> Any:
-        """Give the result of a task, once it is done; it may be a `Failure`."""
+        """Return the result of a task, once it is done; it may be a `Failure`."""
         if task.status in ("cancelled", "lost"):
             raise WorkersLost(f"{self.name} is gone")
         try:
@@ -254,12 +254,12 @@ class Cluster:
             return Failure("it ended every worker that tried it: perhaps it needs more memory")
 
     def offering(self, name: str) -> list[str]:
-        """Give the addresses of workers that have such a thing to spare, in order."""
+        """Return the addresses of workers that have such a thing to spare, in order."""
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
         return sorted(a for a, worker in workers.items() if worker["resources"].get(name, 0) >= 1)
 
     def there(self) -> set[str]:
-        """Give the addresses of all workers that there are now.
+        """Return the addresses of all workers that there are now.
 
         Raises
         ------
@@ -294,11 +294,11 @@ class Cluster:
             return {}
 
     def add_to_workers(self, plugin: Any, name: str) -> None:
-        """Give a Dask plugin to every worker, and to those that come."""
+        """Return a Dask plugin to every worker, and to those that come."""
         self._client.register_plugin(plugin, name=name)
 
     def _check_alive(self, alone_since: float | None) -> float | None:
-        """Give since when there have been no workers.
+        """Return since when there have been no workers.
 
         Raises
         ------
@@ -376,7 +376,7 @@ def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> 
 
 
 def _connect(stack: ExitStack, address: str) -> Any:
-    """Give a client of a running scheduler."""
+    """Return a client of a running scheduler."""
     dask = _dask()
     _check_reachable(address)
     try:
@@ -458,7 +458,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _wait_for_workers(client: Any, name: str) -> Mapping[str, int]:
-    """Give the threads of each worker."""
+    """Return the threads of each worker."""
     end = time.monotonic() + ANSWER_S
     while True:
         threads: Mapping[str, int] = client.nthreads()

@@ -94,7 +94,7 @@ _EVENTS = tuple(item.name for item in fields(Events))
 
 
 @dataclass(frozen=True)
-class Work:
+class DigitalWork:
     """What a digital machine would have to do for one call of a step, so many times."""
 
     times: int
@@ -120,14 +120,14 @@ class PartEvents:
     is_dynamic: bool
     steps: int = 0
     events: Events = field(default_factory=Events)
-    work: list[Work] = field(default_factory=list)
+    work: list[DigitalWork] = field(default_factory=list)
 
 
 Calls = Sequence[tuple[Mapping[str, int], int]]
 
 
 def part_of(name: str) -> str:
-    """Give a step's name without its layer: "layer.3.attention.qk" is "attention.qk"."""
+    """Return a step's name without its layer: "layer.3.attention.qk" is "attention.qk"."""
     pieces = name.split(".")
     return ".".join(pieces[2:]) if pieces[0] == "layer" else name
 
@@ -178,7 +178,7 @@ def _add(
     step: OpticalMatmul | HostStep,
     optical: bool,
     events: Events,
-    work: Iterable[Work],
+    work: Iterable[DigitalWork],
     times: int,
 ) -> None:
     where, name = "optical" if optical else "host", part_of(step.name)
@@ -190,7 +190,7 @@ def _add(
 
 
 def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
-    """Give what the events of a step depend on, beside sizes and profile."""
+    """Return what the events of a step depend on, beside sizes and profile."""
     if isinstance(step, OpticalMatmul):
         return (optical, step.x_shape, step.w_shape, step.dynamic, step.non_negative)
     return (optical, step.step, step.in_shapes, step.out_shapes)
@@ -198,7 +198,7 @@ def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
 
 def _count(
     step: OpticalMatmul | HostStep, optical: bool, calls: Calls, bench: BenchModel
-) -> tuple[Events, list[Work]]:
+) -> tuple[Events, list[DigitalWork]]:
     total, work = Events(), []
     for sizes, times in calls:
         if isinstance(step, OpticalMatmul):
@@ -214,12 +214,12 @@ def _count(
 
 def _work(
     step: OpticalMatmul | HostStep, sizes: Mapping[str, int], times: int, events: Events
-) -> Work:
+) -> DigitalWork:
     if not isinstance(step, OpticalMatmul):
-        return Work(times, 0, 0, 0, events.host_operations, events.host_values)
+        return DigitalWork(times, 0, 0, 0, events.host_operations, events.host_values)
     operands = (math.prod(evaluate(shape, sizes)) for shape in (step.x_shape, step.y_shape))
     weights = math.prod(evaluate(step.w_shape, sizes))
-    return Work(times, step.macs(sizes), sum(operands), weights, 0, 0)
+    return DigitalWork(times, step.macs(sizes), sum(operands), weights, 0, 0)
 
 
 def _optical(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> Events:
@@ -292,7 +292,7 @@ def _host(step: HostStep, sizes: Mapping[str, int], profile: OpticsProfile) -> E
 
 
 def energy_of(part: PartEvents, constants: Constants, profile: OpticsProfile) -> dict[str, float]:
-    """Give the joules of a part, by category."""
+    """Return the joules of a part, by category."""
     events, c = part.events, constants
     if part.where != "optical":
         moved = events.host_values * c["host_value_bytes"] * c["host_byte_j"]
@@ -327,7 +327,7 @@ def energy_of(part: PartEvents, constants: Constants, profile: OpticsProfile) ->
 
 
 def light_of(events: Events, constants: Constants, profile: OpticsProfile) -> float:
-    """Give the joules of light, at the source's plug.
+    """Return the joules of light, at the source's plug.
 
     The source lights every element pair fully, and modulators absorb what they do not pass. Where
     the profile fixes the light of a full pair, or what enters the weights, that is counted; where
@@ -368,7 +368,7 @@ class PartEnergy:
     seconds: float
 
     def total(self, scope: str = "system") -> float:
-        """Give the joules within a scope."""
+        """Return the joules within a scope."""
         return sum(self.joules.get(category, 0.0) for category in SCOPES[scope])
 
 
@@ -423,7 +423,7 @@ class Account:
         self._merged = tuple(merged.values())
 
     def rows(self) -> list[PartEnergy]:
-        """Give the account step by step, layers together."""
+        """Return the account step by step, layers together."""
         return [
             PartEnergy(
                 part.part,
@@ -438,7 +438,7 @@ class Account:
         ]
 
     def joules(self, constants: Constants | None = None) -> dict[str, float]:
-        """Give the joules of each category, over all steps."""
+        """Return the joules of each category, over all steps."""
         total = dict.fromkeys(CATEGORIES, 0.0)
         for part in self._merged:
             for category, value in energy_of(
@@ -448,7 +448,7 @@ class Account:
         return total
 
     def total(self, scope: str = "system", constants: Constants | None = None) -> float:
-        """Give the joules within "system", "compute" or "light"."""
+        """Return the joules within "system", "compute" or "light"."""
         joules = self.joules(constants)
         return sum(joules[category] for category in SCOPES[scope])
 
@@ -460,7 +460,7 @@ class Account:
     # ---------------------------------------------------------------------- beside digital
 
     def digital(self) -> list[DigitalEnergy]:
-        """Give what each baseline takes for the same passes."""
+        """Return what each baseline takes for the same passes."""
         return [self._digital(baseline) for baseline in self.constants.baselines.values()]
 
     def _digital(self, baseline: Baseline) -> DigitalEnergy:
@@ -481,7 +481,7 @@ class Account:
         return DigitalEnergy(baseline, products + self._host_steps(self.constants), on_light, None)
 
     def _host_steps(self, constants: Constants) -> float:
-        """Give the joules of host steps, the same beside a digital multiplier as beside light."""
+        """Return the joules of host steps, the same beside a digital multiplier as beside light."""
         total = 0.0
         for part in self._merged:
             if part.where != "optical" and not part.events.host_macs:
@@ -490,7 +490,7 @@ class Account:
         return total
 
     def advantages(self) -> dict[str, dict[str, float | None]]:
-        """Give baseline -> scope -> digital energy over the bench's; above 1 the light wins.
+        """Return baseline -> scope -> digital energy over the bench's; above 1 the light wins.
 
         The light and the optical products are compared with the same products done digitally.
         """
@@ -506,7 +506,7 @@ class Account:
     # ---------------------------------------------------------------------- what decides it
 
     def powers(self) -> dict[str, float]:
-        """Give d ln(energy of the system) / d ln(constant) of each constant; 0 without effect."""
+        """Return d ln(energy of the system) / d ln(constant) of each constant; 0 without effect."""
         powers = {}
         for name in self.constants.values:
             more, less = (self.total(constants=self.constants.times(name, f)) for f in (1.01, 0.99))
@@ -572,7 +572,7 @@ class Account:
         return needs
 
     def benches(self, tokens_per_s: float) -> float:
-        """Give how many such benches a throughput needs, each one step after another."""
+        """Return how many such benches a throughput needs, each one step after another."""
         return self.seconds / self.tokens * tokens_per_s
 
 
@@ -617,8 +617,8 @@ def _ratio(digital: float | None, optical: float) -> float | None:
     return None if digital is None or optical <= 0 else digital / optical
 
 
-def _product_joules(baseline: Baseline, work: Sequence[Work]) -> float:
-    """Give the joules of products at so much a MAC and an access."""
+def _product_joules(baseline: Baseline, work: Sequence[DigitalWork]) -> float:
+    """Return the joules of products at so much a MAC and an access."""
     mac_j, access_j, weight_j = map(baseline.value, ("mac_j", "access_j", "weight_access_j"))
     return sum(
         item.times
@@ -627,8 +627,8 @@ def _product_joules(baseline: Baseline, work: Sequence[Work]) -> float:
     )
 
 
-def _roofline_seconds(baseline: Baseline, work: Sequence[Work]) -> float:
-    """Give the seconds of calls: arithmetic or memory, whichever takes longer."""
+def _roofline_seconds(baseline: Baseline, work: Sequence[DigitalWork]) -> float:
+    """Return the seconds of calls: arithmetic or memory, whichever takes longer."""
     macs, others, moved, operand, value = (
         baseline.value(name)
         for name in (

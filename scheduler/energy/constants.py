@@ -139,7 +139,7 @@ class Constant:
         return self.origin == "assumed"
 
     def times(self, factor: float) -> "Constant":
-        """Give the constant with its value multiplied."""
+        """Return the constant with its value multiplied."""
         return replace(self, value=self.value * factor)
 
 
@@ -152,7 +152,7 @@ class Baseline:
     constants: Mapping[str, Constant]
 
     def value(self, name: str) -> float:
-        """Give the value of one of its constants; 0 for an optional one that it lacks."""
+        """Return the value of one of its constants; 0 for an optional one that it lacks."""
         return self.constants[name].value if name in self.constants else 0.0
 
     @property
@@ -184,12 +184,12 @@ class Constants:
         return self.values[name].value
 
     def get(self, name: str) -> float | None:
-        """Give an optional constant, or None."""
+        """Return an optional constant, or None."""
         found = self.values.get(name)
         return None if found is None else found.value
 
     def times(self, name: str, factor: float) -> "Constants":
-        """Give them with one value multiplied."""
+        """Return them with one value multiplied."""
         return replace(self, values={**self.values, name: self.values[name].times(factor)})
 
     @property
@@ -199,7 +199,7 @@ class Constants:
 
 
 def set_names() -> list[str]:
-    """Give the names of the constant sets that come with lightloom."""
+    """Return the names of the constant sets that come with lightloom."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 

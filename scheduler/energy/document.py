@@ -10,7 +10,7 @@ INFLUENTIAL = 8  # constants that a document lists with what they decide
 
 
 def account_document(account: Account, tokens_per_s: float | None = None) -> dict[str, Any]:
-    """Give an account as plain numbers and words; joules and seconds per token beside totals.
+    """Return an account as plain numbers and words; joules and seconds per token beside totals.
 
     Parameters
     ----------

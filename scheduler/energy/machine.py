@@ -54,7 +54,7 @@ def measure_machine() -> Baseline:
 
 
 def memory_bytes() -> int | None:
-    """Give this machine's memory; None where it cannot be told."""
+    """Return this machine's memory; None where it cannot be told."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows
@@ -70,7 +70,7 @@ def memory_bytes() -> int | None:
 
 
 def resident_bytes() -> int | None:
-    """Give the memory that this process has in use; None where Linux does not tell."""
+    """Return the memory that this process has in use; None where Linux does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -87,7 +87,7 @@ def _fastest(work: Callable[[], object]) -> float:
 
 
 def _joules() -> float | None:
-    """Give what the meters of all processor packages show; None where none can be read."""
+    """Return what the meters of all processor packages show; None where none can be read."""
     try:
         meters = [path / "energy_uj" for path in _METERS.glob("intel-rapl:?")]
         return sum(int(meter.read_text()) for meter in meters) * 1e-6 if meters else None

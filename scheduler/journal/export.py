@@ -324,7 +324,7 @@ def _attributes(path: str) -> dict[str, str]:
 
 
 def _clean(text: object) -> str:
-    """Give text without what one of the formats has no room for."""
+    """Return text without what one of the formats has no room for."""
     return str(text).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 

@@ -351,7 +351,7 @@ class Journal:
     # --- what it knows ---------------------------------------------------------------------------
 
     def steps_of(self, number: int) -> dict[tuple[int, int], KeptStep]:
-        """Give the finished (step, micro-batch) of a pass."""
+        """Return the finished (step, micro-batch) of a pass."""
         rows = self._rows("SELECT step, part, seconds, stats FROM step WHERE pass = ?", number)
         return {
             (step, part): KeptStep(seconds, Stats() if stats is None else _stats(json.loads(stats)))
@@ -359,7 +359,7 @@ class Journal:
         }
 
     def values_of(self, number: int, step: int, part: int) -> list[np.ndarray]:
-        """Give the results of a finished step.
+        """Return the results of a finished step.
 
         Raises
         ------
@@ -371,7 +371,7 @@ class Journal:
         return _unpacked(row[-2], row[-1])
 
     def pass_document(self, number: int) -> dict[str, Any] | None:
-        """Give what was kept of a pass when it began; its program under "program"."""
+        """Return what was kept of a pass when it began; its program under "program"."""
         rows = list(self._rows("SELECT * FROM pass WHERE number = ?", number))
         if not rows:
             return None
@@ -380,7 +380,7 @@ class Journal:
         return {**json.loads(row[2]), "program": row[1]}
 
     def known(self, job: str) -> Kept | None:
-        """Give what is kept of a job of a bench.
+        """Return what is kept of a job of a bench.
 
         Raises
         ------
@@ -400,7 +400,7 @@ class Journal:
         return Kept(done, np.concatenate(parts), stats, state)
 
     def last(self, of: str = "") -> Checkpoint | None:
-        """Give the state of a bench after the latest shots that are kept.
+        """Return the state of a bench after the latest shots that are kept.
 
         Parameters
         ----------
@@ -422,7 +422,7 @@ class Journal:
 
     @property
     def seconds_before(self) -> float:
-        """Give the seconds for which earlier sessions ran, up to the last that each kept."""
+        """The seconds for which earlier sessions ran, up to the last that each kept."""
         total = 0.0
         for number, document, seal in self._rows("SELECT * FROM session"):
             _check_seal(self.path, "session", (number, document), seal)
@@ -653,7 +653,7 @@ class JournalFile:
             )
 
     def rows(self, table: str, order: str = "1") -> Iterator[dict[str, Any]]:
-        """Give the rows of a table, each checked against its digest.
+        """Return the rows of a table, each checked against its digest.
 
         Parameters
         ----------
@@ -668,15 +668,15 @@ class JournalFile:
                 yield dict(zip(names, row, strict=False))
 
     def about(self) -> dict[str, Any]:
-        """Give the documents that say what the run is."""
+        """Return the documents that say what the run is."""
         return {row["key"]: json.loads(row["value"]) for row in self.rows("about")}
 
     def results(self) -> dict[str, Any]:
-        """Give what came out of the run; empty while it is not complete."""
+        """Return what came out of the run; empty while it is not complete."""
         return {row["key"]: json.loads(row["value"]) for row in self.rows("result")}
 
     def inputs(self) -> dict[str, Any]:
-        """Give the inputs of the run."""
+        """Return the inputs of the run."""
         return {
             row["name"]: json.loads(row["content"])
             if row["layout"] is None
@@ -685,11 +685,11 @@ class JournalFile:
         }
 
     def files(self) -> dict[str, bytes]:
-        """Give the files that the run depends on."""
+        """Return the files that the run depends on."""
         return {row["name"]: row["content"] for row in self.rows("file")}
 
     def sessions(self) -> list[dict[str, Any]]:
-        """Give what each session ran on and how it ended: "outcome" is None where it was killed."""
+        """Return what each session ran on and how it ended; "outcome" is None if it was killed."""
         endings = {row.pop("session"): row for row in self.rows("ending")}
         return [
             {"number": row["number"], **json.loads(row["document"])}
@@ -698,13 +698,13 @@ class JournalFile:
         ]
 
     def faults(self) -> list[dict[str, Any]]:
-        """Give every fault, with the number of its session, and what was done about it."""
+        """Return every fault, with the number of its session, and what was done about it."""
         return [
             {"session": row["session"], **json.loads(row["document"])} for row in self.rows("fault")
         ]
 
     def steps(self) -> Iterator[dict[str, Any]]:
-        """Give finished steps: pass, step, part, seconds, stats, values, name, kind, where."""
+        """Return finished steps: pass, step, part, seconds, stats, values, name, kind, where."""
         programs = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
         passes = {row["number"]: row["program"] for row in self.rows("pass")}
         for row in self.rows("step", "pass, step, part"):
@@ -724,7 +724,7 @@ class JournalFile:
             )
 
     def segments(self) -> Iterator[dict[str, Any]]:
-        """Give finished shots: job, first, done, electrons [n, slots], quality by its name [n]."""
+        """Return finished shots: job, first, done, electrons [n, slots], quality by name [n]."""
         for row in self.rows("segment"):
             (electrons,) = _unpacked(row.pop("layout"), row.pop("content"))
             quality = np.frombuffer(row["quality"], dtype=np.float32).reshape(-1, len(QUALITY))
@@ -844,7 +844,7 @@ def _plain(value: Any) -> Any:
 
 
 def _packed(values: Sequence[np.ndarray]) -> tuple[str, bytes]:
-    """Give arrays as one text of kinds and shapes, and their bytes one after another."""
+    """Return arrays as one text of kinds and shapes, and their bytes one after another."""
     arrays = [np.asarray(value) for value in values]
     layout = ";".join(f"{a.dtype.str} {','.join(map(str, a.shape))}" for a in arrays)
     return layout, b"".join(array.tobytes() for array in arrays)
@@ -864,7 +864,7 @@ def _unpacked(layout: str, content: bytes) -> list[np.ndarray]:
 
 
 def _counts(stats: Stats) -> dict[str, Any]:
-    """Give counts that are not zero; times to a tenth of a microsecond."""
+    """Return counts that are not zero; times to a tenth of a microsecond."""
     counts = {key: value for key, value in vars(stats).items() if value}
     if "seconds" in counts:
         counts["seconds"] = {name: round(value, 7) for name, value in stats.seconds.items()}

@@ -139,7 +139,7 @@ def _read_by(steps: Iterable[HostStep | OpticalMatmul]) -> set[str]:
 
 
 def described(program: Program, placed: frozenset[str]) -> tuple[str, list[list[str]]]:
-    """Give a digest of a program and its placement; name, kind, place and needs of each step.
+    """Return a digest of a program and its placement; name, kind, place and needs of each step.
 
     Needs are the steps, by number, whose results it reads.
     """

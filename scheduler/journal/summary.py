@@ -100,7 +100,7 @@ class Session:
 
 
 @dataclass
-class Share:
+class StepTotals:
     """What finished steps of one kind took.
 
     Parameters
@@ -178,8 +178,8 @@ class Summary:
     inputs: dict[str, str] = field(default_factory=dict)
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     bench_files: dict[str, str] = field(default_factory=dict)
-    kinds: dict[tuple[str, str], Share] = field(default_factory=dict)
-    products: dict[str, Share] = field(default_factory=dict)
+    kinds: dict[tuple[str, str], StepTotals] = field(default_factory=dict)
+    products: dict[str, StepTotals] = field(default_factory=dict)
     shots: Counter[str] = field(default_factory=Counter)
     attempts: Counter[int] = field(default_factory=Counter)
     segments: int = 0
@@ -278,11 +278,11 @@ def _read_steps(journal: JournalFile, summary: Summary) -> None:
     sessions = {session.number: session for session in summary.sessions}
     for step in journal.steps():
         done[step["pass"]] += 1
-        summary.kinds.setdefault((step["kind"], step["where"]), Share()).add(
+        summary.kinds.setdefault((step["kind"], step["where"]), StepTotals()).add(
             step["seconds"], step["stats"]
         )
         if step["where"] == "optical":
-            summary.products.setdefault(_part(step["name"]), Share()).add(
+            summary.products.setdefault(_part(step["name"]), StepTotals()).add(
                 step["seconds"], step["stats"]
             )
         summary.results_bytes += sum(value.nbytes for value in step["values"])
@@ -296,7 +296,7 @@ def _read_steps(journal: JournalFile, summary: Summary) -> None:
 
 
 def _part(name: str) -> str:
-    """Give a step's name without the number of its layer."""
+    """Return a step's name without the number of its layer."""
     parts = name.split(".", 2)
     return parts[2] if parts[0] == "layer" and len(parts) == 3 else name
 
@@ -366,7 +366,7 @@ __all__ = [
     "Course",
     "FaultShare",
     "Session",
-    "Share",
+    "StepTotals",
     "Summary",
     "summarise",
 ]

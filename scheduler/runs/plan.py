@@ -176,7 +176,7 @@ class Plan:
         return Account(parts, known, self.profile, *_units(self.model, self.passes))
 
     def measured(self, repeats: int = 2) -> "Plan":
-        """Give the same plan with this machine as its host: steps, and a bench's frames, timed.
+        """Return the same plan with this machine as its host: steps, and a bench's frames, timed.
 
         Host steps of the first pass are run digitally, on empty inputs.
 
@@ -204,7 +204,7 @@ class Plan:
         return replace(self, bench=bench, host=steps.model(found.feed, found.gather))
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the plan for JSON."""
+        """Return the plan for JSON."""
         return {
             "schema": SCHEMA,
             "model": self.model.name,
@@ -345,7 +345,7 @@ class Report:
     results: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the report for JSON."""
+        """Return the report for JSON."""
         document = {key: value for key, value in vars(self).items() if key != "results"}
         return (
             {"schema": SCHEMA}
@@ -450,7 +450,7 @@ def _plan(
 
 
 def _units(model: Model, passes: Sequence[tuple[Mapping[str, int], int]]) -> tuple[int, str]:
-    """Give how many tokens (or images) passes take in, and what they are called."""
+    """Return how many tokens (or images) passes take in, and what they are called."""
     image = model.task == "vision"
     count = sum(times * sizes["batch"] * (1 if image else sizes["new"]) for sizes, times in passes)
     return max(count, 1), "image" if image else "token"
@@ -744,12 +744,12 @@ def _report(run: Run) -> Report:
 
 
 def _checked(backend: Backend) -> Mapping[str, Any]:
-    """Give what checksums of tiles found on a bench, by matmul."""
+    """Return what checksums of tiles found on a bench, by matmul."""
     return getattr(backend, "checked", {})
 
 
 def _energy_document(run: Run) -> dict[str, Any]:
-    """Give the account of a run, with the digital run beside it as this machine's time."""
+    """Return the account of a run, with the digital run beside it as this machine's time."""
     document = account_document(run.energy())
     if run.reference_seconds is not None:
         here = {

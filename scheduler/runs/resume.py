@@ -87,14 +87,14 @@ def record(
 
 
 def _listed(inputs: Any) -> Any:
-    """Give sentences as a list, and numbers as an array."""
+    """Return sentences as a list, and numbers as an array."""
     if isinstance(inputs, Sequence) and inputs and isinstance(inputs[0], str):
         return list(inputs)
     return np.asarray(inputs)
 
 
 def versions() -> dict[str, Any]:
-    """Give what the bits of a run depend on beside its inputs: packages, machine, arithmetic."""
+    """Return what the bits of a run depend on beside its inputs: packages, machine, arithmetic."""
     found: dict[str, Any] = {}
     for package in _PACKAGES:
         try:
@@ -156,14 +156,14 @@ def _backend(backend: Backend) -> dict[str, Any]:
 
 
 def _benches(backend: Backend) -> dict[str, BenchBackend]:
-    """Give the benches of a run by their names in its journal: none, "bench", or "bench 1" on."""
+    """Return the benches of a run by their names in its journal: none, "bench", or "bench 1" on."""
     if isinstance(backend, BenchGroup):
         return {f"bench {number}": bench for number, bench in enumerate(backend.benches, 1)}
     return {"bench": backend} if isinstance(backend, BenchBackend) else {}
 
 
 def _files(backend: Backend) -> dict[str, bytes]:
-    """Give the files that benches depend on: each one's, and its calibration where it has one."""
+    """Return the files that benches depend on: each one's, and its calibration where it has one."""
     paths = {}
     for name, one in _benches(backend).items():
         bench = one.bench
@@ -372,7 +372,7 @@ def _reopened(about: Mapping[str, Any], bench: str | Path | Sequence[str | Path]
 
 
 def _changes(about: Mapping[str, Any], model: Model, backend: Backend) -> dict[str, str]:
-    """Give a sentence for each of `ACCEPTED` that is not what it was."""
+    """Return a sentence for each of `ACCEPTED` that is not what it was."""
     changed = {}
     if _digest_of(model.source) != about["model"]["digest"]:
         changed["model"] = f"the model {model.source} is not the one that began it"

@@ -127,7 +127,7 @@ def _opened_to_write(path: Path, is_compressed: bool) -> Iterator[IO[str]]:
 
 @contextlib.contextmanager
 def _text_of(raw: Any) -> Iterator[IO[str]]:
-    """Give the text side of a binary file, which stays open."""
+    """Return the text side of a binary file, which stays open."""
     stream = io.TextIOWrapper(raw, encoding="ascii", newline="\n")
     yield stream
     stream.flush()
@@ -150,7 +150,7 @@ def _header(timelines: Mapping[str, Timeline], about: Mapping[str, Any]) -> dict
 
 
 def _events(timelines: Mapping[str, Timeline], is_mock: bool) -> Iterator[str]:
-    """Give every event as JSON; complains before the first one is asked for."""
+    """Return every event as JSON; complains before the first one is asked for."""
     numbers = count(_FIRST_THREAD)
     prepared = []
     for process, (name, timeline) in enumerate(timelines.items(), 1):
@@ -200,7 +200,7 @@ def _metadata(kind: str, process: int, thread: int | None, **values: Any) -> str
 
 
 def _threads(slices: Iterable[Slice], origin_s: float) -> Iterator[_Thread]:
-    """Give the rows of a timeline in the order in which they are drawn."""
+    """Return the rows of a timeline in the order in which they are drawn."""
     tracks: dict[str, list[tuple[int, int, Slice]]] = {}
     for item in slices:
         if not (math.isfinite(item.start_s) and item.start_s <= item.end_s < math.inf):
@@ -222,14 +222,14 @@ def _threads(slices: Iterable[Slice], origin_s: float) -> Iterator[_Thread]:
 
 
 def order_of_track(track: str) -> tuple[str, int, str]:
-    """Give what tracks are sorted by: the bench, then the order of `TRACKS`, then the name."""
+    """Return what tracks are sorted by: the bench, then the order of `TRACKS`, then the name."""
     bench, _, role = track.rpartition("/")
     bench = re.sub(r"\d+", lambda number: f"{int(number[0]):09d}", bench)
     return bench, TRACKS.index(role) if role in TRACKS else len(TRACKS), track
 
 
 def _rows(slices: list[tuple[int, int, Slice]]) -> list[list[tuple[int, int, Slice]]]:
-    """Give as few rows as it takes for all slices of one to nest or to be apart."""
+    """Return as few rows as it takes for all slices of one to nest or to be apart."""
     slices.sort(key=lambda item: (item[0], -item[1]))
     rows: list[list[tuple[int, int, Slice]]] = []
     open_ends: list[list[int]] = []  # of each row: ends of the slices that are not over, inner last
@@ -284,7 +284,7 @@ def _quoted(text: str) -> str:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Give a value as JSON has it; what it has no word for becomes text."""
+    """Return a value as JSON has it; what it has no word for becomes text."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if value is None or isinstance(value, bool):
@@ -472,7 +472,7 @@ def _is_complete(header: dict[str, Any]) -> bool:
 
 
 def _seconds(microseconds: float) -> float:
-    """Give whole nanoseconds as seconds; undoes `_microseconds`."""
+    """Return whole nanoseconds as seconds; undoes `_microseconds`."""
     nanoseconds = round(microseconds * 1000)
     if nanoseconds < 0:
         raise ValueError("a time before the beginning")

@@ -60,7 +60,7 @@ class _Encoded:
 def theory(
     x: np.ndarray, w: np.ndarray, optics: OpticsProfile, w_largest: np.ndarray | None = None
 ) -> Theory:
-    """Give expectation and variance of x [N, K] times w [M, K] transposed on a bench.
+    """Return expectation and variance of x [N, K] times w [M, K] transposed on a bench.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def _rounded(values: np.ndarray, levels: int | None) -> np.ndarray:
 
 
 def _cross_terms(rows: _Encoded, weights: _Encoded, optics: OpticsProfile) -> np.ndarray | float:
-    """Give x0 sum(w) + w0 sum(x) - K x0 w0 of the offset encoding, [N, M]."""
+    """Return x0 sum(w) + w0 sum(x) - K x0 w0 of the offset encoding, [N, M]."""
     if optics.encoding != "offset":
         return 0.0
     f, length = _leak(optics), rows.values.shape[1]
@@ -176,13 +176,13 @@ def _exposed(rows: _Encoded, optics: OpticsProfile) -> np.ndarray:
 
 
 def _signs(rows: _Encoded, weights: _Encoded) -> np.ndarray:
-    """Give s r of every reading: [s, r, 1, 1]."""
+    """Return s r of every reading: [s, r, 1, 1]."""
     signs = [[s * r for r, _ in weights.rails] for s, _ in rows.rails]
     return np.array(signs)[:, :, None, None]
 
 
 def _light_of_readings(rows: _Encoded, weights: _Encoded, optics: OpticsProfile) -> np.ndarray:
-    """Give L / P of every reading: [s, r, N, M]."""
+    """Return L / P of every reading: [s, r, N, M]."""
     light = []
     for _, shown in rows.rails:
         of_rails = [_passes(shown, optics) @ _passes(rail, optics).T for _, rail in weights.rails]
@@ -208,7 +208,7 @@ def _with_crosstalk(of_rails: list[np.ndarray], optics: OpticsProfile) -> list[n
 
 
 def _photons_per_pair(light: np.ndarray, length: int, optics: OpticsProfile) -> np.ndarray:
-    """Give P of each row [N, 1]."""
+    """Return P of each row [N, 1]."""
     rows, outputs = light.shape[-2:]
     if optics.photons_per_mac is None:
         return np.full((rows, 1), optics.photons_full_scale or 1.0)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....instruments import BadFit, WrongLight
+from ....instruments import BadFit, UnexpectedIntensity
 from ...optics.calibration_file import Figure, Plot
 from ..probe import area_sums
-from ..session import Measured, Work
+from ..session import CalibrationSession, Measured
 
 _ROUNDS = 6
 _AREA_PX = 4  # side of an area of camera pixels
@@ -20,7 +20,7 @@ _ANSWER = 0.3  # of the light must come and go with the weight modulator's frame
 _SURE = 5.0  # standard errors
 
 
-def additivity(work: Work) -> Measured:
+def additivity(work: CalibrationSession) -> Measured:
     """Compare the light of even and odd weight columns with that of both.
 
     Raises
@@ -68,7 +68,7 @@ def additivity(work: Work) -> Measured:
         probe.fill()
         probe.blank("input")
         if probe.steady(exposure_s).sum() > (1 - _ANSWER) * whole:
-            raise WrongLight(
+            raise UnexpectedIntensity(
                 "no light reaches the detector through the modulators: what it sees changes with "
                 "neither's frames; check the source and the beam, and shield it from other light"
             )

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...optics.calibration_file import Figure, Plot
 from ...optics.layouts.base import ImagedLayout, Layout
-from ..session import Measured, Work
+from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
 _ROUNDS = 2
@@ -19,7 +19,7 @@ _SURE = 4.0  # standard errors from which on crosstalk is undone
 _LEAST = 1e-5  # of a slot's light, below which nobody would see it
 
 
-def crosstalk(work: Work) -> Measured:
+def crosstalk(work: CalibrationSession) -> Measured:
     """Measure the light in neighbours of lit slots, and between elements."""
     slots, layout = work.slots, work.slots.layout
     elements, elements_error = _between_elements(work)
@@ -72,7 +72,7 @@ def crosstalk(work: Work) -> Measured:
 
 
 def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Give row and column of each slot among the others."""
+    """Return row and column of each slot among the others."""
     across = layout.grid[1] if isinstance(layout, ImagedLayout) else 1
     return np.arange(layout.slots) // across, np.arange(layout.slots) % across
 
@@ -127,7 +127,7 @@ def ridge_inverse(matrix: np.ndarray, error: float) -> np.ndarray:
     return np.asarray(np.linalg.solve(matrix.T @ matrix + ridge, matrix.T), dtype=np.float32)
 
 
-def _between_elements(work: Work) -> tuple[float, float]:
+def _between_elements(work: CalibrationSession) -> tuple[float, float]:
     """Light weights of even elements, then the inputs of even and of odd ones."""
     slots, layout = work.slots, work.slots.layout
     across = work.bench.file.encoding.block[1] if not layout.shares_input else layout.length

@@ -7,7 +7,7 @@ import numpy as np
 from ....instruments import BadFit
 from ...bench.bench import WINDOW_SAMPLES
 from ...optics.calibration_file import Figure, Plot
-from ..session import Measured, Work
+from ..session import CalibrationSession, Measured
 
 _FRAMES, _LONG_FRAMES = 64, 16
 _BUCKET_MORE = 4  # times as many windows of a photodiode, whose one pixel is noisy
@@ -16,7 +16,7 @@ _HOT = 8.0  # robust standard deviations
 _MOST_HOT = 0.02  # share of the pixels, beyond which the frames are not dark
 
 
-def dark(work: Work) -> Measured:
+def dark(work: CalibrationSession) -> Measured:
     """Take dark frames at the exposure of runs and at a longer one.
 
     Raises
@@ -82,8 +82,10 @@ def dark(work: Work) -> Measured:
     return Measured(figures, arrays, (Plot("Dark counts of pixels", "histogram", "sample"),))
 
 
-def _average(work: Work, exposure_s: float, count: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Give mean and variance of dark frames, pixel by pixel, and a photodiode's inside windows.
+def _average(
+    work: CalibrationSession, exposure_s: float, count: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return mean and variance of dark frames, pixel by pixel, and a photodiode's inside windows.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...optics.calibration_file import Figure, Plot
-from ..session import Measured, Work
+from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
 _NEAR, _JUMP = 9, 8.0  # shots whose median a shot is held against; robust standard deviations
@@ -18,7 +18,7 @@ _TOLERANCE = 3e-3  # that the light may walk between two reference shots
 _SELDOM, _OFTEN = 1000, 20  # shots between them: a reference is at most every 20th
 
 
-def drift(work: Work) -> Measured:
+def drift(work: CalibrationSession) -> Measured:
     """Watch the same frames for some hundred shots."""
     slots, layout = work.slots, work.slots.layout
     inputs, weights = slots.pattern("input", True), slots.pattern("weight", sparse(layout))
@@ -61,7 +61,7 @@ def drift(work: Work) -> Measured:
 
 
 def without_outliers(light: np.ndarray) -> np.ndarray:
-    """Give light over its median; NaN where it jumps away and back, as behind a hand."""
+    """Return light over its median; NaN where it jumps away and back, as behind a hand."""
     s = light / np.median(light)
     near = np.lib.stride_tricks.sliding_window_view(np.pad(s, _NEAR // 2, "reflect"), _NEAR)
     off = np.abs(s - np.median(near, axis=1))
@@ -69,9 +69,9 @@ def without_outliers(light: np.ndarray) -> np.ndarray:
 
 
 def _whole(
-    work: Work, inputs: np.ndarray, weights: np.ndarray, exposure_s: float
+    work: CalibrationSession, inputs: np.ndarray, weights: np.ndarray, exposure_s: float
 ) -> tuple[float, float]:
-    """Give the light of all slots in one shot, as it is, and its variance, relative."""
+    """Return the light of all slots in one shot, as it is, and its variance, relative."""
     slots = work.slots
     if slots.layout.marker_bits:
         reading = slots.read(inputs, weights, exposure_s)
@@ -108,7 +108,7 @@ def fit_walk(lags: np.ndarray, structure: np.ndarray, count: int) -> tuple[float
 
 
 def _slow_walk(scales: list[tuple[int, float, float]]) -> float:
-    """Give the walk per shot that the markers saw over the whole calibration so far."""
+    """Return the walk per shot that the markers saw over the whole calibration so far."""
     if len(scales) < 100:
         return 0.0
     shots = np.array([shot for shot, _, _ in scales], dtype=float)

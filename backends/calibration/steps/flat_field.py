@@ -11,7 +11,7 @@ import numpy as np
 
 from ....instruments import BadFit
 from ...optics.calibration_file import Figure, Plot
-from ..session import Measured, Work
+from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
 _GOAL = 4.2e-3  # standard error of an element's gain, in the mean
@@ -24,7 +24,7 @@ _DEAD = 0.25  # of what its pixels should pass, below which an element is dead
 _MOST_DEAD = 1e-3  # share of the elements
 
 
-def flat(work: Work) -> Measured:
+def flat(work: CalibrationSession) -> Measured:
     """Measure gains of elements and leaks of slots.
 
     Raises
@@ -74,7 +74,7 @@ def flat(work: Work) -> Measured:
     return Measured(figures, arrays, plots)
 
 
-def _raster(work: Work, unlit: np.ndarray) -> tuple[np.ndarray, float]:
+def _raster(work: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray, float]:
     """Light element after element, on both modulators: light above darkness, and its error.
 
     The inputs of the others stay dark, so that nothing leaks that the gain would have to stand
@@ -140,7 +140,7 @@ def _likely(
     return usual * (1 + drawn) * should, float(np.sqrt(np.mean(error)))
 
 
-def _refuse_dead(work: Work, gains: np.ndarray) -> None:
+def _refuse_dead(work: CalibrationSession, gains: np.ndarray) -> None:
     """Refuse slots and elements that stay dark, and say which."""
     layout = work.slots.layout
     should = layout.element_sums(np.ones(work.bench.weight.shape))
@@ -165,8 +165,10 @@ def _refuse_dead(work: Work, gains: np.ndarray) -> None:
         )
 
 
-def _leaks(work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]:
-    """Give the leaks of dark inputs and of dark weights, and the light with both dark.
+def _leaks(
+    work: CalibrationSession,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]:
+    """Return the leaks of dark inputs and of dark weights, and the light with both dark.
 
     A leak is the light of one dark modulator over that of both bright, above darkness. A few
     elements are lit for it, and the surroundings of all of them leak too.
@@ -212,7 +214,7 @@ def _leaks(work: Work) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float,
     )
 
 
-def _picture(work: Work, values: np.ndarray) -> np.ndarray:
+def _picture(work: CalibrationSession, values: np.ndarray) -> np.ndarray:
     """Lay values of slots out as they lie."""
     grid = getattr(work.slots.layout, "grid", (len(values), 1))
     return values.reshape(grid).astype(np.float32)

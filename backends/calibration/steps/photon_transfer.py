@@ -13,7 +13,7 @@ from ....instruments import BadFit
 from ...bench.bench import WINDOW_SAMPLES
 from ...optics.calibration_file import Figure, Plot
 from ..probe import area_sums
-from ..session import Measured, Work
+from ..session import CalibrationSession, Measured
 
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
@@ -29,7 +29,7 @@ _CHANGED = 0.2  # of a photodiode's light, beyond which a window is left out
 _POOR = 0.05  # relative residual of the fit that is refused
 
 
-def detector(work: Work) -> Measured:
+def detector(work: CalibrationSession) -> Measured:
     """Take pairs of frames of even light at exposures from faint to full.
 
     Raises
@@ -112,7 +112,7 @@ def detector(work: Work) -> Measured:
     return Measured(figures, arrays, plots)
 
 
-def _fullest(work: Work) -> float:
+def _fullest(work: CalibrationSession) -> float:
     """Find the exposure at which the brightest pixels reach the upper end of the curve."""
     exposure_s = work.probe.find_exposure()
     taken = work.probe.take(exposure_s)
@@ -120,8 +120,10 @@ def _fullest(work: Work) -> float:
     return min(exposure_s * _MOST / max(share, 1e-6), work.probe.longest_s)
 
 
-def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Give mean and variance of areas of pixels, half the pixels of each, and all light.
+def _pairs(
+    work: CalibrationSession, exposure_s: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return mean and variance of areas of pixels, half the pixels of each, and all light.
 
     Both are means over the area, so that one line joins them however uneven its light is.
     """
@@ -155,7 +157,9 @@ def _pairs(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.nd
     return mean, variance, weight, float(np.mean(totals))
 
 
-def _windows(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def _windows(
+    work: CalibrationSession, exposure_s: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Do the same with windows of a photodiode: its samples differ by noise alone.
 
     The source is as bright in all samples of a window, and not in all windows.
@@ -171,12 +175,12 @@ def _windows(work: Work, exposure_s: float) -> tuple[np.ndarray, np.ndarray, np.
     return np.array([mean]), noise[kept].mean(keepdims=True), np.array([weight]), float(mean)
 
 
-def _samples(work: Work) -> int:
+def _samples(work: CalibrationSession) -> int:
     return WINDOW_SAMPLES if work.is_bucket else 1
 
 
-def _rounding(work: Work) -> float:
-    """Give the variance of the converter's rounding, in counts (volts of a window) squared."""
+def _rounding(work: CalibrationSession) -> float:
+    """Return the variance of the converter's rounding, in counts (volts of a window) squared."""
     if not work.is_bucket:
         return 1 / 12
     daq = work.bench.daq
@@ -218,6 +222,6 @@ def fit_transfer(
 
 
 def _linearity(exposures_s: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Give the departure of light from its proportion to exposure, over light."""
+    """Return the departure of light from its proportion to exposure, over light."""
     rate = float((light / exposures_s).mean())
     return np.asarray(light / (rate * exposures_s) - 1)

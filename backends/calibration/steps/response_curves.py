@@ -11,7 +11,7 @@ import numpy as np
 
 from ....instruments import BadFit
 from ...optics.calibration_file import Figure, Plot
-from ..session import Measured, Work
+from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
 _LEVELS = 49  # between which curves are straight
@@ -25,7 +25,7 @@ _LONGER = 30.0  # exposure of darker pairs over that of the bright one
 _DIPS = 0.02  # of full scale: a curve that falls by more has two branches
 
 
-def curves(work: Work) -> Measured:
+def curves(work: CalibrationSession) -> Measured:
     """Measure both curves.
 
     Raises
@@ -65,8 +65,10 @@ def curves(work: Work) -> Measured:
     return Measured(tuple(figures), arrays, tuple(plots), tuple(notes))
 
 
-def _curve(work: Work, role: str, done: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Give levels, their light above darkness (brightest = 1), and its standard error."""
+def _curve(
+    work: CalibrationSession, role: str, done: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return levels, their light above darkness (brightest = 1), and its standard error."""
     slots, layout = work.slots, work.slots.layout
     top = len(layout.optics.tables[role]) - 1
     levels = np.unique(np.rint(np.linspace(0, top, _LEVELS)).astype(int))
@@ -129,7 +131,7 @@ def _scaled(
 
 
 def _rising(light: np.ndarray) -> np.ndarray:
-    """Give the nearest curve that never falls (isotonic regression, pooling adjacent violators)."""
+    """Return nearest curve that never falls (isotonic regression, pooling adjacent violators)."""
     pools: list[list[float]] = []  # sum and count
     for value in light:
         pools.append([float(value), 1.0])
@@ -141,7 +143,7 @@ def _rising(light: np.ndarray) -> np.ndarray:
 
 
 def _extinctions(
-    work: Work,
+    work: CalibrationSession,
 ) -> tuple[dict[str, float], dict[str, float], tuple[float, float]]:
     """Find what darkest levels pass, from four pairs of whole frames.
 
@@ -182,8 +184,8 @@ def _extinctions(
     return leaks, {role: error[role] for role in leaks}, (stray, error["dd"])
 
 
-def _longer(work: Work, bright_s: float) -> float:
-    """Give an exposure for darker frames, at which no good pixel is full."""
+def _longer(work: CalibrationSession, bright_s: float) -> float:
+    """Return an exposure for darker frames, at which no good pixel is full."""
     exposure_s = min(_LONGER * bright_s, work.probe.longest_s)
     while exposure_s > bright_s:
         if not work.probe.take(exposure_s).full:

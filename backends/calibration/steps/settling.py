@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....instruments import BadFit, Shown, WrongLight
+from ....instruments import BadFit, Shown, UnexpectedIntensity
 from ...bench.bench import REPEATABLE
 from ...optics.calibration_file import Figure, Plot
-from ..session import Measured, Work
+from ..session import CalibrationSession, Measured
 
 _MOMENTS = 16  # along each change
 _BEFORE = 4  # moments before light is expected
@@ -31,7 +31,7 @@ _HALVED = 12  # times that a step of the fit is halved
 _SKIP = "run `lightloom calibrate --skip settling`: then runs wait as long as its driver says"
 
 
-def settling(work: Work) -> Measured:
+def settling(work: CalibrationSession) -> Measured:
     """Follow both modulators from dark to bright and back.
 
     Raises
@@ -84,7 +84,7 @@ def settling(work: Work) -> Measured:
 
 
 def _follow(
-    work: Work, role: str, done: float
+    work: CalibrationSession, role: str, done: float
 ) -> tuple[np.ndarray, np.ndarray, float, list[float]]:
     """Return moments after the flip, the share of change seen, the exposure, latencies.
 
@@ -125,7 +125,13 @@ class _Series:
     """
 
     def __init__(
-        self, work: Work, role: str, latency_s: float, stated_s: float, full_s: float, done: float
+        self,
+        work: CalibrationSession,
+        role: str,
+        latency_s: float,
+        stated_s: float,
+        full_s: float,
+        done: float,
     ) -> None:
         self._work, self._role, self._done = work, role, done
         self._latency_s, self._stated_s, self._full_s = latency_s, stated_s, full_s
@@ -218,7 +224,7 @@ class _Series:
                 share = (total - self._dark) / self._change
                 seen.append(share if up else 1 - share)
             if not 1 - _TOO_BRIGHT < min(seen) <= max(seen) < _TOO_BRIGHT:
-                raise WrongLight(
+                raise UnexpectedIntensity(
                     f"while the {self._role} modulator settles, {seen[-1]:.0%} of the change is "
                     "seen: the light is not what it was; check the source, and that nothing moves "
                     f"in the beam, or {_SKIP}"
@@ -237,7 +243,7 @@ def _between(moments_s: np.ndarray, share: np.ndarray) -> tuple[float, float]:
 
 
 def _flipped(
-    work: Work,
+    work: CalibrationSession,
     role: str,
     up: bool,
     wait_s: float,
@@ -245,7 +251,7 @@ def _flipped(
     exposure_s: float,
     change: float,
 ) -> float:
-    """Give the light at a moment after a flip, as two flips agree that it is."""
+    """Return the light at a moment after a flip, as two flips agree that it is."""
     seen: list[float] = []
     for _ in range(work.bench.file.limits.retries + 2):
         shown = _flip(work, role, up, wait_s)
@@ -256,16 +262,16 @@ def _flipped(
         for before in seen:
             if abs(before - now) < _AGREE * change:
                 if len(seen) > 1:
-                    work.probe.count_fault("WrongLight", len(seen) - 1)
+                    work.probe.count_fault("UnexpectedIntensity", len(seen) - 1)
                 return (before + now) / 2
         seen.append(now)
-    raise WrongLight(
+    raise UnexpectedIntensity(
         f"the light {moment_s:.3g} s after the same flip of the {role} modulator differs from time "
         "to time: check the source, and that nothing moves in the beam"
     )
 
 
-def _flip(work: Work, role: str, up: bool, wait_s: float) -> Shown:
+def _flip(work: CalibrationSession, role: str, up: bool, wait_s: float) -> Shown:
     """Let the opposite frame settle, then show the frame."""
     probe = work.probe
     (probe.blank if up else probe.fill)(role)
@@ -275,7 +281,7 @@ def _flip(work: Work, role: str, up: bool, wait_s: float) -> Shown:
 
 
 def _settled(
-    work: Work, role: str, bright: bool, exposure_s: float, wait_s: float
+    work: CalibrationSession, role: str, bright: bool, exposure_s: float, wait_s: float
 ) -> tuple[float, float]:
     """Return the light of a frame that has surely settled, and the detector's noise of it."""
     probe = work.probe
@@ -287,7 +293,9 @@ def _settled(
     return float(np.median(lights)), _noise(work, raws, lights, exposure_s)
 
 
-def _noise(work: Work, raws: list[np.ndarray], lights: list[float], exposure_s: float) -> float:
+def _noise(
+    work: CalibrationSession, raws: list[np.ndarray], lights: list[float], exposure_s: float
+) -> float:
     """Return the noise of the light of one shot that a longer exposure makes less.
 
     Pixels of two shots differ by their own noise, once the source's common factor is taken out.
@@ -299,16 +307,16 @@ def _noise(work: Work, raws: list[np.ndarray], lights: list[float], exposure_s: 
     return float((np.sum((one - common * other) ** 2) / 2) ** 0.5)
 
 
-def _sum(work: Work, exposure_s: float, at_s: float) -> float:
-    """Give all the light of an exposure that is triggered at a moment."""
+def _sum(work: CalibrationSession, exposure_s: float, at_s: float) -> float:
+    """Return all the light of an exposure that is triggered at a moment."""
     return _light(work, work.probe.raw(exposure_s, at_s), exposure_s)
 
 
-def _light(work: Work, raw: np.ndarray, exposure_s: float) -> float:
+def _light(work: CalibrationSession, raw: np.ndarray, exposure_s: float) -> float:
     return float(_good(work, raw, exposure_s).sum())
 
 
-def _good(work: Work, raw: np.ndarray, exposure_s: float) -> np.ndarray:
+def _good(work: CalibrationSession, raw: np.ndarray, exposure_s: float) -> np.ndarray:
     """Return the counts above darkness of the pixels that count."""
     taken = raw - work.dark_counts(exposure_s)
     return taken if work.bad is None else taken[~work.bad]

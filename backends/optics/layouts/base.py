@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ....instruments import InputError, StaleFrame, WrongLight
+from ....instruments import InputError, StaleFrame, UnexpectedIntensity
 from ...bench.bench import Bench
 from ...bench.config import EncodingTable
 from ...mock.integer_products import COMPILED
@@ -43,8 +43,9 @@ class Optics:
     Parameters
     ----------
     tables : light of each grey level of a modulator, by role, float32 [levels], brightest 1
-    input_map, camera_map : weight pixel -> input, camera pixel (see `registration`), float64 [2, 3], [2, 6]
-        or [2, 10]; of a line's camera, the row of a weight row and the middle column of its spot
+    input_map, camera_map : weight pixel -> input, camera pixel (see `registration`), float64
+        [2, 3], [2, 6] or [2, 10]; of a line's camera, the row of a weight row and the middle column
+        of its spot
     sensor_shape : (height, width) of the camera; (1, 1) of a photodiode
     dark_counts : of a detector pixel in one exposure without light, float32 [h, w], or one number
     gain_e_per_count : of the detector
@@ -127,7 +128,7 @@ class _Pattern:
         self._dtype = dtype
 
     def frame(self, values: np.ndarray) -> np.ndarray:
-        """Give the frame [height, width] of values [places]."""
+        """Return the frame [height, width] of values [places]."""
         looked_up = values.astype(self._dtype, copy=False).take(self._places)
         if len(self._places) == len(self._rows):
             return looked_up
@@ -201,7 +202,7 @@ class Layout(ABC):
 
     @abstractmethod
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the places of weight and input values on the weight modulator's pixels."""
+        """Return the places of weight and input values on the weight modulator's pixels."""
 
     def _on_detector(self, points: np.ndarray) -> np.ndarray:
         """Say which weight pixels [n, 2] the detector sees: bool [n]."""
@@ -228,7 +229,7 @@ class Layout(ABC):
         return int(rows[top]), int(columns[left]), int(rows[bottom]) + 1, int(columns[right]) + 1
 
     def _on_input(self, places: np.ndarray) -> np.ndarray:
-        """Give places [h, w] of the weight modulator's grid on the input modulator's pixels."""
+        """Return places [h, w] of the weight modulator's grid on the input modulator's pixels."""
         points = np.moveaxis(np.indices(self._shapes["input"]), 0, -1)
         found = np.rint(registration.back(self.optics.input_map, points)).astype(int)
         y, x = found[..., 0], found[..., 1]
@@ -299,13 +300,13 @@ class Layout(ABC):
         return self._patterns[role].frame(values)
 
     def _bits(self, number: int) -> np.ndarray:
-        """Give which cells of a marker are bright: each bit and its complement, [2 bits]."""
+        """Return which cells of a marker are bright: each bit and its complement, [2 bits]."""
         bits = (number >> np.arange(self.marker_bits)) & 1
         return np.stack([bits, 1 - bits], axis=1).ravel()
 
     @abstractmethod
     def electrons(self, taken: np.ndarray) -> np.ndarray:
-        """Give the photoelectrons of each slot, float64 [slots], from what the detector took."""
+        """Return the photoelectrons of each slot, float64 [slots], from what the detector took."""
 
     @abstractmethod
     def marks(
@@ -327,11 +328,11 @@ class Layout(ABC):
 
     @property
     def marker_cells(self) -> dict[str, int]:
-        """Give the number of marker cells, by role: copies x 2 bits."""
+        """The number of marker cells, by role: copies x 2 bits."""
         return {}
 
     def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
-        """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
+        """Return the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
         return {}
 
     def marker_variance(self, response: Response) -> float | None:
@@ -348,12 +349,12 @@ class Layout(ABC):
         return np.zeros((0, 4), dtype=np.int64)
 
     def dark_pixels(self) -> np.ndarray:
-        """Give the detector pixels that no lit element reaches, flat places; few or none."""
+        """Return the detector pixels that no lit element reaches, flat places; few or none."""
         return np.zeros(0, dtype=np.intp)
 
     @abstractmethod
     def read_pixels(self) -> np.ndarray:
-        """Give the detector pixels whose light each slot sums (1 for a photodiode), [slots]."""
+        """Return the detector pixels whose light each slot sums (1 for a photodiode), [slots]."""
 
     def _read_bits(
         self, light: np.ndarray, bright: np.ndarray | None, variance: np.ndarray, role: str
@@ -372,7 +373,7 @@ class Layout(ABC):
             noise = 4 * np.sqrt((variance / bright**2)[:, ::2] + (variance / bright**2)[:, 1::2])
             least, most = float((total + noise).min()), float((total - noise).max())
             if least < _LEAST or most > _MOST:
-                raise WrongLight(
+                raise UnexpectedIntensity(
                     f"the marker of the {role} frame is {total.min():.2f} to {total.max():.2f} "
                     "times as bright as it should be: check the source, and that nothing stands in "
                     "the beam"
@@ -449,11 +450,11 @@ class _OnCamera(Layout):
 
     @property
     def marker_cells(self) -> dict[str, int]:
-        """Give the number of marker cells, by role."""
+        """The number of marker cells, by role."""
         return {role: len(cells.pixels) for role, cells in self._cells.items()}
 
     def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
-        """Give the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
+        """Return the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
         return {role: cells.electrons(taken) for role, cells in self._cells.items()}
 
     def marks(
@@ -525,7 +526,7 @@ class _OnCamera(Layout):
         return electrons - leak * mean_input
 
     def read_pixels(self) -> np.ndarray:
-        """Give the number of pixels of each slot."""
+        """Return the number of pixels of each slot."""
         return self._regions.pixels
 
     @abstractmethod
@@ -533,7 +534,7 @@ class _OnCamera(Layout):
         """Say which camera pixels [n, 2] light may reach: bool [n]."""
 
     def dark_pixels(self) -> np.ndarray:
-        """Give good pixels far from what is lit, evenly spread: flat places, at most 2,000."""
+        """Return good pixels far from what is lit, evenly spread: flat places, at most 2,000."""
         height, width = self.optics.sensor_shape
         step = max(height * width // (16 * _DARK_PIXELS), 1)
         places = np.arange(step // 2, height * width, step)
@@ -546,7 +547,7 @@ class _OnCamera(Layout):
         return places[:: -(-len(places) // _DARK_PIXELS)]
 
     def boxes(self) -> np.ndarray:
-        """Give the camera rectangles of slots: top, left, bottom, right, int64 [slots, 4]."""
+        """Return the camera rectangles of slots: top, left, bottom, right, int64 [slots, 4]."""
         return self._regions.boxes
 
 
@@ -589,7 +590,7 @@ class _Regions:
         return sums
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
-        """Give photoelectrons above darkness: float64 [n]."""
+        """Return photoelectrons above darkness: float64 [n]."""
         return np.asarray((self._sums(taken) - self._dark) * self._gain)
 
 
@@ -707,7 +708,7 @@ class ImagedLayout(_OnCamera):
         )
 
     def _on_camera(self, boxes: np.ndarray, margin: float) -> np.ndarray:
-        """Give the camera rectangles of boxes of weight pixels, plus a margin."""
+        """Return the camera rectangles of boxes of weight pixels, plus a margin."""
         matrix = self.optics.camera_map
         middle = np.stack([boxes[:, 0] + boxes[:, 2] - 1, boxes[:, 1] + boxes[:, 3] - 1], 1) / 2
         centre = registration.apply(matrix, middle)
@@ -799,7 +800,7 @@ class LineLayout(_OnCamera):
         self._cut(boxes[2 * count :], {"input": boxes[:count], "weight": boxes[count : 2 * count]})
 
     def columns(self) -> tuple[int, int]:
-        """Give the first camera column that is read, and the one behind the last."""
+        """Return the first camera column that is read, and the one behind the last."""
         boxes = self._regions.boxes
         return int(boxes[:, 1].min()), int(boxes[:, 3].max())
 
@@ -835,18 +836,18 @@ class BlockLayout(Layout):
         return whole, whole
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
-        """Give the electrons of one window of samples: volts [channels, samples]."""
+        """Return the electrons of one window of samples: volts [channels, samples]."""
         volts = taken[0].sum() - float(self.optics.dark_counts)
         return np.array([volts * self.optics.gain_e_per_count])
 
     def marks(
         self, taken: np.ndarray, mean_input: float | None, response: Response | None
     ) -> Marks:
-        """Give none: the counters of the DAQ tell which frames were shown."""
+        """Return none: the counters of the DAQ tell which frames were shown."""
         return Marks({})
 
     def read_pixels(self) -> np.ndarray:
-        """Give 1."""
+        """Return 1."""
         return np.ones(1)
 
 
