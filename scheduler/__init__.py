@@ -12,7 +12,6 @@ from .energy.account import (
     PartEvents,
     planned_events,
     recorded_events,
-    signature,
 )
 from .energy.constants import (
     BASELINES,
@@ -25,7 +24,8 @@ from .energy.constants import (
 )
 from .energy.document import account_document
 from .energy.machine import measure_machine, memory_bytes
-from .executor import Executor, StepRecord
+from .executor import Executor
+from .graph import StepRecord, signature
 from .host_steps import State
 from .placement import DEFAULT_POLICY, POLICIES, Placement, decide, is_fixed, place
 from .program import (

@@ -4,10 +4,10 @@ Not here: overlap of light and host (`pipeline`), what a model is (lightloom.mod
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from ..backends import (
     MockBackend,
     PreparedWeights,
     Ranges,
-    Stats,
 )
 from ..instruments import InputError
 from .costs import BenchModel
+from .graph import StepRecord
 from .host_steps import HostFunction, State, check_step
+from .journal.journal import Journal
 from .journal.pass_record import PassRecord, described
 from .micro_batch import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
@@ -32,72 +33,8 @@ from .program import HostStep, OpticalMatmul, Program
 from .simulator import best_parts
 from .sizes import evaluate, shape
 
-if TYPE_CHECKING:
-    from .journal.journal import Journal
-
 RANGE_MARGIN = 1.5  # over the largest value that calibration saw
 WEIGHT_MARGIN = 1.1  # the scale of keys and values, likewise
-
-
-class CallLog:
-    """Sizes of calls and how often each was made, in memory that does not grow with tokens.
-
-    Calls of one batch whose past grows by one token each, as in decoding, are kept as one run.
-    Which calls a run joins does not matter: only their number at each size is asked for.
-    """
-
-    def __init__(self) -> None:
-        # (batch, new) -> end of a run -> its first past -> number of runs
-        self._runs: dict[tuple[int, int], dict[int, dict[int, int]]] = {}
-        self._without_sizes = 0
-
-    def count(self, sizes: Mapping[str, int]) -> None:
-        """Note one more call; `sizes` are batch, new and past, or nothing."""
-        if not sizes:
-            self._without_sizes += 1
-            return
-        runs, past = self._runs.setdefault((sizes["batch"], sizes["new"]), {}), sizes["past"]
-        first, ending = past, runs.get(past)
-        if ending:
-            first = next(reversed(ending))
-            if ending[first] == 1:
-                del ending[first]
-                if not ending:
-                    del runs[past]
-            else:
-                ending[first] -= 1
-        longer = runs.setdefault(past + 1, {})
-        longer[first] = longer.get(first, 0) + 1
-
-    def __iter__(self) -> Iterator[tuple[dict[str, int], int]]:
-        """Iterate over sizes, and how often each was called; a size may come more than once."""
-        if self._without_sizes:
-            yield {}, self._without_sizes
-        for (batch, new), runs in self._runs.items():
-            for end, firsts in runs.items():
-                for first, times in firsts.items():
-                    for past in range(first, end):
-                        yield {"batch": batch, "new": new, "past": past}, times
-
-
-@dataclass
-class StepRecord:
-    """What one step took on this machine, summed over its calls."""
-
-    step: HostStep | OpticalMatmul
-    optical: bool
-    log: CallLog = field(default_factory=CallLog)
-    seconds: float = 0.0
-    stats: Stats = field(default_factory=Stats)
-
-    @property
-    def calls(self) -> list[tuple[dict[str, int], int]]:
-        """Sizes of its calls, and how often each was made."""
-        return list(self.log)
-
-    def count(self, sizes: Mapping[str, int]) -> None:
-        """Note one more call with these sizes."""
-        self.log.count(sizes)
 
 
 class Executor:
@@ -138,12 +75,12 @@ class Executor:
         self._described: dict[int, tuple[str, list[list[str]]]] = {}
 
     @property
-    def journal(self) -> "Journal | None":
+    def journal(self) -> Journal | None:
         """What keeps finished steps; None where nobody asked for that."""
         return self._journal
 
     @journal.setter
-    def journal(self, journal: "Journal | None") -> None:
+    def journal(self, journal: Journal | None) -> None:
         self._journal, self._passes = journal, 0
 
     @property

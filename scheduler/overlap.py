@@ -15,10 +15,8 @@ from typing import Any
 
 from ..backends.timing import first_wait_s
 from .costs import BenchModel, host_cost, optical_cost
-from .energy.account import Calls, signature
-from .journal.pass_record import Node
+from .graph import Calls, Dependencies, Node, signature
 from .micro_batch import micro_batches
-from .pipeline import Dependencies
 from .program import HostStep, OpticalMatmul, Program, Step, layer_of
 from .simulator import CHOICES
 

@@ -16,15 +16,34 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Condition, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from ..backends import MatmulResult, Stats
-from .journal.pass_record import Node, PassRecord
+from ..backends import Backend, MatmulResult, Stats
+from .graph import Dependencies, Node, StepRecord
+from .journal.pass_record import PassRecord
 from .micro_batch import Part, details_of
 from .program import HostStep, OpticalMatmul, Program
 
-if TYPE_CHECKING:
-    from .executor import Executor
+
+class StepRunner(Protocol):
+    """What runs the steps of a program one by one: an `Executor`."""
+
+    backend: Backend
+
+    def record_of(self, step: HostStep | OpticalMatmul, optical: bool) -> StepRecord:
+        """Return the record of a step."""
+
+    def run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:
+        """Run a host step on operands."""
+
+    def begin(
+        self,
+        step: OpticalMatmul,
+        part: Part,
+        backend: Backend | None = None,
+        done: Callable[[], None] | None = None,
+    ) -> Callable[[], MatmulResult]:
+        """Begin a product on a backend."""
 
 
 @dataclass
@@ -60,40 +79,6 @@ class _StartedProduct:
             self.release()
 
 
-@dataclass(frozen=True)
-class Dependencies:
-    """Which steps of a program wait for which.
-
-    Parameters
-    ----------
-    needs : number of earlier steps whose results each step reads
-    feeds : steps that read the results of each step
-    uses : how often each operand is read
-    """
-
-    needs: list[int]
-    feeds: list[list[int]]
-    uses: Counter[str]
-
-    @classmethod
-    def of(cls, program: Program) -> Dependencies:
-        """Read them off the operands. A state is read and appended to in the program's order."""
-        writers: dict[str, int] = {}
-        needs: list[int] = []
-        feeds: list[list[int]] = []
-        uses: Counter[str] = Counter()
-        for index, step in enumerate(program.steps):
-            earlier = {writers[name] for name in step.inputs if name in writers}
-            needs.append(len(earlier))
-            feeds.append([])
-            for other in earlier:
-                feeds[other].append(index)
-            uses.update(set(step.inputs))
-            writers.update(dict.fromkeys(step.outputs, index))
-            writers.update(dict.fromkeys(set(step.inputs) & set(program.states), index))
-        return cls(needs, feeds, uses)
-
-
 @dataclass
 class _Progress:
     """How far one micro-batch has come."""
@@ -107,7 +92,7 @@ class Pipeline:
 
     Parameters
     ----------
-    executor : runs the steps
+    runner : runs the steps
     placed : names of the matmuls that go to light
     parts : micro-batches
     record : keeps what is finished, and knows what was; None where nobody asked for that
@@ -115,14 +100,14 @@ class Pipeline:
 
     def __init__(
         self,
-        executor: Executor,
+        runner: StepRunner,
         program: Program,
         placed: frozenset[str],
         parts: list[Part],
         record: PassRecord | None = None,
     ) -> None:
-        self._executor, self._program, self._parts = executor, program, parts
-        self._backend = executor.backend
+        self._runner, self._program, self._parts = runner, program, parts
+        self._backend = runner.backend
         self._clock = self._backend.clock
         self._is_light = [step.name in placed for step in program.steps]
         self._dependencies = Dependencies.of(program)
@@ -192,15 +177,15 @@ class Pipeline:
                 if self._error is not None or not self._left:
                     return
                 node = heapq.heappop(self._ready_host)
-            step, part, executor = self._at(node)
-            record = executor.record_of(step, False)
+            step, part, runner = self._at(node)
+            record = runner.record_of(step, False)
             self._backend.beat()
             start, start_s = time.perf_counter(), self._clock.now_s()
             stats = None
             if isinstance(step, HostStep):
-                executor.run_host(step, part.operands, self._ends(node))
+                runner.run_host(step, part.operands, self._ends(node))
             else:
-                result = executor.begin(step, part)()
+                result = runner.begin(step, part)()
                 part.operands[step.y], stats = result.y, result.stats
                 record.stats.add(stats)
             seconds = time.perf_counter() - start
@@ -218,13 +203,13 @@ class Pipeline:
                 if self._error is not None:
                     return
                 node = self._light[0]
-            step, part, executor = self._at(node)
+            step, part, runner = self._at(node)
             assert isinstance(step, OpticalMatmul)
             begun = _StartedProduct(node, self._hold, self._release, self._changed)
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
                 self._release()  # the hold of a product that is ready; this thread has its own
-                begun.finish = executor.begin(step, part, self._backend, begun)
+                begun.finish = runner.begin(step, part, self._backend, begun)
                 begun.seconds = time.perf_counter() - start
                 self._note("feed", step, part, start_s)
                 with self._changed:
@@ -245,10 +230,10 @@ class Pipeline:
             assert begun.finish is not None
             result = begun.finish()
             self._wait_until_lit(begun)
-            step, part, executor = self._at(begun.node)
+            step, part, runner = self._at(begun.node)
             assert isinstance(step, OpticalMatmul)
             part.operands[step.y] = result.y
-            record = executor.record_of(step, True)
+            record = runner.record_of(step, True)
             record.stats.add(result.stats)
             stages = result.stats.seconds
             seconds = begun.seconds + stages.get("product", 0.0) + stages.get("decode", 0.0)
@@ -257,8 +242,8 @@ class Pipeline:
 
     # --- what is ready ---------------------------------------------------------------------------
 
-    def _at(self, node: Node) -> tuple[HostStep | OpticalMatmul, Part, Executor]:
-        return self._program.steps[node[0]], self._parts[node[1]], self._executor
+    def _at(self, node: Node) -> tuple[HostStep | OpticalMatmul, Part, StepRunner]:
+        return self._program.steps[node[0]], self._parts[node[1]], self._runner
 
     def _ends(self, node: Node) -> tuple[str, ...]:
         """Return the operands that nobody but this step reads any more."""
@@ -272,11 +257,11 @@ class Pipeline:
 
     def _finish(self, node: Node, seconds: float, stats: Stats | None) -> None:
         """Note that a step is done: it is kept, and what waited for it may be ready."""
-        step, part, executor = self._at(node)
+        step, part, runner = self._at(node)
         if self._record is not None:
             self._record.keep(node, part.operands, seconds, stats)
         with self._changed:
-            executor.record_of(step, self._is_light[node[0]]).count(part.sizes)
+            runner.record_of(step, self._is_light[node[0]]).count(part.sizes)
             for other in self._settle(node):
                 self._is_ready((other, part.number))
             self._left -= 1

@@ -13,19 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..backends import DeviceTimeline, JobShape, best_order, cuts, pack
 from ..instruments import Timeline
 from .costs import BenchModel, host_cost, optical_cost
-from .journal.pass_record import Node
+from .graph import Dependencies, Node, StepRecord
 from .micro_batch import details_of, micro_batches
-from .pipeline import Dependencies
 from .program import HostStep, OpticalMatmul, Program
 from .sizes import Shape, evaluate
-
-if TYPE_CHECKING:
-    from .executor import StepRecord
 
 DEVICES = ("input modulator", "weight modulator", "detector")
 _EXACT_SHOTS = 40_000  # of a pass that is gone through shot by shot

@@ -974,7 +974,7 @@ def test_shapes_and_random_weights_can_be_copied() -> None:
 def test_calls_of_a_long_decoding_take_no_memory() -> None:
     from collections import Counter
 
-    from lightloom.scheduler.executor import CallLog
+    from lightloom.scheduler.graph import CallLog
 
     log, right = CallLog(), Counter()
     chance = np.random.default_rng(3)

@@ -15,16 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...backends import Geometry, OpticsProfile, Stats, tile_count
 from ..costs import BenchModel, converter_seconds, host_cost, optical_cost
+from ..graph import Calls, StepRecord, signature
 from ..program import HostStep, OpticalMatmul
 from ..sizes import evaluate
 from .constants import Baseline, Constants
-
-if TYPE_CHECKING:
-    from ..executor import StepRecord
 
 PLANCK_LIGHT = 6.62607015e-34 * 299_792_458.0  # J m: energy of a photon times its wavelength
 
@@ -123,9 +121,6 @@ class PartEvents:
     work: list[DigitalWork] = field(default_factory=list)
 
 
-Calls = Sequence[tuple[Mapping[str, int], int]]
-
-
 def part_of(name: str) -> str:
     """Return a step's name without its layer: "layer.3.attention.qk" is "attention.qk"."""
     pieces = name.split(".")
@@ -187,13 +182,6 @@ def _add(
     part.steps += times
     part.events.add(events, times)
     part.work += [replace(item, times=times * item.times) for item in work]
-
-
-def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
-    """Return what the events of a step depend on, beside sizes and profile."""
-    if isinstance(step, OpticalMatmul):
-        return (optical, step.x_shape, step.w_shape, step.dynamic, step.non_negative)
-    return (optical, step.step, step.in_shapes, step.out_shapes)
 
 
 def _count(

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...backends import Stats
 from ...instruments import InputError
+from ..graph import Node
 from ..host_steps import State, check_step
 from ..micro_batch import Part
 from ..program import HostStep, OpticalMatmul, Program
-
-if TYPE_CHECKING:
-    from .journal import Journal, KeptStep
-
-Node = tuple[int, int]
-"""A step of the program and a micro-batch: (step, part)."""
+from .journal import Journal, KeptStep
 
 
 class PassRecord:

@@ -1,0 +1,123 @@
+"""How the steps of a program hang together, and what became of them.
+
+Node and calls, which step waits for which, and what each took: what executor, pipeline, prediction
+and energy account share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..backends import Stats
+from .program import HostStep, OpticalMatmul, Program
+
+Node = tuple[int, int]
+"""A step of the program and a micro-batch: (step, part)."""
+
+Calls = Sequence[tuple[Mapping[str, int], int]]
+"""Sizes of the calls of a program, and how often each is made."""
+
+
+class CallLog:
+    """Sizes of calls and how often each was made, in memory that does not grow with tokens.
+
+    Calls of one batch whose past grows by one token each, as in decoding, are kept as one run.
+    Which calls a run joins does not matter: only their number at each size is asked for.
+    """
+
+    def __init__(self) -> None:
+        # (batch, new) -> end of a run -> its first past -> number of runs
+        self._runs: dict[tuple[int, int], dict[int, dict[int, int]]] = {}
+        self._without_sizes = 0
+
+    def count(self, sizes: Mapping[str, int]) -> None:
+        """Note one more call; `sizes` are batch, new and past, or nothing."""
+        if not sizes:
+            self._without_sizes += 1
+            return
+        runs, past = self._runs.setdefault((sizes["batch"], sizes["new"]), {}), sizes["past"]
+        first, ending = past, runs.get(past)
+        if ending:
+            first = next(reversed(ending))
+            if ending[first] == 1:
+                del ending[first]
+                if not ending:
+                    del runs[past]
+            else:
+                ending[first] -= 1
+        longer = runs.setdefault(past + 1, {})
+        longer[first] = longer.get(first, 0) + 1
+
+    def __iter__(self) -> Iterator[tuple[dict[str, int], int]]:
+        """Iterate over sizes, and how often each was called; a size may come more than once."""
+        if self._without_sizes:
+            yield {}, self._without_sizes
+        for (batch, new), runs in self._runs.items():
+            for end, firsts in runs.items():
+                for first, times in firsts.items():
+                    for past in range(first, end):
+                        yield {"batch": batch, "new": new, "past": past}, times
+
+
+@dataclass
+class StepRecord:
+    """What one step took on this machine, summed over its calls."""
+
+    step: HostStep | OpticalMatmul
+    optical: bool
+    log: CallLog = field(default_factory=CallLog)
+    seconds: float = 0.0
+    stats: Stats = field(default_factory=Stats)
+
+    @property
+    def calls(self) -> list[tuple[dict[str, int], int]]:
+        """Sizes of its calls, and how often each was made."""
+        return list(self.log)
+
+    def count(self, sizes: Mapping[str, int]) -> None:
+        """Note one more call with these sizes."""
+        self.log.count(sizes)
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """Which steps of a program wait for which.
+
+    Parameters
+    ----------
+    needs : number of earlier steps whose results each step reads
+    feeds : steps that read the results of each step
+    uses : how often each operand is read
+    """
+
+    needs: list[int]
+    feeds: list[list[int]]
+    uses: Counter[str]
+
+    @classmethod
+    def of(cls, program: Program) -> Dependencies:
+        """Read them off the operands. A state is read and appended to in the program's order."""
+        writers: dict[str, int] = {}
+        needs: list[int] = []
+        feeds: list[list[int]] = []
+        uses: Counter[str] = Counter()
+        for index, step in enumerate(program.steps):
+            earlier = {writers[name] for name in step.inputs if name in writers}
+            needs.append(len(earlier))
+            feeds.append([])
+            for other in earlier:
+                feeds[other].append(index)
+            uses.update(set(step.inputs))
+            writers.update(dict.fromkeys(step.outputs, index))
+            writers.update(dict.fromkeys(set(step.inputs) & set(program.states), index))
+        return cls(needs, feeds, uses)
+
+
+def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
+    """Return what the events of a step depend on, beside sizes and profile."""
+    if isinstance(step, OpticalMatmul):
+        return (optical, step.x_shape, step.w_shape, step.dynamic, step.non_negative)
+    return (optical, step.step, step.in_shapes, step.out_shapes)
