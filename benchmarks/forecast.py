@@ -15,8 +15,9 @@ import numpy as np
 
 from ..backends import open_backend
 from ..instruments import limit_threads
-from ..models import Cache, Model, Plan, plan
+from ..models import Cache, Model
 from ..models.shapes import model_or_shape, with_random_weights
+from ..scheduler.runs import Plan, plan
 
 PROFILES = ("oled-slm-2022", "dmd-camera", "projection-2030")
 _REPEATS = 3

@@ -23,10 +23,11 @@ from safetensors.numpy import save_file
 
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..instruments import LightloomError
-from ..models import load_model, plan
+from ..models import load_model
 from ..models.families import gpt2
 from ..models.model import load_arrays
 from ..scheduler.journal.journal import JournalFile
+from ..scheduler.runs import plan
 from ..scheduler.runs.resume import resume
 
 KINDS = ("mock", "bench")
@@ -74,7 +75,7 @@ def write_model(folder: Path) -> None:
 def go_on(path: str) -> None:
     """Resume a run; one that had not begun is left to its next trial."""
     try:
-        resume(path)
+        resume(path, load_model)
     except LightloomError as error:
         if _EARLY not in str(error) and _LATE not in str(error):
             raise
@@ -174,7 +175,7 @@ def _outcome(path: Path, wanted: dict[str, str]) -> str:
         with JournalFile(path) as kept:
             is_complete = bool(kept.results())
         if not is_complete:
-            resume(path)
+            resume(path, load_model)
         return "identical" if numbers(path) == wanted else "other"
     except LightloomError as error:
         return "no run yet" if _EARLY in str(error) else "corrupt"

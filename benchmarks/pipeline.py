@@ -20,8 +20,8 @@ import numpy as np
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
 from ..instruments import Timeline
-from ..models import plan
 from ..models.shapes import sized_model, with_random_weights
+from ..scheduler.runs import plan
 from ..scheduler.runs.trace import write_trace
 
 # modulator, its refresh period and settling, camera read-out (twice the modulator's rate), exposure

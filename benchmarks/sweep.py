@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..backends import DEFAULT, OpticsProfile, load_profile, parse_setting
 from ..backends.profile import LIGHT_WAYS
 from ..instruments import InputError
 from ..instruments.files import is_sealed, replace_file, sealed
 from ..instruments.toml_file import read_toml
+from ..instruments.version import VERSION
 from ..scheduler import DEFAULT_POLICY, POLICIES
 from ..scheduler.cluster.workers import Failure, Workers
 from .sweep_points import Inputs, SweepPoint, ranges, reference, run_point
@@ -236,7 +236,7 @@ class Results:
         self._records: dict[str, dict[str, Any]] = {}
         self._head = {
             "schema": SCHEMA,
-            "lightloom": __version__,
+            "lightloom": VERSION,
             "is_mock": True,
             "sweep": sweep.as_dict(),
             "fingerprint": _fingerprint(points, inputs),
@@ -309,10 +309,10 @@ class Results:
             found = None
         if not isinstance(found, dict) or not self._head.keys() <= found.keys():
             raise InputError(f"{path} is no file of a sweep; give another --output")
-        if found["schema"] != SCHEMA or found["lightloom"] != __version__:
+        if found["schema"] != SCHEMA or found["lightloom"] != VERSION:
             raise InputError(
                 f"{path} is of lightloom {found['lightloom']} (schema {found['schema']}), this is "
-                f"{__version__} (schema {SCHEMA}); give another --output"
+                f"{VERSION} (schema {SCHEMA}); give another --output"
             )
         if not is_sealed(found):
             raise InputError(

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..backends import MockBackend, OpticsProfile, Ranges
-from ..models import Model, Plan, load_model, plan
+from ..models import Model, load_model
 from ..scheduler import SCOPES
+from ..scheduler.runs import Plan, plan
 
 _IMAGES_AT_ONCE = 64
 _thread = threading.local()

@@ -23,7 +23,7 @@ from ..backends import Backend, DigitalBackend, MockBackend, Stats, mock_path
 from ..backends.bench.bench import WINDOW_SAMPLES, Bench
 from ..backends.mock.threads import thread_count
 from ..instruments import InputError
-from ..models import Cache, Model, plan
+from ..models import Cache, Model
 from ..models.shapes import sized_model, with_random_weights
 from ..scheduler import (
     Executor,
@@ -34,6 +34,7 @@ from ..scheduler import (
     evaluate,
     is_fixed,
 )
+from ..scheduler.runs import plan
 from .baselines import OnnxruntimeBackend, TorchProgram, missing
 
 SCHEMA = 1

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..instruments import InputError
+from ..scheduler import Program
+from ..scheduler.energy.crossover import HEAD_WIDTH
 from .loading import FAMILIES, load_model, read_config
 from .model import Model
 from .weights import Stored, Weights, read_json
-
-HEAD_WIDTH = 64  # of a model that is given by its width
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ def sized_model(
         heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
     document = _gpt(width, depth, heads, context, vocabulary)
     return _shape_only(name or f"width {width:,}, depth {depth:,}", "gpt2", document, Path())
+
+
+def layer_program(width: int) -> Program:
+    """Return the program of one layer of a GPT-2 of this width, for `energy.crossover`."""
+    return sized_model(width, 1).program("features")
 
 
 def model_or_shape(name: str) -> Model:

@@ -26,8 +26,9 @@ from lightloom.benchmarks.throughput import (
     runnable,
 )
 from lightloom.instruments import InputError
-from lightloom.models import load_model, plan
+from lightloom.models import load_model
 from lightloom.models.shapes import model_or_shape, sized_model, with_random_weights
+from lightloom.scheduler.runs import plan
 from typer.testing import CliRunner, Result
 
 from lightloom.cli.app import app

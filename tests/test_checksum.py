@@ -27,8 +27,9 @@ from lightloom.backends.bench.checksum import (
 )
 from lightloom.backends.bench.product import Product
 from lightloom.instruments import ChecksumMismatch, InputError, InstrumentError
-from lightloom.models import load_model, plan
+from lightloom.models import load_model
 from lightloom.scheduler import HostModel, predict
+from lightloom.scheduler.runs import plan
 
 
 def medium(make_bench: BenchMaker, **changes: Any) -> BenchBackend:

@@ -14,7 +14,7 @@ from bench_factory import BenchMaker
 from lightloom.backends import MockBackend, OpticsProfile, load_profile
 from lightloom.instruments import InputError
 from lightloom.models import load_model
-from lightloom.models.shapes import PUBLISHED, model_or_shape, sized_model
+from lightloom.models.shapes import PUBLISHED, layer_program, model_or_shape, sized_model
 from lightloom.scheduler import (
     SCOPES,
     Account,
@@ -180,7 +180,7 @@ def test_joules_of_one_layer_by_hand() -> None:
     )
     constants = resolve(profile)
     d, n = 128, 10
-    found = layer_account(d, profile, constants, 1, n).rows()
+    found = layer_account(layer_program(d), profile, constants, 1, n).rows()
     row = {item.part: item for item in found}["mlp.up"]
     macs, inputs, outputs, weights = n * d * 4 * d, n * d, n * 4 * d, 4 * d * d
     photon_j = PLANCK_LIGHT / 5e-7
@@ -215,7 +215,7 @@ def test_joules_of_one_layer_by_hand() -> None:
 def test_a_gpu_pays_for_bandwidth_where_arithmetic_is_small() -> None:
     # softmax and norms cost what they cost: not operations, but bytes
     profile = load_profile("projection-2030")
-    one = layer_account(1024, profile, resolve(profile), 1, 512)
+    one = layer_account(layer_program(1024), profile, resolve(profile), 1, 512)
     gpu = {item.baseline.name: item for item in one.digital()}["gpu-full"]
     seconds = 0.0
     for part in one.parts:
@@ -287,17 +287,19 @@ def test_the_factors_of_the_sensitivity_break_even() -> None:
 def test_crossovers_are_where_the_light_begins_to_win() -> None:
     profile = load_profile("scaled-optics")
     constants = resolve(profile, (PAPER,))
-    found = {(c.baseline, c.scope): c for c in crossovers(profile, constants, 1, 1024)}
+    found = {
+        (c.baseline, c.scope): c for c in crossovers(layer_program, profile, constants, 1, 1024)
+    }
     for (name, scope), item in found.items():
         assert item.first is not None and item.last is None
 
         def wins(width: int, name: str = name, scope: str = scope) -> bool:
-            one = layer_account(width, profile, constants, 1, 1024)
+            one = layer_account(layer_program(width), profile, constants, 1, 1024)
             return (one.advantages()[name][scope] or 0) >= 1
 
         assert wins(item.first)
         assert item.first == 64 or not wins(item.first // 2)
-    never = crossovers(load_profile(), resolve(load_profile()), 1, 128)
+    never = crossovers(layer_program, load_profile(), resolve(load_profile()), 1, 128)
     assert all(item.first is None for item in never) and LARGEST == 1 << 20
 
 
@@ -306,7 +308,7 @@ def test_a_fixed_light_per_pair_has_no_law_of_one_over_d() -> None:
     profile = load_profile("projection-2030")
 
     def per_mac(width: int, *sets: str) -> float:
-        part = layer_account(width, profile, resolve(profile, sets), 1, 256)
+        part = layer_account(layer_program(width), profile, resolve(profile, sets), 1, 256)
         row = next(item for item in part.rows() if item.part == "mlp.up")
         return row.total("light") / row.macs
 

@@ -27,15 +27,16 @@ from lightloom.backends.bench import open_benches
 from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
 from lightloom.instruments import InputError, InUse
 from lightloom.instruments.safety.lock import HeldLock
-from lightloom.models import Cache, Model, load_model, plan
+from lightloom.models import Cache, Model, load_model
 from lightloom.models.model import load_arrays
 from lightloom.scheduler.journal import database
 from lightloom.scheduler.journal import journal as journal_module
 from lightloom.scheduler.journal.journal import Journal, JournalFile, check_journal
-from lightloom.scheduler.runs.resume import resume
+from lightloom.scheduler.runs import plan
 from waiting import wait_until
 
 import lightloom
+from lightloom import resume
 
 IMAGES = 6
 
@@ -256,7 +257,8 @@ def test_two_benches_go_on_with_the_same_light(tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from lightloom.models import load_model, plan
+from lightloom.models import load_model
+from lightloom.scheduler.runs import plan
 from lightloom.models.model import load_arrays
 arrays = load_arrays(load_model("digits").source / "data.safetensors")
 print("begins", flush=True)
@@ -712,11 +714,11 @@ def test_another_model_is_refused(whole: Path, tmp_path: Path) -> None:
 def test_other_versions_are_refused(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightloom.scheduler.runs import resume
+    from lightloom.scheduler.runs import resume as resuming
 
     part = cut(whole, tmp_path / "part.db", 60)
-    there = resume.versions()
-    monkeypatch.setattr(resume, "versions", lambda: there | {"lightloom": "99.1"})
+    there = resuming.versions()
+    monkeypatch.setattr(resuming, "versions", lambda: there | {"lightloom": "99.1"})
     with pytest.raises(InputError, match=r"lightloom .* then, 99.1 now.*--accept versions"):
         resume(part)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from lightloom.backends import DigitalBackend, MockBackend, OpticsProfile, load_profile
 from lightloom.instruments import InputError
-from lightloom.models import Cache, load_model, plan
+from lightloom.models import Cache, load_model
 from lightloom.scheduler import Executor
+from lightloom.scheduler.runs import plan
 
 CONSTANT = '[constants]\ninput_bits = { value = 8, source = "data sheet" }\n'
 

@@ -30,10 +30,11 @@ from lightloom.backends.bench.queue import JobQueue
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
 from lightloom.backends.timing import ModulatorTiming, again
 from lightloom.instruments import InputError, Timeline, VirtualClock
-from lightloom.models import Cache, Model, load_model, plan
+from lightloom.models import Cache, Model, load_model
 from lightloom.models.model import load_arrays
 from lightloom.scheduler import HostModel, predict
 from lightloom.scheduler.host_steps import REGISTRY, HostFunction
+from lightloom.scheduler.runs import plan
 
 Make = Callable[..., BenchBackend]
 
@@ -377,7 +378,7 @@ def test_what_does_not_fit_is_refused_before_it_is_shown(
         backend.submit(TileJob("large", 1, 1, lambda _: large, lambda _: fits))
     model = load_model("digits")
     planned = plan(model, backend, batch=1)
-    monkeypatch.setattr("lightloom.scheduler.runs.plan.memory_bytes", lambda: 1000)
+    monkeypatch.setattr("lightloom.scheduler.runs.run.memory_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"needs about .* GB .* has 1e-06 GB; give a smaller"):
         planned.run(load_arrays(model.source / "data.safetensors")["images"][:1])
     assert backend.bench.shots == shown

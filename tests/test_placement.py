@@ -12,7 +12,7 @@ import pytest
 from lightloom.backends import MockBackend, OpticsProfile, load_profile
 from lightloom.benchmarks.throughput import Lightloom, make_job
 from lightloom.instruments import InputError
-from lightloom.models import load_model, plan
+from lightloom.models import load_model
 from lightloom.models.shapes import model_or_shape, sized_model, with_random_weights
 from lightloom.scheduler import (
     Account,
@@ -25,6 +25,7 @@ from lightloom.scheduler import (
     resolve,
     signature,
 )
+from lightloom.scheduler.runs import plan
 from typer.testing import CliRunner
 
 import lightloom

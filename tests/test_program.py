@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from lightloom.backends import Geometry, OpticsProfile, load_profile, tile_count, tiles
 from lightloom.instruments import InputError
-from lightloom.models import load_model, plan
+from lightloom.models import load_model
 from lightloom.scheduler import BATCH, NEW, PAST, HostStep, place
 from lightloom.scheduler.costs import BenchModel, optical_cost
 from lightloom.scheduler.host_steps import REGISTRY
+from lightloom.scheduler.runs import plan
 
 import lightloom
 

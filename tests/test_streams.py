@@ -346,7 +346,8 @@ def test_a_stream_is_guarded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_name_is_no_markup() -> None:
     # A folder called "[red]" lost its name, and coloured the rest.
-    from lightloom.models import load_model, plan
+    from lightloom.models import load_model
+    from lightloom.scheduler.runs import plan
 
     planned = plan(load_model(), "mock:ideal")
     planned.model.name = "[red]digits"

@@ -270,12 +270,12 @@ class Calibration:
         _remove_others(path, data)
 
     def _header(self, data: str, digest: str, size: int) -> dict[str, Any]:
-        from ... import __version__
+        from ...instruments.version import VERSION
 
         return {
             "schema": SCHEMA,
             "kind": KIND,
-            "lightloom": __version__,
+            "lightloom": VERSION,
             "created_at": self.created_at,
             "binding": self.binding,
             "data": {"file": data, "sha256": digest, "bytes": size},

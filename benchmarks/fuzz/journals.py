@@ -17,11 +17,12 @@ import numpy as np
 from ...backends import Stats
 from ...backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
 from ...instruments import LightloomError
-from ...models import load_model, plan
+from ...models import load_model
 from ...models.model import load_arrays
 from ...scheduler.journal.export import export
 from ...scheduler.journal.journal import Journal, JournalFile
 from ...scheduler.journal.summary import summarise
+from ...scheduler.runs import plan
 from ...scheduler.runs.resume import resume
 from .mutations import ODD_NUMBERS, changed_bytes, odd_value
 from .trying import Attempt, Target, want
@@ -60,7 +61,7 @@ def _journals(folder: Path) -> Iterator[Attempt]:
         before = path.read_bytes()
         try:
             _look(path)
-            resume(path)
+            resume(path, load_model)
         except LightloomError:
             want(path.read_bytes() == before, "a journal that was refused was written")
             raise

@@ -184,9 +184,10 @@ def run(
     """
     limit_threads(threads)
     from ..instruments import Timeline
-    from ..models import load_model, plan
+    from ..models import load_model
     from ..models.model import check_sampling
     from ..report import terminal
+    from ..scheduler.runs import plan
 
     console = terminal.console(for_people=not json_)
     check_sampling(temperature, top_k, top_p)
@@ -270,6 +271,7 @@ def resume_(
     Example: lightloom resume run.db
     """
     limit_threads(threads)
+    from ..models import load_model
     from ..report import terminal
     from ..scheduler.runs.resume import resume
 
@@ -278,7 +280,7 @@ def resume_(
     console = terminal.console(for_people=not json_)
     try:
         with _resumable(run), terminal.progress(console) as tell:
-            report = resume(run, model, bench, accept or (), tell).report()
+            report = resume(run, load_model, model, bench, accept or (), tell).report()
     finally:
         keep_left_lit(run)
     if json_:
@@ -314,9 +316,9 @@ def plan_(
     Example: lightloom plan --model smollm2.gguf --sequence 128 --profile dmd-camera
     """
     limit_threads(threads)
-    from ..models import plan
     from ..models.shapes import model_or_shape
     from ..report import terminal
+    from ..scheduler.runs import plan
 
     console = terminal.console(for_people=not json_)
     _check_trace(trace)
@@ -447,11 +449,11 @@ def energy_(
     from ..backends import DEFAULT
     from ..instruments import InputError
     from ..instruments.files import check_output
-    from ..models import plan
     from ..models.shapes import model_or_shape, sized_model
     from ..report import energy, terminal
     from ..report.page import write_page
     from ..scheduler import measure_machine
+    from ..scheduler.runs import plan
 
     if model is not None and width is not None:
         raise InputError("--model and --width are two models; give one of them")

@@ -15,8 +15,8 @@ from .page import drawings, escaped, page, paragraph, section, table
 from .terminal import _count, _duration
 
 if TYPE_CHECKING:
-    from ..models import Plan
     from ..scheduler import Baseline
+    from ..scheduler.runs import Plan
 
 SCOPE_NAMES = {"system": "system", "compute": "optical products", "light": "light alone"}
 SCOPE_MEANING = {
@@ -49,6 +49,7 @@ def document(
     machines: Sequence["Baseline"],
 ) -> dict[str, Any]:
     """Account for plans of one model on several benches, with their crossover widths."""
+    from ..models.shapes import layer_program
     from ..scheduler import account_document
     from ..scheduler.energy.crossover import crossovers
 
@@ -57,7 +58,9 @@ def document(
     batch, new = first.passes[0][0]["batch"], first.passes[0][0]["new"]
     for plan in planned:
         account = plan.energy(*constants, machines=machines)
-        widths = crossovers(plan.profile, account.constants, batch, new, plan.placement)
+        widths = crossovers(
+            layer_program, plan.profile, account.constants, batch, new, plan.placement
+        )
         entry = account_document(account, tokens_per_s)
         accounts.append(entry | {"crossovers": [vars(item) for item in widths]})
     return {

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..backends.optics.calibration_file import Calibration, Step
     from ..instruments import Finding
     from ..instruments.discovery import FoundDevice
-    from ..models import Plan, Report
+    from ..scheduler.runs import Plan, Report
 
 _EXTRAS = {
     "fast": ("numba", "onnxruntime"),
@@ -502,12 +502,12 @@ def findings() -> dict[str, Any]:
     """Collect what `lightloom doctor` says."""
     import numpy as np
 
-    from .. import __version__
     from ..backends import load_profile, profile_names
+    from ..instruments.version import VERSION
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
-        "lightloom": __version__,
+        "lightloom": VERSION,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": f"{blas['name']} {blas['version']}",

@@ -24,10 +24,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ... import __version__
 from ...instruments import InputError, LightloomError
 from ...instruments.errors import import_extra
 from ...instruments.safety import signals
+from ...instruments.version import VERSION
 
 START_S = 120.0  # that processes of this machine have to start
 ANSWER_S = 5.0  # that a scheduler has to answer, and to have its first worker
@@ -150,7 +150,7 @@ class _Later:
         if not self._results:
             function, arguments = self._work
             known = [a.result() if isinstance(a, _Later) else a for a in arguments]
-            self._results.append(_run(__version__, function, *known))
+            self._results.append(_run(VERSION, function, *known))
         return self._results[0]
 
 
@@ -212,7 +212,7 @@ class Cluster:
         key = f"{function.__name__}-{uuid.uuid4().hex}"  # nobody else's result is meant
         return self._client.submit(
             _run,
-            __version__,
+            VERSION,
             function,
             *arguments,
             key=key,
@@ -284,7 +284,7 @@ class Cluster:
         def call() -> dict[str, Any]:
             there = self.there()  # Dask would wait long for others
             asked = [address for address in workers if address in there]
-            call = _run, __version__, function, *arguments
+            call = _run, VERSION, function, *arguments
             found = self._client.run(*call, workers=asked, on_error="return") if asked else {}
             return {address: found[address] for address in asked}
 
@@ -316,9 +316,9 @@ class Cluster:
 
 def _run(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Run a task where it landed."""
-    if version != __version__:  # a worker that came later
+    if version != VERSION:  # a worker that came later
         place = platform.node()
-        return Failure(f"a worker on {place} has lightloom {__version__}, not {version}")
+        return Failure(f"a worker on {place} has lightloom {VERSION}, not {version}")
     for argument in arguments:
         if isinstance(argument, Failure):
             return argument
@@ -476,13 +476,13 @@ def _check_versions(client: Any) -> list[str]:
     for address, found in client.run(eval, _VERSIONS, on_error="return").items():
         if isinstance(found, Exception):
             raise InputError(
-                f"the worker {address} cannot load lightloom ({found}); here it is {__version__}: "
+                f"the worker {address} cannot load lightloom ({found}); here it is {VERSION}: "
                 "install the same there"
             )
-        if found["lightloom"] != __version__:
+        if found["lightloom"] != VERSION:
             raise InputError(
                 f"the worker {address} has lightloom {found['lightloom']}, but here it is "
-                f"{__version__}: install the same there"
+                f"{VERSION}: install the same there"
             )
         others = [f"{key} {found[key]}, not {here[key]}" for key in here if found[key] != here[key]]
         if others:

@@ -1,12 +1,17 @@
 """At which widths a bench takes less energy than a digital machine, for one layer of GPT-2."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
 from ...backends import OpticsProfile
-from ...models.shapes import HEAD_WIDTH, sized_model
-from .. import DEFAULT_POLICY, Account, BenchModel, Constants, place, planned_events
+from ..costs import BenchModel
+from ..placement import DEFAULT_POLICY, place
+from ..program import Program
+from .account import Account, planned_events
+from .constants import Constants
 
+HEAD_WIDTH = 64  # widths are whole numbers of heads
 LARGEST = HEAD_WIDTH << 14  # 1,048,576
 _STEPS = 5  # of halving between two doublings: 3 %
 
@@ -28,15 +33,14 @@ class Crossover:
 
 
 def layer_account(
-    width: int,
+    program: Program,
     profile: OpticsProfile,
     constants: Constants,
     batch: int,
     sequence: int,
     placement: str = DEFAULT_POLICY,
 ) -> Account:
-    """Account for one layer of a GPT-2 of this width: no embedding, no head."""
-    program = sized_model(width, 1).program("features")
+    """Account for the layer of a program of one layer: no embedding, no head."""
     calls, bench = [({"batch": batch, "new": sequence, "past": 0}, 1)], BenchModel.of(profile)
     placed = place(program, placement, bench, calls, constants)
     steps = [(s, s.name in placed) for s in program.steps if s.name.startswith("layer.")]
@@ -45,6 +49,7 @@ def layer_account(
 
 
 def crossovers(
+    program_of: Callable[[int], Program],
     profile: OpticsProfile,
     constants: Constants,
     batch: int,
@@ -54,6 +59,10 @@ def crossovers(
     """Find the widths at which the bench wins over each baseline: system, and products alone.
 
     The first run of widths is given, of heads of 64. Machines without a power have none.
+
+    Parameters
+    ----------
+    program_of : writes the program of a model of one layer, for a width
     """
     powered = {
         name: item
@@ -65,7 +74,9 @@ def crossovers(
     @cache
     def advantages(units: int) -> dict[str, dict[str, float | None]]:
         width = units * HEAD_WIDTH
-        return layer_account(width, profile, constants, batch, sequence, placement).advantages()
+        program = program_of(width)
+        account = layer_account(program, profile, constants, batch, sequence, placement)
+        return account.advantages()
 
     def wins(units: int, name: str, scope: str) -> bool:
         return (advantages(units)[name][scope] or 0.0) >= 1

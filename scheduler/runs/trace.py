@@ -135,7 +135,7 @@ def _text_of(raw: Any) -> Iterator[IO[str]]:
 
 
 def _header(timelines: Mapping[str, Timeline], about: Mapping[str, Any]) -> dict[str, Any]:
-    from ... import __version__
+    from ...instruments.version import VERSION
 
     told = {
         name: {
@@ -145,7 +145,7 @@ def _header(timelines: Mapping[str, Timeline], about: Mapping[str, Any]) -> dict
         }
         for name, timeline in timelines.items()
     }
-    ours = {"schema": SCHEMA, "kind": KIND, "lightloom": __version__, "timelines": told}
+    ours = {"schema": SCHEMA, "kind": KIND, "lightloom": VERSION, "timelines": told}
     return {**about, **ours, "is_mock": bool(about["is_mock"])}
 
 

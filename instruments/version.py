@@ -1,0 +1,3 @@
+"""The version of lightloom, which every file that it writes names."""
+
+VERSION = "0.1.0"

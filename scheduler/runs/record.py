@@ -1,0 +1,238 @@
+"""The journal of a run: begun with what the run is, told of its shots, and ended with its outcome.
+
+Not here: the journal's file (`journal.journal`), and what a pass keeps of its steps
+(`journal.pass_record`).
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...backends import Backend, DigitalBackend, MockBackend, mock_path
+from ...backends.bench import BenchBackend, BenchGroup
+from ...backends.optics.calibration_file import path_of
+from ...instruments import InputError, Paused
+from ...instruments.safety import signals
+from ..journal.journal import Journal
+from .model_protocol import RunnableModel
+from .plan_record import PlanRecord
+
+_PACKAGES = ("lightloom", "numpy", "numba", "onnxruntime")
+
+
+Tell = Callable[[str, int, int], None]
+
+
+def begin_journal(
+    plan: PlanRecord, path: str | Path, inputs: Any, labels: Any, reference: bool, sampling: Any
+) -> Journal:
+    """Begin the journal of a run.
+
+    Raises
+    ------
+    InputError : when there is such a file already, it cannot be written, or the backend is one
+        whose runs cannot be kept
+    """
+    about = {
+        "schema": {"journal": 1},
+        "model": _model(plan.model),
+        "backend": _backend(plan.backend),
+        "plan": plan.as_dict(),
+        "placement": {
+            "policy": plan.placement,
+            "on_light": sorted(plan.on_light),
+            "micro_batches": plan.prediction.micro_batches if plan.on_light else 1,
+        },
+        "task": {
+            "kind": plan.task,
+            "batch": plan.passes[0][0]["batch"],
+            "sequence": plan.passes[0][0]["new"],
+            "new_tokens": len(plan.passes) if plan.task == "generate" else 0,
+            "reference": reference,
+            "sampling": dict(sampling),
+            "labels": labels is not None,
+        },
+        "versions": versions(),
+    }
+    journal = Journal.create(path)
+    try:
+        journal.tell(**about)
+        for name, content in files_of(plan.backend).items():
+            journal.keep_file(name, content)
+        journal.keep_input("inputs", inputs if isinstance(inputs, str) else _listed(inputs))
+        if labels is not None:
+            journal.keep_input("labels", np.asarray(labels))
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def _listed(inputs: Any) -> Any:
+    """Return sentences as a list, and numbers as an array."""
+    if isinstance(inputs, Sequence) and inputs and isinstance(inputs[0], str):
+        return list(inputs)
+    return np.asarray(inputs)
+
+
+def versions() -> dict[str, Any]:
+    """Return what the bits of a run depend on beside its inputs: packages, machine, arithmetic."""
+    found: dict[str, Any] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "arithmetic": mock_path(),
+    }
+
+
+def _model(model: RunnableModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "source": str(model.source.resolve()),
+        "digest": digest_of_model(model.source),
+        "parameters": model.parameters,
+    }
+
+
+def digest_of_model(source: Path) -> str:
+    """Digest a model's file, or the files of its folder with their names."""
+    files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
+    state = blake2b(digest_size=16)
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"a run of {source} cannot be recorded: it comes from no file")
+        state.update(f"{path.name if source.is_dir() else ''}|{path.stat().st_size}|".encode())
+        with path.open("rb") as stream:
+            while part := stream.read(1 << 20):
+                state.update(part)
+    return state.hexdigest()
+
+
+def _backend(backend: Backend) -> dict[str, Any]:
+    if isinstance(backend, DigitalBackend):
+        return {"kind": "digital"}
+    if isinstance(backend, MockBackend):
+        return {
+            "kind": "mock",
+            "profile": backend.profile.model_dump(mode="json"),
+            "seed": backend.seed,
+        }
+    benches = benches_of(backend)
+    if not benches:
+        raise InputError(
+            "a run on the benches of workers cannot be recorded yet; record one on benches of this "
+            "process: --bench without --workers or --scheduler"
+        )
+    files = files_of(backend)
+    return {
+        "kind": "bench",
+        "paths": [str(Path(bench.bench.path).resolve()) for bench in benches.values()],
+        "uncalibrated": not backend.is_calibrated,
+        "digests": {name: digest_of(content) for name, content in files.items()},
+    }
+
+
+def benches_of(backend: Backend) -> dict[str, BenchBackend]:
+    """Return the benches of a run by their names in its journal: none, "bench", or "bench 1" on."""
+    if isinstance(backend, BenchGroup):
+        return {f"bench {number}": bench for number, bench in enumerate(backend.benches, 1)}
+    return {"bench": backend} if isinstance(backend, BenchBackend) else {}
+
+
+def files_of(backend: Backend) -> dict[str, bytes]:
+    """Return the files that benches depend on: each one's, and its calibration where it has one."""
+    paths = {}
+    for name, one in benches_of(backend).items():
+        bench = one.bench
+        paths[name] = Path(bench.path)
+        if one.is_calibrated and bench.file.calibration != "known":
+            beside = name.replace("bench", "calibration")
+            paths[beside] = path_of(bench.file.calibration, bench.path)
+    try:
+        return {name: path.read_bytes() for name, path in paths.items()}
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def digest_of(content: bytes) -> str:
+    """Return the digest of a file's content."""
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+@contextmanager
+def journal_session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
+    """Have a backend tell the journal of its shots, and note how the session ends."""
+    hardware: dict[str, Any] = {}
+    benches = benches_of(backend)
+    if isinstance(backend, BenchBackend | BenchGroup):
+        backend.recorder = journal
+        backend.open()
+        for name, bench in benches.items():
+            before = "" if len(benches) == 1 else f"{name}, "
+            found = bench.bench.describe()["instruments"]
+            hardware |= {f"{before}{role}": told for role, told in found.items()}
+        journal.on_pause, journal.on_go = _light_switch(benches.values(), tell)
+        journal.is_stopping = lambda: (
+            signals.is_stopping() or any(bench.is_stopping for bench in benches.values())
+        )
+    journal.begin_session(
+        {
+            "versions": versions(),
+            "host": platform.node(),
+            "system": platform.platform(),
+            "command": sys.argv,
+            "instruments": hardware,
+        }
+    )
+    outcome, detail = "failed", ""
+    try:
+        yield
+        outcome = "complete"
+    except Paused as error:
+        outcome, detail = "paused", str(error)
+        raise
+    except KeyboardInterrupt:
+        outcome, detail = "stopped", "by the operator"
+        raise
+    except BaseException as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if isinstance(backend, BenchBackend | BenchGroup):
+            backend.recorder = None
+        try:
+            journal.end_session(outcome, detail)
+        finally:
+            journal.close()
+
+
+def _light_switch(
+    benches: Collection[BenchBackend], tell: Tell
+) -> tuple[Callable[[str], None], Callable[[], None]]:
+    """Return what a full disk does to the light: off at once, and on again with the next shot."""
+
+    def off(why: str) -> None:
+        tell(why, 0, 1)
+        for bench in benches:
+            bench.bench.hold_light()
+
+    def on() -> None:
+        for bench in benches:
+            bench.bench.free_light()
+        tell("there is room on the disk again", 0, 1)
+
+    return off, on

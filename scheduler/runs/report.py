@@ -1,0 +1,221 @@
+"""`Run` and `Report`: the results of a run, its time and its energy, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...backends import Backend, OpticsProfile, Stats
+from ..costs import BenchModel, optical_cost
+from ..energy.account import Account, recorded_events
+from ..energy.constants import resolve
+from ..energy.document import account_document
+from ..graph import StepRecord
+from ..program import OpticalMatmul
+from .plan_record import SCHEMA, PlanRecord, plan_step, units_of
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its results, and the report on them."""
+
+    plan: PlanRecord
+    results: Mapping[str, Any]
+    quality: Mapping[str, Any]
+    throughput: Mapping[str, Any]
+    records: Sequence[StepRecord]
+    wall_seconds: float
+    reference_seconds: float | None = None
+
+    def report(self) -> Report:
+        """Account for the run."""
+        return _report(self)
+
+    def energy(self, *constants: str) -> Account:
+        """Account for the energy of the run: the events that the backend counted.
+
+        Constants are those of the bench that the run was on, or modelled; host steps take the
+        time that they took here. See `Plan.energy`.
+        """
+        profile = self.plan.profile
+        is_digital = self.plan.backend.name == "digital"
+        parts = recorded_events(self.records, self.plan.bench, is_digital)
+        calls = self.records[0].calls if self.records else []
+        known = resolve(profile, constants)
+        return Account(parts, known, profile, *units_of(self.plan.model, calls))
+
+
+@dataclass(frozen=True)
+class StepShare:
+    """One row of the table that answers the sceptic."""
+
+    kind: str
+    where: str
+    macs: int
+    operations: int
+    seconds_here: float
+    seconds_bench: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run gave and where the time went; every figure names its source."""
+
+    model: str
+    backend: str
+    profile: str | None
+    profile_title: str
+    placement: str
+    is_mock: bool
+    is_calibrated: bool
+    task: str
+    quality: Mapping[str, Any]
+    throughput: Mapping[str, Any]
+    steps: Sequence[StepShare]
+    stats: Stats
+    remarks: Sequence[str]
+    wall_seconds: float
+    energy: Mapping[str, Any] | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict)  # of tiles, by matmul
+    results: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        document = {key: value for key, value in vars(self).items() if key != "results"}
+        return (
+            {"schema": SCHEMA}
+            | document
+            | {
+                "quality": dict(self.quality),
+                "throughput": dict(self.throughput),
+                "steps": [vars(step) for step in self.steps],
+                "stats": self.stats.as_dict(),
+                "remarks": list(self.remarks),
+                "results": dict(self.results),
+                "sources": {
+                    "seconds_here": "measured on this machine, for what ran here",
+                    "seconds_bench": f"predicted from the profile {self.profile!r}; host steps as "
+                    "measured here",
+                },
+            }
+        )
+
+
+def bench_seconds(records: Sequence[StepRecord], bench: BenchModel) -> float:
+    """Predict the whole run on the bench: light from the profile, host steps as measured here."""
+    total = 0.0
+    for record in records:
+        if record.optical:
+            light, convert = _light_seconds(record, bench)
+            total += light + convert
+        else:
+            total += record.seconds
+    return total
+
+
+def _light_seconds(record: StepRecord, bench: BenchModel) -> tuple[float, float]:
+    light = convert = 0.0
+    assert isinstance(record.step, OpticalMatmul)
+    for sizes, times in record.calls:
+        cost = optical_cost(record.step, sizes, bench)
+        light += times * cost.seconds
+        convert += times * cost.convert_seconds
+    return light, convert
+
+
+def _report(run: Run) -> Report:
+    plan = run.plan
+    profile, bench_model = plan.profile, plan.bench
+    is_digital = plan.backend.name == "digital"
+    stats = Stats()
+    rows: dict[tuple[str, str], StepShare] = {}
+
+    def add(kind: str, where: str, macs: int, operations: int, here: float, bench: float) -> None:
+        old = rows.get(
+            (kind, where), StepShare(kind, where, 0, 0, 0.0, None if is_digital else 0.0)
+        )
+        rows[kind, where] = StepShare(
+            kind,
+            where,
+            old.macs + macs,
+            old.operations + operations,
+            old.seconds_here + here,
+            None if old.seconds_bench is None else old.seconds_bench + bench,
+        )
+
+    for record in run.records:
+        planned = plan_step(
+            record.step, record.optical and not is_digital, record.calls, bench_model
+        )
+        where = planned.where
+        if where == "optical":
+            stats.add(record.stats)
+            product = record.stats.seconds.get("product", 0.0)
+            encode = record.seconds - product - record.stats.seconds.get("decode", 0.0)
+            light, convert = _light_seconds(record, bench_model)
+            add(planned.kind, where, planned.macs, planned.operations, product, light)
+            add("encode", "convert", 0, record.stats.input_samples, encode, 0.0)
+            decode = record.stats.seconds.get("decode", 0.0)
+            add("decode", "convert", 0, record.stats.conversions, decode, 0.0)
+            samples = record.stats.input_samples + record.stats.conversions
+            add("converters", "convert", 0, samples, 0.0, convert)
+        else:
+            bench = record.seconds
+            add(planned.kind, where, planned.macs, planned.operations, record.seconds, bench)
+    return Report(
+        model=plan.model.name,
+        backend=plan.backend.name,
+        profile=None if is_digital else profile.name,
+        profile_title="" if is_digital else profile.title,
+        placement=plan.placement,
+        is_mock=plan.backend.is_mock,
+        is_calibrated=plan.backend.is_calibrated,
+        task=plan.task,
+        quality=run.quality,
+        throughput=run.throughput,
+        steps=tuple(rows.values()),
+        stats=stats,
+        remarks=_remarks(profile, stats, plan.backend),
+        wall_seconds=run.wall_seconds,
+        energy=None if is_digital else _energy_document(run),
+        checks={name: vars(tally) for name, tally in _checked(plan.backend).items()},
+        results=run.results,
+    )
+
+
+def _checked(backend: Backend) -> Mapping[str, Any]:
+    """Return what checksums of tiles found on a bench, by matmul."""
+    return getattr(backend, "checked", {})
+
+
+def _energy_document(run: Run) -> dict[str, Any]:
+    """Return the account of a run, with the digital run beside it as this machine's time."""
+    document = account_document(run.energy())
+    if run.reference_seconds is not None:
+        here = {
+            "name": "this-machine",
+            "title": "the digital run beside it, as measured here",
+            "joules": None,
+            "joules_of_products_on_light": None,
+            "seconds": run.reference_seconds,
+        }
+        document["baselines"].append(here)
+    return document
+
+
+def _remarks(profile: OpticsProfile, stats: Stats, backend: Backend) -> tuple[str, ...]:
+    if backend.name == "digital":
+        return ()
+    remarks = [*backend.remarks, *profile.unphysical]
+    faults: Mapping[str, int] = getattr(backend, "faults", {})
+    if faults:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(faults.items()))
+        remarks.append(f"{sum(faults.values()):,} shots were repeated: {reasons}")
+    if stats.saturated:
+        share = stats.saturated / max(stats.conversions, 1)
+        remarks.append(
+            f"{stats.saturated:,} values saturated ({share:.2g} of {stats.conversions:,} "
+            "conversions); they were cut at the read-out range or the full well"
+        )
+    return tuple(remarks)

@@ -1,0 +1,113 @@
+"""Running a plan: its task on the backend, and digitally beside it."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...instruments import InputError, Timeline
+from ..costs import BenchModel
+from ..energy.machine import memory_bytes
+from ..journal.journal import Journal
+from .plan_record import PlanRecord
+from .report import Run, bench_seconds
+from .tasks import TASKS, Progress
+
+
+def run_plan(
+    plan: PlanRecord,
+    inputs: Any,
+    labels: Any,
+    progress: Progress | None,
+    reference: bool,
+    timeline: Timeline | None,
+    sampling: Mapping[str, Any],
+    journal: Journal | None = None,
+) -> Run:
+    """Run a plan's task, on the backend and digitally beside it; see `Plan.run`."""
+    model, backend = plan.model, plan.backend
+    if labels is not None and np.shape(labels) != (len(inputs),):
+        raise InputError(f"labels of shape {np.shape(labels)} do not name {len(inputs)} images")
+    if plan.task == "classify" and not len(inputs):
+        raise InputError("there are no images to classify")
+    executor = model.executor(backend, plan.chosen)
+    executor.records.clear()
+    memory = memory_bytes()
+    if memory is not None and plan.memory_bytes > memory:
+        raise InputError(
+            f"this run needs about {plan.memory_bytes / 1e9:.3g} GB for weights and operands, and "
+            f"this machine has {memory / 1e9:.3g} GB; give a smaller batch or sequence"
+        )
+    tell = progress or (lambda what, done, total: None)
+    tell("preparing the backend", 0, 1)
+    backend.warm_up()
+    tell("calibrating read-out ranges", 0, 1)
+    model.calibrate(executor)
+    task = TASKS[plan.task]
+    backend.timeline, executor.journal = timeline, journal
+    before = 0.0 if journal is None else journal.seconds_before
+    start = time.perf_counter()
+    try:
+        results, count, unit = task(plan, inputs, backend, tell, sampling)
+    finally:
+        backend.timeline = executor.journal = None
+    wall = before + time.perf_counter() - start
+    digital, reference_seconds = results, None
+    if reference and backend.name != "digital":
+        start = time.perf_counter()
+        digital = task(plan, inputs, None, tell, sampling)[0]
+        reference_seconds = time.perf_counter() - start
+    quality = _quality(plan, results, digital if reference else None, labels)
+    records = list(executor.records.values())
+    bench = None if backend.name == "digital" else bench_seconds(records, BenchModel.of(backend))
+    throughput = {
+        "unit": f"{unit} per second",
+        "here": count / wall if wall else 0.0,
+        "bench": count / bench if bench else None,
+    }
+    return Run(plan, _plain(results), quality, throughput, records, wall, reference_seconds)
+
+
+def _quality(
+    plan: PlanRecord,
+    optical: Mapping[str, Any],
+    digital: Mapping[str, Any] | None,
+    labels: Any,
+) -> dict[str, Any]:
+    """Compare the run with the digital reference: {metric, digital, optical}."""
+
+    def pair(
+        metric: str, value: Callable[[Mapping[str, Any]], float | str | None]
+    ) -> dict[str, Any]:
+        light = None if plan.backend.name == "digital" else value(optical)
+        return {
+            "metric": metric,
+            "digital": None if digital is None else value(digital),
+            "optical": light,
+        }
+
+    if plan.task == "classify" and labels is not None:
+        truth = np.asarray(labels)
+        return pair("accuracy", lambda r: float(np.mean(r["classes"] == truth)))
+    if plan.task == "classify":
+        reference = None if digital is None else digital["classes"]
+        return pair("agreement with digital", lambda r: _agreement(r["classes"], reference))
+    if plan.task == "embed":
+        reference = None if digital is None else digital["embeddings"]
+        return pair("cosine similarity to digital", lambda r: _likeness(r["embeddings"], reference))
+    if plan.task == "generate":
+        return pair("text", lambda r: str(r["text"]))
+    return pair("perplexity", lambda r: float(r["perplexity"]))
+
+
+def _agreement(classes: np.ndarray, reference: np.ndarray | None) -> float | None:
+    return None if reference is None else float(np.mean(classes == reference))
+
+
+def _likeness(vectors: np.ndarray, reference: np.ndarray | None) -> float | None:
+    return None if reference is None else float(np.einsum("nd,nd->n", vectors, reference).mean())
+
+
+def _plain(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in results.items()}

@@ -1,0 +1,84 @@
+"""What a run does with a model: classify images, rate a text, generate, or embed sentences."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...backends import Backend
+from .plan_record import PlanRecord
+
+Progress = Callable[[str, int, int], None]
+
+
+def classify(
+    plan: PlanRecord, images: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    """Classify images [n, channels, height, width], batch by batch."""
+    images = np.asarray(images)
+    executor = plan.model.executor(backend, plan.chosen)
+    step = max(1, plan.passes[0][0]["batch"])
+    logits = []
+    for first in range(0, len(images), step):
+        tell(_name(backend), first, len(images))
+        part = images[first : first + step]
+        sequences = np.arange(first, first + len(part))
+        logits.append(plan.model.run_pass(executor, "logits", part, sequences=sequences))
+    tell(_name(backend), len(images), len(images))
+    return {"classes": np.concatenate(logits).argmax(axis=1)}, len(images), "images"
+
+
+def perplexity(
+    plan: PlanRecord, text: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    """Return the perplexity of a text, or of tokens [n, sequence]."""
+    tokens = plan.model.rows_of(text) if isinstance(text, str) else np.asarray(text)
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        tell(_name(backend), done, len(tokens))
+
+    value = plan.model.perplexity(tokens, backend, plan.chosen, count)
+    return {"perplexity": value}, int(tokens.size), "tokens"
+
+
+def generate(
+    plan: PlanRecord,
+    prompt: Any,
+    backend: Backend | None,
+    tell: Progress,
+    sampling: Mapping[str, Any],
+) -> tuple[dict[str, Any], int, str]:
+    """Continue a prompt by as many tokens as the plan has."""
+    wanted = 1 + sum(times for _, times in plan.passes[1:])
+    pieces = []
+    generator = plan.model.generate(
+        prompt, wanted, backend=backend, placement=plan.chosen, **sampling
+    )
+    for piece in generator:
+        pieces.append(piece)
+        tell(_name(backend), min(len(pieces), wanted), wanted)
+    tell(_name(backend), wanted, wanted)
+    text = "".join(pieces)
+    return {"text": text}, max(len(plan.model.tokenizer.encode(text)), 1), "tokens"
+
+
+def embed(
+    plan: PlanRecord, sentences: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    """Embed sentences, and compare each with each."""
+    tell(_name(backend), 0, len(sentences))
+    vectors = plan.model.embed(list(sentences), backend, plan.chosen)
+    tell(_name(backend), len(sentences), len(sentences))
+    results = {"embeddings": vectors, "cosine_similarity": vectors @ vectors.T}
+    return results, len(sentences), "sentences"
+
+
+def _name(backend: Backend | None) -> str:
+    return "digital reference" if backend is None else f"{backend.name} run"
+
+
+TASKS = {"classify": classify, "embed": embed, "generate": generate, "logits": perplexity}
+"""Each returns results, how many units it took in, and what they are called."""
