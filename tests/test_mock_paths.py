@@ -62,8 +62,8 @@ def numbers(*shape: int, seed: int = 1) -> np.ndarray:
 
 
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("products", "encoding", "block", "mock", "common"):
-        monkeypatch.setattr(f"lightloom.backends.{module}.COMPILED", False)
+    for module in ("integer_products", "encoding", "row_block", "backend", "fused"):
+        monkeypatch.setattr(f"lightloom.backends.mock.{module}.COMPILED", False)
 
 
 def product(x: np.ndarray, w: np.ndarray, **fields: Any) -> np.ndarray:
@@ -124,8 +124,8 @@ def test_the_library_of_integers_gives_the_same_bits(
     fields = {"encoding": encoding, "detection": detection} | VARIANTS[variant]
     x, w = numbers(23, 300), numbers(700, 300, seed=2)
     first = product(x, w, **fields)
-    for module in ("products", "mock"):
-        monkeypatch.setattr(f"lightloom.backends.{module}.has_dot", lambda: False)
+    for module in ("integer_products", "backend"):
+        monkeypatch.setattr(f"lightloom.backends.mock.{module}.has_dot", lambda: False)
     assert np.array_equal(first, product(x, w, **fields))
 
 

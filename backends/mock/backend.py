@@ -22,16 +22,16 @@ from ...instruments import InputError
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..profile import OpticsProfile, load_profile
-from ..tiling import Geometry
 from ..timing import ShotTiming, frames_of
-from .detection import Detector, noise_free
-from .drift import Drift
+from .detection import noise_free
 from .encoding import LARGEST, encode_weights
-from .fused import can_fuse
+from .fused import can_fuse, fused_arguments
 from .integer_products import COMPILED, FEW_ROWS, active_path, has_dot
 from .noise import stream_keys
-from .row_block import NoiseStreams, ReadingStats, RowBlock, WeightSegment
+from .parameters import MockParameters
+from .row_block import NoiseStreams, ReadingStats, RowBlock
 from .threads import run_all, thread_count
+from .weight_segment import WeightSegment
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
 _WORTH_THREADS = 1 << 23  # multiplications: waking a thread takes as long as half of these
@@ -60,11 +60,10 @@ class MockBackend(Backend):
         self.seed = seed
         words = {"sources", "years", "name", "title"}
         self._profile_text = self.profile.model_dump_json(exclude=words)
-        self.geometry = Geometry.of(self.profile)
+        self._parameters = MockParameters.of(self.profile)
+        self.geometry = self._parameters.geometry
         self.timing = ShotTiming.of(self.profile)
-        self.detector = Detector.of(self.profile)
-        self.drift = Drift.of(self.profile)
-        self._is_common = can_fuse(self)
+        self._can_fuse = can_fuse(self._parameters)
 
     def describe(self) -> Mapping[str, Any]:
         """Return name, profile, seed and the path of the arithmetic, for the record of a run."""
@@ -105,11 +104,11 @@ class MockBackend(Backend):
         largest = np.zeros((matrices, len(w.content), outputs))
         for matrix, rows in _blocks(matrices, x.shape[1], outputs):
             for index, segment in enumerate(w.content):
-                block = RowBlock(self, x[matrix, rows], segment, matrix)
+                block = RowBlock(self._parameters, x[matrix, rows], segment, matrix)
                 unit = segment.exposures[0].rules[0].unit
                 readings = (block.readings(*panel) for panel in block.panels(1))
                 for _, reading in chain.from_iterable(readings):
-                    value, _ = noise_free(reading, self.detector)
+                    value, _ = noise_free(reading, self._parameters.detector)
                     place = slice(reading.first, reading.first + value.shape[1])
                     if mask is not None:
                         value = np.where(mask[matrix, rows, place], value, 0)
@@ -124,12 +123,14 @@ class MockBackend(Backend):
             raise InputError(f"weights reach {peak:.3g}; scale them to {LARGEST:g} at most")
         stacked = weights.reshape(-1, *weights.shape[-2:])
         segments = encode_weights(stacked, self.profile, ranges, dynamic=weights.ndim > 2)
-        return [WeightSegment(segment, self.profile, self.detector) for segment in segments]
+        return [
+            WeightSegment(segment, self.profile, self._parameters.detector) for segment in segments
+        ]
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
         x = np.require(x, requirements=["C", "W"])  # the kind that kernels are compiled for
-        if self._is_common and len(w.shape) == 2 and (x.shape[1] <= FEW_ROWS or has_dot()):
-            result = self._common(x[0], w, at)
+        if self._can_fuse and len(w.shape) == 2 and (x.shape[1] <= FEW_ROWS or has_dot()):
+            result = self._fused(x[0], w, at)
             if result is not None:
                 return result
         matrices, rows, length = x.shape
@@ -147,7 +148,12 @@ class MockBackend(Backend):
             lit = []
             for index, segment in enumerate(segments):
                 block = RowBlock(
-                    self, x[matrix, part], segment, matrix, limits[index], streams.of(index)
+                    self._parameters,
+                    x[matrix, part],
+                    segment,
+                    matrix,
+                    limits[index],
+                    streams.of(index),
                 )
                 block.count(tally, index)
                 lit.append(block)
@@ -172,15 +178,15 @@ class MockBackend(Backend):
             self._count_frames(rows, second, segment, stats)
         return MatmulResult(y, stats)
 
-    def _common(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult | None:
-        """Multiply rows [N, K] of a common bench; None where it takes more than that."""
+    def _fused(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult | None:
+        """Multiply rows [N, K] in one compiled call a segment; None if that does not serve."""
         from .kernels import read_fused
 
         start = time.perf_counter()
         rows, outputs, segments = len(x), w.shape[-2], w.content
         fixed = []
         for index, segment in enumerate(segments):
-            arguments = segment.fixed(self, w.ranges, index)
+            arguments = fused_arguments(self._parameters, segment, w.ranges, index)
             if arguments is None:
                 return None
             key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)

@@ -1,29 +1,28 @@
-"""Common benches: all steps of a segment in one compiled call (`kernels.read_common`).
+"""Fused products: all steps of a segment in one compiled call (`kernels.read_fused`).
 
 One reading of even levels, its light and its range fixed: most benches are such, and what does not
 depend on the rows is laid out once, as arguments. Between calls a processor's caches are filled
 with other things, so steps between the arithmetic would cost as much as the arithmetic of few rows.
-`block.Block` serves all benches, with the same bits.
+`row_block.RowBlock` serves all benches, with the same bits.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..base import Ranges
 from .encoding import has_levels, offset_levels, signed_levels
 from .integer_products import COMPILED, LONGEST
 from .noise import quantiles
-
-if TYPE_CHECKING:
-    from .backend import MockBackend
-    from .row_block import WeightSegment
+from .parameters import MockParameters
+from .weight_segment import WeightSegment
 
 
-def can_fuse(backend: MockBackend) -> bool:
+def can_fuse(parameters: MockParameters) -> bool:
     """Say whether the profile has one reading of even levels, its light and range fixed."""
-    profile = backend.profile
+    profile = parameters.profile
     return (
         COMPILED
         and (profile.detection == "balanced" or profile.encoding == "offset")
@@ -32,15 +31,34 @@ def can_fuse(backend: MockBackend) -> bool:
         and profile.photons_entering_per_mac is None
         and profile.readout_range != "ideal"
         and not profile.source_rms
-        and backend.drift is None
+        and parameters.drift is None
     )
 
 
-def arguments(
-    backend: MockBackend, segment: WeightSegment, limits: list[np.ndarray]
+def fused_arguments(
+    parameters: MockParameters, segment: WeightSegment, ranges: Ranges | None, index: int
 ) -> tuple[Any, ...] | None:
-    """Return the arguments of `kernels.read_common` after `keys`; None if it does not serve."""
-    weights, profile, detector = segment.weights, backend.profile, backend.detector
+    """Return the arguments of `kernels.read_fused` after `keys`; None if it does not serve.
+
+    They are computed once for the same ranges.
+
+    Parameters
+    ----------
+    index : of the segment
+    """
+    if segment.is_dim:
+        return None
+    known = segment.fused
+    if known is None or known[0] is not ranges:
+        limits = segment.limits(parameters.profile, ranges, index)
+        known = segment.fused = ranges, _arguments(parameters, segment, limits)
+    return known[1]
+
+
+def _arguments(
+    parameters: MockParameters, segment: WeightSegment, limits: list[np.ndarray]
+) -> tuple[Any, ...] | None:
+    weights, profile, detector = segment.weights, parameters.profile, parameters.detector
     exposure, offset = segment.exposures[0], profile.encoding == "offset"
     rule = exposure.rules[0]
     lights = rule.operand if rule.light is None else rule.light

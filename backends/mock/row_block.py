@@ -8,201 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from threading import Lock, local
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..address import Address, exposure_ids
-from ..base import Ranges
-from ..profile import OpticsProfile
-from .detection import Detector, Reading, noise_free, read
-from .encoding import LARGEST, EncodedWeights, encode_rows, input_steps
-from .fused import arguments
-from .integer_products import COMPILED, Operand, multiply, panels
+from .detection import Reading, noise_free, read
+from .encoding import encode_rows
+from .integer_products import COMPILED, multiply, panels
 from .noise import NoiseStream, quantiles, stream_keys
+from .parameters import MockParameters
 from .threads import run_all
-
-if TYPE_CHECKING:
-    from .backend import MockBackend
+from .weight_segment import InputExposure, WeightSegment
 
 _PIECE_VALUES = 1 << 18  # that pass noise and converter at a time in numpy
 _NO_SOURCE = np.empty((1, 0), dtype=np.float32)
 _THREAD = local()
 _WIDTH = 64  # outputs of one stream of a dynamic operand
-
-
-@dataclass(frozen=True)
-class ReadingRule:
-    """How one reading follows from integer sums; nothing of it depends on the input rows.
-
-    Parameters
-    ----------
-    sign : of the reading in the signed sum
-    purpose : name of the reading's random stream
-    operand : weights whose sums are read
-    light : weights whose sums light both detectors (balanced); None if it does not depend on them
-    unit : value per sum (balanced; else 1, and the light tells the value)
-    units : see `Reading`
-    per_sum, dark : the row's own light is `per_sum` times the sum of its integers, plus `dark`
-    light_term : the output's own light, float32 [m, M]
-    """
-
-    sign: int
-    purpose: str
-    operand: Operand
-    light: Operand | None
-    unit: float
-    units: np.ndarray
-    per_sum: float
-    dark: float
-    light_term: np.ndarray
-
-
-@dataclass(frozen=True)
-class InputExposure:
-    """One exposure of the input: which of its integers are read, and what light it sends.
-
-    Parameters
-    ----------
-    sign : of x+ or x-
-    variant, lit : of the integers that are read, and of those that send light (see `Rows.variant`)
-    rules : its readings
-    per_sum, constant, columns, unit : all its light is per_sum times the sum of the integers lit,
-        plus constant [m], plus unit times their products with int64 columns [m, K]
-    """
-
-    sign: int
-    variant: str
-    lit: str
-    rules: tuple[ReadingRule, ...]
-    per_sum: float
-    constant: np.ndarray
-    columns: np.ndarray | None
-    unit: float
-
-
-class WeightSegment:
-    """One segment of prepared weights, and the rules of its readings.
-
-    Attributes
-    ----------
-    has_codes : whether differences of rails are converted to codes of a fixed step
-    is_dim : whether a product has met outputs that `common` leaves to `RowBlock`
-    largest : magnitude of inputs up to which float32 surely holds the results
-    """
-
-    def __init__(self, weights: EncodedWeights, profile: OpticsProfile, detector: Detector) -> None:
-        self.weights = weights
-        self.length = weights.last - weights.first
-        operand = weights.rails[0].operand
-        assert operand is not None
-        self.is_fine = operand.is_wide
-        peak = float((weights.scale + np.abs(weights.low)).max(initial=0))
-        self.largest = LARGEST / max(self.length * peak, 1.0)
-        fixed = profile.readout_bits is not None and profile.readout_range != "ideal"
-        self.has_codes = detector.balanced and fixed
-        self.unit, self.leak = input_steps(profile, self.is_fine)
-        self.is_split = profile.detection == "per-reading" and profile.encoding != "offset"
-        if self.is_split:
-            self.exposures = tuple(
-                self._exposure(sign, variant, variant, (0, 1), detector)
-                for sign, variant in ((1, "plus"), (-1, "minus"))
-            )
-        else:
-            lit = "magnitude" if detector.balanced else "signed"
-            self.exposures = (self._exposure(1, "signed", lit, (0,), detector),)
-        self.is_dim = False
-        self._limits: tuple[Ranges | None, list[np.ndarray]] | None = None
-        self._fixed: tuple[Ranges | None, tuple[Any, ...] | None] | None = None
-
-    def _exposure(
-        self, sign: int, variant: str, lit: str, read: tuple[int, ...], detector: Detector
-    ) -> InputExposure:
-        rails, gain, shape = self.weights.rails, detector.gain, self.weights.shape
-        leak = 2 * self.leak if lit == "magnitude" else self.leak  # x+ and x- side by side
-        rules = []
-        per_sum, constant = 0.0, np.zeros(shape[0])
-        columns: np.ndarray | None = None
-        for index in read:
-            rail = rails[index]
-            light = rails[1] if detector.balanced else rail
-            rail_sign = (1, -1)[index]
-            assert rail.operand is not None
-            term, dark = np.zeros(shape[:2], dtype=np.float32), 0.0
-            if light.operand is None:
-                dark = leak * light.constant * self.length
-                constant += dark * shape[1]
-            else:
-                sums = light.unit * light.operand.sums + light.constant * self.length
-                term = (leak * sums).astype(np.float32)
-                constant += leak * sums.sum(axis=1)
-                ratio = round(light.unit / abs(light.unit))
-                part = ratio * light.operand.columns
-                columns = part if columns is None else columns + part
-            unit = self.unit * rail.unit / gain if detector.balanced else 1.0
-            units = [self.unit * light.unit, 1 / (gain * unit), gain * unit]
-            per_sum += self.unit * light.constant * shape[1]
-            rules.append(
-                ReadingRule(
-                    sign * rail_sign,
-                    f"reading {sign} {rail_sign if self.is_split else 0}",
-                    rail.operand,
-                    light.operand if detector.balanced else None,
-                    unit,
-                    np.array(units, dtype=np.float32),
-                    self.unit * light.constant,
-                    dark,
-                    term,
-                )
-            )
-        if columns is not None and not columns.any():  # both rails of push-pull: always the same
-            columns = None
-        unit = self.unit * abs(light.unit)
-        return InputExposure(sign, variant, lit, tuple(rules), per_sum, constant, columns, unit)
-
-    def limits(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> list[np.ndarray]:
-        """Return range, inverse step of the converter and the scale of `Reading`: [m, M] each."""
-        known = self._limits
-        if known is None or known[0] is not ranges:
-            unit = self.exposures[0].rules[0].unit
-            limit = self._limit(profile, ranges, index)
-            limit = np.broadcast_to(np.where(limit > 0, limit, 1.0), self.weights.shape[:2]) / unit
-            steps = max(2.0 ** (profile.readout_bits or 0) - 1, 1.0)
-            scale = unit * self.weights.scale
-            if self.has_codes:
-                scale = scale * (2 * limit / steps)
-            values = [limit, steps / (2 * limit), scale]
-            known = ranges, [np.array(value, dtype=np.float32) for value in values]
-            self._limits = known
-        return known[1]
-
-    def fixed(
-        self, backend: MockBackend, ranges: Ranges | None, index: int
-    ) -> tuple[Any, ...] | None:
-        """Return `common.arguments` of this segment."""
-        if self.is_dim:
-            return None
-        known = self._fixed
-        if known is None or known[0] is not ranges:
-            limits = self.limits(backend.profile, ranges, index)
-            known = self._fixed = ranges, arguments(backend, self, limits)
-        return known[1]
-
-    def _limit(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> np.ndarray:
-        chosen = profile.readout_range
-        if chosen in (None, "ideal"):
-            return np.ones((1, 1))
-        if isinstance(chosen, float):
-            return np.full((1, 1), chosen)
-        if ranges is not None:
-            readout = ranges.readout.reshape(-1, *ranges.readout.shape[-2:])
-            readout = readout[:, min(index, readout.shape[1] - 1)]
-            return np.tile(readout, (self.weights.shape[0] // len(readout), 1))
-        bound = self.weights.bound
-        return bound.max(axis=1, initial=0, keepdims=True) if chosen == "per-matmul" else bound
 
 
 class ReadingStats:
@@ -228,7 +53,7 @@ class RowBlock:
 
     def __init__(
         self,
-        backend: MockBackend,
+        parameters: MockParameters,
         x: np.ndarray,
         segment: WeightSegment,
         matrix: int,
@@ -236,9 +61,9 @@ class RowBlock:
         streams: NoiseStreams | None = None,
     ) -> None:
         start = time.perf_counter()
-        self._backend, self._detector = backend, backend.detector
+        self._parameters, self._detector = parameters, parameters.detector
         self._segment, self._matrix, self._streams = segment, matrix, streams
-        profile, weights = backend.profile, segment.weights
+        profile, weights = parameters.profile, segment.weights
         self._outputs = weights.shape[1]
         self._rows = encode_rows(
             x, weights.first, weights.last, profile, segment.is_fine, segment.largest
@@ -252,11 +77,11 @@ class RowBlock:
         self._photons = 0.0
         self._electrons = self._electrons_per_pair() if profile.has_light else None
         self._terms = self._row_terms()
-        self._frame = backend.geometry.outputs or self._outputs
+        self._frame = parameters.geometry.outputs or self._outputs
         unread = np.empty(self._outputs if limits is None else 0, dtype=np.float32)
         self._of_output = [unread] * 3 if limits is None else [limit[matrix] for limit in limits]
         self._sources: list[np.ndarray | None] = [None] * len(self._shown)
-        if streams is not None and (backend.drift or profile.source_rms):
+        if streams is not None and (parameters.drift or profile.source_rms):
             self._sources = [self._source(streams, i) for i in range(len(self._shown))]
         self._cross = self._cross_terms()
         self._seconds = time.perf_counter() - start
@@ -358,7 +183,7 @@ class RowBlock:
         """Return `Detector.row_terms` of every reading."""
         x, terms = self._rows, []
         scale = x.scale
-        if self._backend.profile.encoding == "offset":
+        if self._parameters.profile.encoding == "offset":
             scale = scale * self._detector.gain
         for exposure, rows in self._shown:
             sums = x.sums_of(exposure.lit)
@@ -432,7 +257,7 @@ class RowBlock:
             space = _scratch(len(rows) * outputs)[1][: len(rows) * outputs]
             part: Any = slice(rows[0], rows[-1] + 1) if len(shown) == len(y) else rows
             piece = reading.of_rows(part)
-            if self._backend.profile.readout_range == "ideal":
+            if self._parameters.profile.readout_range == "ideal":
                 piece = self._with_ideal_range(piece)
             ids, z = streams.rows[part], None
             if self._electrons is not None:
@@ -459,13 +284,13 @@ class RowBlock:
         value, _ = noise_free(replace(reading, source=None), self._detector)
         largest = np.abs(value).max(axis=1, keepdims=True)
         limit = np.where(largest > 0, largest, np.float32(1))
-        steps = np.float32(2.0 ** (self._backend.profile.readout_bits or 1) - 1)
+        steps = np.float32(2.0 ** (self._parameters.profile.readout_bits or 1) - 1)
         step = 2 * limit / steps
         return replace(reading, limit=limit, inverse_step=1 / step, step=step)
 
     def _electrons_per_pair(self) -> np.ndarray | float:
         """Return P, the electrons of one element pair at full transmission, or P per row [n]."""
-        profile, segment, x = self._backend.profile, self._segment, self._rows
+        profile, segment, x = self._parameters.profile, self._segment, self._rows
         outputs = self._outputs
         if profile.photons_full_scale is not None:
             light = sum(float(self._light(*shown).sum()) for shown in self._shown)
@@ -506,8 +331,8 @@ class RowBlock:
         The fluctuation is new in every exposure, and common to the rows that share it; the drift
         belongs to the row's turn.
         """
-        profile, outputs = self._backend.profile, self._outputs
-        drift, geometry = self._backend.drift, self._backend.geometry
+        profile, outputs = self._parameters.profile, self._outputs
+        drift, geometry = self._parameters.drift, self._parameters.geometry
         frames = -(-outputs // (geometry.outputs or outputs))
         factors = np.ones((len(streams.rows), frames), dtype=np.float32)
         if profile.source_rms:
@@ -526,7 +351,7 @@ class RowBlock:
         """
         x, segment, matrix = self._rows, self._segment, self._matrix
         weights = segment.weights
-        if self._backend.profile.encoding == "offset":
+        if self._parameters.profile.encoding == "offset":
             total, low = weights.total[matrix], weights.low[matrix]
             return x.low, total, x.total - segment.length * x.low, low
         if not segment.is_split or not segment.leak:
