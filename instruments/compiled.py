@@ -5,7 +5,11 @@ Called only by modules of such loops, which are imported where numba is installe
 
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
+
+COMPILED = find_spec("numba") is not None
+"""Whether the extra `fast` is there; without it numpy does it all."""
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -14,6 +14,7 @@ import pytest
 from bench_factory import FAST_512, IMPERFECT, fault, load_example
 from commands import called
 from lightloom.backends.bench.bench import Bench
+from lightloom.backends.bench.binding import check_calibration
 from lightloom.backends.calibration import Alignment, align, fiducials, follow, phase_shift, store
 from lightloom.backends.calibration.probe import Probe
 from lightloom.backends.optics import registration
@@ -316,7 +317,7 @@ def test_the_step_survives_the_disk(tmp_path: Path) -> None:
         found = align(bench)
         path = store(bench, found)
         read = Calibration.read(path)
-        read.check(bench, ["align"], 3600.0)
+        check_calibration(bench, read, ["align"], 3600.0)
     assert path == calibration_path(bench.path)
     assert np.array_equal(read.array("align", "input_map"), found.input_map)
     assert read.figure("align", "spot_px") == found.spot_px

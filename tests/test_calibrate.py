@@ -17,6 +17,7 @@ from bench_factory import FAST_512, IMPERFECT, LAYOUTS, fault, load_example
 from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.backends.bench.accuracy import random_products
 from lightloom.backends.bench.bench import Bench
+from lightloom.backends.bench.binding import begin_calibration
 from lightloom.backends.bench.calibrated_optics import Calibrated
 from lightloom.backends.bench.check import judged
 from lightloom.backends.bench.ground_truth import true_optics
@@ -111,7 +112,7 @@ def aligned(bench: Bench) -> Bench:
             arrays["camera_map"] = true_optics(bench).camera_map
     spot = Figure("spot_px", float(truth["spot_px"]), None, "px")
     with bench:
-        found = Calibration.begin(bench)
+        found = begin_calibration(bench)
     found.add(Step("align", (spot,), arrays, (), 0, 0.0, 0.0, 0.0, found.created_at))
     found.write(calibration_path(bench.path))
     return bench

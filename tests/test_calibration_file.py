@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from lightloom.backends.bench import Bench, BenchFile
+from lightloom.backends.bench.binding import begin_calibration, check_calibration, path_for
 from lightloom.backends.optics.calibration_file import (
     Calibration,
     Figure,
@@ -28,7 +29,6 @@ from lightloom.backends.optics.calibration_file import (
     Step,
     calibration_path,
     leaves,
-    path_for,
 )
 from lightloom.instruments import Identity, InputError, Region
 from lightloom.instruments.files import sealed
@@ -361,7 +361,7 @@ def test_every_damaged_byte_of_the_arrays_is_noticed(tmp_path: Path) -> None:
 
 def read_back(bench: Bench, *steps: Step) -> Calibration:
     """Return a calibration of a bench as it comes from disk."""
-    made, path = Calibration.begin(bench), Path(bench.path).parent / "bench.calibration.json"
+    made, path = begin_calibration(bench), Path(bench.path).parent / "bench.calibration.json"
     for each in steps or (step(),):
         made.add(each)
     made.write(path)
@@ -370,7 +370,7 @@ def read_back(bench: Bench, *steps: Step) -> Calibration:
 
 def refusal(held: Calibration, bench: Bench, *wanted: str, **others: Any) -> str:
     with pytest.raises(InputError) as caught:
-        held.check(bench, wanted or ("dark",), DAY_S, **{"now": SOON, **others})
+        check_calibration(bench, held, wanted or ("dark",), DAY_S, **{"now": SOON, **others})
     text = str(caught.value)
     assert "\n" not in text and bench.path in text
     return text
@@ -382,7 +382,7 @@ def test_the_same_bench_is_accepted(tmp_path: Path, layout: str) -> None:
     with opened(tmp_path, layout, exposure_s="7 ms") as bench:
         held = read_back(bench)
     with opened(tmp_path, layout, exposure_s="7000 us") as bench:
-        held.check(bench, ("dark",), DAY_S, SOON)
+        check_calibration(bench, held, ("dark",), DAY_S, SOON)
     assert held.is_simulated
 
 
@@ -468,7 +468,7 @@ def test_swapped_modulators_without_serials_are_known_by_their_shapes(tmp_path: 
             bench.instruments[role].identity = Identity()
         bench.weight.shape = (32, 48)
         held = read_back(bench)
-        held.check(bench, ("dark",), DAY_S, SOON)
+        check_calibration(bench, held, ("dark",), DAY_S, SOON)
         bench.input.shape, bench.weight.shape = bench.weight.shape, bench.input.shape
         assert "modulators are swapped" in refusal(held, bench)
         bench.input.shape = bench.weight.shape
@@ -487,13 +487,15 @@ def test_a_calibration_expires_with_its_oldest_wanted_step(tmp_path: Path) -> No
     old = step("align", finished_at=(FINISHED - timedelta(hours=20)).isoformat())
     with opened(tmp_path) as bench:
         held = read_back(bench, old, step("dark"))
-        held.check(bench, ("align", "dark"), DAY_S, FINISHED + timedelta(hours=3.99))
-        held.check(bench, ("dark",), DAY_S, FINISHED + timedelta(hours=23.99))
+        check_calibration(bench, held, ("align", "dark"), DAY_S, FINISHED + timedelta(hours=3.99))
+        check_calibration(bench, held, ("dark",), DAY_S, FINISHED + timedelta(hours=23.99))
         text = refusal(held, bench, "align", "dark", now=FINISHED + timedelta(hours=5))
         assert "step 'align'" in text and "25.0 hours old, and lasts 24 hours" in text
         assert "calibration_lasts_s" in text and "align and calibrate again" in text
         assert "yet to come" in refusal(held, bench, now=FINISHED - timedelta(hours=1))
-        held.check(bench, ("dark",), DAY_S, FINISHED - timedelta(minutes=2))  # clocks differ
+        check_calibration(
+            bench, held, ("dark",), DAY_S, FINISHED - timedelta(minutes=2)
+        )  # clocks differ
 
 
 def test_where_a_calibration_lies(tmp_path: Path) -> None:

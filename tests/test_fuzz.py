@@ -19,6 +19,7 @@ from bench_factory import bench_text, load_example, write_bench
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from lightloom.backends.bench import BenchBackend, load_bench
+from lightloom.backends.bench.binding import begin_calibration
 from lightloom.backends.calibration import align, calibrate, store
 from lightloom.backends.optics.calibration_file import Calibration
 from lightloom.benchmarks.fuzz.__main__ import TARGETS
@@ -72,7 +73,7 @@ def assert_refused(path: Path, complaint: str) -> None:
 def test_a_number_that_was_changed_in_a_calibration_is_found(tmp_path: Path) -> None:
     # A figure of the header would have been used as if it had been measured.
     with load_example(tmp_path) as bench:
-        made = Calibration.begin(bench)
+        made = begin_calibration(bench)
     path = tmp_path / "bench.calibration.json"
     made.write(path)
     text = path.read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The bench: instruments that multiply, described by one TOML file, shot by shot."""
 
-from ..optics.layouts.base import BlockLayout, ImagedLayout, Layout, LineLayout
+from ..optics.layouts import ImagedLayout, LineLayout, SinglePixelLayout
+from ..optics.layouts.base import Layout
 from .backend import BenchBackend
 from .bench import Bench, load_bench
 from .bench_group import BenchGroup, Claims, check_together, open_benches
@@ -15,11 +16,11 @@ __all__ = [
     "BenchFile",
     "BenchGroup",
     "BenchHost",
-    "BlockLayout",
     "Claims",
     "ImagedLayout",
     "Layout",
     "LineLayout",
+    "SinglePixelLayout",
     "check_bench",
     "check_together",
     "example_file",

@@ -29,13 +29,13 @@ from ...instruments import ChecksumMismatch, InputError, NotConnected, Paused, T
 from ...instruments.safety import signals
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
-from ..optics.layouts.base import lay_out
 from ..optics.response_curve import ResponseCurve
 from ..profile import OpticsProfile
 from ..tiling import Geometry, tiles
 from ..timing import ShotTiming
 from . import ground_truth
-from .bench import Bench
+from .bench import Bench, lay_out
+from .binding import check_calibration
 from .calibrated_optics import WANTED, Calibrated, read_calibrated
 from .checkpoint import Recorder
 from .checksum import ChecksumStats, with_checks
@@ -198,7 +198,8 @@ class BenchBackend(Backend):
         self._profile = self._timing = None
         bench, file = self.bench, self.bench.file
         if self._calibrated is not None:
-            self._calibrated.calibration.check(bench, WANTED, file.calibration_lasts_s)
+            calibration = self._calibrated.calibration
+            check_calibration(bench, calibration, WANTED, file.calibration_lasts_s)
             self.optics = self._calibrated.optics(bench)
         else:
             self.optics = (

@@ -33,6 +33,8 @@ from ...instruments.safety import signals
 from ...instruments.safety.lock import beside
 from ...instruments.safety.watchdog import BY_HAND, Watchdog
 from ...instruments.simulated import LightPath
+from ..optics.layouts import LAYOUTS, Layout
+from ..optics.parameters import Optics
 from ..optics.response_curve import ResponseCurve
 from . import safety
 from .config import BenchFile, make_instrument, read_bench_file
@@ -404,3 +406,19 @@ def load_bench(path: str | Path) -> Bench:
     InputError : naming file, key and value
     """
     return Bench(read_bench_file(path), str(path))
+
+
+def lay_out(bench: Bench, optics: Optics) -> Layout:
+    """Lay out a connected bench with what is known of it.
+
+    Raises
+    ------
+    InputError : naming the bench file, where its encoding does not fit what is seen
+    """
+    modulators = {"input": bench.input, "weight": bench.weight}
+    shapes = {role: modulator.shape for role, modulator in modulators.items()}
+    dtypes = {role: modulator.dtype for role, modulator in modulators.items()}
+    try:
+        return LAYOUTS[bench.file.layout](bench.file.encoding, shapes, dtypes, optics)
+    except InputError as error:
+        raise InputError(f"{bench.path}: encoding: {error}") from None

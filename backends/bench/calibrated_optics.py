@@ -9,7 +9,8 @@ import numpy as np
 from ...instruments import InputError, SpatialLightModulator
 from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
-from ..optics.layouts.base import Layout, Optics, Response
+from ..optics.layouts.base import Layout
+from ..optics.parameters import Optics, Response
 from .bench import WINDOW_SAMPLES, Bench
 from .tracking import ScaleTracker
 

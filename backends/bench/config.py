@@ -16,11 +16,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ...instruments import InputError
 from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
-from ...instruments.toml_file import TomlTable as _Table
-from ...instruments.toml_file import read_toml
+from ...instruments.toml_file import TomlTable, read_toml
 from ...instruments.units import Seconds, Watts, quantity
+from ..optics.encoding_table import EncodingTable
 from .fault_policy import ANEW, FaultPolicy
-from .safety import SafetyTable
 
 SCHEMA = 1
 ROLES = ("input", "weight", "detector", "source")
@@ -34,30 +33,7 @@ _KINDS = {
 }
 
 
-class EncodingTable(_Table):
-    """How numbers are laid out on the modulators, in pixels of the weight modulator.
-
-    Parameters
-    ----------
-    kind : "abs-split", "push-pull" or "offset" (docs/explanation/light.md)
-    element_px : side of the square that one element takes
-    guard_px : dark band between blocks (imaged) or rows (line)
-    block : elements of a block, (rows, columns); a line's length follows from the modulator
-    """
-
-    kind: Literal["abs-split", "push-pull", "offset"] = "abs-split"
-    element_px: int = Field(default=4, ge=1)
-    guard_px: int = Field(default=8, ge=0)
-    block: tuple[int, int] = (8, 8)
-
-    @model_validator(mode="after")
-    def _has_elements(self) -> EncodingTable:
-        if min(self.block) < 1:
-            raise ValueError(f"a block of {self.block[0]} x {self.block[1]} elements holds nothing")
-        return self
-
-
-class LimitsTable(_Table):
+class LimitsTable(TomlTable):
     """What no run may exceed.
 
     Parameters
@@ -82,7 +58,7 @@ class LimitsTable(_Table):
         return self
 
 
-class SuspendTable(_Table):
+class SuspendTable(TomlTable):
     """What must stay within bounds while shots are taken; one table `[[suspend]]` of a bench file.
 
     Parameters
@@ -122,7 +98,7 @@ class SuspendTable(_Table):
         return self
 
 
-class ChecksTable(_Table):
+class ChecksTable(TomlTable):
     """Which checksums are shown beside the numbers (docs/explanation/checks.md).
 
     Parameters
@@ -137,7 +113,39 @@ class ChecksTable(_Table):
     inputs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
 
 
-class BenchFile(_Table):
+class HeartbeatTable(TomlTable):
+    """A digital line that a retriggerable relay watches.
+
+    Parameters
+    ----------
+    instrument : role of the DAQ that has the line
+    line : its number, from 0
+    period_s : of the square wave; the relay must wait longer than this, and than an exposure
+    stops_after_s : without progress, so that a run that hangs lets the relay fall
+    """
+
+    instrument: str
+    line: int = Field(ge=0)
+    period_s: Seconds = Field(default=0.2, ge=0.01, le=10)
+    stops_after_s: Seconds = Field(default=10.0, ge=0.1, le=600)
+
+
+class SafetyTable(TomlTable):
+    """What is wired up around the source.
+
+    Parameters
+    ----------
+    laser_class : of the source as it is used (IEC 60825-1); None where it is no laser
+    shutter : "normally-closed" shuts by itself when its supply, or the heartbeat, is gone
+    heartbeat : drives the relay in the supply of shutter or interlock
+    """
+
+    laser_class: Literal["1", "1M", "2", "2M", "3R", "3B", "4"] | None = None
+    shutter: Literal["normally-closed", "normally-open", "none"] = "none"
+    heartbeat: HeartbeatTable | None = None
+
+
+class BenchFile(TomlTable):
     """A whole bench file.
 
     Parameters

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...instruments import DriftExceeded, Saturated, Shot, StaleFrame, UnexpectedIntensity
-from ..optics.layouts.base import Layout, Marks, Optics, Response
+from ..optics.layouts.base import Layout, Marks
+from ..optics.parameters import Optics, Response
 from ..optics.response_curve import ResponseCurve
 from .bench import Bench
 from .shot_plan import Planned

@@ -15,7 +15,8 @@ import numpy as np
 from ...instruments import InputError
 from ...instruments.simulated import bend
 from ..optics import registration
-from ..optics.layouts.base import Layout, Optics, Response
+from ..optics.layouts.base import Layout
+from ..optics.parameters import Optics, Response
 from .bench import WINDOW_SAMPLES, Bench
 from .tracking import ScaleTracker
 

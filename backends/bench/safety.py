@@ -18,26 +18,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from ...instruments import Daq, InputError, InstrumentError, InterlockOpen, LightSource
 from ...instruments.addresses import canonical, is_lasting
 from ...instruments.files import moment_of, read_note, replace_file
 from ...instruments.safety.lock import HeldLock, Holder, beside, places, shared_place
 from ...instruments.safety.signals import make_all_safe
-from ...instruments.units import Seconds
-
-if TYPE_CHECKING:
-    from .config import BenchFile
+from .config import BenchFile, HeartbeatTable
 
 __all__ = [
     "ATTENDED",
     "Heart",
-    "HeartbeatTable",
     "Latch",
-    "SafetyTable",
     "fail_safe",
     "hold",
     "holding",
@@ -61,43 +54,7 @@ ATTENDED = "LIGHTLOOM_ATTENDED"  # environment variable: "1" where somebody is a
 _HARMFUL = ("3B", "4")
 
 
-# --- the table of the bench file -----------------------------------------------------------------
-
-
-class HeartbeatTable(BaseModel):
-    """A digital line that a retriggerable relay watches.
-
-    Parameters
-    ----------
-    instrument : role of the DAQ that has the line
-    line : its number, from 0
-    period_s : of the square wave; the relay must wait longer than this, and than an exposure
-    stops_after_s : without progress, so that a run that hangs lets the relay fall
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    instrument: str
-    line: int = Field(ge=0)
-    period_s: Seconds = Field(default=0.2, ge=0.01, le=10)
-    stops_after_s: Seconds = Field(default=10.0, ge=0.1, le=600)
-
-
-class SafetyTable(BaseModel):
-    """What is wired up around the source.
-
-    Parameters
-    ----------
-    laser_class : of the source as it is used (IEC 60825-1); None where it is no laser
-    shutter : "normally-closed" shuts by itself when its supply, or the heartbeat, is gone
-    heartbeat : drives the relay in the supply of shutter or interlock
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    laser_class: Literal["1", "1M", "2", "2M", "3R", "3B", "4"] | None = None
-    shutter: Literal["normally-closed", "normally-open", "none"] = "none"
-    heartbeat: HeartbeatTable | None = None
+# --- what a bench has got ------------------------------------------------------------------------
 
 
 def lacks(file: BenchFile, source: LightSource | None = None) -> list[str]:

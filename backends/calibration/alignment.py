@@ -18,8 +18,9 @@ import numpy as np
 
 from ...instruments import BadFit
 from ..bench.bench import Bench
+from ..bench.binding import begin_calibration
 from ..optics import registration
-from ..optics.calibration_file import Calibration, Figure, Plot, Step, path_of
+from ..optics.calibration_file import Figure, Plot, Step, path_of
 from . import fiducials
 from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, modulator_of, scale_of
 from .patches import find_block, find_line
@@ -459,7 +460,7 @@ def store(bench: Bench, alignment: Alignment) -> Path:
     InputError : for a bench whose file says that it knows its own truth
     """
     path = path_of(bench.file.calibration, bench.path)
-    calibration = Calibration.begin(bench)
+    calibration = begin_calibration(bench)
     calibration.add(alignment.step())
     calibration.write(path)
     return path

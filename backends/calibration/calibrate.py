@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from ...instruments import BadFit, InputError, Saturated, UnexpectedIntensity
 from ..bench.bench import Bench
-from ..optics.calibration_file import Calibration, Step, path_for
+from ..bench.binding import check_calibration, path_for
+from ..optics.calibration_file import Calibration, Step
 from .session import CalibrationSession, Measured
 from .steps.additivity import additivity
 from .steps.crosstalk import crosstalk
@@ -78,7 +79,7 @@ def calibrate(
     try:
         if not was_open:
             bench.open()
-        calibration.check(bench, ("align",), bench.file.calibration_lasts_s)
+        check_calibration(bench, calibration, ("align",), bench.file.calibration_lasts_s)
         if resume:
             wanted = [name for name in wanted if name not in calibration.steps]
         work = CalibrationSession(bench, calibration)

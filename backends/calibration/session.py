@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...instruments import InstrumentError
-from ..bench.bench import Bench
+from ..bench.bench import Bench, lay_out
 from ..bench.calibrated_optics import Calibrated
 from ..optics.calibration_file import Calibration, Figure, Plot
-from ..optics.layouts.base import LineLayout, lay_out
+from ..optics.layouts import LineLayout
 from .probe import Probe
 from .slots import Slots
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...instruments import BadFit, Saturated, StaleFrame, UnexpectedIntensity
-from ..optics.layouts.base import Layout, Response
+from ..optics.layouts.base import Layout
+from ..optics.parameters import Response
 from .probe import Probe
 
 _LEARNED = 12  # shots of each number while markers are learnt; their error is one of all gains

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...instruments import InputError
+from ...instruments.compiled import COMPILED
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..profile import OpticsProfile, load_profile
@@ -26,7 +27,7 @@ from ..timing import ShotTiming, frames_of
 from .detection import noise_free
 from .encoding import LARGEST, encode_weights
 from .fused import can_fuse, fused_arguments
-from .integer_products import COMPILED, FEW_ROWS, active_path, has_dot
+from .integer_products import FEW_ROWS, active_path, has_dot
 from .noise import stream_keys
 from .parameters import MockParameters
 from .row_block import NoiseStreams, ReadingStats, RowBlock

@@ -12,10 +12,11 @@ from functools import cached_property
 import numpy as np
 
 from ...instruments import InputError
+from ...instruments.compiled import COMPILED
 from ..base import Ranges
 from ..profile import OpticsProfile
 from ..tiling import Geometry, cuts
-from .integer_products import COMPILED, TWO_PLANES, IntegerRows, Operand
+from .integer_products import TWO_PLANES, IntegerRows, Operand
 from .noise import device_gaussian
 
 LARGEST = 1e30  # of products: the noise of the dimmest light is left room in float32

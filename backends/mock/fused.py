@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ...instruments.compiled import COMPILED
 from ..base import Ranges
 from .encoding import has_levels, offset_levels, signed_levels
-from .integer_products import COMPILED, LONGEST
+from .integer_products import LONGEST
 from .noise import quantiles
 from .parameters import MockParameters
 from .weight_segment import WeightSegment

@@ -13,14 +13,13 @@ threads:
 
 from collections.abc import Iterator
 from functools import cache, cached_property
-from importlib.util import find_spec
 from threading import Lock
 
 import numpy as np
 
+from ...instruments.compiled import COMPILED
 from .int8_gemm import IntegerProduct, integer_product
 
-COMPILED = find_spec("numba") is not None  # the extra `fast`; without it numpy does it all
 ONE_PLANE, TWO_PLANES = 128, 32_512  # largest magnitudes; 32,512 is 256 * 127
 FEW_ROWS = 4  # up to here a loop over the weights is faster than a library
 _PANEL = 512  # outputs at a time: their weights and sums stay in a second-level cache

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ...instruments.compiled import COMPILED
 from ..address import Address, exposure_ids
 from .detection import Reading, noise_free, read
 from .encoding import encode_rows
-from .integer_products import COMPILED, multiply, panels
+from .integer_products import multiply, panels
 from .noise import NoiseStream, quantiles, stream_keys
 from .parameters import MockParameters
 from .threads import run_all

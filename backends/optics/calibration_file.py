@@ -37,13 +37,11 @@ from safetensors.numpy import load, save
 from ...instruments import InputError
 from ...instruments.files import check_output, is_sealed, replace_file, sealed
 from ...instruments.registry import first_complaint
-from ..bench.bench import Bench
-from ..bench.config import read_bench_file
 
+ROLES = ("input", "weight", "detector", "source")
+IDENTITY = ("maker", "model", "serial")
 SCHEMA = 1
 KIND = "lightloom calibration"
-_ROLES = ("input", "weight", "detector", "source")
-_IDENTITY = ("maker", "model", "serial")
 _CLOCKS_DIFFER_S = 300.0  # by which the clocks of two computers may be apart
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no numbers for them
 
@@ -181,9 +179,9 @@ class Calibration:
         self.steps = {step.name: step for step in steps}
 
     @classmethod
-    def begin(cls, bench: Bench) -> Calibration:
-        """Begin an empty calibration of a connected bench."""
-        return cls(binding_of(bench), datetime.now(UTC).isoformat(timespec="seconds"))
+    def begin(cls, binding: dict[str, Any]) -> Calibration:
+        """Begin an empty calibration of a bench (see `bench.binding`)."""
+        return cls(binding, datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def is_simulated(self) -> bool:
@@ -314,7 +312,8 @@ class Calibration:
 
     def check(
         self,
-        bench: Bench,
+        bench: str,
+        binding: dict[str, Any],
         wanted_steps: Iterable[str],
         max_age_s: float,
         now: datetime | None = None,
@@ -323,7 +322,8 @@ class Calibration:
 
         Parameters
         ----------
-        bench : connected
+        bench : path of its file, for messages
+        binding : of the bench as it is now
         wanted_steps : that must be there
         max_age_s : the oldest of them may have
         now : with its zone; None asks the clock
@@ -333,14 +333,14 @@ class Calibration:
         InputError : naming the first difference, both values and the way out
         """
         wanted = list(wanted_steps)
-        self._check_binding(bench.path, binding_of(bench))
+        self._check_binding(bench, binding)
         missing = [name for name in wanted if name not in self.steps]
         if missing:
             raise InputError(
-                f"{bench.path}: the calibration {self.path} is incomplete, it lacks "
-                f"{', '.join(missing)}; run `lightloom calibrate --bench {bench.path} --resume`"
+                f"{bench}: the calibration {self.path} is incomplete, it lacks "
+                f"{', '.join(missing)}; run `lightloom calibrate --bench {bench} --resume`"
             )
-        self._check_age(bench.path, wanted, max_age_s, now or datetime.now(UTC))
+        self._check_age(bench, wanted, max_age_s, now or datetime.now(UTC))
 
     def _check_binding(self, bench: str, now: dict[str, Any]) -> None:
         if _are_swapped(self.binding, now):
@@ -382,18 +382,8 @@ def calibration_path(bench_path: str | Path) -> Path:
     return bench_path.with_name(f"{bench_path.stem}.calibration.json")
 
 
-def path_for(bench_path: str | Path) -> Path:
-    """Return where the calibration of a bench file lies: the one it names, or the one beside it.
-
-    Raises
-    ------
-    InputError : for a file that is no bench file, and for a bench that knows its own truth
-    """
-    return path_of(read_bench_file(bench_path).calibration, bench_path)
-
-
 def path_of(named: str | None, bench_path: str | Path) -> Path:
-    """Do the same where it is known what the bench file names as its calibration.
+    """Return where a calibration lies, from what the bench file names as such.
 
     Raises
     ------
@@ -405,39 +395,6 @@ def path_of(named: str | None, bench_path: str | Path) -> Path:
             "no file; take that line out to align and calibrate by light"
         )
     return calibration_path(bench_path) if named is None else Path(bench_path).parent / named
-
-
-def binding_of(bench: Bench) -> dict[str, Any]:
-    """Return what a calibration of a connected bench is bound to, as JSON has it."""
-    instruments: dict[str, dict[str, Any]] = {}
-    for role in _ROLES:
-        identity = bench.instruments[role].identity
-        instruments[role] = {key: getattr(identity, key) for key in _IDENTITY}
-    for role, modulator in (("input", bench.input), ("weight", bench.weight)):
-        instruments[role] |= {"shape": list(modulator.shape), "bit_depth": modulator.bit_depth}
-    instruments["detector"] |= _detector(bench)
-    file = bench.file
-    return {
-        "layout": file.layout,
-        "instruments": instruments,
-        "encoding": file.encoding.model_dump(mode="json"),
-        "exposure_s": file.exposure_s,
-        "power_w": file.power_w,
-        "is_simulated": bench.is_simulated,
-    }
-
-
-def _detector(bench: Bench) -> dict[str, Any]:
-    if bench.file.layout == "block":
-        daq = bench.daq
-        return {"input_range_v": [float(v) for v in daq.input_range_v], "bit_depth": daq.bit_depth}
-    camera = bench.camera
-    region = camera.region
-    return {
-        "sensor_shape": list(camera.sensor_shape),
-        "region": [region.top, region.left, region.height, region.width],
-        "bit_depth": camera.bit_depth,
-    }
 
 
 # --- comparing bindings ---------------------------------------------------------------------------
@@ -460,8 +417,8 @@ def _agree(was: Any, now: Any) -> bool:
 
 def _are_swapped(was: dict[str, Any], now: dict[str, Any]) -> bool:
     """Say whether the modulators are each other's: by who they are, or else by their shapes."""
-    for keys in (_IDENTITY, (*_IDENTITY, "shape")):
-        then, here = ([_part(side, role, keys) for role in _ROLES[:2]] for side in (was, now))
+    for keys in (IDENTITY, (*IDENTITY, "shape")):
+        then, here = ([_part(side, role, keys) for role in ROLES[:2]] for side in (was, now))
         if then[0] != then[1]:
             return then == here[::-1]
     return False
@@ -473,7 +430,7 @@ def _part(binding: dict[str, Any], role: str, keys: tuple[str, ...]) -> list[Any
 
 
 def _name(instrument: dict[str, Any]) -> str:
-    known = " ".join(str(instrument[key]) for key in _IDENTITY if instrument.get(key))
+    known = " ".join(str(instrument[key]) for key in IDENTITY if instrument.get(key))
     return known or f"a modulator of {instrument['shape']} pixels"
 
 
@@ -483,7 +440,7 @@ def _shown(value: Any) -> str:
 
 def _way_out(key: str) -> str:
     name = key.rpartition(".")[2]
-    if name in _IDENTITY:
+    if name in IDENTITY:
         return "this is another bench: connect the old instrument, or align and calibrate again"
     return f"give back the old {name}, or align and calibrate again"
 

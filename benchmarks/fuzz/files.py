@@ -16,6 +16,7 @@ import numpy as np
 
 from ...backends import MockBackend, load_profile
 from ...backends.bench import Bench, BenchBackend, example_file, load_bench
+from ...backends.bench.binding import begin_calibration, check_calibration
 from ...backends.calibration import align, store
 from ...backends.calibration.calibrate import calibrate
 from ...backends.optics.calibration_file import Calibration, Figure, Plot, Step, described
@@ -143,7 +144,7 @@ def _calibrations(folder: Path) -> Iterator[Attempt]:
     bench_path.write_text(text, encoding="utf-8")
     chance = Random(0)
     with load_bench(bench_path) as bench:
-        made = Calibration.begin(bench)
+        made = begin_calibration(bench)
         for name in ("dark", "detector", "curves"):
             made.add(_step(name, chance))
         made.write(path)
@@ -169,7 +170,7 @@ def _calibrations(folder: Path) -> Iterator[Attempt]:
                 for name, array in measured.arrays.items():
                     same = np.array_equal(step.arrays[name], array)
                     want(same, f"a changed array {name} was accepted")
-            found.check(bench, ["dark", "curves"], 1e12)
+            check_calibration(bench, found, ["dark", "curves"], 1e12)
             return True
 
         yield attempt

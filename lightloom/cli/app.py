@@ -602,8 +602,9 @@ def align_(
     """
     limit_threads(None)
     from ..backends.bench import load_bench
+    from ..backends.bench.binding import path_for
     from ..backends.calibration import align, follow, store
-    from ..backends.optics.calibration_file import KIND, path_for
+    from ..backends.optics.calibration_file import KIND
     from ..instruments.files import check_output
     from ..report import terminal
 
@@ -904,7 +905,8 @@ def _trace_report(file: Path, layer: int | None, output: Path | None) -> _Writte
 
 
 def _calibration_report(file: Path, layer: int | None, output: Path | None) -> _Written:
-    from ..backends.optics.calibration_file import Calibration, path_for
+    from ..backends.bench.binding import path_for
+    from ..backends.optics.calibration_file import Calibration
     from ..instruments import InputError
     from ..instruments.files import check_output
     from ..report.page import CALIBRATION_PAGE, calibration_page

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...optics.calibration_file import Figure, Plot
-from ...optics.layouts.base import ImagedLayout, Layout
+from ...optics.layouts import ImagedLayout
+from ...optics.layouts.base import Layout
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
 

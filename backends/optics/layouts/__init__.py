@@ -1,1 +1,12 @@
 """Where numbers lie on the pixels of modulators and detectors, one file a layout."""
+
+from .base import Layout, Marks
+from .imaged import ImagedLayout
+from .line import LineLayout
+from .single_pixel import SinglePixelLayout
+
+LAYOUTS: dict[str, type[Layout]] = {
+    kind.name: kind for kind in (ImagedLayout, LineLayout, SinglePixelLayout)
+}
+
+__all__ = ["LAYOUTS", "ImagedLayout", "Layout", "LineLayout", "Marks", "SinglePixelLayout"]

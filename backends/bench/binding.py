@@ -1,0 +1,76 @@
+"""Which calibration belongs to a bench: where it lies, and what it is bound to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..optics.calibration_file import IDENTITY, ROLES, Calibration, path_of
+from .bench import Bench
+from .config import read_bench_file
+
+
+def path_for(bench_path: str | Path) -> Path:
+    """Return where the calibration of a bench file lies: the one it names, or the one beside it.
+
+    Raises
+    ------
+    InputError : for a file that is no bench file, and for a bench that knows its own truth
+    """
+    return path_of(read_bench_file(bench_path).calibration, bench_path)
+
+
+def binding_of(bench: Bench) -> dict[str, Any]:
+    """Return what a calibration of a connected bench is bound to, as JSON has it."""
+    instruments: dict[str, dict[str, Any]] = {}
+    for role in ROLES:
+        identity = bench.instruments[role].identity
+        instruments[role] = {key: getattr(identity, key) for key in IDENTITY}
+    for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+        instruments[role] |= {"shape": list(modulator.shape), "bit_depth": modulator.bit_depth}
+    instruments["detector"] |= _detector(bench)
+    file = bench.file
+    return {
+        "layout": file.layout,
+        "instruments": instruments,
+        "encoding": file.encoding.model_dump(mode="json"),
+        "exposure_s": file.exposure_s,
+        "power_w": file.power_w,
+        "is_simulated": bench.is_simulated,
+    }
+
+
+def _detector(bench: Bench) -> dict[str, Any]:
+    if bench.file.layout == "block":
+        daq = bench.daq
+        return {"input_range_v": [float(v) for v in daq.input_range_v], "bit_depth": daq.bit_depth}
+    camera = bench.camera
+    region = camera.region
+    return {
+        "sensor_shape": list(camera.sensor_shape),
+        "region": [region.top, region.left, region.height, region.width],
+        "bit_depth": camera.bit_depth,
+    }
+
+
+def begin_calibration(bench: Bench) -> Calibration:
+    """Begin an empty calibration of a connected bench."""
+    return Calibration.begin(binding_of(bench))
+
+
+def check_calibration(
+    bench: Bench,
+    calibration: Calibration,
+    wanted_steps: Iterable[str],
+    max_age_s: float,
+    now: datetime | None = None,
+) -> None:
+    """Refuse a calibration that does not describe a connected bench; see `Calibration.check`.
+
+    Raises
+    ------
+    InputError : naming the first difference, both values and the way out
+    """
+    calibration.check(bench.path, binding_of(bench), wanted_steps, max_age_s, now)

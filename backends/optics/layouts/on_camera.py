@@ -1,0 +1,150 @@
+"""`OnCamera`: what imaged and line layouts share: slots and markers as regions of a camera."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+
+from ....instruments import InputError
+from .. import registration
+from ..detector import Regions
+from ..parameters import Response
+from .base import MOST_LIGHT, Layout, Marks
+
+APART_PX = 8  # of dark pixels from what is lit, in camera pixels: blur and slopes of spots
+_DARK_PIXELS, _LEAST_DARK = 2000, 50  # of a camera, that tell its dark level
+_TYPICAL_INPUT = 0.25  # mean normalised intensity of inputs
+
+
+class OnCamera(Layout):
+    """Reads slots and marker cells as rectangles of camera pixels."""
+
+    def _on_detector(self, points: np.ndarray) -> np.ndarray:
+        seen = registration.apply(self.optics.camera_map, points)
+        most = np.array(self.optics.sensor_shape) - 1
+        return np.asarray(((seen >= 0) & (seen <= most)).all(axis=-1))
+
+    def _cut(self, regions: np.ndarray, cells: dict[str, np.ndarray]) -> None:
+        """Keep rectangles [n, 4] of slots, and of marker cells [copies x 2 bits, 4], in pixels."""
+        height, width = self.optics.sensor_shape
+        margin = 2  # a region may lose the dark edge of its guard, and nothing more
+        for boxes in (regions, *cells.values()):
+            if (
+                boxes.min() < -margin
+                or boxes[:, 2].max() > height + margin
+                or boxes[:, 3].max() > width + margin
+            ):
+                raise InputError(
+                    f"the {self.name} layout's light falls beyond the sensor of {height} x {width} "
+                    "pixels; align the bench, or use a smaller part of the modulator"
+                )
+            np.clip(boxes, 0, [height, width, height, width], out=boxes)
+        self._regions = Regions(regions, self.optics)
+        self._cells = {role: Regions(boxes, self.optics) for role, boxes in cells.items()}
+
+    def electrons(self, taken: np.ndarray) -> np.ndarray:
+        """Sum counts over each slot's pixels, less offset and dark, in electrons."""
+        return self._regions.electrons(taken)
+
+    @property
+    def marker_cells(self) -> dict[str, int]:
+        """The number of marker cells, by role."""
+        return {role: len(cells.pixels) for role, cells in self._cells.items()}
+
+    def marker_electrons(self, taken: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
+        return {role: cells.electrons(taken) for role, cells in self._cells.items()}
+
+    def marks(
+        self, taken: np.ndarray, mean_input: float | None, response: Response | None
+    ) -> Marks:
+        """Read both numbers from their marker cells, and how bright these are together.
+
+        The brightness comes from the differences of bits and complements, in which leaks cancel.
+        """
+        known = response is not None and response.marker_e is not None
+        numbers: dict[str, int] = {}
+        above, expected, variance = 0.0, 0.0, 0.0
+        for role, cells in self._cells.items():
+            electrons = cells.electrons(taken)
+            noise = np.maximum(electrons, 0) + cells.pixels * self._pixel_variance
+            bright = None
+            if known:
+                assert response is not None and response.marker_e is not None
+                bright = response.marker_e[role].reshape(-1, 2 * self.marker_bits)
+                if response.marker_dark_e is not None:
+                    electrons = electrons - response.marker_dark_e[role]
+                if response.marker_leak_e is not None:
+                    electrons = self._without_leak(
+                        electrons, response.marker_leak_e[role], mean_input
+                    )
+            electrons, noise = (
+                part.reshape(-1, 2 * self.marker_bits) for part in (electrons, noise)
+            )
+            number = numbers[role] = self._read_bits(electrons, bright, noise, role)
+            if bright is not None:
+                lit = self._bits(number) > 0
+                above += electrons[:, lit].sum() - electrons[:, ~lit].sum()
+                expected += bright[:, lit].sum()
+                variance += noise.sum()
+        if not known:
+            return Marks(numbers)
+        return Marks(numbers, above / expected, variance / expected**2)
+
+    @property
+    def _pixel_variance(self) -> float:
+        """Variance of a pixel that no light brings: read noise, dark counts, converter steps."""
+        optics = self.optics
+        return optics.read_noise_e**2 + optics.dark_e + optics.gain_e_per_count**2 / 12
+
+    def marker_variance(self, response: Response) -> float | None:
+        """Return the relative variance of the light that the markers of a shot tell."""
+        if response.marker_e is None:
+            return None
+        expected = noise = 0.0
+        for role, cells in self._cells.items():
+            lit_e = float(response.marker_e[role].sum()) / 2  # half of the cells are bright
+            expected += lit_e
+            noise += lit_e + float(cells.pixels.sum()) * self._pixel_variance
+            for leaks in (response.marker_leak_e, response.marker_dark_e):
+                if leaks is not None:
+                    noise += max(float(leaks[role].sum()), 0.0) * _TYPICAL_INPUT
+        return noise / expected**2
+
+    def _without_leak(
+        self, electrons: np.ndarray, leak: np.ndarray, mean_input: float | None
+    ) -> np.ndarray:
+        """Take away what the input's elements leak into marker cells [copies x 2 bits]."""
+        if mean_input is None:  # then the darker cell of each pair tells
+            pairs, leaks = electrons.reshape(-1, 2), leak.reshape(-1, 2)
+            darker = pairs[:, 0] > pairs[:, 1]
+            place = (np.arange(len(pairs)), darker.astype(int))
+            total = max(float(leaks[place].sum()), 1e-30)
+            mean_input = float(np.clip(pairs[place].sum() / total, 0, MOST_LIGHT))
+        return electrons - leak * mean_input
+
+    def read_pixels(self) -> np.ndarray:
+        """Return the number of pixels of each slot."""
+        return self._regions.pixels
+
+    @abstractmethod
+    def _are_lit(self, points: np.ndarray) -> np.ndarray:
+        """Say which camera pixels [n, 2] light may reach: bool [n]."""
+
+    def dark_pixels(self) -> np.ndarray:
+        """Return good pixels far from what is lit, evenly spread: flat places, at most 2,000."""
+        height, width = self.optics.sensor_shape
+        step = max(height * width // (16 * _DARK_PIXELS), 1)
+        places = np.arange(step // 2, height * width, step)
+        if self.optics.bad is not None:
+            places = places[~self.optics.bad.ravel()[places]]
+        points = np.stack(np.divmod(places, width), axis=-1)
+        places = places[~self._are_lit(points)]
+        if len(places) < _LEAST_DARK:
+            return places[:0]
+        return places[:: -(-len(places) // _DARK_PIXELS)]
+
+    def boxes(self) -> np.ndarray:
+        """Return the camera rectangles of slots: top, left, bottom, right, int64 [slots, 4]."""
+        return self._regions.boxes

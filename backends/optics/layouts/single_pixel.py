@@ -1,0 +1,53 @@
+"""`SinglePixelLayout`: one photodiode reads one dot product a shot.
+
+One detector has no room for markers; the frames' counters are read instead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....instruments import InputError
+from ..parameters import Response
+from .base import FIRST_BIT, Layout, Marks
+
+
+class SinglePixelLayout(Layout):
+    """A vector wrapped into one block of macropixels; one dot product a shot, on a photodiode."""
+
+    name = "block"
+    reference_light = 1.0
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        pitch = self.encoding.element_px
+        b, a = self.encoding.block
+        height, width = self._size
+        if b * pitch > height or a * pitch > width:
+            raise InputError(
+                f"a block of {b} x {a} elements of {pitch} pixels does not fit the {height} x "
+                f"{width} pixels of the weight modulator that are seen; make it smaller"
+            )
+        self.slots, self.length, self.marker_bits = 1, a * b, 0
+        places = np.zeros((height, width), dtype=np.int64)
+        inside = np.arange(self.length).reshape(b, a) + FIRST_BIT
+        top, left = (height - b * pitch) // 2, (width - a * pitch) // 2
+        places[top : top + b * pitch, left : left + a * pitch] = np.repeat(
+            np.repeat(inside, pitch, axis=0), pitch, axis=1
+        )
+        whole = self._in_window(places)
+        return whole, whole
+
+    def electrons(self, taken: np.ndarray) -> np.ndarray:
+        """Return the electrons of one window of samples: volts [channels, samples]."""
+        volts = taken[0].sum() - float(self.optics.dark_counts)
+        return np.array([volts * self.optics.gain_e_per_count])
+
+    def marks(
+        self, taken: np.ndarray, mean_input: float | None, response: Response | None
+    ) -> Marks:
+        """Return none: the counters of the DAQ tell which frames were shown."""
+        return Marks({})
+
+    def read_pixels(self) -> np.ndarray:
+        """Return 1."""
+        return np.ones(1)
