@@ -113,7 +113,7 @@ def compare(
     """Multiply a random tile on the bench and on its mock, `repeats` times each."""
     chance = np.random.Generator(np.random.Philox(seed))
     profile = backend.profile
-    layout, length = backend.bench.file.layout, backend.layout.length
+    layout, length = backend.bench.file.layout, backend.optical_model.layout.length
     x, w = chance.standard_normal((rows, length)), chance.standard_normal((outputs, length))
     mock = MockBackend(profile, seed=seed)
     prepared, likewise = backend.prepare(w), mock.prepare(w)
@@ -126,7 +126,7 @@ def compare(
     predicted = np.mean(variances, axis=0, dtype=float)
     grey = grey_variance(backend, x, w)
     exact = x @ w.T
-    in_turn = backend.layout.slots < 2 and bool(profile.source_rms)
+    in_turn = backend.optical_model.layout.slots < 2 and bool(profile.source_rms)
     per_output = theory.mean(axis=0)  # rows of x are alike, outputs are not
     own, others = (_spread(part, per_output) for part in (light, model))
     tracker = backend.tracker
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             backend.open()
             rows = 10
-            outputs = max(min(36, backend.layout.slots // 2), 1)
+            outputs = max(min(36, backend.optical_model.layout.slots // 2), 1)
             repeats = max(-(-options.outputs // (rows * outputs)), _FEWEST)
             found = compare(backend, rows, outputs, repeats)
         finally:

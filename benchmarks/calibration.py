@@ -84,7 +84,7 @@ def study(path: Path, seed: int, products: int = 4000) -> Study:
 def _compare(
     backend: BenchBackend, calibration: Calibration, before: Accuracy, after: Accuracy
 ) -> Iterator[CalibrationRow]:
-    bench, layout = backend.bench, backend.layout
+    bench, layout = backend.bench, backend.optical_model.layout
     assert bench.world is not None
     truth = bench.world.truth(layout.optics.sensor_shape)
     figure = calibration.figure
@@ -107,7 +107,7 @@ def _compare(
             f"{role} extinction", f"{hidden:.0f}", f"{seen:.1f}", seen / hidden - 1, 0.05
         )
     pairs = _true_pairs(bench, layout)
-    ratio = backend.response.pairs_e / pairs
+    ratio = backend.optical_model.response.pairs_e / pairs
     yield CalibrationRow("gain map", "", "", float(ratio.std() / ratio.mean()), 5e-3)
     if bench.file.layout != "block":
         camera = bench.instruments["detector"]

@@ -130,11 +130,11 @@ class Watch:
             return
         backend, electrons = self._backend, done.result().electrons
         assert backend.shots is not None
-        read = backend.layout.read_pixels() * backend.read_variance
+        read = backend.optical_model.layout.read_pixels() * backend.optical_model.read_variance
         for tile in range(job.tiles):
             weights = job.weight(tile)
             for vector in range(job.vectors):
-                expected = backend.shots.decoder.passed_e(job.input(vector), weights)
+                expected = backend.shots.decoder.model.passed_e(job.input(vector), weights)
                 sigma = np.sqrt(np.maximum(expected, 1) + read)
                 off = np.abs(electrons[tile, vector] - expected) > _WRONG * sigma
                 self._outcome.wrong += int(off.sum())

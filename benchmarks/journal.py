@@ -47,7 +47,7 @@ def opened(text: str, folder: Path, journal: Journal | None) -> Iterator[BenchBa
 
 def jobs(backend: BenchBackend) -> Iterator[TileJob]:
     """Return jobs of random frames, one after another."""
-    layout = backend.layout
+    layout = backend.optical_model.layout
     chance = np.random.Generator(np.random.Philox(1))
     rows = 1 if layout.shares_input else layout.slots
     frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)

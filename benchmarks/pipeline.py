@@ -69,7 +69,7 @@ def opened(name: str) -> Iterator[BenchBackend]:
 
 def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
     """Return the seconds of a shot, and those that the devices alone would take."""
-    layout = backend.layout
+    layout = backend.optical_model.layout
     chance = np.random.Generator(np.random.Philox(1))
     rows = 1 if layout.shares_input else layout.slots
     frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)

@@ -50,7 +50,7 @@ def measure(layout: str, folder: Path) -> dict[str, float]:
 
     chance = np.random.Generator(np.random.Philox(7))
     backend = open_example(layout, False, "pixels", folder)
-    where = backend.layout
+    where = backend.optical_model.layout
     slots = 1 if where.shares_input else where.slots
     levels = chance.integers(0, 256, (slots, where.length), dtype=np.uint8)
     weights = chance.integers(0, 256, (where.slots, where.length), dtype=np.uint8)
@@ -76,11 +76,11 @@ def check_ms(backend: Any) -> float:
     from ..backends.bench.product import Product
 
     chance = np.random.Generator(np.random.Philox(9))
-    length = backend.layout.length
+    length = backend.optical_model.layout.length
     w = backend.prepare(chance.standard_normal((backend.geometry.outputs // 2, length)))
     x = np.abs(chance.standard_normal((1, 1, length)))
-    job = Product(backend, "check", x, backend.encode_input(x), w.content[0], {}).jobs[0]
-    electrons = backend.shots.decoder.passed_e(job.input(0), job.weight(0))
+    job = Product(backend.setup, "check", x, w.content[0], {}).jobs[0]
+    electrons = backend.shots.decoder.model.passed_e(job.input(0), job.weight(0))
     check = job.check
     assert check is not None
     return median_ms(lambda: check(0, 0, electrons), 1000)
@@ -91,7 +91,7 @@ def shots_per_second(backend: Any, shots: int) -> float:
     import numpy as np
 
     chance = np.random.Generator(np.random.Philox(8))
-    where = backend.layout
+    where = backend.optical_model.layout
     rows = max((backend.geometry.outputs or 2) // 2, 1)  # one vector a shot: its rails fill it
     w = backend.prepare(chance.standard_normal((rows, where.length)))
     x = np.abs(chance.standard_normal((shots, where.length)))

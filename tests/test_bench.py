@@ -99,7 +99,11 @@ def test_a_known_bench_knows_its_light(
     """
     backend = make_bench(layout, tiny=tiny, **{f"world__{key}": world[key] for key in world})
     backend.open()
-    bench, layout_of, curves = backend.bench, backend.layout, backend.curves
+    bench, layout_of, curves = (
+        backend.bench,
+        backend.optical_model.layout,
+        backend.optical_model.curves,
+    )
     assert bench.world is not None and backend.shots is not None
     rng, rows = np.random.default_rng(0), 1 if layout_of.shares_input else layout_of.slots
     x = rng.integers(0, 256, (rows, layout_of.length)).astype(np.uint8)
@@ -110,12 +114,17 @@ def test_a_known_bench_knows_its_light(
     light_e = bench.world.on_camera(
         0.0, bench.file.exposure_s, sensor, Region(0, 0, *sensor), 0, shot
     )
-    counts = light_e / backend.optics.gain_e_per_count + backend.optics.dark_counts
-    expected = backend.shots.decoder.passed_e(x, w)
+    counts = (
+        light_e / backend.optical_model.optics.gain_e_per_count
+        + backend.optical_model.optics.dark_counts
+    )
+    expected = backend.shots.decoder.model.passed_e(x, w)
     np.testing.assert_allclose(layout_of.electrons(counts), expected, rtol=4e-3)
     slope = layout_of.electrons(counts) @ expected / (expected @ expected)
     assert slope == pytest.approx(1, abs=1e-3)
-    marks = layout_of.marks(counts, float(curves["input"].light[x].mean()), backend.response)
+    marks = layout_of.marks(
+        counts, float(curves["input"].light[x].mean()), backend.optical_model.response
+    )
     assert marks.scale == pytest.approx(1, abs=1e-3)
 
 
@@ -188,9 +197,11 @@ def test_every_job_shows_its_own_frames(make_bench: BenchMaker) -> None:
     # a job that lies in memory where an earlier one lay is not that one
     backend = make_bench(world__light="timing")
     backend.open()
-    layout = backend.layout
-    full = backend.curves["input"].brightest
-    weights = np.full((layout.slots, layout.length), backend.curves["weight"].brightest, np.uint8)
+    layout = backend.optical_model.layout
+    full = backend.optical_model.curves["input"].brightest
+    weights = np.full(
+        (layout.slots, layout.length), backend.optical_model.curves["weight"].brightest, np.uint8
+    )
     shots = backend.shots
     assert shots is not None
 
@@ -200,7 +211,7 @@ def test_every_job_shows_its_own_frames(make_bench: BenchMaker) -> None:
 
     for share in range(12):
         inputs = np.full((layout.slots, layout.length), full * share // 12, dtype=np.uint8)
-        np.testing.assert_allclose(taken(inputs), shots.decoder.passed_e(inputs, weights))
+        np.testing.assert_allclose(taken(inputs), shots.decoder.model.passed_e(inputs, weights))
 
 
 def test_a_run_repeats_bit_by_bit(make_bench: BenchMaker) -> None:

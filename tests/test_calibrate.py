@@ -178,7 +178,9 @@ def test_a_calibration_finds_what_the_bench_hides(
         assert abs(wait_s - settles_s[role]) < 0.2 * bench.input.refresh_period_s
     backend = BenchBackend(load_bench(bench.path))
     backend.open()
-    pairs = backend.response.pairs_e / backend.layout.element_sums(truth["gains"])
+    pairs = backend.optical_model.response.pairs_e / backend.optical_model.layout.element_sums(
+        truth["gains"]
+    )
     backend.close()
     # 0.4 % of the 16 slots of a tiny block (chi-square of 15 degrees: once in 1e6), of 92 elsewhere
     assert (pairs / pairs.mean()).std() < (8e-3 if kind == "tiny block" else 5e-3)
@@ -239,7 +241,11 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
     Without noise, so without chance: of x, w and their mirrors 1 - x, 1 - w the sum with signs
     holds the products alone, none of what leaks and none of what is added.
     """
-    layout, curves, bench = backend.layout, backend.curves, backend.bench
+    layout, curves, bench = (
+        backend.optical_model.layout,
+        backend.optical_model.curves,
+        backend.bench,
+    )
     decoder, world = backend.shots.decoder, bench.world
     per_pixel_e = world.options.electrons_per_pixel_j * bench.file.power_w * bench.file.exposure_s
     stray_e = world.options.stray_e_per_s * bench.file.exposure_s
@@ -247,7 +253,7 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
     def seen(x: np.ndarray, w: np.ndarray) -> np.ndarray:
         frames = layout.frame("input", x, 5), layout.frame("weight", w, 6)
         light_e = world.picture(*frames, bench.camera.sensor_shape) * per_pixel_e + stray_e
-        counts = light_e / bench.camera.gain_e_per_count + backend.optics.dark_counts
+        counts = light_e / bench.camera.gain_e_per_count + backend.optical_model.optics.dark_counts
         mean_input = float(curves["input"].light[x].mean())
         electrons = (
             layout.electrons(counts) / layout.marks(counts, mean_input, decoder.response).scale
@@ -263,7 +269,7 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
         for one, other, sign in ((x, w, 1), (1 - x, w, -1), (x, 1 - w, -1), (1 - x, 1 - w, 1)):
             levels = curves["input"].levels(one), curves["weight"].levels(other)
             light += sign * seen(*levels)
-            theory += sign * decoder.passed_e(*levels)
+            theory += sign * decoder.model.passed_e(*levels)
         found, wanted = found + light @ theory, wanted + theory @ theory
     return float(found / wanted)
 
@@ -291,7 +297,7 @@ def test_a_lens_that_distorts_is_calibrated(tmp_path: Path) -> None:
     backend = BenchBackend(load_bench(bench.path))
     try:
         backend.open()
-        assert backend.optics.camera_map.shape == (2, 10)
+        assert backend.optical_model.optics.camera_map.shape == (2, 10)
         assert gain_of_products(backend) == pytest.approx(1, abs=6e-3)  # 10 slots: 1.5e-3 rms
     finally:
         backend.close()

@@ -25,6 +25,7 @@ from lightloom.backends.bench.checksum import (
     chi_square_score,
     score,
 )
+from lightloom.backends.bench.operand import encode_input
 from lightloom.backends.bench.product import Product
 from lightloom.instruments import ChecksumMismatch, InputError, InstrumentError
 from lightloom.models import load_model
@@ -41,7 +42,7 @@ def medium(make_bench: BenchMaker, **changes: Any) -> BenchBackend:
 
 def product_of(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> Product:
     prepared = backend.prepare(w).content[0]
-    return Product(backend, "test", x[None], backend.encode_input(x[None]), prepared, {})
+    return Product(backend.setup, "test", x[None], prepared, {})
 
 
 def drawn(
@@ -55,7 +56,7 @@ def drawn(
 def light_of(backend: BenchBackend, product: Product, vector: int) -> np.ndarray:
     job = product.jobs[0]
     assert backend.shots is not None
-    return backend.shots.decoder.passed_e(job.input(vector), job.weight(0))
+    return backend.shots.decoder.model.passed_e(job.input(vector), job.weight(0))
 
 
 # ------------------------------------------------------------------------------ the stated rate
@@ -86,14 +87,14 @@ def test_false_alarms_are_as_rare_as_stated(
         world__electrons_per_pixel_j=light,
     )
     geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(5))
-    rows, length = geometry.outputs // geometry.parts, backend.layout.length
+    rows, length = geometry.outputs // geometry.parts, backend.optical_model.layout.length
     product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
     check = product.jobs[0].check
     assert check is not None
     while product.judge.tally.checks < 100_000:
         for vector in range(product.jobs[0].vectors):
             electrons = light_of(backend, product, vector)
-            for shot in drawn(chance, electrons, backend.dark_variance, 8):
+            for shot in drawn(chance, electrons, backend.optical_model.dark_variance, 8):
                 with suppress(ChecksumMismatch):
                     check(0, vector, shot)
     assert 1 <= product.judge.tally.suspicious <= 24
@@ -144,7 +145,7 @@ def test_squares_of_all_slots_keep_the_rate_too(freedom: int) -> None:
 def test_sums_of_inputs_in_order_pass(make_bench: BenchMaker) -> None:
     """Of 5,000 weight frames at most 5 are suspicious; 1e-5 for a fresh seed."""
     backend = medium(make_bench, checks__rows=0)
-    length, chance = backend.layout.length, np.random.Generator(np.random.Philox(8))
+    length, chance = backend.optical_model.layout.length, np.random.Generator(np.random.Philox(8))
     x, w = np.abs(numbers(16, length)), numbers(backend.geometry.outputs // 2, length, seed=4)
     product = product_of(backend, x, w)
     job = product.jobs[0]
@@ -152,7 +153,10 @@ def test_sums_of_inputs_in_order_pass(make_bench: BenchMaker) -> None:
     light = [light_of(backend, product, vector) for vector in range(17)]
     found, scores = 0, []
     for _ in range(50):
-        shots = [drawn(chance, electrons, backend.dark_variance, 100) for electrons in light]
+        shots = [
+            drawn(chance, electrons, backend.optical_model.dark_variance, 100)
+            for electrons in light
+        ]
         for number in range(100):
             for vector in range(16):
                 assert job.check(0, vector, shots[vector][number]) is None
@@ -178,7 +182,7 @@ def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
     """
     backend = make_bench(tiny=False, checks__rows=40)
     geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(9))
-    rows, length = geometry.outputs // geometry.parts, backend.layout.length
+    rows, length = geometry.outputs // geometry.parts, backend.optical_model.layout.length
     product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
     check, sums = product.jobs[0].check, product.laid_out(0, 0).sums
     assert check is not None and sums is not None
@@ -186,9 +190,9 @@ def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
     while product.judge.tally.checks < 200_000:
         for vector in range(product.jobs[0].vectors):
             electrons = light_of(backend, product, vector)
-            variance = sums.powers[1] * (electrons + backend.dark_variance)
+            variance = sums.powers[1] * (electrons + backend.optical_model.dark_variance)
             sigma = np.sqrt(np.add.reduceat(variance, sums.starts))
-            for shot in drawn(chance, electrons, backend.dark_variance, 50):
+            for shot in drawn(chance, electrons, backend.optical_model.dark_variance, 50):
                 at = sums.starts + shots % np.array(sizes)  # each row in turn, too bright or dark
                 shot[at] += (-1) ** (shots // 80) * 7 * sigma / np.abs(sums.powers[0, at])
                 shots += 1
@@ -210,7 +214,7 @@ def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
     smallest = tally.smallest_error
     assert smallest is not None
     product, found = product_of(backend, x, w), []
-    x_scale = backend.encode_input(x[None]).scale
+    x_scale = encode_input(x[None], backend.optical_model.layout).scale
     w_scale = backend.prepare(w).content[0].scale
     check, laid, copies = product.jobs[0].check, product.laid_out(0, 0), product.packing.copies
     assert check is not None
@@ -253,9 +257,14 @@ def test_stuck_weight_pixels_are_found(
 ) -> None:
     # markers and saturation look right; half of one output's elements do not
     backend = medium(make_bench, checks__inputs=0, checks__rows=30)
-    x, w = np.abs(numbers(4, backend.layout.length)), numbers(20, backend.layout.length, seed=4)
+    x, w = (
+        np.abs(numbers(4, backend.optical_model.layout.length)),
+        numbers(20, backend.optical_model.layout.length, seed=4),
+    )
     assert backend.matmul(x, w).stats.suspicious == 0  # of 4 sums, each once in 1e4
-    where = np.argwhere(backend.layout.elements // backend.layout.length == 7)
+    where = np.argwhere(
+        backend.optical_model.layout.elements // backend.optical_model.layout.length == 7
+    )
     top, left = where.min(axis=0)
     bottom, right = where.max(axis=0)
     pixels = slice(top, bottom + 1), slice(left, (left + right) // 2)
@@ -270,14 +279,14 @@ def test_a_wrong_gain_of_one_slot_is_found(
     backend = make_bench(checks__rows=8)
     x, w = np.abs(numbers(4, 16)), numbers(8, 16, seed=4)
     assert backend.matmul(x, w).stats.suspicious == 0
-    electrons = backend.layout.electrons
+    electrons = backend.optical_model.layout.electrons
 
     def off(taken: np.ndarray) -> np.ndarray:
         found = electrons(taken)
         found[3] *= 0.5
         return found
 
-    monkeypatch.setattr(backend.layout, "electrons", off)
+    monkeypatch.setattr(backend.optical_model.layout, "electrons", off)
     assert "checksum" in fails(backend, x, w)
     assert next(reversed(backend.checked), None) is not None
 
@@ -287,11 +296,14 @@ def test_a_wrong_input_is_found_where_all_slots_share_it(
 ) -> None:
     # every row is wrong alike, so rows add up; the inputs do not
     backend = medium(make_bench, checks__rows=0)
-    x, w = np.abs(numbers(20, backend.layout.length)), numbers(20, backend.layout.length, seed=4)
+    x, w = (
+        np.abs(numbers(20, backend.optical_model.layout.length)),
+        numbers(20, backend.optical_model.layout.length, seed=4),
+    )
     assert backend.geometry.checked == 0 and backend.geometry.input_checks == 16
     stats = backend.matmul(x, w).stats
     assert stats.checks == 1 and stats.suspicious == 0 and stats.shots == 21
-    lit = np.argwhere(backend.layout.elements >= 0)
+    lit = np.argwhere(backend.optical_model.layout.elements >= 0)
     left, right = lit[:, 1].min(), lit[:, 1].max()
     columns = slice(left, left + (right - left) // 8)
     stick(monkeypatch, backend, "input", slice(None), columns)

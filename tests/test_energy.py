@@ -142,7 +142,7 @@ def test_events_of_a_bench_are_those_that_its_instruments_see(
     assert stats.input_frames == seen["input"] > 0
     assert stats.weight_frames == seen["weight"] > 0
     assert stats.shots == seen["detector"]
-    assert stats.conversions == stats.shots * backend.layout.slots
+    assert stats.conversions == stats.shots * backend.optical_model.layout.slots
     # photoelectrons are measured: within what slots differ in gain, and read noise of few electrons
     # a line's are 8 % more by leaks and read noise, +-0.3 %: 5 sigma
     assert stats.photons == pytest.approx(theory(x, w, profile).photons.sum(), rel=0.1)

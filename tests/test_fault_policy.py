@@ -441,7 +441,7 @@ def test_more_light_than_elements_pass_is_no_number(make_bench: BenchMaker) -> N
     backend.open()
     assert backend.shots is not None
     decoder = backend.shots.decoder
-    most = decoder.passed_e_most()
+    most = decoder.model.passed_e_most()
     decoder.check_possible(most)
     decoder.check_possible(np.zeros(len(most)))
     for wrong in (1.2 * most, -0.2 * most):
@@ -460,14 +460,14 @@ def test_references_are_woven_in_and_tell_a_slot_that_changed(
     backend = recorded(make_bench, layout, world__electrons_per_pixel_j=light)
     assert_right(backend, layout)
     assert backend.references >= 2 and backend.faults == {}
-    electrons = backend.layout.electrons
+    electrons = backend.optical_model.layout.electrons
 
     def dusty(taken: np.ndarray) -> np.ndarray:
         found = electrons(taken)
         found[1] *= 0.7
         return found
 
-    monkeypatch.setattr(backend.layout, "electrons", dusty)
+    monkeypatch.setattr(backend.optical_model.layout, "electrons", dusty)
     with pytest.raises(Paused, match=r"reference shot .* slot [01] "):
         for _ in range(8):
             assert_right(backend, layout)
@@ -490,8 +490,8 @@ def test_a_wrong_sum_of_a_whole_weight_frame_takes_its_shots_again(
     monkeypatch.setattr(shots_module, "SEGMENT", 4)
     backend = recorded(make_bench, layout)
     backend.open()
-    slots, length = backend.layout.slots, backend.layout.length
-    rows = 1 if backend.layout.shares_input else slots
+    slots, length = backend.optical_model.layout.slots, backend.optical_model.layout.length
+    rows = 1 if backend.optical_model.layout.shares_input else slots
     seen: list[tuple[int, int]] = []
 
     def check(weight: int, vector: int, electrons: np.ndarray) -> float:
@@ -500,7 +500,10 @@ def test_a_wrong_sum_of_a_whole_weight_frame_takes_its_shots_again(
             raise ChecksumMismatch("wrong", "shot" if len(seen) == 2 else "tile")
         return 1.5
 
-    level = {role: backend.curves[role].levels(np.array([[0.2]]))[0, 0] for role in backend.curves}
+    level = {
+        role: backend.optical_model.curves[role].levels(np.array([[0.2]]))[0, 0]
+        for role in backend.optical_model.curves
+    }
     dtype = np.uint8
     job = TileJob(
         "sums",

@@ -370,7 +370,7 @@ def test_what_does_not_fit_is_refused_before_it_is_shown(
 ) -> None:
     backend = make_timed()
     backend.open()
-    layout = backend.layout
+    layout = backend.optical_model.layout
     fits = np.zeros((layout.slots, layout.length), dtype=np.uint8)
     large = np.zeros((layout.slots + 1, layout.length), dtype=np.uint8)
     shown = backend.bench.shots

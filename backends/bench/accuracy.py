@@ -92,7 +92,7 @@ def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Accurac
         raise InputError(f"{count} random products are none; ask for 1 at least")
     backend.open()
     chance = np.random.Generator(np.random.Philox(seed))
-    length, layout = backend.layout.length, backend.layout
+    length, layout = backend.optical_model.layout.length, backend.optical_model.layout
     outputs = int(min(max(layout.slots // 2, 1), _OUTPUTS, count))
     rows = -(-count // outputs)
     shares = np.array(_SHARES)[np.arange(rows) % len(_SHARES)]
@@ -120,7 +120,7 @@ def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Accurac
     return Accuracy(
         products=error.size,
         length=length,
-        photons_full_scale=float(backend.typical_full_e),
+        photons_full_scale=float(backend.optical_model.typical_full_e),
         error=float(np.sqrt(np.mean(error**2))),
         bias=float(error.mean()),
         floor=float(np.sqrt(variance.mean())),
@@ -146,14 +146,14 @@ def _compared(
     scale = x_scale * w_scale
     exact = (x @ w.T) / scale
     noise = (variance + grey_variance(backend, x, w)) / scale**2
-    light = backend.typical_full_e * _lit(backend.bench.file.encoding.kind, x, w)
+    light = backend.optical_model.typical_full_e * _lit(backend.bench.file.encoding.kind, x, w)
     return y / scale - exact, exact, noise, light
 
 
 def grey_variance(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Return the variance of x w^T that the rounding to grey levels makes: float64 [N, M]."""
     x_scale, w_scale = (np.abs(part).max(axis=1, keepdims=True) for part in (x, w))
-    steps = {role: abs(c.brightest - c.darkest) for role, c in backend.curves.items()}
+    steps = {role: abs(c.brightest - c.darkest) for role, c in backend.optical_model.curves.items()}
     grey = ((w / w_scale) ** 2).sum(axis=1)[None, :] / (12 * steps["input"] ** 2)
     grey = grey + ((x / x_scale) ** 2).sum(axis=1, keepdims=True) / (12 * steps["weight"] ** 2)
     return np.asarray(grey * (x_scale * w_scale.T) ** 2)

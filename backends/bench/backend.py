@@ -29,6 +29,7 @@ from ...instruments import ChecksumMismatch, InputError, NotConnected, Paused, T
 from ...instruments.safety import signals
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from ..optics.model import OpticalModel
 from ..optics.response_curve import ResponseCurve
 from ..profile import OpticsProfile
 from ..tiling import Geometry, tiles
@@ -41,8 +42,9 @@ from .checkpoint import Recorder
 from .checksum import ChecksumStats, with_checks
 from .decoding import Decoder
 from .light_check import refuse_darkness
-from .noise_model import bench_timing, matching_profile, typical_full_e
-from .product import EncodedOperand, Product
+from .noise_model import bench_timing, matching_profile
+from .operand import EncodedOperand, encode_weight
+from .product import BenchSetup, Product
 from .queue import JobQueue
 from .recalibration import ReadWriteLock, recalibrate
 from .shot_plan import TileJob, TileResult, new_number
@@ -169,7 +171,7 @@ class BenchBackend(Backend):
             if self._guesses:
                 self._guess_brightness()
             elif self._calibrated is not None and not bench.is_timing_only:
-                check_startup(self, self._take_known)
+                check_startup(bench.path, self.optical_model, self.tracker, self._take_known)
                 assert self.shots is not None
                 self.shots.decoder.learn_darkness()
         except BaseException:
@@ -200,46 +202,39 @@ class BenchBackend(Backend):
         if self._calibrated is not None:
             calibration = self._calibrated.calibration
             check_calibration(bench, calibration, WANTED, file.calibration_lasts_s)
-            self.optics = self._calibrated.optics(bench)
-        else:
-            self.optics = (
-                ground_truth.nominal_optics(bench)
-                if self._guesses
-                else ground_truth.true_optics(bench)
-            )
-        self.layout = lay_out(bench, self.optics)
-        self.curves = {role: ResponseCurve(table) for role, table in self.optics.tables.items()}
-        if not self._guesses:
-            bench.know_darkest(self.curves)
-        if self._calibrated is not None:
-            self.response = self._calibrated.response(self.layout)
+            optics = self._calibrated.optics(bench)
         elif self._guesses:
-            self.response = ground_truth.response_of(self.layout, np.ones(bench.weight.shape))
+            optics = ground_truth.nominal_optics(bench)
         else:
-            self.response = ground_truth.true_response(bench, self.layout)
-        dark = int((self.response.pairs_e <= 0).sum())
+            optics = ground_truth.true_optics(bench)
+        layout = lay_out(bench, optics)
+        curves = {role: ResponseCurve(table) for role, table in optics.tables.items()}
+        if not self._guesses:
+            bench.know_darkest(curves)
+        if self._calibrated is not None:
+            response = self._calibrated.response(layout)
+        elif self._guesses:
+            response = ground_truth.response_of(layout, np.ones(bench.weight.shape))
+        else:
+            response = ground_truth.true_response(bench, layout)
+        dark = int((response.pairs_e <= 0).sum())
         if dark:
             raise InputError(
                 f"{bench.path}: {dark} elements bring no light at all, so they can show no number; "
                 "give another layout, or calibrate once light arrives"
             )
+        tolerance = _KNOWN_OFF if self._calibrated is None else _CALIBRATED_OFF
+        is_exact = file.calibration == "known"
+        self.optical_model = OpticalModel(
+            layout, optics, response, curves, self._guesses, tolerance, is_exact
+        )
 
     def _begin_shots(self) -> None:
         """Make what takes shots, with what is known of the bench now."""
         lost_s = self.lost_s
         if self.shots is not None:
             self.shots.close()
-        calibrated = self._calibrated
-        decoder = Decoder(
-            self.bench,
-            self.layout,
-            self.optics,
-            self.response,
-            self.curves,
-            self._tracker(),
-            self._guesses,
-            _KNOWN_OFF if calibrated is None else _CALIBRATED_OFF,
-        )
+        decoder = Decoder(self.bench, self.optical_model, self._tracker())
         self.shots = ShotRunner(
             self.bench,
             decoder,
@@ -256,10 +251,15 @@ class BenchBackend(Backend):
             return self._calibrated.tracker()
         if self._guesses:
             return None
-        measured = self.layout.marker_variance(self.response)
+        measured = self.optical_model.layout.marker_variance(self.optical_model.response)
         if measured is None:  # of a reference: its shot noise and read noise
-            light_e = float(self.response.pairs_e.sum()) * self.layout.reference_light
-            measured = (light_e + float(self.dark_variance.sum())) / max(light_e, 1.0) ** 2
+            light_e = (
+                float(self.optical_model.response.pairs_e.sum())
+                * self.optical_model.layout.reference_light
+            )
+            measured = (light_e + float(self.optical_model.dark_variance.sum())) / max(
+                light_e, 1.0
+            ) ** 2
         return ground_truth.true_tracker(self.bench, measured)
 
     @property
@@ -267,7 +267,7 @@ class BenchBackend(Backend):
         """The relative variance that is left of a shot's light, once it was measured."""
         if self.tracker is None or self.bench.is_timing_only:
             return 0.0
-        measured = self.layout.marker_variance(self.response)
+        measured = self.optical_model.layout.marker_variance(self.optical_model.response)
         return self.tracker.light_variance(measured, self._reference_every)
 
     @property
@@ -287,21 +287,22 @@ class BenchBackend(Backend):
     def _settling_s(self) -> dict[str, float]:
         """From when after a flip each modulator's light is trusted, where it was measured."""
         if self._calibrated is None:
-            return dict.fromkeys(self.curves, 0.0)
-        return {role: self._calibrated.settling_s(role) for role in self.curves}
+            return dict.fromkeys(self.optical_model.curves, 0.0)
+        return {role: self._calibrated.settling_s(role) for role in self.optical_model.curves}
 
     def _guess_brightness(self) -> None:
         """Take one shot of weights and inputs that are alike, and believe that all slots are."""
-        layout, light = self.layout, self.layout.reference_light / 2  # nobody knows how bright
+        model, layout = self.optical_model, self.optical_model.layout
+        light = layout.reference_light / 2  # nobody knows how bright
         rows = {"weight": layout.slots, "input": 1 if layout.shares_input else layout.slots}
         levels = {
-            role: self.curves[role].levels(np.full((count, layout.length), light))
+            role: model.curves[role].levels(np.full((count, layout.length), light))
             for role, count in rows.items()
         }
         found = self._take_known("guess", levels["input"], levels["weight"])[0]
         per_pair = max(float(found.mean()) / (layout.length * light**2), 1e-3)
         pairs = np.full((layout.slots, layout.length), per_pair)
-        self.response = replace(self.response, pairs_e=pairs)
+        self.optical_model = replace(model, response=replace(model.response, pairs_e=pairs))
         self._begin_shots()
 
     @property
@@ -396,7 +397,8 @@ class BenchBackend(Backend):
             )
         if self.shots is None:
             return ()
-        light = f"{self.typical_full_e:,.0f} photoelectrons per full-scale product of two elements"
+        full_e = self.optical_model.typical_full_e
+        light = f"{full_e:,.0f} photoelectrons per full-scale product of two elements"
         if self._calibrated is None:
             told = [f"calibrated by the simulation's own truth; {light}"]
         else:
@@ -435,16 +437,11 @@ class BenchBackend(Backend):
             yield f"done about faults: {tried}; {self.lost_s:.3g} s of the bench's time were lost"
 
     @property
-    def typical_full_e(self) -> float:
-        """The electrons of a product of full scale, for normally distributed weights."""
-        return typical_full_e(self)
-
-    @property
     def profile(self) -> OpticsProfile:
         """The mock's profile of this bench: what theory says its noise and steps are."""
         if self._profile is None:  # a report that is written after a run switches no light on
             self.open()
-            self._profile = matching_profile(self)
+            self._profile = matching_profile(self.bench, self.optical_model, self.light_variance)
         return self._profile
 
     @property
@@ -460,13 +457,19 @@ class BenchBackend(Backend):
         """What a frame of this bench holds, beside checksums: rails may lie in two frames."""
         self.open()
         rails = 1 if self.bench.file.encoding.kind == "offset" else 2
-        layout = self.layout
+        layout = self.optical_model.layout
         plain = Geometry(
             layout.slots, layout.length, is_divisible=not layout.shares_input, parts=rails
         )
         if self._guesses:  # of which nobody knows how much light it should bring
             return plain
         return with_checks(plain, self.bench.file.checks, layout, self.bench.path)
+
+    @property
+    def setup(self) -> BenchSetup:
+        """What a product must know of this bench as it is known now."""
+        geometry, timing = self.geometry, self.timing
+        return BenchSetup(self.optical_model, geometry, timing)
 
     # --- products --------------------------------------------------------------------------------
 
@@ -478,9 +481,10 @@ class BenchBackend(Backend):
         if ranges is not None and ranges.weight is not None:
             largest = np.broadcast_to(ranges.weight.max(axis=-1, keepdims=True), weights.shape)
             largest = largest[..., :1].reshape(*stacked.shape[:-1], 1)
+        layout = self.optical_model.layout
         return [
-            self._encode(stacked[..., tile.columns], "weight", largest)
-            for tile in tiles((1, weights.shape[-1]), Geometry(None, self.layout.length))
+            encode_weight(stacked[..., tile.columns], layout, largest)
+            for tile in tiles((1, weights.shape[-1]), Geometry(None, layout.length))
         ]
 
     def encode_input(self, values: np.ndarray) -> EncodedOperand:
@@ -506,7 +510,7 @@ class BenchBackend(Backend):
         shares = np.stack(parts) / scale
         if kind == "push-pull" and role == "weight":
             shares = np.stack([(1 + values / scale) / 2, (1 - values / scale) / 2])
-        short = self.layout.length - values.shape[-1]
+        short = self.optical_model.layout.length - values.shape[-1]
         shares = np.pad(np.clip(shares, 0, 1), [(0, 0)] * (shares.ndim - 1) + [(0, short)])
         return EncodedOperand(signs, shares, scale, low)
 
@@ -523,7 +527,7 @@ class BenchBackend(Backend):
         stats = Stats(macs=x.size * w.shape[-2])
         started: list[_SegmentJobs] = []
         with self.bench.clock.held():
-            for tile in tiles((1, x.shape[-1]), Geometry(None, self.layout.length)):
+            for tile in tiles((1, x.shape[-1]), Geometry(None, self.optical_model.layout.length)):
                 values = x[..., tile.columns]
                 if not np.isfinite(values).all():
                     raise InputError("x has values that are not finite")
@@ -542,8 +546,7 @@ class BenchBackend(Backend):
             attempt += f".{begun.times}"
         name = f"{matmul}/{attempt}/{digest}/{segment}"
         with self._turns.reading(holds=True):
-            shown = self.encode_input(begun.values)
-            begun.product = Product(self, name, begun.values, shown, begun.weights, begun.details)
+            begun.product = Product(self.setup, name, begun.values, begun.weights, begun.details)
         stats.seconds["encode"] = stats.seconds.get("encode", 0.0) + time.perf_counter() - start
         begun.futures = [self._submit(job) for job in begun.product.jobs]
 
@@ -579,7 +582,7 @@ class BenchBackend(Backend):
                 with self._turns.reading():
                     if begun.product.jobs[0].number < self._first_number:
                         raise RestartProducts("")
-                    part, noise = begun.product.decoded(results, counted)
+                    part, noise = begun.product.decoded(results, counted, self.light_variance)
             except (RestartProducts, ChecksumMismatch) as reason:
                 begun.times += 1
                 if begun.times > _MOST_AGAIN:
@@ -601,41 +604,6 @@ class BenchBackend(Backend):
             stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
             return part, noise
 
-    def weigh(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Divide shares [slots, length] by the gains of their elements, as far as these allow.
-
-        Returns
-        -------
-        levels : grey levels, [slots, length]
-        full_e : electrons that a product of two shares of 1 brings, [slots]
-        leaked_e : electrons of these weights and a dark input, [slots]
-        """
-        response, curve = self.response, self.curves["weight"]
-        needed = shares / response.pairs_e
-        full_e = response.pairs_e.mean(axis=1)
-        full_e = np.minimum(full_e, 1 / np.maximum(needed.max(axis=1), 1e-30))
-        levels = curve.levels(needed * full_e[:, None])
-        lit_e = np.einsum("sk,sk->s", response.pairs_e, curve.light[levels])
-        all_e = response.pairs_e.sum(axis=1)
-        leaked_e = response.input_leak * (lit_e + response.weight_leak * all_e)
-        return levels, full_e, leaked_e + response.offset_e
-
-    @property
-    def read_variance(self) -> float:
-        """The variance of a detector pixel, or window: read noise and converter steps."""
-        step = 0.0 if self.bench.file.layout == "block" else self.optics.gain_e_per_count
-        return self.optics.read_noise_e**2 + step**2 / 12
-
-    @property
-    def dark_variance(self) -> np.ndarray:
-        """The variance of a slot that no light brings, [slots]."""
-        return self.layout.read_pixels() * (self.read_variance + self.optics.dark_e)
-
-    @property
-    def leak_e(self) -> np.ndarray:
-        """The electrons that dark weights pass of an input element of full light, [slots]."""
-        return self.response.weight_leak * self.response.pairs_e.mean(axis=1)
-
     # --- shots -----------------------------------------------------------------------------------
 
     def submit(self, job: TileJob) -> Future[TileResult]:
@@ -648,7 +616,7 @@ class BenchBackend(Backend):
         InputError : for frames that this bench cannot hold
         """
         self.open()
-        layout = self.layout
+        layout = self.optical_model.layout
         for role, levels, rows in (
             ("weight", job.weight(0), layout.slots),
             ("input", job.input(0), 1 if layout.shares_input else layout.slots),
@@ -695,7 +663,7 @@ class BenchBackend(Backend):
                 self.bench.source.enable()
                 self._begin_shots()
                 self.shots.plan.counters.update(before.plan.counters)
-                check_startup(self, self._take_known)
+                check_startup(self.bench.path, self.optical_model, self.tracker, self._take_known)
                 self._let_shots_go_on()
         except BaseException:
             self._make_safe()
@@ -717,7 +685,7 @@ class BenchBackend(Backend):
         """Take one shot of known frames: electrons [slots], and what they should be."""
         electrons = self._run(TileJob(name, 1, 1, lambda _: weights, lambda _: inputs)).electrons
         assert self.shots is not None
-        return electrons[0, 0], self.shots.decoder.passed_e(inputs, weights)
+        return electrons[0, 0], self.optical_model.passed_e(inputs, weights)
 
 
 def _digest(rows: np.ndarray) -> str:

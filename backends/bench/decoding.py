@@ -16,8 +16,8 @@ import numpy as np
 
 from ...instruments import DriftExceeded, Saturated, Shot, StaleFrame, UnexpectedIntensity
 from ..optics.layouts.base import Layout, Marks
-from ..optics.parameters import Optics, Response
-from ..optics.response_curve import ResponseCurve
+from ..optics.model import OpticalModel
+from ..optics.parameters import Response
 from .bench import Bench
 from .shot_plan import Planned
 from .tracking import ScaleTracker, chi_square_limit
@@ -83,51 +83,26 @@ class Decoder:
     Parameters
     ----------
     bench : open
-    layout, optics, response, curves : what is known of it
+    model : what is known of its optics
     tracker : of the light's drift; None where nothing is known of it
-    is_guessed : markers are not read, for nobody knows where they are
-    tolerance : of the light of a slot, rms, that calibration may be off
     """
 
     def __init__(
         self,
         bench: Bench,
-        layout: Layout,
-        optics: Optics,
-        response: Response,
-        curves: dict[str, ResponseCurve],
+        model: OpticalModel,
         tracker: ScaleTracker | None,
-        is_guessed: bool,
-        tolerance: float,
     ) -> None:
-        self.bench, self.layout, self.optics, self.response = bench, layout, optics, response
-        self.curves, self.tracker = curves, tracker
-        self.is_guessed, self._tolerance = is_guessed, tolerance
+        self.bench, self.model, self.tracker = bench, model, tracker
+        self.layout, self.optics, self.response = model.layout, model.optics, model.response
+        self.curves, self.is_guessed = model.curves, model.is_guessed
         self._is_bucket = bench.file.layout == "block"
-        step = 0.0 if self._is_bucket else optics.gain_e_per_count
-        self._read_variance = layout.read_pixels() * (optics.read_noise_e**2 + step**2 / 12)
-        self._most_e = self.passed_e_most()
+        self._read_variance = model.layout.read_pixels() * model.read_variance
+        self._most_e = model.passed_e_most()
         self._jump = 0.0  # of the light, that a shot was refused for
-        self._darkness = None if self._is_bucket or is_guessed else _darkness(layout, response)
-
-    def passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the electrons that grey levels should bring, float64 [slots]."""
-        response = self.response
-        x = self.curves["input"].light[inputs] + response.input_leak[:, None]
-        w = self.curves["weight"].light[weights] + response.weight_leak[:, None]
-        return response.offset_e + np.asarray(np.einsum("sk,sk,sk->s", response.pairs_e, x, w))
-
-    def leaked_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the part of `passed_e` that is no product, as of a dark tile: float64 [slots]."""
-        x, w = self.curves["input"].light[inputs], self.curves["weight"].light[weights]
-        products = np.einsum("sk,sk,sk->s", self.response.pairs_e, np.broadcast_to(x, w.shape), w)
-        return self.passed_e(inputs, weights) - np.asarray(products)
-
-    def passed_e_most(self) -> np.ndarray:
-        """Return the electrons of the brightest levels everywhere, float64 [slots]."""
-        response = self.response
-        above = (1 + response.input_leak) * (1 + response.weight_leak)
-        return np.asarray(response.offset_e + response.pairs_e.sum(axis=1) * above)
+        self._darkness = (
+            None if self._is_bucket or model.is_guessed else _darkness(model.layout, model.response)
+        )
 
     def learn_darkness(self) -> None:
         """Take the dark level of the shots so far as what it should be."""
@@ -161,7 +136,7 @@ class Decoder:
                 role: frame.number % (1 << self.layout.marker_bits)
                 for role, frame in taken.frames.items()
             }
-            return DecodedShot(self.passed_e(*levels), numbers=numbers)
+            return DecodedShot(self.model.passed_e(*levels), numbers=numbers)
         peak = self._check_full(taken)
         dark, marks = math.nan, Marks({})
         if not self.is_guessed:
@@ -299,7 +274,7 @@ class Decoder:
         return now
 
     def _expected(self, taken: Taken) -> np.ndarray:
-        return self.passed_e(taken.frames["input"].levels, taken.frames["weight"].levels)
+        return self.model.passed_e(taken.frames["input"].levels, taken.frames["weight"].levels)
 
     def _check_alike(self, share: float, sigma: float) -> None:
         if abs(share - 1) > _OFF + _SIGMAS * sigma:
@@ -339,7 +314,7 @@ class Decoder:
         expected = self._expected(taken)
         light = np.maximum(expected, max(float(expected.mean()), 1.0))
         noise = np.maximum(expected, 0) + self._read_variance
-        variance = noise + (self._tolerance * light) ** 2
+        variance = noise + (self.model.tolerance * light) ** 2
         weight = expected / variance
         share = float(weight @ electrons) / max(float(weight @ expected), 1e-30)
         self._check_alike(share, float(weight @ expected) ** -0.5 if weight.any() else 0.0)

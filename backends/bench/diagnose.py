@@ -162,7 +162,7 @@ class _Bisection:
         return np.full(modulator.shape, layout.darkest[role], dtype=modulator.dtype)
 
     def _light(self) -> float:
-        passed = self._decoder.passed_e(self._bright("input"), self._bright("weight"))
+        passed = self._decoder.model.passed_e(self._bright("input"), self._bright("weight"))
         return max(float(passed.sum()), 1.0)
 
     def _noise_e(self, times: float) -> float:

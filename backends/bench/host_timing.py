@@ -40,12 +40,12 @@ class BenchHost:
 
 def measure_host(backend: BenchBackend) -> BenchHost:
     """Time what the host does, on an open bench; no light is needed, and nothing is shown."""
-    layout, timing = backend.layout, backend.timing
+    layout, timing = backend.optical_model.layout, backend.timing
     rows = 1 if layout.shares_input else layout.slots
     chance = np.random.Generator(np.random.Philox(1))
-    inputs = backend.curves["input"].levels(chance.random((rows, layout.length)))
+    inputs = backend.optical_model.curves["input"].levels(chance.random((rows, layout.length)))
     shares = chance.random((layout.slots, layout.length))
-    weights = backend.weigh(shares)[0]
+    weights = backend.optical_model.weigh(shares)[0]
     frame = layout.frame("input", inputs, 1)
     taken = (
         np.zeros((1, 1))
@@ -57,7 +57,7 @@ def measure_host(backend: BenchBackend) -> BenchHost:
 
     def decode() -> Any:
         if backend.bench.is_timing_only and backend.shots is not None:
-            return backend.shots.decoder.passed_e(inputs, weights)
+            return backend.shots.decoder.model.passed_e(inputs, weights)
         return layout.electrons(taken) if not timing.window_s else None
 
     few, many = (_product(backend, count, chance) for count in (1, 64))
@@ -66,7 +66,7 @@ def measure_host(backend: BenchBackend) -> BenchHost:
             timing,
             encode_s=(
                 _median(lambda: layout.frame("input", inputs, 1)),
-                _median(lambda: layout.frame("weight", backend.weigh(shares)[0], 1)),
+                _median(lambda: layout.frame("weight", backend.optical_model.weigh(shares)[0], 1)),
             ),
             show_s=2 * _median(frame.copy),  # the driver's copy, and the one for the record
             shot_s=_SHOT_S,
@@ -81,13 +81,12 @@ def _product(
     backend: BenchBackend, count: int, chance: np.random.Generator
 ) -> tuple[tuple[int, float], tuple[int, float]]:
     """Return (numbers of x, seconds to begin), (numbers of y, seconds to gather) of a product."""
-    length, slots = backend.layout.length, backend.layout.slots
+    length, slots = backend.optical_model.layout.length, backend.optical_model.layout.slots
     x = chance.standard_normal((1, count, length))
     weights = backend.prepare(chance.standard_normal((_OUTPUTS, length)))
 
     def begin() -> Product:
-        shown = backend.encode_input(x)
-        return Product(backend, "timing", x, shown, weights.content[0], {})
+        return Product(backend.setup, "timing", x, weights.content[0], {})
 
     gathering = []
     for _ in range(_REPEATS):
@@ -100,7 +99,7 @@ def _product(
                 job.weight(tile)  # which the thread that lays out frames has done by then
                 product.judge.passed.add((number, tile))
         start = time.perf_counter()
-        product.decoded(results, Stats())
+        product.decoded(results, Stats(), backend.light_variance)
         gathering.append(time.perf_counter() - start)
     return (x.size, _median(begin)), (count * _OUTPUTS, statistics.median(gathering))
 

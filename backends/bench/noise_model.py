@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..optics.model import OpticalModel
 from ..profile import OpticsProfile
 from ..timing import ModulatorTiming, ShotTiming
 from .bench import WINDOW_SAMPLES, Bench
 
-if TYPE_CHECKING:
-    from .backend import BenchBackend
 
-
-def matching_profile(backend: BenchBackend) -> OpticsProfile:
+def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -> OpticsProfile:
     """Return the profile with which the mock multiplies as this bench does.
 
     A camera's pixels have read noise and steps of their own, so a slot's are sqrt(pixels) times
     those; the steps are part of the read noise here. Grey levels serve one sign each, so a rail of
     b bits has as many levels on each side of zero as a signed number of b + 1 bits. Of the source's
     noise and drift there is what markers and references leave of it.
+
+    Parameters
+    ----------
+    light_variance : relative variance that is left of a shot's light
     """
-    layout, bench, optics = backend.layout, backend.bench, backend.optics
+    layout, optics = model.layout, model.optics
     file, pixels = bench.file, float(layout.read_pixels().mean())
     kind = file.encoding.kind
     leaks = {role: float(table.min()) for role, table in optics.tables.items()}
     above = (1 - leaks["input"]) * (1 - leaks["weight"])
-    full_e = typical_full_e(backend) / above
+    full_e = model.typical_full_e / above
     per_pixel = full_e / float(layout.element_sums(np.ones(bench.weight.shape)).mean())
     if file.layout == "block":
         low, high = bench.daq.input_range_v
@@ -41,7 +42,7 @@ def matching_profile(backend: BenchBackend) -> OpticsProfile:
     extra = 0 if kind == "offset" else 1
     bits = {
         role: math.ceil(math.log2(abs(curve.brightest - curve.darkest) + 1))
-        for role, curve in backend.curves.items()
+        for role, curve in model.curves.items()
     }
     return OpticsProfile(
         name=file.name or "bench",
@@ -53,7 +54,7 @@ def matching_profile(backend: BenchBackend) -> OpticsProfile:
         photons_full_scale=full_e,
         read_noise_e=math.sqrt(samples * (noise**2 + step**2 / 12)),
         dark_e=optics.dark_e * pixels + layout.leaked_px * leaks["weight"] * per_pixel,
-        source_rms=math.sqrt(backend.light_variance),
+        source_rms=math.sqrt(light_variance),
         extinction_ratio=1 / leak if leak else None,
         rows=max(layout.slots, 2),
         length=layout.length,
@@ -104,15 +105,3 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
         shows_early=camera.tells_exposed,
         reference_every=reference_every,
     )
-
-
-def typical_full_e(backend: BenchBackend) -> float:
-    """Return the electrons of a full-scale product for weights that are normally distributed.
-
-    Where elements differ in gain, the weakest ones that hold large weights set it.
-    """
-    chance = np.random.Generator(np.random.Philox(1))
-    layout = backend.layout
-    weights = np.abs(chance.standard_normal((layout.slots, layout.length)))
-    shares = weights / weights.max(axis=1, keepdims=True)
-    return float(backend.weigh(shares)[1].mean())

@@ -5,35 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..base import Stats
-from ..tiling import CHECK_ROWS, Tile, pack, tiles
-from ..timing import best_order
+from ..optics.model import OpticalModel
+from ..tiling import CHECK_ROWS, Geometry, Tile, pack, tiles
+from ..timing import ShotTiming, best_order
 from .checksum import TOLERANCE, CheckGroup, ChecksumMonitor, InputSum, RowSums
+from .operand import EncodedOperand, encode_input
 from .shots import TileJob, TileResult
-
-if TYPE_CHECKING:
-    from .backend import BenchBackend
-
-
-@dataclass(frozen=True)
-class EncodedOperand:
-    """Numbers as shares of full light, and what to put back digitally.
-
-    Parameters
-    ----------
-    signs : of the rails
-    shares : of full light above darkness, float64 [rails, ..., length of a slot]
-    scale, low : number = scale * share * sign + low, [..., 1]
-    """
-
-    signs: tuple[int, ...]
-    shares: np.ndarray
-    scale: np.ndarray
-    low: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -85,14 +67,24 @@ class _Places:
     count: np.ndarray
 
 
+@dataclass(frozen=True)
+class BenchSetup:
+    """What a product must know of a bench: its optics, what a frame holds, what shots take."""
+
+    model: OpticalModel
+    geometry: Geometry
+    timing: ShotTiming
+
+
 class Product:
     """One segment of a product.
 
     Parameters
     ----------
+    bench : as it is known when the product is laid out
     name : address of its shots
     values : of x, float [m, N, K]; rows without a negative value need no exposure of x-
-    x, w : the same as shares of full light
+    w : weights as shares of full light
     details : what a timeline should say of its shots
 
     Attributes
@@ -104,21 +96,21 @@ class Product:
 
     def __init__(
         self,
-        backend: BenchBackend,
+        bench: BenchSetup,
         name: str,
         values: np.ndarray,
-        x: EncodedOperand,
         w: EncodedOperand,
         details: Mapping[str, Any],
     ) -> None:
-        self._backend, self._values, self._x, self._w = backend, values, x, w
+        self._model, self._bench, self._values, self._w = bench.model, bench, values, w
+        x = self._x = encode_input(values, bench.model.layout)
         _, m, outputs, length = w.shares.shape
         self._rails = len(w.signs)
         # rails of an output are neighbours: rows of one tall matrix
         self._tall = np.moveaxis(w.shares, 0, 2).reshape(m, outputs * self._rails, length)
         # in checksums each row has the sign of its rail; of a single rail, both signs in turn
         self._signs = np.resize([1.0, -1.0], outputs * self._rails)
-        curve = backend.curves["input"]
+        curve = self._model.curves["input"]
         all_levels: list[np.ndarray] = []  # of each matrix, [vectors, length]
         self._rows: list[np.ndarray] = []  # of x that each vector is, first all x+, then some x-
         levels = [curve.levels(x.shares[index]) for index in range(len(x.signs))]
@@ -138,15 +130,17 @@ class Product:
         self._pack()
         self._laid: dict[tuple[int, int], WeightFrame] = {}
         self._input_sums: dict[int, InputSum] = {}
-        tolerance = 0.0 if backend.bench.file.calibration == "known" else TOLERANCE
-        if backend.response.inverse is not None:  # light of neighbours was taken out, not exactly
+        tolerance = 0.0 if self._model.is_exact else TOLERANCE
+        if (
+            self._model.response.inverse is not None
+        ):  # light of neighbours was taken out, not exactly
             tolerance *= 2
-        self.judge = ChecksumMonitor(backend.dark_variance, tolerance)
+        self.judge = ChecksumMonitor(self._model.dark_variance, tolerance)
         self.jobs = [self._job(f"{name}/{job}", job, details) for job in range(len(self._places))]
 
     def _pack(self) -> None:
         m, rows, length = self._tall.shape  # rails are rows already
-        geometry = replace(self._backend.geometry, inputs=None, parts=1)
+        geometry = replace(self._bench.geometry, inputs=None, parts=1)
         self.packing = pack(self._counts, rows, geometry)
         cut = list(tiles((rows, length), geometry))
         self._checked = geometry.checked
@@ -173,7 +167,7 @@ class Product:
             vectors,
             lambda tile: self.laid_out(job, tile).levels,
             lambda vector: self._input(job, vector),
-            best_order(count, vectors, self._backend.timing),
+            best_order(count, vectors, self._bench.timing),
             details,
             partial(self._check, name, job) if judges else None,
         )
@@ -193,9 +187,9 @@ class Product:
         return known
 
     def _lay(self, job: int, tasks: Sequence[tuple[int, Tile]]) -> WeightFrame:
-        backend, copies = self._backend, self.packing.copies
-        shares = np.zeros((backend.layout.slots, backend.layout.length))
-        factors = np.zeros(backend.layout.slots)
+        model, copies = self._model, self.packing.copies
+        shares = np.zeros((model.layout.slots, model.layout.length))
+        factors = np.zeros(model.layout.slots)
         slots, matrices, rows, places, starts, groups = [], [], [], [], [], []
         for number, (matrix, tile) in enumerate(tasks):
             mine = np.arange(tile.first_row, tile.last_row)
@@ -212,15 +206,15 @@ class Product:
                 starts.append(first + block.starts)
                 groups += [(place, scale) for scale in scales]
         lit = np.concatenate(slots)
-        levels, full_e, leaked_e = backend.weigh(shares)
+        levels, full_e, leaked_e = model.weigh(shares)
         sums = rest = None
         if self._checked or self.packing.checks[job]:
-            response = backend.response
-            light = backend.curves["weight"].light[levels] + response.weight_leak[:, None]
+            response = model.response
+            light = model.curves["weight"].light[levels] + response.weight_leak[:, None]
             passed = leaked_e, response.pairs_e * light
             if self._checked:
                 of_e = factors / full_e
-                inverse, dark = response.inverse, backend.dark_variance
+                inverse, dark = response.inverse, model.dark_variance
                 sums = RowSums.of(np.concatenate(starts), of_e, passed, dark, inverse)
             if self.packing.checks[job]:
                 met = self._met_by(np.concatenate(places))
@@ -243,7 +237,7 @@ class Product:
     def _placed(self, job: int) -> _Places:
         """Say which vectors lie side by side in the input frames of a job."""
         matrices, copies = [matrix for matrix, _ in self._frame_tasks(job, 0)], 1
-        if not self._backend.layout.shares_input:
+        if not self._model.layout.shares_input:
             copies = self.packing.copies
         else:
             matrices = matrices[:1]
@@ -253,16 +247,16 @@ class Product:
 
     def _met_by(self, places: np.ndarray) -> np.ndarray:
         """Say which vector of an input frame is met at some places: one, if all share it."""
-        return 0 * places if self._backend.layout.shares_input else places
+        return 0 * places if self._model.layout.shares_input else places
 
     def _input(self, job: int, vector: int) -> np.ndarray:
         """Return grey levels of an input frame: each group of slots meets a vector of its own."""
-        layout = self._backend.layout
+        layout = self._model.layout
         vector -= int(self.packing.checks[job])
         levels = self._input_sum(job).levels if vector < 0 else self._shown(job, vector)[0]
         if layout.shares_input:
             return levels
-        dark = self._backend.curves["input"].darkest
+        dark = self._model.curves["input"].darkest
         shown = np.full((layout.slots, layout.length), dark, dtype=levels.dtype)
         shown[: len(levels) * self._stride] = np.repeat(levels, self._stride, axis=0)
         return shown
@@ -283,14 +277,14 @@ class Product:
             return self._levels[where], self._scales[where]
         where = np.where(is_lit, where, 0)
         levels = self._levels[where]
-        levels[~is_lit] = self._backend.curves["input"].darkest
+        levels[~is_lit] = self._model.curves["input"].darkest
         return levels, self._scales[where] * is_lit
 
     def _input_sum(self, job: int) -> InputSum:
         """Return the sum of the vectors that meet each place."""
         known = self._input_sums.get(job)
         if known is None:
-            curve, copies, places = self._backend.curves["input"], self.packing.copies, []
+            curve, copies, places = self._model.curves["input"], self.packing.copies, []
             met = self._places[job]
             for copy, first, count in zip(met.copy, met.first, met.count, strict=True):
                 places.append(curve.light[self._levels[first + copy : first + count : copies]])
@@ -313,7 +307,7 @@ class Product:
         ------
         WrongSum : beyond what noise does
         """
-        laid, curve, found = self.laid_out(job, tile), self._backend.curves["input"], []
+        laid, curve, found = self.laid_out(job, tile), self._model.curves["input"], []
         first = int(self.packing.checks[job])
         shot = f"{name}/{tile}.{vector}"
         if laid.sums is not None:
@@ -342,8 +336,14 @@ class Product:
         self.judge.passed.add((job, tile))
         return z
 
-    def decoded(self, results: Sequence[TileResult], stats: Stats) -> tuple[np.ndarray, np.ndarray]:
+    def decoded(
+        self, results: Sequence[TileResult], stats: Stats, light_variance: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return products and their variances, float64 [m, N, M], from electrons; count events.
+
+        Parameters
+        ----------
+        light_variance : relative variance that is left of a shot's light
 
         Raises
         ------
@@ -372,25 +372,25 @@ class Product:
             total[matrix, negative] -= product[count:]
             noise[matrix, negative] += variance[count:]
             source[matrix, negative] += self._lever(product[count:])
-        return self._combined(total, noise, self._backend.light_variance * source)
+        return self._combined(total, noise, light_variance * source)
 
     def _decode(
         self, laid: WeightFrame, electrons: np.ndarray, found: list[np.ndarray], stats: Stats
     ) -> None:
         """Put the electrons [vectors, slots] of one weight frame into products and variances."""
-        backend, copies = self._backend, self.packing.copies
+        model, copies = self._model, self.packing.copies
         stats.weight_samples += int(laid.shown * self._values.shape[-1])
-        dark = backend.dark_variance
+        dark = model.dark_variance
         for matrix in np.unique(laid.matrix):
             mine = laid.matrix == matrix
             first, count = self._firsts[matrix], self._counts[matrix]
-            lit = backend.curves["input"].light[self._levels[first : first + count]].sum(axis=-1)
+            lit = model.curves["input"].light[self._levels[first : first + count]].sum(axis=-1)
             vectors = np.arange(len(electrons))[:, None] * copies + laid.place[mine] % copies
             shot, place = np.nonzero(vectors < count)
             vector, at = vectors[shot, place], np.flatnonzero(mine)[place]
             slot = laid.slots[at]
             taken = electrons[shot, slot]
-            leaked = laid.leaked_e[at] + backend.leak_e[slot] * lit[vector]
+            leaked = laid.leaked_e[at] + model.leak_e[slot] * lit[vector]
             product, variance = found[matrix]
             product[vector, laid.row[at]] = (taken - leaked) / laid.full_e[at]
             variance[vector, laid.row[at]] = (np.maximum(taken, 0) + dark[slot]) / laid.full_e[
@@ -409,7 +409,7 @@ class Product:
 
         Rails that share an exposure share its light; a frame of one slot shows them in turn.
         """
-        if self._backend.layout.slots >= self._rails:
+        if self._model.layout.slots >= self._rails:
             return self._signed(products) ** 2
         outputs = products.shape[-1] // self._rails
         squares = (products**2).reshape(*products.shape[:-1], outputs, self._rails)
@@ -425,16 +425,16 @@ class Product:
         total, noise : of the rails, and their variance, float64 [m, N, rails of M]
         source : variance that exposures get of their light, float64 [m, N, M]
         """
-        backend, x, w = self._backend, self._x, self._w
+        model, x, w = self._model, self._x, self._w
         m, count, rows = total.shape
         outputs = rows // self._rails
         scale = x.scale * np.swapaxes(w.scale, -1, -2)
         y = self._signed(total) * scale
         variance = noise.reshape(m, count, outputs, self._rails).sum(axis=-1) + source
         variance = variance * scale**2
-        if backend.bench.file.encoding.kind == "offset":
+        if model.encoding == "offset":
             kept = self._values.shape[-1]
-            light = backend.curves["input"].light[self._levels.reshape(m, count, -1)][..., :kept]
+            light = model.curves["input"].light[self._levels.reshape(m, count, -1)][..., :kept]
             u = light.sum(axis=-1, keepdims=True) * x.scale
             v = w.shares[0][..., :kept].sum(axis=-1, keepdims=True) * w.scale
             low_w = np.swapaxes(w.low, -1, -2)

@@ -838,7 +838,7 @@ class ShotRunner:
             x = planned.job.input(planned.input)
         else:
             x = self._reference_levels()
-        given = self.decoder.passed_e if remedy == "host" else self.decoder.leaked_e
+        given = self.decoder.model.passed_e if remedy == "host" else self.decoder.model.leaked_e
         return DecodedShot(given(x, planned.job.weight(planned.weight)))
 
     def _pause(self, coming: _PendingShot, kind: str, error: InstrumentError) -> None:

@@ -8,15 +8,12 @@ detector has, markers and sums change apart. Every sum is compared with what cal
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...instruments import Paused, UnexpectedIntensity
-from .tracking import chi_square_limit
-
-if TYPE_CHECKING:
-    from .backend import BenchBackend
+from ..optics.model import OpticalModel
+from .tracking import ScaleTracker, chi_square_limit
 
 Take = Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -27,7 +24,7 @@ _OF_LIGHT = ("stale", "wrong-light", "drifted")  # kinds of faults that a moved 
 _SIGMA = 4.75  # of a normal distribution: exceeded by chance once in a million openings
 
 
-def check_startup(backend: BenchBackend, take: Take) -> None:
+def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, take: Take) -> None:
     """Take a few shots of known random frames, and compare every slot with its prediction.
 
     Chi-square over all slots and shots, the variance of each being that of shot noise, read noise
@@ -36,6 +33,8 @@ def check_startup(backend: BenchBackend, take: Take) -> None:
 
     Parameters
     ----------
+    path : of the bench file, for messages
+    tracker : of the light's drift; None where nothing is known of it
     take : shows input and weight levels of slots under a name; gives the electrons of each slot,
         and what calibration says they are
 
@@ -45,19 +44,19 @@ def check_startup(backend: BenchBackend, take: Take) -> None:
     Paused : when a shot of it cannot be had
     """
     off, variance = [], []
-    for number in range(-(-_SUMS // backend.layout.slots)):
+    for number in range(-(-_SUMS // model.layout.slots)):
         try:
-            found, expected = take(f"opening/{number}", *_frames(backend, number))
+            found, expected = take(f"opening/{number}", *_frames(model, number))
         except Paused as error:
             if error.kind not in _OF_LIGHT:
                 raise
-            text = f"{error}; if the source is as it was, {_advice(backend)}"
-            raise Paused(text, error.kind, error.device, _advice(backend)) from error
-        noise = np.maximum(expected, 0) + backend.layout.read_pixels() * backend.read_variance
+            text = f"{error}; if the source is as it was, {_advice(path)}"
+            raise Paused(text, error.kind, error.device, _advice(path)) from error
+        noise = np.maximum(expected, 0) + model.layout.read_pixels() * model.read_variance
         light = np.maximum(expected, max(float(expected.mean()), 1.0))  # slots of few lit elements
         off.append((found - expected) / light)
         # all sums share its error, so its worst is to be no more than one standard deviation
-        brightness = _SIGMA**2 * backend.tracker.variance if backend.tracker else 0.0
+        brightness = _SIGMA**2 * tracker.variance if tracker else 0.0
         variance.append(noise / light**2 + _TOLERANCE**2 + brightness)
     relative, spread = np.concatenate(off), np.concatenate(variance)
     chi_square, limit = float((relative**2 / spread).sum()), chi_square_limit(relative.size)
@@ -65,21 +64,20 @@ def check_startup(backend: BenchBackend, take: Take) -> None:
         raise UnexpectedIntensity(
             f"the light of known frames is {np.sqrt(np.mean(relative**2)):.1%} (rms) off what "
             f"calibration says (chi-square {chi_square:.0f} of {relative.size} sums, at most "
-            f"{limit:.0f} by chance): {_advice(backend)}"
+            f"{limit:.0f} by chance): {_advice(path)}"
         )
 
 
-def _advice(backend: BenchBackend) -> str:
-    path = backend.bench.path
+def _advice(path: str) -> str:
     return (
         f"the bench has moved or changed since it was calibrated; run `lightloom align --bench "
         f"{path}` and `lightloom calibrate --bench {path}`"
     )
 
 
-def _frames(backend: BenchBackend, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _frames(model: OpticalModel, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Return grey levels of inputs and of weights, with the same elements lit."""
-    layout, curves = backend.layout, backend.curves
+    layout, curves = model.layout, model.curves
     chance = np.random.Generator(np.random.Philox(number))
     rows = 1 if layout.shares_input else layout.slots
     lit = chance.permuted(np.arange(rows * layout.length) % 2 == 0).reshape(rows, -1)

@@ -123,6 +123,11 @@ class Layout(ABC):
             )
 
     @property
+    def converter_step_e(self) -> float:
+        """Electrons of one step of the detector's converter, for the noise of a pixel."""
+        return self.optics.gain_e_per_count
+
+    @property
     def _size(self) -> tuple[int, int]:
         top, left, bottom, right = self.window
         return bottom - top, right - left

@@ -18,6 +18,11 @@ class SinglePixelLayout(Layout):
     name = "block"
     reference_light = 1.0
 
+    @property
+    def converter_step_e(self) -> float:
+        """None of its own: the mean of a window's samples has no steps."""
+        return 0.0
+
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
         pitch = self.encoding.element_px
         b, a = self.encoding.block
