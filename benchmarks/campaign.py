@@ -381,7 +381,7 @@ def show(outcomes: list[tuple[str, bool, Outcome]]) -> None:
         )
     print(f"{'noticed as':<14}{'times':>8}{'lost, s':>12}  remedies")
     for kind, notes in sorted(noted.items()):
-        remedies = Counter(note.remedy for note in notes)
+        remedies = Counter(note.recovery for note in notes)
         lost = sum(note.lost_s for note in notes)
         words = ", ".join(f"{name} {count}" for name, count in remedies.most_common())
         print(f"{kind:<14}{len(notes):>8}{lost:>12.1f}  {words}")

@@ -69,30 +69,30 @@ def assert_right(backend: BenchBackend, layout: str) -> None:
 
 def notes(backend: BenchBackend) -> list[tuple[str, str]]:
     assert isinstance(backend.recorder, Memory)
-    return [(note.kind, note.remedy) for note in backend.recorder.faults]
+    return [(note.kind, note.recovery) for note in backend.recorder.faults]
 
 
 # --- the table -----------------------------------------------------------------------------------
 
 
-def test_every_kind_has_remedies_and_ends_in_a_pause() -> None:
+def test_every_kind_has_recoveries_and_ends_in_a_pause() -> None:
     assert set(DEFAULTS) == set(KINDS.values())
     policy = FaultPolicy({}, retries=2)
     for kind in DEFAULTS:
         used: Counter[str] = Counter()
         names = []
         while not names or names[-1] != "pause":
-            names.append(policy.remedy(kind, used).name)
+            names.append(policy.recovery(kind, used).name)
             used[kind] += 1
         assert len(names) < 10 and names.count("retry") <= 4
-    assert policy.remedy("interlock", Counter()).name == "pause"
+    assert policy.recovery("interlock", Counter()).name == "pause"
 
 
 @pytest.mark.parametrize(
-    ("kind", "remedies", "words"),
+    ("kind", "recoveries", "words"),
     [
         ("stale", "retry many", "whole number"),
-        ("stale", "pray", "is no remedy; remedies are retry"),
+        ("stale", "pray", "is not a recovery; recoveries are retry"),
         ("stale", "pause, retry", "nothing comes after pause"),
         ("stale", "wait 3 mW", "want a number of s"),
         ("stale", "wait", "takes a time"),
@@ -103,10 +103,10 @@ def test_every_kind_has_remedies_and_ends_in_a_pause() -> None:
     ],
 )
 def test_a_policy_that_cannot_be_followed_is_refused(
-    tmp_path: Path, kind: str, remedies: str, words: str
+    tmp_path: Path, kind: str, recoveries: str, words: str
 ) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        load_example(tmp_path / "bad.toml", **{f"faults__{kind}": remedies})
+        load_example(tmp_path / "bad.toml", **{f"faults__{kind}": recoveries})
     assert "bad.toml" in str(caught.value)
 
 
@@ -124,7 +124,7 @@ def test_an_error_knows_its_instrument_and_leaves_it_behind(make_bench: BenchMak
     assert (paused.kind, paused.device, paused.advice) == ("stale", "camera", "look")
 
 
-# --- remedies ------------------------------------------------------------------------------------
+# --- recoveries ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -136,7 +136,7 @@ def test_a_device_that_was_unplugged_is_connected_again(
     faults = {f"instruments__{role}__faults": fault("lost", [at])}
     backend = recorded(make_bench, layout, **faults)
     assert_right(backend, layout)
-    assert backend.remedies == {"reconnect": 1} and backend.lost_s >= 0
+    assert backend.recoveries == {"reconnect": 1} and backend.lost_s >= 0
     assert notes(backend) == [("disconnected", "reconnect")]
     assert isinstance(backend.recorder, Memory)
     assert backend.recorder.faults[0].device == f"instruments.{role}"
@@ -185,7 +185,7 @@ def test_the_host_computes_what_light_does_not_give(make_bench: BenchMaker, layo
         instruments__detector__faults=fault("silent", [3, 5]),
     )
     assert_right(backend, layout)
-    assert backend.remedies == {"host": 2}
+    assert backend.recoveries == {"host": 2}
     backend.profile  # noqa: B018 (what a report asks for)
     assert any("2 were computed by the host" in remark for remark in backend.remarks)
 
@@ -211,7 +211,7 @@ def test_waiting_takes_the_bench_s_time(make_bench: BenchMaker) -> None:
         instruments__detector__faults=fault("incomplete", [3]),
     )
     assert_right(backend, "imaged")
-    assert backend.remedies == {"wait": 1} and 7 <= backend.lost_s < 8
+    assert backend.recoveries == {"wait": 1} and 7 <= backend.lost_s < 8
 
 
 def test_a_held_device_is_waited_for(make_bench: BenchMaker) -> None:
@@ -219,7 +219,7 @@ def test_a_held_device_is_waited_for(make_bench: BenchMaker) -> None:
     backend = recorded(make_bench, instruments__detector__faults=faults)
     assert_right(backend, "imaged")
     assert {kind for kind, _ in notes(backend)} == {"disconnected", "in-use"}
-    assert backend.remedies["reconnect"] <= 3 and backend.remedies["wait"] == 1
+    assert backend.recoveries["reconnect"] <= 3 and backend.recoveries["wait"] == 1
 
 
 def test_nothing_is_tried_for_ever(make_bench: BenchMaker) -> None:
@@ -657,14 +657,14 @@ def test_a_guess_asks_no_reference(make_bench: BenchMaker) -> None:
 # --- measured anew -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("remedy", ["realign", pytest.param("recalibrate", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recovery", ["realign", pytest.param("recalibrate", marks=pytest.mark.slow)])
 def test_a_bench_is_measured_again_and_its_products_begin_again(
-    tmp_path: Path, calibrated_folder: Path, remedy: str
+    tmp_path: Path, calibrated_folder: Path, recovery: str
 ) -> None:
     # numbers laid out for the bench as it was, and light of the bench as it is, do not go together
     path = shutil.copytree(calibrated_folder, tmp_path / "calibrated") / "bench.toml"
-    remedies = {"faults__wrong-light": f"{remedy}, pause"}
-    change_bench(path, instruments__detector__faults=fault("garbage", [9]), **remedies)
+    recoveries = {"faults__wrong-light": f"{recovery}, pause"}
+    change_bench(path, instruments__detector__faults=fault("garbage", [9]), **recoveries)
     backend = BenchBackend(load_bench(path))
     memory = backend.recorder = Memory()
     x, w = numbers(30, 20), numbers(6, 20, seed=4)
@@ -685,7 +685,7 @@ def test_a_bench_is_measured_again_and_its_products_begin_again(
         z = (result.y - exact) / np.sqrt(result.variance)
         # grey steps and calibration add to noise: 0.95 to 1.09 over seeds
         assert np.sqrt(np.mean(z**2)) < 2
-    assert backend.remedies == {remedy: 1}
-    assert [(note.kind, note.remedy) for note in memory.faults] == [("wrong-light", remedy)]
+    assert backend.recoveries == {recovery: 1}
+    assert [(note.kind, note.recovery) for note in memory.faults] == [("wrong-light", recovery)]
     assert {s.job.split("/")[1] for s in memory.segments if s.is_last} >= {"0.1"}
-    assert any(remedy in remark for remark in remarks) or not remarks
+    assert any(recovery in remark for remark in remarks) or not remarks

@@ -115,7 +115,7 @@ class BenchBackend(Backend):
     Attributes
     ----------
     faults : kind -> how often a shot was repeated for it
-    remedies : what was done about faults -> how often
+    recoveries : what was done about faults -> how often
     checked : what checksums found, by the name of the matmul
     shots : takes them, once the bench is open
     recorder : keeps what is finished, and knows what was kept; a run that goes on sets it before
@@ -138,7 +138,7 @@ class BenchBackend(Backend):
         self.bench, self.clock = bench, bench.clock
         self.is_mock = bench.is_simulated
         self.faults: dict[str, int] = {}
-        self.remedies: dict[str, int] = {}
+        self.recoveries: dict[str, int] = {}
         self.checked: dict[str, ChecksumStats] = {}
         self._recorder: Recorder | None = None
         self.shots: ShotRunner | None = None
@@ -241,7 +241,7 @@ class BenchBackend(Backend):
             self._reference_every,
             self._settling_s,
             self.faults,
-            self.remedies,
+            self.recoveries,
         )
         self.shots.timeline, self.shots.lost_s = self._timeline, lost_s
 
@@ -339,7 +339,7 @@ class BenchBackend(Backend):
 
     @property
     def lost_s(self) -> float:
-        """The bench's time that went into exposures that failed, and into remedies."""
+        """The bench's time that went into exposures that failed, and into recoveries."""
         return 0.0 if self.shots is None else self.shots.lost_s
 
     @property
@@ -420,20 +420,20 @@ class BenchBackend(Backend):
                     "check the source and what changes the markers' light, then run `lightloom "
                     "calibrate` again"
                 )
-        return (*told, *self._remedied)
+        return (*told, *self._recovered)
 
     @property
-    def _remedied(self) -> Iterator[str]:
+    def _recovered(self) -> Iterator[str]:
         """Sentences on what was done about faults."""
-        marked = self.remedies.get("host", 0) + self.remedies.get("skip", 0)
+        marked = self.recoveries.get("host", 0) + self.recoveries.get("skip", 0)
         if marked:
             yield (
                 f"MARKED: light gave no numbers for {marked:,} faults: "
-                f"{self.remedies.get('host', 0):,} were computed by the host, "
-                f"{self.remedies.get('skip', 0):,} skipped, as if dark"
+                f"{self.recoveries.get('host', 0):,} were computed by the host, "
+                f"{self.recoveries.get('skip', 0):,} skipped, as if dark"
             )
-        if self.remedies:
-            tried = ", ".join(f"{name} {count:,}" for name, count in sorted(self.remedies.items()))
+        if self.recoveries:
+            tried = ", ".join(f"{name} {count:,}" for name, count in sorted(self.recoveries.items()))
             yield f"done about faults: {tried}; {self.lost_s:.3g} s of the bench's time were lost"
 
     @property
@@ -642,20 +642,20 @@ class BenchBackend(Backend):
             return self.shots.run(job)
         except BaseException as error:
             if isinstance(error, RestartProducts):
-                if error.remedy:
-                    self._renew(error.remedy)
+                if error.recovery:
+                    self._renew(error.recovery)
                 raise  # its product begins again
             self._make_safe()
             raise
 
-    def _renew(self, remedy: str) -> None:
+    def _renew(self, recovery: str) -> None:
         """Measure the bench anew; what was laid out for it as it was is not shown any more."""
         assert self.shots is not None and self._calibrated is not None
         try:
             with self._turns.changing():
                 self._first_number = new_number()
                 before = self.shots
-                recalibrate(self.bench, remedy)
+                recalibrate(self.bench, recovery)
                 if before.stops.is_set():
                     raise NotConnected(f"{self.bench.path}: the bench was closed meanwhile")
                 self._calibrated = read_calibrated(self.bench)

@@ -95,9 +95,9 @@ class FaultNote:
     device : that is to blame; "" where nobody knows
     shot : its name
     attempt : how often it had failed before
-    remedy : such as "retry"
+    recovery : such as "retry"
     detail : what the device, or the check, said
-    lost_s : of the bench's clock, for the exposure and the remedy
+    lost_s : of the bench's clock, for the exposure and the recovery
     """
 
     at_s: float
@@ -105,7 +105,7 @@ class FaultNote:
     device: str
     shot: str
     attempt: int
-    remedy: str
+    recovery: str
     detail: str
     lost_s: float
 

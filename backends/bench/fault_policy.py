@@ -1,4 +1,4 @@
-"""What is done about faults of a bench: per kind, remedies in order, each counted and reported.
+"""What is done about faults of a bench: per kind, recoveries in order, each counted and reported.
 
 LOST stands for: retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause.
 
@@ -19,7 +19,7 @@ LOST stands for: retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause.
 
 The table `[faults]` of a bench file sets others: `stale = "retry 5, wait 2 s, retry, pause"`.
 
-| remedy | what it does |
+| recovery | what it does |
 |---|---|
 | retry N | shows both frames anew and takes the shot again, N times; `limits.retries` without N |
 | wait TIME | waits, then retries |
@@ -92,14 +92,14 @@ DEFAULTS = {
     "saturated": "retry 1, pause",
     "interlock": "pause",
 }
-ANEW = ("realign", "recalibrate")  # remedies after which the numbers of a product begin again
+ANEW = ("realign", "recalibrate")  # recoveries after which the numbers of a product begin again
 _COUNTED = ("retry", "reconnect")
 _PLAIN = (*ANEW, "host", "skip", "pause")
 _MOST_TIMES, _MOST_WAIT_S = 100, 3600.0
 
 
 @dataclass(frozen=True)
-class Remedy:
+class Recovery:
     """One thing to do about a fault.
 
     Parameters
@@ -111,7 +111,7 @@ class Remedy:
     wait_s: float = 0.0
 
 
-PAUSE = Remedy("pause")
+PAUSE = Recovery("pause")
 
 
 def kind_of(error: BaseException) -> str | None:
@@ -124,12 +124,12 @@ class FaultPolicy:
 
     Parameters
     ----------
-    faults : kind -> remedies, as the table [faults] of a bench file says; others are the defaults
+    faults : kind -> recoveries, as the table [faults] of a bench file says; others are the defaults
     retries : of "retry" without a number
 
     Raises
     ------
-    ValueError : naming kind and remedy
+    ValueError : naming kind and recovery
     """
 
     def __init__(self, faults: Mapping[str, str], retries: int = 3) -> None:
@@ -141,40 +141,40 @@ class FaultPolicy:
             if kind not in DEFAULTS:
                 kinds = ", ".join(kind for kind in DEFAULTS if kind != "interlock")
                 raise ValueError(f"{kind} is no kind of fault; kinds are {kinds}")
-        self._remedies = {
+        self._recoveries = {
             kind: _read(kind, text, retries) for kind, text in {**DEFAULTS, **faults}.items()
         }
 
-    def remedy(self, kind: str, used: Counter[str]) -> Remedy:
+    def recovery(self, kind: str, used: Counter[str]) -> Recovery:
         """Return what comes next for a shot.
 
         Parameters
         ----------
-        used : how many remedies of each kind the shot has had
+        used : how many recoveries of each kind the shot has had
         """
-        remedies = self._remedies[kind]
-        return remedies[used[kind]] if used[kind] < len(remedies) else PAUSE
+        recoveries = self._recoveries[kind]
+        return recoveries[used[kind]] if used[kind] < len(recoveries) else PAUSE
 
     @property
     def names(self) -> set[str]:
-        """The names of all remedies that may be used."""
-        return {remedy.name for remedies in self._remedies.values() for remedy in remedies}
+        """The names of all recoveries that may be used."""
+        return {recovery.name for recoveries in self._recoveries.values() for recovery in recoveries}
 
 
-def _read(kind: str, text: str, retries: int) -> tuple[Remedy, ...]:
-    found: list[Remedy] = []
+def _read(kind: str, text: str, retries: int) -> tuple[Recovery, ...]:
+    found: list[Recovery] = []
     for part in text.split(","):
         if PAUSE in found:
             raise ValueError(f'{kind} = "{text}": nothing comes after pause')
         name, _, amount = part.strip().partition(" ")
         try:
-            found += _remedies(name, amount.strip(), retries)
+            found += _recoveries(name, amount.strip(), retries)
         except ValueError as error:
             raise ValueError(f'{kind} = "{text}": {error}') from None
     return tuple(found)
 
 
-def _remedies(name: str, amount: str, retries: int) -> list[Remedy]:
+def _recoveries(name: str, amount: str, retries: int) -> list[Recovery]:
     if name in _COUNTED:
         standard = retries if name == "retry" else 1
         if amount and not re.fullmatch(r"\d{1,6}", amount):
@@ -182,13 +182,13 @@ def _remedies(name: str, amount: str, retries: int) -> list[Remedy]:
         times = int(amount) if amount else standard
         if times > _MOST_TIMES:
             raise ValueError(f"{name} {times} is more than {_MOST_TIMES}")
-        return [Remedy(name)] * times
+        return [Recovery(name)] * times
     if name == "wait":
         wait_s = quantity(amount, "s") if amount else -1.0
         if not 0 <= wait_s <= _MOST_WAIT_S:
             raise ValueError(f"wait takes a time of up to {_MOST_WAIT_S:g} s, not {amount!r}")
-        return [Remedy(name, wait_s)]
+        return [Recovery(name, wait_s)]
     if name in _PLAIN and not amount:
-        return [Remedy(name)]
+        return [Recovery(name)]
     known = ", ".join((*_COUNTED, "wait", *_PLAIN))
-    raise ValueError(f"{' '.join((name, amount)).strip()!r} is no remedy; remedies are {known}")
+    raise ValueError(f"{' '.join((name, amount)).strip()!r} is not a recovery; recoveries are {known}")

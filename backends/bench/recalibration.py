@@ -1,4 +1,4 @@
-"""Measuring a bench anew in the middle of a run, as the remedies "realign" and "recalibrate" ask.
+"""Measuring a bench anew in the middle of a run, as the recoveries "realign" and "recalibrate" ask.
 
 Numbers that were laid out for the bench as it was, and light that was taken of it, do not go
 together with what is known of it now: products on their way begin again, with shots of new names.
@@ -17,12 +17,12 @@ from .bench import Bench
 _ADVICE = "look at the bench, then align and calibrate it"
 
 
-def recalibrate(bench: Bench, remedy: str) -> None:
+def recalibrate(bench: Bench, recovery: str) -> None:
     """Align an open bench, and calibrate it where that is asked for; its light is off afterwards.
 
     Parameters
     ----------
-    remedy : "realign" keeps what else the calibration holds, "recalibrate" measures all of it
+    recovery : "realign" keeps what else the calibration holds, "recalibrate" measures all of it
 
     Raises
     ------
@@ -32,7 +32,7 @@ def recalibrate(bench: Bench, remedy: str) -> None:
 
     try:
         found = align(bench)
-        if remedy == "recalibrate":
+        if recovery == "recalibrate":
             store(bench, found)
             calibrate(bench)
         else:
@@ -45,9 +45,9 @@ def recalibrate(bench: Bench, remedy: str) -> None:
             bench.camera.configure(exposure_s=bench.file.exposure_s)
     except LightloomError as error:
         raise Paused(
-            f"{bench.path}: to {remedy} was tried and did not work: {error}; {_ADVICE}; the bench "
+            f"{bench.path}: to {recovery} was tried and did not work: {error}; {_ADVICE}; the bench "
             "is safe",
-            remedy,
+            recovery,
             "",
             _ADVICE,
         ) from error

@@ -42,7 +42,7 @@ from .bench import WINDOW_SAMPLES, Bench
 from .checkpoint import QUALITY, Checkpoint, FaultNote, Kept, Recorder, Segment
 from .decoding import DecodedShot, Decoder, Frame, Taken
 from .diagnose import Diagnosis, diagnose
-from .fault_policy import ANEW, PAUSE, SUSPENDED, FaultPolicy, Remedy, kind_of
+from .fault_policy import ANEW, PAUSE, SUSPENDED, FaultPolicy, Recovery, kind_of
 from .monitors import Monitors
 from .recovery import check_emission, reconnect, role_of
 from .shot_plan import ROLES, Planned, ShotPlan, TileJob, TileResult
@@ -73,12 +73,12 @@ class RestartProducts(Exception):
 
     Parameters
     ----------
-    remedy : "realign" or "recalibrate"
+    recovery : "realign" or "recalibrate"
     """
 
-    def __init__(self, remedy: str) -> None:
-        super().__init__(remedy)
-        self.remedy = remedy
+    def __init__(self, recovery: str) -> None:
+        super().__init__(recovery)
+        self.recovery = recovery
 
 
 @dataclass
@@ -90,8 +90,8 @@ class _PendingShot:
     stats : of its segment
     frames : that are laid out for it: those that change
     attempts : exposures of it that were begun
-    used : how many remedies it had, by kind of fault
-    tried : remedies that it had, by name
+    used : how many recoveries it had, by kind of fault
+    tried : recoveries that it had, by name
     began_s : the latest of its exposures
     darkness : of the bench when that began; another one says that the light was off meanwhile
     future : what that one gives; None once it was judged
@@ -152,7 +152,7 @@ class ShotRunner:
     decoder : knows what the bench's light is like
     reference_every : shots between two reference shots; 0 for none
     settling_s : from a flip until its light is trusted, by role, where it was measured
-    faults, remedies : kind -> how often a shot was repeated for it, remedy -> how often it was
+    faults, recoveries : kind -> how often a shot was repeated for it, recovery -> how often it was
         used; counted on
 
     Attributes
@@ -162,7 +162,7 @@ class ShotRunner:
     timeline : where slices of what happens go, if anybody wants them
     recorder : keeps what is finished, if anybody wants it
     may_begin_again : whether the bench may be measured anew
-    lost_s : of the bench's time, on exposures that failed and on remedies
+    lost_s : of the bench's time, on exposures that failed and on recoveries
     """
 
     def __init__(
@@ -172,12 +172,12 @@ class ShotRunner:
         reference_every: int,
         settling_s: dict[str, float],
         faults: dict[str, int],
-        remedies: dict[str, int],
+        recoveries: dict[str, int],
     ) -> None:
         self.bench, self.decoder = bench, decoder
         self.layout = decoder.layout
         self._bits = 0 if decoder.is_guessed else decoder.layout.marker_bits
-        self.faults, self.remedies, self.lost_s = faults, remedies, 0.0
+        self.faults, self.recoveries, self.lost_s = faults, recoveries, 0.0
         self.stops = Event()
         self.upcoming: Callable[[], TileJob | None] = lambda: None
         self.timeline: Timeline | None = None
@@ -453,7 +453,7 @@ class ShotRunner:
             return False
         asking.began_s = asking.began_s or began_s
         self._count(SUSPENDED, shots, asking.stats)
-        self._remedied("wait", asking)
+        self._recovered("wait", asking)
         self._tell(SUSPENDED, "", asking, "wait", complaint, began_s)
         return True
 
@@ -707,11 +707,11 @@ class ShotRunner:
                     raise
                 together = self._together(course, coming, error)
                 self._count(kind_of(error) or "", len(together), coming.stats)
-                remedy = self._put_right(coming, error)
-                if remedy in ("host", "skip"):
+                recovery = self._put_right(coming, error)
+                if recovery in ("host", "skip"):
                     self._is_muddled = True
                     for other in together:
-                        other.found, other.future = self._without_light(other, remedy), None
+                        other.found, other.future = self._without_light(other, recovery), None
                     return
                 for other in together[:-1]:
                     other.frames.clear()
@@ -770,25 +770,25 @@ class ShotRunner:
         return [coming]
 
     def _put_right(self, coming: _PendingShot, error: InstrumentError) -> str:
-        """Apply remedies until one of them works; give its name.
+        """Apply recoveries until one of them works; give its name.
 
-        A remedy that fails is a fault, too. Each kind has a list that ends, so this does.
+        A recovery that fails is a fault, too. Each kind has a list that ends, so this does.
 
         Raises
         ------
-        Paused, Anew : when that is the remedy
+        Paused, Anew : when that is the recovery
         """
         while True:
             try:
-                return self._remedy(coming, error)
+                return self._recovery(coming, error)
             except InstrumentError as other:
                 if isinstance(other, Paused) or kind_of(other) is None:
                     raise
                 self._refuse_when_stopped(coming)
                 error = other
 
-    def _remedy(self, coming: _PendingShot, error: InstrumentError) -> str:
-        """Apply the next remedy for a fault."""
+    def _recovery(self, coming: _PendingShot, error: InstrumentError) -> str:
+        """Apply the next recovery for a fault."""
         began_s, kind = coming.began_s, kind_of(error)
         assert kind is not None
         if kind in _OF_LIGHT:
@@ -797,40 +797,40 @@ class ShotRunner:
             except InstrumentError as reason:
                 if coming.darkness == self.bench.darkness:  # else it is held off
                     error, kind = reason, kind_of(reason) or kind
-        remedy = self._next_remedy(kind, coming)
-        self._remedied(remedy.name, coming)
-        if remedy == PAUSE:
+        recovery = self._next_recovery(kind, coming)
+        self._recovered(recovery.name, coming)
+        if recovery == PAUSE:
             self._pause(coming, kind, error)
         try:
-            self._apply(remedy, error)
+            self._apply(recovery, error)
         finally:
             device = error.instrument.name if isinstance(error.instrument, Instrument) else ""
-            self._tell(kind, device, coming, remedy.name, str(error), began_s)
+            self._tell(kind, device, coming, recovery.name, str(error), began_s)
             coming.began_s = self.bench.clock.now_s()
-        return remedy.name
+        return recovery.name
 
-    def _next_remedy(self, kind: str, coming: _PendingShot) -> Remedy:
+    def _next_recovery(self, kind: str, coming: _PendingShot) -> Recovery:
         while True:
-            remedy = self._policy.remedy(kind, coming.used)
+            recovery = self._policy.recovery(kind, coming.used)
             coming.used[kind] += 1
-            if self.may_begin_again or remedy.name not in ANEW:
-                return remedy
+            if self.may_begin_again or recovery.name not in ANEW:
+                return recovery
 
-    def _apply(self, remedy: Remedy, error: InstrumentError) -> None:
-        if remedy.name == "wait":
-            self._sleep(remedy.wait_s)
-        elif remedy.name == "reconnect":
+    def _apply(self, recovery: Recovery, error: InstrumentError) -> None:
+        if recovery.name == "wait":
+            self._sleep(recovery.wait_s)
+        elif recovery.name == "reconnect":
             for role in self._to_reconnect(error):
                 reconnect(self.bench, role)
-        elif remedy.name in ANEW:
-            raise RestartProducts(remedy.name)
+        elif recovery.name in ANEW:
+            raise RestartProducts(recovery.name)
 
     def _to_reconnect(self, error: InstrumentError) -> list[str]:
         """Return the role of the device that failed; all but the source where nobody knows."""
         role = role_of(self.bench, error.instrument)
         return [role] if role else ["detector", "input", "weight"]
 
-    def _without_light(self, coming: _PendingShot, remedy: str) -> DecodedShot:
+    def _without_light(self, coming: _PendingShot, recovery: str) -> DecodedShot:
         """Return numbers for a shot of which light gives none; they are marked."""
         planned = coming.planned
         coming.stats.marked += 1
@@ -838,7 +838,7 @@ class ShotRunner:
             x = planned.job.input(planned.input)
         else:
             x = self._reference_levels()
-        given = self.decoder.model.passed_e if remedy == "host" else self.decoder.model.leaked_e
+        given = self.decoder.model.passed_e if recovery == "host" else self.decoder.model.leaked_e
         return DecodedShot(given(x, planned.job.weight(planned.weight)))
 
     def _pause(self, coming: _PendingShot, kind: str, error: InstrumentError) -> None:
@@ -874,12 +874,12 @@ class ShotRunner:
         self.faults[kind] = self.faults.get(kind, 0) + shots
         stats.retries += shots
 
-    def _remedied(self, name: str, coming: _PendingShot) -> None:
-        self.remedies[name] = self.remedies.get(name, 0) + 1
+    def _recovered(self, name: str, coming: _PendingShot) -> None:
+        self.recoveries[name] = self.recoveries.get(name, 0) + 1
         coming.tried[name] += 1
 
     def _tell(
-        self, kind: str, device: str, coming: _PendingShot, remedy: str, detail: str, began_s: float
+        self, kind: str, device: str, coming: _PendingShot, recovery: str, detail: str, began_s: float
     ) -> None:
         """Note a fault, and what it cost."""
         lost_s = self.bench.clock.now_s() - began_s
@@ -887,7 +887,7 @@ class ShotRunner:
         if self.recorder is not None:
             attempt = max(coming.attempts - 1, 0)
             self.recorder.note(
-                FaultNote(time.time(), kind, device, coming.name, attempt, remedy, detail, lost_s)
+                FaultNote(time.time(), kind, device, coming.name, attempt, recovery, detail, lost_s)
             )
 
     def _sleep(self, seconds: float) -> None:

@@ -661,7 +661,7 @@ def _faults(run: Summary) -> Iterator[str]:
             kind,
             device or "unknown",
             f"{share.count:,}",
-            ", ".join(f"{name} {count:,}" for name, count in share.remedies.most_common()),
+            ", ".join(f"{name} {count:,}" for name, count in share.recoveries.most_common()),
             _duration(share.lost_s) if share.lost_s else "-",
         )
         for (kind, device), share in faults
@@ -695,7 +695,7 @@ def _faults(run: Summary) -> Iterator[str]:
             fault["device"] or "unknown",
             fault["shot"],
             str(fault["attempt"]),
-            fault["remedy"],
+            fault["recovery"],
             str(fault["detail"])[:300],
         )
         for fault in reversed(run.last_faults)

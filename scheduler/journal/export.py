@@ -55,7 +55,7 @@ _MEANINGS = {
     "at_s": "seconds since 1970-01-01 00:00 UTC, when it was kept",
     "began_s": "seconds since 1970-01-01 00:00 UTC",
     "ended_s": "seconds since 1970-01-01 00:00 UTC; NaN where it says no end",
-    "lost_s": "of the bench's clock, for the exposure and the remedy",
+    "lost_s": "of the bench's clock, for the exposure and the recovery",
     "electrons": "of each shot that is no reference, in the order of the plan, by slot",
     "brightness": "light over that of calibration; NaN where it was not measured",
     "dark": "dark pixels off what calibration says, in sigma of their mean",
@@ -143,7 +143,7 @@ def _write(journal: JournalFile, tree: _Tree) -> None:
     _write_steps(journal, tree)
     _write_segments(journal, tree)
     faults = {"session": "i8", "at_s": "f8", "kind": _TEXT, "device": _TEXT, "shot": _TEXT}
-    faults |= {"attempt": "i8", "remedy": _TEXT, "detail": _TEXT, "lost_s": "f8"}
+    faults |= {"attempt": "i8", "recovery": _TEXT, "detail": _TEXT, "lost_s": "f8"}
     for row in journal.rows("fault"):
         tree.row("faults", faults, {"session": row["session"], **json.loads(row["document"])})
 

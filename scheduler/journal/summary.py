@@ -147,7 +147,7 @@ class FaultShare:
     """Faults of one kind on one device: how many, what was done, and the time lost."""
 
     count: int = 0
-    remedies: Counter[str] = field(default_factory=Counter)
+    recoveries: Counter[str] = field(default_factory=Counter)
     lost_s: float = 0.0
 
 
@@ -349,7 +349,7 @@ def _read_faults(journal: JournalFile, summary: Summary) -> None:
         fault = {"session": row["session"], **json.loads(row["document"])}
         share = summary.faults.setdefault((fault["kind"], fault["device"]), FaultShare())
         share.count += 1
-        share.remedies[fault["remedy"]] += 1
+        share.recoveries[fault["recovery"]] += 1
         share.lost_s += fault["lost_s"] or 0.0
         session = sessions.get(row["session"])
         if session is not None:

@@ -78,7 +78,7 @@ def resume(
             backend.recorder = journal  # before it is opened: it goes on where it was
         for fault in faults:
             one = benches.get(fault["shot"].partition("/")[0]) or next(iter(benches.values()))
-            for counts, key in ((one.faults, "kind"), (one.remedies, "remedy")):
+            for counts, key in ((one.faults, "kind"), (one.recoveries, "recovery")):
                 counts[fault[key]] = counts.get(fault[key], 0) + 1
         planned = _planned(about, loaded, backend)
         if changed:

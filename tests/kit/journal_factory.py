@@ -118,8 +118,8 @@ def note_fault(journal: Journal, at_s: float, number: int) -> FaultNote:
     """Note one fault of several kinds in turn."""
     kinds = (("stale", "the detector"), ("timeout", ""), ("wrong-light", "the <source> & more"))
     kind, device = kinds[number % 3]
-    remedy = ("retry", "reconnect", "skip")[number % 3]
+    recovery = ("retry", "reconnect", "skip")[number % 3]
     said = f"what was said of fault {number}: <b>&amp;"
-    fault = FaultNote(at_s, kind, device, f"layer.0/0.{number}", 0, remedy, said, 0.25)
+    fault = FaultNote(at_s, kind, device, f"layer.0/0.{number}", 0, recovery, said, 0.25)
     journal.note(fault)
     return fault
