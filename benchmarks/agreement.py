@@ -33,9 +33,9 @@ _SURE = 4.5  # standard errors; beyond them by chance less than once in 10,000
 _FEWEST = 50  # repeats of which the spread tells the error
 _GAIN_OFF = 1e-3  # of a slope: rounding to grey levels, crosstalk that is not known
 _VARIANCE_OFF = 0.05  # of a variance: noise of what is itself measured, pixels at an edge
-_LAYOUTS = ("imaged", "line", "block")
+_LAYOUTS = ("imaged", "line", "single-pixel")
 _UNSTEADY = "source_rms = 0.02\ndrift_rms = 0.01\ndrift_shots = 3000.0\n"
-_BRIGHT = {"imaged": "2e9", "line": "2e8", "block": "3e10"}  # electrons per pixel and joule
+_BRIGHT = {"imaged": "2e9", "line": "2e8", "single-pixel": "3e10"}  # electrons per pixel and joule
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _compare(
         truth["input_map"], points
     )
     yield CalibrationRow("input on weight modulator, px", "", "", _rms(off / scale), 0.1)
-    if bench.file.layout != "block":
+    if bench.file.layout != "single-pixel":
         off = registration.apply(layout.optics.camera_map, points) - registration.apply(
             truth["camera_map"], points
         )
@@ -102,18 +102,18 @@ def _compare(
     for role in ("input", "weight"):
         table, found = truth["tables"][role], layout.optics.tables[role]
         yield CalibrationRow(f"{role} grey curve, of full scale", "", "", _rms(found - table), 3e-3)
-        hidden, seen = 1 / table.min(), figure("curves", f"{role}_extinction")
+        hidden, seen = 1 / table.min(), figure("response_curves", f"{role}_extinction")
         yield CalibrationRow(
             f"{role} extinction", f"{hidden:.0f}", f"{seen:.1f}", seen / hidden - 1, 0.05
         )
     pairs = _true_pairs(bench, layout)
     ratio = backend.optical_model.response.pairs_e / pairs
     yield CalibrationRow("gain map", "", "", float(ratio.std() / ratio.mean()), 5e-3)
-    if bench.file.layout != "block":
+    if bench.file.layout != "single-pixel":
         camera = bench.instruments["detector"]
-        hidden, seen = camera.gain_e_per_count, figure("detector", "gain_e_per_count")  # type: ignore[attr-defined]
+        hidden, seen = camera.gain_e_per_count, figure("photon_transfer", "gain_e_per_count")  # type: ignore[attr-defined]
         yield CalibrationRow("e per count", f"{hidden:.4f}", f"{seen:.4f}", seen / hidden - 1, 0.01)
-        hidden, seen = camera.read_noise_e, figure("detector", "read_noise_e")  # type: ignore[attr-defined]
+        hidden, seen = camera.read_noise_e, figure("photon_transfer", "read_noise_e")  # type: ignore[attr-defined]
         yield CalibrationRow(
             "read noise, e", f"{hidden:.3f}", f"{seen:.3f}", seen / hidden - 1, 0.05
         )
@@ -182,7 +182,7 @@ def _rms(values: np.ndarray) -> float:
 def main(arguments: list[str] | None = None) -> None:
     """Study benches of several seeds, and print one table each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--layout", default="imaged", choices=("imaged", "line", "block"))
+    parser.add_argument("--layout", default="imaged", choices=("imaged", "line", "single-pixel"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--products", type=int, default=4000)

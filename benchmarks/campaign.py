@@ -213,7 +213,7 @@ def _forward(model: Model, image: np.ndarray, backend: BenchBackend, outcome: Ou
 
 def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
     """Return the kinds of faults that a layout's devices can have, and where they strike."""
-    if layout != "block":
+    if layout != "single-pixel":
         return CAMERA
     frames = ("dropped", "incomplete", "stale", "overflow")
     return {kind: places for kind, places in CAMERA.items() if kind not in frames}

@@ -680,7 +680,7 @@ def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:
         period_s = bench.instruments[role].refresh_period_s  # type: ignore[attr-defined]
         limit = 1 / period_s if period_s else None
         add(f"{role} modulator", "frames", counts[f"{role}_frames"], limit)
-    if file.layout == "block":
+    if file.layout == "single-pixel":
         add("detector (DAQ)", "exposures", counts["shots"], 1 / file.exposure_s)
         add("converter", "samples", counts["shots"] * WINDOW_SAMPLES, None)
     else:

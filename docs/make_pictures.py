@@ -42,12 +42,18 @@ def draw_calibration() -> None:
         backend.close()
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
-    light, noise = arrays("detector", "mean_counts"), arrays("detector", "variance_counts")
+    light, noise = (
+        arrays("photon_transfer", "mean_counts"),
+        arrays("photon_transfer", "variance_counts"),
+    )
     some = np.linspace(0, len(light) - 1, 1500).astype(int)
     axes[0].loglog(light[some], noise[some], ".", markersize=2, rasterized=True)
     axes[0].set(title="Photon transfer", xlabel="counts", ylabel="variance, counts²")
     for role in ("input", "weight"):
-        levels, seen = arrays("curves", f"{role}_levels"), arrays("curves", f"{role}_light")
+        levels, seen = (
+            arrays("response_curves", f"{role}_levels"),
+            arrays("response_curves", f"{role}_light"),
+        )
         axes[1].plot(levels, seen, label=role)
         moments, share = (
             arrays("settling", f"{role}_moments_s"),
@@ -57,7 +63,7 @@ def draw_calibration() -> None:
     axes[1].set(title="Grey levels", xlabel="level", ylabel="light, brightest = 1")
     axes[2].set(title="Settling", xlabel="after the flip, ms", ylabel="share of the change")
     axes[1].legend(), axes[2].legend()
-    shown = axes[3].imshow(arrays("flat", "slot_gains"), aspect="auto")
+    shown = axes[3].imshow(arrays("flat_field", "slot_gains"), aspect="auto")
     axes[3].set(title="Gain of slots, over their mean")
     figure.colorbar(shown, ax=axes[3])
     axes[4].plot(arrays("drift", "light"), linewidth=0.8)

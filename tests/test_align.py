@@ -15,7 +15,14 @@ from bench_factory import FAST_512, IMPERFECT, fault, load_example
 from commands import called
 from lightloom.backends.bench.bench import Bench
 from lightloom.backends.bench.binding import check_calibration
-from lightloom.backends.calibration import Alignment, align, fiducials, follow, phase_shift, store
+from lightloom.backends.calibration import (
+    Alignment,
+    align,
+    align_live,
+    fiducials,
+    phase_shift,
+    store,
+)
 from lightloom.backends.calibration.probe import Probe
 from lightloom.backends.optics import registration
 from lightloom.backends.optics.calibration_file import Calibration, calibration_path
@@ -64,11 +71,11 @@ def errors(bench: Bench, found: Alignment) -> tuple[float, float]:
     layout = bench.file.layout
     axes = [np.linspace(0, size - 1, 40) for size in bench.weight.shape]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    sensor = bench.camera.sensor_shape if layout != "block" else (1, 1)
+    sensor = bench.camera.sensor_shape if layout != "single-pixel" else (1, 1)
     truth = bench.world.truth(sensor)
     on_input = registration.apply(truth["input_map"], points)
     usable = _inside(on_input, bench.input.shape)
-    if layout == "block":
+    if layout == "single-pixel":
         return _rms(registration.apply(found.input_map, points)[usable] - on_input[usable]), 0.0
     assert found.camera_map is not None
     if layout == "line":
@@ -135,7 +142,7 @@ def test_a_full_bench_is_found(tmp_path: Path, layout: str, shots: int) -> None:
 
 @pytest.mark.campaign
 def test_a_block_bench_is_found_by_a_photodiode(tmp_path: Path) -> None:
-    bench = bench_of(tmp_path, "block", 2, "full", shift_px=40)
+    bench = bench_of(tmp_path, "single-pixel", 2, "full", shift_px=40)
     found = align(bench)
     assert found.camera_map is None and found.spot_px is None
     assert errors(bench, found)[0] < 1.0
@@ -294,7 +301,7 @@ def test_the_source_stays_within_the_power_of_aligning(
 def test_following_sees_what_is_moved(tmp_path: Path, layout: str) -> None:
     bench = bench_of(tmp_path, layout, 2)
     heard: list[str] = []
-    alignments = follow(bench, heard.append)
+    alignments = align_live(bench, heard.append)
     first = next(alignments)
     before = next(alignments)
     shots = before.cost["shots"] - first.cost["shots"]

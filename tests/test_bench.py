@@ -148,7 +148,7 @@ def test_every_run_says_whether_its_light_was_as_predicted(make_bench: BenchMake
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_products_come_out_right(make_bench: BenchMaker, layout: str) -> None:
     # every shape of product goes through the same frames: segments, groups, batches, both signs
-    more = {"world__electrons_per_pixel_j": 2e10} if layout == "block" else {}
+    more = {"world__electrons_per_pixel_j": 2e10} if layout == "single-pixel" else {}
     backend = make_bench(layout, **more)
     length = 40
     x, w = numbers(5, length), numbers(6, length, seed=4)
@@ -237,7 +237,7 @@ _REPEATED = [
     ("detector", "stale", "stale"),
     ("detector", "silent", "timeout"),
     ("detector", "overflow", "timeout"),
-    ("detector", "garbage", "wrong-light"),
+    ("detector", "garbage", "unexpected-intensity"),
     ("input", "frozen", "stale"),
     ("weight", "frozen", "stale"),
     ("input", "late", "stale"),
@@ -297,7 +297,7 @@ def test_a_lasting_fault_ends_the_run_in_the_dark(make_bench: BenchMaker) -> Non
     backend = make_bench(instruments__input__faults=fault("frozen", rate=1.0))
     with pytest.raises(Paused, match=r"failed 6 times.*follow the input modulator") as caught:
         backend.matmul(numbers(2, 16), numbers(3, 16))
-    assert (caught.value.kind, caught.value.device) == ("wrong-light", "instruments.input")
+    assert (caught.value.kind, caught.value.device) == ("unexpected-intensity", "instruments.input")
     assert backend.bench.world is not None and backend.bench.world.power_w == 0
     assert not backend.bench.source.is_connected
 
@@ -332,18 +332,18 @@ def test_too_much_light_is_no_number(make_bench: BenchMaker) -> None:
 
 def test_a_block_bench_sees_a_dim_source(make_bench: BenchMaker) -> None:
     # half the light gives half of every number, and no marker says so
-    backend = make_bench("block", world__electrons_per_pixel_j=2e10)
+    backend = make_bench("single-pixel", world__electrons_per_pixel_j=2e10)
     backend.open()
     assert backend.bench.world is not None
     backend.bench.world.power_w /= 2
     with pytest.raises(Paused, match="reference shot"):
         backend.matmul(numbers(3, 16), numbers(2, 16))
-    assert backend.faults == {"wrong-light": 6}
+    assert backend.faults == {"unexpected-intensity": 6}
 
 
 def test_a_block_bench_counts_its_frames(make_bench: BenchMaker) -> None:
     # one photodiode cannot see a marker: a frame that was not shown is missed by the counter
-    backend = make_bench("block", instruments__input__faults=fault("frozen", [3]))
+    backend = make_bench("single-pixel", instruments__input__faults=fault("frozen", [3]))
     result = backend.matmul(numbers(3, 16), numbers(2, 16))
     assert backend.faults == {"stale": 1} and result.stats.retries == 1
 
@@ -370,7 +370,7 @@ _BAD: dict[str, tuple[dict[str, Any], str]] = {
         "timeout_s",
     ),
     "no schema": ({"schema": 7}, "schema"),
-    "block with a camera": ({"layout": "block"}, "daq"),
+    "block with a camera": ({"layout": "single-pixel"}, "daq"),
 }
 
 

@@ -45,7 +45,7 @@ def real(port: int, timeout_s: float = 1.5) -> str:
 
 
 @pytest.mark.parametrize(
-    ("layout", "lightloom"), [("imaged", started), ("line", called), ("block", called)]
+    ("layout", "lightloom"), [("imaged", started), ("line", called), ("single-pixel", called)]
 )
 def test_what_init_writes_passes_its_check(
     tmp_path: Path, layout: str, lightloom: Callable[..., Ended]

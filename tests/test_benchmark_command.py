@@ -236,7 +236,7 @@ def test_a_round_is_what_the_plan_says() -> None:
         assert took == pytest.approx(phase["seconds"][0], rel=1e-6)
 
 
-@pytest.mark.parametrize("layout", ["imaged", pytest.param("block", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("layout", ["imaged", pytest.param("single-pixel", marks=pytest.mark.slow)])
 def test_devices_are_held_against_their_own_limits(make_bench: BenchMaker, layout: str) -> None:
     backend = make_bench(layout)
     job = make_job(with_random_weights(sized_model(16, 1, vocabulary=8, context=4)), sequence=2)

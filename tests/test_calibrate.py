@@ -62,7 +62,7 @@ OWN: dict[str, dict[str, Any]] = {
         "world__electrons_per_pixel_j": 3e7,
         "world__crosstalk": 0.02,
     },
-    "block": {
+    "single-pixel": {
         "instruments__detector__device": "ni-6363",
         "encoding__element_px": 16,
         "encoding__guard_px": 0,
@@ -99,7 +99,7 @@ def bench_of(folder: Path, kind: str, **changes: Any) -> Bench:
 def truth_of(bench: Bench) -> dict[str, np.ndarray]:
     assert bench.world is not None
     with bench:
-        sensor = (1, 1) if bench.file.layout == "block" else bench.camera.sensor_shape
+        sensor = (1, 1) if bench.file.layout == "single-pixel" else bench.camera.sensor_shape
         return bench.world.truth(sensor)
 
 
@@ -107,7 +107,7 @@ def aligned(bench: Bench) -> Bench:
     """Store the true maps as if they had been found."""
     truth = truth_of(bench)
     arrays = {"input_map": truth["input_map"]}
-    if bench.file.layout != "block":
+    if bench.file.layout != "single-pixel":
         with bench:
             arrays["camera_map"] = true_optics(bench).camera_map
     spot = Figure("spot_px", float(truth["spot_px"]), None, "px")
@@ -162,17 +162,19 @@ def test_a_calibration_finds_what_the_bench_hides(
     assert bench.world is not None
     extinction = bench.world.options.extinction_ratio
     gain, noise = 1e6, 1000.0
-    if bench.file.layout != "block":
+    if bench.file.layout != "single-pixel":
         assert bench.camera.gain_e_per_count is not None
         gain, noise = bench.camera.gain_e_per_count, bench.camera.read_noise_e
-    for figure in found.steps["detector"].figures:
+    for figure in found.steps["photon_transfer"].figures:
         true = {"gain_e_per_count": gain, "read_noise_e": noise}.get(figure.name)
         if true is not None:  # 4.5 of its stated errors, once in 1.5e5, and 0.2 % of bias
             assert figure.uncertainty is not None and figure.uncertainty < 0.025 * true
             assert abs(figure.value - true) < 4.5 * figure.uncertainty + 2e-3 * true
     for role in ("input", "weight"):
-        assert found.figure("curves", f"{role}_extinction") == pytest.approx(extinction, rel=0.03)
-        off = found.array("curves", role) - truth["tables"][role]
+        assert found.figure("response_curves", f"{role}_extinction") == pytest.approx(
+            extinction, rel=0.03
+        )
+        off = found.array("response_curves", role) - truth["tables"][role]
         assert np.sqrt(np.mean(off**2)) < 3e-3
         wait_s, settles_s = found.figure("settling", f"{role}_wait_s"), truth["settle_times_s"]
         assert abs(wait_s - settles_s[role]) < 0.2 * bench.input.refresh_period_s
@@ -214,7 +216,7 @@ def panel(
         ("imaged", "20 ms", 1.0, 2e-2),
         # far quicker than it says
         pytest.param("imaged", "20 ms", 0.05, 1e-3, marks=pytest.mark.slow),
-        ("block", "20 ms", 0.01, 2e-4),
+        ("single-pixel", "20 ms", 0.01, 2e-4),
     ],
 )
 def test_quick_and_slow_panels_settle_as_they_do(
@@ -224,7 +226,7 @@ def test_quick_and_slow_panels_settle_as_they_do(
 
     Waits scatter by 7 % at most (of the darkest bench): beyond 30 % once in 1e5.
     """
-    found = calibrate(panel(tmp_path, layout, stated, slower, 7), only=("dark", "settling"))
+    found = calibrate(panel(tmp_path, layout, stated, slower, 7), only=("dark_frames", "settling"))
     for role in ("input", "weight"):
         assert found.figure("settling", f"{role}_wait_s") == pytest.approx(settles_s, rel=0.3)
 
@@ -232,7 +234,7 @@ def test_quick_and_slow_panels_settle_as_they_do(
 def test_a_panel_that_never_settles_is_told_the_way_out(tmp_path: Path) -> None:
     bench = panel(tmp_path, "imaged", "1 ms", 15.0, 0)
     with pytest.raises(BadFit, match=r"step settling: .*not settled.*--skip settling"):
-        calibrate(bench, only=("dark", "settling"))
+        calibrate(bench, only=("dark_frames", "settling"))
 
 
 def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
@@ -323,7 +325,7 @@ def test_random_products_are_at_the_noise_floor(
     # that a bench as claimed is beyond its limit once in 1e4, on any processor; the bias once in
     # 370.
     backend = BenchBackend(load_bench(clean(layout)[0].path))
-    claim, products = (1.13, 1000) if layout == "block" else (1.05, 2000)
+    claim, products = (1.13, 1000) if layout == "single-pixel" else (1.05, 2000)
     found = random_products(backend, products)
     backend.close()
     assert found.over_floor < claim * (1 + 3.72 * 0.87 / products**0.5)
@@ -353,7 +355,7 @@ def test_crosstalk_of_close_blocks_is_undone(tmp_path: Path) -> None:
         step.arrays["inverse"] = np.zeros((0, 0), np.float32)
         found.add(step)
         found.write(calibration_path(bench.path))
-        calibrate(bench, only=["flat"])
+        calibrate(bench, only=["flat_field"])
     assert errors["undone"] < 0.8 * errors["left"]
 
 
@@ -420,13 +422,13 @@ def test_dead_rows_are_named(
     later: Callable[..., Bench], kind: str, rows: range, says: str
 ) -> None:
     with pytest.raises(BadFit, match=says):
-        calibrate(later(kind, world__dead_rows=list(rows)), only=["flat"])
+        calibrate(later(kind, world__dead_rows=list(rows)), only=["flat_field"])
 
 
 @pytest.mark.slow
 def test_one_dead_row_is_calibrated_away(later: Callable[..., Bench]) -> None:
     bench = later("imaged", world__dead_rows=[150])
-    calibrate(bench, only=["flat"])
+    calibrate(bench, only=["flat_field"])
     backend = BenchBackend(load_bench(bench.path))
     assert random_products(backend, 1000).over_floor < 1.2  # 0.98, +-0.0275: 8 sigma
     backend.close()
@@ -437,7 +439,7 @@ def test_one_dead_row_is_calibrated_away(later: Callable[..., Bench]) -> None:
 def test_a_modulator_that_hangs_is_named(later: Callable[..., Bench], kind: str, role: str) -> None:
     bench = later(kind, **{f"instruments__{role}__faults": fault("frozen", range(8, 2000))})
     with pytest.raises((BadFit, StaleFrame), match=f"{role} modulator does not show its frames"):
-        calibrate(bench, only=["flat"])
+        calibrate(bench, only=["flat_field"])
 
 
 def test_a_weight_modulator_that_never_shows_anything_is_named(tmp_path: Path) -> None:
@@ -450,10 +452,10 @@ def test_a_weight_modulator_that_never_shows_anything_is_named(tmp_path: Path) -
 def assert_alike(found: Calibration, clean: Calibration) -> None:
     """Within what noise explains: five times each figure's own uncertainty, or half a per cent."""
     for step, name in (
-        ("detector", "gain_e_per_count"),
-        ("detector", "read_noise_e"),
-        ("curves", "input_extinction"),
-        ("curves", "weight_extinction"),
+        ("photon_transfer", "gain_e_per_count"),
+        ("photon_transfer", "read_noise_e"),
+        ("response_curves", "input_extinction"),
+        ("response_curves", "weight_extinction"),
         ("settling", "input_wait_s"),
         ("settling", "weight_wait_s"),
     ):
@@ -461,9 +463,9 @@ def assert_alike(found: Calibration, clean: Calibration) -> None:
         off = abs(found.figure(step, name) - figure.value)
         assert off < 5 * 2**0.5 * float(figure.uncertainty or 0) + 5e-3 * figure.value, name
     for role in ("input", "weight"):
-        off_curve = found.array("curves", role) - clean.array("curves", role)
+        off_curve = found.array("response_curves", role) - clean.array("response_curves", role)
         assert np.sqrt(np.mean(off_curve**2)) < 3e-3
-    pairs = found.array("flat", "pairs_e") / clean.array("flat", "pairs_e")
+    pairs = found.array("flat_field", "pairs_e") / clean.array("flat_field", "pairs_e")
     assert (pairs / pairs.mean()).std() < 7e-3
 
 
@@ -472,7 +474,7 @@ def assert_alike(found: Calibration, clean: Calibration) -> None:
     ("layout", "kinds"),
     [
         ("line", {"garbage": 0.03, "dropped": 0.01, "stale": 0.01, "incomplete": 0.01}),
-        ("block", {"garbage": 0.03}),
+        ("single-pixel", {"garbage": 0.03}),
     ],
 )
 def test_a_hand_in_the_beam_and_lost_frames_change_nothing(
@@ -493,7 +495,7 @@ def test_a_hand_in_the_beam_and_lost_frames_change_nothing(
 def test_a_hand_that_stays_for_30_exposures_is_repeated_or_refused(
     later: Callable[..., Bench], clean: Callable[[str], tuple[Bench, Calibration]], kind: str
 ) -> None:
-    for step, first in (("settling", 20), ("flat", 40)):
+    for step, first in (("settling", 20), ("flat_field", 40)):
         hand = fault("garbage", range(first, first + 30))
         bench = later(kind, instruments__detector__faults=hand)
         try:
@@ -515,8 +517,8 @@ MOVED = [  # rows and columns by which one plane has moved on the next
     ("line", "input", 0, 3),
     ("line", "camera", 5, 0),
     ("line", "camera", 0, 3),
-    ("block", "input", 0, 6),
-    ("block", "input", 6, 0),
+    ("single-pixel", "input", 0, 6),
+    ("single-pixel", "input", 6, 0),
 ]
 
 
@@ -566,13 +568,13 @@ def test_a_drifting_source_is_followed(later: Callable[..., Bench], layout: str)
     # 3.2 is 5 of from the 1.85 of this drift: the world's seed fixes it)
     bench = later(layout, world__drift_rms=0.05, world__drift_shots=2000.0)
     backend = BenchBackend(bench)
-    found = random_products(backend, 200 if layout == "block" else 2000)
+    found = random_products(backend, 200 if layout == "single-pixel" else 2000)
     backend.close()
     # a photodiode sees the source in every twentieth shot only: 2.3 and 2.8 were measured, so this
     # guards against worse and does not say that a block bench meets the 1.3 of the others
-    assert found.over_floor < (3.2 if layout == "block" else 1.3)
+    assert found.over_floor < (3.2 if layout == "single-pixel" else 1.3)
     assert backend.references <= 0.05 * found.shots + 5
-    if layout == "block":
+    if layout == "single-pixel":
         assert backend.references <= 0.12 * found.shots  # one with each weight frame
 
 
@@ -590,7 +592,7 @@ def test_steps_stand_on_each_other(later: Callable[..., Bench]) -> None:
     bench = later("tiny line")
     with pytest.raises(LightloomError, match="unknown step 'flatt'"):
         calibrate(bench, only=["flatt"])
-    assert crosstalk.crosstalk.__name__ in calibrate(bench, only=["dark"]).steps
+    assert crosstalk.crosstalk.__name__ in calibrate(bench, only=["dark_frames"]).steps
     bare = aligned(bench)
-    with pytest.raises(LightloomError, match="stands on the step dark"):
-        calibrate(bare, only=["flat"])
+    with pytest.raises(LightloomError, match="stands on the step dark_frames"):
+        calibrate(bare, only=["flat_field"])

@@ -138,8 +138,8 @@ def test_check_tries_instruments_that_are_not_calibrated(bench: Folder) -> None:
     [
         ("found", {}, (), "is not aligned: run `lightloom align --bench bench.toml`"),
         ("aligned", {}, ("--step", "flut"), "unknown step 'flut'; steps are additivity, dark"),
-        ("aligned", {}, ("--step", "detector"), "stands on the step dark"),
-        ("found", {"calibration": "known"}, (), "take that line out"),
+        ("aligned", {}, ("--step", "photon_transfer"), "stands on the step dark_frames"),
+        ("found", {"calibration": "ground-truth"}, (), "take that line out"),
         ("aligned", {"world__covered": True}, (), "no light"),
         ("aligned", {"world__fringes": 1.0}, (), "do not add"),
         ("aligned", {"exposure_s": "3 ms"}, (), "exposure_s = 0.003"),
@@ -176,7 +176,7 @@ def test_a_calibration_that_is_stopped_goes_on(bench: Folder) -> None:
     command = [sys.executable, "-c", WATCHED_COMMAND, "calibrate", *BENCH]
 
     def dark_is_stored() -> bool:
-        return '"name": "dark"' in header.read_text("utf-8")
+        return '"name": "dark_frames"' in header.read_text("utf-8")
 
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -192,10 +192,13 @@ def test_a_calibration_that_is_stopped_goes_on(bench: Folder) -> None:
     assert "calibrate --bench bench.toml --resume" in errors and "Traceback" not in errors
     assert "additivity:" in shown and "drift:" not in shown
     stored = [step["name"] for step in json.loads(header.read_text("utf-8"))["steps"]]
-    assert stored[:3] == ["align", "additivity", "dark"] and "drift" not in stored
-    left = ("--resume", *(f"--skip={name}" for name in ("curves", "crosstalk", "flat", "drift")))
+    assert stored[:3] == ["align", "additivity", "dark_frames"] and "drift" not in stored
+    left = (
+        "--resume",
+        *(f"--skip={name}" for name in ("response_curves", "crosstalk", "flat_field", "drift")),
+    )
     told = document(folder, "calibrate", *BENCH, *left)
-    wanted = [name for name in ("detector", "settling") if name not in stored]
+    wanted = [name for name in ("photon_transfer", "settling") if name not in stored]
     assert [step["name"] for step in told["steps"]] == wanted
 
 
@@ -214,7 +217,7 @@ def test_the_pass_line_allows_for_chance_alone() -> None:
     assert judged(merit(1.6, 0.0, 128)).passed and not judged(merit(1.7, 0.0, 128)).passed
 
 
-@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+@pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
 def test_benches_as_found_are_crooked_by_their_seed(layout: str) -> None:
     # a rehearsal that cannot be repeated, or that is easier than a real bench
     texts = [example_file(layout, as_found=True, seed=seed) for seed in range(50)]

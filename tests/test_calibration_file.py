@@ -48,7 +48,7 @@ BINDING = {
 }
 
 
-def step(name: str = "dark", **changes: Any) -> Step:
+def step(name: str = "dark_frames", **changes: Any) -> Step:
     made = Step(
         name=name,
         figures=(Figure("dark_e", 12.5, 0.25, "e", "residual 1 %"),),
@@ -145,7 +145,7 @@ def test_views_come_back_as_what_they_show(tmp_path: Path) -> None:
     views["foreign"] = whole.astype(whole.dtype.newbyteorder("S"))
     made = step(arrays=views, plots=())
     calibration(made).write(tmp_path / "views.json")
-    assert_same(made, Calibration.read(tmp_path / "views.json").steps["dark"])
+    assert_same(made, Calibration.read(tmp_path / "views.json").steps["dark_frames"])
 
 
 def test_header_is_json_of_everyone_and_names_what_it_should(tmp_path: Path) -> None:
@@ -164,17 +164,17 @@ def test_header_is_json_of_everyone_and_names_what_it_should(tmp_path: Path) -> 
 
 
 def test_a_step_is_replaced_in_its_place_and_asked_by_name() -> None:
-    held = calibration(step("dark"), step("flat"))
-    held.add(step("dark", figures=(Figure("dark_e", 3.0, None, "e"),)))
-    assert list(held.steps) == ["dark", "flat"]
-    assert held.figure("dark", "dark_e") == 3.0
-    assert held.array("flat", "map").shape == (2, 3)
-    with pytest.raises(InputError, match="lacks the step 'curves'"):
-        held.figure("curves", "gamma")
-    with pytest.raises(InputError, match="'dark' holds no figure 'gamma'"):
-        held.figure("dark", "gamma")
-    with pytest.raises(InputError, match="'dark' holds no array 'gamma'"):
-        held.array("dark", "gamma")
+    held = calibration(step("dark_frames"), step("flat_field"))
+    held.add(step("dark_frames", figures=(Figure("dark_e", 3.0, None, "e"),)))
+    assert list(held.steps) == ["dark_frames", "flat_field"]
+    assert held.figure("dark_frames", "dark_e") == 3.0
+    assert held.array("flat_field", "map").shape == (2, 3)
+    with pytest.raises(InputError, match="lacks the step 'response_curves'"):
+        held.figure("response_curves", "gamma")
+    with pytest.raises(InputError, match="'dark_frames' holds no figure 'gamma'"):
+        held.figure("dark_frames", "gamma")
+    with pytest.raises(InputError, match="'dark_frames' holds no array 'gamma'"):
+        held.array("dark_frames", "gamma")
 
 
 @pytest.mark.parametrize(
@@ -370,19 +370,19 @@ def read_back(bench: Bench, *steps: Step) -> Calibration:
 
 def refusal(held: Calibration, bench: Bench, *wanted: str, **others: Any) -> str:
     with pytest.raises(InputError) as caught:
-        check_calibration(bench, held, wanted or ("dark",), DAY_S, **{"now": SOON, **others})
+        check_calibration(bench, held, wanted or ("dark_frames",), DAY_S, **{"now": SOON, **others})
     text = str(caught.value)
     assert "\n" not in text and bench.path in text
     return text
 
 
-@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+@pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
 def test_the_same_bench_is_accepted(tmp_path: Path, layout: str) -> None:
     # 7 ms and 7000 us are two floats
     with opened(tmp_path, layout, exposure_s="7 ms") as bench:
         held = read_back(bench)
     with opened(tmp_path, layout, exposure_s="7000 us") as bench:
-        check_calibration(bench, held, ("dark",), DAY_S, SOON)
+        check_calibration(bench, held, ("dark_frames",), DAY_S, SOON)
     assert held.is_simulated
 
 
@@ -429,7 +429,7 @@ def test_another_region_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_range_of_a_daq_is_refused(tmp_path: Path) -> None:
-    with opened(tmp_path, "block") as bench:
+    with opened(tmp_path, "single-pixel") as bench:
         held = read_back(bench)
         bench.daq.input_range_v = (-1.0, 1.0)
         assert "input_range_v = [-1.0, 1.0]" in refusal(held, bench)
@@ -468,7 +468,7 @@ def test_swapped_modulators_without_serials_are_known_by_their_shapes(tmp_path: 
             bench.instruments[role].identity = Identity()
         bench.weight.shape = (32, 48)
         held = read_back(bench)
-        check_calibration(bench, held, ("dark",), DAY_S, SOON)
+        check_calibration(bench, held, ("dark_frames",), DAY_S, SOON)
         bench.input.shape, bench.weight.shape = bench.weight.shape, bench.input.shape
         assert "modulators are swapped" in refusal(held, bench)
         bench.input.shape = bench.weight.shape
@@ -478,23 +478,25 @@ def test_swapped_modulators_without_serials_are_known_by_their_shapes(tmp_path: 
 
 def test_missing_steps_are_named(tmp_path: Path) -> None:
     with opened(tmp_path) as bench:
-        held = read_back(bench, step("dark"))
-        text = refusal(held, bench, "align", "dark", "flat")
+        held = read_back(bench, step("dark_frames"))
+        text = refusal(held, bench, "align", "dark_frames", "flat_field")
     assert "lacks align, flat" in text and "--resume" in text
 
 
 def test_a_calibration_expires_with_its_oldest_wanted_step(tmp_path: Path) -> None:
     old = step("align", finished_at=(FINISHED - timedelta(hours=20)).isoformat())
     with opened(tmp_path) as bench:
-        held = read_back(bench, old, step("dark"))
-        check_calibration(bench, held, ("align", "dark"), DAY_S, FINISHED + timedelta(hours=3.99))
-        check_calibration(bench, held, ("dark",), DAY_S, FINISHED + timedelta(hours=23.99))
-        text = refusal(held, bench, "align", "dark", now=FINISHED + timedelta(hours=5))
+        held = read_back(bench, old, step("dark_frames"))
+        check_calibration(
+            bench, held, ("align", "dark_frames"), DAY_S, FINISHED + timedelta(hours=3.99)
+        )
+        check_calibration(bench, held, ("dark_frames",), DAY_S, FINISHED + timedelta(hours=23.99))
+        text = refusal(held, bench, "align", "dark_frames", now=FINISHED + timedelta(hours=5))
         assert "step 'align'" in text and "25.0 hours old, and lasts 24 hours" in text
         assert "calibration_lasts_s" in text and "align and calibrate again" in text
         assert "yet to come" in refusal(held, bench, now=FINISHED - timedelta(hours=1))
         check_calibration(
-            bench, held, ("dark",), DAY_S, FINISHED - timedelta(minutes=2)
+            bench, held, ("dark_frames",), DAY_S, FINISHED - timedelta(minutes=2)
         )  # clocks differ
 
 
@@ -504,7 +506,7 @@ def test_where_a_calibration_lies(tmp_path: Path) -> None:
     assert path_for(path) == tmp_path / "bench.calibration.json"
     path = write_bench(tmp_path, calibration="old/one.json")
     assert path_for(path) == tmp_path / "old" / "one.json"
-    path = write_bench(tmp_path, calibration="known")
+    path = write_bench(tmp_path, calibration="ground-truth")
     with pytest.raises(InputError, match="take that line out"):
         path_for(path)
 
@@ -589,8 +591,8 @@ def rich_calibration() -> Calibration:
         Figure("walk", 2.5e-7, np.nan, "1/shot"),
         Figure("pixels", 1234567.0, None, ""),
     )
-    full = step("curves", figures=figures, arrays=held, plots=tuple(plots), notes=(NASTY,))
-    return calibration(full, step("dark", shots=1000), step("bare", figures=(), plots=()))
+    full = step("response_curves", figures=figures, arrays=held, plots=tuple(plots), notes=(NASTY,))
+    return calibration(full, step("dark_frames", shots=1000), step("bare", figures=(), plots=()))
 
 
 def test_the_page_of_a_calibration_is_whole_and_needs_nothing_else() -> None:

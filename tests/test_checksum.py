@@ -434,7 +434,7 @@ def test_a_bench_takes_the_time_that_was_predicted(
         ("imaged", {"rows": "many"}, "checks.rows"),
         ("imaged", {"inputs": 0.5}, "checks.inputs"),
         ("imaged", {"columns": 3}, "checks.columns"),
-        ("block", {"rows": 4}, "a frame of 1 slots cannot hold a row and its checksum"),
+        ("single-pixel", {"rows": 4}, "a frame of 1 slots cannot hold a row and its checksum"),
     ],
 )
 def test_a_bad_table_is_named(

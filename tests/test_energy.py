@@ -114,7 +114,7 @@ def test_a_run_is_accounted_with_what_the_backend_counted(references: Path) -> N
     assert json.dumps(report, allow_nan=False)
 
 
-@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+@pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
 def test_events_of_a_bench_are_those_that_its_instruments_see(
     layout: str, make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,7 +110,7 @@ def test_every_number_of_the_journal_comes_back(
     found = {name: values for name, (values, _) in arrays_of(exports[ending]).items()}
     with JournalFile(on_a_bench) as journal:
         steps, segments = list(journal.steps()), list(journal.segments())
-        faults, sessions = journal.faults(), journal.sessions()
+        faults, sessions = list(journal.faults()), journal.sessions()
         about, results, inputs = journal.about(), journal.results(), journal.inputs()
         files = journal.files()
     # documents, inputs and files

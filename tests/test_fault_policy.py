@@ -40,8 +40,8 @@ from lightloom.instruments import (
 from lightloom.instruments.simulated import LightPath
 from memory_journal import Memory
 
-SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "block": (2, 3, 16)}
-LIGHT = {"imaged": 2e9, "line": 4e7, "block": 2e10}  # electrons per pixel and J
+SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "single-pixel": (2, 3, 16)}
+LIGHT = {"imaged": 2e9, "line": 4e7, "single-pixel": 2e10}  # electrons per pixel and J
 
 
 def recorded(make_bench: BenchMaker, layout: str = "imaged", /, **changes: Any) -> BenchBackend:
@@ -124,7 +124,7 @@ def test_an_error_knows_its_instrument_and_leaves_it_behind(make_bench: BenchMak
     assert (paused.kind, paused.device, paused.advice) == ("stale", "camera", "look")
 
 
-# --- recoveries ------------------------------------------------------------------------------------
+# --- recoveries ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -260,7 +260,7 @@ _STRIKES = {
         ("detector", "garbage"),
         ("detector", "lost"),
     ],
-    "block": [
+    "single-pixel": [
         ("input", "frozen"),
         ("input", "lost"),
         ("weight", "frozen"),
@@ -305,11 +305,11 @@ def wrong_numbers(backend: BenchBackend, layout: str, rows: int = 12) -> tuple[i
     ("layout", "role", "at"),
     [
         ("imaged", "input", 3),
-        ("block", "weight", 2),
+        ("single-pixel", "weight", 2),
         pytest.param("imaged", "weight", 2, marks=pytest.mark.slow),
         pytest.param("imaged", "weight", 1, marks=pytest.mark.slow),
-        pytest.param("block", "input", 3, marks=pytest.mark.slow),
-        pytest.param("block", "weight", 1, marks=pytest.mark.slow),
+        pytest.param("single-pixel", "input", 3, marks=pytest.mark.slow),
+        pytest.param("single-pixel", "weight", 1, marks=pytest.mark.slow),
     ],
 )
 def test_an_exposure_that_sees_two_frames_gives_no_number(
@@ -357,7 +357,7 @@ def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(
 ) -> None:
     # it has no marker: what is unsteadier than noise is no number. 1e-4 of steady exposures are
     # refused: 0.3 of 3,000, more than 5 of which chance gives once in 10 million
-    backend = recorded(make_bench, "block", world__electrons_per_pixel_j=1e11)
+    backend = recorded(make_bench, "single-pixel", world__electrons_per_pixel_j=1e11)
     backend.open()
     assert backend.shots is not None
     decoder, chance = backend.shots.decoder, np.random.Generator(np.random.Philox(3))
@@ -394,7 +394,7 @@ def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(
 def test_a_lasting_fault_is_bisected_to_its_device(
     make_bench: BenchMaker, layout: str, blamed: str, role: str, kind: str
 ) -> None:
-    if layout == "block" and kind == "stale":
+    if layout == "single-pixel" and kind == "stale":
         pytest.skip("a photodiode has no frames")
     faults = {f"instruments__{role}__faults": fault(kind, range(4, 400))}
     # connecting a detector anew makes its next frame fresh, which would hide that it is stale
@@ -514,7 +514,7 @@ def test_a_wrong_sum_of_a_whole_weight_frame_takes_its_shots_again(
         check=check,
     )
     result = backend.submit(job).result()
-    assert backend.faults == {"wrong-sum": 6} and result.stats.retries == 6
+    assert backend.faults == {"checksum-mismatch": 6} and result.stats.retries == 6
     again = [vector for weight, vector in seen[11:] if weight == 1]
     assert len(seen[11:]) == 5 == len(again) and set(again) == set(range(5))
     assert isinstance(backend.recorder, Memory)
@@ -554,7 +554,7 @@ _TIRED = {
 
 
 @pytest.mark.parametrize(
-    "layout", ["imaged", "block", pytest.param("line", marks=pytest.mark.slow)]
+    "layout", ["imaged", "single-pixel", pytest.param("line", marks=pytest.mark.slow)]
 )
 def test_a_warm_room_suspends_a_run_until_it_is_cool_again(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, layout: str
@@ -622,26 +622,26 @@ def test_dim_shots_between_two_references_are_taken_again(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a reference, 9 inputs by 4 rails, and a reference, which meets dim light once
-    backend = recorded(make_bench, "block")
+    backend = recorded(make_bench, "single-pixel")
     backend.open()
     _dim(monkeypatch, 5, 1 + 9 * 4 + 1)
-    x, w = np.abs(product("block")[0].repeat(3, axis=0)), product("block")[1]
+    x, w = np.abs(product("single-pixel")[0].repeat(3, axis=0)), product("single-pixel")[1]
     result = backend.matmul(x, w)
     assert result.variance is not None
     steps = 2 * np.sqrt(x.shape[1] / 12) / 255 * np.abs(x).max() * np.abs(w).max()
     assert (np.abs(result.y - x @ w.T) < 6 * (np.sqrt(result.variance) + steps)).all()
-    assert backend.faults == {"wrong-light": 9 * 4 + 1}
+    assert backend.faults == {"unexpected-intensity": 9 * 4 + 1}
 
 
 def test_dim_shots_that_were_kept_are_forgotten(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shots_module, "SEGMENT", 8)
-    backend = recorded(make_bench, "block")
+    backend = recorded(make_bench, "single-pixel")
     backend.open()
     _dim(monkeypatch, 5, 10_000)
-    x, w = np.abs(product("block")[0].repeat(6, axis=0)), product("block")[1]
-    with pytest.raises(Paused, match="wrong-light"):
+    x, w = np.abs(product("single-pixel")[0].repeat(6, axis=0)), product("single-pixel")[1]
+    with pytest.raises(Paused, match="unexpected-intensity"):
         backend.matmul(x, w)
     assert isinstance(backend.recorder, Memory)
     assert backend.recorder.segments == []  # two were kept before the next reference told
@@ -649,21 +649,23 @@ def test_dim_shots_that_were_kept_are_forgotten(
 
 def test_a_guess_asks_no_reference(make_bench: BenchMaker) -> None:
     # how bright a photodiode's light should be nobody knows before it is calibrated
-    backend = make_bench("block", uncalibrated=True, as_found=True)
-    assert np.isfinite(backend.matmul(*product("block")).y).all()
+    backend = make_bench("single-pixel", uncalibrated=True, as_found=True)
+    assert np.isfinite(backend.matmul(*product("single-pixel")).y).all()
     assert backend.references == 0 and backend.faults == {}
 
 
 # --- measured anew -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recovery", ["realign", pytest.param("recalibrate", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "recovery", ["realign", pytest.param("recalibrate", marks=pytest.mark.slow)]
+)
 def test_a_bench_is_measured_again_and_its_products_begin_again(
     tmp_path: Path, calibrated_folder: Path, recovery: str
 ) -> None:
     # numbers laid out for the bench as it was, and light of the bench as it is, do not go together
     path = shutil.copytree(calibrated_folder, tmp_path / "calibrated") / "bench.toml"
-    recoveries = {"faults__wrong-light": f"{recovery}, pause"}
+    recoveries = {"faults__unexpected-intensity": f"{recovery}, pause"}
     change_bench(path, instruments__detector__faults=fault("garbage", [9]), **recoveries)
     backend = BenchBackend(load_bench(path))
     memory = backend.recorder = Memory()
@@ -686,6 +688,8 @@ def test_a_bench_is_measured_again_and_its_products_begin_again(
         # grey steps and calibration add to noise: 0.95 to 1.09 over seeds
         assert np.sqrt(np.mean(z**2)) < 2
     assert backend.recoveries == {recovery: 1}
-    assert [(note.kind, note.recovery) for note in memory.faults] == [("wrong-light", recovery)]
+    assert [(note.kind, note.recovery) for note in memory.faults] == [
+        ("unexpected-intensity", recovery)
+    ]
     assert {s.job.split("/")[1] for s in memory.segments if s.is_last} >= {"0.1"}
     assert any(recovery in remark for remark in remarks) or not remarks

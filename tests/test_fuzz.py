@@ -214,7 +214,12 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibrat
 @pytest.mark.parametrize(
     ("step", "name", "value", "complaint"),
     [
-        ("detector", "gain_e_per_count", math.nan, "gain_e_per_count = nan in step detector"),
+        (
+            "photon_transfer",
+            "gain_e_per_count",
+            math.nan,
+            "gain_e_per_count = nan in step photon_transfer",
+        ),
         ("detector", "read_noise_e", -1.0, "read_noise_e = -1"),
         ("drift", "reference_every", math.inf, "reference_every = inf"),
         ("settling", "input_wait_s", -1.0, "input_wait_s = -1"),
@@ -222,7 +227,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibrat
         ("curves", "weight", 0.5, "the same light for all grey levels of the weight"),
         ("dark", "bad", None, r"has bad of shape \("),
         ("flat", "offset_e", None, r"has offset_e of shape \("),
-        ("flat", "pairs_e", math.nan, "has nan in pairs_e of step flat"),
+        ("flat_field", "pairs_e", math.nan, "has nan in pairs_e of step flat_field"),
         ("flat", "marker_e_input", 0.0, "markers of input frames without light"),
     ],
 )

@@ -467,7 +467,7 @@ def checked(folder: Path, layout: str = "imaged", **changes: Any) -> dict[str, A
     return {finding.what: finding for finding in findings}
 
 
-@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+@pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
 def test_check_finds_a_bench_without_a_light_path(tmp_path: Path, layout: str) -> None:
     # An operator would calibrate darkness.
     found = checked(tmp_path, layout, world__covered=True)
@@ -513,7 +513,7 @@ def test_a_daq_with_one_counter_is_refused_on_a_block_bench(tmp_path: Path, mock
         return identity
 
     mocker.patch.object(SimulatedDaq, "_connect", has_one)
-    found = checked(tmp_path, "block")
+    found = checked(tmp_path, "single-pixel")
     assert "has 1 counter, and" in found["light"].detail
     with pytest.raises(InputError, match="counts the frames of both modulators"):
         load_bench(tmp_path / "bench.toml").open()

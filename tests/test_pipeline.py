@@ -149,15 +149,15 @@ def test_a_cache_goes_through_micro_batches(make_timed: Make, small_model: Path)
         pytest.param("gpt2", "imaged", 3, marks=pytest.mark.slow),
         ("small", "imaged", 2),
         ("small", "line", 2),
-        ("small", "block", 2),
+        ("small", "single-pixel", 2),
         pytest.param("gpt2", "line", 2, marks=pytest.mark.slow),
-        pytest.param("gpt2", "block", 2, marks=pytest.mark.slow),
+        pytest.param("gpt2", "single-pixel", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_virtual_bench_takes_the_time_that_was_predicted(
     make_timed: Make, references: Path, small_model: Path, name: str, layout: str, parts: int
 ) -> None:
-    length = 1 if layout == "block" else 2
+    length = 1 if layout == "single-pixel" else 2
     model = load_model(small_model if name == "small" else references / name)
     data = tokens(3, length)
     # offset: the number of exposures depends on no value

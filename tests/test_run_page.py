@@ -238,11 +238,11 @@ def test_faults_are_all_counted(on_a_bench: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(summary, "FAULTS_AT_ONCE", 10)
     with JournalFile(on_a_bench) as journal:
         run = summarise(journal)
-        faults = journal.faults()
+        faults = list(journal.faults())
     assert {key: share.count for key, share in run.faults.items()} == {
         ("stale", "the detector"): 8,
         ("timeout", ""): 8,
-        ("wrong-light", "the <source> & more"): 8,
+        ("unexpected-intensity", "the <source> & more"): 8,
     }
     assert sum(share.lost_s for share in run.faults.values()) == 0.25 * 24
     assert run.faults_course.rows.sum() == 24

@@ -641,7 +641,7 @@ def test_check_says_what_is_not_fail_safe(
     tmp_path: Path, table: dict[str, Any] | None, is_safe: bool | None, says: str
 ) -> None:
     # An operator would trust a program with what only a relay can do.
-    write_bench(tmp_path, "block", safety=table)
+    write_bench(tmp_path, "single-pixel", safety=table)
     arguments = ("check", "--bench", "bench.toml", "--random-products", "1")
     ended = lightloom(tmp_path, *arguments, *([] if says else ["--json"]))
     assert ended.returncode == 0, ended.stdout + ended.stderr

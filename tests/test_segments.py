@@ -21,7 +21,7 @@ from lightloom.backends.calibration import align, calibrate, store
 from memory_journal import Killed, Memory
 
 # numbers of outputs, rows and elements that take several segments in each layout
-SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "block": (2, 3, 16)}
+SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "single-pixel": (2, 3, 16)}
 
 
 def recorded(
@@ -98,11 +98,11 @@ def test_what_is_kept_is_what_came_out(
     ("layout", "skips"),
     [
         ("imaged", False),
-        ("block", True),
+        ("single-pixel", True),
         pytest.param("imaged", True, marks=pytest.mark.slow),
         pytest.param("line", False, marks=pytest.mark.slow),
         pytest.param("line", True, marks=pytest.mark.slow),
-        pytest.param("block", False, marks=pytest.mark.slow),
+        pytest.param("single-pixel", False, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_goes_on_from_any_segment_with_the_same_bits(

@@ -289,7 +289,7 @@ def test_numpy_and_numba_see_the_same_light(
 
 
 def test_a_photodiode_sees_the_sum() -> None:
-    world = World(layout="block", electrons_per_pixel_j=1e8)
+    world = World(layout="single-pixel", electrons_per_pixel_j=1e8)
     daq = SimulatedDaq("diode", SimulatedDaq.Options(read_noise_e=0.0), clock=world.clock)
     daq.join(world.path, "detector")
     daq.connect()
@@ -301,7 +301,7 @@ def test_a_photodiode_sees_the_sum() -> None:
     daq.close()
 
 
-@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+@pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
 def test_what_is_kept_of_earlier_exposures_changes_nothing(layout: str) -> None:
     # a resumed run keeps nothing, and must see what an uninterrupted one sees, bit for bit
     options: Any = {"layout": layout, "blur_px": 0.8, "crosstalk": 0.05, "drift_rms": 0.05}
@@ -430,7 +430,7 @@ def test_hot_pixels_are_dark_counts_of_a_few_pixels_with_their_own_noise() -> No
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("layout", ["imaged", "line", "block"])
+@pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
 def test_fringes_break_the_sum_of_powers(layout: str, seed: int) -> None:
     # calibration has to refuse a coherent bench: I(A + B) is not I(A) + I(B)
     def missing(share: float) -> np.ndarray:
@@ -439,7 +439,7 @@ def test_fringes_break_the_sum_of_powers(layout: str, seed: int) -> None:
         lights = []
         for frame in (255, stripes, 255 - stripes, 0):
             world.show(255, frame)
-            lights.append(np.array([world.total()]) if layout == "block" else world.mean())
+            lights.append(np.array([world.total()]) if layout == "single-pixel" else world.mean())
         both, one, other, dark = (light.astype(float) for light in lights)
         assert min(light.min() for light in lights) >= 0
         return (both + dark - one - other) / both.max()

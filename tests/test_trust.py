@@ -73,7 +73,7 @@ def test_a_refusal_names_file_key_and_value(tmp_path: Path) -> None:
     victim.write_text("precious")
     address = f"ASRLspy://COM3?file={victim.as_posix()}::INSTR"
     meter = {"driver": "scpi-power-meter", "address": address}
-    path = write_bench(tmp_path, "block", instruments__power_meter=meter)
+    path = write_bench(tmp_path, "single-pixel", instruments__power_meter=meter)
     with pytest.raises(InputError, match=r"bench\.toml: instruments\.power_meter: address = 'ASRL"):
         read_bench_file(path)
     assert victim.read_text() == "precious"

@@ -129,7 +129,7 @@ class BenchBackend(Backend):
         super().__init__()
         self._calibrated: Calibrated | None = None
         self._guesses = False
-        if bench.file.calibration == "known":
+        if bench.file.calibration == "ground-truth":
             ground_truth.only_simulated(bench)
         elif uncalibrated:
             self._guesses = True
@@ -224,7 +224,7 @@ class BenchBackend(Backend):
                 "give another layout, or calibrate once light arrives"
             )
         tolerance = _KNOWN_OFF if self._calibrated is None else _CALIBRATED_OFF
-        is_exact = file.calibration == "known"
+        is_exact = file.calibration == "ground-truth"
         self.optical_model = OpticalModel(
             layout, optics, response, curves, self._guesses, tolerance, is_exact
         )
@@ -281,7 +281,7 @@ class BenchBackend(Backend):
         if self._calibrated is None:
             return REFERENCE_EVERY
         every = self._calibrated.reference_every
-        return max(every // 3, 1) if self.bench.file.layout == "block" else every
+        return max(every // 3, 1) if self.bench.file.layout == "single-pixel" else every
 
     @property
     def _settling_s(self) -> dict[str, float]:
@@ -433,7 +433,9 @@ class BenchBackend(Backend):
                 f"{self.recoveries.get('skip', 0):,} skipped, as if dark"
             )
         if self.recoveries:
-            tried = ", ".join(f"{name} {count:,}" for name, count in sorted(self.recoveries.items()))
+            tried = ", ".join(
+                f"{name} {count:,}" for name, count in sorted(self.recoveries.items())
+            )
             yield f"done about faults: {tried}; {self.lost_s:.3g} s of the bench's time were lost"
 
     @property
@@ -590,7 +592,7 @@ class BenchBackend(Backend):
                         f"{self.bench.path}: {name} was taken {begun.times} times, and its numbers "
                         f"do not fit the bench ({reason or 'which was measured anew each time'}); "
                         "run `lightloom check`; the bench is safe",
-                        "wrong-sum",
+                        "checksum-mismatch",
                     ) from reason
                 begun.light_again()
                 with self.bench.clock.held():

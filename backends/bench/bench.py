@@ -74,7 +74,7 @@ class Bench:
         }
         self.world: LightPath | None = None
         self.source.narrow_limits(*file.limits.power_w)
-        if file.layout != "block":
+        if file.layout != "single-pixel":
             self.camera.narrow_limits(*file.limits.exposure_s)
         self._shots = 0
         self._changing = Lock()  # of what `open` begins and `close` ends
@@ -160,7 +160,7 @@ class Bench:
             self.light_off()  # whoever had it before may have left it on
             self.darkness_meter.see_dark()
             self.source.set_power(file.power_w)
-            if file.layout != "block":
+            if file.layout != "single-pixel":
                 self.camera.configure(exposure_s=file.exposure_s)
             else:
                 self._check_counters()
@@ -250,7 +250,9 @@ class Bench:
         """How long the present exposure may take."""
         if self.clock.is_virtual:
             return 0.0
-        return self.file.exposure_s if self.file.layout == "block" else self.camera.exposure_s
+        return (
+            self.file.exposure_s if self.file.layout == "single-pixel" else self.camera.exposure_s
+        )
 
     def _check_counters(self) -> None:
         """Refuse a DAQ that cannot count the frames of both modulators."""
@@ -258,8 +260,8 @@ class Bench:
         if count < COUNTERS:
             raise InputError(
                 f"{self.path}: {self.daq.name} has {count} counter{'s' * (count != 1)}, and a "
-                'layout = "block" counts the frames of both modulators; take a DAQ with two, or '
-                "load firmware that has them"
+                'layout = "single-pixel" counts the frames of both modulators; take a DAQ with '
+                "two, or load firmware that has them"
             )
 
     def _check_dither(self) -> None:

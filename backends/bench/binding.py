@@ -43,7 +43,7 @@ def binding_of(bench: Bench) -> dict[str, Any]:
 
 
 def _detector(bench: Bench) -> dict[str, Any]:
-    if bench.file.layout == "block":
+    if bench.file.layout == "single-pixel":
         daq = bench.daq
         return {"input_range_v": [float(v) for v in daq.input_range_v], "bit_depth": daq.bit_depth}
     camera = bench.camera

@@ -14,7 +14,14 @@ from ..optics.parameters import Optics, Response
 from .bench import WINDOW_SAMPLES, Bench
 from .tracking import ScaleTracker
 
-WANTED = ("align", "additivity", "dark", "detector", "curves", "flat")  # no product without these
+WANTED = (
+    "align",
+    "additivity",
+    "dark_frames",
+    "photon_transfer",
+    "response_curves",
+    "flat_field",
+)  # no product without these
 _ROLES = ("input", "weight")
 _HUGE = 1e15  # no measurement gives more, in any unit of ours
 
@@ -33,12 +40,12 @@ class Calibrated:
     def optics(self, bench: Bench) -> Optics:
         """Return registration, curves and detector; what is not measured yet is nominal."""
         has = self.calibration.steps
-        is_bucket = bench.file.layout == "block"
+        is_bucket = bench.file.layout == "single-pixel"
         sensor = (1, 1) if is_bucket else bench.camera.sensor_shape
         levels = {role: 1 << _modulator(bench, role).bit_depth for role in _ROLES}
         tables = {
-            role: self._array("curves", role, (count,))
-            if "curves" in has
+            role: self._array("response_curves", role, (count,))
+            if "response_curves" in has
             else np.linspace(0, 1, count, dtype=np.float32)
             for role, count in levels.items()
         }
@@ -49,14 +56,14 @@ class Calibrated:
                     f"levels of the {role} modulator: calibrate again"
                 )
         dark, bad = np.zeros(sensor, np.float32), None
-        if "dark" in has:
-            dark = self._array("dark", "dark_counts", () if is_bucket else sensor)
-            bad = None if is_bucket else self._array("dark", "bad", sensor).astype(bool)
+        if "dark_frames" in has:
+            dark = self._array("dark_frames", "dark_counts", () if is_bucket else sensor)
+            bad = None if is_bucket else self._array("dark_frames", "bad", sensor).astype(bool)
         gain, noise, dark_e = 1.0, 0.0, 0.0
-        if "detector" in has:
-            gain = self._figure("detector", "gain_e_per_count", 1e-12, 1e12)
-            noise = self._figure("detector", "read_noise_e", 0.0, _HUGE)
-            rate = self._figure("dark", "rate_counts_per_s", -_HUGE, _HUGE)
+        if "photon_transfer" in has:
+            gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12)
+            noise = self._figure("photon_transfer", "read_noise_e", 0.0, _HUGE)
+            rate = self._figure("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE)
             dark_e = rate * bench.file.exposure_s * gain
         is_line = bench.file.layout == "line"
         return Optics(
@@ -131,7 +138,7 @@ class Calibrated:
         InputError : when they were measured with another layout
         """
         array = self._array
-        pairs = array("flat", "pairs_e", ())
+        pairs = array("flat_field", "pairs_e", ())
         slots = (layout.slots,)
         if pairs.shape != (layout.slots, layout.length):
             held = " of ".join(map(str, pairs.shape))
@@ -139,7 +146,7 @@ class Calibrated:
                 f"the calibration holds slots and elements {held}, the bench file's encoding gives "
                 f"{layout.slots} of {layout.length}: calibrate again"
             )
-        markers = layout.name != "block"
+        markers = layout.name != "single-pixel"
         inverse = None
         if "crosstalk" in self.calibration.steps:
             inverse = array("crosstalk", "inverse", ())
@@ -147,9 +154,9 @@ class Calibrated:
                 inverse = array("crosstalk", "inverse", slots * 2)
         return Response(
             pairs_e=pairs,
-            input_leak=array("flat", "input_leak", slots),
-            weight_leak=array("flat", "weight_leak", slots),
-            offset_e=array("flat", "offset_e", slots),
+            input_leak=array("flat_field", "input_leak", slots),
+            weight_leak=array("flat_field", "weight_leak", slots),
+            offset_e=array("flat_field", "offset_e", slots),
             inverse=inverse if inverse is not None and inverse.size else None,
             marker_e=self._markers("marker_e", layout) if markers else None,
             marker_leak_e=self._markers("marker_leak_e", layout) if markers else None,
@@ -159,7 +166,7 @@ class Calibrated:
     def _markers(self, what: str, layout: Layout) -> dict[str, np.ndarray]:
         found = {}
         for role, count in layout.marker_cells.items():
-            found[role] = self._array("flat", f"{what}_{role}", (count,))
+            found[role] = self._array("flat_field", f"{what}_{role}", (count,))
             if what == "marker_e" and not found[role].min() > 0:
                 raise InputError(
                     f"the calibration {self.calibration.path} has markers of {role} frames without "

@@ -14,12 +14,14 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ...instruments import InputError
+from ...instruments.old_words import OldWords
 from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
 from ...instruments.toml_file import TomlTable, read_toml
 from ...instruments.units import Seconds, Watts, quantity
 from ..optics.encoding_table import EncodingTable
-from .fault_policy import ANEW, FaultPolicy
+from ..optics.layouts import OLD_LAYOUTS
+from .fault_policy import ANEW, OLD_KINDS, FaultPolicy
 
 SCHEMA = 1
 ROLES = ("input", "weight", "detector", "source")
@@ -152,7 +154,7 @@ class BenchFile(TomlTable):
     ----------
     coherence : only "incoherent" is supported: powers add
     calibration : file that `lightloom calibrate` wrote; None is the one beside the bench file.
-        "known": a simulated bench tells its truth
+        "ground-truth": a simulated bench tells its truth
     calibration_lasts_s : age at which a calibration expires
     drift_tolerance : of the light against that of calibration; beyond it a run pauses
     clock : "real", or "virtual" for simulated benches: time passes only when somebody waits
@@ -165,7 +167,7 @@ class BenchFile(TomlTable):
 
     schema_: Literal[1] = Field(alias="schema")
     name: str = ""
-    layout: Literal["imaged", "line", "block"]
+    layout: Literal["imaged", "line", "single-pixel"]
     coherence: str
     calibration: str | None = None
     calibration_lasts_s: Seconds = 86400.0
@@ -224,7 +226,7 @@ class BenchFile(TomlTable):
         except ValueError as error:
             raise ValueError(f"faults.{error}") from None
         surplus = sorted(policy.names & set(ANEW))
-        if surplus and self.calibration == "known":
+        if surplus and self.calibration == "ground-truth":
             raise ValueError(
                 f"faults asks to {surplus[0]}, and a bench whose calibration is known has nothing "
                 "to measure; leave it out"
@@ -239,6 +241,7 @@ def read_bench_file(path: str | Path) -> BenchFile:
     InputError : naming file, key and value
     """
     document = read_toml(path, "bench file")
+    _replace_old_words(document, str(path))
     try:
         checked = BenchFile.model_validate(document)
     except ValidationError as error:
@@ -249,6 +252,16 @@ def read_bench_file(path: str | Path) -> BenchFile:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return checked
+
+
+def _replace_old_words(document: dict[str, Any], path: str) -> None:
+    """Put today's words into the document of a bench file; remark once on old ones."""
+    words = OldWords()
+    words.value(document, "layout", OLD_LAYOUTS)
+    words.value(document, "calibration", {"known": "ground-truth"})
+    words.value(document.get("world"), "layout", OLD_LAYOUTS)
+    words.keys(document.get("faults"), OLD_KINDS)
+    words.remark(f"the bench file {path}")
 
 
 def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
@@ -278,7 +291,7 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
                 f"safety.heartbeat.instrument = {heartbeat.instrument!r} is no role of a DAQ; its "
                 "line drives the relay"
             )
-    wanted = "daq" if file.layout == "block" else "camera"
+    wanted = "daq" if file.layout == "single-pixel" else "camera"
     kind = driver_class(file.instruments["detector"]["driver"]).kind
     if kind != wanted:
         raise InputError(f"layout = {file.layout!r} reads a {wanted}, but the detector is a {kind}")
@@ -305,7 +318,7 @@ _EXAMPLE = """\
 # A bench of lightloom. Quantities may carry units: "5 ms", "1 mW".
 schema = 1
 name = "simulated {layout} bench"
-layout = "{layout}"            # imaged, line or block
+layout = "{layout}"            # imaged, line or single-pixel
 coherence = "incoherent"     # light adds in power; nothing else is supported
 {calibration}clock = "{clock}"             # real, or virtual: simulated time passes at once
 power_w = "1 mW"             # set-point of the source during a run
@@ -348,7 +361,7 @@ extinction_ratio = 500.0
 """
 
 _KNOWN = """\
-calibration = "known"        # only a simulated bench knows its own truth
+calibration = "ground-truth" # only a simulated bench knows its own truth
 """
 
 _AS_FOUND = """\
@@ -367,7 +380,7 @@ hot_pixels = 1e-5
 _SIZES: dict[str, dict[str, Any]] = {
     "imaged": {"element": 4, "guard": 8, "block": "8, 8", "light": "2e9"},
     "line": {"element": 4, "guard": 4, "block": "1, 1", "light": "4e7"},
-    "block": {"element": 4, "guard": 0, "block": "28, 28", "light": "3e9"},
+    "single-pixel": {"element": 4, "guard": 0, "block": "28, 28", "light": "3e9"},
 }
 
 
@@ -390,6 +403,9 @@ def example_file(
     ------
     InputError : for an unknown layout
     """
+    words = OldWords()
+    layout = words.word(layout, OLD_LAYOUTS)
+    words.remark("the choice of a layout")
     if layout not in _SIZES:
         raise InputError(f"unknown layout {layout!r}; choose from {', '.join(_SIZES)}")
     values = dict(_SIZES[layout], modulator="fast-1920", exposure="2 ms")
@@ -399,7 +415,7 @@ def example_file(
         values |= {"element": 2, "guard": 4, "modulator": "tiny"}
         values |= {"block": "4, 4"} if layout != "line" else {}
     detector = "simulated-camera"
-    if layout == "block":
+    if layout == "single-pixel":
         detector, device = "simulated-daq", "ni-6363"
     values |= {"calibration": "" if as_found else _KNOWN, "seed": seed}
     if as_found:
@@ -411,12 +427,12 @@ def example_file(
 _FOUND: dict[str, dict[str, Any]] = {
     "imaged": {"light": "1.5e8"},
     "line": {"light": "4e7"},
-    "block": {},
+    "single-pixel": {},
 }
 _TINY_FOUND: dict[str, dict[str, Any]] = {  # elements of 2 pixels are too small for crooked benches
     "imaged": {"element": 3},
     "line": {"element": 3},
-    "block": {"element": 3, "light": "2e10"},
+    "single-pixel": {"element": 3, "light": "2e10"},
 }
 _OFF_SCALE, _OFF_DEG, _OFF_PX = 0.05, 3.0, 40.0  # at most, of a bench that nobody aligned
 _TINY_OFF_PX = 2.0  # of 64 rows, as 40 are of 1152

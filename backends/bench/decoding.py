@@ -96,7 +96,7 @@ class Decoder:
         self.bench, self.model, self.tracker = bench, model, tracker
         self.layout, self.optics, self.response = model.layout, model.optics, model.response
         self.curves, self.is_guessed = model.curves, model.is_guessed
-        self._is_bucket = bench.file.layout == "block"
+        self._is_bucket = bench.file.layout == "single-pixel"
         self._read_variance = model.layout.read_pixels() * model.read_variance
         self._most_e = model.passed_e_most()
         self._jump = 0.0  # of the light, that a shot was refused for

@@ -169,7 +169,7 @@ class _Bisection:
         """Return 6 sigma of darkness, over all slots."""
         optics, layout = self._decoder.optics, self._decoder.layout
         each = optics.read_noise_e**2 + optics.dark_e * times + optics.gain_e_per_count**2 / 12
-        if self._bench.file.layout == "block":
+        if self._bench.file.layout == "single-pixel":
             each = optics.read_noise_e**2 + optics.dark_e * times
         return 6 * float((layout.read_pixels() * each).sum()) ** 0.5
 
@@ -191,7 +191,7 @@ class _Bisection:
         timeout_s = file.limits.timeout_s
         exposure_s = min(file.exposure_s * times, file.limits.exposure_s[1], 0.4 * timeout_s)
         exposure_s = max(exposure_s, file.exposure_s)
-        if file.layout == "block":
+        if file.layout == "single-pixel":
             rate_hz = WINDOW_SAMPLES / exposure_s
             data = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, shot).volts
         else:

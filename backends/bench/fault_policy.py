@@ -8,12 +8,12 @@ LOST stands for: retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause.
 | dropped | a gap in the camera's frame numbers | LOST |
 | incomplete | a part of a frame did not arrive | LOST |
 | timeout | no answer, or no frame, in time | LOST |
-| garbled | an answer that is garbage | LOST |
+| protocol-error | an answer that is garbage | LOST |
 | disconnected | a device is gone | reconnect 2, wait 5 s, reconnect, pause |
 | in-use | somebody else holds a device | wait 2 s, reconnect, wait 10 s, reconnect, pause |
-| wrong-light | far too little or too much light | retry, wait 20 ms, wait 0.2 s, pause |
-| wrong-sum | a checksum of a tile does not fit | retry, wait 20 ms, wait 0.2 s, pause |
-| drifted | the light left the bench file's tolerance | pause |
+| unexpected-intensity | far too little or too much light | retry, wait 20 ms, wait 0.2 s, pause |
+| checksum-mismatch | a checksum of a tile does not fit | retry, wait 20 ms, wait 0.2 s, pause |
+| drift-exceeded | the light left the bench file's tolerance | pause |
 | saturated | a detector is full | retry 1, pause |
 | interlock | the interlock is open, or emission has stopped | pause, always: latched |
 
@@ -64,13 +64,13 @@ KINDS: dict[type[BaseException], str] = {
     DroppedFrame: "dropped",
     IncompleteFrame: "incomplete",
     InstrumentTimeout: "timeout",
-    ProtocolError: "garbled",
+    ProtocolError: "protocol-error",
     Disconnected: "disconnected",
     NotConnected: "disconnected",
     InUse: "in-use",
-    UnexpectedIntensity: "wrong-light",
-    ChecksumMismatch: "wrong-sum",
-    DriftExceeded: "drifted",
+    UnexpectedIntensity: "unexpected-intensity",
+    ChecksumMismatch: "checksum-mismatch",
+    DriftExceeded: "drift-exceeded",
     Saturated: "saturated",
     InterlockOpen: "interlock",
 }
@@ -83,14 +83,20 @@ DEFAULTS = {
     "dropped": _LOST,
     "incomplete": _LOST,
     "timeout": _LOST,
-    "garbled": _LOST,
+    "protocol-error": _LOST,
     "disconnected": "reconnect 2, wait 5 s, reconnect, pause",
     "in-use": "wait 2 s, reconnect, wait 10 s, reconnect, pause",
-    "wrong-light": _UNLIKELY,
-    "wrong-sum": _UNLIKELY,
-    "drifted": "pause",
+    "unexpected-intensity": _UNLIKELY,
+    "checksum-mismatch": _UNLIKELY,
+    "drift-exceeded": "pause",
     "saturated": "retry 1, pause",
     "interlock": "pause",
+}
+OLD_KINDS = {  # words of files of before -> today's
+    "garbled": "protocol-error",
+    "wrong-light": "unexpected-intensity",
+    "wrong-sum": "checksum-mismatch",
+    "drifted": "drift-exceeded",
 }
 ANEW = ("realign", "recalibrate")  # recoveries after which the numbers of a product begin again
 _COUNTED = ("retry", "reconnect")
@@ -158,7 +164,9 @@ class FaultPolicy:
     @property
     def names(self) -> set[str]:
         """The names of all recoveries that may be used."""
-        return {recovery.name for recoveries in self._recoveries.values() for recovery in recoveries}
+        return {
+            recovery.name for recoveries in self._recoveries.values() for recovery in recoveries
+        }
 
 
 def _read(kind: str, text: str, retries: int) -> tuple[Recovery, ...]:
@@ -191,4 +199,6 @@ def _recoveries(name: str, amount: str, retries: int) -> list[Recovery]:
     if name in _PLAIN and not amount:
         return [Recovery(name)]
     known = ", ".join((*_COUNTED, "wait", *_PLAIN))
-    raise ValueError(f"{' '.join((name, amount)).strip()!r} is not a recovery; recoveries are {known}")
+    raise ValueError(
+        f"{' '.join((name, amount)).strip()!r} is not a recovery; recoveries are {known}"
+    )

@@ -1,6 +1,6 @@
 """What is known of a bench without calibration: the truth of a simulated one, or nominal figures.
 
-`true_optics` is for benches whose file says `calibration = "known"`, and for tests;
+`true_optics` is for benches whose file says `calibration = "ground-truth"`, and for tests;
 `nominal_optics` is the guess with which an operator may insist on running an uncalibrated bench.
 """
 
@@ -28,7 +28,7 @@ def true_optics(bench: Bench) -> Optics:
     """Ask a simulated bench for the truth that calibration is to find."""
     assert bench.world is not None
     file = bench.file
-    on_camera = file.layout != "block"
+    on_camera = file.layout != "single-pixel"
     sensor = bench.camera.sensor_shape if on_camera else (1, 1)
     truth = bench.world.truth(sensor)
     stray = truth["stray_e_per_s"]
@@ -83,7 +83,7 @@ def true_response(bench: Bench, layout: Layout) -> Response:
     light = truth["gains"] * per_pixel_e
     if bench.is_timing_only:
         return response_of(layout, light)
-    if file.layout != "block":
+    if file.layout != "single-pixel":
         sensor = bench.camera.sensor_shape
         owner = np.where(layout.elements >= 0, layout.elements // layout.length, -1)
         light = light * bench.world.arriving(sensor, layout.boxes(), owner)
@@ -139,7 +139,7 @@ def _exposed(
         rows = 1 if role == "input" and layout.shares_input else layout.slots
         level = layout.brightest[role] if is_lit else layout.darkest[role]
         frames[role] = layout.frame(role, np.full((rows, layout.length), level), number)
-    optics, on_camera = layout.optics, bench.file.layout != "block"
+    optics, on_camera = layout.optics, bench.file.layout != "single-pixel"
     sensor = optics.sensor_shape if on_camera else None
     light_e = bench.world.picture(frames["input"], frames["weight"], sensor) * per_pixel_e
     if not on_camera:
@@ -206,7 +206,7 @@ def nominal_optics(bench: Bench) -> Optics:
         role: np.linspace(0, 1, 1 << modulator.bit_depth, dtype=np.float32)
         for role, modulator in (("input", bench.input), ("weight", bench.weight))
     }
-    on_camera = file.layout != "block"
+    on_camera = file.layout != "single-pixel"
     sensor = bench.camera.sensor_shape if on_camera else (1, 1)
     if on_camera:
         camera = bench.camera
@@ -246,6 +246,6 @@ def only_simulated(bench: Bench) -> None:
     """
     if not bench.is_simulated:
         raise InputError(
-            f'{bench.path}: calibration = "known": only a simulated bench knows its own truth; '
-            "leave the key out, then run `lightloom align` and `lightloom calibrate`"
+            f'{bench.path}: calibration = "ground-truth": only a simulated bench knows its own '
+            "truth; leave the key out, then run `lightloom align` and `lightloom calibrate`"
         )

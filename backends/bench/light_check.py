@@ -45,7 +45,7 @@ def light_findings(bench: Bench) -> list[Finding]:
     InstrumentError : when a device does not do what it is asked
     """
     bench.source.set_power(min(bench.file.power_w, bench.file.align_power_w))
-    if bench.file.layout == "block":
+    if bench.file.layout == "single-pixel":
         return [*_counted(bench), *follows(bench)]
     findings = follows(bench)
     if not all(finding.passed for finding in findings):
@@ -72,7 +72,7 @@ def refuse_darkness(bench: Bench) -> None:
 
 def follows(bench: Bench) -> list[Finding]:
     """Return whether light reaches the detector, and goes when source or modulator go dark."""
-    before_s = None if bench.file.layout == "block" else bench.camera.exposure_s
+    before_s = None if bench.file.layout == "single-pixel" else bench.camera.exposure_s
     try:
         return _followed(bench)
     finally:
@@ -122,7 +122,7 @@ class _Look:
         self._bench = bench
         limits = bench.file.limits
         self.longest_s = min(limits.exposure_s[1], 0.4 * limits.timeout_s)
-        if bench.file.layout != "block":
+        if bench.file.layout != "single-pixel":
             self.longest_s = min(self.longest_s, bench.camera.allowed_exposures_s[1])
 
     def at(self, exposure_s: float, source: bool = True, dark: str = "") -> _Seen:
@@ -132,7 +132,7 @@ class _Look:
             bench.source.enable()
         else:
             bench.source.disable()
-        if bench.file.layout == "block":
+        if bench.file.layout == "single-pixel":
             rate_hz = WINDOW_SAMPLES / exposure_s
             timeout_s = bench.file.limits.timeout_s
             volts = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, self._shot()).volts[0]

@@ -31,7 +31,7 @@ def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -
     above = (1 - leaks["input"]) * (1 - leaks["weight"])
     full_e = model.typical_full_e / above
     per_pixel = full_e / float(layout.element_sums(np.ones(bench.weight.shape)).mean())
-    if file.layout == "block":
+    if file.layout == "single-pixel":
         low, high = bench.daq.input_range_v
         step = (high - low) / ((1 << (bench.daq.bit_depth or 16)) - 1) * optics.gain_e_per_count
         samples = float(WINDOW_SAMPLES)
@@ -63,7 +63,7 @@ def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -
         weight_refresh_s=bench.weight.refresh_period_s,
         weight_settle_s=bench.weight.settle_time_s,
         exposure_s=file.exposure_s,
-        readout_s=0.0 if file.layout == "block" else bench.camera.readout_s,
+        readout_s=0.0 if file.layout == "single-pixel" else bench.camera.readout_s,
     )
 
 
@@ -85,7 +85,7 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
         for role, modulator in (("input", bench.input), ("weight", bench.weight))
     )
     exposure_s = bench.file.exposure_s
-    if bench.file.layout == "block":
+    if bench.file.layout == "single-pixel":
         return ShotTiming(
             inputs,
             weights,

@@ -41,12 +41,11 @@ def recalibrate(bench: Bench, recovery: str) -> None:
             calibration.add(found.step())
             calibration.write(path)
         bench.source.set_power(bench.file.power_w)
-        if bench.file.layout != "block":
+        if bench.file.layout != "single-pixel":
             bench.camera.configure(exposure_s=bench.file.exposure_s)
     except LightloomError as error:
         raise Paused(
-            f"{bench.path}: to {recovery} was tried and did not work: {error}; {_ADVICE}; the bench "
-            "is safe",
+            f"{bench.path}: to {recovery} was tried and failed: {error}; {_ADVICE}; the bench is safe",
             recovery,
             "",
             _ADVICE,

@@ -37,7 +37,7 @@ def reconnect(bench: Bench, role: str) -> None:
         )
         error.instrument = instrument
         raise error
-    if role == "detector" and file.layout != "block":
+    if role == "detector" and file.layout != "single-pixel":
         bench.camera.configure(exposure_s=file.exposure_s)
     if role == "source":
         relight(bench)

@@ -53,12 +53,25 @@ SEGMENT = 64  # shots of a job that are kept together
 _READS_KNOWN = 8  # of a detector, before it is known how long it takes
 _PATIENCE, _SLACK_S = 2.0, 0.02  # times the longest read so far, and more
 _BEHIND = 2  # shots that may be taken before one is judged
-_OF_LIGHT = ("stale", "wrong-light", "wrong-sum", "drifted")  # kinds that a dark source explains
-_BISECTED = ("stale", "dropped", "incomplete", "timeout", "garbled", "wrong-light", "wrong-sum")
+_OF_LIGHT = (
+    "stale",
+    "unexpected-intensity",
+    "checksum-mismatch",
+    "drift-exceeded",
+)  # kinds that a dark source explains
+_BISECTED = (
+    "stale",
+    "dropped",
+    "incomplete",
+    "timeout",
+    "protocol-error",
+    "unexpected-intensity",
+    "checksum-mismatch",
+)
 _ADVICE = {
     "disconnected": "check its cable and power",
     "in-use": "close what holds it",
-    "drifted": "let the source settle, and resume; if it stays as it is, run `lightloom "
+    "drift-exceeded": "let the source settle, and resume; if it stays as it is, run `lightloom "
     "calibrate`, and resume with --accept calibration",
     "saturated": "lower power_w or exposure_s in the bench file",
     "interlock": "make the beam path safe, then re-arm the source on site",
@@ -185,7 +198,7 @@ class ShotRunner:
         self.may_begin_again = False
         self._policy = FaultPolicy(bench.file.faults, bench.file.limits.retries)
         self._monitors = Monitors(bench) if bench.file.suspend else None
-        self._is_bucket = bench.file.layout == "block"
+        self._is_bucket = bench.file.layout == "single-pixel"
         tells = self._is_bucket and not bench.is_timing_only and reference_every > 0
         self.plan = ShotPlan(reference_every, tells)
         self._settling_s = settling_s
@@ -879,7 +892,13 @@ class ShotRunner:
         coming.tried[name] += 1
 
     def _tell(
-        self, kind: str, device: str, coming: _PendingShot, recovery: str, detail: str, began_s: float
+        self,
+        kind: str,
+        device: str,
+        coming: _PendingShot,
+        recovery: str,
+        detail: str,
+        began_s: float,
     ) -> None:
         """Note a fault, and what it cost."""
         lost_s = self.bench.clock.now_s() - began_s

@@ -20,7 +20,11 @@ Take = Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _SUMS = 16  # at least, over all shots
 _WEIGHT = 0.5  # light of lit weights, of full
 _TOLERANCE = 0.01  # of a sum's light, rms, that calibration may be off
-_OF_LIGHT = ("stale", "wrong-light", "drifted")  # kinds of faults that a moved bench has, too
+_OF_LIGHT = (
+    "stale",
+    "unexpected-intensity",
+    "drift-exceeded",
+)  # kinds of faults that a moved bench has, too
 _SIGMA = 4.75  # of a normal distribution: exceeded by chance once in a million openings
 
 

@@ -2,6 +2,6 @@
 
 from .alignment import Alignment, align, store
 from .calibrate import STEPS, calibrate
-from .live_alignment import follow
+from .live_alignment import align_live
 
-__all__ = ["STEPS", "Alignment", "align", "calibrate", "follow", "store"]
+__all__ = ["STEPS", "Alignment", "align", "align_live", "calibrate", "store"]

@@ -125,7 +125,7 @@ def align(bench: Bench, tell: Tell | None = None) -> Alignment:
     BadFit : when points were found and no map describes them
     """
     with lit(bench) as probe:
-        expected = {"imaged": 42, "line": 150, "block": 650}[bench.file.layout]
+        expected = {"imaged": 42, "line": 150, "single-pixel": 650}[bench.file.layout]
         watch = RepeatedExposure(probe, tell, expected)
         probe.fill()
         watch.say("looking for light")

@@ -5,42 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from ...instruments import BadFit, InputError, Saturated, UnexpectedIntensity
+from ...instruments.old_words import OldWords
 from ..bench.bench import Bench
 from ..bench.binding import check_calibration, path_for
-from ..optics.calibration_file import Calibration, Step
+from ..optics.calibration_file import OLD_STEPS, Calibration, Step
 from .session import CalibrationSession, Measured
 from .steps.additivity import additivity
 from .steps.crosstalk import crosstalk
-from .steps.dark_frames import dark
+from .steps.dark_frames import dark_frames
 from .steps.drift import drift
-from .steps.flat_field import flat
-from .steps.photon_transfer import detector
-from .steps.response_curves import curves
+from .steps.flat_field import flat_field
+from .steps.photon_transfer import photon_transfer
+from .steps.response_curves import response_curves
 from .steps.settling import settling
 
 STEPS: dict[
     str, Callable[[CalibrationSession], Measured]
 ] = {  # in the order in which they stand on each other
     "additivity": additivity,
-    "dark": dark,
-    "detector": detector,
+    "dark_frames": dark_frames,
+    "photon_transfer": photon_transfer,
     "settling": settling,
-    "curves": curves,
+    "response_curves": response_curves,
     "crosstalk": crosstalk,
-    "flat": flat,
+    "flat_field": flat_field,
     "drift": drift,
 }
 _NEEDS = {
     "additivity": (),
-    "dark": (),
-    "detector": ("dark",),
-    "settling": ("dark",),
-    "curves": ("dark", "detector"),
-    "crosstalk": ("dark", "detector", "curves"),
-    "flat": ("dark", "detector", "curves"),
-    "drift": ("dark", "detector", "curves"),
+    "dark_frames": (),
+    "photon_transfer": ("dark_frames",),
+    "settling": ("dark_frames",),
+    "response_curves": ("dark_frames", "photon_transfer"),
+    "crosstalk": ("dark_frames", "photon_transfer", "response_curves"),
+    "flat_field": ("dark_frames", "photon_transfer", "response_curves"),
+    "drift": ("dark_frames", "photon_transfer", "response_curves"),
 }
 
 
@@ -84,22 +86,9 @@ def calibrate(
             wanted = [name for name in wanted if name not in calibration.steps]
         work = CalibrationSession(bench, calibration)
         for name in wanted:
-            missing = [need for need in _NEEDS[name] if need not in calibration.steps]
-            if missing:
-                raise InputError(
-                    f"the step {name} stands on the step {missing[0]}, which {path} does not hold; "
-                    "run that first"
-                )
             if tell is not None:
                 work.tell = _teller(tell, name)
-            try:
-                step = _run(work, name)
-            except (BadFit, UnexpectedIntensity, Saturated) as error:
-                raise type(error)(f"{bench.path}: step {name}: {error}") from error
-            calibration.add(step)
-            if name == "settling":
-                work.trust_settling()
-            calibration.write(path)
+            step = _add_step(work, name, path)
             if done is not None:
                 done(step)
     finally:
@@ -109,8 +98,30 @@ def calibrate(
     return calibration
 
 
+def _add_step(work: CalibrationSession, name: str, path: Path) -> Step:
+    """Run a step, and write the calibration with it."""
+    calibration = work.calibration
+    missing = [need for need in _NEEDS[name] if need not in calibration.steps]
+    if missing:
+        raise InputError(
+            f"the step {name} stands on the step {missing[0]}, which {path} does not hold; "
+            "run that first"
+        )
+    try:
+        step = _run(work, name)
+    except (BadFit, UnexpectedIntensity, Saturated) as error:
+        raise type(error)(f"{work.bench.path}: step {name}: {error}") from error
+    calibration.add(step)
+    if name == "settling":
+        work.trust_settling()
+    calibration.write(path)
+    return step
+
+
 def _wanted(only: Iterable[str], skip: Iterable[str]) -> list[str]:
-    only, skip = list(only), list(skip)
+    words = OldWords()
+    only, skip = ([words.word(name, OLD_STEPS) for name in names] for names in (only, skip))
+    words.remark("the choice of steps")
     for name in (*only, *skip):
         if name not in STEPS:
             raise InputError(f"unknown step {name!r}; steps are {', '.join(STEPS)}")

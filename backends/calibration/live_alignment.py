@@ -1,4 +1,4 @@
-"""`follow`: how the modulators lie, again and again, while an operator turns screws."""
+"""`align_live`: how the modulators lie, again and again, while an operator turns screws."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .spot_grid import Squares, composed
 _FRESH = 2  # stripes through dark weights that are taken anew with every glance
 
 
-def follow(bench: Bench, tell: Callable[[str], None] | None = None) -> Iterator[Alignment]:
+def align_live(bench: Bench, tell: Callable[[str], None] | None = None) -> Iterator[Alignment]:
     """Look again and again, with a few shots each, until the iterator is closed.
 
     Parameters

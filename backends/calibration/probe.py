@@ -109,7 +109,7 @@ class Probe:
     @property
     def is_bucket(self) -> bool:
         """Whether the detector is one photodiode."""
-        return self.bench.file.layout == "block"
+        return self.bench.file.layout == "single-pixel"
 
     @property
     def range(self) -> float:

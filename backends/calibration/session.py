@@ -67,17 +67,19 @@ class CalibrationSession:
     def dark_counts(self, exposure_s: float) -> np.ndarray | float:
         """Return the detector's counts without light at an exposure."""
         array = self.calibration.array
-        return array("dark", "offset") + array("dark", "rate") * np.float32(exposure_s)
+        return array("dark_frames", "offset") + array("dark_frames", "rate") * np.float32(
+            exposure_s
+        )
 
     @property
     def bad(self) -> np.ndarray | None:
         """The pixels that are left out, bool [h, w]; None of a photodiode."""
-        return None if self.is_bucket else self.calibration.array("dark", "bad").astype(bool)
+        return None if self.is_bucket else self.calibration.array("dark_frames", "bad").astype(bool)
 
     @property
     def gain_e_per_count(self) -> float:
         """The detector's gain."""
-        return self.calibration.figure("detector", "gain_e_per_count")
+        return self.calibration.figure("photon_transfer", "gain_e_per_count")
 
     @property
     def slots(self) -> Slots:
@@ -92,8 +94,8 @@ class CalibrationSession:
             self._slots = Slots(
                 self.probe,
                 lay_out(self.bench, counting),
-                array("dark", "offset"),
-                array("dark", "rate"),
+                array("dark_frames", "offset"),
+                array("dark_frames", "rate"),
                 noise_counts,
                 known.gain_e_per_count,
             )

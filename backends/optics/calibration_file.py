@@ -36,10 +36,18 @@ from safetensors.numpy import load, save
 
 from ...instruments import InputError
 from ...instruments.files import check_output, is_sealed, replace_file, sealed
+from ...instruments.old_words import OldWords
 from ...instruments.registry import first_complaint
+from .layouts import OLD_LAYOUTS
 
 ROLES = ("input", "weight", "detector", "source")
 IDENTITY = ("maker", "model", "serial")
+OLD_STEPS = {  # words of files of before -> today's
+    "dark": "dark_frames",
+    "detector": "photon_transfer",
+    "curves": "response_curves",
+    "flat": "flat_field",
+}
 SCHEMA = 1
 KIND = "lightloom calibration"
 _CLOCKS_DIFFER_S = 300.0  # by which the clocks of two computers may be apart
@@ -297,16 +305,20 @@ class Calibration:
             if again.data == header.data:
                 raise
             header, arrays = again, _read_arrays(path, again)
-        steps = []
+        words, steps = OldWords(), []
         for entry in header.steps:
             names = [array.name for array in entry.arrays]
             own = {name: arrays[f"{entry.name}/{name}"] for name in names}
             fields = {key: getattr(entry, key) for key in _COPIED}
+            words.value(fields, "name", OLD_STEPS)
             try:
                 steps.append(Step(arrays=own, **fields))
             except ValueError as error:
                 raise InputError(f"{path}: step {error}; calibrate again") from None
-        return cls(header.binding.model_dump(), header.created_at, steps, path)
+        binding = header.binding.model_dump()
+        words.value(binding, "layout", OLD_LAYOUTS)
+        words.remark(f"the calibration {path}")
+        return cls(binding, header.created_at, steps, path)
 
     # --- whether it holds for a bench ------------------------------------------------------------
 
@@ -389,10 +401,10 @@ def path_of(named: str | None, bench_path: str | Path) -> Path:
     ------
     InputError : for a bench that knows its own truth
     """
-    if named == "known":
+    if named == "ground-truth":
         raise InputError(
-            f'{bench_path}: calibration = "known" means the simulation\'s own truth, which lies in '
-            "no file; take that line out to align and calibrate by light"
+            f'{bench_path}: calibration = "ground-truth" means the simulation\'s own truth, which '
+            "lies in no file; take that line out to align and calibrate by light"
         )
     return calibration_path(bench_path) if named is None else Path(bench_path).parent / named
 

@@ -32,7 +32,7 @@ from ..sweep import Results, make_sweep, read_sweep
 from .mutations import as_toml, changed_bytes, changed_document, changed_text
 from .trying import Attempt, Target, WrongNumberError, want
 
-_LAYOUTS = ("imaged", "line", "block")
+_LAYOUTS = ("imaged", "line", "single-pixel")
 _SLOW = 5  # one accepted input in so many is also used, where that takes its time
 
 
@@ -59,7 +59,7 @@ def _benches(folder: Path) -> Iterator[Attempt]:
     documents = [tomllib.loads(text) for text in texts]
     for text in texts:  # as they are; what numba compiles is compiled then, too
         path.write_text(text, encoding="utf-8")
-        _use(load_bench(path), uncalibrated='calibration = "known"' not in text)
+        _use(load_bench(path), uncalibrated='calibration = "ground-truth"' not in text)
 
     def attempt(random: Random) -> bool:
         which = random.randrange(len(texts))
@@ -69,7 +69,7 @@ def _benches(folder: Path) -> Iterator[Attempt]:
         for written in _numbers_where_flags_stand(tomllib.loads(path.read_text("utf-8")), bench):
             raise WrongNumberError(f"{written} was taken for a number")
         if random.randrange(_SLOW) == 0:
-            _use(bench, uncalibrated=bench.file.calibration != "known")
+            _use(bench, uncalibrated=bench.file.calibration != "ground-truth")
         return True
 
     yield attempt
@@ -104,7 +104,7 @@ def _use(bench: Bench, uncalibrated: bool = False) -> None:
     try:
         y = backend.matmul(np.array([[0.5, -1.0, 0.25]]), np.array([[1.0, 0.5, -0.5]])).y
         want(bool(np.isfinite(y).all()), f"the product is {y}")
-        if backend.is_calibrated and bench.file.calibration != "known":
+        if backend.is_calibrated and bench.file.calibration != "ground-truth":
             want(abs(float(y[0, 0]) + 0.125) < 0.5, f"the product is {y}, not -0.125")
     finally:
         backend.close()
@@ -140,12 +140,12 @@ def _step(name: str, made: Random) -> Step:
 def _calibrations(folder: Path) -> Iterator[Attempt]:
     """Header and arrays of a calibration: whatever is read is what was measured."""
     bench_path, path = folder / "bench.toml", folder / "bench.calibration.json"
-    text = example_file("imaged", tiny=True).replace('calibration = "known"', "")
+    text = example_file("imaged", tiny=True).replace('calibration = "ground-truth"', "")
     bench_path.write_text(text, encoding="utf-8")
     chance = Random(0)
     with load_bench(bench_path) as bench:
         made = begin_calibration(bench)
-        for name in ("dark", "detector", "curves"):
+        for name in ("dark_frames", "photon_transfer", "response_curves"):
             made.add(_step(name, chance))
         made.write(path)
         data = next(folder.glob("*.safetensors"))
@@ -170,7 +170,7 @@ def _calibrations(folder: Path) -> Iterator[Attempt]:
                 for name, array in measured.arrays.items():
                     same = np.array_equal(step.arrays[name], array)
                     want(same, f"a changed array {name} was accepted")
-            check_calibration(bench, found, ["dark", "curves"], 1e12)
+            check_calibration(bench, found, ["dark_frames", "response_curves"], 1e12)
             return True
 
         yield attempt

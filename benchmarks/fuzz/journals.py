@@ -131,7 +131,14 @@ def _another(random: Random, old: Any) -> Any:
 def _look(path: Path) -> None:
     """Read every table, as a report does."""
     with JournalFile(path) as kept:
-        kept.about(), kept.results(), kept.inputs(), kept.files(), kept.sessions(), kept.faults()
+        (
+            kept.about(),
+            kept.results(),
+            kept.inputs(),
+            kept.files(),
+            kept.sessions(),
+            list(kept.faults()),
+        )
         for step in kept.steps():
             want(all(np.asarray(v).size >= 0 for v in step["values"]), "values")
         for _ in kept.segments():

@@ -26,7 +26,7 @@ ODD_TEXTS = (
         "a/b",
         "C:\\x",
         "virtual",
-        "block",
+        "single-pixel",
         "line",
         "x" * 3000,
         "\x00",

@@ -103,7 +103,7 @@ class _Simulated(Instrument):
 
     def _stand_alone(self) -> None:
         """Make a world of two small modulators, and stand in it."""
-        layout: Layout = "block" if self.kind == "daq" else "imaged"
+        layout: Layout = "single-pixel" if self.kind == "daq" else "imaged"
         world = LightPath(WorldOptions(layout=layout))
         for role in ("input", "weight"):
             world.add_modulator(role, MODULATORS["tiny"].shape, 8, 0.0)

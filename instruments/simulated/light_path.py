@@ -6,7 +6,7 @@ All of it is in photoelectrons per weight-modulator pixel. Hidden here are the g
 registration, uneven light, gains, blur and drift of the bench, functions of its `seed`; every draw
 is a function of (seed, shot, part), never of a sequential stream, so that runs repeat and resume.
 Calibration must find them from light alone; `truth` is for benches whose file says
-`calibration = "known"`, and for tests.
+`calibration = "ground-truth"`, and for tests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..toml_file import TomlTable
 from .faults import digest
 from .optics import affine, bend, blur, image, in_bands, interfere, inverse, look_up, taps, warp
 
-Layout = Literal["imaged", "line", "block"]
+Layout = Literal["imaged", "line", "single-pixel"]
 _NEGLIGIBLE = 1e-4  # share of a frame's light that is left out: a tenth of an 8-bit step
 _SETTLED = 9.3  # time constants after which less than that is left of all earlier frames
 _FRAMES = 6  # that may still be settling
@@ -63,7 +63,7 @@ class WorldOptions(TomlTable):
 
     Parameters
     ----------
-    layout : "imaged", "line" or "block"
+    layout : "imaged", "line" or "single-pixel"
     light : "pixels", or "timing": all devices take their time, and no light is computed (for
         schedulers and long runs)
     seed : of the device: its imperfections and its noise
@@ -369,7 +369,7 @@ class LightPath:
             self.exposures += 1
             return Shot(f"unnamed/{self.exposures}", self.exposures)
 
-    # --- what a bench with calibration = "known", and tests, may ask -----------------------------
+    # --- the ground truth, for benches and tests that ask for it ----------------------------------
 
     def truth(self, sensor_shape: tuple[int, int] | None = None) -> dict[str, Any]:
         """Return what calibration is to find; the camera's trigger latency is among its options.

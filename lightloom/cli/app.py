@@ -603,7 +603,7 @@ def align_(
     limit_threads(None)
     from ..backends.bench import load_bench
     from ..backends.bench.binding import path_for
-    from ..backends.calibration import align, follow, store
+    from ..backends.calibration import align, align_live, store
     from ..backends.optics.calibration_file import KIND
     from ..instruments.files import check_output
     from ..report import terminal
@@ -613,7 +613,7 @@ def align_(
     console = terminal.console(for_people=not json_)
     with load_bench(bench) as opened:
         if live:
-            _until_interrupted(lambda: terminal.live_alignment(console, follow, opened))
+            _until_interrupted(lambda: terminal.live_alignment(console, align_live, opened))
         with terminal.progress(console) as tell:
             found = align(opened, tell)
         path = store(opened, found)

@@ -144,8 +144,8 @@ def _write(journal: JournalFile, tree: _Tree) -> None:
     _write_segments(journal, tree)
     faults = {"session": "i8", "at_s": "f8", "kind": _TEXT, "device": _TEXT, "shot": _TEXT}
     faults |= {"attempt": "i8", "recovery": _TEXT, "detail": _TEXT, "lost_s": "f8"}
-    for row in journal.rows("fault"):
-        tree.row("faults", faults, {"session": row["session"], **json.loads(row["document"])})
+    for fault in journal.faults():
+        tree.row("faults", faults, fault)
 
 
 def _write_sessions(journal: JournalFile, tree: _Tree) -> None:

@@ -27,7 +27,9 @@ import numpy as np
 
 from ...backends import Stats
 from ...backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Kept, Segment
+from ...backends.bench.fault_policy import OLD_KINDS
 from ...instruments import InputError, LightloomError
+from ...instruments.old_words import OldWords
 from ...instruments.safety import signals
 from ...instruments.safety.lock import HeldLock
 from .database import (
@@ -697,11 +699,15 @@ class JournalFile:
             for row in self.rows("session")
         ]
 
-    def faults(self) -> list[dict[str, Any]]:
+    def faults(self) -> Iterator[dict[str, Any]]:
         """Return every fault, with the number of its session, and what was done about it."""
-        return [
-            {"session": row["session"], **json.loads(row["document"])} for row in self.rows("fault")
-        ]
+        words = OldWords()
+        for row in self.rows("fault"):
+            fault = {"session": row["session"], **json.loads(row["document"])}
+            words.keys(fault, {"remedy": "recovery"})
+            words.value(fault, "kind", OLD_KINDS)
+            yield fault
+        words.remark(f"the journal {self.path}")
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Return finished steps: pass, step, part, seconds, stats, values, name, kind, where."""

@@ -345,13 +345,12 @@ def _read_faults(journal: JournalFile, summary: Summary) -> None:
         summary.faults_course.add(np.array(waiting), np.empty((len(waiting), 0)))
         waiting.clear()
 
-    for row in journal.rows("fault"):
-        fault = {"session": row["session"], **json.loads(row["document"])}
+    for fault in journal.faults():
         share = summary.faults.setdefault((fault["kind"], fault["device"]), FaultShare())
         share.count += 1
         share.recoveries[fault["recovery"]] += 1
         share.lost_s += fault["lost_s"] or 0.0
-        session = sessions.get(row["session"])
+        session = sessions.get(fault["session"])
         if session is not None:
             waiting.append(max(fault["at_s"] - session.began_s, 0.0) + session.offset_s)
             if len(waiting) >= FAULTS_AT_ONCE:

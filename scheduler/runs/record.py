@@ -159,7 +159,7 @@ def files_of(backend: Backend) -> dict[str, bytes]:
     for name, one in benches_of(backend).items():
         bench = one.bench
         paths[name] = Path(bench.path)
-        if one.is_calibrated and bench.file.calibration != "known":
+        if one.is_calibrated and bench.file.calibration != "ground-truth":
             beside = name.replace("bench", "calibration")
             paths[beside] = path_of(bench.file.calibration, bench.path)
     try:

@@ -56,7 +56,7 @@ def resume(
         if kept.results():
             raise InputError(f"{path} is complete; see it with: lightloom report {path}")
         kept.check()
-        about, inputs, faults = kept.about(), kept.inputs(), kept.faults()
+        about, inputs, faults = kept.about(), kept.inputs(), list(kept.faults())
     missing = {"model", "backend", "task", "placement", "versions"} - set(about)
     if missing or "inputs" not in inputs:
         raise InputError(f"{path} ended before its run began; start it anew under another name")

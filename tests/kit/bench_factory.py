@@ -12,7 +12,7 @@ import numpy as np
 import tomli_w
 from lightloom.backends.bench import Bench, BenchBackend, example_file, load_bench
 
-LAYOUTS = ("imaged", "line", "block")
+LAYOUTS = ("imaged", "line", "single-pixel")
 FAST_512 = {  # modulators and a camera of 512 x 512 pixels, instead of the real sizes
     "instruments__input__device": "fast-512",
     "instruments__weight__device": "fast-512",

@@ -116,7 +116,11 @@ def keep_segment(journal: Journal, number: int, shots: int = 50, slots: int = SL
 
 def note_fault(journal: Journal, at_s: float, number: int) -> FaultNote:
     """Note one fault of several kinds in turn."""
-    kinds = (("stale", "the detector"), ("timeout", ""), ("wrong-light", "the <source> & more"))
+    kinds = (
+        ("stale", "the detector"),
+        ("timeout", ""),
+        ("unexpected-intensity", "the <source> & more"),
+    )
     kind, device = kinds[number % 3]
     recovery = ("retry", "reconnect", "skip")[number % 3]
     said = f"what was said of fault {number}: <b>&amp;"

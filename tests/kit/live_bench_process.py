@@ -24,7 +24,7 @@ TEMPLATES = str(Path(__file__).parent / "template_drivers")
 
 FILE = """
 schema = 1
-layout = "block"
+layout = "single-pixel"
 coherence = "incoherent"
 exposure_s = "0.002 s"
 [limits]

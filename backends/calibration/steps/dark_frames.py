@@ -16,7 +16,7 @@ _HOT = 8.0  # robust standard deviations
 _MOST_HOT = 0.02  # share of the pixels, beyond which the frames are not dark
 
 
-def dark(work: CalibrationSession) -> Measured:
+def dark_frames(work: CalibrationSession) -> Measured:
     """Take dark frames at the exposure of runs and at a longer one.
 
     Raises

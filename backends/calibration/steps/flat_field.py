@@ -24,7 +24,7 @@ _DEAD = 0.25  # of what its pixels should pass, below which an element is dead
 _MOST_DEAD = 1e-3  # share of the elements
 
 
-def flat(work: CalibrationSession) -> Measured:
+def flat_field(work: CalibrationSession) -> Measured:
     """Measure gains of elements and leaks of slots.
 
     Raises

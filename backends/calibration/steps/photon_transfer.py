@@ -29,7 +29,7 @@ _CHANGED = 0.2  # of a photodiode's light, beyond which a window is left out
 _POOR = 0.05  # relative residual of the fit that is refused
 
 
-def detector(work: CalibrationSession) -> Measured:
+def photon_transfer(work: CalibrationSession) -> Measured:
     """Take pairs of frames of even light at exposures from faint to full.
 
     Raises
@@ -44,7 +44,7 @@ def detector(work: CalibrationSession) -> Measured:
     shortest_s = max(fullest_s / spread, probe.shortest_s)
     exposures_s = np.geomspace(shortest_s, fullest_s, _LEVELS)
     rounding = _rounding(work)
-    read_counts = work.calibration.figure("dark", "noise_counts")
+    read_counts = work.calibration.figure("dark_frames", "noise_counts")
     read_error = read_counts * (0.02 if work.is_bucket else 1e-3)
     means, variances, weights, totals = [], [], [], []
     for round_ in range(_MOST_ROUNDS):
@@ -71,7 +71,7 @@ def detector(work: CalibrationSession) -> Measured:
     gain_error = slope_error / slope * gain
     light = np.array(totals).reshape(-1, _LEVELS).mean(axis=0)
     departures = _linearity(exposures_s, light)
-    offset = work.calibration.figure("dark", "offset_counts")
+    offset = work.calibration.figure("dark_frames", "offset_counts")
     full_e = (probe.range - offset) * gain
     figures = (
         Figure("gain_e_per_count", gain, gain_error, "e/count", f"residual {poor:.2%}"),

@@ -25,7 +25,7 @@ _LONGER = 30.0  # exposure of darker pairs over that of the bright one
 _DIPS = 0.02  # of full scale: a curve that falls by more has two branches
 
 
-def curves(work: CalibrationSession) -> Measured:
+def response_curves(work: CalibrationSession) -> Measured:
     """Measure both curves.
 
     Raises

@@ -9,4 +9,14 @@ LAYOUTS: dict[str, type[Layout]] = {
     kind.name: kind for kind in (ImagedLayout, LineLayout, SinglePixelLayout)
 }
 
-__all__ = ["LAYOUTS", "ImagedLayout", "Layout", "LineLayout", "Marks", "SinglePixelLayout"]
+OLD_LAYOUTS = {"block": "single-pixel"}  # words of files of before -> today's
+
+__all__ = [
+    "LAYOUTS",
+    "OLD_LAYOUTS",
+    "ImagedLayout",
+    "Layout",
+    "LineLayout",
+    "Marks",
+    "SinglePixelLayout",
+]

@@ -15,7 +15,7 @@ from .base import FIRST_BIT, Layout, Marks
 class SinglePixelLayout(Layout):
     """A vector wrapped into one block of macropixels; one dot product a shot, on a photodiode."""
 
-    name = "block"
+    name = "single-pixel"
     reference_light = 1.0
 
     @property
