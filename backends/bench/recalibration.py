@@ -45,7 +45,7 @@ def recalibrate(bench: Bench, recovery: str) -> None:
             bench.camera.configure(exposure_s=bench.file.exposure_s)
     except LightloomError as error:
         raise Paused(
-            f"{bench.path}: to {recovery} was tried and failed: {error}; {_ADVICE}; the bench is safe",
+            f"{bench.path}: to {recovery} failed: {error}; {_ADVICE}; the bench is safe",
             recovery,
             "",
             _ADVICE,
