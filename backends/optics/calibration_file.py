@@ -310,7 +310,7 @@ class Calibration:
             names = [array.name for array in entry.arrays]
             own = {name: arrays[f"{entry.name}/{name}"] for name in names}
             fields = {key: getattr(entry, key) for key in _COPIED}
-            words.value(fields, "name", OLD_STEPS)
+            fields["name"] = words.word(fields["name"], OLD_STEPS)
             try:
                 steps.append(Step(arrays=own, **fields))
             except ValueError as error:
