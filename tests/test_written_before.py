@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import lightloom
 import numpy as np
 import pytest
 from commands import started
@@ -11,6 +10,8 @@ from lightloom.backends.bench import BenchBackend, load_bench, read_bench_file
 from lightloom.backends.bench.binding import check_calibration
 from lightloom.backends.optics.calibration_file import OLD_STEPS, Calibration
 from lightloom.scheduler.journal.journal import JournalFile
+
+import lightloom
 
 BEFORE = Path(__file__).parent / "written_before"
 
