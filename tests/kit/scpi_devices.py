@@ -179,26 +179,28 @@ class Served:
         self.connections[-1].sendall(data)
 
 
+def _converse(served: Served, connection: socket.socket) -> None:
+    """Answer the lines of one connection until it closes."""
+    with connection, connection.makefile("rb") as lines:
+        try:
+            for line in lines:
+                text = line.decode().strip()
+                reply = served.device.reply(text)
+                data = None if reply is None else reply.encode() + b"\n"
+                if served.fault is not None:
+                    data = served.fault(text, reply)
+                if data is not None:
+                    connection.sendall(data)
+        except OSError:
+            return
+
+
 @contextmanager
 def serve(device: Device) -> Iterator[Served]:
     """Serve a device on a free port of this computer, each connection by its own thread."""
     served, threads = Served(device), []
     listener = socket.create_server(("127.0.0.1", 0))
     served.port = listener.getsockname()[1]
-
-    def converse(connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines:
-            try:
-                for line in lines:
-                    text = line.decode().strip()
-                    reply = device.reply(text)
-                    data = None if reply is None else reply.encode() + b"\n"
-                    if served.fault is not None:
-                        data = served.fault(text, reply)
-                    if data is not None:
-                        connection.sendall(data)
-            except OSError:
-                return
 
     def accept() -> None:
         while True:
@@ -209,7 +211,7 @@ def serve(device: Device) -> Iterator[Served]:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             served.connections[:] = [c for c in served.connections if c.fileno() >= 0]
             served.connections.append(connection)
-            threads.append(threading.Thread(target=converse, args=(connection,), daemon=True))
+            threads.append(threading.Thread(target=_converse, args=(served, connection), daemon=True))
             threads[-1].start()
 
     threads.append(threading.Thread(target=accept, daemon=True))
