@@ -631,7 +631,6 @@ def test_the_picture_of_a_map_is_the_map() -> None:
     assert np.argwhere(bright).tolist() in ([[3, 7]], [[16, 7]])
 
 
-
 # --- the command ----------------------------------------------------------------------------------
 
 

@@ -16,9 +16,10 @@ from itertools import pairwise
 from statistics import median
 
 from ..instruments import InputError
+from ..instruments.formatting import format_duration, format_quantity
 from ..instruments.timeline import Slice, Timeline
 from ..scheduler.runs.trace import Trace, order_of_track
-from .page import escaped, listing, mark, page, paragraph, quantity, section, table
+from .page import escaped, listing, mark, page, paragraph, section, table
 
 TRACE_PAGE, TRACE_PICTURE = "lightloom trace page", "lightloom trace picture"
 _WIDTH_PX = 1000.0
@@ -341,7 +342,7 @@ def picture(shown: Excerpt) -> str:
     for view in shown.views:
         y += 18
         top = y
-        title = f"{view.name}, {quantity(view.seconds, 's')}{' (MOCK)' if shown.is_mock else ''}"
+        title = f"{view.name}, {format_duration(view.seconds)}{' (MOCK)' if shown.is_mock else ''}"
         parts.append(_text(_LEFT_PX, y - 5, title, "title"))
         for track, bars in view.tracks.items():
             y += _draw_track(parts, view, track, bars, y, longest_s / _PLOT_PX)
@@ -461,8 +462,8 @@ def _merged(
     others = sum(bar.step != step for bar in bars)
     mixed = f", {others:,} of them of other steps" if others else ""
     words = (
-        f"{step}: {len(bars):,} slices{mixed}, from {quantity(start_s, 's')} to "
-        f"{quantity(end_s, 's')}, {share:.0%} of that time"
+        f"{step}: {len(bars):,} slices{mixed}, from {format_duration(start_s)} to "
+        f"{format_duration(end_s)}, {share:.0%} of that time"
     )
     return _Block(start_s, end_s, kind, is_ours, words, share)
 
@@ -472,8 +473,8 @@ def _words(bar: _Bar) -> str:
     rest = (pair for pair in item.details.items() if pair[0] not in ("step", "kind", "layer"))
     details = [f"{key.replace('_', '-')} {value}" for key, value in rest][:8]
     step = "" if bar.step == item.name else f" of {bar.step}"
-    told = ", ".join([f"{item.name}{step}: {quantity(item.seconds, 's')}", *details])
-    return f"{told[:300]}; from {quantity(bar.start_s, 's')}"
+    told = ", ".join([f"{item.name}{step}: {format_duration(item.seconds)}", *details])
+    return f"{told[:300]}; from {format_duration(bar.start_s)}"
 
 
 def _axis(panels: Sequence[tuple[float, float]], longest_s: float, y: float) -> Iterator[str]:
@@ -482,7 +483,7 @@ def _axis(panels: Sequence[tuple[float, float]], longest_s: float, y: float) -> 
         x = _LEFT_PX + number * step / longest_s * _PLOT_PX
         for top, bottom in panels:
             yield f'<path class="grid" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
-        yield _text(x, y, quantity(number * step, "s") if number else "0", "middle soft")
+        yield _text(x, y, format_quantity(number * step, "s") if number else "0", "middle soft")
 
 
 def _round_step(smallest: float) -> float:
@@ -584,7 +585,7 @@ def _sentences(trace: Trace, shown: Excerpt) -> Iterator[str]:
             f"{_listed('micro-batch', batches)}, {_listed('pass', passes)}."
         )
     times = {view.name: view.seconds for view in shown.views}
-    told = ", ".join(f"{name} {quantity(seconds, 's')}" for name, seconds in times.items())
+    told = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in times.items())
     told = f"Time of {_subject(shown)}: {told}"
     if times.get("predicted") and times.get("measured"):
         told += f"; {_difference(times['predicted'], times['measured'])} predicted over measured"
@@ -626,7 +627,7 @@ def _times(shown: Excerpt) -> str:
         cells = [name]
         for view in shown.views:
             share = seconds[view.name] / view.seconds if view.seconds else 0.0
-            cells += [quantity(seconds[view.name], "s"), f"{share:.1%}"]
+            cells += [format_duration(seconds[view.name]), f"{share:.1%}"]
         if is_both:
             cells.append(_difference(seconds["predicted"], seconds["measured"]))
         return cells
@@ -652,8 +653,8 @@ def _gaps(shown: Excerpt) -> Iterator[str]:
             rows.append(
                 (
                     view.name,
-                    quantity(gap.start_s, "s"),
-                    quantity(gap.seconds, "s"),
+                    format_duration(gap.start_s),
+                    format_duration(gap.seconds),
                     f"{periods:.1f}",
                     gap.meanwhile or "nothing on record",
                 )

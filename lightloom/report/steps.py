@@ -61,8 +61,8 @@ def step_table(steps: Sequence[Mapping[str, Any]], profile: str | None) -> StepT
     total = ["all", "", format_count(sum(s["macs"] for s in steps)), "100%"]
     total += [text for side in sides for text in _time_cells(whole[side], None)]
     heads = ("step", "where", "MACs", "operations", "here", "share")
-    heads += ("bench", "share") if has_bench else ()
-    return StepTable(heads, rows, total, shares, _note(profile if has_bench else None))
+    more = ("bench", "share") if has_bench else ()
+    return StepTable((*heads, *more), rows, total, shares, _note(profile if has_bench else None))
 
 
 def _time_cells(time_s: float, share: float | None) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 A result that took hours must not be lost at its last line. What a stream cannot encode is written
 out; where standard output cannot be written to (full, closed, never there) the result goes to
-standard error, and the exit status says so. All text is made printable, but for what rich adds.
-Not here: what is printed (`showing`).
+standard error, and the exit status says so. All text is made printable, except what rich adds.
+Not here: what is printed (`terminal`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..instruments.text import printable
 _COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
 _DRAWN = "─━═╌│┃║╭╮╰╯┌┐└┘├┤┬┴┼╷╵╸╺█▏•…"  # by rich and typer, each as wide as its plain letter
 _KEPT = 100  # texts that nothing took
-_PLAIN = str.maketrans(_DRAWN, "----|||+++++++++++++||--#|*.")
+_PLAIN = str.maketrans(f"{_DRAWN}µ", "----|||+++++++++++++||--#|*.u")
 
 
 def guard() -> None:

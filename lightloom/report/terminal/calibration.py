@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,13 +15,9 @@ from ...instruments.formatting import format_duration, format_measured, format_q
 from .console import new_table
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from ...backends.bench import Bench
     from ...backends.calibration import Alignment
     from ...backends.optics.calibration_file import Calibration, Step
-
-    Follow = Callable[[Bench, Callable[[str], None]], Generator[Alignment]]
 
 
 def show_step(where: Console, done: Step) -> None:
@@ -39,9 +35,7 @@ def show_step(where: Console, done: Step) -> None:
         where.print(f"[yellow]note:[/] {escape(note)}")
 
 
-def show_calibration(
-    where: Console, steps: Sequence[Step], found: Calibration, bench: str
-) -> None:
+def show_calibration(where: Console, steps: Sequence[Step], found: Calibration, bench: str) -> None:
     """Print what a calibration cost, where it is, and what comes next."""
     if steps:
         where.print(f"{len(steps)} steps: {_cost(steps)}; light is off")
@@ -79,7 +73,7 @@ def show_alignment(where: Console, found: Alignment, bench: str, path: str) -> N
     where.print(f"stored in {escape(path)}; next: lightloom calibrate --bench {escape(bench)}")
 
 
-def follow_alignment(where: Console, follow: Follow, bench: Bench) -> None:
+def follow_alignment(where: Console, follow: Callable[..., Any], bench: Bench) -> None:
     """Show where everything lies, again and again, until the operator interrupts."""
     with Live(console=where, auto_refresh=False, transient=True) as shown:
 

@@ -31,7 +31,7 @@ def show_report(where: Console, result: Report) -> None:
             + (f": {escape(result.profile_title)}" if result.profile_title else "")
         )
         where.print(f"placement {escape(result.placement)}")
-    _show_quality(where, result)
+    show_quality(where, result)
     here, bench = result.throughput["here"], result.throughput["bench"]
     unit = result.throughput["unit"]
     where.print(f"throughput: {format_number(here)} {unit} (measured here)", end="")
@@ -50,7 +50,7 @@ def show_report(where: Console, result: Report) -> None:
         where.print(f"[yellow]note:[/] {escape(remark)}")
 
 
-def _show_quality(where: Console, result: Report) -> None:
+def show_quality(where: Console, result: Report) -> None:
     """Print how good a result is: its text, its figure, or similarities."""
     found = result.quality
     sides = [side for side in ("digital", "optical") if found[side] is not None]
