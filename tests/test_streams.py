@@ -53,10 +53,15 @@ def ended(work: str, shell: str = "", **options: Any) -> subprocess.CompletedPro
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_a_result_is_printed_in_any_encoding(encoding: str) -> None:
     # On Windows, `lightloom run > result.txt` computed for hours and then lost the text.
-    run = ended("print('text \\u5149 \\u2588 caf\\u00e9 \\udcff')", env=coded(encoding), text=False)
+    run = ended(
+        "print('text \\u5149 \\u2588 caf\\u00e9 3 \\u00b5J \\udcff')",
+        env=coded(encoding),
+        text=False,
+    )
     assert run.returncode == 0 and run.stderr == b""
     shown = run.stdout.decode(encoding)
     assert shown.startswith("text ") and ("\u5149" in shown or r"\u5149" in shown)
+    assert ("3 uJ" if encoding == "ascii" else "3 \u00b5J") in shown
     assert r"\udcff" in shown  # of a name in no encoding
 
 

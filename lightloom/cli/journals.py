@@ -11,7 +11,7 @@ from ..report.streams import say
 
 @contextmanager
 def resumable(record: Path | None) -> Iterator[None]:
-    """Say how to resume a run that did not complete."""
+    """Run a block that keeps a journal; where it fails, say how to resume the run."""
     try:
         yield
     except InputError:  # what is wrong with the input will be wrong again

@@ -121,7 +121,7 @@ def _line_marks(frame: _ChartArea, bin_s: float, line: Line, colour: str) -> Ite
 
 @dataclass(frozen=True)
 class _ChartArea:
-    """Where values lie in a picture."""
+    """The area of a chart: it maps values to places in the picture."""
 
     end_s: float
     low: float

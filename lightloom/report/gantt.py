@@ -1,4 +1,4 @@
-"""One layer of a trace as a picture and a page: who was busy when, predicted above measured.
+"""One layer of a trace as a picture and a page: device activity, predicted above measured.
 
 `picture` gives an SVG that stands alone or in a page; `trace_page` adds what is read off it: the
 time of every track, the largest gaps of the light, the difference of predicted and measured.
@@ -108,10 +108,10 @@ class Excerpt:
 
 
 def excerpt(trace: Trace, layer: int | None = None) -> Excerpt:
-    """Choose what is shown: a layer in its first pass that is whole.
+    """Return what is shown: a layer in its first pass that is whole.
 
-    Micro-batches whose passes overlap in that layer are shown together. Whatever else happened
-    meanwhile is shown faintly, and counts where it kept a device busy.
+    Micro-batches whose passes overlap in that layer are shown together. Other activity at the time
+    is shown faintly, and counts where it kept a device busy.
 
     Parameters
     ----------
@@ -159,8 +159,8 @@ class _Execution:
 def _executions(timeline: Timeline) -> dict[int, list[_Execution]]:
     """Return each layer's executions, in order of time.
 
-    A pass is told by the order of steps: it goes on to the next when steps jump back by more than
-    half a program. What is done ahead, such as showing the next weights, is no such jump.
+    The order of steps tells passes apart: a new one begins when steps jump back by more than
+    half a program. Work done ahead, such as showing the next weights, is not such a jump.
     """
     slices = sorted(timeline.slices, key=lambda item: item.start_s)
     ranks: dict[str, int] = {}
@@ -257,7 +257,7 @@ def _covered_s(spans: Iterable[tuple[float, float]]) -> float:
 
 @dataclass(frozen=True)
 class Gap:
-    """A time in which nobody exposed for longer than one shot period.
+    """A time without an exposure, longer than one shot period.
 
     Parameters
     ----------
@@ -308,7 +308,7 @@ def _is_light(track: str) -> bool:
 
 
 def _meanwhile(view: _View, found: Sequence[tuple[float, float]]) -> list[str]:
-    """Say what other tracks did in gaps: the two that took most of each, if at least a tenth."""
+    """Return what other tracks did in gaps: the two that took most of each, from a tenth on."""
     inside: list[dict[str, list[tuple[float, float]]]] = [defaultdict(list) for _ in found]
     for track, bars in view.tracks.items():
         for bar in bars if not _is_light(track) else ():
@@ -386,7 +386,7 @@ def _draw_track(
 
 
 def _lanes(bars: list[_Bar]) -> list[list[_Bar]]:
-    """Lay slices that happened at the same time beside each other."""
+    """Return the lanes of a row: slices that overlap in time go beside each other."""
     lanes: list[list[_Bar]] = []
     for bar in bars:  # in order of their beginnings
         free = (lane for lane in lanes if lane[-1].end_s <= bar.start_s + 1e-12)
@@ -420,7 +420,7 @@ class _Block:
 
 
 def _blocks(lane: list[_Bar], second_px: float) -> Iterator[_Block]:
-    """Return the rectangles of a lane: at most a few for each pixel, however many slices it has."""
+    """Yield the rectangles of a lane: at most a few for each pixel, for any number of slices."""
     narrow: dict[int, list[_Bar]] = defaultdict(list)
     for bar in lane:
         if bar.end_s - bar.start_s >= second_px:
@@ -576,7 +576,7 @@ def _subject(shown: Excerpt) -> str:
 
 
 def _sentences(trace: Trace, shown: Excerpt) -> Iterator[str]:
-    """Say what is shown, how long it took, and what is missing."""
+    """Yield sentences: what is shown, how long it took, and what is missing."""
     if shown.layer is not None:
         batches = sorted({batch for batch, _ in shown.passes})
         passes = sorted({number + 1 for _, number in shown.passes})
@@ -638,7 +638,7 @@ def _times(shown: Excerpt) -> str:
 
 
 def _gaps(shown: Excerpt) -> Iterator[str]:
-    """Return the tables of gaps, and say what a gap is."""
+    """Yield the table of gaps, and what a gap is."""
     rows = []
     notes = []
     for view in shown.views:
@@ -660,7 +660,7 @@ def _gaps(shown: Excerpt) -> Iterator[str]:
                 )
             )
     yield paragraph(
-        "Times in which nobody exposed for longer than one shot period (the median time from one "
+        "Times without an exposure that are longer than one shot period (the median time from one "
         f"exposure to the next), the {_MOST_GAPS} largest of each. Meanwhile: what kept other "
         "tracks busy, with its share of the gap; the light waited for the last of it, or for what "
         "no track records."

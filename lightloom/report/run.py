@@ -1,8 +1,8 @@
 """`run_page`: a run as one HTML page: what ran, what came out, where time and energy went, faults.
 
-It is made from the run's journal, whether the run is complete, paused, killed or still going on;
-what a run that is not complete cannot say yet is left out, and the page says so on top. What the
-journal says is added up elsewhere (`scheduler.summary`).
+It is made from the run's journal, whether the run is complete, paused, killed or still running. The
+page of an incomplete run says so at the top, and leaves out what is not known yet. The journal is
+added up elsewhere (`scheduler.journal.summary`).
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ _COUNTS = {
     "conversions": "conversions",
     "photons": "photoelectrons of light",
     "saturated": "saturated values",
-    "retries": "shots taken again",
+    "retries": "retries",
     "marked": "shots marked",
-    "checks": "sums checked",
-    "suspicious": "sums suspicious",
+    "checks": "checksums checked",
+    "suspicious": "checksums suspicious",
     "macs": "MACs",
     "input_samples": "input samples",
     "weight_samples": "weight samples",
@@ -107,11 +107,11 @@ def _backend(run: Summary) -> str:
 
 
 def _marks(run: Summary, name: str) -> Iterator[str]:
-    """Say what must not be overlooked."""
+    """Yield what a reader must not overlook."""
     if run.is_mock:
         yield mark("MOCK: simulated; no light was measured.")
     if run.about.get("backend", {}).get("uncalibrated"):
-        yield mark("NOT CALIBRATED: the bench ran on a guess; these numbers are not to be trusted.")
+        yield mark("NOT CALIBRATED: the bench ran on a guess; these numbers are not reliable.")
     if run.report is None:
         yield mark(f"NOT COMPLETE: {_progress(run)}")
         yield paragraph(_how_it_stands(run, name))
@@ -121,8 +121,8 @@ def _marks(run: Summary, name: str) -> Iterator[str]:
             yield mark(f"CHANGED on the way, {key.removeprefix('changed ')}: {told}.")
     if run.marked:
         yield mark(
-            f"MARKED: {_many(run.marked, 'shot')} with numbers that no light gave, since faults "
-            "left no other way; see Faults."
+            f"MARKED: {_many(run.marked, 'shot')} with numbers that were not measured, since "
+            "recovery failed; see Faults."
         )
 
 
@@ -139,7 +139,7 @@ def _progress(run: Summary) -> str:
     told = f"{progress.done:,}{of} {many} done"
     if 0 < progress.last_done < progress.last_wanted:
         told += f", and {progress.last_done:,} of {progress.last_wanted:,} steps of the next"
-    return f"{told}. What follows is what the steps so far say."
+    return f"{told}. What follows covers the steps so far."
 
 
 def _how_it_stands(run: Summary, name: str) -> str:
@@ -149,13 +149,13 @@ def _how_it_stands(run: Summary, name: str) -> str:
     how = _ended(last, is_last=True)
     if last.outcome is None:
         return (
-            f"Session {last.number} says no end: it is still going on, or was killed. It kept its "
-            f"latest result at {_moment(last.ended_s)}. Once it has ended, go on with: lightloom "
-            f"resume {name}"
+            f"Session {last.number} has no recorded end: it is still running, or was killed. It "
+            f"kept its latest result at {_moment(last.ended_s)}. Once it has ended, resume it "
+            f"with: lightloom resume {name}"
         )
     if last.outcome == "complete":
         return f"Session {last.number} ended without a report."
-    return f"Session {last.number} {how}. Go on with: lightloom resume {name}"
+    return f"Session {last.number} {how}. Resume it with: lightloom resume {name}"
 
 
 def _headline(run: Summary) -> Iterator[tuple[str, str, str]]:
@@ -333,7 +333,7 @@ def _sessions(run: Summary) -> Iterator[str]:
 
 def _ended(session: Session, is_last: bool) -> str:
     if session.outcome is None:
-        return "still going on, or killed" if is_last else "killed"
+        return "still running, or killed" if is_last else "killed"
     return ": ".join(text for text in (session.outcome, session.detail[:500]) if text)
 
 
@@ -469,7 +469,7 @@ def _energy(run: Summary) -> Iterator[str]:
         return
     account = report.get("energy")
     if account is None:
-        yield paragraph("A digital run is no bench: it has no account.")
+        yield paragraph("A digital run has no account: it used no bench.")
         return
     yield paragraph(
         f"Events as this run counted them, times constants of the profile {account['profile']} "
@@ -584,14 +584,16 @@ def _checks(run: Summary) -> Iterator[str]:
     place = run.quality.names.index("checksum")
     checked = run.quality.counts[:, place].sum()
     if checks:
-        yield paragraph(f"{checks:,.0f} sums of tiles were checked, {suspicious:,.0f} suspicious.")
+        yield paragraph(
+            f"{checks:,.0f} checksums of tiles were checked, {suspicious:,.0f} are suspicious."
+        )
     elif checked:
-        yield paragraph(f"{checked:,.0f} shots had their sums checked.")
+        yield paragraph(f"{checked:,.0f} shots had their checksums checked.")
     else:
         yield paragraph("No checksums are on record for this run.")
     if run.attempts:
         rows = [(f"{times:,}", f"{count:,}") for times, count in sorted(run.attempts.items())]
-        yield table(("taken so often", "shots"), rows[:20], (0, 1))
+        yield table(("attempts", "shots"), rows[:20], (0, 1))
     checked_products = (run.report or {}).get("checks") or {}
     if checked_products:
         yield paragraph(
@@ -650,10 +652,10 @@ def _faults(run: Summary) -> Iterator[str]:
     count = sum(share.count for _, share in faults)
     lost_s = sum(share.lost_s for _, share in faults)
     total = ("all", "", f"{count:,}", "", format_duration(lost_s) if lost_s else "-")
-    yield table(("kind", "device", "faults", "remedies", "time lost"), rows, (2, 4), total)
+    yield table(("kind", "device", "faults", "recovery", "time lost"), rows, (2, 4), total)
     yield paragraph(
-        "Every fault is counted; none is retried in silence. Time lost: of the bench's clock, for "
-        "the exposure and the remedy."
+        "Every fault is counted; none is retried silently. Time lost: of the bench's clock, for "
+        "the exposure and the recovery."
     )
     course = run.faults_course
     begins = [s.offset_s for s in run.sessions[1:]] if len(run.sessions) <= _MOST_SESSIONS else []
@@ -683,7 +685,7 @@ def _faults(run: Summary) -> Iterator[str]:
         )
         for fault in reversed(run.last_faults)
     ]
-    heads = ("session", "at", "kind", "device", "shot", "failed before", "remedy", "what was said")
+    heads = ("session", "at", "kind", "device", "shot", "failed before", "recovery", "detail")
     told = f"The latest {len(last):,}" if count > LAST_FAULTS else f"All {len(last):,}"
     yield folded(f"{told}, newest first", table(heads, last, (0, 5)))
 

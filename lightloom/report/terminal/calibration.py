@@ -74,7 +74,7 @@ def show_alignment(where: Console, found: Alignment, bench: str, path: str) -> N
 
 
 def follow_alignment(where: Console, follow: Callable[..., Any], bench: Bench) -> None:
-    """Show where everything lies, again and again, until the operator interrupts."""
+    """Show the registration, updated with every look, until the operator interrupts."""
     with Live(console=where, auto_refresh=False, transient=True) as shown:
 
         def tell(text: str) -> None:

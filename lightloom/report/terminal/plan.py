@@ -103,7 +103,7 @@ def _show_prediction(where: Console, planned: Plan) -> None:
 
 
 def _costs(planned: Plan) -> Table:
-    """Set side by side what decided: seconds or joules, on light and on the host."""
+    """Return what decided the placement: seconds or joules, on light and on the host."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for step in planned.steps:
         found = step.decided_by or {}
