@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import InputError, limit_threads
+from ..instruments.formatting import format_duration
 from ..report.streams import say
 from .inputs import chosen_inputs
 from .options import Json, ProfileNames
@@ -169,7 +170,8 @@ def _run_points(
         opened = time.perf_counter()
         run_sweep(results, inputs, workers, tell)
         done = time.perf_counter()
-        took = f"opened in {opened - start:.1f} s, {left} points in {done - opened:.1f} s"
+        opening, running = format_duration(opened - start), format_duration(done - opened)
+        took = f"opened in {opening}, {left} points in {running}"
         return [f"{workers.name}: {took}", *workers.remarks]
 
 

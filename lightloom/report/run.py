@@ -617,7 +617,7 @@ def _checked(products: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, .
             f"{told.get('checks', 0):,}",
             f"{told.get('suspicious', 0):,}",
             f"{largest:.2f}" if largest else "-",
-            f"{error:.3g}" if error is not None else "not known",
+            format_number(error) if error is not None else "not known",
         )
 
 

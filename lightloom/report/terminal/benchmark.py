@@ -90,7 +90,7 @@ def _throughput(document: Mapping[str, Any], point: Mapping[str, Any], phase: st
             f"{format_duration(low)} to {format_duration(high)}",
             format_number(some["units_per_s"]),
             format_count(some["macs"] / some["median_s"]),
-            "-" if ratio is None else f"{np.median(ratio):.3g}",
+            "-" if ratio is None else format_number(float(np.median(ratio))),
             "-" if share is None else f"{share:.1%}",
         )
     return table
@@ -220,8 +220,8 @@ def _compared(where: Console, found: Mapping[str, Any]) -> None:
             row["phase"],
             row["what"],
             *seconds,
-            f"{row['old']:.3g}",
-            f"{row['new']:.3g}",
+            format_number(row["old"]),
+            format_number(row["new"]),
             f"{row['change']:.2f}x",
             verdict,
         )

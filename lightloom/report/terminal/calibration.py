@@ -90,7 +90,7 @@ def follow_alignment(where: Console, follow: Callable[..., Any], bench: Bench) -
 def _alignment_table(found: Alignment) -> Table:
     table = new_table("figure", "value", "+-", "", numbers=(1, 2), wrapped=(3,))
     for figure in found.figures:
-        spread = "" if figure.uncertainty is None else f"{figure.uncertainty:.2g}"
-        value = f"{figure.value:,.4f} {figure.unit}".strip()
+        value, spread = format_measured(figure.value, figure.uncertainty)
+        value = f"{value} {escape(figure.unit)}".strip()
         table.add_row(escape(figure.name), value, spread, escape(figure.note))
     return table

@@ -42,7 +42,7 @@ def show_report(where: Console, result: Report) -> None:
         where.print(
             f"events of this run ({result.backend}): {stats.shots:,} shots, "
             f"{stats.weight_frames:,} weight frames, {stats.conversions:,} conversions, "
-            f"{stats.photons:.3g} photoelectrons, {stats.saturated:,} saturated"
+            f"{format_number(stats.photons)} photoelectrons, {stats.saturated:,} saturated"
         )
     if result.energy is not None:
         show_run_energy(where, result.energy)

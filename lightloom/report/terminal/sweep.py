@@ -91,7 +91,7 @@ def _figures(point: Mapping[str, Any]) -> list[str]:
         format_number(throughput["here"]),
         "" if bench is None else format_number(bench),
         format_quantity(point["energy"]["joules_per_token"]["system"], "J"),
-        f"{stats['photons'] / stats['macs']:.3g}" if stats["macs"] else "",
+        format_number(stats["photons"] / stats["macs"]) if stats["macs"] else "",
     ]
 
 
