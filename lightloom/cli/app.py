@@ -1,10 +1,10 @@
 """The command line: every command of `lightloom`, in the groups that `--help` shows.
 
-A command is a short way to a call of Python, in a file of its own. Nothing heavy is imported before
-a command needs it, and threads are set before numpy is loaded.
+A command is a short way to a call of Python: the function `command` of the file with its name.
+Nothing heavy is imported before a command needs it, and threads are set before numpy is loaded.
 """
 
-from collections.abc import Callable
+from types import ModuleType
 from typing import NoReturn
 
 import typer
@@ -28,27 +28,11 @@ from . import (
 )
 from .errors import guarded
 
-_GROUPS: dict[str, dict[str, Callable[..., None]]] = {
-    "Models": {
-        "run": run.command,
-        "plan": plan.command,
-        "energy": energy.command,
-        "benchmark": benchmark.command,
-        "sweep": sweep.command,
-    },
-    "Benches": {
-        "init": init.command,
-        "devices": devices.command,
-        "check": check.command,
-        "align": align.command,
-        "calibrate": calibrate.command,
-    },
-    "While it runs and after": {
-        "resume": resume.command,
-        "report": report.command,
-        "export": export.command,
-    },
-    "This machine": {"doctor": doctor.command},
+_GROUPS: dict[str, tuple[ModuleType, ...]] = {
+    "Models": (run, plan, energy, benchmark, sweep),
+    "Benches": (init, devices, check, align, calibrate),
+    "While it runs and after": (resume, report, export),
+    "This machine": (doctor,),
 }
 
 app = typer.Typer(
@@ -58,9 +42,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Run Transformers on light, and see what that costs.",
 )
-for _group, _commands in _GROUPS.items():
-    for _name, _command in _commands.items():
-        app.command(_name, rich_help_panel=_group)(guarded(_command))
+for _group, _modules in _GROUPS.items():
+    for _module in _modules:
+        _name = _module.__name__.rpartition(".")[2]
+        app.command(_name, rich_help_panel=_group)(guarded(_module.command))
 
 
 def main() -> NoReturn:
