@@ -25,6 +25,6 @@ def resumable(record: Path | None) -> Iterator[None]:
 def keep_left_lit(record: Path | None) -> None:
     """Keep in the journal of a run that a source may still emit, for its page."""
     if record is not None and signals.left_lit() and record.exists():
-        from ..scheduler.runs import resume
+        from ..scheduler.runs.resume import keep_left_lit as keep
 
-        resume.keep_left_lit(record, signals.left_lit())
+        keep(record, signals.left_lit())

@@ -31,7 +31,7 @@ def write_trace(
 ) -> None:
     """Write what was predicted, and what was measured where something ran."""
     from ..instruments import Timeline
-    from ..scheduler.runs import trace
+    from ..scheduler.runs.trace import write_trace as write
 
     timelines = {}
     shots = planned.prediction.shots
@@ -52,6 +52,6 @@ def write_trace(
         "is_mock": planned.backend.is_mock,
         "predicted_shots": shots,
     }
-    trace.write_trace(path, timelines, about)
+    write(path, timelines, about)
     told = f"wrote {path}; see it in ui.perfetto.dev, or with: lightloom report {path}"
     console.print(told, markup=False)
