@@ -5,7 +5,6 @@ from setuptools import find_namespace_packages, setup
 ROOMS = ("models", "scheduler", "backends", "instruments", "benchmarks")
 
 
-
 def inside(folder: str, package: str) -> list[str]:
     """Return a package and all in it, folders of data too."""
     parts = find_namespace_packages(folder, exclude=["*__pycache__*"])

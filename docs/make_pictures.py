@@ -16,7 +16,9 @@ from lightloom.scheduler.runs import plan
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from lightloom.report import energy, terminal
+from lightloom.cli.energy import energy_document
+from lightloom.report.terminal.energy import show_energy
+from lightloom.report.terminal.run import show_report
 
 PICTURES = Path(__file__).parent / "pictures"
 
@@ -82,9 +84,9 @@ def draw_calibration() -> None:
 def draw_energy() -> None:
     """Keep the account of GPT-3 on a projected bench as docs/pictures/energy.svg."""
     model, bench = model_or_shape("gpt3-175b"), "mock:projection-2030"
-    document = energy.document([plan(model, bench, sequence=1024)], [], None, [])
+    document = energy_document([plan(model, bench, sequence=1024)], [], None, [])
     console = Console(record=True, width=110, highlight=False, file=io.StringIO())
-    energy.show(console, document)
+    show_energy(console, document)
     title = "lightloom energy --model gpt3-175b --profile projection-2030 --sequence 1024"
     console.save_svg(str(PICTURES / "energy.svg"), title=title)
 
@@ -95,7 +97,7 @@ def draw_run() -> None:
     data = load_arrays(model.source / "data.safetensors")
     run = plan(model, "mock", batch=64).run(data["images"], data["labels"])
     console = Console(record=True, width=100, highlight=False, file=io.StringIO())
-    terminal.report(console, run.report())
+    show_report(console, run.report())
     console.save_svg(str(PICTURES / "run.svg"), title="lightloom run")
 
 

@@ -6,7 +6,7 @@ from .cli import process
 
 
 def main() -> NoReturn:
-    """Run the command line; Ctrl-C is heard while it is loaded."""
+    """Run the command line; Ctrl-C is handled while it is loaded."""
     process.run(_command_line)
 
 

@@ -357,10 +357,10 @@ def test_the_command_writes_compares_and_draws(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--scale", "colour=1,2"), "'colour' is no axis; choose from batch, sequence"),
+        (("--scale", "colour=1,2"), "'colour' is not an axis; choose from batch, sequence"),
         (("--scale", "batch"), "is not AXIS=V1,V2,..."),
         (("--scale", "batch="), "is not AXIS=V1,V2,..."),
-        (("--scale", "batch=1,two"), "--scale batch: 'two' is no number"),
+        (("--scale", "batch=1,two"), "--scale batch: 'two' is not a number"),
         (("--scale", "batch=0"), "must be a whole number of at least 1"),
         (("--scale", "rows=1.5"), "must be a whole number"),
         (("--scale", "rows=1e999"), "must be a whole number"),

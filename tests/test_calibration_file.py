@@ -33,7 +33,7 @@ from lightloom.backends.optics.calibration_file import (
 from lightloom.instruments import Identity, InputError, Region
 from lightloom.instruments.files import sealed
 
-from lightloom.report.page import calibration_page, measured, quantity
+from lightloom.report.calibration import calibration_page
 
 FINISHED = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SOON = FINISHED + timedelta(minutes=30)
@@ -297,9 +297,18 @@ def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         (lambda h: h["steps"][0]["figures"][0].update(name=7), "figures.0.name = 7"),
         (lambda h: h["steps"][0]["plots"][0].update(kind="pie"), "plots.0.kind = 'pie'"),
         (lambda h: h["steps"][0]["plots"][0].update(y="gone"), "draws no array 'gone'"),
-        (lambda h: h["steps"][0]["arrays"][0].update(shape=[3, 2]), "differ in the array dark_frames/map"),
-        (lambda h: h["steps"][0]["arrays"][0].update(dtype="int8"), "differ in the array dark_frames/map"),
-        (lambda h: h["steps"][0].update(arrays=[], plots=[]), "differ in the array dark_frames/map"),
+        (
+            lambda h: h["steps"][0]["arrays"][0].update(shape=[3, 2]),
+            "differ in the array dark_frames/map",
+        ),
+        (
+            lambda h: h["steps"][0]["arrays"][0].update(dtype="int8"),
+            "differ in the array dark_frames/map",
+        ),
+        (
+            lambda h: h["steps"][0].update(arrays=[], plots=[]),
+            "differ in the array dark_frames/map",
+        ),
         (lambda h: h["steps"].append(h["steps"][0]), "two steps have one name"),
         (lambda h: h["data"].update(file="../bench.safetensors"), "data.file"),
         (lambda h: h["data"].update(file="gone.safetensors"), "keep both files together"),
@@ -633,39 +642,6 @@ def test_the_picture_of_a_map_is_the_map() -> None:
     pixels = pixels if pixels[3, 7, 0] != pixels[16, 7, 0] else pixels[::-1]
     bright = pixels[..., :3].sum(axis=2) > 1.5
     assert np.argwhere(bright).tolist() in ([[3, 7]], [[16, 7]])
-
-
-@pytest.mark.parametrize(
-    ("value", "uncertainty", "texts"),
-    [
-        (2.34567, 0.0123, ("2.346", "0.012")),
-        (12345.6, 120.0, ("12,346", "120")),
-        (2.3e-7, 1e-8, ("2.30 × 10⁻⁷", "0.10 × 10⁻⁷")),
-        (1.000123, None, ("1.0001", "")),
-        (12.0, None, ("12", "")),
-        (0.0, 0.002, ("0.0000", "0.0020")),
-        (0.0, None, ("0", "")),
-        (-3.5, float("inf"), ("-3.5000", "inf")),
-        (float("nan"), None, ("nan", "")),
-        (5e-324, None, ("4.941e-324", "")),
-    ],
-)
-def test_numbers_are_shown_to_what_is_known_of_them(
-    value: float, uncertainty: float | None, texts: tuple[str, str]
-) -> None:
-    assert measured(value, uncertainty) == texts
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.floats(), st.none() | st.floats())
-def test_any_number_is_shown(value: float, uncertainty: float | None) -> None:
-    assert measured(value, uncertainty)[0]
-    assert quantity(value, "J").endswith("J")
-
-
-def test_quantities_take_prefixes() -> None:
-    shown = [quantity(value, "J") for value in (0.0, 1.5e-3, 2.0, 3.2e4)]
-    assert shown == ["0 J", "1.5 mJ", "2 J", "32 kJ"]
 
 
 # --- the command ----------------------------------------------------------------------------------

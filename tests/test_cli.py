@@ -57,6 +57,17 @@ def test_run_json_holds_what_the_design_says() -> None:
     assert result["stats"]["shots"] > 0
 
 
+def test_help_shows_the_commands_in_groups() -> None:
+    # fourteen commands in one list: an operator reads past the one that is needed
+    shown = lightloom("--help").stdout
+    groups = ("Models", "Benches", "While it runs and after", "This machine")
+    places = [shown.index(f" {group} ") for group in groups]
+    assert places == sorted(places)
+    for command, place in (("run", 0), ("calibrate", 1), ("resume", 2), ("doctor", 3)):
+        rest = shown[places[place] : [*places, None][place + 1]]
+        assert f" {command} " in rest
+
+
 @pytest.mark.slow
 def test_a_digital_run_claims_no_light() -> None:
     result = document("run", "--backend", "digital", "--limit", 20)

@@ -43,7 +43,8 @@ from lightloom.scheduler.runs import plan
 from scpi_devices import Meter, Served, Source, serve
 from waiting import wait_until
 
-from lightloom.cli import app
+from lightloom.cli.errors import refuse_to_end_lit
+from lightloom.cli.journals import keep_left_lit
 from lightloom.report.run import run_page
 
 posix = pytest.mark.skipif(os.name == "nt", reason="users and signals of POSIX")
@@ -313,7 +314,7 @@ def test_a_source_that_was_lost_during_a_run_is_told_of(
     wait_until(lambda: not device.is_on)
     assert "switched off after" in bench.left_lit and "instruments.source" in bench.left_lit
     with pytest.raises(typer.Exit) as ended:
-        app.refuse_to_end_lit()
+        refuse_to_end_lit()
     assert ended.value.exit_code == 1 and bench.left_lit in capsys.readouterr().err
 
 
@@ -337,13 +338,13 @@ def test_what_may_still_emit_stands_on_the_page_of_a_recorded_run(tmp_path: Path
     path, model = tmp_path / "run.db", load_model("digits")
     images = load_arrays(model.source / "data.safetensors")["images"][:2]
     plan(model, "mock", 2).run(images, record=path)
-    app.keep_left_lit(path)
+    keep_left_lit(path)
     before = path.read_bytes()
     sentence = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
     signals.note_left_lit(sentence)
-    app.keep_left_lit(None)
+    keep_left_lit(None)
     assert path.read_bytes() == before
-    app.keep_left_lit(path)
+    keep_left_lit(path)
     with JournalFile(path) as kept:
         kept.check()
         assert sentence in run_page(kept)

@@ -257,7 +257,7 @@ def test_numbers_that_no_light_gave_are_told_on_top(on_the_mock: Path, tmp_path:
     with made(path, on_the_mock) as (journal, _):
         for number in range(6):
             keep_segment(journal, number)  # every third has a shot that was given up
-    assert "MARKED: 2 shots with numbers that no light gave" in text_of(page_of(path))
+    assert "MARKED: 2 shots with numbers that were not measured" in text_of(page_of(path))
 
 
 def test_what_checksums_can_find_is_told_by_product(on_the_mock: Path, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_what_checksums_can_find_is_told_by_product(on_the_mock: Path, tmp_path:
         checks = {"layer.0.mlp.up": told, "layer.0.mlp.down": {"checks": 0}}
         journal.keep_results(report=report | {"stats": stats, "checks": checks})
     text = text_of(page_of(path))
-    assert "12,345 sums of tiles were checked, 3 suspicious." in text
+    assert "12,345 checksums of tiles were checked, 3 are suspicious." in text
     assert "layer.0.mlp.up 12,345 3 3.50 0.0625" in text
     assert "layer.0.mlp.down 0 0 - not known" in text
 
@@ -301,7 +301,7 @@ def test_a_run_that_is_not_complete_says_how_far_it_came(
     assert "NOT COMPLETE: 2 of 6 images done, and 10 of 54 steps of the next." in text
     assert "lightloom resume part.db" in text
     if outcome is None:
-        assert "says no end: it is still going on, or was killed" in text
+        assert "has no recorded end: it is still running, or was killed" in text
     else:
         assert f"Session 1 {outcome}: the <shutter> is closed" in text
     assert "Accounted for once the run is complete." in text

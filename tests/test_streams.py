@@ -1,4 +1,4 @@
-"""A result reaches somebody whatever the streams are, and nothing in it steers a terminal."""
+"""A result reaches its reader on any stream, and nothing in it steers a terminal."""
 
 import io
 import os
@@ -15,9 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 from waiting import wait_until
 
-from lightloom.report import streams, terminal
+from lightloom.report import streams
 from lightloom.report.page import write_page
-from lightloom.report.terminal import PrintableConsole
+from lightloom.report.terminal.console import PrintableConsole
+from lightloom.report.terminal.plan import show_plan
+from lightloom.report.terminal.run import show_quality
 
 posix = pytest.mark.skipif(os.name == "nt", reason="has POSIX terminals, signals and descriptors")
 EVIL = "a\x1b]52;c;cm0gLXJm\x07b\x9b31mc\u202ed\x7f"  # writes the clipboard, hides, reorders
@@ -51,10 +53,15 @@ def ended(work: str, shell: str = "", **options: Any) -> subprocess.CompletedPro
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_a_result_is_printed_in_any_encoding(encoding: str) -> None:
     # On Windows, `lightloom run > result.txt` computed for hours and then lost the text.
-    run = ended("print('text \\u5149 \\u2588 caf\\u00e9 \\udcff')", env=coded(encoding), text=False)
+    run = ended(
+        "print('text \\u5149 \\u2588 caf\\u00e9 3 \\u00b5J \\udcff')",
+        env=coded(encoding),
+        text=False,
+    )
     assert run.returncode == 0 and run.stderr == b""
     shown = run.stdout.decode(encoding)
     assert shown.startswith("text ") and ("\u5149" in shown or r"\u5149" in shown)
+    assert ("3 uJ" if encoding == "ascii" else "3 \u00b5J") in shown
     assert r"\udcff" in shown  # of a name in no encoding
 
 
@@ -206,7 +213,7 @@ def test_generated_text_is_shown_as_it_is() -> None:
     text = f"a line of {'many ' * 60}words\n\n  :heart: [bold]{EVIL}"
     quality = {"metric": "text", "digital": None, "optical": text}
     stream = io.StringIO()
-    terminal.quality(PrintableConsole(stream, 110), SimpleNamespace(quality=quality))  # type: ignore
+    show_quality(PrintableConsole(stream, 110), SimpleNamespace(quality=quality))  # type: ignore
     assert printable(text) in stream.getvalue() and is_harmless(stream.getvalue())
 
 
@@ -251,7 +258,7 @@ def test_pages_hold_none(tmp_path: Path) -> None:
 
 
 def test_json_holds_them_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    from lightloom.cli.app import print_json
+    from lightloom.cli.output import print_json
 
     print_json({"name": EVIL})
     shown = capsys.readouterr().out
@@ -352,5 +359,5 @@ def test_a_name_is_no_markup() -> None:
     planned = plan(load_model(), "mock:ideal")
     planned.model.name = "[red]digits"
     stream = io.StringIO()
-    terminal.plan(PrintableConsole(stream, 110), planned)
+    show_plan(PrintableConsole(stream, 110), planned)
     assert "[red]digits" in stream.getvalue()

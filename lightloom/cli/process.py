@@ -1,7 +1,6 @@
 """How the process of a command begins and ends: signals, streams, exit status.
 
-This stands between Python and the command line, and imports little, so that Ctrl-C is heard while
-the rest is loaded.
+This module imports little, so that Ctrl-C is handled while the rest is loaded.
 """
 
 import atexit
@@ -15,7 +14,7 @@ from ..report import streams
 
 
 def run(work: Callable[[], object]) -> NoReturn:
-    """Do the work of a command, and end the process with its status.
+    """Run the work of a command, and end the process with its status.
 
     Parameters
     ----------
@@ -53,7 +52,7 @@ def _status(work: Callable[[], object]) -> int:
 
 
 def _leave() -> None:
-    """See to it that the process ends with our status, and not by a signal.
+    """Make the process end with our status, and not by a signal.
 
     Python lets go of signals before its end. It would end itself by SIGINT where an interrupt came
     while a library in C ran Python code.

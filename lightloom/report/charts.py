@@ -1,8 +1,7 @@
 """Charts as SVG for pages, in the page's own colours and without any package: lines, and bars.
 
-What has more points than a picture has pixels comes in bins, each with its mean, its least and its
-largest value, so that nothing that stands out is lost. Maps and histograms are drawn elsewhere
-(`page.drawing`).
+Long series come in bins, each with its mean, its least and its largest value, so that no outlier is
+lost. Maps and histograms are drawn elsewhere (`calibration.drawing`).
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def time_chart(
     level: tuple[float, str] | None = None,
     from_zero: bool = False,
 ) -> str:
-    """Draw figures over time; "" where they have no value at all.
+    """Return figures over time as SVG; "" where they have no value at all.
 
     Parameters
     ----------
@@ -57,54 +56,72 @@ def time_chart(
     begins_s : moments that are marked: where sessions began
     level : a value to compare with, and its name
     """
-    values = [part for line in lines for part in (line.middle, line.low, line.high)]
-    found = np.concatenate([part[np.isfinite(part)] for part in values if part is not None])
-    if not found.size:
+    limits = _limits(lines, level, from_zero)
+    if limits is None:
         return ""
-    low, high = float(found.min()), float(found.max())
-    if level is not None:
-        low, high = min(low, level[0]), max(high, level[0])
-    low = min(low, 0.0) if from_zero else low
-    spread = high - low or abs(high) or 1.0
-    low, high = (low if from_zero and low == 0 else low - 0.06 * spread), high + 0.06 * spread
-    frame = _ChartArea(max(end_s, bin_s), low, high)
+    frame = _ChartArea(max(end_s, bin_s), *limits)
     parts = [*frame.axes()]
-    for begin_s in begins_s:
-        x = frame.x(begin_s)
-        parts.append(
-            f'<path d="M{x:.1f} {_TOP}V{_TALL - _BOTTOM}" stroke="var(--soft)" '
-            'stroke-dasharray="2 3" stroke-width="1"/>'
-        )
+    parts += [_begin_mark(frame.x(begin_s)) for begin_s in begins_s]
     if level is not None:
-        y = frame.y(level[0])
-        parts.append(
-            f'<path d="M{_LEFT} {y:.1f}H{_WIDE - _RIGHT}" stroke="var(--series-2)" '
-            'stroke-dasharray="5 4" stroke-width="1"/>'
-            f'<text x="{_WIDE - _RIGHT - 2:.0f}" y="{y - 4:.1f}" text-anchor="end" {_TEXT}>'
-            f"{escaped(level[1])}</text>"
-        )
+        parts.append(_level_mark(frame.y(level[0]), level[1]))
     for number, line in enumerate(lines, 1):
-        colour = f"var(--series-{number})"
-        if line.low is not None and line.high is not None:
-            opacity = 0.22 if np.isfinite(line.middle).any() else 1.0
-            parts.append(
-                f'<path d="{frame.band(bin_s, line.low, line.high)}" fill="{colour}" '
-                f'fill-opacity="{opacity}"/>'
-            )
-        middle = frame.line(bin_s, line.middle)
-        if middle:
-            parts.append(
-                f'<path d="{middle}" fill="none" stroke="{colour}" stroke-width="1.5" '
-                'stroke-linejoin="round" stroke-linecap="round"/>'
-            )
+        parts += _line_marks(frame, bin_s, line, f"var(--series-{number})")
     if len(lines) > 1:
         parts += _legend([line.name for line in lines])
     return _svg(label, _WIDE, _TALL, parts)
 
 
+def _limits(
+    lines: Sequence[Line], level: tuple[float, str] | None, from_zero: bool
+) -> tuple[float, float] | None:
+    """Return the least and the largest value that a chart shows; None without any value."""
+    values = [part for line in lines for part in (line.middle, line.low, line.high)]
+    found = np.concatenate([part[np.isfinite(part)] for part in values if part is not None])
+    if not found.size:
+        return None
+    low, high = float(found.min()), float(found.max())
+    if level is not None:
+        low, high = min(low, level[0]), max(high, level[0])
+    low = min(low, 0.0) if from_zero else low
+    margin = 0.06 * (high - low or abs(high) or 1.0)
+    return (low if from_zero and low == 0 else low - margin), high + margin
+
+
+def _begin_mark(x: float) -> str:
+    return (
+        f'<path d="M{x:.1f} {_TOP}V{_TALL - _BOTTOM}" stroke="var(--soft)" '
+        'stroke-dasharray="2 3" stroke-width="1"/>'
+    )
+
+
+def _level_mark(y: float, name: str) -> str:
+    return (
+        f'<path d="M{_LEFT} {y:.1f}H{_WIDE - _RIGHT}" stroke="var(--series-2)" '
+        'stroke-dasharray="5 4" stroke-width="1"/>'
+        f'<text x="{_WIDE - _RIGHT - 2:.0f}" y="{y - 4:.1f}" text-anchor="end" {_TEXT}>'
+        f"{escaped(name)}</text>"
+    )
+
+
+def _line_marks(frame: _ChartArea, bin_s: float, line: Line, colour: str) -> Iterator[str]:
+    """Yield the band and the middle of a line, where it has them."""
+    if line.low is not None and line.high is not None:
+        opacity = 0.22 if np.isfinite(line.middle).any() else 1.0
+        yield (
+            f'<path d="{frame.band(bin_s, line.low, line.high)}" fill="{colour}" '
+            f'fill-opacity="{opacity}"/>'
+        )
+    middle = frame.line(bin_s, line.middle)
+    if middle:
+        yield (
+            f'<path d="{middle}" fill="none" stroke="{colour}" stroke-width="1.5" '
+            'stroke-linejoin="round" stroke-linecap="round"/>'
+        )
+
+
 @dataclass(frozen=True)
 class _ChartArea:
-    """Where values lie in a picture."""
+    """The area of a chart: it maps values to places in the picture."""
 
     end_s: float
     low: float
@@ -159,7 +176,7 @@ class _ChartArea:
 
 
 def _ticks(low: float, high: float, about: int) -> Iterator[tuple[float, str]]:
-    """Return round values between two, with their texts."""
+    """Yield round values between two, with their texts."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))
@@ -181,7 +198,7 @@ def _legend(names: Sequence[str]) -> Iterator[str]:
 def bar_chart(
     label: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[float, str]]]]
 ) -> str:
-    """Draw bars in rows; "" without any.
+    """Return bars in rows as SVG; "" without any.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One layer of a trace as a picture and a page: who was busy when, predicted above measured.
+"""One layer of a trace as a picture and a page: device activity, predicted above measured.
 
 `picture` gives an SVG that stands alone or in a page; `trace_page` adds what is read off it: the
 time of every track, the largest gaps of the light, the difference of predicted and measured.
@@ -16,9 +16,10 @@ from itertools import pairwise
 from statistics import median
 
 from ..instruments import InputError
+from ..instruments.formatting import format_duration, format_quantity
 from ..instruments.timeline import Slice, Timeline
 from ..scheduler.runs.trace import Trace, order_of_track
-from .page import escaped, listing, mark, page, paragraph, quantity, section, table
+from .page import escaped, listing, mark, page, paragraph, section, table
 
 TRACE_PAGE, TRACE_PICTURE = "lightloom trace page", "lightloom trace picture"
 _WIDTH_PX = 1000.0
@@ -107,10 +108,10 @@ class Excerpt:
 
 
 def excerpt(trace: Trace, layer: int | None = None) -> Excerpt:
-    """Choose what is shown: a layer in its first pass that is whole.
+    """Return what is shown: a layer in its first pass that is whole.
 
-    Micro-batches whose passes overlap in that layer are shown together. Whatever else happened
-    meanwhile is shown faintly, and counts where it kept a device busy.
+    Micro-batches whose passes overlap in that layer are shown together. Other activity at the time
+    is shown faintly, and counts where it kept a device busy.
 
     Parameters
     ----------
@@ -158,8 +159,8 @@ class _Execution:
 def _executions(timeline: Timeline) -> dict[int, list[_Execution]]:
     """Return each layer's executions, in order of time.
 
-    A pass is told by the order of steps: it goes on to the next when steps jump back by more than
-    half a program. What is done ahead, such as showing the next weights, is no such jump.
+    The order of steps tells passes apart: a new one begins when steps jump back by more than
+    half a program. Work done ahead, such as showing the next weights, is not such a jump.
     """
     slices = sorted(timeline.slices, key=lambda item: item.start_s)
     ranks: dict[str, int] = {}
@@ -256,7 +257,7 @@ def _covered_s(spans: Iterable[tuple[float, float]]) -> float:
 
 @dataclass(frozen=True)
 class Gap:
-    """A time in which nobody exposed for longer than one shot period.
+    """A time without an exposure, longer than one shot period.
 
     Parameters
     ----------
@@ -307,7 +308,7 @@ def _is_light(track: str) -> bool:
 
 
 def _meanwhile(view: _View, found: Sequence[tuple[float, float]]) -> list[str]:
-    """Say what other tracks did in gaps: the two that took most of each, if at least a tenth."""
+    """Return what other tracks did in gaps: the two that took most of each, from a tenth on."""
     inside: list[dict[str, list[tuple[float, float]]]] = [defaultdict(list) for _ in found]
     for track, bars in view.tracks.items():
         for bar in bars if not _is_light(track) else ():
@@ -341,7 +342,7 @@ def picture(shown: Excerpt) -> str:
     for view in shown.views:
         y += 18
         top = y
-        title = f"{view.name}, {quantity(view.seconds, 's')}{' (MOCK)' if shown.is_mock else ''}"
+        title = f"{view.name}, {format_duration(view.seconds)}{' (MOCK)' if shown.is_mock else ''}"
         parts.append(_text(_LEFT_PX, y - 5, title, "title"))
         for track, bars in view.tracks.items():
             y += _draw_track(parts, view, track, bars, y, longest_s / _PLOT_PX)
@@ -385,7 +386,7 @@ def _draw_track(
 
 
 def _lanes(bars: list[_Bar]) -> list[list[_Bar]]:
-    """Lay slices that happened at the same time beside each other."""
+    """Return the lanes of a row: slices that overlap in time go beside each other."""
     lanes: list[list[_Bar]] = []
     for bar in bars:  # in order of their beginnings
         free = (lane for lane in lanes if lane[-1].end_s <= bar.start_s + 1e-12)
@@ -419,7 +420,7 @@ class _Block:
 
 
 def _blocks(lane: list[_Bar], second_px: float) -> Iterator[_Block]:
-    """Return the rectangles of a lane: at most a few for each pixel, however many slices it has."""
+    """Yield the rectangles of a lane: at most a few for each pixel, for any number of slices."""
     narrow: dict[int, list[_Bar]] = defaultdict(list)
     for bar in lane:
         if bar.end_s - bar.start_s >= second_px:
@@ -461,8 +462,8 @@ def _merged(
     others = sum(bar.step != step for bar in bars)
     mixed = f", {others:,} of them of other steps" if others else ""
     words = (
-        f"{step}: {len(bars):,} slices{mixed}, from {quantity(start_s, 's')} to "
-        f"{quantity(end_s, 's')}, {share:.0%} of that time"
+        f"{step}: {len(bars):,} slices{mixed}, from {format_duration(start_s)} to "
+        f"{format_duration(end_s)}, {share:.0%} of that time"
     )
     return _Block(start_s, end_s, kind, is_ours, words, share)
 
@@ -472,8 +473,8 @@ def _words(bar: _Bar) -> str:
     rest = (pair for pair in item.details.items() if pair[0] not in ("step", "kind", "layer"))
     details = [f"{key.replace('_', '-')} {value}" for key, value in rest][:8]
     step = "" if bar.step == item.name else f" of {bar.step}"
-    told = ", ".join([f"{item.name}{step}: {quantity(item.seconds, 's')}", *details])
-    return f"{told[:300]}; from {quantity(bar.start_s, 's')}"
+    told = ", ".join([f"{item.name}{step}: {format_duration(item.seconds)}", *details])
+    return f"{told[:300]}; from {format_duration(bar.start_s)}"
 
 
 def _axis(panels: Sequence[tuple[float, float]], longest_s: float, y: float) -> Iterator[str]:
@@ -482,7 +483,7 @@ def _axis(panels: Sequence[tuple[float, float]], longest_s: float, y: float) -> 
         x = _LEFT_PX + number * step / longest_s * _PLOT_PX
         for top, bottom in panels:
             yield f'<path class="grid" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
-        yield _text(x, y, quantity(number * step, "s") if number else "0", "middle soft")
+        yield _text(x, y, format_quantity(number * step, "s") if number else "0", "middle soft")
 
 
 def _round_step(smallest: float) -> float:
@@ -575,7 +576,7 @@ def _subject(shown: Excerpt) -> str:
 
 
 def _sentences(trace: Trace, shown: Excerpt) -> Iterator[str]:
-    """Say what is shown, how long it took, and what is missing."""
+    """Yield sentences: what is shown, how long it took, and what is missing."""
     if shown.layer is not None:
         batches = sorted({batch for batch, _ in shown.passes})
         passes = sorted({number + 1 for _, number in shown.passes})
@@ -584,7 +585,7 @@ def _sentences(trace: Trace, shown: Excerpt) -> Iterator[str]:
             f"{_listed('micro-batch', batches)}, {_listed('pass', passes)}."
         )
     times = {view.name: view.seconds for view in shown.views}
-    told = ", ".join(f"{name} {quantity(seconds, 's')}" for name, seconds in times.items())
+    told = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in times.items())
     told = f"Time of {_subject(shown)}: {told}"
     if times.get("predicted") and times.get("measured"):
         told += f"; {_difference(times['predicted'], times['measured'])} predicted over measured"
@@ -626,7 +627,7 @@ def _times(shown: Excerpt) -> str:
         cells = [name]
         for view in shown.views:
             share = seconds[view.name] / view.seconds if view.seconds else 0.0
-            cells += [quantity(seconds[view.name], "s"), f"{share:.1%}"]
+            cells += [format_duration(seconds[view.name]), f"{share:.1%}"]
         if is_both:
             cells.append(_difference(seconds["predicted"], seconds["measured"]))
         return cells
@@ -637,7 +638,7 @@ def _times(shown: Excerpt) -> str:
 
 
 def _gaps(shown: Excerpt) -> Iterator[str]:
-    """Return the tables of gaps, and say what a gap is."""
+    """Yield the table of gaps, and what a gap is."""
     rows = []
     notes = []
     for view in shown.views:
@@ -652,14 +653,14 @@ def _gaps(shown: Excerpt) -> Iterator[str]:
             rows.append(
                 (
                     view.name,
-                    quantity(gap.start_s, "s"),
-                    quantity(gap.seconds, "s"),
+                    format_duration(gap.start_s),
+                    format_duration(gap.seconds),
                     f"{periods:.1f}",
                     gap.meanwhile or "nothing on record",
                 )
             )
     yield paragraph(
-        "Times in which nobody exposed for longer than one shot period (the median time from one "
+        "Times without an exposure that are longer than one shot period (the median time from one "
         f"exposure to the next), the {_MOST_GAPS} largest of each. Meanwhile: what kept other "
         "tracks busy, with its share of the gap; the light waited for the last of it, or for what "
         "no track records."

@@ -1,8 +1,8 @@
 """`run_page`: a run as one HTML page: what ran, what came out, where time and energy went, faults.
 
-It is made from the run's journal, whether the run is complete, paused, killed or still going on;
-what a run that is not complete cannot say yet is left out, and the page says so on top. What the
-journal says is added up elsewhere (`scheduler.summary`).
+It is made from the run's journal, whether the run is complete, paused, killed or still running. The
+page of an incomplete run says so at the top, and leaves out what is not known yet. The journal is
+added up elsewhere (`scheduler.journal.summary`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from ..instruments.formatting import (
+    format_count,
+    format_duration,
+    format_moment,
+    format_number,
+    format_quantity,
+)
 from ..scheduler.journal.journal import JournalFile
 from ..scheduler.journal.summary import LAST_FAULTS, Course, Session, StepTotals, Summary, summarise
 from .charts import Line, bar_chart, time_chart
-from .energy import account_parts, joules, verdict_parts
+from .energy import account_parts, verdict_parts
 from .page import (
     cards,
     drawings,
@@ -28,18 +35,16 @@ from .page import (
     page,
     pairs,
     paragraph,
-    quantity,
     section,
     table,
     verbatim,
 )
-from .terminal import _count, _duration, _figure, _quality_figure
+from .steps import PLACES, format_quality, step_table
 
 RUN_PAGE = "lightloom run page"
 _MOST_SESSIONS = 60  # the latest that are listed
 _IDENTITY = ("maker", "model", "serial")
 _MOST_TEXT = 20_000  # characters of a text that is shown
-_ORDER = {"optical": 0, "host": 1, "convert": 2}
 _COUNTS = {
     "shots": "shots",
     "input_frames": "input frames",
@@ -47,10 +52,10 @@ _COUNTS = {
     "conversions": "conversions",
     "photons": "photoelectrons of light",
     "saturated": "saturated values",
-    "retries": "shots taken again",
+    "retries": "retries",
     "marked": "shots marked",
-    "checks": "sums checked",
-    "suspicious": "sums suspicious",
+    "checks": "checksums checked",
+    "suspicious": "checksums suspicious",
     "macs": "MACs",
     "input_samples": "input samples",
     "weight_samples": "weight samples",
@@ -68,8 +73,8 @@ def run_page(journal: JournalFile) -> str:
     now = datetime.now(UTC)
     log = journal.path.with_name(f"{journal.path.name}-wal")  # of what is being written
     files = [path for path in (journal.path, log) if path.exists()]
-    size = quantity(sum(path.stat().st_size for path in files), "B")
-    lead = f"Journal {journal.path.name}, {size}; page of {now:%Y-%m-%d %H:%M:%S} UTC."
+    size = format_quantity(sum(path.stat().st_size for path in files), "B")
+    lead = f"Journal {journal.path.name}, {size}; page of {format_moment(now)}."
     parts = [
         *_marks(run, journal.path.name),
         cards(_headline(run)),
@@ -102,11 +107,11 @@ def _backend(run: Summary) -> str:
 
 
 def _marks(run: Summary, name: str) -> Iterator[str]:
-    """Say what must not be overlooked."""
+    """Yield what a reader must not overlook."""
     if run.is_mock:
         yield mark("MOCK: simulated; no light was measured.")
     if run.about.get("backend", {}).get("uncalibrated"):
-        yield mark("NOT CALIBRATED: the bench ran on a guess; these numbers are not to be trusted.")
+        yield mark("NOT CALIBRATED: the bench ran on a guess; these numbers are not reliable.")
     if run.report is None:
         yield mark(f"NOT COMPLETE: {_progress(run)}")
         yield paragraph(_how_it_stands(run, name))
@@ -116,8 +121,8 @@ def _marks(run: Summary, name: str) -> Iterator[str]:
             yield mark(f"CHANGED on the way, {key.removeprefix('changed ')}: {told}.")
     if run.marked:
         yield mark(
-            f"MARKED: {_many(run.marked, 'shot')} with numbers that no light gave, since faults "
-            "left no other way; see Faults."
+            f"MARKED: {_many(run.marked, 'shot')} with numbers that were not measured, since "
+            "recovery failed; see Faults."
         )
 
 
@@ -134,7 +139,7 @@ def _progress(run: Summary) -> str:
     told = f"{progress.done:,}{of} {many} done"
     if 0 < progress.last_done < progress.last_wanted:
         told += f", and {progress.last_done:,} of {progress.last_wanted:,} steps of the next"
-    return f"{told}. What follows is what the steps so far say."
+    return f"{told}. What follows covers the steps so far."
 
 
 def _how_it_stands(run: Summary, name: str) -> str:
@@ -144,13 +149,13 @@ def _how_it_stands(run: Summary, name: str) -> str:
     how = _ended(last, is_last=True)
     if last.outcome is None:
         return (
-            f"Session {last.number} says no end: it is still going on, or was killed. It kept its "
-            f"latest result at {_moment(last.ended_s)}. Once it has ended, go on with: lightloom "
-            f"resume {name}"
+            f"Session {last.number} has no recorded end: it is still running, or was killed. It "
+            f"kept its latest result at {_moment(last.ended_s)}. Once it has ended, resume it "
+            f"with: lightloom resume {name}"
         )
     if last.outcome == "complete":
         return f"Session {last.number} ended without a report."
-    return f"Session {last.number} {how}. Go on with: lightloom resume {name}"
+    return f"Session {last.number} {how}. Resume it with: lightloom resume {name}"
 
 
 def _headline(run: Summary) -> Iterator[tuple[str, str, str]]:
@@ -159,25 +164,25 @@ def _headline(run: Summary) -> Iterator[tuple[str, str, str]]:
         yield from _quality_cards(report)
         here, bench = report["throughput"]["here"], report["throughput"]["bench"]
         unit = report["throughput"]["unit"]
-        yield "throughput here", _figure(here), f"{unit}, measured"
+        yield "throughput here", format_number(here), f"{unit}, measured"
         if bench is not None:
-            yield "throughput of the bench", _figure(bench), f"{unit}, predicted"
+            yield "throughput of the bench", format_number(bench), f"{unit}, predicted"
         if report.get("energy") is not None:
-            each = joules(report["energy"]["joules_per_token"]["system"])
+            each = format_quantity(report["energy"]["joules_per_token"]["system"], "J")
             yield f"energy per {report['energy']['unit']}", each, "whole system, predicted"
     else:
         of = "" if run.progress.wanted is None else f" of {run.progress.wanted:,}"
         many = f"{run.progress.unit}{'' if run.progress.wanted == 1 else 's'}"
         yield "done so far", f"{run.progress.done:,}{of}", many
     ran_s = sum(max(s.ended_s - s.began_s, 0.0) for s in run.sessions)
-    yield "ran for", _duration(ran_s), f"in {_many(len(run.sessions), 'session')}"
+    yield "ran for", format_duration(ran_s), f"in {_many(len(run.sessions), 'session')}"
     shots = _events(run).get("shots", 0)
     if shots:
         yield "shots", f"{shots:,.0f}", "counted"
     if run.about.get("backend", {}).get("kind") == "bench":
         faults = sum(share.count for share in run.faults.values())
         lost_s = sum(share.lost_s for share in run.faults.values())
-        yield "faults", f"{faults:,}", f"{_duration(lost_s) if lost_s else 'no time'} lost"
+        yield "faults", f"{faults:,}", f"{format_duration(lost_s) if lost_s else 'no time'} lost"
 
 
 def _quality_cards(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -188,7 +193,7 @@ def _quality_cards(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             told = "on simulated light" if report["is_mock"] else "on light"
             told = f"{told}, measured" if side == "optical" else "same inputs, measured"
             name = f"{quality['metric']}, {side}"
-            yield name, _quality_figure(quality["metric"], value), told
+            yield name, format_quality(quality["metric"], value), told
 
 
 # --- what ran -------------------------------------------------------------------------------------
@@ -206,7 +211,7 @@ def _what(run: Summary) -> Iterator[str]:
 def _settings(run: Summary) -> Iterator[tuple[str, str]]:
     model, backend = run.about.get("model", {}), run.about.get("backend", {})
     if model:
-        size = f"{_count(model['parameters'])} parameters"
+        size = f"{format_count(model['parameters'])} parameters"
         yield "model", f"{model['name']}, {size}, digest {model['digest']}, from {model['source']}"
     yield "backend", _backend(run) + (", simulated (MOCK)" if run.is_mock else "")
     profile = backend.get("profile")
@@ -237,7 +242,7 @@ def _settings(run: Summary) -> Iterator[tuple[str, str]]:
     for name, words in run.inputs.items():
         yield name, words
     yield from _versions(run.about.get("versions", {}))
-    stored = quantity(run.results_bytes, "B")
+    stored = format_quantity(run.results_bytes, "B")
     yield "journal", f"{stored} of results, {_many(run.segments, 'segment')} of shots"
 
 
@@ -309,7 +314,7 @@ def _sessions(run: Summary) -> Iterator[str]:
             str(session.number),
             _moment(session.began_s),
             _moment(session.ended_s),
-            _duration(max(session.ended_s - session.began_s, 0.0)),
+            format_duration(max(session.ended_s - session.began_s, 0.0)),
             f"{session.steps:,}",
             f"{session.shots:,}",
             _ended(session, session is run.sessions[-1]),
@@ -328,12 +333,12 @@ def _sessions(run: Summary) -> Iterator[str]:
 
 def _ended(session: Session, is_last: bool) -> str:
     if session.outcome is None:
-        return "still going on, or killed" if is_last else "killed"
+        return "still running, or killed" if is_last else "killed"
     return ": ".join(text for text in (session.outcome, session.detail[:500]) if text)
 
 
 def _moment(at_s: float) -> str:
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return format_moment(datetime.fromtimestamp(at_s, UTC))
 
 
 # --- what came out --------------------------------------------------------------------------------
@@ -351,7 +356,7 @@ def _outcome(run: Summary) -> Iterator[str]:
                 parts += [paragraph(f"{side}:"), verbatim(quality[side][:_MOST_TEXT])]
     else:
         sides = [
-            (side, _quality_figure(quality["metric"], quality[side]), words)
+            (side, format_quality(quality["metric"], quality[side]), words)
             for side, words in (
                 ("digital", "float32 on this machine, the same inputs; measured"),
                 ("optical", f"on {_backend(run)}; measured"),
@@ -401,66 +406,40 @@ def _events(run: Summary) -> dict[str, float]:
 
 
 def _report_times(report: Mapping[str, Any]) -> Iterator[str]:
-    steps = sorted(report["steps"], key=lambda step: _ORDER.get(step["where"], 3))
-    operations = sum(s["operations"] for s in steps if s["where"] != "convert") or 1
-    here = sum(s["seconds_here"] for s in steps) or 1.0
-    has_bench = any(s["seconds_bench"] is not None for s in steps)
-    bench = sum(s["seconds_bench"] or 0.0 for s in steps) or 1.0
-    rows, bars = [], []
-    for step in steps:
-        share = f"{step['operations'] / operations:.1%}"
-        if step["where"] == "convert":
-            share = f"({_count(step['operations'])})"
-        row = [step["kind"], step["where"], _count(step["macs"]) if step["macs"] else "", share]
-        row += [_duration(step["seconds_here"]), f"{step['seconds_here'] / here:.1%}"]
-        bar = [(step["seconds_here"] / here, _duration(step["seconds_here"]))]
-        if has_bench:
-            value = step["seconds_bench"] or 0.0
-            row += [_duration(value), f"{value / bench:.1%}"]
-            bar.append((value / bench, _duration(value)))
-        rows.append(row)
-        bars.append((step["kind"], bar))
-    heads = ["step", "where", "MACs", "operations", "here", "share"]
-    total = ["all", "", _count(sum(s["macs"] for s in steps)), "100%", _duration(here), "100%"]
-    if has_bench:
-        heads += ["bench", "share"]
-        total += [_duration(bench), "100%"]
-    names = ("here", "bench") if has_bench else ("here",)
-    most = [max((bar[k][0] for _, bar in bars), default=1.0) or 1.0 for k in range(len(names))]
+    shown = step_table(report["steps"], report["profile"])
+    yield table(shown.heads, shown.rows, range(2, len(shown.heads)), shown.total)
+    most = max((share for _, bars in shown.shares for share, _ in bars), default=0.0) or 1.0
     scaled = [
-        (kind, [(share / max(most), text) for share, text in bar])
-        for kind, bar in bars
-        if any(share for share, _ in bar)
+        (kind, [(share / most, text) for share, text in bars])
+        for kind, bars in shown.shares
+        if any(share for share, _ in bars)
     ]
+    names = ("here", "bench") if shown.has_bench else ("here",)
     chart = bar_chart("where time goes, by kind of step", names, scaled)
-    caption = "Share of the time, by kind of step"
-    caption += ": here as measured, on the bench as predicted" if has_bench else ", as measured"
-    yield table(heads, rows, range(2, len(heads)), total)
     if chart:
-        yield drawings([(chart, caption)])
-    told = "Here: measured on this machine, for what ran here."
-    if has_bench:
-        told += (
-            f" Bench: predicted, light from the profile {report['profile']}, host steps as "
-            "measured here, nothing overlapped."
+        how = (
+            ": here as measured, on the bench as predicted" if shown.has_bench else ", as measured"
         )
-    yield paragraph(f"{told} In brackets: samples converted.")
+        yield drawings([(chart, f"Share of the time, by kind of step{how}")])
+    yield paragraph(shown.note)
 
 
 def _times_so_far(run: Summary) -> Iterator[str]:
     if not run.kinds:
         yield paragraph("No step is finished yet.")
         return
-    kinds = sorted(run.kinds.items(), key=lambda item: (_ORDER.get(item[0][1], 3), item[0]))
+    kinds = sorted(
+        run.kinds.items(), key=lambda item: (PLACES.get(item[0][1], len(PLACES)), item[0])
+    )
     whole = sum(share.seconds for _, share in kinds) or 1.0
     rows = [
         (
             kind,
             where,
             f"{share.times:,}",
-            _count(share.counts["macs"]) if share.counts["macs"] else "",
+            format_count(share.counts["macs"]) if share.counts["macs"] else "",
             f"{share.counts['shots']:,}" if share.counts["shots"] else "",
-            _duration(share.seconds),
+            format_duration(share.seconds),
             f"{share.seconds / whole:.1%}",
         )
         for (kind, where), share in kinds
@@ -468,11 +447,12 @@ def _times_so_far(run: Summary) -> Iterator[str]:
     times = sum(share.times for _, share in kinds)
     heads = ("step", "where", "finished", "MACs", "shots", "here", "share")
     yield table(
-        heads, rows, range(2, 7), ("all", "", f"{times:,}", "", "", _duration(whole), "100%")
+        heads, rows, range(2, 7), ("all", "", f"{times:,}", "", "", format_duration(whole), "100%")
     )
     most = max(share.seconds for _, share in kinds) or 1.0
     bars = [
-        (kind, [(share.seconds / most, _duration(share.seconds))]) for (kind, _), share in kinds
+        (kind, [(share.seconds / most, format_duration(share.seconds))])
+        for (kind, _), share in kinds
     ]
     chart = bar_chart("time of the steps so far, by kind", ("here",), bars)
     yield drawings([(chart, "Time of the steps so far, by kind, as measured")])
@@ -489,7 +469,7 @@ def _energy(run: Summary) -> Iterator[str]:
         return
     account = report.get("energy")
     if account is None:
-        yield paragraph("A digital run is no bench: it has no account.")
+        yield paragraph("A digital run has no account: it used no bench.")
         return
     yield paragraph(
         f"Events as this run counted them, times constants of the profile {account['profile']} "
@@ -552,7 +532,8 @@ def _quality(run: Summary) -> Iterator[str]:
             pictures.append((chart, words))
     yield paragraph(
         f"{course.rows.sum():,.0f} shots, references included, in bins of "
-        f"{_duration(course.width_s)}; measured by this run. Time runs only while the run does"
+        f"{format_duration(course.width_s)}; measured by this run. "
+        + "Time runs only while the run does"
         + ("; dotted: a session began." if begins else ".")
         + " A segment's shots are spread evenly over the time since the segment before it."
     )
@@ -603,14 +584,16 @@ def _checks(run: Summary) -> Iterator[str]:
     place = run.quality.names.index("checksum")
     checked = run.quality.counts[:, place].sum()
     if checks:
-        yield paragraph(f"{checks:,.0f} sums of tiles were checked, {suspicious:,.0f} suspicious.")
+        yield paragraph(
+            f"{checks:,.0f} checksums of tiles were checked, {suspicious:,.0f} are suspicious."
+        )
     elif checked:
-        yield paragraph(f"{checked:,.0f} shots had their sums checked.")
+        yield paragraph(f"{checked:,.0f} shots had their checksums checked.")
     else:
         yield paragraph("No checksums are on record for this run.")
     if run.attempts:
         rows = [(f"{times:,}", f"{count:,}") for times, count in sorted(run.attempts.items())]
-        yield table(("taken so often", "shots"), rows[:20], (0, 1))
+        yield table(("attempts", "shots"), rows[:20], (0, 1))
     checked_products = (run.report or {}).get("checks") or {}
     if checked_products:
         yield paragraph(
@@ -634,7 +617,7 @@ def _checked(products: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, .
             f"{told.get('checks', 0):,}",
             f"{told.get('suspicious', 0):,}",
             f"{largest:.2f}" if largest else "-",
-            f"{error:.3g}" if error is not None else "not known",
+            format_number(error) if error is not None else "not known",
         )
 
 
@@ -662,17 +645,17 @@ def _faults(run: Summary) -> Iterator[str]:
             device or "unknown",
             f"{share.count:,}",
             ", ".join(f"{name} {count:,}" for name, count in share.recoveries.most_common()),
-            _duration(share.lost_s) if share.lost_s else "-",
+            format_duration(share.lost_s) if share.lost_s else "-",
         )
         for (kind, device), share in faults
     ]
     count = sum(share.count for _, share in faults)
     lost_s = sum(share.lost_s for _, share in faults)
-    total = ("all", "", f"{count:,}", "", _duration(lost_s) if lost_s else "-")
-    yield table(("kind", "device", "faults", "remedies", "time lost"), rows, (2, 4), total)
+    total = ("all", "", f"{count:,}", "", format_duration(lost_s) if lost_s else "-")
+    yield table(("kind", "device", "faults", "recovery", "time lost"), rows, (2, 4), total)
     yield paragraph(
-        "Every fault is counted; none is retried in silence. Time lost: of the bench's clock, for "
-        "the exposure and the remedy."
+        "Every fault is counted; none is retried silently. Time lost: of the bench's clock, for "
+        "the exposure and the recovery."
     )
     course = run.faults_course
     begins = [s.offset_s for s in run.sessions[1:]] if len(run.sessions) <= _MOST_SESSIONS else []
@@ -686,7 +669,9 @@ def _faults(run: Summary) -> Iterator[str]:
         True,
     )
     if chart:
-        yield drawings([(chart, f"Faults in bins of {_duration(course.width_s)} of running time")])
+        yield drawings(
+            [(chart, f"Faults in bins of {format_duration(course.width_s)} of running time")]
+        )
     last = [
         (
             str(fault["session"]),
@@ -700,7 +685,7 @@ def _faults(run: Summary) -> Iterator[str]:
         )
         for fault in reversed(run.last_faults)
     ]
-    heads = ("session", "at", "kind", "device", "shot", "failed before", "remedy", "what was said")
+    heads = ("session", "at", "kind", "device", "shot", "failed before", "recovery", "detail")
     told = f"The latest {len(last):,}" if count > LAST_FAULTS else f"All {len(last):,}"
     yield folded(f"{told}, newest first", table(heads, last, (0, 5)))
 

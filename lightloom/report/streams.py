@@ -1,9 +1,9 @@
-"""Where the text of a command goes: standard output and standard error, whatever they are.
+"""The streams that a command writes to: standard output and standard error, guarded.
 
 A result that took hours must not be lost at its last line. What a stream cannot encode is written
 out; where standard output cannot be written to (full, closed, never there) the result goes to
-standard error, and the exit status says so. All text is made printable, but for what rich adds.
-Not here: what is printed (`showing`).
+standard error, and the exit status says so. All text is made printable, except what rich adds.
+Not here: what is printed (`terminal`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ..instruments.text import printable
 _COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
 _DRAWN = "─━═╌│┃║╭╮╰╯┌┐└┘├┤┬┴┼╷╵╸╺█▏•…"  # by rich and typer, each as wide as its plain letter
 _KEPT = 100  # texts that nothing took
-_PLAIN = str.maketrans(_DRAWN, "----|||+++++++++++++||--#|*.")
+_PLAIN = str.maketrans(f"{_DRAWN}µ", "----|||+++++++++++++||--#|*.u")
 
 
 def guard() -> None:
-    """Let nothing that is printed from now on fail, or steer the terminal."""
+    """Guard both streams, so that printing cannot fail or control the terminal."""
     if _guarded(sys.stdout) is not None:
         return
     _fill_descriptors()
@@ -59,7 +59,7 @@ def warnings_as_remarks() -> Iterator[None]:
 
 
 def tell_on_output() -> None:
-    """Print on standard output what standard error did not take, where there is no result yet."""
+    """Print on standard output what standard error lost, unless a result is there already."""
     errors, output = _guarded(sys.stderr), _guarded(sys.stdout)
     if errors is not None and output is not None and not output.has_written:
         output.write("".join(errors.dropped))
@@ -72,7 +72,7 @@ def result_is_lost() -> bool:
 
 
 def under(stream: TextIO | None) -> TextIO:
-    """Return what lies under a guarded stream, for a console that makes its own text printable."""
+    """Return the stream below a guarded one, for a console that makes its own text printable."""
     guarded = _guarded(stream)
     if guarded is not None:
         return cast(TextIO, _Raw(guarded))
@@ -111,7 +111,7 @@ class _Stream(io.TextIOBase):
 
     @property
     def rich_proxied_file(self) -> TextIO:
-        """Where other people's consoles of rich write, such as typer's: colours are let through."""
+        """The stream for consoles of rich that others open, such as typer's: colours pass."""
         return cast(TextIO, _Raw(self, only_colours=True))
 
     def isatty(self) -> bool:
@@ -212,7 +212,7 @@ class _Raw(io.TextIOBase):
 
 
 def _prepare(stream: TextIO) -> None:
-    """Have a stream encode all that there is, and wait for a slow reader."""
+    """Set a stream to encode every character, and to wait for a slow reader."""
     codecs.register_error("lightloom", _written_out)
     options = {"errors": "lightloom"}
     if sys.platform == "win32" and not os.environ.get("PYTHONIOENCODING"):
@@ -224,7 +224,7 @@ def _prepare(stream: TextIO) -> None:
 
 
 def _written_out(error: UnicodeError) -> tuple[str, int]:
-    r"""Replace what an encoding has not: frames of tables by ASCII, the rest as "\u5149"."""
+    r"""Replace what an encoding lacks: frames of tables and µ by ASCII, the rest as "\u5149"."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     plain = error.object[error.start : error.end].translate(_PLAIN)
@@ -232,7 +232,7 @@ def _written_out(error: UnicodeError) -> tuple[str, int]:
 
 
 def _drop_the_rest(stream: TextIO) -> None:
-    """Let what lies in the buffers of a broken stream go nowhere; it would fail again."""
+    """Discard the buffers of a broken stream, which would fail again."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -211,7 +211,9 @@ def serve(device: Device) -> Iterator[Served]:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             served.connections[:] = [c for c in served.connections if c.fileno() >= 0]
             served.connections.append(connection)
-            threads.append(threading.Thread(target=_converse, args=(served, connection), daemon=True))
+            threads.append(
+                threading.Thread(target=_converse, args=(served, connection), daemon=True)
+            )
             threads[-1].start()
 
     threads.append(threading.Thread(target=accept, daemon=True))

@@ -1,0 +1,88 @@
+"""`lightloom doctor`: what is installed, and what the profiles say."""
+
+import os
+import platform
+from typing import Annotated, Any
+
+import typer
+
+from ..instruments import limit_threads
+from .options import Json, Threads
+from .output import print_json
+
+ShownProfile = Annotated[
+    str | None, typer.Option(help="Show the constants of this profile, with sources.")
+]
+_EXTRAS = {  # extra -> packages that it installs, as they are imported
+    "fast": ("numba", "onnxruntime"),
+    "display": ("sdl2",),
+    "genicam": ("harvesters", "genicam"),
+    "micromanager": ("pymmcore_plus",),
+    "ni": ("nidaqmx",),
+    "cluster": ("distributed", "cryptography"),
+    "slmsuite": ("slmsuite",),
+    "report": ("matplotlib",),
+    "export": ("h5py", "zarr", "xarray"),
+    "models": ("gguf", "tokenizers"),
+    "hub": ("huggingface_hub",),
+    "train": ("sklearn", "torch"),
+}
+
+
+def command(profile: ShownProfile = None, threads: Threads = None, json_: Json = False) -> None:
+    """Say what is installed, which arithmetic is active, and which profiles there are.
+
+    Example: lightloom doctor --profile slm-camera
+    """
+    limit_threads(threads)
+    from ..backends import load_profile
+    from ..report.terminal.console import open_console
+    from ..report.terminal.doctor import show_installation, show_profile
+
+    console = open_console(for_people=True)
+    if profile is not None:
+        loaded = load_profile(profile)
+        if json_:
+            print_json(loaded.model_dump())
+        else:
+            show_profile(console, loaded)
+        return
+    found = _installation()
+    if json_:
+        print_json(found)
+    else:
+        show_installation(console, found)
+
+
+def _installation() -> dict[str, Any]:
+    """Return versions, threads, extras, the path of the mock, and profiles."""
+    import numpy as np
+
+    from ..backends import load_profile, mock_path, profile_names
+    from ..instruments.version import VERSION
+
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return {
+        "lightloom": VERSION,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": f"{blas['name']} {blas['version']}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "threads": os.environ.get("OMP_NUM_THREADS", "as many as there are processors"),
+        "extras": {name: _versions(packages) for name, packages in _EXTRAS.items()},
+        "mock_path": "; ".join(f"{what}: {how}" for what, how in mock_path().items()),
+        "profiles": {name: load_profile(name).title for name in profile_names()},
+    }
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str | None]:
+    """Return the version of each package; None where it is not installed."""
+    from importlib import metadata, util
+
+    names = metadata.packages_distributions()
+    return {
+        package: metadata.version(names[package][0])
+        if util.find_spec(package) and package in names
+        else None
+        for package in packages
+    }

@@ -1,0 +1,52 @@
+"""How errors end a command: one sentence, and an exit status.
+
+0: what was asked was done. 1: it was not, or a file or connection failed. 2: bad usage or input.
+3: a run paused in a safe state.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import typer
+
+from ..instruments import LightloomError, Paused
+from ..instruments.safety import signals
+from ..report.streams import say, warnings_as_remarks
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that shows errors without a traceback, and ends with their status."""
+
+    @wraps(command)
+    def guard(*args: Any, **kwargs: Any) -> None:
+        try:
+            with warnings_as_remarks():  # of models, from when they are opened
+                command(*args, **kwargs)
+        except LightloomError as error:
+            say(str(error))
+            raise typer.Exit(3 if isinstance(error, Paused) else 2) from None
+        except OSError as error:  # a disk that is full, a folder that is gone
+            say(_sentence(error))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:  # `process` says so
+            raise typer.Exit(signals.STATUS) from None
+        refuse_to_end_lit()
+
+    return guard
+
+
+def refuse_to_end_lit() -> None:
+    """End with status 1 where a source may still emit: what was asked was not done."""
+    for sentence in signals.left_lit():
+        say(sentence)
+    if signals.left_lit():
+        raise typer.Exit(1)
+
+
+def _sentence(error: OSError) -> str:
+    """Return the name of the file and what the system says of it."""
+    why = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return f"the system refuses a file or a connection: {why}"
+    return f"cannot use {str(error.filename)!r}: {why}"

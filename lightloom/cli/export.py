@@ -1,0 +1,28 @@
+"""`lightloom export`: all that a run kept, for other programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..instruments import limit_threads
+from .options import Journal
+
+NewOutput = Annotated[
+    Path, typer.Option(help="New file .h5 (HDF5), or new folder .zarr (Zarr, for xarray).")
+]
+
+
+def command(run: Journal, output: NewOutput) -> None:
+    """Write all that a run kept as HDF5 or Zarr, with units and where it comes from.
+
+    Example: lightloom export run.db --output run.h5
+    """
+    limit_threads(None)
+    from ..scheduler.journal.export import export
+    from ..scheduler.journal.journal import JournalFile
+
+    with JournalFile(run) as journal:
+        rows = export(journal, output)
+    told = ", ".join(f"{rows.get(name, 0):,} {name}" for name in ("steps", "shots", "faults"))
+    print(f"wrote {output}: {told}")

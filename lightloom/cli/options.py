@@ -1,0 +1,51 @@
+"""Options that several commands share, each with its help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelName = Annotated[
+    str, typer.Option("--model", help="digits, glimmer, a folder, a GGUF file, or a hub name.")
+]
+Width = Annotated[int | None, typer.Option(help="A GPT-2 of this width instead.")]
+Depth = Annotated[int, typer.Option(help="Layers of it.")]
+Batch = Annotated[int, typer.Option(help="Images or sequences in one pass.")]
+Sequence = Annotated[int | None, typer.Option(help="Tokens of each sequence.")]
+NewTokens = Annotated[int, typer.Option(help="Tokens to generate after them.")]
+BackendName = Annotated[str, typer.Option("--backend", help="digital or mock.")]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", help="Bench profile: a name or a TOML file.")
+]
+ProfileNames = Annotated[
+    list[str] | None,
+    typer.Option("--profile", help="Bench profile: a name or a TOML file; give several."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one field of the profile."),
+]
+Placement = Annotated[
+    str,
+    typer.Option(
+        help="Products on light: paper, projections, all-optical, host, fastest, least-energy, "
+        "or a file of rules (.toml)."
+    ),
+]
+BenchFile = Annotated[Path, typer.Option("--bench", help="Bench file.")]
+BenchFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--bench", help="Bench file: run on its instruments; several share the work."),
+]
+Attended = Annotated[
+    bool, typer.Option("--attended", help="A person is at the bench, though not at this terminal.")
+]
+TraceFile = Annotated[
+    Path | None, typer.Option(help="Write a timeline for ui.perfetto.dev (.json or .json.gz).")
+]
+Journal = Annotated[Path, typer.Argument(help="Journal that run --record wrote.")]
+Seed = Annotated[int, typer.Option(help="Seed of the noise and of sampling.", min=0)]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads for arithmetic (else OMP_NUM_THREADS, or all).", min=1)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

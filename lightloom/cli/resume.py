@@ -1,0 +1,53 @@
+"""`lightloom resume`: a run that did not complete, from the last step it finished."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..instruments import limit_threads
+from .backends import declare_attended
+from .journals import keep_left_lit, resumable
+from .options import Attended, Journal, Json, Threads
+from .output import print_report
+
+MovedModel = Annotated[
+    str | None, typer.Option("--model", help="Where the model is now, if it was moved.")
+]
+MovedBench = Annotated[
+    list[Path] | None,
+    typer.Option("--bench", help="Where the bench file is now, if it was moved; each one's."),
+]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(help="Resume although it changed: model, bench, calibration, versions."),
+]
+
+
+def command(
+    run: Journal,
+    model: MovedModel = None,
+    bench: MovedBench = None,
+    accept: Accept = None,
+    attended: Attended = False,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Resume a run that was stopped, paused or killed, from the last step it finished.
+
+    Example: lightloom resume run.db
+    """
+    limit_threads(threads)
+    from ..models import load_model
+    from ..report.terminal.console import open_console, progress
+    from ..scheduler.runs.resume import resume
+
+    if attended:
+        declare_attended(attended)
+    console = open_console(for_people=not json_)
+    try:
+        with resumable(run), progress() as tell:
+            report = resume(run, load_model, model, bench, accept or (), tell).report()
+    finally:
+        keep_left_lit(run)
+    print_report(console, report, json_)

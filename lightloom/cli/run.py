@@ -1,0 +1,157 @@
+"""`lightloom run`: a model on a backend."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..instruments import limit_threads
+from .backends import chosen_backend, declare_attended
+from .inputs import chosen_inputs
+from .journals import keep_left_lit, resumable
+from .options import (
+    Attended,
+    BackendName,
+    BenchFiles,
+    Json,
+    ModelName,
+    Placement,
+    ProfileName,
+    Seed,
+    Settings,
+    Threads,
+    TraceFile,
+)
+from .output import check_apart, print_report
+from .traces import check_trace, write_trace
+
+if TYPE_CHECKING:
+    from ..backends import Backend
+    from ..models import Model
+    from ..scheduler.runs import Plan
+
+Prompt = Annotated[str | None, typer.Option(help="Text that a language model continues.")]
+TextFile = Annotated[
+    Path | None, typer.Option(help="File: perplexity of its text; for encoders, its lines.")
+]
+Sentences = Annotated[list[str] | None, typer.Option(help="A sentence to embed; give several.")]
+ImageFile = Annotated[
+    Path | None, typer.Option(help="Images to classify: .npy, or .safetensors with labels.")
+]
+Uncalibrated = Annotated[
+    bool,
+    typer.Option("--uncalibrated", help="Run a bench on a guess; its numbers are not reliable."),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes: one for each --bench; 0: all in this one.", min=0)
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Run on the benches of a Dask cluster.")
+]
+Limit = Annotated[
+    int | None, typer.Option(help="Inputs: images, rows of 256 tokens, sentences.", min=1)
+]
+MaxTokens = Annotated[int, typer.Option(help="Tokens to generate.", min=1)]
+Temperature = Annotated[float, typer.Option(help="Of sampling; 0 takes the likeliest.")]
+TopK = Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0: all.")]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest up to this sum; 1: all.")]
+Reference = Annotated[
+    bool, typer.Option("--reference/--no-reference", help="Also run digitally, to compare.")
+]
+Record = Annotated[
+    Path | None,
+    typer.Option("--record", help="Keep every finished step in this new file, to resume from it."),
+]
+_MOST_IMAGES = 64  # in one pass
+
+
+def command(
+    model: ModelName = "digits",
+    prompt: Prompt = None,
+    text: TextFile = None,
+    sentence: Sentences = None,
+    images: ImageFile = None,
+    backend: BackendName = "mock",
+    profile: ProfileName = None,
+    bench: BenchFiles = None,
+    uncalibrated: Uncalibrated = False,
+    attended: Attended = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    set_: Settings = None,
+    placement: Placement = "paper",
+    limit: Limit = None,
+    max_tokens: MaxTokens = 64,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    reference: Reference = True,
+    trace: TraceFile = None,
+    record: Record = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_: Json = False,
+) -> None:
+    """Run a model on a backend, and say where its time goes.
+
+    Example: lightloom run --model smollm2.gguf --prompt "Light is" --set photons_full_scale=1e4
+    """
+    limit_threads(threads)
+    from ..instruments import Timeline
+    from ..models import load_model
+    from ..report.terminal.console import open_console, progress
+
+    console = open_console(for_people=not json_)
+    _check_options(temperature, top_k, top_p, trace, record)
+    if bench:
+        declare_attended(attended)
+    opened = chosen_backend(backend, profile, set_, seed, bench, uncalibrated, workers, scheduler)
+    loaded = load_model(model)
+    given = {"--prompt": prompt, "--text": text, "--sentence": sentence, "--images": images}
+    inputs, labels = chosen_inputs(loaded, given, limit)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    try:
+        planned = _planned(loaded, opened, inputs, max_tokens, placement)
+        measured = None if trace is None else Timeline(opened.clock)
+        options: dict[str, Any] = {} if prompt is None else sampling
+        with resumable(record), progress() as tell:
+            finished = planned.run(inputs, labels, tell, reference, measured, record, **options)
+    finally:
+        opened.close()
+        keep_left_lit(record)
+    print_report(console, finished.report(), json_)
+    if trace is not None:  # last: the report of what ran is printed already
+        write_trace(trace, planned, measured, console)
+
+
+def _check_options(
+    temperature: float, top_k: int, top_p: float, trace: Path | None, record: Path | None
+) -> None:
+    """Refuse sampling that cannot be, and files that could not be written."""
+    from ..models.model import check_sampling
+
+    check_sampling(temperature, top_k, top_p)
+    check_trace(trace)
+    check_apart({"--record": record, "--trace": trace})
+
+
+def _planned(
+    model: "Model", backend: "Backend", inputs: Any, max_tokens: int, placement: str
+) -> "Plan":
+    """Return the plan of a run; its inputs are a prompt where they are a text."""
+    from ..scheduler.runs import plan
+
+    if isinstance(inputs, str):
+        tokens = model.prompt_tokens(inputs).shape[1]
+        room = max(model.config.context - tokens + 1, 1)
+        if max_tokens > room:
+            warnings.warn(
+                f"the context of {model.name} ({model.config.context} tokens) has room for "
+                f"{room} of the {max_tokens} tokens that were asked for",
+                stacklevel=1,
+            )
+        return plan(model, backend, 1, tokens, min(max_tokens, room), placement)
+    if model.task == "vision":
+        return plan(model, backend, min(len(inputs), _MOST_IMAGES), placement=placement)
+    return plan(model, backend, placement=placement)

@@ -1,0 +1,260 @@
+"""`lightloom sweep`: every combination of models, profiles, light and seeds."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..instruments import InputError, limit_threads
+from ..instruments.formatting import format_duration
+from ..report.streams import say
+from .inputs import chosen_inputs
+from .options import Json, ProfileNames
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..benchmarks.sweep import Results, Sweep
+    from ..benchmarks.sweep_points import Inputs, SweepPoint
+    from ..models import Model
+    from ..report.terminal.console import Tell
+
+SweepFile = Annotated[
+    Path | None, typer.Argument(help="TOML file that names the sweep; options go before it.")
+]
+Models = Annotated[list[str] | None, typer.Option("--model", help="As for run; give several.")]
+Encodings = Annotated[
+    str | None, typer.Option(metavar="NAME,...", help="push-pull, abs-split, offset.")
+]
+Light = Annotated[
+    str | None, typer.Option(metavar="E,...", help="Levels of light: photons_full_scale.")
+]
+ManySettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=V1,V2,...", help="Values of a field of the profile."),
+]
+Seeds = Annotated[str | None, typer.Option(metavar="N,...", help="Seeds of the noise.")]
+OtherPlacement = Annotated[
+    str | None, typer.Option(help="Products on light: paper (default), as for run.")
+]
+Limit = Annotated[int | None, typer.Option(help="Inputs of each point.", min=1)]
+TextFile = Annotated[Path | None, typer.Option(help="For language models and encoders.")]
+ImageFile = Annotated[Path | None, typer.Option(help="For vision models; else theirs.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes (else one a core); 0: this one, without Dask.", min=0),
+]
+Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster there instead.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="JSON file of what is finished; the same sweep resumes from there."),
+]
+SkipImpossible = Annotated[
+    bool, typer.Option("--skip-impossible", help="Leave out points that cannot be.")
+]
+ThreadsEach = Annotated[
+    int, typer.Option(help="Threads for the arithmetic of each process here.", min=1)
+]
+
+
+def command(
+    file: SweepFile = None,
+    model: Models = None,
+    profile: ProfileNames = None,
+    encoding: Encodings = None,
+    light: Light = None,
+    set_: ManySettings = None,
+    seed: Seeds = None,
+    placement: OtherPlacement = None,
+    limit: Limit = None,
+    text: TextFile = None,
+    images: ImageFile = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    output: Output = None,
+    skip_impossible: SkipImpossible = False,
+    threads: ThreadsEach = 1,
+    json_: Json = False,
+) -> None:
+    """Run every combination of models, profiles, encodings, light and seeds on the mock.
+
+    Example: lightloom sweep --encoding abs-split,offset --light 1e3,1e4 --seed 0,1 --limit 60
+    """
+    limit_threads(threads)
+    from ..benchmarks.sweep import make_sweep
+    from ..report.terminal.console import open_console
+    from ..report.terminal.sweep import show_sweep
+
+    if scheduler is not None and workers is not None:
+        raise InputError("--scheduler has its own workers; give it or --workers")
+    given: dict[str, Any] = {"models": model, "profiles": profile}
+    given |= {"encodings": encoding, "light": light}
+    given |= {"set": set_, "seeds": seed, "placement": placement, "limit": limit}
+    given |= {"text": text, "images": images}
+    sweep = make_sweep(_asked(file, given))
+    inputs, results = _opened(sweep, skip_impossible, output)
+    console = open_console(for_people=not json_)
+    remarks = _run(results, inputs, workers, scheduler, output)
+    document = results.document()
+    if json_:
+        print_json(document | {"remarks": remarks})
+    else:
+        show_sweep(console, document, remarks)
+    if results.left:
+        raise typer.Exit(1)
+
+
+def _opened(
+    sweep: "Sweep", skip_impossible: bool, output: Path | None
+) -> tuple[dict[str, "Inputs"], "Results"]:
+    """Return the inputs of each model, and the results that are there already."""
+    from ..benchmarks.sweep import Results
+    from ..benchmarks.sweep_points import Inputs
+    from ..models import load_model
+
+    points, impossible = _points(sweep, skip_impossible)
+    loaded = {name: load_model(name) for name in sweep.models}
+    _check_used(sweep, [opened.task for opened in loaded.values()])
+    inputs = {
+        name: Inputs(*chosen_inputs(opened, _files(sweep, opened), sweep.limit))
+        for name, opened in loaded.items()
+    }
+    return inputs, Results(sweep, points, impossible, inputs, output)
+
+
+def _run(
+    results: "Results",
+    inputs: Mapping[str, "Inputs"],
+    workers: int | None,
+    address: str | None,
+    output: Path | None,
+) -> list[str]:
+    """Run what is left of a sweep, and return remarks on who ran it.
+
+    Parameters
+    ----------
+    workers : processes of this machine, None for one a core; 0 takes this one
+    address : of a Dask scheduler, instead
+    """
+    from ..backends.mock.threads import processors
+    from ..report.terminal.console import progress
+
+    count = processors() if workers is None else workers
+    try:
+        with progress() as tell:
+            return _run_points(results, inputs, count, address, tell)
+    except KeyboardInterrupt:
+        there = "nothing, without --output" if output is None else f"what is finished in {output}"
+        say(f"{len(results.left)} points are left; kept: {there}")
+        raise
+
+
+def _run_points(
+    results: "Results",
+    inputs: Mapping[str, "Inputs"],
+    count: int,
+    address: str | None,
+    tell: "Tell",
+) -> list[str]:
+    from ..benchmarks.sweep import run_sweep
+    from ..scheduler.cluster.workers import open_workers
+
+    if not results.left:
+        return ["every point was there already; nothing was run"]
+    tell("opening workers", 0, 1)
+    left, start = len(results.left), time.perf_counter()
+    with open_workers(min(count, left), address) as workers:
+        opened = time.perf_counter()
+        run_sweep(results, inputs, workers, tell)
+        done = time.perf_counter()
+        opening, running = format_duration(opened - start), format_duration(done - opened)
+        took = f"opened in {opening}, {left} points in {running}"
+        return [f"{workers.name}: {took}", *workers.remarks]
+
+
+def _asked(file: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sweep's lists: those of the file, and over them those of the options.
+
+    Parameters
+    ----------
+    options : key of a sweep -> what the option gave, None or empty where it was not given; lists
+        as texts that commas separate, except models and profiles, which may be paths
+    """
+    from ..benchmarks.sweep import read_sweep
+
+    document = {} if file is None else read_sweep(file)
+    for key, value in options.items():
+        if value is None or value == []:
+            continue
+        if key in ("models", "profiles", "placement", "limit"):
+            document[key] = value
+        elif key in ("text", "images"):
+            document[key] = str(value)
+        elif key == "set":
+            document["set"] = {**document.get("set", {}), **_settings(value)}
+        else:
+            document[key] = _values(key, value)
+    if "seeds" in options and options["seeds"] is not None:
+        document["seeds"] = [_whole(text) for text in document["seeds"]]
+    return document
+
+
+def _settings(texts: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        key, separator, values = text.partition("=")
+        key = key.strip()
+        if not separator:
+            raise InputError(f"--set {text!r} is not KEY=V1,V2,...")
+        if key in found:
+            raise InputError(f"--set names {key} twice; give its values in one list")
+        found[key] = _values(f"set.{key}", values)
+    return found
+
+
+def _values(key: str, text: str) -> list[str]:
+    values = [part.strip() for part in text.split(",")]
+    if not all(values):
+        raise InputError(f"{key} = {text!r}: a value is missing")
+    return values
+
+
+def _whole(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _points(sweep: "Sweep", skip_impossible: bool) -> tuple[list["SweepPoint"], dict[str, str]]:
+    """Return the points, and why others cannot be, where those are to be left out."""
+    points, impossible = sweep.points()
+    if impossible and (not points or not skip_impossible):
+        count = len(points) + len(impossible)
+        way = "; leave such points out with --skip-impossible" if points else ""
+        name, why = next(iter(impossible.items()))
+        raise InputError(
+            f"{len(impossible)} of {count} points cannot be, the first {name!r}: {why}{way}"
+        )
+    return points, impossible
+
+
+def _files(sweep: "Sweep", model: "Model") -> dict[str, Any]:
+    """Return the options of inputs, as `lightloom run` has them, that suit a model."""
+    text = None if sweep.text is None else Path(sweep.text)
+    images = None if sweep.images is None else Path(sweep.images)
+    given = {"--prompt": None, "--text": None, "--sentence": None, "--images": None}
+    return given | ({"--images": images} if model.task == "vision" else {"--text": text})
+
+
+def _check_used(sweep: "Sweep", tasks: Sequence[str]) -> None:
+    """Refuse files of inputs that no model of the sweep takes.
+
+    Parameters
+    ----------
+    tasks : of its models
+    """
+    for key, used in (("text", set(tasks) - {"vision"}), ("images", set(tasks) & {"vision"})):
+        path = getattr(sweep, key)
+        if path is not None and not used:
+            raise InputError(f"{key!r} is of no use to {', '.join(sweep.models)}: {path}")

@@ -1,0 +1,96 @@
+"""The alignment and the calibration of a bench, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from ...instruments.formatting import format_duration, format_measured, format_quantity
+from .console import new_table
+
+if TYPE_CHECKING:
+    from ...backends.bench import Bench
+    from ...backends.calibration import Alignment
+    from ...backends.optics.calibration_file import Calibration, Step
+
+
+def show_step(where: Console, done: Step) -> None:
+    """Print a step of a calibration: what it found, and what that cost."""
+    where.print(f"[bold]{done.name}[/]: {_cost([done])}")
+    table = new_table(*[""] * 5, numbers=(1, 2), wrapped=range(5), show_header=False)
+    for figure in done.figures:
+        value, spread = format_measured(figure.value, figure.uncertainty)
+        spread = f"+- {spread}" if spread else ""
+        table.add_row(
+            figure.name, value, spread, escape(figure.unit), f"[dim]{escape(figure.note)}[/]"
+        )
+    where.print(table)
+    for note in done.notes:
+        where.print(f"[yellow]note:[/] {escape(note)}")
+
+
+def show_calibration(where: Console, steps: Sequence[Step], found: Calibration, bench: str) -> None:
+    """Print what a calibration cost, where it is, and what comes next."""
+    if steps:
+        where.print(f"{len(steps)} steps: {_cost(steps)}; light is off")
+    else:
+        where.print("no step was left to do")
+    where.print(
+        f"stored in {escape(found.path)}; next: lightloom check --bench {escape(bench)} "
+        f"--random-products 2000, then lightloom report {escape(bench)}"
+    )
+
+
+def _cost(steps: Sequence[Step]) -> str:
+    shots = sum(step.shots for step in steps)
+    bench_s, computing_s = (
+        sum(getattr(step, key) for step in steps) for key in ("seconds", "computing_s")
+    )
+    return _cost_text(shots, bench_s, computing_s, sum(step.light_j for step in steps))
+
+
+def _cost_text(shots: float, bench_s: float, computing_s: float, light_j: float) -> str:
+    return (
+        f"{shots:,.0f} shots, {format_duration(bench_s)} of the bench, "
+        f"{format_duration(computing_s)} of computing, {format_quantity(light_j, 'J')} of light"
+    )
+
+
+def show_alignment(where: Console, found: Alignment, bench: str, path: str) -> None:
+    """Print what `lightloom align` found, and what comes next."""
+    where.print(_alignment_table(found))
+    for sentence in found.advice:
+        where.print(f"- {escape(sentence)}")
+    cost = found.cost
+    told = _cost_text(*(cost[key] for key in ("shots", "bench_s", "computing_s", "light_j")))
+    where.print(f"{told}; light is off")
+    where.print(f"stored in {escape(path)}; next: lightloom calibrate --bench {escape(bench)}")
+
+
+def follow_alignment(where: Console, follow: Callable[..., Any], bench: Bench) -> None:
+    """Show the registration, updated with every look, until the operator interrupts."""
+    with Live(console=where, auto_refresh=False, transient=True) as shown:
+
+        def tell(text: str) -> None:
+            shown.update(f"[yellow]{escape(text)}[/]", refresh=True)
+
+        with closing(follow(bench, tell)) as alignments:
+            for found in alignments:
+                advice = "\n".join(f"- {escape(sentence)}" for sentence in found.advice)
+                text = f"{advice}\n[dim]Ctrl-C ends this and stores a full alignment[/]"
+                shown.update(Group(_alignment_table(found), text), refresh=True)
+
+
+def _alignment_table(found: Alignment) -> Table:
+    table = new_table("figure", "value", "+-", "", numbers=(1, 2), wrapped=(3,))
+    for figure in found.figures:
+        value, spread = format_measured(figure.value, figure.uncertainty)
+        value = f"{value} {escape(figure.unit)}".strip()
+        table.add_row(escape(figure.name), value, spread, escape(figure.note))
+    return table

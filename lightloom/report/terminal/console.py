@@ -1,0 +1,112 @@
+"""The console that people read, its progress bar, and the style of its tables."""
+
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from ...instruments.text import printable
+from ..streams import under
+
+Tell = Callable[[str, int, int], None]  # what is done, how much of it, and of how much
+
+
+class PrintableConsole(Console):
+    """A console that makes control characters in the text of others visible.
+
+    Parameters
+    ----------
+    to : the stream to print to
+    width : None for the terminal's
+    """
+
+    def __init__(self, to: TextIO | None, width: int | None = None) -> None:
+        super().__init__(file=under(to), highlight=False, emoji=False, width=width)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text made printable before it is laid out, so that columns fit."""
+        return super().render_str(printable(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yield the segments of anything, their text made printable."""
+        for text, style, control in super().render(renderable, options):
+            if control:
+                yield Segment(text, style, control)
+                continue
+            if style is not None and style.link:  # of a line that a library printed
+                style = style.update_link(None)
+            yield Segment(printable(text), style)
+
+
+def open_console(*, for_people: bool) -> Console:
+    """Return the console: stdout for people, stderr when stdout carries JSON."""
+    stream = sys.stdout if for_people else sys.stderr
+    is_terminal = stream is not None and stream.isatty()
+    return PrintableConsole(stream, None if is_terminal else 110)  # a pipe has no width of its own
+
+
+@contextmanager
+def progress(in_percent: bool = False) -> Iterator[Tell]:
+    """Show a progress bar, and yield the function that moves it."""
+    share = TaskProgressColumn() if in_percent else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), share)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=PrintableConsole(sys.stderr), transient=True
+    ) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            for name, task in tasks.items():
+                if name != what:
+                    bar.update(task, visible=False)
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total, visible=True)
+
+        yield tell
+
+
+def new_table(
+    *columns: str,
+    numbers: Collection[int] = (),
+    wrapped: Collection[int] = (),
+    title: str | None = None,
+    caption: str | None = None,
+    show_header: bool = True,
+) -> Table:
+    """Return an empty table in the style of all tables.
+
+    Parameters
+    ----------
+    numbers : columns that are flush right
+    wrapped : columns whose text may take several lines
+    """
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+        show_header=show_header,
+    )
+    for place, name in enumerate(columns):
+        justify: JustifyMethod = "right" if place in numbers else "left"
+        table.add_column(name, justify=justify, no_wrap=place not in wrapped)
+    return table
