@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ...instruments import LightloomError
+from lightloom.instruments import LightloomError
 
 LONGEST_S = 30.0  # that one input may take
 LONGEST_SENTENCE = 2000  # characters: more is no sentence

@@ -17,8 +17,8 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from lightloom.backends.bench import example_file
 
-from ...backends.bench import example_file
 from .mutations import ODD_NUMBERS, ODD_TEXTS, changed_bytes
 from .trying import Attempt, Target, want
 

@@ -10,11 +10,11 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from lightloom.instruments.errors import import_extra
+from lightloom.models import Model, load_model
+from lightloom.models.loading import FAMILIES
 from safetensors.numpy import save
 
-from ...instruments.errors import import_extra
-from ...models import Model, load_model
-from ...models.loading import FAMILIES
 from .mutations import ODD_NUMBERS, changed_bytes, changed_document, changed_text
 from .trying import Attempt, Target, want
 

@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.instruments import LightloomError
+from lightloom.models import load_model, plan
+from lightloom.models.families import gpt2
+from lightloom.models.model import load_arrays
+from lightloom.scheduler.journal.journal import JournalFile
+from lightloom.scheduler.runs.resume import resume
 from safetensors.numpy import save_file
-
-from ..backends.bench import BenchBackend, example_file, load_bench
-from ..instruments import LightloomError
-from ..models import load_model, plan
-from ..models.families import gpt2
-from ..models.model import load_arrays
-from ..scheduler.journal.journal import JournalFile
-from ..scheduler.runs.resume import resume
 
 KINDS = ("mock", "bench")
 _IMAGES = 20  # of the digits, on the mock

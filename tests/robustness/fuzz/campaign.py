@@ -11,7 +11,8 @@ import argparse
 import logging
 import sys
 
-from ...instruments import MissingExtraError
+from lightloom.instruments import MissingExtraError
+
 from .commands import COMMANDS
 from .files import FILES
 from .journals import JOURNALS

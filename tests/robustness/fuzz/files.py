@@ -13,21 +13,21 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from lightloom.backends import MockBackend, load_profile
+from lightloom.backends.bench import Bench, BenchBackend, example_file, load_bench
+from lightloom.backends.calibration import align, store
+from lightloom.backends.calibration.calibrate import calibrate
+from lightloom.backends.optics.calibration_file import Calibration, Figure, Plot, Step, described
+from lightloom.backends.profile import FOLDER as PROFILES
+from lightloom.benchmarks.sweep import Results, make_sweep, read_sweep
+from lightloom.instruments import InputError, Timeline
+from lightloom.models import load_model
+from lightloom.scheduler import DEFAULT_POLICY, POLICIES
+from lightloom.scheduler.energy.constants import FOLDER as CONSTANTS
+from lightloom.scheduler.energy.constants import load_constants
+from lightloom.scheduler.placement_rules import read_rules
+from lightloom.scheduler.runs.trace import read_trace, write_trace
 
-from ...backends import MockBackend, load_profile
-from ...backends.bench import Bench, BenchBackend, example_file, load_bench
-from ...backends.calibration import align, store
-from ...backends.calibration.calibrate import calibrate
-from ...backends.optics.calibration_file import Calibration, Figure, Plot, Step, described
-from ...backends.profile import FOLDER as PROFILES
-from ...instruments import InputError, Timeline
-from ...models import load_model
-from ...scheduler import DEFAULT_POLICY, POLICIES
-from ...scheduler.energy.constants import FOLDER as CONSTANTS
-from ...scheduler.energy.constants import load_constants
-from ...scheduler.placement_rules import read_rules
-from ...scheduler.runs.trace import read_trace, write_trace
-from ..sweep import Results, make_sweep, read_sweep
 from .mutations import as_toml, changed_bytes, changed_document, changed_text
 from .trying import Attempt, Target, WrongNumberError, want
 

@@ -13,16 +13,16 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from lightloom.backends import Stats
+from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
+from lightloom.instruments import LightloomError
+from lightloom.models import load_model, plan
+from lightloom.models.model import load_arrays
+from lightloom.scheduler.journal.export import export
+from lightloom.scheduler.journal.journal import Journal, JournalFile
+from lightloom.scheduler.journal.summary import summarise
+from lightloom.scheduler.runs.resume import resume
 
-from ...backends import Stats
-from ...backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
-from ...instruments import LightloomError
-from ...models import load_model, plan
-from ...models.model import load_arrays
-from ...scheduler.journal.export import export
-from ...scheduler.journal.journal import Journal, JournalFile
-from ...scheduler.journal.summary import summarise
-from ...scheduler.runs.resume import resume
 from .mutations import ODD_NUMBERS, changed_bytes, odd_value
 from .trying import Attempt, Target, want
 

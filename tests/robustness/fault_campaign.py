@@ -30,14 +30,13 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-
-from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
-from ..backends.bench.shots import TileJob, TileResult
-from ..instruments import LightloomError, Paused
-from ..instruments.simulated.devices import _Simulated
-from ..models import Model, load_model
-from ..models.model import load_arrays
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
+from lightloom.backends.bench.shots import TileJob, TileResult
+from lightloom.instruments import LightloomError, Paused
+from lightloom.instruments.simulated.devices import _Simulated
+from lightloom.models import Model, load_model
+from lightloom.models.model import load_arrays
 
 # kind of fault -> (role, exchange at which it strikes); a detector's differ with the layout
 CAMERA = {

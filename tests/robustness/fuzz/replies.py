@@ -21,11 +21,11 @@ from unittest.mock import patch
 import numpy as np
 import pyvisa
 import serial
+from lightloom.instruments import VirtualClock, create
+from lightloom.instruments.drivers import serial_daq, visa
+from lightloom.instruments.drivers.serial_daq import framed, unframed
 from pyvisa.constants import StatusCode
 
-from ...instruments import VirtualClock, create
-from ...instruments.drivers import serial_daq, visa
-from ...instruments.drivers.serial_daq import framed, unframed
 from .mutations import changed_bytes
 from .trying import Attempt, Target, want
 
