@@ -141,7 +141,7 @@ def test_products_are_looked_at_by_kind_and_by_layer() -> None:
     groups = scaling_layers.groups_of(model, [1])
     assert len(groups["mlp.down, all layers"]) == 3
     assert [step.name for step in groups["mlp.down, layer 1"]] == ["layer.1.mlp.down"]
-    with pytest.raises(InputError, match="layer 3 is none of the 3"):
+    with pytest.raises(InputError, match="layer 3 is not one of the 3"):
         scaling_layers.groups_of(model, [3])
 
 
