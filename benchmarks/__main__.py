@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 
-class Layout(StrEnum):
+class BenchLayout(StrEnum):
     """The layouts of benches."""
 
     IMAGED = "imaged"
@@ -218,7 +218,9 @@ def agreement(
 
 @_command("calibration")
 def calibration(
-    layout: Annotated[Layout, typer.Option(help="Layout of the benches.")] = Layout.IMAGED,
+    layout: Annotated[
+        BenchLayout, typer.Option(help="BenchLayout of the benches.")
+    ] = BenchLayout.IMAGED,
     seeds: Annotated[int, typer.Option(help="Number of benches.", min=1)] = 5,
     first_seed: Annotated[int, typer.Option(help="Seed of the first bench.", min=0)] = 1,
     products: Annotated[int, typer.Option(help="Products compared.", min=4)] = 4000,

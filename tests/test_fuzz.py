@@ -1,7 +1,7 @@
 """Files, replies and arguments that nearly are what they should be are refused, or read rightly.
 
 First what fuzzing has brought to light; then hypothesis makes inputs, and looks for the smallest
-one that fails. The whole campaign is `python -m lightloom.benchmarks.fuzz`.
+one that fails. The whole campaign is `python tests/robustness fuzz`.
 """
 
 import json
