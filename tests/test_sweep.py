@@ -420,8 +420,8 @@ def test_a_file_of_another_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="other inputs"):
         opened({}, limit=3)
     for content, message in (
-        ("{", "no file of a sweep"),
-        ("[]", "no file of a sweep"),
+        ("{", "is not a file of a sweep"),
+        ("[]", "is not a file of a sweep"),
         (path.read_text().replace(f'"{lightloom.__version__}"', '"0.0.9"'), "of lightloom 0.0.9"),
         (path.read_text().replace('"schema": 1', '"schema": 9'), "schema 9"),
     ):

@@ -1,1 +1,1 @@
-"""Fuzzing: inputs that nearly are what they should be, and what becomes of them."""
+"""Fuzzing: almost valid inputs, and how their readers treat them."""

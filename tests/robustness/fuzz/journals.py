@@ -1,7 +1,7 @@
-"""The targets of `fuzz` that read runs, and go on with them: journals that have changed.
+"""Targets of `fuzz` that read and resume runs: journals that have changed.
 
-What is refused must stay as it lies; what is accepted must come to the bits of a run that nobody
-disturbed, and a reader must see what was written, or a sentence.
+A refused journal must stay as it is. An accepted one must lead to the bits of an undisturbed run. A
+reader must see what was written, or a sentence.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def _journals(folder: Path) -> Iterator[Attempt]:
         database.execute("DELETE FROM ending")
         database.execute(f"DELETE FROM step WHERE rowid NOT IN ({kept})")
         database.commit()
-    content, wanted = part.read_bytes(), _told(whole)
+    content, wanted = part.read_bytes(), _results_of(whole)
     columns = _columns(part)
 
     def attempt(random: Random) -> bool:
@@ -64,14 +64,14 @@ def _journals(folder: Path) -> Iterator[Attempt]:
         except LightloomError:
             want(path.read_bytes() == before, "a journal that was refused was written")
             raise
-        want(_told(path) == wanted, "a run came to other numbers")
+        want(_results_of(path) == wanted, "a resumed run has other numbers")
         return True
 
     yield attempt
 
 
 def _changed(random: Random, content: bytes) -> bytes:
-    """Return a file with bytes changed; lengths kept, mostly, as a disk does it."""
+    """Return a file with changed bytes, mostly of the same length, as a failing disk does."""
     if random.random() < 0.3:
         return changed_bytes(random, content)
     found = bytearray(content)
@@ -128,7 +128,7 @@ def _another(random: Random, old: Any) -> Any:
 
 
 def _look(path: Path) -> None:
-    """Read every table, as a report does."""
+    """Read every table as a report does."""
     with JournalFile(path) as kept:
         kept.about(), kept.results(), kept.inputs(), kept.files(), kept.sessions(), kept.faults()
         for step in kept.steps():
@@ -137,8 +137,8 @@ def _look(path: Path) -> None:
             pass
 
 
-def _told(path: Path) -> Any:
-    """Return what a run came to, without times."""
+def _results_of(path: Path) -> Any:
+    """Return the results of a run, without times."""
     with JournalFile(path) as kept:
         report = kept.results()["report"]
         values = {
@@ -172,7 +172,7 @@ def _damaged_journals(folder: Path) -> Iterator[Attempt]:
 
 
 def _record(path: Path) -> None:
-    """Record a run of the mock, and shots and a fault as of a bench."""
+    """Record a run of the mock, with shots and a fault of a bench."""
     model = load_model("digits")
     images = load_arrays(model.source / "data.safetensors")
     planned = plan(model, "mock", 2)
