@@ -135,7 +135,7 @@ def compare(
     noise, theory = light.var(axis=0, ddof=1), model.var(axis=0, ddof=1)
     z = (light.mean(axis=0) - model.mean(axis=0)) / np.sqrt((noise + theory) / repeats)
     predicted = np.mean(variances, axis=0, dtype=float)
-    grey = grey_variance(backend, x, w)
+    rounding = grey_variance(backend, x, w)
     exact = x @ w.T
     in_turn = backend.layout.slots < 2 and bool(profile.source_rms)
     per_output = theory.mean(axis=0)  # rows of x are alike, outputs are not
@@ -145,8 +145,8 @@ def compare(
         layout,
         light.size,
         float(z.mean() * math.sqrt(z.size)),
-        _slope(light, exact, predicted, grey),
-        _estimate(((light - exact) ** 2 / (predicted + grey)).mean(axis=(1, 2)), _VARIANCE_OFF),
+        _slope(light, exact, predicted, rounding),
+        _estimate(((light - exact) ** 2 / (predicted + rounding)).mean(axis=(1, 2)), _VARIANCE_OFF),
         _estimate(_spread(light, predicted), _VARIANCE_OFF),
         None if in_turn else _quotient(own, others),
         1.0 if tracker is None else tracker.consistency,
@@ -155,13 +155,13 @@ def compare(
 
 
 def _slope(
-    light: np.ndarray, exact: np.ndarray, predicted: np.ndarray, grey: np.ndarray
+    light: np.ndarray, exact: np.ndarray, predicted: np.ndarray, rounding: np.ndarray
 ) -> Estimate:
     """Fit the gain of each repeat; the error of rounding is the same in all of them."""
     weight = exact / predicted
     total = float((weight * exact).sum())
     found = _estimate((weight * light).sum(axis=(1, 2)) / total, _GAIN_OFF)
-    rounded = float(np.sqrt((weight**2 * grey).sum())) / total
+    rounded = float(np.sqrt((weight**2 * rounding).sum())) / total
     return Estimate(found.value, math.hypot(found.error, rounded), _GAIN_OFF)
 
 
