@@ -1,25 +1,23 @@
 """Compare simulated benches with exact products and with the mock: gain, errors, noise.
 
-    python -m lightloom.benchmarks.agreement              # all layouts, source noise and drift on
-    python -m lightloom.benchmarks.agreement bench.toml --outputs 7200
+    python -m lightloom.benchmarks agreement              # all layouts, source noise and drift on
+    python -m lightloom.benchmarks agreement bench.toml --outputs 7200
 
-The same products are taken again and again. Each figure is a mean over repeats, its error comes
-from their spread, so that what outputs of an exposure have in common is not counted many times:
+The same products are repeated. Each figure is a mean over repeats, and its error comes from their
+spread, so that an error that all outputs of an exposure share is not counted many times:
 
 - slope: of the bench's products over exact ones, by least squares; a common gain error;
 - chi-square: squared errors over their predicted variance, per degree of freedom;
 - variance: of the noise over its prediction, and over that of the mock of the matching profile;
 - z: pooled differences of the means from the mock's, over their standard errors.
 
-A sound bench exceeds the limit of a figure less than once in 10,000 comparisons: 4.5 standard
-errors of 50 repeats or more (Student), beside what theory leaves out.
+A sound bench exceeds the limit of a figure less than once in 10,000 comparisons. A limit is 4.5
+standard errors of 50 repeats or more (Student), plus what theory leaves out.
 """
 
-import argparse
 import math
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +26,28 @@ import numpy as np
 from ..backends import MockBackend
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.accuracy import grey_variance
+from ..instruments.table import Cell, Column, Table
 
-_SURE = 4.5  # standard errors; beyond them by chance less than once in 10,000
-_FEWEST = 50  # repeats of which the spread tells the error
-_GAIN_OFF = 1e-3  # of a slope: rounding to grey levels, crosstalk that is not known
-_VARIANCE_OFF = 0.05  # of a variance: noise of what is itself measured, pixels at an edge
+MEANS, FILTER = "pooled z of the means", "consistency of the brightness filter"
+_SURE = 4.5  # standard errors; chance exceeds them less than once in 10,000
+_FEWEST = 50  # repeats that give the error by their spread
+_GAIN_OFF = 1e-3  # of a slope: rounding to grey levels, unknown crosstalk
+_VARIANCE_OFF = 0.05  # of a variance: noise of measured quantities, pixels at an edge
 _LAYOUTS = ("imaged", "line", "single-pixel")
+_COLUMNS = (
+    Column("figure", align="left"),
+    Column("value", form=".4f"),
+    Column("lowest allowed", form=".4f"),
+    Column("highest allowed", form=".4f"),
+    Column("verdict", align="left"),
+)
 _UNSTEADY = "source_rms = 0.02\ndrift_rms = 0.01\ndrift_shots = 3000.0\n"
 _BRIGHT = {"imaged": "2e9", "line": "2e8", "single-pixel": "3e10"}  # electrons per pixel and joule
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean that should be 1, its standard error, and what theory leaves out."""
+    """Mean that should be 1, with its standard error and what theory leaves out."""
 
     value: float
     error: float
@@ -48,31 +55,27 @@ class Estimate:
 
     @property
     def limit(self) -> float:
-        """How far from 1 it may be."""
+        """The largest deviation from 1 that is allowed."""
         return _SURE * self.error + self.tolerance
 
     @property
     def is_one(self) -> bool:
-        """Whether it is 1 as far as chance allows to tell."""
+        """Whether it differs from 1 by chance at most."""
         return abs(self.value - 1) <= self.limit
-
-    def __str__(self) -> str:
-        """Return it with the interval in which it should be."""
-        return f"{self.value:.4f} (1 +- {self.limit:.4f})"
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a bench agrees with exact products and with the mock.
+    """Figures of a bench's agreement with exact products and with the mock.
 
     Parameters
     ----------
     layout : of the bench
     outputs : products compared
     z : pooled difference of the means from the mock's
-    slope, chi_square, variance : against exact products, and the noise that is predicted
+    slope, chi_square, variance : against exact products and their predicted noise
     of_mock : noise variance over the mock's; None where the mock has no such bench (rails in turn)
-    consistency, most_consistency : of the filter that follows the light (see `ScaleTracker`)
+    consistency, most_consistency : of the brightness filter (see `ScaleTracker`)
     """
 
     layout: str
@@ -91,26 +94,34 @@ class Agreement:
         return (self.of_mock or self.variance).value
 
     @property
-    def faults(self) -> list[str]:
-        """Figures that are beyond their limits, by name."""
+    def estimates(self) -> dict[str, Estimate]:
+        """The figures that should be 1, by name."""
         figures = {
             "slope": self.slope,
-            "chi-square": self.chi_square,
-            "variance": self.variance,
-            "variance over the mock's": self.of_mock,
+            "chi-square per degree of freedom": self.chi_square,
+            "variance over its prediction": self.variance,
         }
-        found = [name for name, one in figures.items() if one is not None and not one.is_one]
+        return (
+            figures
+            if self.of_mock is None
+            else figures | {"variance over the mock's": self.of_mock}
+        )
+
+    @property
+    def faults(self) -> list[str]:
+        """The names of the figures that are beyond their limits."""
+        found = [name for name, one in self.estimates.items() if not one.is_one]
         if self.of_mock is not None and abs(self.z) > _SURE:
-            found.append("means")
+            found.append(MEANS)
         if self.consistency > self.most_consistency:
-            found.append("light's filter")
+            found.append(FILTER)
         return found
 
 
 def compare(
     backend: BenchBackend, rows: int = 10, outputs: int = 36, repeats: int = 60, seed: int = 3
 ) -> Agreement:
-    """Multiply a random tile on the bench and on its mock, `repeats` times each."""
+    """Multiply a random tile on the bench and on its mock, `repeats` times each, and compare."""
     chance = np.random.Generator(np.random.Philox(seed))
     profile = backend.profile
     layout, length = backend.bench.file.layout, backend.optical_model.layout.length
@@ -124,7 +135,7 @@ def compare(
     noise, theory = light.var(axis=0, ddof=1), model.var(axis=0, ddof=1)
     z = (light.mean(axis=0) - model.mean(axis=0)) / np.sqrt((noise + theory) / repeats)
     predicted = np.mean(variances, axis=0, dtype=float)
-    grey = grey_variance(backend, x, w)
+    rounding = grey_variance(backend, x, w)
     exact = x @ w.T
     in_turn = backend.optical_model.layout.slots < 2 and bool(profile.source_rms)
     per_output = theory.mean(axis=0)  # rows of x are alike, outputs are not
@@ -134,8 +145,8 @@ def compare(
         layout,
         light.size,
         float(z.mean() * math.sqrt(z.size)),
-        _slope(light, exact, predicted, grey),
-        _estimate(((light - exact) ** 2 / (predicted + grey)).mean(axis=(1, 2)), _VARIANCE_OFF),
+        _slope(light, exact, predicted, rounding),
+        _estimate(((light - exact) ** 2 / (predicted + rounding)).mean(axis=(1, 2)), _VARIANCE_OFF),
         _estimate(_spread(light, predicted), _VARIANCE_OFF),
         None if in_turn else _quotient(own, others),
         1.0 if tracker is None else tracker.consistency,
@@ -144,13 +155,13 @@ def compare(
 
 
 def _slope(
-    light: np.ndarray, exact: np.ndarray, predicted: np.ndarray, grey: np.ndarray
+    light: np.ndarray, exact: np.ndarray, predicted: np.ndarray, rounding: np.ndarray
 ) -> Estimate:
-    """Fit the gain of each repeat; what rounding does is the same in all of them."""
+    """Fit the gain of each repeat; the error of rounding is the same in all of them."""
     weight = exact / predicted
     total = float((weight * exact).sum())
     found = _estimate((weight * light).sum(axis=(1, 2)) / total, _GAIN_OFF)
-    rounded = float(np.sqrt((weight**2 * grey).sum())) / total
+    rounded = float(np.sqrt((weight**2 * rounding).sum())) / total
     return Estimate(found.value, math.hypot(found.error, rounded), _GAIN_OFF)
 
 
@@ -175,7 +186,7 @@ def _quotient(own: np.ndarray, others: np.ndarray) -> Estimate:
 
 
 def unsteady_bench(layout: str, folder: Path) -> Path:
-    """Write a small bench of known truth whose source is noisy and drifts."""
+    """Write a small bench with its ground truth, whose source is noisy and drifts."""
     text = example_file(layout, tiny=True)
     lines = [line for line in text.splitlines() if not line.startswith("electrons_per_pixel_j")]
     more = f"electrons_per_pixel_j = {_BRIGHT[layout]}\n{_UNSTEADY}"
@@ -184,7 +195,26 @@ def unsteady_bench(layout: str, folder: Path) -> Path:
     return path
 
 
-def _benches(files: list[Path]) -> Iterator[Path]:
+def measure(files: Sequence[Path], outputs: int) -> Iterator[Agreement]:
+    """Compare benches one after another: those of files, or unsteady ones of all layouts.
+
+    Parameters
+    ----------
+    outputs : at least so many are compared of each bench
+    """
+    for path in _benches(files):
+        backend = BenchBackend(load_bench(path))
+        try:
+            backend.open()
+            rows = 10
+            columns = max(min(36, backend.optical_model.layout.slots // 2), 1)
+            repeats = max(-(-outputs // (rows * columns)), _FEWEST)
+            yield compare(backend, rows, columns, repeats)
+        finally:
+            backend.close()
+
+
+def _benches(files: Sequence[Path]) -> Iterator[Path]:
     if files:
         yield from files
         return
@@ -193,35 +223,21 @@ def _benches(files: list[Path]) -> Iterator[Path]:
             yield unsteady_bench(layout, Path(folder))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Compare, and print the figures of each bench; return 1 where one is beyond its limit."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("bench", type=Path, nargs="*", help="bench files of simulated benches")
-    parser.add_argument("--outputs", type=int, default=7200, help="at least so many are compared")
-    options = parser.parse_args(arguments)
-    status = 0
-    for path in _benches(options.bench):
-        backend = BenchBackend(load_bench(path))
-        try:
-            backend.open()
-            rows = 10
-            outputs = max(min(36, backend.optical_model.layout.slots // 2), 1)
-            repeats = max(-(-options.outputs // (rows * outputs)), _FEWEST)
-            found = compare(backend, rows, outputs, repeats)
-        finally:
-            backend.close()
-        over_mock = "-" if found.of_mock is None else str(found.of_mock)
-        print(
-            f"{found.layout} ({found.outputs} outputs): slope {found.slope}, chi-square per degree "
-            f"of freedom {found.chi_square}, variance over its prediction {found.variance}, over "
-            f"the mock's {over_mock}, pooled z of the means {found.z:+.2f} (+-{_SURE}), light's "
-            f"filter {found.consistency:.2f} (at most {found.most_consistency:.2f})"
-        )
-        if found.faults:
-            status = 1
-            print(f"  BEYOND ITS LIMIT: {', '.join(found.faults)}")
-    return status
+def table(found: Agreement) -> Table:
+    """Return the figures of a bench beside their limits."""
+    rows: list[tuple[Cell, ...]] = [
+        (name, one.value, 1 - one.limit, 1 + one.limit, _verdict(found, name))
+        for name, one in found.estimates.items()
+    ]
+    if found.of_mock is None:
+        rows.append((MEANS, found.z, None, None, "not judged"))
+    else:
+        rows.append((MEANS, found.z, -_SURE, _SURE, _verdict(found, MEANS)))
+    highest = found.most_consistency
+    rows.append((FILTER, found.consistency, None, highest, _verdict(found, FILTER)))
+    title = f"{found.layout}, {found.outputs} outputs"
+    return Table(title, _COLUMNS, tuple(rows))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _verdict(found: Agreement, name: str) -> str:
+    return "BEYOND ITS LIMIT" if name in found.faults else "within"

@@ -1,7 +1,7 @@
 """Digital baselines of a benchmark: a model's program in torch, its products in onnxruntime.
 
-Both take the same weights and inputs as lightloom's own float32 run on numpy, and as many threads;
-what they give is compared with it before anything is timed. Neither is needed by anything else.
+Both take the same weights, inputs and number of threads as lightloom's own float32 run on numpy.
+Their results are compared with its results before the timing. Nothing else needs them.
 """
 
 import importlib
@@ -29,7 +29,7 @@ Call = Callable[[Operands], None]
 
 
 def missing(package: str) -> str | None:
-    """Say why a package cannot be timed; None where it can."""
+    """Return why a package cannot be timed, None where it can."""
     if find_spec(package) is None:
         extra = {"onnxruntime": "fast", "torch": "train"}[package]
         return f"{package} is not installed (pip install 'lightloom[{extra}]'): not timed"
@@ -40,7 +40,7 @@ def missing(package: str) -> str | None:
 
 
 class OnnxruntimeBackend(Backend):
-    """Multiplies in float32 with onnxruntime's `MatMul`; a weight is fed as it lies in memory."""
+    """Backend of onnxruntime's float32 `MatMul`; a weight is fed as it lies in memory."""
 
     name = "onnxruntime"
 
@@ -69,7 +69,7 @@ def _session(axes: int, is_turned: bool, threads: int) -> Callable[..., Any]:
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # threads that wait busily would take the cores of the contender whose turn is next
+    # threads that spin would take the cores of the next contender
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
@@ -79,9 +79,9 @@ def _session(axes: int, is_turned: bool, threads: int) -> Callable[..., Any]:
 
 
 def _product(axes: int, is_turned: bool) -> bytes:
-    """Write the ONNX model of one float32 product (protocol buffers, onnx.proto3).
+    """Return the ONNX model of one float32 product (protocol buffers, onnx.proto3).
 
-    The library makes one operation of `Transpose` and `MatMul`.
+    The library fuses `Transpose` and `MatMul` into one operation.
     """
     batch = ("b",) * (axes - 2)
     nodes, columns = b"", b"w"
@@ -103,10 +103,10 @@ def _product(axes: int, is_turned: bool) -> bytes:
 
 
 class TorchProgram:
-    """A model's program in torch: every step in torch's own function, fused where torch can.
+    """Program of a model in torch's own functions, fused where torch can.
 
-    A bias goes into the product before it (`linear`), and scores, softmax and values of attention
-    are one call (`scaled_dot_product_attention`).
+    A bias belongs to the product before it (`linear`); scores, softmax and values of attention are
+    one call (`scaled_dot_product_attention`).
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class TorchProgram:
         self._past = 0
 
     def begin(self) -> None:
-        """Forget the tokens so far."""
+        """Forget all tokens so far."""
         self._kept = {name: _Kept(self._torch) for name in self._program.states}
         self._past = 0
 
@@ -148,7 +148,7 @@ class TorchProgram:
         return result
 
     def _build(self, steps: list[Step]) -> list[tuple[Call, tuple[str, ...]]]:
-        """Return what each step, or several fused, does to the operands, and what ends with it."""
+        """Return a call for each step or fused steps, and the operands that it uses last."""
         calls: list[tuple[Call, tuple[str, ...]]] = []
         ends = self._program.last_uses
         place = 0
@@ -220,7 +220,7 @@ class TorchProgram:
 
     def _tensor(self, array: np.ndarray) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file that is mapped is not writable; nobody writes
+            warnings.simplefilter("ignore")  # a mapped file is read-only, and is only read
             return self._torch.from_numpy(array)
 
 
@@ -246,18 +246,11 @@ class _Kept:
 
 def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
     """Return torch's function for each host step (see `scheduler.host_steps`)."""
-    f = torch.nn.functional
-    activations = {
-        "gelu": f.gelu,
-        "silu": f.silu,
-        "swish": f.silu,
-        "relu": f.relu,
-        "relu6": f.relu6,
-        "tanh": torch.tanh,
-        "sigmoid": torch.sigmoid,
-    } | dict.fromkeys(
-        ("gelu_fast", "gelu_new", "gelu_pytorch_tanh"), lambda x: f.gelu(x, approximate="tanh")
-    )
+    return _embeddings(torch) | _heads(torch) | _row_steps(torch)
+
+
+def _embeddings(torch: Any) -> dict[str, Callable[..., Any]]:
+    """Return the functions of steps that make rows of the inputs, and results of the rows."""
 
     def embed(tokens: Any, past: int, table: Any, positions: Any = None, types: Any = None) -> Any:
         x = table[tokens]
@@ -272,6 +265,24 @@ def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
     def embed_patches(x: Any, bias: Any, token: Any, positions: Any) -> Any:
         return torch.cat((token.expand(len(x), 1, -1), x + bias), dim=1) + positions
 
+    def pool(x: Any, lengths: Any, modes: Sequence[str]) -> Any:
+        counts = np.asarray(lengths)
+        return torch.cat([torch.from_numpy(POOLINGS[m](x.numpy(), counts)) for m in modes], dim=1)
+
+    return {
+        "embed": embed,
+        "patches": patches,
+        "embed_patches": embed_patches,
+        "pool": pool,
+        "unit_length": lambda x: torch.nn.functional.normalize(x, dim=-1),
+        "last_row": lambda x: x[:, -1:],
+        "first_row": lambda x: x[:, 0],
+    }
+
+
+def _heads(torch: Any) -> dict[str, Callable[..., Any]]:
+    """Return the functions of steps around attention."""
+
     def split_heads(x: Any, heads: int, first: int = 0, width: int = 0) -> Any:
         part = x[..., first : first + width] if width else x
         return part.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -280,15 +291,6 @@ def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
         b, h, rows, width = x.shape
         apart = x.reshape(b, h * groups, rows // groups, width)
         return apart.transpose(1, 2).reshape(b, rows // groups, -1)
-
-    def layer_norm(x: Any, weight: Any, epsilon: float, bias: Any = None) -> Any:
-        return f.layer_norm(x, weight.shape, weight, bias, epsilon)
-
-    def rms_norm(x: Any, weight: Any, epsilon: float) -> Any:
-        return f.rms_norm(x, weight.shape, weight, epsilon)
-
-    def add_residual(x: Any, stream: Any, bias: Any = None) -> Any:
-        return x + stream if bias is None else x + stream + bias
 
     def attention_mask(x: Any, lengths: Any, past: int, **options: Any) -> Any:
         return torch.from_numpy(REGISTRY["attention_mask"].call(x, lengths, past, **options))
@@ -300,28 +302,45 @@ def _functions(torch: Any) -> Mapping[str, Callable[..., Any]]:
         low, high = x.chunk(2, dim=-1)
         return torch.cat((low * cosine - high * sine, high * cosine + low * sine), dim=-1)
 
-    def pool(x: Any, lengths: Any, modes: Sequence[str]) -> Any:
-        counts = np.asarray(lengths)
-        return torch.cat([torch.from_numpy(POOLINGS[m](x.numpy(), counts)) for m in modes], dim=1)
-
     return {
-        "embed": embed,
-        "patches": patches,
-        "embed_patches": embed_patches,
         "split_heads": split_heads,
         "merge_heads": merge_heads,
-        "layer_norm": layer_norm,
-        "rms_norm": rms_norm,
-        "add_residual": add_residual,
         "attention_mask": attention_mask,
         "rotary": rotary,
-        "pool": pool,
-        "unit_length": lambda x: f.normalize(x, dim=-1),
         "group_queries": lambda x, key_heads: x.reshape(len(x), key_heads, -1, x.shape[-1]),
         "append_state": lambda new, kept: kept.append(new),
         "transpose": lambda x: x.transpose(-1, -2),
-        "last_row": lambda x: x[:, -1:],
-        "first_row": lambda x: x[:, 0],
+    }
+
+
+def _row_steps(torch: Any) -> dict[str, Callable[..., Any]]:
+    """Return the functions of steps that treat every row alike."""
+    f = torch.nn.functional
+    activations = {
+        "gelu": f.gelu,
+        "silu": f.silu,
+        "swish": f.silu,
+        "relu": f.relu,
+        "relu6": f.relu6,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+    } | dict.fromkeys(
+        ("gelu_fast", "gelu_new", "gelu_pytorch_tanh"), lambda x: f.gelu(x, approximate="tanh")
+    )
+
+    def layer_norm(x: Any, weight: Any, epsilon: float, bias: Any = None) -> Any:
+        return f.layer_norm(x, weight.shape, weight, bias, epsilon)
+
+    def rms_norm(x: Any, weight: Any, epsilon: float) -> Any:
+        return f.rms_norm(x, weight.shape, weight, epsilon)
+
+    def add_residual(x: Any, stream: Any, bias: Any = None) -> Any:
+        return x + stream if bias is None else x + stream + bias
+
+    return {
+        "layer_norm": layer_norm,
+        "rms_norm": rms_norm,
+        "add_residual": add_residual,
         "add_bias": lambda x, bias: x + bias,
         "activate": lambda x, function: activations[function](x),
         "gate": lambda x, up, function: activations[function](x) * up,

@@ -1,18 +1,17 @@
-"""Align and calibrate simulated benches as found, and compare with their hidden truth.
+"""Align and calibrate simulated benches as found, and compare with their ground truth.
 
-    python -m lightloom.benchmarks.calibration --layout imaged --seeds 5
+    python -m lightloom.benchmarks calibration --layout imaged --seeds 5
 
-Every imperfection of the simulated world is on, drawn from each seed. The truth is read here only,
-after all is done; alignment and calibration see light alone.
+Every imperfection of the simulated world is on, drawn from each seed. The ground truth is read only
+afterwards: alignment and calibration see light alone.
 """
 
-import argparse
 import re
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,17 +22,33 @@ from ..backends.calibration.calibrate import calibrate
 from ..backends.optics import registration
 from ..backends.optics.calibration_file import Calibration
 from ..backends.optics.layouts.base import Layout
+from ..instruments.table import Column, Table
 
 _LIGHT = {"imaged": "1.6e8", "line": "1.3e8"}  # about 3,000 photons per full-scale product
+_COMPARED = (
+    Column("quantity", align="left"),
+    Column("ground truth"),
+    Column("calibrated"),
+    Column("difference", form="+.4f"),
+    Column("tolerance", form="g"),
+    Column("met", align="left"),
+)
+_STEPS = (
+    Column("step", align="left"),
+    Column("shots", form=",.0f"),
+    Column("bench time", "s", form=".1f"),
+    Column("computing here", "s", form=".1f"),
+    Column("light", "J", form=".3g"),
+)
 
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """One line of the table: what is hidden, what was found, and how far apart they may be.
+    """One quantity: its ground truth, its calibrated value, and how far apart they may be.
 
     Parameters
     ----------
-    off : how far apart they are, in the unit of the tolerance
+    off : difference, in the unit of the tolerance
     """
 
     what: str
@@ -50,11 +65,11 @@ class CalibrationRow:
 
 @dataclass(frozen=True)
 class Study:
-    """What one bench gave.
+    """Results of one bench.
 
     Parameters
     ----------
-    before, after : figures of merit, on a guess and calibrated
+    before, after : accuracy of products, uncalibrated and calibrated
     """
 
     seed: int
@@ -65,7 +80,7 @@ class Study:
 
 
 def study(path: Path, seed: int, products: int = 4000) -> Study:
-    """Align, calibrate and judge the bench of a file."""
+    """Align and calibrate the bench of a file, and compare it with its ground truth."""
     backend = BenchBackend(load_bench(path), uncalibrated=True)
     before = random_products(backend, products // 4, seed)
     backend.close()
@@ -84,42 +99,63 @@ def study(path: Path, seed: int, products: int = 4000) -> Study:
 def _compare(
     backend: BenchBackend, calibration: Calibration, before: Accuracy, after: Accuracy
 ) -> Iterator[CalibrationRow]:
-    bench, layout = backend.bench, backend.optical_model.layout
-    assert bench.world is not None
-    truth = bench.world.truth(layout.optics.sensor_shape)
-    figure = calibration.figure
+    assert backend.bench.world is not None
+    truth = backend.bench.world.truth(backend.optical_model.layout.optics.sensor_shape)
+    has_camera = backend.bench.file.layout != "single-pixel"
+    yield from _registration_rows(backend.optical_model.layout, truth, has_camera)
+    yield from _response_rows(backend, calibration, truth)
+    if has_camera:
+        yield from _camera_rows(backend.bench, calibration)
+    yield from _settling_rows(backend.bench, calibration, truth)
+    yield from _accuracy_rows(calibration, before, after)
+
+
+def _registration_rows(
+    layout: Layout, truth: Mapping[str, Any], has_camera: bool
+) -> Iterator[CalibrationRow]:
     points = _points(layout)
     scale = np.sqrt(abs(np.linalg.det(truth["input_map"][:, :2])))
     off = registration.apply(layout.optics.input_map, points) - registration.apply(
         truth["input_map"], points
     )
     yield CalibrationRow("input on weight modulator, px", "", "", _rms(off / scale), 0.1)
-    if bench.file.layout != "single-pixel":
+    if has_camera:
         off = registration.apply(layout.optics.camera_map, points) - registration.apply(
             truth["camera_map"], points
         )
         yield CalibrationRow("weight modulator on camera, px", "", "", _rms(off), 0.1)
+
+
+def _response_rows(
+    backend: BenchBackend, calibration: Calibration, truth: Mapping[str, Any]
+) -> Iterator[CalibrationRow]:
     for role in ("input", "weight"):
-        table, found = truth["tables"][role], layout.optics.tables[role]
-        yield CalibrationRow(f"{role} grey curve, of full scale", "", "", _rms(found - table), 3e-3)
-        hidden, seen = 1 / table.min(), figure("response_curves", f"{role}_extinction")
-        yield CalibrationRow(
-            f"{role} extinction", f"{hidden:.0f}", f"{seen:.1f}", seen / hidden - 1, 0.05
-        )
-    pairs = _true_pairs(bench, layout)
-    ratio = backend.optical_model.response.pairs_e / pairs
+        table, found = truth["tables"][role], backend.optical_model.layout.optics.tables[role]
+        off = _rms(found - table)
+        yield CalibrationRow(f"{role} response curve, of full scale", "", "", off, 3e-3)
+        hidden = 1 / table.min()
+        seen = calibration.figure("response_curves", f"{role}_extinction")
+        yield _relative(f"{role} extinction ratio", hidden, seen, (".0f", ".1f"), 0.05)
+    ratio = backend.optical_model.response.pairs_e / _true_pairs(
+        backend.bench, backend.optical_model.layout
+    )
     yield CalibrationRow("gain map", "", "", float(ratio.std() / ratio.mean()), 5e-3)
-    if bench.file.layout != "single-pixel":
-        camera = bench.instruments["detector"]
-        hidden, seen = camera.gain_e_per_count, figure("photon_transfer", "gain_e_per_count")  # type: ignore[attr-defined]
-        yield CalibrationRow("e per count", f"{hidden:.4f}", f"{seen:.4f}", seen / hidden - 1, 0.01)
-        hidden, seen = camera.read_noise_e, figure("photon_transfer", "read_noise_e")  # type: ignore[attr-defined]
-        yield CalibrationRow(
-            "read noise, e", f"{hidden:.3f}", f"{seen:.3f}", seen / hidden - 1, 0.05
-        )
+
+
+def _camera_rows(bench: Bench, calibration: Calibration) -> Iterator[CalibrationRow]:
+    camera: Any = bench.instruments["detector"]
+    seen = calibration.figure("photon_transfer", "gain_e_per_count")
+    yield _relative("e per count", camera.gain_e_per_count, seen, (".4f", ".4f"), 0.01)
+    seen = calibration.figure("photon_transfer", "read_noise_e")
+    yield _relative("read noise, e", camera.read_noise_e, seen, (".3f", ".3f"), 0.05)
+
+
+def _settling_rows(
+    bench: Bench, calibration: Calibration, truth: Mapping[str, Any]
+) -> Iterator[CalibrationRow]:
     for role, modulator in (("input", bench.input), ("weight", bench.weight)):
         hidden = modulator.latency_s + truth["settle_times_s"][role]
-        seen = figure("settling", f"{role}_wait_s")
+        seen = calibration.figure("settling", f"{role}_wait_s")
         yield CalibrationRow(
             f"{role} settling, refreshes",
             f"{hidden:.4g} s",
@@ -127,22 +163,31 @@ def _compare(
             (seen - hidden) / modulator.refresh_period_s,
             1.0,
         )
+
+
+def _accuracy_rows(
+    calibration: Calibration, before: Accuracy, after: Accuracy
+) -> Iterator[CalibrationRow]:
     times = before.error / after.floor
     yield CalibrationRow("10 / (error before, over floor)", "", f"{times:.0f} x", 10 / times, 1.0)
     yield CalibrationRow("error after, over floor", "", "", after.over_floor, 1.15)
-    yield CalibrationRow(
-        "bias after, over floor", "", f"+- {after.bias_error:.3f}", after.bias_over_floor, 0.1
-    )
+    bias = f"+- {after.bias_error:.3f}"
+    yield CalibrationRow("bias after, over floor", "", bias, after.bias_over_floor, 0.1)
     steps = calibration.steps.values()
-    yield CalibrationRow(
-        "bench time, minutes", "", "", sum(step.seconds for step in steps) / 60, 20.0
-    )
-    yield CalibrationRow(
-        "computing with simulation, s", "", "", sum(s.computing_s for s in steps), 90.0
-    )
-    yield CalibrationRow(
-        "photons per full-scale product", "", f"{after.photons_full_scale:.0f}", 0.0, 1.0
-    )
+    minutes = sum(step.seconds for step in steps) / 60
+    yield CalibrationRow("bench time, minutes", "", "", minutes, 20.0)
+    computing_s = sum(step.computing_s for step in steps)
+    yield CalibrationRow("computing with simulation, s", "", "", computing_s, 90.0)
+    photons = f"{after.photons_full_scale:.0f}"
+    yield CalibrationRow("photons per full-scale product", "", photons, 0.0, 1.0)
+
+
+def _relative(
+    what: str, hidden: float, seen: float, forms: tuple[str, str], tolerance: float
+) -> CalibrationRow:
+    """Return a row whose difference is relative to the truth."""
+    texts = (format(hidden, forms[0]), format(seen, forms[1]))
+    return CalibrationRow(what, *texts, seen / hidden - 1, tolerance)
 
 
 def _points(layout: Layout) -> np.ndarray:
@@ -152,7 +197,7 @@ def _points(layout: Layout) -> np.ndarray:
 
 
 def _true_pairs(bench: Bench, layout: Layout) -> np.ndarray:
-    """Return the light of element pairs from true gains and registration, [slots, length]."""
+    """Return the light of element pairs by true gains and registration: float [slots, length]."""
     assert bench.world is not None
     truth = bench.world.truth()
     lit = layout.elements >= 0
@@ -179,48 +224,43 @@ def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Study benches of several seeds, and print one table each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--layout", default="imaged", choices=("imaged", "line", "single-pixel"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--products", type=int, default=4000)
-    parser.add_argument("--bits", type=int, default=12, help="of both modulators")
-    parser.add_argument("--modulator", default="fast-1920", help="device of both modulators")
-    options = parser.parse_args(arguments)
-    met = True
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "bench.toml"
-            path.write_text(_file(options, seed), encoding="utf-8")
-            began = time.perf_counter()
-            found = study(path, seed, options.products)
-        print(f"\n{options.layout}, seed {seed}, {time.perf_counter() - began:.0f} s in all")
-        for row in found.rows:
-            mark = "" if row.is_met else "  <- not met"
-            print(
-                f"  {row.what:40} {row.truth:>9} {row.found:>9} {row.off:+10.4f} of "
-                f"{row.tolerance:g}{mark}"
-            )
-            met &= row.is_met
-        for name, step in found.calibration.steps.items():
-            print(
-                f"  {name:12} {step.shots:5} shots {step.seconds:8.1f} s of the bench "
-                f"{step.computing_s:6.1f} s here {step.light_j:9.3g} J of light"
-            )
-    print("\nall met" if met else "\nnot all met")
+def bench_text(layout: str, seed: int, bits: int, modulator: str) -> str:
+    """Return the text of a bench file as found, with a seed of its imperfections.
 
-
-def _file(options: argparse.Namespace, seed: int) -> str:
-    text = example_file(options.layout, as_found=True, seed=seed)
-    if options.layout in _LIGHT:
-        light = f"electrons_per_pixel_j = {_LIGHT[options.layout]}"
+    Parameters
+    ----------
+    bits, modulator : bit depth and device of both modulators
+    """
+    text = example_file(layout, as_found=True, seed=seed)
+    if layout in _LIGHT:
+        light = f"electrons_per_pixel_j = {_LIGHT[layout]}"
         text = re.sub("electrons_per_pixel_j = .*", light, text)
-    device = f'driver = "simulated-slm"\nbit_depth = {options.bits}\n'
+    device = f'driver = "simulated-slm"\nbit_depth = {bits}\n'
     text = text.replace('driver = "simulated-slm"\n', device)
-    return text.replace('device = "fast-1920"', f'device = "{options.modulator}"')
+    return text.replace('device = "fast-1920"', f'device = "{modulator}"')
 
 
-if __name__ == "__main__":
-    main()
+def measure(text: str, seed: int, products: int) -> Study:
+    """Study the bench of a text, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.toml"
+        path.write_text(text, encoding="utf-8")
+        return study(path, seed, products)
+
+
+def comparison_table(found: Study, title: str) -> Table:
+    """Return what calibration found beside the hidden truth."""
+    rows = tuple(
+        (row.what, row.truth, row.found, row.off, row.tolerance, "yes" if row.is_met else "NO")
+        for row in found.rows
+    )
+    return Table(title, _COMPARED, rows)
+
+
+def steps_table(found: Study) -> Table:
+    """Return what each step of the calibration took."""
+    rows = tuple(
+        (name, float(step.shots), step.seconds, step.computing_s, step.light_j)
+        for name, step in found.calibration.steps.items()
+    )
+    return Table("Steps", _STEPS, rows)

@@ -1,11 +1,11 @@
-"""What changed between two benchmarks, and whether it is more than noise.
+"""Compare two benchmarks, and tell changes from noise.
 
-Machines are shared and clocks move, so what is judged is the ratio of a time to numpy's of that
-round. A row counts as slower (or faster) when the exact Mann-Whitney test rejects that it is slower
-(faster) by `MARGIN` at most: two runs of the same code differ by some per cent, by where memory
-lies, however little each scatters. Processor time is judged beside time by the clock: it sees no
-lost overlap, and finds what a busy machine hides. All rows together raise a false alarm in 1 % of
-comparisons at most (Holm's correction of two-sided tests).
+Machines are shared and clock rates vary, so a row is the ratio of a time to numpy's of that round.
+A row counts as slower (or faster) when the exact Mann-Whitney test rejects that it is slower
+(faster) by `MARGIN` at most. Two runs of the same code differ by some per cent, because memory lies
+elsewhere, however little each scatters. Processor time is judged beside time by the clock: it does
+not see lost overlap, and it finds changes that a busy machine hides. All rows together raise a
+false alarm in at most 1 % of comparisons (Holm's correction of two-sided tests).
 """
 
 import json
@@ -35,7 +35,7 @@ TEST = (
 
 @dataclass(frozen=True)
 class ChangeRow:
-    """One thing that both benchmarks measured.
+    """One time that both benchmarks measured.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class ChangeRow:
 
     @property
     def change(self) -> float:
-        """New over old."""
+        """The new ratio over the old one."""
         return self.new / self.old
 
 
@@ -74,38 +74,38 @@ class _Pair:
 
 
 def read_benchmark(path: Path) -> dict[str, Any]:
-    """Read a document that `lightloom benchmark` wrote.
+    """Return a document that `lightloom benchmark` wrote.
 
     Raises
     ------
-    InputError : naming the file and what is wrong with it
+    InputError : naming the file and its fault
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{path} is no JSON: give a file that --output wrote") from None
+        raise InputError(f"{path} is not JSON; give a file that --output wrote") from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{path} is no benchmark: give a file that --output wrote")
+        raise InputError(f"{path} is not a benchmark; give a file that --output wrote")
     if document.get("schema") != SCHEMA:
         raise InputError(
             f"{path} has schema {document.get('schema')!r}, this lightloom writes {SCHEMA}: "
-            "measure it anew"
+            "measure it again"
         )
     try:
-        compare(document, document, path.name)  # reads all that a comparison needs
+        compare(document, document, path.name)  # reads every key that a comparison needs
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path} is a broken benchmark: {error!r}") from None
     return document
 
 
 def check_alike(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    """Refuse to compare what is not the same work.
+    """Refuse to compare different work.
 
     Parameters
     ----------
-    new : the document, or what `planned` knows of it before anything is measured
+    new : the document, or its `throughput.outline` before anything is measured
 
     Raises
     ------
@@ -137,7 +137,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[s
 
     Returns
     -------
-    document : "rows" (of `ChangeRow`), "counted" (what is no matter of chance and differs), "test",
+    document : "rows" (of `ChangeRow`), "counted" (counts and predictions that differ), "test",
         "same_machine", "remarks"
     """
     pairs = list(_pairs(old, new))
@@ -178,13 +178,13 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[s
 
 
 def mann_whitney(larger: np.ndarray, smaller: np.ndarray) -> float:
-    """Return the probability of so many pairs in order, if both samples are of one distribution.
+    """Return the p-value of the order of two samples, if they have one distribution.
 
     Exact for values without ties; a tie counts against the order, so that it is never too small.
 
     Parameters
     ----------
-    larger, smaller : float [n], [m]; the order that is asked about
+    larger, smaller : float [n], [m]; the order that is tested
     """
     n, m = len(larger), len(smaller)
     if not n or not m:
@@ -243,7 +243,7 @@ def _enough(rows: int) -> int:
 
 
 def _describe(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what was computed: only equal answers can be compared."""
+    """Return what was computed; only equal work can be compared."""
     sizes = document["points"][0]["sizes"]
     return {
         "model": document["model"]["name"],
@@ -255,7 +255,7 @@ def _describe(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Return every contender: the point where it took part, its name, and what it took."""
+    """Return every contender: its point, its name, and its entry."""
     for point in document["points"]:
         axis = point["axis"]
         where = "" if axis is None else f"{axis} = {point['value']:g}"
@@ -320,7 +320,7 @@ def _series(
 
 
 def _counted(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Say which counts and predictions differ; chance has no part in them."""
+    """Return the counts and predictions that differ; they do not depend on chance."""
     before = {_key(*entry): entry[2]["phases"] for entry in _entries(old)}
     for where, name, entry in _entries(new):
         for phase, now in entry["phases"].items():

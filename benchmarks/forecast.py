@@ -1,20 +1,21 @@
-"""Tokens per second that benches would give, what holds them up, and what this machine gives.
+"""Predict the tokens per second of benches and their bottleneck, beside this processor.
 
-    python -m lightloom.benchmarks.forecast gpt2 path/to/smollm2.gguf
+    python -m lightloom.benchmarks forecast gpt2 path/to/smollm2.gguf
 
-Predicted by the simulator from profiles, their hosts included; measured here for the processor, in
-float32 numpy. Prefill takes in a prompt; decode gives one token after it.
+Figures of benches are predicted by the simulator from profiles, hosts included. Those of the
+processor are measured here, in float32 numpy. Prefill reads a prompt; decode gives one token
+after it.
 """
 
-import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..backends import open_backend
-from ..instruments import limit_threads
+from ..instruments.table import Cell, Column, Table
 from ..models import Cache, Model
 from ..models.shapes import model_or_shape, with_random_weights
 from ..scheduler.runs import Plan, plan
@@ -24,14 +25,14 @@ _REPEATS = 3
 
 
 def predicted(model: Model, profile: str, tokens: int, placement: str) -> tuple[Plan, Plan]:
-    """Return the plans of taking in a prompt, and of giving one token after it."""
+    """Return the plans of prefill and of one decoded token."""
     backend = open_backend(f"mock:{profile}")
     both = plan(model, backend, 1, tokens, 2, placement)  # the first token comes with the prompt
     return replace(both, passes=both.passes[:1]), replace(both, passes=both.passes[1:])
 
 
 def measured(model: Model, tokens: int) -> tuple[float, float]:
-    """Return tokens per second of both on this machine."""
+    """Return tokens per second of prefill and of decode on this machine."""
     executor = model.executor()
     prompt, one = np.zeros((1, tokens), dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
     times: tuple[list[float], list[float]] = ([], [])
@@ -46,28 +47,27 @@ def measured(model: Model, tokens: int) -> tuple[float, float]:
     return tokens / prefill, 1 / decode
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print a table of models and benches, as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--placement", default="paper")
-    parser.add_argument("--threads", type=int)
-    options = parser.parse_args(arguments)
-    limit_threads(options.threads)
-    print("| model | bench | prefill, tokens/s | decode, tokens/s | bottleneck of decode |")
-    print("|---|---|---|---|---|")
-    for name in options.models:
-        model = model_or_shape(name)
-        for profile in PROFILES:
-            prefill, decode = predicted(model, profile, options.tokens, options.placement)
-            found = (options.tokens / prefill.seconds, 1 / decode.seconds)
-            rates = " | ".join(f"{rate:.3g}" for rate in found)
-            print(f"| {name} | {profile}, predicted | {rates} | {decode.prediction.bottleneck} |")
-        runs = model if len(model.weights) else with_random_weights(model)
-        rates = " | ".join(f"{rate:.3g}" for rate in measured(runs, options.tokens))
-        print(f"| {name} | this processor, numpy, measured | {rates} | |")
+def forecast(name: str, tokens: int, placement: str) -> list[tuple[Cell, ...]]:
+    """Return the rows of one model: each bench as predicted, and this processor as measured."""
+    model = model_or_shape(name)
+    rows: list[tuple[Cell, ...]] = []
+    for profile in PROFILES:
+        prefill, decode = predicted(model, profile, tokens, placement)
+        rates = (tokens / prefill.seconds, 1 / decode.seconds)
+        rows.append((name, profile, "predicted", *rates, decode.prediction.bottleneck))
+    runs = model if len(model.weights) else with_random_weights(model)
+    rows.append((name, "this processor, numpy", "measured", *measured(runs, tokens), None))
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def table(rows: Sequence[tuple[Cell, ...]]) -> Table:
+    """Return the rows of `forecast` under their headers."""
+    columns = (
+        Column("model", align="left"),
+        Column("machine", align="left"),
+        Column("source", align="left"),
+        Column("prefill", "tokens/s", form=".3g"),
+        Column("decode", "tokens/s", form=".3g"),
+        Column("bottleneck of decode", align="left"),
+    )
+    return Table("Tokens per second", columns, tuple(rows))

@@ -1,20 +1,24 @@
-"""Time the body of a GPT-2-small-sized model with every projection on the mock, beside float32.
+"""Time a GPT-2-small-sized model with every projection on the mock, beside float32.
 
-    python -m lightloom.benchmarks.gpt2_forward --threads 1
+    python -m lightloom.benchmarks gpt2-forward --threads 1
 
-Twelve layers of width 768 with seeded random weights, a vocabulary of 512 so that the head does not
-count; one pass over 128 tokens, and one more token after them with a key-value cache. The float32
-run is lightloom's digital backend on numpy, whose program and host steps are the same; the mock has
-8-bit modulators and converter, balanced detection, 1e5 electrons. Rounds are interleaved.
+Twelve layers of width 768 with seeded random weights, and a vocabulary of 512, so that the head
+hardly counts. One pass takes 128 tokens, and one more token after them with a key-value cache. The
+float32 run is lightloom's digital backend on numpy, with the same program and host steps. The mock
+has 8-bit modulators and converter, balanced detection, 1e5 electrons. Rounds are interleaved.
 """
 
-import argparse
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from ..instruments import limit_threads
-from ..instruments.files import check_output, write_document
+import numpy as np
+
+from ..backends import Backend, DigitalBackend, MockBackend, OpticsProfile
+from ..instruments.table import Column, Table
+from ..models import Cache
+from ..models.shapes import sized_model, with_random_weights
+from .matmul import BENCH, NUMPY
 
 KIND = "lightloom body"
 
@@ -23,16 +27,9 @@ TOKENS, NEW_TOKENS, VOCABULARY = 128, 8, 512
 
 def measure(repeats: int) -> dict[str, dict[str, list[float]]]:
     """Time every backend: what -> backend -> seconds of each round."""
-    import numpy as np
-
-    from ..backends import Backend, DigitalBackend, MockBackend, OpticsProfile
-    from ..models import Cache
-    from ..models.shapes import sized_model, with_random_weights
-    from .matmul import BENCH
-
     model = with_random_weights(sized_model(768, 12, vocabulary=VOCABULARY, context=1024))
     tokens = np.random.Generator(np.random.Philox(1)).integers(0, VOCABULARY, (1, TOKENS))
-    backends: dict[str, Backend] = {"float32 numpy": DigitalBackend()}
+    backends: dict[str, Backend] = {NUMPY: DigitalBackend()}
     for encoding in ("push-pull", "abs-split", "offset"):
         backends[encoding] = MockBackend(OpticsProfile(**BENCH, encoding=encoding))
     seconds: dict[str, dict[str, list[float]]] = {
@@ -54,26 +51,16 @@ def measure(repeats: int) -> dict[str, dict[str, list[float]]]:
     return seconds
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
-    if options.json:
-        check_output(options.json, KIND)
-    limit_threads(options.threads)
-    seconds = measure(options.repeats)
+def table(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+    """Return the median times over that of float32 numpy, of what `measure` gave."""
+    rows: list[tuple[str | float, ...]] = []
     for what, times in seconds.items():
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        base = medians["float32 numpy"]
-        shares = ", ".join(f"{name} {m / base:.2f}" for name, m in medians.items() if m != base)
-        print(f"{what}: float32 numpy {1e3 * base:.1f} ms; of that time {shares}")
-    if options.json:
-        document = {"schema": 1, "threads": options.threads, "seconds": seconds}
-        write_document(options.json, document, KIND)
-
-
-if __name__ == "__main__":
-    main()
+        base, *others = (statistics.median(values) for values in times.values())
+        rows.append((what, 1e3 * base, *(other / base for other in others)))
+    _, *encodings = next(iter(seconds.values()))
+    columns = (
+        Column("pass", align="left"),
+        Column(NUMPY, "ms", form=".1f"),
+        *(Column(f"{encoding} over numpy", form=".2f") for encoding in encodings),
+    )
+    return Table("GPT-2-small-sized model, projections on the mock", columns, tuple(rows))

@@ -1,20 +1,18 @@
-"""What a journal costs: time per shot at 60 and at 1,000 shots/s, size, and memory over a day.
+"""Measure what a journal costs: time at 60 and at 1,000 shots/s, size, and memory over a day.
 
-    python -m lightloom.benchmarks.journal --shots 2000
-    python -m lightloom.benchmarks.journal --hours 24
+    python -m lightloom.benchmarks journal --shots 2000
+    python -m lightloom.benchmarks journal --hours 24
 
 Two benches of the same kind take turns, one with a journal and one without, in real time and
 without light: devices take their time, frames are encoded and shown. They are those of `pipeline`
 with half of all times, so that their devices allow 60 and 1,000 shots/s. The size is that of the
-closed file over the bytes of the results in it: electrons, figures of quality, operands. A day is
-run on the virtual clock, with a journal, and the memory of this process is read every hour of it.
+closed file over the bytes of the results in it: electrons, figures of quality, operands. A day runs
+on the virtual clock, with a journal, and the memory of this process is read every hour of it.
 """
 
-import argparse
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -23,12 +21,13 @@ import numpy as np
 
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
+from ..instruments.table import Column, Table
 from ..scheduler.energy.machine import resident_bytes
 from ..scheduler.journal.journal import Journal, JournalFile
 from .pipeline import BENCHES, bench_text
 
 _BLOCK = 256  # shots of a job: some segments
-_SHARE = 0.5  # of the times of a bench of `pipeline`, which takes two refresh periods for a shot
+_SCALE = 0.5  # of the times of a bench of `pipeline`, which takes two refresh periods for a shot
 
 
 @contextmanager
@@ -46,7 +45,7 @@ def opened(text: str, folder: Path, journal: Journal | None) -> Iterator[BenchBa
 
 
 def jobs(backend: BenchBackend) -> Iterator[TileJob]:
-    """Return jobs of random frames, one after another."""
+    """Return endless jobs of random frames."""
     layout = backend.optical_model.layout
     chance = np.random.Generator(np.random.Philox(1))
     rows = 1 if layout.shares_input else layout.slots
@@ -57,25 +56,25 @@ def jobs(backend: BenchBackend) -> Iterator[TileJob]:
 
 
 def overhead(name: str, shots: int, folder: Path) -> tuple[float, float, float]:
-    """Return shots/s without a journal, the share of time that a journal adds, and its size.
+    """Return shots/s without a journal, the time that a journal adds, and its size.
 
-    The share is the median over pairs of blocks that follow each other.
+    The time is a fraction: the median over pairs of blocks that follow each other.
     """
     path = folder / "run.db"
     path.unlink(missing_ok=True)
     journal = Journal.create(path)
     journal.begin_session({})
     with (
-        opened(bench_text(name, _SHARE), folder, None) as plain,
-        opened(bench_text(name, _SHARE), folder, journal) as recorded,
+        opened(bench_text(name, _SCALE), folder, None) as plain,
+        opened(bench_text(name, _SCALE), folder, journal) as recorded,
     ):
         of_plain, of_recorded = jobs(plain), jobs(recorded)
-        shares, rates = [], []
+        fractions, rates = [], []
         for round_number in range(max(shots // _BLOCK, 2) + 1):
             without = _timed(plain, next(of_plain))
             with_journal = _timed(recorded, next(of_recorded))
-            if round_number:  # the first one warms caches up
-                shares.append(with_journal / without - 1)
+            if round_number:  # the first one warms up
+                fractions.append(with_journal / without - 1)
                 rates.append(_BLOCK / without)
     journal.close()
     with JournalFile(path) as kept:
@@ -83,7 +82,7 @@ def overhead(name: str, shots: int, folder: Path) -> tuple[float, float, float]:
             row["electrons"].nbytes + sum(part.nbytes for part in row["quality"].values())
             for row in kept.segments()
         )
-    return statistics.median(rates), statistics.median(shares), path.stat().st_size / results
+    return statistics.median(rates), statistics.median(fractions), path.stat().st_size / results
 
 
 def _timed(backend: BenchBackend, job: TileJob) -> float:
@@ -93,9 +92,13 @@ def _timed(backend: BenchBackend, job: TileJob) -> float:
 
 
 def day(hours: float, folder: Path) -> list[tuple[float, float, int]]:
-    """Run a small 60 Hz bench for hours of virtual time; give hours, MB in use and shots of each.
+    """Run a small 60 Hz bench for hours of virtual time, with a journal.
 
-    A small one, since the electrons of a day of full frames are 25 GB.
+    It is small because the electrons of a day of full frames are 25 GB.
+
+    Returns
+    -------
+    found : (hours passed, MB in use, shots so far) at every hour
     """
     journal = Journal.create(folder / "day.db")
     journal.begin_session({})
@@ -118,29 +121,23 @@ def day(hours: float, folder: Path) -> list[tuple[float, float, int]]:
     return found
 
 
-def main() -> None:
-    """Print what was measured."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shots", type=int, default=2000)
-    parser.add_argument("--hours", type=float, help="of virtual time, instead")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if options.hours:
-            found = day(options.hours, folder)
-            for passed, megabytes, shots in found:
-                print(f"{passed:5.1f} h: {megabytes:7.1f} MB, {shots:,} shots")
-            used = [megabytes for _, megabytes, _ in found[1:]]
-            print(f"memory after the first hour: {min(used):.1f} to {max(used):.1f} MB")
-            return
-        for bench in BENCHES:
-            rate, share, size = overhead(bench, options.shots, folder)
-            frames = bench.split(", ")[1]
-            print(
-                f"{frames}: {rate:.1f} shots/s, a journal adds {share:+.2%} of the time and takes "
-                f"{size:.3f} x the results"
-            )
+def overhead_table(shots: int, folder: Path) -> Table:
+    """Measure `overhead` on every bench, and return a row for each."""
+    rows = ((name.split(", ")[1], *overhead(name, shots, folder)) for name in BENCHES)
+    columns = (
+        Column("frame", "px", "left"),
+        Column("rate without journal", "shots/s", form=".1f"),
+        Column("time that a journal adds", form="+.2%"),
+        Column("size over results", form=".3f"),
+    )
+    return Table("Cost of a journal", columns, tuple(rows))
 
 
-if __name__ == "__main__":
-    main()
+def day_table(found: Sequence[tuple[float, float, int]]) -> Table:
+    """Return the rows that `day` gave under their headers."""
+    columns = (
+        Column("virtual time", "h", form=".1f"),
+        Column("memory", "MB", form=".1f"),
+        Column("shots", form=",d"),
+    )
+    return Table("Memory of this process", columns, tuple(found))

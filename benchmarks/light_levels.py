@@ -1,18 +1,19 @@
-"""Perplexity of a language model against light: every encoding and detection, several seeds.
+"""Measure the perplexity of a language model against light, for every encoding and detection.
 
-    python -m lightloom.benchmarks.light_levels --model smollm2.gguf --text topics.txt
+    python -m lightloom.benchmarks light-levels --model smollm2.gguf --text topics.txt
 
-Projections on light, 8-bit inputs and weights; a converter of 8 bits whose ranges per output row
-come from a calibration text, or none (`--readout-bits 0`), which leaves the light's own noise. The
-spread is that of the noise: the standard deviation of a run over the seeds.
+Projections are on light, with 8-bit inputs and weights. The converter has 8 bits, and ranges per
+output row from a calibration text. `--readout-bits 0` takes no converter, which leaves the noise of
+the light alone. The spread is the standard deviation of a run over the seeds of the noise.
 """
 
-import argparse
 import statistics
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..instruments.files import check_output, write_document
+from ..backends import MockBackend, OpticsProfile
+from ..instruments.table import Column, Table
+from ..models import load_model
 
 KIND = "lightloom light levels"
 LEVELS = (1e6, 1e5, 1e4, 1e3)
@@ -30,13 +31,10 @@ def measure(
     rows: Any,
     bench: tuple[str, str],
     readout_bits: int | None,
-    levels: list[float],
+    levels: Sequence[float],
     seeds: int,
 ) -> dict[float, list[float]]:
     """Return the perplexities of every seed: light level -> [seeds]."""
-    from ..backends import MockBackend, OpticsProfile
-    from ..models import load_model
-
     model, ranges = load_model(model_path), None
     found: dict[float, list[float]] = {}
     for level in levels:
@@ -60,53 +58,33 @@ def measure(
     return found
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the study, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=8, help="rows of 256 tokens")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--levels", type=float, nargs="+", default=LEVELS)
-    parser.add_argument("--readout-bits", type=int, default=8, help="0: no converter")
-    parser.add_argument("--encodings", nargs="+", default=sorted({name for name, _ in BENCHES}))
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
-    if options.json:
-        check_output(options.json, KIND)
-    from ..models import load_model
-
-    model = load_model(options.model)
-    rows = model.rows_of(options.text.read_text(encoding="utf-8"))[: options.limit]
-    digital = model.perplexity(rows)
-    print(f"digital {digital:.2f}; mean and standard deviation over {options.seeds} seeds")
-    print(f"{'electrons at full scale':<24}" + "".join(f"{p:>18.0e}" for p in options.levels))
-    results = []
-    bits = options.readout_bits or None
-    for encoding, detection in (bench for bench in BENCHES if bench[0] in options.encodings):
-        found = measure(
-            options.model, rows, (encoding, detection), bits, options.levels, options.seeds
+def table(document: Mapping[str, Any], seeds: int) -> Table:
+    """Return perplexities as mean +- standard deviation over the seeds."""
+    rows = tuple(
+        (
+            bench_name(result["encoding"], result["detection"]),
+            *map(cell, result["perplexity"].values()),
         )
-        cells = [_cell(values) for values in found.values()]
-        name = encoding if encoding == "offset" else f"{encoding}, {detection}"
-        print(f"{name:<24}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
-        results.append({"encoding": encoding, "detection": detection, "perplexity": found})
-        if options.json:
-            document = {
-                "schema": 1,
-                "digital": digital,
-                "readout_bits": bits,
-                "results": results,
-            }
-            write_document(options.json, document, KIND)
+        for result in document["results"]
+    )
+    levels = document["results"][0]["perplexity"] if document["results"] else ()
+    columns = (
+        Column("electrons at full scale", align="left"),
+        *(Column(f"{level:.0e}") for level in levels),
+    )
+    digital = document["digital"]
+    title = f"Perplexity, mean and standard deviation over {seeds} seeds; digital {digital:.2f}"
+    return Table(title, columns, rows)
 
 
-def _cell(values: list[float]) -> str:
+def bench_name(encoding: str, detection: str) -> str:
+    """Return what a bench is called in a table; offset has one detection only."""
+    return encoding if encoding == "offset" else f"{encoding}, {detection}"
+
+
+def cell(values: Sequence[float]) -> str:
+    """Return the mean and the standard deviation of perplexities as text."""
     spread = statistics.stdev(values) if len(values) > 1 else float("nan")
     mean = statistics.mean(values)
     form = ".2f" if mean < 100 else ".0f" if mean < 1e5 else ".0e"
     return f"{mean:{form}} +- {spread:{form}}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,32 +1,33 @@
 """Time one product on the mock: every encoding and path, beside float32 numpy and other simulators.
 
-    python -m lightloom.benchmarks.matmul --threads 1 --json matmul.json
+    python -m lightloom.benchmarks matmul --threads 1 --json matmul.json
 
-Everything runs in one process, in turn, so that a noisy machine disturbs all alike; the figure is
-the ratio of medians to float32 `np.matmul`. OpenBLAS's threads are told to sleep between calls, as
-in `lightloom run`: else they spin for a while and take the cores from the call that is next.
+Everything runs in one process, in turn, so that a noisy machine disturbs all alike. The figure is
+the ratio of medians to float32 `np.matmul`. OpenBLAS's threads sleep between calls, as in
+`lightloom run`: threads that spin would take the cores from the next call.
 
 Benches: 8-bit modulators and converter, a range per row, 1e5 electrons at full scale, five of read
-noise. Gains of single elements and errors of look-up tables pass light that is no multiple of a
-level, and take further planes of integers. aihwkit and AnalogVNN are timed where installed.
+noise. Gains of single elements and errors of look-up tables give light between two levels, which
+takes further planes of integers. aihwkit and AnalogVNN are timed where installed.
 """
 
-import argparse
 import importlib.metadata
 import importlib.util
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from ..instruments import limit_threads
-from ..instruments.files import check_output, write_document
+import numpy as np
+
+from ..backends import MockBackend, OpticsProfile, mock_path
+from ..instruments.table import Column, Table
 
 KIND = "lightloom matmul speed"
+NUMPY = "float32 numpy"
 SHAPES = ((768, 3072), (3072, 768), (768, 768))
 ROWS = (1, 128, 1024)
 
@@ -54,10 +55,11 @@ CASES: dict[str, dict[str, Any]] = {
 def peers(weights: Any) -> dict[str, Callable[[Any], Any]]:
     """Return the products of other simulators that are installed."""
     makers = {"aihwkit": _aihwkit, "AnalogVNN": _analogvnn}
-    return {name: make(weights) for name, make in makers.items() if name not in _missing()}
+    return {name: make(weights) for name, make in makers.items() if name not in missing()}
 
 
-def _missing() -> list[str]:
+def missing() -> list[str]:
+    """Return the names of the other simulators that are not installed."""
     modules = {"aihwkit": "aihwkit", "AnalogVNN": "analogvnn"}
     return [name for name, module in modules.items() if not importlib.util.find_spec(module)]
 
@@ -114,15 +116,11 @@ def measure(shape: tuple[int, int], rows: int, repeats: int | None) -> dict[str,
     shape : (K, M)
     repeats : rounds; None chooses
     """
-    import numpy as np
-
-    from ..backends import MockBackend, OpticsProfile
-
     length, outputs = shape
     chance = np.random.Generator(np.random.Philox(7))
     weights = chance.standard_normal((outputs, length)).astype(np.float32)
     x = chance.standard_normal((rows, length)).astype(np.float32)
-    calls: dict[str, Callable[[], Any]] = {"float32 numpy": lambda: np.matmul(x, weights.T)}
+    calls: dict[str, Callable[[], Any]] = {NUMPY: lambda: np.matmul(x, weights.T)}
     for name, fields in CASES.items():
         backend = MockBackend(OpticsProfile(**(BENCH | fields)))
         calls[name] = partial(backend.matmul, x, backend.prepare(weights))
@@ -145,52 +143,33 @@ def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
     return times
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, help="rounds (default: by size)")
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="input rows")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
-    if options.json:
-        check_output(options.json, KIND)
-    limit_threads(options.threads)
-    from ..backends import mock_path
+def table(shape: tuple[int, int], found: Mapping[int, Mapping[str, Sequence[float]]]) -> Table:
+    """Return times over those of float32 numpy, whose own are in milliseconds.
 
-    path = mock_path()
-    print("; ".join(f"{what}: {how}" for what, how in path.items()))
-    results = []
-    for shape in SHAPES:
-        table: dict[str, list[str]] = {}
-        for rows in options.rows:
-            times = measure(shape, rows, options.repeats)
-            medians = {name: statistics.median(values) for name, values in times.items()}
-            base = medians["float32 numpy"]
-            for name, median in medians.items():
-                share = (
-                    f"{1e3 * median:.3f} ms" if name == "float32 numpy" else f"{median / base:.2f}"
-                )
-                table.setdefault(name, []).append(share)
-            results.append({"shape": shape, "rows": rows, "seconds": times})
-        heads = "".join(f"{f'N = {rows}':>12}" for rows in options.rows)
-        print(f"\n{f'{shape[0]} -> {shape[1]}':<26}{heads}   (time over float32 numpy)")
-        for name, shares in table.items():
-            print(f"{name:<26}" + "".join(f"{share:>12}" for share in shares))
-    for name in _missing():
-        print(f"{name} is not installed: not timed")
-    if options.json:
-        document = {
-            "schema": 1,
-            "threads": options.threads,
-            "path": path,
-            "machine": platform.processor() or platform.machine(),
-            "python": sys.version.split()[0],
-            "numpy": importlib.metadata.version("numpy"),
-            "results": results,
-        }
-        write_document(options.json, document, KIND)
+    Parameters
+    ----------
+    found : input rows -> what `measure` gave
+    """
+    cells: dict[str, list[str]] = {}
+    for times in found.values():
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        for name, median in medians.items():
+            is_base = name == NUMPY
+            text = f"{1e3 * median:.3f} ms" if is_base else f"{median / medians[NUMPY]:.2f}"
+            cells.setdefault(name, []).append(text)
+    columns = (Column("product", align="left"), *(Column(f"N = {rows}") for rows in found))
+    title = f"{shape[0]} -> {shape[1]}: time over float32 numpy"
+    return Table(title, columns, tuple((name, *texts) for name, texts in cells.items()))
 
 
-if __name__ == "__main__":
-    main()
+def document(threads: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what was measured, and on what, for JSON."""
+    return {
+        "schema": 1,
+        "threads": threads,
+        "path": mock_path(),
+        "machine": platform.processor() or platform.machine(),
+        "python": sys.version.split()[0],
+        "numpy": importlib.metadata.version("numpy"),
+        "results": results,
+    }

@@ -1,14 +1,13 @@
-"""How near a bench comes to its devices' shot rate in real time, and to what was predicted.
+"""Compare the shot rate of a bench in real time with its devices' limit and with predictions.
 
-    python -m lightloom.benchmarks.pipeline --shots 2000
+    python -m lightloom.benchmarks pipeline --shots 2000
 
 Timing only: devices take their time, frames are encoded and shown, and no light is computed. The
-limit is settling, exposure and read-out, rounded up to whole refresh periods of the modulator. Then
-a whole layer of a small GPT-2, light and host overlapped, beside what the simulator had predicted
+limit is settling, exposure and read-out, rounded up to whole refresh periods of the modulator. A
+whole layer of a small GPT-2 follows, light and host overlapped, beside the simulator's prediction
 with host steps as measured here.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,9 +19,11 @@ import numpy as np
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
 from ..instruments import Timeline
+from ..instruments.files import check_output
+from ..instruments.table import Cell, Column, Table
 from ..models.shapes import sized_model, with_random_weights
 from ..scheduler.runs import plan
-from ..scheduler.runs.trace import write_trace
+from ..scheduler.runs.trace import KIND, write_trace
 
 # modulator, its refresh period and settling, camera read-out (twice the modulator's rate), exposure
 BENCHES = {
@@ -30,17 +31,30 @@ BENCHES = {
     "1 kHz, 512 x 512": ("fast-512", 1e-3, 1e-3, 5e-4, 5e-4),
 }
 _WIDTH, _BATCH, _TOKENS = 64, 4, 8  # of the layer
+_RATE_COLUMNS = (
+    Column("bench", align="left"),
+    Column("measured", "shots/s", form=".1f"),
+    Column("limit of the devices", "shots/s", form=".1f"),
+    Column("utilisation", form=".1%"),
+)
+_LAYER_COLUMNS = (
+    Column("bench", align="left"),
+    Column("predicted", "s", form=".3f"),
+    Column("measured", "s", form=".3f"),
+    Column("difference", form="+.1%"),
+    Column("bottleneck", align="left"),
+)
 
 
-def bench_text(name: str, share: float = 1.0) -> str:
-    """Return the file of a bench without light, on the real clock.
+def bench_text(name: str, scale: float = 1.0) -> str:
+    """Return the text of a bench file without light, on the real clock.
 
     Parameters
     ----------
-    share : of the devices' times
+    scale : factor on the devices' times
     """
     device, *times_s = BENCHES[name]
-    refresh_s, settle_s, readout_s, exposure_s = (share * time_s for time_s in times_s)
+    refresh_s, settle_s, readout_s, exposure_s = (scale * time_s for time_s in times_s)
     text = example_file("imaged", clock="real")
     text = text.replace(
         'device = "fast-1920"', f'device = "{device}"\n{_times(refresh_s, settle_s)}'
@@ -55,7 +69,7 @@ def bench_text(name: str, share: float = 1.0) -> str:
 
 @contextmanager
 def opened(name: str) -> Iterator[BenchBackend]:
-    """Open such a bench."""
+    """Open a bench of `BENCHES`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.toml"
         path.write_text(bench_text(name), encoding="utf-8")
@@ -68,7 +82,7 @@ def opened(name: str) -> Iterator[BenchBackend]:
 
 
 def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
-    """Return the seconds of a shot, and those that the devices alone would take."""
+    """Return the seconds of a shot, and those that the devices alone take."""
     layout = backend.optical_model.layout
     chance = np.random.Generator(np.random.Philox(1))
     rows = 1 if layout.shares_input else layout.slots
@@ -110,27 +124,23 @@ def _times(refresh_s: float, settle_s: float) -> str:
     return f"refresh_period_s = {refresh_s}\nsettle_time_s = {settle_s}"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure both benches, and print them beside their limits and predictions."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shots", type=int, default=2000)
-    parser.add_argument("--trace", type=Path, help="of the first layer, for lightloom report")
-    options = parser.parse_args(arguments)
-    for name in BENCHES:
+def measure(shots: int, trace: Path | None = None) -> tuple[Table, Table]:
+    """Measure shots and a layer on both benches, beside their limits and predictions.
+
+    Parameters
+    ----------
+    trace : file to write, of the layer on the first bench
+    """
+    if trace is not None:
+        check_output(trace, KIND)
+    rates: list[tuple[Cell, ...]] = []
+    layers: list[tuple[Cell, ...]] = []
+    for number, name in enumerate(BENCHES):
         with opened(name) as backend:
-            took, limit = rate(backend, options.shots)
-            print(
-                f"{name}: {1 / took:.1f} shots/s, {limit / took:.1%} of the devices' "
-                f"{1 / limit:.1f} ({options.shots} shots)"
-            )
-            trace = options.trace if name == next(iter(BENCHES)) else None
-            predicted, measured, bottleneck = layer(backend, trace)
-            print(
-                f"    a layer of width {_WIDTH}, {_BATCH} x {_TOKENS} tokens: predicted "
-                f"{predicted:.3f} s, measured {measured:.3f} s ({measured / predicted - 1:+.1%}); "
-                f"bottleneck: {bottleneck}"
-            )
-
-
-if __name__ == "__main__":
-    main()
+            took, limit = rate(backend, shots)
+            rates.append((name, 1 / took, 1 / limit, limit / took))
+            predicted, measured, bottleneck = layer(backend, None if number else trace)
+            layers.append((name, predicted, measured, measured / predicted - 1, bottleneck))
+    return Table(f"Shot rate, {shots} shots", _RATE_COLUMNS, tuple(rates)), Table(
+        f"A layer of width {_WIDTH}, {_BATCH} x {_TOKENS} tokens", _LAYER_COLUMNS, tuple(layers)
+    )

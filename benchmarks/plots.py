@@ -1,4 +1,4 @@
-"""What pictures of benchmarks share: logarithmic axes that hold for any data, and their files."""
+"""Shared code of pictures: logarithmic axes for any data, and files."""
 
 from io import BytesIO
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 from ..instruments.files import write_output
 
-_FLAT = 1.001  # highest value over lowest, below which an axis has no range of its own
+_FLAT = 1.001  # highest value over lowest; below it, an axis gets a default range
 
 
 def use_log_axes(axes: Any) -> None:
-    """Make both axes of a matplotlib plot logarithmic, after its data was drawn.
+    """Make both axes of a matplotlib plot logarithmic, after the data is drawn.
 
     Values that differ by rounding alone get an axis from half to twice their size: matplotlib
     would set identical limits for them, and warn.
@@ -26,11 +26,12 @@ def save_picture(figure: Any, path: Path, kind: str) -> None:
 
     Parameters
     ----------
-    kind : of picture, by which a later one may replace it (see `files.check_output`)
+    kind : name of this kind of picture; a later one of it replaces the file (see
+        `files.check_output`)
 
     Raises
     ------
-    InputError : when it cannot be written, or something else is there
+    InputError : when it cannot be written, or the file there is of another kind
     """
     suffix = path.suffix.lower().removeprefix(".")
     metadata = {"Creator": kind, "Date": None} if suffix == "svg" else {"Software": kind}

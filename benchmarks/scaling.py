@@ -1,19 +1,18 @@
 """The scaling law: how much light keeps a model's loss, against the width of the model.
 
     python examples/train_glimmer.py --out family --widths 64 128 256 512
-    python -m lightloom.benchmarks.scaling family --json scaling.json --picture scaling.svg
+    python -m lightloom.benchmarks scaling family --json scaling.json --picture scaling.svg
 
-For every member of a family (a folder with one folder for each) and every encoding: the detected
-photons per multiply-accumulate (MAC) at which noise adds 1 % to the loss that the same 8-bit
-modulators have on held-out text without it (see `Text`); and the exponent of that budget against
-the width. Only shot noise is on: balanced detection, no converter, light set for each vector
-(`photons_per_mac`).
+A family is a folder with one folder for each member. The budget of a member and an encoding is the
+number of detected photons per multiply-accumulate (MAC) at which noise adds 1 % to the loss on
+held-out text. The loss without noise is that of the same 8-bit modulators (see `Text`). The study
+fits the exponent of that budget against the width. Only shot noise is on: balanced detection, no
+converter, light set for each vector (`photons_per_mac`).
 
-Beside it, what explains the exponent: the signal of each product against the light that carries it
-(`signal_costs`), measured on the same text.
+The signal of each product against the light that carries it (`signal_costs`) explains the exponent;
+it is measured on the same text.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from ..backends import (
 from ..backends.base import PreparedWeights
 from ..instruments import InputError
 from ..instruments.errors import import_extra
-from ..instruments.files import check_output, write_document
+from ..instruments.table import Column, Table
 from ..models import Model, load_model
 from ..models.model import load_arrays
 from ..scheduler import Executor, Placement
@@ -45,15 +44,26 @@ from .plots import save_picture, use_log_axes
 KIND, PICTURE = "lightloom scaling", "lightloom scaling picture"
 ENCODINGS = ("abs-split", "push-pull", "offset")
 SHARE = 0.01  # of the loss: how much noise may add
-SPREAD = (
-    0.35,
-    0.7,
-    1.4,
-)  # light about the budget: less of it, where the noise of the noise is less
+SPREAD = (0.35, 0.7, 1.4)  # light over the budget: below it, the noise is estimated better
 RESAMPLED = 1000
 _ROWS_AT_ONCE = 8
 _MOST_STEPS = 24
 
+_BUDGETS = (
+    Column("width", form=".0f"),
+    Column("encoding", align="left"),
+    Column("loss", form=".4f"),
+    Column("light", "photons/MAC", form=".4g"),
+    Column("from", form=".4g"),
+    Column("to", form=".4g"),
+    Column("slope", form=".2f"),
+)
+_LAWS = (
+    Column("quantity", align="left"),
+    *(Column(header, form="+.3f") for header in ("exponent", "from", "to")),
+    *(Column(f"noise and text {end}", form="+.3f") for end in ("from", "to")),
+    *(Column(f"scatter {end}", form="+.3f") for end in ("from", "to")),
+)
 Losses = Callable[[float, int], np.ndarray]
 
 # two-sided 95 % quantiles of Student's t, by degrees of freedom
@@ -65,13 +75,13 @@ _STUDENT = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2
 
 @dataclass(frozen=True)
 class Budget:
-    """The light at which noise adds `share` to a loss.
+    """Light at which noise adds `share` to a loss.
 
     Parameters
     ----------
     light : the budget
     samples : log of the budget, of each bootstrap over seeds and rows
-    slope : of log excess against log light; -1 where the loss rises with the noise's variance
+    slope : of log excess against log light; -1 where the loss rises with the variance of the noise
     excess : light level -> measured relative excess
     quiet : loss without noise
     """
@@ -92,13 +102,13 @@ class Budget:
 def find_budget(
     losses: Losses, quiet: np.ndarray, seeds: int, guess: float, share: float = SHARE
 ) -> Budget:
-    """Search the light at which the mean loss exceeds the quiet one by a share of it.
+    """Return the light at which the mean loss exceeds the quiet one by a share of it.
 
     Parameters
     ----------
-    losses : gives the loss of each row of text, [rows], at a light level with a seed
+    losses : returns the loss of each row of text, [rows], at a light level with a seed
     quiet : the same without noise
-    guess : light to begin the search with
+    guess : light at which the search begins
 
     Raises
     ------
@@ -112,9 +122,9 @@ def find_budget(
     def crossing(noisy: np.ndarray, quiet: np.ndarray) -> tuple[float, float]:
         """Return log of the budget, and the slope, from losses [levels, seeds, rows]."""
         excess = noisy.mean(axis=(1, 2)) / quiet.mean() - 1
-        height = np.log(np.maximum(excess, share / 20) / share)  # a resample may have none
+        height = np.log(np.maximum(excess, share / 20) / share)  # a resample may have no excess
         slope, offset = np.polyfit(logs - logs.mean(), height, 1)
-        slope = min(slope, -0.25)  # noise that falls with light is all that is meant
+        slope = min(slope, -0.25)  # only noise that falls with light counts
         return logs.mean() - offset / slope, slope
 
     chance = np.random.Generator(np.random.Philox(len(quiet)))
@@ -135,9 +145,9 @@ def find_budget(
 
 
 def _near(losses: Losses, quiet: np.ndarray, light: float, share: float) -> float:
-    """Find light whose excess is within a factor of 1.6 of the share, with one seed.
+    """Return light whose excess is within a factor of 1.6 of the share, with one seed.
 
-    The excess goes as 1 / light where it is small; so that rule, bounded, finds the place.
+    A small excess is proportional to 1 / light, so steps by that rule, within bounds, converge.
     """
     for step in range(_MOST_STEPS):
         excess = float(losses(light, 1000 + step).mean() / quiet.mean() - 1)
@@ -149,7 +159,10 @@ def _near(losses: Losses, quiet: np.ndarray, light: float, share: float) -> floa
         light *= min(max(ratio, 1 / 30), 30.0)
         if not 1e-12 < light < 1e24:
             break
-    raise InputError(f"no level of light makes a loss of {quiet.mean():.3g} rise by {share:.0%}")
+    raise InputError(
+        f"no level of light makes a loss of {quiet.mean():.3g} rise by {share:.0%}; "
+        "give another --share"
+    )
 
 
 # ------------------------------------------------------------------------------- the exponent
@@ -157,13 +170,13 @@ def _near(losses: Losses, quiet: np.ndarray, light: float, share: float) -> floa
 
 @dataclass(frozen=True)
 class Law:
-    """light = factor x width ^ exponent.
+    """Power law: light = factor x width ^ exponent.
 
     Parameters
     ----------
     low, high : 95 % interval of the exponent: the wider of `measured` and `scatter`
-    measured : from the bootstraps of each budget: what noise and text leave open
-    scatter : from how the members lie about the line (Student's t); None below three widths
+    measured : from the bootstraps of each budget: uncertainty of noise and text
+    scatter : from the residuals of the members (Student's t); None below three widths
     """
 
     exponent: float
@@ -185,10 +198,10 @@ def fit_law(widths: Sequence[float], samples: Sequence[np.ndarray], lights: Sequ
 
     Raises
     ------
-    InputError : for less than two widths
+    InputError : for fewer than two widths
     """
     if len(set(widths)) < 2:
-        raise InputError(f"an exponent needs two widths at least, not {sorted(set(widths))}")
+        raise InputError(f"an exponent needs at least two widths, not {sorted(set(widths))}")
     x, y = np.log(widths), np.log(lights)
     exponent, offset = np.polyfit(x, y, 1)
     slopes = np.polyfit(x, np.stack(samples), 1)[0]
@@ -218,15 +231,15 @@ def fit_law(widths: Sequence[float], samples: Sequence[np.ndarray], lights: Sequ
 class Text:
     """A language model on rows of held-out text.
 
-    What noise adds to the loss of one text is mostly chance: predictions move up here and down
-    there. So the loss is that of text as the model without noise expects it, which is its own loss
-    plus the divergence KL(without noise || with noise) of each prediction; `seen` has the losses of
-    the text itself, to compare.
+    The loss that noise adds on one text is mostly chance: some predictions improve, others get
+    worse. So the loss is that of text as the model without noise expects it: its own loss plus the
+    divergence KL(without noise || with noise) of each prediction. `seen` has the losses of the text
+    itself, to compare.
 
     Parameters
     ----------
     rows : tokens [rows, T]
-    placement : which products are on light
+    placement : the products on light
     """
 
     def __init__(self, model: Model, rows: np.ndarray, placement: str | Placement) -> None:
@@ -248,8 +261,8 @@ class Text:
         return self._quiet[encoding][0]
 
     def losses(self, encoding: str) -> Losses:
-        """Return what measures the loss of each row at a light level with a seed."""
-        held: dict[float, MockBackend] = {}  # weights are prepared once for a level
+        """Return a function that measures the loss of each row at a light level with a seed."""
+        held: dict[float, MockBackend] = {}  # weights are prepared once for each level
 
         def at(light: float, seed: int) -> np.ndarray:
             if light not in held:
@@ -278,7 +291,7 @@ class Text:
         return quiet + np.concatenate(added)
 
     def _passes(self, backend: MockBackend) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Run rows, a few at a time; yields them and their logits but the last [n, T - 1, V]."""
+        """Yield a few rows at a time with their logits [n, T - 1, V], without the last ones."""
         executor = self.prepared(backend)
         for first in range(0, len(self.rows), _ROWS_AT_ONCE):
             rows = self.rows[first : first + _ROWS_AT_ONCE]
@@ -286,7 +299,7 @@ class Text:
             yield rows, self.model.run_pass(executor, "logits", rows, sequences=ids)[:, :-1]
 
     def prepared(self, backend: Backend) -> Executor:
-        """Return the executor of a backend; scales of keys and values are calibrated once."""
+        """Return the executor of a backend, the scales of keys and values calibrated once."""
         executor = self.model.executor(backend, self.placement)
         if executor.needs_ranges:
             if not self._ranges:
@@ -304,7 +317,7 @@ def log_shares(logits: np.ndarray) -> np.ndarray:
 
 
 def profile_of(encoding: str, photons_per_mac: float | None) -> OpticsProfile:
-    """Return a bench with 8-bit modulators and shot noise, and nothing else."""
+    """Return a profile with 8-bit modulators and shot noise alone."""
     return OpticsProfile(
         name="shot noise",
         input_bits=8,
@@ -318,7 +331,7 @@ def profile_of(encoding: str, photons_per_mac: float | None) -> OpticsProfile:
 
 
 class _Listener(DigitalBackend):
-    """Multiplies digitally and notes what each product would cost in light."""
+    """Digital backend that notes the cost in light of each product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -346,7 +359,7 @@ def signal_cost(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> dict[str, float]
     Returns
     -------
     costs : by encoding; "length" K; "x_peak", "w_peak": largest magnitude over root mean square;
-        "coherence": y^2 over what it were with random signs, sum x^2 w^2
+        "coherence": y^2 over its value for random signs, sum x^2 w^2
     """
     length = w.shape[1]
     peak = np.maximum(np.abs(w).max(axis=1), 1e-30)
@@ -373,7 +386,7 @@ def signal_cost(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> dict[str, float]
 
 
 def signal_costs(text: Text, rows: int = 4) -> dict[str, dict[str, float]]:
-    """Measure `signal_cost` of every product with a static weight: name -> costs."""
+    """Return `signal_cost` of every product with a static weight: name -> costs."""
     listener = _Listener()
     text.model.run_pass(text.prepared(listener), "logits", text.rows[:rows])
     text.model.release(listener)
@@ -391,7 +404,7 @@ def members(folder: Path) -> list[Path]:
 
     Raises
     ------
-    InputError : when there are less than two
+    InputError : when there are fewer than two
     """
     found = {}
     for path in sorted(folder.glob("*/training.json")):
@@ -399,16 +412,43 @@ def members(folder: Path) -> list[Path]:
     named = [path for path in found if path.name.startswith("width-")]
     if len(named) < 2:
         raise InputError(
-            f"{folder} holds {len(named)} members (folders width-*); a law needs two at least: "
+            f"{folder} holds {len(named)} members (folders width-*); a law needs at least two: "
             "train them with examples/train_glimmer.py"
         )
     return sorted(named, key=lambda path: (found[path]["width"], path.name))
 
 
+def read_members(path: Path) -> list[dict[str, Any]]:
+    """Read the members from the JSON of an earlier run.
+
+    Raises
+    ------
+    InputError : when the file has none
+    """
+    try:
+        members_read: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["members"]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(
+            f"{path} is not a document of this study; give a file that --json wrote, or a folder"
+        ) from None
+    return members_read
+
+
 def measure_member(
-    folder: Path, encodings: Sequence[str], placement: str, rows: int, seeds: int, share: float
+    folder: Path,
+    encodings: Sequence[str],
+    placement: str,
+    rows: int,
+    seeds: int,
+    share: float,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return the budgets of one member, and what explains them, for JSON."""
+    """Return the budgets of one member, and the signal costs that explain them, for JSON.
+
+    Parameters
+    ----------
+    tell : called with a sentence on each budget
+    """
     model = load_model(folder)
     tokens = load_arrays(folder / "data.safetensors")["held_out"].astype(np.int64)[:rows]
     text = Text(model, tokens, placement)
@@ -416,15 +456,10 @@ def measure_member(
     guess = 1.0
     for encoding in encodings:
         found = find_budget(text.losses(encoding), text.quiet(encoding), seeds, guess, share)
-        guess = 10 * found.light  # the next encoding needs more, if anything
+        guess = 10 * found.light  # the next encoding usually needs more
         actual = {at: float(np.mean(text.seen[at])) / found.quiet - 1 for at in found.excess}
         budgets[encoding] = _as_dict(found) | {"excess_of_the_text": _named(actual)}
-        print(
-            f"width {model.config.width:4d} {encoding:<10} loss {found.quiet:.4f}  "
-            f"{found.light:.4g} photons per MAC ({found.interval[0]:.4g} to "
-            f"{found.interval[1]:.4g}), slope {found.slope:.2f}",
-            flush=True,
-        )
+        tell(f"width {model.config.width}, {encoding}: {found.light:.4g} photons per MAC")
     return {
         "member": folder.name,
         "width": model.config.width,
@@ -451,13 +486,13 @@ def _named(values: Mapping[float, float]) -> dict[str, float]:
 
 
 def laws(measured: Sequence[Mapping[str, Any]], encoding: str) -> dict[str, Law]:
-    """Fit the budget of an encoding, and what explains it, against the width.
+    """Fit the budget of an encoding, and its two factors, against the width.
 
     Returns
     -------
     laws : "per MAC" and "per output" of the budget; "signal" of the photons per output at which
-        noise equals the signal (geometric mean over the products); "tolerance" of the noise over
-        the signal that the loss bears, per output budget over that
+        noise equals the signal (geometric mean over the products); "tolerance" of the ratio of
+        noise to signal at the budget, the signal's photons over the budget per output
     """
     widths = [member["width"] for member in measured]
     lights = np.array([member["budgets"][encoding]["light"] for member in measured])
@@ -497,27 +532,41 @@ def _mean(costs: Mapping[str, Mapping[str, float]], key: str) -> float:
     return float(np.exp(np.mean([math.log(each[key]) for each in costs.values()])))
 
 
-def show(measured: Sequence[Mapping[str, Any]], encodings: Sequence[str]) -> dict[str, Any]:
-    """Print the exponents, and give them for JSON."""
-    found = {}
-    for encoding in encodings:
-        fitted = laws(measured, encoding)
-        parts = {f"signal of {part}": law for part, law in signal_laws(measured, encoding).items()}
-        found[encoding] = {name: vars(law) for name, law in (fitted | parts).items()}
-        print(f"\n{encoding}: exponent of the width (95 % interval)")
-        for name, law in fitted.items():
-            scatter = "" if law.scatter is None else f"; about the line {_pair(law.scatter)}"
-            print(
-                f"  {name:<11} {law.exponent:+.3f} ({law.low:+.3f} to {law.high:+.3f}); "
-                f"of noise and text {_pair(law.measured)}{scatter}"
-            )
-        for name, law in parts.items():
-            print(f"  {name}: {law.exponent:+.3f} ({law.low:+.3f} to {law.high:+.3f})")
-    return found
+def all_laws(
+    measured: Sequence[Mapping[str, Any]], encodings: Sequence[str]
+) -> dict[str, dict[str, Law]]:
+    """Fit the laws of every encoding, and of the signal of each kind of product."""
+    return {
+        encoding: laws(measured, encoding)
+        | {f"signal of {part}": law for part, law in signal_laws(measured, encoding).items()}
+        for encoding in encodings
+    }
+
+
+def budget_table(measured: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the budget of every member and encoding."""
+    rows = tuple(
+        (
+            *(float(member["width"]), encoding, budget["quiet"], budget["light"]),
+            *(budget["low"], budget["high"], budget["slope"]),
+        )
+        for member in measured
+        for encoding, budget in member["budgets"].items()
+    )
+    return Table("Light that keeps the loss", _BUDGETS, rows)
+
+
+def law_table(encoding: str, fitted: Mapping[str, Law]) -> Table:
+    """Return the exponents of an encoding with their intervals."""
+    rows = tuple(
+        (name, law.exponent, law.low, law.high, *law.measured, *(law.scatter or (None, None)))
+        for name, law in fitted.items()
+    )
+    return Table(f"{encoding}: exponent of the width, 95 % intervals", _LAWS, rows)
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
-    """Draw budgets against the width, with the fitted laws and what one over the width were."""
+    """Draw budgets against the width, with the fitted laws and 1 / width."""
     figures = import_extra("matplotlib.figure", "report", "drawing the law")
     figure = figures.Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -545,49 +594,3 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     left.set(ylabel="photons per MAC for 1 % of loss", title="Budget (dotted: 1 / width)")
     right.set(ylabel="photons per output", title="Light at which noise equals the signal")
     save_picture(figure, path, PICTURE)
-
-
-def _pair(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:+.3f} to {interval[1]:+.3f}"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measure a family, print a table, write JSON and a picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("family", type=Path, help="folder of trained members, or JSON of a run")
-    parser.add_argument("--encodings", nargs="+", default=ENCODINGS, choices=ENCODINGS)
-    parser.add_argument("--placement", default="projections")
-    parser.add_argument("--rows", type=int, default=32, help="rows of held-out text")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--share", type=float, default=SHARE, help="of the loss")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path, help=".svg or .png (extra: report)")
-    options = parser.parse_args(arguments)
-    if options.json:
-        check_output(options.json, KIND)
-    if options.picture:
-        check_output(options.picture, PICTURE)
-    if options.family.is_file():
-        document = json.loads(options.family.read_text(encoding="utf-8"))
-        measured = document["members"]
-    else:
-        measured = []
-        for folder in members(options.family):
-            rest = (options.placement, options.rows, options.seeds, options.share)
-            measured.append(measure_member(folder, options.encodings, *rest))
-    document = {
-        "schema": 1,
-        "is_mock": True,
-        "placement": options.placement,
-        "share": options.share,
-        "members": measured,
-        "laws": show(measured, options.encodings),
-    }
-    if options.json:
-        write_document(options.json, document, KIND)
-    if options.picture:
-        draw(document, options.picture)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,17 @@
-"""Light that keeps a real model's loss, product by product, against the length of the sums.
+"""Measure the light that keeps a real model's loss, product by product, against their length.
 
-    python -m lightloom.benchmarks.scaling_layers --model smollm2.gguf --json smollm2.json
-    python -m lightloom.benchmarks.scaling_layers --model minilm --layers 0 2 5
+    python -m lightloom.benchmarks scaling-layers --model smollm2.gguf --json smollm2.json
+    python -m lightloom.benchmarks scaling-layers --model minilm --layers 0,2,5
 
-Only one kind of product is on noisy light, in all layers or in one; everything else is exact. The
-budget is the detected photons per output at which the noise costs 1 %: of a language model, the
-mean loss per token rises by 1 % of itself (see `scaling.Text`); of an encoder, the embeddings' mean
-cosine with those without noise falls by 0.01. Modulators have 8 bits, with and without the noise.
-
-The text is that of `pydoc_data.topics`, which every Python has.
+Only one kind of product is on noisy light, in all layers or in one; all other products are exact.
+The budget is the number of detected photons per output at which the noise costs 1 %. For a language
+model, the mean loss per token rises by 1 % of itself (see `scaling.Text`). For an encoder, the mean
+cosine with the embeddings without noise falls by 0.01. Modulators have 8 bits, with and without
+noise. The text is that of `pydoc_data.topics`, which every Python has.
 """
 
-import argparse
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -22,18 +19,18 @@ import numpy as np
 
 from ..backends import Backend, MockBackend
 from ..instruments import InputError
-from ..instruments.files import check_output, write_document
-from ..models import Model, load_model
+from ..instruments.table import Column, Table
+from ..models import Model
 from ..models.model import CALIBRATION_TEXT
 from ..scheduler import Executor, OpticalMatmul, Placement
-from .scaling import ENCODINGS, Text, find_budget, profile_of, signal_costs
+from .scaling import Text, find_budget, profile_of, signal_costs
 
 KIND = "lightloom scaling by layer"
-_CALIBRATION_ROWS = 2  # keys and values have their scales from so many rows of the usual text
+_CALIBRATION_ROWS = 2  # of the usual text, for the scales of keys and values
 
 
 class Passage(Text):
-    """A language model on text, calibrated on little, since its products are looked at one by one.
+    """A model on text, calibrated on a few rows, since its products are measured one by one.
 
     An encoder's "loss" is 1 + (1 - cosine) of each sentence, against the embedding without noise,
     so that 1 % of it is a cosine of 0.99.
@@ -85,7 +82,7 @@ def inputs_of(model: Model, rows: int, length: int) -> Any:
 
 
 def groups_of(model: Model, layers: Sequence[int]) -> dict[str, list[OpticalMatmul]]:
-    """Return the products by kind: of all layers, and of each of some.
+    """Return the products by kind: of all layers, and of each of `layers`.
 
     Raises
     ------
@@ -100,7 +97,9 @@ def groups_of(model: Model, layers: Sequence[int]) -> dict[str, list[OpticalMatm
     several = {f"{part}, all layers": steps for part, steps in found.items()}
     for layer in layers:
         if not 0 <= layer < model.config.layers:
-            raise InputError(f"layer {layer} is none of the {model.config.layers} of {model.name}")
+            raise InputError(
+                f"layer {layer} is not one of the {model.config.layers} of {model.name}"
+            )
         for part, steps in found.items():
             several[f"{part}, layer {layer}"] = [s for s in steps if s.layer == layer]
     return several
@@ -113,8 +112,14 @@ def measure_group(
     steps: Sequence[OpticalMatmul],
     encodings: Sequence[str],
     seeds: int,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return the budgets of one kind of product, for JSON."""
+    """Return the budgets of one kind of product, for JSON.
+
+    Parameters
+    ----------
+    tell : called with a sentence on each budget
+    """
     length = _length(model, steps[0], inputs)
     text = Passage(model, inputs, Placement(name, frozenset(step.name for step in steps)))
     costs = signal_costs(text) if not steps[0].dynamic and model.task == "language" else {}
@@ -131,11 +136,7 @@ def measure_group(
             "slope": found.slope,
             "quiet": found.quiet,
         }
-        print(
-            f"{name:<30} K {length:6.0f}  {encoding:<10} {found.light * length:10.4g} photons per "
-            f"output ({found.interval[0] * length:.4g} to {found.interval[1] * length:.4g})",
-            flush=True,
-        )
+        tell(f"{name}, {encoding}: {found.light * length:.4g} photons per output")
     return {
         "products": name,
         "length": length,
@@ -154,7 +155,7 @@ def _means(costs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _length(model: Model, step: OpticalMatmul, inputs: Any) -> float:
-    """Return K; of attention x V the mean number of tokens that a row sees."""
+    """Return K; for attention x V, the mean number of tokens that a row attends to."""
     if step.kind != "attention x V":
         return float(step.w_shape[-1]({}))
     if model.task == "language":
@@ -162,41 +163,22 @@ def _length(model: Model, step: OpticalMatmul, inputs: Any) -> float:
     return float(np.mean([len(model.tokenizer.encode(text)) for text in inputs]))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure every kind of product of a model, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--rows", type=int, default=4, help="of text; or sentences")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
-    parser.add_argument("--layers", type=int, nargs="*", default=[], help="to look at one by one")
-    parser.add_argument("--encodings", nargs="+", default=ENCODINGS, choices=ENCODINGS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--products", nargs="*", help="names of products; none: all")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
-    if options.json:
-        check_output(options.json, KIND)
-    model = load_model(options.model)
-    inputs = inputs_of(model, options.rows, options.length)
-    found = []
-    for name, steps in groups_of(model, options.layers).items():
-        if options.products and name.split(",")[0] not in options.products:
-            continue
-        rest = (options.encodings, options.seeds)
-        found.append(measure_group(model, inputs, name, steps, *rest))
-        if options.json:
-            document = {
-                "schema": 1,
-                "is_mock": True,
-                "model": model.name,
-                "task": model.task,
-                "rows": options.rows,
-                "length": options.length,
-                "seeds": options.seeds,
-                "groups": found,
-            }
-            write_document(options.json, document, KIND)
-
-
-if __name__ == "__main__":
-    main()
+def table(groups: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the budgets of every kind of product and encoding."""
+    rows = tuple(
+        (
+            *(group["products"], group["length"], encoding),
+            *(budget["per_output"], budget["low"], budget["high"]),
+        )
+        for group in groups
+        for encoding, budget in group["budgets"].items()
+    )
+    columns = (
+        Column("products", align="left"),
+        Column("K", form=".0f"),
+        Column("encoding", align="left"),
+        Column("light", "photons/output", form=".4g"),
+        Column("from", form=".4g"),
+        Column("to", form=".4g"),
+    )
+    return Table("Light that keeps the result, product by product", columns, rows)

@@ -1,29 +1,31 @@
 """Time what the host does for one shot of a bench, and how fast the simulated light is.
 
-    python -m lightloom.benchmarks.shot_overhead --json bench.json
+    python -m lightloom.benchmarks shot-overhead --json bench.json
 
-At 1920 x 1152 pixels, for the imaged and the line layout: encoding a tile into a frame, decoding an
-image into numbers, judging these by their checksums, and everything of a shot that is neither
-simulated light nor waiting (on a bench whose light takes no time to simulate); then simulated shots
-per second. Medians; nothing here fails on a slow machine.
+At 1920 x 1152 pixels, imaged and line, it times how the host encodes a tile into a
+frame, decodes an image into numbers, and checks these by their checksums. Host time per shot is all
+that is neither simulated light nor waiting, on a bench whose light takes no time to simulate.
+Simulated shots per second follow. Figures are medians; nothing here fails on a slow machine.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..instruments import limit_threads
-from ..instruments.files import check_output, write_document
+import numpy as np
+
+from ..backends.bench import BenchBackend, example_file, load_bench
+from ..backends.bench.product import Product
+from ..instruments.table import Column, Table
 
 KIND = "lightloom bench speed"
 
 
 def median_ms(call: Callable[[], Any], repeats: int = 50) -> float:
-    """Return the median time of a call in milliseconds, after one to warm up."""
+    """Return the median time of a call in milliseconds, after one call that warms up."""
     call()
     times = []
     for _ in range(repeats):
@@ -35,8 +37,6 @@ def median_ms(call: Callable[[], Any], repeats: int = 50) -> float:
 
 def open_example(layout: str, tiny: bool, light: str, folder: Path) -> Any:
     """Open a simulated bench on the virtual clock."""
-    from ..backends.bench import BenchBackend, example_file, load_bench
-
     path = folder / f"{layout}-{tiny}-{light}.toml"
     path.write_text(example_file(layout, tiny=tiny) + f'light = "{light}"\n', encoding="utf-8")
     backend = BenchBackend(load_bench(path))
@@ -46,8 +46,6 @@ def open_example(layout: str, tiny: bool, light: str, folder: Path) -> Any:
 
 def measure(layout: str, folder: Path) -> dict[str, float]:
     """Return milliseconds per stage, and shots per second, of one layout."""
-    import numpy as np
-
     chance = np.random.Generator(np.random.Philox(7))
     backend = open_example(layout, False, "pixels", folder)
     where = backend.optical_model.layout
@@ -70,11 +68,7 @@ def measure(layout: str, folder: Path) -> dict[str, float]:
 
 
 def check_ms(backend: Any) -> float:
-    """Return the time to judge a shot of a full frame by its checksums."""
-    import numpy as np
-
-    from ..backends.bench.product import Product
-
+    """Return the milliseconds that the checksums of a full frame take."""
     chance = np.random.Generator(np.random.Philox(9))
     length = backend.optical_model.layout.length
     w = backend.prepare(chance.standard_normal((backend.geometry.outputs // 2, length)))
@@ -87,9 +81,7 @@ def check_ms(backend: Any) -> float:
 
 
 def shots_per_second(backend: Any, shots: int) -> float:
-    """Multiply until so many shots are taken."""
-    import numpy as np
-
+    """Return shots per second of products that take about `shots` shots."""
     chance = np.random.Generator(np.random.Philox(8))
     where = backend.optical_model.layout
     rows = max((backend.geometry.outputs or 2) // 2, 1)  # one vector a shot: its rails fill it
@@ -101,15 +93,8 @@ def shots_per_second(backend: Any, shots: int) -> float:
     return float(result.stats.shots / (time.perf_counter() - start))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--threads", type=int, help="of arithmetic (the light uses all cores)")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
-    if options.json:
-        check_output(options.json, KIND)
-    limit_threads(options.threads)
+def measure_all() -> dict[str, dict[str, float]]:
+    """Return the figures of the imaged and the line layout, and the speed of a tiny bench."""
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         for layout in ("imaged", "line"):
@@ -117,14 +102,12 @@ def main(arguments: list[str] | None = None) -> None:
         tiny = open_example("imaged", True, "pixels", Path(name))
         results["imaged, tiny"] = {"shots_per_s": shots_per_second(tiny, 2000)}
         tiny.close()
-    for layout, figures in results.items():
-        print(layout)
-        for what, value in figures.items():
-            print(f"    {what:<20}{value:10.3g}")
-    if options.json:
-        document = {"schema": 1, "results": results}
-        write_document(options.json, document, KIND)
+    return results
 
 
-if __name__ == "__main__":
-    main()
+def table(results: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return the figures of what `measure_all` gave, a column for each layout."""
+    stages = dict.fromkeys(stage for figures in results.values() for stage in figures)
+    columns = (Column("stage", align="left"), *(Column(name, form=".3g") for name in results))
+    rows = ((stage, *(figures.get(stage) for figures in results.values())) for stage in stages)
+    return Table("Host time of a shot, and simulated shots per second", columns, tuple(rows))

@@ -2,7 +2,7 @@
 
 Settings are fields of a profile with the values that each takes; encodings and light levels are
 two of them. The order of the points, their names and their numbers do not depend on who runs them.
-With a file, what is finished is kept, and the same sweep goes on from there.
+With a file, finished points are kept, and the same sweep resumes from it.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ SCHEMA = 1  # of the JSON documents of sweeps
 MOST_POINTS = 100_000
 _LISTS = ("models", "profiles", "encodings", "light", "seeds")
 _KEYS = (*_LISTS, "set", "placement", "limit", "text", "images")
-_QUIET = 10  # writing takes one part in so many of the time, at most
+_QUIET = 10  # times as long as writing took, before the next write
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is to be combined.
+    """Lists of values to be combined.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Sweep:
         return {**vars(self), **lists, "settings": settings}
 
     def points(self) -> tuple[list[SweepPoint], dict[str, str]]:
-        """Return the points in order; and, by name, why others cannot be.
+        """Return the points in order; and, by name, why other combinations are impossible.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Sweep:
 
 
 def _made(bench: OpticsProfile, settings: Mapping[str, Any]) -> OpticsProfile | str:
-    """Return a profile with settings, or why it cannot be."""
+    """Return a profile with settings, or why it is impossible."""
     try:
         return bench.with_settings(settings)
     except InputError as error:
@@ -105,11 +105,11 @@ def _shown(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# ----------------------------------------------------------------------------- what is asked
+# ------------------------------------------------------------------------------------ reading
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
-    """Read the TOML file of a sweep, to be checked by `make_sweep`.
+    """Return the TOML file of a sweep, to be checked by `make_sweep`.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
 
 
 def make_sweep(document: Mapping[str, Any]) -> Sweep:
-    """Make a sweep of lists, as a TOML file has them; what is not named takes its default.
+    """Return a sweep of lists, as a TOML file has them; a missing key takes its default.
 
     Parameters
     ----------
@@ -133,30 +133,8 @@ def make_sweep(document: Mapping[str, Any]) -> Sweep:
     for key in document.keys() - set(_KEYS):
         raise InputError(f"a sweep has no key {key!r}; it has {', '.join(_KEYS)}")
     lists: dict[str, Any] = {key: _list(key, document[key]) for key in _LISTS if key in document}
-    more = document.get("set", {})
-    if not isinstance(more, Mapping):
-        raise InputError(f"set = {more!r} is no table of a profile's fields")
-    settings: dict[str, tuple[Any, ...]] = {}
-    named = {
-        "encoding": lists.pop("encodings", None),
-        "photons_full_scale": lists.pop("light", None),
-    }
-    for key, values in itertools.chain(named.items(), more.items()):
-        if values is None:
-            continue
-        if key in settings:
-            raise InputError(f"{key} is given twice: once as a list of its own, once by set")
-        settings[key] = tuple(_setting(key, value) for value in _list(f"set.{key}", values))
-        _check_different(key, settings[key])
-    wrong = [seed for seed in lists.get("seeds", ()) if not _is_count(seed, 0)]
-    if wrong:
-        raise InputError(f"seeds: {wrong[0]!r} is no whole number from 0 on")
-    for key in ("models", "profiles"):
-        for name in lists.get(key, ()):
-            if not isinstance(name, str) or not name.strip():
-                raise InputError(f"{key}: {name!r} is no name")
-    for key, values in lists.items():
-        _check_different(key, values)
+    settings = _settings(lists.pop("encodings", None), lists.pop("light", None), document)
+    _check_lists(lists)
     rest: dict[str, Any] = {
         key: document[key] for key in ("placement", "limit", "text", "images") if key in document
     }
@@ -165,9 +143,41 @@ def make_sweep(document: Mapping[str, Any]) -> Sweep:
     return sweep
 
 
+def _settings(
+    encodings: Any, light: Any, document: Mapping[str, Any]
+) -> dict[str, tuple[Any, ...]]:
+    """Return the values of every field: those of the lists of their own, and of `set`."""
+    more = document.get("set", {})
+    if not isinstance(more, Mapping):
+        raise InputError(f"set = {more!r} is not a table of a profile's fields")
+    settings: dict[str, tuple[Any, ...]] = {}
+    named = {"encoding": encodings, "photons_full_scale": light}
+    for key, values in itertools.chain(named.items(), more.items()):
+        if values is None:
+            continue
+        if key in settings:
+            raise InputError(f"{key} is given twice: once as a list of its own, once by set")
+        settings[key] = tuple(_setting(key, value) for value in _list(f"set.{key}", values))
+        _check_different(key, settings[key])
+    return settings
+
+
+def _check_lists(lists: Mapping[str, Any]) -> None:
+    """Refuse seeds that are not counts, names that are not texts, and values given twice."""
+    for seed in lists.get("seeds", ()):
+        if not _is_count(seed, 0):
+            raise InputError(f"seeds: {seed!r} is not a whole number from 0 on")
+    for key in ("models", "profiles"):
+        for name in lists.get(key, ()):
+            if not isinstance(name, str) or not name.strip():
+                raise InputError(f"{key}: {name!r} is not a name")
+    for key, values in lists.items():
+        _check_different(key, values)
+
+
 def _list(key: str, values: Any) -> tuple[Any, ...]:
     if not isinstance(values, list | tuple):
-        raise InputError(f"{key} = {values!r} is no list of values")
+        raise InputError(f"{key} = {values!r} is not a list of values")
     if not values:
         raise InputError(f"{key} is an empty list: a sweep of it has no points")
     return tuple(values)
@@ -195,10 +205,10 @@ def _check_rest(sweep: Sweep) -> None:
             f"unknown placement {sweep.placement!r}; choose from {', '.join(POLICIES)}"
         )
     if sweep.limit is not None and not _is_count(sweep.limit, 1):
-        raise InputError(f"limit = {sweep.limit!r} is no whole number from 1 on")
+        raise InputError(f"limit = {sweep.limit!r} is not a whole number from 1 on")
     for key, path in (("text", sweep.text), ("images", sweep.images)):
         if path is not None and not isinstance(path, str):
-            raise InputError(f"{key} = {path!r} is no path of a file")
+            raise InputError(f"{key} = {path!r} is not a path of a file")
     axes = (sweep.models, sweep.profiles, sweep.seeds, *sweep.settings.values())
     count = math.prod(map(len, axes))
     if count > MOST_POINTS:
@@ -209,15 +219,15 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**64
 
 
-# ------------------------------------------------------------------------------ what came of it
+# ------------------------------------------------------------------------------------ results
 
 
 class Results:
-    """The document of a sweep, by point; written to a file as points finish, where there is one.
+    """Document of a sweep, by point, written to its file as points finish.
 
     Parameters
     ----------
-    path : of the file; one of the same sweep is gone on with
+    path : of the file, None for none; one of the same sweep is resumed
 
     Raises
     ------
@@ -253,12 +263,12 @@ class Results:
         self._next_s = 0.0
         if path is not None:
             if path.exists():
-                self._go_on(path)
+                self._resume(path)
             self.write()
 
     @property
     def left(self) -> list[SweepPoint]:
-        """The points that are not done, in order; those that failed are tried again."""
+        """The points that are not done, in order; failed ones are among them."""
         return [
             point
             for point in self._points
@@ -266,7 +276,7 @@ class Results:
         ]
 
     def add(self, point: SweepPoint, result: Any) -> None:
-        """Keep what came of a point: its record, or a `Failure`."""
+        """Keep the result of a point: its record, or a `Failure`."""
         record = {
             "name": point.name,
             "model": point.model,
@@ -296,11 +306,11 @@ class Results:
         self._next_s = end + _QUIET * (end - start)
 
     def document(self) -> dict[str, Any]:
-        """Return the document: points in order, as far as there is something of them."""
+        """Return the document with the points that have a result, in order."""
         known = [self._records[p.name] for p in self._points if p.name in self._records]
         return {**self._head, "count": len(self._points), "points": known, **self._tail}
 
-    def _go_on(self, path: Path) -> None:
+    def _resume(self, path: Path) -> None:
         try:
             found = json.loads(path.read_bytes())
         except OSError as error:
@@ -308,7 +318,7 @@ class Results:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or not self._head.keys() <= found.keys():
-            raise InputError(f"{path} is no file of a sweep; give another --output")
+            raise InputError(f"{path} is not a file of a sweep; give another --output")
         if found["schema"] != SCHEMA or found["lightloom"] != VERSION:
             raise InputError(
                 f"{path} is of lightloom {found['lightloom']} (schema {found['schema']}), this is "
@@ -337,7 +347,7 @@ class Results:
 
 
 def _fingerprint(points: Sequence[SweepPoint], inputs: Mapping[str, Inputs]) -> str:
-    """Return what a sweep's numbers depend on beside its lists: profiles and inputs."""
+    """Return a digest of what a sweep's numbers depend on beside its lists: profiles and inputs."""
     total = hashlib.sha256()
     for text in dict.fromkeys(point.profile.model_dump_json() for point in points):
         total.update(text.encode())
@@ -358,7 +368,7 @@ def run_sweep(
     workers: Workers,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    """Run the points that are left, and give the document; the file has what is finished.
+    """Run the points that are left, and return the document.
 
     Parameters
     ----------
@@ -367,7 +377,7 @@ def run_sweep(
 
     Raises
     ------
-    WorkersLost : when nobody is left to run them
+    WorkersLost : when no worker is left
     """
     sweep, left = uuid.uuid4().hex, results.left
     models = dict.fromkeys(point.model for point in left)
@@ -390,6 +400,6 @@ def run_sweep(
 
 
 def _without_light(point: SweepPoint) -> str:
-    """Return what the read-out ranges of a point depend on."""
+    """Return a key of all that the read-out ranges of a point depend on."""
     bench = point.profile.model_dump_json(exclude={*LIGHT_WAYS, "sources", "years"})
     return f"{point.model} {bench}"

@@ -1,8 +1,8 @@
-"""What runs at one point of a sweep, and what its points share; tasks for `scheduler.cluster`.
+"""Tasks of a sweep for `scheduler.cluster`: its points, and what several points share.
 
-Models are loaded once by each thread that works. The digital reference of a model, and the
-read-out ranges of a profile (which do not depend on the light), are tasks of their own, so that
-they are computed once and passed on.
+Each working thread loads a model once. The digital reference of a model, and the read-out ranges of
+a profile (which do not depend on the light), are tasks of their own, so that they are computed once
+and passed on.
 """
 
 import math
@@ -29,7 +29,7 @@ class SweepPoint:
 
     Parameters
     ----------
-    settings : fields of the profile that were set, as the profile has them already
+    settings : changed fields, which `profile` already has
     """
 
     name: str
@@ -43,7 +43,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model runs on: images [n, channels, height, width], tokens [n, sequence] or sentences.
+    """Inputs of a model: images [n, channels, height, width], tokens [n, sequence] or sentences.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Reference:
-    """The digital run of one model on its inputs."""
+    """Results of the digital run of one model on its inputs."""
 
     inputs: Inputs
     results: Mapping[str, Any]
@@ -67,11 +67,11 @@ class Reference:
 
 
 def reference(sweep: str, model: str, inputs: Inputs) -> Reference:
-    """Run a model digitally.
+    """Run a model digitally, and return its results.
 
     Parameters
     ----------
-    sweep : a name of this call of the sweep; models stay loaded while it is the same
+    sweep : identifier of this call of the sweep; models stay loaded while it is the same
     """
     opened = _model(sweep, model)
     with warnings.catch_warnings(record=True) as caught:
@@ -88,7 +88,7 @@ def reference(sweep: str, model: str, inputs: Inputs) -> Reference:
 
 
 def ranges(sweep: str, point: SweepPoint) -> dict[str, Ranges]:
-    """Return the read-out ranges of a point; points that differ in light or seed have the same."""
+    """Return the read-out ranges of a point; they do not depend on its light and seed."""
     model, backend = _model(sweep, point.model), MockBackend(point.profile)
     try:
         executor = model.executor(backend, point.placement)
@@ -101,13 +101,13 @@ def ranges(sweep: str, point: SweepPoint) -> dict[str, Ranges]:
 def run_point(
     sweep: str, point: SweepPoint, beside: Reference, known: dict[str, Ranges]
 ) -> dict[str, Any]:
-    """Run a point on the mock, and give its record for JSON."""
+    """Run a point on the mock, and return its record for JSON."""
     model, backend = _model(sweep, point.model), MockBackend(point.profile, point.seed)
     try:
         model.executor(backend, point.placement).ranges = known
         planned = _plan(model, backend, beside.inputs, point.placement)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the reference has said them
+            warnings.simplefilter("ignore", UserWarning)  # the reference has them
             run = planned.run(beside.inputs.values, beside.inputs.labels, reference=False)
         report, account = run.report(), run.energy()
     finally:
@@ -138,7 +138,7 @@ def _plan(model: Model, backend: Any, inputs: Inputs, placement: str) -> Plan:
 
 
 def _likeness(results: Mapping[str, Any], beside: Reference) -> float:
-    """Say how near results without labels are to the digital ones."""
+    """Return the similarity of results without labels to the digital ones."""
     if "classes" in results:
         return float(np.mean(np.asarray(results["classes"]) == beside.results["classes"]))
     pair = (np.asarray(results["embeddings"]), beside.results["embeddings"])
@@ -146,7 +146,7 @@ def _likeness(results: Mapping[str, Any], beside: Reference) -> float:
 
 
 def _finite(value: float | None) -> float | None:
-    """Return a number that JSON has."""
+    """Return a number that JSON can hold, None for others."""
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -1,8 +1,8 @@
-"""How fast a model runs, where the time goes, and how fast plain digital arithmetic is beside it.
+"""Time a model stage by stage, beside plain digital arithmetic.
 
 Contenders take turns in one process, round after round, on the same inputs: a busy machine disturbs
-all alike, and every round gives a ratio to numpy. `measure` gives the document that `lightloom
-benchmark` shows, stores and compares (`comparison`); nothing here prints or judges.
+all alike, and every round gives a ratio to numpy. `measure` returns the document that `lightloom
+benchmark` shows, stores and compares (`comparison`). Not here: printing and judging.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ _COUNTS = (
     "saturated",
     "retries",
 )
-_SAME = 1e-3  # of the largest result: what a baseline may differ from numpy
+_SAME = 1e-3  # of the largest result: allowed difference of a baseline from numpy
 _DEPTH = 12  # layers of a width without a model
 
 Tell = Callable[[str, int, int], None]
@@ -61,13 +61,13 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What every contender computes in one round: the same random inputs.
+    """Work of one round, the same random inputs for every contender.
 
     Parameters
     ----------
     first : tokens [batch, sequence], or images [batch, channels, height, width]
-    later : tokens [batch, 1] of each further pass; drawn beforehand, so that no contender's
-        choice of words changes what the next one computes
+    later : tokens [batch, 1] of each further pass; drawn beforehand, so that all contenders
+        compute the same
     """
 
     model: Model
@@ -87,7 +87,7 @@ class Job:
 
     @property
     def unit(self) -> str:
-        """What is counted: tokens, or images."""
+        """The unit that is counted: token or image."""
         return "image" if self.model.task == "vision" else "token"
 
     @property
@@ -101,7 +101,7 @@ class Job:
         return phases
 
     def macs(self, phase: str) -> int:
-        """Count the multiplications and accumulations of a phase."""
+        """Return the number of multiply-accumulates of a phase."""
         total, past = 0, 0
         matmuls = self.model.program(self.ending).matmuls
         for name, (inputs, _) in self.phases.items():
@@ -121,7 +121,7 @@ def make_job(
     placement: str = "paper",
     seed: int = 0,
 ) -> Job:
-    """Draw the inputs of a round.
+    """Return a job with random inputs.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def make_job(
 
 
 def runnable(model: Model, seed: int = 0) -> Model:
-    """Return a model that can run: a shape without weights gets random ones.
+    """Return a model that can run; one without weights gets random ones.
 
     Raises
     ------
@@ -164,15 +164,15 @@ def runnable(model: Model, seed: int = 0) -> Model:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one phase of one round took.
+    """Times and counts of one phase of one round.
 
     Parameters
     ----------
-    cpu_s : of processor time, all threads; what else runs hardly enters it
+    cpu_s : processor time of all threads, on which other programs have little influence
     stages : (kind, "optical", "host" or "convert") -> seconds
     overhead_s : neither product nor host arithmetic; None where stages overlap, as on a bench, or
-        are not told
-    bench_s : of the bench's own clock
+        are unknown
+    bench_s : by the bench's own clock
     """
 
     seconds: float
@@ -184,26 +184,26 @@ class Sample:
 
 
 class Contender(Protocol):
-    """Somebody who takes part: runs a job, and says what each phase took."""
+    """Implementation that runs a job and reports the times of each phase."""
 
     name: str
     what: str
     job: Job
 
     def round(self) -> dict[str, Sample]:
-        """Run the job once: phase -> what it took."""
+        """Run the job once, and return phase -> its sample."""
 
     def result(self) -> np.ndarray | None:
         """Return the result of the first pass, to be compared with numpy's."""
 
 
 class Lightloom:
-    """lightloom itself on a backend: on light, digital, or with another library's products."""
+    """Contender: lightloom on a backend, optical, digital, or with another library's products."""
 
     def __init__(self, name: str, what: str, job: Job, backend: Backend, placement: str) -> None:
         self.name, self.what, self.job, self.backend = name, what, job, backend
         chosen: str | Placement = placement
-        if not is_fixed(placement):  # decided for all passes, as it is predicted
+        if not is_fixed(placement):  # decided for all passes, as in a prediction
             sizes = (job.batch, job.sequence, job.new_tokens)
             chosen = plan(job.model, backend, *sizes, placement).chosen
         self._executor: Executor = job.model.executor(backend, chosen)
@@ -261,7 +261,7 @@ class Lightloom:
             encode, product, decode = (
                 stats.seconds.get(stage, 0.0) for stage in ("encode", "product", "decode")
             )
-            # what it takes beside product and decoding is encoding: of keys and values, too
+            # the rest of the time is encoding, that of keys and values included
             add("encode", "convert", max(encode, self._spent[0] - product - decode))
             add("decode", "convert", decode)
         is_known = rest >= 0 and not self.backend.is_asynchronous
@@ -270,12 +270,12 @@ class Lightloom:
 
 
 def _watched(backend: Backend) -> list[float]:
-    """Count the seconds that a backend itself takes, in a list of one number.
+    """Count the seconds inside a backend, in a list of one number.
 
-    What surrounds its two hooks is the scheduler's; stages of `Stats` would not do, for those of
-    several threads add up.
+    All time outside its two hooks is the scheduler's. Stages of `Stats` would not do, because those
+    of several threads add up.
     """
-    if backend in _SPENT:  # another job has this backend, too
+    if backend in _SPENT:  # another job has this backend
         return _SPENT[backend]
     spent = _SPENT[backend] = [0.0]
 
@@ -295,7 +295,7 @@ _SPENT: WeakKeyDictionary[Backend, list[float]] = WeakKeyDictionary()
 
 
 class Torch:
-    """The model's program in torch."""
+    """Contender: the model's program in torch."""
 
     name = "torch"
     what = "the same program in torch, biases and attention fused"
@@ -316,7 +316,7 @@ class Torch:
 
 
 class BareProducts:
-    """The products of the program alone, in numpy: a yardstick that holds no code of lightloom."""
+    """Contender: the products of the program alone, in numpy, without code of lightloom."""
 
     name = BARE
     what = "float32 np.matmul of the same shapes, no host step"
@@ -328,7 +328,7 @@ class BareProducts:
         self._weights = {m.name: self._stored(m) for m in self._matmuls if not m.dynamic}
 
     def result(self) -> np.ndarray | None:
-        """Draw the operands; there is no result to be compared."""
+        """Draw the operands, and return None: there is no result to compare."""
         self.round()
         return None
 
@@ -364,7 +364,7 @@ def _timed(job: Job, run: Callable[[np.ndarray], Any]) -> dict[str, Sample]:
 
 
 def _clocked(run: Callable[[np.ndarray], Any], inputs: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return the seconds that inputs take, by the clock and of the processor."""
+    """Return the seconds of inputs, by the clock and of the processor."""
     start, start_cpu = time.perf_counter(), time.process_time()
     for data in inputs:
         run(data)
@@ -372,7 +372,7 @@ def _clocked(run: Callable[[np.ndarray], Any], inputs: Sequence[np.ndarray]) -> 
 
 
 def _baselines(job: Job, *, with_peers: bool) -> tuple[list[Contender], list[str]]:
-    """Return the digital baselines, and sentences on those that cannot be timed."""
+    """Return the digital baselines, and a sentence on each that cannot be timed."""
     what = "lightloom's digital backend: float32, numpy"
     found: list[Contender] = [Lightloom(NUMPY, what, job, DigitalBackend(), job.placement)]
     if not with_peers:
@@ -400,7 +400,7 @@ def _baselines(job: Job, *, with_peers: bool) -> tuple[list[Contender], list[str
 
 @dataclass(frozen=True)
 class BenchmarkPoint:
-    """Contenders that compute the same: the job itself, or one value of an axis."""
+    """One job with its backends: the job itself, or one value of an axis."""
 
     axis: str | None
     value: float | None
@@ -445,7 +445,7 @@ def _point(
 
 
 def benchmark_shape(width: int, depth: int = _DEPTH, tokens: int = 0) -> Model:
-    """Return shape of a GPT-2 of a width, with a context of 1,024 tokens or as many as needed."""
+    """Return the shape of a GPT-2 of a width, with a context of at least 1,024 tokens."""
     return sized_model(width, depth, context=max(1024, tokens))
 
 
@@ -466,7 +466,7 @@ def _with_profile(backend: Backend, axis: str, value: float) -> Backend:
 
 
 def outline(points: Sequence[BenchmarkPoint], repeats: int) -> dict[str, Any]:
-    """Return what the document will say of the work, before anything is measured."""
+    """Return the document without times, before anything is measured."""
     named = [
         {name_of(b): fingerprint(b) for b in p.backends if b.name != "digital"} for p in points
     ]
@@ -487,7 +487,7 @@ def outline(points: Sequence[BenchmarkPoint], repeats: int) -> dict[str, Any]:
 def measure(
     points: Sequence[BenchmarkPoint], repeats: int, tell: Tell = lambda what, done, total: None
 ) -> dict[str, Any]:
-    """Let all contenders of all points take turns, and give the document of what they took.
+    """Let all contenders of all points take turns, and return the document of their times.
 
     Parameters
     ----------
@@ -534,7 +534,7 @@ def _on_light(point: BenchmarkPoint) -> list[Contender]:
 
 
 def name_of(backend: Backend) -> str:
-    """Return a backend a name without a path: "mock slm-camera", "bench line.toml"."""
+    """Return the name of a backend without a path: "mock slm-camera", "bench line.toml"."""
     if backend.name == "digital":
         return NUMPY
     bench = getattr(backend, "bench", None)
@@ -547,7 +547,7 @@ def _what(backend: Backend) -> str:
 
 
 def _check(contenders: Sequence[Contender]) -> None:
-    """Prepare everybody, and refuse a baseline that computes something else."""
+    """Prepare all contenders, and refuse a baseline with other results."""
     results = {contender.name: contender.result() for contender in contenders}
     for name in ("torch", "onnxruntime"):
         found, wanted = results.get(name), results.get(NUMPY)
@@ -557,7 +557,7 @@ def _check(contenders: Sequence[Contender]) -> None:
         if not off <= _SAME:
             raise InputError(
                 f"{name} gives results that differ from numpy's by {off:.2g} of the largest: it "
-                "is no baseline for this model; remove it, or file this as a bug"
+                "is not a baseline for this model; remove it, or file this as a bug"
             )
 
 
@@ -611,7 +611,7 @@ def _place(point: BenchmarkPoint) -> dict[str, Any]:
 
 
 def _phase(samples: Sequence[Sample], units: int) -> dict[str, Any]:
-    """Return every sample of a phase, and what was counted in one round."""
+    """Return every sample of a phase, and the counts of one round."""
     stages = dict.fromkeys(key for sample in samples for key in sample.stages)
     seconds = [sample.seconds for sample in samples]
     result: dict[str, Any] = {
@@ -647,7 +647,7 @@ def _predicted(job: Job, backend: Backend) -> dict[str, float]:
 
 
 def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Say how much of the bench's time each device had something to do, by its own limit.
+    """Return the utilisation of each device of a bench, against its own limit.
 
     Parameters
     ----------
@@ -655,8 +655,8 @@ def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Returns
     -------
-    device, busy_with, per_s (events in a second of the bench), limit_per_s (what the device can
-    do at most; None where it does not say), share (of that)
+    device, busy_with, per_s (events in a second of the bench), limit_per_s (the most that the
+    device can do; None where unknown), share (of that)
     """
     counts, seconds = phase["counts"], phase["bench_s"]
     if not counts or not seconds or not min(seconds) > 0:
@@ -694,7 +694,7 @@ def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-# ------------------------------------------------------------------------ what it was run on
+# -------------------------------------------------------------------------- the machine
 
 
 def _head(job: Job, repeats: int) -> dict[str, Any]:
@@ -716,7 +716,7 @@ def _head(job: Job, repeats: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Say what this was measured on; no names of hosts or people."""
+    """Return the machine of a measurement, without names of hosts or people."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -731,9 +731,9 @@ def machine() -> dict[str, Any]:
 
 
 def fingerprint(backend: Backend) -> str:
-    """Return a short name of all constants of a backend's bench: equal ones measure the same."""
+    """Return a digest of all constants of a backend's bench; equal ones measure the same."""
     bench = getattr(backend, "bench", None)
-    if bench is not None:  # its profile follows from its calibration, which may be done anew
+    if bench is not None:  # its profile follows from its calibration, which may be repeated
         constants = bench.file.model_dump_json(exclude={"calibration"})
     else:
         constants = backend.profile.model_dump_json(exclude={"sources", "years", "name", "title"})
@@ -750,7 +750,7 @@ def _version(package: str) -> str | None:
 def _memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows does not say it this way
+    except (AttributeError, ValueError, OSError):  # Windows has no such call
         return None
 
 

@@ -1,33 +1,33 @@
-"""How much faster two benches are than one, on the same stream of products, in real time.
+"""Measure the speed-up of two benches over one, on the same stream of products, in real time.
 
-    python -m lightloom.benchmarks.two_benches --shots 2000
+    python -m lightloom.benchmarks two-benches --shots 2000
 
 Timing only: devices take their time, frames are encoded and shown, and no light is computed. At
-60 Hz both benches are in this process; at 1 kHz each is in a process of its own, so that neither
-waits for the other's Python. Beside them stands one bench in this process, alone. Both take turns
-with the same stream: products of one matrix with a few rows each, as of micro-batches, begun as
-fast as the backend takes them.
+60 Hz both benches are in this process; at 1 kHz each has a process of its own, so that neither
+waits for the other's Python. The reference is one bench in this process. One bench and two take
+turns with the same stream: products of one matrix with a few rows each, as micro-batches have,
+begun as fast as the backend takes them.
 """
 
-import argparse
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..backends import Address, Backend, DigitalBackend
 from ..backends.bench import open_benches
+from ..instruments.table import Column, Table
 from ..scheduler.cluster.remote_benches import RemoteBenches
 from .pipeline import BENCHES, bench_text
 
 _TILES = 2  # of the matrix, down and across: each bench has its own
 _SHOTS = 64  # of each product, about
-_ALIKE = 0.02  # of the largest result: what grey levels allow
+_TOLERANCE = 0.02  # of the largest result: what grey levels allow
 
 
 class ProductStream:
@@ -35,8 +35,8 @@ class ProductStream:
 
     Parameters
     ----------
-    backend : whose frames they fill
-    shots : to be taken in all, about
+    backend : bench whose frames they fill
+    shots : approximate number in all
     """
 
     def __init__(self, backend: Backend, shots: int) -> None:
@@ -56,11 +56,11 @@ class ProductStream:
 
         Raises
         ------
-        ValueError : when a result is not what it should be
+        ValueError : when a result is wrong
         """
         prepared = backend.prepare(self.weights)
         rows = np.arange(len(self.x), dtype=np.uint64)
-        backend.matmul(self.x, prepared, Address("warm", rows))  # weights are there, and encoded
+        backend.matmul(self.x, prepared, Address("warm", rows))  # encodes the weights
         start = time.perf_counter()
         begun = [
             backend.begin(self.x, prepared, Address(f"stream.{number}", rows))
@@ -70,14 +70,14 @@ class ProductStream:
         seconds = time.perf_counter() - start
         for result in results:
             off = np.abs(result.y - self.exact).max() / np.abs(self.exact).max()
-            if off > _ALIKE:
+            if off > _TOLERANCE:
                 raise ValueError(f"a product is {off:.1%} off")
         return seconds, sum(result.stats.shots for result in results)
 
 
 @contextmanager
 def opened(name: str, in_processes: bool) -> Iterator[tuple[Backend, Backend]]:
-    """Open one bench of this process, and two more that multiply as one."""
+    """Open one bench in this process, and two more that multiply as one."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         paths = [Path(folder) / f"bench{number}.toml" for number in range(3)]
         for path in paths:
@@ -90,32 +90,58 @@ def opened(name: str, in_processes: bool) -> Iterator[tuple[Backend, Backend]]:
         yield one, two
 
 
-def compare(name: str, in_processes: bool, shots: int, repeats: int) -> str:
-    """Measure one bench and two in turn, and give a line on them."""
+@dataclass(frozen=True)
+class Speedup:
+    """What two benches gained over one.
+
+    Parameters
+    ----------
+    rates : shots/s of one bench, and of two
+    ratios : time of one bench over that of two, in each round
+    shots : of a round
+    """
+
+    bench: str
+    in_processes: bool
+    rates: tuple[float, float]
+    ratios: tuple[float, ...]
+    shots: int
+
+
+def compare(name: str, in_processes: bool, shots: int, repeats: int) -> Speedup:
+    """Measure one bench and two in turn."""
     with opened(name, in_processes) as (one, two):
         stream = ProductStream(one, shots)
         rounds = [(stream.run(one), stream.run(two)) for _ in range(repeats)]
-    ratios = [first[0] / second[0] for first, second in rounds]
-    rates = [statistics.median(r[which][1] / r[which][0] for r in rounds) for which in (0, 1)]
-    where = "a process each" if in_processes else "in one process"
-    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    return (
-        f"{name}: one bench {rates[0]:.1f} shots/s, two ({where}) {rates[1]:.1f}: "
-        f"{statistics.median(ratios):.2f} x (of {each}; {rounds[0][0][1]} shots)"
+    ratios = tuple(first[0] / second[0] for first, second in rounds)
+    single, double = (
+        statistics.median(r[which][1] / r[which][0] for r in rounds) for which in (0, 1)
     )
+    return Speedup(name, in_processes, (single, double), ratios, rounds[0][0][1])
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure both kinds of bench, and print a line on each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shots", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args(arguments)
-    for name, in_processes in zip(BENCHES, (False, True), strict=True):
-        print(compare(name, in_processes, options.shots, options.repeats), flush=True)
-    if hasattr(os, "getloadavg"):
-        print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+def measure(shots: int, repeats: int) -> list[Speedup]:
+    """Measure both kinds of bench, the slow ones in one process, the fast ones in several."""
+    pairs = zip(BENCHES, (False, True), strict=True)
+    return [compare(name, in_processes, shots, repeats) for name, in_processes in pairs]
 
 
-if __name__ == "__main__":
-    main()
+def table(found: Sequence[Speedup]) -> Table:
+    """Return a row for each kind of bench."""
+    rows = tuple(
+        (
+            *(one.bench, "one each" if one.in_processes else "one", *one.rates),
+            *(statistics.median(one.ratios), *one.ratios, float(one.shots)),
+        )
+        for one in found
+    )
+    columns = (
+        Column("bench", align="left"),
+        Column("processes", align="left"),
+        Column("one bench", "shots/s", form=".1f"),
+        Column("two benches", "shots/s", form=".1f"),
+        Column("speed-up", form=".2f"),
+        *(Column(f"round {number + 1}", form=".2f") for number in range(len(found[0].ratios))),
+        Column("shots", form=",.0f"),
+    )
+    return Table("Two benches against one", columns, rows)

@@ -13,7 +13,7 @@ How to run it (no download; the widths below take about an hour on one core)::
     pip install torch numpy safetensors tokenizers
     python examples/train_glimmer.py --out family --widths 64 96 128 192 256 384 512
     python examples/train_glimmer.py --out noisy --widths 64 128 256 --photons-per-mac 1
-    python -m lightloom.benchmarks.scaling family
+    python -m lightloom.benchmarks scaling family
 
 Each member goes to a folder of its own, which `lightloom run --model family/width-64` takes.
 

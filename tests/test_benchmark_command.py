@@ -399,9 +399,9 @@ def test_mistakes_end_in_one_sentence(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no JSON"),
-        ("[1]", "is no benchmark"),
-        ('{"schema": 1}', "is no benchmark"),
+        ("", "is not JSON"),
+        ("[1]", "is not a benchmark"),
+        ('{"schema": 1}', "is not a benchmark"),
         (json.dumps({"kind": KIND, "schema": 99}), "has schema 99"),
         (json.dumps({"kind": KIND, "schema": SCHEMA, "points": []}), "is a broken benchmark"),
         (json.dumps(samples(1)).replace('"seconds"', '"minutes"'), "is a broken benchmark"),

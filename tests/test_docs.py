@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightloom.benchmarks.__main__ import app as studies
 from lightloom.instruments import driver_names
 from typer.testing import CliRunner
 
@@ -63,3 +64,18 @@ def test_options_that_pages_name_exist() -> None:
         for line in re.findall(_CALL, page.read_text("utf-8")):
             for option in re.findall(r"(?<!-)--[a-z][a-z-]*", line[1]):
                 assert option in known[line[0]] or option == "--help", f"{page.name}: {option}"
+
+
+def test_studies_and_their_options_that_pages_name_exist() -> None:
+    call = r"python -m lightloom\.benchmarks ([^\s`]+)((?:\\\n|(?! && )[^`\n])*)"
+    found = 0
+    for page in PAGES:
+        for name, rest in re.findall(call, page.read_text("utf-8")):
+            if name == "NAME":
+                continue
+            done = CliRunner().invoke(studies, [name, "--help"])
+            assert done.exit_code == 0, f"{page.name}: {name}"
+            for option in re.findall(r"(?<!-)--[a-z][a-z-]*", rest):
+                assert option in done.stdout, f"{page.name}: {name} {option}"
+            found += 1
+    assert found >= 12

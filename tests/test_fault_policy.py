@@ -28,7 +28,6 @@ from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.backends.bench.decoding import chi_square_limit
 from lightloom.backends.bench.fault_policy import DEFAULTS, KINDS, FaultPolicy
 from lightloom.backends.bench.shots import TileJob
-from lightloom.benchmarks.campaign import Outcome, Watch
 from lightloom.instruments import (
     ChecksumMismatch,
     Disconnected,
@@ -39,6 +38,7 @@ from lightloom.instruments import (
 )
 from lightloom.instruments.simulated import LightPath
 from memory_journal import Memory
+from robustness.fault_campaign import Outcome, Watch
 
 SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "single-pixel": (2, 3, 16)}
 LIGHT = {"imaged": 2e9, "line": 4e7, "single-pixel": 2e10}  # electrons per pixel and J

@@ -1,7 +1,7 @@
 """Files, replies and arguments that nearly are what they should be are refused, or read rightly.
 
 First what fuzzing has brought to light; then hypothesis makes inputs, and looks for the smallest
-one that fails. The whole campaign is `python -m lightloom.benchmarks.fuzz`.
+one that fails. The whole campaign is `python tests/robustness fuzz`.
 """
 
 import json
@@ -22,14 +22,14 @@ from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.backends.bench.binding import begin_calibration
 from lightloom.backends.calibration import align, calibrate, store
 from lightloom.backends.optics.calibration_file import Calibration
-from lightloom.benchmarks.fuzz.__main__ import TARGETS
-from lightloom.benchmarks.fuzz.trying import Target, WrongNumberError, attempt_once, fuzz
 from lightloom.instruments import InputError, ProtocolError, create
 from lightloom.instruments.drivers.serial_daq import SerialDaq, framed, unframed
 from lightloom.instruments.drivers.visa import numbers_in
 from lightloom.models.families import llama, vit
 from lightloom.models.tokenizer import read_tokenizer
 from lightloom.scheduler.energy.constants import load_constants
+from robustness.fuzz.campaign import TARGETS
+from robustness.fuzz.trying import Target, WrongNumberError, attempt_once, fuzz
 from scpi_devices import Device, Meter, Multimeter, RedPitaya, serve
 
 # --- what was found ------------------------------------------------------------------------------

@@ -282,7 +282,7 @@ def not_killed(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
 def test_a_killed_process_loses_nothing(
     not_killed: dict[Any, Any], tmp_path: Path, steps: int
 ) -> None:
-    """The campaign of 200 kills is `python -m lightloom.benchmarks.kills`; here are three."""
+    """The campaign of 200 kills is `python tests/robustness crashes`; here are three."""
     path = tmp_path / "run.db"
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True

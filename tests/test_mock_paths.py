@@ -19,6 +19,7 @@ from lightloom.backends.mock import integer_products as products_module
 from lightloom.backends.mock.int8_gemm import IntegerProduct, integer_product, is_exact
 from lightloom.backends.mock.integer_products import IntegerRows, Operand, multiply, panels
 from reference_optics import theory
+from typer.testing import CliRunner
 
 COMPILED = importlib.util.find_spec("numba") is not None
 needs_numba = pytest.mark.skipif(not COMPILED, reason="numba (extra 'fast') is not installed")
@@ -302,16 +303,17 @@ def test_memory_of_weak_light_is_some_blocks(detection: str) -> None:
 
 
 def test_the_benchmark_prints_ratios_and_writes_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An engineer would lose the figures that the documentation quotes.
     from lightloom.benchmarks import matmul
+    from lightloom.benchmarks.__main__ import app
 
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, os.environ.get(variable, "1"))
     monkeypatch.setattr(matmul, "SHAPES", ((40, 70),))
-    matmul.main(["--repeats", "1", "--rows", "1", "6", "--json", str(tmp_path / "m.json")])
-    printed = capsys.readouterr().out
+    options = ["--repeats", "1", "--rows", "1,6", "--json", str(tmp_path / "m.json")]
+    printed = CliRunner().invoke(app, ["matmul", *options]).output
     assert "40 -> 70" in printed and "N = 6" in printed and "push-pull, per reading" in printed
     document = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
     assert document["threads"] == 1 and len(document["results"]) == 2

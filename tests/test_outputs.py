@@ -4,7 +4,6 @@
 """
 
 import gzip
-import importlib
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ import pytest
 from bench_factory import bench_text, write_bench
 from journal_factory import recorded_on_the_mock
 from lightloom.backends.optics.calibration_file import KIND as CALIBRATION
+from lightloom.benchmarks.__main__ import app as studies
 from lightloom.benchmarks.plots import save_picture
 from lightloom.instruments import InputError, Timeline
 from lightloom.instruments.files import check_output, whole_output, write_document, write_output
@@ -87,17 +87,28 @@ def test_a_file_of_the_user_is_left_alone(
     assert [path for path in sorted(tmp_path.iterdir()) if path.suffix != ".lock"] == before
 
 
-@pytest.mark.parametrize("name", ["body", "bench", "light_levels", "matmul", "scaling_layers"])
-def test_a_study_leaves_a_file_of_the_user_alone(name: str, tmp_path: Path) -> None:
-    study = importlib.import_module(f"lightloom.benchmarks.{name}")
+STUDIES = {
+    "gpt2-forward": [],
+    "light-levels": ["--model", "digits", "--text", "x"],
+    "matmul": [],
+    "pipeline": [],
+    "scaling": ["family"],
+    "scaling-layers": ["--model", "digits"],
+    "shot-overhead": [],
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_leaves_a_file_of_the_user_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, os.environ.get(variable, "1"))
     path = tmp_path / "mine.json"
     path.write_bytes(MINE)
-    needed = {
-        "light_levels": ["--model", "digits", "--text", "x"],
-        "scaling_layers": ["--model", "digits"],
-    }.get(name, [])
-    with pytest.raises(InputError, match="is there already and is not a"):
-        study.main([*needed, "--json", str(path)])
+    option = "--trace" if name == "pipeline" else "--json"
+    done = CliRunner().invoke(studies, [name, *STUDIES[name], option, str(path)])
+    assert done.exit_code == 2 and "is there already and is not a" in done.output
     assert path.read_bytes() == MINE
 
 

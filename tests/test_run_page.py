@@ -26,11 +26,11 @@ from journal_factory import (
     made,
     note_fault,
 )
-from lightloom.benchmarks.fuzz.journals import damaged
 from lightloom.instruments import InputError
 from lightloom.scheduler.journal import summary
 from lightloom.scheduler.journal.journal import JournalFile
 from lightloom.scheduler.journal.summary import BINS, LAST_FAULTS, Course, summarise
+from robustness.fuzz.journals import damaged
 
 from lightloom.report.run import run_page
 

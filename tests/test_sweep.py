@@ -349,8 +349,8 @@ def test_mistakes_end_in_one_sentence(arguments: tuple[str, ...], message: str) 
     [
         ({"model": ["digits"]}, "no key 'model'"),
         ({"models": []}, "models is an empty list"),
-        ({"models": "digits"}, "models = 'digits' is no list"),
-        ({"models": [3]}, "models: 3 is no name"),
+        ({"models": "digits"}, "models = 'digits' is not a list"),
+        ({"models": [3]}, "models: 3 is not a name"),
         ({"profiles": []}, "profiles is an empty list"),
         ({"light": []}, "light is an empty list"),
         ({"encodings": ["offset", "offset"]}, "encoding names offset twice"),
@@ -359,7 +359,7 @@ def test_mistakes_end_in_one_sentence(arguments: tuple[str, ...], message: str) 
         ({"light": [1e3], "set": {"photons_full_scale": [1]}}, "is given twice"),
         ({"set": {"colour": ["red"]}}, "'colour' is no field of a profile"),
         ({"set": {"title": ["x"]}}, "'title' is no field of a profile"),
-        ({"set": {"rows": 4}}, "set.rows = 4 is no list"),
+        ({"set": {"rows": 4}}, "set.rows = 4 is not a list"),
         ({"set": []}, "set = []"),
         ({"seeds": [-1]}, "seeds: -1"),
         ({"seeds": ["a"]}, "seeds: 'a'"),
@@ -420,8 +420,8 @@ def test_a_file_of_another_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="other inputs"):
         opened({}, limit=3)
     for content, message in (
-        ("{", "no file of a sweep"),
-        ("[]", "no file of a sweep"),
+        ("{", "is not a file of a sweep"),
+        ("[]", "is not a file of a sweep"),
         (path.read_text().replace(f'"{lightloom.__version__}"', '"0.0.9"'), "of lightloom 0.0.9"),
         (path.read_text().replace('"schema": 1', '"schema": 9'), "schema 9"),
     ):

@@ -1,28 +1,26 @@
-"""Injects faults of every kind, singly and in pairs, into runs of the digits model on a bench.
+"""Inject faults of every kind, singly and in pairs, into runs of the digits model on a bench.
 
-    python -m lightloom.benchmarks.campaign --faults 10000
-    python -m lightloom.benchmarks.campaign --rate 0.01 --runs 100
+    python tests/robustness faults --faults 10000
+    python tests/robustness faults --rate 0.01 --runs 100
 
-Small simulated benches, imaged and line, on a virtual clock; a photodiode gives one product a shot,
-too few for an image, and `tests/test_fault_policy.py` has its faults. A fault strikes at a drawn
-exchange of its device; of a pair the second strikes within the next few exchanges. Every number
-that leaves a shot is compared with what the grey levels that were asked for pass: further off than
-shot noise and read noise allow (7 sigma), it is a wrong number. A run ends complete, or paused with
-a diagnosis; anything else is a failure of the campaign, as is a run that hangs.
+The benches are small simulated ones, imaged and line, on a virtual clock. A photodiode gives one
+product a shot, too few for an image; `tests/test_fault_policy.py` has its faults. A fault strikes
+at a drawn exchange of its device; the second of a pair strikes within the next few exchanges. Every
+number that leaves a shot is compared with the value that its grey levels give. It is wrong where it
+differs by more than 7 sigma of shot noise and read noise. A run ends complete, or paused with a
+diagnosis; anything else fails the campaign, as does a run that hangs.
 
-With --rate, faults strike a share of all shots; what counts is how many runs complete without
-help, and by how much the rate of shots falls on the bench's own clock.
+With --rate, faults strike a fraction of all shots. The results are the number of runs that complete
+without help, and the loss of shots per second on the bench's own clock.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import logging
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +28,14 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-
-from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
-from ..backends.bench.shots import TileJob, TileResult
-from ..instruments import LightloomError, Paused
-from ..instruments.simulated.devices import _Simulated
-from ..models import Model, load_model
-from ..models.model import load_arrays
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
+from lightloom.backends.bench.shots import TileJob, TileResult
+from lightloom.instruments import LightloomError, Paused
+from lightloom.instruments.simulated.devices import _Simulated
+from lightloom.instruments.table import Column, Table
+from lightloom.models import Model, load_model
+from lightloom.models.model import load_arrays
 
 # kind of fault -> (role, exchange at which it strikes); a detector's differ with the layout
 CAMERA = {
@@ -52,16 +50,12 @@ CAMERA = {
     "garbage": [("detector", "read")],
     "tripped": [("source", "state")],
     "dim": [("source", "state")],
-    "held": [("detector", "connect"), ("input", "connect")],  # by then it was lost before
+    "held": [("detector", "connect"), ("input", "connect")],  # it strikes after a lost device
 }
 LAYOUTS = ("imaged",) * 8 + ("line",)  # which takes ten times as many shots
-_LATE_S = (0.003, 0.01, 0.03, 0.1)  # by which a frame is late: 1 to 33 shots
-_SHOTS_A_FAULT = 60  # about, or a pair of them
-_ENDS = (
-    "dim",
-    "tripped",
-    "held",
-)  # what no remedy puts right: at most one of a run, in its last third
+_LATE_S = (0.003, 0.01, 0.03, 0.1)  # delay of a late frame: 1 to 33 shots
+_SHOTS_PER_FAULT = 60  # about, or for each pair of faults
+_ENDS = ("dim", "tripped", "held")  # no recovery: at most one in a run, in its last third
 _WRONG = 7.0  # sigma
 _HANGS_S = 900.0  # for the longest run on a busy machine
 _REFERENCE_S = 0.5  # how often the source is asked whether it emits
@@ -74,14 +68,14 @@ every = "{_REFERENCE_S} s"
 
 @dataclass
 class Outcome:
-    """What came of one run.
+    """Outcome of one run.
 
     Parameters
     ----------
     injected : kind of fault -> how often it struck
     noted : every fault that the bench noticed
-    wrong : numbers that left a shot and were wrong
-    ending : "complete", "paused", or what else happened
+    wrong : wrong numbers that left a shot
+    ending : "complete", "paused", or the kind of failure
     """
 
     injected: Counter[str] = field(default_factory=Counter)
@@ -95,7 +89,7 @@ class Outcome:
 
 
 class Watch:
-    """Records faults, and compares numbers with what the grey levels pass."""
+    """Record faults, and compare numbers with those that the grey levels give."""
 
     def __init__(self, backend: BenchBackend, outcome: Outcome) -> None:
         self._backend, self._outcome = backend, outcome
@@ -104,10 +98,10 @@ class Watch:
         backend.recorder = self
 
     def known(self, job: str) -> Kept | None:
-        """Know nothing: every run is new."""
+        """Return None: every run is new."""
 
     def last(self, of: str = "") -> Checkpoint | None:
-        """Know nothing."""
+        """Return None: there is no checkpoint."""
 
     def keep(self, segment: Segment) -> None:
         """Keep nothing."""
@@ -116,11 +110,11 @@ class Watch:
         """Keep nothing."""
 
     def note(self, fault: FaultNote) -> None:
-        """Note what the bench noticed."""
+        """Record a fault that the bench noticed."""
         self._outcome.noted.append(fault)
 
     def submit(self, job: TileJob) -> Future[TileResult]:
-        """Submit a job, and look at what comes of it."""
+        """Submit a job, and compare its results."""
         future = self._submit(job)
         future.add_done_callback(lambda done: self._compare(job, done))
         return future
@@ -142,7 +136,7 @@ class Watch:
 
 @contextlib.contextmanager
 def counted(outcome: Outcome) -> Iterator[None]:
-    """Count the faults that really strike."""
+    """Count the faults that strike."""
     fails = _Simulated._fails
 
     def counting(self: _Simulated, exchange: str, *kinds: str) -> Any:
@@ -165,7 +159,7 @@ def counted(outcome: Outcome) -> Iterator[None]:
 
 
 def bench_text(layout: str, faults: dict[str, list[str]]) -> str:
-    """Return a bench file with faults of its instruments, by role."""
+    """Return the text of a bench file with faults of its instruments, by role."""
     text = example_file(layout, tiny=True)
     for role, lines in faults.items():
         table = f"[instruments.{role}]"
@@ -174,11 +168,11 @@ def bench_text(layout: str, faults: dict[str, list[str]]) -> str:
 
 
 def run(model: Model, image: np.ndarray, text: str, folder: Path) -> Outcome:
-    """Run one image; give what came of it."""
+    """Run one image, and return its outcome."""
     outcome = Outcome()
     path = folder / "bench.toml"
     path.write_text(text, encoding="utf-8")
-    for left in folder.glob(".bench*"):  # a latch is re-armed on site, which this is
+    for left in folder.glob(".bench*"):  # a latch is re-armed on site, and this is the site
         left.unlink()
     start = time.perf_counter()
     with counted(outcome):
@@ -212,7 +206,7 @@ def _forward(model: Model, image: np.ndarray, backend: BenchBackend, outcome: Ou
 
 
 def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
-    """Return the kinds of faults that a layout's devices can have, and where they strike."""
+    """Return the kinds of faults of a layout's devices, and the exchanges at which they strike."""
     if layout != "single-pixel":
         return CAMERA
     frames = ("dropped", "incomplete", "stale", "overflow")
@@ -222,7 +216,7 @@ def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
 def drawn(
     chance: np.random.Generator, layout: str, exchanges: Counter[tuple[str, str]], paired: bool
 ) -> dict[str, list[str]]:
-    """Draw faults of a run: lines of the bench file, by role.
+    """Draw the faults of a run as lines of the bench file, by role.
 
     Parameters
     ----------
@@ -242,7 +236,7 @@ def drawn(
             at = 2
         where.setdefault((role, kind), set()).add(at)
 
-    for _ in range(max(exchanges["shots", ""] // _SHOTS_A_FAULT, 2)):
+    for _ in range(max(exchanges["shots", ""] // _SHOTS_PER_FAULT, 2)):
         share = chance.uniform(0.02, 0.98)  # of the run
         for place in range(1 + paired):
             strike(
@@ -261,7 +255,7 @@ def drawn(
 def undisturbed(
     model: Model, image: np.ndarray, layout: str, folder: Path
 ) -> tuple[Outcome, Counter[tuple[str, str]]]:
-    """Run one image without faults; give what came of it, and its exchanges by role and name."""
+    """Run one image without faults, and return its outcome and its exchanges by role and name."""
     found: Counter[tuple[str, str]] = Counter()
     fails = _Simulated._fails
 
@@ -281,7 +275,7 @@ def undisturbed(
 
 
 def inject(faults: int, seed: int, tell: Any = print) -> list[tuple[str, bool, Outcome]]:
-    """Run until so many faults have struck; give (layout, paired, outcome) of each run."""
+    """Run until enough faults have struck, and return (layout, paired, outcome) of each run."""
     chance = np.random.Generator(np.random.Philox(seed))
     model = load_model("digits")
     images = load_arrays(model.source / "data.safetensors")["images"]
@@ -309,8 +303,8 @@ def inject(faults: int, seed: int, tell: Any = print) -> list[tuple[str, bool, O
     return outcomes
 
 
-def at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
-    """Let faults of all kinds that need no operator strike a share of all shots.
+def inject_at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
+    """Let faults of all kinds that need no operator strike a fraction of all shots.
 
     Returns
     -------
@@ -331,7 +325,7 @@ def at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
                 (kind, *place)
                 for kind, where in kinds_of(layout).items()
                 for place in where
-                if kind not in ("tripped", "held", "dim")
+                if kind not in _ENDS
             ]
             lines: dict[str, list[str]] = {}
             for kind, role, exchange in places:
@@ -358,56 +352,54 @@ def at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
     }
 
 
-def show(outcomes: list[tuple[str, bool, Outcome]]) -> None:
-    """Print the table: kind x injected x noticed x recovered x time lost."""
+Outcomes = Sequence[tuple[str, bool, Outcome]]
+
+
+def injected_table(outcomes: Outcomes) -> Table:
+    """Return a row for each kind of fault: how often it struck, and how its runs ended."""
     injected: Counter[str] = Counter()
-    alone: dict[str, list[Outcome]] = {}
-    noted: dict[str, list[FaultNote]] = {}
-    endings: Counter[str] = Counter()
+    runs: dict[str, list[Outcome]] = {}
     for _, _, outcome in outcomes:
         injected.update(outcome.injected)
-        endings[outcome.ending] += 1
         for kind in outcome.injected:
-            alone.setdefault(kind, []).append(outcome)
+            runs.setdefault(kind, []).append(outcome)
+    rows = []
+    for kind, struck in sorted(runs.items()):
+        ends = Counter(outcome.ending for outcome in struck)
+        wrong = sum(outcome.wrong for outcome in struck)
+        counts = (injected[kind], len(struck), ends["complete"], ends["paused"], wrong)
+        rows.append((kind, *counts))
+    headers = ("times", "runs", "complete", "paused", "wrong numbers")
+    return Table("", (Column("injected", align="left"), *map(Column, headers)), tuple(rows))
+
+
+def noticed_table(outcomes: Outcomes) -> Table:
+    """Return a row for each kind of fault that the bench noticed, and its recovery."""
+    noted: dict[str, list[FaultNote]] = {}
+    for _, _, outcome in outcomes:
         for note in outcome.noted:
             noted.setdefault(note.kind, []).append(note)
-    print(f"{'injected':<12}{'times':>8}{'runs':>8}{'complete':>10}{'paused':>8}{'wrong':>8}")
-    for kind in sorted(injected):
-        runs = alone[kind]
-        ends = Counter(outcome.ending for outcome in runs)
-        print(
-            f"{kind:<12}{injected[kind]:>8}{len(runs):>8}{ends['complete']:>10}"
-            f"{ends['paused']:>8}{sum(outcome.wrong for outcome in runs):>8}"
-        )
-    print(f"{'noticed as':<14}{'times':>8}{'lost, s':>12}  remedies")
+    rows = []
     for kind, notes in sorted(noted.items()):
         remedies = Counter(note.recovery for note in notes)
-        lost = sum(note.lost_s for note in notes)
         words = ", ".join(f"{name} {count}" for name, count in remedies.most_common())
-        print(f"{kind:<14}{len(notes):>8}{lost:>12.1f}  {words}")
+        rows.append((kind, len(notes), sum(note.lost_s for note in notes), words))
+    columns = (
+        Column("noticed as", align="left"),
+        Column("times"),
+        Column("lost", "s", form=".1f"),
+        Column("recovery", align="left"),
+    )
+    return Table("", columns, tuple(rows))
+
+
+def summary(outcomes: Outcomes) -> str:
+    """Return one sentence on all runs."""
+    injected = sum(sum(outcome.injected.values()) for _, _, outcome in outcomes)
+    endings = Counter(outcome.ending for _, _, outcome in outcomes)
     wrong = sum(outcome.wrong for _, _, outcome in outcomes)
     slowest = max(outcome.took_s for _, _, outcome in outcomes)
-    print(
-        f"{sum(injected.values())} faults in {len(outcomes)} runs: {dict(endings)}; {wrong} wrong "
-        f"numbers; the longest run took {slowest:.1f} s"
+    return (
+        f"{injected} faults in {len(outcomes)} runs: {dict(endings)}; {wrong} wrong numbers; the "
+        f"longest run took {slowest:.1f} s"
     )
-
-
-def main() -> None:
-    """Run the campaign, and print its table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--faults", type=int, default=10_000)
-    parser.add_argument("--rate", type=float, help="of shots, instead of single faults")
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    logging.getLogger("lightloom").setLevel(logging.ERROR)  # a device that is gone is no news here
-    if options.rate:
-        for key, value in at_rate(options.rate, options.runs, options.seed).items():
-            print(f"{key}: {value}")
-    else:
-        show(inject(options.faults, options.seed))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The target of `fuzz` that types: arguments that nearly are what a command takes.
+"""Target of `fuzz` on the command line: almost valid arguments.
 
 It calls the program that is installed as `lightloom`, in this process.
 """
@@ -17,13 +17,13 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from lightloom.backends.bench import example_file
 
-from ...backends.bench import example_file
 from .mutations import ODD_NUMBERS, ODD_TEXTS, changed_bytes
 from .trying import Attempt, Target, want
 
 _STATUSES = (0, 1, 2, 3, 130)
-_LINES = (  # that take little time
+_LINES = (  # short ones
     "run --backend digital --limit 2 --images images.npy --json",
     "run --limit 1 --set photons_full_scale=1e4 --seed 3 --json --no-reference",
     "run --bench bench.toml --limit 1 --json --no-reference",
@@ -112,7 +112,7 @@ def _arguments(random: Random) -> list[str]:
 
 
 def _is_slow(words: list[str]) -> bool:
-    """Say whether a line could take long, and be right: that is no finding."""
+    """Return whether a line may take long and be right, which is not a finding."""
     large = [word for word in words if word.isdecimal() and len(word) > 1]
     asks = any(word in _SLOW for word in words) and "--repeats" not in words
     return bool(large) or asks
@@ -133,7 +133,7 @@ def _images(random: Random) -> bytes:
 
 
 def _call(program: Any, words: list[str]) -> bool:
-    """Run a command line; whether it said that all is well."""
+    """Run a command line, and return whether it ended with status 0."""
     out, err = io.StringIO(), io.StringIO()
     status: Any = 0
     with (

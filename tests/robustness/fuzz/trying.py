@@ -1,6 +1,6 @@
-"""What fuzzing is made of: targets, single attempts with bounds on time and memory, and counts.
+"""Parts of fuzzing: targets, single attempts with bounds on time and memory, and counts.
 
-Not here: what is changed (`mutations`), and who reads it.
+Not here: the changes (`mutations`), and the readers of changed inputs.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ...instruments import LightloomError
+from lightloom.instruments import LightloomError
 
 LONGEST_S = 30.0  # that one input may take
-LONGEST_SENTENCE = 2000  # characters: more is no sentence
-MEMORY_BYTES = 3 << 30  # that may be asked for beyond what is held when a target begins
+LONGEST_SENTENCE = 2000  # characters
+MEMORY_BYTES = 3 << 30  # allowed beyond those in use when a target begins
 Attempt = Callable[[Random], bool]
-"""Makes one input and has it read: True when it is accepted, LightloomError when it is refused."""
+"""Makes and reads one input: True when it is accepted, LightloomError when it is refused."""
 
 
 class WrongNumberError(Exception):
-    """What was read is not what the input says, or should not have been believed."""
+    """A value was read that the input does not hold, or that cannot be true."""
 
 
 class TookTooLongError(BaseException):
@@ -35,12 +35,12 @@ class TookTooLongError(BaseException):
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads what others wrote.
+    """Reader of inputs from outside.
 
     Parameters
     ----------
     share : of the inputs of a campaign
-    open : gives what makes and tries an input, in a folder of its own
+    open : returns what makes and tries an input, in a folder of its own
     """
 
     name: str
@@ -50,7 +50,7 @@ class Target:
 
 @dataclass
 class Finding:
-    """An input that led to a traceback, a wrong number or a hang, and how often it did alike."""
+    """Input that led to a traceback, a wrong number or a hang, and the number of similar ones."""
 
     target: str
     number: int
@@ -61,7 +61,7 @@ class Finding:
 
 @dataclass
 class Count:
-    """What came of a target's inputs."""
+    """Outcomes of a target's inputs."""
 
     target: str
     inputs: int = 0
@@ -73,7 +73,7 @@ class Count:
 
     @property
     def failed(self) -> int:
-        """Inputs that led to a finding."""
+        """The number of inputs that led to a finding."""
         return sum(finding.times for finding in self.findings.values())
 
 
@@ -89,18 +89,18 @@ def attempt_once(attempt: Attempt, random: Random) -> bool:
 
 
 def check_sentence(text: str) -> None:
-    """See that a refusal is one sentence.
+    """Check that a refusal is one sentence.
 
     Raises
     ------
-    WrongNumberError : when nobody could read it
+    WrongNumberError : when it is not readable
     """
     if not text.strip() or len(text) > LONGEST_SENTENCE or "Traceback" in text:
         raise WrongNumberError(f"a refusal of {len(text)} characters: {text[:200]!r}")
 
 
 def fuzz(target: Target, inputs: int, seed: int, first: int = 0) -> Count:
-    """Try so many inputs on a target."""
+    """Try inputs on a target, and return their outcomes."""
     count = Count(target.name)
     with tempfile.TemporaryDirectory() as folder, target.open(Path(folder)) as attempt, _limited():
         for number in range(first, first + inputs):
@@ -113,7 +113,7 @@ def fuzz(target: Target, inputs: int, seed: int, first: int = 0) -> Count:
                 count.refused += not accepted
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # a panic of a library in Rust is no Exception
+            except BaseException as error:  # a panic in Rust is not an Exception
                 _keep(count, number, error)
             count.inputs += 1
             took_s = time.perf_counter() - start_s
@@ -134,7 +134,7 @@ def _keep(count: Count, number: int, error: BaseException) -> None:
 
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
-    """Raise in what takes too long, where the system has an alarm."""
+    """Raise when an attempt takes too long, where the system has an alarm."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -153,7 +153,7 @@ def _bounded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Let an input that asks for memory without measure fail at once, on Linux."""
+    """Let an input that asks for too much memory fail at once, on Linux."""
     try:
         import resource
 
@@ -171,7 +171,7 @@ def _limited() -> Iterator[None]:
 
 
 def want(holds: bool, what: str) -> None:
-    """See that something holds of what was accepted.
+    """Check a property of an accepted input.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Targets of `fuzz` that listen to instruments: replies that are late, lost, cut or nonsense.
+"""Targets of `fuzz` that read instruments: replies that are late, lost, cut or nonsense.
 
-A device here obeys what it hears and knows the right answers; what travels back may be changed. A
-value that a driver gives must be the device's own, or, where the reply itself was rewritten, just
-what that reply says and what such a device can say. Whatever was sent, a source ends dark.
+A device here obeys every command and knows the right answers; its replies may change on the way. A
+value from a driver must be the device's own. Where the reply was rewritten, it must be the value of
+that reply, and one that such a device can give. In the end every source is dark.
 """
 
 import contextlib
@@ -21,69 +21,31 @@ from unittest.mock import patch
 import numpy as np
 import pyvisa
 import serial
+from lightloom.instruments import VirtualClock, create
+from lightloom.instruments.drivers import serial_daq, visa
+from lightloom.instruments.drivers.serial_daq import framed, unframed
 from pyvisa.constants import StatusCode
 
-from ...instruments import VirtualClock, create
-from ...instruments.drivers import serial_daq, visa
-from ...instruments.drivers.serial_daq import framed, unframed
 from .mutations import changed_bytes
 from .trying import Attempt, Target, want
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _ODD = (
-    *(
-        "1e400",
-        "-0.1",
-        "0.001abc",
-        "nan",
-        "NAN",
-        "inf",
-        "-INF",
-        "9.9E+37",
-        "9.91E+37",
-        "",
-        " ",
-        "1_0",
-    ),
-    *(
-        "0x10",
-        "1,2",
-        "--1",
-        "1e",
-        "+",
-        "ON",
-        "OFF",
-        "1",
-        "0",
-        "2",
-        "-1",
-        "\u0661",
-        "é",
-        "1.0.0",
-        "1 2",
-    ),
-    *(
-        "true",
-        "None",
-        "+0",
-        '-113,"Undefined header"',
-        "9" * 400,
-        "1e30",
-        "-9.9E37",
-        "16384",
-        "16380.5",
-    ),
+    *("1e400", "-0.1", "0.001abc", "nan", "NAN", "inf", "-INF", "9.9E+37", "9.91E+37", "", " "),
+    *("1_0", "0x10", "1,2", "--1", "1e", "+", "ON", "OFF", "1", "0", "2", "-1", "\u0661", "é"),
+    *("1.0.0", "1 2", "true", "None", "+0", '-113,"Undefined header"', "9" * 400, "1e30"),
+    *("-9.9E37", "16384", "16380.5"),
 )
 
 
 class _Line:
-    """A VISA resource of a bus that frames its messages; `device` gives the answer to a line."""
+    """VISA resource of a bus that frames its messages; `device` returns the answer to a line."""
 
     def __init__(self, device: Callable[[str], str | None], random: Random, rate: float) -> None:
         self.visalib, self.session, self.timeout = SimpleNamespace(sessions={}), 0, 0
         self._device, self._random, self._rate = device, random, rate
         # what travels, and whether END is with it
-        self._coming: deque[tuple[bytes, bool]] = deque()
+        self._pending: deque[tuple[bytes, bool]] = deque()
         self._late: list[tuple[bytes, bool]] = []
         self._last = b"0\n"
         self.rewritten: dict[str, bytes] = {}  # question -> the reply that took the answer's place
@@ -95,11 +57,11 @@ class _Line:
         answer = self._device(command)
         if answer is None:
             return
-        self._coming.extend(self._late)
+        self._pending.extend(self._late)
         self._late.clear()
         whole = answer.encode("utf-8") + b"\n"
         if self._random.random() >= self._rate:
-            self._coming.append((whole, True))
+            self._pending.append((whole, True))
         else:
             self._spoil(command, whole)
         self._last = whole
@@ -111,11 +73,11 @@ class _Line:
         if kind == 1:  # too late
             self._late.append((whole, True))
         elif kind == 2:  # cut
-            self._coming.append((whole[: random.randrange(len(whole))], False))
+            self._pending.append((whole[: random.randrange(len(whole))], False))
         elif kind == 3:  # in two pieces, the second perhaps too late
             at = random.randrange(1, len(whole))
-            self._coming.append((whole[:at], False))
-            (self._coming if random.random() < 0.5 else self._late).append((whole[at:], True))
+            self._pending.append((whole[:at], False))
+            (self._pending if random.random() < 0.5 else self._late).append((whole[at:], True))
         else:
             if kind == 4:
                 given = random.choice(_ODD).encode() + b"\n"
@@ -126,25 +88,25 @@ class _Line:
             else:
                 given = self._last
             self.rewritten[command] = given
-            self._coming.append((given, True))
+            self._pending.append((given, True))
 
     def read_raw(self) -> bytes:
-        """Return bytes up to the next END, as pyvisa does: what has none is lost to a time-out."""
+        """Return bytes up to the next END, as pyvisa does; without END there is a time-out."""
         got, has_ended = b"", False
         while not has_ended:
-            if not self._coming:
+            if not self._pending:
                 raise pyvisa.errors.VisaIOError(StatusCode.error_timeout)
-            piece, has_ended = self._coming.popleft()
+            piece, has_ended = self._pending.popleft()
             got += piece
         return got
 
     def close(self) -> None:
-        self._coming.clear()
+        self._pending.clear()
 
 
 @contextlib.contextmanager
 def _ticking() -> Iterator[None]:
-    """Let a driver's clock go on by each look at it: no outcome depends on this computer."""
+    """Advance a driver's clock at each reading, so that no outcome depends on this computer."""
     looks = count()
     clock = SimpleNamespace(monotonic=lambda: next(looks) * 2e-4)
     with patch.object(visa, "time", clock), patch.object(serial_daq, "time", clock):
@@ -155,7 +117,7 @@ def _ticking() -> Iterator[None]:
 def _connected(
     driver: str, options: dict[str, Any], device: Any, random: Random
 ) -> Iterator[tuple[Any, _Line]]:
-    """Return an instrument at the end of a line that spoils its share of the replies."""
+    """Return an instrument at the end of a line that spoils some of the replies."""
     line = _Line(device.hear, random, random.choice((0.02, 0.1, 0.4)))
     address = f"GPIB{os.getpid()}::1::INSTR"  # a device is one process's, and several may fuzz
     given = {"address": address, "timeout_s": 0.02, **options}
@@ -169,7 +131,7 @@ def _connected(
 
 
 def _says(reply: bytes, count: int = 1, strip: str = "") -> list[float] | None:
-    """Return numbers that a reply states, by the letter; None where it states no such numbers."""
+    """Return the numbers in a reply, None where it does not hold `count` numbers."""
     try:
         text = reply.removesuffix(b"\n").decode("ascii").strip()
     except UnicodeDecodeError:
@@ -181,7 +143,7 @@ def _says(reply: bytes, count: int = 1, strip: str = "") -> list[float] | None:
 
 
 def _check(found: list[float], true: list[float], reply: bytes | None, strip: str = "") -> None:
-    """See that numbers are the device's, or by the letter what a rewritten reply says."""
+    """Check that numbers are the device's, or those of a rewritten reply."""
     if found == true:
         return
     want(reply is not None, f"{found[:4]} was read where the device holds {true[:4]}")
@@ -272,7 +234,7 @@ def _meters(folder: Path) -> Iterator[Attempt]:
                 line.rewritten.clear()
                 power_w = meter.read_power(0.02)
                 _check([power_w], [float(f"{device.asked}e-6")], line.rewritten.get("MEAS:POW?"))
-                want(-0.01 <= power_w <= 1e6, f"{power_w} W is no power")
+                want(-0.01 <= power_w <= 1e6, f"{power_w} W is not a power")
         return True
 
     yield attempt
@@ -392,7 +354,7 @@ _HAS = {
 
 
 class _Port:
-    """A serial port with a board behind it; `spoil` gives what arrives in place of a line."""
+    """Serial port of a board; some of the lines of the board arrive changed."""
 
     def __init__(self, random: Random, rate: float) -> None:
         self._random, self._rate = random, rate
@@ -495,7 +457,7 @@ def _ask_board(random: Random, daq: Any, port: _Port) -> None:
 
 @contextlib.contextmanager
 def _boards(folder: Path) -> Iterator[Attempt]:
-    """Boards whose lines are whole, and say odd things of themselves."""
+    """Try boards whose lines are valid, and describe odd boards."""
 
     def attempt(random: Random) -> bool:
         has = dict(_HAS)

@@ -1,7 +1,7 @@
-"""The targets of `fuzz` that read runs, and go on with them: journals that have changed.
+"""Targets of `fuzz` that read and resume runs: journals that have changed.
 
-What is refused must stay as it lies; what is accepted must come to the bits of a run that nobody
-disturbed, and a reader must see what was written, or a sentence.
+A refused journal must stay as it is. An accepted one must lead to the bits of an undisturbed run. A
+reader must see what was written, or a sentence.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from lightloom.backends import Stats
+from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
+from lightloom.instruments import LightloomError
+from lightloom.models import load_model
+from lightloom.models.model import load_arrays
+from lightloom.scheduler.journal.export import export
+from lightloom.scheduler.journal.journal import Journal, JournalFile
+from lightloom.scheduler.journal.summary import summarise
+from lightloom.scheduler.runs import plan
+from lightloom.scheduler.runs.resume import resume
 
-from ...backends import Stats
-from ...backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
-from ...instruments import LightloomError
-from ...models import load_model
-from ...models.model import load_arrays
-from ...scheduler.journal.export import export
-from ...scheduler.journal.journal import Journal, JournalFile
-from ...scheduler.journal.summary import summarise
-from ...scheduler.runs import plan
-from ...scheduler.runs.resume import resume
 from .mutations import ODD_NUMBERS, changed_bytes, odd_value
 from .trying import Attempt, Target, want
 
@@ -47,7 +47,7 @@ def _journals(folder: Path) -> Iterator[Attempt]:
         database.execute("DELETE FROM ending")
         database.execute(f"DELETE FROM step WHERE rowid NOT IN ({kept})")
         database.commit()
-    content, wanted = part.read_bytes(), _told(whole)
+    content, wanted = part.read_bytes(), _results_of(whole)
     columns = _columns(part)
 
     def attempt(random: Random) -> bool:
@@ -65,14 +65,14 @@ def _journals(folder: Path) -> Iterator[Attempt]:
         except LightloomError:
             want(path.read_bytes() == before, "a journal that was refused was written")
             raise
-        want(_told(path) == wanted, "a run came to other numbers")
+        want(_results_of(path) == wanted, "a resumed run has other numbers")
         return True
 
     yield attempt
 
 
 def _changed(random: Random, content: bytes) -> bytes:
-    """Return a file with bytes changed; lengths kept, mostly, as a disk does it."""
+    """Return a file with changed bytes, mostly of the same length, as a failing disk does."""
     if random.random() < 0.3:
         return changed_bytes(random, content)
     found = bytearray(content)
@@ -129,7 +129,7 @@ def _another(random: Random, old: Any) -> Any:
 
 
 def _look(path: Path) -> None:
-    """Read every table, as a report does."""
+    """Read every table as a report does."""
     with JournalFile(path) as kept:
         (
             kept.about(),
@@ -145,8 +145,8 @@ def _look(path: Path) -> None:
             pass
 
 
-def _told(path: Path) -> Any:
-    """Return what a run came to, without times."""
+def _results_of(path: Path) -> Any:
+    """Return the results of a run, without times."""
     with JournalFile(path) as kept:
         report = kept.results()["report"]
         values = {
@@ -180,7 +180,7 @@ def _damaged_journals(folder: Path) -> Iterator[Attempt]:
 
 
 def _record(path: Path) -> None:
-    """Record a run of the mock, and shots and a fault as of a bench."""
+    """Record a run of the mock, with shots and a fault of a bench."""
     model = load_model("digits")
     images = load_arrays(model.source / "data.safetensors")
     planned = plan(model, "mock", 2)

@@ -1,14 +1,13 @@
-"""Kills runs at random moments, resumes each, and compares every number with an undisturbed run.
+"""Kill runs at random moments, resume each, and compare every number with an undisturbed run.
 
-    python -m lightloom.benchmarks.kills --kills 200
+    python tests/robustness crashes --kills 200
 
 Half of the runs are on the mock, half on a simulated bench with noise and drift. A run is killed
-without warning (SIGKILL; TerminateProcess on Windows) at a moment drawn evenly over its length;
-then its journal is read, and the run resumed to its end. A third of them are killed once more
-while they are resumed.
+without warning (SIGKILL; TerminateProcess on Windows) at a moment drawn evenly over its length.
+Then its journal is read, and the run is resumed to its end. A third of the runs are killed once
+more while they are resumed.
 """
 
-import argparse
 import json
 import multiprocessing
 import tempfile
@@ -19,22 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from lightloom.instruments import LightloomError
+from lightloom.instruments.table import Column, Table
+from lightloom.models import load_model
+from lightloom.models.families import gpt2
+from lightloom.models.model import load_arrays
+from lightloom.scheduler.journal.journal import JournalFile
+from lightloom.scheduler.runs import plan
+from lightloom.scheduler.runs.resume import resume
 from safetensors.numpy import save_file
 
-from ..backends.bench import BenchBackend, example_file, load_bench
-from ..instruments import LightloomError
-from ..models import load_model
-from ..models.families import gpt2
-from ..models.model import load_arrays
-from ..scheduler.journal.journal import JournalFile
-from ..scheduler.runs import plan
-from ..scheduler.runs.resume import resume
-
 KINDS = ("mock", "bench")
+OUTCOMES = ("kills", "identical", "other", "corrupt", "no run yet")
 _IMAGES = 20  # of the digits, on the mock
 _WIDTH, _TOKENS = 16, 8  # of a language model of one layer, on the bench
-_EARLY = "ended before its run began"  # what resume says of a journal without a run in it
-_LATE = "is complete"  # and of one whose run was killed behind its end
+_EARLY = "ended before its run began"  # message of resume on a journal without a run
+_LATE = "is complete"  # and on one whose run was killed after its end
 
 
 def bench_text() -> str:
@@ -43,7 +43,7 @@ def bench_text() -> str:
 
 
 def begin(kind: str, folder: str, path: str) -> None:
-    """Run the job of a kind, and record it."""
+    """Run the job of a kind, and record it in a journal."""
     if kind == "mock":
         model = load_model("digits")
         images = load_arrays(model.source / "data.safetensors")["images"][:_IMAGES]
@@ -59,7 +59,7 @@ def begin(kind: str, folder: str, path: str) -> None:
 
 
 def write_model(folder: Path) -> None:
-    """Write a small language model of random weights, as others write theirs."""
+    """Write a small language model of random weights in the usual format."""
     config = {"model_type": "gpt2", "n_embd": _WIDTH, "n_layer": 1, "n_head": 2}
     config |= {"n_positions": 2 * _TOKENS, "vocab_size": 40, "layer_norm_epsilon": 1e-5}
     folder.mkdir()
@@ -72,8 +72,8 @@ def write_model(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
-def go_on(path: str) -> None:
-    """Resume a run; one that had not begun is left to its next trial."""
+def resume_run(path: str) -> None:
+    """Resume a run, and ignore one that had not begun or was complete."""
     try:
         resume(path, load_model)
     except LightloomError as error:
@@ -82,7 +82,7 @@ def go_on(path: str) -> None:
 
 
 def numbers(path: Path) -> dict[str, str]:
-    """Return a digest of every number that a journal holds, by its place."""
+    """Return a digest of every number in a journal, by its place."""
     with JournalFile(path) as kept:
         found = {
             f"{row['pass']}/{row['step']}/{row['part']}": _digest(row["values"])
@@ -112,7 +112,11 @@ def _context() -> BaseContext:
 def _killed(context: BaseContext, after_s: float, work: Any, *arguments: str) -> bool:
     """Run work in a process of its own, and kill it some time after its journal is there.
 
-    The journal is the last argument. Gives False if the work had ended.
+    The journal is the last argument.
+
+    Returns
+    -------
+    was_killed : False if the work had ended before
     """
     process = context.Process(target=work, args=arguments)  # type: ignore[attr-defined]
     process.start()
@@ -125,13 +129,10 @@ def _killed(context: BaseContext, after_s: float, work: Any, *arguments: str) ->
     return bool(was_alive)
 
 
-def measure(kills: int, seed: int = 0, tell: Any = print) -> dict[str, Any]:
-    """Kill so many runs; give counts by kind of run."""
+def measure(kills: int, seed: int = 0, tell: Any = print) -> dict[str, dict[str, int]]:
+    """Kill `kills` runs, and return counts of outcomes by kind of run."""
     chance = np.random.Generator(np.random.Philox(seed))
-    counts = {
-        kind: dict.fromkeys(("kills", "identical", "other", "corrupt", "no run yet"), 0)
-        for kind in KINDS
-    }
+    counts = {kind: dict.fromkeys(OUTCOMES, 0) for kind in KINDS}
     context = _context()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -160,7 +161,7 @@ def measure(kills: int, seed: int = 0, tell: Any = print) -> dict[str, Any]:
                 continue
             if chance.random() < 1 / 3:
                 found["kills"] += _killed(
-                    context, chance.uniform(0, lasts_s[kind]), go_on, str(path)
+                    context, chance.uniform(0, lasts_s[kind]), resume_run, str(path)
                 )
             outcome = _outcome(path, wanted[kind])
             found[outcome] += 1
@@ -181,15 +182,7 @@ def _outcome(path: Path, wanted: dict[str, str]) -> str:
         return "no run yet" if _EARLY in str(error) else "corrupt"
 
 
-def main() -> None:
-    """Print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    for kind, counts in measure(options.kills, options.seed).items():
-        print(f"{kind:>6}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
-
-
-if __name__ == "__main__":
-    main()
+def table(counts: dict[str, dict[str, int]]) -> Table:
+    """Return a row for each kind of run."""
+    columns = (Column("run on", align="left"), *map(Column, OUTCOMES))
+    return Table("", columns, tuple((kind, *found.values()) for kind, found in counts.items()))

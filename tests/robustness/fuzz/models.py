@@ -10,11 +10,11 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from lightloom.instruments.errors import import_extra
+from lightloom.models import Model, load_model
+from lightloom.models.loading import FAMILIES
 from safetensors.numpy import save
 
-from ...instruments.errors import import_extra
-from ...models import Model, load_model
-from ...models.loading import FAMILIES
 from .mutations import ODD_NUMBERS, changed_bytes, changed_document, changed_text
 from .trying import Attempt, Target, want
 
@@ -53,7 +53,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def _folder(folder: Path, kind: str, dtype: type = np.float32) -> dict[str, np.ndarray]:
-    """Write a tiny model of a family with random weights, and give the weights."""
+    """Write a tiny model of a family with random weights, and return the weights."""
     document = {"model_type": kind, **_CONFIGS[kind]}
     family = FAMILIES[kind]
     ending = "hidden" if family.TASK == "encoder" else "logits"
@@ -67,14 +67,14 @@ def _folder(folder: Path, kind: str, dtype: type = np.float32) -> dict[str, np.n
 
 
 def _use(model: Model) -> None:
-    """Run a forward pass; what comes of it must be finite, or refused."""
+    """Run a forward pass, whose result must be finite."""
     inputs: Any = [[1, 2, 3]]
     if model.task == "vision":
         side, channels = model.config.image, model.config.channels
         inputs = np.full((1, channels, side, side), 0.5, dtype=np.float32)
     with np.errstate(all="ignore"):
         y = model.forward(inputs)
-    want(bool(np.isfinite(y).all()), "what came out is not finite")
+    want(bool(np.isfinite(y).all()), "a result is not finite")
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def _weights(folder: Path) -> Iterator[Attempt]:
 
 
 def _compare(model: Model, content: bytes) -> None:
-    """See that a model has the numbers of its file, as another look at its bytes has them."""
+    """Check that a model has the numbers in the bytes of its file."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     for name, entry in header.items():
@@ -233,7 +233,7 @@ def _gguf(folder: Path) -> Iterator[Attempt]:
 
     def attempt(random: Random) -> bool:
         changed = bytearray(content)
-        if random.random() < 0.6:  # numbers of the head, where lengths, kinds and places stand
+        if random.random() < 0.6:  # numbers of the header: lengths, kinds and places
             for _ in range(random.randrange(1, 4)):
                 at = random.randrange(min(len(content), 2500))
                 size = random.choice((1, 4, 8))

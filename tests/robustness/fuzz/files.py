@@ -13,31 +13,31 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from lightloom.backends import MockBackend, load_profile
+from lightloom.backends.bench import Bench, BenchBackend, example_file, load_bench
+from lightloom.backends.bench.binding import begin_calibration, check_calibration
+from lightloom.backends.calibration import align, store
+from lightloom.backends.calibration.calibrate import calibrate
+from lightloom.backends.optics.calibration_file import Calibration, Figure, Plot, Step, described
+from lightloom.backends.profile import FOLDER as PROFILES
+from lightloom.benchmarks.sweep import Results, make_sweep, read_sweep
+from lightloom.instruments import InputError, Timeline
+from lightloom.models import load_model
+from lightloom.scheduler import DEFAULT_POLICY, POLICIES
+from lightloom.scheduler.energy.constants import FOLDER as CONSTANTS
+from lightloom.scheduler.energy.constants import load_constants
+from lightloom.scheduler.placement_rules import read_rules
+from lightloom.scheduler.runs.trace import read_trace, write_trace
 
-from ...backends import MockBackend, load_profile
-from ...backends.bench import Bench, BenchBackend, example_file, load_bench
-from ...backends.bench.binding import begin_calibration, check_calibration
-from ...backends.calibration import align, store
-from ...backends.calibration.calibrate import calibrate
-from ...backends.optics.calibration_file import Calibration, Figure, Plot, Step, described
-from ...backends.profile import FOLDER as PROFILES
-from ...instruments import InputError, Timeline
-from ...models import load_model
-from ...scheduler import DEFAULT_POLICY, POLICIES
-from ...scheduler.energy.constants import FOLDER as CONSTANTS
-from ...scheduler.energy.constants import load_constants
-from ...scheduler.placement_rules import read_rules
-from ...scheduler.runs.trace import read_trace, write_trace
-from ..sweep import Results, make_sweep, read_sweep
 from .mutations import as_toml, changed_bytes, changed_document, changed_text
 from .trying import Attempt, Target, WrongNumberError, want
 
 _LAYOUTS = ("imaged", "line", "single-pixel")
-_SLOW = 5  # one accepted input in so many is also used, where that takes its time
+_SLOW = 5  # one accepted input in five is also used, where that takes long
 
 
 def numbers_of(document: Any) -> Iterator[float]:
-    """Return every number with a fraction of a tree of tables and lists."""
+    """Return every float in a tree of tables and lists."""
     if isinstance(document, dict | list | tuple):
         for value in document.values() if isinstance(document, dict) else document:
             yield from numbers_of(value)
@@ -57,7 +57,7 @@ def _benches(folder: Path) -> Iterator[Attempt]:
         for as_found in (False, True)
     ]
     documents = [tomllib.loads(text) for text in texts]
-    for text in texts:  # as they are; what numba compiles is compiled then, too
+    for text in texts:  # unchanged; this also compiles with numba
         path.write_text(text, encoding="utf-8")
         _use(load_bench(path), uncalibrated='calibration = "ground-truth"' not in text)
 
@@ -96,7 +96,7 @@ def _numbers_where_flags_stand(document: Any, bench: Bench) -> Iterator[str]:
 
 
 def _use(bench: Bench, uncalibrated: bool = False) -> None:
-    """Multiply a little on a bench that is simulated, of small devices and without real time."""
+    """Multiply on a bench if it is simulated, small and on a virtual clock."""
     pixels = [math.prod(getattr(i, "shape", (0,))) for i in bench.instruments.values()]
     if not bench.is_simulated or not bench.clock.is_virtual or max(pixels) > 1 << 15:
         return
@@ -138,7 +138,7 @@ def _step(name: str, made: Random) -> Step:
 
 @contextlib.contextmanager
 def _calibrations(folder: Path) -> Iterator[Attempt]:
-    """Header and arrays of a calibration: whatever is read is what was measured."""
+    """Try headers and arrays of a calibration: an accepted one equals the measured one."""
     bench_path, path = folder / "bench.toml", folder / "bench.calibration.json"
     text = example_file("imaged", tiny=True).replace('calibration = "ground-truth"', "")
     bench_path.write_text(text, encoding="utf-8")
@@ -150,7 +150,7 @@ def _calibrations(folder: Path) -> Iterator[Attempt]:
         made.write(path)
         data = next(folder.glob("*.safetensors"))
         header, content = path.read_bytes(), data.read_bytes()
-        told, bound = [described(step) for step in made.steps.values()], made.binding
+        described_before, bound = [described(step) for step in made.steps.values()], made.binding
         document = json.loads(header)
 
         def attempt(random: Random) -> bool:
@@ -163,7 +163,7 @@ def _calibrations(folder: Path) -> Iterator[Attempt]:
             data.write_bytes(content_now)
             found = Calibration.read(path)
             now = [described(step) for step in found.steps.values()]
-            want(repr(now) == repr(told), "a changed step was accepted")
+            want(repr(now) == repr(described_before), "a changed step was accepted")
             want(found.binding == bound, "a changed binding was accepted")
             want(found.created_at == made.created_at, "a changed time was accepted")
             for step, measured in zip(found.steps.values(), made.steps.values(), strict=True):
@@ -182,7 +182,7 @@ def _json(document: Any) -> str:
 
 @contextlib.contextmanager
 def _measured(folder: Path) -> Iterator[Attempt]:
-    """Calibrations that are whole and say odd things: refused, or their products are right."""
+    """Try valid files with odd values: each is refused, or its products are right."""
     path = folder / "bench.toml"
     path.write_text(example_file("imaged", tiny=True, as_found=True, seed=3), encoding="utf-8")
     bench = load_bench(path)
@@ -204,7 +204,7 @@ def _measured(folder: Path) -> Iterator[Attempt]:
 
 
 def _odd_step(random: Random, step: Step) -> Step:
-    """Return a step of which one figure or array is what no measurement gives."""
+    """Return a step with one figure or array that no measurement gives."""
     if step.figures and random.random() < 0.5:
         figures = list(step.figures)
         which = random.randrange(len(figures))
@@ -244,12 +244,12 @@ def _odd_array(random: Random, array: np.ndarray) -> np.ndarray:
 
 
 def _toml_target(texts: list[str], use: Callable[[Path], None]) -> Any:
-    """Return what opens a target of TOML files; `use` reads a file, and works with what it says."""
+    """Return the opener of a target of TOML files; `use` reads a file and works with it."""
 
     @contextlib.contextmanager
     def opened(folder: Path) -> Iterator[Attempt]:
         documents = [tomllib.loads(text) for text in texts]
-        for text in texts:  # as they are; what numba compiles is compiled then, too
+        for text in texts:  # unchanged; this also compiles with numba
             (folder / "whole.toml").write_text(text, encoding="utf-8")
             use(folder / "whole.toml")
         numbers = count()
@@ -401,7 +401,7 @@ def _traces(folder: Path) -> Iterator[Attempt]:
 
 
 def _changed_line(random: Random, text: str) -> bytes:
-    """Return a trace in which one event says something else, and is an event still."""
+    """Return a trace in which one event differs, and is still an event."""
     lines = text.split("\n")
     which = random.randrange(1, len(lines) - 2)
     event = json.loads(lines[which].rstrip(","))

@@ -1,0 +1,471 @@
+"""The studies as commands: `python -m lightloom.benchmarks NAME`.
+
+A command reads options, prints tables and writes documents; what it measures is in the module of
+its name. Nothing heavy is imported before a command needs it, and threads are limited before numpy
+is loaded.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from ..instruments import InputError, LightloomError, Paused, limit_threads
+from ..instruments.files import check_output, write_document
+from ..instruments.safety import signals
+from ..instruments.table import Table, plain_text
+from ..instruments.text import printable
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Studies of throughput, agreement and scaling.",
+)
+
+
+class BenchLayout(StrEnum):
+    """The layouts of benches."""
+
+    IMAGED = "imaged"
+    LINE = "line"
+    BLOCK = "single-pixel"
+
+
+Value = TypeVar("Value")
+Json = Annotated[Path | None, typer.Option("--json", help="Write what was measured as JSON.")]
+Encodings = Annotated[
+    str | None, typer.Option(metavar="NAME,...", help="abs-split, push-pull, offset (default all).")
+]
+Shots = Annotated[int, typer.Option(help="Shots of each bench.", min=1)]
+Seeds = Annotated[int, typer.Option(help="Number of seeds of the noise.", min=1)]
+
+
+def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command that shows `LightloomError`s as one sentence, without a traceback."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except LightloomError as error:
+                _end(str(error), 3 if isinstance(error, Paused) else 2)
+            except OSError as error:  # a full disk, a folder that is gone
+                _end(f"cannot use {error.filename or 'a file'}: {error.strerror or error}", 1)
+            except KeyboardInterrupt:
+                _end("stopped by the operator", signals.STATUS)
+
+        return app.command(name)(guarded)
+
+    return register
+
+
+def _end(sentence: str, status: int) -> None:
+    _tell(sentence)
+    raise typer.Exit(status) from None
+
+
+def _tell(sentence: str) -> None:
+    print(f"lightloom: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+def _show(table: Table) -> None:
+    print(f"{plain_text(table)}\n", flush=True)
+
+
+def _check(path: Path | None, kind: str) -> None:
+    """Refuse a file that could not be written, before hours are spent on it."""
+    if path is not None:
+        check_output(path, kind)
+
+
+def _write(path: Path | None, document: Mapping[str, Any], kind: str) -> None:
+    if path is not None:
+        write_document(path, document, kind)
+
+
+def _listed(option: str, text: str | None, make: Callable[[str], Value]) -> list[Value]:
+    """Return the values of a list such as "1,128".
+
+    Raises
+    ------
+    InputError : naming the option and the value that cannot be read
+    """
+    values = []
+    for part in [] if text is None else text.split(","):
+        try:
+            values.append(make(part.strip()))
+        except ValueError:
+            raise InputError(f"{option}: {part!r} is not a value; give VALUE,VALUE,...") from None
+    return values
+
+
+def _encodings(text: str | None) -> list[str]:
+    from .scaling import ENCODINGS
+
+    names = _listed("--encodings", text, str)
+    for name in names:
+        if name not in ENCODINGS:
+            raise InputError(f"unknown encoding {name!r}; choose from {', '.join(ENCODINGS)}")
+    return names or list(ENCODINGS)
+
+
+# --------------------------------------------------------------------------------- arithmetic
+
+
+@_command("matmul")
+def matmul(
+    threads: Annotated[int, typer.Option(help="Threads for arithmetic.", min=1)] = 1,
+    repeats: Annotated[int | None, typer.Option(help="Rounds (default by size).", min=1)] = None,
+    rows: Annotated[str, typer.Option(metavar="N,...", help="Input rows.")] = "1,128,1024",
+    json: Json = None,
+) -> None:
+    """Time one product on the mock, beside float32 numpy.
+
+    Example: python -m lightloom.benchmarks matmul --threads 1 --json matmul.json
+    """
+    limit_threads(threads)
+    from . import matmul as study
+
+    _check(json, study.KIND)
+    counts = _listed("--rows", rows, int)
+    if min(counts) < 1:
+        raise InputError(f"--rows {rows}: a product has at least one input row")
+    results: list[dict[str, Any]] = []
+    document = study.document(threads, results)
+    print("; ".join(f"{what}: {how}" for what, how in document["path"].items()) + "\n")
+    for shape in study.SHAPES:
+        found = {count: study.measure(shape, count, repeats) for count in counts}
+        results += [{"shape": shape, "rows": n, "seconds": times} for n, times in found.items()]
+        _show(study.table(shape, found))
+    for name in study.missing():
+        print(f"{name} is not installed: not timed")
+    _write(json, document, study.KIND)
+
+
+@_command("gpt2-forward")
+def gpt2_forward(
+    threads: Annotated[int, typer.Option(help="Threads for arithmetic.", min=1)] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds.", min=1)] = 15,
+    json: Json = None,
+) -> None:
+    """Time a GPT-2-small-sized model on the mock, beside float32.
+
+    Example: python -m lightloom.benchmarks gpt2-forward --threads 1
+    """
+    limit_threads(threads)
+    from . import gpt2_forward as study
+
+    _check(json, study.KIND)
+    seconds = study.measure(repeats)
+    _show(study.table(seconds))
+    _write(json, {"schema": 1, "threads": threads, "seconds": seconds}, study.KIND)
+
+
+@_command("forecast")
+def forecast(
+    models: Annotated[list[str], typer.Argument(help="Names, folders or GGUF files of models.")],
+    tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 128,
+    placement: Annotated[str, typer.Option(help="Products on light, as for lightloom run.")] = (
+        "paper"
+    ),
+    threads: Annotated[int | None, typer.Option(help="Threads for arithmetic.", min=1)] = None,
+) -> None:
+    """Predict tokens per second of benches, beside this processor.
+
+    Example: python -m lightloom.benchmarks forecast gpt2 path/to/smollm2.gguf
+    """
+    limit_threads(threads)
+    from . import forecast as study
+
+    rows = [row for name in models for row in study.forecast(name, tokens, placement)]
+    _show(study.table(rows))
+
+
+# ------------------------------------------------------------------------------------ benches
+
+
+@_command("agreement")
+def agreement(
+    bench: Annotated[
+        list[Path] | None, typer.Argument(help="Bench files of simulated benches.")
+    ] = None,
+    outputs: Annotated[int, typer.Option(help="At least so many are compared.", min=1)] = 7200,
+) -> None:
+    """Compare benches with exact products and with the mock.
+
+    The exit status is 1 where a figure is beyond its limit.
+
+    Example: python -m lightloom.benchmarks agreement bench.toml --outputs 7200
+    """
+    from . import agreement as study
+
+    agrees = True
+    for found in study.measure(bench or [], outputs):
+        _show(study.table(found))
+        agrees &= not found.faults
+    if not agrees:
+        raise typer.Exit(1)
+
+
+@_command("calibration")
+def calibration(
+    layout: Annotated[
+        BenchLayout, typer.Option(help="BenchLayout of the benches.")
+    ] = BenchLayout.IMAGED,
+    seeds: Annotated[int, typer.Option(help="Number of benches.", min=1)] = 5,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first bench.", min=0)] = 1,
+    products: Annotated[int, typer.Option(help="Products compared.", min=4)] = 4000,
+    bits: Annotated[int, typer.Option(help="Bit depth of both modulators.", min=1)] = 12,
+    modulator: Annotated[str, typer.Option(help="Device of both modulators.")] = "fast-1920",
+) -> None:
+    """Calibrate simulated benches and compare with ground truth.
+
+    Example: python -m lightloom.benchmarks calibration --layout imaged --seeds 5
+    """
+    from . import calibration as study
+
+    is_met = True
+    for seed in range(first_seed, first_seed + seeds):
+        start = time.perf_counter()
+        text = study.bench_text(layout, seed, bits, modulator)
+        found = study.measure(text, seed, products)
+        title = f"{layout}, seed {seed}, {time.perf_counter() - start:.0f} s in all"
+        _show(study.comparison_table(found, title))
+        _show(study.steps_table(found))
+        is_met &= all(row.is_met for row in found.rows)
+    print("all met" if is_met else "not all met")
+
+
+@_command("shot-overhead")
+def shot_overhead(
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Threads for arithmetic (simulated light uses all cores).", min=1),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Time what the host does for one shot of a bench.
+
+    Example: python -m lightloom.benchmarks shot-overhead --json bench.json
+    """
+    limit_threads(threads)
+    from . import shot_overhead as study
+
+    _check(json, study.KIND)
+    results = study.measure_all()
+    _show(study.table(results))
+    _write(json, {"schema": 1, "results": results}, study.KIND)
+
+
+@_command("pipeline")
+def pipeline(
+    shots: Shots = 2000,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a timeline of the first layer, for lightloom report.")
+    ] = None,
+) -> None:
+    """Compare shot rates with device limits and predictions.
+
+    Example: python -m lightloom.benchmarks pipeline --shots 2000 --trace trace.json
+    """
+    from . import pipeline as study
+
+    for table in study.measure(shots, trace):
+        _show(table)
+
+
+@_command("two-benches")
+def two_benches(
+    shots: Shots = 2000,
+    repeats: Annotated[int, typer.Option(help="Rounds.", min=1)] = 3,
+) -> None:
+    """Measure the speed-up of two benches over one.
+
+    Example: python -m lightloom.benchmarks two-benches --shots 2000
+    """
+    from . import two_benches as study
+
+    _show(study.table(study.measure(shots, repeats)))
+    if hasattr(os, "getloadavg"):
+        print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+
+
+@_command("journal")
+def journal(
+    shots: Shots = 2000,
+    hours: Annotated[
+        float | None, typer.Option(help="Measure memory over so much virtual time instead.", min=1)
+    ] = None,
+) -> None:
+    """Measure the time, size and memory that a journal takes.
+
+    Example: python -m lightloom.benchmarks journal --hours 24
+    """
+    from tempfile import TemporaryDirectory
+
+    from . import journal as study
+
+    with TemporaryDirectory() as folder:
+        if hours is None:
+            _show(study.overhead_table(shots, Path(folder)))
+            return
+        found = study.day(hours, Path(folder))
+    _show(study.day_table(found))
+    used = [megabytes for _, megabytes, _ in found[1:]]
+    if used:
+        print(f"memory after the first hour: {min(used):.1f} to {max(used):.1f} MB")
+
+
+# ------------------------------------------------------------------------------------ scaling
+
+
+@_command("light-levels")
+def light_levels(
+    model: Annotated[str, typer.Option(help="Language model: a name, folder or GGUF file.")],
+    text: Annotated[Path, typer.Option(help="File of the text.")],
+    limit: Annotated[int, typer.Option(help="Rows of 256 tokens.", min=1)] = 8,
+    seeds: Seeds = 5,
+    levels: Annotated[
+        str, typer.Option(metavar="E,...", help="Electrons at full scale.")
+    ] = "1e6,1e5,1e4,1e3",
+    readout_bits: Annotated[int, typer.Option(help="Of the converter; 0: none.", min=0)] = 8,
+    encodings: Encodings = None,
+    json: Json = None,
+) -> None:
+    """Measure the perplexity of a language model against light.
+
+    Example: python -m lightloom.benchmarks light-levels --model smollm2.gguf --text topics.txt
+    """
+    from ..models import load_model
+    from . import light_levels as study
+
+    _check(json, study.KIND)
+    chosen = _encodings(encodings)
+    given = _listed("--levels", levels, float)
+    loaded = load_model(model)
+    rows = loaded.rows_of(_read_text(text))[:limit]
+    bits = readout_bits or None
+    results: list[dict[str, Any]] = []
+    document: dict[str, Any] = {"schema": 1, "digital": loaded.perplexity(rows)}
+    document |= {"readout_bits": bits, "results": results}
+    for encoding, detection in study.BENCHES:
+        if encoding in chosen:
+            found = study.measure(model, rows, (encoding, detection), bits, given, seeds)
+            results.append({"encoding": encoding, "detection": detection, "perplexity": found})
+            cells = ", ".join(map(study.cell, found.values()))
+            _tell(f"{study.bench_name(encoding, detection)}: {cells}")
+            _write(json, document, study.KIND)
+    _show(study.table(document, seeds))
+
+
+@_command("scaling")
+def scaling(
+    family: Annotated[Path, typer.Argument(help="Folder of trained members, or JSON of a run.")],
+    encodings: Encodings = None,
+    placement: Annotated[str, typer.Option(help="Products on light, as for lightloom run.")] = (
+        "projections"
+    ),
+    rows: Annotated[int, typer.Option(help="Rows of held-out text.", min=1)] = 32,
+    seeds: Seeds = 5,
+    share: Annotated[float, typer.Option(help="Rise of the loss, as a fraction of it.")] = 0.01,
+    json: Json = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the law as .svg or .png (extra: report).")
+    ] = None,
+) -> None:
+    """Fit the light that a model needs against its width.
+
+    Example: python -m lightloom.benchmarks scaling family --json scaling.json
+    """
+    from . import scaling as study
+
+    _check(json, study.KIND)
+    _check(picture, study.PICTURE)
+    chosen = _encodings(encodings)
+    if family.is_file():
+        measured = study.read_members(family)
+    else:
+        measured = []
+        for folder in study.members(family):
+            measured.append(
+                study.measure_member(folder, chosen, placement, rows, seeds, share, _tell)
+            )
+        _show(study.budget_table(measured))
+    fitted = study.all_laws(measured, chosen)
+    for encoding, laws in fitted.items():
+        _show(study.law_table(encoding, laws))
+    document = {
+        "schema": 1,
+        "is_mock": True,
+        "placement": placement,
+        "share": share,
+        "members": measured,
+        "laws": {
+            encoding: {name: vars(law) for name, law in laws.items()}
+            for encoding, laws in fitted.items()
+        },
+    }
+    _write(json, document, study.KIND)
+    if picture:
+        study.draw(document, picture)
+
+
+@_command("scaling-layers")
+def scaling_layers(
+    model: Annotated[str, typer.Option(help="Language model or encoder.")],
+    rows: Annotated[int, typer.Option(help="Rows of text, or sentences.", min=1)] = 4,
+    length: Annotated[int, typer.Option(help="Tokens of a row.", min=2)] = 128,
+    layers: Annotated[
+        str | None, typer.Option(metavar="N,...", help="Layers to measure one by one, too.")
+    ] = None,
+    encodings: Encodings = None,
+    seeds: Seeds = 3,
+    products: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Names of products (default all).")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Measure the light that a model needs, product by product.
+
+    Example: python -m lightloom.benchmarks scaling-layers --model minilm --layers 0,2,5
+    """
+    from ..models import load_model
+    from . import scaling_layers as study
+
+    _check(json, study.KIND)
+    chosen, named = _encodings(encodings), _listed("--products", products, str)
+    loaded = load_model(model)
+    inputs = study.inputs_of(loaded, rows, length)
+    groups: list[dict[str, Any]] = []
+    document: dict[str, Any] = {"schema": 1, "is_mock": True, "model": loaded.name}
+    document["task"] = loaded.task
+    document |= {"rows": rows, "length": length, "seeds": seeds, "groups": groups}
+    for name, steps in study.groups_of(loaded, _listed("--layers", layers, int)).items():
+        if not named or name.split(",")[0] in named:
+            groups.append(study.measure_group(loaded, inputs, name, steps, chosen, seeds, _tell))
+            _write(json, document, study.KIND)
+    _show(study.table(groups))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text: byte {error.start} is {error.reason}"
+        ) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""Campaigns that take hours: fuzzing, injected faults, and processes that are killed."""

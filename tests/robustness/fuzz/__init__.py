@@ -1,0 +1,1 @@
+"""Fuzzing: almost valid inputs, and how their readers treat them."""
