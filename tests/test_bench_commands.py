@@ -62,7 +62,7 @@ def test_what_init_writes_passes_its_check(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("here.toml",), "here.toml is there already"),
+        (("here.toml",), "here.toml already exists"),
         (("x.toml", "--layout", "spiral"), "unknown layout 'spiral'; choose from imaged"),
         (("x.toml", "--clock", "sundial"), "'sundial'"),
         (("nowhere/x.toml",), "cannot write nowhere"),

@@ -45,7 +45,7 @@ DEEP = f"{'[' * 30_000}{']' * 30_000}"
         ({"limits__retries": False}, "limits.retries = False"),
         ({"world__extinction_ratio": math.inf}, "world.extinction_ratio = inf"),
         ({"instruments__source__driver": [1]}, r"unknown driver \[1\]"),
-        ({"limits__timeout_s": 10**400}, "want a finite number of s"),
+        ({"limits__timeout_s": 10**400}, "give a finite number of s"),
         ({"encoding": "x" * 3000}, "x ... x"),
     ],
 )

@@ -93,7 +93,7 @@ def test_what_this_camera_lacks_is_said_in_its_settings() -> None:
         features = device.describe()["settings"]["features"]
         assert set(features) == {"ExposureTime", "OffsetX", "OffsetY", "TriggerSoftware"}
         assert features["ExposureTime"] == "missing; exposure_s is the period of the frames"
-        with pytest.raises(InputError, match=r"of 0\.001 s was asked for, .* takes 0\.02 s"):
+        with pytest.raises(InputError, match=r"of 0\.001 s was requested, .* uses 0\.02 s"):
             device.configure(exposure_s=0.001)  # which it cannot set
         assert device.exposure_s == pytest.approx(1 / 50)
         device.configure(exposure_s=1 / 50)
@@ -199,7 +199,7 @@ def test_an_incomplete_frame_is_reported_not_skipped(mocker: Any) -> None:
 def test_a_camera_that_is_held_is_refused() -> None:
     # Two runs on one camera would read each other's frames.
     with camera() as device:
-        with pytest.raises(InUse, match="held already by this program"):
+        with pytest.raises(InUse, match="already held by this program"):
             camera("other").connect()
         with pytest.raises(InUse, match="held by another"):  # the producer's own refusal
             camera("other", serial="0").connect()
@@ -476,7 +476,7 @@ def test_the_exposure_is_set_under_each_of_its_names(
 def test_an_exposure_that_the_camera_does_not_take_is_refused() -> None:
     # A run would be recorded with 5 ms, and calibrated and exposed with 20 ms.
     device, _ = set_up(ExposureTime=Keeps(20_000.0, 20_000.0, 16.0, 1e7))
-    with pytest.raises(InputError, match=r"0\.005 s was asked for, and the camera takes 0\.02 s"):
+    with pytest.raises(InputError, match=r"0\.005 s was requested, and the camera uses 0\.02 s"):
         device.configure(exposure_s=0.005)
     assert device.exposure_s == pytest.approx(0.02)
 

@@ -190,7 +190,7 @@ def test_time_outs_fire() -> None:
 def test_a_camera_that_is_held_is_refused() -> None:
     # Two runs on one camera would read each other's frames.
     with camera() as device:
-        with pytest.raises(InUse, match="held already by this program"):
+        with pytest.raises(InUse, match="already held by this program"):
             camera("other").connect()
         device.take(2.0)
 

@@ -149,7 +149,7 @@ def test_a_calibration_is_not_written_over_something_else(tmp_path: Path) -> Non
     victim = tmp_path / "thesis.json"
     victim.write_text('{"schema": 1}')
     calibration = Calibration(binding={}, created_at="2026-03-01T12:00:00+00:00")
-    with pytest.raises(InputError, match=r"thesis\.json is there already and is not a"):
+    with pytest.raises(InputError, match=r"thesis\.json already exists and is not a"):
         calibration.write(victim)
     assert victim.read_text() == '{"schema": 1}' and len(list(tmp_path.iterdir())) == 1
     for name in ("new.json", "new.json"):

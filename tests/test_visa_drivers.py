@@ -719,4 +719,4 @@ def test_a_source_whose_interlock_nobody_can_ask_says_so(laser: Served) -> None:
     asked = source(laser, commands={"ask_highest": "SOUR:POW? MAX"})
     with asked as instrument:
         (_, finding) = instrument.self_test()
-    assert finding.detail == "none wired that can be asked, dark"
+    assert finding.detail == "no interlock state can be read, dark"

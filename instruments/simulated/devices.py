@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 
 from ..base import DriverOptions, Identity, Instrument
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
+from ..compiled import COMPILED
 from ..daq import Daq, Samples
 from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
@@ -22,7 +23,7 @@ from ..slm import SpatialLightModulator
 from ..units import Seconds, Watts
 from .faults import Fault, digest
 from .light_path import Layout, LightPath, WorldOptions
-from .optics import COMPILED, in_bands
+from .optics import in_bands
 from .profiles import CAMERAS, DAQS, MODULATORS, CameraProfile
 
 _ROLES = {

@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
-from importlib.util import find_spec
 from threading import local
 
 import numpy as np
 
+from ..compiled import COMPILED
+
 _THREAD = local()
-COMPILED = find_spec("numba") is not None
 _BAND_PIXELS = 1 << 15  # of a band of rows that one thread works on: they stay in its cache
 _KEPT_MAPS = 4  # a bench has two; each takes up to 48 bytes a pixel
 
