@@ -134,45 +134,45 @@ class HidesThatItIsGone(TemplateCamera):
 
 
 class SendsLeftAligned(TemplateCamera):
-    def _picture(self) -> np.ndarray:
-        return super()._picture() << np.uint16(4)
+    def _image(self) -> np.ndarray:
+        return super()._image() << np.uint16(4)
 
 
 class SendsLeftAlignedInTheDark(TemplateCamera):
-    def _picture(self) -> np.ndarray:
-        return (super()._picture() // 8) << np.uint16(4)  # all of them fit into 12 bits
+    def _image(self) -> np.ndarray:
+        return (super()._image() // 8) << np.uint16(4)  # all of them fit into 12 bits
 
 
 class KeepsItsExposure(TemplateCamera):
     def __init__(self, name: str) -> None:
         super().__init__(name, clock=VirtualClock())  # the suite's exposures grow to seconds
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         before_s, self._exposure_s = self._exposure_s, 0.002
         try:
-            return super()._picture()
+            return super()._image()
         finally:
             self._exposure_s = before_s
 
 
 class IgnoresOffsets(TemplateCamera):
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         part = self.region
         self._region = Region(0, 0, part.height, part.width)
         try:
-            return super()._picture()
+            return super()._image()
         finally:
             self._region = part
 
 
 class IsUpsideDown(TemplateCamera):
-    def _picture(self) -> np.ndarray:
-        return super()._picture()[::-1]
+    def _image(self) -> np.ndarray:
+        return super()._image()[::-1]
 
 
 class IsMirrored(TemplateCamera):
-    def _picture(self) -> np.ndarray:
-        return super()._picture()[:, ::-1]
+    def _image(self) -> np.ndarray:
+        return super()._image()[:, ::-1]
 
 
 class LeaksAThread(TemplateDaq):
@@ -242,13 +242,13 @@ def devices() -> Iterator[None]:
     [
         (ForgetsToCopy, EchoSlm, "test_fresh_frame_after_show"),
         (ForgetsToCopy, EchoSlm, "test_limits_are_refused_before_anything_is_sent"),
-        (SettlesInThePast, EchoSlm, "test_says_when_a_frame_has_settled"),
+        (SettlesInThePast, EchoSlm, "test_settling_time_is_reported"),
         (HasNoAddress, EchoSlm, "test_second_open_is_refused"),
         (KeepsOldFrames, EchoCamera, "test_fresh_frame_after_arm"),
         (RepeatsTheLastFrame, EchoCamera, "test_no_trigger_times_out"),
         (HidesThatItIsGone, EchoCamera, "test_unplug_is_detected"),
-        (SendsLeftAlignedInTheDark, EchoCamera, "test_counts_are_those_of_its_depth"),
-        (KeepsItsExposure, EchoCamera, "test_the_picture_grows_with_exposure"),
+        (SendsLeftAlignedInTheDark, EchoCamera, "test_counts_fit_the_bit_depth"),
+        (KeepsItsExposure, EchoCamera, "test_counts_grow_with_exposure"),
         (IgnoresOffsets, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),
         (IsUpsideDown, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),
         (IsMirrored, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),

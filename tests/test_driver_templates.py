@@ -120,6 +120,6 @@ def test_one_address_is_held_once_whatever_the_driver() -> None:
         def address(self) -> str:
             return super().address.upper()
 
-    with TemplateDaq("daq"), pytest.raises(InUse, match="held already"):
+    with TemplateDaq("daq"), pytest.raises(InUse, match="already held"):
         Other("other").connect()
     Other("other").connect().close()

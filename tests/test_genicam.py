@@ -260,7 +260,7 @@ def test_a_region_is_read_out_and_one_that_does_not_fit_is_refused() -> None:
         ({"pixel_format": "Mono12"}, "refuses PixelFormat = 'Mono12'"),
         ({"features": {"Gian": 3}}, "no feature 'Gian'"),
         ({"features": {"AcquisitionFrameRate": 500}}, "refuses AcquisitionFrameRate = 500"),
-        ({"producer": "/nowhere/maker.cti"}, "producer = '/nowhere/maker.cti' is no file"),
+        ({"producer": "/nowhere/maker.cti"}, "producer = '/nowhere/maker.cti' is not a file"),
         ({"producer": ""}, "no GenTL producer in GENICAM_GENTL64_PATH"),
     ],
 )
@@ -490,7 +490,7 @@ def test_what_is_set_is_read_back(name: str) -> None:
     made = bare(features={"Gain": 2.0}) if name == "Gain" else bare()
     nodes = Nodes(ExposureTime=Feature(2_000.0, 16.0, 1e7), **features)
     made._camera = SimpleNamespace(remote_device=SimpleNamespace(node_map=nodes))
-    with pytest.raises(InputError, match=f"{name} was set to .*the camera holds"):
+    with pytest.raises(InputError, match=f"{name} was set to .*the camera uses"):
         made._set_up()
         made.is_connected = True
         made.configure(region=Region(100, 0, 200, 640))

@@ -219,7 +219,7 @@ def test_a_camera_that_goes_away_is_reported_and_can_be_closed() -> None:
         ({"properties": {"Bining": 2}}, "no property 'Bining'; the camera has .*Binning"),
         ({"properties": {"BitDepth": 9}}, "BitDepth = 9 is refused"),
         ({"properties": {"PixelType": "32bitRGB"}}, "pixels of 4 components"),
-        ({"config": "/nowhere/bench.cfg"}, "config = '/nowhere/bench.cfg' is no file"),
+        ({"config": "/nowhere/bench.cfg"}, "config = '/nowhere/bench.cfg' is not a file"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_with_the_way_out(

@@ -228,7 +228,7 @@ def faked(fake: Served) -> Iterator[Any]:
         pytest.param(["HA"], ProtocolError, "'HA'", marks=SLOW),
         (["NO period"], InstrumentError, "refuses"),
         (["D 0 1 2 3 4", "OK 4 2001"], InstrumentError, "behind its rate"),
-        ([], InstrumentTimeout, "did not answer"),
+        ([], InstrumentTimeout, "did not reply"),
     ],
 )
 def test_a_wrong_scan_gives_no_numbers(
@@ -254,7 +254,7 @@ def test_a_late_answer_is_not_taken_for_the_next(
     fake.send(late[0].encode() + b"\n")
     fake.device.says["COUNT"] = ["OK 8"]
     assert faked.count() == 8
-    assert "a late answer was dropped" in caplog.text
+    assert "a late reply was discarded" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_late_answer_is_not_taken_for_the_next(
         pytest.param(b"garbage\n", "damaged", marks=SLOW),
         pytest.param(b"\xff\x00\n", "damaged", marks=SLOW),
         (b"<02 OK 7*0000\n", "damaged"),
-        (framed("<", "63 OK 7"), "nobody asked"),
+        (framed("<", "63 OK 7"), "unrequested line"),
         (b"<02 OK", "half a line"),
         pytest.param(b"x" * 10_000, "without end", marks=SLOW),
     ],

@@ -131,7 +131,7 @@ def test_the_same_device_is_opened_once_and_leaves_nothing_behind() -> None:
     # Two programs on one modulator overwrite each other's frames.
     with modulator(), pytest.raises(InUse):
         modulator("other").connect()
-    with pytest.raises(InputError, match=r"modulator = 'weights' is no connected slmsuite-slm"):
+    with pytest.raises(InputError, match=r"modulator = 'weights' is not a connected slmsuite-slm"):
         camera().connect()
 
 
@@ -152,8 +152,8 @@ def test_nothing_is_printed_where_a_json_document_belongs(
     [
         ({"device": "slmsuite.hardware.slms.meadowlrk.Meadowlark"}, "cannot be imported"),
         ({"device": "slmsuite.hardware.slms.simulated.Simulated"}, "cannot be imported"),
-        ({"arguments": {"resolution": [320, 200], "pich_um": 8}}, "does not take .*pich_um"),
-        ({"arguments": {}}, "does not take arguments.*resolution"),
+        ({"arguments": {"resolution": [320, 200], "pich_um": 8}}, "does not accept .*pich_um"),
+        ({"arguments": {}}, "does not accept arguments.*resolution"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_with_the_way_out(

@@ -88,9 +88,9 @@ def test_a_producer_is_a_file_of_this_computer(
     # A producer is native code; one beside a bench file that was mailed would be loaded.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "maker.cti").write_bytes(b"")
-    with pytest.raises(InputError, match="is not the whole path of a"):
+    with pytest.raises(InputError, match="is not the absolute path of a"):
         producers(producer)
-    with pytest.raises(InputError, match="is not the whole path of a"):
+    with pytest.raises(InputError, match="is not the absolute path of a"):
         producers(sys.executable)
     assert producers(str(tmp_path / "maker.cti")) == [str((tmp_path / "maker.cti").resolve())]
 
@@ -99,7 +99,7 @@ def test_a_producer_is_a_file_of_this_computer(
 def test_adapters_are_a_folder_of_this_computer(folder: str) -> None:
     pytest.importorskip("pymmcore_plus", reason="needs pip install 'lightloom[micromanager]'")
     options = {"adapter": "DemoCamera", "device": "DCam", "adapter_path": folder}
-    with pytest.raises(InputError, match=r"adapter_path = .* is not the whole path of a folder"):
+    with pytest.raises(InputError, match=r"adapter_path = .* is not the absolute path of a folder"):
         create("micromanager-camera", "camera", options).connect()
 
 

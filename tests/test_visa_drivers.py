@@ -105,7 +105,7 @@ def test_a_setting_that_a_multimeter_refuses_is_an_error() -> None:
     # An operator would get numbers of a measurement that was not asked for.
     with serve(Multimeter()) as served, daq(served, "multimeter") as instrument:
         served.device.complaint = '-222,"Data out of range"'
-        with pytest.raises(InstrumentError, match="daq complains: -222"):
+        with pytest.raises(InstrumentError, match="daq reports: -222"):
             instrument.read((0,), 3, 50)
 
 
@@ -163,7 +163,7 @@ def test_a_power_that_the_laser_does_not_take_is_an_error(laser: Served) -> None
     # An operator would record a power that was never there.
     with source(laser) as instrument:
         laser.device.highest = 3.0
-        with pytest.raises(ProtocolError, match=r"holds 0\.003 W"):
+        with pytest.raises(ProtocolError, match=r"reports 0\.003 W"):
             instrument.set_power(4e-3)
         with pytest.raises(LimitExceeded):
             instrument.enable()
@@ -238,7 +238,7 @@ def test_a_late_reply_is_not_taken_for_the_next_one(
         meter.fault = None
         meter.send(b"1e-6\n")
         assert instrument.read_power() == 2e-6
-        assert "late replies were dropped: ['1e-6']" in caplog.text
+        assert "late replies were discarded: ['1e-6']" in caplog.text
         assert instrument.read_power() == 3e-6
 
 
@@ -246,11 +246,11 @@ def test_a_late_reply_is_not_taken_for_the_next_one(
     ("sent", "error", "says"),
     [
         (b"1.5e-6", ProtocolError, "half a line"),
-        (b"\xff\xfe\x80\n", ProtocolError, "no text"),
-        (b"hello\n", ProtocolError, "1 number was to come"),
-        (b"nan\n", ProtocolError, "1 number was to come"),
-        (b"1e-6,2e-6\n", ProtocolError, "1 number was to come"),
-        (b"\n", ProtocolError, "1 number was to come"),
+        (b"\xff\xfe\x80\n", ProtocolError, "not text"),
+        (b"hello\n", ProtocolError, "instead of 1 number"),
+        (b"nan\n", ProtocolError, "instead of 1 number"),
+        (b"1e-6,2e-6\n", ProtocolError, "instead of 1 number"),
+        (b"\n", ProtocolError, "instead of 1 number"),
     ],
 )
 def test_garbage_is_no_number(
@@ -272,7 +272,7 @@ def test_what_came_unasked_is_refused_not_drained(meter: Served) -> None:
         assert instrument.read_power() == 1e-6
         meter.send(b"7e-3\n")
         time.sleep(0.1)  # for it to arrive at the driver, which is not told of it
-        with pytest.raises(ProtocolError, match="before it was asked"):
+        with pytest.raises(ProtocolError, match="sent something before the query"):
             instrument.read_power()
         assert instrument.read_power() == 2e-6
 
@@ -672,7 +672,7 @@ def test_echo_and_acknowledgement_are_heard_and_checked() -> None:
         laser.enable()
         assert laser.is_emitting() and device.power == 2.0
         says[0] = "ERR 3"
-        with pytest.raises(ProtocolError, match=r"'ERR 3', where 'OK' was to come"):
+        with pytest.raises(ProtocolError, match=r"'ERR 3' to .* instead of 'OK'"):
             laser.set_power(1e-3)
         says[0] = "OK"
         laser.disable()
@@ -682,7 +682,7 @@ def test_echo_and_acknowledgement_are_heard_and_checked() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"parity": "even"}, "parity belongs to a serial line"),
+        ({"parity": "even"}, "parity is for serial lines"),
         ({"address": "ASRL1::INSTR", "parity": "sometimes"}, "parity"),
         ({"address": "ASRL1::INSTR", "stop_bits": 3}, "choose 1, 1.5 or 2"),
     ],

@@ -69,9 +69,9 @@ class TemplateCamera(Camera):
         taken_at_s = self.clock.now_s()
         self._device.put("triggered", True)
         self._number += 1
-        self._buffer.append(RawFrame(self._picture(), self._number, taken_at_s))
+        self._buffer.append(RawFrame(self._image(), self._number, taken_at_s))
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         # Only here: a real camera sends its own.
         (height, width), part = self.sensor_shape, self.region
         light = np.arange(height * width).reshape(height, width) % 1000 * self._exposure_s / 0.002
