@@ -152,8 +152,8 @@ def test_of_a_settled_modulator_the_last_frame_alone_is_seen() -> None:
     modulator = world.path.modulators["weight"]
     last, tau = modulator.frames[-1], modulator.time_constant_s
     for exposure_s in (0.0, tau, 100 * tau):
-        assert modulator.shares(last.from_s + 9.4 * tau, exposure_s) == [(last, 1.0)]
-    (_, left), (frame, share) = modulator.shares(last.from_s + 9 * tau, 0.0)
+        assert modulator.frame_weights(last.from_s + 9.4 * tau, exposure_s) == [(last, 1.0)]
+    (_, left), (frame, share) = modulator.frame_weights(last.from_s + 9 * tau, 0.0)
     assert frame is last and left == pytest.approx(np.exp(-9), rel=1e-3)
     assert left + share == pytest.approx(1)
 
