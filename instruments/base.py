@@ -149,7 +149,7 @@ class Instrument(ABC):
         ------
         InUse : when this process or another one has the device open
         MissingExtraError : when the vendor library is not installed
-        InstrumentError : when the device does not answer or is not the expected one
+        InstrumentError : when the device does not reply or is not the expected one
         """
         with self._lock:
             if self.is_connected:
@@ -229,7 +229,7 @@ class Instrument(ABC):
             LOG.debug("%s.%s: %s", self.name, what, repr(error))
             raise self._attributed(
                 InstrumentTimeout(
-                    f"{self.name} ({self.address or self.driver}) did not answer during {what}: "
+                    f"{self.name} ({self.address or self.driver}) did not reply during {what}: "
                     f"{error}"
                 )
             ) from error

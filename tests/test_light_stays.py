@@ -358,7 +358,7 @@ def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -
         os.kill(live_bench_process.watchdog_process(bench), signal.SIGSTOP)
         device: Any = laser.device
         wait_until(lambda: not device.is_on)
-        with pytest.raises(LightloomError, match="does not answer"):
+        with pytest.raises(LightloomError, match="does not reply"):
             bench.beat()
     assert not signals.left_lit()
 

@@ -204,7 +204,7 @@ class _WindowProcess:
         except (EOFError, ConnectionError) as error:
             raise self._lost() from error
         raise InstrumentTimeout(
-            f"{self.name}: the window did not answer within {timeout_s:g} s; close it and connect "
+            f"{self.name}: the window did not reply within {timeout_s:g} s; close it and connect "
             "again"
         )
 

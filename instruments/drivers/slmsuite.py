@@ -152,7 +152,7 @@ class _Adapter:
             raise
         except TimeoutError as error:
             raise InstrumentTimeout(
-                f"{self.name} ({self.address}) did not answer during {what}: {_one_line(error)}"
+                f"{self.name} ({self.address}) did not reply during {what}: {_one_line(error)}"
             ) from error
         except Exception as error:
             raise Disconnected(
