@@ -1,4 +1,4 @@
-"""Ground floor: instruments, and what every room shares (errors, units, clock, threads)."""
+"""Instruments, and what all rooms share: errors, units, clock, thread limits."""
 
 if __name__ != "lightloom.instruments":
     raise ImportError("import lightloom.instruments, not instruments")
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .slm import Shown, SpatialLightModulator
     from .timeline import Timeline
 
-_HOMES = {  # loaded when first used: errors alone are needed everywhere, pydantic is not
+_HOMES = {  # loaded at first use, since they import pydantic, which the errors do not need
     "DriverOptions": "base",
     "Finding": "base",
     "Identity": "base",

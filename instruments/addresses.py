@@ -1,7 +1,7 @@
-"""`canonical`: one spelling for every name of one device, so that it is never held under two.
+"""`canonical`: one spelling for every name of a device, so that no device is held under two names.
 
-A serial port has a path and links to it, an instrument on the network a host name and an address,
-and VISA leaves out what is 0. Not here: who holds a device (`base`, `device_lock`).
+A serial port has a path and links to it. A network instrument has a host name and an address. VISA
+omits zeros. Not here: which process holds a device (`base`, `device_lock`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
 
-_LOOK_UP_S = 1.0  # for the address of a host name; without one the name stands for itself
+_LOOKUP_TIMEOUT_S = 1.0  # to resolve a host name; on failure the name itself is used
 _COM = re.compile(r"(?:\\\\[.?]\\)?com(\d+)")
 _SCREEN = re.compile(r"(?:unix|localhost)?(:\d+)(?:\.\d+)?")
 
 
 def canonical(address: str) -> str:
-    """Return the one spelling of an address; of an unknown kind, its own in lower case.
+    """Return the canonical spelling of an address; an unknown kind is only put in lower case.
 
     Parameters
     ----------
-    address : of VISA, of a serial port, or a URL of pyserial; any other text names itself
+    address : a VISA address, a serial port or a URL of pyserial; other text is kept
     """
     address = address.strip()
     if not address:
@@ -38,13 +38,13 @@ def canonical(address: str) -> str:
 
 
 def is_lasting(address: str) -> bool:
-    """Return whether an address names the same device tomorrow: no port of this computer does."""
+    """Return whether an address is permanent; a local TCP port or a pseudo-terminal is not."""
     key = canonical(address)
     return key not in ("", "-") and "127.0.0.1" not in key and not key.startswith("tty:pts")
 
 
 def x_display(name: str) -> str:
-    """Return the one spelling of an X display; "" is that of the environment."""
+    """Return the canonical name of an X display; "" means the display of the environment."""
     name = name or os.environ.get("DISPLAY", "")
     found = _SCREEN.fullmatch(name.strip().casefold())
     return found[1] if found else name
@@ -67,7 +67,7 @@ def _of_visa(address: str) -> str:
         return _of_network(rest, last)
     numbers = [_number(part) for part in (board or "0", *rest)]
     if kind == "usb" and len(numbers) > 3:
-        numbers[3] = rest[2].casefold()  # a serial number, which only looks like one
+        numbers[3] = rest[2].casefold()  # a serial number, even where it looks like an integer
     if kind in ("gpib", "usb"):
         wanted = 3 if kind == "gpib" else 5
         numbers += ["0"] * (wanted - len(numbers))
@@ -79,7 +79,7 @@ def _of_network(rest: list[str], last: str) -> str:
     if last == "socket":
         return f"tcp:{_host(host)}:{_number(more[0] if more else '0')}"
     name = (more[0] if more else "inst0").casefold().removesuffix(",4880")
-    # both protocols reach the first instrument of a host
+    # VXI-11 and HiSLIP both reach the first instrument of a host
     return f"lan:{_host(host)}:{'0' if name in ('inst0', 'hislip0') else name}"
 
 
@@ -97,7 +97,7 @@ def _of_url(url: str) -> str:
 
 
 def _of_port(port: str) -> str:
-    """Return the number of a device, whatever links and names lead to it."""
+    """Return the device number of a port, independent of the link or name used."""
     found = _COM.fullmatch(port.casefold())
     if found:
         return f"com{found[1]}"
@@ -106,7 +106,7 @@ def _of_port(port: str) -> str:
     real = os.path.realpath(port)
     try:
         state = Path(real).stat()
-    except OSError:  # not plugged in
+    except OSError:  # the device is not plugged in
         return real
     if not stat.S_ISCHR(state.st_mode):
         return real
@@ -115,7 +115,7 @@ def _of_port(port: str) -> str:
 
 
 def _number(text: str) -> str:
-    """Return a whole number in decimal, or the text."""
+    """Return an integer in decimal, or the text where it is not an integer."""
     try:
         return str(int(text, 0))
     except ValueError:
@@ -123,23 +123,23 @@ def _number(text: str) -> str:
 
 
 def _host(name: str) -> str:
-    found = _looked_up(name.strip("[]").rstrip(".").casefold())
+    found = _resolved(name.strip("[]").rstrip(".").casefold())
     return "127.0.0.1" if found == "::1" or found.startswith("127.") else found
 
 
 @lru_cache(maxsize=256)
-def _looked_up(name: str) -> str:
-    """Return the first address of a host; the name where none is found in time."""
+def _resolved(name: str) -> str:
+    """Return the first address of a host; the name itself where the lookup fails or times out."""
     found: list[str] = []
 
     def ask() -> None:
         try:
-            told = {(info[0], str(info[4][0])) for info in socket.getaddrinfo(name, None)}
+            addresses = {(info[0], str(info[4][0])) for info in socket.getaddrinfo(name, None)}
         except (OSError, UnicodeError):
             return
-        found.extend(address for _, address in sorted(told))
+        found.extend(address for _, address in sorted(addresses))
 
-    thread = Thread(target=ask, daemon=True)  # it has no time-out of its own
+    thread = Thread(target=ask, daemon=True)  # getaddrinfo has no time-out
     thread.start()
-    thread.join(_LOOK_UP_S)
+    thread.join(_LOOKUP_TIMEOUT_S)
     return found[0] if found else name

@@ -1,8 +1,8 @@
-"""`Instrument`: what every instrument has in common, whoever made it.
+"""`Instrument`: what instruments of all makers have in common.
 
-The public methods of an instrument check, lock, time and log; a driver fills in hooks, whose names
-begin with an underscore, and need care for none of that. One lock covers each whole exchange, so
-that threads cannot mix up replies.
+The public methods of an instrument validate, lock, time and log. A driver implements only the
+hooks, whose names begin with an underscore. One lock covers each whole exchange, so that threads
+cannot mix up replies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Identity:
-    """Who an instrument says it is; empty where it does not say."""
+    """The identity that an instrument reports; a field is empty where it reports none."""
 
     maker: str = ""
     model: str = ""
@@ -47,7 +47,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a self-test."""
+    """One result of a self-test."""
 
     what: str
     passed: bool
@@ -55,20 +55,20 @@ class Finding:
 
 
 class DriverOptions(TomlTable):
-    """What a bench file says about one instrument, beside its role and driver.
+    """The settings of one instrument in a bench file, without its role and driver.
 
-    Drivers add their own fields; unknown keys are refused.
+    Drivers add their own fields. Unknown keys are refused.
     """
 
 
 def exchange(method: Method) -> Method:
-    """Make a public method one exchange with a connected instrument: locked, timed, logged."""
+    """Wrap a public method as one exchange with a connected instrument: locked, timed, logged."""
 
     @functools.wraps(method)
     def guarded(self: Instrument, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             if not self.is_connected:
-                raise self._of_mine(
+                raise self._attributed(
                     NotConnected(f"{self.name} is not connected; call connect() first")
                 )
             return self._logged(method.__name__, lambda: method(self, *args, **kwargs))
@@ -77,20 +77,20 @@ def exchange(method: Method) -> Method:
 
 
 class Instrument(ABC):
-    """A device with an address, to be connected, used, described and closed.
+    """A device with an address that can be connected, used, described and closed.
 
     Parameters
     ----------
-    name : what messages and records call it, such as "camera"
-    options : the driver's own settings; None is its defaults
-    clock : the time it goes by
+    name : its name in messages and records, such as "camera"
+    options : the driver's own settings; None means its defaults
+    clock : its time base
 
     Attributes
     ----------
     kind : "slm", "camera", "daq", "light source" or "power meter"
     driver : the name under which the driver is registered
-    Options : the model of its settings
-    is_of_this_process : no other process can have the device, as one that is simulated
+    Options : the class of its settings
+    is_of_this_process : whether the device exists only in this process, as a simulated one does
     """
 
     kind: ClassVar[str]
@@ -98,8 +98,8 @@ class Instrument(ABC):
     Options: ClassVar[type[DriverOptions]] = DriverOptions
     is_of_this_process: bool = False
 
-    _held: ClassVar[set[str]] = set()
-    _held_lock: ClassVar[Lock] = Lock()
+    _addresses_in_use: ClassVar[set[str]] = set()
+    _addresses_lock: ClassVar[Lock] = Lock()
 
     def __init__(
         self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
@@ -112,65 +112,65 @@ class Instrument(ABC):
         self._lock = RLock()
         self._claim: str | None = None
 
-    # --- what a driver fills in ------------------------------------------------------------------
+    # --- hooks that a driver implements ----------------------------------------------------------
 
     @property
     def address(self) -> str:
-        """Where the device is; two instruments at one address are refused. "" claims nothing."""
+        """The address of the device, which only one instrument may use; "" claims no address."""
         return ""
 
     @property
     def device(self) -> str:
-        """The one spelling of `address`, by which the device is held; "" claims nothing."""
+        """The canonical spelling of `address`, used for the lock; "" claims no device."""
         return canonical(self.address)
 
     @abstractmethod
     def _connect(self, timeout_s: float) -> Identity:
-        """Open the device and ask who it is; import vendors' libraries here, not earlier."""
+        """Open the device and read its identity; import vendor libraries here, not earlier."""
 
     @abstractmethod
     def _disconnect(self) -> None:
-        """Let go of the device; it may be gone already."""
+        """Release the device, which may already be disconnected."""
 
     def _settings(self) -> Mapping[str, Any]:
-        """Return the settings that a record of a run should hold; no exchange with the device."""
+        """Return the settings for the record of a run, without an exchange with the device."""
         return {}
 
     def _self_test(self) -> list[Finding]:
-        """Try the device, and leave it as it was found."""
+        """Test the device and restore its previous state."""
         return []
 
-    # --- what everybody uses ---------------------------------------------------------------------
+    # --- public methods --------------------------------------------------------------------------
 
     def connect(self, timeout_s: float = 10.0) -> Self:
         """Open the device.
 
         Raises
         ------
-        InUse : when it is open already, here or elsewhere
-        MissingExtraError : when the vendor's library is not installed
-        InstrumentError : when it does not answer, or is not what it should be
+        InUse : when this process or another one has the device open
+        MissingExtraError : when the vendor library is not installed
+        InstrumentError : when the device does not reply or is not the expected one
         """
         with self._lock:
             if self.is_connected:
-                raise self._of_mine(InUse(f"{self.name} is connected already"))
-            self._take_address()
+                raise self._attributed(InUse(f"{self.name} is already connected"))
+            self._claim_address()
             try:
                 self.identity = self._logged("connect", lambda: self._connect(timeout_s))
             except BaseException:
-                self._give_address()
+                self._release_address()
                 raise
             self.is_connected = True
         return self
 
     def close(self) -> None:
-        """Make safe and let go; harmless when it is closed already, or the device is gone."""
+        """Make the device safe and release it; harmless if it is closed or disconnected already."""
         with self._lock:
             if not self.is_connected:
                 return
             try:
                 self._logged("making it safe", self._make_safe)
-            except InstrumentError as error:  # what is gone cannot be made safe from here
+            except InstrumentError as error:  # a lost device cannot be made safe from here
                 LOG.warning("%s", str(error))
             finally:
                 self.is_connected = False
@@ -179,10 +179,10 @@ class Instrument(ABC):
                 except InstrumentError as error:
                     LOG.warning("%s", str(error))
                 finally:
-                    self._give_address()
+                    self._release_address()
 
-    def _make_safe(self) -> None:  # noqa: B027 (most have nothing to do)
-        """Bring the device into its safest state before it is let go."""
+    def _make_safe(self) -> None:  # noqa: B027 (most kinds have nothing to do)
+        """Bring the device into its safest state before it is released."""
 
     def __enter__(self) -> Self:
         return self if self.is_connected else self.connect()
@@ -197,12 +197,12 @@ class Instrument(ABC):
 
     @exchange
     def self_test(self) -> list[Finding]:
-        """Try the device; one finding a line. It is left as it was found."""
+        """Test the device, restore its previous state and return one finding per check."""
         answer = " ".join(filter(None, (self.identity.maker, self.identity.model)))
         return [Finding("answers", True, answer or "without a name"), *self._self_test()]
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record of a run should hold about this instrument, as it is now."""
+        """Return the present state of this instrument for the record of a run."""
         with self._lock:
             return {
                 "name": self.name,
@@ -215,33 +215,35 @@ class Instrument(ABC):
             }
 
     def _logged(self, what: str, call: Callable[[], R]) -> R:
-        """Call, with time and outcome in the log; a lost device becomes one kind of error."""
+        """Call a function, log its duration and outcome, and translate foreign exceptions."""
         start_s = self.clock.now_s()
         try:
             result = call()
         except LightloomError as error:
             LOG.debug("%s.%s: %s", self.name, what, str(error))
-            self._of_mine(error)
+            self._attributed(error)
             raise
-        except TimeoutError as error:  # an OSError too, but the device may well be there
+        except (
+            TimeoutError
+        ) as error:  # a subclass of OSError, but the device may still be connected
             LOG.debug("%s.%s: %s", self.name, what, repr(error))
-            raise self._of_mine(
+            raise self._attributed(
                 InstrumentTimeout(
-                    f"{self.name} ({self.address or self.driver}) did not answer during {what}: "
+                    f"{self.name} ({self.address or self.driver}) did not reply during {what}: "
                     f"{error}"
                 )
             ) from error
         except OSError as error:
             LOG.debug("%s.%s: %s", self.name, what, repr(error))
-            raise self._of_mine(
+            raise self._attributed(
                 Disconnected(
-                    f"{self.name} ({self.address or self.driver}) is gone during {what}: {error}; "
+                    f"{self.name} ({self.address or self.driver}) was lost during {what}: {error}; "
                     "check cable and power, then connect again"
                 )
             ) from error
-        except Exception as error:  # of a vendor's library, which raises what it likes
+        except Exception as error:  # vendor libraries raise any type
             LOG.debug("%s.%s: %s", self.name, what, repr(error), exc_info=True)
-            raise self._of_mine(
+            raise self._attributed(
                 InstrumentError(
                     f"{self.name} ({self.address or self.driver}) failed during {what}: "
                     f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -250,47 +252,47 @@ class Instrument(ABC):
         LOG.debug("%s.%s took %.6f s", self.name, what, self.clock.now_s() - start_s)
         return result
 
-    def _of_mine(self, error: LightloomError) -> LightloomError:
-        """Say on an error that it came from this instrument, where it says nothing yet."""
+    def _attributed(self, error: LightloomError) -> LightloomError:
+        """Set this instrument as the source of an error that names no source yet."""
         if isinstance(error, InstrumentError) and error.instrument is None:
             error.instrument = self
         return error
 
-    def _take_address(self) -> None:
+    def _claim_address(self) -> None:
         claim = self.device
         if not claim:
             return
-        with Instrument._held_lock:
-            if claim in Instrument._held:
-                raise self._of_mine(
+        with Instrument._addresses_lock:
+            if claim in Instrument._addresses_in_use:
+                raise self._attributed(
                     InUse(
-                        f"{self.name}: {self.address} is held already by this program; "
+                        f"{self.name}: {self.address} is already held by this program; "
                         "close the other instrument first"
                     )
                 )
-            by = None if self.is_of_this_process else self._held_by(claim)
-            if by is not None:
-                raise self._of_mine(
+            owner = None if self.is_of_this_process else self._lock_device(claim)
+            if owner is not None:
+                raise self._attributed(
                     InUse(
-                        f"{self.name}: {self.address} is held by {by} of this computer; wait until "
-                        "that has ended, or end it"
+                        f"{self.name}: {self.address} is held by {owner} of this computer; wait "
+                        "until it has ended, or end it"
                     )
                 )
-            Instrument._held.add(claim)
+            Instrument._addresses_in_use.add(claim)
         self._claim = claim
 
-    def _held_by(self, claim: str) -> str | None:
-        """Hold a device against other processes; return who has it already."""
+    def _lock_device(self, claim: str) -> str | None:
+        """Lock a device against other processes; return the owner where it is locked already."""
         try:
             return device_lock.hold(claim)
         except OSError as error:
-            LOG.warning("%s cannot be held against other processes: %s", self.name, error)
+            LOG.warning("%s cannot be locked against other processes: %s", self.name, error)
             return None
 
-    def _give_address(self) -> None:
-        with Instrument._held_lock:
+    def _release_address(self) -> None:
+        with Instrument._addresses_lock:
             if self._claim is not None:
-                Instrument._held.discard(self._claim)
+                Instrument._addresses_in_use.discard(self._claim)
                 if not self.is_of_this_process:
                     device_lock.let_go(self._claim)
         self._claim = None

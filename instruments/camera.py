@@ -1,7 +1,7 @@
-"""`Camera`: takes frames, and never hands out one that was taken before it was asked to.
+"""`Camera`: takes frames, and never returns a frame that was taken before it was armed.
 
-A driver delivers what the device sends, with the device's own frame number and time; this class
-refuses what is stale, incomplete or after a gap.
+A driver delivers what the device sends, with the frame number and time of the device. This class
+refuses frames that are stale, incomplete or follow a gap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from .base import DriverOptions, Finding, Instrument, exchange
 from .clock import Clock
-from .count_checks import complaint, is_coarse
+from .count_checks import alignment_shift, count_problem
 from .errors import (
     DroppedFrame,
     IncompleteFrame,
@@ -35,12 +35,12 @@ LOG = logging.getLogger("lightloom.instruments")
 
 TriggerMode = Literal["software", "external"]
 
-_EXPOSURE_OFF, _EXPOSURE_OFF_S = 0.01, 1e-6  # that a camera may round an exposure by
+_EXPOSURE_TOLERANCE, _EXPOSURE_TOLERANCE_S = 0.01, 1e-6  # relative and absolute, for rounding
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the sensor, in pixels, numpy order."""
+    """A part of the sensor, in pixels and numpy order."""
 
     top: int
     left: int
@@ -50,12 +50,12 @@ class Region:
 
 @dataclass(frozen=True)
 class Shot:
-    """The name of a shot, carried through to its record; a simulation draws its noise from it.
+    """The identity of a shot, kept in its record; a simulation derives its noise from it.
 
     Parameters
     ----------
-    address : who is multiplied, such as "layer.0.qkv/3/17/0"
-    number : counts the shots of a run
+    address : of the product, such as "layer.0.qkv/3/17/0"
+    number : of the shot within its run
     """
 
     address: str
@@ -64,11 +64,11 @@ class Shot:
 
 @dataclass(frozen=True)
 class RawFrame:
-    """What a driver hands up.
+    """A frame as a driver returns it.
 
     Parameters
     ----------
-    number : the device's own count of frames; None where it has none
+    number : frame number of the device; None where it counts no frames
     taken_at_s : start of the exposure, on the instrument's clock
     """
 
@@ -80,7 +80,7 @@ class RawFrame:
 
 @dataclass(frozen=True)
 class CameraFrame:
-    """A fresh frame: counts [height, width] of the region, uint8 or uint16."""
+    """A fresh frame: counts of the region, uint8 or uint16 [height, width]."""
 
     data: np.ndarray
     frame_id: int
@@ -90,30 +90,30 @@ class CameraFrame:
 
 
 class CountOptions(DriverOptions):
-    """What a bench file may say about the counts of any camera.
+    """Settings of the counts of any camera.
 
     Parameters
     ----------
     count_shift : bits by which counts are left-aligned in their word, such as 4 for 12 bits in 16;
-        they are shifted back
+        the counts are shifted back
     """
 
     count_shift: int = Field(default=0, ge=0, le=15)
 
 
 class Camera(Instrument):
-    """A camera. Its attributes are known once it is connected.
+    """A camera. Its attributes are valid once it is connected.
 
     Attributes
     ----------
     sensor_shape : (height, width) in pixels
-    bit_depth : of a count
+    bit_depth : bits of a count
     exposure_limits_s : shortest and longest exposure
-    readout_s : from the end of an exposure until the frame is here
-    row_time_s : a rolling shutter begins each row so much later; 0 for a global one
-    trigger_latency_s : from a trigger until the exposure begins, where it is known
-    tells_exposed : whether it knows when an exposure has ended, before the frame is read out
-    full_well_e, gain_e_per_count, offset_counts : where known, else None
+    readout_s : time from the end of an exposure to the arrival of the frame
+    row_time_s : delay between rows of a rolling shutter; 0 for a global shutter
+    trigger_latency_s : delay from a trigger to the exposure, where known
+    tells_exposed : whether it can report the end of an exposure before the read-out
+    full_well_e, gain_e_per_count, offset_counts : None where unknown
     """
 
     kind: ClassVar[str] = "camera"
@@ -132,7 +132,7 @@ class Camera(Instrument):
         self.full_well_e: float | None = None
         self.gain_e_per_count: float | None = None
         self.offset_counts: float | None = None
-        self._most_s = (0.0, float("inf"))  # what narrow_limits has been told
+        self._narrowed_limits_s = (0.0, float("inf"))  # set by narrow_limits
         self._exposure_s = 0.0
         self._region: Region | None = None
         self._trigger_mode: TriggerMode = "software"
@@ -141,37 +141,37 @@ class Camera(Instrument):
         self._last_number: int | None = None
         self._triggered: list[Shot | None] = []
 
-    # --- what a driver fills in ------------------------------------------------------------------
+    # --- hooks that a driver implements ----------------------------------------------------------
 
     @abstractmethod
     def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
-        """Set all three (checked against the limits) and return the exposure that the device holds.
+        """Set all three (checked against the limits) and return the actual exposure of the device.
 
-        Ask the device for it: what was sent is not what it took. Raise InputError for a region
-        that the device does not take as it is. Called only while the camera is not armed.
+        Read the exposure back, because a device may round it. Raise InputError for a region
+        that the device cannot set exactly. Called only while the camera is not armed.
         """
 
     @abstractmethod
     def _arm(self) -> None:
-        """Begin to accept triggers; throw away what is still in buffers."""
+        """Begin to accept triggers; discard all frames that are still in buffers."""
 
     @abstractmethod
     def _trigger(self, shot: Shot | None) -> None:
-        """Begin one exposure (software trigger)."""
+        """Start one exposure (software trigger)."""
 
     @abstractmethod
     def _read(self, timeout_s: float) -> RawFrame | None:
-        """Return the next frame in the order in which they were taken; None after the time-out."""
+        """Return the next frame in the order of exposure; None after the time-out."""
 
     @abstractmethod
     def _disarm(self) -> None:
-        """Stop; no frame is on its way afterwards."""
+        """Stop accepting triggers; no frame may arrive afterwards."""
 
-    # --- what everybody uses ---------------------------------------------------------------------
+    # --- public methods --------------------------------------------------------------------------
 
     @property
     def exposure_s(self) -> float:
-        """Exposure of a frame, as the device took it."""
+        """The exposure of a frame, as the device reports it."""
         return self._exposure_s
 
     @property
@@ -181,23 +181,23 @@ class Camera(Instrument):
 
     @property
     def trigger_mode(self) -> TriggerMode:
-        """What begins an exposure: `trigger()`, or an external line."""
+        """The source of triggers: `trigger()`, or an external line."""
         return self._trigger_mode
 
     @property
     def is_armed(self) -> bool:
-        """Whether it accepts triggers."""
+        """Whether the camera accepts triggers."""
         return self._armed_at_s is not None
 
     def narrow_limits(self, shortest_s: float, longest_s: float) -> None:
-        """Allow less than the device does, now and whenever it is connected again."""
-        low, high = self._most_s
-        self._most_s = (max(low, shortest_s), min(high, longest_s))
+        """Narrow the exposure limits of the device, now and after each reconnection."""
+        low, high = self._narrowed_limits_s
+        self._narrowed_limits_s = (max(low, shortest_s), min(high, longest_s))
 
     @property
     def allowed_exposures_s(self) -> tuple[float, float]:
-        """Shortest and longest exposure that device and bench file allow together."""
-        (shortest, longest), (low, high) = self.exposure_limits_s, self._most_s
+        """The shortest and longest exposure that both device and bench file allow."""
+        (shortest, longest), (low, high) = self.exposure_limits_s, self._narrowed_limits_s
         return max(shortest, low), min(longest, high)
 
     @exchange
@@ -207,20 +207,20 @@ class Camera(Instrument):
         region: Region | None = None,
         trigger_mode: TriggerMode | None = None,
     ) -> None:
-        """Change settings; what is None stays. The camera is disarmed.
+        """Change settings; None keeps a setting. The camera is disarmed.
 
         Raises
         ------
-        LimitExceeded : for an exposure beyond the limits
+        LimitExceeded : for an exposure outside the limits
         InputError : for a region outside the sensor, an unknown trigger mode, or a setting that the
-            camera does not take; all settings are then as before
+            camera does not accept; the previous settings are then restored
         """
         is_new = exposure_s is not None
         exposure_s = self._exposure_s if exposure_s is None else float(exposure_s)
         region = self.region if region is None else region
         mode = self._trigger_mode if trigger_mode is None else trigger_mode
         shortest, longest = self.exposure_limits_s
-        if is_new:  # a part of the sensor may be chosen before an exposure is
+        if is_new:  # a region may be set before an exposure is
             shortest, longest = self.allowed_exposures_s
         if not shortest <= exposure_s <= longest:
             raise LimitExceeded(
@@ -238,35 +238,36 @@ class Camera(Instrument):
             raise InputError(f"{self.name}: trigger mode {mode!r} is neither software nor external")
         self.disarm()
         try:
-            taken_s = self._configure(exposure_s, region, mode)
+            actual_s = self._configure(exposure_s, region, mode)
             if is_new:
-                self._check_exposure(exposure_s, taken_s)
+                self._check_exposure(exposure_s, actual_s)
         except LightloomError:
-            self._put_back()
+            self._restore_settings()
             raise
-        self._exposure_s, self._region, self._trigger_mode = taken_s, region, mode
+        self._exposure_s, self._region, self._trigger_mode = actual_s, region, mode
 
-    def _check_exposure(self, asked_s: float, taken_s: float) -> None:
-        if not abs(taken_s - asked_s) <= max(_EXPOSURE_OFF * asked_s, _EXPOSURE_OFF_S):
+    def _check_exposure(self, requested_s: float, actual_s: float) -> None:
+        tolerance_s = max(_EXPOSURE_TOLERANCE * requested_s, _EXPOSURE_TOLERANCE_S)
+        if not abs(actual_s - requested_s) <= tolerance_s:
             raise InputError(
-                f"{self.name}: an exposure of {asked_s:g} s was asked for, and the camera takes "
-                f"{taken_s:g} s; ask for an exposure that it can take, or see what holds it there"
+                f"{self.name}: an exposure of {requested_s:g} s was requested, and the camera uses "
+                f"{actual_s:g} s; request an exposure that it supports, or find out what fixes it"
             )
 
-    def _put_back(self) -> None:
-        """Configure the settings of before, so that driver and camera do not lie apart.
+    def _restore_settings(self) -> None:
+        """Restore the previous settings, so that driver and camera agree.
 
-        A camera that does not even take those is closed: its state is unknown.
+        If the camera refuses these too, its state is unknown and it is closed.
         """
         try:
             self._exposure_s = self._configure(self._exposure_s, self.region, self._trigger_mode)
         except (LightloomError, OSError) as error:
-            LOG.warning("%s: its settings of before cannot be put back: %s", self.name, error)
+            LOG.warning("%s: its previous settings cannot be restored: %s", self.name, error)
             self.close()
 
     @exchange
     def arm(self) -> None:
-        """Accept triggers from now on; a frame of before is never handed out."""
+        """Accept triggers from now on; an earlier frame is never returned."""
         if self.is_armed:
             self._disarm()
         self._triggered.clear()
@@ -276,7 +277,7 @@ class Camera(Instrument):
 
     @exchange
     def trigger(self, shot: Shot | None = None) -> None:
-        """Begin one exposure.
+        """Start one exposure.
 
         Raises
         ------
@@ -286,24 +287,24 @@ class Camera(Instrument):
             raise NotConnected(f"{self.name} is not armed; call arm() first")
         if self._trigger_mode == "software":
             self._trigger(shot)
-        self._triggered.append(shot)  # not one that was refused
+        self._triggered.append(shot)  # only if it was accepted
 
     def wait_until_exposed(self) -> None:
-        """Wait until the latest exposure has ended, so that light may change while it is read out.
+        """Wait until the latest exposure has ended, so that light may change during the read-out.
 
-        Only where `tells_exposed`; elsewhere only `read` can tell.
+        Only useful where `tells_exposed`; otherwise the end is known only after `read`.
         """
 
     @exchange
     def read(self, timeout_s: float) -> CameraFrame:
-        """Return the frame of the oldest trigger not read yet.
+        """Return the frame of the oldest trigger that was not read yet.
 
         Raises
         ------
         LimitExceeded : when exposure and read-out take longer than the time-out
-        InstrumentTimeout : when no frame came
-        StaleFrame : when only frames from before `arm` came
-        IncompleteFrame, DroppedFrame : when a frame, or a part of one, is lost
+        InstrumentTimeout : when no frame arrived
+        StaleFrame : when only frames from before `arm` arrived
+        IncompleteFrame, DroppedFrame : when a frame or a part of it was lost
         """
         if self._armed_at_s is None:
             raise NotConnected(f"{self.name} is not armed; call arm() first")
@@ -312,14 +313,14 @@ class Camera(Instrument):
                 f"{self.name}: exposure and read-out take {self._exposure_s + self.readout_s:g} s, "
                 f"longer than the time-out of {timeout_s:g} s"
             )
-        ends_s, stale = self.clock.now_s() + timeout_s, 0
+        deadline_s, stale = self.clock.now_s() + timeout_s, 0
         while True:
-            left_s = ends_s - self.clock.now_s()
+            left_s = deadline_s - self.clock.now_s()
             raw = self._read(max(left_s, 0.0))
             if raw is None:
                 if stale:
                     raise StaleFrame(
-                        f"{self.name}: {stale} frames came within {timeout_s:g} s, all of them "
+                        f"{self.name}: {stale} frames arrived within {timeout_s:g} s, all of them "
                         "taken before it was armed; check what else triggers it"
                     )
                 raise InstrumentTimeout(
@@ -339,7 +340,7 @@ class Camera(Instrument):
         self._triggered.clear()
 
     def take(self, timeout_s: float, shot: Shot | None = None) -> CameraFrame:
-        """Arm where that is not done, trigger and read: one fresh frame."""
+        """Arm if needed, trigger, and return one fresh frame."""
         with self._lock:
             if not self.is_armed:
                 self.arm()
@@ -351,32 +352,33 @@ class Camera(Instrument):
         shot = self._triggered.pop(0) if self._triggered else None
         if raw.number is not None and last is not None and raw.number != last + 1:
             raise DroppedFrame(
-                f"{self.name}: frame {raw.number} came after frame {last}: "
+                f"{self.name}: frame {raw.number} arrived after frame {last}: "
                 f"{raw.number - last - 1} lost; arm it again and repeat the shots"
             )
         if not raw.is_complete:
             raise IncompleteFrame(
                 f"{self.name}: a part of frame {raw.number} did not arrive; repeat the shot"
             )
-        wanted = (self.region.height, self.region.width)
-        if raw.data.shape != wanted:
+        expected = (self.region.height, self.region.width)
+        if raw.data.shape != expected:
             raise IncompleteFrame(
-                f"{self.name}: a frame of {raw.data.shape} came, {wanted} was asked for"
+                f"{self.name}: a frame of shape {raw.data.shape} arrived instead of {expected}; "
+                "repeat the shot"
             )
         frame_id = next(self._frame_ids)
         return CameraFrame(self._counts(raw.data), frame_id, raw.taken_at_s, self._exposure_s, shot)
 
     def _counts(self, data: np.ndarray) -> np.ndarray:
-        """Return counts of `bit_depth` bits, shifted back where the bench file says so.
+        """Return counts of `bit_depth` bits, shifted back by the `count_shift` of the bench file.
 
         Raises
         ------
-        BadReply : for counts that are no such
+        ProtocolError : for counts that do not fit the bit depth
         """
         shift = getattr(self.options, "count_shift", 0)
-        said = complaint(data, self.bit_depth, shift)
-        if said:
-            raise ProtocolError(f"{self.name}: {said}")
+        problem = count_problem(data, self.bit_depth, shift)
+        if problem:
+            raise ProtocolError(f"{self.name}: {problem}")
         return data >> data.dtype.type(shift) if shift else data
 
     def _make_safe(self) -> None:
@@ -403,17 +405,17 @@ class Camera(Instrument):
             self.configure(trigger_mode="software")
         start_s = self.clock.now_s()
         frame = self.take(self._exposure_s + self.readout_s + 5.0)
-        took = self.clock.now_s() - start_s
+        duration_s = self.clock.now_s() - start_s
         self.disarm()
         if mode != "software":
             self.configure(trigger_mode=mode)
         if was_armed:
             self.arm()
         detail = f"{frame.data.shape}, counts {frame.data.min()} to {frame.data.max()}"
-        left = is_coarse(frame.data, self.bit_depth)
-        if left:
+        shift = alignment_shift(frame.data, self.bit_depth)
+        if shift:
             detail = (
-                f"all counts are multiples of {1 << left}, so they are left-aligned, and not of "
-                f"{self.bit_depth} bits as they come; set count_shift = {left}"
+                f"all counts are multiples of {1 << shift}, so they are left-aligned and not of "
+                f"{self.bit_depth} bits as sent;  set count_shift = {shift}"
             )
-        return [Finding("takes a frame", not left, f"{detail}, in {took:.4g} s")]
+        return [Finding("takes a frame", not shift, f"{detail}, in {duration_s:.4g} s")]

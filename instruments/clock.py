@@ -1,4 +1,4 @@
-"""The time that instruments go by: real, or virtual for benches that are simulated."""
+"""The time base of instruments: real time, or virtual time for simulated benches."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from threading import Condition, local
 
 
 class Clock:
-    """Real time, in seconds from an arbitrary moment."""
+    """Real time, in seconds since an arbitrary moment."""
 
     is_virtual = False
 
@@ -16,15 +16,15 @@ class Clock:
         return time.perf_counter()
 
     def sleep_until(self, moment_s: float) -> None:
-        """Wait until a moment; none in the past."""
+        """Wait until a moment; return at once if it is in the past."""
         wait = moment_s - self.now_s()
         if wait > 0:
             time.sleep(wait)
 
     def hold(self) -> None:
-        """Let no virtual time pass until `release`: somebody works who would take no time at all.
+        """Stop virtual time until `release`, so that host work takes no virtual time.
 
-        Each hold has its release, by whichever thread; real time does not care.
+        Each hold needs one release, from any thread. Real time is not affected.
         """
 
     def release(self) -> None:
@@ -32,14 +32,14 @@ class Clock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold inside a `with`; once only, where one stands in another."""
+        """Hold the clock inside a `with`; nested blocks hold it only once."""
         yield
 
 
 class VirtualClock(Clock):
-    """Time that passes only when somebody waits for it, and then at once.
+    """Time that advances only when a thread waits for it, and then at once.
 
-    It stands while it is held, so that the work of a host takes no time whatever the computer.
+    It does not advance while it is held, so that host work takes no virtual time on any computer.
     """
 
     is_virtual = True
@@ -55,13 +55,13 @@ class VirtualClock(Clock):
         return self._now_s
 
     def sleep_until(self, moment_s: float) -> None:
-        """Let time pass up to a moment, as soon as nobody holds it."""
+        """Advance the time to a moment, as soon as the clock is not held."""
         with self._changed:
             self._changed.wait_for(lambda: self._holds == 0)
             self._now_s = max(self._now_s, moment_s)
 
     def hold(self) -> None:
-        """Let no time pass until `release`."""
+        """Stop the time until `release`."""
         with self._changed:
             self._holds += 1
 
@@ -73,7 +73,7 @@ class VirtualClock(Clock):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold inside a `with`; once only, where one stands in another."""
+        """Hold the clock inside a `with`; nested blocks hold it only once."""
         if getattr(self._mine, "holds", False):
             yield
             return

@@ -1,6 +1,6 @@
-"""`compiled`: loops that numba compiles (extra `fast`), kept on disk where there is room for that.
+"""`compiled`: loops that numba compiles (extra `fast`), cached on disk where that is possible.
 
-Called only by modules of such loops, which are imported where numba is installed.
+Only modules of such loops call it; they are imported where `COMPILED` is True.
 """
 
 from collections.abc import Callable
@@ -9,25 +9,25 @@ from importlib.util import find_spec
 from typing import Any
 
 COMPILED = find_spec("numba") is not None
-"""Whether the extra `fast` is there; without it numpy does it all."""
+"""Whether numba is installed, so that compiled loops replace the numpy ones."""
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function when it is first called, to run without Python's lock.
+    """Return a decorator that compiles a function at its first call; it then runs without the GIL.
 
-    Where it cannot be kept, as with an installation and a home that are read-only or a disk that
-    is full, every process compiles it again.
+    Every process compiles the function again where the result cannot be cached, for example with a
+    read-only installation and home, or a full disk.
 
     Parameters
     ----------
-    options : numba's, such as `fastmath`
+    options : numba options, such as `fastmath`
     """
     import numba
 
     def decorate(function: Callable[..., Any]) -> Any:
         try:
             dispatcher = numba.njit(nogil=True, cache=True, **options)(function)
-        except (RuntimeError, OSError):  # no folder for it
+        except (RuntimeError, OSError):  # no writable cache folder
             return numba.njit(nogil=True, **options)(function)
         _save_if_possible(dispatcher)
         return dispatcher
@@ -36,10 +36,10 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _save_if_possible(dispatcher: Any) -> None:
-    """Let a full disk not end the call that has just compiled a function."""
+    """Suppress a full disk as an error of the call that has just compiled a function."""
     cache: Any = getattr(dispatcher, "_cache", None)
     save = getattr(cache, "save_overload", None)
-    if save is None:  # another numba: as it does it
+    if save is None:  # another version of numba: leave it unchanged
         return
 
     def saved(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""What every driver must do, as tests that its author inherits, one class per kind of instrument.
+"""Requirements on every driver, as tests that its author inherits, one class per instrument kind.
 
     from lightloom.instruments.conformance import CameraConformance
 
@@ -9,9 +9,9 @@
 
     pytest test_my_camera.py
 
-The names of the classes do not begin with Test, so that importing them collects nothing. Hooks that
-are not overridden skip their tests with a sentence. Nothing emits light or sets an output unless
-`may_act` says that this harms nobody. The only module of the package that needs pytest.
+The class names do not begin with Test, so that importing them collects no tests. A hook that is not
+overridden skips its tests and says why. No test emits light or sets an output unless `may_act` is
+True. This is the only module of the package that needs pytest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import pytest
 
 from .base import Finding, Instrument
 from .camera import Camera, Region, Shot
-from .count_checks import is_coarse
+from .count_checks import alignment_shift
 from .daq import Daq
 from .errors import (
     Disconnected,
@@ -52,7 +52,7 @@ Call = Callable[[], Any]
 
 
 def refused(error: type[LightloomError], call: Call, instrument: Instrument) -> None:
-    """Check that a call fails with this error, in one sentence that names the instrument."""
+    """Check that a call raises this error, with one sentence that names the instrument."""
     with pytest.raises(error) as caught:
         call()
     message = str(caught.value)
@@ -61,15 +61,15 @@ def refused(error: type[LightloomError], call: Call, instrument: Instrument) -> 
 
 
 class InstrumentConformance(Generic[Kind]):
-    """What holds for every instrument.
+    """Requirements on every instrument.
 
     Attributes
     ----------
-    may_act : whether tests may emit light and set outputs; True where that harms nobody
-    queries_per_thread : how often each of the 8 threads asks
-    cycles : how often the instrument is opened and closed to find what leaks
-    notices_unplug_within_s : some devices report a lost cable only after seconds
-    lets_go_within_s : threads and files of its library that end only after it is closed
+    may_act : whether tests may emit light and set outputs; True only where that is safe
+    queries_per_thread : number of queries of each of the 8 threads
+    cycles : number of times the instrument is opened and closed to find leaks
+    notices_unplug_within_s : time within which a lost cable is reported; seconds for some devices
+    lets_go_within_s : time within which threads and files of its library end after closing
     """
 
     may_act = False
@@ -78,54 +78,54 @@ class InstrumentConformance(Generic[Kind]):
     notices_unplug_within_s = 10.0
     lets_go_within_s = 5.0
 
-    # --- what an author overrides ----------------------------------------------------------------
+    # --- hooks that a driver author overrides ----------------------------------------------------
 
     @pytest.fixture
     def make(self) -> Callable[[], Kind]:
-        """Return function that makes the instrument anew, not connected, always the same device."""
+        """Return a function that makes a new, unconnected instrument for always the same device."""
         raise NotImplementedError("override the fixture `make`")
 
     def unplug(self, instrument: Kind) -> None:
-        """Take the device away while it is connected."""
-        pytest.skip("unplug() is not overridden: nothing takes this device away in a test")
+        """Disconnect the device while the instrument is connected, as if its cable were pulled."""
+        pytest.skip("unplug() is not overridden, so this device cannot be disconnected in a test")
 
     def mute(self, instrument: Kind) -> None:
-        """Make the device swallow what it is asked, without an answer."""
-        pytest.skip("mute() is not overridden: nothing silences this device in a test")
+        """Make the device accept requests without replying."""
+        pytest.skip("mute() is not overridden, so this device cannot be silenced in a test")
 
     def sent(self, instrument: Kind) -> int | None:
-        """Count what has been sent to the device; None where nobody counts."""
+        """Return the number of requests sent to the device; None if they are not counted."""
         return None
 
-    # --- what a kind fills in --------------------------------------------------------------------
+    # --- hooks that a kind of instrument implements ----------------------------------------------
 
     def use(self, instrument: Kind) -> None:
-        """Make one ordinary exchange that harms nobody."""
+        """Make one ordinary, harmless exchange."""
         raise NotImplementedError
 
     def requests(self, instrument: Kind) -> dict[str, Call]:
-        """Return every public exchange, by name."""
+        """Return all public exchanges by name."""
         raise NotImplementedError
 
     def excesses(self, instrument: Kind) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Return requests beyond the device's limits, and the error that each must meet."""
+        """Return requests beyond the limits of the device, each with its expected error."""
         return {}
 
     def query(self, instrument: Kind, thread: int, number: int) -> None:
-        """Make one exchange from one of several threads, and check that the reply is its own."""
+        """Make one exchange in one of several threads and check that the reply belongs to it."""
         self.use(instrument)
 
     # --- the tests -------------------------------------------------------------------------------
 
     @pytest.fixture
     def instrument(self, make: Callable[[], Kind]) -> Iterator[Kind]:
-        """Return the instrument, connected; closed after the test."""
+        """Yield the connected instrument and close it after the test."""
         instrument = make()
         with instrument:
             yield instrument
 
     def test_describes_itself(self, make: Callable[[], Kind]) -> None:
-        """Else a record of a run could not say what it ran on."""
+        """Check that `describe()` fits into JSON, so that a record can name its instruments."""
         instrument = make()
         json.dumps(instrument.describe())
         with instrument:
@@ -136,8 +136,8 @@ class InstrumentConformance(Generic[Kind]):
         assert set(described["identity"]) == {"maker", "model", "serial", "firmware"}
         assert any(described["identity"].values()), "the device says neither maker nor model"
 
-    def test_is_connected_once(self, make: Callable[[], Kind]) -> None:
-        """Else a second `connect` would lose the first handle."""
+    def test_second_connect_is_refused(self, make: Callable[[], Kind]) -> None:
+        """Check that a second `connect()` is refused, since it would lose the first handle."""
         instrument = make()
         assert instrument.connect() is instrument
         try:
@@ -147,8 +147,8 @@ class InstrumentConformance(Generic[Kind]):
             instrument.close()
         assert not instrument.is_connected
 
-    def test_refuses_what_is_not_connected(self, make: Callable[[], Kind]) -> None:
-        """Else a forgotten `connect` would show as a vendor's traceback."""
+    def test_unconnected_calls_are_refused(self, make: Callable[[], Kind]) -> None:
+        """Check that calls before `connect()` raise NotConnected, not a vendor's exception."""
         instrument = make()
         for call in self.requests(instrument).values():
             refused(NotConnected, call, instrument)
@@ -158,19 +158,19 @@ class InstrumentConformance(Generic[Kind]):
             refused(NotConnected, call, instrument)
 
     def test_second_open_is_refused(self, make: Callable[[], Kind]) -> None:
-        """Else two runs would drive one device at the same time."""
+        """Check that two instruments cannot open one device, as two concurrent runs would try."""
         first, second = make(), make()
         if not first.address:
-            pytest.skip(f"{first.name} has no address that could be held twice")
+            pytest.skip(f"{first.name} has no address that a second instrument could claim")
         with first:
             refused(InUse, second.connect, second)
             assert not second.is_connected
-            self.use(first)  # the refusal has not disturbed who was there first
+            self.use(first)  # the refusal must not disturb the first instrument
         with second:
             self.use(second)
 
     def test_double_close_is_harmless(self, make: Callable[[], Kind]) -> None:
-        """Else an abort that closes everything would fail on what is closed already."""
+        """Check that `close()` may be called repeatedly, as an abort does."""
         instrument = make()
         instrument.close()
         instrument.connect()
@@ -179,8 +179,8 @@ class InstrumentConformance(Generic[Kind]):
         with instrument:
             self.use(instrument)
 
-    def test_an_error_closes_it(self, make: Callable[[], Kind]) -> None:
-        """Else a run that fails would leave the device held."""
+    def test_an_error_closes_the_instrument(self, make: Callable[[], Kind]) -> None:
+        """Check that an exception inside a `with` closes the instrument and releases the device."""
         instrument = make()
         with pytest.raises(ZeroDivisionError), instrument:
             self.use(instrument)
@@ -188,47 +188,48 @@ class InstrumentConformance(Generic[Kind]):
         assert not instrument.is_connected
 
     def test_open_and_close_leak_nothing(self, make: Callable[[], Kind]) -> None:
-        """Else a service that opens its bench for every run would stop after a thousand."""
-        self._open_and_close(make)  # libraries keep what they open once
-        before = _held()
+        """Check that opening and closing leaks neither threads nor files, as in a long service."""
+        self._open_and_close(make)  # libraries keep some resources after first use
+        before = _threads_and_files()
         for _ in range(self.cycles):
             self._open_and_close(make)
-        until_s = time.monotonic() + self.lets_go_within_s
-        while _more_than(before) and time.monotonic() < until_s:
-            time.sleep(0.02)  # threads need a moment to end
-        assert not _more_than(before), f"before {before}, after {_held()} (threads, files)"
+        deadline_s = time.monotonic() + self.lets_go_within_s
+        while _exceed(before) and time.monotonic() < deadline_s:
+            time.sleep(0.02)  # threads need some time to end
+        after = _threads_and_files()
+        assert not _exceed(before), f"before {before}, after {after} (threads, files)"
 
     def _open_and_close(self, make: Callable[[], Kind]) -> None:
         with make() as instrument:
             self.use(instrument)
 
     def test_unplug_is_detected(self, instrument: Kind) -> None:
-        """Else a run would go on for hours with a device that is gone."""
+        """Check that a lost device raises Disconnected, so that a run stops in time."""
         self.use(instrument)
         self.unplug(instrument)
-        until_s = time.monotonic() + self.notices_unplug_within_s
+        deadline_s = time.monotonic() + self.notices_unplug_within_s
         error: InstrumentError | None = None
         while not isinstance(error, Disconnected):
-            assert time.monotonic() < until_s, f"nobody noticed; the last answer was {error!r}"
+            assert time.monotonic() < deadline_s, f"not detected; the last result was {error!r}"
             try:
                 self.use(instrument)
                 time.sleep(0.02)
-            except InstrumentError as answer:
-                error = answer
+            except InstrumentError as raised:
+                error = raised
         assert instrument.name in str(error)
         instrument.close()
         instrument.close()
         assert not instrument.is_connected
 
     def test_a_silent_device_times_out(self, instrument: Kind) -> None:
-        """Else one lost reply would hang a run for ever."""
+        """Check that a missing reply raises InstrumentTimeout, so that a run cannot hang."""
         self.mute(instrument)
         start_s = time.monotonic()
         refused(InstrumentTimeout, lambda: self.use(instrument), instrument)
         assert time.monotonic() - start_s < 15.0
 
     def test_threads_cannot_mix_replies(self, instrument: Kind) -> None:
-        """Else one thread would take another's answer for its own."""
+        """Check that concurrent exchanges of several threads receive their own replies."""
         gate = threading.Barrier(THREADS)
 
         def hammer(thread: int) -> None:
@@ -242,15 +243,15 @@ class InstrumentConformance(Generic[Kind]):
         self.use(instrument)
 
     def test_limits_are_refused_before_anything_is_sent(self, instrument: Kind) -> None:
-        """Else a typing error would reach a device that it can harm."""
+        """Check that requests beyond the limits are refused before they reach the device."""
         for what, (error, call) in self.excesses(instrument).items():
             before = instrument.describe()["settings"], self.sent(instrument)
             refused(error, call, instrument)
             assert (instrument.describe()["settings"], self.sent(instrument)) == before, what
         self.use(instrument)
 
-    def test_self_test_leaves_it_as_found(self, instrument: Kind) -> None:
-        """Else `lightloom check` before a run would change the run."""
+    def test_self_test_restores_the_state(self, instrument: Kind) -> None:
+        """Check that `self_test()` restores the state, as `lightloom check` before a run needs."""
         before = instrument.describe()
         findings = instrument.self_test()
         assert findings and all(finding.passed for finding in findings), findings
@@ -259,18 +260,18 @@ class InstrumentConformance(Generic[Kind]):
 
 
 class SlmConformance(InstrumentConformance[SpatialLightModulator]):
-    """What holds for every modulator."""
+    """Requirements on every modulator."""
 
     def seen(self, instrument: SpatialLightModulator) -> np.ndarray:
-        """Look at the device itself: the frame that it shows, [height, width]; closed ones too."""
-        pytest.skip("seen() is not overridden: nobody looks at what this device shows")
+        """Return the frame that the device itself shows, [height, width], even after closing."""
+        pytest.skip("seen() is not overridden, so the displayed frame cannot be read in a test")
 
     def use(self, instrument: SpatialLightModulator) -> None:
         """Show a dark frame."""
         instrument.blank()
 
     def requests(self, instrument: SpatialLightModulator) -> dict[str, Call]:
-        """Return every public exchange."""
+        """Return all public exchanges by name."""
         return {
             "show": lambda: instrument.show(np.zeros((1, 1), np.uint8)),
             "blank": instrument.blank,
@@ -280,7 +281,7 @@ class SlmConformance(InstrumentConformance[SpatialLightModulator]):
     def excesses(
         self, instrument: SpatialLightModulator
     ) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Return frames that do not fit."""
+        """Return frames that the modulator must refuse."""
         height, width = instrument.shape
         wrong = {
             "too wide": np.zeros((height, width + 1), instrument.dtype),
@@ -295,48 +296,48 @@ class SlmConformance(InstrumentConformance[SpatialLightModulator]):
         }
 
     def query(self, instrument: SpatialLightModulator, thread: int, number: int) -> None:
-        """Show a frame of one's own level; frames of one thread count up."""
+        """Show a frame with a level of this thread and check that its frame ids increase."""
         first = instrument.show(np.full(instrument.shape, thread % 2, instrument.dtype))
         second = instrument.blank()
         assert second.frame_id > first.frame_id
         assert second.shown_at_s >= first.shown_at_s
 
-    def test_knows_what_it_is(self, instrument: SpatialLightModulator) -> None:
-        """Else no frame could be made for it."""
+    def test_attributes_are_valid(self, instrument: SpatialLightModulator) -> None:
+        """Check that shape, bit depth, darkest level and times are valid."""
         height, width = instrument.shape
         assert height > 0 and width > 0
         assert 1 <= instrument.bit_depth <= 16
         assert 0 <= instrument.darkest_level < 1 << instrument.bit_depth
         assert min(instrument.refresh_period_s, instrument.latency_s, instrument.settle_time_s) >= 0
 
-    def test_says_when_a_frame_has_settled(self, instrument: SpatialLightModulator) -> None:
-        """Else a camera would take the old frame for the new one."""
+    def test_settling_time_is_reported(self, instrument: SpatialLightModulator) -> None:
+        """Check the times of a shown frame, so that a camera does not expose the previous frame."""
         called_s = instrument.clock.now_s()
         first, second = instrument.blank(), instrument.blank()
-        back_s = instrument.clock.now_s()
+        returned_s = instrument.clock.now_s()
         assert second.frame_id == first.frame_id + 1
         period_s = instrument.refresh_period_s
         assert called_s - period_s - 1e-3 <= first.shown_at_s <= second.shown_at_s
-        assert second.shown_at_s <= back_s + 2 * period_s + 1e-3  # it may wait for the first
+        assert second.shown_at_s <= returned_s + 2 * period_s + 1e-3  # it may wait for the first
         waits_s = instrument.latency_s + instrument.settle_time_s
         assert second.settled_at_s - second.shown_at_s == pytest.approx(waits_s, abs=1e-9)
         instrument.wait_until_settled(second)
         assert instrument.clock.now_s() >= second.settled_at_s
 
     def test_fresh_frame_after_show(self, instrument: SpatialLightModulator) -> None:
-        """Else the light of a shot would belong to the frame before, or to wrong pixels."""
+        """Check that the displayed frame is the latest one, with every pixel in its place."""
         draw = np.random.default_rng(4)
         for _ in range(3):
             frame = draw.integers(0, 1 << instrument.bit_depth, instrument.shape)
             wanted = frame.astype(instrument.dtype)
-            given = wanted.copy()
-            shown = instrument.show(given)
-            given[:] = instrument.darkest_level  # its owner makes the next one in the same memory
+            buffer = wanted.copy()
+            shown = instrument.show(buffer)
+            buffer[:] = instrument.darkest_level  # the caller reuses the memory for the next frame
             instrument.wait_until_settled(shown)
             np.testing.assert_array_equal(self.seen(instrument), wanted)
 
-    def test_self_test_puts_the_frame_back(self, instrument: SpatialLightModulator) -> None:
-        """Else a check between two shots would leave the bench dark."""
+    def test_self_test_restores_the_frame(self, instrument: SpatialLightModulator) -> None:
+        """Check that `self_test()` shows the previous frame again, as between two shots."""
         frame = np.full(instrument.shape, (1 << instrument.bit_depth) - 1, instrument.dtype)
         instrument.wait_until_settled(instrument.show(frame))
         before = self.seen(instrument)
@@ -346,7 +347,7 @@ class SlmConformance(InstrumentConformance[SpatialLightModulator]):
         np.testing.assert_array_equal(self.seen(instrument), before)
 
     def test_close_leaves_it_dark(self, instrument: SpatialLightModulator) -> None:
-        """Else the last frame would stand in the light, and burn in on an OLED."""
+        """Check that `close()` shows the darkest level; a bright frame would burn in on an OLED."""
         instrument.show(np.full(instrument.shape, 1, instrument.dtype))
         dark = np.full(instrument.shape, instrument.darkest_level, instrument.dtype)
         instrument.close()
@@ -354,18 +355,18 @@ class SlmConformance(InstrumentConformance[SpatialLightModulator]):
 
 
 class CameraConformance(InstrumentConformance[Camera]):
-    """What holds for every camera; with a software trigger.
+    """Requirements on every camera, tested with the software trigger.
 
     Attributes
     ----------
-    sees_light : whether steady light falls on it while the suite runs, brighter in some places
-        than in others; False where it is covered, or shows a picture of its own
+    sees_light : whether steady light falls on the camera during the tests, brighter in some places
+        than in others; False for a covered camera or one that generates its own image
     """
 
     sees_light = True
 
     def wait_s(self, instrument: Camera) -> float:
-        """Return a generous time-out for one frame."""
+        """Return a long time-out for one frame."""
         return instrument.exposure_s + instrument.readout_s + 5.0
 
     def use(self, instrument: Camera) -> None:
@@ -373,7 +374,7 @@ class CameraConformance(InstrumentConformance[Camera]):
         instrument.take(self.wait_s(instrument))
 
     def requests(self, instrument: Camera) -> dict[str, Call]:
-        """Return every public exchange."""
+        """Return all public exchanges by name."""
         return {
             "configure": lambda: instrument.configure(exposure_s=1e-3),
             "arm": instrument.arm,
@@ -385,7 +386,7 @@ class CameraConformance(InstrumentConformance[Camera]):
         }
 
     def excesses(self, instrument: Camera) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Return exposures, regions and time-outs that cannot be."""
+        """Return exposures, regions and time-outs that the camera must refuse."""
         height, width = instrument.sensor_shape
         _, longest_s = instrument.exposure_limits_s
 
@@ -413,26 +414,26 @@ class CameraConformance(InstrumentConformance[Camera]):
                 LimitExceeded,
                 lambda: instrument.configure(exposure_s=2 * longest_s + 1),
             )
-        if self.sent(instrument) is None:  # arming is sent, the reading is not
+        if self.sent(instrument) is None:  # arming sends a request, which would be counted
             wrong["exposure longer than the time-out"] = (LimitExceeded, impatient)
         return wrong
 
     def query(self, instrument: Camera, thread: int, number: int) -> None:
-        """Take a frame under one's own name."""
+        """Take a frame of a shot of this thread and check that the frame belongs to it."""
         shot = Shot(f"thread {thread}", number)
         frame = instrument.take(self.wait_s(instrument), shot)
         assert frame.shot == shot
 
-    def test_knows_what_it_is(self, instrument: Camera) -> None:
-        """Else no region and no exposure could be chosen."""
+    def test_attributes_are_valid(self, instrument: Camera) -> None:
+        """Check that sensor shape, bit depth and exposure limits are valid."""
         assert min(instrument.sensor_shape) > 0
         assert 1 <= instrument.bit_depth <= 16
         shortest_s, longest_s = instrument.exposure_limits_s
         assert 0 <= shortest_s <= longest_s
         assert shortest_s <= instrument.exposure_s <= longest_s
 
-    def test_a_frame_is_what_was_asked_for(self, instrument: Camera) -> None:
-        """Else regions of spots would be read at wrong pixels, and full well at wrong counts."""
+    def test_a_frame_matches_the_settings(self, instrument: Camera) -> None:
+        """Check shape, type, count range and exposure of a frame."""
         frame = instrument.take(self.wait_s(instrument))
         assert frame.data.shape == (instrument.region.height, instrument.region.width)
         assert frame.data.dtype == (np.uint8 if instrument.bit_depth <= 8 else np.uint16)
@@ -440,53 +441,53 @@ class CameraConformance(InstrumentConformance[Camera]):
         assert frame.exposure_s == instrument.exposure_s
 
     def test_a_region_is_read_alone(self, instrument: Camera) -> None:
-        """Else a smaller region would bring the wrong part, or the whole sensor's time."""
+        """Check that a smaller region returns a frame of its own shape."""
         height, width = (max(side // 2 // 16 * 16, 1) for side in instrument.sensor_shape)
         instrument.configure(region=Region(0, 0, height, width))
         assert instrument.take(self.wait_s(instrument)).data.shape == (height, width)
 
-    def test_counts_are_those_of_its_depth(self, instrument: Camera) -> None:
-        """Else left-aligned counts would be light that never was, and full wells never found."""
+    def test_counts_fit_the_bit_depth(self, instrument: Camera) -> None:
+        """Check that counts are not left-aligned, since they would be read as too much light."""
         frame = instrument.take(self.wait_s(instrument))
-        shift = is_coarse(frame.data, instrument.bit_depth)
+        shift = alignment_shift(frame.data, instrument.bit_depth)
         assert not shift, f"all counts are multiples of {1 << shift}: set count_shift = {shift}"
 
-    def test_an_exposure_is_taken_or_refused(self, instrument: Camera) -> None:
-        """Else a record would name an exposure that the camera never had."""
+    def test_an_exposure_is_set_or_refused(self, instrument: Camera) -> None:
+        """Check that an exposure is set as requested or refused, so that records are correct."""
         shortest_s, longest_s = instrument.exposure_limits_s
         before_s = instrument.exposure_s
-        for asked_s in (2 * before_s, before_s / 2):
-            if not shortest_s <= asked_s <= min(longest_s, 1.0):
+        for requested_s in (2 * before_s, before_s / 2):
+            if not shortest_s <= requested_s <= min(longest_s, 1.0):
                 continue
             try:
-                instrument.configure(exposure_s=asked_s)
+                instrument.configure(exposure_s=requested_s)
             except InputError:
                 assert instrument.exposure_s == before_s
             else:
-                assert instrument.exposure_s == pytest.approx(asked_s, rel=0.01, abs=1e-6)
+                assert instrument.exposure_s == pytest.approx(requested_s, rel=0.01, abs=1e-6)
             before_s = instrument.exposure_s
 
-    def test_the_picture_grows_with_exposure(self, instrument: Camera) -> None:
-        """Else an exposure that never reaches the camera would scale every number."""
-        self._found(grows_with_exposure(instrument, self.wait_s(instrument)))
+    def test_counts_grow_with_exposure(self, instrument: Camera) -> None:
+        """Check that counts grow with the exposure, which must reach the camera."""
+        self._check_finding(grows_with_exposure(instrument, self.wait_s(instrument)))
 
     def test_a_region_shows_its_part_of_the_sensor(self, instrument: Camera) -> None:
-        """Else an offset that is ignored, or a flip, would read spots at wrong pixels."""
-        self._found(reads_the_part(instrument, self.wait_s(instrument)))
+        """Check that a region shows its part of the sensor, neither offset nor flipped."""
+        self._check_finding(reads_the_part(instrument, self.wait_s(instrument)))
 
-    def _found(self, finding: Finding) -> None:
+    def _check_finding(self, finding: Finding) -> None:
         if not self.sees_light:
-            pytest.skip("sees_light is False: no steady light falls on this camera")
-        if finding.detail.startswith("cannot be told"):
+            pytest.skip("sees_light is False, so no steady light falls on this camera")
+        if finding.detail.startswith("cannot be determined"):
             pytest.skip(finding.detail)
         assert finding.passed, finding.detail
 
     def test_fresh_frame_after_arm(self, instrument: Camera) -> None:
-        """Else a frame that was waiting in a buffer would be taken for the shot's own."""
+        """Check that a frame from before `arm()` is never returned for a later shot."""
         instrument.arm()
         instrument.trigger(Shot("old", 0))
         waits_s = instrument.exposure_s + instrument.readout_s
-        instrument.clock.sleep_until(instrument.clock.now_s() + waits_s)  # it lies in a buffer now
+        instrument.clock.sleep_until(instrument.clock.now_s() + waits_s)  # until it is buffered
         instrument.arm()
         armed_s = instrument.clock.now_s()
         instrument.trigger(Shot("new", 1))
@@ -496,7 +497,7 @@ class CameraConformance(InstrumentConformance[Camera]):
         refused(InstrumentTimeout, lambda: instrument.read(waits_s + 0.2), instrument)
 
     def test_frames_come_in_the_order_of_triggers(self, instrument: Camera) -> None:
-        """Else a pipelined run would swap two shots."""
+        """Check that frames arrive in the order of their triggers, as a pipelined run needs."""
         instrument.arm()
         taken = []
         for number in range(3):
@@ -507,7 +508,7 @@ class CameraConformance(InstrumentConformance[Camera]):
         assert taken[0].taken_at_s < taken[1].taken_at_s < taken[2].taken_at_s
 
     def test_no_trigger_times_out(self, instrument: Camera) -> None:
-        """Else a lost trigger would hang a run for ever."""
+        """Check that a missing trigger raises InstrumentTimeout, so that a run cannot hang."""
         timeout_s = instrument.exposure_s + instrument.readout_s + 0.3
         instrument.arm()
         start_s, clock_s = time.monotonic(), instrument.clock.now_s()
@@ -517,20 +518,20 @@ class CameraConformance(InstrumentConformance[Camera]):
         instrument.arm()
         self.use(instrument)
 
-    def test_refuses_to_read_what_is_not_armed(self, instrument: Camera) -> None:
-        """Else an old frame would come."""
+    def test_read_needs_an_armed_camera(self, instrument: Camera) -> None:
+        """Check that a camera that is not armed refuses `read()` and `trigger()`."""
         refused(NotConnected, lambda: instrument.read(5.0), instrument)
         refused(NotConnected, instrument.trigger, instrument)
 
-    def test_self_test_leaves_it_armed(self, instrument: Camera) -> None:
-        """Else a check would stop a run."""
+    def test_self_test_keeps_it_armed(self, instrument: Camera) -> None:
+        """Check that `self_test()` leaves an armed camera armed."""
         instrument.arm()
         instrument.self_test()
         assert instrument.is_armed
         self.use(instrument)
 
     def test_close_disarms(self, instrument: Camera) -> None:
-        """Else it would go on exposing with nobody there."""
+        """Check that `close()` disarms the camera, so that it does not continue to expose."""
         instrument.arm()
         instrument.close()
         assert not instrument.is_armed
@@ -539,19 +540,19 @@ class CameraConformance(InstrumentConformance[Camera]):
 
 
 class DaqConformance(InstrumentConformance[Daq]):
-    """What holds for every DAQ.
+    """Requirements on every DAQ.
 
     Attributes
     ----------
-    volts : what is known to lie on an input, by channel; replies are compared with it
-    tolerance_v : how far it may be off
+    volts : known voltages at inputs, by channel; samples are compared with them
+    tolerance_v : allowed deviation of a sample
     """
 
     volts: dict[int, float] = {}  # noqa: RUF012 (a subclass replaces it)
     tolerance_v = 0.05
 
     def use(self, instrument: Daq) -> None:
-        """Read a sample."""
+        """Read one sample, line or counter."""
         if instrument.input_count:
             instrument.read(timeout_s=2.0)
         elif instrument.line_count:
@@ -560,7 +561,7 @@ class DaqConformance(InstrumentConformance[Daq]):
             instrument.count(0)
 
     def requests(self, instrument: Daq) -> dict[str, Call]:
-        """Return every public exchange."""
+        """Return all public exchanges by name."""
         return {
             "read": instrument.read,
             "write": lambda: instrument.write(0, 0.0),
@@ -572,7 +573,7 @@ class DaqConformance(InstrumentConformance[Daq]):
         }
 
     def excesses(self, instrument: Daq) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Return channels that it lacks, and rates and voltages beyond it."""
+        """Return missing channels, and rates and voltages beyond the limits."""
         slowest_hz, fastest_hz = instrument.rate_limits_hz
         _, high_v = instrument.output_range_v
         wrong: dict[str, tuple[type[LightloomError], Call]] = {
@@ -606,7 +607,7 @@ class DaqConformance(InstrumentConformance[Daq]):
         return wrong
 
     def query(self, instrument: Daq, thread: int, number: int) -> None:
-        """Read a channel and a number of samples of one's own."""
+        """Read a channel and a number of samples that belong to this thread."""
         if not instrument.input_count:
             self.use(instrument)
             return
@@ -620,8 +621,8 @@ class DaqConformance(InstrumentConformance[Daq]):
         if channel in self.volts:
             assert volts == pytest.approx(self.volts[channel], abs=self.tolerance_v)
 
-    def test_knows_what_it_is(self, instrument: Daq) -> None:
-        """Else no channel could be chosen."""
+    def test_attributes_are_valid(self, instrument: Daq) -> None:
+        """Check that channel counts, rate limits and ranges are valid."""
         counts = (instrument.input_count, instrument.output_count)
         assert min(*counts, instrument.line_count, instrument.counter_count) >= 0
         assert max(*counts, instrument.line_count, instrument.counter_count) > 0
@@ -630,7 +631,7 @@ class DaqConformance(InstrumentConformance[Daq]):
         assert instrument.output_range_v[0] < instrument.output_range_v[1]
 
     def test_fresh_samples_of_every_channel(self, instrument: Daq) -> None:
-        """Else a reading would belong to another channel, or to the shot before."""
+        """Check that samples are fresh and come from the requested channels."""
         if not instrument.input_count:
             pytest.skip(f"{instrument.name} has no analogue input")
         channels = tuple(reversed(range(instrument.input_count)))
@@ -644,9 +645,9 @@ class DaqConformance(InstrumentConformance[Daq]):
             self._check_volts(channel, volts)
 
     def test_lines_and_outputs_can_be_set(self, instrument: Daq) -> None:
-        """Else shutter and trigger lines would not follow."""
+        """Check that lines, outputs and counters follow their commands."""
         if not self.may_act:
-            pytest.skip("may_act is False: something may hang on this device's outputs")
+            pytest.skip("may_act is False, since a device may be connected to these outputs")
         for line in range(instrument.line_count):
             for high in (True, False):
                 instrument.set_line(line, high)
@@ -659,23 +660,23 @@ class DaqConformance(InstrumentConformance[Daq]):
 
 
 class LightSourceConformance(InstrumentConformance[LightSource]):
-    """What holds for every light source."""
+    """Requirements on every light source."""
 
     def is_dark(self, instrument: LightSource) -> bool:
-        """Look at the device itself, closed as it is; by default it is connected and asked."""
+        """Return whether the closed device is dark; by default by connecting it again."""
         with instrument:
             return not instrument.is_emitting()
 
     def open_interlock(self, instrument: LightSource) -> None:
-        """Open the interlock, as a door does."""
-        pytest.skip("open_interlock() is not overridden: nothing opens it in a test")
+        """Open the interlock, as an open door would."""
+        pytest.skip("open_interlock() is not overridden, so a test cannot open the interlock")
 
     def use(self, instrument: LightSource) -> None:
-        """Ask whether it emits."""
+        """Query whether the source emits."""
         instrument.is_emitting()
 
     def requests(self, instrument: LightSource) -> dict[str, Call]:
-        """Return every public exchange."""
+        """Return all public exchanges by name."""
         return {
             "set_power": lambda: instrument.set_power(0.0),
             "enable": instrument.enable,
@@ -686,7 +687,7 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         }
 
     def excesses(self, instrument: LightSource) -> dict[str, tuple[type[LightloomError], Call]]:
-        """Return set-points beyond the limits."""
+        """Return set-points that the source must refuse."""
         low_w, high_w = instrument.power_limits_w
         return {
             "too much": (LimitExceeded, lambda: instrument.set_power(2 * high_w + 1e-9)),
@@ -695,18 +696,18 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         }
 
     def query(self, instrument: LightSource, thread: int, number: int) -> None:
-        """Ask two different questions in turn; it is dark all the while."""
+        """Make two different queries in turn while the source is dark."""
         assert instrument.is_emitting() is False
         assert instrument.interlock_closed() in (True, False)
 
-    def test_knows_what_it_is(self, instrument: LightSource) -> None:
-        """Else no limit could protect a sample, or an eye."""
+    def test_attributes_are_valid(self, instrument: LightSource) -> None:
+        """Check that the power limits are finite and that connecting starts no emission."""
         low_w, high_w = instrument.power_limits_w
         assert 0 <= low_w <= high_w < float("inf")
         assert not instrument.is_emitting(), "connecting must not switch it on"
 
     def test_limits_only_become_narrower(self, instrument: LightSource) -> None:
-        """Else a bench file could allow more than the device's own limit."""
+        """Check that a bench file can only narrow the power limits of the device."""
         low_w, high_w = instrument.power_limits_w
         instrument.narrow_limits(0.0, 10 * high_w + 1)
         assert instrument.power_limits_w == (low_w, high_w)
@@ -717,7 +718,7 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         assert self.sent(instrument) == before
 
     def test_emits_only_when_enabled(self, instrument: LightSource) -> None:
-        """Else choosing a power would already light it."""
+        """Check that the source emits after `enable()` only, not after `set_power()`."""
         self._may_emit(instrument)
         instrument.set_power(instrument.power_limits_w[0])
         assert not instrument.is_emitting()
@@ -727,29 +728,29 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         assert not instrument.is_emitting()
 
     def test_close_leaves_it_dark(self, instrument: LightSource) -> None:
-        """Else light would go on with nobody there."""
+        """Check that `close()` stops the emission."""
         self._may_emit(instrument)
         instrument.enable()
         instrument.close()
         assert self.is_dark(instrument)
 
-    def test_it_goes_dark_while_another_thread_has_it(self, instrument: LightSource) -> None:
-        """Else a thread that waits for an answer would keep the light on."""
+    def test_disable_now_works_while_another_thread_holds_it(self, instrument: LightSource) -> None:
+        """Check that `disable_now()` works while another thread holds the instrument."""
         self._may_emit(instrument)
         instrument.set_power(instrument.power_limits_w[0])
         instrument.enable()
-        has_it, is_over = threading.Event(), threading.Event()
+        is_held, is_over = threading.Event(), threading.Event()
 
-        def have_it() -> None:
+        def hold() -> None:
             with instrument._lock:
-                has_it.set()
+                is_held.set()
                 is_over.wait(10)
 
-        thread = threading.Thread(target=have_it)
+        thread = threading.Thread(target=hold)
         thread.start()
         try:
-            assert has_it.wait(10)
-            with pytest.raises(InstrumentTimeout):  # it was told, and could not be asked
+            assert is_held.wait(10)
+            with pytest.raises(InstrumentTimeout):  # the command was sent without a confirmation
                 instrument.disable_now(wait_s=0.05)
         finally:
             is_over.set()
@@ -757,7 +758,7 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         assert not instrument.is_emitting()
 
     def test_an_error_leaves_it_dark(self, make: Callable[[], LightSource]) -> None:
-        """Else a run that fails would leave the light on."""
+        """Check that an exception inside a `with` stops the emission."""
         instrument = make()
         with pytest.raises(ZeroDivisionError), instrument:
             self._may_emit(instrument)
@@ -766,7 +767,7 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
         assert self.is_dark(instrument)
 
     def test_an_open_interlock_refuses_emission(self, instrument: LightSource) -> None:
-        """Else an open door would show as light that does not come."""
+        """Check that an open interlock refuses emission with an error."""
         self.open_interlock(instrument)
         assert not instrument.interlock_closed()
         refused(InstrumentError, instrument.enable, instrument)
@@ -774,31 +775,31 @@ class LightSourceConformance(InstrumentConformance[LightSource]):
 
     def _may_emit(self, instrument: LightSource) -> None:
         if not self.may_act:
-            pytest.skip("may_act is False: this device's light may meet an eye or a sample")
+            pytest.skip("may_act is False, since the light may reach an eye or a sample")
         if not instrument.interlock_closed():
             pytest.skip(f"the interlock of {instrument.name} is open")
 
 
 class PowerMeterConformance(InstrumentConformance[PowerMeter]):
-    """What holds for every power meter.
+    """Requirements on every power meter.
 
     Attributes
     ----------
-    power_w : what is known to fall on it; None where nobody knows
+    power_w : known optical power at the sensor; None where unknown
     """
 
     power_w: float | None = None
 
     def use(self, instrument: PowerMeter) -> None:
-        """Measure once."""
+        """Make one measurement."""
         instrument.read_power(timeout_s=2.0)
 
     def requests(self, instrument: PowerMeter) -> dict[str, Call]:
-        """Return every public exchange."""
+        """Return all public exchanges by name."""
         return {"read_power": instrument.read_power, "self_test": instrument.self_test}
 
     def query(self, instrument: PowerMeter, thread: int, number: int) -> None:
-        """Measure, and check what came."""
+        """Make one measurement and check its value."""
         self._check_power(instrument.read_power(timeout_s=30.0))
 
     def _check_power(self, power_w: float) -> None:
@@ -807,7 +808,7 @@ class PowerMeterConformance(InstrumentConformance[PowerMeter]):
             assert power_w == pytest.approx(self.power_w, rel=0.1)
 
     def test_measures_watts(self, instrument: PowerMeter) -> None:
-        """Else a milliwatt would be taken for a watt."""
+        """Check that a measurement is in watts."""
         self._check_power(instrument.read_power())
 
 
@@ -820,8 +821,8 @@ CONFORMANCE: dict[str, type[InstrumentConformance[Any]]] = {
 }
 
 
-def _held() -> tuple[int, int]:
-    """Count the threads and open files of this process; no files where the system tells none."""
+def _threads_and_files() -> tuple[int, int]:
+    """Return the numbers of threads and open files; 0 files where the system does not list them."""
     try:
         files = len(list(Path("/proc/self/fd").iterdir()))
     except OSError:
@@ -829,5 +830,5 @@ def _held() -> tuple[int, int]:
     return threading.active_count(), files
 
 
-def _more_than(before: tuple[int, int]) -> bool:
-    return any(now > then for now, then in zip(_held(), before, strict=True))
+def _exceed(before: tuple[int, int]) -> bool:
+    return any(now > then for now, then in zip(_threads_and_files(), before, strict=True))

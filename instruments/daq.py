@@ -1,4 +1,4 @@
-"""`Daq`: analogue inputs and outputs, digital lines and counters of triggers."""
+"""`Daq`: analogue inputs and outputs, digital lines and trigger counters."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .errors import (
 )
 
 LOG = logging.getLogger("lightloom.instruments")
-_BEYOND = 0.25  # of an input's range, that a converter may read past its ends
+_OVERRANGE = 0.25  # fraction of an input range that a converter may read beyond either end
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Volts, float64 [channels, samples], and when the first was taken."""
+    """Voltages, float64 [channels, samples], and the time of the first sample."""
 
     volts: np.ndarray
     rate_hz: float
@@ -39,16 +39,16 @@ class Samples:
 
 
 class Daq(Instrument):
-    """A data-acquisition device. Its attributes are known once it is connected.
+    """A data-acquisition device. Its attributes are valid once it is connected.
 
     Attributes
     ----------
-    input_count, output_count : analogue channels
-    line_count : digital lines that can be set and read
-    counter_count : counters of edges
-    rate_limits_hz : slowest and fastest scan, per channel
+    input_count, output_count : numbers of analogue channels
+    line_count : number of digital lines that can be set and read
+    counter_count : number of edge counters
+    rate_limits_hz : lowest and highest sample rate per channel
     input_range_v, output_range_v : lowest and highest voltage
-    bit_depth : of the converter; None where unknown
+    bit_depth : bits of the converter; None where unknown
     """
 
     kind: ClassVar[str] = "daq"
@@ -62,10 +62,10 @@ class Daq(Instrument):
         self.input_range_v = (-10.0, 10.0)
         self.output_range_v = (-10.0, 10.0)
         self.bit_depth: int | None = None
-        self._written: set[int] = set()  # outputs and lines to be made safe when it is closed
-        self._raised: set[int] = set()
+        self._written: set[int] = set()  # outputs to make safe on close
+        self._raised: set[int] = set()  # lines to make safe on close
 
-    # --- what a driver fills in ------------------------------------------------------------------
+    # --- hooks that a driver implements ----------------------------------------------------------
 
     @abstractmethod
     def _read(
@@ -79,7 +79,7 @@ class Daq(Instrument):
         """Scan channels (checked) and wait for all samples."""
 
     def _write(self, channel: int, volts: float) -> None:
-        """Put a voltage on an analogue output (checked)."""
+        """Set the voltage of an analogue output (checked)."""
         raise NotImplementedError
 
     def _set_line(self, line: int, high: bool) -> None:
@@ -91,14 +91,14 @@ class Daq(Instrument):
         raise NotImplementedError
 
     def _count(self, counter: int) -> int:
-        """Return the edges counted since the device was connected, or `_reset_count`."""
+        """Return the edges counted since connecting or since the last `_reset_count`."""
         raise NotImplementedError
 
     def _reset_count(self, counter: int) -> None:
-        """Begin to count at zero."""
+        """Reset a counter to zero."""
         raise NotImplementedError
 
-    # --- what everybody uses ---------------------------------------------------------------------
+    # --- public methods --------------------------------------------------------------------------
 
     @exchange
     def read(
@@ -109,17 +109,17 @@ class Daq(Instrument):
         timeout_s: float = 5.0,
         shot: Shot | None = None,
     ) -> Samples:
-        """Scan analogue inputs; without a rate as fast as the device can.
+        """Scan analogue inputs; without a rate, at the highest rate of the device.
 
         Raises
         ------
-        LimitExceeded : for a channel, a rate or a scan that is beyond the device or time-out
-        InstrumentTimeout : when the samples did not come
+        LimitExceeded : for a channel, rate or scan beyond the limits of the device or the time-out
+        InstrumentTimeout : when the samples did not arrive
         """
         channels = tuple(self._index("input", channel, self.input_count) for channel in channels)
         samples = _whole(samples, f"{self.name}: samples")
         if samples < 1 or not channels:
-            raise InputError(f"{self.name}: wants samples from 1 on, and a channel")
+            raise InputError(f"{self.name}: a scan needs at least 1 sample and 1 channel")
         slowest, fastest = self.rate_limits_hz
         rate_hz = min(fastest, 1e9) if rate_hz is None else float(rate_hz)
         if not slowest <= rate_hz <= fastest or rate_hz <= 0:
@@ -134,26 +134,27 @@ class Daq(Instrument):
         result = self._read(channels, samples, rate_hz, timeout_s, shot)
         if result.volts.shape != (len(channels), samples) or not np.isfinite(result.volts).all():
             raise ProtocolError(
-                f"{self.name}: {result.volts.shape} finite voltages were to come as "
-                f"({len(channels)}, {samples})"
+                f"{self.name}: the driver returned voltages of {result.volts.shape} instead of "
+                f"finite voltages of ({len(channels)}, {samples})"
             )
         low, high = self.input_range_v
-        least, most, more = result.volts.min(), result.volts.max(), _BEYOND * (high - low)
-        if least < low - more or most > high + more:
+        lowest, highest = result.volts.min(), result.volts.max()
+        margin_v = _OVERRANGE * (high - low)
+        if lowest < low - margin_v or highest > high + margin_v:
             raise ProtocolError(
-                f"{self.name}: {least:g} to {most:g} V is no reading of inputs that reach from "
-                f"{low:g} to {high:g} V"
+                f"{self.name}: {lowest:g} to {highest:g} V is not a possible reading of inputs "
+                f"with a range of {low:g} to {high:g} V"
             )
         return result
 
     @exchange
     def write(self, channel: int, volts: float) -> None:
-        """Put a voltage on an analogue output; closing the DAQ brings it back to 0 V."""
+        """Set the voltage of an analogue output; closing the DAQ resets it to 0 V."""
         channel = self._index("output", channel, self.output_count)
         low, high = self.output_range_v
         if not low <= volts <= high:
             raise LimitExceeded(f"{self.name}: {volts:g} V is outside {low:g} to {high:g} V")
-        self._written.add(channel)  # before: a write that fails may have come through
+        self._written.add(channel)  # first: a failed write may have taken effect
         self._write(channel, float(volts))
 
     @exchange
@@ -171,13 +172,13 @@ class Daq(Instrument):
 
     @exchange
     def count(self, counter: int = 0) -> int:
-        """Return the edges that a counter has seen."""
+        """Return the edges that a counter has counted."""
         counter = self._index("counter", counter, self.counter_count)
         return self._count(counter)
 
     @exchange
     def reset_count(self, counter: int = 0) -> None:
-        """Let a counter begin at zero."""
+        """Reset a counter to zero."""
         counter = self._index("counter", counter, self.counter_count)
         self._reset_count(counter)
 
@@ -190,21 +191,21 @@ class Daq(Instrument):
         return number
 
     def _make_safe(self) -> None:
-        """Bring outputs that were written to 0 V, or as near as they go, and lines low."""
+        """Set used outputs to 0 V, or the nearest possible voltage, and used lines low."""
         low, high = self.output_range_v
         safe_v = min(max(0.0, low), high)
-        acts: list[Callable[[], None]] = [
+        actions: list[Callable[[], None]] = [
             *(partial(self._write, channel, safe_v) for channel in sorted(self._written)),
             *(partial(self._set_line, line, False) for line in sorted(self._raised)),
         ]
         self._written.clear()
         self._raised.clear()
-        for act in acts:
+        for action in actions:
             try:
-                self._logged("making an output safe", act)
+                self._logged("making an output safe", action)
             except Disconnected:
                 raise
-            except InstrumentError as error:  # go on with the others
+            except InstrumentError as error:  # continue with the others
                 LOG.warning("%s", error)
 
     def _settings(self) -> Mapping[str, Any]:
@@ -228,8 +229,8 @@ class Daq(Instrument):
 
 
 def _whole(number: Any, what: str) -> int:
-    """Return a whole number of Python's or numpy's as an int."""
+    """Return an integer of Python or numpy as an int."""
     try:
         return index(number)
     except TypeError:
-        raise InputError(f"{what} {number!r} is no whole number") from None
+        raise InputError(f"{what} {number!r} is not an integer") from None

@@ -1,8 +1,8 @@
-"""`discover`: what is attached to this computer, each with the lines to paste into a bench file.
+"""`discover`: the devices attached to this computer, each with lines for a bench file.
 
-Nothing is written to a port: what has not been identified may be a motor. Who a device is comes
-from its bus (USB names, monitors' names, cameras' lists). What cannot be looked for, because a
-package or a producer is missing, is said in one sentence. Not here: using the devices.
+Nothing is written to a port, because an unidentified device may be a motor. The identity of a
+device comes from its bus (USB names, monitor names, camera lists). A search that cannot run because
+a package or a producer is missing is reported in one sentence. Not here: using the devices.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .errors import LightloomError
 
 LOG = logging.getLogger("lightloom.instruments")
 
-MISSING = "missing"  # the kind of what is only a sentence
+MISSING = "missing"  # kind of an entry that is only a sentence
 
 
 @dataclass(frozen=True)
 class FoundDevice:
-    """Something that is attached, or the sentence that says what could not be looked for.
+    """An attached device, or a sentence about a search that could not run.
 
     Parameters
     ----------
     kind : "display", "camera", "serial port", "VISA", or "missing"
-    address : where it is, as the driver wants it
-    description : who it is, as far as its bus says
-    toml : lines for a bench file; "" where there is nothing to paste
+    address : of the device, in the form that its driver needs
+    description : identity of the device, as far as its bus reports it
+    toml : lines for a bench file; "" where there are none
     """
 
     kind: str
@@ -40,16 +40,16 @@ class FoundDevice:
 
 
 def discover(visa_backend: str = "@py", network: bool = False) -> list[FoundDevice]:
-    """Look for displays, cameras, VISA instruments and serial ports.
+    """Return the displays, cameras, VISA instruments and serial ports of this computer.
 
     Parameters
     ----------
-    visa_backend : pyvisa's, such as "@py", "@ivi" or "FILE.yaml@sim"
-    network : ask the local network too who speaks VXI-11 or HiSLIP; takes some seconds
+    visa_backend : backend of pyvisa, such as "@py", "@ivi" or "FILE.yaml@sim"
+    network : whether to search the local network for VXI-11 and HiSLIP; takes some seconds
 
     Returns
     -------
-    One entry each; an entry of kind "missing" holds only a sentence.
+    one entry per device; an entry of kind "missing" holds only a sentence
     """
     searches: list[tuple[str, Callable[[], Iterator[FoundDevice]]]] = [
         ("displays", _displays),
@@ -58,21 +58,21 @@ def discover(visa_backend: str = "@py", network: bool = False) -> list[FoundDevi
         ("VISA instruments", lambda: _visa(visa_backend, network)),
         ("serial ports", _serial_ports),
     ]
-    return [found for what, search in searches for found in _careful(what, search)]
+    return [found for what, search in searches for found in _run_search(what, search)]
 
 
-def _careful(what: str, search: Callable[[], Iterator[FoundDevice]]) -> list[FoundDevice]:
-    """Search; whatever a vendor's library raises becomes a sentence, and the rest goes on."""
+def _run_search(what: str, search: Callable[[], Iterator[FoundDevice]]) -> list[FoundDevice]:
+    """Return the results of one search; any exception of a vendor library becomes a sentence."""
     found: list[FoundDevice] = []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # libraries warn of what they lack; we say it ourselves
+            warnings.simplefilter("ignore")  # missing parts are reported by this module
             found.extend(search())
     except LightloomError as error:
         found.append(_missing(what, str(error)))
     except Exception as error:
-        LOG.debug("looking for %s", what, exc_info=True)
-        found.append(_missing(what, f"{what} cannot be looked for: {_one_line(error)}"))
+        LOG.debug("the search for %s failed", what, exc_info=True)
+        found.append(_missing(what, f"the search failed: {_one_line(error)}"))
     return found
 
 
@@ -84,16 +84,18 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _needs(what: str, module: str, install: str) -> Iterator[FoundDevice]:
-    """Say what to install where a package is missing."""
+def _missing_package(what: str, module: str, install: str) -> Iterator[FoundDevice]:
+    """Yield what to install if a package is missing."""
     if find_spec(module) is None:
-        yield _missing(what, f"not looked for; pip install {install}")
+        yield _missing(what, f"not searched; pip install {install}")
 
 
 def lines(role: str, driver: str, remark: str = "", **options: str | int) -> str:
-    """Write the part of a bench file about one instrument."""
+    """Return the lines of a bench file about one instrument."""
     text = [f"[instruments.{role}]", f'driver = "{driver}"{f"  # {remark}" if remark else ""}']
-    text += [f"{key} = {json.dumps(value)}" for key, value in options.items()]  # TOML reads it so
+    text += [
+        f"{key} = {json.dumps(value)}" for key, value in options.items()
+    ]  # JSON strings and integers are valid TOML
     return "\n".join(text) + "\n"
 
 
@@ -101,7 +103,7 @@ def lines(role: str, driver: str, remark: str = "", **options: str | int) -> str
 
 
 def _displays() -> Iterator[FoundDevice]:
-    missing = list(_needs("displays", "sdl2", "'lightloom[display]'"))
+    missing = list(_missing_package("displays", "sdl2", "'lightloom[display]'"))
     if missing:
         yield from missing
         return
@@ -111,14 +113,14 @@ def _displays() -> Iterator[FoundDevice]:
         height, width = monitor.shape
         about = f"{monitor.name or 'monitor'}, {width} x {height} at {monitor.refresh_hz:g} Hz"
         if monitor.index == 0:
-            yield FoundDevice("display", "0", f"{about}; the operator's, so none for a modulator")
+            yield FoundDevice("display", "0", f"{about}; the operator's, so not for a modulator")
             continue
         toml = lines("weight", "display-slm", "or input", monitor=monitor.index)
         yield FoundDevice("display", str(monitor.index), about, toml)
 
 
 def _genicam_cameras() -> Iterator[FoundDevice]:
-    missing = list(_needs("GenICam cameras", "harvesters", "'lightloom[genicam]'"))
+    missing = list(_missing_package("GenICam cameras", "harvesters", "'lightloom[genicam]'"))
     if missing:
         yield from missing
         return
@@ -127,7 +129,7 @@ def _genicam_cameras() -> Iterator[FoundDevice]:
     for producer in genicam.producers(""):
         try:
             cameras = genicam._hold(producer)
-        except LightloomError as error:  # one maker's producer; the others go on
+        except LightloomError as error:  # one producer failed; continue with the others
             yield _missing("GenICam cameras", str(error))
             continue
         try:
@@ -143,7 +145,7 @@ def _genicam_cameras() -> Iterator[FoundDevice]:
 
 
 def _micromanager() -> Iterator[FoundDevice]:
-    missing = list(_needs("Micro-Manager", "pymmcore_plus", "'lightloom[micromanager]'"))
+    missing = list(_missing_package("Micro-Manager", "pymmcore_plus", "'lightloom[micromanager]'"))
     if missing:
         yield from missing
         return
@@ -168,23 +170,23 @@ def _visa(backend: str, network: bool) -> Iterator[FoundDevice]:
 
     manager = pyvisa.ResourceManager(backend)
     if backend == "@py":
-        yield from _needs("USB instruments", "usb", "pyusb")
+        yield from _missing_package("USB instruments", "usb", "pyusb")
         resources = []
         for bus, listing in _buses_of_pyvisa_py(network):
             try:
                 resources += listing()
-            except Exception as error:  # a bus without its system library
-                yield _missing("VISA instruments", f"not looked for on {bus}: {_one_line(error)}")
+            except Exception as error:  # the system library of this bus is missing
+                yield _missing("VISA instruments", f"not searched on {bus}: {_one_line(error)}")
     else:
         resources = list(manager.list_resources("?*"))
     for address in sorted(set(resources)):
-        is_port = backend == "@py" and address.startswith("ASRL")  # it comes with the serial ports
+        is_port = backend == "@py" and address.startswith("ASRL")  # listed with the serial ports
         if address.endswith(("::INSTR", "::SOCKET")) and not is_port:
             yield _visa_instrument(address, backend)
 
 
 def _buses_of_pyvisa_py(network: bool) -> Iterator[tuple[str, Callable[[], list[str]]]]:
-    """Return the buses, and how each is listed; pyvisa's own call would ask the network too."""
+    """Yield the buses and how to list each; the call of pyvisa would also search the network."""
     from pyvisa.constants import InterfaceType
     from pyvisa_py.sessions import Session
 
@@ -193,18 +195,20 @@ def _buses_of_pyvisa_py(network: bool) -> Iterator[tuple[str, Callable[[], list[
             yield bus.name, session.list_resources
 
 
-# Makers of power meters by their USB number; the rest is offered as a DAQ.
-_METERS = {"0x1313": "Thorlabs"}
+# Makers of power meters by USB vendor id; other instruments are offered as a DAQ.
+_POWER_METER_MAKERS = {"0x1313": "Thorlabs"}
 
 
 def _visa_instrument(address: str, backend: str) -> FoundDevice:
     options = {"address": address} | ({"backend": backend} if backend != "@py" else {})
-    maker = _METERS.get(address.split("::")[1].lower() if address.startswith("USB") else "")
+    maker = _POWER_METER_MAKERS.get(
+        address.split("::")[1].lower() if address.startswith("USB") else ""
+    )
     if maker:
         toml = lines("power_meter", "scpi-power-meter", **options)
         return FoundDevice("VISA", address, f"{maker}, perhaps a power meter", toml)
     toml = lines("detector", "scpi-daq", "or source: scpi-source", **options, dialect="multimeter")
-    return FoundDevice("VISA", address, "an instrument; it was not asked who it is", toml)
+    return FoundDevice("VISA", address, "an instrument; its identity was not queried", toml)
 
 
 def _serial_ports() -> Iterator[FoundDevice]:
@@ -216,4 +220,6 @@ def _serial_ports() -> Iterator[FoundDevice]:
             about += f" (USB {port.vid:04x}:{port.pid:04x})"
         remark = f"or source: scpi-source at ASRL{port.device}::INSTR"
         toml = lines("detector", "serial-daq", remark, address=port.device)
-        yield FoundDevice("serial port", port.device, f"{about}; it was not asked who it is", toml)
+        yield FoundDevice(
+            "serial port", port.device, f"{about}; its identity was not queried", toml
+        )

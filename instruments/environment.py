@@ -1,16 +1,16 @@
-"""What libraries of arithmetic read when they are first loaded; call before numpy is imported."""
+"""Thread limits of numerical libraries, which read them at import; call before importing numpy."""
 
 import os
 
 _LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_SPIN = "4"  # 2^4 cycles; OpenBLAS's default, 2^26, takes a core from our threads for 26 ms
+_SPIN = "4"  # 2^4 cycles; the default of OpenBLAS, 2^26, occupies a core for 26 ms
 
 
 def limit_threads(threads: int | None) -> None:
-    """Limit arithmetic to some threads, else to OMP_NUM_THREADS where that is set.
+    """Limit numerical libraries to a number of threads, by default to OMP_NUM_THREADS if set.
 
-    OpenBLAS's threads go to sleep when they have nothing to do, unless the user said how long they
-    shall wait (OPENBLAS_THREAD_TIMEOUT): the mock's own threads need the cores.
+    Idle OpenBLAS threads go to sleep early, because the mock's own threads need the cores. The user
+    can set their waiting time with OPENBLAS_THREAD_TIMEOUT.
     """
     if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
         threads = int(os.environ["OMP_NUM_THREADS"])

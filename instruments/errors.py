@@ -1,6 +1,6 @@
-"""The errors that a user can meet, each one sentence naming the thing, the value and the way out.
+"""Errors for users, each one sentence that names the thing, the value and the remedy.
 
-Not for programming mistakes: those stay ordinary Python exceptions with a traceback.
+Not for programming errors: those remain ordinary Python exceptions with a traceback.
 """
 
 import importlib
@@ -9,80 +9,80 @@ from typing import Any, Literal
 
 
 class LightloomError(Exception):
-    """Something that the user can put right; the command line shows it without a traceback."""
+    """An error that the user can correct; the command line shows it without a traceback."""
 
     def __str__(self) -> str:
-        """Return the sentence; what a file holds of thousands of letters is cut in its middle."""
+        """Return the sentence; a text of more than 1000 characters is cut in its middle."""
         text = super().__str__()
         return text if len(text) <= 1000 else f"{text[:600]} ... {text[-300:]}"
 
 
 class InputError(LightloomError, ValueError):
-    """A file, an option or an array that cannot be used as it is."""
+    """A file, an option or an array that cannot be used as given."""
 
 
 class MissingExtraError(LightloomError, ImportError):
-    """A package of an optional extra is needed and not installed."""
+    """A package of an optional extra is needed but not installed."""
 
 
 class InstrumentError(LightloomError):
-    """An instrument did not do what it was asked; the message names it.
+    """An instrument failed to carry out a request; the message names the instrument.
 
     Attributes
     ----------
-    instrument : that it came from; None where nobody knows
+    instrument : source of the error; None where unknown
     """
 
     instrument: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave the instrument behind where an error goes to another process."""
+        """Leave out the instrument when an error is sent to another process."""
         state = {name: value for name, value in vars(self).items() if name != "instrument"}
         return type(self), self.args, state
 
 
 class NotConnected(InstrumentError):
-    """The instrument has not been connected, or has been closed."""
+    """The instrument is not connected, or has been closed."""
 
 
 class InUse(InstrumentError):
-    """Somebody else holds the instrument, or this program opened it already."""
+    """Another process holds the instrument, or this program has already opened it."""
 
 
 class Disconnected(InstrumentError):
-    """The instrument was there and is gone: unplugged, switched off, display lost."""
+    """The instrument was connected and was lost: unplugged, switched off, display removed."""
 
 
 class InstrumentTimeout(InstrumentError):
-    """No answer, or no frame, within the time-out."""
+    """No reply or no frame arrived within the time-out."""
 
 
 class ProtocolError(InstrumentError):
-    """An answer that is garbage, incomplete or of another question."""
+    """A reply that is invalid, incomplete or belongs to another query."""
 
 
 class StaleFrame(InstrumentError):
-    """Only frames taken before the exposure that was asked for."""
+    """Only frames taken before the requested exposure arrived."""
 
 
 class IncompleteFrame(InstrumentError):
-    """A frame of which a part did not arrive."""
+    """A part of a frame did not arrive."""
 
 
 class DroppedFrame(InstrumentError):
-    """A gap in the numbers of the frames: at least one is lost."""
+    """A gap in the frame numbers: at least one frame was lost."""
 
 
 class UnexpectedIntensity(InstrumentError):
-    """Much less or more light than the frames should give: a dim source, a hand in the beam."""
+    """Much less or more light than predicted: a dim source, or an obstructed beam path."""
 
 
 class ChecksumMismatch(InstrumentError):
-    """A checksum does not fit what it sums: a number of that shot, or of that tile, is wrong.
+    """A checksum mismatch: a number of that shot, or of that tile, is wrong.
 
     Parameters
     ----------
-    scope : what has to be taken again: "shot", or "tile" for all shots of a weight frame
+    scope : what must be repeated: "shot", or "tile" for all shots of a weight frame
     """
 
     def __init__(self, text: str, scope: Literal["shot", "tile"] = "shot") -> None:
@@ -91,19 +91,19 @@ class ChecksumMismatch(InstrumentError):
 
 
 class DriftExceeded(InstrumentError):
-    """The light has left the tolerance within which a calibration can be followed."""
+    """The brightness has drifted beyond the tolerance within which a calibration can be tracked."""
 
 
 class BadFit(InstrumentError):
-    """What was measured is not what a bench in order gives; nothing was concluded from it."""
+    """A measurement does not fit the model of a working bench, so its fit is rejected."""
 
 
 class Saturated(InstrumentError):
-    """More light than the detector can count."""
+    """More light than the detector can measure."""
 
 
 class LimitExceeded(InstrumentError, ValueError):
-    """A value beyond the instrument's limits; nothing was sent."""
+    """A value outside the limits of the instrument; nothing was sent."""
 
 
 class InterlockOpen(InstrumentError):
@@ -111,14 +111,14 @@ class InterlockOpen(InstrumentError):
 
 
 class Paused(InstrumentError):
-    """A run stopped because nothing that it may do by itself helps; its bench is safe.
+    """A run paused because no automatic recovery helps; its bench is in a safe state.
 
     Parameters
     ----------
     text : one sentence for the operator
-    kind : of the fault, as the table [faults] of a bench file names it
-    device : that is to blame, as messages call it; "" where nobody knows
-    advice : what the operator should do
+    kind : of the fault, as named in the table [faults] of a bench file
+    device : name of the faulty device; "" where unknown
+    advice : recommended action of the operator
     """
 
     def __init__(self, text: str, kind: str = "", device: str = "", advice: str = "") -> None:
@@ -127,13 +127,13 @@ class Paused(InstrumentError):
 
 
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import a module of an optional extra where it is used.
+    """Return a module of an optional extra, imported where it is used.
 
     Parameters
     ----------
     module : name of the module, such as "gguf"
-    extra : the extra of lightloom that brings it
-    purpose : what needs it, for the message ("reading GGUF files")
+    extra : the extra of lightloom that provides it
+    purpose : what needs the module, for the message ("reading GGUF files")
 
     Raises
     ------

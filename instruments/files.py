@@ -1,7 +1,7 @@
-"""Files that hold the old content or the new, and documents that show when they were changed.
+"""Atomic writes of files, and documents with a checksum that shows later changes.
 
-What a user asked to have written replaces nothing but an earlier output of the same kind, and is
-there whole or not at all: `whole_output`.
+An output file that a user requests replaces only an earlier output of the same kind, and is written
+completely or not at all: `whole_output`.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ from typing import Any
 
 from .errors import InputError
 
-_HEAD_BYTES = 1 << 16  # in which an output says what it is
+_HEAD_BYTES = 1 << 16  # leading bytes that contain the kind of an output
 
 
 def check_output(path: str | Path, kind: str = "") -> None:
-    """Refuse, before work is spent on it, an output that could not be written afterwards.
+    """Check before the work starts that an output can be written.
 
     Parameters
     ----------
-    kind : of output, as it says itself, such as "lightloom trace": a file of this kind may be
-        replaced, and an empty one; "" replaces nothing
+    kind : of output, as named in the file, such as "lightloom trace"; a file of this kind or an
+        empty file may be replaced; "" replaces no file
 
     Raises
     ------
-    InputError : for a file, or a folder, that is there, and where there is no folder to write to
+    InputError : when another file or folder exists there, or the parent folder does not exist
     """
     path = Path(path)
     if not path.absolute().parent.is_dir():
@@ -43,36 +43,36 @@ def check_output(path: str | Path, kind: str = "") -> None:
     if not path.exists() or _is_device(path):
         return
     if not kind:
-        raise InputError(f"{path} is there already; give another name, or remove it")
+        raise InputError(f"{path} already exists; give another name, or remove it")
     if path.is_dir():
         raise InputError(f"cannot write {_named(path, kind)}: it is a folder; give a file's name")
-    if path.stat().st_size and not _says(path, kind):
+    if path.stat().st_size and not _is_of_kind(path, kind):
         raise InputError(
-            f"{path} is there already and is not a {kind}, so it is not replaced; give another "
+            f"{path} already exists and is not a {kind}, so it is not replaced; give another "
             "name, or remove it"
         )
     if not path.stat().st_mode & 0o222:
-        raise InputError(f"{path} is there already and is read-only; give another name")
+        raise InputError(f"{path} already exists and is read-only; give another name")
 
 
 @contextlib.contextmanager
 def whole_output(path: str | Path, kind: str = "") -> Iterator[Path]:
-    """Return name beside an output to write to; it takes the output's name at the end of a `with`.
+    """Yield a draft path beside an output; the draft replaces the output at the end of the `with`.
 
-    Where the `with` ends in an error, what was written is removed, and the former output stays.
+    If the `with` block fails, the draft is removed and the former output stays.
 
     Parameters
     ----------
-    kind : see `check_output`; the output has to say it, in quotes or as the text of an element
+    kind : see `check_output`; the output must contain it, in quotes or as the text of an element
 
     Raises
     ------
-    InputError : see `check_output`; and when it cannot be written
+    InputError : see `check_output`; also when the output cannot be written
     """
     check_output(path, kind)
     try:
         if _is_device(Path(path)):
-            with _elsewhere(Path(path)) as draft:
+            with _draft_of_device(Path(path)) as draft:
                 yield draft
             return
         place = Path(os.path.realpath(path))
@@ -80,7 +80,7 @@ def whole_output(path: str | Path, kind: str = "") -> Iterator[Path]:
         try:
             yield draft
             _sync(draft)
-            check_output(path, kind)  # it may have come meanwhile
+            check_output(path, kind)  # a file may have appeared meanwhile
             if place.exists() and kind:
                 shutil.copymode(place, draft)
             (draft.replace if kind else draft.rename)(place)
@@ -93,24 +93,24 @@ def whole_output(path: str | Path, kind: str = "") -> Iterator[Path]:
 
 
 def write_output(path: str | Path, content: bytes, kind: str = "") -> None:
-    """Write an output whole or not at all; see `whole_output`."""
+    """Write an output completely or not at all; see `whole_output`."""
     with whole_output(path, kind) as draft:
         draft.write_bytes(content)
 
 
 def write_document(path: str | Path, document: Mapping[str, Any], kind: str) -> None:
-    """Write a document as JSON that says its kind; see `whole_output`."""
+    """Write a document as JSON that contains its kind; see `whole_output`."""
     text = json.dumps({"kind": kind, **document}, indent=1, allow_nan=False)
     write_output(path, f"{text}\n".encode(), kind)
 
 
 def _named(path: str | Path, kind: str) -> str:
-    """Name an output for a message: "the trace run.json"."""
+    """Return the name of an output for a message: "the trace run.json"."""
     return f"the {kind.removeprefix('lightloom ')} {path}" if kind else str(path)
 
 
-def _says(path: Path, kind: str) -> bool:
-    """Return whether a file is an output of lightloom of this kind, by what it begins with."""
+def _is_of_kind(path: Path, kind: str) -> bool:
+    """Return whether a file is an output of lightloom of this kind, from its first bytes."""
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
@@ -121,19 +121,19 @@ def _says(path: Path, kind: str) -> bool:
         return False
     except OSError as error:
         raise InputError(
-            f"cannot write {_named(path, kind)}: the file that is there cannot be read "
+            f"cannot write {_named(path, kind)}: the existing file cannot be read "
             f"({error.strerror or error}), so it is not replaced; give another name"
         ) from None
     word = kind.encode()
     if head.startswith(b"\x89PNG"):
         text = b"Software\0" + word
         return len(text).to_bytes(4, "big") + b"tEXt" + text in head
-    said = rb"[\"'>]" + re.escape(word) + rb"[\"'<]"
-    return head.lstrip()[:1] in (b"<", b"{") and re.search(said, head) is not None
+    pattern = rb"[\"'>]" + re.escape(word) + rb"[\"'<]"
+    return head.lstrip()[:1] in (b"<", b"{") and re.search(pattern, head) is not None
 
 
 def _is_device(path: Path) -> bool:
-    """Return whether a name is that of a device or a pipe: nothing is there to be replaced."""
+    """Return whether a path is a device or a pipe, which is never replaced."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -142,7 +142,7 @@ def _is_device(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _elsewhere(device: Path) -> Iterator[Path]:
+def _draft_of_device(device: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lightloom-") as folder:
         draft = Path(folder) / "output"
         yield draft
@@ -151,7 +151,7 @@ def _elsewhere(device: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Have a file's content on disk before its name; of a folder that would take too long."""
+    """Flush a file to disk before it is renamed; folders are skipped, since they take too long."""
     if path.is_file():
         with path.open("r+b") as stream:
             os.fsync(stream.fileno())
@@ -166,13 +166,13 @@ def _remove(draft: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that its name holds the old content or the new, whenever power fails.
+    """Replace a file atomically: it holds the old or the new content even if power fails.
 
-    What a write that was cut off leaves is named ".NAME.12345678.tmp", and may be removed.
+    An interrupted write leaves a file ".NAME.12345678.tmp", which may be removed.
 
     Raises
     ------
-    OSError : when it cannot be written; the old content is still there
+    OSError : when the file cannot be written; the old content is kept
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -189,14 +189,14 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def read_note(path: Path) -> dict[str, str] | None:
-    """Read a short JSON object that a program left for others, its values as text.
+    """Return a short JSON object that another program wrote, its values as text.
 
     Returns
     -------
-    None where there is nothing that can be read, whatever lies there
+    None where no such object can be read
     """
     try:
-        if not path.is_file():  # a pipe would never end
+        if not path.is_file():  # reading a pipe might never end
             return None
         with path.open("rb") as stream:
             found = json.loads(stream.read(_HEAD_BYTES))
@@ -206,7 +206,7 @@ def read_note(path: Path) -> dict[str, str] | None:
 
 
 def moment_of(text: str) -> str:
-    """Show an ISO 8601 moment in this computer's time zone; what is none is an unknown time."""
+    """Return an ISO 8601 moment in local time; an invalid one becomes "an unknown time"."""
     try:
         return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
     except (ValueError, OverflowError, OSError):
@@ -214,24 +214,24 @@ def moment_of(text: str) -> str:
 
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document for JSON with the SHA-256 of all that it says beside, as `sha256`."""
+    """Return a JSON document with the SHA-256 of its content added as `sha256`."""
     return {**document, "sha256": _digest(document)}
 
 
 def is_sealed(document: Mapping[str, Any]) -> bool:
-    """Say whether a document that was read says what it said when it was sealed."""
+    """Return whether the content of a document still fits its `sha256`."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     return bool(document.get("sha256") == _digest(rest))
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a document's one plain spelling: keys in order, no spaces, ASCII."""
+    """Return the SHA-256 of a document in canonical JSON: sorted keys, no spaces, ASCII."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a new name on disk before the next is written; Windows opens no folders."""
+    """Flush a folder to disk, so that a new name is durable; Windows cannot open folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

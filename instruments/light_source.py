@@ -1,7 +1,7 @@
 """`LightSource` and `PowerMeter`: light in watts, with limits that no run can raise.
 
-Software is never the safety function: interlock and shutter act by themselves; this class only
-refuses early and switches off late.
+Software is never the safety function: interlock and shutter act without it. This class only refuses
+requests early and switches the light off as an addition.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .safety import signals
 
 
 class LightSource(Instrument):
-    """A laser, LED or lamp. Its attributes are known once it is connected.
+    """A laser, LED or lamp. Its attributes are valid once it is connected.
 
     Attributes
     ----------
-    power_limits_w : lowest and highest set-point; the bench file can only narrow it
-    wavelength_m : where known
-    has_interlock, has_shutter : whether it can be asked for them; without the first it is unknown
-        whether an interlock is closed, or there at all
-    may_emit : whether it was enabled, and not heard since that it is off
-    can_be_reopened : whether another process can switch it off once this one has died (`watchdog`)
+    power_limits_w : lowest and highest set-point; a bench file can only narrow them
+    wavelength_m : None where unknown
+    has_interlock, has_shutter : whether their states can be read; without the first it is unknown
+        whether an interlock is closed, or exists at all
+    may_emit : whether it was enabled and has not confirmed since that it is off
+    can_be_reopened : whether another process can switch it off after this one ended (`watchdog`)
     """
 
     kind: ClassVar[str] = "light source"
@@ -42,43 +42,43 @@ class LightSource(Instrument):
         self.may_emit = False
         self._power_w = 0.0
         self._is_enabled = False
-        self._most_w: list[tuple[float, float]] = []  # what narrow_limits has been told
+        self._narrowed_limits_w: list[tuple[float, float]] = []  # set by narrow_limits
 
-    # --- what a driver fills in ------------------------------------------------------------------
+    # --- hooks that a driver implements ----------------------------------------------------------
 
     @abstractmethod
     def _set_power(self, power_w: float) -> None:
-        """Take a set-point (checked); light only when it is enabled."""
+        """Set the power (checked); the source emits only when it is enabled."""
 
     @abstractmethod
     def _enable(self) -> None:
-        """Emit, and open the shutter."""
+        """Start emission and open the shutter."""
 
     @abstractmethod
     def _disable(self) -> None:
-        """Stop emission, and close the shutter; must work whatever happened before."""
+        """Stop emission and close the shutter; must work in every state."""
 
     @abstractmethod
     def _emits(self) -> bool:
-        """Ask the device whether it emits."""
+        """Return whether the device reports emission."""
 
     def _interlock_closed(self) -> bool:
-        """Ask whether the interlock is closed and not tripped."""
+        """Return whether the device reports the interlock closed and not tripped."""
         return True
 
     def _send_off(self) -> None:
-        """Send what stops emission, at once: another thread may be waiting for an answer."""
+        """Send the command that stops emission, even while another thread waits for a reply."""
         self._disable()
 
     def _load(self) -> None:
-        """Load what connecting needs; the device is not touched."""
+        """Load the libraries that connecting needs, without access to the device."""
 
     def _connect_to_disable(self, timeout_s: float) -> None:
-        """Open the device for nothing but to switch it off, whatever else is wrong with it."""
+        """Open the device only to switch it off, in spite of other faults."""
         self.connect(timeout_s)
         self.disable()
 
-    # --- what everybody uses ---------------------------------------------------------------------
+    # --- public methods --------------------------------------------------------------------------
 
     @property
     def power_w(self) -> float:
@@ -86,28 +86,28 @@ class LightSource(Instrument):
         return self._power_w
 
     def narrow_limits(self, low_w: float | None, high_w: float | None) -> None:
-        """Allow less than the device does, now and whenever it is connected again.
+        """Narrow the power limits of the device, now and after each reconnection.
 
         Raises
         ------
-        LimitExceeded : when nothing is left between them
+        LimitExceeded : when the narrowed limits are empty
         """
-        self._most_w.append((low_w or 0.0, float("inf") if high_w is None else high_w))
+        self._narrowed_limits_w.append((low_w or 0.0, float("inf") if high_w is None else high_w))
         if self.is_connected:
             self._narrow()
 
     def _narrow(self) -> None:
-        low = max(self.power_limits_w[0], *(low for low, _ in self._most_w))
-        high = min(self.power_limits_w[1], *(high for _, high in self._most_w))
+        low = max(self.power_limits_w[0], *(low for low, _ in self._narrowed_limits_w))
+        high = min(self.power_limits_w[1], *(high for _, high in self._narrowed_limits_w))
         if low > high:
-            raise LimitExceeded(f"{self.name}: no power is left between {low:g} and {high:g} W")
+            raise LimitExceeded(f"{self.name}: the power limits {low:g} to {high:g} W are empty")
         self.power_limits_w = (low, high)
 
     def connect(self, timeout_s: float = 10.0) -> Self:
-        """Open the device; its limits are narrowed again before anybody can use it."""
+        """Open the device and narrow its limits again before it can be used."""
         with self._lock:
             super().connect(timeout_s)
-            if self._most_w:
+            if self._narrowed_limits_w:
                 try:
                     self._narrow()
                 except BaseException:
@@ -117,28 +117,28 @@ class LightSource(Instrument):
 
     @exchange
     def set_power(self, power_w: float) -> None:
-        """Choose a set-point; nothing is sent when it is beyond the limits."""
+        """Set the power; nothing is sent if the value is outside the limits."""
         self._check_power(power_w)
         self._set_power(float(power_w))
         self._power_w = float(power_w)
 
-    def _check_power(self, power_w: float, what: str = "", way_out: str = "") -> None:
+    def _check_power(self, power_w: float, what: str = "", remedy: str = "") -> None:
         low, high = self.power_limits_w
         if not low <= power_w <= high:
             raise LimitExceeded(
                 f"{self.name}: {what}{power_w:g} W is outside its limits of {low:g} to {high:g} W"
-                f"{way_out}"
+                f"{remedy}"
             )
 
     @exchange
     def enable(self) -> None:
-        """Emit.
+        """Start emission.
 
         Raises
         ------
-        LimitExceeded : when the set-point is beyond the limits, which may have been narrowed since
-        InterlockOpen : when the interlock is open, or emission does not begin
-        NotConnected : when the program has been told to stop
+        LimitExceeded : when the set-point is outside the limits, which may have been narrowed since
+        InterlockOpen : when the interlock is open or emission does not start
+        NotConnected : when the program was told to stop
         """
         self._refuse_when_stopping()
         self._check_power(self._power_w, "its set-point of ", "; call set_power() before enable()")
@@ -150,8 +150,8 @@ class LightSource(Instrument):
         try:
             self._enable()
             emits = self._emits()
-            self._refuse_when_stopping()  # told while it was sent
-        except BaseException:  # it may well emit: an answer that got lost has been obeyed
+            self._refuse_when_stopping()  # the signal may have come meanwhile
+        except BaseException:  # it may emit: a command whose reply was lost may have taken effect
             self.disable()
             raise
         if not emits:
@@ -160,7 +160,7 @@ class LightSource(Instrument):
 
     def _refuse_when_stopping(self) -> None:
         if signals.is_stopping():
-            raise NotConnected(f"{self.name}: no light any more, the program was told to stop")
+            raise NotConnected(f"{self.name}: the program was told to stop and enables no light")
 
     @exchange
     def disable(self) -> None:
@@ -168,15 +168,15 @@ class LightSource(Instrument):
         self._make_safe()
 
     def disable_now(self, wait_s: float = 0.3) -> None:
-        """Stop emission even while another thread waits for an answer of this very device.
+        """Stop emission even while another thread waits for a reply of the same device.
 
-        The device is another thread's for `wait_s` at most; then it is told without asking for
-        leave, for an answer that gets lost is less than light that stays on. Harmless when it is
-        not connected.
+        Another thread may keep the device for at most `wait_s`. Then the command is sent without
+        the lock, because a lost reply matters less than light that stays on. Harmless when the
+        device is not connected.
 
         Raises
         ------
-        InstrumentError : when it has not said that it is off
+        InstrumentError : when the device has not confirmed that it is off
         """
         is_ours = self._lock.acquire(timeout=wait_s)
         try:
@@ -184,19 +184,19 @@ class LightSource(Instrument):
                 self._logged("disable_now", self._make_safe if is_ours else self._send_off)
                 if not is_ours:
                     raise InstrumentTimeout(
-                        f"{self.name} was told to be off while it owed another answer, so it has "
-                        "not said that it is; see to it"
+                        f"{self.name} was told to switch off while another reply was pending, so "
+                        "it did not confirm that it is off; check it by hand"
                     )
         finally:
             if is_ours:
                 self._lock.release()
 
     def disable_as_another(self, timeout_s: float = 2.0) -> None:
-        """Connect, stop emission and let go, as a process does whose partner has died.
+        """Connect, stop emission and release the device, for a process whose partner has ended.
 
         Raises
         ------
-        InstrumentError : when it cannot be reached, or still emits
+        InstrumentError : when the device cannot be reached or still emits
         """
         try:
             self._connect_to_disable(timeout_s)
@@ -205,12 +205,12 @@ class LightSource(Instrument):
 
     @exchange
     def is_emitting(self) -> bool:
-        """Ask the device whether it emits."""
+        """Return whether the device reports emission."""
         return self._emits()
 
     @exchange
     def interlock_closed(self) -> bool:
-        """Ask whether the interlock lets it emit."""
+        """Return whether the device reports that the interlock permits emission."""
         return self._interlock_closed()
 
     def _make_safe(self) -> None:
@@ -229,17 +229,17 @@ class LightSource(Instrument):
     def _self_test(self) -> list[Finding]:
         state = "emitting" if self._emits() else "dark"
         if not self.has_interlock:
-            return [Finding("interlock", True, f"none wired that can be asked, {state}")]
+            return [Finding("interlock", True, f"no interlock state can be read, {state}")]
         closed = self._interlock_closed()
         return [Finding("interlock", closed, f"{'closed' if closed else 'open'}, {state}")]
 
 
 class PowerMeter(Instrument):
-    """Measures light in watts.
+    """A meter that measures optical power in watts.
 
     Attributes
     ----------
-    wavelength_m : that it is set to; None where it has no such setting
+    wavelength_m : wavelength setting; None where the meter has none
     """
 
     kind: ClassVar[str] = "power meter"
@@ -252,14 +252,14 @@ class PowerMeter(Instrument):
 
     @abstractmethod
     def _read_power(self, timeout_s: float) -> float:
-        """Measure once, in watts."""
+        """Return one measurement in watts."""
 
     @exchange
     def read_power(self, timeout_s: float = 5.0) -> float:
-        """Measure once, in watts."""
+        """Return one measurement in watts."""
         power_w = self._read_power(timeout_s)
         if power_w != power_w or abs(power_w) > 1e6:
-            raise ProtocolError(f"{self.name}: {power_w!r} is no power")
+            raise ProtocolError(f"{self.name}: {power_w!r} is not a possible power in watts")
         return power_w
 
     def _settings(self) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
-"""Which drivers there are, by name: ours (below), and those that a laboratory registers.
+"""The drivers by name: those of lightloom (below), and those that a laboratory registers.
 
-A package adds its own with an entry point of the group `lightloom.instruments`:
+A package adds a driver with an entry point of the group `lightloom.instruments`:
 
     [project.entry-points."lightloom.instruments"]
     my-camera = "my_package:MyCamera"
@@ -45,23 +45,23 @@ _OURS = {  # name -> module and class, under lightloom.instruments
 
 @cache
 def drivers() -> dict[str, EntryPoint]:
-    """Return where each driver is that is installed, by its name; looked up once."""
+    """Return the entry points of all installed drivers by name, cached."""
     package = __package__ or "lightloom.instruments"
     ours = {name: EntryPoint(name, f"{package}.{place}", GROUP) for name, place in _OURS.items()}
     return ours | {point.name: point for point in entry_points(group=GROUP)}
 
 
 def driver_names() -> list[str]:
-    """Return the names of all drivers that are installed."""
+    """Return the sorted names of all installed drivers."""
     return sorted(drivers())
 
 
 def driver_class(name: str) -> type[Instrument]:
-    """Return a driver's class.
+    """Return the class of a driver.
 
     Raises
     ------
-    InputError : for an unknown name, or a package that cannot be loaded
+    InputError : for an unknown name or a package that cannot be loaded
     """
     point = drivers().get(name) if isinstance(name, str) else None
     if point is None:
@@ -76,7 +76,7 @@ def driver_class(name: str) -> type[Instrument]:
 def create(
     driver: str, name: str, options: dict[str, Any], clock: Clock | None = None
 ) -> Instrument:
-    """Make an instrument, not connected yet, from what a bench file says.
+    """Return an instrument, not connected yet, from the settings of a bench file.
 
     Raises
     ------
@@ -94,9 +94,9 @@ _KINDS = re.compile(r"(constrained-|function-|literal\[|lax-or-strict)|(int|floa
 
 
 def first_complaint(error: ValidationError) -> str:
-    """Say pydantic's first complaint as a sentence that names key and value."""
+    """Return pydantic's first error as a sentence that names key and value."""
     first = error.errors()[0]
-    # what pydantic adds for the kinds of a value that may be of several is not a key
+    # pydantic adds names of types for union values; these are not keys
     named = [str(part) for part in first["loc"] if not _KINDS.match(str(part))]
     where = ".".join(named)
     message = first["msg"].removeprefix("Value error, ")
@@ -105,6 +105,6 @@ def first_complaint(error: ValidationError) -> str:
         return f"unknown key {where!r}"
     if first["type"] == "missing":
         return f"{where} is missing"
-    if not where or isinstance(first["input"], dict):  # a whole table: the message names its key
+    if not where or isinstance(first["input"], dict):  # a whole table: the message names the key
         return f"{where}: {message}" if where else message
     return f"{where} = {first['input']!r} is not usable: {message}"

@@ -1,4 +1,4 @@
-"""`SerialOptions`: how a serial line is set, as a bench file says it, for all who open one."""
+"""`SerialOptions`: the settings of a serial line in a bench file, for all drivers that use one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ FlowControl = Literal["none", "xon/xoff", "rts/cts", "dtr/dsr"]
 
 
 class SerialOptions(DriverOptions):
-    """How characters are framed on a serial line; None is 8 bits, no parity, 1 stop bit, no flow
-    control.
+    """Settings of a serial line; None means 8 data bits, no parity, 1 stop bit, no flow control.
 
     Parameters
     ----------
     stop_bits : 1, 1.5 or 2
-    echo : the device repeats each line that it is sent; the repetition is read and compared
+    echo : whether the device echoes each line; the echo is read and compared
     """
 
     parity: Parity | None = None
@@ -36,6 +35,6 @@ class SerialOptions(DriverOptions):
         return bits
 
     def line_settings(self) -> dict[str, str | int | float]:
-        """Return what the bench file says about the line, by key."""
+        """Return the settings that the bench file gives, by key."""
         keys = ("parity", "data_bits", "stop_bits", "flow_control")
         return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}

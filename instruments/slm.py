@@ -1,6 +1,6 @@
-"""`SpatialLightModulator`: shows a frame, one grey level per pixel, and says when it has settled.
+"""`SpatialLightModulator`: shows a frame, one grey level per pixel, and reports when it settles.
 
-Also DMDs, OLED displays, and windows on a monitor. Not here: what a grey level does to light.
+Also DMDs, OLED displays and windows on a monitor. Not here: the response curve of a modulator.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .errors import InputError
 
 @dataclass(frozen=True)
 class Shown:
-    """A frame that was handed to a modulator.
+    """A frame that was sent to a modulator.
 
     Parameters
     ----------
-    frame_id : counts the frames of this modulator, from 1
-    shown_at_s : when the device began to show it
-    settled_at_s : from when on its light can be trusted
+    frame_id : number of the frame on this modulator, counted from 1
+    shown_at_s : when the device begins to show it
+    settled_at_s : when its light has settled
     """
 
     frame_id: int
@@ -35,18 +35,18 @@ class Shown:
 
 
 class SpatialLightModulator(Instrument):
-    """A modulator. Its attributes are known once it is connected.
+    """A modulator. Its attributes are valid once it is connected.
 
     Attributes
     ----------
     shape : (height, width) in pixels
-    bit_depth : of a grey level
-    refresh_period_s : a frame begins at whole multiples of it; 0 for at once
-    transfer_s : that handing a frame over takes, before it can be shown
-    latency_s : from the flip to the first change of light (2-3 frames on HDMI)
-    settle_time_s : the slowest change from one grey level to another
-    darkest_level : what `blank` shows; grey 0 is not always the darkest
-    safe_level : what is shown before it is let go: the darkest by calibration; None: darkest_level
+    bit_depth : bits of a grey level
+    refresh_period_s : frames begin at multiples of this period; 0 means immediately
+    transfer_s : time to transfer a frame to the device before it can be shown
+    latency_s : delay from the flip to the first change of light (2-3 frames on HDMI)
+    settle_time_s : duration of the slowest change between two grey levels
+    darkest_level : grey level that `blank` shows; level 0 is not always the darkest
+    safe_level : calibrated darkest level, shown before release; None means `darkest_level`
     """
 
     kind: ClassVar[str] = "slm"
@@ -68,18 +68,18 @@ class SpatialLightModulator(Instrument):
 
     @abstractmethod
     def _show(self, frame: np.ndarray) -> float:
-        """Show a frame (checked: shape, C order, uint8 or uint16) and give the time of the flip.
+        """Show a frame (checked: shape, C order, uint8 or uint16) and return the time of the flip.
 
-        The array may be written to by its owner afterwards.
+        The caller may overwrite the array afterwards.
         """
 
     @exchange
     def show(self, frame: np.ndarray) -> Shown:
-        """Show a frame of grey levels, (height, width); comes back when it has been handed over.
+        """Show a frame of grey levels, (height, width), and return once it is transferred.
 
         Raises
         ------
-        InputError : when shape, type or a level do not fit
+        InputError : for a wrong shape, a wrong type or a level out of range
         """
         checked = self._checked(frame)
         shown_at_s = self._show(checked)
@@ -89,21 +89,21 @@ class SpatialLightModulator(Instrument):
 
     @exchange
     def blank(self) -> Shown:
-        """Show the darkest level everywhere; this is no safety measure."""
+        """Show the darkest level everywhere; this is not a safety measure."""
         return self.show(np.full(self.shape, self.darkest_level, dtype=self.dtype))
 
     @exchange
     def darken(self) -> None:
-        """Show the darkest level that is known, by calibration where there is one."""
+        """Show the darkest known level: the calibrated one where there is a calibration."""
         self._make_safe()
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of a frame: uint8 up to 8 bits, else uint16."""
+        """The type of a frame: uint8 up to 8 bits, uint16 above."""
         return np.dtype(np.uint8 if self.bit_depth <= 8 else np.uint16)
 
     def wait_until_settled(self, shown: Shown) -> None:
-        """Wait until the light of a frame can be trusted."""
+        """Wait until the light of a frame has settled."""
         self.clock.sleep_until(shown.settled_at_s)
 
     def _checked(self, frame: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`Timeline`: what happened when, as slices on tracks, and counters; predicted or measured."""
+"""`Timeline`: timed activities as slices on tracks, and counters; predicted or measured."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TRACKS = ("host", "feed", "encode", "input", "weight", "detector", "decode", "ga
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One thing that took time.
+    """One activity with a start and an end.
 
     Parameters
     ----------
     track : of `TRACKS`; with several benches, "bench 2/input"
     start_s, end_s : on the timeline's clock
-    details : numbers and words to show beside it
+    details : values and labels to show beside it
     """
 
     track: str
@@ -33,13 +33,13 @@ class Slice:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """The duration in seconds."""
         return self.end_s - self.start_s
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The value of a counter, such as the length of a queue, from a moment on."""
+    """The value of a counter, such as a queue length, from a moment on."""
 
     name: str
     at_s: float
@@ -51,8 +51,8 @@ class Timeline:
 
     Parameters
     ----------
-    clock : the time that it goes by; that of the bench, which may be virtual
-    most : slices and counts that are kept; later ones are only numbered in `left_out`
+    clock : the time base; that of the bench, which may be virtual
+    most : largest number of slices and of counts; `left_out` counts those beyond it
     """
 
     def __init__(self, clock: Clock | None = None, most: int = 1_000_000) -> None:
@@ -72,7 +72,7 @@ class Timeline:
                 self.left_out += 1
 
     def count(self, name: str, value: float, at_s: float | None = None) -> None:
-        """Note the value of a counter; now unless told."""
+        """Record the value of a counter, by default at the present time."""
         at_s = self.clock.now_s() if at_s is None else at_s
         with self._lock:
             if len(self.counts) < self._most:
@@ -82,7 +82,7 @@ class Timeline:
 
     @contextmanager
     def during(self, track: str, name: str, **details: Any) -> Iterator[None]:
-        """Add a slice of what is done inside a `with`, also when it fails."""
+        """Add a slice for the body of a `with`, even if the body fails."""
         start_s = self.clock.now_s()
         try:
             yield
@@ -90,12 +90,12 @@ class Timeline:
             self.add(track, name, start_s, self.clock.now_s(), **details)
 
     def within(self, name: str) -> Timeline:
-        """Return a view that puts the same slices here, on tracks under a name: "bench 2/input"."""
+        """Return a view that adds its slices here under a track prefix: "bench 2/input"."""
         return _Within(self, name)
 
     @property
     def start_s(self) -> float:
-        """The beginning of the earliest slice; 0 without slices."""
+        """The start of the earliest slice; 0 without slices."""
         return min((item.start_s for item in self.slices), default=0.0)
 
     @property
@@ -104,7 +104,7 @@ class Timeline:
         return max((item.end_s for item in self.slices), default=0.0)
 
     def busy_s(self, track: str) -> float:
-        """Return seconds in which a track had something to do; slices that overlap count once."""
+        """Return the busy time of a track in seconds; overlapping slices count once."""
         busy, until = 0.0, float("-inf")
         spans = sorted((s.start_s, s.end_s) for s in self.slices if s.track == track)
         for start, end in spans:

@@ -1,6 +1,6 @@
-"""What people write for lightloom to read: TOML files, and tables of them that are checked.
+"""TOML files that users write, and their validated tables.
 
-Not here: what a file means, which is its reader's to say.
+Not here: the meaning of a file, which its reader defines.
 """
 
 import tomllib
@@ -13,7 +13,7 @@ from .errors import InputError
 
 
 class TomlTable(BaseModel):
-    """A table of a file; refuses unknown keys, flags for numbers, and numbers not finite."""
+    """A table of a file; refuses unknown keys, flags for numbers, and infinity or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -22,7 +22,7 @@ class TomlTable(BaseModel):
     def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         field = cls.model_fields[str(info.field_name)]
         if _holds_flag(value) and not _takes_flags(field.annotation):
-            raise ValueError("true and false are not wanted here")
+            raise ValueError("true and false are not allowed here")
         return value
 
 
@@ -35,32 +35,32 @@ def _takes_flags(annotation: Any) -> bool:
 
 
 def read_toml(path: str | Path, what: str) -> dict[str, Any]:
-    """Read a TOML file.
+    """Return the content of a TOML file.
 
     Parameters
     ----------
-    what : it is, for messages: "bench file"
+    what : kind of file for messages, such as "bench file"
 
     Raises
     ------
-    InputError : naming the file and what is wrong with it
+    InputError : when the file cannot be read or is not TOML
     """
     try:
         return parse_toml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the {what} {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"the {what} {path} is no UTF-8 text: {error.reason}") from None
+        raise InputError(f"the {what} {path} is not UTF-8 text: {error.reason}") from None
     except ValueError as error:
         raise InputError(f"the {what} {path} is not valid TOML: {error}") from None
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML.
+    """Return the content of a TOML text.
 
     Raises
     ------
-    ValueError : for what is none, is nested too deeply, or holds a number of thousands of digits
+    ValueError : for invalid TOML, too deep nesting, or a number of thousands of digits
     """
     try:
         return tomllib.loads(text)

@@ -1,10 +1,10 @@
-"""What a bench file may make us load, open or write: it may come from a mail or a paper.
+"""Limits on what a bench file can load, open or write, since it may come from an untrusted source.
 
 pyvisa loads any library and any module that a backend names, and pyserial has addresses that write
-files. What an operator has set up on the computer (environment variables, installed drivers) is
-trusted, what a file says is compared with the lists here. GenTL producers and device adapters are
-native code by nature: a file names them by their whole path on this computer, and they are loaded
-only when the instrument is connected.
+files. The configuration of the computer (environment variables, installed drivers) is trusted. The
+values of a bench file are compared with the lists here. GenTL producers and device adapters are
+native code: a file names them by their absolute path on this computer, and they are loaded only
+when the instrument is connected.
 """
 
 import os
@@ -29,7 +29,7 @@ def _visa_backend(backend: str) -> str:
     if backend in _BACKENDS or _SIMULATION.fullmatch(backend):
         return backend
     raise ValueError(
-        'a bench file may ask for "@py", "@ivi" or "FILE.yaml@sim"; name another library in the '
+        'a bench file may name "@py", "@ivi" or "FILE.yaml@sim"; name another library in the '
         'environment variable PYVISA_LIBRARY, and write backend = ""'
     )
 
@@ -43,7 +43,7 @@ def _serial_port(address: str) -> str:
 
 
 def _visa_address(address: str) -> str:
-    for part in address.split("::"):  # pyvisa-py hands the port in some part of it to pyserial
+    for part in address.split("::"):  # pyvisa-py passes one part of it to pyserial as the port
         _serial_port(_SERIAL.sub("", part, count=1).strip())
     return address
 
@@ -54,24 +54,24 @@ SerialPort = Annotated[str, AfterValidator(_serial_port)]
 
 
 def is_on_this_computer(path: str) -> bool:
-    r"""Whether a path is absolute, and of this computer: not "\\\\server\\share\\..."."""
+    r"""Return whether a path is absolute and on this computer: not "\\\\server\\share\\..."."""
     return Path(path).is_absolute() and not PureWindowsPath(path).drive.startswith("\\\\")
 
 
 def may_import(module: str, package: str) -> bool:
-    """Whether a bench file may have a module imported.
+    """Return whether a bench file may cause the import of a module.
 
-    That is one of a package, one that the program has imported already, or one that the operator
-    names in the environment variable LIGHTLOOM_MODULES, separated by commas.
+    Allowed are modules of `package`, modules that the program has already imported, and modules
+    that the operator lists, separated by commas, in the environment variable LIGHTLOOM_MODULES.
     """
     named = [name.strip() for name in os.environ.get(MODULES, "").split(",")]
     return module.partition(".")[0] == package or module in sys.modules or module in named
 
 
 def takes_a_number(command: str, field: str) -> bool:
-    """Whether a command has a field for one number, and no other: "SOUR:POW {power:.6g}".
+    """Return whether a command has a field for one number and no other: "SOUR:POW {power:.6g}".
 
-    Other fields would look into Python's objects, or write gigabytes of spaces.
+    Other fields could read Python objects or write gigabytes of spaces.
     """
     try:
         fields = [part for part in Formatter().parse(command) if part[1] is not None]

@@ -1,4 +1,4 @@
-"""Quantities with units, as bench files write them ("5 ms"), to numbers in SI units."""
+"""Conversion of quantities with units, as in bench files ("5 ms"), to numbers in SI units."""
 
 import math
 import re
@@ -11,27 +11,27 @@ _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s]
 
 
 def quantity(value: Any, unit: str) -> float:
-    """Return a number, or text such as "5 ms", in `unit` ("s", "W", "V", "m", "Hz").
+    """Return the value of a number or a text such as "5 ms" in `unit` ("s", "W", "V", "m", "Hz").
 
     Raises
     ------
-    ValueError : when it is neither, or of another unit
+    ValueError : when it is neither, or has another unit
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f'want a number of {unit}, or text such as "5 m{unit}"')
+        raise ValueError(f'give a number of {unit}, or text such as "5 m{unit}"')
     if isinstance(value, str):
         found = _NUMBER.fullmatch(value)
         symbol = found.group(2) if found else ""
         prefix = symbol.removesuffix(unit)
         if not found or (symbol and not symbol.endswith(unit)) or prefix not in _PREFIXES:
-            raise ValueError(f'want a number of {unit}, or text such as "5 m{unit}"')
+            raise ValueError(f'give a number of {unit}, or text such as "5 m{unit}"')
         value = float(found.group(1)) * _PREFIXES[prefix]
     try:
         value = float(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         value = math.inf
     if not math.isfinite(value):
-        raise ValueError(f"want a finite number of {unit}")
+        raise ValueError(f"give a finite number of {unit}")
     return value
 
 

@@ -62,7 +62,7 @@ def test_what_init_writes_passes_its_check(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("here.toml",), "here.toml is there already"),
+        (("here.toml",), "here.toml already exists"),
         (("x.toml", "--layout", "spiral"), "unknown layout 'spiral'; choose from imaged"),
         (("x.toml", "--clock", "sundial"), "'sundial'"),
         (("nowhere/x.toml",), "cannot write nowhere"),
@@ -215,7 +215,7 @@ def partner(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
         server.close()
     thread = threading.Thread(target=answer)
     thread.start()
-    says = {"closed": "refused", "silent": "did not answer"}.get(request.param, "")
+    says = {"closed": "refused", "silent": "did not reply"}.get(request.param, "")
     yield port, says
     if request.param != "closed":
         server.shutdown(socket.SHUT_RDWR)

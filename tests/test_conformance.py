@@ -1,4 +1,4 @@
-"""Simulated instruments pass the conformance suite, and the suite finds drivers that would not."""
+"""Simulated instruments pass the conformance suite, and the suite detects wrong drivers."""
 
 import itertools
 import threading
@@ -34,7 +34,7 @@ SILENCE = Fault(kind="silent", rate=1.0)
 
 
 class Simulated:
-    """The hooks of the suite for every simulated instrument, by both kinds of clock."""
+    """The hooks of the suite for every simulated instrument, with both kinds of clock."""
 
     may_act = True
 
@@ -68,7 +68,7 @@ class TestSimulatedCamera(Simulated, CameraConformance):
         return lambda: SimulatedCamera("camera", options, clock=clock)
 
     def wait_s(self, instrument: Any) -> float:
-        return super().wait_s(instrument) - 3.0  # it is no slow camera: time-outs are short
+        return super().wait_s(instrument) - 3.0  # a fast camera: short time-outs
 
 
 class TestSimulatedDaq(Simulated, DaqConformance):
@@ -88,7 +88,7 @@ class TestSimulatedSource(Simulated, LightSourceConformance):
         instrument.options = instrument.options.model_copy(update={"faults": (trips,)})
 
 
-# --- drivers that are wrong in one thing each -----------------------------------------------------
+# --- drivers with one fault each -----------------------------------------------------------------
 
 
 class ForgetsToCopy(TemplateSLM):
@@ -122,7 +122,7 @@ class RepeatsTheLastFrame(TemplateCamera):
         return self._kept
 
 
-class HidesThatItIsGone(TemplateCamera):
+class HidesAnUnplug(TemplateCamera):
     def _trigger(self, shot: Any) -> None:
         self._buffer.append(RawFrame(np.zeros((48, 64), np.uint16), None, self.clock.now_s()))
 
@@ -134,45 +134,45 @@ class HidesThatItIsGone(TemplateCamera):
 
 
 class SendsLeftAligned(TemplateCamera):
-    def _picture(self) -> np.ndarray:
-        return super()._picture() << np.uint16(4)
+    def _image(self) -> np.ndarray:
+        return super()._image() << np.uint16(4)
 
 
 class SendsLeftAlignedInTheDark(TemplateCamera):
-    def _picture(self) -> np.ndarray:
-        return (super()._picture() // 8) << np.uint16(4)  # all of them fit into 12 bits
+    def _image(self) -> np.ndarray:
+        return (super()._image() // 8) << np.uint16(4)  # all counts fit into 12 bits
 
 
 class KeepsItsExposure(TemplateCamera):
     def __init__(self, name: str) -> None:
-        super().__init__(name, clock=VirtualClock())  # the suite's exposures grow to seconds
+        super().__init__(name, clock=VirtualClock())  # exposures of the suite grow to seconds
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         before_s, self._exposure_s = self._exposure_s, 0.002
         try:
-            return super()._picture()
+            return super()._image()
         finally:
             self._exposure_s = before_s
 
 
 class IgnoresOffsets(TemplateCamera):
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         part = self.region
         self._region = Region(0, 0, part.height, part.width)
         try:
-            return super()._picture()
+            return super()._image()
         finally:
             self._region = part
 
 
 class IsUpsideDown(TemplateCamera):
-    def _picture(self) -> np.ndarray:
-        return super()._picture()[::-1]
+    def _image(self) -> np.ndarray:
+        return super()._image()[::-1]
 
 
 class IsMirrored(TemplateCamera):
-    def _picture(self) -> np.ndarray:
-        return super()._picture()[:, ::-1]
+    def _image(self) -> np.ndarray:
+        return super()._image()[:, ::-1]
 
 
 class LeaksAThread(TemplateDaq):
@@ -181,18 +181,18 @@ class LeaksAThread(TemplateDaq):
         return super()._connect(timeout_s)
 
 
-class LightsAtOnce(TemplateSource):
+class EmitsBeforeEnable(TemplateSource):
     def _set_power(self, power_w: float) -> None:
         self._device.put("emits", True)
 
 
-class StaysLit(TemplateSource):
+class KeepsEmitting(TemplateSource):
     def _make_safe(self) -> None:
         pass
 
 
 class MixesReplies(TemplateDaq):
-    """Two shots in one exchange: the second asker gets the first one's answer."""
+    """Two shots in one exchange: the second caller gets the reply of the first."""
 
     def _read(self, channels: Any, samples: int, *others: Any) -> Any:
         fresh = super()._read(channels, samples, *others)
@@ -201,7 +201,7 @@ class MixesReplies(TemplateDaq):
 
 
 class HasNoAddress(TemplateSLM):
-    """Another program's handle: the address differs with each instrument, the device does not."""
+    """A device without a stable address: each instrument reports another address."""
 
     _numbers = itertools.count()
 
@@ -242,28 +242,28 @@ def devices() -> Iterator[None]:
     [
         (ForgetsToCopy, EchoSlm, "test_fresh_frame_after_show"),
         (ForgetsToCopy, EchoSlm, "test_limits_are_refused_before_anything_is_sent"),
-        (SettlesInThePast, EchoSlm, "test_says_when_a_frame_has_settled"),
+        (SettlesInThePast, EchoSlm, "test_settling_time_is_reported"),
         (HasNoAddress, EchoSlm, "test_second_open_is_refused"),
         (KeepsOldFrames, EchoCamera, "test_fresh_frame_after_arm"),
         (RepeatsTheLastFrame, EchoCamera, "test_no_trigger_times_out"),
-        (HidesThatItIsGone, EchoCamera, "test_unplug_is_detected"),
-        (SendsLeftAlignedInTheDark, EchoCamera, "test_counts_are_those_of_its_depth"),
-        (KeepsItsExposure, EchoCamera, "test_the_picture_grows_with_exposure"),
+        (HidesAnUnplug, EchoCamera, "test_unplug_is_detected"),
+        (SendsLeftAlignedInTheDark, EchoCamera, "test_counts_fit_the_bit_depth"),
+        (KeepsItsExposure, EchoCamera, "test_counts_grow_with_exposure"),
         (IgnoresOffsets, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),
         (IsUpsideDown, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),
         (IsMirrored, EchoCamera, "test_a_region_shows_its_part_of_the_sensor"),
         (MixesReplies, EchoDaq, "test_threads_cannot_mix_replies"),
         (LeaksAThread, EchoDaq, "test_open_and_close_leak_nothing"),
-        (LightsAtOnce, EchoSource, "test_emits_only_when_enabled"),
-        (StaysLit, EchoSource, "test_close_leaves_it_dark"),
+        (EmitsBeforeEnable, EchoSource, "test_emits_only_when_enabled"),
+        (KeepsEmitting, EchoSource, "test_close_leaves_it_dark"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 @pytest.mark.usefixtures("devices")
-def test_the_suite_finds_a_wrong_driver(
+def test_the_suite_detects_a_wrong_driver(
     wrong: type[Instrument], suite: type[InstrumentConformance[Any]], test: str
 ) -> None:
-    # An author would trust a suite that passes whatever the driver does.
+    # A driver author would trust a suite that passes with any driver.
     check = getattr(suite(), test)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         if "make" in check.__code__.co_varnames[: check.__code__.co_argcount]:
@@ -275,23 +275,23 @@ def test_the_suite_finds_a_wrong_driver(
 
 @pytest.mark.usefixtures("devices")
 def test_left_aligned_counts_are_refused_and_can_be_shifted_back() -> None:
-    # Every number would be 16 times the light, and a full well never found.
+    # Every number would be 16 times too large, and saturation never detected.
     with (
         SendsLeftAligned("camera") as camera,
-        pytest.raises(ProtocolError, match=r"12 bits hold 4095 at most; .*set count_shift = 4"),
+        pytest.raises(ProtocolError, match=r"12 bits hold at most 4095; .*set count_shift = 4"),
     ):
         camera.take(5.0)
     shifted = SendsLeftAligned("camera", TemplateCamera.Options(count_shift=4))
     with shifted as camera, TemplateCamera("other", TemplateCamera.Options(serial="2")) as right:
         np.testing.assert_array_equal(camera.take(5.0).data, right.take(5.0).data)
     wrong = TemplateCamera("camera", TemplateCamera.Options(count_shift=4))
-    with wrong as camera, pytest.raises(ProtocolError, match="would cut bits off"):
+    with wrong as camera, pytest.raises(ProtocolError, match="would discard bits"):
         camera.take(5.0)
 
 
 @pytest.mark.usefixtures("devices")
-def test_the_self_test_finds_left_aligned_counts_that_fit() -> None:
-    # A dim picture of left-aligned counts looks like one of 12 bits.
+def test_the_self_test_detects_left_aligned_counts_that_fit() -> None:
+    # A dim image of left-aligned counts looks like one of 12 bits.
     with SendsLeftAlignedInTheDark("camera") as camera:
         finding = camera.self_test()[-1]
     assert not finding.passed and "set count_shift = 4" in finding.detail
@@ -299,12 +299,12 @@ def test_the_self_test_finds_left_aligned_counts_that_fit() -> None:
 
 @pytest.mark.parametrize("kind", [SimulatedCamera, TemplateCamera])
 @pytest.mark.usefixtures("devices")
-def test_a_right_camera_passes_by_its_light(kind: Any) -> None:
-    # The suite would refuse cameras that do what they are asked.
+def test_a_correct_camera_passes_the_image_checks(kind: Any) -> None:
+    # The suite would refuse cameras that work correctly.
     for seed in range(5):
         with kind("camera", clock=VirtualClock()) as camera:
             camera.configure(exposure_s=1e-3 * (1 + seed))
             settings = camera.describe()["settings"]
             for finding in (grows_with_exposure(camera), reads_the_part(camera)):
-                assert finding.passed and "cannot be told" not in finding.detail, finding
+                assert finding.passed and "cannot be determined" not in finding.detail, finding
             assert camera.describe()["settings"] == settings

@@ -2,7 +2,7 @@
 
     pytest tests/test_conformance_bench.py --bench our_bench.toml
 
-Real light sources are not lit and real outputs not set; LIGHTLOOM_BENCH_ACT=1 allows both.
+Real light sources do not emit and real outputs are not set, unless LIGHTLOOM_BENCH_ACT=1.
 """
 
 import os
@@ -21,14 +21,14 @@ from lightloom.instruments.conformance import (
 
 if not os.environ.get("LIGHTLOOM_BENCH"):
     pytest.skip(
-        "no bench was named: use --bench FILE, or set LIGHTLOOM_BENCH", allow_module_level=True
+        "no bench is selected: use --bench FILE, or set LIGHTLOOM_BENCH", allow_module_level=True
     )
 
 from lightloom.backends.bench import load_bench
 
 
 def instruments() -> dict[str, Instrument]:
-    """The bench's instruments, made anew and not connected."""
+    """Return new, unconnected instruments of the bench."""
     return dict(load_bench(os.environ["LIGHTLOOM_BENCH"]).instruments)
 
 
@@ -52,7 +52,7 @@ class OnTheBench:
 
     def unplug(self, instrument: Any) -> None:
         if not instrument.driver.startswith("simulated-"):
-            pytest.skip(f"nobody pulls the cable of {instrument.name} in a test")
+            pytest.skip(f"the cable of {instrument.name} cannot be pulled in a test")
         instrument.unplug()
 
 
@@ -62,7 +62,7 @@ class TestSlm(OnTheBench, SlmConformance):
 
 class TestCamera(OnTheBench, CameraConformance):
     kind = "camera"
-    sees_light = False  # `lightloom check` lights the bench
+    sees_light = False  # `lightloom check` tests the camera under light
 
 
 class TestDaq(OnTheBench, DaqConformance):

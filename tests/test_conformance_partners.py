@@ -1,4 +1,4 @@
-"""Drivers over VISA and serial lines pass the conformance suite, on their emulated partners."""
+"""Drivers over VISA and serial lines pass the conformance suite with emulated devices."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ class OnTcp:
         self.served.fault = lambda line, reply: None
 
     def sent(self, instrument: Any) -> int:
-        return len(self.served.device.heard)
+        return len(self.served.device.received)
 
 
 class TestRedPitaya(OnTcp, DaqConformance):

@@ -1,4 +1,4 @@
-"""Systematic errors of a bench: they belong to the device, not to the run, and can be learned."""
+"""Systematic errors of a bench: they are properties of the device, not of the run."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def numbers(*shape: int, seed: int = 1) -> np.ndarray:
 
 
 def curve(grey: np.ndarray, of: str, **fields: Any) -> np.ndarray:
-    """Show grey levels on one modulator and white on the other; give the light of both."""
+    """Return the light of grey levels on one modulator and white on the other."""
     column = grey.astype(np.float32)[:, None]
     shown = np.concatenate([column, np.ones_like(column)], axis=1)  # the second keeps the scale
     white = np.array([[1, 0]], np.float32)
@@ -31,8 +31,10 @@ def curve(grey: np.ndarray, of: str, **fields: Any) -> np.ndarray:
 
 @every_detection
 @pytest.mark.parametrize("of", ["input", "weight"])
-def test_the_error_of_a_table_is_smooth_and_spares_black_and_white(of: str, detection: str) -> None:
-    # An operator would calibrate in vain: errors of grey-level curves are smooth, not noise.
+def test_the_error_of_a_response_curve_is_smooth_and_zero_at_black_and_white(
+    of: str, detection: str
+) -> None:
+    # An operator would calibrate in vain: errors of response curves are smooth, not noise.
     grey = np.linspace(0, 1, 401)
     error = curve(grey, of, lut_rms=0.01, detection=detection) - grey
     assert abs(error[0]) < 1e-5 and abs(error[-1]) < 1e-5
@@ -40,8 +42,8 @@ def test_the_error_of_a_table_is_smooth_and_spares_black_and_white(of: str, dete
     assert np.abs(np.diff(error)).max() < 0.01 * 6 * np.pi / 400 * 6**0.5
 
 
-def test_the_error_of_a_table_belongs_to_device_and_modulator() -> None:
-    # An operator would learn a curve that the next run no longer has.
+def test_the_error_of_a_response_curve_depends_on_device_and_modulator() -> None:
+    # An operator would measure a response curve that changes with the next run.
     grey = np.linspace(0, 1, 51)
     first = curve(grey, "weight", lut_rms=0.01)
     assert np.array_equal(first, curve(grey, "weight", lut_rms=0.01, seed=5))
@@ -54,8 +56,8 @@ def test_the_error_of_a_table_belongs_to_device_and_modulator() -> None:
 
 @every_detection
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_the_error_of_tables_scales_with_its_size(encoding: str, detection: str) -> None:
-    # A user would lose the budget of errors: twice the error of a curve, twice that of a product.
+def test_the_error_of_response_curves_scales_with_its_size(encoding: str, detection: str) -> None:
+    # A user would lose the error budget: twice the error of a curve is twice that of a product.
     x, w = numbers(20, 300), numbers(500, 300, seed=2)
     fields = {"encoding": encoding, "detection": detection, "input_bits": 8, "weight_bits": 8}
     exact = bench(**fields).matmul(x, w).y.astype(np.float64)
@@ -93,7 +95,7 @@ def factors(positions: np.ndarray, sequence: int = 0, **fields: Any) -> np.ndarr
 @every_detection
 @pytest.mark.parametrize("encoding", ["abs-split", "push-pull"])
 def test_drift_is_slow_and_common_to_all_outputs(encoding: str, detection: str) -> None:
-    # An operator would lose the use of reference shots, which know nothing but the light's scale.
+    # An operator could not use reference shots, which measure only the scale of the light.
     fields = {"encoding": encoding, "detection": detection, "drift_rms": 0.01, "drift_rows": 1000.0}
     found = factors(np.arange(0, 200_000, 20), **fields)
     assert np.abs(found - found[:, :1]).max() < 1e-5
@@ -107,8 +109,8 @@ def test_drift_is_slow_and_common_to_all_outputs(encoding: str, detection: str) 
     assert abs(np.corrcoef(scale[100:], scale[:-100])[0, 1]) < 0.75
 
 
-def test_drift_belongs_to_the_device_and_to_the_turn() -> None:
-    # An operator would see another course in every run, and a resumed run would jump.
+def test_drift_depends_on_the_device_and_the_turn() -> None:
+    # An operator would see another drift in every run, and a step in a resumed run.
     positions = np.arange(0, 4000, 100)
     fields = {"drift_rms": 0.01, "drift_rows": 1000.0}
     first = factors(positions, **fields)

@@ -1,4 +1,4 @@
-"""`discover`: what it finds can be pasted, what is missing is a sentence, no port is written to."""
+"""`discover`: its lines are valid, missing packages are reported, and no port is written to."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ PACKAGES = {
 
 @pytest.fixture(autouse=True)
 def nothing_attached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No package, producer or port, whatever this computer has."""
+    """Hide the packages, producers and ports of this computer."""
     for module, _ in PACKAGES.values():
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
@@ -31,7 +31,7 @@ def nothing_attached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_pasteable(found: FoundDevice) -> None:
-    """Make the instrument of the lines, as a bench file would."""
+    """Create the instrument from the lines, as a bench file would."""
     ((role, table),) = tomllib.loads(found.toml)["instruments"].items()
     assert role in ("input", "weight", "detector", "source", "power_meter")
     create(table.pop("driver"), role, table)
@@ -43,8 +43,8 @@ def port(device: str, **about: Any) -> SimpleNamespace:
     )
 
 
-def test_what_is_missing_is_a_sentence() -> None:
-    # An operator of a new computer would see an error where a hint is wanted.
+def test_missing_packages_are_one_sentence_each() -> None:
+    # An operator of a new computer would see an error instead of a hint.
     found = discover()
     assert {item.kind for item in found} == {MISSING}
     for what, (_, package) in PACKAGES.items():
@@ -54,9 +54,9 @@ def test_what_is_missing_is_a_sentence() -> None:
 
 
 def test_a_serial_port_is_named_and_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    # An operator would move a motor by looking for a DAQ.
+    # An operator would move a motor by searching for a DAQ.
     if not hasattr(os, "openpty"):
-        pytest.skip("this system has no pseudo-terminals, which stand for a serial line")
+        pytest.skip("this system has no pseudo-terminals, which emulate a serial line")
     ours, theirs = os.openpty()
     try:
         name = os.ttyname(theirs)
@@ -93,16 +93,16 @@ print(events)
 """
 
 
-def test_looking_opens_no_port_and_no_connection(tmp_path: Path) -> None:
-    # An operator would reset a board whose line only has to be opened for that.
+def test_a_search_opens_no_port_and_no_connection(tmp_path: Path) -> None:
+    # An operator would reset a board that restarts when its line is opened.
     if not hasattr(os, "openpty"):
-        pytest.skip("this system has no pseudo-terminals, which stand for a serial line")
+        pytest.skip("this system has no pseudo-terminals, which emulate a serial line")
     ours, theirs = os.openpty()
     try:
         command = [sys.executable, "-c", _WATCHED, os.ttyname(theirs)]
         looked, opened = subprocess.check_output(command, text=True).splitlines()
         assert looked == "[]"
-        assert os.ttyname(theirs) in opened  # so that the audit would have heard of it
+        assert os.ttyname(theirs) in opened  # the audit records such calls
     finally:
         os.close(ours)
         os.close(theirs)
@@ -135,7 +135,7 @@ resources:
 def test_visa_instruments_are_listed_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # An operator would have to know addresses by heart; or a look would disturb a measurement.
+    # An operator would have to know all addresses, or a search would disturb a measurement.
     pytest.importorskip("pyvisa_sim", reason="pyvisa-sim is not installed: pip install pyvisa-sim")
     import pyvisa
 
@@ -153,13 +153,13 @@ def test_visa_instruments_are_listed_not_opened(
     assert "Thorlabs" in thorlabs.description and "scpi-power-meter" in thorlabs.toml
 
 
-def test_a_visa_library_that_is_not_there_is_a_sentence() -> None:
+def test_a_missing_visa_library_is_one_sentence() -> None:
     # An operator without NI-VISA would get its traceback.
     (item,) = [item for item in discover("/no/such/library.so@ivi") if "VISA" in item.description]
     assert item.kind == MISSING and "\n" not in item.description
 
 
-def test_one_library_s_failure_hides_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_library_hides_no_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     # An operator would miss a device because another maker's software is broken.
     def fail() -> None:
         raise RuntimeError("vendor\n\nfailure 42")
@@ -188,8 +188,8 @@ def test_cameras_of_a_producer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert any(item.kind == MISSING and "broken.cti" in item.description for item in found)
 
 
-def test_micro_manager_s_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
-    # An operator would not learn that the adapters are there.
+def test_adapters_of_micro_manager_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An operator would not learn that the adapters are installed.
     monkeypatch.undo()
     plus = pytest.importorskip(
         "pymmcore_plus", reason="needs pip install 'lightloom[micromanager]'"
@@ -201,8 +201,8 @@ def test_micro_manager_s_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found[0].kind == MISSING and "mmcore install" in found[0].description
 
 
-def test_monitors_but_the_operator_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    # An operator would paste a modulator onto the screen that shows the program.
+def test_all_monitors_except_the_operators_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An operator would put a modulator on the screen that shows the program.
     monkeypatch.setitem(sys.modules, "sdl2", SimpleNamespace(__spec__=object()))
     from lightloom.instruments.drivers import display
     from lightloom.instruments.drivers.window import Monitor

@@ -1,6 +1,6 @@
-"""A modulator on a display, against a real X server without a screen (Xvfb).
+"""A modulator on a display, with a real X server without a screen (Xvfb).
 
-There is no vertical synchronisation there: proof of timing belongs to a bench.
+It has no vertical synchronisation, so timing must be verified on a bench.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from lightloom.instruments.conformance import SlmConformance
 from lightloom.instruments.drivers.display import DisplaySLM, DisplaySLMOptions, monitors
 from waiting import wait_until
 
-SHAPE = (403, 642)  # odd, so that a row of pixels is no round number of bytes
+SHAPE = (403, 642)  # a row is not a multiple of 4 bytes
 
 if shutil.which("Xvfb") is None:
     pytest.skip("Xvfb is not installed (Debian package xvfb)", allow_module_level=True)
@@ -33,10 +33,10 @@ for package in ("sdl2", "sdl2dll", "mss"):
 
 @contextlib.contextmanager
 def x_server(*command: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """An X server of our own, on a display that is free; give its name and its process."""
+    """Start an X server on a free display; yield its name and its process."""
     read, write = os.pipe()
     size = f"{SHAPE[1]}x{SHAPE[0]}x24"
-    # without -noreset it begins again after each last window, and drops clients meanwhile
+    # without -noreset it restarts after the last window closes, and drops clients meanwhile
     command = command or ("Xvfb", "-screen", "0", size, "-br", "-noreset")
     with subprocess.Popen(
         [*command, "-displayfd", str(write), "-nolisten", "tcp"],
@@ -66,23 +66,23 @@ def display(x_display: str, **options: Any) -> DisplaySLM:
 
 
 def screenshot(x_display: str) -> np.ndarray:
-    """What a camera would see of the screen: [height, width, 3]."""
+    """Return the pixels of the screen: [height, width, 3]."""
     from mss import MSS
     from mss.exception import ScreenShotError
 
-    for left in reversed(range(5)):  # a busy server turns a connection away at times
+    for left in reversed(range(5)):  # a busy server sometimes refuses a connection
         try:
             with MSS(display=x_display) as screen:
                 return np.asarray(screen.grab(screen.monitors[0]))[..., :3]
         except ScreenShotError:
             if not left:
                 raise
-            time.sleep(0.5)  # for the server to have less to do
+            time.sleep(0.5)  # until the server is less busy
     raise AssertionError("unreachable")
 
 
 def window_process(slm: Any) -> int:
-    """Return the number of a window's process, which only a fault is to end or stop."""
+    """Return the process id of a window, for tests of faults."""
     assert slm._window is not None and slm._window.pid
     return int(slm._window.pid)
 
@@ -120,7 +120,7 @@ def test_every_grey_level_is_shown_as_it_is(x_display: str) -> None:
 
 
 def test_clicks_and_keys_change_nothing(x_display: str) -> None:
-    # slmsuite#117: a window whose events nobody fetches freezes when an operator clicks on it.
+    # slmsuite#117: a window whose events are not processed freezes at a click.
     if shutil.which("xdotool") is None:
         pytest.skip("xdotool is not installed (Debian package xdotool)")
     draw = np.random.default_rng(0)
@@ -128,14 +128,14 @@ def test_clicks_and_keys_change_nothing(x_display: str) -> None:
         for keys in ("space", "Escape", "F11", "alt+F4", "ctrl+c"):
             click = ["xdotool", "mousemove", "100", "100", "click", "1", "key", keys]
             subprocess.run(click, check=True, env={**os.environ, "DISPLAY": x_display})
-            time.sleep(0.1)  # for the click to arrive; no event says so
+            time.sleep(0.1)  # until the click has arrived, which no event reports
             frame = draw.integers(0, 256, SHAPE).astype(np.uint8)
             slm.show(frame)
             assert (screenshot(x_display) == frame[..., None]).all(), keys
 
 
 def test_a_lost_display_is_reported() -> None:
-    # A run would go on with a modulator whose cable is out.
+    # A run would continue with a modulator whose cable is unplugged.
     with x_server() as (name, server), display(name) as slm:
         server.kill()
         server.wait()
@@ -162,8 +162,8 @@ EndSection
 """
 
 
-def test_a_monitor_that_goes_dark_is_reported_and_the_other_is_not(tmp_path: Path) -> None:
-    # Two modulators on one graphics card: each must get its own frames, and its own bad news.
+def test_a_disabled_monitor_is_reported_and_the_other_is_not(tmp_path: Path) -> None:
+    # Two modulators on one graphics card: each must get its own frames and its own errors.
     for program, package in (("Xorg", "xserver-xorg-video-dummy"), ("xrandr", "x11-xserver-utils")):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (Debian package {package})")
@@ -186,29 +186,29 @@ def test_a_monitor_that_goes_dark_is_reported_and_the_other_is_not(tmp_path: Pat
             assert (picture[:height, :width] == frames[0]).all()
             assert (picture[:600, width:] == frames[1]).all()
             xrandr(name, "--output", "DUMMY1", "--off")
-            with pytest.raises(Disconnected, match=r"weights: monitor 1 \(DUMMY1, .* is gone"):
+            with pytest.raises(Disconnected, match=r"weights: monitor 1 \(DUMMY1, .* was lost"):
                 second.blank()
             first.blank()
 
 
 def xrandr(x_display: str, *arguments: str) -> None:
     environment = {**os.environ, "DISPLAY": x_display}
-    for what in (arguments, ("--query",)):  # asking makes the server look at its monitors again
+    for what in (arguments, ("--query",)):  # a query makes the server detect its monitors again
         subprocess.run(["xrandr", *what], check=True, env=environment, stdout=subprocess.DEVNULL)
 
 
 def test_monitors_that_overlap_are_refused() -> None:
-    # The frames of one modulator would come up on the other.
+    # The frames of one modulator would appear on the other.
     screens = ("-screen", "0", "640x480x24", "-screen", "1", "800x600x24")
     with (
         x_server("Xvfb", *screens) as (name, _),
-        pytest.raises(InstrumentError, match="meant for monitor 1 came up on monitor 0"),
+        pytest.raises(InstrumentError, match="for monitor 1 appeared on monitor 0"),
     ):
         display(name, monitor=1).connect()
 
 
-def test_a_killed_driver_takes_its_window_along(x_display: str) -> None:
-    # A window that outlives its program would hold the monitor.
+def test_a_killed_driver_ends_its_window(x_display: str) -> None:
+    # A window that outlives its program would occupy the monitor.
     script = (
         "import threading\n"
         "from lightloom.instruments.drivers.display import DisplaySLM, DisplaySLMOptions\n"
@@ -241,7 +241,7 @@ def test_a_monitor_that_does_not_exist_is_named(x_display: str) -> None:
 
 
 def test_a_monitor_of_another_size_is_refused(x_display: str) -> None:
-    # A scaled frame lights every pixel with its neighbours' levels.
+    # A scaled frame would mix the levels of neighbouring pixels.
     with pytest.raises(InputError, match=r"403 x 642\) does not have the shape \(1152, 1920\)"):
         display(x_display, shape=(1152, 1920)).connect()
 
@@ -271,7 +271,7 @@ def test_a_missing_library_is_one_sentence(
 
 
 def test_a_signal_to_the_process_group_leaves_the_window(x_display: str) -> None:
-    # SIGTERM to a whole group killed the window before it was darkened: the desktop shone.
+    # SIGTERM to a whole group killed the window before it was darkened: the desktop was shown.
     with display(x_display) as slm:
         slm.show(np.full(SHAPE, 255, np.uint8))
         window = window_process(slm)

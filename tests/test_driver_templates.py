@@ -1,4 +1,4 @@
-"""The templates are working drivers: what is copied from them passes the conformance suite."""
+"""The templates are working drivers: copies of them pass the conformance suite."""
 
 import re
 import subprocess
@@ -76,8 +76,8 @@ class TestFakePowerMeter(OnEchoDevice, PowerMeterConformance):
 
 
 @pytest.mark.slow
-def test_the_command_of_the_page_tests_a_driver(tmp_path: Path) -> None:
-    # An author who does what docs/how-to/drivers.md says would test nothing, or fail at once.
+def test_the_command_of_the_documentation_tests_a_driver(tmp_path: Path) -> None:
+    # An author who follows docs/how-to/drivers.md would test nothing, or fail at once.
     page = Path(__file__).parents[1] / "docs" / "how-to" / "drivers.md"
     text = page.read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -89,29 +89,29 @@ def test_the_command_of_the_page_tests_a_driver(tmp_path: Path) -> None:
     assert re.search(r"\d\d passed, 1 skipped", done.stdout), done.stdout
 
 
-def test_a_closed_daq_leaves_no_voltage_behind() -> None:
-    # what hangs on an output (a shutter, a laser's modulation input) would stay as it was
+def test_a_closed_daq_resets_its_outputs() -> None:
+    # A device at an output (a shutter, the modulation input of a laser) would keep its voltage.
     with TemplateDaq("daq") as daq:
         daq.write(np.int64(1), 2.5)
         daq.set_line(np.uint8(0), True)
         device = DEVICES[daq.address]
-        device.memory["output 3"] = 1.0  # somebody else's
+        device.memory["output 3"] = 1.0  # set by another program
     assert device.memory["output 1"] == 0.0 and device.memory["line 0"] is False
     assert device.memory["output 3"] == 1.0 and "line 1" not in device.memory
 
 
-def test_channels_may_be_numpy_s_numbers() -> None:
-    # channels come from np.arange as often as from a list
+def test_channels_may_be_numpy_integers() -> None:
+    # Channels may come from np.arange as well as from a list.
     with TemplateDaq("daq") as daq:
         assert daq.read(np.arange(2), np.int32(3), 1e4).volts.shape == (2, 3)
         with pytest.raises(LimitExceeded, match="no input 9; it has 4"):
             daq.read((np.int64(9),))
-        with pytest.raises(InputError, match=r"input 0\.5 is no whole number"):
+        with pytest.raises(InputError, match=r"input 0\.5 is not an integer"):
             daq.read((0.5,))  # type: ignore[arg-type]
 
 
-def test_one_address_is_held_once_whatever_the_driver() -> None:
-    # two drivers on one port take each other's replies
+def test_one_address_is_opened_once_by_any_driver() -> None:
+    # Two drivers on one port would read each other's replies.
 
     class Other(TemplateDaq):
         driver = "another-daq"
@@ -120,6 +120,6 @@ def test_one_address_is_held_once_whatever_the_driver() -> None:
         def address(self) -> str:
             return super().address.upper()
 
-    with TemplateDaq("daq"), pytest.raises(InUse, match="held already"):
+    with TemplateDaq("daq"), pytest.raises(InUse, match="already held"):
         Other("other").connect()
     Other("other").connect().close()

@@ -247,7 +247,7 @@ def test_arrays_of_other_sizes_get_a_stack_of_their_own(on_the_mock: Path, tmp_p
 def test_what_is_there_is_left_alone(ending: str, on_the_mock: Path, tmp_path: Path) -> None:
     output = tmp_path / f"run{ending}"
     output.write_bytes(b"mine")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         exported(on_the_mock, output)
     assert output.read_bytes() == b"mine"
 

@@ -94,7 +94,7 @@ def test_every_kind_has_recoveries_and_ends_in_a_pause() -> None:
         ("stale", "retry many", "whole number"),
         ("stale", "pray", "is not a recovery; recoveries are retry"),
         ("stale", "pause, retry", "nothing comes after pause"),
-        ("stale", "wait 3 mW", "want a number of s"),
+        ("stale", "wait 3 mW", "give a number of s"),
         ("stale", "wait", "takes a time"),
         ("stale", "retry 1000", "more than 100"),
         ("gremlin", "pause", "gremlin is no kind of fault"),

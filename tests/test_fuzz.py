@@ -46,7 +46,7 @@ DEEP = f"{'[' * 30_000}{']' * 30_000}"
         ({"limits__retries": False}, "limits.retries = False"),
         ({"world__extinction_ratio": math.inf}, "world.extinction_ratio = inf"),
         ({"instruments__source__driver": [1]}, r"unknown driver \[1\]"),
-        ({"limits__timeout_s": 10**400}, "want a finite number of s"),
+        ({"limits__timeout_s": 10**400}, "give a finite number of s"),
         ({"encoding": "x" * 3000}, "x ... x"),
     ],
 )
@@ -103,7 +103,7 @@ def test_light_below_the_drift_of_a_zero_is_refused(tmp_path: Path) -> None:
     with serve(Meter()) as served:
         served.fault = lambda line, reply: b"-0.1\n" if line == "MEAS:POW?" else _line(reply)
         meter: Any = create("scpi-power-meter", "meter", {"address": served.address})
-        with meter, pytest.raises(ProtocolError, match=r"'-0.1 W', where light, which"):
+        with meter, pytest.raises(ProtocolError, match=r"'-0.1 W' to .* instead of a power"):
             meter.read_power()
 
 
@@ -114,10 +114,10 @@ def _line(reply: str | None) -> bytes | None:
 @pytest.mark.parametrize(
     ("device", "dialect", "question", "reply", "complaint"),
     [
-        (Multimeter, "multimeter", "READ?", b"9.9E+37\n", "where 1 number was to come"),
-        (Multimeter, "multimeter", "READ?", b"2e3\n", "2000 V is no reading"),
-        (RedPitaya, "red-pitaya", "ACQ:TPOS?", b"16380.5\n", "a place below 16384"),
-        (RedPitaya, "red-pitaya", "ACQ:TPOS?", b"-1\n", "a place below 16384"),
+        (Multimeter, "multimeter", "READ?", b"9.9E+37\n", "instead of 1 number"),
+        (Multimeter, "multimeter", "READ?", b"2e3\n", "2000 V is not a possible reading"),
+        (RedPitaya, "red-pitaya", "ACQ:TPOS?", b"16380.5\n", "a position below 16384"),
+        (RedPitaya, "red-pitaya", "ACQ:TPOS?", b"-1\n", "a position below 16384"),
     ],
 )
 def test_scans_that_cannot_be_are_refused(
@@ -144,7 +144,7 @@ def test_a_board_that_cannot_be_is_refused(key: str, value: str) -> None:
     changed = [f"{key}={value}" if word.startswith(f"{key}=") else word for word in words.split()]
     with (
         serve(Board(" ".join(changed))) as served,
-        pytest.raises(ProtocolError, match="does not say what it has"),
+        pytest.raises(ProtocolError, match="does not report its data"),
     ):
         board(served.port).connect()
 

@@ -1,7 +1,7 @@
-"""`GenicamCamera` against a partner: the GenTL producer that comes with the package genicam.
+"""`GenicamCamera` with the GenTL producer of the package genicam.
 
-It has three cameras that run freely at 1 to 200 frames a second, without a trigger, an exposure
-time or a clock; what a triggered camera is told is tried against stand-ins for its features.
+It has three free-running cameras at 1 to 200 frames per second, without a trigger, an exposure time
+or a clock. The settings of a triggered camera are tested with emulated features.
 """
 
 import sys
@@ -38,7 +38,7 @@ needs_partner = pytest.mark.usefixtures("partner")
 @pytest.fixture
 def partner() -> None:
     pytest.importorskip(
-        "harvesters.core", reason="harvesters is not here: pip install 'lightloom[genicam]'"
+        "harvesters.core", reason="harvesters is not installed: pip install 'lightloom[genicam]'"
     )
 
 
@@ -50,7 +50,7 @@ def camera(name: str = "camera", rate_hz: float = 200, **options: Any) -> Genica
 
 
 def streaming(**options: Any) -> GenicamCamera:
-    """Return a camera that is armed and takes frames as they come."""
+    """Return an armed camera in free-running mode."""
     made = camera(free_running=True, **options).connect()
     made.configure(trigger_mode="external")
     made.arm()
@@ -64,18 +64,18 @@ class TestGenicamCamera(CameraConformance):
         return camera
 
     def unplug(self, instrument: Any) -> None:
-        instrument._camera.device.module.close()  # the maker's library, which only it has
+        instrument._camera.device.module.close()  # the vendor library, behind the driver
 
     def mute(self, instrument: Any) -> None:
-        instrument._camera.start = lambda: None  # no frame ever comes
+        instrument._camera.start = lambda: None  # no frame ever arrives
 
     def wait_s(self, instrument: Any) -> float:
         return float(instrument.exposure_s) + 1.0
 
 
 @needs_partner
-def test_a_frame_is_taken_after_its_trigger_and_bears_the_name_of_its_shot() -> None:
-    # A bench would multiply with the frame before: each frame must begin after its trigger.
+def test_a_frame_is_taken_after_its_trigger_and_names_its_shot() -> None:
+    # A bench would use the previous frame: each exposure must begin after its trigger.
     with camera() as device:
         assert device.sensor_shape == (800, 800) and device.bit_depth == 8
         for number in range(5):
@@ -87,14 +87,14 @@ def test_a_frame_is_taken_after_its_trigger_and_bears_the_name_of_its_shot() -> 
 
 
 @needs_partner
-def test_what_this_camera_lacks_is_said_in_its_settings() -> None:
-    # A record of a run must not claim an exposure that nobody set.
+def test_missing_features_are_listed_in_the_settings() -> None:
+    # A record of a run must not contain an exposure that was never set.
     with camera(rate_hz=50) as device:
         features = device.describe()["settings"]["features"]
         assert set(features) == {"ExposureTime", "OffsetX", "OffsetY", "TriggerSoftware"}
         assert features["ExposureTime"] == "missing; exposure_s is the period of the frames"
-        with pytest.raises(InputError, match=r"of 0\.001 s was asked for, .* takes 0\.02 s"):
-            device.configure(exposure_s=0.001)  # which it cannot set
+        with pytest.raises(InputError, match=r"of 0\.001 s was requested, .* uses 0\.02 s"):
+            device.configure(exposure_s=0.001)  # the camera cannot set it
         assert device.exposure_s == pytest.approx(1 / 50)
         device.configure(exposure_s=1 / 50)
         assert device.identity.model == "Viky" and device.identity.serial == "0"
@@ -102,7 +102,7 @@ def test_what_this_camera_lacks_is_said_in_its_settings() -> None:
 
 @needs_partner
 def test_a_second_shot_before_the_first_is_read_is_refused() -> None:
-    # Without a trigger input the second would be the first again; and its name must not linger.
+    # Without a trigger input, the second frame would be the first one again.
     with camera() as device:
         device.arm()
         device.trigger(Shot("first", 0))
@@ -114,12 +114,12 @@ def test_a_second_shot_before_the_first_is_read_is_refused() -> None:
 
 
 @needs_partner
-def test_frames_lost_in_a_stall_are_found() -> None:
-    # harvesters' statistics do not show them; shots would be off by a hundred from then on.
+def test_frames_lost_in_a_stall_are_detected() -> None:
+    # The statistics of harvesters do not show them; all later shots would be shifted by a hundred.
     device = streaming(buffers=3)
     try:
         assert device.read(2.0).frame_id == 1
-        time.sleep(0.3)  # the stall: frames come all the while
+        time.sleep(0.3)  # the stall: frames continue to arrive
         with pytest.raises(DroppedFrame, match="lost; arm it again"):
             for _ in range(8):
                 device.read(2.0)
@@ -130,24 +130,24 @@ def test_frames_lost_in_a_stall_are_found() -> None:
 
 
 @needs_partner
-def test_a_frame_that_waited_in_a_buffer_is_not_called_younger_than_it_may_be() -> None:
-    # After a stall, frames come at once but are old: their time must be the earliest possible.
+def test_a_buffered_frame_has_the_earliest_possible_time() -> None:
+    # After a stall, frames arrive at once but are old: their time must be the earliest possible.
     device = streaming(buffers=8)
     try:
         device.read(2.0)
         stalled_at_s = device.clock.now_s()
-        time.sleep(0.2)  # the stall: frames come all the while
+        time.sleep(0.2)  # the stall: frames continue to arrive
         assert device.read(2.0).taken_at_s <= stalled_at_s
     finally:
         device.close()
 
 
 @needs_partner
-def test_nothing_of_before_arming_is_left_in_the_buffers() -> None:
+def test_frames_from_before_arming_are_discarded() -> None:
     # The frames of the last tile would be read as those of the next.
-    device = streaming(rate_hz=50, buffers=32)  # none is lost, however busy the computer is
+    device = streaming(rate_hz=50, buffers=32)  # no frame is lost even on a busy computer
     try:
-        time.sleep(0.1)  # for frames to come that are not read
+        time.sleep(0.1)  # frames arrive that are not read
         device.disarm()
         armed_at_s = device.clock.now_s()
         device.arm()
@@ -157,8 +157,8 @@ def test_nothing_of_before_arming_is_left_in_the_buffers() -> None:
 
 
 @needs_partner
-def test_time_outs_fire() -> None:
-    # A run would hang for ever on a camera that was not triggered, or is slower than thought.
+def test_time_outs_raise_errors() -> None:
+    # A run would hang on a camera that was not triggered, or is slower than assumed.
     with camera() as device:
         device.arm()
         start_s = time.perf_counter()
@@ -181,7 +181,7 @@ def test_time_outs_fire() -> None:
 
 @needs_partner
 def test_an_incomplete_frame_is_reported_not_skipped(mocker: Any) -> None:
-    # harvesters discards it and says nothing; the next frame would be taken for this one.
+    # harvesters discards it silently; the next frame would be taken for this one.
     from genicam.gentl import Buffer
 
     device = streaming()
@@ -196,19 +196,19 @@ def test_an_incomplete_frame_is_reported_not_skipped(mocker: Any) -> None:
 
 
 @needs_partner
-def test_a_camera_that_is_held_is_refused() -> None:
+def test_a_camera_in_use_is_refused() -> None:
     # Two runs on one camera would read each other's frames.
     with camera() as device:
-        with pytest.raises(InUse, match="held already by this program"):
+        with pytest.raises(InUse, match="already held by this program"):
             camera("other").connect()
-        with pytest.raises(InUse, match="held by another"):  # the producer's own refusal
+        with pytest.raises(InUse, match="held by another"):  # refused by the producer itself
             camera("other", serial="0").connect()
         assert device.take(2.0).frame_id == 1
 
 
 @needs_partner
 def test_two_cameras_of_one_producer_work_side_by_side() -> None:
-    # A producer opens only once in a program: the second camera must not take it from the first.
+    # A producer opens only once per process: both cameras must share it.
     with camera("left") as left, camera("right", serial="2") as right:
         assert left.identity.serial == "0" and right.identity.serial == "2"
         left.take(2.0)
@@ -218,7 +218,7 @@ def test_two_cameras_of_one_producer_work_side_by_side() -> None:
 
 
 @needs_partner
-def test_a_camera_that_goes_away_is_reported_and_can_be_closed() -> None:
+def test_a_lost_camera_is_reported_and_can_be_closed() -> None:
     # An unplugged camera must end the run with a sentence, not with an endless wait.
     device = streaming()
     unplug = threading.Timer(0.05, device._camera.device.module.close)
@@ -238,7 +238,7 @@ def test_a_camera_that_goes_away_is_reported_and_can_be_closed() -> None:
 
 @needs_partner
 def test_a_region_is_read_out_and_one_that_does_not_fit_is_refused() -> None:
-    # The decoder would cut spots out of the wrong place.
+    # The decoder would read spots at wrong pixels.
     with camera() as device:
         device.configure(region=Region(0, 0, 120, 300))
         assert device.take(2.0).data.shape == (120, 300)
@@ -260,14 +260,14 @@ def test_a_region_is_read_out_and_one_that_does_not_fit_is_refused() -> None:
         ({"pixel_format": "Mono12"}, "refuses PixelFormat = 'Mono12'"),
         ({"features": {"Gian": 3}}, "no feature 'Gian'"),
         ({"features": {"AcquisitionFrameRate": 500}}, "refuses AcquisitionFrameRate = 500"),
-        ({"producer": "/nowhere/maker.cti"}, "producer = '/nowhere/maker.cti' is no file"),
+        ({"producer": "/nowhere/maker.cti"}, "producer = '/nowhere/maker.cti' is not a file"),
         ({"producer": ""}, "no GenTL producer in GENICAM_GENTL64_PATH"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_with_the_way_out(
+def test_wrong_options_are_refused_with_the_remedy(
     options: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A typing error in a bench file must cost a sentence, not an afternoon; nothing stays open.
+    # A typing error in a bench file must give one sentence, and nothing may stay open.
     monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
     with pytest.raises(InputError, match=complaint):
         camera(**options).connect()
@@ -276,8 +276,8 @@ def test_options_that_do_not_fit_are_refused_with_the_way_out(
 
 
 @needs_partner
-def test_producers_are_found_where_the_standard_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Makers' installers set this variable; an operator should name nothing more.
+def test_producers_are_found_in_the_standard_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Installers of camera makers set this variable; an operator need not name the path.
     import genicam
 
     monkeypatch.setenv("GENICAM_GENTL64_PATH", str(Path(genicam.__file__).parent))
@@ -286,8 +286,8 @@ def test_producers_are_found_where_the_standard_says(monkeypatch: pytest.MonkeyP
 
 
 @needs_partner
-def test_a_file_that_is_no_producer_is_named(tmp_path: Path) -> None:
-    # Half an installation must not look like a missing camera.
+def test_a_file_that_is_not_a_producer_is_named(tmp_path: Path) -> None:
+    # An incomplete installation must not look like a missing camera.
     broken = tmp_path / "broken.cti"
     broken.write_bytes(b"not a library")
     with pytest.raises(InputError, match=r"broken\.cti"):
@@ -297,14 +297,14 @@ def test_a_file_that_is_no_producer_is_named(tmp_path: Path) -> None:
 
 @needs_partner
 def test_external_triggers_need_a_trigger() -> None:
-    # A free-running camera that is taken for a triggered one gives frames of any moment.
+    # A free-running camera that is taken for a triggered one returns frames of arbitrary times.
     with camera() as device, pytest.raises(InputError, match="has no trigger"):
         device.configure(trigger_mode="external")
 
 
 @pytest.mark.slow
 @needs_partner
-def test_a_hundred_openings_leave_nothing_behind() -> None:
+def test_a_hundred_openings_leak_nothing() -> None:
     # A run of days that reconnects would end with "too many open files".
     handles = Path("/proc/self/fd")
 
@@ -316,13 +316,13 @@ def test_a_hundred_openings_leave_nothing_behind() -> None:
     before = count()
     for _ in range(100):
         camera().connect().close()
-    # fewer than before is what earlier tests let go meanwhile
+    # earlier tests may release some meanwhile
     assert all(now <= then for now, then in zip(count(), before, strict=True))
     assert not driver.open_producers
 
 
 class Feature:
-    """Stands in for a feature of a camera; notes what is written and executed."""
+    """An emulated feature of a camera that records writes and executions."""
 
     def __init__(self, value: Any = None, low: float = 0, high: float = 0) -> None:
         self.written: list[Any] = []
@@ -346,7 +346,7 @@ class Feature:
 
 
 @needs_partner
-def test_a_camera_with_a_trigger_is_told_so(mocker: Any) -> None:
+def test_a_camera_with_a_trigger_is_configured(mocker: Any) -> None:
     # Not yet run on hardware: the calls are those that the standard (SFNC) documents.
     features = {
         "ExposureTime": Feature(5_000.0, 20.0, 1e6),
@@ -381,14 +381,14 @@ def test_a_camera_with_a_trigger_is_told_so(mocker: Any) -> None:
         shots = [device.read(1.0).shot for _ in range(3)]
         assert shots == [Shot("layer", number) for number in range(3)]
         with pytest.raises(StaleFrame, match="check what else triggers it"):
-            device.read(0.05)  # the stand-in runs on: these frames nobody asked for
+            device.read(0.05)  # the emulated camera continues: these frames have no trigger
 
         device.configure(trigger_mode="external")
         assert features["TriggerSource"].value == "Line2"
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody should read a traceback to learn what to install.
+    # An operator would have to read a traceback to learn what to install.
     monkeypatch.setitem(sys.modules, "harvesters.core", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lightloom\[genicam\]'") as caught:
         camera().connect()
@@ -396,7 +396,7 @@ def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class Nodes:
-    """Stands for the features of a camera, by name."""
+    """The emulated features of a camera, by name."""
 
     def __init__(self, **features: Any) -> None:
         common = {
@@ -419,9 +419,9 @@ def bare(**options: Any) -> Any:
 
 
 def set_up(**features: Any) -> tuple[GenicamCamera, Any]:
-    """Return a camera that has these features, as it is once it is connected.
+    """Return a connected camera that has these features.
 
-    No producer with such a camera can be had here, so a stand-in takes the place of harvesters'.
+    No producer with such a camera is available, so an emulated one replaces that of harvesters.
     """
     nodes, made = Nodes(**features), bare()
     made._camera = SimpleNamespace(
@@ -433,7 +433,7 @@ def set_up(**features: Any) -> tuple[GenicamCamera, Any]:
 
 
 class Keeps(Feature):
-    """A feature that takes a value and holds another, as a locked or rounding one does."""
+    """A feature that keeps another value than the written one, as if locked or rounding."""
 
     def __init__(self, value: Any, held: Any, low: float = 0, high: float = 0) -> None:
         super().__init__(value, low, high)
@@ -461,10 +461,10 @@ class Keeps(Feature):
         ),
     ],
 )
-def test_the_exposure_is_set_under_each_of_its_names(
+def test_the_exposure_is_set_by_each_of_its_feature_names(
     features: dict[str, Any], name: str, wanted: float
 ) -> None:
-    # A camera of the first naming convention kept its 20 ms where 5 ms were asked for.
+    # A camera of the first naming convention kept its 20 ms where 5 ms were requested.
     device, nodes = set_up(**features)
     assert device.exposure_s == pytest.approx(0.02) and device.exposure_limits_s[1] == 10.0
     device.configure(exposure_s=0.005)
@@ -473,32 +473,32 @@ def test_the_exposure_is_set_under_each_of_its_names(
 
 
 @needs_partner
-def test_an_exposure_that_the_camera_does_not_take_is_refused() -> None:
+def test_an_exposure_that_the_camera_does_not_accept_is_refused() -> None:
     # A run would be recorded with 5 ms, and calibrated and exposed with 20 ms.
     device, _ = set_up(ExposureTime=Keeps(20_000.0, 20_000.0, 16.0, 1e7))
-    with pytest.raises(InputError, match=r"0\.005 s was asked for, and the camera takes 0\.02 s"):
+    with pytest.raises(InputError, match=r"0\.005 s was requested, and the camera uses 0\.02 s"):
         device.configure(exposure_s=0.005)
     assert device.exposure_s == pytest.approx(0.02)
 
 
 @needs_partner
 @pytest.mark.parametrize("name", ["Width", "OffsetY", "TriggerMode", "Gain"])
-def test_what_is_set_is_read_back(name: str) -> None:
-    # A feature that another one locks takes no value and says nothing.
+def test_written_features_are_read_back(name: str) -> None:
+    # A feature that another one locks ignores a value silently.
     wanted = {"Width": 1296, "OffsetY": 0, "TriggerMode": "Off", "Gain": 1.0}[name]
     features = {name: Keeps(wanted, wanted, 16, 1296)}
     made = bare(features={"Gain": 2.0}) if name == "Gain" else bare()
     nodes = Nodes(ExposureTime=Feature(2_000.0, 16.0, 1e7), **features)
     made._camera = SimpleNamespace(remote_device=SimpleNamespace(node_map=nodes))
-    with pytest.raises(InputError, match=f"{name} was set to .*the camera holds"):
+    with pytest.raises(InputError, match=f"{name} was set to .*the camera uses"):
         made._set_up()
         made.is_connected = True
         made.configure(region=Region(100, 0, 200, 640))
 
 
 @needs_partner
-def test_a_region_that_is_refused_half_way_leaves_all_as_it_was() -> None:
-    # Width had been written and the offset not: frames of one part were read as another's.
+def test_a_partly_refused_region_restores_all_settings() -> None:
+    # Width was written and the offset was not: frames of one region were read as those of another.
     device, nodes = set_up(ExposureTime=Feature(2_000.0, 16.0, 1e7))
     device.configure(exposure_s=0.002, region=Region(0, 0, 200, 640))
     nodes.OffsetX = Keeps(0, 0)

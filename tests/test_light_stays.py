@@ -360,7 +360,7 @@ def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -
         os.kill(live_bench_process.watchdog_process(bench), signal.SIGSTOP)
         device: Any = laser.device
         wait_until(lambda: not device.is_on)
-        with pytest.raises(LightloomError, match="does not answer"):
+        with pytest.raises(LightloomError, match="does not reply"):
             bench.beat()
     assert not signals.left_lit()
 
@@ -486,7 +486,7 @@ def test_check_tries_the_camera_by_light_without_a_calibration(tmp_path: Path, m
     # A camera that keeps its exposure would be found by no test in the dark.
     from lightloom.instruments.simulated import SimulatedCamera
 
-    picture = SimulatedCamera._picture  # no bench file can ask for a camera that is wrong in this
+    picture = SimulatedCamera._image  # no bench file can ask for a camera that is wrong in this
 
     def keeps(self: Any, *arguments: Any) -> Any:
         before_s, self._exposure_s = self._exposure_s, 0.002
@@ -497,7 +497,7 @@ def test_check_tries_the_camera_by_light_without_a_calibration(tmp_path: Path, m
 
     found = checked(tmp_path, calibration="none.json")
     assert found["detector: grows with exposure"].passed
-    mocker.patch.object(SimulatedCamera, "_picture", keeps)
+    mocker.patch.object(SimulatedCamera, "_image", keeps)
     found = checked(tmp_path, calibration="none.json")
     assert not found["detector: grows with exposure"].passed
 

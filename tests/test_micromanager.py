@@ -1,4 +1,4 @@
-"""`MicroManagerCamera` against a partner: the DemoCamera of Micro-Manager's test adapters."""
+"""`MicroManagerCamera` with the DemoCamera of Micro-Manager's test adapters."""
 
 import sys
 import threading
@@ -31,10 +31,11 @@ DEMO = {"adapter": "DemoCamera", "device": "DCam"}
 @pytest.fixture
 def partner() -> Path:
     pytest.importorskip(
-        "pymmcore_plus", reason="pymmcore-plus is not here: pip install 'lightloom[micromanager]'"
+        "pymmcore_plus",
+        reason="pymmcore-plus is not installed: pip install 'lightloom[micromanager]'",
     )
     adapters = pytest.importorskip(
-        "mm_test_adapters", reason="the demo camera is not here: pip install mm-test-adapters"
+        "mm_test_adapters", reason="the demo camera is not installed: pip install mm-test-adapters"
     )
     return Path(adapters.device_adapter_path())
 
@@ -50,25 +51,25 @@ def camera(name: str = "camera", **options: Any) -> MicroManagerCamera:
 
 @needs_partner
 class TestMicroManagerCamera(CameraConformance):
-    sees_light = False  # waves that move, whatever the exposure
+    sees_light = False  # it shows moving waves, independent of the exposure
 
     @pytest.fixture
     def make(self) -> Callable[[], MicroManagerCamera]:
         return camera
 
     def unplug(self, instrument: Any) -> None:
-        instrument._core.unloadDevice("camera")  # Micro-Manager's own core, which only it has
+        instrument._core.unloadDevice("camera")  # in Micro-Manager's core, behind the driver
 
     def mute(self, instrument: Any) -> None:
-        instrument._core.setExposure(1500)  # nothing comes for a while
+        instrument._core.setExposure(1500)  # no frame arrives for a while
 
     def wait_s(self, instrument: Any) -> float:
         return float(instrument.exposure_s) + 0.5
 
 
 @needs_partner
-def test_a_frame_is_taken_after_its_trigger_and_bears_the_name_of_its_shot() -> None:
-    # A bench would multiply with the frame before: each frame must begin after its trigger.
+def test_a_frame_is_taken_after_its_trigger_and_names_its_shot() -> None:
+    # A bench would use the previous frame: each exposure must begin after its trigger.
     with camera() as device:
         assert device.sensor_shape == (512, 512) and device.bit_depth == 8
         assert device.identity.model == "DCam"
@@ -87,7 +88,7 @@ def test_a_frame_is_taken_after_its_trigger_and_bears_the_name_of_its_shot() -> 
 
 @needs_partner
 def test_exposure_region_and_depth_reach_the_camera() -> None:
-    # The decoder would cut spots out of the wrong place, or scale counts wrongly.
+    # The decoder would read spots at wrong pixels, or scale counts wrongly.
     with camera(properties={"PixelType": "16bit", "BitDepth": 12}) as device:
         assert device.bit_depth == 12 and device.exposure_limits_s == (0.0, 10.0)
         device.configure(exposure_s=0.02, region=Region(10, 20, 30, 40))
@@ -104,7 +105,7 @@ def test_exposure_region_and_depth_reach_the_camera() -> None:
 
 @needs_partner
 def test_settings_survive_a_new_connection() -> None:
-    # After an unplug, the camera would expose otherwise than its record says.
+    # After an unplug, the exposure would differ from the record.
     device = camera().connect()
     device.configure(exposure_s=0.003, region=Region(1, 2, 30, 40))
     device.close()
@@ -115,7 +116,7 @@ def test_settings_survive_a_new_connection() -> None:
 
 @needs_partner
 def test_a_second_shot_before_the_first_is_read_is_refused() -> None:
-    # Micro-Manager would throw the first frame away without a word.
+    # Micro-Manager would discard the first frame silently.
     with camera() as device:
         device.arm()
         device.trigger(Shot("first", 0))
@@ -127,13 +128,13 @@ def test_a_second_shot_before_the_first_is_read_is_refused() -> None:
 
 
 @needs_partner
-def test_a_shot_that_was_given_up_is_never_read_as_the_next() -> None:
-    # After an abort, the old frame lies in the buffer and would be multiplied as the new one.
+def test_an_aborted_shot_is_never_read_as_the_next() -> None:
+    # After an abort, the old frame is in the buffer and would be read as the new one.
     with camera() as device:
         device.configure(exposure_s=0.01)
         device.arm()
         device.trigger(Shot("given up", 0))
-        time.sleep(0.05)  # for its frame to come, which is not read
+        time.sleep(0.05)  # its frame arrives and is not read
         armed_at_s = device.clock.now_s()
         device.arm()
         with pytest.raises(InstrumentTimeout):
@@ -145,14 +146,14 @@ def test_a_shot_that_was_given_up_is_never_read_as_the_next() -> None:
 
 @needs_partner
 @pytest.mark.parametrize("reads_before", [0, 2])
-def test_frames_lost_in_a_stall_are_found(reads_before: int) -> None:
-    # The buffer is thrown away when it is full; shots would be off by dozens from then on.
+def test_frames_lost_in_a_stall_are_detected(reads_before: int) -> None:
+    # A full buffer is discarded; all later shots would be shifted by dozens.
     with camera(external_properties={}, buffers=4) as device:
         device.configure(exposure_s=0.05, trigger_mode="external")
         device.arm()
         ids = [device.read(2.0).frame_id for _ in range(reads_before)]
         assert ids == list(range(1, reads_before + 1))
-        time.sleep(0.6)  # the stall: frames come all the while, and the buffer holds 4
+        time.sleep(0.6)  # the stall: frames continue to arrive, and the buffer holds 4
         with pytest.raises(DroppedFrame, match="lost; arm it again"):
             for _ in range(8):
                 device.read(2.0)
@@ -161,20 +162,20 @@ def test_frames_lost_in_a_stall_are_found(reads_before: int) -> None:
 
 
 @needs_partner
-def test_frames_that_come_by_themselves_are_dated_by_when_they_arrived() -> None:
-    # A frame that waited in the buffer must not pass for one that was just taken.
+def test_free_running_frames_are_dated_by_their_arrival() -> None:
+    # A frame that waited in the buffer must not look like a fresh one.
     with camera(external_properties={}, buffers=64) as device:
         device.configure(exposure_s=0.01, trigger_mode="external")
         armed_at_s = device.clock.now_s()
         device.arm()
-        time.sleep(0.2)  # for frames to come that wait in the buffer
+        time.sleep(0.2)  # frames arrive and wait in the buffer
         began_s = [device.read(2.0).taken_at_s - armed_at_s for _ in range(5)]
         assert began_s == sorted(began_s) and began_s[0] >= 0 and began_s[-1] < 0.15
 
 
 @needs_partner
-def test_time_outs_fire() -> None:
-    # A run would hang for ever on a camera that was not triggered.
+def test_time_outs_raise_errors() -> None:
+    # A run would hang on a camera that was not triggered.
     with camera() as device:
         device.arm()
         start_s = time.perf_counter()
@@ -187,16 +188,16 @@ def test_time_outs_fire() -> None:
 
 
 @needs_partner
-def test_a_camera_that_is_held_is_refused() -> None:
+def test_a_camera_in_use_is_refused() -> None:
     # Two runs on one camera would read each other's frames.
     with camera() as device:
-        with pytest.raises(InUse, match="held already by this program"):
+        with pytest.raises(InUse, match="already held by this program"):
             camera("other").connect()
         device.take(2.0)
 
 
 @needs_partner
-def test_a_camera_that_goes_away_is_reported_and_can_be_closed() -> None:
+def test_a_lost_camera_is_reported_and_can_be_closed() -> None:
     # An unplugged camera must end the run with a sentence.
     device = camera().connect()
     device.arm()
@@ -219,13 +220,11 @@ def test_a_camera_that_goes_away_is_reported_and_can_be_closed() -> None:
         ({"properties": {"Bining": 2}}, "no property 'Bining'; the camera has .*Binning"),
         ({"properties": {"BitDepth": 9}}, "BitDepth = 9 is refused"),
         ({"properties": {"PixelType": "32bitRGB"}}, "pixels of 4 components"),
-        ({"config": "/nowhere/bench.cfg"}, "config = '/nowhere/bench.cfg' is no file"),
+        ({"config": "/nowhere/bench.cfg"}, "config = '/nowhere/bench.cfg' is not a file"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_with_the_way_out(
-    options: dict[str, Any], complaint: str
-) -> None:
-    # A typing error in a bench file must cost a sentence, not an afternoon; nothing stays open.
+def test_wrong_options_are_refused_with_the_remedy(options: dict[str, Any], complaint: str) -> None:
+    # A typing error in a bench file must give one sentence, and nothing may stay open.
     with pytest.raises(InputError, match=complaint):
         camera(**options).connect()
     camera().connect().close()
@@ -235,20 +234,20 @@ def test_options_that_do_not_fit_are_refused_with_the_way_out(
     "options", [{}, {"adapter": "DemoCamera"}, {"config": "a.cfg", **DEMO}, {"device": "DCam"}]
 )
 def test_a_camera_is_named_in_one_way(options: dict[str, str]) -> None:
-    # With two names, nobody knows which camera was used.
+    # With two names, it would be unknown which camera was used.
     with pytest.raises(InputError, match="name either config, or both adapter and device"):
         create("micromanager-camera", "camera", options)
 
 
 @needs_partner
-def test_external_triggers_need_to_be_set_up() -> None:
-    # A free-running camera that is taken for a triggered one gives frames of any moment.
+def test_external_triggers_need_their_properties() -> None:
+    # A free-running camera that is taken for a triggered one returns frames of arbitrary times.
     with camera() as device, pytest.raises(InputError, match="needs external_properties"):
         device.configure(trigger_mode="external")
 
 
 def test_a_configuration_file_names_the_camera(partner: Path, tmp_path: Path) -> None:
-    # Laboratories have such files already; they must work as they are.
+    # Laboratories have such files already; they must work unchanged.
     with camera(config=str(partner / "MMConfig_demo.cfg")) as device:
         assert device.identity.model == "DCam" and device.take(2.0).data.any()
     empty = tmp_path / "empty.cfg"
@@ -263,7 +262,7 @@ def test_a_configuration_file_names_the_camera(partner: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 @needs_partner
-def test_a_hundred_openings_leave_nothing_behind() -> None:
+def test_a_hundred_openings_leak_nothing() -> None:
     # A run of days that reconnects would end with "too many open files", or threads.
     process = Path("/proc/self")
 
@@ -281,7 +280,7 @@ def test_a_hundred_openings_leave_nothing_behind() -> None:
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody should read a traceback to learn what to install.
+    # An operator would have to read a traceback to learn what to install.
     monkeypatch.setitem(sys.modules, "pymmcore_plus", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lightloom\[micromanager\]'"):
         camera().connect()

@@ -1,6 +1,6 @@
-"""The driver for NI cards against nidaqmx's documented calls, whose signatures are checked.
+"""The driver for NI cards with the documented calls of nidaqmx, whose signatures are checked.
 
-Not yet run on hardware: NI's own driver cannot be had here.
+Not yet run on hardware, because the driver of NI is not available here.
 """
 
 import sys
@@ -108,7 +108,7 @@ def test_a_scan_is_one_finite_task(cards: Cards) -> None:
 
 
 def test_a_single_sample_needs_no_clock(cards: Cards) -> None:
-    # An operator could not read one voltage: a card's clock gives two samples or more.
+    # An operator could not read one voltage: the sample clock needs two samples or more.
     cards.values = [1.5]
     with daq() as instrument:
         assert instrument.read().volts.tolist() == [[1.5]]
@@ -116,7 +116,7 @@ def test_a_single_sample_needs_no_clock(cards: Cards) -> None:
 
 
 def test_channels_share_a_converter(cards: Cards) -> None:
-    # An operator would ask for more than the card can do, and get an error of a library.
+    # An operator would exceed the card and get an error of a library.
     cards.values = [[0.0, 0.0]] * 2
     with daq() as instrument:
         instrument.read((0, 1), 2)
@@ -127,7 +127,7 @@ def test_channels_share_a_converter(cards: Cards) -> None:
 
 
 def test_outputs_lines_and_counters(cards: Cards) -> None:
-    # An operator would act on another terminal.
+    # An operator would set another terminal.
     with daq(counters=1) as instrument:
         (counter,) = cards.tasks
         counter.ci_channels.add_ci_count_edges_chan.assert_called_once_with("Dev1/ctr0")
@@ -151,8 +151,8 @@ def test_outputs_lines_and_counters(cards: Cards) -> None:
     assert all(task.close.call_count == 1 for task in cards.tasks)
 
 
-def test_nothing_is_done_beyond_the_limits(cards: Cards) -> None:
-    # An operator would find a voltage beyond what was allowed.
+def test_nothing_is_set_beyond_the_limits(cards: Cards) -> None:
+    # An operator would get a voltage beyond the limit.
     with daq() as instrument:
         for call in (
             lambda: instrument.write(0, 10.1),
@@ -180,7 +180,7 @@ def test_nothing_is_done_beyond_the_limits(cards: Cards) -> None:
 def test_errors_of_the_library_become_ours(
     cards: Cards, number: int, kind: type[Exception]
 ) -> None:
-    # A run would not know whether to wait, to stop or to call somebody.
+    # A run would not know whether to retry, to stop or to pause for the operator.
     cards.values = nidaqmx().errors.DaqError("Something\n\nhappened", number)
     with daq() as instrument, pytest.raises(kind, match=r"daq .* failed at read") as caught:
         instrument.read((0,), 5, 1000.0)
@@ -188,29 +188,29 @@ def test_errors_of_the_library_become_ours(
     cards.tasks[0].close.assert_called_once_with()
 
 
-def test_a_card_that_is_not_there(cards: Cards) -> None:
-    # An operator would not learn what the card is called here.
+def test_a_missing_card_is_named(cards: Cards) -> None:
+    # An operator would not learn the name of the card.
     with pytest.raises(Disconnected, match="no card 'Dev7'; NI-DAQmx knows Dev1"):
         daq(address="Dev7").connect()
     with pytest.raises(LimitExceeded, match="2 counters, not 3"):
         daq(counters=3).connect()
 
 
-def test_a_range_upside_down_is_refused() -> None:
-    # An operator would search the mistake in the card.
+def test_an_inverted_range_is_refused() -> None:
+    # An operator would look for the mistake in the card.
     with pytest.raises(InputError, match="low_v"):
         daq(low_v=1, high_v=-1)
 
 
 def test_without_the_package_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    # An operator would get a traceback where a command to install is wanted.
+    # An operator would get a traceback instead of a command to install.
     monkeypatch.setitem(sys.modules, "nidaqmx", None)
     with pytest.raises(MissingExtraError, match=r"daq .*pip install 'lightloom\[ni\]'"):
         daq().connect()
 
 
-def test_without_ni_s_driver_there_is_one_sentence() -> None:
-    # An operator would believe that the package is all that is needed.
+def test_without_the_ni_driver_there_is_one_sentence() -> None:
+    # An operator would believe that the package is sufficient.
     import importlib
 
     try:

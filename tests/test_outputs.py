@@ -108,7 +108,7 @@ def test_a_study_leaves_a_file_of_the_user_alone(
     path.write_bytes(MINE)
     option = "--trace" if name == "pipeline" else "--json"
     done = CliRunner().invoke(studies, [name, *STUDIES[name], option, str(path)])
-    assert done.exit_code == 2 and "is there already and is not a" in done.output
+    assert done.exit_code == 2 and "already exists and is not a" in done.output
     assert path.read_bytes() == MINE
 
 
@@ -117,7 +117,7 @@ def test_align_leaves_a_file_of_the_user_alone(tmp_path: Path) -> None:
     notes = tmp_path / "notes.toml"
     notes.write_bytes(MINE)
     done = CliRunner().invoke(app, ["align", "--bench", str(bench)])
-    assert done.exit_code == 2 and "notes.toml is there already" in done.output
+    assert done.exit_code == 2 and "notes.toml already exists" in done.output
     assert notes.read_bytes() == MINE
 
 
@@ -212,7 +212,7 @@ def test_a_report_replaces_a_report(journal: Path, tmp_path: Path) -> None:
 def test_a_file_that_only_speaks_of_lightloom_is_not_ours(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         trace(path)
     assert path.read_bytes() == content
 
@@ -261,7 +261,7 @@ def test_a_device_is_written_to_and_stays_one() -> None:
 
 def test_what_came_meanwhile_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
-    with pytest.raises(InputError, match="is there already"), whole_output(path) as draft:
+    with pytest.raises(InputError, match="already exists"), whole_output(path) as draft:
         draft.write_bytes(np.zeros(3).tobytes())
         path.write_bytes(MINE)
     assert path.read_bytes() == MINE and list(tmp_path.iterdir()) == [path]

@@ -309,7 +309,7 @@ def test_the_watchdog_tries_until_the_source_says_that_it_is_off(
     # A line that is not free yet, or a source that is slow, would be given up.
     with program(live_bench_process.write(tmp_path, laser.address), "wait") as running:
         laser.device.refuses = 3
-        laser.device.heard.clear()
+        laser.device.received.clear()
 
         def ignores(line: str, reply: str | None) -> bytes | None:
             device: Any = laser.device
@@ -325,7 +325,7 @@ def test_the_watchdog_tries_until_the_source_says_that_it_is_off(
         running.kill()
         log = tmp_path / ".bench.toml.watchdog.log"
         seconds_until(lambda: log.exists() and log.read_text().endswith("\n"))
-    assert not is_lit(laser) and laser.device.heard.count("OUTP OFF") == 4
+    assert not is_lit(laser) and laser.device.received.count("OUTP OFF") == 4
     assert "switched off after" in log.read_text()
 
 
@@ -591,7 +591,7 @@ def test_light_that_can_hurt_wants_somebody_or_hardware(
     path = live_bench_process.write(tmp_path, laser.address, safety=BARE)
     with pytest.raises(InputError, match="class 3B is not run unattended with no heartbeat"):
         load_bench(path).open()
-    assert not laser.device.heard  # refused before anything is touched
+    assert not laser.device.received  # refused before anything is touched
     monkeypatch.setenv(safety.ATTENDED, "1")
     with load_bench(path):
         pass
@@ -662,14 +662,14 @@ def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) 
     device: Any = laser.device
     device.power, device.is_on = 20.0, True  # whoever was there before us
     with load_bench(path) as bench:
-        assert not device.is_on and device.heard.index("OUTP OFF") < min(
-            number for number, line in enumerate(device.heard) if line.startswith("SOUR:POW ")
+        assert not device.is_on and device.received.index("OUTP OFF") < min(
+            number for number, line in enumerate(device.received) if line.startswith("SOUR:POW ")
         )
         for _ in range(2):
-            heard = len(device.heard)
+            heard = len(device.received)
             with pytest.raises(LimitExceeded, match="W is outside its limits of 0 to"):
                 bench.source.set_power(3e-3)
-            assert len(device.heard) == heard and device.power <= 2.0
+            assert len(device.received) == heard and device.power <= 2.0
             bench.source.narrow_limits(0.0, 5e-3)  # which makes them no wider
             bench.source.close()
             device.power = 20.0
@@ -677,7 +677,7 @@ def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) 
             with pytest.raises(LimitExceeded, match="its set-point of"):
                 bench.source.enable()
             bench.source.set_power(1e-3)
-        assert "OUTP ON" not in device.heard
+        assert "OUTP ON" not in device.received
 
 
 def test_no_exposure_is_longer_than_the_bench_allows(tmp_path: Path) -> None:

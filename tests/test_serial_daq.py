@@ -1,4 +1,4 @@
-"""The serial DAQ: its driver against its own firmware, compiled for this computer, and faults."""
+"""The serial DAQ: its driver with its own firmware, compiled for this computer, and faults."""
 
 import socket
 import threading
@@ -73,8 +73,8 @@ def test_the_firmware_sets_and_counts(board: Board) -> None:
         instrument.write(1, 2.5)
 
 
-def test_the_firmware_refuses_in_its_own_words(board: Board) -> None:
-    # An author of a driver would search why nothing happens.
+def test_the_firmware_reports_refused_requests(board: Board) -> None:
+    # A driver author would not learn why nothing happens.
     with daq(board.port) as instrument:
         for words in (
             ("SCAN", "0,9", "1", "2000"),
@@ -89,11 +89,11 @@ def test_the_firmware_refuses_in_its_own_words(board: Board) -> None:
             ("DANCE",),
         ):
             with pytest.raises(InstrumentError, match="daq refuses"):
-                instrument._ask(*words)  # what the driver itself would never ask
+                instrument._ask(*words)  # the driver itself never sends these
         assert instrument.read((0,), 256).volts.shape == (1, 256)
 
 
-@pytest.mark.slow  # 10,000 questions; the conformance suite asks fewer
+@pytest.mark.slow  # 10,000 questions; the conformance suite has fewer
 def test_threads_do_not_mix_up_replies(board: Board) -> None:
     # Two threads of a run would read each other's lines.
     with daq(board.port) as instrument:
@@ -105,8 +105,8 @@ def test_threads_do_not_mix_up_replies(board: Board) -> None:
     assert found == [number % 2 == 1 for number in range(10_000)]
 
 
-def test_an_unplugged_board_is_found(board: Board) -> None:
-    # A run would wait for a device that is gone.
+def test_an_unplugged_board_is_detected(board: Board) -> None:
+    # A run would wait for a lost device.
     with daq(board.port) as instrument:
         assert instrument.count() == 0
         board.unplug()
@@ -119,7 +119,7 @@ def test_an_unplugged_board_is_found(board: Board) -> None:
 
 
 def test_a_port_is_held_once(board: Board) -> None:
-    # Two programs would take each other's answers.
+    # Two programs would read each other's replies.
     import serial
 
     with daq(board.port), pytest.raises(InUse):
@@ -142,7 +142,7 @@ def test_opening_and_closing_leaks_nothing(board: Board) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pyserial
 def test_a_port_of_another_computer(board: Board) -> None:
-    # A laboratory whose bench hangs on another computer (RFC 2217) would have no driver.
+    # A laboratory whose bench is attached to another computer (RFC 2217) would have no driver.
     import serial
     import serial.rfc2217
 
@@ -186,7 +186,7 @@ IDENTITY = (
 
 
 class Fake(Device):
-    """Answers as `says` tells, else as a board would."""
+    """An emulated board that replies with `says` if it is set."""
 
     says: dict[str, list[str]]
 
@@ -195,7 +195,7 @@ class Fake(Device):
         self.says = {"ID": [f"OK {IDENTITY}"], "COUNT": ["OK 7"]}
 
     def reply(self, line: str) -> str | None:
-        self.heard.append(line)
+        self.received.append(line)
         words = unframed(">", line.encode())
         assert words, line
         tag, what = words[:2]
@@ -222,13 +222,13 @@ def faked(fake: Served) -> Iterator[Any]:
         (["D 0 1 2", "OK 2 0"], ProtocolError, "4 counts"),
         (["D 0 1 2", "D 3 4", "OK 4 0"], ProtocolError, "lost before number 3"),
         pytest.param(["D 0 1 2 3 1024", "OK 4 0"], ProtocolError, "4 counts", marks=SLOW),
-        pytest.param(["D 0 1 2 3 4", "OK 5 0"], ProtocolError, "counts 5", marks=SLOW),
-        pytest.param(["D 0 1 2 3 -4", "OK 4 0"], ProtocolError, "whole number", marks=SLOW),
-        pytest.param(["D 0 1 2 3 4", "OK"], ProtocolError, "whole number", marks=SLOW),
+        pytest.param(["D 0 1 2 3 4", "OK 5 0"], ProtocolError, "reports 5", marks=SLOW),
+        pytest.param(["D 0 1 2 3 -4", "OK 4 0"], ProtocolError, "expected an integer", marks=SLOW),
+        pytest.param(["D 0 1 2 3 4", "OK"], ProtocolError, "expected an integer", marks=SLOW),
         pytest.param(["HA"], ProtocolError, "'HA'", marks=SLOW),
         (["NO period"], InstrumentError, "refuses"),
         (["D 0 1 2 3 4", "OK 4 2001"], InstrumentError, "behind its rate"),
-        ([], InstrumentTimeout, "did not answer"),
+        ([], InstrumentTimeout, "did not reply"),
     ],
 )
 def test_a_wrong_scan_gives_no_numbers(
@@ -242,10 +242,10 @@ def test_a_wrong_scan_gives_no_numbers(
     assert faked.count() == 7
 
 
-def test_a_late_answer_is_not_taken_for_the_next(
+def test_a_late_reply_is_not_taken_for_the_next(
     fake: Served, faked: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A run would go on with each number one question too late.
+    # A run would continue with each number one question too late.
     late = []
     fake.fault = lambda line, reply: late.append(reply)
     with pytest.raises(InstrumentTimeout, match="daq"):
@@ -254,7 +254,7 @@ def test_a_late_answer_is_not_taken_for_the_next(
     fake.send(late[0].encode() + b"\n")
     fake.device.says["COUNT"] = ["OK 8"]
     assert faked.count() == 8
-    assert "a late answer was dropped" in caplog.text
+    assert "a late reply was discarded" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -263,20 +263,20 @@ def test_a_late_answer_is_not_taken_for_the_next(
         pytest.param(b"garbage\n", "damaged", marks=SLOW),
         pytest.param(b"\xff\x00\n", "damaged", marks=SLOW),
         (b"<02 OK 7*0000\n", "damaged"),
-        (framed("<", "63 OK 7"), "nobody asked"),
+        (framed("<", "63 OK 7"), "unrequested line"),
         (b"<02 OK", "half a line"),
         pytest.param(b"x" * 10_000, "without end", marks=SLOW),
     ],
 )
-def test_garbage_is_no_answer(fake: Served, faked: Any, sent: bytes, says: str) -> None:
+def test_garbage_is_not_a_reply(fake: Served, faked: Any, sent: bytes, says: str) -> None:
     # A run would compute with noise of the line.
     fake.fault = lambda line, reply: sent
     with pytest.raises(ProtocolError, match=says):
         faked.count()
 
 
-def test_a_cut_connection_is_found(fake: Served, faked: Any) -> None:
-    # A run would wait for a device that is gone.
+def test_a_closed_connection_is_detected(fake: Served, faked: Any) -> None:
+    # A run would wait for a lost device.
     fake.cut()
     wait_until(lambda: fake.connections[-1].fileno() < 0)
     with pytest.raises(Disconnected, match="daq"):
@@ -284,8 +284,8 @@ def test_a_cut_connection_is_found(fake: Served, faked: Any) -> None:
 
 
 def test_nothing_is_sent_beyond_the_limits(fake: Served, faked: Any) -> None:
-    # An operator would find an output beyond what was allowed.
-    before = list(fake.device.heard)
+    # An operator would get an output beyond the limit.
+    before = list(fake.device.received)
     for call in (
         lambda: faked.write(0, 5.01),
         lambda: faked.write(1, 1.0),
@@ -296,21 +296,21 @@ def test_nothing_is_sent_beyond_the_limits(fake: Served, faked: Any) -> None:
     ):
         with pytest.raises(LimitExceeded, match="daq"):
             call()
-    assert fake.device.heard == before
+    assert fake.device.received == before
 
 
 @pytest.mark.parametrize(
     "identity", ["protocol=2", IDENTITY.replace("bits=10 ", ""), IDENTITY.replace("0:5", "9:x")]
 )
 def test_another_firmware_is_refused(fake: Served, identity: str) -> None:
-    # An operator would get volts of a scale that is not the device's.
+    # An operator would get voltages with a wrong scale.
     fake.device.says["ID"] = [f"OK {identity}"]
     with pytest.raises(InstrumentError, match="firmware"):
         daq(f"socket://127.0.0.1:{fake.port}").connect(1.0)
 
 
-def test_an_echo_is_no_device() -> None:
-    # An operator would see a device where two pins touch each other.
+def test_an_echo_is_not_a_device() -> None:
+    # An operator would see a device where two pins are connected.
     with pytest.raises(ProtocolError, match="damaged"):
         daq("loop://").connect(1.0)
 

@@ -1,4 +1,4 @@
-"""The simulated world does what its physics says: else a calibration of it means nothing.
+"""The simulated world follows its physics, so that a calibration of it is meaningful.
 
 Statistical tests fix their seeds; each states its false-alarm rate for a fresh seed.
 """
@@ -27,7 +27,7 @@ from lightloom.instruments.simulated import (
 
 
 class World:
-    """Four instruments in one world, connected, the source on."""
+    """Four connected instruments in one world, with the source on."""
 
     def __init__(
         self,
@@ -78,9 +78,9 @@ class World:
         return self.path.on_photodiode(self.clock.now_s(), 2e-3, Shot("m", 1))
 
 
-def centroid(picture: np.ndarray) -> np.ndarray:
+def centroid(image: np.ndarray) -> np.ndarray:
     """Return row and column of a spot over its background."""
-    spot = np.where(picture > picture.max() / 10, picture, 0)
+    spot = np.where(image > image.max() / 10, image, 0)
     rows, columns = np.indices(spot.shape)
     return np.array([(spot * rows).sum(), (spot * columns).sum()]) / spot.sum()
 
@@ -92,8 +92,8 @@ def square(shape: tuple[int, int], top: int, left: int, side: int = 4) -> np.nda
     return frame
 
 
-def test_photon_transfer_gives_back_the_gain_and_the_read_noise() -> None:
-    # calibration measures a camera by this curve
+def test_photon_transfer_returns_gain_and_read_noise() -> None:
+    # Calibration measures the gain of a camera by this curve.
     world = World()
     variances, means = [], []
     inside = (slice(16, 48), slice(24, 72))
@@ -113,7 +113,7 @@ def test_photon_transfer_gives_back_the_gain_and_the_read_noise() -> None:
 
 
 def test_weak_light_of_a_quiet_camera_is_poissonian() -> None:
-    # a Gaussian of one electron would be negative a sixth of the time
+    # A Gaussian with a mean of one electron would be negative in one sixth of all cases.
     world = World(camera="orca-quest-2", electrons_per_pixel_j=4e6)
     world.show(255, 255)
     world.camera.configure(region=Region(1000, 1800, 300, 300))
@@ -129,7 +129,7 @@ def test_weak_light_of_a_quiet_camera_is_poissonian() -> None:
 
 
 def test_a_frame_read_too_early_is_a_mixture() -> None:
-    # half a second of sleep hid this in every laboratory's notebook
+    # A fixed sleep of half a second would hide this.
     world = World()
     world.show(255, 255)
     bright = world.mean().sum()
@@ -144,22 +144,22 @@ def test_a_frame_read_too_early_is_a_mixture() -> None:
     assert settled == pytest.approx(dark, abs=1e-4)
 
 
-def test_of_a_settled_modulator_the_last_frame_alone_is_seen() -> None:
-    # else each exposure would compute the light of frames that nobody sees any more
+def test_only_the_last_frame_of_a_settled_modulator_is_visible() -> None:
+    # Each exposure would compute the light of frames that are no longer visible.
     world = World()
     world.show(255, 255)
     world.weight.show(np.zeros(world.weight.shape, dtype=np.uint8))
     modulator = world.path.modulators["weight"]
     last, tau = modulator.frames[-1], modulator.time_constant_s
     for exposure_s in (0.0, tau, 100 * tau):
-        assert modulator.shares(last.from_s + 9.4 * tau, exposure_s) == [(last, 1.0)]
-    (_, left), (frame, share) = modulator.shares(last.from_s + 9 * tau, 0.0)
+        assert modulator.frame_weights(last.from_s + 9.4 * tau, exposure_s) == [(last, 1.0)]
+    (_, left), (frame, share) = modulator.frame_weights(last.from_s + 9 * tau, 0.0)
     assert frame is last and left == pytest.approx(np.exp(-9), rel=1e-3)
     assert left + share == pytest.approx(1)
 
 
 def test_a_rolling_shutter_sees_two_frames_at_once() -> None:
-    # the top of the image is then of the frame before: both markers have to be looked at
+    # The top of the image shows the previous frame, so both frame markers must be checked.
     world = World(camera="prime-95b")
     world.show(255, 255)
     world.clock.sleep_until(1.0)
@@ -170,7 +170,7 @@ def test_a_rolling_shutter_sees_two_frames_at_once() -> None:
     assert top > 50 * bottom > 0
 
 
-def test_light_lands_where_the_registration_says() -> None:
+def test_light_follows_the_registration() -> None:
     world = World(
         slm="fast-512",
         camera="fast-512",
@@ -182,7 +182,7 @@ def test_light_lands_where_the_registration_says() -> None:
 
 
 def test_distortion_moves_light_outwards_by_the_cube_of_the_radius() -> None:
-    # an affine map alone would then misplace the read-out regions in the corners
+    # An affine map alone would misplace the read-out regions in the corners.
     world, plain = (World("fast-512", "fast-512", distortion=d) for d in (0.01, 0.0))
     for top, left in ((30, 40), (250, 250), (400, 470)):
         frame = square(world.weight.shape, top, left)
@@ -235,8 +235,8 @@ def test_crosstalk_of_the_line_layout_goes_to_the_neighbours() -> None:
     assert pictures[0].sum() == pytest.approx(pictures[1].sum(), rel=1e-3)
 
 
-def test_draws_belong_to_the_shot_and_not_to_their_order() -> None:
-    # a resumed run must go on with the noise that it would have had
+def test_noise_depends_on_the_shot_and_not_on_the_order() -> None:
+    # A resumed run must have the same noise as an uninterrupted one.
     world, other = World(), World()
     for each in (world, other):
         each.show(255, 255)
@@ -247,8 +247,8 @@ def test_draws_belong_to_the_shot_and_not_to_their_order() -> None:
     assert np.abs(first["a"] - first["b"]).max() > 0
 
 
-def test_drift_is_slow_and_belongs_to_the_device() -> None:
-    def course(seed: int) -> np.ndarray:
+def test_drift_is_slow_and_a_property_of_the_device() -> None:
+    def brightness(seed: int) -> np.ndarray:
         world = World(drift_rms=0.05, drift_shots=1000.0, seed=seed)
         world.show(255, 255)
         start_s = world.clock.now_s()
@@ -256,19 +256,19 @@ def test_drift_is_slow_and_belongs_to_the_device() -> None:
         powers = [world.path.on_photodiode(start_s, 1.0, shot) for shot in shots]
         return np.array(powers) / np.mean(powers) - 1
 
-    one, other = course(1), course(2)
-    np.testing.assert_array_equal(one, course(1))
+    one, other = brightness(1), brightness(2)
+    np.testing.assert_array_equal(one, brightness(1))
     assert not np.allclose(one, other)
     assert 0.015 < one.std() < 0.1 and np.abs(np.diff(one)).max() < 0.016  # 5 of its rms
 
 
 @pytest.mark.parametrize("distortion", [0.0, 0.03])
-def test_numpy_and_numba_see_the_same_light(
+def test_numpy_and_numba_give_the_same_light(
     monkeypatch: pytest.MonkeyPatch, distortion: float
 ) -> None:
-    # without the extra `fast` a simulation is slower, not another one
+    # Without the extra `fast` a simulation must be slower, but not different.
     if not optics.COMPILED:
-        pytest.skip("numba is not installed: there is one path only")
+        pytest.skip("numba is not installed, so there is only one path")
     chance = np.random.Generator(np.random.Philox(2))
     one, other, even = (chance.random((60, 90), dtype=np.float32) for _ in range(3))
     matrix = optics.affine(0.8, 3.0, (1.0, 2.0), (60, 90), (64, 80))
@@ -288,7 +288,7 @@ def test_numpy_and_numba_see_the_same_light(
         np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=1e-6)
 
 
-def test_a_photodiode_sees_the_sum() -> None:
+def test_a_photodiode_measures_the_sum() -> None:
     world = World(layout="single-pixel", electrons_per_pixel_j=1e8)
     daq = SimulatedDaq("diode", SimulatedDaq.Options(read_noise_e=0.0), clock=world.clock)
     daq.join(world.path, "detector")
@@ -302,8 +302,8 @@ def test_a_photodiode_sees_the_sum() -> None:
 
 
 @pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
-def test_what_is_kept_of_earlier_exposures_changes_nothing(layout: str) -> None:
-    # a resumed run keeps nothing, and must see what an uninterrupted one sees, bit for bit
+def test_cached_exposures_change_nothing(layout: str) -> None:
+    # A resumed run has empty caches and must give the same light, bit for bit.
     options: Any = {"layout": layout, "blur_px": 0.8, "crosstalk": 0.05, "drift_rms": 0.05}
     world, fresh = World(**options), World(**options)
     chance = np.random.Generator(np.random.Philox(3))
@@ -318,10 +318,10 @@ def test_what_is_kept_of_earlier_exposures_changes_nothing(layout: str) -> None:
             assert world.total() == fresh.total()
 
 
-def test_another_exposure_of_the_same_frames_costs_no_new_picture(
+def test_another_exposure_of_the_same_frames_computes_no_new_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # a calibration exposes one pair of frames hundreds of times
+    # A calibration exposes one pair of frames hundreds of times.
     from lightloom.instruments.simulated import light_path
 
     made = []
@@ -342,7 +342,7 @@ def test_another_exposure_of_the_same_frames_costs_no_new_picture(
 
 
 @pytest.mark.parametrize("bits", [1, 8, 12, 16])
-def test_a_modulator_has_the_bits_that_it_is_given(bits: int) -> None:
+def test_a_modulator_has_the_configured_bits(bits: int) -> None:
     path, clock = LightPath(WorldOptions(electrons_per_pixel_j=1.0)), VirtualClock()
     options = SimulatedSLM.Options(device="tiny", bit_depth=bits)
     input_, weight = (SimulatedSLM(role, options, clock=clock) for role in ("input", "weight"))
@@ -369,8 +369,8 @@ def test_no_modulator_has_fewer_than_1_or_more_than_16_bits(bits: int) -> None:
         SimulatedSLM.Options(bit_depth=bits)
 
 
-def test_a_serial_number_tells_benches_and_roles_apart() -> None:
-    # a calibration of another bench is refused by the identity of its instruments
+def test_serial_numbers_differ_between_benches_and_roles() -> None:
+    # The identity of the instruments is what refuses a calibration of another bench.
     def serials(world: World) -> list[str]:
         instruments = (world.input, world.weight, world.camera, world.source)
         assert all(instrument.address == "" for instrument in instruments)
@@ -389,8 +389,8 @@ def test_a_serial_number_tells_benches_and_roles_apart() -> None:
         assert given.identity.serial == "7" and given.address == "simulated:7"
 
 
-def test_a_modulator_may_settle_more_slowly_than_it_says() -> None:
-    # calibration must measure the wait, and not believe the data sheet
+def test_a_modulator_may_settle_more_slowly_than_stated() -> None:
+    # Calibration must measure the settling time instead of using the data sheet.
     world = World(settling=3.0)
     world.show(255, 255)
     world.clock.sleep_until(1.0)
@@ -403,11 +403,11 @@ def test_a_modulator_may_settle_more_slowly_than_it_says() -> None:
 
 
 def test_hot_pixels_are_dark_counts_of_a_few_pixels_with_their_own_noise() -> None:
-    # one in a read-out region adds to every number that is read there
+    # A hot pixel in a read-out region would add to every reading of it.
     world = World(camera="fast-512", hot_pixels=1e-3, covered=True, seed=5)
     region = Region(10, 20, 400, 480)
     hot = world.path.truth((512, 512))["hot_pixels"][10:410, 20:500]
-    # 192 are expected of 192,000; five sigma, 1 false alarm in 2 million
+    # 192 of 192,000 are expected; five sigma, 1 false alarm in 2 million.
     assert abs(hot.sum() - 192) < 5 * np.sqrt(192)
 
     def stack(exposure_s: float) -> np.ndarray:
@@ -432,7 +432,7 @@ def test_hot_pixels_are_dark_counts_of_a_few_pixels_with_their_own_noise() -> No
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
 def test_fringes_break_the_sum_of_powers(layout: str, seed: int) -> None:
-    # calibration has to refuse a coherent bench: I(A + B) is not I(A) + I(B)
+    # Calibration must refuse a coherent bench: I(A + B) is not I(A) + I(B).
     def missing(share: float) -> np.ndarray:
         world = World(layout=layout, fringes=share, seed=seed)
         stripes = np.tile(np.array([255, 0], dtype=np.uint8), (64, 48))
@@ -460,8 +460,8 @@ def test_fringes_make_no_negative_light_and_move_it_only_to_neighbours() -> None
     np.testing.assert_array_equal(optics.interfere(light, cosine, 0.0), light)
 
 
-def test_exchanged_cables_show_each_frame_on_the_other_modulator() -> None:
-    # the same product for one vector; wrong for every layout that copies its input
+def test_swapped_cables_show_each_frame_on_the_other_modulator() -> None:
+    # The product stays right for one vector, and is wrong for layouts that copy their input.
     tilted: Any = {"input_registration": {"shift_px": (5.0, 3.0)}}
     swapped, right = World(swapped=True, **tilted), World(**tilted)
     x, w = square((64, 96), 10, 20, 12), square((64, 96), 8, 18, 20)
@@ -478,14 +478,14 @@ def test_exchanged_cables_show_each_frame_on_the_other_modulator() -> None:
 
 
 @pytest.mark.parametrize(("shape", "bits"), [((64, 90), 8), ((64, 96), 12)])
-def test_unlike_modulators_cannot_be_swapped(shape: tuple[int, int], bits: int) -> None:
+def test_unequal_modulators_cannot_be_swapped(shape: tuple[int, int], bits: int) -> None:
     path = LightPath(WorldOptions(swapped=True))
     path.add_modulator("input", (64, 96), 8, 0.0)
     with pytest.raises(InputError, match="swapped"):
         path.add_modulator("weight", shape, bits, 0.0)
 
 
-def test_a_covered_detector_sees_its_own_dark_counts_only() -> None:
+def test_a_covered_detector_has_only_dark_counts() -> None:
     world = World(covered=True, stray_e_per_s=1e6, layout="line")
     world.show(255, 255)
     assert world.mean().max() == 0 and world.total() == 0
@@ -510,10 +510,10 @@ def test_a_dead_row_stays_at_its_darkest_level() -> None:
 
 @pytest.mark.parametrize("spot_px", [1, 5, 12])
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (3.25, -20.0), (-2.0, 7.4)])
-def test_the_spots_of_a_line_lie_where_the_registration_says(
+def test_spots_of_the_line_layout_follow_the_registration(
     shift: tuple[float, float], spot_px: int
 ) -> None:
-    # else a calibrated line bench would read beside its spots
+    # A calibrated line bench would read beside its spots.
     world = World(
         layout="line", spot_px=spot_px, camera_registration={"shift_px": shift, "scale": 0.9}
     )
@@ -537,8 +537,8 @@ def test_the_spots_of_a_line_lie_where_the_registration_says(
 
 @pytest.mark.parametrize("layout", ["imaged", "line"])
 @pytest.mark.parametrize("left", [0, 40, 46, 60])
-def test_a_region_sees_its_part_of_the_picture(layout: str, left: int) -> None:
-    # spots lie in columns 45 to 49: regions begin before, among and behind them
+def test_a_region_shows_its_part_of_the_image(layout: str, left: int) -> None:
+    # Spots are in columns 45 to 49; regions begin before, within and after them.
     world = World(layout=layout, blur_px=0.7)
     world.show(255, square((64, 96), 10, 30, 30))
     whole, part = world.mean(), Region(5, left, 40, 30)
@@ -556,7 +556,7 @@ def test_spots_beside_the_sensor_are_lost() -> None:
 
 
 def test_a_modulator_on_the_wrong_monitor_changes_no_light() -> None:
-    # it takes every frame, blank ones too, and the light stays what it was
+    # It accepts every frame, blank ones too, and the light does not change.
     world = World(faults=(Fault(kind="frozen", rate=1.0),))
     world.show(255, 255)
     dark = world.total()
@@ -565,11 +565,11 @@ def test_a_modulator_on_the_wrong_monitor_changes_no_light() -> None:
     world.weight.wait_until_settled(world.weight.blank())
     assert world.total() == dark and world.path.flips("weight", math.inf) == 0
     world.input.wait_until_settled(world.input.blank())
-    assert world.total() < dark / 100  # the other one works
+    assert world.total() < dark / 100  # the other modulator works
 
 
 def test_the_truth_names_every_imperfection_of_the_world() -> None:
-    # what is judged against it must not be left out
+    # Checks against the truth would miss an imperfection that it omits.
     told = World(
         settling=2.0, hot_pixels=0.01, fringes=0.1, distortion=0.01, dead_rows=(3,), spot_px=7
     ).path.truth((64, 96))
@@ -580,7 +580,7 @@ def test_the_truth_names_every_imperfection_of_the_world() -> None:
 
 
 @pytest.mark.parametrize("device", sorted(MODULATORS))
-def test_every_modulator_profile_connects_and_keeps_its_time(device: str) -> None:
+def test_every_modulator_profile_connects_with_its_timing(device: str) -> None:
     clock = VirtualClock()
     with SimulatedSLM("slm", SimulatedSLM.Options(device=device), clock=clock) as slm:
         first, second = slm.blank(), slm.blank()

@@ -1,6 +1,6 @@
-"""`SlmsuiteSLM` and `SlmsuiteCamera` against a partner: slmsuite's simulated modulator and camera.
+"""`SlmsuiteSLM` and `SlmsuiteCamera` with the simulated modulator and camera of slmsuite.
 
-What makers' classes do when they fail is tried on a class of ours that raises as they do.
+Failures of vendor classes are tested with a class of ours that raises the same errors.
 """
 
 import sys
@@ -37,7 +37,7 @@ SHAPE = (200, 320)
 @pytest.fixture
 def partner() -> None:
     pytest.importorskip(
-        "slmsuite", reason="slmsuite is not here: pip install 'lightloom[slmsuite]'"
+        "slmsuite", reason="slmsuite is not installed: pip install 'lightloom[slmsuite]'"
     )
 
 
@@ -67,15 +67,17 @@ class TestSlmsuiteSLM(SlmConformance):
         return modulator
 
     def seen(self, instrument: Any) -> np.ndarray:
-        # what slmsuite's simulated modulator shows, no driver tells: only its own object does
+        # only slmsuite's own object knows what its simulated modulator shows
         if instrument._device is None:
-            pytest.skip("slmsuite's simulated modulator is gone once it is closed")
+            pytest.skip("slmsuite's simulated modulator no longer exists after closing")
         return np.asarray(instrument._device.display)
 
 
 @pytest.mark.usefixtures("partner")
 class TestSlmsuiteCamera(CameraConformance):
-    sees_light = False  # but for undiffracted light on one pixel, full at twice the least exposure
+    sees_light = (
+        False  # except for undiffracted light on one pixel, saturated at twice the least exposure
+    )
 
     @pytest.fixture
     def make(self, partner: None) -> Iterator[Callable[[], SlmsuiteCamera]]:
@@ -84,8 +86,8 @@ class TestSlmsuiteCamera(CameraConformance):
 
 
 @pytest.mark.usefixtures("partner")
-def test_the_modulator_says_what_slmsuite_knows() -> None:
-    # A frame for another shape, or a wait that is too short, spoils every product.
+def test_the_modulator_has_the_properties_of_slmsuite() -> None:
+    # A wrong shape, or a settling time that is too short, would spoil every product.
     told = {"resolution": [320, 200], "bitdepth": 10, "settle_time_s": 0.07}
     with modulator(arguments=told, refresh_hz=60, latency_s="40 ms") as device:
         assert device.shape == (200, 320) and device.bit_depth == 10
@@ -98,7 +100,7 @@ def test_the_modulator_says_what_slmsuite_knows() -> None:
 
 @pytest.mark.usefixtures("partner")
 def test_grey_levels_reach_the_light_that_the_camera_sees() -> None:
-    # slmsuite's own way in turns phases into levels and back: levels must pass untouched.
+    # slmsuite's own method converts phases into levels and back: levels must pass unchanged.
     grating = np.tile(np.arange(SHAPE[1]) % 8 * 32, (SHAPE[0], 1)).astype(np.uint8)
     with modulator() as slm, camera() as device:
         device.configure(exposure_s=1.0)
@@ -114,7 +116,7 @@ def test_grey_levels_reach_the_light_that_the_camera_sees() -> None:
 
 @pytest.mark.usefixtures("partner")
 def test_exposure_and_region_reach_the_camera() -> None:
-    # The decoder would cut spots out of the wrong place.
+    # The decoder would read spots at wrong pixels.
     with modulator(), camera() as device:
         device.configure(exposure_s=1.0)
         whole = device.take(5.0).data
@@ -127,16 +129,16 @@ def test_exposure_and_region_reach_the_camera() -> None:
 
 
 @pytest.mark.usefixtures("partner")
-def test_the_same_device_is_opened_once_and_leaves_nothing_behind() -> None:
+def test_the_same_device_is_opened_once_and_leaks_nothing() -> None:
     # Two programs on one modulator overwrite each other's frames.
     with modulator(), pytest.raises(InUse):
         modulator("other").connect()
-    with pytest.raises(InputError, match=r"modulator = 'weights' is no connected slmsuite-slm"):
+    with pytest.raises(InputError, match=r"modulator = 'weights' is not a connected slmsuite-slm"):
         camera().connect()
 
 
 @pytest.mark.usefixtures("partner")
-def test_nothing_is_printed_where_a_json_document_belongs(
+def test_nothing_is_printed_to_stdout(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     # slmsuite logs to stdout, and its drivers print there: a script could not read our JSON.
@@ -152,27 +154,25 @@ def test_nothing_is_printed_where_a_json_document_belongs(
     [
         ({"device": "slmsuite.hardware.slms.meadowlrk.Meadowlark"}, "cannot be imported"),
         ({"device": "slmsuite.hardware.slms.simulated.Simulated"}, "cannot be imported"),
-        ({"arguments": {"resolution": [320, 200], "pich_um": 8}}, "does not take .*pich_um"),
-        ({"arguments": {}}, "does not take arguments.*resolution"),
+        ({"arguments": {"resolution": [320, 200], "pich_um": 8}}, "does not accept .*pich_um"),
+        ({"arguments": {}}, "does not accept arguments.*resolution"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_with_the_way_out(
-    options: dict[str, Any], complaint: str
-) -> None:
-    # A typing error in a bench file must cost a sentence, not an afternoon.
+def test_wrong_options_are_refused_with_the_remedy(options: dict[str, Any], complaint: str) -> None:
+    # A typing error in a bench file must give one sentence.
     with pytest.raises(InputError, match=complaint):
         modulator(**options).connect()
     modulator().connect().close()
 
 
 def test_a_device_is_named_with_its_module() -> None:
-    # "Meadowlark" alone could be anybody's.
+    # "Meadowlark" alone does not identify a class.
     with pytest.raises(InputError, match="device = 'Meadowlark' is not usable"):
         modulator(device="Meadowlark")
 
 
 class FakeDevice:
-    """As makers' classes of slmsuite: (height, width) in `shape`, no `_gray2display` before 0.5."""
+    """A class like the vendor classes of slmsuite before 0.5, without `_gray2display`."""
 
     name = "fake"
     shape = (4, 6)
@@ -231,10 +231,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeDevice]:
         (OSError("USB gone"), Disconnected),
     ],
 )
-def test_what_goes_wrong_below_is_one_sentence(
+def test_an_exception_of_a_vendor_class_is_one_sentence(
     fake: type[FakeDevice], raised: Exception, error: type[Exception]
 ) -> None:
-    # Makers' libraries raise whatever they like; a run must know a time-out from a lost device.
+    # Vendor libraries raise any type; a run must distinguish a time-out from a lost device.
     slm = modulator(device="fake_maker.Fake", arguments={}).connect()
     told = {"number": 1}  # another address
     device = camera(device="fake_maker.Fake", arguments=told, modulator="").connect()
@@ -250,16 +250,16 @@ def test_what_goes_wrong_below_is_one_sentence(
 
 
 def test_closing_leaves_the_darkest_level(fake: type[FakeDevice]) -> None:
-    # The last frame would stand in the light for the night.
+    # The last frame would stay on the modulator all night.
     slm = modulator(device="fake_maker.Fake", arguments={}, darkest_level=7).connect()
-    device = slm._device  # the maker's object, which the driver lets go
+    device = slm._device  # the vendor object, which the driver releases
     slm.show(np.full((4, 6), 200, np.uint8))
     slm.close()
     assert (device.display == 7).all()
 
 
 def test_buffers_are_flushed_before_each_frame(fake: type[FakeDevice]) -> None:
-    # A camera that runs freely hands out frames of before the trigger, slmsuite's authors warn.
+    # A free-running camera returns frames from before the trigger, as slmsuite's authors warn.
     with camera(device="fake_maker.Fake", arguments={}, modulator="") as device:
         for _ in range(3):
             device.take(1.0)
@@ -270,7 +270,7 @@ def test_buffers_are_flushed_before_each_frame(fake: type[FakeDevice]) -> None:
 
 
 def test_frames_of_floats_are_refused(fake: type[FakeDevice]) -> None:
-    # Averages and high-dynamic-range frames are no counts; full well and gain would be wrong.
+    # Averages and high-dynamic-range frames are not counts; full well and gain would be wrong.
     fake.frame = np.zeros((4, 6))
     with (
         camera(device="fake_maker.Fake", arguments={}, modulator="") as device,
@@ -279,7 +279,7 @@ def test_frames_of_floats_are_refused(fake: type[FakeDevice]) -> None:
         device.take(1.0)
 
 
-def test_makers_prints_do_not_reach_stdout(
+def test_prints_of_vendor_classes_do_not_reach_stdout(
     fake: type[FakeDevice], capsys: pytest.CaptureFixture[str]
 ) -> None:
     # A script could not read our JSON.
@@ -289,7 +289,7 @@ def test_makers_prints_do_not_reach_stdout(
     assert printed.out == "" and "success" in printed.err
 
 
-def test_a_hundred_openings_leave_no_handle(fake: type[FakeDevice]) -> None:
+def test_a_hundred_openings_leak_no_handle(fake: type[FakeDevice]) -> None:
     # A run of days that reconnects would end with "too many open files".
     handles = Path("/proc/self/fd")
     before = len(list(handles.iterdir())) if handles.exists() else 0
@@ -299,7 +299,7 @@ def test_a_hundred_openings_leave_no_handle(fake: type[FakeDevice]) -> None:
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody should read a traceback to learn what to install.
+    # An operator would have to read a traceback to learn what to install.
     monkeypatch.setitem(sys.modules, "slmsuite", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lightloom\[slmsuite\]'"):
         modulator().connect()

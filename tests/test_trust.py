@@ -1,4 +1,4 @@
-"""A bench file from a stranger loads no code, and writes over nothing."""
+"""An untrusted bench file loads no code and overwrites no file."""
 
 import sys
 from pathlib import Path
@@ -32,18 +32,18 @@ METER = {"address": "TCPIP::127.0.0.1::5025::SOCKET"}
     ],
 )
 def test_a_bench_file_loads_no_visa_library(backend: str) -> None:
-    # Opening a colleague's bench file would run his library, or import a module of that name.
+    # Opening a foreign bench file would run its library, or import a module of that name.
     with pytest.raises(InputError, match=r"backend = '.*PYVISA_LIBRARY"):
         create("scpi-power-meter", "meter", {**METER, "backend": backend})
 
 
 @pytest.mark.parametrize("backend", ["@py", "@ivi", "", "@sim", "bench.yaml@sim", "/a b/c.yml@sim"])
-def test_the_backends_that_benches_use_are_taken(backend: str) -> None:
+def test_common_visa_backends_are_accepted(backend: str) -> None:
     create("scpi-power-meter", "meter", {**METER, "backend": backend})
 
 
 @pytest.mark.parametrize("url", ["spy://COM3?file=x", "SPY://x", "alt://x", "hwgrep://.", "a://b"])
-def test_a_serial_address_opens_lines_and_nothing_else(url: str) -> None:
+def test_a_serial_address_opens_only_lines(url: str) -> None:
     # spy:// empties the file that it names.
     for driver, address in (
         ("serial-daq", url),
@@ -63,7 +63,7 @@ def extra(driver: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "port", ["COM3", r"\\.\COM12", "/dev/ttyUSB0", "socket://h:1", "RFC2217://h:1", "loop://"]
 )
-def test_ports_that_benches_have_are_taken(port: str) -> None:
+def test_common_ports_are_accepted(port: str) -> None:
     create("serial-daq", "daq", {"address": port})
     create("scpi-power-meter", "meter", {"address": f"ASRL{port}::INSTR"})
 
@@ -82,29 +82,31 @@ def test_a_refusal_names_file_key_and_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "producer", ["maker.cti", "../maker.cti", r"\\server\share\maker.cti", "//server/share/m.cti"]
 )
-def test_a_producer_is_a_file_of_this_computer(
+def test_a_producer_is_a_file_on_this_computer(
     producer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A producer is native code; one beside a bench file that was mailed would be loaded.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "maker.cti").write_bytes(b"")
-    with pytest.raises(InputError, match="is not the whole path of a"):
+    with pytest.raises(InputError, match="is not the absolute path of a"):
         producers(producer)
-    with pytest.raises(InputError, match="is not the whole path of a"):
+    with pytest.raises(InputError, match="is not the absolute path of a"):
         producers(sys.executable)
     assert producers(str(tmp_path / "maker.cti")) == [str((tmp_path / "maker.cti").resolve())]
 
 
 @pytest.mark.parametrize("folder", ["adapters", r"\\server\share", "/not/there"])
-def test_adapters_are_a_folder_of_this_computer(folder: str) -> None:
+def test_adapters_are_a_folder_on_this_computer(folder: str) -> None:
     pytest.importorskip("pymmcore_plus", reason="needs pip install 'lightloom[micromanager]'")
     options = {"adapter": "DemoCamera", "device": "DCam", "adapter_path": folder}
-    with pytest.raises(InputError, match=r"adapter_path = .* is not the whole path of a folder"):
+    with pytest.raises(InputError, match=r"adapter_path = .* is not the absolute path of a folder"):
         create("micromanager-camera", "camera", options).connect()
 
 
-def test_a_class_of_slmsuite_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # device = "os.system" ran what its arguments said.
+def test_a_device_must_be_a_class_of_slmsuite(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # device = "os.system" ran its arguments as a command.
     monkeypatch.setitem(sys.modules, "slmsuite", ModuleType("slmsuite"))
     (tmp_path / "evil_device.py").write_text(
         f"from pathlib import Path; Path({str(tmp_path / 'ran')!r}).touch()"
@@ -132,8 +134,8 @@ def test_a_class_of_slmsuite_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         *("{0}", "POW", "POW {watts}", "POW {power!r}", "POW {"),
     ],
 )
-def test_a_command_takes_a_number_and_no_more(command: str) -> None:
-    # Some were a traceback, one took all memory.
+def test_a_command_has_exactly_one_number_field(command: str) -> None:
+    # Some raised a traceback, one used all memory.
     options = {**METER, "max_power_w": 1e-3, "commands": {"set_power": command}}
     with pytest.raises(InputError, match=r"it needs \{power\}"):
         create("scpi-source", "source", options)
@@ -144,12 +146,12 @@ def test_a_command_takes_a_number_and_no_more(command: str) -> None:
     create("scpi-source", "source", options | {"commands": good})
 
 
-def test_a_calibration_is_not_written_over_something_else(tmp_path: Path) -> None:
-    # calibration = "thesis.json" in a bench file would cost the thesis.
+def test_a_calibration_does_not_overwrite_another_file(tmp_path: Path) -> None:
+    # calibration = "thesis.json" in a bench file would overwrite the thesis.
     victim = tmp_path / "thesis.json"
     victim.write_text('{"schema": 1}')
     calibration = Calibration(binding={}, created_at="2026-03-01T12:00:00+00:00")
-    with pytest.raises(InputError, match=r"thesis\.json is there already and is not a"):
+    with pytest.raises(InputError, match=r"thesis\.json already exists and is not a"):
         calibration.write(victim)
     assert victim.read_text() == '{"schema": 1}' and len(list(tmp_path.iterdir())) == 1
     for name in ("new.json", "new.json"):

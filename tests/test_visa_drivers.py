@@ -73,18 +73,18 @@ def power_meter(served: Served, **options: Any) -> Any:
     return create("scpi-power-meter", "meter", {"address": served.address, **options})
 
 
-# --- what they are for ---------------------------------------------------------------------------
+# --- normal use ----------------------------------------------------------------------------------
 
 
-def test_a_red_pitaya_reads_what_its_inputs_show(pitaya: Served) -> None:
+def test_a_red_pitaya_reads_its_inputs(pitaya: Served) -> None:
     # An operator would compute with volts of another channel, moment or rate.
     with daq(pitaya) as instrument:
         assert instrument.identity.maker == "REDPITAYA"
         samples = instrument.read((1, 0), 10_000, 1e6)
         ramp = np.arange(10_000) / 2**14
         assert np.abs(samples.volts - np.array([0.2 + ramp, 0.1 + ramp])).max() < 1e-6
-        assert samples.rate_hz == 125e6 / 64  # the next that it has, never slower than asked
-        assert "ACQ:TRIG:DLY 1808" in pitaya.device.heard  # beyond the 8192 after a trigger
+        assert samples.rate_hz == 125e6 / 64  # the next available rate, never slower than requested
+        assert "ACQ:TRIG:DLY 1808" in pitaya.device.received  # beyond the 8192 after a trigger
         instrument.write(2, 1.25)
         wait_until(lambda: pitaya.device.pins.get("AOUT2") == "1.250000")
         instrument.set_line(3, True)
@@ -93,7 +93,7 @@ def test_a_red_pitaya_reads_what_its_inputs_show(pitaya: Served) -> None:
 
 
 def test_a_multimeter_integrates_as_long_as_the_rate_allows() -> None:
-    # An operator would get more noise than needed, or fewer samples a second than asked for.
+    # An operator would get more noise than needed, or a lower rate than requested.
     with serve(Multimeter()) as served, daq(served, "multimeter") as instrument:
         for rate_hz, cycles, really_hz in ((40, "1", 50), (50, "1", 50), (51, "0.2", 250)):
             samples = instrument.read((0,), 3, rate_hz)
@@ -102,14 +102,14 @@ def test_a_multimeter_integrates_as_long_as_the_rate_allows() -> None:
 
 
 def test_a_setting_that_a_multimeter_refuses_is_an_error() -> None:
-    # An operator would get numbers of a measurement that was not asked for.
+    # An operator would get numbers of another measurement.
     with serve(Multimeter()) as served, daq(served, "multimeter") as instrument:
         served.device.complaint = '-222,"Data out of range"'
-        with pytest.raises(InstrumentError, match="daq complains: -222"):
+        with pytest.raises(InstrumentError, match="daq reports: -222"):
             instrument.read((0,), 3, 50)
 
 
-def test_a_scope_says_its_own_rate() -> None:
+def test_a_scope_reports_its_own_rate() -> None:
     # An operator would place samples at wrong times.
     with serve(Scope()) as served, daq(served, "scope") as instrument:
         samples = instrument.read((0, 3), 20, 5e5)
@@ -117,8 +117,8 @@ def test_a_scope_says_its_own_rate() -> None:
         assert samples.rate_hz == pytest.approx(1e6)
 
 
-def test_a_scope_that_sends_a_short_block_is_found_out() -> None:
-    # An operator would take the samples that are missing for the next ones.
+def test_a_short_block_of_a_scope_is_refused() -> None:
+    # An operator would assign samples to wrong times.
     with serve(Scope()) as served, daq(served, "scope") as instrument:
         served.fault = lambda line, reply: reply and reply.replace("#8", "#8")[:-3].encode() + b"\n"
         with pytest.raises(ProtocolError, match="daq"):
@@ -126,60 +126,60 @@ def test_a_scope_that_sends_a_short_block_is_found_out() -> None:
 
 
 def test_a_laser_is_set_enabled_and_left_dark(laser: Served) -> None:
-    # An operator would leave a laser on, or trust a power that it does not have.
+    # An operator would leave a laser on, or trust a wrong power.
     with source(laser) as instrument:
         assert instrument.power_limits_w == (0, 5e-3)
         assert instrument.power_w == 1e-3 and not instrument.is_emitting()
         instrument.set_power(2.5e-3)
-        assert laser.device.power == 2.5  # asked back by then
+        assert laser.device.power == 2.5  # read back by then
         instrument.enable()
         assert laser.device.is_on and laser.device.shutter_open and instrument.is_emitting()
-    assert laser.device.heard[-3:] == ["SHUT OFF", "OUTP OFF", "OUTP?"]
+    assert laser.device.received[-3:] == ["SHUT OFF", "OUTP OFF", "OUTP?"]
     assert not laser.device.is_on and not laser.device.shutter_open
 
 
 @pytest.mark.parametrize("power_w", [-1e-9, 5.001e-3, float("nan"), float("inf")])
 def test_nothing_is_sent_beyond_the_limits(laser: Served, power_w: float) -> None:
-    # An operator would burn what the limit was written down for.
+    # An operator would damage what the limit protects.
     with source(laser) as instrument:
-        before = list(laser.device.heard)
+        before = list(laser.device.received)
         with pytest.raises(LimitExceeded, match="source"):
             instrument.set_power(power_w)
-        assert laser.device.heard == before
+        assert laser.device.received == before
 
 
-def test_a_set_point_from_before_us_does_not_become_light(laser: Served) -> None:
-    # An operator would get the power that somebody else's program left in the device.
+def test_an_earlier_set_point_is_not_emitted(laser: Served) -> None:
+    # An operator would get the power that another program left in the device.
     laser.device.power = 20.0
     with source(laser) as instrument:
         with pytest.raises(LimitExceeded, match="set_power"):
             instrument.enable()
-        assert "OUTP ON" not in laser.device.heard
+        assert "OUTP ON" not in laser.device.received
         instrument.set_power(1e-3)
         instrument.enable()
 
 
-def test_a_power_that_the_laser_does_not_take_is_an_error(laser: Served) -> None:
+def test_a_power_that_the_laser_does_not_accept_is_an_error(laser: Served) -> None:
     # An operator would record a power that was never there.
     with source(laser) as instrument:
         laser.device.highest = 3.0
-        with pytest.raises(ProtocolError, match=r"holds 0\.003 W"):
+        with pytest.raises(ProtocolError, match=r"reports 0\.003 W"):
             instrument.set_power(4e-3)
         with pytest.raises(LimitExceeded):
             instrument.enable()
 
 
 def test_an_open_interlock_keeps_a_laser_dark(laser: Served) -> None:
-    # An operator would believe that a class 3B beam obeys the program against the interlock.
+    # An operator would believe that a program can override the interlock of a class 3B laser.
     with source(laser) as instrument:
         laser.device.interlock = "0"
         with pytest.raises(InterlockOpen, match="re-arm"):
             instrument.enable()
-        assert "OUTP ON" not in laser.device.heard
+        assert "OUTP ON" not in laser.device.received
         laser.device.interlock, laser.device.refuses_to_emit = "1", True
         with pytest.raises(InterlockOpen, match="does not emit"):
             instrument.enable()
-        assert laser.device.heard[-3:] == ["SHUT OFF", "OUTP OFF", "OUTP?"]
+        assert laser.device.received[-3:] == ["SHUT OFF", "OUTP OFF", "OUTP?"]
 
 
 def test_a_laser_without_a_limit_is_refused(laser: Served) -> None:
@@ -189,7 +189,7 @@ def test_a_laser_without_a_limit_is_refused(laser: Served) -> None:
 
 
 def test_light_goes_off_after_a_broken_exchange(laser: Served) -> None:
-    # An operator would leave a laser on because its last answer was late.
+    # An operator would leave a laser on because its last reply was late.
     with source(laser, timeout_s=0.1) as instrument:
         instrument.enable()
         laser.fault = lambda line, reply: None
@@ -199,7 +199,7 @@ def test_light_goes_off_after_a_broken_exchange(laser: Served) -> None:
 
 
 def test_a_laser_that_stays_on_is_an_error(laser: Served) -> None:
-    # An operator would open the enclosure of a laser that did not obey.
+    # An operator would open the enclosure of a laser that still emits.
     with source(laser, commands=SOURCE["commands"] | {"disable": "LIGHT OFF"}) as instrument:
         instrument.enable()
         with pytest.raises(InstrumentError, match="still emits"):
@@ -230,7 +230,7 @@ def test_a_silent_instrument_times_out(meter: Served) -> None:
 def test_a_late_reply_is_not_taken_for_the_next_one(
     meter: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A run would go on with each number one question too late.
+    # A run would continue with each number one query too late.
     with power_meter(meter) as instrument:
         meter.fault = lambda line, reply: None
         with pytest.raises(InstrumentTimeout):
@@ -238,7 +238,7 @@ def test_a_late_reply_is_not_taken_for_the_next_one(
         meter.fault = None
         meter.send(b"1e-6\n")
         assert instrument.read_power() == 2e-6
-        assert "late replies were dropped: ['1e-6']" in caplog.text
+        assert "late replies were discarded: ['1e-6']" in caplog.text
         assert instrument.read_power() == 3e-6
 
 
@@ -246,38 +246,38 @@ def test_a_late_reply_is_not_taken_for_the_next_one(
     ("sent", "error", "says"),
     [
         (b"1.5e-6", ProtocolError, "half a line"),
-        (b"\xff\xfe\x80\n", ProtocolError, "no text"),
-        (b"hello\n", ProtocolError, "1 number was to come"),
-        (b"nan\n", ProtocolError, "1 number was to come"),
-        (b"1e-6,2e-6\n", ProtocolError, "1 number was to come"),
-        (b"\n", ProtocolError, "1 number was to come"),
+        (b"\xff\xfe\x80\n", ProtocolError, "not text"),
+        (b"hello\n", ProtocolError, "instead of 1 number"),
+        (b"nan\n", ProtocolError, "instead of 1 number"),
+        (b"1e-6,2e-6\n", ProtocolError, "instead of 1 number"),
+        (b"\n", ProtocolError, "instead of 1 number"),
     ],
 )
-def test_garbage_is_no_number(
+def test_garbage_is_not_a_number(
     meter: Served, sent: bytes, error: type[InstrumentError], says: str
 ) -> None:
-    # A run would compute with a number that no device ever measured.
+    # A run would compute with a number that was never measured.
     with power_meter(meter) as instrument:
         meter.fault = lambda line, reply: sent
         with pytest.raises(error, match=says) as caught:
             instrument.read_power(timeout_s=0.2)
         assert "meter" in str(caught.value) and "\n" not in str(caught.value)
         meter.fault = None
-        assert instrument.read_power() == 2e-6  # and the next answer is its own
+        assert instrument.read_power() == 2e-6  # the next reply belongs to its query
 
 
-def test_what_came_unasked_is_refused_not_drained(meter: Served) -> None:
-    # A run would not learn that a second program talks to the device.
+def test_unrequested_input_is_refused_not_discarded(meter: Served) -> None:
+    # A run would not detect that a second program uses the device.
     with power_meter(meter) as instrument:
         assert instrument.read_power() == 1e-6
         meter.send(b"7e-3\n")
-        time.sleep(0.1)  # for it to arrive at the driver, which is not told of it
-        with pytest.raises(ProtocolError, match="before it was asked"):
+        time.sleep(0.1)  # until it has arrived at the driver
+        with pytest.raises(ProtocolError, match="sent something before the query"):
             instrument.read_power()
         assert instrument.read_power() == 2e-6
 
 
-def test_an_answer_without_end_is_refused(meter: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_without_end_is_refused(meter: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     # A run would fill the memory.
     monkeypatch.setattr("lightloom.instruments.drivers.visa.LONGEST_REPLY", 100_000)
     with power_meter(meter) as instrument:
@@ -286,8 +286,8 @@ def test_an_answer_without_end_is_refused(meter: Served, monkeypatch: pytest.Mon
             instrument.read_power()
 
 
-def test_a_cut_connection_is_found_at_once(meter: Served) -> None:
-    # A run would wait for its time-out, and then not know that the device is gone.
+def test_a_closed_connection_is_detected_at_once(meter: Served) -> None:
+    # A run would wait for its time-out, and then not know that the device was lost.
     with power_meter(meter) as instrument:
         meter.cut()
         wait_until(lambda: meter.connections[-1].fileno() < 0)
@@ -316,7 +316,7 @@ def test_an_address_that_does_not_answer_is_one_sentence(
             create("scpi-power-meter", "meter", {"address": address}).connect(1.0)
         assert "\n" not in str(caught.value)
     del caught
-    caplog.clear()  # pyvisa's records hold its errors, and they the socket
+    caplog.clear()  # log records of pyvisa hold its errors, which hold the socket
     gc.collect()
 
 
@@ -337,7 +337,7 @@ def test_one_address_is_held_once(meter: Served) -> None:
     ],
 )
 def test_a_bench_file_is_checked(options: dict[str, Any], says: str) -> None:
-    # An operator would search the mistake in the device.
+    # An operator would look for the mistake in the device.
     with pytest.raises(InputError, match=says):
         create("scpi-daq", "daq", options)
 
@@ -367,7 +367,7 @@ def test_threads_do_not_mix_up_replies(pitaya: Served) -> None:
 
 
 @pytest.mark.slow
-def test_each_reply_is_given_once(meter: Served) -> None:
+def test_each_reply_is_returned_once(meter: Served) -> None:
     # A number would be lost, or used twice.
     with power_meter(meter) as instrument:
         found = hammer(instrument, lambda number: instrument.read_power())
@@ -406,17 +406,17 @@ def test_a_failed_opening_leaks_nothing(meter: Served) -> None:
         if number == 1:
             wait_until(lambda: all(c.fileno() < 0 for c in meter.connections))
             before = open_files()
-    wait_until(lambda: open_files() <= before)  # what others let go meanwhile counts for nothing
+    wait_until(lambda: open_files() <= before)  # files that others release meanwhile do not matter
 
 
-# --- other partners ------------------------------------------------------------------------------
+# --- other emulated devices ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "dialect", [pytest.param("red-pitaya", marks=pytest.mark.slow), "multimeter", "scope"]
 )
-def test_sinstruments_serves_them_too(dialect: str) -> None:
-    # A driver would only know our own server's manner.
+def test_drivers_work_with_sinstruments(dialect: str) -> None:
+    # A driver would work only with our own server.
     pytest.importorskip(
         "sinstruments", reason="sinstruments is not installed: pip install sinstruments (GPL)"
     )
@@ -492,7 +492,7 @@ def test_a_simulated_laser_on_every_bus(tmp_path: Path, interface: str, address:
         laser.set_power(12e-3)
         laser.enable()
         assert laser.is_emitting() and laser.interlock_closed()
-        with pytest.raises(InstrumentError):  # ERROR, which pyvisa-sim sends for what it refuses
+        with pytest.raises(InstrumentError):  # pyvisa-sim sends ERROR for a refused command
             laser.set_power(25e-3)
         laser.set_power(1e-3)
         assert laser.power_w == 1e-3
@@ -501,7 +501,7 @@ def test_a_simulated_laser_on_every_bus(tmp_path: Path, interface: str, address:
 def test_a_meter_on_a_serial_line() -> None:
     # A laboratory with a serial meter would have no driver.
     if not hasattr(os, "openpty"):
-        pytest.skip("this system has no pseudo-terminals, which stand for a serial line")
+        pytest.skip("this system has no pseudo-terminals, which emulate a serial line")
     ours, theirs = os.openpty()
     import tty
 
@@ -537,7 +537,7 @@ def test_a_meter_on_a_serial_line() -> None:
 # --- buses that frame their messages, and lines that are set -------------------------------------
 
 
-def test_a_reply_that_ends_with_end_and_no_line_feed_is_whole() -> None:
+def test_a_reply_that_ends_with_end_and_no_line_feed_is_complete() -> None:
     # HiSLIP, VXI-11, USBTMC and GPIB instruments would be refused as sending "half a line".
     with serve_hislip(Meter()) as server:
         options = {"address": server.address, "timeout_s": 1}
@@ -557,7 +557,7 @@ def test_a_hislip_peer_that_vanishes_is_lost_not_a_traceback() -> None:
 
 
 class OverUsb:
-    """Stands for a VISA library on a bus that marks the end of a message, as USBTMC does."""
+    """An emulated VISA library on a bus that marks the end of a message, as USBTMC does."""
 
     def __init__(self, replies: list[bytes]) -> None:
         self.replies, self.timeout, self.session, self.visalib = replies, 0, 1, None
@@ -573,7 +573,7 @@ class OverUsb:
 
 
 def test_end_is_the_end_with_any_visa_library(mocker: Any) -> None:
-    # An operator with a vendor's VISA would have the same refusal on USB and GPIB.
+    # An operator with a vendor's VISA would get the same refusal on USB and GPIB.
     replies = [b"THORLABS,PM100D,P0,2.4", b"532", b"1.5e-6"]
     mocker.patch("pyvisa.ResourceManager").return_value.open_resource.return_value = OverUsb(
         replies
@@ -585,9 +585,9 @@ def test_end_is_the_end_with_any_visa_library(mocker: Any) -> None:
 
 @contextmanager
 def on_a_pty(answer: Any) -> Iterator[str]:
-    """Serve lines on a pseudo-terminal, which stands for a serial line; give its address."""
+    """Serve lines on a pseudo-terminal, which emulates a serial line; yield its address."""
     if not hasattr(os, "openpty"):
-        pytest.skip("this system has no pseudo-terminals, which stand for a serial line")
+        pytest.skip("this system has no pseudo-terminals, which emulate a serial line")
     import select
     import tty
 
@@ -627,10 +627,10 @@ def on_a_pty(answer: Any) -> Iterator[str]:
         ("flow_control", "rts/cts", "rtscts", True),
     ],
 )
-def test_a_serial_line_is_set_as_the_bench_file_says(
+def test_a_serial_line_has_the_settings_of_the_bench_file(
     mocker: Any, key: str, value: Any, name: str, is_set_to: Any
 ) -> None:
-    # A laser that wants 7 bits and even parity would answer garbage, or nothing.
+    # A laser with 7 bits and even parity would reply garbage, or not at all.
     options = {"address": "ASRLloop://::INSTR", "identity_query": "", key: value}
     silent = {"prepare": (), "ask_wavelength": ""}
     opened = mocker.spy(serial, "serial_for_url")
@@ -638,8 +638,8 @@ def test_a_serial_line_is_set_as_the_bench_file_says(
         assert getattr(opened.spy_return, name) == is_set_to
 
 
-def test_a_serial_line_is_held_against_other_programs() -> None:
-    # A terminal program on the same port would take the laser's answers.
+def test_a_serial_line_is_locked_against_other_programs() -> None:
+    # A terminal program on the same port would read the replies of the laser.
     device = Meter()
     with on_a_pty(lambda line: filter(None, [device.reply(line)])) as address:
         port = address.removeprefix("ASRL").removesuffix("::INSTR")
@@ -655,8 +655,8 @@ def test_a_serial_line_is_held_against_other_programs() -> None:
             create("scpi-power-meter", "meter", {"address": address}).connect()
 
 
-def test_echo_and_acknowledgement_are_heard_and_checked() -> None:
-    # The echo of a question would be taken for its answer, and "OK" for the next one's.
+def test_echo_and_acknowledgement_are_checked() -> None:
+    # The echo of a query would be taken for its reply, and "OK" for that of the next one.
     device, says = Source(), ["OK"]
 
     def answer(line: str) -> list[str]:
@@ -672,7 +672,7 @@ def test_echo_and_acknowledgement_are_heard_and_checked() -> None:
         laser.enable()
         assert laser.is_emitting() and device.power == 2.0
         says[0] = "ERR 3"
-        with pytest.raises(ProtocolError, match=r"'ERR 3', where 'OK' was to come"):
+        with pytest.raises(ProtocolError, match=r"'ERR 3' to .* instead of 'OK'"):
             laser.set_power(1e-3)
         says[0] = "OK"
         laser.disable()
@@ -682,12 +682,12 @@ def test_echo_and_acknowledgement_are_heard_and_checked() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"parity": "even"}, "parity belongs to a serial line"),
+        ({"parity": "even"}, "parity is for serial lines"),
         ({"address": "ASRL1::INSTR", "parity": "sometimes"}, "parity"),
         ({"address": "ASRL1::INSTR", "stop_bits": 3}, "choose 1, 1.5 or 2"),
     ],
 )
-def test_settings_of_a_line_are_refused_where_there_is_none(
+def test_line_settings_are_refused_without_a_serial_line(
     options: dict[str, Any], says: str
 ) -> None:
     # An operator would believe that a network instrument has a parity.
@@ -695,8 +695,8 @@ def test_settings_of_a_line_are_refused_where_there_is_none(
         create("scpi-daq", "daq", {"address": "TCPIP::h::1::SOCKET", **options})
 
 
-def test_what_a_library_raises_names_the_instrument(meter: Served, mocker: Any) -> None:
-    # `check` would end with a traceback, and leave the other instruments unreported.
+def test_an_exception_of_a_library_names_the_instrument(meter: Served, mocker: Any) -> None:
+    # `check` would end with a traceback and not report the other instruments.
     with power_meter(meter) as instrument:
         mocker.patch.object(instrument, "_read_power", side_effect=ZeroDivisionError("0 W"))
         with pytest.raises(InstrumentError, match=r"meter .* failed during read_power: ZeroDiv"):
@@ -714,9 +714,9 @@ def test_a_shutter_that_sticks_is_an_error(laser: Served) -> None:
         instrument.disable()
 
 
-def test_a_source_whose_interlock_nobody_can_ask_says_so(laser: Served) -> None:
-    # An operator would read "interlock closed" of one that was never asked.
+def test_a_source_without_a_readable_interlock_reports_it(laser: Served) -> None:
+    # An operator would read "interlock closed" although its state was never read.
     asked = source(laser, commands={"ask_highest": "SOUR:POW? MAX"})
     with asked as instrument:
         (_, finding) = instrument.self_test()
-    assert finding.detail == "none wired that can be asked, dark"
+    assert finding.detail == "no interlock state can be read, dark"

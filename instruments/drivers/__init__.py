@@ -1,1 +1,1 @@
-"""Drivers of real devices, one file each; named in `registry`, loaded when a bench uses them."""
+"""Drivers of real devices, one file each; listed in `registry`, loaded when a bench uses them."""

@@ -1,9 +1,9 @@
-"""`DisplaySLM`: a modulator that hangs on a graphics output like a monitor.
+"""`DisplaySLM`: a modulator that is connected to a graphics output like a monitor.
 
-Frames go through shared memory to a window in a process of its own (`window`). Grey level v is
-shown as (v, v, v), pixel by pixel. Whether the light follows is for a camera to say: the display
-path must be full-range RGB without gamma, scaling, dithering or compositor. When the window is
-closed, the desktop shows on the modulator: make its background black.
+Frames go through shared memory to a window in a separate process (`window`). Grey level v is shown
+as (v, v, v), pixel by pixel. Only a camera can verify the light: the display path must be
+full-range RGB without gamma, scaling, dithering or compositor. After the window is closed, the
+modulator shows the desktop: make its background black.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from ..errors import Disconnected, InputError, InstrumentError, InstrumentTimeou
 from ..safety import signals
 from ..slm import SpatialLightModulator
 from ..units import Hertz, Seconds
-from .window import Monitor, OpenedWindow, Wanted, serve
+from .window import Monitor, OpenedWindow, WindowRequest, serve
 
 _SPAWN = multiprocessing.get_context("spawn")  # window libraries do not survive a fork
-_PINGS = 20
+_CLOCK_QUERIES = 20
 
 
 class DisplaySLMOptions(DriverOptions):
-    """What a bench file says about a modulator on a display."""
+    """Settings of a modulator on a display."""
 
-    monitor: int = Field(default=1, ge=0, description="counted from 0; 0 is the operator's")
+    monitor: int = Field(default=1, ge=0, description="counted from 0; monitor 0 is the operator's")
     shape: tuple[int, int] | None = Field(
-        default=None, description="(height, width) that the monitor must have; None takes any"
+        default=None, description="required (height, width) of the monitor; None accepts any"
     )
-    refresh_hz: Hertz | None = Field(default=None, description="None asks the monitor")
+    refresh_hz: Hertz | None = Field(default=None, description="None queries the monitor")
     latency_frames: float = Field(
-        default=3.0, ge=0, description="refresh periods from the flip to light; 2-3 on HDMI"
+        default=3.0, ge=0, description="refresh periods from flip to light; 2-3 on HDMI"
     )
     settle_time_s: Seconds = Field(
         default=0.2,
-        description="slowest change of grey level; measure it, laboratories wait 0.2-0.5 s",
+        description="slowest change of grey level; measure it, laboratories use 0.2-0.5 s",
     )
     darkest_level: int = Field(default=0, ge=0, le=255)
     timeout_s: Seconds = Field(default=2.0, description="for the window to show a frame")
@@ -51,7 +51,7 @@ class DisplaySLMOptions(DriverOptions):
 
 
 class DisplaySLM(SpatialLightModulator):
-    """A modulator on a monitor's output, 8 bits."""
+    """A modulator on a monitor output, 8 bits."""
 
     driver = "display-slm"
     Options = DisplaySLMOptions
@@ -71,13 +71,13 @@ class DisplaySLM(SpatialLightModulator):
 
     @property
     def device(self) -> str:
-        """The monitor of its X server, whatever that is called."""
+        """The monitor and the canonical name of its X server."""
         return f"display:{x_display(self.options.x_display)} {self.options.monitor}"
 
     def _connect(self, timeout_s: float) -> Identity:
         options = self.options
         self._window = _WindowProcess(
-            Wanted(self.name, options.monitor, options.x_display), timeout_s
+            WindowRequest(self.name, options.monitor, options.x_display), timeout_s
         )
         try:
             opened: OpenedWindow = self._window.answer(0, timeout_s)
@@ -101,7 +101,7 @@ class DisplaySLM(SpatialLightModulator):
         refresh_hz = options.refresh_hz or opened.monitor.refresh_hz
         if not refresh_hz:
             raise InputError(
-                f"{self.name}: monitor {opened.monitor} does not say its refresh rate; "
+                f"{self.name}: monitor {opened.monitor} does not report its refresh rate; "
                 "give refresh_hz"
             )
         self._opened, self.shape, self.bit_depth = opened, shape, 8
@@ -111,26 +111,26 @@ class DisplaySLM(SpatialLightModulator):
         self.darkest_level = options.darkest_level
 
     def _clock_offset(self, timeout_s: float) -> float:
-        """Return what turns the window's time into ours: from the quickest of some questions."""
-        tries = []
-        for _ in range(_PINGS):
-            asked_s = self.clock.now_s()
-            there_s = self._ask("time", timeout_s)
-            here_s = self.clock.now_s()
-            tries.append((here_s - asked_s, (asked_s + here_s) / 2 - there_s))
-        return min(tries)[1]
+        """Return the offset from the window's clock to ours, by the fastest of several queries."""
+        queries = []
+        for _ in range(_CLOCK_QUERIES):
+            sent_s = self.clock.now_s()
+            window_s = self._ask("time", timeout_s)
+            received_s = self.clock.now_s()
+            queries.append((received_s - sent_s, (sent_s + received_s) / 2 - window_s))
+        return min(queries)[1]
 
     def _show(self, frame: np.ndarray) -> float:
         if self._memory is None:
-            raise Disconnected(f"{self.name}: the window is gone; connect again")
+            raise Disconnected(f"{self.name}: the window was lost; connect again")
         np.ndarray(self.shape, np.uint8, self._memory.buf)[:] = frame
         return self._ask("show", self.options.timeout_s) + self._offset_s
 
     def _ask(self, what: str, timeout_s: float) -> float:
         if self._window is None:
-            raise Disconnected(f"{self.name}: the window is gone; connect again")
-        moment_s: float = self._window.ask(what, timeout_s)
-        return moment_s
+            raise Disconnected(f"{self.name}: the window was lost; connect again")
+        time_s: float = self._window.ask(what, timeout_s)
+        return time_s
 
     def _disconnect(self) -> None:
         window, self._window = self._window, None
@@ -148,14 +148,14 @@ class DisplaySLM(SpatialLightModulator):
 
 
 def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
-    """List the monitors that a `DisplaySLM` can be on.
+    """Return the monitors that a `DisplaySLM` can use.
 
     Raises
     ------
     MissingExtraError : without the extra `display`
     InstrumentError : when this session has no display
     """
-    window = _WindowProcess(Wanted("display-slm", None, x_display), timeout_s)
+    window = _WindowProcess(WindowRequest("display-slm", None, x_display), timeout_s)
     try:
         found: list[Monitor] = window.answer(0, timeout_s)
         return found
@@ -164,12 +164,12 @@ def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
 
 
 class _WindowProcess:
-    """The process that owns the window, and the link to it; answers are numbered as questions."""
+    """The process that owns the window, and the link to it; a reply has the number of its query."""
 
-    def __init__(self, wanted: Wanted, timeout_s: float) -> None:
-        self.name = wanted.name
+    def __init__(self, request: WindowRequest, timeout_s: float) -> None:
+        self.name = request.name
         self._link, there = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=serve, args=(there, wanted), daemon=True)
+        self._process = _SPAWN.Process(target=serve, args=(there, request), daemon=True)
         self._numbers = itertools.count(1)
         with signals.unheard_by_children():
             self._process.start()
@@ -183,7 +183,7 @@ class _WindowProcess:
         try:
             self._link.send(what)
         except OSError as error:
-            raise self._gone() from error
+            raise self._lost() from error
 
     def ask(self, what: str, timeout_s: float) -> Any:
         number = next(self._numbers)
@@ -191,25 +191,25 @@ class _WindowProcess:
         return self.answer(number, timeout_s)
 
     def answer(self, number: int, timeout_s: float) -> Any:
-        """Wait for one answer; those to questions that timed out are thrown away."""
+        """Return the reply to one query; replies to queries that timed out are discarded."""
         clock = Clock()
-        ends_s = clock.now_s() + timeout_s
+        deadline_s = clock.now_s() + timeout_s
         try:
-            while self._link.poll(max(ends_s - clock.now_s(), 0.0)):
+            while self._link.poll(max(deadline_s - clock.now_s(), 0.0)):
                 answered, value = self._link.recv()
                 if answered == number:
                     if isinstance(value, Exception):
                         raise value
                     return value
         except (EOFError, ConnectionError) as error:
-            raise self._gone() from error
+            raise self._lost() from error
         raise InstrumentTimeout(
-            f"{self.name}: the window did not answer within {timeout_s:g} s; close it and connect "
+            f"{self.name}: the window did not reply within {timeout_s:g} s; close it and connect "
             "again"
         )
 
     def end(self) -> None:
-        """Close the link, at which the process ends; a process that hangs is killed."""
+        """Close the link, which ends the process; a process that hangs is killed."""
         self._link.close()
         self._process.join(2.0)
         if self._process.is_alive():
@@ -217,7 +217,7 @@ class _WindowProcess:
             self._process.join()
         self._process.close()
 
-    def _gone(self) -> InstrumentError:
+    def _lost(self) -> InstrumentError:
         self._process.join(1.0)
         return Disconnected(
             f"{self.name}: the window's process has ended (exit status {self._process.exitcode}): "

@@ -1,7 +1,7 @@
-"""`GenicamCamera`: any camera with a GenTL producer, through harvesters.
+"""`GenicamCamera`: a driver for cameras with a GenTL producer, through harvesters.
 
-Not here: what to do about a lost frame (`Camera` refuses it); makers' own features beyond those
-that every camera should have (a bench file sets them by name).
+Not here: the handling of lost frames (`Camera` refuses them); vendor-specific features (a bench
+file sets them by name).
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from ..errors import Disconnected, InputError, InstrumentTimeout, InUse, LimitEx
 from ..trust import is_on_this_computer
 from ..units import Seconds
 
-_POLL_S = 0.001  # harvesters asks the producer this often; 0 would ask for ever
+_POLL_S = 0.001  # polling interval of harvesters; 0 would poll without end
 _UNPACKED_MONO = re.compile(r"Mono(\d+)")
 _NOT_IMPLEMENTED, _WRITE_ONLY = 0, 2  # GenApi's EAccessMode; 1 is not available, 4 read and write
-_OFF = 0.01  # that a camera may round a number by
-_EXPOSURES = (  # in order of preference: the feature, and its unit where that is not 1 us
+_TOLERANCE = 0.01  # relative rounding that a camera may apply
+_EXPOSURES = (  # in order of preference: feature, and feature of its unit if not 1 us
     ("ExposureTime", ""),
     ("ExposureTimeAbs", ""),  # before version 2 of the naming convention (SFNC)
     ("ExposureTimeRaw", "ExposureTimeBaseAbs"),
 )
 _RATES = ("AcquisitionFrameRate", "AcquisitionFrameRateAbs")
-_WITHOUT = {  # what a camera may lack, and what happens then
+_FALLBACKS = {  # features that a camera may lack, and the fallback
     "ExposureTime": "missing; exposure_s is the period of the frames",
     "OffsetX": "missing; every region begins at the left",
     "OffsetY": "missing; every region begins at the top",
     "TriggerSoftware": "missing; each trigger starts the acquisition, each read stops it",
 }
-_AS_A_BENCH_NEEDS: dict[str, Any] = {  # where the camera has such features
+_BENCH_FEATURES: dict[str, Any] = {  # set where the camera has them
     "AcquisitionMode": "Continuous",
     "ExposureAuto": "Off",
     "ExposureMode": "Timed",
     "GainAuto": "Off",
-    "OffsetX": 0,  # so that Width.max is the sensor's
+    "OffsetX": 0,  # so that Width.max is the sensor width
     "OffsetY": 0,
 }
 
@@ -56,15 +56,14 @@ class GenicamOptions(CountOptions):
 
     Parameters
     ----------
-    producer : path of a GenTL producer (.cti); "" for every one in GENICAM_GENTL64_PATH, "viky"
-        for the one with three made-up cameras that comes with the package genicam
-    serial, index : which camera; the index counts what the producers list, and is used without
-        a serial
-    pixel_format : "" for the unpacked monochrome format with most bits
-    buffers : frames that may wait to be read before one is dropped
-    trigger_line : begins an exposure when the trigger mode is external
-    free_running : let external mode mean the camera's own rate, one shot a frame
-    readout_s : from the end of an exposure until the frame is here
+    producer : path of a GenTL producer (.cti); "" for all in GENICAM_GENTL64_PATH, "viky" for the
+        one with three emulated cameras in the package genicam
+    serial, index : serial number of the camera, or, without one, its index in the producers' list
+    pixel_format : "" for the unpacked monochrome format with the most bits
+    buffers : number of frames that may wait to be read before one is dropped
+    trigger_line : input line that starts an exposure in the trigger mode external
+    free_running : in the mode external, use the camera's own frame rate, one shot per frame
+    readout_s : time from the end of an exposure to the arrival of the frame
     features : any other features by name, set once after connecting
     """
 
@@ -95,12 +94,12 @@ class GenicamCamera(Camera):
         self._pixel_format = ""
         self._missing: dict[str, str] = {}
         self._triggered_at_s: deque[float] = deque()
-        self._empty_at_s = 0.0  # when no frame was waiting, the last time that this was seen
+        self._empty_at_s = 0.0  # the last time at which no frame was waiting
         self._number: int | None = None
 
     @property
     def address(self) -> str:
-        """Producer and camera, as the bench file names them."""
+        """The producer and camera, as the bench file names them."""
         options = self.options
         which = f"serial {options.serial}" if options.serial else f"camera {options.index}"
         return f"{options.producer or 'any producer'}, {which}"
@@ -111,7 +110,7 @@ class GenicamCamera(Camera):
         import_extra("harvesters.core", "genicam", "a GenICam camera")
         self._producer, info = self._find()
         try:
-            with self._vendor("connect"):
+            with self._translated_errors("connect"):
                 self._camera = open_producers[self._producer].create(info)
                 self._camera.num_buffers = self.options.buffers
             self._set_up()
@@ -121,7 +120,7 @@ class GenicamCamera(Camera):
         return Identity(info.vendor, info.model, info.serial_number, info.version)
 
     def _find(self) -> tuple[str, Any]:
-        """Return the producer, held for us, and its entry for the camera."""
+        """Return the producer, kept open, and its entry for the camera."""
         seen: list[Any] = []
         for producer in producers(self.options.producer):
             found = _hold(producer)
@@ -145,19 +144,19 @@ class GenicamCamera(Camera):
         )
 
     def _set_up(self) -> None:
-        self._missing = {name: text for name, text in _WITHOUT.items() if not self._has(name)}
+        self._missing = {name: text for name, text in _FALLBACKS.items() if not self._has(name)}
         if any(self._has(name) for name, _ in _EXPOSURES):
             self._missing.pop("ExposureTime", None)
-        self._pixel_format = self.options.pixel_format or self._most_bits()
+        self._pixel_format = self.options.pixel_format or self._deepest_format()
         self.bit_depth = self._bits(self._pixel_format)
-        for feature, value in _AS_A_BENCH_NEEDS.items():
+        for feature, value in _BENCH_FEATURES.items():
             node = self._feature(feature)
-            if node is not None and node.value != value:  # some are fixed, and as they should be
+            if node is not None and node.value != value:  # some are fixed at the right value
                 self._set(feature, value)
         self._set("PixelFormat", self._pixel_format)
         for feature, value in self.options.features.items():
             self._set(feature, value)
-        with self._vendor("connect"):
+        with self._translated_errors("connect"):
             self.sensor_shape = (self._feature("Height").max, self._feature("Width").max)
             exposure, unit_s = self._exposure_feature()
             if exposure is not None:
@@ -170,7 +169,7 @@ class GenicamCamera(Camera):
         camera, self._camera = self._camera, None
         try:
             if camera is not None:
-                with self._vendor("close"):
+                with self._translated_errors("close"):
                     camera.destroy()
         finally:
             _let_go(self._producer)
@@ -191,12 +190,12 @@ class GenicamCamera(Camera):
         return self._exposure()
 
     def _set_exposure(self, exposure_s: float) -> None:
-        """Write the exposure, where the camera has one; what it takes, `_exposure` reads."""
+        """Write the exposure where the camera has one; `_exposure` reads the actual value."""
         exposure, unit_s = self._exposure_feature()
         if exposure is None:
             return
         number = exposure_s / unit_s
-        with self._vendor("configure", f"an exposure of {exposure_s:g} s"):
+        with self._translated_errors("configure", f"an exposure of {exposure_s:g} s"):
             exposure.value = round(number) if isinstance(exposure.value, int) else number
 
     def _set_trigger(self, trigger: TriggerMode) -> None:
@@ -205,12 +204,12 @@ class GenicamCamera(Camera):
         if trigger == "external" and not has_trigger and not free_running:
             raise InputError(
                 f"{self.name}: this camera has no trigger; use trigger mode software, or set "
-                "free_running = true to take its frames as they come"
+                "free_running = true to use its frames as they arrive"
             )
         if not has_trigger:
             return
         if self._feature("TriggerSelector"):
-            for other in self._other_triggers():  # which would wait for a trigger of their own
+            for other in self._other_triggers():  # they would wait for their own trigger
                 self._set("TriggerSelector", other)
                 if self._feature("TriggerMode"):
                     self._set("TriggerMode", "Off")
@@ -221,8 +220,8 @@ class GenicamCamera(Camera):
             self._set("TriggerSource", source)
 
     def _other_triggers(self) -> list[str]:
-        """Return the triggers that begin something else than a frame."""
-        with self._vendor("configure"):
+        """Return the triggers that start something other than a frame."""
+        with self._translated_errors("configure"):
             known = getattr(self._feature("TriggerSelector"), "symbolics", ())
         return [name for name in known if name in ("AcquisitionStart", "FrameBurstStart")]
 
@@ -230,19 +229,19 @@ class GenicamCamera(Camera):
         self._triggered_at_s.clear()
         self._number = None
         self._empty_at_s = self.clock.now_s()
-        if not self._starts_for_each:
-            with self._vendor("arm"):
+        if not self._acquires_per_shot:
+            with self._translated_errors("arm"):
                 self._camera.start()
 
     def _trigger(self, shot: Shot | None) -> None:
-        if self._starts_for_each and self._triggered_at_s:
+        if self._acquires_per_shot and self._triggered_at_s:
             raise LimitExceeded(
                 f"{self.name}: this camera has no trigger, and takes one shot at a time; "
                 "read it before the next"
             )
         now_s = self.clock.now_s()
-        with self._vendor("trigger"):
-            if self._starts_for_each:
+        with self._translated_errors("trigger"):
+            if self._acquires_per_shot:
                 self._camera.start()
             else:
                 self._feature("TriggerSoftware").execute()
@@ -250,30 +249,30 @@ class GenicamCamera(Camera):
 
     def _read(self, timeout_s: float) -> RawFrame | None:
         start_s = self.clock.now_s()
-        if self._starts_for_each and not self._triggered_at_s:
+        if self._acquires_per_shot and not self._triggered_at_s:
             self.clock.sleep_until(start_s + timeout_s)
             return None
-        with self._vendor("read"):
+        with self._translated_errors("read"):
             buffer = self._camera.try_fetch(timeout=max(timeout_s, _POLL_S))
         end_s = self.clock.now_s()
         if buffer is None and end_s - start_s >= timeout_s - _POLL_S:
             return None
-        if end_s - start_s > 2 * _POLL_S:  # it had to be waited for
+        if end_s - start_s > 2 * _POLL_S:  # no frame was waiting
             self._empty_at_s = end_s - _POLL_S
         taken_at_s = self._taken_at()
-        with self._vendor("read"):
-            if self._starts_for_each:
+        with self._translated_errors("read"):
+            if self._acquires_per_shot:
                 number, (data, is_complete) = None, _copy(buffer)
                 self._camera.stop()
             else:
-                # harvesters throws incomplete frames away without a word but None, too early
+                # harvesters discards incomplete frames and only returns None before the time-out
                 number = buffer.frame_id if buffer else self._next_number()
                 self._number = number
                 data, is_complete = _copy(buffer)
         return RawFrame(data, number, taken_at_s, is_complete)
 
     def _disarm(self) -> None:
-        with self._vendor("disarm"):
+        with self._translated_errors("disarm"):
             self._camera.stop()
 
     def _settings(self) -> Mapping[str, Any]:
@@ -284,27 +283,27 @@ class GenicamCamera(Camera):
             "features": self._missing,
         }
 
-    # --- parts of them ---------------------------------------------------------------------------
+    # --- helpers ---------------------------------------------------------------------------------
 
     @property
-    def _starts_for_each(self) -> bool:
-        """Whether a shot is a whole acquisition, for want of a trigger."""
+    def _acquires_per_shot(self) -> bool:
+        """Whether each shot is one whole acquisition, because the camera has no trigger."""
         return self._trigger_mode == "software" and "TriggerSoftware" in self._missing
 
     def _next_number(self) -> int | None:
         return None if self._number is None else self._number + 1
 
     def _taken_at(self) -> float:
-        """Return the earliest moment at which the exposure of the next frame can have begun."""
+        """Return the earliest possible start of the exposure of the next frame."""
         if self._trigger_mode == "software":
-            # a frame that nobody asked for is as good as stale
+            # a frame without a trigger counts as stale
             return self._triggered_at_s.popleft() if self._triggered_at_s else float("-inf")
         earliest_s = self._empty_at_s - self._exposure_s - self.readout_s
         return max(earliest_s, self._armed_at_s or 0.0)
 
     def _exposure(self) -> float:
-        """Return the exposure that the camera holds; without one, the period of its frames."""
-        with self._vendor("configure"):
+        """Return the actual exposure of the camera; without such a feature, its frame period."""
+        with self._translated_errors("configure"):
             exposure, unit_s = self._exposure_feature()
             if exposure is not None:
                 return float(exposure.value) * unit_s
@@ -312,7 +311,7 @@ class GenicamCamera(Camera):
             return 1.0 / float(rate.value) if rate else 0.0
 
     def _exposure_feature(self) -> tuple[Any, float]:
-        """Return the feature that holds the exposure, and its unit; None where there is none."""
+        """Return the exposure feature and its unit in seconds; None where there is none."""
         for name, base in _EXPOSURES:
             exposure, unit = self._feature(name), self._feature(base) if base else None
             if exposure is not None and not base:
@@ -321,14 +320,14 @@ class GenicamCamera(Camera):
                 return exposure, 1e-6 * float(unit.value)
         return None, 1e-6
 
-    def _most_bits(self) -> str:
+    def _deepest_format(self) -> str:
         formats = [name for name in self._formats() if _UNPACKED_MONO.fullmatch(name)]
         if not formats:
             raise InputError(f"{self.name}: no monochrome format among {self._formats()}")
         return max(formats, key=self._bits)
 
     def _formats(self) -> list[str]:
-        with self._vendor("connect"):
+        with self._translated_errors("connect"):
             return list(self._feature("PixelFormat").symbolics)
 
     def _bits(self, pixel_format: str) -> int:
@@ -344,12 +343,12 @@ class GenicamCamera(Camera):
         return getattr(self._camera.remote_device.node_map, name, None)
 
     def _has(self, name: str) -> bool:
-        """Whether the camera has a feature, be it one that is locked for now."""
+        """Return whether the camera has a feature, which may be locked at present."""
         node = self._node(name)
         return node is not None and node.get_access_mode() > _NOT_IMPLEMENTED
 
     def _feature(self, name: str) -> Any:
-        """Return a feature of the camera; None where it has none, or not now."""
+        """Return a feature of the camera; None where it is missing or not accessible at present."""
         node = self._node(name)
         return node if node is not None and node.get_access_mode() >= _WRITE_ONLY else None
 
@@ -357,18 +356,18 @@ class GenicamCamera(Camera):
         node = self._feature(name)
         if node is None:
             raise InputError(f"{self.name}: this camera has no feature {name!r} to set to {value}")
-        with self._vendor("configure", f"{name} = {value!r}"):
+        with self._translated_errors("configure", f"{name} = {value!r}"):
             node.value = value
-            held = value if node.get_access_mode() == _WRITE_ONLY else node.value
-        if not _is_taken(value, held):
+            actual = value if node.get_access_mode() == _WRITE_ONLY else node.value
+        if not _is_accepted(value, actual):
             raise InputError(
-                f"{self.name}: {name} was set to {value!r}, and the camera holds {held!r}; ask for "
-                "that, or see what keeps it there"
+                f"{self.name}: {name} was set to {value!r}, and the camera uses {actual!r}; "
+                "request that value, or find out what fixes it"
             )
 
     @contextmanager
-    def _vendor(self, what: str, value: str = "") -> Iterator[None]:
-        """Say in our errors what goes wrong in the vendor's."""
+    def _translated_errors(self, what: str, value: str = "") -> Iterator[None]:
+        """Translate exceptions of the vendor library into errors of lightloom."""
         gentl = import_extra("genicam.gentl", "genicam", "a GenICam camera")
         genapi = import_extra("genicam.genapi", "genicam", "a GenICam camera")
         try:
@@ -393,31 +392,31 @@ class GenicamCamera(Camera):
             ) from error
 
 
-def _is_taken(asked: Any, held: Any) -> bool:
-    """Return whether a camera holds what it was told; it may round numbers that are not whole."""
-    if isinstance(asked, float | int) and isinstance(held, float):
-        return abs(held - asked) <= _OFF * abs(asked)
-    return bool(held == asked)
+def _is_accepted(requested: Any, actual: Any) -> bool:
+    """Return whether a camera uses a requested value, up to the rounding of a float."""
+    if isinstance(requested, float | int) and isinstance(actual, float):
+        return abs(actual - requested) <= _TOLERANCE * abs(requested)
+    return bool(actual == requested)
 
 
 def _copy(buffer: Any) -> tuple[Any, bool]:
-    """Copy a frame, (height, width), out of its buffer and give the buffer back."""
-    nothing = np.zeros((0, 0), np.uint8)
+    """Return a copy of a frame, (height, width), and whether it is complete; release its buffer."""
+    empty = np.zeros((0, 0), np.uint8)
     if buffer is None:
-        return nothing, False
+        return empty, False
     with buffer:
         for component in buffer.payload.components:
             shape = (component.height, component.width)
             if component.data.size == shape[0] * shape[1]:
                 return component.data.reshape(shape).copy(), True
-    return nothing, False
+    return empty, False
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-# --- producers: a process may open each only once, so cameras share them -------------------------
+# --- producers: a process can open each only once, so cameras share them ------------------------
 
 open_producers: dict[str, Any] = {}  # path -> its Harvester, while a camera uses it
 _holders: dict[str, int] = {}
@@ -425,37 +424,37 @@ _lock = Lock()
 
 
 def producers(wanted: str) -> list[str]:
-    """Return the paths of the producers that a bench file means."""
+    """Return the paths of the producers that a bench file selects."""
     if wanted == "viky":
         package = import_extra("genicam", "genicam", "a GenICam camera")
         wanted = str(Path(str(package.__file__)).parent / "viky.cti")
     if wanted:
         if not is_on_this_computer(wanted) or not wanted.lower().endswith(".cti"):
             raise InputError(
-                f"producer = {wanted!r} is not the whole path of a .cti on this computer"
+                f"producer = {wanted!r} is not the absolute path of a .cti on this computer"
             )
         if not Path(wanted).is_file():
-            raise InputError(f"producer = {wanted!r} is no file; give the path of a .cti")
+            raise InputError(f"producer = {wanted!r} is not a file; give the path of a .cti")
         return [str(Path(wanted).resolve())]
     folders = os.environ.get("GENICAM_GENTL64_PATH", "").split(os.pathsep)
     found = [path for folder in folders if folder for path in sorted(Path(folder).glob("*.cti"))]
     if not found:
         raise InputError(
-            "no GenTL producer in GENICAM_GENTL64_PATH; install the camera maker's, or name one "
-            "in the bench file: producer = PATH.cti"
+            "no GenTL producer in GENICAM_GENTL64_PATH; install that of the camera maker, or name "
+            "one in the bench file: producer = PATH.cti"
         )
     return [str(path.resolve()) for path in found]
 
 
 def _hold(producer: str) -> list[Any]:
-    """Open a producer, or share it, and give the cameras that it lists."""
+    """Open a producer, or share it, and return the cameras that it lists."""
     core = import_extra("harvesters.core", "genicam", "a GenICam camera")
     with _lock:
         if producer not in open_producers:
             harvester = core.Harvester()
             try:
                 harvester.add_file(producer)
-                harvester.update()  # once only: it makes every camera that is open obsolete
+                harvester.update()  # only once: it invalidates every open camera
             except Exception as error:
                 with suppress(Exception):
                     harvester.reset()

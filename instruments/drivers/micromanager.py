@@ -1,7 +1,7 @@
-"""`MicroManagerCamera`: any camera with a Micro-Manager device adapter, through pymmcore-plus.
+"""`MicroManagerCamera`: a driver for cameras with a Micro-Manager device adapter (pymmcore-plus).
 
-Each camera has a core of its own, so that two of them do not share shutters, buffers and roles. Not
-here: Micro-Manager's stages, shutters and autofocus, which a bench has no use for.
+Each camera has its own core, so that two cameras do not share shutters, buffers and roles. Not
+here: stages, shutters and autofocus of Micro-Manager, which a bench does not use.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from ..trust import is_on_this_computer
 from ..units import Seconds
 
 _POLL_S = 0.0005
-_OFF = 0.01  # that a camera may round a number by
-_GRACE_S = 10.0  # beside its exposure, for a frame that is given up
+_TOLERANCE = 0.01  # relative rounding that a camera may apply
+_GRACE_S = 10.0  # added to the exposure when waiting for an abandoned frame
 _PURPOSE = "a Micro-Manager camera"
 
 Properties = dict[str, str | int | float]
 
 
 class MicroManagerOptions(CountOptions):
-    """Settings of a camera of Micro-Manager: a configuration file, or adapter and device.
+    """Settings of a Micro-Manager camera: a configuration file, or adapter and device.
 
     Parameters
     ----------
-    config : path of a configuration file (.cfg), whose camera is used
-    adapter, device : instead of it, such as "DemoCamera" and "DCam"
-    adapter_path : folder of the device adapters; "" for where pymmcore-plus finds them
-    properties : set by name: before the device is initialised where they must be, else after
-    software_properties : set when the trigger mode becomes software
-    external_properties : set when it becomes external, to make the camera wait for its trigger
-        line; a table without entries takes frames at the camera's own rate; None refuses the mode
-    buffers : frames that may wait to be read before one is dropped
-    readout_s : from the end of an exposure until the frame is here
+    config : path of a configuration file (.cfg) whose camera is used
+    adapter, device : alternative to `config`, such as "DemoCamera" and "DCam"
+    adapter_path : folder of the device adapters; "" for the folder that pymmcore-plus finds
+    properties : values by name, set before initialisation where required, otherwise after it
+    software_properties : values set when the trigger mode becomes software
+    external_properties : values set for the mode external, to make the camera wait for its trigger
+        line; an empty table uses the camera's own frame rate; None refuses the mode
+    buffers : number of frames that may wait to be read before one is dropped
+    readout_s : time from the end of an exposure to the arrival of the frame
     """
 
     config: str = ""
@@ -59,7 +59,7 @@ class MicroManagerOptions(CountOptions):
     readout_s: Seconds = 0.0
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _has_one_source(self) -> Self:
         if bool(self.config) == bool(self.adapter) or bool(self.adapter) != bool(self.device):
             raise ValueError("name either config, or both adapter and device")
         return self
@@ -79,11 +79,11 @@ class MicroManagerCamera(Camera):
         self._core: Any = None  # pymmcore.CMMCore
         self._label = "camera"
         self._triggered_at_s = 0.0
-        self._snapping: Future[Any] | None = None  # the frame that was triggered
+        self._pending_frame: Future[Any] | None = None  # of the latest trigger
 
     @property
     def address(self) -> str:
-        """The configuration file, or adapter and device."""
+        """The configuration file, or the adapter and device."""
         return self.options.config or f"{self.options.adapter}/{self.options.device}"
 
     # --- open and close --------------------------------------------------------------------------
@@ -91,15 +91,15 @@ class MicroManagerCamera(Camera):
     def _connect(self, timeout_s: float) -> Identity:
         plus = import_extra("pymmcore_plus", "micromanager", _PURPOSE)
         if self.options.config and not Path(self.options.config).is_file():
-            raise InputError(f"{self.name}: config = {self.options.config!r} is no file")
+            raise InputError(f"{self.name}: config = {self.options.config!r} is not a file")
         adapters = self.options.adapter_path
         if adapters and not (is_on_this_computer(adapters) and Path(adapters).is_dir()):
             raise InputError(
-                f"{self.name}: adapter_path = {adapters!r} is not the whole path of a folder on "
+                f"{self.name}: adapter_path = {adapters!r} is not the absolute path of a folder on "
                 "this computer"
             )
-        self._snapping = None
-        # the bare core: that of pymmcore-plus hears of changes on a thread that outlives Python
+        self._pending_frame = None
+        # the plain core: that of pymmcore-plus has a callback thread that outlives Python
         self._core = import_extra("pymmcore", "micromanager", _PURPOSE).CMMCore()
         folder = self.options.adapter_path or plus.find_micromanager()
         self._core.setDeviceAdapterSearchPaths([folder] if folder else [])
@@ -116,7 +116,7 @@ class MicroManagerCamera(Camera):
             raise
 
     def _load_config(self) -> None:
-        with self._vendor("connect", f"config = {self.options.config!r}"):
+        with self._translated_errors("connect", f"config = {self.options.config!r}"):
             self._core.loadSystemConfiguration(str(Path(self.options.config).resolve()))
         self._label = self._core.getCameraDevice()
         if not self._label:
@@ -125,7 +125,9 @@ class MicroManagerCamera(Camera):
 
     def _load_device(self) -> None:
         core, options, self._label = self._core, self.options, "camera"
-        with self._vendor("connect", f"adapter = {options.adapter!r}, device = {options.device!r}"):
+        with self._translated_errors(
+            "connect", f"adapter = {options.adapter!r}, device = {options.device!r}"
+        ):
             adapters, paths = core.getDeviceAdapterNames(), core.getDeviceAdapterSearchPaths()
             if options.adapter not in adapters:
                 raise InputError(
@@ -145,14 +147,14 @@ class MicroManagerCamera(Camera):
                 if core.hasProperty(self._label, name) and core.isPropertyPreInit(self._label, name)
             }
         self._set(early)
-        with self._vendor("connect"):
+        with self._translated_errors("connect"):
             core.initializeDevice(self._label)
             core.setCameraDevice(self._label)
         self._set({key: value for key, value in options.properties.items() if key not in early})
 
     def _set_up(self) -> None:
         core = self._core
-        with self._vendor("connect"):
+        with self._translated_errors("connect"):
             core.clearROI()
             self.sensor_shape = (core.getImageHeight(), core.getImageWidth())
             self.bit_depth = core.getImageBitDepth()
@@ -174,7 +176,7 @@ class MicroManagerCamera(Camera):
 
     def _ask(self) -> Identity:
         core = self._core
-        with self._vendor("connect"):
+        with self._translated_errors("connect"):
             has_id = core.hasProperty(self._label, "CameraID")
             return Identity(
                 maker=core.getDeviceLibrary(self._label),
@@ -185,9 +187,9 @@ class MicroManagerCamera(Camera):
 
     def _disconnect(self) -> None:
         core, self._core = self._core, None
-        if self._snapping is not None:  # unloading a camera that still exposes ends the process
+        if self._pending_frame is not None:  # unloading an exposing camera crashes the process
             return
-        with self._vendor("close"):
+        with self._translated_errors("close"):
             core.unloadAllDevices()
 
     # --- hooks of the camera ---------------------------------------------------------------------
@@ -204,107 +206,107 @@ class MicroManagerCamera(Camera):
                 )
         self._set(properties)
         wanted = [region.left, region.top, region.width, region.height]
-        with self._vendor("configure", f"{region}"):
+        with self._translated_errors("configure", f"{region}"):
             core.setROI(*wanted)
             if list(core.getROI()) != wanted:
                 left, top, width, height = core.getROI()
                 raise InputError(
-                    f"{self.name}: the camera makes of {region} "
-                    f"{Region(top, left, height, width)}; ask for that"
+                    f"{self.name}: the camera changes {region} to "
+                    f"{Region(top, left, height, width)}; request that region"
                 )
             frame_bytes = region.height * region.width * core.getBytesPerPixel()
             core.setCircularBufferMemoryFootprint(ceil(self.options.buffers * frame_bytes / 2**20))
-        with self._vendor("configure", f"exposure_s = {exposure_s:g}"):
+        with self._translated_errors("configure", f"exposure_s = {exposure_s:g}"):
             core.setExposure(exposure_s * 1000)
             return core.getExposure() / 1000
 
     def _arm(self) -> None:
         if self._trigger_mode == "external":
-            self._last_number = -1  # the numbers of a sequence begin at 0
-            with self._vendor("arm"):
+            self._last_number = -1  # frame numbers of a sequence begin at 0
+            with self._translated_errors("arm"):
                 self._core.startContinuousSequenceAcquisition(0)
 
     def _trigger(self, shot: Shot | None) -> None:
-        if self._snapping is not None:
+        if self._pending_frame is not None:
             raise LimitExceeded(
                 f"{self.name}: Micro-Manager takes one shot at a time; read it before the next"
             )
-        self._triggered_at_s, self._snapping = self.clock.now_s(), Future()
-        Thread(target=_snap, args=(self._core, self._snapping), daemon=True).start()
+        self._triggered_at_s, self._pending_frame = self.clock.now_s(), Future()
+        Thread(target=_snap, args=(self._core, self._pending_frame), daemon=True).start()
 
     def _read(self, timeout_s: float) -> RawFrame | None:
         if self._trigger_mode == "external":
             return self._read_next(timeout_s)
-        if self._snapping is None:
+        if self._pending_frame is None:
             self.clock.sleep_until(self.clock.now_s() + timeout_s)
             return None
-        if not wait([self._snapping], timeout_s).done:
+        if not wait([self._pending_frame], timeout_s).done:
             return None
-        snapped, self._snapping = self._snapping, None
-        with self._vendor("read"):
+        snapped, self._pending_frame = self._pending_frame, None
+        with self._translated_errors("read"):
             return RawFrame(snapped.result(), None, self._triggered_at_s)
 
     def _read_next(self, timeout_s: float) -> RawFrame | None:
-        ends_s = self.clock.now_s() + timeout_s
-        with self._vendor("read"):
+        deadline_s = self.clock.now_s() + timeout_s
+        with self._translated_errors("read"):
             while not self._core.getRemainingImageCount():
-                if self.clock.now_s() >= ends_s:
+                if self.clock.now_s() >= deadline_s:
                     return None
-                self.clock.sleep_until(min(ends_s, self.clock.now_s() + _POLL_S))
-            facts = import_extra("pymmcore", "micromanager", _PURPOSE).Metadata()
-            data = self._core.popNextImageMD(facts)
-            number = int(facts.GetSingleTag("ImageNumber").GetValue())
-            return RawFrame(data, number, self._began_at(facts))
+                self.clock.sleep_until(min(deadline_s, self.clock.now_s() + _POLL_S))
+            metadata = import_extra("pymmcore", "micromanager", _PURPOSE).Metadata()
+            data = self._core.popNextImageMD(metadata)
+            number = int(metadata.GetSingleTag("ImageNumber").GetValue())
+            return RawFrame(data, number, self._exposure_start_s(metadata))
 
-    def _began_at(self, facts: Any) -> float:
-        """Return when an exposure began, from when its frame reached Micro-Manager."""
-        received = datetime.fromisoformat(facts.GetSingleTag("TimeReceivedByCore").GetValue())
+    def _exposure_start_s(self, metadata: Any) -> float:
+        """Return the start of an exposure, computed from the arrival of its frame."""
+        received = datetime.fromisoformat(metadata.GetSingleTag("TimeReceivedByCore").GetValue())
         age_s = (datetime.now() - received).total_seconds()
-        began_s = self.clock.now_s() - age_s - self._exposure_s - self.readout_s
-        return max(began_s, self._armed_at_s or 0.0)  # the sequence was started after that
+        start_s = self.clock.now_s() - age_s - self._exposure_s - self.readout_s
+        return max(start_s, self._armed_at_s or 0.0)  # the sequence started later
 
     def _disarm(self) -> None:
-        if self._snapping is not None:
-            self._wait_for(self._snapping)
+        if self._pending_frame is not None:
+            self._wait_for(self._pending_frame)
         if self._trigger_mode == "external":
-            with self._vendor("disarm"):
+            with self._translated_errors("disarm"):
                 self._core.stopSequenceAcquisition()
                 self._core.clearCircularBuffer()
 
     def _wait_for(self, frame: Future[Any]) -> None:
-        """Let a frame that nobody will read come to its end; Micro-Manager cannot break it off."""
+        """Wait for a frame that will not be read, since Micro-Manager cannot abort it."""
         longest_s = self._exposure_s + self.readout_s + _GRACE_S
         if not wait([frame], longest_s).done:
             raise Disconnected(
-                f"{self.name} ({self.address}) gives no frame after {longest_s:g} s; switch the "
+                f"{self.name} ({self.address}) returned no frame after {longest_s:g} s; switch the "
                 "camera off and on, and start this program again"
             )
-        self._snapping = None
+        self._pending_frame = None
 
     def _settings(self) -> Mapping[str, Any]:
         return {**super()._settings(), "readout_s": self.readout_s}
 
-    # --- parts of them ---------------------------------------------------------------------------
+    # --- helpers ---------------------------------------------------------------------------------
 
     def _set(self, properties: Properties) -> None:
         for name, value in properties.items():
-            with self._vendor("configure", f"{name} = {value!r}"):
+            with self._translated_errors("configure", f"{name} = {value!r}"):
                 if not self._core.hasProperty(self._label, name):
                     raise InputError(
                         f"{self.name}: no property {name!r}; the camera has "
                         f"{', '.join(self._core.getDevicePropertyNames(self._label))}"
                     )
                 self._core.setProperty(self._label, name, value)
-                held = self._core.getProperty(self._label, name)
-            if not _is_taken(value, held):
+                actual = self._core.getProperty(self._label, name)
+            if not _is_accepted(value, actual):
                 raise InputError(
-                    f"{self.name}: {name} was set to {value!r}, and the camera holds {held!r}; ask "
-                    "for that, or see what keeps it there"
+                    f"{self.name}: {name} was set to {value!r}, and the camera uses {actual!r}; "
+                    "request that value, or find out what fixes it"
                 )
 
     @contextmanager
-    def _vendor(self, what: str, value: str = "") -> Iterator[None]:
-        """Say in our errors what goes wrong in Micro-Manager's; with a value, that is to blame."""
+    def _translated_errors(self, what: str, value: str = "") -> Iterator[None]:
+        """Translate exceptions of Micro-Manager; with a value, the value is reported as refused."""
         try:
             yield
         except (RuntimeError, OSError) as error:
@@ -317,19 +319,19 @@ class MicroManagerCamera(Camera):
             ) from error
 
 
-def _is_taken(asked: str | int | float, held: str) -> bool:
-    """Return whether a property holds what it was set to; all of them are read as text."""
+def _is_accepted(requested: str | int | float, actual: str) -> bool:
+    """Return whether a property has the requested value; all properties are read as text."""
     try:
-        return abs(float(held) - float(asked)) <= _OFF * abs(float(asked))
+        return abs(float(actual) - float(requested)) <= _TOLERANCE * abs(float(requested))
     except ValueError:
-        return held == str(asked)
+        return actual == str(requested)
 
 
 def _snap(core: Any, frame: Future[Any]) -> None:
-    """Take one frame, in a thread, so that time-outs fire although `snapImage` waits for it.
+    """Take one frame in a thread, so that time-outs work although `snapImage` blocks.
 
-    A sequence of one would not need a thread, but its own ends unnoticed after the frame has come:
-    closing the camera at that moment ends the process (seen with DemoCamera).
+    A sequence of one frame would need no thread here, but its own thread ends unnoticed after the
+    frame arrives. Closing the camera at that moment crashes the process (seen with DemoCamera).
     """
     try:
         core.snapImage()

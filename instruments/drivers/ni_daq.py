@@ -1,4 +1,4 @@
-"""`NiDaq`: National Instruments' cards through NI-DAQmx; not yet run on hardware.
+"""`NiDaq`: a driver for cards of National Instruments through NI-DAQmx; not yet run on hardware.
 
 In a bench file:
 
@@ -6,7 +6,8 @@ In a bench file:
     driver = "ni-daq"
     address = "Dev1"
 
-Needs NI's own driver beside the package nidaqmx. Tested against the documented calls of nidaqmx.
+It needs the NI-DAQmx driver of NI in addition to the package nidaqmx. It is tested against the
+documented calls of nidaqmx.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from ..errors import (
 )
 from ..units import Volts
 
-_COUNTERS = 2  # of input and weight frames
+_COUNTERS = 2  # for input and weight frames
 
-# NI-DAQmx's numbers of errors, as in nidaqmx.error_codes.DAQmxErrors.
+# Error codes of NI-DAQmx, as in nidaqmx.error_codes.DAQmxErrors.
 ERRORS: dict[int, type[InstrumentError]] = {
     -200284: InstrumentTimeout,  # SAMPLES_NOT_YET_AVAILABLE
     -200560: InstrumentTimeout,  # WAIT_UNTIL_DONE_DOES_NOT_INDICATE_DONE
@@ -46,15 +47,15 @@ ERRORS: dict[int, type[InstrumentError]] = {
 
 
 class NiDaqOptions(DriverOptions):
-    """Which card.
+    """Settings of a card.
 
     Parameters
     ----------
-    address : its name in NI MAX, such as "Dev1"
-    low_v, high_v : the range of the inputs; the card takes the narrowest that holds it
-    terminals : how inputs are wired; "default" is the card's own
-    counters : how many of the card's counters count from the connection on; None for two, as a
-        block bench wants them, or as many as the card has: each from its first use on
+    address : name of the card in NI MAX, such as "Dev1"
+    low_v, high_v : input range; the card uses its narrowest range that contains it
+    terminals : wiring of the inputs; "default" is the default of the card
+    counters : number of counters that count from the connection on; None for two, as a single-pixel
+        bench needs, or as many as the card has, each from its first use on
     """
 
     address: str = Field(default="Dev1", min_length=1)
@@ -71,7 +72,7 @@ class NiDaqOptions(DriverOptions):
 
 
 class NiDaq(Daq):
-    """A card that NI-DAQmx knows. Each reading is a task of its own; counters keep theirs."""
+    """A card of NI-DAQmx. Each read is a separate task; a counter keeps its task."""
 
     driver: ClassVar[str] = "ni-daq"
     Options = NiDaqOptions
@@ -117,7 +118,7 @@ class NiDaq(Daq):
         if counters > len(self._counter_names):
             raise LimitExceeded(
                 f"{self.name}: {self.address} has {len(self._counter_names)} counters, not "
-                f"{counters}; give counters less in the bench file"
+                f"{counters}; set a lower value of counters in the bench file"
             )
         self.input_count, self.output_count = len(self._inputs), len(self._outputs)
         self.line_count, self.counter_count = len(self._lines), counters
@@ -136,7 +137,7 @@ class NiDaq(Daq):
             _, task = self._counters.popitem()
             self._call("close", task.close)
 
-    # --- what is asked ---------------------------------------------------------------------------
+    # --- hooks of the DAQ ------------------------------------------------------------------------
 
     def _read(
         self,
@@ -148,17 +149,17 @@ class NiDaq(Daq):
     ) -> Samples:
         rate_hz = self._checked_rate(rate_hz, len(channels), samples, timeout_s)
         started_at_s = self.clock.now_s()
-        volts, really_hz = self._call(
+        volts, actual_hz = self._call(
             "read", lambda: self._scan(channels, samples, rate_hz, timeout_s)
         )
-        return Samples(volts, really_hz, started_at_s, shot)
+        return Samples(volts, actual_hz, started_at_s, shot)
 
     def _checked_rate(self, rate_hz: float, channels: int, samples: int, timeout_s: float) -> float:
-        """Check the rate for several channels: one converter may serve them in turn."""
+        """Return the checked rate; one converter may serve several channels in turn."""
         if channels == 1:
             return rate_hz
         fastest_hz = self._together_hz / (1 if self._is_simultaneous else channels)
-        if rate_hz == self.rate_limits_hz[1]:  # as fast as it can
+        if rate_hz == self.rate_limits_hz[1]:  # the highest rate was requested
             rate_hz = min(rate_hz, fastest_hz)
         if rate_hz > fastest_hz or samples / rate_hz > timeout_s:
             raise LimitExceeded(
@@ -179,7 +180,7 @@ class NiDaq(Daq):
                     min_val=options.low_v,
                     max_val=options.high_v,
                 )
-            if samples > 1:  # a single one needs no clock, and the card has none for it
+            if samples > 1:  # a single sample needs no sample clock
                 task.timing.cfg_samp_clk_timing(
                     rate_hz,
                     sample_mode=constants.AcquisitionType.FINITE,
@@ -224,7 +225,7 @@ class NiDaq(Daq):
         return int(self._call("count", self._counters[counter].read))
 
     def _reset_count(self, counter: int) -> None:
-        """Begin a task that counts rising edges from zero, in place of the one before."""
+        """Start a task that counts rising edges from zero and replaces the previous one."""
 
         def begin() -> Any:
             if counter in self._counters:
@@ -241,16 +242,16 @@ class NiDaq(Daq):
         self._counters[counter] = self._call("reset_count", begin)
 
     def _call(self, what: str, call: Callable[[], Any]) -> Any:
-        """Call NI-DAQmx; its errors become ours, in one sentence."""
+        """Return the result of a call of NI-DAQmx and translate its errors."""
         errors = self._nidaqmx.errors
         try:
             return call()
         except (errors.DaqNotFoundError, errors.DaqNotSupportedError) as error:
             raise MissingExtraError(
                 f"{self.name} needs NI's driver NI-DAQmx, which is not on this computer; "
-                "install it from ni.com, beside the package nidaqmx"
+                "install it from ni.com, in addition to the package nidaqmx"
             ) from error
         except errors.DaqError as error:
             kind = ERRORS.get(error.error_code, InstrumentError)
-            said = " ".join(str(error).split())
-            raise kind(f"{self.name} ({self.address}) failed at {what}: {said}") from error
+            reason = " ".join(str(error).split())
+            raise kind(f"{self.name} ({self.address}) failed at {what}: {reason}") from error

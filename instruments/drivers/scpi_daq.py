@@ -1,4 +1,4 @@
-"""`ScpiDaq`: reads voltages from a Red Pitaya, a multimeter or an oscilloscope, in SCPI over VISA.
+"""`ScpiDaq`: reads voltages from a Red Pitaya, a multimeter or an oscilloscope, by SCPI over VISA.
 
 In a bench file:
 
@@ -23,7 +23,7 @@ from .visa import VisaInstrument, VisaOptions
 
 
 class ScpiDaqOptions(VisaOptions):
-    """Beside the address: `dialect`, a key of `scpi_dialects.DIALECTS`."""
+    """Settings of a DAQ: those of VISA, and `dialect`, a key of `scpi_dialects.DIALECTS`."""
 
     dialect: str = "red-pitaya"
 
@@ -66,11 +66,11 @@ class ScpiDaq(VisaInstrument, Daq):
     ) -> Samples:
         most = self._dialect.most_samples
         if samples > most:
-            raise LimitExceeded(f"{self.name}: {samples} samples are more than it holds, {most}")
+            raise LimitExceeded(f"{self.name}: {samples} samples exceed its memory of {most}")
         started_at_s = self.clock.now_s()
         scan = Scan(channels, samples, rate_hz, started_at_s + timeout_s)
-        volts, really_hz = self._dialect.scan(self._link, scan, self.clock)
-        return Samples(volts, really_hz, started_at_s, shot)
+        volts, actual_hz = self._dialect.scan(self._link, scan, self.clock)
+        return Samples(volts, actual_hz, started_at_s, shot)
 
     def _write(self, channel: int, volts: float) -> None:
         self._dialect.write(self._link, channel, volts)

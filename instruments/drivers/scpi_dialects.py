@@ -1,7 +1,7 @@
-"""How instruments that speak SCPI are asked for a scan: one small data class per family.
+"""Dialects of SCPI: how a family of instruments is set up and read, one data class per family.
 
-A dialect says what the device has, and how a scan of voltages is asked for. A laboratory adds its
-own to `DIALECTS`. Not here: the connection, checks of limits (`scpi_daq`, `visa`).
+A dialect holds the properties of the device and the commands of a voltage scan. A laboratory adds
+its own to `DIALECTS`. Not here: the connection and the checks of limits (`visa`, `scpi_daq`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .visa import VisaLink, numbers_in
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan that is asked for: channels counted from 0, and the moment when time is over."""
+    """A requested scan: channels counted from 0, and the moment of its time-out."""
 
     channels: Sequence[int]
     samples: int
@@ -29,7 +29,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Dialect(ABC):
-    """What a family of instruments has, and how it is asked."""
+    """The properties and commands of a family of instruments."""
 
     inputs: int
     outputs: int = 0
@@ -41,14 +41,14 @@ class Dialect(ABC):
     most_samples: int = 1 << 20
 
     def prepare(self, link: VisaLink) -> None:  # noqa: B027 (not every device needs it)
-        """Bring the device into a known state after it was opened."""
+        """Bring the device into a known state after it is opened."""
 
     @abstractmethod
     def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
-        """Return volts [channels, samples], and the rate that the device really took."""
+        """Return voltages [channels, samples] and the actual sample rate."""
 
     def write(self, link: VisaLink, channel: int, volts: float) -> None:
-        """Put a voltage on an output."""
+        """Set the voltage of an output."""
         raise NotImplementedError
 
     def set_line(self, link: VisaLink, line: int, high: bool) -> None:
@@ -78,15 +78,17 @@ class RedPitaya(Dialect):
     most_samples: int = 16_384
 
     def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
-        """Trigger at once; what is read begins at the trigger."""
-        decimation = 1 << min(16, int(np.log2(125e6 / scan.rate_hz) + 1e-9))  # never slower
+        """Trigger at once and return the samples from the trigger on."""
+        decimation = 1 << min(
+            16, int(np.log2(125e6 / scan.rate_hz) + 1e-9)
+        )  # never slower than requested
         rate_hz = 125e6 / decimation
         for command in (
             "ACQ:RST",
             f"ACQ:DEC {decimation}",
             "ACQ:DATA:UNITS VOLTS",
             "ACQ:DATA:FORMAT ASCII",
-            f"ACQ:TRIG:DLY {max(0, scan.samples - 8192)}",  # 8192 come after the trigger anyway
+            f"ACQ:TRIG:DLY {max(0, scan.samples - 8192)}",  # 8192 follow the trigger in any case
             "ACQ:START",
             "ACQ:TRIG NOW",
         ):
@@ -96,7 +98,7 @@ class RedPitaya(Dialect):
         self._wait(link, "ACQ:TRIG:FILL?", "1", scan, clock)
         start = link.ask_number("ACQ:TPOS?")
         if not (start.is_integer() and 0 <= start < self.most_samples):
-            link.refuse("ACQ:TPOS?", f"{start:g}", f"a place below {self.most_samples}")
+            link.refuse("ACQ:TPOS?", f"{start:g}", f"a position below {self.most_samples}")
         volts = [
             link.ask_numbers(
                 f"ACQ:SOUR{channel + 1}:DATA:STArt:N? {start:.0f},{scan.samples}",
@@ -112,7 +114,7 @@ class RedPitaya(Dialect):
         while link.query(question).strip() != reply:
             if clock.now_s() >= scan.deadline_s:
                 raise InstrumentTimeout(
-                    f"{link.name} did not say {reply!r} to {question!r} in time; "
+                    f"{link.name} did not reply {reply!r} to {question!r} in time; "
                     "give the read a longer timeout_s"
                 )
             clock.sleep_until(clock.now_s() + 0.001)
@@ -122,12 +124,12 @@ class RedPitaya(Dialect):
         link.write(f"ANALOG:PIN AOUT{channel},{volts:.6f}")
 
     def set_line(self, link: VisaLink, line: int, high: bool) -> None:
-        """Make a pin of the extension connector an output, and set it."""
+        """Configure a pin of the extension connector as an output and set it."""
         link.write(f"DIG:PIN:DIR OUT,DIO{line}_P")
         link.write(f"DIG:PIN DIO{line}_P,{int(high)}")
 
     def read_line(self, link: VisaLink, line: int) -> bool:
-        """Read a pin as it is, input or output."""
+        """Read a pin, whether it is an input or an output."""
         return link.ask_switch(f"DIG:PIN? DIO{line}_P")
 
 
@@ -135,7 +137,7 @@ class RedPitaya(Dialect):
 class Multimeter(Dialect):
     """A bench multimeter of the Keysight 34461A family: one input, integration over mains cycles.
 
-    The rate is what the integration time allows: `mains_hz` / NPLC, with auto-zero off.
+    The integration time limits the rate to `mains_hz` / NPLC, with auto-zero off.
     """
 
     inputs: int = 1
@@ -146,8 +148,10 @@ class Multimeter(Dialect):
     cycles: tuple[float, ...] = (100.0, 10.0, 1.0, 0.2, 0.02)  # NPLC, slowest and finest first
 
     def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
-        """Take samples back to back, with the finest integration that the rate leaves time for."""
-        fitting = (npl for npl in self.cycles if self.mains_hz / npl >= scan.rate_hz * (1 - 1e-9))
+        """Return consecutive samples, with the longest integration that the rate allows."""
+        fitting = (
+            nplc for nplc in self.cycles if self.mains_hz / nplc >= scan.rate_hz * (1 - 1e-9)
+        )
         cycles = next(fitting, self.cycles[-1])
         for command in (
             "CONF:VOLT:DC AUTO",
@@ -164,7 +168,7 @@ class Multimeter(Dialect):
 
 @dataclass(frozen=True)
 class Scope(Dialect):
-    """A bench oscilloscope of the Keysight InfiniiVision family, its trigger on AUTO."""
+    """A bench oscilloscope of the Keysight InfiniiVision family, with its trigger on AUTO."""
 
     inputs: int = 4
     rate_limits_hz: tuple[float, float] = (1.0, 1e9)
@@ -173,7 +177,7 @@ class Scope(Dialect):
     most_samples: int = 50_000
 
     def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
-        """Take one record on all channels; the rate is what the preamble says."""
+        """Return one record of all channels, and the sample rate from its preamble."""
         names = [f"CHAN{channel + 1}" for channel in scan.channels]
         link.write(f":TIM:RANG {scan.samples / scan.rate_hz:.6g}")
         link.write(f":DIG {','.join(names)}")
@@ -193,7 +197,7 @@ class Scope(Dialect):
         return np.array(volts), 1 / step_s
 
     def _values(self, link: VisaLink, question: str, count: int, left_s: float) -> list[float]:
-        """Read numbers behind the header of a block, #8 and the length in 8 digits."""
+        """Return the numbers of a block, whose header is #8 and the length in 8 digits."""
         answer = link.query(question, left_s)
         digits = int(answer[1]) if answer[:1] == "#" and answer[1:2].isdigit() else 0
         length, body = answer[2 : 2 + digits], answer[2 + digits :]
@@ -205,11 +209,11 @@ class Scope(Dialect):
 
 
 def check_errors(link: VisaLink) -> None:
-    """Ask for the device's first complaint: a setting that it ignored would give wrong numbers."""
+    """Query the error queue, because an ignored setting would give wrong numbers."""
     answer = link.query("SYST:ERR?")
     if not answer.lstrip("+-").startswith("0"):
         raise InstrumentError(
-            f"{link.name} complains: {answer}; check that its dialect fits {link.identity_line!r}"
+            f"{link.name} reports: {answer}; check that its dialect fits {link.identity_line!r}"
         )
 
 

@@ -1,4 +1,4 @@
-"""`ScpiSource` and `ScpiPowerMeter`: lasers, lamps and power meters, in SCPI over VISA.
+"""`ScpiSource` and `ScpiPowerMeter`: lasers, lamps and power meters, by SCPI over VISA.
 
     [instruments.source]
     driver = "scpi-source"
@@ -6,8 +6,8 @@
     max_power_w = "5 mW"
     commands = { interlock = "SYST:INT?", open_shutter = "SHUT ON", close_shutter = "SHUT OFF" }
 
-Each command can be replaced; "" says that the device has none. Not here: safety. Interlock,
-shutter and key switch act by themselves.
+Each command can be replaced; "" means that the device has none. Not here: the safety function.
+Interlock, shutter and key switch act without software.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from ..trust import takes_a_number
 from ..units import Metres, Watts
 from .visa import VisaInstrument, VisaLink, VisaOptions
 
-_ZERO_DRIFT_W = 0.01  # that a meter may show below zero in the dark: a thermal one drifts so far
+_ZERO_DRIFT_W = 0.01  # negative reading that a meter may show in the dark: thermal drift
 
 
 class SourceCommands(DriverOptions):
-    """What a source is told and asked; `{power}` is the set-point in the device's unit."""
+    """The commands of a source; `{power}` is the set-point in the unit of the device."""
 
     set_power: str = "SOUR:POW {power:.6g}"
     ask_power: str = "SOUR:POW?"
-    ask_lowest: str = ""  # "SOUR:POW? MIN" where the device knows its limits
+    ask_lowest: str = ""  # "SOUR:POW? MIN" where the device reports its limits
     ask_highest: str = ""
     enable: str = "OUTP ON"
     disable: str = Field(default="OUTP OFF", min_length=1)
     ask_emission: str = Field(default="OUTP?", min_length=1)
     interlock: str = ""
-    interlock_closed: str = "1"  # the answer that means closed and not tripped
+    interlock_closed: str = "1"  # the reply that means closed and not tripped
     open_shutter: str = ""
     close_shutter: str = ""
     ask_shutter: str = ""
-    shutter_closed: str = "0"  # the answer that means closed
+    shutter_closed: str = "0"  # the reply that means closed
 
     @field_validator("set_power")
     @classmethod
@@ -56,14 +56,14 @@ class SourceCommands(DriverOptions):
 
 
 class ScpiSourceOptions(VisaOptions):
-    """Beside the address: the limit, which the device can only narrow, and the commands.
+    """Settings of a source: those of VISA, its power limit, and its commands.
 
     Parameters
     ----------
-    max_power_w : required unless `commands.ask_highest` says what the device can do
-    watts_per_unit : 0.001 for a device that counts in milliwatts
-    set_point_tolerance : how far the power that it confirms may be from the one it was told,
-        relative
+    max_power_w : largest power, which the device can only narrow; required unless
+        `commands.ask_highest` reads it from the device
+    watts_per_unit : 0.001 for a device that uses milliwatts
+    set_point_tolerance : relative deviation allowed between the set-point and the one confirmed
     """
 
     max_power_w: Watts | None = None
@@ -104,7 +104,7 @@ class ScpiSource(VisaInstrument, LightSource):
             )
         self.power_limits_w = (lowest_w, highest_w)
         asked = link.ask_number(commands.ask_power) * unit_w if commands.ask_power else math.nan
-        self._power_w = asked  # what a device held before we came is not to be trusted: see enable
+        self._power_w = asked  # an earlier set-point is not trusted, see enable
 
     def _set_power(self, power_w: float) -> None:
         commands, unit_w = self.options.commands, self.options.watts_per_unit
@@ -112,11 +112,11 @@ class ScpiSource(VisaInstrument, LightSource):
         self._link.write(commands.set_power.format(power=power_w / unit_w))
         if not commands.ask_power:
             return
-        held_w = self._link.ask_number(commands.ask_power) * unit_w
+        reported_w = self._link.ask_number(commands.ask_power) * unit_w
         allowed_w = self.options.set_point_tolerance * power_w + 1e-6 * self.power_limits_w[1]
-        if abs(held_w - power_w) > allowed_w:
+        if abs(reported_w - power_w) > allowed_w:
             raise ProtocolError(
-                f"{self.name} was told {power_w:g} W and says that it holds {held_w:g} W; "
+                f"{self.name} was set to {power_w:g} W and reports {reported_w:g} W; "
                 "check its limits, watts_per_unit and the commands"
             )
 
@@ -132,12 +132,12 @@ class ScpiSource(VisaInstrument, LightSource):
                 self._link.write(command)
 
     def _disable(self) -> None:
-        """Close the shutter and stop emission, each whatever became of the other; then ask."""
-        self._tell_off(self._link.write)
+        """Close the shutter and stop emission independently of each other, then verify both."""
+        self._send_off_commands(self._link.write)
         commands = self.options.commands
         if self._emits():
             raise InstrumentError(
-                f"{self.name} still emits although it was told {commands.disable!r}; "
+                f"{self.name} still emits after the command {commands.disable!r}; "
                 "switch it off by hand, and check the commands"
             )
         self._check_shutter()
@@ -146,32 +146,32 @@ class ScpiSource(VisaInstrument, LightSource):
         commands = self.options.commands
         if not commands.ask_shutter:
             return
-        answer = self._link.query(commands.ask_shutter).strip()
-        if answer != commands.shutter_closed:
+        reply = self._link.query(commands.ask_shutter).strip()
+        if reply != commands.shutter_closed:
             raise InstrumentError(
-                f"{self.name}: its shutter does not close: it answers {answer!r} to "
+                f"{self.name}: its shutter does not close: it replies {reply!r} to "
                 f"{commands.ask_shutter!r}, and {commands.shutter_closed!r} means closed; close it "
                 "by hand"
             )
 
     def _send_off(self) -> None:
-        self._tell_off(self._link.send)
+        self._send_off_commands(self._link.send)
 
-    def _tell_off(self, tell: Callable[[str], None]) -> None:
+    def _send_off_commands(self, send: Callable[[str], None]) -> None:
         commands = self.options.commands
         try:
             if commands.close_shutter:
-                tell(commands.close_shutter)
+                send(commands.close_shutter)
         finally:
-            tell(commands.disable)
+            send(commands.disable)
 
     def _load(self) -> None:
         pyvisa.ResourceManager(self.options.backend)
 
     def _connect_to_disable(self, timeout_s: float) -> None:
-        """Ask nothing before it is told: what it answers does not matter."""
-        unasked = self.options.model_copy(update={"identity_query": ""})
-        self._link = VisaLink(self.name, unasked, timeout_s, is_shared=True)
+        """Send the commands without a query before them, since no reply is needed."""
+        options = self.options.model_copy(update={"identity_query": ""})
+        self._link = VisaLink(self.name, options, timeout_s, is_shared=True)
         try:
             self._disable()
         finally:
@@ -189,12 +189,12 @@ class ScpiSource(VisaInstrument, LightSource):
     def _settings(self) -> Mapping[str, Any]:
         settings = dict(super()._settings())
         if math.isnan(self._power_w):
-            settings["power_w"] = None  # unknown until it is set; a record holds no NaN
+            settings["power_w"] = None  # unknown until it is set; a record contains no NaN
         return settings
 
 
 class PowerMeterCommands(DriverOptions):
-    """What a meter is told and asked; as for the Thorlabs PM100 family."""
+    """The commands of a power meter; the defaults are those of the Thorlabs PM100 family."""
 
     prepare: tuple[str, ...] = ("SENS:POW:UNIT W",)
     set_wavelength: str = "SENS:CORR:WAV {nanometres:g}"
@@ -210,7 +210,7 @@ class PowerMeterCommands(DriverOptions):
 
 
 class ScpiPowerMeterOptions(VisaOptions):
-    """Beside the address: the wavelength, and the commands."""
+    """Settings of a power meter: those of VISA, the wavelength and the commands."""
 
     wavelength_m: Metres | None = None
     watts_per_unit: float = Field(default=1.0, gt=0)
@@ -230,15 +230,15 @@ class ScpiPowerMeter(VisaInstrument, PowerMeter):
         if wanted_m is not None:
             if not commands.set_wavelength:
                 raise InstrumentError(
-                    f"{self.name} has no command for its wavelength; leave out wavelength_m"
+                    f"{self.name} has no command for its wavelength; remove wavelength_m"
                 )
             self._link.write(commands.set_wavelength.format(nanometres=wanted_m * 1e9))
         if commands.ask_wavelength:
             self.wavelength_m = self._link.ask_number(commands.ask_wavelength) * 1e-9
             if wanted_m is not None and abs(self.wavelength_m - wanted_m) > 1e-9:
                 raise ProtocolError(
-                    f"{self.name} was set to {wanted_m * 1e9:g} nm and says "
-                    f"{self.wavelength_m * 1e9:g} nm; check what its sensor can do"
+                    f"{self.name} was set to {wanted_m * 1e9:g} nm and reports "
+                    f"{self.wavelength_m * 1e9:g} nm; check the range of its sensor"
                 )
         else:
             self.wavelength_m = wanted_m
@@ -247,5 +247,5 @@ class ScpiPowerMeter(VisaInstrument, PowerMeter):
         question = self.options.commands.read
         power_w = self._link.ask_number(question, timeout_s) * float(self.options.watts_per_unit)
         if power_w < -_ZERO_DRIFT_W:
-            self._link.refuse(question, f"{power_w:g} W", "light, which is never negative,")
+            self._link.refuse(question, f"{power_w:g} W", "a power that is not negative")
         return power_w

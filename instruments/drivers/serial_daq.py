@@ -5,7 +5,7 @@
     address = "/dev/ttyACM0"
 
 The protocol is in docs/reference/serial-daq.md, a firmware in examples/serial_daq. Each question
-has a number that its answer carries, so that a late or damaged answer is never taken for another.
+has a number that its reply repeats, so that a late or damaged reply is never taken for another.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from ..units import Seconds
 
 LOG = logging.getLogger("lightloom.instruments")
 
-POLL_S = 0.05  # how long one look at the port waits; a time-out is so exact
+POLL_S = 0.05  # waiting time of one read of the port, and the resolution of time-outs
 LONGEST_LINE = 4096
 _PARITY = {name: name[0].upper() for name in ("none", "odd", "even", "mark", "space")}
 _FLOW = {"xon/xoff": "xonxoff", "rts/cts": "rtscts", "dtr/dsr": "dsrdtr"}
-TRANSFER_S = 1.0  # that a scan may take beyond its own time, to be sent
+TRANSFER_S = 1.0  # time to transfer the samples of a scan
 
 
 def framed(start: str, body: str) -> bytes:
@@ -51,7 +51,7 @@ def framed(start: str, body: str) -> bytes:
 
 
 def unframed(start: str, line: bytes) -> list[str] | None:
-    """Return the words of a line; None when it is damaged or not ours."""
+    """Return the words of a line; None when it is damaged or does not begin with `start`."""
     body = line.strip().decode("ascii", "replace").removeprefix(start).rpartition("*")[0]
     if not body.isascii() or framed(start, body).strip() != line.strip():
         return None
@@ -59,14 +59,14 @@ def unframed(start: str, line: bytes) -> list[str] | None:
 
 
 class SerialDaqOptions(SerialOptions):
-    """Where the device is, and how its line is set.
+    """The address of the device and the settings of its line.
 
     Parameters
     ----------
     address : a port, such as "COM3" or "/dev/ttyACM0", or a URL of pyserial ("socket://HOST:PORT",
         "rfc2217://HOST:PORT", "loop://")
-    timeout_s : for each question
-    restart_time_s : many boards restart when their port is opened, and hear nothing meanwhile
+    timeout_s : time-out of each question
+    restart_time_s : waiting time after opening, since many boards restart and then receive nothing
     """
 
     address: SerialPort = Field(min_length=1)
@@ -76,7 +76,7 @@ class SerialDaqOptions(SerialOptions):
 
 
 class SerialDaq(Daq):
-    """A DAQ that speaks lightloom's line protocol."""
+    """A DAQ that uses the line protocol of lightloom."""
 
     driver: ClassVar[str] = "serial-daq"
     Options = SerialDaqOptions
@@ -91,7 +91,7 @@ class SerialDaq(Daq):
 
     def _connect(self, timeout_s: float) -> Identity:
         options = self.options
-        is_remote = options.address.startswith("rfc2217://")  # pyserial has no write_timeout there
+        is_remote = options.address.startswith("rfc2217://")  # without write_timeout in pyserial
         try:
             self._port = serial.serial_for_url(
                 options.address,
@@ -102,52 +102,52 @@ class SerialDaq(Daq):
                 **_settings_of(options),
             )
         except (OSError, ValueError) as error:
-            busy = "exclusively lock" in str(error) or "PermissionError" in str(error)
-            raise (InUse if busy else Disconnected)(
+            is_busy = "exclusively lock" in str(error) or "PermissionError" in str(error)
+            raise (InUse if is_busy else Disconnected)(
                 f"{self.name}: {options.address} cannot be opened ({error}); check address, cable, "
                 "permissions, and that no other program holds it"
             ) from error
         try:
             self._buffer, self._number = b"", 0
-            self._broken_off: set[str] = set()
+            self._unanswered: set[str] = set()
             self.clock.sleep_until(self.clock.now_s() + options.restart_time_s)
-            self._port.reset_input_buffer()  # a greeting of the board; nothing was asked yet
+            self._port.reset_input_buffer()  # a start-up message of the board
             return self._take_over(self._ask("ID", timeout_s=timeout_s)[0])
         except BaseException:
             self._disconnect()
             raise
 
     def _take_over(self, words: list[str]) -> Identity:
-        """Read what the device has from its answer to ID."""
+        """Set the attributes from the reply of the device to ID."""
         try:
-            has = dict(word.split("=", 1) for word in words)
-            if has["protocol"] != "1":
+            info = dict(word.split("=", 1) for word in words)
+            if info["protocol"] != "1":
                 raise InstrumentError(
-                    f"{self.name} speaks protocol {has['protocol']}, and this driver 1; "
+                    f"{self.name} uses protocol {info['protocol']}, and this driver protocol 1; "
                     "load the firmware of this release"
                 )
-            self.input_count, self.output_count = _count(has["inputs"]), _count(has["outputs"])
-            self.line_count, self.counter_count = _count(has["lines"]), _count(has["counters"])
-            self.bit_depth, self._most = _count(has["bits"], 1, 32), _count(has["samples"], 1)
-            self.input_range_v = _range_of(has["in_uv"], 1e-6)
-            self.output_range_v = _range_of(has["out_uv"], 1e-6)
-            self.rate_limits_hz = _range_of(has["rate_hz"], 1.0)
+            self.input_count, self.output_count = _count(info["inputs"]), _count(info["outputs"])
+            self.line_count, self.counter_count = _count(info["lines"]), _count(info["counters"])
+            self.bit_depth, self._most = _count(info["bits"], 1, 32), _count(info["samples"], 1)
+            self.input_range_v = _range_of(info["in_uv"], 1e-6)
+            self.output_range_v = _range_of(info["out_uv"], 1e-6)
+            self.rate_limits_hz = _range_of(info["rate_hz"], 1.0)
             if not 0 < self.rate_limits_hz[1] <= 1e9:
-                raise ValueError(f"rate_hz {has['rate_hz']}")
-            return Identity(has["maker"], has["model"], has["serial"], has["firmware"])
+                raise ValueError(f"rate_hz {info['rate_hz']}")
+            return Identity(info["maker"], info["model"], info["serial"], info["firmware"])
         except (KeyError, ValueError) as error:
             raise ProtocolError(
-                f"{self.name} ({self.address}) does not say what it has ({error!r}): {words}; "
+                f"{self.name} ({self.address}) does not report its data ({error!r}): {words}; "
                 "load the firmware of examples/serial_daq"
             ) from error
 
     def _disconnect(self) -> None:
-        line = getattr(self._port, "_socket", None)  # pyserial forgets it when the other side cut
+        line = getattr(self._port, "_socket", None)  # pyserial drops it when the other side closed
         self._port.close()
         if line is not None:
             line.close()
 
-    # --- what is asked ---------------------------------------------------------------------------
+    # --- hooks of the DAQ ------------------------------------------------------------------------
 
     def _read(
         self,
@@ -160,19 +160,19 @@ class SerialDaq(Daq):
         count = len(channels) * samples
         if count > self._most:
             raise LimitExceeded(
-                f"{self.name}: {len(channels)} x {samples} samples are more than it holds, "
+                f"{self.name}: {len(channels)} x {samples} samples exceed its memory of "
                 f"{self._most}"
             )
-        period_us = int(1e6 / rate_hz + 1e-6)  # never slower than asked
+        period_us = int(1e6 / rate_hz + 1e-6)  # never slower than requested
         started_at_s = self.clock.now_s()
         names = ",".join(map(str, channels))
         end, *data = self._ask(
             "SCAN", names, str(samples), str(period_us), timeout_s=timeout_s + TRANSFER_S
         )
         counts = self._counts(data, count)
-        late_us = self._whole_number(end[1:2])
-        if self._whole_number(end[:1]) != count:
-            raise ProtocolError(f"{self.name} counts {end[0]} samples where {count} were to come")
+        late_us = self._integer(end[1:2])
+        if self._integer(end[:1]) != count:
+            raise ProtocolError(f"{self.name} reports {end[0]} samples instead of {count}")
         if late_us > period_us:
             raise InstrumentError(
                 f"{self.name} fell {late_us} us behind its rate; ask for less than {rate_hz:g} Hz"
@@ -183,19 +183,19 @@ class SerialDaq(Daq):
         return Samples(volts, 1e6 / period_us, started_at_s, shot)
 
     def _counts(self, data: list[list[str]], count: int) -> np.ndarray:
-        """Put pieces of a scan together: each says the index of its first number."""
+        """Return the joined pieces of a scan; each begins with the index of its first number."""
         numbers: list[int] = []
         for first, *piece in data:
-            if self._whole_number([first]) != len(numbers):
+            if self._integer([first]) != len(numbers):
                 raise ProtocolError(
-                    f"{self.name}: a piece of the scan is lost before number {first}"
+                    f"{self.name}: a piece of the scan was lost before number {first}"
                 )
-            numbers += [self._whole_number([number]) for number in piece]
+            numbers += [self._integer([number]) for number in piece]
         highest = (1 << int(self.bit_depth or 1)) - 1
         if len(numbers) != count or max(numbers) > highest:
             raise ProtocolError(
-                f"{self.name}: {count} counts up to {highest} were to come, and {len(numbers)} up "
-                f"to {max(numbers, default=0)} came"
+                f"{self.name}: expected {count} counts up to {highest}, received {len(numbers)} up "
+                f"to {max(numbers, default=0)}"
             )
         return np.array(numbers, dtype=np.float64)
 
@@ -206,101 +206,105 @@ class SerialDaq(Daq):
         self._ask("SET", str(line), str(int(high)))
 
     def _read_line(self, line: int) -> bool:
-        return bool(self._whole_number(self._ask("GET", str(line))[0]))
+        return bool(self._integer(self._ask("GET", str(line))[0]))
 
     def _count(self, counter: int) -> int:
-        return self._whole_number(self._ask("COUNT", str(counter))[0])
+        return self._integer(self._ask("COUNT", str(counter))[0])
 
     def _reset_count(self, counter: int) -> None:
         self._ask("ZERO", str(counter))
 
-    def _whole_number(self, words: list[str]) -> int:
+    def _integer(self, words: list[str]) -> int:
         if len(words) != 1 or not (words[0].isascii() and words[0].isdigit()):
-            raise ProtocolError(f"{self.name}: a whole number was to come, not {' '.join(words)!r}")
+            raise ProtocolError(f"{self.name}: expected an integer, not {' '.join(words)!r}")
         return int(words[0])
 
     # --- one exchange ----------------------------------------------------------------------------
 
     def _ask(self, *words: str, timeout_s: float | None = None) -> list[list[str]]:
-        """Ask, and give the words of the final answer, then those of the data before it."""
+        """Ask, and return the words of the final reply, then those of the data lines before it."""
         deadline_s = time.monotonic() + (timeout_s or self.options.timeout_s)
         self._number = (self._number + 1) % 256
         tag, question = f"{self._number:02X}", " ".join(words)
-        self._broken_off.add(tag)  # until its answer is complete
+        self._unanswered.add(tag)  # until its reply is complete
         sent = framed(">", f"{tag} {question}")
         try:
             self._port.write(sent)
         except serial.SerialTimeoutException as error:
             raise InstrumentTimeout(
-                f"{self.name} ({self.address}) takes no {question!r}"
+                f"{self.name} ({self.address}) does not accept {question!r}"
             ) from error
-        self._hear_echo(sent, question, deadline_s)
+        self._check_echo(sent, question, deadline_s)
         data: list[list[str]] = []
         while True:
-            kind, rest = self._next_answer(tag, question, deadline_s)
+            kind, rest = self._next_reply(tag, question, deadline_s)
             if kind == "D" and rest:
                 data.append(rest)
             elif kind == "OK":
-                self._broken_off.clear()  # answers come in order: what is older came or never will
+                self._unanswered.clear()  # replies are ordered: older ones will not arrive any more
                 return [rest, *data]
             elif kind == "NO":
                 raise InstrumentError(f"{self.name} refuses {question!r}: {' '.join(rest)}")
             else:
-                raise ProtocolError(f"{self.name} answers {question!r} with {kind!r}")
+                raise ProtocolError(f"{self.name} replies to {question!r} with {kind!r}")
 
-    def _hear_echo(self, sent: bytes, question: str, deadline_s: float) -> None:
+    def _check_echo(self, sent: bytes, question: str, deadline_s: float) -> None:
         if self.options.echo:
-            heard = self._next_line(question, deadline_s)
-            if heard.strip() != sent.strip():
+            echo = self._next_line(question, deadline_s)
+            if echo.strip() != sent.strip():
                 raise ProtocolError(
-                    f"{self.name} ({self.address}) does not echo {question!r} but says "
-                    f"{heard[:60]!r}; leave echo out, or check baud rate and cable"
+                    f"{self.name} ({self.address}) does not echo {question!r} but replies "
+                    f"{echo[:60]!r}; remove the option echo, or check baud rate and cable"
                 )
 
-    def _next_answer(self, tag: str, question: str, deadline_s: float) -> tuple[str, list[str]]:
-        """Wait for the next line of this question; say and pass over late ones of earlier."""
+    def _next_reply(self, tag: str, question: str, deadline_s: float) -> tuple[str, list[str]]:
+        """Return the next line of this question; skip late lines of earlier ones with a warning."""
         while True:
             line = self._next_line(question, deadline_s)
             words = unframed("<", line)
             if words is None or len(words) < 2:
                 raise ProtocolError(
-                    f"{self.name} ({self.address}) answers {question!r} with a damaged line, "
+                    f"{self.name} ({self.address}) replies to {question!r} with a damaged line, "
                     f"{line[:60]!r}; check baud rate and cable"
                 )
             if words[0] == tag:
                 return words[1], words[2:]
-            if words[0] not in self._broken_off:
+            if words[0] not in self._unanswered:
                 raise ProtocolError(
-                    f"{self.name} answers {question!r} with what nobody asked: {words}"
+                    f"{self.name} replies to {question!r} with an unrequested line: {words}"
                 )
-            LOG.warning("%s: a late answer was dropped: %s", self.name, " ".join(words))
+            LOG.warning("%s: a late reply was discarded: %s", self.name, " ".join(words))
 
     def _next_line(self, question: str, deadline_s: float) -> bytes:
         while b"\n" not in self._buffer:
             if time.monotonic() >= deadline_s or len(self._buffer) > LONGEST_LINE:
-                self._complain_of_silence(question)
+                self._raise_no_reply(question)
             self._buffer += self._port.read(max(1, self._port.in_waiting))
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    def _complain_of_silence(self, question: str) -> None:
-        where, got = f"{self.name} ({self.address})", self._buffer
-        if len(got) > LONGEST_LINE:
+    def _raise_no_reply(self, question: str) -> None:
+        source, received = f"{self.name} ({self.address})", self._buffer
+        if len(received) > LONGEST_LINE:
             self._buffer = b""
-            raise ProtocolError(f"{where} answers {question!r} without end: {got[:40]!r}...")
-        if got:
-            raise ProtocolError(f"{where} answers {question!r} with half a line, {got[-40:]!r}")
+            raise ProtocolError(
+                f"{source} replies to {question!r} without end: {received[:40]!r}..."
+            )
+        if received:
+            raise ProtocolError(
+                f"{source} replies to {question!r} with half a line, {received[-40:]!r}"
+            )
         raise InstrumentTimeout(
-            f"{where} did not answer {question!r} in time; check power, baud rate and firmware"
+            f"{source} did not reply to {question!r} in time; check power, baud rate and firmware"
         )
 
 
 def _settings_of(options: SerialDaqOptions) -> dict[str, Any]:
-    """Return what pyserial calls the settings of a line."""
-    said = options.line_settings()
-    flow = said.pop("flow_control", "none")
+    """Return the settings of a line as arguments of pyserial."""
+    line = options.line_settings()
+    flow = line.pop("flow_control", "none")
     names = {"parity": "parity", "data_bits": "bytesize", "stop_bits": "stopbits"}
-    settings: dict[str, Any] = {names[key]: value for key, value in said.items()}
+    settings: dict[str, Any] = {names[key]: value for key, value in line.items()}
     if "parity" in settings:
         settings["parity"] = _PARITY[settings["parity"]]
     return settings | ({_FLOW[flow]: True} if flow in _FLOW else {})

@@ -1,8 +1,8 @@
-"""`SlmsuiteSLM` and `SlmsuiteCamera`: any modulator and camera that slmsuite can drive.
+"""`SlmsuiteSLM` and `SlmsuiteCamera`: the modulators and cameras that slmsuite supports.
 
-With slmsuite come Meadowlark, Holoeye, Santec, Hamamatsu, Thorlabs, Texas Instruments and a dozen
-cameras; the bench file names the class and its arguments. Not here: slmsuite's holograms and
-phases; a frame of grey levels is written as it is.
+slmsuite supports Meadowlark, Holoeye, Santec, Hamamatsu, Thorlabs, Texas Instruments and a dozen
+cameras; the bench file names the class and its arguments. Not here: holograms and phases of
+slmsuite; a frame of grey levels is written unchanged.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _stdout_lock = Lock()
 
 
 class SlmsuiteOptions(DriverOptions):
-    """Which class of slmsuite, and what it is told.
+    """Settings of a device: its class in slmsuite and the arguments of that class.
 
     Parameters
     ----------
-    device : the class, such as "slmsuite.hardware.slms.meadowlark.Meadowlark"
-    arguments : its keyword arguments; slmsuite writes sizes as [width, height]
+    device : class, such as "slmsuite.hardware.slms.meadowlark.Meadowlark"
+    arguments : keyword arguments of the class; slmsuite writes sizes as [width, height]
     """
 
     device: str = Field(pattern=r"^\w+(\.\w+)+$")
@@ -56,10 +56,10 @@ class SlmsuiteSLMOptions(SlmsuiteOptions):
 
     Parameters
     ----------
-    settle_time_s : slowest change of grey level; None for what slmsuite assumes (0.3 s)
-    refresh_hz : frames begin at whole periods; None for at once
-    latency_s : from the write to the first change of light
-    darkest_level : what `blank` shows
+    settle_time_s : slowest change of grey level; None for the assumption of slmsuite (0.3 s)
+    refresh_hz : frames begin at multiples of its period; None means immediately
+    latency_s : delay from the write to the first change of light
+    darkest_level : grey level that `blank` shows
     """
 
     settle_time_s: Seconds | None = None
@@ -73,12 +73,12 @@ class SlmsuiteCameraOptions(SlmsuiteOptions, CountOptions):
 
     Parameters
     ----------
-    modulator : name of a connected `slmsuite-slm` that the class takes as its argument `slm`, as
-        slmsuite's SimulatedCamera does
-    flush : throw away what lies in the camera's buffers before each frame; without it, a camera
-        that runs freely gives frames of before the trigger
-    timeout_s : for a frame, beside its exposure
-    readout_s : from the end of an exposure until the frame is here
+    modulator : name of a connected `slmsuite-slm` for the argument `slm` of the class, as the
+        SimulatedCamera of slmsuite needs
+    flush : discard buffered frames before each shot; without it, a free-running camera returns
+        frames from before the trigger
+    timeout_s : time-out of a frame, in addition to its exposure
+    readout_s : time from the end of an exposure to the arrival of the frame
     """
 
     modulator: str = ""
@@ -88,16 +88,16 @@ class SlmsuiteCameraOptions(SlmsuiteOptions, CountOptions):
 
 
 class _Adapter:
-    """What both have in common: an object of slmsuite, and its errors in our words."""
+    """The common part of both drivers: an object of slmsuite, and the translation of its errors."""
 
     name: str
     options: Any
     _device: Any = None
-    _needs: ClassVar[str]  # what its device must be able to do
+    _required_method: ClassVar[str]
 
     @property
     def address(self) -> str:
-        """The class with its arguments: these are what tells two devices apart."""
+        """The class with its arguments, which distinguish two devices."""
         arguments = sorted(self.options.arguments.items())
         return f"{self.options.device}({', '.join(f'{key}={value}' for key, value in arguments)})"
 
@@ -105,10 +105,10 @@ class _Adapter:
     def _is_simulated(self) -> bool:
         return ".simulated" in str(self.options.device)
 
-    def _open(self, **more: Any) -> Identity:
+    def _open(self, **extra_arguments: Any) -> Identity:
         slmsuite = import_extra("slmsuite", "slmsuite", f"{self.name} ({self.options.device})")
-        with suppress(AttributeError):  # before 0.5 it had no log
-            slmsuite.configure_logging("WARNING", sys.stderr)  # not stdout: that may be JSON
+        with suppress(AttributeError):  # versions before 0.5 have no log
+            slmsuite.configure_logging("WARNING", sys.stderr)  # stdout may carry JSON
         home, _, name = self.options.device.rpartition(".")
         if not may_import(home, "slmsuite"):
             raise InputError(
@@ -122,17 +122,17 @@ class _Adapter:
                 f"{self.name}: device = {self.options.device!r} cannot be imported: "
                 f"{_one_line(error)}; check its name, and that the maker's software is installed"
             ) from error
-        if not isinstance(kind, type) or not hasattr(kind, self._needs):
+        if not isinstance(kind, type) or not hasattr(kind, self._required_method):
             raise InputError(
                 f"{self.name}: device = {self.options.device!r} is not a class that has "
-                f"{self._needs}(), as those of slmsuite have"
+                f"{self._required_method}(), as those of slmsuite have"
             )
-        with self._vendor("connect"), _prints_to_stderr():
+        with self._translated_errors("connect"), _prints_to_stderr():
             try:
-                self._device = kind(**self.options.arguments, **more)
+                self._device = kind(**self.options.arguments, **extra_arguments)
             except (TypeError, ValueError) as error:
                 raise InputError(
-                    f"{self.name}: {name} does not take arguments = {self.options.arguments}: "
+                    f"{self.name}: {name} does not accept arguments = {self.options.arguments}: "
                     f"{_one_line(error)}"
                 ) from error
         return Identity(model=f"{name} {self._device.name}")
@@ -140,19 +140,19 @@ class _Adapter:
     def _disconnect(self) -> None:
         device, self._device = self._device, None
         if device is not None:
-            with self._vendor("close"), _prints_to_stderr():
+            with self._translated_errors("close"), _prints_to_stderr():
                 device.close()
 
     @contextmanager
-    def _vendor(self, what: str) -> Iterator[None]:
-        """Say in our errors what goes wrong in slmsuite or below; it raises whatever it likes."""
+    def _translated_errors(self, what: str) -> Iterator[None]:
+        """Translate exceptions of slmsuite and vendor libraries, of any type."""
         try:
             yield
         except LightloomError:
             raise
         except TimeoutError as error:
             raise InstrumentTimeout(
-                f"{self.name} ({self.address}) did not answer during {what}: {_one_line(error)}"
+                f"{self.name} ({self.address}) did not reply during {what}: {_one_line(error)}"
             ) from error
         except Exception as error:
             raise Disconnected(
@@ -162,10 +162,10 @@ class _Adapter:
 
 
 class SlmsuiteSLM(_Adapter, SpatialLightModulator):
-    """A modulator that slmsuite drives."""
+    """A modulator that slmsuite controls."""
 
     driver: ClassVar[str] = "slmsuite-slm"
-    _needs: ClassVar[str] = "set_phase"
+    _required_method: ClassVar[str] = "set_phase"
     Options = SlmsuiteSLMOptions
 
     def __init__(
@@ -190,10 +190,10 @@ class SlmsuiteSLM(_Adapter, SpatialLightModulator):
 
     def _show(self, frame: np.ndarray) -> float:
         device = self._device
-        with self._vendor("show"):
+        with self._translated_errors("show"):
             if hasattr(device, "_gray2display"):
-                # what slmsuite's own drivers fill in; set_phase() would reckon phases that nobody
-                # reads, for 40 ms at 1920 x 1152
+                # these are hooks of slmsuite drivers; set_phase() also computes unused phases,
+                # which takes 40 ms at 1920 x 1152
                 device.display = device._gray2display(frame.copy())
                 device._set_phase_hw(device.display)
             else:
@@ -202,10 +202,10 @@ class SlmsuiteSLM(_Adapter, SpatialLightModulator):
 
 
 class SlmsuiteCamera(_Adapter, Camera):
-    """A camera that slmsuite drives. It has no trigger: `trigger` comes back with the frame."""
+    """A camera that slmsuite controls, without a trigger: `trigger` waits for the frame."""
 
     driver: ClassVar[str] = "slmsuite-camera"
-    _needs: ClassVar[str] = "get_image"
+    _required_method: ClassVar[str] = "get_image"
     Options = SlmsuiteCameraOptions
 
     def __init__(
@@ -216,15 +216,15 @@ class SlmsuiteCamera(_Adapter, Camera):
         self._taken: deque[RawFrame] = deque()
 
     def _connect(self, timeout_s: float) -> Identity:
-        more = {}
+        extra_arguments = {}
         if self.options.modulator:
             if self.options.modulator not in _open_modulators:
                 raise InputError(
-                    f"{self.name}: modulator = {self.options.modulator!r} is no connected "
+                    f"{self.name}: modulator = {self.options.modulator!r} is not a connected "
                     f"slmsuite-slm; those are {sorted(_open_modulators) or 'none'}"
                 )
-            more["slm"] = _open_modulators[self.options.modulator]
-        identity = self._open(**more)
+            extra_arguments["slm"] = _open_modulators[self.options.modulator]
+        identity = self._open(**extra_arguments)
         try:
             self._set_up()
         except BaseException:
@@ -234,7 +234,7 @@ class SlmsuiteCamera(_Adapter, Camera):
 
     def _set_up(self) -> None:
         device = self._device
-        with self._vendor("connect"):
+        with self._translated_errors("connect"):
             device.capture_attempts = 1  # no hidden retries
             device.set_woi(None)
             self.sensor_shape = (int(device.shape[0]), int(device.shape[1]))
@@ -249,15 +249,15 @@ class SlmsuiteCamera(_Adapter, Camera):
     def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
         if trigger == "external":
             raise InputError(
-                f"{self.name}: slmsuite takes frames when it is asked to; use trigger mode software"
+                f"{self.name}: slmsuite supports no external trigger; use trigger mode software"
             )
         device = self._device
-        with self._vendor("configure"):
+        with self._translated_errors("configure"):
             device.set_woi((region.left, region.width, region.top, region.height))
             if tuple(device.shape) != (region.height, region.width):
                 raise InputError(
-                    f"{self.name}: the camera makes frames of {tuple(device.shape)}, "
-                    f"(height, width), of {region}; ask for a region that it can read, unbinned"
+                    f"{self.name}: the camera returns frames of {tuple(device.shape)}, "
+                    f"(height, width), for {region}; choose a region that it reads without binning"
                 )
             device.set_exposure(exposure_s)
             return float(device.get_exposure())
@@ -266,7 +266,7 @@ class SlmsuiteCamera(_Adapter, Camera):
         self._taken.clear()
 
     def _trigger(self, shot: Shot | None) -> None:
-        with self._vendor("trigger"):
+        with self._translated_errors("trigger"):
             if self.options.flush:
                 self._device.flush(timeout_s=self.options.timeout_s)
             taken_at_s = self.clock.now_s()
@@ -276,7 +276,7 @@ class SlmsuiteCamera(_Adapter, Camera):
         data = np.asarray(image)
         if data.dtype not in (np.uint8, np.uint16):
             raise ProtocolError(
-                f"{self.name}: a frame of {data.dtype} came; whole counts are wanted"
+                f"{self.name}: it sent a frame of {data.dtype}; integer counts are needed"
             )
         self._taken.append(RawFrame(data, None, taken_at_s))
 
@@ -295,7 +295,7 @@ class SlmsuiteCamera(_Adapter, Camera):
 
 @contextmanager
 def _prints_to_stderr() -> Iterator[None]:
-    """Keep what makers' classes print when they open and close out of stdout, one at a time."""
+    """Redirect the printed output of vendor classes to stderr, one at a time."""
     with _stdout_lock, redirect_stdout(sys.stderr):
         yield
 

@@ -1,7 +1,8 @@
-"""The process that owns a display's window: opens it, keeps its events flowing, shows frames.
+"""The process that owns the window of a display: opens it, processes its events, shows frames.
 
-A process of its own, because a window whose events nobody fetches freezes at the first click, and
-because window libraries want the main thread. Not here: the driver that talks to it (`display`).
+It is a separate process, because a window whose events are not processed freezes at the first
+click, and because window libraries need the main thread. Not here: the driver that uses it
+(`display`).
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from .x11 import lit_monitors
 _HINTS = {
     b"SDL_NO_SIGNAL_HANDLERS": b"1",
     b"SDL_RENDER_SCALE_QUALITY": b"nearest",
-    b"SDL_VIDEO_MINIMIZE_ON_FOCUS_LOSS": b"0",  # a click elsewhere must not take the frame away
+    b"SDL_VIDEO_MINIMIZE_ON_FOCUS_LOSS": b"0",  # a click elsewhere must not remove the frame
     b"SDL_VIDEO_X11_NET_WM_BYPASS_COMPOSITOR": b"1",
-    b"SDL_WINDOWS_DPI_AWARENESS": b"permonitorv2",  # pixels are pixels
+    b"SDL_WINDOWS_DPI_AWARENESS": b"permonitorv2",  # no scaling of pixels
 }
-_BLIND = (b"dummy", b"offscreen")  # what SDL falls back to where there is no display
+_INVISIBLE_DRIVERS = (b"dummy", b"offscreen")  # fallbacks of SDL without a display
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """A monitor as the system sees it; `refresh_hz` is 0 where it does not say."""
+    """A monitor as the system reports it; `refresh_hz` is 0 where unknown."""
 
     index: int
     name: str
@@ -49,7 +50,7 @@ class Monitor:
 
 @dataclass(frozen=True)
 class OpenedWindow:
-    """What a window turned out to be; `is_vsynced` when flips wait for the monitor."""
+    """The properties of an open window; `is_vsynced` if flips wait for the monitor."""
 
     monitor: Monitor
     renderer: str
@@ -57,39 +58,39 @@ class OpenedWindow:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to open; `monitor` None only lists the monitors."""
+class WindowRequest:
+    """The requested window; `monitor` None only lists the monitors."""
 
     name: str
     monitor: int | None = None
     x_display: str = ""
 
 
-def serve(link: Connection, wanted: Wanted) -> None:
-    """Open a window, then obey until the link is closed; errors are sent, not raised."""
-    with contextlib.suppress(OSError, AttributeError):  # a signal to the driver's process group is
-        os.setsid()  # not meant for us: it first shows darkness, then closes us
+def serve(link: Connection, request: WindowRequest) -> None:
+    """Open a window, then serve requests until the link is closed; errors are sent, not raised."""
+    with contextlib.suppress(OSError, AttributeError):  # signals to the driver's process group must
+        os.setsid()  # not end this process: the driver first shows a dark frame, then closes it
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if wanted.x_display:
-        os.environ["DISPLAY"] = wanted.x_display
+    if request.x_display:
+        os.environ["DISPLAY"] = request.x_display
     try:
-        sdl = _library(wanted.name)
-        if wanted.monitor is None:
+        sdl = _library(request.name)
+        if request.monitor is None:
             link.send((0, _monitors(sdl)))
             return
-        window = _Window(sdl, wanted.name, wanted.monitor)
+        window = _Window(sdl, request.name, request.monitor)
     except LightloomError as error:
-        with contextlib.suppress(OSError):  # nobody waits for it any more
+        with contextlib.suppress(OSError):  # the driver no longer waits
             link.send((0, error))
         return
-    with contextlib.suppress(EOFError, OSError):  # the driver's process has gone
+    with contextlib.suppress(EOFError, OSError):  # the driver's process has ended
         link.send((0, window.opened))
-        _obey(link, window)
+        _serve_requests(link, window)
 
 
-def _obey(link: Connection, window: _Window) -> None:
+def _serve_requests(link: Connection, window: _Window) -> None:
     memory = SharedMemory(link.recv())
     frame: Any = np.ndarray(window.opened.monitor.shape, np.uint8, memory.buf)
     try:
@@ -105,26 +106,24 @@ def _obey(link: Connection, window: _Window) -> None:
             except LightloomError as error:
                 link.send((number, error))
     finally:
-        del frame  # memory with a view of it cannot be closed
+        del frame  # shared memory with a view cannot be closed
         memory.close()
 
 
 def _library(name: str) -> ModuleType:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pysdl2 warns that it uses pysdl2-dll
+        warnings.simplefilter("ignore")  # pysdl2 warns about its use of pysdl2-dll
         sdl = import_extra("sdl2", "display", f"{name}, a modulator on a display,")
-    if (
-        sys.platform == "linux" and "XDG_RUNTIME_DIR" not in os.environ
-    ):  # then Wayland only complains
+    if sys.platform == "linux" and "XDG_RUNTIME_DIR" not in os.environ:  # Wayland needs it
         os.environ.setdefault("SDL_VIDEODRIVER", "x11,kmsdrm")
     for hint, value in _HINTS.items():
         sdl.SDL_SetHint(hint, value)
     failed = sdl.SDL_Init(sdl.SDL_INIT_VIDEO)
-    if failed or sdl.SDL_GetCurrentVideoDriver() in _BLIND:
-        reason = _complaint(sdl) if failed else "the system offers a window that nobody sees"
+    if failed or sdl.SDL_GetCurrentVideoDriver() in _INVISIBLE_DRIVERS:
+        reason = _sdl_error(sdl) if failed else "the system offers only an invisible window"
         raise InstrumentError(
             f"{name}: no display can be opened ({reason}); log in to the desktop that the "
-            "modulator hangs on, or name it with x_display"
+            "modulator is connected to, or name it with x_display"
         )
     return sdl
 
@@ -139,12 +138,12 @@ def _monitors(sdl: ModuleType) -> list[Monitor]:
     return found
 
 
-def _complaint(sdl: ModuleType) -> str:
+def _sdl_error(sdl: ModuleType) -> str:
     return (sdl.SDL_GetError() or b"").decode(errors="replace") or "no reason given"
 
 
 class _Window:
-    """A borderless window over a whole monitor."""
+    """A borderless window that covers a whole monitor."""
 
     def __init__(self, sdl: ModuleType, name: str, index: int) -> None:
         self.sdl, self.name = sdl, name
@@ -161,11 +160,11 @@ class _Window:
         self.window = sdl.SDL_CreateWindow(title, place, place, width, height, flags)
         self.renderer = sdl.SDL_CreateRenderer(self.window, -1, sdl.SDL_RENDERER_PRESENTVSYNC)
         if not self.renderer:
-            raise InstrumentError(f"{name}: no window on monitor {index} ({_complaint(sdl)})")
+            raise InstrumentError(f"{name}: no window on monitor {index} ({_sdl_error(sdl)})")
         where = sdl.SDL_GetWindowDisplayIndex(self.window)
-        if where != index:  # as with X screens that are not joined: all of them begin at (0, 0)
+        if where != index:  # for example separate X screens, which all start at (0, 0)
             raise InstrumentError(
-                f"{name}: the window meant for monitor {index} came up on monitor {where}; join "
+                f"{name}: the window for monitor {index} appeared on monitor {where}; join "
                 "both into one desktop, side by side"
             )
         sdl.SDL_ShowCursor(sdl.SDL_DISABLE)
@@ -178,31 +177,31 @@ class _Window:
             width,
             height,
         )
-        self._demand(bool(self.texture))
+        self._require(bool(self.texture))
         self.index = index
         is_x11 = sdl.SDL_GetCurrentVideoDriver() == b"x11"
         self.lit = lit_monitors() if is_x11 else None
         if self.lit and self.bounds not in self.lit():
-            self.lit = None  # the server and the window library do not mean the same by a monitor
+            self.lit = None  # the X server and SDL disagree about monitors
 
     def show(self, frame: np.ndarray) -> None:
-        """Show a frame, grey level v as (v, v, v); comes back after the flip."""
+        """Show a frame, grey level v as (v, v, v), and return after the flip."""
         self._check_monitor()
         pixels, pitch = ctypes.c_void_p(), ctypes.c_int()
-        self._demand(
+        self._require(
             not self.sdl.SDL_LockTexture(
                 self.texture, None, ctypes.byref(pixels), ctypes.byref(pitch)
             )
         )
         height, width = frame.shape
-        words = ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint32))
-        picture = np.ctypeslib.as_array(words, shape=(height, pitch.value // 4))[:, :width]
+        pixel_words = ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint32))
+        picture = np.ctypeslib.as_array(pixel_words, shape=(height, pitch.value // 4))[:, :width]
         np.multiply(frame, np.uint32(0x010101), out=picture, dtype=np.uint32)
         self.sdl.SDL_UnlockTexture(self.texture)
         self._flip()
 
     def fetch_events(self) -> None:
-        """Fetch what the window system has to say; clicks, keys and closing change nothing."""
+        """Process pending window events; clicks, keys and close requests have no effect."""
         event = self.sdl.SDL_Event()
         while self.sdl.SDL_PollEvent(ctypes.byref(event)):
             if event.type != self.sdl.SDL_WINDOWEVENT:
@@ -213,11 +212,11 @@ class _Window:
                 self.sdl.SDL_RestoreWindow(self.window)
 
     def _flip(self) -> None:
-        self._demand(not self.sdl.SDL_RenderCopy(self.renderer, self.texture, None, None))
+        self._require(not self.sdl.SDL_RenderCopy(self.renderer, self.texture, None, None))
         self.sdl.SDL_RenderPresent(self.renderer)
 
     def _bounds(self, index: int) -> tuple[int, int, int, int]:
-        """Return left, top, width and height of a monitor; all 0 of one that is gone."""
+        """Return left, top, width and height of a monitor; all 0 for a removed one."""
         rect = self.sdl.SDL_Rect()
         self.sdl.SDL_GetDisplayBounds(index, ctypes.byref(rect))
         return rect.x, rect.y, rect.w, rect.h
@@ -226,12 +225,12 @@ class _Window:
         is_dark = self.lit is not None and self.bounds not in self.lit()
         if is_dark or self._bounds(self.index) != self.bounds:
             raise Disconnected(
-                f"{self.name}: monitor {self.opened.monitor} is gone, or has changed its size or "
-                "place; check its cable, then connect again"
+                f"{self.name}: monitor {self.opened.monitor} was lost, or has changed its size or "
+                "position; check its cable, then connect again"
             )
 
     def _described(self, monitor: Monitor) -> OpenedWindow:
-        """Take the size in pixels from the renderer; on a scaled desktop the window's differs."""
+        """Return the window with its size in pixels, which the renderer knows despite scaling."""
         width, height = ctypes.c_int(), ctypes.c_int()
         self.sdl.SDL_GetRendererOutputSize(self.renderer, ctypes.byref(width), ctypes.byref(height))
         info = self.sdl.SDL_RendererInfo()
@@ -243,9 +242,9 @@ class _Window:
             bool(info.flags & self.sdl.SDL_RENDERER_PRESENTVSYNC),
         )
 
-    def _demand(self, done: bool) -> None:
-        if not done:
+    def _require(self, succeeded: bool) -> None:
+        if not succeeded:
             raise Disconnected(
                 f"{self.name}: the window on monitor {self.opened.monitor} cannot be drawn to "
-                f"({_complaint(self.sdl)}); connect again"
+                f"({_sdl_error(self.sdl)}); connect again"
             )

@@ -1,7 +1,7 @@
-"""Which monitors an X server lights, asked of the server itself (extension RandR 1.5).
+"""The monitors that an X server drives, as the server reports them (extension RandR 1.5).
 
-The window library hears of a cable that is pulled, but not of a monitor that is switched off in the
-settings: its window stays, and nobody sees it.
+The window library detects a pulled cable, but not a monitor that is switched off in the settings:
+its window stays open and invisible.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _XrrMonitorInfo(ctypes.Structure):
 
 
 def lit_monitors() -> Callable[[], set[Place]] | None:
-    """Return what asks for the monitors that are lit; None where that cannot be asked."""
+    """Return a function that returns the active monitors; None where X11 or RandR is missing."""
     paths = [ctypes.util.find_library(name) for name in ("X11", "Xrandr")]
     if None in paths:
         return None

@@ -1,1 +1,1 @@
-"""Light off and one holder: signals, the watchdog process, and locks between processes."""
+"""Switching light off, and exclusive use: signals, the watchdog process, and process locks."""

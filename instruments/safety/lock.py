@@ -1,8 +1,8 @@
-"""`HeldLock`: one process at a time holds a file, and whoever is refused hears who does.
+"""`HeldLock`: a lock file for one process at a time, whose refusal names the holder.
 
-The operating system keeps the lock (package `filelock`), so it ends with its process, however that
-ends. Who holds it stands in a file beside it: a locked file cannot be read on Windows. A process
-that was killed leaves that file behind, which tells the next one how it ended.
+The operating system keeps the lock (package `filelock`), so it ends with its process, even after a
+crash. A file beside it names the holder, because a locked file cannot be read on Windows. A killed
+process leaves that file behind, which tells the next process how it ended.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from .shared_folder import open_shared, shared_folder
 
 LOG = logging.getLogger("lightloom.instruments")
 
-_SAME_BOOT_S = 60.0  # by which two reckonings of one start of a computer may differ
+_SAME_BOOT_S = 60.0  # largest difference between two estimates of one boot time
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock.
+    """The holder of a lock.
 
     Parameters
     ----------
-    command : as it was typed
-    since : ISO 8601, with its time zone
-    boot : of which start of the computer, see `boot_id`
+    command : command line of the process
+    since : start of the lock, ISO 8601 with time zone
+    boot : boot of the computer, see `boot_id`
     """
 
     command: str
@@ -57,7 +57,7 @@ class Holder:
 
     @classmethod
     def of_this_process(cls) -> Holder:
-        """Describe the process that asks."""
+        """Return the holder that describes this process."""
         command = shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
         try:
             user = getpass.getuser()
@@ -68,7 +68,7 @@ class Holder:
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """Read what a holder left at a path; None where there is nothing that can be read."""
+        """Return the holder that a file names; None where the file cannot be read."""
         found = read_note(path)
         try:
             return (
@@ -88,7 +88,7 @@ class Holder:
 
     @property
     def is_of_another_boot(self) -> bool:
-        """Whether this computer was started anew since; False for another computer's."""
+        """Whether this computer has restarted since; False for a holder on another computer."""
         if self.host != platform.node():
             return False
         now, then = boot_id(), self.boot
@@ -104,12 +104,12 @@ class Holder:
 
 
 def boot_id() -> str:
-    """Name the present start of this computer: Linux' own number, else the moment it began."""
+    """Return an identifier of the present boot: that of Linux, or the boot time elsewhere."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         pass
-    if hasattr(time, "clock_gettime"):  # on macOS it goes on while the computer sleeps
+    if hasattr(time, "clock_gettime"):  # on macOS it continues while the computer sleeps
         running_s = time.clock_gettime(time.CLOCK_MONOTONIC)
     else:
         running_s = time.monotonic()
@@ -117,52 +117,52 @@ def boot_id() -> str:
 
 
 class HeldLock:
-    """Holds a file for this process.
+    """A lock on a file for this process.
 
     Parameters
     ----------
-    path : of the lock file; the holder's file is named after it
-    what : is held, for the message, such as "the run run.db"
+    path : of the lock file; the name of the holder file is derived from it
+    what : locked object for messages, such as "the run run.db"
 
     Attributes
     ----------
-    left : who held it last and ended without letting go; None where all ended well
+    left : last holder if it ended without releasing the lock, otherwise None
     """
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
         self.left: Holder | None = None
-        self._let_go: Callable[[], None] | None = None
+        self._release: Callable[[], None] | None = None
 
     @property
     def holder_path(self) -> Path:
-        """The file that names the holder."""
+        """The path of the file that names the holder."""
         return self.path.with_name(f"{self.path.name}.holder")
 
     def acquire(self) -> Self:
-        """Hold it, or say who does; never waits.
+        """Acquire the lock without waiting, or raise an error that names the holder.
 
         Raises
         ------
-        InUse : naming the holder
-        OSError : when there can be no lock at this place, as in a folder that is read-only
+        InUse : when another process holds the lock
+        OSError : when the folder permits no lock, for example a read-only one
         """
-        self._let_go = self._locked()
+        self._release = self._locked()
         self.left = Holder.read(self.holder_path)
         try:
             content = json.dumps({"schema": 1, **asdict(Holder.of_this_process())}, indent=1)
             self._name_holder(content.encode())
-        except OSError as error:  # held all the same, without a name
+        except OSError as error:  # the lock is held, but its holder is not named
             LOG.warning("%s: cannot write who holds %s: %s", self.path, self.what, error)
         return self
 
     def _locked(self) -> Callable[[], None]:
-        """Take the lock, and return what lets it go."""
-        if _is_shared(self.path.parent):  # where a file of one user is none of another's
+        """Acquire the lock and return the function that releases it."""
+        if _is_shared(self.path.parent):  # where users cannot replace each other's files
             if device_lock.hold(str(self.path), self.path.parent) is not None:
                 raise InUse(self._refusal())
             return lambda: device_lock.let_go(str(self.path), self.path.parent)
-        os.close(open_shared(self.path))  # for all users, and no link
+        os.close(open_shared(self.path))  # writable for all users, not a link
         lock = filelock.FileLock(self.path, timeout=0, mode=0o666, thread_local=False)
         try:
             lock.acquire()
@@ -173,7 +173,7 @@ class HeldLock:
         return lock.release
 
     def _name_holder(self, content: bytes) -> None:
-        """Write who holds it; over what another user left, which cannot be replaced."""
+        """Write the holder file; overwrite the content where another user owns the file."""
         try:
             replace_file(self.holder_path, content)
             if hasattr(os, "chmod"):
@@ -188,21 +188,21 @@ class HeldLock:
                 os.close(handle)
 
     def release(self) -> None:
-        """Let go; harmless when it is not held."""
-        let_go, self._let_go = self._let_go, None
-        if let_go is None:
+        """Release the lock; harmless if it is not held."""
+        release, self._release = self._release, None
+        if release is None:
             return
         try:
             self.holder_path.unlink(missing_ok=True)
-        except PermissionError:  # another user's, see `_name_holder`
+        except PermissionError:  # the file of another user, see `_name_holder`
             with contextlib.suppress(OSError):
                 self._name_holder(b"")
         except OSError as error:
             LOG.warning("cannot remove %s: %s", self.holder_path, error)
-        let_go()
+        release()
 
     def _refusal(self) -> str:
-        for _ in range(20):  # it writes its name just after it has the lock
+        for _ in range(20):  # the holder writes its name just after it gets the lock
             holder = Holder.read(self.holder_path)
             if holder is not None:
                 break
@@ -227,15 +227,15 @@ class HeldLock:
 
 
 def beside(file: Path, ending: str) -> Path:
-    """Name a hidden file that belongs to another: ".NAME.ENDING" beside it.
+    """Return the path of a hidden file that belongs to a file: ".NAME.ENDING" beside it.
 
-    Where that folder is read-only it lies in the one that all users of this computer share, under
-    the same name for the same file. A file that is there already stays where it is: a disk that has
-    filled up since moves none away.
+    If that folder is read-only, the path is in the folder that all users of this computer share,
+    with the same name for the same file. An existing file keeps its place, even if the disk has
+    become full since.
 
     Raises
     ------
-    InputError : when it can be kept nowhere
+    InputError : when no folder can hold the file
     """
     file = file.resolve()
     there = file.with_name(f".{file.name}.{ending}")
@@ -245,26 +245,26 @@ def beside(file: Path, ending: str) -> Path:
         return shared_place(str(file), file.name, ending)
     except OSError as error:
         raise InputError(
-            f"{file.parent} cannot be written to, and has to keep what is known of {file.name}: "
-            f"keep the bench file in a folder that you may write to ({error})"
+            f"{file.parent} cannot be written to, and must hold the state files of {file.name}: "
+            f"move the bench file to a folder that you can write to ({error})"
         ) from None
 
 
 def places(file: Path, ending: str) -> list[Path]:
-    """Return every place where `beside` may have put a file, for whichever user."""
+    """Return all paths that `beside` may have returned, for any user."""
     file = file.resolve()
     found = [file.with_name(f".{file.name}.{ending}")]
-    with contextlib.suppress(OSError):  # no folder is shared here
+    with contextlib.suppress(OSError):  # this computer has no shared folder
         found.append(shared_place(str(file), file.name, ending))
     return found
 
 
 def shared_place(key: str, name: str, ending: str) -> Path:
-    """Return the place of a file in the folder that all users share, by a key of its own.
+    """Return the path of a file in the folder that all users share, for a unique key.
 
     Raises
     ------
-    OSError : when there is no such folder
+    OSError : when no such folder exists
     """
     digest = sha256(key.encode(errors="surrogateescape")).hexdigest()[:12]
     return shared_folder() / f"lightloom-{digest}.{name}.{ending}"
@@ -277,7 +277,7 @@ def _is_shared(folder: Path) -> bool:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether a file can be made in a folder: tried, since permissions do not tell."""
+    """Return whether a file can be created in a folder, by trying."""
     try:
         _try_to_write(folder)
     except OSError:
@@ -286,5 +286,5 @@ def is_writable(folder: Path) -> bool:
 
 
 def _try_to_write(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder):  # permissions do not tell: a disk may be read-only
+    with tempfile.TemporaryFile(dir=folder):  # permissions are not enough: a disk may be read-only
         pass

@@ -1,7 +1,7 @@
 """The folder that all users of a computer share for locks and latches, and files in it.
 
-Each may make files there, and no user may remove or replace another's: its sticky bit says so. It
-outlives a restart of the computer, as a latch must.
+Every user can create files there, and its sticky bit prevents that users remove or replace files of
+others. It survives a restart of the computer, as a latch must.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-_FOLDERS = ("/var/lib/lightloom", "/var/tmp", "/tmp")  # the first is an administrator's to make
+_FOLDERS = ("/var/lib/lightloom", "/var/tmp", "/tmp")  # an administrator can create the first one
 
 
 def shared_folder() -> Path:
-    """Return the folder.
+    """Return the folder that all users share.
 
     Raises
     ------
-    OSError : when there is none
+    OSError : when no such folder exists
     """
-    if os.name == "nt":  # where every user of this computer may write
+    if os.name == "nt":  # every user of this computer can write there
         folder = Path(os.environ.get("PUBLIC") or "C:/Users/Public") / "lightloom"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     for name in _FOLDERS:
-        if _is_everybodys(Path(name)):
+        if _is_shared_by_all(Path(name)):
             return Path(name)
     raise OSError(
         "no folder is shared by all users of this computer: make /var/lib/lightloom with mode 1777"
     )
 
 
-def _is_everybodys(folder: Path) -> bool:
+def _is_shared_by_all(folder: Path) -> bool:
     try:
         mode = folder.stat().st_mode
     except OSError:
@@ -43,22 +43,22 @@ def _is_everybodys(folder: Path) -> bool:
 
 
 def open_shared(path: Path) -> int:
-    """Open a file that all users may write to, made where it is missing; no link is followed.
+    """Open a file that all users can write, and create it if missing; links are not followed.
 
     Raises
     ------
-    OSError : when it cannot be opened
+    OSError : when the file cannot be opened
     """
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:  # where it exists, asking to make it would be refused in a sticky folder
+    try:  # an existing file in a sticky folder would refuse O_CREAT
         return os.open(path, flags)
     except FileNotFoundError:
         pass
     try:
         handle = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:  # another one was quicker
+    except FileExistsError:  # another process created it first
         return os.open(path, flags)
     if hasattr(os, "fchmod"):
         with suppress(OSError):
-            os.fchmod(handle, 0o666)  # whatever the umask is
+            os.fchmod(handle, 0o666)  # independent of the umask
     return handle

@@ -1,9 +1,9 @@
-"""Light off when the program is told to stop, whatever its threads are doing.
+"""Switching light off when the program is told to stop, in any state of its threads.
 
-A thread of its own hears the signals, for the main thread may be deep in arithmetic and a worker
-may wait for a camera. The first signal ends the main thread's work (`KeyboardInterrupt`), and
-light goes off within a second even where that takes longer. The second ends the process. Not here:
-a process that is killed (`watchdog`), and a computer that dies (docs/how-to/safety.md).
+A separate thread receives the signals, because the main thread may be computing and a worker may
+wait for a camera. The first signal interrupts the main thread (`KeyboardInterrupt`), and light goes
+off within a second even if the interrupted work takes longer to end. The second signal ends the
+process. Not here: a killed process (`watchdog`), a computer that crashes (docs/how-to/safety.md).
 """
 
 from __future__ import annotations
@@ -23,90 +23,90 @@ from typing import Any, Protocol
 from ..errors import LightloomError
 from ..text import printable
 
-STATUS = 130  # of a process that a signal has ended
-GRACE_S = 0.5  # for the shot that is being taken, beside its exposure
-_ONE_PRESS_S = 0.1  # signals that come so close together are one: `timeout` sends two
-_WAKE_S = 0.15  # by which a main thread that is not busy has been interrupted
-_AGAIN_S = 0.02  # by then what dropped an interrupt is over
-_OFF_S, _DARK_S = 0.7, 0.5  # that switching off, and then darkness, may take
+STATUS = 130  # exit status of a process that a signal ended
+GRACE_S = 0.5  # time for the present shot, in addition to its exposure
+_SAME_SIGNAL_S = 0.1  # closer signals count as one: `timeout` sends two
+_RESEND_S = 0.15  # time within which an idle main thread is interrupted
+_RETRY_S = 0.02  # delay after which code that dropped an interrupt has ended
+_OFF_S, _DARKEN_S = 0.7, 0.5  # time-outs of switching off and of darkening
 
-SIGNALS = [  # that end a program, where the system has them
+SIGNALS = [  # signals that end a program, where the system has them
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 ]
 
 
-class Lit(Protocol):
-    """Something that has light, such as an open bench.
+class LightControl(Protocol):
+    """An object that controls light, such as an open bench.
 
     Parameters
     ----------
-    path : what it is called
+    path : its name in messages
     """
 
     path: str
 
     @property
     def exposing_s(self) -> float:
-        """How long the present exposure may take."""
+        """The longest possible duration of the present exposure."""
 
     def light_off(self) -> None:
-        """Switch the light off without waiting for threads; raise where it may still be on."""
+        """Switch the light off without waiting for threads; raise if it may still be on."""
 
     def darken(self) -> None:
-        """Make modulators dark."""
+        """Show the darkest level on all modulators."""
 
 
-_lit: dict[int, Lit] = {}
+_lights: dict[int, LightControl] = {}
 _left_lit: list[str] = []
 _lock = Lock()
 
 
-def add(lit: Lit) -> None:
-    """Remember something until `remove`."""
+def add(control: LightControl) -> None:
+    """Register an object that controls light, until `remove`."""
     with _lock:
-        _lit[id(lit)] = lit
+        _lights[id(control)] = control
 
 
-def remove(lit: Lit) -> None:
-    """Forget it; harmless when it is not known."""
+def remove(control: LightControl) -> None:
+    """Unregister an object; harmless if it is not registered."""
     with _lock:
-        _lit.pop(id(lit), None)
+        _lights.pop(id(control), None)
 
 
 def note_left_lit(sentence: str) -> None:
-    """Remember that a source may still emit though its bench was closed."""
+    """Record a sentence about a source that may still emit although its bench was closed."""
     _left_lit.append(sentence)
 
 
 def left_lit() -> list[str]:
-    """Return what was noted of sources that may still emit: what a program must not end well on."""
+    """Return the sentences about sources that may still emit; with any, the program must fail."""
     return list(_left_lit)
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's light
-    os.register_at_fork(after_in_child=_lit.clear)
+if hasattr(os, "register_at_fork"):  # a forked process does not control its parent's light
+    os.register_at_fork(after_in_child=_lights.clear)
 
 
 def make_all_safe() -> list[str]:
-    """Switch off every light of this process, then make modulators dark; takes bounded time.
+    """Switch off every light of this process, then darken the modulators, in bounded time.
 
-    No lock is waited for longer than that, whoever holds it.
+    No lock can delay it further.
 
     Returns
     -------
-    sentences about what did not say that it is off
+    sentences about lights that did not confirm that they are off
     """
     with _lock:
-        everything = list(_lit.values())
-    left = _all([(one.path, one.light_off) for one in everything], _OFF_S)
-    _all([(one.path, one.darken) for one in everything], _DARK_S)
-    return [f"{path} did not say that its light is off ({why})" for path, why in left]
+        everything = list(_lights.values())
+    failed = _call_all([(one.path, one.light_off) for one in everything], _OFF_S)
+    _call_all([(one.path, one.darken) for one in everything], _DARKEN_S)
+    return [f"{path} did not say that its light is off ({why})" for path, why in failed]
 
 
-def _all(calls: list[tuple[str, Any]], within_s: float) -> list[tuple[str, str]]:
-    """Call all at once, each in a thread that may be left behind; give those that failed."""
+def _call_all(calls: list[tuple[str, Any]], within_s: float) -> list[tuple[str, str]]:
+    """Call all functions in parallel threads, which may be abandoned; return those that failed."""
     failed: dict[int, str] = dict.fromkeys(range(len(calls)), f"no answer in {within_s:g} s")
 
     def call(number: int) -> None:
@@ -120,28 +120,28 @@ def _all(calls: list[tuple[str, Any]], within_s: float) -> list[tuple[str, str]]
     threads = [Thread(target=call, args=(number,), daemon=True) for number in range(len(calls))]
     for thread in threads:
         thread.start()
-    ends_s = time.monotonic() + within_s
+    deadline_s = time.monotonic() + within_s
     for thread in threads:
-        thread.join(max(ends_s - time.monotonic(), 0.0))
+        thread.join(max(deadline_s - time.monotonic(), 0.0))
     return [(calls[number][0], why) for number, why in list(failed.items())]
 
 
 @contextmanager
-def in_time(lit: Lit) -> Iterator[None]:
-    """Switch a light off before long even where what stands inside has not ended by then.
+def in_time(control: LightControl) -> Iterator[None]:
+    """Switch a light off after a bounded time even if the body of the `with` has not ended.
 
-    The shot that is being taken gets its exposure, and half a second.
+    The present shot gets its exposure time plus half a second.
     """
     is_over = Event()
 
     def end() -> None:
-        if not is_over.wait(GRACE_S + lit.exposing_s):
-            with suppress(LightloomError):  # whoever closes it hears the same
-                lit.light_off()
+        if not is_over.wait(GRACE_S + control.exposing_s):
+            with suppress(LightloomError):  # closing it raises the same error
+                control.light_off()
 
     try:
         Thread(target=end, daemon=True).start()
-    except RuntimeError:  # the interpreter ends
+    except RuntimeError:  # the interpreter is shutting down
         end()
     try:
         yield
@@ -152,64 +152,64 @@ def in_time(lit: Lit) -> Iterator[None]:
 # --- signals -------------------------------------------------------------------------------------
 
 
-class _Asked:
-    """How often the program was told to stop.
+class _StopRequest:
+    """The state of the requests to stop the program.
 
     Parameters
     ----------
-    is_meant : the next Ctrl-C ends a part of the work, and no light
-    echo_s : signals up to this time are our own
+    ends_a_part : whether the next Ctrl-C ends only a part of the work and leaves the light on
+    echo_s : signals up to this time were sent by this module
     """
 
     def __init__(self) -> None:
         self.count, self.first_s, self.echo_s = 0, 0.0, 0.0
-        self.is_meant = self.was_raised = False
+        self.ends_a_part = self.was_raised = False
         self.was_heard, self.is_over = Event(), Event()
 
 
-_asked = _Asked()
-_ears: list[socket.socket] = []
-_is_left_alone = False
+_request = _StopRequest()
+_wakeup_sockets: list[socket.socket] = []
+_is_main_work_over = False
 
 
 def is_stopping() -> bool:
-    """Whether the program was told to stop, so that no light is to be switched on any more."""
-    return _asked.count > 0 and not _asked.is_meant
+    """Return whether the program was told to stop, so that no light may be switched on."""
+    return _request.count > 0 and not _request.ends_a_part
 
 
 def was_interrupted() -> bool:
-    """Whether a signal has ended the main thread's work."""
-    return _asked.was_raised
+    """Return whether a signal has interrupted the main thread."""
+    return _request.was_raised
 
 
 def leave_alone() -> None:
-    """Interrupt the main thread no more: its work is over, and a second signal ends the process."""
-    global _is_left_alone
-    _is_left_alone = True
+    """Stop interrupting the main thread, whose work is over; a second signal ends the process."""
+    global _is_main_work_over
+    _is_main_work_over = True
 
 
 def ignore() -> None:
-    """Hear no signal any more: the process is about to end."""
+    """Ignore all signals, because the process is about to end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def listen() -> None:
-    """Let signals stop this program, where they are not ignored, as under nohup.
+    """Let signals stop this program, except those that are ignored, as under nohup.
 
-    Only the main thread can ask for it.
+    Only the main thread may call it.
     """
-    if _ears:
+    if _wakeup_sockets:
         return
-    hears, told = socket.socketpair()
-    told.setblocking(False)
-    _ears.extend((hears, told))
-    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    if hasattr(os, "register_at_fork"):  # what a forked process hears is its own
-        os.register_at_fork(after_in_child=_be_deaf)
-    Thread(target=_hear, args=(hears,), name="lightloom-signals", daemon=True).start()
-    sys.unraisablehook = _raise_again
-    atexit.register(_end_listening)  # the first to be registered ends last, when benches are closed
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    _wakeup_sockets.extend((receiver, sender))
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    if hasattr(os, "register_at_fork"):  # a forked process receives its own signals
+        os.register_at_fork(after_in_child=_stop_receiving)
+    Thread(target=_receive_signals, args=(receiver,), name="lightloom-signals", daemon=True).start()
+    sys.unraisablehook = _retry_lost_interrupt
+    atexit.register(_end_listening)  # registered first, so called last, after benches are closed
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
@@ -217,16 +217,16 @@ def listen() -> None:
 
 @contextmanager
 def unheard_by_children() -> Iterator[None]:
-    """Let no process that is started inside hear Ctrl-C at the terminal, not even while it starts.
+    """Start the processes of a `with` without Ctrl-C of the terminal, even during their start.
 
-    It would print its traceback. Not on Windows, where a process has to see to that itself.
+    Otherwise they would print tracebacks. On Windows, a process must handle this itself.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    from multiprocessing import resource_tracker  # takes a while to load
+    from multiprocessing import resource_tracker  # slow to import
 
-    # this helper is started before the first process, and in the end its starter hears signals
+    # it must run before the first process starts, because its start unblocks signals afterwards
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -237,130 +237,130 @@ def unheard_by_children() -> Iterator[None]:
 
 def _end_listening() -> None:
     signal.set_wakeup_fd(-1)
-    for end in reversed(_ears):
+    for end in reversed(_wakeup_sockets):
         end.close()
 
 
-def _be_deaf() -> None:
+def _stop_receiving() -> None:
     signal.set_wakeup_fd(-1)
-    _ears.clear()
+    _wakeup_sockets.clear()
 
 
 @contextmanager
 def one_is_meant() -> Iterator[None]:
-    """Let Ctrl-C end what stands inside and nothing else: the light stays, and the work goes on.
+    """Let Ctrl-C end only the body of the `with`: the light stays on, and the work continues.
 
     Other signals end the program.
     """
-    global _asked
-    _asked.is_meant = True
+    global _request
+    _request.ends_a_part = True
     try:
         yield
     except KeyboardInterrupt as stopped:
         if stopped.args not in ((), (signal.SIGINT,)):
-            _asked.is_meant = False
+            _request.ends_a_part = False
             raise
-        if _ears:  # else the thread that hears would take it for the next one
-            _asked.was_heard.wait(1)
-        _asked.is_over.set()
-        _asked = _Asked()
+        if _wakeup_sockets:  # otherwise the receiving thread would count it as the next one
+            _request.was_heard.wait(1)
+        _request.is_over.set()
+        _request = _StopRequest()
     else:
-        _asked.is_meant = False
+        _request.ends_a_part = False
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    """End the main thread's work at the first signal; nothing disturbs it in ending."""
-    if not _asked.was_raised and not _is_left_alone:
-        _asked.was_raised = True
+    """Interrupt the main thread at the first signal only, so that it can end undisturbed."""
+    if not _request.was_raised and not _is_main_work_over:
+        _request.was_raised = True
         raise KeyboardInterrupt(number)
 
 
-def _raise_again(lost: sys.UnraisableHookArgs) -> None:
-    """Interrupt the main thread once more where Python had to drop it, as in a destructor."""
+def _retry_lost_interrupt(lost: sys.UnraisableHookArgs) -> None:
+    """Repeat an interrupt that Python had to drop, for example in a destructor."""
     if lost.exc_type is not KeyboardInterrupt or current_thread() is not main_thread():
         sys.__unraisablehook__(lost)
         return
-    with suppress(RuntimeError):  # the interpreter ends
-        timer = Timer(_AGAIN_S, _interrupt_again)
+    with suppress(RuntimeError):  # the interpreter is shutting down
+        timer = Timer(_RETRY_S, _interrupt_again)
         timer.daemon = True
         timer.start()
 
 
 def _interrupt_again() -> None:
-    _asked.was_raised = False
+    _request.was_raised = False
     _send_to_main_thread(signal.SIGINT)
 
 
-def _wake(asked: _Asked, number: int) -> None:
-    """Send a signal again that came just before the main thread began to wait for something.
+def _resend(request: _StopRequest, number: int) -> None:
+    """Send a signal again that arrived just before the main thread began to wait.
 
-    It would hear it when its wait is over.
+    Otherwise the main thread would handle it only after that wait.
     """
-    time.sleep(_WAKE_S)
-    if not asked.was_raised and not _is_left_alone:
+    time.sleep(_RESEND_S)
+    if not request.was_raised and not _is_main_work_over:
         _send_to_main_thread(number)
 
 
 def _send_to_main_thread(number: int) -> None:
-    _asked.echo_s = time.monotonic() + _ONE_PRESS_S
+    _request.echo_s = time.monotonic() + _SAME_SIGNAL_S
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(main_thread().ident or 0, number)
     else:
         _thread.interrupt_main(signal.Signals(number))
 
 
-def _hear(ear: socket.socket) -> None:
+def _receive_signals(receiver: socket.socket) -> None:
     while True:
         try:
-            heard = ear.recv(1)
+            data = receiver.recv(1)
         except OSError:  # the program has ended
             return
-        if not heard:
+        if not data:
             return
-        number = heard[0]
+        number = data[0]
         if number not in SIGNALS:
             continue
         now_s = time.monotonic()
-        asked = _asked
-        if now_s < asked.echo_s:
+        request = _request
+        if now_s < request.echo_s:
             continue
-        if asked.count == 0:
-            asked.count, asked.first_s = 1, now_s
-            Thread(target=_wake, args=(asked, number), daemon=True).start()
-            is_meant = asked.is_meant and number == signal.SIGINT
-            if not is_meant:
-                asked.is_meant = False
-                Thread(target=_see_to_it, args=(asked, number), daemon=True).start()
-            asked.was_heard.set()
-        elif now_s - asked.first_s > _ONE_PRESS_S:
-            _end()
+        if request.count == 0:
+            request.count, request.first_s = 1, now_s
+            Thread(target=_resend, args=(request, number), daemon=True).start()
+            ends_a_part = request.ends_a_part and number == signal.SIGINT
+            if not ends_a_part:
+                request.ends_a_part = False
+                Thread(target=_switch_off_in_time, args=(request, number), daemon=True).start()
+            request.was_heard.set()
+        elif now_s - request.first_s > _SAME_SIGNAL_S:
+            _end_process()
 
 
-def _see_to_it(asked: _Asked, number: int) -> None:
-    """Return the shot that is being taken its time; then light goes off, whoever has not ended.
+def _switch_off_in_time(request: _StopRequest, number: int) -> None:
+    """Wait for the present shot, then switch the light off even if the work has not ended.
 
-    A person who has pressed Ctrl-C can press it again, so an exposure may end; nobody will help
-    when a program is ended by another, or its terminal has gone.
+    An operator can press Ctrl-C again, so an exposure may end. Other signals, from a program or a
+    lost terminal, are not repeated, so the exposure is not awaited.
     """
     grace_s = GRACE_S
     if number == signal.SIGINT:
         with _lock:
-            grace_s += max((one.exposing_s for one in _lit.values()), default=0.0)
-    if not asked.is_over.wait(grace_s) and _lit:
+            grace_s += max((one.exposing_s for one in _lights.values()), default=0.0)
+    if not request.is_over.wait(grace_s) and _lights:
         for sentence in make_all_safe():
-            _say(sentence)
+            _write_message(sentence)
 
 
-def _end() -> None:
-    """End the process, light off first."""
-    left = make_all_safe()
+def _end_process() -> None:
+    """Switch the light off and end the process."""
+    failed = make_all_safe()
     if sys.stderr is not None and sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h")  # a progress bar had hidden the cursor
-    _say("; ".join(["stopped by the operator, at once", *left]))
+        os.write(2, b"\x1b[?25h")  # a progress bar may have hidden the cursor
+    _write_message("; ".join(["stopped by the operator, at once", *failed]))
     os._exit(STATUS)
 
 
-def _say(sentence: str) -> None:
-    """Write past all buffers and their locks, which a stuck thread may hold."""
-    with suppress(OSError):  # nobody listens
+def _write_message(sentence: str) -> None:
+    """Write a message without buffers, whose locks a blocked thread may hold."""
+    with suppress(OSError):  # standard error is closed
         os.write(2, f"\nlightloom: {printable(sentence)}\n".encode())

@@ -1,13 +1,13 @@
-"""The watchdog: a process of its own that switches a light source off when its partner has died.
+"""The watchdog: a separate process that switches a light source off after its partner has died.
 
-Its partner asks it every second whether it is awake: one that was stopped would not act. A bench
-with a real source starts one, `python -m lightloom.instruments.safety.watchdog`, and tells it over
-its standard input where the source is. It does nothing until that input ends. An end without a
-goodbye means that the partner was killed, or crashed: it then connects to the source and switches
-it off, again and again for some seconds, and writes into its log what became of it. It is a
-session (on Windows a process group) of its own, so that what ends the partner does not end it.
+A bench with a real source starts one, `python -m lightloom.instruments.safety.watchdog`, and sends
+it the address of the source over standard input. The partner checks every second that the watchdog
+replies, because a stopped process would not act. The watchdog waits until its input ends. An end
+without a goodbye means that the partner was killed or crashed. The watchdog then connects to the
+source and switches it off, retries for some seconds, and logs the outcome. It has its own session
+(on Windows its own process group), so that signals to the partner do not end it.
 
-It is no safety function: it needs a computer that runs, and a line to the source.
+It is not a safety function: it needs a running computer and a connection to the source.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from .shared_folder import open_shared
 
 LOG = logging.getLogger("lightloom.instruments")
 
-TRIES_S = 20.0  # as long as it tries to reach the source
-_START_S = 30.0  # until it has loaded what it needs, on a slow computer
-_PAUSE_S = 0.05  # between tries: another process may just be letting the line go
-_LOOK_S = 0.2  # between looks at whose child it is
+TRIES_S = 20.0  # duration of the attempts to reach the source
+_START_S = 30.0  # time-out of its start, on a slow computer
+_PAUSE_S = 0.05  # between attempts: another process may be releasing the line
+_PARENT_CHECK_S = 0.2  # interval between checks of its parent process
 _GOODBYE, _ACT, _PING, _PONG = "goodbye", "act", "ping", "pong"
-_PING_S = 1.0  # between questions whether it is awake
-_AWAKE_S = 2.5  # that an answer may take; it is asked twice
+_PING_S = 1.0  # interval between pings
+_PONG_S = 2.5  # time-out of a reply; one ping is repeated
 BY_HAND = "SWITCH IT OFF BY HAND"
 
 
-# --- in the partner ------------------------------------------------------------------------------
+# --- code of the partner -------------------------------------------------------------------------
 
-_lines: WeakSet[IO[str]] = WeakSet()  # to all watchdogs
+_lines: WeakSet[IO[str]] = WeakSet()  # standard inputs of all watchdogs
 
 
 def _let_go() -> None:
@@ -60,17 +60,17 @@ if hasattr(os, "register_at_fork"):  # a forked process would keep them open
 
 
 class Watchdog:
-    """Starts a watchdog for a source, and hears when it has ended before its time.
+    """A watchdog process for a source; reports if the process ends too early.
 
     Parameters
     ----------
     driver, name, options : of the source, as for `registry.create`
-    log : file to which the watchdog adds a line when it has acted
-    lost : called, in a thread of its own, when it ends or answers no more, unless it was told to
+    log : file to which the watchdog appends a line after it has acted
+    lost : called in a separate thread when the process ends or stops replying unexpectedly
 
     Raises
     ------
-    InstrumentError : when it cannot be started
+    InstrumentError : when the process cannot be started
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Watchdog:
         self._is_dismissed = Event()
         self._process = self._started()
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._told, self._says = self._process.stdin, self._process.stdout
-        _lines.add(self._told)
-        told = {"driver": driver, "name": name, "options": dict(options)}
-        self._send(json.dumps(told | {"log": str(log.absolute()), "parent": os.getpid()}))
-        self._is_ready, self._answer = Event(), ""
-        self._is_awake, self._has_ended = Event(), Event()
+        self._input, self._output = self._process.stdin, self._process.stdout
+        _lines.add(self._input)
+        setup = {"driver": driver, "name": name, "options": dict(options)}
+        self._send(json.dumps(setup | {"log": str(log.absolute()), "parent": os.getpid()}))
+        self._is_ready, self._start_message = Event(), ""
+        self._has_replied, self._has_ended = Event(), Event()
         self._outcome = ""
         Thread(target=self._listen, name="lightloom-watchdog", daemon=True).start()
 
@@ -120,20 +120,20 @@ class Watchdog:
             ) from error
 
     def _send(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it has ended: the thread will tell
-            self._told.write(line + "\n")
-            self._told.flush()
+        with contextlib.suppress(OSError, ValueError):  # it has ended, which its thread will report
+            self._input.write(line + "\n")
+            self._input.flush()
 
     def _listen(self) -> None:
-        """Hear that it is ready, and then nothing until it ends."""
-        self._answer = self._says.readline().strip()
+        """Read the output of the process: first its start message, then replies to pings."""
+        self._start_message = self._output.readline().strip()
         self._is_ready.set()
-        if self._answer != "ready":
+        if self._start_message != "ready":
             return
-        Thread(target=self._ask, name="lightloom-watchdog-ping", daemon=True).start()
-        for line in self._says:
+        Thread(target=self._ping_loop, name="lightloom-watchdog-ping", daemon=True).start()
+        for line in self._output:
             if line.strip() == _PONG:
-                self._is_awake.set()
+                self._has_replied.set()
             else:
                 self._outcome = line.strip()
         status = self._process.wait()
@@ -141,63 +141,63 @@ class Watchdog:
         if not self._is_dismissed.is_set():
             self._lost(f"the watchdog process of {self._name} has ended (status {status})")
 
-    def _ask(self) -> None:
-        """Ask again and again whether it is awake; once more where it was not, to be sure."""
+    def _ping_loop(self) -> None:
+        """Ping the process periodically; repeat a ping once before it counts as unanswered."""
         while not (self._is_dismissed.wait(_PING_S) or self._has_ended.is_set()):
-            if self._answers() or self._answers():
+            if self._replies() or self._replies():
                 continue
             if not (self._is_dismissed.is_set() or self._has_ended.is_set()):
-                self._lost(f"the watchdog process of {self._name} does not answer: it was stopped")
+                self._lost(f"the watchdog process of {self._name} does not reply: it was stopped")
             return
 
-    def _answers(self) -> bool:
-        self._is_awake.clear()
+    def _replies(self) -> bool:
+        self._has_replied.clear()
         self._send(_PING)
-        return self._is_awake.wait(_AWAKE_S)
+        return self._has_replied.wait(_PONG_S)
 
     def wait_until_ready(self, timeout_s: float = _START_S) -> None:
-        """Wait until it could act at once.
+        """Wait until the process is ready to act.
 
         Raises
         ------
-        InstrumentError : when it cannot
+        InstrumentError : when it does not become ready
         """
-        if self._is_ready.wait(timeout_s) and self._answer == "ready":
+        if self._is_ready.wait(timeout_s) and self._start_message == "ready":
             return
-        why = self._answer or f"it did not say in {timeout_s:g} s that it is ready"
+        why = self._start_message or f"it was not ready within {timeout_s:g} s"
         self.dismiss()
         raise InstrumentError(f"{self._name}: the watchdog process does not start: {why}")
 
     @property
     def is_alive(self) -> bool:
-        """Whether it would act now."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def dismiss(self) -> None:
-        """Let it go, since the source is off."""
+        """End the process without action, since the source is off."""
         self._is_dismissed.set()
         self._send(_GOODBYE)
         self._let_go()
         try:
             self._process.wait(1.0)
-        except subprocess.TimeoutExpired:  # it was stopped, and has nothing to do any more
+        except subprocess.TimeoutExpired:  # it was stopped and is not needed any more
             self._process.kill()
 
     def outcome(self, timeout_s: float = TRIES_S + 5.0) -> str:
-        """Let it act, and wait for what became of it; a sentence for the operator.
+        """Let the process act, and return its result as a sentence for the operator.
 
         Parameters
         ----------
-        timeout_s : longer than it tries
+        timeout_s : must exceed the duration of its attempts
         """
         self.release()
         self._has_ended.wait(timeout_s)
         return self._outcome or (
-            f"{self._name}: the watchdog did not say that it is off; {BY_HAND}"
+            f"{self._name}: the watchdog did not confirm that it is off; {BY_HAND}"
         )
 
     def release(self) -> None:
-        """Let it act, since nobody knows whether the source is off; it goes on by itself."""
+        """Let the process act on its own, since it is unknown whether the source is off."""
         self._is_dismissed.set()
         self._send(_ACT)
         self._let_go()
@@ -207,47 +207,47 @@ class Watchdog:
             with contextlib.suppress(OSError):
                 self._process.send_signal(signal.SIGCONT)
         with contextlib.suppress(OSError, ValueError):
-            self._told.close()
-        # it may take its time; nobody waits, and Python forgets its children without a complaint
-        Thread(target=self._bury, daemon=True).start()
+            self._input.close()
+        # a separate thread waits for its end, so that Python does not warn about the child process
+        Thread(target=self._wait_for_end, daemon=True).start()
 
-    def _bury(self) -> None:
+    def _wait_for_end(self) -> None:
         self._process.wait()
         with contextlib.suppress(OSError, ValueError):
-            self._says.close()
+            self._output.close()
 
 
-# --- in the watchdog -----------------------------------------------------------------------------
+# --- code of the watchdog process ----------------------------------------------------------------
 
 
 def main() -> None:
-    """Wait for the end of the partner, and then switch its source off."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # they are meant for the partner
+    """Wait for the end of the partner, then switch its source off."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # they are for the partner
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    told = json.loads(sys.stdin.readline())
+    setup = json.loads(sys.stdin.readline())
     try:
-        source = cast(LightSource, create(told["driver"], told["name"], told["options"]))
+        source = cast(LightSource, create(setup["driver"], setup["name"], setup["options"]))
         source._load()
-    except Exception as error:  # whatever a laboratory's own driver raises
+    except Exception as error:  # a driver of a laboratory may raise any type
         print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
         return
     print("ready", flush=True)
-    heard = _last_words(told["parent"])
-    if heard == _GOODBYE:
+    message = _last_message(setup["parent"])
+    if message == _GOODBYE:
         return
     why = "its program ended without a goodbye"
-    if heard == _ACT:
-        why = "it did not say to its program that it is off"
-    sentence = f"{told['name']}: {why}{_switched_off(source, time.monotonic())}"
-    _note(told["log"], sentence)
-    with contextlib.suppress(OSError):  # the partner may still be there to say it
+    if message == _ACT:
+        why = "it did not confirm to its program that it is off"
+    sentence = f"{setup['name']}: {why}{_switched_off(source, time.monotonic())}"
+    _note(setup["log"], sentence)
+    with contextlib.suppress(OSError):  # the partner may still run and show it
         print(sentence, flush=True)
 
 
-def _last_words(parent: int) -> str:
-    """Wait for the end of standard input, or of the parent; return what it said at last."""
-    heard: list[str] = []
+def _last_message(parent: int) -> str:
+    """Wait for the end of standard input or of the parent, and return the last message."""
+    messages: list[str] = []
     ended = Event()
 
     def read() -> None:
@@ -256,19 +256,19 @@ def _last_words(parent: int) -> str:
                 with contextlib.suppress(OSError):
                     print(_PONG, flush=True)
             else:
-                heard.append(line)
+                messages.append(line)
         ended.set()
 
     Thread(target=read, daemon=True).start()
-    # a process that the parent forked may hold the line open after it has died
-    while not ended.wait(_LOOK_S):
+    # a process that the parent forked may keep the pipe open after the parent has died
+    while not ended.wait(_PARENT_CHECK_S):
         if os.name == "posix" and os.getppid() != parent:
             break
-    return heard[-1].strip() if heard else ""
+    return messages[-1].strip() if messages else ""
 
 
 def _switched_off(source: LightSource, began_s: float) -> str:
-    """Switch it off, and say what became of it, as the end of a sentence."""
+    """Switch the source off, and return the result as the end of a sentence."""
     tries = 0
     while True:
         tries += 1
@@ -276,13 +276,13 @@ def _switched_off(source: LightSource, began_s: float) -> str:
             source.disable_as_another()
         except (LightloomError, OSError) as error:
             why = str(error)
-        except Exception as error:  # a laboratory's own driver
+        except Exception as error:  # a driver of a laboratory may raise any type
             why = repr(error)
         else:
             took_s = time.monotonic() - began_s
             return f"; switched off after {took_s:.3f} s"
         if time.monotonic() - began_s > TRIES_S:
-            return f", and it could not be switched off in {tries} tries: {why}; {BY_HAND}"
+            return f", and it could not be switched off in {tries} attempts: {why}; {BY_HAND}"
         time.sleep(_PAUSE_S)
 
 

@@ -1,7 +1,7 @@
-"""Simulated instruments: the same interfaces as real ones, over one world of light.
+"""Simulated instruments: the same interfaces as real ones, over one shared light path.
 
-What the simulated modulators show is what the simulated camera and DAQ see (`light_path`), with
-real timing on a real or a virtual clock, and with the faults that real devices have (`faults`).
+The simulated camera and DAQ see what the simulated modulators show (`light_path`), with realistic
+timing on a real or a virtual clock, and with the faults of real devices (`faults`).
 """
 
 from .devices import SimulatedCamera, SimulatedDaq, SimulatedSLM, SimulatedSource

@@ -1,7 +1,7 @@
-"""The simulated instruments: thin drivers over a `LightPath`, with honest time and with faults.
+"""The simulated instruments: thin drivers over a `LightPath`, with realistic timing and faults.
 
-Each stands in a world: `join` puts it there; one that was not put anywhere makes a world of its
-own when it is connected, enough to try its interface.
+Each instrument belongs to a world, which `join` sets. An instrument without a world creates a small
+one when it is connected, which is sufficient to test its interface.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 
 from ..base import DriverOptions, Identity, Instrument
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
+from ..compiled import COMPILED
 from ..daq import Daq, Samples
 from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
@@ -22,7 +23,7 @@ from ..slm import SpatialLightModulator
 from ..units import Seconds, Watts
 from .faults import Fault, digest
 from .light_path import Layout, LightPath, WorldOptions
-from .optics import COMPILED, in_bands
+from .optics import in_bands
 from .profiles import CAMERAS, DAQS, MODULATORS, CameraProfile
 
 _ROLES = {
@@ -32,19 +33,21 @@ _ROLES = {
     "light source": "source",
     "power meter": "power_meter",
 }
-_QUIET = 2.0  # electrons of read noise below which weak light takes true Poisson numbers
-_ALONE_W = 1e-3  # on a camera without a world
-_KURTOSIS = 1 / 16  # excess that may be left out, of a pixel's electrons; a slot sums hundreds
+_POISSON_BELOW_E = (
+    2.0  # read noise in electrons, below which weak light is drawn from a Poisson distribution
+)
+_STANDALONE_W = 1e-3  # source power of a camera without a world
+_KURTOSIS = 1 / 16  # excess kurtosis that a pixel may lack; a slot sums hundreds of pixels
 
 
 class SimulatedOptions(DriverOptions):
-    """What all simulated instruments have.
+    """Settings of all simulated instruments.
 
     Parameters
     ----------
-    faults : of the device
-    serial : its number, and the address that nobody else may hold; without one it claims no
-        address, and its number follows from the world's seed, its role and its device
+    faults : faults of the device
+    serial : serial number, which is also its exclusive address; without one it claims no
+        address, and its number is derived from the seed of the world, its role and its device
     """
 
     faults: tuple[Fault, ...] = ()
@@ -52,7 +55,7 @@ class SimulatedOptions(DriverOptions):
 
 
 class _Simulated(Instrument):
-    """Joins a world, and fails where its faults say so."""
+    """An instrument that belongs to a world and fails according to its faults."""
 
     is_of_this_process = True
 
@@ -64,27 +67,27 @@ class _Simulated(Instrument):
         self._is_lost = False
 
     def join(self, world: LightPath, role: str) -> None:
-        """Stand in a world, in the role that a bench file gives."""
+        """Set the world of the instrument and its role in the bench file."""
         self.world, self.role = world, role
 
     @property
     def address(self) -> str:
-        """The serial number, where it was given one."""
+        """The address made from the serial number; "" without one."""
         serial: str = self.options.serial
         return f"simulated:{serial}" if serial else ""
 
     def unplug(self) -> None:
-        """Lose the device, as when its cable is pulled."""
+        """Disconnect the device, as when its cable is pulled."""
         self._is_lost = True
 
     def _fails(self, exchange: str, *kinds: str) -> Fault | None:
-        """Count an exchange; give the fault of these kinds that it meets, raise if it is lost."""
+        """Count an exchange and return its fault of these kinds; raise if the device is lost."""
         number = self._exchanges[exchange] = self._exchanges.get(exchange, 0) + 1
         for fault in self.options.faults:
             if fault.kind == "lost" and "lost" not in self._exchanges and fault.happens(number):
                 self._exchanges["lost"], self._is_lost = number, True
         if self._is_lost:
-            raise OSError(5, "simulated: the device does not answer any more")
+            raise OSError(5, "simulated: the device does not respond any more")
         for fault in self.options.faults:
             if fault.kind in kinds and fault.happens(number):
                 return fault
@@ -96,13 +99,13 @@ class _Simulated(Instrument):
         if any(fault.kind == "held" and fault.happens(number) for fault in self.options.faults):
             raise InUse(f"{self.name}: {model} is held by another process; close that first")
         if self.world is None:
-            self._stand_alone()
+            self._create_world()
         assert self.world is not None
         own = digest(self.world.options.seed, "serial", self.role, model).hex()[:6]
         return Identity("lightloom", f"simulated {model}", self.options.serial or f"SIM-{own}")
 
-    def _stand_alone(self) -> None:
-        """Make a world of two small modulators, and stand in it."""
+    def _create_world(self) -> None:
+        """Create a world with two small modulators and join it."""
         layout: Layout = "single-pixel" if self.kind == "daq" else "imaged"
         world = LightPath(WorldOptions(layout=layout))
         for role in ("input", "weight"):
@@ -112,7 +115,7 @@ class _Simulated(Instrument):
             shades = np.add.outer(np.arange(height), np.arange(width)) * 255 // (height + width)
             for role in world.modulators:
                 world.show(role, shades.astype(np.uint8), float("-inf"))
-            world.power_w = _ALONE_W
+            world.power_w = _STANDALONE_W
         self.join(world, _ROLES[self.kind])
 
     def _disconnect(self) -> None:
@@ -129,7 +132,7 @@ def _known(devices: dict[str, Any]) -> AfterValidator:
 
 
 class SLMOptions(SimulatedOptions):
-    """Settings of a simulated modulator; what is None is the device's."""
+    """Settings of a simulated modulator; None takes the value of the device."""
 
     device: Annotated[str, _known(MODULATORS)] = "fast-1920"
     bit_depth: int | None = Field(default=None, ge=1, le=16)
@@ -139,7 +142,7 @@ class SLMOptions(SimulatedOptions):
 
 
 class SimulatedSLM(_Simulated, SpatialLightModulator):
-    """A modulator that refreshes, lags and settles."""
+    """A modulator with a refresh period, latency and settling time."""
 
     driver = "simulated-slm"
     Options = SLMOptions
@@ -162,7 +165,7 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
     def _show(self, frame: np.ndarray) -> float:
         fault = self._fails("show", "frozen", "late", "silent")
         if fault is not None and fault.kind == "silent":
-            raise InstrumentTimeout(f"{self.name}: no answer to a frame")
+            raise InstrumentTimeout(f"{self.name}: no reply to a frame")
         if self.transfer_s:
             self.clock.sleep_until(self.clock.now_s() + self.transfer_s)
         now, period = self.clock.now_s(), self.refresh_period_s
@@ -179,7 +182,7 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
 
 
 class CameraOptions(SimulatedOptions, CountOptions):
-    """Settings of a simulated camera; what is None is the device's."""
+    """Settings of a simulated camera; None takes the value of the device."""
 
     device: Annotated[str, _known(CAMERAS)] = "basler-aca1440"
     exposure_s: Seconds = 2e-3
@@ -188,7 +191,7 @@ class CameraOptions(SimulatedOptions, CountOptions):
 
 
 class SimulatedCamera(_Simulated, Camera):
-    """A camera with shot noise, read noise, dark counts, a full well and a converter."""
+    """A camera with shot noise, read noise, dark current, full well and ADC."""
 
     driver = "simulated-camera"
     Options = CameraOptions
@@ -229,7 +232,7 @@ class SimulatedCamera(_Simulated, Camera):
         fault = self._fails("trigger", "dropped")
         assert self.world is not None
         self._number += 1
-        # the next exposure may overlap the read-out, and ends no earlier than that does
+        # the next exposure may overlap the read-out, but not end before it
         start = max(self.clock.now_s() + self.trigger_latency_s, self._free_s)
         ends = start + self._exposure_s + self.row_time_s * self.region.height
         self._exposed_s, self._free_s = ends, max(ends, ends + self.readout_s - self._exposure_s)
@@ -245,18 +248,18 @@ class SimulatedCamera(_Simulated, Camera):
         kind = "" if fault is None else fault.kind
         if kind == "overflow":
             self._waiting.clear()
-        gives_up_s = self.clock.now_s() + timeout_s
+        deadline_s = self.clock.now_s() + timeout_s
         ready_s = np.inf
         if self._waiting:
             start = self._waiting[0][1]
             rolling = self.row_time_s * self.region.height
             ready_s = start + self._exposure_s + rolling + self.readout_s
-        if ready_s > gives_up_s or kind == "silent":
-            self.clock.sleep_until(gives_up_s)
+        if ready_s > deadline_s or kind == "silent":
+            self.clock.sleep_until(deadline_s)
             return None
         number, start, shot = self._waiting.popleft()
         self.clock.sleep_until(ready_s)
-        data = self._picture(start, shot, kind == "garbage")
+        data = self._image(start, shot, kind == "garbage")
         last, self._last = self._last, data
         if kind == "stale" and last is not None:
             data = last
@@ -266,7 +269,7 @@ class SimulatedCamera(_Simulated, Camera):
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(np.uint8 if self.bit_depth <= 8 else np.uint16)
 
-    def _picture(self, start_s: float, shot: Shot, is_garbage: bool) -> np.ndarray:
+    def _image(self, start_s: float, shot: Shot, is_garbage: bool) -> np.ndarray:
         assert self.world is not None
         device, region = self._device, self.region
         assert self.gain_e_per_count is not None and self.offset_counts is not None
@@ -285,7 +288,7 @@ class SimulatedCamera(_Simulated, Camera):
 
         def work(first: int, last: int) -> None:
             chance = world.generator(shot, f"pixels {first}")
-            _converted(
+            _convert(
                 light[first:last], dark, device, gain, offset, highest, chance, counts[first:last]
             )
 
@@ -293,7 +296,7 @@ class SimulatedCamera(_Simulated, Camera):
         return counts
 
 
-def _converted(
+def _convert(
     light: np.ndarray,
     dark: float,
     device: CameraProfile,
@@ -303,8 +306,8 @@ def _converted(
     chance: np.random.Generator,
     out: np.ndarray,
 ) -> None:
-    """Detect pixels and convert them to counts, into `out`; half a count is added to round."""
-    if COMPILED and device.read_noise_e >= _QUIET:
+    """Write the counts of pixels into `out`; half a count is added for rounding."""
+    if COMPILED and device.read_noise_e >= _POISSON_BELOW_E:
         from .kernels import convert
 
         z = chance.standard_normal(light.shape, dtype=np.float32)
@@ -312,28 +315,28 @@ def _converted(
         constants = (dark, noise, device.full_well_e, 1 / gain, offset + 0.5, highest)
         convert(light, z, *(np.float32(constant) for constant in constants), out)
         return
-    electrons = _counted(light, dark, device.read_noise_e, device.full_well_e, chance)
+    electrons = _detected_electrons(light, dark, device.read_noise_e, device.full_well_e, chance)
     electrons *= np.float32(1 / gain)
     electrons += np.float32(offset + 0.5)
     out[...] = np.clip(electrons, 0, highest, out=electrons)
 
 
-def _counted(
+def _detected_electrons(
     light: np.ndarray, dark: float, read_noise_e: float, full_well_e: float, chance: Any
 ) -> np.ndarray:
-    """Draw detected electrons of pixels: light and dark counts, full well, read noise.
+    """Return detected electrons of pixels: light, dark current, full well and read noise.
 
-    Counts plus read noise are drawn as a Gaussian with Fisher's and Cornish's first correction,
+    Electrons plus read noise are drawn as a Gaussian with the first Cornish-Fisher correction,
     n = mean + s z + mean (z^2 - 1) / (6 s^2) with s^2 = mean + read noise^2: mean, variance and
-    third moment are those of a Poisson number plus Gaussian noise. The excess kurtosis that it
-    lacks is mean / s^4; where that exceeds 1/16 (never from 2 electrons of read noise on) a true
-    Poisson number is drawn instead.
+    third moment are those of a Poisson number plus Gaussian noise. The missing excess kurtosis is
+    mean / s^4. Where that exceeds 1/16 (never from 2 electrons of read noise on), a true Poisson
+    number is drawn instead.
     """
     mean = light + np.float32(dark)
     z = chance.standard_normal(mean.shape, dtype=np.float32)
     variance = mean + np.float32(read_noise_e**2)
     weak = None
-    if read_noise_e < _QUIET:
+    if read_noise_e < _POISSON_BELOW_E:
         weak = mean > _KURTOSIS * variance * variance
     n = np.sqrt(variance)
     n *= z
@@ -354,12 +357,12 @@ def _counted(
 
 
 class DaqOptions(SimulatedOptions):
-    """Settings of a simulated DAQ behind a photodiode.
+    """Settings of a simulated DAQ with a photodiode.
 
     Parameters
     ----------
-    volts_per_electron : of diode and amplifier, per sample
-    read_noise_e : of diode and amplifier, per sample
+    volts_per_electron : conversion gain of photodiode and amplifier, per sample
+    read_noise_e : read noise of photodiode and amplifier, per sample
     """
 
     device: Annotated[str, _known(DAQS)] = "ni-6363"
@@ -412,7 +415,7 @@ class SimulatedDaq(_Simulated, Daq):
             light = np.full((1, samples), mean if channel == 0 else 0.0, dtype=np.float32)
             if fault is not None:
                 light *= chance.random()
-            electrons = _counted(light, 0.0, self.options.read_noise_e, np.inf, chance)
+            electrons = _detected_electrons(light, 0.0, self.options.read_noise_e, np.inf, chance)
             volts[row] = electrons[0] * self.options.volts_per_electron
         volts = np.rint(np.clip(volts, low, high) / step) * step
         return Samples(volts, rate_hz, start, shot)
@@ -446,14 +449,14 @@ class SourceOptions(SimulatedOptions):
 
 
 class SimulatedSource(_Simulated, LightSource):
-    """A source with a set-point, an interlock that latches, and drift (in the world)."""
+    """A source with a set-point and a latching interlock; its drift is part of the world."""
 
     driver = "simulated-source"
     Options = SourceOptions
 
     def __init__(self, name: str, options: Any = None, **others: Any) -> None:
         super().__init__(name, options, **others)
-        self._tripped = False  # which connecting again does not change
+        self._tripped = False  # kept when it is connected again
         self._factor = 1.0
 
     def _connect(self, timeout_s: float) -> Identity:
@@ -464,25 +467,25 @@ class SimulatedSource(_Simulated, LightSource):
         self._emitting, self._power_w = False, self.options.power_w
         return identity
 
-    def _light(self) -> None:
+    def _update_light(self) -> None:
         assert self.world is not None
         self.world.power_w = self._power_w * self._factor if self._emitting else 0.0
 
     def _set_power(self, power_w: float) -> None:
         self._fails("power")
         self._power_w, self._factor = power_w, 1.0
-        self._light()
+        self._update_light()
 
     def _enable(self) -> None:
         self._check("enable")
         if self._tripped:
             raise InterlockOpen(f"{self.name}: the interlock has tripped; re-arm it on site")
         self._emitting = True
-        self._light()
+        self._update_light()
 
     def _disable(self) -> None:
         self._emitting = False
-        self._light()
+        self._update_light()
 
     def _emits(self) -> bool:
         self._check("state")
@@ -497,18 +500,18 @@ class SimulatedSource(_Simulated, LightSource):
         if fault is None:
             return
         if fault.kind == "silent":
-            raise InstrumentTimeout(f"{self.name}: no answer to {exchange}")
+            raise InstrumentTimeout(f"{self.name}: no reply to {exchange}")
         if fault.kind == "tripped":
             self.trip()
         else:
             self._factor = 0.5
-            self._light()
+            self._update_light()
 
     def trip(self) -> None:
-        """Open the interlock, as when a door on site is opened; it latches until `rearm`."""
+        """Open the interlock, as an open door would; it latches until `rearm`."""
         self._tripped, self._emitting = True, False
-        self._light()
+        self._update_light()
 
     def rearm(self) -> None:
-        """Do what an operator does on site after a trip."""
+        """Reset the interlock, as an operator does on site after a trip."""
         self._tripped = False

@@ -1,19 +1,19 @@
-"""Faults of simulated instruments: those that real devices were seen to have, by schedule or rate.
+"""Faults of simulated instruments, as observed on real devices, by schedule or rate.
 
 | kind | device | what happens |
 |---|---|---|
 | held | all | connecting finds it held by another process |
-| lost | all | the device is gone (unplugged) until it is connected again |
-| silent | all | one exchange gets no answer within the time-out |
-| frozen | SLM | a frame is accepted and not shown (a window without an event loop) |
+| lost | all | the device is disconnected (unplugged) until it is connected again |
+| silent | all | one exchange gets no reply within the time-out |
+| frozen | SLM | a frame is accepted but not shown (a window without an event loop) |
 | late | SLM | a frame appears `delay_s` later than it should |
-| dropped | camera | a frame is lost; the next carries a gap in its number |
+| dropped | camera | a frame is lost; the next frame number shows a gap |
 | incomplete | camera | a part of a frame does not arrive |
-| stale | camera | the frame before is handed out again |
-| overflow | camera | a stall of the host loses all frames that were waiting |
-| garbage | camera, DAQ | a hand in the beam: the light is not that of the frames |
+| stale | camera | the previous frame is returned again |
+| overflow | camera | a stall of the host loses all waiting frames |
+| garbage | camera, DAQ | an obstructed beam: the light does not correspond to the frames |
 | tripped | source | the interlock trips and emission stops until it is re-armed |
-| dim | source | the source falls to half its power until it is set again |
+| dim | source | the source drops to half its power until it is set again |
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ Kind = Literal[
 
 
 class Fault(TomlTable):
-    """When a device fails, counted in its own exchanges (frames shown, triggers, reads) from 1.
+    """The failures of a device, by its exchanges (frames shown, triggers, reads), counted from 1.
 
     Parameters
     ----------
     kind : see the table of this file
     at : numbers of the exchanges that fail
-    rate : share of exchanges that fail, drawn from `seed` and the exchange's number
-    delay_s : of kind "late"
+    rate : fraction of exchanges that fail, derived from `seed` and the number of the exchange
+    delay_s : delay of the kind "late"
     """
 
     kind: Kind
@@ -67,17 +67,17 @@ class Fault(TomlTable):
         return self
 
     def happens(self, number: int) -> bool:
-        """Say whether exchange `number` fails."""
+        """Return whether exchange `number` fails."""
         if number in self.at:
             return True
-        return self.rate > 0 and share(self.seed, self.kind, number) < self.rate
+        return self.rate > 0 and uniform(self.seed, self.kind, number) < self.rate
 
 
-def share(*parts: object) -> float:
-    """Return a number in [0, 1) that depends on nothing but `parts`."""
+def uniform(*parts: object) -> float:
+    """Return a number in [0, 1) that depends only on `parts`."""
     return int.from_bytes(digest(*parts)[:7], "little") / 2**56
 
 
 def digest(*parts: object) -> bytes:
-    """Return 32 bytes that depend on nothing but `parts`."""
+    """Return 32 bytes that depend only on `parts`."""
     return blake2b("|".join(map(str, parts)).encode(), digest_size=32).digest()

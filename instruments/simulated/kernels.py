@@ -1,4 +1,4 @@
-"""Compiled steps of the simulated light path (extra `fast`); `optics` states them in numpy."""
+"""Compiled steps of the simulated light path (extra `fast`); `optics` has them in numpy."""
 
 import numpy as np
 
@@ -30,8 +30,8 @@ def warp(light: np.ndarray, matrix: np.ndarray, first: int, out: np.ndarray) -> 
                 for i in range(2):
                     for j in range(2):
                         if 0 <= top + i < height and 0 <= left + j < width:
-                            share = (dy if i else 1 - dy) * (dx if j else 1 - dx)
-                            value += share * light[top + i, left + j]
+                            weight = (dy if i else 1 - dy) * (dx if j else 1 - dx)
+                            value += weight * light[top + i, left + j]
             out[row, column] = value
 
 
@@ -39,16 +39,16 @@ def warp(light: np.ndarray, matrix: np.ndarray, first: int, out: np.ndarray) -> 
 def deposit(
     one: np.ndarray,
     other: np.ndarray,
-    even: np.ndarray,
+    flat_field: np.ndarray,
     matrix: np.ndarray,
-    bend: float,
+    distortion: float,
     first: int,
     out: np.ndarray,
 ) -> None:
-    """Put one * other * even, rows from `first` on, at matrix @ (y, x, 1), bent, bilinear.
+    """Add one * other * flat_field, rows from `first` on, at the distorted matrix @ (y, x, 1).
 
-    Places and shares of a whole row come first: that loop is vectorised, and both together
-    take two thirds of the time of one loop that does it all.
+    The weights are bilinear. A first loop computes positions and weights of a whole row, because it
+    can be vectorised. Both loops together take two thirds of the time of a single loop.
     """
     height, width = out.shape
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
@@ -57,8 +57,8 @@ def deposit(
     count = one.shape[1]
     columns = np.arange(count).astype(np.float64)
     per_y, per_x = matrix[0, 1], matrix[1, 1]
-    place = np.empty(count, dtype=np.int32)
-    shares = np.empty((4, count), dtype=np.float32)
+    corner_index = np.empty(count, dtype=np.int32)
+    weights = np.empty((4, count), dtype=np.float32)
     flat = out.reshape(-1)
     flat[:] = 0
     for row in range(one.shape[0]):
@@ -68,42 +68,42 @@ def deposit(
             y = y0 + per_y * columns[column]
             x = x0 + per_x * columns[column]
             far_y, far_x = y - middle_y, x - middle_x
-            moved = bend * (far_y * far_y + far_x * far_x)
+            moved = distortion * (far_y * far_y + far_x * far_x)
             y, x = y + moved * far_y, x + moved * far_x
             inside = (y >= 0) & (y < most_y) & (x >= 0) & (x < most_x)
             y = y if inside else 0.0
             x = x if inside else 0.0
-            light = one[row, column] * other[row, column] * even[row, column]
+            light = one[row, column] * other[row, column] * flat_field[row, column]
             light = light if inside else np.float32(0)
             top, left = np.int32(y), np.int32(x)
             dy, dx = np.float32(y - top), np.float32(x - left)
             low, high = light * dy, light - light * dy
-            place[column] = top * wide + left
-            shares[0, column] = high - high * dx
-            shares[1, column] = high * dx
-            shares[2, column] = low - low * dx
-            shares[3, column] = low * dx
+            corner_index[column] = top * wide + left
+            weights[0, column] = high - high * dx
+            weights[1, column] = high * dx
+            weights[2, column] = low - low * dx
+            weights[3, column] = low * dx
         for column in range(count):
-            corner = np.uintp(place[column])
-            flat[corner] += shares[0, column]
-            flat[corner + one_px] += shares[1, column]
-            flat[corner + below] += shares[2, column]
-            flat[corner + below + one_px] += shares[3, column]
+            corner = np.uintp(corner_index[column])
+            flat[corner] += weights[0, column]
+            flat[corner + one_px] += weights[1, column]
+            flat[corner + below] += weights[2, column]
+            flat[corner + below + one_px] += weights[3, column]
 
 
 @compiled()
 def blur(light: np.ndarray, taps: np.ndarray, first: int, out: np.ndarray) -> None:
-    """Weigh the neighbours of each pixel along both axes, rows from `first` on; dark outside."""
+    """Convolve light with `taps` along both axes, rows from `first` on; dark outside."""
     height, width = light.shape
     reach = len(taps) // 2
     line = np.zeros(width + 2 * reach, dtype=np.float32)  # one row, summed along columns
     for row in range(out.shape[0]):
         line[:] = 0
         for step in range(len(taps)):
-            place, tap = first + row + step - reach, taps[step]
-            if 0 <= place < height:
+            source_row, tap = first + row + step - reach, taps[step]
+            if 0 <= source_row < height:
                 for column in range(width):
-                    line[reach + column] += tap * light[place, column]
+                    line[reach + column] += tap * light[source_row, column]
         out[row] = 0
         for step in range(len(taps)):
             tap = taps[step]
@@ -113,7 +113,7 @@ def blur(light: np.ndarray, taps: np.ndarray, first: int, out: np.ndarray) -> No
 
 @compiled()
 def look_up(levels: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
-    """Return table[levels]: float32."""
+    """Write table[levels] into `out`, float32."""
     for row in range(levels.shape[0]):
         for column in range(levels.shape[1]):
             out[row, column] = table[levels[row, column]]
@@ -131,7 +131,7 @@ def convert(
     highest: np.float32,
     out: np.ndarray,
 ) -> None:
-    """Draw detected electrons as `devices._counted` does, and convert them to counts."""
+    """Draw detected electrons as `devices._detected_electrons` does, and convert them to counts."""
     for row in range(light.shape[0]):
         for column in range(light.shape[1]):
             mean = light[row, column] + dark

@@ -1,12 +1,12 @@
-"""`LightPath`: the world of a simulated bench; what its modulators show is what its detectors see.
+"""`LightPath`: the world of a simulated bench, from the frames of its modulators to its detectors.
 
     source -> input modulator -> weight modulator -> [sum over a row | over all] -> detector
 
-All of it is in photoelectrons per weight-modulator pixel. Hidden here are the grey-level curves,
-registration, uneven light, gains, blur and drift of the bench, functions of its `seed`; every draw
-is a function of (seed, shot, part), never of a sequential stream, so that runs repeat and resume.
-Calibration must find them from light alone; `truth` is for benches whose file says
-`calibration = "ground-truth"`, and for tests.
+Light is in photoelectrons per weight-modulator pixel. The world hides the response curves,
+registration, uneven light, gains, blur and drift of the bench, which are functions of its `seed`.
+Every random number is a function of (seed, shot, part), never of a sequential stream, so that runs
+can be repeated and resumed. Calibration must find these properties from light alone; `truth` is for
+benches whose file says `calibration = "ground-truth"`, and for tests.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from .faults import digest
 from .optics import affine, bend, blur, image, in_bands, interfere, inverse, look_up, taps, warp
 
 Layout = Literal["imaged", "line", "single-pixel"]
-_NEGLIGIBLE = 1e-4  # share of a frame's light that is left out: a tenth of an 8-bit step
-_SETTLED = 9.3  # time constants after which less than that is left of all earlier frames
-_FRAMES = 6  # that may still be settling
-_PICTURES, _SUMS = 2, 64  # of pairs of frames that are kept: an exposure of one pair costs little
-_HOT_E_PER_S = (1e3, 1e5)  # dark electrons of hot pixels
+_NEGLIGIBLE = 1e-4  # fraction of a frame's light that is ignored: a tenth of an 8-bit step
+_SETTLED = 9.3  # time constants after which earlier frames contribute less than that
+_FRAMES = 6  # number of frames that may still be settling
+_CACHED_IMAGES, _CACHED_SUMS = 2, 64  # sizes of the caches of images and sums, by pairs of frames
+_HOT_E_PER_S = (1e3, 1e5)  # range of the dark current of hot pixels
 
 
 _OTHER = {"input": "weight", "weight": "input"}
-_TOLD = (  # options of the world that are themselves what calibration is to find
+_TRUTH_OPTIONS = (  # options of the world that calibration must find
     "electrons_per_pixel_j",
     "stray_e_per_s",
     "blur_px",
@@ -51,7 +51,7 @@ _TOLD = (  # options of the world that are themselves what calibration is to fin
 
 
 class Registration(TomlTable):
-    """How one plane lies on the next: about the centre, in pixels of the plane that is hit."""
+    """The map of one plane onto the next, about the centre, in pixels of the second plane."""
 
     scale: float = Field(default=1.0, gt=0)
     rotation_deg: float = 0.0
@@ -59,37 +59,38 @@ class Registration(TomlTable):
 
 
 class WorldOptions(TomlTable):
-    """What a simulated bench is like; the table `[world]` of a bench file.
+    """The properties of a simulated bench; the table `[world]` of a bench file.
 
     Parameters
     ----------
     layout : "imaged", "line" or "single-pixel"
-    light : "pixels", or "timing": all devices take their time, and no light is computed (for
+    light : "pixels", or "timing": devices have their timing, but no light is computed (for
         schedulers and long runs)
-    seed : of the device: its imperfections and its noise
+    seed : seed of the imperfections and the noise of the bench
     electrons_per_pixel_j : photoelectrons per weight pixel at full transmission and joule of source
-    input_registration : of the input modulator on the weight modulator
-    camera_registration : of the weight modulator on the camera; its scale multiplies the
+    input_registration : map of the input modulator onto the weight modulator
+    camera_registration : map of the weight modulator onto the camera; its scale multiplies the
         magnification that just fits
-    extinction_ratio : brightest over darkest light of each modulator
-    lut_rms : rms of the smooth deviation of the grey-level curves from a straight line
+    extinction_ratio : ratio of brightest to darkest light of each modulator
+    lut_rms : rms of the smooth deviation of the response curves from a straight line
     gain_rms : rms of the gains of single weight pixels
     unevenness : rms of the smooth unevenness of the illumination
     blur_px : Gaussian point-spread function on the camera (imaged layout)
-    crosstalk : share of a row's light that falls on each of its two neighbours (line layout)
-    source_rms : of the source from shot to shot
-    drift_rms, drift_shots : of its slow drift, another one after about half of `drift_shots`
-    stray_e_per_s : light on each detector pixel that passed no modulator, with the source on
-    settling : the modulators really settle so many times more slowly than they say
+    crosstalk : fraction of the light of a row that falls on each of its neighbours (line layout)
+    source_rms : rms fluctuation of the source from shot to shot
+    drift_rms, drift_shots : rms of its slow drift, uncorrelated after half of `drift_shots`
+    stray_e_per_s : stray light on each detector pixel that passed no modulator, with the source on
+    settling : ratio of the true settling time of the modulators to the stated one
     spot_px : width of a spot in camera columns (line layout)
-    distortion : of the image on the camera (imaged layout): a place moves by distortion * r^2 * its
+    distortion : of the image on the camera (imaged layout): a point moves by distortion * r^2 * its
         offset from the centre of the sensor, r = 1 in the corners
-    hot_pixels : share of camera pixels with 1e3 to 1e5 dark electrons per second, source on or off
-    dead_rows : of weight pixels, which stay at their darkest level whatever is shown
-    fringes : share of each weight pixel's light that interferes with its right neighbour's, so that
-        powers do not add; a stand-in for a coherent bench, which calibration has to refuse
-    swapped : each modulator shows the other's frames, as with exchanged video cables
-    covered : no light reaches the detector
+    hot_pixels : fraction of camera pixels with 1e3 to 1e5 dark electrons per second, source on
+        or off
+    dead_rows : rows of weight pixels that always stay at their darkest level
+    fringes : fraction of the light of a weight pixel that interferes with its right neighbour, so
+        that powers do not add; a model of a coherent bench, which calibration must refuse
+    swapped : whether each modulator shows the frames of the other, as with swapped video cables
+    covered : whether no light reaches the detector
     """
 
     layout: Layout = "imaged"
@@ -128,15 +129,15 @@ class _ShownFrame:
 
 @dataclass
 class Modulator:
-    """What the world knows of one modulator.
+    """The state of one modulator in the world.
 
     Parameters
     ----------
-    table : light that each grey level passes, float32 [levels]
-    time_constant_s : of its exponential approach to a new frame
-    frames : the latest, with the time from which each is approached
-    flips : frames that were shown, but for those in `coming`
-    coming : when later frames flip
+    table : transmission of each grey level, float32 [levels]
+    time_constant_s : time constant of its exponential approach to a new frame
+    frames : latest frames, with the start of the approach to each
+    flips : number of frames shown, except those in `upcoming`
+    upcoming : times of later flips
     """
 
     shape: tuple[int, int]
@@ -144,43 +145,43 @@ class Modulator:
     time_constant_s: float
     frames: deque[_ShownFrame] = field(default_factory=lambda: deque(maxlen=_FRAMES))
     flips: int = 0
-    coming: deque[float] = field(default_factory=deque)
-    spare: np.ndarray | None = None  # memory of a frame that nobody sees any more
+    upcoming: deque[float] = field(default_factory=deque)
+    spare: np.ndarray | None = None  # memory of a frame that is no longer visible
 
     def flips_until(self, now_s: float) -> int:
-        """Count the frames that have flipped, as pulses of its synchronisation output do."""
-        while self.coming and self.coming[0] <= now_s:
-            self.coming.popleft()
+        """Return the number of flips so far, as counted by its synchronisation output."""
+        while self.upcoming and self.upcoming[0] <= now_s:
+            self.upcoming.popleft()
             self.flips += 1
         return self.flips
 
-    def shares(self, start_s: float, exposure_s: float) -> list[tuple[_ShownFrame, float]]:
-        """Return the frames that are seen from a moment on, each with its share of the light.
+    def frame_weights(self, start_s: float, exposure_s: float) -> list[tuple[_ShownFrame, float]]:
+        """Return the frames visible in an exposure, each with its fraction of the light.
 
-        The state s follows ds/dt = (frame - s) / time_constant; averaged over the exposure.
+        The state s follows ds/dt = (frame - s) / time_constant. It is averaged over the exposure.
         """
         frames = list(self.frames)
-        ends_s = start_s + exposure_s
+        end_s = start_s + exposure_s
         tau = max(self.time_constant_s, 1e-12)
         if start_s - frames[-1].from_s > _SETTLED * tau:
-            return [(frames[-1], 1.0)]  # what is left of the others would be left out below
-        state = np.zeros(len(frames))  # how much of each frame the modulator shows now
+            return [(frames[-1], 1.0)]  # the other frames are negligible
+        state = np.zeros(len(frames))  # fraction of each frame in the present state
         state[0] = 1.0
         mean = np.zeros(len(frames))
         for number, frame in enumerate(frames):
             begins = frame.from_s if number else -np.inf
             stops = frames[number + 1].from_s if number + 1 < len(frames) else np.inf
             target = np.eye(len(frames))[number]
-            quiet = min(max(start_s, begins), stops)  # from here on it is exposed
+            quiet = min(max(start_s, begins), stops)  # start of the exposure of this frame
             if number and quiet > begins:
                 state = target + (state - target) * np.exp(-(quiet - begins) / tau)
-            lit = min(stops, ends_s) - quiet
+            lit = min(stops, end_s) - quiet
             if lit > 0:
                 left = tau * -np.expm1(-lit / tau)
                 mean += target * (lit - left) + state * left
             elif exposure_s == 0 and begins <= start_s < stops:
                 mean += state
-            rest = min(stops, max(ends_s, quiet)) - quiet
+            rest = min(stops, max(end_s, quiet)) - quiet
             if rest > 0:
                 state = target + (state - target) * np.exp(-rest / tau)
             if np.isfinite(stops) and stops > quiet + rest:
@@ -192,15 +193,15 @@ class Modulator:
 
 
 class LightPath:
-    """The light between simulated instruments.
+    """The light path between simulated instruments.
 
     Parameters
     ----------
-    options : what the bench is like
+    options : properties of the bench
 
     Attributes
     ----------
-    power_w : of the source, 0 while it does not emit
+    power_w : power of the source, 0 while it does not emit
     """
 
     def __init__(self, options: WorldOptions | None = None) -> None:
@@ -209,43 +210,43 @@ class LightPath:
         self.power_w = 0.0
         self.exposures = 0
         self._lock = RLock()
-        self._even: np.ndarray | None = None
+        self._cached_flat_field: np.ndarray | None = None
         self._maps: dict[Any, np.ndarray] = {}
         self._hot: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
         self._numbers = count()
-        self._pictures: OrderedDict[Any, np.ndarray] = OrderedDict()
+        self._images: OrderedDict[Any, np.ndarray] = OrderedDict()
         self._sums: OrderedDict[Any, float] = OrderedDict()
         self._sharp: np.ndarray | None = None
         self._drift: tuple[np.ndarray, np.ndarray] | None = None
 
-    # --- what instruments do ---------------------------------------------------------------------
+    # --- interface of the instruments -----------------------------------------------------------
 
     def add_modulator(
         self, role: str, shape: tuple[int, int], bit_depth: int, settle_time_s: float
     ) -> None:
-        """Put a modulator into the path ("input" or "weight"), dark; it settles to 5e-5.
+        """Add a dark modulator ("input" or "weight"), which settles to 5e-5 of a step.
 
         Raises
         ------
-        InputError : where the world has something in mind that this modulator cannot do
+        InputError : when an option of the world does not fit this modulator
         """
         with self._lock:
             self._check(role, shape, bit_depth)
-            table = self._curve(role, bit_depth)
+            table = self._response_curve(role, bit_depth)
             modulator = Modulator(shape, table, settle_time_s / 10 * self.options.settling)
             dark = np.zeros(shape, dtype=np.uint8 if bit_depth <= 8 else np.uint16)
             modulator.frames.append(_ShownFrame(next(self._numbers), dark, float("-inf")))
             self.modulators[role] = modulator
-            self._even = None
-            for kept in (self._maps, self._pictures, self._sums):
+            self._cached_flat_field = None
+            for kept in (self._maps, self._images, self._sums):
                 kept.clear()
 
     def move_input(self, input_map: np.ndarray) -> None:
-        """Put the input modulator elsewhere, as an operator does who turns its screws.
+        """Move the input modulator, as an operator does with its adjustment screws.
 
         Parameters
         ----------
-        input_map : weight pixel -> input pixel, [2, 3]; the present one is in `truth`
+        input_map : map of weight pixels to input pixels, [2, 3]; the present one is in `truth`
         """
         with self._lock:
             self._maps["input"] = np.array(input_map, dtype=float)
@@ -255,9 +256,9 @@ class LightPath:
             self.forget()
 
     def forget(self) -> None:
-        """Forget the pictures of earlier exposures, which new processes lack: only time is lost."""
+        """Clear the caches of images and sums, as in a new process; only time is lost."""
         with self._lock:
-            self._pictures.clear()
+            self._images.clear()
             self._sums.clear()
 
     def _check(self, role: str, shape: tuple[int, int], bit_depth: int) -> None:
@@ -265,16 +266,16 @@ class LightPath:
         if role == "weight" and beyond:
             raise InputError(
                 f"world.dead_rows = {beyond}: the weight modulator has rows 0 to {shape[0] - 1}; "
-                "leave out the others"
+                "remove the others"
             )
         other = self.modulators.get(_OTHER.get(role, ""))
         if not self.options.swapped or other is None:
             return
         if (other.shape, len(other.table)) != (shape, 1 << bit_depth):
             raise InputError(
-                f"world.swapped needs two modulators alike, not {shape} pixels of "
+                f"world.swapped needs two equal modulators, not {shape} pixels of "
                 f"{1 << bit_depth} levels and {other.shape} of {len(other.table)}; "
-                "give both the same device and bit_depth, or leave swapped out"
+                "give both the same device and bit_depth, or remove swapped"
             )
 
     def show(self, role: str, levels: np.ndarray, from_s: float) -> None:
@@ -283,18 +284,18 @@ class LightPath:
             if self.options.swapped:
                 role = _OTHER[role]
                 if role not in self.modulators:
-                    return  # the cable ends at nothing
+                    return  # the cable is not connected
             modulator = self.modulators[role]
             from_s = max(from_s, modulator.frames[-1].from_s)  # frames do not overtake each other
             if modulator.frames[-1].from_s == from_s:
-                modulator.frames.pop()  # nobody sees the one that it replaces
+                modulator.frames.pop()  # the replaced frame was never visible
             if len(modulator.frames) == _FRAMES and modulator.frames[0].light is not None:
                 modulator.spare = modulator.frames[0].light
             modulator.frames.append(_ShownFrame(next(self._numbers), levels.copy(), from_s))
-            modulator.coming.append(from_s)
+            modulator.upcoming.append(from_s)
 
     def flips(self, role: str, now_s: float) -> int:
-        """Count the frames that a modulator has flipped to until now."""
+        """Return the number of flips of a modulator so far."""
         with self._lock:
             return self.modulators[role].flips_until(now_s)
 
@@ -311,7 +312,7 @@ class LightPath:
 
         Parameters
         ----------
-        row_time_s : a rolling shutter begins each row so much later; 0 for a global one
+        row_time_s : delay between rows of a rolling shutter; 0 for a global shutter
         """
         with self._lock:
             if self._is_dark:
@@ -324,17 +325,17 @@ class LightPath:
             rows_s = row_time_s * np.arange(region.top, region.top + region.height)
             pairs = self._pairs(start_s + (rows_s if row_time_s else rows_s[:1]), exposure_s)
             out = np.zeros((region.height, region.width), dtype=np.float32)
-            lit = self._lit_columns(sensor_shape, region)
+            lit = self._illuminated_columns(sensor_shape, region)
             for number, (one, other, share) in enumerate(pairs):
                 factor = (electrons * share[:, None]).astype(np.float32)
-                seen = self._picture(one, other, sensor_shape)[part]
+                seen = self._cached_image(one, other, sensor_shape)[part]
                 _scale(seen[:, lit], factor, number > 0, out[:, lit])
             if self.options.stray_e_per_s:
                 out += np.float32(self.options.stray_e_per_s * exposure_s)
             return out
 
     def on_photodiode(self, start_s: float, exposure_s: float, shot: Shot) -> float:
-        """Return the mean photoelectrons of a bucket detector that sees all the light."""
+        """Return the mean photoelectrons of a single photodiode that collects all the light."""
         with self._lock:
             if self._is_dark:
                 return 0.0
@@ -351,7 +352,7 @@ class LightPath:
         region: Region,
         exposure_s: float,
     ) -> None:
-        """Add the mean dark electrons of hot pixels to those of a region, float32 [h, w]."""
+        """Add the mean dark electrons of hot pixels to a region, float32 [h, w]."""
         if self.options.hot_pixels:
             with self._lock:
                 row, column, e_per_s = self._hot_pixels(sensor_shape)
@@ -360,43 +361,44 @@ class LightPath:
             electrons[row[inside], column[inside]] += e_per_s[inside] * np.float32(exposure_s)
 
     def generator(self, shot: Shot, part: str) -> np.random.Generator:
-        """Return the random numbers of one part of one shot: the same for the same address."""
+        """Return the random generator of one part of one shot; it depends only on the address."""
         return _generator(self.options.seed, shot.address, part)
 
     def next_shot(self) -> Shot:
-        """Name a shot that nobody named."""
+        """Return a new name for a shot that has none."""
         with self._lock:
             self.exposures += 1
             return Shot(f"unnamed/{self.exposures}", self.exposures)
 
-    # --- the ground truth, for benches and tests that ask for it ----------------------------------
+    # --- truth, for benches with calibration = "ground-truth" and for tests ------------------------------
 
     def truth(self, sensor_shape: tuple[int, int] | None = None) -> dict[str, Any]:
-        """Return what calibration is to find; the camera's trigger latency is among its options.
+        """Return what calibration must find; the trigger latency is an option of the camera.
 
         Returns
         -------
-        tables : light of each grey level, by role
-        settle_times_s : until a frame is 5e-5 away, by role
-        input_map : weight pixel -> input pixel
-        gains : of each weight pixel, float32 [h, w]
+        tables : transmission of each grey level, by role
+        settle_times_s : time until a frame is within 5e-5, by role
+        input_map : map of weight pixels to input pixels
+        gains : gain of each weight pixel, float32 [h, w]
         electrons_per_pixel_j, ... covered : see `WorldOptions`
 
-        and with a sensor's shape
+        and, with a sensor shape,
 
-        camera_map : weight pixel -> camera pixel, before distortion (`bend`); of a line the row of
-            a weight row and the middle column of its spot
+        camera_map : map of weight pixels to camera pixels, before distortion (`bend`); in the line
+            layout, to the camera row of a weight row and the middle column of its spot
         hot_pixels : bool [h, w]
-        spot_columns : first column of a line's spots, and the one after the last, maybe cut pixels
+        spot_columns : first column of the spots in the line layout and the one after the last;
+            fractions where pixels are cut
         """
         options = self.options
         found: dict[str, Any] = {
             "tables": {role: item.table.copy() for role, item in self.modulators.items()},
             "settle_times_s": {r: 10 * item.time_constant_s for r, item in self.modulators.items()},
             "input_map": self._input_map(),
-            "gains": self._evenness().copy(),
+            "gains": self._flat_field().copy(),
         }
-        found |= {name: getattr(options, name) for name in _TOLD}
+        found |= {name: getattr(options, name) for name in _TRUTH_OPTIONS}
         if sensor_shape is not None:
             found["camera_map"] = self._camera_map(sensor_shape)
             found["hot_pixels"] = np.zeros(sensor_shape, dtype=bool)
@@ -408,16 +410,16 @@ class LightPath:
     def picture(
         self, inputs: np.ndarray, weights: np.ndarray, sensor_shape: tuple[int, int] | None
     ) -> np.ndarray:
-        """Return the light of two settled frames, without noise, in pixels at full transmission.
+        """Return the noise-free light of two settled frames, in pixels at full transmission.
 
         Parameters
         ----------
-        inputs, weights : grey levels of the two modulators
-        sensor_shape : of the camera; None for a photodiode
+        inputs, weights : grey levels of both modulators
+        sensor_shape : shape of the camera sensor; None for a photodiode
 
         Returns
         -------
-        float32 [height, width] of the camera, [1, 1] of a photodiode
+        float32 [height, width] for a camera, [1, 1] for a photodiode
         """
         with self._lock:
             frames = [_ShownFrame(-1, levels, 0.0) for levels in (inputs, weights)]
@@ -431,16 +433,16 @@ class LightPath:
     def arriving(
         self, sensor_shape: tuple[int, int], boxes: np.ndarray, owner: np.ndarray
     ) -> np.ndarray:
-        """Return the share of each weight pixel's light that arrives in its own box on the camera.
+        """Return the fraction of the light of each weight pixel that reaches its box on the camera.
 
         Parameters
         ----------
         boxes : top, left, bottom, right in camera pixels, int [n, 4]
-        owner : number of the box of each weight pixel, -1 for none, int [h, w]
+        owner : index of the box of each weight pixel, -1 for none, int [h, w]
 
         Returns
         -------
-        float64 [h, w], 0 where there is no box
+        float64 [h, w], 0 for pixels without a box
         """
         options = self.options
         with self._lock:
@@ -452,8 +454,8 @@ class LightPath:
         share = np.zeros(owner.shape)
         if options.layout == "line":
             c, step = options.crosstalk, matrix[0, 0]
-            seen = (1 - 2 * c) * _caught(y, top, bottom)
-            seen += c * (_caught(y - step, top, bottom) + _caught(y + step, top, bottom))
+            seen = (1 - 2 * c) * _collected(y, top, bottom)
+            seen += c * (_collected(y - step, top, bottom) + _collected(y + step, top, bottom))
             right = left + options.spot_px
             wide = np.minimum(last, right) - np.maximum(first, left)
             share[rows, columns] = seen * np.clip(wide / options.spot_px, 0, 1)
@@ -462,8 +464,8 @@ class LightPath:
             y, x = bend(y, x, sensor_shape, options.distortion)
         on_rows, on_columns = np.zeros(len(y)), np.zeros(len(x))
         for offset, tap in zip(*taps(options.blur_px), strict=True):
-            on_rows += tap * _caught(y + offset, top, bottom)
-            on_columns += tap * _caught(x + offset, first, last)
+            on_rows += tap * _collected(y + offset, top, bottom)
+            on_columns += tap * _collected(x + offset, first, last)
         share[rows, columns] = on_rows * on_columns
         return share
 
@@ -476,17 +478,17 @@ class LightPath:
     def _pairs(
         self, starts_s: np.ndarray, exposure_s: float
     ) -> list[tuple[_ShownFrame, _ShownFrame, np.ndarray]]:
-        """Return pairs of frames that are seen, with their share in each row: float32 [rows]."""
+        """Return visible pairs of frames, with their weight in each row: float32 [rows]."""
         found: dict[tuple[int, int], tuple[_ShownFrame, _ShownFrame, np.ndarray]] = {}
         for row, start_s in enumerate(starts_s):
-            for one, a in self.modulators["input"].shares(start_s, exposure_s):
-                for other, b in self.modulators["weight"].shares(start_s, exposure_s):
+            for one, a in self.modulators["input"].frame_weights(start_s, exposure_s):
+                for other, b in self.modulators["weight"].frame_weights(start_s, exposure_s):
                     new = (one, other, np.zeros(len(starts_s), dtype=np.float32))
                     found.setdefault((id(one), id(other)), new)[2][row] = a * b
         return list(found.values())
 
     def _light(self, role: str, frame: _ShownFrame) -> np.ndarray:
-        """Return what a frame passes, on the grid of the weight modulator: float32 [h, w]."""
+        """Return the transmission of a frame on the grid of weight pixels: float32 [h, w]."""
         if frame.light is None:
             modulator = self.modulators[role]
             space, modulator.spare = modulator.spare, None
@@ -504,7 +506,7 @@ class LightPath:
         self, one: _ShownFrame, other: _ShownFrame
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return three planes whose product is the light of each weight pixel: float32 [h, w]."""
-        planes = self._light("input", one), self._light("weight", other), self._evenness()
+        planes = self._light("input", one), self._light("weight", other), self._flat_field()
         if not self.options.fringes:
             return planes
         if "fringes" not in self._maps:
@@ -516,26 +518,26 @@ class LightPath:
         return interfere(light, self._maps["fringes"], self.options.fringes), ones, ones
 
     def _sum(self, one: _ShownFrame, other: _ShownFrame) -> float:
-        """Return all light of a pair of frames, in pixels at full transmission."""
+        """Return the total light of a pair of frames, in pixels at full transmission."""
         key = one.number, other.number
         if key not in self._sums:
             x, w, even = self._planes(one, other)
             self._sums[key] = float(np.vdot(x, w * even))
-            if len(self._sums) > _SUMS:
+            if len(self._sums) > _CACHED_SUMS:
                 self._sums.popitem(last=False)
         return self._sums[key]
 
-    def _picture(
+    def _cached_image(
         self, one: _ShownFrame, other: _ShownFrame, sensor_shape: tuple[int, int]
     ) -> np.ndarray:
-        """Return image of a pair of frames, in light of one pixel: float32 [h, w], to be kept."""
+        """Return the cached image of a pair of frames, in light of one pixel: float32 [h, w]."""
         key = sensor_shape, one.number, other.number
-        if key in self._pictures:
-            self._pictures.move_to_end(key)
-            return self._pictures[key]
+        if key in self._images:
+            self._images.move_to_end(key)
+            return self._images[key]
         space = None
-        if len(self._pictures) == _PICTURES:
-            _, space = self._pictures.popitem(last=False)
+        if len(self._images) == _CACHED_IMAGES:
+            _, space = self._images.popitem(last=False)
             if space.shape != sensor_shape:
                 space = None
         planes = self._planes(one, other)
@@ -543,7 +545,7 @@ class LightPath:
             picture = self._spots(planes, sensor_shape)
         else:
             picture = self._image(planes, sensor_shape, space)
-        self._pictures[key] = picture
+        self._images[key] = picture
         return picture
 
     def _image(
@@ -563,7 +565,7 @@ class LightPath:
     def _spots(
         self, planes: tuple[np.ndarray, np.ndarray, np.ndarray], sensor_shape: tuple[int, int]
     ) -> np.ndarray:
-        """Sum each row onto its spot; what falls beside the sensor is lost."""
+        """Return the image of row sums in the line layout; light beside the sensor is lost."""
         rows = np.einsum("hw,hw,hw->h", *planes, dtype=np.float32)
         c = self.options.crosstalk
         if c:
@@ -579,7 +581,7 @@ class LightPath:
             column += np.bincount(top + step, weights=rows * share, minlength=height)
         seen = np.zeros(sensor_shape, dtype=np.float32)
         edges = np.arange(width + 1) - self._spot_left(sensor_shape)
-        lit = np.diff(np.clip(edges, 0, self.options.spot_px))  # share of each camera column
+        lit = np.diff(np.clip(edges, 0, self.options.spot_px))  # fraction of each camera column
         (places,) = np.nonzero(lit)
         column = (column / self.options.spot_px)[:, None]
         seen[:, places] = column * lit[places]
@@ -589,8 +591,8 @@ class LightPath:
         middle = (sensor_shape[1] - self.options.spot_px) // 2
         return middle + self.options.camera_registration.shift_px[1]
 
-    def _lit_columns(self, sensor_shape: tuple[int, int], region: Region) -> slice:
-        """Return the columns of a region outside which a picture is dark for certain."""
+    def _illuminated_columns(self, sensor_shape: tuple[int, int], region: Region) -> slice:
+        """Return the columns of a region that can be illuminated."""
         if self.options.layout != "line":
             return slice(None)
         left = int(np.floor(self._spot_left(sensor_shape))) - region.left
@@ -612,9 +614,9 @@ class LightPath:
             factor += options.drift_rms * (2 / 24) ** 0.5 * float(np.cos(angles).sum())
         return options.electrons_per_pixel_j * self.power_w * exposure_s * factor
 
-    # --- the bench's personality -----------------------------------------------------------------
+    # --- imperfections of the bench -------------------------------------------------------------
 
-    def _curve(self, role: str, bit_depth: int) -> np.ndarray:
+    def _response_curve(self, role: str, bit_depth: int) -> np.ndarray:
         grey = np.linspace(0, 1, 1 << bit_depth)
         if self.options.lut_rms:
             chance = _generator(self.options.seed, "curve", role)
@@ -626,9 +628,9 @@ class LightPath:
         leak = 1 / self.options.extinction_ratio
         return np.asarray(leak + (1 - leak) * grey, dtype=np.float32)
 
-    def _evenness(self) -> np.ndarray:
+    def _flat_field(self) -> np.ndarray:
         """Return gain times illumination of each weight pixel: float32 [h, w]."""
-        if self._even is None:
+        if self._cached_flat_field is None:
             shape = self.modulators["weight"].shape
             chance = _generator(self.options.seed, "evenness")
             even = np.ones(shape)
@@ -640,36 +642,36 @@ class LightPath:
                 even += self.options.unevenness * field_ / np.std(field_)
             if self.options.gain_rms:
                 even *= 1 + self.options.gain_rms * chance.standard_normal(shape)
-            self._even = np.clip(even, 0.05, None).astype(np.float32)
-        return self._even
+            self._cached_flat_field = np.clip(even, 0.05, None).astype(np.float32)
+        return self._cached_flat_field
 
     def _input_map(self) -> np.ndarray:
-        """Map weight pixels onto input pixels."""
+        """Return the map of weight pixels to input pixels."""
         if "input" not in self._maps:
             one, other = (self.modulators[role].shape for role in ("input", "weight"))
-            lies = self.options.input_registration
-            there = affine(lies.scale, lies.rotation_deg, lies.shift_px, one, other)
-            self._maps["input"] = inverse(there)
+            placed = self.options.input_registration
+            forward = affine(placed.scale, placed.rotation_deg, placed.shift_px, one, other)
+            self._maps["input"] = inverse(forward)
         return self._maps["input"]
 
     def _camera_map(self, sensor_shape: tuple[int, int]) -> np.ndarray:
-        """Map weight pixels onto camera pixels; two per cent of the sensor stay free."""
+        """Return the map of weight pixels to camera pixels, which leaves 2 % of the sensor free."""
         if sensor_shape not in self._maps:
-            shape, lies = self.modulators["weight"].shape, self.options.camera_registration
+            shape, placed = self.modulators["weight"].shape, self.options.camera_registration
             tall, wide = sensor_shape[0] / shape[0], sensor_shape[1] / shape[1]
-            if self.options.layout == "line":  # a rotation only moves the rows closer together
-                scale = 0.98 * tall * lies.scale * np.cos(np.deg2rad(lies.rotation_deg))
-                top = (sensor_shape[0] - 1) / 2 + lies.shift_px[0] - scale * (shape[0] - 1) / 2
+            if self.options.layout == "line":  # a rotation only reduces the row pitch
+                scale = 0.98 * tall * placed.scale * np.cos(np.deg2rad(placed.rotation_deg))
+                top = (sensor_shape[0] - 1) / 2 + placed.shift_px[0] - scale * (shape[0] - 1) / 2
                 middle = self._spot_left(sensor_shape) + (self.options.spot_px - 1) / 2
                 matrix = np.array([[scale, 0, top], [0, 0, middle]])
             else:
-                scale = 0.98 * min(tall, wide) * lies.scale
-                matrix = affine(scale, lies.rotation_deg, lies.shift_px, shape, sensor_shape)
+                scale = 0.98 * min(tall, wide) * placed.scale
+                matrix = affine(scale, placed.rotation_deg, placed.shift_px, shape, sensor_shape)
             self._maps[sensor_shape] = matrix
         return self._maps[sensor_shape]
 
     def _hot_pixels(self, sensor_shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-        """Return rows and columns of hot pixels, and their dark electrons per second: [n]."""
+        """Return rows, columns and dark electrons per second of hot pixels: [n]."""
         if sensor_shape not in self._hot:
             chance = _generator(self.options.seed, "hot", *sensor_shape)
             row, column = np.nonzero(chance.random(sensor_shape) < self.options.hot_pixels)
@@ -679,10 +681,10 @@ class LightPath:
         return self._hot[sensor_shape]
 
 
-def _caught(place: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Return the share of light at places that pixels from `first` up to `last` catch.
+def _collected(place: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return the fraction of light at positions that pixels from `first` to `last` - 1 collect.
 
-    It falls on the two pixels around a place, in proportion.
+    The light falls on the two pixels around a position, with linear weights.
     """
     return np.asarray(np.clip(place - first + 1, 0, 1) - np.clip(place - last + 1, 0, 1))
 
@@ -690,8 +692,9 @@ def _caught(place: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarra
 def _fringes(chance: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Return the cosine of the phase between neighbours: float32 [h, w].
 
-    The phase swings by one radian round 0 or pi, in 1 to 3 waves across each side: neighbours are
-    nearly in step, as behind one lens, so that no sum over a row or over all averages it away.
+    The phase oscillates by one radian around 0 or pi, with 1 to 3 periods across each side.
+    Neighbours are nearly in phase, as behind one lens, so that neither a sum over a row nor a sum
+    over all pixels averages it out.
     """
     waves, starts = chance.uniform(1, 3, 2), 2 * np.pi * chance.random(2)
     angles = (2 * np.pi * n * np.linspace(0, 1, size) for n, size in zip(waves, shape, strict=True))
@@ -701,7 +704,7 @@ def _fringes(chance: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _scale(picture: np.ndarray, factor: np.ndarray, adds: bool, out: np.ndarray) -> None:
-    """Put picture [h, w] times a factor [1 or h, 1] into `out`, or add it."""
+    """Write an image [h, w] times a factor [1 or h, 1] into `out`, or add it."""
 
     def work(first: int, last: int) -> None:
         rows = slice(first, last)

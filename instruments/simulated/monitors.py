@@ -1,7 +1,7 @@
-"""Simulated monitors of a bench: a power meter beside its source, and a thermometer on a DAQ.
+"""Simulated monitors of a bench: a power meter at its source, and a thermometer on a DAQ.
 
-Both follow a schedule of excursions on the bench's clock, so that what a run does about a warm room
-or a tired lamp can be tried.
+Both follow a schedule of excursions on the clock of the bench, to test how a run reacts to a warm
+room or an aged lamp.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .devices import SimulatedOptions, _Simulated
 
 
 class Excursion(TomlTable):
-    """A time in which a reading is not what it was.
+    """An interval in which a reading deviates.
 
     Parameters
     ----------
-    from_s, until_s : on the bench's clock, since the instrument was connected first; None for ever
-    factor : of the reading, meanwhile
+    from_s, until_s : on the bench clock, since the first connection; None for `until_s` is no end
+    factor : by which the reading is multiplied meanwhile
     """
 
     from_s: Seconds = 0.0
@@ -41,8 +41,8 @@ class MonitorOptions(SimulatedOptions):
 
     Parameters
     ----------
-    excursions : when it reads something else; those at one time multiply
-    noise : of a reading, relative, rms
+    excursions : intervals with deviating readings; factors of overlapping ones multiply
+    noise : relative rms noise of a reading
     """
 
     excursions: tuple[Excursion, ...] = ()
@@ -54,33 +54,35 @@ class ThermometerOptions(MonitorOptions):
 
     Parameters
     ----------
-    volts : that it gives without an excursion
+    volts : voltage without an excursion
     """
 
     volts: float = 0.22
 
 
 class _SimulatedMonitor(_Simulated):
-    """Follows a schedule."""
+    """A monitor that follows a schedule."""
 
     def __init__(self, name: str, options: Any = None, **others: Any) -> None:
         super().__init__(name, options, **others)
-        self._began_s: float | None = None
+        self._started_at_s: float | None = None
         self._readings = 0
 
     def _started(self, model: str) -> Identity:
         identity = self._begin(model)
-        self._began_s = self.clock.now_s() if self._began_s is None else self._began_s
+        self._started_at_s = (
+            self.clock.now_s() if self._started_at_s is None else self._started_at_s
+        )
         return identity
 
     def _factor(self) -> float:
-        """Return what a reading is multiplied by now."""
+        """Return the present factor of a reading."""
         fault = self._fails("read", "silent")
         if fault is not None:
-            raise InstrumentTimeout(f"{self.name}: no answer")
-        assert self.world is not None and self._began_s is not None
+            raise InstrumentTimeout(f"{self.name}: no reply")
+        assert self.world is not None and self._started_at_s is not None
         self._readings += 1
-        now_s, factor = self.clock.now_s() - self._began_s, 1.0
+        now_s, factor = self.clock.now_s() - self._started_at_s, 1.0
         for excursion in self.options.excursions:
             until_s = np.inf if excursion.until_s is None else excursion.until_s
             if excursion.from_s <= now_s < until_s:
@@ -90,7 +92,7 @@ class _SimulatedMonitor(_Simulated):
 
 
 class SimulatedPowerMeter(_SimulatedMonitor, PowerMeter):
-    """Reads the power that the source of its world emits."""
+    """A meter of the power that the source of its world emits."""
 
     driver = "simulated-power-meter"
     Options = MonitorOptions
@@ -104,7 +106,7 @@ class SimulatedPowerMeter(_SimulatedMonitor, PowerMeter):
 
 
 class SimulatedThermometer(_SimulatedMonitor, Daq):
-    """A DAQ of which every input reads the same thermometer."""
+    """A DAQ whose inputs all read the same thermometer."""
 
     driver = "simulated-thermometer"
     Options = ThermometerOptions

@@ -1,7 +1,7 @@
-"""How light goes from plane to plane in the simulation: look-up, warp, product, image, blur.
+"""Propagation of light between the planes of the simulation: look-up, warp, product, image, blur.
 
-An affine map is float64 [2, 3]: (y, x) = matrix @ (row, column, 1), in pixels. Compiled where numba
-is installed; the numpy statements here do the same, slower, equal up to float32 rounding.
+An affine map is float64 [2, 3]: (y, x) = matrix @ (row, column, 1), in pixels. The code is compiled
+where numba is installed. The numpy versions here are slower and equal up to float32 rounding.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
-from importlib.util import find_spec
 from threading import local
 
 import numpy as np
 
+from ..compiled import COMPILED
+
 _THREAD = local()
-COMPILED = find_spec("numba") is not None
-_BAND_PIXELS = 1 << 15  # of a band of rows that one thread works on: they stay in its cache
-_KEPT_MAPS = 4  # a bench has two; each takes up to 48 bytes a pixel
+_BAND_PIXELS = 1 << 15  # pixels of a band of rows for one thread, which fit into its cache
+_CACHED_MAPS = 4  # a bench has two; each takes up to 48 bytes per pixel
 
 
 def affine(
@@ -28,11 +28,11 @@ def affine(
     source: tuple[int, int] = (1, 1),
     target: tuple[int, int] = (1, 1),
 ) -> np.ndarray:
-    """Map pixels of a plane onto another, centre onto centre plus a shift: float64 [2, 3].
+    """Return the map of one plane onto another, centre onto centre plus a shift: float64 [2, 3].
 
     Parameters
     ----------
-    source, target : (height, width) of both planes
+    source, target : (height, width) of the planes
     """
     angle = np.deg2rad(rotation_deg)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -42,15 +42,15 @@ def affine(
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
-    """Return the map back."""
+    """Return the inverse of an affine map."""
     turn = np.linalg.inv(matrix[:, :2])
     return np.column_stack([turn, -turn @ matrix[:, 2]])
 
 
 def look_up(levels: np.ndarray, table: np.ndarray, space: np.ndarray | None = None) -> np.ndarray:
-    """Return the transmission of grey levels [h, w]: float32 [h, w], in `space` where given.
+    """Return the transmission of grey levels [h, w]: float32 [h, w], in `space` if given.
 
-    New memory of this size costs as much as the light that is put into it.
+    Allocating memory of this size takes as long as filling it.
     """
     if not COMPILED:
         return np.asarray(table[levels])
@@ -66,7 +66,7 @@ def look_up(levels: np.ndarray, table: np.ndarray, space: np.ndarray | None = No
 
 
 def warp(light: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Sample light [h, w] where an affine map sends each pixel of `shape`; zero outside."""
+    """Return light [h, w] sampled at the mapped position of each pixel of `shape`; zero outside."""
     identity = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     if light.shape == shape and np.array_equal(matrix, identity):
         return light
@@ -80,7 +80,7 @@ def warp(light: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.nd
         in_bands(work, shape)
         return out
     place, dy, dx = _places(light.shape, matrix.tobytes(), shape)
-    flat = np.pad(light, 1).ravel()  # what lies outside falls on the dark edge
+    flat = np.pad(light, 1).ravel()  # positions outside sample the dark edge
     below = light.shape[1] + 2
     high = flat[place]
     high += dx * (flat[place + 1] - high)
@@ -92,16 +92,16 @@ def warp(light: np.ndarray, matrix: np.ndarray, shape: tuple[int, int]) -> np.nd
     return out
 
 
-@lru_cache(_KEPT_MAPS)
+@lru_cache(_CACHED_MAPS)
 def _places(
     source: tuple[int, int], matrix: bytes, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return where each pixel of `shape` samples a plane with an edge of one pixel around it.
+    """Return where each pixel of `shape` samples a plane that has a border of one pixel.
 
     Returns
     -------
     place : flat index of the upper left of four pixels, intp [h, w]
-    dy, dx : how far below and right of it, float32 [h, w]
+    dy, dx : distance below and right of it, float32 [h, w]
     """
     turn = np.frombuffer(matrix).reshape(2, 3)
     rows, columns = np.indices(shape)
@@ -117,13 +117,13 @@ def _places(
 def image(
     one: np.ndarray,
     other: np.ndarray,
-    even: np.ndarray,
+    flat_field: np.ndarray,
     matrix: np.ndarray,
     shape: tuple[int, int],
     distortion: float = 0.0,
     space: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Image the product of three planes [h, w] onto a sensor of `shape`, in `space` where given."""
+    """Return the image of the product of three planes [h, w] on a sensor, in `space` if given."""
     if COMPILED:
         from . import kernels
 
@@ -133,7 +133,7 @@ def image(
 
         def work(first: int, last: int) -> None:
             part = _space(shape) if first else out
-            planes = (plane[first:last] for plane in (one, other, even))
+            planes = (plane[first:last] for plane in (one, other, flat_field))
             kernels.deposit(*planes, matrix, bending, first, part)
             parts.append((first, part))
 
@@ -146,7 +146,7 @@ def image(
 
             in_bands(add, shape, 8)
         return out
-    light = (one * other * even).ravel()
+    light = (one * other * flat_field).ravel()
     total = np.zeros(shape[0] * shape[1])
     for places, shares in _corners(one.shape, matrix.tobytes(), shape, distortion):
         total += np.bincount(places, weights=shares * light, minlength=total.size)
@@ -156,18 +156,18 @@ def image(
 def bend(
     y: np.ndarray, x: np.ndarray, shape: tuple[int, int], distortion: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Move places on a sensor by distortion * r^2 * (place - centre), r = 1 in its corners."""
+    """Return positions moved by distortion * r^2 * (position - centre), r = 1 in the corners."""
     middle_y, middle_x = (shape[0] - 1) / 2, (shape[1] - 1) / 2
     y, x = y - middle_y, x - middle_x
     factor = 1 + distortion * (y**2 + x**2) / (middle_y**2 + middle_x**2)
     return y * factor + middle_y, x * factor + middle_x
 
 
-@lru_cache(_KEPT_MAPS)
+@lru_cache(_CACHED_MAPS)
 def _corners(
     source: tuple[int, int], matrix: bytes, shape: tuple[int, int], distortion: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the four sensor pixels of each source pixel, flat, and their shares of its light."""
+    """Return the four sensor pixels of each source pixel, flat, and the fractions of its light."""
     turn = np.frombuffer(matrix).reshape(2, 3)
     rows, columns = np.indices(source)
     y, x = (turn[i, 0] * rows + turn[i, 1] * columns + turn[i, 2] for i in (0, 1))
@@ -187,19 +187,19 @@ def _corners(
 
 
 def interfere(light: np.ndarray, cosine: np.ndarray, share: float) -> np.ndarray:
-    """Let a share of each pixel's light [h, w] interfere with its right neighbour's.
+    """Return light [h, w] of which a fraction interferes with that of the right neighbour.
 
-    a becomes (1 - share) a + share [(a + b) / 2 + sqrt(a b) cos(phase)], b the neighbour: never
-    negative, and with equal light of all pixels a (1 + share cos(phase)).
+    a becomes (1 - share) a + share [(a + b) / 2 + sqrt(a b) cos(phase)], b the neighbour. This is
+    never negative, and equals a (1 + share cos(phase)) where all pixels have the same light.
     """
     out = light.copy()
     a, b = light[:, :-1], light[:, 1:]
     out[:, :-1] += np.float32(share) * ((b - a) / 2 + np.sqrt(a * b) * cosine[:, :-1])
-    return np.maximum(out, 0, out=out)  # of rounding
+    return np.maximum(out, 0, out=out)  # removes rounding errors
 
 
 def taps(sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the offsets of a Gaussian point-spread function in pixels, and its shares there."""
+    """Return the offsets of a Gaussian point-spread function in pixels, and its weights."""
     if not sigma_px:
         return np.zeros(1, int), np.ones(1)
     reach = int(np.ceil(3 * sigma_px))
@@ -209,7 +209,7 @@ def taps(sigma_px: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def blur(light: np.ndarray, sigma_px: float, space: np.ndarray | None = None) -> np.ndarray:
-    """Blur an image [h, w] by a Gaussian point-spread function, into `space` where given."""
+    """Return an image [h, w] blurred by a Gaussian point-spread function, in `space` if given."""
     if not sigma_px:
         return light
     shares = taps(sigma_px)[1].astype(np.float32)
@@ -235,7 +235,7 @@ def blur(light: np.ndarray, sigma_px: float, space: np.ndarray | None = None) ->
 
 
 def in_bands(work: Callable[[int, int], None], shape: tuple[int, int], most: int = 64) -> None:
-    """Call work(first, last) for bands of rows that depend on the shape alone, on all cores."""
+    """Call work(first, last) for bands of rows on all cores; the bands depend only on the shape."""
     count = min(most, max(1, shape[0] * shape[1] // _BAND_PIXELS), shape[0])
     if count == 1:
         work(0, shape[0])
@@ -245,7 +245,7 @@ def in_bands(work: Callable[[int, int], None], shape: tuple[int, int], most: int
 
 
 def _space(shape: tuple[int, int]) -> np.ndarray:
-    """Return this thread's memory for a part of an image."""
+    """Return the buffer of this thread for a part of an image."""
     if getattr(_THREAD, "shape", None) != shape:
         _THREAD.shape, _THREAD.space = shape, np.empty(shape, dtype=np.float32)
     space: np.ndarray = _THREAD.space

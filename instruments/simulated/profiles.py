@@ -1,7 +1,8 @@
-"""Device profiles by name, for simulated instruments: vendors' figures and published ones.
+"""Device profiles by name, for simulated instruments: figures of vendors and publications.
 
 "(v)" in a source marks a figure that was recalled, not looked up. Settling times are those of the
-device class; where laboratories wait half a second the wait is theirs, not the device's.
+device class. Where laboratories wait half a second, that time is their choice, not a property of
+the device.
 """
 
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class DaqProfile:
     source: str = ""
 
 
-_HDMI = 2.5 / 60  # 2-3 frames from flip to light
+_HDMI = 2.5 / 60  # 2-3 frames of latency from flip to light
 
 MODULATORS = {
     "meadowlark-p1920": ModulatorProfile(

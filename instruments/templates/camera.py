@@ -1,8 +1,8 @@
-"""Template of a camera's driver: copy it, rename it, and replace `EchoDevice` by your camera.
+"""Template of a camera driver: copy it, rename it, and replace `EchoDevice` by your camera.
 
 `Camera` (instruments/camera.py) already checks exposures and regions, locks, logs, and refuses
-frames that are stale, incomplete or after a gap; a driver delivers what the device sends, with the
-device's own number and time of each frame, and hides nothing.
+frames that are stale, incomplete or follow a gap. A driver returns every frame that the device
+sends, with the frame number and time of the device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .echo import DEVICES, EchoDevice
 
 
 class TemplateCameraOptions(CountOptions):
-    """What the bench file may say; quantities may have units ("5 ms")."""
+    """Settings in the bench file; quantities may have units ("5 ms")."""
 
     serial: str = "echo-1"
     sensor_shape: tuple[int, int] = (48, 64)
@@ -26,7 +26,7 @@ class TemplateCameraOptions(CountOptions):
 
 
 class TemplateCamera(Camera):
-    """A camera in memory; steady light falls on it, more of it from each pixel to the next."""
+    """A camera in memory under steady light that increases from each pixel to the next."""
 
     driver = "template-camera"  # the name in bench files, and of the entry point
     Options = TemplateCameraOptions
@@ -34,12 +34,12 @@ class TemplateCamera(Camera):
 
     @property
     def address(self) -> str:
-        """What tells this device from others like it; nobody else may open it."""
+        """The address that identifies this device and that only one instrument may open."""
         return f"camera:{self.options.serial}"
 
     def _connect(self, timeout_s: float) -> Identity:
-        # Import the vendor's library here, never above:
-        #     library = import_extra("vendor_camera", "vendor", "the camera's driver")
+        # Import the vendor library here, never at the top of the file:
+        #     library = import_extra("vendor_camera", "vendor", "the camera driver")
         self._device: EchoDevice = DEVICES[self.address]
         self._device.get("identity")
         self.sensor_shape = self.options.sensor_shape
@@ -48,39 +48,39 @@ class TemplateCamera(Camera):
         self.readout_s = 0.0
         self._number = 0
         self._buffer: deque[RawFrame] = deque()
-        # The settings that a camera wakes up with must be known: write them, do not assume them.
+        # The settings after power-on must be known: write them, do not assume them.
         whole = Region(0, 0, *self.sensor_shape)
         self._exposure_s = self._configure(self.options.exposure_s, whole, "software")
         return Identity("lightloom", "template camera", self.options.serial)
 
     def _configure(self, exposure_s: float, region: Region, trigger: TriggerMode) -> float:
-        # Ask for the exposure that the device took, and give that: most round it to whole rows.
-        # Raise InputError for a region that it does not take as it is.
+        # Read the actual exposure and return it: most cameras round it to whole rows.
+        # Raise InputError for a region that the camera cannot set exactly.
         self._device.put("settings", (exposure_s, region, trigger))
         return float(self._device.get("settings")[0])
 
     def _arm(self) -> None:
-        # Throw away what is still in buffers: a frame of before must not come out of `_read`.
+        # Discard all frames in buffers: `_read` must never return an earlier frame.
         self._buffer.clear()
         self._device.put("armed", True)
 
     def _trigger(self, shot: Shot | None) -> None:
-        # `shot` names what is taken, for simulations; a real camera leaves it alone.
+        # `shot` identifies the frame for simulations; a real camera ignores it.
         taken_at_s = self.clock.now_s()
         self._device.put("triggered", True)
         self._number += 1
-        self._buffer.append(RawFrame(self._picture(), self._number, taken_at_s))
+        self._buffer.append(RawFrame(self._image(), self._number, taken_at_s))
 
-    def _picture(self) -> np.ndarray:
-        # Only here: a real camera sends its own.
+    def _image(self) -> np.ndarray:
+        # Only here: a real camera sends its own image.
         (height, width), part = self.sensor_shape, self.region
         light = np.arange(height * width).reshape(height, width) % 1000 * self._exposure_s / 0.002
         counts = np.minimum(light + 50, (1 << self.bit_depth) - 1).astype(np.uint16)
         return counts[part.top : part.top + part.height, part.left : part.left + part.width]
 
     def _read(self, timeout_s: float) -> RawFrame | None:
-        # Wait in the vendor's library, with its time-out; None when no frame came. Buffers belong
-        # to the vendor: copy the data before you give the buffer back.
+        # Wait in the vendor library, with its time-out; return None when no frame arrived. Buffers
+        # belong to the vendor library: copy the data before you release the buffer.
         self._device.get("frame")
         now_s = self.clock.now_s()
         if self._buffer and self._buffer[0].taken_at_s + self._exposure_s <= now_s + timeout_s:
@@ -94,6 +94,6 @@ class TemplateCamera(Camera):
         self._device.put("armed", False)
 
     def _disconnect(self) -> None:
-        # It has been disarmed already. Let go of handles and threads; the device may be gone.
+        # The camera is already disarmed. Release handles and threads; the device may be lost.
         self._buffer.clear()
         del self._device

@@ -1,8 +1,8 @@
-"""Template of a DAQ's driver: copy it, rename it, and replace `EchoDevice` by your device.
+"""Template of a DAQ driver: copy it, rename it, and replace `EchoDevice` by your device.
 
 `Daq` (instruments/daq.py) already checks channels, rates and voltages, locks, logs, and refuses
-answers of a wrong shape; a driver fills in the hooks for what its device has and leaves out the
-rest: with `line_count = 0` nobody asks for lines.
+samples of a wrong shape. A driver implements the hooks for the functions of its device and omits
+the others: with `line_count = 0`, no line hook is called.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .echo import DEVICES, EchoDevice
 
 
 class TemplateDaqOptions(DriverOptions):
-    """What the bench file may say."""
+    """Settings in the bench file."""
 
     serial: str = "echo-1"
 
 
 class TemplateDaq(Daq):
-    """A DAQ in memory: every input reads what stands on the output of the same number."""
+    """A DAQ in memory: every input reads the voltage of the output with the same number."""
 
     driver = "template-daq"  # the name in bench files, and of the entry point
     Options = TemplateDaqOptions
@@ -32,12 +32,12 @@ class TemplateDaq(Daq):
 
     @property
     def address(self) -> str:
-        """What tells this device from others like it; nobody else may open it."""
+        """The address that identifies this device and that only one instrument may open."""
         return f"daq:{self.options.serial}"
 
     def _connect(self, timeout_s: float) -> Identity:
-        # Import the vendor's library here, never above:
-        #     library = import_extra("vendor_daq", "vendor", "the DAQ's driver")
+        # Import the vendor library here, never at the top of the file:
+        #     library = import_extra("vendor_daq", "vendor", "the DAQ driver")
         self._device: EchoDevice = DEVICES[self.address]
         self._device.get("identity")
         self.input_count = self.output_count = 4
@@ -57,8 +57,8 @@ class TemplateDaq(Daq):
         timeout_s: float,
         shot: Shot | None,
     ) -> Samples:
-        # Begin the scan here, so that no sample is older than the call; wait with the device's own
-        # time-out. `shot` names what is read, for simulations; hand it through.
+        # Start the scan here, so that no sample is older than the call; wait with the time-out of
+        # the device. `shot` identifies the samples for simulations; pass it on.
         started_at_s = self.clock.now_s()
         volts = [self._device.get(f"output {channel}") for channel in channels]
         self.clock.sleep_until(started_at_s + samples / rate_hz)
@@ -80,5 +80,5 @@ class TemplateDaq(Daq):
         self._device.put(f"counter {counter}", 0)
 
     def _disconnect(self) -> None:
-        # Let go of handles and threads; the device may be gone.
+        # Release handles and threads; the device may be lost.
         del self._device

@@ -1,7 +1,7 @@
-"""`EchoDevice`: what the templates drive instead of a device; a real driver has no such file.
+"""`EchoDevice`: the device that the templates control; a real driver has no such file.
 
-It stands for a vendor's library: it remembers what it is told, and fails as real ones do, with
-OSError when it is unplugged and TimeoutError when it does not answer.
+It represents a vendor library: it stores the values that it receives, and fails like real
+libraries, with OSError when it is unplugged and TimeoutError when it does not reply.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class EchoDevice:
 
     Attributes
     ----------
-    memory : what it was told last, by name
-    requests : how many it has been sent
-    is_plugged, is_silent : set by a test that takes it away, or the answers
+    memory : latest values, by name
+    requests : number of requests received
+    is_plugged, is_silent : set by tests that unplug or silence the device
     """
 
     def __init__(self) -> None:
@@ -28,22 +28,22 @@ class EchoDevice:
         self.is_silent = False
 
     def put(self, name: str, value: Any) -> None:
-        """Tell it something."""
-        self._answer()
+        """Store a value."""
+        self._check_connection()
         self.memory[name] = value
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Ask for what it was told."""
-        self._answer()
+        """Return a stored value."""
+        self._check_connection()
         return self.memory.get(name, default)
 
-    def _answer(self) -> None:
+    def _check_connection(self) -> None:
         self.requests += 1
         if not self.is_plugged:
             raise OSError("no such device")
         if self.is_silent:
             time.sleep(0.01)
-            raise TimeoutError("no answer within 0.01 s")
+            raise TimeoutError("no reply within 0.01 s")
 
 
-DEVICES: dict[str, EchoDevice] = defaultdict(EchoDevice)  # by address: what is plugged in
+DEVICES: dict[str, EchoDevice] = defaultdict(EchoDevice)  # attached devices, by address

@@ -1,8 +1,9 @@
-"""Template of a light source's driver: copy it, rename it, replace `EchoDevice` by your device.
+"""Template of a light source driver: copy it, rename it, replace `EchoDevice` by your device.
 
-`LightSource` (instruments/light_source.py) already refuses what is beyond the limits, asks the
-interlock before it enables, and disables when it is closed. Software is never the safety function:
-the interlock is a switch in the device's own supply, and trips latch until somebody re-arms there.
+`LightSource` (instruments/light_source.py) already refuses set-points beyond the limits, checks the
+interlock before it enables, and disables the source on close. Software is never the safety
+function: the interlock is a switch in the supply of the device, and a trip latches until it is
+reset on site.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .echo import DEVICES, EchoDevice
 
 
 class TemplateSourceOptions(DriverOptions):
-    """What the bench file may say; quantities may have units ("5 mW")."""
+    """Settings in the bench file; quantities may have units ("5 mW")."""
 
     serial: str = "echo-1"
     highest_w: Watts = 0.005
@@ -26,19 +27,19 @@ class TemplateSource(LightSource):
     driver = "template-source"  # the name in bench files, and of the entry point
     Options = TemplateSourceOptions
     is_of_this_process = True  # only here: this device is memory of this process
-    # A watchdog process switches the source off when its program is killed. Say so where a second
-    # process can open the device once the first one is gone, as over USB, serial or the network:
+    # A watchdog process switches the source off when its program is killed. Set this if a second
+    # process can open the device after the first one has ended, as over USB, serial or network:
     #     can_be_reopened = True
 
     @property
     def address(self) -> str:
-        """What tells this device from others like it; nobody else may open it."""
+        """The address that identifies this device and that only one instrument may open."""
         return f"source:{self.options.serial}"
 
     def _connect(self, timeout_s: float) -> Identity:
-        # Import the vendor's library here, never above:
-        #     library = import_extra("vendor_laser", "vendor", "the laser's driver")
-        # Connecting must not light it, and makes dark what somebody left on.
+        # Import the vendor library here, never at the top of the file:
+        #     library = import_extra("vendor_laser", "vendor", "the laser driver")
+        # Connecting must not start emission, and stops an emission that was left on.
         self._device: EchoDevice = DEVICES[self.address]
         self._disable()
         self.power_limits_w = (0.0, self.options.highest_w)
@@ -53,17 +54,17 @@ class TemplateSource(LightSource):
         self._device.put("emits", True)
 
     def _disable(self) -> None:
-        # Must work whatever happened before: send it, do not ask whether it is needed. Where you
-        # also wait for an answer, put what is sent into `_send_off`, which another thread may call.
+        # Must work in every state: send the command without a query before it. If you also wait
+        # for a reply, move the command into `_send_off`, which another thread may call.
         self._device.put("emits", False)
 
     def _emits(self) -> bool:
-        # Ask the device; never answer from what was sent last.
+        # Query the device; never return a value from the last command.
         return bool(self._device.get("emits", False))
 
     def _interlock_closed(self) -> bool:
         return not self._device.get("interlock is open", False)
 
     def _disconnect(self) -> None:
-        # It has been disabled already. Let go of handles and threads; the device may be gone.
+        # The source is already disabled. Release handles and threads; the device may be lost.
         del self._device

@@ -1,8 +1,8 @@
-"""Template of a modulator's driver: copy it, rename it, and replace `EchoDevice` by your device.
+"""Template of a modulator driver: copy it, rename it, and replace `EchoDevice` by your device.
 
 `SpatialLightModulator` (instruments/slm.py) already checks frames, locks, logs, counts frames and
-reckons when they have settled; a driver fills in three hooks. It translates the device's errors:
-OSError and TimeoutError need no care, a vendor's own exceptions do.
+computes when they have settled. A driver implements three hooks. It must translate the exceptions
+of a vendor library; the base class translates OSError and TimeoutError.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .echo import DEVICES, EchoDevice
 
 
 class TemplateSLMOptions(DriverOptions):
-    """What the bench file may say; quantities may have units ("16.7 ms")."""
+    """Settings in the bench file; quantities may have units ("16.7 ms")."""
 
     serial: str = "echo-1"
     shape: tuple[int, int] = (8, 12)
@@ -33,16 +33,16 @@ class TemplateSLM(SpatialLightModulator):
 
     @property
     def address(self) -> str:
-        """What tells this device from others like it; nobody else may open it."""
+        """The address that identifies this device and that only one instrument may open."""
         return f"slm:{self.options.serial}"
 
     def _connect(self, timeout_s: float) -> Identity:
-        # Import the vendor's library here, never above:
-        #     library = import_extra("vendor_slm", "vendor", "the modulator's driver")
-        # If anything fails after the device has been opened, close it before you raise.
+        # Import the vendor library here, never at the top of the file:
+        #     library = import_extra("vendor_slm", "vendor", "the modulator driver")
+        # If anything fails after the device is opened, close it before you raise an error.
         self._device: EchoDevice = DEVICES[self.address]
         self._device.get("identity")
-        # Ask the device for what it knows, and take only the rest from the options.
+        # Read from the device what it reports, and take only the rest from the options.
         self.shape = self.options.shape
         self.bit_depth = 8
         self.refresh_period_s = 0.0
@@ -50,12 +50,12 @@ class TemplateSLM(SpatialLightModulator):
         return Identity("lightloom", "template modulator", self.options.serial)
 
     def _show(self, frame: np.ndarray) -> float:
-        # The frame is checked. Copy it, or wait until the device has it: its owner writes the next
-        # one into the same memory. Give the moment of the flip, not that of the call.
+        # The frame is checked. Copy it, or wait until the device has it: the caller writes the next
+        # frame into the same memory. Return the time of the flip, not that of the call.
         self._device.put("frame", frame.copy())
         return self.clock.now_s()
 
     def _disconnect(self) -> None:
-        # The darkest frame has been shown already. Let go of handles and threads; the device may
-        # be gone.
+        # The darkest frame is already shown. Release handles and threads; the device may be
+        # lost.
         del self._device

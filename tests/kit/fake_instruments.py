@@ -1,4 +1,4 @@
-"""Instruments in memory for the tests: the templates' device, a power meter, and how to fail it."""
+"""Instruments in memory for tests: hooks for the template device, and a power meter."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class FakePowerMeterOptions(DriverOptions):
 
 
 class FakePowerMeter(PowerMeter):
-    """A power meter on which 1.5 mW fall."""
+    """A power meter that reads 1.5 mW."""
 
     driver = "fake-power-meter"
     Options = FakePowerMeterOptions

@@ -1,6 +1,6 @@
-"""Emulated instruments that speak SCPI, as plain classes: one reply, or none, to each line.
+"""Emulated SCPI instruments as plain classes, with one reply or none to each line.
 
-`serve` puts one on a TCP port of this computer, with the faults that a bench has; sinstruments
+`serve` provides one on a TCP port of this computer, with the faults of a bench; sinstruments
 serves the same classes (`tests/kit/sinstruments_devices.py`).
 """
 
@@ -14,15 +14,15 @@ import numpy as np
 
 
 class Device:
-    """Answers *IDN? and keeps all that it heard."""
+    """A device that replies to *IDN? and records all lines that it received."""
 
     identity = "ACME,Nothing,1,1.0"
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.received: list[str] = []
 
     def reply(self, line: str) -> str | None:
-        self.heard.append(line)
+        self.received.append(line)
         return self.identity if line == "*IDN?" else self.answer(line)
 
     def answer(self, line: str) -> str | None:
@@ -30,7 +30,7 @@ class Device:
 
 
 class RedPitaya(Device):
-    """Input n shows a ramp, n V + sample / 2^14; it needs two looks until its buffer is full."""
+    """Input n has a ramp, n V + sample / 2^14; the buffer is full at the second query."""
 
     identity = "REDPITAYA,INSTR2023,0,01-02"
 
@@ -63,7 +63,7 @@ class RedPitaya(Device):
 
 
 class Multimeter(Device):
-    """Shows 1.5 V, and complains about a number of cycles that it does not have."""
+    """A multimeter that reads 1.5 V and reports an error for an unsupported number of cycles."""
 
     identity = "Keysight Technologies,34461A,MY1,A.02"
 
@@ -83,7 +83,7 @@ class Multimeter(Device):
 
 
 class Scope(Device):
-    """Channel n shows n V; samples 1 us apart."""
+    """An oscilloscope whose channel n reads n V, with samples 1 us apart."""
 
     identity = "KEYSIGHT TECHNOLOGIES,DSO-X 2004A,MY2,02.41"
 
@@ -110,7 +110,7 @@ class Scope(Device):
 
 
 class Source(Device):
-    """A laser of 20 mW that counts in milliwatts."""
+    """A laser of 20 mW that uses milliwatts."""
 
     identity = "ACME,Laser 20,77,2.1"
 
@@ -137,7 +137,7 @@ class Source(Device):
 
 
 class Meter(Device):
-    """Says the number of its questions, in microwatts."""
+    """A power meter that returns the number of its queries, in microwatts."""
 
     identity = "THORLABS,PM100D,P0,2.4"
 
@@ -170,12 +170,12 @@ class Served:
         return f"TCPIP::127.0.0.1::{self.port}::SOCKET"
 
     def cut(self) -> None:
-        """End all connections, as a device does that loses its power."""
+        """End all connections, as after a power failure of the device."""
         for connection in self.connections:
             connection.shutdown(socket.SHUT_RDWR)
 
     def send(self, data: bytes) -> None:
-        """Send something that nobody asked for."""
+        """Send an unrequested line."""
         self.connections[-1].sendall(data)
 
 
@@ -197,7 +197,7 @@ def _converse(served: Served, connection: socket.socket) -> None:
 
 @contextmanager
 def serve(device: Device) -> Iterator[Served]:
-    """Serve a device on a free port of this computer, each connection by its own thread."""
+    """Serve a device on a free port of this computer, with one thread per connection."""
     served, threads = Served(device), []
     listener = socket.create_server(("127.0.0.1", 0))
     served.port = listener.getsockname()[1]
@@ -222,7 +222,9 @@ def serve(device: Device) -> Iterator[Served]:
         yield served
     finally:
         with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)  # wakes who waits for the next connection
+            listener.shutdown(
+                socket.SHUT_RDWR
+            )  # wakes the thread that waits for the next connection
         listener.close()
         for connection in served.connections:
             with suppress(OSError):

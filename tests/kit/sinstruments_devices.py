@@ -1,4 +1,4 @@
-"""The emulated instruments, served by sinstruments in a process of its own:
+"""The emulated instruments, served by sinstruments in a separate process:
 
 python sinstruments_devices.py RedPitaya       prints the port
 """
@@ -11,7 +11,7 @@ from sinstruments.simulator import BaseDevice, Server
 
 
 class Emulated(BaseDevice):
-    """Lets sinstruments speak for a device of `scpi_devices`."""
+    """A device of `scpi_devices` that sinstruments serves."""
 
     def __init__(self, name, **options):
         super().__init__(name, **options)
