@@ -370,7 +370,7 @@ class LightPath:
             self.exposures += 1
             return Shot(f"unnamed/{self.exposures}", self.exposures)
 
-    # --- truth, for benches with calibration = "ground-truth" and for tests ------------------------------
+    # --- ground truth, for benches and tests that ask for it --------------------------------------
 
     def truth(self, sensor_shape: tuple[int, int] | None = None) -> dict[str, Any]:
         """Return what calibration must find; the trigger latency is an option of the camera.
