@@ -97,7 +97,7 @@ def test_every_kind_has_recoveries_and_ends_in_a_pause() -> None:
         ("stale", "wait 3 mW", "want a number of s"),
         ("stale", "wait", "takes a time"),
         ("stale", "retry 1000", "more than 100"),
-        ("gremlin", "pause", "gremlin is no kind of fault"),
+        ("gremlin", "pause", "gremlin is not a kind of fault"),
         ("interlock", "retry", "re-armed on site"),
         ("stale", "realign", "nothing to measure"),
     ],

@@ -188,12 +188,12 @@ class BenchBackend(Backend):
         self._let_shots_go_on()
         state = None if self.recorder is None else self.recorder.last()
         if state is not None:
-            self.shots.go_on_from(state)
+            self.shots.resume_from(state)
 
     def _let_shots_go_on(self) -> None:
         assert self.shots is not None
         self.shots.upcoming, self.shots.recorder = self._upcoming, self.recorder
-        self.shots.may_begin_again = self._calibrated is not None
+        self.shots.may_restart = self._calibrated is not None
 
     def _lay_out(self) -> None:
         """Find out, or be told, what the bench's light is like, and where numbers lie in it."""

@@ -21,7 +21,7 @@ from ...instruments.toml_file import TomlTable, read_toml
 from ...instruments.units import Seconds, Watts, quantity
 from ..optics.encoding_table import EncodingTable
 from ..optics.layouts import OLD_LAYOUTS
-from .fault_policy import ANEW, OLD_KINDS, FaultPolicy
+from .fault_policy import OLD_KINDS, RESTARTS, FaultPolicy
 
 SCHEMA = 1
 ROLES = ("input", "weight", "detector", "source")
@@ -225,7 +225,7 @@ class BenchFile(TomlTable):
             policy = FaultPolicy(self.faults, self.limits.retries)
         except ValueError as error:
             raise ValueError(f"faults.{error}") from None
-        surplus = sorted(policy.names & set(ANEW))
+        surplus = sorted(policy.names & set(RESTARTS))
         if surplus and self.calibration == "ground-truth":
             raise ValueError(
                 f"faults asks to {surplus[0]}, and a bench whose calibration is known has nothing "

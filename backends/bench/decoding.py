@@ -19,7 +19,7 @@ from ..optics.layouts.base import Layout, Marks
 from ..optics.model import OpticalModel
 from ..optics.parameters import Response
 from .bench import Bench
-from .shot_plan import Planned
+from .shot_plan import PlannedShot
 from .tracking import ScaleTracker, chi_square_limit
 
 _SIGMAS = 6.0  # exceeded by chance twice in a billion
@@ -48,7 +48,7 @@ class Taken:
     shot: Shot
     data: np.ndarray
     frames: dict[str, Frame]
-    planned: Planned
+    planned: PlannedShot
 
 
 @dataclass(frozen=True)
