@@ -468,7 +468,7 @@ def test_references_are_woven_in_and_tell_a_slot_that_changed(
         return found
 
     monkeypatch.setattr(backend.optical_model.layout, "electrons", dusty)
-    with pytest.raises(Paused, match=r"reference shot .* slot [01] "):
+    with pytest.raises(Paused, match=r"reference shot .* slot [01], "):
         for _ in range(8):
             assert_right(backend, layout)
 

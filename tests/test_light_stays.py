@@ -322,7 +322,7 @@ def test_a_full_detector_is_not_taken_for_a_dead_modulator(tmp_path: Path) -> No
     with load_example(tmp_path, "imaged", world__electrons_per_pixel_j=1e13) as bench:
         found = {finding.what: finding for finding in light_findings(bench)}
     assert not found["input: light follows"].passed
-    assert "the detector is full: lower power_w" in found["input: light follows"].detail
+    assert "the detector is saturated: lower power_w" in found["input: light follows"].detail
 
 
 def test_what_may_still_emit_stands_in_the_report(make_bench: BenchMaker) -> None:

@@ -77,7 +77,7 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).standard_normal(shape, dtype=np.float32)
 
 
-# what is dealt out -> x and w: heads, weight frames (a tiny frame holds 16 outputs), rows
+# sharded axis -> x and w: heads, weight frames (a tiny frame holds 16 outputs), rows
 PRODUCTS = {
     "matrices": (numbers(1, 3, 2, 20), numbers(2, 3, 5, 20)),
     "outputs": (numbers(3, 3, 20), numbers(4, 50, 20)),
@@ -101,18 +101,18 @@ def check_numbers(backend: Backend, one: Backend) -> None:
 
 
 @pytest.mark.parametrize("by", PRODUCTS)
-def test_shares_put_together_are_the_product(by: str) -> None:
+def test_every_shard_has_its_weights_and_rows(by: str) -> None:
     x, w = PRODUCTS[by]
     stacked, rows = w.reshape(-1, *w.shape[-2:]), x.reshape(-1, *x.shape[-2:])
-    dealing = Sharding.of(stacked.shape, Geometry(32, 16, is_divisible=True, parts=2), 2)
-    assert dealing.by == by
+    sharding = Sharding.of(stacked.shape, Geometry(32, 16, is_divisible=True, parts=2), 2)
+    assert sharding.by == by
     ranges = Ranges(np.ones((1, 1)), np.abs(w).max(axis=-1, keepdims=True))
-    parts = dealing.weights(stacked, ranges)
+    parts = sharding.weights(stacked, ranges)
     for part, own in parts:
         assert own is not None and own.weight is not None
         assert np.broadcast_to(own.weight, part.shape).shape == part.shape
     at = Address("x", np.zeros(rows.shape[:2], dtype=np.uint64))
-    operands = dealing.operands(rows, at)
+    operands = sharding.operands(rows, at)
     assert len(operands) == 2
     for part, address in operands:
         assert address.rows.shape == part.shape[:2]
