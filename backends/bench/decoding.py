@@ -190,9 +190,10 @@ class Decoder:
         if self.optics.bad is not None:
             saturated &= ~self.optics.bad
         if saturated.any():
+            count = int(saturated.sum())
             raise Saturated(
-                f"shot {taken.shot.address}: the detector is saturated "
-                f"({int(saturated.sum())} samples at {top:g}); lower power_w or exposure_s in {bench.path}"
+                f"shot {taken.shot.address}: the detector is saturated ({count} samples at "
+                f"{top:g}); lower power_w or exposure_s in {bench.path}"
             )
         return peak / top
 
