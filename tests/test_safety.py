@@ -577,7 +577,7 @@ def test_a_heartbeat_wants_a_line_that_is_there(tmp_path: Path, laser: Served) -
     with pytest.raises(InputError, match=r"line = 2, and instruments\.detector has 2 lines"):
         load_bench(path).open()
     path = live_bench_process.write(tmp_path, laser.address, safety=wired(instrument="source"))
-    with pytest.raises(InputError, match="'source' is no role of a DAQ"):
+    with pytest.raises(InputError, match="'source' is not the role of a DAQ"):
         load_bench(path)
 
 

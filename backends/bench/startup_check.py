@@ -30,8 +30,9 @@ def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, 
     """Take a few shots of known random frames, and compare every slot with its prediction.
 
     The test is chi-square over all slots and shots. The variance of each is that of shot noise,
-    read noise and one per cent of its light, or of the mean light if that is more. An unchanged bench is
-    refused less than once in a million openings (by the approximation of Wilson and Hilferty).
+    read noise and one per cent of its light, or of the mean light if that is more. An unchanged
+    bench is refused less than once in a million openings (by the approximation of Wilson and
+    Hilferty).
 
     Parameters
     ----------
