@@ -47,7 +47,7 @@ def real(first: int, second: int, producer: Path, port: int) -> str:
 
 
 def text(**changes: Any) -> str:
-    """A bench file of tiny instruments that take their time, and whose light is exact."""
+    """Return a bench file of tiny instruments with real timing and exact light."""
     return bench_text(world__light="timing", **changes)
 
 
@@ -86,7 +86,7 @@ PRODUCTS = {
 
 
 def check_numbers(backend: Backend, one: Backend) -> None:
-    """The very numbers of one bench: each has the same grey levels, and shots are named alike."""
+    """Assert the numbers of one bench: grey levels and names of shots are the same."""
     for number, (x, w) in enumerate(PRODUCTS.values()):
         at = Address(f"product.{number}", np.arange(x[..., 0].size, dtype=np.uint64))
         found, wanted = backend.matmul(x, w, at), one.matmul(x, w, at)

@@ -811,7 +811,7 @@ class ShotRunner:
             try:
                 check_emission(self.bench)
             except InstrumentError as reason:
-                if pending.darkness == self.bench.darkness:  # a light that is held off is no fault
+                if pending.darkness == self.bench.darkness:  # light that is held off is not a fault
                     error, kind = reason, kind_of(reason) or kind
         recovery = self._next_recovery(kind, pending)
         self._count_recovery(recovery.name, pending)
