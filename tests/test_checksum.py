@@ -334,7 +334,7 @@ def test_residuals_of_simulated_images_are_noise(
         backend = make_bench(checks__rows=2, encoding__kind=kind)
         backend.matmul(numbers(50, 16), numbers(10, 16, seed=4))
         line = medium(make_bench, checks__rows=3, encoding__kind=kind)
-        length = line.layout.length
+        length = line.optical_model.layout.length
         retries += line.matmul(numbers(20, length), numbers(18, length, seed=4)).stats.retries
     z = np.concatenate(seen)
     assert z.size > 1700

@@ -394,7 +394,7 @@ class BenchBackend(Backend):
         if self._is_guessed:
             return (
                 f"NOT CALIBRATED: {self.bench.path} ran on a guess of its registration, curves and "
-                "brightness; its numbers cannot be trusted",
+                "brightness; its numbers are not to be trusted",
             )
         if self.shots is None:
             return ()
