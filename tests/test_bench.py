@@ -1,4 +1,4 @@
-"""The bench multiplies: as theory says, as the mock says, and never a wrong number in silence.
+"""Products of a bench agree with the noise model and with the mock, and faults are detected.
 
 Statistical tests fix their seeds; each states its false-alarm rate for a fresh seed.
 """
@@ -36,7 +36,7 @@ def assert_agrees(found: Agreement) -> None:
     ],
 )
 def test_the_imaged_bench_and_the_mock_agree(make_bench: BenchMaker, kind: str) -> None:
-    # otherwise what people learn on the mock is not true on the bench
+    # results on the mock must hold on the bench
     assert_agrees(compare(make_bench(encoding__kind=kind), 9, 8, 100))
 
 
@@ -90,12 +90,12 @@ _WORLDS = [
 
 
 @pytest.mark.parametrize(("layout", "tiny", "world"), _WORLDS)
-def test_a_known_bench_knows_its_light(
+def test_the_true_response_predicts_the_light(
     make_bench: BenchMaker, layout: str, tiny: bool, world: dict[str, Any]
 ) -> None:
-    """Otherwise markers seem 1.6 % dim, and all products come out as much too large.
+    """With a wrong response, markers would seem 1.6 % dim, and products be 1.6 % too large.
 
-    Random frames, without noise: what the camera sees is what the response predicts.
+    Random frames, without noise: the response predicts the image on the camera.
     """
     backend = make_bench(layout, tiny=tiny, **{f"world__{key}": world[key] for key in world})
     backend.open()
@@ -129,8 +129,8 @@ def test_a_known_bench_knows_its_light(
 
 
 def test_every_run_says_whether_its_light_was_as_predicted(make_bench: BenchMaker) -> None:
-    # markers that say anything but the light of the products must not go unnoticed: a sound bench
-    # is accused once in 1e4 runs, and of 40 benches as unsteady as this one each was
+    # markers that differ from the light of the products must be reported: a correct bench is
+    # reported once in 1e4 runs, and 40 of 40 benches as unsteady as this one were
     x, w = numbers(8, 16), numbers(4, 16, seed=4)
     backend = make_bench(world__source_rms=0.005)
     for _ in range(4):
@@ -154,8 +154,8 @@ def test_products_come_out_right(make_bench: BenchMaker, layout: str) -> None:
     x, w = numbers(5, length), numbers(6, length, seed=4)
     result = backend.matmul(x, w)
     exact = x @ w.T
-    theory = MockBackend(backend.profile).matmul(np.tile(x, (40, 1)), w).y
-    predicted = np.sqrt(np.mean((theory - np.tile(exact, (40, 1))) ** 2))
+    mock = MockBackend(backend.profile).matmul(np.tile(x, (40, 1)), w).y
+    predicted = np.sqrt(np.mean((mock - np.tile(exact, (40, 1))) ** 2))
     # 1.01 of it, +-0.14 of a line's (40 worlds): beyond 1.8 once in 5e6
     assert np.sqrt(np.mean((result.y - exact) ** 2)) < 1.8 * predicted
     assert result.stats.shots and result.stats.retries == 0
@@ -165,8 +165,8 @@ def test_products_come_out_right(make_bench: BenchMaker, layout: str) -> None:
 
 
 @pytest.mark.slow  # a bench of its real size
-def test_crooked_and_uneven_benches_are_undone_where_they_are_known(make_bench: BenchMaker) -> None:
-    # a bench whose calibration is right must not care how it was screwed together
+def test_known_misalignment_and_uneven_light_are_corrected(make_bench: BenchMaker) -> None:
+    # a correct calibration must remove the misalignment of a bench
     backend = make_bench(
         tiny=False,
         world__electrons_per_pixel_j=1e9,
@@ -184,7 +184,7 @@ def test_crooked_and_uneven_benches_are_undone_where_they_are_known(make_bench: 
 def test_a_bench_without_light_takes_its_time_and_gives_exact_products(
     make_bench: BenchMaker, layout: str
 ) -> None:
-    # schedulers are tried on it: the same frames and waits, and numbers that can be checked
+    # schedulers are tested on it: the same frames and waits, and exact numbers
     backend = make_bench(layout, world__light="timing")
     x, w = numbers(5, 16), numbers(4, 16, seed=4)
     result = backend.matmul(x, w)
@@ -194,7 +194,7 @@ def test_a_bench_without_light_takes_its_time_and_gives_exact_products(
 
 
 def test_every_job_shows_its_own_frames(make_bench: BenchMaker) -> None:
-    # a job that lies in memory where an earlier one lay is not that one
+    # a new job at the memory address of an earlier one must show its own frames
     backend = make_bench(world__light="timing")
     backend.open()
     layout = backend.optical_model.layout
@@ -209,13 +209,13 @@ def test_every_job_shows_its_own_frames(make_bench: BenchMaker) -> None:
         job = TileJob("one shot", 1, 1, lambda _: weights, lambda _: inputs)
         return shots.run(job).electrons[0, 0]
 
-    for share in range(12):
-        inputs = np.full((layout.slots, layout.length), full * share // 12, dtype=np.uint8)
+    for twelfth in range(12):
+        inputs = np.full((layout.slots, layout.length), full * twelfth // 12, dtype=np.uint8)
         np.testing.assert_allclose(taken(inputs), shots.decoder.model.passed_e(inputs, weights))
 
 
 def test_a_run_repeats_bit_by_bit(make_bench: BenchMaker) -> None:
-    # a result that cannot be had again cannot be checked
+    # a result must be reproducible
     x, w = numbers(4, 16), numbers(5, 16, seed=4)
     first, second = (make_bench().matmul(x, w).y for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -229,7 +229,7 @@ def test_dark_zero_and_empty_operands(make_bench: BenchMaker) -> None:
         backend.matmul(np.full((1, 16), np.nan), np.ones((3, 16)))
 
 
-# --- what goes wrong on benches ------------------------------------------------------------------
+# --- faults --------------------------------------------------------------------------------------
 
 _REPEATED = [
     ("detector", "dropped", "timeout"),
@@ -256,7 +256,7 @@ _REPEATED = [
 def test_a_fault_is_found_and_the_shot_repeated(
     make_bench: BenchMaker, layout: str, role: str, kind: str, reason: str
 ) -> None:
-    # a frozen modulator or an old frame gives a number that looks like any other
+    # a frozen modulator or an old frame gives plausible numbers
     number = 2 if role == "weight" else 4
     faults = {f"instruments__{role}__faults": fault(kind, [number], delay_s=0.003)}
     backend = make_bench(layout, **faults)
@@ -272,7 +272,7 @@ def test_a_fault_is_found_and_the_shot_repeated(
 
 @pytest.mark.slow
 def test_many_faults_leave_no_wrong_number(make_bench: BenchMaker) -> None:
-    # hours of a bench with loose cables: repeated and counted, never believed
+    # as in hours on a bench with loose cables: faults are retried and counted
     kinds = ("dropped", "incomplete", "stale", "silent", "garbage")
     faults = [{"kind": kind, "rate": 0.02, "seed": 7} for kind in kinds]
     frozen = fault("frozen", rate=0.03, seed=8)
@@ -285,10 +285,10 @@ def test_many_faults_leave_no_wrong_number(make_bench: BenchMaker) -> None:
     x, w = numbers(600, 16), numbers(16, 16, seed=4)
     result, clean = backend.matmul(x, w), make_bench().matmul(x, w)
     assert result.stats.retries > 100 and len(backend.faults) >= 4
-    theory = MockBackend(backend.profile).matmul(x, w).y - x @ w.T
+    noise = MockBackend(backend.profile).matmul(x, w).y - x @ w.T
     error = np.abs(result.y - x @ w.T)
     # six sigma over 9,600 outputs: false alarm 2e-5; a wrong frame is off by tens of sigma
-    assert error.max() < 6 * np.std(theory) * 1.5
+    assert error.max() < 6 * np.std(noise) * 1.5
     assert np.std(result.y - x @ w.T) < 1.05 * np.std(clean.y - x @ w.T)
 
 
@@ -316,7 +316,7 @@ def test_an_unplugged_camera_is_reported_and_the_light_goes_off(make_bench: Benc
 def test_bright_inputs_do_not_drown_a_line_s_markers(
     make_bench: BenchMaker, extinction: float
 ) -> None:
-    # dark rows leak a whole row of input into the marker's cells: no bright row would ever pass
+    # dark rows leak a whole row of input into the cells of the marker
     backend = make_bench("line", tiny=False, world__extinction_ratio=extinction)
     ones = np.ones((2, 400))
     w = numbers(3, 400)
@@ -324,14 +324,14 @@ def test_bright_inputs_do_not_drown_a_line_s_markers(
     assert backend.faults == {} and np.abs(error).max() < 10
 
 
-def test_too_much_light_is_no_number(make_bench: BenchMaker) -> None:
+def test_too_much_light_is_refused(make_bench: BenchMaker) -> None:
     backend = make_bench(world__electrons_per_pixel_j=2e11)
     with pytest.raises(Paused, match="lower power_w or exposure_s"):
         backend.matmul(np.ones((2, 16)), np.ones((3, 16)))
 
 
-def test_a_block_bench_sees_a_dim_source(make_bench: BenchMaker) -> None:
-    # half the light gives half of every number, and no marker says so
+def test_a_single_pixel_bench_detects_a_dim_source(make_bench: BenchMaker) -> None:
+    # half the light halves every number, and no marker shows it
     backend = make_bench("single-pixel", world__electrons_per_pixel_j=2e10)
     backend.open()
     assert backend.bench.world is not None
@@ -341,8 +341,8 @@ def test_a_block_bench_sees_a_dim_source(make_bench: BenchMaker) -> None:
     assert backend.faults == {"unexpected-intensity": 6}
 
 
-def test_a_block_bench_counts_its_frames(make_bench: BenchMaker) -> None:
-    # one photodiode cannot see a marker: a frame that was not shown is missed by the counter
+def test_a_single_pixel_bench_counts_its_frames(make_bench: BenchMaker) -> None:
+    # a photodiode cannot see markers, so the frame counter detects a frame that was not shown
     backend = make_bench("single-pixel", instruments__input__faults=fault("frozen", [3]))
     result = backend.matmul(numbers(3, 16), numbers(2, 16))
     assert backend.faults == {"stale": 1} and result.stats.retries == 1
@@ -370,7 +370,7 @@ _BAD: dict[str, tuple[dict[str, Any], str]] = {
         "timeout_s",
     ),
     "no schema": ({"schema": 7}, "schema"),
-    "block with a camera": ({"layout": "single-pixel"}, "daq"),
+    "single pixel with a camera": ({"layout": "single-pixel"}, "daq"),
 }
 
 

@@ -19,7 +19,7 @@ from lightloom.backends.bench.accuracy import random_products
 from lightloom.backends.bench.bench import Bench
 from lightloom.backends.bench.binding import begin_calibration
 from lightloom.backends.bench.calibrated_optics import Calibrated
-from lightloom.backends.bench.check import judged
+from lightloom.backends.bench.check import accuracy_finding
 from lightloom.backends.bench.ground_truth import true_optics
 from lightloom.backends.calibration.calibrate import calibrate
 from lightloom.backends.calibration.steps import crosstalk
@@ -196,7 +196,7 @@ def test_a_tiny_bench_computes_at_its_floor(
     backend = BenchBackend(load_bench(clean(f"tiny {layout}")[0].path))
     found = random_products(backend, 200)
     backend.close()
-    assert judged(found).passed
+    assert accuracy_finding(found).passed
 
 
 def panel(

@@ -17,7 +17,7 @@ import pytest
 from bench_factory import change_bench
 from commands import called
 from lightloom.backends.bench.accuracy import Accuracy
-from lightloom.backends.bench.check import judged
+from lightloom.backends.bench.check import accuracy_finding
 from lightloom.backends.bench.config import example_file
 from lightloom.backends.calibration import STEPS
 from waiting import wait_until
@@ -210,11 +210,14 @@ def merit(over_floor: float, bias: float, products: int) -> Accuracy:
 
 def test_the_pass_line_allows_for_chance_alone() -> None:
     # rms of n errors is uncertain by 1 / sqrt(2 n) of itself, their mean by rms / sqrt(n)
-    assert judged(merit(1.3, 0.1, 2000)).passed
-    assert judged(merit(1.3 * (1 + 4 / 4000**0.5), 0.1 + 4 / 2000**0.5, 2000)).passed
-    assert not judged(merit(1.4, 0.0, 2000)).passed
-    assert not judged(merit(1.0, -0.21, 2000)).passed
-    assert judged(merit(1.6, 0.0, 128)).passed and not judged(merit(1.7, 0.0, 128)).passed
+    assert accuracy_finding(merit(1.3, 0.1, 2000)).passed
+    assert accuracy_finding(merit(1.3 * (1 + 4 / 4000**0.5), 0.1 + 4 / 2000**0.5, 2000)).passed
+    assert not accuracy_finding(merit(1.4, 0.0, 2000)).passed
+    assert not accuracy_finding(merit(1.0, -0.21, 2000)).passed
+    assert (
+        accuracy_finding(merit(1.6, 0.0, 128)).passed
+        and not accuracy_finding(merit(1.7, 0.0, 128)).passed
+    )
 
 
 @pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])

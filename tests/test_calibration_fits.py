@@ -333,13 +333,13 @@ def test_chance_alone_seldom_refuses_a_bench(freedom: int) -> None:
     assert (squares > chi_square_limit(freedom)).sum() <= 2
 
 
-def test_a_jump_is_refused_once_and_then_followed() -> None:
-    # a shot that is dim for once must not pass, nor a laser that has jumped stop a run
+def test_a_step_change_is_refused_once_and_then_accepted() -> None:
+    # one dim shot must be refused, but a laser that changed its power must not stop a run
     tracker = ScaleTracker(shot_rms=1e-3, walk_variance=1e-10, variance=1e-8)
-    assert tracker.jump(1.005, 1e-5) == 0.0
-    jump = tracker.jump(0.95, 1e-5)
-    assert jump == pytest.approx(-0.05)
-    tracker.doubt(jump)
-    assert tracker.jump(0.95, 1e-5) == 0.0
+    assert tracker.step_change(1.005, 1e-5) == 0.0
+    change = tracker.step_change(0.95, 1e-5)
+    assert change == pytest.approx(-0.05)
+    tracker.allow_step_change(change)
+    assert tracker.step_change(0.95, 1e-5) == 0.0
     assert tracker.update(0.95, 1e-5) == pytest.approx(0.95, abs=1e-3)
-    assert tracker.jump(0.95, 1e-5) == 0.0
+    assert tracker.step_change(0.95, 1e-5) == 0.0

@@ -1,8 +1,8 @@
-"""Checksums: rare alarms, no wrong number that they let through, and counts that plans foresee.
+"""Checksums: the stated rate of false alarms, the detection of errors, and predicted counts.
 
-Statistical tests fix their seeds; each states its false-alarm rate for a fresh seed. Electrons are
-drawn where pictures would take hours: Poisson numbers of the light that the frames pass, and the
-detector's Gaussian noise.
+Statistical tests fix their seeds; each states its false-alarm rate for a fresh seed. Where
+simulated images would take hours, electrons are drawn: Poisson numbers of the light that the frames
+pass, plus the Gaussian noise of the detector.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lightloom.scheduler.runs import plan
 
 
 def medium(make_bench: BenchMaker, **changes: Any) -> BenchBackend:
-    """A line bench of 48 slots."""
+    """Return an open line bench of 48 slots."""
     backend = make_bench("line", **FAST_512, **changes)
     backend.open()
     return backend
@@ -48,7 +48,7 @@ def product_of(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> Product:
 def drawn(
     chance: np.random.Generator, electrons: np.ndarray, dark: np.ndarray, times: int
 ) -> np.ndarray:
-    """Electrons that a detector counts, [times, slots]."""
+    """Return electrons that a detector counts, [times, slots]."""
     counted = chance.poisson(np.maximum(electrons, 0), (times, len(electrons)))
     return np.asarray(counted + chance.standard_normal(counted.shape) * np.sqrt(dark))
 
@@ -76,7 +76,7 @@ def light_of(backend: BenchBackend, product: Product, vector: int) -> np.ndarray
 def test_false_alarms_are_as_rare_as_stated(
     make_bench: BenchMaker, kind: str, light: float
 ) -> None:
-    """Of 1e5 residuals in order, 1e-4 are suspicious: 10, and never 0 nor more than 24.
+    """Of 1e5 correct residuals, 1e-4 are suspicious: 10, and never 0 nor more than 24.
 
     False alarm of this test: 1e-4 for a fresh seed.
     """
@@ -91,13 +91,13 @@ def test_false_alarms_are_as_rare_as_stated(
     product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
     check = product.jobs[0].check
     assert check is not None
-    while product.judge.tally.checks < 100_000:
+    while product.monitor.stats.checks < 100_000:
         for vector in range(product.jobs[0].vectors):
             electrons = light_of(backend, product, vector)
             for shot in drawn(chance, electrons, backend.optical_model.dark_variance, 8):
                 with suppress(ChecksumMismatch):
                     check(0, vector, shot)
-    assert 1 <= product.judge.tally.suspicious <= 24
+    assert 1 <= product.monitor.stats.suspicious <= 24
 
 
 @pytest.mark.parametrize(
@@ -109,17 +109,17 @@ def test_false_alarms_are_as_rare_as_stated(
     ],
 )
 def test_a_detector_without_noise_raises_no_more_alarms(electrons: float) -> None:
-    """Few electrons a slot, and nothing else: at most 1e-4 of 1e6 residuals, within 4.5 sigma.
+    """With shot noise of few electrons only: at most 1e-4 of 1e6 residuals, within 4.5 sigma.
 
     False alarm of this test: 1.4e-5 for a fresh seed, were the rate just 1e-4 (Poisson).
     """
     chance, length = np.random.Generator(np.random.Philox(6)), 32
-    shares = np.abs(numbers(8, length))
-    block = CheckGroup.of(shares / shares.max(), np.resize([1.0, -1.0], 8), 8)
-    mean = block.shares.sum(axis=1) * electrons / block.shares.sum(axis=1).mean()
+    intensity = np.abs(numbers(8, length))
+    group = CheckGroup.of(intensity / intensity.max(), np.resize([1.0, -1.0], 8), 8)
+    mean = group.intensity.sum(axis=1) * electrons / group.intensity.sum(axis=1).mean()
     zeros = np.zeros((len(mean), length))
     none = np.zeros(len(mean)), zeros
-    sums = RowSums.of(block.starts, block.factors, none, np.zeros(len(mean)), None)
+    sums = RowSums.of(group.starts, group.factors, none, np.zeros(len(mean)), None)
     counted = chance.poisson(mean, (1_000_000, len(mean)))
     moments = counted @ sums.powers.T
     z, _ = score(moments[:, 0], (moments[:, 1], moments[:, 2]), (sums.dark[0], sums.dark[1]))
@@ -127,7 +127,7 @@ def test_a_detector_without_noise_raises_no_more_alarms(electrons: float) -> Non
 
 
 @pytest.mark.parametrize("freedom", [8, 47, 127])
-def test_squares_of_all_slots_keep_the_rate_too(freedom: int) -> None:
+def test_sums_of_squares_have_the_stated_rate(freedom: int) -> None:
     """Of 1e6 sums of squares 1e-4 are suspicious, or less where slots are few (7.5e-5 of 8).
 
     False alarm of this test: 2e-5 for a fresh seed (Poisson).
@@ -142,7 +142,7 @@ def test_squares_of_all_slots_keep_the_rate_too(freedom: int) -> None:
 
 
 @pytest.mark.slow
-def test_sums_of_inputs_in_order_pass(make_bench: BenchMaker) -> None:
+def test_correct_sums_of_inputs_pass(make_bench: BenchMaker) -> None:
     """Of 5,000 weight frames at most 5 are suspicious; 1e-5 for a fresh seed."""
     backend = medium(make_bench, checks__rows=0)
     length, chance = backend.optical_model.layout.length, np.random.Generator(np.random.Philox(8))
@@ -171,7 +171,7 @@ def test_sums_of_inputs_in_order_pass(make_bench: BenchMaker) -> None:
     assert np.mean(np.array(scores) > 2.3263) == pytest.approx(0.01, abs=0.005)
 
 
-# --------------------------------------------------------------------------- what must be found
+# ------------------------------------------------------------------------ detection of errors
 
 
 @pytest.mark.slow
@@ -184,10 +184,10 @@ def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
     geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(9))
     rows, length = geometry.outputs // geometry.parts, backend.optical_model.layout.length
     product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
-    check, sums = product.jobs[0].check, product.laid_out(0, 0).sums
+    check, sums = product.jobs[0].check, product.weight_frame(0, 0).sums
     assert check is not None and sums is not None
     sizes, shots = [last - first for first, last in cuts(2 * rows, 80)], 0
-    while product.judge.tally.checks < 200_000:
+    while product.monitor.stats.checks < 200_000:
         for vector in range(product.jobs[0].vectors):
             electrons = light_of(backend, product, vector)
             variance = sums.powers[1] * (electrons + backend.optical_model.dark_variance)
@@ -198,30 +198,31 @@ def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
                 shots += 1
                 with pytest.raises(ChecksumMismatch):
                     check(0, vector, shot)
-    tally = product.judge.tally
-    assert tally.checks - tally.suspicious <= 245 / 200_000 * tally.checks
+    stats = product.monitor.stats
+    assert stats.checks - stats.suspicious <= 245 / 200_000 * stats.checks
 
 
 def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
-    # an operator reads how wrong an output may be without anybody noticing
+    # an operator must read how wrong an output may be without an alarm
     backend = make_bench(checks__rows=4)
     x, w = np.abs(numbers(40, 16)), numbers(4, 16, seed=4)
     stats = backend.matmul(x, w).stats
-    (tally,) = backend.checked.values()
-    assert stats.checks == tally.checks == 40 and stats.suspicious == 0
+    (checked,) = backend.checked.values()
+    assert stats.checks == checked.checks == 40 and stats.suspicious == 0
     # none suspicious: 0.4 % of fresh seeds have one
-    assert 1.0 < tally.largest < THRESHOLD  # of 40 normal deviates: below once in 5e6; 0.4 % above
-    smallest = tally.smallest_error
+    # of 40 normal deviates: below once in 5e6; 0.4 % above
+    assert 1.0 < checked.largest < THRESHOLD
+    smallest = checked.smallest_error
     assert smallest is not None
     product, found = product_of(backend, x, w), []
     x_scale = encode_input(x[None], backend.optical_model.layout).scale
     w_scale = backend.prepare(w).content[0].scale
-    check, laid, copies = product.jobs[0].check, product.laid_out(0, 0), product.packing.copies
+    check, frame, copies = product.jobs[0].check, product.weight_frame(0, 0), product.packing.copies
     assert check is not None
     for vector in range(product.jobs[0].vectors):
         electrons = light_of(backend, product, vector)
         scale = x_scale[0, vector * copies, 0] * w_scale[0, 0, 0]
-        electrons[0] += smallest / scale * laid.full_e[0]
+        electrons[0] += smallest / scale * frame.full_e[0]
         with pytest.raises(ChecksumMismatch) as raised:
             check(0, vector, electrons)
         found.append(float(re.findall(r"is ([0-9.]+) sigma", str(raised.value))[0]))
@@ -231,7 +232,7 @@ def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
 def stick(
     monkeypatch: pytest.MonkeyPatch, backend: BenchBackend, role: str, *pixels: slice
 ) -> None:
-    """Let pixels of a modulator be bright whatever it is to show."""
+    """Let pixels of a modulator be bright in every frame."""
     world = backend.bench.world
     assert world is not None
     show = world.show
@@ -246,7 +247,7 @@ def stick(
 
 
 def fails(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> str:
-    """Multiply on a bench that has a fault; give why that ends."""
+    """Multiply on a bench that has a fault, and return the message of its error."""
     with pytest.raises(InstrumentError) as raised:
         backend.matmul(x, w)
     return str(raised.value)
@@ -255,7 +256,7 @@ def fails(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> str:
 def test_stuck_weight_pixels_are_found(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # markers and saturation look right; half of one output's elements do not
+    # markers and saturation are correct; half of one output's elements are not
     backend = medium(make_bench, checks__inputs=0, checks__rows=30)
     x, w = (
         np.abs(numbers(4, backend.optical_model.layout.length)),
@@ -275,7 +276,7 @@ def test_stuck_weight_pixels_are_found(
 def test_a_wrong_gain_of_one_slot_is_found(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # a speck of dust on the camera, or a calibration that took one slot for brighter than it is
+    # a speck of dust on the camera, or a calibration with a wrong gain of one slot
     backend = make_bench(checks__rows=8)
     x, w = np.abs(numbers(4, 16)), numbers(8, 16, seed=4)
     assert backend.matmul(x, w).stats.suspicious == 0
@@ -294,7 +295,7 @@ def test_a_wrong_gain_of_one_slot_is_found(
 def test_a_wrong_input_is_found_where_all_slots_share_it(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # every row is wrong alike, so rows add up; the inputs do not
+    # all rows share the error, so the row checksums match; the input sum does not
     backend = medium(make_bench, checks__rows=0)
     x, w = (
         np.abs(numbers(20, backend.optical_model.layout.length)),
@@ -311,44 +312,44 @@ def test_a_wrong_input_is_found_where_all_slots_share_it(
 
 
 @pytest.mark.slow
-def test_frames_of_a_real_path_are_noise(
+def test_residuals_of_simulated_images_are_noise(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures, not drawn electrons: residuals of every layout have the spread that is stated.
+    """Simulated images, not drawn electrons: residuals of every layout have the stated spread.
 
-    About 1,700 residuals: their rms within 7 % of 1, 4 standard errors. False
-    alarm 2e-3 for a fresh seed, by the largest of them.
+    About 1,700 residuals: their rms is within 7 % of 1, 4 standard errors. False alarm 2e-3 for a
+    fresh seed, due to the largest of them.
     """
     seen: list[np.ndarray] = []
-    judge = RowSums.judge
+    score_rows = RowSums.score
 
     def watched(self: RowSums, *arguments: Any) -> Any:
-        found = judge(self, *arguments)
+        found = score_rows(self, *arguments)
         seen.append(found[0])
         return found
 
-    monkeypatch.setattr(RowSums, "judge", watched)
+    monkeypatch.setattr(RowSums, "score", watched)
     retries = 0
     for kind in ("abs-split", "push-pull", "offset"):
         backend = make_bench(checks__rows=2, encoding__kind=kind)
         backend.matmul(numbers(50, 16), numbers(10, 16, seed=4))
         line = medium(make_bench, checks__rows=3, encoding__kind=kind)
-        length = line.layout.length
+        length = line.optical_model.layout.length
         retries += line.matmul(numbers(20, length), numbers(18, length, seed=4)).stats.retries
     z = np.concatenate(seen)
     assert z.size > 1700
     assert np.sqrt(np.mean(z**2)) == pytest.approx(1, abs=0.07)
-    assert retries <= 2  # 600 of them are judged at 1e-4: three once in 2.5e4
+    assert retries <= 2  # of 600 checks at 1e-4: three once in 2.5e4
     assert abs(z.mean()) < 4 / z.size**0.5
     assert np.abs(z).max() < 4.9  # 1e-6 each: 2e-3
 
 
-# ------------------------------------------------------------------------ counts are foreseen
+# --------------------------------------------------------------------------- predicted counts
 
 
 @pytest.mark.parametrize("slots", range(3, 40))
 def test_checksums_fit_into_frames(slots: int) -> None:
-    # rows that do not fit would be cut off, or a frame would be half empty
+    # otherwise rows are cut off, or a frame stays half empty
     for rows in (None, *range(1, slots - 1)):
         geometry = Geometry(slots, 8).with_checks(rows)
         most = geometry.outputs
@@ -366,7 +367,7 @@ def test_copies_have_checksums_of_their_own() -> None:
 
 
 def test_sums_of_inputs_are_counted() -> None:
-    # the last frame of a forth and back stays; the sum comes first, so that it is not cut short
+    # a back-and-forth order keeps the last frame; the sum comes first, so that it is complete
     geometry = Geometry(12, 8, is_divisible=True, parts=2, input_checks=3)
     for counts, outputs in (([2], 2), ([7], 2), ([5, 8, 8], 2), ([9], 20)):
         plain = pack(counts, outputs, Geometry(12, 8, is_divisible=True, parts=2))
@@ -403,7 +404,7 @@ def test_a_bench_takes_the_time_that_was_predicted(
 ) -> None:
     model, length = load_model(small_model if name == "small" else references / name), 2
     data = np.random.Generator(np.random.Philox(5)).integers(0, 40, (3, length))
-    # offset: the number of exposures depends on no value
+    # with the offset encoding, the number of exposures depends on no value
     backend = make_bench(
         layout, checks=checks, encoding__kind="offset", world__seed=0, world__light="timing"
     )

@@ -1,4 +1,4 @@
-"""What a bench does about faults: as its file says, counted, bounded, and never a wrong number."""
+"""Recoveries from faults: as the bench file says, counted, bounded, and without wrong numbers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LIGHT = {"imaged": 2e9, "line": 4e7, "single-pixel": 2e10}  # electrons per pixe
 
 
 def recorded(make_bench: BenchMaker, layout: str = "imaged", /, **changes: Any) -> BenchBackend:
-    """A bench with enough light, whose numbers and faults are kept in memory."""
+    """Return a bench with enough light, whose segments and faults are recorded in memory."""
     changes = {"world__electrons_per_pixel_j": LIGHT[layout], **changes}
     backend = make_bench(layout, **changes)
     backend.recorder = Memory()
@@ -58,7 +58,7 @@ def product(layout: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def assert_right(backend: BenchBackend, layout: str) -> None:
-    """Multiply: no output beyond 6 sigma of its own noise and grey steps (chance 1e-7 a test)."""
+    """Assert that outputs are within 6 sigma of noise and grey-level steps (chance 1e-7 a test)."""
     x, w = product(layout)
     result = backend.matmul(x, w)
     assert result.variance is not None
@@ -97,7 +97,7 @@ def test_every_kind_has_recoveries_and_ends_in_a_pause() -> None:
         ("stale", "wait 3 mW", "give a number of s"),
         ("stale", "wait", "takes a time"),
         ("stale", "retry 1000", "more than 100"),
-        ("gremlin", "pause", "gremlin is no kind of fault"),
+        ("gremlin", "pause", "gremlin is not a kind of fault"),
         ("interlock", "retry", "re-armed on site"),
         ("stale", "realign", "nothing to measure"),
     ],
@@ -111,7 +111,7 @@ def test_a_policy_that_cannot_be_followed_is_refused(
 
 
 def test_an_error_knows_its_instrument_and_leaves_it_behind(make_bench: BenchMaker) -> None:
-    # one that goes to another process cannot take a device along
+    # an error that is sent to another process cannot include a device
     backend = recorded(make_bench)
     backend.open()
     backend.bench.camera.unplug()  # type: ignore[attr-defined]
@@ -145,7 +145,7 @@ def test_a_device_that_was_unplugged_is_connected_again(
 def test_a_source_that_was_lost_emits_again_and_one_that_tripped_does_not(
     make_bench: BenchMaker,
 ) -> None:
-    # a loss of connection is no reason to stay dark; a trip is none to emit
+    # after a lost connection a source may emit again; after a trip it must not
     ask = [{"what": "interlock", "every": "0 s"}]
     lost, tripped = fault("lost", [3]), fault("tripped", [3])
     backend = recorded(make_bench, suspend=ask, instruments__source__faults=lost)
@@ -164,7 +164,7 @@ def test_a_source_that_was_lost_emits_again_and_one_that_tripped_does_not(
         again.bench.source.rearm()  # type: ignore[attr-defined]
 
 
-def test_darkness_in_the_middle_is_an_interlock_and_no_reason_to_retry(
+def test_a_source_that_trips_during_a_run_is_an_interlock_fault_and_not_retried(
     make_bench: BenchMaker,
 ) -> None:
     backend = recorded(make_bench, instruments__source__faults=fault("tripped", [2]))
@@ -177,7 +177,7 @@ def test_darkness_in_the_middle_is_an_interlock_and_no_reason_to_retry(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_host_computes_what_light_does_not_give(make_bench: BenchMaker, layout: str) -> None:
+def test_the_host_computes_shots_without_an_exposure(make_bench: BenchMaker, layout: str) -> None:
     backend = recorded(
         make_bench,
         layout,
@@ -190,7 +190,9 @@ def test_the_host_computes_what_light_does_not_give(make_bench: BenchMaker, layo
     assert any("2 were computed by the host" in remark for remark in backend.remarks)
 
 
-def test_what_is_skipped_is_marked_and_as_if_dark(make_bench: BenchMaker) -> None:
+def test_a_skipped_shot_is_marked_and_has_the_numbers_of_a_dark_tile(
+    make_bench: BenchMaker,
+) -> None:
     backend = recorded(
         make_bench,
         faults__timeout="skip",
@@ -222,8 +224,8 @@ def test_a_held_device_is_waited_for(make_bench: BenchMaker) -> None:
     assert backend.recoveries["reconnect"] <= 3 and backend.recoveries["wait"] == 1
 
 
-def test_nothing_is_tried_for_ever(make_bench: BenchMaker) -> None:
-    # each shot goes through each list once, whatever comes together
+def test_recoveries_are_bounded(make_bench: BenchMaker) -> None:
+    # each shot uses the list of each kind once, for every combination of faults
     kinds = ("silent", "incomplete", "stale", "overflow", "garbage")
     faults = [{"kind": kind, "rate": 0.5, "seed": seed} for seed, kind in enumerate(kinds)]
     backend = recorded(
@@ -237,14 +239,14 @@ def test_nothing_is_tried_for_ever(make_bench: BenchMaker) -> None:
             assert_right(backend, "imaged")
     assert "tried: " in str(caught.value) and "the bench is safe" in str(caught.value)
     assert backend.bench.world is not None and backend.bench.world.power_w == 0
-    with pytest.raises(Paused):  # whoever comes later hears why, too
+    with pytest.raises(Paused):  # later jobs get the same reason
         assert backend.shots is not None
         backend.shots.run(TileJob("later", 1, 1, lambda _: None, lambda _: None))  # type: ignore[arg-type,return-value]
 
 
 # --- pairs ---------------------------------------------------------------------------------------
 
-_STRIKES = {
+_FAULTS = {
     "imaged": [
         ("input", "frozen"),
         ("input", "late"),
@@ -269,29 +271,29 @@ _STRIKES = {
         ("detector", "lost"),
     ],
 }
-_STRIKES["line"] = _STRIKES["imaged"]
+_FAULTS["line"] = _FAULTS["imaged"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pairs_of_faults_leave_no_wrong_number(make_bench: BenchMaker, layout: str) -> None:
-    # the second one strikes what is done about the first
+    # the second fault occurs during the recovery from the first
     chance = np.random.Generator(np.random.Philox(11))
-    pairs = list(itertools.combinations(_STRIKES[layout], 2))
+    pairs = list(itertools.combinations(_FAULTS[layout], 2))
     chosen = chance.choice(len(pairs), min(12, len(pairs)), replace=False)
     for number in chosen:
         first = int(chance.integers(3, 6))
         changes: dict[str, list[dict[str, Any]]] = {}
         for step, (role, kind) in enumerate(pairs[number]):
             at = max(first - 2, 2) if role == "weight" else first
-            strikes = changes.setdefault(f"instruments__{role}__faults", [])
-            strikes += fault(kind, [at + step], delay_s=0.003)
+            faults = changes.setdefault(f"instruments__{role}__faults", [])
+            faults += fault(kind, [at + step], delay_s=0.003)
         backend = recorded(make_bench, layout, **changes)
         assert_right(backend, layout)
         backend.close()
 
 
 def wrong_numbers(backend: BenchBackend, layout: str, rows: int = 12) -> tuple[int, int]:
-    """Multiply, many inputs; give the wrong numbers that left a shot, and the shots repeated."""
+    """Multiply many inputs; return the number of wrong shots, and of retries."""
     outcome = Outcome()
     Watch(backend, outcome)
     outputs, _, length = SIZES[layout]
@@ -312,10 +314,10 @@ def wrong_numbers(backend: BenchBackend, layout: str, rows: int = 12) -> tuple[i
         pytest.param("single-pixel", "weight", 1, marks=pytest.mark.slow),
     ],
 )
-def test_an_exposure_that_sees_two_frames_gives_no_number(
+def test_an_exposure_of_two_frames_is_rejected(
     make_bench: BenchMaker, layout: str, role: str, at: int
 ) -> None:
-    # a frame that comes late, in the last tenth of an exposure, spoils numbers by a tenth
+    # a frame that is shown late, in the last tenth of an exposure, changes numbers by a tenth
     repeated = 0
     for tenth in range(20):
         late = fault("late", [at], delay_s=0.002 + 2e-4 * tenth)
@@ -355,8 +357,8 @@ def test_a_modulator_that_lags_behind_gives_no_wrong_number(
 def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(
     make_bench: BenchMaker,
 ) -> None:
-    # it has no marker: what is unsteadier than noise is no number. 1e-4 of steady exposures are
-    # refused: 0.3 of 3,000, more than 5 of which chance gives once in 10 million
+    # it has no marker, so samples that differ by more than noise are refused. Of steady exposures,
+    # 1e-4 are refused: 0.3 of 3,000, and more than 5 of them once in 10 million
     backend = recorded(make_bench, "single-pixel", world__electrons_per_pixel_j=1e11)
     backend.open()
     assert backend.shots is not None
@@ -379,7 +381,7 @@ def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(
     assert refused(moving) == len(moving)
 
 
-# --- who is to blame -----------------------------------------------------------------------------
+# --- diagnosis -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -397,7 +399,7 @@ def test_a_lasting_fault_is_bisected_to_its_device(
     if layout == "single-pixel" and kind == "stale":
         pytest.skip("a photodiode has no frames")
     faults = {f"instruments__{role}__faults": fault(kind, range(4, 400))}
-    # connecting a detector anew makes its next frame fresh, which would hide that it is stale
+    # a reconnected detector gives a fresh frame, which would hide the stale ones
     backend = recorded(make_bench, layout, faults__stale="retry, pause", **faults)
     with pytest.raises(Paused) as caught:
         for _ in range(4):
@@ -406,9 +408,7 @@ def test_a_lasting_fault_is_bisected_to_its_device(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_beam_that_is_blocked_is_no_modulator_s_fault(
-    make_bench: BenchMaker, layout: str
-) -> None:
+def test_a_blocked_beam_is_not_blamed_on_a_modulator(make_bench: BenchMaker, layout: str) -> None:
     backend = recorded(make_bench, layout)
     backend.open()
     world = backend.bench.world
@@ -423,7 +423,7 @@ def test_a_beam_that_is_blocked_is_no_modulator_s_fault(
 
 
 def test_a_dark_level_that_moves_is_noticed(make_bench: BenchMaker) -> None:
-    # an offset of some counts in every pixel is a number in every slot, and no marker says so
+    # an offset of some counts in every pixel changes every slot, and no marker shows it
     backend = recorded(make_bench, "line")
     assert_right(backend, "line")
     assert isinstance(backend.recorder, Memory)
@@ -436,7 +436,7 @@ def test_a_dark_level_that_moves_is_noticed(make_bench: BenchMaker) -> None:
         assert_right(backend, "line")
 
 
-def test_more_light_than_elements_pass_is_no_number(make_bench: BenchMaker) -> None:
+def test_more_light_than_elements_pass_is_refused(make_bench: BenchMaker) -> None:
     backend = recorded(make_bench)
     backend.open()
     assert backend.shots is not None
@@ -450,10 +450,10 @@ def test_more_light_than_elements_pass_is_no_number(make_bench: BenchMaker) -> N
 
 
 @pytest.mark.parametrize("layout", ["imaged", "line"])
-def test_references_are_woven_in_and_tell_a_slot_that_changed(
+def test_references_detect_a_slot_that_changed(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    # a speck of dust on one slot dims it for ever, and no marker sees it. By chance a reference is
+    # a speck of dust dims one slot permanently, and no marker shows it. By chance a reference is
     # refused once in a million
     monkeypatch.setattr(backend_module, "REFERENCE_EVERY", 4)
     light = 4e8 if layout == "line" else 2e9
@@ -468,7 +468,7 @@ def test_references_are_woven_in_and_tell_a_slot_that_changed(
         return found
 
     monkeypatch.setattr(backend.optical_model.layout, "electrons", dusty)
-    with pytest.raises(Paused, match=r"reference shot .* slot [01] "):
+    with pytest.raises(Paused, match=r"reference shot .* slot [01], "):
         for _ in range(8):
             assert_right(backend, layout)
 
@@ -483,10 +483,10 @@ def test_the_limit_of_chi_square_is_one_in_a_million() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_wrong_sum_of_a_whole_weight_frame_takes_its_shots_again(
+def test_a_checksum_mismatch_of_a_weight_frame_takes_its_shots_again(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    # which of them is wrong nobody knows; those of other weights stay
+    # the wrong shot is unknown; shots of other weight frames stay
     monkeypatch.setattr(shots_module, "SEGMENT", 4)
     backend = recorded(make_bench, layout)
     backend.open()
@@ -544,7 +544,7 @@ _WARM = {
         }
     ],
 }
-_TIRED = {
+_DIM_SOURCE = {
     "instruments__power_meter": {
         "driver": "simulated-power-meter",
         "excursions": [{"from_s": 0.01, "factor": 0.5}],
@@ -572,11 +572,11 @@ def test_a_warm_room_suspends_a_run_until_it_is_cool_again(
     assert (attempts == 2).sum() == backend.faults["suspended"]
 
 
-def test_a_source_that_stays_tired_pauses_the_run(
+def test_a_source_that_stays_dim_pauses_the_run(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shots_module, "SEGMENT", 4)
-    backend = recorded(make_bench, **_TIRED)
+    backend = recorded(make_bench, **_DIM_SOURCE)
     with pytest.raises(Paused, match=r"power_meter read 0\.0005, outside 0\.0009") as caught:
         assert_right(backend, "imaged")
     assert caught.value.kind == "suspended"
@@ -585,7 +585,7 @@ def test_a_source_that_stays_tired_pauses_the_run(
 
 def test_a_monitor_that_does_not_answer_pauses_the_run(make_bench: BenchMaker) -> None:
     silent = fault("silent", rate=1.0)
-    backend = recorded(make_bench, **_TIRED, instruments__power_meter__faults=silent)
+    backend = recorded(make_bench, **_DIM_SOURCE, instruments__power_meter__faults=silent)
     with pytest.raises(Paused, match=r"instruments\.power_meter"):
         assert_right(backend, "imaged")
 
@@ -598,14 +598,14 @@ def test_a_monitor_that_does_not_answer_pauses_the_run(make_bench: BenchMaker) -
         ({"what": "interlock", "colour": 1}, "colour"),
     ],
 )
-def test_a_suspender_that_cannot_be_asked_is_refused(
+def test_a_monitor_that_cannot_be_read_is_refused(
     tmp_path: Path, table: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
         load_example(tmp_path / "bad.toml", suspend=[table])
 
 
-# --- a photodiode, whose light references alone tell --------------------------------------------
+# --- a photodiode, whose brightness only references measure --------------------------------------
 
 
 def _dim(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
@@ -621,7 +621,7 @@ def _dim(monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
 def test_dim_shots_between_two_references_are_taken_again(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # a reference, 9 inputs by 4 rails, and a reference, which meets dim light once
+    # a reference, 9 inputs by 4 rails, and a reference, which is dim once
     backend = recorded(make_bench, "single-pixel")
     backend.open()
     _dim(monkeypatch, 5, 1 + 9 * 4 + 1)
@@ -633,7 +633,7 @@ def test_dim_shots_between_two_references_are_taken_again(
     assert backend.faults == {"unexpected-intensity": 9 * 4 + 1}
 
 
-def test_dim_shots_that_were_kept_are_forgotten(
+def test_dim_shots_that_were_recorded_are_deleted(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shots_module, "SEGMENT", 8)
@@ -644,26 +644,26 @@ def test_dim_shots_that_were_kept_are_forgotten(
     with pytest.raises(Paused, match="unexpected-intensity"):
         backend.matmul(x, w)
     assert isinstance(backend.recorder, Memory)
-    assert backend.recorder.segments == []  # two were kept before the next reference told
+    assert backend.recorder.segments == []  # two were recorded before the next reference
 
 
-def test_a_guess_asks_no_reference(make_bench: BenchMaker) -> None:
-    # how bright a photodiode's light should be nobody knows before it is calibrated
+def test_an_uncalibrated_bench_takes_no_reference(make_bench: BenchMaker) -> None:
+    # without a calibration, the expected brightness is unknown
     backend = make_bench("single-pixel", uncalibrated=True, as_found=True)
     assert np.isfinite(backend.matmul(*product("single-pixel")).y).all()
     assert backend.references == 0 and backend.faults == {}
 
 
-# --- measured anew -------------------------------------------------------------------------------
+# --- recalibration -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "recovery", ["realign", pytest.param("recalibrate", marks=pytest.mark.slow)]
 )
-def test_a_bench_is_measured_again_and_its_products_begin_again(
+def test_a_bench_is_recalibrated_and_its_products_restart(
     tmp_path: Path, calibrated_folder: Path, recovery: str
 ) -> None:
-    # numbers laid out for the bench as it was, and light of the bench as it is, do not go together
+    # frames for the old calibration and shots of the new one must not be mixed
     path = shutil.copytree(calibrated_folder, tmp_path / "calibrated") / "bench.toml"
     recoveries = {"faults__unexpected-intensity": f"{recovery}, pause"}
     change_bench(path, instruments__detector__faults=fault("garbage", [9]), **recoveries)
@@ -685,7 +685,7 @@ def test_a_bench_is_measured_again_and_its_products_begin_again(
     for result in found:
         assert result.variance is not None
         z = (result.y - exact) / np.sqrt(result.variance)
-        # grey steps and calibration add to noise: 0.95 to 1.09 over seeds
+        # grey-level steps and calibration errors add to the noise: 0.95 to 1.09 over seeds
         assert np.sqrt(np.mean(z**2)) < 2
     assert backend.recoveries == {recovery: 1}
     assert [(note.kind, note.recovery) for note in memory.faults] == [

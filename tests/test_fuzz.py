@@ -223,7 +223,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibrat
         ("photon_transfer", "read_noise_e", -1.0, "read_noise_e = -1"),
         ("drift", "reference_every", math.inf, "reference_every = inf"),
         ("settling", "input_wait_s", -1.0, "input_wait_s = -1"),
-        ("align", "camera_map", 0.0, "a camera_map that stretches places 0 times"),
+        ("align", "camera_map", 0.0, "a camera_map with a magnification of 0"),
         ("response_curves", "weight", 0.5, "the same light for all grey levels of the weight"),
         ("dark_frames", "bad", None, r"has bad of shape \("),
         ("flat_field", "offset_e", None, r"has offset_e of shape \("),

@@ -1,6 +1,6 @@
-"""Light that stays on, or that two give: users, names of one device, lost sources, held shots.
+"""Light that stays on or has two users: device names, users, lost sources, shots that wait.
 
-The partners are real: sources over TCP, processes of two users, the operating system's locks.
+The partners are real: sources over TCP, processes of two users, and locks of the operating system.
 """
 
 import json
@@ -54,7 +54,7 @@ NOBODY, OTHER = 65534, 65533
 
 @pytest.fixture(autouse=True)
 def devices_in_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # what one test left lit is nothing of the next one's; a program never forgets it
+    # a program keeps the list of lit benches, so each test starts with an empty one
     monkeypatch.setattr(signals, "_left_lit", [])
     with live_bench_process.drivers_in_memory(monkeypatch):
         yield
@@ -87,7 +87,7 @@ def laser() -> Iterator[Served]:
     ],
 )
 def test_two_names_of_one_device_are_one(one: str, other: str) -> None:
-    # Two parts of a program, or two programs, would both light one laser.
+    # Otherwise two parts of a program, or two programs, both light one laser.
     assert canonical(one) == canonical(other)
 
 
@@ -103,7 +103,7 @@ def test_two_names_of_one_device_are_one(one: str, other: str) -> None:
     ],
 )
 def test_two_devices_stay_two(one: str, other: str) -> None:
-    # A bench of two instruments behind one gateway would be refused.
+    # A bench with two instruments behind one gateway must be accepted.
     assert canonical(one) != canonical(other)
 
 
@@ -123,7 +123,7 @@ def test_links_to_a_serial_port_are_that_port(tmp_path: Path) -> None:
 
 
 def test_x_displays_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two modulators would be two windows on one monitor.
+    # Otherwise two modulators are two windows on one monitor.
     monkeypatch.setenv("DISPLAY", ":7.0")
     assert {x_display(name) for name in ("", ":7", ":7.0", "unix:7", "localhost:7.0")} == {":7"}
     assert x_display(":8") != x_display("")
@@ -137,7 +137,7 @@ def test_x_displays_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_bench_file_that_names_one_device_twice_is_refused(
     tmp_path: Path, laser: Served, name: str
 ) -> None:
-    # The meter would be the laser, and both parts talk to it.
+    # Otherwise the power meter is the laser, and both roles use it.
     meter = {"driver": "scpi-power-meter", "address": f"{name}::{laser.port}::SOCKET"}
     path = live_bench_process.write(tmp_path, laser.address, instruments__power_meter=meter)
     with pytest.raises(InputError, match="have one address"):
@@ -172,7 +172,7 @@ def holder(script: str, *arguments: str, **options: Any) -> "subprocess.Popen[st
 
 
 def test_a_device_is_held_by_one_process_under_all_its_names(laser: Served) -> None:
-    # Two programs would light one source, each by its own bench file.
+    # Otherwise two programs light one source, each with its own bench file.
     process = holder(_HOLDS, laser.address)
     try:
         options = {"address": f"TCPIP0::localhost::{laser.port}::SOCKET", "max_power_w": "5 mW"}
@@ -182,9 +182,9 @@ def test_a_device_is_held_by_one_process_under_all_its_names(laser: Served) -> N
             assert f"process {process.pid}" in str(refused.value)
         process.kill()
         process.communicate()
-        with create("scpi-source", "source", options) as source:  # who was killed holds nothing
+        with create("scpi-source", "source", options) as source:  # a killed process holds nothing
             assert not source.is_emitting()
-        with create("scpi-source", "source", options):  # nor who let go
+        with create("scpi-source", "source", options):  # nor does a closed one
             pass
     finally:
         process.kill()
@@ -196,7 +196,7 @@ def test_a_device_is_held_by_one_process_under_all_its_names(laser: Served) -> N
 
 @contextmanager
 def another_user(user: int, act: Callable[[], object]) -> Iterator[tuple[int, Any]]:
-    """Do something as another user, in a process that lives on; give its number and its answer."""
+    """Run an action as another user, in a process that continues; yield its id and its answer."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -210,7 +210,7 @@ def another_user(user: int, act: Callable[[], object]) -> Iterator[tuple[int, An
                 said = f"{type(error).__name__} {error}"
             os.write(write, said.encode())
             os.close(write)
-            Event().wait(60)  # it lives on until it is killed
+            Event().wait(60)  # until it is killed
         finally:
             os._exit(0)
     os.close(write)
@@ -229,13 +229,13 @@ def said_by(user: int, act: Callable[[], object]) -> str:
 
 @pytest.fixture
 def read_only_bench() -> Iterator[Path]:
-    """A bench file in a folder where its users may not write."""
+    """Yield a bench file in a folder where its users may not write."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         pytest.skip("only root can be two users")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.toml"
         path.write_text("schema = 1\n")
-        with safety.holding(path, True):  # all is loaded now that another user may not read
+        with safety.holding(path, True):  # loads modules that another user cannot read
             safety.latch(path, "a rehearsal", "-")
         safety.rearm(path, "-")
         clear(path)
@@ -245,7 +245,7 @@ def read_only_bench() -> Iterator[Path]:
 
 
 def clear(path: Path) -> None:
-    """Leave no file of a bench behind that would tell of root."""
+    """Delete all files of a bench that root has written."""
     for place in safety.latch_places(path, "-"):
         for one in place.parent.glob(f"{place.stem}.*"):
             one.unlink()
@@ -254,7 +254,7 @@ def clear(path: Path) -> None:
 @posix
 @pytest.mark.parametrize("is_real", [True, False])
 def test_two_users_cannot_hold_one_bench(read_only_bench: Path, is_real: bool) -> None:
-    # Each had a lock of their own, in their own home, and both lit the bench.
+    # Each user had a lock in their own home folder, and both lit the bench.
     def hold() -> object:
         return safety.hold(read_only_bench, is_real)
 
@@ -262,13 +262,13 @@ def test_two_users_cannot_hold_one_bench(read_only_bench: Path, is_real: bool) -
         assert said == "[]"
         refused = said_by(OTHER, hold)
         assert refused.startswith("InUse") and f"process {pid} of" in refused, refused
-    # over what the killed one left, which tells how it ended
+    # the killed process left its holder file, which is reported
     assert said_by(OTHER, hold).startswith("[Holder(")
 
 
 @posix
 def test_one_user_s_latch_holds_for_another_who_cannot_undo_it(read_only_bench: Path) -> None:
-    # A beam path that one user knows to be open would be lit by the next.
+    # Otherwise the next user lights a beam path that one user knows to be open.
     def look() -> object:
         return safety.latched(read_only_bench, "-")
 
@@ -287,7 +287,7 @@ def test_one_user_s_latch_holds_for_another_who_cannot_undo_it(read_only_bench: 
 def test_a_folder_that_fills_up_moves_no_lock_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without free inodes the next process held another file, and lit the same bench.
+    # Without free inodes, the next process locked another file, and lit the same bench.
     from lightloom.instruments.safety import lock
 
     file = tmp_path / "bench.toml"
@@ -298,13 +298,13 @@ def test_a_folder_that_fills_up_moves_no_lock_away(
             lock.HeldLock(lock.beside(file, "lock"), "it").acquire()
 
 
-# --- a source that is lost, or shines on ---------------------------------------------------------
+# --- a source that is lost, or still emits -------------------------------------------------------
 
 
-def test_a_source_that_was_lost_during_a_run_is_told_of(
+def test_a_source_that_was_lost_during_a_run_is_reported(
     tmp_path: Path, laser: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The report looked normal and the status was 0; what the watchdog did stood in a hidden log.
+    # The report looked normal and the status was 0; only a hidden log named the watchdog.
     bench = load_bench(live_bench_process.write(tmp_path, laser.address))
     with bench:
         bench.source.enable()
@@ -318,23 +318,23 @@ def test_a_source_that_was_lost_during_a_run_is_told_of(
     assert ended.value.exit_code == 1 and bench.left_lit in capsys.readouterr().err
 
 
-def test_a_full_detector_is_not_taken_for_a_dead_modulator(tmp_path: Path) -> None:
-    # An operator would look for a broken cable.
+def test_a_saturated_detector_is_not_reported_as_a_dead_modulator(tmp_path: Path) -> None:
+    # Otherwise an operator looks for a broken cable.
     with load_example(tmp_path, "imaged", world__electrons_per_pixel_j=1e13) as bench:
         found = {finding.what: finding for finding in light_findings(bench)}
     assert not found["input: light follows"].passed
-    assert "the detector is full: lower power_w" in found["input: light follows"].detail
+    assert "the detector is saturated: lower power_w" in found["input: light follows"].detail
 
 
-def test_what_may_still_emit_stands_in_the_report(make_bench: BenchMaker) -> None:
-    # A report is read long after stderr has scrolled away.
+def test_a_source_that_may_still_emit_is_in_the_report(make_bench: BenchMaker) -> None:
+    # A report is read long after the messages on stderr.
     backend = make_bench("line")
     backend.bench.left_lit = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
     assert backend.remarks[0] == backend.bench.left_lit
 
 
-def test_what_may_still_emit_stands_on_the_page_of_a_recorded_run(tmp_path: Path) -> None:
-    # A bench is closed after its journal: what shows then was on no page.
+def test_a_source_that_may_still_emit_is_on_the_page_of_a_recorded_run(tmp_path: Path) -> None:
+    # A bench is closed after its journal, so its last message was not on the page.
     path, model = tmp_path / "run.db", load_model("digits")
     images = load_arrays(model.source / "data.safetensors")["images"][:2]
     plan(model, "mock", 2).run(images, record=path)
@@ -353,7 +353,7 @@ def test_what_may_still_emit_stands_on_the_page_of_a_recorded_run(tmp_path: Path
 @pytest.mark.slow
 @posix
 def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -> None:
-    # A process that is stopped (SIGSTOP) is there, and would not act.
+    # A process that is stopped (SIGSTOP) exists, but cannot act.
     path = live_bench_process.write(tmp_path, laser.address)
     with load_bench(path) as bench:
         bench.source.enable()
@@ -366,11 +366,11 @@ def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -
 
 
 @pytest.mark.slow
-def test_a_laser_that_says_off_and_shines_is_found_by_the_power_meter(
+def test_the_power_meter_detects_a_laser_that_reports_off_and_still_emits(
     tmp_path: Path, laser: Served
 ) -> None:
-    # An operator would open the enclosure of a laser that only acknowledges "off".
-    with serve(Meter()) as meter:  # what it reads grows with every question
+    # Otherwise an operator opens the enclosure of a laser that only acknowledges "off".
+    with serve(Meter()) as meter:  # its reading grows with every query
         more = {"driver": "scpi-power-meter", "address": meter.address}
         path = live_bench_process.write(tmp_path, laser.address, instruments__power_meter=more)
         bench = load_bench(path)
@@ -384,10 +384,10 @@ def test_a_laser_that_says_off_and_shines_is_found_by_the_power_meter(
 # --- shots that wait -----------------------------------------------------------------------------
 
 
-def test_light_that_is_held_off_costs_shots_and_no_number(
+def test_light_that_is_held_off_changes_no_number(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A disk that filled up during a shot latched the bench off, for a source that "had stopped".
+    # A disk that filled up during a shot latched the bench off, because "emission had stopped".
     backend = make_bench()
     x, w = numbers(3, 16), numbers(4, 16, seed=1)
     before = backend.matmul(x, w).y
@@ -414,8 +414,8 @@ def test_light_that_is_held_off_costs_shots_and_no_number(
     thread.start()
     while thread.is_alive():
         after = backend.matmul(x, w).y
-    # which shots wait is new in every run: 12 differences of two products, of 0.12 rms at most,
-    # are beyond 6 sigma once in 4e7
+    # the shots that wait differ from run to run: 12 differences of two products, of 0.12 rms at
+    # most, are beyond 6 sigma once in 4e7
     assert np.abs(after - before).max() < 0.7 and bench.source.is_emitting()
     assert a_shot_waits.is_set()
     backend.close()
@@ -423,7 +423,7 @@ def test_light_that_is_held_off_costs_shots_and_no_number(
 
 
 def test_a_run_that_waits_for_light_can_be_closed(make_bench: BenchMaker) -> None:
-    # One Ctrl-C did not end a run that waited for room.
+    # One Ctrl-C did not end a run that waited for disk space.
     backend = make_bench()
     backend.open()
     backend.bench.hold_light()
@@ -435,8 +435,8 @@ def test_a_run_that_waits_for_light_can_be_closed(make_bench: BenchMaker) -> Non
         finish()
 
 
-def test_a_bench_whose_light_follows_nothing_is_refused(make_bench: BenchMaker) -> None:
-    # `run --uncalibrated` ended well, with an accuracy of 0 %.
+def test_a_bench_whose_light_does_not_follow_its_devices_is_refused(make_bench: BenchMaker) -> None:
+    # `run --uncalibrated` ended with status 0 and an accuracy of 0 %.
     backend = make_bench(uncalibrated=True, calibration="none.json", world__covered=True)
     with pytest.raises(UnexpectedIntensity, match="light arrives: the detector sees the same"):
         backend.open()
@@ -444,9 +444,7 @@ def test_a_bench_whose_light_follows_nothing_is_refused(make_bench: BenchMaker) 
     make_bench(uncalibrated=True, calibration="none.json").open()
 
 
-def test_a_monitor_that_is_gone_pauses_and_is_no_typing_error(
-    make_bench: BenchMaker, mocker: Any
-) -> None:
+def test_an_unplugged_monitor_pauses_the_run(make_bench: BenchMaker, mocker: Any) -> None:
     # An unplugged monitor ended a run as a mistake in the bench file, with status 2.
     backend = make_bench()
     backend.open()
@@ -460,7 +458,7 @@ def test_a_monitor_that_is_gone_pauses_and_is_no_typing_error(
     assert isinstance(ended.value.__cause__, Disconnected)
 
 
-# --- check, by the bench's own light -------------------------------------------------------------
+# --- check with the light of the bench -----------------------------------------------------------
 
 
 def checked(folder: Path, layout: str = "imaged", **changes: Any) -> dict[str, Any]:
@@ -470,23 +468,23 @@ def checked(folder: Path, layout: str = "imaged", **changes: Any) -> dict[str, A
 
 @pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
 def test_check_finds_a_bench_without_a_light_path(tmp_path: Path, layout: str) -> None:
-    # An operator would calibrate darkness.
+    # Otherwise an operator calibrates a dark bench.
     found = checked(tmp_path, layout, world__covered=True)
     assert not found["source: light arrives"].passed and "products" not in found
 
 
 def test_check_finds_a_window_on_the_wrong_monitor(tmp_path: Path) -> None:
-    # The light does not follow a modulator whose frames go elsewhere.
+    # The light does not follow a modulator whose frames go to another monitor.
     found = checked(tmp_path, instruments__weight__faults=fault("frozen", rate=1))
     failed = [what for what, finding in found.items() if not finding.passed]
     assert failed == ["source: light arrives"] or failed == ["weight: light follows"]
 
 
 def test_check_tries_the_camera_by_light_without_a_calibration(tmp_path: Path, mocker: Any) -> None:
-    # A camera that keeps its exposure would be found by no test in the dark.
+    # Tests in the dark cannot detect a camera that keeps its exposure.
     from lightloom.instruments.simulated import SimulatedCamera
 
-    picture = SimulatedCamera._image  # no bench file can ask for a camera that is wrong in this
+    picture = SimulatedCamera._image  # no bench file can select this fault
 
     def keeps(self: Any, *arguments: Any) -> Any:
         before_s, self._exposure_s = self._exposure_s, 0.002
@@ -502,7 +500,9 @@ def test_check_tries_the_camera_by_light_without_a_calibration(tmp_path: Path, m
     assert not found["detector: grows with exposure"].passed
 
 
-def test_a_daq_with_one_counter_is_refused_on_a_block_bench(tmp_path: Path, mocker: Any) -> None:
+def test_a_daq_with_one_counter_is_refused_on_a_single_pixel_bench(
+    tmp_path: Path, mocker: Any
+) -> None:
     # `check` passed, and `align` failed.
     from lightloom.instruments.simulated import SimulatedDaq
 
@@ -520,8 +520,8 @@ def test_a_daq_with_one_counter_is_refused_on_a_block_bench(tmp_path: Path, mock
         load_bench(tmp_path / "bench.toml").open()
 
 
-def test_check_counts_an_interlock_that_nobody_can_ask(tmp_path: Path, laser: Served) -> None:
-    # "interlock closed" was printed of a source that was never asked.
+def test_check_reports_an_interlock_that_cannot_be_read(tmp_path: Path, laser: Served) -> None:
+    # "interlock closed" was printed for a source whose interlock was never read.
     path = live_bench_process.write(tmp_path, laser.address)
     bench = load_bench(path)
     missing = safety.lacks(bench.file, bench.source)

@@ -47,7 +47,7 @@ def real(first: int, second: int, producer: Path, port: int) -> str:
 
 
 def text(**changes: Any) -> str:
-    """A bench file of tiny instruments that take their time, and whose light is exact."""
+    """Return a bench file of tiny instruments with real timing and exact light."""
     return bench_text(world__light="timing", **changes)
 
 
@@ -77,7 +77,7 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).standard_normal(shape, dtype=np.float32)
 
 
-# what is dealt out -> x and w: heads, weight frames (a tiny frame holds 16 outputs), rows
+# sharded axis -> x and w: heads, weight frames (a tiny frame holds 16 outputs), rows
 PRODUCTS = {
     "matrices": (numbers(1, 3, 2, 20), numbers(2, 3, 5, 20)),
     "outputs": (numbers(3, 3, 20), numbers(4, 50, 20)),
@@ -86,7 +86,7 @@ PRODUCTS = {
 
 
 def check_numbers(backend: Backend, one: Backend) -> None:
-    """The very numbers of one bench: each has the same grey levels, and shots are named alike."""
+    """Assert the numbers of one bench: grey levels and names of shots are the same."""
     for number, (x, w) in enumerate(PRODUCTS.values()):
         at = Address(f"product.{number}", np.arange(x[..., 0].size, dtype=np.uint64))
         found, wanted = backend.matmul(x, w, at), one.matmul(x, w, at)
@@ -101,18 +101,18 @@ def check_numbers(backend: Backend, one: Backend) -> None:
 
 
 @pytest.mark.parametrize("by", PRODUCTS)
-def test_shares_put_together_are_the_product(by: str) -> None:
+def test_every_shard_has_its_weights_and_rows(by: str) -> None:
     x, w = PRODUCTS[by]
     stacked, rows = w.reshape(-1, *w.shape[-2:]), x.reshape(-1, *x.shape[-2:])
-    dealing = Sharding.of(stacked.shape, Geometry(32, 16, is_divisible=True, parts=2), 2)
-    assert dealing.by == by
+    sharding = Sharding.of(stacked.shape, Geometry(32, 16, is_divisible=True, parts=2), 2)
+    assert sharding.by == by
     ranges = Ranges(np.ones((1, 1)), np.abs(w).max(axis=-1, keepdims=True))
-    parts = dealing.weights(stacked, ranges)
+    parts = sharding.weights(stacked, ranges)
     for part, own in parts:
         assert own is not None and own.weight is not None
         assert np.broadcast_to(own.weight, part.shape).shape == part.shape
     at = Address("x", np.zeros(rows.shape[:2], dtype=np.uint64))
-    operands = dealing.operands(rows, at)
+    operands = sharding.operands(rows, at)
     assert len(operands) == 2
     for part, address in operands:
         assert address.rows.shape == part.shape[:2]

@@ -1,7 +1,7 @@
-"""Light off first, whatever happens: signals, crashes, stuck devices; lock, latch and heartbeat.
+"""Light goes off first: after signals, crashes and stuck devices; lock, latch and heartbeat.
 
-The partners are real: a source over TCP in this process, and a program in another that is stopped,
-killed, or stuck. Times are those that the source itself sees.
+The partners are real: a source over TCP in this process, and a program in another process that is
+stopped, killed, or stuck. Times are those that the source itself measures.
 """
 
 import json
@@ -32,8 +32,12 @@ from waiting import wait_until
 
 KIT = Path(__file__).parent / "kit"
 SECOND_S = 1.0  # within which light is off
-STAYS_S = 1.25  # it would be off by then, were it to go off
-SAYS = {"compute": "computes", "fork": "forked", "meant": "waits"}  # once it is in the midst of it
+STAYS_S = 1.25  # light that goes off is off within this time
+SAYS = {
+    "compute": "computes",
+    "fork": "forked",
+    "meant": "waits",
+}  # printed once the program is busy
 SLOW = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
@@ -64,7 +68,7 @@ def seconds_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> flo
 
 
 def goes_off(is_lit: Callable[[], bool]) -> None:
-    """Wait until it is dark, which is soon."""
+    """Wait until the light is off, and assert that this is soon."""
     took_s = seconds_until(lambda: not is_lit())
     print(f"light off after {took_s * 1000:.0f} ms")  # pytest -rP shows it
     assert took_s < SECOND_S, f"light off after {took_s:.2f} s"
@@ -72,7 +76,7 @@ def goes_off(is_lit: Callable[[], bool]) -> None:
 
 @contextmanager
 def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
-    """Light a bench in a process of its own; it is gone afterwards."""
+    """Run a bench with light in a separate process, which is killed at the end."""
     command = [sys.executable, str(KIT / "live_bench_process.py"), str(path), act]
     pipe = subprocess.PIPE
     options = {"stdout": pipe, "stderr": pipe, "stdin": subprocess.DEVNULL, "text": True} | options
@@ -88,7 +92,7 @@ def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
             running.kill()
 
 
-# --- told to stop --------------------------------------------------------------------------------
+# --- signals -------------------------------------------------------------------------------------
 
 
 @posix
@@ -96,18 +100,18 @@ def program(path: Path, act: str, **options: Any) -> Iterator[Any]:
     "name", ["SIGINT", pytest.param("SIGTERM", marks=SLOW), pytest.param("SIGHUP", marks=SLOW)]
 )
 def test_a_signal_switches_the_source_off_first(tmp_path: Path, laser: Served, name: str) -> None:
-    # An operator who presses Ctrl-C would look into a beam that is still there.
+    # After Ctrl-C an operator must not meet a beam that is still on.
     with program(live_bench_process.write(tmp_path, laser.address), "wait") as running:
         assert is_lit(laser)
         running.send_signal(getattr(signal, name))
         goes_off(lambda: is_lit(laser))
         assert running.wait(20) == 130
-    assert not (tmp_path / ".bench.toml.watchdog.log").exists()  # it had nothing to do
+    assert not (tmp_path / ".bench.toml.watchdog.log").exists()  # the watchdog did not act
 
 
 @pytest.mark.parametrize(("act", "status"), [pytest.param("end", 0, marks=SLOW), ("raise", 1)])
 def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, status: int) -> None:
-    # A script that fails would leave light behind, or a watchdog that switches off a later run.
+    # A script that fails must leave no light on, and no watchdog that stops a later run.
     with program(live_bench_process.write(tmp_path, laser.address), act) as running:
         goes_off(lambda: is_lit(laser))
         assert running.wait(20) == status
@@ -116,8 +120,10 @@ def test_light_is_off_at_every_end(tmp_path: Path, laser: Served, act: str, stat
 
 @pytest.mark.slow
 @posix
-def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, laser: Served) -> None:
-    # Python hears signals between two steps of its own; one step may take seconds.
+def test_a_signal_switches_light_off_during_a_long_computation(
+    tmp_path: Path, laser: Served
+) -> None:
+    # Python handles signals only between bytecode steps; one step may take seconds.
     with program(live_bench_process.write(tmp_path, laser.address), "compute") as running:
         running.send_signal(signal.SIGINT)
         goes_off(lambda: is_lit(laser))
@@ -135,34 +141,34 @@ def test_a_program_deep_in_arithmetic_is_no_reason_for_light(tmp_path: Path, las
 def test_the_first_ctrl_c_leaves_an_exposure_its_time_and_the_second_does_not(
     tmp_path: Path, laser: Served
 ) -> None:
-    # An operator would lose a shot of ten seconds, or wait ten seconds for darkness.
+    # The first press keeps a shot of ten seconds; the second one does not wait for it.
     path = live_bench_process.write(tmp_path, laser.address, exposure_s="10.0 s")
     with program(path, "compute") as running:
         running.send_signal(signal.SIGINT)
-        time.sleep(STAYS_S)  # all the while, nothing happens
+        time.sleep(STAYS_S)  # light stays on during this time
         assert is_lit(laser)
         running.send_signal(signal.SIGINT)
         goes_off(lambda: is_lit(laser))
         assert running.wait(20) == 130
-    with program(path, "compute") as running:  # nobody is there who could press twice
+    with program(path, "compute") as running:  # SIGTERM comes without a person, so once is enough
         running.send_signal(signal.SIGTERM)
         goes_off(lambda: is_lit(laser))
 
 
 @pytest.mark.slow
 @posix
-def test_a_source_that_another_thread_waits_for_is_told_all_the_same(
+def test_a_source_that_another_thread_uses_is_switched_off_too(
     tmp_path: Path, laser: Served
 ) -> None:
-    # A source that stopped to answer would keep its light on until the time-out.
+    # A source that stopped answering must not keep its light on until the time-out.
     path = live_bench_process.write(tmp_path, laser.address, instruments__source__timeout_s="15 s")
     with program(path, "hold") as running:
         asked = threading.Event()
-        laser.fault = lambda line, reply: asked.set()  # and it answers nothing
+        laser.fault = lambda line, reply: asked.set()  # and it does not answer
         assert asked.wait(20)
         running.send_signal(signal.SIGTERM)
         goes_off(lambda: is_lit(laser))
-        time.sleep(0.2)  # two presses that come closer together are one
+        time.sleep(0.2)  # closer presses count as one
         running.send_signal(signal.SIGTERM)
         _, errors = running.communicate(timeout=20)
     assert running.returncode == 130 and "did not say that its light is off" in errors
@@ -173,11 +179,11 @@ def test_a_source_that_another_thread_waits_for_is_told_all_the_same(
 def test_a_ctrl_c_that_ends_a_part_of_the_work_leaves_the_light(
     tmp_path: Path, laser: Served
 ) -> None:
-    # `lightloom align --live` ends at Ctrl-C and goes on to store what it found, with light.
+    # `lightloom align --live` ends at Ctrl-C, and then stores its result, with light.
     with program(live_bench_process.write(tmp_path, laser.address), "meant") as running:
         running.send_signal(signal.SIGINT)
         assert running.stdout.readline() == "goes on\n"
-        time.sleep(STAYS_S)  # all the while, nothing happens
+        time.sleep(STAYS_S)  # light stays on during this time
         assert is_lit(laser)
         running.send_signal(signal.SIGINT)
         goes_off(lambda: is_lit(laser))
@@ -220,7 +226,7 @@ backend.close()
     "how", [*(pytest.param(how, marks=SLOW) for how in ("SIGINT", "SIGTERM")), "an exception"]
 )
 def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> None:
-    # A camera that lost its link would keep the light on for its time-out, whoever presses what.
+    # A camera that lost its link must not keep the light on for its time-out.
     write_bench(tmp_path, "line", clock="real", limits__timeout_s=15)
     runs = "from lightloom.cli.app import main\nmain()"
     command = [sys.executable, "-c", _STALLS + (_FAILS if how == "an exception" else runs)]
@@ -247,13 +253,13 @@ def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> Non
     "act", ["wait", pytest.param("fork", marks=SLOW), pytest.param("compute", marks=SLOW)]
 )
 def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: str) -> None:
-    # The kernel kills the largest program when memory runs out; its light would stay.
+    # The kernel kills the largest program when memory runs out; its light must not stay on.
     path = live_bench_process.write(tmp_path, laser.address)
     with program(path, act, start_new_session=True) as running:
         if act == "fork":
-            running.kill()  # what it forked lives on, with all its files open
+            running.kill()  # its forked process continues, with all its files open
         else:
-            os.killpg(running.pid, signal.SIGKILL)  # a session of its own outlives that
+            os.killpg(running.pid, signal.SIGKILL)  # the watchdog has its own session
         goes_off(lambda: is_lit(laser))
         log = tmp_path / ".bench.toml.watchdog.log"
         seconds_until(log.exists)
@@ -266,7 +272,7 @@ def test_a_killed_program_leaves_no_light(tmp_path: Path, laser: Served, act: st
 @pytest.mark.slow
 @posix
 def test_a_killed_program_leaves_no_light_on_a_serial_line(tmp_path: Path) -> None:
-    # Only one program can have a serial line: the watchdog gets it when the other one has died.
+    # Only one program can open a serial line: the watchdog gets it when the other one has ended.
     import tty
 
     ours, theirs = os.openpty()
@@ -306,7 +312,7 @@ def test_a_killed_program_leaves_no_light_on_a_serial_line(tmp_path: Path) -> No
 def test_the_watchdog_tries_until_the_source_says_that_it_is_off(
     tmp_path: Path, laser: Served
 ) -> None:
-    # A line that is not free yet, or a source that is slow, would be given up.
+    # It must not give up on a line that is not free yet, or on a slow source.
     with program(live_bench_process.write(tmp_path, laser.address), "wait") as running:
         laser.device.refuses = 3
         laser.device.received.clear()
@@ -331,7 +337,7 @@ def test_the_watchdog_tries_until_the_source_says_that_it_is_off(
 
 @posix
 def test_a_bench_whose_watchdog_has_gone_gives_no_light(tmp_path: Path, laser: Served) -> None:
-    # The next kill would leave the light on, and nobody would know beforehand.
+    # The next kill would leave the light on, without a warning.
     with program(live_bench_process.write(tmp_path, laser.address), "shots") as running:
         os.kill(int(running.first.split()[1]), signal.SIGKILL)
         goes_off(lambda: is_lit(laser))
@@ -341,7 +347,7 @@ def test_a_bench_whose_watchdog_has_gone_gives_no_light(tmp_path: Path, laser: S
 
 
 def test_a_watchdog_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
-    # A run would go on without one.
+    # A run must not continue without a watchdog.
     from lightloom.instruments import InstrumentError
 
     watchdog = Watchdog("no-driver", "source", {}, tmp_path / "log", lambda why: None)
@@ -355,7 +361,7 @@ def test_a_watchdog_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bench_in_use_names_who_uses_it(tmp_path: Path, laser: Served) -> None:
-    # Two programs would show frames on the same modulators.
+    # Two programs must not show frames on the same modulators.
     path = live_bench_process.write(tmp_path, laser.address)
     with program(path, "wait") as running:
         with pytest.raises(InUse, match=r"live_bench_process\.py") as refused:
@@ -371,7 +377,7 @@ def test_a_bench_in_use_names_who_uses_it(tmp_path: Path, laser: Served) -> None
 
 
 def test_one_process_opens_a_simulated_bench_several_times(tmp_path: Path) -> None:
-    # A notebook would have to restart for a second look at the same file.
+    # A notebook must be able to load the same file again.
     path = write_bench(tmp_path, "line")
     with load_bench(path), load_bench(tmp_path / ".." / tmp_path.name / "bench.toml"):
         pass
@@ -381,7 +387,7 @@ def test_one_process_opens_a_simulated_bench_several_times(tmp_path: Path) -> No
 def test_a_bench_in_a_folder_that_is_read_only_is_locked_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A bench file that an administrator keeps would have no lock.
+    # A bench file of an administrator must have a lock, too.
     monkeypatch.setattr(lock, "shared_folder", lambda: tmp_path / "state")
     (tmp_path / "state").mkdir()
     monkeypatch.setattr(lock, "is_writable", lambda folder: False)
@@ -399,13 +405,13 @@ def test_a_bench_in_a_folder_that_is_read_only_is_locked_elsewhere(
 def test_where_nothing_can_be_remembered_the_sentence_names_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It was "cannot write the result", and an operator looked for a full disk.
+    # The message was "cannot write the result", which suggests a full disk.
     def nowhere() -> Path:
         raise OSError("no folder is shared by all users of this computer")
 
     monkeypatch.setattr(lock, "shared_folder", nowhere)
     file = write_bench(tmp_path, "line")
-    with load_bench(file):  # beside it there is room: nothing else is wanted
+    with load_bench(file):  # the folder of the file is writable, so no other one is needed
         assert safety.latched(file) is None
     for path in tmp_path.glob(".*"):
         path.unlink()
@@ -413,11 +419,11 @@ def test_where_nothing_can_be_remembered_the_sentence_names_the_folder(
     names = rf"{tmp_path} cannot be written to.*no folder is shared by all users"
     with pytest.raises(InputError, match=names):
         load_bench(file).open()
-    safety.latch(file, "the interlock has tripped")  # logged, and no reason to die
+    safety.latch(file, "the interlock has tripped")  # logged, without an exception
     assert safety.latched(file) is None
 
 
-# --- off until somebody on site says otherwise ---------------------------------------------------
+# --- latched off until a person re-arms the bench on site ----------------------------------------
 
 
 def lightloom(folder: Path, *arguments: str, **options: Any) -> Any:
@@ -427,7 +433,7 @@ def lightloom(folder: Path, *arguments: str, **options: Any) -> Any:
 
 
 def test_a_latched_bench_gives_no_light_until_it_is_rearmed_on_site(tmp_path: Path) -> None:
-    # A run that resumes by itself would light a beam path that somebody opened.
+    # A run that resumes by itself must not light a beam path that is open.
     path = write_bench(tmp_path, "line")
     safety.latch(path, "the interlock has tripped")
     safety.latch(path, "something later")
@@ -446,7 +452,7 @@ def test_a_latched_bench_gives_no_light_until_it_is_rearmed_on_site(tmp_path: Pa
     ("word", "is_rearmed"), [("safe", True), pytest.param("yes", False, marks=SLOW)]
 )
 def test_rearming_wants_a_person_s_word(tmp_path: Path, word: str, is_rearmed: bool) -> None:
-    # A press of Enter would light a beam path that nobody looked at.
+    # Enter alone must not light a beam path that was not checked.
     path = write_bench(tmp_path, "line")
     safety.latch(path, "the interlock has tripped")
     ours, theirs = os.openpty()
@@ -463,7 +469,7 @@ def test_rearming_wants_a_person_s_word(tmp_path: Path, word: str, is_rearmed: b
 
 
 def test_a_latch_that_cannot_be_read_is_a_latch(tmp_path: Path) -> None:
-    # A disk that lost a file's content would lose the reason not to light.
+    # If a disk loses the content of a latch file, the bench must stay off.
     path = write_bench(tmp_path, "line")
     lock.beside(path, "latch").write_bytes(b"")
     with pytest.raises(InterlockOpen, match="cannot be read"):
@@ -471,7 +477,7 @@ def test_a_latch_that_cannot_be_read_is_a_latch(tmp_path: Path) -> None:
 
 
 def leave_holder(path: Path, boot: str) -> None:
-    """Do what a process does that has the bench when it is killed."""
+    """Leave the holder file of a process that was killed while it held the bench."""
     with safety.holding(path):
         kept = HeldLock(lock.beside(path, "lock"), "").holder_path
         content = json.loads(kept.read_text())
@@ -482,7 +488,7 @@ def leave_holder(path: Path, boot: str) -> None:
 def test_a_computer_that_was_restarted_during_a_run_latches_a_real_bench(
     tmp_path: Path, laser: Served
 ) -> None:
-    # After a power cut nobody knows what became of the beam path.
+    # After a power failure the state of the beam path is unknown.
     path = live_bench_process.write(tmp_path, laser.address)
     leave_holder(path, lock.boot_id())
     with load_bench(path):
@@ -510,7 +516,7 @@ def test_a_computer_that_was_restarted_during_a_run_latches_a_real_bench(
 def test_a_boot_is_told_from_another(
     monkeypatch: pytest.MonkeyPatch, then: str, now: str, is_another: bool
 ) -> None:
-    # A clock that is set by a second would latch a bench, or a restart would not.
+    # A small correction of the clock must not latch a bench; a restart must.
     monkeypatch.setattr(lock, "boot_id", lambda: now)
     mine = Holder.of_this_process()
     assert Holder(mine.command, 1, "me", mine.host, mine.since, then).is_of_another_boot == (
@@ -519,7 +525,7 @@ def test_a_boot_is_told_from_another(
     assert not Holder(mine.command, 1, "me", "elsewhere", mine.since, then).is_of_another_boot
 
 
-# --- hardware that falls back into safety --------------------------------------------------------
+# --- fail-safe hardware --------------------------------------------------------------------------
 
 WIRED: dict[str, Any] = {
     "laser_class": "3B",
@@ -534,7 +540,7 @@ WIRED: dict[str, Any] = {
 
 
 def wired(**heartbeat: Any) -> dict[str, Any]:
-    """Return the table `safety` of a bench whose heartbeat differs from `WIRED` in this."""
+    """Return the table `safety` of `WIRED` with changes of its heartbeat."""
     return {**WIRED, "heartbeat": WIRED["heartbeat"] | heartbeat}
 
 
@@ -550,7 +556,7 @@ def edges(during_s: float, act: Callable[[], None] = lambda: None) -> int:
         now = line()
         count += now != seen
         seen = now
-        time.sleep(0.001)  # to look again and again, not to wait for something
+        time.sleep(0.001)  # polling interval
     return count
 
 
@@ -558,7 +564,7 @@ def edges(during_s: float, act: Callable[[], None] = lambda: None) -> int:
 def test_the_heartbeat_goes_with_the_run_and_stops_when_it_hangs(
     tmp_path: Path, laser: Served
 ) -> None:
-    # A run that hangs would keep the shutter open.
+    # A run that hangs must not keep the shutter open.
     with load_bench(live_bench_process.write(tmp_path, laser.address, safety=WIRED)) as bench:
 
         def shot() -> None:
@@ -572,22 +578,22 @@ def test_the_heartbeat_goes_with_the_run_and_stops_when_it_hangs(
 
 
 def test_a_heartbeat_wants_a_line_that_is_there(tmp_path: Path, laser: Served) -> None:
-    # A typing error would leave the relay without a heartbeat, or drive something else.
+    # A typing error must not leave the relay without a heartbeat, or drive another line.
     path = live_bench_process.write(tmp_path, laser.address, safety=wired(line=2))
     with pytest.raises(InputError, match=r"line = 2, and instruments\.detector has 2 lines"):
         load_bench(path).open()
     path = live_bench_process.write(tmp_path, laser.address, safety=wired(instrument="source"))
-    with pytest.raises(InputError, match="'source' is no role of a DAQ"):
+    with pytest.raises(InputError, match="'source' is not the role of a DAQ"):
         load_bench(path)
 
 
 BARE = {"laser_class": "3B"}
 
 
-def test_light_that_can_hurt_wants_somebody_or_hardware(
+def test_hazardous_light_needs_a_person_or_hardware(
     tmp_path: Path, laser: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A job of the night would leave a class 3B beam to a program.
+    # A job at night must not leave a class 3B beam to a program alone.
     path = live_bench_process.write(tmp_path, laser.address, safety=BARE)
     with pytest.raises(InputError, match="class 3B is not run unattended with no heartbeat"):
         load_bench(path).open()
@@ -597,10 +603,10 @@ def test_light_that_can_hurt_wants_somebody_or_hardware(
         pass
 
 
-def test_light_that_can_hurt_is_let_on_at_a_terminal(
+def test_hazardous_light_is_allowed_at_a_terminal(
     tmp_path: Path, laser: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Who sits in front of the bench would have to say so each time.
+    # A person at the terminal need not declare attendance each time.
     path = live_bench_process.write(tmp_path, laser.address, safety=BARE)
     monkeypatch.setattr(safety, "is_terminal", lambda stream: True)
     with load_bench(path):
@@ -611,17 +617,17 @@ def test_light_that_can_hurt_is_let_on_at_a_terminal(
     "harmless",
     [WIRED, *(pytest.param(table, marks=SLOW) for table in ({"laser_class": "2"}, None))],
 )
-def test_light_that_cannot_hurt_needs_no_attendance(
+def test_harmless_light_needs_no_attendance(
     tmp_path: Path, laser: Served, harmless: dict[str, Any] | None
 ) -> None:
-    # A night's job on a safe bench would be refused.
+    # A job at night on a safe bench must not be refused.
     with load_bench(live_bench_process.write(tmp_path, laser.address, safety=harmless)):
         pass
 
 
 @pytest.mark.parametrize("said", [True, pytest.param(False, marks=SLOW)])
-def test_attended_says_that_somebody_is_there(tmp_path: Path, said: bool) -> None:
-    # `lightloom run` under a scheduler would be refused although somebody watches it.
+def test_attended_declares_a_person_at_the_bench(tmp_path: Path, said: bool) -> None:
+    # `lightloom run` under a scheduler has no terminal, although a person may watch it.
     write_bench(tmp_path, "imaged", safety={"laser_class": "4"})
     arguments = ("run", "--bench", "bench.toml", "--limit", "1", "--placement", "host", "--json")
     ended = lightloom(tmp_path, *arguments, *(["--attended"] if said else []))
@@ -640,7 +646,7 @@ def test_attended_says_that_somebody_is_there(tmp_path: Path, said: bool) -> Non
 def test_check_says_what_is_not_fail_safe(
     tmp_path: Path, table: dict[str, Any] | None, is_safe: bool | None, says: str
 ) -> None:
-    # An operator would trust a program with what only a relay can do.
+    # An operator must not rely on a program where only a relay is fail-safe.
     write_bench(tmp_path, "single-pixel", safety=table)
     arguments = ("check", "--bench", "bench.toml", "--random-products", "1")
     ended = lightloom(tmp_path, *arguments, *([] if says else ["--json"]))
@@ -657,10 +663,10 @@ def test_check_says_what_is_not_fail_safe(
 
 
 def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) -> None:
-    # A driver that is connected anew would forget what its bench allows.
+    # A driver that is connected again must keep the limits of its bench.
     path = live_bench_process.write(tmp_path, laser.address, limits__power_w=[0, "2 mW"])
     device: Any = laser.device
-    device.power, device.is_on = 20.0, True  # whoever was there before us
+    device.power, device.is_on = 20.0, True  # as an earlier program left it
     with load_bench(path) as bench:
         assert not device.is_on and device.received.index("OUTP OFF") < min(
             number for number, line in enumerate(device.received) if line.startswith("SOUR:POW ")
@@ -670,7 +676,7 @@ def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) 
             with pytest.raises(LimitExceeded, match="W is outside its limits of 0 to"):
                 bench.source.set_power(3e-3)
             assert len(device.received) == heard and device.power <= 2.0
-            bench.source.narrow_limits(0.0, 5e-3)  # which makes them no wider
+            bench.source.narrow_limits(0.0, 5e-3)  # does not widen them
             bench.source.close()
             device.power = 20.0
             bench.source.connect()
@@ -681,7 +687,7 @@ def test_no_way_leads_past_the_limits_of_a_bench(tmp_path: Path, laser: Served) 
 
 
 def test_no_exposure_is_longer_than_the_bench_allows(tmp_path: Path) -> None:
-    # A step of calibration would expose a sample, or an eye, longer than somebody decided.
+    # A calibration step must not expose a sample, or an eye, for longer than the limit.
     with load_example(tmp_path, "line") as bench:
         for _ in range(2):
             with pytest.raises(LimitExceeded, match="exposure 2 s is outside"):
@@ -691,8 +697,8 @@ def test_no_exposure_is_longer_than_the_bench_allows(tmp_path: Path) -> None:
         bench.camera.configure(exposure_s=1.0)
 
 
-def test_modulators_end_at_the_darkest_level_that_is_known(tmp_path: Path, laser: Served) -> None:
-    # Grey 0 is not always the darkest: a modulator would be left letting light through.
+def test_modulators_end_at_the_darkest_known_level(tmp_path: Path, laser: Served) -> None:
+    # Grey level 0 is not always the darkest: it may pass light.
     from lightloom.backends.optics.response_curve import ResponseCurve
 
     curve = ResponseCurve((np.arange(256) - 40.0) ** 2 + 1)
@@ -706,7 +712,7 @@ def test_modulators_end_at_the_darkest_level_that_is_known(tmp_path: Path, laser
 
 
 def test_all_benches_are_made_safe_although_one_of_them_hangs(tmp_path: Path) -> None:
-    # One device that does not answer would keep the light of another bench on.
+    # One device that does not answer must not keep the light of another bench on.
     answers = threading.Event()
 
     class Lit:

@@ -1,4 +1,4 @@
-"""What is kept of a job is what came out; and a run goes on from anywhere with the same bits."""
+"""Segments: records equal results, and a run resumes from any segment with the same bits."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SIZES = {"imaged": (6, 9, 20), "line": (2, 6, 30), "single-pixel": (2, 3, 16)}
 def recorded(
     make_bench: BenchMaker, memory: Memory | None, layout: str, /, **changes: Any
 ) -> BenchBackend:
-    """A bench whose finished shots go to a journal in memory, or nowhere."""
+    """Return a bench whose segments are recorded in memory, or not at all."""
     backend = make_bench(layout, **changes)
     backend.recorder = memory
     return backend
 
 
 def multiplied(backend: BenchBackend, layout: str, from_product: int = 0) -> list[np.ndarray]:
-    """Two products, so that a resume may begin with the second."""
+    """Return two products, so that a resumed run may start with the second."""
     outputs, rows, length = SIZES[layout]
     found = []
     for number in range(from_product, 2):
@@ -46,15 +46,15 @@ def multiplied(backend: BenchBackend, layout: str, from_product: int = 0) -> lis
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small products have segments, too."""
+    """Shorten segments, so that small products have several."""
     monkeypatch.setattr(shots_module, "SEGMENT", 5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_kept_is_what_came_out(
+def test_recorded_numbers_are_the_results(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    # a journal that holds other numbers than the run is worse than none
+    # a journal must hold the numbers of the run
     memory = Memory()
     backend = recorded(make_bench, memory, layout, world__source_rms=0.01)
     results: dict[str, tuple[TileJob, Future[TileResult]]] = {}
@@ -89,7 +89,7 @@ def test_what_is_kept_is_what_came_out(
             assert (segment.quality[:, QUALITY.index("attempts")] == 1).all()
             peak = segment.quality[:, QUALITY.index("peak")]
             assert ((peak > 0) & (peak < 1)).all()
-    first, second = multiplied(plain, layout)  # and keeping changes nothing
+    first, second = multiplied(plain, layout)  # recording changes no result
     again = recorded(make_bench, Memory(), layout, world__source_rms=0.01)
     np.testing.assert_array_equal([first, second], multiplied(again, layout))
 
@@ -105,11 +105,11 @@ def test_what_is_kept_is_what_came_out(
         pytest.param("single-pixel", False, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_goes_on_from_any_segment_with_the_same_bits(
+def test_a_run_resumes_from_any_segment_with_the_same_bits(
     make_bench: BenchMaker, layout: str, skips: bool
 ) -> None:
-    # a result that depends on when somebody pressed Ctrl-C is no result; a product that is
-    # finished is not begun again by those who know its result, or is
+    # a result must not depend on the time of an interruption. A caller that already has the result
+    # of a finished product may skip it, or not
     light = {"world__source_rms": 0.01, "world__drift_rms": 0.02, "world__drift_shots": 300}
     whole = Memory()
     wanted = multiplied(recorded(make_bench, whole, layout, **light), layout)
@@ -144,10 +144,10 @@ def test_a_finished_product_needs_no_light(make_bench: BenchMaker) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_calibrated_bench_goes_on_with_its_light_followed(
+def test_a_calibrated_bench_resumes_with_its_brightness_filter(
     tmp_path: Path, calibrated_folder: Path, layout: str
 ) -> None:
-    # the filter that follows the light, and the references that feed it, are a part of the state
+    # the brightness filter and the reference shots are part of the checkpoint
     if layout == "imaged":
         path = shutil.copytree(calibrated_folder, tmp_path / "calibrated") / "bench.toml"
     else:

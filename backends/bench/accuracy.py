@@ -1,6 +1,7 @@
-"""`random_products`: how far dot products of random vectors are from their exact values.
+"""`random_products`: the error of dot products of random vectors.
 
-The figure of merit of this field, beside the floor that shot noise, read noise and steps set.
+This is the figure of merit of the field. It is compared with the floor that shot noise, read noise,
+and the steps of modulators and converter set.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ from ...instruments import InputError
 from ..address import Address
 from .backend import BenchBackend
 
-_SHARES = (1.0, 0.5, 0.25, 0.1)  # of elements that are not zero, so that outputs differ in light
+_DENSITIES = (1.0, 0.5, 0.25, 0.1)  # fractions of non-zero elements: outputs of different light
 _OUTPUTS = 64  # of one weight frame, at most
 _CLASSES = 6  # of light
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far random dot products are from their exact values.
+    """The errors of random dot products against their exact values.
 
     Errors are in units of one element pair at full scale, x = w = 1.
 
     Parameters
     ----------
-    products, length : dot products compared, and elements of each
-    photons_full_scale : electrons of an element pair at full scale, in the mean
+    products, length : number of dot products, and elements of each
+    photons_full_scale : mean electrons of an element pair at full scale
     error, bias : root mean square and mean of the errors
-    floor : error that shot noise, read noise, grey and converter steps alone would give
+    floor : error of shot noise, read noise, grey-level steps and converter steps alone
     relative_error : error over the root mean square of the exact values
-    light_e : electrons of all readings of an output, middle of each class, float64 [classes]
+    light_e : mean electrons of all readings of an output, by class of light, float64 [classes]
     error_at_light : relative error of the outputs of each class
     edges, histogram : of errors over predicted noise; ideally a standard normal distribution
-    shots, retries : taken
+    shots, retries : number of shots and of retries
     """
 
     products: int
@@ -68,7 +69,7 @@ class Accuracy:
         return self.error / self.floor / self.products**0.5
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the values and ratios for JSON."""
         ratios = ("over_floor", "bias_over_floor", "bias_error")
         plain = {
             key: value.tolist() if isinstance(value, np.ndarray) else value
@@ -78,30 +79,30 @@ class Accuracy:
 
 
 def random_products(backend: BenchBackend, count: int, seed: int = 0) -> Accuracy:
-    """Multiply random vectors of a slot's length, normally distributed, a part of them sparse.
+    """Return the accuracy of products of normally distributed random vectors, some of them sparse.
 
     Parameters
     ----------
-    count : dot products at least; 1 or more
+    count : least number of dot products, 1 or more
 
     Raises
     ------
     InputError : for a count below 1
     """
     if count < 1:
-        raise InputError(f"{count} random products are none; ask for 1 at least")
+        raise InputError(f"the number of random products is {count}; ask for at least 1")
     backend.open()
     chance = np.random.Generator(np.random.Philox(seed))
     length, layout = backend.optical_model.layout.length, backend.optical_model.layout
     outputs = int(min(max(layout.slots // 2, 1), _OUTPUTS, count))
     rows = -(-count // outputs)
-    shares = np.array(_SHARES)[np.arange(rows) % len(_SHARES)]
-    lit = chance.random((rows, length)) < shares[:, None]
+    densities = np.array(_DENSITIES)[np.arange(rows) % len(_DENSITIES)]
+    lit = chance.random((rows, length)) < densities[:, None]
     lit[np.arange(rows), chance.integers(length, size=rows)] = True
     x = (chance.standard_normal((rows, length)) * lit).astype(np.float32)
     parts, shots, retries = [], 0, 0
     block = max(1, min(rows, 64))
-    for first in range(0, rows, block):  # new weights for every block: other rows, other slots
+    for first in range(0, rows, block):  # each block has new weights, in other slots
         w = chance.standard_normal((outputs, length)).astype(np.float32)
         part = x[first : first + block]
         name = np.arange(first, first + len(part), dtype=np.uint64)
@@ -151,16 +152,18 @@ def _compared(
 
 
 def grey_variance(backend: BenchBackend, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Return the variance of x w^T that the rounding to grey levels makes: float64 [N, M]."""
+    """Return the variance of x w^T due to rounding to grey levels, float64 [N, M]."""
     x_scale, w_scale = (np.abs(part).max(axis=1, keepdims=True) for part in (x, w))
     steps = {role: abs(c.brightest - c.darkest) for role, c in backend.optical_model.curves.items()}
-    grey = ((w / w_scale) ** 2).sum(axis=1)[None, :] / (12 * steps["input"] ** 2)
-    grey = grey + ((x / x_scale) ** 2).sum(axis=1, keepdims=True) / (12 * steps["weight"] ** 2)
-    return np.asarray(grey * (x_scale * w_scale.T) ** 2)
+    variance = ((w / w_scale) ** 2).sum(axis=1)[None, :] / (12 * steps["input"] ** 2)
+    variance = variance + ((x / x_scale) ** 2).sum(axis=1, keepdims=True) / (
+        12 * steps["weight"] ** 2
+    )
+    return np.asarray(variance * (x_scale * w_scale.T) ** 2)
 
 
 def _lit(kind: str, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Return the light of all readings of each output, over that of a full-scale product [N, M]."""
+    """Return the light of all readings of each output over that of a full-scale product, [N, M]."""
     if kind == "offset":
         u, v = (part - part.min(axis=1, keepdims=True) for part in (x, w))
     else:

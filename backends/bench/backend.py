@@ -1,15 +1,16 @@
 """`BenchBackend`: multiplies on a bench's instruments, shot by shot.
 
-One number on its way: a row of x is scaled to a largest magnitude of 1 and split into x+ and x-;
-each becomes grey levels through the input modulator's inverted curve, fills the slots of a frame,
-meets the weights' frame in light, arrives as counts, is summed over its slot's pixels, and becomes
-electrons. Weights were divided by the gains of their elements. The electrons are divided by the
-brightness of that very shot, crosstalk of slots is undone, what darkest levels leak is taken away,
-and the rest is divided by the electrons of a full-scale product. The readings of x+, x- and both
-rails add up with their signs.
+The path of a number: a row of x is scaled to a largest magnitude of 1 and split into x+ and x-. The
+inverse response curve of the input modulator turns each into grey levels, which fill the slots of a
+frame. The light of this frame passes the weight frame, whose weights were divided by the gains of
+their elements. The detector counts are summed over the pixels of each slot and converted to
+electrons. The electrons are divided by the brightness of this shot, corrected for crosstalk between
+slots and for the leakage of the darkest levels, and divided by the electrons of a full-scale
+product. The readings of x+, x- and both rails are added with their signs.
 
-The same code drives simulated and real instruments. A shot whose marker, numbers or light are wrong
-is repeated within the bench file's bound and counted; beyond that the bench is made safe.
+The same code drives simulated and real instruments. A shot with a wrong marker, number or
+brightness is counted and retried. If the recoveries of the fault policy do not help, the bench is
+made safe.
 """
 
 from __future__ import annotations
@@ -52,35 +53,36 @@ from .shots import RestartProducts, ShotRunner
 from .startup_check import check_startup
 from .tracking import ScaleTracker
 
-REFERENCE_EVERY = 500  # shots between two reference shots, where nothing drifts
-_MOST_AGAIN = 2  # times that a product may begin again
-_KNOWN_OFF, _CALIBRATED_OFF = 0.002, 0.01  # rms, of the light of a slot: what references tolerate
+REFERENCE_EVERY = 500  # shots between two reference shots of a bench with ground truth
+_MOST_RESTARTS = 2  # of a product
+# relative rms error of the light of a slot that reference shots accept
+_TRUE_TOLERANCE, _CALIBRATED_TOLERANCE = 0.002, 0.01
 
 
 @dataclass
 class _SegmentJobs:
-    """One segment of a product on its way.
+    """One segment of a pending product, with its jobs.
 
     Parameters
     ----------
     name : matmul, attempt, digest of its rows, segment
-    values, weights : what is multiplied
-    times : how often it began again
-    done : to be called when light has finished with it; None where others come after it, and where
-        that was said for good
+    values, weights : the operands
+    restarts : number of restarts
+    done : called when the shots of the product are complete; None for all segments but the last,
+        and once it may not be called again
     """
 
     name: tuple[str, str, str, str]
     values: np.ndarray
     weights: EncodedOperand
     details: Mapping[str, Any]
-    times: int = 0
+    restarts: int = 0
     done: Callable[[], None] | None = None
     product: Product = field(init=False)
     futures: list[Future[TileResult]] = field(init=False)
 
-    def tell(self) -> None:
-        """Have it said when light has finished with it; not when it is to begin again."""
+    def notify_when_done(self) -> None:
+        """Call `done` when the last job ends, unless the product must restart."""
         done = self.done
         if done is None:
             return
@@ -91,14 +93,14 @@ class _SegmentJobs:
 
         self.futures[-1].add_done_callback(ended)
 
-    def light_again(self) -> None:
-        """Take back that light has finished with it, where that was said."""
+    def notify_restart(self) -> None:
+        """Tell the caller that the shots are taken again, if `done` was already called."""
         last = self.futures[-1]
         if self.done is None or isinstance(last.exception(), RestartProducts):
             return
         again = getattr(self.done, "again", None)
         if again is None:
-            self.done = None  # it is said only once
+            self.done = None  # `done` must not be called twice
         else:
             again()
 
@@ -109,17 +111,16 @@ class BenchBackend(Backend):
     Parameters
     ----------
     bench : not open, or open; the backend opens it when it first multiplies
-    uncalibrated : run on a guess where the bench has no calibration; its numbers are not to be
-        trusted
+    uncalibrated : run without a calibration, on nominal values; the numbers cannot be trusted
 
     Attributes
     ----------
-    faults : kind -> how often a shot was repeated for it
-    recoveries : what was done about faults -> how often
-    checked : what checksums found, by the name of the matmul
-    shots : takes them, once the bench is open
-    recorder : keeps what is finished, and knows what was kept; a run that goes on sets it before
-        the bench is opened
+    faults : number of retries, by kind of fault
+    recoveries : number of recoveries, by name
+    checked : results of the checksums, by name of the matmul
+    shots : runner that takes the shots; None until the bench is open
+    recorder : records finished segments and returns recorded ones; a resumed run sets it before the
+        bench is opened
     """
 
     name = "bench"
@@ -128,11 +129,11 @@ class BenchBackend(Backend):
     def __init__(self, bench: Bench, uncalibrated: bool = False) -> None:
         super().__init__()
         self._calibrated: Calibrated | None = None
-        self._guesses = False
+        self._is_guessed = False
         if bench.file.calibration == "ground-truth":
             ground_truth.only_simulated(bench)
         elif uncalibrated:
-            self._guesses = True
+            self._is_guessed = True
         else:
             self._calibrated = read_calibrated(bench)
         self.bench, self.clock = bench, bench.clock
@@ -148,89 +149,89 @@ class BenchBackend(Backend):
         self._queue: JobQueue | None = None
         self._is_open = False
         self._closing = Lock()
-        self._turns = ReadWriteLock(bench.clock)
-        self._first_number = 0  # of the jobs that are laid out for the bench as it is known now
+        self._setup_lock = ReadWriteLock(bench.clock)
+        self._first_valid_job = 0  # jobs with smaller numbers are of an older calibration
 
     # --- opening and closing ---------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect the instruments, lay out the bench and switch the light on."""
+        """Connect the instruments, build the optical model and switch the light on."""
         if self._is_open:
             return
         bench = self.bench
         try:
             if not bench.input.is_connected:
                 bench.open()
-            self._lay_out()
+            self._build_model()
             bench.source.enable()
             bench.darkness_meter.see_light()
-            if self._guesses and not bench.is_timing_only:
+            if self._is_guessed and not bench.is_timing_only:
                 refuse_darkness(bench)
                 bench.source.enable()
-            self._begin_shots()
-            if self._guesses:
+            self._make_shot_runner()
+            if self._is_guessed:
                 self._guess_brightness()
             elif self._calibrated is not None and not bench.is_timing_only:
-                check_startup(bench.path, self.optical_model, self.tracker, self._take_known)
+                check_startup(bench.path, self.optical_model, self.tracker, self._take_test_shot)
                 assert self.shots is not None
-                self.shots.decoder.learn_darkness()
+                self.shots.decoder.learn_dark_level()
         except BaseException:
             bench.close()
             raise
         assert self.shots is not None
         self._queue = JobQueue(self._run, bench.clock, lambda: self.timeline)
-        self._go_on()
+        self._start_recording()
         self._is_open = True
 
-    def _go_on(self) -> None:
-        """Let shots be kept from now on; stand where an earlier run did, if there was one."""
+    def _start_recording(self) -> None:
+        """Record segments from now on; resume from the last checkpoint, if there is one."""
         assert self.shots is not None and self._queue is not None
-        self._let_shots_go_on()
-        state = None if self.recorder is None else self.recorder.last()
-        if state is not None:
-            self.shots.go_on_from(state)
+        self._connect_shots()
+        checkpoint = None if self.recorder is None else self.recorder.last()
+        if checkpoint is not None:
+            self.shots.resume_from(checkpoint)
 
-    def _let_shots_go_on(self) -> None:
+    def _connect_shots(self) -> None:
         assert self.shots is not None
         self.shots.upcoming, self.shots.recorder = self._upcoming, self.recorder
-        self.shots.may_begin_again = self._calibrated is not None
+        self.shots.may_restart = self._calibrated is not None
 
-    def _lay_out(self) -> None:
-        """Find out, or be told, what the bench's light is like, and where numbers lie in it."""
+    def _build_model(self) -> None:
+        """Build the optical model from the calibration, the ground truth or nominal values."""
         self._profile = self._timing = None
         bench, file = self.bench, self.bench.file
         if self._calibrated is not None:
             calibration = self._calibrated.calibration
             check_calibration(bench, calibration, WANTED, file.calibration_lasts_s)
             optics = self._calibrated.optics(bench)
-        elif self._guesses:
+        elif self._is_guessed:
             optics = ground_truth.nominal_optics(bench)
         else:
             optics = ground_truth.true_optics(bench)
         layout = lay_out(bench, optics)
         curves = {role: ResponseCurve(table) for role, table in optics.tables.items()}
-        if not self._guesses:
+        if not self._is_guessed:
             bench.know_darkest(curves)
         if self._calibrated is not None:
             response = self._calibrated.response(layout)
-        elif self._guesses:
+        elif self._is_guessed:
             response = ground_truth.response_of(layout, np.ones(bench.weight.shape))
         else:
             response = ground_truth.true_response(bench, layout)
         dark = int((response.pairs_e <= 0).sum())
         if dark:
             raise InputError(
-                f"{bench.path}: {dark} elements bring no light at all, so they can show no number; "
-                "give another layout, or calibrate once light arrives"
+                f"{bench.path}: {dark} elements pass no light, so they cannot show a number; "
+                "change the encoding in the bench file, or calibrate once light arrives"
             )
-        tolerance = _KNOWN_OFF if self._calibrated is None else _CALIBRATED_OFF
+        tolerance = _TRUE_TOLERANCE if self._calibrated is None else _CALIBRATED_TOLERANCE
         is_exact = file.calibration == "ground-truth"
         self.optical_model = OpticalModel(
-            layout, optics, response, curves, self._guesses, tolerance, is_exact
+            layout, optics, response, curves, self._is_guessed, tolerance, is_exact
         )
 
-    def _begin_shots(self) -> None:
-        """Make what takes shots, with what is known of the bench now."""
+    def _make_shot_runner(self) -> None:
+        """Make the shot runner for the present optical model."""
         lost_s = self.lost_s
         if self.shots is not None:
             self.shots.close()
@@ -246,13 +247,13 @@ class BenchBackend(Backend):
         self.shots.timeline, self.shots.lost_s = self._timeline, lost_s
 
     def _tracker(self) -> ScaleTracker | None:
-        """Return what follows the light; None where nothing is known of it."""
+        """Return the brightness filter; None on an uncalibrated bench."""
         if self._calibrated is not None:
             return self._calibrated.tracker()
-        if self._guesses:
+        if self._is_guessed:
             return None
         measured = self.optical_model.layout.marker_variance(self.optical_model.response)
-        if measured is None:  # of a reference: its shot noise and read noise
+        if measured is None:  # without markers: shot noise and read noise of a reference
             light_e = (
                 float(self.optical_model.response.pairs_e.sum())
                 * self.optical_model.layout.reference_light
@@ -264,7 +265,7 @@ class BenchBackend(Backend):
 
     @property
     def light_variance(self) -> float:
-        """The relative variance that is left of a shot's light, once it was measured."""
+        """The remaining relative variance of a shot's brightness, once it was measured."""
         if self.tracker is None or self.bench.is_timing_only:
             return 0.0
         measured = self.optical_model.layout.marker_variance(self.optical_model.response)
@@ -274,9 +275,9 @@ class BenchBackend(Backend):
     def _reference_every(self) -> int:
         """The shots between two reference shots.
 
-        Without markers, references alone tell how bright the light is: a third of the shots then.
+        Without markers, only references measure the brightness, so there are three times as many.
         """
-        if self._guesses:
+        if self._is_guessed:
             return 0
         if self._calibrated is None:
             return REFERENCE_EVERY
@@ -285,29 +286,29 @@ class BenchBackend(Backend):
 
     @property
     def _settling_s(self) -> dict[str, float]:
-        """From when after a flip each modulator's light is trusted, where it was measured."""
+        """The measured settling time after a frame change, by role; 0 where not measured."""
         if self._calibrated is None:
             return dict.fromkeys(self.optical_model.curves, 0.0)
         return {role: self._calibrated.settling_s(role) for role in self.optical_model.curves}
 
     def _guess_brightness(self) -> None:
-        """Take one shot of weights and inputs that are alike, and believe that all slots are."""
+        """Take one shot of a uniform frame pair, and assume that all slots are equally bright."""
         model, layout = self.optical_model, self.optical_model.layout
-        light = layout.reference_light / 2  # nobody knows how bright
+        light = layout.reference_light / 2  # the brightness is unknown yet
         rows = {"weight": layout.slots, "input": 1 if layout.shares_input else layout.slots}
         levels = {
             role: model.curves[role].levels(np.full((count, layout.length), light))
             for role, count in rows.items()
         }
-        found = self._take_known("guess", levels["input"], levels["weight"])[0]
+        found = self._take_test_shot("guess", levels["input"], levels["weight"])[0]
         per_pair = max(float(found.mean()) / (layout.length * light**2), 1e-3)
         pairs = np.full((layout.slots, layout.length), per_pair)
         self.optical_model = replace(model, response=replace(model.response, pairs_e=pairs))
-        self._begin_shots()
+        self._make_shot_runner()
 
     @property
     def timeline(self) -> Timeline | None:
-        """Where slices of what happens go, if anybody wants them."""
+        """The timeline that records time slices; None for none."""
         return self._timeline
 
     @timeline.setter
@@ -318,7 +319,7 @@ class BenchBackend(Backend):
 
     @property
     def recorder(self) -> Recorder | None:
-        """What keeps finished shots, if anybody wants that."""
+        """The recorder of finished segments; None for none."""
         return self._recorder
 
     @recorder.setter
@@ -329,26 +330,26 @@ class BenchBackend(Backend):
 
     @property
     def tracker(self) -> ScaleTracker | None:
-        """What follows the light's drift; None where nobody measured how it drifts."""
+        """The brightness filter; None where the drift was not measured."""
         return None if self.shots is None else self.shots.decoder.tracker
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it takes no more shots: it is being closed, or was made safe."""
+        """Whether the bench takes no more shots, because it is being closed or was made safe."""
         return self.shots is not None and self.shots.stops.is_set()
 
     @property
     def lost_s(self) -> float:
-        """The bench's time that went into exposures that failed, and into recoveries."""
+        """The bench time spent on failed exposures and on recoveries."""
         return 0.0 if self.shots is None else self.shots.lost_s
 
     @property
     def references(self) -> int:
-        """How many reference shots were taken."""
+        """The number of reference shots taken."""
         return 0 if self.shots is None else self.shots.references
 
     def close(self) -> None:
-        """Stop after the shot that is being taken, switch the light off, let instruments go."""
+        """Stop after the current shot, switch the light off, and close all instruments."""
         if self.shots is not None:
             self.shots.stops.set()
         with self._closing, signals.in_time(self.bench):
@@ -362,11 +363,11 @@ class BenchBackend(Backend):
                 self.bench.close()
 
     def beat(self) -> None:
-        """Keep the bench's heartbeat going while the host works."""
+        """Keep the heartbeat of the bench running while the host works."""
         self.bench.beat()
 
     def warm_up(self) -> None:
-        """Open the bench, and compile what is compiled."""
+        """Open the bench, and compile the kernels."""
         self.open()
         super().warm_up()
 
@@ -376,21 +377,21 @@ class BenchBackend(Backend):
 
     @property
     def is_calibrated(self) -> bool:  # type: ignore[override]
-        """Whether it is known, and not guessed, what the bench does to light."""
-        return not self._guesses
+        """Whether the optical model is calibrated or true, not nominal."""
+        return not self._is_guessed
 
     @property
     def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Sentences for the report of a run: calibration, light, and where that drifted.
+        """Sentences for the report of a run: calibration, brightness, drift and recoveries.
 
-        Nothing is told before the bench was open; telling never opens it.
+        There are none before the bench was open; this property never opens it.
         """
         lit = (self.bench.left_lit,) if self.bench.left_lit else ()
-        return (*lit, *self._told)
+        return (*lit, *self._calibration_remarks)
 
     @property
-    def _told(self) -> tuple[str, ...]:
-        if self._guesses:
+    def _calibration_remarks(self) -> tuple[str, ...]:
+        if self._is_guessed:
             return (
                 f"NOT CALIBRATED: {self.bench.path} ran on a guess of its registration, curves and "
                 "brightness; its numbers are not to be trusted",
@@ -400,11 +401,11 @@ class BenchBackend(Backend):
         full_e = self.optical_model.typical_full_e
         light = f"{full_e:,.0f} photoelectrons per full-scale product of two elements"
         if self._calibrated is None:
-            told = [f"calibrated by the simulation's own truth; {light}"]
+            remarks = [f"calibrated by the simulation's own truth; {light}"]
         else:
             calibration = self._calibrated.calibration
             ended = 1.0 if self.tracker is None else self.tracker.slow
-            told = [
+            remarks = [
                 f"calibration {calibration.path}, {calibration.age_s(WANTED) / 3600:.1f} hours "
                 f"old; {light}",
                 f"{self.references:,} reference shots were taken; the light ended at {ended:.3f} "
@@ -413,42 +414,42 @@ class BenchBackend(Backend):
         tracker = self.tracker
         if tracker is not None and tracker.judged and not self.bench.is_timing_only:
             if tracker.is_consistent:
-                told[-1] += f"; {tracker.verdict}"
+                remarks[-1] += f"; {tracker.verdict}"
             else:
-                told.append(
+                remarks.append(
                     f"LIGHT NOT AS CALIBRATED: {tracker.verdict}; products may be off in gain: "
-                    "check the source and what changes the markers' light, then run `lightloom "
-                    "calibrate` again"
+                    "check the source and the light of the markers, then run `lightloom calibrate` "
+                    "again"
                 )
-        return (*told, *self._recovered)
+        return (*remarks, *self._recovery_remarks)
 
     @property
-    def _recovered(self) -> Iterator[str]:
-        """Sentences on what was done about faults."""
+    def _recovery_remarks(self) -> Iterator[str]:
+        """Sentences about recoveries from faults."""
         marked = self.recoveries.get("host", 0) + self.recoveries.get("skip", 0)
         if marked:
             yield (
-                f"MARKED: light gave no numbers for {marked:,} faults: "
+                f"MARKED: the light gave no numbers after {marked:,} faults: "
                 f"{self.recoveries.get('host', 0):,} were computed by the host, "
-                f"{self.recoveries.get('skip', 0):,} skipped, as if dark"
+                f"{self.recoveries.get('skip', 0):,} were skipped, with the numbers of a dark tile"
             )
         if self.recoveries:
             tried = ", ".join(
                 f"{name} {count:,}" for name, count in sorted(self.recoveries.items())
             )
-            yield f"done about faults: {tried}; {self.lost_s:.3g} s of the bench's time were lost"
+            yield f"recoveries from faults: {tried}; {self.lost_s:.3g} s of bench time were lost"
 
     @property
     def profile(self) -> OpticsProfile:
-        """The mock's profile of this bench: what theory says its noise and steps are."""
-        if self._profile is None:  # a report that is written after a run switches no light on
+        """The mock's profile of this bench, with noise and step sizes from the noise model."""
+        if self._profile is None:  # kept, so that a report after the run does not open the bench
             self.open()
             self._profile = matching_profile(self.bench, self.optical_model, self.light_variance)
         return self._profile
 
     @property
     def timing(self) -> ShotTiming:
-        """What the shots of this bench take; the host's part is not known here."""
+        """The times of the shots of this bench, without those of the host."""
         self.open()
         if self._timing is None:
             self._timing = bench_timing(self.bench, self._settling_s, self._reference_every)
@@ -456,27 +457,27 @@ class BenchBackend(Backend):
 
     @property
     def geometry(self) -> Geometry:
-        """What a frame of this bench holds, beside checksums: rails may lie in two frames."""
+        """The capacity of a frame without checksums; rails of an output may lie in two frames."""
         self.open()
         rails = 1 if self.bench.file.encoding.kind == "offset" else 2
         layout = self.optical_model.layout
         plain = Geometry(
             layout.slots, layout.length, is_divisible=not layout.shares_input, parts=rails
         )
-        if self._guesses:  # of which nobody knows how much light it should bring
+        if self._is_guessed:  # without an expected brightness there are no checksums
             return plain
         return with_checks(plain, self.bench.file.checks, layout, self.bench.path)
 
     @property
     def setup(self) -> BenchSetup:
-        """What a product must know of this bench as it is known now."""
+        """The present properties of this bench that a product needs."""
         geometry, timing = self.geometry, self.timing
         return BenchSetup(self.optical_model, geometry, timing)
 
     # --- products --------------------------------------------------------------------------------
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> list[EncodedOperand]:
-        """Encode weights [..., M, K] segment by segment: shares [rails, m, M, length]."""
+        """Encode weights [..., M, K] by segments: normalised intensity [rails, m, M, length]."""
         self.open()
         stacked = weights.reshape(-1, *weights.shape[-2:])
         largest = None
@@ -489,33 +490,6 @@ class BenchBackend(Backend):
             for tile in tiles((1, weights.shape[-1]), Geometry(None, layout.length))
         ]
 
-    def encode_input(self, values: np.ndarray) -> EncodedOperand:
-        """Scale rows of x to shares of full light."""
-        return self._encode(values, "input")
-
-    def _encode(
-        self, values: np.ndarray, role: str, largest: np.ndarray | None = None
-    ) -> EncodedOperand:
-        """Scale rows [..., K] to shares of full light, rail by rail; pad them to a slot."""
-        values = values.astype(np.float64)
-        kind = self.bench.file.encoding.kind
-        low = np.zeros((*values.shape[:-1], 1))
-        signs: tuple[int, ...]
-        if kind == "offset":
-            low = values.min(axis=-1, keepdims=True)
-            scale = values.max(axis=-1, keepdims=True) - low
-            signs, parts = (1,), [values - low]
-        else:
-            scale = np.abs(values).max(axis=-1, keepdims=True) if largest is None else largest
-            signs, parts = (1, -1), [np.maximum(values, 0), np.maximum(-values, 0)]
-        scale = np.where(scale > 0, scale, 1.0)
-        shares = np.stack(parts) / scale
-        if kind == "push-pull" and role == "weight":
-            shares = np.stack([(1 + values / scale) / 2, (1 - values / scale) / 2])
-        short = self.optical_model.layout.length - values.shape[-1]
-        shares = np.pad(np.clip(shares, 0, 1), [(0, 0)] * (shares.ndim - 1) + [(0, short)])
-        return EncodedOperand(signs, shares, scale, low)
-
     def _begin(
         self,
         x: np.ndarray,
@@ -524,92 +498,95 @@ class BenchBackend(Backend):
         done: Callable[[], None],
         details: Mapping[str, Any],
     ) -> Callable[[], MatmulResult]:
-        """Submit the jobs of all segments; the product is put together when it is asked for."""
+        """Submit the jobs of all segments; the returned function waits and gathers the product."""
         self.open()
         stats = Stats(macs=x.size * w.shape[-2])
-        started: list[_SegmentJobs] = []
+        segments: list[_SegmentJobs] = []
         with self.bench.clock.held():
             for tile in tiles((1, x.shape[-1]), Geometry(None, self.optical_model.layout.length)):
                 values = x[..., tile.columns]
                 if not np.isfinite(values).all():
                     raise InputError("x has values that are not finite")
                 name = (at.matmul, str(at.attempt), _digest(at.rows), str(tile.segment))
-                started.append(_SegmentJobs(name, values, w.content[tile.segment], details))
-                self._build(started[-1], stats)
-        started[-1].done = done  # jobs end in their order, so the last of them is the end of all
-        started[-1].tell()
-        return partial(self._finish, started, stats)
+                segments.append(_SegmentJobs(name, values, w.content[tile.segment], details))
+                self._build(segments[-1], stats)
+        segments[-1].done = done  # jobs end in order, so the last one ends the product
+        segments[-1].notify_when_done()
+        return partial(self._finish, segments, stats)
 
-    def _build(self, begun: _SegmentJobs, stats: Stats) -> None:
-        """Lay out a product for the bench as it is known now, and submit its jobs."""
+    def _build(self, segment: _SegmentJobs, stats: Stats) -> None:
+        """Encode a segment for the present setup of the bench, and submit its jobs."""
         start = time.perf_counter()
-        matmul, attempt, digest, segment = begun.name
-        if begun.times:
-            attempt += f".{begun.times}"
-        name = f"{matmul}/{attempt}/{digest}/{segment}"
-        with self._turns.reading(holds=True):
-            begun.product = Product(self.setup, name, begun.values, begun.weights, begun.details)
+        matmul, attempt, digest, number = segment.name
+        if segment.restarts:
+            attempt += f".{segment.restarts}"
+        name = f"{matmul}/{attempt}/{digest}/{number}"
+        with self._setup_lock.reading(holds=True):
+            segment.product = Product(
+                self.setup, name, segment.values, segment.weights, segment.details
+            )
         stats.seconds["encode"] = stats.seconds.get("encode", 0.0) + time.perf_counter() - start
-        begun.futures = [self._submit(job) for job in begun.product.jobs]
+        segment.futures = [self._submit(job) for job in segment.product.jobs]
 
-    def _finish(self, started: list[_SegmentJobs], stats: Stats) -> MatmulResult:
+    def _finish(self, segments: list[_SegmentJobs], stats: Stats) -> MatmulResult:
         """Wait for the jobs of a product, and add up its segments."""
         y: Any = 0.0
         variance: Any = 0.0
-        for begun in started:
+        for segment in segments:
             try:
-                part, noise = self._gathered(begun, stats)
+                part, noise = self._gather(segment, stats)
             except BaseException:
                 self.close()
                 raise
             y, variance = y + part, variance + noise
         return MatmulResult(y.astype(np.float32), stats, variance.astype(np.float32))
 
-    def _gathered(self, begun: _SegmentJobs, stats: Stats) -> tuple[np.ndarray, np.ndarray]:
-        """Return a segment and its variance; take it again where its light does not count.
+    def _gather(self, segment: _SegmentJobs, stats: Stats) -> tuple[np.ndarray, np.ndarray]:
+        """Return the result of a segment and its variance; restart the segment if it is invalid.
 
-        That is so where the bench was measured anew meanwhile, and where a checksum over numbers
-        that an earlier run kept does not fit.
+        A segment is invalid if the bench was measured again in between, or if numbers that an
+        earlier run recorded fail a checksum.
 
         Raises
         ------
-        Paused : when taking it again does not help
+        Paused : when restarts do not help
         """
-        name = begun.name[0]
+        name = segment.name[0]
         while True:
             try:
-                results = [future.result() for future in begun.futures]
+                results = [future.result() for future in segment.futures]
                 start, start_s = time.perf_counter(), self.clock.now_s()
                 counted = Stats()
-                with self._turns.reading():
-                    if begun.product.jobs[0].number < self._first_number:
+                with self._setup_lock.reading():
+                    if segment.product.jobs[0].number < self._first_valid_job:
                         raise RestartProducts("")
-                    part, noise = begun.product.decoded(results, counted, self.light_variance)
+                    part, noise = segment.product.decode(results, counted, self.light_variance)
             except (RestartProducts, ChecksumMismatch) as reason:
-                begun.times += 1
-                if begun.times > _MOST_AGAIN:
+                segment.restarts += 1
+                if segment.restarts > _MOST_RESTARTS:
                     raise Paused(
-                        f"{self.bench.path}: {name} was taken {begun.times} times, and its numbers "
-                        f"do not fit the bench ({reason or 'which was measured anew each time'}); "
-                        "run `lightloom check`; the bench is safe",
+                        f"{self.bench.path}: {name} was taken {segment.restarts} times, and its "
+                        "numbers do not match the bench "
+                        f"({reason or 'which was measured again each time'}); run `lightloom "
+                        "check`; the bench is safe",
                         "checksum-mismatch",
                     ) from reason
-                begun.light_again()
+                segment.notify_restart()
                 with self.bench.clock.held():
-                    self._build(begun, stats)
-                begun.tell()
+                    self._build(segment, stats)
+                segment.notify_when_done()
                 continue
             stats.add(counted)
-            self.checked.setdefault(name, ChecksumStats()).add(begun.product.judge.tally)
+            self.checked.setdefault(name, ChecksumStats()).add(segment.product.monitor.stats)
             if self._timeline is not None:
-                self._timeline.add("gather", name, start_s, self.clock.now_s(), **begun.details)
+                self._timeline.add("gather", name, start_s, self.clock.now_s(), **segment.details)
             stats.seconds["decode"] = stats.seconds.get("decode", 0.0) + time.perf_counter() - start
             return part, noise
 
     # --- shots -----------------------------------------------------------------------------------
 
     def submit(self, job: TileJob) -> Future[TileResult]:
-        """Put a job into the bench's queue; its shots are taken in the order of submission.
+        """Add a job to the queue of the bench; jobs run in the order of submission.
 
         Waits while the queue is full.
 
@@ -627,7 +604,7 @@ class BenchBackend(Backend):
                 raise InputError(
                     f"{self.bench.path}: the {role} frames of job {job.name!r} hold "
                     f"{levels.shape[0]} x {levels.shape[1]} elements, and this bench {rows} x "
-                    f"{layout.length}; cut the product with its own geometry"
+                    f"{layout.length}; tile the product with the geometry of this bench"
                 )
         with self.bench.clock.held():
             return self._submit(job)
@@ -639,57 +616,59 @@ class BenchBackend(Backend):
     def _run(self, job: TileJob) -> TileResult:
         assert self.shots is not None
         try:
-            if job.number < self._first_number:
+            if job.number < self._first_valid_job:
                 raise RestartProducts("")
             return self.shots.run(job)
         except BaseException as error:
             if isinstance(error, RestartProducts):
                 if error.recovery:
-                    self._renew(error.recovery)
-                raise  # its product begins again
+                    self._recalibrate(error.recovery)
+                raise  # the product of the job restarts
             self._make_safe()
             raise
 
-    def _renew(self, recovery: str) -> None:
-        """Measure the bench anew; what was laid out for it as it was is not shown any more."""
+    def _recalibrate(self, recovery: str) -> None:
+        """Align or calibrate the bench again; jobs for its former setup become invalid."""
         assert self.shots is not None and self._calibrated is not None
         try:
-            with self._turns.changing():
-                self._first_number = new_number()
+            with self._setup_lock.changing():
+                self._first_valid_job = new_number()
                 before = self.shots
                 recalibrate(self.bench, recovery)
                 if before.stops.is_set():
-                    raise NotConnected(f"{self.bench.path}: the bench was closed meanwhile")
+                    raise NotConnected(f"{self.bench.path}: the bench was closed during {recovery}")
                 self._calibrated = read_calibrated(self.bench)
-                self._lay_out()
+                self._build_model()
                 self.bench.source.enable()
-                self._begin_shots()
+                self._make_shot_runner()
                 self.shots.plan.counters.update(before.plan.counters)
-                check_startup(self.bench.path, self.optical_model, self.tracker, self._take_known)
-                self._let_shots_go_on()
+                check_startup(
+                    self.bench.path, self.optical_model, self.tracker, self._take_test_shot
+                )
+                self._connect_shots()
         except BaseException:
             self._make_safe()
             raise
 
     def _upcoming(self) -> TileJob | None:
-        """Return the job that waits, unless its product is to begin again."""
+        """Return the next job in the queue, unless its product must restart."""
         job = None if self._queue is None else self._queue.upcoming()
-        return None if job is None or job.number < self._first_number else job
+        return None if job is None or job.number < self._first_valid_job else job
 
     def _make_safe(self) -> None:
         assert self.shots is not None
-        self.shots.stops.set()  # jobs that wait end at once
+        self.shots.stops.set()  # waiting jobs end at once
         self.bench.close()  # light off first
 
-    def _take_known(
+    def _take_test_shot(
         self, name: str, inputs: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Take one shot of known frames: electrons [slots], and what they should be."""
+        """Take one shot of known frames; return measured and expected electrons, each [slots]."""
         electrons = self._run(TileJob(name, 1, 1, lambda _: weights, lambda _: inputs)).electrons
         assert self.shots is not None
         return electrons[0, 0], self.optical_model.passed_e(inputs, weights)
 
 
 def _digest(rows: np.ndarray) -> str:
-    """Name rows, so that shots of other rows meet other noise."""
+    """Return a digest of row ids, so that shots of other rows get other noise."""
     return sha256(rows.tobytes()).hexdigest()[:12]

@@ -1,7 +1,7 @@
-"""`Bench`: the instruments of a bench file, in their roles; safe when it is left.
+"""`Bench`: the instruments of a bench file, by role; closing it makes the bench safe.
 
-Not here: what is multiplied (`backend`), how numbers lie on modulators (`layouts`), and what keeps
-an open bench from doing harm (`safety`).
+See `backend` for products, `optics.layouts` for the arrangement of numbers on modulators, and
+`safety` for lock, latch and heartbeat.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from .darkness import DarknessMeter
 
 LOG = logging.getLogger("lightloom.bench")
 
-_LOOK_S = 0.05  # between looks whether the light may go on again
-COUNTERS = 2  # that a block bench needs: of input and weight frames
+_POLL_S = 0.05  # between checks whether a light that is held off may go on
+COUNTERS = 2  # that a single-pixel bench needs: of input and weight frames
 WINDOW_SAMPLES = 16  # of a photodiode, in one exposure
 REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)  # an exposure was lost
 
@@ -53,16 +53,16 @@ class Bench:
 
     Parameters
     ----------
-    file : what the bench file says
-    path : where it was read, for messages
+    file : content of the bench file
+    path : of the bench file, for messages
 
     Attributes
     ----------
     instruments : by role, not connected until `open`
     world : the light between simulated instruments; None on a real bench
-    left_lit : a sentence where the source may still emit though the bench was closed
-    darkness_meter : whether it is dark once the source says so
-    darkness : how often `hold_light` was called: a shot during which it changes is none
+    left_lit : message, if the source may still emit although the bench was closed; else ""
+    darkness_meter : checks that it is dark once the source reports that it is off
+    darkness : number of calls of `hold_light`; a shot during which it changes is invalid
     """
 
     def __init__(self, file: BenchFile, path: str = "bench") -> None:
@@ -77,14 +77,14 @@ class Bench:
         if file.layout != "single-pixel":
             self.camera.narrow_limits(*file.limits.exposure_s)
         self._shots = 0
-        self._changing = Lock()  # of what `open` begins and `close` ends
+        self._changing = Lock()  # guards what `open` starts and `close` ends
         self._is_held = False
         self._watchdog: Watchdog | None = None
         self._heart: safety.Heart | None = None
-        self._unguarded = ""
+        self._watchdog_error = ""
         self.darkness_meter = DarknessMeter(self.instruments, file.limits.timeout_s, self.clock)
         self.left_lit = ""
-        self._is_dark_for = False  # whose hold it is: see `hold_light`
+        self._is_light_held = False  # see `hold_light`
         self._must_relight = False
         self.darkness = 0
         if any(hasattr(instrument, "join") for instrument in self.instruments.values()):
@@ -94,12 +94,12 @@ class Bench:
 
     @property
     def is_simulated(self) -> bool:
-        """Whether its results are those of a simulation."""
+        """Whether the instruments are simulated."""
         return self.world is not None
 
     @property
     def is_timing_only(self) -> bool:
-        """Whether devices take their time and no light is simulated."""
+        """Whether only the timing of the devices is simulated, without light."""
         return self.world is not None and self.world.options.light == "timing"
 
     @property
@@ -114,12 +114,12 @@ class Bench:
 
     @property
     def camera(self) -> Camera:
-        """The detector of imaged and line benches."""
+        """The camera, the detector of imaged and line benches."""
         return cast(Camera, self.instruments["detector"])
 
     @property
     def daq(self) -> Daq:
-        """The detector of block benches."""
+        """The DAQ, the detector of single-pixel benches."""
         return cast(Daq, self.instruments["detector"])
 
     @property
@@ -129,7 +129,7 @@ class Bench:
 
     @property
     def shots(self) -> int:
-        """Shots taken since it was made, by whomever; each is progress, see `beat`."""
+        """The number of shots since the bench was made; each counts as progress, see `beat`."""
         return self._shots
 
     @shots.setter
@@ -138,7 +138,7 @@ class Bench:
         self.beat()
 
     def open(self) -> Self:
-        """Hold the bench, connect every instrument, set exposure and power; no light yet.
+        """Lock the bench, connect every instrument, set exposure and power; no light yet.
 
         A source that another process can switch off gets a watchdog.
 
@@ -146,18 +146,20 @@ class Bench:
         ------
         InUse : when another process holds the bench
         InterlockOpen : when it is latched off
-        InputError : when its light can hurt, nobody is there, and neither is the hardware
-        InstrumentError : naming the instrument; those connected before are closed again
+        InputError : when its light is hazardous, and neither a person nor hardware guards it
+        InstrumentError : naming the instrument; the others are closed again
         """
         file = self.file
         safety.refuse_unattended(file, self.path)
-        atexit.register(self.close)  # a script that forgets to close must not leave light behind
+        atexit.register(
+            self.close
+        )  # a script that does not close the bench must not leave light on
         try:
             self._hold()
             self._start_watchdog()
             for instrument in self.instruments.values():
                 instrument.connect(file.limits.timeout_s)
-            self.light_off()  # whoever had it before may have left it on
+            self.light_off()  # an earlier program may have left it on
             self.darkness_meter.see_dark()
             self.source.set_power(file.power_w)
             if file.layout != "single-pixel":
@@ -173,12 +175,12 @@ class Bench:
             raise
         return self
 
-    # --- who holds it, and what guards it --------------------------------------------------------
+    # --- lock, watchdog and heartbeat ------------------------------------------------------------
 
     def _hold(self) -> None:
-        """Hold the bench file for this process; see that nothing speaks against light."""
+        """Lock the bench file for this process; refuse a latched bench."""
         signals.add(self)
-        if not Path(self.path).is_file():  # made of tables alone
+        if not Path(self.path).is_file():  # made without a file
             return
         with self._changing:
             if not self._is_held:
@@ -190,9 +192,9 @@ class Bench:
 
     @property
     def latches(self) -> str:
-        """The source that a latch is about, for all users of this computer; "" of a simulated one.
+        """The device of the source, for latches of all users; "" for a simulated bench.
 
-        A source that has no address is "-": then only the bench file tells who it is.
+        It is "-" for a source without an address, which only the bench file identifies.
         """
         return "" if self.is_simulated else self.source.device or "-"
 
@@ -202,15 +204,15 @@ class Bench:
         options = dict(self.file.instruments["source"])
         driver, name = options.pop("driver"), self.source.name
         log = beside(Path(self.path), "watchdog.log")
-        self._unguarded = ""
-        watchdog = Watchdog(driver, name, options, log, self._lose_watchdog)
+        self._watchdog_error = ""
+        watchdog = Watchdog(driver, name, options, log, self._handle_lost_watchdog)
         with self._changing:
             self._watchdog = watchdog
 
-    def _lose_watchdog(self, why: str) -> None:
-        """Switch the light off when the watchdog has gone; the run hears of it at its next shot."""
-        self._unguarded = f"{self.path}: {why}, so the light was switched off; run it again"
-        LOG.error("%s", self._unguarded)
+    def _handle_lost_watchdog(self, why: str) -> None:
+        """Switch the light off when the watchdog has ended; the next shot of the run reports it."""
+        self._watchdog_error = f"{self.path}: {why}, so the light was switched off; run it again"
+        LOG.error("%s", self._watchdog_error)
         try:
             self.source.disable_now()
         except InstrumentError as error:
@@ -229,25 +231,25 @@ class Bench:
         self._heart = safety.Heart(daq, table)
 
     def beat(self) -> None:
-        """Say that a run goes on, as each shot does; without it the heartbeat stops.
+        """Report progress, as each shot does; without it the heartbeat stops.
 
         Raises
         ------
-        InstrumentError : when the watchdog has gone
+        InstrumentError : when the watchdog has ended
         """
         if self._heart is not None:
             self._heart.beat()
-        if self._unguarded:
-            raise InstrumentError(self._unguarded)
+        if self._watchdog_error:
+            raise InstrumentError(self._watchdog_error)
 
     def know_darkest(self, curves: Mapping[str, ResponseCurve]) -> None:
-        """Take the darkest grey levels from calibrated curves, for when modulators go dark."""
+        """Use the darkest grey levels of calibrated response curves to darken the modulators."""
         for role, curve in curves.items():
             cast(SpatialLightModulator, self.instruments[role]).safe_level = curve.darkest
 
     @property
     def exposing_s(self) -> float:
-        """How long the present exposure may take."""
+        """The duration of an exposure; 0 on a virtual clock."""
         if self.clock.is_virtual:
             return 0.0
         return (
@@ -270,7 +272,7 @@ class Bench:
             whole = round(self.file.exposure_s / period) if period else 1
             if period and abs(whole * period - self.file.exposure_s) > 1e-3 * period:
                 raise InputError(
-                    f"{self.path}: exposure_s = {self.file.exposure_s:g} is no whole number of "
+                    f"{self.path}: exposure_s = {self.file.exposure_s:g} is not a whole number of "
                     f"dither periods of instruments.{role}, {period:g} s; give "
                     f"{max(whole, 1) * period:.9g}"
                 )
@@ -278,10 +280,10 @@ class Bench:
     # --- the safe state --------------------------------------------------------------------------
 
     def make_safe(self) -> None:
-        """Switch the source off, then show darkness (which is no safety measure)."""
+        """Switch the source off, then darken the modulators, which is not a safety measure."""
         try:
             self.light_off()
-        except InstrumentError as error:  # go on with the others
+        except InstrumentError as error:  # continue with the modulators
             LOG.warning("%s", error)
         self.darken()
 
@@ -290,59 +292,59 @@ class Bench:
 
         Raises
         ------
-        InstrumentError : when the source does not say that it is off
+        InstrumentError : when the source does not report that it is off
         """
-        self._is_dark_for = self._must_relight = True
+        self._is_light_held = self._must_relight = True
         self.darkness += 1
         self.light_off()
 
     def free_light(self) -> None:
-        """Let shots go on; the first of them switches the light on again (`wait_for_light`)."""
-        self._is_dark_for = False
+        """Let shots continue; the first of them switches the light on (`wait_for_light`)."""
+        self._is_light_held = False
 
     def wait_for_light(self, wait: Callable[[float], None]) -> int:
-        """Wait while the light is held off, then switch it on; give `darkness` as it is then.
+        """Wait while the light is held off, then switch it on; return `darkness` at that time.
 
         Parameters
         ----------
-        wait : waits for some seconds, and raises when the run is to stop
+        wait : waits for some seconds, and raises when the run must stop
 
         Raises
         ------
-        InstrumentError : when the source may not emit any more
+        InstrumentError : when the source may no longer emit
         """
         if not self._must_relight:
             return self.darkness
         while True:
-            while self._is_dark_for:
-                wait(_LOOK_S)
+            while self._is_light_held:
+                wait(_POLL_S)
             darkness = self.darkness
             self.source.enable()
             if darkness == self.darkness:
                 self._must_relight = False
                 return darkness
-            self.source.disable()  # another thread held it off meanwhile
+            self.source.disable()  # another thread held the light off again
 
     def light_off(self) -> None:
-        """Switch the source off, whichever thread waits for what; harmless when it is closed.
+        """Switch the source off, from any thread; harmless when it is closed.
 
         Raises
         ------
-        InstrumentError : when the source does not say that it is off
+        InstrumentError : when the source does not report that it is off
         """
         self.source.disable_now()
 
     def darken(self) -> None:
-        """Show the darkest level that is known on both modulators."""
+        """Show the darkest known grey level on both modulators."""
         for modulator in (self.input, self.weight):
             try:
                 if modulator.is_connected:
                     modulator.darken()
-            except InstrumentError as error:  # go on with the other
+            except InstrumentError as error:  # continue with the other modulator
                 LOG.warning("%s", error)
 
     def close(self) -> None:
-        """Make safe, source first, and let every instrument go; harmless when it is closed."""
+        """Make the bench safe, source first, and close every instrument; harmless when closed."""
         with self._changing:
             heart, self._heart = self._heart, None
             watchdog, self._watchdog = self._watchdog, None
@@ -369,20 +371,21 @@ class Bench:
         atexit.unregister(self.close)
 
     def _end_lit(self, why: str, watchdog: Watchdog | None) -> None:
-        """Say that the source may still emit, and what the watchdog made of it."""
+        """Report that the source may still emit, and the outcome of the watchdog."""
         if watchdog is None:
-            said = f"{self.source.name} may still emit ({why or 'it does not say'}); {BY_HAND}"
+            reason = why or "it does not report that it is off"
+            outcome = f"{self.source.name} may still emit ({reason}); {BY_HAND}"
         else:
             LOG.error("%s: %s; the watchdog tries to switch it off", self.path, why)
-            said = watchdog.outcome()
-        self.left_lit = f"{self.path}: {said}"
+            outcome = watchdog.outcome()
+        self.left_lit = f"{self.path}: {outcome}"
         LOG.error("%s", self.left_lit)
         signals.note_left_lit(self.left_lit)
-        if BY_HAND in said:
+        if BY_HAND in outcome:
             safety.latch(self.path, f"its source could not be switched off: {why}", self.latches)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record of a run should hold."""
+        """Return bench file and instruments, for the record of a run."""
         return {
             "file": self.file.model_dump(mode="json", by_alias=True),
             "instruments": {role: item.describe() for role, item in self.instruments.items()},
@@ -401,7 +404,7 @@ class Bench:
 
 
 def load_bench(path: str | Path) -> Bench:
-    """Read a bench file and make its instruments, not connected.
+    """Return the bench of a bench file, with its instruments not connected.
 
     Raises
     ------
@@ -411,11 +414,11 @@ def load_bench(path: str | Path) -> Bench:
 
 
 def lay_out(bench: Bench, optics: Optics) -> Layout:
-    """Lay out a connected bench with what is known of it.
+    """Return the layout of a connected bench with the given optical parameters.
 
     Raises
     ------
-    InputError : naming the bench file, where its encoding does not fit what is seen
+    InputError : naming the bench file, when its encoding does not fit
     """
     modulators = {"input": bench.input, "weight": bench.weight}
     shapes = {role: modulator.shape for role, modulator in modulators.items()}

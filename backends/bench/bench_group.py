@@ -1,6 +1,6 @@
-"""`BenchGroup`: several benches of this process that multiply as one (see `dealing`).
+"""`BenchGroup`: several benches of this process that multiply as one (see `sharding`).
 
-A product is begun on all of its benches at once. Whatever happens to one, all are made safe.
+A product starts on all of its benches at once. If one bench fails, all are made safe.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from .sharding import Sharding
 
 @dataclass(frozen=True)
 class _ShardedWeights:
-    """Weights as each bench wants them."""
+    """Weights prepared for each bench."""
 
-    dealing: Sharding
+    sharding: Sharding
     weights: list[PreparedWeights]
 
 
 class _AllClocks(Clock):
-    """The clocks of all benches: the latest of their times, and holds on every one."""
+    """The clocks of all benches: their latest time; a hold holds each of them."""
 
     def __init__(self, clocks: Sequence[Clock]) -> None:
         self._clocks = clocks
@@ -66,7 +66,7 @@ class BenchGroup(Backend):
 
     Parameters
     ----------
-    benches : at least two, of one encoding; on virtual clocks each has a time of its own
+    benches : at least two, of one encoding; each virtual clock has its own time
 
     Raises
     ------
@@ -79,7 +79,9 @@ class BenchGroup(Backend):
     def __init__(self, benches: Sequence[BenchBackend]) -> None:
         super().__init__()
         if len(benches) < 2:
-            raise InputError(f"a group is of two benches or more, not {len(benches)}")
+            raise InputError(
+                f"a group has two benches or more, not {len(benches)}; add another bench file"
+            )
         check_together(
             {
                 f"bench {number} ({bench.bench.path})": Claims.of(bench.bench.file)
@@ -93,31 +95,31 @@ class BenchGroup(Backend):
         self._timeline: Timeline | None = None
         self._recorder: Recorder | None = None
 
-    # --- what is known of them -------------------------------------------------------------------
+    # --- properties ------------------------------------------------------------------------------
 
     @property
     def profile(self) -> OpticsProfile:
-        """The profile of the first bench; plans take the others to be like it."""
+        """The profile of the first bench; plans assume it for the others."""
         return self.benches[0].profile
 
     @property
     def geometry(self) -> Geometry:
-        """What a frame of the first bench holds."""
+        """The capacity of a frame of the first bench."""
         return self.benches[0].geometry
 
     @property
     def timing(self) -> ShotTiming:
-        """The times of the first bench."""
+        """The shot times of the first bench."""
         return self.benches[0].timing
 
     @property
     def faults(self) -> dict[str, int]:
-        """Reason -> how often a shot was repeated for it, on any bench."""
+        """The number of retries on all benches, by kind of fault."""
         return dict(sum((Counter(bench.faults) for bench in self.benches), Counter()))
 
     @property
     def recorder(self) -> Recorder | None:
-        """What keeps what is finished, of all benches."""
+        """The recorder of finished segments of all benches; None for none."""
         return self._recorder
 
     @recorder.setter
@@ -128,12 +130,12 @@ class BenchGroup(Backend):
 
     @property
     def is_calibrated(self) -> bool:  # type: ignore[override]
-        """Whether all benches are."""
+        """Whether all benches are calibrated."""
         return all(bench.is_calibrated for bench in self.benches)
 
     @property
     def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Remarks of every bench, with its number."""
+        """The remarks of every bench, with its number."""
         return tuple(
             f"bench {number}: {remark}"
             for number, bench in enumerate(self.benches, 1)
@@ -142,7 +144,7 @@ class BenchGroup(Backend):
 
     @property
     def timeline(self) -> Timeline | None:
-        """Where slices of what happens go; each bench has tracks of its own."""
+        """The timeline that records time slices, with separate tracks for each bench."""
         return self._timeline
 
     @timeline.setter
@@ -152,7 +154,7 @@ class BenchGroup(Backend):
             bench.timeline = None if timeline is None else timeline.within(f"bench {number}")
 
     def describe(self) -> Mapping[str, Any]:
-        """Return what every bench says of itself."""
+        """Return the descriptions of all benches."""
         return {**super().describe(), "benches": [bench.describe() for bench in self.benches]}
 
     # --- opening and closing ---------------------------------------------------------------------
@@ -164,23 +166,23 @@ class BenchGroup(Backend):
             for bench, opened in opening:
                 with _named(bench):
                     opened.result()
-                    _ = bench.profile  # a report tells of benches that know theirs
+                    _ = bench.profile  # computed now, because a report does not open a bench
 
     def close(self) -> None:
         """Close all benches at the same time, so that no light waits for another bench."""
         with ThreadPoolExecutor(len(self.benches)) as pool:
             closing = [pool.submit(bench.close) for bench in self.benches]
-        for closed in closing:  # all have been tried
+        for closed in closing:  # all benches were closed or tried
             closed.result()
 
     # --- products --------------------------------------------------------------------------------
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _ShardedWeights:
         stacked = weights.reshape(-1, *weights.shape[-2:])
-        dealing = Sharding.of(stacked.shape, self.geometry, len(self.benches))
-        shares = zip(self.benches, dealing.weights(stacked, ranges), strict=False)
+        sharding = Sharding.of(stacked.shape, self.geometry, len(self.benches))
+        shards = zip(self.benches, sharding.weights(stacked, ranges), strict=False)
         return _ShardedWeights(
-            dealing, [bench.prepare(part, ranges=own) for bench, (part, own) in shares]
+            sharding, [bench.prepare(part, ranges=own) for bench, (part, own) in shards]
         )
 
     def _begin(
@@ -191,11 +193,11 @@ class BenchGroup(Backend):
         done: Callable[[], None],
         details: Mapping[str, Any],
     ) -> Callable[[], MatmulResult]:
-        dealt: _ShardedWeights = w.content
-        shares = dealt.dealing.operands(x, at)
-        left, lock = [len(shares)], Lock()
+        sharded: _ShardedWeights = w.content
+        shards = sharded.sharding.operands(x, at)
+        left, lock = [len(shards)], Lock()
 
-        def one_is_done() -> None:
+        def finish_shard() -> None:
             with lock:
                 left[0] -= 1
                 is_last = not left[0]
@@ -205,10 +207,10 @@ class BenchGroup(Backend):
         begun = []
         with self._safe():
             for bench, weights, (part, address) in zip(
-                self.benches, dealt.weights, shares, strict=False
+                self.benches, sharded.weights, shards, strict=False
             ):
                 with _named(bench):
-                    finish = bench.begin(part, weights, address, one_is_done, details)
+                    finish = bench.begin(part, weights, address, finish_shard, details)
                 begun.append((bench, finish))
 
         def finished() -> MatmulResult:
@@ -217,7 +219,7 @@ class BenchGroup(Backend):
                 for bench, finish in begun:
                     with _named(bench):
                         results.append(finish())
-            return dealt.dealing.joined(results)
+            return sharded.sharding.joined(results)
 
         return finished
 
@@ -245,11 +247,11 @@ def _named(bench: BenchBackend) -> Iterator[None]:
 def open_benches(
     paths: Sequence[str | Path], uncalibrated: bool = False
 ) -> BenchBackend | BenchGroup:
-    """Make a backend of bench files: one bench, or several that multiply as one; not connected.
+    """Return the backend of bench files: one bench or a group of benches, not connected.
 
     Raises
     ------
-    InputError : for benches that cannot share a product, or want the same instrument
+    InputError : for benches that cannot share a product, or that claim the same instrument
     """
     benches = [BenchBackend(load_bench(path), uncalibrated) for path in paths]
     return benches[0] if len(benches) == 1 else BenchGroup(benches)
@@ -257,13 +259,13 @@ def open_benches(
 
 @dataclass(frozen=True)
 class Claims:
-    """What several benches must agree on, and what only one of them can have.
+    """The encoding that benches of a group must share, and the instruments that each must own.
 
     Parameters
     ----------
     kind : of the encoding
     addresses : of real instruments, by role
-    devices : what they are, in the one spelling of that computer
+    devices : unique names of the devices on that computer, by role
     host : the computer that they are attached to
     """
 
@@ -274,7 +276,7 @@ class Claims:
 
     @classmethod
     def of(cls, file: BenchFile, host: str = "") -> Claims:
-        """Read them off a bench file; no instrument is touched."""
+        """Return the claims of a bench file, without use of an instrument."""
         made = {role: make_instrument(role, table) for role, table in file.instruments.items()}
         addresses = {role: instrument.address for role, instrument in made.items()}
         devices = {role: instrument.device for role, instrument in made.items()}
@@ -290,11 +292,11 @@ def check_together(claims: Mapping[str, Claims]) -> None:
 
     Raises
     ------
-    InputError : when their encodings differ, or two want the same instrument
+    InputError : when their encodings differ, or two claim the same instrument
     """
     if len({one.kind for one in claims.values()}) > 1:
         each = ", ".join(f"{name} has {one.kind}" for name, one in claims.items())
-        raise InputError(f"benches that share a product are of one encoding.kind, but {each}")
+        raise InputError(f"benches that share a product need the same encoding.kind, but {each}")
     held: dict[tuple[str, str], str] = {}
     for name, one in claims.items():
         for role, address in one.addresses.items():

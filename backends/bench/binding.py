@@ -1,4 +1,4 @@
-"""Which calibration belongs to a bench: where it lies, and what it is bound to."""
+"""The calibration of a bench: its path, and the properties that it is bound to."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .config import read_bench_file
 
 
 def path_for(bench_path: str | Path) -> Path:
-    """Return where the calibration of a bench file lies: the one it names, or the one beside it.
+    """Return the path of the calibration of a bench: the one in its file, or the one beside it.
 
     Raises
     ------
-    InputError : for a file that is no bench file, and for a bench that knows its own truth
+    InputError : for a file that is not a bench file, and for a bench with ground truth
     """
     return path_of(read_bench_file(bench_path).calibration, bench_path)
 
 
 def binding_of(bench: Bench) -> dict[str, Any]:
-    """Return what a calibration of a connected bench is bound to, as JSON has it."""
+    """Return the properties that a calibration of a connected bench is bound to, for JSON."""
     instruments: dict[str, dict[str, Any]] = {}
     for role in ROLES:
         identity = bench.instruments[role].identity
@@ -56,7 +56,7 @@ def _detector(bench: Bench) -> dict[str, Any]:
 
 
 def begin_calibration(bench: Bench) -> Calibration:
-    """Begin an empty calibration of a connected bench."""
+    """Return a new, empty calibration of a connected bench."""
     return Calibration.begin(binding_of(bench))
 
 

@@ -1,4 +1,4 @@
-"""What a calibration file says of a bench, in the terms in which the bench multiplies."""
+"""`Calibrated`: the optical parameters of a bench, read from its calibration file."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ WANTED = (
     "photon_transfer",
     "response_curves",
     "flat_field",
-)  # no product without these
+)  # steps that every product needs
 _ROLES = ("input", "weight")
-_HUGE = 1e15  # no measurement gives more, in any unit of ours
+_HUGE = 1e15  # above every measured value, in all units used here
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Reads steps of a calibration.
+    """Reads the steps of a calibration.
 
     Parameters
     ----------
-    calibration : with all steps that a run needs, or, while it is being made, those there are
+    calibration : with all steps that a run needs; during calibration, with the steps done so far
     """
 
     calibration: Calibration
 
     def optics(self, bench: Bench) -> Optics:
-        """Return registration, curves and detector; what is not measured yet is nominal."""
+        """Return registration, response curves and detector; steps not done yet are nominal."""
         has = self.calibration.steps
-        is_bucket = bench.file.layout == "single-pixel"
-        sensor = (1, 1) if is_bucket else bench.camera.sensor_shape
+        is_single_pixel = bench.file.layout == "single-pixel"
+        sensor = (1, 1) if is_single_pixel else bench.camera.sensor_shape
         levels = {role: 1 << _modulator(bench, role).bit_depth for role in _ROLES}
         tables = {
             role: self._array("response_curves", role, (count,))
@@ -57,8 +57,10 @@ class Calibrated:
                 )
         dark, bad = np.zeros(sensor, np.float32), None
         if "dark_frames" in has:
-            dark = self._array("dark_frames", "dark_counts", () if is_bucket else sensor)
-            bad = None if is_bucket else self._array("dark_frames", "bad", sensor).astype(bool)
+            dark = self._array("dark_frames", "dark_counts", () if is_single_pixel else sensor)
+            bad = (
+                None if is_single_pixel else self._array("dark_frames", "bad", sensor).astype(bool)
+            )
         gain, noise, dark_e = 1.0, 0.0, 0.0
         if "photon_transfer" in has:
             gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12)
@@ -69,23 +71,23 @@ class Calibrated:
         return Optics(
             tables=tables,
             input_map=self._map("input_map", bench),
-            camera_map=np.eye(2, 3) if is_bucket else self._map("camera_map", bench, is_line),
+            camera_map=np.eye(2, 3) if is_single_pixel else self._map("camera_map", bench, is_line),
             sensor_shape=sensor,
-            dark_counts=float(dark.sum()) if is_bucket else dark,
+            dark_counts=float(dark.sum()) if is_single_pixel else dark,
             gain_e_per_count=gain,
-            read_noise_e=noise * (WINDOW_SAMPLES**0.5 if is_bucket else 1.0),
+            read_noise_e=noise * (WINDOW_SAMPLES**0.5 if is_single_pixel else 1.0),
             dark_e=max(dark_e, 0.0),
             bad=bad,
             spot_px=self._figure("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
         )
 
     def _array(self, step: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array of a shape, with numbers a measurement gives; () allows any shape."""
+        """Return an array of a shape, with plausible values; () allows any shape."""
         array = self.calibration.array(step, name)
         if shape and array.shape != shape:
             raise InputError(
-                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, this "
-                f"bench wants {shape}: calibrate again"
+                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, but "
+                f"this bench needs {shape}: calibrate again"
             )
         good = np.abs(array.astype(np.float64)) <= _HUGE
         if not good.all():
@@ -97,7 +99,7 @@ class Calibrated:
         return array
 
     def _figure(self, step: str, name: str, least: float, most: float) -> float:
-        """Return a figure, which lies within what a measurement gives."""
+        """Return a figure of a step, which must be within the bounds of a measurement."""
         value = self.calibration.figure(step, name)
         if not least <= value <= most:
             raise InputError(
@@ -107,13 +109,13 @@ class Calibrated:
         return value
 
     def _map(self, name: str, bench: Bench, is_flat: bool = False) -> np.ndarray:
-        """Return a map of places (see `registration`); a flat one knows one direction only."""
+        """Return a map of points (see `registration`); a flat map has one direction only."""
         array = self._array("align", name, ())
         if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] not in registration.TERMS:
             terms = ", ".join(f"(2, {count})" for count in registration.TERMS)
             raise InputError(
-                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, and a "
-                f"map of places has one of {terms}: align and calibrate again"
+                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, but a "
+                f"registration has one of {terms}: align and calibrate again"
             )
         rows, columns = (np.array([0.25, 0.5, 0.75]) * size for size in bench.weight.shape)
         places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
@@ -121,21 +123,21 @@ class Calibrated:
         signed = slopes[:, 0, 0] if is_flat else np.linalg.det(slopes)
         stretch = np.abs(signed)
         if (np.sign(signed) != np.sign(signed[0])).any():
-            stretch = np.zeros(1)  # a fold: two places fall on one
+            stretch = np.zeros(1)  # a fold: two points have the same image
         off = stretch[(stretch < 1e-4) | (stretch > 1e4)]
         if off.size:
             raise InputError(
-                f"the calibration {self.calibration.path} has a {name} that stretches places "
-                f"{off[0]:g} times, which no alignment gives: align and calibrate again"
+                f"the calibration {self.calibration.path} has a {name} with a magnification of "
+                f"{off[0]:g}, which no alignment gives: align and calibrate again"
             )
         return array
 
     def response(self, layout: Layout) -> Response:
-        """Return what the slots answer.
+        """Return the response of the slots.
 
         Raises
         ------
-        InputError : when they were measured with another layout
+        InputError : when it was measured with another layout
         """
         array = self._array
         pairs = array("flat_field", "pairs_e", ())
@@ -143,8 +145,8 @@ class Calibrated:
         if pairs.shape != (layout.slots, layout.length):
             held = " of ".join(map(str, pairs.shape))
             raise InputError(
-                f"the calibration holds slots and elements {held}, the bench file's encoding gives "
-                f"{layout.slots} of {layout.length}: calibrate again"
+                f"the calibration holds slots and elements {held}, but the encoding in the bench "
+                f"file gives {layout.slots} of {layout.length}: calibrate again"
             )
         markers = layout.name != "single-pixel"
         inverse = None
@@ -175,7 +177,7 @@ class Calibrated:
         return found
 
     def tracker(self) -> ScaleTracker:
-        """Return the filter that follows the light; without the step "drift" it assumes nothing."""
+        """Return the brightness filter, with default values if the step "drift" was not done."""
         if "drift" not in self.calibration.steps:
             return ScaleTracker(shot_rms=0.01, walk_variance=1e-6)
         shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0)
@@ -189,7 +191,7 @@ class Calibrated:
         return int(self._figure("drift", "reference_every", 1, _HUGE))
 
     def settling_s(self, role: str) -> float:
-        """Return the settling time of a modulator after its flip; 0 if not measured."""
+        """Return the settling time of a modulator after a frame change; 0 if not measured."""
         if "settling" not in self.calibration.steps:
             return 0.0
         return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0)
@@ -200,14 +202,14 @@ def read_calibrated(bench: Bench) -> Calibrated:
 
     Raises
     ------
-    InputError : where there is none, or it cannot be used
+    InputError : when there is none, or it cannot be used
     """
     path = path_of(bench.file.calibration, bench.path)
     if not path.exists():
         raise InputError(
             f"{bench.path}: the bench is not calibrated (no file {path}); run `lightloom align "
-            f"--bench {bench.path}` and `lightloom calibrate --bench {bench.path}`, or insist on a "
-            "guess with --uncalibrated"
+            f"--bench {bench.path}` and `lightloom calibrate --bench {bench.path}`, or run it "
+            "on a guess with --uncalibrated"
         )
     return Calibrated(Calibration.read(path))
 

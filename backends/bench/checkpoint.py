@@ -1,8 +1,8 @@
-"""What a bench tells a journal, and what it asks of it; the journal itself lives upstairs.
+"""`Recorder`: the interface to a journal, and the records that a bench gives to it.
 
-A job is taken in segments. When the last shot of a segment has been judged, nothing is on its way
-and no number of it will change: that is when it is kept. A run that goes on later skips what is
-kept, and gives the same bits as one that was never interrupted.
+A job is taken in segments. Once the last shot of a segment has been checked, no shot is pending and
+the segment is recorded. A resumed run skips recorded segments, and gives the same bits as a run
+that was never interrupted.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 from ..base import Stats
 
 QUALITY = ("brightness", "dark", "peak", "checksum", "attempts")
-"""Columns of a segment's figures of quality: light over that of calibration (NaN where it was not
-measured), dark pixels off what calibration says, in sigma of their mean (NaN without a camera),
-the brightest sample over a full one, the largest |z| of the tile's checksums (NaN without any),
-and how often the shot was taken."""
+"""Columns of the quality of a segment: brightness over that of calibration (NaN if not measured),
+deviation of the dark pixels from calibration, in sigma of their mean (NaN without a camera), the
+brightest sample over full scale, the largest |z| of the tile's checksums (NaN without any), and the
+number of exposures of the shot."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a bench stands between two shots, when nothing is on its way.
+    """The state of a bench between two shots, while no shot is pending.
 
     Parameters
     ----------
     shots : exposures of the bench since it was opened
-    counters : of the plan of shots: numbers of the latest input and weight frame, shots since the
-        last reference, references
-    tracker : state of the filter that follows the light; None where there is none
+    counters : of the shot plan: numbers of the latest input and weight frame, shots since the last
+        reference, references
+    tracker : state of the brightness filter; None without a filter
     """
 
     shots: int
@@ -40,14 +40,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a job.
+    """The recorded shots of a job.
 
     Parameters
     ----------
-    done : planned shots, references included, from the first one
-    electrons : of those that are no references, in the order of the plan, float64 [n, slots]
-    stats : of them
-    state : of the bench behind them
+    done : number of recorded planned shots, references included, from the first one
+    electrons : without references, in the order of the plan, float64 [n, slots]
+    stats : of these shots
+    state : of the bench after them
     """
 
     done: int
@@ -58,20 +58,20 @@ class Kept:
 
 @dataclass(frozen=True)
 class Segment:
-    """Shots of a job that are finished for good.
+    """Finished shots of a job that are recorded together.
 
-    A sum over all inputs of a weight frame may find segments wrong that were kept already; they are
-    taken again, and kept again with the same `first` and `done`: the later one of them counts.
+    The input sum of a weight frame may reject segments that are already recorded. They are taken
+    again, and recorded again with the same `first` and `done`: the later record counts.
 
     Parameters
     ----------
     job : its name
-    first, done : number of the first planned shot, and of the one behind the last
+    first, done : number of the first planned shot, and of the first one after the segment
     is_last : whether the job is complete
     electrons : without references, in the order of the plan, float64 [n, slots]
-    quality : a row a planned shot, references included, a column for each of `QUALITY`, float32
+    quality : one row per planned shot, references included, one column per `QUALITY`, float32
     stats : of this segment alone
-    state : of the bench behind it
+    state : of the bench after the segment
     """
 
     job: str
@@ -86,18 +86,18 @@ class Segment:
 
 @dataclass(frozen=True)
 class FaultNote:
-    """A fault, and what was done about it: nothing is retried in silence.
+    """A fault and its recovery; every retry has such a note.
 
     Parameters
     ----------
     at_s : time.time()
     kind : as the table [faults] of a bench file names it
-    device : that is to blame; "" where nobody knows
+    device : the faulty device; "" if unknown
     shot : its name
-    attempt : how often it had failed before
+    attempt : number of earlier failures of the shot
     recovery : such as "retry"
-    detail : what the device, or the check, said
-    lost_s : of the bench's clock, for the exposure and the recovery
+    detail : message of the device or of the check
+    lost_s : time on the bench's clock, for the exposure and the recovery
     """
 
     at_s: float
@@ -114,51 +114,51 @@ class Recorder(Protocol):
     """A journal; called in the order of a bench's shots, by the thread that takes them."""
 
     def known(self, job: str) -> Kept | None:
-        """Return what is kept of a job; None for a new one."""
+        """Return the recorded shots of a job; None for a new job."""
 
     def last(self, of: str = "") -> Checkpoint | None:
-        """Return the state after what was kept latest, of jobs whose names begin so; else None."""
+        """Return the latest checkpoint of jobs whose names begin with `of`; None without any."""
 
     def keep(self, segment: Segment) -> None:
-        """Keep a segment; it is on disk soon, or before this comes back where that takes long."""
+        """Record a segment; it is on disk soon, or on return if writing is slow."""
 
     def forget(self, job: str, number: int) -> None:
-        """Forget segments of a job that hold shots behind the planned one of this number.
+        """Delete the segments of a job that hold shots after the planned shot of this number.
 
-        They were kept, and then what was to say that their light was right said that it was not.
+        They were recorded before a reference shot rejected their brightness.
         """
 
     def note(self, fault: FaultNote) -> None:
-        """Note a fault."""
+        """Record a fault."""
 
 
 class OfBench:
-    """What one of several benches keeps in the journal of all: its name is before every other.
+    """The recorder of one of several benches, which adds its name to all names in their journal.
 
     Parameters
     ----------
-    name : of the bench, told apart from the others'
+    name : unique name of the bench
     """
 
     def __init__(self, journal: Recorder, name: str) -> None:
         self._journal, self._name = journal, f"{name}/"
 
     def known(self, job: str) -> Kept | None:
-        """Return what is kept of a job; None for a new one."""
+        """Return the recorded shots of a job; None for a new job."""
         return self._journal.known(self._name + job)
 
     def last(self, of: str = "") -> Checkpoint | None:
-        """Return the state of this bench after what was kept of it latest."""
+        """Return the latest checkpoint of this bench; None if there is none."""
         return self._journal.last(self._name + of)
 
     def keep(self, segment: Segment) -> None:
-        """Keep a segment."""
+        """Record a segment."""
         self._journal.keep(replace(segment, job=self._name + segment.job))
 
     def forget(self, job: str, number: int) -> None:
-        """Forget segments of a job behind a planned shot."""
+        """Delete the segments of a job after a planned shot."""
         self._journal.forget(self._name + job, number)
 
     def note(self, fault: FaultNote) -> None:
-        """Note a fault."""
+        """Record a fault."""
         self._journal.note(replace(fault, shot=self._name + fault.shot))

@@ -1,13 +1,13 @@
-"""Checksums: whether the rows of a tile, and the inputs of a job, add up to what their sums bring.
+"""Checksums of the rows of a tile, and of the inputs of a job.
 
-Each group of rows shares its weight frame with its own sum, so every shot brings a residual: the
-light of the rows, with their signs, less that of their sum. Grey levels are rounded and darkest
-levels leak, but the light of every grey level is known, so what that adds is taken away digitally,
-and only noise is left. A residual beyond `THRESHOLD` of it happens by chance once in 10,000.
+Each weight frame also shows the sum of each group of its rows. So every shot gives a residual: the
+signed light of the rows minus the light of their sum. Grey levels are rounded and the darkest level
+leaks, but the response curve is known, so both are subtracted digitally and only noise remains. By
+chance, a residual beyond `THRESHOLD` sigma occurs once in 10,000.
 
-What rows share cancels in their sums: where all slots see one input, the sum of a job's inputs is
-shown as well, and every slot compares what the inputs brought with what their sum did.
-docs/explanation/checks.md has the formulas, and what escapes.
+A row checksum cannot detect an input error that all rows share. Where all slots see one input, a
+job therefore also shows the sum of its inputs, and every slot compares the electrons of the inputs
+with the electrons of their sum. docs/explanation/checks.md has the formulas and the limits.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from ..optics.response_curve import ResponseCurve
     from .config import ChecksTable
 
-FALSE_ALARM = 1e-4  # of a residual in order, and of a job's inputs at one weight frame
-THRESHOLD = 3.8906  # sigma of a normal distribution, exceeded on either side with that chance
+FALSE_ALARM = 1e-4  # probability, per correct residual and per correct input sum of a weight frame
+THRESHOLD = 3.8906  # sigma of a normal distribution, exceeded on either side with that probability
 ONE_SIDED = 3.7190  # the same, exceeded on one side
 FOUND = 7.0  # sigma of an error that is found with 99.9 %: 3.89 + 3.09
-TOLERANCE = 0.01  # of a slot's light, rms, that calibration may be off
-_LEAST_SLOTS = 64  # from here on two of them cost little
-_LEAST_INPUTS = 16  # and one more of these
-_OVER_MEAN = 2.0  # the mean of the inputs over what is shown for it
-_FEW = 8  # groups that are judged one by one
-_COMMON_FROM = 8  # slots that tell a common factor of their light from wrong inputs
-_SPARE_E = 1.0  # of each slot: the variance of few electrons is more than was counted too often
-_SMALLEST_SKEW = 1e-5  # below it there is nothing to correct, and nothing to divide by
-_ADVICE = "look for stuck pixels, light in the beam, or a detector that misreads"
+TOLERANCE = 0.01  # error of the calibration, rms, relative to the light of a slot
+_LEAST_SLOTS = 64  # "auto": from here on two checksum rows cost little
+_LEAST_INPUTS = 16  # "auto": from here on one more input frame costs little
+_OVER_MEAN = 2.0  # mean of the inputs over the input that is shown for their sum
+_FEW = 8  # up to so many groups are scored one by one
+_COMMON_FROM = 8  # from so many slots on, a common factor of their light is separated
+_SPARE_E = 1.0  # variance added to each slot: a low count underestimates its own variance
+_SMALLEST_SKEW = 1e-5  # keeps the division by the skewness finite
+_ADVICE = "look for stuck pixels, stray light in the beam, or a detector that misreads"
 
 
 def with_checks(plain: Geometry, table: ChecksTable, layout: Layout, path: str) -> Geometry:
@@ -47,7 +47,7 @@ def with_checks(plain: Geometry, table: ChecksTable, layout: Layout, path: str) 
 
     Raises
     ------
-    InputError : for rows that leave no room for their checksum
+    InputError : if a frame cannot hold a row and its checksum
     """
     rows, inputs = table.rows, table.inputs
     if inputs == "auto":
@@ -74,14 +74,14 @@ def with_checks(plain: Geometry, table: ChecksTable, layout: Layout, path: str) 
 # --- is this residual noise? ---------------------------------------------------------------------
 
 
-class _OfFloats:
-    """What numpy calls of arrays are for single numbers: for few of them it takes far less time."""
+class _FloatMath:
+    """The functions of numpy that `score` uses, for single floats: much faster for few groups."""
 
     maximum, sqrt, cbrt, copysign = max, math.sqrt, math.cbrt, math.copysign
 
 
 def normal_score(deviation: Any, skewness: Any, of: Any = np) -> Any:
-    """Return the normal deviate that is as unlikely as a deviation of a skewed distribution.
+    """Return the normal deviate with the same probability as a deviation of a skewed distribution.
 
     Anscombe's residual of a Poisson number with that skewness g, whose mean is 1 / g^2
     (F. J. Anscombe, 1953): 1.5 / g ((1 + g t)^(2/3) - 1 + g^2 / 9).
@@ -89,7 +89,7 @@ def normal_score(deviation: Any, skewness: Any, of: Any = np) -> Any:
     Parameters
     ----------
     deviation : in standard deviations, float or array
-    of : where the functions of floats, or arrays, are
+    of : module with the functions for floats or for arrays
     """
     g = skewness + of.copysign(_SMALLEST_SKEW, skewness)
     base = of.cbrt(of.maximum(1 + g * deviation, 0.0))
@@ -103,30 +103,31 @@ def score(
     tolerance: Any = 0.0,
     of: Any = np,
 ) -> tuple[Any, Any]:
-    """Judge residuals sum a e of electrons e, whose mean should be 0: floats, or arrays.
+    """Return z and sigma of residuals sum a e of electrons e, whose mean should be 0.
 
     Parameters
     ----------
+    residual : float or array
     light : sums of a^2 e and of a^3 e
-    dark : sums of a^2 d and of a^3 d, d the variance that no light brings, above zero
-    tolerance : variance of what calibration may be off
-    of : where the functions of floats, or arrays, are
+    dark : sums of a^2 d and of a^3 d, d the variance without light, above zero
+    tolerance : variance of the calibration error
+    of : module with the functions for floats or for arrays
 
     Returns
     -------
-    z : of a normal distribution, while nothing is wrong
+    z : normally distributed for correct shots
     sigma : of the residuals
     """
     raw = of.maximum(light[0] + dark[0], dark[0])
-    # electrons that happen to be few make both residual and variance less: take out what they share
-    apart = raw - (light[1] + dark[1]) * residual / raw
-    variance = of.maximum(of.maximum(apart, dark[0]), raw / 10) + tolerance
+    # a low count lowers both residual and variance: remove this correlation
+    corrected = raw - (light[1] + dark[1]) * residual / raw
+    variance = of.maximum(of.maximum(corrected, dark[0]), raw / 10) + tolerance
     sigma = of.sqrt(variance)
     return normal_score(residual / sigma, light[1] / (variance * sigma), of), sigma
 
 
 def chi_square_score(scores: np.ndarray, freedom: int) -> float:
-    """Return the normal deviate of a sum of squares (by Wilson and Hilferty)."""
+    """Return the normal deviate of a sum of squares (Wilson and Hilferty)."""
     part = 2 / (9 * freedom)
     return float(((scores @ scores / freedom) ** (1 / 3) - 1 + part) / part**0.5)
 
@@ -136,44 +137,45 @@ def chi_square_score(scores: np.ndarray, freedom: int) -> float:
 
 @dataclass(frozen=True)
 class CheckGroup:
-    """The rows of a tile with their checksums, as they follow each other in a frame.
+    """The rows of a tile with their checksum rows, in the order of the slots of a frame.
 
     Parameters
     ----------
-    shares : of full light, float64 [slots, length]
-    rows : where the tile's own are, int [n]
-    starts : of the groups, int [groups]
-    factors : of each slot's share in its group's residual, float64 [slots]
+    intensity : normalised, float64 [slots, length]
+    rows : slots of the tile's own rows, int [n]
+    starts : first slot of each group, int [groups]
+    factors : factor of each slot in the residual of its group, float64 [slots]
     """
 
-    shares: np.ndarray
+    intensity: np.ndarray
     rows: np.ndarray
     starts: np.ndarray
     factors: np.ndarray
 
     @classmethod
-    def of(cls, shares: np.ndarray, signs: np.ndarray, checked: int) -> CheckGroup:
-        """Put a checksum behind each group of rows: what their sum has above zero, and below.
+    def of(cls, intensity: np.ndarray, signs: np.ndarray, checked: int) -> CheckGroup:
+        """Return the rows of a tile with two checksum rows per group.
 
-        It passes no more light than the brightest of the rows, which the detector can take.
+        These show the positive and the negative part of the sum of the group. They pass no more
+        light than the brightest row, so they do not saturate the detector.
 
         Parameters
         ----------
-        shares : of the rows, [n, length]
-        signs : with which they are summed, [n]
+        intensity : of the rows, normalised, [n, length]
+        signs : of the rows in the sum, [n]
         checked : rows of a group; 0 for no checksums
         """
-        count = len(shares)
+        count = len(intensity)
         if not checked:
-            return cls(shares, np.arange(count), np.zeros(0, int), np.zeros(count))
+            return cls(intensity, np.arange(count), np.zeros(0, int), np.zeros(count))
         parts, factors, rows, starts, place = [], [], [], [], 0
         for first, last in cuts(count, checked):
-            mine, sign = shares[first:last], signs[first:last]
-            total = sign @ mine
-            above_below = np.maximum([total, -total], 0)
-            most = max(float(mine.sum(axis=1).max()), 1e-30)
-            scale = max(above_below.max(), above_below.sum(axis=1).max() / most, 1e-30)
-            parts += [mine, above_below / scale]
+            own, sign = intensity[first:last], signs[first:last]
+            total = sign @ own
+            both_signs = np.maximum([total, -total], 0)
+            most = max(float(own.sum(axis=1).max()), 1e-30)
+            scale = max(both_signs.max(), both_signs.sum(axis=1).max() / most, 1e-30)
+            parts += [own, both_signs / scale]
             factors += [sign, np.array([-scale, scale])]
             rows.append(np.arange(place, place + last - first))
             starts.append(place)
@@ -191,15 +193,17 @@ class CheckGroup:
 
 @dataclass(frozen=True)
 class RowSums:
-    """The residuals of one weight frame, in products of two shares.
+    """The coefficients of the residuals of one weight frame.
+
+    Residuals are in units of one product of two normalised intensities of 1.
 
     Parameters
     ----------
-    starts : of the groups, int [groups]
+    starts : first slot of each group, int [groups]
     powers : factors of electrons, and of their second and third moments, float64 [3, slots]
-    dark : sums of second and third moments of what no light brings, float64 [2, groups]
-    expected : of a dark input, float64 [groups]
-    slopes : what each input's light adds to that, float64 [groups, length]
+    dark : sums of second and third moments without light, float64 [2, groups]
+    expected : residual of a dark input, float64 [groups]
+    slopes : residual that the light of each input element adds, float64 [groups, length]
     """
 
     starts: np.ndarray
@@ -217,16 +221,17 @@ class RowSums:
         dark: np.ndarray,
         inverse: np.ndarray | None,
     ) -> RowSums:
-        """Work out what grey levels bring.
+        """Return the coefficients for the grey levels of one weight frame.
 
         Parameters
         ----------
         factors : of electrons, float64 [slots]
-        passed : electrons of a dark input [slots], and of each input's full light [slots, length]
-        dark : variance of a slot that no light brings, [slots]
-        inverse : undoes the crosstalk of slots, [slots, slots]; None where there is none
+        passed : electrons of a dark input [slots], and of each input element at full light
+            [slots, length]
+        dark : variance of a slot without light, [slots]
+        inverse : of the crosstalk between slots, [slots, slots]; None without crosstalk
         """
-        # neighbours share noise where crosstalk is undone
+        # the crosstalk correction correlates the noise of neighbouring slots
         spread = factors if inverse is None else factors @ inverse
         powers = np.stack([factors, spread**2, spread**3])
         return cls(
@@ -237,7 +242,7 @@ class RowSums:
             np.add.reduceat(factors[:, None] * passed[1], starts, axis=0),
         )
 
-    def judge(
+    def score(
         self, electrons: np.ndarray, light: np.ndarray, tolerance: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return z and sigma of each group's residual, float64 [groups].
@@ -245,8 +250,8 @@ class RowSums:
         Parameters
         ----------
         electrons : of one shot, [slots]
-        light : of the inputs that each group saw, [groups, length], or [1, length] for all
-        tolerance : of a slot's light, rms
+        light : of the input of each group, [groups, length], or [1, length] for all
+        tolerance : relative rms error of the light of a slot
         """
         sums = np.add.reduceat(self.powers * electrons, self.starts, axis=1)
         if len(light) == 1:
@@ -264,7 +269,7 @@ class RowSums:
         z, sigma = np.empty((2, count))
         groups = zip(*(part.tolist() for part in moments), strict=True)
         for group, (r, second, third, *dark, off) in enumerate(groups):
-            z[group], sigma[group] = score(r, (second, third), tuple(dark), off, _OfFloats)
+            z[group], sigma[group] = score(r, (second, third), tuple(dark), off, _FloatMath)
         return z, sigma
 
 
@@ -273,16 +278,18 @@ class RowSums:
 
 @dataclass(frozen=True)
 class InputSum:
-    """The sum of the inputs of a job, as it is shown; one for each vector of an input frame.
+    """The sum of the inputs of a job as it is shown, one for each place of an input frame.
+
+    A stuck element equals its own mean, so the full mean would hide it; half is shown instead. Half
+    the mean also does not saturate the detector.
 
     Parameters
     ----------
-    frames : input frames that are summed
-    scale : light of the sum over that of the frame that shows it, float64 [places]
-    levels : grey levels of that frame, [places, length]: half the mean, so that the detector can
-        take it, and an element that stands still is not its own mean
-    light : of these, float64 [places, length]
-    rounding : the sum less what that frame shows of it, float64 [places, length]
+    frames : number of input frames in the sum
+    scale : light of the sum over the light of the frame that shows it, float64 [places]
+    levels : grey levels of that frame, [places, length]
+    light : of these grey levels, float64 [places, length]
+    rounding : the sum minus the scaled light of that frame, float64 [places, length]
     """
 
     frames: int
@@ -293,47 +300,50 @@ class InputSum:
 
     @classmethod
     def of(cls, inputs: Sequence[np.ndarray], frames: int, curve: ResponseCurve) -> InputSum:
-        """Add up the light of inputs [vectors, length] of each place."""
+        """Return the sum of the light of inputs [vectors, length] of each place."""
         total = np.stack([light.sum(axis=0) for light in inputs])
         scale = np.array([_OVER_MEAN * max(len(light), 1) for light in inputs])
         levels = curve.levels(total / scale[:, None])
         light = curve.light[levels]
         return cls(frames, scale, levels, light, total - scale[:, None] * light)
 
-    def rest(self, dark_e: np.ndarray, passed_e: np.ndarray, met: np.ndarray) -> np.ndarray:
-        """Return electrons by which inputs and their sum differ for rounding and leaks, [slots].
+    def expected_difference(
+        self, dark_e: np.ndarray, passed_e: np.ndarray, input_place: np.ndarray
+    ) -> np.ndarray:
+        """Return the electrons [slots] by which inputs and sum differ due to rounding and leakage.
 
         Parameters
         ----------
         dark_e : of a dark input, [slots]
-        passed_e : of each input's full light, [slots, length]
-        met : place whose inputs each slot sees
+        passed_e : of each input element at full light, [slots, length]
+        input_place : place of the input that each slot sees
         """
-        rounded = np.einsum("sk,sk->s", passed_e, self.rounding[met])
-        return np.asarray(rounded + (self.frames - self.scale[met]) * dark_e)
+        rounded = np.einsum("sk,sk->s", passed_e, self.rounding[input_place])
+        return np.asarray(rounded + (self.frames - self.scale[input_place]) * dark_e)
 
-    def judge(
+    def score(
         self,
         electrons: np.ndarray,
-        rest: np.ndarray,
-        met: np.ndarray,
+        expected_difference: np.ndarray,
+        input_place: np.ndarray,
         dark: np.ndarray,
         tolerance: float,
     ) -> tuple[float, float]:
-        """Return how large the z of a weight frame is, and its threshold.
+        """Return |z| of a weight frame and its threshold.
 
-        Where there are slots enough, a common factor is taken out of their residuals: how bright a
-        shot was is told by markers, not by sums. The rest are squares of normal deviates.
+        With enough slots, a common factor of their residuals is removed, because markers, not sums,
+        determine the brightness of a shot. The squares of the remaining normal deviates are added.
 
         Parameters
         ----------
-        electrons : of lit slots, float64 [1 + frames, slots], the sum's first
-        rest, met, dark : of these slots
+        electrons : of used slots, float64 [1 + frames, slots], the sum's first
+        expected_difference, input_place, dark : of these slots
+        tolerance : relative rms error of the light of a slot
         """
-        scale, own, others = self.scale[met], electrons[0], electrons[1:]
+        scale, own, others = self.scale[input_place], electrons[0], electrons[1:]
         total, dark = others.sum(axis=0), dark + _SPARE_E
         scores, sigma = score(
-            total - scale * own - rest,
+            total - scale * own - expected_difference,
             (total + scale**2 * own, total - scale**3 * own),
             ((self.frames + scale**2) * dark, (self.frames - scale**3) * dark),
             tolerance**2 * ((others**2).sum(axis=0) + (scale * own) ** 2),
@@ -348,21 +358,21 @@ class InputSum:
         return max(chi_square_score(scores, freedom), 0.0), ONE_SIDED
 
 
-# --- what was found ------------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------
 
 
 @dataclass
 class ChecksumStats:
-    """What checksums of one matmul found.
+    """The results of the checksums of one matmul.
 
     Parameters
     ----------
-    checks : residuals that were judged, and weight frames whose inputs were
-    suspicious : of these, beyond the threshold; each of them repeats its shots
-    largest : |z| of those within it
-    products : that were counted
-    errors : smallest errors of an output that are found with 99.9 %, the median of each product,
-        added up
+    checks : number of residuals, and of weight frames with an input sum, that were checked
+    suspicious : checks beyond the threshold; each of them repeats its shots
+    largest : largest |z| within the threshold
+    products : number of products
+    errors : smallest error of an output that is found with 99.9 %: the median of each product,
+        summed over products
     """
 
     checks: int = 0
@@ -373,11 +383,11 @@ class ChecksumStats:
 
     @property
     def smallest_error(self) -> float | None:
-        """The smallest error of an output that is found with 99.9 %; None without row sums."""
+        """The smallest error of an output that is found with 99.9 %; None without row checksums."""
         return self.errors / self.products if self.products else None
 
-    def judge(self, scores: Sequence[float] | np.ndarray, threshold: float) -> float:
-        """Count scores; give the largest of their sizes."""
+    def count(self, scores: Sequence[float] | np.ndarray, threshold: float) -> float:
+        """Count scores, and return the largest |z|."""
         sizes = np.abs(scores)
         largest = float(sizes.max())
         self.checks += len(sizes)
@@ -388,7 +398,7 @@ class ChecksumStats:
         return largest
 
     def add(self, other: ChecksumStats) -> None:
-        """Add those of another product of the same matmul."""
+        """Add the results of another product of the same matmul."""
         self.products += other.products
         self.checks += other.checks
         self.suspicious += other.suspicious
@@ -397,34 +407,34 @@ class ChecksumStats:
 
 
 class ChecksumMonitor:
-    """Judges the shots of one product, and counts.
+    """Checks the shots of one product, and counts the results.
 
     Parameters
     ----------
-    dark : variance of each slot that no light brings, [slots]
-    tolerance : of a slot's light, rms, that calibration may be off
+    dark : variance of each slot without light, [slots]
+    tolerance : error of the calibration, rms, relative to the light of a slot
 
     Attributes
     ----------
-    passed : (job, weight frame) whose inputs are in order
+    passed : (job, weight frame) whose input sum matched
     """
 
     def __init__(self, dark: np.ndarray, tolerance: float) -> None:
         self._dark, self._tolerance = dark, tolerance
-        self._tally = ChecksumStats()
+        self._stats = ChecksumStats()
         self._errors: list[np.ndarray] = []
         self._waiting: dict[tuple[int, int], dict[int, np.ndarray]] = {}
         self.passed: set[tuple[int, int]] = set()
 
     @property
-    def tally(self) -> ChecksumStats:
-        """What was found so far."""
-        found = replace(self._tally)
+    def stats(self) -> ChecksumStats:
+        """The results so far."""
+        found = replace(self._stats)
         if self._errors:
             found.products, found.errors = 1, float(np.median(np.concatenate(self._errors)))
         return found
 
-    def rows(
+    def check_rows(
         self,
         shot: str,
         sums: RowSums,
@@ -432,37 +442,36 @@ class ChecksumMonitor:
         light: np.ndarray,
         scales: np.ndarray | None,
     ) -> float:
-        """Judge the rows of a shot; give the largest |z|.
+        """Check the rows of a shot, and return the largest |z|.
 
         Parameters
         ----------
-        light : of the inputs that each group met, [groups, length], or [1, length] for all
-        scales : of an output in a product of two shares, [groups], 0 where a group met no inputs;
-            None for a sum of inputs
+        light : of the input of each group, [groups, length], or [1, length] for all
+        scales : an output per product of two normalised intensities of 1, [groups]; 0 where a group
+            had no input; None for a sum of inputs
 
         Raises
         ------
-        WrongSum : beyond what noise does
+        ChecksumMismatch : when a residual is beyond noise
         """
-        z, sigma = sums.judge(electrons, light, self._tolerance)
+        z, sigma = sums.score(electrons, light, self._tolerance)
         if scales is not None:
             errors = FOUND * sigma * scales
             if not scales.all():
                 z, errors = z[scales > 0], errors[scales > 0]
             self._errors.append(errors)
-        largest = self._tally.judge(z, THRESHOLD)
+        largest = self._stats.count(z, THRESHOLD)
         if largest > THRESHOLD:
             raise ChecksumMismatch(
-                f"shot {shot}: the sum of the rows is {largest:.1f} sigma off what their checksum "
-                f"says ({THRESHOLD:.1f} happen by chance once in {1 / FALSE_ALARM:,.0f}): "
-                f"{_ADVICE}"
+                f"shot {shot}: the sum of the rows is {largest:.1f} sigma off their checksum "
+                f"({THRESHOLD:.1f} occur by chance once in {1 / FALSE_ALARM:,.0f}): {_ADVICE}"
             )
         return largest
 
-    def taken(
+    def add_shot(
         self, job: int, tile: int, vector: int, electrons: np.ndarray, count: int
     ) -> np.ndarray | None:
-        """Note what a shot brought; give the electrons of its weight frame once all have come."""
+        """Keep the electrons of a shot; return those of its weight frame once it is complete."""
         waiting = self._waiting.setdefault((job, tile), {})
         waiting[vector] = electrons
         if len(waiting) < count:
@@ -470,28 +479,32 @@ class ChecksumMonitor:
         del self._waiting[job, tile]
         return np.stack([waiting[vector] for vector in range(count)])
 
-    def inputs(
+    def check_inputs(
         self,
         name: str,
         inputs: InputSum,
         electrons: np.ndarray,
         slots: np.ndarray,
-        met: np.ndarray,
-        rest: np.ndarray,
+        input_place: np.ndarray,
+        expected_difference: np.ndarray,
     ) -> float:
-        """Judge the inputs that met a weight frame; give how large z is.
+        """Check the inputs of a weight frame, and return |z|.
 
         Raises
         ------
-        WrongSum : beyond what noise does; which of the inputs is wrong is not known
+        ChecksumMismatch : when the sum is beyond noise; which of the inputs is wrong is unknown
         """
-        z, threshold = inputs.judge(
-            electrons[:, slots], rest, met, self._dark[slots], self._tolerance
+        z, threshold = inputs.score(
+            electrons[:, slots],
+            expected_difference,
+            input_place,
+            self._dark[slots],
+            self._tolerance,
         )
-        if self._tally.judge([z], threshold) > threshold:
+        if self._stats.count([z], threshold) > threshold:
             raise ChecksumMismatch(
-                f"weight frame {name}: what {inputs.frames} inputs brought is {z:.1f} sigma off "
-                f"what their sum did ({threshold:.1f} happen by chance once in "
+                f"weight frame {name}: the light of {inputs.frames} inputs is {z:.1f} sigma off "
+                f"the light of their sum ({threshold:.1f} occur by chance once in "
                 f"{1 / FALSE_ALARM:,.0f}): {_ADVICE}",
                 scope="tile",
             )

@@ -1,7 +1,7 @@
-"""The bench file: which instruments, in which roles and layout, with which limits.
+"""The bench file: the instruments of a bench, with their roles, layout and limits.
 
-TOML, checked key by key; quantities may carry units ("5 ms", "1 mW"). Nothing here touches an
-instrument.
+It is TOML, and every key is checked. Quantities may carry units ("5 ms", "1 mW"). Nothing here uses
+an instrument.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...instruments.toml_file import TomlTable, read_toml
 from ...instruments.units import Seconds, Watts, quantity
 from ..optics.encoding_table import EncodingTable
 from ..optics.layouts import OLD_LAYOUTS
-from .fault_policy import ANEW, OLD_KINDS, FaultPolicy
+from .fault_policy import OLD_KINDS, RESTARTS, FaultPolicy
 
 SCHEMA = 1
 ROLES = ("input", "weight", "detector", "source")
@@ -36,14 +36,14 @@ _KINDS = {
 
 
 class LimitsTable(TomlTable):
-    """What no run may exceed.
+    """The limits that no run may exceed.
 
     Parameters
     ----------
     power_w : lowest and highest set-point of the source
-    exposure_s : shortest and longest
+    exposure_s : shortest and longest exposure
     timeout_s : of one exchange
-    retries : repeats of one shot, each counted with its reason
+    retries : of one shot, each counted with its reason
     """
 
     power_w: tuple[Watts, Watts] = (0.0, 5e-3)
@@ -61,17 +61,17 @@ class LimitsTable(TomlTable):
 
 
 class SuspendTable(TomlTable):
-    """What must stay within bounds while shots are taken; one table `[[suspend]]` of a bench file.
+    """A monitor that must stay within bounds during a run; a table `[[suspend]]` of a bench file.
 
     Parameters
     ----------
     what : "power_meter" (in watts), "monitor" (a DAQ: volts * scale + offset), or "interlock"
     channel : of a monitor
-    scale, offset : of a monitor, such as degrees a volt
+    scale, offset : of a monitor, such as degrees per volt
     low, high : bounds; None for no bound
-    every : of the bench's clock, between two readings
-    back_for : it must have been within bounds for so long before shots go on
-    at_most : after so long out of bounds the run pauses
+    every : time between two readings, on the bench's clock
+    back_for : time within bounds before shots continue
+    at_most : time out of bounds after which the run pauses
     """
 
     what: Literal["power_meter", "monitor", "interlock"]
@@ -92,23 +92,23 @@ class SuspendTable(TomlTable):
     @model_validator(mode="after")
     def _bounded(self) -> SuspendTable:
         if self.what != "interlock" and self.low is None and self.high is None:
-            raise ValueError(f"{self.what} has neither low nor high: give one at least")
+            raise ValueError(f"{self.what} has neither low nor high: give at least one")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"low = {self.low:g} is above high = {self.high:g}")
         if not math.isfinite(self.scale) or self.scale == 0:
-            raise ValueError(f"scale = {self.scale:g} tells nothing")
+            raise ValueError(f"scale = {self.scale:g} is not finite or is zero: give another scale")
         return self
 
 
 class ChecksTable(TomlTable):
-    """Which checksums are shown beside the numbers (docs/explanation/checks.md).
+    """The checksums of a bench (docs/explanation/checks.md).
 
     Parameters
     ----------
-    rows : of a tile that share a checksum, at most; 0 for none. "auto": all of a tile, where a
+    rows : most rows of a tile that share a checksum; 0 for none. "auto": all rows of a tile, if a
         frame holds at least 64 slots
-    inputs : jobs of at least so many input frames show the sum of these as well; 0 for none.
-        "auto": 16 where all slots of a frame see one input
+    inputs : least number of input frames of a job that also shows their sum; 0 for none. "auto": 16
+        if all slots of a frame see one input
     """
 
     rows: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -121,9 +121,9 @@ class HeartbeatTable(TomlTable):
     Parameters
     ----------
     instrument : role of the DAQ that has the line
-    line : its number, from 0
-    period_s : of the square wave; the relay must wait longer than this, and than an exposure
-    stops_after_s : without progress, so that a run that hangs lets the relay fall
+    line : number of the line, from 0
+    period_s : of the square wave; the relay must hold longer than this, and than an exposure
+    stops_after_s : time without progress after which the heartbeat stops, so that the relay falls
     """
 
     instrument: str
@@ -133,12 +133,12 @@ class HeartbeatTable(TomlTable):
 
 
 class SafetyTable(TomlTable):
-    """What is wired up around the source.
+    """The safety hardware of the source.
 
     Parameters
     ----------
-    laser_class : of the source as it is used (IEC 60825-1); None where it is no laser
-    shutter : "normally-closed" shuts by itself when its supply, or the heartbeat, is gone
+    laser_class : of the source as it is used (IEC 60825-1); None if it is not a laser
+    shutter : "normally-closed" shuts by itself when its supply, or the heartbeat, fails
     heartbeat : drives the relay in the supply of shutter or interlock
     """
 
@@ -148,21 +148,22 @@ class SafetyTable(TomlTable):
 
 
 class BenchFile(TomlTable):
-    """A whole bench file.
+    """The content of a bench file.
 
     Parameters
     ----------
     coherence : only "incoherent" is supported: powers add
-    calibration : file that `lightloom calibrate` wrote; None is the one beside the bench file.
-        "ground-truth": a simulated bench tells its truth
+    calibration : file that `lightloom calibrate` wrote; None for the one beside the bench file;
+        "ground-truth" for the true values of a simulated bench
     calibration_lasts_s : age at which a calibration expires
-    drift_tolerance : of the light against that of calibration; beyond it a run pauses
-    clock : "real", or "virtual" for simulated benches: time passes only when somebody waits
+    drift_tolerance : relative change of the brightness since calibration at which a run pauses
+    clock : "real", or "virtual" for simulated benches: it advances only when all host threads are
+        idle
     power_w : set-point of the source during a run
-    align_power_w : highest set-point while the bench is aligned, when people are near the beam
+    align_power_w : highest set-point during alignment, when people are near the beam
     exposure_s : of one shot
-    faults : kind of fault -> what is done about it, in order (see `policy`)
-    suspend : what must be within bounds while shots are taken
+    faults : kind of fault -> recoveries, in order (see `fault_policy`)
+    suspend : monitors that must be within bounds during a run
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -197,11 +198,13 @@ class BenchFile(TomlTable):
             raise ValueError(f"instruments.{missing[0]} is missing; roles are {', '.join(_KINDS)}")
         surplus = [role for role in self.instruments if role not in _KINDS]
         if surplus:
-            raise ValueError(f"instruments.{surplus[0]} is no role; roles are {', '.join(_KINDS)}")
+            raise ValueError(
+                f"instruments.{surplus[0]} is not a role; roles are {', '.join(_KINDS)}"
+            )
         for table in self.suspend:
             if table.what not in (*self.instruments, "interlock"):
                 raise ValueError(
-                    f"suspend asks a {table.what}, and there is no instruments.{table.what}"
+                    f"suspend reads a {table.what}, but there is no instruments.{table.what}"
                 )
         self._check_faults()
         for key, value in (("power_w", self.power_w), ("exposure_s", self.exposure_s)):
@@ -211,7 +214,7 @@ class BenchFile(TomlTable):
         if "layout" in self.world.model_fields_set and self.world.layout != self.layout:
             raise ValueError(
                 f"world.layout = {self.world.layout!r} and layout = {self.layout!r} differ; leave "
-                "out the first"
+                "out world.layout"
             )
         if self.exposure_s > self.limits.timeout_s:
             raise ValueError(
@@ -222,19 +225,19 @@ class BenchFile(TomlTable):
 
     def _check_faults(self) -> None:
         try:
-            policy = FaultPolicy(self.faults, self.limits.retries)
+            fault_policy = FaultPolicy(self.faults, self.limits.retries)
         except ValueError as error:
             raise ValueError(f"faults.{error}") from None
-        surplus = sorted(policy.names & set(ANEW))
+        surplus = sorted(fault_policy.names & set(RESTARTS))
         if surplus and self.calibration == "ground-truth":
             raise ValueError(
-                f"faults asks to {surplus[0]}, and a bench whose calibration is known has nothing "
-                "to measure; leave it out"
+                f"faults asks to {surplus[0]}, but a bench with ground truth has nothing to "
+                "measure; leave it out"
             )
 
 
 def read_bench_file(path: str | Path) -> BenchFile:
-    """Read and check a bench file.
+    """Return the checked content of a bench file.
 
     Raises
     ------
@@ -255,7 +258,7 @@ def read_bench_file(path: str | Path) -> BenchFile:
 
 
 def _replace_old_words(document: dict[str, Any], path: str) -> None:
-    """Put today's words into the document of a bench file; remark once on old ones."""
+    """Replace old words in the document of a bench file, with one remark."""
     words = OldWords()
     words.value(document, "layout", OLD_LAYOUTS)
     words.value(document, "calibration", {"known": "ground-truth"})
@@ -275,12 +278,12 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
                 f"instruments.{role}.driver = {table['driver']!r} drives a {kind}; the role wants "
                 f"a {' or a '.join(_KINDS[role])}"
             )
-        made = make_instrument(role, table)
-        claim = made.device
+        instrument = make_instrument(role, table)
+        claim = instrument.device
         if claim and claim in held:
             raise InputError(
                 f"instruments.{role} and instruments.{held[claim]} have one address, "
-                f"{made.address!r} (or two names of one device); give each its own"
+                f"{instrument.address!r} (or two names of one device); give each its own"
             )
         held[claim] = role
     heartbeat = file.safety.heartbeat
@@ -288,8 +291,8 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
         wired = file.instruments.get(heartbeat.instrument)
         if wired is None or driver_class(wired["driver"]).kind != "daq":
             raise InputError(
-                f"safety.heartbeat.instrument = {heartbeat.instrument!r} is no role of a DAQ; its "
-                "line drives the relay"
+                f"safety.heartbeat.instrument = {heartbeat.instrument!r} is not the role of a DAQ; "
+                "give the role of the DAQ whose line drives the relay"
             )
     wanted = "daq" if file.layout == "single-pixel" else "camera"
     kind = driver_class(file.instruments["detector"]["driver"]).kind
@@ -309,7 +312,7 @@ def _is_simulated(table: dict[str, Any]) -> bool:
 
 
 def make_instrument(role: str, table: dict[str, Any], clock: Any = None) -> Any:
-    """Make the instrument of a role, not connected."""
+    """Return the instrument of a role, not connected."""
     options = {key: value for key, value in table.items() if key != "driver"}
     return create(table["driver"], f"instruments.{role}", options, clock)
 
@@ -336,7 +339,7 @@ exposure_s = ["10 us", "1 s"]
 timeout_s = "5 s"
 retries = 3                  # of one shot; every one is counted and reported
 
-[faults]                     # what is done about each kind, in order; all of it is reported
+[faults]                     # recoveries for each kind of fault, in order; all are reported
 stale = "retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause"
 
 [instruments.input]          # shows the vector x; `lightloom devices` lists what is attached
@@ -360,11 +363,11 @@ electrons_per_pixel_j = {light}
 extinction_ratio = 500.0
 """
 
-_KNOWN = """\
-calibration = "ground-truth" # only a simulated bench knows its own truth
+_GROUND_TRUTH = """\
+calibration = "ground-truth" # only a simulated bench has a ground truth
 """
 
-_AS_FOUND = """\
+_IMPERFECT = """\
 input_registration = {input}
 camera_registration = {camera}
 lut_rms = 0.05               # of full scale: grey-level curves off a straight line
@@ -391,13 +394,14 @@ def example_file(
     as_found: bool = False,
     seed: int = 0,
 ) -> str:
-    """Return the text of a commented bench file of simulated instruments.
+    """Return the text of a commented bench file with simulated instruments.
 
     Parameters
     ----------
     tiny : modulators and camera of 96 x 64 pixels
-    as_found : a bench that nobody has aligned or calibrated; else an ideal one that is known
-    seed : of its imperfections
+    as_found : an imperfect bench, not aligned or calibrated; otherwise an ideal one with ground
+        truth
+    seed : of the imperfections
 
     Raises
     ------
@@ -417,40 +421,42 @@ def example_file(
     detector = "simulated-camera"
     if layout == "single-pixel":
         detector, device = "simulated-daq", "ni-6363"
-    values |= {"calibration": "" if as_found else _KNOWN, "seed": seed}
+    values |= {"calibration": "" if as_found else _GROUND_TRUTH, "seed": seed}
     if as_found:
-        values |= _FOUND[layout] | (_TINY_FOUND[layout] if tiny else {})
+        values |= _IMPERFECT_SIZES[layout] | (_TINY_IMPERFECT_SIZES[layout] if tiny else {})
     text = _EXAMPLE.format(layout=layout, clock=clock, detector=detector, device=device, **values)
-    return text + _found_world(layout, tiny, seed) if as_found else text
+    return text + _imperfect_world(layout, tiny, seed) if as_found else text
 
 
-_FOUND: dict[str, dict[str, Any]] = {
+_IMPERFECT_SIZES: dict[str, dict[str, Any]] = {
     "imaged": {"light": "1.5e8"},
     "line": {"light": "4e7"},
     "single-pixel": {},
 }
-_TINY_FOUND: dict[str, dict[str, Any]] = {  # elements of 2 pixels are too small for crooked benches
+_TINY_IMPERFECT_SIZES: dict[
+    str, dict[str, Any]
+] = {  # elements of 2 pixels are too small for misaligned benches
     "imaged": {"element": 3},
     "line": {"element": 3},
     "single-pixel": {"element": 3, "light": "2e10"},
 }
-_OFF_SCALE, _OFF_DEG, _OFF_PX = 0.05, 3.0, 40.0  # at most, of a bench that nobody aligned
+_OFF_SCALE, _OFF_DEG, _OFF_PX = 0.05, 3.0, 40.0  # at most, of a bench that is not aligned
 _TINY_OFF_PX = 2.0  # of 64 rows, as 40 are of 1152
 
 
-def _found_world(layout: str, tiny: bool, seed: int) -> str:
-    """Return the lines of `[world]` that make it crooked, uneven and drifting."""
+def _imperfect_world(layout: str, tiny: bool, seed: int) -> str:
+    """Return the lines of `[world]` with misalignment, uneven light and drift."""
     chance = np.random.Generator(np.random.Philox(seed))
     most_px = _TINY_OFF_PX if tiny else _OFF_PX
 
-    def crooked() -> str:
+    def misaligned() -> str:
         scale, turn, down, right = chance.uniform(-1, 1, 4)
         return (
             f"{{ scale = {1 + _OFF_SCALE * scale:.4f}, rotation_deg = {_OFF_DEG * turn:.3f}, "
             f"shift_px = [{most_px * down:.2f}, {most_px * right:.2f}] }}"
         )
 
-    text = _AS_FOUND.format(input=crooked(), camera=crooked())
+    text = _IMPERFECT.format(input=misaligned(), camera=misaligned())
     if layout == "imaged":
         text += "blur_px = 1.0                # of the image on the camera\n"
     if layout == "line":

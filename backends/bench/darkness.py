@@ -1,7 +1,7 @@
-"""`DarknessMeter`: a power meter that tells whether it is dark once the source says that it is off.
+"""`DarknessMeter`: a power meter that checks the darkness once the source reports that it is off.
 
-A laser may acknowledge "off" and shine. What the meter reads of a bench that is dark, and of one
-that is lit, says whether it looks at the beam at all; one that does not tells nothing.
+A laser may acknowledge "off" and still emit. Readings of the dark and of the lit bench show whether
+the meter measures the beam. If it does not, it is not used.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ...instruments import Clock, Instrument, InstrumentError, PowerMeter
 
 LOG = logging.getLogger("lightloom.bench")
 
-_LEFT = 0.1  # share of the light that it may still read
-_BRIGHTER, _LEAST_W = 1.5, 1e-9  # than darkness, from which on it looks at the beam
-_FALLS_S, _STEP_S = 3.0, 0.1  # in which a slow sensor must have fallen
+_LEFT = 0.1  # fraction of the light that the meter may still read
+_BRIGHTER, _LEAST_W = 1.5, 1e-9  # the meter measures the beam above 1.5 x dark reading + 1 nW
+_FALLS_S, _STEP_S = 3.0, 0.1  # time for a slow sensor to fall, and time between readings
 
 
 class DarknessMeter:
-    """The power meter of a bench, where it has one.
+    """The power meter of a bench, if it has one.
 
     Parameters
     ----------
@@ -37,23 +37,23 @@ class DarknessMeter:
         self._lit_w: float | None = None
 
     def see_dark(self) -> None:
-        """Read it while the source is off."""
+        """Read the meter while the source is off."""
         self._dark_w = self._read()
 
     def see_light(self) -> None:
-        """Read it while the source emits."""
+        """Read the meter while the source emits."""
         self._lit_w = None
         lit_w = None if self._dark_w is None else self._read()
         if self._dark_w is not None and lit_w is not None:
-            looks_at_it = lit_w > _BRIGHTER * abs(self._dark_w) + _LEAST_W
-            self._lit_w = lit_w if looks_at_it else None
+            measures_beam = lit_w > _BRIGHTER * abs(self._dark_w) + _LEAST_W
+            self._lit_w = lit_w if measures_beam else None
 
     def still_shines(self) -> str:
-        """Read it once the source says that it is off; a slow sensor gets its time.
+        """Read the meter once the source reports that it is off; wait for a slow sensor.
 
         Returns
         -------
-        a clause where light is still there, else ""
+        a clause if the meter still reads light, otherwise ""
         """
         dark_w, lit_w = self._dark_w, self._lit_w
         if dark_w is None or lit_w is None:
@@ -64,8 +64,8 @@ class DarknessMeter:
         while (seen_w := self._read()) is not None and seen_w > most_w:
             if self._clock.now_s() >= ends_s:
                 return (
-                    f"the source says that it is off, and the power meter still reads {seen_w:.3g} "
-                    f"W ({lit_w:.3g} W lit, {dark_w:.3g} W dark)"
+                    "the source reports that it is off, but the power meter still reads "
+                    f"{seen_w:.3g} W ({lit_w:.3g} W lit, {dark_w:.3g} W dark)"
                 )
             self._clock.sleep_until(self._clock.now_s() + _STEP_S)
         return ""

@@ -1,8 +1,8 @@
-"""`Decoder`: from what a detector took to electrons that can be trusted, or an error that says why.
+"""`Decoder`: converts detector data to electrons, and checks every shot before its result is used.
 
-Every shot is asked: is it the light of the frames that were shown (markers)? Can the detector count
-it (saturation)? Is darkness as dark as it was (pixels that no light reaches)? Is it as bright as it
-should be (markers, references)? Could the slots give it at all? Do the tile's own sums fit?
+Markers identify which frame each exposure shows. Further checks are saturation, the dark level of
+pixels without light, the brightness of markers and references, the range of each slot, and the
+checksums of the tile. A shot that fails a check raises an error with the reason.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ..optics.layouts.base import Layout, Marks
 from ..optics.model import OpticalModel
 from ..optics.parameters import Response
 from .bench import Bench
-from .shot_plan import Planned
+from .shot_plan import PlannedShot
 from .tracking import ScaleTracker, chi_square_limit
 
 _SIGMAS = 6.0  # exceeded by chance twice in a billion
-_TEN_THOUSAND = 3.72  # sigma of a normal distribution: exceeded by chance once in these
-_OFF = 0.3  # share of its light by which a reference may be brighter or dimmer than before
-_BEYOND = 0.02  # share of the brightest light by which calibration may be off
-_UNSTEADY = 0.01  # share of its light by which a sample may differ from the others, beyond noise
-_DARK_OFF = 0.002  # share of a pixel's full light that may reach dark pixels
+_SIGMA_TEN_THOUSAND = 3.72  # of a normal distribution, exceeded by chance once in 10,000
+_OFF = 0.3  # accepted relative change of the brightness of a reference
+_BEYOND = 0.02  # accepted error of the calibration, relative to the brightest light of a slot
+_UNSTEADY = 0.01  # accepted relative deviation of a sample from the mean, beyond noise
+_DARK_OFF = 0.002  # accepted light of dark pixels, relative to the full light of a pixel
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame laid out, with the number that its marker shows."""
+    """An encoded frame, with the frame id of its marker."""
 
     role: str
     key: tuple[int, int | str]
@@ -43,24 +43,24 @@ class Frame:
 
 @dataclass(frozen=True)
 class Taken:
-    """What the detector took, and of which frames it should be."""
+    """The data of one exposure, with the frames that it should show."""
 
     shot: Shot
     data: np.ndarray
     frames: dict[str, Frame]
-    planned: Planned
+    planned: PlannedShot
 
 
 @dataclass(frozen=True)
 class DecodedShot:
-    """What a shot gave.
+    """The result of a shot.
 
     Parameters
     ----------
     electrons : of each slot, at calibration's brightness, float64 [slots]
-    brightness, dark, peak, checksum : see `recorder.QUALITY`
-    numbers : that its markers showed, by role
-    seconds : that decoding took
+    brightness, dark, peak, checksum : see `checkpoint.QUALITY`
+    numbers : frame ids of the markers, by role
+    seconds : duration of decoding
     """
 
     electrons: np.ndarray
@@ -73,18 +73,18 @@ class DecodedShot:
 
     @property
     def quality(self) -> tuple[float, float, float, float]:
-        """The first columns of `recorder.QUALITY`."""
+        """The first columns of `checkpoint.QUALITY`."""
         return self.brightness, self.dark, self.peak, self.checksum
 
 
 class Decoder:
-    """Judges shots one after another, in the order in which they were taken.
+    """Decodes and checks shots in the order in which they were taken.
 
     Parameters
     ----------
     bench : open
-    model : what is known of its optics
-    tracker : of the light's drift; None where nothing is known of it
+    model : optical model of the bench
+    tracker : brightness filter; None without one
     """
 
     def __init__(
@@ -96,40 +96,43 @@ class Decoder:
         self.bench, self.model, self.tracker = bench, model, tracker
         self.layout, self.optics, self.response = model.layout, model.optics, model.response
         self.curves, self.is_guessed = model.curves, model.is_guessed
-        self._is_bucket = bench.file.layout == "single-pixel"
+        self._is_single_pixel = bench.file.layout == "single-pixel"
         self._read_variance = model.layout.read_pixels() * model.read_variance
         self._most_e = model.passed_e_most()
-        self._jump = 0.0  # of the light, that a shot was refused for
-        self._darkness = (
-            None if self._is_bucket or model.is_guessed else _darkness(model.layout, model.response)
+        self._step_change = 0.0  # possible step change of the brightness, found in a rejected shot
+        self._dark_level = (
+            None
+            if self._is_single_pixel or model.is_guessed
+            else _dark_level(model.layout, model.response)
         )
 
-    def learn_darkness(self) -> None:
-        """Take the dark level of the shots so far as what it should be."""
-        if self._darkness is not None:
-            self._darkness.learn()
+    def learn_dark_level(self) -> None:
+        """Use the mean dark level of the latest shots as the expected one."""
+        if self._dark_level is not None:
+            self._dark_level.learn()
 
     def decode(self, taken: Taken) -> DecodedShot:
         """Return the electrons of each slot.
 
         Raises
         ------
-        StaleFrame, WrongLight, WrongSum, Saturated, Drifted : when the shot cannot be trusted; then
-            nothing is concluded from it, but that the light may have jumped
+        StaleFrame, UnexpectedIntensity, ChecksumMismatch, Saturated, DriftExceeded : when the shot
+            cannot be trusted. A rejected shot does not update the brightness filter, except to
+            record a possible step change
         """
-        start, self._jump = time.perf_counter(), 0.0
+        start, self._step_change = time.perf_counter(), 0.0
         before = None if self.tracker is None else self.tracker.state()
         try:
-            found = self._found(taken)
+            found = self._decoded(taken)
         except BaseException:
             if self.tracker is not None and before is not None:
                 self.tracker.restore(before)
-                self.tracker.doubt(self._jump)
+                self.tracker.allow_step_change(self._step_change)
             raise
         return replace(found, seconds=time.perf_counter() - start)
 
-    def _found(self, taken: Taken) -> DecodedShot:
-        """Check what was taken, and give what it says."""
+    def _decoded(self, taken: Taken) -> DecodedShot:
+        """Check the data of an exposure, and return its result."""
         if self.bench.is_timing_only:
             levels = (taken.frames[role].levels for role in ("input", "weight"))
             numbers = {
@@ -137,15 +140,15 @@ class Decoder:
                 for role, frame in taken.frames.items()
             }
             return DecodedShot(self.model.passed_e(*levels), numbers=numbers)
-        peak = self._check_full(taken)
+        peak = self._check_saturation(taken)
         dark, marks = math.nan, Marks({})
         if not self.is_guessed:
             mean_input = float(self.curves["input"].light[taken.frames["input"].levels].mean())
             marks = self.layout.marks(taken.data, mean_input, self.response)
             self._check_numbers(marks, taken)
-            if self._darkness is not None:
-                dark = self._darkness.check(taken.data)
-        if self._is_bucket and not self.is_guessed:
+            if self._dark_level is not None:
+                dark = self._dark_level.check(taken.data)
+        if self._is_single_pixel and not self.is_guessed:
             self.check_steady(taken.data[0])
         raw = self.layout.electrons(taken.data)
         brightness = self._brightness(raw, marks, taken)
@@ -172,27 +175,32 @@ class Decoder:
 
     # --- checks ----------------------------------------------------------------------------------
 
-    def _check_full(self, taken: Taken) -> float:
-        """Refuse a shot that the detector could not count; give its brightest sample."""
+    def _check_saturation(self, taken: Taken) -> float:
+        """Refuse a shot with saturated samples; return its brightest sample over full scale."""
         bench = self.bench
-        top = bench.daq.input_range_v[1] if self._is_bucket else (1 << bench.camera.bit_depth) - 1
+        top = (
+            bench.daq.input_range_v[1]
+            if self._is_single_pixel
+            else (1 << bench.camera.bit_depth) - 1
+        )
         peak = float(taken.data.max())
         if peak < top:
             return peak / top
-        full = taken.data >= top
+        saturated = taken.data >= top
         if self.optics.bad is not None:
-            full &= ~self.optics.bad
-        if full.any():
+            saturated &= ~self.optics.bad
+        if saturated.any():
+            count = int(saturated.sum())
             raise Saturated(
-                f"shot {taken.shot.address}: the detector is full ({int(full.sum())} samples at "
+                f"shot {taken.shot.address}: the detector is saturated ({count} samples at "
                 f"{top:g}); lower power_w or exposure_s in {bench.path}"
             )
         return peak / top
 
     def check_steady(self, volts: np.ndarray) -> None:
-        """Refuse samples of one exposure that differ more than noise makes them: chi-square.
+        """Refuse samples of one exposure that differ by more than noise, by a chi-square test.
 
-        Exceeded by chance once in ten thousand shots, as checksums are.
+        A correct shot fails once in ten thousand, as with checksums.
 
         Parameters
         ----------
@@ -200,7 +208,7 @@ class Decoder:
 
         Raises
         ------
-        WrongLight : when the light changed meanwhile
+        UnexpectedIntensity : when the light changed during the exposure
         """
         optics, count = self.optics, len(volts)
         electrons = volts * optics.gain_e_per_count
@@ -210,12 +218,12 @@ class Decoder:
         noise = (optics.read_noise_e**2 + optics.dark_e) / count
         noise += max(mean, 0.0) + (step * optics.gain_e_per_count) ** 2 / 12
         chi_square = float(((electrons - mean) ** 2).sum()) / (noise + (_UNSTEADY * mean) ** 2)
-        limit = chi_square_limit(count - 1, _TEN_THOUSAND)
+        limit = chi_square_limit(count - 1, _SIGMA_TEN_THOUSAND)
         if chi_square > limit:
             raise UnexpectedIntensity(
                 f"the light changed during the exposure (chi-square {chi_square:.0f} of {count} "
                 f"samples, at most {limit:.0f} by chance): check that nothing moves in the beam, "
-                "and that frames have settled by then"
+                "and that frames settle before the exposure"
             )
 
     def _check_numbers(self, marks: Marks, taken: Taken) -> None:
@@ -228,42 +236,42 @@ class Decoder:
             return
         role, number = next(iter(wrong.items()))
         error = StaleFrame(
-            f"the light is that of {role} frame {number}, not of frame "
+            f"the exposure shows {role} frame {number}, not frame "
             f"{taken.frames[role].number % (1 << self.layout.marker_bits)}: the modulator did not "
-            "show it, or the detector gave an old exposure"
+            "show it, or the detector returned an old exposure"
         )
-        both = len(wrong) > 1  # an old exposure, rather than two modulators at once
+        both = len(wrong) > 1  # then an old exposure is more likely than two frozen modulators
         error.instrument = self.bench.instruments["detector" if both else role]
         raise error
 
     def _brightness(self, electrons: np.ndarray, marks: Marks, taken: Taken) -> float:
-        """Return light of this shot over that of calibration, from its marker or as a reference.
+        """Return the brightness of this shot over that of calibration, from markers or a reference.
 
         Raises
         ------
-        WrongLight : when it is much brighter or dimmer than the shots before, once: the light may
-            have jumped
-        Drifted : when the light has left the bench file's tolerance
+        UnexpectedIntensity : when the brightness changes suddenly; if the next shot confirms the
+            step change, it is accepted
+        DriftExceeded : when the brightness is beyond the tolerance of the bench file
         """
         tracker, planned = self.tracker, taken.planned
         if tracker is None:
             return 1.0
         if marks.scale is not None:
-            self._jump = tracker.jump(marks.scale, marks.scale_variance)
-            if self._jump:
+            self._step_change = tracker.step_change(marks.scale, marks.scale_variance)
+            if self._step_change:
                 raise UnexpectedIntensity(
                     f"the markers are {marks.scale / tracker.slow:.3f} times as bright as those of "
-                    "the shots before: check the source, and that nothing stands in the beam"
+                    "the previous shots: check the source, and that nothing blocks the beam"
                 )
             now = tracker.update(marks.scale, marks.scale_variance)
         elif planned.is_reference:
             total = float(self._expected(taken).sum())
             variance = total + len(electrons) * self.optics.read_noise_e**2
             measured = float(electrons.sum()) / total
-            self._check_alike(measured / tracker.slow, variance**0.5 / total)
+            self._check_brightness(measured / tracker.slow, variance**0.5 / total)
             now = tracker.update(measured, variance / total**2, planned.since)
         else:
-            now = tracker.ahead(planned.since)  # no marker tells; references are seldom
+            now = tracker.ahead(planned.since)  # without markers, between two references
         tolerance = self.bench.file.drift_tolerance
         if abs(tracker.slow - 1) > tolerance:
             raise DriftExceeded(
@@ -276,15 +284,15 @@ class Decoder:
     def _expected(self, taken: Taken) -> np.ndarray:
         return self.model.passed_e(taken.frames["input"].levels, taken.frames["weight"].levels)
 
-    def _check_alike(self, share: float, sigma: float) -> None:
-        if abs(share - 1) > _OFF + _SIGMAS * sigma:
+    def _check_brightness(self, ratio: float, sigma: float) -> None:
+        if abs(ratio - 1) > _OFF + _SIGMAS * sigma:
             raise UnexpectedIntensity(
-                f"a reference shot brought {share:.3f} times the light that it should: check the "
-                "source, and that nothing stands in the beam"
+                f"a reference shot gave {ratio:.3f} times the expected light: check the source, "
+                "and that nothing blocks the beam"
             )
 
     def check_possible(self, electrons: np.ndarray) -> None:
-        """Refuse electrons that no levels of these slots give.
+        """Refuse electrons that no grey levels of these slots can give.
 
         Parameters
         ----------
@@ -292,7 +300,7 @@ class Decoder:
 
         Raises
         ------
-        WrongLight : when there are too many or too few
+        UnexpectedIntensity : when a slot has too many or too few
         """
         sigma = _SIGMAS * np.sqrt(np.maximum(electrons, 0) + self._read_variance)
         slack = sigma + _BEYOND * self._most_e
@@ -300,52 +308,53 @@ class Decoder:
         if (off > 0).any():
             slot = int(np.argmax(off / slack))
             raise UnexpectedIntensity(
-                f"slot {slot} brought {electrons[slot]:.4g} electrons, and its elements pass 0 to "
-                f"{self._most_e[slot]:.4g}: check for light from elsewhere, and the detector"
+                f"slot {slot} gave {electrons[slot]:.4g} electrons, and its elements pass 0 to "
+                f"{self._most_e[slot]:.4g}: check for stray light, and the detector"
             )
 
     def _check_reference(self, electrons: np.ndarray, taken: Taken) -> None:
-        """Compare every slot with its prediction, their common brightness left open.
+        """Compare every slot of a reference with its prediction, apart from a common brightness.
 
-        Chi-square over the slots, the variance of each being that of shot noise, read noise and the
-        tolerance of its light, or of the mean light where that is more. Exceeded by chance once in
-        a million references.
+        The test is chi-square over the slots. The variance of each slot is that of shot noise, read
+        noise and the tolerance of its light, or of the mean light if that is more. A correct
+        reference fails once in a million.
         """
         expected = self._expected(taken)
         light = np.maximum(expected, max(float(expected.mean()), 1.0))
         noise = np.maximum(expected, 0) + self._read_variance
         variance = noise + (self.model.tolerance * light) ** 2
         weight = expected / variance
-        share = float(weight @ electrons) / max(float(weight @ expected), 1e-30)
-        self._check_alike(share, float(weight @ expected) ** -0.5 if weight.any() else 0.0)
+        ratio = float(weight @ electrons) / max(float(weight @ expected), 1e-30)
+        self._check_brightness(ratio, float(weight @ expected) ** -0.5 if weight.any() else 0.0)
         freedom = len(expected) - 1
         if freedom < 1 or self.is_guessed:
             return
-        off = electrons - share * expected
+        off = electrons - ratio * expected
         chi_square, limit = float((off**2 / variance).sum()), chi_square_limit(freedom)
         if chi_square > limit:
             slot = int(np.argmax(np.abs(off) / np.sqrt(variance)))
             raise UnexpectedIntensity(
-                f"a reference shot brought {electrons[slot]:.4g} electrons to slot {slot} where "
-                f"the weights pass {expected[slot] * share:.4g} (chi-square {chi_square:.0f} of "
+                f"a reference shot gave {electrons[slot]:.4g} electrons in slot {slot}, where "
+                f"the weights pass {expected[slot] * ratio:.4g} (chi-square {chi_square:.0f} of "
                 f"{len(expected)} slots, at most {limit:.0f} by chance): check that nothing "
-                "stands in the beam, and that the bench has not moved"
+                "blocks the beam, and that the bench has not moved"
             )
 
 
-# --- darkness ------------------------------------------------------------------------------------
+# --- dark level ----------------------------------------------------------------------------------
 
 
 @dataclass
-class _Darkness:
-    """How dark the pixels are that no light reaches.
+class _DarkLevel:
+    """The expected dark level of the pixels that no light reaches.
 
     Parameters
     ----------
-    pixels : their places in a frame, flat
+    pixels : flat indices of these pixels in a frame
     expected : their mean, in counts
     sigma : of that mean
-    tolerance : of it, beyond chance
+    tolerance : accepted deviation beyond noise, in counts
+    latest : means of the latest shots, in counts
     """
 
     pixels: np.ndarray
@@ -355,11 +364,11 @@ class _Darkness:
     latest: list[float]
 
     def check(self, data: np.ndarray) -> float:
-        """Return by how many sigma they are off.
+        """Return the deviation of the dark level, in sigma.
 
         Raises
         ------
-        WrongLight : when they are brighter or darker than they can be
+        UnexpectedIntensity : when the deviation is beyond noise and tolerance
         """
         mean = float(data.ravel()[self.pixels].mean())
         off = mean - self.expected
@@ -368,7 +377,7 @@ class _Darkness:
             raise UnexpectedIntensity(
                 f"the dark level of the detector is {mean:.2f} counts where it was "
                 f"{self.expected:.2f}, in pixels that no light of the bench reaches: check for "
-                "light from elsewhere, and the detector's offset"
+                "stray light, and the detector's offset"
             )
         return off / self.sigma
 
@@ -377,7 +386,7 @@ class _Darkness:
             self.expected = float(np.mean(self.latest))
 
 
-def _darkness(layout: Layout, response: Response) -> _Darkness | None:
+def _dark_level(layout: Layout, response: Response) -> _DarkLevel | None:
     pixels, optics = layout.dark_pixels(), layout.optics
     if not len(pixels):
         return None
@@ -388,4 +397,4 @@ def _darkness(layout: Layout, response: Response) -> _Darkness | None:
     read = float(layout.read_pixels().mean())
     full = float(response.pairs_e.sum(axis=1).mean()) / read  # electrons of a pixel
     tolerance = (optics.read_noise_e / read**0.5 + _DARK_OFF * full) / gain
-    return _Darkness(pixels, expected, (variance / len(pixels)) ** 0.5, tolerance, [])
+    return _DarkLevel(pixels, expected, (variance / len(pixels)) ** 0.5, tolerance, [])

@@ -1,8 +1,8 @@
-"""`diagnose`: which device is to blame, when repeats of a shot do not help.
+"""`diagnose`: find the faulty device when retries of a shot do not help.
 
-A few exposures: darkness with the source off, then light, then one modulator after the other made
-dark. Light that stays where it should go, or goes where it should stay, names its device. It takes
-a bounded time: each wait has a time-out, and a device that does not answer is the answer.
+The diagnosis takes a few exposures: with the source off, with light, and with each modulator dark.
+Light that does not change as expected identifies the device. The time is bounded, because each wait
+has a time-out. If a device does not respond, it is reported as the cause.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ...instruments import InstrumentError, InterlockOpen, LightloomError, Shot
 from .bench import WINDOW_SAMPLES, Bench
 from .decoding import Decoder
 
-_FALLS = 0.3  # share of the light that may be left when a modulator is dark
-_LONG = 100.0  # exposures in one, to see what dark modulators leak
-_DIM, _BRIGHT = 0.7, 1.4  # share of the light that there should be
+_FALLS = 0.3  # fraction of the light that may remain when a modulator is dark
+_LONG = 100.0  # factor of the long exposure that measures the leakage of dark modulators
+_DIM, _BRIGHT = 0.7, 1.4  # accepted range of the light over the expected light
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found.
+    """The result of a diagnosis.
 
     Parameters
     ----------
-    role : of the device to blame; "" where all is as it should be
+    role : of the faulty device; "" if no device is faulty
     sentence : a clause, such as "the light does not follow the input modulator"
     advice : what the operator should do
     """
@@ -37,31 +37,32 @@ class Diagnosis:
 
 
 def diagnose(bench: Bench, decoder: Decoder, was_lit: bool = True) -> Diagnosis:
-    """Find the device to blame; it never raises for what a device does.
+    """Find the faulty device; errors of devices become part of the diagnosis.
 
     Parameters
     ----------
-    was_lit : the source may be switched on again after it was switched off for a dark exposure
+    was_lit : whether the source may be switched on again after a dark exposure
     """
     if bench.is_timing_only:
         return _NOTHING
     try:
-        return _Bisection(bench, decoder).found(was_lit)
+        return _Bisection(bench, decoder).run(was_lit)
     except InterlockOpen as error:
         return Diagnosis("source", str(error), "make the beam path safe, re-arm the source on site")
     except LightloomError as error:
         instrument = error.instrument if isinstance(error, InstrumentError) else None
         for role, item in bench.instruments.items():
             if item is instrument:
-                return Diagnosis(role, f"it does not do what it is asked ({error})", _CABLES)
+                return Diagnosis(role, f"it does not follow its commands ({error})", _CABLES)
         return Diagnosis("", f"it could not be narrowed down ({error})", _CABLES)
 
 
 _CABLES = "check its cable and power"
 _NOTHING = Diagnosis(
     "",
-    "nothing is wrong with any device now, so it was transient",
-    "resume the run; if it happens again, look for loose cables and for what else runs then",
+    "no device is faulty now, so the fault was transient",
+    "resume the run; if it happens again, look for loose cables and for other programs that run "
+    "at the same time",
 )
 
 
@@ -70,17 +71,17 @@ class _Bisection:
         self._bench, self._decoder = bench, decoder
         self._count = 0
 
-    def found(self, was_lit: bool) -> Diagnosis:
-        bench, full = self._bench, self._light()
-        self._taken()  # which a detector that is late would give again
+    def run(self, was_lit: bool) -> Diagnosis:
+        bench, full = self._bench, self._expected_e()
+        self._exposed_e()  # discarded: a detector that is late would return it again
         bench.source.disable()
-        dark_e = self._taken()
+        dark_e = self._exposed_e()
         noise = self._noise_e(1.0)
         if dark_e > 0.1 * full + noise:
             return Diagnosis(
                 "detector",
                 f"with the source off the detector still sees {dark_e / full:.0%} of the light",
-                "check for light from elsewhere, and whether the detector gives old exposures",
+                "check for stray light, and whether the detector returns old exposures",
             )
         if dark_e < -0.1 * full - noise:
             return Diagnosis(
@@ -91,57 +92,58 @@ class _Bisection:
         if not was_lit:
             return _NOTHING
         bench.source.enable()
-        lit, dims = self._followed(1.0, 0.0)
+        lit, dims = self._measure(1.0, 0.0)
         if max(lit, *dims.values()) > 3 * noise:
-            return self._judged(lit / full, _over(dims, full), noise / full)
-        # a dark modulator leaks a little, and a dark source nothing: a long exposure tells them
+            return self._interpret(lit / full, _over(dims, full), noise / full)
+        # a long exposure tells a dark modulator, which leaks a little, from a dark source
         bench.source.disable()
-        offset = self._taken(_LONG)
+        offset = self._exposed_e(_LONG)
         bench.source.enable()
-        lit, dims = self._followed(_LONG, offset)
+        lit, dims = self._measure(_LONG, offset)
         noise = self._noise_e(_LONG)
         if max(lit, *dims.values()) > 3 * noise:
-            return self._judged(lit / full, _over(dims, full), noise / full)
+            return self._interpret(lit / full, _over(dims, full), noise / full)
         return Diagnosis(
             "source",
-            "no light arrives although the source says that it is on",
-            "check the source's power and shutter, and that nothing stands in the beam",
+            "no light arrives although the source reports that it is on",
+            "check the source's power and shutter, and that nothing blocks the beam",
         )
 
-    def _followed(self, times: float, offset: float) -> tuple[float, dict[str, float]]:
-        """Return the electrons of both modulators bright, and those with either of them dark."""
-        dims = {role: self._taken(times, role) - offset for role in ("input", "weight")}
-        return self._taken(times) - offset, dims
+    def _measure(self, times: float, offset: float) -> tuple[float, dict[str, float]]:
+        """Return electrons with both modulators bright, and with each of them dark, by role."""
+        dims = {role: self._exposed_e(times, role) - offset for role in ("input", "weight")}
+        return self._exposed_e(times) - offset, dims
 
-    def _judged(self, lit: float, dims: dict[str, float], noise: float) -> Diagnosis:
-        """Say what it means.
+    def _interpret(self, lit: float, dims: dict[str, float], noise: float) -> Diagnosis:
+        """Return the diagnosis of the measured light.
 
         Parameters
         ----------
-        lit : light of both modulators bright, over what it should be
-        dims : with one of them dark, by role
+        lit : light with both modulators bright, over the expected light
+        dims : the same with one of them dark, by role
+        noise : 6 sigma, over the expected light
         """
-        follows = {role: dim < _FALLS * lit + noise for role, dim in dims.items()}
+        responds = {role: dim < _FALLS * lit + noise for role, dim in dims.items()}
         for role in ("input", "weight"):
             other = "weight" if role == "input" else "input"
-            if not follows[role] and follows[other]:
+            if not responds[role] and responds[other]:
                 return Diagnosis(
                     role,
                     f"the light does not follow the {role} modulator: {dims[role]:.0%} of it "
-                    "stays when that is dark",
-                    "check whether it shows what it is sent: cable, window and power",
+                    "remains when the modulator is dark",
+                    "check whether it shows the frames that it is sent: cable, window and power",
                 )
-        if not any(follows.values()):
+        if not any(responds.values()):
             return Diagnosis(
                 "detector",
                 "the light follows neither modulator",
-                "check whether the detector gives old exposures, and both modulators' cables",
+                "check whether the detector returns old exposures, and both modulators' cables",
             )
         if not _DIM <= lit <= _BRIGHT:
             return Diagnosis(
                 "source",
-                f"both modulators answer, and the light is {lit:.2f} times what it should be",
-                "check the source's power, and that nothing stands in the beam",
+                f"both modulators respond, but the light is {lit:.2f} times the expected light",
+                "check the source's power, and that nothing blocks the beam",
             )
         return _NOTHING
 
@@ -149,37 +151,37 @@ class _Bisection:
 
     def _bright(self, role: str) -> np.ndarray:
         layout = self._decoder.layout
-        share = layout.reference_light if role == "input" else 0.5
+        light = layout.reference_light if role == "input" else 0.5
         rows = 1 if role == "input" and layout.shares_input else layout.slots
-        return self._decoder.curves[role].levels(np.full((rows, layout.length), share))
+        return self._decoder.curves[role].levels(np.full((rows, layout.length), light))
 
     def _frame(self, role: str, is_bright: bool) -> np.ndarray:
-        """Return a frame of bright elements, or one that is dark all over, markers too."""
+        """Return a frame of bright elements, or a frame that is dark everywhere, markers too."""
         layout = self._decoder.layout
         if is_bright:
             return layout.frame(role, self._bright(role), self._count)
         modulator = self._bench.input if role == "input" else self._bench.weight
         return np.full(modulator.shape, layout.darkest[role], dtype=modulator.dtype)
 
-    def _light(self) -> float:
+    def _expected_e(self) -> float:
         passed = self._decoder.model.passed_e(self._bright("input"), self._bright("weight"))
         return max(float(passed.sum()), 1.0)
 
     def _noise_e(self, times: float) -> float:
-        """Return 6 sigma of darkness, over all slots."""
+        """Return 6 sigma of the dark level, summed over all slots."""
         optics, layout = self._decoder.optics, self._decoder.layout
         each = optics.read_noise_e**2 + optics.dark_e * times + optics.gain_e_per_count**2 / 12
         if self._bench.file.layout == "single-pixel":
             each = optics.read_noise_e**2 + optics.dark_e * times
         return 6 * float((layout.read_pixels() * each).sum()) ** 0.5
 
-    def _taken(self, times: float = 1.0, dark: str = "") -> float:
-        """Show bright frames, and give the electrons of all slots together.
+    def _exposed_e(self, times: float = 1.0, dark: str = "") -> float:
+        """Show bright frames, and return the electrons of all slots together.
 
         Parameters
         ----------
+        times : exposure over that of a shot, as far as the bench file allows
         dark : role of the modulator that is dark instead
-        times : the exposure of a shot, as far as the bench file allows
         """
         bench, file, layout = self._bench, self._bench.file, self._decoder.layout
         self._count += 1

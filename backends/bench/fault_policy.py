@@ -1,38 +1,38 @@
-"""What is done about faults of a bench: per kind, recoveries in order, each counted and reported.
+"""`FaultPolicy`: the recoveries for each kind of fault, in order, each counted and reported.
 
 LOST stands for: retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause.
 
-| kind | what happened | by default |
+| kind | what happened | default recoveries |
 |---|---|---|
-| stale | light of an earlier frame, or of two | LOST |
+| stale | the exposure shows an earlier frame, or two frames | LOST |
 | dropped | a gap in the camera's frame numbers | LOST |
 | incomplete | a part of a frame did not arrive | LOST |
 | timeout | no answer, or no frame, in time | LOST |
-| protocol-error | an answer that is garbage | LOST |
-| disconnected | a device is gone | reconnect 2, wait 5 s, reconnect, pause |
-| in-use | somebody else holds a device | wait 2 s, reconnect, wait 10 s, reconnect, pause |
+| protocol-error | an answer that does not follow the protocol | LOST |
+| disconnected | a device is disconnected | reconnect 2, wait 5 s, reconnect, pause |
+| in-use | another process holds a device | wait 2 s, reconnect, wait 10 s, reconnect, pause |
 | unexpected-intensity | far too little or too much light | retry, wait 20 ms, wait 0.2 s, pause |
-| checksum-mismatch | a checksum of a tile does not fit | retry, wait 20 ms, wait 0.2 s, pause |
-| drift-exceeded | the light left the bench file's tolerance | pause |
-| saturated | a detector is full | retry 1, pause |
-| interlock | the interlock is open, or emission has stopped | pause, always: latched |
+| checksum-mismatch | a checksum of a tile does not match | retry, wait 20 ms, wait 0.2 s, pause |
+| drift-exceeded | the light left the tolerance of the bench file | pause |
+| saturated | a detector is saturated | retry 1, pause |
+| interlock | the interlock is open, or emission has stopped | always pause, and latch the bench |
 
 The table `[faults]` of a bench file sets others: `stale = "retry 5, wait 2 s, retry, pause"`.
 
 | recovery | what it does |
 |---|---|
-| retry N | shows both frames anew and takes the shot again, N times; `limits.retries` without N |
+| retry N | shows both frames again and takes the shot again, N times; `limits.retries` without N |
 | wait TIME | waits, then retries |
-| reconnect N | closes and connects the device that failed (all but the source where nobody |
-|  | knows which), sets it up as when the bench was opened, then retries |
-| realign | finds how the modulators lie, then begins products again; calibrated benches only |
-| recalibrate | aligns and calibrates, then begins products again; calibrated benches only |
+| reconnect N | closes and connects the device that failed, or all but the source if it is |
+|  | unknown; sets it up as when the bench was opened, then retries |
+| realign | measures the registration, then restarts products; calibrated benches only |
+| recalibrate | aligns and calibrates, then restarts products; calibrated benches only |
 | host | computes the numbers of this shot from the same grey levels, counted as marked |
-| skip | gives this shot's numbers up: they are those of a dark tile, counted as marked |
+| skip | uses the numbers of a dark tile for this shot, counted as marked |
 | pause | makes the bench safe and ends the run with a diagnosis; it can be resumed |
 
-Each shot goes through the list of each kind once, so that whatever comes together ends. A list
-that has come to its end pauses.
+Each shot uses the list of each kind once, so every combination of faults ends. At the end of a
+list the run pauses.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ KINDS: dict[type[BaseException], str] = {
     Saturated: "saturated",
     InterlockOpen: "interlock",
 }
-SUSPENDED = "suspended"  # shots that are taken again because a monitor was out of bounds meanwhile
+SUSPENDED = "suspended"  # shots taken again because a monitor was out of bounds or the light off
 
 _LOST = "retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause"
 _UNLIKELY = "retry, wait 20 ms, wait 0.2 s, pause"
@@ -92,25 +92,25 @@ DEFAULTS = {
     "saturated": "retry 1, pause",
     "interlock": "pause",
 }
-OLD_KINDS = {  # words of files of before -> today's
+OLD_KINDS = {  # words of older files -> current words
     "garbled": "protocol-error",
     "wrong-light": "unexpected-intensity",
     "wrong-sum": "checksum-mismatch",
     "drifted": "drift-exceeded",
 }
-ANEW = ("realign", "recalibrate")  # recoveries after which the numbers of a product begin again
+RESTARTS = ("realign", "recalibrate")  # recoveries after which products restart
 _COUNTED = ("retry", "reconnect")
-_PLAIN = (*ANEW, "host", "skip", "pause")
+_PLAIN = (*RESTARTS, "host", "skip", "pause")
 _MOST_TIMES, _MOST_WAIT_S = 100, 3600.0
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """One thing to do about a fault.
+    """One recovery from a fault.
 
     Parameters
     ----------
-    wait_s : of "wait"
+    wait_s : duration of "wait"
     """
 
     name: str
@@ -121,17 +121,17 @@ PAUSE = Recovery("pause")
 
 
 def kind_of(error: BaseException) -> str | None:
-    """Return the kind of a fault; None for what is none, such as a limit that was exceeded."""
+    """Return the kind of a fault; None if the error is not a fault, such as an exceeded limit."""
     return next((kind for which, kind in KINDS.items() if isinstance(error, which)), None)
 
 
 class FaultPolicy:
-    """What is done about which kind of fault.
+    """The recoveries for each kind of fault.
 
     Parameters
     ----------
-    faults : kind -> recoveries, as the table [faults] of a bench file says; others are the defaults
-    retries : of "retry" without a number
+    faults : kind -> recoveries, from the table [faults] of a bench file; other kinds use defaults
+    retries : number of retries of "retry" without a number
 
     Raises
     ------
@@ -146,24 +146,24 @@ class FaultPolicy:
                 )
             if kind not in DEFAULTS:
                 kinds = ", ".join(kind for kind in DEFAULTS if kind != "interlock")
-                raise ValueError(f"{kind} is no kind of fault; kinds are {kinds}")
+                raise ValueError(f"{kind} is not a kind of fault; kinds are {kinds}")
         self._recoveries = {
             kind: _read(kind, text, retries) for kind, text in {**DEFAULTS, **faults}.items()
         }
 
     def recovery(self, kind: str, used: Counter[str]) -> Recovery:
-        """Return what comes next for a shot.
+        """Return the next recovery for a shot.
 
         Parameters
         ----------
-        used : how many recoveries of each kind the shot has had
+        used : number of recoveries that the shot has used, by kind
         """
         recoveries = self._recoveries[kind]
         return recoveries[used[kind]] if used[kind] < len(recoveries) else PAUSE
 
     @property
     def names(self) -> set[str]:
-        """The names of all recoveries that may be used."""
+        """The names of all recoveries in this policy."""
         return {
             recovery.name for recoveries in self._recoveries.values() for recovery in recoveries
         }

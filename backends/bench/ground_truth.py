@@ -1,7 +1,7 @@
-"""What is known of a bench without calibration: the truth of a simulated one, or nominal figures.
+"""Optical parameters without a calibration: the ground truth of a simulation, or nominal values.
 
-`true_optics` is for benches whose file says `calibration = "ground-truth"`, and for tests;
-`nominal_optics` is the guess with which an operator may insist on running an uncalibrated bench.
+`true_optics` is for benches whose file says `calibration = "ground-truth"`, and for tests.
+`nominal_optics` is for operators who run an uncalibrated bench on purpose.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..optics.parameters import Optics, Response
 from .bench import WINDOW_SAMPLES, Bench
 from .tracking import ScaleTracker
 
-_FITS = 0.98  # of a modulator's image on the sensor, where nobody aligned it
+_FITS = 0.98  # size of the modulator's image over the sensor, assumed without alignment
 _NOMINAL_FULL_WELL_E = 10_000.0
 
 
 def true_optics(bench: Bench) -> Optics:
-    """Ask a simulated bench for the truth that calibration is to find."""
+    """Return the true parameters of a simulated bench, which a calibration would measure."""
     assert bench.world is not None
     file = bench.file
     on_camera = file.layout != "single-pixel"
@@ -57,9 +57,9 @@ def true_optics(bench: Bench) -> Optics:
 def _camera_map(
     truth: dict[str, Any], sensor: tuple[int, int], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Return the map of weight pixels on the camera, of distortion the cubic terms that it is."""
+    """Return the map from weight pixels to the camera, with cubic terms for distortion."""
     matrix: np.ndarray = truth["camera_map"]
-    if not truth["distortion"] or matrix[1, 1] == 0:  # a line's spots are not bent
+    if not truth["distortion"] or matrix[1, 1] == 0:  # a line bench has no distortion
         return matrix
     rows, columns = (np.linspace(0, size - 1, 9) for size in shape)
     here = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -69,12 +69,11 @@ def _camera_map(
 
 
 def true_response(bench: Bench, layout: Layout) -> Response:
-    """Return what the slots of a simulated bench answer, from its truth.
+    """Return the true response of the slots of a simulated bench.
 
-    The world says, without noise, what the detector would see: of each element what arrives in its
-    own slot, of each slot and marker cell what leaks through dark pixels. A formula for the light
-    of a cell would miss its edges, blur and the pattern of pixels on pixels, and every product is
-    divided by that light.
+    The world computes the noise-free light on the detector: of each element in its own slot, and of
+    each slot and marker cell with dark pixels. A formula for the light of a cell would miss edges,
+    blur and moire, and every product is divided by that light.
     """
     assert bench.world is not None
     file = bench.file
@@ -91,7 +90,7 @@ def true_response(bench: Bench, layout: Layout) -> Response:
 
 
 def _seen(bench: Bench, layout: Layout, pairs_e: np.ndarray, per_pixel_e: float) -> Response:
-    """Return the response with these elements: leaks and markers as the detector would see them."""
+    """Return the response with given elements; leakage and markers are computed by the world."""
     ones = (1 << layout.marker_bits) - 1
     shown = {
         key: _exposed(bench, layout, *key, per_pixel_e)
@@ -123,7 +122,7 @@ def _seen(bench: Bench, layout: Layout, pairs_e: np.ndarray, per_pixel_e: float)
 
 @dataclass(frozen=True)
 class _Exposed:
-    """Electrons of slots, and of marker cells by role, without noise."""
+    """The electrons of slots, and of marker cells by role, without noise."""
 
     slots_e: np.ndarray
     cells_e: dict[str, np.ndarray]
@@ -132,7 +131,7 @@ class _Exposed:
 def _exposed(
     bench: Bench, layout: Layout, input_lit: int, weight_lit: int, number: int, per_pixel_e: float
 ) -> _Exposed:
-    """Return what the detector would see of elements that are all brightest, or all darkest."""
+    """Return the noise-free electrons for elements that are all brightest or all darkest."""
     assert bench.world is not None
     frames = {}
     for role, is_lit in (("input", input_lit), ("weight", weight_lit)):
@@ -149,11 +148,11 @@ def _exposed(
 
 
 def true_tracker(bench: Bench, measured: float) -> ScaleTracker:
-    """Return the filter that follows a simulated source, whose noise and drift are known.
+    """Return the brightness filter for a simulated source, from its true noise and drift.
 
     Parameters
     ----------
-    measured : relative variance of a measurement of the light
+    measured : relative variance of a brightness measurement
     """
     assert bench.world is not None
     options = bench.world.options
@@ -163,18 +162,18 @@ def true_tracker(bench: Bench, measured: float) -> ScaleTracker:
 def drift_filter(
     source_rms: float, drift_rms: float, drift_shots: float, measured: float
 ) -> ScaleTracker:
-    """Return the filter of a source with new noise in each shot and a smooth, slow drift.
+    """Return the brightness filter for a source with independent noise per shot and slow drift.
 
-    The drift changes by a per shot, steadily, and the filter's random walk does not. Over the T
-    shots that a filter of walk q averages, T^2 = R / q, it lags by a T and keeps R / 2 T of the
-    variance R of a measurement. The sum of a^2 T^2 and R / 2 T is least for T^3 = R / 4 a^2, so
-    q = R / T^2 = (16 a^4 R)^(1/3). A walk of a^2 a shot would lag by more than chance wherever
-    markers are dim.
+    The true drift changes steadily by a per shot, unlike the random walk of the filter. A filter of
+    walk q averages over T shots, T^2 = R / q. It lags by a T and keeps R / 2 T of the variance R of
+    a measurement. The sum of a^2 T^2 and R / 2 T is least for T^3 = R / 4 a^2, so
+    q = R / T^2 = (16 a^4 R)^(1/3). With a walk of a^2 per shot, the lag would exceed the noise
+    wherever markers are dim.
 
     Parameters
     ----------
     source_rms, drift_rms, drift_shots : see `WorldOptions`
-    measured : relative variance of a measurement of the light
+    measured : relative variance of a brightness measurement
     """
     a_shot = drift_rms * 2 * math.pi / drift_shots  # rms of 24 cosines' rates
     noise = source_rms**2 + measured
@@ -186,7 +185,7 @@ def drift_filter(
 
 
 def response_of(layout: Layout, light: np.ndarray) -> Response:
-    """Return what elements answer, from the light of weight pixels [h, w], both brightest."""
+    """Return the response of elements, from the light of brightest weight pixels [h, w]."""
     leaks = {role: float(table.min()) for role, table in layout.optics.tables.items()}
     above = (1 - leaks["input"]) * (1 - leaks["weight"])
     leak = {role: np.full(layout.slots, f / (1 - f)) for role, f in leaks.items()}
@@ -199,7 +198,7 @@ def response_of(layout: Layout, light: np.ndarray) -> Response:
 
 
 def nominal_optics(bench: Bench) -> Optics:
-    """Guess: modulators centred on each other and on the sensor, straight grey-level curves."""
+    """Return nominal parameters: centred modulators and sensor, linear response curves."""
     file = bench.file
     shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
     tables = {
@@ -219,7 +218,7 @@ def nominal_optics(bench: Bench) -> Optics:
     on_sensor = _centred(shapes["weight"], sensor, np.full(2, _FITS * scale.min()))
     if file.layout == "line":
         on_sensor = _centred(shapes["weight"], sensor, _FITS * scale)
-        on_sensor[1] = 0.0, 0.0, (sensor[1] - 1) / 2  # all columns fall on one
+        on_sensor[1] = 0.0, 0.0, (sensor[1] - 1) / 2  # the image is one column
     return Optics(
         tables=tables,
         input_map=_centred(shapes["weight"], shapes["input"], np.ones(2)),
@@ -238,7 +237,7 @@ def _centred(source: tuple[int, int], target: tuple[int, int], scale: np.ndarray
 
 
 def only_simulated(bench: Bench) -> None:
-    """Refuse a real bench that pretends to know its truth.
+    """Refuse a real bench whose file says that it has a ground truth.
 
     Raises
     ------
@@ -246,6 +245,6 @@ def only_simulated(bench: Bench) -> None:
     """
     if not bench.is_simulated:
         raise InputError(
-            f'{bench.path}: calibration = "ground-truth": only a simulated bench knows its own '
+            f'{bench.path}: calibration = "ground-truth": only a simulated bench has a ground '
             "truth; leave the key out, then run `lightloom align` and `lightloom calibrate`"
         )

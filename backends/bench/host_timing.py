@@ -1,4 +1,4 @@
-"""What the host of a bench takes, measured here: for frames, for shots, and around products."""
+"""`measure_host`: measure the time that the host needs for frames, shots and products."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _REPEATS = 5
 _OUTPUTS = 8  # of the products that are timed
-_SHOT_S = 2e-4  # of threads that hand a shot on to each other, beside what is measured
+_SHOT_S = 2e-4  # for handing a shot from thread to thread, which is not measured
 
 
 @dataclass(frozen=True)
 class BenchHost:
-    """What the host takes, in seconds.
+    """The times that the host needs, in seconds.
 
     Parameters
     ----------
-    timing : of shots, with the host's part
-    feed, gather : of a product: (always, for each number of x or of y)
+    timing : of shots, including the host
+    feed, gather : of a product: (fixed time, time per number of x or of y)
     """
 
     timing: ShotTiming
@@ -39,13 +39,13 @@ class BenchHost:
 
 
 def measure_host(backend: BenchBackend) -> BenchHost:
-    """Time what the host does, on an open bench; no light is needed, and nothing is shown."""
+    """Return the host times of an open bench; needs no light, and shows no frame."""
     layout, timing = backend.optical_model.layout, backend.timing
     rows = 1 if layout.shares_input else layout.slots
     chance = np.random.Generator(np.random.Philox(1))
     inputs = backend.optical_model.curves["input"].levels(chance.random((rows, layout.length)))
-    shares = chance.random((layout.slots, layout.length))
-    weights = backend.optical_model.weigh(shares)[0]
+    intensity = chance.random((layout.slots, layout.length))
+    weights = backend.optical_model.weigh(intensity)[0]
     frame = layout.frame("input", inputs, 1)
     taken = (
         np.zeros((1, 1))
@@ -66,14 +66,16 @@ def measure_host(backend: BenchBackend) -> BenchHost:
             timing,
             encode_s=(
                 _median(lambda: layout.frame("input", inputs, 1)),
-                _median(lambda: layout.frame("weight", backend.optical_model.weigh(shares)[0], 1)),
+                _median(
+                    lambda: layout.frame("weight", backend.optical_model.weigh(intensity)[0], 1)
+                ),
             ),
-            show_s=2 * _median(frame.copy),  # the driver's copy, and the one for the record
+            show_s=2 * _median(frame.copy),  # one copy for the driver, one for the recorded frame
             shot_s=_SHOT_S,
             decode_s=_median(decode),
         ),
-        _line(few[0], many[0]),
-        _line(few[1], many[1]),
+        _fit_line(few[0], many[0]),
+        _fit_line(few[1], many[1]),
     )
 
 
@@ -96,16 +98,16 @@ def _product(
         ]
         for number, job in enumerate(product.jobs):
             for tile in range(job.tiles):
-                job.weight(tile)  # which the thread that lays out frames has done by then
-                product.judge.passed.add((number, tile))
+                job.weight(tile)  # in a run, the encoding thread has done this before
+                product.monitor.passed.add((number, tile))
         start = time.perf_counter()
-        product.decoded(results, Stats(), backend.light_variance)
+        product.decode(results, Stats(), backend.light_variance)
         gathering.append(time.perf_counter() - start)
     return (x.size, _median(begin)), (count * _OUTPUTS, statistics.median(gathering))
 
 
-def _line(few: tuple[int, float], many: tuple[int, float]) -> tuple[float, float]:
-    """Return what is always needed, and what each number needs."""
+def _fit_line(few: tuple[int, float], many: tuple[int, float]) -> tuple[float, float]:
+    """Return the fixed time and the time per number, from two measurements (numbers, seconds)."""
     slope = max((many[1] - few[1]) / (many[0] - few[0]), 0.0)
     return max(few[1] - slope * few[0], 0.0), slope
 

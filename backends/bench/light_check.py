@@ -1,8 +1,9 @@
-"""`light_findings`: whether the light of a bench follows its source and both modulators.
+"""`light_findings`: check whether the light of a bench follows its source and both modulators.
 
-A few exposures, without any calibration: what a bench without a light path, with a covered camera,
-or with a window on the wrong monitor gives looks like numbers otherwise. The camera's settings are
-tried by the same light (`instruments.picture`). Not here: how good products are (`merit`).
+The check takes a few exposures, and needs no calibration. A bench without a light path, with a
+covered camera, or with a window on the wrong monitor would otherwise give plausible numbers. The
+same light checks the settings of the camera (`instruments.image_checks`). `accuracy` measures the
+quality of products.
 """
 
 from __future__ import annotations
@@ -17,32 +18,33 @@ from ...instruments.image_checks import grows_with_exposure, reads_the_part
 from .bench import WINDOW_SAMPLES, Bench
 
 _SURE = 6.0  # standard deviations of noise
-_LONGER, _TRIES = 8.0, 4  # exposures of a bench whose brightness is unknown
-_STAYS = 0.7  # share of the light that may be left when a modulator is dark
-_MOST_FULL = 0.3  # share of the pixels, from which on they tell nothing
-_FRAMES = 3  # that are shown to see whether they are counted
+_LONGER, _TRIES = 8.0, 4  # factor between exposures, and their number, for unknown brightness
+_STAYS = 0.7  # fraction of the light that may remain when a modulator is dark
+_MOST_SATURATED = 0.3  # fraction of saturated pixels above which the light cannot be compared
+_FRAMES = 3  # shown to test the frame counters
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The mean of a detector's pixels, or samples, its noise, and the share that was full.
+class _MeanSignal:
+    """The mean of the pixels, or samples, of a detector.
 
     Parameters
     ----------
     noise : standard deviation of the mean
+    saturated : fraction of saturated pixels
     """
 
     mean: float
     noise: float
-    full: float = 0.0
+    saturated: float = 0.0
 
 
 def light_findings(bench: Bench) -> list[Finding]:
-    """Try an open bench by its own light, at the power of alignment at most; then it is dark.
+    """Check an open bench with its own light, at most at alignment power; then switch it off.
 
     Raises
     ------
-    InstrumentError : when a device does not do what it is asked
+    InstrumentError : when a device does not follow its commands
     """
     bench.source.set_power(min(bench.file.power_w, bench.file.align_power_w))
     if bench.file.layout == "single-pixel":
@@ -51,7 +53,7 @@ def light_findings(bench: Bench) -> list[Finding]:
     if not all(finding.passed for finding in findings):
         return findings
     timeout_s = bench.file.limits.timeout_s
-    _show(bench, _wedge)
+    _show(bench, _test_pattern)
     bench.source.enable()
     tried = [check(bench.camera, timeout_s) for check in (grows_with_exposure, reads_the_part)]
     bench.source.disable()
@@ -59,11 +61,11 @@ def light_findings(bench: Bench) -> list[Finding]:
 
 
 def refuse_darkness(bench: Bench) -> None:
-    """Refuse a bench whose light follows nothing; its source is off afterwards.
+    """Refuse a bench whose light does not follow a device; its source is off afterwards.
 
     Raises
     ------
-    WrongLight : naming what the light does not follow
+    UnexpectedIntensity : naming the device that the light does not follow
     """
     wrong = [finding for finding in follows(bench) if not finding.passed]
     if wrong:
@@ -71,24 +73,24 @@ def refuse_darkness(bench: Bench) -> None:
 
 
 def follows(bench: Bench) -> list[Finding]:
-    """Return whether light reaches the detector, and goes when source or modulator go dark."""
+    """Return findings: whether light arrives, and whether source and modulators switch it."""
     before_s = None if bench.file.layout == "single-pixel" else bench.camera.exposure_s
     try:
-        return _followed(bench)
+        return _follow_findings(bench)
     finally:
         bench.source.disable()
         if before_s is not None and bench.camera.exposure_s != before_s:
             bench.camera.configure(exposure_s=before_s)
 
 
-def _followed(bench: Bench) -> list[Finding]:
-    look = _Look(bench)
+def _follow_findings(bench: Bench) -> list[Finding]:
+    exposures = _Exposures(bench)
     exposure_s = bench.file.exposure_s
     for _ in range(_TRIES):
-        dark, lit = look.at(exposure_s, source=False), look.at(exposure_s)
+        dark, lit = exposures.take(exposure_s, source=False), exposures.take(exposure_s)
         light = lit.mean - dark.mean
         noise = _SURE * float(np.hypot(lit.noise, dark.noise))
-        longer_s = min(_LONGER * exposure_s, look.longest_s)
+        longer_s = min(_LONGER * exposure_s, exposures.longest_s)
         if light > noise or longer_s <= exposure_s:
             break
         exposure_s = longer_s
@@ -103,20 +105,20 @@ def _followed(bench: Bench) -> list[Finding]:
         ]
     findings = [Finding("source: light arrives", True, f"at {exposure_s:g} s")]
     for role in ("input", "weight"):
-        seen = look.at(exposure_s, dark=role)
+        seen = exposures.take(exposure_s, dark=role)
         left = (seen.mean - dark.mean) / light
         passed = left <= _STAYS + noise / light
-        detail = f"{max(left, 0):.0%} of the light is left when it is dark"
-        if not passed and seen.full > _MOST_FULL:
-            detail += "; the detector is full: lower power_w or exposure_s, or put in a filter"
+        detail = f"{max(left, 0):.0%} of the light remains when the modulator is dark"
+        if not passed and seen.saturated > _MOST_SATURATED:
+            detail += "; the detector is saturated: lower power_w or exposure_s, or add a filter"
         elif not passed:
-            detail += "; check its cable and window, and that it shows what it is sent"
+            detail += "; check its cable and window, and that it shows the frames that it is sent"
         findings.append(Finding(f"{role}: light follows", passed, detail))
     return findings
 
 
-class _Look:
-    """Takes exposures of both modulators bright, or of one of them dark."""
+class _Exposures:
+    """Takes exposures with both modulators bright, or with one of them dark."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -125,7 +127,7 @@ class _Look:
         if bench.file.layout != "single-pixel":
             self.longest_s = min(self.longest_s, bench.camera.allowed_exposures_s[1])
 
-    def at(self, exposure_s: float, source: bool = True, dark: str = "") -> _Seen:
+    def take(self, exposure_s: float, source: bool = True, dark: str = "") -> _MeanSignal:
         bench = self._bench
         _show(bench, lambda role, shape: np.full(shape, role != dark))
         if source:
@@ -136,14 +138,14 @@ class _Look:
             rate_hz = WINDOW_SAMPLES / exposure_s
             timeout_s = bench.file.limits.timeout_s
             volts = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, self._shot()).volts[0]
-            return _Seen(float(volts.mean()), float(volts.std()) / WINDOW_SAMPLES**0.5)
-        return self._pictured(exposure_s)
+            return _MeanSignal(float(volts.mean()), float(volts.std()) / WINDOW_SAMPLES**0.5)
+        return self._camera_mean(exposure_s)
 
     def _shot(self) -> Shot:
         self._bench.shots += 1
         return Shot(f"check/{self._bench.shots}", self._bench.shots)
 
-    def _pictured(self, exposure_s: float) -> _Seen:
+    def _camera_mean(self, exposure_s: float) -> _MeanSignal:
         bench = self._bench
         if bench.camera.exposure_s != exposure_s:
             bench.camera.configure(exposure_s=exposure_s)
@@ -152,12 +154,12 @@ class _Look:
             bench.camera.take(timeout_s, self._shot()).data.astype(np.float64) for _ in range(2)
         )
         noise = float(np.std(one - other)) / (2 * one.size**0.5)
-        full = float(np.mean(other >= (1 << bench.camera.bit_depth) - 1))
-        return _Seen(float((one + other).mean()) / 2, noise, full)
+        saturated = float(np.mean(other >= (1 << bench.camera.bit_depth) - 1))
+        return _MeanSignal(float((one + other).mean()) / 2, noise, saturated)
 
 
 def _counted(bench: Bench) -> list[Finding]:
-    """Show frames, and see whether the DAQ's counters count them."""
+    """Return findings: whether the counters of the DAQ count the frames of both modulators."""
     findings = []
     for counter, role in enumerate(("input", "weight")):
         modulator = bench.input if role == "input" else bench.weight
@@ -179,8 +181,8 @@ def _show(bench: Bench, is_bright: Callable[[str, tuple[int, int]], np.ndarray])
         modulator.wait_until_settled(modulator.show(levels.astype(modulator.dtype)))
 
 
-def _wedge(role: str, shape: tuple[int, int]) -> np.ndarray:
-    """Return what no flip and no offset leaves as it is: all bright, and less and less to see."""
+def _test_pattern(role: str, shape: tuple[int, int]) -> np.ndarray:
+    """Return a test pattern without symmetry on the weight modulator, all bright on the input."""
     if role == "input":
         return np.ones(shape, dtype=bool)
     y, x = np.indices(shape) / np.max(shape)

@@ -1,8 +1,8 @@
-"""`Monitors`: whether power, temperature and interlock are as they must be; else shots wait.
+"""`Monitors`: suspend a run while power or temperature is out of bounds, and check the interlock.
 
-They are asked between two segments, never while a shot is on its way. A reading out of bounds
-suspends the run: the segment before it is taken again once the reading has been back for some time.
-An interlock that is open, or a source that has stopped, suspends nothing: it ends the run.
+Monitors are read between two segments, never while a shot is pending. A reading out of bounds
+suspends the run. The segment before it is taken again, once the reading has been within bounds for
+`back_for`. An open interlock, or a source that has stopped, does not suspend the run but ends it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAMPLES, _RATE_HZ = 16, 1000.0  # of one reading of a monitor's channel
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a monitor said, and whether that is within bounds."""
+    """One reading of a monitor, with its bounds."""
 
     table: SuspendTable
     value: float
@@ -49,44 +49,44 @@ class Monitors:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._asked_s = [-math.inf] * len(bench.file.suspend)
+        self._read_s = [-math.inf] * len(bench.file.suspend)
 
     def complaint(self) -> str:
-        """Ask those whose time has come; give what is out of bounds, "" where nothing is.
+        """Read the monitors that are due; return the first that is out of bounds, "" for none.
 
         Raises
         ------
-        InterlockOpen : when the source may not emit, or does not
+        InterlockOpen : when the source does not emit, or its interlock is open
         InstrumentError : when a monitor does not answer
         """
         now_s = self._bench.clock.now_s()
         for number, table in enumerate(self._bench.file.suspend):
-            if now_s - self._asked_s[number] < table.every:
+            if now_s - self._read_s[number] < table.every:
                 continue
-            self._asked_s[number] = now_s
+            self._read_s[number] = now_s
             reading = self._read(table)
             if reading is not None and not reading.is_good:
                 return str(reading)
         return ""
 
     def wait(self, sleep: Callable[[float], None], complaint: str, since_s: float) -> None:
-        """Wait until all of them have been back within bounds for as long as they ask for.
+        """Wait until all monitors have been within bounds for the longest `back_for`.
 
         Parameters
         ----------
-        sleep : waits for some seconds of the bench's clock, and raises when the run is to stop
-        complaint : what is out of bounds
-        since_s : when that began; a run that is suspended again and again ends, too
+        sleep : waits for some seconds of the bench's clock, and raises when the run must stop
+        complaint : the reading out of bounds
+        since_s : when the first suspension of this segment began; limits repeated suspensions
 
         Raises
         ------
-        Paused : when one of them does not come back
+        Paused : when a monitor does not return within `at_most`
         """
         clock, tables = self._bench.clock, self._bench.file.suspend
         step_s = max(min(table.every for table in tables), 1e-3)
         back_for_s = max(table.back_for for table in tables)
         at_most_s = max(table.at_most for table in tables)
-        back_s = math.nan  # when it came back
+        back_s = math.nan  # time of the return within bounds
         while not clock.now_s() - back_s >= back_for_s:
             if clock.now_s() - since_s > at_most_s:
                 raise Paused(
@@ -103,7 +103,7 @@ class Monitors:
                 back_s, complaint = math.nan, str(bad[0])
             elif math.isnan(back_s):
                 back_s = clock.now_s()
-        self._asked_s = [clock.now_s()] * len(tables)
+        self._read_s = [clock.now_s()] * len(tables)
 
     def _read(self, table: SuspendTable) -> _Reading | None:
         bench, timeout_s = self._bench, self._bench.file.limits.timeout_s

@@ -1,4 +1,4 @@
-"""`matching_profile`: the mock's profile of a bench, what theory says its noise and steps are."""
+"""`matching_profile`: the mock's profile of a bench, from a model of its noise and step sizes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .bench import WINDOW_SAMPLES, Bench
 def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -> OpticsProfile:
     """Return the profile with which the mock multiplies as this bench does.
 
-    A camera's pixels have read noise and steps of their own, so a slot's are sqrt(pixels) times
-    those; the steps are part of the read noise here. Grey levels serve one sign each, so a rail of
-    b bits has as many levels on each side of zero as a signed number of b + 1 bits. Of the source's
-    noise and drift there is what markers and references leave of it.
+    Read noise and converter steps are those of a pixel, so those of a slot are sqrt(pixels) times
+    larger; the steps are part of the read noise here. Grey levels represent one sign each, so a
+    rail of b bits has as many levels on each side of zero as a signed number of b + 1 bits. The
+    source noise is the part that remains after the correction by markers and references.
 
     Parameters
     ----------
-    light_variance : relative variance that is left of a shot's light
+    light_variance : remaining relative variance of a shot's brightness
     """
     layout, optics = model.layout, model.optics
     file, pixels = bench.file, float(layout.read_pixels().mean())
@@ -46,7 +46,7 @@ def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -
     }
     return OpticsProfile(
         name=file.name or "bench",
-        title=f"what theory says of {bench.path}",
+        title=f"noise model of {bench.path}",
         input_bits=bits["input"] + extra,
         weight_bits=bits["weight"] + (extra if kind == "abs-split" else 0),
         encoding=kind,
@@ -68,11 +68,11 @@ def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -
 
 
 def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int) -> ShotTiming:
-    """Return what the shots of a connected bench take.
+    """Return the shot times of a connected bench.
 
     Parameters
     ----------
-    trusted_s : from a flip until the light was measured to be settled, by role
+    trusted_s : measured settling time after a frame change, by role
     """
     inputs, weights = (
         ModulatorTiming(

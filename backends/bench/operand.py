@@ -1,4 +1,4 @@
-"""`EncodedOperand`: numbers as shares of full light, rail by rail."""
+"""`EncodedOperand`: numbers as normalised intensity, one rail per sign."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from ..optics.layouts import Layout
 
 @dataclass(frozen=True)
 class EncodedOperand:
-    """Numbers as shares of full light, and what to put back digitally.
+    """Numbers as normalised intensity, with scale and offset for the digital decoding.
 
     Parameters
     ----------
     signs : of the rails
-    shares : of full light above darkness, float64 [rails, ..., length of a slot]
-    scale, low : number = scale * share * sign + low, [..., 1]
+    intensity : 0 at the darkest level, 1 at full light, float64 [rails, ..., length of a slot]
+    scale, low : number = scale * intensity * sign + low, [..., 1]
     """
 
     signs: tuple[int, ...]
-    shares: np.ndarray
+    intensity: np.ndarray
     scale: np.ndarray
     low: np.ndarray
 
 
 def encode_input(values: np.ndarray, layout: Layout) -> EncodedOperand:
-    """Scale rows of x [..., K] to shares of full light, and pad them to a slot."""
+    """Return rows of x [..., K] as normalised intensity, padded to the length of a slot."""
     return _encode(values, layout, is_weight=False)
 
 
 def encode_weight(
     values: np.ndarray, layout: Layout, largest: np.ndarray | None = None
 ) -> EncodedOperand:
-    """Scale rows of weights [..., K] to shares of full light, and pad them to a slot.
+    """Return rows of weights [..., K] as normalised intensity, padded to the length of a slot.
 
     Parameters
     ----------
-    largest : magnitude that becomes full light, [..., 1]; None takes each row's own
+    largest : magnitude that becomes full light, [..., 1]; None for the largest of each row
     """
     return _encode(values, layout, True, largest)
 
@@ -58,9 +58,9 @@ def _encode(
         scale = np.abs(values).max(axis=-1, keepdims=True) if largest is None else largest
         signs, parts = (1, -1), [np.maximum(values, 0), np.maximum(-values, 0)]
     scale = np.where(scale > 0, scale, 1.0)
-    shares = np.stack(parts) / scale
+    intensity = np.stack(parts) / scale
     if kind == "push-pull" and is_weight:
-        shares = np.stack([(1 + values / scale) / 2, (1 - values / scale) / 2])
+        intensity = np.stack([(1 + values / scale) / 2, (1 - values / scale) / 2])
     short = layout.length - values.shape[-1]
-    shares = np.pad(np.clip(shares, 0, 1), [(0, 0)] * (shares.ndim - 1) + [(0, short)])
-    return EncodedOperand(signs, shares, scale, low)
+    intensity = np.pad(np.clip(intensity, 0, 1), [(0, 0)] * (intensity.ndim - 1) + [(0, short)])
+    return EncodedOperand(signs, intensity, scale, low)

@@ -20,18 +20,20 @@ from .shots import TileJob, TileResult
 
 @dataclass(frozen=True)
 class WeightFrame:
-    """Where rows of weights lie in one frame, and how they became light.
+    """One weight frame: its rows of weights, grey levels, electrons and checksums.
 
     Parameters
     ----------
     slots, matrix, row : of each row shown, int [n]
-    place : which of the vectors of an input frame each meets, int [n]
+    place : place of each row in the input frame, which holds a vector per place, int [n]
     levels : grey levels of the frame, [slots, length]
-    full_e : electrons of a product of two shares of 1, float64 [n]
+    full_e : electrons of a product of two normalised intensities of 1, float64 [n]
     leaked_e : electrons of these weights and a dark input, float64 [n]
     sums : checksums of groups of rows; None without any
-    sums_place, sums_scale : which vector each group meets, and the scale of its weights, [groups]
-    input_rest : electrons [n] by which inputs and their sum should differ; None without that sum
+    sums_place, sums_scale : place in the input frame, and scale of the weights, of each group,
+        [groups]
+    input_difference : electrons [n] by which inputs and their sum should differ; None without
+        that sum
     """
 
     slots: np.ndarray
@@ -44,22 +46,23 @@ class WeightFrame:
     sums: RowSums | None
     sums_place: np.ndarray
     sums_scale: np.ndarray
-    input_rest: np.ndarray | None
+    input_difference: np.ndarray | None
 
     @property
     def shown(self) -> int:
-        """Rows, and those of their checksums."""
+        """The number of rows shown, checksum rows included."""
         return self.slots.size + CHECK_ROWS * len(self.sums_place)
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Where the vectors of an input frame lie, side by side.
+class _VectorPlaces:
+    """The vectors that lie side by side in the input frames of a job, one per place.
 
     Parameters
     ----------
-    copy : of the vectors of its matrix, each place meets every so many, from this one on
-    first, count : vectors of that matrix: where they begin, and how many
+    copy : index of the place among the copies of its matrix; it shows every `copies`-th vector of
+        the matrix, from this index on
+    first, count : index of the first vector of that matrix, and number of its vectors
     """
 
     copy: np.ndarray
@@ -69,7 +72,7 @@ class _Places:
 
 @dataclass(frozen=True)
 class BenchSetup:
-    """What a product must know of a bench: its optics, what a frame holds, what shots take."""
+    """The properties of a bench that a product needs: optical model, geometry and timing."""
 
     model: OpticalModel
     geometry: Geometry
@@ -81,17 +84,17 @@ class Product:
 
     Parameters
     ----------
-    bench : as it is known when the product is laid out
+    bench : its present setup
     name : address of its shots
     values : of x, float [m, N, K]; rows without a negative value need no exposure of x-
-    w : weights as shares of full light
-    details : what a timeline should say of its shots
+    w : weights as normalised intensity
+    details : for the timeline
 
     Attributes
     ----------
     jobs : to be submitted, in order
-    judge : of its checksums
-    packing : how many frames and vectors its jobs have
+    monitor : of the checksums
+    packing : number of frames and vectors of each job
     """
 
     def __init__(
@@ -104,49 +107,47 @@ class Product:
     ) -> None:
         self._model, self._bench, self._values, self._w = bench.model, bench, values, w
         x = self._x = encode_input(values, bench.model.layout)
-        _, m, outputs, length = w.shares.shape
+        _, m, outputs, length = w.intensity.shape
         self._rails = len(w.signs)
-        # rails of an output are neighbours: rows of one tall matrix
-        self._tall = np.moveaxis(w.shares, 0, 2).reshape(m, outputs * self._rails, length)
-        # in checksums each row has the sign of its rail; of a single rail, both signs in turn
+        # the rails of an output are neighbouring rows
+        self._weight_rows = np.moveaxis(w.intensity, 0, 2).reshape(m, outputs * self._rails, length)
+        # in checksums each row has the sign of its rail; a single rail alternates both signs
         self._signs = np.resize([1.0, -1.0], outputs * self._rails)
         curve = self._model.curves["input"]
         all_levels: list[np.ndarray] = []  # of each matrix, [vectors, length]
-        self._rows: list[np.ndarray] = []  # of x that each vector is, first all x+, then some x-
-        levels = [curve.levels(x.shares[index]) for index in range(len(x.signs))]
+        self._rows: list[np.ndarray] = []  # row of x of each vector: all x+, then some x-
+        levels = [curve.levels(x.intensity[index]) for index in range(len(x.signs))]
         for matrix in range(m):
             rows = np.arange(values.shape[1])
-            parts, of_rows = [levels[0][matrix]], [rows]
+            parts, row_numbers = [levels[0][matrix]], [rows]
             if len(x.signs) > 1:
                 negative = rows[(values[matrix] < 0).any(axis=-1)]
                 parts.append(levels[1][matrix, negative])
-                of_rows.append(negative)
+                row_numbers.append(negative)
             all_levels.append(np.concatenate(parts))
-            self._rows.append(np.concatenate(of_rows))
+            self._rows.append(np.concatenate(row_numbers))
         self._counts = np.array([len(rows) for rows in self._rows])
         self._firsts = np.cumsum(self._counts) - self._counts
         self._levels = np.concatenate(all_levels)  # of all matrices
         self._scales = np.concatenate([x.scale[i, rows, 0] for i, rows in enumerate(self._rows)])
         self._pack()
-        self._laid: dict[tuple[int, int], WeightFrame] = {}
+        self._weight_frames: dict[tuple[int, int], WeightFrame] = {}
         self._input_sums: dict[int, InputSum] = {}
         tolerance = 0.0 if self._model.is_exact else TOLERANCE
-        if (
-            self._model.response.inverse is not None
-        ):  # light of neighbours was taken out, not exactly
-            tolerance *= 2
-        self.judge = ChecksumMonitor(self._model.dark_variance, tolerance)
+        if self._model.response.inverse is not None:
+            tolerance *= 2  # the crosstalk correction is not exact
+        self.monitor = ChecksumMonitor(self._model.dark_variance, tolerance)
         self.jobs = [self._job(f"{name}/{job}", job, details) for job in range(len(self._places))]
 
     def _pack(self) -> None:
-        m, rows, length = self._tall.shape  # rails are rows already
+        m, rows, length = self._weight_rows.shape  # rails are rows already
         geometry = replace(self._bench.geometry, inputs=None, parts=1)
         self.packing = pack(self._counts, rows, geometry)
         cut = list(tiles((rows, length), geometry))
         self._checked = geometry.checked
         self._stride = geometry.slots(max(tile.last_row - tile.first_row for tile in cut))
         self._tasks = [(matrix, tile) for matrix in range(m) for tile in cut]
-        if len(self.packing.tiles) == m:  # one job a matrix
+        if len(self.packing.tiles) == m:  # one job per matrix
             self._jobs_tasks = [
                 self._tasks[first : first + len(cut)]
                 for first in range(0, len(self._tasks), len(cut))
@@ -156,20 +157,20 @@ class Product:
             self._jobs_tasks = [
                 self._tasks[first : first + step] for first in range(0, len(self._tasks), step)
             ]
-        self._places = [self._placed(job) for job in range(len(self.packing.tiles))]
+        self._places = [self._place_vectors(job) for job in range(len(self.packing.tiles))]
 
     def _job(self, name: str, job: int, details: Mapping[str, Any]) -> TileJob:
         count, vectors = int(self.packing.tiles[job]), int(self.packing.vectors[job])
-        judges = self._checked or self.packing.checks[job]
+        has_checks = self._checked or self.packing.checks[job]
         return TileJob(
             name,
             count,
             vectors,
-            lambda tile: self.laid_out(job, tile).levels,
+            lambda tile: self.weight_frame(job, tile).levels,
             lambda vector: self._input(job, vector),
             best_order(count, vectors, self._bench.timing),
             details,
-            partial(self._check, name, job) if judges else None,
+            partial(self._check_shot, name, job) if has_checks else None,
         )
 
     def _frame_tasks(self, job: int, tile: int) -> list[tuple[int, Tile]]:
@@ -179,47 +180,53 @@ class Product:
 
     # --- frames ----------------------------------------------------------------------------------
 
-    def laid_out(self, job: int, tile: int) -> WeightFrame:
+    def weight_frame(self, job: int, tile: int) -> WeightFrame:
         """Return a weight frame of a job; it is computed once."""
-        known = self._laid.get((job, tile))
+        known = self._weight_frames.get((job, tile))
         if known is None:
-            known = self._laid[job, tile] = self._lay(job, self._frame_tasks(job, tile))
+            known = self._weight_frames[job, tile] = self._encode_weight_frame(
+                job, self._frame_tasks(job, tile)
+            )
         return known
 
-    def _lay(self, job: int, tasks: Sequence[tuple[int, Tile]]) -> WeightFrame:
+    def _encode_weight_frame(self, job: int, tasks: Sequence[tuple[int, Tile]]) -> WeightFrame:
         model, copies = self._model, self.packing.copies
-        shares = np.zeros((model.layout.slots, model.layout.length))
+        intensity = np.zeros((model.layout.slots, model.layout.length))
         factors = np.zeros(model.layout.slots)
         slots, matrices, rows, places, starts, groups = [], [], [], [], [], []
         for number, (matrix, tile) in enumerate(tasks):
-            mine = np.arange(tile.first_row, tile.last_row)
-            block = CheckGroup.of(self._tall[matrix, mine], self._signs[mine], self._checked)
-            scales = block.means(self._w.scale[matrix, mine // self._rails, 0])
+            own = np.arange(tile.first_row, tile.last_row)
+            check_group = CheckGroup.of(
+                self._weight_rows[matrix, own], self._signs[own], self._checked
+            )
+            scales = check_group.means(self._w.scale[matrix, own // self._rails, 0])
             for place in range(number * copies, (number + 1) * copies):
                 first = place * self._stride
-                shares[first : first + len(block.shares)] = block.shares
-                factors[first : first + len(block.shares)] = block.factors
-                slots.append(first + block.rows)
-                matrices.append(np.full(len(mine), matrix))
-                rows.append(mine)
-                places.append(np.full(len(mine), place))
-                starts.append(first + block.starts)
+                intensity[first : first + len(check_group.intensity)] = check_group.intensity
+                factors[first : first + len(check_group.intensity)] = check_group.factors
+                slots.append(first + check_group.rows)
+                matrices.append(np.full(len(own), matrix))
+                rows.append(own)
+                places.append(np.full(len(own), place))
+                starts.append(first + check_group.starts)
                 groups += [(place, scale) for scale in scales]
         lit = np.concatenate(slots)
-        levels, full_e, leaked_e = model.weigh(shares)
-        sums = rest = None
+        levels, full_e, leaked_e = model.weigh(intensity)
+        sums = difference = None
         if self._checked or self.packing.checks[job]:
             response = model.response
             light = model.curves["weight"].light[levels] + response.weight_leak[:, None]
             passed = leaked_e, response.pairs_e * light
             if self._checked:
-                of_e = factors / full_e
+                factors_e = factors / full_e
                 inverse, dark = response.inverse, model.dark_variance
-                sums = RowSums.of(np.concatenate(starts), of_e, passed, dark, inverse)
+                sums = RowSums.of(np.concatenate(starts), factors_e, passed, dark, inverse)
             if self.packing.checks[job]:
-                met = self._met_by(np.concatenate(places))
-                rest = self._input_sum(job).rest(passed[0][lit], passed[1][lit], met)
-        of_groups = np.array(groups).reshape(-1, 2)
+                input_place = self._input_place(np.concatenate(places))
+                difference = self._input_sum(job).expected_difference(
+                    passed[0][lit], passed[1][lit], input_place
+                )
+        group_array = np.array(groups).reshape(-1, 2)
         return WeightFrame(
             lit,
             np.concatenate(matrices),
@@ -229,31 +236,31 @@ class Product:
             full_e[lit],
             leaked_e[lit],
             sums,
-            of_groups[:, 0].astype(int),
-            of_groups[:, 1],
-            rest,
+            group_array[:, 0].astype(int),
+            group_array[:, 1],
+            difference,
         )
 
-    def _placed(self, job: int) -> _Places:
-        """Say which vectors lie side by side in the input frames of a job."""
+    def _place_vectors(self, job: int) -> _VectorPlaces:
+        """Return the vectors that lie side by side in the input frames of a job."""
         matrices, copies = [matrix for matrix, _ in self._frame_tasks(job, 0)], 1
         if not self._model.layout.shares_input:
             copies = self.packing.copies
         else:
             matrices = matrices[:1]
-        of_places = np.repeat(matrices, copies)
+        place_matrices = np.repeat(matrices, copies)
         copy = np.tile(np.arange(copies), len(matrices))
-        return _Places(copy, self._firsts[of_places], self._counts[of_places])
+        return _VectorPlaces(copy, self._firsts[place_matrices], self._counts[place_matrices])
 
-    def _met_by(self, places: np.ndarray) -> np.ndarray:
-        """Say which vector of an input frame is met at some places: one, if all share it."""
+    def _input_place(self, places: np.ndarray) -> np.ndarray:
+        """Return the place in the input frame for given places: 0 if all slots share the input."""
         return 0 * places if self._model.layout.shares_input else places
 
     def _input(self, job: int, vector: int) -> np.ndarray:
-        """Return grey levels of an input frame: each group of slots meets a vector of its own."""
+        """Return the grey levels of an input frame, in which each place has its own vector."""
         layout = self._model.layout
         vector -= int(self.packing.checks[job])
-        levels = self._input_sum(job).levels if vector < 0 else self._shown(job, vector)[0]
+        levels = self._input_sum(job).levels if vector < 0 else self._vectors_of(job, vector)[0]
         if layout.shares_input:
             return levels
         dark = self._model.curves["input"].darkest
@@ -261,18 +268,18 @@ class Product:
         shown[: len(levels) * self._stride] = np.repeat(levels, self._stride, axis=0)
         return shown
 
-    def _shown(self, job: int, vector: int) -> tuple[np.ndarray, np.ndarray]:
+    def _vectors_of(self, job: int, vector: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the vectors of an input frame.
 
         Returns
         -------
-        levels : [places, length]
-        scales : of their values, 0 where there is none, float64 [places]
+        levels : grey levels, [places, length]
+        scales : of their values, 0 for an empty place, float64 [places]
         """
         places = self._places[job]
-        of_matrix = vector * self.packing.copies + places.copy
-        is_lit = of_matrix < places.count
-        where = places.first + of_matrix
+        in_matrix = vector * self.packing.copies + places.copy
+        is_lit = in_matrix < places.count
+        where = places.first + in_matrix
         if is_lit.all():
             return self._levels[where], self._scales[where]
         where = np.where(is_lit, where, 0)
@@ -281,122 +288,124 @@ class Product:
         return levels, self._scales[where] * is_lit
 
     def _input_sum(self, job: int) -> InputSum:
-        """Return the sum of the vectors that meet each place."""
+        """Return the sums of the vectors of a job, one per place; they are computed once."""
         known = self._input_sums.get(job)
         if known is None:
-            curve, copies, places = self._model.curves["input"], self.packing.copies, []
-            met = self._places[job]
-            for copy, first, count in zip(met.copy, met.first, met.count, strict=True):
-                places.append(curve.light[self._levels[first + copy : first + count : copies]])
+            curve, copies, inputs = self._model.curves["input"], self.packing.copies, []
+            places = self._places[job]
+            for copy, first, count in zip(places.copy, places.first, places.count, strict=True):
+                inputs.append(curve.light[self._levels[first + copy : first + count : copies]])
             frames = int(self.packing.vectors[job]) - 1
-            known = self._input_sums[job] = InputSum.of(places, frames, curve)
+            known = self._input_sums[job] = InputSum.of(inputs, frames, curve)
         return known
 
     # --- numbers ---------------------------------------------------------------------------------
 
-    def _check(
+    def _check_shot(
         self, name: str, job: int, tile: int, vector: int, electrons: np.ndarray
     ) -> float | None:
-        """Judge a shot by its checksums, and a weight frame when all its inputs have come.
+        """Check the checksums of a shot, and those of a weight frame once all its inputs are taken.
 
         Returns
         -------
-        the largest |z|; None where there was nothing to judge
+        the largest |z|; None without a checksum
 
         Raises
         ------
-        WrongSum : beyond what noise does
+        ChecksumMismatch : when a residual is beyond noise
         """
-        laid, curve, found = self.laid_out(job, tile), self._model.curves["input"], []
+        frame, curve, scores = self.weight_frame(job, tile), self._model.curves["input"], []
         first = int(self.packing.checks[job])
         shot = f"{name}/{tile}.{vector}"
-        if laid.sums is not None:
-            met = self._met_by(laid.sums_place)
+        if frame.sums is not None:
+            input_place = self._input_place(frame.sums_place)
             if vector < first:
                 light, scales = self._input_sum(job).light, None
             else:
-                levels, of_x = self._shown(job, vector - first)
-                light, scales = curve.light[levels], of_x[met] * laid.sums_scale
+                levels, input_scales = self._vectors_of(job, vector - first)
+                light, scales = curve.light[levels], input_scales[input_place] * frame.sums_scale
             if len(light) > 1:
-                light = light[met]
-            found.append(self.judge.rows(shot, laid.sums, electrons, light, scales))
+                light = light[input_place]
+            scores.append(self.monitor.check_rows(shot, frame.sums, electrons, light, scales))
         if first:
             count = int(self.packing.vectors[job])
-            taken = self.judge.taken(job, tile, vector, electrons, count)
-            if taken is not None:
-                found.append(self._check_inputs(f"{name}/{tile}", job, tile, taken))
-        return max(found, default=None)
+            complete = self.monitor.add_shot(job, tile, vector, electrons, count)
+            if complete is not None:
+                scores.append(self._check_inputs(f"{name}/{tile}", job, tile, complete))
+        return max(scores, default=None)
 
     def _check_inputs(self, name: str, job: int, tile: int, electrons: np.ndarray) -> float:
-        """Judge the inputs of a weight frame by their sum, from electrons [vectors, slots]."""
-        laid, inputs = self.laid_out(job, tile), self._input_sum(job)
-        assert laid.input_rest is not None
-        met = self._met_by(laid.place)
-        z = self.judge.inputs(name, inputs, electrons, laid.slots, met, laid.input_rest)
-        self.judge.passed.add((job, tile))
+        """Check the input sum of a weight frame, from electrons [vectors, slots]; return |z|."""
+        frame, inputs = self.weight_frame(job, tile), self._input_sum(job)
+        assert frame.input_difference is not None
+        input_place = self._input_place(frame.place)
+        z = self.monitor.check_inputs(
+            name, inputs, electrons, frame.slots, input_place, frame.input_difference
+        )
+        self.monitor.passed.add((job, tile))
         return z
 
-    def decoded(
+    def decode(
         self, results: Sequence[TileResult], stats: Stats, light_variance: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return products and their variances, float64 [m, N, M], from electrons; count events.
 
         Parameters
         ----------
-        light_variance : relative variance that is left of a shot's light
+        light_variance : remaining relative variance of the light of a shot
 
         Raises
         ------
-        WrongSum : for a weight frame whose inputs nobody has judged yet, and that are wrong
+        ChecksumMismatch : for a weight frame of an earlier run whose input sum does not match
         """
         m, count, _ = self._values.shape
-        rows = self._tall.shape[1]
-        found = [np.zeros((2, vectors, rows)) for vectors in self._counts]
+        rows = self._weight_rows.shape[1]
+        products = [np.zeros((2, vectors, rows)) for vectors in self._counts]
         for job, result in enumerate(results):
             first = int(self.packing.checks[job])
             for tile, electrons in enumerate(result.electrons):
-                is_new = (job, tile) not in self.judge.passed and not result.stats.marked
-                if first and is_new:  # kept by an earlier run
+                is_unchecked = (job, tile) not in self.monitor.passed and not result.stats.marked
+                if first and is_unchecked:  # recorded by an earlier run
                     self._check_inputs(f"{self.jobs[job].name}/{tile}", job, tile, electrons)
-                self._decode(self.laid_out(job, tile), electrons[first:], found, stats)
+                self._decode_frame(self.weight_frame(job, tile), electrons[first:], products, stats)
             stats.add(result.stats)
-        self._laid.clear()
-        stats.checks += self.judge.tally.checks
-        stats.suspicious += self.judge.tally.suspicious
+        self._weight_frames.clear()
+        stats.checks += self.monitor.stats.checks
+        stats.suspicious += self.monitor.stats.suspicious
         total, noise = np.zeros((2, m, count, rows))
         source = np.zeros((m, count, rows // self._rails))
-        for matrix, (product, variance) in enumerate(found):
+        for matrix, (product, variance) in enumerate(products):
             total[matrix], noise[matrix] = product[:count], variance[:count]
-            source[matrix] = self._lever(product[:count])
+            source[matrix] = self._light_factor(product[:count])
             negative = self._rows[matrix][count:]
             total[matrix, negative] -= product[count:]
             noise[matrix, negative] += variance[count:]
-            source[matrix, negative] += self._lever(product[count:])
+            source[matrix, negative] += self._light_factor(product[count:])
         return self._combined(total, noise, light_variance * source)
 
-    def _decode(
-        self, laid: WeightFrame, electrons: np.ndarray, found: list[np.ndarray], stats: Stats
+    def _decode_frame(
+        self, frame: WeightFrame, electrons: np.ndarray, products: list[np.ndarray], stats: Stats
     ) -> None:
         """Put the electrons [vectors, slots] of one weight frame into products and variances."""
         model, copies = self._model, self.packing.copies
-        stats.weight_samples += int(laid.shown * self._values.shape[-1])
+        stats.weight_samples += int(frame.shown * self._values.shape[-1])
         dark = model.dark_variance
-        for matrix in np.unique(laid.matrix):
-            mine = laid.matrix == matrix
+        for matrix in np.unique(frame.matrix):
+            own = frame.matrix == matrix
             first, count = self._firsts[matrix], self._counts[matrix]
             lit = model.curves["input"].light[self._levels[first : first + count]].sum(axis=-1)
-            vectors = np.arange(len(electrons))[:, None] * copies + laid.place[mine] % copies
+            vectors = np.arange(len(electrons))[:, None] * copies + frame.place[own] % copies
             shot, place = np.nonzero(vectors < count)
-            vector, at = vectors[shot, place], np.flatnonzero(mine)[place]
-            slot = laid.slots[at]
-            taken = electrons[shot, slot]
-            leaked = laid.leaked_e[at] + model.leak_e[slot] * lit[vector]
-            product, variance = found[matrix]
-            product[vector, laid.row[at]] = (taken - leaked) / laid.full_e[at]
-            variance[vector, laid.row[at]] = (np.maximum(taken, 0) + dark[slot]) / laid.full_e[
+            vector, at = vectors[shot, place], np.flatnonzero(own)[place]
+            slot = frame.slots[at]
+            detected = electrons[shot, slot]
+            leaked = frame.leaked_e[at] + model.leak_e[slot] * lit[vector]
+            product, variance = products[matrix]
+            product[vector, frame.row[at]] = (detected - leaked) / frame.full_e[at]
+            variance[vector, frame.row[at]] = (np.maximum(detected, 0) + dark[slot]) / frame.full_e[
                 at
             ] ** 2
-            stats.photons += float(taken.sum())
+            stats.photons += float(detected.sum())
 
     def _signed(self, products: np.ndarray) -> np.ndarray:
         """Add the rails [..., rows] of each output with their signs: float64 [..., outputs]."""
@@ -404,10 +413,10 @@ class Product:
         signed = products * np.tile(self._w.signs, outputs)
         return np.asarray(signed.reshape(*products.shape[:-1], outputs, self._rails).sum(axis=-1))
 
-    def _lever(self, products: np.ndarray) -> np.ndarray:
-        """Return what the relative variance of an exposure's light is multiplied with.
+    def _light_factor(self, products: np.ndarray) -> np.ndarray:
+        """Return the factor of the relative variance of an exposure's light.
 
-        Rails that share an exposure share its light; a frame of one slot shows them in turn.
+        Rails that share an exposure share its brightness; a frame of one slot shows them in turn.
         """
         if self._model.layout.slots >= self._rails:
             return self._signed(products) ** 2
@@ -418,12 +427,12 @@ class Product:
     def _combined(
         self, total: np.ndarray, noise: np.ndarray, source: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Add rails with their signs, scale, and put back what the offset took away.
+        """Add rails with their signs, scale them, and add the terms of the offset encoding.
 
         Parameters
         ----------
         total, noise : of the rails, and their variance, float64 [m, N, rails of M]
-        source : variance that exposures get of their light, float64 [m, N, M]
+        source : variance due to the brightness of exposures, float64 [m, N, M]
         """
         model, x, w = self._model, self._x, self._w
         m, count, rows = total.shape
@@ -433,10 +442,10 @@ class Product:
         variance = noise.reshape(m, count, outputs, self._rails).sum(axis=-1) + source
         variance = variance * scale**2
         if model.encoding == "offset":
-            kept = self._values.shape[-1]
-            light = model.curves["input"].light[self._levels.reshape(m, count, -1)][..., :kept]
+            length = self._values.shape[-1]
+            light = model.curves["input"].light[self._levels.reshape(m, count, -1)][..., :length]
             u = light.sum(axis=-1, keepdims=True) * x.scale
-            v = w.shares[0][..., :kept].sum(axis=-1, keepdims=True) * w.scale
+            v = w.intensity[0][..., :length].sum(axis=-1, keepdims=True) * w.scale
             low_w = np.swapaxes(w.low, -1, -2)
-            y = y + x.low * np.swapaxes(v, -1, -2) + u * low_w + kept * x.low * low_w
+            y = y + x.low * np.swapaxes(v, -1, -2) + u * low_w + length * x.low * low_w
         return np.asarray(y), np.asarray(variance)

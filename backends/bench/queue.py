@@ -1,4 +1,4 @@
-"""`JobQueue`: jobs of a bench in the order of submission, bounded, done by one thread."""
+"""`JobQueue`: a bounded queue of jobs, which one thread runs in the order of submission."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threading import Condition, Thread
 from ...instruments import Clock, Timeline
 from .shot_plan import TileJob, TileResult
 
-_MOST = 32  # jobs that wait: enough for the heads of a layer, and no more memory than that
+_MOST = 32  # waiting jobs: enough for the heads of a layer, with bounded memory
 
 
 class JobQueue:
@@ -18,9 +18,9 @@ class JobQueue:
 
     Parameters
     ----------
-    run : does a job
-    clock : virtual time passes only while nobody who feeds the queue is busy
-    timeline : tells where the length of the queue is noted
+    run : runs a job
+    clock : of the bench; the virtual clock advances only when all host threads are idle
+    timeline : returns the timeline that records the length of the queue
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class JobQueue:
         self._worker.start()
 
     def submit(self, job: TileJob) -> Future[TileResult]:
-        """Put a job at the end; waits while too many wait already. The caller holds the clock.
+        """Add a job at the end; wait while the queue is full. The caller holds the clock.
 
         Raises
         ------
@@ -46,7 +46,7 @@ class JobQueue:
         future: Future[TileResult] = Future()
         with self._changed:
             if len(self._waiting) >= _MOST:
-                self._clock.release()  # the caller is not busy, it waits
+                self._clock.release()  # the caller waits, so it must not hold the clock
                 try:
                     self._changed.wait_for(lambda: len(self._waiting) < _MOST or self._is_closed)
                 finally:
@@ -59,12 +59,12 @@ class JobQueue:
         return future
 
     def upcoming(self) -> TileJob | None:
-        """Return the job that comes after the present one, if it is there already."""
+        """Return the next job in the queue; None if the queue is empty."""
         with self._changed:
             return self._waiting[0][0] if self._waiting else None
 
     def close(self) -> None:
-        """Cancel what waits, and let the present job end."""
+        """Cancel the waiting jobs, and wait for the current job."""
         with self._changed:
             self._is_closed = True
             while self._waiting:

@@ -1,7 +1,7 @@
-"""Measuring a bench anew in the middle of a run, as the recoveries "realign" and "recalibrate" ask.
+"""`recalibrate`: align or calibrate a bench during a run, for two recoveries of the fault policy.
 
-Numbers that were laid out for the bench as it was, and light that was taken of it, do not go
-together with what is known of it now: products on their way begin again, with shots of new names.
+Frames and shots of the old calibration are not valid for the new one. So pending products restart,
+with new names of their shots.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _ADVICE = "look at the bench, then align and calibrate it"
 
 
 def recalibrate(bench: Bench, recovery: str) -> None:
-    """Align an open bench, and calibrate it where that is asked for; its light is off afterwards.
+    """Align an open bench, and calibrate it for "recalibrate"; its light is off afterwards.
 
     Parameters
     ----------
-    recovery : "realign" keeps what else the calibration holds, "recalibrate" measures all of it
+    recovery : "realign" measures the registration only, "recalibrate" the whole calibration
 
     Raises
     ------
-    Paused : when it does not work
+    Paused : when the alignment or calibration fails
     """
-    from ..calibration import align, calibrate, store  # which stand on this package
+    from ..calibration import align, calibrate, store  # they import this package
 
     try:
         found = align(bench)
@@ -53,11 +53,11 @@ def recalibrate(bench: Bench, recovery: str) -> None:
 
 
 class ReadWriteLock:
-    """Lets many read what is known of a bench, or one change it.
+    """A lock that many readers or one writer may hold.
 
     Parameters
     ----------
-    clock : nobody who waits here holds it
+    clock : of the bench; waiting threads release it
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -68,7 +68,7 @@ class ReadWriteLock:
 
     @contextmanager
     def reading(self, holds: bool = False) -> Iterator[None]:
-        """Read inside a `with`; waits while somebody changes it.
+        """Hold the lock for reading; wait while a writer holds it.
 
         Parameters
         ----------
@@ -77,7 +77,7 @@ class ReadWriteLock:
         with self._changed:
             if self._is_changing:
                 if holds:
-                    self._clock.release()  # whoever changes it lets time pass
+                    self._clock.release()  # the writer needs time to pass
                 try:
                     self._changed.wait_for(lambda: not self._is_changing)
                 finally:
@@ -93,7 +93,7 @@ class ReadWriteLock:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Change it inside a `with`, once nobody reads."""
+        """Hold the lock for writing, once no reader holds it."""
         with self._changed:
             self._is_changing = True
             self._changed.wait_for(lambda: self._readers == 0)

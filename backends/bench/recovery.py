@@ -1,4 +1,4 @@
-"""Connecting a device of a bench again while a run goes on; what else there is, `policy` lists."""
+"""Reconnect the devices of a bench during a run; `fault_policy` lists the other recoveries."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from .fault_policy import kind_of
 
 
 def role_of(bench: Bench, instrument: Instrument | None) -> str:
-    """Return the role of an instrument; "" for None, or one of no role."""
+    """Return the role of an instrument; "" for None or for an instrument without a role."""
     return next((role for role, item in bench.instruments.items() if item is instrument), "")
 
 
 def reconnect(bench: Bench, role: str) -> None:
     """Close a device and connect it again, set up as when the bench was opened.
 
-    A source emits again only where nothing speaks against it: a loss of connection is no trip.
+    A source emits again only if its interlock is closed, because a lost connection is not a trip.
     Frames are not shown, and a camera is not armed.
 
     Raises
     ------
-    BadReply : when another device answers than before
+    ProtocolError : when a different device answers
     InterlockOpen : when the source may not emit
-    InstrumentError : when it does not answer
+    InstrumentError : when the device does not answer
     """
     instrument, file = bench.instruments[role], bench.file
     was = instrument.identity
@@ -44,10 +44,10 @@ def reconnect(bench: Bench, role: str) -> None:
 
 
 def _connect_again(instrument: Instrument, timeout_s: float) -> None:
-    """Connect a device that was there when the bench was opened; whatever fails, it is gone.
+    """Connect a device that was connected when the bench was opened; if it fails, raise a fault.
 
-    A monitor that is unplugged is not a mistake in the bench file, though its driver says so of one
-    that was never there.
+    A driver reports a missing monitor as a mistake in the bench file. Here the monitor was
+    unplugged, so the error becomes Disconnected.
     """
     try:
         instrument.connect(timeout_s)
@@ -60,11 +60,11 @@ def _connect_again(instrument: Instrument, timeout_s: float) -> None:
 
 
 def relight(bench: Bench) -> None:
-    """Let a source that was lost emit again, where its interlock is closed.
+    """Let a reconnected source emit again, if its interlock is closed.
 
     Raises
     ------
-    InterlockOpen : where it is not
+    InterlockOpen : when the interlock is open
     """
     if not bench.source.interlock_closed():
         raise InterlockOpen(
@@ -76,17 +76,17 @@ def relight(bench: Bench) -> None:
 
 
 def check_emission(bench: Bench) -> None:
-    """Ask the source whether it emits.
+    """Check that the source emits.
 
     Raises
     ------
-    InterlockOpen : when it does not, or may not
+    InterlockOpen : when the source does not emit, or its interlock is open
     """
     source = bench.source
     if not source.interlock_closed():
         why = "the interlock is open"
     elif not source.is_emitting():
-        why = "it has stopped to emit"
+        why = "it has stopped emitting"
     else:
         return
     error = InterlockOpen(

@@ -1,8 +1,8 @@
-"""What stands between a bench and harm when nobody looks: lock, latch, heartbeat, and who is there.
+"""Lock, latch, heartbeat and attendance of a bench.
 
 None of this is a safety function (docs/how-to/safety.md): it refuses early, switches off late, and
-drives hardware that falls back into safety by itself. Not here: signals (`instruments.stopping`)
-and killed processes (`instruments.watchdog`).
+drives hardware that is fail-safe by itself. `instruments.safety.signals` handles signals, and
+`instruments.safety.watchdog` handles killed processes.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ __all__ = [
 
 LOG = logging.getLogger("lightloom.bench")
 
-ATTENDED = "LIGHTLOOM_ATTENDED"  # environment variable: "1" where somebody is at the bench
+ATTENDED = "LIGHTLOOM_ATTENDED"  # environment variable: "1" if a person is at the bench
 _HARMFUL = ("3B", "4")
 
 
-# --- what a bench has got ------------------------------------------------------------------------
+# --- safety hardware and attendance --------------------------------------------------------------
 
 
 def lacks(file: BenchFile, source: LightSource | None = None) -> list[str]:
-    """Say what a bench has not got that falls back into safety by itself.
+    """Return the fail-safe hardware that a bench lacks, as clauses.
 
     Parameters
     ----------
-    source : of the bench, where it is known whether its interlock can be asked for
+    source : of the bench, to check whether its interlock can be read; None skips this check
     """
     safety = file.safety
     missing = []
@@ -81,9 +81,9 @@ def lacks(file: BenchFile, source: LightSource | None = None) -> list[str]:
 def fail_safe(
     file: BenchFile, is_simulated: bool, source: LightSource | None = None
 ) -> bool | None:
-    """Say whether hardware takes over when the computer dies; None where no light can hurt.
+    """Return whether hardware makes the bench safe when the computer fails; None without hazard.
 
-    That is a simulated bench, unless its file says what a real one would have.
+    A simulated bench has no hazard, unless its file has a table `[safety]`.
     """
     if is_simulated and "safety" not in file.model_fields_set:
         return None
@@ -91,30 +91,30 @@ def fail_safe(
 
 
 def is_attended() -> bool:
-    """Whether somebody is there: said so, or sitting at the terminal that this process reads."""
+    """Return whether a person is at the bench: so declared, or at the terminal of this process."""
     return os.environ.get(ATTENDED) == "1" or is_terminal(sys.stdin)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a person can answer there."""
+    """Return whether a stream is a terminal at which a person can answer."""
     if stream is None or stream.closed or not stream.isatty():
         return False
     if sys.platform == "win32":
         import ctypes
         import msvcrt
 
-        mode = ctypes.c_uint32()  # NUL is a "tty" too, and no console
+        mode = ctypes.c_uint32()  # NUL is a "tty" too, but not a console
         handle = msvcrt.get_osfhandle(stream.fileno())
         return bool(ctypes.windll.kernel32.GetConsoleMode(handle, ctypes.byref(mode)))
     return True
 
 
 def refuse_unattended(file: BenchFile, path: str) -> None:
-    """Refuse light that can hurt where nobody is there and no hardware is.
+    """Refuse hazardous light without a person at the bench and without fail-safe hardware.
 
     Raises
     ------
-    InputError : with the way out
+    InputError : naming the hardware that is missing
     """
     missing = lacks(file)
     if file.safety.laser_class in _HARMFUL and missing and not is_attended():
@@ -135,7 +135,7 @@ class _Held:
 
     @property
     def left(self) -> list[Holder]:
-        """Who held it last and ended without letting go, by each of its locks."""
+        """The last holders that ended without a release, one per lock."""
         return [lock.left for lock in self.locks if lock.left is not None]
 
 
@@ -146,20 +146,21 @@ if hasattr(os, "register_at_fork"):  # the lock stays with the process that took
 
 
 def hold(path: str | Path, is_real: bool = False) -> list[Holder]:
-    """Hold a bench for this process, once more where it holds it already; see `let_go`.
+    """Lock a bench for this process; nested calls are counted, see `let_go`.
 
     Parameters
     ----------
-    is_real : its instruments are; it is then held where all users of this computer see it, too
+    is_real : whether its instruments are real; the lock is then also visible to all users of this
+        computer
 
     Returns
     -------
-    who held it last, where one ended without letting go
+    the last holders, if they ended without a release
 
     Raises
     ------
     InUse : naming the process that holds it
-    InputError : where there can be no lock
+    InputError : when no lock can be written
     """
     file = Path(path).resolve()
     with _holding:
@@ -169,22 +170,22 @@ def hold(path: str | Path, is_real: bool = False) -> list[Holder]:
                 held = _held[file] = _Held(_locked(file, f"the bench {path}", is_real), 0)
             except OSError as error:
                 raise InputError(
-                    f"the bench {path} cannot be held against other processes: {error}; see to "
-                    "the folder, or use the bench from another one"
+                    f"the bench {path} cannot be locked against other processes: {error}; make the "
+                    "folder writable, or use the bench from another one"
                 ) from None
         held.count += 1
         return held.left if held.count == 1 else []
 
 
 def _locked(file: Path, what: str, is_real: bool) -> list[HeldLock]:
-    """Take the lock that another user would take, and the one beside the file, if there is one."""
+    """Return the locks of a bench: the one beside its file, and for a real one the shared one."""
     wanted = [beside(file, "lock")]
     if is_real:
         wanted.append(shared_place(str(file), file.name, "lock"))
     taken: list[HeldLock] = []
     try:
-        for place in dict.fromkeys(wanted):
-            taken.append(HeldLock(place, what).acquire())
+        for lock_file in dict.fromkeys(wanted):
+            taken.append(HeldLock(lock_file, what).acquire())
     except BaseException:
         for lock in taken:
             lock.release()
@@ -193,7 +194,7 @@ def _locked(file: Path, what: str, is_real: bool) -> list[HeldLock]:
 
 
 def let_go(path: str | Path) -> None:
-    """Let go what `hold` held once."""
+    """Release one call of `hold`."""
     file = Path(path).resolve()
     with _holding:
         held = _held.get(file)
@@ -208,7 +209,7 @@ def let_go(path: str | Path) -> None:
 
 @contextmanager
 def holding(path: str | Path, is_real: bool = False) -> Iterator[None]:
-    """Hold a bench inside a `with`."""
+    """Lock a bench inside a `with`."""
     hold(path, is_real)
     try:
         yield
@@ -216,12 +217,12 @@ def holding(path: str | Path, is_real: bool = False) -> Iterator[None]:
         let_go(path)
 
 
-# --- off until somebody on site says otherwise ---------------------------------------------------
+# --- latched off until a person re-arms the bench on site ----------------------------------------
 
 
 @dataclass(frozen=True)
 class Latch:
-    """Why a bench gives no light, since when, and which process found that out."""
+    """The reason for which a bench is latched off, the time, and the process that latched it."""
 
     reason: str
     when: str
@@ -232,13 +233,13 @@ class Latch:
 
 
 def latch(path: str | Path, reason: str, source: str = "") -> None:
-    """Let a bench give no light until `rearm`; the first reason stays.
+    """Latch a bench off until `rearm`; the first reason stays.
 
     Parameters
     ----------
     reason : a clause without a full stop, such as "the interlock has tripped"
-    source : of a real bench, what `Bench.latches` gives: it is then latched for every user of this
-        computer, and under every bench file
+    source : `Bench.latches` of a real bench, which is then latched for every user of this computer
+        and for every bench file
     """
     file = Path(path)
     if not file.is_file() or latched(file, source) is not None:
@@ -253,10 +254,10 @@ def latch(path: str | Path, reason: str, source: str = "") -> None:
         complaints.append(str(error))
     if source:
         wanted += _shared_latches(file, source)
-    for place in dict.fromkeys(wanted):
+    for latch_file in dict.fromkeys(wanted):
         try:
-            replace_file(place, json.dumps(content, indent=1).encode())
-            place.chmod(0o644)
+            replace_file(latch_file, json.dumps(content, indent=1).encode())
+            latch_file.chmod(0o644)
         except OSError as error:
             complaints.append(str(error))
     if len(complaints) >= len(wanted):
@@ -266,62 +267,64 @@ def latch(path: str | Path, reason: str, source: str = "") -> None:
 
 
 def _shared_latches(file: Path, source: str) -> list[Path]:
-    """Return where all users of this computer look: by the bench file, and by its source."""
+    """Return the shared latch files of all users: one by bench file, and one by source."""
     named = {str(file.resolve()): file.name}
     if is_lasting(source):
         named[f"source {canonical(source)}"] = "source"
-    with suppress(OSError):  # no folder is shared here
+    with suppress(OSError):  # this computer has no shared folder
         return [shared_place(key, name, "latch") for key, name in named.items()]
     return []
 
 
 def latch_places(path: str | Path, source: str) -> list[Path]:
-    """Return every file in which a latch of a bench may stand; `source` as for `latch`."""
+    """Return every file that may hold a latch of a bench; `source` as for `latch`."""
     file = Path(path)
     shared = _shared_latches(file, source) if source else []
     return list(dict.fromkeys([*places(file, "latch"), *shared]))
 
 
 def latched(path: str | Path, source: str = "") -> Latch | None:
-    """Return why a bench is latched off; None where it is not.
+    """Return the latch of a bench; None if it is not latched off.
 
     Parameters
     ----------
     source : see `latch`
     """
-    for place in latch_places(path, source):
-        if not _is_there(place):
+    for latch_file in latch_places(path, source):
+        if not _is_there(latch_file):
             continue
-        found = read_note(place)
-        if found is None or not {"reason", "when", "by"} <= found.keys():  # still no way out
-            return Latch(f"{place} cannot be read, so nobody knows why", "", "")
+        found = read_note(latch_file)
+        if (
+            found is None or not {"reason", "when", "by"} <= found.keys()
+        ):  # an unreadable latch is a latch
+            return Latch(f"{latch_file} cannot be read, so the reason is unknown", "", "")
         return Latch(found["reason"], found["when"], found["by"])
     return None
 
 
 def rearm(path: str | Path, source: str = "") -> None:
-    """Let a bench give light again; for a person on site who has seen to the beam path.
+    """Release the latch of a bench; for a person on site who has checked the beam path.
 
     Raises
     ------
-    InputError : when another user latched it, who has to re-arm it too
+    InputError : when another user latched it, who must re-arm it
     """
-    for place in filter(_is_there, latch_places(path, source)):
+    for latch_file in filter(_is_there, latch_places(path, source)):
         try:
-            place.unlink(missing_ok=True)
+            latch_file.unlink(missing_ok=True)
         except OSError as error:
             found = latched(path, source)
             raise InputError(
-                f"{path} stays latched off: {place} cannot be removed ({error.strerror}); let the "
-                f"user who latched it{f', {found.by},' if found and found.by else ''} or an "
+                f"{path} stays latched off: {latch_file} cannot be removed ({error.strerror}); let "
+                f"the user who latched it{f', {found.by},' if found and found.by else ''} or an "
                 "administrator re-arm it"
             ) from None
 
 
-def _is_there(place: Path) -> bool:
+def _is_there(latch_file: Path) -> bool:
     try:
-        return place.exists()
-    except OSError:  # a folder that is closed to this user, who has kept nothing there
+        return latch_file.exists()
+    except OSError:  # this user cannot read the folder, so has no latch there
         return False
 
 
@@ -334,7 +337,7 @@ def refuse_latched(path: str | Path, source: str = "") -> None:
 
     Raises
     ------
-    InterlockOpen : with reason, time and the way out
+    InterlockOpen : naming reason and time
     """
     found = latched(path, source)
     if found is not None:
@@ -345,7 +348,7 @@ def refuse_latched(path: str | Path, source: str = "") -> None:
 
 
 def latch_after_restart(path: str | Path, left: Sequence[Holder], source: str = "") -> None:
-    """Latch a bench whose last process was running when its computer went down."""
+    """Latch a bench whose last process was running when the computer was restarted."""
     for holder in left:
         if holder.is_of_another_boot:
             latch(path, f"the computer was restarted while {holder} held it", source)
@@ -355,33 +358,33 @@ def latch_after_restart(path: str | Path, left: Sequence[Holder], source: str = 
 
 
 class Heart:
-    """Drives the heartbeat line while there is progress.
+    """Drives the heartbeat line while the run makes progress.
 
     Parameters
     ----------
     daq : connected
-    table : which line, how fast, and for how long without `beat`
+    table : line, period, and time without `beat` after which the line stops
     """
 
     def __init__(self, daq: Daq, table: HeartbeatTable) -> None:
         self._daq, self._table = daq, table
-        self._is_over = Event()
+        self._stop_event = Event()
         self._progress_s = time.monotonic()
-        self._is_high = self._fails = False
+        self._is_high = self._has_failed = False
         self._thread = Thread(target=self._run, name="lightloom-heartbeat", daemon=True)
         self._thread.start()
 
     def beat(self) -> None:
-        """Say that there is progress."""
+        """Report progress."""
         self._progress_s = time.monotonic()
 
     def stop(self) -> None:
-        """Let the relay fall; bounded, whoever holds the DAQ."""
-        self._is_over.set()
+        """Stop the heartbeat, so that the relay falls; bounded, even if the DAQ is busy."""
+        self._stop_event.set()
         self._thread.join(2 * self._table.period_s)
 
     def _run(self) -> None:
-        while not self._is_over.wait(self._table.period_s / 2):
+        while not self._stop_event.wait(self._table.period_s / 2):
             if time.monotonic() - self._progress_s < self._table.stops_after_s:
                 self._set(not self._is_high)
             elif self._is_high:
@@ -392,9 +395,9 @@ class Heart:
     def _set(self, high: bool) -> None:
         try:
             self._daq.set_line(self._table.line, high)
-        except InstrumentError as error:  # then the relay falls, which is what it is there for
-            if not self._fails:
+        except InstrumentError as error:  # the relay falls, as intended
+            if not self._has_failed:
                 LOG.warning("the heartbeat line cannot be set: %s", error)
-            self._fails = True
+            self._has_failed = True
         else:
-            self._is_high, self._fails = high, False
+            self._is_high, self._has_failed = high, False

@@ -1,7 +1,7 @@
-"""How several benches share a product: pure functions, whichever process the benches are in.
+"""How several benches share a product: pure functions, independent of processes.
 
-Heads of dynamic operands are dealt out first; else the weight frames of a matrix, so that no frame
-is shown twice; else the rows of x.
+The matrices (heads) of dynamic operands are sharded first. Otherwise the weight frames of a matrix
+are sharded, so that no frame is shown twice. A small matrix leaves the rows of x to be sharded.
 """
 
 from __future__ import annotations
@@ -21,77 +21,77 @@ _AXES = {"matrices": 0, "outputs": 2, "rows": 1}
 
 @dataclass(frozen=True)
 class Sharding:
-    """How weights [m, M, K] are dealt out.
+    """The division of weights [m, M, K] among benches.
 
     Parameters
     ----------
-    by : what is dealt out
-    where : the share of each bench, (first, last); of rows it depends on the product
-    benches : how many there are; fewer have a share where there is not enough
+    by : axis that is sharded
+    bounds : shard of each bench, (first, last); () for rows, whose number depends on the product
+    benches : number of benches; fewer have a shard of a small product
     """
 
     by: Literal["matrices", "outputs", "rows"]
-    where: tuple[tuple[int, int], ...]
+    bounds: tuple[tuple[int, int], ...]
     benches: int
 
     @classmethod
     def of(cls, shape: tuple[int, ...], geometry: Geometry, benches: int) -> Sharding:
-        """Deal out weights of a shape [m, M, K] to benches of one geometry."""
+        """Return the sharding of weights of a shape [m, M, K] among benches of one geometry."""
         matrices, outputs, _ = shape
         if matrices > 1:
-            return cls("matrices", _shares(matrices, benches), benches)
+            return cls("matrices", _split(matrices, benches), benches)
         frame = max((geometry.outputs or outputs) // geometry.parts, 1)
         frames = -(-outputs // frame)
         if outputs < benches * frame:
             return cls("rows", (), benches)
-        where = tuple(
-            (first * frame, min(last * frame, outputs)) for first, last in _shares(frames, benches)
+        bounds = tuple(
+            (first * frame, min(last * frame, outputs)) for first, last in _split(frames, benches)
         )
-        return cls("outputs", where, benches)
+        return cls("outputs", bounds, benches)
 
     def weights(
         self, weights: np.ndarray, ranges: Ranges | None
     ) -> list[tuple[np.ndarray, Ranges | None]]:
-        """Return weights [m, M, K] of each share, and their ranges; of rows, all to everybody."""
+        """Return weights [m, M, K] and ranges of each shard; if rows are sharded, all of them."""
         if self.by == "rows":
             return [(weights, ranges)] * self.benches
         axis = 0 if self.by == "matrices" else -2
         return [
-            (_cut(weights, axis, *share), _cut_ranges(ranges, weights.shape[:1], axis, *share))
-            for share in self.where
+            (_cut(weights, axis, *shard), _cut_ranges(ranges, weights.shape[:1], axis, *shard))
+            for shard in self.bounds
         ]
 
     def operands(self, x: np.ndarray, at: Address) -> list[tuple[np.ndarray, Address]]:
-        """Return x [m, N, K] of each share, and who is multiplied."""
+        """Return x [m, N, K] and address of each shard."""
         if self.by == "outputs":
-            return [(x, at)] * len(self.where)
+            return [(x, at)] * len(self.bounds)
         axis = _AXES[self.by]
-        where = self.where or _shares(x.shape[1], self.benches)
+        bounds = self.bounds or _split(x.shape[1], self.benches)
         return [
             (
-                _cut(x, axis, *share),
-                Address(at.matmul, _cut(at.rows, axis, *share), at.attempt),
+                _cut(x, axis, *shard),
+                Address(at.matmul, _cut(at.rows, axis, *shard), at.attempt),
             )
-            for share in where
+            for shard in bounds
         ]
 
     def joined(self, results: Sequence[MatmulResult]) -> MatmulResult:
-        """Put the shares of a product together again: y [m, N, M]."""
+        """Return the whole product y [m, N, M] from the results of its shards."""
         stats = Stats()
         for result in results:
             stats.add(result.stats)
 
-        def whole(parts: Sequence[np.ndarray]) -> np.ndarray:
+        def join(parts: Sequence[np.ndarray]) -> np.ndarray:
             stacked = [part.reshape(-1, *part.shape[-2:]) for part in parts]
             return np.concatenate(stacked, axis=_AXES[self.by])
 
         variances = [result.variance for result in results if result.variance is not None]
-        variance = whole(variances) if len(variances) == len(results) else None
-        return MatmulResult(whole([result.y for result in results]), stats, variance)
+        variance = join(variances) if len(variances) == len(results) else None
+        return MatmulResult(join([result.y for result in results]), stats, variance)
 
 
-def _shares(count: int, benches: int) -> tuple[tuple[int, int], ...]:
-    """Deal out so many things, to fewer benches where there are not enough: (first, last)."""
+def _split(count: int, benches: int) -> tuple[tuple[int, int], ...]:
+    """Return the bounds (first, last) of each shard; a small count gives fewer shards."""
     return tuple(cuts(count, -(-count // min(count, benches))))
 
 
@@ -104,7 +104,7 @@ def _cut(array: np.ndarray, axis: int, first: int, last: int) -> np.ndarray:
 def _cut_ranges(
     ranges: Ranges | None, matrices: tuple[int, ...], axis: int, first: int, last: int
 ) -> Ranges | None:
-    """Cut ranges like their weights; an axis of 1 serves all."""
+    """Return ranges cut like their weights; an axis of length 1 serves all shards."""
     if ranges is None:
         return None
 

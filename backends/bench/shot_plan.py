@@ -1,7 +1,7 @@
-"""`ShotPlan`: which shots a job takes, in which order, and which numbers its frames show.
+"""`ShotPlan`: the shots of a job, their order, and the numbers of their frames.
 
-All of it follows from the jobs alone, never from how fast a computer is or from what failed, so
-that a run that was interrupted goes on with the very shots that it would have taken.
+The plan depends on the jobs alone, never on the speed of the computer or on faults. So a resumed
+run takes exactly the shots that the interrupted run would have taken.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class TileJob:
     Parameters
     ----------
     name : of the job, the address of its shots
-    tiles, vectors : how many weight frames and input frames it has
-    weight : grey levels [slots, length] of a weight frame, by its number
-    input : grey levels [slots, length] of an input frame, [1, length] where slots share it
-    order : in which they meet (see `tiling.visits`)
-    details : what a timeline should say of it
-    check : judges the electrons [slots] of a shot, at calibration's brightness, by its weight frame
-        and input frame; gives the largest |z| of its sums, or None where it has none, and raises
-        WrongSum. Called by the thread that decodes, for shots that are no references
+    tiles, vectors : number of weight frames and of input frames
+    weight : returns the grey levels [slots, length] of a weight frame, by its number
+    input : returns the grey levels [slots, length] of an input frame, [1, length] if slots share it
+    order : of the shots (see `tiling.visits`)
+    details : for the timeline
+    check : takes weight frame, input frame and electrons [slots] at calibration's brightness;
+        returns the largest |z| of the checksums, None without any, and raises ChecksumMismatch.
+        The decoding thread calls it for all shots but reference shots
     """
 
     name: str
@@ -59,16 +59,16 @@ class TileResult:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A shot to be taken.
+class PlannedShot:
+    """One shot of the plan.
 
     Parameters
     ----------
     number : of the shot in its job, references included, from 0
     weight : number of the weight frame
     input : number of the input frame; a text for a reference
-    since : shots since the reference before
-    counters : of the plan, behind this shot (see `recorder.Checkpoint`)
+    since : shots since the previous reference
+    counters : of the plan, after this shot (see `checkpoint.Checkpoint`)
     """
 
     job: TileJob
@@ -81,11 +81,11 @@ class Planned:
 
     @property
     def is_reference(self) -> bool:
-        """Whether it shows an input that is everywhere alike."""
+        """Whether this is a reference shot, with a uniform input."""
         return isinstance(self.input, str)
 
     def key(self, role: str) -> tuple[int, int | str]:
-        """Say which frame of a modulator it needs."""
+        """Return the key of the frame that a modulator must show."""
         return self.job.number, self.weight if role == "weight" else self.input
 
 
@@ -95,7 +95,7 @@ class ShotPlan:
     Parameters
     ----------
     reference_every : shots between two reference shots; 0 for none
-    references_tiles : each weight frame has one of its own
+    references_tiles : whether each weight frame has a reference shot of its own
 
     Attributes
     ----------
@@ -107,30 +107,30 @@ class ShotPlan:
         self._every, self._references_tiles = reference_every, references_tiles
         self.counters = {"input": 0, "weight": 0, "since": 0, "references": 0}
 
-    def shots(self, job: TileJob, kept: Kept | None = None) -> Iterator[Planned]:
-        """Return the shots of a job, with reference shots between them.
+    def shots(self, job: TileJob, saved: Kept | None = None) -> Iterator[PlannedShot]:
+        """Return the shots of a job, reference shots included.
 
         Parameters
         ----------
-        kept : what is there already of the job; its shots are left out
+        saved : finished shots of the job, which the plan leaves out
         """
         counters = self.counters
         order = visits(job.tiles, job.vectors, job.order)
         start = number = 0
         tile, shown = -1, dict[str, int | str]()
-        if kept is not None:
-            start, number = len(kept.electrons), kept.done
-        # where references alone tell the light, a weight frame begins with one, a job ends so
+        if saved is not None:
+            start, number = len(saved.electrons), saved.done
+        # if only references measure brightness, each weight frame begins and a job ends with one
         is_closed = not self._references_tiles or (
-            kept is not None and kept.state.counters["since"] == 0
+            saved is not None and saved.state.counters["since"] == 0
         )
-        is_complete = start == len(order) and is_closed  # then others came after it
+        is_complete = start == len(order) and is_closed  # later jobs have moved the counters on
         if number > 0 and not is_complete:
-            assert kept is not None
-            counters.update(kept.state.counters)
+            assert saved is not None
+            counters.update(saved.state.counters)
             tile = int(order[start - 1, 0]) if start else -1
             shown = _shown(order, start, counters)
-        # one that ended the job before is one of this job's light, too
+        # the last reference of the previous job also serves this job
         is_referenced = counters["since"] == 0 and counters["references"] > 0
         for weight, vector in order[start:].tolist():
             is_first = weight != tile and (tile < 0 or job.order == ORDERS[0])
@@ -149,8 +149,8 @@ class ShotPlan:
 
     def _reference(
         self, job: TileJob, number: int, weight: int, shown: dict[str, int | str]
-    ) -> Planned:
-        """Plan a reference shot, of an input that is everywhere alike."""
+    ) -> PlannedShot:
+        """Plan a reference shot, which has a uniform input."""
         counters = self.counters
         since, name = counters["since"] + 1, f"{_REFERENCE} {counters['references']}"
         counters["since"] = 0
@@ -158,7 +158,7 @@ class ShotPlan:
         return self._planned(job, number, name, weight, name, since, shown)
 
     def visited(self, job: TileJob, count: int) -> np.ndarray:
-        """Return weight and input frames of a job's first shots, references left out: [n, 2]."""
+        """Return weight and input frames of a job's first shots, without references: [n, 2]."""
         return visits(job.tiles, job.vectors, job.order)[:count]
 
     def _planned(
@@ -170,18 +170,18 @@ class ShotPlan:
         vector: int | str,
         since: int,
         shown: dict[str, int | str],
-    ) -> Planned:
-        """Number the frames that change."""
+    ) -> PlannedShot:
+        """Return a planned shot; each frame that changes gets the next number."""
         for role, frame in (("weight", weight), ("input", vector)):
             if shown.get(role) != frame:
                 shown[role] = frame
                 self.counters[role] += 1
-        return Planned(job, number, name, weight, vector, since, dict(self.counters))
+        return PlannedShot(job, number, name, weight, vector, since, dict(self.counters))
 
 
 def _shown(order: np.ndarray, start: int, counters: Mapping[str, int]) -> dict[str, int | str]:
-    """Return the frames of the last shot that is kept of a job."""
-    if counters["since"] == 0:  # it was a reference, for the weights that come now
+    """Return the frames of the last saved shot of a job."""
+    if counters["since"] == 0:  # it was a reference, for the next weight frame
         return {
             "weight": int(order[start, 0]),
             "input": f"{_REFERENCE} {counters['references'] - 1}",

@@ -1,13 +1,13 @@
-"""`ShotRunner`: takes the shots of a job as fast as devices go, and repeats untrusted ones.
+"""`ShotRunner`: takes the shots of a job as fast as the devices allow, and retries bad ones.
 
-Three things happen at once: the next frames are laid out, the present ones are shown, settle and
-are exposed, and the shot before is decoded. As soon as an exposure has ended the next frames are
-handed to the modulators, while the detector is read out. A shot is judged exactly two shots after
-it was taken, and all shots of a segment of a job before the first of the next one, so what is
-repeated, and in which order, never depends on how fast a computer is.
+Three steps overlap: one thread encodes the next frames, the bench shows, settles and exposes the
+current frames, and another thread decodes the previous shot. As soon as an exposure has ended, the
+modulators get the next frames while the detector is read out. Each shot is checked exactly two
+shots after its exposure, and all shots of a segment before the first shot of the next segment. So
+the retries and their order never depend on the speed of the computer.
 
-At the end of a segment nothing is on its way: then the monitors are asked, and the segment is kept.
-What is done about a fault, the bench file says (`policy`).
+At the end of a segment no shot is pending. The monitors are read then, and the segment is recorded.
+The bench file says what is done about each fault (`fault_policy`).
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from .bench import WINDOW_SAMPLES, Bench
 from .checkpoint import QUALITY, Checkpoint, FaultNote, Kept, Recorder, Segment
 from .decoding import DecodedShot, Decoder, Frame, Taken
 from .diagnose import Diagnosis, diagnose
-from .fault_policy import ANEW, PAUSE, SUSPENDED, FaultPolicy, Recovery, kind_of
+from .fault_policy import PAUSE, RESTARTS, SUSPENDED, FaultPolicy, Recovery, kind_of
 from .monitors import Monitors
 from .recovery import check_emission, reconnect, role_of
-from .shot_plan import ROLES, Planned, ShotPlan, TileJob, TileResult
+from .shot_plan import ROLES, PlannedShot, ShotPlan, TileJob, TileResult
 
 __all__ = ["SEGMENT", "RestartProducts", "ShotRunner", "TileJob", "TileResult"]
 
-SEGMENT = 64  # shots of a job that are kept together
-_READS_KNOWN = 8  # of a detector, before it is known how long it takes
-_PATIENCE, _SLACK_S = 2.0, 0.02  # times the longest read so far, and more
-_BEHIND = 2  # shots that may be taken before one is judged
-_OF_LIGHT = (
+SEGMENT = 64  # shots of a job that are recorded together
+_LEARNING_READS = 8  # detector reads before their longest duration sets the time-out
+_TIMEOUT_FACTOR, _TIMEOUT_MARGIN_S = 2.0, 0.02  # time-out = factor x longest read + margin
+_PIPELINE_DEPTH = 2  # pending shots at which the first of them is checked
+_INTENSITY_KINDS = (
     "stale",
     "unexpected-intensity",
     "checksum-mismatch",
     "drift-exceeded",
-)  # kinds that a dark source explains
-_BISECTED = (
+)  # kinds of faults that a dark source also causes
+_DIAGNOSED_KINDS = (
     "stale",
     "dropped",
     "incomplete",
@@ -70,19 +70,18 @@ _BISECTED = (
 )
 _ADVICE = {
     "disconnected": "check its cable and power",
-    "in-use": "close what holds it",
-    "drift-exceeded": "let the source settle, and resume; if it stays as it is, run `lightloom "
+    "in-use": "close the program that holds it",
+    "drift-exceeded": "let the source settle, and resume; if the drift stays, run `lightloom "
     "calibrate`, and resume with --accept calibration",
     "saturated": "lower power_w or exposure_s in the bench file",
     "interlock": "make the beam path safe, then re-arm the source on site",
 }
-
-
-_LIGHT_IS_OFF = (UnexpectedIntensity, DriftExceeded)  # what a reference says of the shots before it
+# a reference shot that raises one of these also invalidates the shots before it
+_REFERENCE_ERRORS = (UnexpectedIntensity, DriftExceeded)
 
 
 class RestartProducts(Exception):
-    """The bench is to be measured anew, and the products on their way begin again.
+    """The bench must be measured again, and the pending products must restart.
 
     Parameters
     ----------
@@ -96,64 +95,65 @@ class RestartProducts(Exception):
 
 @dataclass
 class _PendingShot:
-    """A shot to be taken, or one that was.
+    """A planned shot with its frames, attempts and result.
 
     Parameters
     ----------
     stats : of its segment
-    frames : that are laid out for it: those that change
-    attempts : exposures of it that were begun
-    used : how many recoveries it had, by kind of fault
-    tried : recoveries that it had, by name
-    began_s : the latest of its exposures
-    darkness : of the bench when that began; another one says that the light was off meanwhile
-    future : what that one gives; None once it was judged
-    leans : its numbers are told from others only where the shots before it are right
-    found : what it gave in the end
-    is_new : that is not kept yet
+    frames : encoded frames of this shot, only of the modulators whose frame changes
+    attempts : number of exposures started
+    recoveries_by_kind : number of recoveries, by kind of fault
+    recoveries_by_name : number of recoveries, by name of the recovery
+    began_s : start of the latest exposure
+    darkness : `Bench.darkness` at that start; a different value means that the light was off since
+    future : result of the latest exposure; None once it was checked
+    depends_on_previous : its frame ids are unique only if the shots before it were correct
+    decoded : the accepted result
+    is_unsaved : the accepted result is not recorded yet
     """
 
-    planned: Planned
+    planned: PlannedShot
     stats: Stats
     frames: dict[str, Future[Frame]] = field(default_factory=dict)
     attempts: int = 0
-    used: Counter[str] = field(default_factory=Counter)
-    tried: Counter[str] = field(default_factory=Counter)
+    recoveries_by_kind: Counter[str] = field(default_factory=Counter)
+    recoveries_by_name: Counter[str] = field(default_factory=Counter)
     began_s: float = 0.0
     darkness: int = 0
     future: Future[DecodedShot] | None = None
-    leans: bool = False
-    found: DecodedShot | None = None
-    is_new: bool = True
+    depends_on_previous: bool = False
+    decoded: DecodedShot | None = None
+    is_unsaved: bool = True
 
     @property
     def name(self) -> str:
-        """Its name, without the attempt."""
+        """The name of the shot, without the attempt."""
         return f"{self.planned.job.name}/{self.planned.name}"
 
 
 @dataclass
 class _JobState:
-    """How far a job has come.
+    """The progress of a job.
 
     Parameters
     ----------
     electrons : [weight frames, input frames, slots]
-    stats : of the segments that are finished, one each
-    open : finished segments of weight frames that are not, where their sums may still be wrong
-    next : the shot that comes next; None after the last
+    stats : one entry per finished segment
+    shots : the shots after `next`
+    open : finished segments that a checksum or a reference shot can still reject
+    next : the next shot; None after the last
     """
 
     job: TileJob
     electrons: np.ndarray
     stats: list[Stats]
-    ahead: Iterator[_PendingShot]
+    shots: Iterator[_PendingShot]
     open: list[list[_PendingShot]] = field(default_factory=list)
     next: _PendingShot | None = None
 
     def advance(self) -> None:
-        """Go on to the shot after this one."""
-        self.next = next(self.ahead, None)
+        """Move to the next shot."""
+        self.next = next(self.shots, None)
 
 
 class ShotRunner:
@@ -162,20 +162,19 @@ class ShotRunner:
     Parameters
     ----------
     bench : open
-    decoder : knows what the bench's light is like
+    decoder : with the optical model of the bench
     reference_every : shots between two reference shots; 0 for none
-    settling_s : from a flip until its light is trusted, by role, where it was measured
-    faults, recoveries : kind -> how often a shot was repeated for it, recovery -> how often it was
-        used; counted on
+    settling_s : measured settling time after a frame change, by role; 0 where not measured
+    faults, recoveries : retries by kind of fault, recoveries by name; the runner adds its own
 
     Attributes
     ----------
-    stops : set to end after the shot that is being taken
-    upcoming : tells the job that waits after the present one
-    timeline : where slices of what happens go, if anybody wants them
-    recorder : keeps what is finished, if anybody wants it
-    may_begin_again : whether the bench may be measured anew
-    lost_s : of the bench's time, on exposures that failed and on recoveries
+    stops : set it to stop after the current shot
+    upcoming : returns the next job in the queue
+    timeline : records time slices; None for none
+    recorder : records finished segments; None for none
+    may_restart : whether the bench may be measured again during a run
+    lost_s : bench time spent on failed exposures and on recoveries
     """
 
     def __init__(
@@ -195,55 +194,55 @@ class ShotRunner:
         self.upcoming: Callable[[], TileJob | None] = lambda: None
         self.timeline: Timeline | None = None
         self.recorder: Recorder | None = None
-        self.may_begin_again = False
-        self._policy = FaultPolicy(bench.file.faults, bench.file.limits.retries)
+        self.may_restart = False
+        self._fault_policy = FaultPolicy(bench.file.faults, bench.file.limits.retries)
         self._monitors = Monitors(bench) if bench.file.suspend else None
-        self._is_bucket = bench.file.layout == "single-pixel"
-        tells = self._is_bucket and not bench.is_timing_only and reference_every > 0
-        self.plan = ShotPlan(reference_every, tells)
+        self._is_single_pixel = bench.file.layout == "single-pixel"
+        uses_references = self._is_single_pixel and not bench.is_timing_only and reference_every > 0
+        self.plan = ShotPlan(reference_every, uses_references)
         self._settling_s = settling_s
-        self._flips = {"input": 0, "weight": 0}  # frames shown
-        self._reads, self._longest_s = 0, 0.0  # of the detector, and the longest of them
+        self._frame_counts = {"input": 0, "weight": 0}
+        self._read_count, self._longest_read_s = 0, 0.0  # of the detector
         self._shown: dict[str, tuple[Shown, Frame]] = {}
-        self._trail: dict[str, list[int]] = {role: [] for role in ROLES}
-        self._courses: dict[int, _JobState] = {}
-        self._ended: Paused | None = None
-        self._is_muddled = False  # the detector may still give what nobody waits for any more
+        self._unconfirmed_frames: dict[str, list[int]] = {role: [] for role in ROLES}
+        self._job_states: dict[int, _JobState] = {}
+        self._pause_error: Paused | None = None
+        self._needs_arming = False  # the detector may still return an exposure that was given up
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-encode")
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="lightloom-decode")
         self._arm()
 
     def close(self) -> None:
-        """Let the threads go, once what they do is done."""
+        """Stop the threads after their current task."""
         self.stops.set()
         self._encoder.shutdown(cancel_futures=True)
         self._decoder.shutdown(cancel_futures=True)
 
     @property
     def references(self) -> int:
-        """How many reference shots were planned so far."""
+        """The number of reference shots planned so far."""
         return self.plan.counters["references"]
 
-    def go_on_from(self, state: Checkpoint) -> None:
-        """Stand where an earlier run did.
+    def resume_from(self, checkpoint: Checkpoint) -> None:
+        """Continue from the checkpoint of an earlier run.
 
-        On a real bench, and after a check of its light, only the plan goes on: the filter knows the
-        light of today. A simulated one has stood still since.
+        On a real bench only the shot plan continues, because the startup check has already updated
+        the brightness filter. A simulated bench has not changed, so its filter is restored too.
         """
-        self.plan.counters.update(state.counters)
+        self.plan.counters.update(checkpoint.counters)
         if not self.bench.is_simulated:
             return
-        self.bench.shots = state.shots
-        if self.decoder.tracker is not None and state.tracker is not None:
-            self.decoder.tracker.restore(state.tracker)
-        self._forget()
+        self.bench.shots = checkpoint.shots
+        if self.decoder.tracker is not None and checkpoint.tracker is not None:
+            self.decoder.tracker.restore(checkpoint.tracker)
+        self._blank_modulators()
 
-    def _forget(self) -> None:
-        """Show nothing, so that no frame of before is taken for one to come."""
+    def _blank_modulators(self) -> None:
+        """Blank both modulators, so that no earlier frame is mistaken for a later one."""
         for role, modulator in (("weight", self.bench.weight), ("input", self.bench.input)):
             modulator.blank()
-            self._flips[role] += 1
-            self._trail[role].clear()
+            self._frame_counts[role] += 1
+            self._unconfirmed_frames[role].clear()
         self._shown.clear()
 
     # --- a job -----------------------------------------------------------------------------------
@@ -253,180 +252,178 @@ class ShotRunner:
 
         Raises
         ------
-        Paused : when nothing that may be done about a fault helps
-        Anew : when the bench is to be measured anew
+        Paused : when no recovery removes a fault
+        RestartProducts : when the bench must be measured again
         NotConnected : when the bench was closed
         """
-        if self._ended is not None:  # whoever waits hears why, too
-            ended = self._ended
-            raise Paused(str(ended), ended.kind, ended.device, ended.advice) from ended
+        if self._pause_error is not None:  # later jobs get the same reason
+            cause = self._pause_error
+            raise Paused(str(cause), cause.kind, cause.device, cause.advice) from cause
         try:
-            course = self._course(job)
-            while course.next is not None:
-                self._take_segment(course)
+            state = self._job_state(job)
+            while state.next is not None:
+                self._take_segment(state)
         except Paused as error:
-            self._ended = error
-            if self.recorder is not None and self._is_bucket and job.number in self._courses:
-                self.recorder.forget(job.name, _last_reference(self._courses[job.number].open))
+            self._pause_error = error
+            failed = self._job_states.get(job.number)
+            if self.recorder is not None and self._is_single_pixel and failed is not None:
+                self.recorder.forget(job.name, _last_reference(failed.open))
             raise
-        self._courses.pop(job.number, None)
-        total = _no_stats()
-        for stats in course.stats:
+        self._job_states.pop(job.number, None)
+        total = _zero_stats()
+        for stats in state.stats:
             total.add(stats)
-        return TileResult(course.electrons, total)
+        return TileResult(state.electrons, total)
 
-    def _course(self, job: TileJob) -> _JobState:
-        """Return how far a job has come; its first frames are laid out from now on."""
-        course = self._courses.get(job.number)
-        if course is None:
-            kept = None if self.recorder is None else self.recorder.known(job.name)
+    def _job_state(self, job: TileJob) -> _JobState:
+        """Return the progress of a job; a new job starts to encode its first frames."""
+        state = self._job_states.get(job.number)
+        if state is None:
+            saved = None if self.recorder is None else self.recorder.known(job.name)
             electrons = np.zeros((job.tiles, job.vectors, self.layout.slots))
-            course = _JobState(job, electrons, [], self._ahead(job, kept))
-            if kept is not None:
-                course.stats.append(kept.stats)
-                self._put_back(course, kept)
-            self._courses[job.number] = course
-            course.advance()
-        return course
+            state = _JobState(job, electrons, [], self._prepared_shots(job, saved))
+            if saved is not None:
+                state.stats.append(saved.stats)
+                visited = self.plan.visited(job, len(saved.electrons))
+                electrons[visited[:, 0], visited[:, 1]] = saved.electrons
+            self._job_states[job.number] = state
+            state.advance()
+        return state
 
-    def _put_back(self, course: _JobState, kept: Kept) -> None:
-        job = course.job
-        visited = self.plan.visited(job, len(kept.electrons))
-        course.electrons[visited[:, 0], visited[:, 1]] = kept.electrons
-
-    def _following(self, course: _JobState) -> _PendingShot | None:
-        """Return the shot that comes next: of this job, or of the one that waits in the queue."""
-        if course.next is not None:
-            return course.next
+    def _next_shot(self, state: _JobState) -> _PendingShot | None:
+        """Return the next shot of this job, or the first shot of the next job in the queue."""
+        if state.next is not None:
+            return state.next
         clock = self.bench.clock
-        clock.sleep_until(clock.now_s())  # on a virtual clock: whoever feeds has finished feeding
+        clock.sleep_until(clock.now_s())  # a virtual clock returns once all host threads are idle
         upcoming = self.upcoming()
-        return None if upcoming is None else self._course(upcoming).next
+        return None if upcoming is None else self._job_state(upcoming).next
 
-    def _ahead(self, job: TileJob, kept: Kept | None) -> Iterator[_PendingShot]:
-        """Return the shots of a job with the frames that change; those after it are laid out ahead.
+    def _prepared_shots(self, job: TileJob, saved: Kept | None) -> Iterator[_PendingShot]:
+        """Return the shots of a job; the frames of some shots ahead are encoded in advance.
 
-        What is shown before the first shot is not known yet, so both its frames are laid out.
+        Only frames that change are encoded. The frames displayed before the first shot are unknown,
+        so both frames of that shot are encoded.
         """
         ready: deque[_PendingShot] = deque()
         keys: dict[str, tuple[int, int | str]] = {}
-        stats = _no_stats()
-        for planned in self.plan.shots(job, kept):
+        stats = _zero_stats()
+        for planned in self.plan.shots(job, saved):
             if planned.number % SEGMENT == 0 or not keys:
-                stats = _no_stats()
-            coming = _PendingShot(planned, stats)
+                stats = _zero_stats()
+            pending = _PendingShot(planned, stats)
             for role in ROLES:
                 key = planned.key(role)
                 if keys.get(role) != key:
                     keys[role] = key
                     number = planned.counters[role]
-                    coming.frames[role] = self._encoder.submit(
-                        self._lay_out, role, planned, number, stats
+                    pending.frames[role] = self._encoder.submit(
+                        self._make_frame, role, planned, number, stats
                     )
-            ready.append(coming)
+            ready.append(pending)
             if len(ready) > AHEAD:
                 yield ready.popleft()
         yield from ready
 
     # --- a segment -------------------------------------------------------------------------------
 
-    def _take_segment(self, course: _JobState) -> None:
-        """Take shots of a job until its next segment, again while a monitor asks for it; keep them.
+    def _take_segment(self, state: _JobState) -> None:
+        """Take the shots of one segment, repeat them while a monitor asks for it, and record them.
 
-        What is kept changes no more, but where the sum of a whole weight frame turns out to be
-        wrong: then its segments are taken and kept again.
+        Recorded numbers are final, with one exception: if the checksum of a whole weight frame
+        fails later, its segments are taken and recorded again.
         """
-        assert course.next is not None
+        assert state.next is not None
         taken: list[_PendingShot] = []
-        course.open.append(taken)
-        self._take(course, self._fresh(course, course.next.planned.number // SEGMENT, taken))
-        asking = _PendingShot(taken[-1].planned, taken[-1].stats)
-        while self._is_suspended(asking, len(taken)):
-            for coming in taken:
-                coming.frames.clear()
-                coming.used.clear()
-            self._take(course, ((coming, None) for coming in taken))
-        for segment in course.open:
-            if any(coming.is_new for coming in segment):
-                self._finish_segment(course, segment)
-        self._close_weights(course)
+        state.open.append(taken)
+        self._take(state, self._new_shots(state, state.next.planned.number // SEGMENT, taken))
+        segment_shot = _PendingShot(taken[-1].planned, taken[-1].stats)
+        while self._must_retake(segment_shot, len(taken)):
+            for pending in taken:
+                pending.frames.clear()
+                pending.recoveries_by_kind.clear()
+            self._take(state, ((pending, None) for pending in taken))
+        for segment in state.open:
+            if any(pending.is_unsaved for pending in segment):
+                self._finish_segment(state, segment)
+        self._drop_confirmed_segments(state)
 
-    def _fresh(
-        self, course: _JobState, segment: int, taken: list[_PendingShot]
+    def _new_shots(
+        self, state: _JobState, segment: int, taken: list[_PendingShot]
     ) -> Iterator[tuple[_PendingShot, _PendingShot | None]]:
-        """Return the shots of a segment, each with the one that follows it."""
-        while (coming := course.next) is not None and coming.planned.number // SEGMENT == segment:
-            course.advance()
-            taken.append(coming)
-            yield coming, self._following(course)
+        """Return the shots of a segment, each with the next shot."""
+        while (pending := state.next) is not None and pending.planned.number // SEGMENT == segment:
+            state.advance()
+            taken.append(pending)
+            yield pending, self._next_shot(state)
 
     def _take(
-        self, course: _JobState, shots: Iterator[tuple[_PendingShot, _PendingShot | None]]
+        self, state: _JobState, shots: Iterator[tuple[_PendingShot, _PendingShot | None]]
     ) -> None:
-        """Take shots until all of them are judged."""
+        """Take shots until all of them are checked."""
         waiting: deque[_PendingShot] = deque()
-        for coming, following in shots:
-            is_lost = self._try(coming, following)
-            waiting.append(coming)
-            # a device that failed is put right before anything else is asked of it
-            while waiting and (is_lost or len(waiting) >= _BEHIND):
-                self._judge_first(course, waiting)
+        for pending, following in shots:
+            is_lost = self._attempt(pending, following)
+            waiting.append(pending)
+            # a device that failed is recovered before it is used again
+            while waiting and (is_lost or len(waiting) >= _PIPELINE_DEPTH):
+                self._check_first(state, waiting)
         while waiting:
-            self._judge_first(course, waiting)
+            self._check_first(state, waiting)
 
-    def _judge_first(self, course: _JobState, waiting: deque[_PendingShot]) -> None:
-        coming = waiting.popleft()
-        attempts = coming.attempts
-        self._judge(course, coming)
-        for other in waiting if coming.attempts > attempts else ():
-            if other.leans and other.future is not None:
+    def _check_first(self, state: _JobState, waiting: deque[_PendingShot]) -> None:
+        pending = waiting.popleft()
+        attempts = pending.attempts
+        self._check(state, pending)
+        for other in waiting if pending.attempts > attempts else ():
+            if other.depends_on_previous and other.future is not None:
                 other.future = _failed(
-                    StaleFrame("its light cannot be told from that of a shot that was wrong")
+                    StaleFrame("its frame cannot be told from the frame of a shot that failed")
                 )
 
-    def _close_weights(self, course: _JobState) -> None:
-        """Forget segments that no sum, nor a reference, can find wrong any more."""
-        job, last = course.job, course.open[-1][-1].planned
-        if self._is_bucket:
-            good = _last_reference(course.open)
-            course.open = [part for part in course.open if part[-1].planned.number > good]
+    def _drop_confirmed_segments(self, state: _JobState) -> None:
+        """Close segments that no later checksum or reference shot can reject."""
+        job, last = state.job, state.open[-1][-1].planned
+        if self._is_single_pixel:
+            good = _last_reference(state.open)
+            state.open = [part for part in state.open if part[-1].planned.number > good]
             return
-        if course.next is None or job.check is None:
-            course.open.clear()
+        if state.next is None or job.check is None:
+            state.open.clear()
         elif job.order == ORDERS[0]:
-            goes_on = course.next.planned.weight == last.weight
-            course.open = [
+            continues = state.next.planned.weight == last.weight
+            state.open = [
                 segment
-                for segment in course.open
-                if goes_on and any(c.planned.weight == last.weight for c in segment)
+                for segment in state.open
+                if continues and any(shot.planned.weight == last.weight for shot in segment)
             ]
 
-    def _finish_segment(self, course: _JobState, taken: list[_PendingShot]) -> None:
-        """Put a segment into its job's result, and have it kept."""
+    def _finish_segment(self, state: _JobState, taken: list[_PendingShot]) -> None:
+        """Copy a segment into the result of its job, and record it."""
         stats, electrons = taken[0].stats, []
         quality = np.empty((len(taken), len(QUALITY)), dtype=np.float32)
-        for row, coming in zip(quality, taken, strict=True):
-            planned, found = coming.planned, coming.found
-            assert found is not None
-            coming.is_new = False
-            row[:] = (*found.quality, coming.attempts)
+        for row, pending in zip(quality, taken, strict=True):
+            planned, decoded = pending.planned, pending.decoded
+            assert decoded is not None
+            pending.is_unsaved = False
+            row[:] = (*decoded.quality, pending.attempts)
             if isinstance(planned.input, int):
-                course.electrons[planned.weight, planned.input] = found.electrons
-                electrons.append(found.electrons)
+                state.electrons[planned.weight, planned.input] = decoded.electrons
+                electrons.append(decoded.electrons)
         tracker, last, reached = self.decoder.tracker, taken[-1].planned, taken[-1].planned
-        is_again = taken is not course.open[-1]
-        if is_again:  # segments behind it are kept already
-            reached = course.open[-2][-1].planned
+        is_again = taken is not state.open[-1]
+        if is_again:  # later segments are already recorded
+            reached = state.open[-2][-1].planned
         else:
-            course.stats.append(stats)
+            state.stats.append(stats)
         if self.recorder is None:
             return
         self.recorder.keep(
             Segment(
-                job=course.job.name,
+                job=state.job.name,
                 first=taken[0].planned.number,
                 done=last.number + 1,
-                is_last=course.next is None and not is_again,
+                is_last=state.next is None and not is_again,
                 electrons=np.array(electrons).reshape(-1, self.layout.slots),
                 quality=quality,
                 stats=stats,
@@ -438,162 +435,167 @@ class ShotRunner:
             )
         )
 
-    def _is_suspended(self, asking: _PendingShot, shots: int) -> bool:
-        """Ask the monitors; wait while one is out of bounds, and say that it was.
+    def _must_retake(self, segment_shot: _PendingShot, shots: int) -> bool:
+        """Read the monitors, wait while one is out of bounds, and return whether one was.
 
         Parameters
         ----------
-        asking : stands for the segment of so many shots, each time that it is taken
+        segment_shot : represents the whole segment, and counts its recoveries
+        shots : number of shots of the segment
         """
         if self._monitors is None:
             return False
         began_s = self.bench.clock.now_s()
         darkness = self.bench.darkness
         try:
-            darkness = self.bench.wait_for_light(self._pause_for)
+            darkness = self.bench.wait_for_light(self._wait_for_light)
             complaint = self._monitors.complaint()
             if complaint:
-                self._monitors.wait(self._sleep, complaint, asking.began_s or began_s)
+                self._monitors.wait(self._sleep, complaint, segment_shot.began_s or began_s)
         except InstrumentError as error:
             if isinstance(error, Paused) or kind_of(error) is None:
                 raise
-            if darkness != self.bench.darkness:  # it went off while it was asked
+            if darkness != self.bench.darkness:  # the light was held off during the reading
                 return True
-            self._count(kind_of(error) or "", 1, asking.stats)
-            self._put_right(asking, error)  # the segment is taken again, to be sure
-            return True
+            self._count_fault(kind_of(error) or "", 1, segment_shot.stats)
+            self._recover(segment_shot, error)
+            return True  # as a precaution, the segment is taken again
         if not complaint:
             return False
-        asking.began_s = asking.began_s or began_s
-        self._count(SUSPENDED, shots, asking.stats)
-        self._recovered("wait", asking)
-        self._tell(SUSPENDED, "", asking, "wait", complaint, began_s)
+        segment_shot.began_s = segment_shot.began_s or began_s
+        self._count_fault(SUSPENDED, shots, segment_shot.stats)
+        self._count_recovery("wait", segment_shot)
+        self._record_fault(SUSPENDED, "", segment_shot, "wait", complaint, began_s)
         return True
 
     # --- one shot --------------------------------------------------------------------------------
 
-    def _try(
-        self, coming: _PendingShot, following: _PendingShot | None, restarts: bool = False
+    def _attempt(
+        self, pending: _PendingShot, following: _PendingShot | None, restarts: bool = False
     ) -> bool:
-        """Take one exposure and have it decoded; show what comes next as soon as it has ended.
+        """Take one exposure and start to decode it; the result is in `pending.future`.
+
+        The frames of the following shot are shown as soon as the exposure has ended.
 
         Parameters
         ----------
-        restarts : both frames are shown again, and what is on its way is thrown away
+        restarts : show both frames again, and discard earlier exposures of the detector
 
         Returns
         -------
-        whether the exposure was lost; what became of it, `coming.future` says
+        whether the exposure was lost
         """
-        self._refuse_when_stopped(coming)
-        attempt = coming.attempts
-        coming.attempts += 1
-        coming.is_new = True
-        coming.began_s = self.bench.clock.now_s()
+        self._refuse_when_stopped(pending)
+        attempt = pending.attempts
+        pending.attempts += 1
+        pending.is_unsaved = True
+        pending.began_s = self.bench.clock.now_s()
         try:
-            coming.darkness = self.bench.wait_for_light(self._pause_for)
-            if restarts or self._is_muddled:
+            pending.darkness = self.bench.wait_for_light(self._wait_for_light)
+            if restarts or self._needs_arming:
                 self._arm()
                 self._shown.clear()
-                self._is_muddled = coming.leans = False
-                self._look(coming)
-            self._show_for(coming)
+                self._needs_arming = pending.depends_on_previous = False
+                self._check_displayed(pending)
+            self._show_for(pending)
             self.bench.shots += 1
-            coming.stats.shots += 1
-            shot = Shot(f"{coming.name}/{attempt}", self.bench.shots)
-            taken = self._timed_exposure(shot, coming, following)
+            pending.stats.shots += 1
+            shot = Shot(f"{pending.name}/{attempt}", self.bench.shots)
+            taken = self._timed_exposure(shot, pending, following)
         except InstrumentError as error:
             if kind_of(error) is None:
                 raise
-            coming.future = _failed(error)
+            pending.future = _failed(error)
             return True
-        coming.future = self._decoder.submit(self._decode, taken)
+        pending.future = self._decoder.submit(self._decode, taken)
         return False
 
     def _timed_exposure(
-        self, shot: Shot, coming: _PendingShot, following: _PendingShot | None
+        self, shot: Shot, pending: _PendingShot, following: _PendingShot | None
     ) -> Taken:
         start = time.perf_counter()
         try:
-            return self._expose(shot, coming.planned, following)
+            return self._expose(shot, pending.planned, following)
         finally:
-            coming.stats.seconds["product"] += time.perf_counter() - start
+            pending.stats.seconds["product"] += time.perf_counter() - start
 
-    def _refuse_when_stopped(self, coming: _PendingShot) -> None:
+    def _refuse_when_stopped(self, pending: _PendingShot) -> None:
         if self.stops.is_set():
             raise NotConnected(
-                f"{self.bench.path}: the bench was closed before {coming.planned.job.name}"
+                f"{self.bench.path}: the bench was closed before {pending.planned.job.name}"
             )
 
     def _arm(self) -> None:
-        """Let the detector forget what it took."""
-        if not self._is_bucket:
+        """Discard earlier exposures of the camera, or reset the frame counters of the DAQ."""
+        if not self._is_single_pixel:
             self.bench.camera.arm()
             return
         for counter, role in enumerate(("input", "weight")):
             self.bench.daq.reset_count(counter)
-            self._flips[role] = 0
+            self._frame_counts[role] = 0
 
-    def _show_for(self, coming: _PendingShot) -> None:
-        """Show the frames of a shot that are not shown yet."""
+    def _show_for(self, pending: _PendingShot) -> None:
+        """Show the frames of a shot that are not displayed yet."""
         for role in ROLES:
             shown = self._shown.get(role)
-            if shown is not None and shown[1].key == coming.planned.key(role):
+            if shown is not None and shown[1].key == pending.planned.key(role):
                 continue
-            number = self._number(role, coming)
-            future = coming.frames.get(role)
+            number = self._number(role, pending)
+            future = pending.frames.get(role)
             frame = None if future is None else future.result()
             if frame is None or frame.number != number:
-                frame = self._lay_out(role, coming.planned, number, coming.stats)
-            self._show(frame, coming.planned, coming.stats)
+                frame = self._make_frame(role, pending.planned, number, pending.stats)
+            self._show(frame, pending.planned, pending.stats)
 
-    def _number(self, role: str, coming: _PendingShot) -> int:
-        """Return the number that a frame shows: the planned one, or the next that tells it apart.
+    def _number(self, role: str, pending: _PendingShot) -> int:
+        """Return the frame id to show: the planned number, or the next one that is unique.
 
-        A modulator that stands still goes on to show any of the frames since the last one that was
-        seen (its trail), and must not be taken for one that follows.
+        A frozen modulator still displays one of its unconfirmed frames: those since the last frame
+        that a marker confirmed. The id must differ from all of these.
         """
-        bits, number = self._bits, coming.planned.counters[role]
+        bits, number = self._bits, pending.planned.counters[role]
         if not bits:
             return number
-        count, trail = 1 << bits, self._trail[role]
-        if number % count not in trail:
+        count, unconfirmed = 1 << bits, self._unconfirmed_frames[role]
+        if number % count not in unconfirmed:
             return number
-        if len(set(trail)) == count:
-            coming.leans = True
-            return number + (number % count == trail[-1])
-        return next(n for n in range(number + 1, number + count) if n % count not in trail)
+        if len(set(unconfirmed)) == count:
+            pending.depends_on_previous = True
+            return number + (number % count == unconfirmed[-1])
+        return next(n for n in range(number + 1, number + count) if n % count not in unconfirmed)
 
-    def _look(self, coming: _PendingShot) -> None:
-        """Find out what stands on the modulators, where any number may: one exposure more.
+    def _check_displayed(self, pending: _PendingShot) -> None:
+        """Check with one more exposure which frames are displayed, if every frame id is possible.
 
-        The frames of the shot are shown so often that a modulator that lags behind, by as many
-        frames as it has numbers, has nothing else left to show.
+        The frames of the shot are shown as many times as there are frame ids. A modulator that lags
+        by at most that many frames then displays no earlier frame.
 
         Raises
         ------
-        InstrumentError : when it cannot be had
+        InstrumentError : when the exposure fails
         """
         count = 1 << self._bits
-        if not self._bits or all(len(set(trail)) < count for trail in self._trail.values()):
+        unconfirmed = self._unconfirmed_frames
+        if not self._bits or all(len(set(ids)) < count for ids in unconfirmed.values()):
             return
-        self._show_for(coming)
+        self._show_for(pending)
         for _, frame in list(self._shown.values()) * count:
-            self._show(frame, coming.planned, coming.stats)
+            self._show(frame, pending.planned, pending.stats)
         self.bench.shots += 1
-        coming.stats.shots += 1
-        shot = Shot(f"{coming.name}/{coming.attempts - 1}/look", self.bench.shots)
-        taken = self._timed_exposure(shot, coming, None)
+        pending.stats.shots += 1
+        shot = Shot(f"{pending.name}/{pending.attempts - 1}/look", self.bench.shots)
+        taken = self._timed_exposure(shot, pending, None)
         try:
             seen = self.layout.marks(taken.data, None, self.decoder.response).numbers
         except (StaleFrame, UnexpectedIntensity):
-            seen = {}  # no number: one that is seen later is of a later frame
+            seen = {}  # no id is readable, so an id that is read later belongs to a later frame
         for role in ROLES:
-            stands = [seen[role]] if role in seen else []
-            self._trail[role] = [self._trail[role][-1], *stands]  # the next differs from the last
+            displayed = [seen[role]] if role in seen else []
+            # the last shown id stays in the list, so that the next one differs from it
+            unconfirmed[role] = [unconfirmed[role][-1], *displayed]
         self._shown.clear()
 
-    def _lay_out(self, role: str, planned: Planned, number: int, stats: Stats) -> Frame:
+    def _make_frame(self, role: str, planned: PlannedShot, number: int, stats: Stats) -> Frame:
         start_s, start = self.bench.clock.now_s(), time.perf_counter()
         if role == "weight":
             levels = planned.job.weight(planned.weight)
@@ -605,25 +607,25 @@ class ShotRunner:
             role, planned.key(role), levels, number, self.layout.frame(role, levels, number)
         )
         stats.seconds["encode"] += time.perf_counter() - start
-        self._note("encode", f"{role} frame", start_s, None, planned)
+        self._add_slice("encode", f"{role} frame", start_s, None, planned)
         return frame
 
     def _reference_levels(self) -> np.ndarray:
-        """Return the input of a reference shot."""
+        """Return the input grey levels of a reference shot."""
         rows = 1 if self.layout.shares_input else self.layout.slots
         light = np.full((rows, self.layout.length), self.layout.reference_light)
         return self.decoder.curves["input"].levels(light)
 
-    def _show(self, frame: Frame, planned: Planned, stats: Stats) -> None:
+    def _show(self, frame: Frame, planned: PlannedShot, stats: Stats) -> None:
         start = time.perf_counter()
         modulator = self.bench.input if frame.role == "input" else self.bench.weight
         if self._bits:
-            self._trail[frame.role].append(frame.number % (1 << self._bits))
+            self._unconfirmed_frames[frame.role].append(frame.number % (1 << self._bits))
         shown = modulator.show(frame.pixels)
         self._shown[frame.role] = (shown, frame)
-        self._flips[frame.role] += 1
+        self._frame_counts[frame.role] += 1
         settled_s = max(shown.settled_at_s, shown.shown_at_s + self._settling_s[frame.role])
-        self._note(frame.role, "settling", shown.shown_at_s, settled_s, planned)
+        self._add_slice(frame.role, "settling", shown.shown_at_s, settled_s, planned)
         if frame.role == "input":
             stats.input_frames += 1
             stats.input_samples += frame.levels.size
@@ -631,7 +633,7 @@ class ShotRunner:
             stats.weight_frames += 1
         stats.seconds["product"] += time.perf_counter() - start
 
-    def _expose(self, shot: Shot, planned: Planned, following: _PendingShot | None) -> Taken:
+    def _expose(self, shot: Shot, planned: PlannedShot, following: _PendingShot | None) -> Taken:
         """Wait until both frames have settled, expose, and read."""
         bench, file, clock = self.bench, self.bench.file, self.bench.clock
         for role, modulator in (("input", bench.input), ("weight", bench.weight)):
@@ -640,46 +642,46 @@ class ShotRunner:
             modulator.wait_until_settled(shown)
         frames = {role: frame for role, (_, frame) in self._shown.items()}
         start_s = clock.now_s()
-        if self._is_bucket:
+        if self._is_single_pixel:
             count = WINDOW_SAMPLES
-            rate_hz, patience_s = count / file.exposure_s, self._patience_s
+            rate_hz, timeout_s = count / file.exposure_s, self._read_timeout_s
             self._check_counters()
-            data = bench.daq.read((0,), count, rate_hz, patience_s, shot).volts
-            self._waited(start_s)
-            self._note("detector", "exposure", start_s, None, planned)
+            data = bench.daq.read((0,), count, rate_hz, timeout_s, shot).volts
+            self._record_read_time(start_s)
+            self._add_slice("detector", "exposure", start_s, None, planned)
             return Taken(shot, data, frames, planned)
         bench.camera.trigger(shot)
         if following is not None and bench.camera.tells_exposed:
             bench.camera.wait_until_exposed()
             self._show_for(following)
-        taken = bench.camera.read(self._patience_s)
-        self._waited(start_s)
+        taken = bench.camera.read(self._read_timeout_s)
+        self._record_read_time(start_s)
         ends_s = taken.taken_at_s + taken.exposure_s
-        self._note("detector", "exposure", taken.taken_at_s, ends_s, planned)
-        self._note("detector", "read-out", ends_s, None, planned)
+        self._add_slice("detector", "exposure", taken.taken_at_s, ends_s, planned)
+        self._add_slice("detector", "read-out", ends_s, None, planned)
         return Taken(shot, taken.data, frames, planned)
 
     @property
-    def _patience_s(self) -> float:
-        """How long a detector may take: some times what it took so far, once that is known.
+    def _read_timeout_s(self) -> float:
+        """The time-out of one detector read: a multiple of the longest read, once that is known.
 
-        A frame that is lost costs this time, and the time-out of the bench file is one for devices
-        that connect or answer slowly.
+        Each lost frame costs this time. The time-out of the bench file is longer, because it also
+        covers devices that connect or answer slowly.
         """
         most_s = self.bench.file.limits.timeout_s
-        if self._reads < _READS_KNOWN:
+        if self._read_count < _LEARNING_READS:
             return most_s
-        return min(most_s, _PATIENCE * self._longest_s + _SLACK_S)
+        return min(most_s, _TIMEOUT_FACTOR * self._longest_read_s + _TIMEOUT_MARGIN_S)
 
-    def _waited(self, since_s: float) -> None:
-        """Learn how long a detector takes."""
-        self._reads += 1
-        self._longest_s = max(self._longest_s, self.bench.clock.now_s() - since_s)
+    def _record_read_time(self, since_s: float) -> None:
+        """Record the duration of a detector read."""
+        self._read_count += 1
+        self._longest_read_s = max(self._longest_read_s, self.bench.clock.now_s() - since_s)
 
-    def _note(
-        self, track: str, name: str, start_s: float, end_s: float | None, planned: Planned
+    def _add_slice(
+        self, track: str, name: str, start_s: float, end_s: float | None, planned: PlannedShot
     ) -> None:
-        """Put a slice on the timeline, if there is one; it ends now unless told."""
+        """Add a slice to the timeline, if there is one; without `end_s` the slice ends now."""
         if self.timeline is None:
             return
         end_s = self.bench.clock.now_s() if end_s is None else end_s
@@ -689,9 +691,9 @@ class ShotRunner:
     def _check_counters(self) -> None:
         for counter, role in enumerate(("input", "weight")):
             counted = self.bench.daq.count(counter)
-            wanted = self._flips[role]
+            wanted = self._frame_counts[role]
             if counted != wanted:
-                self._flips[role] = counted
+                self._frame_counts[role] = counted
                 error = StaleFrame(
                     f"the DAQ counted {counted} {role} frames where {wanted} were shown"
                 )
@@ -700,133 +702,134 @@ class ShotRunner:
 
     def _decode(self, taken: Taken) -> DecodedShot:
         start_s = self.bench.clock.now_s()
-        found = self.decoder.decode(taken)
-        self._note("decode", "decode", start_s, None, taken.planned)
-        return found
+        decoded = self.decoder.decode(taken)
+        self._add_slice("decode", "decode", start_s, None, taken.planned)
+        return decoded
 
-    # --- what is done about faults ---------------------------------------------------------------
+    # --- faults and recoveries -------------------------------------------------------------------
 
-    def _judge(self, course: _JobState, coming: _PendingShot) -> None:
-        """Wait for what a shot gave; while it cannot be trusted, do what the policy says."""
-        while coming.future is not None:  # else others were wrong, and it was taken again with them
-            if coming.darkness != self.bench.darkness:
-                self._take_in_light(coming)
+    def _check(self, state: _JobState, pending: _PendingShot) -> None:
+        """Wait for the result of a shot; apply recoveries until the result can be trusted."""
+        while pending.future is not None:  # None: checked already, together with a suspect shot
+            if pending.darkness != self.bench.darkness:
+                self._retake_dark(pending)
                 continue
             try:
-                found = coming.future.result()
+                decoded = pending.future.result()
             except InstrumentError as error:
-                self._refuse_when_stopped(coming)
+                self._refuse_when_stopped(pending)
                 if kind_of(error) is None:
                     raise
-                together = self._together(course, coming, error)
-                self._count(kind_of(error) or "", len(together), coming.stats)
-                recovery = self._put_right(coming, error)
+                suspects = self._suspect_shots(state, pending, error)
+                self._count_fault(kind_of(error) or "", len(suspects), pending.stats)
+                recovery = self._recover(pending, error)
                 if recovery in ("host", "skip"):
-                    self._is_muddled = True
-                    for other in together:
-                        other.found, other.future = self._without_light(other, recovery), None
+                    self._needs_arming = True
+                    for other in suspects:
+                        other.decoded, other.future = self._substitute(other, recovery), None
                     return
-                for other in together[:-1]:
+                for other in suspects[:-1]:
                     other.frames.clear()
-                    self._try(other, None, restarts=True)
-                    self._judge(course, other)
-                self._try(coming, None, restarts=True)
+                    self._attempt(other, None, restarts=True)
+                    self._check(state, other)
+                self._attempt(pending, None, restarts=True)
             else:
-                coming.stats.seconds["decode"] += found.seconds
-                coming.stats.conversions += found.electrons.size
-                coming.found, coming.future = found, None
-                self._see(found)
+                pending.stats.seconds["decode"] += decoded.seconds
+                pending.stats.conversions += decoded.electrons.size
+                pending.decoded, pending.future = decoded, None
+                self._confirm_frames(decoded)
 
-    def _take_in_light(self, coming: _PendingShot) -> None:
-        """Take a shot again that was taken while the light went off: no device is to blame."""
-        self._refuse_when_stopped(coming)
-        self._count(SUSPENDED, 1, coming.stats)
-        coming.frames.clear()
-        self._try(coming, None, restarts=True)
+    def _retake_dark(self, pending: _PendingShot) -> None:
+        """Take a shot again because the light was held off during it; no device is faulty."""
+        self._refuse_when_stopped(pending)
+        self._count_fault(SUSPENDED, 1, pending.stats)
+        pending.frames.clear()
+        self._attempt(pending, None, restarts=True)
 
-    def _pause_for(self, seconds: float) -> None:
-        """Wait by the real clock; a run that waits on purpose has not hung, and can be stopped."""
-        self.bench.beat()
+    def _wait_for_light(self, seconds: float) -> None:
+        """Wait on the real clock while the light is held off; a stop request ends the wait."""
+        self.bench.beat()  # this wait is intended, so the heartbeat continues
         if self.stops.wait(seconds):
             raise NotConnected(f"{self.bench.path}: the bench was closed while it waited for light")
 
-    def _see(self, found: DecodedShot) -> None:
-        """Forget the frames before those that a shot has shown to be there."""
-        for role, number in found.numbers.items():
-            trail = self._trail[role]
-            if number in trail:
-                del trail[: trail.index(number)]
+    def _confirm_frames(self, decoded: DecodedShot) -> None:
+        """Drop all unconfirmed frames that are older than the frames that a shot confirmed."""
+        for role, number in decoded.numbers.items():
+            unconfirmed = self._unconfirmed_frames[role]
+            if number in unconfirmed:
+                del unconfirmed[: unconfirmed.index(number)]
 
-    def _together(
-        self, course: _JobState, coming: _PendingShot, error: InstrumentError
+    def _suspect_shots(
+        self, state: _JobState, pending: _PendingShot, error: InstrumentError
     ) -> list[_PendingShot]:
-        """Return shots that an error says are wrong: the present one, and it is the last of them.
+        """Return the shots that an error makes suspect; the current shot is the last of them.
 
-        All of a weight frame, where a sum over its inputs does not fit; all since the last good
-        reference, where references alone tell how bright the light is.
+        After a checksum mismatch of the inputs, these are all shots of the weight frame. On a
+        single-pixel bench, a failed reference shot makes all shots since the last good one suspect.
         """
         taken = [
             other
-            for segment in course.open
+            for segment in state.open
             for other in segment
-            if other is not coming
+            if other is not pending
             and not other.planned.is_reference
-            and (other.found is not None or other.future is not None)
+            and (other.decoded is not None or other.future is not None)
         ]
         if isinstance(error, ChecksumMismatch) and error.scope == "tile":
-            weight = coming.planned.weight
-            return [*(other for other in taken if other.planned.weight == weight), coming]
-        if self._is_bucket and coming.planned.is_reference and isinstance(error, _LIGHT_IS_OFF):
-            good = _last_reference(course.open)
-            since = [o for o in taken if good < o.planned.number < coming.planned.number]
-            return [*since, coming]
-        return [coming]
+            weight = pending.planned.weight
+            return [*(other for other in taken if other.planned.weight == weight), pending]
+        is_reference = self._is_single_pixel and pending.planned.is_reference
+        if is_reference and isinstance(error, _REFERENCE_ERRORS):
+            good = _last_reference(state.open)
+            since = [o for o in taken if good < o.planned.number < pending.planned.number]
+            return [*since, pending]
+        return [pending]
 
-    def _put_right(self, coming: _PendingShot, error: InstrumentError) -> str:
-        """Apply recoveries until one of them works; give its name.
+    def _recover(self, pending: _PendingShot, error: InstrumentError) -> str:
+        """Apply recoveries until one of them works, and return its name.
 
-        A recovery that fails is a fault, too. Each kind has a list that ends, so this does.
+        A recovery that fails is a fault itself. The list of each kind is finite, so this ends.
 
         Raises
         ------
-        Paused, Anew : when that is the recovery
+        Paused, RestartProducts : when the next recovery requires it
         """
         while True:
             try:
-                return self._recovery(coming, error)
+                return self._apply_next_recovery(pending, error)
             except InstrumentError as other:
                 if isinstance(other, Paused) or kind_of(other) is None:
                     raise
-                self._refuse_when_stopped(coming)
+                self._refuse_when_stopped(pending)
                 error = other
 
-    def _recovery(self, coming: _PendingShot, error: InstrumentError) -> str:
-        """Apply the next recovery for a fault."""
-        began_s, kind = coming.began_s, kind_of(error)
+    def _apply_next_recovery(self, pending: _PendingShot, error: InstrumentError) -> str:
+        """Apply the next recovery for a fault, and return its name."""
+        began_s, kind = pending.began_s, kind_of(error)
         assert kind is not None
-        if kind in _OF_LIGHT:
+        if kind in _INTENSITY_KINDS:
             try:
                 check_emission(self.bench)
             except InstrumentError as reason:
-                if coming.darkness == self.bench.darkness:  # else it is held off
+                if pending.darkness == self.bench.darkness:  # light that is held off is not a fault
                     error, kind = reason, kind_of(reason) or kind
-        recovery = self._next_recovery(kind, coming)
-        self._recovered(recovery.name, coming)
+        recovery = self._next_recovery(kind, pending)
+        self._count_recovery(recovery.name, pending)
         if recovery == PAUSE:
-            self._pause(coming, kind, error)
+            self._pause(pending, kind, error)
         try:
             self._apply(recovery, error)
         finally:
             device = error.instrument.name if isinstance(error.instrument, Instrument) else ""
-            self._tell(kind, device, coming, recovery.name, str(error), began_s)
-            coming.began_s = self.bench.clock.now_s()
+            self._record_fault(kind, device, pending, recovery.name, str(error), began_s)
+            pending.began_s = self.bench.clock.now_s()
         return recovery.name
 
-    def _next_recovery(self, kind: str, coming: _PendingShot) -> Recovery:
+    def _next_recovery(self, kind: str, pending: _PendingShot) -> Recovery:
         while True:
-            recovery = self._policy.recovery(kind, coming.used)
-            coming.used[kind] += 1
-            if self.may_begin_again or recovery.name not in ANEW:
+            recovery = self._fault_policy.recovery(kind, pending.recoveries_by_kind)
+            pending.recoveries_by_kind[kind] += 1
+            if self.may_restart or recovery.name not in RESTARTS:
                 return recovery
 
     def _apply(self, recovery: Recovery, error: InstrumentError) -> None:
@@ -835,88 +838,92 @@ class ShotRunner:
         elif recovery.name == "reconnect":
             for role in self._to_reconnect(error):
                 reconnect(self.bench, role)
-        elif recovery.name in ANEW:
+        elif recovery.name in RESTARTS:
             raise RestartProducts(recovery.name)
 
     def _to_reconnect(self, error: InstrumentError) -> list[str]:
-        """Return the role of the device that failed; all but the source where nobody knows."""
+        """Return the role of the device that failed; if unknown, all roles but the source."""
         role = role_of(self.bench, error.instrument)
         return [role] if role else ["detector", "input", "weight"]
 
-    def _without_light(self, coming: _PendingShot, recovery: str) -> DecodedShot:
-        """Return numbers for a shot of which light gives none; they are marked."""
-        planned = coming.planned
-        coming.stats.marked += 1
+    def _substitute(self, pending: _PendingShot, recovery: str) -> DecodedShot:
+        """Return substitute numbers for a shot without a valid exposure; the shot is marked."""
+        planned = pending.planned
+        pending.stats.marked += 1
         if isinstance(planned.input, int):
             x = planned.job.input(planned.input)
         else:
             x = self._reference_levels()
-        given = self.decoder.model.passed_e if recovery == "host" else self.decoder.model.leaked_e
-        return DecodedShot(given(x, planned.job.weight(planned.weight)))
+        model = self.decoder.model
+        electrons_of = model.passed_e if recovery == "host" else model.leaked_e
+        return DecodedShot(electrons_of(x, planned.job.weight(planned.weight)))
 
-    def _pause(self, coming: _PendingShot, kind: str, error: InstrumentError) -> None:
-        """End the run with a sentence for the operator; the backend makes the bench safe.
+    def _pause(self, pending: _PendingShot, kind: str, error: InstrumentError) -> None:
+        """End the run with a message for the operator; the backend makes the bench safe.
 
         Raises
         ------
         Paused : always
         """
-        role, began_s = role_of(self.bench, error.instrument), coming.began_s
+        role, began_s = role_of(self.bench, error.instrument), pending.began_s
         if kind == "interlock":
             safety.latch(self.bench.path, f"{error}", self.bench.latches)
-        found = Diagnosis(role, "", _ADVICE.get(kind, ""))
-        if kind in _BISECTED:
-            found = diagnose(self.bench, self.decoder)
-            role = found.role or role
+        diagnosis = Diagnosis(role, "", _ADVICE.get(kind, ""))
+        if kind in _DIAGNOSED_KINDS:
+            diagnosis = diagnose(self.bench, self.decoder)
+            role = diagnosis.role or role
         device = self.bench.instruments[role].name if role else ""
-        tried = ", ".join(f"{name} {n}" for name, n in coming.tried.items() if name != PAUSE.name)
-        clause = f"; {found.sentence}" if found.sentence else ""
-        advice = f"; {found.advice}" if found.advice else ""
-        self._tell(kind, device, coming, "pause", str(error) + clause, began_s)
+        counts = pending.recoveries_by_name.items()
+        tried = ", ".join(f"{name} {count}" for name, count in counts if name != PAUSE.name)
+        clause = f"; {diagnosis.sentence}" if diagnosis.sentence else ""
+        advice = f"; {diagnosis.advice}" if diagnosis.advice else ""
+        self._record_fault(kind, device, pending, "pause", str(error) + clause, began_s)
         raise Paused(
-            f"{self.bench.path}: shot {coming.name} failed {coming.attempts} times, the last time "
-            f"({kind}{f', {device}' if device else ''}): {error}{clause}; tried: "
+            f"{self.bench.path}: shot {pending.name} failed {pending.attempts} times, the last "
+            f"time ({kind}{f', {device}' if device else ''}): {error}{clause}; tried: "
             f"{tried or 'nothing'}{advice}; the bench is safe",
             kind,
             device,
-            found.advice,
+            diagnosis.advice,
         ) from error
 
-    def _count(self, kind: str, shots: int, stats: Stats) -> None:
-        """Count shots that are repeated."""
+    def _count_fault(self, kind: str, shots: int, stats: Stats) -> None:
+        """Count shots that are retried."""
         self.faults[kind] = self.faults.get(kind, 0) + shots
         stats.retries += shots
 
-    def _recovered(self, name: str, coming: _PendingShot) -> None:
+    def _count_recovery(self, name: str, pending: _PendingShot) -> None:
         self.recoveries[name] = self.recoveries.get(name, 0) + 1
-        coming.tried[name] += 1
+        pending.recoveries_by_name[name] += 1
 
-    def _tell(
+    def _record_fault(
         self,
         kind: str,
         device: str,
-        coming: _PendingShot,
+        pending: _PendingShot,
         recovery: str,
         detail: str,
         began_s: float,
     ) -> None:
-        """Note a fault, and what it cost."""
+        """Record a fault, its recovery and the bench time that they cost."""
         lost_s = self.bench.clock.now_s() - began_s
         self.lost_s += lost_s
         if self.recorder is not None:
-            attempt = max(coming.attempts - 1, 0)
+            attempt = max(pending.attempts - 1, 0)
             self.recorder.note(
-                FaultNote(time.time(), kind, device, coming.name, attempt, recovery, detail, lost_s)
+                FaultNote(
+                    time.time(), kind, device, pending.name, attempt, recovery, detail, lost_s
+                )
             )
 
     def _sleep(self, seconds: float) -> None:
-        """Wait on the bench's clock; a run that is to stop does not wait."""
+        """Wait on the clock of the bench; a stop request ends the wait."""
         clock = self.bench.clock
         if clock.is_virtual:
             clock.sleep_until(clock.now_s() + seconds)
         ends_s = clock.now_s() + (0.0 if clock.is_virtual else seconds)
         while not self.stops.is_set() and (left_s := ends_s - clock.now_s()) > 0:
-            self.bench.beat()  # a run that waits on purpose has not hung
+            self.bench.beat()  # this wait is intended, so the heartbeat continues
             self.stops.wait(min(left_s, 1.0))
         if self.stops.is_set():
             raise NotConnected(f"{self.bench.path}: the bench was closed while it waited")
@@ -929,15 +936,15 @@ def _failed(error: BaseException) -> Future[DecodedShot]:
 
 
 def _last_reference(segments: list[list[_PendingShot]]) -> int:
-    """Return the number of the last reference shot that was right; -1 where there is none."""
+    """Return the number of the last reference shot that was accepted; -1 if there is none."""
     good = (
-        coming.planned.number
+        pending.planned.number
         for segment in segments
-        for coming in segment
-        if coming.planned.is_reference and coming.found is not None
+        for pending in segment
+        if pending.planned.is_reference and pending.decoded is not None
     )
     return max(good, default=-1)
 
 
-def _no_stats() -> Stats:
+def _zero_stats() -> Stats:
     return Stats(seconds=dict.fromkeys(("encode", "product", "decode"), 0.0))

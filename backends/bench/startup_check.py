@@ -1,8 +1,9 @@
-"""`check_startup`: whether a bench is still the one that was calibrated, from its light.
+"""`check_startup`: check by its light that a bench is still as it was calibrated.
 
-Random elements are lit, the same ones on both modulators. Where the modulators have moved against
-each other by a part of an element, half of that part of the light is lost in every slot; where the
-detector has, markers and sums change apart. Every sum is compared with what calibration predicts.
+The check lights random elements, the same ones on both modulators. If the modulators have moved
+against each other by a fraction of an element, every slot loses half that fraction of its light. If
+the detector has moved, markers and sums change differently. Every sum is compared with its
+prediction from the calibration.
 """
 
 from __future__ import annotations
@@ -17,57 +18,55 @@ from .tracking import ScaleTracker, chi_square_limit
 
 Take = Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-_SUMS = 16  # at least, over all shots
-_WEIGHT = 0.5  # light of lit weights, of full
-_TOLERANCE = 0.01  # of a sum's light, rms, that calibration may be off
-_OF_LIGHT = (
-    "stale",
-    "unexpected-intensity",
-    "drift-exceeded",
-)  # kinds of faults that a moved bench has, too
+_SUMS = 16  # least number of slot sums, over all shots
+_WEIGHT = 0.5  # normalised intensity of lit weights
+_TOLERANCE = 0.01  # error of the calibration, rms, relative to the light of a slot
+# kinds of faults that a moved bench also causes
+_INTENSITY_KINDS = ("stale", "unexpected-intensity", "drift-exceeded")
 _SIGMA = 4.75  # of a normal distribution: exceeded by chance once in a million openings
 
 
 def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, take: Take) -> None:
     """Take a few shots of known random frames, and compare every slot with its prediction.
 
-    Chi-square over all slots and shots, the variance of each being that of shot noise, read noise
-    and one per cent of its light, or of the mean light where that is more. A bench as calibrated is
-    refused less than once in a million openings (by Wilson's and Hilferty's approximation).
+    The test is chi-square over all slots and shots. The variance of each is that of shot noise,
+    read noise and one per cent of its light, or of the mean light if that is more. An unchanged
+    bench is refused less than once in a million openings (by the approximation of Wilson and
+    Hilferty).
 
     Parameters
     ----------
     path : of the bench file, for messages
-    tracker : of the light's drift; None where nothing is known of it
-    take : shows input and weight levels of slots under a name; gives the electrons of each slot,
-        and what calibration says they are
+    tracker : brightness filter; None without one
+    take : takes a shot of a name, input levels and weight levels; returns measured and expected
+        electrons of each slot
 
     Raises
     ------
-    WrongLight : when the bench is not what was calibrated
-    Paused : when a shot of it cannot be had
+    UnexpectedIntensity : when the bench differs from its calibration
+    Paused : when a shot fails
     """
     off, variance = [], []
     for number in range(-(-_SUMS // model.layout.slots)):
         try:
             found, expected = take(f"opening/{number}", *_frames(model, number))
         except Paused as error:
-            if error.kind not in _OF_LIGHT:
+            if error.kind not in _INTENSITY_KINDS:
                 raise
-            text = f"{error}; if the source is as it was, {_advice(path)}"
+            text = f"{error}; if the source has not changed, {_advice(path)}"
             raise Paused(text, error.kind, error.device, _advice(path)) from error
         noise = np.maximum(expected, 0) + model.layout.read_pixels() * model.read_variance
         light = np.maximum(expected, max(float(expected.mean()), 1.0))  # slots of few lit elements
         off.append((found - expected) / light)
-        # all sums share its error, so its worst is to be no more than one standard deviation
+        # all sums share this error, so its worst case counts as one standard deviation
         brightness = _SIGMA**2 * tracker.variance if tracker else 0.0
         variance.append(noise / light**2 + _TOLERANCE**2 + brightness)
     relative, spread = np.concatenate(off), np.concatenate(variance)
     chi_square, limit = float((relative**2 / spread).sum()), chi_square_limit(relative.size)
     if chi_square > limit:
         raise UnexpectedIntensity(
-            f"the light of known frames is {np.sqrt(np.mean(relative**2)):.1%} (rms) off what "
-            f"calibration says (chi-square {chi_square:.0f} of {relative.size} sums, at most "
+            f"the light of known frames is {np.sqrt(np.mean(relative**2)):.1%} (rms) off the "
+            f"calibration (chi-square {chi_square:.0f} of {relative.size} sums, at most "
             f"{limit:.0f} by chance): {_advice(path)}"
         )
 

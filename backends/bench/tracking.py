@@ -1,46 +1,46 @@
-"""`ScaleTracker`: follows how bright a bench is, from shot to shot."""
+"""`ScaleTracker`: estimates the brightness of a bench from shot to shot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-_MEMORY = 10.0  # measurements over which the pace of the light is learnt
-_HASTY = 3.0  # pace from which on a trend is believed
+_MEMORY = 10.0  # measurements over which the pace of the drift is learnt
+_TREND_PACE = 3.0  # pace above which the trend is used
 _TREND = 3.0  # measurements over which the trend is averaged
-_FASTEST = 1e6  # pace at most
-_START_VARIANCE = 0.01  # of the scale before the first measurement: it may have moved by 10 %
-_SIGMAS, _SLACK = 6.0, 0.02  # beyond which a measurement is no drift: chance and what is not known
+_MOST_PACE = 1e6
+_START_VARIANCE = 0.01  # of the scale before the first measurement: a change of 10 % rms
+_SIGMAS, _SLACK = 6.0, 0.02  # a larger deviation is a step change: noise and unknown errors
 MILLION = 4.75  # sigma of a normal distribution, exceeded by chance once in a million
 _SURE = 3.72  # sigma of a normal distribution: exceeded by chance once in ten thousand runs
-_MODEL_OFF = 0.5  # share by which variances that calibration measured may be off
-_FEWEST = 20  # measurements below which no run is judged
+_MODEL_ERROR = 0.5  # accepted relative error of the variances from calibration
+_FEWEST_MEASUREMENTS = 20  # with fewer of them, consistency is not tested
 
 
 @dataclass
 class ScaleTracker:
-    """A Kalman filter of a bench's light over that of its calibration.
+    """A Kalman filter of the brightness of a bench over that of its calibration.
 
-    The light is slow drift, a random walk, plus noise that is new in every shot. Markers and
-    reference shots measure their sum. Where measurements are farther off than predicted, because
-    the light walks faster than it did while it was calibrated, the filter follows faster.
+    The brightness is slow drift, a random walk, plus independent noise in every shot. Markers and
+    reference shots measure their sum. If the light drifts faster than during calibration,
+    measurements deviate by more than predicted, and the filter follows faster.
 
-    The light of a shot is estimated by its mean given all measurements so far. Dividing by that is
-    without bias, E(light / estimate) = 1; dividing by the measurement of the shot alone would add
+    The brightness of a shot is estimated by its mean given all measurements so far. Dividing by it
+    has no bias, E(light / estimate) = 1. Dividing by the measurement of the shot alone would add
     its relative variance.
 
     Parameters
     ----------
     shot_rms : of the source from shot to shot, relative
-    walk_variance : that drift gains in one shot
+    walk_variance : variance of the drift per shot
 
     Attributes
     ----------
-    slow : the drift's estimate
+    slow : estimate of the drift
     variance : of that estimate
-    trend : that the drift gains in one shot, averaged over some measurements
-    pace : how many times faster than calibrated the variance of the walk grows; at least 1
-    judged, innovations : measurements so far, and the sum of their squared errors of prediction,
-        each over what it should be
+    trend : change of the drift per shot, averaged over some measurements
+    pace : variance of the walk over that of calibration; at least 1
+    judged, innovations : number of measurements, and the sum of their squared prediction errors,
+        each over its expected value
     """
 
     shot_rms: float
@@ -54,51 +54,51 @@ class ScaleTracker:
     _is_started: bool = False
 
     def state(self) -> dict[str, float]:
-        """Return all that it knows, to go on from there later."""
+        """Return the state of the filter, for `restore`."""
         return {name: float(value) for name, value in vars(self).items()}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from a state that `state` returned."""
         vars(self).update({name: state[name] for name in vars(self) if name in state})
 
     @property
     def consistency(self) -> float:
-        """The mean of normalised innovations squared: 1 where light and model agree."""
+        """The mean of the squared normalised innovations: 1 if light and model agree."""
         return self.innovations / self.judged if self.judged else 1.0
 
     @property
     def most_consistency(self) -> float:
-        """What `consistency` exceeds by chance in one run of ten thousand.
+        """The limit that `consistency` exceeds by chance in one run of ten thousand.
 
-        The innovations are independent, so their sum is chi-square distributed. Calibration knows
-        the variances themselves to some tens of per cent only.
+        The innovations are independent, so their sum is chi-square distributed. Calibration
+        measures the variances themselves only to some tens of per cent.
         """
         freedom = max(int(self.judged), 1)
-        return chi_square_limit(freedom, _SURE) / freedom * (1 + _MODEL_OFF)
+        return chi_square_limit(freedom, _SURE) / freedom * (1 + _MODEL_ERROR)
 
     @property
     def is_consistent(self) -> bool:
-        """Whether the light was as the model says, as far as chance allows to tell."""
-        return self.judged < _FEWEST or self.consistency <= self.most_consistency
+        """Whether the light agrees with the model, within statistics."""
+        return self.judged < _FEWEST_MEASUREMENTS or self.consistency <= self.most_consistency
 
     @property
     def verdict(self) -> str:
-        """What the measurements of a run say of the model, in words."""
+        """A sentence on the agreement of the measurements of a run with the model."""
         return (
             f"{self.judged:,.0f} measurements of the light were {self.consistency:,.2f} times as "
-            f"far off (squared, in the mean) as predicted, at most {self.most_consistency:.2f} by "
-            "chance once in 10,000 runs"
+            "far off (mean square) as predicted; by chance, "
+            f"{self.most_consistency:.2f} is exceeded once in 10,000 runs"
         )
 
     def ahead(self, shots: int) -> float:
-        """Return the drift that is expected so many shots after the last measurement.
+        """Return the expected drift, a number of shots after the last measurement.
 
-        A trend is believed while the light walks faster than it should; else it is noise.
+        The trend is used only while the light drifts faster than calibrated; otherwise it is noise.
         """
-        return self.slow + self.trend * shots * (self.pace > _HASTY)
+        return self.slow + self.trend * shots * (self.pace > _TREND_PACE)
 
-    def jump(self, measured: float, variance: float) -> float:
-        """Return by how much a measurement of the next shot is off, beyond drift and chance; or 0.
+    def step_change(self, measured: float, variance: float) -> float:
+        """Return the step change of a measurement of the next shot; 0 within drift and noise.
 
         Parameters
         ----------
@@ -108,16 +108,16 @@ class ScaleTracker:
         sigma = (self.variance + walked + self.shot_rms**2 + variance) ** 0.5
         return off if abs(off) > _SIGMAS * sigma + _SLACK else 0.0
 
-    def doubt(self, jump: float) -> None:
-        """Believe that the light may have jumped: then the next measurement tells."""
-        self.variance += jump**2
+    def allow_step_change(self, change: float) -> None:
+        """Allow for a possible step change, which the next measurement confirms or not."""
+        self.variance += change**2
 
     def update(self, measured: float, variance: float, shots: int = 1) -> float:
-        """Take a measurement in; return the estimate of the light in that very shot.
+        """Update with a measurement, and return the estimated brightness of the same shot.
 
         Parameters
         ----------
-        measured : light over that of calibration
+        measured : brightness over that of calibration
         variance : of the measurement alone
         shots : since the last one
         """
@@ -126,8 +126,8 @@ class ScaleTracker:
         total = self.variance + fresh + variance
         if total <= 0:
             return self.slow
-        if self._is_started:  # the first one also holds what happened since calibration
-            self._judge(off**2 / total, self.variance / total)
+        if self._is_started:  # the first one includes the drift since calibration
+            self._count_innovation(off**2 / total, self.variance / total)
         now = self.slow + (self.variance + fresh) / total * off
         gain = self.variance / total
         self.slow += gain * off
@@ -137,24 +137,24 @@ class ScaleTracker:
         self.variance *= 1 - gain
         return now
 
-    def _judge(self, squared: float, share: float) -> None:
-        """Count a normalised innovation squared, and learn the pace of the walk from it.
+    def _count_innovation(self, squared: float, fraction: float) -> None:
+        """Count a squared normalised innovation, and update the pace of the walk.
 
-        The walk is to blame for what is off in proportion to its share of the prediction's
-        variance: where noise outweighs it, a large innovation says nothing of the pace.
+        The walk contributes to an innovation in proportion to its fraction of the predicted
+        variance. If noise dominates, a large innovation contains no information about the pace.
         """
         self.judged += 1
         self.innovations += squared
         if self.walk_variance:
-            faster = 1 + (squared - 1) * share / _MEMORY
-            self.pace = min(max(self.pace * faster, 1.0), _FASTEST)
+            faster = 1 + (squared - 1) * fraction / _MEMORY
+            self.pace = min(max(self.pace * faster, 1.0), _MOST_PACE)
 
     def light_variance(self, measured: float | None, shots: int) -> float:
-        """Return the variance of the light's estimate in a shot, relative, in the long run.
+        """Return the long-term relative variance of the estimated brightness of a shot.
 
         Parameters
         ----------
-        measured : variance of the measurement of each shot; None where references alone measure
+        measured : variance of the measurement of each shot; None if only references measure
         shots : between two references
         """
         fresh = self.shot_rms**2
@@ -166,9 +166,9 @@ class ScaleTracker:
 
 
 def chi_square_limit(freedom: int, sigmas: float = MILLION) -> float:
-    """Return what a sum of squares exceeds by chance as seldom as a normal deviate `sigmas`.
+    """Return the chi-square that is as unlikely as a normal deviate of `sigmas`.
 
-    Wilson's and Hilferty's approximation.
+    By the approximation of Wilson and Hilferty.
     """
     part = 2 / (9 * freedom)
     return float(freedom * (1 - part + sigmas * part**0.5) ** 3)
