@@ -55,7 +55,7 @@ class Weights(Mapping[str, np.ndarray]):
             if name not in self.stored:
                 raise InputError(
                     f"{self.source}: no tensor {name!r} among its {len(self)}; the configuration "
-                    "and the weights do not belong together"
+                    "and the weights do not match"
                 )
             array = self.stored[name].read()
             with np.errstate(over="ignore", invalid="ignore"):
@@ -123,7 +123,7 @@ class Weights(Mapping[str, np.ndarray]):
             what = "is missing" if found is None else f"has shape {list(found.shape)}"
             raise InputError(
                 f"{self.source}: tensor {name!r} {what}, the configuration wants {list(shape)}; "
-                "the configuration and the weights do not belong together"
+                "the configuration and the weights do not match"
             )
 
 

@@ -190,7 +190,7 @@ def test_units_and_the_watermark_are_everywhere(
 def test_a_run_on_instruments_is_not_called_simulated(on_the_mock: Path, tmp_path: Path) -> None:
     path = tmp_path / "real.db"
     with made(path, on_the_mock) as (journal, _), JournalFile(on_the_mock) as other:
-        journal.tell(plan=other.about()["plan"] | {"is_mock": False})
+        journal.keep_about(plan=other.about()["plan"] | {"is_mock": False})
         keep_segment(journal, 0)
     exported(path, tmp_path / "real.h5")
     assert not any(said["is_mock"] for _, said in arrays_of(tmp_path / "real.h5").values())
@@ -323,7 +323,7 @@ def test_an_empty_journal_and_one_that_is_being_written_can_be_exported(
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(exporting, "CHUNK_BYTES", 4096)
-    monkeypatch.setattr(exporting, "MOST_WAITING_BYTES", 16_384)
+    monkeypatch.setattr(exporting, "MAX_BUFFERED_BYTES", 16_384)
     yield
 
 
@@ -347,7 +347,7 @@ def test_chunks_break_nothing(ending: str, on_the_mock: Path, tmp_path: Path) ->
 def test_a_long_run_takes_no_more_memory(
     on_the_mock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "MOST_WAITING_BYTES", 1 << 20)
+    monkeypatch.setattr(exporting, "MAX_BUFFERED_BYTES", 1 << 20)
 
     def peak(name: str, segments: int) -> int:
         with made(tmp_path / f"{name}.db", on_the_mock) as (journal, _):
@@ -374,4 +374,4 @@ def test_the_command_says_what_it_wrote(on_the_mock: Path, tmp_path: Path) -> No
     again = run(on_the_mock, "--output", tmp_path / "run.h5")
     assert again.returncode == 2 and len(again.stderr.strip().splitlines()) == 1
     other = run(tmp_path / "run.h5", "--output", tmp_path / "other.h5")
-    assert other.returncode == 2 and "no journal of a run" in other.stderr
+    assert other.returncode == 2 and "not a journal of a run" in other.stderr

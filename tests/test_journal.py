@@ -411,7 +411,7 @@ def test_a_journal_from_the_future(whole: Path, tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 99")
     database.close()
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"schema 99.*knows up to 1"):
+    with pytest.raises(InputError, match=r"schema 99.*reads up to 1"):
         resume(path)
     assert path.read_bytes() == before
 
@@ -419,9 +419,9 @@ def test_a_journal_from_the_future(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content_of", "says"),
     [
-        (b"", "is no journal"),
-        (b"SQLite format 3\0" + bytes(200), "(is damaged|is no journal|cannot read)"),
-        (b"hello, this is a text", "is no journal"),
+        (b"", "is not a journal"),
+        (b"SQLite format 3\0" + bytes(200), "(is damaged|is not a journal|cannot read)"),
+        (b"hello, this is a text", "is not a journal"),
     ],
 )
 def test_other_files(tmp_path: Path, content_of: bytes, says: str) -> None:
@@ -445,7 +445,7 @@ def test_a_missing_journal(tmp_path: Path) -> None:
 
 def test_a_journal_is_never_overwritten(whole: Path) -> None:
     before = whole.read_bytes()
-    with pytest.raises(InputError, match=r"is there already.*lightloom resume"):
+    with pytest.raises(InputError, match=r"exists already.*lightloom resume"):
         run(whole)
     assert whole.read_bytes() == before
 
@@ -743,7 +743,7 @@ def test_another_bench_or_calibration_is_refused(
             resume(part)
         assert part.read_bytes() == before
         bench.unlink()
-        with pytest.raises(InputError, match="is gone; say where it is with --bench"):
+        with pytest.raises(InputError, match="is gone; name its new path with --bench"):
             resume(part)
         moved = tmp_path / "moved.toml"
         moved.write_text(text, encoding="utf-8")
@@ -774,7 +774,7 @@ def test_a_full_disk_pauses_and_loses_nothing(
         asked.append(bool(said))
         return False
 
-    journal.on_pause, journal.on_go = said.append, lambda: said.append("on")
+    journal.on_pause, journal.on_continue = said.append, lambda: said.append("on")
     journal.is_stopping = is_stopping
 
     def work() -> None:
@@ -857,7 +857,7 @@ def _full(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, list[st
     journal.flush()
     _page_limit(monkeypatch)(20)
     said: list[str] = []
-    journal.on_pause, journal.on_go = said.append, lambda: said.append("on")
+    journal.on_pause, journal.on_continue = said.append, lambda: said.append("on")
     journal.keep(_segment(0, 200_000))  # more than there is room for; nobody waits for it
     wait_until(lambda: said)
     return journal, said

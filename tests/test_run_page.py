@@ -30,7 +30,7 @@ from lightloom.benchmarks.fuzz.journals import damaged
 from lightloom.instruments import InputError
 from lightloom.scheduler.journal import summary
 from lightloom.scheduler.journal.journal import JournalFile
-from lightloom.scheduler.journal.summary import BINS, LAST_FAULTS, Course, summarise
+from lightloom.scheduler.journal.summary import BINS, LAST_FAULTS, History, summarise
 
 from lightloom.report.run import run_page
 
@@ -245,7 +245,7 @@ def test_faults_are_all_counted(on_a_bench: Path, monkeypatch: pytest.MonkeyPatc
         ("unexpected-intensity", "the <source> & more"): 8,
     }
     assert sum(share.lost_s for share in run.faults.values()) == 0.25 * 24
-    assert run.faults_course.rows.sum() == 24
+    assert run.fault_history.rows.sum() == 24
     assert list(run.last_faults) == faults
     text = text_of(page_of(on_a_bench))
     assert "stale the detector 8 retry 8 2 s" in text
@@ -333,7 +333,7 @@ def test_a_journal_without_anything_gives_a_page(tmp_path: Path) -> None:
 def test_changes_that_an_operator_accepted_stand_on_top(on_the_mock: Path, tmp_path: Path) -> None:
     path = tmp_path / "changed.db"
     with made(path, on_the_mock) as (journal, _):
-        journal.tell(**{"changed in session 2": {"model": "the model is another"}})
+        journal.keep_about(**{"changed in session 2": {"model": "the model is another"}})
     assert "CHANGED on the way, in session 2: the model is another." in text_of(page_of(path))
 
 
@@ -358,7 +358,7 @@ def test_bins_lose_nothing_that_stands_out() -> None:
     values = np.stack([rng.standard_normal(20_000), np.arange(20_000.0)], axis=1)
     values[rng.random(values.shape) < 0.2] = np.nan
     values[12_345, 0] = 99.0
-    course = Course(("one", "other"))
+    course = History(("one", "other"))
     for first in range(0, 20_000, 137):
         course.add(at_s[first : first + 137], values[first : first + 137])
     place = (at_s / course.width_s).astype(int)
