@@ -275,9 +275,9 @@ BAD = [
         "names the step .*nearest here are .*mlp.up'",
     ),
     ("[[rule]]\nlayers='7-9'\nwhere='host'", "begins at layer 7, but this model has layers 0 to 1"),
-    ("[[rule]]\nlayers='3-1'\nwhere='host'", "layers = '3-1' is no layer"),
-    ("[[rule]]\nlayers='all'\nwhere='host'", "layers = 'all' is no layer"),
-    ("[[rule]]\nlayers=3\nwhere='host'", "layers = 3 is no text in quotes"),
+    ("[[rule]]\nlayers='3-1'\nwhere='host'", "layers = '3-1' is not a layer"),
+    ("[[rule]]\nlayers='all'\nwhere='host'", "layers = 'all' is not a layer"),
+    ("[[rule]]\nlayers=3\nwhere='host'", "layers = 3 is not a text in quotes"),
     ("[[rule]]\nkind='MLP'\nwhere='moon'", "where = 'moon'; choose from light, host, fastest"),
     ("[[rule]]\nkind='MLP'", "rule 1 has no where"),
     ("[[rule]]\nwhere='host'", "rule 1 names no product"),
@@ -288,9 +288,12 @@ BAD = [
     ("default='sun'\n[[rule]]\nkind='MLP'\nwhere='host'", "default = 'sun'; choose from paper"),
     (
         "[[rule]]\nkind='MLP'\nwhere='host'\n[[rule]]\nstep='layer.0.mlp.up'\nwhere='light'",
-        "rule 2 decides nothing: rules before it",
+        "rule 2 has no effect: rules before it",
     ),
-    ("[[rule]]\nkind='QK^T'\nstep='*mlp*'\nwhere='host'", "its kind, step and layers never meet"),
+    (
+        "[[rule]]\nkind='QK^T'\nstep='*mlp*'\nwhere='host'",
+        "no product has its kind, step and layers",
+    ),
     ("[[rule]\n", "is not valid TOML"),
 ]
 

@@ -96,16 +96,16 @@ def whole(path: Path) -> dict[str, Any]:
     with opened(path, "rt", encoding="ascii") as stream:
 
         def refuse(word: str) -> None:
-            raise AssertionError(f"{word} is no JSON")
+            raise AssertionError(f"{word} is not JSON")
 
         return json.load(stream, parse_constant=refuse)  # type: ignore[no-any-return]
 
 
 def check_events(document: dict[str, Any]) -> dict[str, int]:
-    """Check against the trace event format, and what Perfetto's importer drops; count the phases.
+    """Check against the trace event format and Perfetto's importer, and count the phases.
 
-    Required keys of each phase, numbers that are numbers, metadata before its thread's first slice,
-    and slices of a thread that nest or are apart once times are cut to nanoseconds.
+    Required keys of each phase, finite numbers, metadata before its thread's first slice, and
+    slices of a thread that are nested or disjoint once times are truncated to nanoseconds.
     """
     assert list(document) == ["otherData", "traceEvents"]
     names: dict[str, dict[int, str]] = {"process_name": {}, "thread_name": {}}
@@ -187,7 +187,7 @@ def test_tracks_stand_in_the_order_in_which_light_passes_them(tmp_path: Path) ->
     tracks = [*reversed(TRACKS), "bench 10/input", "bench 2/input", "bench 2/feed", "of its own"]
     for number, track in enumerate(tracks):
         timeline.add(track, "x", number, number + 1.0)
-    timeline.add("input 2", "somebody's own track", 0.0, 1.0)
+    timeline.add("input 2", "a track with that name", 0.0, 1.0)
     for start in (2.0, 2.5, 3.0):  # three at once, on a track whose second row has a taken name
         timeline.add("input", "y", start, start + 2)
     write_trace(tmp_path / "t.json", {"measured": timeline}, ABOUT)
@@ -220,7 +220,7 @@ def test_a_trace_comes_back(tmp_path: Path) -> None:
     assert back.left_out == 7 and trace.timelines["predicted"].left_out == 0
     assert whole(tmp_path / "t.json")["otherData"]["timelines"]["measured"]["left_out"] == 7
 
-    def told(timeline: Timeline) -> list[Any]:
+    def rounded(timeline: Timeline) -> list[Any]:
         start_s = timeline.start_s
         slices = [
             (s.track, round(s.start_s - start_s, 8), s.name, round(s.seconds, 8), dict(s.details))
@@ -228,7 +228,7 @@ def test_a_trace_comes_back(tmp_path: Path) -> None:
         ]
         return sorted(slices, key=str)
 
-    assert told(back) == told(measured)
+    assert rounded(back) == rounded(measured)
     counts = [(c.name, round(c.at_s, 8), c.value) for c in back.counts]
     assert counts == [(c.name, round(c.at_s - 1000, 8), c.value) for c in measured.counts]
 
@@ -335,7 +335,7 @@ def test_hostile_names_stay_names(tmp_path: Path) -> None:
     assert "<script" not in page and "alert(1)" in page
     check_page(page)
     assert not re.search("[\x00-\x08\x0b-\x1f]", page)
-    ElementTree.fromstring(picture(excerpt(trace)))  # a browser shows no SVG that is no XML
+    ElementTree.fromstring(picture(excerpt(trace)))  # a browser refuses SVG that is not XML
 
 
 def shots(number: int) -> Timeline:
@@ -403,7 +403,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("content", FOREIGN)
-def test_a_trace_of_somebody_else_is_told(tmp_path: Path, content: str) -> None:
+def test_a_trace_of_another_program_is_refused(tmp_path: Path, content: str) -> None:
     assert "another program" in bad_trace(tmp_path, content)
     assert is_trace(tmp_path / "bad.json")
 
@@ -412,8 +412,8 @@ def test_a_trace_of_somebody_else_is_told(tmp_path: Path, content: str) -> None:
     "content",
     ["", "{}", "[1, 2]", "no JSON", b"\x89PNG\r\n\x1a\n\x00\xff", "\ud7ff" * 9, "[" * 9999],
 )
-def test_what_is_no_trace_is_told(tmp_path: Path, content: str | bytes) -> None:
-    assert "is no trace" in bad_trace(tmp_path, content)
+def test_a_file_that_is_not_a_trace_is_refused(tmp_path: Path, content: str | bytes) -> None:
+    assert "is not a trace" in bad_trace(tmp_path, content)
     assert not is_trace(tmp_path / "bad.json")
 
 
@@ -422,7 +422,7 @@ def test_a_newer_schema_asks_for_an_update(tmp_path: Path, good: str) -> None:
     assert "update lightloom" in bad_trace(tmp_path, newer)
 
 
-def test_a_trace_that_was_cut_is_told_wherever(tmp_path: Path, good: str) -> None:
+def test_a_trace_that_was_cut_anywhere_is_refused(tmp_path: Path, good: str) -> None:
     head = good.index("\n") + 1
     for length in [*range(head, len(good), 97), len(good) - 1, len(good) - 3]:
         assert "cut off or damaged" in bad_trace(tmp_path, good[:length]), length
@@ -444,7 +444,7 @@ def test_a_trace_that_was_cut_is_told_wherever(tmp_path: Path, good: str) -> Non
         ('"ph":"X","pid":1,"tid":101', '"ph":"X","pid":1,"tid":999'),
         ('"name":"settle"', '"name":5'),
         ('"args":{"layer"', '"args":[{"layer"'),
-        ('"timeline":"measured"', '"timeline":"of nobody"'),
+        ('"timeline":"measured"', '"timeline":"unknown"'),
         ('{"ph":"C"', '{"ph":"M"'),
         ('"args":{"value":0.0}', '"args":{"value":[]}'),
         ('"dur":10000,', '"dur":10000,"deep":' + "[" * 5000 + "]" * 5000 + ","),
@@ -453,13 +453,13 @@ def test_a_trace_that_was_cut_is_told_wherever(tmp_path: Path, good: str) -> Non
         ('"is_mock":false', '"is_mock":null'),
     ],
 )
-def test_a_trace_that_was_changed_is_told(tmp_path: Path, good: str, old: str, new: str) -> None:
+def test_a_trace_that_was_changed_is_refused(tmp_path: Path, good: str, old: str, new: str) -> None:
     assert old in good
     assert "cut off or damaged at line" in bad_trace(tmp_path, good.replace(old, new, 1))
 
 
-def test_a_trace_laid_out_anew_is_told(tmp_path: Path, good: str) -> None:
-    assert "laid out anew" in bad_trace(tmp_path, json.dumps(json.loads(good), indent=1))
+def test_a_reformatted_trace_is_refused(tmp_path: Path, good: str) -> None:
+    assert "was reformatted" in bad_trace(tmp_path, json.dumps(json.loads(good), indent=1))
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
@@ -593,7 +593,7 @@ def test_gaps_of_the_light_say_what_was_waited_for() -> None:
     assert found[0].meanwhile.startswith("host: layer.2.attention.softmax (93%)")
     # from the last exposure of the layer before: read-out, the norm, and settling
     assert found[1].seconds == pytest.approx(0.002 + 0.010 + 0.012)
-    assert len(found) == 2, "14 ms from exposure to exposure is no gap"
+    assert len(found) == 2, "14 ms from exposure to exposure is not a gap"
     assert "host: layer.2.attention.softmax (93%)" in trace_page(traced(measured=run()), 2)
 
 
