@@ -122,7 +122,7 @@ def test_seeds_are_whole_numbers(seed: object) -> None:
     [
         ({"n_layer": 1}, "has 1 layers, the weights have 2"),
         ({"n_layer": 10**9}, "n_layer = 1000000000"),
-        ({"vocab_size": 96}, r"'wte.weight' has shape \[97, 60\], the configuration wants"),
+        ({"vocab_size": 96}, r"'wte.weight' has shape \[97, 60\], the configuration needs"),
         ({"n_inner": 121}, "'h.0.mlp.c_fc.weight' has shape"),
         ({"model_type": ["gpt2"]}, "is an architecture"),
     ],

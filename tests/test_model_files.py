@@ -226,7 +226,7 @@ def test_older_names_of_norms_are_read(references: Path, tmp_path: Path) -> None
     np.testing.assert_allclose(result, expected["output_1"], rtol=0, atol=2e-5)
     arrays["bert.embeddings.LayerNorm.weight"] = arrays["bert.embeddings.LayerNorm.gamma"]
     save_file(arrays, folder / "model.safetensors")
-    with pytest.raises(InputError, match=r"'embeddings\.LayerNorm\.weight' is there twice"):
+    with pytest.raises(InputError, match=r"'embeddings\.LayerNorm\.weight' occurs twice"):
         load_model(folder)
 
 
@@ -563,7 +563,7 @@ def test_a_token_that_is_there_twice_is_refused(
 ) -> None:
     folder = references / "variants" / "llama_linear"
     path = write_gguf(tmp_path / "m.gguf", folder, tokens=["a", "b", "a"])
-    with pytest.raises(InputError, match="token 'a' is there twice"):
+    with pytest.raises(InputError, match="token 'a' occurs twice"):
         load_model(path).tokenizer.encode("a")
 
 
@@ -698,7 +698,7 @@ def test_a_token_of_another_number_is_refused(variant: Any) -> None:
 def test_settings_of_the_choice_that_are_not_applied_are_named(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(load_model("glimmer").source, tmp_path / "glimmer"))
     configure(folder, "generation_config.json", repetition_penalty=1.1, num_beams=1, top_k=20)
-    with pytest.warns(UserWarning, match=r"ask for repetition_penalty = 1\.1, which is not"):
+    with pytest.warns(UserWarning, match=r"ask for repetition_penalty = 1\.1, which lightloom"):
         next(load_model(folder).generate([1, 2], max_tokens=1), None)
 
 
@@ -779,7 +779,7 @@ def test_a_dense_module_goes_through_the_mock(variant: Any) -> None:
         ({"names": ("dense",), "dense": {"use_residual": True}}, "use_residual = True"),
         ({"names": ("dense",), "dense": {"out_features": 7}}, "has shape"),
         ({"names": ("dense",), "dense": {"bias": False}}, "does not use the tensor"),
-        ({"names": ("dense",), "dense": {"in_features": 17}}, r"takes 17 numbers .* gets 16"),
+        ({"names": ("dense",), "dense": {"in_features": 17}}, r"takes 17 values .* receives 16"),
         ({"names": ("unit",), "unit": {"module_output_name": "x"}}, "module_output_name = 'x'"),
         ({"pooling": {}}, "pooling None"),
         ({"pooling": {"pooling_mode": None}}, "pooling None"),
@@ -885,7 +885,7 @@ def test_pixels_of_another_processor_want_its_numbers(variant: Any) -> None:
     inputs = load_file(folder / "expected.safetensors")["inputs"]
     settings = {"image_processor_type": "CLIPImageProcessor"}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match="image_mean and image_std are missing, and a CLIPImage"):
+    with pytest.raises(InputError, match="image_mean and image_std are missing.* of a CLIPImage"):
         load_model(folder).forward(inputs)
     other = variant("vit_unnormalised")
     right = load_model(other).forward(inputs)

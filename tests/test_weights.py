@@ -115,7 +115,7 @@ def test_a_folder_of_pickles_is_refused(gpt2: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba"}, "'mamba' is an architecture that lightloom does not know"),
+        ({"model_type": "mamba"}, "'mamba' is an architecture that lightloom does not support"),
         ({"model_type": None}, "None is an architecture"),
         ({"n_head": 7}, "does not divide into 7 heads"),
         ({"n_head": 0}, "n_head = 0"),
@@ -148,7 +148,7 @@ def test_missing_keys_and_broken_json(gpt2: Path) -> None:
 def test_no_such_model() -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         load_model("no/such/model")
-    with pytest.raises(InputError, match="none of digits"):
+    with pytest.raises(InputError, match="that come with lightloom are digits"):
         load_model("dogits")
 
 

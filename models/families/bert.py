@@ -43,7 +43,7 @@ class Config(FamilyConfig):
 
 
 _COMPUTED_ONLY = {"position_embedding_type": "absolute", "directionality": "bidi"}
-_NO_MATTER = frozenset(
+_IGNORED = frozenset(
     "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head "
     "pooler_type tie_word_embeddings".split()
 )
@@ -52,7 +52,7 @@ _NO_MATTER = frozenset(
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
     only = _COMPUTED_ONLY | ({"is_causal": True} if document.get("is_decoder") else {})
-    check_keys(document, Config, only, _NO_MATTER | {"is_causal"} - only.keys())
+    check_keys(document, Config, only, _IGNORED | {"is_causal"} - only.keys())
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config

@@ -54,7 +54,7 @@ _OTHER_NAMES = {
     "num_attention_heads": "n_head",
     "max_position_embeddings": "n_positions",
 }
-_NO_MATTER = frozenset(
+_IGNORED = frozenset(
     "n_ctx reorder_and_upcast_attn summary_activation summary_proj_to_labels summary_type "
     "summary_use_proj".split()
 )
@@ -63,7 +63,7 @@ _NO_MATTER = frozenset(
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
     document = _own_names(document)
-    check_keys(document, Config, {"is_causal": True}, no_matter=_NO_MATTER)
+    check_keys(document, Config, {"is_causal": True}, ignored=_IGNORED)
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config

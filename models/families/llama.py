@@ -72,7 +72,7 @@ def read_config(
         document,
         Config,
         {"partial_rotary_factor": 1.0, "is_causal": True},
-        no_matter=frozenset({"max_window_layers"}),
+        ignored=frozenset({"max_window_layers"}),
         read=_READ,
     )
     kind = document.get("model_type", "llama")

@@ -48,12 +48,12 @@ class Config(FamilyConfig):
         return (self.image // self.patch) ** 2 + 1
 
 
-_NO_MATTER = frozenset("encoder_stride pooler_act pooler_output_size tie_word_embeddings".split())
+_IGNORED = frozenset("encoder_stride pooler_act pooler_output_size tie_word_embeddings".split())
 
 
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
-    check_keys(document, Config, {}, _NO_MATTER)
+    check_keys(document, Config, {}, _IGNORED)
     document = {key: _side(key, value) for key, value in document.items()}
     count = document.get("num_labels", 2)  # counts the classes when they have no names
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:

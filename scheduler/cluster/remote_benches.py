@@ -67,7 +67,7 @@ class _Weights:
 
 
 @dataclass(frozen=True)
-class _ShardedWeights:
+class _RemoteWeights:
     sharding: Sharding
     weights: list[_Weights]
 
@@ -345,13 +345,13 @@ class RemoteBenches(Backend):
 
     # --- products --------------------------------------------------------------------------------
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _ShardedWeights:
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _RemoteWeights:
         self.open()
         stacked = weights.reshape(-1, *weights.shape[-2:])
         sharding = Sharding.of(stacked.shape, self.geometry, len(self._queues))
         if sharding.by == "rows":
-            return _ShardedWeights(sharding, [_Weights.of(stacked, ranges)] * len(self._queues))
-        return _ShardedWeights(
+            return _RemoteWeights(sharding, [_Weights.of(stacked, ranges)] * len(self._queues))
+        return _RemoteWeights(
             sharding, [_Weights.of(*part) for part in sharding.weights(stacked, ranges)]
         )
 
@@ -365,7 +365,7 @@ class RemoteBenches(Backend):
     ) -> Callable[[], MatmulResult]:
         if self._error is None:  # after a failure only `open` opens them again
             self.open()
-        sharded: _ShardedWeights = w.content
+        sharded: _RemoteWeights = w.content
         operands = sharded.sharding.operands(x, at)
         shards = [
             _PendingShard(weights, part, address, details, Future())
