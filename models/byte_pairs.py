@@ -103,8 +103,8 @@ def read_byte_pairs(path: Path) -> BytePairs | None:
         model = document["model"]
         vocabulary = {str(token): int(number) for token, number in model["vocab"].items()}
         merges = [_pair(merge) for merge in model["merges"]]
-        known = all("".join(pair) in vocabulary for pair in merges)
-        if pattern is None or not known or not vocabulary.keys() >= _BYTES.keys():
+        is_complete = all("".join(pair) in vocabulary for pair in merges)
+        if pattern is None or not is_complete or not vocabulary.keys() >= _BYTES.keys():
             return None
         if not all(_BYTES.keys() >= set(token) for token in vocabulary):
             return None

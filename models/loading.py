@@ -142,7 +142,7 @@ def _open_gguf(path: Path) -> Model:
 
 
 def read_config(
-    family: ModuleType, document: Mapping[str, Any], source: Path | str, **known: Any
+    family: ModuleType, document: Mapping[str, Any], source: Path | str, **options: Any
 ) -> Any:
     """Read a config.json with its family's module.
 
@@ -151,7 +151,7 @@ def read_config(
     InputError : naming the source, and the key and value that cannot be used
     """
     try:
-        return family.read_config(document, **known)
+        return family.read_config(document, **options)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{source}: {error}") from None
 

@@ -43,8 +43,8 @@ def normalised(images: np.ndarray, path: Path) -> np.ndarray:
             f"a {kind}; add them"
         )
     for key, value in settings.items():
-        known = key in _READ or key in _IGNORED or key.startswith("_")
-        if not known and not is_off(value):
+        is_known = key in _READ or key in _IGNORED or key.startswith("_")
+        if not is_known and not is_off(value):
             raise InputError(f"{path}: {key} = {value!r} is not computed by lightloom")
     result = images.astype(np.float32)
     if _is_asked(settings, "do_rescale", path):

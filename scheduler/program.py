@@ -272,14 +272,14 @@ class ProgramBuilder:
         ------
         ValueError : for a mistake in a family's module
         """
-        known = {*self._inputs, *self._states}
+        written = {*self._inputs, *self._states}
         for step in self._steps:
             if step.kind not in MATMUL_KINDS + HOST_KINDS:
                 raise ValueError(f"{step.name}: unknown kind {step.kind!r}")
-            missing = set(step.inputs) - known
-            if missing or known & set(step.outputs):
+            missing = set(step.inputs) - written
+            if missing or written & set(step.outputs):
                 raise ValueError(f"{step.name}: reads {missing} too early, or writes twice")
-            known |= set(step.outputs)
+            written |= set(step.outputs)
         return Program(
             tuple(self._steps),
             tuple(self._inputs),

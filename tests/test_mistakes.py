@@ -95,7 +95,7 @@ def test_labels_must_name_each_image() -> None:
     planned = plan(model, "mock:ideal", batch=4)
     images = np.zeros((3, 1, 8, 8), dtype=np.uint8)
     for labels in ([1], 5, [[1], [2], [3]]):
-        with pytest.raises(InputError, match="do not name 3 images"):
+        with pytest.raises(InputError, match="do not fit 3 images"):
             planned.run(images, labels)
     with pytest.raises(InputError, match="no images"):
         planned.run(images[:0])

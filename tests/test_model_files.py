@@ -885,7 +885,7 @@ def test_pixels_of_another_processor_want_its_numbers(variant: Any) -> None:
     inputs = load_file(folder / "expected.safetensors")["inputs"]
     settings = {"image_processor_type": "CLIPImageProcessor"}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match="image_mean and image_std are missing.* of a CLIPImage"):
+    with pytest.raises(InputError, match=r"image_mean and image_std are missing.* of a CLIPImage"):
         load_model(folder).forward(inputs)
     other = variant("vit_unnormalised")
     right = load_model(other).forward(inputs)

@@ -629,17 +629,17 @@ class JournalFile:
         ------
         InputError : when a row was changed, or one that others refer to is missing
         """
-        known = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
+        programs = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
         passes = {row["number"]: row["program"] for row in self.rows("pass")}
         for table in ("about", "file", "input", "session", "ending", "result"):
             for _ in self.rows(table):
                 pass
-        is_whole = set(passes.values()) <= set(known)
+        is_whole = set(passes.values()) <= set(programs)
         finished = {(row["pass"], row["part"], row["step"]) for row in self.rows("step")}
         for number, part, step in finished:
             is_whole &= number in passes
             if is_whole:
-                steps = known[passes[number]]
+                steps = programs[passes[number]]
                 is_whole &= 0 <= step < len(steps)
             if is_whole:  # a step has read the results of steps that finished before it
                 needs = "".join(steps[step][3:]).split()

@@ -58,13 +58,14 @@ class PassRecord:
             "inputs": _digest(inputs),
             "cuts": [list(cut) for cut in cuts],
         }
-        known = journal.keep_program(*identity)
+        program_number = journal.keep_program(*identity)
         kept = journal.pass_document(number)
         if kept is None:
-            journal.keep_pass(number, known, document)
+            journal.keep_pass(number, program_number, document)
             return
         self.cuts = [(first, last) for first, last in kept.pop("cuts")]
-        if kept != {key: document[key] for key in ("sizes", "inputs")} | {"program": known}:
+        expected = {"sizes": document["sizes"], "inputs": document["inputs"]}
+        if kept != expected | {"program": program_number}:
             raise InputError(
                 f"{journal.path}: pass {number} of the run had another program or other inputs; "
                 "resume with the model, the options and the lightloom that began it"
