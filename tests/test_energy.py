@@ -72,7 +72,7 @@ def account(name: str, *sets: str, sequence: int = 1024, placement: str = "paper
 def test_planned_events_are_those_that_the_mock_counts(
     references: Path, name: str, bench: str
 ) -> None:
-    # an account of events that do not happen is worth nothing
+    # an account is only as good as its events
     model = load_model(references / name)
     tokens = tokens_of(references, name)
     backend = MockBackend(OpticsProfile(photons_per_mac=3.0, input_bits=8, **BENCHES[bench]))
@@ -166,7 +166,7 @@ def test_decoding_is_counted_token_by_token() -> None:
 
 
 def test_joules_of_one_layer_by_hand() -> None:
-    # every term of the formula once, by somebody who reads it from the page
+    # every term of the formula, computed independently
     profile = OpticsProfile(
         name="hand",
         encoding="offset",
@@ -213,7 +213,7 @@ def test_joules_of_one_layer_by_hand() -> None:
 
 
 def test_a_gpu_pays_for_bandwidth_where_arithmetic_is_small() -> None:
-    # softmax and norms cost what they cost: not operations, but bytes
+    # the cost of softmax and norms is bytes, not operations
     profile = load_profile("projection-2030")
     one = layer_account(layer_program(1024), profile, resolve(profile), 1, 512)
     gpu = {item.baseline.name: item for item in one.digital()}["gpu-full"]
@@ -265,7 +265,7 @@ def test_converters_follow_the_throughput() -> None:
 
 
 def test_the_factors_of_the_sensitivity_break_even() -> None:
-    # a table of what to change that does not do it, if changed, sends people the wrong way
+    # a wrong factor would send an engineer the wrong way
     one = account("gpt3-175b")
     goals = {item.baseline.name: item for item in one.digital() if item.system is not None}
     powers = [abs(item.power) for item in one.sensitivity()]

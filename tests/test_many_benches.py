@@ -1,4 +1,4 @@
-"""Several benches multiply as one: the same numbers, one task a bench, and dark when one fails."""
+"""Several benches multiply as one: the same numbers, one task per bench, all dark on a failure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def real(first: int, second: int, producer: Path, port: int) -> str:
 
 
 def text(**changes: Any) -> str:
-    """A bench file of tiny instruments that take their time, and whose light is exact."""
+    """A bench file of tiny instruments with real timing and exact light."""
     return bench_text(world__light="timing", **changes)
 
 
@@ -186,7 +186,7 @@ def here(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     assert bench_worker.opened_backend() is None  # a worker that stops leaves no light on
 
 
-# long enough that another task would have begun meanwhile
+# long enough for another task to begin
 _NAP = "(time := __import__('time'), time.time(), time.sleep(0.1), time.time())[1::2]"
 _MEET = "__import__('meeting').barrier.wait(timeout=30)"
 
@@ -415,7 +415,7 @@ def test_mistakes_end_in_one_sentence(write: Write) -> None:
         assert message in run(*arguments, status=2), arguments
 
 
-def test_no_instrument_is_wanted_twice(write: Write) -> None:
+def test_no_instrument_is_used_twice(write: Write) -> None:
     producer = write("")[0]
     paths = write(
         real(first=1, second=2, producer=producer, port=1),

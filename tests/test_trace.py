@@ -1,4 +1,4 @@
-"""Traces: files that Perfetto draws right and that are read back; pictures that tell the truth."""
+"""Traces: files that Perfetto draws correctly and that are read back; correct pictures."""
 
 import gzip
 import json
@@ -72,7 +72,7 @@ LAYER_S = 0.005 + 0.210 + 20 * PERIOD_S  # of any but the first
 
 
 def tangled(seed: int, number: int = 4000) -> Timeline:
-    """Slices that nest, touch and overlap at nanoseconds that no binary fraction hits."""
+    """Slices that nest, touch and overlap at nanoseconds without an exact binary fraction."""
     rng = np.random.default_rng(seed)
     timeline = Timeline()
     starts = rng.integers(0, 3_000_000, number)
@@ -88,7 +88,7 @@ def tangled(seed: int, number: int = 4000) -> Timeline:
     return timeline
 
 
-# --- what Perfetto's importer wants ---------------------------------------------------------------
+# --- the rules of Perfetto's importer------------------------------------------------------------
 
 
 def whole(path: Path) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def check_events(document: dict[str, Any]) -> dict[str, int]:
 
 
 def check_nesting(slices: list[tuple[int, int]]) -> None:
-    """Go through slices as the importer does, which drops what overlaps in part."""
+    """Import slices as the importer does, which drops slices that overlap in part."""
     open_: list[tuple[int, int]] = []
     for start, end in sorted(slices, key=lambda s: s[0]):  # stable, as the importer sorts
         while open_ and open_[-1][1] <= start and open_[-1] != (start, end):
@@ -174,7 +174,7 @@ def test_the_check_itself_finds_what_perfetto_would_drop() -> None:
             check_nesting(slices)
 
 
-def test_a_run_is_what_perfetto_wants(tmp_path: Path) -> None:
+def test_a_run_follows_perfettos_rules(tmp_path: Path) -> None:
     timelines = {"predicted": run(), "measured": run(slower=1.02)}
     write_trace(tmp_path / "t.json.gz", timelines, ABOUT)
     phases = check_events(whole(tmp_path / "t.json.gz"))
@@ -280,7 +280,7 @@ def test_a_trace_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "span", [(0.0, float("nan")), (float("nan"), 1.0), (0.0, float("inf")), (1.0, 0.5)]
 )
-def test_no_time_that_is_none_is_drawn(tmp_path: Path, span: tuple[float, float]) -> None:
+def test_invalid_times_are_refused(tmp_path: Path, span: tuple[float, float]) -> None:
     timeline = run()
     timeline.add("host", "odd", *span)
     with pytest.raises(ValueError, match="'odd'"):
@@ -292,7 +292,7 @@ def test_no_time_that_is_none_is_drawn(tmp_path: Path, span: tuple[float, float]
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_at_all_is_a_trace_too(tmp_path: Path) -> None:
+def test_an_empty_trace_is_a_trace(tmp_path: Path) -> None:
     write_trace(tmp_path / "t.json", {"measured": Timeline()}, ABOUT)
     assert check_events(whole(tmp_path / "t.json")) == {"M": 2}
     trace = read_trace(tmp_path / "t.json")
@@ -363,7 +363,7 @@ def test_two_hundred_thousand_slices_take_little_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_writing_never_holds_the_text(tmp_path: Path) -> None:
-    # the end of a long run must not meet the end of memory
+    # writing must not run out of memory after a long run
     timeline = shots(10_000)
     tracemalloc.start()
     write_trace(tmp_path / "t.json", {"measured": timeline}, ABOUT)
@@ -477,7 +477,7 @@ def traced(**timelines: Timeline) -> Trace:
 
 
 class Elements(HTMLParser):
-    """Notes what is open, and what would reach out of the page."""
+    """Records open elements, and references to other files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -507,7 +507,7 @@ class Elements(HTMLParser):
 
 
 def check_page(page: str) -> list[list[str]]:
-    """Check that a page is well formed and stands alone; give the rows of its tables."""
+    """Check that a page is well formed and self-contained; return the rows of its tables."""
     reader = Elements()
     reader.feed(page)
     reader.close()
@@ -560,7 +560,7 @@ def test_micro_batches_that_overlap_are_shown_together() -> None:
     assert others == {0, 1}, "what else happened meanwhile is there, faintly"
 
 
-def test_a_layer_that_is_not_there_is_told() -> None:
+def test_a_missing_layer_is_reported() -> None:
     with pytest.raises(InputError, match="holds no layer 9; it holds layers 0 to 3"):
         excerpt(traced(measured=run()), 9)
     bare = Timeline()
@@ -584,7 +584,7 @@ def test_the_table_says_how_long_each_track_was_busy() -> None:
     assert list(rows)[1:].index("host") < list(rows)[1:].index("detector")
 
 
-def test_gaps_of_the_light_say_what_was_waited_for() -> None:
+def test_gaps_of_the_light_name_their_cause() -> None:
     (view,) = excerpt(traced(measured=run()), 2).views
     found = gaps(view)
     # the softmax, with the settling of the next shot and the read-out of the last
@@ -655,8 +655,8 @@ def written(folder: Path, name: str, about: Mapping[str, Any] = ABOUT) -> Path:
 
 
 def test_report_draws_a_trace_whatever_its_name(tmp_path: Path) -> None:
-    code, told = report(written(tmp_path, "run.json.gz"))
-    assert code == 0 and str(tmp_path / "run.html") in told.replace("\n", "")
+    code, output = report(written(tmp_path, "run.json.gz"))
+    assert code == 0 and str(tmp_path / "run.html") in output.replace("\n", "")
     check_page((tmp_path / "run.html").read_text("utf-8"))
     path = written(tmp_path, "named.calibration.json").rename(tmp_path / "bench.toml")
     code, _ = report(path, "--layer", 1, "--output", tmp_path / "picture.svg")
@@ -678,6 +678,6 @@ def test_what_report_cannot_draw_is_one_sentence(tmp_path: Path) -> None:
         ((tmp_path / "bench.toml", "--layer", 1), "--layer belongs to a trace"),
         ((tmp_path / "none.json",), "no file"),
     ):
-        code, told = report(*arguments)
-        assert code == 2 and message in told and told.count("\n") == 1, told
+        code, output = report(*arguments)
+        assert code == 2 and message in output and output.count("\n") == 1, output
     assert path.read_bytes() == before

@@ -123,7 +123,7 @@ def test_a_folder_of_pickles_is_refused(gpt2: Path) -> None:
         ({"activation_function": "sine"}, "activation_function = 'sine'"),
     ],
 )
-def test_configurations_that_make_no_sense(
+def test_invalid_configurations_are_refused(
     gpt2: Path, changes: dict[str, object], message: str
 ) -> None:
     configure(gpt2, **changes)
@@ -167,7 +167,7 @@ def test_a_tokenizer_too_large_for_the_embedding(gpt2: Path) -> None:
         next(load_model(gpt2).generate("w1"))
 
 
-def test_gguf_that_is_none(tmp_path: Path) -> None:
+def test_files_that_are_not_gguf(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="needs the extra 'models'")
     for content in (b"", b"GGUF", b"GGUF" + bytes(100), b"nonsense" * 100):
         (tmp_path / "m.gguf").write_bytes(content)
