@@ -381,7 +381,7 @@ def _weight(step: OpticalMatmul, weights: Mapping[str, np.ndarray]) -> np.ndarra
     if array.shape != evaluate(step.w_shape, {}):
         wanted = [str(size) for size in step.w_shape]
         raise InputError(
-            f"weight {step.w!r} has shape {list(array.shape)}, but {step.name} wants "
+            f"weight {step.w!r} has shape {list(array.shape)}, but {step.name} needs "
             f"[{', '.join(wanted)}]; the configuration and the weights do not match"
         )
     return array

@@ -188,7 +188,7 @@ def _reduced_programs(
         for layer, steps in layers.items()
     }
     runs = [
-        list(alike) for _, alike in groupby(sorted(layers), key=lambda layer: signatures[layer])
+        list(equal) for _, equal in groupby(sorted(layers), key=lambda layer: signatures[layer])
     ]
     runs = [run for run in runs if len(run) > _LAYERS_KEPT]
 

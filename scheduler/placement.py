@@ -165,7 +165,7 @@ def _representative(passes: Calls) -> Calls:
     def size(item: tuple[Mapping[str, int], int]) -> tuple[int, int]:
         return item[0]["batch"], item[0]["new"]
 
-    runs = [list(alike) for _, alike in groupby(passes, key=size)]
+    runs = [list(equal) for _, equal in groupby(passes, key=size)]
     return [(run[len(run) // 2][0], sum(times for _, times in run)) for run in runs]
 
 

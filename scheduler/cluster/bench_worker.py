@@ -129,7 +129,7 @@ _idle_timer: Timer | None = None
 _lock = RLock()  # of these
 
 
-# ------------------------------------------------------------------- called beside running tasks
+# ------------------------------------------------------------------ called while tasks are running
 
 
 def set_bench_file(path: str) -> None:

@@ -143,10 +143,10 @@ def planned_events(
         is assumed to have a negative value in every segment
     """
     parts: dict[tuple[str, str], PartEvents] = {}
-    alike: dict[tuple[Any, ...], list[OpticalMatmul | HostStep]] = {}
+    equal: dict[tuple[Any, ...], list[OpticalMatmul | HostStep]] = {}
     for step, optical in steps:  # equal steps of all layers are counted once
-        alike.setdefault((part_of(step.name), *signature(step, optical)), []).append(step)
-    for (_, optical, *_), same in alike.items():
+        equal.setdefault((part_of(step.name), *signature(step, optical)), []).append(step)
+    for (_, optical, *_), same in equal.items():
         events, workload = _count(same[0], optical, calls, bench)
         _add(parts, same[0], optical, events, workload, len(same))
     return list(parts.values())

@@ -64,7 +64,7 @@ KINDS: Mapping[str, Kind] = {
     "wavelength_m": Kind("m", "wavelength of the light"),
     "quantum_efficiency": Kind("1", "photoelectrons per photon at the detector", most=1.0),
     "optical_throughput": Kind(
-        "1", "share of the source's light that arrives through modulators fully open", most=1.0
+        "1", "fraction of the source's light that passes fully open modulators", most=1.0
     ),
     "source_efficiency": Kind("1", "light per electrical power of the source", most=1.0),
     "pair_transmission": Kind(
@@ -118,7 +118,7 @@ PER_MAC: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Constant:
-    """One constant in SI units, and where it comes from.
+    """One constant in SI units, with its source.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def resolve(
     ----------
     names : chosen sets; a later one overrides an earlier one. Values that the user set in the
         profile override all of them
-    machines : more baselines, such as the machine at hand
+    machines : more baselines, such as this machine
 
     Raises
     ------

@@ -435,7 +435,7 @@ class Journal:
                 for table in ("step", "segment")
             ]
             began_s = json.loads(document)["began_s"]
-            total += max([began_s, *(moment for moment in last if moment is not None)]) - began_s
+            total += max([began_s, *(at_s for at_s in last if at_s is not None)]) - began_s
         return total
 
     def _append_numbered(self, table: str, row: tuple[Any, ...]) -> None:

@@ -1,7 +1,7 @@
 """`plan`: predicts the cost of a model on a backend; `Plan.run` then runs it.
 
 A plan uses no instrument: it is the program, the placement and the tiles for one bench profile.
-A run executes it, beside the digital reference, and returns its results, with a `Report`.
+A run executes it, with a digital reference for comparison, and returns its results and a `Report`.
 """
 
 from __future__ import annotations
@@ -200,12 +200,12 @@ def _plan(
     if backend.name == "digital":
         decided = Placement(decided.policy, frozenset())
     steps = []
-    alike: dict[tuple[Any, ...], PlannedStep] = {}
+    counted: dict[tuple[Any, ...], PlannedStep] = {}
     for step in program.steps:  # equal steps of all layers are counted once
         optical = step.name in decided.on_light
         key = (step.kind, *signature(step, optical))
-        if key not in alike:
-            alike[key] = plan_step(step, optical, passes, bench)
+        if key not in counted:
+            counted[key] = plan_step(step, optical, passes, bench)
         why = decided.decided_by.get(step.name)
-        steps.append(replace(alike[key], name=step.name, decided_by=why))
+        steps.append(replace(counted[key], name=step.name, decided_by=why))
     return Plan(model, backend, bench, decided.policy, task, passes, tuple(steps), decided)

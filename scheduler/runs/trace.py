@@ -211,7 +211,7 @@ def _threads(slices: Iterable[Slice], origin_s: float) -> Iterator[_ThreadRow]:
                 f"slice {item.name!r} on {item.track!r} goes from {item.start_s} s to "
                 f"{item.end_s} s, which is not a time span"
             )
-        start, end = (round((moment - origin_s) * 1e9) for moment in (item.start_s, item.end_s))
+        start, end = (round((at_s - origin_s) * 1e9) for at_s in (item.start_s, item.end_s))
         tracks.setdefault(item.track, []).append((start, end, item))
     names = set(tracks)
     for track in sorted(tracks, key=order_of_track):
