@@ -47,7 +47,7 @@ _DAMAGE = {
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_FORMAT,
     sqlite3.SQLITE_TOOBIG,
-    sqlite3.SQLITE_ERROR,  # our queries are correct, so the schema must be damaged
+    sqlite3.SQLITE_ERROR,  # our queries are correct, so the schema is not ours
 }
 _CANNOT_READ_HERE = {  # beside those above: a log that cannot be recovered in place
     sqlite3.SQLITE_READONLY_CANTINIT,
@@ -114,7 +114,7 @@ def open_to_write(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 
 def _write_once(connection: sqlite3.Connection) -> None:
-    """Write a value that is there already, so that a file system that cannot fails at once."""
+    """Write a value that is there already: a missing feature of the file system shows here."""
     connection.execute("PRAGMA synchronous = FULL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     connection.execute(f"PRAGMA user_version = {int(version)}")
@@ -212,7 +212,7 @@ def refusing(path: Path, what: str) -> Iterator[None]:
 
     Parameters
     ----------
-    what : begin of the sentence, such as "cannot read the journal"
+    what : beginning of the sentence, such as "cannot read the journal"
     """
     try:
         yield

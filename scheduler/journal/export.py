@@ -83,7 +83,9 @@ def export(journal: JournalFile, output: str | Path) -> dict[str, int]:
     output = Path(output)
     kind = ENDINGS.get(output.suffix.lower())
     if kind is None:
-        raise InputError(f"{output}: the name of an export ends in .h5, .hdf5 (HDF5) or .zarr")
+        raise InputError(
+            f"{output}: the name of an export ends in .h5 or .hdf5 (HDF5), or in .zarr (Zarr)"
+        )
     check_output(output)
     about = journal.about()
     is_mock = bool(about.get("plan", {}).get("is_mock", True))
