@@ -1,7 +1,7 @@
-"""Byte-level byte pairs in plain Python: enough for the tokenizer of `glimmer`, without a package.
+"""`BytePairs`: a byte-level byte-pair encoding in plain Python, as the model `glimmer` needs.
 
-It reads a tokenizer.json whose text is split by one simple pattern and then taken byte by byte,
-and gives the same tokens as the package `tokenizers`. Everything else is left to that package.
+It reads a tokenizer.json that splits text by one simple pattern and encodes the pieces byte by
+byte, and returns the same tokens as the package `tokenizers`. Other files need that package.
 """
 
 import itertools
@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_SIMPLE = re.compile(r"(?:[^\\]|\\[trn])+")  # what means the same to every library of patterns
+_SIMPLE = re.compile(r"(?:[^\\]|\\[trn])+")  # patterns with one meaning in all regex libraries
 
 
 def _letters_of_bytes() -> list[str]:
-    """Return letter that stands for each byte, as GPT-2 has it: printable ones for themselves."""
+    """Return the letter of each byte in GPT-2's table: printable bytes stand for themselves."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -33,7 +33,7 @@ class ByteEncoding(NamedTuple):
 
 
 class BytePairs:
-    """What `Tokenizer` needs of a `tokenizers.Tokenizer`.
+    """The part of `tokenizers.Tokenizer` that `Tokenizer` needs.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class BytePairs:
         return ByteEncoding(ids[: self._limit])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens; bytes that are no UTF-8 become replacement characters."""
+        """Return the text of tokens; bytes that are not UTF-8 become replacement characters."""
         letters = "".join(self._tokens.get(token, "") for token in tokens)
         return bytes(_BYTES[letter] for letter in letters).decode("utf-8", errors="replace")
 
@@ -68,14 +68,14 @@ class BytePairs:
         return self._vocabulary
 
     def no_padding(self) -> None:
-        """Do nothing: it never pads."""
+        """Do nothing, since texts are never padded."""
 
     def no_truncation(self) -> None:
-        """Let texts be of any length."""
+        """Encode texts of any length."""
         self._limit = None
 
     def enable_truncation(self, limit: int) -> None:
-        """Cut texts to so many tokens."""
+        """Cut texts to at most `limit` tokens."""
         self._limit = limit
 
     def _joined(self, piece: str) -> tuple[int, ...]:
@@ -96,15 +96,15 @@ class BytePairs:
 
 
 def read_byte_pairs(path: Path) -> BytePairs | None:
-    """Read a tokenizer.json; None where it is broken, or asks for more than this module does."""
+    """Read a tokenizer.json; None where it is damaged, or needs the package `tokenizers`."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         pattern = _pattern_of(document)
         model = document["model"]
         vocabulary = {str(token): int(number) for token, number in model["vocab"].items()}
         merges = [_pair(merge) for merge in model["merges"]]
-        known = all("".join(pair) in vocabulary for pair in merges)
-        if pattern is None or not known or not vocabulary.keys() >= _BYTES.keys():
+        is_complete = all("".join(pair) in vocabulary for pair in merges)
+        if pattern is None or not is_complete or not vocabulary.keys() >= _BYTES.keys():
             return None
         if not all(_BYTES.keys() >= set(token) for token in vocabulary):
             return None
@@ -114,7 +114,7 @@ def read_byte_pairs(path: Path) -> BytePairs | None:
 
 
 def _pattern_of(document: dict[str, Any]) -> str | None:
-    """Return the pattern that splits texts, where nothing else is done to them."""
+    """Return the pattern that splits texts; None where the tokenizer has other steps, too."""
     model = document["model"]
     plain = {"dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False}
     plain |= {"continuing_subword_prefix": None, "end_of_word_suffix": None}

@@ -1,8 +1,8 @@
-"""Which keys of a config.json change what is computed: those that are not computed are refused.
+"""Checks the keys of a config.json: keys that ask for a computation without support are refused.
 
-A key is one of four: read by its family's page; known not to matter; known with the one value that
-is computed, which is its default in transformers; or unknown, and then only "off" (null, false,
-empty) is taken.
+There are four kinds of keys: those that the family's module reads; those that change no result;
+those with only one supported value, the default in transformers; and unknown ones, whose only
+supported value is "off" (null, false, empty).
 """
 
 import re
@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-# of every family: names, storage, training, and how text is chosen from logits (see generation)
-_NO_MATTER = frozenset(
+# of every family: names, storage, training, and the choice of tokens from logits (see generation)
+_IGNORED = frozenset(
     """
     adapters architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens
     bos_token_id chunk_size_feed_forward classifier_dropout decoder_start_token_id
@@ -31,8 +31,8 @@ _NO_MATTER = frozenset(
     unsloth_version use_bfloat16 use_cache use_flash_attn
     """.split()
 )
-_DROPS = re.compile(r"(.*_)?(dropout|pdrop)(_prob|_rate|_p)?")  # while training only
-# of every family: what transformers computes only at another value
+_DROPOUT = re.compile(r"(.*_)?(dropout|pdrop)(_prob|_rate|_p)?")  # only in training
+# of every family: keys that have no effect at these values
 _COMPUTED_ONLY: Mapping[str, Any] = {
     "add_cross_attention": False,
     "cross_attention_hidden_size": None,
@@ -48,16 +48,16 @@ def check_keys(
     document: Mapping[str, Any],
     config: type[BaseModel],
     computed_only: Mapping[str, Any],
-    no_matter: frozenset[str] = frozenset(),
+    ignored: frozenset[str] = frozenset(),
     read: frozenset[str] = frozenset(),
 ) -> None:
-    """Refuse a key that asks for what is not computed.
+    """Refuse a key that asks for a computation without support.
 
     Parameters
     ----------
-    config : whose fields have the names of keys that are read
-    computed_only : key -> the only value that is computed
-    no_matter : keys that change no number
+    config : its fields have the names of the keys that are read
+    computed_only : key -> its only supported value
+    ignored : keys that change no result
     read : further keys that the caller reads
 
     Raises
@@ -68,7 +68,7 @@ def check_keys(
     known = {"activation_clip", *read, *(field.alias for field in fields.values() if field.alias)}
     only = {**_COMPUTED_ONLY, **computed_only}
     for key, value in document.items():
-        if key in known or key in no_matter or key.startswith("_"):
+        if key in known or key in ignored or key.startswith("_"):
             continue
         if key in fields:
             raise ValueError(f"{key} = {value!r} is unknown to lightloom; remove the key")
@@ -77,13 +77,13 @@ def check_keys(
                 raise ValueError(
                     f"{key} = {value!r} is not computed by lightloom, only {only[key]!r}"
                 )
-        elif key not in _NO_MATTER and not _DROPS.fullmatch(key) and not is_off(value):
+        elif key not in _IGNORED and not _DROPOUT.fullmatch(key) and not is_off(value):
             raise ValueError(
-                f"{key} = {value!r} is unknown to lightloom, and may change every number; if it "
-                "does not matter, remove the key"
+                f"{key} = {value!r} is unknown to lightloom, and may change the results; if it "
+                "does not, remove the key"
             )
 
 
 def is_off(value: Any) -> bool:
-    """Return whether a setting asks for nothing: null, false, zero or empty."""
+    """Return whether a setting is off: null, false, zero or empty."""
     return value is None or value in (False, "", [], {})

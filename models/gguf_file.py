@@ -1,8 +1,8 @@
 """GGUF files: their header checked, their tensors opened, their metadata as a config.json.
 
-What a file claims is bounded by the bytes that it has before the package `gguf` reads it: that
-package follows every count. Names and meanings are those of llama.cpp. Text to tokens is in
-`gguf_tokens`.
+Every count in the header is checked against the size of the file before the package `gguf` reads
+it, since that package trusts every count. Names and meanings are those of llama.cpp. The tokenizer
+is in `gguf_tokens`.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class GgufModel:
-    """What a GGUF file holds, in the names of a Llama's Hugging Face folder.
+    """The content of a GGUF file, with the names of a Llama's Hugging Face folder.
 
     Parameters
     ----------
     document : as a config.json
     biases : projections that have a bias (see `llama.Config`)
-    has_rotary_factors : each rotated pair's frequency is divided by a factor of the file
-    metadata : the file's own
+    has_rotary_factors : the file has divisors of the rotated pairs' frequencies
+    metadata : of the file
     """
 
     weights: Weights
@@ -46,7 +46,7 @@ class GgufModel:
 
 
 def open_gguf(path: Path) -> GgufModel:
-    """Open a GGUF file of a Llama or of its kin; a split one by any of its parts.
+    """Open a GGUF file of a Llama or a related model; a split one by any of its parts.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def open_gguf(path: Path) -> GgufModel:
 
 
 def has_magic(path: Path) -> bool:
-    """Return whether a file begins as GGUF does, whatever it is called."""
+    """Return whether a file begins with the magic bytes of GGUF."""
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"
 
@@ -167,7 +167,7 @@ def _stored(
         else:
             result = _dequantized(path, gguf, tensor, shape)
         if result.base is None:
-            release()  # what was converted is not needed in its stored form again
+            release()  # the stored form of a converted tensor is not needed again
         return result
 
     return Stored(shape, read, tensor.name)
@@ -191,13 +191,13 @@ def _dequantized(path: Path, gguf: Any, tensor: Any, shape: tuple[int, ...]) -> 
 
 
 def _return_free_memory() -> None:
-    """Hand freed memory back to the system, where the C library has a call for it (glibc)."""
+    """Return freed memory to the system, where the C library has a call for it (glibc)."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _releaser(mapped: np.ndarray) -> Callable[[], None]:
-    """Return a function that lets the system drop a mapped file's pages, where it can."""
+    """Return a function that lets the system drop the pages of a mapped file, if it can."""
     pages: Any = mapped.base
     advice = getattr(mmap, "MADV_DONTNEED", None)  # POSIX only; elsewhere pages go when needed
     if advice is None or not isinstance(pages, mmap.mmap):
@@ -216,11 +216,11 @@ _MOST_VALUES_PER_BYTE = 8
 
 
 def check_header(path: Path) -> None:
-    """Walk through a GGUF header, each count against the bytes that are left.
+    """Check each count of a GGUF header against the bytes that are left.
 
     Raises
     ------
-    InputError : for a file that is not GGUF, or claims more than it holds
+    InputError : for a file that is not GGUF, or is shorter than its counts
     """
     try:
         if not has_magic(path):
@@ -234,7 +234,7 @@ def check_header(path: Path) -> None:
 
 
 class _GgufHeader:
-    """A place in a header."""
+    """A GGUF header, read from its beginning to its end."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -242,7 +242,7 @@ class _GgufHeader:
         self._order = "<"
 
     def walk(self) -> None:
-        """Walk from the first byte to the last tensor's entry."""
+        """Read from the first byte to the last tensor's entry."""
         self._at = 4
         if struct.unpack_from("<I", self._data, 4)[0] & 0xFFFF == 0:
             self._order = ">"
@@ -308,14 +308,14 @@ class _GgufHeader:
 # ---------------------------------------------------------------- the metadata
 
 _BIAS = re.compile(r"\.(q|k|v|o|gate|up|down)_proj\.bias$")
-# keys of an architecture that are read below, or cannot change a result
+# keys of an architecture that are read below, or change no result
 _KNOWN = frozenset(
     "attention.head_count attention.head_count_kv attention.key_length block_count context_length "
     "attention.layer_norm_rms_epsilon embedding_length feed_forward_length rope.freq_base "
     "rope.scaling.type rope.scaling.factor rope.scale_linear rope.scaling.finetuned "
     "rope.scaling.original_context_length tensor_data_layout vocab_size pooling_type".split()
 )
-# keys that are computed for these values only; a name stands for another key's value
+# keys with only these supported values; a name stands for the value of that key
 _FIXED: Mapping[str, tuple[Any, ...]] = {
     "attention.value_length": ("head_dim",),
     "rope.dimension_count": ("head_dim",),
@@ -335,14 +335,14 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 
 
 def config_document(metadata: Mapping[str, Any], kind: str, weights: Weights) -> dict[str, Any]:
-    """Return a GGUF file's metadata in the words of a config.json."""
+    """Return a GGUF file's metadata as a config.json."""
 
     def value(key: str, default: Any = None) -> Any:
         found = (
             metadata[f"{kind}.{key}"] if default is None else metadata.get(f"{kind}.{key}", default)
         )
         if isinstance(found, list) and found and found == found[:1] * len(found):
-            return found[0]  # one for each layer
+            return found[0]  # the same for each layer
         return found
 
     heads = value("attention.head_count")
@@ -374,7 +374,7 @@ def config_document(metadata: Mapping[str, Any], kind: str, weights: Weights) ->
 def _rotary_scaling(metadata: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
     """Return the scaling of rotary positions as llama.cpp reads it.
 
-    Without a type it is linear; the factor may stand under its old key; 0 is no factor.
+    Without a type it is linear; the factor may have its old key; 0 means no scaling.
     """
     name = metadata.get(f"{kind}.rope.scaling.type", "linear")
     if name not in ("none", "linear"):
@@ -391,7 +391,7 @@ def _rotary_scaling(metadata: Mapping[str, Any], kind: str) -> dict[str, Any] | 
 
 
 def _check_keys(metadata: Mapping[str, Any], kind: str, document: Mapping[str, Any]) -> None:
-    """Refuse a key of the architecture that asks for what is not computed."""
+    """Refuse a key of the architecture that asks for a computation without support."""
     for name, found in metadata.items():
         key = name.removeprefix(f"{kind}.")
         if key == name or key in _KNOWN:
@@ -429,7 +429,7 @@ def _hugging_face_name(name: str) -> str:
 
 
 def _unpermuted(weights: Weights, document: Mapping[str, Any]) -> Weights:
-    """Put the rows of q and k back in order: GGUF keeps the two of each rotated pair together."""
+    """Return q and k with their rows reordered: GGUF stores each rotated pair side by side."""
     heads = {
         "q_proj": document["num_attention_heads"],
         "k_proj": document["num_key_value_heads"],

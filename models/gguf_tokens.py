@@ -1,6 +1,6 @@
-"""The byte-pair tokenizer and the end tokens that a GGUF file carries, as llama.cpp reads them.
+"""The byte-pair tokenizer and the end tokens of a GGUF file, as llama.cpp reads them.
 
-The table of splittings, the defaults and the list of end tokens are those of llama.cpp's
+The table of splitting rules, the defaults and the list of end tokens are those of llama.cpp's
 src/llama-vocab.cpp.
 """
 
@@ -22,10 +22,10 @@ _NEWER_WORDS = (
 
 
 class _Rule(NamedTuple):
-    """How text is split before pairs are joined, and what else goes with that."""
+    """The splitting of text before pairs are joined, and the settings that belong to it."""
 
-    patterns: tuple[str, ...]  # one after the other, each on the pieces of the one before
-    looks_words_up: bool = False  # a piece that is a token is not joined from its letters
+    patterns: tuple[str, ...]  # applied in order, each to the pieces of the one before
+    looks_words_up: bool = False  # a piece that is a token is taken as it is
     adds_begin: bool = False  # unless the file says otherwise
 
 
@@ -50,8 +50,8 @@ _RULES: Mapping[str, _Rule] = {
     ),
 }
 
-_DEFAULT_TOKEN = 11  # begins and ends a text where a file does not say
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of tokens that text is searched for
+_DEFAULT_TOKEN = 11  # begins and ends a text where a file names no token
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # types of tokens in GGUF
 _END_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _END_WORDS = frozenset(
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> "
@@ -61,7 +61,7 @@ _END_WORDS = frozenset(
 )
 
 
-_CONTROL_WORDS = _END_WORDS | frozenset(  # control tokens, whatever a file says of their type
+_CONTROL_WORDS = _END_WORDS | frozenset(  # control tokens, also with another type in a file
     "<|fim_prefix|> <fim-prefix> <fim_prefix> <PRE> <|code_prefix|> <|prefix|> <|fim_suffix|> "
     "<fim-suffix> <fim_suffix> <SUF> <|code_suffix|> <|suffix|> <|fim_middle|> <fim-middle> "
     "<fim_middle> <MID> <|code_middle|> <|middle|>".split()
@@ -69,11 +69,11 @@ _CONTROL_WORDS = _END_WORDS | frozenset(  # control tokens, whatever a file says
 
 
 def tokenizer_beside(beside: Path, metadata: Mapping[str, Any], path: Path) -> Tokenizer:
-    """Read the tokenizer.json beside a GGUF file, if it is the same model's.
+    """Read the tokenizer.json beside a GGUF file, after a check that it is of the same model.
 
     Raises
     ------
-    InputError : when its vocabulary is another one
+    InputError : when its vocabulary differs
     """
     tokenizer = read_tokenizer(beside)
     words = metadata.get("tokenizer.ggml.tokens") or []
@@ -87,7 +87,7 @@ def tokenizer_beside(beside: Path, metadata: Mapping[str, Any], path: Path) -> T
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
-    """Build the byte-pair tokenizer that a GGUF file carries.
+    """Return the byte-pair tokenizer of a GGUF file.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
 
 
 def gguf_end_tokens(metadata: Mapping[str, Any]) -> frozenset[int]:
-    """Return the tokens that end a text: those that the file names, and those known by their text.
+    """Return the tokens that end a text: those that the file names, and those with a known text.
 
     "<|end|>" does not end a text where "<|return|>" and "<|call|>" do.
     """
@@ -125,7 +125,7 @@ def gguf_end_tokens(metadata: Mapping[str, Any]) -> frozenset[int]:
 
 
 def _token(metadata: Mapping[str, Any], key: str) -> int | None:
-    """Return a special token's id; None where there is none, or none of the vocabulary."""
+    """Return a special token's id; None where there is none, or it is not in the vocabulary."""
     found = metadata.get(
         f"tokenizer.ggml.{key}_token_id", _DEFAULT_TOKEN if key in ("bos", "eos") else None
     )
@@ -140,10 +140,12 @@ def _byte_pairs(tokenizers: Any, metadata: Mapping[str, Any], rule: _Rule, path:
     vocabulary = {word: index for index, word in enumerate(words)}
     if len(vocabulary) < len(words):
         twice = next(word for index, word in enumerate(words) if vocabulary[word] != index)
-        raise InputError(f"{path}: the token {twice!r} is there twice")
+        raise InputError(f"{path}: the token {twice!r} occurs twice; convert the model again")
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     if wrong := [merge for merge in merges if len(merge) != 2]:
-        raise InputError(f"{path}: the merge {wrong[0][0]!r} is not a pair of tokens")
+        raise InputError(
+            f"{path}: the merge {wrong[0][0]!r} is not a pair of tokens; convert the model again"
+        )
     inner = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab=vocabulary, merges=merges, ignore_merges=rule.looks_words_up)
     )
@@ -155,7 +157,8 @@ def _byte_pairs(tokenizers: Any, metadata: Mapping[str, Any], rule: _Rule, path:
     types = metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(words)
     if len(types) < len(words):
         raise InputError(
-            f"{path}: {len(types)} types of tokens are too few for {len(words)} tokens"
+            f"{path}: {len(types)} types of tokens are too few for {len(words)} tokens; convert "
+            "the model again"
         )
     for index, (word, sort) in enumerate(zip(words, types, strict=False)):
         is_control = sort in (_UNKNOWN, _CONTROL) or word in _CONTROL_WORDS
@@ -174,7 +177,7 @@ def _byte_pairs(tokenizers: Any, metadata: Mapping[str, Any], rule: _Rule, path:
 def _around(
     metadata: Mapping[str, Any], words: list[str], key: str, default: bool, path: Path
 ) -> tuple[str, int] | None:
-    """Return the token to put before (bos) or after (eos) a text, if there is to be one."""
+    """Return the token before (bos) or after (eos) every text; None where there is none."""
     if not metadata.get(f"tokenizer.ggml.add_{key}_token", default):
         return None
     token = _token(metadata, key)

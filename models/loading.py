@@ -28,12 +28,12 @@ FAMILIES: Mapping[str, ModuleType] = {
     "vit": vit,
 }
 _LAYER = re.compile(r"(?:^|\.)(?:h|layer|layers)\.([0-9]{1,9})\.")
-_WRAPPERS = ("module.", "_orig_mod.")  # of torch's parallel and compiled modules
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of torch's parallel and compiled modules
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def load_model(name: str | Path = "digits") -> Model:
-    """Open a model; weights stay on disk until they are needed.
+    """Open a model; its weights stay on disk until they are needed.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def _open(name: str | Path) -> Model:
     if _is_hub_name(str(name)):
         return _open_folder(_fetch(str(name)), str(name))
     raise InputError(
-        f"no model {str(name)!r}: there is no such file or folder, and it is none of "
-        f"{', '.join(shipped_names())}"
+        f"no model {str(name)!r}: there is no such file or folder; the models that come with "
+        f"lightloom are {', '.join(shipped_names())}"
     )
 
 
@@ -95,8 +95,8 @@ def _open_file(path: Path) -> Model:
 def _open_folder(folder: Path, name: str) -> Model:
     if (folder / "adapter_config.json").is_file():
         raise InputError(
-            f"{folder} holds an adapter (adapter_config.json), whose numbers lightloom would leave "
-            "out; merge it into its model first"
+            f"{folder} holds an adapter (adapter_config.json), which lightloom does not apply; "
+            "merge it into its model first"
         )
     whole, folder = folder, transformer_folder(folder)
     if not (folder / "config.json").is_file():
@@ -142,16 +142,16 @@ def _open_gguf(path: Path) -> Model:
 
 
 def read_config(
-    family: ModuleType, document: Mapping[str, Any], source: Path | str, **known: Any
+    family: ModuleType, document: Mapping[str, Any], source: Path | str, **options: Any
 ) -> Any:
-    """Read a config.json as its family's page does.
+    """Read a config.json with its family's module.
 
     Raises
     ------
     InputError : naming the source, and the key and value that cannot be used
     """
     try:
-        return family.read_config(document, **known)
+        return family.read_config(document, **options)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -162,7 +162,7 @@ def _assemble(
     weights: Weights,
     tokenizer: Callable[[], Any] | None,
 ) -> Model:
-    """Make a model whose weights and configuration belong together, without reading weights."""
+    """Return a model after a check that its weights match its configuration; none is read."""
     model = make(config=config, weights=weights, read_tokenizer=tokenizer)
     family = model.family
     for wrapper in _WRAPPERS:
@@ -172,7 +172,7 @@ def _assemble(
         weights = _without_prefix(weights, family.PREFIX)
     weights = weights.renamed(_newer_name)
     numbers = {int(found[1]) for name in weights if (found := _LAYER.search(name))}
-    if len(numbers) != config.layers:  # said before a program of as many layers is written
+    if len(numbers) != config.layers:  # checked before a program of as many layers is written
         raise InputError(
             f"{model.source}: the configuration has {config.layers} layers, the weights have "
             f"{len(numbers)}"
@@ -195,7 +195,7 @@ def _without_prefix(weights: Weights, prefix: str) -> Weights:
 
 
 def _newer_name(name: str) -> str:
-    """Return the name that newer files have for a norm's weights."""
+    """Return the name of a norm's weights in newer files."""
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
         if name.endswith(f"LayerNorm{old}"):
             return name.removesuffix(old) + new
@@ -203,7 +203,7 @@ def _newer_name(name: str) -> str:
 
 
 def _untied(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
-    """Return weights with tied embeddings under their own name; a file may name the head alone."""
+    """Return weights with tied embeddings under their own name; a file may name only the head."""
     if model.task != "language" or "lm_head.weight" in wanted or "lm_head.weight" not in weights:
         return weights
     table = model.family.head_weight(model.config)
@@ -213,7 +213,7 @@ def _untied(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weight
 
 
 def _check_head(model: Model, wanted: Mapping[str, Any], weights: Weights) -> None:
-    """Refuse a body without the head that its family's page ends with."""
+    """Refuse a model without the head that its family's program ends with."""
     for name, what in (("lm_head.weight", "language model"), ("classifier.weight", "classifier")):
         if name in wanted and name not in weights:
             others = sorted(tensor for tensor in weights if re.match(r"(score|qa_)", tensor))
@@ -226,7 +226,7 @@ def _check_head(model: Model, wanted: Mapping[str, Any], weights: Weights) -> No
 
 
 def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
-    """Return the weights without those that are known to be of no use; refuse all others."""
+    """Return the used weights; drop buffers and heads for other tasks, refuse all others."""
     family, left = model.family, set(weights) - set(wanted)
     buffers = {name for name in left if re.fullmatch(family.BUFFERS, name)}
     heads = {name for name in left - buffers if re.fullmatch(family.OTHER_HEADS, name)}
@@ -254,7 +254,7 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
     return weights.without(buffers | heads)
 
 
-_CHANGES_CHOICE: Mapping[str, tuple[Any, ...]] = {  # of tokens, but at these values
+_CHANGES_CHOICE: Mapping[str, tuple[Any, ...]] = {  # settings, and their values without effect
     "bad_words_ids": (),
     "begin_suppress_tokens": (),
     "encoder_repetition_penalty": (1.0,),
@@ -272,7 +272,7 @@ _CHANGES_CHOICE: Mapping[str, tuple[Any, ...]] = {  # of tokens, but at these va
 
 
 def _generation(document: Mapping[str, Any], folder: Path) -> Generation:
-    """Read how texts are chosen: generation_config.json comes before config.json."""
+    """Read the generation settings: generation_config.json comes before config.json."""
     path = folder / "generation_config.json"
     settings = read_json(path) if path.is_file() else document
     ends = settings.get("eos_token_id")
@@ -295,14 +295,14 @@ def _generation(document: Mapping[str, Any], folder: Path) -> Generation:
 def _family(kind: Any, path: Path) -> ModuleType:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(
-            f"{path}: model_type {kind!r} is an architecture that lightloom does not know; "
-            f"it knows {', '.join(FAMILIES)}"
+            f"{path}: model_type {kind!r} is an architecture that lightloom does not support; "
+            f"it supports {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
 
 
 def _is_hub_name(name: str) -> bool:
-    """Say whether a name can be one of the hub's: OWNER/MODEL, no path."""
+    """Return whether a name can be one of the hub: OWNER/MODEL, and not a path."""
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not Path(name).parent.exists()
 
 
@@ -311,6 +311,6 @@ def _fetch(name: str) -> Path:
     wanted = ["*.json", "*.safetensors"]
     try:
         return Path(hub.snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # the hub's client raises many kinds, all of them about the network
+    except Exception as error:  # the hub's client raises many kinds, all about the network
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"cannot fetch {name!r} from the hub: {reason}") from None

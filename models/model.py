@@ -1,4 +1,4 @@
-"""`Model`: the same calls for every family; each runs its program through the scheduler."""
+"""`Model`: the calls of every family; each call runs a program through the scheduler."""
 
 import os
 import warnings
@@ -24,19 +24,19 @@ from .weights import Weights, read_safetensors
 
 CALIBRATION_TEXT = Path(__file__).parent / "shipped" / "calibration.txt"
 CALIBRATION_BATCH, CALIBRATION_TOKENS = 8, 128
-_ROWS_AT_ONCE = 2
-_LOGITS_AT_ONCE = 1 << 21  # values of logits in memory while a loss is computed
-_SENTENCES_AT_ONCE = 32
+_ROWS_PER_PASS = 2
+_LOGITS_PER_PASS = 1 << 21  # values of logits in memory while a loss is computed
+_SENTENCES_PER_PASS = 32
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How a language model's files want texts to be chosen.
+    """The generation settings in a language model's files.
 
     Parameters
     ----------
     ends : tokens that end a text
-    left_out : settings that lightloom does not apply, as they are written
+    left_out : settings that lightloom does not apply, as texts
     """
 
     ends: frozenset[int] = frozenset()
@@ -55,12 +55,13 @@ class Cache:
 class Model:
     """A Transformer: its program, its weights and its tokenizer; made by `load_model`.
 
-    A copy, by `copy.deepcopy` or through `pickle` to another process, is the model opened again.
+    A copy, by `copy.deepcopy` or through `pickle` to another process, opens the model again.
 
-    Every call takes `backend` (None is digital, a name, or a backend) and `placement`, the policy
-    that says which products go to light ("paper", "projections", "all-optical", "host", "fastest",
-    "least-energy", or the path of a file of rules), or what a plan decided. The two that ask for
-    costs decide by the sizes of the first call on a backend, and later calls keep to that.
+    Every call takes `backend` (None is digital, a name, or a backend) and `placement`: the policy
+    that decides which products go to light ("paper", "projections", "all-optical", "host",
+    "fastest", "least-energy", or the path of a file of rules), or the placement of a plan. The
+    policies "fastest" and "least-energy" decide by the sizes of the first call on a backend, and
+    later calls use the same placement.
     """
 
     def __init__(
@@ -88,9 +89,12 @@ class Model:
         self._executors: dict[tuple[Any, str | Placement], tuple[Backend, Executor]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle by opening again; what is prepared for a backend stays behind."""
+        """Copy and pickle by opening again; prepared weights are not copied."""
         if self.reopen is None:
-            raise InputError(f"the model {self.name!r} cannot be copied: it comes from no file")
+            raise InputError(
+                f"the model {self.name!r} cannot be copied, since it was not loaded from a file; "
+                "use `load_model`"
+            )
         return self.reopen, ()
 
     def __repr__(self) -> str:
@@ -99,7 +103,7 @@ class Model:
 
     @property
     def task(self) -> str:
-        """What the model does: "language", "encoder" or "vision"."""
+        """The task of the model: "language", "encoder" or "vision"."""
         return str(self.family.TASK)
 
     @property
@@ -118,7 +122,10 @@ class Model:
         """
         if self._tokenizer is None:
             if self._read_tokenizer is None:
-                raise InputError(f"the model {self.name!r} has no tokenizer.json beside it")
+                raise InputError(
+                    f"the model {self.name!r} has no tokenizer.json beside it; add that file, or "
+                    "give token ids"
+                )
             tokenizer = self._read_tokenizer()
             if tokenizer.size > self.config.vocabulary:
                 raise InputError(
@@ -130,7 +137,7 @@ class Model:
         return self._tokenizer
 
     def program(self, ending: str) -> Program:
-        """Return program of one forward pass, up to the given ending (see the family's page)."""
+        """Return the program of one forward pass, up to an ending (see the family's module)."""
         if ending not in self._programs:
             write = self.family.program
             if ending == "loss":
@@ -149,9 +156,11 @@ class Model:
     def executor(
         self, backend: Backend | str | None = None, placement: str | Placement = DEFAULT_POLICY
     ) -> Executor:
-        """Return what runs this model's programs on a backend, with the weights prepared for it."""
+        """Return the executor of this model's programs on a backend, with prepared weights."""
         if not isinstance(backend, Backend | str | None):
-            raise InputError(f"backend = {backend!r} is neither a backend nor the name of one")
+            raise InputError(
+                f"backend = {backend!r} is neither a backend nor the name of one, such as 'mock'"
+            )
         key = backend if isinstance(backend, str) else id(backend) if backend else "digital"
         if (key, placement) not in self._executors:
             opened = backend if isinstance(backend, Backend) else open_backend(str(key))
@@ -160,11 +169,11 @@ class Model:
         return self._executors[key, placement][1]
 
     def release(self, backend: Backend) -> None:
-        """Let go of what was prepared for a backend that is not to be used again."""
+        """Drop the weights that are prepared for a backend, when it is no longer used."""
         for key in [key for key in self._executors if key[0] == id(backend)]:
             del self._executors[key]
 
-    # ------------------------------------------------------------ what one can do with a model
+    # ------------------------------------------------------------ calls
 
     def forward(
         self,
@@ -181,7 +190,7 @@ class Model:
         tokens_or_images : token ids [batch, sequence]; or images [batch, channels, height, width],
             as pixels (uint8) or as normalised numbers (float)
         lengths : valid tokens of each row, padding on the right; None: all
-        cache : the tokens before these, which it then holds too (language models)
+        cache : the tokens before these; the new tokens are added (language models)
 
         Returns
         -------
@@ -208,15 +217,15 @@ class Model:
 
         Raises
         ------
-        InputError : when the model is no encoder, or a sentence is too long for it
+        InputError : when the model is not an encoder, or a sentence is too long for it
         """
-        self._want("encoder", "embed sentences")
+        self._check_task("encoder", "embed sentences")
         executor = self.executor(backend, placement)
         self.calibrate(executor)
         encoded = [self._sentence(text) for text in sentences]
         parts = []
-        for first in range(0, len(encoded), _SENTENCES_AT_ONCE):
-            part = encoded[first : first + _SENTENCES_AT_ONCE]
+        for first in range(0, len(encoded), _SENTENCES_PER_PASS):
+            part = encoded[first : first + _SENTENCES_PER_PASS]
             lengths = np.array([len(tokens) for tokens in part])
             tokens = np.zeros((len(part), lengths.max()), dtype=np.int64)
             for row, ids in enumerate(part):
@@ -241,13 +250,13 @@ class Model:
         backend: Backend | str | None = None,
         placement: str | Placement = DEFAULT_POLICY,
     ) -> Iterator[str]:
-        """Continue a prompt; yields text as it comes, until an end token or the context's end.
+        """Yield the text that continues a prompt, until an end token or the end of the context.
 
         Parameters
         ----------
         temperature : 0 takes the most probable token every time
         top_k, top_p : keep only the most probable tokens (0 and 1: all)
-        seed : of the choice of tokens, not of the noise of light
+        seed : of the choice of tokens, not of the optical noise
 
         Raises
         ------
@@ -257,8 +266,8 @@ class Model:
         check_sampling(temperature, top_k, top_p)
         if self._generation.left_out:
             warnings.warn(
-                f"{self.name}: its settings of generation ask for "
-                f"{', '.join(self._generation.left_out)}, which is not applied",
+                f"{self.name}: its generation settings ask for "
+                f"{', '.join(self._generation.left_out)}, which lightloom does not apply",
                 stacklevel=2,
             )
         executor = self.executor(backend, placement)
@@ -281,9 +290,9 @@ class Model:
 
         Raises
         ------
-        InputError : when there is nothing to predict, or for tokens that `forward` refuses
+        InputError : for rows without a token to predict, or tokens that `forward` refuses
         """
-        self._want("language", "give a perplexity")
+        self._check_task("language", "give a perplexity")
         if isinstance(tokens, str):
             tokens = self.rows_of(tokens)
         tokens = self._checked_tokens(tokens, 0)
@@ -292,18 +301,18 @@ class Model:
         executor = self.executor(backend, placement)
         self.calibrate(executor)
         losses = []
-        for first in range(0, len(tokens), _ROWS_AT_ONCE):
-            part = tokens[first : first + _ROWS_AT_ONCE]
+        for first in range(0, len(tokens), _ROWS_PER_PASS):
+            part = tokens[first : first + _ROWS_PER_PASS]
             losses.append(self._losses(executor, part, np.arange(first, first + len(part))))
             if progress is not None:
                 progress(len(part))
         return float(np.exp(np.concatenate(losses).mean()))
 
     def _losses(self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray) -> np.ndarray:
-        """Return the loss of every token after the first of each row, in parts of few logits."""
+        """Return the loss of every token after the first of each row, computed in small parts."""
         features = self.run_pass(executor, "features", tokens, sequences=sequences)
         batch, count = tokens.shape
-        step = max(1, _LOGITS_AT_ONCE // (batch * self.config.vocabulary))
+        step = max(1, _LOGITS_PER_PASS // (batch * self.config.vocabulary))
         parts = []
         for first in range(0, count - 1, step):
             last = min(first + step, count - 1)
@@ -324,12 +333,12 @@ class Model:
         return np.array(ids[: count * length], dtype=np.int64).reshape(count, -1)
 
     def calibrate(self, executor: Executor, data: Any = None) -> None:
-        """Fix read-out ranges and scales on calibration data, once, if the backend wants them.
+        """Fix read-out ranges and scales on calibration data, once, if the backend needs them.
 
         Parameters
         ----------
-        data : tokens [batch, sequence] or images; None takes what comes with the model or with
-            lightloom: other data than any that is evaluated
+        data : tokens [batch, sequence] or images; None takes the calibration data of the model or
+            of lightloom, which is never evaluated
         """
         with executor.lock:
             if executor.needs_ranges:
@@ -361,12 +370,12 @@ class Model:
         program = self.program(ending)
         past = 0 if cache is None else cache.length
         if cache is not None and not program.states:
-            raise InputError(f"{self.name!r} is no language model and takes no cache")
+            raise InputError(f"{self.name!r} is not a language model: call it without a cache")
         if cache is not None and lengths is not None:
             raise InputError("lengths cannot be given with a cache: padding would become past")
         inputs, sizes = self._operands(data, lengths, past)
         executor.decide(program, sizes, self.whole_program)
-        self.calibrate(executor)  # where that had to wait for the placement
+        self.calibrate(executor)  # it may have had to wait for the placement
         cache = Cache() if cache is None else cache
         if past and cache.batch != sizes["batch"]:
             raise InputError(
@@ -378,7 +387,7 @@ class Model:
             outputs = executor.run(program, inputs, sizes, sequences, cache.states)
         except BaseException:
             for state in cache.states.values():
-                state.length = past  # as if the pass had never begun
+                state.length = past  # undo the pass
             raise
         cache.batch, cache.length = sizes["batch"], past + sizes["new"]
         result: np.ndarray = outputs[program.outputs[0]]
@@ -396,7 +405,7 @@ class Model:
         seed: int,
     ) -> Iterator[str]:
         cache = Cache()
-        chance = np.random.Generator(np.random.Philox(seed))
+        generator = np.random.Generator(np.random.Philox(seed))
         ends = self.end_tokens()
         chosen: list[int] = []
         shown = ""
@@ -407,7 +416,7 @@ class Model:
                 "sampling",
                 "sample",
                 logits,
-                chance.random(),
+                generator.random(),
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
@@ -427,7 +436,7 @@ class Model:
     def _operands(
         self, data: Any, lengths: Any, past: int
     ) -> tuple[dict[str, Any], dict[str, int]]:
-        """Check inputs and give a program's operands and sizes."""
+        """Check inputs, and return a program's operands and sizes."""
         if self.task == "vision":
             images = self._checked_images(data)
             new, batch = self.config.context, len(images)
@@ -442,7 +451,9 @@ class Model:
             or counts.shape != (batch,)
             or not ((counts >= 1) & (counts <= new)).all()
         ):
-            raise InputError(f"lengths {np.asarray(lengths)} are not {batch} numbers of 1 to {new}")
+            raise InputError(
+                f"lengths {np.asarray(lengths)} are not {batch} whole numbers of 1 to {new}"
+            )
         operands |= {"lengths": counts, "past": past}
         return operands, {"batch": batch, "new": new, "past": past}
 
@@ -475,7 +486,7 @@ class Model:
         wanted = (self.config.channels, self.config.image, self.config.image)
         if images.ndim != 4 or images.shape[1:] != wanted or not len(images):
             raise InputError(
-                f"images of shape {images.shape} do not fit {self.name!r}: want "
+                f"images of shape {images.shape} do not fit {self.name!r}: give "
                 f"[batch, {', '.join(map(str, wanted))}]"
             )
         if images.dtype.kind not in "fiu":
@@ -486,15 +497,15 @@ class Model:
 
     def prompt_tokens(self, prompt: str | Sequence[int]) -> np.ndarray:
         """Return the checked tokens of a prompt: [1, sequence]."""
-        self._want("language", "continue a prompt")
+        self._check_task("language", "continue a prompt")
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not ids:
-            raise InputError("the prompt is empty")
+            raise InputError("the prompt is empty; give at least one token")
         return self._checked_tokens([ids], 0)
 
     def _sentence(self, text: str) -> list[int]:
         if not text.strip():
-            raise InputError("a sentence is empty")
+            raise InputError(f"the sentence {text!r} is empty; remove it")
         text = self._head.prompt + text
         limit = min(self.config.context, self._head.limit or self.config.context)
         ids = self.tokenizer.encode(text)
@@ -508,31 +519,31 @@ class Model:
         return ids
 
     def end_tokens(self) -> frozenset[int]:
-        """Return the tokens that end a text, as the model's files name them."""
+        """Return the tokens that end a text, from the model's files."""
         return self._generation.ends
 
-    def _want(self, task: str, what: str) -> None:
+    def _check_task(self, task: str, what: str) -> None:
         if self.task != task:
             raise InputError(f"the model {self.name!r} ({self.task}) cannot {what}")
 
     def _calibration_data(self) -> np.ndarray:
-        """Return data for the ranges: shipped ones, or seeded random ones where there are none."""
-        chance = np.random.Generator(np.random.Philox(0))
+        """Return calibration data of the model or lightloom, or random data with a fixed seed."""
+        generator = np.random.Generator(np.random.Philox(0))
         if self.task == "vision":
             path = self.source / "data.safetensors"
             if path.is_file() and "calibration_images" in read_safetensors(path):
                 return load_arrays(path)["calibration_images"]
             size = (16, self.config.channels, self.config.image, self.config.image)
-            return chance.standard_normal(size).astype(np.float32)
+            return generator.standard_normal(size).astype(np.float32)
         length = min(CALIBRATION_TOKENS, self.config.context)
         if self._read_tokenizer is None:
-            return chance.integers(0, self.config.vocabulary, (CALIBRATION_BATCH, length))
+            return generator.integers(0, self.config.vocabulary, (CALIBRATION_BATCH, length))
         rows = self.rows_of(CALIBRATION_TEXT.read_text(encoding="utf-8"), length)
         return rows[:CALIBRATION_BATCH]
 
 
 def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
-    """Refuse settings of the sampling that mean nothing.
+    """Refuse invalid settings of the sampling.
 
     Raises
     ------
@@ -554,4 +565,4 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         return dict(load_file(os.fspath(path)))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is no safetensors file of arrays: {error}") from None
+        raise InputError(f"{path} is not a safetensors file of arrays: {error}") from None

@@ -1,4 +1,4 @@
-"""Pixels to the numbers that a vision model was trained on, as preprocessor_config.json says."""
+"""`normalised`: pixels as the input of a vision model, by its preprocessor_config.json."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from .config_keys import is_off
 from .weights import read_json
 
 _READ = frozenset("do_rescale rescale_factor do_normalize image_mean image_std".split())
-# pictures come in the model's own size and channels; what is done before changes nothing then
-_NO_MATTER = frozenset(
+# images already have the model's size and channels, so these steps have no effect
+_IGNORED = frozenset(
     "crop_size data_format default_to_square device disable_grouping do_center_crop do_convert_rgb "
     "do_pad do_resize feature_extractor_type image_processor_type image_seq_length "
     "input_data_format model_type pad_size processor_class resample return_tensors size "
@@ -19,14 +19,14 @@ _NO_MATTER = frozenset(
 )
 
 
-# processors whose mean and standard deviation are 0.5 where a file does not say
+# processors with a default mean and standard deviation of 0.5
 _HALVES = ("ViT", "DeiT", "Beit", "ConvNext", "Siglip")
 
 
 def normalised(images: np.ndarray, path: Path) -> np.ndarray:
-    """Rescale and normalise pixels [batch, channels, height, width] as a file says: float32.
+    """Rescale and normalise pixels [batch, channels, height, width] by a file's keys: float32.
 
-    Without the file, or where it says nothing: (pixel / 255 - 0.5) / 0.5.
+    Without the file, or without keys in it: (pixel / 255 - 0.5) / 0.5.
 
     Raises
     ------
@@ -38,10 +38,13 @@ def normalised(images: np.ndarray, path: Path) -> np.ndarray:
         path, settings = whole, read_json(whole).get("image_processor") or {}
     kind = settings.get("image_processor_type", settings.get("feature_extractor_type", "ViT"))
     if not str(kind).startswith(_HALVES) and not {"image_mean", "image_std"} <= settings.keys():
-        raise InputError(f"{path}: image_mean and image_std are missing, and a {kind} has its own")
+        raise InputError(
+            f"{path}: image_mean and image_std are missing, and lightloom does not know those of "
+            f"a {kind}; add them"
+        )
     for key, value in settings.items():
-        known = key in _READ or key in _NO_MATTER or key.startswith("_")
-        if not known and not is_off(value):
+        is_known = key in _READ or key in _IGNORED or key.startswith("_")
+        if not is_known and not is_off(value):
             raise InputError(f"{path}: {key} = {value!r} is not computed by lightloom")
     result = images.astype(np.float32)
     if _is_asked(settings, "do_rescale", path):

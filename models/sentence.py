@@ -1,7 +1,7 @@
-"""What sentence-transformers put after an encoder: pooling, dense layers, normalisation; prompts.
+"""The modules of sentence-transformers after an encoder: pooling, dense layers, norms; prompts.
 
-modules.json names the modules in order, each with a folder of its own. Those that are not computed
-here are refused. Without a modules.json, tokens are averaged.
+modules.json names the modules in order, each with a folder of its own. Modules without support are
+refused. Without a modules.json, tokens are averaged.
 """
 
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ _ACTIVATIONS = {"torch.nn.modules.linear.Identity": ""} | {
     f"torch.nn.modules.activation.{name}": name.lower()
     for name in ("Tanh", "ReLU", "ReLU6", "GELU", "SiLU", "Sigmoid")
 }
-_AUTHORS = "sentence_transformers."  # whose modules are computed here
+_PACKAGE = "sentence_transformers."  # its modules are supported
 _MODULES = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 _FAMILIES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-_NO_MATTER = frozenset({"trust_remote_code", "torch_dtype", "dtype", "attn_implementation"})
+_IGNORED = frozenset({"trust_remote_code", "torch_dtype", "dtype", "attn_implementation"})
 _NORM_EPSILON = 1e-5  # of torch.nn.LayerNorm
 
 
@@ -54,15 +54,15 @@ class Module:
 
 @dataclass(frozen=True)
 class SentenceHead:
-    """What turns hidden states [B, T, d] into an embedding [B, e].
+    """The steps from hidden states [B, T, d] to an embedding [B, e].
 
     Parameters
     ----------
     poolings : one after another in the result
     prompt : put before every sentence
     is_lower : whether sentences are made lower-case
-    limit : most tokens of a sentence; None: the model's context
-    width : numbers of an embedding that are kept, the first ones; None: all
+    limit : maximum number of tokens of a sentence; None: the model's context
+    width : number of leading values of an embedding that are kept; None: all
     """
 
     poolings: tuple[str, ...] = ("mean",)
@@ -87,8 +87,8 @@ class SentenceHead:
             else:
                 if p.shape(x)[-1]({}) != module.inputs:
                     raise InputError(
-                        f"the module {module.name} takes {module.inputs} numbers (in_features), "
-                        f"and gets {p.shape(x)[-1]}"
+                        f"the module {module.name} takes {module.inputs} values (in_features), "
+                        f"but receives {p.shape(x)[-1]}; check its config.json"
                     )
                 part, weight = f"{number}.dense", f"{module.name}.linear"
                 x = layer.project(part, "classifier", x, weight, module.outputs, module.bias)
@@ -97,7 +97,7 @@ class SentenceHead:
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Return where an encoder itself lies: beside its modules, or in a folder of theirs."""
+    """Return the folder of the encoder itself: that of its modules, or one inside it."""
     path = folder / "modules.json"
     if (folder / "config.json").is_file() or not path.is_file():
         return folder
@@ -105,7 +105,7 @@ def transformer_folder(folder: Path) -> Path:
 
 
 def read_sentence_head(folder: Path, encoder: Path) -> tuple[SentenceHead, dict[str, Stored]]:
-    """Read what stands beside an encoder, and the tensors of its modules.
+    """Read the modules after an encoder, and their tensors.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def read_sentence_head(folder: Path, encoder: Path) -> tuple[SentenceHead, dict[
 
     Raises
     ------
-    InputError : naming the file, and a module, a key or a value that is not computed
+    InputError : naming the file, and a module, a key or a value without support
     """
     modules: list[Module] = []
     stored: dict[str, Stored] = {}
@@ -121,18 +121,18 @@ def read_sentence_head(folder: Path, encoder: Path) -> tuple[SentenceHead, dict[
     (_, pooling), *others = listed or [("Pooling", "1_Pooling")]
     for kind, name in others:
         settings = folder / name / "config.json"
-        known = read_json(settings) if settings.is_file() or kind == "Dense" else {}
-        _check_names(known, settings)
-        modules.append(_dense(known, settings, name) if kind == "Dense" else Module(kind, name))
+        found = read_json(settings) if settings.is_file() or kind == "Dense" else {}
+        _check_names(found, settings)
+        modules.append(_dense(found, settings, name) if kind == "Dense" else Module(kind, name))
         if kind != "Normalize":
             stored |= _tensors(folder / name, name)
     path = folder / pooling / "config.json"
-    settled = read_json(path) if listed or path.is_file() else {"pooling_mode": "mean"}
+    pooling_settings = read_json(path) if listed or path.is_file() else {"pooling_mode": "mean"}
     prompt, width = _prompt(folder / "config_sentence_transformers.json")
-    if prompt and settled.get("include_prompt", True) is False:
+    if prompt and pooling_settings.get("include_prompt", True) is False:
         raise InputError(f"{path}: include_prompt = false is not computed by lightloom")
     is_lower, limit = _limits(encoder)
-    poolings = _poolings(path, settled)
+    poolings = _poolings(path, pooling_settings)
     return SentenceHead(poolings, tuple(modules), prompt, is_lower, limit, width), stored
 
 
@@ -152,14 +152,14 @@ def _entries(path: Path) -> list[tuple[str, str]]:
 def _listed(path: Path) -> list[tuple[str, str]]:
     """Return kind and folder of the pooling and of each module after it.
 
-    None without a modules.json.
+    The list is empty without a modules.json.
     """
     if not path.is_file():
         return []
     found = []
     for kind, name in _entries(path):
         short = kind.rpartition(".")[2]
-        if short not in _MODULES or not kind.startswith(_AUTHORS):
+        if short not in _MODULES or not kind.startswith(_PACKAGE):
             raise InputError(
                 f"{path}: the module {kind!r} ({name or '.'}) is not computed by lightloom; of "
                 f"sentence_transformers it computes {', '.join(_MODULES)}"
@@ -179,7 +179,7 @@ def _listed(path: Path) -> list[tuple[str, str]]:
 
 
 def _check_names(settings: Mapping[str, Any], path: Path) -> None:
-    """Refuse a module that reads or writes something else than the embedding."""
+    """Refuse a module that does not read and write the embedding."""
     usual = {"module_input_name": "sentence_embedding", "use_residual": False}
     for key, value in (usual | {"module_output_name": "sentence_embedding"}).items():
         if settings.get(key) not in (None, value):
@@ -193,16 +193,16 @@ def _poolings(path: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:
         given = [name for name, key in _POOLINGS.items() if settings.get(key)] or ["mean"]
     modes = [given] if isinstance(given, str) else given
     unknown = sorted(key for key in old if settings[key] and key not in _POOLINGS.values())
-    is_told = bool(old) or "pooling_mode" in settings
+    is_given = bool(old) or "pooling_mode" in settings
     if (
-        not is_told
+        not is_given
         or not isinstance(modes, list)
         or not modes
         or unknown
         or set(modes) - set(_POOLINGS)
     ):
         raise InputError(
-            f"{path}: pooling {unknown or modes if is_told else None!r} is not computed by "
+            f"{path}: pooling {unknown or modes if is_given else None!r} is not computed by "
             f"lightloom; it computes {', '.join(_POOLINGS)}"
         )
     return tuple(modes)
@@ -226,7 +226,7 @@ def _dense(settings: Mapping[str, Any], path: Path, name: str) -> Module:
 
 
 def _size(value: Any) -> int:
-    """Return a number of values; 0 for what is not one."""
+    """Return a positive whole number; 0 for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
@@ -240,7 +240,7 @@ def _tensors(folder: Path, name: str) -> dict[str, Stored]:
 
 
 def _prompt(path: Path) -> tuple[str, int | None]:
-    """Return the prompt before a sentence, and how many numbers of an embedding are kept."""
+    """Return the prompt before a sentence, and the number of values of an embedding to keep."""
     settings = read_json(path) if path.is_file() else {}
     width = settings.get("truncate_dim")
     if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
@@ -254,7 +254,7 @@ def _prompt(path: Path) -> tuple[str, int | None]:
     return prompt, width
 
 
-_USUAL: Mapping[str, tuple[Any, ...]] = {  # settings of the encoder that are computed
+_SUPPORTED: Mapping[str, tuple[Any, ...]] = {  # supported settings of the encoder
     "max_seq_length": (),
     "do_lower_case": (),
     "module_output_name": ("token_embeddings",),
@@ -266,13 +266,13 @@ _USUAL: Mapping[str, tuple[Any, ...]] = {  # settings of the encoder that are co
 
 
 def _limits(folder: Path) -> tuple[bool, int | None]:
-    """Return whether sentences become lower-case, and the most tokens of one."""
+    """Return whether sentences become lower-case, and their maximum number of tokens."""
     paths = [folder / f"sentence_{family}_config.json" for family in _FAMILIES]
     path, key = next((path for path in paths if path.is_file()), paths[0]), "max_seq_length"
     settings = read_json(path) if path.is_file() else {}
     for name, value in settings.items():
-        changes = value.keys() - _NO_MATTER if isinstance(value, dict) else value
-        if changes and _USUAL.get(name) != () and value not in _USUAL.get(name, ()):
+        changes = value.keys() - _IGNORED if isinstance(value, dict) else value
+        if changes and _SUPPORTED.get(name) != () and value not in _SUPPORTED.get(name, ()):
             raise InputError(f"{path}: {name} = {value!r} is not computed by lightloom")
     limit = settings.get(key)
     if limit is None and (folder / "tokenizer_config.json").is_file():

@@ -1,7 +1,7 @@
-"""Models that are only a shape: published sizes by name, or a width and a depth; no weights.
+"""Models without weights: published shapes by name, or a width and a depth.
 
-They can be planned and accounted for, and run once `with_random_weights` gave them some. Shapes are
-those of GPT-2 or Llama.
+They can be planned, their energy can be accounted for, and `with_random_weights` makes them run.
+Shapes are those of GPT-2 or Llama.
 """
 
 import zlib
@@ -23,7 +23,7 @@ from .weights import Stored, Weights, read_json
 
 @dataclass(frozen=True)
 class Published:
-    """A published shape: the words of its config.json, and where they come from."""
+    """A published shape: its config.json, and its source."""
 
     family: str
     document: Mapping[str, Any]
@@ -122,9 +122,9 @@ def model_or_shape(name: str) -> Model:
 
 
 def with_random_weights(model: Model, seed: int = 0) -> Model:
-    """Return a shape seeded random weights, as GPT-2 begins its training, so that it runs.
+    """Return a model that runs: a shape with random weights, as GPT-2 begins its training.
 
-    Each is drawn when it is first read, and depends on the seed and its own name.
+    Each weight is drawn when it is first read, and depends on the seed and its own name.
     """
     shapes = model.whole_program.weight_shapes
     stored = {n: Stored(s, partial(_random_weight, n, s, seed)) for n, s in shapes.items()}
@@ -135,8 +135,8 @@ def with_random_weights(model: Model, seed: int = 0) -> Model:
 
 
 def _random_weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    chance = np.random.Generator(np.random.Philox([seed, zlib.crc32(name.encode())]))
-    array = chance.standard_normal(shape, dtype=np.float32)
+    generator = np.random.Generator(np.random.Philox([seed, zlib.crc32(name.encode())]))
+    array = generator.standard_normal(shape, dtype=np.float32)
     array *= np.float32(0.02)
     if len(shape) == 1 and name.endswith("weight"):  # of a norm
         array += 1

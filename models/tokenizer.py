@@ -1,4 +1,4 @@
-"""Text to tokens and back, on the package `tokenizers`; simple files do without it."""
+"""`Tokenizer`: text to tokens and back, with the package `tokenizers`; simple files without it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ class Tokenizer:
     Parameters
     ----------
     inner : a `tokenizers.Tokenizer`, or a `BytePairs`
-    source : where it came from, for messages
-    cut_side : of a text that is too long, "right" or "left"
+    source : its file, for messages
+    cut_side : side on which a text that is too long is cut, "right" or "left"
     """
 
     def __init__(self, inner: Any, source: Path, cut_side: str = "right") -> None:
@@ -30,23 +30,23 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """Token -> id, without tokens that were added to the vocabulary."""
+        """Token -> id, without added tokens."""
         return dict(self.library.get_vocab(with_added_tokens=False))
 
     @property
     def size(self) -> int:
-        """One more than the largest token id, tokens aside that were added to the vocabulary."""
+        """One more than the largest token id, without added tokens."""
         return max(self.vocabulary.values(), default=-1) + 1
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
-        """Return the token ids of a text, with the special tokens that the model wants around it.
+        """Return the token ids of a text, with the model's special tokens around it.
 
         Parameters
         ----------
-        limit : cut the text so that there are at most this many, special ones included
+        limit : maximum number of tokens, special ones included; a longer text is cut
         """
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise InputError(f"the text {text[:40]!r} holds bytes that are no UTF-8")
+            raise InputError(f"the text {text[:40]!r} holds bytes that are not UTF-8; remove them")
         with refusing(f"the tokenizer {self.source} cannot encode {text[:40]!r}"):
             if limit is None:
                 return list(self.library.encode(text).ids)
@@ -64,7 +64,7 @@ class Tokenizer:
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Make an InputError of what the package raises: plain Exceptions, and panics of Rust."""
+    """Convert errors of the package into `InputError`: plain Exceptions, and panics of Rust."""
     try:
         yield
     except InputError:
@@ -76,16 +76,16 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def read_tokenizer(path: Path, is_lower: bool = False) -> Tokenizer:
-    """Read a tokenizer.json, and of tokenizer_config.json beside it what transformers follows.
+    """Read a tokenizer.json, and the keys of tokenizer_config.json that transformers applies.
 
     Parameters
     ----------
-    is_lower : make texts lower-case first, special tokens aside
+    is_lower : make texts lower-case first, except special tokens
 
     Raises
     ------
     InputError : for a file that is missing or not a tokenizer
-    MissingExtraError : without the package tokenizers, where plain Python does not do
+    MissingExtraError : without the package tokenizers, where the file needs it
     """
     if not path.is_file():
         raise InputError(f"no tokenizer: {path} is missing")
@@ -111,7 +111,7 @@ def read_tokenizer(path: Path, is_lower: bool = False) -> Tokenizer:
 def add_around(
     tokenizers: Any, inner: Any, begin: tuple[str, int] | None, end: tuple[str, int] | None
 ) -> None:
-    """Put tokens (text, id) before and after every text, in place of what was put around it."""
+    """Put tokens (text, id) before and after every text, in place of any others."""
     template = [begin[0] if begin else None, "$A", end[0] if end else None]
     inner.post_processor = tokenizers.processors.TemplateProcessing(
         single=[part for part in template if part],
@@ -148,7 +148,7 @@ def _add_tokens(tokenizers: Any, inner: Any, settings: dict[str, Any], path: Pat
 
 
 def _follow(tokenizers: Any, inner: Any, settings: dict[str, Any]) -> None:
-    """Follow the switches that transformers lets tokenizer_config.json decide."""
+    """Apply the switches of tokenizer_config.json that transformers applies."""
     kind = settings.get("tokenizer_class")
     normalizer = inner.normalizer
     if isinstance(normalizer, tokenizers.normalizers.BertNormalizer) and kind in _BERTS:

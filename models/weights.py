@@ -1,13 +1,13 @@
-"""Weights on disk, memory-mapped and lazy: safetensors, with or without shards.
+"""`Weights`: tensors on disk, memory-mapped and lazy: safetensors, with or without shards.
 
-A tensor that is stored in float32 is handed out as a view of the file; any other is converted when
-it is first asked for and kept, so that there is never a second float32 copy. Pickles are refused:
-opening one runs code. GGUF files are read in `gguf_file`.
+A tensor that is stored in float32 is a view of the file; any other is converted when it is first
+read and then kept, so that there is only one float32 copy. Pickles are refused, since opening one
+can run code. `gguf_file` reads GGUF files.
 """
 
 import json
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ import numpy as np
 from ..instruments import InputError
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-PART = 1 << 20  # values converted at a time, so that converting needs no large temporary
+PART = 1 << 20  # values converted at a time, to avoid large temporary arrays
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor on disk: its shape, what reads it in float32, and its name in the file."""
+    """A tensor on disk: its shape, the function that reads it in float32, its name in the file."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
@@ -55,7 +55,7 @@ class Weights(Mapping[str, np.ndarray]):
             if name not in self.stored:
                 raise InputError(
                     f"{self.source}: no tensor {name!r} among its {len(self)}; the configuration "
-                    "and the weights do not belong together"
+                    "and the weights do not match"
                 )
             array = self.stored[name].read()
             with np.errstate(over="ignore", invalid="ignore"):
@@ -86,19 +86,19 @@ class Weights(Mapping[str, np.ndarray]):
         for name, entry in self.stored.items():
             if (new := rename(name)) in stored:
                 raise InputError(
-                    f"{self.source}: tensor {new!r} is there twice, under names of two conventions;"
-                    " which of them counts is not known: remove one"
+                    f"{self.source}: tensor {new!r} occurs twice, under names of two conventions; "
+                    "remove one"
                 )
             stored[new] = entry
         return Weights(self.source, stored)
 
     def without(self, names: Collection[str]) -> "Weights":
-        """Return all tensors but those."""
+        """Return all tensors except those named."""
         kept = {name: entry for name, entry in self.stored.items() if name not in names}
         return Weights(self.source, kept)
 
     def joined(self, others: Mapping[str, Stored]) -> "Weights":
-        """Return these tensors and others."""
+        """Return the tensors together with others."""
         return Weights(self.source, {**self.stored, **others})
 
     def are_equal(self, one: str, other: str) -> bool:
@@ -110,7 +110,7 @@ class Weights(Mapping[str, np.ndarray]):
         )
 
     def check_shapes(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
-        """Check that tensors of these shapes are there, without reading them.
+        """Check that tensors of these shapes exist, without reading them.
 
         Raises
         ------
@@ -122,8 +122,8 @@ class Weights(Mapping[str, np.ndarray]):
                 continue
             what = "is missing" if found is None else f"has shape {list(found.shape)}"
             raise InputError(
-                f"{self.source}: tensor {name!r} {what}, the configuration wants {list(shape)}; "
-                "the configuration and the weights do not belong together"
+                f"{self.source}: tensor {name!r} {what}, the configuration needs {list(shape)}; "
+                "the configuration and the weights do not match"
             )
 
 
@@ -132,7 +132,7 @@ def read_safetensors(path: Path) -> Weights:
 
     Raises
     ------
-    InputError : for a file that is truncated, corrupt, or holds numbers that are no floats
+    InputError : for a file that is truncated, corrupt, or holds numbers that are not floats
     """
     from safetensors import SafetensorError, safe_open
 
@@ -165,12 +165,26 @@ def read_folder(folder: Path) -> Weights:
     if single.is_file():
         return read_safetensors(single)
     if not index.is_file():
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-            raise InputError(
-                f"{folder} holds only pickled weights (*.bin, *.pt), which can run code when "
-                "opened; convert them to model.safetensors first"
-            )
-        raise InputError(f"{folder} holds no model.safetensors and no model.safetensors.index.json")
+        raise _no_weights(folder)
+    stored: dict[str, Stored] = {}
+    for shard in _read_shards(folder, index):
+        if twice := stored.keys() & set(shard):
+            raise InputError(f"{folder}: the tensor {min(twice)!r} is stored in two shards")
+        stored |= shard.stored
+    return Weights(folder, stored)
+
+
+def _no_weights(folder: Path) -> InputError:
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        return InputError(
+            f"{folder} holds only pickled weights (*.bin, *.pt), which can run code when "
+            "opened; convert them to model.safetensors first"
+        )
+    return InputError(f"{folder} holds no model.safetensors and no model.safetensors.index.json")
+
+
+def _read_shards(folder: Path, index: Path) -> Iterable[Weights]:
+    """Open the shards that an index names, after a check that each tensor is in its shard."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise InputError(f"{index} has no weight_map")
@@ -184,13 +198,8 @@ def read_folder(folder: Path) -> Weights:
         shards[path.name] = read_safetensors(path)
     for name, file in weight_map.items():
         if name not in shards[Path(str(file)).name]:
-            raise InputError(f"{index} says that {name!r} is in {file!r}, but it is not there")
-    stored: dict[str, Stored] = {}
-    for shard in shards.values():
-        if twice := stored.keys() & set(shard):
-            raise InputError(f"{folder}: the tensor {min(twice)!r} is stored in two shards")
-        stored |= shard.stored
-    return Weights(folder, stored)
+            raise InputError(f"{index} names {file!r} for {name!r}, which is not in that shard")
+    return shards.values()
 
 
 def read_json(path: Path) -> dict[str, Any]:

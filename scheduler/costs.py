@@ -1,6 +1,6 @@
-"""What a step takes on a bench, predicted without touching an instrument, step after step.
+"""Costs of single steps on a bench, predicted without an instrument.
 
-Shots are those of `backends.timing`; what overlaps is in `simulator`.
+Shots are those of `backends.timing`; the overlap of steps is in `simulator`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .sizes import evaluate
 
 @dataclass(frozen=True)
 class BenchModel:
-    """What is known of a bench without touching it: constants, frames, and times of its devices."""
+    """A model of a bench: its constants, its frame geometry, and the times of its devices."""
 
     profile: OpticsProfile
     geometry: Geometry
@@ -34,7 +34,7 @@ class BenchModel:
 
     @classmethod
     def of(cls, backend: Backend | OpticsProfile) -> BenchModel:
-        """Take that of a backend, or of a profile; a digital run goes beside the default bench."""
+        """Return the model of a backend, or of a profile; for a digital one, the default bench."""
         if isinstance(backend, OpticsProfile):
             return cls(backend, Geometry.of(backend), ShotTiming.of(backend))
         if backend.name == "digital":
@@ -46,9 +46,9 @@ class BenchModel:
 class OpticalCost:
     """Events and seconds of one optical matmul on a bench; upper bounds.
 
-    `seconds` is light: frames, settling, exposure, read-out; of that, `wait_s` is for the first
-    frames, and falls away where those of one product settle while another one is read out.
-    `convert_seconds` is what converters take beyond that, where the profile limits their rate.
+    `seconds` is light: frames, settling, exposure, read-out. `wait_s` is the part of it for the
+    first frames; it vanishes where those of one product settle while another one is read out.
+    `convert_seconds` is the time of converters beyond that, where the profile limits their rate.
     """
 
     tiles: int
@@ -65,7 +65,7 @@ class OpticalCost:
 
 @dataclass(frozen=True)
 class HostCost:
-    """Operations of one host step, values it moves, and the seconds of a profile's host."""
+    """Operations of one host step, the values that it moves, and its time on a profile's host."""
 
     operations: int
     values: int
@@ -114,7 +114,7 @@ def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchMode
 def host_cost(
     step: HostStep | OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile
 ) -> HostCost:
-    """Predict a host step, or a product that is left on the host (two operations a MAC)."""
+    """Predict a host step, or a product that stays on the host (two operations per MAC)."""
     if isinstance(step, OpticalMatmul):
         shapes = [step.x_shape, step.w_shape, step.y_shape]
         operations = 2.0 * step.macs(sizes)

@@ -1,6 +1,6 @@
-"""Runs a program on a backend, and measures every step.
+"""`Executor`: runs programs on a backend, and measures every step.
 
-Not here: overlap of light and host (`pipeline`), what a model is (lightloom.models).
+Not here: overlap of light and host (`pipeline`), models (lightloom.models).
 """
 
 import time
@@ -25,7 +25,7 @@ from .costs import BenchModel
 from .graph import StepRecord
 from .host_steps import HostFunction, State, check_step
 from .journal.journal import Journal
-from .journal.pass_record import PassRecord, described
+from .journal.pass_record import PassRecord, described_steps
 from .micro_batch import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import Placement, decide, is_fixed, place
@@ -33,8 +33,8 @@ from .program import HostStep, OpticalMatmul, Program
 from .simulator import best_parts
 from .sizes import evaluate, shape
 
-RANGE_MARGIN = 1.5  # over the largest value that calibration saw
-WEIGHT_MARGIN = 1.1  # the scale of keys and values, likewise
+RANGE_MARGIN = 1.5  # times the largest value in calibration
+WEIGHT_MARGIN = 1.1  # the same for the scale of keys and values
 
 
 class Executor:
@@ -42,14 +42,14 @@ class Executor:
 
     Parameters
     ----------
-    backend : multiplies what the policy sends to light
+    backend : runs the matmuls that the placement sends to light
     weights : name -> float32 array; looked up when a step needs it
-    placement : which matmuls go to light: what was decided, or a policy (see `placement`); one that
-        asks for costs decides by the sizes of the first call, and that holds from then on
+    placement : which matmuls go to light: a decided placement, or a policy (see `placement`); a
+        policy that needs costs decides by the sizes of the first call, for all later calls, too
 
     Attributes
     ----------
-    journal : keeps every finished step from now on; passes are counted from the first of them
+    journal : keeps every finished step from now on; setting it restarts the count of passes
     """
 
     def __init__(
@@ -66,17 +66,17 @@ class Executor:
         self.lock = RLock()
         self._host = DigitalBackend()
         self._prepared: dict[str, PreparedWeights] = {}
-        # what a step calls, by identity: a decoded token runs hundreds of them
+        # functions and arguments by identity of the step: a decoded token runs hundreds of steps
         self._host_steps: dict[int, tuple[HostStep, HostFunction, dict[str, Any]]] = {}
-        self._chosen_parts: dict[tuple[int, ...], int] = {}
+        self._best_parts: dict[tuple[int, ...], int] = {}
         self._placed: dict[int, tuple[Program, frozenset[str]]] = {}
         self._journal: Journal | None = None
         self._passes = 0
-        self._described: dict[int, tuple[str, list[list[str]]]] = {}
+        self._descriptions: dict[int, tuple[str, list[list[str]]]] = {}
 
     @property
     def journal(self) -> Journal | None:
-        """What keeps finished steps; None where nobody asked for that."""
+        """The journal that keeps finished steps; None when the run is not recorded."""
         return self._journal
 
     @journal.setter
@@ -85,7 +85,7 @@ class Executor:
 
     @property
     def needs_ranges(self) -> bool:
-        """Whether the backend wants ranges from a calibration pass that has not been made."""
+        """Whether the backend needs ranges from a calibration pass that has not run yet."""
         if not isinstance(self.backend, MockBackend) or self.ranges or not self._uses_light:
             return False
         fixed = self.backend.profile.readout_range in ("per-matmul", "per-row")
@@ -93,7 +93,7 @@ class Executor:
 
     @property
     def _uses_light(self) -> bool:
-        """Whether a product may go to light, as far as that is decided."""
+        """Whether a product may go to light, as far as the placement is decided."""
         if isinstance(self.placement, Placement):
             return bool(self.placement.on_light)
         return is_fixed(self.placement) and self.placement != "host"
@@ -101,13 +101,13 @@ class Executor:
     def decide(
         self, program: Program, sizes: Mapping[str, int], whole: Program | None = None
     ) -> None:
-        """Decide the placement once, where a policy was given that asks for costs, or rules.
+        """Decide the placement once, where it is a policy that needs costs, or a file of rules.
 
         Parameters
         ----------
-        program : that is to run
+        program : the program to run
         sizes : of the call that decides
-        whole : with every product of the model; it decides where `program` lacks some
+        whole : program with every product of the model; it decides where `program` lacks some
         """
         with self.lock:
             if isinstance(self.placement, str) and not is_fixed(self.placement):
@@ -125,10 +125,10 @@ class Executor:
         sequences: Sequence[int] | np.ndarray | None = None,
         states: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Run a program and give its outputs.
+        """Run a program and return its outputs.
 
-        On an asynchronous backend the batch goes through in micro-batches, and host steps of one
-        overlap the light of another; otherwise step after step.
+        On an asynchronous backend the batch is split into micro-batches, and host steps of one
+        overlap the light of another; on other backends steps run one after another.
 
         Parameters
         ----------
@@ -146,18 +146,18 @@ class Executor:
             if is_light:
                 self.backend.open()
                 cuts = micro_batches(sizes["batch"], self._parts_of(program, placed, sizes))
-            record = self._recorded(program, placed, inputs, sizes, cuts)
+            record = self._pass_record(program, placed, inputs, sizes, cuts)
             cuts = cuts if record is None else record.cuts
             parts = split(program, inputs, sizes, sequences, states or {}, cuts)
             if record is not None:
-                self._go_on(record, program, placed, parts)
+                self._resume(record, program, placed, parts)
             if is_light and self.overlaps:
                 Pipeline(self, program, placed, parts, record).run()
             else:
                 self._run_in_turn(program, placed, parts, record)
             return join(program, parts, states or {})
 
-    def _recorded(
+    def _pass_record(
         self,
         program: Program,
         placed: frozenset[str],
@@ -165,48 +165,48 @@ class Executor:
         sizes: dict[str, int],
         cuts: list[tuple[int, int]],
     ) -> PassRecord | None:
-        """Begin, or find, this pass in the journal."""
+        """Return the record of this pass in the journal, new or of an earlier session."""
         if self._journal is None:
             return None
-        known = self._described.get(id(program))
-        if known is None:
-            known = self._described[id(program)] = described(program, placed)
+        identity = self._descriptions.get(id(program))
+        if identity is None:
+            identity = self._descriptions[id(program)] = described_steps(program, placed)
         number, self._passes = self._passes, self._passes + 1
-        return PassRecord(self._journal, number, program, known, inputs, sizes, cuts)
+        return PassRecord(self._journal, number, program, identity, inputs, sizes, cuts)
 
-    def _go_on(
+    def _resume(
         self, record: PassRecord, program: Program, placed: frozenset[str], parts: list[Part]
     ) -> None:
-        """Put back what an earlier session finished, and what it took."""
+        """Restore the results of steps that an earlier session finished, and their costs."""
         record.restore(parts)
         for (index, part), kept in record.done.items():
             step = program.steps[index]
-            noted = self.record_of(step, step.name in placed)
-            noted.count(parts[part].sizes)
-            noted.seconds += kept.seconds
-            noted.stats.add(kept.stats)
+            step_record = self.record_of(step, step.name in placed)
+            step_record.count(parts[part].sizes)
+            step_record.seconds += kept.seconds
+            step_record.stats.add(kept.stats)
 
     def _parts_of(self, program: Program, placed: frozenset[str], sizes: dict[str, int]) -> int:
         if self.micro_batches is not None:
             return self.micro_batches
         key = (id(program), *sizes.values())
-        if key not in self._chosen_parts:
+        if key not in self._best_parts:
             bench = BenchModel.of(self.backend)
-            self._chosen_parts[key] = best_parts(program, placed, sizes, bench)
-        return self._chosen_parts[key]
+            self._best_parts[key] = best_parts(program, placed, sizes, bench)
+        return self._best_parts[key]
 
     def _run_in_turn(
         self,
         program: Program,
         placed: frozenset[str],
         parts: list[Part],
-        kept: PassRecord | None,
+        pass_record: PassRecord | None,
     ) -> None:
         for index, (step, ends) in enumerate(zip(program.steps, program.last_uses, strict=True)):
             optical = step.name in placed
             record = self.record_of(step, optical)
             for part in parts:
-                if kept is not None and (index, part.number) in kept.done:
+                if pass_record is not None and (index, part.number) in pass_record.done:
                     continue
                 record.count(part.sizes)
                 self.backend.beat()
@@ -221,8 +221,8 @@ class Executor:
                     record.stats.add(stats)
                 seconds = time.perf_counter() - start
                 record.seconds += seconds
-                if kept is not None:
-                    kept.keep((index, part.number), part.operands, seconds, stats)
+                if pass_record is not None:
+                    pass_record.keep((index, part.number), part.operands, seconds, stats)
                 if self.backend.timeline is not None:
                     now_s = self.backend.clock.now_s()
                     details = details_of(step, part.number)
@@ -238,7 +238,7 @@ class Executor:
         return record
 
     def run_step(self, name: str, kind: str, step: str, *operands: Any, **parameters: Any) -> Any:
-        """Run and time one host step that belongs to no program, such as sampling."""
+        """Run and time one host step outside of a program, such as sampling."""
         record = self.records.get(name)
         if record is None:
             sizes = (shape(np.size(operands[0])),)
@@ -253,8 +253,8 @@ class Executor:
     def calibrate(self, program: Program, inputs: Mapping[str, Any], sizes: dict[str, int]) -> None:
         """Fix read-out ranges and the scales of dynamic operands from a pass over other data.
 
-        The pass is digital; for each product that goes to light the backend tells the largest
-        noise-free value that its converter would meet. Masked positions do not enter.
+        The pass is digital; for each product that goes to light the backend returns the largest
+        noise-free value that its converter would read. Masked positions are left out.
         """
         backend = self.backend
         if not isinstance(backend, MockBackend):
@@ -287,7 +287,7 @@ class Executor:
             largest = backend.observe(x, prepared, None)[0]
             return Ranges(_with_margin(largest, backend.profile.readout_range))
         w = operands[step.w]
-        # what is fixed about a dynamic operand: its head, and its outputs unless they are tokens
+        # fixed axes of a dynamic operand: its heads, and its outputs unless they are tokens
         tokens = not step.w_shape[-2].is_fixed
         scale = np.abs(w).max(axis=(0, -2, -1) if tokens else (0, -1), keepdims=True)[0]
         scale = scale * np.float32(WEIGHT_MARGIN)
@@ -305,33 +305,33 @@ class Executor:
         return Ranges(_with_margin(largest, backend.profile.readout_range), scale)
 
     def _placement(self, program: Program) -> frozenset[str]:
-        known = self._placed.get(id(program))
-        if known is None:
+        found = self._placed.get(id(program))
+        if found is None:
             chosen = self.placement
             placed = chosen.on_light if isinstance(chosen, Placement) else place(program, chosen)
-            known = self._placed[id(program)] = (program, placed)
-        return known[1]
+            found = self._placed[id(program)] = (program, placed)
+        return found[1]
 
     def run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:
         """Run a host step on operands.
 
         Parameters
         ----------
-        ends : operands that nothing reads afterwards; the first may be written into
+        ends : operands that no later step reads; the first may be overwritten
         """
-        known = self._host_steps.get(id(step))
-        if known is None:
+        found = self._host_steps.get(id(step))
+        if found is None:
             named: dict[str, Any] = {k: self.weights[name] for k, name in step.weights.items()}
-            known = step, check_step(step.step), {**named, **step.parameters}
-            self._host_steps[id(step)] = known
-        _, function, named = known
+            found = step, check_step(step.step), {**named, **step.parameters}
+            self._host_steps[id(step)] = found
+        _, function, named = found
         if function.takes_scratch:
             named["scratch"] = step.inputs[0] in ends
         try:
             result = function.call(*[operands[name] for name in step.inputs], **named)
-        except (ValueError, IndexError) as error:  # shapes that numpy cannot bring together
+        except (ValueError, IndexError) as error:  # shapes that do not broadcast
             raise InputError(
-                f"{step.name}: {error}; the configuration and the weights do not belong together"
+                f"{step.name}: {error}; the configuration and the weights do not match"
             ) from None
         if len(step.outputs) == 1:
             operands[step.outputs[0]] = result
@@ -361,7 +361,7 @@ class Executor:
             raise InputError(f"{step.name}: {error}") from None
 
     def _static(self, step: OpticalMatmul, backend: Backend) -> PreparedWeights:
-        if backend is self._host:  # a view, checked when it was read: nothing to keep
+        if backend is self._host:  # a view, checked when it was read: no copy is kept
             weight = _weight(step, self.weights)
             return PreparedWeights(weight.shape, weight, maker=self._host.name)
         prepared = self._prepared.get(step.name)
@@ -381,18 +381,18 @@ def _weight(step: OpticalMatmul, weights: Mapping[str, np.ndarray]) -> np.ndarra
     if array.shape != evaluate(step.w_shape, {}):
         wanted = [str(size) for size in step.w_shape]
         raise InputError(
-            f"weight {step.w!r} has shape {list(array.shape)}, but {step.name} wants "
-            f"[{', '.join(wanted)}]; the configuration and the weights do not belong together"
+            f"weight {step.w!r} has shape {list(array.shape)}, but {step.name} needs "
+            f"[{', '.join(wanted)}]; the configuration and the weights do not match"
         )
     return array
 
 
 def _with_margin(largest: np.ndarray, readout_range: float | str | None) -> np.ndarray:
-    """Turn the largest values seen, [..., segments, M], into ranges, as the profile asks.
+    """Return the ranges for the largest values in calibration, [..., segments, M].
 
     Per matmul: the largest of all outputs. Per row: the geometric mean of that and of the row's
-    own largest, since a row that calibration saw small may meet an outlier of another row's size
-    (docs/explanation/ranges.md has the figures).
+    own largest, since a row that was small in calibration may have an outlier of another row's
+    size (docs/explanation/ranges.md has the figures).
     """
     whole = largest.max(axis=(*range(largest.ndim - 2), -1), keepdims=True)
     if readout_range == "per-matmul":

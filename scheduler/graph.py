@@ -1,7 +1,7 @@
-"""How the steps of a program hang together, and what became of them.
+"""The dependency graph of a program's steps, and the record of each step.
 
-Node and calls, which step waits for which, and what each took: what executor, pipeline, prediction
-and energy account share.
+Nodes, calls, dependencies and step records, shared by executor, pipeline, prediction and energy
+account.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Node = tuple[int, int]
 """A step of the program and a micro-batch: (step, part)."""
 
 Calls = Sequence[tuple[Mapping[str, int], int]]
-"""Sizes of the calls of a program, and how often each is made."""
+"""Sizes of the calls of a program, and the number of calls of each size."""
 
 
 class CallLog:
-    """Sizes of calls and how often each was made, in memory that does not grow with tokens.
+    """Counts of calls by their sizes, in memory that does not grow with tokens.
 
     Calls of one batch whose past grows by one token each, as in decoding, are kept as one run.
-    Which calls a run joins does not matter: only their number at each size is asked for.
+    Only the number of calls of each size matters, not which calls a run joins.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class CallLog:
         self._without_sizes = 0
 
     def count(self, sizes: Mapping[str, int]) -> None:
-        """Note one more call; `sizes` are batch, new and past, or nothing."""
+        """Count one more call; `sizes` are batch, new and past, or empty."""
         if not sizes:
             self._without_sizes += 1
             return
@@ -52,7 +52,7 @@ class CallLog:
         longer[first] = longer.get(first, 0) + 1
 
     def __iter__(self) -> Iterator[tuple[dict[str, int], int]]:
-        """Iterate over sizes, and how often each was called; a size may come more than once."""
+        """Iterate over (sizes, number of calls); a size may occur more than once."""
         if self._without_sizes:
             yield {}, self._without_sizes
         for (batch, new), runs in self._runs.items():
@@ -64,7 +64,7 @@ class CallLog:
 
 @dataclass
 class StepRecord:
-    """What one step took on this machine, summed over its calls."""
+    """Time and events of one step on this machine, summed over its calls."""
 
     step: HostStep | OpticalMatmul
     optical: bool
@@ -74,23 +74,23 @@ class StepRecord:
 
     @property
     def calls(self) -> list[tuple[dict[str, int], int]]:
-        """Sizes of its calls, and how often each was made."""
+        """Sizes of its calls, and the number of calls of each size."""
         return list(self.log)
 
     def count(self, sizes: Mapping[str, int]) -> None:
-        """Note one more call with these sizes."""
+        """Count one more call with these sizes."""
         self.log.count(sizes)
 
 
 @dataclass(frozen=True)
 class Dependencies:
-    """Which steps of a program wait for which.
+    """Dependencies between the steps of a program.
 
     Parameters
     ----------
     needs : number of earlier steps whose results each step reads
     feeds : steps that read the results of each step
-    uses : how often each operand is read
+    uses : number of steps that read each operand
     """
 
     needs: list[int]
@@ -99,7 +99,7 @@ class Dependencies:
 
     @classmethod
     def of(cls, program: Program) -> Dependencies:
-        """Read them off the operands. A state is read and appended to in the program's order."""
+        """Return those of a program, from its operands; states change in the program's order."""
         writers: dict[str, int] = {}
         needs: list[int] = []
         feeds: list[list[int]] = []
@@ -117,7 +117,7 @@ class Dependencies:
 
 
 def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
-    """Return what the events of a step depend on, beside sizes and profile."""
+    """Return a key: steps with equal keys have the same events, for equal sizes and profile."""
     if isinstance(step, OpticalMatmul):
         return (optical, step.x_shape, step.w_shape, step.dynamic, step.non_negative)
     return (optical, step.step, step.in_shapes, step.out_shapes)

@@ -1,8 +1,8 @@
 """The digital operations between products, shared by all families, in numpy float32.
 
-Each is registered by name with the operations that it takes per value of its result, for the
-account of time. A step may write into its first operand when `scratch` says that nothing reads it
-afterwards; elementwise work goes in blocks that stay in cache.
+Each is registered by name with its operations per value of the result, for the account of time. A
+step may overwrite its first operand when `scratch` is true, since no later step reads it then.
+Elementwise operations run in blocks that stay in cache.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from ..instruments import InputError
 
-_BLOCK = 1 << 15  # values worked on at a time
+_BLOCK = 1 << 15  # values per block
 
 
 @dataclass(frozen=True)
 class HostFunction:
-    """A registered step: what it does, and operations per value of its result."""
+    """A registered step: its function, and its operations per value of the result."""
 
     call: Callable[..., Any]
     operations: float
@@ -95,14 +95,14 @@ def split_heads(x: np.ndarray, *, heads: int, first: int = 0, width: int = 0) ->
 
 @host_step(operations=0)
 def group_queries(x: np.ndarray, *, key_heads: int) -> np.ndarray:
-    """Put the query heads that share a key head under it: [B, H, T, e] -> [B, Hk, G T, e]."""
+    """Group the query heads that share a key head: [B, H, T, e] -> [B, Hk, G T, e]."""
     batch, _, _, width = x.shape
     return x.reshape(batch, key_heads, -1, width)
 
 
 @host_step(operations=0)
 def merge_heads(x: np.ndarray, *, groups: int) -> np.ndarray:
-    """Undo the splitting: [B, Hk, G T, e] -> [B, T, Hk G e]."""
+    """Merge heads into rows: [B, Hk, G T, e] -> [B, T, Hk G e]."""
     batch, heads, rows, width = x.shape
     apart = x.reshape(batch, heads * groups, rows // groups, width)
     return apart.transpose(0, 2, 1, 3).reshape(batch, rows // groups, -1)
@@ -110,7 +110,7 @@ def merge_heads(x: np.ndarray, *, groups: int) -> np.ndarray:
 
 @host_step(operations=0)
 def append_state(new: np.ndarray, state: State) -> np.ndarray:
-    """Append keys or values [B, H, T, e] to those of past tokens; give all: [B, H, past + T, e]."""
+    """Append keys or values [B, H, T, e] to those of past tokens: [B, H, past + T, e]."""
     return state.append(new)
 
 
@@ -197,7 +197,7 @@ def clip(x: np.ndarray, *, limit: float) -> np.ndarray:
 
 
 def gelu(x: np.ndarray) -> None:
-    """Return x Phi(x) in place; erf by Abramowitz and Stegun 7.1.26 (error below 1.5e-7)."""
+    """Write x Phi(x) into x; erf by Abramowitz and Stegun 7.1.26 (error below 1.5e-7)."""
     size = np.abs(x)
     t = 1 / (1 + np.float32(0.3275911 / np.sqrt(2)) * size)
     tail = np.float32(1.061405429 / 2) * t
@@ -211,7 +211,7 @@ def gelu(x: np.ndarray) -> None:
 
 
 def gelu_tanh(x: np.ndarray) -> None:
-    """Write x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 into x, by one exponential."""
+    """Write x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 into x, with one exponential."""
     u = x * x
     u *= np.float32(-2 * 0.7978845608 * 0.044715)
     u -= np.float32(2 * 0.7978845608)
@@ -222,7 +222,7 @@ def gelu_tanh(x: np.ndarray) -> None:
 
 
 def silu(x: np.ndarray) -> None:
-    """Return x / (1 + exp(-x)) in place."""
+    """Write x / (1 + exp(-x)) into x."""
     u = np.negative(x)
     np.exp(u, out=u)
     u += 1
@@ -230,22 +230,22 @@ def silu(x: np.ndarray) -> None:
 
 
 def relu(x: np.ndarray) -> None:
-    """Return max(x, 0) in place."""
+    """Write max(x, 0) into x."""
     np.maximum(x, 0, out=x)
 
 
 def relu6(x: np.ndarray) -> None:
-    """Return min(max(x, 0), 6) in place."""
+    """Write min(max(x, 0), 6) into x."""
     np.clip(x, 0, 6, out=x)
 
 
 def tanh(x: np.ndarray) -> None:
-    """Return the hyperbolic tangent in place."""
+    """Write the hyperbolic tangent of x into x."""
     np.tanh(x, out=x)
 
 
 def sigmoid(x: np.ndarray) -> None:
-    """Return 1 / (1 + exp(-x)) in place."""
+    """Write 1 / (1 + exp(-x)) into x."""
     np.negative(x, out=x)
     np.exp(x, out=x)
     x += 1
@@ -270,7 +270,7 @@ NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6", "sigmoid"})
 def _blockwise(function: Callable[[np.ndarray], None], x: np.ndarray, scratch: bool) -> np.ndarray:
     result = x if scratch and x.flags.c_contiguous else np.array(x, order="C")
     flat = result.reshape(-1)
-    with np.errstate(over="ignore"):  # exp of a large number: the quotient is then zero, rightly
+    with np.errstate(over="ignore"):  # exp may overflow: the quotient is then zero, as it should
         for first in range(0, flat.size, _BLOCK):
             function(flat[first : first + _BLOCK])
     return result
@@ -283,14 +283,14 @@ def _blockwise(function: Callable[[np.ndarray], None], x: np.ndarray, scratch: b
 def attention_mask(
     tokens: np.ndarray, lengths: np.ndarray, past: int, *, causal: bool, window: int = 0
 ) -> np.ndarray:
-    """Return what is added to scores: 0 where a key may be seen, -inf elsewhere.
+    """Return the mask that is added to scores: 0 where a query attends to a key, -inf elsewhere.
 
     Parameters
     ----------
     tokens : [B, T, ...], only its shape counts
     lengths : [B], valid new tokens of each sequence
-    past : tokens that came before
-    window : how far back a token sees, itself included; 0 is without limit
+    past : number of past tokens
+    window : length of the attention window, the token itself included; 0 is without limit
 
     Returns
     -------
@@ -337,7 +337,7 @@ def rotary(
 
     Parameters
     ----------
-    factors : [e / 2], each pair's frequency is divided by one (rope_freqs of GGUF files)
+    factors : [e / 2], divisors of the pairs' frequencies (rope_freqs of GGUF files)
     """
     cosine, sine = rotations(x.shape[-1], past, x.shape[2], base, factors, **scaling)
     half = x.shape[-1] // 2
@@ -374,7 +374,7 @@ def _rotations(
     if options.get("scaling") == "linear":
         frequency = frequency / options["factor"]
     elif options.get("scaling") == "llama3":
-        # low frequencies are divided, high ones kept, between them a smooth change
+        # low frequencies are divided, high ones kept, with a smooth transition between them
         wavelength = 2 * np.pi / frequency
         low, high = options["low_freq_factor"], options["high_freq_factor"]
         context = options["original_max_position_embeddings"]
@@ -392,7 +392,7 @@ class State:
         self.length = 0
 
     def append(self, new: np.ndarray) -> np.ndarray:
-        """Append [B, H, T, e]; give all so far as a view [B, H, length, e]."""
+        """Append [B, H, T, e]; return all tokens so far as a view [B, H, length, e]."""
         needed = self.length + new.shape[2]
         old = self._array
         if old is None or old.shape[2] < needed:
@@ -406,9 +406,9 @@ class State:
         return self._array[:, :, :needed]
 
     def split(self, cuts: Sequence[tuple[int, int]], new: int) -> list[State]:
-        """Return one state for each run of rows (first, last), with room for new tokens.
+        """Return one state for each range of rows (first, last), with space for new tokens.
 
-        What they append lies in this one, once it holds anything at all.
+        They are views of this state, unless it is empty.
         """
         if self._array is not None and self._array.shape[2] < self.length + new:
             old = self._array
@@ -422,7 +422,7 @@ class State:
         return parts
 
     def join(self, parts: Sequence[State]) -> None:
-        """Take over what the parts of a split appended."""
+        """Take over the tokens that the parts of a split appended."""
         if self._array is None and all(part._array is not None for part in parts):
             self._array = np.concatenate([part._array for part in parts])
         self.length = parts[0].length
@@ -433,12 +433,12 @@ class State:
 
 @host_step(operations=2)
 def pool(x: np.ndarray, lengths: np.ndarray, *, modes: Sequence[str]) -> np.ndarray:
-    """Pool the valid tokens of x [B, T, d], one mode after another: [B, modes d]."""
+    """Pool the valid tokens of x [B, T, d], with the modes one after another: [B, modes d]."""
     return np.concatenate([POOLINGS[mode](x, lengths) for mode in modes], axis=1)
 
 
 def _weighted_mean(x: np.ndarray, lengths: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average tokens [B, T, d] by weights [T], those after each length left out: [B, d]."""
+    """Return the weighted mean of tokens [B, T, d], up to each length, by weights [T]: [B, d]."""
     valid = np.where(np.arange(x.shape[1]) < lengths[:, None], weights, 0).astype(np.float32)
     total = np.einsum("btd,bt->bd", x, valid)
     return np.asarray(total / valid.sum(axis=1, keepdims=True), dtype=np.float32)
@@ -475,8 +475,8 @@ def token_loss(logits: np.ndarray, following: np.ndarray) -> np.ndarray:
     """Return -log p(following token) for logits [B, T, V] and tokens [B, T]: float64 [B, T]."""
     peak = logits.max(axis=-1, keepdims=True)
     chosen = np.take_along_axis(logits, following[..., None], axis=-1) - peak
-    shares = logits - peak
-    total = np.exp(shares, out=shares).sum(axis=-1, dtype=np.float64)
+    shifted = logits - peak
+    total = np.exp(shifted, out=shifted).sum(axis=-1, dtype=np.float64)
     return np.asarray(np.log(total) - chosen[..., 0])
 
 
@@ -484,7 +484,7 @@ def token_loss(logits: np.ndarray, following: np.ndarray) -> np.ndarray:
 def sample(
     logits: np.ndarray, uniform: float, *, temperature: float, top_k: int, top_p: float
 ) -> int:
-    """Choose a token from logits [V]: the largest at temperature 0, else by its probability.
+    """Choose a token from logits [V]: at temperature 0 the largest, otherwise by probability.
 
     Parameters
     ----------
@@ -508,7 +508,7 @@ def sample(
 
 
 def check_step(name: str) -> HostFunction:
-    """Find a step in the registry.
+    """Return a step of the registry.
 
     Raises
     ------

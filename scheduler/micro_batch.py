@@ -1,4 +1,4 @@
-"""`Part`: a micro-batch on its way through a program; batches are split into some, and joined."""
+"""`Part`: a micro-batch of a pass; a batch is split into parts, and their outputs are joined."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Part:
     Parameters
     ----------
     number : of the micro-batch
-    operands : name -> array, of what is live
+    operands : name -> array, of live operands
     sizes : batch, new and past tokens; batch is that of this part
     row_ids : names the rows, for the addresses of the noise
     """
@@ -33,7 +33,7 @@ class Part:
 
 
 def details_of(step: HostStep | OpticalMatmul, part: int) -> dict[str, Any]:
-    """Say of which step and micro-batch something is, for a timeline."""
+    """Return the step and micro-batch of a slice, for a timeline."""
     details: dict[str, Any] = {"step": step.name, "kind": step.kind}
     if step.layer is not None:
         details["layer"] = step.layer
@@ -41,30 +41,30 @@ def details_of(step: HostStep | OpticalMatmul, part: int) -> dict[str, Any]:
 
 
 class RowIds:
-    """Names the rows of operands in one pass: their sequence, their head, their position."""
+    """Row ids of operands in one pass, from sequence, head and position."""
 
     def __init__(self, sizes: Mapping[str, int], sequences: Sequence[int] | np.ndarray) -> None:
         self._sizes, self._sequences = sizes, sequences
-        self._known: dict[tuple[int, ...], np.ndarray] = {}
+        self._ids: dict[tuple[int, ...], np.ndarray] = {}
 
     def of(self, x: np.ndarray) -> np.ndarray:
         """Return an id for each row of x [B, ..., K]: uint64 [B, ...]."""
         shape = x.shape[:-1]
-        known = self._known.get(shape)
-        if known is None:
+        ids = self._ids.get(shape)
+        if ids is None:
             per_sequence = int(np.prod(shape[1:], dtype=int))
             new, past = self._sizes["new"], self._sizes["past"]
             heads, count = (
                 (per_sequence // new, new) if per_sequence % new == 0 else (1, per_sequence)
             )
             positions = past + new - count + np.arange(count)
-            known = row_ids(np.asarray(self._sequences), heads, positions).reshape(shape)
-            self._known[shape] = known
-        return known
+            ids = row_ids(np.asarray(self._sequences), heads, positions).reshape(shape)
+            self._ids[shape] = ids
+        return ids
 
 
 def micro_batches(batch: int, count: int) -> list[tuple[int, int]]:
-    """Cut a batch into so many parts of about equal size, at most one a row: [(first, last)]."""
+    """Cut a batch into parts of about equal size, at most one per row: [(first, last)]."""
     return cuts(batch, -(-batch // max(1, min(count, batch))))
 
 
@@ -94,7 +94,7 @@ def split(
 
 
 def join(program: Program, parts: Sequence[Part], states: Mapping[str, State]) -> dict[str, Any]:
-    """Return the outputs of all parts as one, and let states take over what was appended."""
+    """Return the joined outputs of all parts; the states take over appended rows."""
     if len(parts) == 1:
         return {name: parts[0].operands[name] for name in program.outputs}
     for name, state in states.items():

@@ -1,7 +1,8 @@
-"""How long passes take with this or that placement: a quick look, to compare many.
+"""`Overlap`: a fast estimate of the time of passes, to compare many placements.
 
-The moves are those of `simulator`, with a product as one piece of light instead of its shots, and
-of layers that are alike a few. What is chosen is then predicted by `simulator`, shot by shot.
+The model is that of `simulator`, but a product is one interval of light instead of its shots, and
+of equal layers only a few are counted. `simulator` then predicts the chosen placement, shot by
+shot.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .micro_batch import micro_batches
 from .program import HostStep, OpticalMatmul, Program, Step, layer_of
 from .simulator import CHOICES
 
-_KEPT = 3  # of layers that are alike: the first ones differ, and one more costs the same again
+_LAYERS_KEPT = 3  # of equal layers: the first ones differ in time, each further one adds the same
 
 Sizes = Mapping[str, int]
 
@@ -31,38 +32,38 @@ class Overlap:
     Parameters
     ----------
     passes : sizes of each, and how often it runs
-    marks : products that differ in these are told apart, so layers with other marks are not alike
+    marks : products with different marks count as different, and so do their layers
     """
 
     def __init__(
         self, program: Program, passes: Calls, bench: BenchModel, marks: Mapping[str, Hashable]
     ) -> None:
         self._bench, self._passes = bench, passes
-        self._sketches = [
-            (weight, sketch, Dependencies.of(sketch))
-            for weight, sketch in _sketches(program, marks)
+        self._reduced_programs = [
+            (weight, reduced, Dependencies.of(reduced))
+            for weight, reduced in _reduced_programs(program, marks)
         ]
-        self._known: dict[tuple[Any, ...], float] = {}
+        self._cache: dict[tuple[Any, ...], float] = {}
         self._cold_s = first_wait_s(bench.timing)
 
     def light_s(self, step: OpticalMatmul) -> float:
         """Return the seconds of a product on light, alone, over all passes."""
-        return sum(times * self._took(step, sizes, True) for sizes, times in self._passes)
+        return sum(times * self._seconds_of(step, sizes, True) for sizes, times in self._passes)
 
     def host_s(self, step: Step) -> float:
         """Return the seconds of a step on the host, alone, over all passes."""
-        return sum(times * self._took(step, sizes, False) for sizes, times in self._passes)
+        return sum(times * self._seconds_of(step, sizes, False) for sizes, times in self._passes)
 
     def seconds(self, placed: frozenset[str]) -> float:
-        """Return the time of all passes, in the micro-batches that are fastest."""
+        """Return the time of all passes, with the fastest number of micro-batches."""
         return sum(times * self._pass(placed, sizes) for sizes, times in self._passes)
 
     def _pass(self, placed: frozenset[str], sizes: Sizes) -> float:
         choices = [count for count in CHOICES if count <= sizes["batch"]] if placed else [1]
         return min(
             sum(
-                weight * self._run(sketch, needs, placed, sizes, parts)
-                for weight, sketch, needs in self._sketches
+                weight * self._run(reduced, needs, placed, sizes, parts)
+                for weight, reduced, needs in self._reduced_programs
             )
             for parts in choices
         )
@@ -80,32 +81,32 @@ class Overlap:
         own = {batch: {**sizes, "batch": batch} for batch in batches}
         took = {
             batch: [
-                self._took(step, own[batch], optical)
+                self._seconds_of(step, own[batch], optical)
                 for step, optical in zip(program.steps, is_light, strict=True)
             ]
             for batch in own
         }
         took_s = [took[batch] for batch in batches]
-        return _Sketch(dependencies, is_light, took_s, self._cold_s).run()
+        return _PassModel(dependencies, is_light, took_s, self._cold_s).run()
 
-    def _took(self, step: Step, sizes: Sizes, optical: bool) -> float:
+    def _seconds_of(self, step: Step, sizes: Sizes, optical: bool) -> float:
         key = (*signature(step, optical), *sizes.values())
-        if key not in self._known:
+        if key not in self._cache:
             if optical and isinstance(step, OpticalMatmul):
                 cost = optical_cost(step, sizes, self._bench)
-                self._known[key] = cost.seconds - cost.wait_s + cost.convert_seconds
+                self._cache[key] = cost.seconds - cost.wait_s + cost.convert_seconds
             else:
-                self._known[key] = host_cost(step, sizes, self._bench.profile).seconds
-        return self._known[key]
+                self._cache[key] = host_cost(step, sizes, self._bench.profile).seconds
+        return self._cache[key]
 
 
-class _Sketch:
-    """One pass: light takes products in their order, the host the earliest step that is ready.
+class _PassModel:
+    """One pass: light runs products in their order, the host the earliest step that is ready.
 
     Parameters
     ----------
-    took_s : of each micro-batch, of each step
-    cold_s : more for a product that light has waited for
+    took_s : time of each step, for each micro-batch
+    cold_s : extra time of a product that light has waited for
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class _Sketch:
         return max(light_s, self._host_s)
 
     def _host(self) -> None:
-        """Let the host do all that it can."""
+        """Run all host steps that are ready."""
         while self._ready or self._waiting:
             while self._ready and (not self._waiting or self._ready[0][0] <= self._host_s):
                 at_s, node = heapq.heappop(self._ready)
@@ -171,37 +172,41 @@ class _Sketch:
             heapq.heappush(self._ready, (at_s, node))
 
 
-# ---------------------------------------------------------------------------- layers that are alike
+# ------------------------------------------------------------------------------------ equal layers
 
 
-def _sketches(program: Program, marks: Mapping[str, Hashable]) -> Iterator[tuple[float, Program]]:
-    """Return programs of few layers, and with which weight their times make up the whole one's."""
+def _reduced_programs(
+    program: Program, marks: Mapping[str, Hashable]
+) -> Iterator[tuple[float, Program]]:
+    """Return programs of few layers, with weights: the weighted sum of times is the whole time."""
     layers: dict[int, list[Step]] = {}
     for step in program.steps:
         if step.layer is not None:
             layers.setdefault(step.layer, []).append(step)
-    looks = {
+    signatures = {
         layer: tuple((step.kind, signature(step, False), marks.get(step.name)) for step in steps)
         for layer, steps in layers.items()
     }
-    runs = [list(alike) for _, alike in groupby(sorted(layers), key=lambda layer: looks[layer])]
-    runs = [run for run in runs if len(run) > _KEPT]
+    runs = [
+        list(equal) for _, equal in groupby(sorted(layers), key=lambda layer: signatures[layer])
+    ]
+    runs = [run for run in runs if len(run) > _LAYERS_KEPT]
 
     def cut(shorter: list[int] | None) -> Program:
         left_out: dict[int, int] = {}
         for run in runs:
-            kept = _KEPT - (run is shorter)
+            kept = _LAYERS_KEPT - (run is shorter)
             left_out |= dict.fromkeys(run[kept:], run[kept - 1])
         return _without(program, left_out)
 
-    more = [len(run) - _KEPT for run in runs]
+    more = [len(run) - _LAYERS_KEPT for run in runs]
     yield 1.0 + sum(more), cut(None)
     for run, count in zip(runs, more, strict=True):
         yield -float(count), cut(run)
 
 
 def _without(program: Program, left_out: Mapping[int, int]) -> Program:
-    """Leave layers out; what reads from one reads from the layer that stands for it instead."""
+    """Leave layers out; their readers read from the layer that represents them instead."""
 
     def named(operand: str) -> str:
         layer = layer_of(operand)

@@ -1,11 +1,12 @@
 """`Pipeline`: light and host work on different micro-batches at the same time.
 
-Three threads share a pass. The caller's runs host steps as their operands come; one feeds products
-to the backend, always in the order of the program, step by step and micro-batch by micro-batch, so
-that what light does never depends on how fast the host is; one gathers what light has finished.
-While the host takes the softmax of one micro-batch, light multiplies the next one.
+Three threads run a pass. The caller's thread runs host steps when their operands are ready. The
+feed thread begins products on the backend, always in the order of the program, step by step and
+micro-batch by micro-batch, so that the optical results do not depend on the speed of the host. The
+gather thread collects finished products. While the host computes the softmax of one micro-batch,
+light multiplies the next one.
 
-On a virtual clock, time stands while any of the three has something to do.
+The virtual clock advances only when all three threads are idle.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .program import HostStep, OpticalMatmul, Program
 
 
 class StepRunner(Protocol):
-    """What runs the steps of a program one by one: an `Executor`."""
+    """The protocol of an `Executor`, as far as a pipeline needs it."""
 
     backend: Backend
 
@@ -48,13 +49,13 @@ class StepRunner(Protocol):
 
 @dataclass
 class _StartedProduct:
-    """A product on its way; the backend calls it when light has finished with it.
+    """A pending product; the backend calls it when its last shot is exposed.
 
     Parameters
     ----------
-    hold, release : let time stand, and pass
+    hold, release : stop and restart the virtual clock
     changed : of the pipeline
-    is_lit : light has finished with it, and time stands until it is gathered
+    is_exposed : its last shot is exposed, and the virtual clock is held until it is gathered
     """
 
     node: Node
@@ -63,39 +64,39 @@ class _StartedProduct:
     changed: Condition
     finish: Callable[[], MatmulResult] | None = None
     seconds: float = 0.0
-    is_lit: bool = False
+    is_exposed: bool = False
 
     def __call__(self) -> None:
-        """Let time stand from now on."""
+        """Hold the virtual clock from now on."""
         with self.changed:
-            self.is_lit = True
+            self.is_exposed = True
             self.hold()
             self.changed.notify_all()
 
     def again(self) -> None:
-        """Let time pass again: light has not finished with it after all."""
+        """Release the virtual clock, because the product is taken again."""
         with self.changed:
-            self.is_lit = False
+            self.is_exposed = False
             self.release()
 
 
 @dataclass
 class _Progress:
-    """How far one micro-batch has come."""
+    """Progress of one micro-batch: unfinished needs of each step, unfinished reads of operands."""
 
     needs: list[int]
     uses: Counter[str] = field(default_factory=Counter)
 
 
 class Pipeline:
-    """One pass of a program, overlapped.
+    """One pass of a program, with overlap of light and host.
 
     Parameters
     ----------
     runner : runs the steps
     placed : names of the matmuls that go to light
     parts : micro-batches
-    record : keeps what is finished, and knows what was; None where nobody asked for that
+    record : keeps finished steps, and holds those of earlier sessions; None without a journal
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Pipeline:
         self._ready_light: set[Node] = set()
         self._ready_host: list[Node] = []
         self._gathering: deque[_StartedProduct] = deque()
-        self._left = len(program.steps) * len(parts) - len(self._done)
+        self._unfinished = len(program.steps) * len(parts) - len(self._done)
         self._changed = Condition()
         self._error: BaseException | None = None
         self._holds = 0
@@ -138,7 +139,7 @@ class Pipeline:
 
         Raises
         ------
-        whatever a step raises; the backend is closed then, its light off
+        the error of a step; the backend is closed then, with its light off
         """
         with self._changed:
             for node in self._done:
@@ -148,7 +149,7 @@ class Pipeline:
                     if not count and (index, part.number) not in self._done:
                         self._is_ready((index, part.number))
         threads = [
-            Thread(target=self._guarded, args=(work,), name=f"lightloom-{name}", daemon=True)
+            Thread(target=self._catch_errors, args=(work,), name=f"lightloom-{name}", daemon=True)
             for name, work in (("feed", self._feed), ("gather", self._gather))
         ]
         for thread in threads:
@@ -168,13 +169,13 @@ class Pipeline:
     # --- the three threads -----------------------------------------------------------------------
 
     def _host(self) -> None:
-        """Run host steps, and products that stay on the host, the earliest that is ready first."""
+        """Run host steps, and products that stay on the host; the earliest ready step first."""
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._ready_host or not self._left or self._error is not None
+                    lambda: self._ready_host or not self._unfinished or self._error is not None
                 )
-                if self._error is not None or not self._left:
+                if self._error is not None or not self._unfinished:
                     return
                 node = heapq.heappop(self._ready_host)
             step, part, runner = self._at(node)
@@ -194,7 +195,7 @@ class Pipeline:
             self._finish(node, seconds, stats)
 
     def _feed(self) -> None:
-        """Begin products in their order, each as soon as it can."""
+        """Begin products in their order, each as soon as its operands are ready."""
         while self._light:
             with self._changed:
                 self._changed.wait_for(
@@ -205,48 +206,48 @@ class Pipeline:
                 node = self._light[0]
             step, part, runner = self._at(node)
             assert isinstance(step, OpticalMatmul)
-            begun = _StartedProduct(node, self._hold, self._release, self._changed)
+            product = _StartedProduct(node, self._hold, self._release, self._changed)
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
-                self._release()  # the hold of a product that is ready; this thread has its own
-                begun.finish = runner.begin(step, part, self._backend, begun)
-                begun.seconds = time.perf_counter() - start
+                self._release()  # the hold of a ready product; this thread now has its own
+                product.finish = runner.begin(step, part, self._backend, product)
+                product.seconds = time.perf_counter() - start
                 self._note("feed", step, part, start_s)
                 with self._changed:
                     self._light.popleft()
-                    self._gathering.append(begun)
+                    self._gathering.append(product)
                     self._changed.notify_all()
                     if self._light and self._light[0] in self._ready_light:
                         self._hold()
 
     def _gather(self) -> None:
-        """Take products from the backend, in their order."""
+        """Collect products from the backend, in their order."""
         for _ in range(self._products):
             with self._changed:
                 self._changed.wait_for(lambda: self._gathering or self._error is not None)
                 if not self._gathering:
                     return
-                begun = self._gathering.popleft()
-            assert begun.finish is not None
-            result = begun.finish()
-            self._wait_until_lit(begun)
-            step, part, runner = self._at(begun.node)
+                product = self._gathering.popleft()
+            assert product.finish is not None
+            result = product.finish()
+            self._wait_until_exposed(product)
+            step, part, runner = self._at(product.node)
             assert isinstance(step, OpticalMatmul)
             part.operands[step.y] = result.y
             record = runner.record_of(step, True)
             record.stats.add(result.stats)
             stages = result.stats.seconds
-            seconds = begun.seconds + stages.get("product", 0.0) + stages.get("decode", 0.0)
+            seconds = product.seconds + stages.get("product", 0.0) + stages.get("decode", 0.0)
             record.seconds += seconds
-            self._finish(begun.node, seconds, result.stats)
+            self._finish(product.node, seconds, result.stats)
 
-    # --- what is ready ---------------------------------------------------------------------------
+    # --- ready steps -----------------------------------------------------------------------------
 
     def _at(self, node: Node) -> tuple[HostStep | OpticalMatmul, Part, StepRunner]:
         return self._program.steps[node[0]], self._parts[node[1]], self._runner
 
     def _ends(self, node: Node) -> tuple[str, ...]:
-        """Return the operands that nobody but this step reads any more."""
+        """Return the operands that only this step still reads."""
         step, _, _ = self._at(node)
         with self._changed:
             uses = self._progress[node[1]].uses
@@ -256,7 +257,7 @@ class Pipeline:
         return operand not in self._program.outputs and operand not in self._program.states
 
     def _finish(self, node: Node, seconds: float, stats: Stats | None) -> None:
-        """Note that a step is done: it is kept, and what waited for it may be ready."""
+        """Mark a step as done: keep it, and queue the steps that are ready now."""
         step, part, runner = self._at(node)
         if self._record is not None:
             self._record.keep(node, part.operands, seconds, stats)
@@ -264,12 +265,12 @@ class Pipeline:
             runner.record_of(step, self._is_light[node[0]]).count(part.sizes)
             for other in self._settle(node):
                 self._is_ready((other, part.number))
-            self._left -= 1
+            self._unfinished -= 1
             self._release()
             self._changed.notify_all()
 
     def _settle(self, node: Node) -> list[int]:
-        """Let go of what only this step read; give the steps that waited for it alone."""
+        """Drop operands that only this step read; return the steps that waited only for it."""
         step, part, _ = self._at(node)
         progress = self._progress[part.number]
         for operand in set(step.inputs):
@@ -292,10 +293,10 @@ class Pipeline:
         if self._light[0] == node:
             self._hold()
 
-    def _wait_until_lit(self, begun: _StartedProduct) -> None:
-        """Wait until it was called: a result may be seen before whoever gave it says so."""
+    def _wait_until_exposed(self, product: _StartedProduct) -> None:
+        """Wait until the backend has called the product; its result may be ready before."""
         with self._changed:
-            self._changed.wait_for(lambda: begun.is_lit or self._error is not None)
+            self._changed.wait_for(lambda: product.is_exposed or self._error is not None)
 
     def _hold(self) -> None:
         with self._changed:
@@ -316,7 +317,7 @@ class Pipeline:
 
     # --- errors ----------------------------------------------------------------------------------
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _catch_errors(self, work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException as error:

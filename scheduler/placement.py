@@ -1,8 +1,8 @@
-"""Which products go to light: a policy, or a file of rules, and why.
+"""The placement of products, on light or on the host: by a policy, or a file of rules.
 
 "paper" follows the published experiment; "projections" keeps the products without a stationary
-operand on the host as well. "fastest" and "least-energy" ask what each kind of product costs on a
-bench, and leave on the host what is better off there.
+operand on the host as well. "fastest" and "least-energy" compare the costs of each kind of product
+on light and on the host.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ DEFAULT_POLICY = "paper"
 
 @dataclass(frozen=True)
 class Placement:
-    """What a policy decided for one program.
+    """The decision of a policy for one program.
 
     Parameters
     ----------
     policy : its name, or the path of a file of rules
     on_light : names of the matmuls that go to light
-    decided_by : of each matmul: the policy, the rule where there is one, and for policies that ask
-        for costs the seconds (or joules) on light and on the host, over all passes, and why
+    decided_by : of each matmul: the policy, the rule where there is one, and for policies that need
+        costs the seconds (or joules) on light and on the host, over all passes, and the reason
     """
 
     policy: str
@@ -54,7 +54,7 @@ class Placement:
 
 @dataclass
 class _Group:
-    """Products that are alike: they go the same way."""
+    """Products with equal costs, which are placed together."""
 
     names: frozenset[str]
     policy: str
@@ -65,12 +65,12 @@ class _Group:
 
 
 def is_fixed(policy: str) -> bool:
-    """Say whether a policy is one of those by name that ask for no cost, and read no file."""
+    """Return whether a policy is a name that needs neither costs nor a file."""
     return policy in _FIXED
 
 
 def rules_of(policy: str) -> PlacementRules:
-    """Return a policy as rules: those of a file, or none but what it does with all.
+    """Return a policy as rules: those of a file, or a default for all products.
 
     Raises
     ------
@@ -109,15 +109,15 @@ def decide(
 
     Parameters
     ----------
-    bench, sizes : of policies that ask for costs: what it would run on, and the sizes of the passes
-        with how often each runs
-    constants : of energy; None is what the bench's profile says
-    whole : the model's program, in which each rule must decide something; None lets rules be idle
+    bench, sizes : for policies that need costs: the bench, and the sizes of the passes with the
+        number of runs of each
+    constants : of energy; None takes those of the bench's profile
+    whole : the model's program, in which each rule must have an effect; None skips this check
 
     Raises
     ------
     InputError : for an unknown policy, a file of rules that cannot be used, a rule without effect
-    ValueError : for a policy that asks for costs, without bench and sizes
+    ValueError : for a policy that needs costs, without bench and sizes
     """
     rules = rules_of(policy)
     if whole is not None:
@@ -129,17 +129,17 @@ def decide(
         if group.policy in _FIXED and _FIXED[group.policy](group.step)
         for name in group.names
     }
-    asking = [group for group in groups if group.policy in _COSTS]
-    if asking:
+    by_cost = [group for group in groups if group.policy in _COSTS]
+    if by_cost:
         if bench is None or not sizes:
             raise ValueError(f"the placement {policy!r} needs a bench and sizes")
-        passes = _telling(sizes)
-        for group in asking:
+        passes = _representative(sizes)
+        for group in by_cost:
             if group.policy == "least-energy":
-                known = resolve(bench.profile) if constants is None else constants
-                group.light, group.host = _joules(group.step, passes, bench, known)
+                resolved = resolve(bench.profile) if constants is None else constants
+                group.light, group.host = _joules(group.step, passes, bench, resolved)
                 on_light |= group.names if group.light < group.host else frozenset()
-        by_time = [group for group in asking if group.policy == "fastest"]
+        by_time = [group for group in by_cost if group.policy == "fastest"]
         marks: dict[str, Hashable] = {
             name: (group.policy, group.rule) for group in groups for name in group.names
         }
@@ -159,13 +159,13 @@ def _groups(program: Program, rules: PlacementRules) -> list[_Group]:
     ]
 
 
-def _telling(passes: Calls) -> Calls:
-    """Return few passes for many: of those differ in past tokens only, the one in the middle."""
+def _representative(passes: Calls) -> Calls:
+    """Return fewer passes: of those that differ in past tokens only, the one in the middle."""
 
     def size(item: tuple[Mapping[str, int], int]) -> tuple[int, int]:
         return item[0]["batch"], item[0]["new"]
 
-    runs = [list(alike) for _, alike in groupby(passes, key=size)]
+    runs = [list(equal) for _, equal in groupby(passes, key=size)]
     return [(run[len(run) // 2][0], sum(times for _, times in run)) for run in runs]
 
 
@@ -173,21 +173,21 @@ def _telling(passes: Calls) -> Calls:
 
 
 def _fastest(groups: Sequence[_Group], others: set[str], overlap: Overlap) -> frozenset[str]:
-    """Choose what makes the passes shortest, light and host overlapped.
+    """Return the products on light that make the passes shortest, with overlap.
 
-    It begins with what is faster alone, or with a policy by name where that is faster yet, and
-    moves one group at a time, whichever helps most, until nothing helps.
+    A greedy search: it begins with the products that are faster alone on light, or with a fixed
+    policy where that is faster, and moves one group at a time, the best one, until no move helps.
     """
     if not groups:
         return frozenset()
     for group in groups:
         group.light, group.host = overlap.light_s(group.step), overlap.host_s(group.step)
-    known: dict[tuple[bool, ...], float] = {}
+    cached: dict[tuple[bool, ...], float] = {}
 
     def seconds(choice: tuple[bool, ...]) -> float:
-        if choice not in known:
-            known[choice] = overlap.seconds(_names(groups, choice) | others)
-        return known[choice]
+        if choice not in cached:
+            cached[choice] = overlap.seconds(_names(groups, choice) | others)
+        return cached[choice]
 
     starts = [tuple(group.light < group.host for group in groups)]
     starts += [tuple(rule(group.step) for group in groups) for rule in _FIXED.values()]
@@ -214,9 +214,9 @@ def _names(groups: Sequence[_Group], choice: Sequence[bool]) -> frozenset[str]:
 def _joules(
     step: OpticalMatmul, passes: Calls, bench: BenchModel, constants: Constants
 ) -> tuple[float, float]:
-    """Return what a product takes of the system's energy on light, and on the host.
+    """Return the system energy of a product on light, and on the host.
 
-    The account adds up step by step, so what is least for each is least for all.
+    The account is a sum over steps, so the least energy of each step gives the least in total.
     """
     light, host = (
         sum(

@@ -1,6 +1,6 @@
-"""A file of placement rules: which products go where, by kind, name and layer; the first that fits.
+"""Files of placement rules: the place of products by kind, name and layer; the first match decides.
 
-Not here: what a policy decides (`placement`).
+Not here: the decision of a policy (`placement`).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ WHERE: Mapping[str, str] = {
     "fastest": "fastest",
     "least-energy": "least-energy",
 }
-"""A rule's word -> the policy that it means."""
+"""Value of `where` in a rule -> policy."""
 _KEYS = ("kind", "step", "layers", "where")
 
 
 @dataclass(frozen=True)
 class PlacementRule:
-    """Where some products go.
+    """The policy for some products.
 
     Parameters
     ----------
     label : file and number, for messages
-    policy : what decides
+    policy : decides for these products
     kind : None fits all kinds
     step : pattern of names, as of files ("layer.*.mlp.*"); None fits all
-    layers : the first and the last; None fits all, and what is outside of layers
+    layers : the first and the last; None fits all, also products outside of layers
     """
 
     label: str
@@ -46,7 +46,7 @@ class PlacementRule:
     layers: tuple[int, int] | None = None
 
     def fits(self, step: OpticalMatmul) -> bool:
-        """Say whether a product is one of these."""
+        """Return whether the rule fits a product."""
         if self.kind not in (None, step.kind):
             return False
         if self.step is not None and not fnmatchcase(step.name, self.step):
@@ -58,20 +58,20 @@ class PlacementRule:
 
 @dataclass(frozen=True)
 class PlacementRules:
-    """Rules in order, the first that fits decides; and the policy for what none fits."""
+    """Rules in order, the first that fits decides; and the policy where no rule fits."""
 
     rules: tuple[PlacementRule, ...]
     default: str
 
     def of(self, step: OpticalMatmul) -> tuple[str, PlacementRule | None]:
-        """Return the policy that decides on a product, and the rule that says so."""
+        """Return the policy for a product, and the rule that names it; None for the default."""
         for rule in self.rules:
             if rule.fits(step):
                 return rule.policy, rule
         return self.default, None
 
     def check(self, steps: Iterable[OpticalMatmul]) -> None:
-        """See that each rule decides something.
+        """Check that each rule decides for some product.
 
         Raises
         ------
@@ -81,7 +81,7 @@ class PlacementRules:
         deciding = {rule for _, rule in map(self.of, steps)}
         for rule in self.rules:
             if rule not in deciding:
-                raise InputError(f"{rule.label} {_why_useless(rule, steps)}")
+                raise InputError(f"{rule.label} {_why_idle(rule, steps)}")
 
 
 def read_rules(path: Path, policies: Collection[str], default: str) -> PlacementRules:
@@ -116,7 +116,7 @@ def _rule(label: str, table: Mapping[str, Any]) -> PlacementRule:
         raise InputError(f"{label} has an unknown key {key!r}; a rule has {', '.join(_KEYS)}")
     for key, value in table.items():
         if not isinstance(value, str):
-            raise InputError(f"{label}: {key} = {value!r} is no text in quotes")
+            raise InputError(f"{label}: {key} = {value!r} is not a text in quotes")
     where = str(table.get("where", ""))
     if where not in WHERE:
         given = f"has where = {where!r}" if "where" in table else "has no where"
@@ -139,10 +139,12 @@ def _layers(label: str, text: str) -> tuple[int, int]:
         found = int(first), int(last or first)
         if found[0] <= found[1]:
             return found
-    raise InputError(f"{label}: layers = {text!r} is no layer (3) or range of layers (0-3)")
+    raise InputError(
+        f"{label}: layers = {text!r} is not a layer, such as 3, or a range of layers, such as 0-3"
+    )
 
 
-def _why_useless(rule: PlacementRule, steps: list[OpticalMatmul]) -> str:
+def _why_idle(rule: PlacementRule, steps: list[OpticalMatmul]) -> str:
     names = list(dict.fromkeys(step.name for step in steps))
     kinds = list(dict.fromkeys(step.kind for step in steps))
     last = max((step.layer for step in steps if step.layer is not None), default=None)
@@ -154,11 +156,11 @@ def _why_useless(rule: PlacementRule, steps: list[OpticalMatmul]) -> str:
         has = "no layers" if last is None else f"layers 0 to {last}"
         return f"begins at layer {rule.layers[0]}, but this model has {has}"
     if any(map(rule.fits, steps)):
-        return "decides nothing: rules before it fit all its products, and the first one counts"
-    return "fits no product of this model: its kind, step and layers never meet"
+        return "has no effect: rules before it fit all its products, and the first one decides"
+    return "fits no product of this model: no product has its kind, step and layers"
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    """Name the nearest of the known words; all of them where they are few."""
+    """Return the known words that are nearest to a word; all of them where they are few."""
     near = known if len(known) <= 8 else get_close_matches(word, known, 3, 0.0)
     return ", ".join(repr(name) for name in near)

@@ -1,8 +1,8 @@
-"""A program: the ordered steps of a model as data, with named operands.
+"""`Program`: the ordered steps of a model as data, with named operands.
 
-It can be printed, timed without hardware, run, and recorded, since nothing in it is a closure: an
-optical matmul names its operands, a host step names a registered function (`host_steps.py`) and
-its parameters. A family's page (lightloom.models) writes one with `ProgramBuilder`.
+It can be printed, timed without hardware, run, and recorded, since it holds no closure: an optical
+matmul names its operands, a host step names a registered function (`host_steps`) and its
+parameters. A family's module (lightloom.models) writes one with `ProgramBuilder`.
 """
 
 import math
@@ -15,7 +15,7 @@ from .sizes import Shape, Size, shape
 
 
 def layer_of(name: str) -> int | None:
-    """Return the layer that a step is of, by its name: 3 for "layer.3.attention.qk"."""
+    """Return the layer of a step or operand, from its name: 3 for "layer.3.attention.qk"."""
     head, _, rest = name.partition(".")
     number = rest.partition(".")[0]
     return int(number) if head == "layer" and number.isdigit() else None
@@ -54,7 +54,7 @@ class OpticalMatmul:
     w : name of a weight, or of an operand when `dynamic`
     x_shape, w_shape : symbolic; leading axes only for dynamic operands
     transposed : the weight is stored as [K, M]
-    non_negative : no value of x is below zero, so that x+ alone is shown
+    non_negative : no value of x is below zero, so that only x+ is shown
     valid : operand that is False where an entry of y is masked and never used
     groups : query heads that share one key head; rows of y are (group, token)
     """
@@ -74,7 +74,7 @@ class OpticalMatmul:
 
     @property
     def layer(self) -> int | None:
-        """The layer that it is of; None before and after the layers."""
+        """The layer of the step; None before and after the layers."""
         return layer_of(self.name)
 
     @property
@@ -127,7 +127,7 @@ class HostStep:
 
     @property
     def layer(self) -> int | None:
-        """The layer that it is of; None before and after the layers."""
+        """The layer of the step; None before and after the layers."""
         return layer_of(self.name)
 
 
@@ -140,9 +140,9 @@ class Program:
 
     Parameters
     ----------
-    inputs : operands that the caller gives
-    states : operands that live from one pass to the next (keys and values); appended to
-    outputs : operands that the caller gets
+    inputs : operands that the caller provides
+    states : operands that live from one pass to the next (keys and values); steps append to them
+    outputs : operands that the caller receives
     weight_shapes : weight name -> shape that it must have on disk
     """
 
@@ -159,7 +159,7 @@ class Program:
         return tuple(step for step in self.steps if isinstance(step, OpticalMatmul))
 
     def peak_bytes(self, sizes: Mapping[str, int]) -> int:
-        """Return the most memory that operands take at once, in float32."""
+        """Return the peak memory of operands, in float32."""
         live: dict[str, int] = {}
         most = 0
         for name in (*self.inputs, *self.states):
@@ -174,7 +174,7 @@ class Program:
 
     @cached_property
     def last_uses(self) -> list[tuple[str, ...]]:
-        """For each step, the operands that nothing reads after it."""
+        """The operands of each step that no later step reads."""
         kept = {*self.outputs, *self.states}
         seen: set[str] = set()
         ends: list[tuple[str, ...]] = []
@@ -186,7 +186,7 @@ class Program:
 
 
 class ProgramBuilder:
-    """Writes a program step by step; every method gives the name of what it wrote."""
+    """Writes a program step by step; every method returns the name of its result."""
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
@@ -196,7 +196,7 @@ class ProgramBuilder:
         self._weights: dict[str, tuple[int, ...]] = {}
 
     def input(self, name: str, symbolic: Shape) -> str:
-        """Declare an operand that the caller gives."""
+        """Declare an operand that the caller provides."""
         self._inputs.append(name)
         self._shapes[name] = symbolic
         return name
@@ -221,7 +221,7 @@ class ProgramBuilder:
         stored: tuple[int, ...] | None = None,
         **flags: Any,
     ) -> str:
-        """Multiply an operand by a static weight [outputs, K] (`stored`: how it lies on disk)."""
+        """Multiply an operand by a static weight [outputs, K] (`stored`: its shape on disk)."""
         x_shape = self._shapes[x]
         usual = (outputs, x_shape[-1]({}))
         self._weights[weight] = stored or (usual[::-1] if flags.get("transposed") else usual)
@@ -249,7 +249,7 @@ class ProgramBuilder:
         stored: Mapping[str, tuple[int, ...]] | None = None,
         **parameters: Any,
     ) -> str:
-        """Add a host step; the result has the first input's shape unless told.
+        """Add a host step; the result has the first input's shape unless `out_shapes` is given.
 
         Its weights have the length of the first input's last axis, unless `stored` gives the shape.
         """
@@ -266,20 +266,20 @@ class ProgramBuilder:
         return names[0]
 
     def build(self, *outputs: str) -> Program:
-        """Return the program, checked: kinds are known, operands are written before they are read.
+        """Return the program, after a check: kinds are known, operands are written before read.
 
         Raises
         ------
-        ValueError : for a mistake in a family's page
+        ValueError : for a mistake in a family's module
         """
-        known = {*self._inputs, *self._states}
+        written = {*self._inputs, *self._states}
         for step in self._steps:
             if step.kind not in MATMUL_KINDS + HOST_KINDS:
                 raise ValueError(f"{step.name}: unknown kind {step.kind!r}")
-            missing = set(step.inputs) - known
-            if missing or known & set(step.outputs):
+            missing = set(step.inputs) - written
+            if missing or written & set(step.outputs):
                 raise ValueError(f"{step.name}: reads {missing} too early, or writes twice")
-            known |= set(step.outputs)
+            written |= set(step.outputs)
         return Program(
             tuple(self._steps),
             tuple(self._inputs),

@@ -1,8 +1,8 @@
-"""Predicts a pass before it runs: the moves of `Pipeline` and of a bench, on a model of both.
+"""Predicts a pass before it runs, with a model of `Pipeline` and of a bench.
 
-A discrete-event simulation: products go to light in the order of the program, host steps run as
-their operands come, and each resource does one thing at a time. With a host that takes no time it
-gives, moment by moment, what a simulated bench does on its virtual clock.
+A discrete-event simulation: products go to light in the order of the program, host steps run when
+their operands are ready, and each resource does one thing at a time. With a host that takes no
+time, all times equal those of a simulated bench on its virtual clock.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .program import HostStep, OpticalMatmul, Program
 from .sizes import Shape, evaluate
 
 DEVICES = ("input modulator", "weight modulator", "detector")
-_EXACT_SHOTS = 40_000  # of a pass that is gone through shot by shot
-_LARGE_JOB = 64  # shots of a job that passes at once in a larger one
-CHOICES = (1, 2, 4, 8)  # micro-batches that are tried
+_EXACT_SHOTS = 40_000  # of a pass that is simulated shot by shot
+_LARGE_JOB = 64  # shots of a job that is simulated as a whole, in a larger pass
+CHOICES = (1, 2, 4, 8)  # numbers of micro-batches to try
 
 Sizes = Mapping[str, int]
 HostSeconds = Callable[[HostStep | OpticalMatmul, Sizes], float]
@@ -34,12 +34,12 @@ HostSeconds = Callable[[HostStep | OpticalMatmul, Sizes], float]
 
 @dataclass(frozen=True)
 class HostModel:
-    """What the host takes, in seconds.
+    """Time of the host, in seconds.
 
     Parameters
     ----------
     step : of a host step, or of a product that stays on the host
-    feed, gather : of a product that goes to light: before its light, and after
+    feed, gather : of a product that goes to light, before and after its light
     """
 
     step: HostSeconds
@@ -48,38 +48,39 @@ class HostModel:
 
     @classmethod
     def of(cls, bench: BenchModel) -> HostModel:
-        """Take a host of the constants of a profile."""
+        """Return the host with the constants of a profile."""
         return cls(lambda step, sizes: host_cost(step, sizes, bench.profile).seconds)
 
     @classmethod
     def idle(cls) -> HostModel:
-        """Take a host that needs no time, as beside a virtual clock."""
+        """Return a host that takes no time, as with a virtual clock."""
         return cls(lambda step, sizes: 0.0)
 
 
 class MeasuredHost:
-    """Host steps as they were measured in passes of other sizes, or of these.
+    """Times of host steps from a measured run, scaled to other sizes.
 
     Parameters
     ----------
     records : of a run on this machine
-    bench : whose constants say how a step grows with its sizes
+    bench : its constants give the growth of a step with its sizes
     """
 
     def __init__(self, records: Iterable[StepRecord], bench: BenchModel) -> None:
         self._bench = bench
-        self._known: dict[str, float] = {}  # seconds over those of the constants
+        self._ratios: dict[str, float] = {}  # measured seconds over those of the constants
         for record in records:
             calls = sum(
                 times * host_cost(record.step, sizes, bench.profile).seconds
                 for sizes, times in record.calls
             )
             if calls:
-                self._known[record.step.name] = record.seconds / calls
+                self._ratios[record.step.name] = record.seconds / calls
 
     def seconds(self, step: HostStep | OpticalMatmul, sizes: Sizes) -> float:
-        """Return what a step takes; what was not measured takes what the constants say."""
-        return self._known.get(step.name, 1.0) * host_cost(step, sizes, self._bench.profile).seconds
+        """Return the time of a step; a step that was not measured takes that of the constants."""
+        seconds = host_cost(step, sizes, self._bench.profile).seconds
+        return self._ratios.get(step.name, 1.0) * seconds
 
     def model(
         self, feed: tuple[float, float] = (0.0, 0.0), gather: tuple[float, float] = (0.0, 0.0)
@@ -88,7 +89,7 @@ class MeasuredHost:
 
         Parameters
         ----------
-        feed, gather : of a product on light: always, and for each number of x, or of y
+        feed, gather : of a product on light: fixed time, and time per number of x, or of y
         """
 
         def numbers(shapes: Iterable[Shape], sizes: Sizes) -> int:
@@ -108,15 +109,15 @@ class MeasuredHost:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a pass, or several, would take.
+    """Predicted time and events of one pass, or several.
 
     Parameters
     ----------
     seconds : from the first step to the last
     frames : shown, by role, and exposures ("detector")
-    busy_s : of "light" (a product is on its way through it), and of each device in it; of "host",
-        and of the threads that "feed" light and "gather" from it
-    micro_batches : in which the batch goes through
+    busy_s : of "light" (a product is pending), and of each device in it; of "host", and of the
+        threads that "feed" light and "gather" from it
+    micro_batches : into which the batch is split
     """
 
     seconds: float = 0.0
@@ -127,14 +128,14 @@ class Prediction:
 
     @property
     def utilisation(self) -> dict[str, float]:
-        """Share of the time in which each device or thread has something to do."""
+        """Fraction of the time in which each device or thread is busy."""
         return {
             name: busy / self.seconds if self.seconds else 0.0 for name, busy in self.busy_s.items()
         }
 
     @property
     def bottleneck(self) -> str:
-        """What works most of the time; of light, the device that it waits for most."""
+        """The resource that is busy most of the time; of light, the device that is busy most."""
         busy = self.busy_s
         if not busy:
             return "nothing"
@@ -145,7 +146,7 @@ class Prediction:
         return f"light, in it the {device}"
 
     def plus(self, other: Prediction, times: int = 1) -> Prediction:
-        """Add another pass, so many times."""
+        """Return the sum with another pass, counted so many times."""
 
         def add(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
             return {key: a.get(key, 0) + times * b.get(key, 0) for key in {**a, **b}}
@@ -174,9 +175,9 @@ def predict(
     Parameters
     ----------
     placed : matmuls that go to light
-    host : what it takes; None is what the bench's profile says
-    parts : micro-batches; None takes the number that is fastest, on the profile's host
-    timeline : where slices go; on the clock of the bench
+    host : time of the host; None takes the profile's
+    parts : micro-batches; None takes the fastest number, with the profile's host
+    timeline : receives the slices, on the clock of the bench
     """
     if parts is None:
         parts = best_parts(program, placed, sizes, bench)
@@ -185,9 +186,9 @@ def predict(
 
 
 def best_parts(program: Program, placed: frozenset[str], sizes: Sizes, bench: BenchModel) -> int:
-    """Choose the micro-batches that are fastest: they overlap, but each needs all weight frames.
+    """Return the fastest number of micro-batches: they overlap, but each needs all weight frames.
 
-    It depends on nothing that is measured, so that a run can be repeated bit by bit.
+    It does not depend on measured times, so that a run can be repeated bit by bit.
     """
     choices = [count for count in CHOICES if count <= sizes["batch"]]
     if len(choices) < 2 or not placed:
@@ -199,7 +200,7 @@ def best_parts(program: Program, placed: frozenset[str], sizes: Sizes, bench: Be
         return simulation.run().seconds
 
     times = {count: seconds(count) for count in choices}
-    # not more than needed: a part that gains nothing costs frames
+    # prefer fewer: a part without gain costs frames
     return min(choices, key=lambda count: times[count] * (1 + 1e-3 * math.log2(count)))
 
 
@@ -226,7 +227,7 @@ class _Simulation:
         self._start_s = start_s
         self._light = DeviceTimeline(bench.timing, start_s, timeline)
         self._ready: list[tuple[float, Node]] = []  # host steps, by the time of their operands
-        self._waiting: list[Node] = []  # of these, those whose time has come
+        self._waiting: list[Node] = []  # of these, those whose operands are ready now
         self._ready_light: dict[Node, float] = {}
         self._fed_s: dict[Node, float] = {}
         self._latest: dict[Node, float] = {}
@@ -252,17 +253,17 @@ class _Simulation:
         self._is_exact = self._timeline is not None or shots <= _EXACT_SHOTS
         if not self._is_exact:
             light.exact_shots = _LARGE_JOB
-        jobs = [self._jobs_of(node) for node in products]
-        for number, (node, works) in enumerate(zip(products, jobs, strict=True)):
+        all_jobs = [self._jobs_of(node) for node in products]
+        for number, (node, jobs) in enumerate(zip(products, all_jobs, strict=True)):
             following = products[number + 1] if number + 1 < len(products) else None
             fed_s = self._fed(node, math.inf)
             assert fed_s is not None
             begun_s = light.now_s = max(light.now_s, fed_s)
-            for work, upcoming, times in works:
+            for job, upcoming, times in jobs:
                 if times > 1:
-                    light.run(work, lambda _, work=work: work)  # type: ignore[misc]
-                    light.pass_by(work, times - 2)
-                light.run(work, partial(self._upcoming, upcoming, following))
+                    light.run(job, lambda _, job=job: job)  # type: ignore[misc]
+                    light.pass_by(job, times - 2)
+                light.run(job, partial(self._upcoming, upcoming, following))
             light.now_s += self._convert_s(node)
             self._busy["light"] += light.now_s - begun_s
             self._gathered(node, light.now_s)
@@ -277,7 +278,7 @@ class _Simulation:
     # --- light -----------------------------------------------------------------------------------
 
     def _fed(self, node: Node | None, until_s: float) -> float | None:
-        """Return when a product has been fed to light; None if that is not so by a moment."""
+        """Return the time at which a product has been fed to light; None if after `until_s`."""
         if node is None:
             return None
         self._advance(until_s)
@@ -296,13 +297,11 @@ class _Simulation:
         fed_s = self._fed_s[node]
         return fed_s if fed_s <= until_s else None
 
-    def _upcoming(
-        self, work: JobShape | None, node: Node | None, until_s: float
-    ) -> JobShape | None:
-        """Return job that waits at a moment: the next of this product, or the following one's."""
-        if work is None and node is not None and self._fed(node, until_s) is not None:
+    def _upcoming(self, job: JobShape | None, node: Node | None, until_s: float) -> JobShape | None:
+        """Return the job that waits at a time: the next of this product, or of the following."""
+        if job is None and node is not None and self._fed(node, until_s) is not None:
             return next((job for job, _, _ in self._jobs_of(node)), None)
-        return work
+        return job
 
     def _gathered(self, node: Node, done_s: float) -> None:
         step, sizes = self._program.steps[node[0]], self._sizes[node[1]]
@@ -319,38 +318,38 @@ class _Simulation:
         for step, is_light in zip(self._program.steps, self._is_light, strict=True):
             if is_light and isinstance(step, OpticalMatmul):
                 for sizes in self._sizes:
-                    works = self._known_works(step, sizes)
-                    total += sum(work.tiles * work.vectors * times for work, times in works)
+                    jobs = self._cached_jobs(step, sizes)
+                    total += sum(job.tiles * job.vectors * times for job, times in jobs)
         return total
 
     def _jobs_of(self, node: Node) -> list[tuple[JobShape, JobShape | None, int]]:
-        """Return the jobs of a product, each with the one that follows, and how often it comes.
+        """Return the jobs of a product, each with the one that follows, and its count.
 
-        Shot by shot every job is named; else those that are alike are one.
+        In a simulation shot by shot every job is listed, otherwise each kind of job once.
         """
         step = self._program.steps[node[0]]
         assert isinstance(step, OpticalMatmul)
         sizes = self._sizes[node[1]]
         if self._timeline is not None:
-            works = _works(step, sizes, self._bench, details_of(step, node[1]))
+            jobs = _jobs_of_product(step, sizes, self._bench, details_of(step, node[1]))
         else:
-            works = self._known_works(step, sizes)
+            jobs = self._cached_jobs(step, sizes)
         if self._is_exact:
-            works = [(work, 1) for work, times in works for _ in range(times)]
-        following = [work for work, _ in works[1:]]
+            jobs = [(job, 1) for job, times in jobs for _ in range(times)]
+        following = [job for job, _ in jobs[1:]]
         return [
-            (work, after, times)
-            for (work, times), after in zip(works, [*following, None], strict=True)
+            (job, after, times)
+            for (job, times), after in zip(jobs, [*following, None], strict=True)
         ]
 
-    def _known_works(self, step: OpticalMatmul, sizes: Sizes) -> list[tuple[JobShape, int]]:
+    def _cached_jobs(self, step: OpticalMatmul, sizes: Sizes) -> list[tuple[JobShape, int]]:
         key = (step.x_shape, step.w_shape, step.dynamic, step.non_negative, sizes["batch"])
         if key not in self._jobs:
-            self._jobs[key] = _works(step, sizes, self._bench, {})
+            self._jobs[key] = _jobs_of_product(step, sizes, self._bench, {})
         return self._jobs[key]
 
     def _convert_s(self, node: Node) -> float:
-        """Return what converters take beyond the light, where the profile limits their rate."""
+        """Return the time of converters beyond the light, where the profile limits their rate."""
         profile = self._bench.profile
         if profile.dac_samples_per_s is None and profile.adc_samples_per_s is None:
             return 0.0
@@ -363,7 +362,7 @@ class _Simulation:
     # --- host ------------------------------------------------------------------------------------
 
     def _advance(self, until_s: float) -> None:
-        """Let the host run what is ready, the earliest of the program first, up to a moment."""
+        """Run host steps that are ready, the earliest of the program first, up to a time."""
         while True:
             while self._ready and self._ready[0][0] <= self._host_s:
                 heapq.heappush(self._waiting, heapq.heappop(self._ready)[1])
@@ -407,12 +406,12 @@ class _Simulation:
             self._timeline.add(track, step.name, start_s, end_s, **details_of(step, node[1]))
 
 
-def _works(
+def _jobs_of_product(
     step: OpticalMatmul, sizes: Sizes, bench: BenchModel, details: Mapping[str, Any]
 ) -> list[tuple[JobShape, int]]:
-    """Return the jobs of a product, and how often each comes in a row, as a bench takes them.
+    """Return the jobs of a product, with the count of equal ones in a row, in a bench's order.
 
-    Each signed row is taken to need both exposures.
+    Each signed row is assumed to need both exposures.
     """
     *leading, outputs, length = evaluate(step.w_shape, sizes)
     matrices = math.prod(leading)
@@ -422,7 +421,7 @@ def _works(
     geometry = bench.geometry
     count = rows * bench.profile.exposures(step.non_negative)
     groups = geometry.groups(outputs)
-    few = min(matrices, 2 * groups)  # more of them fill frames as these do
+    few = min(matrices, 2 * groups)  # more matrices fill frames in the same way
     packing = pack([count] * few, outputs, geometry)
     jobs = Counter(zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True))
     segment = [

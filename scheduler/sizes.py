@@ -1,4 +1,4 @@
-"""Symbolic sizes: a program is written once, for any batch, new tokens and past tokens."""
+"""`Size`: symbolic sizes, so that one program serves any batch, new tokens and past tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Size:
 
     @classmethod
     def of(cls, value: int | str | Size) -> Size:
-        """Return a number or the name of a symbol as a size."""
+        """Return the size of a number, or of the name of a symbol."""
         if isinstance(value, Size):
             return value
         return cls(((1, (value,)),)) if isinstance(value, str) else cls(((value, ()),))

@@ -377,7 +377,7 @@ def test_the_command_writes_compares_and_draws(tmp_path: Path) -> None:
         (("--profile", "ideal", "--profile", "ideal"), "mock ideal is given twice"),
         (("--repeats", 0), "--repeats"),
         (("--batch", 0), "batch = 0"),
-        (("--new-tokens", 3), "generates none"),
+        (("--new-tokens", 3), "generates no text"),
         (("--placement", "sun"), "unknown placement 'sun'"),
         (("--model", "mt-nlg-530b"), "GB of float32 weights"),
         (("--model", "nowhere/at/all"), "no such file or folder"),

@@ -147,7 +147,7 @@ def test_language_models_from_the_command_line(references: Path, tmp_path: Path)
         ),
         (("run", "--limit", "0"), "--limit"),
         pytest.param(("plan", "--batch", "0"), "batch = 0", marks=SLOW),
-        pytest.param(("plan", "--new-tokens", "1"), "generates none", marks=SLOW),
+        pytest.param(("plan", "--new-tokens", "1"), "generates no text", marks=SLOW),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments: tuple[str, ...], message: str) -> None:

@@ -26,7 +26,7 @@ from lightloom.scheduler import (
     set_names,
 )
 from lightloom.scheduler.energy.account import PLANCK_LIGHT
-from lightloom.scheduler.energy.crossover import LARGEST, crossovers, layer_account
+from lightloom.scheduler.energy.crossover import MAX_WIDTH, crossovers, layer_account
 from reference_optics import theory
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -72,7 +72,7 @@ def account(name: str, *sets: str, sequence: int = 1024, placement: str = "paper
 def test_planned_events_are_those_that_the_mock_counts(
     references: Path, name: str, bench: str
 ) -> None:
-    # an account of events that do not happen is worth nothing
+    # an account is only as good as its events
     model = load_model(references / name)
     tokens = tokens_of(references, name)
     backend = MockBackend(OpticsProfile(photons_per_mac=3.0, input_bits=8, **BENCHES[bench]))
@@ -166,7 +166,7 @@ def test_decoding_is_counted_token_by_token() -> None:
 
 
 def test_joules_of_one_layer_by_hand() -> None:
-    # every term of the formula once, by somebody who reads it from the page
+    # every term of the formula, computed independently
     profile = OpticsProfile(
         name="hand",
         encoding="offset",
@@ -213,20 +213,20 @@ def test_joules_of_one_layer_by_hand() -> None:
 
 
 def test_a_gpu_pays_for_bandwidth_where_arithmetic_is_small() -> None:
-    # softmax and norms cost what they cost: not operations, but bytes
+    # the cost of softmax and norms is bytes, not operations
     profile = load_profile("projection-2030")
     one = layer_account(layer_program(1024), profile, resolve(profile), 1, 512)
     gpu = {item.baseline.name: item for item in one.digital()}["gpu-full"]
     seconds = 0.0
     for part in one.parts:
-        for work in part.work:
+        for work in part.workload:
             arithmetic = work.macs / 0.9895e15 + work.operations / 67e12
             moved = work.product_values + work.weight_values + 2 * work.values
             seconds += work.times * max(arithmetic, moved / 3.35e12)
     assert gpu.seconds == pytest.approx(seconds)
     assert gpu.system == pytest.approx(700 * seconds)
     softmax = next(part for part in one.parts if part.kind == "softmax")
-    (work,) = softmax.work
+    (work,) = softmax.workload
     assert 2 * work.values / 3.35e12 > 10 * work.operations / 67e12
 
 
@@ -265,7 +265,7 @@ def test_converters_follow_the_throughput() -> None:
 
 
 def test_the_factors_of_the_sensitivity_break_even() -> None:
-    # a table of what to change that does not do it, if changed, sends people the wrong way
+    # a wrong factor would send an engineer the wrong way
     one = account("gpt3-175b")
     goals = {item.baseline.name: item for item in one.digital() if item.system is not None}
     powers = [abs(item.power) for item in one.sensitivity()]
@@ -300,7 +300,7 @@ def test_crossovers_are_where_the_light_begins_to_win() -> None:
         assert wins(item.first)
         assert item.first == 64 or not wins(item.first // 2)
     never = crossovers(layer_program, load_profile(), resolve(load_profile()), 1, 128)
-    assert all(item.first is None for item in never) and LARGEST == 1 << 20
+    assert all(item.first is None for item in never) and MAX_WIDTH == 1 << 20
 
 
 def test_a_fixed_light_per_pair_has_no_law_of_one_over_d() -> None:
@@ -420,16 +420,16 @@ def written(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (GOOD.replace(', unit = "pJ"', ""), "it has no unit"),
-        (GOOD.replace(', source = "a data sheet"', ""), "it has no source"),
+        (GOOD.replace(', unit = "pJ"', ""), "it lacks unit"),
+        (GOOD.replace(', source = "a data sheet"', ""), "it lacks source"),
         (GOOD.replace("a data sheet", " "), "has no source"),
         (GOOD.replace("= 5", "= -5"), "must be above 0"),
         (GOOD.replace("= 5", "= 0"), "must be above 0"),
-        (GOOD.replace("= 5", "= nan"), "no finite number"),
-        (GOOD.replace("= 5", '= "five"'), "no finite number"),
-        (GOOD.replace("pJ", "pW"), 'want "J"'),
-        (GOOD.replace("2024", '"last"'), "is no year"),
-        (GOOD.replace("dac_j", "magic_j"), "magic_j is no constant"),
+        (GOOD.replace("= 5", "= nan"), "not a finite number"),
+        (GOOD.replace("= 5", '= "five"'), "not a finite number"),
+        (GOOD.replace("pJ", "pW"), 'give "J"'),
+        (GOOD.replace("2024", '"last"'), "is not a year"),
+        (GOOD.replace("dac_j", "magic_j"), "magic_j is not a constant"),
         ("dac_j = 5", "needs value, unit and source"),
         ('quantum_efficiency = { value = 2, unit = "1", source = "x" }', "at most 1"),
         ('hold_power_w = { value = -1, unit = "W", source = "x" }', "0 or more"),

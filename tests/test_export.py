@@ -1,4 +1,4 @@
-"""An export holds every number of the journal, with its unit, and says where it comes from.
+"""An export holds every number of the journal, with its unit, and names its source.
 
 Whoever analyses a run elsewhere sees nothing but this: a number that were lost, or a simulated one
 that looked measured, would be believed.
@@ -72,7 +72,7 @@ def exported(journal: Path, output: Path) -> dict[str, int]:
 
 
 def arrays_of(path: Path) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
-    """Read all arrays, and their attributes, with nothing but the format's own package."""
+    """Read all arrays, and their attributes, with only the format's own package."""
     found: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
 
     def plain(array: Any) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_every_number_of_the_journal_comes_back(
     assert {f"faults/{name}" for name in faults[0]} <= set(found)
     for name in faults[0]:
         assert same(found[f"faults/{name}"], [fault[name] for fault in faults]), name
-    # steps: what they were, what they took, what they gave
+    # steps: names, times, results
     for name in ("pass", "step", "part", "session", "at_s", "seconds", "name", "kind", "where"):
         assert same(found[f"steps/{name}"], [step[name] for step in steps]), name
     assert [json.loads(text) for text in found["steps/stats"]] == [s["stats"] for s in steps]
@@ -190,7 +190,7 @@ def test_units_and_the_watermark_are_everywhere(
 def test_a_run_on_instruments_is_not_called_simulated(on_the_mock: Path, tmp_path: Path) -> None:
     path = tmp_path / "real.db"
     with made(path, on_the_mock) as (journal, _), JournalFile(on_the_mock) as other:
-        journal.tell(plan=other.about()["plan"] | {"is_mock": False})
+        journal.keep_about(plan=other.about()["plan"] | {"is_mock": False})
         keep_segment(journal, 0)
     exported(path, tmp_path / "real.h5")
     assert not any(said["is_mock"] for _, said in arrays_of(tmp_path / "real.h5").values())
@@ -209,7 +209,7 @@ def test_xarray_reads_zarr_with_its_dimensions(on_a_bench: Path, exports: dict[s
     electrons = xarray.open_dataset(output, group="electrons", engine="zarr")
     assert electrons["electrons"].dims == ("electrons_row", "electrons_axis_1")
     assert electrons["electrons"].attrs["units"] == "photoelectrons"
-    assert electrons["electrons_segment"].dtype == np.int64  # nothing was taken for missing
+    assert electrons["electrons_segment"].dtype == np.int64  # no value was taken as missing
     taken = xarray.open_zarr(output, group="steps")
     assert same(taken["shots"].values, [step["stats"].get("shots", 0) for step in steps])
     with xarray.open_datatree(output, engine="zarr") as tree:
@@ -240,11 +240,11 @@ def test_arrays_of_other_sizes_get_a_stack_of_their_own(on_the_mock: Path, tmp_p
     assert found[f"{stack}/2"][0].shape == (8, 0, 4)
 
 
-# --- what is refused, and what is left then -------------------------------------------------------
+# --- refused outputs -------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_there_is_left_alone(ending: str, on_the_mock: Path, tmp_path: Path) -> None:
+def test_an_existing_output_is_not_changed(ending: str, on_the_mock: Path, tmp_path: Path) -> None:
     output = tmp_path / f"run{ending}"
     output.write_bytes(b"mine")
     with pytest.raises(InputError, match="already exists"):
@@ -253,8 +253,8 @@ def test_what_is_there_is_left_alone(ending: str, on_the_mock: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["run.csv", "run", "nowhere/run.h5"])
-def test_outputs_that_cannot_be_are_refused(name: str, on_the_mock: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"called \.h5|no folder"):
+def test_invalid_outputs_are_refused(name: str, on_the_mock: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ends in \.h5|no folder"):
         exported(on_the_mock, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -294,7 +294,7 @@ with Killed(sys.argv[1]) as journal:
 def test_a_killed_export_does_not_look_whole(
     ending: str, on_the_mock: Path, tmp_path: Path
 ) -> None:
-    # half of a run stood at the name of all of it, and xarray opened it
+    # half of a run had the name of the whole, and xarray opened it
     output = tmp_path / f"run{ending}"
     killed = [sys.executable, "-c", KILLED, str(on_the_mock), str(output)]
     assert subprocess.run(killed, timeout=60).returncode == 9
@@ -323,7 +323,7 @@ def test_an_empty_journal_and_one_that_is_being_written_can_be_exported(
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(exporting, "CHUNK_BYTES", 4096)
-    monkeypatch.setattr(exporting, "MOST_WAITING_BYTES", 16_384)
+    monkeypatch.setattr(exporting, "MAX_BUFFERED_BYTES", 16_384)
     yield
 
 
@@ -347,7 +347,7 @@ def test_chunks_break_nothing(ending: str, on_the_mock: Path, tmp_path: Path) ->
 def test_a_long_run_takes_no_more_memory(
     on_the_mock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "MOST_WAITING_BYTES", 1 << 20)
+    monkeypatch.setattr(exporting, "MAX_BUFFERED_BYTES", 1 << 20)
 
     def peak(name: str, segments: int) -> int:
         with made(tmp_path / f"{name}.db", on_the_mock) as (journal, _):
@@ -359,7 +359,7 @@ def test_a_long_run_takes_no_more_memory(
         tracemalloc.stop()
         return most
 
-    peak("first", 2)  # what is imported, and made once, is there now
+    peak("first", 2)  # so that imports and caches do not count below
     short, long = peak("short", 8), peak("long", 48)
     assert long < 1.2 * short + 500_000, (short, long)
     assert long < 12_000_000  # of 25 MB
@@ -374,4 +374,4 @@ def test_the_command_says_what_it_wrote(on_the_mock: Path, tmp_path: Path) -> No
     again = run(on_the_mock, "--output", tmp_path / "run.h5")
     assert again.returncode == 2 and len(again.stderr.strip().splitlines()) == 1
     other = run(tmp_path / "run.h5", "--output", tmp_path / "other.h5")
-    assert other.returncode == 2 and "no journal of a run" in other.stderr
+    assert other.returncode == 2 and "not a journal of a run" in other.stderr

@@ -1,4 +1,4 @@
-"""Every family against transformers and torch, whose outputs are kept in references/."""
+"""Every family against stored outputs of transformers and torch in references/."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ LANGUAGE = ("gpt2", "llama", "llama3", "qwen2", "mistral")
 @pytest.mark.parametrize("count", [1, 17])
 @pytest.mark.parametrize("name", [*LANGUAGE, "bert"])
 def test_outputs_equal_transformers(references: Path, name: str, count: int) -> None:
-    # a family that is subtly wrong gives fluent nonsense
+    # small mistakes in a family still give fluent text
     expected = load_file(references / name / "expected.safetensors")
     lengths = expected[f"lengths_{count}"]
     model = load_model(references / name)
@@ -47,7 +47,7 @@ def test_decoding_with_a_cache_equals_the_full_pass(references: Path, name: str)
     "name", [n if n == "gpt2" else pytest.param(n, marks=pytest.mark.slow) for n in LANGUAGE]
 )
 def test_decoding_on_the_mock_is_causal(references: Path, name: str) -> None:
-    # scales and noise belong to a token's own address: what follows must not change it
+    # scales and noise belong to a token's own address: later tokens must not change it
     model = load_model(references / name)
     backend = MockBackend(
         OpticsProfile(
@@ -77,7 +77,7 @@ def test_decoding_on_the_mock_is_causal(references: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [*LANGUAGE, "bert", "vit"])
 @pytest.mark.parametrize("placement", ["paper", "projections", "all-optical", "host"])
 def test_an_ideal_bench_changes_nothing(references: Path, name: str, placement: str) -> None:
-    # else the error of the optics could not be told from an error of the program
+    # otherwise an error of the program would look like one of the optics
     model = load_model(references / name)
     expected = load_file(references / name / "expected.safetensors")
     data = expected["images"] if name == "vit" else expected["tokens_17"]

@@ -22,7 +22,7 @@ from lightloom.cli.app import app
 
 FOLDER = SHIPPED / "glimmer"
 PROMPTS = ("The", "Return the", "If the", "This method", "A list of", "When a")
-# share of generated words that are words of CPython's documentation: 0.91 to 0.94, +-0.02, 5 sigma
+# fraction of generated words that CPython's documentation has: 0.91 to 0.94, +-0.02, 5 sigma
 KNOWN_WORDS = 0.8
 LARGEST = 4 << 20  # bytes of the whole folder
 
@@ -67,7 +67,7 @@ def test_it_writes_words_with_the_core_install_alone() -> None:
     assert "." in text  # sentences end
 
 
-def test_it_knows_held_out_text_as_well_as_when_it_was_trained() -> None:
+def test_its_perplexity_on_held_out_text_is_that_of_its_training() -> None:
     """Perplexity of text that it has not seen, at most 5 % above what the recipe measured."""
     perplexity = load_model("glimmer").perplexity(held_out(128))
     assert perplexity < 1.05 * np.exp(described()["held_out_loss"])
@@ -76,7 +76,7 @@ def test_it_knows_held_out_text_as_well_as_when_it_was_trained() -> None:
 def test_light_costs_it_little_on_the_default_bench() -> None:
     model, rows = load_model("glimmer"), held_out(8)
     digital, light = model.perplexity(rows), model.perplexity(rows, "mock")
-    # 1.0007 of it, +-0.0006 (25 seeds): light that costs less than nothing is chance, to 5.7 sigma
+    # 1.0007 of it, +-0.0006 (25 seeds): a gain by light is noise, to 5.7 sigma
     assert 0.997 * digital < light < 1.1 * digital
 
 
@@ -123,9 +123,7 @@ def test_both_readers_of_its_tokenizer_agree() -> None:
         {"model": None},
     ],
 )
-def test_a_tokenizer_that_asks_for_more_is_left_to_the_package(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
+def test_other_tokenizers_need_the_package(change: dict[str, Any], tmp_path: Path) -> None:
     document = json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(document | change), encoding="utf-8")

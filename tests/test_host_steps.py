@@ -1,4 +1,4 @@
-"""The digital steps against plain statements of what they are."""
+"""The digital steps against their definitions."""
 
 import math
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_activations(name: str, exact) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_scratch_is_used_only_when_allowed() -> None:
-    # an operand that is still needed must not change under another step's hands
+    # a step must not change an operand that another step still needs
     for call in (
         lambda x, scratch: steps.activate(x, function="gelu", scratch=scratch),
         lambda x, scratch: steps.add_bias(x, bias=np.ones(3, np.float32), scratch=scratch),
@@ -121,11 +121,11 @@ def test_unknown_steps_and_missing_extras_are_named() -> None:
 def test_a_hub_name_is_fetched(mocker: MockerFixture, references: Path) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="needs the extra 'hub'")
     fetch = mocker.patch.object(hub, "snapshot_download", return_value=str(references / "bert"))
-    assert load_model("somebody/some-Model.v2").task == "encoder"
-    assert fetch.call_args.args == ("somebody/some-Model.v2",)
+    assert load_model("owner/some-Model.v2").task == "encoder"
+    assert fetch.call_args.args == ("owner/some-Model.v2",)
     fetch.side_effect = OSError("no network")
-    with pytest.raises(InputError, match="cannot fetch 'somebody/other' from the hub: no network"):
-        load_model("somebody/other")
+    with pytest.raises(InputError, match="cannot fetch 'owner/other' from the hub: no network"):
+        load_model("owner/other")
 
 
 def test_threads_do_not_disturb_each_other(references: Path) -> None:

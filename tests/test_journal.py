@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere goes on with the same bits, and a damaged journal is refused.
+"""A stopped run resumes anywhere with the same bits, and a damaged journal is refused.
 
 Without this, hours of light are lost to one power cut, or come back as other numbers.
 """
@@ -53,7 +53,7 @@ def run(path: Path | None, backend: Backend | str = "mock", batch: int = 3, **op
 
 
 def content(path: Path) -> dict[Any, Any]:
-    """Return every number that a journal holds, by its place."""
+    """Return every number in a journal, by its place."""
     with JournalFile(path) as kept:
         found: dict[Any, Any] = {
             (row["pass"], row["step"], row["part"]): [value.tobytes() for value in row["values"]]
@@ -103,7 +103,7 @@ def test_recording_changes_nothing(whole: Path) -> None:
     "share",
     [*(pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.01, 0.3, 0.77)), 0.5, 1.0],
 )
-def test_a_run_goes_on_from_any_step(whole: Path, tmp_path: Path, share: float) -> None:
+def test_a_run_resumes_from_any_step(whole: Path, tmp_path: Path, share: float) -> None:
     with JournalFile(whole) as kept:
         count = sum(1 for _ in kept.steps())
     part = cut(whole, tmp_path / "part.db", round(share * count))
@@ -117,7 +117,7 @@ def test_a_run_goes_on_from_any_step(whole: Path, tmp_path: Path, share: float) 
 
 
 def decoded(model: Model, backend: Backend, journal: Journal | None, batch: int) -> np.ndarray:
-    """Decode three tokens after a prompt, each a pass that reads what was appended before."""
+    """Decode three tokens after a prompt, each a pass that reads the appended tokens."""
     chance = np.random.Generator(np.random.Philox(5))
     executor, cache = model.executor(backend), Cache()
     executor.journal = journal
@@ -127,7 +127,7 @@ def decoded(model: Model, backend: Backend, journal: Journal | None, batch: int)
     return np.concatenate(passes, axis=1)
 
 
-def test_what_was_appended_comes_back(references: Path, tmp_path: Path) -> None:
+def test_appended_states_are_restored(references: Path, tmp_path: Path) -> None:
     model, backend = load_model(references / "gpt2"), lightloom.open_backend("mock")
     model.calibrate(model.executor(backend))
     wanted = decoded(model, backend, None, 2)
@@ -220,8 +220,8 @@ def cut_bench(source: Path, target: Path, at_s: float) -> Path:
     return target
 
 
-def check_that_it_goes_on(source: Path, part: Path, share: float) -> None:
-    """See that a run on benches goes on with the same bits after a share of its segments."""
+def check_resume(source: Path, part: Path, share: float) -> None:
+    """Check that a run on benches resumes with the same bits after a fraction of its segments."""
     kept_at = moments(source)
     assert len(kept_at) > 20
     cut_bench(source, part, kept_at[round(share * (len(kept_at) - 2))])
@@ -234,22 +234,22 @@ def check_that_it_goes_on(source: Path, part: Path, share: float) -> None:
     "share",
     [0, 1 / 3, 0.8, 1],
 )
-def test_a_bench_goes_on_with_the_same_light(
+def test_a_bench_resumes_with_the_same_light(
     whole_on_a_bench: tuple[Path, Path], tmp_path: Path, share: float
 ) -> None:
-    """Noise is keyed by shot, and simulated drift stands still while nothing runs.
+    """Noise is keyed by shot, and simulated drift stops while no run is active.
 
     One layout; `test_segments.py` has all of them, and every segment.
     """
-    check_that_it_goes_on(whole_on_a_bench[0], tmp_path / "part.db", share)
+    check_resume(whole_on_a_bench[0], tmp_path / "part.db", share)
 
 
 @pytest.mark.slow
-def test_two_benches_go_on_with_the_same_light(tmp_path: Path) -> None:
-    # One of them may be a segment behind the other where the power went.
+def test_two_benches_resume_with_the_same_light(tmp_path: Path) -> None:
+    # At a power cut one of them may be a segment behind the other.
     source, _ = bench_run(tmp_path, "whole.db", 2)
     for share in (0, 1 / 3, 1):
-        check_that_it_goes_on(source, tmp_path / f"{share:.1f}.db", share)
+        check_resume(source, tmp_path / f"{share:.1f}.db", share)
 
 
 # ------------------------------------------------------------------------------- kills and power
@@ -270,7 +270,7 @@ plan(load_model("digits"), "mock", 1).run(
 
 @pytest.fixture(scope="module")
 def not_killed(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
-    """Return what the journal of the same run holds when nobody kills it."""
+    """Return the content of the journal of the same run when it is not killed."""
     reference = tmp_path_factory.mktemp("killed") / "reference.db"
     shown, labels = images(8)
     plan(load_model("digits"), "mock", 1).run(shown, labels, record=reference)
@@ -300,7 +300,7 @@ def test_a_killed_process_loses_nothing(
 
 
 def _has_steps(path: Path, count: int) -> bool:
-    """Whether a journal is there that has kept so many steps, while it is written."""
+    """Return whether a journal that is being written has kept so many steps."""
     if not path.exists() or count == 0:
         return path.exists()
     with JournalFile(path) as kept:
@@ -313,7 +313,7 @@ def _is_complete(path: Path) -> bool:
 
 
 def test_a_power_cut_in_a_transaction(tmp_path: Path) -> None:
-    """The log of the last transaction is cut at any place: what came before it is whole."""
+    """The log of the last transaction is cut at any place: the transactions before it are whole."""
     path = tmp_path / "run.db"
     journal = Journal.create(path)
     journal.begin_session({})
@@ -333,7 +333,7 @@ def test_a_power_cut_in_a_transaction(tmp_path: Path) -> None:
         copy.with_name(f"{place}.db-wal").write_bytes(states[1][:place])
         with JournalFile(copy) as kept:
             first = [np.frombuffer(row["content"], np.float32)[0] for row in kept.rows("step")]
-        assert first == list(range(len(first)))  # the first so many, and nothing else
+        assert first == list(range(len(first)))  # the first ones, without a gap
         found.add(len(first))
         again = Journal.reopen(copy)
         again.close()
@@ -344,7 +344,7 @@ def test_a_power_cut_in_a_transaction(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", ["about", "input", "step", "pass", "program", "session"])
-def test_a_changed_number_is_found(whole: Path, tmp_path: Path, table: str) -> None:
+def test_a_changed_number_is_detected(whole: Path, tmp_path: Path, table: str) -> None:
     part = cut(whole, tmp_path / "part.db", 60)
     column = {
         "about": "value",
@@ -372,7 +372,7 @@ def test_a_changed_number_is_found(whole: Path, tmp_path: Path, table: str) -> N
 
 
 @pytest.mark.parametrize("table", ["pass", "program"])
-def test_a_missing_row_is_found(whole: Path, tmp_path: Path, table: str) -> None:
+def test_a_missing_row_is_detected(whole: Path, tmp_path: Path, table: str) -> None:
     part = cut(whole, tmp_path / "part.db", 60)
     with sqlite3.connect(part) as database:
         database.execute(f"DELETE FROM {table} WHERE number = 1")
@@ -386,8 +386,10 @@ def test_a_missing_row_is_found(whole: Path, tmp_path: Path, table: str) -> None
 @pytest.mark.parametrize(
     "missing", ["step WHERE rowid = 9", "step WHERE rowid < 4", "input WHERE name = 'labels'"]
 )
-def test_what_others_stand_on_is_missed(whole: Path, tmp_path: Path, missing: str) -> None:
-    # a run would go on without labels, or fall over a step that it cannot repeat
+def test_a_missing_row_that_others_need_is_detected(
+    whole: Path, tmp_path: Path, missing: str
+) -> None:
+    # a run would resume without labels, or fail at a step that it cannot repeat
     part = cut(whole, tmp_path / "part.db", 60)
     with sqlite3.connect(part) as database:
         database.execute(f"DELETE FROM {missing}")
@@ -411,7 +413,7 @@ def test_a_journal_from_the_future(whole: Path, tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 99")
     database.close()
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"schema 99.*knows up to 1"):
+    with pytest.raises(InputError, match=r"schema 99.*reads up to 1"):
         resume(path)
     assert path.read_bytes() == before
 
@@ -419,9 +421,9 @@ def test_a_journal_from_the_future(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content_of", "says"),
     [
-        (b"", "is no journal"),
-        (b"SQLite format 3\0" + bytes(200), "(is damaged|is no journal|cannot read)"),
-        (b"hello, this is a text", "is no journal"),
+        (b"", "is not a journal"),
+        (b"SQLite format 3\0" + bytes(200), "(is damaged|is not a journal|cannot read)"),
+        (b"hello, this is a text", "is not a journal"),
     ],
 )
 def test_other_files(tmp_path: Path, content_of: bytes, says: str) -> None:
@@ -445,7 +447,7 @@ def test_a_missing_journal(tmp_path: Path) -> None:
 
 def test_a_journal_is_never_overwritten(whole: Path) -> None:
     before = whole.read_bytes()
-    with pytest.raises(InputError, match=r"is there already.*lightloom resume"):
+    with pytest.raises(InputError, match=r"already exists.*lightloom resume"):
         run(whole)
     assert whole.read_bytes() == before
 
@@ -473,7 +475,7 @@ def test_two_writers(whole: Path, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-    resume(part)  # and who was killed holds nothing
+    resume(part)  # the killed process holds no lock
     assert content(part) == content(whole)
 
 
@@ -501,7 +503,7 @@ def test_a_read_only_journal(whole: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_journal_with_other_tables_is_refused(whole: Path, tmp_path: Path, change: str) -> None:
-    # a view with an endless query would hang every reader; a trigger would change what is kept
+    # a view with an endless query would hang every reader; a trigger would change the rows
     part = cut(whole, tmp_path / "part.db", 60)
     with sqlite3.connect(part) as database:
         database.executescript(change)
@@ -516,13 +518,13 @@ def test_a_journal_with_other_tables_is_refused(whole: Path, tmp_path: Path, cha
 
 
 def test_no_query_of_a_reader_is_endless(whole: Path) -> None:
-    # what damage makes of a table may lead round in circles
+    # damage may make the pages of a table circular
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
     with JournalFile(whole) as kept, pytest.raises(InputError, match="damaged"):
         list(kept.rows("step", f"({endless})"))
 
 
-# ------------------------------------------------------------------------------- lost on the way
+# ------------------------------------------------------------------------------- lost files
 
 
 def _cut_off(path: Path) -> None:
@@ -553,7 +555,7 @@ LOST: dict[str, tuple[Callable[[Path], Any], str]] = {
 @pytest.mark.parametrize("is_late", [False, True], ids=["while written", "at the end"])
 @pytest.mark.parametrize("what", LOST)
 def test_a_lost_journal_stops_the_run(tmp_path: Path, what: str, is_late: bool) -> None:
-    # it ended with status 0, and nothing of it was left
+    # such a run ended with status 0, and its results were lost
     path = tmp_path / "a" / "run.db"
     path.parent.mkdir()
     journal = Journal.create(path)
@@ -562,7 +564,7 @@ def test_a_lost_journal_stops_the_run(tmp_path: Path, what: str, is_late: bool) 
     journal.flush()
     lose, says = LOST[what]
     lose(path)
-    with pytest.raises(InputError, match=says) as told:
+    with pytest.raises(InputError, match=says) as raised:
         if is_late:
             journal.end_session("complete")
             journal.close()
@@ -570,8 +572,8 @@ def test_a_lost_journal_stops_the_run(tmp_path: Path, what: str, is_late: bool) 
             for number in range(1, 100):
                 journal.keep_step((0, number, 0), [np.zeros(500)], 0.1)
                 journal.flush()
-    assert str(path) in str(told.value)
-    journal.close()  # told once
+    assert str(path) in str(raised.value)
+    journal.close()  # raised once only
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows refuses to delete or move an open file")
@@ -588,7 +590,7 @@ def test_a_run_whose_journal_is_gone_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows refuses to delete or move an open file")
-def test_a_renamed_journal_keeps_what_was_in_its_log(tmp_path: Path) -> None:
+def test_a_renamed_journal_keeps_the_rows_of_its_log(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     journal = Journal.create(path)
     journal.begin_session({})
@@ -600,7 +602,7 @@ def test_a_renamed_journal_keeps_what_was_in_its_log(tmp_path: Path) -> None:
         journal.close()
     with JournalFile(tmp_path / "other.db") as kept:
         assert len(list(kept.rows("step"))) == 20
-    Journal.create(path).close()  # nothing of the old log is taken for one of a new journal
+    Journal.create(path).close()  # the old log is not taken for that of a new journal
 
 
 @pytest.mark.parametrize("ending", ["-wal", "-journal"])
@@ -615,7 +617,7 @@ def test_a_log_of_another_file_is_not_taken_for_ours(tmp_path: Path, ending: str
 # ------------------------------------------------------------------------------- two names
 
 
-def test_a_journal_is_held_under_every_name(whole: Path, tmp_path: Path) -> None:
+def test_a_journal_is_locked_under_every_name(whole: Path, tmp_path: Path) -> None:
     # two sessions wrote one file, each with a log of its own
     part = cut(whole, tmp_path / "part.db", 60)
     (tmp_path / "inside").mkdir()
@@ -624,7 +626,7 @@ def test_a_journal_is_held_under_every_name(whole: Path, tmp_path: Path) -> None
         (tmp_path / "link.db").symlink_to(part)
         (tmp_path / "folder").symlink_to(tmp_path)
         names += [tmp_path / "link.db", tmp_path / "folder" / "part.db"]
-    except OSError:  # Windows lets not everybody make one
+    except OSError:  # on Windows not every user may make links
         pass
     journal = Journal.reopen(part)
     try:
@@ -657,7 +659,7 @@ def test_a_journal_with_a_second_hard_name_is_refused(whole: Path, tmp_path: Pat
         {"since": "yesterday"},
         {"since": "0001-01-01T00:00:00+14:00"},
         {"since": None},
-        {"pid": "nobody"},
+        {"pid": "none"},
         {"pid": float("inf")},
         {"host": ["x"], "user": {}},
         b"",
@@ -672,7 +674,7 @@ def test_a_journal_with_a_second_hard_name_is_refused(whole: Path, tmp_path: Pat
     ids=lambda left: repr(left)[:40],
 )
 def test_a_damaged_holder_is_survived(tmp_path: Path, left: Any) -> None:
-    # who is refused wants to know why, not where Python gave up
+    # a refused user needs the reason, not a traceback
     held = HeldLock(tmp_path / "lock", "the thing").acquire()
     path = held.holder_path
     good = json.loads(path.read_text(encoding="utf-8"))
@@ -743,14 +745,14 @@ def test_another_bench_or_calibration_is_refused(
             resume(part)
         assert part.read_bytes() == before
         bench.unlink()
-        with pytest.raises(InputError, match="is gone; say where it is with --bench"):
+        with pytest.raises(InputError, match="is gone; name its new path with --bench"):
             resume(part)
         moved = tmp_path / "moved.toml"
         moved.write_text(text, encoding="utf-8")
         resume(part, bench=moved)
         assert content(part) == content(path)
     finally:
-        bench.write_text(text, encoding="utf-8")  # other tests go on with it
+        bench.write_text(text, encoding="utf-8")  # other tests use it, too
 
 
 # ------------------------------------------------------------------------------- a full disk
@@ -759,7 +761,7 @@ def test_another_bench_or_calibration_is_refused(
 def test_a_full_disk_pauses_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The light goes off while a run waits for room, and on when there is some."""
+    """The light goes off while a run waits for disk space, and on when there is some."""
     path = tmp_path / "run.db"
     journal = Journal.create(path)
     journal.begin_session({})
@@ -767,14 +769,14 @@ def test_a_full_disk_pauses_and_loses_nothing(
     limit = _page_limit(monkeypatch)
     limit(20)
     said: list[str] = []
-    asked: list[bool] = []  # by who waits for room: whether the disk was known to be full
+    asked: list[bool] = []  # called while waiting: whether the full disk was reported
     finished: list[int] = []
 
     def is_stopping() -> bool:
         asked.append(bool(said))
         return False
 
-    journal.on_pause, journal.on_go = said.append, lambda: said.append("on")
+    journal.on_pause, journal.on_continue = said.append, lambda: said.append("on")
     journal.is_stopping = is_stopping
 
     def work() -> None:
@@ -820,7 +822,7 @@ def _failing(code: int) -> sqlite3.OperationalError:
 def test_only_a_full_disk_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, says: str
 ) -> None:
-    # a share without shared memory was "full" for ever
+    # a network drive without shared memory was "full" for ever
     journal = Journal.create(tmp_path / "run.db")
 
     def fails(connection: sqlite3.Connection, rows: Any) -> None:
@@ -838,7 +840,7 @@ def test_only_a_full_disk_is_waited_for(
 def test_a_quota_is_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    # SQLite says of a quota that it cannot write, and no more
+    # SQLite reports an exceeded quota only as a failure to write
     assert not database.is_full(_failing(sqlite3.SQLITE_IOERR_WRITE), tmp_path / "run.db")
 
     def fsync(handle: int) -> None:
@@ -851,33 +853,33 @@ def test_a_quota_is_a_full_disk(
 
 
 def _full(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, list[str]]:
-    """Return a journal whose disk is full, and what it said when it found out."""
+    """Return a journal whose disk is full, and the sentences that it reported."""
     journal = Journal.create(path)
     journal.begin_session({})
     journal.flush()
     _page_limit(monkeypatch)(20)
     said: list[str] = []
-    journal.on_pause, journal.on_go = said.append, lambda: said.append("on")
-    journal.keep(_segment(0, 200_000))  # more than there is room for; nobody waits for it
+    journal.on_pause, journal.on_continue = said.append, lambda: said.append("on")
+    journal.keep(_segment(0, 200_000))  # more than fits on the disk; no caller waits for it
     wait_until(lambda: said)
     return journal, said
 
 
-def test_the_writer_switches_the_light_off_and_says_so(
+def test_the_writer_switches_the_light_off_and_reports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Light stayed on where the thread that met the full disk was not the one that has light."""
+    """Light stayed on where the writer thread, which met the full disk, had no bench."""
     journal, said = _full(tmp_path / "run.db", monkeypatch)
-    with pytest.raises(InputError, match="the disk is full"):  # told at the end at the latest
+    with pytest.raises(InputError, match="the disk is full"):  # raised at the end at the latest
         journal.close()
-    assert "light off" in said[0]  # nobody waits, and nobody kept a segment meanwhile
-    assert "is full" in caplog.text  # which goes to stderr, a terminal or not
+    assert "light off" in said[0]  # no caller waits or keeps a segment
+    assert "is full" in caplog.text  # the log goes to stderr, with or without a terminal
 
 
-def test_a_run_that_waits_for_room_can_be_stopped(
+def test_a_run_that_waits_for_disk_space_can_be_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One SIGTERM or Ctrl-C did not end it: who waited was asked by nobody."""
+    """One SIGTERM or Ctrl-C did not end it, since the wait did not check for them."""
     journal, _ = _full(tmp_path / "run.db", monkeypatch)
     caught: list[BaseException] = []
     is_asked, is_to_stop = Event(), Event()
@@ -921,7 +923,7 @@ def _segment(number: int, slots: int = 200) -> Segment:
 
 
 def _page_limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Return what lets a file grow no further than so many pages, as a full disk does."""
+    """Return a function that limits a file to so many pages, as a full disk does."""
     insert, pages = journal_module.insert, [100_000]
 
     def limited(connection: sqlite3.Connection, rows: Any) -> None:

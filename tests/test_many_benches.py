@@ -1,4 +1,4 @@
-"""Several benches multiply as one: the same numbers, one task a bench, and dark when one fails."""
+"""Several benches multiply as one: the same numbers, one task per bench, all dark on a failure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def real(first: int, second: int, producer: Path, port: int) -> str:
 
 
 def text(**changes: Any) -> str:
-    """Return a bench file of tiny instruments with real timing and exact light."""
+    """A bench file of tiny instruments with real timing and exact light."""
     return bench_text(world__light="timing", **changes)
 
 
@@ -77,7 +77,7 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(seed)).standard_normal(shape, dtype=np.float32)
 
 
-# sharded axis -> x and w: heads, weight frames (a tiny frame holds 16 outputs), rows
+# what is sharded -> x and w: heads, weight frames (a tiny frame holds 16 outputs), rows
 PRODUCTS = {
     "matrices": (numbers(1, 3, 2, 20), numbers(2, 3, 5, 20)),
     "outputs": (numbers(3, 3, 20), numbers(4, 50, 20)),
@@ -86,7 +86,7 @@ PRODUCTS = {
 
 
 def check_numbers(backend: Backend, one: Backend) -> None:
-    """Assert the numbers of one bench: grey levels and names of shots are the same."""
+    """Check for the numbers of one bench: grey levels and names of shots are the same."""
     for number, (x, w) in enumerate(PRODUCTS.values()):
         at = Address(f"product.{number}", np.arange(x[..., 0].size, dtype=np.uint64))
         found, wanted = backend.matmul(x, w, at), one.matmul(x, w, at)
@@ -101,7 +101,7 @@ def check_numbers(backend: Backend, one: Backend) -> None:
 
 
 @pytest.mark.parametrize("by", PRODUCTS)
-def test_every_shard_has_its_weights_and_rows(by: str) -> None:
+def test_joined_shards_are_the_product(by: str) -> None:
     x, w = PRODUCTS[by]
     stacked, rows = w.reshape(-1, *w.shape[-2:]), x.reshape(-1, *x.shape[-2:])
     sharding = Sharding.of(stacked.shape, Geometry(32, 16, is_divisible=True, parts=2), 2)
@@ -135,12 +135,12 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
     sent: list[Any] = []
     submit = Cluster.submit
 
-    def noted(self: Cluster, function: Any, *arguments: Any, **options: Any) -> Any:
+    def recording(self: Cluster, function: Any, *arguments: Any, **options: Any) -> Any:
         if function is bench_worker.multiply:
-            sent.extend((options["worker"], share) for share in arguments[2])
+            sent.extend((options["worker"], shard) for shard in arguments[2])
         return submit(self, function, *arguments, **options)
 
-    monkeypatch.setattr(Cluster, "submit", noted)
+    monkeypatch.setattr(Cluster, "submit", recording)
     one, remote = open_benches(paths[:1]), RemoteBenches(paths[1:])
     with opened(one, remote):
         check_numbers(remote, one)
@@ -149,19 +149,19 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
         x, w = PRODUCTS["outputs"]
         sent.clear()
         prepared = remote.prepare(w)
-        for finish in [remote.begin(x, prepared) for _ in range(40)]:  # more than are under way
+        for finish in [remote.begin(x, prepared) for _ in range(40)]:  # more than may be pending
             finish()
         assert len(sent) == 80 and len({worker for worker, _ in sent}) == 2
-        assert all(share.weights is None for _, share in sent)  # they are there already
+        assert all(shard.weights is None for _, shard in sent)  # the workers have them
         assert remote.cluster is not None
         remote.cluster.ask(remote.addresses[:1], bench_worker.release)
-        check_numbers(remote, one)  # a worker that has let weights go asks for them again
+        check_numbers(remote, one)  # a worker that has dropped weights asks for them again
     assert len(remote.remarks) == 2 and "bench3.toml" in remote.remarks[1]
     with opened(remote):  # closed, it can be opened again
         check_numbers(remote, one)
 
 
-# -------------------------------------------------------------------------- one task holds a bench
+# -------------------------------------------------------------------------- one task uses a bench
 
 
 @pytest.fixture
@@ -183,15 +183,15 @@ def here(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     )
     with cluster:
         yield cluster.scheduler_address
-    assert bench_worker.held() is None  # a worker that is told to stop leaves no light on
+    assert bench_worker.opened_backend() is None  # a worker that stops leaves no light on
 
 
-# long enough that another task would have begun meanwhile
+# long enough for another task to begin
 _NAP = "(time := __import__('time'), time.time(), time.sleep(0.1), time.time())[1::2]"
 _MEET = "__import__('meeting').barrier.wait(timeout=30)"
 
 
-def test_one_task_at_a_time_holds_a_bench(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_task_at_a_time_uses_a_bench(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
     meeting: Any = SimpleNamespace(barrier=Barrier(2))
     monkeypatch.setitem(sys.modules, "meeting", meeting)  # the worker is of this process
     with open_workers(0, here) as workers:
@@ -207,33 +207,33 @@ def test_two_runs_share_a_bench_and_the_last_one_leaves_it_dark(here: str) -> No
     x, w = PRODUCTS["rows"]
     with opened(RemoteBenches(address=here), RemoteBenches(address=here)) as (first, second):
         expected = first.matmul(x, w).y
-        held = bench_worker.held()
-        assert held is not None and held.bench.source.is_connected
+        backend = bench_worker.opened_backend()
+        assert backend is not None and backend.bench.source.is_connected
         first.close()
         np.testing.assert_array_equal(second.matmul(x, w).y, expected)
-        assert bench_worker.held() is held and held.bench.source.is_connected
+        assert bench_worker.opened_backend() is backend and backend.bench.source.is_connected
         second.close()
-        assert bench_worker.held() is None and not held.bench.source.is_connected
+        assert bench_worker.opened_backend() is None and not backend.bench.source.is_connected
 
 
 def test_a_run_that_has_ended_multiplies_no_more(here: str) -> None:
-    # a task that was on its way when the run was stopped must not switch the light on again
+    # a task that was sent before the run was stopped must not switch the light on again
     remote = RemoteBenches(address=here)
     with opened(remote):
-        bench_worker.end(remote.run_name)
+        bench_worker.end_run(remote.run_name)
         with pytest.raises(NotConnected, match="has ended"):
             bench_worker.multiply(remote.run_name, False, [])
-        assert bench_worker.held() is None
+        assert bench_worker.opened_backend() is None
 
 
-def test_light_goes_off_when_nobody_multiplies(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # who began the run may be gone without a word
+def test_light_goes_off_without_products(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the process that began the run may have been killed
     monkeypatch.setattr(bench_worker, "IDLE_S", 0.2)
     x, w = PRODUCTS["rows"]
     with opened(RemoteBenches(address=here)) as (remote,):
         prepared = remote.prepare(w)
         first = remote.matmul(x, prepared).y
-        wait_until(lambda: bench_worker.held() is None)
+        wait_until(lambda: bench_worker.opened_backend() is None)
         np.testing.assert_array_equal(remote.matmul(x, prepared).y, first)  # and on again
 
 
@@ -270,7 +270,8 @@ def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:
     return remote.cluster.ask(remote.addresses, eval, code)
 
 
-_IS_DARK = "__import__('sys').modules['lightloom.scheduler.cluster.bench_worker'].held() is None"
+_MODULE = "__import__('sys').modules['lightloom.scheduler.cluster.bench_worker']"
+_IS_DARK = f"{_MODULE}.opened_backend() is None"
 
 
 @pytest.mark.slow
@@ -281,7 +282,7 @@ def test_an_error_on_one_worker_ends_the_run_and_all_are_dark(write: Write) -> N
     with opened(remote):
         assert list(asked(remote, _IS_DARK).values()) == [False, False]
         begun = [remote.begin(x, w) for _ in range(6)]
-        # nobody has asked for a result yet
+        # no result has been asked for yet
         wait_until(lambda: all(asked(remote, _IS_DARK).values()))
         assert list(asked(remote, _IS_DARK).values()) == [True, True]
         with pytest.raises(InstrumentError, match=r"bench2\.toml.*lost|bench2\.toml.*gone"):
@@ -295,7 +296,7 @@ def kill(pid: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_shares_of_a_killed_worker_run_elsewhere(write: Write) -> None:
+def test_the_shards_of_a_killed_worker_run_elsewhere(write: Write) -> None:
     remote = RemoteBenches(write(text(clock="real"), text(clock="real")))
     x, w = PRODUCTS["outputs"]
     exact = x @ w.T
@@ -314,7 +315,7 @@ def test_the_shares_of_a_killed_worker_run_elsewhere(write: Write) -> None:
         with pytest.raises(WorkersLost, match=r"of all benches are lost|is gone"):
             remote.matmul(x, prepared)
     remarks = " ".join(remote.remarks)
-    assert f"{remote.repeated} shares that it had were run again" in remarks
+    assert f"{remote.repeated} shards that it had were run again" in remarks
     assert "the light of bench 2 was switched off from here" in remarks
 
 
@@ -414,7 +415,7 @@ def test_mistakes_end_in_one_sentence(write: Write) -> None:
         assert message in run(*arguments, status=2), arguments
 
 
-def test_no_instrument_is_wanted_twice(write: Write) -> None:
+def test_no_instrument_is_used_twice(write: Write) -> None:
     producer = write("")[0]
     paths = write(
         real(first=1, second=2, producer=producer, port=1),

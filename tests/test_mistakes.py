@@ -95,7 +95,7 @@ def test_labels_must_name_each_image() -> None:
     planned = plan(model, "mock:ideal", batch=4)
     images = np.zeros((3, 1, 8, 8), dtype=np.uint8)
     for labels in ([1], 5, [[1], [2], [3]]):
-        with pytest.raises(InputError, match="do not name 3 images"):
+        with pytest.raises(InputError, match="do not fit 3 images"):
             planned.run(images, labels)
     with pytest.raises(InputError, match="no images"):
         planned.run(images[:0])
@@ -122,7 +122,7 @@ def test_seeds_are_whole_numbers(seed: object) -> None:
     [
         ({"n_layer": 1}, "has 1 layers, the weights have 2"),
         ({"n_layer": 10**9}, "n_layer = 1000000000"),
-        ({"vocab_size": 96}, r"'wte.weight' has shape \[97, 60\], the configuration wants"),
+        ({"vocab_size": 96}, r"'wte.weight' has shape \[97, 60\], the configuration needs"),
         ({"n_inner": 121}, "'h.0.mlp.c_fc.weight' has shape"),
         ({"model_type": ["gpt2"]}, "is an architecture"),
     ],

@@ -1,4 +1,4 @@
-"""Overlap changes when things happen, never what comes out; and it is predicted to the event."""
+"""Overlap changes times, never results, and it is predicted to the event."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def counted(model: Model, backend: BenchBackend) -> Stats:
 def test_a_result_that_is_seen_early_stops_no_clock(
     make_timed: Make, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for a product may have it before the thread that gave it goes on.
+    """A product's result may be ready before the thread that produced it continues.
 
     What was to stand still until then stood still for ever: a run hung once in some thousands.
     """
@@ -85,7 +85,7 @@ def test_a_result_that_is_seen_early_stops_no_clock(
 
     def slow(queue: JobQueue, job: TileJob) -> Future[TileResult]:
         future = submit(queue, job)
-        future.add_done_callback(lambda _: time.sleep(0.02))  # how slowly the thread goes on
+        future.add_done_callback(lambda _: time.sleep(0.02))  # a slow thread
         return future
 
     monkeypatch.setattr(JobQueue, "submit", slow)
@@ -113,7 +113,7 @@ def test_a_result_that_is_seen_early_stops_no_clock(
 def test_overlap_changes_no_bit(
     make_timed: Make, references: Path, small_model: Path, name: str, light: str
 ) -> None:
-    # noise is keyed by who is multiplied, and light meets products in an order of the program's own
+    # noise depends on the address, and products go to light in the order of the program
     model = load_model(small_model if name == "small" else references / name)
     data = tokens(2, 2, min(model.config.vocabulary, 40))
     ways = [(2, False), (2, True), (2, True)]
@@ -160,7 +160,7 @@ def test_a_virtual_bench_takes_the_time_that_was_predicted(
     length = 1 if layout == "single-pixel" else 2
     model = load_model(small_model if name == "small" else references / name)
     data = tokens(3, length)
-    # offset: the number of exposures depends on no value
+    # offset: the number of exposures does not depend on values
     backend = make_timed(
         layout,
         encoding__kind="offset",
@@ -212,7 +212,7 @@ def test_every_shot_happens_when_it_was_predicted(make_timed: Make, references: 
 
 
 def test_light_hides_the_host(make_timed: Make, references: Path) -> None:
-    # while the host takes the softmax of one micro-batch, light works on the next
+    # while the host computes the softmax of one micro-batch, light multiplies the next
     model = load_model(references / "gpt2")
     planned = plan(model, make_timed(), batch=4, sequence=4)
     sizes = {"batch": 4, "new": 4, "past": 0}
@@ -247,7 +247,7 @@ def test_no_order_shows_fewer_frames(tiles: int, vectors: int) -> None:
 
 
 class InAnyOrder(DeviceTimeline):
-    """A model of the devices that goes through these shots."""
+    """Return a model of the devices after these shots."""
 
     def __init__(self, shots: Sequence[tuple[int, int]], timing: ShotTiming) -> None:
         super().__init__(timing)
@@ -258,7 +258,7 @@ class InAnyOrder(DeviceTimeline):
 
 
 def times_of(shots: Sequence[tuple[int, int]], timing: ShotTiming) -> float:
-    """Let a model of the devices go through shots in any order."""
+    """Simulate shots in any order on a model of the devices."""
     light = InAnyOrder(shots, timing)
     light.run(JobShape(1, 1))
     return light.now_s
@@ -301,8 +301,8 @@ def test_heads_share_frames() -> None:
     assert packing.frames() == (1, 2) and packing.inputs_shown() == 7
 
 
-def test_vectors_that_stay_are_not_shown_again() -> None:
-    # forth and back over 3 weight frames: 5 vectors, then 4, then 4
+def test_unchanged_input_frames_are_not_shown_again() -> None:
+    # boustrophedon over 3 weight frames: 5 vectors, then 4, then 4
     packing = pack([5], 40, Geometry(16, 64))
     assert packing.frames() == (3, 13) and packing.inputs_shown() == 13
     assert packing.frames("input-stationary") == (11, 5)
@@ -310,7 +310,7 @@ def test_vectors_that_stay_are_not_shown_again() -> None:
 
 @pytest.mark.slow
 def test_large_jobs_take_what_their_shots_take() -> None:
-    # times of jobs that are not gone through shot by shot
+    # times of jobs that are not simulated shot by shot
     for name, ((ri, si), (rw, sw), exposure, readout) in TIMINGS.items():
         timing = ShotTiming(
             ModulatorTiming(ri, 0.0, si), ModulatorTiming(rw, 0.0, sw), exposure, readout
@@ -343,7 +343,7 @@ def test_a_failing_host_step_switches_the_light_off(
     assert not backend.bench.source.is_connected  # closed, and so off
     monkeypatch.undo()
     model = load_model(small_model)
-    assert np.isfinite(passed(model, backend, tokens(4, 3), 2, True)).all()  # and it goes on
+    assert np.isfinite(passed(model, backend, tokens(4, 3), 2, True)).all()  # and it still works
 
 
 def test_an_interrupted_pass_ends_and_can_be_repeated(
@@ -365,7 +365,7 @@ def test_an_interrupted_pass_ends_and_can_be_repeated(
     assert np.array_equal(again, passed(model, make_timed(), tokens(4, 3), 2, True))
 
 
-def test_what_does_not_fit_is_refused_before_it_is_shown(
+def test_a_frame_that_does_not_fit_is_refused_before_it_is_shown(
     make_timed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = make_timed()
@@ -408,7 +408,7 @@ def test_profiles_are_faster_with_overlap() -> None:
 
 
 def test_two_benches_share_every_product(make_timed: Make, small_model: Path) -> None:
-    # heads, weight frames or rows are dealt out, and the numbers are those of one bench
+    # heads, weight frames or rows are sharded, and the numbers are those of one bench
     model, data = load_model(small_model), tokens(4, 3)
     one = make_timed()
     alone = passed(model, one, data, 1, True)

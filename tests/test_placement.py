@@ -1,4 +1,4 @@
-"""Who asks for the fastest placement, or the thriftiest, gets it; rules mean what they say."""
+"""The fastest placement is the fastest, the one of least energy takes the least; rules decide."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMED = ("paper", "projections", "all-optical", "host")
 
 
 def bench_of(name: str, host_per_s: float | None = None) -> BenchModel:
-    """Return a profile's bench, beside a host of so many operations and bytes a second."""
+    """Return a profile's bench, with a host of so many operations and bytes a second."""
     return BenchModel.of(profile_of(name, host_per_s))
 
 
@@ -48,7 +48,7 @@ def profile_of(name: str, host_per_s: float | None = None) -> OpticsProfile:
 
 
 def all_placements(program: Program) -> list[frozenset[str]]:
-    """Return every way to place the products, those that are alike together."""
+    """Return every placement of the products, equal ones together."""
     groups: dict[tuple[object, ...], set[str]] = {}
     for step in program.matmuls:
         groups.setdefault((step.kind, *signature(step, True)), set()).add(step.name)
@@ -64,15 +64,15 @@ def all_placements(program: Program) -> list[frozenset[str]]:
 @pytest.mark.parametrize(
     ("profile", "host_per_s", "depth", "batch"),
     [
-        ("slm-camera", 1e6, 2, 2),  # light and host take turns at being the bottleneck
+        ("slm-camera", 1e6, 2, 2),  # light and host are the bottleneck in turn
         ("projection-2030", 1e8, 1, 2),
-        ("projection-2030", 3e9, 4, 1),  # four layers, of which three are looked at
+        ("projection-2030", 3e9, 4, 1),  # four layers, of which three are counted
     ],
 )
 def test_fastest_is_the_best_of_all_placements(
     profile: str, host_per_s: float, depth: int, batch: int
 ) -> None:
-    # the search looks at whole products and few layers; the simulator judges it shot by shot
+    # the search counts whole products and few layers; the simulator checks it shot by shot
     program = sized_model(32, depth, heads=2, vocabulary=64).program("logits")
     bench = bench_of(profile, host_per_s)
     sizes = {"batch": batch, "new": 3, "past": 0}
@@ -100,7 +100,7 @@ def test_no_policy_by_name_is_faster(host_per_s: float) -> None:
 
 
 def test_a_slow_bench_is_best_left_alone() -> None:
-    # minutes for each image against microseconds: the honest answer is the host
+    # minutes for each image against microseconds: the answer is the host
     for policy in ("fastest", "least-energy"):
         planned = plan(load_model("digits"), "mock:oled-slm-2022", placement=policy)
         assert planned.on_light == frozenset()
@@ -116,7 +116,7 @@ def test_a_large_model_goes_to_the_bench_of_2030_all_of_it() -> None:
     bench, passes = bench_of("projection-2030"), [({"batch": 1, "new": 1024, "past": 0}, 1)]
     began = time.process_time()
     chosen = place(program, "fastest", bench, passes)
-    assert time.process_time() - began < 2  # 96 layers are not gone through
+    assert time.process_time() - began < 2  # not all 96 layers are simulated
     assert chosen == place(program, "all-optical")
     assert place(program, "fastest", bench_of("slm-camera"), passes) == frozenset()
 
@@ -168,7 +168,7 @@ def test_a_run_keeps_to_what_its_plan_decided() -> None:
     single = decide(
         planned.program, "fastest", planned.bench, [({"batch": 1, "new": 17, "past": 0}, 1)]
     )
-    assert single.on_light != planned.on_light  # what the run below would choose by itself
+    assert single.on_light != planned.on_light  # as the run below would place alone
     images = np.random.Generator(np.random.Philox(1)).standard_normal((1, 1, 8, 8))
     planned.run(images.astype(np.float32), reference=False)
     records = model.executor(planned.backend, planned.chosen).records
@@ -252,7 +252,7 @@ def test_the_first_rule_that_fits_decides(tmp_path: Path) -> None:
     assert planned.as_dict()["placement"] == path
 
 
-def test_layers_that_rules_tell_apart_are_decided_apart(tmp_path: Path) -> None:
+def test_layers_with_different_rules_are_decided_separately(tmp_path: Path) -> None:
     # products that rules have put on light leave the host free for others
     path = written(
         tmp_path,
@@ -275,9 +275,9 @@ BAD = [
         "names the step .*nearest here are .*mlp.up'",
     ),
     ("[[rule]]\nlayers='7-9'\nwhere='host'", "begins at layer 7, but this model has layers 0 to 1"),
-    ("[[rule]]\nlayers='3-1'\nwhere='host'", "layers = '3-1' is no layer"),
-    ("[[rule]]\nlayers='all'\nwhere='host'", "layers = 'all' is no layer"),
-    ("[[rule]]\nlayers=3\nwhere='host'", "layers = 3 is no text in quotes"),
+    ("[[rule]]\nlayers='3-1'\nwhere='host'", "layers = '3-1' is not a layer"),
+    ("[[rule]]\nlayers='all'\nwhere='host'", "layers = 'all' is not a layer"),
+    ("[[rule]]\nlayers=3\nwhere='host'", "layers = 3 is not a text in quotes"),
     ("[[rule]]\nkind='MLP'\nwhere='moon'", "where = 'moon'; choose from light, host, fastest"),
     ("[[rule]]\nkind='MLP'", "rule 1 has no where"),
     ("[[rule]]\nwhere='host'", "rule 1 names no product"),
@@ -288,15 +288,18 @@ BAD = [
     ("default='sun'\n[[rule]]\nkind='MLP'\nwhere='host'", "default = 'sun'; choose from paper"),
     (
         "[[rule]]\nkind='MLP'\nwhere='host'\n[[rule]]\nstep='layer.0.mlp.up'\nwhere='light'",
-        "rule 2 decides nothing: rules before it",
+        "rule 2 has no effect: rules before it",
     ),
-    ("[[rule]]\nkind='QK^T'\nstep='*mlp*'\nwhere='host'", "its kind, step and layers never meet"),
+    (
+        "[[rule]]\nkind='QK^T'\nstep='*mlp*'\nwhere='host'",
+        "no product has its kind, step and layers",
+    ),
     ("[[rule]\n", "is not valid TOML"),
 ]
 
 
 @pytest.mark.parametrize(("text", "message"), BAD)
-def test_rules_that_cannot_be_meant_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_rules_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(InputError, match=message) as caught:
         plan(sized_model(64, 2), "mock", sequence=4, placement=path)
@@ -312,8 +315,8 @@ def test_rules_are_checked_before_anything_runs(tmp_path: Path, references: Path
         model.forward([[1, 2]], backend="mock", placement=path)
 
 
-def test_a_perplexity_minds_rules_on_its_head(references: Path, tmp_path: Path) -> None:
-    # the head is a program of its own there: the rule must not be called useless, nor be lost
+def test_a_perplexity_applies_rules_on_its_head(references: Path, tmp_path: Path) -> None:
+    # the head is a program of its own there: the rule has an effect and is applied
     path = written(tmp_path, "default='host'\n[[rule]]\nkind='LM head'\nwhere='light'")
     model, backend = load_model(references / "gpt2"), lightloom.open_backend("mock")
     model.perplexity(np.arange(12).reshape(2, 6), backend, path)

@@ -184,5 +184,5 @@ except InputError as error:
         library,
         NOFLOCK=errno.EOPNOTSUPP,
     )
-    assert "cannot be held against other processes" in told and "use a folder on a disk" in told
+    assert "cannot be locked against other processes" in told and "folder on a disk" in told
     assert not (share / "run.db").exists()

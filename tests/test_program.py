@@ -25,8 +25,8 @@ def test_sizes_add_and_multiply() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit"])
-def test_a_program_can_be_written_down(references: Path, name: str) -> None:
-    # what cannot be written down cannot be recorded, resumed, or sent elsewhere
+def test_a_program_can_be_serialised(references: Path, name: str) -> None:
+    # a program must be serialisable to be recorded, resumed, or sent elsewhere
     model = load_model(references / name)
     ending = "hidden" if name == "bert" else "logits"
     document = json.dumps([dataclasses.asdict(s) for s in model.program(ending).steps])
@@ -62,7 +62,7 @@ def test_declared_shapes_are_the_real_ones(references: Path, name: str) -> None:
     assert len(seen) > 10
 
 
-def test_operands_are_dropped_when_nothing_reads_them_any_more(references: Path) -> None:
+def test_operands_are_dropped_after_their_last_use(references: Path) -> None:
     program = load_model(references / "llama").program("logits")
     dropped = [name for ends in program.last_uses for name in ends]
     assert len(dropped) == len(set(dropped))
@@ -92,7 +92,7 @@ def test_two_rails_take_two_rows_and_balanced_inputs_two_elements() -> None:
 
 
 def test_a_plan_counts_what_the_mock_counts() -> None:
-    # a plan that promises other frames than a run shows is worth nothing
+    # planned frames must be those of a run
     model = load_model("digits")
     backend = lightloom.open_backend("mock:slm-camera")
     planned = plan(model, backend, batch=5)

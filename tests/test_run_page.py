@@ -1,4 +1,4 @@
-"""The page of a run: it opens without a network, and says what the journal says.
+"""The page of a run: it opens without a network, and shows the content of the journal.
 
 Without it, hours of a run are a file that nobody can read; a page that claims more than the journal
 holds would be worse. It is opened in Chromium, where there is one (Debian's package `chromium`).
@@ -29,7 +29,7 @@ from journal_factory import (
 from lightloom.instruments import InputError
 from lightloom.scheduler.journal import summary
 from lightloom.scheduler.journal.journal import JournalFile
-from lightloom.scheduler.journal.summary import BINS, LAST_FAULTS, Course, summarise
+from lightloom.scheduler.journal.summary import BINS, LAST_FAULTS, History, summarise
 from robustness.fuzz.journals import damaged
 
 from lightloom.report.run import run_page
@@ -90,7 +90,7 @@ document.body.append(pre);
 
 @dataclass
 class Opened:
-    """What a browser says of a page."""
+    """The report of a browser on a page."""
 
     console: list[str]
     requests: list[str]
@@ -120,9 +120,11 @@ def browse(folder: Path, page: Path, *options: str) -> tuple[str, list[str], lis
         line for line in run.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line
     ]
     events = json.loads(log.read_text(encoding="utf-8"))["events"]
-    told = [event["params"] for event in events if "params" in event]
+    parameters = [event["params"] for event in events if "params" in event]
     # what a page asks for names it, which a file has no name for; the browser's own says otherwise
-    asked = [item["url"] for item in told if item.get("initiator") == "null" and "url" in item]
+    asked = [
+        item["url"] for item in parameters if item.get("initiator") == "null" and "url" in item
+    ]
     return run.stdout.decode("utf-8"), console, asked
 
 
@@ -137,8 +139,8 @@ def opened(folder: Path, content: str) -> Opened:
     dumped, *_ = browse(folder, copy, "--dump-dom")
     measured = re.search(r'<pre id="measured">(.*?)</pre>', dumped, re.DOTALL)
     assert measured is not None, dumped[-500:]
-    told = json.loads(html.unescape(measured[1]))
-    return Opened(console, requests, told, imread(picture)[..., :3])
+    sizes = json.loads(html.unescape(measured[1]))
+    return Opened(console, requests, sizes, imread(picture)[..., :3])
 
 
 def check_opened(found: Opened, pictures: int) -> None:
@@ -189,7 +191,7 @@ def test_the_browser_would_tell_what_is_wrong(on_the_mock: Path, tmp_path: Path)
     assert any(box["drawn"] == 0 for box in found.measured["pictures"])
 
 
-# --- what it says ---------------------------------------------------------------------------------
+# --- its content ---------------------------------------------------------------------------------
 
 
 def text_of(content: str) -> str:
@@ -222,14 +224,14 @@ def test_a_complete_run_shows_its_figures(on_the_mock: Path) -> None:
     assert "measured" in text and "predicted" in text and "Where the figures come from" in text
 
 
-def test_sessions_and_how_they_ended_are_told(on_a_bench: Path) -> None:
+def test_sessions_and_their_outcomes_are_shown(on_a_bench: Path) -> None:
     text = text_of(page_of(on_a_bench))
     assert "killed" in text and "complete" in text
     with JournalFile(on_a_bench) as journal:
         run = summarise(journal)
     first, second = run.sessions
-    assert first.outcome is None and first.ended_s == BEGAN_S + 12  # the last that it kept
-    assert second.offset_s == 12  # three days that nobody ran do not count
+    assert first.outcome is None and first.ended_s == BEGAN_S + 12  # its last kept row
+    assert second.offset_s == 12  # three days without a run do not count
     assert first.shots == second.shots == 12 * 50
     assert run.quality.end_s == pytest.approx(24, abs=1)
 
@@ -245,30 +247,32 @@ def test_faults_are_all_counted(on_a_bench: Path, monkeypatch: pytest.MonkeyPatc
         ("unexpected-intensity", "the <source> & more"): 8,
     }
     assert sum(share.lost_s for share in run.faults.values()) == 0.25 * 24
-    assert run.faults_course.rows.sum() == 24
+    assert run.fault_history.rows.sum() == 24
     assert list(run.last_faults) == faults
     text = text_of(page_of(on_a_bench))
     assert "stale the detector 8 retry 8 2 s" in text
     assert all(fault["detail"] in text for fault in faults)
 
 
-def test_numbers_that_no_light_gave_are_told_on_top(on_the_mock: Path, tmp_path: Path) -> None:
+def test_numbers_that_were_not_measured_are_marked_on_top(
+    on_the_mock: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "marked.db"
     with made(path, on_the_mock) as (journal, _):
         for number in range(6):
-            keep_segment(journal, number)  # every third has a shot that was given up
+            keep_segment(journal, number)  # every third has a shot without a measurement
     assert "MARKED: 2 shots with numbers that were not measured" in text_of(page_of(path))
 
 
-def test_what_checksums_can_find_is_told_by_product(on_the_mock: Path, tmp_path: Path) -> None:
+def test_the_power_of_checksums_is_shown_by_product(on_the_mock: Path, tmp_path: Path) -> None:
     path = tmp_path / "checked.db"
     with JournalFile(on_the_mock) as other:
         report = other.results()["report"]
-    told = {"checks": 12_345, "suspicious": 3, "largest": 3.5, "smallest_error": 0.0625}
+    found = {"checks": 12_345, "suspicious": 3, "largest": 3.5, "smallest_error": 0.0625}
     with made(path, on_the_mock) as (journal, _):
         keep_steps(journal, on_the_mock)
         stats = report["stats"] | {"checks": 12_345, "suspicious": 3}
-        checks = {"layer.0.mlp.up": told, "layer.0.mlp.down": {"checks": 0}}
+        checks = {"layer.0.mlp.up": found, "layer.0.mlp.down": {"checks": 0}}
         journal.keep_results(report=report | {"stats": stats, "checks": checks})
     text = text_of(page_of(path))
     assert "12,345 checksums of tiles were checked, 3 are suspicious." in text
@@ -288,7 +292,7 @@ def test_only_the_latest_faults_are_listed(on_the_mock: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("outcome", [None, "paused", "stopped", "failed"])
-def test_a_run_that_is_not_complete_says_how_far_it_came(
+def test_an_incomplete_run_shows_its_progress(
     outcome: str | None, on_the_mock: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "part.db"
@@ -305,18 +309,16 @@ def test_a_run_that_is_not_complete_says_how_far_it_came(
     else:
         assert f"Session 1 {outcome}: the <shutter> is closed" in text
     assert "Accounted for once the run is complete." in text
-    assert "accuracy" not in text  # nothing is claimed that is not known yet
+    assert "accuracy" not in text  # no result before the end
 
 
-def test_a_run_that_is_going_on_gives_a_page_and_is_left_alone(
-    on_the_mock: Path, tmp_path: Path
-) -> None:
+def test_a_running_run_gives_a_page_and_is_not_disturbed(on_the_mock: Path, tmp_path: Path) -> None:
     path = tmp_path / "now.db"
     with made(path, on_the_mock) as (journal, _):
         keep_segment(journal, 0)
         journal.flush()
         assert "50 shots, references included" in text_of(page_of(path))
-        keep_segment(journal, 1)  # the writer is not in its way
+        keep_segment(journal, 1)  # the writer is not blocked
         journal.flush()
         assert "100 shots, references included" in text_of(page_of(path))
 
@@ -330,10 +332,10 @@ def test_a_journal_without_anything_gives_a_page(tmp_path: Path) -> None:
     assert "NOT COMPLETE: no step was finished yet." in text and "MOCK" in text
 
 
-def test_changes_that_an_operator_accepted_stand_on_top(on_the_mock: Path, tmp_path: Path) -> None:
+def test_accepted_changes_are_shown_on_top(on_the_mock: Path, tmp_path: Path) -> None:
     path = tmp_path / "changed.db"
     with made(path, on_the_mock) as (journal, _):
-        journal.tell(**{"changed in session 2": {"model": "the model is another"}})
+        journal.keep_about(**{"changed in session 2": {"model": "the model is another"}})
     assert "CHANGED on the way, in session 2: the model is another." in text_of(page_of(path))
 
 
@@ -358,7 +360,7 @@ def test_bins_lose_nothing_that_stands_out() -> None:
     values = np.stack([rng.standard_normal(20_000), np.arange(20_000.0)], axis=1)
     values[rng.random(values.shape) < 0.2] = np.nan
     values[12_345, 0] = 99.0
-    course = Course(("one", "other"))
+    course = History(("one", "other"))
     for first in range(0, 20_000, 137):
         course.add(at_s[first : first + 137], values[first : first + 137])
     place = (at_s / course.width_s).astype(int)
@@ -391,7 +393,7 @@ def test_a_long_run_takes_no_more_memory_and_no_longer_page(
         tracemalloc.stop()
         return peak, len(content)
 
-    page_of(on_the_mock)  # what is imported, and made once, is there now
+    page_of(on_the_mock)  # so that imports and caches do not count below
     short, long = measured("short.db", 160), measured("long.db", 640)
     assert long[0] < 1.2 * short[0] + 500_000, (short, long)
     assert long[1] < 1.2 * short[1] and long[1] < 300_000

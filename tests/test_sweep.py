@@ -332,8 +332,8 @@ def test_what_listens_and_says_nothing_is_no_scheduler() -> None:
     ("arguments", "message"),
     [
         (("--scheduler", "tcp://127.0.0.1:1"), "no Dask scheduler answers at 'tcp://127.0.0.1:1'"),
-        (("--scheduler", "nonsense"), "'nonsense' is no address"),
-        (("--scheduler", "tls://127.0.0.1:1"), "wants certificates"),
+        (("--scheduler", "nonsense"), "'nonsense' is not an address"),
+        (("--scheduler", "tls://127.0.0.1:1"), "needs certificates"),
         (("--scheduler", "x:1", "--workers", "2"), "has its own workers"),
         (("gone.toml",), "cannot read the sweep 'gone.toml'"),
         (("--output", "no/such/folder/out.json"), "out.json"),

@@ -1,4 +1,4 @@
-"""Traces: files that Perfetto draws right and that are read back; pictures that tell the truth."""
+"""Traces: files that Perfetto draws correctly and that are read back; correct pictures."""
 
 import gzip
 import json
@@ -72,7 +72,7 @@ LAYER_S = 0.005 + 0.210 + 20 * PERIOD_S  # of any but the first
 
 
 def tangled(seed: int, number: int = 4000) -> Timeline:
-    """Slices that nest, touch and overlap at nanoseconds that no binary fraction hits."""
+    """Slices that nest, touch and overlap at nanoseconds without an exact binary fraction."""
     rng = np.random.default_rng(seed)
     timeline = Timeline()
     starts = rng.integers(0, 3_000_000, number)
@@ -88,7 +88,7 @@ def tangled(seed: int, number: int = 4000) -> Timeline:
     return timeline
 
 
-# --- what Perfetto's importer wants ---------------------------------------------------------------
+# --- the rules of Perfetto's importer------------------------------------------------------------
 
 
 def whole(path: Path) -> dict[str, Any]:
@@ -96,16 +96,16 @@ def whole(path: Path) -> dict[str, Any]:
     with opened(path, "rt", encoding="ascii") as stream:
 
         def refuse(word: str) -> None:
-            raise AssertionError(f"{word} is no JSON")
+            raise AssertionError(f"{word} is not JSON")
 
         return json.load(stream, parse_constant=refuse)  # type: ignore[no-any-return]
 
 
 def check_events(document: dict[str, Any]) -> dict[str, int]:
-    """Check against the trace event format, and what Perfetto's importer drops; count the phases.
+    """Check against the trace event format and Perfetto's importer, and count the phases.
 
-    Required keys of each phase, numbers that are numbers, metadata before its thread's first slice,
-    and slices of a thread that nest or are apart once times are cut to nanoseconds.
+    Required keys of each phase, finite numbers, metadata before its thread's first slice, and
+    slices of a thread that are nested or disjoint once times are truncated to nanoseconds.
     """
     assert list(document) == ["otherData", "traceEvents"]
     names: dict[str, dict[int, str]] = {"process_name": {}, "thread_name": {}}
@@ -141,7 +141,7 @@ def check_events(document: dict[str, Any]) -> dict[str, int]:
 
 
 def check_nesting(slices: list[tuple[int, int]]) -> None:
-    """Go through slices as the importer does, which drops what overlaps in part."""
+    """Import slices as the importer does, which drops slices that overlap in part."""
     open_: list[tuple[int, int]] = []
     for start, end in sorted(slices, key=lambda s: s[0]):  # stable, as the importer sorts
         while open_ and open_[-1][1] <= start and open_[-1] != (start, end):
@@ -174,7 +174,7 @@ def test_the_check_itself_finds_what_perfetto_would_drop() -> None:
             check_nesting(slices)
 
 
-def test_a_run_is_what_perfetto_wants(tmp_path: Path) -> None:
+def test_a_run_follows_perfettos_rules(tmp_path: Path) -> None:
     timelines = {"predicted": run(), "measured": run(slower=1.02)}
     write_trace(tmp_path / "t.json.gz", timelines, ABOUT)
     phases = check_events(whole(tmp_path / "t.json.gz"))
@@ -187,7 +187,7 @@ def test_tracks_stand_in_the_order_in_which_light_passes_them(tmp_path: Path) ->
     tracks = [*reversed(TRACKS), "bench 10/input", "bench 2/input", "bench 2/feed", "of its own"]
     for number, track in enumerate(tracks):
         timeline.add(track, "x", number, number + 1.0)
-    timeline.add("input 2", "somebody's own track", 0.0, 1.0)
+    timeline.add("input 2", "a track with that name", 0.0, 1.0)
     for start in (2.0, 2.5, 3.0):  # three at once, on a track whose second row has a taken name
         timeline.add("input", "y", start, start + 2)
     write_trace(tmp_path / "t.json", {"measured": timeline}, ABOUT)
@@ -220,7 +220,7 @@ def test_a_trace_comes_back(tmp_path: Path) -> None:
     assert back.left_out == 7 and trace.timelines["predicted"].left_out == 0
     assert whole(tmp_path / "t.json")["otherData"]["timelines"]["measured"]["left_out"] == 7
 
-    def told(timeline: Timeline) -> list[Any]:
+    def rounded(timeline: Timeline) -> list[Any]:
         start_s = timeline.start_s
         slices = [
             (s.track, round(s.start_s - start_s, 8), s.name, round(s.seconds, 8), dict(s.details))
@@ -228,7 +228,7 @@ def test_a_trace_comes_back(tmp_path: Path) -> None:
         ]
         return sorted(slices, key=str)
 
-    assert told(back) == told(measured)
+    assert rounded(back) == rounded(measured)
     counts = [(c.name, round(c.at_s, 8), c.value) for c in back.counts]
     assert counts == [(c.name, round(c.at_s - 1000, 8), c.value) for c in measured.counts]
 
@@ -280,7 +280,7 @@ def test_a_trace_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "span", [(0.0, float("nan")), (float("nan"), 1.0), (0.0, float("inf")), (1.0, 0.5)]
 )
-def test_no_time_that_is_none_is_drawn(tmp_path: Path, span: tuple[float, float]) -> None:
+def test_invalid_times_are_refused(tmp_path: Path, span: tuple[float, float]) -> None:
     timeline = run()
     timeline.add("host", "odd", *span)
     with pytest.raises(ValueError, match="'odd'"):
@@ -292,7 +292,7 @@ def test_no_time_that_is_none_is_drawn(tmp_path: Path, span: tuple[float, float]
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_at_all_is_a_trace_too(tmp_path: Path) -> None:
+def test_an_empty_trace_is_a_trace(tmp_path: Path) -> None:
     write_trace(tmp_path / "t.json", {"measured": Timeline()}, ABOUT)
     assert check_events(whole(tmp_path / "t.json")) == {"M": 2}
     trace = read_trace(tmp_path / "t.json")
@@ -335,7 +335,7 @@ def test_hostile_names_stay_names(tmp_path: Path) -> None:
     assert "<script" not in page and "alert(1)" in page
     check_page(page)
     assert not re.search("[\x00-\x08\x0b-\x1f]", page)
-    ElementTree.fromstring(picture(excerpt(trace)))  # a browser shows no SVG that is no XML
+    ElementTree.fromstring(picture(excerpt(trace)))  # a browser refuses SVG that is not XML
 
 
 def shots(number: int) -> Timeline:
@@ -363,7 +363,7 @@ def test_two_hundred_thousand_slices_take_little_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_writing_never_holds_the_text(tmp_path: Path) -> None:
-    # the end of a long run must not meet the end of memory
+    # writing must not run out of memory after a long run
     timeline = shots(10_000)
     tracemalloc.start()
     write_trace(tmp_path / "t.json", {"measured": timeline}, ABOUT)
@@ -403,7 +403,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("content", FOREIGN)
-def test_a_trace_of_somebody_else_is_told(tmp_path: Path, content: str) -> None:
+def test_a_trace_of_another_program_is_refused(tmp_path: Path, content: str) -> None:
     assert "another program" in bad_trace(tmp_path, content)
     assert is_trace(tmp_path / "bad.json")
 
@@ -412,8 +412,8 @@ def test_a_trace_of_somebody_else_is_told(tmp_path: Path, content: str) -> None:
     "content",
     ["", "{}", "[1, 2]", "no JSON", b"\x89PNG\r\n\x1a\n\x00\xff", "\ud7ff" * 9, "[" * 9999],
 )
-def test_what_is_no_trace_is_told(tmp_path: Path, content: str | bytes) -> None:
-    assert "is no trace" in bad_trace(tmp_path, content)
+def test_a_file_that_is_not_a_trace_is_refused(tmp_path: Path, content: str | bytes) -> None:
+    assert "is not a trace" in bad_trace(tmp_path, content)
     assert not is_trace(tmp_path / "bad.json")
 
 
@@ -422,7 +422,7 @@ def test_a_newer_schema_asks_for_an_update(tmp_path: Path, good: str) -> None:
     assert "update lightloom" in bad_trace(tmp_path, newer)
 
 
-def test_a_trace_that_was_cut_is_told_wherever(tmp_path: Path, good: str) -> None:
+def test_a_trace_that_was_cut_anywhere_is_refused(tmp_path: Path, good: str) -> None:
     head = good.index("\n") + 1
     for length in [*range(head, len(good), 97), len(good) - 1, len(good) - 3]:
         assert "cut off or damaged" in bad_trace(tmp_path, good[:length]), length
@@ -444,7 +444,7 @@ def test_a_trace_that_was_cut_is_told_wherever(tmp_path: Path, good: str) -> Non
         ('"ph":"X","pid":1,"tid":101', '"ph":"X","pid":1,"tid":999'),
         ('"name":"settle"', '"name":5'),
         ('"args":{"layer"', '"args":[{"layer"'),
-        ('"timeline":"measured"', '"timeline":"of nobody"'),
+        ('"timeline":"measured"', '"timeline":"unknown"'),
         ('{"ph":"C"', '{"ph":"M"'),
         ('"args":{"value":0.0}', '"args":{"value":[]}'),
         ('"dur":10000,', '"dur":10000,"deep":' + "[" * 5000 + "]" * 5000 + ","),
@@ -453,13 +453,13 @@ def test_a_trace_that_was_cut_is_told_wherever(tmp_path: Path, good: str) -> Non
         ('"is_mock":false', '"is_mock":null'),
     ],
 )
-def test_a_trace_that_was_changed_is_told(tmp_path: Path, good: str, old: str, new: str) -> None:
+def test_a_trace_that_was_changed_is_refused(tmp_path: Path, good: str, old: str, new: str) -> None:
     assert old in good
     assert "cut off or damaged at line" in bad_trace(tmp_path, good.replace(old, new, 1))
 
 
-def test_a_trace_laid_out_anew_is_told(tmp_path: Path, good: str) -> None:
-    assert "laid out anew" in bad_trace(tmp_path, json.dumps(json.loads(good), indent=1))
+def test_a_reformatted_trace_is_refused(tmp_path: Path, good: str) -> None:
+    assert "was reformatted" in bad_trace(tmp_path, json.dumps(json.loads(good), indent=1))
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
@@ -477,7 +477,7 @@ def traced(**timelines: Timeline) -> Trace:
 
 
 class Elements(HTMLParser):
-    """Notes what is open, and what would reach out of the page."""
+    """Records open elements, and references to other files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -507,7 +507,7 @@ class Elements(HTMLParser):
 
 
 def check_page(page: str) -> list[list[str]]:
-    """Check that a page is well formed and stands alone; give the rows of its tables."""
+    """Check that a page is well formed and self-contained; return the rows of its tables."""
     reader = Elements()
     reader.feed(page)
     reader.close()
@@ -560,7 +560,7 @@ def test_micro_batches_that_overlap_are_shown_together() -> None:
     assert others == {0, 1}, "what else happened meanwhile is there, faintly"
 
 
-def test_a_layer_that_is_not_there_is_told() -> None:
+def test_a_missing_layer_is_reported() -> None:
     with pytest.raises(InputError, match="holds no layer 9; it holds layers 0 to 3"):
         excerpt(traced(measured=run()), 9)
     bare = Timeline()
@@ -584,7 +584,7 @@ def test_the_table_says_how_long_each_track_was_busy() -> None:
     assert list(rows)[1:].index("host") < list(rows)[1:].index("detector")
 
 
-def test_gaps_of_the_light_say_what_was_waited_for() -> None:
+def test_gaps_of_the_light_name_their_cause() -> None:
     (view,) = excerpt(traced(measured=run()), 2).views
     found = gaps(view)
     # the softmax, with the settling of the next shot and the read-out of the last
@@ -593,7 +593,7 @@ def test_gaps_of_the_light_say_what_was_waited_for() -> None:
     assert found[0].meanwhile.startswith("host: layer.2.attention.softmax (93%)")
     # from the last exposure of the layer before: read-out, the norm, and settling
     assert found[1].seconds == pytest.approx(0.002 + 0.010 + 0.012)
-    assert len(found) == 2, "14 ms from exposure to exposure is no gap"
+    assert len(found) == 2, "14 ms from exposure to exposure is not a gap"
     assert "host: layer.2.attention.softmax (93%)" in trace_page(traced(measured=run()), 2)
 
 
@@ -655,8 +655,8 @@ def written(folder: Path, name: str, about: Mapping[str, Any] = ABOUT) -> Path:
 
 
 def test_report_draws_a_trace_whatever_its_name(tmp_path: Path) -> None:
-    code, told = report(written(tmp_path, "run.json.gz"))
-    assert code == 0 and str(tmp_path / "run.html") in told.replace("\n", "")
+    code, output = report(written(tmp_path, "run.json.gz"))
+    assert code == 0 and str(tmp_path / "run.html") in output.replace("\n", "")
     check_page((tmp_path / "run.html").read_text("utf-8"))
     path = written(tmp_path, "named.calibration.json").rename(tmp_path / "bench.toml")
     code, _ = report(path, "--layer", 1, "--output", tmp_path / "picture.svg")
@@ -678,6 +678,6 @@ def test_what_report_cannot_draw_is_one_sentence(tmp_path: Path) -> None:
         ((tmp_path / "bench.toml", "--layer", 1), "--layer belongs to a trace"),
         ((tmp_path / "none.json",), "no file"),
     ):
-        code, told = report(*arguments)
-        assert code == 2 and message in told and told.count("\n") == 1, told
+        code, output = report(*arguments)
+        assert code == 2 and message in output and output.count("\n") == 1, output
     assert path.read_bytes() == before

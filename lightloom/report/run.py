@@ -23,7 +23,14 @@ from ..instruments.formatting import (
     format_quantity,
 )
 from ..scheduler.journal.journal import JournalFile
-from ..scheduler.journal.summary import LAST_FAULTS, Course, Session, StepTotals, Summary, summarise
+from ..scheduler.journal.summary import (
+    LAST_FAULTS,
+    History,
+    Session,
+    StepTotals,
+    Summary,
+    summarise,
+)
 from .charts import Line, bar_chart, time_chart
 from .energy import account_parts, verdict_parts
 from .page import (
@@ -541,7 +548,7 @@ def _quality(run: Summary) -> Iterator[str]:
     yield table(("figure", "mean", "least", "largest", "shots"), _spreads(course), range(1, 5))
 
 
-def _rate(course: Course, begins: Sequence[float]) -> tuple[str, str]:
+def _rate(course: History, begins: Sequence[float]) -> tuple[str, str]:
     rate = course.rows / course.width_s
     last = min(int(course.end_s / course.width_s), len(rate) - 1)
     rate[last + 1 :] = np.nan
@@ -560,7 +567,7 @@ def _rate(course: Course, begins: Sequence[float]) -> tuple[str, str]:
     return chart, "Shots per second of this machine's time"
 
 
-def _spreads(course: Course) -> Iterator[tuple[str, ...]]:
+def _spreads(course: History) -> Iterator[tuple[str, ...]]:
     for place, name in enumerate(course.names):
         count = course.counts[:, place].sum()
         if count:
@@ -657,7 +664,7 @@ def _faults(run: Summary) -> Iterator[str]:
         "Every fault is counted; none is retried silently. Time lost: of the bench's clock, for "
         "the exposure and the recovery."
     )
-    course = run.faults_course
+    course = run.fault_history
     begins = [s.offset_s for s in run.sessions[1:]] if len(run.sessions) <= _MOST_SESSIONS else []
     chart = time_chart(
         "faults over time",

@@ -1,1 +1,1 @@
-"""The model families, one file each; each writes the program of its forward pass."""
+"""The model families, one module each, which writes the program of its forward pass."""

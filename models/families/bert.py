@@ -1,11 +1,11 @@
-"""BERT: an encoder with post-norm layers; MiniLM and other sentence encoders are of this family."""
+"""BERT: an encoder with post-norm layers; also MiniLM and other sentence encoders."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from ...scheduler import BATCH, NEW, Program, shape
+from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
 from ..config_keys import check_keys
 from ..sentence import SentenceHead
 from .blocks import (
@@ -43,7 +43,7 @@ class Config(FamilyConfig):
 
 
 _COMPUTED_ONLY = {"position_embedding_type": "absolute", "directionality": "bidi"}
-_NO_MATTER = frozenset(
+_IGNORED = frozenset(
     "pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head "
     "pooler_type tie_word_embeddings".split()
 )
@@ -52,7 +52,7 @@ _NO_MATTER = frozenset(
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
     only = _COMPUTED_ONLY | ({"is_causal": True} if document.get("is_decoder") else {})
-    check_keys(document, Config, only, _NO_MATTER | {"is_causal"} - only.keys())
+    check_keys(document, Config, only, _IGNORED | {"is_causal"} - only.keys())
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config
@@ -60,8 +60,21 @@ def read_config(document: Mapping[str, Any]) -> Config:
 
 def program(config: Config, ending: str, head: SentenceHead | None = None) -> Program:
     """Write the forward pass; `ending` is "hidden" (states) or "sentence" (through the head)."""
-    width, head_width = config.width, config.width // config.heads
     p = begin()
+    x = _embedding(config, p)
+    add_mask(p, "tokens", causal=config.is_causal)
+    for i in range(config.layers):
+        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
+        x = _attention(config, layer, at, x)
+        x = _mlp(config, layer, at, x)
+    if ending == "hidden":
+        return p.build(x)
+    return p.build((head or SentenceHead()).write(p, x))
+
+
+def _embedding(config: Config, p: ProgramBuilder) -> str:
+    """Add the embeddings of tokens, positions and token types, and their norm."""
+    width = config.width
     x = p.host(
         "embedding",
         "embedding",
@@ -79,46 +92,48 @@ def program(config: Config, ending: str, head: SentenceHead | None = None) -> Pr
             "types": (config.types, width),
         },
     )
-    x = LayerWriter(p, "embedding", None).norm("norm", x, "embeddings.LayerNorm", config.epsilon)
-    add_mask(p, "tokens", causal=config.is_causal)
-    for i in range(config.layers):
-        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
-        h = layer.clipped("attention.qkv", x)
-        q, k, v = (
-            layer.heads(
-                part,
-                layer.project(
-                    f"attention.{part}", "QKV", h, f"{at}.attention.self.{name}", width, True
-                ),
-                config.heads,
-                head_width,
-            )
-            for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
-        )
-        mixed = layer.attend(q, k, v, config.heads, config.heads, head_width, cached=False)
-        mixed = layer.clipped("attention.output", mixed)
-        output = f"{at}.attention.output"
-        h = layer.project(
-            "attention.output", "output projection", mixed, f"{output}.dense", width, False
-        )
-        h = layer.residual("attention", h, x, f"{output}.dense.bias")
-        x = layer.norm("attention.norm", h, f"{output}.LayerNorm", config.epsilon)
+    return LayerWriter(p, "embedding", None).norm("norm", x, "embeddings.LayerNorm", config.epsilon)
 
-        h = layer.clipped("mlp.up", x)
-        h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
-        h = layer.activate("mlp", h, config.activation)
-        h = layer.clipped("mlp.down", h)
-        h = layer.project(
-            "mlp.down",
-            "MLP",
-            h,
-            f"{at}.output.dense",
-            width,
-            False,
-            non_negative=is_non_negative(config.activation),
+
+def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
+    """Add self-attention with the weights at a prefix, its residual and its norm."""
+    width, head_width = config.width, config.width // config.heads
+    h = layer.clipped("attention.qkv", x)
+    q, k, v = (
+        layer.heads(
+            part,
+            layer.project(
+                f"attention.{part}", "QKV", h, f"{at}.attention.self.{name}", width, True
+            ),
+            config.heads,
+            head_width,
         )
-        h = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
-        x = layer.norm("mlp.norm", h, f"{at}.output.LayerNorm", config.epsilon)
-    if ending == "hidden":
-        return p.build(x)
-    return p.build((head or SentenceHead()).write(p, x))
+        for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
+    )
+    mixed = layer.attend(q, k, v, config.heads, config.heads, head_width, cached=False)
+    mixed = layer.clipped("attention.output", mixed)
+    output = f"{at}.attention.output"
+    h = layer.project(
+        "attention.output", "output projection", mixed, f"{output}.dense", width, False
+    )
+    h = layer.residual("attention", h, x, f"{output}.dense.bias")
+    return layer.norm("attention.norm", h, f"{output}.LayerNorm", config.epsilon)
+
+
+def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
+    """Add the MLP with the weights at a prefix, its residual and its norm."""
+    h = layer.clipped("mlp.up", x)
+    h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
+    h = layer.activate("mlp", h, config.activation)
+    h = layer.clipped("mlp.down", h)
+    h = layer.project(
+        "mlp.down",
+        "MLP",
+        h,
+        f"{at}.output.dense",
+        config.width,
+        False,
+        non_negative=is_non_negative(config.activation),
+    )
+    h = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
+    return layer.norm("mlp.norm", h, f"{at}.output.LayerNorm", config.epsilon)

@@ -1,4 +1,4 @@
-"""Pieces of a Transformer layer that the families' pages share, as steps of a program."""
+"""Parts of a Transformer layer that the families share, as steps of a program."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from ...scheduler import BATCH, NEW, PAST, Program, ProgramBuilder, shape
 from ...scheduler.host_steps import ACTIVATIONS, NON_NEGATIVE_ACTIVATIONS
 
 SCORES_MASK = "attention.mask"
-MOST_LAYERS = 10_000  # a program of more would not be written in a minute
+MOST_LAYERS = 10_000  # a program of more layers would take over a minute to write
 
 
 class FamilyConfig(BaseModel):
-    """What every family's configuration has; read from a config.json, unknown keys ignored.
+    """The base of a family's configuration, read from a config.json; unknown keys are ignored.
 
-    `activation_clip` makes the optical variant of the published experiment, together with
-    `hidden_act = "relu6"`: activations are clipped to +-clip before every projection.
+    `activation_clip` together with `hidden_act = "relu6"` is the optical variant of the published
+    experiment: activations are clipped to +-clip before every projection.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, strict=True)
@@ -34,11 +34,11 @@ class FamilyConfig(BaseModel):
 
 
 def check_activation(name: str) -> str:
-    """Return the name of an activation function that is registered.
+    """Return the name of an activation function, after a check that it is registered.
 
     Raises
     ------
-    ValueError : for an unknown one
+    ValueError : for an unknown name
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation; known: {', '.join(sorted(ACTIVATIONS))}")
@@ -46,11 +46,11 @@ def check_activation(name: str) -> str:
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Check that a width is a whole number of heads.
+    """Check that a width divides into heads.
 
     Raises
     ------
-    ValueError : when it is not
+    ValueError : when it does not
     """
     if width % heads:
         raise ValueError(f"a width of {width} does not divide into {heads} heads")
@@ -65,7 +65,7 @@ class LayerWriter:
         self.clip = clip
 
     def norm(self, part: str, x: str, weight: str, epsilon: float, *, rms: bool = False) -> str:
-        """Add a layer norm (weights `weight`.weight and .bias), or an RMS norm."""
+        """Add a layer norm (its weights are `weight`.weight and `weight`.bias), or an RMS norm."""
         weights = {"weight": f"{weight}.weight"}
         if not rms:
             weights["bias"] = f"{weight}.bias"
@@ -109,7 +109,7 @@ class LayerWriter:
         return self.program.host(name, "activation", "activate", (x,), function=function)
 
     def heads(self, part: str, x: str, heads: int, width: int, first: int = 0) -> str:
-        """Return columns of x [B, T, d] as heads [B, heads, T, width]."""
+        """Split columns of x [B, T, d] into heads [B, heads, T, width]."""
         return self.program.host(
             f"{self.name}.attention.{part}.heads",
             "layout",
@@ -149,7 +149,7 @@ class LayerWriter:
                 f"{name}.groups", "layout", "group_queries", (q,), (rows,), key_heads=key_heads
             )
         scores = p.multiply(f"{name}.qk", "QK^T", q, k, valid=SCORES_MASK, groups=groups)
-        shares = p.host(
+        weights = p.host(
             f"{name}.softmax",
             "softmax",
             "softmax",
@@ -157,10 +157,10 @@ class LayerWriter:
             scale=width**-0.5 if scale is None else scale,
             groups=groups,
         )
-        turned = (shape(BATCH, key_heads, width, tokens),)
-        values = p.host(f"{name}.values.transposed", "layout", "transpose", (v,), turned)
+        transposed = (shape(BATCH, key_heads, width, tokens),)
+        values = p.host(f"{name}.values.transposed", "layout", "transpose", (v,), transposed)
         mixed = p.multiply(
-            f"{name}.av", "attention x V", shares, values, non_negative=True, groups=groups
+            f"{name}.av", "attention x V", weights, values, non_negative=True, groups=groups
         )
         merged = (shape(BATCH, NEW, heads * width),)
         return p.host(f"{name}.merge", "layout", "merge_heads", (mixed,), merged, groups=groups)
@@ -202,7 +202,7 @@ def add_mask(p: ProgramBuilder, x: str, *, causal: bool, window: int = 0) -> Non
 def add_language_head(p: ProgramBuilder, x: str, weight: str, vocabulary: int, ending: str) -> str:
     """Add the LM head: logits of all tokens ("logits") or of the last one ("last").
 
-    With the ending "features" the head is left to `loss_program`.
+    With the ending "features" the head is part of `loss_program`.
     """
     if ending == "features":
         return x
@@ -213,9 +213,10 @@ def add_language_head(p: ProgramBuilder, x: str, weight: str, vocabulary: int, e
 
 
 def loss_program(width: int, weight: str, vocabulary: int) -> Program:
-    """Write what turns features [B, T, d] into the loss of every following token [B, T].
+    """Write the loss of every following token [B, T] from features [B, T, d].
 
-    It is a program of its own, so that it can run on a few tokens at a time: logits are large.
+    It is a program of its own, so that it can run on a few tokens at a time, since logits are
+    large.
     """
     p = ProgramBuilder()
     x = p.input("features", shape(BATCH, NEW, width))
@@ -227,5 +228,5 @@ def loss_program(width: int, weight: str, vocabulary: int) -> Program:
 
 
 def is_non_negative(function: str) -> bool:
-    """Say whether an activation function never gives a value below zero."""
+    """Return whether an activation function never returns a value below zero."""
     return function in NON_NEGATIVE_ACTIVATIONS

@@ -43,7 +43,7 @@ class Config(FamilyConfig):
     is_scaled_by_layer: bool = Field(default=False, alias="scale_attn_by_inverse_layer_idx")
 
     def score_scale(self, layer: int) -> float:
-        """Return what q k^T is multiplied by in a layer."""
+        """Return the factor on q k^T in a layer."""
         scale = (self.width // self.heads) ** -0.5 if self.is_scaled else 1.0
         return scale / (layer + 1) if self.is_scaled_by_layer else scale
 
@@ -54,7 +54,7 @@ _OTHER_NAMES = {
     "num_attention_heads": "n_head",
     "max_position_embeddings": "n_positions",
 }
-_NO_MATTER = frozenset(
+_IGNORED = frozenset(
     "n_ctx reorder_and_upcast_attn summary_activation summary_proj_to_labels summary_type "
     "summary_use_proj".split()
 )
@@ -63,19 +63,21 @@ _NO_MATTER = frozenset(
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
     document = _own_names(document)
-    check_keys(document, Config, {"is_causal": True}, no_matter=_NO_MATTER)
+    check_keys(document, Config, {"is_causal": True}, ignored=_IGNORED)
     config = Config(**document)
     check_heads(config.width, config.heads)
     return config
 
 
 def _own_names(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config.json with GPT-2's own names for what other families call otherwise."""
+    """Return a config.json with GPT-2's names for keys that have other names in other families."""
     result = dict(document)
     for other, own in _OTHER_NAMES.items():
         value = result.pop(other, None)
         if value is not None and result.setdefault(own, value) != value:
-            raise ValueError(f"{other} = {value!r} and {own} = {result[own]!r} are one setting")
+            raise ValueError(
+                f"{other} = {value!r} and {own} = {result[own]!r} are one setting; remove one"
+            )
     return result
 
 
@@ -86,11 +88,7 @@ def head_weight(config: Config) -> str:
 
 def program(config: Config, ending: str) -> Program:
     """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
-    width, inner, head = (
-        config.width,
-        config.inner or 4 * config.width,
-        config.width // config.heads,
-    )
+    width = config.width
     p = begin()
     x = p.host(
         "embedding",
@@ -104,44 +102,49 @@ def program(config: Config, ending: str) -> Program:
     add_mask(p, "tokens", causal=True)
     for i in range(config.layers):
         layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"h.{i}"
-        h = layer.norm("attention.norm", x, f"{at}.ln_1", config.epsilon)
-        h = layer.clipped("attention.qkv", h)
-        qkv = layer.project(
-            "attention.qkv", "QKV", h, f"{at}.attn.c_attn", 3 * width, True, transposed=True
-        )
-        q, k, v = (
-            layer.heads(part, qkv, config.heads, head, first=place * width)
-            for place, part in enumerate(("q", "k", "v"))
-        )
-        scale = config.score_scale(i)
-        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=True, scale=scale)
-        mixed = layer.clipped("attention.output", mixed)
-        h = layer.project(
-            "attention.output",
-            "output projection",
-            mixed,
-            f"{at}.attn.c_proj",
-            width,
-            False,
-            transposed=True,
-        )
-        x = layer.residual("attention", h, x, f"{at}.attn.c_proj.bias")
-
-        h = layer.norm("mlp.norm", x, f"{at}.ln_2", config.epsilon)
-        h = layer.clipped("mlp.up", h)
-        h = layer.project("mlp.up", "MLP", h, f"{at}.mlp.c_fc", inner, True, transposed=True)
-        h = layer.activate("mlp", h, config.activation)
-        h = layer.clipped("mlp.down", h)
-        h = layer.project(
-            "mlp.down",
-            "MLP",
-            h,
-            f"{at}.mlp.c_proj",
-            width,
-            False,
-            transposed=True,
-            non_negative=is_non_negative(config.activation),
-        )
-        x = layer.residual("mlp", h, x, f"{at}.mlp.c_proj.bias")
+        x = _attention(config, layer, at, x, config.score_scale(i))
+        x = _mlp(config, layer, at, x)
     x = LayerWriter(p, "head", None).norm("norm", x, "ln_f", config.epsilon)
     return p.build(add_language_head(p, x, head_weight(config), config.vocabulary, ending))
+
+
+def _attention(config: Config, layer: LayerWriter, at: str, x: str, scale: float) -> str:
+    """Add norm, self-attention with the weights at a prefix, and residual."""
+    width, head = config.width, config.width // config.heads
+    h = layer.norm("attention.norm", x, f"{at}.ln_1", config.epsilon)
+    h = layer.clipped("attention.qkv", h)
+    qkv = layer.project(
+        "attention.qkv", "QKV", h, f"{at}.attn.c_attn", 3 * width, True, transposed=True
+    )
+    q, k, v = (
+        layer.heads(part, qkv, config.heads, head, first=place * width)
+        for place, part in enumerate(("q", "k", "v"))
+    )
+    mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=True, scale=scale)
+    mixed = layer.clipped("attention.output", mixed)
+    output = f"{at}.attn.c_proj"
+    h = layer.project(
+        "attention.output", "output projection", mixed, output, width, False, transposed=True
+    )
+    return layer.residual("attention", h, x, f"{output}.bias")
+
+
+def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
+    """Add norm, MLP with the weights at a prefix, and residual."""
+    inner = config.inner or 4 * config.width
+    h = layer.norm("mlp.norm", x, f"{at}.ln_2", config.epsilon)
+    h = layer.clipped("mlp.up", h)
+    h = layer.project("mlp.up", "MLP", h, f"{at}.mlp.c_fc", inner, True, transposed=True)
+    h = layer.activate("mlp", h, config.activation)
+    h = layer.clipped("mlp.down", h)
+    h = layer.project(
+        "mlp.down",
+        "MLP",
+        h,
+        f"{at}.mlp.c_proj",
+        config.width,
+        False,
+        transposed=True,
+        non_negative=is_non_negative(config.activation),
+    )
+    return layer.residual("mlp", h, x, f"{at}.mlp.c_proj.bias")

@@ -1,4 +1,4 @@
-"""Llama and its kin (Llama 2 and 3, Mistral, Qwen2, SmolLM2): RMS norm, rotary, gated MLP."""
+"""Llama, Mistral, Qwen2, SmolLM2 and related models: RMS norm, rotary positions, gated MLP."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -48,8 +48,8 @@ class Config(FamilyConfig):
 
 
 _QWEN2_BIASES = frozenset("qkv")
-_KEY_HEADS = {"mistral": 8, "qwen2": 32}  # where config.json does not say; else as many as heads
-_MISTRAL_WINDOW = 4096  # likewise
+_KEY_HEADS = {"mistral": 8, "qwen2": 32}  # defaults of config.json; others: as many as heads
+_MISTRAL_WINDOW = 4096  # default of config.json
 _READ = frozenset(
     "attention_bias mlp_bias rope_parameters rope_scaling rope_theta sliding_window "
     "use_sliding_window layer_types".split()
@@ -62,17 +62,17 @@ def read_config(
     biases: frozenset[str] | None = None,
     has_rotary_factors: bool = False,
 ) -> Config:
-    """Check a config.json, in the spelling of transformers 4 or 5.
+    """Check a config.json, with the keys of transformers 4 or 5.
 
     Parameters
     ----------
-    biases, has_rotary_factors : as the weights have them, where config.json cannot say (GGUF)
+    biases, has_rotary_factors : from the weights, where config.json has no key for them (GGUF)
     """
     check_keys(
         document,
         Config,
         {"partial_rotary_factor": 1.0, "is_causal": True},
-        no_matter=frozenset({"max_window_layers"}),
+        ignored=frozenset({"max_window_layers"}),
         read=_READ,
     )
     kind = document.get("model_type", "llama")
@@ -99,9 +99,7 @@ def _rotary(document: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
     """Return base and scaling of the rotary positions."""
     given = [document[key] for key in ("rope_scaling", "rope_parameters") if document.get(key)]
     if len(given) == 2 and given[0] != given[1]:
-        raise ValueError(
-            "rope_scaling and rope_parameters differ; remove the one that is not meant"
-        )
+        raise ValueError("rope_scaling and rope_parameters differ; remove the wrong one")
     rope = given[0] if given else {}
     if not isinstance(rope, Mapping):
         raise ValueError(f"rope_scaling or rope_parameters = {rope!r} is not an object of settings")
@@ -115,7 +113,7 @@ def _rotary(document: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         raise ValueError(f"rotary scaling of type {kind!r} is unknown; known: linear, llama3")
     for key in needed:
         if not isinstance(rope.get(key), int | float) or rope[key] <= 0:
-            raise ValueError(f"rotary scaling {kind!r} wants {key} above 0, not {rope.get(key)!r}")
+            raise ValueError(f"rotary scaling {kind!r} needs {key} above 0, not {rope.get(key)!r}")
     only = {"partial_rotary_factor": 1.0, "attention_factor": 1.0}
     for key, value in rope.items():
         known = (*_ROPE_KEYS, "rope_type", "type", "rope_theta", "finetuned")
@@ -127,7 +125,7 @@ def _rotary(document: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
 
 
 def _biases(document: Mapping[str, Any], kind: str) -> frozenset[str]:
-    """Return the projections that have a bias, as the classes of transformers build them."""
+    """Return the projections that have a bias in transformers."""
     if kind == "qwen2":
         return _QWEN2_BIASES
     found: set[str] = set()
@@ -140,7 +138,7 @@ def _biases(document: Mapping[str, Any], kind: str) -> frozenset[str]:
 
 
 def _window(document: Mapping[str, Any], kind: str) -> Any:
-    """Return how far back a token sees; 0 is without limit."""
+    """Return the length of the attention window in tokens; 0 is without limit."""
     for key, usual in (("use_sliding_window", False), ("layer_types", {"full_attention"})):
         value = document.get(key)
         if value and (set(value) if isinstance(value, list) else value) != usual:
@@ -161,8 +159,6 @@ def head_weight(config: Config) -> str:
 
 def program(config: Config, ending: str) -> Program:
     """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
-    key_heads = config.key_heads or config.heads
-    head = config.head_width or config.width // config.heads
     p = begin()
     x = p.host(
         "embedding",
@@ -176,63 +172,69 @@ def program(config: Config, ending: str) -> Program:
     add_mask(p, "tokens", causal=True, window=config.window)
     for i in range(config.layers):
         layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"layers.{i}"
-        h = layer.norm("attention.norm", x, f"{at}.input_layernorm", config.epsilon, rms=True)
-        h = layer.clipped("attention.qkv", h)
-        split = {}
-        for part, count in (("q", config.heads), ("k", key_heads), ("v", key_heads)):
-            y = layer.project(
-                f"attention.{part}",
-                "QKV",
-                h,
-                f"{at}.self_attn.{part}_proj",
-                count * head,
-                part in config.biases,
-            )
-            split[part] = layer.heads(part, y, count, head)
-        q, k = (
-            p.host(
-                f"{layer.name}.attention.{part}.rotary",
-                "rotary",
-                "rotary",
-                (split[part], "past"),
-                base=config.rotary_base,
-                weights={"factors": "rope_freqs.weight"} if config.has_rotary_factors else {},
-                stored={"factors": (head // 2,)},
-                **config.rotary_scaling,
-            )
-            for part in ("q", "k")
-        )
-        mixed = layer.attend(q, k, split["v"], config.heads, key_heads, head, cached=True)
-        mixed = layer.clipped("attention.output", mixed)
-        output = f"{at}.self_attn.o_proj"
-        h = layer.project(
-            "attention.output", "output projection", mixed, output, config.width, False
-        )
-        x = layer.residual("attention", h, x, f"{output}.bias" if "o" in config.biases else None)
-
-        h = layer.norm("mlp.norm", x, f"{at}.post_attention_layernorm", config.epsilon, rms=True)
-        h = layer.clipped("mlp.up", h)
-        gate, up = (
-            layer.project(
-                f"mlp.{part}",
-                "MLP",
-                h,
-                f"{at}.mlp.{part}_proj",
-                config.inner,
-                part in config.biases,
-            )
-            for part in ("gate", "up")
-        )
-        h = p.host(
-            f"{layer.name}.mlp.activation",
-            "activation",
-            "gate",
-            (gate, up),
-            function=config.activation,
-        )
-        h = layer.clipped("mlp.down", h)
-        down = f"{at}.mlp.down_proj"
-        h = layer.project("mlp.down", "MLP", h, down, config.width, False)
-        x = layer.residual("mlp", h, x, f"{down}.bias" if "down" in config.biases else None)
+        x = _attention(config, layer, at, x)
+        x = _mlp(config, layer, at, x)
     x = LayerWriter(p, "head", None).norm("norm", x, "norm", config.epsilon, rms=True)
     return p.build(add_language_head(p, x, head_weight(config), config.vocabulary, ending))
+
+
+def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
+    """Add norm, self-attention with the weights at a prefix, and residual."""
+    key_heads = config.key_heads or config.heads
+    head = config.head_width or config.width // config.heads
+    h = layer.norm("attention.norm", x, f"{at}.input_layernorm", config.epsilon, rms=True)
+    h = layer.clipped("attention.qkv", h)
+    split = {}
+    for part, count in (("q", config.heads), ("k", key_heads), ("v", key_heads)):
+        y = layer.project(
+            f"attention.{part}",
+            "QKV",
+            h,
+            f"{at}.self_attn.{part}_proj",
+            count * head,
+            part in config.biases,
+        )
+        split[part] = layer.heads(part, y, count, head)
+    q, k = (_rotated(config, layer, part, split[part], head) for part in ("q", "k"))
+    mixed = layer.attend(q, k, split["v"], config.heads, key_heads, head, cached=True)
+    mixed = layer.clipped("attention.output", mixed)
+    output = f"{at}.self_attn.o_proj"
+    h = layer.project("attention.output", "output projection", mixed, output, config.width, False)
+    return layer.residual("attention", h, x, f"{output}.bias" if "o" in config.biases else None)
+
+
+def _rotated(config: Config, layer: LayerWriter, part: str, x: str, head: int) -> str:
+    """Add the rotary embedding of queries or keys."""
+    return layer.program.host(
+        f"{layer.name}.attention.{part}.rotary",
+        "rotary",
+        "rotary",
+        (x, "past"),
+        base=config.rotary_base,
+        weights={"factors": "rope_freqs.weight"} if config.has_rotary_factors else {},
+        stored={"factors": (head // 2,)},
+        **config.rotary_scaling,
+    )
+
+
+def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
+    """Add norm, gated MLP with the weights at a prefix, and residual."""
+    h = layer.norm("mlp.norm", x, f"{at}.post_attention_layernorm", config.epsilon, rms=True)
+    h = layer.clipped("mlp.up", h)
+    gate, up = (
+        layer.project(
+            f"mlp.{part}", "MLP", h, f"{at}.mlp.{part}_proj", config.inner, part in config.biases
+        )
+        for part in ("gate", "up")
+    )
+    h = layer.program.host(
+        f"{layer.name}.mlp.activation",
+        "activation",
+        "gate",
+        (gate, up),
+        function=config.activation,
+    )
+    h = layer.clipped("mlp.down", h)
+    down = f"{at}.mlp.down_proj"
+    h = layer.project("mlp.down", "MLP", h, down, config.width, False)
+    return layer.residual("mlp", h, x, f"{down}.bias" if "down" in config.biases else None)

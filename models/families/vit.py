@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from ...scheduler import BATCH, NEW, Program, shape
+from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
 from ..config_keys import check_keys
 from .blocks import (
     MOST_LAYERS,
@@ -48,14 +48,14 @@ class Config(FamilyConfig):
         return (self.image // self.patch) ** 2 + 1
 
 
-_NO_MATTER = frozenset("encoder_stride pooler_act pooler_output_size tie_word_embeddings".split())
+_IGNORED = frozenset("encoder_stride pooler_act pooler_output_size tie_word_embeddings".split())
 
 
 def read_config(document: Mapping[str, Any]) -> Config:
     """Check a config.json."""
-    check_keys(document, Config, {}, _NO_MATTER)
+    check_keys(document, Config, {}, _IGNORED)
     document = {key: _side(key, value) for key, value in document.items()}
-    count = document.get("num_labels", 2)  # what the key means when there are no names
+    count = document.get("num_labels", 2)  # counts the classes when they have no names
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
         raise ValueError(f"num_labels = {count!r} is not a number of classes")
     names = document.get("id2label")
@@ -73,17 +73,39 @@ def read_config(document: Mapping[str, Any]) -> Config:
 
 
 def _side(key: str, value: Any) -> Any:
-    """Return one side of what may be written as two equal ones."""
+    """Return the side of a square that may be written as two equal sides."""
     is_pair = key in ("image_size", "patch_size") and isinstance(value, list) and len(value) == 2
     return value[0] if is_pair and value[0] == value[1] else value
 
 
 def program(config: Config, ending: str) -> Program:
     """Write the forward pass; `ending` is "logits"."""
-    width, head = config.width, config.width // config.heads
+    p = begin(images=(config.channels, config.image, config.image))
+    x = _embedding(config, p)
+    add_mask(p, x, causal=False)
+    for i in range(config.layers):
+        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
+        x = _attention(config, layer, at, x)
+        x = _mlp(config, layer, at, x)
+    x = p.host("head.first", "layout", "first_row", (x,), (shape(BATCH, config.width),))
+    x = LayerWriter(p, "head", None).norm("norm", x, "layernorm", config.epsilon)
+    logits = p.project("head", "classifier", x, "classifier.weight", len(config.names))
+    return p.build(
+        p.host(
+            "head.bias",
+            "residual and bias",
+            "add_bias",
+            (logits,),
+            weights={"bias": "classifier.bias"},
+        )
+    )
+
+
+def _embedding(config: Config, p: ProgramBuilder) -> str:
+    """Add the projection of patches, the class token and the positions."""
+    width = config.width
     count = config.context - 1
     size = config.channels * config.patch**2
-    p = begin(images=(config.channels, config.image, config.image))
     x = p.host(
         "patches",
         "layout",
@@ -95,7 +117,7 @@ def program(config: Config, ending: str) -> Program:
     weight = "embeddings.patch_embeddings.projection"
     stored = (width, config.channels, config.patch, config.patch)
     x = p.project("embedding.patches", "patch embedding", x, f"{weight}.weight", width, stored)
-    x = p.host(
+    return p.host(
         "embedding",
         "embedding",
         "embed_patches",
@@ -108,57 +130,50 @@ def program(config: Config, ending: str) -> Program:
         },
         stored={"token": (1, 1, width), "positions": (1, config.context, width)},
     )
-    add_mask(p, x, causal=False)
-    for i in range(config.layers):
-        layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
-        h = layer.norm("attention.norm", x, f"{at}.layernorm_before", config.epsilon)
-        h = layer.clipped("attention.qkv", h)
-        q, k, v = (
-            layer.heads(
-                part,
-                layer.project(
-                    f"attention.{part}",
-                    "QKV",
-                    h,
-                    f"{at}.attention.attention.{name}",
-                    width,
-                    config.bias,
-                ),
-                config.heads,
-                head,
-            )
-            for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
-        )
-        mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=False)
-        mixed = layer.clipped("attention.output", mixed)
-        output = f"{at}.attention.output.dense"
-        h = layer.project("attention.output", "output projection", mixed, output, width, False)
-        x = layer.residual("attention", h, x, f"{output}.bias")
 
-        h = layer.norm("mlp.norm", x, f"{at}.layernorm_after", config.epsilon)
-        h = layer.clipped("mlp.up", h)
-        h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
-        h = layer.activate("mlp", h, config.activation)
-        h = layer.clipped("mlp.down", h)
-        h = layer.project(
-            "mlp.down",
-            "MLP",
-            h,
-            f"{at}.output.dense",
-            width,
-            False,
-            non_negative=is_non_negative(config.activation),
+
+def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
+    """Add norm, self-attention with the weights at a prefix, and residual."""
+    width, head = config.width, config.width // config.heads
+    h = layer.norm("attention.norm", x, f"{at}.layernorm_before", config.epsilon)
+    h = layer.clipped("attention.qkv", h)
+    q, k, v = (
+        layer.heads(
+            part,
+            layer.project(
+                f"attention.{part}",
+                "QKV",
+                h,
+                f"{at}.attention.attention.{name}",
+                width,
+                config.bias,
+            ),
+            config.heads,
+            head,
         )
-        x = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
-    x = p.host("head.first", "layout", "first_row", (x,), (shape(BATCH, width),))
-    x = LayerWriter(p, "head", None).norm("norm", x, "layernorm", config.epsilon)
-    logits = p.project("head", "classifier", x, "classifier.weight", len(config.names))
-    return p.build(
-        p.host(
-            "head.bias",
-            "residual and bias",
-            "add_bias",
-            (logits,),
-            weights={"bias": "classifier.bias"},
-        )
+        for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
     )
+    mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=False)
+    mixed = layer.clipped("attention.output", mixed)
+    output = f"{at}.attention.output.dense"
+    h = layer.project("attention.output", "output projection", mixed, output, width, False)
+    return layer.residual("attention", h, x, f"{output}.bias")
+
+
+def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
+    """Add norm, MLP with the weights at a prefix, and residual."""
+    h = layer.norm("mlp.norm", x, f"{at}.layernorm_after", config.epsilon)
+    h = layer.clipped("mlp.up", h)
+    h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
+    h = layer.activate("mlp", h, config.activation)
+    h = layer.clipped("mlp.down", h)
+    h = layer.project(
+        "mlp.down",
+        "MLP",
+        h,
+        f"{at}.output.dense",
+        config.width,
+        False,
+        non_negative=is_non_negative(config.activation),
+    )
+    return layer.residual("mlp", h, x, f"{at}.output.dense.bias")

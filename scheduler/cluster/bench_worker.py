@@ -1,9 +1,9 @@
-"""The bench that a worker holds: opened once, kept open between shares, safe at the end.
+"""The bench of a worker: opened once, kept open between shards, made safe at the end.
 
-These functions run in a worker of a cluster; `remote` sends them there. The bench file is that of
-the environment variable LIGHTLOOM_BENCH, or what a cluster of this machine was handed. Light goes
-off when a run ends, when the worker ends, and when nobody has multiplied for a minute: perhaps who
-began the run is gone.
+These functions run in a worker of a cluster; `remote_benches` sends them there. The environment
+variable LIGHTLOOM_BENCH names the bench file; workers that a cluster of this machine starts get it
+by `set_bench_file`. The light goes off when a run ends, when the worker ends, and when no product
+has run for a minute, since the process that began the run may be gone.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from ...backends.bench import BenchBackend, Claims, load_bench, read_bench_file
 from ...instruments import InputError, NotConnected
 
 VARIABLE = "LIGHTLOOM_BENCH"
-IDLE_S = 60.0  # until the light goes off when nobody multiplies
-_KEPT_BYTES = 1 << 30  # of weights as they came; encoded they take some times that
+IDLE_S = 60.0  # without a product, until the light goes off
+_CACHE_BYTES = 1 << 30  # of weights as they were sent; encoded they take several times as much
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A share of a product on its way to a worker.
+    """A shard of a product, as it is sent to a worker.
 
     Parameters
     ----------
@@ -55,15 +55,15 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Missing:
-    """Weights that a worker has not, or not any more; nothing was multiplied."""
+class MissingWeights:
+    """Weights that a worker does not have; it multiplied nothing."""
 
     digests: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Held:
-    """Which bench a worker holds, before it is opened."""
+class OfferedBench:
+    """The bench that a worker offers, before it is opened."""
 
     path: str
     claims: Claims
@@ -71,7 +71,7 @@ class Held:
 
 @dataclass(frozen=True)
 class OpenedBench:
-    """What is known of a bench once it is open."""
+    """The properties of an open bench."""
 
     profile: OpticsProfile
     geometry: Geometry
@@ -83,7 +83,7 @@ class OpenedBench:
 
 @dataclass(frozen=True)
 class BenchNotes:
-    """What a bench says of a run: remarks, and why shots were repeated."""
+    """Notes of a bench on a run: remarks, and why shots were repeated."""
 
     remarks: tuple[str, ...]
     faults: Mapping[str, int]
@@ -101,91 +101,91 @@ class _Bench:
         self.path, self.uncalibrated = path, uncalibrated
         self.backend = BenchBackend(load_bench(path), uncalibrated)
         self.runs: set[str] = set()
-        self.turn = Lock()  # of the task that holds it
-        self._kept: OrderedDict[str, PreparedWeights] = OrderedDict()
-        self._bytes = 0
+        self.task_lock = Lock()  # of the task that uses the bench
+        self._cache: OrderedDict[str, PreparedWeights] = OrderedDict()
+        self._cached_bytes = 0
 
-    def keep(self, share: Shard) -> None:
-        """Prepare weights that came with a share."""
-        if share.weights is None or share.digest in self._kept:
+    def cache(self, shard: Shard) -> None:
+        """Prepare the weights that were sent with a shard."""
+        if shard.weights is None or shard.digest in self._cache:
             return
-        self._kept[share.digest] = self.backend.prepare(share.weights, ranges=share.ranges)
-        self._bytes += share.weights.nbytes
-        while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= 4 * int(np.prod(oldest.shape))
+        self._cache[shard.digest] = self.backend.prepare(shard.weights, ranges=shard.ranges)
+        self._cached_bytes += shard.weights.nbytes
+        while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= 4 * int(np.prod(oldest.shape))
 
     def weights(self, digest: str) -> PreparedWeights | None:
-        """Return weights, and remember that they were used."""
-        if digest in self._kept:
-            self._kept.move_to_end(digest)
-        return self._kept.get(digest)
+        """Return weights, and mark them as just used."""
+        if digest in self._cache:
+            self._cache.move_to_end(digest)
+        return self._cache.get(digest)
 
 
-_handed: list[str] = []
+_bench_file: list[str] = []
 _bench: _Bench | None = None
-_ended: set[str] = set()
-_idle: Timer | None = None
+_ended_runs: set[str] = set()
+_idle_timer: Timer | None = None
 _lock = RLock()  # of these
 
 
-# ------------------------------------------------------------------------------ asked at any time
+# ------------------------------------------------------------------ called while tasks are running
 
 
-def hand(path: str) -> None:
-    """Name the bench file of this process, where nothing else does."""
-    _handed[:] = [path]
+def set_bench_file(path: str) -> None:
+    """Set the bench file of this process; it comes before that of LIGHTLOOM_BENCH."""
+    _bench_file[:] = [path]
 
 
-def look() -> Held:
-    """Read the file of this worker's bench; nothing is connected.
+def describe_bench() -> OfferedBench:
+    """Read the file of this worker's bench; no instrument is connected.
 
     Raises
     ------
     InputError : when there is none, or it cannot be used
     """
     path = _path()
-    return Held(path, Claims.of(read_bench_file(path), platform.node()))
+    return OfferedBench(path, Claims.of(read_bench_file(path), platform.node()))
 
 
-def tell() -> BenchNotes:
-    """Return what the bench says of its run so far."""
+def notes() -> BenchNotes:
+    """Return the notes of the bench on its run so far."""
     with _lock:
         if _bench is None:
             return BenchNotes((), {})
         return BenchNotes(tuple(_bench.backend.remarks), dict(_bench.backend.faults))
 
 
-def end(run: str) -> BenchNotes:
-    """End a run: its shares multiply no more, and the light goes off unless another run has it."""
+def end_run(run: str) -> BenchNotes:
+    """End a run: no more of its shards run, and the light goes off unless another run uses it."""
     with _lock:
-        _ended.add(run)
-        told = tell()
+        _ended_runs.add(run)
+        last_notes = notes()
         if _bench is not None:
             _bench.runs.discard(run)
             if not _bench.runs:
                 release()
-    return told
+    return last_notes
 
 
-def held() -> BenchBackend | None:
-    """Return the open bench of this process; None where it holds none."""
+def opened_backend() -> BenchBackend | None:
+    """Return the open bench of this process; None without one."""
     with _lock:
         return None if _bench is None else _bench.backend
 
 
 def release() -> None:
-    """Make the bench safe and let it go; harmless when there is none."""
+    """Make the bench safe and close it; harmless when there is none."""
     global _bench
     with _lock:
-        _rest(None)
-        held, _bench = _bench, None
-        if held is not None:
-            held.backend.close()
+        _restart_idle_timer(None)
+        bench, _bench = _bench, None
+        if bench is not None:
+            bench.backend.close()
 
 
 def _path() -> str:
-    path = _handed[0] if _handed else os.environ.get(VARIABLE, "")
+    path = _bench_file[0] if _bench_file else os.environ.get(VARIABLE, "")
     if not path:
         raise InputError(
             f"a worker on {platform.node()} offers a bench, but its environment variable "
@@ -205,8 +205,8 @@ def open_bench(run: str, uncalibrated: bool) -> OpenedBench:
     InputError : for a bench file that cannot be used
     InstrumentError : when an instrument does not answer, or the light is not as calibrated
     """
-    with _turn(run, uncalibrated) as held:
-        backend = held.backend
+    with _task(run, uncalibrated) as bench:
+        backend = bench.backend
         return OpenedBench(
             backend.profile,
             backend.geometry,
@@ -217,52 +217,54 @@ def open_bench(run: str, uncalibrated: bool) -> OpenedBench:
         )
 
 
-def multiply(run: str, uncalibrated: bool, shares: Sequence[Shard]) -> list[MatmulResult] | Missing:
-    """Multiply shares on the bench, one after another without a gap."""
-    with _turn(run, uncalibrated) as held:
-        for share in shares:
-            held.keep(share)
-        weights = [held.weights(share.digest) for share in shares]
-        gone = {s.digest for s, w in zip(shares, weights, strict=True) if w is None}
-        if gone:
-            return Missing(tuple(gone))
+def multiply(
+    run: str, uncalibrated: bool, shards: Sequence[Shard]
+) -> list[MatmulResult] | MissingWeights:
+    """Multiply shards on the bench, one after another without a gap."""
+    with _task(run, uncalibrated) as bench:
+        for shard in shards:
+            bench.cache(shard)
+        weights = [bench.weights(shard.digest) for shard in shards]
+        missing = {s.digest for s, w in zip(shards, weights, strict=True) if w is None}
+        if missing:
+            return MissingWeights(tuple(missing))
         begun = [
-            held.backend.begin(share.x, w, share.at, None, share.details)
-            for share, w in zip(shares, weights, strict=True)
+            bench.backend.begin(shard.x, w, shard.at, None, shard.details)
+            for shard, w in zip(shards, weights, strict=True)
         ]
         return [finish() for finish in begun]
 
 
 @contextmanager
-def _turn(run: str, uncalibrated: bool) -> Iterator[_Bench]:
-    """Hold the open bench for a task of a run; it is closed when the run has ended meanwhile."""
-    held = _enter(run, uncalibrated)
-    if not held.turn.acquire(blocking=False):
-        raise InputError(f"two tasks want {held.path} at once: start the worker with one bench")
+def _task(run: str, uncalibrated: bool) -> Iterator[_Bench]:
+    """Lock the open bench for a task of a run; close it when the run has ended meanwhile."""
+    bench = _bench_of(run, uncalibrated)
+    if not bench.task_lock.acquire(blocking=False):
+        raise InputError(f"two tasks want {bench.path} at once: start the worker with one bench")
     try:
-        held.backend.open()
-        _ = held.backend.profile  # its report tells of a bench that knows it
-        yield held
+        bench.backend.open()
+        _ = bench.backend.profile  # computed now: a later report must not switch the light on
+        yield bench
     except BaseException:
         with _lock:
-            if held is _bench:
+            if bench is _bench:
                 release()
         raise
     finally:
-        held.turn.release()
+        bench.task_lock.release()
         with _lock:
-            if held is not _bench:  # what began after the end has opened it again
-                held.backend.close()
+            if bench is not _bench:  # a task that began after the end has opened it again
+                bench.backend.close()
             else:
-                _rest(held)
+                _restart_idle_timer(bench)
 
 
-def _enter(run: str, uncalibrated: bool) -> _Bench:
+def _bench_of(run: str, uncalibrated: bool) -> _Bench:
     global _bench
     with _lock:
-        if run in _ended:
-            raise NotConnected(f"{_path()}: the run has ended before this share of it")
-        _rest(None)
+        if run in _ended_runs:
+            raise NotConnected(f"{_path()}: the run has ended before this shard of it")
+        _restart_idle_timer(None)
         if _bench is None:
             _bench = _Bench(_path(), uncalibrated)
         if _bench.uncalibrated != uncalibrated:
@@ -271,19 +273,19 @@ def _enter(run: str, uncalibrated: bool) -> _Bench:
         return _bench
 
 
-def _rest(held: _Bench | None) -> None:
-    """Let the light go off in a while, unless something is multiplied; None: not any more."""
-    global _idle
-    if _idle is not None:
-        _idle.cancel()
-    _idle = None
-    if held is not None:
-        _idle = Timer(IDLE_S, _is_idle, (held,))
-        _idle.daemon = True
-        _idle.start()
+def _restart_idle_timer(bench: _Bench | None) -> None:
+    """Switch the light off after `IDLE_S` without a product; None stops the timer."""
+    global _idle_timer
+    if _idle_timer is not None:
+        _idle_timer.cancel()
+    _idle_timer = None
+    if bench is not None:
+        _idle_timer = Timer(IDLE_S, _release_idle, (bench,))
+        _idle_timer.daemon = True
+        _idle_timer.start()
 
 
-def _is_idle(held: _Bench) -> None:
+def _release_idle(bench: _Bench) -> None:
     with _lock:
-        if held is _bench and not held.turn.locked():
+        if bench is _bench and not bench.task_lock.locked():
             release()

@@ -1,10 +1,10 @@
 """Workers that run tasks: this process, processes of this machine, or a Dask cluster elsewhere.
 
-`open_workers` opens them, and checks them before anything is sent: the scheduler answers, it has
+`open_workers` opens them, and checks them before it sends anything: the scheduler answers, it has
 workers, and each has this version of lightloom. A task is a function of a module, with arguments
-that may be other tasks; results come as they finish. What a user can put right comes back as a
-`Failure`, and so do the tasks that needed it; other exceptions are raised. Dask runs the tasks of
-a lost worker elsewhere. Not here: what tasks do.
+that may be other tasks; results are returned as they finish. A task that a user's mistake ended
+returns a `Failure`, and so do the tasks that needed it; other exceptions are raised. Dask runs the
+tasks of a lost worker elsewhere. Not here: what tasks do.
 """
 
 import logging
@@ -29,9 +29,9 @@ from ...instruments.errors import import_extra
 from ...instruments.safety import signals
 from ...instruments.version import VERSION
 
-START_S = 120.0  # that processes of this machine have to start
-ANSWER_S = 5.0  # that a scheduler has to answer, and to have its first worker
-PATIENCE_S = 60.0  # that a cluster may be without any worker, as while one is started again
+START_S = 120.0  # time-out for processes of this machine to start
+ANSWER_S = 5.0  # time-out for a scheduler to answer, and to have its first worker
+PATIENCE_S = 60.0  # that a cluster may be without any worker, as while one is restarted
 _PURPOSE = "work on a cluster of workers (--workers 0 does without)"
 _POLL_S = 1.0
 _CLOSE_S = 20.0
@@ -39,10 +39,10 @@ _ADDRESS = re.compile(
     r"(?P<scheme>tcp://|tls://)?(?P<host>[^\s:/]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,6})"
 )
 
-# Dask has glibc give memory back at every turn; frames would be paged in anew for each shot
+# Dask makes glibc return freed memory at once; the pages of frames would fault in for each shot
 _MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 27, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
 
-# asked of every worker as a text: one without lightloom, or with another, can answer too
+# sent to every worker as text, so that one without lightloom, or with another, can answer too
 _VERSIONS = """{
     "lightloom": __import__("lightloom").__version__,
     "Python": __import__("platform").python_version(),
@@ -56,13 +56,13 @@ class WorkersLost(LightloomError):
 
 @dataclass(frozen=True)
 class Failure:
-    """What came of a task that a user's mistake ended: one sentence."""
+    """The result of a task that a user's mistake ended: one sentence."""
 
     sentence: str
 
 
 class Workers(Protocol):
-    """Who runs tasks."""
+    """The protocol of workers that run tasks."""
 
     name: str
     count: int
@@ -78,17 +78,17 @@ class Workers(Protocol):
 
         Parameters
         ----------
-        needs : what a worker must have to spare while it runs the task, such as {"bench": 1}
+        needs : resources that the task occupies on its worker, such as {"bench": 1}
         """
 
     def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Return (index, result) of tasks as they finish; a result may be a `Failure`.
 
-        What is left when the caller stops listening is not run.
+        Tasks that are left when the caller stops iterating are not run.
 
         Raises
         ------
-        WorkersLost : when nobody is left to run them
+        WorkersLost : when no worker is left to run them
         """
 
 
@@ -102,10 +102,10 @@ def open_workers(
 
     Parameters
     ----------
-    count : processes of this machine, of one thread each; 0 takes this process. They talk over
-        TLS with keys of this call, on loopback alone
-    address : of a running Dask scheduler, whose workers are taken as they are, instead
-    offers : what each process of this machine has to spare; see `Workers.submit`
+    count : processes of this machine, of one thread each; 0 takes this process. They communicate
+        over TLS with keys of this call, on loopback alone
+    address : of a running Dask scheduler, whose workers are used instead
+    offers : resources of each process of this machine; see `Workers.submit`
 
     Raises
     ------
@@ -114,12 +114,12 @@ def open_workers(
     MissingExtraError : when Dask is not installed
     """
     if address is None and not count:
-        yield _Here()
+        yield _LocalWorkers()
         return
     _dask()
     config = import_extra("dask.config", "cluster", _PURPOSE)
     with ExitStack() as stack:
-        _hush(stack)
+        _silence_dask(stack)
         # arguments of a task may be large: weights, images
         stack.enter_context(config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}))
         if address is None:
@@ -132,29 +132,31 @@ def open_workers(
         remarks = _check_versions(client)
         shared = sum(number > 1 for number in threads.values())
         if shared:
-            remarks.append(f"{shared} workers run several tasks at once, each in the other's time")
+            remarks.append(
+                f"{shared} workers run several tasks at once, so the tasks slow each other down"
+            )
         yield Cluster(client, name, len(threads), remarks)
 
 
 # ------------------------------------------------------------------------------ this process
 
 
-class _Later:
+class _LocalTask:
     """A task of this process, run when its result is first asked for."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self._work = (function, arguments)
+        self._call = (function, arguments)
         self._results: list[Any] = []
 
     def result(self) -> Any:
         if not self._results:
-            function, arguments = self._work
-            known = [a.result() if isinstance(a, _Later) else a for a in arguments]
-            self._results.append(_run(VERSION, function, *known))
+            function, arguments = self._call
+            values = [a.result() if isinstance(a, _LocalTask) else a for a in arguments]
+            self._results.append(_run(VERSION, function, *values))
         return self._results[0]
 
 
-class _Here:
+class _LocalWorkers:
     """Runs tasks in this process, one after another."""
 
     name = "this process"
@@ -166,10 +168,10 @@ class _Here:
         function: Callable[..., Any],
         *arguments: Any,
         needs: Mapping[str, float] | None = None,
-    ) -> _Later:
-        return _Later(function, arguments)
+    ) -> _LocalTask:
+        return _LocalTask(function, arguments)
 
-    def finished(self, tasks: Sequence[_Later]) -> Iterator[tuple[int, Any]]:
+    def finished(self, tasks: Sequence[_LocalTask]) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):
             yield index, task.result()
 
@@ -180,7 +182,8 @@ class _Here:
 class Cluster:
     """Runs tasks on the workers of a Dask client.
 
-    Beside what `Workers` can, tasks may be pinned to a worker, and workers asked while they work.
+    Beyond the protocol of `Workers`, a task may be pinned to a worker, and functions may be called
+    in workers beside their tasks.
     """
 
     def __init__(self, client: Any, name: str, count: int, remarks: Sequence[str]) -> None:
@@ -191,7 +194,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where the scheduler of the cluster listens."""
+        """The address on which the scheduler of the cluster listens."""
         return str(self._client.scheduler.address)
 
     def submit(
@@ -209,7 +212,7 @@ class Cluster:
         worker : address of the only one that may run it
         priority : tasks of a higher one run first
         """
-        key = f"{function.__name__}-{uuid.uuid4().hex}"  # nobody else's result is meant
+        key = f"{function.__name__}-{uuid.uuid4().hex}"  # unique: Dask shares results by key
         return self._client.submit(
             _run,
             VERSION,
@@ -248,18 +251,18 @@ class Cluster:
             raise WorkersLost(f"{self.name} is gone")
         try:
             return task.result()
-        except (CancelledError, OSError):  # lost between the question and this
+        except (CancelledError, OSError):  # lost since the check above
             raise WorkersLost(f"{self.name} is gone") from None
         except _dask().scheduler.KilledWorker:
-            return Failure("it ended every worker that tried it: perhaps it needs more memory")
+            return Failure("every worker that ran it ended; it may need more memory")
 
     def offering(self, name: str) -> list[str]:
-        """Return the addresses of workers that have such a thing to spare, in order."""
+        """Return the addresses of workers that offer a resource, sorted."""
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
         return sorted(a for a, worker in workers.items() if worker["resources"].get(name, 0) >= 1)
 
-    def there(self) -> set[str]:
-        """Return the addresses of all workers that there are now.
+    def present(self) -> set[str]:
+        """Return the addresses of all workers that are connected now.
 
         Raises
         ------
@@ -277,32 +280,33 @@ class Cluster:
     ) -> dict[str, Any]:
         """Call a function in workers at once, beside the tasks that they run.
 
-        Gives what came of it by address: a result, a `Failure` or an exception. Workers that do
-        not answer are left out.
+        Returns
+        -------
+        dict : address -> result, `Failure` or exception; workers that do not answer are left out
         """
 
         def call() -> dict[str, Any]:
-            there = self.there()  # Dask would wait long for others
-            asked = [address for address in workers if address in there]
+            present = self.present()  # Dask would wait long for others
+            asked = [address for address in workers if address in present]
             call = _run, VERSION, function, *arguments
             found = self._client.run(*call, workers=asked, on_error="return") if asked else {}
             return {address: found[address] for address in asked}
 
         try:
-            return _aside(call, ANSWER_S * 4)
+            return _call_in_thread(call, ANSWER_S * 4)
         except (OSError, RuntimeError, WorkersLost):  # no answer in time; the client is closed
             return {}
 
     def add_to_workers(self, plugin: Any, name: str) -> None:
-        """Return a Dask plugin to every worker, and to those that come."""
+        """Add a Dask plugin to every worker, and to those that connect later."""
         self._client.register_plugin(plugin, name=name)
 
     def _check_alive(self, alone_since: float | None) -> float | None:
-        """Return since when there have been no workers.
+        """Return the time since which the cluster has had no workers; None when it has some.
 
         Raises
         ------
-        WorkersLost : when that is too long
+        WorkersLost : when that is longer than `PATIENCE_S`
         """
         if self._client.status != "running":
             raise WorkersLost(f"{self.name} is gone: its scheduler does not answer any more")
@@ -315,8 +319,8 @@ class Cluster:
 
 
 def _run(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a task where it landed."""
-    if version != VERSION:  # a worker that came later
+    """Run a task in its worker."""
+    if version != VERSION:  # a worker that connected later
         place = platform.node()
         return Failure(f"a worker on {place} has lightloom {VERSION}, not {version}")
     for argument in arguments:
@@ -335,17 +339,17 @@ def _dask() -> Any:
 
 
 def dask_setup(worker: Any) -> None:
-    """Leave Ctrl-C to the process that started this worker; Dask calls this in each."""
+    """Leave Ctrl-C to the process that started this worker; Dask calls this in each worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> Any:
-    """Start processes of this machine, and give a client of theirs."""
+    """Start processes of this machine, and return a client of their cluster."""
     dask = _dask()
     config = import_extra("dask.config", "cluster", _PURPOSE)
-    rooms = ("scheduler", "worker")
-    settings: dict[str, Any] = {f"distributed.{room}.http.routes": [] for room in rooms}
-    settings |= {  # what only a dashboard would show takes a share of each core
+    servers = ("scheduler", "worker")
+    settings: dict[str, Any] = {f"distributed.{server}.http.routes": [] for server in servers}
+    settings |= {  # measurements for the dashboard take processor time
         "distributed.worker.profile.enabled": False,
         "distributed.admin.system-monitor.interval": "10s",
     }
@@ -366,7 +370,7 @@ def _start(stack: ExitStack, count: int, offers: Mapping[str, float] | None) -> 
             )
 
     try:
-        cluster = _aside(start, START_S)
+        cluster = _call_in_thread(start, START_S)
     except (OSError, RuntimeError) as error:
         raise WorkersLost(f"cannot start {count} processes: {error}") from None
     stack.callback(_close, cluster)
@@ -380,12 +384,12 @@ def _connect(stack: ExitStack, address: str) -> Any:
     dask = _dask()
     _check_reachable(address)
     try:
-        client = _aside(
+        client = _call_in_thread(
             lambda: dask.Client(address, timeout=ANSWER_S, set_as_default=False), 1.2 * ANSWER_S
         )
-    except TimeoutError:  # Dask waits for ever for one that accepts and says nothing
+    except TimeoutError:  # Dask waits for ever for a server that accepts and does not answer
         raise InputError(
-            f"what listens at {address!r} says nothing: it is no Dask scheduler"
+            f"the server at {address!r} does not answer as a Dask scheduler; check the address"
         ) from None
     except Exception as error:  # of many kinds: sockets, handshakes, certificates
         reason = " ".join(str(error).split())
@@ -395,27 +399,27 @@ def _connect(stack: ExitStack, address: str) -> Any:
 
 
 def _close(opened: Any) -> None:
-    """Close a client or a cluster; processes that are busy are given some seconds, then killed."""
-    with suppress(OSError):  # a time-out: what is left ends with this process
+    """Close a client or a cluster; busy processes are killed after some seconds."""
+    with suppress(OSError):  # a time-out: the rest ends with this process
         opened.close(timeout=_CLOSE_S)
 
 
-def _hush(stack: ExitStack) -> None:
-    """Keep Dask from logging what is told here in a sentence."""
+def _silence_dask(stack: ExitStack) -> None:
+    """Keep Dask from logging errors that lightloom reports in a sentence."""
     for name in ("distributed", "distributed.client", "tornado.application"):
         logger = logging.getLogger(name)
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.CRITICAL + 1)
 
 
-def _aside(call: Callable[[], Any], seconds: float) -> Any:
-    """Call in a thread of its own, and wait so long for it.
+def _call_in_thread(call: Callable[[], Any], seconds: float) -> Any:
+    """Call a function in a thread of its own, and wait for it at most so long.
 
-    Processes that are started there never see a Ctrl-C at the terminal, not even while they start.
+    Processes that it starts never see a Ctrl-C at the terminal, not even while they start.
 
     Raises
     ------
-    TimeoutError : when it has not come back; it is left to itself
+    TimeoutError : when it has not returned; its thread continues
     """
     found: list[Any] = []
     errors: list[Exception] = []
@@ -440,14 +444,14 @@ def _aside(call: Callable[[], Any], seconds: float) -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse addresses that Dask would try for long, or leave a broken client of."""
+    """Refuse addresses that would keep Dask trying, or leave it with a broken client."""
     parts = _ADDRESS.fullmatch(address)
     if parts is None or not 0 < int(parts["port"]) < 1 << 16:
-        raise InputError(f"--scheduler {address!r} is no address such as tcp://10.0.0.1:8786")
-    secret = parts["scheme"] == "tls://"
-    if secret and _dask().Security().get_connection_args("client").get("ssl_context") is None:
+        raise InputError(f"--scheduler {address!r} is not an address such as tcp://10.0.0.1:8786")
+    is_tls = parts["scheme"] == "tls://"
+    if is_tls and _dask().Security().get_connection_args("client").get("ssl_context") is None:
         raise InputError(
-            f"{address} wants certificates: name them in Dask's configuration, distributed.comm.tls"
+            f"{address} needs certificates; name them in Dask's configuration, distributed.comm.tls"
         )
     try:
         host = parts["host"].strip("[]")
@@ -470,7 +474,7 @@ def _wait_for_workers(client: Any, name: str) -> Mapping[str, int]:
 
 
 def _check_versions(client: Any) -> list[str]:
-    """Refuse workers with another lightloom; give remarks on those with another Python or numpy."""
+    """Refuse workers with another lightloom; return remarks on another Python or numpy."""
     here = {"Python": platform.python_version(), "numpy": np.__version__}
     remarks = []
     for address, found in client.run(eval, _VERSIONS, on_error="return").items():

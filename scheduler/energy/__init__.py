@@ -1,1 +1,1 @@
-"""The account of energy and time: events, constants with sources, digital machines beside it."""
+"""The account of energy and time: events, constants with sources, digital baselines."""

@@ -1,11 +1,11 @@
-"""The account of energy and time: counted events times constants, beside digital machines.
+"""The account of energy and time: counted events times constants, compared with digital machines.
 
-Events come from a program's symbolic sizes (`planned_events`; nothing is materialised) or from what
-a backend counted in a run (`recorded_events`). Constants (`constants.py`) turn them into joules.
-There are always three figures: the system, the optical products alone ("compute"), the light alone;
-docs/explanation/energy.md says what is in each. Time is that of `timing.py`, step after step.
+Events come from a program's symbolic sizes (`planned_events`; no array is made) or from the counts
+of a backend in a run (`recorded_events`). Constants (`constants`) convert them into joules. There
+are always three figures: the system, the optical products alone ("compute"), the light alone;
+docs/explanation/energy.md defines each. Time is that of `costs`, one step after another.
 
-The formula is that of the published accounts, with what they leave out beside it:
+The formula is that of the published accounts, with the terms that they leave out:
 E = inputs (memory + DAC + modulator) + outputs (light + amplifier + ADC + memory)
     + weights (memory + DAC + modulator) / reuse + hold power x time + host + idle.
 """
@@ -47,14 +47,14 @@ SCOPES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass
 class Events:
-    """What happens in a step, over all its calls.
+    """The events of a step, over all its calls.
 
     Parameters
     ----------
-    pairs : element pairs lit, over all readings: what the source must light
-    photons : photoelectrons of light; None where the profile counts none
+    pairs : illuminated element pairs, over all readings
+    photons : photoelectrons of light; None where the profile has no light level
     input_values, output_values, weight_values : operand values read from memory, or written to it
-    sums : sums converted that belong to one output and segment, whatever the number of readings
+    sums : converted sums, one for each output and segment, for any number of readings
     host_operations, host_values : of a host step; values moved to and from memory
     host_macs : MACs of a product that stays on the host
     light_s, convert_s, host_s : seconds of light and its frames, of converters beyond that, of host
@@ -81,7 +81,7 @@ class Events:
     host_s: float = 0.0
 
     def add(self, other: Events, times: int = 1) -> None:
-        """Add the events of another call, so many times."""
+        """Add the events of another call, counted so many times."""
         for name in _EVENTS:
             value = getattr(other, name)
             if value is not None:
@@ -93,7 +93,7 @@ _EVENTS = tuple(item.name for item in fields(Events))
 
 @dataclass(frozen=True)
 class DigitalWork:
-    """What a digital machine would have to do for one call of a step, so many times."""
+    """The workload of a digital machine for one call of a step, and the number of such calls."""
 
     times: int
     macs: int
@@ -109,7 +109,7 @@ class PartEvents:
 
     Parameters
     ----------
-    is_dynamic : the weights are an operand, such as keys, and loaded anew whatever `weight_reuse`
+    is_dynamic : the weights are an operand, such as keys, and loaded for each call, without reuse
     """
 
     part: str
@@ -118,7 +118,7 @@ class PartEvents:
     is_dynamic: bool
     steps: int = 0
     events: Events = field(default_factory=Events)
-    work: list[DigitalWork] = field(default_factory=list)
+    workload: list[DigitalWork] = field(default_factory=list)
 
 
 def part_of(name: str) -> str:
@@ -134,37 +134,37 @@ def planned_events(
 
     Parameters
     ----------
-    steps : each with whether it goes to light
-    calls : sizes of the passes, and how often each runs
+    steps : (step, whether it goes to light)
+    calls : sizes of the passes, and the number of runs of each
 
     Returns
     -------
-    parts : in the order of the program; upper bounds, as in `timing.optical_cost`: every signed row
-        is taken to have a negative value in every segment
+    parts : in the order of the program; upper bounds, as in `costs.optical_cost`: every signed row
+        is assumed to have a negative value in every segment
     """
     parts: dict[tuple[str, str], PartEvents] = {}
-    alike: dict[tuple[Any, ...], list[OpticalMatmul | HostStep]] = {}
-    for step, optical in steps:  # layers are alike: one of them is counted
-        alike.setdefault((part_of(step.name), *signature(step, optical)), []).append(step)
-    for (_, optical, *_), same in alike.items():
-        events, work = _count(same[0], optical, calls, bench)
-        _add(parts, same[0], optical, events, work, len(same))
+    equal: dict[tuple[Any, ...], list[OpticalMatmul | HostStep]] = {}
+    for step, optical in steps:  # equal steps of all layers are counted once
+        equal.setdefault((part_of(step.name), *signature(step, optical)), []).append(step)
+    for (_, optical, *_), same in equal.items():
+        events, workload = _count(same[0], optical, calls, bench)
+        _add(parts, same[0], optical, events, workload, len(same))
     return list(parts.values())
 
 
 def recorded_events(
     records: Iterable[StepRecord], bench: BenchModel, is_digital: bool = False
 ) -> list[PartEvents]:
-    """Take the events of a run: what the backend counted, and host steps as they were timed."""
+    """Return the events of a run: counts of the backend, and measured times of host steps."""
     parts: dict[tuple[str, str], PartEvents] = {}
     for record in records:
         optical = record.optical and not is_digital
-        events, work = _count(record.step, optical, record.calls, bench)
+        events, workload = _count(record.step, optical, record.calls, bench)
         if optical:
             events = _measured(events, record.stats, bench.profile)
         else:
             events.host_s = record.seconds
-        _add(parts, record.step, optical, events, work, 1)
+        _add(parts, record.step, optical, events, workload, 1)
     return list(parts.values())
 
 
@@ -173,7 +173,7 @@ def _add(
     step: OpticalMatmul | HostStep,
     optical: bool,
     events: Events,
-    work: Iterable[DigitalWork],
+    workload: Iterable[DigitalWork],
     times: int,
 ) -> None:
     where, name = "optical" if optical else "host", part_of(step.name)
@@ -181,13 +181,13 @@ def _add(
     part = parts.setdefault((name, where), PartEvents(name, step.kind, where, dynamic))
     part.steps += times
     part.events.add(events, times)
-    part.work += [replace(item, times=times * item.times) for item in work]
+    part.workload += [replace(item, times=times * item.times) for item in workload]
 
 
 def _count(
     step: OpticalMatmul | HostStep, optical: bool, calls: Calls, bench: BenchModel
 ) -> tuple[Events, list[DigitalWork]]:
-    total, work = Events(), []
+    total, workload = Events(), []
     for sizes, times in calls:
         if isinstance(step, OpticalMatmul):
             events = (
@@ -196,11 +196,11 @@ def _count(
         else:
             events = _host(step, sizes, bench.profile)
         total.add(events, times)
-        work.append(_work(step, sizes, times, events))
-    return total, work
+        workload.append(_workload(step, sizes, times, events))
+    return total, workload
 
 
-def _work(
+def _workload(
     step: OpticalMatmul | HostStep, sizes: Mapping[str, int], times: int, events: Events
 ) -> DigitalWork:
     if not isinstance(step, OpticalMatmul):
@@ -242,9 +242,9 @@ def _optical(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -
 
 
 def _measured(planned: Events, stats: Stats, profile: OpticsProfile) -> Events:
-    """Put what a backend counted in the place of what the plan expects.
+    """Return planned events with the counts of a backend in place of the planned ones.
 
-    Time on the bench grows with the shots that were counted.
+    Time on the bench is scaled by the number of counted shots.
     """
     shown = stats.input_samples / planned.input_samples if planned.input_samples else 0.0
     return Events(
@@ -315,11 +315,12 @@ def energy_of(part: PartEvents, constants: Constants, profile: OpticsProfile) ->
 
 
 def light_of(events: Events, constants: Constants, profile: OpticsProfile) -> float:
-    """Return the joules of light, at the source's plug.
+    """Return the joules of light, as electrical energy of the source.
 
-    The source lights every element pair fully, and modulators absorb what they do not pass. Where
-    the profile fixes the light of a full pair, or what enters the weights, that is counted; where
-    it fixes what is detected, `pair_transmission` says how much more was sent.
+    The source illuminates every element pair fully, and modulators absorb the light that they do
+    not pass. Where the profile fixes the light of a full pair, or the light that enters the
+    weights, that is counted. Where it fixes the detected light, it is divided by
+    `pair_transmission`.
     """
     c = constants
     chosen = c.get("photons_per_output")
@@ -344,7 +345,7 @@ class PartEnergy:
     Parameters
     ----------
     joules : by category
-    seconds : predicted (or, for host steps of a run, measured), one step after another
+    seconds : predicted (for host steps of a run: measured), one step after another
     """
 
     part: str
@@ -362,12 +363,12 @@ class PartEnergy:
 
 @dataclass(frozen=True)
 class DigitalEnergy:
-    """What a baseline takes for the same passes.
+    """Energy and time of a baseline for the same passes.
 
     Parameters
     ----------
-    system : joules of all steps; None where nothing measured its power
-    compute : joules of the products that the bench does in light
+    system : joules of all steps; None where its power is unknown
+    compute : joules of the products that the bench runs on light
     seconds : of all steps; None for a baseline without rates
     """
 
@@ -378,11 +379,11 @@ class DigitalEnergy:
 
 
 class Account:
-    """Energy and time of some passes on one bench, with every event and constant at hand.
+    """Energy and time of some passes on one bench, with all events and constants.
 
     Parameters
     ----------
-    tokens : that the passes take in or give out, for figures per token
+    tokens : number of tokens that the passes process, for figures per token
     unit : "token" or "image"
     """
 
@@ -402,7 +403,7 @@ class Account:
         self.events = Events()
         for part in self.parts:
             self.events.add(part.events)
-        # joules are sums over events: parts that are treated alike count as one
+        # joules are linear in events, so parts with the same formula are merged
         merged: dict[tuple[str, bool, bool], PartEvents] = {}
         for part in self.parts:
             key = (part.where, part.is_dynamic, part.events.host_macs > 0)
@@ -445,17 +446,17 @@ class Account:
         """Seconds of all steps, one after another."""
         return self.events.light_s + self.events.convert_s + self.events.host_s
 
-    # ---------------------------------------------------------------------- beside digital
+    # ---------------------------------------------------------------------- digital baselines
 
     def digital(self) -> list[DigitalEnergy]:
-        """Return what each baseline takes for the same passes."""
+        """Return energy and time of each baseline for the same passes."""
         return [self._digital(baseline) for baseline in self.constants.baselines.values()]
 
     def _digital(self, baseline: Baseline) -> DigitalEnergy:
         optical = [part for part in self.parts if part.where == "optical"]
         if baseline.is_roofline:
             seconds, on_light = (
-                sum(_roofline_seconds(baseline, part.work) for part in parts)
+                sum(_roofline_seconds(baseline, part.workload) for part in parts)
                 for parts in (self.parts, optical)
             )
             power = baseline.value("power_w") if "power_w" in baseline.constants else None
@@ -463,13 +464,13 @@ class Account:
             compute = None if power is None else power * on_light
             return DigitalEnergy(baseline, joules, compute, seconds)
         products, on_light = (
-            sum(_product_joules(baseline, part.work) for part in parts)
+            sum(_product_joules(baseline, part.workload) for part in parts)
             for parts in (self.parts, optical)
         )
         return DigitalEnergy(baseline, products + self._host_steps(self.constants), on_light, None)
 
     def _host_steps(self, constants: Constants) -> float:
-        """Return the joules of host steps, the same beside a digital multiplier as beside light."""
+        """Return the joules of host steps, the same for a digital multiplier as for light."""
         total = 0.0
         for part in self._merged:
             if part.where != "optical" and not part.events.host_macs:
@@ -478,7 +479,7 @@ class Account:
         return total
 
     def advantages(self) -> dict[str, dict[str, float | None]]:
-        """Return baseline -> scope -> digital energy over the bench's; above 1 the light wins.
+        """Return baseline -> scope -> digital energy over the bench's; above 1 the bench wins.
 
         The light and the optical products are compared with the same products done digitally.
         """
@@ -491,10 +492,10 @@ class Account:
             for item in self.digital()
         }
 
-    # ---------------------------------------------------------------------- what decides it
+    # ---------------------------------------------------------------------- sensitivity
 
     def powers(self) -> dict[str, float]:
-        """Return d ln(energy of the system) / d ln(constant) of each constant; 0 without effect."""
+        """Return d ln(energy of the system) / d ln(constant) for each constant; 0 if no effect."""
         powers = {}
         for name in self.constants.values:
             more, less = (self.total(constants=self.constants.times(name, f)) for f in (1.01, 0.99))
@@ -502,11 +503,11 @@ class Account:
         return powers
 
     def sensitivity(self, count: int | None = None) -> list[Sensitivity]:
-        """Say how far each constant moves the system's energy, the most influential first.
+        """Return the influence of each constant on the system's energy, the largest first.
 
         Parameters
         ----------
-        count : of constants to give; None gives all that have any influence
+        count : number of constants; None gives all that have an influence
         """
         goals = {item.baseline.name: item for item in self.digital() if item.system is not None}
         powers = self.powers()
@@ -520,7 +521,7 @@ class Account:
         return found
 
     def _break_even(self, name: str, goal: DigitalEnergy) -> float | None:
-        """Find the factor on a constant at which the system takes as much; None if none does."""
+        """Return the factor on a constant at which the energies are equal; None without one."""
         assert goal.system is not None
         here = self._host_steps(self.constants)
 
@@ -532,7 +533,7 @@ class Account:
             return self.total(constants=changed) - digital
 
         low, high = -9.0, 9.0
-        if name in _SHARES:
+        if name in _FRACTIONS:
             high = -math.log10(self.constants[name])
         if over(low) * over(high) > 0:
             return None
@@ -543,7 +544,7 @@ class Account:
         return float(10.0 ** ((low + high) / 2))
 
     def converters(self, tokens_per_s: float) -> list[ConverterNeed]:
-        """Say how many converters a throughput needs, at what rate, and what they take."""
+        """Return the converters that a throughput needs: number, rate and power."""
         c, events = self.constants, self.events
         weights = sum(
             part.events.weight_samples / (1 if part.is_dynamic else c["weight_reuse"])
@@ -560,11 +561,11 @@ class Account:
         return needs
 
     def benches(self, tokens_per_s: float) -> float:
-        """Return how many such benches a throughput needs, each one step after another."""
+        """Return the number of such benches that a throughput needs, without overlap of steps."""
         return self.seconds / self.tokens * tokens_per_s
 
 
-_SHARES = (
+_FRACTIONS = (
     "quantum_efficiency",
     "optical_throughput",
     "source_efficiency",
@@ -574,13 +575,12 @@ _SHARES = (
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How one constant moves the verdict.
+    """The influence of one constant on the comparison with digital machines.
 
     Parameters
     ----------
-    power : d ln(energy) / d ln(constant): 0.5 says that 10 % more costs 5 % more
-    factors : baseline -> what the constant must be multiplied by to break even, alone; None where
-        no value does it
+    power : d ln(energy) / d ln(constant): with 0.5, 10 % more costs 5 % more
+    factors : baseline -> factor on this constant alone that breaks even; None where no value does
     """
 
     name: str
@@ -592,7 +592,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class ConverterNeed:
-    """Converters of one kind: samples a second, how many at which rate, and their power."""
+    """Converters of one kind: samples per second, number, rate and power."""
 
     kind: str
     samples_per_s: float
@@ -605,17 +605,17 @@ def _ratio(digital: float | None, optical: float) -> float | None:
     return None if digital is None or optical <= 0 else digital / optical
 
 
-def _product_joules(baseline: Baseline, work: Sequence[DigitalWork]) -> float:
-    """Return the joules of products at so much a MAC and an access."""
+def _product_joules(baseline: Baseline, workload: Sequence[DigitalWork]) -> float:
+    """Return the joules of products, from the energy of a MAC and of an access."""
     mac_j, access_j, weight_j = map(baseline.value, ("mac_j", "access_j", "weight_access_j"))
     return sum(
         item.times
         * (item.macs * mac_j + item.product_values * access_j + item.weight_values * weight_j)
-        for item in work
+        for item in workload
     )
 
 
-def _roofline_seconds(baseline: Baseline, work: Sequence[DigitalWork]) -> float:
+def _roofline_seconds(baseline: Baseline, workload: Sequence[DigitalWork]) -> float:
     """Return the seconds of calls: arithmetic or memory, whichever takes longer."""
     macs, others, moved, operand, value = (
         baseline.value(name)
@@ -633,5 +633,5 @@ def _roofline_seconds(baseline: Baseline, work: Sequence[DigitalWork]) -> float:
             item.macs / macs + item.operations / others,
             ((item.product_values + item.weight_values) * operand + item.values * value) / moved,
         )
-        for item in work
+        for item in workload
     )

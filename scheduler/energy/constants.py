@@ -1,8 +1,9 @@
 """The constants of the energy account: each with value, unit, source and year, from a TOML file.
 
-A set is a file in `energy_constants/`, or the user's own of the same form. What a set does not give
-comes from the bench's profile, and what that does not give from the set `default`, marked as
-assumed. What the constants do is written in `energy.py`; their table is docs/explanation/energy.md.
+A set is a file in `published/`, or a user's file of the same form. A constant that is not in a
+chosen set comes from the bench's profile; one that is not there either comes from the set
+`default`, and is marked as assumed. `account` uses the constants; docs/explanation/energy.md has
+their table.
 """
 
 import math
@@ -40,14 +41,14 @@ _PREFIXES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What a constant is: its unit, what it counts, and which values make sense.
+    """The kind of a constant: its unit, its meaning and its valid values.
 
     Parameters
     ----------
     unit : "1" for a plain number
     meaning : for tables
-    optional : whether the account goes without it where nobody gives it
-    may_be_zero : of powers; an energy of an event is never zero
+    optional : the account works without it
+    may_be_zero : for powers; an energy of an event is never zero
     most : the largest value
     """
 
@@ -63,7 +64,7 @@ KINDS: Mapping[str, Kind] = {
     "wavelength_m": Kind("m", "wavelength of the light"),
     "quantum_efficiency": Kind("1", "photoelectrons per photon at the detector", most=1.0),
     "optical_throughput": Kind(
-        "1", "share of the source's light that arrives through modulators fully open", most=1.0
+        "1", "fraction of the source's light that passes fully open modulators", most=1.0
     ),
     "source_efficiency": Kind("1", "light per electrical power of the source", most=1.0),
     "pair_transmission": Kind(
@@ -117,12 +118,12 @@ PER_MAC: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Constant:
-    """One constant in SI units, and where it comes from.
+    """One constant in SI units, with its source.
 
     Parameters
     ----------
-    origin : the set, the profile or "--set" that gave it; "assumed" for the default set
-    recalled : remembered by whoever wrote it down, not looked up
+    origin : its set or profile, or "--set"; "assumed" for the default set
+    recalled : written from memory, not looked up in the source
     """
 
     name: str
@@ -135,11 +136,11 @@ class Constant:
 
     @property
     def is_assumed(self) -> bool:
-        """Whether neither the profile nor a chosen set gave it."""
+        """Whether it is in neither the profile nor a chosen set."""
         return self.origin == "assumed"
 
     def times(self, factor: float) -> "Constant":
-        """Return the constant with its value multiplied."""
+        """Return the constant with its value multiplied by a factor."""
         return replace(self, value=self.value * factor)
 
 
@@ -157,7 +158,7 @@ class Baseline:
 
     @property
     def is_roofline(self) -> bool:
-        """Whether it has rates, and so a time."""
+        """Whether it has rates, from which a time follows."""
         return "macs_per_s" in self.constants
 
 
@@ -174,7 +175,7 @@ class ConstantSet:
 
 @dataclass(frozen=True)
 class Constants:
-    """Everything that one account needs, resolved: chosen set, then profile, then default set."""
+    """The constants of one account, resolved: chosen set, then profile, then default set."""
 
     values: Mapping[str, Constant]
     baselines: Mapping[str, Baseline]
@@ -184,17 +185,17 @@ class Constants:
         return self.values[name].value
 
     def get(self, name: str) -> float | None:
-        """Return an optional constant, or None."""
+        """Return an optional constant; None if it has no value."""
         found = self.values.get(name)
         return None if found is None else found.value
 
     def times(self, name: str, factor: float) -> "Constants":
-        """Return them with one value multiplied."""
+        """Return the constants with one value multiplied by a factor."""
         return replace(self, values={**self.values, name: self.values[name].times(factor)})
 
     @property
     def assumed(self) -> tuple[Constant, ...]:
-        """Those that neither the profile nor a chosen set gave."""
+        """The constants that are in neither the profile nor a chosen set."""
         return tuple(constant for constant in self.values.values() if constant.is_assumed)
 
 
@@ -209,7 +210,7 @@ def load_constants(name: str = DEFAULT) -> ConstantSet:
 
     Raises
     ------
-    InputError : for an unknown name, or naming file, key and value of what cannot be used
+    InputError : for an unknown name, or a constant that cannot be used, naming file, key and value
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in set_names():
@@ -239,13 +240,13 @@ def load_constants(name: str = DEFAULT) -> ConstantSet:
 def resolve(
     profile: OpticsProfile, names: tuple[str, ...] = (), machines: Iterable[Baseline] = ()
 ) -> Constants:
-    """Bring together the constants that an account of this bench needs.
+    """Return the constants for an account of this bench.
 
     Parameters
     ----------
-    names : chosen sets; a later one goes before an earlier one. What the user set in the profile
-        goes before all of them
-    machines : more baselines, such as the machine at hand
+    names : chosen sets; a later one overrides an earlier one. Values that the user set in the
+        profile override all of them
+    machines : more baselines, such as this machine
 
     Raises
     ------
@@ -282,7 +283,7 @@ def _of_profile(profile: OpticsProfile) -> dict[str, Constant]:
 
 def _read_table(path: Path, where: str, table: Any, origin: str) -> dict[str, Constant]:
     if not isinstance(table, dict):
-        raise InputError(f"{path}: {where} = {table!r} is no table of constants")
+        raise InputError(f"{path}: {where} = {table!r} is not a table of constants")
     return {
         key: _read(path, f"{where}.{key}", key, entry, KINDS, origin)
         for key, entry in table.items()
@@ -292,7 +293,7 @@ def _read_table(path: Path, where: str, table: Any, origin: str) -> dict[str, Co
 def _read_baseline(path: Path, name: str, table: Any, origin: str) -> Baseline:
     where = f"{BASELINES}.{name}"
     if not isinstance(table, dict):
-        raise InputError(f"{path}: {where} = {table!r} is no table of constants")
+        raise InputError(f"{path}: {where} = {table!r} is not a table of constants")
     entries = {key: entry for key, entry in table.items() if key != "title"}
     kinds = PER_MAC if "mac_j" in entries else ROOFLINE
     missing = {key for key, kind in kinds.items() if not kind.optional} - entries.keys()
@@ -311,22 +312,22 @@ def _read_baseline(path: Path, name: str, table: Any, origin: str) -> Baseline:
 def _read(
     path: Path, where: str, key: str, entry: Any, kinds: Mapping[str, Kind], origin: str
 ) -> Constant:
-    """Check one constant of a file and bring it to SI units."""
+    """Check one constant of a file and convert it to SI units."""
     if key not in kinds:
-        raise InputError(f"{path}: {where} is no constant; known: {', '.join(kinds)}")
+        raise InputError(f"{path}: {where} is not a constant; known: {', '.join(kinds)}")
     kind = kinds[key]
     needed, allowed = {"value", "unit", "source"}, {"value", "unit", "source", "year", "recalled"}
     if not isinstance(entry, dict) or entry.keys() - allowed or needed - entry.keys():
         lacks = sorted(needed - entry.keys()) if isinstance(entry, dict) else sorted(needed)
         raise InputError(
             f"{path}: {where} needs value, unit and source, and may have year and recalled"
-            + (f"; it has no {' and no '.join(lacks)}" if lacks else "")
+            + (f"; it lacks {' and '.join(lacks)}" if lacks else "")
         )
     source, year = entry["source"], entry.get("year")
     if not isinstance(source, str) or not source.strip():
-        raise InputError(f"{path}: {where} has no source")
+        raise InputError(f"{path}: {where} has no source; name one")
     if year is not None and (isinstance(year, bool) or not isinstance(year, int)):
-        raise InputError(f"{path}: {where}.year = {year!r} is no year")
+        raise InputError(f"{path}: {where}.year = {year!r} is not a year, such as 2024")
     if not isinstance(entry.get("recalled", False), bool):
         raise InputError(
             f"{path}: {where}.recalled = {entry['recalled']!r} is neither true nor false"
@@ -339,7 +340,7 @@ def _read(
 def _in_si(path: Path, where: str, value: Any, unit: Any, kind: Kind) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not abs(value) < math.inf:  # math.isfinite fails for huge whole numbers
-        raise InputError(f"{path}: {where}.value = {value!r} is no finite number")
+        raise InputError(f"{path}: {where}.value = {value!r} is not a finite number")
     if abs(value) > _LARGEST:
         raise InputError(f"{path}: {where}.value = {value!r} is too large for a constant")
     plain = kind.unit == "1"
@@ -347,7 +348,7 @@ def _in_si(path: Path, where: str, value: Any, unit: Any, kind: Kind) -> float:
     fits = prefix in _PREFIXES and isinstance(unit, str) and unit.endswith(kind.unit)
     if not fits or (plain and prefix):
         example = '"1"' if plain else f'"{kind.unit}", with a prefix if you like'
-        raise InputError(f"{path}: {where}.unit = {unit!r} does not fit; want {example}")
+        raise InputError(f"{path}: {where}.unit = {unit!r} does not fit; give {example}")
     number = float(value) * _PREFIXES[str(prefix)]
     least = "0 or more" if kind.may_be_zero else "above 0"
     if number < 0 or (number == 0 and not kind.may_be_zero) or number > kind.most:

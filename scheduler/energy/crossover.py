@@ -1,8 +1,8 @@
-"""At which widths a bench takes less energy than a digital machine, for one layer of GPT-2."""
+"""`crossovers`: widths at which a bench takes less energy than a digital machine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 from ...backends import OpticsProfile
 from ..costs import BenchModel
@@ -11,19 +11,19 @@ from ..program import Program
 from .account import Account, planned_events
 from .constants import Constants
 
-HEAD_WIDTH = 64  # widths are whole numbers of heads
-LARGEST = HEAD_WIDTH << 14  # 1,048,576
-_STEPS = 5  # of halving between two doublings: 3 %
+HEAD_WIDTH = 64  # widths are multiples of it
+MAX_WIDTH = HEAD_WIDTH << 14  # 1,048,576
+_STEPS = 5  # of bisection within a factor of two: 3 %
 
 
 @dataclass(frozen=True)
 class Crossover:
-    """The widths between which the bench wins, about.
+    """The widths between which the bench takes less energy, approximately.
 
     Parameters
     ----------
-    first : None if it does not win up to `LARGEST`
-    last : None if it still wins there
+    first : None if it takes more up to `MAX_WIDTH`
+    last : None if it still takes less there
     """
 
     baseline: str
@@ -40,7 +40,7 @@ def layer_account(
     sequence: int,
     placement: str = DEFAULT_POLICY,
 ) -> Account:
-    """Account for the layer of a program of one layer: no embedding, no head."""
+    """Return the account of the layer in a program of one layer, without embedding and head."""
     calls, bench = [({"batch": batch, "new": sequence, "past": 0}, 1)], BenchModel.of(profile)
     placed = place(program, placement, bench, calls, constants)
     steps = [(s, s.name in placed) for s in program.steps if s.name.startswith("layer.")]
@@ -56,13 +56,14 @@ def crossovers(
     sequence: int,
     placement: str = DEFAULT_POLICY,
 ) -> list[Crossover]:
-    """Find the widths at which the bench wins over each baseline: system, and products alone.
+    """Return the widths at which the bench takes less energy than each baseline.
 
-    The first run of widths is given, of heads of 64. Machines without a power have none.
+    For the whole system, and for the products alone; the first range of widths, in heads of 64.
+    Baselines without a power are left out.
 
     Parameters
     ----------
-    program_of : writes the program of a model of one layer, for a width
+    program_of : returns the program of a model of one layer, for a width
     """
     powered = {
         name: item
@@ -78,35 +79,38 @@ def crossovers(
         account = layer_account(program, profile, constants, batch, sequence, placement)
         return account.advantages()
 
-    def wins(units: int, name: str, scope: str) -> bool:
+    def wins(name: str, scope: str, units: int) -> bool:
         return (advantages(units)[name][scope] or 0.0) >= 1
 
-    def turn(name: str, scope: str, start: int, wanted: bool) -> int | None:
-        """Find the first width from `start` on where it wins (or loses), in units of a head."""
-        high = start
-        while wins(high, name, scope) != wanted:
-            if high * HEAD_WIDTH >= LARGEST:
-                return None
-            high *= 2
-        low = max(high // 2, start)
-        for _ in range(_STEPS):
-            middle = (low + high) // 2
-            if middle in (low, high):
-                break
-            low, high = (low, middle) if wins(middle, name, scope) == wanted else (middle, high)
-        return high
+    return [
+        _crossover(name, scope, partial(wins, name, scope))
+        for name in powered
+        for scope in ("system", "compute")
+    ]
 
-    found = []
-    for name in powered:
-        for scope in ("system", "compute"):
-            first = turn(name, scope, 1, True)
-            end = None if first is None else turn(name, scope, first, False)
-            found.append(
-                Crossover(
-                    name,
-                    scope,
-                    None if first is None else first * HEAD_WIDTH,
-                    None if end is None else (end - 1) * HEAD_WIDTH,
-                )
-            )
-    return found
+
+def _crossover(name: str, scope: str, wins: Callable[[int], bool]) -> Crossover:
+    first = _first_units(wins, 1, True)
+    end = None if first is None else _first_units(wins, first, False)
+    return Crossover(
+        name,
+        scope,
+        None if first is None else first * HEAD_WIDTH,
+        None if end is None else (end - 1) * HEAD_WIDTH,
+    )
+
+
+def _first_units(wins: Callable[[int], bool], start: int, wanted: bool) -> int | None:
+    """Return the first width from `start` on that wins (or does not), in units of a head."""
+    high = start
+    while wins(high) != wanted:
+        if high * HEAD_WIDTH >= MAX_WIDTH:
+            return None
+        high *= 2
+    low = max(high // 2, start)
+    for _ in range(_STEPS):
+        middle = (low + high) // 2
+        if middle in (low, high):
+            break
+        low, high = (low, middle) if wins(middle) == wanted else (middle, high)
+    return high

@@ -1,21 +1,21 @@
-"""An account of energy as one document, for JSON, reports and pages."""
+"""`account_document`: an energy account as one document, for JSON, reports and pages."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from .account import SCOPES, Account
+from .account import SCOPES, Account, DigitalEnergy, PartEnergy
 from .constants import KINDS, Constant
 
-INFLUENTIAL = 8  # constants that a document lists with what they decide
+INFLUENTIAL = 8  # constants whose sensitivity a document lists
 
 
 def account_document(account: Account, tokens_per_s: float | None = None) -> dict[str, Any]:
-    """Return an account as plain numbers and words; joules and seconds per token beside totals.
+    """Return an account as a JSON document, with totals and values per token.
 
     Parameters
     ----------
-    tokens_per_s : throughput that converters are counted for; None is what the bench reaches, one
-        step after another
+    tokens_per_s : throughput for the number of converters; None takes that of the bench, one step
+        after another
     """
     tokens = account.tokens
     reached = tokens / account.seconds if account.seconds else None
@@ -38,29 +38,9 @@ def account_document(account: Account, tokens_per_s: float | None = None) -> dic
             "converters": account.events.convert_s,
             "host": account.events.host_s,
         },
-        "steps": [
-            {
-                "step": row.part,
-                "kind": row.kind,
-                "where": row.where,
-                "count": row.steps,
-                "macs": row.macs,
-                "joules": {key: value for key, value in row.joules.items() if value},
-                "seconds": row.seconds,
-            }
-            for row in account.rows()
-        ],
+        "steps": [_step(row) for row in account.rows()],
         "events": {key: value for key, value in vars(account.events).items() if value is not None},
-        "baselines": [
-            {
-                "name": item.baseline.name,
-                "title": item.baseline.title,
-                "joules": item.system,
-                "joules_of_products_on_light": item.compute,
-                "seconds": item.seconds,
-            }
-            for item in account.digital()
-        ],
+        "baselines": [_baseline(item) for item in account.digital()],
         "advantages": account.advantages(),
         "sensitivity": [vars(item) for item in account.sensitivity(INFLUENTIAL)],
         "tokens_per_s": {"one_bench": reached, "wanted": tokens_per_s},
@@ -74,6 +54,28 @@ def account_document(account: Account, tokens_per_s: float | None = None) -> dic
         document["converters"] = [vars(need) for need in account.converters(wanted)]
         document["benches"] = account.benches(wanted)
     return document
+
+
+def _step(row: PartEnergy) -> dict[str, Any]:
+    return {
+        "step": row.part,
+        "kind": row.kind,
+        "where": row.where,
+        "count": row.steps,
+        "macs": row.macs,
+        "joules": {key: value for key, value in row.joules.items() if value},
+        "seconds": row.seconds,
+    }
+
+
+def _baseline(item: DigitalEnergy) -> dict[str, Any]:
+    return {
+        "name": item.baseline.name,
+        "title": item.baseline.title,
+        "joules": item.system,
+        "joules_of_products_on_light": item.compute,
+        "seconds": item.seconds,
+    }
 
 
 def _constant(constant: Constant) -> Mapping[str, Any]:

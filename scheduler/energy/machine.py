@@ -1,4 +1,4 @@
-"""The machine at hand as a digital baseline: rates measured now, power where it can be read."""
+"""`measure_machine`: this machine as a digital baseline, with measured rates and power."""
 
 import os
 import time
@@ -12,20 +12,20 @@ from .constants import Baseline, Constant
 NAME = "this-machine"
 _METERS = Path("/sys/class/powercap")
 _SIDE = 768  # of the product that is timed: 0.45e9 MACs
-_VALUES = 1 << 24  # moved: 64 MB, beyond the caches
-_BLOCK = 1 << 14  # values that stay in a cache
+_VALUES = 1 << 24  # copied: 64 MB, more than the caches hold
+_BLOCK = 1 << 14  # values, which fit into a cache
 _REPEATS = 5
 
 
 def measure_machine() -> Baseline:
-    """Time a product, arithmetic on a cached block and a copy; a third of a second.
+    """Time a product, arithmetic on a cached block and a copy, within a third of a second.
 
     Power comes from the processor's own meter (Linux, RAPL) where it may be read. Without it the
-    baseline has a time and no energy: lightloom does not guess what a machine draws.
+    baseline has a time and no energy: lightloom does not guess the power of a machine.
     """
-    chance = np.random.Generator(np.random.Philox(0))
-    x, w = (chance.standard_normal((_SIDE, _SIDE), dtype=np.float32) for _ in range(2))
-    small = chance.standard_normal(_BLOCK, dtype=np.float32)
+    generator = np.random.Generator(np.random.Philox(0))
+    x, w = (generator.standard_normal((_SIDE, _SIDE), dtype=np.float32) for _ in range(2))
+    small = generator.standard_normal(_BLOCK, dtype=np.float32)
     one = np.ones_like(small)
     large, target = np.ones(_VALUES, dtype=np.float32), np.zeros(_VALUES, dtype=np.float32)
     joules, start = _joules(), time.perf_counter()
@@ -54,7 +54,7 @@ def measure_machine() -> Baseline:
 
 
 def memory_bytes() -> int | None:
-    """Return this machine's memory; None where it cannot be told."""
+    """Return this machine's memory in bytes; None where it is unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows
@@ -70,7 +70,7 @@ def memory_bytes() -> int | None:
 
 
 def resident_bytes() -> int | None:
-    """Return the memory that this process has in use; None where Linux does not tell."""
+    """Return the memory that this process uses, in bytes; None on systems other than Linux."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -87,7 +87,7 @@ def _fastest(work: Callable[[], object]) -> float:
 
 
 def _joules() -> float | None:
-    """Return what the meters of all processor packages show; None where none can be read."""
+    """Return the energy counters of all processor packages, added; None if unreadable."""
     try:
         meters = [path / "energy_uj" for path in _METERS.glob("intel-rapl:?")]
         return sum(int(meter.read_text()) for meter in meters) * 1e-6 if meters else None

@@ -1,1 +1,1 @@
-"""The journal of a run: one SQLite file, what is kept in it, and what is read from it."""
+"""The journal of a run: one SQLite file that keeps its finished steps, shots and faults."""

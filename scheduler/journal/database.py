@@ -1,6 +1,6 @@
-"""The SQLite file below a journal: opened, its errors told apart, and watched while it is written.
+"""The SQLite file of a journal: opened, its errors explained, and watched while it is written.
 
-A write-ahead log is used where the file system can share memory, and a rollback journal where it
+It has a write-ahead log where the file system can share memory, and a rollback journal where it
 cannot. Not here: what the rows mean (`journal`).
 """
 
@@ -20,13 +20,13 @@ from pathlib import Path
 
 from ...instruments import InputError
 
-APPLICATION = 0x6C6C6F6D  # "lloom", at the place where SQLite keeps such a number
-BUSY_S = 10.0  # that one statement waits for the lock of another program
-_FIRST_BUSY_S = 0.2  # before it is looked whether there are locks at all
-_PAGE_BYTES = 2048  # of small benches a segment fills few pages, the last one by half
+APPLICATION = 0x6C6C6F6D  # "lloom", as SQLite's application id
+BUSY_S = 10.0  # time-out of one statement for the lock of another program
+_PROBE_BUSY_S = 0.2  # the same, before a check whether the file system has locks at all
+_PAGE_BYTES = 2048  # a segment of a small bench fills few pages, the last one by half
 _MAGIC = b"SQLite format 3\0"
-_STEPS_AT_ONCE = 1_000_000  # of SQLite's machine, between two looks at how many there were
-_STEPS_PER_BYTE = 20  # that a query of all rows may take; a row has a digest of 8 bytes alone
+_STEPS_PER_CHECK = 1_000_000  # instructions of SQLite's virtual machine between two checks
+_STEPS_PER_BYTE = 20  # limit for a query of all rows; the digest of a row alone has 8 bytes
 _PROBE_BYTES = 1 << 20
 
 _SHARED_MEMORY = {
@@ -47,9 +47,9 @@ _DAMAGE = {
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_FORMAT,
     sqlite3.SQLITE_TOOBIG,
-    sqlite3.SQLITE_ERROR,  # our queries are right; a schema that does not fit them is not ours
+    sqlite3.SQLITE_ERROR,  # our queries are correct, so the schema is not ours
 }
-_CANNOT_READ_HERE = {  # beside the above: a log that cannot be recovered in place
+_CANNOT_READ_HERE = {  # beside those above: a log that cannot be recovered in place
     sqlite3.SQLITE_READONLY_CANTINIT,
     sqlite3.SQLITE_READONLY_RECOVERY,
     sqlite3.SQLITE_READONLY_ROLLBACK,
@@ -62,17 +62,17 @@ NO_LOCKS = "has no file locks; use a folder on a disk of this computer, and copy
 
 
 def make(path: Path, tables: str, version: int) -> None:
-    """Make an empty file with these tables, which is there whole or not at all.
+    """Make an empty file with these tables; it appears whole or not at all.
 
     Raises
     ------
-    InputError : when a log lies there, which SQLite would take for one of the new file
+    InputError : when there is a log that SQLite would take for one of the new file
     """
     for ending in ("-wal", "-journal"):
         if path.with_name(f"{path.name}{ending}").exists():
             raise InputError(
-                f"cannot make {path}: {path.name}{ending} lies beside it, left of a file that was "
-                "deleted or moved; bring that file back, remove this one, or give another name"
+                f"cannot make {path}: {path.name}{ending} lies beside it, left from a file that "
+                "was deleted or moved; bring that file back, remove this one, or give another name"
             )
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -89,7 +89,7 @@ def make(path: Path, tables: str, version: int) -> None:
 
 
 def open_to_write(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """Open a file to write, and write once; say whether it has a write-ahead log."""
+    """Open a file to write, and write once; return whether it has a write-ahead log, too."""
     connection = _connected(path)
     try:
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -100,7 +100,7 @@ def open_to_write(path: Path) -> tuple[sqlite3.Connection, bool]:
         if _code(error) not in _SHARED_MEMORY and _kind(error) != sqlite3.SQLITE_CANTOPEN:
             raise
     connection = _connected(path)
-    try:  # alone with the file, SQLite needs no shared memory to end the log
+    try:  # with an exclusive lock, SQLite needs no shared memory to end the log
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = DELETE").fetchone()
         connection.execute("PRAGMA locking_mode = NORMAL")
@@ -114,7 +114,7 @@ def open_to_write(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 
 def _write_once(connection: sqlite3.Connection) -> None:
-    """Write what is there already: it shows what a file system cannot do before a run begins."""
+    """Write a value that is there already: a missing feature of the file system shows here."""
     connection.execute("PRAGMA synchronous = FULL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     connection.execute(f"PRAGMA user_version = {int(version)}")
@@ -141,9 +141,9 @@ def _guarded(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a file to read; a copy of it where its place is too simple for SQLite.
+    """Open a file to read; a copy of it where SQLite cannot open it in place.
 
-    Such are shares without shared memory or locks, and read-only folders, when a
+    It cannot on network drives without shared memory or locks, and in read-only folders when a
     killed run has left a log.
     """
     connection = _reader_in_place(path)
@@ -161,9 +161,9 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _reader_in_place(path: Path) -> sqlite3.Connection | None:
-    """Open a file where it lies; None where a copy has to be read."""
+    """Open a file in place; None where a copy has to be read."""
     try:
-        return _reader(path, _FIRST_BUSY_S)
+        return _reader(path, _PROBE_BUSY_S)
     except sqlite3.OperationalError as error:
         code, kind = _code(error), _kind(error)
         if kind == sqlite3.SQLITE_BUSY and has_locks(path.parent):
@@ -175,7 +175,7 @@ def _reader_in_place(path: Path) -> sqlite3.Connection | None:
 
 
 def _reader(path: Path, timeout_s: float = BUSY_S) -> sqlite3.Connection:
-    # a change of SQLite's own that was cut off is undone by the next connection, which writes then
+    # the next connection undoes a transaction that was cut off, so it must be able to write
     if path.with_name(f"{path.name}-journal").exists():
         connection = _connected(path, timeout_s)
     else:
@@ -192,38 +192,38 @@ def _reader(path: Path, timeout_s: float = BUSY_S) -> sqlite3.Connection:
 
 
 def limit_steps(connection: sqlite3.Connection, size: int) -> None:
-    """Let what is queried next take no more steps than all rows of a file of this size could."""
-    left = 20 * _STEPS_AT_ONCE + _STEPS_PER_BYTE * size
+    """Limit the next query to the steps that reading all rows of a file of this size takes."""
+    left = 20 * _STEPS_PER_CHECK + _STEPS_PER_BYTE * size
 
     def count() -> bool:
         nonlocal left
-        left -= _STEPS_AT_ONCE
-        return left < 0  # which ends the query
+        left -= _STEPS_PER_CHECK
+        return left < 0  # True ends the query
 
-    connection.set_progress_handler(count, _STEPS_AT_ONCE)
+    connection.set_progress_handler(count, _STEPS_PER_CHECK)
 
 
-# --- what its errors mean ------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def refusing(path: Path, what: str) -> Iterator[None]:
-    """Turn what the disk, or SQLite, has to say into one sentence.
+    """Turn errors of the disk, or of SQLite, into an `InputError` of one sentence.
 
     Parameters
     ----------
-    what : could not be done, such as "cannot read the journal"
+    what : beginning of the sentence, such as "cannot read the journal"
     """
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError, MemoryError) as error:  # the last two: of damage
+    except (sqlite3.Error, UnicodeDecodeError, MemoryError) as error:  # the last two mean damage
         raise InputError(f"{what} {path}: {sentence(error, path)}") from None
     except OSError as error:
         raise InputError(f"{what} {path}: {error.strerror or error}") from None
 
 
 def sentence(error: BaseException, path: Path) -> str:
-    """Say what an error of SQLite means for this file, and the way out."""
+    """Return what an error of SQLite means for this file, and the way out."""
     if not isinstance(error, sqlite3.Error):
         return "it is damaged; take a copy from a backup"
     code, kind = _code(error), _kind(error)
@@ -233,25 +233,25 @@ def sentence(error: BaseException, path: Path) -> str:
         return f"the file system of {path.parent} {NO_LOCKS}"
     if kind in _DAMAGE or kind == sqlite3.SQLITE_INTERRUPT:
         return f"it is damaged ({error}); take a copy from a backup"
-    told = {
-        sqlite3.SQLITE_BUSY: "another program keeps it locked; close that, and try again",
+    reasons = {
+        sqlite3.SQLITE_BUSY: "another program keeps it locked; close that program, and try again",
         sqlite3.SQLITE_FULL: "the disk is full; free some space, and try again",
         sqlite3.SQLITE_READONLY: "it, or its folder, is read-only; make it writable first",
-        sqlite3.SQLITE_PERM: "it may not be opened; see to its permissions",
-        sqlite3.SQLITE_CANTOPEN: "it cannot be opened; see to the permissions of its folder",
-        sqlite3.SQLITE_IOERR: "the disk, or the way to it, fails; see to that, and try again",
+        sqlite3.SQLITE_PERM: "it may not be opened; check its permissions",
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the permissions of its folder",
+        sqlite3.SQLITE_IOERR: "the disk, or the way to it, fails; check it, and try again",
     }
-    return f"{told[kind]} ({error})" if kind in told else str(error)
+    return f"{reasons[kind]} ({error})" if kind in reasons else str(error)
 
 
 def is_full(error: sqlite3.Error, path: Path) -> bool:
-    """Return whether room is what is missing: a failure to write may have other causes."""
+    """Return whether the disk is full; a failure to write may have other causes."""
     kind = _kind(error)
     if kind == sqlite3.SQLITE_FULL:
         return True
     if kind != sqlite3.SQLITE_IOERR or _code(error) in _LOCKS:
         return False
-    return not _has_room(path.parent)  # a quota, or a share, tells of it as a failure to write
+    return not _has_space(path.parent)  # a quota, or a network drive, reports a failure to write
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -260,7 +260,7 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Return SQLite's own number; a text that cannot be decoded is Python's complaint alone."""
+    """Return SQLite's error number; undecodable text has none, since only Python reports it."""
     own = sqlite3.SQLITE_MISUSE if isinstance(error, sqlite3.ProgrammingError) else 1
     return getattr(error, "sqlite_errorcode", own)
 
@@ -269,8 +269,8 @@ def _kind(error: sqlite3.Error) -> int:
     return _code(error) & 0xFF
 
 
-def _has_room(folder: Path) -> bool:
-    """Try to write there, and say whether anything but room was in the way."""
+def _has_space(folder: Path) -> bool:
+    """Try to write there, and return False when only space is missing."""
     try:
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(bytes(_PROBE_BYTES))
@@ -285,7 +285,7 @@ def has_locks(folder: Path) -> bool:
     """Return whether a folder's file system has the locks that SQLite uses; True where unknown."""
     try:
         import fcntl
-    except ImportError:  # Windows has locks on all that it mounts
+    except ImportError:  # Windows has locks on all file systems that it mounts
         return True
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as stream:
         try:
@@ -295,7 +295,7 @@ def has_locks(folder: Path) -> bool:
     return True
 
 
-# --- what the file is ----------------------------------------------------------------------------
+# --- the kind of a file --------------------------------------------------------------------------
 
 
 def has_magic(path: Path) -> bool:
@@ -319,11 +319,11 @@ def _schema(connection: sqlite3.Connection) -> frozenset[tuple[str, ...]]:
 
 
 def has_schema(connection: sqlite3.Connection, tables: str) -> bool:
-    """Return whether a file holds these tables and nothing else: no view, no trigger, no column."""
+    """Return whether a file holds exactly these tables: no other view, trigger or column."""
     return _schema(connection) == _schema_of(tables)
 
 
-# --- whether it is still there -------------------------------------------------------------------
+# --- watching the file ---------------------------------------------------------------------------
 
 
 _OVERWRITTEN = "was overwritten, or cut off, by another program"
@@ -331,7 +331,7 @@ _RESTORE = "it may be damaged: bring back a copy of it, then"
 
 
 class FileLost(Exception):
-    """A file that is being written is not at its place any more, or not what was written.
+    """A file that is being written is no longer at its place, or another program changed it.
 
     Parameters
     ----------
@@ -344,22 +344,22 @@ class FileLost(Exception):
 
 
 class FileWatch:
-    """Sees whether the file that is being written is still the one under its name.
+    """Checks that the file that is being written is still the one under its name.
 
-    It holds the file open, since closing it would take SQLite's locks away (POSIX drops all locks
-    of a process on a file with the first one closed); close it after every connection.
+    It keeps the file open, since closing it would drop SQLite's locks: POSIX drops all locks of a
+    process on a file when the first descriptor is closed. Close it after every connection.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stream = path.open("rb", buffering=0)
-        self._began = path.stat()  # by name, as later ones: Windows tells other numbers by handle
+        self._first_stat = path.stat()  # by name, since Windows has other numbers by handle
         self._log: dict[Path, os.stat_result] = {}
         self._size = 0
         self._head = self._read_head()
 
     def watch_log(self) -> None:
-        """See to the write-ahead log and its index, too."""
+        """Watch the write-ahead log and its index, too."""
         for ending in ("-wal", "-shm"):
             path = self._path.with_name(f"{self._path.name}{ending}")
             found = _stat(path)
@@ -367,11 +367,11 @@ class FileWatch:
                 self._log[path] = found
 
     def forget_log(self, removes: bool) -> None:
-        """See to the file alone, once the log is closed.
+        """Watch only the file, once the log is closed.
 
         Parameters
         ----------
-        removes : what is left of the log, which SQLite would take for one of the next file here
+        removes : remove the rest of the log, which SQLite would take for one of the next file here
         """
         log, self._log = self._log, {}
         for path, before in log.items() if removes else ():
@@ -380,12 +380,12 @@ class FileWatch:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def check_place(self) -> None:
-        """See that the name still leads to this file; for any thread.
+    def check_file(self) -> None:
+        """Check that the name still leads to this file; for any thread.
 
         Raises
         ------
-        FileLost : saying what has become of it
+        FileLost : naming what happened to it
         """
         found = _stat(self._path)
         if found is None:
@@ -394,7 +394,7 @@ class FileWatch:
             raise FileLost(
                 "is not at its place any more: it, or its folder, was renamed, moved or deleted"
             )
-        if not _is_same(self._began, found):
+        if not _is_same(self._first_stat, found):
             raise FileLost("was replaced by another file")
         for path, before in list(self._log.items()):
             now = _stat(path)
@@ -408,28 +408,28 @@ class FileWatch:
             self._log[path] = now
 
     def check(self, is_ours: bool = False) -> None:
-        """See that no other program wrote into it, either; for the thread that writes alone.
+        """Check also that no other program wrote into it; only for the thread that writes.
 
         Parameters
         ----------
-        is_ours : whether this process may have written since the last look
+        is_ours : whether this process may have written since the last check
 
         Raises
         ------
-        FileLost : saying what has become of it
+        FileLost : naming what happened to it
         """
-        self.check_place()
+        self.check_file()
         head = self._read_head()
         if not is_ours and head != self._head:
             raise FileLost(_OVERWRITTEN, _RESTORE)
         self._head = head
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         self._stream.close()
 
     def _read_head(self) -> bytes:
-        """Read the first page: it counts changes and pages, so another file has another one."""
+        """Return the first page: it counts changes and pages, so another file has another one."""
         self._stream.seek(0)
         head = self._stream.read(_PAGE_BYTES)
         size = os.fstat(self._stream.fileno()).st_size
@@ -440,7 +440,7 @@ class FileWatch:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """Return what is at a path; None where nothing is."""
+    """Return the status of a file; None where there is no file."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -450,4 +450,4 @@ def _stat(path: Path) -> os.stat_result | None:
 def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
     if one.st_ino and other.st_ino:
         return os.path.samestat(one, other)
-    return True  # a file system without such numbers: there is something, and more cannot be told
+    return True  # a file system without inode numbers: a file exists, more cannot be checked

@@ -1,10 +1,10 @@
-"""`export`: a journal as HDF5 or Zarr, with units and provenance, to be analysed elsewhere.
+"""`export`: a journal as HDF5 or Zarr, with units and provenance, for analysis elsewhere.
 
 Both have the same tree: tables (`sessions`, `programs`, `passes`, `steps`, `segments`, `shots`,
-`faults`, `about`, `report`), a column each; and arrays (`results`, `electrons`, `inputs`, `files`).
-Arrays of a kind are stacked along their first axis, with what each row belongs to beside them. What
-is written goes out in chunks, so that memory does not grow with the run. Every group and array says
-whether its numbers are simulated (`is_mock`).
+`faults`, `about`, `report`), one array per column; and arrays (`results`, `electrons`, `inputs`,
+`files`). Arrays of a kind are stacked along their first axis; arrays beside them name the owner of
+each row. Arrays are written in chunks, so that memory does not grow with the run. Every group and
+array states whether its numbers are simulated (`is_mock`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from .journal import JournalFile
 SCHEMA = 1
 ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".zarr": "zarr"}
 CHUNK_BYTES = 1 << 18
-MOST_WAITING_BYTES = 32 << 20  # bytes, of all arrays together
-_SPARE = 64 << 20  # bytes that a disk keeps: HDF5 comes to no good end on one that is full
+MAX_BUFFERED_BYTES = 32 << 20  # bytes, of all arrays together
+_RESERVE_BYTES = 64 << 20  # left free on the disk: HDF5 does not end cleanly on a full one
 _COUNTS = tuple(item.name for item in fields(Stats) if item.name != "seconds")
 _STAGES = ("encode", "product", "decode")
 _TEXT = "text"  # the dtype of a column of texts
@@ -54,9 +54,9 @@ _UNITS = {
 _MEANINGS = {
     "at_s": "seconds since 1970-01-01 00:00 UTC, when it was kept",
     "began_s": "seconds since 1970-01-01 00:00 UTC",
-    "ended_s": "seconds since 1970-01-01 00:00 UTC; NaN where it says no end",
+    "ended_s": "seconds since 1970-01-01 00:00 UTC; NaN without a recorded end",
     "lost_s": "of the bench's clock, for the exposure and the recovery",
-    "electrons": "of each shot that is no reference, in the order of the plan, by slot",
+    "electrons": "of each shot that is not a reference, in the order of the plan, by slot",
     "brightness": "light over that of calibration; NaN where it was not measured",
     "dark": "dark pixels off what calibration says, in sigma of their mean",
     "peak": "brightest sample over a full one",
@@ -68,7 +68,7 @@ _MEANINGS = {
 
 
 def export(journal: JournalFile, output: str | Path) -> dict[str, int]:
-    """Write a journal to a new file .h5, or a new folder .zarr; say how many rows went where.
+    """Write a journal to a new file .h5, or a new folder .zarr; return the rows of each table.
 
     Parameters
     ----------
@@ -76,21 +76,23 @@ def export(journal: JournalFile, output: str | Path) -> dict[str, int]:
 
     Raises
     ------
-    InputError : when the journal is damaged, or the output is there already, or cannot be written;
-        what was begun of it, beside and under another name, is removed
+    InputError : when the journal is damaged, or the output already exists, or cannot be written;
+        the unfinished output, beside it under another name, is removed
     MissingExtraError : without the extra `export`
     """
     output = Path(output)
     kind = ENDINGS.get(output.suffix.lower())
     if kind is None:
-        raise InputError(f"{output}: an export is called .h5 or .hdf5 (HDF5), or .zarr (Zarr)")
+        raise InputError(
+            f"{output}: the name of an export ends in .h5 or .hdf5 (HDF5), or in .zarr (Zarr)"
+        )
     check_output(output)
     about = journal.about()
     is_mock = bool(about.get("plan", {}).get("is_mock", True))
-    maker = _Hdf5 if kind == "hdf5" else _Zarr
+    store_type = _Hdf5 if kind == "hdf5" else _Zarr
     with (
         whole_output(output) as draft,
-        maker(draft, _provenance(journal, about, is_mock), is_mock) as store,
+        store_type(draft, _provenance(journal, about, is_mock), is_mock) as store,
     ):
         tree = _Tree(store)
         _write(journal, tree)
@@ -100,7 +102,7 @@ def export(journal: JournalFile, output: str | Path) -> dict[str, int]:
 
 def _provenance(journal: JournalFile, about: Mapping[str, Any], is_mock: bool) -> dict[str, Any]:
     model = about.get("model", {})
-    said = {
+    attributes = {
         "title": f"run of {model.get('name', 'an unknown model')}, from {journal.path.name}",
         "software": f"lightloom {metadata.version('lightloom')}",
         "schema": SCHEMA,
@@ -113,11 +115,11 @@ def _provenance(journal: JournalFile, about: Mapping[str, Any], is_mock: bool) -
         "versions": json.dumps(about.get("versions", {})),
     }
     if is_mock:
-        said["watermark"] = "MOCK: simulated; no light was measured"
-    return said
+        attributes["watermark"] = "MOCK: simulated; no light was measured"
+    return attributes
 
 
-# --- what goes where ------------------------------------------------------------------------------
+# --- the tables -----------------------------------------------------------------------------------
 
 
 def _write(journal: JournalFile, tree: _Tree) -> None:
@@ -164,9 +166,9 @@ def _write_steps(journal: JournalFile, tree: _Tree) -> None:
     columns |= {"name": _TEXT, "kind": _TEXT, "where": _TEXT, "seconds": "f8"} | _STATS_COLUMNS
     for step in journal.steps():
         tree.row("steps", columns, step | _stats_row(step["stats"]))
-        belongs = {"pass": step["pass"], "part": step["part"]}
+        owner = {"pass": step["pass"], "part": step["part"]}
         for number, value in enumerate(step["values"]):
-            tree.stack(f"results/{step['name'].replace('/', ':')}", str(number), value, belongs)
+            tree.stack(f"results/{step['name'].replace('/', ':')}", str(number), value, owner)
 
 
 _STATS_COLUMNS = (
@@ -199,44 +201,44 @@ def _write_segments(journal: JournalFile, tree: _Tree) -> None:
 
 
 @dataclass
-class _Pile:
-    """Rows that wait until they fill a chunk."""
+class _Buffer:
+    """Rows that are not written yet: a chunk is not full."""
 
     append: Callable[[np.ndarray], None]
     chunk_rows: int
-    waiting: list[np.ndarray] = field(default_factory=list)
+    buffered: list[np.ndarray] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
 
     def add(self, rows: np.ndarray) -> None:
-        self.waiting.append(rows)
+        self.buffered.append(rows)
         self.rows += len(rows)
         self.bytes += rows.nbytes
 
     def flush(self, whole_chunks: bool) -> None:
-        """Write what waits; whole chunks alone are the cheaper."""
+        """Write the buffered rows; writing only whole chunks is cheaper."""
         count = self.rows - self.rows % self.chunk_rows if whole_chunks else self.rows
         if not count:
             return
-        rows = np.concatenate(self.waiting)
+        rows = np.concatenate(self.buffered)
         self.append(rows[:count])
         left = rows[count:].copy()
-        self.waiting, self.rows, self.bytes = ([left] if len(left) else []), len(left), left.nbytes
+        self.buffered, self.rows, self.bytes = ([left] if len(left) else []), len(left), left.nbytes
 
 
 class _Tree:
-    """What an export holds: tables with columns, and stacks of arrays.
+    """The content of an export: tables with columns, and stacks of arrays.
 
     Attributes
     ----------
-    rows : of each table and stack
+    rows : number of rows of each table and stack
     """
 
     def __init__(self, store: _Store) -> None:
         self._store = store
-        self._piles: dict[str, _Pile] = {}
+        self._buffers: dict[str, _Buffer] = {}
         self._stacks: dict[tuple[str, str, str, tuple[int, ...]], str] = {}
-        self._waiting = 0  # bytes
+        self._buffered_bytes = 0  # bytes
         self.rows: dict[str, int] = {}
 
     def row(self, table: str, columns: Mapping[str, str], values: Mapping[str, Any]) -> None:
@@ -263,10 +265,10 @@ class _Tree:
                 )
         self._count(table, len(next(iter(values.values()))))
 
-    def stack(self, group: str, name: str, array: np.ndarray, belongs: Mapping[str, int]) -> None:
-        """Add an array to the stack of its name, and to what its rows belong.
+    def stack(self, group: str, name: str, array: np.ndarray, owner: Mapping[str, int]) -> None:
+        """Add an array to the stack of its name, with the owner of its rows.
 
-        Arrays of another dtype, or other sizes behind the first axis, get a stack of their own.
+        Arrays of another dtype, or other sizes after the first axis, get a stack of their own.
         """
         array = np.atleast_1d(array)
         shape = array.shape[1:]
@@ -280,51 +282,53 @@ class _Tree:
         stack = self._stacks[key]
         axes = [f"{stack}_row", *(f"{stack}_axis_{axis}" for axis in range(1, array.ndim))]
         self._add(f"{group}/{stack}", array, tuple(axes))
-        for what, number in belongs.items():
+        for what, number in owner.items():
             numbers = np.full(len(array), number, dtype=np.int64)
             self._add(f"{group}/{stack}_{what}", numbers, (axes[0],))
         self._count(group, len(array))
 
     def flush(self) -> None:
-        """Write what waits."""
-        for pile in self._piles.values():
-            pile.flush(whole_chunks=False)
-        self._waiting = 0
+        """Write all buffered rows."""
+        for buffer in self._buffers.values():
+            buffer.flush(whole_chunks=False)
+        self._buffered_bytes = 0
 
     def _count(self, name: str, rows: int) -> None:
         top = name.partition("/")[0]
         self.rows[top] = self.rows.get(top, 0) + rows
 
     def _add(self, path: str, rows: np.ndarray, axes: tuple[str, ...]) -> None:
-        pile = self._piles.get(path)
-        if pile is None:
+        buffer = self._buffers.get(path)
+        if buffer is None:
             chunk = _chunk(rows)
-            said = _attributes(path)
-            pile = self._piles[path] = _Pile(
-                self._store.array(path, rows, chunk, axes, said), chunk[0]
+            attributes = _attributes(path)
+            buffer = self._buffers[path] = _Buffer(
+                self._store.array(path, rows, chunk, axes, attributes), chunk[0]
             )
-        pile.add(rows)
-        self._waiting += rows.nbytes
-        if pile.bytes >= CHUNK_BYTES:
-            self._waiting -= pile.bytes
-            pile.flush(whole_chunks=True)
-            self._waiting += pile.bytes
-        if self._waiting > MOST_WAITING_BYTES:
+        buffer.add(rows)
+        self._buffered_bytes += rows.nbytes
+        if buffer.bytes >= CHUNK_BYTES:
+            self._buffered_bytes -= buffer.bytes
+            buffer.flush(whole_chunks=True)
+            self._buffered_bytes += buffer.bytes
+        if self._buffered_bytes > MAX_BUFFERED_BYTES:
             self.flush()
 
 
 def _attributes(path: str) -> dict[str, str]:
     name = path.rpartition("/")[2]
-    said = {"units": _UNITS.get(name, "1")}
+    attributes = {"units": _UNITS.get(name, "1")}
     if name in _MEANINGS:
-        said["description"] = _MEANINGS[name]
+        attributes["description"] = _MEANINGS[name]
     elif path.startswith("results/"):
-        said["description"] = "results of a step, in units of the model; beside it, of which pass"
-    return said
+        attributes["description"] = (
+            "results of a step, in units of the model; arrays beside it name the pass"
+        )
+    return attributes
 
 
 def _clean(text: object) -> str:
-    """Return text without what one of the formats has no room for."""
+    """Return text without characters that one of the formats cannot hold."""
     return str(text).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
@@ -357,7 +361,7 @@ class _Store(ABC):
         if kind is None:
             self._close()
         else:
-            with suppress(Exception):  # what went wrong first is what is told
+            with suppress(Exception):  # the first error is the one to report
                 self._abandon()
 
     def array(
@@ -368,7 +372,7 @@ class _Store(ABC):
         axes: tuple[str, ...],
         attributes: Mapping[str, Any],
     ) -> Callable[[np.ndarray], None]:
-        """Make an empty array for rows like these; give the function that appends to it."""
+        """Make an empty array for rows like these, and return the function that appends to it."""
         group = ""
         for part in path.split("/")[:-1]:
             group = f"{group}/{part}" if group else part
@@ -378,7 +382,7 @@ class _Store(ABC):
         write = self._array(path, rows, chunk, axes, {**attributes, **self._mark})
 
         def append(more: np.ndarray) -> None:
-            if shutil.disk_usage(self._folder).free < _SPARE + more.nbytes:
+            if shutil.disk_usage(self._folder).free < _RESERVE_BYTES + more.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             write(more)
 
@@ -412,7 +416,7 @@ class _Hdf5(_Store):
     def _close(self) -> None:
         try:
             self._root.close()
-        except RuntimeError as error:  # what could not be written is told as such
+        except RuntimeError as error:  # h5py's error for a failed write
             raise OSError(str(error).splitlines()[0]) from None
 
     _abandon = _close
@@ -426,7 +430,7 @@ class _Hdf5(_Store):
         attributes: Mapping[str, Any],
     ) -> Callable[[np.ndarray], None]:
         is_text = rows.dtype == object
-        made = self._root.create_dataset(
+        array = self._root.create_dataset(
             path,
             (0, *rows.shape[1:]),
             self._h5py.string_dtype() if is_text else rows.dtype,
@@ -436,14 +440,14 @@ class _Hdf5(_Store):
             compression_opts=1,
             shuffle=not is_text,
         )
-        made.attrs.update(attributes)
+        array.attrs.update(attributes)
         for number, axis in enumerate(axes):
-            made.dims[number].label = axis
+            array.dims[number].label = axis
 
         def append(more: np.ndarray) -> None:
-            there = len(made)
-            made.resize(there + len(more), axis=0)
-            made[there:] = more
+            length = len(array)
+            array.resize(length + len(more), axis=0)
+            array[length:] = more
 
         return append
 
@@ -467,17 +471,17 @@ class _Zarr(_Store):
         axes: tuple[str, ...],
         attributes: Mapping[str, Any],
     ) -> Callable[[np.ndarray], None]:
-        made = self._root.create_array(
+        array = self._root.create_array(
             path,
             shape=(0, *rows.shape[1:]),
             dtype=str if rows.dtype == object else rows.dtype,
             chunks=chunk,
-            fill_value=None,  # xarray takes one for a number that is missing
-            attributes={**attributes, "_ARRAY_DIMENSIONS": list(axes)},  # xarray's name for them
+            fill_value=None,  # xarray would read a fill value as a missing number
+            attributes={**attributes, "_ARRAY_DIMENSIONS": list(axes)},  # xarray's name for axes
         )
 
         def append(more: np.ndarray) -> None:
-            made.append(more)
+            array.append(more)
 
         return append
 

@@ -1,10 +1,10 @@
-"""`Journal`: a run in one SQLite file, written while it goes on, so that nothing finished is lost.
+"""`Journal`: a run in one SQLite file, written during the run, so that no finished result is lost.
 
-Rows are handed to a thread that writes them in the order in which they came, in transactions of at
-most a quarter of a second; what a crash leaves is a whole number of them. Every row carries a
-digest of its content, since a number that changed on a disk must not come back. Not here: what a
-pass keeps and how it goes on (`recording`), the file itself (`database`), and what a bench tells of
-its shots (`backends.bench.recorder`, whose protocol this class fills in).
+A thread writes the rows in the order in which they were added, in transactions of at most a quarter
+of a second. A crash leaves a whole number of transactions. Every row carries a digest of its
+content, so that a number that changed on the disk is detected. Not here: what a pass keeps and how
+it resumes (`pass_record`), the file itself (`database`), and the protocol between a bench and its
+journal (`backends.bench.checkpoint`), which this class implements.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ from .database import (
 LOG = logging.getLogger("lightloom.journal")
 
 SCHEMA = 1
-_COMMIT_S = 0.25  # a row waits no longer than that
+_COMMIT_S = 0.25  # the longest that a row waits
 _COMMIT_BYTES = 32 << 20
-_MOST_WAITING = 64 << 20  # bytes; whoever brings more waits until they are written
-_FORGET = "forget"  # no table: rows of it take others away
-_AGAIN_S = 2.0  # after a disk was full
-_LONGEST_LOCK_S = 300.0  # that a reader of a file without a write-ahead log may hold it
-_LOOK_S = 0.1  # between looks, by who waits for room, whether the run is to stop
+_MAX_WAITING = 64 << 20  # bytes; a caller with more waits until they are written
+_FORGET = "forget"  # not a table: its rows delete others
+_RETRY_S = 2.0  # after the disk was full
+_LOCK_TIMEOUT_S = 300.0  # for a reader that locks a file without a write-ahead log
+_POLL_S = 0.1  # between checks, while a caller waits for space, whether the run is to stop
 
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL) WITHOUT ROWID;
@@ -100,24 +100,24 @@ class Journal:
     ----------
     path : of the file
     session : number of this session, from 1
-    on_pause, on_go : called when the disk is full, with a sentence, and when it is not any more, by
-        the thread that writes: the light goes off at once, whatever waits
-    is_stopping : asked by who waits for room; a run that is to stop waits no longer
-    bytes_kept : of results that this session brought
+    on_pause, on_continue : called when the disk is full, with a sentence, and when it has space
+        again, by the thread that writes: the light goes off at once
+    is_stopping : called while a caller waits for space; True ends the wait
+    bytes_kept : of results that this session kept
     """
 
     def __init__(self, path: Path, lock: HeldLock) -> None:
         self.path, self._lock = path, lock
-        self._place = _place(path)
+        self._real_path = _real_path(path)
         self.session = 0
         self.on_pause: Callable[[str], None] = lambda why: None
-        self.on_go: Callable[[], None] = lambda: None
+        self.on_continue: Callable[[], None] = lambda: None
         self.is_stopping: Callable[[], bool] = signals.is_stopping
         self.bytes_kept = 0
-        self._watch = FileWatch(self._place)
+        self._watch = FileWatch(self._real_path)
         try:
-            self._connection, has_log = open_to_write(self._place)
-            self._reader = open_beside(self._place)
+            self._connection, has_log = open_to_write(self._real_path)
+            self._reader = open_beside(self._real_path)
             self._watch.check(is_ours=True)
         except BaseException:
             self._watch.close()
@@ -128,10 +128,10 @@ class Journal:
         self._waiting: deque[tuple[str, tuple[Any, ...], int]] = deque()
         self._waiting_bytes = 0
         self._changed = Condition()
-        self._trouble = ""
+        self._wait_reason = ""
         self._failure: BaseException | None = None
-        self._is_told = False
-        self._ends = self._is_idle = False
+        self._is_reported = False
+        self._is_closing = self._is_idle = False
         self._numbers = {"segment": 0, "fault": 0}
         self._programs: dict[str, int] = {}
         self._writer: Thread | None = None
@@ -154,12 +154,12 @@ class Journal:
         try:
             _refuse_existing(path)  # another process may have made it before we had the lock
             with refusing(path, "cannot write the journal"):
-                make(_place(path), _TABLES, SCHEMA)
+                make(_real_path(path), _TABLES, SCHEMA)
                 journal = cls(path, lock)
         except BaseException:
             lock.release()
             raise
-        journal._begin()
+        journal._start_writer()
         return journal
 
     @classmethod
@@ -168,47 +168,47 @@ class Journal:
 
         Raises
         ------
-        InputError : when it is no journal, is damaged, comes from a newer lightloom, or cannot be
-            written; it is left as it was
-        InUse : when somebody writes it
+        InputError : when it is not a journal, is damaged, comes from a newer lightloom, or cannot
+            be written; it is left as it was
+        InUse : when another process writes it
         """
         path = Path(path)
         check_journal(path)
         lock = _lock(path)
         try:
-            with refusing(path, "cannot go on with"):
+            with refusing(path, "cannot resume"):
                 found = path.stat()
-                if not found.st_mode & 0o222:  # told now, and not after an hour
+                if not found.st_mode & 0o222:  # reported now, not after an hour
                     raise InputError(f"the journal {path} is read-only; make it writable first")
                 if found.st_nlink > 1:  # SQLite's log, and our lock, belong to a name
                     raise InputError(
                         f"the journal {path} has a second name (a hard link), under which another "
-                        "process could write it, too; remove that name, or go on with a copy"
+                        "process could write it, too; remove that name, or resume a copy"
                     )
                 with path.open("r+b"):
                     pass
                 journal = cls(path, lock)
-                journal._count()
+                journal._read_numbers()
         except BaseException:
             lock.release()
             raise
-        journal._begin()
+        journal._start_writer()
         return journal
 
-    def _count(self) -> None:
+    def _read_numbers(self) -> None:
         for table in self._numbers:
-            self._numbers[table] = self._one(f"SELECT max(number) FROM {table}") or 0
-        self.session = self._one("SELECT max(number) FROM session") or 0
+            self._numbers[table] = self._single(f"SELECT max(number) FROM {table}") or 0
+        self.session = self._single("SELECT max(number) FROM session") or 0
         for number, digest, steps, seal in self._rows("SELECT * FROM program"):
             _check_seal(self.path, "program", (number, digest, steps), seal)
             self._programs[digest] = number
 
-    def _begin(self) -> None:
+    def _start_writer(self) -> None:
         self._writer = Thread(target=self._write, name="lightloom-journal", daemon=True)
         self._writer.start()
 
     def flush(self) -> None:
-        """Wait until everything is on disk.
+        """Wait until all rows are on disk.
 
         Raises
         ------
@@ -218,95 +218,95 @@ class Journal:
             self._is_idle = not self._waiting
             self._changed.notify_all()
             while not self._is_idle:
-                self._check_place()
-                self._raise()
-                if self._trouble:
-                    self._wait_until_taken()
-                self._changed.wait(_LOOK_S)
-            self._check_place()
-            self._raise()
+                self._check_file()
+                self._raise_failure()
+                if self._wait_reason:
+                    self._wait_for_space()
+                self._changed.wait(_POLL_S)
+            self._check_file()
+            self._raise_failure()
 
     def close(self) -> None:
-        """Write what is left, and let the file go; harmless when it is closed.
+        """Write the waiting rows, and close the file; harmless when it is closed.
 
         Raises
         ------
-        InputError : when something of it could not be written, and no caller was told yet
+        InputError : when rows could not be written, and no call has raised that before
         """
         writer, self._writer = self._writer, None
         if writer is None:
             return
         with self._changed:
-            self._ends = True
+            self._is_closing = True
             self._changed.notify_all()
         writer.join()
         self._reader.close()
         self._close_file()
-        self._check_place()
+        self._check_file()
         self._watch.close()
         self._lock.release()
-        if not self._is_told:
-            self._raise()
+        if not self._is_reported:
+            self._raise_failure()
 
     def _close_file(self) -> None:
         is_copied = False
         with contextlib.suppress(sqlite3.Error):
             if self._failure is None:  # one file again, which a reader may move
                 self._connection.execute("PRAGMA journal_mode = DELETE")
-            elif isinstance(self._failure, FileLost):  # it may lie elsewhere, its log never
+            elif isinstance(self._failure, FileLost):  # the file may be elsewhere; its log is here
                 _, pages, copied = self._connection.execute("PRAGMA wal_checkpoint").fetchone()
                 is_copied = pages == copied
         self._connection.close()
         self._watch.forget_log(is_copied)
 
-    def _check_place(self) -> None:
+    def _check_file(self) -> None:
         try:
-            self._watch.check_place()
+            self._watch.check_file()
         except (FileLost, OSError) as error:
             self._failure = self._failure or error
 
-    # --- what a run keeps ------------------------------------------------------------------------
+    # --- rows that a run adds --------------------------------------------------------------------
 
     def begin_session(self, document: Mapping[str, Any]) -> None:
-        """Note that a program begins, or goes on, and what it runs on."""
+        """Record that the run begins, or resumes, and on which hardware and versions."""
         self.session += 1
-        self._put("session", (self.session, _text({"began_s": time.time(), **document})))
+        self._append("session", (self.session, _text({"began_s": time.time(), **document})))
 
     def end_session(self, outcome: str, detail: str = "") -> None:
-        """Note how it ended: "complete", "paused", "stopped", "failed"; a killed one says none."""
-        self._put("ending", (self.session, time.time(), outcome, detail), waits=False)
+        """Record the outcome: "complete", "paused", "stopped" or "failed"; if killed, none."""
+        self._append("ending", (self.session, time.time(), outcome, detail), waits=False)
 
-    def tell(self, **documents: Any) -> None:
-        """Keep what a run is: JSON documents by name."""
+    def keep_about(self, **documents: Any) -> None:
+        """Keep the description of the run: JSON documents by name."""
         for key, value in documents.items():
-            self._put("about", (key, _text(value)))
+            self._append("about", (key, _text(value)))
 
     def keep_file(self, name: str, content: bytes) -> None:
         """Keep a file that the run depends on."""
-        self._put("file", (name, content))
+        self._append("file", (name, content))
 
     def keep_input(self, name: str, value: Any) -> None:
-        """Keep an input of the run: an array, or something that JSON can hold."""
+        """Keep an input of the run: an array, or a value that JSON can hold."""
         if isinstance(value, np.ndarray):
-            self._put("input", (name, *_packed([value])))
+            self._append("input", (name, *_packed([value])))
         else:
-            self._put("input", (name, None, _text(value).encode()))
+            self._append("input", (name, None, _text(value).encode()))
 
     def keep_results(self, **documents: Any) -> None:
-        """Keep what came out of the run: JSON documents by name."""
+        """Keep the results of the run: JSON documents by name."""
         for key, value in documents.items():
-            self._put("result", (key, _text(value)))
+            self._append("result", (key, _text(value)))
 
     def keep_program(self, digest: str, steps: Sequence[Sequence[str]]) -> int:
-        """Keep the steps of a program, once; give its number."""
+        """Keep the steps of a program, once, and return its number."""
         if digest not in self._programs:
             self._programs[digest] = len(self._programs) + 1
-            self._put("program", (self._programs[digest], digest, _text(steps)))
+            self._append("program", (self._programs[digest], digest, _text(steps)))
         return self._programs[digest]
 
     def keep_pass(self, number: int, program: int, document: Mapping[str, Any]) -> None:
-        """Keep what a pass is, when it begins."""
-        self._put("pass", (number, program, _text(document)))
+        """Keep the description of a pass, when it begins."""
+        self._append("pass", (number, program, _text(document)))
 
     def keep_step(
         self,
@@ -315,17 +315,17 @@ class Journal:
         seconds: float,
         stats: Stats | None = None,
     ) -> None:
-        """Keep a finished step: its results are copied.
+        """Keep a finished step; its results are copied.
 
         Parameters
         ----------
         at : pass, step and micro-batch
         """
         counts = None if stats is None else _text(_counts(stats))
-        self._put("step", (*at, self.session, time.time(), seconds, counts, *_packed(values)))
+        self._append("step", (*at, self.session, time.time(), seconds, counts, *_packed(values)))
 
     def keep(self, segment: Segment) -> None:
-        """Keep shots that are finished for good; waits while the disk is full, the light off."""
+        """Keep shots that are final; wait, with the light off, while the disk is full."""
         layout, content = _packed([segment.electrons])
         row = (
             segment.job,
@@ -340,17 +340,17 @@ class Journal:
             content,
             np.ascontiguousarray(segment.quality, dtype=np.float32).tobytes(),
         )
-        self._put_next("segment", row)
+        self._append_numbered("segment", row)
 
     def forget(self, job: str, number: int) -> None:
-        """Forget segments of a job that hold shots behind the planned one of this number."""
-        self._put(_FORGET, (job, number + 1))
+        """Delete segments of a job that hold shots after the planned one of this number."""
+        self._append(_FORGET, (job, number + 1))
 
     def note(self, fault: FaultNote) -> None:
-        """Keep a fault and what was done about it."""
-        self._put_next("fault", (self.session, _text(asdict(fault))))
+        """Keep a fault and its recovery."""
+        self._append_numbered("fault", (self.session, _text(asdict(fault))))
 
-    # --- what it knows ---------------------------------------------------------------------------
+    # --- rows of earlier sessions ----------------------------------------------------------------
 
     def steps_of(self, number: int) -> dict[tuple[int, int], KeptStep]:
         """Return the finished (step, micro-batch) of a pass."""
@@ -373,7 +373,7 @@ class Journal:
         return _unpacked(row[-2], row[-1])
 
     def pass_document(self, number: int) -> dict[str, Any] | None:
-        """Return what was kept of a pass when it began; its program under "program"."""
+        """Return the description of a pass, with its program under "program"; None if not begun."""
         rows = list(self._rows("SELECT * FROM pass WHERE number = ?", number))
         if not rows:
             return None
@@ -382,7 +382,7 @@ class Journal:
         return {**json.loads(row[2]), "program": row[1]}
 
     def known(self, job: str) -> Kept | None:
-        """Return what is kept of a job of a bench.
+        """Return the kept shots of a job of a bench; None for a new job.
 
         Raises
         ------
@@ -402,11 +402,11 @@ class Journal:
         return Kept(done, np.concatenate(parts), stats, state)
 
     def last(self, of: str = "") -> Checkpoint | None:
-        """Return the state of a bench after the latest shots that are kept.
+        """Return the state of a bench after the latest kept shots.
 
         Parameters
         ----------
-        of : how the names of its jobs begin, where there are several benches
+        of : prefix of the names of its jobs, where there are several benches
         """
         query = "SELECT * FROM segment WHERE substr(job, 1, ?) = ? ORDER BY number DESC LIMIT 1"
         for *row, seal in self._rows(query, len(of), of):
@@ -419,80 +419,80 @@ class Journal:
             rows = self._reader.execute(query, values).fetchall()
         return iter(rows)
 
-    def _one(self, query: str) -> Any:
+    def _single(self, query: str) -> Any:
         return next(self._rows(query))[0]
 
     @property
     def seconds_before(self) -> float:
-        """The seconds for which earlier sessions ran, up to the last that each kept."""
+        """The duration of earlier sessions, in seconds, each up to its last kept row."""
         total = 0.0
         for number, document, seal in self._rows("SELECT * FROM session"):
             _check_seal(self.path, "session", (number, document), seal)
             if number >= self.session:
                 continue
             last = [
-                self._one(f"SELECT max(at_s) FROM {table} WHERE session = {number}")
+                self._single(f"SELECT max(at_s) FROM {table} WHERE session = {number}")
                 for table in ("step", "segment")
             ]
             began_s = json.loads(document)["began_s"]
-            total += max([began_s, *(moment for moment in last if moment is not None)]) - began_s
+            total += max([began_s, *(at_s for at_s in last if at_s is not None)]) - began_s
         return total
 
-    def _put_next(self, table: str, row: tuple[Any, ...]) -> None:
-        """Number a row, and put it: in one go, since benches have threads of their own."""
+    def _append_numbered(self, table: str, row: tuple[Any, ...]) -> None:
+        """Number a row and append it, under one lock, since benches have threads of their own."""
         with self._numbering:
             self._numbers[table] += 1
-            self._put(table, (self._numbers[table], *row))
+            self._append(table, (self._numbers[table], *row))
 
     # --- the thread that writes ------------------------------------------------------------------
 
-    def _put(self, table: str, row: tuple[Any, ...], waits: bool = True) -> None:
+    def _append(self, table: str, row: tuple[Any, ...], waits: bool = True) -> None:
         size = sum(len(value) for value in row if isinstance(value, bytes | str)) + 64
         with self._changed:
-            self._raise()
+            self._raise_failure()
             if self._writer is None:
                 raise InputError(f"{self.path} is closed; nothing more can be written into it")
             if waits:
-                self._wait_until_taken()
+                self._wait_for_space()
             self._waiting.append((table, (*row, _seal(table, row)), size))
             self._waiting_bytes += size
             self.bytes_kept += sum(len(value) for value in row if isinstance(value, bytes))
             self._changed.notify_all()
 
-    def _wait_until_taken(self) -> None:
-        """Wait for room; the caller holds `_changed`.
+    def _wait_for_space(self) -> None:
+        """Wait for space among the waiting rows; the caller holds `_changed`.
 
         Raises
         ------
-        InputError : when there can be none any more, or the run is to stop
+        InputError : when the writer has failed, or the run is to stop
         """
-        while self._trouble or self._waiting_bytes >= _MOST_WAITING:
-            self._raise()
+        while self._wait_reason or self._waiting_bytes >= _MAX_WAITING:
+            self._raise_failure()
             if self.is_stopping():
-                self._is_told = True
+                self._is_reported = True
                 raise InputError(
-                    f"{self.path}: stopped while it waited to be written "
-                    f"({self._trouble or 'the disk is slow'}); what was finished before is kept; "
-                    f"free some space, then `lightloom resume {self.path}`"
+                    f"{self.path}: the run was stopped while it waited to write its journal "
+                    f"({self._wait_reason or 'the disk is slow'}); what was finished before is "
+                    f"kept; free some space, then `lightloom resume {self.path}`"
                 )
-            self._changed.wait(_LOOK_S)
-        self._raise()
+            self._changed.wait(_POLL_S)
+        self._raise_failure()
 
-    def _raise(self) -> None:
+    def _raise_failure(self) -> None:
         error = self._failure
         if error is None:
             return
-        self._is_told = True
+        self._is_reported = True
         if isinstance(error, FileLost):
             raise InputError(
                 f"the journal {self.path} {error} while it was written, so the run was stopped; "
-                f"{error.way_out} `lightloom resume {self.path}`, or begin again with another "
+                f"{error.way_out} `lightloom resume {self.path}`, or start again with another "
                 "--record"
             )
-        why = sentence(error, self._place) if isinstance(error, sqlite3.Error) else error
+        why = sentence(error, self._real_path) if isinstance(error, sqlite3.Error) else error
         raise InputError(
             f"{self.path}: the journal cannot be written ({why}); what was finished before is "
-            f"kept; mend that, then `lightloom resume {self.path}`"
+            f"kept; correct that, then `lightloom resume {self.path}`"
         )
 
     def _write(self) -> None:
@@ -505,20 +505,17 @@ class Journal:
                 self._changed.notify_all()
 
     def _write_some(self, connection: sqlite3.Connection) -> bool:
-        """Write what came within a quarter of a second as one transaction; False at the end."""
+        """Write the rows of a quarter of a second as one transaction; return False at the end."""
         with self._changed:
             if not self._waiting:
                 self._is_idle = True
                 self._changed.notify_all()
-            self._changed.wait_for(lambda: self._waiting or self._ends)
+            self._changed.wait_for(lambda: self._waiting or self._is_closing)
             if not self._waiting:
                 return False
-            self._changed.wait_for(
-                lambda: self._ends or not self._is_idle or self._waiting_bytes > _COMMIT_BYTES,
-                _COMMIT_S,
-            )
+            self._changed.wait_for(self._is_urgent, _COMMIT_S)
             rows = list(self._waiting)
-        last_s, has_tried = time.monotonic() + _LONGEST_LOCK_S, False
+        last_s, has_tried = time.monotonic() + _LOCK_TIMEOUT_S, False
         while True:
             try:
                 self._watch.check(is_ours=has_tried)
@@ -527,39 +524,43 @@ class Journal:
                 break
             except sqlite3.OperationalError as error:
                 has_tried = True
-                if is_full(error, self._place):
-                    self._wait_for_room(connection, error)
+                if is_full(error, self._real_path):
+                    self._wait_for_disk(connection, error)
                 elif is_busy(error) and time.monotonic() < last_s:  # another program reads it
                     _roll_back(connection)
                 else:
                     raise
-        if self._trouble:
-            LOG.warning("there is room on the disk of %s again: the run goes on", self.path)
-            self._switch(self.on_go)
+        if self._wait_reason:
+            LOG.warning("the disk of %s has space again: the run continues", self.path)
+            self._switch(self.on_continue)
         with self._changed:
-            self._trouble = ""
+            self._wait_reason = ""
             for _ in rows:
                 self._waiting_bytes -= self._waiting.popleft()[2]
             self._changed.notify_all()
         return True
 
-    def _wait_for_room(self, connection: sqlite3.Connection, error: Exception) -> None:
+    def _is_urgent(self) -> bool:
+        """Return whether the waiting rows are to be written at once."""
+        return self._is_closing or not self._is_idle or self._waiting_bytes > _COMMIT_BYTES
+
+    def _wait_for_disk(self, connection: sqlite3.Connection, error: Exception) -> None:
         _roll_back(connection)
-        trouble = (
+        reason = (
             f"the disk of {self.path} is full ({error}): the run waits with its light off; "
-            "free some space and it goes on, or stop it and resume it later"
+            "free some space and it continues, or stop it and resume it later"
         )
-        if not self._trouble:
-            LOG.warning("%s", trouble)
-            self._switch(lambda: self.on_pause(trouble))
+        if not self._wait_reason:
+            LOG.warning("%s", reason)
+            self._switch(lambda: self.on_pause(reason))
         with self._changed:
-            self._trouble = trouble
+            self._wait_reason = reason
             self._changed.notify_all()
-            if self._changed.wait_for(lambda: self._ends, _AGAIN_S):
+            if self._changed.wait_for(lambda: self._is_closing, _RETRY_S):
                 raise error
 
     def _switch(self, call: Callable[[], None]) -> None:
-        """Switch the light; what a device does wrong there must not lose the journal."""
+        """Switch the light; an error of a device must not end the journal."""
         try:
             call()
         except LightloomError as error:
@@ -585,34 +586,34 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-# --- reading a journal, whoever writes it --------------------------------------------------------
+# --- reading a journal, also while a run writes it -----------------------------------------------
 
 
 class JournalFile:
-    """A journal as a reader sees it, while it is written or afterwards; nothing is changed.
+    """A journal opened to be read, while it is written or afterwards; it is not changed.
 
     Raises
     ------
-    InputError : when it is no journal, or is damaged
+    InputError : when it is not a journal, or is damaged
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         _refuse_other_files(self.path)
         with contextlib.ExitStack() as stack, refusing(self.path, "cannot read the journal"):
-            self._connection = stack.enter_context(reading(_place(self.path)))
+            self._connection = stack.enter_context(reading(_real_path(self.path)))
             pages, each = (
                 self._connection.execute(f"PRAGMA {what}").fetchone()[0]
                 for what in ("page_count", "page_size")
             )
-            self._size = pages * each  # what is in the log counts, too
+            self._size = pages * each  # includes the log
             limit_steps(self._connection, self._size)
             _check_content(self.path, self._connection)
-            self._connection.execute("BEGIN")  # all that is read is of one moment
+            self._connection.execute("BEGIN")  # one snapshot for all reads
             self._opened = stack.pop_all()
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         self._opened.close()
 
     def __enter__(self) -> JournalFile:
@@ -622,25 +623,25 @@ class JournalFile:
         self.close()
 
     def check(self) -> None:
-        """Read everything once.
+        """Read all rows once.
 
         Raises
         ------
-        InputError : when a row was changed, or one that others stand on is missing
+        InputError : when a row was changed, or one that others refer to is missing
         """
-        known = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
+        programs = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
         passes = {row["number"]: row["program"] for row in self.rows("pass")}
         for table in ("about", "file", "input", "session", "ending", "result"):
             for _ in self.rows(table):
                 pass
-        is_whole = set(passes.values()) <= set(known)
+        is_whole = set(passes.values()) <= set(programs)
         finished = {(row["pass"], row["part"], row["step"]) for row in self.rows("step")}
         for number, part, step in finished:
             is_whole &= number in passes
             if is_whole:
-                steps = known[passes[number]]
+                steps = programs[passes[number]]
                 is_whole &= 0 <= step < len(steps)
-            if is_whole:  # a step has read the results of others, which were finished before
+            if is_whole:  # a step has read the results of steps that finished before it
                 needs = "".join(steps[step][3:]).split()
                 is_whole &= finished.issuperset((number, part, int(need)) for need in needs)
         faults = [row["number"] for row in self.rows("fault", "number")]
@@ -670,11 +671,11 @@ class JournalFile:
                 yield dict(zip(names, row, strict=False))
 
     def about(self) -> dict[str, Any]:
-        """Return the documents that say what the run is."""
+        """Return the documents that describe the run."""
         return {row["key"]: json.loads(row["value"]) for row in self.rows("about")}
 
     def results(self) -> dict[str, Any]:
-        """Return what came out of the run; empty while it is not complete."""
+        """Return the results of the run; empty while it is not complete."""
         return {row["key"]: json.loads(row["value"]) for row in self.rows("result")}
 
     def inputs(self) -> dict[str, Any]:
@@ -691,7 +692,7 @@ class JournalFile:
         return {row["name"]: row["content"] for row in self.rows("file")}
 
     def sessions(self) -> list[dict[str, Any]]:
-        """Return what each session ran on and how it ended; "outcome" is None if it was killed."""
+        """Return the document and the outcome of each session; "outcome" is None if killed."""
         endings = {row.pop("session"): row for row in self.rows("ending")}
         return [
             {"number": row["number"], **json.loads(row["document"])}
@@ -700,7 +701,7 @@ class JournalFile:
         ]
 
     def faults(self) -> Iterator[dict[str, Any]]:
-        """Return every fault, with the number of its session, and what was done about it."""
+        """Return every fault, with the number of its session, and its recovery."""
         words = OldWords()
         for row in self.rows("fault"):
             fault = {"session": row["session"], **json.loads(row["document"])}
@@ -743,26 +744,27 @@ class JournalFile:
 
 
 def is_journal(path: str | Path) -> bool:
-    """Say whether a file is an SQLite file, as journals are."""
+    """Return whether a file is an SQLite file, as journals are."""
     return has_magic(Path(path))
 
 
 def check_journal(path: Path) -> None:
-    """Refuse what is no journal that can be read; nothing is written.
+    """Refuse a file that is not a readable journal; nothing is written.
 
     Raises
     ------
-    InputError : saying what it is instead
+    InputError : naming the reason
     """
     JournalFile(path).close()
 
 
 def _refuse_existing(path: Path) -> None:
     if path.exists() and not is_journal(path):
-        raise InputError(f"{path} is there already and is not a journal; give another name")
+        raise InputError(f"{path} already exists and is not a journal; give another name")
     if path.exists():
         raise InputError(
-            f"{path} is there already; go on with `lightloom resume {path}`, or give another name"
+            f"{path} already exists; continue it with `lightloom resume {path}`, or give another "
+            "name"
         )
 
 
@@ -770,20 +772,25 @@ def _refuse_other_files(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"no journal {path}; `lightloom run --record {path}` writes one")
     if not is_journal(path):
-        raise InputError(f"{path} is no journal of a run")
+        raise InputError(
+            f"{path} is not a journal of a run; give a file that `lightloom run --record` wrote"
+        )
 
 
 def _check_content(path: Path, connection: sqlite3.Connection) -> None:
     ours = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if ours != APPLICATION:
-        raise InputError(f"{path} is an SQLite file, but no journal of lightloom")
+        raise InputError(
+            f"{path} is an SQLite file, but not a journal of lightloom; give a file that "
+            "`lightloom run --record` wrote"
+        )
     if version > SCHEMA:
         raise InputError(
-            f"{path} has schema {version}, and this lightloom knows up to {SCHEMA}; use the "
+            f"{path} has schema {version}, and this lightloom reads up to {SCHEMA}; use the "
             "version that wrote it, or a newer one"
         )
-    if not has_schema(connection, _TABLES):  # before anything runs that a view could slow down
+    if not has_schema(connection, _TABLES):  # before any query that a view could slow down
         raise InputError(
             f"the journal {path} is damaged: its tables are not those that lightloom makes; take a "
             "copy from a backup"
@@ -797,9 +804,9 @@ def _check_content(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _lock(path: Path) -> HeldLock:
-    """Hold the file that a name leads to, under whatever name."""
-    place = _place(path)
-    if not has_locks(place.parent):  # SQLite would only say that the file is locked, after a while
+    """Lock the file that a path leads to, so that links to it are locked, too."""
+    place = _real_path(path)
+    if not has_locks(place.parent):  # SQLite would only report a locked file, after a while
         raise InputError(
             f"cannot write the journal {path}: the file system of {place.parent} {NO_LOCKS}"
         )
@@ -808,14 +815,13 @@ def _lock(path: Path) -> HeldLock:
         return lock.acquire()
     except OSError as error:
         raise InputError(
-            f"cannot write the journal {path}: it cannot be held against other processes "
-            f"({error.strerror or error}); use a folder on a disk of this computer where you may "
-            "write"
+            f"cannot write the journal {path}: it cannot be locked against other processes "
+            f"({error.strerror or error}); use a writable folder on a disk of this computer"
         ) from None
 
 
-def _place(path: Path) -> Path:
-    """Return the file that a name leads to; a link that leads in a circle leads to itself."""
+def _real_path(path: Path) -> Path:
+    """Return the file that a path leads to; a circular link leads to itself."""
     return Path(os.path.realpath(path))
 
 
@@ -857,7 +863,7 @@ def _packed(values: Sequence[np.ndarray]) -> tuple[str, bytes]:
 
 
 def _unpacked(layout: str, content: bytes) -> list[np.ndarray]:
-    """Undo `_packed`; the arrays are copies that may be written into."""
+    """Undo `_packed`; the arrays are writable copies."""
     arrays, first = [], 0
     for part in layout.split(";") if layout else []:
         kind, _, sizes = part.partition(" ")
@@ -870,7 +876,7 @@ def _unpacked(layout: str, content: bytes) -> list[np.ndarray]:
 
 
 def _counts(stats: Stats) -> dict[str, Any]:
-    """Return counts that are not zero; times to a tenth of a microsecond."""
+    """Return the counts that are not zero, with times rounded to a tenth of a microsecond."""
     counts = {key: value for key, value in vars(stats).items() if value}
     if "seconds" in counts:
         counts["seconds"] = {name: round(value, 7) for name, value in stats.seconds.items()}

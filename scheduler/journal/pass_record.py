@@ -1,8 +1,8 @@
-"""`PassRecord`: what a pass of a program keeps in a journal, and how it goes on from there.
+"""`PassRecord`: what a pass of a program keeps in a journal, and how it resumes from there.
 
-A finished step is kept with its results, before anything that reads them may begin. Going on puts
-every operand back that was live, and computes none again. Rearrangements (splitting heads,
-appending to a state) are no computation: they keep nothing, and are done again.
+A finished step is kept with its results, before any step that reads them may begin. Resuming
+restores every operand that was live, and computes none again. Rearrangements (splitting heads,
+appending to a state) are not a computation: their results are not kept, and they run again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PassRecord:
     Parameters
     ----------
     number : of the pass in its run
-    identity : of the program and its placement (see `described`)
+    identity : of the program and its placement (see `described_steps`)
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class PassRecord:
 
     Raises
     ------
-    InputError : when the journal's pass of this number is another one, or damaged
+    InputError : when the journal's pass of this number differs, or is damaged
     """
 
     def __init__(
@@ -58,13 +58,14 @@ class PassRecord:
             "inputs": _digest(inputs),
             "cuts": [list(cut) for cut in cuts],
         }
-        known = journal.keep_program(*identity)
+        program_number = journal.keep_program(*identity)
         kept = journal.pass_document(number)
         if kept is None:
-            journal.keep_pass(number, known, document)
+            journal.keep_pass(number, program_number, document)
             return
         self.cuts = [(first, last) for first, last in kept.pop("cuts")]
-        if kept != {key: document[key] for key in ("sizes", "inputs")} | {"program": known}:
+        expected = {"sizes": document["sizes"], "inputs": document["inputs"]}
+        if kept != expected | {"program": program_number}:
             raise InputError(
                 f"{journal.path}: pass {number} of the run had another program or other inputs; "
                 "resume with the model, the options and the lightloom that began it"
@@ -78,13 +79,13 @@ class PassRecord:
         seconds: float,
         stats: Stats | None = None,
     ) -> None:
-        """Keep a step that has just finished; call it before anything may read its results."""
+        """Keep a step that has just finished; call it before any step may read its results."""
         step = self._program.steps[node[0]]
-        values = [] if is_move(step) else [operands[name] for name in step.outputs]
+        values = [] if is_rearrangement(step) else [operands[name] for name in step.outputs]
         self._journal.keep_step((self._number, *node), values, seconds, stats)
 
     def restore(self, parts: Sequence[Part]) -> None:
-        """Put every operand back that unfinished steps, or the caller, will read.
+        """Restore every operand that unfinished steps, or the caller, will read.
 
         Raises
         ------
@@ -98,14 +99,14 @@ class PassRecord:
         steps, finished = self._program.steps, set(done)
         left = (step for index, step in enumerate(steps) if index not in finished)
         wanted = _read_by(left) | {*self._program.outputs}
-        for index in reversed(done):  # a rearrangement needs what it rearranged
-            if is_move(steps[index]) and self._is_wanted(steps[index], wanted):
+        for index in reversed(done):  # a rearrangement needs its operands
+            if is_rearrangement(steps[index]) and self._is_wanted(steps[index], wanted):
                 wanted |= set(steps[index].inputs)
         for index in done:
             step = steps[index]
             if not self._is_wanted(step, wanted):
                 continue
-            if is_move(step):
+            if is_rearrangement(step):
                 assert isinstance(step, HostStep)
                 call = check_step(step.step).call
                 moved = call(*[part.operands[name] for name in step.inputs], **step.parameters)
@@ -118,13 +119,13 @@ class PassRecord:
                 part.operands.pop(name)
 
     def _is_wanted(self, step: HostStep | OpticalMatmul, wanted: set[str]) -> bool:
-        """Say whether a step's results, or what it appended to a state, will be read."""
+        """Return whether a step's results, or its additions to a state, will be read."""
         appends = not set(step.inputs).isdisjoint(self._program.states)
         return appends or not wanted.isdisjoint(step.outputs)
 
 
-def is_move(step: HostStep | OpticalMatmul) -> bool:
-    """Say whether a step only rearranges its operands."""
+def is_rearrangement(step: HostStep | OpticalMatmul) -> bool:
+    """Return whether a step only rearranges its operands."""
     return isinstance(step, HostStep) and not (
         check_step(step.step).operations or step.weights or len(step.outputs) > 1
     )
@@ -134,18 +135,18 @@ def _read_by(steps: Iterable[HostStep | OpticalMatmul]) -> set[str]:
     return {name for step in steps for name in step.inputs}
 
 
-def described(program: Program, placed: frozenset[str]) -> tuple[str, list[list[str]]]:
+def described_steps(program: Program, placed: frozenset[str]) -> tuple[str, list[list[str]]]:
     """Return a digest of a program and its placement; name, kind, place and needs of each step.
 
-    Needs are the steps, by number, whose results it reads.
+    The needs of a step are the numbers of the steps whose results it reads.
     """
-    made = {name: number for number, step in enumerate(program.steps) for name in step.outputs}
+    writers = {name: number for number, step in enumerate(program.steps) for name in step.outputs}
     steps = [
         [
             step.name,
             step.kind,
             "optical" if step.name in placed else "host",
-            " ".join(str(made[name]) for name in step.inputs if name in made),
+            " ".join(str(writers[name]) for name in step.inputs if name in writers),
         ]
         for step in program.steps
     ]

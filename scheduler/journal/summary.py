@@ -1,7 +1,7 @@
-"""`summarise`: what a journal says of its run, in bounded memory however long the run was.
+"""`summarise`: the totals of a run from its journal, in memory that does not grow with the run.
 
-Rows are read once, one at a time, and added up. Not here: the journal itself (`journal`), and what
-a page makes of a summary (`lightloom.report.run`).
+Rows are read once, one at a time, and added up. Not here: the journal itself (`journal`), and the
+page that shows a summary (`lightloom.report.run`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .journal import JournalFile
 
 BINS = 360
 LAST_FAULTS = 200
-_FIRST_BIN_S = 1e-3
-FAULTS_AT_ONCE = 1000  # faults
+_FIRST_WIDTH_S = 1e-3
+FAULTS_AT_ONCE = 1000
 _NOT_COUNTS = ("seconds",)
 
 
-class Course:
-    """Figures over time, in bins that widen as the time grows.
+class History:
+    """Figures over time, in bins whose width doubles when the time exceeds them.
 
     Parameters
     ----------
@@ -35,19 +35,19 @@ class Course:
     Attributes
     ----------
     width_s : of a bin
-    rows : what fell into each bin [BINS]
-    counts, sums, lows, highs : of its values that are finite [BINS, figures]
-    end_s : of the latest
+    rows : number of rows in each bin [BINS]
+    counts, sums, lows, highs : of the finite values in each bin [BINS, figures]
+    end_s : time of the latest row
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        self.names, self.width_s, self.end_s = names, _FIRST_BIN_S, 0.0
+        self.names, self.width_s, self.end_s = names, _FIRST_WIDTH_S, 0.0
         self.rows = np.zeros(BINS)
         self.counts, self.sums = (np.zeros((BINS, len(names))) for _ in range(2))
         self.lows, self.highs = (np.full((BINS, len(names)), np.nan) for _ in range(2))
 
     def add(self, at_s: np.ndarray, values: np.ndarray) -> None:
-        """Add values [n, figures], NaN where there is none, at their times [n] from 0 on."""
+        """Add values [n, figures], NaN where not measured, at their times [n], at least 0."""
         if not at_s.size:
             return
         self.end_s = max(self.end_s, float(at_s.max()))
@@ -79,13 +79,13 @@ class Course:
 
 @dataclass
 class Session:
-    """One session of a run, as its journal tells it.
+    """One session of a run, as its journal records it.
 
     Parameters
     ----------
-    offset_s : seconds for which the sessions before it ran
-    ended_s : when it ended; when it last kept something, where it says no end
-    outcome : None where it says no end: it was killed, or still runs
+    offset_s : duration of the sessions before it, in seconds
+    ended_s : time of its end; time of its last kept row, where it recorded no end
+    outcome : None where it recorded no end: it was killed, or still runs
     """
 
     number: int
@@ -101,7 +101,7 @@ class Session:
 
 @dataclass
 class StepTotals:
-    """What finished steps of one kind took.
+    """Totals of the finished steps of one kind.
 
     Parameters
     ----------
@@ -124,13 +124,13 @@ class StepTotals:
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Parameters
     ----------
-    passes : that were begun
+    passes : number of passes that have begun
     done, wanted : rows of the first program's passes (images, sentences, rows of text) or, where
-        tokens are generated, passes; wanted is None where only the model could tell
+        tokens are generated, passes; wanted is None where only the model knows
     last_done, last_wanted : steps of the latest pass
     """
 
@@ -143,8 +143,8 @@ class Progress:
 
 
 @dataclass
-class FaultShare:
-    """Faults of one kind on one device: how many, what was done, and the time lost."""
+class FaultTotals:
+    """Totals of the faults of one kind on one device: count, recoveries and lost time."""
 
     count: int = 0
     recoveries: Counter[str] = field(default_factory=Counter)
@@ -153,22 +153,22 @@ class FaultShare:
 
 @dataclass
 class Summary:
-    """A run, added up.
+    """Totals of a run.
 
     Parameters
     ----------
     about, results : the journal's documents
     sessions : in their order
-    inputs : by name, in words
-    files : by name: bytes, and digest
-    bench_files : their texts by name
+    inputs : description of each by name
+    files : (number of bytes, digest) by name
+    bench_files : texts by name
     kinds : finished steps by kind and place
     products : those on light by their name, layers together
     shots : events of all segments, by the names of `Stats`
-    attempts : how many shots were taken how often
-    segments, results_bytes : how many there are; bytes of all results that are stored
+    attempts : number of attempts -> number of shots
+    segments, results_bytes : number of segments; bytes of all stored results
     quality : figures of each planned shot over running time
-    faults, faults_course, last_faults : by (kind, device); over running time; the latest
+    faults, fault_history, last_faults : by (kind, device); over running time; the latest
     """
 
     about: dict[str, Any]
@@ -184,9 +184,9 @@ class Summary:
     attempts: Counter[int] = field(default_factory=Counter)
     segments: int = 0
     results_bytes: int = 0
-    quality: Course = field(default_factory=lambda: Course(QUALITY))
-    faults: dict[tuple[str, str], FaultShare] = field(default_factory=dict)
-    faults_course: Course = field(default_factory=lambda: Course(()))
+    quality: History = field(default_factory=lambda: History(QUALITY))
+    faults: dict[tuple[str, str], FaultTotals] = field(default_factory=dict)
+    fault_history: History = field(default_factory=lambda: History(()))
     last_faults: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=LAST_FAULTS))
 
     @property
@@ -201,7 +201,7 @@ class Summary:
 
     @property
     def marked(self) -> int:
-        """How many shots have numbers that no light gave, since a fault left no other way."""
+        """Number of shots whose numbers were not measured, since a fault could not be recovered."""
         counts = self.shots if self.report is None else self.report["stats"]
         return int(counts.get("marked", 0))
 
@@ -222,7 +222,7 @@ def summarise(journal: JournalFile) -> Summary:
     _read_inputs(journal, summary)
     _read_steps(journal, summary)
     _read_segments(journal, summary)
-    _place(summary.sessions)
+    _set_offsets(summary.sessions)
     _read_faults(journal, summary)
     return summary
 
@@ -236,8 +236,8 @@ def _sessions(journal: JournalFile) -> list[Session]:
     return found
 
 
-def _place(sessions: list[Session]) -> None:
-    """Say when each began, on a clock that goes only while the run does."""
+def _set_offsets(sessions: list[Session]) -> None:
+    """Set the offset of each session on a clock that counts running time only."""
     offset_s = 0.0
     for session in sessions:
         session.offset_s = offset_s
@@ -265,7 +265,7 @@ def _read_inputs(journal: JournalFile, summary: Summary) -> None:
 
 
 def _read_steps(journal: JournalFile, summary: Summary) -> None:
-    """Add up finished steps: by kind, and by product; and see how far the passes have come."""
+    """Add up finished steps by kind and by product, and count the finished passes."""
     lengths = {row["number"]: len(json.loads(row["steps"])) for row in journal.rows("program")}
     passes = {}
     for row in journal.rows("pass"):
@@ -282,11 +282,11 @@ def _read_steps(journal: JournalFile, summary: Summary) -> None:
             step["seconds"], step["stats"]
         )
         if step["where"] == "optical":
-            summary.products.setdefault(_part(step["name"]), StepTotals()).add(
+            summary.products.setdefault(_without_layer(step["name"]), StepTotals()).add(
                 step["seconds"], step["stats"]
             )
         summary.results_bytes += sum(value.nbytes for value in step["values"])
-        _saw(sessions, step, steps=1)
+        _count_rows(sessions, step, steps=1)
     for number, (rows, wanted) in passes.items():
         if wanted and done[number] >= wanted:
             progress.done += (1 if progress.unit == "token" else rows) if rows else 0
@@ -295,16 +295,16 @@ def _read_steps(journal: JournalFile, summary: Summary) -> None:
         progress.last_done, progress.last_wanted = done[last], passes[last][1]
 
 
-def _part(name: str) -> str:
+def _without_layer(name: str) -> str:
     """Return a step's name without the number of its layer."""
     parts = name.split(".", 2)
     return parts[2] if parts[0] == "layer" and len(parts) == 3 else name
 
 
-def _saw(
+def _count_rows(
     sessions: Mapping[int, Session], row: Mapping[str, Any], steps: int = 0, shots: int = 0
 ) -> None:
-    """Count what a session kept; one that says no end ran at least that long."""
+    """Count the rows that a session kept; without a recorded end it ran at least that long."""
     session = sessions.get(row["session"])
     if session is not None:
         session.steps += steps
@@ -321,17 +321,17 @@ def _read_segments(journal: JournalFile, summary: Summary) -> None:
         summary.segments += 1
         summary.results_bytes += segment["electrons"].nbytes
         summary.shots.update({k: v for k, v in segment["stats"].items() if k not in _NOT_COUNTS})
-        _saw(sessions, segment, shots=segment["done"] - segment["first"])
+        _count_rows(sessions, segment, shots=segment["done"] - segment["first"])
         session = sessions.get(segment["session"])
         if session is None:
             continue
-        if session.number not in before:  # those before it have kept all that they ever will
-            _place(summary.sessions)
+        if session.number not in before:  # the sessions before it have no more rows
+            _set_offsets(summary.sessions)
         values = np.stack([segment["quality"][name] for name in QUALITY], axis=1).astype(float)
         start_s = before.get(session.number, session.began_s)
         before[session.number] = segment["at_s"]
-        share = (np.arange(len(values)) + 0.5) / max(len(values), 1)
-        at_s = session.offset_s - session.began_s + start_s + share * (segment["at_s"] - start_s)
+        fraction = (np.arange(len(values)) + 0.5) / max(len(values), 1)
+        at_s = session.offset_s - session.began_s + start_s + fraction * (segment["at_s"] - start_s)
         summary.quality.add(at_s, values)
         attempts = values[:, QUALITY.index("attempts")]
         summary.attempts.update(attempts[np.isfinite(attempts)].astype(int).tolist())
@@ -339,21 +339,21 @@ def _read_segments(journal: JournalFile, summary: Summary) -> None:
 
 def _read_faults(journal: JournalFile, summary: Summary) -> None:
     sessions = {session.number: session for session in summary.sessions}
-    waiting: list[float] = []
+    times_s: list[float] = []
 
     def add() -> None:
-        summary.faults_course.add(np.array(waiting), np.empty((len(waiting), 0)))
-        waiting.clear()
+        summary.fault_history.add(np.array(times_s), np.empty((len(times_s), 0)))
+        times_s.clear()
 
     for fault in journal.faults():
-        share = summary.faults.setdefault((fault["kind"], fault["device"]), FaultShare())
-        share.count += 1
-        share.recoveries[fault["recovery"]] += 1
-        share.lost_s += fault["lost_s"] or 0.0
+        totals = summary.faults.setdefault((fault["kind"], fault["device"]), FaultTotals())
+        totals.count += 1
+        totals.recoveries[fault["recovery"]] += 1
+        totals.lost_s += fault["lost_s"] or 0.0
         session = sessions.get(fault["session"])
         if session is not None:
-            waiting.append(max(fault["at_s"] - session.began_s, 0.0) + session.offset_s)
-            if len(waiting) >= FAULTS_AT_ONCE:
+            times_s.append(max(fault["at_s"] - session.began_s, 0.0) + session.offset_s)
+            if len(times_s) >= FAULTS_AT_ONCE:
                 add()
         summary.last_faults.append(fault)
     add()
@@ -362,8 +362,8 @@ def _read_faults(journal: JournalFile, summary: Summary) -> None:
 __all__ = [
     "BINS",
     "LAST_FAULTS",
-    "Course",
-    "FaultShare",
+    "FaultTotals",
+    "History",
     "Session",
     "StepTotals",
     "Summary",

@@ -1,4 +1,4 @@
-"""`RunnableModel`: what a model must have to be planned and run; the scheduler imports no model."""
+"""`RunnableModel`: the protocol of models that can be planned and run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from ..program import Program
 
 
 class ContextConfig(Protocol):
-    """The configuration of a model, as far as a plan needs it."""
+    """The part of a model's configuration that a plan needs."""
 
     @property
     def context(self) -> int:
-        """The most tokens of a sequence."""
+        """The maximum number of tokens of a sequence."""
 
 
 class TextEncoder(Protocol):
-    """A tokenizer, as far as a run needs it."""
+    """The part of a tokenizer that a run needs."""
 
     def encode(self, text: str) -> Sequence[int]:
         """Return the tokens of a text."""
@@ -40,7 +40,7 @@ class RunnableModel(Protocol):
 
     @property
     def task(self) -> str:
-        """What the model does: "language", "encoder" or "vision"."""
+        """The task of the model: "language", "encoder" or "vision"."""
 
     @property
     def parameters(self) -> int:
@@ -60,10 +60,10 @@ class RunnableModel(Protocol):
     def executor(
         self, backend: Backend | str | None = None, placement: str | Placement = ...
     ) -> Executor:
-        """Return what runs the model's programs on a backend."""
+        """Return the executor of the model's programs on a backend."""
 
     def calibrate(self, executor: Executor, data: Any = None) -> None:
-        """Fix read-out ranges where the backend wants them."""
+        """Fix read-out ranges where the backend needs them."""
 
     def run_pass(
         self,

@@ -1,7 +1,7 @@
-"""`plan`: what a model would take on a backend; `Plan.run` then runs it.
+"""`plan`: predicts the cost of a model on a backend; `Plan.run` then runs it.
 
-A plan touches no instrument: it is the program, the placement and the tiles for one bench profile.
-A run executes it, beside the digital reference, and ends in a `Report`.
+A plan uses no instrument: it is the program, the placement and the tiles for one bench profile.
+A run executes it, with a digital reference for comparison, and returns its results and a `Report`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Plan(PlanRecord):
 
     Parameters
     ----------
-    placement : the policy by name, or the path of its rules; `decided` is what came of it
+    placement : the policy by name, or the path of its rules; `decided` is its result
     passes : sizes of each forward pass and how often it runs
-    host : what host steps take; None is what the profile says
+    host : time of host steps; None takes the profile's
     """
 
     def measured(self, repeats: int = 2) -> Plan:
-        """Return the same plan with this machine as its host: steps, and a bench's frames, timed.
+        """Return the same plan with times measured on this machine: host steps, a bench's frames.
 
         Host steps of the first pass are run digitally, on empty inputs.
 
@@ -79,7 +79,7 @@ class Plan(PlanRecord):
         record: str | Path | None = None,
         **sampling: Any,
     ) -> Run:
-        """Run the plan's task on inputs, on the backend and digitally beside it.
+        """Run the plan's task on inputs, on the backend and digitally for comparison.
 
         Parameters
         ----------
@@ -88,8 +88,8 @@ class Plan(PlanRecord):
         labels : of the images, for the accuracy
         progress : called with (what, done, total)
         reference : also run digitally, for the comparison
-        timeline : where slices of what happens go, on the backend's clock
-        record : new file that keeps every finished step, so that `resume` can go on with the run
+        timeline : receives a slice for each activity, on the backend's clock
+        record : new file that keeps every finished step, so that `resume` can continue the run
         sampling : temperature, top_k, top_p, seed
 
         Raises
@@ -113,7 +113,7 @@ class Plan(PlanRecord):
         sampling: Mapping[str, Any],
         timeline: Timeline | None = None,
     ) -> Run:
-        """Run what a journal does not hold yet, and keep it there; see `run`, and `resume`."""
+        """Run the steps that a journal does not hold, and keep them there; see `run`, `resume`."""
         from .record import journal_session
 
         with journal_session(journal, self.backend, progress or (lambda what, done, total: None)):
@@ -139,13 +139,13 @@ def plan(
     batch : images, sentences or sequences in one pass
     sequence : tokens of each; None is the context of a vision model, else 128 at most
     new_tokens : tokens to generate after them, one pass each
-    placement : a policy, the path of a file of rules, or what another plan decided
-    constants : of energy, as for `Plan.energy`; the placement "least-energy" goes by them
+    placement : a policy, the path of a file of rules, or the placement of another plan
+    constants : of energy, as for `Plan.energy`; the placement "least-energy" uses them
 
     Raises
     ------
-    InputError : for sizes that the model cannot take, an unknown placement, rules that decide
-        nothing here
+    InputError : for sizes that the model cannot take, an unknown placement, rules without effect
+        on this model
     """
     opened = backend if isinstance(backend, Backend) else open_backend(backend)
     context = model.config.context
@@ -155,19 +155,24 @@ def plan(
         sequence = context
     sequence = min(128, context) if sequence is None else sequence
     if any(not isinstance(size, int) for size in (batch, sequence, new_tokens)):
-        raise InputError("batch, sequence and new tokens are whole numbers")
+        raise InputError(
+            f"batch = {batch!r}, sequence = {sequence!r}, new tokens = {new_tokens!r}: give whole "
+            "numbers"
+        )
     if batch < 1 or sequence < 1 or new_tokens < 0:
         raise InputError(
             f"batch = {batch}, sequence = {sequence}, new tokens = {new_tokens}: "
-            "want at least 1, 1 and 0"
+            "give at least 1, 1 and 0"
         )
     if new_tokens and model.task != "language":
-        raise InputError(f"new tokens = {new_tokens}: {model.name!r} generates none")
+        raise InputError(
+            f"new tokens = {new_tokens}: {model.name!r} generates no text; give 0 new tokens"
+        )
     if sequence + max(new_tokens - 1, 0) > context:
         after = f" and {new_tokens} new ones" if new_tokens else ""
         raise InputError(
             f"{sequence} tokens{after} are more than the {context} that the context of "
-            f"{model.name!r} holds"
+            f"{model.name!r} holds; give fewer"
         )
     passes = [({"batch": batch, "new": sequence, "past": 0}, 1)]
     passes += [
@@ -190,17 +195,17 @@ def _plan(
     program = model.program(ENDINGS[task])
     decided = placement
     if isinstance(decided, str):
-        known = resolve(bench.profile, tuple(constants))
-        decided = decide(program, decided, bench, passes, known, model.whole_program)
+        resolved = resolve(bench.profile, tuple(constants))
+        decided = decide(program, decided, bench, passes, resolved, model.whole_program)
     if backend.name == "digital":
         decided = Placement(decided.policy, frozenset())
     steps = []
-    alike: dict[tuple[Any, ...], PlannedStep] = {}
-    for step in program.steps:  # layers are alike: one of them is counted
+    counted: dict[tuple[Any, ...], PlannedStep] = {}
+    for step in program.steps:  # equal steps of all layers are counted once
         optical = step.name in decided.on_light
         key = (step.kind, *signature(step, optical))
-        if key not in alike:
-            alike[key] = plan_step(step, optical, passes, bench)
+        if key not in counted:
+            counted[key] = plan_step(step, optical, passes, bench)
         why = decided.decided_by.get(step.name)
-        steps.append(replace(alike[key], name=step.name, decided_by=why))
+        steps.append(replace(counted[key], name=step.name, decided_by=why))
     return Plan(model, backend, bench, decided.policy, task, passes, tuple(steps), decided)

@@ -1,4 +1,4 @@
-"""`PlanRecord`: a plan as data; what it predicts, what it costs, what it says for JSON.
+"""`PlanRecord`: a plan as data, with its prediction, its energy account and its JSON document.
 
 Not here: making a plan and running it (`plan`).
 """
@@ -33,7 +33,7 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step of a plan, as it would go to the bench; counts are upper bounds."""
+    """One step of a plan, as the bench would run it; counts are upper bounds."""
 
     name: str
     kind: str
@@ -46,18 +46,18 @@ class PlannedStep:
     shots: int
     conversions: int
     seconds: float
-    decided_by: Mapping[str, Any] | None = None  # of a product: policy, rule, costs, and why
+    decided_by: Mapping[str, Any] | None = None  # of a product: policy, rule, costs and reason
 
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """A program placed and tiled for one bench profile: what a `Plan` says.
+    """A program placed and tiled for one bench profile: the data of a `Plan`.
 
     Parameters
     ----------
-    placement : the policy by name, or the path of its rules; `decided` is what came of it
+    placement : the policy by name, or the path of its rules; `decided` is its result
     passes : sizes of each forward pass and how often it runs
-    host : what host steps take; None is what the profile says
+    host : time of host steps; None takes the profile's
     """
 
     model: RunnableModel
@@ -72,7 +72,7 @@ class PlanRecord:
 
     @property
     def chosen(self) -> str | Placement:
-        """The placement that runs of this plan keep to, whatever their sizes."""
+        """The placement of all runs of this plan, for any sizes."""
         return self.placement if is_fixed(self.placement) else self.decided
 
     @property
@@ -92,7 +92,7 @@ class PlanRecord:
 
     @property
     def units(self) -> int:
-        """Tokens, or images, that the passes take in."""
+        """Number of tokens, or images, that the passes process."""
         return units_of(self.model, self.passes)[0]
 
     @property
@@ -102,7 +102,7 @@ class PlanRecord:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that weights and operands of the largest pass take on the host, in float32."""
+        """Memory of weights and operands of the largest pass on the host, in float32."""
         weights = sum(math.prod(shape) for shape in self.program.weight_shapes.values())
         return 4 * weights + max(self.program.peak_bytes(sizes) for sizes, _ in self.passes)
 
@@ -113,7 +113,7 @@ class PlanRecord:
 
     @cached_property
     def prediction(self) -> Prediction:
-        """What the bench would do."""
+        """The prediction for the bench."""
         return self.predict()
 
     def predict(self, timeline: Timeline | None = None) -> Prediction:
@@ -121,7 +121,7 @@ class PlanRecord:
 
         Parameters
         ----------
-        timeline : where slices of the first pass go
+        timeline : receives the slices of the first pass
         """
         total, program, light = Prediction(), self.program, self.on_light
         for sizes, times in self.passes:
@@ -130,11 +130,11 @@ class PlanRecord:
         return total
 
     def energy(self, *constants: str, machines: Sequence[Baseline] = ()) -> Account:
-        """Account for the energy of the plan; nothing is run.
+        """Return the energy account of the plan, without running it.
 
         Parameters
         ----------
-        constants : names or files of constant sets; a later one goes before an earlier one
+        constants : names or files of constant sets; a later one overrides an earlier one
         machines : baselines beside those of the sets
 
         Raises
@@ -144,8 +144,8 @@ class PlanRecord:
         on_light = self.on_light
         steps = [(step, step.name in on_light) for step in self.program.steps]
         parts = planned_events(steps, self.passes, self.bench)
-        known = resolve(self.profile, constants, machines)
-        return Account(parts, known, self.profile, *units_of(self.model, self.passes))
+        resolved = resolve(self.profile, constants, machines)
+        return Account(parts, resolved, self.profile, *units_of(self.model, self.passes))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan for JSON."""
@@ -174,7 +174,7 @@ class PlanRecord:
 def units_of(
     model: RunnableModel, passes: Sequence[tuple[Mapping[str, int], int]]
 ) -> tuple[int, str]:
-    """Return how many tokens (or images) passes take in, and what they are called."""
+    """Return the number of tokens (or images) that passes process, and the name of the unit."""
     image = model.task == "vision"
     count = sum(times * sizes["batch"] * (1 if image else sizes["new"]) for sizes, times in passes)
     return max(count, 1), "image" if image else "token"
@@ -186,7 +186,7 @@ def plan_step(
     calls: Sequence[tuple[dict[str, int], int]],
     bench: BenchModel,
 ) -> PlannedStep:
-    """Add up what a step takes over all its calls."""
+    """Add up the costs of a step over all its calls."""
     totals: dict[str, Any] = dict.fromkeys(
         ("macs", "operations", "tiles", "weight_frames", "shots", "conversions"), 0
     )

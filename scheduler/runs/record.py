@@ -1,6 +1,6 @@
-"""The journal of a run: begun with what the run is, told of its shots, and ended with its outcome.
+"""The journal of a run: begun with its description, filled by its session, ended with its outcome.
 
-Not here: the journal's file (`journal.journal`), and what a pass keeps of its steps
+Not here: the journal's file (`journal.journal`), and the steps that a pass keeps
 (`journal.pass_record`).
 """
 
@@ -25,11 +25,9 @@ from ...instruments.safety import signals
 from ..journal.journal import Journal
 from .model_protocol import RunnableModel
 from .plan_record import PlanRecord
+from .tasks import Progress
 
 _PACKAGES = ("lightloom", "numpy", "numba", "onnxruntime")
-
-
-Tell = Callable[[str, int, int], None]
 
 
 def begin_journal(
@@ -39,8 +37,8 @@ def begin_journal(
 
     Raises
     ------
-    InputError : when there is such a file already, it cannot be written, or the backend is one
-        whose runs cannot be kept
+    InputError : when the file already exists, it cannot be written, or runs of the backend cannot
+        be recorded
     """
     about = {
         "schema": {"journal": 1},
@@ -65,7 +63,7 @@ def begin_journal(
     }
     journal = Journal.create(path)
     try:
-        journal.tell(**about)
+        journal.keep_about(**about)
         for name, content in files_of(plan.backend).items():
             journal.keep_file(name, content)
         journal.keep_input("inputs", inputs if isinstance(inputs, str) else _listed(inputs))
@@ -85,7 +83,7 @@ def _listed(inputs: Any) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """Return what the bits of a run depend on beside its inputs: packages, machine, arithmetic."""
+    """Return the versions that the bits of a run depend on: packages, machine, arithmetic."""
     found: dict[str, Any] = {}
     for package in _PACKAGES:
         try:
@@ -109,12 +107,15 @@ def _model(model: RunnableModel) -> dict[str, Any]:
 
 
 def digest_of_model(source: Path) -> str:
-    """Digest a model's file, or the files of its folder with their names."""
+    """Return the digest of a model's file, or of the files of its folder with their names."""
     files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
     state = blake2b(digest_size=16)
     for path in files:
         if not path.is_file():
-            raise InputError(f"a run of {source} cannot be recorded: it comes from no file")
+            raise InputError(
+                f"a run of {source} cannot be recorded, since it was not loaded from a file; run "
+                "without --record"
+            )
         state.update(f"{path.name if source.is_dir() else ''}|{path.stat().st_size}|".encode())
         with path.open("rb") as stream:
             while part := stream.read(1 << 20):
@@ -154,7 +155,7 @@ def benches_of(backend: Backend) -> dict[str, BenchBackend]:
 
 
 def files_of(backend: Backend) -> dict[str, bytes]:
-    """Return the files that benches depend on: each one's, and its calibration where it has one."""
+    """Return the contents of the bench files and calibration files of a backend, by name."""
     paths = {}
     for name, one in benches_of(backend).items():
         bench = one.bench
@@ -174,8 +175,8 @@ def digest_of(content: bytes) -> str:
 
 
 @contextmanager
-def journal_session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[None]:
-    """Have a backend tell the journal of its shots, and note how the session ends."""
+def journal_session(journal: Journal, backend: Backend, progress: Progress) -> Iterator[None]:
+    """Record a session: a bench keeps its shots in the journal, and the outcome is kept at last."""
     hardware: dict[str, Any] = {}
     benches = benches_of(backend)
     if isinstance(backend, BenchBackend | BenchGroup):
@@ -183,9 +184,9 @@ def journal_session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[
         backend.open()
         for name, bench in benches.items():
             before = "" if len(benches) == 1 else f"{name}, "
-            found = bench.bench.describe()["instruments"]
-            hardware |= {f"{before}{role}": told for role, told in found.items()}
-        journal.on_pause, journal.on_go = _light_switch(benches.values(), tell)
+            instruments = bench.bench.describe()["instruments"]
+            hardware |= {f"{before}{role}": found for role, found in instruments.items()}
+        journal.on_pause, journal.on_continue = _light_switch(benches.values(), progress)
         journal.is_stopping = lambda: (
             signals.is_stopping() or any(bench.is_stopping for bench in benches.values())
         )
@@ -221,18 +222,18 @@ def journal_session(journal: Journal, backend: Backend, tell: Tell) -> Iterator[
 
 
 def _light_switch(
-    benches: Collection[BenchBackend], tell: Tell
+    benches: Collection[BenchBackend], progress: Progress
 ) -> tuple[Callable[[str], None], Callable[[], None]]:
-    """Return what a full disk does to the light: off at once, and on again with the next shot."""
+    """Return two functions for a full disk: light off at once; light on with the next shot."""
 
     def off(why: str) -> None:
-        tell(why, 0, 1)
+        progress(why, 0, 1)
         for bench in benches:
             bench.bench.hold_light()
 
     def on() -> None:
         for bench in benches:
             bench.bench.free_light()
-        tell("there is room on the disk again", 0, 1)
+        progress("the disk has space again", 0, 1)
 
     return off, on

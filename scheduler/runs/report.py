@@ -29,26 +29,26 @@ class Run:
     reference_seconds: float | None = None
 
     def report(self) -> Report:
-        """Account for the run."""
+        """Return the report of the run."""
         return _report(self)
 
     def energy(self, *constants: str) -> Account:
-        """Account for the energy of the run: the events that the backend counted.
+        """Return the energy account of the run, from the events that the backend counted.
 
-        Constants are those of the bench that the run was on, or modelled; host steps take the
-        time that they took here. See `Plan.energy`.
+        Constants are those of the bench that the run was on, or modelled; host steps count with
+        the time measured here. See `Plan.energy`.
         """
         profile = self.plan.profile
         is_digital = self.plan.backend.name == "digital"
         parts = recorded_events(self.records, self.plan.bench, is_digital)
         calls = self.records[0].calls if self.records else []
-        known = resolve(profile, constants)
-        return Account(parts, known, profile, *units_of(self.plan.model, calls))
+        resolved = resolve(profile, constants)
+        return Account(parts, resolved, profile, *units_of(self.plan.model, calls))
 
 
 @dataclass(frozen=True)
-class StepShare:
-    """One row of the table that answers the sceptic."""
+class StepRow:
+    """One row of the table of steps: a kind of step in one place, with its work and time."""
 
     kind: str
     where: str
@@ -60,7 +60,7 @@ class StepShare:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run gave and where the time went; every figure names its source."""
+    """The results of a run, and its time by step; every figure names its source."""
 
     model: str
     backend: str
@@ -72,7 +72,7 @@ class Report:
     task: str
     quality: Mapping[str, Any]
     throughput: Mapping[str, Any]
-    steps: Sequence[StepShare]
+    steps: Sequence[StepRow]
     stats: Stats
     remarks: Sequence[str]
     wall_seconds: float
@@ -129,13 +129,11 @@ def _report(run: Run) -> Report:
     profile, bench_model = plan.profile, plan.bench
     is_digital = plan.backend.name == "digital"
     stats = Stats()
-    rows: dict[tuple[str, str], StepShare] = {}
+    rows: dict[tuple[str, str], StepRow] = {}
 
     def add(kind: str, where: str, macs: int, operations: int, here: float, bench: float) -> None:
-        old = rows.get(
-            (kind, where), StepShare(kind, where, 0, 0, 0.0, None if is_digital else 0.0)
-        )
-        rows[kind, where] = StepShare(
+        old = rows.get((kind, where), StepRow(kind, where, 0, 0, 0.0, None if is_digital else 0.0))
+        rows[kind, where] = StepRow(
             kind,
             where,
             old.macs + macs,
@@ -179,18 +177,18 @@ def _report(run: Run) -> Report:
         remarks=_remarks(profile, stats, plan.backend),
         wall_seconds=run.wall_seconds,
         energy=None if is_digital else _energy_document(run),
-        checks={name: vars(tally) for name, tally in _checked(plan.backend).items()},
+        checks={name: vars(stats) for name, stats in _checksums_of(plan.backend).items()},
         results=run.results,
     )
 
 
-def _checked(backend: Backend) -> Mapping[str, Any]:
-    """Return what checksums of tiles found on a bench, by matmul."""
+def _checksums_of(backend: Backend) -> Mapping[str, Any]:
+    """Return the statistics of tile checksums on a bench, by matmul."""
     return getattr(backend, "checked", {})
 
 
 def _energy_document(run: Run) -> dict[str, Any]:
-    """Return the account of a run, with the digital run beside it as this machine's time."""
+    """Return the account of a run, with the time of the digital run on this machine."""
     document = account_document(run.energy())
     if run.reference_seconds is not None:
         here = {

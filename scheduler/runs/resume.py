@@ -1,9 +1,9 @@
-"""Resuming a run that was kept in a journal: what it was is checked before anything is done."""
+"""`resume`: continues a run from its journal, when model, bench and versions match."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from ..journal.journal import Journal, JournalFile
 from ..placement import Placement
 from .model_protocol import Loader, RunnableModel
 from .plan import Plan, plan
-from .record import Tell, benches_of, digest_of, digest_of_model, files_of, versions
+from .record import benches_of, digest_of, digest_of_model, files_of, versions
 from .report import Run
+from .tasks import Progress
 
 ACCEPTED = ("model", "bench", "calibration", "versions")
-"""What may have changed under a run, where an operator insists; its report says so."""
+"""Changes that an operator may accept with --accept; the report lists them."""
 
 
 def resume(
@@ -28,9 +29,9 @@ def resume(
     model: str | Path | None = None,
     bench: str | Path | Sequence[str | Path] | None = None,
     accept: Sequence[str] = (),
-    progress: Tell | None = None,
+    progress: Progress | None = None,
 ) -> Run:
-    """Go on with a run from its last finished step, or tile, and finish it.
+    """Resume a run from its last finished step, or tile, and finish it.
 
     The result has the same bits as that of a run that was never interrupted: on the mock, and on a
     simulated bench without faults.
@@ -39,50 +40,32 @@ def resume(
     ----------
     path : journal that `run --record` wrote
     load : opens a model by name or path
-    model, bench : where they lie now, if they were moved; all benches, in their order
-    accept : what may have changed since (see `ACCEPTED`); the journal keeps that it did
+    model, bench : their paths now, if they were moved; all benches, in their order
+    accept : accepted changes (see `ACCEPTED`); the journal records them
     progress : called with (what, done, total)
 
     Raises
     ------
-    InputError : when model, bench, calibration or versions are others than those that began the
-        run, or the journal cannot be used; it is left as it was
-    InUse : when another process goes on with it
+    InputError : when model, bench, calibration or versions differ from those that began the run,
+        or the journal cannot be used; it is left as it was
+    InUse : when another process writes it
     """
     unknown = sorted(set(accept) - set(ACCEPTED))
     if unknown:
         raise InputError(f"cannot accept {unknown[0]!r}: choose from {', '.join(ACCEPTED)}")
-    with JournalFile(path) as kept:
-        if kept.results():
-            raise InputError(f"{path} is complete; see it with: lightloom report {path}")
-        kept.check()
-        about, inputs, faults = kept.about(), kept.inputs(), list(kept.faults())
-    missing = {"model", "backend", "task", "placement", "versions"} - set(about)
-    if missing or "inputs" not in inputs:
-        raise InputError(f"{path} ended before its run began; start it anew under another name")
-    if about["task"].get("labels") and "labels" not in inputs:
-        raise InputError(f"the journal {path} is damaged: its labels are missing")
+    about, inputs, faults = _begun_run(path)
     loaded = load(_source(about["model"], model))
     backend = _reopened(about["backend"], bench)
     changed = _changes(about, loaded, backend)
-    for what, sentence in changed.items():
-        if what not in accept:
-            raise InputError(
-                f"{path} cannot go on: {sentence}; use the same as before, or insist with --accept "
-                f"{what}"
-            )
+    _refuse_changes(path, changed, accept)
     journal = Journal.reopen(path)
     try:
-        benches = benches_of(backend)
         if isinstance(backend, BenchBackend | BenchGroup):
-            backend.recorder = journal  # before it is opened: it goes on where it was
-        for fault in faults:
-            one = benches.get(fault["shot"].partition("/")[0]) or next(iter(benches.values()))
-            for counts, key in ((one.faults, "kind"), (one.recoveries, "recovery")):
-                counts[fault[key]] = counts.get(fault[key], 0) + 1
+            backend.recorder = journal  # before it is opened, so that it resumes from its state
+        _restore_counts(backend, faults)
         planned = _planned(about, loaded, backend)
         if changed:
-            journal.tell(**{f"changed in session {journal.session + 1}": changed})
+            journal.keep_about(**{f"changed in session {journal.session + 1}": changed})
         task = about["task"]
         return planned.resume(
             journal,
@@ -96,11 +79,48 @@ def resume(
         try:
             journal.close()
         finally:
-            backend.close()  # its light goes off, whatever became of the journal
+            backend.close()  # its light goes off even if the journal fails
+
+
+def _begun_run(
+    path: str | Path,
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Return description, inputs and faults of an unfinished run, each row of it checked."""
+    with JournalFile(path) as kept:
+        if kept.results():
+            raise InputError(f"{path} is complete; see it with: lightloom report {path}")
+        kept.check()
+        about, inputs, faults = kept.about(), kept.inputs(), list(kept.faults())
+    missing = {"model", "backend", "task", "placement", "versions"} - set(about)
+    if missing or "inputs" not in inputs:
+        raise InputError(f"{path} ended before its run began; start it again under another name")
+    if about["task"].get("labels") and "labels" not in inputs:
+        raise InputError(
+            f"the journal {path} is damaged: its labels are missing; take a copy from a backup"
+        )
+    return about, inputs, faults
+
+
+def _refuse_changes(path: str | Path, changed: Mapping[str, str], accept: Collection[str]) -> None:
+    for what, sentence in changed.items():
+        if what not in accept:
+            raise InputError(
+                f"{path} cannot be resumed: {sentence}; use the same as before, or accept the "
+                f"change with --accept {what}"
+            )
+
+
+def _restore_counts(backend: Backend, faults: Iterable[Mapping[str, Any]]) -> None:
+    """Count the faults and recoveries of earlier sessions on their benches."""
+    benches = benches_of(backend)
+    for fault in faults:
+        one = benches.get(fault["shot"].partition("/")[0]) or next(iter(benches.values()))
+        for counts, key in ((one.faults, "kind"), (one.recoveries, "recovery")):
+            counts[fault[key]] = counts.get(fault[key], 0) + 1
 
 
 def keep_left_lit(path: Path, sentences: Sequence[str]) -> None:
-    """Keep in a journal that a source may still emit, which shows when its bench has been closed.
+    """Keep in a journal that a source may still emit, as found when its bench was closed.
 
     Raises
     ------
@@ -119,7 +139,7 @@ def _source(about: Mapping[str, Any], given: str | Path | None) -> str | Path:
         return given
     source = Path(about["source"])
     if not source.exists():
-        raise InputError(f"the model {source} is gone; say where it is with --model")
+        raise InputError(f"the model {source} is gone; name its new path with --model")
     return source
 
 
@@ -139,12 +159,12 @@ def _reopened(about: Mapping[str, Any], bench: str | Path | Sequence[str | Path]
     paths = [Path(path) for path in given or about["paths"]]
     for path in paths:
         if not path.exists():
-            raise InputError(f"the bench file {path} is gone; say where it is with --bench")
+            raise InputError(f"the bench file {path} is gone; name its new path with --bench")
     return open_benches(paths, about["uncalibrated"])
 
 
 def _changes(about: Mapping[str, Any], model: RunnableModel, backend: Backend) -> dict[str, str]:
-    """Return a sentence for each of `ACCEPTED` that is not what it was."""
+    """Return a sentence for each of `ACCEPTED` that has changed."""
     changed = {}
     if digest_of_model(model.source) != about["model"]["digest"]:
         changed["model"] = f"the model {model.source} is not the one that began it"
@@ -156,7 +176,7 @@ def _changes(about: Mapping[str, Any], model: RunnableModel, backend: Backend) -
     now, then = versions(), about["versions"]
     others = [f"{key} {then.get(key)} then, {now[key]} now" for key in now if now[key] != then[key]]
     if others:
-        changed["versions"] = "it began with others: " + "; ".join(others)
+        changed["versions"] = "it began with other versions: " + "; ".join(others)
     return changed
 
 

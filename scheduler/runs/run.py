@@ -1,4 +1,4 @@
-"""Running a plan: its task on the backend, and digitally beside it."""
+"""`run_plan`: runs the task of a plan on its backend, and digitally for comparison."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -25,10 +25,10 @@ def run_plan(
     sampling: Mapping[str, Any],
     journal: Journal | None = None,
 ) -> Run:
-    """Run a plan's task, on the backend and digitally beside it; see `Plan.run`."""
+    """Run a plan's task on its backend, and digitally for comparison; see `Plan.run`."""
     model, backend = plan.model, plan.backend
     if labels is not None and np.shape(labels) != (len(inputs),):
-        raise InputError(f"labels of shape {np.shape(labels)} do not name {len(inputs)} images")
+        raise InputError(f"labels of shape {np.shape(labels)} do not fit {len(inputs)} images")
     if plan.task == "classify" and not len(inputs):
         raise InputError("there are no images to classify")
     executor = model.executor(backend, plan.chosen)
@@ -39,24 +39,24 @@ def run_plan(
             f"this run needs about {plan.memory_bytes / 1e9:.3g} GB for weights and operands, and "
             f"this machine has {memory / 1e9:.3g} GB; give a smaller batch or sequence"
         )
-    tell = progress or (lambda what, done, total: None)
-    tell("preparing the backend", 0, 1)
+    progress = progress or (lambda what, done, total: None)
+    progress("preparing the backend", 0, 1)
     backend.warm_up()
-    tell("calibrating read-out ranges", 0, 1)
+    progress("calibrating read-out ranges", 0, 1)
     model.calibrate(executor)
     task = TASKS[plan.task]
     backend.timeline, executor.journal = timeline, journal
     before = 0.0 if journal is None else journal.seconds_before
     start = time.perf_counter()
     try:
-        results, count, unit = task(plan, inputs, backend, tell, sampling)
+        results, count, unit = task(plan, inputs, backend, progress, sampling)
     finally:
         backend.timeline = executor.journal = None
     wall = before + time.perf_counter() - start
     digital, reference_seconds = results, None
     if reference and backend.name != "digital":
         start = time.perf_counter()
-        digital = task(plan, inputs, None, tell, sampling)[0]
+        digital = task(plan, inputs, None, progress, sampling)[0]
         reference_seconds = time.perf_counter() - start
     quality = _quality(plan, results, digital if reference else None, labels)
     records = list(executor.records.values())
@@ -95,7 +95,9 @@ def _quality(
         return pair("agreement with digital", lambda r: _agreement(r["classes"], reference))
     if plan.task == "embed":
         reference = None if digital is None else digital["embeddings"]
-        return pair("cosine similarity to digital", lambda r: _likeness(r["embeddings"], reference))
+        return pair(
+            "cosine similarity to digital", lambda r: _similarity(r["embeddings"], reference)
+        )
     if plan.task == "generate":
         return pair("text", lambda r: str(r["text"]))
     return pair("perplexity", lambda r: float(r["perplexity"]))
@@ -105,7 +107,7 @@ def _agreement(classes: np.ndarray, reference: np.ndarray | None) -> float | Non
     return None if reference is None else float(np.mean(classes == reference))
 
 
-def _likeness(vectors: np.ndarray, reference: np.ndarray | None) -> float | None:
+def _similarity(vectors: np.ndarray, reference: np.ndarray | None) -> float | None:
     return None if reference is None else float(np.einsum("nd,nd->n", vectors, reference).mean())
 
 

@@ -1,4 +1,4 @@
-"""What a run does with a model: classify images, rate a text, generate, or embed sentences."""
+"""The tasks of a run: classify images, compute a perplexity, generate text, or embed sentences."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,10 +9,11 @@ from ...backends import Backend
 from .plan_record import PlanRecord
 
 Progress = Callable[[str, int, int], None]
+"""Reports progress: called with (what, done, total)."""
 
 
 def classify(
-    plan: PlanRecord, images: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+    plan: PlanRecord, images: Any, backend: Backend | None, progress: Progress, _: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     """Classify images [n, channels, height, width], batch by batch."""
     images = np.asarray(images)
@@ -20,16 +21,16 @@ def classify(
     step = max(1, plan.passes[0][0]["batch"])
     logits = []
     for first in range(0, len(images), step):
-        tell(_name(backend), first, len(images))
+        progress(_name(backend), first, len(images))
         part = images[first : first + step]
         sequences = np.arange(first, first + len(part))
         logits.append(plan.model.run_pass(executor, "logits", part, sequences=sequences))
-    tell(_name(backend), len(images), len(images))
+    progress(_name(backend), len(images), len(images))
     return {"classes": np.concatenate(logits).argmax(axis=1)}, len(images), "images"
 
 
 def perplexity(
-    plan: PlanRecord, text: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+    plan: PlanRecord, text: Any, backend: Backend | None, progress: Progress, _: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     """Return the perplexity of a text, or of tokens [n, sequence]."""
     tokens = plan.model.rows_of(text) if isinstance(text, str) else np.asarray(text)
@@ -38,7 +39,7 @@ def perplexity(
     def count(rows: int) -> None:
         nonlocal done
         done += rows
-        tell(_name(backend), done, len(tokens))
+        progress(_name(backend), done, len(tokens))
 
     value = plan.model.perplexity(tokens, backend, plan.chosen, count)
     return {"perplexity": value}, int(tokens.size), "tokens"
@@ -48,7 +49,7 @@ def generate(
     plan: PlanRecord,
     prompt: Any,
     backend: Backend | None,
-    tell: Progress,
+    progress: Progress,
     sampling: Mapping[str, Any],
 ) -> tuple[dict[str, Any], int, str]:
     """Continue a prompt by as many tokens as the plan has."""
@@ -59,19 +60,23 @@ def generate(
     )
     for piece in generator:
         pieces.append(piece)
-        tell(_name(backend), min(len(pieces), wanted), wanted)
-    tell(_name(backend), wanted, wanted)
+        progress(_name(backend), min(len(pieces), wanted), wanted)
+    progress(_name(backend), wanted, wanted)
     text = "".join(pieces)
     return {"text": text}, max(len(plan.model.tokenizer.encode(text)), 1), "tokens"
 
 
 def embed(
-    plan: PlanRecord, sentences: Any, backend: Backend | None, tell: Progress, _: Mapping[str, Any]
+    plan: PlanRecord,
+    sentences: Any,
+    backend: Backend | None,
+    progress: Progress,
+    _: Mapping[str, Any],
 ) -> tuple[dict[str, Any], int, str]:
-    """Embed sentences, and compare each with each."""
-    tell(_name(backend), 0, len(sentences))
+    """Embed sentences, and compare each pair."""
+    progress(_name(backend), 0, len(sentences))
     vectors = plan.model.embed(list(sentences), backend, plan.chosen)
-    tell(_name(backend), len(sentences), len(sentences))
+    progress(_name(backend), len(sentences), len(sentences))
     results = {"embeddings": vectors, "cosine_similarity": vectors @ vectors.T}
     return results, len(sentences), "sentences"
 
@@ -81,4 +86,4 @@ def _name(backend: Backend | None) -> str:
 
 
 TASKS = {"classify": classify, "embed": embed, "generate": generate, "logits": perplexity}
-"""Each returns results, how many units it took in, and what they are called."""
+"""Each returns its results, the number of units that it processed, and the name of the unit."""

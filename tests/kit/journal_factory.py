@@ -1,4 +1,4 @@
-"""Journals for tests: of a run on the mock, and such with shots and faults that were made up."""
+"""Journals for tests: of a run on the mock, and with made-up shots and faults."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def recorded_on_the_mock(path: Path, images: int = 6) -> None:
 
 @dataclass
 class Clock:
-    """The time that a journal is told."""
+    """The clock of a journal."""
 
     now_s: float = BEGAN_S
 
@@ -44,12 +44,12 @@ def made(path: Path, of: Path) -> Iterator[tuple[Journal, Clock]]:
     with patch("time.time", clock), JournalFile(of) as other:
         journal = Journal.create(path)
         try:
-            journal.tell(**other.about())
+            journal.keep_about(**other.about())
             bench = b'schema = 1\nname = "<made up>"\n[world]\nseed = 7\n'
             journal.keep_file("bench", bench)
             journal.keep_file("calibration", bytes(range(256)))
             backend = {"kind": "bench", "paths": ["/somewhere/made.toml"], "uncalibrated": False}
-            journal.tell(backend=backend | {"digests": {}})
+            journal.keep_about(backend=backend | {"digests": {}})
             for name, value in other.inputs().items():
                 journal.keep_input(name, value)
             begin_session(journal)
@@ -59,7 +59,7 @@ def made(path: Path, of: Path) -> Iterator[tuple[Journal, Clock]]:
 
 
 def begin_session(journal: Journal) -> None:
-    """Begin a session on a computer of our own."""
+    """Begin a session on a made-up computer."""
     identity = {"maker": "us", "model": "one", "serial": "1 & only"}
     detector = {"driver": "made-up", "identity": identity, "settings": {"exposure_s": 0.002}}
     journal.begin_session(
@@ -74,7 +74,7 @@ def begin_session(journal: Journal) -> None:
 
 
 def keep_steps(journal: Journal, of: Path, most: int | None = None) -> None:
-    """Keep the steps of another journal, all or as many as wanted."""
+    """Keep the steps of another journal, all or at most so many."""
     with JournalFile(of) as other:
         for row in other.rows("program"):
             journal.keep_program(row["digest"], json.loads(row["steps"]))
@@ -115,7 +115,7 @@ def keep_segment(journal: Journal, number: int, shots: int = 50, slots: int = SL
 
 
 def note_fault(journal: Journal, at_s: float, number: int) -> FaultNote:
-    """Note one fault of several kinds in turn."""
+    """Keep a fault, of several kinds in turn."""
     kinds = (
         ("stale", "the detector"),
         ("timeout", ""),

@@ -20,7 +20,7 @@ class Memory:
         self.most = most
 
     def known(self, job: str) -> Kept | None:
-        """Put together what was kept of a job; the later one of two segments counts."""
+        """Return the kept shots of a job; the later one of two segments counts."""
         mine: dict[int, Segment] = {}
         for segment in self.segments:
             if segment.job == job:
@@ -42,7 +42,7 @@ class Memory:
         return named[-1].state if named else None
 
     def forget(self, job: str, number: int) -> None:
-        """Forget what turned out to be wrong."""
+        """Delete segments that turned out to be wrong."""
         self.segments = [s for s in self.segments if s.job != job or s.done <= number + 1]
 
     def keep(self, segment: Segment) -> None:
@@ -52,5 +52,5 @@ class Memory:
         self.segments.append(segment)
 
     def note(self, fault: FaultNote) -> None:
-        """Note a fault."""
+        """Keep a fault."""
         self.faults.append(fault)
