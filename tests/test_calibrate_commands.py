@@ -139,7 +139,7 @@ def test_check_tries_instruments_that_are_not_calibrated(bench: Folder) -> None:
         ("found", {}, (), "is not aligned: run `lightloom align --bench bench.toml`"),
         ("aligned", {}, ("--step", "flut"), "unknown step 'flut'; steps are additivity, dark"),
         ("aligned", {}, ("--step", "photon_transfer"), "needs step dark_frames"),
-        ("found", {"calibration": "ground-truth"}, (), "take that line out"),
+        ("found", {"calibration": "ground-truth"}, (), "remove that line"),
         ("aligned", {"world__covered": True}, (), "no light"),
         ("aligned", {"world__fringes": 1.0}, (), "do not add"),
         ("aligned", {"exposure_s": "3 ms"}, (), "exposure_s = 0.003"),

@@ -167,7 +167,7 @@ def composed(fits: dict[str, Fitted]) -> AlignmentFits:
     points = weight.from_px[weight.fit.kept]
     on_camera = registration.apply(weight.matrix, points)
     if weight.matrix.shape[1] == inputs.matrix.shape[1] == 3:
-        input_map = registration.together(weight.matrix, inverse_of(inputs.matrix), points)
+        input_map = registration.compose(weight.matrix, inverse_of(inputs.matrix), points)
     else:  # the camera's lens distorts both modulators' images in the same way
         input_map = fit_map(points, registration.back(inputs.matrix, on_camera), "input").matrix
     px = np.hypot(weight.fit.uncertainty_px, inputs.fit.uncertainty_px) / scale_of(inputs.matrix)
