@@ -127,7 +127,7 @@ def tile_count(shape: tuple[int, int], geometry: Geometry) -> int:
 class Packing:
     """The assignment of the products of one segment to frames.
 
-    A job is a set of weight frames that share the same input frames. If a frame has spare groups, it
+    A job is a set of weight frames that share the same input frames. A frame with spare groups
     holds a tile several times, for several vectors at once.
 
     Parameters
