@@ -184,8 +184,9 @@ def test_a_calibration_measures_the_ground_truth(
         truth["gains"]
     )
     backend.close()
-    # 0.4 % of the 16 slots of a tiny block (chi-square of 15 degrees: once in 1e6), of 92 elsewhere
-    assert (pairs / pairs.mean()).std() < (8e-3 if kind == "tiny block" else 5e-3)
+    # 0.4 % of the 16 gains of a tiny single-pixel bench (chi-square of 15 degrees: once in 1e6), of
+    # 92 elsewhere
+    assert (pairs / pairs.mean()).std() < (8e-3 if kind == "tiny single-pixel" else 5e-3)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -320,7 +321,8 @@ def test_a_map_of_no_known_kind_is_named(tmp_path: Path, shape: tuple[int, ...])
 def test_random_products_are_at_the_noise_floor(
     clean: Callable[[str], tuple[Bench, Calibration]], layout: str
 ) -> None:
-    # Claims: 1.05 times the floor on imaged and line benches, 1.13 on a block (means of 14 seeds).
+    # Claims: 1.05 times the floor on imaged and line benches, 1.13 on single-pixel ones (means of
+    # 14 seeds).
     # Ratios of n products, of unequal light, scatter by 0.87 / sqrt(n) of themselves (measured), so
     # that a bench as claimed is beyond its limit once in 1e4, on any processor; the bias once in
     # 370.
@@ -564,14 +566,15 @@ def test_a_source_at_half_power_is_refused(later: Callable[..., Bench], kind: st
 @pytest.mark.campaign
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_drifting_source_is_followed(later: Callable[..., Bench], layout: str) -> None:
-    # 5 % over a run of 800 shots and more; ratios scatter by 2 % (14 % for the block's 200, which
-    # 3.2 is 5 of from the 1.85 of this drift: the world's seed fixes it)
+    # 5 % over a run of 800 shots and more; ratios scatter by 2 %, the 200 of a
+    # single-pixel bench by 14 %: its limit 3.2 is 5 of these from the 1.85 of this drift. The
+    # world's seed fixes it.
     bench = later(layout, world__drift_rms=0.05, world__drift_shots=2000.0)
     backend = BenchBackend(bench)
     found = random_products(backend, 200 if layout == "single-pixel" else 2000)
     backend.close()
     # a photodiode sees the source in every twentieth shot only: 2.3 and 2.8 were measured, so this
-    # guards against worse and does not say that a block bench meets the 1.3 of the others
+    # guards against worse and does not say that such a bench meets the 1.3 of the others
     assert found.over_floor < (3.2 if layout == "single-pixel" else 1.3)
     assert backend.references <= 0.05 * found.shots + 5
     if layout == "single-pixel":

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lightloom.backends.bench.decoding import chi_square_limit
-from lightloom.backends.bench.ground_truth import drift_filter as known_filter
+from lightloom.backends.bench.ground_truth import drift_filter as true_filter
 from lightloom.backends.bench.tracking import ScaleTracker
 from lightloom.backends.calibration.slots import brightness
 from lightloom.backends.calibration.steps import crosstalk, drift, photon_transfer, settling
@@ -64,7 +64,7 @@ def test_the_photon_transfer_curve_gives_the_gain_without_bias(gain: float, nois
 def test_delay_and_time_constant_come_back(delay_s: float, tau_s: float) -> None:
     exposure_s = tau_s / 4
     moments_s = np.append(np.linspace(0, delay_s, 4), delay_s + tau_s * np.linspace(0.2, 12, 16))
-    share = settling.share_seen(moments_s, delay_s, tau_s, exposure_s)
+    share = settling.fraction_seen(moments_s, delay_s, tau_s, exposure_s)
     # as the integral says: averaged over the exposure, step by step
     fine = moments_s[:, None] + np.linspace(0, exposure_s, 4001)
     plain = np.where(fine > delay_s, -np.expm1(-(np.maximum(fine - delay_s, 0)) / tau_s), 0)
@@ -85,7 +85,7 @@ def test_a_change_that_is_shorter_than_the_exposure_is_fitted(seed: int) -> None
     """
     delay_s, tau_s, exposure_s = 3e-3, 1e-4, 5e-3
     moments_s = np.append(np.linspace(0, delay_s, 8), delay_s + np.linspace(0, 1.2e-3, 16))
-    share = settling.share_seen(moments_s, delay_s, tau_s, exposure_s)
+    share = settling.fraction_seen(moments_s, delay_s, tau_s, exposure_s)
     share = share + 0.01 * chance(seed).standard_normal(len(share))
     delay, tau, rms, _ = settling.fit_settling(moments_s, share, exposure_s)
     assert rms < 0.016
@@ -182,7 +182,7 @@ def test_the_filter_of_a_smooth_drift_stays_consistent(
     gives keeps below its own limit, which 1 in 10,000 runs exceed, and its light is not off.
     """
     rng = chance(7)
-    tracker = known_filter(0.005, drift_rms, drift_shots, measured**2)
+    tracker = true_filter(0.005, drift_rms, drift_shots, measured**2)
     waves, phases = rng.standard_normal(24) / drift_shots, 2 * np.pi * rng.random(24)
     off = []
     for shot in range(3000):

@@ -25,7 +25,7 @@ from . import fiducials
 from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, modulator_of, scale_of
 from .patches import find_line, find_single_pixel
 from .probe import Probe
-from .repeatability import RepeatedExposure, Tell, check_modulation
+from .repeatability import Progress, RepeatedExposure, check_modulation
 from .spot_grid import find_squares
 
 _LEAST_KEPT = 0.6  # of the points that should be seen
@@ -109,7 +109,7 @@ class Alignment:
         )
 
 
-def align(bench: Bench, tell: Tell | None = None) -> Alignment:
+def align(bench: Bench, progress: Progress | None = None) -> Alignment:
     """Measure the registration of the modulators and the camera.
 
     The source emits at most `align_power_w`. A closed bench is opened and closed again; an open one
@@ -117,7 +117,7 @@ def align(bench: Bench, tell: Tell | None = None) -> Alignment:
 
     Parameters
     ----------
-    tell : called with the action, the shots done and the shots expected
+    progress : called with the action, the shots done and the shots expected
 
     Raises
     ------
@@ -126,7 +126,7 @@ def align(bench: Bench, tell: Tell | None = None) -> Alignment:
     """
     with probe_with_light(bench) as probe:
         expected = {"imaged": 42, "line": 150, "single-pixel": 650}[bench.file.layout]
-        exposures = RepeatedExposure(probe, tell, expected)
+        exposures = RepeatedExposure(probe, progress, expected)
         probe.fill()
         exposures.report("searching for light")
         exposure_s = probe.find_exposure()
@@ -186,7 +186,7 @@ def evaluated(
             f"{exposures.rejected} of {exposures.probe.shots} exposures disagreed with their "
             "repeats and were rejected: something moved in the beam"
         )
-    figures, advice = _figures(bench, fits, usable.share)
+    figures, advice = _figures(bench, fits, usable.fraction)
     probe = exposures.probe
     cost = {
         "shots": float(probe.shots),
@@ -213,7 +213,7 @@ class _Usable:
     fits: AlignmentFits
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """The fraction of the weight modulator's pixels."""
         half = -0.5  # a pixel extends half a pixel beyond its centre
         return float(self.of_weight(_spread(self.bench.weight.shape), half, (half, half)).mean())
@@ -273,15 +273,15 @@ def _check_fits(fits: AlignmentFits, usable: _Usable) -> list[str]:
                 f"no point of the {role} modulator is expected on the detector: align the bench by "
                 "hand until the modulators overlap"
             )
-        share = 1 - float(missing.sum() / expected.sum())
+        fraction = 1 - float(missing.sum() / expected.sum())
         where = _where(part.shown[missing])
-        if share < _LEAST_KEPT:
+        if fraction < _LEAST_KEPT:
             raise BadFit(
-                f"only {share:.0%} of the expected points of the {role} modulator fit one map; "
+                f"only {fraction:.0%} of the expected points of the {role} modulator fit one map; "
                 f"those at {where} do not: check whether something stands in the beam, or a part "
                 "of the modulator is dark"
             )
-        if 1 - share > _WORTH_NOTING:
+        if 1 - fraction > _WORTH_NOTING:
             notes.append(
                 f"{int(missing.sum())} of {int(expected.sum())} points of the {role} modulator do "
                 f"not fit, at {where}: something stands in the beam there, or a part of the "
@@ -346,7 +346,7 @@ def _dark_lines(
 
 
 def _figures(
-    bench: Bench, fits: AlignmentFits, usable_share: float
+    bench: Bench, fits: AlignmentFits, usable_fraction: float
 ) -> tuple[tuple[Figure, ...], list[str]]:
     figures: list[Figure] = []
     advice: list[str] = []
@@ -390,11 +390,11 @@ def _figures(
             Figure(f"{role}_noise_px", each.noise_px, None, "px", "of a point, expected"),
             Figure(f"{role}_points", float(each.fit.kept.sum()), None, "", "that fit"),
         ]
-    figures.append(Figure("usable_share", usable_share, None, "", "of the weight modulator"))
-    if usable_share < 0.98:
+    figures.append(Figure("usable_share", usable_fraction, None, "", "of the weight modulator"))
+    if usable_fraction < 0.98:
         advice.append(
-            f"{usable_share:.0%} of the weight modulator can be used: the rest misses the camera "
-            "or the input modulator"
+            f"{usable_fraction:.0%} of the weight modulator can be used: the rest misses the "
+            "camera or the input modulator"
         )
     return tuple(figures), advice
 

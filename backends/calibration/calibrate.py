@@ -51,7 +51,7 @@ def calibrate(
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
     resume: bool = False,
-    tell: Callable[[str, float], None] | None = None,
+    progress: Callable[[str, float], None] | None = None,
     done: Callable[[Step], None] | None = None,
 ) -> Calibration:
     """Run the steps of a calibration, and write each to disk as soon as it is done.
@@ -62,7 +62,7 @@ def calibrate(
     only : names of the steps to run; empty for all
     skip : names of the steps not to run
     resume : leave out the steps that the file already holds
-    tell : called with the name of the running step and its progress in [0, 1]
+    progress : called with the name of the running step and its progress in [0, 1]
     done : called with each finished step
 
     Raises
@@ -86,8 +86,8 @@ def calibrate(
             wanted = [name for name in wanted if name not in calibration.steps]
         session = CalibrationSession(bench, calibration)
         for name in wanted:
-            if tell is not None:
-                session.tell = _teller(tell, name)
+            if progress is not None:
+                session.progress = _step_progress(progress, name)
             step = _add_step(session, name, path)
             if done is not None:
                 done(step)
@@ -128,8 +128,8 @@ def _wanted(only: Iterable[str], skip: Iterable[str]) -> list[str]:
     return [name for name in STEPS if (not only or name in only) and name not in skip]
 
 
-def _teller(tell: Callable[[str, float], None], name: str) -> Callable[[float], None]:
-    return lambda progress: tell(name, progress)
+def _step_progress(progress: Callable[[str, float], None], name: str) -> Callable[[float], None]:
+    return lambda fraction: progress(name, fraction)
 
 
 def _run(session: CalibrationSession, name: str) -> Step:

@@ -18,18 +18,18 @@ from .spot_grid import Squares, composed
 _REFRESHED = 2  # background images through dark weights that each alignment takes again
 
 
-def align_live(bench: Bench, tell: Callable[[str], None] | None = None) -> Iterator[Alignment]:
+def align_live(bench: Bench, on_lost: Callable[[str], None] | None = None) -> Iterator[Alignment]:
     """Yield alignments of a few shots each, until the iterator is closed.
 
     Parameters
     ----------
-    tell : called with the reason while no alignment is found
+    on_lost : called with the reason while no alignment is found
 
     Raises
     ------
     UnexpectedIntensity, Saturated : when there is no light at the start
     """
-    report = tell or (lambda text: None)
+    report = on_lost or (lambda text: None)
     with probe_with_light(bench) as probe:
         while True:
             try:

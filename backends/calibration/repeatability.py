@@ -12,7 +12,7 @@ import numpy as np
 from ...instruments import UnexpectedIntensity
 from .probe import Probe
 
-Tell = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 _CELLS = 32  # along each side of an image, when two are compared
 _AGREE = 0.1  # rms difference of two exposures over their rms, beyond noise, at most
 _SCALE = 1.25  # factor between the light of two exposures that agree, at most
@@ -28,22 +28,24 @@ class RepeatedExposure:
     Parameters
     ----------
     probe : shows and exposes
-    tell : called with the action, the shots done and the shots expected
-    expected_shots : total that `tell` gets
+    progress : called with the action, the shots done and the shots expected
+    expected_shots : total that `progress` gets
 
     Attributes
     ----------
     rejected : exposures that disagreed with their repeats
     """
 
-    def __init__(self, probe: Probe, tell: Tell | None = None, expected_shots: int = 60) -> None:
+    def __init__(
+        self, probe: Probe, progress: Progress | None = None, expected_shots: int = 60
+    ) -> None:
         self.probe, self.rejected = probe, 0
-        self._tell, self._expected = tell, expected_shots
+        self._progress, self._expected = progress, expected_shots
 
     def report(self, what: str) -> None:
         """Report the current action and the progress."""
-        if self._tell is not None:
-            self._tell(what, min(self.probe.shots, self._expected), self._expected)
+        if self._progress is not None:
+            self._progress(what, min(self.probe.shots, self._expected), self._expected)
 
     def take(self, exposure_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Take two exposures of the shown frames that agree: counts [h, w] each.
@@ -135,13 +137,13 @@ def check_modulation(exposures: RepeatedExposure, exposure_s: float) -> np.ndarr
     base, top = float(np.percentile(bright, 1)), np.partition(bright, -number, axis=None)[-number]
     lit = bright >= (base + float(top)) / 2
     full = float(bright[lit].mean())
-    shares = {}
+    passed = {}
     for role in ("input", "weight"):
         probe.fill()
         probe.blank(role)
         dark = np.mean(exposures.take(exposure_s), axis=0)
-        shares[role] = float(dark[lit].mean()) / full
-    silent = [role for role, share in shares.items() if abs(1 - share) <= _LEAST_MODULATION]
+        passed[role] = float(dark[lit].mean()) / full
+    silent = [role for role, fraction in passed.items() if abs(1 - fraction) <= _LEAST_MODULATION]
     if len(silent) == 2:
         raise UnexpectedIntensity(
             "light reaches the detector, but the frames of neither modulator change it: stray "
@@ -151,15 +153,15 @@ def check_modulation(exposures: RepeatedExposure, exposure_s: float) -> np.ndarr
     for role in silent:
         raise UnexpectedIntensity(
             f"{_named(probe, role)} does not change the light: its dark frame passes "
-            f"{shares[role]:.0%} of the light of its bright frame; check that its frames go to the "
+            f"{passed[role]:.0%} of the light of its bright frame; check that its frames go to the "
             "right monitor, and that the device is in the beam"
         )
-    for role, share in shares.items():
-        if share > 1:
+    for role, fraction in passed.items():
+        if fraction > 1:
             raise UnexpectedIntensity(
-                f"{_named(probe, role)} is inverted: its dark frame passes {share:.3g} times the "
-                "light of its bright frame; turn its polariser by 90 degrees, or swap the ends of "
-                "its response curve"
+                f"{_named(probe, role)} is inverted: its dark frame passes {fraction:.3g} times "
+                "the light of its bright frame; turn its polariser by 90 degrees, or swap the "
+                "ends of its response curve"
             )
     probe.fill()
     return bright

@@ -42,14 +42,17 @@ class CalibrationSession:
     ----------
     bench : open
     calibration : with the steps done so far
-    tell : called with the progress of a step, in [0, 1]
+    progress : called with the progress of a step, in [0, 1]
     """
 
     def __init__(
-        self, bench: Bench, calibration: Calibration, tell: Callable[[float], None] | None = None
+        self,
+        bench: Bench,
+        calibration: Calibration,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
         self.bench, self.calibration = bench, calibration
-        self.tell = tell or (lambda progress: None)
+        self.progress = progress or (lambda fraction: None)
         self.probe = Probe(bench, "calibrate", bench.file.power_w)
         self.trust_settling()
         self._slots: Slots | None = None

@@ -332,25 +332,25 @@ def _count_electrons(
     electrons = detector.quiet_variance**0.5 * of_counted(z)
     if detector.balanced:
         difference = of_counted(value) * photons * gain
-        plus, full = _held(np.maximum(light + difference, 0) / 2, words, detector)
-        minus, also_full = _held(np.maximum(light - difference, 0) / 2, ~words, detector)
+        plus, full = _draw_wells(np.maximum(light + difference, 0) / 2, words, detector)
+        minus, also_full = _draw_wells(np.maximum(light - difference, 0) / 2, ~words, detector)
         electrons += plus - minus
         full += also_full
     else:
-        held, full = _held(np.maximum(light, 0), words, detector)
-        electrons += held - detector.dark
+        in_well, full = _draw_wells(np.maximum(light, 0), words, detector)
+        electrons += in_well - detector.dark
     return electrons / (photons * gain), full
 
 
-def _held(light: np.ndarray, words: np.ndarray, detector: Detector) -> tuple[np.ndarray, int]:
+def _draw_wells(light: np.ndarray, words: np.ndarray, detector: Detector) -> tuple[np.ndarray, int]:
     """Draw the electrons of detectors, with dark ones; count the full detectors."""
     mean = light + detector.dark
     few = mean < POISSON_BELOW
-    held = np.empty(mean.shape)
-    held[few] = poisson(mean[few], words[few])
-    held[~few] = mean[~few] + np.sqrt(mean[~few]) * normals(words[~few])
+    in_well = np.empty(mean.shape)
+    in_well[few] = poisson(mean[few], words[few])
+    in_well[~few] = mean[~few] + np.sqrt(mean[~few]) * normals(words[~few])
     most = detector.full_well + detector.dark
-    return np.minimum(held, most), int(np.count_nonzero(held > most))
+    return np.minimum(in_well, most), int(np.count_nonzero(in_well > most))
 
 
 def _convert(value: np.ndarray, reading: Reading, pedestal: np.ndarray, detector: Detector) -> int:

@@ -390,12 +390,12 @@ _tail_word = _compiled(tail_words)
 
 
 @_compiled
-def tail_quantile(share: float) -> float:
-    """Return the |z| that a standard normal number exceeds with a probability `share` below 1e-4.
+def tail_quantile(probability: float) -> float:
+    """Return the |z| that a standard normal number exceeds with a probability below 1e-4.
 
     Algorithm AS 241 (Wichura 1988), the branches for tails, as in `statistics.NormalDist`.
     """
-    r = math.sqrt(-math.log(share))
+    r = math.sqrt(-math.log(probability))
     if r <= 5.0:
         r -= 1.6
         top = 7.74545014278341407640e-4
@@ -491,8 +491,8 @@ def _gaussians(
                 stream = (first + k) // width
                 number = row * np.uint64(drawn) + np.uint64(first + k - stream * width)
                 word = _tail_word(number, keys[stream, 1, 0], keys[stream, 1, 1])
-                share = (np.float64(word >> np.uint64(11)) + 0.5) * 2.0**-53
-                z[k] = np.copysign(np.float32(tail_quantile(share / 65536)), z[k])
+                probability = (np.float64(word >> np.uint64(11)) + 0.5) * 2.0**-53
+                z[k] = np.copysign(np.float32(tail_quantile(probability / 65536)), z[k])
 
 
 @_compiled

@@ -87,8 +87,10 @@ class NoiseStream:
             words = tail_words(
                 rows[row] * np.uint64(count) + output.astype(np.uint64), *self._keys[1]
             )
-            shares = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53 / _CELLS
-            tails = np.array([-NormalDist().inv_cdf(share) for share in shares], np.float32)
+            probabilities = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53 / _CELLS
+            tails = np.array(
+                [-NormalDist().inv_cdf(probability) for probability in probabilities], np.float32
+            )
             z[row, output] = np.copysign(tails, z[row, output])
         return z
 

@@ -83,7 +83,7 @@ def _measure(session: CalibrationSession) -> tuple[dict[str, np.ndarray], float]
         for name, mask in masks.items():
             probe.draw("weight", mask)
             seen[name].append(area_sums(probe.pair_mean(exposure_s), _AREA_PX))
-        session.tell((number + 1) / _ROUNDS)
+        session.progress((number + 1) / _ROUNDS)
     return {name: np.stack(frames) for name, frames in seen.items()}, exposure_s
 
 

@@ -50,7 +50,7 @@ def crosstalk(session: CalibrationSession) -> Measured:
         light = reading.rate - baseline.rate
         noise = reading.variance + baseline.variance
         _gather(layout, (rows, columns), is_lit, light, noise, (total, weight, variance))
-        session.tell((number + 1) / len(phases))
+        session.progress((number + 1) / len(phases))
     kernel = np.divide(total, weight, out=np.zeros((3, 3)), where=weight > 0)
     error = np.sqrt(np.divide(variance, weight**2, out=np.zeros((3, 3)), where=weight > 0))
     kernel[1, 1] = 0.0

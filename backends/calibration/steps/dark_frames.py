@@ -87,7 +87,7 @@ def _average(
         total += off
         squares += off * off
         window_variance += session.probe.noise_v2 / count
-        session.tell((number + 1) / count)
+        session.progress((number + 1) / count)
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0) * count / (count - 1)
     return first + mean, variance, window_variance

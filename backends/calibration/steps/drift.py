@@ -29,7 +29,7 @@ def drift(session: CalibrationSession) -> Measured:
         reading, scale = _slot_light(session, inputs, weights, exposure_s)
         light.append(reading)
         variance.append(scale)
-        session.tell((number + 1) / _SHOTS)
+        session.progress((number + 1) / _SHOTS)
     period_s = (session.probe.seconds - started_s) / max(session.bench.shots - before, 1)
     s = without_outliers(np.array(light))
     lags = np.unique(np.geomspace(1, _SHOTS // 3, 16).astype(int))

@@ -99,7 +99,7 @@ def _raster(session: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray,
             )
             total[:, k] += reading.rate
             variance[:, k] += reading.variance
-            session.tell((rounds + (k + 1) / layout.length) / _MOST_ROUNDS)
+            session.progress((rounds + (k + 1) / layout.length) / _MOST_ROUNDS)
         rounds += 1
         gains = total / rounds - unlit[:, None]
         _refuse_dead(session, gains)
@@ -198,8 +198,8 @@ def _leaks(
     light = rate["bright"] - rate["dark weights"] - rate["dark inputs"] + unlit
     # equal in all slots up to noise, which the mean reduces
     input_leak = float((rate["dark inputs"] - unlit).sum() / light.sum())
-    share = lit.mean()  # fraction of the elements that are lit; all of them leak
-    weight_leak = (rate["dark weights"] - unlit) * share / light
+    lit_fraction = lit.mean()  # fraction of the elements that are lit; all of them leak
+    weight_leak = (rate["dark weights"] - unlit) * lit_fraction / light
     errors = [
         float(np.sqrt((noise[name] + noise["dark"]).sum()) / light.sum())
         for name in ("dark inputs", "dark weights")
@@ -208,7 +208,7 @@ def _leaks(
         np.full(layout.slots, max(input_leak, 0.0)),
         np.maximum(weight_leak, 0.0),
         unlit,
-        (errors[0], errors[1] * float(share)),
+        (errors[0], errors[1] * float(lit_fraction)),
     )
 
 

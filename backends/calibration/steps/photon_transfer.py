@@ -143,7 +143,7 @@ def _measure(
             variances.append(measured[1])
             weights.append(measured[2])
             totals.append(measured[3])
-            session.tell((round_ + (number + 1) / _LEVELS) / _MOST_ROUNDS)
+            session.progress((round_ + (number + 1) / _LEVELS) / _MOST_ROUNDS)
         mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
         fit = fit_transfer(mean, variance - rounding, weight, read)
         if fit[1] < goal * fit[0]:
@@ -155,8 +155,8 @@ def _fullest(session: CalibrationSession) -> float:
     """Find the exposure at which the brightest pixels reach the upper end of the curve."""
     exposure_s = session.probe.find_exposure()
     taken = session.probe.take(exposure_s)
-    share = taken.peak / session.probe.range
-    return min(exposure_s * _MOST / max(share, 1e-6), session.probe.longest_s)
+    filling = taken.peak / session.probe.range
+    return min(exposure_s * _MOST / max(filling, 1e-6), session.probe.longest_s)
 
 
 def _pairs(

@@ -89,7 +89,7 @@ def _curve(
                 pattern[role] = slots.pattern(role, lit[role], level)
                 reading = slots.read(pattern["input"], pattern["weight"], exposure_s)
                 lights[level].append(float(reading.rate.sum()))
-        session.tell(done + (round_ + 1) / _MOST_ROUNDS / 2)
+        session.progress(done + (round_ + 1) / _MOST_ROUNDS / 2)
         light, error = _scaled(levels, lights, role)
         if error < _GOAL:
             break
@@ -167,7 +167,7 @@ def _extinctions(
             raw = (one.astype(np.float64) + other) / 2 - session.dark_counts(exposure_s)
             good = raw if session.bad is None else raw[~session.bad]
             seen.append(float(good.mean()) / exposure_s)
-        session.tell((number + 1) / _ROUNDS / 10)
+        session.progress((number + 1) / _ROUNDS / 10)
     middle = {pair: float(np.median(seen)) for pair, seen in rates.items()}
     error = {pair: float(np.std(seen, ddof=1) / np.sqrt(_ROUNDS)) for pair, seen in rates.items()}
     bb, db, bd, dd = (middle[pair] for pair in ("bb", "db", "bd", "dd"))

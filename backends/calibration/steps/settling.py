@@ -238,7 +238,7 @@ class _Series:
                     f"beam, or {_SKIP}"
                 )
             fractions.append(float(np.mean(seen)))
-            session.tell(self._done + (number + 1) / len(times_s) / 2)
+            session.progress(self._done + (number + 1) / len(times_s) / 2)
         return np.array(fractions)
 
 
@@ -330,7 +330,9 @@ def _good(session: CalibrationSession, raw: np.ndarray, exposure_s: float) -> np
     return taken if session.bad is None else taken[~session.bad]
 
 
-def share_seen(times_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float) -> np.ndarray:
+def fraction_seen(
+    times_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float
+) -> np.ndarray:
     """Return the fraction of a change that an exposure sees, by the start of the exposure.
 
     Parameters
@@ -373,7 +375,7 @@ def fit_settling(
     lowest, highest = (low - exposure_s, span / 1000), (high, 3 * span)
 
     def off(delay_s: float, tau_s: float) -> np.ndarray:
-        return np.asarray(fraction - share_seen(times_s, delay_s, tau_s, exposure_s))
+        return np.asarray(fraction - fraction_seen(times_s, delay_s, tau_s, exposure_s))
 
     grid = (
         (float(np.sum(off(delay, tau) ** 2)), float(delay), float(tau))
@@ -404,12 +406,12 @@ def _slopes(
     times_s: np.ndarray, delay_s: float, tau_s: float, exposure_s: float, span_s: float
 ) -> np.ndarray:
     """Return the derivatives of the model by delay and time constant: [moments, 2]."""
-    model = share_seen(times_s, delay_s, tau_s, exposure_s)
+    model = fraction_seen(times_s, delay_s, tau_s, exposure_s)
     steps = (span_s * 1e-5, tau_s * 1e-4)
     return np.stack(
         [
-            (share_seen(times_s, delay_s + steps[0], tau_s, exposure_s) - model) / steps[0],
-            (share_seen(times_s, delay_s, tau_s + steps[1], exposure_s) - model) / steps[1],
+            (fraction_seen(times_s, delay_s + steps[0], tau_s, exposure_s) - model) / steps[0],
+            (fraction_seen(times_s, delay_s, tau_s + steps[1], exposure_s) - model) / steps[1],
         ],
         axis=1,
     )

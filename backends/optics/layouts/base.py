@@ -172,8 +172,8 @@ class Layout(ABC):
     def _on_input(self, places: np.ndarray) -> np.ndarray:
         """Return places [h, w] of the weight modulator's grid on the input modulator's pixels."""
         points = np.moveaxis(np.indices(self._shapes["input"]), 0, -1)
-        found = np.rint(registration.back(self.optics.input_map, points)).astype(int)
-        y, x = found[..., 0], found[..., 1]
+        on_weight = np.rint(registration.back(self.optics.input_map, points)).astype(int)
+        y, x = on_weight[..., 0], on_weight[..., 1]
         height, width = places.shape
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         return np.where(inside, places[y.clip(0, height - 1), x.clip(0, width - 1)], DARK)
@@ -217,8 +217,8 @@ class Layout(ABC):
     def element_sums(self, light: np.ndarray) -> np.ndarray:
         """Sum light [h, w] of weight pixels over elements: float64 [slots, length]."""
         lit = self.elements >= 0
-        places, shares = self.elements[lit], (light * self.coverage)[lit]
-        sums = np.bincount(places, shares, minlength=self.slots * self.length)
+        places, parts = self.elements[lit], (light * self.coverage)[lit]
+        sums = np.bincount(places, parts, minlength=self.slots * self.length)
         return sums.reshape(self.slots, self.length)
 
     def frame(self, role: str, levels: np.ndarray, number: int) -> np.ndarray:

@@ -66,7 +66,7 @@ class ImagedLayout(OnCamera):
         edges = np.linspace(0, weight.shape[1], 2 * count + 1).astype(int)
         middles = (min(top, strip) // 2, height - min(height - top, strip) // 2)
         tall = max(strip // 2, 4)
-        found: dict[str, np.ndarray] = {}
+        by_role: dict[str, np.ndarray] = {}
         for role, first, mine, other in (
             ("input", 0, inputs, weight),
             ("weight", count, weight, inputs),
@@ -80,8 +80,8 @@ class ImagedLayout(OnCamera):
                     part = (slice(box[0], box[2]), slice(box[1], box[3]))
                     mine[part], other[part] = FIRST_BIT + bit, BRIGHT
                     cells[copy, bit] = box
-            found[role] = cells
-        return found
+            by_role[role] = cells
+        return by_role
 
     def _find_regions(
         self,
