@@ -15,7 +15,7 @@ for name in dir(caching):  # as where __pycache__ and home are read-only
     if name.endswith("Locator") or name.startswith("InTree"):
         getattr(caching, name).from_function = classmethod(lambda *_: None)
 from lightloom.backends.mock import kernels
-from lightloom.backends.bench import kernels
+from lightloom.backends.optics import kernels
 from lightloom.instruments.simulated import kernels
 """
 

@@ -309,7 +309,7 @@ def _agree(light: np.ndarray, size: float) -> bool:
 
 
 @dataclass
-class _Reading:
+class _PatchReading:
     """Places of patches on the input modulator, as phase shifting measured them.
 
     Parameters
@@ -360,7 +360,7 @@ def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int
 
 
 def _refine_places(
-    patches: Patches, read: _Reading, matrix: np.ndarray, period_px: int | None = None
+    patches: Patches, read: _PatchReading, matrix: np.ndarray, period_px: int | None = None
 ) -> tuple[np.ndarray, float]:
     """Return refined places, float64 [n, 2], from an approximate map, and their noise."""
     steps = np.arange(patches.side) - (patches.side - 1) / 2
@@ -393,7 +393,7 @@ def _read_places(
     input_shape: tuple[int, int],
     guess: np.ndarray | None,
     period_px: int | None = None,
-) -> _Reading:
+) -> _PatchReading:
     """Measure places on the input modulator by phase shifting.
 
     Parameters
@@ -425,7 +425,7 @@ def _read_places(
             cycles = (guess[:, axis] - within[0]) / periods[-1]
             place = within[0] + periods[-1] * np.rint(cycles)
         to_px.append(place)
-    return _Reading(sets, np.stack(to_px, axis=1), good, finest)
+    return _PatchReading(sets, np.stack(to_px, axis=1), good, finest)
 
 
 def find_line(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarray) -> AlignmentFits:

@@ -385,7 +385,7 @@ class Probe:
             elif filling < _LOW * goal / _GOAL:
                 if exposure_s >= self.longest_s:
                     if not may_be_dark and taken.peak <= 8 * self._noise(exposure_s):
-                        raise UnexpectedIntensity(self._no_light(exposure_s))
+                        raise UnexpectedIntensity(_no_light(self, exposure_s))
                     return exposure_s
                 exposure_s *= min(goal / max(filling, 1e-9), 10.0)
             elif confirmed_s == exposure_s:  # a second exposure confirms it
@@ -401,19 +401,20 @@ class Probe:
         one, other = (self.raw(exposure_s).astype(np.float64) for _ in range(2))
         return float(1.4826 * np.median(np.abs(one - other))) / 2**0.5 + 1e-6 * self.range
 
-    def _no_light(self, exposure_s: float) -> str:
-        """Return the reason why no light arrives, as far as the instruments know."""
-        if not self.bench.source.is_emitting():
-            return (
-                "the light source does not emit although it was enabled: check its interlock, key "
-                "and shutter, and re-arm it on site"
-            )
+
+def _no_light(probe: Probe, exposure_s: float) -> str:
+    """Return the reason why no light arrives, as far as the instruments know."""
+    if not probe.bench.source.is_emitting():
         return (
-            f"the source emits {self.power_w:g} W and no light reaches the detector in "
-            f"{exposure_s:g} s with both modulators bright: take the camera's cover off, open the "
-            "shutters, and check that nothing blocks the beam and that both modulators show their "
-            "frames"
+            "the light source does not emit although it was enabled: check its interlock, key "
+            "and shutter, and re-arm it on site"
         )
+    return (
+        f"the source emits {probe.power_w:g} W and no light reaches the detector in "
+        f"{exposure_s:g} s with both modulators bright: take the camera's cover off, open the "
+        "shutters, and check that nothing blocks the beam and that both modulators show their "
+        "frames"
+    )
 
 
 def area_sums(image: np.ndarray, side: int) -> np.ndarray:

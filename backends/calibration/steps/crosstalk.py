@@ -1,6 +1,6 @@
 """Crosstalk: light that falls into neighbouring slots, and inputs that reach neighbouring elements.
 
-Every third slot is lit along each axis, so that a dark slot has at most one lit neighbour in each
+Every third slot is lit along each axis, so that each dark slot has one lit neighbour in each
 direction; nine patterns (three on a line) light every slot once. The decoder corrects the mean over
 all slots with a ridge-regularised inverse.
 """

@@ -49,7 +49,7 @@ def dark_frames(session: CalibrationSession) -> Measured:
     rate = np.where(bad, rate, common)
     noise = float(np.sqrt(np.mean(spread[good])))
     count = int(good.sum())
-    if session.is_single_pixel:  # the samples of a window are more numerous than windows
+    if session.is_single_pixel:  # its samples give a better estimate than its few windows
         noise, count = float(np.sqrt(window_variance)), WINDOW_SAMPLES - 1
     pixels = int(good.sum())
     rate_error = _rate_error(noise, (frames, long_frames), pixels, long_s - short_s)

@@ -20,10 +20,8 @@ from ..session import CalibrationSession, Measured
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
 _GOAL, _MOST_ROUNDS = 2.5e-3, 5  # relative standard error of the gain; rounds to reach it
-_SPREAD, _SINGLE_PIXEL_SPREAD = (
-    50.0,
-    6.0,
-)  # fullest exposure over the shortest; amplifiers are noisy
+_SPREAD = 50.0  # fullest exposure over the shortest
+_SINGLE_PIXEL_SPREAD = 6.0  # amplifiers are noisy
 _SINGLE_PIXEL_GOAL = 4e-3
 _SINGLE_PIXEL_WINDOWS = 256  # a photodiode has one pixel: many windows instead
 _AREA_PX = 8  # side of an area of pixels whose mean and variance are one point
@@ -33,21 +31,33 @@ _BINS = 20  # of light, in which the fit is checked
 _CHANGED = 0.2  # of a photodiode's light, beyond which a window is left out
 _POOR = 0.05  # relative residual of the fit that is refused
 
+_PLOTS = (
+    Plot(
+        "Photon transfer",
+        "points",
+        "variance_counts",
+        "mean_counts",
+        "counts",
+        "counts squared",
+    ),
+    Plot("Departure from a straight line", "points", "departures", "exposures_s", "exposure, s"),
+)
+
 
 def photon_transfer(session: CalibrationSession) -> Measured:
-    """Take pairs of frames of constant light at exposures from faint to full.
+    """Take pairs of frames of uniform light at exposures from faint to full.
 
     Raises
     ------
-    BadFit : when the variance is not proportional to the light
+    BadFit : when the variance does not grow linearly with the light
     """
     probe = session.probe
     probe.light(True)
     probe.fill()
     fullest_s = _fullest(session)
-    spread, goal = (
-        (_SINGLE_PIXEL_SPREAD, _SINGLE_PIXEL_GOAL) if session.is_single_pixel else (_SPREAD, _GOAL)
-    )
+    spread, goal = _SPREAD, _GOAL
+    if session.is_single_pixel:
+        spread, goal = _SINGLE_PIXEL_SPREAD, _SINGLE_PIXEL_GOAL
     shortest_s = max(fullest_s / spread, probe.shortest_s)
     exposures_s = np.geomspace(shortest_s, fullest_s, _LEVELS)
     rounding = _rounding(session)
@@ -59,7 +69,7 @@ def photon_transfer(session: CalibrationSession) -> Measured:
     gain = 1 / slope
     if not slope > 5 * slope_error or residual > _POOR:
         raise BadFit(
-            f"the variance of counts is not proportional to the light (slope {slope:.3g} +- "
+            f"the variance of counts does not grow linearly with the light (slope {slope:.3g} +- "
             f"{slope_error:.2g}, residual {residual:.1%}): check that the source is stable, that "
             "the camera applies no gamma or noise filter, and that nothing moves in the beam"
         )
@@ -91,20 +101,7 @@ def photon_transfer(session: CalibrationSession) -> Measured:
         "exposures_s": exposures_s.astype(np.float32),
         "departures": departures.astype(np.float32),
     }
-    plots = (
-        Plot(
-            "Photon transfer",
-            "points",
-            "variance_counts",
-            "mean_counts",
-            "counts",
-            "counts squared",
-        ),
-        Plot(
-            "Departure from a straight line", "points", "departures", "exposures_s", "exposure, s"
-        ),
-    )
-    return Measured(figures, arrays, plots)
+    return Measured(figures, arrays, _PLOTS)
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def _pairs(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Return mean, variance and half the pixels of areas, and the mean light.
 
-    Mean and variance are averages over an area, so they stay proportional in uneven light.
+    Mean and variance are averages over an area, so that one line fits areas of uneven light.
     """
     probe, bad = session.probe, session.bad
     dark = session.dark_counts(exposure_s)
