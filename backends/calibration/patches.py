@@ -228,8 +228,9 @@ class Patches:
     def signals(
         self, gratings: list[phase_shift.Grating], sets: list[int]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Measure sets under the gratings of one period: float64 [shifts, n] of each, with and
-        without its patches.
+        """Return the light of each set under the gratings of one period.
+
+        It is measured with and without the set's patches: float64 [shifts, n] each.
 
         Raises
         ------
