@@ -1,4 +1,4 @@
-"""Who multiplies, behind one interface: the digital reference, the mock of a bench, the bench."""
+"""Backends with one interface: the digital reference, the mock of a bench, the bench."""
 
 if __name__ != "lightloom.backends":
     raise ImportError("import lightloom.backends, not backends")

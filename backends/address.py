@@ -1,4 +1,4 @@
-"""`Address`: who is multiplied. Noise is a function of (seed, address, tile, output) alone."""
+"""`Address`: the identity of a product. Noise depends only on (seed, address, tile, output)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Address:
     ----------
     matmul : such as "layer.3.attention.qk"
     rows : uint64, one id per input row (sequence, head, position), shape [...] as the rows of x
-    attempt : a repeat draws anew, reproducibly
+    attempt : number of the repeat; each repeat draws new noise, reproducibly
     """
 
     matmul: str
@@ -40,8 +40,8 @@ def row_ids(
     position = np.asarray(positions, dtype=np.uint64)
     if heads > 1 << HEAD_BITS or (position.size and position.max() >= 1 << POSITION_BITS):
         raise InputError(
-            f"{heads} heads and positions up to {position.max()} do not fit a row id "
-            f"({1 << HEAD_BITS} heads, {1 << POSITION_BITS} positions at most)"
+            f"{heads} heads and positions up to {position.max()} do not fit a row id; give at most "
+            f"{1 << HEAD_BITS} heads and {1 << POSITION_BITS} positions"
         )
     sequence = np.asarray(sequences, dtype=np.uint64) << np.uint64(POSITION_BITS + HEAD_BITS)
     head = np.arange(heads, dtype=np.uint64) << np.uint64(POSITION_BITS)
@@ -52,7 +52,7 @@ def row_ids(
 def exposure_ids(rows: np.ndarray, vectors: int) -> np.ndarray:
     """Return one id for rows [n] that share an exposure: neighbours by position, `vectors` of them.
 
-    It belongs to the row alone, not to its batch: the same row has the same neighbours everywhere.
+    The id depends only on the row, not on its batch: a row has the same neighbours in every batch.
     """
     position = rows & np.uint64((1 << POSITION_BITS) - 1)
     return np.asarray(rows - position % np.uint64(vectors))

@@ -1,4 +1,4 @@
-"""What every backend is: the contract, its results and what it counts."""
+"""`Backend`: the contract of all backends, its results and its counts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from .address import Address
 
 @dataclass
 class Stats:
-    """Counted events of one product, or of many added up.
+    """Counted events of one product, or of a sum of products.
 
     `photons` are detected photoelectrons of light (not dark); `conversions` are samples of the
     analogue-to-digital converter, `input_samples` values sent to the input modulator,
-    `weight_samples` values sent to the weight modulator. `checks` are checksums that were judged,
-    `suspicious` those that were beyond what noise does. `marked` are shots whose numbers light did
-    not give: skipped, or computed by the host. `seconds` is by stage: "encode",
-    "product", "decode".
+    `weight_samples` values sent to the weight modulator. `checks` are evaluated checksums,
+    `suspicious` those that deviate by more than the noise. `marked` are shots whose numbers are not
+    optical: skipped, or computed by the host. `seconds` is by stage: "encode", "product", "decode".
     """
 
     macs: int = 0
@@ -59,12 +58,12 @@ class Stats:
 
 @dataclass(frozen=True)
 class MatmulResult:
-    """A product y, float32 [..., N, M], and what it took.
+    """A product y, float32 [..., N, M], and its statistics.
 
     Parameters
     ----------
-    variance : of y, from the light that arrived, read noise and converter steps, float32 like y;
-        None from a backend that does not know it
+    variance : of y, from shot noise, read noise and converter steps, float32 like y; None from a
+        backend that does not know it
     """
 
     y: np.ndarray
@@ -74,14 +73,14 @@ class MatmulResult:
 
 @dataclass(frozen=True)
 class Ranges:
-    """What a calibration pass over other data fixed for one matmul, before any exposure.
+    """The ranges of one matmul, fixed by a calibration pass over other data before any exposure.
 
     Parameters
     ----------
     readout : largest value to be read out, in units of y after scaling; per K-segment and output
         [segments, M], or per K-segment [segments, 1]; leading axes as those of the weights, or 1
     weight : largest |w| of a dynamic operand, broadcastable to [..., M, K]; None for static
-        weights, whose scale comes from themselves
+        weights, which are scaled by their own maximum
     """
 
     readout: np.ndarray
@@ -90,7 +89,7 @@ class Ranges:
 
 @dataclass(frozen=True)
 class PreparedWeights:
-    """Weights as a backend wants them; made by `Backend.prepare` and only for that backend."""
+    """Weights in the form of a backend: `Backend.prepare` creates them for that backend only."""
 
     shape: tuple[int, ...]
     content: Any
@@ -99,27 +98,27 @@ class PreparedWeights:
 
 
 class Backend(ABC):
-    """Who multiplies: Y[..., N, M] = X[..., N, K] W[..., M, K]^T.
+    """Computes products Y[..., N, M] = X[..., N, K] W[..., M, K]^T.
 
-    Subclasses fill in `_prepare` and `_matmul`; checks and the counting of calls are done here.
+    Subclasses implement `_prepare` and `_matmul`; this class checks operands and counts calls.
     """
 
     name: str
     is_mock = False
-    is_asynchronous = False  # True: `begin` comes back at once, and light works meanwhile
-    is_calibrated = True  # False: an operator insisted on a guess
-    remarks: Sequence[str] = ()  # on what was multiplied, for a report
+    is_asynchronous = False  # True: `begin` returns at once, and the bench works meanwhile
+    is_calibrated = True  # False: the operator accepted a bench without calibration
+    remarks: Sequence[str] = ()  # on the products, for a report
     profile: Any  # the constants of its bench; a digital backend has none
     geometry: Any  # `Geometry` of its frames, likewise
     timing: Any  # `ShotTiming` of its devices, likewise
-    clock = Clock()  # the time that it goes by
-    timeline: Timeline | None = None  # where slices of what happens go, if anybody wants them
+    clock = Clock()  # the clock of its times
+    timeline: Timeline | None = None  # records the events of devices; None records nothing
 
     def __init__(self) -> None:
         self._calls = itertools.count()
 
     def prepare(self, weights: Any, *, ranges: Ranges | None = None) -> PreparedWeights:
-        """Check weights [..., M, K] and bring them into the form that this backend multiplies.
+        """Check weights [..., M, K] and return them in the form that this backend multiplies.
 
         Leading axes are batched dynamic operands, such as the keys of each head.
 
@@ -129,7 +128,9 @@ class Backend(ABC):
         """
         array = as_float(weights, "weights")
         if array.ndim < 2:
-            raise InputError(f"weights of shape {array.shape} are no matrix [..., M, K]")
+            raise InputError(
+                f"weights of shape {array.shape} are not a matrix; give the shape [..., M, K]"
+            )
         check_finite(array, "weights")
         content = self._prepare(array, ranges) if array.size else None
         return PreparedWeights(array.shape, content, ranges, self._maker)
@@ -140,7 +141,7 @@ class Backend(ABC):
         Parameters
         ----------
         w : prepared weights, or a float array; without leading axes it serves every row of x
-        at : who is multiplied; None counts the calls, so that repeated calls differ
+        at : identity of the product; None counts the calls, so that repeated calls differ
 
         Raises
         ------
@@ -156,52 +157,40 @@ class Backend(ABC):
         done: Callable[[], None] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> Callable[[], MatmulResult]:
-        """Begin a product as `matmul` does it; what comes back waits for it and gives it.
+        """Begin a product, and return a function that waits for its result.
 
-        Products of an asynchronous backend are done in the order in which they were begun; `begin`
-        waits while too many are on their way. Others have finished when it comes back.
+        An asynchronous backend executes products in the order in which they were begun; `begin`
+        waits while too many are queued. Other backends finish the product before `begin` returns.
 
         Parameters
         ----------
-        done : called once when light has finished with it, or has failed, from whichever thread.
-            Where it has a method `again`, that is called when it is to be taken again after all,
-            and then it is called once more
-        details : what a timeline should say of its shots
+        done : called once, from any thread, when the bench has finished or failed the product. If
+            it has a method `again`, that is called when the product has to be repeated, and `done`
+            is called once more afterwards
+        details : attributes of its shots in a timeline
         """
         done = done or (lambda: None)
         x = as_float(x, "x")
         prepared = w if isinstance(w, PreparedWeights) else self.prepare(w)
-        if prepared.maker != self._maker:
-            raise InputError("these weights were prepared by a backend of another kind or profile")
+        self._check_operands(x, prepared)
         leading, (outputs, length) = prepared.shape[:-2], prepared.shape[-2:]
-        if x.ndim < 1 or x.shape[-1] != length or (leading and x.shape[:-2] != leading):
-            raise InputError(
-                f"x of shape {x.shape} and weights of shape {prepared.shape} do not multiply: "
-                "want x [..., N, K] and weights [M, K], or both with the same leading axes"
-            )
-        self._check_rows(x)
         if at is None:
             ids = np.arange(x.size // max(length, 1), dtype=np.uint64)
             at = Address(f"call.{next(self._calls)}", ids)
-        if 0 in x.shape or 0 in prepared.shape:  # nothing to sum, or nothing asked
-            empty = MatmulResult(np.zeros((*x.shape[:-1], outputs), dtype=np.float32), Stats())
+        shape = (*x.shape[:-1], outputs)
+        if 0 in x.shape or 0 in prepared.shape:  # no terms or no outputs
+            empty = MatmulResult(np.zeros(shape, dtype=np.float32), Stats())
             done()
             return lambda: empty
         matrices = int(np.prod(leading)) if leading else 1
-        rows = np.asarray(at.rows, dtype=np.uint64)
-        if rows.shape != x.shape[:-1]:
-            rows = np.broadcast_to(rows, _rows_shape(x, at))
-        rows = rows.reshape(matrices, -1)
-        if not (rows.flags.c_contiguous and rows.flags.writeable):
-            rows = np.require(rows, requirements=["C", "W"])
+        rows = _row_ids(x, at, matrices)
         stacked = x.reshape(matrices, rows.shape[1], length)
         try:
             named = Address(at.matmul, rows, at.attempt)
             finish = self._begin(stacked, prepared, named, done, details or {})
         except InputError:
-            check_finite(x, "x")  # says where
+            check_finite(x, "x")  # names the place
             raise
-        shape = (*x.shape[:-1], outputs)
 
         def finished() -> MatmulResult:
             result = finish()
@@ -210,27 +199,42 @@ class Backend(ABC):
 
         return finished
 
+    def _check_operands(self, x: np.ndarray, prepared: PreparedWeights) -> None:
+        """Check that x and the weights multiply on this backend."""
+        if prepared.maker != self._maker:
+            raise InputError(
+                "these weights were prepared by a backend of another kind or profile; prepare them "
+                "with this one"
+            )
+        leading, length = prepared.shape[:-2], prepared.shape[-1]
+        if x.ndim < 1 or x.shape[-1] != length or (leading and x.shape[:-2] != leading):
+            raise InputError(
+                f"x of shape {x.shape} and weights of shape {prepared.shape} do not multiply: "
+                "give x [..., N, K] and weights [M, K], or both with the same leading axes"
+            )
+        self._check_rows(x)
+
     def open(self) -> None:  # noqa: B027 (most have nothing to open)
-        """Get ready to multiply; harmless when it is."""
+        """Open the backend; does nothing if it is open."""
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
-        """Let go of what it holds; harmless when that is done already."""
+        """Release its resources; does nothing if it is closed."""
 
     def beat(self) -> None:  # noqa: B027 (most drive no hardware that asks for it)
-        """Say that the run makes progress, for hardware that switches light off without that."""
+        """Signal progress of the run to hardware that switches light off without this heartbeat."""
 
     def warm_up(self) -> None:
-        """Do what is done only once, such as compiling, so that no measured product pays for it."""
+        """Do one-time work such as compiling, so that no measured product includes it."""
         one = np.ones((1, 1), dtype=np.float32)
         self.matmul(one, one, Address("warm up", np.zeros(1, dtype=np.uint64)))
 
     def _check_rows(self, x: np.ndarray) -> None:
-        """Refuse rows that are not finite; a backend that meets them anyway may do so later."""
+        """Refuse rows that are not finite; a backend may do so later instead."""
         check_finite(x, "x")
 
     @property
     def _maker(self) -> object:
-        """What prepared weights depend on, beside the weights."""
+        """The identity that prepared weights must share with the backend."""
         return self.name
 
     @abstractmethod
@@ -258,7 +262,7 @@ class Backend(ABC):
         return lambda: result
 
     def describe(self) -> Mapping[str, Any]:
-        """Return what a record of a run should say about this backend."""
+        """Return the description of this backend for a record of a run."""
         return {"backend": self.name, "is_mock": self.is_mock}
 
 
@@ -272,24 +276,26 @@ def as_float(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError:
-        raise InputError(f"{name} is no array: its rows differ in length") from None
+        raise InputError(
+            f"{name} is not an array: its rows differ in length; give rows of equal length"
+        ) from None
     if array.dtype == np.float32:
         return array
     if array.dtype.kind not in "fiub":
-        raise InputError(f"{name} holds {array.dtype}, not real numbers")
-    with np.errstate(over="ignore"):  # what overflows is reported as not finite
+        raise InputError(f"{name} holds {array.dtype}, not real numbers; give floats or integers")
+    with np.errstate(over="ignore"):  # overflows are reported as not finite
         return array.astype(np.float32)
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
-    """Refuse NaN and infinity, saying where the first one is.
+    """Check that an array has no NaN and no infinity.
 
     Raises
     ------
-    InputError : when a number is not finite
+    InputError : when a number is not finite, naming the first place
     """
     if array.size > 1 << 14:
-        # a sum is finite unless something in it is not, or all is enormous: look closer then
+        # a finite sum has finite terms; otherwise all terms are checked
         with np.errstate(over="ignore", invalid="ignore"):
             if math.isfinite(array.sum(dtype=np.float32)):
                 return
@@ -303,11 +309,20 @@ def check_finite(array: np.ndarray, name: str) -> None:
         )
 
 
-def _rows_shape(x: np.ndarray, at: Address) -> tuple[int, ...]:
-    shape = np.shape(at.rows)
-    wanted = x.shape[:-1]
-    if shape != wanted and int(np.prod(shape)) != int(np.prod(wanted)):
+def _row_ids(x: np.ndarray, at: Address, matrices: int) -> np.ndarray:
+    """Return the address' row ids as contiguous, writeable uint64 [matrices, N].
+
+    Raises
+    ------
+    InputError : when the address does not name every row of x
+    """
+    rows, wanted = np.asarray(at.rows, dtype=np.uint64), x.shape[:-1]
+    if rows.shape != wanted and int(np.prod(rows.shape)) != int(np.prod(wanted)):
         raise InputError(
-            f"the address {at.matmul!r} names rows of shape {shape}, but x has rows {wanted}"
+            f"the address {at.matmul!r} names rows of shape {rows.shape}, but x has rows {wanted}; "
+            "give one id per row"
         )
-    return shape
+    rows = rows.reshape(matrices, -1)
+    if not (rows.flags.c_contiguous and rows.flags.writeable):
+        rows = np.require(rows, requirements=["C", "W"])
+    return rows

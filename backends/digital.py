@@ -1,4 +1,4 @@
-"""`DigitalBackend`: exact float32 products, the reference that light is measured against."""
+"""`DigitalBackend`: exact float32 products, the reference for optical ones."""
 
 import time
 

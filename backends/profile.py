@@ -1,7 +1,7 @@
 """`OpticsProfile`: the constants of a bench, validated, each with its source.
 
-A profile holds numbers and nothing else: what they do to light is written in `encoding.py`,
-`noise.py` and `mock.py`; what they do to time in `lightloom.scheduler.costs`.
+A profile holds only numbers. `backends.mock` applies them to light, `lightloom.scheduler.costs` to
+time.
 """
 
 from collections.abc import Mapping
@@ -19,22 +19,22 @@ LIGHT_WAYS = ("photons_full_scale", "photons_per_mac", "photons_entering_per_mac
 
 Bits = Annotated[int, Field(ge=1, le=32)]
 Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
-Range = Annotated[float, Field(ge=1e-30, le=1e30)]  # smaller ones have steps beyond all numbers
+Range = Annotated[float, Field(ge=1e-30, le=1e30)]  # smaller ranges have steps beyond float32
 NonNegative = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**40, strict=True)]
 
 
 class OpticsProfile(TomlTable):
-    """What a bench does to a matrix product; None means ideal, or unlimited.
+    """The properties of a bench that determine a matrix product; None means ideal, or unlimited.
 
     The formulas are those of docs/explanation/light.md. A converter (`readout_bits`) without a
-    `readout_range` has one per output row. Units are SI and in the names.
+    `readout_range` has one range per output row. Units are SI and in the names.
 
     Raises
     ------
     InputError
-        for an unknown field, a value out of its range, or fields that contradict each other.
+        for an unknown field, a value out of its range, or contradictory fields
     """
 
     name: str = "custom"
@@ -42,7 +42,7 @@ class OpticsProfile(TomlTable):
     sources: Mapping[str, str] = Field(default_factory=dict, repr=False)
     years: Mapping[str, int] = Field(default_factory=dict, repr=False)
 
-    # what the modulators and the converter resolve
+    # resolution of the modulators and of the converter
     input_bits: Bits | None = None
     weight_bits: Bits | None = None
     readout_bits: Bits | None = None
@@ -51,7 +51,7 @@ class OpticsProfile(TomlTable):
     weight_scale: Literal["row", "matrix"] = "row"
     detection: Literal["balanced", "per-reading"] = "balanced"
 
-    # how much light, in one of these ways
+    # light level, in one of these ways
     photons_full_scale: Positive | None = None
     photons_per_mac: Positive | None = None
     photons_entering_per_mac: Positive | None = None
@@ -63,7 +63,7 @@ class OpticsProfile(TomlTable):
     full_well_e: Positive | None = None
     quantum_efficiency: Share | None = None
 
-    # what light and modulators do wrong
+    # imperfections of light and modulators
     extinction_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
     extinction_model: Literal["leak", "clamp"] = "leak"
     gain_rms: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -148,38 +148,38 @@ class OpticsProfile(TomlTable):
 
     @property
     def rails(self) -> int:
-        """Modulator rows that one output takes: two for signed weights, one for offset."""
+        """The modulator rows of one output: two for signed weights, one for offset."""
         return 1 if self.encoding == "offset" else 2
 
     @property
     def elements_per_input(self) -> int:
-        """Modulator elements that one input takes: x+ and x- side by side when balanced."""
+        """The modulator elements of one input: x+ and x- side by side when balanced."""
         return 2 if self.detection == "balanced" and self.encoding != "offset" else 1
 
     def exposures(self, non_negative: bool) -> int:
-        """Exposures that one shot needs for its input vectors."""
+        """Return the exposures that one shot needs for its input vectors."""
         signed = self.encoding != "offset" and not non_negative
         return 2 if self.detection == "per-reading" and signed else 1
 
     def readings(self, non_negative: bool) -> int:
-        """Readings per output: one detector in one exposure."""
+        """Return the readings per output: one detector in one exposure each."""
         return self.rails * self.exposures(non_negative)
 
     def conversions(self, non_negative: bool) -> int:
-        """Converter samples per output and segment (n_c of the design's formula)."""
+        """Return the converter samples per output and segment (n_c of the design's formula)."""
         if self.detection == "balanced":
             return 1
         return self.readings(non_negative)
 
     @property
     def unphysical(self) -> tuple[str, ...]:
-        """Remarks on settings that no bench could have, to be shown with every result."""
+        """The remarks on unphysical settings, to be shown with every result."""
         if self.readout_range == "ideal":
             return ("read-out auto-ranged on the noise-free value (unphysical, for comparison)",)
         return ()
 
     def with_settings(self, settings: Mapping[str, Any]) -> "OpticsProfile":
-        """Return the profile with some fields replaced; a light level replaces the other way.
+        """Return the profile with some fields replaced; a light level replaces another kind.
 
         Raises
         ------
@@ -192,7 +192,7 @@ class OpticsProfile(TomlTable):
             fields.update({way: settings.get(way) for way in LIGHT_WAYS})
         if not any(fields[way] for way in LIGHT_WAYS):
             for field in ("read_noise_e", "dark_e", "full_well_e"):
-                if field not in settings:  # electrons mean nothing without a light level
+                if field not in settings:  # electrons have no meaning without a light level
                     fields[field] = None
         sources = dict(self.sources) | dict.fromkeys(settings, "set by the user")
         return OpticsProfile(**fields, sources=sources)
@@ -202,7 +202,7 @@ _WORDS = frozenset({"name", "title", "sources", "years"})
 
 
 def profile_names() -> list[str]:
-    """Return the names of the profiles that come with lightloom."""
+    """Return the names of the profiles in lightloom."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
@@ -232,9 +232,9 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
                 f"{path}: constants.{key} needs a value and a source, and may have a year"
             )
         if not isinstance(constant["source"], str) or not constant["source"].strip():
-            raise InputError(f"{path}: constants.{key} has no source")
+            raise InputError(f"{path}: constants.{key} has no source; name one")
         if key not in OpticsProfile.model_fields or key in _WORDS:
-            raise InputError(f"{path}: constants.{key} is no constant of a profile")
+            raise InputError(f"{path}: constants.{key} is not a constant of a profile; remove it")
     return OpticsProfile(
         name=path.stem if path.parent == FOLDER else str(path),
         title=document.get("title", ""),
@@ -249,19 +249,19 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
     Raises
     ------
-    InputError : when the text has no '=' or the key is no field of a profile
+    InputError : when the text has no '=' or the key is not a field of a profile
     """
     key, separator, value = text.partition("=")
     key = key.strip()
     if not separator:
-        raise InputError(f"--set {text!r} is not KEY=VALUE")
+        raise InputError(f"--set {text!r} is not KEY=VALUE; give for example --set input_bits=8")
     if key not in OpticsProfile.model_fields or key in _WORDS:
         raise InputError(
-            f"--set {key!r} is no field of a profile; they are listed by: "
+            f"--set {key!r} is not a field of a profile; they are listed by: "
             f"lightloom doctor --profile {DEFAULT}"
         )
     if "\n" in value:
-        raise InputError(f"--set {key}: the value has more than one line; give one --set a field")
+        raise InputError(f"--set {key}: the value has more than one line; give one --set per field")
     if value.strip().lower() in {"none", "ideal"} and key != "readout_range":
         return key, None
     if value.strip().lower() == "none":
@@ -273,7 +273,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _one_sentence(name: object, error: ValidationError) -> str:
-    """Say the first complaint of pydantic as one sentence that names field and value."""
+    """Return the first error of pydantic as one sentence that names field and value."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][:1])
     message = first["msg"].removeprefix("Value error, ")

@@ -1,7 +1,7 @@
-"""How a product is cut onto a bench: pure functions, used by mock, bench and planner alike.
+"""Tiling of products: pure functions that mock, bench and planner share.
 
-`tiles` cuts a weight matrix into what one frame holds; `pack` lets tiles and vectors share frames,
-so that nothing of a frame lies idle; `visits` gives the order in which frames meet.
+`tiles` divides a weight matrix into tiles of one frame; `pack` lets tiles and vectors share frames,
+so that no part of a frame is idle; `visits` gives the order of weight and input frames.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,24 +13,24 @@ import numpy as np
 from .profile import OpticsProfile
 
 Order = Literal["weight-stationary", "input-stationary"]
-"""Which modulator rests while the other goes through its frames."""
+"""Which modulator keeps its frame while the other shows all of its frames."""
 ORDERS: tuple[Order, Order] = ("weight-stationary", "input-stationary")
-CHECK_ROWS = 2  # of each group of rows: what its sum has above zero, and below
+CHECK_ROWS = 2  # of each group of rows: the positive and the negative part of its sum
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What one weight frame holds, in outputs and inputs (not in modulator rows and elements).
+    """The capacity of one weight frame, in outputs and inputs (not modulator rows and elements).
 
     Parameters
     ----------
     outputs : rows of W that fit into one frame, beside their checksums (None: all)
     inputs : columns of W that one dot product holds (None: all)
     vectors : input vectors that share one shot: groups of `outputs` dot products side by side
-    is_divisible : a small matrix takes a smaller group, and more of them share one shot
-    parts : what one output takes of `outputs`, where its rails may lie in different frames
+    is_divisible : whether small matrices take smaller groups, of which more share one shot
+    parts : rows of a frame per output, if its rails may be in different frames
     checked : rows of a tile that share a checksum (see `bench.checksum`); 0 for none
-    input_checks : jobs of at least so many input frames have one more, their checksum; 0 for none
+    input_checks : input frames of a job from which it has a checksum frame; 0 for none
     """
 
     outputs: int | None
@@ -43,20 +43,20 @@ class Geometry:
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> "Geometry":
-        """Count rails and side-by-side inputs: two rails take two rows of an output."""
+        """Return the geometry of a profile: two rails of an output take two rows."""
         outputs = None if profile.rows is None else profile.rows // profile.rails
         inputs = None if profile.length is None else profile.length // profile.elements_per_input
         return cls(outputs, inputs, profile.vectors)
 
     def groups(self, outputs: int) -> int:
-        """Return the groups, each with a vector of its own, that a frame holds of such a matrix."""
+        """Return the groups of a matrix, each with its own vector, that a frame holds."""
         if self.outputs is None or not self.is_divisible:
             return self.vectors
         tallest = min(outputs * self.parts, self.outputs)
         return max(self.slots(self.outputs) // self.slots(tallest), 1)
 
     def with_checks(self, rows: int | None) -> "Geometry":
-        """Return the same frame with a checksum for each `rows` rows of a tile; None: for all."""
+        """Return the geometry with a checksum for each `rows` rows of a tile; None for all rows."""
         slots = self.outputs
         assert slots is not None and slots > CHECK_ROWS
         if rows is None:
@@ -66,15 +66,15 @@ class Geometry:
         return replace(self, outputs=most, checked=rows)
 
     def check_rows(self, rows: int) -> int:
-        """Return the rows of checksums of a tile."""
+        """Return the checksum rows of a tile."""
         return CHECK_ROWS * len(cuts(rows, self.checked)) if self.checked else 0
 
     def slots(self, rows: int) -> int:
-        """Return what a tile and its checksums take of a frame."""
+        """Return the rows of a tile with its checksums."""
         return rows + self.check_rows(rows)
 
     def rows_shown(self, outputs: int) -> int:
-        """Return the rows of a matrix, those of the rails counted apart, and of its checksums."""
+        """Return the rows of a matrix, counted per rail, and of its checksums."""
         if not self.checked:
             return outputs
         return sum(self.slots(last - first) for first, last in cuts(outputs, self.outputs))
@@ -84,8 +84,8 @@ class Geometry:
 class Tile:
     """Rows `first_row:last_row` and columns `first_column:last_column` of W, in one frame.
 
-    `segment` counts the cuts along the columns: partial sums of different segments are read out
-    separately and summed digitally. `block` counts the cuts along the rows.
+    `segment` is the index along the columns: partial sums of different segments are read out
+    separately and summed digitally. `block` is the index along the rows.
     """
 
     block: int
@@ -102,13 +102,13 @@ class Tile:
 
 
 def cuts(size: int, part: int | None) -> list[tuple[int, int]]:
-    """Cut `range(size)` into runs of `part` (the last may be shorter): [(first, last), ...]."""
+    """Divide `range(size)` into runs of `part` (the last may be shorter): [(first, last), ...]."""
     step = size if part is None else part
     return [(first, min(first + step, size)) for first in range(0, size, max(step, 1))]
 
 
 def tiles(shape: tuple[int, int], geometry: Geometry) -> Iterator[Tile]:
-    """Return the tiles of a weight matrix [M, K], segment by segment within a block of rows."""
+    """Yield the tiles of a weight matrix [M, K], segment by segment within a block of rows."""
     outputs, inputs = shape
     for block, (first_row, last_row) in enumerate(cuts(outputs, geometry.outputs)):
         for segment, (first, last) in enumerate(cuts(inputs, geometry.inputs)):
@@ -125,20 +125,20 @@ def tile_count(shape: tuple[int, int], geometry: Geometry) -> int:
 
 @dataclass(frozen=True)
 class Packing:
-    """How the products of one segment share frames.
+    """The assignment of the products of one segment to frames.
 
-    A job is a set of weight frames that all meet the same input frames. Where a frame has groups to
-    spare, a tile is shown several times, for several vectors at once.
+    A job is a set of weight frames that share the same input frames. A frame with spare groups
+    holds a tile several times, for several vectors at once.
 
     Parameters
     ----------
-    copies : of each tile in a frame, each with a vector of its own
+    copies : of each tile in a frame, each with its own vector
     per_frame : different tiles in a frame
     tiles : weight frames of each job, int [jobs]
     vectors : input frames of each job, int [jobs]
     inputs : vectors of all input frames of each job, each counted once, int [jobs]
-    at_once : vectors that an input frame of each job holds, where it is full, int [jobs]
-    checks : input frames of each job that are checksums of the others, the first, int [jobs]
+    at_once : vectors that a full input frame of each job holds, int [jobs]
+    checks : leading input frames of each job that are checksums of the others, int [jobs]
     """
 
     copies: int
@@ -151,23 +151,23 @@ class Packing:
 
     @property
     def shots(self) -> int:
-        """Exposures of all jobs."""
+        """The number of exposures of all jobs."""
         return int((self.tiles * self.vectors).sum())
 
     def frames(self, order: Order = ORDERS[0]) -> tuple[int, int]:
-        """Return weight frames and the input frames that are shown in an order (see `visits`)."""
-        resting, moving = self.tiles, self.vectors
+        """Return the weight frames and input frames that are shown in an order (see `visits`)."""
+        stationary, moving = self.tiles, self.vectors
         if order == "input-stationary":
-            resting, moving = moving, resting
-        used = (resting > 0) & (moving > 0)
-        rested, moved = int(resting[used].sum()), int((resting * (moving - 1) + 1)[used].sum())
-        return (rested, moved) if order == "weight-stationary" else (moved, rested)
+            stationary, moving = moving, stationary
+        used = (stationary > 0) & (moving > 0)
+        kept, shown = int(stationary[used].sum()), int((stationary * (moving - 1) + 1)[used].sum())
+        return (kept, shown) if order == "weight-stationary" else (shown, kept)
 
     def inputs_shown(self, order: Order = ORDERS[0]) -> int:
-        """Return the vectors of all input frames that are shown, again and again."""
+        """Return the vectors of all shown input frames, counted each time."""
         if order == "input-stationary":
             return int(self.inputs.sum())
-        # forth and back: the last frame stays at every other turn, the first one at the others
+        # back and forth: the last frame stays at every other turn, the first one at the others
         turns = np.maximum(self.tiles - 1, 0)
         last = self.inputs - self.at_once * np.maximum(self.vectors - 1, 0)
         stayed = (turns + 1) // 2 * last + turns // 2 * np.minimum(self.at_once, self.inputs)
@@ -175,11 +175,11 @@ class Packing:
 
 
 def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -> Packing:
-    """Pack the tiles of one segment of all matrices, and the vectors that pass through them.
+    """Pack the tiles of one segment of all matrices, and their input vectors.
 
     Parameters
     ----------
-    counts : input vectors of each matrix, exposures of x+ and of x- counted apart
+    counts : input vectors of each matrix, exposures of x+ and x- counted separately
     outputs : rows of each matrix
     """
     counts = np.asarray(counts)
@@ -187,7 +187,7 @@ def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -
     tasks, groups = len(counts) * blocks, geometry.groups(outputs)
     copies = max(1, min(groups // max(min(tasks, groups), 1), int(counts.max(initial=0))))
     per_frame = max(groups // copies, 1)
-    if len(counts) == 1 or per_frame == 1:  # all tiles of a matrix meet the same input frames
+    if len(counts) == 1 or per_frame == 1:  # all tiles of a matrix share the input frames
         width = min(per_frame, blocks)
         tiles = np.full(len(counts), -(-blocks // per_frame))
         vectors, inputs = -(-counts // copies), counts * width
@@ -208,16 +208,16 @@ def pack(counts: Sequence[int] | np.ndarray, outputs: int, geometry: Geometry) -
 
 
 def visits(tiles: int, vectors: int, order: Order) -> np.ndarray:
-    """Return the order in which weight frames and input frames of a job meet: int [shots, 2].
+    """Return the order of the (weight frame, input frame) pairs of a job: int [shots, 2].
 
-    One modulator rests while the other goes through its frames, forth and back again, so that at
-    each turn the last frame stays: from one shot to the next exactly one modulator changes, and the
-    resting one shows each of its frames once. No order has fewer frames.
+    One modulator keeps its frame while the other shows all of its frames, back and forth, so that
+    the last frame stays at each turn. Exactly one modulator changes between shots, and the
+    stationary one shows each of its frames once. No order has fewer frames.
     """
     shots = np.empty((tiles * vectors, 2), dtype=int)
-    resting, moving = (tiles, vectors) if order == "weight-stationary" else (vectors, tiles)
-    steps = np.tile(np.arange(moving), (resting, 1))
+    stationary, moving = (tiles, vectors) if order == "weight-stationary" else (vectors, tiles)
+    steps = np.tile(np.arange(moving), (stationary, 1))
     steps[1::2] = steps[1::2, ::-1]
-    rests = np.repeat(np.arange(resting), moving)
-    shots.T[:] = (rests, steps.ravel()) if order == "weight-stationary" else (steps.ravel(), rests)
+    kept, shown = np.repeat(np.arange(stationary), moving), steps.ravel()
+    shots.T[:] = (kept, shown) if order == "weight-stationary" else (shown, kept)
     return shots

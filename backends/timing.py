@@ -1,9 +1,9 @@
-"""What shots take: the same steps as a bench's, on a model of its devices' clocks.
+"""`DeviceTimeline`: the duration of shots, from a model of a bench's devices.
 
 A modulator flips at whole refresh periods, and settles; the detector exposes and is read out. The
-next frames are handed over as soon as an exposure has ended, so that settling and read-out overlap.
-`DeviceTimeline` goes through shots as `bench.shots.ShotRunner` does; on the virtual clock both give
-the same moments.
+next frames are sent as soon as an exposure has ended, so that settling and read-out overlap.
+`DeviceTimeline` executes the same steps as `bench.shots.ShotRunner`; on the virtual clock both give
+the same times.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from ..instruments import Timeline
 from .profile import OpticsProfile
 from .tiling import ORDERS, Geometry, Order, pack, visits
 
-_EXACT = 4096  # shots of a job that are gone through one by one
-_TILES, _VECTORS = 16, 128  # of larger ones, what is gone through
-AHEAD = 2  # shots whose frames are laid out before they are shown
-_TELLING = 8  # frames of each modulator that tell which order is the faster one
+_EXACT = 4096  # shots of a job that are simulated one by one, at most
+_TILES, _VECTORS = 16, 128  # simulated part of larger jobs
+AHEAD = 2  # shots whose frames are encoded in advance
+_COMPARED = 8  # frames of each modulator that suffice to compare the orders
 
 ROLES = ("weight", "input")
 
 
 @dataclass(frozen=True)
 class ModulatorTiming:
-    """A modulator's times.
+    """The timing of a modulator.
 
     Parameters
     ----------
     transfer_s : of a frame, before it can be shown
-    trusted_s : from a flip until its light was measured to be settled
+    trusted_s : measured settling time, from the flip
     """
 
     refresh_s: float = 0.0
@@ -50,18 +50,18 @@ class ModulatorTiming:
 
 @dataclass(frozen=True)
 class ShotTiming:
-    """What the devices of a bench take, and what the host does for each shot.
+    """The timing of a bench's devices, and of the host's work for each shot.
 
     Parameters
     ----------
     rolling_s : from the first row's exposure to the last row's
     window_s : of a photodiode's samples; 0 with a camera
-    shows_early : the next frames are handed over before the detector is read
+    shows_early : whether the next frames are sent before the detector is read
     reference_every : shots between two reference shots; 0 for none
-    references_tiles : each weight frame has one of its own, and each job one at its end
-    encode_s : of an input frame and of a weight frame, by a thread of its own
-    show_s, shot_s : of handing a frame over, and of everything else of a shot
-    decode_s : of a shot, by a thread of its own
+    references_tiles : whether each weight frame has a reference shot, and each job one at its end
+    encode_s : of an input frame and of a weight frame, in its own thread
+    show_s, shot_s : of sending a frame, and of the rest of a shot
+    decode_s : of a shot, in its own thread
     """
 
     input: ModulatorTiming
@@ -81,7 +81,7 @@ class ShotTiming:
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> ShotTiming:
-        """Take the times of a profile: a camera, or converters that keep up."""
+        """Return the timing of a profile: a camera, or converters that keep up."""
         return cls(
             ModulatorTiming(profile.input_refresh_s, 0.0, profile.input_settle_s),
             ModulatorTiming(profile.weight_refresh_s, 0.0, profile.weight_settle_s),
@@ -91,14 +91,14 @@ class ShotTiming:
 
     @property
     def devices(self) -> ShotTiming:
-        """The same without what the host takes."""
+        """The same without the host's times."""
         return replace(self, encode_s=(0.0, 0.0), show_s=0.0, shot_s=0.0, decode_s=0.0)
 
     @property
     def period_s(self) -> float:
-        """Settling, exposure and read-out, rounded up to whole refresh periods of the input.
+        """The settling, exposure and read-out, rounded up to refresh periods of the input.
 
-        The period of a bench that does one after the other, which overlap may beat.
+        It is the period of a bench without overlap.
         """
         whole = self.input.latency_s + max(self.input.settle_s, self.input.trusted_s)
         whole += self.exposure_s + self.rolling_s + self.readout_s
@@ -106,7 +106,7 @@ class ShotTiming:
 
 
 def whole_periods(duration_s: float, period_s: float) -> float:
-    """Round a duration up to whole periods, at least one; as it is without a period."""
+    """Round a duration up to whole periods, at least one; a period of 0 does not round."""
     if period_s == 0:
         return duration_s
     return max(1, math.ceil(duration_s / period_s - 1e-9)) * period_s
@@ -114,11 +114,11 @@ def whole_periods(duration_s: float, period_s: float) -> float:
 
 @dataclass
 class JobShape:
-    """What a job has the devices do.
+    """The frames and the order of a job.
 
     Parameters
     ----------
-    details : what a timeline should say of it
+    details : attributes of its events in a timeline
     """
 
     tiles: int
@@ -127,28 +127,28 @@ class JobShape:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def alone(at_s: float) -> None:
-    """Say that no job follows."""
+def no_next_job(at_s: float) -> None:
+    """Return None: no job follows."""
 
 
-def again(at_s: float) -> JobShape:
-    """Say that a job of one shot follows."""
+def one_more_shot(at_s: float) -> JobShape:
+    """Return the next job, of one shot."""
     return JobShape(1, 1)
 
 
 class DeviceTimeline:
-    """The devices of a bench, going through shots.
+    """The devices of a bench while they execute shots.
 
     Parameters
     ----------
-    timing : of them
-    start_s : when it begins
-    timeline : where slices go; then every shot is gone through
+    timing : of the devices
+    start_s : start time
+    timeline : records the events; every shot is simulated then
 
     Attributes
     ----------
-    now_s : when the bench's thread is free
-    exact_shots : a job of more shots passes at once, unless there is a timeline
+    now_s : time at which the bench's thread is free
+    exact_shots : larger jobs are extrapolated, unless there is a timeline
     shots, frames : taken and shown so far; frames by role
     busy_s : of exposing and reading out ("detector"), and of settling, by role
     """
@@ -166,46 +166,48 @@ class DeviceTimeline:
         self._settled = {"weight": -math.inf, "input": -math.inf}
         self._free_s = -math.inf
         self._encoded_s = self._decoded_s = -math.inf
-        self._begun: deque[float] = deque(maxlen=AHEAD + 1)  # when the last shots of a job did
+        self._begun: deque[float] = deque(maxlen=AHEAD + 1)  # starts of the last shots of a job
         self._since_reference = 0
-        self._is_shown = False  # the next job's first frames, already
+        self._is_shown = False  # whether the next job's first frames are shown already
 
-    def run(self, work: JobShape, followed: Callable[[float], JobShape | None] = alone) -> None:
-        """Go through a job, begun no earlier than `now_s`, until all of it has been decoded.
+    def run(
+        self, job: JobShape, next_job: Callable[[float], JobShape | None] = no_next_job
+    ) -> None:
+        """Execute a job from `now_s` on, until all of it has been decoded.
 
         Parameters
         ----------
-        followed : gives, when the last shot begins, the job that waits, if any: its first frames
-            are then shown while that shot is read
+        followed : returns, when the last shot begins, the next waiting job or None; the first
+            frames of that job are shown while the last shot is read
         """
-        if self.timeline is None and work.tiles * work.vectors > self.exact_shots:
-            self._run_large(work, followed)
+        if self.timeline is None and job.tiles * job.vectors > self.exact_shots:
+            self._run_large(job, next_job)
             return
         if not self._is_shown:
             self._begun.append(self.now_s)
-            self._show(ROLES, work)
+            self._show(ROLES, job)
         keys = None
-        for following in self.keys(work):
+        for following in self.keys(job):
             if keys is not None:
                 changed = (a != b for a, b in zip(keys, following, strict=True))
-                self._expose(work, tuple(compress(ROLES, changed)), work)
+                self._expose(job, tuple(compress(ROLES, changed)), job)
             keys = following
         if keys is not None:
-            upcoming = followed(self.now_s)
+            upcoming = next_job(self.now_s)
             self._is_shown = upcoming is not None
             if upcoming is not None:
-                self._begun.clear()  # its frames are laid out from now on
-            self._expose(work, ROLES if upcoming else (), upcoming or work)
+                self._begun.clear()  # its frames are encoded from now on
+            self._expose(job, ROLES if upcoming else (), upcoming or job)
         if not self._is_shown:
             self._begun.clear()
         self.now_s = max(self.now_s, self._decoded_s)
 
-    def keys(self, work: JobShape) -> Iterator[tuple[int, int]]:
+    def keys(self, job: JobShape) -> Iterator[tuple[int, int]]:
         """Yield the (weight, input) frames of each shot; a reference shot has inputs below 0."""
         every, tile = self.timing.reference_every, -1
         is_referenced = self._since_reference == 0 and self.references > 0  # by the job before
-        for weight, vector in visits(work.tiles, work.vectors, work.order).tolist():
-            is_first = weight != tile and (tile < 0 or work.order == ORDERS[0])
+        for weight, vector in visits(job.tiles, job.vectors, job.order).tolist():
+            is_first = weight != tile and (tile < 0 or job.order == ORDERS[0])
             is_first, is_referenced = is_first and not is_referenced, False
             tile = weight
             if (self.timing.references_tiles and is_first) or (0 < every <= self._since_reference):
@@ -219,30 +221,30 @@ class DeviceTimeline:
             self.references += 1
             yield tile, -self.references
 
-    def _run_large(self, work: JobShape, followed: Callable[[float], JobShape | None]) -> None:
-        """Let a large job pass at once: as it takes from a common beginning, found once."""
+    def _run_large(self, job: JobShape, next_job: Callable[[float], JobShape | None]) -> None:
+        """Extrapolate a large job from its growth, which is computed once."""
         shown = self._is_shown
-        steady = _steady(work.tiles, work.vectors, work.order, self.timing.devices, shown)
-        ends_s = self.now_s + float(steady[0][1][0])
-        part, grown = steady[followed(ends_s) is not None]
+        growths = _growth(job.tiles, job.vectors, job.order, self.timing.devices, shown)
+        ends_s = self.now_s + float(growths[0][1][0])
+        part, grown = growths[next_job(ends_s) is not None]
         self._take(part, self._state() + grown)
 
-    def pass_by(self, work: JobShape, times: int) -> None:
-        """Let so many like jobs pass at once, each followed by another."""
+    def pass_by(self, job: JobShape, times: int) -> None:
+        """Extrapolate a number of equal jobs, each followed by another one."""
         if times > 0:
-            steady = _steady(work.tiles, work.vectors, work.order, self.timing.devices, True)
-            part, grown = steady[True]
+            growths = _growth(job.tiles, job.vectors, job.order, self.timing.devices, True)
+            part, grown = growths[True]
             self._take(part, self._state() + times * grown)
 
     def _state(self) -> np.ndarray:
         counts = (self.shots, self.references, *self.frames.values(), *self.busy_s.values())
         return np.array([self.now_s, *counts])
 
-    def _take(self, light: DeviceTimeline, state: np.ndarray) -> None:
-        """Go on from where another one stands, but with this time and these counts."""
-        later_s = float(state[0]) - light.now_s
-        self._flips, self._settled = dict(light._flips), dict(light._settled)
-        self._is_shown, self._since_reference = light._is_shown, light._since_reference
+    def _take(self, devices: DeviceTimeline, state: np.ndarray) -> None:
+        """Continue from the state of another timeline, with this time and these counts."""
+        later_s = float(state[0]) - devices.now_s
+        self._flips, self._settled = dict(devices._flips), dict(devices._settled)
+        self._is_shown, self._since_reference = devices._is_shown, devices._since_reference
         self.now_s = float(state[0])
         self.shots, self.references, *frames = (round(count) for count in state[1:5].tolist())
         self.frames = dict(zip(self.frames, frames, strict=True))
@@ -250,17 +252,20 @@ class DeviceTimeline:
         for times in (self._flips, self._settled):
             for role in times:
                 times[role] += later_s
-        self._begun = deque((moment + later_s for moment in light._begun), light._begun.maxlen)
-        self._free_s = light._free_s + later_s
-        self._encoded_s, self._decoded_s = light._encoded_s + later_s, light._decoded_s + later_s
+        self._begun = deque((moment + later_s for moment in devices._begun), devices._begun.maxlen)
+        self._free_s = devices._free_s + later_s
+        self._encoded_s, self._decoded_s = (
+            devices._encoded_s + later_s,
+            devices._decoded_s + later_s,
+        )
 
-    def _expose(self, work: JobShape, after: tuple[str, ...], upcoming: JobShape) -> None:
+    def _expose(self, job: JobShape, after: tuple[str, ...], upcoming: JobShape) -> None:
         timing = self.timing
         self._begun.append(self.now_s)
         now = max(self.now_s, self._settled["input"], self._settled["weight"])
         if timing.window_s:
             end = now + timing.window_s
-            self._note("detector", "exposure", now, end, work)
+            self._note("detector", "exposure", now, end, job)
             self.busy_s["detector"] += end - now
             self.now_s = end
             self._show(after, upcoming)
@@ -270,25 +275,25 @@ class DeviceTimeline:
             self._free_s = max(end, end + timing.readout_s - timing.exposure_s)
             read = end + timing.readout_s
             self.busy_s["detector"] += read - start
-            self._note("detector", "exposure", start, end, work)
-            self._note("detector", "read-out", end, read, work)
+            self._note("detector", "exposure", start, end, job)
+            self._note("detector", "read-out", end, read, job)
             self.now_s = end if timing.shows_early else read
             self._show(after, upcoming)
             self.now_s = max(self.now_s, read)
         self.now_s += timing.shot_s
-        # the shot before is judged now; this one is decoded meanwhile
+        # the previous shot is checked now, while this one is decoded
         self.now_s = max(self.now_s, self._decoded_s)
         self._decoded_s = max(self._decoded_s, self.now_s) + timing.decode_s
-        self._note("decode", "decode", self._decoded_s - timing.decode_s, self._decoded_s, work)
+        self._note("decode", "decode", self._decoded_s - timing.decode_s, self._decoded_s, job)
         self.shots += 1
 
-    def _show(self, roles: tuple[str, ...], work: JobShape) -> None:
+    def _show(self, roles: tuple[str, ...], job: JobShape) -> None:
         timing = self.timing
         for role in roles:
-            # laid out ahead, since some shots ago, by a thread that does one frame after another
+            # encoded in advance, some shots ago, by a thread that encodes one frame at a time
             encode_s = timing.encode_s[role == "weight"]
             self._encoded_s = max(self._encoded_s, self._begun[0]) + encode_s
-            self._note("encode", f"{role} frame", self._encoded_s - encode_s, self._encoded_s, work)
+            self._note("encode", f"{role} frame", self._encoded_s - encode_s, self._encoded_s, job)
             modulator: ModulatorTiming = getattr(timing, role)
             self.now_s = max(self.now_s, self._encoded_s) + timing.show_s + modulator.transfer_s
             flip, period = self.now_s, modulator.refresh_s
@@ -301,15 +306,15 @@ class DeviceTimeline:
             self._flips[role], self._settled[role] = flip, settled
             self.frames[role] += 1
             self.busy_s[role] += settled - flip
-            self._note(role, "settling", flip, settled, work)
+            self._note(role, "settling", flip, settled, job)
 
-    def _note(self, track: str, name: str, start_s: float, end_s: float, work: JobShape) -> None:
+    def _note(self, track: str, name: str, start_s: float, end_s: float, job: JobShape) -> None:
         if self.timeline is not None and end_s > start_s:
-            self.timeline.add(track, name, start_s, end_s, **work.details)
+            self.timeline.add(track, name, start_s, end_s, **job.details)
 
 
 def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
-    """Return what to go through for a count, and with which weight: it grows along a line."""
+    """Yield the counts to simulate for a count, each with its weight in linear extrapolation."""
     if count <= most:
         yield count, 1.0
         return
@@ -319,71 +324,71 @@ def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
 
 
 @lru_cache(maxsize=4096)
-def _steady(
+def _growth(
     tiles: int, vectors: int, order: Order, timing: ShotTiming, is_shown: bool
 ) -> tuple[tuple[DeviceTimeline, np.ndarray], tuple[DeviceTimeline, np.ndarray]]:
-    """Find how times and counts grow in a job, not followed and followed by another one.
+    """Return how times and counts grow during a job, alone and followed by another one.
 
-    Parts of it are gone through. Each tile costs something, and each shot of it: times and counts
-    are bilinear in both, up to how refresh periods of different length happen to fall.
+    Only parts of the job are simulated. Each tile and each of its shots take time: times and counts
+    are bilinear in both, up to the beat of refresh periods of different length.
     """
-    found = []
-    for followed in (alone, again):
+    growths = []
+    for next_job in (no_next_job, one_more_shot):
         total = np.zeros(8)
-        for some_tiles, share in _corners(tiles, _TILES):
-            for some_vectors, part in _corners(vectors, _VECTORS):
-                light = DeviceTimeline(timing)
-                light.exact_shots = _TILES * _VECTORS
-                light.run(JobShape(1, 1), again if is_shown else alone)
-                before = light._state()
-                work = JobShape(some_tiles, some_vectors, order)
-                light.run(work, followed)
-                total += share * part * (light._state() - before)
-        found.append((light, total))
-    return found[0], found[1]
+        for some_tiles, tile_weight in _corners(tiles, _TILES):
+            for some_vectors, vector_weight in _corners(vectors, _VECTORS):
+                devices = DeviceTimeline(timing)
+                devices.exact_shots = _TILES * _VECTORS
+                devices.run(JobShape(1, 1), one_more_shot if is_shown else no_next_job)
+                before = devices._state()
+                job = JobShape(some_tiles, some_vectors, order)
+                devices.run(job, next_job)
+                total += tile_weight * vector_weight * (devices._state() - before)
+        growths.append((devices, total))
+    return growths[0], growths[1]
 
 
 @lru_cache(maxsize=4096)
 def job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> float:
-    """Return what a job takes between others like it."""
-    light = DeviceTimeline(timing)
-    light.run(JobShape(1, 1), again)
-    start_s = light.now_s
-    light.run(JobShape(tiles, vectors, order), again)
-    return light.now_s - start_s
+    """Return the duration of a job between equal jobs."""
+    devices = DeviceTimeline(timing)
+    devices.run(JobShape(1, 1), one_more_shot)
+    start_s = devices.now_s
+    devices.run(JobShape(tiles, vectors, order), one_more_shot)
+    return devices.now_s - start_s
 
 
 @lru_cache(maxsize=64)
 def first_wait_s(timing: ShotTiming) -> float:
-    """Return what a job takes longer whose first frames were not shown during another one."""
-    light = DeviceTimeline(timing.devices)
-    light.run(JobShape(1, 1))
-    return max(0.0, light.now_s - job_seconds(1, 1, "weight-stationary", timing.devices))
+    """Return the extra time of a job whose first frames were not shown during another one."""
+    devices = DeviceTimeline(timing.devices)
+    devices.run(JobShape(1, 1))
+    return max(0.0, devices.now_s - job_seconds(1, 1, "weight-stationary", timing.devices))
 
 
 @lru_cache(maxsize=4096)
 def best_order(tiles: int, vectors: int, timing: ShotTiming) -> Order:
-    """Return the order that takes less time on the devices; weights rest when both take the same.
+    """Return the order that takes less time on the devices; weight-stationary if both are equal.
 
-    What a change of either modulator takes decides it, so a few of each tell.
+    It depends only on the times of changing either modulator, so a few frames suffice.
     """
     if min(tiles, vectors) < 2:
         return "weight-stationary"
-    if max(tiles, vectors) > _TELLING:
-        return best_order(min(tiles, _TELLING), min(vectors, _TELLING), timing)
+    if max(tiles, vectors) > _COMPARED:
+        return best_order(min(tiles, _COMPARED), min(vectors, _COMPARED), timing)
     first, second = (job_seconds(tiles, vectors, order, timing.devices) for order in ORDERS)
     return ORDERS[second < first * (1 - 1e-9)]
 
 
 @dataclass(frozen=True)
 class Frames:
-    """What the products of one segment have the devices show and take.
+    """The frames and shots of the products of one segment.
 
     Parameters
     ----------
-    inputs_shown : vectors of all input frames shown
-    loads : how often each weight is shown, in the mean
-    jobs : (how many alike, weight frames, input frames)
+    inputs_shown : vectors of all shown input frames
+    loads : mean number of times that each weight is shown
+    jobs : (number of equal jobs, weight frames, input frames)
     """
 
     shots: int
@@ -395,7 +400,7 @@ class Frames:
     order: Order
 
     def seconds(self, timing: ShotTiming) -> float:
-        """Return the time of the devices, while light is not interrupted."""
+        """Return the time of the devices without interruptions."""
         return sum(
             count * job_seconds(tiles, vectors, self.order, timing.devices)
             for count, tiles, vectors in self.jobs
@@ -407,11 +412,11 @@ class Frames:
 def frames_of(
     counts: tuple[int, ...], outputs: int, geometry: Geometry, timing: ShotTiming
 ) -> Frames:
-    """Count what one segment takes.
+    """Return the frames and shots of one segment.
 
     Parameters
     ----------
-    counts : input vectors of each matrix, exposures of x+ and of x- counted apart
+    counts : input vectors of each matrix, exposures of x+ and x- counted separately
     outputs : rows of each matrix
     """
     packing = pack(counts, outputs, geometry)

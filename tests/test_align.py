@@ -1,4 +1,4 @@
-"""If these fail, an operator is told a wrong way in which the bench lies, or a fit of nonsense."""
+"""If these fail, an operator gets a wrong registration of the bench, or a meaningless fit."""
 
 import json
 import os
@@ -30,7 +30,10 @@ from lightloom.instruments import InterlockOpen, LightloomError, Saturated, Unex
 from lightloom.instruments.simulated import LightPath
 
 STRAY_E_PER_S = 2e4
-AT_A_TERMINAL = {**os.environ, "FORCE_COLOR": "1"}  # else nothing is shown while it follows
+AT_A_TERMINAL = {
+    **os.environ,
+    "FORCE_COLOR": "1",
+}  # without a terminal, live alignment shows nothing
 FAULTS = {role: f"instruments__{role}__faults" for role in ("input", "weight", "detector")}
 
 
@@ -42,9 +45,9 @@ def bench_of(
     shift_px: float = 20.0,
     **changes: Any,
 ) -> Bench:
-    """Make a bench that is crooked, uneven, noisy and drifting, by a seed."""
+    """Return a misaligned bench with shading, noise and drift, by a seed."""
     chance = np.random.default_rng(seed)
-    lies = [
+    registrations = [
         {
             "scale": 1 + chance.uniform(-0.05, 0.05),
             "rotation_deg": chance.uniform(-3, 3),
@@ -58,15 +61,16 @@ def bench_of(
         "world__stray_e_per_s": STRAY_E_PER_S,
         "world__seed": seed,
     }
-    options |= {"world__input_registration": lies[0], "world__camera_registration": lies[1]}
+    options |= {"world__input_registration": registrations[0]}
+    options |= {"world__camera_registration": registrations[1]}
     options |= {"world__blur_px": 1.5} if layout == "imaged" and size != "tiny" else {}
     options |= {"world__crosstalk": 0.02} if layout == "line" else {}
     options |= FAST_512 if size == "small" else {}
     return load_example(folder, layout, tiny=size == "tiny", **(options | changes))
 
 
-def errors(bench: Bench, found: Alignment) -> tuple[float, float]:
-    """Return how far both maps are off, rms over what both planes see of the weight modulator."""
+def errors(bench: Bench, alignment: Alignment) -> tuple[float, float]:
+    """Return the rms errors of both maps over the weight pixels that both planes see."""
     assert bench.world is not None
     layout = bench.file.layout
     axes = [np.linspace(0, size - 1, 40) for size in bench.weight.shape]
@@ -76,20 +80,20 @@ def errors(bench: Bench, found: Alignment) -> tuple[float, float]:
     on_input = registration.apply(truth["input_map"], points)
     usable = _inside(on_input, bench.input.shape)
     if layout == "single-pixel":
-        return _rms(registration.apply(found.input_map, points)[usable] - on_input[usable]), 0.0
-    assert found.camera_map is not None
+        return _rms(registration.apply(alignment.input_map, points)[usable] - on_input[usable]), 0.0
+    assert alignment.camera_map is not None
     if layout == "line":
         row = truth["camera_map"][0, 0] * points[:, 0] + truth["camera_map"][0, 2]
         usable &= (row > 0) & (row < sensor[0] - 1)
-        off = (registration.apply(found.camera_map, points)[:, 0] - row)[:, None]
+        off = (registration.apply(alignment.camera_map, points)[:, 0] - row)[:, None]
     else:
         on_camera = _bent(
             registration.apply(truth["camera_map"], points), sensor, truth["distortion"]
         )
         usable &= _inside(on_camera, sensor)
-        off = registration.apply(found.camera_map, points) - on_camera
+        off = registration.apply(alignment.camera_map, points) - on_camera
     return (
-        _rms(registration.apply(found.input_map, points)[usable] - on_input[usable]),
+        _rms(registration.apply(alignment.input_map, points)[usable] - on_input[usable]),
         _rms(off[usable]),
     )
 
@@ -117,55 +121,55 @@ def _rms(off: np.ndarray) -> float:
     ],
 )
 @pytest.mark.parametrize("layout", ["imaged", "line"])
-def test_a_crooked_bench_is_found_to_a_tenth_of_a_pixel(
+def test_a_misaligned_bench_is_registered_to_a_tenth_of_a_pixel(
     tmp_path: Path, layout: str, seed: int
 ) -> None:
     bench = bench_of(tmp_path, layout, seed)
-    found = align(bench)
-    between, on_camera = errors(bench, found)
+    alignment = align(bench)
+    between, on_camera = errors(bench, alignment)
     assert between < 0.1 and on_camera < 0.1
-    assert between < 6 * found.figure("input_map_px") + 0.01
-    assert found.cost["shots"] <= (60 if layout == "imaged" else 200)
+    assert between < 6 * alignment.figure("input_map_px") + 0.01
+    assert alignment.cost["shots"] <= (60 if layout == "imaged" else 200)
     assert bench.world is not None and bench.world.power_w == 0
     assert not bench.source.is_connected
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize(("layout", "shots"), [("imaged", 60), ("line", 200)])
-def test_a_full_bench_is_found(tmp_path: Path, layout: str, shots: int) -> None:
+def test_a_full_size_bench_is_registered(tmp_path: Path, layout: str, shots: int) -> None:
     bench = bench_of(tmp_path, layout, 11, "full", shift_px=40)
-    found = align(bench)
-    between, on_camera = errors(bench, found)
+    alignment = align(bench)
+    between, on_camera = errors(bench, alignment)
     assert between < 0.06 and on_camera < 0.03
-    assert found.cost["shots"] <= shots
+    assert alignment.cost["shots"] <= shots
 
 
 @pytest.mark.campaign
-def test_a_block_bench_is_found_by_a_photodiode(tmp_path: Path) -> None:
+def test_a_single_pixel_bench_is_registered(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, "single-pixel", 2, "full", shift_px=40)
-    found = align(bench)
-    assert found.camera_map is None and found.spot_px is None
-    assert errors(bench, found)[0] < 1.0
-    assert found.cost["shots"] < 1000
+    alignment = align(bench)
+    assert alignment.camera_map is None and alignment.spot_px is None
+    assert errors(bench, alignment)[0] < 1.0
+    assert alignment.cost["shots"] < 1000
 
 
 @pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
-def test_a_straight_bench_needs_no_move(tmp_path: Path, size: str) -> None:
+def test_an_aligned_bench_needs_no_adjustment(tmp_path: Path, size: str) -> None:
     straight = {"scale": 1.0}
     planes = {f"world__{which}_registration": straight for which in ("input", "camera")}
     bench = bench_of(tmp_path, size=size, **planes)
-    found = align(bench)
-    assert max(errors(bench, found)) < 0.05
-    assert not [text for text in found.advice if text.startswith(("move", "turn"))]
-    assert found.figure("usable_share") > 0.99
+    alignment = align(bench)
+    assert max(errors(bench, alignment)) < 0.05
+    assert not [text for text in alignment.advice if text.startswith(("move", "turn"))]
+    assert alignment.figure("usable_share") > 0.99
 
 
 @pytest.mark.slow
-def test_a_lens_that_distorts_is_described(tmp_path: Path) -> None:
+def test_lens_distortion_is_fitted(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, world__distortion=0.01)
-    found = align(bench)
-    assert found.camera_map is not None and found.camera_map.shape == (2, 10)
-    assert max(errors(bench, found)) < 0.1
+    alignment = align(bench)
+    assert alignment.camera_map is not None and alignment.camera_map.shape == (2, 10)
+    assert max(errors(bench, alignment)) < 0.1
 
 
 @pytest.mark.campaign
@@ -179,7 +183,9 @@ def test_a_lens_that_distorts_is_described(tmp_path: Path) -> None:
         {"world__blur_px": 3.0},
     ],
 )
-def test_a_bad_bench_is_found_as_well(tmp_path: Path, layout: str, world: dict[str, float]) -> None:
+def test_a_poor_bench_is_registered_as_well(
+    tmp_path: Path, layout: str, world: dict[str, float]
+) -> None:
     bench = bench_of(tmp_path, layout, 5, **world)
     assert max(errors(bench, align(bench))) < 0.1
 
@@ -205,7 +211,7 @@ def test_a_bad_bench_is_found_as_well(tmp_path: Path, layout: str, world: dict[s
         ({"world__dead_rows": list(range(350))}, LightloomError, "covers|stands in the beam"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_a_fault_is_named(
     tmp_path: Path, layout: str, changes: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     bench = bench_of(tmp_path, layout, 3, **changes)
@@ -214,7 +220,7 @@ def test_what_is_wrong_is_said(
     assert bench.world is not None and bench.world.power_w == 0
 
 
-def test_swapped_modulators_of_a_line_are_told(tmp_path: Path) -> None:
+def test_swapped_modulators_of_a_line_bench_are_named(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, "line", 3, world__swapped=True)
     with pytest.raises(UnexpectedIntensity, match="swapped"):
         align(bench)
@@ -231,17 +237,17 @@ def test_an_inverted_modulator_is_named(tmp_path: Path) -> None:
         assert bench.world.power_w == 0 and bench.source.is_connected
 
 
-def test_a_mirrored_input_is_said_and_mapped(tmp_path: Path) -> None:
+def test_a_mirrored_input_is_noted_and_mapped(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, seed=1)
     assert bench.world is not None
     with bench:
-        there = bench.world.truth()["input_map"].copy()
-        there[1] *= -1
-        there[1, 2] += bench.input.shape[1] - 1
-        bench.world.move_input(there)
-        found = align(bench)
-        assert errors(bench, found)[0] < 0.1
-    assert any("mirrored" in text for text in found.advice)
+        to_px = bench.world.truth()["input_map"].copy()
+        to_px[1] *= -1
+        to_px[1, 2] += bench.input.shape[1] - 1
+        bench.world.move_input(to_px)
+        alignment = align(bench)
+        assert errors(bench, alignment)[0] < 0.1
+    assert any("mirrored" in text for text in alignment.advice)
 
 
 @pytest.mark.campaign
@@ -255,7 +261,7 @@ def test_a_mirrored_input_is_said_and_mapped(tmp_path: Path) -> None:
         ("weight", "frozen", 0.03),
     ],
 )
-def test_some_bad_shots_spoil_nothing(
+def test_some_bad_shots_do_not_spoil_an_alignment(
     tmp_path: Path, layout: str, role: str, kind: str, rate: float
 ) -> None:
     bench = bench_of(tmp_path, layout, 4, **{FAULTS[role]: fault(kind, rate=rate)})
@@ -263,14 +269,16 @@ def test_some_bad_shots_spoil_nothing(
 
 
 @pytest.mark.slow
-def test_garbage_is_counted_in_the_notes(tmp_path: Path) -> None:
+def test_rejected_exposures_are_counted_in_the_notes(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, "line", 3, **{FAULTS["detector"]: fault("garbage", rate=0.04)})
-    assert any("contradicted" in text for text in align(bench).advice)
+    assert any("disagreed" in text for text in align(bench).advice)
 
 
 def test_dead_rows_are_named(tmp_path: Path) -> None:
-    found = align(bench_of(tmp_path, seed=3, world__dead_rows=[300]))
-    assert any(re.search(r"weight modulator's rows (299|300|301) stay", t) for t in found.advice)
+    alignment = align(bench_of(tmp_path, seed=3, world__dead_rows=[300]))
+    assert any(
+        re.search(r"weight modulator's rows (299|300|301) stay", t) for t in alignment.advice
+    )
 
 
 @pytest.mark.slow
@@ -280,11 +288,11 @@ def test_rows_that_are_not_dead_are_not_named(tmp_path: Path) -> None:
 
 
 def test_a_dark_region_is_named(tmp_path: Path) -> None:
-    found = align(bench_of(tmp_path, seed=3, world__dead_rows=list(range(120))))
-    assert any(re.search(r"do not fit, at rows \d\d", text) for text in found.advice)
+    alignment = align(bench_of(tmp_path, seed=3, world__dead_rows=list(range(120))))
+    assert any(re.search(r"do not fit, at rows \d\d", text) for text in alignment.advice)
 
 
-def test_the_source_stays_within_the_power_of_aligning(
+def test_the_source_stays_within_the_alignment_power(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = bench_of(tmp_path, size="tiny", shift_px=2.0, align_power_w="0.1 mW")
@@ -298,19 +306,19 @@ def test_the_source_stays_within_the_power_of_aligning(
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("layout", ["imaged", "line"])
-def test_following_sees_what_is_moved(tmp_path: Path, layout: str) -> None:
+def test_live_alignment_follows_an_adjustment(tmp_path: Path, layout: str) -> None:
     bench = bench_of(tmp_path, layout, 2)
-    heard: list[str] = []
-    alignments = align_live(bench, heard.append)
+    reasons: list[str] = []
+    alignments = align_live(bench, reasons.append)
     first = next(alignments)
     before = next(alignments)
     shots = before.cost["shots"] - first.cost["shots"]
     assert shots <= (4 if layout == "imaged" else 12)
     assert bench.world is not None
-    there = bench.world.truth()["input_map"].copy()
-    there[:, 2] += [3.0, -2.0]  # the operator turns two screws
-    bench.world.move_input(there)
-    for _ in range(5):  # a line takes what leaks anew little by little
+    to_px = bench.world.truth()["input_map"].copy()
+    to_px[:, 2] += [3.0, -2.0]  # the operator adjusts two screws
+    bench.world.move_input(to_px)
+    for _ in range(5):  # a line bench refreshes its background images in turn
         after = next(alignments)
     moved = after.figure("input_shift_rows_px") - before.figure("input_shift_rows_px")
     assert moved == pytest.approx(3.0, abs=0.5)
@@ -318,17 +326,17 @@ def test_following_sees_what_is_moved(tmp_path: Path, layout: str) -> None:
     assert bench.world.power_w == 0 and not bench.source.is_connected
 
 
-def test_the_step_survives_the_disk(tmp_path: Path) -> None:
+def test_the_step_is_stored_and_read_back(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, "line", 1, "tiny", shift_px=2.0)
     with bench:
-        found = align(bench)
-        path = store(bench, found)
+        alignment = align(bench)
+        path = store(bench, alignment)
         read = Calibration.read(path)
         check_calibration(bench, read, ["align"], 3600.0)
     assert path == calibration_path(bench.path)
-    assert np.array_equal(read.array("align", "input_map"), found.input_map)
-    assert read.figure("align", "spot_px") == found.spot_px
-    assert read.steps["align"].shots == found.cost["shots"]
+    assert np.array_equal(read.array("align", "input_map"), alignment.input_map)
+    assert read.figure("align", "spot_px") == alignment.spot_px
+    assert read.steps["align"].shots == alignment.cost["shots"]
 
 
 def lightloom(*arguments: str, **options: object) -> subprocess.Popen:
@@ -358,7 +366,7 @@ def test_ctrl_c_ends_live_and_stores_a_full_alignment(tmp_path: Path) -> None:
     bench = bench_of(tmp_path)
     process = lightloom("align", "--bench", bench.path, "--live", env=AT_A_TERMINAL)
     assert process.stdout is not None
-    assert any("figure" in line for line in process.stdout)  # of the table that it shows by now
+    assert any("figure" in line for line in process.stdout)  # of the table that it shows
     process.send_signal(signal.SIGINT)
     said, wrong = process.communicate(timeout=60)
     assert process.returncode == 0, wrong
@@ -389,33 +397,33 @@ def test_one_compact_spot_or_an_error() -> None:
         fiducials.spot(image, "a square")
 
 
-def test_a_consensus_outvotes_wrong_points() -> None:
+def test_a_robust_fit_ignores_wrong_points() -> None:
     chance = np.random.default_rng(0)
-    here = chance.uniform(0, 500, (7, 2))
-    there = registration.apply(np.array([[0.9, 0.05, 3.0], [-0.05, 0.9, 8.0]]), here)
-    there[[1, 4]] += [[90, 10], [-50, 70]]
-    matrix, off = fiducials.consensus(here, there)
+    from_px = chance.uniform(0, 500, (7, 2))
+    to_px = registration.apply(np.array([[0.9, 0.05, 3.0], [-0.05, 0.9, 8.0]]), from_px)
+    to_px[[1, 4]] += [[90, 10], [-50, 70]]
+    matrix, off = fiducials.consensus(from_px, to_px)
     assert np.flatnonzero(off > 1).tolist() == [1, 4]
     assert matrix == pytest.approx(np.array([[0.9, 0.05, 3.0], [-0.05, 0.9, 8.0]]), abs=1e-6)
 
 
 @pytest.mark.parametrize("side", [4, 12, 96])
-def test_stripes_give_places_everywhere(side: int) -> None:
+def test_phase_shifting_locates_patches_everywhere(side: int) -> None:
     size = 1900
     place = np.linspace(side, size - side, 200)
     inside = np.arange(side) - (side - 1) / 2
     periods, within = phase_shift.periods(size, side), []
     for period in periods:
-        patterns = phase_shift.shifted(0, period)
+        patterns = phase_shift.phase_steps(0, period)
         seen = place[:, None] + inside
         signals = np.stack([pattern.light(seen).mean(axis=1) for pattern in patterns])
         within.append(phase_shift.phase(signals, patterns)[0])
-    found, strain = phase_shift.unwrap(within, periods, size)
+    unwrapped, strain = phase_shift.unwrap(within, periods, size)
     assert strain.max() < 0.4
-    assert np.abs(found - place).max() < 0.05 * side + 0.3
+    assert np.abs(unwrapped - place).max() < 0.05 * side + 0.3
 
 
-def test_a_probe_that_fills_is_brightest(tmp_path: Path) -> None:
+def test_a_filled_frame_is_brightest(tmp_path: Path) -> None:
     with bench_of(tmp_path) as bench:
         probe = Probe(bench, "test", 1e-3)
         probe.light(True)

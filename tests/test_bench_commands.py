@@ -106,7 +106,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no fit": ({"encoding__block": [99, 99]}, "99 x 99 elements"),
     "beyond the sensor": (
         {"world__camera_registration": {"scale": 2.0}},
-        "pixels of the weight modulator that are seen",
+        "visible pixels of the weight modulator",
     ),
     "another world": ({"world__layout": "line"}, "world.layout = 'line'"),
     "coherent": ({"coherence": "coherent"}, "coherence = 'coherent'"),
@@ -291,7 +291,7 @@ def test_a_run_that_is_stopped_leaves_the_light_off(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("dropped", "instruments.detector"), ("garbage", "bright as it should be")],
+    [("dropped", "instruments.detector"), ("garbage", "bright as expected")],
 )
 def test_a_fault_that_lasts_ends_a_run_with_a_sentence(
     tmp_path: Path, kind: str, says: str

@@ -44,8 +44,8 @@ def refused(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders with a bench as found, aligned, and calibrated."""
-    folder = tmp_path_factory.mktemp("benches") / "bench"  # a worker may make them twice
+    """Return folders with a bench as found, aligned, and calibrated."""
+    folder = tmp_path_factory.mktemp("benches") / "bench"  # a worker may create them twice
     folder.mkdir()
     made = called(folder, "init", "bench.toml", "--as-found", "--tiny", "--world-seed", "3")
     assert made.returncode == 0 and "lightloom align --bench bench.toml" in made.stdout
@@ -72,23 +72,23 @@ def bench(benches: dict[str, Path], tmp_path: Path) -> Folder:
 
 
 def test_calibrate_gives_every_step_with_its_figures_and_cost(benches: dict[str, Path]) -> None:
-    told = json.loads((benches["calibrated"] / "calibrate.json").read_text("utf-8"))
-    assert [step["name"] for step in told["steps"]] == list(STEPS)
-    figures = {figure["name"]: figure for step in told["steps"] for figure in step["figures"]}
+    said = json.loads((benches["calibrated"] / "calibrate.json").read_text("utf-8"))
+    assert [step["name"] for step in said["steps"]] == list(STEPS)
+    figures = {figure["name"]: figure for step in said["steps"] for figure in step["figures"]}
     gain = figures["gain_e_per_count"]  # of the camera "tiny": a full well of 10,000 e, 12 bits
     assert gain["unit"] == "e/count" and abs(gain["value"] / 2.45 - 1) < 0.05
     assert 0 < gain["uncertainty"] < 0.05
     for key in ("shots", "seconds", "computing_s", "light_j"):
-        assert 0 < told["total"][key] == pytest.approx(sum(step[key] for step in told["steps"]))
-    assert (benches["calibrated"] / told["calibration"]).exists()
+        assert 0 < said["total"][key] == pytest.approx(sum(step[key] for step in said["steps"]))
+    assert (benches["calibrated"] / said["calibration"]).exists()
 
 
 def test_random_products_of_a_calibrated_bench_are_at_the_floor(benches: dict[str, Path]) -> None:
-    # the figure by which an operator decides whether numbers can be trusted. The seed is fixed; a
+    # an operator trusts numbers by this figure. The seed is fixed; a
     # bench exactly at the pass line would fail for less than one seed in 100,000
-    told = document(benches["calibrated"], "check", *BENCH, "--random-products", "1000")
-    assert all(finding["passed"] for finding in told["findings"])
-    merit = told["random_products"]
+    said = document(benches["calibrated"], "check", *BENCH, "--random-products", "1000")
+    assert all(finding["passed"] for finding in said["findings"])
+    merit = said["random_products"]
     # 1.00, +-0.0275: 10 sigma
     assert merit["products"] >= 1000 and merit["over_floor"] < 1.3
     assert sum(merit["histogram"]) == merit["products"]
@@ -103,7 +103,7 @@ def test_check_shows_the_figure_of_merit_to_people(benches: dict[str, Path]) -> 
 
 
 @pytest.mark.campaign
-def test_a_run_tells_its_calibration_and_its_light(benches: dict[str, Path]) -> None:
+def test_a_run_reports_its_calibration_and_its_light(benches: dict[str, Path]) -> None:
     report = document(benches["calibrated"], "run", *BENCH, "--limit", "1")
     assert report["is_calibrated"] and report["is_mock"]
     first, second = report["remarks"][:2]
@@ -112,8 +112,8 @@ def test_a_run_tells_its_calibration_and_its_light(benches: dict[str, Path]) -> 
     assert "reference shots were taken" in second and "times that of calibration" in second
 
 
-def test_a_bench_that_is_not_calibrated_is_refused_unless_one_insists(bench: Folder) -> None:
-    # numbers of a crooked bench look like any numbers
+def test_a_bench_that_is_not_calibrated_is_refused_without_the_option(bench: Folder) -> None:
+    # numbers of a misaligned bench look plausible
     folder = bench("found")
     says = refused(folder, "run", *BENCH, "--limit", "1")
     assert "is not calibrated" in says and "--uncalibrated" in says
@@ -126,11 +126,11 @@ def test_a_bench_that_is_not_calibrated_is_refused_unless_one_insists(bench: Fol
 
 
 def test_check_tries_instruments_that_are_not_calibrated(bench: Folder) -> None:
-    told = document(bench("found"), "check", *BENCH, status=1)
-    *instruments, products = told["findings"]
+    said = document(bench("found"), "check", *BENCH, status=1)
+    *instruments, products = said["findings"]
     assert len(instruments) == 13 and all(finding["passed"] for finding in instruments)
     assert not products["passed"] and "is not calibrated" in products["detail"]
-    assert told["random_products"] is None
+    assert said["random_products"] is None
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_check_tries_instruments_that_are_not_calibrated(bench: Folder) -> None:
     [
         ("found", {}, (), "is not aligned: run `lightloom align --bench bench.toml`"),
         ("aligned", {}, ("--step", "flut"), "unknown step 'flut'; steps are additivity, dark"),
-        ("aligned", {}, ("--step", "photon_transfer"), "stands on the step dark_frames"),
-        ("found", {"calibration": "ground-truth"}, (), "take that line out"),
+        ("aligned", {}, ("--step", "photon_transfer"), "needs step dark_frames"),
+        ("found", {"calibration": "ground-truth"}, (), "remove that line"),
         ("aligned", {"world__covered": True}, (), "no light"),
         ("aligned", {"world__fringes": 1.0}, (), "do not add"),
         ("aligned", {"exposure_s": "3 ms"}, (), "exposure_s = 0.003"),
@@ -164,13 +164,13 @@ def test_calibrate_refuses_with_one_sentence(
 def test_a_calibration_of_another_bench_is_refused(
     bench: Folder, changes: dict[str, Any], says: str
 ) -> None:
-    # a calibration that does not belong gives wrong numbers and no warning
+    # a calibration of another bench gives wrong numbers and no warning
     assert says in refused(bench("calibrated", **changes), "run", *BENCH, "--limit", "1")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
-def test_a_calibration_that_is_stopped_goes_on(bench: Folder) -> None:
-    # twenty minutes of a bench are lost, or light stays on
+def test_an_interrupted_calibration_resumes(bench: Folder) -> None:
+    # otherwise twenty minutes of bench time are lost, or light stays on
     folder = bench("aligned")
     header = folder / "bench.calibration.json"
     command = [sys.executable, "-c", WATCHED_COMMAND, "calibrate", *BENCH]
@@ -197,9 +197,9 @@ def test_a_calibration_that_is_stopped_goes_on(bench: Folder) -> None:
         "--resume",
         *(f"--skip={name}" for name in ("response_curves", "crosstalk", "flat_field", "drift")),
     )
-    told = document(folder, "calibrate", *BENCH, *left)
+    said = document(folder, "calibrate", *BENCH, *left)
     wanted = [name for name in ("photon_transfer", "settling") if name not in stored]
-    assert [step["name"] for step in told["steps"]] == wanted
+    assert [step["name"] for step in said["steps"]] == wanted
 
 
 def merit(over_floor: float, bias: float, products: int) -> Accuracy:
@@ -221,14 +221,19 @@ def test_the_pass_line_allows_for_chance_alone() -> None:
 
 
 @pytest.mark.parametrize("layout", ["imaged", "line", "single-pixel"])
-def test_benches_as_found_are_crooked_by_their_seed(layout: str) -> None:
-    # a rehearsal that cannot be repeated, or that is easier than a real bench
+def test_benches_as_found_are_misaligned_by_their_seed(layout: str) -> None:
+    # otherwise a rehearsal cannot be repeated, or is easier than a real bench
     texts = [example_file(layout, as_found=True, seed=seed) for seed in range(50)]
     assert len(set(texts)) == 50 and texts[7] == example_file(layout, as_found=True, seed=7)
     worlds = [tomllib.loads(text)["world"] for text in texts]
     for plane in ("input_registration", "camera_registration"):
-        lies = [world[plane] for world in worlds]
-        off = np.array([[lie["scale"] - 1, lie["rotation_deg"], *lie["shift_px"]] for lie in lies])
+        registrations = [world[plane] for world in worlds]
+        off = np.array(
+            [
+                [registration["scale"] - 1, registration["rotation_deg"], *registration["shift_px"]]
+                for registration in registrations
+            ]
+        )
         most = np.array([0.05, 3.0, 40.0, 40.0])
         assert (np.abs(off) <= most + 1e-3).all() and (np.abs(off).max(axis=0) > 0.8 * most).all()
     assert all("calibration" not in tomllib.loads(text) for text in texts)

@@ -1,4 +1,4 @@
-"""The calibration file gives what was measured to the bench it was measured on, or refuses."""
+"""The calibration file is used only with the bench it was measured on."""
 
 import base64
 import json
@@ -127,7 +127,7 @@ def any_step(draw: st.DrawFn) -> Step:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(any_step(), max_size=3, unique_by=lambda step: step.name))
-def test_whatever_a_step_holds_comes_back_exactly(
+def test_the_content_of_a_step_is_read_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.calibration.json"
@@ -139,7 +139,7 @@ def test_whatever_a_step_holds_comes_back_exactly(
         assert_same(one, other)
 
 
-def test_views_come_back_as_what_they_show(tmp_path: Path) -> None:
+def test_array_views_are_read_back_with_their_values(tmp_path: Path) -> None:
     whole = np.arange(24.0).reshape(4, 6)
     views = {"turned": whole.T, "every_second": whole[::2, ::-2], "one": whole[:, 3]}
     views["foreign"] = whole.astype(whole.dtype.newbyteorder("S"))
@@ -148,13 +148,13 @@ def test_views_come_back_as_what_they_show(tmp_path: Path) -> None:
     assert_same(made, Calibration.read(tmp_path / "views.json").steps["dark_frames"])
 
 
-def test_header_is_json_of_everyone_and_names_what_it_should(tmp_path: Path) -> None:
+def test_the_header_is_standard_json_with_all_entries(tmp_path: Path) -> None:
     path = tmp_path / "bench.calibration.json"
     calibration(step(figures=(Figure("odd", np.nan, np.inf, "µm"),))).write(path)
     text = path.read_text(encoding="utf-8")
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     header = json.loads(text, parse_constant=refuse)
     assert header["schema"] == 1 and header["kind"] == "lightloom calibration"
@@ -180,19 +180,17 @@ def test_a_step_is_replaced_in_its_place_and_asked_by_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"name": "a/b"}, "no name"),
+        ({"name": "a/b"}, "not a name"),
         ({"arrays": {"map": np.array(["text"])}}, "not stored"),
         ({"arrays": {"map": np.array([{}])}}, "not stored"),
-        ({"arrays": {}}, "no array 'map'"),
-        ({"plots": (Plot("", "line", "map", "gone"),)}, "no array 'gone'"),
+        ({"arrays": {}}, "missing array 'map'"),
+        ({"plots": (Plot("", "line", "map", "gone"),)}, "missing array 'gone'"),
         ({"arrays": {"map": np.zeros(3)}}, "cannot draw"),
         ({"plots": (Plot("", "line", "map", "map"),)}, "cannot draw"),
         ({"figures": (Figure("a", 1.0, None, ""),) * 2}, "two figures"),
     ],
 )
-def test_a_step_that_no_file_could_give_back_is_refused(
-    changes: dict[str, Any], complaint: str
-) -> None:
+def test_a_step_that_cannot_be_stored_is_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         step(**changes)
 
@@ -201,7 +199,7 @@ def test_a_step_that_no_file_could_give_back_is_refused(
 
 
 class Crash(BaseException):
-    """As when the power fails: nothing of ours runs afterwards."""
+    """A power failure: none of our code runs afterwards."""
 
 
 @pytest.mark.parametrize("calls", range(9))
@@ -235,13 +233,13 @@ def test_a_write_that_fails_anywhere_leaves_the_former_calibration(
     assert held == ("new" if len(replaced) == 2 else "old")
     new.write(path)
     assert list(Calibration.read(path).steps) == ["new"]
-    assert len(list(tmp_path.iterdir())) == 2  # nothing of a failure stays for good
+    assert len(list(tmp_path.iterdir())) == 2  # no file of a failed write remains
 
 
 def test_only_data_of_this_calibration_is_removed(tmp_path: Path) -> None:
     others = ["bench.calibration.safetensors", "bench2.calibration.0123456789ab.safetensors"]
     for name in others:
-        (tmp_path / name).write_bytes(b"somebody's")
+        (tmp_path / name).write_bytes(b"another program's")
     path = tmp_path / "bench.calibration.json"
     calibration().write(path)
     calibration(step(arrays={"map": np.ones((2, 2))})).write(path)
@@ -249,8 +247,10 @@ def test_only_data_of_this_calibration_is_removed(tmp_path: Path) -> None:
     assert {item.name for item in tmp_path.iterdir()} == {path.name, data, *others}
 
 
-def test_a_reader_meets_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # `report` while `calibrate` goes on: the pair may change between header and arrays
+def test_a_reader_during_a_write_gets_one_whole_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `report` while `calibrate` runs: the pair may change between header and arrays
     path = tmp_path / "bench.calibration.json"
     calibration(step("old")).write(path)
     before, looks = Path.read_bytes, []
@@ -277,7 +277,7 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     header = json.loads(path.read_text(encoding="utf-8"))
     edit(header)
-    header.pop("sha256", None)  # as a program would write it that means what it says
+    header.pop("sha256", None)  # as a program without a seal would write it
     path.write_text(json.dumps(sealed(header)), encoding="utf-8")
 
 
@@ -286,7 +286,7 @@ def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     [
         (lambda h: h.update(schema=2), "schema = 2 is newer than 1"),
         (lambda h: h.update(schema="1"), "schema = '1'"),
-        (lambda h: h.update(kind="lightloom run"), "is no calibration"),
+        (lambda h: h.update(kind="lightloom run"), "is not a calibration"),
         (lambda h: h.pop("binding"), "binding is missing"),
         (lambda h: h["binding"].update(instruments=[]), "binding.instruments"),
         (lambda h: h.update(more=1), "unknown key 'more'"),
@@ -296,19 +296,10 @@ def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
         (lambda h: h["steps"][0]["figures"][0].update(value="12.5"), "figures.0.value = '12.5'"),
         (lambda h: h["steps"][0]["figures"][0].update(name=7), "figures.0.name = 7"),
         (lambda h: h["steps"][0]["plots"][0].update(kind="pie"), "plots.0.kind = 'pie'"),
-        (lambda h: h["steps"][0]["plots"][0].update(y="gone"), "draws no array 'gone'"),
-        (
-            lambda h: h["steps"][0]["arrays"][0].update(shape=[3, 2]),
-            "differ in the array dark_frames/map",
-        ),
-        (
-            lambda h: h["steps"][0]["arrays"][0].update(dtype="int8"),
-            "differ in the array dark_frames/map",
-        ),
-        (
-            lambda h: h["steps"][0].update(arrays=[], plots=[]),
-            "differ in the array dark_frames/map",
-        ),
+        (lambda h: h["steps"][0]["plots"][0].update(y="gone"), "missing array 'gone'"),
+        (lambda h: h["steps"][0]["arrays"][0].update(shape=[3, 2]), "array dark_frames/map"),
+        (lambda h: h["steps"][0]["arrays"][0].update(dtype="int8"), "array dark_frames/map"),
+        (lambda h: h["steps"][0].update(arrays=[], plots=[]), "array dark_frames/map"),
         (lambda h: h["steps"].append(h["steps"][0]), "two steps have one name"),
         (lambda h: h["data"].update(file="../bench.safetensors"), "data.file"),
         (lambda h: h["data"].update(file="gone.safetensors"), "keep both files together"),
@@ -334,10 +325,10 @@ def test_a_header_that_cannot_be_trusted_is_one_sentence(
         (b"\x80\x04K\x01.", "not JSON"),  # a pickle
         (b'{"schema": 1', "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"[]", "is no calibration"),
+        (b"[]", "is not a calibration"),
     ],
 )
-def test_what_is_no_header_is_one_sentence(
+def test_a_file_that_is_not_a_header_is_one_sentence(
     tmp_path: Path, content: bytes | None, complaint: str
 ) -> None:
     path = tmp_path / "bench.calibration.json"
@@ -369,7 +360,7 @@ def test_every_damaged_byte_of_the_arrays_is_noticed(tmp_path: Path) -> None:
 
 
 def read_back(bench: Bench, *steps: Step) -> Calibration:
-    """Return a calibration of a bench as it comes from disk."""
+    """Return a calibration of a bench, read back from disk."""
     made, path = begin_calibration(bench), Path(bench.path).parent / "bench.calibration.json"
     for each in steps or (step(),):
         made.add(each)
@@ -503,20 +494,20 @@ def test_a_calibration_expires_with_its_oldest_wanted_step(tmp_path: Path) -> No
         text = refusal(held, bench, "align", "dark_frames", now=FINISHED + timedelta(hours=5))
         assert "step 'align'" in text and "25.0 hours old, and lasts 24 hours" in text
         assert "calibration_lasts_s" in text and "align and calibrate again" in text
-        assert "yet to come" in refusal(held, bench, now=FINISHED - timedelta(hours=1))
+        assert "in the future" in refusal(held, bench, now=FINISHED - timedelta(hours=1))
         check_calibration(
             bench, held, ("dark_frames",), DAY_S, FINISHED - timedelta(minutes=2)
         )  # clocks differ
 
 
-def test_where_a_calibration_lies(tmp_path: Path) -> None:
+def test_the_path_of_a_calibration(tmp_path: Path) -> None:
     assert calibration_path("a/bench.toml") == Path("a/bench.calibration.json")
     path = write_bench(tmp_path, calibration=None)
     assert path_for(path) == tmp_path / "bench.calibration.json"
     path = write_bench(tmp_path, calibration="old/one.json")
     assert path_for(path) == tmp_path / "old" / "one.json"
     path = write_bench(tmp_path, calibration="ground-truth")
-    with pytest.raises(InputError, match="take that line out"):
+    with pytest.raises(InputError, match="remove that line"):
         path_for(path)
 
 
@@ -524,7 +515,7 @@ def test_where_a_calibration_lies(tmp_path: Path) -> None:
 
 
 class Reader(HTMLParser):
-    """Reads a page as strictly as XML, and keeps what stands in it."""
+    """Reads a page as strictly as XML, and keeps its content."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -604,7 +595,7 @@ def rich_calibration() -> Calibration:
     return calibration(full, step("dark_frames", shots=1000), step("bare", figures=(), plots=()))
 
 
-def test_the_page_of_a_calibration_is_whole_and_needs_nothing_else() -> None:
+def test_the_page_of_a_calibration_is_complete_and_self_contained() -> None:
     made = rich_calibration()
     content = calibration_page(made)
     reader = read_page(content)
@@ -623,7 +614,7 @@ def test_the_page_of_a_calibration_is_whole_and_needs_nothing_else() -> None:
 
 
 def test_the_picture_of_a_map_is_the_map() -> None:
-    # a page whose pictures are blank, or of another array, would still look well made
+    # otherwise a page with blank or wrong pictures would pass
     values = np.zeros((20, 30))
     values[3, 7] = 1.0
     held = calibration(step(arrays={"map": values}))
@@ -662,7 +653,7 @@ def test_report_takes_a_bench_file_or_a_calibration(tmp_path: Path) -> None:
     read_page(one)
 
 
-def test_what_report_cannot_do_is_one_sentence(tmp_path: Path) -> None:
+def test_a_report_that_fails_is_one_sentence(tmp_path: Path) -> None:
     write_bench(tmp_path, calibration=None)
     ended = called(tmp_path, "report", "bench.toml")
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1

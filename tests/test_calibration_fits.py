@@ -1,4 +1,4 @@
-"""If these fail, a calibration fits its measurements wrongly, whatever the bench is like.
+"""If these fail, a calibration fits its measurements wrongly on every bench.
 
 Synthetic data with known answers; seeds are fixed, and each test states how often a fresh seed
 would fail it.
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lightloom.backends.bench.decoding import chi_square_limit
-from lightloom.backends.bench.ground_truth import drift_filter as known_filter
+from lightloom.backends.bench.ground_truth import drift_filter as true_filter
 from lightloom.backends.bench.tracking import ScaleTracker
 from lightloom.backends.calibration.slots import brightness
 from lightloom.backends.calibration.steps import crosstalk, drift, photon_transfer, settling
@@ -61,11 +61,11 @@ def test_the_photon_transfer_curve_gives_the_gain_without_bias(gain: float, nois
 
 @pytest.mark.parametrize("delay_s", [0.0, 4e-4, 0.04])
 @pytest.mark.parametrize("tau_s", [2e-4, 5e-3])
-def test_delay_and_time_constant_come_back(delay_s: float, tau_s: float) -> None:
+def test_delay_and_time_constant_are_recovered(delay_s: float, tau_s: float) -> None:
     exposure_s = tau_s / 4
     moments_s = np.append(np.linspace(0, delay_s, 4), delay_s + tau_s * np.linspace(0.2, 12, 16))
-    share = settling.share_seen(moments_s, delay_s, tau_s, exposure_s)
-    # as the integral says: averaged over the exposure, step by step
+    share = settling.fraction_seen(moments_s, delay_s, tau_s, exposure_s)
+    # a numerical average over the exposure
     fine = moments_s[:, None] + np.linspace(0, exposure_s, 4001)
     plain = np.where(fine > delay_s, -np.expm1(-(np.maximum(fine - delay_s, 0)) / tau_s), 0)
     np.testing.assert_allclose(share, plain.mean(axis=1), atol=1e-3)
@@ -79,13 +79,13 @@ def test_delay_and_time_constant_come_back(delay_s: float, tau_s: float) -> None
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_change_that_is_shorter_than_the_exposure_is_fitted(seed: int) -> None:
-    """Otherwise an unguarded step runs away, and a run waits for -107 s, or calibration fails.
+    """Otherwise an undamped step diverges, and a run waits for -107 s, or calibration fails.
 
     Noise of 1 % of the change: the residual of a fit of 22 points exceeds 1.6 % once in 1e5.
     """
     delay_s, tau_s, exposure_s = 3e-3, 1e-4, 5e-3
     moments_s = np.append(np.linspace(0, delay_s, 8), delay_s + np.linspace(0, 1.2e-3, 16))
-    share = settling.share_seen(moments_s, delay_s, tau_s, exposure_s)
+    share = settling.fraction_seen(moments_s, delay_s, tau_s, exposure_s)
     share = share + 0.01 * chance(seed).standard_normal(len(share))
     delay, tau, rms, _ = settling.fit_settling(moments_s, share, exposure_s)
     assert rms < 0.016
@@ -98,9 +98,7 @@ def test_a_change_that_is_shorter_than_the_exposure_is_fitted(seed: int) -> None
 @pytest.mark.parametrize(
     ("shot_rms", "walk_variance"), [(5e-3, 0.0), (5e-3, 1e-6), (1e-3, 4e-6), (0.0, 1e-6)]
 )
-def test_white_noise_and_a_random_walk_are_told_apart(
-    shot_rms: float, walk_variance: float
-) -> None:
+def test_white_noise_and_a_random_walk_are_separated(shot_rms: float, walk_variance: float) -> None:
     # means of 40 series, held against their scatter: 4.6 standard errors that 40 series give, once
     # in 2e4; 200 sets of fresh seeds reached 0.69 of the limit
     lags = np.unique(np.geomspace(1, 80, 16).astype(int))
@@ -118,7 +116,7 @@ def test_white_noise_and_a_random_walk_are_told_apart(
     assert (np.abs(mean - [shot_rms**2, walk_variance]) < 4.6 * spread + lifted + 1e-12).all()
 
 
-def test_a_shot_behind_a_hand_is_no_drift() -> None:
+def test_a_blocked_shot_is_not_drift() -> None:
     light = 1 + 5e-3 * chance(1).standard_normal(240)
     light[[17, 90, 91, 200]] *= 0.5
     kept = drift.without_outliers(light)
@@ -130,7 +128,7 @@ def test_a_shot_behind_a_hand_is_no_drift() -> None:
 def test_the_tracker_is_as_good_as_the_best_filter(
     pace: float, shot_rms: float, walk: float
 ) -> None:
-    """Beside the textbook's filter of the true walk: alike where it is known, near where it is not.
+    """Compared with the optimal filter of the true walk: equal if it is known, close if it is not.
 
     Errors of 20,000 shots, of which some hundred are independent: 4 % and 15 % are never exceeded
     by chance alone, since both filters see the same light.
@@ -176,13 +174,13 @@ def test_dividing_by_the_estimated_light_is_without_bias() -> None:
 def test_the_filter_of_a_smooth_drift_stays_consistent(
     measured: float, drift_rms: float, drift_shots: float
 ) -> None:
-    """Otherwise a filter that is off by 5,000 times its variance runs on, and nothing says so.
+    """Otherwise a filter that is off by 5,000 times its variance would not be detected.
 
-    Innovations squared over their variance, in the mean 1; the filter that the truth of a bench
-    gives keeps below its own limit, which 1 in 10,000 runs exceed, and its light is not off.
+    The mean of squared innovations over their variance is 1. The filter from the ground truth of a
+    bench stays below its own limit, which 1 in 10,000 runs exceed, and its light has no bias.
     """
     rng = chance(7)
-    tracker = known_filter(0.005, drift_rms, drift_shots, measured**2)
+    tracker = true_filter(0.005, drift_rms, drift_shots, measured**2)
     waves, phases = rng.standard_normal(24) / drift_shots, 2 * np.pi * rng.random(24)
     off = []
     for shot in range(3000):
@@ -196,21 +194,21 @@ def test_the_filter_of_a_smooth_drift_stays_consistent(
     assert tracker.is_consistent
     # the mean of 3,000 scatters by 0.029 of `measured`, the slow part of its filter: 5 sigma
     assert abs(np.mean(off)) < 1e-4 + 0.15 * measured
-    assert tracker.pace < 20  # it does not run away where noise outweighs the walk
+    assert tracker.pace < 20  # it does not diverge where noise exceeds the walk
 
 
-def test_markers_that_are_wrong_are_told() -> None:
+def test_wrong_markers_are_detected() -> None:
     # a marker scale of 0.984 where it is 1, at a source that is steady to 0.2 %
     tracker, rng = ScaleTracker(0.002, 0.0, variance=0.0), chance(8)
     for _ in range(50):
         tracker.update(0.984 + 0.002 * rng.standard_normal(), 1e-8)
     assert not tracker.is_consistent and tracker.consistency > 30
     again = ScaleTracker(0.002, 0.0)
-    again.restore({"surprise": 4815.0, **tracker.state()})  # an old journal knows other names
+    again.restore({"surprise": 4815.0, **tracker.state()})  # an old journal has other names
     assert again == tracker
 
 
-def test_cells_of_unequal_brightness_are_no_change_of_the_source() -> None:
+def test_cells_of_unequal_brightness_do_not_change_the_source() -> None:
     # otherwise half of the difference of two cells goes into each, and all gains are off by it
     numbers = np.array([0, 1] * 6)
     source = 1 + 0.1 * np.sin(np.arange(12.0))
@@ -225,7 +223,7 @@ def test_cells_of_unequal_brightness_are_no_change_of_the_source() -> None:
 
 
 @pytest.mark.parametrize("grid", [(12, 1), (6, 9)])
-def test_the_inverse_undoes_crosstalk(grid: tuple[int, int]) -> None:
+def test_the_inverse_corrects_crosstalk(grid: tuple[int, int]) -> None:
     rng, count = chance(5), grid[0] * grid[1]
     places = np.arange(count) // grid[1], np.arange(count) % grid[1]
     kernel = np.array([[0.001, 0.02, 0.002], [0.01, 0, 0.015], [0.0, 0.03, 0.001]])
@@ -247,12 +245,12 @@ def test_the_inverse_undoes_crosstalk(grid: tuple[int, int]) -> None:
     np.testing.assert_allclose(inverse @ mixed, light, atol=1e-5)
 
 
-# --- grey levels ---------------------------------------------------------------------------------
+# --- response curves ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [8, 12])
 @pytest.mark.parametrize("shape", ["rising", "falling", "from below", "bent"])
-def test_grey_levels_give_the_light_asked_for(bits: int, shape: str) -> None:
+def test_grey_levels_give_the_requested_intensity(bits: int, shape: str) -> None:
     grey = np.linspace(0, 1, 1 << bits)
     table = {
         "rising": 0.01 + grey**1.8,
@@ -304,7 +302,7 @@ def test_a_map_is_found_among_outliers(quadratic: bool) -> None:
         elements=st.sampled_from([True, True, True, False]),
     )
 )
-def test_the_largest_rectangle_is_the_largest(seen: np.ndarray) -> None:
+def test_the_largest_rectangle_is_found(seen: np.ndarray) -> None:
     height, width = seen.shape
     best = 0
     for top in range(height):
@@ -323,7 +321,7 @@ def test_the_largest_rectangle_is_the_largest(seen: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("freedom", [16, 100, 2000])
-def test_chance_alone_seldom_refuses_a_bench(freedom: int) -> None:
+def test_noise_seldom_refuses_a_bench(freedom: int) -> None:
     # scaled from 4.75 sigma to 3: of 40,000 draws 54 are expected beyond, 4 sigma are 29 (1.6e-4);
     # of the limit itself, 1e-6, more than two come once in 1e5
     squares = chance(9).chisquare(freedom, 40_000)

@@ -132,7 +132,7 @@ def test_language_models_from_the_command_line(references: Path, tmp_path: Path)
         ),
         pytest.param(("run", "--set", "input_bits=0"), "input_bits = 0", marks=SLOW),
         pytest.param(("run", "--set", "weight_bits=33"), "weight_bits = 33", marks=SLOW),
-        pytest.param(("run", "--set", "colour=red"), "'colour' is no field", marks=SLOW),
+        pytest.param(("run", "--set", "colour=red"), "'colour' is not a field", marks=SLOW),
         pytest.param(("run", "--set", "rows"), "is not KEY=VALUE", marks=SLOW),
         pytest.param(("run", "--set", "rows=1"), "rows = 1 cannot hold", marks=SLOW),
         pytest.param(("run", "--placement", "sun"), "unknown placement 'sun'", marks=SLOW),

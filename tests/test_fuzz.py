@@ -79,7 +79,7 @@ def test_a_number_that_was_changed_in_a_calibration_is_found(tmp_path: Path) -> 
     text = path.read_text(encoding="utf-8")
     assert json.loads(text)["binding"]["power_w"] == 0.001
     path.write_text(text.replace('"power_w": 0.001', '"power_w": 0.002'), encoding="utf-8")
-    with pytest.raises(InputError, match="is not as it was written"):
+    with pytest.raises(InputError, match="was changed after it was written"):
         Calibration.read(path)
     path.write_text(json.dumps(json.loads(text)), encoding="utf-8")  # only laid out anew
     assert Calibration.read(path).binding == made.binding

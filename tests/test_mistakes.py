@@ -24,7 +24,7 @@ CONSTANT = '[constants]\ninput_bits = { value = 8, source = "data sheet" }\n'
         (CONSTANT.replace('"data sheet"', '" "'), "input_bits has no source"),
         ("[constants]\ninput_bits = 8", "input_bits needs a value and a source"),
         ("constants = [1]", "a file without constants"),
-        (CONSTANT + 'name = { value = "x", source = "y" }', "name is no constant"),
+        (CONSTANT + 'name = { value = "x", source = "y" }', "name is not a constant"),
         (CONSTANT + 'rows = { value = true, source = "y" }', "rows = True"),
         ("[constants", "not valid TOML"),
     ],

@@ -1,8 +1,8 @@
-"""Whether `MockBackend` has the physics of the design, judged by the kit's `reference_optics`.
+"""`MockBackend` has the physics of the design, compared with the kit's `reference_optics`.
 
-Every statistical check turns into standard scores. There are about 22,000 of them in this file and
-each may reach `LIMIT` = 5.5 (two-sided false-alarm rate 3.8e-8), so that a right backend fails some
-check with a probability below 1e-3 for a random seed; seeds are fixed, hence a failure repeats.
+Every statistical check gives standard scores. There are about 22,000 of them in this file and each
+may reach `LIMIT` = 5.5 (two-sided false-alarm rate 3.8e-8), so that a correct backend fails with a
+probability below 1e-3 for a random seed. Seeds are fixed, so a failure is reproducible.
 Scores of variances and of histograms are made Gaussian by Wilson and Hilferty's cube root.
 """
 
@@ -46,7 +46,7 @@ def numbers(*shape: int, seed: int = 1) -> np.ndarray:
 def exposed_often(
     backend: MockBackend, x: np.ndarray, w: np.ndarray, repeats: int = REPEATS, first: int = 0
 ) -> tuple[MatmulResult, Theory]:
-    """Multiply one row x [K] at many addresses; give what is known of it as well."""
+    """Multiply one row x [K] at many addresses; return the theory of it as well."""
     result = backend.matmul(
         np.broadcast_to(x, (repeats, x.size)), w, address(first + np.arange(repeats))
     )
@@ -69,7 +69,7 @@ def score_of_chi_square(value: Any, freedom: Any) -> Any:
 
 
 def score_of_histogram(observed: np.ndarray, expected: np.ndarray) -> float:
-    """Compare counts per value; what is expected less than ten times is put together."""
+    """Return the score of counts per value; values expected less than ten times are merged."""
     rare = expected < 10
     observed = np.append(observed[~rare], observed[rare].sum())
     expected = np.append(expected[~rare], expected[rare].sum())
@@ -96,17 +96,17 @@ def assert_moments(y: np.ndarray, known: Theory, outputs_are_independent: bool =
         assert abs(score_of_chi_square(ratio.mean() * freedom, freedom)) < LIMIT
 
 
-# --- what the optics compute without noise -------------------------------------------------------
+# --- products without noise -------------------------------------------------------
 
 
 @every_bench
 @pytest.mark.parametrize("extinction", [None, "leak", "clamp"])
 @pytest.mark.parametrize("bits", [None, 8, 4, 2])
 @pytest.mark.parametrize("length", [None, 10])
-def test_noise_free_product_is_that_of_the_formulas(
+def test_noise_free_product_follows_the_formulas(
     encoding: str, detection: str, extinction: str | None, bits: int | None, length: int | None
 ) -> None:
-    # A user would lose the meaning of every result: systematic errors of a bench would be wrong.
+    # Otherwise the systematic errors of a bench would be wrong in every result.
     backend = bench(
         encoding=encoding,
         detection=detection,
@@ -126,7 +126,7 @@ def test_noise_free_product_is_that_of_the_formulas(
 
 @every_bench
 def test_finer_modulators_come_closer_to_the_exact_product(encoding: str, detection: str) -> None:
-    # A user would lose trust in "more bits help"; ideal modulators must be exact.
+    # Otherwise more bits would not help; ideal modulators must be exact.
     x, w = numbers(20, 30), numbers(9, 30, seed=2)
     errors = []
     for bits in (3, 6, 9, None):
@@ -157,11 +157,11 @@ def test_crosstalk_mixes_neighbouring_rails_of_one_frame(
 
 
 @pytest.mark.parametrize("detection", DETECTIONS)
-def test_offset_under_crosstalk_puts_back_the_sum_of_the_weights_not_of_their_mixture(
+def test_offset_under_crosstalk_adds_the_sum_of_the_weights_not_of_their_mixture(
     detection: str,
 ) -> None:
-    # A user would lose the main drawback of the offset encoding: its large cross terms are put back
-    # digitally from W (table of the design), so crosstalk on the light is multiplied by x0 as well.
+    # The main drawback of the offset encoding must show: its large cross terms are added digitally
+    # from W (table of the design), so crosstalk on the light is multiplied by x0 as well.
     assert crosstalk_error("offset", detection, None, None) < 1e-4
 
 
@@ -189,7 +189,7 @@ def gain_score(encoding: str, detection: str) -> float:
 
 @pytest.mark.parametrize("encoding", ["abs-split", "push-pull"])
 @pytest.mark.parametrize("detection", DETECTIONS)
-def test_gain_errors_have_the_size_that_the_light_gives_them(encoding: str, detection: str) -> None:
+def test_gain_errors_scale_with_the_light(encoding: str, detection: str) -> None:
     # A user would lose the accuracy budget of an uncalibrated bench.
     assert abs(gain_score(encoding, detection)) < LIMIT
 
@@ -201,7 +201,7 @@ def test_gain_errors_of_offset_act_on_the_light_before_the_cross_terms(detection
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_gain_errors_stay_and_belong_to_the_device(encoding: str) -> None:
+def test_gain_errors_are_constant_for_a_device(encoding: str) -> None:
     # A user would lose the point of calibration: a device's error is the same in every exposure.
     x, w = numbers(4, 12), numbers(5, 12, seed=2)
     one, other = (bench(encoding=encoding, gain_rms=0.05, device_seed=d) for d in (1, 2))
@@ -265,7 +265,7 @@ TERMS: dict[str, dict[str, Any]] = {
 @every_bench
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("signed", [True, False])
-def test_each_term_of_the_variance_is_that_of_the_formula(
+def test_each_term_of_the_variance_follows_the_formula(
     encoding: str, detection: str, term: str, signed: bool
 ) -> None:
     # A user would lose the answer to "what limits my bench": light, dark, read-out or source.
@@ -287,7 +287,7 @@ def poisson_probabilities(mean: float, count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("detection", DETECTIONS)
 @pytest.mark.parametrize("photons", [0.3, 3.0, 9.5, 10.5, 40.0, 120.0])
-def test_few_photons_come_in_poisson_counts(detection: str, photons: float) -> None:
+def test_few_photons_have_poisson_counts(detection: str, photons: float) -> None:
     # A user would lose the physics of the dimmest benches, where no Gaussian is right.
     backend = bench(detection=detection, photons_full_scale=photons)
     y = exposed_often(backend, np.ones(1), np.ones((1, 1)), repeats=40_000)[0].y[:, 0]
@@ -364,8 +364,8 @@ def test_gaussian_histogram_is_flat_in_probability(gaussians: list[np.ndarray]) 
     assert score_of_histogram(np.asarray(observed), np.full(200, 4e6 / 200)) < LIMIT
 
 
-def test_the_tail_of_a_number_is_its_own(gaussians: list[np.ndarray]) -> None:
-    # A user would lose rare events twice: equal extremes in different rows would be one draw.
+def test_tail_numbers_are_independent(gaussians: list[np.ndarray]) -> None:
+    # Otherwise equal extremes in different rows would be one draw.
     tails = np.concatenate([block[np.abs(block) > 4.2] for block in gaussians])
     assert len(np.unique(tails)) > 0.99 * len(tails)
 
@@ -418,9 +418,7 @@ def test_segments_of_one_product_are_independent(
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("detection", DETECTIONS)
-def test_source_noise_is_common_to_one_exposure_and_to_nothing_else(
-    encoding: str, detection: str
-) -> None:
+def test_source_noise_is_common_only_to_one_exposure(encoding: str, detection: str) -> None:
     # A user would lose the chance to divide source noise out by a reference output.
     backend = bench(encoding=encoding, detection=detection, source_rms=0.02, rows=8)
     frame = 8 if encoding == "offset" else 4
@@ -439,13 +437,13 @@ def test_source_noise_is_common_to_one_exposure_and_to_nothing_else(
 
 
 def ramp(smallest: float, largest: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows [1, a] and weights [0, 1]: products a that every scale leaves alone."""
+    """Return rows [1, a] and weights [0, 1]: products a that no scale changes."""
     values = np.linspace(smallest, largest, count)
     return np.stack([np.ones(count), values], axis=1).astype(np.float32), np.array([[0.0, 1.0]])
 
 
 def converted(value: np.ndarray, limit: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
-    """Return what a two's-complement converter makes of values, and how many it clips."""
+    """Return the output of a two's-complement converter, and the number of clipped values."""
     step = 2 * limit / (2**bits - 1)
     code = np.rint(value / step)
     shown = np.clip(code, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -455,7 +453,7 @@ def converted(value: np.ndarray, limit: np.ndarray, bits: int) -> tuple[np.ndarr
 @pytest.mark.parametrize("bits", [1, 3, 4, 8])
 @pytest.mark.parametrize("limit", [1.0, 0.4])
 def test_balanced_converter_has_codes_of_twos_complement(bits: int, limit: float) -> None:
-    # A user would lose the choice of a converter: bits, range and clipping are its whole price.
+    # Users choose a converter by bits, range and clipping.
     x, w = ramp(-0.9993, 0.9993, 5000)
     result = bench(readout_bits=bits, readout_range=limit).matmul(x, w)
     step = 2 * limit / (2**bits - 1)
@@ -474,7 +472,7 @@ def test_balanced_converter_has_codes_of_twos_complement(bits: int, limit: float
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
 def test_each_reading_is_converted_from_zero_to_the_range(bits: int) -> None:
-    # A user would lose the camera: its readings are positive, each rounded on its own.
+    # A camera's readings are positive, and each is rounded on its own.
     x, w = ramp(0.0, 0.9993, 5000)
     result = bench(readout_bits=bits, readout_range=0.5, detection="per-reading").matmul(x, w)
     step = 0.5 / (2**bits - 1)
@@ -563,7 +561,7 @@ def test_calibrated_scale_of_a_dynamic_operand_is_used(encoding: str) -> None:
 
 @pytest.mark.parametrize("detection", DETECTIONS)
 @pytest.mark.parametrize("dark", [None, 1e5])
-def test_full_well_stops_a_reading_and_is_counted(detection: str, dark: float | None) -> None:
+def test_a_full_well_clips_a_reading_and_is_counted(detection: str, dark: float | None) -> None:
     # A user would lose the warning that pixels are full: a wrong number would leave silently.
     backend = bench(
         detection=detection, photons_full_scale=1e6, dark_e=dark, full_well_e=2e6, dark_frames=None
@@ -581,7 +579,7 @@ def test_full_well_stops_a_reading_and_is_counted(detection: str, dark: float | 
 def test_a_full_well_clips_electrons_and_not_their_mean(
     detection: str, full_well: float, read_noise: float | None
 ) -> None:
-    """A detector that is full half of the time would look empty of trouble: 31 % saturate.
+    """Otherwise a detector near its full well would not saturate: 31 % of readings do.
 
     Electrons N(m, m) of m = 10,000 in a well W: with c = (W - m) / sqrt(m) and Z = min(N(0, 1), c)
     E Z = c (1 - F(c)) - f(c), E Z^2 = F(c) - c f(c) + c^2 (1 - F(c)); 4 sigma, once in 5e3 for a
@@ -628,7 +626,7 @@ def test_rows_that_share_an_exposure_share_its_source(vectors: int) -> None:
     assert np.array_equal(alone, y[[5, 399]])
 
 
-# --- same question, same answer ------------------------------------------------------------------
+# --- reproducibility ------------------------------------------------------------------
 
 
 NOISY: dict[str, Any] = {
@@ -670,7 +668,7 @@ def test_same_seed_and_address_give_the_same_bits_and_others_do_not(
 
 
 def test_products_without_an_address_differ_and_repeat_with_the_backend() -> None:
-    # A user would average one noise with itself.
+    # Otherwise an average over repeats would not reduce the noise.
     x, w = numbers(5, 16), numbers(7, 16, seed=2)
     first, second = (bench(photons_full_scale=100.0) for _ in range(2))
     one, two = first.matmul(x, w).y, first.matmul(x, w).y
@@ -709,7 +707,7 @@ def test_split_and_order_of_a_batch_do_not_matter(
 
 
 @pytest.mark.parametrize("detection", DETECTIONS)
-def test_a_full_well_of_one_row_does_not_touch_the_bits_of_another(detection: str) -> None:
+def test_a_full_well_of_one_row_does_not_change_another_row(detection: str) -> None:
     # A user would lose bit-for-bit resume as soon as one row of a batch saturates.
     backend = bench(
         detection=detection, photons_full_scale=1e4, full_well_e=1.2e5, input_bits=8, weight_bits=8
@@ -800,7 +798,7 @@ def test_later_keys_do_not_change_the_scores_of_earlier_ones(
 
 @pytest.mark.parametrize("leading", [(), (2,), (0,)])
 @pytest.mark.parametrize(("n", "m", "k"), [(0, 4, 3), (3, 0, 2), (3, 4, 0)])
-def test_empty_products_are_answered_or_refused_in_a_sentence(
+def test_empty_products_are_zero_or_refused_in_a_sentence(
     leading: tuple[int, ...], n: int, m: int, k: int
 ) -> None:
     # A user would meet a traceback from inside for an empty batch or an empty cache of keys.
@@ -812,7 +810,7 @@ def test_empty_products_are_answered_or_refused_in_a_sentence(
     assert y.shape == (*leading, n, m) and not y.any()
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39])
@@ -858,13 +856,13 @@ def test_an_address_must_name_every_row() -> None:
         bench().matmul(np.ones((3, 4)), np.ones((5, 4)), address([1, 2]))
 
 
-# --- what is counted -----------------------------------------------------------------------------
+# --- counts -----------------------------------------------------------------------------
 
 
 @every_bench
 @pytest.mark.parametrize("light", ["photons_full_scale", "photons_per_mac"])
 @pytest.mark.parametrize("extinction", [None, 20.0])
-def test_photons_are_the_light_of_all_readings(
+def test_photons_count_the_light_of_all_readings(
     encoding: str, detection: str, light: str, extinction: float | None
 ) -> None:
     # A user would lose the energy account.
@@ -895,7 +893,7 @@ def test_a_dark_row_needs_no_light_per_multiplication() -> None:
 @every_bench
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("vectors", [1, 4])
-def test_shots_and_conversions_are_those_of_the_tiles(
+def test_shots_and_conversions_follow_the_tiles(
     encoding: str, detection: str, signed: bool, vectors: int
 ) -> None:
     # A user would lose the time of a run: everything in the report is counted from these.
@@ -917,7 +915,7 @@ def test_shots_and_conversions_are_those_of_the_tiles(
     exposures = 2 if signed and not balanced and not offset else 1
     rails = 1 if offset or balanced else 2
     assert stats.macs == 11 * 8 * 23
-    # a frame has room for 4 tiles: two tiles stand in it twice, for two vectors at once; three once
+    # a frame holds 4 tiles: two tiles twice, for two vectors at once, or three tiles once
     copies, per_frame = {1: (1, 1), 4: (2, 2) if blocks == 2 else (1, 4)}[vectors]
     frames = math.ceil(blocks / per_frame)
     assert stats.weight_frames == segments * frames
@@ -925,7 +923,7 @@ def test_shots_and_conversions_are_those_of_the_tiles(
     assert stats.conversions == 11 * 8 * segments * exposures * rails
 
 
-def test_shots_of_a_batch_are_those_of_its_rows() -> None:
+def test_shots_of_a_batch_are_counted_by_row() -> None:
     # A user would pay two exposures for every image because one row of the batch has a sign;
     # conversions and light are counted row by row, and nothing is taken from a whole batch.
     backend = bench(detection="per-reading")
@@ -936,7 +934,7 @@ def test_shots_of_a_batch_are_those_of_its_rows() -> None:
     assert together.shots == sum(stats.shots for stats in alone)
 
 
-def test_shots_of_a_row_are_those_of_its_segments() -> None:
+def test_shots_of_a_row_are_counted_by_segment() -> None:
     # As above: a segment without negative values takes one exposure, and its shots say so.
     stats = bench(detection="per-reading", length=2).matmul([[1, 2, 1, -1]], np.ones((5, 4))).stats
     assert stats.conversions == 5 * 2 * (1 + 2)

@@ -1,6 +1,7 @@
-"""Whether every way to compute a product on the mock gives the same bits, and stays in bounds.
+"""Every way to compute a product on the mock gives the same bits, within bounds of memory.
 
-Ways: numpy alone; compiled loops and tiles; onnxruntime; any number of threads; any cut of a batch.
+The ways: only numpy; compiled loops and tiles; onnxruntime; any number of threads; any split of a
+batch.
 """
 
 import importlib.util
@@ -102,10 +103,10 @@ def test_compiled_and_plain_paths_give_the_same_bits(
 @needs_numba
 @pytest.mark.parametrize("n", [1, 4, 5, 130])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_numbers_that_fall_into_the_tails_are_the_same(
+def test_numbers_in_the_tails_are_the_same(
     n: int, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As above, for what is drawn apart: one number in 32,768 lies beyond 4.17 sigma.
+    # As above, for numbers that are drawn separately: one in 32,768 is beyond 4.17 sigma.
     x, w = numbers(n, 20), numbers(200_000 // n, 20, seed=2)
     fields = {"encoding": encoding, "photons_full_scale": 1e5, "readout_bits": 16}
     compiled = product(x, w, **fields)
@@ -143,8 +144,8 @@ def test_threads_do_not_change_bits(variant: str, n: int, monkeypatch: pytest.Mo
     assert all(np.array_equal(result, results[0]) for result in results)
 
 
-def test_threads_that_are_no_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A user would get a traceback for a slip in the environment.
+def test_an_invalid_number_of_threads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A user would get a traceback for a typing error in the environment.
     from lightloom.instruments import InputError
 
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
@@ -158,7 +159,7 @@ def test_threads_that_are_no_number_are_refused(monkeypatch: pytest.MonkeyPatch)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_products_of_integers_are_exact(data: st.DataObject) -> None:
-    # A user would lose what everything rests on: sums of light are exact whoever adds them.
+    # All results rest on exact sums of light.
     n, outputs = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 130))
     length = data.draw(st.sampled_from([1, 2, 3, 63, 64, 65, 1023, 1100, 3001]))
     bounds = [data.draw(st.sampled_from([1, 7, 127, 128, 5000, 32512, 2**21])) for _ in "xw"]
@@ -189,7 +190,7 @@ def test_products_of_integers_are_exact(data: st.DataObject) -> None:
 
 @needs_onnxruntime
 def test_a_library_that_saturates_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A user of an older processor would get wrong sums without a word.
+    # A user of an older processor would get wrong sums without a warning.
     from lightloom.backends.mock import int8_gemm as library
 
     def saturating(rows: np.ndarray, zero: int, columns: np.ndarray) -> np.ndarray:
@@ -268,7 +269,7 @@ def test_any_bench_follows_the_formulas(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_memory_is_the_output_and_some_blocks(encoding: str) -> None:
+def test_memory_is_limited_to_the_output_and_some_blocks(encoding: str) -> None:
     # A user with a long batch would run out of memory: copies of all of it are not allowed.
     backend = MockBackend(OpticsProfile(**BENCH | {"encoding": encoding}))
     weights = backend.prepare(numbers(600, 512, seed=2))
@@ -285,9 +286,9 @@ def test_memory_is_the_output_and_some_blocks(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("detection", DETECTIONS)
-def test_memory_of_weak_light_is_some_blocks(detection: str) -> None:
-    # A user of a dim bench would run out of memory: what noise a source adds to each output that
-    # is read in few photons was once kept for all outputs of its frame.
+def test_memory_of_weak_light_is_limited_to_some_blocks(detection: str) -> None:
+    # A user of a dim bench would run out of memory: the source noise of each output in weak light
+    # was once stored for all outputs of its frame.
     fields = BENCH | {"detection": detection, "photons_full_scale": 0.5, "source_rms": 0.02}
     backend = MockBackend(OpticsProfile(**fields | {"read_noise_e": 1.0}))
     weights = backend.prepare(numbers(600, 40, seed=2))

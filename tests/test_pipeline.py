@@ -28,7 +28,7 @@ from lightloom.backends import (
 from lightloom.backends.bench import BenchBackend, BenchGroup
 from lightloom.backends.bench.queue import JobQueue
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
-from lightloom.backends.timing import ModulatorTiming, again
+from lightloom.backends.timing import ModulatorTiming, one_more_shot
 from lightloom.instruments import InputError, Timeline, VirtualClock
 from lightloom.models import Cache, Model, load_model
 from lightloom.models.model import load_arrays
@@ -319,7 +319,7 @@ def test_large_jobs_take_what_their_shots_take() -> None:
             exact, quick = DeviceTimeline(timing), DeviceTimeline(timing)
             exact.exact_shots, quick.exact_shots = 1 << 40, 10
             for light in (exact, quick):
-                light.run(JobShape(40, 200, order), again)
+                light.run(JobShape(40, 200, order), one_more_shot)
                 light.run(JobShape(3, 150, order))
             assert quick.now_s == pytest.approx(exact.now_s, rel=0.005), name
             assert quick.shots == exact.shots and quick.frames == exact.frames

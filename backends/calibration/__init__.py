@@ -1,4 +1,4 @@
-"""From a bench as found to numbers to trust: `align`, then `calibrate`, by light alone."""
+"""Optical calibration of a bench that is not yet aligned: `align`, then `calibrate`."""
 
 from .alignment import Alignment, align, store
 from .calibrate import STEPS, calibrate

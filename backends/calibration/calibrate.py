@@ -1,4 +1,4 @@
-"""`calibrate`: the steps from an aligned bench to numbers that can be trusted."""
+"""`calibrate`: the steps that calibrate an aligned bench."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .steps.settling import settling
 
 STEPS: dict[
     str, Callable[[CalibrationSession], Measured]
-] = {  # in the order in which they stand on each other
+] = {  # in order: later steps use the results of earlier ones
     "additivity": additivity,
     "dark_frames": dark_frames,
     "photon_transfer": photon_transfer,
@@ -51,24 +51,24 @@ def calibrate(
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
     resume: bool = False,
-    tell: Callable[[str, float], None] | None = None,
+    progress: Callable[[str, float], None] | None = None,
     done: Callable[[Step], None] | None = None,
 ) -> Calibration:
-    """Run the steps of a calibration; each is on disk as soon as it is done.
+    """Run the steps of a calibration, and write each to disk as soon as it is done.
 
     Parameters
     ----------
-    bench : aligned: its calibration file holds the step "align"; opened where it is not open
-    only : names of steps to run; all where empty
-    skip : names of steps not to run
-    resume : leave out the steps that the file holds already
-    tell : hears the step that is running and how far it is, in [0, 1]
-    done : hears each step when it is finished
+    bench : aligned: its calibration file holds the step "align"; it is opened if it is closed
+    only : names of the steps to run; empty for all
+    skip : names of the steps not to run
+    resume : leave out the steps that the file already holds
+    progress : called with the name of the running step and its progress in [0, 1]
+    done : called with each finished step
 
     Raises
     ------
-    InputError : for unknown steps, a bench that is not aligned, a step whose forerunner is missing
-    BadFit, WrongLight, Saturated : with a diagnosis, when a step does not find what it should
+    InputError : for unknown steps, a bench that is not aligned, a step that needs a missing step
+    BadFit, UnexpectedIntensity, Saturated : with a diagnosis, when a step fails
     """
     wanted = _wanted(only, skip)
     path = path_for(bench.path)
@@ -77,43 +77,43 @@ def calibrate(
             f"{bench.path} is not aligned: run `lightloom align --bench {bench.path}` first"
         )
     calibration = Calibration.read(path)
-    was_open, work = bench.input.is_connected, None
+    was_open, session = bench.input.is_connected, None
     try:
         if not was_open:
             bench.open()
         check_calibration(bench, calibration, ("align",), bench.file.calibration_lasts_s)
         if resume:
             wanted = [name for name in wanted if name not in calibration.steps]
-        work = CalibrationSession(bench, calibration)
+        session = CalibrationSession(bench, calibration)
         for name in wanted:
-            if tell is not None:
-                work.tell = _teller(tell, name)
-            step = _add_step(work, name, path)
+            if progress is not None:
+                session.progress = _step_progress(progress, name)
+            step = _add_step(session, name, path)
             if done is not None:
                 done(step)
     finally:
-        if work is not None:
-            work.end()
+        if session is not None:
+            session.end()
         bench.make_safe() if was_open else bench.close()
     return calibration
 
 
-def _add_step(work: CalibrationSession, name: str, path: Path) -> Step:
-    """Run a step, and write the calibration with it."""
-    calibration = work.calibration
+def _add_step(session: CalibrationSession, name: str, path: Path) -> Step:
+    """Run a step, add it to the calibration and write the file."""
+    calibration = session.calibration
     missing = [need for need in _NEEDS[name] if need not in calibration.steps]
     if missing:
         raise InputError(
-            f"the step {name} stands on the step {missing[0]}, which {path} does not hold; "
-            "run that first"
+            f"step {name} needs step {missing[0]}, which {path} does not hold; "
+            f"run `lightloom calibrate --bench {session.bench.path} --step {missing[0]}` first"
         )
     try:
-        step = _run(work, name)
+        step = _run(session, name)
     except (BadFit, UnexpectedIntensity, Saturated) as error:
-        raise type(error)(f"{work.bench.path}: step {name}: {error}") from error
+        raise type(error)(f"{session.bench.path}: step {name}: {error}") from error
     calibration.add(step)
     if name == "settling":
-        work.trust_settling()
+        session.trust_settling()
     calibration.write(path)
     return step
 
@@ -128,16 +128,16 @@ def _wanted(only: Iterable[str], skip: Iterable[str]) -> list[str]:
     return [name for name in STEPS if (not only or name in only) and name not in skip]
 
 
-def _teller(tell: Callable[[str, float], None], name: str) -> Callable[[float], None]:
-    return lambda share: tell(name, share)
+def _step_progress(progress: Callable[[str, float], None], name: str) -> Callable[[float], None]:
+    return lambda fraction: progress(name, fraction)
 
 
-def _run(work: CalibrationSession, name: str) -> Step:
-    """Run one step and say what it cost."""
-    probe = work.probe
+def _run(session: CalibrationSession, name: str) -> Step:
+    """Run one step, and return it with its cost."""
+    probe = session.probe
     shots, light_j, seconds = probe.shots, probe.light_j, probe.seconds
     faults, began = dict(probe.faults), time.perf_counter()
-    measured = STEPS[name](work)
+    measured = STEPS[name](session)
     notes = list(measured.notes)
     for reason, count in probe.faults.items():
         if count > faults.get(reason, 0):

@@ -1,4 +1,4 @@
-"""What alignment finds: points of two planes, and the maps fitted to them."""
+"""Results of alignment: points on two planes, and the maps fitted to them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from ...instruments import SpatialLightModulator, UnexpectedIntensity
 from ..bench.bench import Bench
 from ..optics import registration
 
-EDGE_PX = 3  # of the camera, that no window may touch
-BAD_PX = 0.5  # of a fit's residual, from which on it is nonsense
+EDGE_PX = 3  # border of the camera that windows do not touch
+BAD_PX = 0.5  # residual from which a fit is rejected
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A map with the points it comes from.
+    """A map, and the points that it was fitted to.
 
     Parameters
     ----------
     fit : see `registration.fit`
-    here, there : points of both planes that were found, float64 [n, 2]
+    from_px, to_px : detected points on both planes, float64 [n, 2]
     shown : all points that were shown, float64 [m, 2]
-    number : which of them each point found is, int [n]
-    noise_px : of one coordinate of a point, from its repeats or its signal
+    number : index in `shown` of each detected point, int [n]
+    noise_px : of one coordinate of a point, from repeated exposures or from its signal
     margin_px : free space that a point needs on the other plane
-    bad_px : residual from which on the fit is nonsense
+    bad_px : residual from which the fit is rejected
     blur_px : of a point on the camera, where known
     """
 
     fit: registration.Fit
-    here: np.ndarray
-    there: np.ndarray
+    from_px: np.ndarray
+    to_px: np.ndarray
     shown: np.ndarray
     number: np.ndarray
     noise_px: float
@@ -46,29 +46,32 @@ class Fitted:
         return self.fit.matrix
 
     @property
-    def found(self) -> np.ndarray:
-        """Say which of the points shown fit: bool [m]."""
-        found = np.zeros(len(self.shown), dtype=bool)
-        found[self.number[self.fit.kept]] = True
-        return found
+    def is_found(self) -> np.ndarray:
+        """Which of the shown points fit the map: bool [m]."""
+        fits = np.zeros(len(self.shown), dtype=bool)
+        fits[self.number[self.fit.kept]] = True
+        return fits
 
     @property
     def residuals_px(self) -> np.ndarray:
-        """How far each point lies off the map, float64 [n, 2]."""
-        return self.there - registration.apply(self.matrix, self.here)
+        """The distance of each point from the map, float64 [n, 2]."""
+        return self.to_px - registration.apply(self.matrix, self.from_px)
 
 
-def fit_map(here: np.ndarray, there: np.ndarray, role: str) -> registration.Fit:
+def fit_map(from_px: np.ndarray, to_px: np.ndarray, role: str) -> registration.Fit:
     """Fit a map to points [n, 2].
 
     Raises
     ------
-    WrongLight : when they fix none
+    UnexpectedIntensity : when the points do not determine a map
     """
     try:
-        return registration.fit(here, there)
+        return registration.fit(from_px, to_px)
     except ValueError as error:
-        raise UnexpectedIntensity(f"the {role} modulator's points give no map: {error}") from None
+        raise UnexpectedIntensity(
+            f"the {role} modulator's points do not determine a map: {error}; check that both "
+            "modulators are in the beam and in focus"
+        ) from None
 
 
 def noise_of(one: np.ndarray, other: np.ndarray) -> float:
@@ -83,24 +86,24 @@ def modulator_of(bench: Bench, role: str) -> SpatialLightModulator:
 
 
 def scale_of(matrix: np.ndarray) -> float:
-    """Return the magnification of a map, in the mean over directions."""
+    """Return the mean magnification of a map over directions."""
     return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
 
 
 def inverse_of(matrix: np.ndarray) -> np.ndarray:
-    """Return the map back, of an affine one [2, 3]."""
+    """Return the inverse of an affine map [2, 3]."""
     turn = np.linalg.inv(matrix[:, :2])
     return np.column_stack([turn, -turn @ matrix[:, 2]])
 
 
 @dataclass(frozen=True)
 class AlignmentFits:
-    """What light told.
+    """The maps that were fitted to the measured points.
 
     Parameters
     ----------
     input_map, camera_map, spot_px : see `Alignment`
-    parts : fits by name
+    parts : fits by role
     input_px : uncertainty of the input map, in input pixels
     """
 
@@ -114,6 +117,6 @@ class AlignmentFits:
 def inside_of(
     points: np.ndarray, shape: tuple[int, int], margin_px: tuple[float, float]
 ) -> np.ndarray:
-    """Say which points [..., 2] lie on a plane of `shape`, a margin away from its edges."""
+    """Return which points [..., 2] lie on a plane of `shape`, a margin away from its edges."""
     margin, most = np.array(margin_px), np.array(shape) - 1
     return np.asarray(((points >= margin) & (points <= most - margin)).all(axis=-1))

@@ -1,4 +1,4 @@
-"""`align_live`: how the modulators lie, again and again, while an operator turns screws."""
+"""`align_live`: measures the registration repeatedly while an operator adjusts the bench."""
 
 from __future__ import annotations
 
@@ -9,75 +9,74 @@ import numpy as np
 
 from ...instruments import UnexpectedIntensity
 from ..bench.bench import Bench
-from .alignment import Alignment, concluded, lit
+from .alignment import Alignment, evaluated, probe_with_light
 from .fits import AlignmentFits
-from .patches import RowFinder, block_patches, glanced, line_patches, locate
-from .repeatability import RepeatedExposure, check_answers
+from .patches import RowFinder, line_patches, locate, single_pixel_patches, tracked
+from .repeatability import RepeatedExposure, check_modulation
 from .spot_grid import Squares, composed
 
-_FRESH = 2  # stripes through dark weights that are taken anew with every glance
+_REFRESHED = 2  # background images through dark weights that each alignment takes again
 
 
-def align_live(bench: Bench, tell: Callable[[str], None] | None = None) -> Iterator[Alignment]:
-    """Look again and again, with a few shots each, until the iterator is closed.
+def align_live(bench: Bench, on_lost: Callable[[str], None] | None = None) -> Iterator[Alignment]:
+    """Yield alignments of a few shots each, until the iterator is closed.
 
     Parameters
     ----------
-    tell : hears why nothing is seen, while that is so
+    on_lost : called with the reason while no alignment is found
 
     Raises
     ------
-    WrongLight, Saturated : when there is no light to begin with
+    UnexpectedIntensity, Saturated : when there is no light at the start
     """
-    say = tell or (lambda text: None)
-    with lit(bench) as probe:
+    report = on_lost or (lambda text: None)
+    with probe_with_light(bench) as probe:
         while True:
             try:
                 probe.fill()
                 exposure_s = probe.find_exposure()
-                watch = RepeatedExposure(probe)
-                bright = check_answers(watch, exposure_s)
-                glances = _glances(watch, exposure_s, bright)
-                for found in glances:
-                    yield concluded(bench, watch, found, None)
-            except UnexpectedIntensity as error:  # while screws are turned the light may be lost
-                say(str(error))
+                exposures = RepeatedExposure(probe)
+                bright = check_modulation(exposures, exposure_s)
+                for fits in _alignments(exposures, exposure_s, bright):
+                    yield evaluated(bench, exposures, fits, None)
+            except UnexpectedIntensity as error:  # an adjustment may lose the light
+                report(str(error))
 
 
-def _glances(
-    watch: RepeatedExposure, exposure_s: float, bright: np.ndarray
+def _alignments(
+    exposures: RepeatedExposure, exposure_s: float, bright: np.ndarray
 ) -> Iterator[AlignmentFits]:
-    """Find the maps once, then follow them as long as they do not jump.
+    """Find the maps once, then track them while they move by small steps.
 
     Raises
     ------
-    WrongLight : when they do, or the light is lost
+    UnexpectedIntensity : when a step is too large, or the light is lost
     """
-    layout = watch.probe.bench.file.layout
+    layout = exposures.probe.bench.file.layout
     if layout == "imaged":
-        squares = {role: Squares(watch, exposure_s, role) for role in ("weight", "input")}
-        lies = {role: each.coarse() for role, each in squares.items()}
+        squares = {role: Squares(exposures, exposure_s, role) for role in ("weight", "input")}
+        last = {role: each.coarse() for role, each in squares.items()}
         while True:
-            found = {role: each.glance(*lies[role]) for role, each in squares.items()}
-            lies = {role: (part.matrix, lies[role][1]) for role, part in found.items()}
-            yield composed(found)
-    rows = RowFinder(watch, exposure_s, bright) if layout == "line" else None
-    found_rows = None if rows is None else rows.find()
-    patches = block_patches(watch, exposure_s)
-    if rows is not None and found_rows is not None:
-        patches = line_patches(watch, exposure_s, rows, found_rows)
-    sets = [0] if rows is not None else list(range(6))
-    shape = watch.probe.bench.input.shape
+            fits = {role: each.track(*last[role]) for role, each in squares.items()}
+            last = {role: (part.matrix, last[role][1]) for role, part in fits.items()}
+            yield composed(fits)
+    row_finder = RowFinder(exposures, exposure_s, bright) if layout == "line" else None
+    row_fit = None if row_finder is None else row_finder.find()
+    patches = single_pixel_patches(exposures, exposure_s)
+    if row_finder is not None and row_fit is not None:
+        patches = line_patches(exposures, exposure_s, row_finder, row_fit)
+    sets = [0] if row_finder is not None else list(range(6))
+    shape = exposures.probe.bench.input.shape
     inputs = locate(replace(patches, sets=[patches.sets[number] for number in sets]), sets, shape)
     patches.darks, patches.takes = {}, 1
     while True:
-        for pattern in list(patches.darks)[:_FRESH]:  # the oldest: what leaks moves as well
+        for pattern in list(patches.darks)[:_REFRESHED]:  # the oldest: the leak moves as well
             del patches.darks[pattern]
-        inputs = glanced(patches, sets, shape, inputs.matrix)
+        inputs = tracked(patches, sets, shape, inputs.matrix)
         parts = {"input": inputs}
-        if rows is not None and found_rows is not None:
-            found_rows = rows.glance(found_rows)
-            parts = {"weight": found_rows, "input": inputs}
-        camera_map = None if found_rows is None else found_rows.matrix
-        spot_px = None if rows is None else rows.spot_px
+        if row_finder is not None and row_fit is not None:
+            row_fit = row_finder.track(row_fit)
+            parts = {"weight": row_fit, "input": inputs}
+        camera_map = None if row_fit is None else row_fit.matrix
+        spot_px = None if row_finder is None else row_finder.spot_px
         yield AlignmentFits(inputs.matrix, camera_map, spot_px, parts, inputs.fit.uncertainty_px)

@@ -1,7 +1,7 @@
-"""Line and block benches: rows by lit rows, and places on the input by patches under stripes.
+"""Alignment of line and single-pixel benches: bands of rows, and phase shifting of patches.
 
-A line bench erases one axis and a block bench both. The phase of a small patch's light under
-stripes of the input says where the patch lies on it (`phase_shift`).
+A line bench sums along one axis and a single-pixel bench along both. The phase of a small patch's
+light under gratings on the input gives the patch's place there (`phase_shift`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .fits import BAD_PX, EDGE_PX, AlignmentFits, Fitted, fit_map, inside_of, mo
 from .repeatability import RepeatedExposure
 
 _LINE_PLACES = (0.5, 0.3, 0.72, 0.4, 0.62)
-_PATCHES, _COARSE_PATCHES = 200, 40  # in all, and of those that see all periods of stripes
-_SHARPER = 0.7  # width of a band of input rows over that of weight rows: they are swapped
-_STRAIN = 0.4  # of two periods of stripes, in parts of the finer, from which on one is wrong
-_REPEATS = 5  # of stripes that contradict each other
-_UNEVEN = 0.05  # contradiction of stripes and their complements, from which on light has changed
-_TELL_PERIOD = 12  # patches, from which on stripes that are coarse for each fix the map together
+_PATCHES, _COARSE_PATCHES = 200, 40  # in total, and those that are read at all periods
+_SHARPER = 0.7  # width of a band of input rows over that of weight rows, if they are swapped
+_STRAIN = 0.4  # disagreement of two periods, in units of the finer, from which one is wrong
+_REPEATS = 5  # exposures of gratings that disagree
+_UNEVEN = 0.05  # disagreement of gratings and their complements from which light has changed
+_COARSE_PERIOD = 12  # patches from which a coarser period determines the map
 
 
 @dataclass
 class RowFinder:
-    """Looks for rows of the weight modulator in the camera's rows (line layout)."""
+    """Locates rows of the weight modulator in the camera's rows (line layout)."""
 
-    watch: RepeatedExposure
+    exposures: RepeatedExposure
     exposure_s: float
     bright: np.ndarray
     columns: slice = field(init=False)
@@ -45,8 +45,8 @@ class RowFinder:
         if right - left > max(0.25 * len(profile), 8):
             raise UnexpectedIntensity(
                 f"light falls on camera columns {left} to {right - 1}, and the spots of a line "
-                "bench are a few columns wide: see that the lens sums along rows, and that no "
-                "other light falls on the camera"
+                "bench are a few columns wide: check that the lens sums along rows, and that no "
+                "stray light falls on the camera"
             )
         places = np.arange(left, right)
         self.middle = float(profile[places] @ places / profile[places].sum())
@@ -59,47 +59,49 @@ class RowFinder:
         return image[:, self.columns].sum(axis=1, keepdims=True)
 
     def find(self) -> Fitted:
-        """Light single bands of rows, then many; fit camera row from weight row."""
-        probe, shape = self.watch.probe, self.watch.probe.bench.weight.shape
+        """Show single bands of rows, then many; fit camera rows to weight rows."""
+        probe, shape = self.exposures.probe, self.exposures.probe.bench.weight.shape
         probe.fill("input")
         probe.blank("weight")
-        one, other = (self.sums(image) for image in self.watch.take(self.exposure_s))
+        one, other = (self.sums(image) for image in self.exposures.take(self.exposure_s))
         blank, noise = (one + other) / 2, noise_of(one, other)
         side = max(shape[0] // 36, 2)
-        here, there = [], []
-        reason = "they lie at the edge of the sensor"
-        for share in _LINE_PLACES:
-            top = round(share * shape[0] - side / 2)
-            self.watch.say("looking for rows of the weight modulator")
+        from_px, to_px = [], []
+        reason = "they are at the edge of the sensor"
+        for place in _LINE_PLACES:
+            top = round(place * shape[0] - side / 2)
+            self.exposures.report("searching for rows of the weight modulator")
             probe.draw("weight", _band(shape, np.array([top]), side))
             seen = self.sums(probe.take(self.exposure_s).counts) - blank
             try:
-                place, _ = fiducials.spot(seen, f"a band of rows of the weight modulator at {top}")
+                centroid, _ = fiducials.spot(
+                    seen, f"a band of rows of the weight modulator at {top}"
+                )
             except UnexpectedIntensity as error:
                 reason = str(error)
                 continue
-            here.append(top + (side - 1) / 2)
-            there.append(place[0])
-        if len(here) < 3:
+            from_px.append(top + (side - 1) / 2)
+            to_px.append(centroid[0])
+        if len(from_px) < 3:
             raise UnexpectedIntensity(
-                f"{len(here)} of {len(_LINE_PLACES)} bands of rows of the weight modulator are "
+                f"{len(from_px)} of {len(_LINE_PLACES)} bands of rows of the weight modulator are "
                 f"seen, and 3 are needed: something covers a part of it or of the beam ({reason})"
             )
         self._check_swapped(blank)
-        slope = _line_consensus(np.array(here), np.array(there))
-        wrong = np.abs(np.polyval(slope, here) - there) > max(side * abs(slope[0]), 3)
-        self.watch.drop(int(wrong.sum()))
+        slope = _line_consensus(np.array(from_px), np.array(to_px))
+        wrong = np.abs(np.polyval(slope, from_px) - to_px) > max(side * abs(slope[0]), 3)
+        self.exposures.reject(int(wrong.sum()))
         if (~wrong).sum() < 3:
             raise UnexpectedIntensity(
-                "rows of the weight modulator are not seen where they were shown: see that its "
-                "frames are the ones on the device, and that rows are imaged on camera rows"
+                "rows of the weight modulator are not where they were shown: check that the device "
+                "shows its frames, and that rows are imaged on camera rows"
             )
         self._blank, self._noise = blank, noise
         return self._dense(slope, 2)
 
     def _check_swapped(self, blank: np.ndarray) -> None:
-        """See whose rows are the camera's rows: those of the weight modulator should be."""
-        probe = self.watch.probe
+        """Check that the camera's rows image those of the weight modulator."""
+        probe = self.exposures.probe
         widths = {}
         for role, other in (("weight", "input"), ("input", "weight")):
             shape = modulator_of(probe.bench, role).shape
@@ -113,48 +115,48 @@ class RowFinder:
         probe.fill("input")
         if widths["input"] < _SHARPER * widths["weight"]:
             raise UnexpectedIntensity(
-                "the modulators are swapped: rows of the input modulator are seen as camera rows, "
-                "and those of the weight modulator are smeared; swap their tables in the bench "
+                "the modulators are swapped: camera rows show rows of the input modulator, and "
+                "those of the weight modulator are blurred; swap their tables in the bench "
                 "file, or their cables"
             )
 
-    def _one(self) -> list[np.ndarray]:
-        return [self.watch.probe.take(self.exposure_s).counts]
-
-    def glance(self, before: Fitted) -> Fitted:
-        """Find rows again, in one exposure, near where they lay."""
-        self.watch.probe.fill("input")
+    def track(self, before: Fitted) -> Fitted:
+        """Locate rows again in one exposure, near their last places."""
+        self.exposures.probe.fill("input")
         return self._dense(before.matrix[0, [0, 2]], 1)
 
     def _dense(self, slope: np.ndarray, count: int) -> Fitted:
-        shape, blank, noise = self.watch.probe.bench.weight.shape, self._blank, self._noise
+        shape, blank, noise = self.exposures.probe.bench.weight.shape, self._blank, self._noise
         pitch = max(shape[0] // 36, 6)
         side = max(pitch // 4, 1)
-        corners, here = fiducials.grid((shape[0], 1), (pitch, 1), (side, 1))
-        self.watch.probe.draw("weight", _band(shape, corners[:, 0], side))
-        images = self.watch.take(self.exposure_s) if count == 2 else self._one()
+        corners, from_px = fiducials.grid((shape[0], 1), (pitch, 1), (side, 1))
+        self.exposures.probe.draw("weight", _band(shape, corners[:, 0], side))
+        if count == 2:
+            images = list(self.exposures.take(self.exposure_s))
+        else:
+            images = [self.exposures.probe.take(self.exposure_s).counts]
         takes = [self.sums(image) - blank for image in images]
         reach = max(pitch * abs(slope[0]) / 2 - 1, 2.0)
         size = (len(blank), 1)
         for _ in range(3):
-            predicted = np.column_stack([np.polyval(slope, here[:, 0]), 0 * here[:, 0]])
+            predicted = np.column_stack([np.polyval(slope, from_px[:, 0]), 0 * from_px[:, 0]])
             inside = inside_of(predicted, size, (reach + EDGE_PX, 0))
-            found = [fiducials.centroids(take, predicted, (reach, 0), noise) for take in takes]
-            seen = np.logical_and.reduce([each.seen for each in found]) & inside
+            spots = [fiducials.centroids(take, predicted, (reach, 0), noise) for take in takes]
+            seen = np.logical_and.reduce([each.seen for each in spots]) & inside
             if seen.sum() < 4:
                 raise UnexpectedIntensity(
-                    f"{int(seen.sum())} of {len(here)} bands of rows of the weight modulator are "
-                    "seen: see that nothing stands in the beam and that all is in focus"
+                    f"{int(seen.sum())} of {len(from_px)} bands of rows of the weight modulator "
+                    "are seen: check that nothing stands in the beam and that all is in focus"
                 )
-            there = np.mean([each.there[seen] for each in found], axis=0)
-            slope, kept, residual = _line_fit(here[seen, 0], there[:, 0])
+            to_px = np.mean([each.to_px[seen] for each in spots], axis=0)
+            slope, kept, residual = _line_fit(from_px[seen, 0], to_px[:, 0])
         matrix = np.array([[slope[0], 0.0, slope[1]], [0.0, 0.0, self.middle]])
-        there = np.column_stack([there[:, 0], np.full(len(there), self.middle)])
-        off = (found[0].there - found[-1].there)[seen, 0] / 2
+        to_px = np.column_stack([to_px[:, 0], np.full(len(to_px), self.middle)])
+        off = (spots[0].to_px - spots[-1].to_px)[seen, 0] / 2
         fit = registration.Fit(matrix, residual, float(residual * np.sqrt(2 / kept.sum())), kept)
         noise_px = float(np.sqrt(np.mean(off**2)))
         number = np.flatnonzero(seen)
-        return Fitted(fit, here[seen], there, here, number, noise_px, (reach + EDGE_PX, 0.0))
+        return Fitted(fit, from_px[seen], to_px, from_px, number, noise_px, (reach + EDGE_PX, 0.0))
 
 
 def _band(shape: tuple[int, int], tops: np.ndarray, side: int) -> np.ndarray:
@@ -162,21 +164,21 @@ def _band(shape: tuple[int, int], tops: np.ndarray, side: int) -> np.ndarray:
     return fiducials.rectangles(shape, corners, (side, shape[1]))
 
 
-def _line_consensus(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Fit slope and offset to few points of which one may be wrong: Theil's medians."""
-    first, second = np.triu_indices(len(here), 1)
-    slope = np.median((there[second] - there[first]) / (here[second] - here[first]))
-    return np.array([slope, np.median(there - slope * here)])
+def _line_consensus(from_px: np.ndarray, to_px: np.ndarray) -> np.ndarray:
+    """Fit slope and offset robustly to few points: Theil's medians."""
+    first, second = np.triu_indices(len(from_px), 1)
+    slope = np.median((to_px[second] - to_px[first]) / (from_px[second] - from_px[first]))
+    return np.array([slope, np.median(to_px - slope * from_px)])
 
 
-def _line_fit(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Fit slope and offset, leaving out what lies far off: also kept, and the residual."""
-    kept = np.ones(len(here), dtype=bool)
+def _line_fit(from_px: np.ndarray, to_px: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fit slope and offset without outliers; return the kept points and the residual as well."""
+    kept = np.ones(len(from_px), dtype=bool)
     for _ in range(6):
-        slope = np.polyfit(here[kept], there[kept], 1)
-        off = np.abs(there - np.polyval(slope, here))
+        slope = np.polyfit(from_px[kept], to_px[kept], 1)
+        off = np.abs(to_px - np.polyval(slope, from_px))
         now = off <= 5 * 1.4826 * np.median(off[kept]) + 1e-6
-        if now.sum() < max(3, len(here) // 2) or np.array_equal(now, kept):
+        if now.sum() < max(3, len(from_px) // 2) or np.array_equal(now, kept):
             break
         kept = now
     residual = float(np.sqrt((off[kept] ** 2).sum() / max(kept.sum() - 2, 1)))
@@ -185,117 +187,122 @@ def _line_fit(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 @dataclass
 class Patches:
-    """Reads the light of patches of weights while the input shows stripes.
+    """Measures the light of patches of weights while the input shows gratings.
 
     Parameters
     ----------
     sets : corners of the patches of each weight frame, int [n, 2] each
     side : of a patch
-    sum : the light of each patch of a set, float64 [n], from an image
+    sum : returns the light of each patch of a set, float64 [n], from an image
+    takes : exposures of each frame
+    darks : background images through dark weights, kept while the bench is tracked
     """
 
-    watch: RepeatedExposure
+    exposures: RepeatedExposure
     exposure_s: float
     sets: list[np.ndarray]
     side: int
     sum: Callable[[np.ndarray, np.ndarray], np.ndarray]
     takes: int = 1
-    darks: dict[phase_shift.Pattern, np.ndarray] | None = None  # kept where a glance is enough
+    darks: dict[phase_shift.Grating, np.ndarray] | None = None
 
     def expose(self) -> None:
         """Find an exposure for the light of patches."""
-        self.watch.probe.fill("input")
+        self.exposures.probe.fill("input")
         self.show(0)
-        self.exposure_s = self.watch.probe.find_exposure(self.exposure_s)
+        self.exposure_s = self.exposures.probe.find_exposure(self.exposure_s)
 
     def centres(self, number: int) -> np.ndarray:
-        """Return the middles of a set's patches, float64 [n, 2]."""
+        """Return the centres of a set's patches, float64 [n, 2]."""
         return self.sets[number] + (self.side - 1) / 2
 
     def show(self, number: int) -> None:
-        """Show a set; -1 is none."""
+        """Show a set of patches; -1 shows none."""
         if number < 0:
-            self.watch.probe.blank("weight")
+            self.exposures.probe.blank("weight")
             return
-        shape = self.watch.probe.bench.weight.shape
+        shape = self.exposures.probe.bench.weight.shape
         drawn = fiducials.rectangles(shape, self.sets[number], (self.side, self.side))
-        self.watch.probe.draw("weight", drawn)
+        self.exposures.probe.draw("weight", drawn)
 
     def signals(
-        self, patterns: list[phase_shift.Pattern], sets: list[int]
+        self, gratings: list[phase_shift.Grating], sets: list[int]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Take the light of sets under patterns of one period: float64 [shifts, n] of each set,
-        with its patches and without.
+        """Return the light of each set under the gratings of one period.
+
+        It is measured with and without the set's patches: float64 [shifts, n] each.
 
         Raises
         ------
-        WrongLight : when patterns and their complements contradict each other again and again
+        UnexpectedIntensity : when gratings and their complements disagree in every repeat
         """
         light: dict[int, np.ndarray] = {}
         wanted = [-1, *sets]
         for _ in range(_REPEATS):
-            self._take(patterns, wanted, sets, light)
+            self._take(gratings, wanted, sets, light)
             size = sum(light[number].sum() for number in sets) / len(sets)
             wanted = [number for number in (-1, *sets) if not _agree(light[number], size)]
             if not wanted:
-                return self._told(light, sets)
-            self.watch.drop(len(wanted))
-            self.watch.probe.forget_frames()
+                return self._signals_by_set(light, sets)
+            self.exposures.reject(len(wanted))
+            self.exposures.probe.forget_frames()
         raise UnexpectedIntensity(
-            "the light of stripes and of their complements contradict each other in "
-            f"{_REPEATS} tries: keep hands and moving things out of the beam, and check that the "
-            "source is steady and that the input modulator shows the frames it is given"
+            f"the light of gratings and of their complements disagrees in {_REPEATS} attempts: "
+            "keep hands and moving objects out of the beam, and check that the source is stable "
+            "and that the input modulator shows its frames"
         )
 
     def _take(
         self,
-        patterns: list[phase_shift.Pattern],
+        gratings: list[phase_shift.Grating],
         wanted: list[int],
         sets: list[int],
         light: dict[int, np.ndarray],
     ) -> None:
-        """Take the light of wanted sets, [shifts, n]; -1 is that of all through dark weights."""
+        """Measure the light of wanted sets, [shifts, n]; -1 stands for dark weights."""
         taken: dict[int, list[np.ndarray]] = {number: [] for number in wanted}
-        for pattern in patterns:
-            self.watch.say(f"stripes of {pattern.period_px} pixels on the input modulator")
-            if self.darks is not None and wanted == [-1] and pattern in self.darks:
-                del self.darks[pattern]  # it is the one that is contradicted
-            self.watch.probe.draw("input", pattern.mask(self.watch.probe.bench.input.shape))
+        for grating in gratings:
+            self.exposures.report(
+                f"showing gratings of {grating.period_px} pixels on the input modulator"
+            )
+            if self.darks is not None and wanted == [-1] and grating in self.darks:
+                del self.darks[grating]  # the stored one disagrees
+            self.exposures.probe.draw("input", grating.mask(self.exposures.probe.bench.input.shape))
             for number in wanted:
                 if number >= 0:
                     taken[number].append(self.sum(self._image(number), self.sets[number]))
                     continue
-                image = self._around(pattern)
+                image = self._background(grating)
                 taken[-1].append(np.concatenate([self.sum(image, self.sets[n]) for n in sets]))
         light.update({number: np.array(each) for number, each in taken.items()})
 
     def _image(self, number: int) -> np.ndarray:
         self.show(number)
-        return self.watch.probe.take(self.exposure_s, self.takes).counts
+        return self.exposures.probe.take(self.exposure_s, self.takes).counts
 
-    def _around(self, pattern: phase_shift.Pattern) -> np.ndarray:
-        """Take what dark weights let through of stripes, which are shown already."""
+    def _background(self, grating: phase_shift.Grating) -> np.ndarray:
+        """Return the light of a grating, already shown, that leaks through dark weights."""
         if self.darks is None:
             return self._image(-1)
-        if pattern not in self.darks:
-            self.darks[pattern] = self._image(-1)
-        return self.darks[pattern]
+        if grating not in self.darks:
+            self.darks[grating] = self._image(-1)
+        return self.darks[grating]
 
-    def _told(
+    def _signals_by_set(
         self, light: dict[int, np.ndarray], sets: list[int]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         ends = np.cumsum([len(self.sets[number]) for number in sets])[:-1]
-        around = np.split(light[-1], ends, axis=1)
-        return [(light[number], dark) for number, dark in zip(sets, around, strict=True)]
+        darks = np.split(light[-1], ends, axis=1)
+        return [(light[number], dark) for number, dark in zip(sets, darks, strict=True)]
 
 
 def _agree(light: np.ndarray, size: float) -> bool:
-    """Say whether stripes and their complements give the same sum at both pairs of shifts.
+    """Return whether both pairs of complementary gratings give the same sum.
 
     Parameters
     ----------
     light : float64 [shifts, n]
-    size : sum of such light with patches; what is small against it does not matter
+    size : sum of such light with patches; differences much smaller than it are ignored
     """
     off = light[0] + light[2] - light[1] - light[3]
     each = float(np.median(np.abs(off))) * len(off)
@@ -303,60 +310,60 @@ def _agree(light: np.ndarray, size: float) -> bool:
 
 
 @dataclass
-class _Read:
-    """What patches of some sets read.
+class _PatchReading:
+    """Places of patches on the input modulator, as phase shifting measured them.
 
     Parameters
     ----------
     sets : their numbers
-    there : places on the input modulator, float64 [n, 2]
-    good : which patches see it well, bool [n]
-    finest : by axis, signals of each set under the finest stripes, with and without its patches
+    to_px : places on the input modulator, float64 [n, 2]
+    good : which patches have a clear signal, bool [n]
+    finest : by axis, signals of each set under the finest gratings, with and without its patches
     """
 
     sets: list[int]
-    there: np.ndarray
+    to_px: np.ndarray
     good: np.ndarray
     finest: list[list[tuple[np.ndarray, np.ndarray]]]
 
 
 def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int]) -> Fitted:
-    """Find where patches lie on the input modulator, and fit the map.
+    """Locate patches on the input modulator, and fit the map.
 
-    The first sets see stripes of all periods; the others the finest, since a map is known by then.
+    The coarse sets are read at all periods; the others at the finest one, near the coarse map.
     """
     centres = [patches.centres(number) for number in range(len(patches.sets))]
-    here = np.concatenate([centres[number] for number in coarse_sets])
-    read = [_read(patches, coarse_sets, input_shape, None)]
-    good, there = read[0].good, read[0].there
+    from_px = np.concatenate([centres[number] for number in coarse_sets])
+    read = [_read_places(patches, coarse_sets, input_shape, None)]
+    good, to_px = read[0].good, read[0].to_px
     if good.sum() < 6:
         raise UnexpectedIntensity(
-            f"{int(good.sum())} of {len(good)} patches of the weight modulator see stripes of the "
-            "input modulator: see that both lie on each other, and that nothing blocks the beam"
+            f"{int(good.sum())} of {len(good)} patches of the weight modulator see gratings of the "
+            "input modulator: check that both overlap, and that nothing blocks the beam"
         )
-    matrix, _ = fiducials.consensus(*_few(here[good], there[good]))
+    matrix, _ = fiducials.consensus(*_subset(from_px[good], to_px[good]))
     fine_sets = [number for number in range(len(centres)) if number not in coarse_sets]
     if fine_sets:
         more = np.concatenate([centres[number] for number in fine_sets])
-        read.append(_read(patches, fine_sets, input_shape, registration.apply(matrix, more)))
-        here = np.concatenate([here, more])
+        read.append(_read_places(patches, fine_sets, input_shape, registration.apply(matrix, more)))
+        from_px = np.concatenate([from_px, more])
         good = np.concatenate([part.good for part in read])
-        there = np.concatenate([part.there for part in read])
-    fit = fit_map(here[good], there[good], "input")
+        to_px = np.concatenate([part.to_px for part in read])
+    fit = fit_map(from_px[good], to_px[good], "input")
     for _ in range(2):
-        refined = [_refined(patches, part, fit.matrix) for part in read]
-        there = np.concatenate([places for places, _ in refined])
-        fit = fit_map(here[good], there[good], "input")
+        refined = [_refine_places(patches, part, fit.matrix) for part in read]
+        to_px = np.concatenate([places for places, _ in refined])
+        fit = fit_map(from_px[good], to_px[good], "input")
     number, margin = np.flatnonzero(good), (0.7 * patches.side,) * 2
     noise_px = float(np.sqrt(np.mean([noise**2 for _, noise in refined])))
     bad_px = max(BAD_PX, patches.side / 32)
-    return Fitted(fit, here[good], there[good], here, number, noise_px, margin, bad_px=bad_px)
+    return Fitted(fit, from_px[good], to_px[good], from_px, number, noise_px, margin, bad_px=bad_px)
 
 
-def _refined(
-    patches: Patches, read: _Read, matrix: np.ndarray, period_px: int | None = None
+def _refine_places(
+    patches: Patches, read: _PatchReading, matrix: np.ndarray, period_px: int | None = None
 ) -> tuple[np.ndarray, float]:
-    """Return places anew, for a map that is nearly right: float64 [n, 2], and their noise."""
+    """Return refined places, float64 [n, 2], from an approximate map, and their noise."""
     steps = np.arange(patches.side) - (patches.side - 1) / 2
     inside = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     places, noises = [], []
@@ -364,38 +371,38 @@ def _refined(
     good = np.split(read.good, ends)
     for order, number in enumerate(read.sets):
         seen = registration.apply(matrix, patches.centres(number)[:, None] + inside)
-        there = seen.mean(axis=1)
+        to_px = seen.mean(axis=1)
         for axis in (0, 1):
-            patterns = phase_shift.shifted(axis, period_px or phase_shift.FINEST * patches.side)
+            gratings = phase_shift.phase_steps(axis, period_px or phase_shift.FINEST * patches.side)
             lit, dark = read.finest[axis][order]
-            off, noise = phase_shift.refine(lit, dark, seen[..., axis], patterns, good[order])
-            there[:, axis] += off
+            off, noise = phase_shift.refine(lit, dark, seen[..., axis], gratings, good[order])
+            to_px[:, axis] += off
             noises.append(noise)
-        places.append(there)
+        places.append(to_px)
     return np.concatenate(places), float(np.sqrt(np.mean(np.square(noises))))
 
 
-def _few(here: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most two dozen points, spread over all: triples of more take long."""
-    chosen = np.linspace(0, len(here) - 1, min(len(here), 24)).round().astype(int)
-    return here[chosen], there[chosen]
+def _subset(from_px: np.ndarray, to_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most 24 points, evenly spread: the time grows with the triples of points."""
+    chosen = np.linspace(0, len(from_px) - 1, min(len(from_px), 24)).round().astype(int)
+    return from_px[chosen], to_px[chosen]
 
 
-def _read(
+def _read_places(
     patches: Patches,
     sets: list[int],
     input_shape: tuple[int, int],
     guess: np.ndarray | None,
     period_px: int | None = None,
-) -> _Read:
-    """Read places on the input modulator.
+) -> _PatchReading:
+    """Measure places on the input modulator by phase shifting.
 
     Parameters
     ----------
-    guess : of the places, within half a period; None reads all periods
-    period_px : the only one, with a guess; None is the finest
+    guess : approximate places, within half a period; None reads all periods
+    period_px : the only period, with a guess; None is the finest
     """
-    there, finest = [], []
+    to_px, finest = [], []
     good = np.ones(sum(len(patches.sets[number]) for number in sets), dtype=bool)
     for axis, size in enumerate(input_shape):
         periods = phase_shift.periods(size, patches.side)
@@ -403,10 +410,10 @@ def _read(
             periods = [period_px or periods[-1]]
         within = []
         for period in periods:
-            patterns = phase_shift.shifted(axis, period)
-            each = patches.signals(patterns, sets)
+            gratings = phase_shift.phase_steps(axis, period)
+            each = patches.signals(gratings, sets)
             signals = np.concatenate([lit - dark for lit, dark in each], axis=1)
-            place, contrast = phase_shift.phase(signals, patterns)
+            place, contrast = phase_shift.phase(signals, gratings)
             within.append(place)
         finest.append(each)
         light = signals.mean(axis=0)
@@ -416,39 +423,39 @@ def _read(
             place, strain = phase_shift.unwrap(within, periods, size)
             good &= strain < _STRAIN
         else:
-            turns = (guess[:, axis] - within[0]) / periods[-1]
-            place = within[0] + periods[-1] * np.rint(turns)
-        there.append(place)
-    return _Read(sets, np.stack(there, axis=1), good, finest)
+            cycles = (guess[:, axis] - within[0]) / periods[-1]
+            place = within[0] + periods[-1] * np.rint(cycles)
+        to_px.append(place)
+    return _PatchReading(sets, np.stack(to_px, axis=1), good, finest)
 
 
-def find_line(watch: RepeatedExposure, exposure_s: float, bright: np.ndarray) -> AlignmentFits:
+def find_line(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarray) -> AlignmentFits:
     """Find the maps of a line bench; `bright` is its image with both modulators bright."""
-    rows = RowFinder(watch, exposure_s, bright)
-    found = rows.find()
-    patches = line_patches(watch, exposure_s, rows, found)
+    rows = RowFinder(exposures, exposure_s, bright)
+    row_fit = rows.find()
+    patches = line_patches(exposures, exposure_s, rows, row_fit)
     coarse = [0]
     while sum(len(patches.sets[number]) for number in coarse) < _COARSE_PATCHES:
         coarse.append(len(coarse))
-    inputs = locate(patches, coarse, watch.probe.bench.input.shape)
-    parts = {"weight": found, "input": inputs}
+    inputs = locate(patches, coarse, exposures.probe.bench.input.shape)
+    parts = {"weight": row_fit, "input": inputs}
     return AlignmentFits(
-        inputs.matrix, found.matrix, rows.spot_px, parts, inputs.fit.uncertainty_px
+        inputs.matrix, row_fit.matrix, rows.spot_px, parts, inputs.fit.uncertainty_px
     )
 
 
 def line_patches(
-    watch: RepeatedExposure, exposure_s: float, rows: RowFinder, found: Fitted
+    exposures: RepeatedExposure, exposure_s: float, rows: RowFinder, row_fit: Fitted
 ) -> Patches:
-    """Return patches the camera tells apart by their rows, with an exposure that suits them."""
-    probe = watch.probe
+    """Return patches that the camera separates by their rows, with a suitable exposure."""
+    probe = exposures.probe
     shape = probe.bench.weight.shape
-    slope, offset = found.matrix[0, 0], found.matrix[0, 2]
+    slope, offset = row_fit.matrix[0, 0], row_fit.matrix[0, 2]
     side = max(shape[0] // 96 // 4 * 4, 4)
     pitch = max(round(1.8 * side), int(np.ceil(6 / abs(slope))))
-    count = len(phase_shift.patches(shape, side, pitch, 0))
+    count = len(phase_shift.patch_corners(shape, side, pitch, 0))
     frames = int(np.clip(np.ceil(_PATCHES / count), 2, 8))
-    sets = [phase_shift.patches(shape, side, pitch, number) for number in range(frames)]
+    sets = [phase_shift.patch_corners(shape, side, pitch, number) for number in range(frames)]
     margin = (pitch - side) / 2
 
     def sums(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -460,50 +467,52 @@ def line_patches(
         low, high = (edge.clip(0, len(total) - 1) for edge in (low, high))
         return np.where(inside, total[high] - total[low], 0.0)
 
-    patches = Patches(watch, exposure_s, sets, side, sums)
+    patches = Patches(exposures, exposure_s, sets, side, sums)
     patches.expose()
     return patches
 
 
-def find_block(watch: RepeatedExposure, exposure_s: float) -> AlignmentFits:
-    """Find the map of a block bench."""
-    patches = block_patches(watch, exposure_s)
+def find_single_pixel(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFits:
+    """Find the map of a single-pixel bench."""
+    patches = single_pixel_patches(exposures, exposure_s)
     coarse = list(range(len(patches.sets) // 2))
-    inputs = locate(patches, coarse, watch.probe.bench.input.shape)
+    inputs = locate(patches, coarse, exposures.probe.bench.input.shape)
     return AlignmentFits(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
 
 
-def block_patches(watch: RepeatedExposure, exposure_s: float) -> Patches:
-    """Return patches a photodiode sees one at a time: large, since dark weights leak as well."""
-    shape = watch.probe.bench.weight.shape
+def single_pixel_patches(exposures: RepeatedExposure, exposure_s: float) -> Patches:
+    """Return patches that are shown one at a time: large, because dark weights leak as well."""
+    shape = exposures.probe.bench.weight.shape
     side = max(shape[0] // 12 // 4 * 4, 4)
     _, centres = fiducials.grid(shape, (shape[0] // 4, shape[1] // 4), (side, side))
     order = np.argsort([(5 * number) % len(centres) for number in range(len(centres))])
     scattered = side / 3 * np.random.default_rng(1).uniform(-1, 1, centres.shape)
     corners = np.rint(centres[order] + scattered - (side - 1) / 2).astype(int)
     sets = [corner[None] for corner in corners.clip(0, np.array(shape) - side)]
-    patches = Patches(watch, exposure_s, sets, side, lambda image, _: image[0], takes=2)
+    patches = Patches(exposures, exposure_s, sets, side, lambda image, _: image[0], takes=2)
     patches.expose()
     return patches
 
 
-def glanced(
+def tracked(
     patches: Patches, sets: list[int], input_shape: tuple[int, int], matrix: np.ndarray
 ) -> Fitted:
-    """Read places again under stripes of one period, near where they lay."""
-    here = np.concatenate([patches.centres(number) for number in sets])
+    """Read places again under gratings of one period, near their last places."""
+    from_px = np.concatenate([patches.centres(number) for number in sets])
     periods = phase_shift.periods(min(input_shape), patches.side)
-    period = periods[-2 if len(here) >= _TELL_PERIOD else -1]
-    read = _read(patches, sets, input_shape, registration.apply(matrix, here), period)
+    period = periods[-2 if len(from_px) >= _COARSE_PERIOD else -1]
+    read = _read_places(patches, sets, input_shape, registration.apply(matrix, from_px), period)
     if read.good.sum() < 4:
         raise UnexpectedIntensity(
-            "the input modulator's stripes are not seen any more; looking anew"
+            "gratings on the input modulator are no longer seen; the search starts again"
         )
-    fit = fit_map(here[read.good], read.there[read.good], "input")
+    fit = fit_map(from_px[read.good], read.to_px[read.good], "input")
     for _ in range(2):
-        there, noise_px = _refined(patches, read, fit.matrix, period)
-        fit = fit_map(here[read.good], there[read.good], "input")
+        to_px, noise_px = _refine_places(patches, read, fit.matrix, period)
+        fit = fit_map(from_px[read.good], to_px[read.good], "input")
     if fit.residual_px > period / 16 or fit.kept.sum() < 0.7 * read.good.sum():
-        raise UnexpectedIntensity("the input modulator has moved too far at once; looking anew")
+        raise UnexpectedIntensity(
+            "the input modulator moved too far in one step; the search starts again"
+        )
     number = np.flatnonzero(read.good)
-    return Fitted(fit, here[read.good], there[read.good], here, number, noise_px)
+    return Fitted(fit, from_px[read.good], to_px[read.good], from_px, number, noise_px)

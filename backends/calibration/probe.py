@@ -1,7 +1,7 @@
-"""`Probe`: shows frames and takes exposures of a bench whose optics nobody knows yet.
+"""`Probe`: shows frames and takes exposures on a bench that is not yet calibrated.
 
-It counts what calibration costs (shots, time, light), repeats exposures that a detector lost, and
-finds an exposure that fills the detector well. Not here: what is shown, and what is made of it.
+It counts the cost of calibration (shots, time, light), repeats exposures that a detector lost, and
+finds an exposure that uses the detector's range well.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from ...instruments import (
 )
 from ..bench.bench import REPEATABLE, WINDOW_SAMPLES, Bench
 
-_GOAL, _LOW, _HIGH = 0.55, 0.4, 0.75  # of the detector's range, for the brightest pixels
-_PATIENCE = 3.0  # times the settling time that a modulator claims
-_AGREE, _LIT, _ALIKE = 0.1, 0.1, 0.3  # of two exposures: light; share of full from which pixels
-# are lit; rms difference of those over their mean
-_SURE = 6.0  # standard deviations of noise that two exposures may differ by, beyond that
-_STEP_PX = 16  # cameras take regions in such steps
-_PEAK_PIXELS = 12  # so many are at least as bright as the "peak": one hot pixel is none
+_GOAL, _LOW, _HIGH = 0.55, 0.4, 0.75  # fraction of the range that the brightest pixels reach
+_PATIENCE = 3.0  # wait over a modulator's nominal settling time, until it is measured
+_AGREE = 0.1  # relative difference of the light of two exposures that agree, at most
+_LIT, _AGREE_RMS = 0.1, 0.3  # fraction of full of lit pixels; their rms difference over their mean
+_SURE = 6.0  # standard deviations of noise that are added to `_AGREE`
+_STEP_PX = 16  # step of camera regions
+_PEAK_PIXELS = 12  # pixels that reach the peak: single hot pixels do not count
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """What a detector took, above darkness.
+    """An exposure above the dark level.
 
     Parameters
     ----------
     counts : float64 [h, w], less the dark image at this exposure; volts [1, 1] of a photodiode
-    full : how many pixels (samples) were full
+    full : number of full pixels (samples)
     exposure_s : of one exposure
     """
 
@@ -48,7 +48,7 @@ class Exposure:
 
     @property
     def peak(self) -> float:
-        """The counts that a dozen pixels reach at least."""
+        """The counts that at least a dozen pixels reach."""
         if self.counts.size <= _PEAK_PIXELS:
             return float(self.counts.max())
         return float(np.partition(self.counts, -_PEAK_PIXELS, axis=None)[-_PEAK_PIXELS])
@@ -60,15 +60,15 @@ class Probe:
     Parameters
     ----------
     bench : open, light off
-    name : of what is done, the address of its shots
+    name : of the procedure, for the address of its shots
     power_w : of the source while it is on
 
     Attributes
     ----------
-    shots, light_j : taken so far; light that the source gave during exposures
-    faults : reason -> how often an exposure was repeated for it
-    wait_s : from a flip until its light is trusted, by role, once it is known
-    late_s : from the latest trigger to the start of its exposure, as the camera says
+    shots, light_j : taken so far; energy that the source emitted during exposures
+    faults : reason -> number of exposures repeated for it
+    settling_s : measured settling times, by role
+    latency_s : from the latest trigger to the start of its exposure, as the camera reports it
     noise_v2 : variance of the latest window's sum of volts, from the spread of its samples
     """
 
@@ -76,15 +76,15 @@ class Probe:
         self.bench, self.name, self.power_w = bench, name, power_w
         self.shots, self.light_j = 0, 0.0
         self.faults: dict[str, int] = {}
-        self.wait_s: dict[str, float] = {}
-        self.late_s, self.noise_v2 = 0.0, 0.0
+        self.settling_s: dict[str, float] = {}
+        self.latency_s, self.noise_v2 = 0.0, 0.0
         self._shown: dict[str, tuple[Shown, np.ndarray]] = {}
         self._dark: dict[float, np.ndarray] = {}
         self._is_lit = False
         self._started_s, self._began = bench.clock.now_s(), time.perf_counter()
         bench.source.set_power(power_w)
         self._frames = {"input": 0, "weight": 0}
-        if self.is_bucket:
+        if self.is_single_pixel:
             for counter in (0, 1):
                 bench.daq.reset_count(counter)
 
@@ -92,12 +92,12 @@ class Probe:
 
     @property
     def seconds(self) -> float:
-        """The bench's time since the probe was made."""
+        """The bench's time since the probe was created."""
         return self.bench.clock.now_s() - self._started_s
 
     @property
     def computing_s(self) -> float:
-        """The host's time since the probe was made; on a real clock it holds the waits too."""
+        """The host's time since the probe was created; on a real clock it includes the waits."""
         return time.perf_counter() - self._began
 
     def count_fault(self, reason: str, count: int = 1) -> None:
@@ -107,14 +107,14 @@ class Probe:
     # --- light and frames ------------------------------------------------------------------------
 
     @property
-    def is_bucket(self) -> bool:
+    def is_single_pixel(self) -> bool:
         """Whether the detector is one photodiode."""
         return self.bench.file.layout == "single-pixel"
 
     @property
     def range(self) -> float:
         """The counts (volts) at which the detector is full."""
-        if self.is_bucket:
+        if self.is_single_pixel:
             return float(self.bench.daq.input_range_v[1]) * WINDOW_SAMPLES
         return float((1 << self.bench.camera.bit_depth) - 1)
 
@@ -122,21 +122,21 @@ class Probe:
     def shortest_s(self) -> float:
         """The shortest exposure that bench file and detector allow."""
         low = self.bench.file.limits.exposure_s[0]
-        if self.is_bucket:
+        if self.is_single_pixel:
             return max(low, WINDOW_SAMPLES / self.bench.daq.rate_limits_hz[1])
         return max(low, self.bench.camera.exposure_limits_s[0])
 
     @property
     def longest_s(self) -> float:
-        """The longest one, which also leaves time for read-out before the time-out."""
+        """The longest exposure, which leaves time for read-out before the time-out."""
         limits = self.bench.file.limits
         high = min(limits.exposure_s[1], 0.5 * limits.timeout_s)
-        if self.is_bucket:
+        if self.is_single_pixel:
             return high
         return min(high, self.bench.camera.exposure_limits_s[1])
 
     def light(self, on: bool) -> None:
-        """Switch the source."""
+        """Switch the source on or off."""
         if on and not self._is_lit:
             self.bench.source.enable()
         elif not on:
@@ -175,25 +175,25 @@ class Probe:
         self._shown[role] = (modulator.show(frame), frame.copy())
 
     def shown(self, role: str) -> Shown:
-        """Return when the latest frame was shown."""
+        """Return the times of the latest frame."""
         return self._shown[role][0]
 
     def shown_at_s(self, role: str) -> float:
-        """Return the moment of the latest frame's flip."""
+        """Return the time of the latest frame's flip."""
         return self._shown[role][0].shown_at_s
 
     def forget_frames(self) -> None:
-        """Show anew whatever comes next."""
+        """Forget the shown frames, so that the next ones are sent in any case."""
         self._shown.clear()
 
     # --- exposures -------------------------------------------------------------------------------
 
     def take(self, exposure_s: float, count: int = 1) -> Exposure:
-        """Take the mean of some exposures of the frames shown, less the dark image.
+        """Return the mean of some exposures of the shown frames, less the dark image.
 
         Raises
         ------
-        InstrumentTimeout, StaleFrame, DroppedFrame, IncompleteFrame : when repeats do not help
+        InstrumentTimeout, StaleFrame, DroppedFrame, IncompleteFrame : when all repeats fail
         """
         dark = self.dark(exposure_s)
         raws = [self.raw(exposure_s) for _ in range(count)]
@@ -203,11 +203,11 @@ class Probe:
         return Exposure(total / count - dark, full, exposure_s)
 
     def pair(self, exposure_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Take two exposures of the frames shown that agree; others are repeated and counted.
+        """Return two exposures of the shown frames that agree; others are repeated and counted.
 
         Raises
         ------
-        WrongLight : when none agree
+        UnexpectedIntensity : when no two agree
         """
         taken: list[np.ndarray] = []
         for _ in range(self.bench.file.limits.retries + 2):
@@ -219,8 +219,8 @@ class Probe:
                     return before, now
             taken.append(now)
         raise UnexpectedIntensity(
-            f"{len(taken)} exposures of the same frames are all different: keep hands and moving "
-            "things out of the beam, and check that the source is steady"
+            f"{len(taken)} exposures of the same frames all differ: keep hands and moving objects "
+            "out of the beam, and check that the source is stable"
         )
 
     def _agree(self, one: np.ndarray, other: np.ndarray, exposure_s: float) -> bool:
@@ -228,23 +228,23 @@ class Probe:
         one, other = one - dark, other - dark
         off = other - one
         noise = float(np.sqrt(2 * self.noise_v2))
-        if not self.is_bucket:
+        if not self.is_single_pixel:
             if not off.any():
-                return False  # one exposure, handed out twice
+                return False  # one exposure, read twice
             noise = 1.4826 * float(np.median(np.abs(off - np.median(off)))) * off.size**0.5
             lit = one > _LIT * self.range
-            if lit.any() and np.sqrt(np.mean(off[lit] ** 2)) > _ALIKE * one[lit].mean():
+            if lit.any() and np.sqrt(np.mean(off[lit] ** 2)) > _AGREE_RMS * one[lit].mean():
                 return False
         most = max(abs(float(one.sum())), abs(float(other.sum())))
         return abs(float(off.sum())) < _AGREE * most + _SURE * noise
 
-    def steady(self, exposure_s: float) -> np.ndarray:
-        """Take the mean of two exposures that agree, less the dark image: counts [h, w]."""
+    def pair_mean(self, exposure_s: float) -> np.ndarray:
+        """Return the mean of two exposures that agree, less the dark image: counts [h, w]."""
         one, other = self.pair(exposure_s)
         return (one.astype(np.float64) + other) / 2 - self.dark(exposure_s)
 
     def dark(self, exposure_s: float, count: int = 4) -> np.ndarray:
-        """Take the mean dark image at an exposure, source off, once: float64 [h, w]."""
+        """Return the mean dark image at an exposure, float64 [h, w], taken once with no light."""
         if exposure_s not in self._dark:
             was_lit = self._is_lit
             self.light(False)
@@ -255,12 +255,11 @@ class Probe:
         return self._dark[exposure_s]
 
     def raw(self, exposure_s: float, at_s: float | None = None) -> np.ndarray:
-        """Take one exposure as the detector gives it: counts [h, w], or the sum of a window's volts
-        [1, 1].
+        """Return one raw exposure: counts [h, w], or the sum of a window's volts [1, 1].
 
         Parameters
         ----------
-        at_s : the moment of its trigger; None waits until both frames have settled
+        at_s : time of its trigger; None waits until both frames have settled
         """
         bench = self.bench
         if at_s is None:
@@ -277,29 +276,29 @@ class Probe:
             shot = Shot(f"{self.name}/{bench.shots}", bench.shots)
             try:
                 taken = self._expose(exposure_s, shot)
-                if self.is_bucket and at_s is None:
+                if self.is_single_pixel and at_s is None:
                     self._check_counters()
                 return taken
             except REPEATABLE as error:
                 self.count_fault(type(error).__name__)
                 if attempt == bench.file.limits.retries or at_s is not None:
                     raise
-                if not self.is_bucket:
+                if not self.is_single_pixel:
                     bench.camera.arm()
         raise AssertionError("unreachable")
 
     def _settle(self, role: str, modulator: SpatialLightModulator) -> None:
-        """Wait as long as was measured; until then, longer than the modulator says."""
+        """Wait for the measured settling time, or for a multiple of the nominal one."""
         shown = self._shown[role][0]
-        wait_s = self.wait_s.get(role)
-        if wait_s is None:
-            wait_s = modulator.latency_s + _PATIENCE * modulator.settle_time_s
-        self.bench.clock.sleep_until(shown.shown_at_s + wait_s)
+        settling_s = self.settling_s.get(role)
+        if settling_s is None:
+            settling_s = modulator.latency_s + _PATIENCE * modulator.settle_time_s
+        self.bench.clock.sleep_until(shown.shown_at_s + settling_s)
 
     def _expose(self, exposure_s: float, shot: Shot) -> np.ndarray:
         bench = self.bench
         timeout_s = bench.file.limits.timeout_s
-        if self.is_bucket:
+        if self.is_single_pixel:
             rate_hz = WINDOW_SAMPLES / exposure_s
             samples = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, shot)
             self.noise_v2 = float(samples.volts.var(ddof=1)) * WINDOW_SAMPLES
@@ -314,7 +313,7 @@ class Probe:
         triggered_s = bench.clock.now_s()
         camera.trigger(shot)
         frame = camera.read(timeout_s)
-        self.late_s = frame.taken_at_s - triggered_s
+        self.latency_s = frame.taken_at_s - triggered_s
         if frame.data.shape == camera.sensor_shape:
             return frame.data
         region = camera.region
@@ -325,7 +324,7 @@ class Probe:
         return whole
 
     def narrow(self, left: int, right: int) -> None:
-        """Read only some columns of the camera from now on; what is not read is zero."""
+        """Read only some columns of the camera from now on; the other pixels are zero."""
         height, width = self.bench.camera.sensor_shape
         left, right = max(left // _STEP_PX * _STEP_PX, 0), -(-right // _STEP_PX) * _STEP_PX
         region = Region(0, left, height, min(right, width) - left)
@@ -334,91 +333,92 @@ class Probe:
 
     def widen(self) -> None:
         """Read the whole camera again."""
-        if not self.is_bucket and self.bench.camera.is_connected:
+        if not self.is_single_pixel and self.bench.camera.is_connected:
             self.bench.camera.configure(region=Region(0, 0, *self.bench.camera.sensor_shape))
             self._dark.clear()
 
     def _check_counters(self) -> None:
-        """See that every frame was shown, as far as counters tell."""
+        """Check with the counters that every frame was shown."""
         for counter, role in enumerate(("input", "weight")):
             counted, wanted = self.bench.daq.count(counter), self._frames[role]
             if counted != wanted:
                 raise StaleFrame(
                     f"the DAQ counted {counted} {role} frames where {wanted} were shown: the "
-                    f"{role} modulator does not show its frames (a window that hangs, a loose "
-                    "cable), or its counter's line is not connected"
+                    f"{role} modulator does not show its frames (a frozen window, a loose cable), "
+                    "or its counter's line is not connected"
                 )
 
     def find_exposure(
         self, start_s: float | None = None, goal: float = _GOAL, may_be_dark: bool = False
     ) -> float:
-        """Find an exposure at which the brightest pixels of the frames shown are half full.
+        """Find an exposure at which the brightest pixels of the shown frames are half full.
 
         Parameters
         ----------
-        start_s : of the search
-        goal : part of the detector's range
-        may_be_dark : frames that pass next to nothing are no fault
+        start_s : first exposure of the search
+        goal : fraction of the detector's range
+        may_be_dark : whether frames may pass almost no light
 
         Returns
         -------
-        exposure_s : the longest allowed, where even that stays below the goal
+        exposure_s : the longest one if that stays below the goal
 
         Raises
         ------
         Saturated : when the detector is full at the shortest exposure
-        WrongLight : when there is no light at the longest
+        UnexpectedIntensity : when there is no light at the longest exposure
         """
         exposure_s = self.bench.file.exposure_s if start_s is None else start_s
         confirmed_s = 0.0
         for _ in range(16):
             exposure_s = float(np.clip(exposure_s, self.shortest_s, self.longest_s))
             taken = self.take(exposure_s)
-            share = taken.peak / self.range
-            if taken.full > _PEAK_PIXELS or share > _HIGH * goal / _GOAL:
+            filling = taken.peak / self.range
+            if taken.full > _PEAK_PIXELS or filling > _HIGH * goal / _GOAL:
                 if exposure_s <= self.shortest_s:
                     raise Saturated(
                         f"the detector is full at the shortest exposure, {exposure_s:g} s, and "
-                        f"{self.power_w:g} W: lower the power, or put a filter in"
+                        f"{self.power_w:g} W: lower the power, or insert a filter"
                     )
-                down = 0.1 if taken.full > _PEAK_PIXELS else goal / share
+                down = 0.1 if taken.full > _PEAK_PIXELS else goal / filling
                 exposure_s *= max(down, 0.1)
-            elif share < _LOW * goal / _GOAL:
+            elif filling < _LOW * goal / _GOAL:
                 if exposure_s >= self.longest_s:
                     if not may_be_dark and taken.peak <= 8 * self._noise(exposure_s):
-                        raise UnexpectedIntensity(self._no_light(exposure_s))
+                        raise UnexpectedIntensity(_no_light(self, exposure_s))
                     return exposure_s
-                exposure_s *= min(goal / max(share, 1e-9), 10.0)
-            elif confirmed_s == exposure_s:  # one exposure may have had a hand in the beam
+                exposure_s *= min(goal / max(filling, 1e-9), 10.0)
+            elif confirmed_s == exposure_s:  # a second exposure confirms it
                 return exposure_s
             else:
                 confirmed_s = exposure_s
         raise UnexpectedIntensity(
-            "no exposure gives steady light: check that nothing moves in the beam, and the source"
+            "no exposure gives stable light: check that nothing moves in the beam, and the source"
         )
 
     def _noise(self, exposure_s: float) -> float:
-        """Return the noise of a pixel, roughly, in counts, from two exposures of the same light."""
+        """Return the approximate noise of a pixel in counts, from two exposures of equal light."""
         one, other = (self.raw(exposure_s).astype(np.float64) for _ in range(2))
         return float(1.4826 * np.median(np.abs(one - other))) / 2**0.5 + 1e-6 * self.range
 
-    def _no_light(self, exposure_s: float) -> str:
-        """Say why no light arrives, as far as the instruments tell."""
-        if not self.bench.source.is_emitting():
-            return (
-                "the light source does not emit although it was enabled: check its interlock, key "
-                "and shutter, and re-arm it on site"
-            )
+
+def _no_light(probe: Probe, exposure_s: float) -> str:
+    """Return the reason why no light arrives, as far as the instruments know."""
+    if not probe.bench.source.is_emitting():
         return (
-            f"the source emits {self.power_w:g} W and no light reaches the detector in "
-            f"{exposure_s:g} s with both modulators bright: take the camera's cover off, open the "
-            "shutters, and see that nothing blocks the beam and that both modulators show their "
-            "frames"
+            "the light source does not emit although it was enabled: check its interlock, key "
+            "and shutter, and re-arm it on site"
         )
+    return (
+        f"the source emits {probe.power_w:g} W and no light reaches the detector in "
+        f"{exposure_s:g} s with both modulators bright: take the camera's cover off, open the "
+        "shutters, and check that nothing blocks the beam and that both modulators show their "
+        "frames"
+    )
 
 
 def area_sums(image: np.ndarray, side: int) -> np.ndarray:
-    """Sum an image [h, w] over squares of pixels; an image smaller than one is left as it is."""
+    """Sum an image [h, w] over squares of pixels; a smaller image stays unchanged."""
     height, width = (size // side * side for size in image.shape)
     if not height or not width:
         return image

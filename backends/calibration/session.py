@@ -1,4 +1,4 @@
-"""`CalibrationSession`: what the steps of a calibration share while it is being made."""
+"""`CalibrationSession`: what the steps of a calibration share while it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .slots import Slots
 
 @dataclass(frozen=True)
 class Measured:
-    """What one step found.
+    """The results of one step.
 
     Parameters
     ----------
@@ -36,20 +36,23 @@ class Measured:
 
 
 class CalibrationSession:
-    """The bench, and what earlier steps found.
+    """The bench, and the results of earlier steps.
 
     Parameters
     ----------
     bench : open
     calibration : with the steps done so far
-    tell : hears how far a step has come, in [0, 1]
+    progress : called with the progress of a step, in [0, 1]
     """
 
     def __init__(
-        self, bench: Bench, calibration: Calibration, tell: Callable[[float], None] | None = None
+        self,
+        bench: Bench,
+        calibration: Calibration,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
         self.bench, self.calibration = bench, calibration
-        self.tell = tell or (lambda share: None)
+        self.progress = progress or (lambda fraction: None)
         self.probe = Probe(bench, "calibrate", bench.file.power_w)
         self.trust_settling()
         self._slots: Slots | None = None
@@ -60,9 +63,9 @@ class CalibrationSession:
         return self.bench.file.exposure_s
 
     @property
-    def is_bucket(self) -> bool:
-        """Say whether the detector is one photodiode."""
-        return self.probe.is_bucket
+    def is_single_pixel(self) -> bool:
+        """Whether the detector is one photodiode."""
+        return self.probe.is_single_pixel
 
     def dark_counts(self, exposure_s: float) -> np.ndarray | float:
         """Return the detector's counts without light at an exposure."""
@@ -73,8 +76,12 @@ class CalibrationSession:
 
     @property
     def bad(self) -> np.ndarray | None:
-        """The pixels that are left out, bool [h, w]; None of a photodiode."""
-        return None if self.is_bucket else self.calibration.array("dark_frames", "bad").astype(bool)
+        """The pixels that are left out, bool [h, w]; None for a photodiode."""
+        return (
+            None
+            if self.is_single_pixel
+            else self.calibration.array("dark_frames", "bad").astype(bool)
+        )
 
     @property
     def gain_e_per_count(self) -> float:
@@ -83,12 +90,12 @@ class CalibrationSession:
 
     @property
     def slots(self) -> Slots:
-        """The slots, with markers learnt; made anew once curves are known."""
+        """The slots with calibrated markers; laid out again once the response curves are known."""
         if self._slots is None:
-            known = Calibrated(self.calibration).optics(self.bench)
-            noise_counts = known.read_noise_e / known.gain_e_per_count
+            optics = Calibrated(self.calibration).optics(self.bench)
+            noise_counts = optics.read_noise_e / optics.gain_e_per_count
             counting = replace(
-                known, dark_counts=0.0, gain_e_per_count=1.0, read_noise_e=noise_counts, dark_e=0.0
+                optics, dark_counts=0.0, gain_e_per_count=1.0, read_noise_e=noise_counts, dark_e=0.0
             )
             array = self.calibration.array
             self._slots = Slots(
@@ -97,29 +104,29 @@ class CalibrationSession:
                 array("dark_frames", "offset"),
                 array("dark_frames", "rate"),
                 noise_counts,
-                known.gain_e_per_count,
+                optics.gain_e_per_count,
             )
             layout = self._slots.layout
             if isinstance(layout, LineLayout):  # its spots fill a few columns of the camera
                 self.probe.narrow(*layout.columns())
             self.probe.light(True)
-            self._slots.learn_markers()
+            self._slots.calibrate_markers()
         return self._slots
 
     def trust_settling(self) -> None:
-        """Wait as long as the step "settling" says, where it was done."""
+        """Use the measured settling times, if the step "settling" was done."""
         for role in ("input", "weight"):
-            wait_s = Calibrated(self.calibration).settling_s(role)
-            if wait_s:
-                self.probe.wait_s[role] = wait_s
+            settling_s = Calibrated(self.calibration).settling_s(role)
+            if settling_s:
+                self.probe.settling_s[role] = settling_s
 
     def end(self) -> None:
-        """Switch the light off, and leave the camera as it was found; never raises."""
+        """Switch the light off and restore the camera's region; never raises."""
         self.bench.make_safe()
         with suppress(InstrumentError):
             self.probe.widen()
 
     def renew_slots(self) -> None:
-        """Lay the slots out anew when they are next needed."""
+        """Discard the slots; they are laid out again when they are next needed."""
         self._slots = None
         self.probe.widen()

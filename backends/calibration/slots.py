@@ -1,7 +1,7 @@
-"""`Slots`: shows numbers in the slots of a layout, and reads their light, before it is calibrated.
+"""`Slots`: shows levels in the slots of a layout and reads their light, before it is calibrated.
 
-One reading gives the counts of every slot above darkness, divided by the light of that very shot as
-the markers tell it. Not here: what is shown and what is made of it.
+A reading holds the counts of every slot above the dark level, divided by the relative brightness of
+the shot, which the markers measure.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from ..optics.layouts.base import Layout
 from ..optics.parameters import Response
 from .probe import Probe
 
-_LEARNED = 12  # shots of each number while markers are learnt; their error is one of all gains
-_CONTRAST = 0.1  # of bright marker cells, at least
-_CHANGED = 0.2  # of the light of the same frames, from which on a shot is taken again
-_REFERENCE_EVERY = 8  # readings of a bench whose detector has no room for markers
-_REFERENCES = 4  # whose mean is believed
-_SOURCE_SHOTS = 32  # that tell how noisy the source is
-_SIGMA, _LEAST_CHANGE = 6.0, 0.02  # of a reference, from which on it is taken again
+_MARKER_SHOTS = 12  # of each number to calibrate markers; their error enters all gains
+_CONTRAST = 0.1  # least contrast of marker cells
+_CHANGED = 0.2  # relative change of the light of equal frames from which a shot is repeated
+_REFERENCE_EVERY = 8  # readings between references on a bench without markers
+_REFERENCES = 4  # that are averaged
+_SOURCE_SHOTS = 32  # that measure the noise of the source
+_SIGMA, _LEAST_CHANGE = 6.0, 0.02  # change of a reference from which it is repeated
 
 
 @dataclass(frozen=True)
 class SlotReading:
-    """Light of all slots in one second, relative to the brightness at which markers were learnt.
+    """Light of all slots per second, at the brightness at which markers were calibrated.
 
     Parameters
     ----------
-    rate : counts above darkness per second, float64 [slots]
-    variance : of it, float64 [slots]
+    rate : counts above the dark level per second, float64 [slots]
+    variance : of the rate, float64 [slots]
     peak : brightest pixel over the detector's range
     """
 
@@ -42,19 +42,19 @@ class SlotReading:
 
 
 class Slots:
-    """Shows light in slots and reads it.
+    """Shows levels in slots and reads their light.
 
     Parameters
     ----------
     probe : of the bench
-    layout : with a detector gain of 1 and no darkness: its electrons are counts here
-    dark_rate, dark_counts : of the detector: counts [h, w] at no exposure, and per second
+    layout : with a detector gain of 1 and no dark level, so that its electrons are counts
+    dark_counts, dark_rate : of the detector: counts [h, w] at zero exposure, and per second
     noise_counts, gain : of one pixel, for variances; gain in electrons per count
 
     Attributes
     ----------
-    reference_scale : light over that at the beginning, as references tell where no marker does
-    scales : (shot number, light over that at which markers were learnt, its variance) of readings
+    reference_scale : brightness over that at the start, from references, without markers
+    scales : (shot number, brightness over that of the marker calibration, its variance) of readings
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Slots:
         self._markers: Response | None = None
         self._reference: tuple[np.ndarray, np.ndarray] | None = None
         self._reference_rate = self.reference_scale = 1.0
-        self._source_variance = 0.0  # of the source from shot to shot, where no marker tells it
+        self._source_variance = 0.0  # of the source from shot to shot, without markers
         self._latest: deque[float] = deque(maxlen=_REFERENCES)
         self._until_reference = 0
         self.scales: list[tuple[int, float, float]] = []
@@ -83,12 +83,12 @@ class Slots:
     # --- patterns --------------------------------------------------------------------------------
 
     def pattern(self, role: str, lit: np.ndarray | bool, level: int | None = None) -> np.ndarray:
-        """Return grey levels of elements that are lit, the others darkest.
+        """Return grey levels of a pattern: lit elements at a level, the others at the darkest one.
 
         Parameters
         ----------
-        lit : bool, [slots, length] or what broadcasts to it
-        level : of lit elements; the brightest where None
+        lit : bool, broadcastable to [slots, length]
+        level : of lit elements; None is the brightest
         """
         layout = self.layout
         rows = 1 if role == "input" and layout.shares_input else layout.slots
@@ -99,7 +99,7 @@ class Slots:
         return np.where(lit, chosen, dark).astype(kind)
 
     def show(self, role: str, levels: np.ndarray, number: int | None = None) -> None:
-        """Show grey levels of slots, unless they are shown."""
+        """Show grey levels of slots, unless they are shown already."""
         before = self._shown.get(role)
         if number is None and before is not None and np.array_equal(before, levels):
             return
@@ -112,12 +112,12 @@ class Slots:
     def read(
         self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float, count: int = 1
     ) -> SlotReading:
-        """Show two patterns and read the mean light of some shots; bad shots are repeated.
+        """Show two patterns and return the mean light of some shots; bad shots are repeated.
 
         Raises
         ------
         Saturated : when a pixel is full
-        WrongLight, StaleFrame : when repeats do not give light of these frames
+        UnexpectedIntensity, StaleFrame : when all repeats fail
         """
         readings = [self._read(inputs, weights, exposure_s) for _ in range(count)]
         rates = np.stack([reading.rate for reading in readings])
@@ -128,13 +128,13 @@ class Slots:
         limit = self.probe.bench.file.limits.retries
         for attempt in range(limit + 1):
             if self.layout.marker_bits == 0:
-                self._refer()
+                self._update_reference()
             self.show("weight", weights)
             self.show("input", inputs)
             try:
                 if self.layout.marker_bits == 0:
-                    return self._alike(inputs, exposure_s)
-                return self._judge(self.probe.raw(exposure_s), inputs, exposure_s)
+                    return self._read_pair(inputs, exposure_s)
+                return self._reading_of(self.probe.raw(exposure_s), inputs, exposure_s)
             except (UnexpectedIntensity, StaleFrame) as error:
                 reason = type(error).__name__
                 self.probe.count_fault(reason)
@@ -146,18 +146,18 @@ class Slots:
                 self.probe.forget_frames()
         raise AssertionError("unreachable")
 
-    def _alike(self, inputs: np.ndarray, exposure_s: float) -> SlotReading:
-        """Take the mean of two shots that agree, where no marker tells bad ones."""
+    def _read_pair(self, inputs: np.ndarray, exposure_s: float) -> SlotReading:
+        """Return the mean of two shots that agree, on a bench without markers."""
         one, other = self.probe.pair(exposure_s)
-        return self._judge((one + other) / 2, inputs, exposure_s, 2)
+        return self._reading_of((one + other) / 2, inputs, exposure_s, 2)
 
     def read_once(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
-        """Read one shot as it is."""
+        """Return the reading of one shot, without repeats."""
         self.show("weight", weights)
         self.show("input", inputs)
-        return self._judge(self.probe.raw(exposure_s), inputs, exposure_s)
+        return self._reading_of(self.probe.raw(exposure_s), inputs, exposure_s)
 
-    def _judge(
+    def _reading_of(
         self, raw: np.ndarray, inputs: np.ndarray, exposure_s: float, shots: int = 1
     ) -> SlotReading:
         taken = raw - self.dark(exposure_s)
@@ -165,7 +165,7 @@ class Slots:
         scale = self.reference_scale
         scale_variance = self._source_variance * (1 + shots / _REFERENCES)
         if self.layout.marker_bits:
-            scale, scale_variance = self._marked(taken, inputs, exposure_s)
+            scale, scale_variance = self._read_markers(taken, inputs, exposure_s)
         counts = self.layout.electrons(taken)
         pixels = self.layout.read_pixels()
         variance = np.maximum(counts, 0) / self.gain + pixels * self.noise_counts**2
@@ -174,7 +174,7 @@ class Slots:
         unbiased = 1 - scale_variance / scale**2 if self.layout.marker_bits else 1.0
         return SlotReading(unbiased * counts / (scale * exposure_s), variance, peak)
 
-    def _marked(
+    def _read_markers(
         self, taken: np.ndarray, inputs: np.ndarray, exposure_s: float
     ) -> tuple[float, float]:
         markers = self._markers
@@ -190,14 +190,14 @@ class Slots:
         bright = inputs == self.layout.brightest["input"]
         lit: float | None = float(bright.mean())
         if not (bright | (inputs == self.layout.darkest["input"])).all():
-            lit = None  # the light of other levels is not known yet
+            lit = None  # the intensity of other levels is not known yet
         marks = self.layout.marks(taken, lit, markers)
         for role, number in marks.numbers.items():
             if number != self._number[role] % (1 << self.layout.marker_bits):
                 raise StaleFrame(
-                    f"the light is that of {role} frame {number}, not of {self._number[role]}: the "
-                    f"{role} modulator does not show its frames (a window that hangs, a loose "
-                    "cable), or the detector gives old exposures"
+                    f"the exposure shows {role} frame {number}, not {self._number[role]}: the "
+                    f"{role} modulator does not show its frames (a frozen window, a loose cable), "
+                    "or the detector returns old exposures"
                 )
         if marks.scale is None:
             return 1.0, 0.0
@@ -211,13 +211,13 @@ class Slots:
             top = raw[~bad].max()
         if top >= self.probe.range:
             raise Saturated(
-                "the detector became full at an exposure that was chosen for half of its range: "
-                "let the source settle, or lower the power"
+                "the detector is full at an exposure that was chosen for half of its range: let "
+                "the source settle, or lower the power"
             )
         return float(top / self.probe.range)
 
     def dark(self, exposure_s: float) -> np.ndarray | float:
-        """Return what the detector shows without light at an exposure, in counts."""
+        """Return the dark level of the detector at an exposure, in counts."""
         if exposure_s not in self._dark:
             self._dark[exposure_s] = self._dark_counts + self._dark_rate * exposure_s
         return self._dark[exposure_s]
@@ -229,7 +229,7 @@ class Slots:
 
         Parameters
         ----------
-        may_be_dark : so that the longest exposure is taken where next to nothing is seen
+        may_be_dark : whether the patterns may pass almost no light
         """
         self.show("weight", weights)
         self.show("input", inputs)
@@ -237,18 +237,18 @@ class Slots:
 
     # --- brightness ------------------------------------------------------------------------------
 
-    def learn_markers(self) -> None:
-        """Measure every marker cell bright and dark; what is read from now on is relative to it.
+    def calibrate_markers(self) -> None:
+        """Measure every marker cell bright and dark; later readings are relative to this light.
 
-        Numbers of zeros only and of ones only light each cell once; the light of the slots, which
-        show the same all the while, tells how bright the source is in each shot. Once more with
-        dark elements, what cells show is stray light.
+        The numbers of all zeros and of all ones light each cell once. The light of the slots, whose
+        pattern stays the same, measures the brightness of the source in each shot. A second pass
+        with dark elements measures the stray light of the cells.
         """
         layout = self.layout
         none = np.zeros((layout.slots, layout.length))
         if not layout.marker_bits:
             self._markers = Response(none, none, none, none)
-            self._learn_reference()
+            self._calibrate_reference()
             return
         inputs, weights = self.pattern("input", True), self.pattern("weight", sparse(layout))
         exposure_s = self.find_exposure(inputs, weights)
@@ -262,16 +262,16 @@ class Slots:
             marker_e[role] = bright - dark
             if np.median(marker_e[role]) < _CONTRAST * np.median(bright):
                 raise BadFit(
-                    f"the marker of the {role} frame is the same whatever its number: the {role} "
-                    "modulator does not show its frames (a window that hangs, a loose cable), or "
-                    "the bench moved since it was aligned"
+                    f"the marker of the {role} frame does not change with its number: the {role} "
+                    "modulator does not show its frames (a frozen window, a loose cable), or the "
+                    "bench moved since it was aligned"
                 )
             if (marker_e[role] < 0.2 * np.median(marker_e[role])).any():
                 dim = int(np.argmin(marker_e[role]))
                 raise BadFit(
-                    f"cell {dim} of the {role} frame's marker is {marker_e[role][dim]:.3g} counts "
-                    f"bright, the others {np.median(marker_e[role]):.3g}: a dead row, dirt on a "
-                    "modulator, or something in the beam"
+                    f"cell {dim} of the {role} frame's marker has {marker_e[role][dim]:.3g} "
+                    f"counts, the others {np.median(marker_e[role]):.3g}: check for a dead row, "
+                    "dirt on a modulator, or an object in the beam"
                 )
         self._markers = Response(none, none, none, none, None, marker_e, leak_e, dark_e)
         self._shown.clear()
@@ -279,10 +279,10 @@ class Slots:
     def _cells(
         self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float, are_lit: bool
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return light of marker cells when they are bright and when dark, in counts a second."""
+        """Return the light of marker cells when bright and when dark, in counts per second."""
         layout, limit = self.layout, self.probe.bench.file.limits.retries
         ones = (1 << layout.marker_bits) - 1
-        wanted = [0, ones] * _LEARNED
+        wanted = [0, ones] * _MARKER_SHOTS
         numbers: list[int] = []
         totals: list[tuple[float, float]] = []  # of slots, and with the cells
         cells: dict[str, list[np.ndarray]] = {"input": [], "weight": []}
@@ -291,43 +291,44 @@ class Slots:
                 for role, levels in (("weight", weights), ("input", inputs)):
                     self.show(role, levels, number)
                 taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
-                found = layout.marker_electrons(taken)
+                marker_light = layout.marker_electrons(taken)
                 slots = layout.electrons(taken)
                 numbers.append(number)
                 own = float(slots.sum())
-                totals.append((own, own + float(sum(light.sum() for light in found.values()))))
-                for role, light in found.items():
+                of_cells = float(sum(light.sum() for light in marker_light.values()))
+                totals.append((own, own + of_cells))
+                for role, light in marker_light.items():
                     cells[role].append(light)
             scale = brightness(np.array(numbers), np.array(totals), are_lit)
-            kept = (np.abs(scale - 1) < _CHANGED) & _same(numbers, cells, scale)
-            wanted = [n for n in (0, ones) for _ in range(_LEARNED - _count(numbers, kept, n))]
+            kept = (np.abs(scale - 1) < _CHANGED) & _agree_with_median(numbers, cells, scale)
+            wanted = [n for n in (0, ones) for _ in range(_MARKER_SHOTS - _count(numbers, kept, n))]
             if not wanted:
                 break
             self.probe.count_fault("UnexpectedIntensity", len(wanted))
         else:
             raise BadFit(
-                f"the light of the same frames varies by {np.abs(scale - 1).max():.0%} from shot "
-                "to shot: check that nothing moves in the beam, and the source"
+                f"the light of equal frames varies by {np.abs(scale - 1).max():.0%} from shot to "
+                "shot: check that nothing moves in the beam, and the source"
             )
         result = {}
         for role, seen in cells.items():
             light = np.stack(seen) / scale[:, None] / exposure_s
-            ended = [light[kept & (np.array(numbers) == n)].mean(axis=0) for n in (0, ones)]
-            # bit and complement in turn: the number 0 lights the second cell of each pair
+            by_number = [light[kept & (np.array(numbers) == n)].mean(axis=0) for n in (0, ones)]
+            # bits alternate with their complements: number 0 lights the second cell of each pair
             is_first = np.arange(light.shape[1]) % 2 == 0
             result[role] = (
-                np.where(is_first, ended[1], ended[0]),
-                np.where(is_first, ended[0], ended[1]),
+                np.where(is_first, by_number[1], by_number[0]),
+                np.where(is_first, by_number[0], by_number[1]),
             )
         return result
 
     @property
     def markers(self) -> Response:
-        """The markers as they were learnt, in counts per second."""
+        """The calibrated markers, in counts per second."""
         assert self._markers is not None
         return self._markers
 
-    def _learn_reference(self) -> None:
+    def _calibrate_reference(self) -> None:
         inputs, weights = self.pattern("input", True), self.pattern("weight", True)
         self._reference = inputs, weights
         self._reference_exposure_s = self.find_exposure(inputs, weights)
@@ -336,8 +337,8 @@ class Slots:
         rates = rates[np.abs(rates / self._reference_rate - 1) < _CHANGED]
         if len(rates) < 0.8 * _SOURCE_SHOTS:
             raise BadFit(
-                "the light of the same frames varies from shot to shot: check that nothing moves "
-                "in the beam, and the source"
+                "the light of equal frames varies from shot to shot: check that nothing moves in "
+                "the beam, and the source"
             )
         self._source_variance = float((np.diff(rates / self._reference_rate) ** 2).mean() / 2)
         self._latest.clear()
@@ -353,19 +354,19 @@ class Slots:
         taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
         return float(self.layout.electrons(taken)[0]) / exposure_s
 
-    def _refer(self) -> None:
-        """Measure the source where no marker does, every few readings."""
+    def _update_reference(self) -> None:
+        """Update the brightness from a reference every few readings, on a bench without markers."""
         if self._reference is None:
             return
         if self._until_reference == 0:
-            self._latest.append(self._sound_reference())
+            self._latest.append(self._confirmed_reference())
             self.reference_scale = float(np.mean(self._latest))
             self.scales.append((self.probe.bench.shots, self._latest[-1], self._source_variance))
             self._until_reference = _REFERENCE_EVERY
         self._until_reference -= 1
 
-    def _sound_reference(self) -> float:
-        """Measure the source, again where something stood in the beam."""
+    def _confirmed_reference(self) -> float:
+        """Return the brightness of the source, confirmed by a repeat if it changed."""
         limit = self.probe.bench.file.limits.retries
         most = max(_SIGMA * (2 * self._source_variance) ** 0.5, _LEAST_CHANGE)
         before = float(np.mean(self._latest))
@@ -377,22 +378,22 @@ class Slots:
             seen.append(now)
             self.probe.count_fault("UnexpectedIntensity")
         raise UnexpectedIntensity(
-            f"the light of the same frames is {min(seen):.2f} to {max(seen):.2f} times that of the "
-            "beginning: check the source, and that nothing moves in the beam"
+            f"the light of equal frames is {min(seen):.2f} to {max(seen):.2f} times that at the "
+            "start: check the source, and that nothing moves in the beam"
         )
 
 
 def brightness(numbers: np.ndarray, totals: np.ndarray, are_lit: bool) -> np.ndarray:
-    """Return the source's light in each shot over that in the mean.
+    """Return the brightness of the source in each shot over its mean.
 
-    Within shots of one number all light tells it. Between numbers the slots alone do: the cells
-    that two numbers light differ, and what they differ by is to be measured.
+    Within the shots of one number, all light measures it. Between numbers, only the slots do: each
+    number lights other cells, and their difference is unknown.
 
     Parameters
     ----------
     numbers : that markers showed, [n]
     totals : light of the slots, and of slots and cells, [n, 2]
-    are_lit : the slots; dark ones tell nothing, and dark cells need no comparison of numbers
+    are_lit : whether the slots are lit; without them, numbers are not compared
     """
     own = totals[:, 0] / max(float(np.median(totals[:, 0])), 1e-30)
     scale = np.empty(len(numbers))
@@ -405,17 +406,19 @@ def brightness(numbers: np.ndarray, totals: np.ndarray, are_lit: bool) -> np.nda
     return scale
 
 
-def _same(numbers: list[int], cells: dict[str, list[np.ndarray]], scale: np.ndarray) -> np.ndarray:
-    """Say which shots show what most shots of their number do, and not an old frame: bool [n]."""
-    same = np.ones(len(numbers), dtype=bool)
+def _agree_with_median(
+    numbers: list[int], cells: dict[str, list[np.ndarray]], scale: np.ndarray
+) -> np.ndarray:
+    """Return which shots agree with the median of their number: bool [n]."""
+    agree = np.ones(len(numbers), dtype=bool)
     for seen in cells.values():
         light = np.stack(seen) / scale[:, None]
         for number in set(numbers):
             of = np.array(numbers) == number
             middle = np.median(light[of], axis=0)
             off = np.sqrt(np.mean((light[of] - middle) ** 2, axis=1))
-            same[of] &= off < _CHANGED * np.abs(middle).max()
-    return same
+            agree[of] &= off < _CHANGED * np.abs(middle).max()
+    return agree
 
 
 def _count(numbers: list[int], kept: np.ndarray, number: int) -> int:
@@ -425,8 +428,8 @@ def _count(numbers: list[int], kept: np.ndarray, number: int) -> int:
 def sparse(layout: Layout) -> np.ndarray:
     """Choose elements that light a slot about as brightly as a marker cell: bool [slots, length].
 
-    Long rows would fill the detector long before markers give enough light; so a few elements are
-    lit, others in each slot, that together the whole modulator is seen.
+    Long rows would fill the detector before markers are bright enough, so only a few elements are
+    lit: different ones in each slot, so that all slots together cover the modulator.
     """
     if not layout.shares_input:
         return np.ones((layout.slots, layout.length), dtype=bool)

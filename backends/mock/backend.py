@@ -1,12 +1,12 @@
 """`MockBackend`: the fast statistical model of a bench.
 
-Range, quantisation, noise and read-out happen per tile and segment, as they would on the bench; the
-formulas are those of docs/explanation/light.md. Nothing is taken from a whole batch: scales and
-light belong to one input row, and noise to its address. Not here: time (`scheduler.timing`).
+Range, quantisation, noise and read-out apply per tile and segment, as on the bench; the formulas
+are those of docs/explanation/light.md. Nothing depends on the whole batch: scales and light belong
+to one input row, and noise to its address. `backends.timing` models time.
 
 The path of one block of rows: encode -> for a panel of outputs, exact integer products -> light of
-each reading -> noise -> full well -> converter -> scale back, added to y. Blocks are small enough
-to stay in a cache, stand alone, and are handed to a pool of threads.
+each reading -> noise -> full well -> converter -> scale, add to y. Blocks fit a cache, are
+independent, and run on a pool of threads.
 """
 
 import math
@@ -35,12 +35,12 @@ from .threads import run_all, thread_count
 from .weight_segment import WeightSegment
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs
-_WORTH_THREADS = 1 << 23  # multiplications: waking a thread takes as long as half of these
+_WORTH_THREADS = 1 << 23  # multiplications worth threads: waking one takes as long as half of them
 _BLOCK_VALUES = 1 << 21  # of a block of rows without panels
 
 
 class MockBackend(Backend):
-    """Multiplies as a bench with the given profile would, statistically.
+    """Multiplies like a bench with the given profile, statistically.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ class MockBackend(Backend):
         super().__init__()
         self.profile = load_profile() if profile is None else profile
         if not isinstance(self.profile, OpticsProfile):
-            raise InputError(f"profile = {profile!r} is no OpticsProfile; see load_profile")
+            raise InputError(f"profile = {profile!r} is not an OpticsProfile; see load_profile")
         if not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise InputError(f"seed = {seed!r} is no whole number from 0 to 2^64 - 1")
+            raise InputError(f"seed = {seed!r} is not a whole number; give one from 0 to 2^64 - 1")
         self.seed = seed
         words = {"sources", "years", "name", "title"}
         self._profile_text = self.profile.model_dump_json(exclude=words)
@@ -67,7 +67,7 @@ class MockBackend(Backend):
         self._can_fuse = can_fuse(self._parameters)
 
     def describe(self) -> Mapping[str, Any]:
-        """Return name, profile, seed and the path of the arithmetic, for the record of a run."""
+        """Return name, profile, seed and the arithmetic's path, for the record of a run."""
         return {
             **super().describe(),
             "profile": self.profile.model_dump(),
@@ -80,16 +80,16 @@ class MockBackend(Backend):
         return self._profile_text
 
     def _check_rows(self, x: np.ndarray) -> None:
-        """Leave it to the scale of a row, which is not finite when one of its numbers is not."""
+        """Leave the check to the scale of a row: it is not finite if a number is not."""
 
     def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
-        """Return the largest noise-free value that each output shows its converter.
+        """Return the largest noise-free value of each output at its converter.
 
         Parameters
         ----------
         x : float [..., N, K]
         w : prepared weights
-        valid : bool, broadcastable to [..., N, M]; False marks masked positions, which never
+        valid : bool, broadcastable to [..., N, M]; False marks masked positions, which do not
             enter a range
 
         Returns
@@ -129,7 +129,7 @@ class MockBackend(Backend):
         ]
 
     def _matmul(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult:
-        x = np.require(x, requirements=["C", "W"])  # the kind that kernels are compiled for
+        x = np.require(x, requirements=["C", "W"])  # kernels are compiled for it
         if self._can_fuse and len(w.shape) == 2 and (x.shape[1] <= FEW_ROWS or has_dot()):
             result = self._fused(x[0], w, at)
             if result is not None:
@@ -138,15 +138,15 @@ class MockBackend(Backend):
         outputs, segments = w.shape[-2], w.content
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
         limits = [s.limits(self.profile, w.ranges, i) for i, s in enumerate(segments)]
-        tally = ReadingStats(matrices, len(segments))
+        reading_stats = ReadingStats(matrices, len(segments))
         threads = _threads(rows * outputs * length)
         blocks = _blocks(matrices, rows, outputs)
-        alone = matrices == 1 and not COMPILED  # then the library's product has its own threads
-        spread = threads if alone or len(blocks) < 2 * threads else 1  # else blocks are handed out
+        is_library = matrices == 1 and not COMPILED  # its product has its own threads
+        spread = threads if is_library or len(blocks) < 2 * threads else 1  # else per block
 
         def work(matrix: int, part: slice) -> None:
             streams = NoiseStreams(self.seed, at, at.rows[matrix, part], len(w.shape) > 2)
-            lit = []
+            row_blocks = []
             for index, segment in enumerate(segments):
                 block = RowBlock(
                     self._parameters,
@@ -156,31 +156,31 @@ class MockBackend(Backend):
                     limits[index],
                     streams.of(index),
                 )
-                block.count(tally, index)
-                lit.append(block)
+                block.count(reading_stats, index)
+                row_blocks.append(block)
             out = y[matrix, part]
 
             def read(panel: int | None, place: slice) -> None:
-                for index, block in enumerate(lit):
-                    block.read(out, panel, place, index > 0, tally, spread)
+                for index, block in enumerate(row_blocks):
+                    block.read(out, panel, place, index > 0, reading_stats, spread)
 
-            run_all([partial(read, *panel) for panel in lit[0].panels(spread)], spread)
+            run_all([partial(read, *panel) for panel in row_blocks[0].panels(spread)], spread)
 
         run_all([partial(work, *block) for block in blocks], threads if spread == 1 else 1)
         stats = Stats(
             macs=x.size * outputs,
-            photons=math.fsum(tally.photons),
-            saturated=tally.saturated,
-            conversions=tally.conversions,
-            seconds=tally.seconds,
+            photons=math.fsum(reading_stats.photons),
+            saturated=reading_stats.saturated,
+            conversions=reading_stats.conversions,
+            seconds=reading_stats.seconds,
         )
-        for second, segment in zip(tally.second, segments, strict=True):
+        for second, segment in zip(reading_stats.second, segments, strict=True):
             stats.saturated += segment.weights.saturated
             self._count_frames(rows, second, segment, stats)
         return MatmulResult(y, stats)
 
     def _fused(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult | None:
-        """Multiply rows [N, K] in one compiled call a segment; None if that does not serve."""
+        """Multiply rows [N, K] in one compiled call per segment; None if that is not possible."""
         from .kernels import read_fused
 
         start = time.perf_counter()
@@ -193,12 +193,12 @@ class MockBackend(Backend):
             key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)
             fixed.append((key[None], *arguments))
         y, ids = np.empty((1, rows, outputs), dtype=np.float32), at.rows[0]
-        found: list[tuple[int, int, float]] = []
+        counts: list[tuple[int, int, float]] = []
 
         def work(part: slice, first: int, last: int) -> None:
             add = False
             for arguments in fixed:
-                found.append(
+                counts.append(
                     read_fused(x[part], y[0, part], add, first, last, ids[part], *arguments)
                 )
                 add = True
@@ -207,8 +207,8 @@ class MockBackend(Backend):
         run_all([partial(work, *task) for task in _tasks(rows, outputs, threads)], threads)
         stats = Stats(macs=x.size * outputs, conversions=y.size * len(segments))
         light = 0.0
-        for saturated, weak, some in sorted(found):
-            if weak:  # in weak light, or too large, or not finite
+        for saturated, weak, some in sorted(counts):
+            if weak:  # weak light, or too large or not finite inputs
                 for segment in segments:
                     segment.is_dim = weak > 0
                 return None
@@ -242,7 +242,7 @@ class MockBackend(Backend):
 
 
 def mock_path() -> dict[str, str]:
-    """Say how this machine computes products, noise and read-out, and why so."""
+    """Return how this machine computes products, noise and read-out, with the reason."""
     if COMPILED:
         noise = "one pass compiled by numba"
     else:
@@ -251,24 +251,24 @@ def mock_path() -> dict[str, str]:
 
 
 def _threads(multiplications: int) -> int:
-    """Return the threads that a product is worth."""
+    """Return the number of threads for a product of this size."""
     threads = thread_count()
     return threads if multiplications >= _WORTH_THREADS else 1
 
 
 def _tasks(rows: int, outputs: int, threads: int) -> list[tuple[slice, int, int]]:
-    """Cut a product into (rows, first output, last output), about two for each thread."""
+    """Divide a product into (rows, first output, last output), about two for each thread."""
     step = _BLOCK_ROWS
     if threads > 1:
         step = min(step, max(32, -(-rows // (2 * threads) // 4) * 4))
-    if rows <= 32 and threads > 1:  # cut the outputs
+    if rows <= 32 and threads > 1:  # divide the outputs
         width = -(-outputs // threads // 64) * 64
         return [(slice(0, rows), i, min(i + width, outputs)) for i in range(0, outputs, width)]
     return [(slice(i, min(i + step, rows)), 0, outputs) for i in range(0, rows, step)]
 
 
 def _blocks(matrices: int, rows: int, outputs: int) -> list[tuple[int, slice]]:
-    """Cut the rows of m matrices into blocks of about equal size."""
+    """Divide the rows of all matrices into blocks of about equal size."""
     step = _BLOCK_ROWS
     if not COMPILED:  # a library's float32 product is faster with more rows
         step = min(512, max(32, _BLOCK_VALUES // max(outputs, 1)))

@@ -1,9 +1,9 @@
-"""From light to numbers: noise, full well, converter, for one reading of every output.
+"""Detection: noise, full well and converter, for one reading of every output.
 
-`read` states it in numpy; `kernels.read_rows` does the same float32 operations in one pass where
-numba is installed, and gives the same bits. Light is in element pairs at full transmission. A value
-is v = E / (P g) of E electrons: in units of y after scaling, or, where the difference of two rails
-is converted, in units of its integer sum, so that the sum is the value.
+`read` computes it in numpy; with numba, `kernels.read_rows` does the same float32 operations in one
+pass, with the same bits. Light is in element pairs at full transmission. A value is v = E / (P g)
+of E electrons: in units of y after scaling, or, if the difference of two rails is converted, in
+units of its integer sum, so that the sum is the value.
 """
 
 from collections.abc import Callable
@@ -16,23 +16,23 @@ import numpy as np
 from ..profile import OpticsProfile
 from .noise import POISSON_BELOW, normals, poisson
 
-_NEAR = 6.5  # sigma of its electrons below full; above, a detector fills up once in 1e10
+_NEAR = 6.5  # sigma of its electrons below full well: a detector fills up once in 1e10
 
 
 @dataclass(frozen=True)
 class Detector:
-    """The constants of detection, taken from a profile.
+    """The constants of detection.
 
     Parameters
     ----------
     gain : g = (1 - f_x)(1 - f_w) of y = E / (P g)
     balanced : two summing photodetectors whose difference is converted
     dark : mean dark electrons of one detector
-    variance : electrons^2 that do not come with the light: dark, its subtraction, read noise
-    quiet_variance : the same without the dark counts themselves
-    full_well : electrons of light that one detector holds beside the mean dark
+    variance : electrons^2 independent of light: dark, its subtraction, read noise
+    quiet_variance : the same without the noise of the dark electrons
+    full_well : electrons of light that one detector holds above the mean dark level
     pedestal : electrons below zero at which a converter's range begins (per reading)
-    converts : 0 nothing, 1 saturates at a range, 2 rounds to codes as well
+    converts : 0 no converter, 1 saturates at a range, 2 rounds to codes as well
     """
 
     gain: float
@@ -47,7 +47,7 @@ class Detector:
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> "Detector":
-        """Take the constants from a profile."""
+        """Return the constants of a profile."""
         gain = 1.0
         if profile.extinction_ratio and profile.extinction_model == "leak":
             gain = (1 - 1 / profile.extinction_ratio) ** 2
@@ -79,9 +79,11 @@ class Detector:
 
     @cached_property
     def codes(self) -> np.ndarray:
-        """Lowest and highest code, the inverse of the number of steps, and the two ends beyond
-        which a value saturates, in steps: float32 [5]. What lies on an end, up to the rounding of
-        float32, does not exceed it.
+        """The codes and limits of the converter, float32 [5].
+
+        Lowest and highest code, the inverse of the number of steps, and the two limits beyond which
+        a value saturates, in steps. A value at a limit, up to the rounding of float32, does not
+        saturate.
         """
         steps = 2.0 ** (self.bits or 0) - 1
         half = 2.0 ** ((self.bits or 0) - 1)
@@ -96,11 +98,11 @@ class Detector:
         times: np.ndarray,
         gain: float,
     ) -> np.ndarray:
-        """Return what `read` needs of each row: float32 [8, n].
+        """Return the terms of each row that `read` needs: float32 [8, n].
 
         Parameters
         ----------
-        light : the row's own term of the light, in element pairs
+        light : the row's term of the light, in element pairs
         electrons : P, or P of each row; None for light without photons
         times : the row's scale with the sign of the reading; 0 without this reading
         gain : g of v = E / (P g)
@@ -108,7 +110,8 @@ class Detector:
         Returns
         -------
         terms : light; variance of v per light; variance of v without light; light below which
-            counts are few; pedestal; light of a detector above which it may fill up; times; P
+            Poisson counts are drawn; pedestal; light of a detector above which it may fill up;
+            times; P
         """
         terms = np.empty((8, len(times)), dtype=np.float32)
         if isinstance(electrons, np.ndarray):
@@ -143,7 +146,7 @@ class Detector:
 
     @property
     def _nearly_full_e(self) -> float:
-        """Electrons of light from which on a full well is within reach of shot noise.
+        """The electrons of light from which shot noise may fill the well.
 
         m + n sqrt(m) = full well, for m electrons of light and dark.
         """
@@ -155,20 +158,20 @@ class Detector:
 
 @dataclass(slots=True)
 class Reading:
-    """What one reading of a block of outputs depends on, beside the random numbers.
+    """The inputs of one reading of a block of outputs, except the random numbers.
 
     Parameters
     ----------
     signed : sums of integers [n, M]: the difference of the rails (balanced), or a rail
-    light : sums for the light of both rails (balanced); None where it is the row's own term
+    light : sums for the light of both rails (balanced); None if it is only the row's term
     units : light per sum, 1 / g, g: float32 [3]
     rows : `Detector.row_terms`
-    light_term : the output's own term of the light, float32 [M]
+    light_term : the output's term of the light, float32 [M]
     limit, inverse_step : of the converter, float32 [M] or [n, 1]; unused without one
-    scale : what makes y of a value, or of the code of a difference: float32 [M]
-    step : of the converter, float32 [n, 1], where `scale` does not hold it (ideal ranges)
-    source : factors of the light, float32 [n, frames] of `frame` outputs each; None without
-    first : the number of the first of these outputs
+    scale : factor from a value, or from the code of a difference, to y: float32 [M]
+    step : of the converter, float32 [n, 1], if `scale` does not include it (ideal ranges)
+    source : brightness factors, float32 [n, frames] of `frame` outputs each, or None
+    first : index of the first of these outputs
     """
 
     signed: np.ndarray
@@ -202,7 +205,7 @@ class Reading:
         )
 
     def of(self, rows: np.ndarray, outputs: np.ndarray) -> "Reading":
-        """Return the reading of single outputs, named by row and column: [n, 1] each."""
+        """Return the reading of single outputs, given by row and column: [n, 1] each."""
 
         def pick(values: np.ndarray) -> np.ndarray:
             return np.asarray(values[outputs][:, None])
@@ -218,13 +221,13 @@ class Reading:
             pick(self.inverse_step),
             pick(self.scale),
             None if source is None else source[rows, (self.first + outputs) // self.frame][:, None],
-            1,  # its own factor for each
+            1,  # one factor for each
             0,
         )
 
 
 def noise_free(reading: Reading, detector: Detector) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return value and the light that arrives: float32 [n, M]; None where it is the row's own."""
+    """Return value and light, float32 [n, M]; None for light that is only the row's term."""
     units, spread = reading.units, None
     if reading.source is not None:
         last = reading.first + reading.signed.shape[1]
@@ -254,18 +257,18 @@ def read(
     detector: Detector,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Read every output once, overwriting the float32 sums of the reading, and z.
+    """Read every output once; the float32 sums of the reading and z are overwritten.
 
     Parameters
     ----------
     z : standard normal numbers [n, M]; None for light without photons
-    words : gives the random words of the outputs where a mask is True (for weak light)
-    out : float32 [n, M] for the values; it may be where the sums are
+    words : returns the random words of the outputs where a mask is True (for weak light)
+    out : float32 [n, M] for the values; it may share memory with the sums
 
     Returns
     -------
     value : times the scales of row and output, float32 [n, M]
-    saturated : how many values exceeded a full well or the range
+    saturated : number of values that exceeded a full well or the range
     """
     value, arrived = noise_free(reading, detector)
     rows, saturated = reading.rows[:, :, None], 0
@@ -312,13 +315,13 @@ def _count_electrons(
     reading: Reading,
     detector: Detector,
 ) -> tuple[np.ndarray, int]:
-    """Draw what each detector holds, in weak light and near a full well; the latter clips it.
+    """Draw the electrons of each detector, in weak light and near a full well, which clips them.
 
-    Shot noise is in the electrons that a well holds, the noise of reading them is added after it.
+    The electrons in the well carry the shot noise; read noise is added afterwards.
 
     Returns
     -------
-    values of the outputs of the mask, and how many detectors were full
+    values of the outputs of the mask, and the number of full detectors
     """
 
     def of_counted(values: np.ndarray) -> np.ndarray:
@@ -329,29 +332,29 @@ def _count_electrons(
     electrons = detector.quiet_variance**0.5 * of_counted(z)
     if detector.balanced:
         difference = of_counted(value) * photons * gain
-        plus, full = _held(np.maximum(light + difference, 0) / 2, words, detector)
-        minus, also_full = _held(np.maximum(light - difference, 0) / 2, ~words, detector)
+        plus, full = _draw_wells(np.maximum(light + difference, 0) / 2, words, detector)
+        minus, also_full = _draw_wells(np.maximum(light - difference, 0) / 2, ~words, detector)
         electrons += plus - minus
         full += also_full
     else:
-        held, full = _held(np.maximum(light, 0), words, detector)
-        electrons += held - detector.dark
+        in_well, full = _draw_wells(np.maximum(light, 0), words, detector)
+        electrons += in_well - detector.dark
     return electrons / (photons * gain), full
 
 
-def _held(light: np.ndarray, words: np.ndarray, detector: Detector) -> tuple[np.ndarray, int]:
-    """Draw the electrons that detectors hold, dark ones among them; count those that are full."""
+def _draw_wells(light: np.ndarray, words: np.ndarray, detector: Detector) -> tuple[np.ndarray, int]:
+    """Draw the electrons of detectors, with dark ones; count the full detectors."""
     mean = light + detector.dark
     few = mean < POISSON_BELOW
-    held = np.empty(mean.shape)
-    held[few] = poisson(mean[few], words[few])
-    held[~few] = mean[~few] + np.sqrt(mean[~few]) * normals(words[~few])
+    in_well = np.empty(mean.shape)
+    in_well[few] = poisson(mean[few], words[few])
+    in_well[~few] = mean[~few] + np.sqrt(mean[~few]) * normals(words[~few])
     most = detector.full_well + detector.dark
-    return np.minimum(held, most), int(np.count_nonzero(held > most))
+    return np.minimum(in_well, most), int(np.count_nonzero(in_well > most))
 
 
 def _convert(value: np.ndarray, reading: Reading, pedestal: np.ndarray, detector: Detector) -> int:
-    """Saturate at the range and round to the converter's codes, in place; count what saturated.
+    """Saturate at the range and round to the converter's codes, in place; count saturated values.
 
     Balanced: codes -2^(b-1) .. 2^(b-1) - 1 of step q = 2 R / (2^b - 1), zero among them.
     Per reading: from a dark pedestal of five sigma below zero up to R, in 2^b - 1 steps.

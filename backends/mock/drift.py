@@ -1,9 +1,9 @@
-"""The slow drift of a bench's source: the same for every output, a little other for later rows.
+"""`Drift`: the slow drift of a bench's source, equal for all outputs, slightly different per row.
 
-A mock has no clock, so a row's turn stands for time: its sequence plus its position, since each
-sequence and each new token is shown after the one before. All products of a pass see the same
-drift, as a pass is short beside it. The course belongs to the device, not to the run, so that
-calibration and reference shots can find it.
+A mock has no clock. A row's time is its sequence plus its position, since each sequence and each
+new token is shown after the one before. All products of a pass see the same drift, because a pass
+is short compared with it. The drift belongs to the device, not to the run, so that calibration and
+reference shots can measure it.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Drift:
     """A sum of cosines whose variance over long times is `drift_rms` squared.
 
     With frequencies drawn from a Gaussian of spread 1 / `drift_rows`, the correlation over t rows
-    is about exp(-2 (pi t / drift_rows)^2): the drift is another one after half of `drift_rows`.
+    is about exp(-2 (pi t / drift_rows)^2): the drift is uncorrelated after half of `drift_rows`.
     """
 
     frequencies: np.ndarray
@@ -31,7 +31,7 @@ class Drift:
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> "Drift | None":
-        """Return the drift of a device; None where the profile has none."""
+        """Return the drift of a device; None if the profile has none."""
         if not profile.drift_rms:
             return None
         seed = profile.device_seed
@@ -42,6 +42,6 @@ class Drift:
     def factors(self, rows: np.ndarray) -> np.ndarray:
         """Return the light over its set-point for row ids [n]: float64 [n]."""
         position = rows & np.uint64((1 << POSITION_BITS) - 1)
-        turn = (rows >> np.uint64(POSITION_BITS + HEAD_BITS)) + position
-        angles = 2 * np.pi * np.outer(turn.astype(np.float64), self.frequencies) + self.phases
+        time = (rows >> np.uint64(POSITION_BITS + HEAD_BITS)) + position
+        angles = 2 * np.pi * np.outer(time.astype(np.float64), self.frequencies) + self.phases
         return np.asarray(1 + self.amplitude * np.cos(angles).sum(axis=1))

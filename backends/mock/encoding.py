@@ -1,7 +1,7 @@
-"""How signed numbers become light: the integers that are shown and the algebra to undo it.
+"""Encoding of signed numbers as light: the shown integers and the algebra that decodes them.
 
-Whatever the encoding, a modulator passes t = t0 + t1 n for an integer n, so that every sum of light
-is an exact integer product and a few row and column sums. The formulas are those of
+In every encoding a modulator passes t = t0 + t1 n for an integer n, so that every sum of light
+consists of an exact integer product and a few row and column sums. The formulas are those of
 docs/explanation/light.md; the names follow them: X, W are the integers, `unit` is t1.
 """
 
@@ -19,23 +19,23 @@ from ..tiling import Geometry, cuts
 from .integer_products import TWO_PLANES, IntegerRows, Operand
 from .noise import device_gaussian
 
-LARGEST = 1e30  # of products: the noise of the dimmest light is left room in float32
-FINE = 2**21  # levels of what is not quantised: finer than float32's own rounding
-_SMALL = 1 << 16  # weights of a matrix whose products are fast enough in float64
-_SWINGS = 6  # sine waves in the error of a grey-level curve
+LARGEST = 1e30  # of products: leaves room in float32 for the noise of the dimmest light
+FINE = 2**21  # levels of values that are not quantised: finer than the rounding of float32
+_SMALL = 1 << 16  # weights of a matrix whose float64 products are fast enough
+_SINES = 6  # sine waves in the error of a response curve
 
 
 @dataclass(slots=True)
 class EncodedRows:
-    """Input rows as integers; `input_steps` says what light they are.
+    """Input rows as integers; `input_steps` gives their light.
 
     Parameters
     ----------
     rows : integers [n, K]
     sums : float64 [n, 2], of X and of |X|
     scale : float64 [n]
-    low, total : float64 [n], of the offset encoding only: x = scale t(u) + low, and the sums of x
-        as it was to be shown (see `EncodedWeights`)
+    low, total : float64 [n], of the offset encoding only: x = scale t(u) + low, and the sums of the
+        intended x (see `EncodedWeights`)
     """
 
     rows: IntegerRows
@@ -77,11 +77,11 @@ def _of_variant(sums: np.ndarray, variant: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rail:
-    """What one detector sees of weights: t(w) = constant + unit W, [m, M, K].
+    """The transmission of weights to one detector: t(w) = constant + unit W, [m, M, K].
 
     Parameters
     ----------
-    operand : W; None where the light does not depend on the weights
+    operand : W; None if the light does not depend on the weights
     length : K
     """
 
@@ -105,13 +105,14 @@ class EncodedWeights:
     Parameters
     ----------
     first, last : the columns of the matrix that this segment holds
-    rails : balanced detection: the difference of both rails, and what lights both detectors; else
-        the rails, each with a detector of its own; w of the offset encoding is scale t(v) + low
-    scale, low : float64 [m, M]
-    total : float64 [m, M], row sums of w as it was to be shown (the offset encoding puts them
-        back digitally, not knowing what the modulator did to them)
-    saturated : how many values exceeded the scale that calibration gave them
+    rails : balanced detection: the difference of both rails, and their sum, which lights both
+        detectors; otherwise the rails, each with its own detector
+    scale, low : float64 [m, M]; w of the offset encoding is scale t(v) + low
+    total : float64 [m, M], row sums of the intended w (the offset encoding adds them digitally,
+        without the modulator's errors)
+    saturated : number of values that exceeded their calibrated scale
     leak : of the modulator
+    filling : mean intensity of inputs that `bound` assumes
     """
 
     first: int
@@ -131,11 +132,11 @@ class EncodedWeights:
 
     @cached_property
     def bound(self) -> np.ndarray:
-        """A read-out range [m, M] from the weights alone, until calibration gives one.
+        """A read-out range [m, M] from the weights, used without a calibrated one.
 
         Independent inputs of magnitude at most 1 about a mean of `filling` stay within
-        filling |w|_1 + 4 |w|_2 but for 7e-4 (Hoeffding, random signs); none at all exceeds |w|_1.
-        What does exceed the range saturates, and is counted.
+        filling |w|_1 + 4 |w|_2 with a probability of 1 - 7e-4 (Hoeffding, random signs); none
+        exceeds |w|_1. Values beyond the range saturate and are counted.
         """
         bounds = [np.zeros(self.scale.shape)]
         for rail in self.rails if self.filling else self.rails[:1]:
@@ -157,7 +158,7 @@ def input_steps(profile: OpticsProfile, fine: bool) -> tuple[float, float]:
 
     Parameters
     ----------
-    fine : whether a curved grey level takes `FINE` integers, instead of two planes of 8 bits
+    fine : whether a curved level takes `FINE` integers instead of two planes of 8 bits
     """
     leak, offset = _leak(profile), profile.encoding == "offset"
     levels = (offset_levels if offset else signed_levels)(profile.input_bits)
@@ -175,7 +176,7 @@ def encode_rows(
     Parameters
     ----------
     fine : as for `input_steps`
-    largest : magnitude that rows may have
+    largest : greatest magnitude that rows may have
 
     Raises
     ------
@@ -188,7 +189,9 @@ def encode_rows(
     levels = magnitude = signed_levels(profile.input_bits)
     if curve is not None:
         leak, magnitude = _leak(profile), _curved_magnitude(levels, fine)
-        integers = _through(lambda grey: curve(grey) - leak, integers, 0, levels, magnitude)
+        integers = _through(
+            lambda intensity: curve(intensity) - leak, integers, 0, levels, magnitude
+        )
         sums = _sums(integers, magnitude)
     return EncodedRows(IntegerRows(integers, magnitude), sums, scale, scale, scale)
 
@@ -210,9 +213,9 @@ def _encode_offset_rows(
     passed = length * (leak + unit * centre) + unit * sums[:, 0]
     if curve is not None:
         magnitude = _curved_magnitude(levels, fine)
-        if _clamps(profile):  # it belongs to quantisation: the host knows of it
+        if _clamps(profile):  # the clamp is part of quantisation, and the host knows it
             clamped = _through(
-                lambda grey: _passed(grey, profile), integers, centre, levels, magnitude
+                lambda intensity: _passed(intensity, profile), integers, centre, levels, magnitude
             )
             passed = _sums(clamped, magnitude)[:, 0] / magnitude
         integers = _through(curve, integers, centre, levels, magnitude)
@@ -232,12 +235,12 @@ def _curved_magnitude(levels: int, fine: bool) -> int:
 def encode_weights(
     weights: np.ndarray, profile: OpticsProfile, ranges: Ranges | None, dynamic: bool
 ) -> list[EncodedWeights]:
-    """Cut weight matrices [m, M, K] into segments and bring each to the modulator's levels.
+    """Divide weight matrices [m, M, K] into segments, and round each to the modulator's levels.
 
     Parameters
     ----------
     dynamic : whether they are operands that grow with the tokens, such as keys
-    ranges : gives the scale of dynamic operands; static weights take theirs from themselves
+    ranges : holds the scale of dynamic operands; static weights are scaled by their maximum
     """
     largest = None
     if ranges is not None and ranges.weight is not None:
@@ -261,7 +264,7 @@ def encode_weights(
 def _edges_of_matrices(
     weights: np.ndarray, profile: OpticsProfile
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and largest weight of each whole matrix [m, M, 1]; symmetric if signed."""
+    """Return least and largest weight of each whole matrix [m, M, 1]; symmetric if signed."""
     lowest, highest = (
         np.broadcast_to(edge(axis=(-2, -1), keepdims=True), (*weights.shape[:2], 1))
         for edge in (weights.min, weights.max)
@@ -273,14 +276,14 @@ def _edges_of_matrices(
 
 
 def has_levels(profile: OpticsProfile) -> bool:
-    """Say whether both modulators pass light in equal steps, at most 8 bits of them."""
+    """Return whether both modulators have equal level steps of at most 8 bits."""
     bits = profile.input_bits, profile.weight_bits
     eight = all(number is not None and number <= 8 for number in bits)
-    return eight and not _irregular(profile)
+    return eight and not _is_irregular(profile)
 
 
 def signed_levels(bits: int | None) -> int:
-    """Return levels on each side of zero of a signed number of `bits`; None is (almost) exact."""
+    """Return the levels on each side of zero of a signed number; None is (almost) exact."""
     return FINE if bits is None else min(max(2 ** (bits - 1) - 1, 1), FINE)
 
 
@@ -315,7 +318,7 @@ def _signed_rows(
 def _offset_rows(
     x: np.ndarray, first: int, last: int, profile: OpticsProfile, largest: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return integers about their centre [n, K], least and largest number [n, 2], and sums."""
+    """Return centred integers [n, K], least and largest number [n, 2], and sums."""
     levels = offset_levels(profile.input_bits)
     centre = (levels + 1) // 2
     if COMPILED and levels <= TWO_PLANES:
@@ -336,7 +339,7 @@ def _offset_rows(
 
 
 def _check_size(edges: np.ndarray, largest: float) -> None:
-    """Refuse rows whose largest or least number is not finite (the backend says where), or huge."""
+    """Refuse rows that are too large or not finite (the backend then names the place)."""
     if not (np.abs(edges) <= largest).all():
         raise InputError(
             f"x reaches {np.abs(edges).max():.3g}, too much for float32 times these weights: "
@@ -386,20 +389,20 @@ def _encode_signed(
     scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if edges is None else edges[1]
     numbers = _rounded(w, scale, levels)
     saturated = 0
-    if profile.weight_bits is not None:  # ideal modulators have no end
+    if profile.weight_bits is not None:  # ideal modulators do not saturate
         saturated = int(np.count_nonzero(np.abs(numbers) > levels))
         np.clip(numbers, -levels, levels, out=numbers)
     magnitude, unit = max(levels, int(np.abs(numbers).max(initial=0))), (1 - leak) / levels
     balanced = profile.detection == "balanced"
     split = profile.encoding == "abs-split"
     rails: tuple[Rail, ...]
-    if _irregular(profile):
+    if _is_irregular(profile):
         rails = _irregular_rails(
             _imperfect(_rails(numbers / levels, profile), profile, geometry), profile, fine
         )
     elif balanced:
         signed = Operand(numbers, magnitude)
-        both = Rail(None, 0.0, 1 + leak, length)  # (1 + w) / 2 + (1 - w) / 2 = 1, whatever w is
+        both = Rail(None, 0.0, 1 + leak, length)  # (1 + w) / 2 + (1 - w) / 2 = 1
         if split:
             both = Rail(Operand(np.abs(numbers), magnitude, signed), unit, 2 * leak, length)
         rails = (Rail(signed, unit, 0.0, length), both)
@@ -441,7 +444,7 @@ def _encode_offset(
     if profile.weight_bits is not None:
         saturated = int(np.count_nonzero((numbers < 0) | (numbers > levels)))
         np.clip(numbers, 0, levels, out=numbers)
-    if _clamps(profile):  # it belongs to quantisation: the host knows of it
+    if _clamps(profile):  # the clamp is part of quantisation, and the host knows it
         numbers = _passed(numbers.astype(np.float64) / levels, profile) * levels
     scale = span / (1 - leak)
     low = lowest - leak * scale
@@ -449,7 +452,7 @@ def _encode_offset(
         axis=-1, dtype=np.float64, keepdims=True
     )
     total = scale * passed_sums + length * low
-    if _irregular(profile):
+    if _is_irregular(profile):
         passed = _curved(numbers.astype(np.float64) / levels, profile, "weight")
         rails = _irregular_rails(_imperfect(passed[None], profile, geometry), profile, fine)
     else:
@@ -471,17 +474,17 @@ def _encode_offset(
 
 
 def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:
-    """Return round(values levels / span), zero where the span is: float32 [..., K]."""
+    """Return round(values levels / span), zero where the span is zero: float32 [..., K]."""
     steps = np.divide(levels, span, out=np.zeros_like(span, dtype=np.float64), where=span > 0)
     integers = values * np.minimum(steps, 3e38).astype(np.float32)
     return np.rint(integers, out=integers)
 
 
-# --- what modulators pass ------------------------------------------------------------------------
+# --- transmission of modulators -------------------------------------------------------------------
 
 
 def _leak(profile: OpticsProfile) -> float:
-    """Return f of t(a) = f + (1 - f) a; a clamp keeps zero dark and has none."""
+    """Return f of t(a) = f + (1 - f) a; 0 for a clamp, which keeps zero dark."""
     if profile.extinction_ratio is None or profile.extinction_model == "clamp":
         return 0.0
     return 1 / profile.extinction_ratio
@@ -491,56 +494,56 @@ def _clamps(profile: OpticsProfile) -> bool:
     return profile.extinction_model == "clamp" and profile.extinction_ratio is not None
 
 
-def _irregular(profile: OpticsProfile) -> bool:
-    """Say whether weights pass light that is no multiple of a level."""
+def _is_irregular(profile: OpticsProfile) -> bool:
+    """Return whether the transmission of weights is not a multiple of a level."""
     return bool(profile.gain_rms or profile.crosstalk or profile.lut_rms) or _clamps(profile)
 
 
-def _passed(grey: np.ndarray, profile: OpticsProfile) -> np.ndarray:
-    """Return t(a) without errors of the curve."""
+def _passed(intensity: np.ndarray, profile: OpticsProfile) -> np.ndarray:
+    """Return t(a) without errors of the response curve."""
     if _clamps(profile):
         assert profile.extinction_ratio is not None
-        return np.where(grey == 0, 0.0, np.maximum(grey, 1 / profile.extinction_ratio))
+        return np.where(intensity == 0, 0.0, np.maximum(intensity, 1 / profile.extinction_ratio))
     leak = _leak(profile)
-    return leak + (1 - leak) * grey
+    return leak + (1 - leak) * intensity
 
 
-def _curved(grey: np.ndarray, profile: OpticsProfile, modulator: str) -> np.ndarray:
-    """Return t(a + lut_rms e(a)): e is a device's own sum of sines, zero for black and white.
+def _curved(intensity: np.ndarray, profile: OpticsProfile, modulator: str) -> np.ndarray:
+    """Return t(a + lut_rms e(a)): e is a sum of sines of the device, zero at a = 0 and a = 1.
 
     The look-up table of a modulator was measured with an error; it is smooth, since neighbouring
     grey levels share their cause. e has a mean square of one over a in [0, 1].
     """
     if not profile.lut_rms:
-        return _passed(grey, profile)
-    swings = device_gaussian(profile.device_seed, f"{modulator} curve", (_SWINGS,))
-    swings *= profile.lut_rms * np.sqrt(2 / (swings**2).sum())
-    error = sum(c * np.sin(np.pi * (j + 1) * grey) for j, c in enumerate(swings))
-    return _passed(np.where(grey == 0, 0.0, np.clip(grey + error, 0, 1)), profile)
+        return _passed(intensity, profile)
+    amplitudes = device_gaussian(profile.device_seed, f"{modulator} curve", (_SINES,))
+    amplitudes *= profile.lut_rms * np.sqrt(2 / (amplitudes**2).sum())
+    error = sum(c * np.sin(np.pi * (j + 1) * intensity) for j, c in enumerate(amplitudes))
+    return _passed(np.where(intensity == 0, 0.0, np.clip(intensity + error, 0, 1)), profile)
 
 
 def _curve(profile: OpticsProfile, modulator: str) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Return the curve of a modulator, or None when its levels pass equal steps of light."""
+    """Return the response curve of a modulator; None if its level steps are equal."""
     if not profile.lut_rms and not _clamps(profile):
         return None
-    return lambda grey: _curved(grey, profile, modulator)
+    return lambda intensity: _curved(intensity, profile, modulator)
 
 
 def _rails(w: np.ndarray, profile: OpticsProfile) -> np.ndarray:
     """Return the transmissions of both rails [2, m, M, K] of signed weights in [-1, 1]."""
     w = w.astype(np.float64)
     if profile.encoding == "push-pull":
-        grey = np.stack([(1 + w) / 2, (1 - w) / 2])
+        intensity = np.stack([(1 + w) / 2, (1 - w) / 2])
     else:
-        grey = np.stack([np.maximum(w, 0), np.maximum(-w, 0)])
-    return _curved(grey, profile, "weight")
+        intensity = np.stack([np.maximum(w, 0), np.maximum(-w, 0)])
+    return _curved(intensity, profile, "weight")
 
 
 def _imperfect(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) -> np.ndarray:
     """Apply the device's gains and its crosstalk between neighbouring rows of one frame.
 
-    The rails of an output lie next to each other. `crosstalk` is the share of a row's light that
-    falls on its two neighbours, half on each; at the edge of a frame it is lost.
+    The rails of an output are neighbours. `crosstalk` is the fraction of a row's light that falls
+    on its two neighbours, half on each; at the edge of a frame it is lost.
     """
     if not profile.gain_rms and not profile.crosstalk:
         return rails
@@ -549,7 +552,7 @@ def _imperfect(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) ->
     rows = rails.transpose(1, 2, 0, 3).reshape(matrices, outputs * count, length).copy()
     per_frame = min(frame, outputs) * count
     if profile.gain_rms:
-        # the pattern belongs to the modulator: the same place of every frame, every segment
+        # the pattern belongs to the modulator: it is equal in every frame and segment
         pattern = _device_gain(profile.device_seed, rows.shape[1], per_frame, length)
         rows *= np.maximum(1 + profile.gain_rms * pattern, 0)
     if profile.crosstalk:
@@ -563,14 +566,14 @@ def _imperfect(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) ->
 
 
 def _irregular_rails(rails: np.ndarray, profile: OpticsProfile, fine: bool) -> tuple[Rail, ...]:
-    """Return rails [rails, m, M, K] as integers that are fine beside the modulator's own levels.
+    """Return rails [rails, m, M, K] as integers, much finer than the modulator's levels.
 
-    Two planes of 8 bits hold 1/32,512 of the largest transmission, 256 steps within each level of
-    an 8-bit modulator; finer modulators take `FINE` integers, and so do small matrices, where the
+    Two planes of 8 bits resolve 1/32,512 of the largest transmission, 256 steps within each level
+    of an 8-bit modulator. Finer modulators take `FINE` integers, and so do small matrices, whose
     time does not matter.
     """
     levels = FINE if fine else TWO_PLANES
-    largest = 1 + 8 * (profile.gain_rms or 0.0)  # not taken from the weights: rows stand alone
+    largest = 1 + 8 * (profile.gain_rms or 0.0)  # not taken from the weights: rows are independent
     length = rails.shape[-1]
 
     def rail(passed: np.ndarray, most: float) -> Rail:
@@ -583,7 +586,7 @@ def _irregular_rails(rails: np.ndarray, profile: OpticsProfile, fine: bool) -> t
 
 
 def _device_gain(seed: int, rows: int, per_frame: int, length: int) -> np.ndarray:
-    """Return the gain pattern [rows, length]: one draw per place of the frame, repeated."""
+    """Return the gain pattern [rows, length]: one draw per row of the frame, repeated."""
     pattern = np.stack(
         [device_gaussian(seed, f"gain row {row}", (length,)) for row in range(per_frame)]
     )

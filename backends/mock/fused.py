@@ -1,9 +1,9 @@
 """Fused products: all steps of a segment in one compiled call (`kernels.read_fused`).
 
-One reading of even levels, its light and its range fixed: most benches are such, and what does not
-depend on the rows is laid out once, as arguments. Between calls a processor's caches are filled
-with other things, so steps between the arithmetic would cost as much as the arithmetic of few rows.
-`row_block.RowBlock` serves all benches, with the same bits.
+They serve benches with one reading, equal level steps, and a fixed light level and range, as most
+benches have. Arguments that do not depend on the rows are computed once. Other code evicts the
+processor's caches between calls, so separate steps would cost as much as the arithmetic of few
+rows. `row_block.RowBlock` serves all benches, with the same bits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .weight_segment import WeightSegment
 
 
 def can_fuse(parameters: MockParameters) -> bool:
-    """Say whether the profile has one reading of even levels, its light and range fixed."""
+    """Return whether a profile has one reading, equal level steps and fixed light and range."""
     profile = parameters.profile
     return (
         COMPILED
@@ -39,9 +39,9 @@ def can_fuse(parameters: MockParameters) -> bool:
 def fused_arguments(
     parameters: MockParameters, segment: WeightSegment, ranges: Ranges | None, index: int
 ) -> tuple[Any, ...] | None:
-    """Return the arguments of `kernels.read_fused` after `keys`; None if it does not serve.
+    """Return the arguments of `kernels.read_fused` after `keys`; None if it does not apply.
 
-    They are computed once for the same ranges.
+    They are computed once per ranges.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ def fused_arguments(
     """
     if segment.is_dim:
         return None
-    known = segment.fused
-    if known is None or known[0] is not ranges:
+    stored = segment.fused
+    if stored is None or stored[0] is not ranges:
         limits = segment.limits(parameters.profile, ranges, index)
-        known = segment.fused = ranges, _arguments(parameters, segment, limits)
-    return known[1]
+        stored = segment.fused = ranges, _arguments(parameters, segment, limits)
+    return stored[1]
 
 
 def _arguments(

@@ -1,8 +1,8 @@
-"""Products of 8-bit integers through onnxruntime (the extra `fast`), where they are exact here.
+"""Products of 8-bit integers through onnxruntime (the extra `fast`), if they are exact here.
 
 `MatMulInteger` multiplies unsigned rows by signed or unsigned columns. Processors without dot
-product instructions add pairs of products in 16 bits, where u8 x s8 may saturate without a word;
-so each kind is tried on the worst numbers before it is used, and the other one may be exact.
+product instructions add pairs of products in 16 bits, where u8 x s8 may saturate silently. Each
+kind is therefore tested on the worst numbers before it is used; the other kind may be exact.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,21 @@ class IntegerProduct:
     Parameters
     ----------
     kind : "u8 x s8" or "u8 x u8"
-    multiply : rows uint8 [n, K] less their zero (0 or 128), times columns [K, M] as `stored` gives
-        them: int32 [n, M]
+    multiply : (rows uint8 [n, K], their zero 0 or 128, columns [K, M] from `stored`) -> (rows -
+        zero) @ columns, int32 [n, M]
     """
 
     kind: str
     multiply: Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 
     def stored(self, columns: np.ndarray) -> np.ndarray:
-        """Bring int8 columns [K, M] into the form that is multiplied, contiguous."""
+        """Return int8 columns [K, M] in the contiguous form that `multiply` takes."""
         if self.kind == "u8 x s8":
             return np.ascontiguousarray(columns)
         return np.ascontiguousarray(columns).view(np.uint8) ^ np.uint8(128)
 
     def magnitudes(self, stored: np.ndarray) -> np.ndarray:
-        """Return the magnitudes of columns, in the same form."""
+        """Return the magnitudes of stored columns, in the same form."""
         if self.kind == "u8 x s8":
             return np.asarray(np.abs(stored))
         return np.abs((stored ^ np.uint8(128)).view(np.int8)).view(np.uint8) ^ np.uint8(128)
@@ -45,7 +45,7 @@ class IntegerProduct:
 
 @cache
 def integer_product() -> IntegerProduct | str:
-    """Return a product that is exact on this processor, or the reason why there is none."""
+    """Return a product that is exact on this processor, or the reason for its absence."""
     if find_spec("onnxruntime") is None:
         return "onnxruntime (extra 'fast') is not installed"
     for kind in ("u8 x s8", "u8 x u8"):
@@ -60,7 +60,7 @@ def open_sessions(signed: bool) -> Callable[[np.ndarray, int, np.ndarray], np.nd
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # lightloom's own pool is used
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # the mock uses its own pool
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     runs = {
@@ -78,25 +78,25 @@ def open_sessions(signed: bool) -> Callable[[np.ndarray, int, np.ndarray], np.nd
 
 
 def is_exact(product: IntegerProduct) -> bool:
-    """Try the largest numbers of each sign, and random ones, on shapes of every kernel."""
-    chance = np.random.Generator(np.random.Philox(1))
+    """Return whether a product is exact for the largest and for random numbers."""
+    random = np.random.Generator(np.random.Philox(1))
     for n, outputs, length in ((1, 16, 768), (3, 5, 7), (37, 96, 129), (128, 64, 768)):
         for largest in (True, False):
-            rows = chance.integers(0, 256, (n, length), dtype=np.uint8)
-            columns = chance.integers(-128, 128, (length, outputs), dtype=np.int8)
+            rows = random.integers(0, 256, (n, length), dtype=np.uint8)
+            columns = random.integers(-128, 128, (length, outputs), dtype=np.int8)
             if largest:
                 rows[:], columns[:] = 255, np.where(np.arange(outputs) % 2, 127, -128)
                 rows[n // 2 :, ::2] = 0
             for zero in (0, 128):
                 exact = (rows.astype(np.int32) - zero) @ columns.astype(np.int32)
-                found = product.multiply(rows, zero, product.stored(columns))
-                if not np.array_equal(found, exact):
+                result = product.multiply(rows, zero, product.stored(columns))
+                if not np.array_equal(result, exact):
                     return False
     return True
 
 
 def _model(zero: int, signed: bool) -> bytes:
-    """Write the ONNX model of one `MatMulInteger` node (protocol buffers, onnx.proto3)."""
+    """Return the ONNX model of one `MatMulInteger` node (protocol buffers, onnx.proto3)."""
     names = ["rows", "columns", "zero"] + ([] if signed else ["columns_zero"])
     node = b"".join(_field(1, name.encode()) for name in names)
     node += _field(2, b"y") + _field(4, b"MatMulInteger")
@@ -116,7 +116,7 @@ def _tensor(name: str, kind: int, *sizes: str) -> bytes:
 
 
 def _field(number: int, value: Any) -> bytes:
-    """Write one field: a small whole number, or bytes with their length before them."""
+    """Return one encoded field: a small integer, or bytes with their length before them."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     return _varint(number << 3 | 2) + _varint(len(value)) + bytes(value)

@@ -1,13 +1,13 @@
-"""Exact integer products, the arithmetic under every sum of light.
+"""Exact integer products, the arithmetic of every sum of light.
 
-Integers of up to 8 bits are one plane, those of up to 15 bits two planes, 256 high + low. Each
-product of planes is exact whoever computes it, so its bits depend neither on the batch nor on the
-threads:
+Integers of up to 8 bits are one plane, those of up to 15 bits two planes, 256 high + low. Every way
+to compute a product of planes is exact, so its bits depend neither on the batch nor on the threads:
 
-- compiled tiles of dot products of bytes, where the processor has an instruction for them (numba);
-- else a library's product of 8-bit integers (onnxruntime, see `integer_library`), and for few rows
+- compiled tiles of dot products of bytes, if the processor has an instruction for them (numba);
+- otherwise a library's product of 8-bit integers (onnxruntime, see `int8_gemm`), and for few rows
   a compiled loop over 8-bit weights;
-- else float32, whose sums are exact below 2^24: K is cut there, and partial sums add in float64;
+- otherwise float32, whose sums are exact below 2^24: K is cut there, and partial sums add in
+  float64;
 - finer integers, of modulators without levels: float64, exact below 2^53.
 """
 
@@ -21,7 +21,7 @@ from ...instruments.compiled import COMPILED
 from .int8_gemm import IntegerProduct, integer_product
 
 ONE_PLANE, TWO_PLANES = 128, 32_512  # largest magnitudes; 32,512 is 256 * 127
-FEW_ROWS = 4  # up to here a loop over the weights is faster than a library
+FEW_ROWS = 4  # up to which a loop over the weights is faster than a library
 _PANEL = 512  # outputs at a time: their weights and sums stay in a second-level cache
 LONGEST = 60_000  # sums of more 8-bit products do not fit 32 bits
 _BLOCK_BYTES = 1 << 20  # of weights that are converted at a time
@@ -29,13 +29,13 @@ _KEPT_BYTES = 128 << 20  # of float32 copies of weights that are kept for the ne
 
 
 class Operand:
-    """Integers [m, M, K] that stand in light: m matrices (batched dynamic operands, else one).
+    """Integer weights [m, M, K] in optical units: m matrices (batched dynamic operands, else one).
 
     Parameters
     ----------
     integers : an array of any type that holds integers
-    magnitude : bound of them
-    magnitudes_of : whose magnitudes they are: then they need not be kept where that is
+    magnitude : bound of the integers
+    magnitudes_of : operand whose magnitudes these are, so that they need not be stored
 
     Attributes
     ----------
@@ -65,12 +65,12 @@ class Operand:
 
     @cached_property
     def columns(self) -> np.ndarray:
-        """Sums over the outputs: int64 [m, K]."""
+        """The sums over the outputs: int64 [m, K]."""
         sums = [self.plane(number).sum(axis=1, dtype=np.int64) for number in range(self.count)]
         return sums[0] if len(sums) == 1 else 256 * sums[0] + sums[1]
 
     def plane(self, number: int) -> np.ndarray:
-        """Return a plane, int8 [m, M, K]; or all in int32 when they are too fine for 8 bits."""
+        """Return a plane, int8 [m, M, K]; or int32 if the integers are too fine for planes."""
         plane = self._planes[number]
         if plane is None and self.magnitudes_of is not None:
             return np.abs(self.magnitudes_of.plane(number))
@@ -82,13 +82,13 @@ class Operand:
 
     @cached_property
     def panels(self) -> list[slice]:
-        """The outputs, cut into panels of about equal width, multiples of 64."""
+        """The outputs, divided into panels of about equal width, multiples of 64."""
         outputs = self.shape[1]
         step = -(-outputs // max(1, -(-outputs // _PANEL)) // 64) * 64
         return [slice(i, min(i + step, outputs)) for i in range(0, outputs, step)]
 
     def panel(self, plane: int, matrix: int, index: int, library: IntegerProduct) -> np.ndarray:
-        """Return the weights of a panel as the library wants them, [K, width]; kept."""
+        """Return the weights of a panel in the library's form, [K, width]; they are stored."""
         if self.magnitudes_of is not None:
             return library.magnitudes(self.magnitudes_of.panel(plane, matrix, index, library))
         panels = self._panels.get((plane, matrix))
@@ -101,15 +101,15 @@ class Operand:
     def floats(
         self, matrix: int, carrier: type[np.floating], keep: bool
     ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """Return blocks of outputs and the planes of their weights as floats, [K, width] each.
+        """Yield blocks of outputs and the planes of their weights as floats, [K, width] each.
 
-        Copies are kept, in the order that BLAS multiplies fastest, while all that are kept stay
-        below 128 MiB; others are made again.
+        Copies are stored in the order that BLAS multiplies fastest, up to 128 MiB in total; others
+        are created each time.
 
         Parameters
         ----------
-        keep : whether to keep copies and use them; few rows are faster without, since 8-bit
-            weights come from memory in less time than their copies
+        keep : whether to store copies and use them; few rows are faster without, since 8-bit
+            weights are read from memory faster than their copies
         """
         if keep:
             for number in range(self.count):
@@ -131,17 +131,20 @@ class Operand:
             )
 
     def packed(self, plane: int, matrix: int) -> np.ndarray:
-        """Return plane as `kernels.multiply_bytes` wants it; kept, for one matrix instead of it."""
+        """Return a plane in the form of `kernels.multiply_bytes`.
+
+        It is stored; for a single matrix it replaces the plane.
+        """
         if self.magnitudes_of is not None and not has_dot():
             return self.magnitudes_of.packed(plane, matrix)
-        known = self._packed.get((plane, matrix))
-        if known is None:
+        stored = self._packed.get((plane, matrix))
+        if stored is None:
             from .kernels import packed
 
-            known = self._packed[plane, matrix] = packed(self.plane(plane)[matrix])
+            stored = self._packed[plane, matrix] = packed(self.plane(plane)[matrix])
             if has_dot() and self.shape[0] == 1:
                 self._planes[plane] = None
-        return known
+        return stored
 
     def _keep(self, plane: np.ndarray, number: int, matrix: int) -> None:
         size = 4 * plane[matrix].size
@@ -158,12 +161,12 @@ class Operand:
 
 
 class IntegerRows:
-    """Integer rows [n, K] in the forms that products want.
+    """Integer rows [n, K] in the forms that products use.
 
     Parameters
     ----------
     integers : int16, float32 or float64 [n, K] that hold integers
-    magnitude : bound of them
+    magnitude : bound of the integers
     """
 
     def __init__(self, integers: np.ndarray, magnitude: int) -> None:
@@ -173,7 +176,7 @@ class IntegerRows:
         self._unsigned: dict[str, list[tuple[np.ndarray, int]]] = {}
 
     def may_be_bytes(self, weights: Operand) -> bool:
-        """Say whether their products with weights are those of 8-bit planes, in 32 bits."""
+        """Return whether products with weights fit 8-bit planes and 32-bit sums."""
         return (
             self.integers.dtype == np.int16 and not weights.is_wide and weights.shape[-1] <= LONGEST
         )
@@ -192,36 +195,36 @@ class IntegerRows:
         return [integers] if self.magnitude <= ONE_PLANE else list(_two_planes(integers))
 
     def as_bytes(self, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the planes of a variant as `kernels.bytes_of` lays them out."""
+        """Return the planes of a variant in the form of `kernels.bytes_of`."""
         from .kernels import bytes_of
 
-        known = self._bytes.get(name)
-        if known is None:
-            known = []
+        stored = self._bytes.get(name)
+        if stored is None:
+            stored = []
             n, length = self.integers.shape
             for plane in self.planes(name):
                 rows, starts = np.empty((n, -(-length // 4) * 4), np.int8), np.empty(n, np.int32)
                 bytes_of(plane, False, rows, starts)
-                known.append((rows, starts))
-            self._bytes[name] = known
-        return known
+                stored.append((rows, starts))
+            self._bytes[name] = stored
+        return stored
 
     def as_unsigned(self, name: str) -> list[tuple[np.ndarray, int]]:
-        """Return the planes of a variant as uint8, each with the number that stands for zero."""
-        known = self._unsigned.get(name)
-        if known is None:
+        """Return the planes of a variant as uint8, each with its zero point."""
+        stored = self._unsigned.get(name)
+        if stored is None:
             zero = 0 if name != "signed" and self.magnitude <= ONE_PLANE else 128
-            known = []
+            stored = []
             for plane in self.planes(name):
                 shifted = np.empty(plane.shape, dtype=np.uint8)
                 np.add(plane, zero, out=shifted, casting="unsafe")
-                known.append((shifted, zero))
-            self._unsigned[name] = known
-        return known
+                stored.append((shifted, zero))
+            self._unsigned[name] = stored
+        return stored
 
 
 def panels(rows: IntegerRows, weights: Operand, threads: int) -> list[tuple[int | None, slice]]:
-    """Cut the outputs as these rows are best multiplied: (number of the panel or None, outputs)."""
+    """Divide the outputs for the fastest product: (number of the panel or None, outputs)."""
     outputs = weights.shape[1]
     whole: list[tuple[int | None, slice]] = [(None, slice(0, outputs))]
     if not rows.may_be_bytes(weights):
@@ -248,7 +251,7 @@ def multiply(
     Parameters
     ----------
     panel, place : one of `panels`
-    out : float32 [n, M], space for the product where it comes in float32 and whole
+    out : float32 [n, M], space for a whole product in float32
 
     Returns
     -------
@@ -286,21 +289,21 @@ def multiply(
 
 
 def active_path() -> str:
-    """Say how products are computed here, and why so."""
+    """Return how products are computed here, with the reason."""
     if not COMPILED:
         return "float32 in numpy, since numba (extra 'fast') is not installed"
     if has_dot():
         return "8-bit integers by the processor's dot products (AVX-512 VNNI, exact in a self-test)"
-    found = integer_product()
+    product = integer_product()
     few = f"{FEW_ROWS} rows and fewer by compiled loops over 8-bit weights"
-    if isinstance(found, str):
-        return f"float32 in numpy, since {found}; {few}"
-    return f"8-bit integers in onnxruntime ({found.kind}, exact in a self-test); {few}"
+    if isinstance(product, str):
+        return f"float32 in numpy, since {product}; {few}"
+    return f"8-bit integers in onnxruntime ({product.kind}, exact in a self-test); {few}"
 
 
 @cache
 def has_dot() -> bool:
-    """Say whether compiled tiles serve any number of rows: numba, and a processor for it."""
+    """Return whether compiled tiles serve any number of rows: numba and the processor allow it."""
     if not COMPILED:
         return False
     from . import kernels
@@ -309,14 +312,14 @@ def has_dot() -> bool:
 
 
 def _library() -> IntegerProduct | None:
-    found = integer_product()
-    return None if isinstance(found, str) else found
+    product = integer_product()
+    return None if isinstance(product, str) else product
 
 
 def _in_floats(
     rows: IntegerRows, name: str, weights: Operand, matrix: int, out: np.ndarray | None
 ) -> np.ndarray:
-    """Multiply in float32 (into `out`) where its sums are exact, else in float64."""
+    """Multiply in float32 (into `out`) if its sums are exact, else in float64."""
     outputs, length = weights.shape[1:]
     wide = weights.is_wide or rows.is_wide
     carrier: type[np.floating] = np.float64 if wide else np.float32

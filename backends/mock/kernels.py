@@ -1,10 +1,10 @@
-"""The loops of the mock, compiled by numba (the extra `fast`); imported only where it is installed.
+"""The loops of the mock, compiled by numba (the extra `fast`); imported only with numba.
 
-Each function does what its namesake or neighbour in numpy does, with the same float32 operations
-in the same order, and gives the same bits: `encode_signed` and `encode_offset` are those of
-`encoding.py`, `read_rows` is `detection.read` with the random numbers of `noise.Stream` drawn on
-the way. Buffers of a few hundred outputs stay in a first-level cache, and every loop over them is
-one that compilers turn into vector instructions.
+Each function performs the same float32 operations in the same order as its numpy counterpart, and
+gives the same bits: `encode_signed` and `encode_offset` correspond to `_signed_rows` and
+`_offset_rows` of `encoding`, `read_rows` to `detection.read` with the random numbers of
+`noise.NoiseStream`. Buffers of a few hundred outputs stay in a first-level cache, and compilers
+turn every loop over them into vector instructions.
 """
 
 import math
@@ -31,7 +31,7 @@ def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, 
 
     Parameters
     ----------
-    x : float32 [n, columns], of which those from `first` on are taken
+    x : float32 [n, columns], used from column `first` on
     integers : int16 [n, K], result
     scale : float64 [n], result; infinite for a row that is not finite
     sums : float64 [n, 2], result: of the integers, and of their magnitudes
@@ -42,7 +42,7 @@ def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, 
         row = x[i, first : first + length]
         pattern = row.view(np.int32)
         largest = np.int32(0)
-        for k in range(length):  # magnitudes of floats are in the order of their bits
+        for k in range(length):  # the bits of floats have the order of their magnitudes
             largest = max(largest, pattern[k] & np.int32(0x7FFFFFFF))
         bits[0] = largest
         scale[i] = bits.view(np.float32)[0]
@@ -67,7 +67,7 @@ def encode_signed(x: Any, first: int, levels: float, integers: Any, scale: Any, 
 def encode_offset(
     x: Any, first: int, levels: float, centre: int, integers: Any, edges: Any, sums: Any
 ) -> None:
-    """Map rows from [min, max] to levels about their centre; `edges` float64 [n, 2] gets both."""
+    """Map rows from [min, max] to centred levels; `edges` float64 [n, 2] gets min and max."""
     n, length = integers.shape
     bits = np.empty(2, np.int32)
     mask = np.int32(0x7FFFFFFF)
@@ -75,7 +75,7 @@ def encode_offset(
         row = x[i, first : first + length]
         pattern = row.view(np.int32)
         lowest, highest = np.int32(mask), np.int32(-mask - 1)
-        for k in range(length):  # so turned, bits of floats are in the order of their values
+        for k in range(length):  # these keys have the order of the values
             key = pattern[k] ^ ((pattern[k] >> 31) & mask)
             lowest, highest = min(lowest, key), max(highest, key)
         bits[0] = lowest ^ ((lowest >> 31) & mask)
@@ -98,7 +98,7 @@ def encode_offset(
 
 @_compiled
 def sums_with(integers: Any, columns: Any, sums: Any) -> None:
-    """Sum integers [n, K] times columns int64 [K], and their magnitudes: into int64 [n, 2]."""
+    """Sum integers [n, K] times columns int64 [K], and their magnitudes, into int64 [n, 2]."""
     n, length = integers.shape
     for i in range(n):
         row = integers[i]
@@ -116,15 +116,33 @@ def sums_with(integers: Any, columns: Any, sums: Any) -> None:
 
 HAS_DOT = bool(binding.get_host_cpu_features().get("avx512vnni"))
 """Whether the processor sums products of bytes by one instruction that does not saturate."""
-TILE = 64  # outputs whose weights lie together
+TILE = 64  # outputs whose weights are contiguous
 _VECTORS = TILE // 16
 
 
-def _tile_of(rows: int) -> Any:
-    """Return the product of some rows with a tile of 64 outputs, in registers from end to end.
+def _at(builder: Any, base: Any, index: Any, size: int, kind: Any) -> Any:
+    """Return a pointer to element `index` of `size` bytes from address `base`."""
+    if isinstance(index, int):
+        index = ir.Constant(base.type, index)
+    place = builder.add(base, builder.mul(index, ir.Constant(base.type, size)))
+    return builder.inttoptr(place, kind.as_pointer())
 
-    `vpdpbusd` adds four products u8 x s8 to each of 16 sums of 32 bits; compilers do not find it
-    in a loop. The weights are unsigned, w + 128, and so a row's sums start at -128 sum(x).
+
+def _broadcast(builder: Any, pointer: Any) -> Any:
+    """Return the 32-bit word at a pointer in all 16 lanes of a vector."""
+    word = ir.IntType(32)
+    vector = ir.VectorType(word, 16)
+    nothing, lanes = ir.Constant(vector, ir.Undefined), ir.Constant(vector, [0] * 16)
+    number = builder.load(pointer, align=1)
+    first = builder.insert_element(nothing, number, ir.Constant(word, 0))
+    return builder.shuffle_vector(first, nothing, lanes)
+
+
+def _tile_of(rows: int) -> Any:
+    """Return the product of some rows with a tile of 64 outputs, entirely in registers.
+
+    `vpdpbusd` adds four products u8 x s8 to each of 16 sums of 32 bits; compilers do not generate
+    it from a loop. The weights are unsigned, w + 128, so a row's sums start at -128 sum(x).
     """
 
     @intrinsic
@@ -142,45 +160,37 @@ def _tile_of(rows: int) -> Any:
             x, stride, start, weights, steps, out, pitch = arguments
             word, address = ir.IntType(32), x.type
             vector = ir.VectorType(word, 16)
-            nothing, lanes = ir.Constant(vector, ir.Undefined), ir.Constant(vector, [0] * 16)
             dot = cgutils.get_or_insert_function(
                 builder.module,
                 ir.FunctionType(vector, [vector] * 3),
                 "llvm.x86.avx512.vpdpbusd.512",
             )
 
-            def at(base: Any, index: Any, size: int, kind: Any) -> Any:
-                if isinstance(index, int):
-                    index = ir.Constant(address, index)
-                place = builder.add(base, builder.mul(index, ir.Constant(address, size)))
-                return builder.inttoptr(place, kind.as_pointer())
-
-            def spread(pointer: Any) -> Any:
-                number = builder.load(pointer, align=1)
-                first = builder.insert_element(nothing, number, ir.Constant(word, 0))
-                return builder.shuffle_vector(first, nothing, lanes)
-
             lines = [
                 builder.add(x, builder.mul(stride, ir.Constant(address, r))) for r in range(rows)
             ]
             sums = []
             for r in range(rows):
-                first = spread(at(start, r, 4, word))
+                first = _broadcast(builder, _at(builder, start, r, 4, word))
                 sums.append([cgutils.alloca_once_value(builder, first) for _ in range(_VECTORS)])
             with cgutils.for_range(builder, steps) as loop:
                 block = builder.add(
                     weights, builder.mul(loop.index, ir.Constant(address, 4 * TILE))
                 )
-                loaded = [builder.load(at(block, j, 64, vector), align=1) for j in range(_VECTORS)]
+                loaded = [
+                    builder.load(_at(builder, block, j, 64, vector), align=1)
+                    for j in range(_VECTORS)
+                ]
                 for r in range(rows):
-                    four = spread(at(lines[r], loop.index, 4, word))
+                    four = _broadcast(builder, _at(builder, lines[r], loop.index, 4, word))
                     for j in range(_VECTORS):
                         total = builder.load(sums[r][j])
                         builder.store(builder.call(dot, [total, loaded[j], four]), sums[r][j])
             for r in range(rows):
                 line = builder.add(out, builder.mul(pitch, ir.Constant(address, r)))
                 for j in range(_VECTORS):
-                    builder.store(builder.load(sums[r][j]), at(line, j, 64, vector), align=1)
+                    place = _at(builder, line, j, 64, vector)
+                    builder.store(builder.load(sums[r][j]), place, align=1)
             return context.get_dummy_value()
 
         unsigned = types.uintp
@@ -239,16 +249,21 @@ multiply_bytes = _compiled(_multiply_tiles if HAS_DOT else _multiply_loops)
 
 Parameters
 ----------
-rows : int8 [n, K], as `bytes_of` lays them out
+rows : int8 [n, K], from `bytes_of`
 starts : int32 [n], likewise
-weights : as `packed` lays them out
-first, width : multiples of 64 where the processor has the instruction
-magnitudes : whether to take those of the weights (with the instruction they are laid out as such)
+weights : from `packed`
+first, width : multiples of 64 if the processor has the instruction
+magnitudes : whether to use the magnitudes of the weights (with the instruction they are stored so)
 """
 
 
 def packed(weights: Any) -> Any:
-    """Lay int8 weights [M, K] out for `multiply_bytes`: uint8 [M / 64, K / 4, 64, 4] or as is."""
+    """Return int8 weights [M, K] in the form of `multiply_bytes`.
+
+    Returns
+    -------
+    weights : uint8 [M / 64, K / 4, 64, 4]; unchanged without the instruction
+    """
     if not HAS_DOT:
         return weights
     outputs, length = weights.shape
@@ -259,7 +274,7 @@ def packed(weights: Any) -> Any:
 
 
 def unpacked(weights: Any, outputs: int, length: int) -> Any:
-    """Return what `packed` was given."""
+    """Return the int8 weights [M, K] from their packed form."""
     padded = weights.transpose(0, 2, 1, 3).reshape(-1, 4 * weights.shape[1])
     plain = padded[:outputs, :length] ^ np.uint8(128)
     return np.ascontiguousarray(plain).view(np.int8)
@@ -267,7 +282,7 @@ def unpacked(weights: Any, outputs: int, length: int) -> Any:
 
 @_compiled
 def bytes_of(integers: Any, magnitudes: bool, rows: Any, starts: Any) -> None:
-    """Lay out int16 rows [n, K] of 8-bit integers, or their magnitudes, for `multiply_bytes`.
+    """Convert int16 rows [n, K] of 8-bit integers, or their magnitudes, for `multiply_bytes`.
 
     Parameters
     ----------
@@ -292,7 +307,7 @@ def bytes_of(integers: Any, magnitudes: bool, rows: Any, starts: Any) -> None:
 
 
 def _is_exact() -> bool:
-    """Try the largest numbers of each sign, on every part of `multiply_bytes`."""
+    """Return whether all parts of `multiply_bytes` are exact for the largest numbers."""
     integers = np.empty((6, 70), np.int16)
     integers[:] = np.where(np.arange(70) % 3, 127, -128)
     integers[1], integers[2, ::2] = -128, 127
@@ -312,7 +327,7 @@ if HAS_DOT and not _is_exact():
 
 @_compiled
 def add_planes(high: Any, low: Any, product: Any) -> None:
-    """Return 256 high + low of int32 or float64 products, float64 [n, width]."""
+    """Store 256 high + low of int32 or float64 products in `product`, float64 [n, width]."""
     n, width = product.shape
     for i in range(n):
         one, other, both = high[i], low[i], product[i]
@@ -346,10 +361,10 @@ _NONE, _ONE = np.uint64(0), np.uint64(1)
 def _draw_words(
     words: Any, place: int, key0: Any, key1: Any, row: Any, blocks: Any, block: Any, count: int
 ) -> None:
-    """Put `count` blocks of four words into `words`, from block row * blocks + block on.
+    """Store `count` blocks of four words in `words`, from block row * blocks + block on.
 
-    Philox4x64-10 (Salmon 2011). numpy's generator counts before it draws: its first block after
-    setting a counter is the next one.
+    Philox4x64-10 (Salmon 2011). numpy's generator increments the counter before it draws, so the
+    first block is that of the next counter.
     """
     high, low = _product(row, blocks)
     low += block
@@ -375,12 +390,12 @@ _tail_word = _compiled(tail_words)
 
 
 @_compiled
-def tail_quantile(share: float) -> float:
-    """Return |z| beyond which a standard normal number lies with a probability below 1e-4.
+def tail_quantile(probability: float) -> float:
+    """Return the |z| that a standard normal number exceeds with a probability below 1e-4.
 
     Algorithm AS 241 (Wichura 1988), the branches for tails, as in `statistics.NormalDist`.
     """
-    r = math.sqrt(-math.log(share))
+    r = math.sqrt(-math.log(probability))
     if r <= 5.0:
         r -= 1.6
         top = 7.74545014278341407640e-4
@@ -476,8 +491,8 @@ def _gaussians(
                 stream = (first + k) // width
                 number = row * np.uint64(drawn) + np.uint64(first + k - stream * width)
                 word = _tail_word(number, keys[stream, 1, 0], keys[stream, 1, 1])
-                share = (np.float64(word >> np.uint64(11)) + 0.5) * 2.0**-53
-                z[k] = np.copysign(np.float32(tail_quantile(share / 65536)), z[k])
+                probability = (np.float64(word >> np.uint64(11)) + 0.5) * 2.0**-53
+                z[k] = np.copysign(np.float32(tail_quantile(probability / 65536)), z[k])
 
 
 @_compiled
@@ -522,23 +537,23 @@ def read_rows(
     weak_z: Any,
     weak_words: Any,
 ) -> Any:
-    """Read a block of outputs once, and put it into columns `column`... of y, or add it.
+    """Read a block of outputs once, and store it in y from column `column` on, or add it.
 
-    See `detection.read` for what `units`, `rows`, `codes` hold, and `_gaussians` for the streams.
+    `detection` describes `units`, `rows` and `codes`, `_gaussians` the streams.
 
     Parameters
     ----------
     y : float32 [n, M]
     signed, light : int32 (or float) [n, width of the block or more], exact sums
-    source : float32 [n, frames], factors of the light of each `frame` outputs; empty without
+    source : float32 [n, frames], brightness factors of each `frame` outputs; empty without
     light_term, limit, inverse_step, scale : float32 [width of the block]
     converter : 0 none, 1 a range, 2 a range and codes
-    weak, weak_z, weak_words : buffers that get row-major index, normal number and word of the
-        outputs in weak light or near a full well, which are left out
+    weak, weak_z, weak_words : buffers for the row-major index, normal number and word of the
+        outputs in weak light or near a full well, which are left to numpy
 
     Returns
     -------
-    saturated, outputs that were left out
+    saturated, outputs that are left to numpy
     """
     n, count = signed.shape[0], scale.size
     saturated, listed = 0, 0
@@ -550,7 +565,7 @@ def read_rows(
     arrived, factors = np.empty(count, np.float32), np.empty(count, np.float32)
     words = np.empty((count + 15) // 16 * 4, np.uint64)
     varies = source.shape[1] > 0
-    each = has_light or not balanced or varies  # light differs from output to output
+    each = has_light or not balanced or varies  # the light depends on the output
     for i in range(n):
         row_term, per_light, dark, weak_below, pedestal, nearly_full, times = (
             rows[0, i],
@@ -678,7 +693,7 @@ def add_cross(y: Any, column: int, a: Any, p: Any, b: Any, q: Any) -> None:
             out[k] = np.float32(np.float64(out[k]) + one * p[k] + other * q[k])
 
 
-# --- all of it, for common benches ---------------------------------------------------------------
+# --- fused products ---------------------------------------------------------------
 
 
 @_compiled
@@ -715,14 +730,14 @@ def read_fused(
     low: Any,
     table: Any,
 ) -> Any:
-    """Put products with outputs `first` to `last` of a segment into y [n, M], or add them.
+    """Store products with outputs `first` to `last` of a segment in y [n, M], or add them.
 
-    The steps are those of `block.Block` for one exposure and one reading, with the same bits;
-    `common.arguments` gives what comes after `keys`.
+    The steps are those of `row_block.RowBlock` for one exposure and reading, with the same bits;
+    `fused.fused_arguments` returns the arguments after `keys`.
 
     Returns
     -------
-    saturated, outputs that were left out (-1 where a row is too large or not finite), light in
+    saturated, outputs that are left to numpy (-1 if a row is too large or not finite), light in
     element pairs
     """
     n, outputs = x.shape[0], scale.size

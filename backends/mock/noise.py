@@ -1,8 +1,8 @@
-"""Random numbers for light: a function of (seed, address, tile, output), never of a sequence.
+"""Random numbers for light: a function of (seed, address, tile, output), not of a sequence.
 
 Words come from Philox (counter-based): the key is a hash of seed, matmul, attempt and purpose, the
-counter is the row's id times the words of a row. So a result does not depend on how a batch is
-split or in which order rows are computed.
+counter is the row's id times the words per row. A result therefore depends neither on how a batch
+is split nor on the order of rows.
 
 Gaussians are looked up in a table of 65,536 quantiles with 16 bits each; the two outermost cells
 (beyond 4.17 sigma) are drawn again, exactly. Below `POISSON_BELOW` mean electrons photon counts are
@@ -20,7 +20,7 @@ import numpy as np
 
 POISSON_BELOW = 128.0
 _CELLS = 65_536
-_TAKEN = 1 << 15  # at a time from the table: numpy widens their indices, which stay in a cache
+_TAKEN = 1 << 15  # looked up at a time: numpy widens their indices, which then fit a cache
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LARGEST_COUNT = 1024
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
@@ -41,7 +41,7 @@ class NoiseStream:
 
     Parameters
     ----------
-    seed, matmul, attempt : whose noise this is
+    seed, matmul, attempt : identity of the noise
     purpose : "reading 0", "source", ... ; different purposes are independent
     part : index of the segment
     """
@@ -87,8 +87,10 @@ class NoiseStream:
             words = tail_words(
                 rows[row] * np.uint64(count) + output.astype(np.uint64), *self._keys[1]
             )
-            shares = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53 / _CELLS
-            tails = np.array([-NormalDist().inv_cdf(share) for share in shares], np.float32)
+            probabilities = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53 / _CELLS
+            tails = np.array(
+                [-NormalDist().inv_cdf(probability) for probability in probabilities], np.float32
+            )
             z[row, output] = np.copysign(tails, z[row, output])
         return z
 
@@ -98,7 +100,7 @@ def tail_words(number: Any, key0: Any, key1: Any) -> Any:
 
     Parameters
     ----------
-    number : uint64, names row and output; scalars or arrays (the compiled path uses it too)
+    number : uint64, identifies row and output; scalars or arrays (the compiled path uses it too)
     """
     z = number + key0
     for _ in range(2):
@@ -134,7 +136,7 @@ def _poisson_by_inversion(mean: np.ndarray, words: np.ndarray) -> np.ndarray:
     counts = np.zeros(mean.shape)
     probability = np.exp(-mean)
     cumulative = probability.copy()
-    for count in range(1, 100):  # a mean below 10 exceeds 100 with probability below 1e-60
+    for count in range(1, 100):  # a mean below 10 exceeds 100 with a probability below 1e-60
         above = uniform > cumulative
         if not above.any():
             break
@@ -175,7 +177,7 @@ def normals(words: np.ndarray) -> np.ndarray:
 
 
 def device_gaussian(seed: int, part: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the fixed random pattern of a device part (its personality): float64 `shape`."""
+    """Return the fixed random pattern of a device part: float64 `shape`."""
     generator = np.random.Generator(
         np.random.Philox(key=stream_keys(seed, "device", 0, part, 0)[0])
     )
@@ -193,11 +195,11 @@ def _uniform(words: np.ndarray, index: int) -> np.ndarray:
 
 @cache
 def quantiles() -> np.ndarray:
-    """Return the table of 65,536 normal quantiles (float32), its inner variance made exact."""
+    """Return the table of 65,536 normal quantiles (float32), with an exact inner variance."""
     normal = NormalDist()
     half = np.array([normal.inv_cdf((cell + 0.5) / _CELLS) for cell in range(_CELLS // 2)])
     edge = normal.inv_cdf(1 / _CELLS)
-    # a normal number inside (edge, -edge) has this second moment; the tails are drawn apart
+    # a normal number inside (edge, -edge) has this second moment; the tails are drawn separately
     inside = 1 - 2 * (1 / _CELLS - edge * normal.pdf(edge))
     half[1:] *= np.sqrt(inside / (2 * np.sum(half[1:] ** 2) / _CELLS))
     return np.concatenate([half, -half[::-1]]).astype(np.float32)
@@ -209,10 +211,10 @@ def _log_factorials() -> np.ndarray:
 
 
 def _philox() -> tuple[Any, dict[str, Any]]:
-    """Return this thread's generator, and a state to be filled in: making one takes too long."""
+    """Return this thread's generator and its state: creating them is slow."""
     if not hasattr(_THREAD, "philox"):
         _THREAD.philox = np.random.Philox(0)
-        _THREAD.state = _THREAD.philox.state  # its buffer is empty, and stays so: whole blocks
+        _THREAD.state = _THREAD.philox.state  # its buffer stays empty, as blocks are whole
     return _THREAD.philox, _THREAD.state
 
 

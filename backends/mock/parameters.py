@@ -1,4 +1,4 @@
-"""`MockParameters`: the constants of a mock bench in the forms in which products use them."""
+"""`MockParameters`: the constants of a mock bench in the form that products use."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .drift import Drift
 
 @dataclass(frozen=True)
 class MockParameters:
-    """A profile, and what follows from it.
+    """A profile, and the constants derived from it.
 
     Parameters
     ----------
-    drift : of the source; None where it does not drift
+    drift : of the source; None without drift
     """
 
     profile: OpticsProfile
@@ -26,5 +26,5 @@ class MockParameters:
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> MockParameters:
-        """Derive them from a profile."""
+        """Return the parameters of a profile."""
         return cls(profile, Geometry.of(profile), Detector.of(profile), Drift.of(profile))

@@ -1,7 +1,7 @@
-"""Some input rows in the light of one segment of weights: what is summed, read and scaled back.
+"""`RowBlock`: some input rows times one segment of weights: sums, readings and scaling.
 
-A `RowBlock` stands alone: nothing in it depends on other rows, so blocks may be cut anywhere and be
-computed by any thread.
+Blocks are independent of other rows, so a batch may be divided anywhere and any thread may compute
+a block.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .parameters import MockParameters
 from .threads import run_all
 from .weight_segment import InputExposure, WeightSegment
 
-_PIECE_VALUES = 1 << 18  # that pass noise and converter at a time in numpy
+_PIECE_VALUES = 1 << 18  # that numpy reads at a time
 _NO_SOURCE = np.empty((1, 0), dtype=np.float32)
 _THREAD = local()
 _WIDTH = 64  # outputs of one stream of a dynamic operand
 
 
 class ReadingStats:
-    """What the blocks of one product counted; the blocks of several threads add to it."""
+    """The counts of one product; blocks of several threads add to them."""
 
     def __init__(self, matrices: int, segments: int) -> None:
         self.photons: list[float] = []
@@ -44,11 +44,11 @@ class ReadingStats:
 
 
 class RowBlock:
-    """Rows x [n, columns of all segments] of one matrix in the light of one segment.
+    """Rows x [n, columns of all segments] of one matrix times one segment.
 
     Parameters
     ----------
-    limits : `WeightSegment.limits`; None where nothing is to be read
+    limits : `WeightSegment.limits`; None if nothing is read
     streams : of these rows and this segment; None likewise
     """
 
@@ -87,20 +87,20 @@ class RowBlock:
         self._cross = self._cross_terms()
         self._seconds = time.perf_counter() - start
 
-    def count(self, tally: ReadingStats, index: int) -> None:
-        """Count what does not depend on the noise, for segment number `index`."""
+    def count(self, stats: ReadingStats, index: int) -> None:
+        """Add the counts of segment `index` that do not depend on the noise."""
         shown = [
             len(self._rows.scale) if rows is None else int(rows.sum()) for _, rows in self._shown
         ]
         outputs = self._outputs * (2 if self._segment.is_split else 1)
-        with tally.lock:
-            tally.photons.append(self._photons)
-            tally.conversions += outputs * sum(shown)
-            tally.second[index][self._matrix] += sum(shown[1:])
-            tally.seconds["encode"] += self._seconds
+        with stats.lock:
+            stats.photons.append(self._photons)
+            stats.conversions += outputs * sum(shown)
+            stats.second[index][self._matrix] += sum(shown[1:])
+            stats.seconds["encode"] += self._seconds
 
     def panels(self, threads: int) -> list[tuple[int | None, slice]]:
-        """Cut the outputs into panels; not where a read-out looks at all of them."""
+        """Divide the outputs into panels; numpy reads all outputs at once."""
         operand = self._segment.exposures[0].rules[0].operand
         if not self._compiled:
             return [(None, slice(0, operand.shape[1]))]
@@ -112,16 +112,16 @@ class RowBlock:
         panel: int | None,
         place: slice,
         add: bool,
-        tally: ReadingStats,
+        stats: ReadingStats,
         threads: int,
     ) -> None:
-        """Read a panel of outputs, scale back, and put the results into y [n, M], or add them.
+        """Read a panel of outputs, scale them, and store them in y [n, M] or add them to it.
 
-        Where that is not compiled, it is spread over threads.
+        Without compiled code, several threads share it.
         """
         product, decode, saturated = 0.0, 0.0, 0
         last = time.perf_counter()
-        space = None if add or self._segment.is_split else y  # read once, in place
+        space = None if add or self._segment.is_split else y  # a single reading is in place
         for purpose, reading in self.readings(panel, place, space):
             now = time.perf_counter()
             product += now - last
@@ -135,19 +135,19 @@ class RowBlock:
         if self._cross is not None:
             _add_cross(y, place, *self._cross)
             decode += time.perf_counter() - last
-        with tally.lock:
-            tally.saturated += saturated
-            tally.seconds["product"] += product
-            tally.seconds["decode"] += decode
+        with stats.lock:
+            stats.saturated += saturated
+            stats.seconds["product"] += product
+            stats.seconds["decode"] += decode
 
     def readings(
         self, panel: int | None, place: slice, out: np.ndarray | None = None
     ) -> Iterator[tuple[str, Reading]]:
-        """Return every reading of a panel of outputs, with the name of its random stream.
+        """Yield every reading of a panel of outputs, with the name of its random stream.
 
         Parameters
         ----------
-        out : float32 [n, M] that nothing is in yet: space for the first product
+        out : float32 [n, M], unused space for the first product
         """
         matrix, rows, number = self._matrix, self._rows.rows, 0
         limit, inverse_step, scale = (values[place] for values in self._of_output)
@@ -199,7 +199,7 @@ class RowBlock:
         return terms
 
     def _read_compiled(self, y: np.ndarray, reading: Reading, purpose: str, add: bool) -> int:
-        """Read in one compiled pass; numpy reads weak light, and nearly full detectors."""
+        """Read in one compiled pass; numpy reads weak light and nearly full detectors."""
         from .kernels import read_rows
 
         assert self._streams is not None
@@ -312,13 +312,13 @@ class RowBlock:
         return np.asarray(electrons)
 
     def _entering(self, exposure: InputExposure) -> np.ndarray:
-        """Return the light that meets one rail of weights, in element pairs: float64 [n]."""
+        """Return the light that enters one rail of weights, in element pairs: float64 [n]."""
         segment = self._segment
         leak = 2 * segment.leak if exposure.lit == "magnitude" else segment.leak
         return segment.unit * self._rows.sums_of(exposure.lit) + leak * segment.length
 
     def _light(self, exposure: InputExposure, rows: np.ndarray | None) -> np.ndarray:
-        """Return all light of the rows that take an exposure, in element pairs: float64 [n]."""
+        """Return the total light of the rows of an exposure, in element pairs: float64 [n]."""
         sums = self._rows.sums_of(exposure.lit)
         light = exposure.per_sum * sums + exposure.constant[self._matrix]
         if exposure.columns is not None:
@@ -327,10 +327,10 @@ class RowBlock:
         return light if rows is None else np.asarray(light[rows])
 
     def _source(self, streams: NoiseStreams, number: int) -> np.ndarray:
-        """Return factors of the light of each frame, common to its outputs: float32 [n, frames].
+        """Return the brightness factor of each frame, common to its outputs: float32 [n, frames].
 
         The fluctuation is new in every exposure, and common to the rows that share it; the drift
-        belongs to the row's turn.
+        depends on the row's time.
         """
         profile, outputs = self._parameters.profile, self._outputs
         drift, geometry = self._parameters.drift, self._parameters.geometry
@@ -345,10 +345,10 @@ class RowBlock:
         return factors
 
     def _cross_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-        """Return a, p, b, q, float64, of what is added digitally: a[n] p[M] + b[n] q[M].
+        """Return a, p, b, q, float64, of the digital correction a[n] p[M] + b[n] q[M].
 
-        For the offset encoding x0 sum(w) + w0 sum(x) - K x0 w0. With readings in turn, a row that
-        takes only the exposure of x+ misses the leak that x- would have taken away.
+        For the offset encoding x0 sum(w) + w0 sum(x) - K x0 w0. With successive readings, a row
+        with only the exposure of x+ keeps a leak that the exposure of x- would cancel.
         """
         x, segment, matrix = self._rows, self._segment, self._matrix
         weights = segment.weights
@@ -357,15 +357,15 @@ class RowBlock:
             return x.low, total, x.total - segment.length * x.low, low
         if not segment.is_split or not segment.leak:
             return None
-        alone = np.ones(len(x.scale), dtype=bool)
+        is_single = np.ones(len(x.scale), dtype=bool)
         for _, rows in self._shown[1:]:
-            alone &= False if rows is None else ~rows
-        if not alone.any():
+            is_single &= False if rows is None else ~rows
+        if not is_single.any():
             return None
         plus, minus = (rail.sums(matrix) for rail in weights.rails)
         leaked = segment.leak / self._detector.gain * (plus - minus) * weights.scale[matrix]
         zeros = np.zeros_like(leaked)
-        return -x.scale * alone, leaked, np.zeros_like(x.scale), zeros
+        return -x.scale * is_single, leaked, np.zeros_like(x.scale), zeros
 
 
 def _add_cross(
@@ -383,7 +383,7 @@ def _add_cross(
 
 
 def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return this thread's buffers for the outputs that are left out."""
+    """Return this thread's buffers for the outputs that the compiled pass leaves to numpy."""
     if count > getattr(_THREAD, "count", -1):
         _THREAD.count = count
         _THREAD.buffers = tuple(
@@ -396,8 +396,8 @@ def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class NoiseStreams:
     """The random streams of some rows and one product.
 
-    Outputs of static weights have one stream; those of dynamic operands grow with the tokens, so
-    every 64 of them have their own, and a token's noise does not depend on what follows it.
+    Outputs of static weights have one stream. Those of dynamic operands grow with the tokens, so
+    every 64 of them have their own stream, and a token's noise does not depend on later tokens.
 
     Parameters
     ----------
@@ -413,7 +413,7 @@ class NoiseStreams:
         segment: int = 0,
     ) -> None:
         self._seed, self._at, self._segment = seed, at, segment
-        self._known: dict[str, tuple[np.ndarray, int, int]] = {}
+        self._stored: dict[str, tuple[np.ndarray, int, int]] = {}
         self.rows, self._dynamic = np.ascontiguousarray(rows), dynamic
 
     def of(self, segment: int) -> NoiseStreams:
@@ -421,21 +421,21 @@ class NoiseStreams:
         return NoiseStreams(self._seed, self._at, self.rows, self._dynamic, segment)
 
     def keys(self, purpose: str, outputs: int) -> tuple[np.ndarray, int, int]:
-        """Return keys [streams, 3, 2], the outputs of a stream, and how many it draws a row."""
-        known = self._known.get(purpose)
-        if known is None:
-            who = (self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
+        """Return keys [streams, 3, 2], the outputs of a stream, and its draws per row."""
+        stored = self._stored.get(purpose)
+        if stored is None:
+            identity = (self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
             if self._dynamic:
-                known = _keys(*who, -(-outputs // _WIDTH)), _WIDTH, _WIDTH
+                stored = _keys(*identity, -(-outputs // _WIDTH)), _WIDTH, _WIDTH
             else:
-                known = _keys(*who, 0), -(-outputs // 16) * 16, outputs
-            self._known[purpose] = known
-        return known
+                stored = _keys(*identity, 0), -(-outputs // 16) * 16, outputs
+            self._stored[purpose] = stored
+        return stored
 
     def gaussian(
         self, purpose: str, rows: np.ndarray, count: int, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return standard normal numbers [n, count], in `out` where that serves."""
+        """Return standard normal numbers [n, count], in `out` if possible."""
         if not COMPILED:
             return self._drawn("gaussian", purpose, rows, count, *(() if out is None else (out,)))
         from .kernels import gaussian_rows
@@ -470,7 +470,7 @@ class NoiseStreams:
 def _keys(
     seed: int, matmul: str, attempt: int, purpose: str, segment: int, streams: int
 ) -> np.ndarray:
-    """Return keys of one stream, or of `streams` for every 64 outputs: uint64 [streams, 3, 2]."""
+    """Return keys of one stream, or of one for every 64 outputs: uint64 [streams, 3, 2]."""
     if not streams:
         return stream_keys(seed, matmul, attempt, purpose, segment)[None]
     names = [f"{purpose} from {_WIDTH * i}" for i in range(streams)]

@@ -1,7 +1,7 @@
-"""One pool of threads for the mock: as many as asked for, as `OMP_NUM_THREADS` says, or one a core.
+"""The thread pool of the mock: `OMP_NUM_THREADS` threads, or one per core.
 
-Work is handed out as calls that do not depend on each other; the caller takes part. So the pool
-never waits for itself, and one thread means no thread beside the caller's.
+The work consists of independent calls, and the caller executes calls as well. The pool therefore
+never waits for itself, and with one thread only the caller's thread works.
 """
 
 import os
@@ -18,7 +18,7 @@ def thread_count() -> int:
 
     Raises
     ------
-    InputError : when OMP_NUM_THREADS is no whole number from 1 on
+    InputError : when OMP_NUM_THREADS is not a whole number from 1 on
     """
     return _parsed(os.environ.get("OMP_NUM_THREADS", ""))
 
@@ -29,21 +29,23 @@ def _parsed(variable: str) -> int:
     if not wanted:
         return processors()
     if not wanted.isdigit() or not int(wanted):
-        raise InputError(f"OMP_NUM_THREADS = {wanted!r} is no whole number from 1 on")
+        raise InputError(
+            f"OMP_NUM_THREADS = {wanted!r} is not a whole number from 1 on; change or unset it"
+        )
     return int(wanted)
 
 
 def run_all(calls: Sequence[Callable[[], None]], threads: int) -> None:
-    """Run calls on so many threads and wait for all; an error of any is raised."""
+    """Run calls on a number of threads and wait for all; raise the first error."""
     if threads == 1 or len(calls) == 1:
         for call in calls:
             call()
         return
     helpers = min(threads, len(calls)) - 1
-    turn = count()
+    next_index = count()
 
     def work() -> None:
-        while (index := next(turn)) < len(calls):
+        while (index := next(next_index)) < len(calls):
             calls[index]()
 
     futures = [_pool(threads - 1).submit(work) for _ in range(helpers)]
@@ -63,7 +65,7 @@ def _pool(size: int) -> ThreadPoolExecutor:
 
 @cache
 def processors() -> int:
-    """Return the cores that this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))  # type: ignore[attr-defined, unused-ignore]
     except AttributeError:  # Windows, macOS

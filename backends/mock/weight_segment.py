@@ -1,4 +1,4 @@
-"""`WeightSegment`: one segment of prepared weights, and the rules that make readings of sums."""
+"""`WeightSegment`: one segment of prepared weights, and the rules from sums to readings."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from .integer_products import Operand
 
 @dataclass(frozen=True)
 class ReadingRule:
-    """How one reading follows from integer sums; nothing of it depends on the input rows.
+    """The rule from integer sums to one reading; it does not depend on the input rows.
 
     Parameters
     ----------
     sign : of the reading in the signed sum
     purpose : name of the reading's random stream
     operand : weights whose sums are read
-    light : weights whose sums light both detectors (balanced); None if it does not depend on them
-    unit : value per sum (balanced; else 1, and the light tells the value)
+    light : weights whose sums give the light of both detectors (balanced); None if constant
+    unit : value per sum (balanced); 1 per reading, where the light gives the value
     units : see `Reading`
-    per_sum, dark : the row's own light is `per_sum` times the sum of its integers, plus `dark`
-    light_term : the output's own light, float32 [m, M]
+    per_sum, dark : the row's term of the light is `per_sum` times the sum of its integers, plus
+        `dark`
+    light_term : the output's term of the light, float32 [m, M]
     """
 
     sign: int
@@ -43,14 +44,14 @@ class ReadingRule:
 
 @dataclass(frozen=True)
 class InputExposure:
-    """One exposure of the input: which of its integers are read, and what light it sends.
+    """One exposure of the input: the integers that are read, and its light.
 
     Parameters
     ----------
     sign : of x+ or x-
-    variant, lit : of the integers that are read, and of those that send light (see `Rows.variant`)
+    variant, lit : of the read integers, and of the lit ones (see `IntegerRows.variant`)
     rules : its readings
-    per_sum, constant, columns, unit : all its light is per_sum times the sum of the integers lit,
+    per_sum, constant, columns, unit : its total light is per_sum times the sum of the lit integers,
         plus constant [m], plus unit times their products with int64 columns [m, K]
     """
 
@@ -70,9 +71,9 @@ class WeightSegment:
     Attributes
     ----------
     has_codes : whether differences of rails are converted to codes of a fixed step
-    is_dim : whether a product has met outputs that `fused` leaves to `RowBlock`
-    fused : what `fused` prepared of it, and for which ranges
-    largest : magnitude of inputs up to which float32 surely holds the results
+    is_dim : whether a product had outputs that `fused` leaves to `RowBlock`
+    fused : arguments that `fused` prepared, and their ranges
+    largest : magnitude of inputs up to which float32 can hold the results
     """
 
     def __init__(self, weights: EncodedWeights, profile: OpticsProfile, detector: Detector) -> None:
@@ -139,15 +140,15 @@ class WeightSegment:
                     term,
                 )
             )
-        if columns is not None and not columns.any():  # both rails of push-pull: always the same
+        if columns is not None and not columns.any():  # both rails of push-pull: constant
             columns = None
         unit = self.unit * abs(light.unit)
         return InputExposure(sign, variant, lit, tuple(rules), per_sum, constant, columns, unit)
 
     def limits(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> list[np.ndarray]:
         """Return range, inverse step of the converter and the scale of `Reading`: [m, M] each."""
-        known = self._limits
-        if known is None or known[0] is not ranges:
+        stored = self._limits
+        if stored is None or stored[0] is not ranges:
             unit = self.exposures[0].rules[0].unit
             limit = self._limit(profile, ranges, index)
             limit = np.broadcast_to(np.where(limit > 0, limit, 1.0), self.weights.shape[:2]) / unit
@@ -156,9 +157,9 @@ class WeightSegment:
             if self.has_codes:
                 scale = scale * (2 * limit / steps)
             values = [limit, steps / (2 * limit), scale]
-            known = ranges, [np.array(value, dtype=np.float32) for value in values]
-            self._limits = known
-        return known[1]
+            stored = ranges, [np.array(value, dtype=np.float32) for value in values]
+            self._limits = stored
+        return stored[1]
 
     def _limit(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> np.ndarray:
         chosen = profile.readout_range

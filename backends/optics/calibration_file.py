@@ -1,8 +1,8 @@
-"""`Calibration`: what was measured of a bench, on disk as a header and its arrays.
+"""`Calibration`: the measured properties of a bench, on disk as a header and its arrays.
 
-The header is JSON for people and programs; curves and maps lie beside it as safetensors, under a
-name that holds their hash, so that a header never speaks of other arrays. Data only: nothing of it
-is executed. Not here: how anything is measured (`backends.calibration`).
+The header is JSON for people and programs. Curves and maps are in a safetensors file beside it,
+whose name holds their hash, so that a header cannot refer to other arrays. Both hold only data;
+nothing of them is executed. `backends.calibration` makes the measurements.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .layouts import OLD_LAYOUTS
 
 ROLES = ("input", "weight", "detector", "source")
 IDENTITY = ("maker", "model", "serial")
-OLD_STEPS = {  # words of files of before -> today's
+OLD_STEPS = {  # names in older files -> current names
     "dark": "dark_frames",
     "detector": "photon_transfer",
     "curves": "response_curves",
@@ -50,8 +50,8 @@ OLD_STEPS = {  # words of files of before -> today's
 }
 SCHEMA = 1
 KIND = "lightloom calibration"
-_CLOCKS_DIFFER_S = 300.0  # by which the clocks of two computers may be apart
-_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no numbers for them
+_CLOCKS_DIFFER_S = 300.0  # largest difference of the clocks of two computers
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no such numbers
 
 
 def _number(value: Any) -> Any:
@@ -74,9 +74,9 @@ class Figure:
 
     Parameters
     ----------
-    uncertainty : one standard deviation, in the same unit; None where there is no estimate
+    uncertainty : one standard deviation, in the same unit; None without an estimate
     unit : such as "e/count"; "" for a ratio
-    note : goodness of fit, or what the number is compared with
+    note : goodness of fit, or the reference of the number
     """
 
     name: StrictStr
@@ -88,7 +88,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Plot:
-    """How an array of a step is drawn.
+    """A plot of an array of a step.
 
     Parameters
     ----------
@@ -106,22 +106,22 @@ class Plot:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one step of a calibration found, and what it cost.
+    """The results of one step of a calibration, and its cost.
 
     Parameters
     ----------
     arrays : name -> curve or map, of numbers or bools
     plots : of those arrays
-    shots : taken
-    seconds : of the bench's time
-    computing_s : of this computer's time
-    light_j : that left the source
+    shots : number of shots
+    seconds : bench time
+    computing_s : host time
+    light_j : energy that the source emitted
     finished_at : ISO 8601, UTC
     notes : sentences for the operator
 
     Raises
     ------
-    ValueError : for names that cannot be stored, arrays of other things, plots of no array
+    ValueError : for names or arrays that cannot be stored, and plots without their array
     """
 
     name: str
@@ -137,8 +137,10 @@ class Step:
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.arrays):
-            if not name or "/" in name:  # what parts step and array in the data file
-                raise ValueError(f"{name!r} is no name of a step or an array")
+            if not name or "/" in name:  # separates step and array in the data file
+                raise ValueError(
+                    f"{name!r} is not a name of a step or an array; remove '/', or give a name"
+                )
         for name, array in self.arrays.items():
             if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
                 raise ValueError(f"{self.name}/{name} holds {array.dtype}, which is not stored")
@@ -151,7 +153,9 @@ class Step:
     def _check_plot(self, plot: Plot) -> None:
         for drawn in (plot.y, plot.x):
             if drawn is not None and drawn not in self.arrays:
-                raise ValueError(f"{self.name}: plot {plot.title!r} draws no array {drawn!r}")
+                raise ValueError(
+                    f"{self.name}: plot {plot.title!r} needs the missing array {drawn!r}"
+                )
         y = self.arrays[plot.y]
         dimensions = {"image": (2,), "line": (1, 2), "points": (1, 2)}.get(plot.kind, (y.ndim,))
         fits = plot.x is None or self.arrays[plot.x].shape == y.shape[-1:]
@@ -162,14 +166,14 @@ class Step:
 
 
 class Calibration:
-    """Steps that were measured on one bench.
+    """The steps that were measured on one bench.
 
     Parameters
     ----------
-    binding : what a bench must still be for them to hold (`binding_of`)
+    binding : properties of the bench that the steps depend on (`binding_of`)
     created_at : ISO 8601, UTC
     steps : in order
-    path : where it was read or written last, for messages
+    path : of the file that was read or written last, for messages
 
     Attributes
     ----------
@@ -188,7 +192,7 @@ class Calibration:
 
     @classmethod
     def begin(cls, binding: dict[str, Any]) -> Calibration:
-        """Begin an empty calibration of a bench (see `bench.binding`)."""
+        """Return an empty calibration of a bench (see `bench.binding`)."""
         return cls(binding, datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -197,7 +201,7 @@ class Calibration:
         return bool(self.binding["is_simulated"])
 
     def add(self, step: Step) -> None:
-        """Add a step; one of the same name is replaced, in its place."""
+        """Add a step, or replace the one of the same name in its place."""
         self.steps[step.name] = step
 
     def figure(self, step: str, name: str) -> float:
@@ -245,11 +249,11 @@ class Calibration:
     def write(self, path: str | Path) -> None:
         """Write header and arrays; the header is replaced last, and at once.
 
-        Whatever goes wrong, the former calibration stays readable.
+        If writing fails, the former calibration stays readable.
 
         Raises
         ------
-        InputError : when it cannot be written, or is there and is not a calibration
+        InputError : when it cannot be written, or the file exists and is not a calibration
         """
         path = Path(path)
         check_output(path, KIND)
@@ -269,8 +273,8 @@ class Calibration:
             replace_file(path, text.encode())
         except OSError as error:
             raise InputError(
-                f"cannot write the calibration {path}: {error.strerror}; the former one, if there "
-                "was one, is unharmed"
+                f"cannot write the calibration {path}: {error.strerror}; a former one is "
+                "unchanged; free the path, or choose another one"
             ) from None
         self.path = str(path)
         _remove_others(path, data)
@@ -300,7 +304,7 @@ class Calibration:
         header = _read_header(path)
         try:
             arrays = _read_arrays(path, header)
-        except InputError:  # another program may have written a new pair between our two looks
+        except InputError:  # another program may have written a new pair in between
             again = _read_header(path)
             if again.data == header.data:
                 raise
@@ -330,19 +334,19 @@ class Calibration:
         max_age_s: float,
         now: datetime | None = None,
     ) -> None:
-        """Refuse to be used with a bench that it does not describe.
+        """Check that the calibration is complete, recent, and belongs to a bench.
 
         Parameters
         ----------
         bench : path of its file, for messages
-        binding : of the bench as it is now
-        wanted_steps : that must be there
-        max_age_s : the oldest of them may have
-        now : with its zone; None asks the clock
+        binding : of the bench now
+        wanted_steps : steps that it must hold
+        max_age_s : greatest age of the oldest of them
+        now : with its zone; None is the current time
 
         Raises
         ------
-        InputError : naming the first difference, both values and the way out
+        InputError : when it does not, naming the first difference, both values and the way out
         """
         wanted = list(wanted_steps)
         self._check_binding(bench, binding)
@@ -363,10 +367,10 @@ class Calibration:
             )
         was, given = dict(leaves(self.binding)), dict(leaves(now))
         for key in (*given, *(key for key in was if key not in given)):
-            if not _agree(was.get(key), given.get(key)):
+            if not _are_equal(was.get(key), given.get(key)):
                 raise InputError(
-                    f"{bench}: {key} = {_shown(given.get(key))}, but the calibration {self.path} "
-                    f"was made with {_shown(was.get(key))}; {_way_out(key)}"
+                    f"{bench}: {key} = {_as_text(given.get(key))}, but the calibration {self.path} "
+                    f"was made with {_as_text(was.get(key))}; {_way_out(key)}"
                 )
 
     def _check_age(self, bench: str, wanted: list[str], max_age_s: float, now: datetime) -> None:
@@ -376,8 +380,8 @@ class Calibration:
             if age_s < -_CLOCKS_DIFFER_S:
                 raise InputError(
                     f"{bench}: step {name!r} of the calibration {self.path} was finished at "
-                    f"{finished_at}, which is yet to come; set this computer's clock, or calibrate "
-                    "again"
+                    f"{finished_at}, which is in the future; set this computer's clock, or "
+                    "calibrate again"
                 )
             if age_s > max_age_s:
                 again = "align and calibrate" if name == "align" else "calibrate"
@@ -389,22 +393,22 @@ class Calibration:
 
 
 def calibration_path(bench_path: str | Path) -> Path:
-    """Return where a bench file's calibration lies when it names none: beside it."""
+    """Return the path of a bench file's calibration if it names none: beside it."""
     bench_path = Path(bench_path)
     return bench_path.with_name(f"{bench_path.stem}.calibration.json")
 
 
 def path_of(named: str | None, bench_path: str | Path) -> Path:
-    """Return where a calibration lies, from what the bench file names as such.
+    """Return the path of a calibration from the entry of the bench file.
 
     Raises
     ------
-    InputError : for a bench that knows its own truth
+    InputError : for calibration = "ground-truth"
     """
     if named == "ground-truth":
         raise InputError(
-            f'{bench_path}: calibration = "ground-truth" means the simulation\'s own truth, which '
-            "lies in no file; take that line out to align and calibrate by light"
+            f'{bench_path}: calibration = "ground-truth" takes the truth of the simulation, which '
+            "has no file; remove that line to align and calibrate optically"
         )
     return calibration_path(bench_path) if named is None else Path(bench_path).parent / named
 
@@ -413,7 +417,7 @@ def path_of(named: str | None, bench_path: str | Path) -> Path:
 
 
 def leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Return dotted keys and their values; a list is one value."""
+    """Yield dotted keys and their values; a list is one value."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{where}{key}.")
@@ -421,14 +425,14 @@ def leaves(table: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{where}{key}", value
 
 
-def _agree(was: Any, now: Any) -> bool:
+def _are_equal(was: Any, now: Any) -> bool:
     if isinstance(was, float) and isinstance(now, float):
         return math.isclose(was, now, rel_tol=1e-9)  # "2000 us" and "2 ms" differ in the last bit
     return bool(was == now)
 
 
 def _are_swapped(was: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Say whether the modulators are each other's: by who they are, or else by their shapes."""
+    """Return whether the modulators are swapped, by their identities, or else by their shapes."""
     for keys in (IDENTITY, (*IDENTITY, "shape")):
         then, here = ([_part(side, role, keys) for role in ROLES[:2]] for side in (was, now))
         if then[0] != then[1]:
@@ -446,7 +450,7 @@ def _name(instrument: dict[str, Any]) -> str:
     return known or f"a modulator of {instrument['shape']} pixels"
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return "nothing" if value is None or value == "" else json.dumps(value, ensure_ascii=False)
 
 
@@ -454,7 +458,7 @@ def _way_out(key: str) -> str:
     name = key.rpartition(".")[2]
     if name in IDENTITY:
         return "this is another bench: connect the old instrument, or align and calibrate again"
-    return f"give back the old {name}, or align and calibrate again"
+    return f"restore the old {name}, or align and calibrate again"
 
 
 # --- the header -----------------------------------------------------------------------------------
@@ -519,7 +523,7 @@ _COPIED = [name for name in _StepEntry.model_fields if name != "arrays"]
 
 
 def described(step: Step) -> dict[str, Any]:
-    """Return a step as JSON has it, without the contents of its arrays."""
+    """Return a step as a JSON object, without the contents of its arrays."""
     return {
         "name": step.name,
         "finished_at": step.finished_at,
@@ -560,10 +564,13 @@ def _read_header(path: Path) -> _CalibrationHeader:
         raise InputError(f"cannot read the calibration {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"the calibration {path} is not JSON ({error}); calibrate again, or bring back a copy"
+            f"the calibration {path} is not JSON ({error}); calibrate again, or restore a copy"
         ) from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f'{path} is no calibration: its key kind is not "{KIND}"')
+        raise InputError(
+            f'{path} is not a calibration: its key kind is not "{KIND}"; give the file that '
+            "`lightloom calibrate` wrote"
+        )
     schema = document.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise InputError(
@@ -577,14 +584,14 @@ def _read_header(path: Path) -> _CalibrationHeader:
         raise InputError(f"the calibration {path}: {first_complaint(error)}") from None
     if not is_sealed(document):
         raise InputError(
-            f"the calibration {path} is not as it was written: its SHA-256 does not fit what it "
-            "says; bring back a copy, or calibrate again"
+            f"the calibration {path} was changed after it was written: its SHA-256 does not match "
+            "its content; restore a copy, or calibrate again"
         )
     return header
 
 
 def _as_read(header: dict[str, Any]) -> Any:
-    """Return a header as a reader of its file will have it: letters that are none are replaced."""
+    """Return a header as read back from its file: invalid characters are replaced."""
     return json.loads(
         json.dumps(header, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
     )
@@ -594,7 +601,7 @@ def _as_read(header: dict[str, Any]) -> Any:
 
 
 def _stored(array: np.ndarray) -> np.ndarray:
-    """Return an array as the data file wants it: rows in order, bytes in order."""
+    """Return an array in the data file's form: C order and native byte order."""
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
@@ -609,13 +616,13 @@ def _read_arrays(path: Path, header: _CalibrationHeader) -> dict[str, np.ndarray
         ) from None
     if hashlib.sha256(content).hexdigest() != header.data.sha256:
         raise InputError(
-            f"{data} is damaged: its SHA-256 is not the one that {path} names; bring back a copy "
-            "of both, or calibrate again"
+            f"{data} is damaged: its SHA-256 is not the one that {path} names; restore a copy of "
+            "both, or calibrate again"
         )
     try:
         arrays = {name: np.array(array) for name, array in load(content).items()}
     except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{data} is no safetensors file: {error}; calibrate again") from None
+        raise InputError(f"{data} is not a safetensors file: {error}; calibrate again") from None
     described = [
         (f"{step.name}/{array.name}", array.shape, array.dtype)
         for step in header.steps
@@ -629,10 +636,10 @@ def _read_arrays(path: Path, header: _CalibrationHeader) -> dict[str, np.ndarray
 
 
 def _remove_others(path: Path, data: Path) -> None:
-    """Remove what former headers of this name, and writes that were cut off, have left."""
+    """Remove the files of former headers of this name and of interrupted writes."""
     arrays = re.escape(path.stem) + r"\.[0-9a-f]{12}\.safetensors"
     drafts = rf"\.({re.escape(path.name)}|{arrays})\.[0-9a-f]{{8}}\.tmp"
     for other in list(path.parent.iterdir()):
         if other.name != data.name and re.fullmatch(f"{arrays}|{drafts}", other.name):
-            with contextlib.suppress(OSError):  # one that is held open waits for the next write
+            with contextlib.suppress(OSError):  # an open file is removed after the next write
                 other.unlink()

@@ -1,4 +1,4 @@
-"""`Regions`: sums of camera pixels over rectangles, as photoelectrons above the dark level."""
+"""`Regions`: sums of camera pixels over rectangles, in photoelectrons above the dark level."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .parameters import Optics
 
 
 class Regions:
-    """Rectangles of camera pixels, and what darkness puts into them.
+    """Rectangles of camera pixels and their dark levels.
 
     Attributes
     ----------
     boxes : top, left, bottom, right, int64 [n, 4]
-    pixels : good ones of each, float64 [n]
+    pixels : number of good pixels of each, float64 [n]
     """
 
     def __init__(self, boxes: np.ndarray, optics: Optics) -> None:
@@ -24,7 +24,7 @@ class Regions:
         self._bad: tuple[np.ndarray, np.ndarray] | None = None
         if optics.bad is not None and optics.bad.any():
             bad = np.argwhere(optics.bad)
-            pairs = [(number, y, x) for y, x in bad for number in np.nonzero(self._hold(y, x))[0]]
+            pairs = [(n, y, x) for y, x in bad for n in np.nonzero(self._contain(y, x))[0]]
             if pairs:
                 number, y, x = np.array(pairs).T
                 self._bad = (number, y * optics.sensor_shape[1] + x)
@@ -35,7 +35,7 @@ class Regions:
         else:
             self._dark = area * float(optics.dark_counts)
 
-    def _hold(self, y: int, x: int) -> np.ndarray:
+    def _contain(self, y: int, x: int) -> np.ndarray:
         top, left, bottom, right = self.boxes.T
         return (top <= y) & (y < bottom) & (left <= x) & (x < right)
 
@@ -47,7 +47,7 @@ class Regions:
         return sums
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
-        """Return photoelectrons above darkness: float64 [n]."""
+        """Return photoelectrons above the dark level: float64 [n]."""
         return np.asarray((self._sums(taken) - self._dark) * self._gain)
 
 

@@ -15,7 +15,7 @@ class EncodingTable(TomlTable):
     Parameters
     ----------
     kind : "abs-split", "push-pull" or "offset" (docs/explanation/light.md)
-    element_px : side of the square that one element takes
+    element_px : side of the square of one element
     guard_px : dark band between blocks (imaged) or rows (line)
     block : elements of a block, (rows, columns); a line's length follows from the modulator
     """
@@ -28,5 +28,7 @@ class EncodingTable(TomlTable):
     @model_validator(mode="after")
     def _has_elements(self) -> EncodingTable:
         if min(self.block) < 1:
-            raise ValueError(f"a block of {self.block[0]} x {self.block[1]} elements holds nothing")
+            raise ValueError(
+                f"a block of {self.block[0]} x {self.block[1]} elements is empty; make it larger"
+            )
         return self

@@ -1,7 +1,6 @@
-"""`OpticalModel`: what is known of a bench's optics once numbers are laid out; it never changes.
+"""`OpticalModel`: the immutable optical model of a bench and its layout.
 
-Decoding, products, noise model and start-up check share it. A bench that is calibrated again gets a
-new one.
+Decoding, products, noise model and start-up check share it. A recalibration creates a new one.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from .response_curve import ResponseCurve
 
 @dataclass(frozen=True)
 class OpticalModel:
-    """Layout, optics, response and curves of a bench.
+    """Layout, optics, response and response curves of a bench.
 
     Parameters
     ----------
-    curves : of both modulators, by role
-    is_guessed : nothing was measured; markers are not read, for their places are unknown
-    tolerance : relative error of a slot's light, rms, that calibration may leave
-    is_exact : it is the truth of a simulated bench
+    curves : response curves of both modulators, by role
+    is_guessed : whether nothing was measured; markers are not read then, their places are unknown
+    tolerance : rms relative error of a slot's light that calibration may leave
+    is_exact : whether it is the ground truth of a simulated bench
     """
 
     layout: Layout
@@ -58,31 +57,31 @@ class OpticalModel:
 
     @property
     def leak_e(self) -> np.ndarray:
-        """The electrons that dark weights pass of an input element of full light, [slots]."""
+        """The electrons of a fully lit input element that dark weights leak, [slots]."""
         return self.response.weight_leak * self.response.pairs_e.mean(axis=1)
 
     @cached_property
     def typical_full_e(self) -> float:
-        """The electrons of a product of full scale, for normally distributed weights.
+        """The electrons of a full-scale product, for normally distributed weights.
 
-        Where elements differ in gain, the weakest ones that hold large weights set it.
+        If elements differ in gain, the weakest ones with large weights limit it.
         """
-        chance = np.random.Generator(np.random.Philox(1))
-        weights = np.abs(chance.standard_normal((self.layout.slots, self.layout.length)))
-        shares = weights / weights.max(axis=1, keepdims=True)
-        return float(self.weigh(shares)[1].mean())
+        random = np.random.Generator(np.random.Philox(1))
+        weights = np.abs(random.standard_normal((self.layout.slots, self.layout.length)))
+        magnitudes = weights / weights.max(axis=1, keepdims=True)
+        return float(self.weigh(magnitudes)[1].mean())
 
-    def weigh(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Divide shares [slots, length] by the gains of their elements, as far as these allow.
+    def weigh(self, magnitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Divide magnitudes [slots, length], in [0, 1], by the gains of their elements.
 
         Returns
         -------
         levels : grey levels, [slots, length]
-        full_e : electrons that a product of two shares of 1 brings, [slots]
+        full_e : electrons of a product of two magnitudes of 1, as far as gains allow, [slots]
         leaked_e : electrons of these weights and a dark input, [slots]
         """
         response, curve = self.response, self.curves["weight"]
-        needed = shares / response.pairs_e
+        needed = magnitudes / response.pairs_e
         full_e = response.pairs_e.mean(axis=1)
         full_e = np.minimum(full_e, 1 / np.maximum(needed.max(axis=1), 1e-30))
         levels = curve.levels(needed * full_e[:, None])
@@ -92,20 +91,20 @@ class OpticalModel:
         return levels, full_e, leaked_e + response.offset_e
 
     def passed_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the electrons that grey levels should bring, float64 [slots]."""
+        """Return the expected electrons of grey levels, float64 [slots]."""
         response = self.response
         x = self.curves["input"].light[inputs] + response.input_leak[:, None]
         w = self.curves["weight"].light[weights] + response.weight_leak[:, None]
         return response.offset_e + np.asarray(np.einsum("sk,sk,sk->s", response.pairs_e, x, w))
 
     def leaked_e(self, inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the part of `passed_e` that is no product, as of a dark tile: float64 [slots]."""
+        """Return the part of `passed_e` that does not belong to the product: float64 [slots]."""
         x, w = self.curves["input"].light[inputs], self.curves["weight"].light[weights]
         products = np.einsum("sk,sk,sk->s", self.response.pairs_e, np.broadcast_to(x, w.shape), w)
         return self.passed_e(inputs, weights) - np.asarray(products)
 
     def passed_e_most(self) -> np.ndarray:
-        """Return the electrons of the brightest levels everywhere, float64 [slots]."""
+        """Return the expected electrons of the brightest levels everywhere, float64 [slots]."""
         response = self.response
         above = (1 + response.input_leak) * (1 + response.weight_leak)
         return np.asarray(response.offset_e + response.pairs_e.sum(axis=1) * above)

@@ -1,4 +1,4 @@
-"""`Optics` and `Response`: the measured optics of a bench, and how its slots answer to light."""
+"""`Optics` and `Response`: the measured optics of a bench, and the response of its slots."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Optics:
-    """What is known of a bench before numbers are laid out.
+    """The optics of a bench, independent of a layout.
 
     Parameters
     ----------
-    tables : light of each grey level of a modulator, by role, float32 [levels], brightest 1
+    tables : response curve of each modulator, by role, float32 [levels], brightest 1
     input_map, camera_map : weight pixel -> input, camera pixel (see `registration`), float64
         [2, 3], [2, 6] or [2, 10]; of a line's camera, the row of a weight row and the middle column
         of its spot
     sensor_shape : (height, width) of the camera; (1, 1) of a photodiode
-    dark_counts : of a detector pixel in one exposure without light, float32 [h, w], or one number
+    dark_counts : dark level of a detector pixel in one exposure, float32 [h, w], or one number
     gain_e_per_count : of the detector
     read_noise_e, dark_e : of one pixel, or of the photodiode, in one exposure
     bad : pixels that are left out, bool [h, w], or None
@@ -39,20 +39,20 @@ class Optics:
 
 @dataclass(frozen=True)
 class Response:
-    """What the slots of a layout answer to light: photoelectrons in one exposure.
+    """The response of a layout's slots: photoelectrons in one exposure.
 
     A slot s gives offset + sum_k pairs_sk (X_k + input_leak) (W_k + weight_leak), with X and W the
-    light of grey levels above darkness, brightest 1.
+    normalised intensities of grey levels.
 
     Parameters
     ----------
     pairs_e : of each element, float64 [slots, length]
-    input_leak, weight_leak : darkest light over brightest above darkness, float64 [slots]
+    input_leak, weight_leak : light of the darkest level, normalised, float64 [slots]
     offset_e : light that no element passed, float64 [slots]
-    inverse : undoes the crosstalk of slots, float32 [slots, slots]; None where there is none
-    marker_e : of bright marker cells, by role, float64 [cells]; None where nobody measured it
-    marker_leak_e : that the input's elements add to marker cells while all are brightest, likewise
-    marker_dark_e : of dark marker cells while the elements are dark too: stray light, likewise
+    inverse : corrects the crosstalk of slots, float32 [slots, slots]; None without crosstalk
+    marker_e : of bright marker cells, by role, float64 [cells]; None if not measured
+    marker_leak_e : added to marker cells by the input's elements at their brightest, likewise
+    marker_dark_e : of dark marker cells while the elements are dark: stray light, likewise
     """
 
     pairs_e: np.ndarray

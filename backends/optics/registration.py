@@ -1,8 +1,8 @@
-"""Maps from the pixels of one plane to those of another: affine, with a low-order correction.
+"""Registration: maps from the pixels of one plane to another, affine with a low-order correction.
 
-A map is float64 [2, 3], [2, 6] or [2, 10]: (row, column) there = map @ (row r, column c, 1[, r^2,
-r c, c^2[, r^3, r^2 c, r c^2, c^3]]) here, in pixels, whole numbers at the centres of pixels. A
-tilted plane asks for quadratic terms, a lens that distorts for cubic ones.
+A map is float64 [2, 3], [2, 6] or [2, 10]: (row, column) on the target plane = map @ (row r, column
+c, 1[, r^2, r c, c^2[, r^3, r^2 c, r c^2, c^3]]), in pixels, with integers at the centres of pixels.
+A tilted plane needs quadratic terms, lens distortion cubic ones.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_OUTLIER = 4.0  # robust standard deviations beyond which a point is no witness
-_ASKED = 1.25  # a map's residual over that of the next order, from which on the latter is taken
-_AGREE = 0.9  # so many points of the lower order must fit the next one too: it is sharper
+_OUTLIER = 4.0  # robust standard deviations beyond which a point is an outlier
+_ASKED = 1.25  # residual of a map over that of the next order from which the latter is used
+_AGREE = 0.9  # fraction of the kept points of the lower order that the next one must keep
 TERMS = (3, 6, 10)  # of an affine, a quadratic, a cubic map
 
 
@@ -28,12 +28,12 @@ def _terms(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Send points [..., 2] (row, column) to the other plane."""
+    """Map points [..., 2] (row, column) to the target plane."""
     return _terms(np.asarray(points, dtype=np.float64), matrix.shape[1]) @ matrix.T
 
 
 def scales(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the derivative of a map at points [..., 2]: float64 [..., 2 (there), 2 (here)]."""
+    """Return the derivative of a map at points [..., 2]: float64 [..., 2 (target), 2]."""
     points = np.asarray(points, dtype=np.float64)
     row, column = points[..., :1], points[..., 1:]
     slopes = np.broadcast_to(matrix[:, :2], (*points.shape[:-1], 2, 2)).copy()
@@ -49,24 +49,24 @@ def scales(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def back(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Send points [..., 2] of the other plane back to this one (Newton's steps)."""
+    """Map points [..., 2] of the target plane back (Newton's method)."""
     points = np.asarray(points, dtype=np.float64)
     inverse = np.linalg.inv(matrix[:, :2])
-    found = (points - matrix[:, 2]) @ inverse.T
+    solved = (points - matrix[:, 2]) @ inverse.T
     if matrix.shape[1] > 3:
-        for _ in range(12):  # the correction is small, so each step gains digits
-            found = found + (points - apply(matrix, found)) @ inverse.T
-    return found
+        for _ in range(12):  # the correction is small, so the steps converge fast
+            solved = solved + (points - apply(matrix, solved)) @ inverse.T
+    return solved
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A map, and how well it describes the points that it was fitted to.
+    """A map and the quality of its fit.
 
     Parameters
     ----------
     matrix : float64 [2, 3], [2, 6] or [2, 10]
-    residual_px : root mean square of one coordinate of the points kept, in pixels there
+    residual_px : rms of one coordinate of the kept points, in pixels of the target plane
     uncertainty_px : of the map within the points, one standard deviation of one coordinate
     kept : which points were kept, bool [n]
     """
@@ -77,44 +77,45 @@ class Fit:
     kept: np.ndarray
 
 
-def fit(here: np.ndarray, there: np.ndarray, correct: bool = True) -> Fit:
-    """Fit a map to points [n, 2] by least squares, leaving out what no map describes.
+def fit(from_px: np.ndarray, to_px: np.ndarray, correct: bool = True) -> Fit:
+    """Fit a map to points [n, 2] by least squares, without outliers.
 
     Parameters
     ----------
-    correct : allow quadratic and cubic terms where the residuals ask for them
+    from_px, to_px : the points on both planes
+    correct : whether quadratic and cubic terms are allowed, if the residuals need them
 
     Raises
     ------
     ValueError : for fewer than 3 points, or points on one line
     """
-    best = _fit(here, there, 3)
+    best = _fit(from_px, to_px, 3)
     for count in TERMS[1:] if correct else ():
         if best.kept.sum() < 3 * count:
             break
-        finer = _fit(here, there, count)
+        finer = _fit(from_px, to_px, count)
         asked = best.residual_px > _ASKED * finer.residual_px + 1e-6
         if asked and finer.kept.sum() >= _AGREE * best.kept.sum():
             best = finer
     return best
 
 
-def _fit(here: np.ndarray, there: np.ndarray, count: int) -> Fit:
-    here, there = np.asarray(here, float), np.asarray(there, float)
-    if len(here) < count:
-        raise ValueError(f"{len(here)} points do not fix a map of {count} terms")
-    size = np.abs(here).max() or 1.0
-    columns = _terms(np.full(2, size), count)  # alike in size
-    terms = _terms(here, count) / columns
-    kept = np.ones(len(here), dtype=bool)
+def _fit(from_px: np.ndarray, to_px: np.ndarray, count: int) -> Fit:
+    from_px, to_px = np.asarray(from_px, float), np.asarray(to_px, float)
+    if len(from_px) < count:
+        raise ValueError(f"{len(from_px)} points do not determine a map of {count} terms")
+    size = np.abs(from_px).max() or 1.0
+    columns = _terms(np.full(2, size), count)  # of similar size
+    terms = _terms(from_px, count) / columns
+    kept = np.ones(len(from_px), dtype=bool)
     for _ in range(10):
-        if np.linalg.matrix_rank(terms[kept], tol=1e-9 * len(here)) < count:
-            raise ValueError("the points found lie on one line")
-        solved = np.linalg.lstsq(terms[kept], there[kept], rcond=None)[0]
-        off = np.hypot(*(there - terms @ solved).T)
+        if np.linalg.matrix_rank(terms[kept], tol=1e-9 * len(from_px)) < count:
+            raise ValueError("the detected points lie on one line")
+        solved = np.linalg.lstsq(terms[kept], to_px[kept], rcond=None)[0]
+        off = np.hypot(*(to_px - terms @ solved).T)
         spread = 1.4826 * np.median(off[kept]) + 1e-9
         now = off <= _OUTLIER * spread
-        if now.sum() < max(count, len(here) // 2) or np.array_equal(now, kept):
+        if now.sum() < max(count, len(from_px) // 2) or np.array_equal(now, kept):
             break
         kept = now
     freedom = max(kept.sum() - count, 1)
@@ -123,8 +124,8 @@ def _fit(here: np.ndarray, there: np.ndarray, count: int) -> Fit:
     return Fit((solved / columns[:, None]).T, residual, uncertainty, kept)
 
 
-def together(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the map that applies `first` and then `second`, fitted over points [n, 2] here."""
+def compose(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return the map that applies `first` and then `second`, fitted over points [n, 2]."""
     if first.shape[1] == second.shape[1] == 3:
         turn = second[:, :2] @ first[:, :2]
         return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])

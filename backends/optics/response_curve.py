@@ -1,26 +1,26 @@
-"""`ResponseCurve`: the light of one modulator's grey levels, both ways."""
+"""`ResponseCurve`: the normalised intensity of a modulator's grey levels, and its inverse."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_STEPS = (1 << 16) - 1  # of the inverse's table: far below half a step of 12 bits
+_STEPS = (1 << 16) - 1  # of the inverse table: far finer than half a step of 12 bits
 
 
 class ResponseCurve:
-    """Which light a grey level passes, and which level passes a light.
+    """The map from grey level to normalised intensity, and back.
 
-    Light is counted above darkness: 0 at the darkest level, 1 at the brightest. Only the branch
-    between these two levels is used, whichever way it goes.
+    The intensity is 0 at the darkest level and 1 at the brightest. Only the branch between these
+    two levels is used, rising or falling.
 
     Parameters
     ----------
-    table : light of each grey level, [levels], in any unit, rising or falling along the branch
+    table : light of each grey level, [levels], in any unit
 
     Attributes
     ----------
     darkest, brightest : grey levels
-    light : above darkness, of each level, float64 [levels]
+    light : normalised intensity of each level, float64 [levels]
     """
 
     def __init__(self, table: np.ndarray) -> None:
@@ -36,6 +36,6 @@ class ResponseCurve:
         self._inverse = nearest.astype(np.uint8 if len(table) <= 256 else np.uint16)
 
     def levels(self, light: np.ndarray) -> np.ndarray:
-        """Return the grey levels whose light is nearest to that asked for, in [0, 1]."""
+        """Return the grey levels whose intensity is nearest to the requested one, in [0, 1]."""
         place = np.clip(light * _STEPS + 0.5, 0, _STEPS).astype(np.uint16)
         return self._inverse[place]

@@ -1,7 +1,8 @@
-"""Do light powers add? Columns A and columns B alone must bring what both bring together.
+"""Additivity: checks that light powers add, I(A + B) = I(A) + I(B) for two sets of columns.
 
-Coherent light fails: fields add, and where two pixels' light overlaps fringes appear that no
-inverse removes. I(A + B) + I(dark) is compared with I(A) + I(B), in small areas of the detector.
+Coherent light fails, because fields add: where the light of two pixels overlaps, fringes appear
+that no inverse removes. I(A + B) + I(dark) is compared with I(A) + I(B), in small areas of the
+detector.
 """
 
 from __future__ import annotations
@@ -15,20 +16,57 @@ from ..session import CalibrationSession, Measured
 
 _ROUNDS = 6
 _AREA_PX = 4  # side of an area of camera pixels
-_LIMIT = 0.02  # of the light; a source that is noisy by 1 % stays far below
-_ANSWER = 0.3  # of the light must come and go with the weight modulator's frames
+_LIMIT = 0.02  # of the light; a source with 1 % of noise stays far below
+_LEAST_MODULATION = 0.3  # of the light that the weight modulator's frames must change
 _SURE = 5.0  # standard errors
 
 
-def additivity(work: CalibrationSession) -> Measured:
+def additivity(session: CalibrationSession) -> Measured:
     """Compare the light of even and odd weight columns with that of both.
 
     Raises
     ------
     BadFit : when powers do not add
-    WrongLight : when no light comes through the modulators
+    UnexpectedIntensity : when no light comes through the modulators
     """
-    probe, shape = work.probe, work.bench.weight.shape
+    light, exposure_s = _measure(session)
+    off = light["both"] + light["dark"] - light["even"] - light["odd"]  # of each round
+    bright = light["both"].mean(axis=0) - light["dark"].mean(axis=0)
+    total = off.sum(axis=(1, 2)) / bright.sum()
+    mean, error = float(total.mean()), float(total.std(ddof=1) / np.sqrt(_ROUNDS))
+    # areas: the residual beyond the mean departure and beyond the noise between rounds
+    lit = bright > 0.2 * np.median(bright[bright > 0.05 * bright.max()])
+    local = off - total[:, None, None] * bright
+    pattern = (local.mean(axis=0) / np.maximum(bright, 1e-30))[lit]
+    noise = (local.std(axis=0, ddof=1) / np.sqrt(_ROUNDS) / np.maximum(bright, 1e-30))[lit]
+    excess = float(np.mean(pattern**2) - np.mean(noise**2))
+    spread = float(np.sqrt(2 / max(lit.sum(), 2) * (1 + 1 / (_ROUNDS - 1))) * np.mean(noise**2))
+    fringes = float(np.sqrt(max(excess, 0)))
+    figures = (
+        Figure("departure", mean, error, "", "of I(A + B) + I(dark) from I(A) + I(B), over I(A+B)"),
+        Figure("fringes", fringes, float(np.sqrt(spread)), "", "rms of it in small areas"),
+    )
+    _check_modulation(session, exposure_s, bright, float(light["both"].mean(axis=0).sum()))
+    if error > _LIMIT / 2:
+        raise BadFit(
+            f"the light changes too much to measure whether powers add (by {error:.1%}): check "
+            "that nothing moves in the beam, and the source"
+        )
+    is_off = abs(mean) > max(_LIMIT / 2, _SURE * error)
+    has_fringes = fringes > _LIMIT and excess > _SURE * spread
+    if is_off or has_fringes:
+        raise BadFit(
+            f"light powers do not add: I(A + B) differs from I(A) + I(B) by {mean:+.1%} in total "
+            f"and by {fringes:.1%} locally; the source is coherent (use an incoherent one, or a "
+            "moving diffuser), or the detector is not linear"
+        )
+    plots = (Plot("I(A + B) - I(A) - I(B) over I(A + B)", "histogram", "pattern"),)
+    return Measured(figures, {"pattern": pattern[:20_000].astype(np.float32)}, plots)
+
+
+def _measure(session: CalibrationSession) -> tuple[dict[str, np.ndarray], float]:
+    """Return the light of areas with both, no, even and odd columns [rounds, ...]; the exposure."""
+    probe, shape = session.probe, session.bench.weight.shape
     probe.light(True)
     probe.fill("input")
     columns = np.arange(shape[1]) % 2
@@ -44,51 +82,33 @@ def additivity(work: CalibrationSession) -> Measured:
     for number in range(_ROUNDS):
         for name, mask in masks.items():
             probe.draw("weight", mask)
-            seen[name].append(area_sums(probe.steady(exposure_s), _AREA_PX))
-        work.tell((number + 1) / _ROUNDS)
-    light = {name: np.stack(frames) for name, frames in seen.items()}
-    off = light["both"] + light["dark"] - light["even"] - light["odd"]  # of each round
-    bright = light["both"].mean(axis=0) - light["dark"].mean(axis=0)
-    total = off.sum(axis=(1, 2)) / bright.sum()
-    mean, error = float(total.mean()), float(total.std(ddof=1) / np.sqrt(_ROUNDS))
-    # areas: what remains beyond the whole's departure and beyond the noise between rounds
-    lit = bright > 0.2 * np.median(bright[bright > 0.05 * bright.max()])
-    local = off - total[:, None, None] * bright
-    pattern = (local.mean(axis=0) / np.maximum(bright, 1e-30))[lit]
-    noise = (local.std(axis=0, ddof=1) / np.sqrt(_ROUNDS) / np.maximum(bright, 1e-30))[lit]
-    excess = float(np.mean(pattern**2) - np.mean(noise**2))
-    spread = float(np.sqrt(2 / max(lit.sum(), 2) * (1 + 1 / (_ROUNDS - 1))) * np.mean(noise**2))
-    fringes = float(np.sqrt(max(excess, 0)))
-    figures = (
-        Figure("departure", mean, error, "", "of I(A + B) + I(dark) from I(A) + I(B), over I(A+B)"),
-        Figure("fringes", fringes, float(np.sqrt(spread)), "", "rms of it in small areas"),
+            seen[name].append(area_sums(probe.pair_mean(exposure_s), _AREA_PX))
+        session.progress((number + 1) / _ROUNDS)
+    return {name: np.stack(frames) for name, frames in seen.items()}, exposure_s
+
+
+def _check_modulation(
+    session: CalibrationSession, exposure_s: float, bright: np.ndarray, total: float
+) -> None:
+    """Check that the frames change the light.
+
+    Parameters
+    ----------
+    bright : light of areas above that of dark weights
+    total : all light with bright weights
+    """
+    if not bright.sum() < _LEAST_MODULATION * total:
+        return
+    probe = session.probe
+    probe.fill()
+    probe.blank("input")
+    if probe.pair_mean(exposure_s).sum() > (1 - _LEAST_MODULATION) * total:
+        raise UnexpectedIntensity(
+            "no light reaches the detector through the modulators: their frames do not change its "
+            "light; check the source and the beam, and shield the detector from other light"
+        )
+    raise BadFit(
+        "the weight modulator's frames hardly change the light (dark frames keep "
+        f"{1 - bright.sum() / total:.0%}): it shows no new frames, is on another monitor, or is "
+        "not in the beam"
     )
-    whole = float(light["both"].mean(axis=0).sum())
-    if bright.sum() < _ANSWER * whole:
-        probe.fill()
-        probe.blank("input")
-        if probe.steady(exposure_s).sum() > (1 - _ANSWER) * whole:
-            raise UnexpectedIntensity(
-                "no light reaches the detector through the modulators: what it sees changes with "
-                "neither's frames; check the source and the beam, and shield it from other light"
-            )
-        raise BadFit(
-            "the weight modulator's frames hardly change the light (dark frames keep "
-            f"{1 - bright.sum() / whole:.0%}): it shows no new frames, "
-            "is on another monitor, or is not in the beam"
-        )
-    if error > _LIMIT / 2:
-        raise BadFit(
-            f"the light changes too much meanwhile to tell whether powers add (by {error:.1%}): "
-            "check that nothing moves in the beam, and the source"
-        )
-    is_off = abs(mean) > max(_LIMIT / 2, _SURE * error)
-    has_fringes = fringes > _LIMIT and excess > _SURE * spread
-    if is_off or has_fringes:
-        raise BadFit(
-            f"light powers do not add: I(A + B) differs from I(A) + I(B) by {mean:+.1%} in all and "
-            f"by {fringes:.1%} from place to place; the source is coherent (use an incoherent one, "
-            "or a moving diffuser), or the detector is not linear"
-        )
-    plots = (Plot("I(A + B) - I(A) - I(B) over I(A + B)", "histogram", "pattern"),)
-    return Measured(figures, {"pattern": pattern[:20_000].astype(np.float32)}, plots)

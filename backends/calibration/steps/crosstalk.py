@@ -1,8 +1,8 @@
-"""Crosstalk: light of a slot that falls into its neighbours, and of an element's input into others.
+"""Crosstalk: light that falls into neighbouring slots, and inputs that reach neighbouring elements.
 
 Every third slot is lit along each axis, so that each dark slot has one lit neighbour in each
-direction; nine patterns (three on a line) light every slot once. The decoder undoes the mean over
-all slots, by a ridge-regularised inverse.
+direction; nine patterns (three on a line) light every slot once. The decoder corrects the mean over
+all slots with a ridge-regularised inverse.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
 _ROUNDS = 2
-_SURE = 4.0  # standard errors from which on crosstalk is undone
-_LEAST = 1e-5  # of a slot's light, below which nobody would see it
+_SURE = 4.0  # standard errors from which crosstalk is corrected
+_LEAST = 1e-5  # of a slot's light, below which crosstalk is ignored
 
 
-def crosstalk(work: CalibrationSession) -> Measured:
+def crosstalk(session: CalibrationSession) -> Measured:
     """Measure the light in neighbours of lit slots, and between elements."""
-    slots, layout = work.slots, work.slots.layout
-    elements, elements_error = _between_elements(work)
+    slots, layout = session.slots, session.slots.layout
+    elements, elements_error = _between_elements(session)
     figure = Figure(
         "between_elements",
         elements,
         elements_error,
         "",
-        "input of neighbouring elements that an element sees, over its own",
+        "neighbours' input at an element, over its own",
     )
     if layout.slots == 1:
         return Measured((figure,), {"inverse": np.zeros((0, 0), np.float32)})
@@ -50,7 +50,7 @@ def crosstalk(work: CalibrationSession) -> Measured:
         light = reading.rate - baseline.rate
         noise = reading.variance + baseline.variance
         _gather(layout, (rows, columns), is_lit, light, noise, (total, weight, variance))
-        work.tell((number + 1) / len(phases))
+        session.progress((number + 1) / len(phases))
     kernel = np.divide(total, weight, out=np.zeros((3, 3)), where=weight > 0)
     error = np.sqrt(np.divide(variance, weight**2, out=np.zeros((3, 3)), where=weight > 0))
     kernel[1, 1] = 0.0
@@ -64,7 +64,7 @@ def crosstalk(work: CalibrationSession) -> Measured:
     figures = (
         Figure("between_rows", float(kernel[[0, 2], 1].mean()), float(error[[0, 2], 1].max()), ""),
         Figure("between_columns", float(kernel[1, [0, 2]].mean()), float(error[1].max()), ""),
-        Figure("noise_amplification", amplification, None, "", "of undoing it"),
+        Figure("noise_amplification", amplification, None, "", "of the correction"),
         figure,
     )
     arrays = {"kernel": kernel.astype(np.float32), "inverse": inverse}
@@ -73,7 +73,7 @@ def crosstalk(work: CalibrationSession) -> Measured:
 
 
 def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Return row and column of each slot among the others."""
+    """Return the row and the column of each slot in the grid of slots."""
     across = layout.grid[1] if isinstance(layout, ImagedLayout) else 1
     return np.arange(layout.slots) // across, np.arange(layout.slots) % across
 
@@ -104,7 +104,7 @@ def _gather(
 def mixing_matrix(
     layout: Layout, places: tuple[np.ndarray, np.ndarray], kernel: np.ndarray
 ) -> np.ndarray:
-    """Return the light [to, from] of slots; light that leaves a slot is taken from its sum.
+    """Return the mixing matrix [to, from] of the light of slots.
 
     Parameters
     ----------
@@ -123,15 +123,18 @@ def mixing_matrix(
 
 
 def ridge_inverse(matrix: np.ndarray, error: float) -> np.ndarray:
-    """Invert, with a ridge as large as what is not known of the matrix."""
+    """Return the inverse with a ridge of the size of the matrix's error."""
     ridge = error**2 * np.eye(len(matrix))
     return np.asarray(np.linalg.solve(matrix.T @ matrix + ridge, matrix.T), dtype=np.float32)
 
 
-def _between_elements(work: CalibrationSession) -> tuple[float, float]:
-    """Light weights of even elements, then the inputs of even and of odd ones."""
-    slots, layout = work.slots, work.slots.layout
-    across = work.bench.file.encoding.block[1] if not layout.shares_input else layout.length
+def _between_elements(session: CalibrationSession) -> tuple[float, float]:
+    """Return the crosstalk between elements and its error.
+
+    Weights of even elements are lit, then the inputs of even and of odd ones.
+    """
+    slots, layout = session.slots, session.slots.layout
+    across = session.bench.file.encoding.block[1] if not layout.shares_input else layout.length
     index = np.arange(layout.length)
     even = (index // across + index % across) % 2 == 0
     lit = sparse(layout) & even

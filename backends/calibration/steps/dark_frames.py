@@ -1,4 +1,4 @@
-"""Dark frames: what the detector shows without light, and which of its pixels are hot."""
+"""Dark frames: dark level, dark current and read noise of the detector, and its hot pixels."""
 
 from __future__ import annotations
 
@@ -10,65 +10,53 @@ from ...optics.calibration_file import Figure, Plot
 from ..session import CalibrationSession, Measured
 
 _FRAMES, _LONG_FRAMES = 64, 16
-_BUCKET_MORE = 4  # times as many windows of a photodiode, whose one pixel is noisy
-_LONGER = 16.0  # times the exposure of runs, to see dark current
+_SINGLE_PIXEL_MORE = 4  # times as many windows of a photodiode, which is one noisy pixel
+_LONGER = 16.0  # times the exposure of runs, to measure dark current
 _HOT = 8.0  # robust standard deviations
-_MOST_HOT = 0.02  # share of the pixels, beyond which the frames are not dark
+_MOST_HOT = 0.02  # fraction of the pixels beyond which the frames are not dark
 
 
-def dark_frames(work: CalibrationSession) -> Measured:
+def dark_frames(session: CalibrationSession) -> Measured:
     """Take dark frames at the exposure of runs and at a longer one.
 
     Raises
     ------
-    BadFit : when it is not dark
+    BadFit : when the detector is not dark
     """
-    probe = work.probe
+    probe = session.probe
     probe.light(False)
     probe.blank()
-    short_s = work.exposure_s
+    short_s = session.exposure_s
     long_s = min(_LONGER * short_s, probe.longest_s)
     frames, long_frames = _FRAMES, _LONG_FRAMES
-    if work.is_bucket:
-        frames, long_frames = _BUCKET_MORE * frames, _BUCKET_MORE * long_frames
-    mean, spread, inside = _average(work, short_s, frames)
-    longer, long_spread, _ = _average(work, long_s, long_frames)
+    if session.is_single_pixel:
+        frames, long_frames = _SINGLE_PIXEL_MORE * frames, _SINGLE_PIXEL_MORE * long_frames
+    mean, spread, window_variance = _average(session, short_s, frames)
+    longer, long_spread, _ = _average(session, long_s, long_frames)
     rate = (longer - mean) / (long_s - short_s) if long_s > short_s else np.zeros_like(mean)
     middle = float(np.median(mean))
-    if not work.is_bucket and middle > 0.25 * probe.range:
+    if not session.is_single_pixel and middle > 0.25 * probe.range:
         raise BadFit(
             f"the detector shows {middle:.0f} of {probe.range:.0f} counts with the source off: "
-            "switch the room's lights off, or shield the detector"
+            "switch the room lights off, or shield the detector"
         )
     bad = np.zeros(mean.shape, dtype=bool)
-    if not work.is_bucket:
-        bad = _outliers(mean) | _outliers(longer) | _outliers(spread) | _outliers(long_spread)
-        if bad.mean() > _MOST_HOT:
-            raise BadFit(
-                f"{bad.mean():.1%} of the pixels differ from the others with the source off: "
-                "something shines on the detector; shield it"
-            )
+    if not session.is_single_pixel:
+        bad = _hot_pixels(mean, longer, spread, long_spread)
     good = ~bad
-    # dark current is the same for good pixels but for noise: one number serves them better
+    # good pixels have the same dark current up to noise: one mean is more precise
     common = float(rate[good].mean())
     rate = np.where(bad, rate, common)
     noise = float(np.sqrt(np.mean(spread[good])))
     count = int(good.sum())
-    if work.is_bucket:  # one pixel, whose window's samples tell more than its few windows
-        noise, count = float(np.sqrt(inside)), WINDOW_SAMPLES - 1
+    if session.is_single_pixel:  # its samples give a better estimate than its few windows
+        noise, count = float(np.sqrt(window_variance)), WINDOW_SAMPLES - 1
+    pixels = int(good.sum())
+    rate_error = _rate_error(noise, (frames, long_frames), pixels, long_s - short_s)
+    offset, offset_error = float(mean[good].mean()), noise / np.sqrt(frames * pixels)
     figures = (
-        Figure(
-            "offset_counts",
-            float(mean[good].mean()),
-            noise / np.sqrt(frames * int(good.sum())),
-            "counts",
-        ),
-        Figure(
-            "rate_counts_per_s",
-            common,
-            _rate_error(noise, (frames, long_frames), int(good.sum()), long_s - short_s),
-            "counts/s",
-        ),
+        Figure("offset_counts", offset, offset_error, "counts"),
+        Figure("rate_counts_per_s", common, rate_error, "counts/s"),
         Figure("noise_counts", noise, noise / np.sqrt(2 * frames * count), "counts"),
         Figure("hot_pixels", float(bad.sum()), None, "pixels", "left out of all sums"),
     )
@@ -83,26 +71,42 @@ def dark_frames(work: CalibrationSession) -> Measured:
 
 
 def _average(
-    work: CalibrationSession, exposure_s: float, count: int
+    session: CalibrationSession, exposure_s: float, count: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return mean and variance of dark frames, pixel by pixel, and a photodiode's inside windows.
+    """Return mean and variance of dark frames by pixel, and the variance inside windows.
 
     Returns
     -------
     mean, variance : float64 [h, w]
-    inside : variance of a window's sum, from the spread of its samples, in the mean
+    window_variance : mean variance of a window's sum, from the spread of its samples (photodiode)
     """
-    first = work.probe.raw(exposure_s).astype(np.float64)
-    total, squares, inside = np.zeros_like(first), np.zeros_like(first), 0.0
+    first = session.probe.raw(exposure_s).astype(np.float64)
+    total, squares, window_variance = np.zeros_like(first), np.zeros_like(first), 0.0
     for number in range(count):
-        off = work.probe.raw(exposure_s) - first
+        off = session.probe.raw(exposure_s) - first
         total += off
         squares += off * off
-        inside += work.probe.noise_v2 / count
-        work.tell((number + 1) / count)
+        window_variance += session.probe.noise_v2 / count
+        session.progress((number + 1) / count)
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0) * count / (count - 1)
-    return first + mean, variance, inside
+    return first + mean, variance, window_variance
+
+
+def _hot_pixels(*images: np.ndarray) -> np.ndarray:
+    """Return the outliers of any image: bool [h, w].
+
+    Raises
+    ------
+    BadFit : when there are too many
+    """
+    bad = np.logical_or.reduce([_outliers(image) for image in images])
+    if bad.mean() > _MOST_HOT:
+        raise BadFit(
+            f"{bad.mean():.1%} of the pixels differ from the others with the source off: light "
+            "falls on the detector; shield it"
+        )
+    return np.asarray(bad)
 
 
 def _outliers(values: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Flat field: the electrons that every element of every slot brings, and what leaks into slots.
+"""Flat field: the electrons of every element of every slot, and the leaks of slots.
 
-One element of each slot is lit after another, in all slots at once, on both modulators, with an
-exposure that makes the most of the detector's wells. What remains with one modulator dark, or both,
-is what darkest levels and their surroundings leak.
+The elements of a slot are lit one after another on both modulators, in all slots at once, with an
+exposure that uses the detector's full well. The light with one or both modulators dark is the leak
+of the darkest levels and their surroundings.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from ...optics.calibration_file import Figure, Plot
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
-_GOAL = 4.2e-3  # standard error of an element's gain, in the mean
+_GOAL = 4.2e-3  # mean standard error of an element's gain
 _MOST_ROUNDS = 6
-_LONGER = 20.0  # exposures of dark modulators, over those of bright ones, at most
+_LONGER = 20.0  # exposure of dark modulators over that of bright ones, at most
 _LEAK_ROUNDS = 8
-_FAR = 4.5  # robust standard deviations, beyond which a gain is no typical one
-_FEW = 8  # slots, or elements of each, below which gains stay as they were measured
-_DEAD = 0.25  # of what its pixels should pass, below which an element is dead
-_MOST_DEAD = 1e-3  # share of the elements
+_FAR = 4.5  # robust standard deviations beyond which a gain is an outlier
+_FEW = 8  # slots, or elements of each, below which gains are not shrunk
+_DEAD = 0.25  # of the expected light, below which an element is dead
+_MOST_DEAD = 1e-3  # fraction of the elements
 
 
-def flat_field(work: CalibrationSession) -> Measured:
+def flat_field(session: CalibrationSession) -> Measured:
     """Measure gains of elements and leaks of slots.
 
     Raises
     ------
     BadFit : where slots or elements are dark
     """
-    slots = work.slots
-    input_leak, weight_leak, unlit, errors = _leaks(work)
-    gains, error = _raster(work, unlit)
+    slots = session.slots
+    input_leak, weight_leak, unlit, errors = _leaks(session)
+    gains, error = _raster(session, unlit)
     # one element bright on both modulators, over all dark: pairs (1 + leaks of both)
     pairs = gains / (1 + input_leak + weight_leak)[:, None]
     offset = unlit - input_leak * weight_leak * pairs.sum(axis=1)
-    to_run = work.gain_e_per_count * work.exposure_s
-    if "crosstalk" in work.calibration.steps:
-        inverse = work.calibration.array("crosstalk", "inverse").astype(float)
+    to_run = session.gain_e_per_count * session.exposure_s
+    if "crosstalk" in session.calibration.steps:
+        inverse = session.calibration.array("crosstalk", "inverse").astype(float)
         if inverse.size:
             pairs, offset = inverse @ pairs, inverse @ offset
     markers = slots.markers
@@ -53,7 +53,7 @@ def flat_field(work: CalibrationSession) -> Measured:
         for role, rate in (getattr(markers, name) or {}).items():
             arrays[f"{name}_{role}"] = rate * to_run
     per_slot = pairs.mean(axis=1) * to_run
-    arrays["slot_gains"] = _picture(work, per_slot / per_slot.mean())
+    arrays["slot_gains"] = _slot_image(session, per_slot / per_slot.mean())
     spread = float((pairs / pairs.mean(axis=1, keepdims=True)).std())
     figures = (
         Figure("photons_full_scale", float(per_slot.mean()), None, "e", "of an element pair"),
@@ -74,21 +74,20 @@ def flat_field(work: CalibrationSession) -> Measured:
     return Measured(figures, arrays, plots)
 
 
-def _raster(work: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray, float]:
-    """Light element after element, on both modulators: light above darkness, and its error.
+def _raster(session: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray, float]:
+    """Light one element after another on both modulators; return their light and its error.
 
-    The inputs of the others stay dark, so that nothing leaks that the gain would have to stand
-    out from.
+    The inputs of the others stay dark, so that their leak does not hide the gain.
     """
-    slots, layout = work.slots, work.slots.layout
+    slots, layout = session.slots, session.slots.layout
     index = np.arange(layout.length)
-    should = layout.element_sums(np.ones(work.bench.weight.shape))
-    brightest = index == int(should.max(axis=0).argmax())  # else a larger element would be full
+    expected = layout.element_sums(np.ones(session.bench.weight.shape))
+    brightest = index == int(expected.max(axis=0).argmax())  # a larger element would be full
     exposure_s = slots.find_exposure(
         slots.pattern("input", brightest), slots.pattern("weight", brightest)
     )
-    if work.is_bucket:  # whose source noise no longer exposure makes smaller
-        exposure_s = min(exposure_s, _LONGER * work.exposure_s)
+    if session.is_single_pixel:  # a longer exposure does not reduce its source noise
+        exposure_s = min(exposure_s, _LONGER * session.exposure_s)
     total = np.zeros((layout.slots, layout.length))
     variance = np.zeros_like(total)
     error, rounds = np.inf, 0
@@ -100,51 +99,50 @@ def _raster(work: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray, fl
             )
             total[:, k] += reading.rate
             variance[:, k] += reading.variance
-            work.tell((rounds + (k + 1) / layout.length) / _MOST_ROUNDS)
+            session.progress((rounds + (k + 1) / layout.length) / _MOST_ROUNDS)
         rounds += 1
         gains = total / rounds - unlit[:, None]
-        _refuse_dead(work, gains)
-        likely, error = _likely(gains, variance / rounds**2, should)
-    return likely, error
+        _refuse_dead(session, gains)
+        shrunk, error = _shrink_gains(gains, variance / rounds**2, expected)
+    return shrunk, error
 
 
-def _likely(
-    gains: np.ndarray, variance: np.ndarray, should: np.ndarray
+def _shrink_gains(
+    gains: np.ndarray, variance: np.ndarray, expected: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Draw gains towards those of their slot and of their place in it, as far as noise asks for it.
+    """Shrink gains towards the mean of their slot and of their place in it (Wiener filter).
 
-    The gains of elements spread about the product of both; how far, the measurements say
-    themselves. The mean of that distribution and of a measurement, each weighted with its
-    precision, is nearer to the truth than either (Wiener's filter, a ridge regression). What lies
-    far beyond the spread, such as an element with a dead pixel, is left as it was measured.
+    The gains of elements spread about the product of both means; the measurements give the spread.
+    The mean of that distribution and of a measurement, each weighted with its precision, has a
+    smaller error than either. Outliers, such as an element with a dead pixel, are not shrunk.
 
     Parameters
     ----------
-    should : light of elements if all pixels were alike, [slots, length]
+    expected : light of elements if all pixels were equal, [slots, length]
 
     Returns
     -------
     gains : [slots, length]
-    error : standard error of a gain, relative, in the mean
+    error : mean relative standard error of a gain
     """
-    relative = gains / should
+    relative = gains / expected
     mean = relative.mean()
-    if min(gains.shape) < _FEW:  # too few for a slot or a place to have an own mean
+    if min(gains.shape) < _FEW:  # too few for the means of a slot and of a place
         return gains, float(np.sqrt(np.mean(variance)) / gains.mean())
     usual = relative.mean(axis=1, keepdims=True) * relative.mean(axis=0, keepdims=True) / mean
-    off, noise = relative / usual - 1, variance / (should * usual) ** 2
+    off, noise = relative / usual - 1, variance / (expected * usual) ** 2
     typical = np.abs(off) < _FAR * 1.4826 * np.median(np.abs(off))
     spread = max(float(np.mean(off[typical] ** 2) - np.mean(noise[typical])), 1e-12)
-    drawn = np.where(typical, off * spread / (spread + noise), off)
+    shrunk_off = np.where(typical, off * spread / (spread + noise), off)
     error = np.where(typical, spread * noise / (spread + noise), noise)
-    return usual * (1 + drawn) * should, float(np.sqrt(np.mean(error)))
+    return usual * (1 + shrunk_off) * expected, float(np.sqrt(np.mean(error)))
 
 
-def _refuse_dead(work: CalibrationSession, gains: np.ndarray) -> None:
-    """Refuse slots and elements that stay dark, and say which."""
-    layout = work.slots.layout
-    should = layout.element_sums(np.ones(work.bench.weight.shape))
-    relative = gains / should
+def _refuse_dead(session: CalibrationSession, gains: np.ndarray) -> None:
+    """Raise an error that names slots and elements that stay dark."""
+    layout = session.slots.layout
+    expected = layout.element_sums(np.ones(session.bench.weight.shape))
+    relative = gains / expected
     middle = float(np.median(relative))
     dead = relative < _DEAD * middle
     rows = np.nonzero(dead.mean(axis=1) > 0.5)[0]
@@ -153,38 +151,38 @@ def _refuse_dead(work: CalibrationSession, gains: np.ndarray) -> None:
         on = np.nonzero(np.isin(slots, rows))[0]
         raise BadFit(
             f"{len(rows)} of {layout.slots} slots stay dark (first: slot {rows[0]}, rows "
-            f"{on.min()} to {on.max()} of the weight modulator): a dead row, dirt, or something in "
-            "the beam"
+            f"{on.min()} to {on.max()} of the weight modulator): check for a dead row, dirt, or an "
+            "object in the beam"
         )
     if dead.mean() > _MOST_DEAD or (dead.any() and dead.sum(axis=1).max() > 1):
         slot, element = np.argwhere(dead)[0]
         raise BadFit(
             f"{int(dead.sum())} of {dead.size} elements pass less than {_DEAD:.0%} of the light "
-            f"that others do (first: element {element} of slot {slot}): dead pixels or dirt on a "
-            "modulator, or a bench that moved since it was aligned"
+            f"that others do (first: element {element} of slot {slot}): check for dead pixels, "
+            "dirt on a modulator, or a bench that moved since it was aligned"
         )
 
 
 def _leaks(
-    work: CalibrationSession,
+    session: CalibrationSession,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float]]:
     """Return the leaks of dark inputs and of dark weights, and the light with both dark.
 
-    A leak is the light of one dark modulator over that of both bright, above darkness. A few
-    elements are lit for it, and the surroundings of all of them leak too.
+    A leak is the light with one modulator dark over that with both bright, above the dark level. A
+    few elements are lit for it; the surroundings of all elements leak as well.
 
     Returns
     -------
     input_leak, weight_leak : float64 [slots]
     unlit : rate with both dark, float64 [slots]
-    errors : of both leaks, in the mean over slots
+    errors : of both leaks, averaged over slots
     """
-    slots, layout = work.slots, work.slots.layout
+    slots, layout = session.slots, session.slots.layout
     lit = sparse(layout)
     weights, none = slots.pattern("weight", lit), slots.pattern("weight", False)
     bright, dark = slots.pattern("input", True), slots.pattern("input", False)
     bright_s = slots.find_exposure(bright, weights)
-    longest_s = min(_LONGER * bright_s, work.probe.longest_s)
+    longest_s = min(_LONGER * bright_s, session.probe.longest_s)
     sums = {}
     for name, inputs, pattern, most_s in (
         ("bright", bright, weights, bright_s),
@@ -198,10 +196,10 @@ def _leaks(
     noise = {name: reading.variance for name, reading in sums.items()}
     unlit = rate["dark"]
     light = rate["bright"] - rate["dark weights"] - rate["dark inputs"] + unlit
-    # alike in all slots but for noise, which a single number averages away
+    # equal in all slots up to noise, which the mean reduces
     input_leak = float((rate["dark inputs"] - unlit).sum() / light.sum())
-    share = lit.mean()  # of the elements whose light it is; all of them leak
-    weight_leak = (rate["dark weights"] - unlit) * share / light
+    lit_fraction = lit.mean()  # fraction of the elements that are lit; all of them leak
+    weight_leak = (rate["dark weights"] - unlit) * lit_fraction / light
     errors = [
         float(np.sqrt((noise[name] + noise["dark"]).sum()) / light.sum())
         for name in ("dark inputs", "dark weights")
@@ -210,11 +208,11 @@ def _leaks(
         np.full(layout.slots, max(input_leak, 0.0)),
         np.maximum(weight_leak, 0.0),
         unlit,
-        (errors[0], errors[1] * float(share)),
+        (errors[0], errors[1] * float(lit_fraction)),
     )
 
 
-def _picture(work: CalibrationSession, values: np.ndarray) -> np.ndarray:
-    """Lay values of slots out as they lie."""
-    grid = getattr(work.slots.layout, "grid", (len(values), 1))
+def _slot_image(session: CalibrationSession, values: np.ndarray) -> np.ndarray:
+    """Return values of slots in the grid of slots."""
+    grid = getattr(session.slots.layout, "grid", (len(values), 1))
     return values.reshape(grid).astype(np.float32)

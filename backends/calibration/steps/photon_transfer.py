@@ -7,6 +7,8 @@ same light give it pixel by pixel (Janesick, Photon Transfer, 2007).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ....instruments import BadFit
@@ -17,70 +19,73 @@ from ..session import CalibrationSession, Measured
 
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
-_GOAL, _MOST_ROUNDS = 2.5e-3, 5  # standard error of the gain
-_SPREAD, _BUCKET_SPREAD = 50.0, 6.0  # fullest exposure over the shortest; amplifiers are noisy
-_BUCKET_GOAL = 4e-3
-_BUCKET_WINDOWS = 256  # a photodiode has one pixel: many windows instead
+_GOAL, _MOST_ROUNDS = 2.5e-3, 5  # relative standard error of the gain; rounds to reach it
+_SPREAD = 50.0  # fullest exposure over the shortest
+_SINGLE_PIXEL_SPREAD = 6.0  # amplifiers are noisy
+_SINGLE_PIXEL_GOAL = 4e-3
+_SINGLE_PIXEL_WINDOWS = 256  # a photodiode has one pixel: many windows instead
 _AREA_PX = 8  # side of an area of pixels whose mean and variance are one point
-_MOST, _CLIPS = 0.8, 0.92  # of the detector's range: brightest pixels, and where noise is cut off
-_LIT = 0.1  # of the brightest, from which on pixels and areas count as lit
-_BINS = 20  # of light, in which the fit is looked at
+_MOST, _CLIPS = 0.8, 0.92  # of the range: brightest pixels, and the level that clips noise
+_LIT = 0.1  # of the brightest, from which pixels and areas count as lit
+_BINS = 20  # of light, in which the fit is checked
 _CHANGED = 0.2  # of a photodiode's light, beyond which a window is left out
 _POOR = 0.05  # relative residual of the fit that is refused
 
+_PLOTS = (
+    Plot(
+        "Photon transfer",
+        "points",
+        "variance_counts",
+        "mean_counts",
+        "counts",
+        "counts squared",
+    ),
+    Plot("Departure from a straight line", "points", "departures", "exposures_s", "exposure, s"),
+)
 
-def photon_transfer(work: CalibrationSession) -> Measured:
-    """Take pairs of frames of even light at exposures from faint to full.
+
+def photon_transfer(session: CalibrationSession) -> Measured:
+    """Take pairs of frames of uniform light at exposures from faint to full.
 
     Raises
     ------
-    BadFit : when variance does not grow as light does
+    BadFit : when the variance does not grow linearly with the light
     """
-    probe = work.probe
+    probe = session.probe
     probe.light(True)
     probe.fill()
-    fullest_s = _fullest(work)
-    spread, goal = (_BUCKET_SPREAD, _BUCKET_GOAL) if work.is_bucket else (_SPREAD, _GOAL)
+    fullest_s = _fullest(session)
+    spread, goal = _SPREAD, _GOAL
+    if session.is_single_pixel:
+        spread, goal = _SINGLE_PIXEL_SPREAD, _SINGLE_PIXEL_GOAL
     shortest_s = max(fullest_s / spread, probe.shortest_s)
     exposures_s = np.geomspace(shortest_s, fullest_s, _LEVELS)
-    rounding = _rounding(work)
-    read_counts = work.calibration.figure("dark_frames", "noise_counts")
-    read_error = read_counts * (0.02 if work.is_bucket else 1e-3)
-    means, variances, weights, totals = [], [], [], []
-    for round_ in range(_MOST_ROUNDS):
-        for number, exposure_s in enumerate(exposures_s):
-            found = (_windows if work.is_bucket else _pairs)(work, float(exposure_s))
-            means.append(found[0])
-            variances.append(found[1])
-            weights.append(found[2])
-            totals.append(found[3])
-            work.tell((round_ + (number + 1) / _LEVELS) / _MOST_ROUNDS)
-        mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
-        read = read_counts**2 - rounding
-        slope, slope_error, poor = fit_transfer(mean, variance - rounding, weight, read)
-        if slope_error < goal * slope:
-            break
+    rounding = _rounding(session)
+    read_counts = session.calibration.figure("dark_frames", "noise_counts")
+    read_error = read_counts * (0.02 if session.is_single_pixel else 1e-3)
+    read = read_counts**2 - rounding
+    curve = _measure(session, exposures_s, read, rounding, goal)
+    slope, slope_error, residual = curve.slope, curve.slope_error, curve.residual
     gain = 1 / slope
-    if not slope > 5 * slope_error or poor > _POOR:
+    if not slope > 5 * slope_error or residual > _POOR:
         raise BadFit(
-            f"the variance of counts does not grow as the light does (slope {slope:.3g} +- "
-            f"{slope_error:.2g}, residual {poor:.1%}): check that the source is steady, that the "
-            "camera applies no gamma or noise filter, and that nothing moves in the beam"
+            f"the variance of counts does not grow linearly with the light (slope {slope:.3g} +- "
+            f"{slope_error:.2g}, residual {residual:.1%}): check that the source is stable, that "
+            "the camera applies no gamma or noise filter, and that nothing moves in the beam"
         )
-    read_e = float(np.sqrt(max(read_counts**2 - rounding, 0) / _samples(work))) * gain
+    read_e = float(np.sqrt(max(read, 0) / _samples(session))) * gain
     gain_error = slope_error / slope * gain
-    light = np.array(totals).reshape(-1, _LEVELS).mean(axis=0)
-    departures = _linearity(exposures_s, light)
-    offset = work.calibration.figure("dark_frames", "offset_counts")
+    departures = _linearity(exposures_s, curve.light)
+    offset = session.calibration.figure("dark_frames", "offset_counts")
     full_e = (probe.range - offset) * gain
     figures = (
-        Figure("gain_e_per_count", gain, gain_error, "e/count", f"residual {poor:.2%}"),
+        Figure("gain_e_per_count", gain, gain_error, "e/count", f"residual {residual:.2%}"),
         Figure(
             "read_noise_e",
             read_e,
             read_e * float(np.hypot(gain_error / gain, read_error / read_counts)),
             "e",
-            "of one sample" if work.is_bucket else "of one pixel",
+            "of one sample" if session.is_single_pixel else "of one pixel",
         ),
         Figure(
             "full_well_e", full_e, full_e * gain_error / gain, "e", "the converter's last count"
@@ -89,46 +94,77 @@ def photon_transfer(work: CalibrationSession) -> Measured:
             "nonlinearity", float(np.sqrt(np.mean(departures**2))), None, "", "rms, of the light"
         ),
     )
-    order = np.argsort(mean)
+    order = np.argsort(curve.mean)
     arrays = {
-        "mean_counts": mean[order].astype(np.float32),
-        "variance_counts": variance[order].astype(np.float32),
+        "mean_counts": curve.mean[order].astype(np.float32),
+        "variance_counts": curve.variance[order].astype(np.float32),
         "exposures_s": exposures_s.astype(np.float32),
         "departures": departures.astype(np.float32),
     }
-    plots = (
-        Plot(
-            "Photon transfer",
-            "points",
-            "variance_counts",
-            "mean_counts",
-            "counts",
-            "counts squared",
-        ),
-        Plot(
-            "Departure from a straight line", "points", "departures", "exposures_s", "exposure, s"
-        ),
-    )
-    return Measured(figures, arrays, plots)
+    return Measured(figures, arrays, _PLOTS)
 
 
-def _fullest(work: CalibrationSession) -> float:
+@dataclass(frozen=True)
+class _Curve:
+    """A measured photon transfer curve and its fit.
+
+    Parameters
+    ----------
+    mean, variance : of areas, in counts and counts squared: [n]
+    light : mean counts at each exposure
+    slope, slope_error, residual : see `fit_transfer`
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    light: np.ndarray
+    slope: float
+    slope_error: float
+    residual: float
+
+
+def _measure(
+    session: CalibrationSession, exposures_s: np.ndarray, read: float, rounding: float, goal: float
+) -> _Curve:
+    """Measure the curve in rounds until the relative error of its slope is below the goal.
+
+    Parameters
+    ----------
+    read, rounding : variances without light, and of the converter, in counts squared
+    """
+    means, variances, weights, totals = [], [], [], []
+    for round_ in range(_MOST_ROUNDS):
+        for number, exposure_s in enumerate(exposures_s):
+            measured = (_windows if session.is_single_pixel else _pairs)(session, float(exposure_s))
+            means.append(measured[0])
+            variances.append(measured[1])
+            weights.append(measured[2])
+            totals.append(measured[3])
+            session.progress((round_ + (number + 1) / _LEVELS) / _MOST_ROUNDS)
+        mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
+        fit = fit_transfer(mean, variance - rounding, weight, read)
+        if fit[1] < goal * fit[0]:
+            break
+    return _Curve(mean, variance, np.array(totals).reshape(-1, _LEVELS).mean(axis=0), *fit)
+
+
+def _fullest(session: CalibrationSession) -> float:
     """Find the exposure at which the brightest pixels reach the upper end of the curve."""
-    exposure_s = work.probe.find_exposure()
-    taken = work.probe.take(exposure_s)
-    share = taken.peak / work.probe.range
-    return min(exposure_s * _MOST / max(share, 1e-6), work.probe.longest_s)
+    exposure_s = session.probe.find_exposure()
+    taken = session.probe.take(exposure_s)
+    filling = taken.peak / session.probe.range
+    return min(exposure_s * _MOST / max(filling, 1e-6), session.probe.longest_s)
 
 
 def _pairs(
-    work: CalibrationSession, exposure_s: float
+    session: CalibrationSession, exposure_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return mean and variance of areas of pixels, half the pixels of each, and all light.
+    """Return mean, variance and half the pixels of areas, and the mean light.
 
-    Both are means over the area, so that one line joins them however uneven its light is.
+    Mean and variance are averages over an area, so that one line fits areas of uneven light.
     """
-    probe, bad = work.probe, work.bad
-    dark = work.dark_counts(exposure_s)
+    probe, bad = session.probe, session.bad
+    dark = session.dark_counts(exposure_s)
     means, variances, weights, totals = [], [], [], []
     for _ in range(_PAIRS):
         one, other = (raw - dark for raw in probe.pair(exposure_s))
@@ -139,35 +175,34 @@ def _pairs(
         ratio = float(other[lit].sum() / one[lit].sum())
         both = np.where(good, (one + other) / 2, 0)
         off = np.where(good, (other - ratio * one) ** 2 / (1 + ratio**2), 0)
-        # areas, not pixels of like brightness: choosing by a noisy value would choose its noise
+        # fixed areas: grouping pixels by their noisy brightness would bias the noise
         count, light, noise = (
             area_sums(image, _AREA_PX) for image in (good.astype(float), both, off)
         )
         is_clipped = np.maximum(one, other) + dark >= _CLIPS * probe.range
         clipped = area_sums(is_clipped.astype(float), _AREA_PX)
         some = (count > count.max() / 2) & (clipped == 0)
-        # dark areas tell nothing of the slope, and their noise would pass for light
+        # dark areas do not constrain the slope, and their noise would look like light
         some &= light > _LIT * light.max() / count.max() * count
         means.append(light[some] / count[some])
         variances.append(noise[some] / count[some])
         weights.append(count[some] / 2)
         totals.append(float(one[good].mean() + other[good].mean()) / 2)
-    joined = (np.concatenate(part) for part in (means, variances, weights))
-    mean, variance, weight = joined
+    mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
     return mean, variance, weight, float(np.mean(totals))
 
 
 def _windows(
-    work: CalibrationSession, exposure_s: float
+    session: CalibrationSession, exposure_s: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Do the same with windows of a photodiode: its samples differ by noise alone.
+    """Return the same as `_pairs` from windows of a photodiode, whose samples differ only by noise.
 
-    The source is as bright in all samples of a window, and not in all windows.
+    The source is constant within a window, but not between windows.
     """
-    dark = work.dark_counts(exposure_s)
+    dark = session.dark_counts(exposure_s)
     seen = [
-        (float((work.probe.raw(exposure_s) - dark).sum()), work.probe.noise_v2)
-        for _ in range(_BUCKET_WINDOWS)
+        (float((session.probe.raw(exposure_s) - dark).sum()), session.probe.noise_v2)
+        for _ in range(_SINGLE_PIXEL_WINDOWS)
     ]
     volts, noise = np.array(seen).T
     kept = np.abs(volts / np.median(volts) - 1) < _CHANGED
@@ -175,15 +210,15 @@ def _windows(
     return np.array([mean]), noise[kept].mean(keepdims=True), np.array([weight]), float(mean)
 
 
-def _samples(work: CalibrationSession) -> int:
-    return WINDOW_SAMPLES if work.is_bucket else 1
+def _samples(session: CalibrationSession) -> int:
+    return WINDOW_SAMPLES if session.is_single_pixel else 1
 
 
-def _rounding(work: CalibrationSession) -> float:
+def _rounding(session: CalibrationSession) -> float:
     """Return the variance of the converter's rounding, in counts (volts of a window) squared."""
-    if not work.is_bucket:
+    if not session.is_single_pixel:
         return 1 / 12
-    daq = work.bench.daq
+    daq = session.bench.daq
     low, high = daq.input_range_v
     return WINDOW_SAMPLES * ((high - low) / ((1 << (daq.bit_depth or 16)) - 1)) ** 2 / 12
 
@@ -202,7 +237,7 @@ def fit_transfer(
 
     Returns
     -------
-    slope in counts per electron, its error, and the residual of bins of light over the curve
+    slope in counts per electron, its error, and the rms residual of bins relative to the curve
     """
     slope = float(np.median((variance - read) / mean))
     for _ in range(5):
@@ -212,16 +247,16 @@ def fit_transfer(
     model = np.maximum(read + slope * mean, 1e-30)
     each = weight / model**2
     residual = variance - model
-    chi = max(float((each * residual**2).mean()), 1.0)  # areas of mixed brightness have more
+    chi = max(float((each * residual**2).mean()), 1.0)  # areas of mixed brightness exceed 1
     edges = np.quantile(mean, np.linspace(0, 1, _BINS + 1)[1:-1])
     place = np.searchsorted(edges, mean)
     sums, weights = (np.bincount(place, v) for v in (weight * residual / model, weight))
     some = weights > 0
-    poor = float(np.sqrt(np.mean((sums[some] / weights[some]) ** 2)))
-    return slope, float(np.sqrt(chi / (each * mean**2).sum())), poor
+    residual_rms = float(np.sqrt(np.mean((sums[some] / weights[some]) ** 2)))
+    return slope, float(np.sqrt(chi / (each * mean**2).sum())), residual_rms
 
 
 def _linearity(exposures_s: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Return the departure of light from its proportion to exposure, over light."""
+    """Return the relative departure of light from proportionality to exposure."""
     rate = float((light / exposures_s).mean())
     return np.asarray(light / (rate * exposures_s) - 1)

@@ -1,8 +1,8 @@
-"""Grey-level curves of both modulators, and their extinction.
+"""Response curves of both modulators, and their extinction ratios.
 
-All lit elements show one level; their light above darkness, over that of the brightest level, is
-the curve. Extinction comes from four pairs of whole frames, bright and dark on each modulator, and
-darkness with the source off. Convention: brightest level = 1.
+All lit elements show one grey level; their light above the dark level, over that of the brightest
+level, is the curve. The extinction ratio comes from four pairs of full frames, bright and dark on
+each modulator, and the dark level with the source off. Convention: brightest level = 1.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from ...optics.calibration_file import Figure, Plot
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
-_LEVELS = 49  # between which curves are straight
-_ENDS = 6  # readings of the darkest and the brightest level, spread over the others
+_LEVELS = 49  # between which the curve is interpolated linearly
+_ENDS = 6  # readings of the darkest and the brightest level, between those of the others
 _GOAL = 1.5e-3  # standard error of a level's light, of full scale
-_SURE = 4.0  # standard errors from which on another level than an end is darkest or brightest
+_SURE = 4.0  # standard errors from which a level other than an end is darkest or brightest
 _SMOOTH = np.array([-3, 12, 17, 12, -3]) / 35  # a parabola through five levels (Savitzky, Golay)
 _MOST_ROUNDS = 4
 _ROUNDS = 4  # of the four bright and dark pairs
 _LONGER = 30.0  # exposure of darker pairs over that of the bright one
-_DIPS = 0.02  # of full scale: a curve that falls by more has two branches
+_DIPS = 0.02  # of full scale; a curve that falls by more has two branches
 
 
-def response_curves(work: CalibrationSession) -> Measured:
+def response_curves(session: CalibrationSession) -> Measured:
     """Measure both curves.
 
     Raises
     ------
-    BadFit : when a modulator hardly changes the light, or its curve goes up and down
+    BadFit : when a modulator hardly changes the light, or its curve is not monotonic
     """
-    leaks, leak_errors, stray = _extinctions(work)
+    leaks, leak_errors, stray = _extinctions(session)
     figures, arrays, plots, notes = [], {}, [], []
     for number, role in enumerate(("input", "weight")):
-        levels, light, error = _curve(work, role, number / 2)
+        levels, light, error = _curve(session, role, number / 2)
         top = len(levels) and int(levels[-1])
         table = np.interp(np.arange(top + 1), levels, light)
         dark = leaks[role]
@@ -50,7 +50,7 @@ def response_curves(work: CalibrationSession) -> Measured:
         ]
         plots.append(
             Plot(
-                f"Light of the {role} modulator's grey levels",
+                f"Response curve of the {role} modulator",
                 "line",
                 f"{role}_light",
                 f"{role}_levels",
@@ -60,16 +60,16 @@ def response_curves(work: CalibrationSession) -> Measured:
         )
         if light.max() > light[-1] + 3 * error:
             notes.append(f"the brightest level of the {role} modulator is not its last one")
-    figures.append(Figure("stray_counts_per_s", *stray, "counts/s", "a pixel, in the mean"))
-    work.renew_slots()
+    figures.append(Figure("stray_counts_per_s", *stray, "counts/s", "mean of a pixel"))
+    session.renew_slots()
     return Measured(tuple(figures), arrays, tuple(plots), tuple(notes))
 
 
 def _curve(
-    work: CalibrationSession, role: str, done: float
+    session: CalibrationSession, role: str, done: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return levels, their light above darkness (brightest = 1), and its standard error."""
-    slots, layout = work.slots, work.slots.layout
+    """Return levels, their light above the dark level (brightest = 1), and its standard error."""
+    slots, layout = session.slots, session.slots.layout
     top = len(layout.optics.tables[role]) - 1
     levels = np.unique(np.rint(np.linspace(0, top, _LEVELS)).astype(int))
     lit: dict[str, np.ndarray | bool] = {"input": True, "weight": sparse(layout)}
@@ -89,7 +89,7 @@ def _curve(
                 pattern[role] = slots.pattern(role, lit[role], level)
                 reading = slots.read(pattern["input"], pattern["weight"], exposure_s)
                 lights[level].append(float(reading.rate.sum()))
-        work.tell(done + (round_ + 1) / _MOST_ROUNDS / 2)
+        session.progress(done + (round_ + 1) / _MOST_ROUNDS / 2)
         light, error = _scaled(levels, lights, role)
         if error < _GOAL:
             break
@@ -102,7 +102,7 @@ def _scaled(
     mean = np.array([np.mean(lights[int(level)]) for level in levels])
     count = np.array([len(lights[int(level)]) for level in levels])
     noise = float(np.std(lights[int(levels[-1])], ddof=1))  # of one reading
-    # the ends have most readings; the largest of many noisy levels would be too large
+    # the ends have the most readings; the maximum of many noisy levels would be biased
     low, high = (
         float(mean[end] if abs(mean[end] - most) < _SURE * noise / count.min() ** 0.5 else most)
         for end, most in ((0, mean.min()), (-1, mean.max()))
@@ -111,19 +111,19 @@ def _scaled(
     if high - low < 0.2 * high or high - low < 10 * spread * (high - low):
         raise BadFit(
             f"the {role} modulator changes the light by {(high - low) / high:.0%} only: check its "
-            "polarisers, its colour channel, and that it is the one in the beam"
+            "polarisers, its colour channel, and that it is in the beam"
         )
     light = (mean - low) / (high - low)
     falls = float(np.maximum.accumulate(light)[-1] - light[-1])
     dips = float((np.maximum.accumulate(light) - light).max())
     if dips > max(_DIPS, 6 * spread) and falls < dips:
         raise BadFit(
-            f"the {role} modulator's curve falls by {dips:.1%} of full scale on its way up: use "
-            "one monotonic branch of it (restrict its levels in its driver)"
+            f"the {role} modulator's response curve falls by {dips:.1%} of full scale while it "
+            "should rise: use one monotonic branch (restrict its levels in its driver)"
         )
     error = float(spread / np.sqrt(count.mean()))
     smooth = np.convolve(light, _SMOOTH, "valid")
-    is_smooth = np.abs(smooth - light[2:-2]) < 2 * error  # and no kink, which would be cut off
+    is_smooth = np.abs(smooth - light[2:-2]) < 2 * error  # a kink must not be smoothed
     light[2:-2] = np.where(is_smooth, smooth, light[2:-2])
     if falls < dips or dips < _DIPS:
         light = _rising(light)
@@ -131,7 +131,7 @@ def _scaled(
 
 
 def _rising(light: np.ndarray) -> np.ndarray:
-    """Return nearest curve that never falls (isotonic regression, pooling adjacent violators)."""
+    """Return the nearest monotonic curve (isotonic regression, pooling adjacent violators)."""
     pools: list[list[float]] = []  # sum and count
     for value in light:
         pools.append([float(value), 1.0])
@@ -143,14 +143,14 @@ def _rising(light: np.ndarray) -> np.ndarray:
 
 
 def _extinctions(
-    work: CalibrationSession,
+    session: CalibrationSession,
 ) -> tuple[dict[str, float], dict[str, float], tuple[float, float]]:
-    """Find what darkest levels pass, from four pairs of whole frames.
+    """Return what the darkest levels pass, their errors and the stray light.
 
-    light = stray + full (f_x or 1) (f_w or 1), so three of the pairs give both f and the fourth the
-    stray light that passes no modulator.
+    light = stray + full (f_x or 1) (f_w or 1), for dark or bright frames on each modulator. Three
+    of the pairs give both f, and the fourth the stray light that passes no modulator.
     """
-    probe = work.probe
+    probe = session.probe
     probe.light(True)
     exposures_s: dict[str, float] = {}
     rates: dict[str, list[float]] = {"bb": [], "db": [], "bd": [], "dd": []}
@@ -160,14 +160,14 @@ def _extinctions(
                 (probe.fill if state == "b" else probe.blank)(role)
             if pair not in exposures_s:
                 exposures_s[pair] = (
-                    probe.find_exposure() if pair == "bb" else _longer(work, exposures_s["bb"])
+                    probe.find_exposure() if pair == "bb" else _longer(session, exposures_s["bb"])
                 )
             exposure_s = exposures_s[pair]
             one, other = probe.pair(exposure_s)
-            raw = (one.astype(np.float64) + other) / 2 - work.dark_counts(exposure_s)
-            good = raw if work.bad is None else raw[~work.bad]
+            raw = (one.astype(np.float64) + other) / 2 - session.dark_counts(exposure_s)
+            good = raw if session.bad is None else raw[~session.bad]
             seen.append(float(good.mean()) / exposure_s)
-        work.tell((number + 1) / _ROUNDS / 10)
+        session.progress((number + 1) / _ROUNDS / 10)
     middle = {pair: float(np.median(seen)) for pair, seen in rates.items()}
     error = {pair: float(np.std(seen, ddof=1) / np.sqrt(_ROUNDS)) for pair, seen in rates.items()}
     bb, db, bd, dd = (middle[pair] for pair in ("bb", "db", "bd", "dd"))
@@ -177,18 +177,18 @@ def _extinctions(
         if not leaks[role] < 0.5:
             raise BadFit(
                 f"dark frames of the {role} modulator pass {leaks[role]:.0%} of the light: check "
-                "that it is the one in the beam, its polarisers, and that its dark is dark"
+                "that it is in the beam, its polarisers, and its darkest level"
             )
         error[role] = float(np.hypot(error[pair] / bb, leaks[role] * error["bb"] / bb))
         leaks[role] = max(leaks[role], 1e-9)
     return leaks, {role: error[role] for role in leaks}, (stray, error["dd"])
 
 
-def _longer(work: CalibrationSession, bright_s: float) -> float:
+def _longer(session: CalibrationSession, bright_s: float) -> float:
     """Return an exposure for darker frames, at which no good pixel is full."""
-    exposure_s = min(_LONGER * bright_s, work.probe.longest_s)
+    exposure_s = min(_LONGER * bright_s, session.probe.longest_s)
     while exposure_s > bright_s:
-        if not work.probe.take(exposure_s).full:
+        if not session.probe.take(exposure_s).full:
             break
         exposure_s /= 3
     return max(exposure_s, bright_s)

@@ -1,4 +1,4 @@
-"""Where numbers lie on the pixels of modulators and detectors, one file a layout."""
+"""Layouts: how elements are placed on the pixels of modulators and detectors, one file each."""
 
 from .base import Layout, Marks
 from .imaged import ImagedLayout
@@ -9,7 +9,7 @@ LAYOUTS: dict[str, type[Layout]] = {
     kind.name: kind for kind in (ImagedLayout, LineLayout, SinglePixelLayout)
 }
 
-OLD_LAYOUTS = {"block": "single-pixel"}  # words of files of before -> today's
+OLD_LAYOUTS = {"block": "single-pixel"}  # names in older files -> current names
 
 __all__ = [
     "LAYOUTS",

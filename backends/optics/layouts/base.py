@@ -1,10 +1,10 @@
-"""`Layout`: where numbers lie on the modulators' pixels, and on the detector's.
+"""`Layout`: how elements are placed on the pixels of the modulators and of the detector.
 
-A layout cuts the part of the weight modulator that input and detector see into slots of `length`
-elements; the light of each slot is one dot product of a shot. Frames are looked up in an index map,
-pixel by pixel, so that any registration of the input modulator costs nothing more; a weight pixel
-that would see the inputs of two elements stays dark. Every frame carries its number as light; each
-layout's file says where.
+A layout divides the visible part of the weight modulator into slots of `length` elements; the light
+of each slot is one dot product of a shot. Frames are built with an index map of the pixels, so that
+any registration of the input modulator takes the same time. A weight pixel that would see the
+inputs of two elements stays dark. Every frame shows its number in frame markers; each layout's file
+describes where.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from .. import registration
 from ..encoding_table import EncodingTable
 from ..parameters import Optics, Response
 
-LEAST_LIGHT, MOST_LIGHT = 0.7, 1.4  # of a marker over what it should be; drift stays within
-DARK, BRIGHT, FIRST_BIT = 0, 1, 2  # places of an index map, before the elements
-_CONTRAST, _CONTRAST_UNKNOWN = 0.96, 0.3  # of a bit and its complement; while leaks are unknown
+LEAST_LIGHT, MOST_LIGHT = 0.7, 1.4  # brightness of a marker over the expected one; drift is less
+DARK, BRIGHT, FIRST_BIT = 0, 1, 2  # first indices of an index map, before the elements
+_CONTRAST, _CONTRAST_UNKNOWN = 0.96, 0.3  # least contrast of a bit; while leaks are unknown
 _SIGMAS = 5.0  # below a contrast, exceeded by chance three times in ten million
-_MIXED = 0.05  # share of other elements' input that a lit weight pixel may see
+_MIXED = 0.05  # fraction of other elements' input that a lit weight pixel may see
 _STEP_PX = 8  # grid on which the usable part of a modulator is searched
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What the markers of one shot say.
+    """The numbers and the brightness that the markers of one shot show.
 
     Parameters
     ----------
-    numbers : of the frames whose light it is, by role
-    scale : their light over that of calibration; None where that is not known
-    scale_variance : of it, from shot noise and read noise
+    numbers : of the exposed frames, by role
+    scale : brightness over that of calibration; None if it is unknown
+    scale_variance : of the scale, from shot noise and read noise
     """
 
     numbers: dict[str, int]
@@ -45,13 +45,13 @@ class Marks:
 
 
 class _Pattern:
-    """Looks frames up: grey level of each pixel from the values of its slots.
+    """Builds frames: the grey level of each pixel from the values of its slots.
 
-    Rows of pixels that look alike are looked up once.
+    Identical rows of pixels are built once.
 
     Parameters
     ----------
-    places : of each pixel, [height, width]: dark, bright, a bit of the marker, or an element
+    places : index of each pixel's value, [height, width]: dark, bright, a marker bit, an element
     """
 
     def __init__(self, places: np.ndarray, dtype: np.dtype[Any]) -> None:
@@ -70,7 +70,7 @@ class _Pattern:
 
 
 class Layout(ABC):
-    """One way to lay out numbers.
+    """A placement of elements on modulators and detector.
 
     Attributes
     ----------
@@ -78,11 +78,11 @@ class Layout(ABC):
     slots : dot products of a shot
     length : elements of each
     shares_input : whether all slots see one input vector
-    marker_bits : of a frame's number
-    elements : of each weight pixel, the place of its element (slot * length + k), or -1, [h, w]
-    coverage : share of each weight pixel's input that is its own element's, float32 [h, w]
-    leaked_px : pixels of the slot's surroundings that see bright input through dark weights, for
-        inputs of mean 1/4; their light cancels between rails and leaves its shot noise
+    marker_bits : bits of a frame's number
+    elements : of each weight pixel, the index of its element (slot * length + k), or -1, [h, w]
+    coverage : fraction of each weight pixel's input that is its own element's, float32 [h, w]
+    leaked_px : pixels of the slot's surroundings that pass bright input through dark weights, for
+        inputs of mean 1/4; their light cancels between rails, but not its shot noise
     """
 
     name: ClassVar[str]
@@ -92,7 +92,9 @@ class Layout(ABC):
     length: int
     marker_bits: int
     leaked_px = 0.0
-    reference_light: ClassVar[float] = 0.25  # of a reference's input: bright rows fill a camera
+    reference_light: ClassVar[float] = (
+        0.25  # intensity of a reference's input: bright rows fill a camera
+    )
 
     def __init__(
         self,
@@ -118,13 +120,13 @@ class Layout(ABC):
         if not lit.all():
             raise InputError(
                 f"element_px = {encoding.element_px}: {int((lit == 0).sum())} of {lit.size} "
-                "elements have no pixel that sees their own input alone, as the modulators lie on "
-                "each other; make it larger, or align the bench better"
+                "elements have no pixel that sees only their own input in this registration; make "
+                "it larger, or align the bench better"
             )
 
     @property
     def converter_step_e(self) -> float:
-        """Electrons of one step of the detector's converter, for the noise of a pixel."""
+        """The electrons of one step of the detector's converter, for the noise of a pixel."""
         return self.optics.gain_e_per_count
 
     @property
@@ -133,7 +135,7 @@ class Layout(ABC):
         return bottom - top, right - left
 
     def _in_window(self, places: np.ndarray) -> np.ndarray:
-        """Put places of the window into those of the whole weight modulator."""
+        """Return places of the window as places of the whole weight modulator."""
         top, left, bottom, right = self.window
         whole = np.zeros(self._shapes["weight"], dtype=np.int64)
         whole[top:bottom, left:right] = places
@@ -144,7 +146,7 @@ class Layout(ABC):
         """Return the places of weight and input values on the weight modulator's pixels."""
 
     def _on_detector(self, points: np.ndarray) -> np.ndarray:
-        """Say which weight pixels [n, 2] the detector sees: bool [n]."""
+        """Return which weight pixels [n, 2] the detector sees: bool [n]."""
         return np.ones(len(points), dtype=bool)
 
     def _usable(self) -> tuple[int, int, int, int]:
@@ -170,8 +172,8 @@ class Layout(ABC):
     def _on_input(self, places: np.ndarray) -> np.ndarray:
         """Return places [h, w] of the weight modulator's grid on the input modulator's pixels."""
         points = np.moveaxis(np.indices(self._shapes["input"]), 0, -1)
-        found = np.rint(registration.back(self.optics.input_map, points)).astype(int)
-        y, x = found[..., 0], found[..., 1]
+        on_weight = np.rint(registration.back(self.optics.input_map, points)).astype(int)
+        y, x = on_weight[..., 0], on_weight[..., 1]
         height, width = places.shape
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         return np.where(inside, places[y.clip(0, height - 1), x.clip(0, width - 1)], DARK)
@@ -179,20 +181,19 @@ class Layout(ABC):
     def _unmixed(
         self, weight: np.ndarray, inputs: np.ndarray, on_input: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Leave weight pixels dark that see the inputs of several elements.
+        """Darken weight pixels that see the inputs of several elements.
 
-        A weight pixel sees the four input pixels around the place on which it lies, weighted as
-        its distance to each.
+        A weight pixel sees the four input pixels around its place, weighted bilinearly.
 
         Returns
         -------
         weight : places [h, w] with those pixels dark
-        coverage : share of each lit pixel's input that is its own, float32 [h, w]
+        coverage : fraction of each lit pixel's input that is its own, float32 [h, w]
         """
         rows, columns = np.nonzero(weight != DARK)
         q = registration.apply(self.optics.input_map, np.stack([rows, columns], axis=-1))
         low = np.floor(q + 1e-6).astype(int)
-        share = np.clip(q - low, 0, 1)
+        part_px = np.clip(q - low, 0, 1)
         wanted = inputs[rows, columns]
         padded = np.pad(on_input, 1)
         most = np.array(on_input.shape)
@@ -201,8 +202,8 @@ class Layout(ABC):
             for j in range(2):
                 y, x = np.clip(low + np.array([i + 1, j + 1]), 0, most + 1).T
                 seen = padded[y, x]
-                part = (share[:, 0] if i else 1 - share[:, 0]) * (
-                    share[:, 1] if j else 1 - share[:, 1]
+                part = (part_px[:, 0] if i else 1 - part_px[:, 0]) * (
+                    part_px[:, 1] if j else 1 - part_px[:, 1]
                 )
                 own += np.where(seen == wanted, part, 0)
                 other += np.where((seen != wanted) & (seen != DARK), part, 0)
@@ -216,12 +217,12 @@ class Layout(ABC):
     def element_sums(self, light: np.ndarray) -> np.ndarray:
         """Sum light [h, w] of weight pixels over elements: float64 [slots, length]."""
         lit = self.elements >= 0
-        places, shares = self.elements[lit], (light * self.coverage)[lit]
-        sums = np.bincount(places, shares, minlength=self.slots * self.length)
+        places, parts = self.elements[lit], (light * self.coverage)[lit]
+        sums = np.bincount(places, parts, minlength=self.slots * self.length)
         return sums.reshape(self.slots, self.length)
 
     def frame(self, role: str, levels: np.ndarray, number: int) -> np.ndarray:
-        """Lay out a frame.
+        """Return the frame of a modulator.
 
         Parameters
         ----------
@@ -231,7 +232,7 @@ class Layout(ABC):
 
         Returns
         -------
-        frame : grey levels (height, width) of that modulator
+        frame : grey levels (height, width)
         """
         dark, bright = self.darkest[role], self.brightest[role]
         marks = np.where(self._bits(number) > 0, bright, dark)
@@ -245,7 +246,7 @@ class Layout(ABC):
 
     @abstractmethod
     def electrons(self, taken: np.ndarray) -> np.ndarray:
-        """Return the photoelectrons of each slot, float64 [slots], from what the detector took."""
+        """Return the photoelectrons of each slot, float64 [slots], from an exposure."""
 
     @abstractmethod
     def marks(
@@ -255,14 +256,14 @@ class Layout(ABC):
 
         Parameters
         ----------
-        mean_input : light that the input's elements pass, in the mean; darkest weights leak of it.
-            None where it is not known
-        response : how bright markers are; None where nobody measured it yet
+        mean_input : mean intensity of the input's elements, which leaks through dark weights; None
+            if it is unknown
+        response : brightness of markers; None if it is not measured yet
 
         Raises
         ------
-        WrongLight : when a marker is much darker or brighter than it should be
-        StaleFrame : when a bit is neither, as in a mixture of two frames
+        UnexpectedIntensity : when a marker is much darker or brighter than expected
+        StaleFrame : when a bit is ambiguous, as in a mixture of two frames
         """
 
     @property
@@ -275,11 +276,11 @@ class Layout(ABC):
         return {}
 
     def marker_variance(self, response: Response) -> float | None:
-        """Return the relative variance of the light that the markers of a shot tell; None without.
+        """Return the relative variance of the brightness from a shot's markers; None without them.
 
         Parameters
         ----------
-        response : how bright markers are
+        response : brightness of markers
         """
         return None
 
@@ -288,25 +289,25 @@ class Layout(ABC):
         return np.zeros((0, 4), dtype=np.int64)
 
     def dark_pixels(self) -> np.ndarray:
-        """Return the detector pixels that no lit element reaches, flat places; few or none."""
+        """Return detector pixels that no lit element reaches, flat indices; possibly none."""
         return np.zeros(0, dtype=np.intp)
 
     @abstractmethod
     def read_pixels(self) -> np.ndarray:
-        """Return the detector pixels whose light each slot sums (1 for a photodiode), [slots]."""
+        """Return the number of detector pixels of each slot (1 for a photodiode), [slots]."""
 
     def _read_bits(
         self, light: np.ndarray, bright: np.ndarray | None, variance: np.ndarray, role: str
     ) -> int:
-        """Read a number from the light of its cells: bit and complement in turn, [copies, 2 b].
+        """Read a number from the light of its cells: bits and complements in turn, [copies, 2 b].
 
         Parameters
         ----------
-        bright : photoelectrons of a bright cell, likewise; None where nobody measured it
+        bright : photoelectrons of a bright cell, likewise; None if not measured
         variance : of the light, likewise
         """
-        share = light if bright is None else light / bright
-        one, other = share[:, ::2], share[:, 1::2]
+        relative = light if bright is None else light / bright
+        one, other = relative[:, ::2], relative[:, 1::2]
         total = one + other
         if bright is not None:
             noise = 4 * np.sqrt((variance / bright**2)[:, ::2] + (variance / bright**2)[:, 1::2])
@@ -314,11 +315,11 @@ class Layout(ABC):
             if least < LEAST_LIGHT or most > MOST_LIGHT:
                 raise UnexpectedIntensity(
                     f"the marker of the {role} frame is {total.min():.2f} to {total.max():.2f} "
-                    "times as bright as it should be: check the source, and that nothing stands in "
-                    "the beam"
+                    "times as bright as expected: check the source, and that nothing stands in the "
+                    "beam"
                 )
         contrast, least = np.abs(one - other) / np.maximum(total, 1e-30), _CONTRAST_UNKNOWN
-        if bright is not None:  # what the darker cell lets pass is a share of another frame
+        if bright is not None:  # light of the darker cell comes from another frame
             is_one = one > other
             darker = np.where(is_one, variance[:, 1::2], variance[:, ::2])
             brighter = np.where(is_one, bright[:, ::2], bright[:, 1::2])
@@ -326,23 +327,24 @@ class Layout(ABC):
             least = _CONTRAST
         if contrast.min() < least:
             raise StaleFrame(
-                f"the marker of the {role} frame is no number (contrast {contrast.min():.2f}): "
-                "the light of two frames mixed"
+                f"the marker of the {role} frame is not readable (contrast {contrast.min():.2f}): "
+                "the exposure shows two frames"
             )
-        found = (one > other).astype(int)
-        if (found != found[0]).any():
+        bits = (one > other).astype(int)
+        if (bits != bits[0]).any():
             raise StaleFrame(
-                f"the {role} frame's markers differ between top and bottom: it changed meanwhile"
+                f"the {role} frame's markers differ between top and bottom: the frame changed "
+                "during the exposure"
             )
-        return int(found[0] @ (1 << np.arange(self.marker_bits)))
+        return int(bits[0] @ (1 << np.arange(self.marker_bits)))
 
 
 def largest_rectangle(seen: np.ndarray) -> tuple[int, int, int, int]:
-    """Find the largest rectangle of true values: first and last row and column of it.
+    """Return the first and last row and column of the largest rectangle of true values.
 
-    Column by column of a histogram of the true values above each row (the classic stack).
+    For each row, a stack scans the histogram of the true values above it.
     """
-    best, found = 0, (0, 0, 0, 0)
+    best, corners = 0, (0, 0, 0, 0)
     height = np.zeros(seen.shape[1] + 1, dtype=int)
     for row, line in enumerate(seen):
         height[:-1] = np.where(line, height[:-1] + 1, 0)
@@ -352,6 +354,6 @@ def largest_rectangle(seen: np.ndarray) -> tuple[int, int, int, int]:
                 high = int(height[stack.pop()])
                 left = stack[-1] + 1 if stack else 0
                 if high * (column - left) > best:
-                    best, found = high * (column - left), (row - high + 1, left, row, column - 1)
+                    best, corners = high * (column - left), (row - high + 1, left, row, column - 1)
             stack.append(column)
-    return found[0], found[1], found[2], found[3]
+    return corners

@@ -1,7 +1,7 @@
 """`ImagedLayout`: blocks of elements side by side, each imaged onto its own camera pixels.
 
-Markers are strips at top and bottom: half of their cells show the input's number (opposite bright
-weights), half the weights' number (opposite bright input), each bit beside its complement.
+Markers are strips at top and bottom. Half of their cells show the input frame's number (with bright
+weights), half the weight frame's number (with bright input), each bit beside its complement.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ImagedLayout(OnCamera):
     """Blocks of elements, each summed over its camera pixels; many rows and vectors share a shot.
 
     With pitch q and guard g, blocks of b x a elements: floor(height / (b q + g)) times
-    floor(width / (a q + g)) slots, less a row of blocks where that leaves no room for the strips.
+    floor(width / (a q + g)) slots, less a row of blocks if there is no room for the strips.
     """
 
     name = "imaged"
@@ -36,8 +36,8 @@ class ImagedLayout(OnCamera):
         if down < 1 or across < 1 or self.marker_bits < 2:
             raise InputError(
                 f"a block of {b} x {a} elements of {pitch} pixels with a guard of {guard} does not "
-                f"fit the {height} x {width} pixels of the weight modulator that are seen, beside "
-                "its markers; make it smaller"
+                f"fit the {height} x {width} visible pixels of the weight modulator, beside its "
+                "markers; make it smaller"
             )
         self.slots, self.length = down * across, a * b
         self.grid = (down, across)
@@ -61,12 +61,12 @@ class ImagedLayout(OnCamera):
     def _mark(
         self, weight: np.ndarray, inputs: np.ndarray, strip: int, top: int, height: int
     ) -> dict[str, np.ndarray]:
-        """Put marker cells into the strips; give their rectangles [2, 2 bits, 4] by role."""
+        """Put marker cells into the strips; return their rectangles [2, 2 bits, 4] by role."""
         count = 2 * self.marker_bits
         edges = np.linspace(0, weight.shape[1], 2 * count + 1).astype(int)
         middles = (min(top, strip) // 2, height - min(height - top, strip) // 2)
         tall = max(strip // 2, 4)
-        found: dict[str, np.ndarray] = {}
+        by_role: dict[str, np.ndarray] = {}
         for role, first, mine, other in (
             ("input", 0, inputs, weight),
             ("weight", count, weight, inputs),
@@ -80,8 +80,8 @@ class ImagedLayout(OnCamera):
                     part = (slice(box[0], box[2]), slice(box[1], box[3]))
                     mine[part], other[part] = FIRST_BIT + bit, BRIGHT
                     cells[copy, bit] = box
-            found[role] = cells
-        return found
+            by_role[role] = cells
+        return by_role
 
     def _find_regions(
         self,
@@ -92,7 +92,7 @@ class ImagedLayout(OnCamera):
         block: tuple[int, int],
         cells: dict[str, np.ndarray],
     ) -> None:
-        """Map blocks and cells to camera pixels; a block gets its half of the guard band."""
+        """Map blocks and cells to camera pixels; a block includes its half of the guard band."""
         pitch, half = self.encoding.element_px, self.encoding.guard_px // 2
         corner = np.array(self.window[:2])
         middle = corner + np.array(self._size) / 2
@@ -103,7 +103,7 @@ class ImagedLayout(OnCamera):
         if guard_on_camera < 3:
             raise InputError(
                 f"encoding.guard_px = {self.encoding.guard_px} is {guard_on_camera:.2g} camera "
-                f"pixels wide; at least 3 keep blocks apart, so give {int(np.ceil(3 / scale))}"
+                f"pixels wide; blocks need at least 3, so give {int(np.ceil(3 / scale))}"
             )
         tops = start[0] + half + step[0] * np.arange(down)
         lefts = start[1] + half + step[1] * np.arange(across)

@@ -1,6 +1,6 @@
 """`LineLayout`: the input along columns, each row of weights summed into one camera spot.
 
-Markers are reserved rows, of which each sees one reserved column.
+Markers are reserved rows, each of which passes one reserved column.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class LineLayout(OnCamera):
         self.slots = rows - 2 * count
         if self.slots < 1 or self.length < 1:
             raise InputError(
-                f"elements of {pitch} pixels with a guard of {guard} leave no row of numbers on "
-                f"the {height} x {width} pixels of the weight modulator that are seen, beside its "
+                f"elements of {pitch} pixels with a guard of {guard} leave no row of elements on "
+                f"the {height} x {width} visible pixels of the weight modulator, beside its "
                 "markers; make them smaller"
             )
         first = (count + 1) * mark
@@ -49,7 +49,7 @@ class LineLayout(OnCamera):
         for bit in range(count):
             inputs[:, (bit + 1) * mark : (bit + 2) * mark] = FIRST_BIT + bit
         start = (height - rows * step + guard) // 2
-        # rows of bits of the input's number, then of the weights' number, then of numbers
+        # rows with the bits of the input frame's number, of the weight frame's number, of elements
         for row in range(rows):
             part = slice(start + row * step, start + row * step + pitch)
             if row < count:
@@ -72,7 +72,7 @@ class LineLayout(OnCamera):
         if guard_on_camera < 3:
             raise InputError(
                 f"encoding.guard_px = {self.encoding.guard_px} is {guard_on_camera:.2g} camera "
-                f"pixels wide; at least 3 keep rows apart, so give "
+                f"pixels wide; rows need at least 3, so give "
                 f"{int(np.ceil(3 / scale.min()))}"
             )
         on_camera = registration.apply(matrix, middles)
@@ -85,7 +85,7 @@ class LineLayout(OnCamera):
         self._cut(boxes[2 * count :], {"input": boxes[:count], "weight": boxes[count : 2 * count]})
 
     def columns(self) -> tuple[int, int]:
-        """Return the first camera column that is read, and the one behind the last."""
+        """Return the first camera column that is read, and the one after the last."""
         boxes = self._regions.boxes
         return int(boxes[:, 1].min()), int(boxes[:, 3].max())
 

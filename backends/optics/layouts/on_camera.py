@@ -1,4 +1,4 @@
-"""`OnCamera`: what imaged and line layouts share: slots and markers as regions of a camera."""
+"""`OnCamera`: the base of imaged and line layouts: slots and markers as regions of a camera."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..detector import Regions
 from ..parameters import Response
 from .base import MOST_LIGHT, Layout, Marks
 
-APART_PX = 8  # of dark pixels from what is lit, in camera pixels: blur and slopes of spots
-_DARK_PIXELS, _LEAST_DARK = 2000, 50  # of a camera, that tell its dark level
+APART_PX = 8  # distance of dark pixels from lit ones, in camera pixels: blur and edges of spots
+_DARK_PIXELS, _LEAST_DARK = 2000, 50  # pixels that measure the dark level, at most and at least
 _TYPICAL_INPUT = 0.25  # mean normalised intensity of inputs
 
 
@@ -26,9 +26,9 @@ class OnCamera(Layout):
         return np.asarray(((seen >= 0) & (seen <= most)).all(axis=-1))
 
     def _cut(self, regions: np.ndarray, cells: dict[str, np.ndarray]) -> None:
-        """Keep rectangles [n, 4] of slots, and of marker cells [copies x 2 bits, 4], in pixels."""
+        """Store rectangles [n, 4] of slots, and of marker cells [copies x 2 bits, 4], in pixels."""
         height, width = self.optics.sensor_shape
-        margin = 2  # a region may lose the dark edge of its guard, and nothing more
+        margin = 2  # a region may lose the dark edge of its guard, but not more
         for boxes in (regions, *cells.values()):
             if (
                 boxes.min() < -margin
@@ -44,7 +44,7 @@ class OnCamera(Layout):
         self._cells = {role: Regions(boxes, self.optics) for role, boxes in cells.items()}
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
-        """Sum counts over each slot's pixels, less offset and dark, in electrons."""
+        """Return the counts of each slot's pixels above the dark level, in electrons."""
         return self._regions.electrons(taken)
 
     @property
@@ -59,18 +59,18 @@ class OnCamera(Layout):
     def marks(
         self, taken: np.ndarray, mean_input: float | None, response: Response | None
     ) -> Marks:
-        """Read both numbers from their marker cells, and how bright these are together.
+        """Read both frame numbers from their marker cells, and the brightness of the cells.
 
         The brightness comes from the differences of bits and complements, in which leaks cancel.
         """
-        known = response is not None and response.marker_e is not None
+        is_calibrated = response is not None and response.marker_e is not None
         numbers: dict[str, int] = {}
         above, expected, variance = 0.0, 0.0, 0.0
         for role, cells in self._cells.items():
             electrons = cells.electrons(taken)
             noise = np.maximum(electrons, 0) + cells.pixels * self._pixel_variance
             bright = None
-            if known:
+            if is_calibrated:
                 assert response is not None and response.marker_e is not None
                 bright = response.marker_e[role].reshape(-1, 2 * self.marker_bits)
                 if response.marker_dark_e is not None:
@@ -88,18 +88,18 @@ class OnCamera(Layout):
                 above += electrons[:, lit].sum() - electrons[:, ~lit].sum()
                 expected += bright[:, lit].sum()
                 variance += noise.sum()
-        if not known:
+        if not is_calibrated:
             return Marks(numbers)
         return Marks(numbers, above / expected, variance / expected**2)
 
     @property
     def _pixel_variance(self) -> float:
-        """Variance of a pixel that no light brings: read noise, dark counts, converter steps."""
+        """The variance of a pixel without light: read noise, dark counts, converter steps."""
         optics = self.optics
         return optics.read_noise_e**2 + optics.dark_e + optics.gain_e_per_count**2 / 12
 
     def marker_variance(self, response: Response) -> float | None:
-        """Return the relative variance of the light that the markers of a shot tell."""
+        """Return the relative variance of the brightness that the markers of a shot measure."""
         if response.marker_e is None:
             return None
         expected = noise = 0.0
@@ -115,8 +115,8 @@ class OnCamera(Layout):
     def _without_leak(
         self, electrons: np.ndarray, leak: np.ndarray, mean_input: float | None
     ) -> np.ndarray:
-        """Take away what the input's elements leak into marker cells [copies x 2 bits]."""
-        if mean_input is None:  # then the darker cell of each pair tells
+        """Subtract the leak of the input's elements from marker cells [copies x 2 bits]."""
+        if mean_input is None:  # the darker cell of each pair measures it
             pairs, leaks = electrons.reshape(-1, 2), leak.reshape(-1, 2)
             darker = pairs[:, 0] > pairs[:, 1]
             place = (np.arange(len(pairs)), darker.astype(int))
@@ -130,10 +130,10 @@ class OnCamera(Layout):
 
     @abstractmethod
     def _are_lit(self, points: np.ndarray) -> np.ndarray:
-        """Say which camera pixels [n, 2] light may reach: bool [n]."""
+        """Return which camera pixels [n, 2] light may reach: bool [n]."""
 
     def dark_pixels(self) -> np.ndarray:
-        """Return good pixels far from what is lit, evenly spread: flat places, at most 2,000."""
+        """Return good pixels far from lit ones, evenly spread: flat indices, at most 2,000."""
         height, width = self.optics.sensor_shape
         step = max(height * width // (16 * _DARK_PIXELS), 1)
         places = np.arange(step // 2, height * width, step)

@@ -1,6 +1,6 @@
-"""`SinglePixelLayout`: one photodiode reads one dot product a shot.
+"""`SinglePixelLayout`: one photodiode reads one dot product per shot.
 
-One detector has no room for markers; the frames' counters are read instead.
+One photodiode cannot read markers; the counters of frames are read instead.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from .base import FIRST_BIT, Layout, Marks
 
 
 class SinglePixelLayout(Layout):
-    """A vector wrapped into one block of macropixels; one dot product a shot, on a photodiode."""
+    """A vector in one block of macropixels; a photodiode reads one dot product per shot."""
 
     name = "single-pixel"
     reference_light = 1.0
 
     @property
     def converter_step_e(self) -> float:
-        """None of its own: the mean of a window's samples has no steps."""
+        """Zero: the mean of a window's samples has no converter steps."""
         return 0.0
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +30,7 @@ class SinglePixelLayout(Layout):
         if b * pitch > height or a * pitch > width:
             raise InputError(
                 f"a block of {b} x {a} elements of {pitch} pixels does not fit the {height} x "
-                f"{width} pixels of the weight modulator that are seen; make it smaller"
+                f"{width} visible pixels of the weight modulator; make it smaller"
             )
         self.slots, self.length, self.marker_bits = 1, a * b, 0
         places = np.zeros((height, width), dtype=np.int64)
@@ -50,7 +50,7 @@ class SinglePixelLayout(Layout):
     def marks(
         self, taken: np.ndarray, mean_input: float | None, response: Response | None
     ) -> Marks:
-        """Return none: the counters of the DAQ tell which frames were shown."""
+        """Return no marks: the counters of the DAQ identify the shown frames."""
         return Marks({})
 
     def read_pixels(self) -> np.ndarray:
