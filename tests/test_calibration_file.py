@@ -157,7 +157,7 @@ def test_the_header_is_standard_json_with_all_entries(tmp_path: Path) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     header = json.loads(text, parse_constant=refuse)
-    assert header["schema"] == 1 and header["kind"] == "lightloom calibration"
+    assert header["schema"] == 2 and header["kind"] == "lightloom calibration"
     assert header["steps"][0]["arrays"] == [{"name": "map", "shape": [2, 3], "dtype": "float64"}]
     assert "µm" in text and text.count("\n") > 40  # people read it
     assert (tmp_path / header["data"]["file"]).stat().st_size == header["data"]["bytes"]
@@ -284,7 +284,7 @@ def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (lambda h: h.update(schema=2), "schema = 2 is newer than 1"),
+        (lambda h: h.update(schema=3), "schema = 3 is newer than 2"),
         (lambda h: h.update(schema="1"), "schema = '1'"),
         (lambda h: h.update(kind="lightloom run"), "is not a calibration"),
         (lambda h: h.pop("binding"), "binding is missing"),

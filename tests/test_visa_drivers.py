@@ -518,10 +518,11 @@ def test_a_meter_on_a_serial_line() -> None:
                     return
                 *whole, heard = heard.split(b"\n")
                 for question in whole:
-                    if (reply := device.reply(question.decode())) is not None:
-                        line.write(reply.encode() + b"\n")
+                    reply = device.reply(question.decode())
                     if question == b"MEAS:POW?" and device.asked == 3:
-                        return  # unplugged
+                        return  # unplugged before it replies
+                    if reply is not None:
+                        line.write(reply.encode() + b"\n")
 
     thread = threading.Thread(target=answer)
     thread.start()

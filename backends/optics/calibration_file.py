@@ -42,13 +42,13 @@ from .layouts import OLD_LAYOUTS
 
 ROLES = ("input", "weight", "detector", "source")
 IDENTITY = ("maker", "model", "serial")
-OLD_STEPS = {  # names in older files -> current names
+OLD_STEPS = {  # names in files of schema 1 -> current names
     "dark": "dark_frames",
     "detector": "photon_transfer",
     "curves": "response_curves",
     "flat": "flat_field",
 }
-SCHEMA = 1
+SCHEMA = 2
 KIND = "lightloom calibration"
 _CLOCKS_DIFFER_S = 300.0  # largest difference of the clocks of two computers
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}  # JSON has no such numbers
@@ -314,7 +314,8 @@ class Calibration:
             names = [array.name for array in entry.arrays]
             own = {name: arrays[f"{entry.name}/{name}"] for name in names}
             fields = {key: getattr(entry, key) for key in _COPIED}
-            fields["name"] = words.word(fields["name"], OLD_STEPS)
+            if header.schema_ == 1:
+                fields["name"] = words.word(fields["name"], OLD_STEPS)
             try:
                 steps.append(Step(arrays=own, **fields))
             except ValueError as error:
@@ -509,7 +510,7 @@ class _BindingEntry(_Entry):
 
 
 class _CalibrationHeader(_Entry):
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[1, 2] = Field(alias="schema")
     kind: Literal["lightloom calibration"]
     lightloom: StrictStr
     created_at: Moment
