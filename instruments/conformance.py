@@ -41,7 +41,7 @@ from .errors import (
     LimitExceeded,
     NotConnected,
 )
-from .image_checks import grows_with_exposure, reads_the_part
+from .image_checks import grows_with_exposure, reads_region
 from .light_source import LightSource, PowerMeter
 from .slm import SpatialLightModulator
 
@@ -473,7 +473,7 @@ class CameraConformance(InstrumentConformance[Camera]):
 
     def test_a_region_shows_its_part_of_the_sensor(self, instrument: Camera) -> None:
         """Check that a region shows its part of the sensor, neither offset nor flipped."""
-        self._check_finding(reads_the_part(instrument, self.wait_s(instrument)))
+        self._check_finding(reads_region(instrument, self.wait_s(instrument)))
 
     def _check_finding(self, finding: Finding) -> None:
         if not self.sees_light:

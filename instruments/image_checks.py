@@ -102,7 +102,7 @@ def grows_with_exposure(camera: Camera, timeout_s: float = 5.0) -> Finding:
     )
 
 
-def reads_the_part(camera: Camera, timeout_s: float = 5.0) -> Finding:
+def reads_region(camera: Camera, timeout_s: float = 5.0) -> Finding:
     """Return whether a region shows the right part of the whole image; settings are restored.
 
     Parameters

@@ -16,7 +16,7 @@ from lightloom.instruments.conformance import (
     LightSourceConformance,
     SlmConformance,
 )
-from lightloom.instruments.image_checks import grows_with_exposure, reads_the_part
+from lightloom.instruments.image_checks import grows_with_exposure, reads_region
 from lightloom.instruments.simulated import (
     Fault,
     SimulatedCamera,
@@ -305,6 +305,6 @@ def test_a_correct_camera_passes_the_image_checks(kind: Any) -> None:
         with kind("camera", clock=VirtualClock()) as camera:
             camera.configure(exposure_s=1e-3 * (1 + seed))
             settings = camera.describe()["settings"]
-            for finding in (grows_with_exposure(camera), reads_the_part(camera)):
+            for finding in (grows_with_exposure(camera), reads_region(camera)):
                 assert finding.passed and "cannot be determined" not in finding.detail, finding
             assert camera.describe()["settings"] == settings

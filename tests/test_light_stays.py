@@ -341,7 +341,7 @@ def test_a_source_that_may_still_emit_is_on_the_page_of_a_recorded_run(tmp_path:
     keep_left_lit(path)
     before = path.read_bytes()
     sentence = "bench.toml: the laser may still emit; SWITCH IT OFF BY HAND"
-    signals.note_left_lit(sentence)
+    signals.note_light_left_on(sentence)
     keep_left_lit(None)
     assert path.read_bytes() == before
     keep_left_lit(path)
@@ -362,7 +362,7 @@ def test_a_watchdog_that_was_stopped_is_noticed(tmp_path: Path, laser: Served) -
         wait_until(lambda: not device.is_on)
         with pytest.raises(LightloomError, match="does not reply"):
             bench.beat()
-    assert not signals.left_lit()
+    assert not signals.lights_left_on()
 
 
 @pytest.mark.slow
@@ -378,7 +378,7 @@ def test_the_power_meter_detects_a_laser_that_reports_off_and_still_emits(
             bench.source.enable()
             bench.darkness_meter.see_light()
     assert "watchdog" in bench.left_lit or "switched off" in bench.left_lit
-    assert signals.left_lit()
+    assert signals.lights_left_on()
 
 
 # --- shots that wait -----------------------------------------------------------------------------

@@ -352,7 +352,7 @@ class BenchBackend(Backend):
         """Stop after the current shot, switch the light off, and close all instruments."""
         if self.shots is not None:
             self.shots.stops.set()
-        with self._closing, signals.in_time(self.bench):
+        with self._closing, signals.light_off_in_time(self.bench):
             try:
                 if self._queue is not None:
                     self._queue.close()

@@ -380,7 +380,7 @@ class Bench:
             outcome = watchdog.outcome()
         self.left_lit = f"{self.path}: {outcome}"
         LOG.error("%s", self.left_lit)
-        signals.note_left_lit(self.left_lit)
+        signals.note_light_left_on(self.left_lit)
         if BY_HAND in outcome:
             safety.latch(self.path, f"its source could not be switched off: {why}", self.latches)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...instruments import Finding, Shot, UnexpectedIntensity
-from ...instruments.image_checks import grows_with_exposure, reads_the_part
+from ...instruments.image_checks import grows_with_exposure, reads_region
 from .bench import WINDOW_SAMPLES, Bench
 
 _SURE = 6.0  # standard deviations of noise
@@ -55,7 +55,7 @@ def light_findings(bench: Bench) -> list[Finding]:
     timeout_s = bench.file.limits.timeout_s
     _show(bench, _test_pattern)
     bench.source.enable()
-    tried = [check(bench.camera, timeout_s) for check in (grows_with_exposure, reads_the_part)]
+    tried = [check(bench.camera, timeout_s) for check in (grows_with_exposure, reads_region)]
     bench.source.disable()
     return [*findings, *(_of("detector", finding) for finding in tried)]
 

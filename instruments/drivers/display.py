@@ -171,7 +171,7 @@ class _WindowProcess:
         self._link, there = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(there, request), daemon=True)
         self._numbers = itertools.count(1)
-        with signals.unheard_by_children():
+        with signals.block_interrupts_in_children():
             self._process.start()
         there.close()
 

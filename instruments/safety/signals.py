@@ -75,12 +75,12 @@ def remove(control: LightControl) -> None:
         _lights.pop(id(control), None)
 
 
-def note_left_lit(sentence: str) -> None:
+def note_light_left_on(sentence: str) -> None:
     """Record a sentence about a source that may still emit although its bench was closed."""
     _left_lit.append(sentence)
 
 
-def left_lit() -> list[str]:
+def lights_left_on() -> list[str]:
     """Return the sentences about sources that may still emit; with any, the program must fail."""
     return list(_left_lit)
 
@@ -127,7 +127,7 @@ def _call_all(calls: list[tuple[str, Any]], within_s: float) -> list[tuple[str, 
 
 
 @contextmanager
-def in_time(control: LightControl) -> Iterator[None]:
+def light_off_in_time(control: LightControl) -> Iterator[None]:
     """Switch a light off after a bounded time even if the body of the `with` has not ended.
 
     The present shot gets its exposure time plus half a second.
@@ -182,7 +182,7 @@ def was_interrupted() -> bool:
     return _request.was_raised
 
 
-def leave_alone() -> None:
+def stop_interrupting() -> None:
     """Stop interrupting the main thread, whose work is over; a second signal ends the process."""
     global _is_main_work_over
     _is_main_work_over = True
@@ -216,7 +216,7 @@ def listen() -> None:
 
 
 @contextmanager
-def unheard_by_children() -> Iterator[None]:
+def block_interrupts_in_children() -> Iterator[None]:
     """Start the processes of a `with` without Ctrl-C of the terminal, even during their start.
 
     Otherwise they would print tracebacks. On Windows, a process must handle this itself.
@@ -247,7 +247,7 @@ def _stop_receiving() -> None:
 
 
 @contextmanager
-def one_is_meant() -> Iterator[None]:
+def interrupt_ends_block() -> Iterator[None]:
     """Let Ctrl-C end only the body of the `with`: the light stays on, and the work continues.
 
     Other signals end the program.

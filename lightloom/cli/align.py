@@ -33,7 +33,9 @@ def command(bench: BenchFile, live: LiveView = False, json_: Json = False) -> No
     console = open_console(for_people=not json_)
     with load_bench(bench) as opened:
         if live:
-            with signals.one_is_meant():  # Ctrl-C ends this alone; other signals end the program
+            with (
+                signals.interrupt_ends_block()
+            ):  # Ctrl-C ends this alone; other signals end the program
                 follow_alignment(console, align_live, opened)
         with progress() as tell:
             found = align(opened, tell)

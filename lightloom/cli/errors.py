@@ -38,9 +38,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 def refuse_to_end_lit() -> None:
     """End with status 1 where a source may still emit: what was asked was not done."""
-    for sentence in signals.left_lit():
+    for sentence in signals.lights_left_on():
         say(sentence)
-    if signals.left_lit():
+    if signals.lights_left_on():
         raise typer.Exit(1)
 
 

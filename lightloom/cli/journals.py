@@ -24,7 +24,7 @@ def resumable(record: Path | None) -> Iterator[None]:
 
 def keep_left_lit(record: Path | None) -> None:
     """Keep in the journal of a run that a source may still emit, for its page."""
-    if record is not None and signals.left_lit() and record.exists():
+    if record is not None and signals.lights_left_on() and record.exists():
         from ..scheduler.runs.resume import keep_left_lit as keep
 
-        keep(record, signals.left_lit())
+        keep(record, signals.lights_left_on())

@@ -31,7 +31,7 @@ def run(work: Callable[[], object]) -> NoReturn:
         if not signals.was_interrupted():
             raise
         status = signals.STATUS  # what the interrupt left half done
-    signals.leave_alone()
+    signals.stop_interrupting()
     if signals.was_interrupted():
         status = signals.STATUS
         streams.say("stopped by the operator")

@@ -426,7 +426,7 @@ def _call_in_thread(call: Callable[[], Any], seconds: float) -> Any:
 
     def work() -> None:
         try:
-            with signals.unheard_by_children():
+            with signals.block_interrupts_in_children():
                 found.append(call())
         except Exception as error:
             errors.append(error)

@@ -90,7 +90,7 @@ def take_shots(bench: Bench) -> None:
 
 
 def go_on_after_ctrl_c() -> None:
-    with signals.one_is_meant():
+    with signals.interrupt_ends_block():
         print("waits", flush=True)
         stay()
     print("goes on", flush=True)
