@@ -40,7 +40,7 @@ def draw_calibration() -> None:
             store(bench, align(bench))
         arrays = calibrate(load_bench(path)).array
         backend = BenchBackend(load_bench(path))
-        merit = random_products(backend, 4000)
+        accuracy = random_products(backend, 4000)
         backend.close()
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
@@ -70,13 +70,13 @@ def draw_calibration() -> None:
     figure.colorbar(shown, ax=axes[3])
     axes[4].plot(arrays("drift", "light"), linewidth=0.8)
     axes[4].set(title="Light of the same frames", xlabel="shot", ylabel="over its mean")
-    middle = (merit.edges[1:] + merit.edges[:-1]) / 2
+    middle = (accuracy.edges[1:] + accuracy.edges[:-1]) / 2
     width = middle[1] - middle[0]
-    axes[5].bar(middle, merit.histogram, width=width)
-    ideal = np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi) * width * merit.products
+    axes[5].bar(middle, accuracy.histogram, width=width)
+    ideal = np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi) * width * accuracy.products
     axes[5].plot(middle, ideal, "k")
     axes[5].set(
-        title=f"Residuals of {merit.products:,} random products", xlabel="over predicted noise"
+        title=f"Residuals of {accuracy.products:,} random products", xlabel="over predicted noise"
     )
     figure.savefig(PICTURES / "calibration.svg", metadata={"Date": None})
 

@@ -88,11 +88,11 @@ def test_random_products_of_a_calibrated_bench_are_at_the_floor(benches: dict[st
     # bench exactly at the pass line would fail for less than one seed in 100,000
     said = document(benches["calibrated"], "check", *BENCH, "--random-products", "1000")
     assert all(finding["passed"] for finding in said["findings"])
-    merit = said["random_products"]
+    accuracy = said["random_products"]
     # 1.00, +-0.0275: 10 sigma
-    assert merit["products"] >= 1000 and merit["over_floor"] < 1.3
-    assert sum(merit["histogram"]) == merit["products"]
-    assert len(merit["light_e"]) == len(merit["error_at_light"]) == 6
+    assert accuracy["products"] >= 1000 and accuracy["over_floor"] < 1.3
+    assert sum(accuracy["histogram"]) == accuracy["products"]
+    assert len(accuracy["light_e"]) == len(accuracy["error_at_light"]) == 6
 
 
 def test_check_shows_the_figure_of_merit_to_people(benches: dict[str, Path]) -> None:
@@ -202,7 +202,7 @@ def test_an_interrupted_calibration_resumes(bench: Folder) -> None:
     assert [step["name"] for step in said["steps"]] == wanted
 
 
-def merit(over_floor: float, bias: float, products: int) -> Accuracy:
+def accuracy(over_floor: float, bias: float, products: int) -> Accuracy:
     nothing = np.zeros(1)
     made = Accuracy(products, 16, 1e3, 1.0, 0.0, 1.0, 0.1, nothing, nothing, nothing, nothing, 1, 0)
     return replace(made, error=over_floor, bias=bias)
@@ -210,13 +210,13 @@ def merit(over_floor: float, bias: float, products: int) -> Accuracy:
 
 def test_the_pass_line_allows_for_chance_alone() -> None:
     # rms of n errors is uncertain by 1 / sqrt(2 n) of itself, their mean by rms / sqrt(n)
-    assert accuracy_finding(merit(1.3, 0.1, 2000)).passed
-    assert accuracy_finding(merit(1.3 * (1 + 4 / 4000**0.5), 0.1 + 4 / 2000**0.5, 2000)).passed
-    assert not accuracy_finding(merit(1.4, 0.0, 2000)).passed
-    assert not accuracy_finding(merit(1.0, -0.21, 2000)).passed
+    assert accuracy_finding(accuracy(1.3, 0.1, 2000)).passed
+    assert accuracy_finding(accuracy(1.3 * (1 + 4 / 4000**0.5), 0.1 + 4 / 2000**0.5, 2000)).passed
+    assert not accuracy_finding(accuracy(1.4, 0.0, 2000)).passed
+    assert not accuracy_finding(accuracy(1.0, -0.21, 2000)).passed
     assert (
-        accuracy_finding(merit(1.6, 0.0, 128)).passed
-        and not accuracy_finding(merit(1.7, 0.0, 128)).passed
+        accuracy_finding(accuracy(1.6, 0.0, 128)).passed
+        and not accuracy_finding(accuracy(1.7, 0.0, 128)).passed
     )
 
 
