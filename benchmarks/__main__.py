@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ..instruments import InputError, LightloomError, Paused, limit_threads
+from ..instruments.errors import system_error
 from ..instruments.files import check_output, write_document
 from ..instruments.safety import signals
 from ..instruments.table import Table, plain_text
@@ -59,7 +60,7 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             except LightloomError as error:
                 _end(str(error), 3 if isinstance(error, Paused) else 2)
             except OSError as error:  # a full disk, a folder that is gone
-                _end(f"cannot use {error.filename or 'a file'}: {error.strerror or error}", 1)
+                _end(system_error(error), 1)
             except KeyboardInterrupt:
                 _end("stopped by the operator", signals.STATUS)
 

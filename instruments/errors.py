@@ -146,3 +146,11 @@ def import_extra(module: str, extra: str, purpose: str) -> ModuleType:
             f"{purpose} needs the package {module!r} ({error}); "
             f"install it with: pip install 'lightloom[{extra}]'"
         ) from error
+
+
+def system_error(error: OSError) -> str:
+    """Return one sentence that names the file and what the system says of it."""
+    why = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return f"the system refuses a file or a connection: {why}"
+    return f"cannot use {str(error.filename)!r}: {why}"

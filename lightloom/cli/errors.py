@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from ..instruments import LightloomError, Paused
+from ..instruments.errors import system_error
 from ..instruments.safety import signals
 from ..report.streams import say, warnings_as_remarks
 
@@ -27,7 +28,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             say(str(error))
             raise typer.Exit(3 if isinstance(error, Paused) else 2) from None
         except OSError as error:  # a disk that is full, a folder that is gone
-            say(_sentence(error))
+            say(system_error(error))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:  # `process` says so
             raise typer.Exit(signals.STATUS) from None
@@ -42,11 +43,3 @@ def refuse_to_end_lit() -> None:
         say(sentence)
     if signals.lights_left_on():
         raise typer.Exit(1)
-
-
-def _sentence(error: OSError) -> str:
-    """Return the name of the file and what the system says of it."""
-    why = error.strerror or str(error) or type(error).__name__
-    if error.filename is None:
-        return f"the system refuses a file or a connection: {why}"
-    return f"cannot use {str(error.filename)!r}: {why}"
