@@ -89,7 +89,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(two_benches, "measure", full)
     done = CliRunner().invoke(app, ["two-benches"])
     assert done.exit_code == 1
-    assert done.output == "lightloom: cannot use bench.toml: No space left on device\n"
+    assert done.output == "lightloom: cannot use 'bench.toml': No space left on device\n"
 
 
 @pytest.mark.slow
