@@ -21,7 +21,7 @@ from ..instruments.errors import system_error
 from ..instruments.files import check_output, write_document
 from ..instruments.safety import signals
 from ..instruments.table import Table, plain_text
-from ..instruments.text import printable
+from ..instruments.text import printable, warnings_as_remarks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +56,8 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         @wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
             try:
-                function(*args, **kwargs)
+                with warnings_as_remarks():
+                    function(*args, **kwargs)
             except LightloomError as error:
                 _end(str(error), 3 if isinstance(error, Paused) else 2)
             except OSError as error:  # a full disk, a folder that is gone
@@ -220,7 +221,7 @@ def agreement(
 @_command("calibration")
 def calibration(
     layout: Annotated[
-        BenchLayout, typer.Option(help="BenchLayout of the benches.")
+        BenchLayout, typer.Option(help="Layout of the benches.")
     ] = BenchLayout.IMAGED,
     seeds: Annotated[int, typer.Option(help="Number of benches.", min=1)] = 5,
     first_seed: Annotated[int, typer.Option(help="Seed of the first bench.", min=0)] = 1,

@@ -112,7 +112,23 @@ __all__ = [
 ]
 
 
+_OLD_NAMES = {  # drivers of laboratories may raise them
+    "BadReply": "ProtocolError",
+    "Drifted": "DriftExceeded",
+    "WrongLight": "UnexpectedIntensity",
+    "WrongSum": "ChecksumMismatch",
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _OLD_NAMES:
+        from warnings import warn
+
+        from .old_words import OldWordWarning
+
+        new = _OLD_NAMES[name]
+        warn(f"lightloom.instruments.{name} is now {new}", OldWordWarning, stacklevel=2)
+        return globals()[new]
     if name not in _HOMES:
         raise AttributeError(f"module 'lightloom.instruments' has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -25,7 +25,7 @@ def format_quantity(value: float | None, unit: str) -> str:
     if unit == "1":
         return format_number(value)
     number, prefix = _scaled(value)
-    return f"{number} {prefix}{unit}"
+    return f"{number} {prefix}{unit}".rstrip()
 
 
 def format_count(value: float) -> str:

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
+class OldWordWarning(UserWarning):
+    """An old word was read; it has a new one."""
+
+
 class OldWords:
     """Puts today's words in the place of old ones, and remembers which it met."""
 
@@ -20,9 +24,10 @@ class OldWords:
         ----------
         words : old word -> today's
         """
-        if old in words:
-            self._met[old] = words[old]
-        return words.get(old, old)
+        if not isinstance(old, str) or old not in words:
+            return old
+        self._met[old] = words[old]
+        return words[old]
 
     def value(self, table: Any, key: str, words: Mapping[str, str]) -> None:
         """Replace an old value of a key, in place.
@@ -64,4 +69,5 @@ class OldWords:
         """
         if self._met:
             words = ", ".join(f"{old} is now {new}" for old, new in self._met.items())
-            warnings.warn(f"{source} holds old words, which are still read: {words}", stacklevel=2)
+            text = f"{source} holds old words, which are still read: {words}"
+            warnings.warn(text, OldWordWarning, stacklevel=2)

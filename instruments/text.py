@@ -1,10 +1,14 @@
-"""`printable`: makes external text, such as names, replies and file contents, safe to show.
+"""Text for terminals: external text made safe to show, and warnings as one-line remarks.
 
 A terminal obeys control characters: some write its clipboard, some hide earlier output.
 JSON and HTML escape them in other ways.
 """
 
 import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _LINE_ENDS = re.compile(r"\r+\n")
 _CONTROLS = re.compile(  # C0 without tab and line feed, DEL, C1 and bidirectional controls
@@ -22,3 +26,18 @@ def printable(text: str) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
+
+
+@contextmanager
+def warnings_as_remarks() -> Iterator[None]:
+    """Show warnings as one line each on standard error, without a source line."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if sys.stderr is not None:
+            sys.stderr.write(f"note: {printable(str(message))}\n")
+
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before

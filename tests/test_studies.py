@@ -111,3 +111,11 @@ def test_a_campaign_refuses_an_unknown_target(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tests" / "robustness"), "fuzz", "--only", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2 and "no target 'nothing'" in PLAIN.sub("", done.stderr)
+
+
+def test_the_form_of_before_says_how_to_run_a_study() -> None:
+    # It would measure nothing, and end well.
+    command = [sys.executable, "-m", "lightloom.benchmarks.two_benches"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "lightloom: run it as: python -m lightloom.benchmarks two-benches\n"

@@ -83,3 +83,20 @@ def test_old_words_on_the_command_line_are_read(lab: Path) -> None:
     done = started(lab, "init", "new.toml", "--layout", "block")
     assert done.returncode == 0 and "block is now single-pixel" in done.stderr
     assert read_bench_file(lab / "new.toml").layout == "single-pixel"
+
+
+def test_drivers_may_raise_errors_by_their_old_names() -> None:
+    from lightloom import instruments
+
+    with pytest.warns(UserWarning, match="BadReply is now ProtocolError"):
+        assert instruments.BadReply is instruments.ProtocolError  # type: ignore[attr-defined]
+
+
+def test_a_worker_leaves_remarks_to_its_operator(lab: Path) -> None:
+    shutil.copy(lab / "bench.toml", lab / "other.toml")
+    options = ("--bench", "other.toml", "--limit", 1, "--no-reference", "--workers", 2)
+    done = started(lab, "plan", "--bench", "bench.toml")
+    assert done.returncode == 0 and done.stderr.count("old words") == 1
+    done = started(lab, "run", "--bench", "bench.toml", *options, "--placement", "host")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("old words") == 2 and "UserWarning" not in done.stderr

@@ -13,7 +13,8 @@ import typer
 from ..instruments import LightloomError, Paused
 from ..instruments.errors import system_error
 from ..instruments.safety import signals
-from ..report.streams import say, warnings_as_remarks
+from ..instruments.text import warnings_as_remarks
+from ..report.streams import say
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

@@ -13,10 +13,8 @@ import io
 import os
 import re
 import sys
-import warnings
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TextIO, cast
 
 from ..instruments.text import printable
@@ -41,21 +39,6 @@ def say(sentence: str) -> None:
     """Print a sentence of this program to standard error."""
     if sys.stderr is not None:
         sys.stderr.write(f"lightloom: {printable(sentence)}\n")
-
-
-@contextmanager
-def warnings_as_remarks() -> Iterator[None]:
-    """Show warnings as one line each on standard error, without a source line."""
-
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        if sys.stderr is not None:
-            sys.stderr.write(f"note: {printable(str(message))}\n")
-
-    before, warnings.showwarning = warnings.showwarning, show
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
 
 
 def tell_on_output() -> None:

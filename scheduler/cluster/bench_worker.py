@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from ...backends import (
 )
 from ...backends.bench import BenchBackend, Claims, load_bench, read_bench_file
 from ...instruments import InputError, NotConnected
+from ...instruments.old_words import OldWordWarning
 
 VARIABLE = "LIGHTLOOM_BENCH"
 IDLE_S = 60.0  # without a product, until the light goes off
@@ -99,7 +101,8 @@ class _Bench:
 
     def __init__(self, path: str, uncalibrated: bool) -> None:
         self.path, self.uncalibrated = path, uncalibrated
-        self.backend = BenchBackend(load_bench(path), uncalibrated)
+        with _without_remarks():
+            self.backend = BenchBackend(load_bench(path), uncalibrated)
         self.runs: set[str] = set()
         self.task_lock = Lock()  # of the task that uses the bench
         self._cache: OrderedDict[str, PreparedWeights] = OrderedDict()
@@ -132,6 +135,14 @@ _lock = RLock()  # of these
 # ------------------------------------------------------------------ called while tasks are running
 
 
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Leave remarks on old words to the process that an operator sees."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OldWordWarning)
+        yield
+
+
 def set_bench_file(path: str) -> None:
     """Set the bench file of this process; it comes before that of LIGHTLOOM_BENCH."""
     _bench_file[:] = [path]
@@ -145,7 +156,8 @@ def describe_bench() -> OfferedBench:
     InputError : when there is none, or it cannot be used
     """
     path = _path()
-    return OfferedBench(path, Claims.of(read_bench_file(path), platform.node()))
+    with _without_remarks():
+        return OfferedBench(path, Claims.of(read_bench_file(path), platform.node()))
 
 
 def notes() -> BenchNotes:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from ...backends.bench.checkpoint import QUALITY
 from ...instruments import InputError
 from ...instruments.errors import import_extra
 from ...instruments.files import check_output, whole_output
+from ...instruments.version import VERSION
 from .journal import SCHEMA as JOURNAL_SCHEMA
 from .journal import JournalFile
 
@@ -104,7 +104,7 @@ def _provenance(journal: JournalFile, about: Mapping[str, Any], is_mock: bool) -
     model = about.get("model", {})
     attributes = {
         "title": f"run of {model.get('name', 'an unknown model')}, from {journal.path.name}",
-        "software": f"lightloom {metadata.version('lightloom')}",
+        "software": f"lightloom {VERSION}",
         "schema": SCHEMA,
         "journal_schema": JOURNAL_SCHEMA,
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),

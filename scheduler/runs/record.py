@@ -22,12 +22,13 @@ from ...backends.bench import BenchBackend, BenchGroup
 from ...backends.optics.calibration_file import path_of
 from ...instruments import InputError, Paused
 from ...instruments.safety import signals
+from ...instruments.version import VERSION
 from ..journal.journal import Journal
 from .model_protocol import RunnableModel
 from .plan_record import PlanRecord
 from .tasks import Progress
 
-_PACKAGES = ("lightloom", "numpy", "numba", "onnxruntime")
+_PACKAGES = ("numpy", "numba", "onnxruntime")
 
 
 def begin_journal(
@@ -84,7 +85,7 @@ def _listed(inputs: Any) -> Any:
 
 def versions() -> dict[str, Any]:
     """Return the versions that the bits of a run depend on: packages, machine, arithmetic."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"lightloom": VERSION}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
