@@ -72,8 +72,10 @@ def table(document: Mapping[str, Any], seeds: int) -> Table:
         Column("electrons at full scale", align="left"),
         *(Column(f"{level:.0e}") for level in levels),
     )
-    digital = document["digital"]
-    title = f"Perplexity, mean and standard deviation over {seeds} seeds; digital {digital:.2f}"
+    digital, plural = document["digital"], "s" * (seeds != 1)
+    title = (
+        f"Perplexity, mean and standard deviation over {seeds} seed{plural}; digital {digital:.2f}"
+    )
     return Table(title, columns, rows)
 
 
@@ -83,8 +85,10 @@ def bench_name(encoding: str, detection: str) -> str:
 
 
 def cell(values: Sequence[float]) -> str:
-    """Return the mean and the standard deviation of perplexities as text."""
-    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+    """Return the mean and the standard deviation of perplexities as text; one has no deviation."""
     mean = statistics.mean(values)
     form = ".2f" if mean < 100 else ".0f" if mean < 1e5 else ".0e"
+    if len(values) < 2:
+        return f"{mean:{form}}"
+    spread = statistics.stdev(values)
     return f"{mean:{form}} +- {spread:{form}}"

@@ -394,7 +394,7 @@ def _figures(
     if usable_fraction < 0.98:
         advice.append(
             f"{usable_fraction:.0%} of the weight modulator can be used: the rest misses the "
-            "camera or the input modulator"
+            "detector or the input modulator"
         )
     return tuple(figures), advice
 

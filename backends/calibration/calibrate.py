@@ -77,13 +77,14 @@ def calibrate(
             f"{bench.path} is not aligned: run `lightloom align --bench {bench.path}` first"
         )
     calibration = Calibration.read(path)
+    if resume:
+        wanted = [name for name in wanted if name not in calibration.steps]
+    _check_needs(wanted, calibration, bench.path)
     was_open, session = bench.input.is_connected, None
     try:
         if not was_open:
             bench.open()
         check_calibration(bench, calibration, ("align",), bench.file.calibration_lasts_s)
-        if resume:
-            wanted = [name for name in wanted if name not in calibration.steps]
         session = CalibrationSession(bench, calibration)
         for name in wanted:
             if progress is not None:
@@ -98,15 +99,22 @@ def calibrate(
     return calibration
 
 
+def _check_needs(wanted: Iterable[str], calibration: Calibration, bench: str) -> None:
+    """Refuse, before any light, steps that need others which neither are there nor will be."""
+    there = set(calibration.steps)
+    for name in wanted:
+        missing = [need for need in _NEEDS[name] if need not in there]
+        if missing:
+            raise InputError(
+                f"step {name} needs step {missing[0]}, which {calibration.path} does not hold; "
+                f"run `lightloom calibrate --bench {bench} --step {missing[0]}` first"
+            )
+        there.add(name)
+
+
 def _add_step(session: CalibrationSession, name: str, path: Path) -> Step:
     """Run a step, add it to the calibration and write the file."""
     calibration = session.calibration
-    missing = [need for need in _NEEDS[name] if need not in calibration.steps]
-    if missing:
-        raise InputError(
-            f"step {name} needs step {missing[0]}, which {path} does not hold; "
-            f"run `lightloom calibrate --bench {session.bench.path} --step {missing[0]}` first"
-        )
     try:
         step = _run(session, name)
     except (BadFit, UnexpectedIntensity, Saturated) as error:

@@ -41,7 +41,7 @@ def show_accuracy(where: Console, found: Accuracy) -> None:
     where.print(
         f"error [bold]{found.over_floor:.3f}[/] x the floor of shot noise, read noise and steps; "
         f"bias {found.bias_over_floor:+.3f} +- {found.bias_error:.3f} x the floor; "
-        f"{found.relative_error:.2%} of the values"
+        f"the error is {found.relative_error:.2%} of the values"
     )
     heads = ("photoelectrons of an output", "relative error")
     lights = new_table(*heads, numbers=range(2), wrapped=range(2))

@@ -37,14 +37,18 @@ def show_step(where: Console, done: Step) -> None:
 
 def show_calibration(where: Console, steps: Sequence[Step], found: Calibration, bench: str) -> None:
     """Print what a calibration cost, where it is, and what comes next."""
+    from ...backends.bench.calibrated_optics import WANTED
+
     if steps:
         where.print(f"{len(steps)} steps: {_cost(steps)}; light is off")
     else:
         where.print("no step was left to do")
-    where.print(
-        f"stored in {escape(found.path)}; next: lightloom check --bench {escape(bench)} "
-        f"--random-products 2000, then lightloom report {escape(bench)}"
+    following = (
+        f"lightloom check --bench {bench} --random-products 2000, then lightloom report {bench}"
     )
+    if any(name not in found.steps for name in WANTED):
+        following = f"lightloom calibrate --bench {bench} --resume, for the steps that are missing"
+    where.print(f"stored in {escape(found.path)}; next: {escape(following)}")
 
 
 def _cost(steps: Sequence[Step]) -> str:
