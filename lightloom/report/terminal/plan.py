@@ -43,9 +43,10 @@ def show_plan(where: Console, planned: Plan) -> None:
 
 def _steps(planned: Plan) -> Table:
     hidden = _repeated_layers(planned)
+    heads = ("tiles", "frames", "shots") if planned.on_light else ()
     table = new_table(
-        *("step", "kind", "where", "shapes", "MACs", "tiles", "frames", "shots", "predicted"),
-        numbers=range(4, 9),
+        *("step", "kind", "where", "shapes", "MACs", *heads, "predicted"),
+        numbers=range(4, 6 + len(heads)),
         wrapped=(3,),
         caption="steps begin with their layer; layers that are not shown are split as the one "
         "before them. frames: weight frames"
@@ -63,7 +64,7 @@ def _steps(planned: Plan) -> Table:
             f"[cyan]{step.where}[/]" if optical else step.where,
             step.shapes,
             format_count(step.macs) if step.macs else "",
-            *([f"{count:,}" for count in counts] or ("", "", "")),
+            *([f"{count:,}" for count in counts] or [""] * len(heads)),
             format_duration(step.seconds),
         )
     return table
