@@ -11,9 +11,10 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ...instruments.compiled import compiled
@@ -114,8 +115,11 @@ def sums_with(integers: Any, columns: Any, sums: Any) -> None:
 
 # --- exact products of 8-bit integers ------------------------------------------------------------
 
-HAS_DOT = bool(binding.get_host_cpu_features().get("avx512vnni"))
-"""Whether the processor sums products of bytes by one instruction that does not saturate."""
+HAS_DOT = "+avx512vnni" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+"""Whether code sums products of bytes by one instruction that does not saturate.
+
+It asks what numba compiles for, which NUMBA_CPU_NAME may set, and not what processor this is.
+"""
 TILE = 64  # outputs whose weights are contiguous
 _VECTORS = TILE // 16
 
