@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..backends import MockBackend, OpticsProfile
+from ..instruments.formatting import format_counted
 from ..instruments.table import Column, Table
 from ..models import load_model
 
@@ -72,10 +73,8 @@ def table(document: Mapping[str, Any], seeds: int) -> Table:
         Column("electrons at full scale", align="left"),
         *(Column(f"{level:.0e}") for level in levels),
     )
-    digital, plural = document["digital"], "s" * (seeds != 1)
-    title = (
-        f"Perplexity, mean and standard deviation over {seeds} seed{plural}; digital {digital:.2f}"
-    )
+    digital, over = document["digital"], format_counted(seeds, "seed")
+    title = f"Perplexity, mean and standard deviation over {over}; digital {digital:.2f}"
     return Table(title, columns, rows)
 
 

@@ -34,6 +34,11 @@ def format_count(value: float) -> str:
     return f"{number} {prefix}".rstrip()
 
 
+def format_counted(count: int, singular: str, plural: str = "") -> str:
+    """Return a count with its noun, such as "1 step" or "2,001 shots"."""
+    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
+
+
 def format_duration(seconds: float | None) -> str:
     """Return a time with its unit, from attoseconds to days; "-" for None."""
     if seconds is not None and math.isfinite(seconds):

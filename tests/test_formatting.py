@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.instruments.formatting import (
     format_count,
+    format_counted,
     format_duration,
     format_measured,
     format_moment,
@@ -169,3 +170,17 @@ def test_any_number_is_shown(value: float, uncertainty: float | None) -> None:
     assert format_measured(value, uncertainty)[0]
     assert format_quantity(value, "J").endswith("J") and format_duration(value)
     assert format_count(value) and format_number(value)
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [
+        (1, ("step",), "1 step"),
+        (0, ("step",), "0 steps"),
+        (2001, ("shot",), "2,001 shots"),
+        (1, ("pass", "passes"), "1 pass"),
+        (3, ("pass", "passes"), "3 passes"),
+    ],
+)
+def test_counts_have_their_noun(count: int, words: tuple[str, ...], text: str) -> None:
+    assert format_counted(count, *words) == text

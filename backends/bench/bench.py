@@ -29,6 +29,7 @@ from ...instruments import (
     StaleFrame,
     VirtualClock,
 )
+from ...instruments.formatting import format_counted
 from ...instruments.safety import signals
 from ...instruments.safety.lock import beside
 from ...instruments.safety.watchdog import BY_HAND, Watchdog
@@ -261,7 +262,7 @@ class Bench:
         count = self.daq.counter_count
         if count < COUNTERS:
             raise InputError(
-                f"{self.path}: {self.daq.name} has {count} counter{'s' * (count != 1)}, and a "
+                f"{self.path}: {self.daq.name} has {format_counted(count, 'counter')}, and a "
                 'layout = "single-pixel" counts the frames of both modulators; take a DAQ with '
                 "two, or load firmware that has them"
             )

@@ -24,6 +24,7 @@ from pyvisa.constants import Parity as VisaParity
 from ..base import DriverOptions, Identity, Instrument
 from ..clock import Clock
 from ..errors import Disconnected, InstrumentError, InstrumentTimeout, InUse, ProtocolError
+from ..formatting import format_counted
 from ..serial_line import SerialOptions
 from ..trust import VisaAddress, VisaBackend
 from ..units import Seconds
@@ -245,7 +246,7 @@ class VisaLink:
         answer = self.query(question, timeout_s)
         numbers = numbers_in(answer.strip().strip(strip or None))
         if len(numbers) != count:
-            self.refuse(question, answer, f"{count} number{'s' * (count > 1)}")
+            self.refuse(question, answer, format_counted(count, "number"))
         return numbers
 
     def ask_switch(self, question: str) -> bool:

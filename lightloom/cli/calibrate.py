@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..instruments import limit_threads
+from ..instruments.formatting import format_counted
 from ..report.streams import say
 from .options import Json
 from .output import print_json
@@ -64,7 +65,7 @@ def command(
             )
     except KeyboardInterrupt:
         say(
-            f"{len(steps)} steps of this call are stored; resume with: "
+            f"{format_counted(len(steps), 'step')} of this call stored; resume with: "
             f"lightloom calibrate --bench {bench} --resume"
         )
         raise

@@ -15,6 +15,7 @@ import numpy as np
 from ..backends.optics.calibration_file import Calibration, Figure, Plot, Step, leaves
 from ..instruments.errors import import_extra
 from ..instruments.formatting import (
+    format_counted,
     format_duration,
     format_measured,
     format_moment,
@@ -40,7 +41,9 @@ def calibration_page(calibration: Calibration) -> str:
     """
     steps = list(calibration.steps.values())
     names = ", ".join(step.name for step in steps)
-    lead = f"Begun {_moment(calibration.created_at)}; {len(steps)} steps: {names}."
+    lead = (
+        f"Begun {_moment(calibration.created_at)}; {format_counted(len(steps), 'step')}: {names}."
+    )
     parts = []
     if calibration.is_simulated:
         parts.append(mark("SIMULATED: measured on simulated instruments."))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...backends import Backend, OpticsProfile, Stats
+from ...instruments.formatting import format_counted
 from ..costs import BenchModel, optical_cost
 from ..energy.account import Account, recorded_events
 from ..energy.constants import resolve
@@ -213,7 +214,7 @@ def _remarks(profile: OpticsProfile, stats: Stats, backend: Backend) -> tuple[st
     if stats.saturated:
         share = stats.saturated / max(stats.conversions, 1)
         remarks.append(
-            f"{stats.saturated:,} values saturated ({share:.2g} of {stats.conversions:,} "
-            "conversions); they were cut at the read-out range or the full well"
+            f"{format_counted(stats.saturated, 'value')} saturated ({share:.2g} of "
+            f"{stats.conversions:,} conversions), cut at the read-out range or the full well"
         )
     return tuple(remarks)

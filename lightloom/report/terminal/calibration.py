@@ -11,7 +11,12 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from ...instruments.formatting import format_duration, format_measured, format_quantity
+from ...instruments.formatting import (
+    format_counted,
+    format_duration,
+    format_measured,
+    format_quantity,
+)
 from .console import new_table
 
 if TYPE_CHECKING:
@@ -40,7 +45,7 @@ def show_calibration(where: Console, steps: Sequence[Step], found: Calibration, 
     from ...backends.bench.calibrated_optics import WANTED
 
     if steps:
-        where.print(f"{len(steps)} steps: {_cost(steps)}; light is off")
+        where.print(f"{format_counted(len(steps), 'step')}: {_cost(steps)}; light is off")
     else:
         where.print("no step was left to do")
     following = (

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ...instruments.formatting import (
     format_count,
+    format_counted,
     format_duration,
     format_number,
     format_quantity,
@@ -31,7 +32,7 @@ def show_plan(where: Console, planned: Plan) -> None:
     sizes = planned.passes[0][0]
     where.print(
         f"first pass: batch {sizes['batch']}, {sizes['new']} tokens; "
-        f"{len(planned.passes)} pass(es) in all"
+        f"{format_counted(len(planned.passes), 'pass', 'passes')} in all"
     )
     where.print(_steps(planned))
     costs = _costs(planned)
@@ -87,9 +88,10 @@ def _show_prediction(where: Console, planned: Plan) -> None:
     one_by_one = sum(step.seconds for step in planned.steps)
     light = sum(step.seconds for step in planned.steps if step.where == "optical")
     host = "as measured here" if planned.host is not None else "as the profile says"
+    parts = format_counted(found.micro_batches, "micro-batch", "micro-batches")
     where.print(
         f"predicted: [bold]{format_duration(found.seconds)}[/], light and host overlapped in "
-        f"{found.micro_batches} micro-batch(es); {format_duration(one_by_one)} one step after "
+        f"{parts}; {format_duration(one_by_one)} one step after "
         f"another, of which light and converters {format_duration(light)}; host steps {host}"
     )
     shares = sorted(found.utilisation.items(), key=lambda item: -item[1])
