@@ -3,11 +3,13 @@
 Not here: overlap of light and host (`pipeline`), models (lightloom.models).
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +26,6 @@ from ..instruments import InputError
 from .costs import BenchModel
 from .graph import StepRecord
 from .host_steps import HostFunction, State, check_step
-from .journal.journal import Journal
 from .journal.pass_record import PassRecord, described_steps
 from .micro_batch import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
@@ -32,6 +33,9 @@ from .placement import Placement, decide, is_fixed, place
 from .program import HostStep, OpticalMatmul, Program
 from .simulator import best_parts
 from .sizes import evaluate, shape
+
+if TYPE_CHECKING:
+    from .journal.journal import Journal
 
 RANGE_MARGIN = 1.5  # times the largest value in calibration
 WEIGHT_MARGIN = 1.1  # the same for the scale of keys and values

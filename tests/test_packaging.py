@@ -30,6 +30,16 @@ def test_import_is_light() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+def test_a_plan_on_the_mock_loads_neither_bench_nor_journal() -> None:
+    # a script that plans would wait half as long again for instruments that it does not use
+    code = (
+        "import sys, lightloom\n"
+        "lightloom.plan(lightloom.load_model('digits'), 'mock')\n"
+        "print([m for m in ('sqlite3', 'lightloom.backends.bench') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
 def test_help_loads_no_arithmetic() -> None:
     # help that takes seconds is not read
     code = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from ..graph import Node
 from ..host_steps import State, check_step
 from ..micro_batch import Part
 from ..program import HostStep, OpticalMatmul, Program
-from .journal import Journal, KeptStep
+
+if TYPE_CHECKING:
+    from .journal import Journal, KeptStep
 
 
 class PassRecord:

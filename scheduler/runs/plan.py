@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from ..costs import BenchModel
 from ..energy.constants import resolve
 from ..executor import Executor
 from ..graph import signature
-from ..journal.journal import Journal
 from ..placement import DEFAULT_POLICY, Placement, decide
 from ..simulator import MeasuredHost
 from ..sizes import evaluate
@@ -28,6 +27,9 @@ from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
 from .report import Run
 from .run import run_plan
 from .tasks import Progress
+
+if TYPE_CHECKING:
+    from ..journal.journal import Journal
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
 """`run_plan`: runs the task of a plan on its backend, and digitally for comparison."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...instruments import InputError, Timeline
 from ..costs import BenchModel
 from ..energy.machine import memory_bytes
-from ..journal.journal import Journal
 from .plan_record import PlanRecord
 from .report import Run, bench_seconds
 from .tasks import TASKS, Progress
+
+if TYPE_CHECKING:
+    from ..journal.journal import Journal
 
 
 def run_plan(
