@@ -16,7 +16,6 @@ from .blocks import (
     begin,
     check_activation,
     check_heads,
-    is_non_negative,
 )
 
 TASK = "encoder"
@@ -122,18 +121,7 @@ def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
 
 def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add the MLP with the weights at a prefix, its residual and its norm."""
-    h = layer.clipped("mlp.up", x)
-    h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
-    h = layer.activate("mlp", h, config.activation)
-    h = layer.clipped("mlp.down", h)
-    h = layer.project(
-        "mlp.down",
-        "MLP",
-        h,
-        f"{at}.output.dense",
-        config.width,
-        False,
-        non_negative=is_non_negative(config.activation),
-    )
+    up, down = f"{at}.intermediate.dense", f"{at}.output.dense"
+    h = layer.mlp(x, up, down, config.inner, config.width, config.activation)
     h = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
     return layer.norm("mlp.norm", h, f"{at}.output.LayerNorm", config.epsilon)

@@ -108,6 +108,24 @@ class LayerWriter:
         name = f"{self.name}.{part}.activation"
         return self.program.host(name, "activation", "activate", (x,), function=function)
 
+    def mlp(
+        self, x: str, up: str, down: str, inner: int, width: int, function: str, **flags: Any
+    ) -> str:
+        """Add an MLP of two products; the residual behind it adds the bias of the second.
+
+        Parameters
+        ----------
+        up, down : names of the weights
+        inner, width : outputs of each
+        function : activation between them
+        """
+        h = self.clipped("mlp.up", x)
+        h = self.project("mlp.up", "MLP", h, up, inner, True, **flags)
+        h = self.activate("mlp", h, function)
+        h = self.clipped("mlp.down", h)
+        flags = {**flags, "non_negative": is_non_negative(function)}
+        return self.project("mlp.down", "MLP", h, down, width, False, **flags)
+
     def heads(self, part: str, x: str, heads: int, width: int, first: int = 0) -> str:
         """Split columns of x [B, T, d] into heads [B, heads, T, width]."""
         return self.program.host(

@@ -16,7 +16,6 @@ from .blocks import (
     begin,
     check_activation,
     check_heads,
-    is_non_negative,
 )
 
 TASK = "language"
@@ -133,18 +132,6 @@ def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add norm, MLP with the weights at a prefix, and residual."""
     inner = config.inner or 4 * config.width
     h = layer.norm("mlp.norm", x, f"{at}.ln_2", config.epsilon)
-    h = layer.clipped("mlp.up", h)
-    h = layer.project("mlp.up", "MLP", h, f"{at}.mlp.c_fc", inner, True, transposed=True)
-    h = layer.activate("mlp", h, config.activation)
-    h = layer.clipped("mlp.down", h)
-    h = layer.project(
-        "mlp.down",
-        "MLP",
-        h,
-        f"{at}.mlp.c_proj",
-        config.width,
-        False,
-        transposed=True,
-        non_negative=is_non_negative(config.activation),
-    )
+    up, down = f"{at}.mlp.c_fc", f"{at}.mlp.c_proj"
+    h = layer.mlp(h, up, down, inner, config.width, config.activation, transposed=True)
     return layer.residual("mlp", h, x, f"{at}.mlp.c_proj.bias")

@@ -15,7 +15,6 @@ from .blocks import (
     begin,
     check_activation,
     check_heads,
-    is_non_negative,
 )
 
 TASK = "vision"
@@ -163,17 +162,6 @@ def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
 def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add norm, MLP with the weights at a prefix, and residual."""
     h = layer.norm("mlp.norm", x, f"{at}.layernorm_after", config.epsilon)
-    h = layer.clipped("mlp.up", h)
-    h = layer.project("mlp.up", "MLP", h, f"{at}.intermediate.dense", config.inner, True)
-    h = layer.activate("mlp", h, config.activation)
-    h = layer.clipped("mlp.down", h)
-    h = layer.project(
-        "mlp.down",
-        "MLP",
-        h,
-        f"{at}.output.dense",
-        config.width,
-        False,
-        non_negative=is_non_negative(config.activation),
-    )
+    up, down = f"{at}.intermediate.dense", f"{at}.output.dense"
+    h = layer.mlp(h, up, down, config.inner, config.width, config.activation)
     return layer.residual("mlp", h, x, f"{at}.output.dense.bias")
