@@ -1,15 +1,27 @@
 """`Table`: figures in rows and columns, apart from how they are shown.
 
-A program makes a table as data; a terminal, a page or a file shows it in its own way. Not here:
-tables with colours (`lightloom.report`).
+A program makes a table as data. `plain_text` and `as_html` show it without any package; a terminal
+shows it with colours (`lightloom.report.terminal.console.as_rich`).
 """
 
+import html
 from dataclasses import dataclass
 from typing import Literal
 
 from .text import printable
 
-Cell = str | float | None  # None where there is no figure
+Style = Literal["light", "good", "bad", "quiet", "strong"]
+
+
+@dataclass(frozen=True)
+class Styled:
+    """A cell that stands out, in a colour that each renderer chooses."""
+
+    text: str
+    style: Style
+
+
+Cell = str | float | Styled | None  # None where there is no figure
 
 
 @dataclass(frozen=True)
@@ -22,12 +34,14 @@ class Column:
     unit : of its numbers
     align : side on which its cells line up
     form : format specification of its numbers, such as ".3g"; texts stay as they are
+    wraps : whether its texts may take several lines
     """
 
     header: str
     unit: str = ""
     align: Literal["left", "right"] = "right"
     form: str = ""
+    wraps: bool = False
 
     @property
     def title(self) -> str:
@@ -38,6 +52,8 @@ class Column:
         """Return a cell as text, "-" where there is no figure."""
         if cell is None:
             return "-"
+        if isinstance(cell, Styled):
+            return printable(cell.text)
         return printable(cell) if isinstance(cell, str) else format(cell, self.form)
 
 
@@ -49,11 +65,20 @@ class Table:
     ----------
     title : what the table shows, "" where the text beside it says so
     rows : one cell for each column
+    total : a last row that stands out; None without one
+    caption : a sentence below the table
     """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    total: tuple[Cell, ...] | None = None
+    caption: str = ""
+
+    @property
+    def all_rows(self) -> tuple[tuple[Cell, ...], ...]:
+        """The rows, and the total as the last one."""
+        return self.rows if self.total is None else (*self.rows, self.total)
 
 
 def plain_text(table: Table) -> str:
@@ -64,7 +89,7 @@ def plain_text(table: Table) -> str:
     ValueError : when a row has another number of cells than there are columns
     """
     lines = [[column.title for column in table.columns]]
-    for row in table.rows:
+    for row in table.all_rows:
         lines.append([c.text(cell) for c, cell in zip(table.columns, row, strict=True)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = [printable(table.title)] if table.title else []
@@ -74,4 +99,38 @@ def plain_text(table: Table) -> str:
             for text, width, column in zip(line, widths, table.columns, strict=True)
         )
         texts.append("  ".join(cells).rstrip())
+    if table.caption:
+        texts.append(printable(table.caption))
     return "\n".join(texts)
+
+
+def as_html(table: Table) -> str:
+    """Return a table as HTML, every text escaped; numbers have the class "number".
+
+    Raises
+    ------
+    ValueError : when a row has another number of cells than there are columns
+    """
+    head = "".join(_html_cell("th", c, c.title) for c in table.columns)
+    body = "".join(f"<tr>{_html_row(table, row)}</tr>\n" for row in table.rows)
+    if table.total is not None:
+        body += f'<tr class="total">{_html_row(table, table.total)}</tr>\n'
+    title = f"<caption>{html.escape(printable(table.title))}</caption>\n" if table.title else ""
+    note = f"<p>{html.escape(printable(table.caption))}</p>\n" if table.caption else ""
+    return (
+        f'<div class="wide"><table>\n{title}<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody>\n</table>\n{note}</div>"
+    )
+
+
+def _html_row(table: Table, row: tuple[Cell, ...]) -> str:
+    return "".join(
+        _html_cell("td", column, column.text(cell), cell.style if isinstance(cell, Styled) else "")
+        for column, cell in zip(table.columns, row, strict=True)
+    )
+
+
+def _html_cell(tag: str, column: Column, text: str, style: str = "") -> str:
+    classes = " ".join(filter(None, ("number" if column.align == "right" else "", style)))
+    mark = f' class="{classes}"' if classes else ""
+    return f"<{tag}{mark}>{html.escape(text)}</{tag}>"

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ...instruments import table as tables
 from ...instruments.text import printable
 from ..streams import under
 
@@ -110,3 +112,44 @@ def new_table(
         justify: JustifyMethod = "right" if place in numbers else "left"
         table.add_column(name, justify=justify, no_wrap=place not in wrapped)
     return table
+
+
+_STYLES: dict[tables.Style, str] = {
+    "light": "cyan",
+    "good": "green",
+    "bad": "red",
+    "quiet": "dim",
+    "strong": "bold",
+}
+
+
+def as_rich(table: tables.Table) -> Table:
+    """Return a table in the style of all tables of a terminal.
+
+    Raises
+    ------
+    ValueError : when a row has another number of cells than there are columns
+    """
+    shown = Table(
+        title=escape(table.title) if table.title else None,
+        title_justify="left",
+        caption=escape(table.caption) if table.caption else None,
+        caption_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+        show_header=any(column.title for column in table.columns),
+    )
+    for column in table.columns:
+        shown.add_column(escape(column.title), justify=column.align, no_wrap=not column.wraps)
+    for row in table.rows:
+        shown.add_row(*_rich_cells(table, row))
+    if table.total is not None:
+        shown.add_row(*_rich_cells(table, table.total), style="bold")
+    return shown
+
+
+def _rich_cells(table: tables.Table, row: tuple[tables.Cell, ...]) -> list[Text]:
+    return [
+        Text(column.text(cell), _STYLES[cell.style] if isinstance(cell, tables.Styled) else "")
+        for column, cell in zip(table.columns, row, strict=True)
+    ]
