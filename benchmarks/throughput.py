@@ -184,11 +184,18 @@ class Sample:
 
 
 class Contender(Protocol):
-    """Implementation that runs a job and reports the times of each phase."""
+    """Implementation that runs a job and reports the times of each phase.
+
+    Attributes
+    ----------
+    bench : that its products run on; None without one
+    """
 
     name: str
     what: str
     job: Job
+    bench: Bench | None
+    is_mock: bool
 
     def round(self) -> dict[str, Sample]:
         """Run the job once, and return phase -> its sample."""
@@ -208,8 +215,7 @@ class Lightloom:
             chosen = plan(job.model, backend, *sizes, placement).chosen
         self._executor: Executor = job.model.executor(backend, chosen)
         self._spent = _watched(backend)
-        bench = getattr(backend, "bench", None)
-        self.bench: Bench | None = bench if isinstance(bench, Bench) else None
+        self.bench, self.is_mock = _bench_of(backend), backend.is_mock
 
     def result(self) -> np.ndarray | None:
         """Return the result of the first pass."""
@@ -243,7 +249,7 @@ class Lightloom:
         def add(kind: str, where: str, took: float) -> None:
             stages[kind, where] = stages.get((kind, where), 0.0) + took
 
-        is_optical = self.backend.name not in ("digital", OnnxruntimeBackend.name)
+        is_optical = self.backend.is_optical
         for record in records:
             kind = record.step.kind
             product = record.stats.seconds.get("product")
@@ -299,6 +305,8 @@ class Torch:
 
     name = "torch"
     what = "the same program in torch, biases and attention fused"
+    bench: Bench | None = None
+    is_mock = False
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -320,6 +328,8 @@ class BareProducts:
 
     name = BARE
     what = "float32 np.matmul of the same shapes, no host step"
+    bench: Bench | None = None
+    is_mock = False
 
     def __init__(self, job: Job) -> None:
         self.job, self._past = job, 0
@@ -467,9 +477,7 @@ def _with_profile(backend: Backend, axis: str, value: float) -> Backend:
 
 def outline(points: Sequence[BenchmarkPoint], repeats: int) -> dict[str, Any]:
     """Return the document without times, before anything is measured."""
-    named = [
-        {name_of(b): fingerprint(b) for b in p.backends if b.name != "digital"} for p in points
-    ]
+    named = [{name_of(b): fingerprint(b) for b in p.backends if b.is_optical} for p in points]
     return _head(points[0].job, repeats) | {
         "points": [
             _place(point)
@@ -529,20 +537,26 @@ def _on_light(point: BenchmarkPoint) -> list[Contender]:
     return [
         Lightloom(name_of(b), _what(b), job, b, job.placement)
         for b in point.backends
-        if b.name != "digital"
+        if b.is_optical
     ]
+
+
+def _bench_of(backend: Backend) -> Bench | None:
+    """Return the bench of a backend; None where it has none, or several."""
+    benches = [one.bench for one in backend.benches.values()]
+    return benches[0] if len(benches) == 1 else None
 
 
 def name_of(backend: Backend) -> str:
     """Return the name of a backend without a path: "mock slm-camera", "bench line.toml"."""
-    if backend.name == "digital":
+    if not backend.is_optical:
         return NUMPY
-    bench = getattr(backend, "bench", None)
+    bench = _bench_of(backend)
     return f"{backend.name} {Path(bench.path if bench else backend.profile.name).name}"
 
 
 def _what(backend: Backend) -> str:
-    title = "" if getattr(backend, "bench", None) else backend.profile.title
+    title = "" if _bench_of(backend) else backend.profile.title
     return title or "the instruments of a bench file"
 
 
@@ -567,8 +581,8 @@ def _described(
     samples: Mapping[int, list[dict[str, Sample]]],
 ) -> dict[str, Any]:
     job = point.job
-    predicted = {name_of(b): _predicted(job, b) for b in point.backends if b.name != "digital"}
-    fingerprints = {name_of(b): fingerprint(b) for b in point.backends if b.name != "digital"}
+    predicted = {name_of(b): _predicted(job, b) for b in point.backends if b.is_optical}
+    fingerprints = {name_of(b): fingerprint(b) for b in point.backends if b.is_optical}
     entries = []
     for contender in contenders:
         rounds = samples[id(contender)]
@@ -585,11 +599,11 @@ def _described(
             "name": contender.name,
             "what": contender.what,
             "is_baseline": not is_light,
-            "is_mock": is_light and bool(getattr(contender.backend, "is_mock", False)),  # type: ignore[attr-defined]
+            "is_mock": contender.is_mock,
             "fingerprint": fingerprints.get(contender.name),
             "phases": phases,
         }
-        bench = getattr(contender, "bench", None)
+        bench = contender.bench
         if bench is not None:
             entry["clock"] = "virtual" if bench.clock.is_virtual else "real"
             for phase in phases.values():
@@ -732,7 +746,7 @@ def machine() -> dict[str, Any]:
 
 def fingerprint(backend: Backend) -> str:
     """Return a digest of all constants of a backend's bench; equal ones measure the same."""
-    bench = getattr(backend, "bench", None)
+    bench = _bench_of(backend)
     if bench is not None:  # its profile follows from its calibration, which may be repeated
         constants = bench.file.model_dump_json(exclude={"calibration"})
     else:

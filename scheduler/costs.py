@@ -9,15 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..backends import (
-    Backend,
-    Geometry,
-    OpticsProfile,
-    ShotTiming,
-    frames_of,
-    load_profile,
-    tile_count,
-)
+from ..backends import Backend, Geometry, OpticsProfile, ShotTiming, frames_of, tile_count
 from ..backends.timing import first_wait_s
 from .host_steps import REGISTRY
 from .program import HostStep, OpticalMatmul
@@ -37,8 +29,6 @@ class BenchModel:
         """Return the model of a backend, or of a profile; for a digital one, the default bench."""
         if isinstance(backend, OpticsProfile):
             return cls(backend, Geometry.of(backend), ShotTiming.of(backend))
-        if backend.name == "digital":
-            return cls.of(load_profile())
         return cls(backend.profile, backend.geometry, backend.timing)
 
 

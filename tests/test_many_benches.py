@@ -123,7 +123,7 @@ def test_a_group_gives_the_numbers_of_one_bench(write: Write) -> None:
     with opened(open_benches(paths[:1]), open_benches(paths[1:])) as (one, group):
         assert isinstance(group, BenchGroup)
         check_numbers(group, one)
-        assert all(bench.bench.shots for bench in group.benches)
+        assert all(bench.bench.shots for bench in group.benches.values())
         assert len(group.remarks) == 2
 
 
@@ -249,11 +249,11 @@ def test_when_one_bench_fails_all_are_dark(write: Write) -> None:
     assert isinstance(group, BenchGroup)
     x, w = PRODUCTS["outputs"]
     with opened(group):
-        assert all(bench.bench.source.is_connected for bench in group.benches)
+        assert all(bench.bench.source.is_connected for bench in group.benches.values())
         with pytest.raises(InstrumentError, match=r"bench2\.toml"):
             for _ in range(5):
                 group.matmul(x, w)
-        assert not any(bench.bench.source.is_connected for bench in group.benches)
+        assert not any(bench.bench.source.is_connected for bench in group.benches.values())
 
 
 def test_a_bench_that_cannot_be_opened_leaves_the_others_dark(write: Write) -> None:
@@ -262,7 +262,7 @@ def test_a_bench_that_cannot_be_opened_leaves_the_others_dark(write: Write) -> N
     assert isinstance(group, BenchGroup)
     with pytest.raises(InstrumentError, match=r"bench2\.toml"):
         group.open()
-    assert not any(bench.bench.source.is_connected for bench in group.benches)
+    assert not any(bench.bench.source.is_connected for bench in group.benches.values())
 
 
 def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:

@@ -417,7 +417,7 @@ def test_two_benches_share_every_product(make_timed: Make, small_model: Path) ->
         group.timeline = Timeline(group.clock)
         together = passed(model, group, data, 1, True)  # type: ignore[arg-type]
         np.testing.assert_allclose(together, alone, atol=0.02 * np.abs(alone).max())
-        shots = [bench.bench.shots for bench in group.benches]
+        shots = [bench.bench.shots for bench in group.benches.values()]
         assert sum(shots) <= 1.1 * one.bench.shots and min(shots) > 0.8 * max(shots)
         tracks = {item.track for item in group.timeline.slices}
         assert {"bench 1/detector", "bench 2/detector", "host"} <= tracks

@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -374,6 +375,20 @@ class BenchBackend(Backend):
     def describe(self) -> Mapping[str, Any]:
         """Return the bench file and a snapshot of every instrument, for the record of a run."""
         return {**super().describe(), "bench": self.bench.describe()}
+
+    @property
+    def benches(self) -> dict[str, BenchBackend]:  # type: ignore[override]
+        """The bench itself, by its name in a journal."""
+        return {"bench": self}
+
+    def journal_entry(self) -> dict[str, Any]:
+        """Return the bench file, and whether the bench runs without calibration."""
+        path = str(Path(self.bench.path).resolve())
+        return {"kind": "bench", "paths": [path], "uncalibrated": not self.is_calibrated}
+
+    @property
+    def _identity(self) -> tuple[str, ...]:
+        return (self.bench.path,)
 
     @property
     def is_calibrated(self) -> bool:  # type: ignore[override]

@@ -50,6 +50,7 @@ class MockBackend(Backend):
 
     name = "mock"
     is_mock = True
+    needs_ranges = True
 
     def __init__(self, profile: OpticsProfile | None = None, seed: int = 0) -> None:
         super().__init__()
@@ -75,6 +76,15 @@ class MockBackend(Backend):
             "path": mock_path(),
         }
 
+    def journal_entry(self) -> dict[str, Any]:
+        """Return its profile and seed."""
+        profile = self.profile.model_dump(mode="json")
+        return {"kind": "mock", "profile": profile, "seed": self.seed}
+
+    @property
+    def _identity(self) -> tuple[str, ...]:
+        return f"profile {self.profile.name}", f"seed {self.seed}"
+
     @property
     def _maker(self) -> object:
         return self._profile_text
@@ -83,19 +93,7 @@ class MockBackend(Backend):
         """Leave the check to the scale of a row: it is not finite if a number is not."""
 
     def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
-        """Return the largest noise-free value of each output at its converter.
-
-        Parameters
-        ----------
-        x : float [..., N, K]
-        w : prepared weights
-        valid : bool, broadcastable to [..., N, M]; False marks masked positions, which do not
-            enter a range
-
-        Returns
-        -------
-        largest : float64 [matrices, segments, M], in units of y after scaling
-        """
+        """Return the largest noise-free value of each output at its converter."""
         matrices, outputs = w.content[0].weights.shape[:2]
         x = np.ascontiguousarray(x, dtype=np.float32).reshape(matrices, -1, w.shape[-1])
         mask = None

@@ -310,7 +310,7 @@ class RemoteBenches(Backend):
         return all(queue.opened.is_calibrated for queue in self._queues)
 
     @property
-    def faults(self) -> dict[str, int]:
+    def faults(self) -> dict[str, int]:  # type: ignore[override]
         """Number of repeated shots for each reason, over all benches."""
         total: dict[str, int] = {}
         for notes in self._current_notes().values():
@@ -342,6 +342,17 @@ class RemoteBenches(Backend):
         """Return the description of every bench."""
         benches = [{"worker": queue.address, **queue.opened.description} for queue in self._queues]
         return {**super().describe(), "benches": benches}
+
+    def journal_entry(self) -> dict[str, Any]:
+        """Refuse: a resumed run cannot open the benches of workers."""
+        raise InputError(
+            "a run on the benches of workers cannot be recorded yet; record one on benches of this "
+            "process: --bench without --workers or --scheduler"
+        )
+
+    @property
+    def _identity(self) -> Sequence[str]:
+        return self._paths or (str(self._address),)
 
     # --- products --------------------------------------------------------------------------------
 

@@ -63,11 +63,12 @@ class Plan(PlanRecord):
             executor = Executor(DigitalBackend(), model.weights, "host")
             model.run_pass(executor, ENDINGS[self.task], inputs)
         steps = MeasuredHost(executor.records.values(), self.bench)
-        from ...backends.bench import BenchBackend, measure_host
-
-        if not isinstance(self.backend, BenchBackend):
+        if len(self.backend.benches) != 1:
             return replace(self, host=steps.model())
-        found = measure_host(self.backend)
+        from ...backends.bench import measure_host
+
+        (bench_backend,) = self.backend.benches.values()
+        found = measure_host(bench_backend)
         bench = replace(self.bench, timing=found.timing)
         return replace(self, bench=bench, host=steps.model(found.feed, found.gather))
 
@@ -199,7 +200,7 @@ def _plan(
     if isinstance(decided, str):
         resolved = resolve(bench.profile, tuple(constants))
         decided = decide(program, decided, bench, passes, resolved, model.whole_program)
-    if backend.name == "digital":
+    if not backend.is_optical:
         decided = Placement(decided.policy, frozenset())
     steps = []
     counted: dict[tuple[Any, ...], PlannedStep] = {}

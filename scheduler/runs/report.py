@@ -40,8 +40,7 @@ class Run:
         the time measured here. See `Plan.energy`.
         """
         profile = self.plan.profile
-        is_digital = self.plan.backend.name == "digital"
-        parts = recorded_events(self.records, self.plan.bench, is_digital)
+        parts = recorded_events(self.records, self.plan.bench, not self.plan.backend.is_optical)
         calls = self.records[0].calls if self.records else []
         resolved = resolve(profile, constants)
         return Account(parts, resolved, profile, *units_of(self.plan.model, calls))
@@ -128,7 +127,7 @@ def _light_seconds(record: StepRecord, bench: BenchModel) -> tuple[float, float]
 def _report(run: Run) -> Report:
     plan = run.plan
     profile, bench_model = plan.profile, plan.bench
-    is_digital = plan.backend.name == "digital"
+    is_digital = not plan.backend.is_optical
     stats = Stats()
     rows: dict[tuple[str, str], StepRow] = {}
 
@@ -178,14 +177,9 @@ def _report(run: Run) -> Report:
         remarks=_remarks(profile, stats, plan.backend),
         wall_seconds=run.wall_seconds,
         energy=None if is_digital else _energy_document(run),
-        checks={name: vars(stats) for name, stats in _checksums_of(plan.backend).items()},
+        checks={name: vars(stats) for name, stats in plan.backend.checked.items()},
         results=run.results,
     )
-
-
-def _checksums_of(backend: Backend) -> Mapping[str, Any]:
-    """Return the statistics of tile checksums on a bench, by matmul."""
-    return getattr(backend, "checked", {})
 
 
 def _energy_document(run: Run) -> dict[str, Any]:
@@ -204,11 +198,10 @@ def _energy_document(run: Run) -> dict[str, Any]:
 
 
 def _remarks(profile: OpticsProfile, stats: Stats, backend: Backend) -> tuple[str, ...]:
-    if backend.name == "digital":
+    if not backend.is_optical:
         return ()
     remarks = [*backend.remarks, *profile.unphysical]
-    faults: Mapping[str, int] = getattr(backend, "faults", {})
-    if faults:
+    if faults := backend.faults:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(faults.items()))
         remarks.append(f"{sum(faults.values()):,} shots were repeated: {reasons}")
     if stats.saturated:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ...backends import Backend, DigitalBackend, MockBackend, OpticsProfile
-from ...backends.bench import BenchBackend, BenchGroup, open_benches
+from ...backends.bench import open_benches
 from ...backends.bench.checkpoint import FaultNote
 from ...instruments import InputError
 from ..journal.journal import Journal, JournalFile
 from ..placement import Placement
 from .model_protocol import Loader, RunnableModel
 from .plan import Plan, plan
-from .record import benches_of, digest_of, digest_of_model, files_of, versions
+from .record import digest_of, digest_of_model, files_of, versions
 from .report import Run
 from .tasks import Progress
 
@@ -60,8 +60,7 @@ def resume(
     _refuse_changes(path, changed, accept)
     journal = Journal.reopen(path)
     try:
-        if isinstance(backend, BenchBackend | BenchGroup):
-            backend.recorder = journal  # before it is opened, so that it resumes from its state
+        backend.recorder = journal  # before it is opened, so that it resumes from its state
         _restore_counts(backend, faults)
         planned = _planned(about, loaded, backend)
         if changed:
@@ -112,7 +111,7 @@ def _refuse_changes(path: str | Path, changed: Mapping[str, str], accept: Collec
 
 def _restore_counts(backend: Backend, faults: Iterable[Mapping[str, Any]]) -> None:
     """Count the faults and recoveries of earlier sessions on their benches."""
-    benches = benches_of(backend)
+    benches = backend.benches
     for fault in faults:
         one = benches.get(fault["shot"].partition("/")[0]) or next(iter(benches.values()))
         for counts, key in ((one.faults, "kind"), (one.recoveries, "recovery")):

@@ -58,13 +58,13 @@ def run_plan(
         backend.timeline = executor.journal = None
     wall = before + time.perf_counter() - start
     digital, reference_seconds = results, None
-    if reference and backend.name != "digital":
+    if reference and backend.is_optical:
         start = time.perf_counter()
         digital = task(plan, inputs, None, progress, sampling)[0]
         reference_seconds = time.perf_counter() - start
     quality = _quality(plan, results, digital if reference else None, labels)
     records = list(executor.records.values())
-    bench = None if backend.name == "digital" else bench_seconds(records, BenchModel.of(backend))
+    bench = bench_seconds(records, BenchModel.of(backend)) if backend.is_optical else None
     throughput = {
         "unit": f"{unit} per second",
         "here": count / wall if wall else 0.0,
@@ -84,7 +84,7 @@ def _quality(
     def pair(
         metric: str, value: Callable[[Mapping[str, Any]], float | str | None]
     ) -> dict[str, Any]:
-        light = None if plan.backend.name == "digital" else value(optical)
+        light = value(optical) if plan.backend.is_optical else None
         return {
             "metric": metric,
             "digital": None if digital is None else value(digital),
