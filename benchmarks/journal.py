@@ -23,7 +23,8 @@ from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
 from ..instruments.table import Column, Table
 from ..scheduler.energy.machine import resident_bytes
-from ..scheduler.journal.journal import Journal, JournalFile
+from ..scheduler.journal.journal import Journal
+from ..scheduler.journal.journal_file import JournalFile
 from .pipeline import BENCHES, bench_text
 
 _BLOCK = 256  # shots of a job: some segments

@@ -28,7 +28,7 @@ from journal_factory import (
 )
 from lightloom.instruments import InputError
 from lightloom.scheduler.journal import summary
-from lightloom.scheduler.journal.journal import JournalFile
+from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.journal.summary import BINS, LAST_FAULTS, History, summarise
 from robustness.fuzz.journals import damaged
 

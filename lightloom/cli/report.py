@@ -29,10 +29,10 @@ def command(file: ReportedFile, layer: Layer = None, output: Page = None) -> Non
     """
     limit_threads(None)
     from ..report.page import write_page
-    from ..scheduler.journal.journal import is_journal
+    from ..scheduler.journal.database import is_sqlite
     from ..scheduler.runs.trace import is_trace
 
-    if is_journal(file):
+    if is_sqlite(file):
         written = _run(file, layer, output)
     elif is_trace(file):
         written = _trace(file, layer, output)
@@ -44,7 +44,7 @@ def command(file: ReportedFile, layer: Layer = None, output: Page = None) -> Non
 
 def _run(file: Path, layer: int | None, output: Path | None) -> _Written:
     from ..report.run import RUN_PAGE, run_page
-    from ..scheduler.journal.journal import JournalFile
+    from ..scheduler.journal.journal_file import JournalFile
 
     _refuse_layer(file, layer)
     output = _output(file, output or file.with_suffix(".html"), "journal", RUN_PAGE)

@@ -22,7 +22,7 @@ from ..instruments.formatting import (
     format_number,
     format_quantity,
 )
-from ..scheduler.journal.journal import JournalFile
+from ..scheduler.journal.journal_file import JournalFile
 from ..scheduler.journal.summary import (
     LAST_FAULTS,
     History,

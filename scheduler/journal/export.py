@@ -30,8 +30,8 @@ from ...instruments import InputError
 from ...instruments.errors import import_extra
 from ...instruments.files import check_output, whole_output
 from ...instruments.version import VERSION
-from .journal import SCHEMA as JOURNAL_SCHEMA
-from .journal import JournalFile
+from .journal_file import JournalFile
+from .rows import SCHEMA as JOURNAL_SCHEMA
 
 SCHEMA = 1
 ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".zarr": "zarr"}

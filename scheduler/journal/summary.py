@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...backends.bench.checkpoint import QUALITY
-from .journal import JournalFile
+from .journal_file import JournalFile
 
 BINS = 360
 LAST_FAULTS = 200

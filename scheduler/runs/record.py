@@ -165,8 +165,10 @@ def journal_session(journal: Journal, backend: Backend, progress: Progress) -> I
         instruments = bench.bench.describe()["instruments"]
         hardware |= {f"{before}{role}": found for role, found in instruments.items()}
     if benches:
-        journal.on_pause, journal.on_continue = _light_switch(benches.values(), progress)
-        journal.is_stopping = lambda: (
+        journal.writer.on_pause, journal.writer.on_continue = _light_switch(
+            benches.values(), progress
+        )
+        journal.writer.is_stopping = lambda: (
             signals.is_stopping() or any(bench.is_stopping for bench in benches.values())
         )
     journal.begin_session(

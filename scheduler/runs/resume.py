@@ -11,7 +11,8 @@ from ...backends import Backend, DigitalBackend, MockBackend, OpticsProfile
 from ...backends.bench import open_benches
 from ...backends.bench.checkpoint import FaultNote
 from ...instruments import InputError
-from ..journal.journal import Journal, JournalFile
+from ..journal.journal import Journal
+from ..journal.journal_file import JournalFile
 from ..placement import Placement
 from .model_protocol import Loader, RunnableModel
 from .plan import Plan, plan

@@ -12,7 +12,8 @@ from lightloom.backends import Stats
 from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
 from lightloom.models import load_model
 from lightloom.models.model import load_arrays
-from lightloom.scheduler.journal.journal import Journal, JournalFile
+from lightloom.scheduler.journal.journal import Journal
+from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.runs import plan
 
 BEGAN_S = 1.79e9

@@ -24,7 +24,7 @@ from lightloom.instruments.table import Column, Table
 from lightloom.models import load_model
 from lightloom.models.families import gpt2
 from lightloom.models.model import load_arrays
-from lightloom.scheduler.journal.journal import JournalFile
+from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.runs import plan
 from lightloom.scheduler.runs.resume import resume
 from safetensors.numpy import save_file
