@@ -153,8 +153,9 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
             finish()
         assert len(sent) == 80 and len({worker for worker, _ in sent}) == 2
         assert all(shard.weights is None for _, shard in sent)  # the workers have them
-        assert remote.cluster is not None
-        remote.cluster.ask(remote.addresses[:1], bench_worker.release)
+        assert remote.queues is not None
+        address = remote.queues.connection.benches[0].address
+        remote.queues.connection.cluster.ask([address], bench_worker.release)
         check_numbers(remote, one)  # a worker that has dropped weights asks for them again
     assert len(remote.remarks) == 2 and "bench3.toml" in remote.remarks[1]
     with opened(remote):  # closed, it can be opened again
@@ -220,9 +221,10 @@ def test_a_run_that_has_ended_multiplies_no_more(here: str) -> None:
     # a task that was sent before the run was stopped must not switch the light on again
     remote = RemoteBenches(address=here)
     with opened(remote):
-        bench_worker.end_run(remote.run_name)
+        assert remote.queues is not None
+        bench_worker.end_run(remote.queues.connection.run)
         with pytest.raises(NotConnected, match="has ended"):
-            bench_worker.multiply(remote.run_name, False, [])
+            bench_worker.multiply(remote.queues.connection.run, False, [])
         assert bench_worker.opened_backend() is None
 
 
@@ -266,8 +268,9 @@ def test_a_bench_that_cannot_be_opened_leaves_the_others_dark(write: Write) -> N
 
 
 def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:
-    assert remote.cluster is not None
-    return remote.cluster.ask(remote.addresses, eval, code)
+    assert remote.queues is not None
+    addresses = [bench.address for bench in remote.queues.connection.benches]
+    return remote.queues.connection.cluster.ask(addresses, eval, code)
 
 
 _MODULE = "__import__('sys').modules['lightloom.scheduler.cluster.bench_worker']"
@@ -288,7 +291,7 @@ def test_an_error_on_one_worker_ends_the_run_and_all_are_dark(write: Write) -> N
         with pytest.raises(InstrumentError, match=r"bench2\.toml.*lost|bench2\.toml.*gone"):
             for finish in begun:
                 finish()
-        assert remote.cluster is None
+        assert remote.queues is not None and not remote.queues.connection.is_open
 
 
 def kill(pid: int) -> None:

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from .backend import BenchBackend
 from .bench import load_bench
 from .checkpoint import OfBench, Recorder
 from .config import BenchFile, make_instrument
-from .sharding import Sharding
+from .sharding import Sharding, call_at_last
 
 
 @dataclass(frozen=True)
@@ -204,15 +203,7 @@ class BenchGroup(Backend):
     ) -> Callable[[], MatmulResult]:
         sharded: _ShardedWeights = w.content
         shards = sharded.sharding.operands(x, at)
-        left, lock = [len(shards)], Lock()
-
-        def finish_shard() -> None:
-            with lock:
-                left[0] -= 1
-                is_last = not left[0]
-            if is_last:
-                done()
-
+        finish_shard = call_at_last(len(shards), done)
         begun = []
         with self._safe():
             for bench, weights, (part, address) in zip(

@@ -14,7 +14,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock, RLock, Timer
 from typing import Any
 
@@ -87,8 +87,8 @@ class OpenedBench:
 class BenchNotes:
     """Notes of a bench on a run: remarks, and why shots were repeated."""
 
-    remarks: tuple[str, ...]
-    faults: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
+    faults: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Bench:
@@ -164,7 +164,7 @@ def notes() -> BenchNotes:
     """Return the notes of the bench on its run so far."""
     with _lock:
         if _bench is None:
-            return BenchNotes((), {})
+            return BenchNotes()
         return BenchNotes(tuple(_bench.backend.remarks), dict(_bench.backend.faults))
 
 
