@@ -6,7 +6,6 @@ benchmark` shows, stores and compares (`comparison`). Not here: printing and jud
 """
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import time
@@ -23,6 +22,7 @@ from ..backends import Backend, DigitalBackend, MockBackend, Stats, mock_path
 from ..backends.bench.bench import WINDOW_SAMPLES, Bench
 from ..backends.mock.threads import thread_count
 from ..instruments import InputError
+from ..instruments.version import version_of
 from ..models import Cache, Model
 from ..models.shapes import sized_model, with_random_weights
 from ..scheduler import (
@@ -33,6 +33,7 @@ from ..scheduler import (
     StepRecord,
     evaluate,
     is_fixed,
+    memory_bytes,
 )
 from ..scheduler.runs import plan
 from .baselines import OnnxruntimeBackend, TorchProgram, missing
@@ -149,7 +150,7 @@ def runnable(model: Model, seed: int = 0) -> Model:
     ------
     InputError : when this machine's memory cannot hold them
     """
-    needed, there = 4 * model.parameters, _memory_bytes()
+    needed, there = 4 * model.parameters, memory_bytes()
     if there is not None and needed > there / 2:
         raise InputError(
             f"{model.name!r} has {needed / 1e9:,.0f} GB of float32 weights, more than half of this "
@@ -719,7 +720,7 @@ def _head(job: Job, repeats: int) -> dict[str, Any]:
         "schema": SCHEMA,
         "kind": KIND,
         "versions": {"python": platform.python_version()}
-        | {name: version for name in packages if (version := _version(name)) is not None}
+        | {name: version for name in packages if (version := version_of(name)) is not None}
         | {"blas": f"{blas['name']} {blas['version']}"},
         "machine": machine(),
         "mock_path": mock_path(),
@@ -752,20 +753,6 @@ def fingerprint(backend: Backend) -> str:
     else:
         constants = backend.profile.model_dump_json(exclude={"sources", "years", "name", "title"})
     return hashlib.sha256(constants.encode()).hexdigest()[:12]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no such call
-        return None
 
 
 __all__ = [

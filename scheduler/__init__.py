@@ -4,15 +4,7 @@ if __name__ != "lightloom.scheduler":
     raise ImportError("import lightloom.scheduler, not scheduler")
 
 from .costs import BenchModel, host_cost, optical_cost
-from .energy.account import (
-    CATEGORIES,
-    SCOPES,
-    Account,
-    Events,
-    PartEvents,
-    planned_events,
-    recorded_events,
-)
+from .energy.account import CATEGORIES, SCOPES, Account
 from .energy.constants import (
     BASELINES,
     Baseline,
@@ -23,6 +15,7 @@ from .energy.constants import (
     set_names,
 )
 from .energy.document import account_document
+from .energy.events import Events, PartEvents, planned_events, recorded_events
 from .energy.machine import measure_machine, memory_bytes
 from .executor import Executor
 from .graph import StepRecord, signature

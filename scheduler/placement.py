@@ -15,8 +15,9 @@ from typing import Any
 
 from ..instruments import InputError
 from .costs import BenchModel
-from .energy.account import SCOPES, energy_of, planned_events
+from .energy.account import SCOPES, energy_of
 from .energy.constants import Constants, resolve
+from .energy.events import planned_events
 from .graph import Calls, signature
 from .overlap import Overlap
 from .placement_rules import PlacementRule, PlacementRules, read_rules

@@ -12,8 +12,9 @@ from typing import Any
 from ...backends import Backend, OpticsProfile
 from ...instruments import Timeline
 from ..costs import BenchModel, host_cost, optical_cost
-from ..energy.account import Account, planned_events
+from ..energy.account import Account
 from ..energy.constants import Baseline, resolve
+from ..energy.events import planned_events
 from ..placement import Placement, is_fixed
 from ..program import HostStep, OpticalMatmul, Program
 from ..simulator import HostModel, Prediction, predict

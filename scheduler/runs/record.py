@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from ...backends import Backend, mock_path
 from ...backends.optics.calibration_file import path_of
 from ...instruments import InputError, Paused
 from ...instruments.safety import signals
-from ...instruments.version import VERSION
+from ...instruments.version import VERSION, version_of
 from ..journal.journal import Journal
 from .model_protocol import RunnableModel
 from .plan_record import PlanRecord
@@ -87,13 +86,9 @@ def _listed(inputs: Any) -> Any:
 
 def versions() -> dict[str, Any]:
     """Return the versions that the bits of a run depend on: packages, machine, arithmetic."""
-    found: dict[str, Any] = {"lightloom": VERSION}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found | {
+    return {
+        "lightloom": VERSION,
+        **{package: version_of(package) for package in _PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "arithmetic": mock_path(),

@@ -9,9 +9,10 @@ from typing import Any
 from ...backends import Backend, OpticsProfile, Stats
 from ...instruments.formatting import format_counted
 from ..costs import BenchModel, optical_cost
-from ..energy.account import Account, recorded_events
+from ..energy.account import Account
 from ..energy.constants import resolve
 from ..energy.document import account_document
+from ..energy.events import recorded_events
 from ..graph import StepRecord
 from ..program import OpticalMatmul
 from .plan_record import SCHEMA, PlanRecord, plan_step, units_of
