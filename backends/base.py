@@ -338,6 +338,10 @@ class Backend(ABC):
         """
         raise NotImplementedError
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Backend | None:
+        """Return the same backend with other constants; None where a bench defines them."""
+        return None
+
     def describe(self) -> Mapping[str, Any]:
         """Return the description of this backend for a record of a run."""
         return {"backend": self.name, "is_mock": self.is_mock}

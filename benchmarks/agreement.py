@@ -203,15 +203,11 @@ def measure(files: Sequence[Path], outputs: int) -> Iterator[Agreement]:
     outputs : at least so many are compared of each bench
     """
     for path in _benches(files):
-        backend = BenchBackend(load_bench(path))
-        try:
-            backend.open()
+        with BenchBackend(load_bench(path)) as backend:
             rows = 10
             columns = max(min(36, backend.optical_model.layout.slots // 2), 1)
             repeats = max(-(-outputs // (rows * columns)), _FEWEST)
             yield compare(backend, rows, columns, repeats)
-        finally:
-            backend.close()
 
 
 def _benches(files: Sequence[Path]) -> Iterator[Path]:

@@ -81,18 +81,16 @@ class Study:
 
 def study(path: Path, seed: int, products: int = 4000) -> Study:
     """Align and calibrate the bench of a file, and compare it with its ground truth."""
-    backend = BenchBackend(load_bench(path), uncalibrated=True)
-    before = random_products(backend, products // 4, seed)
-    backend.close()
+    with BenchBackend(load_bench(path), uncalibrated=True) as backend:
+        before = random_products(backend, products // 4, seed)
     bench = load_bench(path)
     aligned = align(bench)
     with bench:
         store(bench, aligned)
     calibration = calibrate(load_bench(path))
-    backend = BenchBackend(load_bench(path))
-    after = random_products(backend, products, seed)
-    rows = list(_compare(backend, calibration, before, after))
-    backend.close()
+    with BenchBackend(load_bench(path)) as backend:
+        after = random_products(backend, products, seed)
+        rows = list(_compare(backend, calibration, before, after))
     return Study(seed, rows, before, after, calibration)
 
 

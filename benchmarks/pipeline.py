@@ -10,7 +10,7 @@ with host steps as measured here.
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,25 +73,25 @@ def opened(name: str) -> Iterator[BenchBackend]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.toml"
         path.write_text(bench_text(name), encoding="utf-8")
-        backend = BenchBackend(load_bench(path))
-        backend.open()
-        try:
+        with BenchBackend(load_bench(path)) as backend:
             yield backend
-        finally:
-            backend.close()
 
 
-def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
-    """Return the seconds of a shot, and those that the devices alone take."""
+def random_jobs(backend: BenchBackend) -> Callable[[str, int], TileJob]:
+    """Return a function that makes jobs of random frames, from their name and number of shots."""
     layout = backend.optical_model.layout
     chance = np.random.Generator(np.random.Philox(1))
     rows = 1 if layout.shares_input else layout.slots
     frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)
     weights = chance.integers(256, size=(layout.slots, layout.length), dtype=np.uint8)
+    return lambda name, shots: TileJob(
+        name, 1, shots, lambda _: weights, lambda vector: frames[vector % 8]
+    )
 
-    def job(name: str, count: int) -> TileJob:
-        return TileJob(name, 1, count, lambda _: weights, lambda vector: frames[vector % 8])
 
+def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
+    """Return the seconds of a shot, and those that the devices alone take."""
+    job = random_jobs(backend)
     backend.submit(job("warm", 16)).result()
     start = time.perf_counter()
     backend.submit(job("rate", shots)).result()

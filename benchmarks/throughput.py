@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..backends import Backend, DigitalBackend, MockBackend, Stats, mock_path
+from ..backends import Backend, DigitalBackend, Stats, mock_path
 from ..backends.bench.bench import WINDOW_SAMPLES, Bench
 from ..backends.mock.threads import thread_count
 from ..instruments import InputError
@@ -461,16 +461,15 @@ def benchmark_shape(width: int, depth: int = _DEPTH, tokens: int = 0) -> Model:
 
 
 def _with_profile(backend: Backend, axis: str, value: float) -> Backend:
-    if not isinstance(backend, MockBackend):
+    settings: dict[str, float] = {axis: int(value)}
+    if axis == "frame_rate":
+        settings = {"input_refresh_s": 1.0 / value, "weight_refresh_s": 1.0 / value}
+    changed = backend.with_settings(settings)
+    if changed is None:
         raise InputError(
             f"--scale {axis} changes a profile: it needs --backend mock, not {backend.name}"
         )
-    if axis == "frame_rate":
-        period_s = 1.0 / value
-        settings = {"input_refresh_s": period_s, "weight_refresh_s": period_s}
-    else:
-        settings = {axis: int(value)}
-    return MockBackend(backend.profile.with_settings(settings), backend.seed)
+    return changed
 
 
 # ------------------------------------------------------------------------------ measuring

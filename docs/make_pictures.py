@@ -39,9 +39,8 @@ def draw_calibration() -> None:
         with bench:
             store(bench, align(bench))
         arrays = calibrate(load_bench(path)).array
-        backend = BenchBackend(load_bench(path))
-        accuracy = random_products(backend, 4000)
-        backend.close()
+        with BenchBackend(load_bench(path)) as backend:
+            accuracy = random_products(backend, 4000)
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     light, noise = (

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
@@ -64,13 +64,8 @@ def write(tmp_path: Path) -> Write:
 
 @contextmanager
 def opened(*backends: Backend) -> Iterator[tuple[Backend, ...]]:
-    try:
-        for backend in backends:
-            backend.open()
-        yield backends
-    finally:
-        for backend in backends:
-            backend.close()
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(backend) for backend in backends)
 
 
 def numbers(seed: int, *shape: int) -> np.ndarray:

@@ -76,6 +76,10 @@ class MockBackend(Backend):
             "path": mock_path(),
         }
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Backend:
+        """Return a mock with other constants, and the same seed."""
+        return MockBackend(self.profile.with_settings(settings), self.seed)
+
     def journal_entry(self) -> dict[str, Any]:
         """Return its profile and seed."""
         profile = self.profile.model_dump(mode="json")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ...backends import Geometry, OpticsProfile, Stats, tile_count
-from ..costs import BenchModel, converter_seconds, host_cost, optical_cost
+from ..costs import BenchModel, OpticalCost, converter_seconds, host_cost, optical_cost
 from ..graph import Calls, StepRecord, signature
 from ..program import HostStep, OpticalMatmul, without_layer
 from ..sizes import evaluate
@@ -195,12 +195,7 @@ def _optical(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -
         photons = profile.photons_per_mac * macs
     return Events(
         macs=macs,
-        shots=cost.shots,
-        input_frames=cost.input_frames,
-        weight_frames=cost.weight_frames,
-        input_samples=cost.input_samples,
-        weight_samples=cost.weight_samples,
-        conversions=cost.conversions,
+        **_frames_and_samples(cost),
         pairs=pairs,
         photons=photons,
         input_values=cost.input_samples // profile.elements_per_input,
@@ -220,18 +215,19 @@ def _measured(planned: Events, stats: Stats, profile: OpticsProfile) -> Events:
     shown = stats.input_samples / planned.input_samples if planned.input_samples else 0.0
     return replace(
         planned,
-        shots=stats.shots,
-        input_frames=stats.input_frames,
-        weight_frames=stats.weight_frames,
-        input_samples=stats.input_samples,
-        weight_samples=stats.weight_samples,
-        conversions=stats.conversions,
+        **_frames_and_samples(stats),
         pairs=round(planned.pairs * shown),
         photons=stats.photons if profile.has_light else None,
         input_values=stats.input_samples // profile.elements_per_input,
         light_s=planned.light_s * stats.shots / max(planned.shots, 1),
         convert_s=converter_seconds(stats.input_samples, stats.conversions, profile),
     )
+
+
+def _frames_and_samples(counts: OpticalCost | Stats) -> dict[str, int]:
+    """Return the counts that a prediction and a backend share with `Events`."""
+    names = ("shots", "input_frames", "weight_frames", "input_samples", "weight_samples")
+    return {name: getattr(counts, name) for name in (*names, "conversions")}
 
 
 def _on_host(step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:

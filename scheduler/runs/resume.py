@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def resume(
     backend = _reopened(about["backend"], bench)
     changed = _changes(about, loaded, backend)
     _refuse_changes(path, changed, accept)
-    journal = Journal.reopen(path)
-    try:
+    # the backend is closed last: its light goes off even if the journal fails
+    with closing(backend), closing(Journal.reopen(path)) as journal:
         backend.recorder = journal  # before it is opened, so that it resumes from its state
         _restore_counts(backend, faults)
         planned = _planned(about, loaded, backend)
@@ -75,11 +76,6 @@ def resume(
             task["reference"],
             task["sampling"],
         )
-    finally:
-        try:
-            journal.close()
-        finally:
-            backend.close()  # its light goes off even if the journal fails
 
 
 def _begun_run(
@@ -126,12 +122,9 @@ def keep_left_lit(path: Path, sentences: Sequence[str]) -> None:
     ------
     InputError : when the journal cannot be written
     """
-    journal = Journal.reopen(path)
-    try:
+    with closing(Journal.reopen(path)) as journal:
         for sentence in sentences:
             journal.note(FaultNote(time.time(), "left lit", "source", "", 0, "none", sentence, 0.0))
-    finally:
-        journal.close()
 
 
 def _source(about: Mapping[str, Any], given: str | Path | None) -> str | Path:

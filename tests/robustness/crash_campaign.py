@@ -49,13 +49,10 @@ def begin(kind: str, folder: str, path: str) -> None:
         images = load_arrays(model.source / "data.safetensors")["images"][:_IMAGES]
         plan(model, "mock", 1).run(images, reference=False, record=path)
         return
-    backend = BenchBackend(load_bench(Path(folder) / "bench.toml"))
     tokens = np.random.Generator(np.random.Philox(2)).integers(0, 40, (1, _TOKENS))
-    try:
+    with BenchBackend(load_bench(Path(folder) / "bench.toml")) as backend:
         planned = plan(load_model(Path(folder) / "model"), backend, 1, _TOKENS)
         planned.run(tokens, reference=False, record=path)
-    finally:
-        backend.close()
 
 
 def write_model(folder: Path) -> None:
