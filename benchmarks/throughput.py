@@ -752,25 +752,3 @@ def fingerprint(backend: Backend) -> str:
     else:
         constants = backend.profile.model_dump_json(exclude={"sources", "years", "name", "title"})
     return hashlib.sha256(constants.encode()).hexdigest()[:12]
-
-
-__all__ = [
-    "AXES",
-    "BARE",
-    "KIND",
-    "NUMPY",
-    "PREDICTED_AXES",
-    "SCHEMA",
-    "BenchmarkPoint",
-    "Job",
-    "Sample",
-    "benchmark_shape",
-    "device_use",
-    "fingerprint",
-    "machine",
-    "make_job",
-    "measure",
-    "outline",
-    "points_of",
-    "runnable",
-]

@@ -147,7 +147,7 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
         for finish in [remote.begin(x, prepared) for _ in range(40)]:  # more than may be pending
             finish()
         assert len(sent) == 80 and len({worker for worker, _ in sent}) == 2
-        assert all(shard.weights is None for _, shard in sent)  # the workers have them
+        assert all(shard.weights.array is None for _, shard in sent)  # the workers have them
         assert remote.queues is not None
         address = remote.queues.connection.benches[0].address
         remote.queues.connection.cluster.ask([address], bench_worker.release)

@@ -30,9 +30,9 @@ from ...backends.bench import open_benches
 from ...backends.bench.sharding import Sharding, call_at_last
 from ...instruments import InputError
 from ...instruments.errors import import_extra
-from .bench_worker import BenchNotes, OpenedBench
+from .bench_worker import BenchNotes, OpenedBench, Shard, ShardWeights
 from .connection import RemoteBench, connect
-from .shard_queues import PendingShard, ShardQueues, ShardWeights
+from .shard_queues import PendingShard, ShardQueues
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class RemoteBenches(Backend):
             queues = self._opened()
         sharded: _RemoteWeights = w.content
         shards = [
-            PendingShard(weights, part, address, details)
+            PendingShard(Shard(weights, part, address, details))
             for weights, (part, address) in zip(
                 sharded.weights, sharded.sharding.operands(x, at), strict=False
             )

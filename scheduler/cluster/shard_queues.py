@@ -8,21 +8,18 @@ other benches.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from threading import Condition, Event, RLock, Thread
 from typing import Any
 
-import numpy as np
-
-from ...backends import Address, MatmulResult, Ranges
+from ...backends import MatmulResult
 from ...backends.bench import load_bench
 from ...instruments import LightloomError, NotConnected
 from . import bench_worker
-from .bench_worker import BenchNotes, MissingWeights, Shard
+from .bench_worker import BenchNotes, MissingWeights, Shard, ShardWeights
 from .connection import NEEDS, BenchConnection, RemoteBench, bench_error
 from .workers import Failure, WorkersLost
 
@@ -33,32 +30,10 @@ _WATCH_PERIOD_S = 0.5  # between checks for lost workers
 
 
 @dataclass(frozen=True)
-class ShardWeights:
-    """The weights of a shard, float32 [m, M, K], and their digest."""
-
-    array: np.ndarray
-    ranges: Ranges | None
-    digest: str
-
-    @classmethod
-    def of(cls, array: np.ndarray, ranges: Ranges | None) -> ShardWeights:
-        """Return weights with their digest."""
-        array = np.ascontiguousarray(array)
-        name = sha256(f"{array.shape}".encode())
-        name.update(array.data)
-        for part in () if ranges is None else (ranges.readout, ranges.weight):
-            name.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
-        return cls(array, ranges, name.hexdigest())
-
-
-@dataclass(frozen=True)
 class PendingShard:
     """A shard whose result is awaited."""
 
-    weights: ShardWeights
-    x: np.ndarray
-    at: Address
-    details: Mapping[str, Any]
+    shard: Shard
     future: Future[MatmulResult] = field(default_factory=Future)
 
 
@@ -182,20 +157,20 @@ class ShardQueues:
                 bench_worker.multiply,
                 self.connection.run,
                 self._uncalibrated,
-                [self._shard_for(queue, pending) for pending in sent.shards],
+                [self._shard_for(queue, pending.shard) for pending in sent.shards],
                 needs=NEEDS,
                 worker=queue.bench.address,
                 priority=self._next_priority,
             )
             sent.task.add_done_callback(lambda _, sent=sent: self._receive(queue, sent))
 
-    def _shard_for(self, queue: _BenchQueue, pending: PendingShard) -> Shard:
-        """Return a shard to be sent; its weights go with it if the worker does not have them."""
-        weights, is_there = pending.weights, pending.weights.digest in queue.sent_digests
+    def _shard_for(self, queue: _BenchQueue, shard: Shard) -> Shard:
+        """Return a shard to be sent, without its weights if the worker has them."""
+        weights = shard.weights
+        if weights.digest in queue.sent_digests:
+            return replace(shard, weights=ShardWeights(weights.digest, None, None))
         queue.sent_digests.add(weights.digest)
-        array = None if is_there else weights.array
-        ranges = None if is_there else weights.ranges
-        return Shard(weights.digest, array, ranges, pending.x, pending.at, pending.details)
+        return shard
 
     def _receive(self, queue: _BenchQueue, sent: _SentTask) -> None:
         """Receive the result of a task."""

@@ -447,6 +447,3 @@ class _Zarr(_Store):
             fill_value=None,  # xarray would read a fill value as a missing number
             attributes={"_ARRAY_DIMENSIONS": list(axes)},  # xarray's name for axes
         )
-
-
-__all__ = ["ENDINGS", "SCHEMA", "export"]

@@ -352,15 +352,3 @@ def _read_faults(journal: JournalFile, summary: Summary) -> None:
                 add()
         summary.last_faults.append(fault)
     add()
-
-
-__all__ = [
-    "BINS",
-    "LAST_FAULTS",
-    "FaultTotals",
-    "History",
-    "Session",
-    "StepTotals",
-    "Summary",
-    "summarise",
-]
