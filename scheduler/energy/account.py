@@ -104,21 +104,10 @@ def light_of(events: Events, constants: Constants, profile: OpticsProfile) -> fl
 
 @dataclass(frozen=True)
 class PartEnergy:
-    """One row of the account.
+    """One row of the account: the events of a part, and its joules by category."""
 
-    Parameters
-    ----------
-    joules : by category
-    seconds : predicted (for host steps of a run: measured), one step after another
-    """
-
-    part: str
-    kind: str
-    where: str
-    steps: int
-    macs: int
+    part: PartEvents
     joules: Mapping[str, float]
-    seconds: float
 
     def total(self, scope: str = "system") -> float:
         """Return the joules within a scope."""
@@ -178,16 +167,7 @@ class Account:
     def rows(self) -> list[PartEnergy]:
         """Return the account step by step, layers together."""
         return [
-            PartEnergy(
-                part.part,
-                part.kind,
-                part.where,
-                part.steps,
-                part.events.macs,
-                energy_of(part, self.constants, self.profile),
-                part.events.seconds,
-            )
-            for part in self.parts
+            PartEnergy(part, energy_of(part, self.constants, self.profile)) for part in self.parts
         ]
 
     def joules(self, constants: Constants | None = None) -> dict[str, float]:

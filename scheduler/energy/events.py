@@ -89,7 +89,7 @@ class PartEvents:
     is_dynamic : the weights are an operand, such as keys, and loaded for each call, without reuse
     """
 
-    part: str
+    name: str
     kind: str
     where: str
     is_dynamic: bool
