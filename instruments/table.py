@@ -5,7 +5,7 @@ shows it with colours (`lightloom.report.terminal.console.as_rich`).
 """
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -135,6 +135,13 @@ def as_html(table: Table) -> str:
         f'<div class="wide"><table>\n{title}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody>\n</table>\n{note}</div>"
     )
+
+
+def notebook_html(heading: str, tables: Iterable[Table], sentences: Iterable[str]) -> str:
+    """Return tables under a heading, with sentences below them, as a notebook shows an object."""
+    paragraphs = "".join(f"<p>{html.escape(printable(text))}</p>\n" for text in sentences)
+    body = "\n".join(map(as_html, tables))
+    return f"<p><b>{html.escape(printable(heading))}</b></p>\n{body}\n{paragraphs}"
 
 
 def _html_row(table: Table, row: tuple[Cell, ...]) -> str:

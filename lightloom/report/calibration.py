@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..backends.optics.calibration_file import Calibration, Plot, Step, leaves
+from ..backends.optics.calibration_tables import cost_table, figure_table
 from ..instruments.errors import import_extra
 from ..instruments.formatting import format_counted, format_moment
 from ..instruments.table import as_html
 from .page import drawings, escaped, listing, mark, page, paragraph, section, table
-from .tables import calibration_cost_table, figure_table
 
 CALIBRATION_PAGE = "lightloom calibration page"
 _INK = "#010203"  # stands in an SVG for the page's own colours, which differ in light and dark
@@ -45,7 +45,7 @@ def calibration_page(calibration: Calibration) -> str:
         parts.append(mark("SIMULATED: measured on simulated instruments."))
     parts += [
         section("Bound to", *_binding(calibration)),
-        section("Cost", as_html(calibration_cost_table(steps))),
+        section("Cost", as_html(cost_table(steps))),
     ]
     for number, step in enumerate(steps):
         parts.append(section(f"Step: {step.name}", *_step(step, number)))

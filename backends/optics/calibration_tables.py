@@ -1,21 +1,16 @@
-"""The tables of a calibration, for a terminal and a page."""
-
-from __future__ import annotations
+"""The tables of a calibration: what its steps measured, and what they cost."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from ..instruments.formatting import (
+from ...instruments.formatting import (
     format_duration,
     format_energy,
     format_measured,
     format_moment,
 )
-from ..instruments.table import Cell, Column, Styled, Table
-
-if TYPE_CHECKING:
-    from ..backends.optics.calibration_file import Figure, Step
+from ...instruments.table import Cell, Column, Styled, Table
+from .calibration_file import Figure, Step
 
 
 def figure_table(figures: Sequence[Figure]) -> Table:
@@ -35,7 +30,7 @@ def figure_table(figures: Sequence[Figure]) -> Table:
     return Table("", columns, tuple(rows))
 
 
-def calibration_cost_table(steps: Sequence[Step]) -> Table:
+def cost_table(steps: Sequence[Step]) -> Table:
     """Return what each step of a calibration took, and their sum."""
     columns = (
         Column("step", align="left"),
