@@ -213,6 +213,7 @@ def test_value(value: object, text: str) -> None:
         ("exposure_s", 1e-3, "1 ms"),
         ("wavelength_m", 532e-9, "532 nm"),
         ("host_operations_per_s", 2e10, "20 G/s"),
+        ("host_bytes_per_s", 1e10, "10 GB/s"),
         ("hold_power_w", 24.0, "24 W"),
         ("adc_j", 3.17e-12, "3.17 pJ"),
         ("read_noise_e", 10.0, "10 e"),

@@ -61,12 +61,12 @@ def test_a_terminal_shows_a_table_with_its_title_and_its_caption() -> None:
     assert on_terminal(Table("[Rates]", COLUMNS, rows, ("all", 509.97, ""), "of [both]")) == [
         "[Rates]",
         "",
-        " bench          rate, shots/s   limit",
-        " ────────────────────────────────────",
-        " 60 Hz [bold]            30.0      30",
-        " 1 kHz                  480.0       -",
+        " bench         rate, shots/s  limit",
+        " ──────────────────────────────────",
+        " 60 Hz [bold]           30.0     30",
+        " 1 kHz                 480.0      -",
         "",
-        " all                    510.0",
+        " all                   510.0",
         "",
         "of [both]",
     ]

@@ -67,5 +67,6 @@ def _constant_table(profile: OpticsProfile) -> Table:
     )
     rows: list[tuple[Cell, ...]] = []
     for key, value in profile.model_dump(exclude={"name", "title", "sources", "years"}).items():
-        rows.append((key, format_field(key, value), profile.sources.get(key, _NO_SOURCE)))
+        text = None if value is None else format_field(key, value)
+        rows.append((key, text, profile.sources.get(key, _NO_SOURCE)))
     return Table("", columns, tuple(rows))
