@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...instruments import InputError, Timeline
-from ...instruments.formatting import format_quantity
+from ...instruments.formatting import format_counted, format_quantity
 from ..costs import BenchModel
 from ..energy.machine import memory_bytes
 from .plan_record import PlanRecord
@@ -33,7 +33,8 @@ def run_plan(
     """Run a plan's task on its backend, and digitally for comparison; see `Plan.run`."""
     model, backend = plan.model, plan.backend
     if labels is not None and np.shape(labels) != (len(inputs),):
-        raise InputError(f"labels of shape {np.shape(labels)} do not fit {len(inputs)} images")
+        images = format_counted(len(inputs), "image")
+        raise InputError(f"labels of shape {np.shape(labels)} do not fit {images}")
     if plan.task == "classify" and not len(inputs):
         raise InputError("there are no images to classify")
     executor = model.executor(backend, plan.chosen)
