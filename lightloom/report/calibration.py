@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..backends.optics.calibration_file import Calibration, leaves
 from ..instruments.formatting import format_counted, format_moment, format_value
-from ..instruments.table import Column, Table
+from ..instruments.table import Table
 from .charts import plot_chart
 from .page import render
-from .tables import calibration_cost_table, figure_table
+from .tables import calibration_cost_table, columns, figure_table
 
 CALIBRATION_PAGE = "lightloom calibration page"
 _IDENTITY = ("maker", "model", "serial")
@@ -53,11 +53,10 @@ def _instrument_table(calibration: Calibration) -> Table:
         others = (f"{key} {format_value(told[key])}" for key in told if key not in _IDENTITY)
         rows.append((role, *(told.get(key, "") for key in _IDENTITY), "; ".join(others)))
     heads = ("instrument", *_IDENTITY, "as it was")
-    return Table("", tuple(Column(head, align="left") for head in heads), tuple(rows))
+    return Table("", columns(dict.fromkeys(heads)), tuple(rows))
 
 
 def _setting_table(calibration: Calibration) -> Table:
     settings = {key: v for key, v in calibration.binding.items() if key != "instruments"}
-    columns = (Column("setting", align="left"), Column("value", align="left"))
     rows = tuple((key, format_value(value)) for key, value in leaves(settings))
-    return Table("", columns, rows)
+    return Table("", columns({"setting": None, "value": None}), rows)

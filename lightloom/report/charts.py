@@ -164,12 +164,6 @@ class Line:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no bin holds a value."""
-        some = self.high if self.middle is None else self.middle
-        return some is None or not np.isfinite(some).any()
-
 
 def time_chart(
     label: str,
@@ -271,19 +265,30 @@ def draw_bars(axes: Any, bars: Sequence[Bar]) -> None:
             axes.barh(place, length, 0.9, left, color=colours[kind], label=name)
             named |= {kind} if is_new else set()
             left += length
-        axes.annotate(
-            plain(bar.label), (left, place), (4, 0), textcoords="offset points", va="center",
-            color=COLOURS["soft"], parse_math=False,
-        )  # fmt: skip
-    names = [plain(_shortened(bar.name)) for bar in bars]
+        label_at(axes, plain(bar.label), left, place)
+    names = [plain(shortened(bar.name, _MOST_NAME)) for bar in bars]
     axes.set_yticks(places, names, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(place + 0.7, 0.7)
     axes.set_xlim(left=0)
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _MOST_NAME else f"{name[: _MOST_NAME - 1]}…"
+def label_at(axes: Any, text: str, x: float, y: float) -> None:
+    """Write a text behind the end of a bar."""
+    axes.annotate(
+        text,
+        (x, y),
+        (4, 0),
+        textcoords="offset points",
+        va="center",
+        color=COLOURS["soft"],
+        parse_math=False,
+    )
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 # --- plots of a calibration -----------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..instruments.formatting import format_duration, format_energy, format_quantity
-from ..instruments.table import Column, Table
+from ..instruments.table import Table
 from ..scheduler.energy.tables import (
     SCOPE_TITLES,
     baseline_table,
@@ -20,6 +20,7 @@ from ..scheduler.energy.tables import (
 )
 from .charts import Bar, bar_chart
 from .page import render
+from .tables import columns
 
 ENERGY_PAGE = "lightloom energy page"
 _MEANING = {
@@ -68,12 +69,12 @@ def account_parts(account: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scope_table(account: Mapping[str, Any]) -> Table:
-    columns = (
-        Column("figure", align="left"),
-        Column(f"per {account['unit']}", form=format_energy),
-        Column("per MAC", form=format_energy),
-        Column("what is in it", align="left"),
-    )
+    heads = {
+        "figure": None,
+        f"per {account['unit']}": format_energy,
+        "per MAC": format_energy,
+        "what is in it": None,
+    }
     rows = tuple(
         (
             name,
@@ -83,15 +84,12 @@ def _scope_table(account: Mapping[str, Any]) -> Table:
         )
         for scope, name in SCOPE_TITLES.items()
     )
-    return Table("", columns, rows)
+    return Table("", columns(heads), rows)
 
 
 def _constant_table(account: Mapping[str, Any]) -> Table:
-    columns = (
-        Column("constant", align="left"),
-        Column("value"),
-        *(Column(head, align="left", wraps=True) for head in ("what it is", "from", "source")),
-    )
+    texts = dict.fromkeys(("what it is", "from", "source"))
+    heads = {"constant": None, "value": ""} | texts
     rows = tuple(
         (
             name,
@@ -102,7 +100,7 @@ def _constant_table(account: Mapping[str, Any]) -> Table:
         )
         for name, item in account["constants"].items()
     )
-    return Table("Constants", columns, rows)
+    return Table("Constants", columns(heads), rows)
 
 
 def _charts(account: Mapping[str, Any]) -> list[tuple[str, str]]:

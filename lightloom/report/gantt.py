@@ -10,15 +10,17 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from ..instruments.errors import import_extra
 from ..instruments.formatting import format_duration
 from ..instruments.table import Cell, Column, Table
 from ..scheduler.runs.trace import Trace, order_of_track
-from .charts import COLOURS, as_svg, new_figure, page_style, plain
+from .charts import COLOURS, as_svg, label_at, new_figure, page_style, plain, shortened
 from .excerpt import MOST_GAPS, Excerpt, Gap, SliceBar, View, covered_s, excerpt, exposures_of, gaps
 from .page import render
+from .tables import columns
 
 TRACE_PAGE, TRACE_PICTURE = "lightloom trace page", "lightloom trace picture"
 _WIDTH_INCHES = 11.0
@@ -91,20 +93,12 @@ def _blocks(lane: Sequence[SliceBar], column_s: float) -> Iterator[_Block]:
         else:
             middle = (bar.start_s + bar.end_s) / 2
             narrow[int(middle / column_s)].append(bar)
-    columns = sorted(narrow)
-    first = 0
-    tops = [_leader(narrow[column]) for column in columns]
-    for place in range(1, len(columns) + 1):
-        goes_on = (
-            place < len(columns)
-            and columns[place] == columns[place - 1] + 1
-            and tops[place] == tops[first]
-        )
-        if not goes_on:
-            bars = [bar for column in columns[first:place] for bar in narrow[column]]
-            span_s = (columns[first] * column_s, (columns[place - 1] + 1) * column_s)
-            yield _merged(bars, span_s, tops[first])
-            first = place
+    columns = enumerate(sorted(narrow))
+    # neighbours in which the same step took most of the time are one rectangle
+    for (_, leader), some in groupby(columns, lambda c: (c[1] - c[0], _leader(narrow[c[1]]))):
+        together = [column for _, column in some]
+        bars = [bar for column in together for bar in narrow[column]]
+        yield _merged(bars, together[0] * column_s, (together[-1] + 1) * column_s, leader)
 
 
 def _kind(bar: SliceBar) -> str:
@@ -121,10 +115,9 @@ def _leader(bars: Sequence[SliceBar]) -> tuple[str, str, bool]:
 
 
 def _merged(
-    bars: Sequence[SliceBar], span_s: tuple[float, float], leader: tuple[str, str, bool]
+    bars: Sequence[SliceBar], start_s: float, end_s: float, leader: tuple[str, str, bool]
 ) -> _Block:
     step, kind, is_ours = leader
-    start_s, end_s = span_s
     if len(bars) == 1:
         return _Block(start_s, end_s, kind, is_ours, _words(bars[0]))
     share = min(1.0, covered_s((bar.start_s, bar.end_s) for bar in bars) / (end_s - start_s))
@@ -164,77 +157,58 @@ def _chart(shown: Excerpt) -> str:
     """Return predicted above measured, one axis of time, a row a track, as SVG."""
     longest_s = max((view.seconds for view in shown.views), default=0.0) or 1e-9
     hints: dict[str, list[str]] = {}
-    rows: list[tuple[float, str]] = []  # middle, name
+    names: dict[float, str] = {}  # of tracks, by the middle of their rows
     with page_style():
         ticker = import_extra("matplotlib.ticker", "report", "drawing a chart")
-        lanes = {id(bars): _lanes(bars) for view in shown.views for bars in view.tracks.values()}
-        heights = [max(_ROW, _LANE * len(some)) + _BETWEEN for some in lanes.values()]
-        tall = sum(heights) + _TITLE * len(shown.views)
-        figure = new_figure(_WIDTH_INCHES, tall / 72 + 0.9)
+        figure = new_figure(_WIDTH_INCHES, 1.0)
         axes = figure.add_subplot()
-        axes.set(xlim=(0, longest_s), ylim=(tall, 0))
-        axes.grid(axis="x")
         y = 0.0
         for view in shown.views:
-            mark = " (MOCK)" if shown.is_mock else ""
-            title = f"{view.name}, {format_duration(view.seconds)}{mark}"
-            axes.text(
-                0, y + _TITLE - 6, plain(title), fontsize=9.5, fontweight="bold", parse_math=False
-            )
             y += _TITLE
+            title = f"{view.name}, {format_duration(view.seconds)}{' (MOCK)' * shown.is_mock}"
+            axes.text(0, y - 6, plain(title), fontweight="bold", parse_math=False)
             for track, bars in view.tracks.items():
-                some = lanes[id(bars)]
-                gid = f"slices-{len(hints)}"
-                height = max(_ROW, _LANE * len(some))
-                hints[gid] = _draw_track(axes, gid, some, y, height, longest_s / _COLUMNS)
-                _draw_row(axes, view, track, y, height)
-                rows.append((y + height / 2, track))
-                y += height + _BETWEEN
-        axes.set_yticks([at for at, _ in rows], [_track_text(name) for _, name in rows])
+                lanes = _lanes(bars)
+                deep = max(_ROW / len(lanes), _LANE)
+                names[y + deep * len(lanes) / 2] = plain(shortened(track, _MOST_TRACK))
+                _draw_row(axes, view, track, y, deep * len(lanes))
+                for lane in lanes:
+                    gid = f"lane-{len(hints)}"
+                    hints[gid] = _draw_lane(axes, gid, lane, y, deep, longest_s / _COLUMNS)
+                    y += deep
+                y += _BETWEEN
+        axes.set(xlim=(0, longest_s), ylim=(y, 0))
+        axes.set_yticks(list(names), list(names.values()), parse_math=False)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
+        axes.grid(axis="x")
         axes.xaxis.set_major_formatter(ticker.EngFormatter(unit="s"))
         _draw_legend(figure, shown)
+        figure.set_size_inches(_WIDTH_INCHES, y / 72 + 0.9)
         return as_svg(figure, f"Gantt picture of {_subject(shown)}", hints)
-
-
-def _track_text(name: str) -> str:
-    return plain(name if len(name) <= _MOST_TRACK else f"{name[: _MOST_TRACK - 1]}…")
 
 
 def _draw_row(axes: Any, view: View, track: str, y: float, height: float) -> None:
     """Draw the span of a row, and behind it how busy its track was."""
     axes.barh(y, view.seconds, height, align="edge", color=COLOURS["row"], zorder=0)
     share = view.busy_s(track) / view.seconds if view.seconds else 0.0
-    axes.annotate(
-        f"{share:.0%}", (view.seconds, y + height / 2), (4, 0), textcoords="offset points",
-        va="center", color=COLOURS["soft"],
-    )  # fmt: skip
+    label_at(axes, f"{share:.0%}", view.seconds, y + height / 2)
 
 
-def _draw_track(
-    axes: Any,
-    gid: str,
-    lanes: Sequence[Sequence[SliceBar]],
-    y: float,
-    height: float,
-    column_s: float,
+def _draw_lane(
+    axes: Any, gid: str, lane: Sequence[SliceBar], y: float, height: float, column_s: float
 ) -> list[str]:
-    """Draw the slices of a row as a collection, and return what they show under the mouse."""
-    collections = import_extra("matplotlib.collections", "report", "drawing a chart")
-    shapes, colours, words = [], [], []
-    deep = height / len(lanes)
-    for number, lane in enumerate(lanes):
-        top, bottom = y + number * deep + 0.5, y + (number + 1) * deep - 0.5
-        for block in _blocks(lane, column_s):
-            start_s, end_s = block.start_s, max(block.end_s, block.start_s + 0.8 * column_s)
-            shapes.append([(start_s, top), (end_s, top), (end_s, bottom), (start_s, bottom)])
-            colours.append((COLOURS[_KINDS[block.kind]], block.opacity))
-            words.append(block.words)
-    axes.add_collection(
-        collections.PolyCollection(shapes, facecolors=colours, linewidths=0, gid=gid, zorder=2)
+    """Draw the slices of a lane as a collection, and return what they show under the mouse."""
+    blocks = list(_blocks(lane, column_s))
+    axes.broken_barh(
+        [(block.start_s, max(block.end_s - block.start_s, 0.8 * column_s)) for block in blocks],
+        (y + 0.5, height - 1),
+        facecolors=[(COLOURS[_KINDS[block.kind]], block.opacity) for block in blocks],
+        linewidth=0,
+        gid=gid,
+        zorder=2,
     )
-    return words
+    return [block.words for block in blocks]
 
 
 def _draw_legend(figure: Any, shown: Excerpt) -> None:
@@ -326,32 +300,33 @@ def _difference(predicted: float, measured: float) -> str:
 def _time_table(shown: Excerpt) -> Table:
     """Return the seconds in which each track was busy, and their share of the span."""
     views = {view.name: view for view in shown.views}
-    columns = [Column("track", align="left")]
-    for name in views:
-        columns += [Column(f"{name}: busy"), Column("of the span", form=".1%")]
+    shown_columns = [Column("track", align="left")]
+    total: list[Cell] = ["the whole span"]
+    for name, view in views.items():
+        shown_columns += [
+            Column(f"{name}: busy", form=format_duration),
+            Column("of the span", form=".1%"),
+        ]
+        total += [view.seconds, 1.0]
     if {"predicted", "measured"} <= set(views):
-        columns.append(Column("predicted over measured"))
+        shown_columns.append(Column("predicted over measured"))
+        total.append(_difference(views["predicted"].seconds, views["measured"].seconds))
     tracks = sorted({t for view in shown.views for t in view.tracks}, key=order_of_track)
     rows = tuple(_time_row(track, views) for track in tracks)
-    total: list[Cell] = ["the whole span"]
-    for view in shown.views:
-        total += [format_duration(view.seconds), 1.0]
-    if len(total) < len(columns):
-        total.append(_difference(views["predicted"].seconds, views["measured"].seconds))
-    return Table("", tuple(columns), rows, tuple(total))
+    return Table("", tuple(shown_columns), rows, tuple(total))
 
 
 def _time_row(track: str, views: dict[str, View]) -> tuple[Cell, ...]:
     """Return the cells of a track, None where a timeline has no such track."""
     cells: list[Cell] = [track]
-    busy_s = {name: view.busy_s(track) for name, view in views.items() if track in view.tracks}
+    busy_s = {name: view.busy_s(track) for name, view in views.items()}
     for name, view in views.items():
-        if name in busy_s and view.seconds:
-            cells += [format_duration(busy_s[name]), busy_s[name] / view.seconds]
+        if busy_s[name]:
+            cells += [busy_s[name], busy_s[name] / view.seconds]
         else:
             cells += [None, None]
     if {"predicted", "measured"} <= set(views):
-        missing = [name for name in ("predicted", "measured") if not busy_s.get(name)]
+        missing = [name for name in ("predicted", "measured") if not busy_s[name]]
         if missing:
             cells.append(f"not {missing[0]}")
         else:
@@ -361,23 +336,23 @@ def _time_row(track: str, views: dict[str, View]) -> tuple[Cell, ...]:
 
 def _gap_table(found: Mapping[str, Sequence[Gap]]) -> Table:
     """Return the largest gaps of the light of each timeline."""
-    columns = (
-        Column("", align="left"),
-        *(Column(head) for head in ("begins at", "length", "shot periods")),
-        Column("meanwhile", align="left", wraps=True),
-    )
+    heads = {
+        "": None,
+        "begins at": format_duration,
+        "length": format_duration,
+        "shot periods": ".1f",
+        "meanwhile": None,
+    }
     rows = tuple(
         (
-            name,
-            format_duration(gap.start_s),
-            format_duration(gap.seconds),
-            f"{gap.seconds / gap.period_s if gap.period_s else math.inf:.1f}",
+            *(name, gap.start_s, gap.seconds),
+            gap.seconds / gap.period_s if gap.period_s else math.inf,
             gap.meanwhile or "nothing on record",
         )
         for name, some in found.items()
         for gap in some
     )
-    return Table("", columns, rows)
+    return Table("", columns(heads), rows)
 
 
 def _gap_notes(shown: Excerpt, found: Mapping[str, Sequence[Gap]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..instruments.errors import import_extra
 from ..instruments.files import check_output, write_output
+from ..instruments.formatting import format_counted, format_duration
 from ..instruments.table import as_html
 from ..instruments.text import printable
 from .charts import PALETTE
@@ -61,7 +62,12 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["as_html"] = as_html
+    environment.filters |= {
+        "as_html": as_html,
+        "counted": format_counted,
+        "duration": format_duration,
+        "whole": "{:,.0f}".format,
+    }
     environment.globals["palette"] = PALETTE
     return environment
 

@@ -23,14 +23,12 @@ from ..instruments.formatting import (
     format_quantity,
 )
 from ..scheduler.journal.journal import JournalFile
-from ..scheduler.journal.summary import LAST_FAULTS, Summary, summarise
+from ..scheduler.journal.summary import Summary, summarise
 from ..scheduler.runs.tables import quality_figures
 from .energy import account_parts
 from .page import render
 from .run_figures import (
-    MOST_SESSIONS,
     checked_table,
-    checksum_count,
     event_counts,
     event_table,
     fault_chart,
@@ -61,6 +59,7 @@ def run_page(journal: JournalFile) -> str:
     MissingExtraError : without the extra `report`
     """
     run = summarise(journal)
+    counts = event_counts(run)
     last = run.sessions[-1].document if run.sessions else {}
     name = journal.path.name
     log = journal.path.with_name(f"{name}-wal")  # of what is being written
@@ -77,16 +76,23 @@ def run_page(journal: JournalFile) -> str:
         progress=_progress(run),
         how_it_stands=_how_it_stands(run, name),
         changes=list(_changes(run)),
-        marked_shots=format_counted(run.marked, "shot"),
         headline=list(_headline(run)),
         **_outcome(run),
         times=time_table(run),
         time_charts=time_chart_by_kind(run),
         events=event_table(run),
         account=_account(run),
-        **_quality(run),
-        **_checks(run),
-        **_faults(run),
+        quality_charts=quality_charts(run) if run.segments else [],
+        spreads=spread_table(run.quality),
+        checks=counts.get("checks", 0),
+        suspicious=counts.get("suspicious", 0),
+        checked_shots=run.quality.counts[:, run.quality.names.index("checksum")].sum(),
+        tries=tries_table(run),
+        checked=checked_table(run),
+        products=product_table(run),
+        faults=fault_table(run),
+        fault_charts=fault_chart(run) if run.faults else [],
+        last_faults=last_fault_table(run),
         settings=list(_settings(run)),
         instruments=instrument_table(run),
         bench_files={name: text[:_MOST_TEXT] for name, text in run.bench_files.items()},
@@ -211,39 +217,6 @@ def _account(run: Summary) -> dict[str, Any] | None:
     """Return what the page shows of the account of energy; None without one."""
     account = (run.report or {}).get("energy")
     return None if account is None else {**account_parts(account), "profile": account["profile"]}
-
-
-def _quality(run: Summary) -> dict[str, Any]:
-    return {
-        "bin_width": format_duration(run.quality.width_s),
-        "planned_shots": f"{run.quality.rows.sum():,.0f}",
-        "marks_sessions": 1 < len(run.sessions) <= MOST_SESSIONS,
-        "quality_charts": quality_charts(run) if run.segments else [],
-        "spreads": spread_table(run.quality),
-    }
-
-
-def _checks(run: Summary) -> dict[str, Any]:
-    events = event_counts(run)
-    return {
-        "checks": f"{events['checks']:,.0f}" if events.get("checks") else "",
-        "suspicious": f"{events.get('suspicious', 0):,.0f}",
-        "checked_shots": checksum_count(run),
-        "tries": tries_table(run),
-        "checked": checked_table(run),
-        "products": product_table(run),
-    }
-
-
-def _faults(run: Summary) -> dict[str, Any]:
-    count = sum(share.count for share in run.faults.values())
-    listed = len(run.last_faults)
-    return {
-        "faults": fault_table(run),
-        "fault_charts": fault_chart(run) if run.faults else [],
-        "last_faults": last_fault_table(run),
-        "listed_faults": f"The latest {listed:,}" if count > LAST_FAULTS else f"All {listed:,}",
-    }
 
 
 # --- what ran -------------------------------------------------------------------------------------

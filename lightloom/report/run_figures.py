@@ -15,10 +15,11 @@ from ..instruments.formatting import (
     format_number,
     format_value,
 )
-from ..instruments.table import Cell, Column, Table
+from ..instruments.table import Cell, Table
 from ..scheduler.journal.summary import History, Session, StepTotals, Summary
 from ..scheduler.runs.tables import PLACES, quality_figures, step_table
 from .charts import Bar, Line, bar_chart, time_chart
+from .tables import columns
 
 Charts = list[tuple[str, str]]  # SVG, caption
 MOST_SESSIONS = 60  # the latest that are listed
@@ -59,11 +60,6 @@ _FIGURES: dict[str, tuple[str, tuple[float, str] | None, bool]] = {  # caption, 
 }
 
 
-def _left(*headers: str) -> list[Column]:
-    """Return columns of texts."""
-    return [Column(header, align="left", wraps=True) for header in headers]
-
-
 # --- results and times ----------------------------------------------------------------------------
 
 
@@ -73,9 +69,9 @@ def quality_table(quality: Mapping[str, Any], backend: str) -> Table:
         "digital": "float32 on this machine, the same inputs; measured",
         "optical": f"on {backend}; measured",
     }
-    columns = (*_left(quality["metric"]), Column(""), *_left("source"))
+    heads = {quality["metric"]: None, "": "", "source": None}
     rows = tuple((side, text, sources[side]) for side, text in quality_figures(quality))
-    return Table("", columns, rows)
+    return Table("", columns(heads), rows)
 
 
 def event_counts(run: Summary) -> dict[str, float]:
@@ -98,7 +94,7 @@ def event_counts(run: Summary) -> dict[str, float]:
 
 def event_table(run: Summary) -> Table:
     """Return the events of a run that occurred."""
-    columns = (*_left("event"), Column("number"))
+    heads = {"event": None, "number": ""}
     rows = tuple(
         (
             _COUNTS.get(name, name.replace("_", " ")),
@@ -107,7 +103,7 @@ def event_table(run: Summary) -> Table:
         for name, value in event_counts(run).items()
         if value
     )
-    return Table("", columns, rows)
+    return Table("", columns(heads), rows)
 
 
 def time_table(run: Summary) -> Table:
@@ -116,14 +112,15 @@ def time_table(run: Summary) -> Table:
         return replace(step_table(run.report["steps"], run.report["profile"]), title="")
     kinds = _kinds_so_far(run)
     whole = sum(share.seconds for share in kinds.values())
-    columns = (
-        *_left("step", "where"),
-        Column("finished", form=","),
-        Column("MACs", form=format_count),
-        Column("shots", form=","),
-        Column("here", form=format_duration),
-        Column("share", form=".1%"),
-    )
+    heads = {
+        "step": None,
+        "where": None,
+        "finished": ",",
+        "MACs": format_count,
+        "shots": ",",
+        "here": format_duration,
+        "share": ".1%",
+    }
     rows = tuple(
         (
             *(kind, where, share.times),
@@ -135,7 +132,7 @@ def time_table(run: Summary) -> Table:
     times = sum(share.times for share in kinds.values())
     return Table(
         "",
-        columns,
+        columns(heads),
         rows,
         total=("all", "", times, "", "", whole, 1.0),
         caption="Here: measured on this machine, steps that wait for light included. What the "
@@ -222,11 +219,7 @@ def _rate_chart(run: Summary) -> tuple[str, str]:
 
 def spread_table(course: History) -> Table:
     """Return mean, least and largest value of the figures of quality."""
-    columns = (
-        *_left("figure"),
-        *(Column(head, form=".4g") for head in ("mean", "least", "largest")),
-        Column("shots", form=",.0f"),
-    )
+    heads = {"figure": None, "mean": ".4g", "least": ".4g", "largest": ".4g", "shots": ",.0f"}
     rows: list[tuple[Cell, ...]] = []
     for place, name in enumerate(course.names):
         count = float(course.counts[:, place].sum())
@@ -236,40 +229,33 @@ def spread_table(course: History) -> Table:
             rows.append((name, float(mean), float(low), float(high), count))
         else:
             rows.append((name, "not measured", "", "", 0.0))
-    return Table("", columns, tuple(rows))
+    return Table("", columns(heads), tuple(rows))
 
 
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def checksum_count(run: Summary) -> str:
-    """Return how many shots had their checksums checked; "" for none."""
-    course = run.quality
-    count = course.counts[:, course.names.index("checksum")].sum()
-    return f"{count:,.0f}" if count else ""
-
-
 def tries_table(run: Summary) -> Table:
     """Return how many shots took so many attempts."""
-    columns = (Column("attempts", form=","), Column("shots", form=","))
-    return Table("", columns, tuple(sorted(run.attempts.items())[:_MOST_TRIES]))
+    heads = {"attempts": ",", "shots": ","}
+    return Table("", columns(heads), tuple(sorted(run.attempts.items())[:_MOST_TRIES]))
 
 
 def checked_table(run: Summary) -> Table:
     """Return what the checksums of each product found."""
-    columns = (
-        *_left("product"),
-        Column("checked", form=","),
-        Column("suspicious", form=","),
-        Column("largest |z| in order", form=".2f"),
-        Column("smallest error", form=format_number),
-    )
+    heads = {
+        "product": None,
+        "checked": ",",
+        "suspicious": ",",
+        "largest |z| in order": ".2f",
+        "smallest error": format_number,
+    }
     rows: list[tuple[Cell, ...]] = []
     for product, told in ((run.report or {}).get("checks") or {}).items():
         error = told.get("smallest_error")
         counts = (told.get("checks", 0), told.get("suspicious", 0), told.get("largest") or None)
         rows.append((product, *counts, "not known" if error is None else error))
-    return Table("", columns, tuple(rows))
+    return Table("", columns(heads), tuple(rows))
 
 
 def product_table(run: Summary) -> Table:
@@ -277,16 +263,12 @@ def product_table(run: Summary) -> Table:
     shares = run.products.values()
     seldom = [name for name in _SELDOM if any(share.counts[name] for share in shares)]
     names = [name for name in _COUNTS if name in (*_ALWAYS, *seldom)]
-    columns = (
-        *_left("product"),
-        Column("times", form=","),
-        *(Column(_COUNTS[name], form=",") for name in names),
-    )
-    rows = tuple(
+    heads = {"product": None, "times": ","} | {_COUNTS[name]: "," for name in names}
+    rows: list[tuple[Cell, ...]] = [
         (product, share.times, *(share.counts[name] for name in names))
         for product, share in run.products.items()
-    )
-    return Table("", columns, rows)
+    ]
+    return Table("", columns(heads), tuple(rows))
 
 
 # --- faults ---------------------------------------------------------------------------------------
@@ -294,12 +276,13 @@ def product_table(run: Summary) -> Table:
 
 def fault_table(run: Summary) -> Table:
     """Return the faults by kind and device, the most frequent first."""
-    columns = (
-        *_left("kind", "device"),
-        Column("faults", form=","),
-        *_left("recovery"),
-        Column("time lost", form=format_duration),
-    )
+    heads = {
+        "kind": None,
+        "device": None,
+        "faults": ",",
+        "recovery": None,
+        "time lost": format_duration,
+    }
     rows = tuple(
         (
             *(kind, device or "unknown", share.count),
@@ -310,7 +293,7 @@ def fault_table(run: Summary) -> Table:
     )
     count = sum(share.count for share in run.faults.values())
     lost_s = sum(share.lost_s for share in run.faults.values())
-    return Table("", columns, rows, total=("all", "", count, "", lost_s or None))
+    return Table("", columns(heads), rows, total=("all", "", count, "", lost_s or None))
 
 
 def fault_chart(run: Summary) -> Charts:
@@ -330,12 +313,10 @@ def fault_chart(run: Summary) -> Charts:
 
 def last_fault_table(run: Summary) -> Table:
     """Return the latest faults one by one, the newest first."""
-    columns = (
-        Column("session", form="d"),
-        *_left("at", "kind", "device", "shot"),
-        Column("failed before", form="d"),
-        *_left("recovery", "detail"),
-    )
+    heads = {
+        **{"session": "d", "at": None, "kind": None, "device": None, "shot": None},
+        **{"failed before": "d", "recovery": None, "detail": None},
+    }
     rows = tuple(
         (
             *(fault["session"], format_moment(fault["at_s"]), fault["kind"]),
@@ -344,7 +325,7 @@ def last_fault_table(run: Summary) -> Table:
         )
         for fault in reversed(run.last_faults)
     )
-    return Table("", columns, rows)
+    return Table("", columns(heads), rows)
 
 
 # --- sessions and instruments ---------------------------------------------------------------------
@@ -352,14 +333,10 @@ def last_fault_table(run: Summary) -> Table:
 
 def session_table(run: Summary) -> Table:
     """Return the latest sessions, and how each ended."""
-    columns = (
-        Column("session", form="d"),
-        *_left("began", "ended"),
-        Column("ran for", form=format_duration),
-        Column("steps", form=","),
-        Column("shots", form=","),
-        *_left("how it ended", "host"),
-    )
+    heads = {
+        **{"session": "d", "began": None, "ended": None, "ran for": format_duration},
+        **{"steps": ",", "shots": ",", "how it ended": None, "host": None},
+    }
     rows = tuple(
         (
             *(session.number, format_moment(session.began_s), format_moment(session.ended_s)),
@@ -369,7 +346,7 @@ def session_table(run: Summary) -> Table:
         )
         for session in run.sessions[-MOST_SESSIONS:]
     )
-    return Table("", columns, rows)
+    return Table("", columns(heads), rows)
 
 
 def how_ended(session: Session, is_last: bool) -> str:
@@ -391,4 +368,5 @@ def instrument_table(run: Summary) -> Table:
         )
         for role, told in next(filter(None, listed), {}).items()
     )
-    return Table("", tuple(_left("instrument", "driver", "what it is", "as it was")), rows)
+    heads = dict.fromkeys(("instrument", "driver", "what it is", "as it was"))
+    return Table("", columns(heads), rows)

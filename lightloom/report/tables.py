@@ -1,8 +1,8 @@
-"""The tables of a calibration, for a terminal and a page."""
+"""Columns of tables, and the tables of a calibration for a terminal and a page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -18,33 +18,41 @@ if TYPE_CHECKING:
     from ..backends.optics.calibration_file import Figure, Step
 
 
+def columns(heads: Mapping[str, str | Callable[[float], str] | None]) -> tuple[Column, ...]:
+    """Return columns by their headers.
+
+    Parameters
+    ----------
+    heads : header -> form of the numbers below (see `Column`); None for a column of texts
+    """
+    return tuple(
+        Column(header, align="left", wraps=True) if form is None else Column(header, form=form)
+        for header, form in heads.items()
+    )
+
+
 def figure_table(figures: Sequence[Figure]) -> Table:
     """Return what was measured: each figure with its uncertainty, its unit and a note."""
-    columns = (
-        Column("figure", align="left", wraps=True),
-        Column("value", wraps=True),
-        Column("±", wraps=True),
-        Column("unit", align="left", wraps=True),
-        Column("", align="left", wraps=True),
-    )
+    values = (Column("value", wraps=True), Column("±", wraps=True))
+    heads = (*columns({"figure": None}), *values, *columns({"unit": None, "": None}))
     rows = []
     for figure in figures:
         value, uncertainty = format_measured(figure.value, figure.uncertainty)
         note = Styled(figure.note, "quiet")
         rows.append((figure.name, value, uncertainty, figure.unit, note))
-    return Table("", columns, tuple(rows))
+    return Table("", heads, tuple(rows))
 
 
 def calibration_cost_table(steps: Sequence[Step]) -> Table:
     """Return what each step of a calibration took, and their sum."""
-    columns = (
-        Column("step", align="left"),
-        Column("shots", form=","),
-        Column("bench time", form=format_duration),
-        Column("computing", form=format_duration),
-        Column("light", form=format_energy),
-        Column("finished", align="left"),
-    )
+    heads = {
+        "step": None,
+        "shots": ",",
+        "bench time": format_duration,
+        "computing": format_duration,
+        "light": format_energy,
+        "finished": None,
+    }
 
     def cells(name: str, some: Sequence[Step], finished: str) -> tuple[Cell, ...]:
         return (
@@ -60,4 +68,4 @@ def calibration_cost_table(steps: Sequence[Step]) -> Table:
         cells(step.name, [step], format_moment(datetime.fromisoformat(step.finished_at)))
         for step in steps
     ]
-    return Table("", columns, tuple(rows), total=cells("all", steps, ""))
+    return Table("", columns(heads), tuple(rows), total=cells("all", steps, ""))
