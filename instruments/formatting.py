@@ -11,6 +11,7 @@ _NO_PREFIX = _PREFIXES.index("")
 _LONG_TIMES = ((172_800.0, 86_400.0, "d"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "min"))
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _UNITS = {  # end of a name -> unit; the first that fits
+    "bytes_per_s": "B/s",
     "per_s": "/s",
     "s": "s",
     "m": "m",

@@ -5,7 +5,7 @@ shows it with colours (`lightloom.report.terminal.console.as_rich`).
 """
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -60,6 +60,19 @@ class Column:
         if isinstance(cell, str):
             return printable(cell)
         return format(cell, self.form) if isinstance(self.form, str) else self.form(cell)
+
+
+def columns(heads: Mapping[str, str | Callable[[float], str] | None]) -> tuple[Column, ...]:
+    """Return columns by their headers.
+
+    Parameters
+    ----------
+    heads : header -> form of the numbers below (see `Column`); None for a column of texts
+    """
+    return tuple(
+        Column(header, align="left", wraps=True) if form is None else Column(header, form=form)
+        for header, form in heads.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,13 @@ def as_html(table: Table) -> str:
         f'<div class="wide"><table>\n{title}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody>\n</table>\n{note}</div>"
     )
+
+
+def notebook_html(heading: str, tables: Iterable[Table], sentences: Iterable[str]) -> str:
+    """Return tables under a heading, with sentences below them, as a notebook shows an object."""
+    paragraphs = "".join(f"<p>{html.escape(printable(text))}</p>\n" for text in sentences)
+    body = "\n".join(map(as_html, tables))
+    return f"<p><b>{html.escape(printable(heading))}</b></p>\n{body}\n{paragraphs}"
 
 
 def _html_row(table: Table, row: tuple[Cell, ...]) -> str:

@@ -71,20 +71,22 @@ needs_browser = pytest.mark.skipif(
 _WIDE, _TALL = 1100, 7000
 _MEASURE = """
 <script>
-const found = [...document.querySelectorAll("svg")].map(picture => {
-  const box = picture.getBoundingClientRect();
-  const parts = [...picture.querySelectorAll("rect, path, text")]
-    .filter(part => part.closest("defs") === null).map(part => part.getBBox());
-  return {x: box.x, y: box.y, width: box.width, height: box.height, parts: parts.length,
-    drawn: parts.filter(part => part.width > 0 || part.height > 0).length,
-    folded: picture.closest("details") !== null};
+addEventListener("load", () => {  // then every resource that was asked for has its entry
+  const found = [...document.querySelectorAll("svg")].map(picture => {
+    const box = picture.getBoundingClientRect();
+    const parts = [...picture.querySelectorAll("rect, path, text")]
+      .filter(part => part.closest("defs") === null).map(part => part.getBBox());
+    return {x: box.x, y: box.y, width: box.width, height: box.height, parts: parts.length,
+      drawn: parts.filter(part => part.width > 0 || part.height > 0).length,
+      folded: picture.closest("details") !== null};
+  });
+  const pre = document.createElement("pre");
+  pre.id = "measured";
+  pre.textContent = JSON.stringify({pictures: found, height: document.body.scrollHeight,
+    wide: document.documentElement.scrollWidth,
+    resources: performance.getEntriesByType("resource").map(item => item.name)});
+  document.body.append(pre);
 });
-const pre = document.createElement("pre");
-pre.id = "measured";
-pre.textContent = JSON.stringify({pictures: found, height: document.body.scrollHeight,
-  wide: document.documentElement.scrollWidth,
-  resources: performance.getEntriesByType("resource").map(item => item.name)});
-document.body.append(pre);
 </script>
 """
 

@@ -6,11 +6,11 @@ from datetime import datetime
 from pathlib import Path
 
 from ..backends.optics.calibration_file import Calibration, leaves
+from ..backends.optics.calibration_tables import cost_table, figure_table
 from ..instruments.formatting import format_counted, format_moment, format_value
-from ..instruments.table import Table
+from ..instruments.table import Table, columns
 from .charts import plot_chart
 from .page import render
-from .tables import calibration_cost_table, columns, figure_table
 
 CALIBRATION_PAGE = "lightloom calibration page"
 _IDENTITY = ("maker", "model", "serial")
@@ -34,7 +34,7 @@ def calibration_page(calibration: Calibration) -> str:
         is_simulated=calibration.is_simulated,
         instruments=_instrument_table(calibration),
         settings=_setting_table(calibration),
-        costs=calibration_cost_table(steps),
+        costs=cost_table(steps),
         steps=[
             {
                 "name": step.name,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..instruments.formatting import format_duration, format_energy, format_quantity
-from ..instruments.table import Table
+from ..instruments.table import Table, columns
 from ..scheduler.energy.tables import (
     SCOPE_TITLES,
     baseline_table,
@@ -20,7 +20,6 @@ from ..scheduler.energy.tables import (
 )
 from .charts import Bar, bar_chart
 from .page import render
-from .tables import columns
 
 ENERGY_PAGE = "lightloom energy page"
 _MEANING = {

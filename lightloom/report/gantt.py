@@ -15,12 +15,11 @@ from typing import Any
 
 from ..instruments.errors import import_extra
 from ..instruments.formatting import format_duration
-from ..instruments.table import Cell, Column, Table
+from ..instruments.table import Cell, Column, Table, columns
 from ..scheduler.runs.trace import Trace, order_of_track
 from .charts import COLOURS, as_svg, label_at, new_figure, page_style, plain, shortened
 from .excerpt import MOST_GAPS, Excerpt, Gap, SliceBar, View, covered_s, excerpt, exposures_of, gaps
 from .page import render
-from .tables import columns
 
 TRACE_PAGE, TRACE_PICTURE = "lightloom trace page", "lightloom trace picture"
 _WIDTH_INCHES = 11.0

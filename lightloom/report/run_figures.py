@@ -15,11 +15,10 @@ from ..instruments.formatting import (
     format_number,
     format_value,
 )
-from ..instruments.table import Cell, Table
+from ..instruments.table import Cell, Table, columns
 from ..scheduler.journal.summary import History, Session, StepTotals, Summary
 from ..scheduler.runs.tables import PLACES, quality_figures, step_table
 from .charts import Bar, Line, bar_chart, time_chart
-from .tables import columns
 
 Charts = list[tuple[str, str]]  # SVG, caption
 MOST_SESSIONS = 60  # the latest that are listed

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...backends import Backend, DigitalBackend, open_backend
 from ...instruments import InputError, Timeline
+from ...instruments.table import notebook_html
 from ..costs import BenchModel
 from ..energy.constants import resolve
 from ..executor import Executor
@@ -26,6 +27,7 @@ from .model_protocol import RunnableModel
 from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
 from .report import Run
 from .run import run_plan
+from .tables import plan_summary, plan_tables, plan_title
 from .tasks import Progress
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ class Plan(PlanRecord):
     passes : sizes of each forward pass and how often it runs
     host : time of host steps; None takes the profile's
     """
+
+    def _repr_html_(self) -> str:
+        return notebook_html(plan_title(self), plan_tables(self), plan_summary(self))
 
     def measured(self, repeats: int = 2) -> Plan:
         """Return the same plan with times measured on this machine: host steps, a bench's frames.

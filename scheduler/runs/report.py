@@ -8,6 +8,7 @@ from typing import Any
 
 from ...backends import Backend, OpticsProfile, Stats
 from ...instruments.formatting import format_counted
+from ...instruments.table import notebook_html
 from ..costs import BenchModel, optical_cost
 from ..energy.account import Account, recorded_events
 from ..energy.constants import resolve
@@ -15,6 +16,7 @@ from ..energy.document import account_document
 from ..graph import StepRecord
 from ..program import OpticalMatmul
 from .plan_record import SCHEMA, PlanRecord, plan_step, units_of
+from .tables import report_marks, report_summary, report_tables, report_title
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Run:
     records: Sequence[StepRecord]
     wall_seconds: float
     reference_seconds: float | None = None
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
 
     def report(self) -> Report:
         """Return the report of the run."""
@@ -80,6 +85,12 @@ class Report:
     energy: Mapping[str, Any] | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)  # of tiles, by matmul
     results: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        document = self.as_dict()
+        heading = ", ".join((report_title(document), *report_marks(document)))
+        sentences = (*report_summary(document), *self.remarks)
+        return notebook_html(heading, report_tables(document), sentences)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""

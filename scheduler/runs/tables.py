@@ -51,7 +51,7 @@ def planned_step_table(plan: PlanRecord) -> Table:
     counts = ("tiles", "frames", "shots") if plan.on_light else ()
     columns = (
         Column("step", align="left"),
-        Column("kind", align="left"),
+        Column("kind", align="left", wraps=True),
         Column("where", align="left"),
         Column("shapes", align="left", wraps=True),
         Column("MACs", form=format_count),

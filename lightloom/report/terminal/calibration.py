@@ -10,8 +10,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
+from ...backends.optics.calibration_tables import figure_table
 from ...instruments.formatting import format_counted, format_duration, format_energy
-from ..tables import figure_table
 from .console import as_rich
 
 if TYPE_CHECKING:

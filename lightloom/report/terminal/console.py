@@ -101,7 +101,7 @@ def as_rich(table: tables.Table) -> Group:
     ValueError : when a row has another number of cells than there are columns
     """
     has_header = any(column.title for column in table.columns)
-    shown = Table(box=box.SIMPLE, pad_edge=False, show_header=has_header)
+    shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_header=has_header)
     for column in table.columns:
         shown.add_column(escape(column.title), justify=column.align, no_wrap=not column.wraps)
     for row, ends_group in zip(table.rows, table.group_ends, strict=True):

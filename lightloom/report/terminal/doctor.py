@@ -20,15 +20,24 @@ _NO_SOURCE = "not given: ideal, unlimited or assumed default"
 
 def show_installation(where: Console, found: Mapping[str, Any]) -> None:
     """Print what `lightloom doctor` found."""
-    for key in ("lightloom", "python", "numpy", "blas", "machine", "threads", "mock_path"):
-        where.print(f"{key.replace('_', ' '):<10} {found[key]}")
-    show_tables(where, (_extra_table(found["extras"]), _profile_table(found["profiles"])))
+    tables = (
+        _version_table(found),
+        _extra_table(found["extras"]),
+        _profile_table(found["profiles"]),
+    )
+    show_tables(where, tables)
 
 
 def show_profile(where: Console, shown: OpticsProfile) -> None:
     """Print a profile's constants, each with its source."""
     where.print(f"\n[bold]{escape(shown.name)}[/]: {escape(shown.title)}")
     show_tables(where, [_constant_table(shown)])
+
+
+def _version_table(found: Mapping[str, Any]) -> Table:
+    columns = (Column("", align="left"), Column("", align="left", wraps=True))
+    names = ("lightloom", "python", "numpy", "blas", "machine", "threads", "mock_path")
+    return Table("", columns, tuple((name.replace("_", " "), found[name]) for name in names))
 
 
 def _extra_table(extras: Mapping[str, Mapping[str, str | None]]) -> Table:
@@ -58,5 +67,6 @@ def _constant_table(profile: OpticsProfile) -> Table:
     )
     rows: list[tuple[Cell, ...]] = []
     for key, value in profile.model_dump(exclude={"name", "title", "sources", "years"}).items():
-        rows.append((key, format_field(key, value), profile.sources.get(key, _NO_SOURCE)))
+        text = None if value is None else format_field(key, value)
+        rows.append((key, text, profile.sources.get(key, _NO_SOURCE)))
     return Table("", columns, tuple(rows))
