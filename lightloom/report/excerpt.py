@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 
 from ..instruments import InputError
-from ..instruments.timeline import Slice, Timeline
+from ..instruments.timeline import Slice, Timeline, covered_s
 from ..scheduler.runs.trace import Trace, order_of_track
 
 MOST_GAPS = 8
@@ -204,15 +204,6 @@ def _view(
         bars.sort(key=lambda bar: (bar.start_s, -bar.end_s))
     ordered = {track: tracks[track] for track in sorted(tracks, key=order_of_track)}
     return View(name, ordered, end_s - start_s)
-
-
-def covered_s(spans: Iterable[tuple[float, float]]) -> float:
-    """Return the seconds that spans (start, end) cover, each moment once."""
-    covered, until = 0.0, -math.inf
-    for start, end in sorted(spans):
-        covered += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return covered
 
 
 # --- gaps of the light ----------------------------------------------------------------------------

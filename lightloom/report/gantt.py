@@ -16,9 +16,10 @@ from typing import Any
 from ..instruments.errors import import_extra
 from ..instruments.formatting import format_duration
 from ..instruments.table import Cell, Column, Table, columns
+from ..instruments.timeline import covered_s
 from ..scheduler.runs.trace import Trace, order_of_track
 from .charts import COLOURS, as_svg, label_at, new_figure, page_style, plain, shortened
-from .excerpt import MOST_GAPS, Excerpt, Gap, SliceBar, View, covered_s, excerpt, exposures_of, gaps
+from .excerpt import MOST_GAPS, Excerpt, Gap, SliceBar, View, excerpt, exposures_of, gaps
 from .page import render
 
 TRACE_PAGE, TRACE_PICTURE = "lightloom trace page", "lightloom trace picture"

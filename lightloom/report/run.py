@@ -59,7 +59,7 @@ def run_page(journal: JournalFile) -> str:
     MissingExtraError : without the extra `report`
     """
     run = summarise(journal)
-    counts = event_counts(run)
+    counts, times = event_counts(run), time_table(run)
     last = run.sessions[-1].document if run.sessions else {}
     name = journal.path.name
     log = journal.path.with_name(f"{name}-wal")  # of what is being written
@@ -78,8 +78,8 @@ def run_page(journal: JournalFile) -> str:
         changes=list(_changes(run)),
         headline=list(_headline(run)),
         **_outcome(run),
-        times=time_table(run),
-        time_charts=time_chart_by_kind(run),
+        times=times,
+        time_charts=time_chart_by_kind(run, times),
         events=event_table(run),
         account=_account(run),
         quality_charts=quality_charts(run) if run.segments else [],

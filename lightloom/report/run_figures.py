@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..instruments.formatting import (
     format_value,
 )
 from ..instruments.table import Cell, Table, columns
-from ..scheduler.journal.summary import History, Session, StepTotals, Summary
+from ..scheduler.journal.summary import History, Session, Summary
 from ..scheduler.runs.tables import PLACES, quality_figures, step_table
 from .charts import Bar, Line, bar_chart, time_chart
 
@@ -25,6 +25,7 @@ MOST_SESSIONS = 60  # the latest that are listed
 _IDENTITY = ("maker", "model", "serial")
 _MOST_DETAIL = 500  # characters of how a session ended
 _MOST_TRIES = 20  # rows
+_SIDES = ("here", "bench")  # of times: columns with the shares behind them
 _COUNTS = {
     "shots": "shots",
     "input_frames": "input frames",
@@ -109,7 +110,8 @@ def time_table(run: Summary) -> Table:
     """Return where operations and time went; of an incomplete run, by the steps so far."""
     if run.report is not None:
         return replace(step_table(run.report["steps"], run.report["profile"]), title="")
-    kinds = _kinds_so_far(run)
+    order = sorted(run.kinds, key=lambda key: (PLACES.get(key[1], len(PLACES)), key))
+    kinds = {key: run.kinds[key] for key in order}  # light above the host above converters
     whole = sum(share.seconds for share in kinds.values())
     heads = {
         "step": None,
@@ -139,42 +141,20 @@ def time_table(run: Summary) -> Table:
     )
 
 
-def _kinds_so_far(run: Summary) -> dict[tuple[str, str], StepTotals]:
-    """Return the totals by kind and place of steps: light above the host above converters."""
-    order = sorted(run.kinds, key=lambda key: (PLACES.get(key[1], len(PLACES)), key))
-    return {key: run.kinds[key] for key in order}
-
-
-def time_chart_by_kind(run: Summary) -> Charts:
-    """Return the time of each kind of step as bars."""
-    if run.report is not None:
-        return _report_times(run.report["steps"])
-    bars = [
-        Bar(kind, {"here": share.seconds}, format_duration(share.seconds))
-        for (kind, _), share in _kinds_so_far(run).items()
-    ]
-    chart = bar_chart("time of the steps so far, by kind", bars)
-    return [(chart, "Time of the steps so far, by kind, as measured")]
-
-
-def _report_times(steps: Sequence[Mapping[str, Any]]) -> Charts:
-    """Return shares of the time here and, where it is predicted, on the bench."""
-    has_bench = any(step["seconds_bench"] is not None for step in steps)
-    sides = {"here": "seconds_here"} | ({"bench": "seconds_bench"} if has_bench else {})
-    whole = {side: sum(step[key] or 0.0 for step in steps) for side, key in sides.items()}
+def time_chart_by_kind(run: Summary, times: Table) -> Charts:
+    """Return the shares of a time table as bars: here and, where it is predicted, on the bench."""
+    sides = {c.header: place for place, c in enumerate(times.columns) if c.header in _SIDES}
     bars = []
-    for step in sorted(steps, key=lambda step: PLACES.get(step["where"], len(PLACES))):
-        if not any(step[key] for key in sides.values()):
-            continue
-        name = step["kind"]
-        for side, key in sides.items():
-            seconds = step[key] or 0.0
-            share = seconds / (whole[side] or 1.0)
-            bars.append(Bar(name, {side: share}, format_duration(seconds)))
-            name = ""
-    how = ": here as measured, on the bench as predicted" if has_bench else ", as measured"
-    chart = bar_chart("where time goes, by kind of step", bars)
-    return [(chart, f"Share of the time, by kind of step{how}")]
+    for row in times.rows:
+        name = str(row[0])
+        for side, place in sides.items():
+            share = cast(float, row[place + 1])
+            bars.append(Bar(name, {side: share}, times.columns[place].text(row[place])))
+            name = ""  # the bench's bar stands below the one of here
+    so_far = " of the steps so far" if run.report is None else ""
+    how = ": here as measured, on the bench as predicted" if "bench" in sides else ", as measured"
+    caption = f"Share of the time{so_far}, by kind of step{how}"
+    return [(bar_chart("where time goes, by kind of step", bars), caption)]
 
 
 # --- quality over time ----------------------------------------------------------------------------
