@@ -23,6 +23,7 @@ from ..instruments.formatting import format_duration
 from ..instruments.safety import signals
 from ..instruments.table import Table, plain_text
 from ..instruments.text import printable, warnings_as_remarks
+from .plots import check_picture
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -394,7 +395,8 @@ def scaling(
     from . import scaling as study
 
     _check(json, study.KIND)
-    _check(picture, study.PICTURE)
+    if picture is not None:
+        check_picture(picture, study.PICTURE)
     chosen = _encodings(encodings)
     if family.is_file():
         measured = study.read_members(family)

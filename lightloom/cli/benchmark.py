@@ -51,7 +51,6 @@ Compare = Annotated[
 Output = Annotated[Path | None, typer.Option(help="Write every sample as JSON.")]
 Picture = Annotated[Path | None, typer.Option(help="Draw it: .svg or .png.")]
 Axes = Mapping[str, Several[float]]  # axis of a scaling -> its values
-_PICTURES = (".svg", ".png")
 _MOST_HZ = 1e12  # of a frame rate
 _MOST = 1 << 40  # of any other axis
 
@@ -162,19 +161,16 @@ def _value(axis: str, text: str) -> float:
 
 def _check_files(output: Path | None, picture: Path | None) -> None:
     """Refuse, before anything is measured, files that could not be written afterwards."""
+    from ..benchmarks.plots import check_picture
     from ..benchmarks.throughput import KIND
-    from ..instruments.errors import import_extra
     from ..instruments.files import check_output
     from ..report.benchmark import PICTURE
 
     check_apart({"--output": output, "--picture": picture})
-    for path, kind in ((output, KIND), (picture, PICTURE)):
-        if path is not None:
-            check_output(path, kind)
+    if output is not None:
+        check_output(output, KIND)
     if picture is not None:
-        if picture.suffix.lower() not in _PICTURES:
-            raise InputError(f"--picture {picture}: give a file that ends in .svg or .png")
-        import_extra("matplotlib", "report", "drawing a picture")
+        check_picture(picture, PICTURE)
 
 
 def _chosen_model(
