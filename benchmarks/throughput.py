@@ -20,7 +20,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..backends import Backend, DigitalBackend, MockBackend, Stats, mock_path
-from ..backends.bench.bench import WINDOW_SAMPLES, Bench
+from ..backends.bench.bench import Bench
+from ..backends.bench.detector import WINDOW_SAMPLES
 from ..backends.mock.threads import thread_count
 from ..instruments import InputError
 from ..models import Cache, Model

@@ -29,7 +29,6 @@ from ...instruments import (
     StaleFrame,
     VirtualClock,
 )
-from ...instruments.formatting import format_counted
 from ...instruments.safety import signals
 from ...instruments.safety.lock import beside
 from ...instruments.safety.watchdog import BY_HAND, Watchdog
@@ -40,12 +39,11 @@ from ..optics.response_curve import ResponseCurve
 from . import safety
 from .config import BenchFile, make_instrument, read_bench_file
 from .darkness import DarknessMeter
+from .detector import make_detector
 
 LOG = logging.getLogger("lightloom.bench")
 
 _POLL_S = 0.05  # between checks whether a light that is held off may go on
-COUNTERS = 2  # that a single-pixel bench needs: of input and weight frames
-WINDOW_SAMPLES = 16  # of a photodiode, in one exposure
 REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)  # an exposure was lost
 
 
@@ -61,6 +59,7 @@ class Bench:
     ----------
     instruments : by role, not connected until `open`
     world : the light between simulated instruments; None on a real bench
+    detector : the camera or the photodiode, with what differs between them
     left_lit : message, if the source may still emit although the bench was closed; else ""
     darkness_meter : checks that it is dark once the source reports that it is off
     darkness : number of calls of `hold_light`; a shot during which it changes is invalid
@@ -75,8 +74,6 @@ class Bench:
         }
         self.world: LightPath | None = None
         self.source.narrow_limits(*file.limits.power_w)
-        if file.layout != "single-pixel":
-            self.camera.narrow_limits(*file.limits.exposure_s)
         self._shots = 0
         self._changing = Lock()  # guards what `open` starts and `close` ends
         self._is_held = False
@@ -92,6 +89,7 @@ class Bench:
             self.world = LightPath(file.world.model_copy(update={"layout": file.layout}))
             for role, instrument in self.instruments.items():
                 cast(Any, instrument).join(self.world, role)
+        self.detector = make_detector(file, path, self.instruments, self.clock, self.is_timing_only)
 
     @property
     def is_simulated(self) -> bool:
@@ -163,10 +161,7 @@ class Bench:
             self.light_off()  # an earlier program may have left it on
             self.darkness_meter.see_dark()
             self.source.set_power(file.power_w)
-            if file.layout != "single-pixel":
-                self.camera.configure(exposure_s=file.exposure_s)
-            else:
-                self._check_counters()
+            self.detector.set_up()
             self._check_dither()
             self._start_heart()
             if self._watchdog is not None:
@@ -251,21 +246,7 @@ class Bench:
     @property
     def exposing_s(self) -> float:
         """The duration of an exposure; 0 on a virtual clock."""
-        if self.clock.is_virtual:
-            return 0.0
-        return (
-            self.file.exposure_s if self.file.layout == "single-pixel" else self.camera.exposure_s
-        )
-
-    def _check_counters(self) -> None:
-        """Refuse a DAQ that cannot count the frames of both modulators."""
-        count = self.daq.counter_count
-        if count < COUNTERS:
-            raise InputError(
-                f"{self.path}: {self.daq.name} has {format_counted(count, 'counter')}, and a "
-                'layout = "single-pixel" counts the frames of both modulators; take a DAQ with '
-                "two, or load firmware that has them"
-            )
+        return 0.0 if self.clock.is_virtual else self.detector.exposure_s
 
     def _check_dither(self) -> None:
         for role in ("input", "weight"):

@@ -11,7 +11,8 @@ from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
 from ..optics.layouts.base import Layout
 from ..optics.parameters import Optics, Response
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
+from .detector import WINDOW_SAMPLES
 from .tracking import ScaleTracker
 
 WANTED = (

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...instruments import InstrumentError, InterlockOpen, LightloomError, Shot
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
 from .decoding import Decoder
+from .detector import WINDOW_SAMPLES
 
 _FALLS = 0.3  # fraction of the light that may remain when a modulator is dark
 _LONG = 100.0  # factor of the long exposure that measures the leakage of dark modulators

@@ -17,7 +17,8 @@ from ...instruments.simulated import bend
 from ..optics import registration
 from ..optics.layouts.base import Layout
 from ..optics.parameters import Optics, Response
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
+from .detector import WINDOW_SAMPLES
 from .tracking import ScaleTracker
 
 _FITS = 0.98  # size of the modulator's image over the sensor, assumed without alignment

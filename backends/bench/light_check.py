@@ -15,7 +15,8 @@ import numpy as np
 
 from ...instruments import Finding, Shot, UnexpectedIntensity
 from ...instruments.image_checks import grows_with_exposure, reads_region
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
+from .detector import WINDOW_SAMPLES
 
 _SURE = 6.0  # standard deviations of noise
 _LONGER, _TRIES = 8.0, 4  # factor between exposures, and their number, for unknown brightness

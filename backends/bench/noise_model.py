@@ -9,7 +9,8 @@ import numpy as np
 from ..optics.model import OpticalModel
 from ..profile import OpticsProfile
 from ..timing import ModulatorTiming, ShotTiming
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
+from .detector import WINDOW_SAMPLES
 
 
 def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -> OpticsProfile:

@@ -38,9 +38,10 @@ from ..base import Stats
 from ..tiling import ORDERS
 from ..timing import AHEAD
 from . import safety
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
 from .checkpoint import QUALITY, Checkpoint, FaultNote, Kept, Recorder, Segment
 from .decoding import DecodedShot, Decoder, Frame, Taken
+from .detector import WINDOW_SAMPLES
 from .diagnose import Diagnosis, diagnose
 from .fault_policy import PAUSE, RESTARTS, SUSPENDED, FaultPolicy, Recovery, kind_of
 from .monitors import Monitors

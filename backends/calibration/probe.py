@@ -20,7 +20,8 @@ from ...instruments import (
     StaleFrame,
     UnexpectedIntensity,
 )
-from ..bench.bench import REPEATABLE, WINDOW_SAMPLES, Bench
+from ..bench.bench import REPEATABLE, Bench
+from ..bench.detector import WINDOW_SAMPLES
 
 _GOAL, _LOW, _HIGH = 0.55, 0.4, 0.75  # fraction of the range that the brightest pixels reach
 _PATIENCE = 3.0  # wait over a modulator's nominal settling time, until it is measured

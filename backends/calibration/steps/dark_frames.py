@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....instruments import BadFit
-from ...bench.bench import WINDOW_SAMPLES
+from ...bench.detector import WINDOW_SAMPLES
 from ...optics.calibration_file import Figure, Plot
 from ..session import CalibrationSession, Measured
 

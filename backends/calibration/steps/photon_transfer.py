@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....instruments import BadFit
-from ...bench.bench import WINDOW_SAMPLES
+from ...bench.detector import WINDOW_SAMPLES
 from ...optics.calibration_file import Figure, Plot
 from ..probe import area_sums
 from ..session import CalibrationSession, Measured

@@ -74,6 +74,9 @@ class Layout(ABC):
 
     Attributes
     ----------
+    has_markers : whether the detector reads markers, which identify the frames of every shot and
+        measure its brightness
+    detector_kind : kind of the instrument that reads this layout
     window : the part of the weight modulator that is used: top, left, bottom, right
     slots : dot products of a shot
     length : elements of each
@@ -86,6 +89,8 @@ class Layout(ABC):
     """
 
     name: ClassVar[str]
+    has_markers: ClassVar[bool] = True
+    detector_kind: ClassVar[str] = "camera"
     shares_input = False
 
     slots: int

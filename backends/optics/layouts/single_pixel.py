@@ -16,6 +16,8 @@ class SinglePixelLayout(Layout):
     """A vector in one block of macropixels; a photodiode reads one dot product per shot."""
 
     name = "single-pixel"
+    has_markers = False
+    detector_kind = "daq"
     reference_light = 1.0
 
     @property
