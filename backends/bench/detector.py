@@ -1,4 +1,4 @@
-"""`Detector`: what differs between a camera and a photodiode that a DAQ samples.
+"""`BenchDetector`: what differs between a camera and a photodiode that a DAQ samples.
 
 A camera reads many slots in one image, and frame markers in that image identify the shown frames.
 A photodiode reads one slot: an exposure is a window of samples, and the counters of the DAQ count
@@ -45,7 +45,7 @@ _NOMINAL_E_PER_VOLT = 1e6
 
 
 @dataclass(frozen=True)
-class Reading:
+class DetectorReading:
     """The data of one exposure.
 
     Parameters
@@ -110,7 +110,7 @@ class DetectorConstants:
 
 
 @dataclass(eq=False)
-class Detector(ABC):
+class BenchDetector(ABC):
     """The detector of a bench.
 
     Parameters
@@ -222,7 +222,7 @@ class Detector(ABC):
     @abstractmethod
     def expose(
         self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None = None
-    ) -> Reading:
+    ) -> DetectorReading:
         """Take one exposure of settled frames.
 
         Parameters
@@ -247,7 +247,7 @@ class Detector(ABC):
 
         Parameters
         ----------
-        data : of one exposure, see `Reading`
+        data : of one exposure, see `DetectorReading`
 
         Raises
         ------
@@ -290,7 +290,7 @@ class Detector(ABC):
 
 
 @dataclass(eq=False)
-class CameraDetector(Detector):
+class CameraDetector(BenchDetector):
     """A camera: frame markers identify the frames and measure the brightness of every shot."""
 
     kind = "camera"
@@ -395,7 +395,7 @@ class CameraDetector(Detector):
 
     def expose(
         self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None = None
-    ) -> Reading:
+    ) -> DetectorReading:
         """Trigger the camera and read the image, counts [h, w]."""
         camera = self.camera
         camera.trigger(shot)
@@ -405,7 +405,7 @@ class CameraDetector(Detector):
         frame = camera.read(timeout_s)
         ends_s = frame.taken_at_s + frame.exposure_s
         exposure = ("exposure", frame.taken_at_s, ends_s)
-        return Reading(frame.data, (exposure, ("read-out", ends_s, self.clock.now_s())))
+        return DetectorReading(frame.data, (exposure, ("read-out", ends_s, self.clock.now_s())))
 
     def take_fresh(self, exposure_s: float, timeout_s: float, shot: Shot) -> np.ndarray:
         """Return the counts [h, w] of one exposure, after earlier ones were discarded."""
@@ -435,7 +435,7 @@ class CameraDetector(Detector):
 
 
 @dataclass(eq=False)
-class PhotodiodeDetector(Detector):
+class PhotodiodeDetector(BenchDetector):
     """A photodiode on input 0 of a DAQ, whose counters 0 and 1 count input and weight frames."""
 
     kind = "daq"
@@ -532,12 +532,12 @@ class PhotodiodeDetector(Detector):
 
     def expose(
         self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None = None
-    ) -> Reading:
+    ) -> DetectorReading:
         """Check the counters and read a window of samples, volts [1, samples]."""
         start_s = self.clock.now_s()
         self._check_counters()
         data = self.take_fresh(self.file.exposure_s, timeout_s, shot)
-        return Reading(data, (("exposure", start_s, self.clock.now_s()),))
+        return DetectorReading(data, (("exposure", start_s, self.clock.now_s()),))
 
     def frame_counts(self) -> Iterator[tuple[str, int, int]]:
         """Yield role, counted and expected frames of each modulator."""
@@ -611,7 +611,7 @@ class PhotodiodeDetector(Detector):
         return findings
 
 
-_DETECTORS: dict[str, type[Detector]] = {
+_DETECTORS: dict[str, type[BenchDetector]] = {
     kind.kind: kind for kind in (CameraDetector, PhotodiodeDetector)
 }
 
@@ -622,7 +622,7 @@ def make_detector(
     instruments: Mapping[str, Instrument],
     clock: Clock,
     is_timing_only: bool,
-) -> Detector:
-    """Return the detector that the layout of a bench file reads; for parameters see `Detector`."""
+) -> BenchDetector:
+    """Return the detector that the layout of a bench file reads; for parameters see `BenchDetector`."""
     kind = LAYOUTS[file.layout].detector_kind
     return _DETECTORS[kind](file, path, instruments, clock, is_timing_only)
