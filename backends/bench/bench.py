@@ -39,7 +39,7 @@ from ..optics.response_curve import ResponseCurve
 from . import safety
 from .config import BenchFile, make_instrument, read_bench_file
 from .darkness import DarknessMeter
-from .detector import make_detector
+from .detector import DETECTORS
 
 LOG = logging.getLogger("lightloom.bench")
 
@@ -89,7 +89,9 @@ class Bench:
             self.world = LightPath(file.world.model_copy(update={"layout": file.layout}))
             for role, instrument in self.instruments.items():
                 cast(Any, instrument).join(self.world, role)
-        self.detector = make_detector(file, path, self.instruments, self.clock, self.is_timing_only)
+        self.detector = DETECTORS[LAYOUTS[file.layout].detector_kind](
+            file, path, self.instruments, self.clock, self.is_timing_only
+        )
 
     @property
     def is_simulated(self) -> bool:

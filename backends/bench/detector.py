@@ -28,7 +28,7 @@ from ...instruments import (
 )
 from ...instruments.formatting import format_counted
 from ...instruments.image_checks import grows_with_exposure, reads_region
-from ..optics.layouts import LAYOUTS, Layout
+from ..optics.layouts import Layout
 from ..optics.parameters import Optics
 from ..timing import ModulatorTiming, ShotTiming
 from .config import BenchFile
@@ -611,18 +611,6 @@ class PhotodiodeDetector(BenchDetector):
         return findings
 
 
-_DETECTORS: dict[str, type[BenchDetector]] = {
-    kind.kind: kind for kind in (CameraDetector, PhotodiodeDetector)
+DETECTORS: dict[str, type[BenchDetector]] = {
+    detector.kind: detector for detector in (CameraDetector, PhotodiodeDetector)
 }
-
-
-def make_detector(
-    file: BenchFile,
-    path: str,
-    instruments: Mapping[str, Instrument],
-    clock: Clock,
-    is_timing_only: bool,
-) -> BenchDetector:
-    """Return the detector that the layout of a bench file reads; for parameters see `BenchDetector`."""
-    kind = LAYOUTS[file.layout].detector_kind
-    return _DETECTORS[kind](file, path, instruments, clock, is_timing_only)
