@@ -153,7 +153,7 @@ def _camera_rows(bench: Bench, calibration: Calibration) -> Iterator[Calibration
 def _settling_rows(
     bench: Bench, calibration: Calibration, truth: Mapping[str, Any]
 ) -> Iterator[CalibrationRow]:
-    for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+    for role, modulator in bench.modulators.items():
         hidden = modulator.latency_s + truth["settle_times_s"][role]
         seen = calibration.figure("settling", f"{role}_wait_s")
         yield CalibrationRow(

@@ -114,6 +114,11 @@ class Bench:
         return cast(SpatialLightModulator, self.instruments["weight"])
 
     @property
+    def modulators(self) -> dict[str, SpatialLightModulator]:
+        """Both modulators by role, the input modulator first."""
+        return {"input": self.input, "weight": self.weight}
+
+    @property
     def camera(self) -> Camera:
         """The camera, the detector of imaged and line benches."""
         return cast(Camera, self.instruments["detector"])
@@ -243,7 +248,7 @@ class Bench:
     def know_darkest(self, curves: Mapping[str, ResponseCurve]) -> None:
         """Use the darkest grey levels of calibrated response curves to darken the modulators."""
         for role, curve in curves.items():
-            cast(SpatialLightModulator, self.instruments[role]).safe_level = curve.darkest
+            self.modulators[role].safe_level = curve.darkest
 
     @property
     def exposing_s(self) -> float:
@@ -320,7 +325,7 @@ class Bench:
 
     def darken(self) -> None:
         """Show the darkest known grey level on both modulators."""
-        for modulator in (self.input, self.weight):
+        for modulator in self.modulators.values():
             try:
                 if modulator.is_connected:
                     modulator.darken()
@@ -404,9 +409,8 @@ def lay_out(bench: Bench, optics: Optics) -> Layout:
     ------
     InputError : naming the bench file, when its encoding does not fit
     """
-    modulators = {"input": bench.input, "weight": bench.weight}
-    shapes = {role: modulator.shape for role, modulator in modulators.items()}
-    dtypes = {role: modulator.dtype for role, modulator in modulators.items()}
+    shapes = {role: modulator.shape for role, modulator in bench.modulators.items()}
+    dtypes = {role: modulator.dtype for role, modulator in bench.modulators.items()}
     try:
         return LAYOUTS[bench.file.layout](bench.file.encoding, shapes, dtypes, optics)
     except InputError as error:

@@ -28,7 +28,7 @@ def binding_of(bench: Bench) -> dict[str, Any]:
     for role in ROLES:
         identity = bench.instruments[role].identity
         instruments[role] = {key: getattr(identity, key) for key in IDENTITY}
-    for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+    for role, modulator in bench.modulators.items():
         instruments[role] |= {"shape": list(modulator.shape), "bit_depth": modulator.bit_depth}
     instruments["detector"] |= bench.detector.binding()
     file = bench.file

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...instruments import InputError, SpatialLightModulator
+from ...instruments import InputError
 from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
 from ..optics.layouts.base import Layout
@@ -22,7 +22,6 @@ WANTED = (
     "response_curves",
     "flat_field",
 )  # steps that every product needs
-_ROLES = ("input", "weight")
 _HUGE = 1e15  # above every measured value, in all units used here
 
 
@@ -41,7 +40,7 @@ class Calibrated:
         """Return registration, response curves and detector; steps not done yet are nominal."""
         has = self.calibration.steps
         sensor = bench.detector.spec.sensor_shape
-        levels = {role: 1 << _modulator(bench, role).bit_depth for role in _ROLES}
+        levels = {role: 1 << each.bit_depth for role, each in bench.modulators.items()}
         tables = {
             role: self._array("response_curves", role, (count,))
             if "response_curves" in has
@@ -209,7 +208,3 @@ def read_calibrated(bench: Bench) -> Calibrated:
             "on a guess with --uncalibrated"
         )
     return Calibrated(Calibration.read(path))
-
-
-def _modulator(bench: Bench, role: str) -> SpatialLightModulator:
-    return bench.input if role == "input" else bench.weight

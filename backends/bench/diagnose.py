@@ -160,7 +160,7 @@ class _Bisection:
         layout = self._decoder.layout
         if is_bright:
             return layout.frame(role, self._bright(role), self._count)
-        modulator = self._bench.input if role == "input" else self._bench.weight
+        modulator = self._bench.modulators[role]
         return np.full(modulator.shape, layout.darkest[role], dtype=modulator.dtype)
 
     def _expected_e(self) -> float:
@@ -183,7 +183,7 @@ class _Bisection:
         """
         bench, file, layout = self._bench, self._bench.file, self._decoder.layout
         self._count += 1
-        for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+        for role, modulator in bench.modulators.items():
             shown = modulator.show(self._frame(role, role != dark))
             modulator.wait_until_settled(shown)
         bench.shots += 1

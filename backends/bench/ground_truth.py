@@ -191,7 +191,7 @@ def nominal_optics(bench: Bench) -> Optics:
     shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
     tables = {
         role: np.linspace(0, 1, 1 << modulator.bit_depth, dtype=np.float32)
-        for role, modulator in (("input", bench.input), ("weight", bench.weight))
+        for role, modulator in bench.modulators.items()
     }
     sensor, constants = bench.detector.spec.sensor_shape, bench.detector.nominal_constants()
     scale = np.array(sensor) / shapes["weight"]

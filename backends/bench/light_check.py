@@ -120,7 +120,7 @@ class _Exposures:
 
 
 def _show(bench: Bench, is_bright: Callable[[str, tuple[int, int]], np.ndarray]) -> None:
-    for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+    for role, modulator in bench.modulators.items():
         top, low = (1 << modulator.bit_depth) - 1, modulator.darkest_level
         levels = np.where(is_bright(role, modulator.shape), top if low < top else 0, low)
         modulator.wait_until_settled(modulator.show(levels.astype(modulator.dtype)))

@@ -78,6 +78,6 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
             trusted_s[role],
             modulator.transfer_s,
         )
-        for role, modulator in (("input", bench.input), ("weight", bench.weight))
+        for role, modulator in bench.modulators.items()
     )
     return bench.detector.shot_timing(inputs, weights, reference_every)

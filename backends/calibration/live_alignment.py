@@ -11,7 +11,7 @@ from ...instruments import UnexpectedIntensity
 from ..bench.bench import Bench
 from .alignment import Alignment, evaluated, probe_with_light
 from .fits import AlignmentFits
-from .patches import RowFinder, line_patches, locate, single_pixel_patches, tracked
+from .patches import RowFinder, line_patches, locate, photodiode_patches, tracked
 from .repeatability import RepeatedExposure, check_modulation
 from .spot_grid import Squares, composed
 
@@ -62,7 +62,7 @@ def _alignments(
             yield composed(fits)
     row_finder = RowFinder(exposures, exposure_s, bright) if layout == "line" else None
     row_fit = None if row_finder is None else row_finder.find()
-    patches = single_pixel_patches(exposures, exposure_s)
+    patches = photodiode_patches(exposures, exposure_s)
     if row_finder is not None and row_fit is not None:
         patches = line_patches(exposures, exposure_s, row_finder, row_fit)
     sets = [0] if row_finder is not None else list(range(6))

@@ -165,8 +165,7 @@ def _extinctions(
             exposure_s = exposures_s[pair]
             one, other = probe.pair(exposure_s)
             raw = (one.astype(np.float64) + other) / 2 - session.dark_counts(exposure_s)
-            good = raw if session.bad is None else raw[~session.bad]
-            seen.append(float(good.mean()) / exposure_s)
+            seen.append(float(raw[~session.bad].mean()) / exposure_s)
         session.progress((number + 1) / _ROUNDS / 10)
     middle = {pair: float(np.median(seen)) for pair, seen in rates.items()}
     error = {pair: float(np.std(seen, ddof=1) / np.sqrt(_ROUNDS)) for pair, seen in rates.items()}
