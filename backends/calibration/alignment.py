@@ -23,6 +23,7 @@ from ..optics import registration
 from ..optics.calibration_file import Figure, Plot, Step, path_of
 from ..optics.layouts import ImagedLayout, LineLayout, SinglePixelLayout
 from . import fiducials
+from .exposure_search import find_exposure
 from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, scale_of
 from .patches import find_line, find_with_photodiode
 from .probe import Probe
@@ -131,7 +132,7 @@ def align(bench: Bench, progress: Progress | None = None) -> Alignment:
         exposures = RepeatedExposure(probe, progress, _EXPECTED_SHOTS[bench.file.layout])
         probe.fill()
         exposures.report("searching for light")
-        exposure_s = probe.find_exposure()
+        exposure_s = find_exposure(probe)
         bright = check_modulation(exposures, exposure_s)
         fits = _find_maps(exposures, exposure_s, bright)
         return evaluated(bench, exposures, fits, bright)

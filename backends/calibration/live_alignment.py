@@ -10,6 +10,7 @@ import numpy as np
 from ...instruments import UnexpectedIntensity
 from ..bench.bench import Bench
 from .alignment import Alignment, evaluated, probe_with_light
+from .exposure_search import find_exposure
 from .fits import AlignmentFits
 from .patches import RowFinder, line_patches, locate, photodiode_patches, tracked
 from .repeatability import RepeatedExposure, check_modulation
@@ -34,7 +35,7 @@ def align_live(bench: Bench, on_lost: Callable[[str], None] | None = None) -> It
         while True:
             try:
                 probe.fill()
-                exposure_s = probe.find_exposure()
+                exposure_s = find_exposure(probe)
                 exposures = RepeatedExposure(probe)
                 bright = check_modulation(exposures, exposure_s)
                 for fits in _alignments(exposures, exposure_s, bright):

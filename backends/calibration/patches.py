@@ -14,6 +14,7 @@ import numpy as np
 from ...instruments import UnexpectedIntensity
 from ..optics import registration
 from . import fiducials, phase_shift
+from .exposure_search import find_exposure
 from .fits import BAD_PX, EDGE_PX, AlignmentFits, Fitted, fit_map, inside_of, noise_of
 from .repeatability import RepeatedExposure
 
@@ -210,7 +211,7 @@ class Patches:
         """Find an exposure for the light of patches."""
         self.exposures.probe.fill("input")
         self.show(0)
-        self.exposure_s = self.exposures.probe.find_exposure(self.exposure_s)
+        self.exposure_s = find_exposure(self.exposures.probe, self.exposure_s)
 
     def centres(self, number: int) -> np.ndarray:
         """Return the centres of a set's patches, float64 [n, 2]."""

@@ -1,7 +1,7 @@
 """`Probe`: shows frames and takes exposures on a bench that is not yet calibrated.
 
-It counts the cost of calibration (shots, time, light), repeats exposures that a detector lost, and
-finds an exposure that uses the detector's range well. `probes` has one class for each detector.
+It counts the cost of calibration (shots, time, light), and repeats exposures that a detector lost.
+`probes` has one class for each detector, and `exposure_search` finds a good exposure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 
 from ...instruments import (
-    Saturated,
     Shot,
     Shown,
     SpatialLightModulator,
@@ -23,7 +22,6 @@ from ...instruments import (
 )
 from ..bench.bench import REPEATABLE, Bench
 
-_GOAL, _LOW, _HIGH = 0.55, 0.4, 0.75  # fraction of the range that the brightest pixels reach
 _PATIENCE = 3.0  # wait over a modulator's nominal settling time, until it is measured
 _AGREE = 0.1  # relative difference of the light of two exposures that agree, at most
 _SURE = 6.0  # standard deviations of noise that are added to `_AGREE`
@@ -51,6 +49,11 @@ class Exposure:
         if self.counts.size <= _PEAK_PIXELS:
             return float(self.counts.max())
         return float(np.partition(self.counts, -_PEAK_PIXELS, axis=None)[-_PEAK_PIXELS])
+
+    @property
+    def is_overexposed(self) -> bool:
+        """Whether more than a dozen pixels are full."""
+        return self.full > _PEAK_PIXELS
 
 
 class Probe(ABC):
@@ -318,74 +321,6 @@ class Probe(ABC):
                     f"{role} modulator does not show its frames (a frozen window, a loose cable), "
                     "or its counter's line is not connected"
                 )
-
-    def find_exposure(
-        self, start_s: float | None = None, goal: float = _GOAL, may_be_dark: bool = False
-    ) -> float:
-        """Find an exposure at which the brightest pixels of the shown frames are half full.
-
-        Parameters
-        ----------
-        start_s : first exposure of the search
-        goal : fraction of the detector's range
-        may_be_dark : whether frames may pass almost no light
-
-        Returns
-        -------
-        exposure_s : the longest one if that stays below the goal
-
-        Raises
-        ------
-        Saturated : when the detector is full at the shortest exposure
-        UnexpectedIntensity : when there is no light at the longest exposure
-        """
-        exposure_s = self.bench.file.exposure_s if start_s is None else start_s
-        confirmed_s = 0.0
-        for _ in range(16):
-            exposure_s = float(np.clip(exposure_s, self.shortest_s, self.longest_s))
-            taken = self.take(exposure_s)
-            filling = taken.peak / self.range
-            if taken.full > _PEAK_PIXELS or filling > _HIGH * goal / _GOAL:
-                if exposure_s <= self.shortest_s:
-                    raise Saturated(
-                        f"the detector is full at the shortest exposure, {exposure_s:g} s, and "
-                        f"{self.power_w:g} W: lower the power, or insert a filter"
-                    )
-                down = 0.1 if taken.full > _PEAK_PIXELS else goal / filling
-                exposure_s *= max(down, 0.1)
-            elif filling < _LOW * goal / _GOAL:
-                if exposure_s >= self.longest_s:
-                    if not may_be_dark and taken.peak <= 8 * self._noise(exposure_s):
-                        raise UnexpectedIntensity(_no_light(self, exposure_s))
-                    return exposure_s
-                exposure_s *= min(goal / max(filling, 1e-9), 10.0)
-            elif confirmed_s == exposure_s:  # a second exposure confirms it
-                return exposure_s
-            else:
-                confirmed_s = exposure_s
-        raise UnexpectedIntensity(
-            "no exposure gives stable light: check that nothing moves in the beam, and the source"
-        )
-
-    def _noise(self, exposure_s: float) -> float:
-        """Return the approximate noise of a pixel in counts, from two exposures of equal light."""
-        one, other = (self.raw(exposure_s).astype(np.float64) for _ in range(2))
-        return float(1.4826 * np.median(np.abs(one - other))) / 2**0.5 + 1e-6 * self.range
-
-
-def _no_light(probe: Probe, exposure_s: float) -> str:
-    """Return the reason why no light arrives, as far as the instruments know."""
-    if not probe.bench.source.is_emitting():
-        return (
-            "the light source does not emit although it was enabled: check its interlock, key "
-            "and shutter, and re-arm it on site"
-        )
-    return (
-        f"the source emits {probe.power_w:g} W and no light reaches the detector in "
-        f"{exposure_s:g} s with both modulators bright: take the camera's cover off, open the "
-        "shutters, and check that nothing blocks the beam and that both modulators show their "
-        "frames"
-    )
 
 
 def area_sums(image: np.ndarray, side: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ....instruments import BadFit
 from ...optics.calibration_file import Figure, Plot
+from ..exposure_search import find_exposure
 from ..probe import area_sums
 from ..session import CalibrationSession, Measured
 
@@ -150,7 +151,7 @@ def _measure(
 
 def _fullest(session: CalibrationSession) -> float:
     """Find the exposure at which the brightest pixels reach the upper end of the curve."""
-    exposure_s = session.probe.find_exposure()
+    exposure_s = find_exposure(session.probe)
     taken = session.probe.take(exposure_s)
     filling = taken.peak / session.probe.range
     return min(exposure_s * _MOST / max(filling, 1e-6), session.probe.longest_s)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ....instruments import BadFit
 from ...optics.calibration_file import Figure, Plot
+from ..exposure_search import find_exposure
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
@@ -160,7 +161,7 @@ def _extinctions(
                 (probe.fill if state == "b" else probe.blank)(role)
             if pair not in exposures_s:
                 exposures_s[pair] = (
-                    probe.find_exposure() if pair == "bb" else _longer(session, exposures_s["bb"])
+                    find_exposure(probe) if pair == "bb" else _longer(session, exposures_s["bb"])
                 )
             exposure_s = exposures_s[pair]
             one, other = probe.pair(exposure_s)

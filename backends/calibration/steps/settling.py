@@ -12,6 +12,7 @@ import numpy as np
 from ....instruments import BadFit, Shown, UnexpectedIntensity
 from ...bench.bench import REPEATABLE
 from ...optics.calibration_file import Figure, Plot
+from ..exposure_search import find_exposure
 from ..session import CalibrationSession, Measured
 
 _TIMES = 16  # sampled times of each change
@@ -101,7 +102,7 @@ def _measure(
     session.probe.fill()
     stated_s = max(modulator.settle_time_s, 1e-4)
     series = _Series(
-        session, role, modulator.latency_s, stated_s, session.probe.find_exposure(), done
+        session, role, modulator.latency_s, stated_s, find_exposure(session.probe), done
     )
     series.expose(stated_s / 20)
     times_s, fraction = series.changes(1.2 * stated_s)
