@@ -249,7 +249,7 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
         backend.optical_model.curves,
         backend.bench,
     )
-    decoder, world = backend.shots.decoder, bench.world
+    decoder, world = backend.setup.runner.decoder, bench.world
     per_pixel_e = world.options.electrons_per_pixel_j * bench.file.power_w * bench.file.exposure_s
     stray_e = world.options.stray_e_per_s * bench.file.exposure_s
 

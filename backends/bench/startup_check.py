@@ -16,7 +16,7 @@ from ...instruments import Paused, UnexpectedIntensity
 from ..optics.model import OpticalModel
 from .tracking import ScaleTracker, chi_square_limit
 
-Take = Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Take = Callable[[str, np.ndarray, np.ndarray], np.ndarray]
 
 _SUMS = 16  # least number of slot sums, over all shots
 _WEIGHT = 0.5  # normalised intensity of lit weights
@@ -38,8 +38,7 @@ def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, 
     ----------
     path : of the bench file, for messages
     tracker : brightness filter; None without one
-    take : takes a shot of a name, input levels and weight levels; returns measured and expected
-        electrons of each slot
+    take : takes a shot of a name, input levels and weight levels; returns the electrons [slots]
 
     Raises
     ------
@@ -48,13 +47,15 @@ def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, 
     """
     off, variance = [], []
     for number in range(-(-_SUMS // model.layout.slots)):
+        frames = _frames(model, number)
         try:
-            found, expected = take(f"opening/{number}", *_frames(model, number))
+            found = take(f"opening/{number}", *frames)
         except Paused as error:
             if error.kind not in _INTENSITY_KINDS:
                 raise
             text = f"{error}; if the source has not changed, {_advice(path)}"
             raise Paused(text, error.kind, error.device, _advice(path)) from error
+        expected = model.passed_e(*frames)
         noise = np.maximum(expected, 0) + model.layout.read_pixels() * model.read_variance
         light = np.maximum(expected, max(float(expected.mean()), 1.0))  # slots of few lit elements
         off.append((found - expected) / light)
