@@ -368,7 +368,7 @@ def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(
         count = 0
         for window in samples / decoder.optics.gain_e_per_count:
             try:
-                decoder.check_steady(window)
+                decoder.bench.detector.check_steady(window[None], decoder.optics)
             except UnexpectedIntensity:
                 count += 1
         return count

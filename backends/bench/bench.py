@@ -40,7 +40,7 @@ from ..optics.response_curve import ResponseCurve
 from . import safety
 from .config import BenchFile, make_instrument, read_bench_file
 from .darkness import DarknessMeter
-from .detector import make_detector
+from .detector import DETECTORS
 
 LOG = logging.getLogger("lightloom.bench")
 
@@ -92,7 +92,9 @@ class Bench:
             for role, instrument in self.instruments.items():
                 cast(Any, instrument).join(self.world, role)
         self.timeline: Timeline | None = None
-        self.detector = make_detector(file, path, self.instruments, self.clock, self.is_timing_only)
+        self.detector = DETECTORS[LAYOUTS[file.layout].detector_kind](
+            file, path, self.instruments, self.clock, self.is_timing_only
+        )
 
     @property
     def is_simulated(self) -> bool:
@@ -113,6 +115,11 @@ class Bench:
     def weight(self) -> SpatialLightModulator:
         """The weight modulator."""
         return cast(SpatialLightModulator, self.instruments["weight"])
+
+    @property
+    def modulators(self) -> dict[str, SpatialLightModulator]:
+        """Both modulators by role, the input modulator first."""
+        return {"input": self.input, "weight": self.weight}
 
     @property
     def camera(self) -> Camera:
@@ -244,7 +251,7 @@ class Bench:
     def know_darkest(self, curves: Mapping[str, ResponseCurve]) -> None:
         """Use the darkest grey levels of calibrated response curves to darken the modulators."""
         for role, curve in curves.items():
-            cast(SpatialLightModulator, self.instruments[role]).safe_level = curve.darkest
+            self.modulators[role].safe_level = curve.darkest
 
     @property
     def exposing_s(self) -> float:
@@ -321,7 +328,7 @@ class Bench:
 
     def darken(self) -> None:
         """Show the darkest known grey level on both modulators."""
-        for modulator in (self.input, self.weight):
+        for modulator in self.modulators.values():
             try:
                 if modulator.is_connected:
                     modulator.darken()
@@ -405,9 +412,8 @@ def lay_out(bench: Bench, optics: Optics) -> Layout:
     ------
     InputError : naming the bench file, when its encoding does not fit
     """
-    modulators = {"input": bench.input, "weight": bench.weight}
-    shapes = {role: modulator.shape for role, modulator in modulators.items()}
-    dtypes = {role: modulator.dtype for role, modulator in modulators.items()}
+    shapes = {role: modulator.shape for role, modulator in bench.modulators.items()}
+    dtypes = {role: modulator.dtype for role, modulator in bench.modulators.items()}
     try:
         return LAYOUTS[bench.file.layout](bench.file.encoding, shapes, dtypes, optics)
     except InputError as error:

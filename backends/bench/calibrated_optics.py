@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...instruments import InputError, SpatialLightModulator
+from ...instruments import InputError
 from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
 from ..optics.layouts.base import Layout
 from ..optics.parameters import Optics, Response
 from .bench import Bench
-from .detector import WINDOW_SAMPLES
 from .tracking import ScaleTracker
 
 WANTED = (
@@ -23,7 +22,6 @@ WANTED = (
     "response_curves",
     "flat_field",
 )  # steps that every product needs
-_ROLES = ("input", "weight")
 _HUGE = 1e15  # above every measured value, in all units used here
 
 
@@ -41,9 +39,8 @@ class Calibrated:
     def optics(self, bench: Bench) -> Optics:
         """Return registration, response curves and detector; steps not done yet are nominal."""
         has = self.calibration.steps
-        is_single_pixel = bench.file.layout == "single-pixel"
-        sensor = (1, 1) if is_single_pixel else bench.camera.sensor_shape
-        levels = {role: 1 << _modulator(bench, role).bit_depth for role in _ROLES}
+        sensor = bench.detector.spec.sensor_shape
+        levels = {role: 1 << each.bit_depth for role, each in bench.modulators.items()}
         tables = {
             role: self._array("response_curves", role, (count,))
             if "response_curves" in has
@@ -58,10 +55,8 @@ class Calibrated:
                 )
         dark, bad = np.zeros(sensor, np.float32), None
         if "dark_frames" in has:
-            dark = self._array("dark_frames", "dark_counts", () if is_single_pixel else sensor)
-            bad = (
-                None if is_single_pixel else self._array("dark_frames", "bad", sensor).astype(bool)
-            )
+            dark = self._array("dark_frames", "dark_counts", sensor)
+            bad = self._array("dark_frames", "bad", sensor).astype(bool)
         gain, noise, dark_e = 1.0, 0.0, 0.0
         if "photon_transfer" in has:
             gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12)
@@ -72,11 +67,11 @@ class Calibrated:
         return Optics(
             tables=tables,
             input_map=self._map("input_map", bench),
-            camera_map=np.eye(2, 3) if is_single_pixel else self._map("camera_map", bench, is_line),
+            camera_map=bench.detector.camera_map(lambda: self._map("camera_map", bench, is_line)),
             sensor_shape=sensor,
-            dark_counts=float(dark.sum()) if is_single_pixel else dark,
+            dark_counts=dark,
             gain_e_per_count=gain,
-            read_noise_e=noise * (WINDOW_SAMPLES**0.5 if is_single_pixel else 1.0),
+            read_noise_e=noise * bench.detector.samples**0.5,
             dark_e=max(dark_e, 0.0),
             bad=bad,
             spot_px=self._figure("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
@@ -149,7 +144,7 @@ class Calibrated:
                 f"the calibration holds slots and elements {held}, but the encoding in the bench "
                 f"file gives {layout.slots} of {layout.length}: calibrate again"
             )
-        markers = layout.name != "single-pixel"
+        markers = layout.has_markers
         inverse = None
         if "crosstalk" in self.calibration.steps:
             inverse = array("crosstalk", "inverse", ())
@@ -213,7 +208,3 @@ def read_calibrated(bench: Bench) -> Calibrated:
             "on a guess with --uncalibrated"
         )
     return Calibrated(Calibration.read(path))
-
-
-def _modulator(bench: Bench, role: str) -> SpatialLightModulator:
-    return bench.input if role == "input" else bench.weight

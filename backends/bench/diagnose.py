@@ -14,7 +14,6 @@ import numpy as np
 from ...instruments import InstrumentError, InterlockOpen, LightloomError, Shot
 from .bench import Bench
 from .decoding import Decoder
-from .detector import WINDOW_SAMPLES
 
 _FALLS = 0.3  # fraction of the light that may remain when a modulator is dark
 _LONG = 100.0  # factor of the long exposure that measures the leakage of dark modulators
@@ -161,7 +160,7 @@ class _Bisection:
         layout = self._decoder.layout
         if is_bright:
             return layout.frame(role, self._bright(role), self._count)
-        modulator = self._bench.input if role == "input" else self._bench.weight
+        modulator = self._bench.modulators[role]
         return np.full(modulator.shape, layout.darkest[role], dtype=modulator.dtype)
 
     def _expected_e(self) -> float:
@@ -171,9 +170,7 @@ class _Bisection:
     def _noise_e(self, times: float) -> float:
         """Return 6 sigma of the dark level, summed over all slots."""
         optics, layout = self._decoder.optics, self._decoder.layout
-        each = optics.read_noise_e**2 + optics.dark_e * times + optics.gain_e_per_count**2 / 12
-        if self._bench.file.layout == "single-pixel":
-            each = optics.read_noise_e**2 + optics.dark_e * times
+        each = optics.read_noise_e**2 + optics.dark_e * times + layout.converter_step_e**2 / 12
         return 6 * float((layout.read_pixels() * each).sum()) ** 0.5
 
     def _exposed_e(self, times: float = 1.0, dark: str = "") -> float:
@@ -186,7 +183,7 @@ class _Bisection:
         """
         bench, file, layout = self._bench, self._bench.file, self._decoder.layout
         self._count += 1
-        for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+        for role, modulator in bench.modulators.items():
             shown = modulator.show(self._frame(role, role != dark))
             modulator.wait_until_settled(shown)
         bench.shots += 1
@@ -194,14 +191,7 @@ class _Bisection:
         timeout_s = file.limits.timeout_s
         exposure_s = min(file.exposure_s * times, file.limits.exposure_s[1], 0.4 * timeout_s)
         exposure_s = max(exposure_s, file.exposure_s)
-        if file.layout == "single-pixel":
-            rate_hz = WINDOW_SAMPLES / exposure_s
-            data = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, shot).volts
-        else:
-            bench.camera.configure(exposure_s=exposure_s)
-            bench.camera.arm()
-            bench.camera.trigger(shot)
-            data = bench.camera.read(timeout_s).data
+        data = bench.detector.take_fresh(exposure_s, timeout_s, shot)
         return float(layout.electrons(data).sum())
 
 

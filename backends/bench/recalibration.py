@@ -41,8 +41,7 @@ def recalibrate(bench: Bench, recovery: str) -> None:
             calibration.add(found.step())
             calibration.write(path)
         bench.source.set_power(bench.file.power_w)
-        if bench.file.layout != "single-pixel":
-            bench.camera.configure(exposure_s=bench.file.exposure_s)
+        bench.detector.set_up()
     except LightloomError as error:
         raise Paused(
             f"{bench.path}: to {recovery} failed: {error}; {_ADVICE}; the bench is safe",

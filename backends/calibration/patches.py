@@ -14,7 +14,8 @@ import numpy as np
 from ...instruments import UnexpectedIntensity
 from ..optics import registration
 from . import fiducials, phase_shift
-from .fits import BAD_PX, EDGE_PX, AlignmentFits, Fitted, fit_map, inside_of, modulator_of, noise_of
+from .exposure_search import find_exposure
+from .fits import BAD_PX, EDGE_PX, AlignmentFits, Fitted, fit_map, inside_of, noise_of
 from .repeatability import RepeatedExposure
 
 _LINE_PLACES = (0.5, 0.3, 0.72, 0.4, 0.62)
@@ -104,7 +105,7 @@ class RowFinder:
         probe = self.exposures.probe
         widths = {}
         for role, other in (("weight", "input"), ("input", "weight")):
-            shape = modulator_of(probe.bench, role).shape
+            shape = probe.bench.modulators[role].shape
             probe.fill(other)
             probe.draw(role, _band(shape, np.array([shape[0] // 2]), 3))
             seen = self.sums(probe.take(self.exposure_s).counts) - blank
@@ -210,7 +211,7 @@ class Patches:
         """Find an exposure for the light of patches."""
         self.exposures.probe.fill("input")
         self.show(0)
-        self.exposure_s = self.exposures.probe.find_exposure(self.exposure_s)
+        self.exposure_s = find_exposure(self.exposures.probe, self.exposure_s)
 
     def centres(self, number: int) -> np.ndarray:
         """Return the centres of a set's patches, float64 [n, 2]."""
@@ -472,15 +473,15 @@ def line_patches(
     return patches
 
 
-def find_single_pixel(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFits:
+def find_with_photodiode(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFits:
     """Find the map of a single-pixel bench."""
-    patches = single_pixel_patches(exposures, exposure_s)
+    patches = photodiode_patches(exposures, exposure_s)
     coarse = list(range(len(patches.sets) // 2))
     inputs = locate(patches, coarse, exposures.probe.bench.input.shape)
     return AlignmentFits(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
 
 
-def single_pixel_patches(exposures: RepeatedExposure, exposure_s: float) -> Patches:
+def photodiode_patches(exposures: RepeatedExposure, exposure_s: float) -> Patches:
     """Return patches that are shown one at a time: large, because dark weights leak as well."""
     shape = exposures.probe.bench.weight.shape
     side = max(shape[0] // 12 // 4 * 4, 4)

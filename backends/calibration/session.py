@@ -13,7 +13,7 @@ from ..bench.bench import Bench, lay_out
 from ..bench.calibrated_optics import Calibrated
 from ..optics.calibration_file import Calibration, Figure, Plot
 from ..optics.layouts import LineLayout
-from .probe import Probe
+from .probes import make_probe
 from .slots import Slots
 
 
@@ -53,7 +53,7 @@ class CalibrationSession:
     ) -> None:
         self.bench, self.calibration = bench, calibration
         self.progress = progress or (lambda fraction: None)
-        self.probe = Probe(bench, "calibrate", bench.file.power_w)
+        self.probe = make_probe(bench, "calibrate", bench.file.power_w)
         self.trust_settling()
         self._slots: Slots | None = None
 
@@ -61,11 +61,6 @@ class CalibrationSession:
     def exposure_s(self) -> float:
         """The exposure of runs."""
         return self.bench.file.exposure_s
-
-    @property
-    def is_single_pixel(self) -> bool:
-        """Whether the detector is one photodiode."""
-        return self.probe.is_single_pixel
 
     def dark_counts(self, exposure_s: float) -> np.ndarray | float:
         """Return the detector's counts without light at an exposure."""
@@ -75,13 +70,9 @@ class CalibrationSession:
         )
 
     @property
-    def bad(self) -> np.ndarray | None:
-        """The pixels that are left out, bool [h, w]; None for a photodiode."""
-        return (
-            None
-            if self.is_single_pixel
-            else self.calibration.array("dark_frames", "bad").astype(bool)
-        )
+    def bad(self) -> np.ndarray:
+        """The pixels that are left out, bool [h, w]."""
+        return self.calibration.array("dark_frames", "bad").astype(bool)
 
     @property
     def gain_e_per_count(self) -> float:

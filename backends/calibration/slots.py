@@ -14,6 +14,7 @@ import numpy as np
 from ...instruments import BadFit, Saturated, StaleFrame, UnexpectedIntensity
 from ..optics.layouts.base import Layout
 from ..optics.parameters import Response
+from .exposure_search import find_exposure
 from .probe import Probe
 
 _MARKER_SHOTS = 12  # of each number to calibrate markers; their error enters all gains
@@ -233,7 +234,7 @@ class Slots:
         """
         self.show("weight", weights)
         self.show("input", inputs)
-        return self.probe.find_exposure(may_be_dark=may_be_dark)
+        return find_exposure(self.probe, may_be_dark=may_be_dark)
 
     # --- brightness ------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import numpy as np
 from ...instruments import UnexpectedIntensity
 from ..optics import registration
 from . import fiducials
-from .fits import AlignmentFits, Fitted, fit_map, inverse_of, modulator_of, noise_of, scale_of
+from .fits import AlignmentFits, Fitted, fit_map, inverse_of, noise_of, scale_of
 from .repeatability import RepeatedExposure
 
 _PLACES = ((0.5, 0.5), (0.3, 0.28), (0.27, 0.7), (0.7, 0.32), (0.73, 0.74), (0.5, 0.2), (0.42, 0.6))
@@ -36,7 +36,7 @@ class Squares:
     @property
     def shape(self) -> tuple[int, int]:
         """The modulator's shape."""
-        return modulator_of(self.exposures.probe.bench, self.role).shape
+        return self.exposures.probe.bench.modulators[self.role].shape
 
     def coarse(self) -> tuple[np.ndarray, float]:
         """Return a rough map from single squares, and the blur in camera pixels."""

@@ -32,14 +32,15 @@ from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
 from lightloom.backends.bench.open_bench import OpenBench
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
+from lightloom.backends.optics import layouts
 from lightloom.instruments import LightloomError, Paused
 from lightloom.instruments.simulated.devices import _Simulated
 from lightloom.instruments.table import Column, Table
 from lightloom.models import Model, load_model
 from lightloom.models.model import load_arrays
 
-# kind of fault -> (role, exchange at which it strikes); a detector's differ with the layout
-CAMERA = {
+# kind of fault -> (role, exchange at which it strikes)
+_CAMERA_FAULTS = {
     "frozen": [("input", "show"), ("weight", "show")],
     "late": [("input", "show"), ("weight", "show")],
     "silent": [("input", "show"), ("weight", "show"), ("detector", "read")],
@@ -52,6 +53,11 @@ CAMERA = {
     "tripped": [("source", "state")],
     "dim": [("source", "state")],
     "held": [("detector", "connect"), ("input", "connect")],  # it strikes after a lost device
+}
+_FRAME_FAULTS = ("dropped", "incomplete", "stale", "overflow")  # that only a camera's frames have
+_FAULTS = {  # kind of detector -> faults of such a bench
+    "camera": _CAMERA_FAULTS,
+    "daq": {kind: at for kind, at in _CAMERA_FAULTS.items() if kind not in _FRAME_FAULTS},
 }
 LAYOUTS = ("imaged",) * 8 + ("line",)  # which takes ten times as many shots
 _LATE_S = (0.003, 0.01, 0.03, 0.1)  # delay of a late frame: 1 to 33 shots
@@ -214,10 +220,7 @@ def _forward(model: Model, image: np.ndarray, backend: BenchBackend, outcome: Ou
 
 def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
     """Return the kinds of faults of a layout's devices, and the exchanges at which they strike."""
-    if layout != "single-pixel":
-        return CAMERA
-    frames = ("dropped", "incomplete", "stale", "overflow")
-    return {kind: places for kind, places in CAMERA.items() if kind not in frames}
+    return _FAULTS[layouts.LAYOUTS[layout].detector_kind]
 
 
 def drawn(

@@ -46,7 +46,7 @@ class SinglePixelLayout(Layout):
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Return the electrons of one window of samples: volts [channels, samples]."""
-        volts = taken[0].sum() - float(self.optics.dark_counts)
+        volts = taken[0].sum() - float(np.sum(self.optics.dark_counts))
         return np.array([volts * self.optics.gain_e_per_count])
 
     def marks(
