@@ -134,7 +134,7 @@ def test_a_device_that_was_unplugged_is_connected_again(
     faults = {f"instruments__{role}__faults": fault("lost", [at])}
     backend = recorded(make_bench, layout, **faults)
     assert_right(backend, layout)
-    assert backend.recoveries == {"reconnect": 1} and backend.lost_s >= 0
+    assert backend.recoveries == {"reconnect": 1} and backend.counts.lost_s >= 0
     assert notes(backend) == [("disconnected", "reconnect")]
     assert isinstance(backend.recorder, Memory)
     assert backend.recorder.faults[0].device == f"instruments.{role}"
@@ -211,7 +211,7 @@ def test_waiting_takes_the_bench_s_time(make_bench: BenchMaker) -> None:
         instruments__detector__faults=fault("incomplete", [3]),
     )
     assert_right(backend, "imaged")
-    assert backend.recoveries == {"wait": 1} and 7 <= backend.lost_s < 8
+    assert backend.recoveries == {"wait": 1} and 7 <= backend.counts.lost_s < 8
 
 
 def test_a_held_device_is_waited_for(make_bench: BenchMaker) -> None:
@@ -454,7 +454,7 @@ def test_references_detect_a_slot_that_changed(
     light = 4e8 if layout == "line" else 2e9
     backend = recorded(make_bench, layout, world__electrons_per_pixel_j=light)
     assert_right(backend, layout)
-    assert backend.references >= 2 and backend.faults == {}
+    assert backend.setup.references >= 2 and backend.faults == {}
     electrons = backend.optical_model.layout.electrons
 
     def dusty(taken: np.ndarray) -> np.ndarray:
@@ -646,7 +646,7 @@ def test_an_uncalibrated_bench_takes_no_reference(make_bench: BenchMaker) -> Non
     # without a calibration, the expected brightness is unknown
     backend = make_bench("single-pixel", uncalibrated=True, as_found=True)
     assert np.isfinite(backend.matmul(*product("single-pixel")).y).all()
-    assert backend.references == 0 and backend.faults == {}
+    assert backend.setup.references == 0 and backend.faults == {}
 
 
 # --- recalibration -------------------------------------------------------------------------------

@@ -35,14 +35,11 @@ from .bench_counts import BenchCounts
 from .bench_remarks import bench_remarks
 from .bench_setup import BenchSetup
 from .checkpoint import Recorder
-from .checksum import ChecksumStats
-from .model_origin import ModelOrigin
-from .open_bench import OpenBench, open_bench
+from .open_bench import OpenBench, open_bench, origin_of
 from .operand import EncodedOperand, encode_weight
 from .product_jobs import ProductJobs
 from .shot_plan import TileJob, TileResult
 from .stop_signal import StopSignal
-from .tracking import ScaleTracker
 
 
 class BenchBackend(Backend):
@@ -52,6 +49,10 @@ class BenchBackend(Backend):
     ----------
     bench : not open, or open; the backend opens it when it first multiplies
     uncalibrated : run without a calibration, on nominal values; the numbers cannot be trusted
+
+    Attributes
+    ----------
+    counts : of all times that the bench was open; `faults`, `recoveries` and `checked` are theirs
     """
 
     name = "bench"
@@ -61,8 +62,10 @@ class BenchBackend(Backend):
         super().__init__()
         self.bench, self.clock = bench, bench.clock
         self.is_mock = bench.is_simulated
-        self._origin = ModelOrigin.of(bench, uncalibrated)
-        self._counts = BenchCounts()
+        self._origin = origin_of(bench, uncalibrated)
+        self.counts = BenchCounts()
+        self.faults, self.recoveries = self.counts.faults, self.counts.recoveries
+        self.checked = self.counts.checked
         self._recorder: Recorder | None = None
         self._stop = StopSignal(bench)
         self._opened: OpenBench | None = None  # the latest one stays here for reports
@@ -79,7 +82,7 @@ class BenchBackend(Backend):
         if self._opened is None or not self._opened.is_open:
             self._stop = StopSignal(self.bench)
             self._opened = open_bench(
-                self.bench, self._origin, self._counts, self._stop, self._recorder
+                self.bench, self._origin, self.counts, self._stop, self._recorder
             )
         return self._opened
 
@@ -110,7 +113,7 @@ class BenchBackend(Backend):
     @property
     def is_stopping(self) -> bool:
         """Whether the bench takes no more shots, because it is being closed or was made safe."""
-        return self._stop.is_set
+        return self._stop.is_set()
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -136,36 +139,6 @@ class BenchBackend(Backend):
         self._recorder = recorder
         if self._opened is not None and self._opened.is_open:
             self._opened.record(recorder)
-
-    @property
-    def faults(self) -> dict[str, int]:
-        """The number of retries, by kind of fault."""
-        return self._counts.faults
-
-    @property
-    def recoveries(self) -> dict[str, int]:
-        """The number of recoveries, by name."""
-        return self._counts.recoveries
-
-    @property
-    def checked(self) -> dict[str, ChecksumStats]:
-        """The results of the checksums, by name of the matmul."""
-        return self._counts.checked
-
-    @property
-    def lost_s(self) -> float:
-        """The bench time spent on failed exposures and on recoveries."""
-        return self._counts.lost_s
-
-    @property
-    def references(self) -> int:
-        """The number of reference shots taken."""
-        return 0 if self._opened is None else self._opened.setup.references
-
-    @property
-    def tracker(self) -> ScaleTracker | None:
-        """The brightness filter; None where the drift was not measured."""
-        return None if self._opened is None else self._opened.setup.tracker
 
     def describe(self) -> Mapping[str, Any]:
         """Return the bench file and a snapshot of every instrument, for the record of a run."""

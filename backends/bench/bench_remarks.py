@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 from .bench_counts import BenchCounts
 from .bench_setup import BenchSetup
-from .calibrated_optics import WANTED
-from .model_origin import MeasuredModel
+from .calibrated_optics import WANTED, Calibrated
 from .open_bench import OpenBench
 
 
@@ -35,9 +34,9 @@ def _calibration_remarks(setup: BenchSetup) -> list[str]:
     """Return the sentences about the origin of the optical model."""
     full_e = setup.model.typical_full_e
     light = f"{full_e:,.0f} photoelectrons per full-scale product of two elements"
-    if not isinstance(setup.origin, MeasuredModel):
+    if not isinstance(setup.origin, Calibrated):
         return [f"calibrated by the simulation's own truth; {light}"]
-    calibration = setup.origin.calibrated.calibration
+    calibration = setup.origin.calibration
     ended = 1.0 if setup.tracker is None else setup.tracker.slow
     return [
         f"calibration {calibration.path}, {calibration.age_s(WANTED) / 3600:.1f} hours "

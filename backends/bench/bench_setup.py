@@ -15,6 +15,7 @@ from .decoding import Decoder
 from .model_origin import ModelOrigin
 from .noise_model import bench_timing, matching_profile
 from .shots import ShotRunner
+from .startup_check import check_startup, with_guessed_brightness
 from .stop_signal import StopSignal
 from .tracking import ScaleTracker
 
@@ -97,7 +98,7 @@ def checked_setup(
     stop: StopSignal,
     counters: dict[str, int] | None = None,
 ) -> BenchSetup:
-    """Return the setup of a lit bench, after a check of its model by light.
+    """Return the setup of a lit bench, once its light was checked, or guessed.
 
     Parameters
     ----------
@@ -105,13 +106,16 @@ def checked_setup(
 
     Raises
     ------
-    UnexpectedIntensity : when the bench differs from its model
+    UnexpectedIntensity : when the bench differs from its calibration
     Paused : when a shot fails
     """
     setup = BenchSetup(bench, origin, model, counts, stop)
-    setup.runner.plan.counters.update(counters or {})
-    checked = origin.check_light(setup.runner)
-    if checked is model:
-        return setup
-    setup.runner.close()
-    return BenchSetup(bench, origin, checked, counts, stop)
+    runner = setup.runner
+    runner.plan.counters.update(counters or {})
+    if origin.is_guessed:
+        guessed = with_guessed_brightness(model, runner.take_one)
+        runner.close()
+        return BenchSetup(bench, origin, guessed, counts, stop)
+    if origin.is_calibrated and not bench.is_timing_only:
+        check_startup(bench.path, model, setup.tracker, runner.take_one)
+    return setup

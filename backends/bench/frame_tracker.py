@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 
@@ -16,16 +15,8 @@ from ..optics.model import OpticalModel
 from ..timing import AHEAD
 from .bench import Bench
 from .decoding import Decoder, Frame, Taken
-from .pending_shot import PendingShot, zero_stats
+from .pending_shot import PendingShot, add_slice, zero_stats
 from .shot_plan import ROLES, PlannedShot
-from .slices import add_slice
-
-
-class Exposure(Protocol):
-    """Takes one exposure of the frames that are shown."""
-
-    def __call__(self, *, suffix: str) -> Taken:
-        """Return its data; the suffix belongs to its name."""
 
 
 class FrameTracker:
@@ -44,7 +35,6 @@ class FrameTracker:
 
     def __init__(self, bench: Bench, decoder: Decoder, settling_s: dict[str, float]) -> None:
         self._bench, self._decoder, self._settling_s = bench, decoder, settling_s
-        self._modulators = {"input": bench.input, "weight": bench.weight}
         self._bits = 0 if decoder.is_guessed else decoder.layout.marker_bits
         self._shown: dict[str, tuple[Shown, Frame]] = {}
         self._unconfirmed: dict[str, list[int]] = {role: [] for role in ROLES}
@@ -115,12 +105,16 @@ class FrameTracker:
                 frame = self._make_frame(role, pending.planned, number, pending.stats)
             self._show(frame, pending)
 
-    def show_again(self, pending: PendingShot, expose: Exposure) -> None:
+    def show_again(self, pending: PendingShot, expose: Callable[[], Taken]) -> None:
         """Show both frames of a shot, whatever the modulators display.
+
+        Parameters
+        ----------
+        expose : takes an exposure that checks the displayed frames
 
         Raises
         ------
-        InstrumentError : when an exposure that checks the displayed frames fails
+        InstrumentError : when that exposure fails
         """
         self._shown.clear()
         pending.depends_on_previous = False
@@ -130,14 +124,14 @@ class FrameTracker:
     def blank(self) -> None:
         """Blank both modulators, so that no earlier frame is mistaken for a later one."""
         for role in ROLES:
-            self._modulators[role].blank()
+            self._bench.modulators[role].blank()
             self._bench.detector.expect_frame(role)
             self._unconfirmed[role].clear()
         self._shown.clear()
 
     def wait_until_settled(self) -> None:
         """Wait until both frames have settled."""
-        for role, modulator in self._modulators.items():
+        for role, modulator in self._bench.modulators.items():
             shown = self._shown[role][0]
             self._bench.clock.sleep_until(shown.shown_at_s + self._settling_s[role])
             modulator.wait_until_settled(shown)
@@ -146,7 +140,7 @@ class FrameTracker:
         start, role, stats = time.perf_counter(), frame.role, pending.stats
         if self._bits:
             self._unconfirmed[role].append(frame.number % (1 << self._bits))
-        shown = self._modulators[role].show(frame.pixels)
+        shown = self._bench.modulators[role].show(frame.pixels)
         self._shown[role] = (shown, frame)
         self._bench.detector.expect_frame(role)
         settled_s = max(shown.settled_at_s, shown.shown_at_s + self._settling_s[role])
@@ -185,7 +179,7 @@ class FrameTracker:
             return number + (number % count == unconfirmed[-1])
         return next(n for n in range(number + 1, number + count) if n % count not in unconfirmed)
 
-    def _check_displayed(self, pending: PendingShot, expose: Exposure) -> None:
+    def _check_displayed(self, pending: PendingShot, expose: Callable[[], Taken]) -> None:
         """Check with one more exposure which frames are displayed, if every frame id is possible.
 
         The frames of the shot are shown as many times as there are frame ids. A modulator that lags
@@ -201,7 +195,7 @@ class FrameTracker:
         self.show(pending)
         for _, frame in list(self._shown.values()) * count:
             self._show(frame, pending)
-        taken = expose(suffix="/look")
+        taken = expose()
         try:
             seen = self._decoder.layout.marks(taken.data, None, self._decoder.response).numbers
         except (StaleFrame, UnexpectedIntensity):

@@ -13,8 +13,9 @@ from .bench_setup import BenchSetup, checked_setup
 from .calibrated_optics import read_calibrated
 from .checkpoint import Recorder
 from .fault_recovery import RestartProducts
+from .ground_truth import only_simulated
 from .light_check import refuse_darkness
-from .model_origin import MeasuredModel, ModelOrigin
+from .model_origin import GroundTruth, ModelOrigin, NominalValues
 from .queue import JobQueue
 from .recalibration import ReadWriteLock, recalibrate
 from .shot_plan import TileJob, TileResult, new_number
@@ -87,7 +88,7 @@ class OpenBench:
 
     def _serve(self) -> None:
         """Let the runner of the present setup take the jobs of the queue, and record them."""
-        self.setup.runner.serve(self._upcoming, self.setup.origin.may_restart)
+        self.setup.runner.serve(self._upcoming, self.setup.origin.is_calibrated)
         self.setup.runner.record(self._recorder)
 
     def _upcoming(self) -> TileJob | None:
@@ -115,7 +116,7 @@ class OpenBench:
                 self._first_valid_job = new_number()
                 recalibrate(self.bench, recovery)
                 self._stop.check(f"during {recovery}")
-                origin = MeasuredModel(read_calibrated(self.bench))
+                origin = read_calibrated(self.bench)
                 model = origin.model(self.bench)
                 self.bench.source.enable()
                 former = self.setup.runner
@@ -127,6 +128,19 @@ class OpenBench:
         except BaseException:
             self.make_safe()
             raise
+
+
+def origin_of(bench: Bench, uncalibrated: bool) -> ModelOrigin:
+    """Return the origin of the optical model that a bench file names.
+
+    Raises
+    ------
+    InputError : when there is none
+    """
+    if bench.file.calibration == "ground-truth":
+        only_simulated(bench)
+        return GroundTruth()
+    return NominalValues() if uncalibrated else read_calibrated(bench)
 
 
 def open_bench(
@@ -158,7 +172,7 @@ def open_bench(
             refuse_darkness(bench)
             bench.source.enable()
         setup = checked_setup(bench, origin, model, counts, stop)
-        if origin.may_restart and not bench.is_timing_only:
+        if origin.is_calibrated and not bench.is_timing_only:
             setup.runner.decoder.learn_dark_level()
         return OpenBench(setup, counts, stop, recorder)
     except BaseException:

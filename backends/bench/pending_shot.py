@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..base import Stats
+from .bench import Bench
 from .decoding import DecodedShot, Frame
 from .shot_plan import PlannedShot, TileJob
 
@@ -101,3 +102,13 @@ class JobState:
 def zero_stats() -> Stats:
     """Return the statistics of a segment that has not begun."""
     return Stats(seconds=dict.fromkeys(("encode", "product", "decode"), 0.0))
+
+
+def add_slice(
+    bench: Bench, track: str, name: str, start_s: float, end_s: float, planned: PlannedShot
+) -> None:
+    """Add an activity of a shot to the timeline of the bench, if it has one."""
+    if bench.timeline is not None:
+        details = planned.job.details
+        end_s = max(end_s, start_s)
+        bench.timeline.add(track, name, start_s, end_s, shot=planned.name, **details)

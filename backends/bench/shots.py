@@ -27,10 +27,9 @@ from .decoding import DecodedShot, Decoder, Taken
 from .fault_policy import SUSPENDED, kind_of
 from .fault_recovery import SUBSTITUTES, FaultRecovery
 from .frame_tracker import FrameTracker
-from .pending_shot import JobState, PendingShot
+from .pending_shot import JobState, PendingShot, add_slice
 from .segment_writer import SegmentWriter
 from .shot_plan import ShotPlan, TileJob, TileResult
-from .slices import add_slice
 from .stop_signal import StopSignal
 
 _LEARNING_READS = 8  # detector reads before their longest duration sets the time-out
@@ -245,7 +244,7 @@ class ShotRunner:
             if restarts or self._needs_arming:
                 self.bench.detector.arm()
                 self._needs_arming = False
-                self._frames.show_again(pending, partial(self._expose, pending, None))
+                self._frames.show_again(pending, partial(self._expose, pending, suffix="/look"))
             else:
                 self._frames.show(pending)
             taken = self._expose(pending, following)
@@ -258,7 +257,7 @@ class ShotRunner:
         return False
 
     def _expose(
-        self, pending: PendingShot, following: PendingShot | None, suffix: str = ""
+        self, pending: PendingShot, following: PendingShot | None = None, suffix: str = ""
     ) -> Taken:
         """Wait until both frames have settled, expose, and read.
 

@@ -1,5 +1,7 @@
 """`check_startup`: check by its light that a bench is still as it was calibrated.
 
+`with_guessed_brightness` measures the mean brightness of a bench that was not calibrated.
+
 The check lights random elements, the same ones on both modulators. If the modulators have moved
 against each other by a fraction of an element, every slot loses half that fraction of its light. If
 the detector has moved, markers and sums change differently. Every sum is compared with its
@@ -9,6 +11,7 @@ prediction from the calibration.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -70,6 +73,16 @@ def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, 
             f"calibration (chi-square {chi_square:.0f} of {relative.size} sums, at most "
             f"{limit:.0f} by chance): {_advice(path)}"
         )
+
+
+def with_guessed_brightness(model: OpticalModel, take: Take) -> OpticalModel:
+    """Take one shot of a uniform frame pair, and assume that all slots are equally bright."""
+    layout = model.layout
+    light = layout.reference_light / 2  # the brightness is unknown yet
+    inputs, weights = (model.uniform_levels(role, light) for role in ("input", "weight"))
+    per_pair = max(float(take("guess", inputs, weights).mean()) / (layout.length * light**2), 1e-3)
+    pairs = np.full((layout.slots, layout.length), per_pair)
+    return replace(model, response=replace(model.response, pairs_e=pairs))
 
 
 def _advice(path: str) -> str:

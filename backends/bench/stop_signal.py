@@ -8,8 +8,8 @@ from ...instruments import NotConnected
 from .bench import Bench
 
 
-class StopSignal:
-    """A request to take no more shots, which any thread may set.
+class StopSignal(Event):
+    """An event that any thread may set, so that the bench takes no more shots.
 
     Parameters
     ----------
@@ -17,20 +17,11 @@ class StopSignal:
     """
 
     def __init__(self, bench: Bench) -> None:
+        super().__init__()
         self._bench = bench
-        self._event = Event()
-
-    def set(self) -> None:
-        """Ask for the stop; waits end at once."""
-        self._event.set()
-
-    @property
-    def is_set(self) -> bool:
-        """Whether the stop was asked for."""
-        return self._event.is_set()
 
     def check(self, when: str) -> None:
-        """Check that no stop was asked for.
+        """Check that it is not set.
 
         Parameters
         ----------
@@ -38,9 +29,9 @@ class StopSignal:
 
         Raises
         ------
-        NotConnected : when it was
+        NotConnected : when it is
         """
-        if self.is_set:
+        if self.is_set():
             raise NotConnected(f"{self._bench.path}: the bench was closed {when}")
 
     def sleep(self, seconds: float) -> None:
@@ -48,15 +39,15 @@ class StopSignal:
 
         Raises
         ------
-        NotConnected : when the stop is asked for
+        NotConnected : when it is set
         """
         clock = self._bench.clock
         if clock.is_virtual:
             clock.sleep_until(clock.now_s() + seconds)
         ends_s = clock.now_s() + (0.0 if clock.is_virtual else seconds)
-        while not self.is_set and (left_s := ends_s - clock.now_s()) > 0:
+        while not self.is_set() and (left_s := ends_s - clock.now_s()) > 0:
             self._bench.beat()
-            self._event.wait(min(left_s, 1.0))
+            self.wait(min(left_s, 1.0))
         self.check("while it waited")
 
     def wait_for_light(self, seconds: float) -> None:
@@ -64,8 +55,8 @@ class StopSignal:
 
         Raises
         ------
-        NotConnected : when the stop is asked for
+        NotConnected : when it is set
         """
         self._bench.beat()
-        self._event.wait(seconds)
+        self.wait(seconds)
         self.check("while it waited for light")
