@@ -55,8 +55,7 @@ def drawn(
 
 def light_of(backend: BenchBackend, product: Product, vector: int) -> np.ndarray:
     job = product.jobs[0]
-    assert backend.shots is not None
-    return backend.shots.decoder.model.passed_e(job.input(vector), job.weight(0))
+    return backend.optical_model.passed_e(job.input(vector), job.weight(0))
 
 
 # ------------------------------------------------------------------------------ the stated rate

@@ -27,6 +27,7 @@ from ...instruments import (
     LightSource,
     SpatialLightModulator,
     StaleFrame,
+    Timeline,
     VirtualClock,
 )
 from ...instruments.safety import signals
@@ -60,6 +61,7 @@ class Bench:
     instruments : by role, not connected until `open`
     world : the light between simulated instruments; None on a real bench
     detector : the camera or the photodiode, with what differs between them
+    timeline : records the activities of its devices; None for none
     left_lit : message, if the source may still emit although the bench was closed; else ""
     darkness_meter : checks that it is dark once the source reports that it is off
     darkness : number of calls of `hold_light`; a shot during which it changes is invalid
@@ -89,6 +91,7 @@ class Bench:
             self.world = LightPath(file.world.model_copy(update={"layout": file.layout}))
             for role, instrument in self.instruments.items():
                 cast(Any, instrument).join(self.world, role)
+        self.timeline: Timeline | None = None
         self.detector = DETECTORS[LAYOUTS[file.layout].detector_kind](
             file, path, self.instruments, self.clock, self.is_timing_only
         )

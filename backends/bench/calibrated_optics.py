@@ -10,8 +10,11 @@ from ...instruments import InputError
 from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
 from ..optics.layouts import LAYOUTS, Layout
+from ..optics.model import OpticalModel
 from ..optics.parameters import Optics, Response
 from .bench import Bench
+from .binding import check_calibration
+from .model_origin import ModelOrigin
 from .tracking import ScaleTracker
 
 WANTED = (
@@ -26,7 +29,7 @@ _HUGE = 1e15  # above every measured value, in all units used here
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class Calibrated(ModelOrigin):
     """Reads the steps of a calibration.
 
     Parameters
@@ -34,7 +37,15 @@ class Calibrated:
     calibration : with all steps that a run needs; during calibration, with the steps done so far
     """
 
+    is_calibrated = True
+    tolerance = 0.01
+
     calibration: Calibration
+
+    def model(self, bench: Bench) -> OpticalModel:
+        """Return the optical model of a connected bench, once it is the one that was calibrated."""
+        check_calibration(bench, self.calibration, WANTED, bench.file.calibration_lasts_s)
+        return super().model(bench)
 
     def optics(self, bench: Bench) -> Optics:
         """Return registration, response curves and detector; steps not done yet are nominal."""
@@ -131,7 +142,7 @@ class Calibrated:
             )
         return array
 
-    def response(self, layout: Layout) -> Response:
+    def response(self, bench: Bench, layout: Layout) -> Response:
         """Return the response of the slots.
 
         Raises
@@ -175,19 +186,22 @@ class Calibrated:
                 )
         return found
 
-    def tracker(self) -> ScaleTracker:
+    def tracker(self, bench: Bench, model: OpticalModel) -> ScaleTracker:
         """Return the brightness filter, with default values if the step "drift" was not done."""
         if "drift" not in self.calibration.steps:
             return ScaleTracker(shot_rms=0.01, walk_variance=1e-6)
         shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0)
         return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0))
 
-    @property
-    def reference_every(self) -> int:
-        """The shots between two reference shots."""
-        if "drift" not in self.calibration.steps:
-            return 100
-        return int(self._figure("drift", "reference_every", 1, _HUGE))
+    def reference_every(self, layout: Layout) -> int:
+        """Return the number of shots between two reference shots.
+
+        Without markers, only references measure the brightness, so there are three times as many.
+        """
+        every = 100
+        if "drift" in self.calibration.steps:
+            every = int(self._figure("drift", "reference_every", 1, _HUGE))
+        return every if layout.has_markers else max(every // 3, 1)
 
     def settling_s(self, role: str) -> float:
         """Return the settling time of a modulator after a frame change; 0 if not measured."""

@@ -143,10 +143,8 @@ class _Bisection:
     # --- exposures -------------------------------------------------------------------------------
 
     def _bright(self, role: str) -> np.ndarray:
-        layout = self._decoder.layout
-        light = layout.reference_light if role == "input" else 0.5
-        rows = 1 if role == "input" and layout.shares_input else layout.slots
-        return self._decoder.curves[role].levels(np.full((rows, layout.length), light))
+        light = self._decoder.layout.reference_light if role == "input" else 0.5
+        return self._decoder.model.uniform_levels(role, light)
 
     def _frame(self, role: str, is_bright: bool) -> np.ndarray:
         """Return a frame of bright elements, or a frame that is dark everywhere, markers too."""

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..base import Stats
-from ..optics.model import OpticalModel
-from ..tiling import CHECK_ROWS, Geometry, Tile, pack, tiles
-from ..timing import ShotTiming, best_order
+from ..tiling import CHECK_ROWS, Tile, pack, tiles
+from ..timing import best_order
+from .bench_setup import BenchSetup
 from .checksum import TOLERANCE, CheckGroup, ChecksumMonitor, InputSum, RowSums
 from .operand import EncodedOperand, encode_input
-from .shots import TileJob, TileResult
+from .shot_plan import TileJob, TileResult
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,6 @@ class _VectorPlaces:
     copy: np.ndarray
     first: np.ndarray
     count: np.ndarray
-
-
-@dataclass(frozen=True)
-class BenchSetup:
-    """The properties of a bench that a product needs: optical model, geometry and timing."""
-
-    model: OpticalModel
-    geometry: Geometry
-    timing: ShotTiming
 
 
 class Product:
