@@ -172,8 +172,8 @@ class Bench:
             self.darkness_meter.see_dark()
             self.source.set_power(file.power_w)
             self.detector.set_up()
-            self._check_dither()
-            self._start_heart()
+            _check_dither(self)
+            self._heart = safety.start_heart(file, self.path, self.instruments)
             if self._watchdog is not None:
                 self._watchdog.wait_until_ready()
         except BaseException:
@@ -224,18 +224,6 @@ class Bench:
         except InstrumentError as error:
             LOG.error("%s", error)
 
-    def _start_heart(self) -> None:
-        table = self.file.safety.heartbeat
-        if table is None:
-            return
-        daq = cast(Daq, self.instruments[table.instrument])
-        if table.line >= daq.line_count:
-            raise InputError(
-                f"{self.path}: safety.heartbeat.line = {table.line}, and {daq.name} has "
-                f"{daq.line_count} lines, counted from 0"
-            )
-        self._heart = safety.Heart(daq, table)
-
     def beat(self) -> None:
         """Report progress, as each shot does; without it the heartbeat stops.
 
@@ -257,17 +245,6 @@ class Bench:
     def exposing_s(self) -> float:
         """The duration of an exposure; 0 on a virtual clock."""
         return 0.0 if self.clock.is_virtual else self.detector.exposure_s
-
-    def _check_dither(self) -> None:
-        for role in ("input", "weight"):
-            period = getattr(self.instruments[role], "dither_period_s", 0.0)
-            whole = round(self.file.exposure_s / period) if period else 1
-            if period and abs(whole * period - self.file.exposure_s) > 1e-3 * period:
-                raise InputError(
-                    f"{self.path}: exposure_s = {self.file.exposure_s:g} is not a whole number of "
-                    f"dither periods of instruments.{role}, {period:g} s; give "
-                    f"{max(whole, 1) * period:.9g}"
-                )
 
     # --- the safe state --------------------------------------------------------------------------
 
@@ -393,6 +370,19 @@ class Bench:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_dither(bench: Bench) -> None:
+    """Refuse an exposure that is not a whole number of dither periods of a modulator."""
+    exposure_s = bench.file.exposure_s
+    for role, modulator in bench.modulators.items():
+        period = getattr(modulator, "dither_period_s", 0.0)
+        whole = round(exposure_s / period) if period else 1
+        if period and abs(whole * period - exposure_s) > 1e-3 * period:
+            raise InputError(
+                f"{bench.path}: exposure_s = {exposure_s:g} is not a whole number of dither "
+                f"periods of instruments.{role}, {period:g} s; give {max(whole, 1) * period:.9g}"
+            )
 
 
 def load_bench(path: str | Path) -> Bench:

@@ -9,7 +9,7 @@ import numpy as np
 from ...instruments import InputError
 from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
-from ..optics.layouts.base import Layout
+from ..optics.layouts import LAYOUTS, Layout
 from ..optics.model import OpticalModel
 from ..optics.parameters import Optics, Response
 from .bench import Bench
@@ -75,10 +75,13 @@ class Calibrated(ModelOrigin):
             rate = self._figure("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE)
             dark_e = rate * bench.file.exposure_s * gain
         is_line = bench.file.layout == "line"
+        camera_map = np.eye(2, 3)  # of a photodiode: not used
+        if LAYOUTS[bench.file.layout].has_markers:
+            camera_map = self._map("camera_map", bench, is_line)
         return Optics(
             tables=tables,
             input_map=self._map("input_map", bench),
-            camera_map=bench.detector.camera_map(lambda: self._map("camera_map", bench, is_line)),
+            camera_map=camera_map,
             sensor_shape=sensor,
             dark_counts=dark,
             gain_e_per_count=gain,

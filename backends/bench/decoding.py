@@ -129,8 +129,7 @@ class Decoder:
         if self.bench.is_timing_only:
             levels = (taken.frames[role].levels for role in ("input", "weight"))
             numbers = {
-                role: frame.number % (1 << self.layout.marker_bits)
-                for role, frame in taken.frames.items()
+                role: self.layout.frame_id(frame.number) for role, frame in taken.frames.items()
             }
             return DecodedShot(self.model.passed_e(*levels), numbers=numbers)
         peak = self._check_saturation(taken)
@@ -185,18 +184,14 @@ class Decoder:
         return peak / top
 
     def _check_numbers(self, marks: Marks, taken: Taken) -> None:
-        wrong = {
-            role: number
-            for role, number in marks.numbers.items()
-            if number != taken.frames[role].number % (1 << self.layout.marker_bits)
-        }
+        ids = {role: self.layout.frame_id(frame.number) for role, frame in taken.frames.items()}
+        wrong = [role for role, number in marks.numbers.items() if number != ids[role]]
         if not wrong:
             return
-        role, number = next(iter(wrong.items()))
+        role = wrong[0]
         error = StaleFrame(
-            f"the exposure shows {role} frame {number}, not frame "
-            f"{taken.frames[role].number % (1 << self.layout.marker_bits)}: the modulator did not "
-            "show it, or the detector returned an old exposure"
+            f"the exposure shows {role} frame {marks.numbers[role]}, not frame {ids[role]}: the "
+            "modulator did not show it, or the detector returned an old exposure"
         )
         both = len(wrong) > 1  # then an old exposure is more likely than two frozen modulators
         error.instrument = self.bench.instruments["detector" if both else role]

@@ -28,7 +28,6 @@ from ...instruments import (
 )
 from ...instruments.formatting import format_counted
 from ...instruments.image_checks import grows_with_exposure, reads_region
-from ..optics.layouts import Layout
 from ..optics.parameters import Optics
 from ..timing import ModulatorTiming, ShotTiming
 from .config import BenchFile
@@ -164,27 +163,6 @@ class BenchDetector(ABC):
     @abstractmethod
     def true_constants(self) -> DetectorConstants:
         """Return the true constants of a simulated detector."""
-
-    def camera_map(self, found: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the map from weight pixels to detector pixels.
-
-        Parameters
-        ----------
-        found : returns the map to a camera, see `Optics.camera_map`
-        """
-        return found()
-
-    @abstractmethod
-    def noise_free(
-        self, picture: Callable[[tuple[int, int] | None], np.ndarray], layout: Layout
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the electrons of slots [slots], and of marker cells by role, without noise.
-
-        Parameters
-        ----------
-        picture : returns the electrons of each pixel [h, w] of a sensor of a shape; None stands
-            for a photodiode
-        """
 
     @abstractmethod
     def binding(self) -> dict[str, Any]:
@@ -340,14 +318,6 @@ class CameraDetector(BenchDetector):
             camera.gain_e_per_count, camera.read_noise_e, camera.offset_counts, camera.dark_e_per_s
         )
 
-    def noise_free(
-        self, picture: Callable[[tuple[int, int] | None], np.ndarray], layout: Layout
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the electrons that the layout reads in the image of a picture."""
-        optics = layout.optics
-        counts = picture(self.camera.sensor_shape) / optics.gain_e_per_count + optics.dark_counts
-        return layout.electrons(counts), layout.marker_electrons(counts)
-
     def binding(self) -> dict[str, Any]:
         """Return sensor, region and bit depth."""
         camera, region = self.camera, self.camera.region
@@ -483,16 +453,6 @@ class PhotodiodeDetector(BenchDetector):
         options: Any = self.daq.options
         gain = 1 / options.volts_per_electron
         return DetectorConstants(gain, options.read_noise_e, 0.0, options.dark_e_per_s)
-
-    def camera_map(self, found: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the identity: one pixel sees all light, so its map is not used."""
-        return np.eye(2, 3)
-
-    def noise_free(
-        self, picture: Callable[[tuple[int, int] | None], np.ndarray], layout: Layout
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the electrons of the one slot, and no markers."""
-        return picture(None)[0], {}
 
     def binding(self) -> dict[str, Any]:
         """Return input range and bit depth."""

@@ -36,17 +36,12 @@ class Diagnosis:
     advice: str
 
 
-def diagnose(bench: Bench, decoder: Decoder, was_lit: bool = True) -> Diagnosis:
-    """Find the faulty device; errors of devices become part of the diagnosis.
-
-    Parameters
-    ----------
-    was_lit : whether the source may be switched on again after a dark exposure
-    """
+def diagnose(bench: Bench, decoder: Decoder) -> Diagnosis:
+    """Find the faulty device; errors of devices become part of the diagnosis."""
     if bench.is_timing_only:
         return _NOTHING
     try:
-        return _Bisection(bench, decoder).run(was_lit)
+        return _Bisection(bench, decoder).run()
     except InterlockOpen as error:
         return Diagnosis("source", str(error), "make the beam path safe, re-arm the source on site")
     except LightloomError as error:
@@ -71,7 +66,7 @@ class _Bisection:
         self._bench, self._decoder = bench, decoder
         self._count = 0
 
-    def run(self, was_lit: bool) -> Diagnosis:
+    def run(self) -> Diagnosis:
         bench, full = self._bench, self._expected_e()
         self._exposed_e()  # discarded: a detector that is late would return it again
         bench.source.disable()
@@ -89,8 +84,6 @@ class _Bisection:
                 "with the source off the detector is darker than its dark level",
                 "check its offset, and calibrate again",
             )
-        if not was_lit:
-            return _NOTHING
         bench.source.enable()
         lit, dims = self._measure(1.0, 0.0)
         if max(lit, *dims.values()) > 3 * noise:

@@ -33,7 +33,7 @@ def true_optics(bench: Bench) -> Optics:
     return Optics(
         tables=truth["tables"],
         input_map=truth["input_map"],
-        camera_map=detector.camera_map(lambda: _camera_map(truth, sensor, bench.weight.shape)),
+        camera_map=_camera_map(truth, sensor, bench.weight.shape),
         sensor_shape=sensor,
         dark_counts=constants.offset_counts + dark_e / constants.gain_e_per_count,
         gain_e_per_count=constants.gain_e_per_count,
@@ -126,13 +126,13 @@ def _exposed(
         rows = 1 if role == "input" and layout.shares_input else layout.slots
         level = layout.brightest[role] if is_lit else layout.darkest[role]
         frames[role] = layout.frame(role, np.full((rows, layout.length), level), number)
-    world = bench.world
-    return _Exposed(
-        *bench.detector.noise_free(
-            lambda sensor: world.picture(frames["input"], frames["weight"], sensor) * per_pixel_e,
-            layout,
-        )
-    )
+    optics = layout.optics
+    sensor = optics.sensor_shape if layout.has_markers else None
+    light_e = bench.world.picture(frames["input"], frames["weight"], sensor) * per_pixel_e
+    if not layout.has_markers:
+        return _Exposed(light_e[0], {})
+    counts = light_e / optics.gain_e_per_count + optics.dark_counts
+    return _Exposed(layout.electrons(counts), layout.marker_electrons(counts))
 
 
 def true_tracker(bench: Bench, measured: float) -> ScaleTracker:

@@ -7,7 +7,7 @@ light under gratings on the input gives the patch's place there (`phase_shift`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -348,21 +348,37 @@ def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int
         more = np.concatenate([centres[number] for number in fine_sets])
         read.append(_read_places(patches, fine_sets, input_shape, registration.apply(matrix, more)))
         from_px = np.concatenate([from_px, more])
-        good = np.concatenate([part.good for part in read])
-        to_px = np.concatenate([part.to_px for part in read])
+    fitted = _refined_fit(patches, read, from_px)
+    margin_px = (0.7 * patches.side,) * 2
+    return replace(fitted, margin_px=margin_px, bad_px=max(BAD_PX, patches.side / 32))
+
+
+def _refined_fit(
+    patches: Patches,
+    read: list[_PatchReading],
+    from_px: np.ndarray,
+    period_px: int | None = None,
+) -> Fitted:
+    """Fit the map to places that are refined twice, each time with the map so far.
+
+    Parameters
+    ----------
+    from_px : centres of all patches that were read, float64 [n, 2]
+    period_px : of the gratings; None is the finest
+    """
+    good = np.concatenate([part.good for part in read])
+    to_px = np.concatenate([part.to_px for part in read])
     fit = fit_map(from_px[good], to_px[good], "input")
     for _ in range(2):
-        refined = [_refine_places(patches, part, fit.matrix) for part in read]
+        refined = [_refine_places(patches, part, fit.matrix, period_px) for part in read]
         to_px = np.concatenate([places for places, _ in refined])
         fit = fit_map(from_px[good], to_px[good], "input")
-    number, margin = np.flatnonzero(good), (0.7 * patches.side,) * 2
     noise_px = float(np.sqrt(np.mean([noise**2 for _, noise in refined])))
-    bad_px = max(BAD_PX, patches.side / 32)
-    return Fitted(fit, from_px[good], to_px[good], from_px, number, noise_px, margin, bad_px=bad_px)
+    return Fitted(fit, from_px[good], to_px[good], from_px, np.flatnonzero(good), noise_px)
 
 
 def _refine_places(
-    patches: Patches, read: _PatchReading, matrix: np.ndarray, period_px: int | None = None
+    patches: Patches, read: _PatchReading, matrix: np.ndarray, period_px: int | None
 ) -> tuple[np.ndarray, float]:
     """Return refined places, float64 [n, 2], from an approximate map, and their noise."""
     steps = np.arange(patches.side) - (patches.side - 1) / 2
@@ -507,13 +523,10 @@ def tracked(
         raise UnexpectedIntensity(
             "gratings on the input modulator are no longer seen; the search starts again"
         )
-    fit = fit_map(from_px[read.good], read.to_px[read.good], "input")
-    for _ in range(2):
-        to_px, noise_px = _refine_places(patches, read, fit.matrix, period)
-        fit = fit_map(from_px[read.good], to_px[read.good], "input")
+    fitted = _refined_fit(patches, [read], from_px, period)
+    fit = fitted.fit
     if fit.residual_px > period / 16 or fit.kept.sum() < 0.7 * read.good.sum():
         raise UnexpectedIntensity(
             "the input modulator moved too far in one step; the search starts again"
         )
-    number = np.flatnonzero(read.good)
-    return Fitted(fit, from_px[read.good], to_px[read.good], from_px, number, noise_px)
+    return fitted

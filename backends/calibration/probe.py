@@ -25,6 +25,7 @@ from ..bench.bench import REPEATABLE, Bench
 _PATIENCE = 3.0  # wait over a modulator's nominal settling time, until it is measured
 _AGREE = 0.1  # relative difference of the light of two exposures that agree, at most
 _SURE = 6.0  # standard deviations of noise that are added to `_AGREE`
+_DARK_FRAMES = 4  # of a dark image
 _PEAK_PIXELS = 12  # pixels that reach the peak: single hot pixels do not count
 
 
@@ -248,12 +249,12 @@ class Probe(ABC):
         one, other = self.pair(exposure_s)
         return (one.astype(np.float64) + other) / 2 - self.dark(exposure_s)
 
-    def dark(self, exposure_s: float, count: int = 4) -> np.ndarray:
+    def dark(self, exposure_s: float) -> np.ndarray:
         """Return the mean dark image at an exposure, float64 [h, w], taken once with no light."""
         if exposure_s not in self._dark:
             was_lit = self._is_lit
             self.light(False)
-            raws = [self.raw(exposure_s) for _ in range(count)]
+            raws = [self.raw(exposure_s) for _ in range(_DARK_FRAMES)]
             self._dark[exposure_s] = np.asarray(np.mean(raws, axis=0, dtype=np.float64))
             if was_lit:
                 self.light(True)

@@ -42,17 +42,15 @@ class CalibrationSession:
     ----------
     bench : open
     calibration : with the steps done so far
+
+    Attributes
+    ----------
     progress : called with the progress of a step, in [0, 1]
     """
 
-    def __init__(
-        self,
-        bench: Bench,
-        calibration: Calibration,
-        progress: Callable[[float], None] | None = None,
-    ) -> None:
+    def __init__(self, bench: Bench, calibration: Calibration) -> None:
         self.bench, self.calibration = bench, calibration
-        self.progress = progress or (lambda fraction: None)
+        self.progress: Callable[[float], None] = lambda fraction: None
         self.probe = make_probe(bench, "calibrate", bench.file.power_w)
         self.trust_settling()
         self._slots: Slots | None = None

@@ -128,12 +128,12 @@ class Slots:
     def _read(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
         limit = self.probe.bench.file.limits.retries
         for attempt in range(limit + 1):
-            if self.layout.marker_bits == 0:
+            if not self.layout.has_markers:
                 self._update_reference()
             self.show("weight", weights)
             self.show("input", inputs)
             try:
-                if self.layout.marker_bits == 0:
+                if not self.layout.has_markers:
                     return self._read_pair(inputs, exposure_s)
                 return self._reading_of(self.probe.raw(exposure_s), inputs, exposure_s)
             except (UnexpectedIntensity, StaleFrame) as error:
@@ -165,14 +165,14 @@ class Slots:
         peak = self._peak(raw)
         scale = self.reference_scale
         scale_variance = self._source_variance * (1 + shots / _REFERENCES)
-        if self.layout.marker_bits:
+        if self.layout.has_markers:
             scale, scale_variance = self._read_markers(taken, inputs, exposure_s)
         counts = self.layout.electrons(taken)
         pixels = self.layout.read_pixels()
         variance = np.maximum(counts, 0) / self.gain + pixels * self.noise_counts**2
         variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2 / shots
         # E(1 / measured scale) = (1 + its relative variance) / scale
-        unbiased = 1 - scale_variance / scale**2 if self.layout.marker_bits else 1.0
+        unbiased = 1 - scale_variance / scale**2 if self.layout.has_markers else 1.0
         return SlotReading(unbiased * counts / (scale * exposure_s), variance, peak)
 
     def _read_markers(
@@ -194,7 +194,7 @@ class Slots:
             lit = None  # the intensity of other levels is not known yet
         marks = self.layout.marks(taken, lit, markers)
         for role, number in marks.numbers.items():
-            if number != self._number[role] % (1 << self.layout.marker_bits):
+            if number != self.layout.frame_id(self._number[role]):
                 raise StaleFrame(
                     f"the exposure shows {role} frame {number}, not {self._number[role]}: the "
                     f"{role} modulator does not show its frames (a frozen window, a loose cable), "
@@ -247,7 +247,7 @@ class Slots:
         """
         layout = self.layout
         none = np.zeros((layout.slots, layout.length))
-        if not layout.marker_bits:
+        if not layout.has_markers:
             self._markers = Response(none, none, none, none)
             self._calibrate_reference()
             return

@@ -86,29 +86,28 @@ class Squares:
         pitch = int(np.clip(self.shape[0] // 18, 12, 64))
         pitch = int(max(pitch, np.ceil(4 / 3 * (8 * blur_px + 3) / scale)))
         side = max(pitch // 4, 3)
-        corners, from_px = fiducials.grid(self.shape, (pitch, pitch), (side, side))
-        self.exposures.report(f"locating {len(from_px)} squares of the {self.role} modulator")
-        self.exposures.probe.draw(
-            self.role, fiducials.rectangles(self.shape, corners, (side, side))
-        )
+        from_px = self._draw_grid(pitch, side)
         takes = [image - self.blank for image in self.exposures.take(self.exposure_s)]
         reach = max(pitch * scale / 2 - 1, 2.0)
-        fitted = self.locate(takes, from_px, side, reach, matrix)
-        return replace(fitted, blur_px=blur_px)
+        return replace(self.locate(takes, from_px, side, reach, matrix), blur_px=blur_px)
 
     def track(self, matrix: np.ndarray, blur_px: float) -> Fitted:
         """Locate a few squares again in one exposure, near their last places."""
         pitch = max(min(self.shape) // 5, 12)
         side = max(pitch // 6, 3)
-        corners, from_px = fiducials.grid(self.shape, (pitch, pitch), (side, side))
         self._other_bright()
-        self.exposures.probe.draw(
-            self.role, fiducials.rectangles(self.shape, corners, (side, side))
-        )
+        from_px = self._draw_grid(pitch, side)
         image = self.exposures.probe.take(self.exposure_s).counts - self.blank
         reach = max(pitch * scale_of(matrix) / 2 - 1, 2.0)
-        fitted = self.locate([image], from_px, side, reach, matrix)
-        return replace(fitted, blur_px=blur_px)
+        return replace(self.locate([image], from_px, side, reach, matrix), blur_px=blur_px)
+
+    def _draw_grid(self, pitch: int, side: int) -> np.ndarray:
+        """Show a grid of squares, and return their centres, float64 [n, 2]."""
+        corners, from_px = fiducials.grid(self.shape, (pitch, pitch), (side, side))
+        self.exposures.report(f"locating {len(from_px)} squares of the {self.role} modulator")
+        squares = fiducials.rectangles(self.shape, corners, (side, side))
+        self.exposures.probe.draw(self.role, squares)
+        return from_px
 
     def _other_bright(self) -> None:
         self.exposures.probe.fill("weight" if self.role == "input" else "input")

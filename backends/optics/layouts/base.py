@@ -244,6 +244,10 @@ class Layout(ABC):
         values = np.concatenate([[dark, bright], marks, levels.ravel()])
         return self._patterns[role].frame(values)
 
+    def frame_id(self, number: int) -> int:
+        """Return the number that the markers of a frame show: its last bits."""
+        return number % (1 << self.marker_bits)
+
     def _bits(self, number: int) -> np.ndarray:
         """Return which cells of a marker are bright: each bit and its complement, [2 bits]."""
         bits = (number >> np.arange(self.marker_bits)) & 1
