@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..base import Stats
-from ..timing import ShotTiming, best_order
+from ..timing import best_order
 from .bench_setup import BenchSetup
 from .checksum import TOLERANCE, ChecksumMonitor
 from .frame_plan import FramePlan
@@ -25,7 +25,7 @@ class Product:
 
     Parameters
     ----------
-    bench : its present setup
+    setup : the present one of the bench
     name : address of its shots
     values : of x, float [m, N, K]; rows without a negative value need no exposure of x-
     w : weights as normalised intensity, [rails, m, M, length]
@@ -41,17 +41,18 @@ class Product:
 
     def __init__(
         self,
-        bench: BenchSetup,
+        setup: BenchSetup,
         name: str,
         values: np.ndarray,
         w: EncodedOperand,
         details: Mapping[str, Any],
     ) -> None:
-        model = self._model = bench.model
+        self._setup, self._model = setup, setup.model
+        model = setup.model
         self._values, self._w, self._rails = values, w, len(w.signs)
         self._x = encode_input(values, model.layout)
         self._vectors = InputVectors.of(values, self._x, model.curves["input"])
-        geometry = replace(bench.geometry, inputs=None, parts=1)  # rails are rows already
+        geometry = replace(setup.geometry, inputs=None, parts=1)  # rails are rows already
         rows = w.intensity.shape[2] * self._rails
         self.plan = FramePlan.of(self._vectors.count, rows, geometry)
         self._inputs = InputFrames(model, self._vectors, self.plan)
@@ -61,9 +62,9 @@ class Product:
             tolerance *= 2  # the crosstalk correction is not exact
         self.monitor = ChecksumMonitor(model.dark_variance, tolerance)
         jobs = range(len(self.plan.packing.tiles))
-        self.jobs = [self._job(job, f"{name}/{job}", bench.timing, details) for job in jobs]
+        self.jobs = [self._job(job, f"{name}/{job}", details) for job in jobs]
 
-    def _job(self, job: int, name: str, timing: ShotTiming, details: Mapping[str, Any]) -> TileJob:
+    def _job(self, job: int, name: str, details: Mapping[str, Any]) -> TileJob:
         count, vectors = int(self.plan.packing.tiles[job]), int(self.plan.packing.vectors[job])
         return TileJob(
             name,
@@ -71,7 +72,7 @@ class Product:
             vectors,
             lambda tile: self.weights.frame(job, tile).levels,
             partial(self._inputs.frame, job),
-            best_order(count, vectors, timing),
+            best_order(count, vectors, self._setup.timing),
             details,
             partial(self._check_shot, name, job) if self.plan.has_checks(job) else None,
         )
@@ -133,14 +134,8 @@ class Product:
 
     # --- numbers ---------------------------------------------------------------------------------
 
-    def decode(
-        self, results: Sequence[TileResult], stats: Stats, light_variance: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def decode(self, results: Sequence[TileResult], stats: Stats) -> tuple[np.ndarray, np.ndarray]:
         """Return products and their variances, float64 [m, N, M], from electrons; count events.
-
-        Parameters
-        ----------
-        light_variance : remaining relative variance of the light of a shot
 
         Raises
         ------
@@ -171,7 +166,7 @@ class Product:
             total[matrix, negative] -= product[count:]
             noise[matrix, negative] += variance[count:]
             source[matrix, negative] += self._light_factor(product[count:])
-        return self._combined(total, noise, light_variance * source)
+        return self._combined(total, noise, self._setup.light_variance * source)
 
     def _decode_frame(
         self, frame: WeightFrame, electrons: np.ndarray, products: list[np.ndarray], stats: Stats
