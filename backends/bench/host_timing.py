@@ -101,7 +101,7 @@ def _product(
                 job.weight(tile)  # in a run, the encoding thread has done this before
                 product.monitor.passed.add((number, tile))
         start = time.perf_counter()
-        product.decode(results, Stats(), backend.setup.light_variance)
+        product.decode(results, Stats())
         gathering.append(time.perf_counter() - start)
     return (x.size, _median(begin)), (count * _OUTPUTS, statistics.median(gathering))
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from threading import Event
 
 from .bench import Bench
 from .bench_counts import BenchCounts
@@ -17,7 +18,7 @@ from .ground_truth import only_simulated
 from .light_check import refuse_darkness
 from .model_origin import GroundTruth, ModelOrigin, NominalValues
 from .queue import JobQueue
-from .recalibration import ReadWriteLock, recalibrate
+from .recalibration import recalibrate
 from .shot_plan import TileJob, TileResult, new_number
 from .stop_signal import StopSignal
 
@@ -34,8 +35,7 @@ class OpenBench:
 
     Attributes
     ----------
-    setup : the present one; it is replaced when the bench is calibrated during a run
-    setup_lock : held for reading by threads that need an unchanged setup
+    setup : the latest one; it is replaced when the bench is calibrated during a run
     is_open : whether it takes jobs
     """
 
@@ -48,10 +48,11 @@ class OpenBench:
     ) -> None:
         self.setup, self.counts, self._stop = setup, counts, stop
         self.bench: Bench = setup.bench
-        self.setup_lock = ReadWriteLock(self.bench.clock)
         self.is_open = True
         self._recorder = recorder
         self._first_valid_job = 0  # jobs with smaller numbers are of an older calibration
+        self._is_settled = Event()  # not set while the setup is replaced
+        self._is_settled.set()
         self._queue = JobQueue(self._run, self.bench)
         self._serve()
         checkpoint = None if recorder is None else recorder.last()
@@ -74,6 +75,16 @@ class OpenBench:
     def submit(self, job: TileJob) -> Future[TileResult]:
         """Add a job to the queue; wait while it is full. The caller holds the clock."""
         return self._queue.submit(job)
+
+    def settled_setup(self) -> BenchSetup:
+        """Return the setup; wait while it is replaced. The caller holds the clock."""
+        if not self._is_settled.is_set():
+            self.bench.clock.release()  # the calibration needs time to pass
+            try:
+                self._is_settled.wait()
+            finally:
+                self.bench.clock.hold()
+        return self.setup
 
     def is_valid(self, job: TileJob) -> bool:
         """Return whether a job was made for the present setup."""
@@ -111,23 +122,26 @@ class OpenBench:
 
     def _recalibrate(self, recovery: str) -> None:
         """Align or calibrate the bench again; jobs for its former setup become invalid."""
+        self._is_settled.clear()
+        self._first_valid_job = new_number()
         try:
-            with self.setup_lock.changing():
-                self._first_valid_job = new_number()
-                recalibrate(self.bench, recovery)
-                self._stop.check(f"during {recovery}")
-                origin = read_calibrated(self.bench)
-                model = origin.model(self.bench)
-                self.bench.source.enable()
-                former = self.setup.runner
-                former.close()
-                self.setup = checked_setup(
-                    self.bench, origin, model, self.counts, self._stop, former.plan.counters
-                )
-                self._serve()
+            recalibrate(self.bench, recovery)
+            self._stop.check(f"during {recovery}")
+            origin = read_calibrated(self.bench)
+            model = origin.model(self.bench)
+            self.bench.source.enable()
+            former = self.setup.runner
+            former.close()
+            self.setup = checked_setup(
+                self.bench, origin, model, self.counts, self._stop, former.plan.counters
+            )
+            self._first_valid_job = new_number()  # jobs for the former setup were made meanwhile
+            self._serve()
         except BaseException:
             self.make_safe()
             raise
+        finally:
+            self._is_settled.set()
 
 
 def origin_of(bench: Bench, uncalibrated: bool) -> ModelOrigin:

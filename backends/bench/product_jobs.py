@@ -143,16 +143,15 @@ class ProductJobs:
 
     def _submit(self, segment: SegmentJobs) -> None:
         """Encode a segment for the present setup of the bench, and submit its jobs."""
+        setup = self._bench.settled_setup()
         start = time.perf_counter()
-        with self._bench.setup_lock.reading(holds=True):
-            segment.product = Product(
-                self._bench.setup,
-                segment.address,
-                segment.values,
-                segment.weights,
-                segment.details,
-            )
+        segment.product = Product(
+            setup, segment.address, segment.values, segment.weights, segment.details
+        )
         self._add_seconds("encode", start)
+        if setup is not self._bench.setup:  # it was replaced meanwhile
+            self._submit(segment)
+            return
         segment.futures = [self._bench.submit(job) for job in segment.product.jobs]
 
     def _gather(self, segment: SegmentJobs) -> tuple[np.ndarray, np.ndarray]:
@@ -174,11 +173,10 @@ class ProductJobs:
         bench, product, name = self._bench, segment.product, segment.name[0]
         results = [future.result() for future in segment.futures]
         start, start_s = time.perf_counter(), bench.bench.clock.now_s()
+        if not bench.is_valid(product.jobs[0]):
+            raise RestartProducts("")
         counted = Stats()
-        with bench.setup_lock.reading():
-            if not bench.is_valid(product.jobs[0]):
-                raise RestartProducts("")
-            found = product.decode(results, counted, bench.setup.light_variance)
+        found = product.decode(results, counted)
         self._stats.add(counted)
         bench.counts.checked.setdefault(name, ChecksumStats()).add(product.monitor.stats)
         timeline = bench.bench.timeline
