@@ -199,14 +199,15 @@ class BenchDetector(ABC):
 
     @abstractmethod
     def expose(
-        self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None = None
+        self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None
     ) -> DetectorReading:
         """Take one exposure of settled frames.
 
         Parameters
         ----------
         timeout_s : of the read
-        on_exposed : called once the exposure has ended, if that is known before the read-out
+        on_exposed : called once the exposure has ended, if that is known before the read-out; None
+            for nothing
 
         Raises
         ------
@@ -364,7 +365,7 @@ class CameraDetector(BenchDetector):
         self.camera.arm()
 
     def expose(
-        self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None = None
+        self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None
     ) -> DetectorReading:
         """Trigger the camera and read the image, counts [h, w]."""
         camera = self.camera
@@ -491,7 +492,7 @@ class PhotodiodeDetector(BenchDetector):
         self._expected_frames[role] += 1
 
     def expose(
-        self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None = None
+        self, shot: Shot, timeout_s: float, on_exposed: Callable[[], None] | None
     ) -> DetectorReading:
         """Check the counters and read a window of samples, volts [1, samples]."""
         start_s = self.clock.now_s()
