@@ -141,7 +141,7 @@ def compare(
     in_turn = backend.optical_model.layout.slots < 2 and bool(profile.source_rms)
     per_output = theory.mean(axis=0)  # rows of x are alike, outputs are not
     own, others = (_spread(part, per_output) for part in (light, model))
-    tracker = backend.tracker
+    tracker = backend.setup.tracker
     return Agreement(
         layout,
         light.size,

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.shots import TileJob
+from ..backends.bench.shot_plan import TileJob
 from ..instruments.table import Column, Table
 from ..scheduler.energy.machine import resident_bytes
 from ..scheduler.journal.journal import Journal

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.shots import TileJob
+from ..backends.bench.shot_plan import TileJob
 from ..instruments import Timeline
 from ..instruments.files import check_output
 from ..instruments.formatting import format_counted

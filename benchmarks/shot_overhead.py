@@ -70,7 +70,7 @@ def check_ms(backend: Any) -> float:
     w = backend.prepare(chance.standard_normal((backend.geometry.outputs // 2, length)))
     x = np.abs(chance.standard_normal((1, 1, length)))
     job = Product(backend.setup, "check", x, w.content[0], {}).jobs[0]
-    electrons = backend.shots.decoder.model.passed_e(job.input(0), job.weight(0))
+    electrons = backend.optical_model.passed_e(job.input(0), job.weight(0))
     check = job.check
     assert check is not None
     return median_ms(lambda: check(0, 0, electrons), 1000)

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..backends import Backend, DigitalBackend, Stats, mock_path
-from ..backends.bench.bench import WINDOW_SAMPLES, Bench
+from ..backends.bench.bench import Bench
 from ..backends.mock.threads import thread_count
 from ..instruments import InputError
 from ..instruments.formatting import format_quantity
@@ -695,16 +695,8 @@ def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:
         period_s = bench.instruments[role].refresh_period_s  # type: ignore[attr-defined]
         limit = 1 / period_s if period_s else None
         add(f"{role} modulator", "frames", counts[f"{role}_frames"], limit)
-    if file.layout == "single-pixel":
-        add("detector (DAQ)", "exposures", counts["shots"], 1 / file.exposure_s)
-        add("converter", "samples", counts["shots"] * WINDOW_SAMPLES, None)
-    else:
-        camera = bench.camera
-        rolling_s = camera.row_time_s * camera.region.height
-        frame_s = max(file.exposure_s, camera.readout_s) + rolling_s  # exposing while it reads out
-        add("camera", "exposures", counts["shots"], 1 / frame_s)
-        pixels = camera.region.height * camera.region.width
-        add("converter", "pixels", counts["shots"] * pixels, pixels / frame_s)
+    for device, busy_with, per_shot, limit_per_s in bench.detector.loads():
+        add(device, busy_with, counts["shots"] * per_shot, limit_per_s)
     add("source", "light that is used", counts["shots"], 1 / file.exposure_s)
     return rows
 

@@ -19,6 +19,7 @@ from .checkpoint import Kept
 
 _REFERENCE = "reference"  # the name of a reference shot
 ROLES = ("weight", "input")
+SEGMENT = 64  # shots of a job that are recorded together
 new_number = itertools.count().__next__  # no two jobs share one
 
 
@@ -49,6 +50,11 @@ class TileJob:
     check: Callable[[int, int, np.ndarray], float | None] | None = None
     number: int = field(default_factory=new_number)
 
+    @property
+    def visits(self) -> np.ndarray:
+        """The weight frame and the input frame of each shot, without references, int [n, 2]."""
+        return visits(self.tiles, self.vectors, self.order)
+
 
 @dataclass(frozen=True)
 class TileResult:
@@ -78,6 +84,11 @@ class PlannedShot:
     input: int | str
     since: int
     counters: dict[str, int]
+
+    @property
+    def segment(self) -> int:
+        """The number of its segment of the job, from 0."""
+        return self.number // SEGMENT
 
     @property
     def is_reference(self) -> bool:
@@ -115,7 +126,7 @@ class ShotPlan:
         saved : finished shots of the job, which the plan leaves out
         """
         counters = self.counters
-        order = visits(job.tiles, job.vectors, job.order)
+        order = job.visits
         start = number = 0
         tile, shown = -1, dict[str, int | str]()
         if saved is not None:
@@ -156,10 +167,6 @@ class ShotPlan:
         counters["since"] = 0
         counters["references"] += 1
         return self._planned(job, number, name, weight, name, since, shown)
-
-    def visited(self, job: TileJob, count: int) -> np.ndarray:
-        """Return weight and input frames of a job's first shots, without references: [n, 2]."""
-        return visits(job.tiles, job.vectors, job.order)[:count]
 
     def _planned(
         self,
