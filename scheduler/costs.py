@@ -1,6 +1,6 @@
 """Costs of single steps on a bench, predicted without an instrument.
 
-Shots are those of `backends.timing`; the overlap of steps is in `simulator`.
+Shots are those of `backends.timing`; the overlap of steps is in `prediction`.
 """
 
 from __future__ import annotations

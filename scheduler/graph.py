@@ -88,12 +88,12 @@ class Dependencies:
 
     Parameters
     ----------
-    needs : number of earlier steps whose results each step reads
+    reads : earlier steps whose results each step reads
     feeds : steps that read the results of each step
     uses : number of steps that read each operand
     """
 
-    needs: list[int]
+    reads: list[set[int]]
     feeds: list[list[int]]
     uses: Counter[str]
 
@@ -101,19 +101,19 @@ class Dependencies:
     def of(cls, program: Program) -> Dependencies:
         """Return those of a program, from its operands; states change in the program's order."""
         writers: dict[str, int] = {}
-        needs: list[int] = []
+        reads: list[set[int]] = []
         feeds: list[list[int]] = []
         uses: Counter[str] = Counter()
         for index, step in enumerate(program.steps):
             earlier = {writers[name] for name in step.inputs if name in writers}
-            needs.append(len(earlier))
+            reads.append(earlier)
             feeds.append([])
             for other in earlier:
                 feeds[other].append(index)
             uses.update(set(step.inputs))
             writers.update(dict.fromkeys(step.outputs, index))
             writers.update(dict.fromkeys(set(step.inputs) & set(program.states), index))
-        return cls(needs, feeds, uses)
+        return cls(reads, feeds, uses)
 
 
 def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:

@@ -13,6 +13,8 @@ from .host_steps import State
 from .program import HostStep, OpticalMatmul, Program
 from .sizes import BATCH
 
+_PART_COUNTS = (1, 2, 4, 8)  # numbers of micro-batches to try
+
 
 @dataclass
 class Part:
@@ -66,6 +68,18 @@ class RowIds:
 def micro_batches(batch: int, count: int) -> list[tuple[int, int]]:
     """Cut a batch into parts of about equal size, at most one per row: [(first, last)]."""
     return cuts(batch, -(-batch // max(1, min(count, batch))))
+
+
+def part_counts(batch: int) -> list[int]:
+    """Return the numbers of micro-batches to try for a batch."""
+    return [count for count in _PART_COUNTS if count <= batch]
+
+
+def sizes_of_parts(sizes: Mapping[str, int], count: int) -> list[dict[str, int]]:
+    """Return the sizes of each micro-batch of a pass."""
+    return [
+        {**sizes, "batch": last - first} for first, last in micro_batches(sizes["batch"], count)
+    ]
 
 
 def split(
