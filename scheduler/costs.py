@@ -1,6 +1,6 @@
 """Costs of single steps on a bench, predicted without an instrument.
 
-Shots are those of `backends.timing`; the overlap of steps is in `prediction`.
+Shots are those of `backends.job_times`; the overlap of steps is in `prediction`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..backends import (
     load_profile,
     tile_count,
 )
-from ..backends.timing import first_wait_s
+from ..backends.job_times import first_wait_s
 from .host_steps import REGISTRY
 from .program import HostStep, OpticalMatmul
 from .sizes import evaluate

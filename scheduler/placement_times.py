@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from ..backends.timing import first_wait_s
+from ..backends.job_times import first_wait_s
 from .costs import BenchModel, host_cost, optical_cost
 from .equal_layers import reduced_programs
 from .graph import Calls, Dependencies, Node

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..base import Stats
+from ..job_times import best_order
 from ..optics.model import OpticalModel
 from ..tiling import CHECK_ROWS, Geometry, Tile, pack, tiles
-from ..timing import ShotTiming, best_order
+from ..timing import ShotTiming
 from .checksum import TOLERANCE, CheckGroup, ChecksumMonitor, InputSum, RowSums
 from .operand import EncodedOperand, encode_input
 from .shots import TileJob, TileResult

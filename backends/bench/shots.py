@@ -35,6 +35,7 @@ from ...instruments import (
     UnexpectedIntensity,
 )
 from ..base import Stats
+from ..shot_order import ROLES
 from ..tiling import ORDERS
 from ..timing import AHEAD
 from . import safety
@@ -45,7 +46,7 @@ from .diagnose import Diagnosis, diagnose
 from .fault_policy import PAUSE, RESTARTS, SUSPENDED, FaultPolicy, Recovery, kind_of
 from .monitors import Monitors
 from .recovery import check_emission, reconnect, role_of
-from .shot_plan import ROLES, PlannedShot, ShotPlan, TileJob, TileResult
+from .shot_plan import PlannedShot, ShotPlan, TileJob, TileResult
 
 __all__ = ["SEGMENT", "RestartProducts", "ShotRunner", "TileJob", "TileResult"]
 
