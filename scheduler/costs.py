@@ -20,7 +20,7 @@ from ..backends import (
 )
 from ..backends.job_times import first_wait_s
 from .host_steps import REGISTRY
-from .program import HostStep, OpticalMatmul
+from .program import HostStep, OpticalMatmul, Step
 from .sizes import evaluate
 
 
@@ -111,9 +111,7 @@ def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchMode
     )
 
 
-def host_cost(
-    step: HostStep | OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile
-) -> HostCost:
+def host_cost(step: Step, sizes: Mapping[str, int], profile: OpticsProfile) -> HostCost:
     """Predict a host step, or a product that stays on the host (two operations per MAC)."""
     if isinstance(step, OpticalMatmul):
         shapes = [step.x_shape, step.w_shape, step.y_shape]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends import Stats
-from .program import HostStep, OpticalMatmul, Program
+from .program import OpticalMatmul, Program, Step
 
 Node = tuple[int, int]
 """A step of the program and a micro-batch: (step, part)."""
@@ -66,7 +66,7 @@ class CallLog:
 class StepRecord:
     """Time and events of one step on this machine, summed over its calls."""
 
-    step: HostStep | OpticalMatmul
+    step: Step
     optical: bool
     log: CallLog = field(default_factory=CallLog)
     seconds: float = 0.0
@@ -116,7 +116,7 @@ class Dependencies:
         return cls(reads, feeds, uses)
 
 
-def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
+def signature(step: Step, optical: bool) -> tuple[Any, ...]:
     """Return a key: steps with equal keys have the same events, for equal sizes and profile."""
     if isinstance(step, OpticalMatmul):
         return (optical, step.x_shape, step.w_shape, step.dynamic, step.non_negative)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from .costs import BenchModel, host_cost
 from .graph import StepRecord
-from .program import HostStep, OpticalMatmul
+from .program import OpticalMatmul, Step
 from .sizes import Shape, Sizes, evaluate
 
-HostSeconds = Callable[[HostStep | OpticalMatmul, Sizes], float]
+HostSeconds = Callable[[Step, Sizes], float]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class MeasuredHost:
             if calls:
                 self._ratios[record.step.name] = record.seconds / calls
 
-    def seconds(self, step: HostStep | OpticalMatmul, sizes: Sizes) -> float:
+    def seconds(self, step: Step, sizes: Sizes) -> float:
         """Return the time of a step; a step that was not measured takes that of the constants."""
         seconds = host_cost(step, sizes, self._bench.profile).seconds
         return self._ratios.get(step.name, 1.0) * seconds
@@ -77,12 +77,12 @@ class MeasuredHost:
         def numbers(shapes: Iterable[Shape], sizes: Sizes) -> int:
             return sum(math.prod(evaluate(shape, sizes)) for shape in shapes)
 
-        def fed(step: HostStep | OpticalMatmul, sizes: Sizes) -> float:
+        def fed(step: Step, sizes: Sizes) -> float:
             assert isinstance(step, OpticalMatmul)
             operands = (step.x_shape, step.w_shape) if step.dynamic else (step.x_shape,)
             return feed[0] + feed[1] * numbers(operands, sizes)
 
-        def gathered(step: HostStep | OpticalMatmul, sizes: Sizes) -> float:
+        def gathered(step: Step, sizes: Sizes) -> float:
             assert isinstance(step, OpticalMatmul)
             return gather[0] + gather[1] * numbers((step.y_shape,), sizes)
 

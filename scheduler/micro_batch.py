@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backends import cuts, row_ids
 from .host_steps import State
-from .program import HostStep, OpticalMatmul, Program
+from .program import Program, Step
 from .sizes import BATCH
 
 _PART_COUNTS = (1, 2, 4, 8)  # numbers of micro-batches to try
@@ -34,7 +34,7 @@ class Part:
     row_ids: RowIds
 
 
-def details_of(step: HostStep | OpticalMatmul, part: int) -> dict[str, Any]:
+def details_of(step: Step, part: int) -> dict[str, Any]:
     """Return the step and micro-batch of a slice, for a timeline."""
     details: dict[str, Any] = {"step": step.name, "kind": step.kind}
     if step.layer is not None:

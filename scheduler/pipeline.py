@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from ..backends import Backend, MatmulResult, Stats
 from .graph import Dependencies, Node, StepRecord
 from .journal.pass_record import PassRecord
 from .micro_batch import Part, details_of
-from .program import HostStep, OpticalMatmul, Program
+from .program import HostStep, OpticalMatmul, Program, Step
 from .schedule import Schedule
 
 
@@ -29,7 +29,7 @@ class StepRunner(Protocol):
 
     backend: Backend
 
-    def record_of(self, step: HostStep | OpticalMatmul, optical: bool) -> StepRecord:
+    def record_of(self, step: Step, optical: bool) -> StepRecord:
         """Return the record of a step."""
 
     def run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:
@@ -103,7 +103,7 @@ class Pipeline:
         dependencies = Dependencies.of(program)
         self._uses = [Counter(dependencies.uses) for _ in parts]  # unfinished reads of operands
         self._record = record
-        self._done = set() if record is None else set(record.done)
+        self._done: Collection[Node] = () if record is None else record.done
         is_light = [step.name in placed for step in program.steps]
         self._schedule = Schedule(dependencies, is_light, len(parts), self._done)
         self._products = len(self._schedule.products)
@@ -157,15 +157,15 @@ class Pipeline:
                 if self._error is not None or not schedule.unfinished:
                     return
                 node = schedule.pop_host()
-            step, part, runner = self._at(node)
-            record = runner.record_of(step, False)
+            step, part = self._at(node)
+            record = self._runner.record_of(step, False)
             self._backend.beat()
             start, start_s = time.perf_counter(), self._clock.now_s()
             stats = None
             if isinstance(step, HostStep):
-                runner.run_host(step, part.operands, self._ends(node))
+                self._runner.run_host(step, part.operands, self._ends(node))
             else:
-                result = runner.begin(step, part)()
+                result = self._runner.begin(step, part)()
                 part.operands[step.y], stats = result.y, result.stats
                 record.stats.add(stats)
             seconds = time.perf_counter() - start
@@ -182,13 +182,13 @@ class Pipeline:
                 if self._error is not None:
                     return
                 node = schedule.products[0]
-            step, part, runner = self._at(node)
+            step, part = self._at(node)
             assert isinstance(step, OpticalMatmul)
             product = _StartedProduct(node, self._hold, self._release, self._changed)
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
                 self._release()  # the hold of a ready product; this thread now has its own
-                product.finish = runner.begin(step, part, self._backend, product)
+                product.finish = self._runner.begin(step, part, self._backend, product)
                 product.seconds = time.perf_counter() - start
                 self._note("feed", step, part, start_s)
                 with self._changed:
@@ -209,10 +209,10 @@ class Pipeline:
             assert product.finish is not None
             result = product.finish()
             self._wait_until_exposed(product)
-            step, part, runner = self._at(product.node)
+            step, part = self._at(product.node)
             assert isinstance(step, OpticalMatmul)
             part.operands[step.y] = result.y
-            record = runner.record_of(step, True)
+            record = self._runner.record_of(step, True)
             record.stats.add(result.stats)
             stages = result.stats.seconds
             seconds = product.seconds + stages.get("product", 0.0) + stages.get("decode", 0.0)
@@ -221,12 +221,12 @@ class Pipeline:
 
     # --- ready steps -----------------------------------------------------------------------------
 
-    def _at(self, node: Node) -> tuple[HostStep | OpticalMatmul, Part, StepRunner]:
-        return self._program.steps[node[0]], self._parts[node[1]], self._runner
+    def _at(self, node: Node) -> tuple[Step, Part]:
+        return self._program.steps[node[0]], self._parts[node[1]]
 
     def _ends(self, node: Node) -> tuple[str, ...]:
         """Return the operands that only this step still reads."""
-        step, _, _ = self._at(node)
+        step, _ = self._at(node)
         with self._changed:
             uses = self._uses[node[1]]
             return tuple(name for name in step.inputs if uses[name] == 1 and self._is_free(name))
@@ -236,11 +236,11 @@ class Pipeline:
 
     def _finish(self, node: Node, seconds: float, stats: Stats | None) -> None:
         """Mark a step as done: keep it, and queue the steps that are ready now."""
-        step, part, runner = self._at(node)
+        step, part = self._at(node)
         if self._record is not None:
             self._record.keep(node, part.operands, seconds, stats)
         with self._changed:
-            runner.record_of(step, self._schedule.is_light[node[0]]).count(part.sizes)
+            self._runner.record_of(step, self._schedule.is_light[node[0]]).count(part.sizes)
             self._drop_operands(node)
             for other in self._schedule.finish(node):
                 self._is_ready(other)
@@ -249,7 +249,7 @@ class Pipeline:
 
     def _drop_operands(self, node: Node) -> None:
         """Drop the operands that only this step still reads."""
-        step, part, _ = self._at(node)
+        step, part = self._at(node)
         uses = self._uses[part.number]
         for operand in set(step.inputs):
             uses[operand] -= 1
@@ -300,7 +300,7 @@ class Pipeline:
                 self._error = error
             self._changed.notify_all()
 
-    def _note(self, track: str, step: HostStep | OpticalMatmul, part: Part, start_s: float) -> None:
+    def _note(self, track: str, step: Step, part: Part, start_s: float) -> None:
         timeline = self._backend.timeline
         if timeline is not None:
             details: dict[str, Any] = details_of(step, part.number)
