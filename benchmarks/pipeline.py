@@ -4,8 +4,8 @@
 
 Timing only: devices take their time, frames are encoded and shown, and no light is computed. The
 limit is settling, exposure and read-out, rounded up to whole refresh periods of the modulator. A
-whole layer of a small GPT-2 follows, light and host overlapped, beside the simulator's prediction
-with host steps as measured here.
+whole layer of a small GPT-2 follows, light and host overlapped, beside the prediction with host
+steps as measured here.
 """
 
 import tempfile

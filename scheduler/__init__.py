@@ -19,8 +19,10 @@ from .energy.events import Events, PartEvents, planned_events, recorded_events
 from .energy.machine import measure_machine, memory_bytes
 from .executor import Executor
 from .graph import StepRecord, signature
+from .host_model import HostModel, MeasuredHost
 from .host_steps import State
 from .placement import DEFAULT_POLICY, POLICIES, Placement, decide, is_fixed, place
+from .prediction import Prediction, best_parts, predict
 from .program import (
     HOST_KINDS,
     MATMUL_KINDS,
@@ -30,7 +32,6 @@ from .program import (
     ProgramBuilder,
     Step,
 )
-from .simulator import HostModel, MeasuredHost, Prediction, best_parts, predict
 from .sizes import BATCH, NEW, PAST, Size, evaluate, shape
 
 __all__ = [

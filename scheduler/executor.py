@@ -22,8 +22,8 @@ from .journal.pass_record import PassRecord, described_steps
 from .micro_batch import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import Placement, decide, is_fixed, place
+from .prediction import best_parts
 from .program import HostStep, OpticalMatmul, Program
-from .simulator import best_parts
 from .sizes import evaluate, shape
 
 if TYPE_CHECKING:

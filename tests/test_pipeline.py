@@ -28,7 +28,8 @@ from lightloom.backends import (
 from lightloom.backends.bench import BenchBackend, BenchGroup
 from lightloom.backends.bench.queue import JobQueue
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
-from lightloom.backends.timing import ModulatorTiming, one_more_shot
+from lightloom.backends.device_timeline import one_more_shot
+from lightloom.backends.timing import ModulatorTiming
 from lightloom.instruments import InputError, Timeline, VirtualClock
 from lightloom.models import Cache, Model, load_model
 from lightloom.models.model import load_arrays
@@ -253,7 +254,7 @@ class InAnyOrder(DeviceTimeline):
         super().__init__(timing)
         self.order = shots
 
-    def keys(self, work: JobShape) -> Iterator[tuple[int, int]]:
+    def shown(self, job: JobShape) -> Iterator[tuple[int, int | None]]:
         return iter(self.order)
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from ...instruments import Shown, StaleFrame, UnexpectedIntensity
 from ..base import Stats
 from ..optics.model import OpticalModel
+from ..shot_order import ROLES
 from ..timing import AHEAD
 from .bench import Bench
 from .decoding import Decoder, Frame, Taken
 from .pending_shot import PendingShot, add_slice, zero_stats
-from .shot_plan import ROLES, PlannedShot
+from .shot_plan import PlannedShot
 
 
 class FrameTracker:

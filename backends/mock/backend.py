@@ -2,7 +2,7 @@
 
 Range, quantisation, noise and read-out apply per tile and segment, as on the bench; the formulas
 are those of docs/explanation/light.md. Nothing depends on the whole batch: scales and light belong
-to one input row, and noise to its address. `backends.timing` models time.
+to one input row, and noise to its address. `backends.job_times` models time.
 
 The path of one block of rows: encode -> for a panel of outputs, exact integer products -> light of
 each reading -> noise -> full well -> converter -> scale, add to y. Blocks fit a cache, are
@@ -22,8 +22,9 @@ from ...instruments import InputError
 from ...instruments.compiled import COMPILED
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from ..job_times import frames_of
 from ..profile import OpticsProfile, load_profile
-from ..timing import ShotTiming, frames_of
+from ..timing import ShotTiming
 from .detection import noise_free
 from .encoding import LARGEST, encode_weights
 from .fused import can_fuse, fused_arguments

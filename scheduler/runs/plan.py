@@ -20,8 +20,8 @@ from ..costs import BenchModel
 from ..energy.constants import resolve
 from ..executor import Executor
 from ..graph import signature
+from ..host_model import MeasuredHost
 from ..placement import DEFAULT_POLICY, Placement, decide
-from ..simulator import MeasuredHost
 from ..sizes import evaluate
 from .model_protocol import RunnableModel
 from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
