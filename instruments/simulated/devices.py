@@ -21,10 +21,12 @@ from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
 from ..slm import SpatialLightModulator
 from ..units import Seconds, Watts
-from .faults import Fault, digest
-from .light_path import Layout, LightPath, WorldOptions
+from .chance import digest
+from .faults import Fault
+from .light_path import LightPath
 from .optics import in_bands
 from .profiles import CAMERAS, DAQS, MODULATORS, CameraProfile
+from .world_options import Layout, WorldOptions
 
 _ROLES = {
     "slm": "input",
@@ -308,12 +310,12 @@ def _convert(
 ) -> None:
     """Write the counts of pixels into `out`; half a count is added for rounding."""
     if COMPILED and device.read_noise_e >= _POISSON_BELOW_E:
-        from .kernels import convert
+        from .kernels import Pixels, convert
 
         z = chance.standard_normal(light.shape, dtype=np.float32)
         noise = device.read_noise_e**2
         constants = (dark, noise, device.full_well_e, 1 / gain, offset + 0.5, highest)
-        convert(light, z, *(np.float32(constant) for constant in constants), out)
+        convert(light, z, Pixels(*map(np.float32, constants)), out)
         return
     electrons = _detected_electrons(light, dark, device.read_noise_e, device.full_well_e, chance)
     electrons *= np.float32(1 / gain)
