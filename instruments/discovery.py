@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from .errors import LightloomError
+from .errors import LightloomError, one_line
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -72,16 +72,12 @@ def _run_search(what: str, search: Callable[[], Iterator[FoundDevice]]) -> list[
         found.append(_missing(what, str(error)))
     except Exception as error:
         LOG.debug("the search for %s failed", what, exc_info=True)
-        found.append(_missing(what, f"the search failed: {_one_line(error)}"))
+        found.append(_missing(what, f"the search failed: {one_line(error)}"))
     return found
 
 
 def _missing(what: str, sentence: str) -> FoundDevice:
     return FoundDevice(MISSING, "", f"{what}: {sentence}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _missing_package(what: str, module: str, install: str) -> Iterator[FoundDevice]:
@@ -176,7 +172,7 @@ def _visa(backend: str, network: bool) -> Iterator[FoundDevice]:
             try:
                 resources += listing()
             except Exception as error:  # the system library of this bus is missing
-                yield _missing("VISA instruments", f"not searched on {bus}: {_one_line(error)}")
+                yield _missing("VISA instruments", f"not searched on {bus}: {one_line(error)}")
     else:
         resources = list(manager.list_resources("?*"))
     for address in sorted(set(resources)):

@@ -23,7 +23,14 @@ from pyvisa.constants import Parity as VisaParity
 
 from ..base import DriverOptions, Identity, Instrument
 from ..clock import Clock
-from ..errors import Disconnected, InstrumentError, InstrumentTimeout, InUse, ProtocolError
+from ..errors import (
+    Disconnected,
+    InstrumentError,
+    InstrumentTimeout,
+    InUse,
+    ProtocolError,
+    one_line,
+)
 from ..formatting import format_counted
 from ..serial_line import SerialOptions
 from ..trust import VisaAddress, VisaBackend
@@ -158,7 +165,7 @@ class VisaLink:
             elif code == StatusCode.error_timeout or "error_timeout" in str(error):
                 kind = InstrumentTimeout
             raise kind(
-                f"{self.name}: {options.address} cannot be opened ({_one_line(error)}); "
+                f"{self.name}: {options.address} cannot be opened ({one_line(error)}); "
                 f"check address, cable, power, and whether VISA backend {options.backend!r} fits"
             ) from error
 
@@ -169,7 +176,7 @@ class VisaLink:
         except (OSError, ValueError) as error:
             raise InUse(
                 f"{self.name}: {self._options.address} is held by another program; close that "
-                f"first ({_one_line(error)})"
+                f"first ({one_line(error)})"
             ) from error
 
     @property
@@ -396,8 +403,8 @@ class VisaLink:
                     "check that it is on and idle"
                 ) from error
             if error.error_code in LOST:
-                raise Disconnected(self._lost_message(what, _one_line(error))) from error
-            raise InstrumentError(f"{self.name}: {what!r}: {_one_line(error)}") from error
+                raise Disconnected(self._lost_message(what, one_line(error))) from error
+            raise InstrumentError(f"{self.name}: {what!r}: {one_line(error)}") from error
         except (
             OSError,
             ValueError,
@@ -405,7 +412,7 @@ class VisaLink:
         ):  # the base class handles OSError; the others are bugs
             raise
         except Exception as error:  # InvalidSession, and errors of protocols after a lost peer
-            raise Disconnected(self._lost_message(what, _one_line(error))) from error
+            raise Disconnected(self._lost_message(what, one_line(error))) from error
 
     def _lost_message(self, what: str, why: str) -> str:
         return (
@@ -472,7 +479,3 @@ def numbers_in(text: str) -> list[float]:
 
 def _can_read(line: Any, timeout_s: float = 0.0) -> bool:
     return isinstance(line, socket.socket) and bool(select.select([line], [], [], timeout_s)[0])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
