@@ -320,10 +320,7 @@ class VisaLink:
         if isinstance(line, socket.socket) and not self._session._pending_buffer:
             if not _can_read(line, left_s):
                 return b"", False
-            if self._is_closed_by_peer():  # pyvisa-py would poll until the time-out
-                raise Disconnected(
-                    self._lost_message(question, "the other side closed the connection")
-                )
+            self._refuse_closed(question)  # pyvisa-py would poll until the time-out
         data, status = self._call(question, lambda: self._session.read(CHUNK))
         if status < 0 and status != StatusCode.error_timeout:
             raise Disconnected(self._lost_message(question, StatusCode(status).name))
@@ -339,8 +336,7 @@ class VisaLink:
 
     def _raise_no_reply(self, question: str, received: bytes) -> None:
         source = f"{self.name} ({self._options.address})"
-        if self._is_closed_by_peer():
-            raise Disconnected(self._lost_message(question, "the other side closed the connection"))
+        self._refuse_closed(question)
         if received:
             raise ProtocolError(
                 f"{source} replied to {question!r} with half a line, {received[-40:]!r}; "
@@ -383,14 +379,14 @@ class VisaLink:
         line: Any = getattr(self._session, "interface", None)
         if hasattr(line, "in_waiting"):
             return bool(line.in_waiting)
-        if self._is_closed_by_peer():
-            raise Disconnected(self._lost_message(question, "the other side closed the connection"))
+        self._refuse_closed(question)
         return bool(getattr(self._session, "_pending_buffer", b"")) or _can_read(line)
 
-    def _is_closed_by_peer(self) -> bool:
-        """Return whether the other side has closed the socket."""
+    def _refuse_closed(self, question: str) -> None:
+        """Raise Disconnected if the other side has closed the socket."""
         line: Any = getattr(self._session, "interface", None)
-        return _can_read(line) and not line.recv(1, socket.MSG_PEEK)
+        if _can_read(line) and not line.recv(1, socket.MSG_PEEK):
+            raise Disconnected(self._lost_message(question, "the other side closed the connection"))
 
     def _call(self, what: str, call: Any) -> Any:
         """Return the result of a VISA call and translate its errors, except OSError."""
