@@ -146,8 +146,7 @@ class MockBackend(Backend):
         spread = threads if is_library or len(blocks) < 2 * threads else 1  # else per block
 
         def work(matrix: int, part: slice) -> None:
-            streams = NoiseStreams(self.seed, at, at.rows[matrix, part], len(w.shape) > 2)
-            row_blocks = []
+            ids, dynamic, row_blocks = at.rows[matrix, part], len(w.shape) > 2, []
             for index, segment in enumerate(segments):
                 block = RowBlock(
                     self._parameters,
@@ -155,7 +154,7 @@ class MockBackend(Backend):
                     segment,
                     matrix,
                     converters[index].of(matrix),
-                    streams.of(index),
+                    NoiseStreams(self.seed, at, ids, dynamic, index),
                 )
                 block.count(reading_stats, index)
                 row_blocks.append(block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +15,7 @@ _WIDTH = 64  # outputs of one stream of a dynamic operand
 
 
 class NoiseStreams:
-    """The random streams of some rows and one product.
+    """The random streams of some rows and one segment of a product.
 
     Outputs of static weights have one stream. Those of dynamic operands grow with the tokens, so
     every 64 of them have their own stream, and a token's noise does not depend on later tokens.
@@ -25,15 +26,11 @@ class NoiseStreams:
     """
 
     def __init__(
-        self, seed: int, at: Address, rows: np.ndarray, dynamic: bool, segment: int = 0
+        self, seed: int, at: Address, rows: np.ndarray, dynamic: bool, segment: int
     ) -> None:
         self._seed, self._at, self._segment = seed, at, segment
         self._stored: dict[str, NoiseKeys] = {}
         self.rows, self._dynamic = np.ascontiguousarray(rows), dynamic
-
-    def of(self, segment: int) -> NoiseStreams:
-        """Return the streams of a segment."""
-        return NoiseStreams(self._seed, self._at, self.rows, self._dynamic, segment)
 
     def keys(self, purpose: str, outputs: int) -> NoiseKeys:
         """Return the keys of these rows for compiled loops."""
@@ -53,7 +50,10 @@ class NoiseStreams:
     ) -> np.ndarray:
         """Return standard normal numbers [n, count], in `out` if possible."""
         if not COMPILED:
-            return self._drawn("gaussian", purpose, rows, count, *(() if out is None else (out,)))
+            space = None if self._dynamic else out
+            return self._joined(
+                lambda stream, width: stream.gaussian(rows, width, space), purpose, count
+            )
         from .kernels import gaussian_rows
 
         z = np.empty((len(rows), count), dtype=np.float32)
@@ -62,20 +62,21 @@ class NoiseStreams:
 
     def words(self, purpose: str, rows: np.ndarray, count: int) -> np.ndarray:
         """Return random words [n, count]."""
-        return self._drawn("words", purpose, rows, count)
+        return self._joined(lambda stream, width: stream.words(rows, width), purpose, count)
 
-    def _drawn(
-        self, kind: str, purpose: str, rows: np.ndarray, count: int, *out: np.ndarray
+    def _joined(
+        self, draw: Callable[[NoiseStream, int], np.ndarray], purpose: str, count: int
     ) -> np.ndarray:
-        def draw(name: str, width: int, *out: np.ndarray) -> np.ndarray:
+        """Return the numbers [n, count] that `draw` takes from streams of some outputs each."""
+
+        def drawn(name: str, width: int) -> np.ndarray:
             at = self._at
-            stream = NoiseStream(self._seed, at.matmul, at.attempt, name, self._segment)
-            return np.asarray(getattr(stream, kind)(rows, width, *out))
+            return draw(NoiseStream(self._seed, at.matmul, at.attempt, name, self._segment), width)
 
         if not self._dynamic:
-            return draw(purpose, count, *out)[:, :count]
+            return drawn(purpose, count)[:, :count]
         blocks = [
-            draw(f"{purpose} from {first}", _WIDTH)[:, : min(_WIDTH, count - first)]
+            drawn(f"{purpose} from {first}", _WIDTH)[:, : min(_WIDTH, count - first)]
             for first in range(0, count, _WIDTH)
         ]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
