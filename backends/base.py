@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..instruments import Clock, InputError, Timeline
+from ..instruments.formatting import format_count, format_counted
 from .address import Address
 
 
@@ -69,6 +70,13 @@ class MatmulResult:
     y: np.ndarray
     stats: Stats
     variance: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        stats, shape = self.stats, ", ".join(map(str, self.y.shape))
+        return (
+            f"MatmulResult: y of shape [{shape}], {format_counted(stats.shots, 'shot')}, "
+            f"{format_count(stats.photons)} photons, {stats.saturated:,} saturated"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ...backends import Geometry, OpticsProfile, Stats, tile_count
+from ...instruments.formatting import format_quantity
+from ...instruments.text import short_lines
 from ..costs import BenchModel, converter_seconds, host_cost, optical_cost
 from ..graph import Calls, StepRecord, signature
 from ..program import HostStep, OpticalMatmul
@@ -410,6 +412,15 @@ class Account:
             same = merged.setdefault(key, PartEvents("", "", part.where, part.is_dynamic))
             same.events.add(part.events)
         self._merged = tuple(merged.values())
+
+    def __repr__(self) -> str:
+        each = {scope: format_quantity(self.total(scope) / self.tokens, "J") for scope in SCOPES}
+        return short_lines(
+            f"Energy account on the bench profile {self.profile.name}, for {self.tokens:,} "
+            f"{self.unit}s",
+            f"  for each {self.unit}: "
+            + ", ".join(f"{joules} ({scope})" for scope, joules in each.items()),
+        )
 
     def rows(self) -> list[PartEnergy]:
         """Return the account step by step, layers together."""

@@ -15,6 +15,8 @@ import numpy as np
 
 from ...backends import Backend, DigitalBackend, open_backend
 from ...instruments import InputError, Timeline
+from ...instruments.formatting import format_count, format_counted, format_duration
+from ...instruments.text import short_lines
 from ..costs import BenchModel
 from ..energy.constants import resolve
 from ..executor import Executor
@@ -42,6 +44,19 @@ class Plan(PlanRecord):
     passes : sizes of each forward pass and how often it runs
     host : time of host steps; None takes the profile's
     """
+
+    def __repr__(self) -> str:
+        sizes, passes = self.passes[0][0], sum(times for _, times in self.passes)
+        macs = sum(step.macs for step in self.steps)
+        on_light = sum(step.macs for step in self.steps if step.where == "optical")
+        return short_lines(
+            f"Plan of {self.model.name} on {self.backend.name} (profile {self.profile.name}), "
+            f"placement {self.placement}",
+            f"  batch {sizes['batch']:,}, sequence {sizes['new']:,}, "
+            f"{format_counted(passes, 'pass', 'passes')}",
+            f"  {format_count(macs)} multiplications, {on_light / max(macs, 1):.1%} on light",
+            f"  predicted: {format_duration(self.seconds)} on the bench",
+        )
 
     def measured(self, repeats: int = 2) -> Plan:
         """Return the same plan with times measured on this machine: host steps, a bench's frames.

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...backends import Backend, OpticsProfile, Stats
-from ...instruments.formatting import format_counted
+from ...instruments.formatting import (
+    format_counted,
+    format_duration,
+    format_number,
+    format_quantity,
+)
+from ...instruments.text import short_lines
 from ..costs import BenchModel, optical_cost
 from ..energy.account import Account, recorded_events
 from ..energy.constants import resolve
@@ -28,6 +34,15 @@ class Run:
     records: Sequence[StepRecord]
     wall_seconds: float
     reference_seconds: float | None = None
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        return short_lines(
+            f"Run of {plan.model.name} ({plan.task}) on {plan.backend.name}"
+            f"{' (MOCK)' if plan.backend.is_mock else ''}, placement {plan.placement}",
+            f"  {_quality_line(self.quality)}",
+            f"  took {format_duration(self.wall_seconds)} here; details in report()",
+        )
 
     def report(self) -> Report:
         """Return the report of the run."""
@@ -79,7 +94,24 @@ class Report:
     wall_seconds: float
     energy: Mapping[str, Any] | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)  # of tiles, by matmul
-    results: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        bench, unit = self.throughput["bench"], self.throughput["unit"]
+        rates = f"{format_number(self.throughput['here'])} {unit} here (measured)"
+        if bench is not None:
+            rates += f", {format_number(bench)} on the bench (predicted)"
+        profile = "" if self.profile is None else f" (profile {self.profile})"
+        lines = [
+            f"Report of {self.model} ({self.task}) on {self.backend}{profile}"
+            f"{', MOCK: nothing was measured on light' if self.is_mock else ''}",
+            f"  {_quality_line(self.quality)}",
+            f"  {rates}",
+        ]
+        if self.energy is not None:
+            joules = format_quantity(self.energy["joules_per_token"]["system"], "J")
+            lines.append(f"  {joules} for each {self.energy['unit']} on the bench (predicted)")
+        return short_lines(*lines)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
@@ -101,6 +133,17 @@ class Report:
                 },
             }
         )
+
+
+def _quality_line(quality: Mapping[str, Any]) -> str:
+    """Return the metric of a run, digital and optical, in one line."""
+    shown = {
+        where: format_number(value) if isinstance(value, float) else repr(value)
+        for where in ("digital", "optical")
+        if (value := quality[where]) is not None
+    }
+    values = ", ".join(f"{value} ({where})" for where, value in shown.items())
+    return f"{quality['metric']}: {values or 'not computed'}"
 
 
 def bench_seconds(records: Sequence[StepRecord], bench: BenchModel) -> float:
