@@ -11,9 +11,10 @@ from typing import Any
 from ..instruments import InputError
 from ..instruments.errors import import_extra
 from .families import bert, gpt2, llama, vit
+from .generation import Generation, read_generation
 from .gguf_file import has_magic, open_gguf, split_set
 from .gguf_tokens import gguf_end_tokens, gguf_tokenizer, tokenizer_beside
-from .model import Generation, Model
+from .model import Model
 from .sentence import read_sentence_head, transformer_folder
 from .tokenizer import read_tokenizer
 from .weights import Weights, read_folder, read_json
@@ -109,7 +110,7 @@ def _open_folder(folder: Path, name: str) -> Model:
     document = read_json(folder / "config.json")
     family = _family(document.get("model_type"), folder / "config.json")
     weights = read_folder(folder)
-    model = partial(Model, name, whole, family, generation=_generation(document, folder))
+    model = partial(Model, name, whole, family, generation=read_generation(document, folder))
     is_lower = False
     if family.TASK == "encoder":
         head, tensors = read_sentence_head(whole, folder)
@@ -252,44 +253,6 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
             stacklevel=5,
         )
     return weights.without(buffers | heads)
-
-
-_CHANGES_CHOICE: Mapping[str, tuple[Any, ...]] = {  # settings, and their values without effect
-    "bad_words_ids": (),
-    "begin_suppress_tokens": (),
-    "encoder_repetition_penalty": (1.0,),
-    "exponential_decay_length_penalty": (),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "no_repeat_ngram_size": (0,),
-    "num_beams": (1,),
-    "repetition_penalty": (1.0,),
-    "sequence_bias": (),
-    "suppress_tokens": (),
-}
-
-
-def _generation(document: Mapping[str, Any], folder: Path) -> Generation:
-    """Read the generation settings: generation_config.json comes before config.json."""
-    path = folder / "generation_config.json"
-    settings = read_json(path) if path.is_file() else document
-    ends = settings.get("eos_token_id")
-    ends = document.get("eos_token_id") if ends is None else ends
-    several = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    for end in several:
-        if isinstance(end, bool) or not isinstance(end, int):
-            raise InputError(f"{folder}: eos_token_id = {ends!r} is not a token, or a list of them")
-    left = {
-        key: settings[key]
-        for key, usual in _CHANGES_CHOICE.items()
-        if settings.get(key) not in (None, [], {}, *usual)
-    }
-    return Generation(
-        frozenset(several),
-        tuple(f"{key} = {value!r}" for key, value in left.items()),
-    )
 
 
 def _family(kind: Any, path: Path) -> ModuleType:

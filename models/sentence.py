@@ -4,6 +4,7 @@ modules.json names the modules in order, each with a folder of its own. Modules 
 refused. Without a modules.json, tokens are averaged.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from ..instruments import InputError
 from ..scheduler import BATCH, ProgramBuilder, shape
 from .families.blocks import LayerWriter
+from .tokenizer import Tokenizer
 from .weights import Stored, read_json, read_json_list, read_safetensors
 
 _POOLINGS = {  # name in newer files -> in older ones
@@ -71,6 +73,31 @@ class SentenceHead:
     is_lower: bool = False
     limit: int | None = None
     width: int | None = None
+
+    def tokens(self, text: str, tokenizer: Tokenizer, context: int, name: str) -> list[int]:
+        """Return the tokens of a sentence after its prompt; one that is too long is cut.
+
+        Parameters
+        ----------
+        context, name : of the model
+
+        Raises
+        ------
+        InputError : for an empty sentence
+        """
+        if not text.strip():
+            raise InputError(f"the sentence {text!r} is empty; remove it")
+        text = self.prompt + text
+        limit = min(context, self.limit or context)
+        ids = tokenizer.encode(text)
+        if len(ids) > limit:
+            warnings.warn(
+                f"a sentence of {len(ids)} tokens is cut to the {limit} that {name!r} reads: "
+                f"{text[:40]!r}...",
+                stacklevel=4,
+            )
+            ids = tokenizer.encode(text, limit)
+        return ids
 
     def write(self, p: ProgramBuilder, x: str) -> str:
         """Add the steps to a program."""

@@ -153,6 +153,22 @@ def read_safetensors(path: Path) -> Weights:
     return Weights(path, stored)
 
 
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read small arrays of any type from a safetensors file.
+
+    Raises
+    ------
+    InputError : for a file that is not one of arrays
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a safetensors file of arrays: {error}") from None
+
+
 def read_folder(folder: Path) -> Weights:
     """Open the safetensors of a Hugging Face folder, one file or several shards.
 

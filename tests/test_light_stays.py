@@ -36,8 +36,7 @@ from lightloom.instruments import (
 )
 from lightloom.instruments.addresses import canonical, is_lasting, x_display
 from lightloom.instruments.safety import signals
-from lightloom.models import load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import load_arrays, load_model
 from lightloom.scheduler.journal.journal import JournalFile
 from lightloom.scheduler.runs import plan
 from scpi_devices import Meter, Served, Source, serve

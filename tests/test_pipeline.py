@@ -30,8 +30,7 @@ from lightloom.backends.bench.queue import JobQueue
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
 from lightloom.backends.timing import ModulatorTiming, one_more_shot
 from lightloom.instruments import InputError, Timeline, VirtualClock
-from lightloom.models import Cache, Model, load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import Cache, Model, load_arrays, load_model
 from lightloom.scheduler import HostModel, predict
 from lightloom.scheduler.host_steps import REGISTRY, HostFunction
 from lightloom.scheduler.runs import plan

@@ -85,7 +85,7 @@ def _npy(path: Path) -> Any:
 
 
 def _safetensors(path: Path, limit: int | None) -> tuple[Any, Any]:
-    from ..models.model import load_arrays
+    from ..models import load_arrays
 
     arrays = load_arrays(path)
     if "images" not in arrays or not arrays["images"].ndim:

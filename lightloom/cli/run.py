@@ -129,7 +129,7 @@ def _check_options(
     temperature: float, top_k: int, top_p: float, trace: Path | None, record: Path | None
 ) -> None:
     """Refuse sampling that cannot be, and files that could not be written."""
-    from ..models.model import check_sampling
+    from ..models.generation import check_sampling
 
     check_sampling(temperature, top_k, top_p)
     check_trace(trace)

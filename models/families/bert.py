@@ -57,7 +57,7 @@ def read_config(document: Mapping[str, Any]) -> Config:
     return config
 
 
-def program(config: Config, ending: str, head: SentenceHead | None = None) -> Program:
+def program(config: Config, ending: str, head: SentenceHead) -> Program:
     """Write the forward pass; `ending` is "hidden" (states) or "sentence" (through the head)."""
     p = begin()
     x = _embedding(config, p)
@@ -68,7 +68,7 @@ def program(config: Config, ending: str, head: SentenceHead | None = None) -> Pr
         x = _mlp(config, layer, at, x)
     if ending == "hidden":
         return p.build(x)
-    return p.build((head or SentenceHead()).write(p, x))
+    return p.build(head.write(p, x))
 
 
 def _embedding(config: Config, p: ProgramBuilder) -> str:

@@ -34,8 +34,7 @@ from lightloom.backends.bench.shots import TileJob, TileResult
 from lightloom.instruments import LightloomError, Paused
 from lightloom.instruments.simulated.devices import _Simulated
 from lightloom.instruments.table import Column, Table
-from lightloom.models import Model, load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import Model, load_arrays, load_model
 
 # kind of fault -> (role, exchange at which it strikes); a detector's differ with the layout
 CAMERA = {
