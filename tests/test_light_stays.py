@@ -42,8 +42,7 @@ from lightloom.scheduler.runs import plan
 from scpi_devices import Meter, Served, Source, serve
 from waiting import wait_until
 
-from lightloom.cli.errors import refuse_to_end_lit
-from lightloom.cli.journals import keep_left_lit
+from lightloom.cli.errors import keep_left_lit, refuse_to_end_lit
 from lightloom.report.run import run_page
 
 posix = pytest.mark.skipif(os.name == "nt", reason="users and signals of POSIX")

@@ -8,8 +8,8 @@ import typer
 
 from ..instruments import limit_threads
 from .backends import chosen_backend, declare_attended
+from .errors import keep_left_lit, resumable
 from .inputs import chosen_inputs
-from .journals import keep_left_lit, resumable
 from .options import (
     Attended,
     BackendName,

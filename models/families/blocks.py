@@ -123,7 +123,7 @@ class LayerWriter:
         h = self.project("mlp.up", "MLP", h, up, inner, True, **flags)
         h = self.activate("mlp", h, function)
         h = self.clipped("mlp.down", h)
-        flags = {**flags, "non_negative": is_non_negative(function)}
+        flags = {**flags, "non_negative": function in NON_NEGATIVE_ACTIVATIONS}
         h = self.project("mlp.down", "MLP", h, down, width, False, **flags)
         return self.residual("mlp", h, stream, f"{down}.bias")
 
@@ -275,8 +275,3 @@ def loss_program(width: int, weight: str, vocabulary: int) -> Program:
     return p.build(
         p.host("head.loss", "sampling", "token_loss", (logits, "following"), (shape(BATCH, NEW),))
     )
-
-
-def is_non_negative(function: str) -> bool:
-    """Return whether an activation function never returns a value below zero."""
-    return function in NON_NEGATIVE_ACTIVATIONS
