@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..instruments import InputError
-from .weights import read_json
+from .config_keys import read_json
 
 _CHANGES_CHOICE: Mapping[str, tuple[Any, ...]] = {  # settings, and their values without effect
     "bad_words_ids": (),
@@ -57,9 +57,8 @@ def read_generation(document: Mapping[str, Any], folder: Path) -> Generation:
     ends = settings.get("eos_token_id")
     ends = document.get("eos_token_id") if ends is None else ends
     several = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    for end in several:
-        if isinstance(end, bool) or not isinstance(end, int):
-            raise InputError(f"{folder}: eos_token_id = {ends!r} is not a token, or a list of them")
+    if any(isinstance(end, bool) or not isinstance(end, int) for end in several):
+        raise InputError(f"{folder}: eos_token_id = {ends!r} is not a token, or a list of them")
     left = {
         key: settings[key]
         for key, usual in _CHANGES_CHOICE.items()

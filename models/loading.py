@@ -10,6 +10,7 @@ from typing import Any
 
 from ..instruments import InputError
 from ..instruments.errors import import_extra
+from .config_keys import read_json
 from .families import bert, gpt2, llama, vit
 from .generation import Generation, read_generation
 from .gguf_file import has_magic, open_gguf, split_set
@@ -17,7 +18,7 @@ from .gguf_tokens import gguf_end_tokens, gguf_tokenizer, tokenizer_beside
 from .model import Model
 from .sentence import read_sentence_head, transformer_folder
 from .tokenizer import read_tokenizer
-from .weights import Weights, read_folder, read_json
+from .weights import Weights, read_folder
 
 SHIPPED = Path(__file__).parent / "shipped"
 FAMILIES: Mapping[str, ModuleType] = {

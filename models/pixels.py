@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..instruments import InputError
-from .config_keys import is_off
-from .weights import read_json
+from .config_keys import is_off, read_json_if_any
 
 _READ = frozenset("do_rescale rescale_factor do_normalize image_mean image_std".split())
 # images already have the model's size and channels, so these steps have no effect
@@ -32,10 +31,10 @@ def normalised(images: np.ndarray, path: Path) -> np.ndarray:
     ------
     InputError : naming the file, the key and its value
     """
-    settings = read_json(path) if path.is_file() else {}
+    settings = read_json_if_any(path)
     whole = path.with_name("processor_config.json")
     if not settings and whole.is_file():
-        path, settings = whole, read_json(whole).get("image_processor") or {}
+        path, settings = whole, read_json_if_any(whole).get("image_processor") or {}
     kind = settings.get("image_processor_type", settings.get("feature_extractor_type", "ViT"))
     if not str(kind).startswith(_HALVES) and not {"image_mean", "image_std"} <= settings.keys():
         raise InputError(

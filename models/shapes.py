@@ -16,9 +16,10 @@ import numpy as np
 from ..instruments import InputError
 from ..scheduler import Program
 from ..scheduler.energy.crossover import HEAD_WIDTH
+from .config_keys import read_json
 from .loading import FAMILIES, load_model, read_config
 from .model import Model
-from .weights import Stored, Weights, read_json
+from .weights import Stored, Weights
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from ..instruments import InputError
 from ..instruments.errors import MissingExtraError, import_extra
 from .byte_pairs import read_byte_pairs
-from .weights import read_json
+from .config_keys import read_json_if_any
 
 
 class Tokenizer:
@@ -108,7 +108,7 @@ def read_tokenizer(path: Path, is_lower: bool = False) -> Tokenizer:
     if not path.is_file():
         raise InputError(f"no tokenizer: {path} is missing")
     beside = path.with_name("tokenizer_config.json")
-    settings = read_json(beside) if beside.is_file() else {}
+    settings = read_json_if_any(beside)
     try:
         tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
     except MissingExtraError:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..instruments import InputError
+from .config_keys import read_json
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 PART = 1 << 20  # values converted at a time, to avoid large temporary arrays
@@ -216,36 +217,6 @@ def _read_shards(folder: Path, index: Path) -> Iterable[Weights]:
         if name not in shards[Path(str(file)).name]:
             raise InputError(f"{index} names {file!r} for {name!r}, which is not in that shard")
     return shards.values()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    InputError : when the file is missing or is not a JSON object
-    """
-    document = _parsed(path)
-    if not isinstance(document, dict):
-        raise InputError(f"{path} is not a JSON object")
-    return document
-
-
-def read_json_list(path: Path) -> list[Any]:
-    """Read a JSON list; raises as `read_json`."""
-    document = _parsed(path)
-    if not isinstance(document, list):
-        raise InputError(f"{path} is not a JSON list")
-    return document
-
-
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
 
 
 def _safetensor_reader(

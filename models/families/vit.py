@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
-from ..config_keys import check_keys
+from ..config_keys import check_keys, is_count
 from .blocks import (
     MOST_LAYERS,
     Activation,
@@ -53,7 +53,7 @@ def read_config(document: Mapping[str, Any]) -> Config:
     check_keys(document, Config, {}, _IGNORED)
     document = {key: _side(key, value) for key, value in document.items()}
     count = document.get("num_labels", 2)  # counts the classes when they have no names
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
+    if not is_count(count) or count > _MOST_CLASSES:
         raise ValueError(f"num_labels = {count!r} is not a number of classes")
     names = document.get("id2label")
     if names is None:
