@@ -9,7 +9,6 @@ import json
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,6 @@ class Weights(Mapping[str, np.ndarray]):
         self.source = source
         self.stored = dict(stored)
         self._read: dict[str, np.ndarray] = {}
-
-    @classmethod
-    def of_arrays(cls, source: Path, arrays: Mapping[str, np.ndarray]) -> "Weights":
-        """Return arrays in memory as weights."""
-        return cls(source, {k: Stored(v.shape, partial(np.asarray, v)) for k, v in arrays.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._read.get(name)
