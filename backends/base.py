@@ -100,9 +100,9 @@ class PreparedWeights:
     """Weights in the form of a backend: `Backend.prepare` creates them for that backend only."""
 
     shape: tuple[int, ...]
-    content: Any
-    ranges: Ranges | None = None
-    maker: object = None
+    content: Any = field(repr=False)
+    ranges: Ranges | None = field(default=None, repr=False)
+    maker: object = field(default=None, repr=False)
 
 
 class Backend(ABC):

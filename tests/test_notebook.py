@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lightloom.backends import load_profile
 from lightloom.backends.optics.calibration_file import Calibration
-from lightloom.instruments import errors
+from lightloom.instruments import CameraFrame, Samples, errors
 from lightloom.models import load_arrays, load_model, sized_model
 
 import lightloom
@@ -41,10 +41,22 @@ def test_smaller_records_are_short(calibrated_folder: Path) -> None:
         assert str(load_profile(profile)) == repr(load_profile(profile))
     calibration = Calibration.read(calibrated_folder / "bench.calibration.json")
     assert is_short(repr(calibration)) and "simulated bench" in repr(calibration)
+    assert all(is_short(repr(step)) for step in calibration.steps.values())
     plan = lightloom.plan("glimmer")
     assert repr(plan.decided).startswith("Placement paper: ")
-    result = lightloom.open_backend("mock").matmul(np.ones((2, 3)), np.ones((4, 3)))
+    backend = lightloom.open_backend("mock")
+    assert repr(backend.prepare(np.ones((4, 3)))) == "PreparedWeights(shape=(4, 3))"
+    result = backend.matmul(np.ones((2, 3)), np.ones((4, 3)))
     assert repr(result).startswith("MatmulResult: y of shape [2, 4], ")
+
+
+def test_frames_and_samples_do_not_list_their_numbers() -> None:
+    frame = CameraFrame(np.arange(600).reshape(20, 30), 7, 1.0, 0.002)
+    assert repr(frame) == "CameraFrame 7: 20 x 30 counts from 0 to 599, exposed for 0.002 s"
+    samples = Samples(np.zeros((2, 5000)), 1e4, 0.0)
+    assert repr(samples) == "Samples: 5,000 of each of 2 channels, at 10000 per second"
+    address = lightloom.Address("qk", np.arange(1000))
+    assert repr(address) == "Address qk: 1,000 rows, attempt 0"
 
 
 def test_a_long_name_is_cut() -> None:

@@ -36,7 +36,7 @@ from safetensors.numpy import load, save
 
 from ...instruments import InputError
 from ...instruments.files import check_output, is_sealed, replace_file, sealed
-from ...instruments.formatting import format_counted
+from ...instruments.formatting import format_counted, format_duration
 from ...instruments.old_words import OldWords
 from ...instruments.registry import first_complaint
 from ...instruments.text import short_lines
@@ -136,6 +136,14 @@ class Step:
     light_j: float
     finished_at: str
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return short_lines(
+            f"Step {self.name}: {format_counted(self.shots, 'shot')} in "
+            f"{format_duration(self.seconds)}, finished at {self.finished_at}",
+            f"  figures: {', '.join(figure.name for figure in self.figures)}",
+            f"  arrays: {', '.join(self.arrays)}",
+        )
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.arrays):
