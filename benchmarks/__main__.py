@@ -19,6 +19,7 @@ import typer
 from ..instruments import InputError, LightloomError, Paused, limit_threads
 from ..instruments.errors import system_error
 from ..instruments.files import check_output, write_document
+from ..instruments.formatting import format_duration
 from ..instruments.safety import signals
 from ..instruments.table import Table, plain_text
 from ..instruments.text import printable, warnings_as_remarks
@@ -233,6 +234,7 @@ def calibration(
 
     Example: python -m lightloom.benchmarks calibration --layout imaged --seeds 5
     """
+    from ..backends.optics.calibration_tables import cost_table
     from . import calibration as study
 
     is_met = True
@@ -240,9 +242,10 @@ def calibration(
         start = time.perf_counter()
         text = study.bench_text(layout, seed, bits, modulator)
         found = study.measure(text, seed, products)
-        title = f"{layout}, seed {seed}, {time.perf_counter() - start:.0f} s in all"
+        took = format_duration(time.perf_counter() - start)
+        title = f"{layout}, seed {seed}, {took} in all"
         _show(study.comparison_table(found, title))
-        _show(study.steps_table(found))
+        _show(cost_table(list(found.calibration.steps.values())))
         is_met &= all(row.is_met for row in found.rows)
     print("all met" if is_met else "not all met")
 

@@ -26,6 +26,7 @@ import numpy as np
 from ..backends import MockBackend
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.accuracy import grey_variance
+from ..instruments.formatting import format_counted
 from ..instruments.table import Cell, Column, Table
 
 MEANS, FILTER = "pooled z of the means", "consistency of the brightness filter"
@@ -235,7 +236,7 @@ def table(found: Agreement) -> Table:
         rows.append((MEANS, found.z, -_SURE, _SURE, _verdict(found, MEANS)))
     highest = found.most_consistency
     rows.append((FILTER, found.consistency, None, highest, _verdict(found, FILTER)))
-    title = f"{found.layout}, {found.outputs} outputs"
+    title = f"{found.layout}, {format_counted(found.outputs, 'output')}"
     return Table(title, _COLUMNS, tuple(rows))
 
 

@@ -22,6 +22,7 @@ from ..backends.calibration.calibrate import calibrate
 from ..backends.optics import registration
 from ..backends.optics.calibration_file import Calibration
 from ..backends.optics.layouts.base import Layout
+from ..instruments.formatting import format_duration, format_number, format_ratio
 from ..instruments.table import Column, Table
 
 _LIGHT = {"imaged": "1.6e8", "line": "1.3e8"}  # about 3,000 photons per full-scale product
@@ -32,13 +33,6 @@ _COMPARED = (
     Column("difference", form="+.4f"),
     Column("tolerance", form="g"),
     Column("met", align="left"),
-)
-_STEPS = (
-    Column("step", align="left"),
-    Column("shots", form=",.0f"),
-    Column("bench time", "s", form=".1f"),
-    Column("computing here", "s", form=".1f"),
-    Column("light", "J", form=".3g"),
 )
 
 
@@ -158,8 +152,8 @@ def _settling_rows(
         seen = calibration.figure("settling", f"{role}_wait_s")
         yield CalibrationRow(
             f"{role} settling, refreshes",
-            f"{hidden:.4g} s",
-            f"{seen:.4g} s",
+            format_duration(hidden),
+            format_duration(seen),
             (seen - hidden) / modulator.refresh_period_s,
             1.0,
         )
@@ -169,16 +163,18 @@ def _accuracy_rows(
     calibration: Calibration, before: Accuracy, after: Accuracy
 ) -> Iterator[CalibrationRow]:
     times = before.error / after.floor
-    yield CalibrationRow("10 / (error before, over floor)", "", f"{times:.0f} x", 10 / times, 1.0)
+    yield CalibrationRow(
+        "10 / (error before, over floor)", "", format_ratio(times), 10 / times, 1.0
+    )
     yield CalibrationRow("error after, over floor", "", "", after.over_floor, 1.15)
-    bias = f"+- {after.bias_error:.3f}"
+    bias = f"± {after.bias_error:.3f}"
     yield CalibrationRow("bias after, over floor", "", bias, after.bias_over_floor, 0.1)
     steps = calibration.steps.values()
     minutes = sum(step.seconds for step in steps) / 60
     yield CalibrationRow("bench time, minutes", "", "", minutes, 20.0)
     computing_s = sum(step.computing_s for step in steps)
     yield CalibrationRow("computing with simulation, s", "", "", computing_s, 90.0)
-    photons = f"{after.photons_full_scale:.0f}"
+    photons = format_number(after.photons_full_scale)
     yield CalibrationRow("photons per full-scale product", "", photons, 0.0, 1.0)
 
 
@@ -255,12 +251,3 @@ def comparison_table(found: Study, title: str) -> Table:
         for row in found.rows
     )
     return Table(title, _COMPARED, rows)
-
-
-def steps_table(found: Study) -> Table:
-    """Return what each step of the calibration took."""
-    rows = tuple(
-        (name, float(step.shots), step.seconds, step.computing_s, step.light_j)
-        for name, step in found.calibration.steps.items()
-    )
-    return Table("Steps", _STEPS, rows)

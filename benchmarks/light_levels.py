@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..backends import MockBackend, OpticsProfile
-from ..instruments.formatting import format_counted
+from ..instruments.formatting import format_counted, format_number
 from ..instruments.table import Column, Table
 from ..models import load_model
 
@@ -71,7 +71,7 @@ def table(document: Mapping[str, Any], seeds: int) -> Table:
     levels = document["results"][0]["perplexity"] if document["results"] else ()
     columns = (
         Column("electrons at full scale", align="left"),
-        *(Column(f"{level:.0e}") for level in levels),
+        *(Column(format_number(level)) for level in levels),
     )
     digital, over = document["digital"], format_counted(seeds, "seed")
     title = f"Perplexity, mean and standard deviation over {over}; digital {digital:.2f}"

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import MockBackend, OpticsProfile, mock_path
+from ..instruments.formatting import format_duration, format_ratio
 from ..instruments.table import Column, Table
 
 KIND = "lightloom matmul speed"
@@ -144,7 +145,7 @@ def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, 
 
 
 def table(shape: tuple[int, int], found: Mapping[int, Mapping[str, Sequence[float]]]) -> Table:
-    """Return times over those of float32 numpy, whose own are in milliseconds.
+    """Return times over those of float32 numpy, whose own have their unit.
 
     Parameters
     ----------
@@ -154,8 +155,8 @@ def table(shape: tuple[int, int], found: Mapping[int, Mapping[str, Sequence[floa
     for times in found.values():
         medians = {name: statistics.median(values) for name, values in times.items()}
         for name, median in medians.items():
-            is_base = name == NUMPY
-            text = f"{1e3 * median:.3f} ms" if is_base else f"{median / medians[NUMPY]:.2f}"
+            ratio = format_ratio(median / medians[NUMPY])
+            text = format_duration(median) if name == NUMPY else ratio
             cells.setdefault(name, []).append(text)
     columns = (Column("product", align="left"), *(Column(f"N = {rows}") for rows in found))
     title = f"{shape[0]} -> {shape[1]}: time over float32 numpy"

@@ -20,6 +20,7 @@ from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.shots import TileJob
 from ..instruments import Timeline
 from ..instruments.files import check_output
+from ..instruments.formatting import format_counted
 from ..instruments.table import Cell, Column, Table
 from ..models.shapes import sized_model, with_random_weights
 from ..scheduler.runs import plan
@@ -141,6 +142,6 @@ def measure(shots: int, trace: Path | None = None) -> tuple[Table, Table]:
             rates.append((name, 1 / took, 1 / limit, limit / took))
             predicted, measured, bottleneck = layer(backend, None if number else trace)
             layers.append((name, predicted, measured, measured / predicted - 1, bottleneck))
-    return Table(f"Shot rate, {shots} shots", _RATE_COLUMNS, tuple(rates)), Table(
+    return Table(f"Shot rate, {format_counted(shots, 'shot')}", _RATE_COLUMNS, tuple(rates)), Table(
         f"A layer of width {_WIDTH}, {_BATCH} x {_TOKENS} tokens", _LAYER_COLUMNS, tuple(layers)
     )

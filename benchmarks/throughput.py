@@ -23,6 +23,7 @@ from ..backends import Backend, DigitalBackend, MockBackend, Stats, mock_path
 from ..backends.bench.bench import WINDOW_SAMPLES, Bench
 from ..backends.mock.threads import thread_count
 from ..instruments import InputError
+from ..instruments.formatting import format_quantity
 from ..models import Cache, Model
 from ..models.shapes import sized_model, with_random_weights
 from ..scheduler import (
@@ -152,9 +153,9 @@ def runnable(model: Model, seed: int = 0) -> Model:
     needed, there = 4 * model.parameters, _memory_bytes()
     if there is not None and needed > there / 2:
         raise InputError(
-            f"{model.name!r} has {needed / 1e9:,.0f} GB of float32 weights, more than half of this "
-            f"machine's {there / 1e9:,.0f} GB; predict it with `lightloom plan`, or take a smaller "
-            "one"
+            f"{model.name!r} has {format_quantity(needed, 'B')} of float32 weights, more than half "
+            f"of this machine's {format_quantity(there, 'B')}; predict it with "
+            "`lightloom plan`, or take a smaller one"
         )
     return model if len(model.weights) else with_random_weights(model, seed)
 

@@ -10,6 +10,18 @@ _PREFIXES = ("a", "f", "p", "n", "µ", "m", "", "k", "M", "G", "T", "P", "E")
 _NO_PREFIX = _PREFIXES.index("")
 _LONG_TIMES = ((172_800.0, 86_400.0, "d"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "min"))
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_UNITS = {  # end of a name -> unit; the first that fits
+    "bytes_per_s": "B/s",
+    "per_s": "/s",
+    "s": "s",
+    "m": "m",
+    "w": "W",
+    "j": "J",
+    "v": "V",
+    "hz": "Hz",
+    "e": "e",
+}
+BAR = 30  # characters of the longest bar
 _MOST_PLACES = 12  # after the point of a measured value
 
 
@@ -48,6 +60,11 @@ def format_duration(seconds: float | None) -> str:
     return format_quantity(seconds, "s")
 
 
+def format_energy(joules: float | None) -> str:
+    """Return an energy with its unit, such as "1.23 mJ"; "-" for None."""
+    return format_quantity(joules, "J")
+
+
 def format_number(value: float) -> str:
     """Return a number with three significant digits, or whole from 100 to ten million."""
     value += 0.0  # a negative zero becomes zero
@@ -83,9 +100,39 @@ def format_measured(value: float, uncertainty: float | None = None) -> tuple[str
     return text(value), text(uncertainty)
 
 
-def format_moment(at: datetime) -> str:
-    """Return a date and time in UTC, to the second."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+def format_moment(at: datetime | float) -> str:
+    """Return a date and time in UTC, to the second.
+
+    Parameters
+    ----------
+    at : a date and time, or seconds since 1970
+    """
+    moment = at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def format_value(value: object) -> str:
+    """Return a setting as a file has it: a number, a switch, a text, a list, or none."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(format_value, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)
+
+
+def format_field(name: str, value: object) -> str:
+    """Return a setting with the unit that its name ends in, such as "5 ms" for `exposure_s`."""
+    if not isinstance(value, float):
+        return format_value(value)
+    ends = (unit for end, unit in _UNITS.items() if name.endswith(f"_{end}"))
+    return format_quantity(value, next(ends, "1"))
+
+
+def format_bar(share: float) -> str:
+    """Return a share, 0 to 1, as a bar of at most `BAR` characters; one from half a percent on."""
+    return "█" * max(round(BAR * share), 1 if share > 0.005 else 0)
 
 
 def _scaled(value: float) -> tuple[str, str]:

@@ -5,7 +5,9 @@ shows it with colours (`lightloom.report.terminal.console.as_rich`).
 """
 
 import html
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from .text import printable
@@ -33,14 +35,15 @@ class Column:
     header : what its cells hold
     unit : of its numbers
     align : side on which its cells line up
-    form : format specification of its numbers, such as ".3g"; texts stay as they are
+    form : format specification of its numbers, such as ".3g", or what makes a number a text;
+        texts stay as they are
     wraps : whether its texts may take several lines
     """
 
     header: str
     unit: str = ""
     align: Literal["left", "right"] = "right"
-    form: str = ""
+    form: str | Callable[[float], str] = ""
     wraps: bool = False
 
     @property
@@ -54,7 +57,9 @@ class Column:
             return "-"
         if isinstance(cell, Styled):
             return printable(cell.text)
-        return printable(cell) if isinstance(cell, str) else format(cell, self.form)
+        if isinstance(cell, str):
+            return printable(cell)
+        return format(cell, self.form) if isinstance(self.form, str) else self.form(cell)
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Table:
     rows : one cell for each column
     total : a last row that stands out; None without one
     caption : a sentence below the table
+    grouped_by : a column; a terminal draws a rule where its cell changes; None: no rules
     """
 
     title: str
@@ -74,11 +80,19 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     total: tuple[Cell, ...] | None = None
     caption: str = ""
+    grouped_by: int | None = None
 
     @property
     def all_rows(self) -> tuple[tuple[Cell, ...], ...]:
         """The rows, and the total as the last one."""
         return self.rows if self.total is None else (*self.rows, self.total)
+
+    @property
+    def group_ends(self) -> list[bool]:
+        """Whether each of the rows is the last one of its group; the last row is before a total."""
+        place = self.grouped_by
+        ends = [place is not None and a[place] != b[place] for a, b in pairwise(self.rows)]
+        return [*ends, self.total is not None] if self.rows else []
 
 
 def plain_text(table: Table) -> str:
@@ -121,6 +135,13 @@ def as_html(table: Table) -> str:
         f'<div class="wide"><table>\n{title}<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody>\n</table>\n{note}</div>"
     )
+
+
+def notebook_html(heading: str, tables: Iterable[Table], sentences: Iterable[str]) -> str:
+    """Return tables under a heading, with sentences below them, as a notebook shows an object."""
+    paragraphs = "".join(f"<p>{html.escape(printable(text))}</p>\n" for text in sentences)
+    body = "\n".join(map(as_html, tables))
+    return f"<p><b>{html.escape(printable(heading))}</b></p>\n{body}\n{paragraphs}"
 
 
 def _html_row(table: Table, row: tuple[Cell, ...]) -> str:

@@ -318,7 +318,7 @@ def test_random_weights_repeat_and_what_is_too_large_is_refused() -> None:
     logits = [model.forward([[1, 2, 3]]) for model in (first, again, other)]
     np.testing.assert_array_equal(logits[0], logits[1])
     assert np.abs(logits[0] - logits[2]).max() > 1e-4
-    with pytest.raises(InputError, match=r"'mt-nlg-530b' has .* GB of float32 weights"):
+    with pytest.raises(InputError, match=r"'mt-nlg-530b' has .* TB of float32 weights"):
         runnable(model_or_shape("mt-nlg-530b"))
 
 
@@ -379,7 +379,7 @@ def test_the_command_writes_compares_and_draws(tmp_path: Path) -> None:
         (("--batch", 0), "batch = 0"),
         (("--new-tokens", 3), "generates no text"),
         (("--placement", "sun"), "unknown placement 'sun'"),
-        (("--model", "mt-nlg-530b"), "GB of float32 weights"),
+        (("--model", "mt-nlg-530b"), "TB of float32 weights"),
         (("--model", "nowhere/at/all"), "no such file or folder"),
         (("--compare", "nowhere.json"), "cannot read nowhere.json"),
         (("--output", "nowhere/x.json"), "there is no folder nowhere"),

@@ -98,7 +98,7 @@ def test_random_products_of_a_calibrated_bench_are_at_the_floor(benches: dict[st
 def test_check_shows_the_figure_of_merit_to_people(benches: dict[str, Path]) -> None:
     run = called(benches["calibrated"], "check", *BENCH, "--random-products", "100")
     assert run.returncode == 0, run.stdout + run.stderr
-    for part in ("x the floor", "relative error", "-0.5 to +0.0", "ideal", "####"):
+    for part in ("x the floor", "relative error", "-0.5 to +0.0", "ideal", "████"):
         assert part in run.stdout
 
 

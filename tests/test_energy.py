@@ -521,7 +521,7 @@ def test_the_command_shows_three_figures_and_every_baseline(tmp_path: Path) -> N
         "this machine",
         "What decides it",
         "Widths at which",
-        "converters for",
+        "Converters for",
         "assumed, since the profile gives none",
         "recalled, not looked up",
     ):

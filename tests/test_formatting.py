@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightloom.instruments.formatting import (
+    format_bar,
     format_count,
     format_counted,
     format_duration,
+    format_field,
     format_measured,
     format_moment,
     format_number,
     format_quantity,
     format_ratio,
+    format_value,
 )
 
 
@@ -141,6 +144,7 @@ def test_moment_is_in_utc() -> None:
     at = datetime(2026, 3, 1, 1, 2, 3, 456, tzinfo=timezone(timedelta(hours=2)))
     assert format_moment(at) == "2026-02-28 23:02:03 UTC"
     assert format_moment(datetime(2026, 1, 1, tzinfo=UTC)) == "2026-01-01 00:00:00 UTC"
+    assert format_moment(86_400.5) == "1970-01-02 00:00:00 UTC"
 
 
 @pytest.mark.parametrize(
@@ -184,3 +188,46 @@ def test_any_number_is_shown(value: float, uncertainty: float | None) -> None:
 )
 def test_counts_have_their_noun(count: int, words: tuple[str, ...], text: str) -> None:
     assert format_counted(count, *words) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "none"),
+        (True, "yes"),
+        (False, "no"),
+        (3, "3"),
+        (1e5, "100000"),
+        (0.25, "0.25"),
+        ("per-row", "per-row"),
+        ([1, 2.5, None], "1, 2.5, none"),
+    ],
+)
+def test_value(value: object, text: str) -> None:
+    assert format_value(value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("exposure_s", 1e-3, "1 ms"),
+        ("wavelength_m", 532e-9, "532 nm"),
+        ("host_operations_per_s", 2e10, "20 G/s"),
+        ("host_bytes_per_s", 1e10, "10 GB/s"),
+        ("hold_power_w", 24.0, "24 W"),
+        ("adc_j", 3.17e-12, "3.17 pJ"),
+        ("read_noise_e", 10.0, "10 e"),
+        ("photons_full_scale", 1e5, "100,000"),
+        ("rows", 64, "64"),
+        ("encoding", "abs-split", "abs-split"),
+    ],
+)
+def test_field(name: str, value: object, text: str) -> None:
+    assert format_field(name, value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "length"), [(0.0, 0), (0.004, 0), (0.006, 1), (0.5, 15), (1.0, 30)]
+)
+def test_bar(share: float, length: int) -> None:
+    assert format_bar(share) == "█" * length

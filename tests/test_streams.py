@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,7 +210,7 @@ def test_generated_text_is_shown_as_it_is() -> None:
     text = f"a line of {'many ' * 60}words\n\n  :heart: [bold]{EVIL}"
     quality = {"metric": "text", "digital": None, "optical": text}
     stream = io.StringIO()
-    show_quality(PrintableConsole(stream, 110), SimpleNamespace(quality=quality))  # type: ignore
+    show_quality(PrintableConsole(stream, 110), quality)
     assert printable(text) in stream.getvalue() and is_harmless(stream.getvalue())
 
 

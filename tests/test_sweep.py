@@ -391,7 +391,7 @@ def test_impossible_points_are_named_before_anything_runs(tmp_path: Path) -> Non
     assert not (tmp_path / "out.json").exists()
     document = json.loads(sweep(*asked, "--skip-impossible", "--json")[0])
     assert len(document["points"]) == 3 and "rows = 1" in document["impossible"][0]["why"]
-    assert "1 of 1 points cannot be" in refused("--set", "rows=0", "--skip-impossible")
+    assert "1 of 1 point cannot be" in refused("--set", "rows=0", "--skip-impossible")
 
 
 def test_a_file_names_a_sweep_and_options_go_before_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..instruments import limit_threads
+from ..instruments.formatting import format_counted
 from .options import Journal
 
 NewOutput = Annotated[
@@ -24,5 +25,6 @@ def command(run: Journal, output: NewOutput) -> None:
 
     with JournalFile(run) as journal:
         rows = export(journal, output)
-    told = ", ".join(f"{rows.get(name, 0):,} {name}" for name in ("steps", "shots", "faults"))
+    nouns = ("step", "shot", "fault")
+    told = ", ".join(format_counted(rows.get(f"{noun}s", 0), noun) for noun in nouns)
     print(f"wrote {output}: {told}")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..instruments import InputError
+from ..instruments.formatting import format_counted
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -93,7 +94,8 @@ def _safetensors(path: Path, limit: int | None) -> tuple[Any, Any]:
     labels = arrays.get("labels")
     if labels is not None and labels.shape != arrays["images"].shape[:1]:
         raise InputError(
-            f"{path}: labels of shape {labels.shape} for {len(arrays['images'])} images"
+            f"{path}: labels of shape {labels.shape} for "
+            f"{format_counted(len(arrays['images']), 'image')}"
         )
     return arrays["images"][:limit], None if labels is None else labels[:limit]
 

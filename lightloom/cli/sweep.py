@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import InputError, limit_threads
-from ..instruments.formatting import format_duration
+from ..instruments.formatting import format_counted, format_duration
 from ..report.streams import say
 from .inputs import chosen_inputs
 from .options import Json, ProfileNames, split_settings, split_values
@@ -155,7 +155,7 @@ def _run(
             return _run_points(results, inputs, count, address, tell)
     except KeyboardInterrupt:
         there = "nothing, without --output" if output is None else f"what is finished in {output}"
-        say(f"{len(results.left)} points are left; kept: {there}")
+        say(f"{format_counted(len(results.left), 'point')} left; kept: {there}")
         raise
 
 
@@ -178,7 +178,7 @@ def _run_points(
         run_sweep(results, inputs, workers, tell)
         done = time.perf_counter()
         opening, running = format_duration(opened - start), format_duration(done - opened)
-        took = f"opened in {opening}, {left} points in {running}"
+        took = f"opened in {opening}, {format_counted(left, 'point')} in {running}"
         return [f"{workers.name}: {took}", *workers.remarks]
 
 
@@ -213,9 +213,8 @@ def _points(sweep: "Sweep", skip_impossible: bool) -> tuple[list["SweepPoint"], 
         count = len(points) + len(impossible)
         way = "; leave such points out with --skip-impossible" if points else ""
         name, why = next(iter(impossible.items()))
-        raise InputError(
-            f"{len(impossible)} of {count} points cannot be, the first {name!r}: {why}{way}"
-        )
+        share = f"{len(impossible)} of {format_counted(count, 'point')}"
+        raise InputError(f"{share} cannot be, the first {name!r}: {why}{way}")
     return points, impossible
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..backends.optics.calibration_file import Calibration, Figure, Plot, Step, leaves
+from ..backends.optics.calibration_file import Calibration, Plot, Step, leaves
+from ..backends.optics.calibration_tables import cost_table, figure_table
 from ..instruments.errors import import_extra
-from ..instruments.formatting import (
-    format_counted,
-    format_duration,
-    format_measured,
-    format_moment,
-    format_quantity,
-)
+from ..instruments.formatting import format_counted, format_moment
+from ..instruments.table import as_html
 from .page import drawings, escaped, listing, mark, page, paragraph, section, table
 
 CALIBRATION_PAGE = "lightloom calibration page"
@@ -47,7 +43,10 @@ def calibration_page(calibration: Calibration) -> str:
     parts = []
     if calibration.is_simulated:
         parts.append(mark("SIMULATED: measured on simulated instruments."))
-    parts += [section("Bound to", *_binding(calibration)), section("Cost", _costs(steps))]
+    parts += [
+        section("Bound to", *_binding(calibration)),
+        section("Cost", as_html(cost_table(steps))),
+    ]
     for number, step in enumerate(steps):
         parts.append(section(f"Step: {step.name}", *_step(step, number)))
     return page(CALIBRATION_PAGE, f"Calibration {Path(calibration.path).name}", lead, *parts)
@@ -78,26 +77,10 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _costs(steps: Sequence[Step]) -> str:
-    def cells(name: str, some: Sequence[Step], finished_at: str) -> tuple[object, ...]:
-        return (
-            name,
-            f"{sum(step.shots for step in some):,}",
-            format_duration(sum(step.seconds for step in some)),
-            format_duration(sum(step.computing_s for step in some)),
-            format_quantity(sum(step.light_j for step in some), "J"),
-            finished_at,
-        )
-
-    rows = [cells(step.name, [step], _moment(step.finished_at)) for step in steps]
-    heads = ("step", "shots", "bench time", "computing", "light", "finished")
-    return table(heads, rows, (1, 2, 3, 4), total=cells("all", steps, ""))
-
-
 def _step(step: Step, number: int) -> list[str]:
     parts = []
     if step.figures:
-        parts.append(_figures(step.figures))
+        parts.append(as_html(figure_table(step.figures)))
     if step.notes:
         parts.append(listing(step.notes))
     pictures = [
@@ -107,14 +90,6 @@ def _step(step: Step, number: int) -> list[str]:
     if pictures:
         parts.append(drawings(pictures))
     return parts or [paragraph("Nothing to show.")]
-
-
-def _figures(figures: Sequence[Figure]) -> str:
-    rows = []
-    for figure in figures:
-        value, uncertainty = format_measured(figure.value, figure.uncertainty)
-        rows.append((figure.name, value, uncertainty, figure.unit, figure.note))
-    return table(("figure", "value", "±", "unit", ""), rows, (1, 2))
 
 
 # --- drawings -------------------------------------------------------------------------------------

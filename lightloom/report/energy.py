@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ..instruments.formatting import format_number, format_quantity
-from .account import (
-    CROSSOVER_HEADS,
-    CROSSOVER_TITLE,
-    SCOPES,
-    STEP_TITLE,
-    Row,
-    baseline_heads,
-    baseline_rows,
-    category_rows,
-    converter_rows,
-    crossover_rows,
-    influence_heads,
-    influence_rows,
+from ..instruments.formatting import format_duration, format_energy, format_quantity
+from ..instruments.table import Column, Table, as_html
+from ..scheduler.energy.tables import (
+    SCOPE_TITLES,
+    baseline_table,
+    converter_table,
+    crossover_table,
+    influence_table,
+    kind_table,
     per_token,
-    sizes,
-    step_heads,
-    step_rows,
+    sizes_text,
+    step_table,
 )
-from .page import drawings, escaped, page, paragraph, section, table
+from .page import drawings, escaped, page, section
 
 ENERGY_PAGE = "lightloom energy page"
 _MEANING = {
@@ -40,13 +35,12 @@ _LEFT, _WIDE, _ROW = 175, 330, 26  # of a picture: names, bars, height of one
 _MOST_NAME = 24  # characters that fit there
 _FAR = 20  # times the bench's: a bar that would leave the others no length
 _GREY, _TIME_COLOURS = "#7a8088", ("#d4a017", "#2b6cb0", "#2f855a")
-_CONSTANT_HEADS = ("constant", "value", "what it is", "from", "source")
 
 
 def energy_page(document: Mapping[str, Any]) -> str:
     """Return the accounts as one self-contained page."""
     lead = (
-        f"{sizes(document)}; placement {document['placement']}. Predicted from the constants "
+        f"{sizes_text(document)}; placement {document['placement']}. Predicted from the constants "
         "listed below, each with its source; nothing was run."
     )
     parts = [
@@ -63,70 +57,50 @@ def _heading(account: Mapping[str, Any]) -> str:
 
 def account_parts(account: Mapping[str, Any]) -> list[str]:
     """Return what a page shows of an account: the three figures, and where joules and time go."""
-    per_unit = f"per {account['unit']}"
-    scopes = [
-        (
-            name,
-            format_quantity(account["joules_per_token"][scope], "J"),
-            format_quantity(1e-15 * account["femtojoules_per_mac"][scope], "J"),
-            _MEANING[scope],
-        )
-        for scope, name in SCOPES.items()
-    ]
-    kinds = [(name, energy, f"{share:.1%}") for name, energy, share in category_rows(account)]
-    return [
-        table(("figure", per_unit, "per MAC", "what is in it"), scopes, (1, 2)),
-        _pictures(account),
-        table(("kind", per_unit, "share"), kinds, (1, 2)),
-    ]
+    return [as_html(_scopes(account)), _pictures(account), as_html(kind_table(account))]
 
 
 def verdict_parts(account: Mapping[str, Any]) -> list[str]:
     """Return the rest: beside machines, what decides, converters, step by step, constants."""
-    parts = [_beside_machines(account), _what_decides(account)]
-    crossovers = list(crossover_rows(account))
-    if crossovers:
-        parts.append(section(CROSSOVER_TITLE, table(CROSSOVER_HEADS, crossovers)))
-    converters = list(converter_rows(account))
-    if converters:
-        heads = ("kind", "samples a second", "count", "each at", "power")
-        rates = account["tokens_per_s"]
-        rate = format_number(rates["wanted"] or rates["one_bench"])
-        title = f"Converters for {rate} {account['unit']}s a second"
-        parts.append(section(title, table(heads, converters, range(1, 5))))
-    *steps, total = step_rows(account)
+    tables = (
+        baseline_table(account),
+        influence_table(account),
+        crossover_table(account),
+        converter_table(account),
+        step_table(account),
+        _constants(account),
+    )
     return [
-        *parts,
-        section(STEP_TITLE, table(step_heads(account), steps, range(2, 7), total)),
-        section("Constants", table(_CONSTANT_HEADS, _constants(account), (1,))),
+        section(table.title, as_html(replace(table, title=""))) for table in tables if table.rows
     ]
 
 
-def _beside_machines(account: Mapping[str, Any]) -> str:
-    return section(
-        "Beside digital machines",
-        paragraph(
-            "Digital energy over the bench's; above 1 the light wins. Optical products and "
-            "light alone: over the same products done digitally."
-        ),
-        table(baseline_heads(account), baseline_rows(account), range(1, 6)),
+def _scopes(account: Mapping[str, Any]) -> Table:
+    columns = (
+        Column("figure", align="left"),
+        Column(f"per {account['unit']}", form=format_energy),
+        Column("per MAC", form=format_energy),
+        Column("what is in it", align="left"),
     )
+    rows = [
+        (
+            name,
+            account["joules_per_token"][scope],
+            1e-15 * account["femtojoules_per_mac"][scope],
+            _MEANING[scope],
+        )
+        for scope, name in SCOPE_TITLES.items()
+    ]
+    return Table("", columns, tuple(rows))
 
 
-def _what_decides(account: Mapping[str, Any]) -> str:
-    heads = influence_heads(account)
-    return section(
-        "What decides it",
-        paragraph(
-            "Influence: 1 % more of the constant changes the system's energy by so many %. "
-            "Then the factor on that constant alone at which the system breaks even."
-        ),
-        table(heads, influence_rows(account), range(1, len(heads))),
+def _constants(account: Mapping[str, Any]) -> Table:
+    columns = (
+        Column("constant", align="left"),
+        Column("value"),
+        *(Column(name, align="left") for name in ("what it is", "from", "source")),
     )
-
-
-def _constants(account: Mapping[str, Any]) -> list[Row]:
-    return [
+    rows = [
         (
             name,
             format_quantity(item["value"], item["unit"]),
@@ -136,6 +110,7 @@ def _constants(account: Mapping[str, Any]) -> list[Row]:
         )
         for name, item in account["constants"].items()
     ]
+    return Table("Constants", columns, tuple(rows))
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -156,15 +131,17 @@ def _pictures(account: Mapping[str, Any]) -> str:
         (colour, kind, seconds[kind])
         for colour, kind in zip(_TIME_COLOURS, ("light", "converters", "host"), strict=True)
     ]
-    energy: list[Bar] = [(name, per_token(account, account["joules"]["system"], "J"), kinds)]
+    energy: list[Bar] = [
+        (name, format_energy(per_token(account, account["joules"]["system"])), kinds)
+    ]
     energy += [
-        (m["name"], per_token(account, m["joules"], "J"), [(_GREY, "", m["joules"])])
+        (m["name"], format_energy(per_token(account, m["joules"])), [(_GREY, "", m["joules"])])
         for m in machines
         if m["joules"] is not None
     ]
-    times: list[Bar] = [(name, per_token(account, seconds["all"], "s"), parts)]
+    times: list[Bar] = [(name, format_duration(per_token(account, seconds["all"])), parts)]
     times += [
-        (m["name"], per_token(account, m["seconds"], "s"), [(_GREY, "", m["seconds"])])
+        (m["name"], format_duration(per_token(account, m["seconds"])), [(_GREY, "", m["seconds"])])
         for m in machines
         if m["seconds"] is not None and m["seconds"] < _FAR * (seconds["all"] or 1)
     ]

@@ -17,11 +17,13 @@ import numpy as np
 
 from ..instruments.formatting import (
     format_count,
+    format_counted,
     format_duration,
     format_moment,
     format_number,
     format_quantity,
 )
+from ..instruments.table import as_html
 from ..scheduler.journal.journal import JournalFile
 from ..scheduler.journal.summary import (
     LAST_FAULTS,
@@ -31,6 +33,7 @@ from ..scheduler.journal.summary import (
     Summary,
     summarise,
 )
+from ..scheduler.runs.tables import PLACES, quality_figures, step_table
 from .charts import Line, bar_chart, time_chart
 from .energy import account_parts, verdict_parts
 from .page import (
@@ -46,7 +49,6 @@ from .page import (
     table,
     verbatim,
 )
-from .steps import PLACES, format_quality, step_table
 
 RUN_PAGE = "lightloom run page"
 _MOST_SESSIONS = 60  # the latest that are listed
@@ -128,13 +130,9 @@ def _marks(run: Summary, name: str) -> Iterator[str]:
             yield mark(f"CHANGED on the way, {key.removeprefix('changed ')}: {told}.")
     if run.marked:
         yield mark(
-            f"MARKED: {_many(run.marked, 'shot')} with numbers that were not measured, since "
-            "recovery failed; see Faults."
+            f"MARKED: {format_counted(run.marked, 'shot')} with numbers that were not measured, "
+            "since recovery failed; see Faults."
         )
-
-
-def _many(count: float, word: str) -> str:
-    return f"{count:,.0f} {word}{'' if count == 1 else 's'}"
 
 
 def _progress(run: Summary) -> str:
@@ -157,8 +155,8 @@ def _how_it_stands(run: Summary, name: str) -> str:
     if last.outcome is None:
         return (
             f"Session {last.number} has no recorded end: it is still running, or was killed. It "
-            f"kept its latest result at {_moment(last.ended_s)}. Once it has ended, resume it "
-            f"with: lightloom resume {name}"
+            f"kept its latest result at {format_moment(last.ended_s)}. Once it has ended, resume "
+            f"it with: lightloom resume {name}"
         )
     if last.outcome == "complete":
         return f"Session {last.number} ended without a report."
@@ -182,7 +180,7 @@ def _headline(run: Summary) -> Iterator[tuple[str, str, str]]:
         many = f"{run.progress.unit}{'' if run.progress.wanted == 1 else 's'}"
         yield "done so far", f"{run.progress.done:,}{of}", many
     ran_s = sum(max(s.ended_s - s.began_s, 0.0) for s in run.sessions)
-    yield "ran for", format_duration(ran_s), f"in {_many(len(run.sessions), 'session')}"
+    yield "ran for", format_duration(ran_s), f"in {format_counted(len(run.sessions), 'session')}"
     shots = _events(run).get("shots", 0)
     if shots:
         yield "shots", f"{shots:,.0f}", "counted"
@@ -194,13 +192,12 @@ def _headline(run: Summary) -> Iterator[tuple[str, str, str]]:
 
 def _quality_cards(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     quality = report["quality"]
-    for side in ("optical", "digital"):
-        value = quality[side]
-        if value is not None and not isinstance(value, str):
-            told = "on simulated light" if report["is_mock"] else "on light"
-            told = f"{told}, measured" if side == "optical" else "same inputs, measured"
-            name = f"{quality['metric']}, {side}"
-            yield name, format_quality(quality["metric"], value), told
+    if quality["metric"] == "text":
+        return
+    light = "on simulated light" if report["is_mock"] else "on light"
+    words = {"optical": f"{light}, measured", "digital": "same inputs, measured"}
+    for side, text in reversed([*quality_figures(quality)]):
+        yield f"{quality['metric']}, {side}", text, words[side]
 
 
 # --- what ran -------------------------------------------------------------------------------------
@@ -244,13 +241,13 @@ def _settings(run: Summary) -> Iterator[tuple[str, str]]:
     if placement:
         count = len(placement["on_light"])
         parts = placement["micro_batches"]
-        told = f"{placement['policy']}: {_many(count, 'product')} on light, "
-        yield "placement", f"{told}{parts} micro-batch{'' if parts == 1 else 'es'}"
+        told = f"{placement['policy']}: {format_counted(count, 'product')} on light, "
+        yield "placement", f"{told}{format_counted(parts, 'micro-batch', 'micro-batches')}"
     for name, words in run.inputs.items():
         yield name, words
     yield from _versions(run.about.get("versions", {}))
     stored = format_quantity(run.results_bytes, "B")
-    yield "journal", f"{stored} of results, {_many(run.segments, 'segment')} of shots"
+    yield "journal", f"{stored} of results, {format_counted(run.segments, 'segment')} of shots"
 
 
 def _versions(versions: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -319,8 +316,8 @@ def _sessions(run: Summary) -> Iterator[str]:
     rows = [
         (
             str(session.number),
-            _moment(session.began_s),
-            _moment(session.ended_s),
+            format_moment(session.began_s),
+            format_moment(session.ended_s),
             format_duration(max(session.ended_s - session.began_s, 0.0)),
             f"{session.steps:,}",
             f"{session.shots:,}",
@@ -344,10 +341,6 @@ def _ended(session: Session, is_last: bool) -> str:
     return ": ".join(text for text in (session.outcome, session.detail[:500]) if text)
 
 
-def _moment(at_s: float) -> str:
-    return format_moment(datetime.fromtimestamp(at_s, UTC))
-
-
 # --- what came out --------------------------------------------------------------------------------
 
 
@@ -357,19 +350,15 @@ def _outcome(run: Summary) -> Iterator[str]:
         return
     quality = report["quality"]
     parts = []
-    if isinstance(quality["optical"] or quality["digital"], str):
-        for side in ("digital", "optical"):
-            if quality[side] is not None:
-                parts += [paragraph(f"{side}:"), verbatim(quality[side][:_MOST_TEXT])]
+    if quality["metric"] == "text":
+        for side, text in quality_figures(quality):
+            parts += [paragraph(f"{side}:"), verbatim(text[:_MOST_TEXT])]
     else:
-        sides = [
-            (side, format_quality(quality["metric"], quality[side]), words)
-            for side, words in (
-                ("digital", "float32 on this machine, the same inputs; measured"),
-                ("optical", f"on {_backend(run)}; measured"),
-            )
-            if quality[side] is not None
-        ]
+        words = {
+            "digital": "float32 on this machine, the same inputs; measured",
+            "optical": f"on {_backend(run)}; measured",
+        }
+        sides = [(side, text, words[side]) for side, text in quality_figures(quality)]
         parts.append(table((quality["metric"], "", "source"), sides, (1,)))
     if report["remarks"]:
         parts.append(listing(report["remarks"]))
@@ -413,22 +402,26 @@ def _events(run: Summary) -> dict[str, float]:
 
 
 def _report_times(report: Mapping[str, Any]) -> Iterator[str]:
-    shown = step_table(report["steps"], report["profile"])
-    yield table(shown.heads, shown.rows, range(2, len(shown.heads)), shown.total)
-    most = max((share for _, bars in shown.shares for share, _ in bars), default=0.0) or 1.0
-    scaled = [
-        (kind, [(share / most, text) for share, text in bars])
-        for kind, bars in shown.shares
-        if any(share for share, _ in bars)
+    yield as_html(step_table(report["steps"], report["profile"], report["wall_seconds"]))
+    sides = {"here": "seconds_here"}
+    how = ", as measured"
+    if report["profile"]:
+        sides["bench"] = "seconds_bench"
+        how = ": here as measured, on the bench as predicted"
+    whole = {key: sum(step[key] for step in report["steps"]) or 1.0 for key in sides.values()}
+    shares = {
+        step["kind"]: [(step[key] / whole[key], step[key]) for key in sides.values()]
+        for step in sorted(report["steps"], key=lambda step: PLACES[step["where"]])
+        if any(step[key] for key in sides.values())
+    }
+    most = max((share for bars in shares.values() for share, _ in bars), default=1.0)
+    bars = [
+        (kind, [(share / most, format_duration(seconds)) for share, seconds in pair])
+        for kind, pair in shares.items()
     ]
-    names = ("here", "bench") if shown.has_bench else ("here",)
-    chart = bar_chart("where time goes, by kind of step", names, scaled)
+    chart = bar_chart("where time goes, by kind of step", list(sides), bars)
     if chart:
-        how = (
-            ": here as measured, on the bench as predicted" if shown.has_bench else ", as measured"
-        )
         yield drawings([(chart, f"Share of the time, by kind of step{how}")])
-    yield paragraph(shown.note)
 
 
 def _times_so_far(run: Summary) -> Iterator[str]:
@@ -682,7 +675,7 @@ def _faults(run: Summary) -> Iterator[str]:
     last = [
         (
             str(fault["session"]),
-            _moment(fault["at_s"]),
+            format_moment(fault["at_s"]),
             fault["kind"],
             fault["device"] or "unknown",
             fault["shot"],

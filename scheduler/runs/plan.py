@@ -15,7 +15,8 @@ import numpy as np
 
 from ...backends import Backend, DigitalBackend, open_backend
 from ...instruments import InputError, Timeline
-from ...instruments.formatting import format_count, format_counted, format_duration
+from ...instruments.formatting import format_counted, format_duration
+from ...instruments.table import notebook_html
 from ...instruments.text import short_lines
 from ..costs import BenchModel
 from ..energy.constants import resolve
@@ -28,6 +29,7 @@ from .model_protocol import RunnableModel
 from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
 from .report import Run
 from .run import run_plan
+from .tables import plan_summary, plan_tables, plan_title
 from .tasks import Progress
 
 if TYPE_CHECKING:
@@ -47,16 +49,17 @@ class Plan(PlanRecord):
 
     def __repr__(self) -> str:
         sizes, passes = self.passes[0][0], sum(times for _, times in self.passes)
-        macs = sum(step.macs for step in self.steps)
-        on_light = sum(step.macs for step in self.steps if step.where == "optical")
+        sums, *_ = plan_summary(self)
         return short_lines(
-            f"Plan of {self.model.name} on {self.backend.name} (profile {self.profile.name}), "
-            f"placement {self.placement}",
+            f"Plan of {plan_title(self)}",
             f"  batch {sizes['batch']:,}, sequence {sizes['new']:,}, "
             f"{format_counted(passes, 'pass', 'passes')}",
-            f"  {format_count(macs)} multiplications, {on_light / max(macs, 1):.1%} on light",
+            f"  {sums}",
             f"  predicted: {format_duration(self.seconds)} on the bench",
         )
+
+    def _repr_html_(self) -> str:
+        return notebook_html(plan_title(self), plan_tables(self), plan_summary(self))
 
     def measured(self, repeats: int = 2) -> Plan:
         """Return the same plan with times measured on this machine: host steps, a bench's frames.

@@ -7,12 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...backends import Backend, OpticsProfile, Stats
-from ...instruments.formatting import (
-    format_counted,
-    format_duration,
-    format_number,
-    format_quantity,
-)
+from ...instruments.formatting import format_counted, format_duration, format_quantity
+from ...instruments.table import notebook_html
 from ...instruments.text import short_lines
 from ..costs import BenchModel, optical_cost
 from ..energy.account import Account, recorded_events
@@ -21,6 +17,14 @@ from ..energy.document import account_document
 from ..graph import StepRecord
 from ..program import OpticalMatmul
 from .plan_record import SCHEMA, PlanRecord, plan_step, units_of
+from .tables import (
+    quality_sentences,
+    report_marks,
+    report_summary,
+    report_tables,
+    report_title,
+    throughput_sentence,
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,14 @@ class Run:
     def __repr__(self) -> str:
         plan = self.plan
         return short_lines(
-            f"Run of {plan.model.name} ({plan.task}) on {plan.backend.name}"
-            f"{' (MOCK)' if plan.backend.is_mock else ''}, placement {plan.placement}",
-            f"  {_quality_line(self.quality)}",
+            f"Run of {plan.model.name} ({plan.task}) on the {plan.backend.name} backend"
+            f"{', MOCK' if plan.backend.is_mock else ''}, placement {plan.placement}",
+            *(f"  {sentence}" for sentence in quality_sentences(self.quality)),
             f"  took {format_duration(self.wall_seconds)} here; details in report()",
         )
+
+    def _repr_html_(self) -> str:
+        return self.report()._repr_html_()
 
     def report(self) -> Report:
         """Return the report of the run."""
@@ -97,21 +104,20 @@ class Report:
     results: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        bench, unit = self.throughput["bench"], self.throughput["unit"]
-        rates = f"{format_number(self.throughput['here'])} {unit} here (measured)"
-        if bench is not None:
-            rates += f", {format_number(bench)} on the bench (predicted)"
-        profile = "" if self.profile is None else f" (profile {self.profile})"
-        lines = [
-            f"Report of {self.model} ({self.task}) on {self.backend}{profile}"
-            f"{', MOCK: nothing was measured on light' if self.is_mock else ''}",
-            f"  {_quality_line(self.quality)}",
-            f"  {rates}",
-        ]
+        lines = [*quality_sentences(self.quality), throughput_sentence(self.throughput)]
         if self.energy is not None:
             joules = format_quantity(self.energy["joules_per_token"]["system"], "J")
-            lines.append(f"  {joules} for each {self.energy['unit']} on the bench (predicted)")
-        return short_lines(*lines)
+            lines.append(f"energy: {joules} for each {self.energy['unit']} (predicted)")
+        heading = [f"Report of {report_title(vars(self))}", *report_marks(vars(self))]
+        if self.profile is not None:
+            heading.append(f"bench profile {self.profile}")
+        return short_lines(", ".join(heading), *(f"  {line}" for line in lines))
+
+    def _repr_html_(self) -> str:
+        document = self.as_dict()
+        heading = ", ".join((report_title(document), *report_marks(document)))
+        sentences = (*report_summary(document), *self.remarks)
+        return notebook_html(heading, report_tables(document), sentences)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
@@ -133,17 +139,6 @@ class Report:
                 },
             }
         )
-
-
-def _quality_line(quality: Mapping[str, Any]) -> str:
-    """Return the metric of a run, digital and optical, in one line."""
-    shown = {
-        where: format_number(value) if isinstance(value, float) else repr(value)
-        for where in ("digital", "optical")
-        if (value := quality[where]) is not None
-    }
-    values = ", ".join(f"{value} ({where})" for where, value in shown.items())
-    return f"{quality['metric']}: {values or 'not computed'}"
 
 
 def bench_seconds(records: Sequence[StepRecord], bench: BenchModel) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...instruments import InputError, Timeline
+from ...instruments.formatting import format_counted, format_quantity
 from ..costs import BenchModel
 from ..energy.machine import memory_bytes
 from .plan_record import PlanRecord
@@ -32,7 +33,8 @@ def run_plan(
     """Run a plan's task on its backend, and digitally for comparison; see `Plan.run`."""
     model, backend = plan.model, plan.backend
     if labels is not None and np.shape(labels) != (len(inputs),):
-        raise InputError(f"labels of shape {np.shape(labels)} do not fit {len(inputs)} images")
+        images = format_counted(len(inputs), "image")
+        raise InputError(f"labels of shape {np.shape(labels)} do not fit {images}")
     if plan.task == "classify" and not len(inputs):
         raise InputError("there are no images to classify")
     executor = model.executor(backend, plan.chosen)
@@ -40,8 +42,9 @@ def run_plan(
     memory = memory_bytes()
     if memory is not None and plan.memory_bytes > memory:
         raise InputError(
-            f"this run needs about {plan.memory_bytes / 1e9:.3g} GB for weights and operands, and "
-            f"this machine has {memory / 1e9:.3g} GB; give a smaller batch or sequence"
+            f"this run needs about {format_quantity(plan.memory_bytes, 'B')} for weights and "
+            f"operands, and this machine has {format_quantity(memory, 'B')}; give a "
+            "smaller batch or sequence"
         )
     progress = progress or (lambda what, done, total: None)
     progress("preparing the backend", 0, 1)

@@ -63,8 +63,7 @@ def faults(
 
     logging.getLogger("lightloom").setLevel(logging.ERROR)  # a lost device is no news here
     if rate is not None:
-        for key, value in campaign.inject_at_rate(rate, runs, seed).items():
-            print(f"{key}: {value}")
+        print(plain_text(campaign.rate_table(campaign.inject_at_rate(rate, runs, seed))))
         return
     outcomes = campaign.inject(faults, seed)
     print(plain_text(campaign.injected_table(outcomes)), end="\n\n")

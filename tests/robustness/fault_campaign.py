@@ -20,7 +20,7 @@ import contextlib
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
 from lightloom.backends.bench.shots import TileJob, TileResult
 from lightloom.instruments import LightloomError, Paused
+from lightloom.instruments.formatting import format_counted, format_duration, format_number
 from lightloom.instruments.simulated.devices import _Simulated
 from lightloom.instruments.table import Column, Table
 from lightloom.models import Model, load_arrays, load_model
@@ -302,7 +303,7 @@ def inject(faults: int, seed: int, tell: Any = print) -> list[tuple[str, bool, O
     return outcomes
 
 
-def inject_at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
+def inject_at_rate(rate: float, runs: int, seed: int) -> dict[str, float]:
     """Let faults of all kinds that need no operator strike a fraction of all shots.
 
     Returns
@@ -343,12 +344,18 @@ def inject_at_rate(rate: float, runs: int, seed: int) -> dict[str, Any]:
                 print(f"{layout}: {outcome.ending}: {outcome.detail}")
     return {
         "runs": runs,
-        "endings": dict(endings),
+        **{f"runs {ending}": count for ending, count in sorted(endings.items())},
         "wrong numbers": wrong,
-        "struck": dict(struck),
+        **{f"faults: {kind}": count for kind, count in sorted(struck.items())},
         "faults a shot": sum(struck.values()) / shots,
-        "rate of shots": float(np.mean(share)) if share else 0.0,
+        "rate of shots over undisturbed": float(np.mean(share)) if share else 0.0,
     }
+
+
+def rate_table(counts: Mapping[str, float]) -> Table:
+    """Return the counts and rates of runs with faults at a rate."""
+    columns = (Column("figure", align="left"), Column("number", form=format_number))
+    return Table("", columns, tuple(counts.items()))
 
 
 Outcomes = Sequence[tuple[str, bool, Outcome]]
@@ -397,8 +404,9 @@ def summary(outcomes: Outcomes) -> str:
     injected = sum(sum(outcome.injected.values()) for _, _, outcome in outcomes)
     endings = Counter(outcome.ending for _, _, outcome in outcomes)
     wrong = sum(outcome.wrong for _, _, outcome in outcomes)
+    ends = ", ".join(f"{ending} {count}" for ending, count in endings.items())
     slowest = max(outcome.took_s for _, _, outcome in outcomes)
     return (
-        f"{injected} faults in {len(outcomes)} runs: {dict(endings)}; {wrong} wrong numbers; the "
-        f"longest run took {slowest:.1f} s"
+        f"{format_counted(injected, 'fault')} in {format_counted(len(outcomes), 'run')}: {ends}; "
+        f"{format_counted(wrong, 'wrong number')}; the longest run took {format_duration(slowest)}"
     )

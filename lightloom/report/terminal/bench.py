@@ -2,72 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import erf
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from .console import new_table
+from ...instruments.formatting import format_bar, format_counted, format_number
+from ...instruments.table import Column, Styled, Table
+from .console import as_rich, show_tables
 
 if TYPE_CHECKING:
     from ...backends.bench.accuracy import Accuracy
     from ...instruments import Finding
     from ...instruments.discovery import FoundDevice
 
-_BAR = 30  # characters of the longest bar
 
-
-def show_checks(where: Console, path: str, findings: list[Finding]) -> None:
+def show_checks(where: Console, path: str, findings: Sequence[Finding]) -> None:
     """Print what `lightloom check` found, a line each."""
-    table = new_table("", "", "", wrapped=range(3), show_header=False)
-    for finding in findings:
-        mark = "[green]pass[/]" if finding.passed else "[bold red]FAIL[/]"
-        table.add_row(mark, escape(finding.what), escape(finding.detail))
-    where.print(table)
+    where.print(as_rich(_check_table(findings)))
     failed = sum(not finding.passed for finding in findings)
     where.print(f"{escape(path)}: {len(findings) - failed} passed, {failed} failed; light is off")
+
+
+def _check_table(findings: Sequence[Finding]) -> Table:
+    columns = (Column("", align="left", wraps=True),) * 3
+    marks = {True: Styled("pass", "good"), False: Styled("FAIL", "bad")}
+    rows = [(marks[found.passed], found.what, found.detail) for found in findings]
+    return Table("", columns, tuple(rows))
 
 
 def show_accuracy(where: Console, found: Accuracy) -> None:
     """Print how far random products are from their exact values."""
     where.print(
-        f"\n{found.products:,} random products of length {found.length}, "
-        f"{found.photons_full_scale:,.0f} photoelectrons per full-scale product of two elements; "
-        f"{found.shots:,} shots, {found.retries} of them repeats"
+        f"\n{format_counted(found.products, 'random product')} of length {found.length}, "
+        f"{format_number(found.photons_full_scale)} photoelectrons per full-scale product of two "
+        f"elements; {format_counted(found.shots, 'shot')}, of them "
+        f"{format_counted(found.retries, 'repeat')}"
     )
     where.print(
         f"error [bold]{found.over_floor:.3f}[/] x the floor of shot noise, read noise and steps; "
-        f"bias {found.bias_over_floor:+.3f} +- {found.bias_error:.3f} x the floor; "
+        f"bias {found.bias_over_floor:+.3f} ± {found.bias_error:.3f} x the floor; "
         f"the error is {found.relative_error:.2%} of the values"
     )
-    heads = ("photoelectrons of an output", "relative error")
-    lights = new_table(*heads, numbers=range(2), wrapped=range(2))
-    for light, error in zip(found.light_e, found.error_at_light, strict=True):
-        lights.add_row(f"{light:,.0f}", f"{error:.2%}")
-    where.print(lights)
-    where.print(_histogram(found))
+    show_tables(where, (_light_table(found), _residual_table(found)))
 
 
-def _histogram(found: Accuracy) -> Table:
-    """Draw residuals over predicted noise as bars, beside those of the ideal normal."""
+def _light_table(found: Accuracy) -> Table:
+    columns = (
+        Column("photoelectrons of an output", form=",.0f", wraps=True),
+        Column("relative error", form=".2%", wraps=True),
+    )
+    return Table("", columns, tuple(zip(found.light_e, found.error_at_light, strict=True)))
+
+
+def _residual_table(found: Accuracy) -> Table:
+    """Return residuals over predicted noise as bars, beside those of the ideal normal."""
     pairs = found.histogram.reshape(-1, 2).sum(axis=1)  # two neighbours in one bar
     edges = found.edges[::2]
     below = [0.0, *(0.5 + erf(float(edge) / 2**0.5) / 2 for edge in edges[1:-1]), 1.0]
     ideal = [(b - a) * found.products for a, b in pairwise(below)]
     longest = max(float(pairs.max()), *ideal)
-    heads = ("residual / noise", "found", "", "ideal", "")
-    table = new_table(*heads, numbers=(0, 1, 3), wrapped=range(1, 5))
-    for column in (2, 4):
-        table.columns[column].min_width = _BAR
-    for (low, high), count, wanted in zip(pairwise(edges), pairs, ideal, strict=True):
-        bars = ["#" * round(_BAR * value / longest) for value in (float(count), wanted)]
-        table.add_row(
-            f"{low:+.1f} to {high:+.1f}", f"{count:,}", bars[0], f"{wanted:,.0f}", bars[1]
-        )
-    return table
+    columns = (
+        Column("residual / noise"),
+        Column("found", form=",.0f", wraps=True),
+        Column("", align="left", form=format_bar),
+        Column("ideal", form=",.0f", wraps=True),
+        Column("", align="left", form=format_bar),
+    )
+    rows = [
+        (f"{low:+.1f} to {high:+.1f}", count, count / longest, wanted, wanted / longest)
+        for (low, high), count, wanted in zip(pairwise(edges), pairs, ideal, strict=True)
+    ]
+    return Table("", columns, tuple(rows))
 
 
 def show_devices(where: Console, found: list[FoundDevice]) -> None:

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from ...benchmarks.throughput import BARE, NUMPY
-from ...instruments.formatting import format_count, format_duration, format_number
+from ...instruments.formatting import (
+    format_count,
+    format_counted,
+    format_duration,
+    format_number,
+    format_ratio,
+)
+from ...instruments.table import Cell, Column, Styled, Table
+from ...scheduler.runs.tables import PLACES
 from ..benchmark import OVERHEAD, axis_name, phases_of, rates_over, stage_medians
-from ..steps import PLACES
-from .console import new_table
+from .console import as_rich, show_tables
 
 _LEAST_SHARE = 0.002  # of a phase, that a stage needs for a row of its own
-
-
-def _table(title: str, caption: str, *heads: str) -> Table:
-    numbers = range(1, len(heads))
-    return new_table(*heads, numbers=numbers, wrapped=(0,), title=title, caption=caption)
 
 
 def show_benchmark(where: Console, document: Mapping[str, Any]) -> None:
@@ -30,18 +31,17 @@ def show_benchmark(where: Console, document: Mapping[str, Any]) -> None:
     machine, sizes = document["machine"], main["sizes"]
     where.print(f"\n[bold]{escape(document['model']['name'])}[/]: {_sizes(document, sizes)}")
     where.print(
-        f"placement {document['placement']}; {document['repeats']} interleaved rounds on "
+        f"placement {document['placement']}; "
+        f"{format_counted(document['repeats'], 'interleaved round')} on "
         f"{escape(machine['processor'])}, {machine['threads']} of {machine['cores']} threads"
     )
-    for phase in phases_of(main):
-        where.print(_throughput(document, main, phase))
+    phases = phases_of(main)
+    show_tables(where, (_throughput_table(document, main, phase) for phase in phases))
     _on_the_bench(where, document, main)
-    for phase in phases_of(main):
-        where.print(_stages(main, phase))
-    for entry, phase, devices in _used(main):
-        where.print(_devices(entry, phase, devices))
-    for axis in dict.fromkeys(p["axis"] for p in document["points"] if p["axis"]):
-        where.print(_scaling(document, axis))
+    show_tables(where, (_stage_table(main, phase) for phase in phases))
+    show_tables(where, _device_tables(main))
+    axes = dict.fromkeys(p["axis"] for p in document["points"] if p["axis"])
+    show_tables(where, (_scaling_table(document, axis) for axis in axes))
     if "comparison" in document:
         _compared(where, document["comparison"])
     for sentence in document["not_timed"]:
@@ -50,13 +50,14 @@ def show_benchmark(where: Console, document: Mapping[str, Any]) -> None:
 
 def _sizes(document: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
     batch, tokens, new = sizes["batch"], sizes["sequence"], sizes["new_tokens"]
-    text = f"batch {batch}, {tokens} tokens{f', {new} new ones' if new else ''}, random inputs"
+    text = f"batch {batch}, {format_counted(tokens, 'token')}"
+    text += f", {new:,} new ones" if new else ""
     count = document["model"]["parameters"]
-    return f"{format_count(count)} parameters in products, {text}"
+    return f"{format_count(count)} parameters in products, {text}, random inputs"
 
 
 def _label(entry: Mapping[str, Any]) -> str:
-    return f"{escape(entry['name'])}{' [yellow]MOCK[/]' if entry.get('is_mock') else ''}"
+    return f"{entry['name']}{' MOCK' if entry.get('is_mock') else ''}"
 
 
 def _ratios(point: Mapping[str, Any], entry: Mapping[str, Any], phase: str) -> np.ndarray | None:
@@ -68,32 +69,41 @@ def _ratios(point: Mapping[str, Any], entry: Mapping[str, Any], phase: str) -> n
     return None
 
 
-def _throughput(document: Mapping[str, Any], point: Mapping[str, Any], phase: str) -> Table:
-    unit = document["model"]["unit"]
-    macs = point["contenders"][0]["phases"][phase]["macs"]
-    table = _table(
-        f"How fast: {phase}, {format_count(macs)} MACs",
-        "measured on this machine, medians. overhead: of the time, what is neither product nor "
-        f"host arithmetic ({BARE} and torch do not report it); on a loaded machine it holds "
-        "interruptions, too.",
-        *("contender", "time", "quartiles", f"{unit}s/s", "MACs/s", "of numpy", "overhead"),
+def _throughput_table(document: Mapping[str, Any], point: Mapping[str, Any], phase: str) -> Table:
+    columns = (
+        Column("contender", align="left", wraps=True),
+        Column("time", form=format_duration),
+        Column("25 % below", form=format_duration),
+        Column("25 % above", form=format_duration),
+        Column(f"{document['model']['unit']}s/s", form=format_number),
+        Column("MACs/s", form=format_count),
+        Column("of numpy", form=format_number),
+        Column("overhead", form=".1%"),
     )
+    rows = []
     for entry in point["contenders"]:
         some = entry["phases"][phase]
-        low, high = some["quartiles_s"]
-        ratio = _ratios(point, entry, phase)
-        overhead = some["overhead_s"]
-        share = np.median(np.asarray(overhead) / some["seconds"]) if overhead else None
-        table.add_row(
-            _label(entry),
-            format_duration(some["median_s"]),
-            f"{format_duration(low)} to {format_duration(high)}",
-            format_number(some["units_per_s"]),
-            format_count(some["macs"] / some["median_s"]),
-            "-" if ratio is None else format_number(float(np.median(ratio))),
-            "-" if share is None else f"{share:.1%}",
+        ratios, overhead = _ratios(point, entry, phase), some["overhead_s"]
+        rows.append(
+            (
+                _label(entry),
+                some["median_s"],
+                *some["quartiles_s"],
+                some["units_per_s"],
+                some["macs"] / some["median_s"],
+                None if ratios is None else float(np.median(ratios)),
+                float(np.median(np.asarray(overhead) / some["seconds"])) if overhead else None,
+            )
         )
-    return table
+    macs = point["contenders"][0]["phases"][phase]["macs"]
+    return Table(
+        f"How fast: {phase}, {format_count(macs)} MACs",
+        columns,
+        tuple(rows),
+        caption="measured on this machine: median and quartiles. overhead: of the time, what is "
+        f"neither product nor host arithmetic ({BARE} and torch do not report it); on a loaded "
+        "machine it holds interruptions, too.",
+    )
 
 
 def _on_the_bench(where: Console, document: Mapping[str, Any], point: Mapping[str, Any]) -> None:
@@ -108,126 +118,134 @@ def _on_the_bench(where: Console, document: Mapping[str, Any], point: Mapping[st
                 took, source = some["predicted_s"], "predicted from the profile, its host included"
             else:
                 continue
-            rate = format_number(some["units"] / took) if took else "-"
+            rate = f"{format_number(some['units'] / took) if took else '-'} {unit}s/s"
             where.print(
-                f"{_label(entry)}, {phase} on the bench: {format_duration(took)}, {rate} {unit}s/s "
+                f"{escape(_label(entry))}, {phase} on the bench: {format_duration(took)}, {rate} "
                 f"({source})"
             )
             counts = some["counts"] or {"shots": 0}
             if counts["shots"]:
                 numbers = {
-                    "shots": counts["shots"],
-                    "frames": counts["input_frames"] + counts["weight_frames"],
-                    "conversions": counts["conversions"],
+                    "shot": counts["shots"],
+                    "frame": counts["input_frames"] + counts["weight_frames"],
+                    "conversion": counts["conversions"],
                 }
                 where.print(
                     "    a round: "
                     + ", ".join(
-                        f"{number:,} {name} ({format_number(number / some['median_s'])}/s here)"
+                        f"{format_counted(number, name)} "
+                        f"({format_number(number / some['median_s'])}/s here)"
                         for name, number in numbers.items()
                     )
                 )
 
 
-def _stages(point: Mapping[str, Any], phase: str) -> Table:
+def _stage_table(point: Mapping[str, Any], phase: str) -> Table:
     entries = [entry for entry in point["contenders"] if entry["phases"][phase]["stages"]]
-    names = [_label(entry) for entry in entries]
-    table = _table(
-        f"Where the time of {phase} goes, here",
-        "medians of each stage. encode, decode: numbers into frames and back, as the mock or the "
-        "bench does it here; with several threads, stages add up those of all",
-        "stage",
-        "where",
-        *names,
-    )
-    columns = [stage_medians(entry["phases"][phase]) for entry in entries]
-    whole = [sum(column.values()) or 1.0 for column in columns]
-    keys = dict.fromkeys(key for column in columns for key in column)
-    before = ""
+    columns = [Column("stage", align="left", wraps=True), Column("where", align="left")]
+    for entry in entries:
+        columns += [Column(_label(entry), form=format_duration), Column("share", form=".1%")]
+    medians = [stage_medians(entry["phases"][phase]) for entry in entries]
+    whole = [sum(stages.values()) or 1.0 for stages in medians]
+    rows: list[tuple[Cell, ...]] = []
+    keys = dict.fromkeys(key for stages in medians for key in stages)
     for key in sorted(keys, key=lambda key: (PLACES[key[1]], key == OVERHEAD)):
-        shares = [c.get(key, 0.0) / w for c, w in zip(columns, whole, strict=True)]
+        shares = [stages.get(key, 0.0) / w for stages, w in zip(medians, whole, strict=True)]
         if max(shares) < _LEAST_SHARE:
             continue
-        if before and before != key[1]:
-            table.add_section()
-        before = key[1]
-        cells = [
-            f"{format_duration(column[key])} {share:6.1%}" if key in column else "-"
-            for column, share in zip(columns, shares, strict=True)
-        ]
-        table.add_row(*key, *cells)
-    return table
+        cells: list[Cell] = []
+        for stages, share in zip(medians, shares, strict=True):
+            cells += [stages[key], share] if key in stages else [None, None]
+        rows.append((*key, *cells))
+    return Table(
+        f"Where the time of {phase} goes, here",
+        tuple(columns),
+        tuple(rows),
+        caption="medians of each stage. encode, decode: numbers into frames and back, as the mock "
+        "or the bench does it here; with several threads, stages add up those of all",
+        grouped_by=1,
+    )
 
 
-def _used(
-    point: Mapping[str, Any],
-) -> Iterator[tuple[Mapping[str, Any], str, Sequence[Mapping[str, Any]]]]:
+def _device_tables(point: Mapping[str, Any]) -> Iterator[Table]:
     for entry in point["contenders"]:
         for phase, some in entry["phases"].items():
             if some.get("devices"):
-                yield entry, phase, some["devices"]
+                yield _device_table(entry, phase, some["devices"])
 
 
-def _devices(entry: Mapping[str, Any], phase: str, devices: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(
-        f"Devices of {escape(entry['name'])} in {phase}, against their own limits",
-        f"per second of the bench's {entry['clock']} clock; limits: refresh rate, frame rate "
-        "(exposing while it reads out), light all the time",
-        "device",
-        "busy with",
-        "a second",
-        "limit",
-        "used",
+def _device_table(
+    entry: Mapping[str, Any], phase: str, devices: Sequence[Mapping[str, Any]]
+) -> Table:
+    columns = (
+        Column("device", align="left", wraps=True),
+        Column("busy with", align="left"),
+        Column("a second", form=format_number),
+        Column("limit", form=format_number),
+        Column("used", form=".1%"),
     )
+    rows = []
     for row in devices:
-        limit, share = row["limit_per_s"], row["share"]
-        table.add_row(
-            row["device"],
-            row["busy_with"],
-            format_number(row["per_s"]),
-            "not known" if limit is None else format_number(limit),
-            "-" if share is None else f"{share:.1%}",
-        )
-    return table
+        limit = "not known" if row["limit_per_s"] is None else row["limit_per_s"]
+        rows.append((row["device"], row["busy_with"], row["per_s"], limit, row["share"]))
+    return Table(
+        f"Devices of {entry['name']} in {phase}, against their own limits",
+        columns,
+        tuple(rows),
+        caption=f"per second of the bench's {entry['clock']} clock; limits: refresh rate, frame "
+        "rate (exposing while it reads out), light all the time",
+    )
 
 
-def _scaling(document: Mapping[str, Any], axis: str) -> Table:
-    values, columns = rates_over(document, axis)
-    unit = document["model"]["unit"]
-    shown = axis.replace("_", " ")
-    heads = [f"{escape(name)}\n{phase}\n{source}" for name, phase, source in columns]
-    sources = {source for *_, source in columns}
-    told = "predicted: from the profile, its host included" if "predicted" in sources else ""
-    table = _table(f"{unit}s a second over {shown}", told, axis_name(axis), *heads)
-    for place, value in enumerate(values):
-        rates = [column[place] for column in columns.values()]
-        table.add_row(f"{value:,g}", *("-" if r is None else format_number(r) for r in rates))
-    return table
+def _scaling_table(document: Mapping[str, Any], axis: str) -> Table:
+    values, rates = rates_over(document, axis)
+    columns = (
+        Column(axis_name(axis), align="left", form=",g"),
+        *(Column("\n".join(names), form=format_number) for names in rates),
+    )
+    return Table(
+        f"{document['model']['unit']}s a second over {axis.replace('_', ' ')}",
+        columns,
+        tuple(zip(values, *rates.values(), strict=True)),
+        caption="predicted: from the profile, its host included"
+        if any(source == "predicted" for *_, source in rates)
+        else "",
+    )
 
 
 def _compared(where: Console, found: Mapping[str, Any]) -> None:
-    same = found["same_machine"]
-    seconds_too = ("then", "now") if same else ()
-    heads = ("what", "phase", "stage", *seconds_too, "of numpy then", "now", "change", "verdict")
-    table = _table(f"Compared with {escape(found['with'])}", escape(found["test"]), *heads)
-    colours = {"slower": "red", "faster": "green"}
-    for row in found["rows"]:
-        colour = colours.get(row["verdict"])
-        verdict = f"[{colour}]{row['verdict']}[/]" if colour else row["verdict"]
-        seconds = (format_duration(row["old_s"]), format_duration(row["new_s"])) if same else ()
-        table.add_row(
-            escape(row["where"]),
-            row["phase"],
-            row["what"],
-            *seconds,
-            format_number(row["old"]),
-            format_number(row["new"]),
-            f"{row['change']:.2f}x",
-            verdict,
-        )
-    where.print(table)
+    where.print(as_rich(_comparison_table(found)))
     where.print(f"numpy itself: over {BARE}. Time is never a failure: the exit status is 0.")
     for text in found["counted"]:
         where.print(f"counted otherwise: {escape(text)}")
     for text in found["remarks"]:
         where.print(f"[yellow]note:[/] {escape(text)}")
+
+
+def _comparison_table(found: Mapping[str, Any]) -> Table:
+    """Return what changed; seconds only where both were measured on the same machine."""
+    sides = {"then": "old_s", "now": "new_s"} if found["same_machine"] else {}
+    columns = (
+        Column("what", align="left", wraps=True),
+        Column("phase", align="left"),
+        Column("stage", align="left"),
+        *(Column(side, form=format_duration) for side in sides),
+        Column("of numpy then", form=format_number),
+        Column("now", form=format_number),
+        Column("change", form=format_ratio),
+        Column("verdict", align="left"),
+    )
+    verdicts: dict[str, Cell] = {
+        "slower": Styled("slower", "bad"),
+        "faster": Styled("faster", "good"),
+    }
+    rows = [
+        (
+            *(row["where"], row["phase"], row["what"]),
+            *(row[key] for key in sides.values()),
+            *(row["old"], row["new"], row["change"]),
+            verdicts.get(row["verdict"], row["verdict"]),
+        )
+        for row in found["rows"]
+    ]
+    return Table(f"Compared with {found['with']}", columns, tuple(rows), caption=found["test"])

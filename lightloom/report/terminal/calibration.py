@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
-from ...instruments.formatting import (
-    format_counted,
-    format_duration,
-    format_measured,
-    format_quantity,
-)
-from .console import new_table
+from ...backends.optics.calibration_tables import figure_table
+from ...instruments.formatting import format_counted, format_duration, format_energy
+from .console import as_rich
 
 if TYPE_CHECKING:
     from ...backends.bench import Bench
@@ -28,14 +23,7 @@ if TYPE_CHECKING:
 def show_step(where: Console, done: Step) -> None:
     """Print a step of a calibration: what it found, and what that cost."""
     where.print(f"[bold]{done.name}[/]: {_cost([done])}")
-    table = new_table(*[""] * 5, numbers=(1, 2), wrapped=range(5), show_header=False)
-    for figure in done.figures:
-        value, spread = format_measured(figure.value, figure.uncertainty)
-        spread = f"+- {spread}" if spread else ""
-        table.add_row(
-            figure.name, value, spread, escape(figure.unit), f"[dim]{escape(figure.note)}[/]"
-        )
-    where.print(table)
+    where.print(as_rich(figure_table(done.figures)))
     for note in done.notes:
         where.print(f"[yellow]note:[/] {escape(note)}")
 
@@ -57,23 +45,24 @@ def show_calibration(where: Console, steps: Sequence[Step], found: Calibration, 
 
 
 def _cost(steps: Sequence[Step]) -> str:
-    shots = sum(step.shots for step in steps)
-    bench_s, computing_s = (
-        sum(getattr(step, key) for step in steps) for key in ("seconds", "computing_s")
+    return _cost_text(
+        sum(step.shots for step in steps),
+        sum(step.seconds for step in steps),
+        sum(step.computing_s for step in steps),
+        sum(step.light_j for step in steps),
     )
-    return _cost_text(shots, bench_s, computing_s, sum(step.light_j for step in steps))
 
 
 def _cost_text(shots: float, bench_s: float, computing_s: float, light_j: float) -> str:
     return (
-        f"{shots:,.0f} shots, {format_duration(bench_s)} of the bench, "
-        f"{format_duration(computing_s)} of computing, {format_quantity(light_j, 'J')} of light"
+        f"{format_counted(int(shots), 'shot')}, {format_duration(bench_s)} of the bench, "
+        f"{format_duration(computing_s)} of computing, {format_energy(light_j)} of light"
     )
 
 
 def show_alignment(where: Console, found: Alignment, bench: str, path: str) -> None:
     """Print what `lightloom align` found, and what comes next."""
-    where.print(_alignment_table(found))
+    where.print(as_rich(figure_table(found.figures)))
     for sentence in found.advice:
         where.print(f"- {escape(sentence)}")
     cost = found.cost
@@ -93,13 +82,4 @@ def follow_alignment(where: Console, follow: Callable[..., Any], bench: Bench) -
             for found in alignments:
                 advice = "\n".join(f"- {escape(sentence)}" for sentence in found.advice)
                 text = f"{advice}\n[dim]Ctrl-C ends this and stores a full alignment[/]"
-                shown.update(Group(_alignment_table(found), text), refresh=True)
-
-
-def _alignment_table(found: Alignment) -> Table:
-    table = new_table("figure", "value", "+-", "", numbers=(1, 2), wrapped=(3,))
-    for figure in found.figures:
-        value, spread = format_measured(figure.value, figure.uncertainty)
-        value = f"{value} {escape(figure.unit)}".strip()
-        table.add_row(escape(figure.name), value, spread, escape(figure.note))
-    return table
+                shown.update(Group(as_rich(figure_table(found.figures)), text), refresh=True)

@@ -1,12 +1,12 @@
 """The console that people read, its progress bar, and the style of its tables."""
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich import box
-from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -84,36 +84,6 @@ def progress(in_percent: bool = False) -> Iterator[Tell]:
         yield tell
 
 
-def new_table(
-    *columns: str,
-    numbers: Collection[int] = (),
-    wrapped: Collection[int] = (),
-    title: str | None = None,
-    caption: str | None = None,
-    show_header: bool = True,
-) -> Table:
-    """Return an empty table in the style of all tables.
-
-    Parameters
-    ----------
-    numbers : columns that are flush right
-    wrapped : columns whose text may take several lines
-    """
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE,
-        pad_edge=False,
-        show_header=show_header,
-    )
-    for place, name in enumerate(columns):
-        justify: JustifyMethod = "right" if place in numbers else "left"
-        table.add_column(name, justify=justify, no_wrap=place not in wrapped)
-    return table
-
-
 _STYLES: dict[tables.Style, str] = {
     "light": "cyan",
     "good": "green",
@@ -123,29 +93,32 @@ _STYLES: dict[tables.Style, str] = {
 }
 
 
-def as_rich(table: tables.Table) -> Table:
-    """Return a table in the style of all tables of a terminal.
+def as_rich(table: tables.Table) -> Group:
+    """Return a table in the style of all tables of a terminal, with its title and its caption.
 
     Raises
     ------
     ValueError : when a row has another number of cells than there are columns
     """
-    shown = Table(
-        title=escape(table.title) if table.title else None,
-        title_justify="left",
-        caption=escape(table.caption) if table.caption else None,
-        caption_justify="left",
-        box=box.SIMPLE,
-        pad_edge=False,
-        show_header=any(column.title for column in table.columns),
-    )
+    has_header = any(column.title for column in table.columns)
+    shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_header=has_header)
     for column in table.columns:
         shown.add_column(escape(column.title), justify=column.align, no_wrap=not column.wraps)
-    for row in table.rows:
-        shown.add_row(*_rich_cells(table, row))
+    for row, ends_group in zip(table.rows, table.group_ends, strict=True):
+        shown.add_row(*_rich_cells(table, row), end_section=ends_group)
     if table.total is not None:
         shown.add_row(*_rich_cells(table, table.total), style="bold")
-    return shown
+    parts: list[RenderableType] = [Text(table.title, "table.title")] if table.title else []
+    parts.append(shown)
+    if table.caption:
+        parts.append(Text(table.caption, "table.caption"))
+    return Group(*parts)
+
+
+def show_tables(where: Console, shown: Iterable[tables.Table]) -> None:
+    """Print tables, one below the other."""
+    for table in shown:
+        where.print(as_rich(table))
 
 
 def _rich_cells(table: tables.Table, row: tuple[tables.Cell, ...]) -> list[Text]:

@@ -7,32 +7,66 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+
+from ...instruments.formatting import format_field
+from ...instruments.table import Cell, Column, Styled, Table
+from .console import show_tables
 
 if TYPE_CHECKING:
     from ...backends import OpticsProfile
 
+_NO_SOURCE = "not given: ideal, unlimited or assumed default"
+
 
 def show_installation(where: Console, found: Mapping[str, Any]) -> None:
     """Print what `lightloom doctor` found."""
-    for key in ("lightloom", "python", "numpy", "blas", "machine", "threads", "mock_path"):
-        where.print(f"{key.replace('_', ' '):<10} {found[key]}")
-    extras = Table("extra", "packages")
-    for name, packages in found["extras"].items():
-        text = ", ".join(f"{p} {v or '[yellow]missing[/]'}" for p, v in packages.items())
-        extras.add_row(name, text)
-    where.print(extras)
-    profiles = Table("profile", "what it is")
-    for name, title in found["profiles"].items():
-        profiles.add_row(name, title)
-    where.print(profiles)
+    tables = (
+        _version_table(found),
+        _extra_table(found["extras"]),
+        _profile_table(found["profiles"]),
+    )
+    show_tables(where, tables)
 
 
 def show_profile(where: Console, shown: OpticsProfile) -> None:
     """Print a profile's constants, each with its source."""
     where.print(f"\n[bold]{escape(shown.name)}[/]: {escape(shown.title)}")
-    table = Table("constant", "value", "source")
-    for key, value in shown.model_dump(exclude={"name", "title", "sources", "years"}).items():
-        source = shown.sources.get(key, "not given: ideal, unlimited or assumed default")
-        table.add_row(key, "-" if value is None else f"{value}", escape(source))
-    where.print(table)
+    show_tables(where, [_constant_table(shown)])
+
+
+def _version_table(found: Mapping[str, Any]) -> Table:
+    columns = (Column("", align="left"), Column("", align="left", wraps=True))
+    names = ("lightloom", "python", "numpy", "blas", "machine", "threads", "mock_path")
+    return Table("", columns, tuple((name.replace("_", " "), found[name]) for name in names))
+
+
+def _extra_table(extras: Mapping[str, Mapping[str, str | None]]) -> Table:
+    columns = (
+        Column("extra", align="left"),
+        Column("package", align="left"),
+        Column("version", align="left"),
+    )
+    rows = [
+        (extra, package, Styled("missing", "bad") if version is None else version)
+        for extra, packages in extras.items()
+        for package, version in packages.items()
+    ]
+    return Table("", columns, tuple(rows))
+
+
+def _profile_table(profiles: Mapping[str, str]) -> Table:
+    columns = (Column("profile", align="left"), Column("what it is", align="left", wraps=True))
+    return Table("", columns, tuple(profiles.items()))
+
+
+def _constant_table(profile: OpticsProfile) -> Table:
+    columns = (
+        Column("constant", align="left"),
+        Column("value"),
+        Column("source", align="left", wraps=True),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for key, value in profile.model_dump(exclude={"name", "title", "sources", "years"}).items():
+        text = None if value is None else format_field(key, value)
+        rows.append((key, text, profile.sources.get(key, _NO_SOURCE)))
+    return Table("", columns, tuple(rows))

@@ -2,86 +2,77 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from ...instruments.formatting import format_number
-from ..steps import format_quality, step_table
-from .console import new_table
-from .energy import show_run_energy
+from ...backends import Stats
+from ...instruments.formatting import format_counted, format_duration, format_number
+from ...scheduler.energy.tables import per_token
+from ...scheduler.runs.tables import (
+    quality_figures,
+    quality_sentences,
+    report_marks,
+    report_tables,
+    report_title,
+    throughput_sentence,
+)
+from .console import show_tables
 
 if TYPE_CHECKING:
     from ...scheduler.runs import Report
 
-_MOST_SENTENCES = 20  # whose similarities are shown
-
 
 def show_report(where: Console, result: Report) -> None:
     """Print a run's report."""
-    mark = " [bold yellow]MOCK[/]" if result.is_mock else ""
-    mark += "" if result.is_calibrated else " [bold red]NOT CALIBRATED[/]"
-    where.print(f"\n[bold]{escape(result.model)}[/] on the {result.backend} backend{mark}")
+    document = result.as_dict()
+    marks = "".join(f" [yellow]{mark}[/]" for mark in report_marks(document))
+    where.print(f"\n{escape(report_title(document))}{marks}", style="bold")
     if result.profile is not None:
-        where.print(
-            f"bench profile [bold]{escape(result.profile)}[/]"
-            + (f": {escape(result.profile_title)}" if result.profile_title else "")
-        )
+        title = f": {result.profile_title}" if result.profile_title else ""
+        where.print(f"bench profile [bold]{escape(result.profile)}[/]{escape(title)}")
         where.print(f"placement {escape(result.placement)}")
-    show_quality(where, result)
-    here, bench = result.throughput["here"], result.throughput["bench"]
-    unit = result.throughput["unit"]
-    where.print(f"throughput: {format_number(here)} {unit} (measured here)", end="")
-    where.print("" if bench is None else f", {format_number(bench)} on the bench (predicted)")
-    where.print(_step_table(result))
-    stats = result.stats
-    if stats.shots:
-        where.print(
-            f"events of this run ({result.backend}): {stats.shots:,} shots, "
-            f"{stats.weight_frames:,} weight frames, {stats.conversions:,} conversions, "
-            f"{format_number(stats.photons)} photoelectrons, {stats.saturated:,} saturated"
-        )
+    show_quality(where, result.quality)
+    where.print(throughput_sentence(result.throughput))
     if result.energy is not None:
-        show_run_energy(where, result.energy)
+        where.print(_times_sentence(result.energy))
+    show_tables(where, report_tables(document))
+    if result.stats.shots:
+        where.print(f"events of this run ({result.backend}): {_events_text(result.stats)}")
     for remark in result.remarks:
         where.print(f"[yellow]note:[/] {escape(remark)}")
 
 
-def show_quality(where: Console, result: Report) -> None:
-    """Print how good a result is: its text, its figure, or similarities."""
-    found = result.quality
-    sides = [side for side in ("digital", "optical") if found[side] is not None]
-    if found["metric"] == "text":
-        for side in sides:
-            where.print(f"\n[bold]{side}:[/] ", end="")
-            where.print(found[side], markup=False, soft_wrap=True)
-        where.print()
+def show_quality(where: Console, quality: Mapping[str, Any]) -> None:
+    """Print how good a result is: its text as it is, or its figures."""
+    if quality["metric"] != "text":
+        for sentence in quality_sentences(quality):
+            where.print(escape(sentence))
         return
-    if result.task != "embed" or found["optical"] is not None:
-        metric = found["metric"]
-        figures = (f"{side} [bold]{format_quality(metric, found[side])}[/]" for side in sides)
-        where.print(f"{metric}: {', '.join(figures)}")
-    if result.task == "embed":
-        similarity = result.results["cosine_similarity"]
-        table = Table("", *(f"{column + 1}" for column in range(len(similarity))))
-        for row, values in enumerate(similarity[:_MOST_SENTENCES]):
-            table.add_row(f"{row + 1}", *(f"{value:.3f}" for value in values[:_MOST_SENTENCES]))
-        where.print("cosine similarity of the sentences")
-        where.print(table)
+    for side, text in quality_figures(quality):
+        where.print(f"\n[bold]{side}:[/] ", end="")
+        where.print(text, markup=False, soft_wrap=True)
+    where.print()
 
 
-def _step_table(result: Report) -> Table:
-    shown = step_table([vars(step) for step in result.steps], result.profile)
-    table = new_table(
-        *shown.heads,
-        numbers=range(2, len(shown.heads)),
-        title="Where operations and time go",
-        caption=shown.note,
+def _events_text(stats: Stats) -> str:
+    counts = (
+        format_counted(stats.shots, "shot"),
+        format_counted(stats.weight_frames, "weight frame"),
+        format_counted(stats.conversions, "conversion"),
+        f"{format_number(stats.photons)} photoelectrons",
+        f"{stats.saturated:,} saturated",
     )
-    for row, following in pairwise([*shown.rows, shown.total]):
-        table.add_row(*row, end_section=row[1] != following[1])
-    table.add_row(*shown.total)
-    return table
+    return ", ".join(counts)
+
+
+def _times_sentence(account: Mapping[str, Any]) -> str:
+    """Return the time of a token or an image on the bench, and digitally where it was measured."""
+    bench = format_duration(per_token(account, account["seconds"]["all"]))
+    text = f"time per {account['unit']}: {bench} on the bench (predicted)"
+    here = [item["seconds"] for item in account["baselines"] if item["name"] == "this-machine"]
+    if here:
+        text += f", {format_duration(per_token(account, here[0]))} digitally here (measured)"
+    return text

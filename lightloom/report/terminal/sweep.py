@@ -7,32 +7,33 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from ...instruments.formatting import format_number, format_quantity
-from .console import new_table
+from ...instruments.formatting import format_counted, format_energy, format_number, format_value
+from ...instruments.table import Cell, Column, Styled, Table
+from .console import as_rich
 
 
 def show_sweep(where: Console, document: Mapping[str, Any], remarks: Sequence[str]) -> None:
     """Print the points of a sweep as a table, and what to know about them."""
     points = document["points"]
     axes = _axes(points)
-    fixed = [f"{key} {_text(values[0])}" for key, values in axes.items() if len(values) == 1]
+    fixed = [f"{key} {format_value(values[0])}" for key, values in axes.items() if len(values) == 1]
     varied = [key for key, values in axes.items() if len(values) > 1]
+    count = format_counted(document["count"], "point")
     where.print(
-        f"\n[bold]{document['count']} points[/] on the mock backend [bold yellow]MOCK[/]"
+        f"\n[bold]{count}[/] on the mock backend [bold yellow]MOCK[/]"
         + (f": {escape(', '.join(fixed))}" if fixed else "")
     )
     if points:
-        where.print(_table(points, varied))
+        where.print(as_rich(_point_table(points, varied)))
     for point in points:
         if point["status"] == "failed":
             where.print(f"[bold red]failed:[/] {escape(point['name'])}: {escape(point['error'])}")
     if document["impossible"]:
         first = document["impossible"][0]
         where.print(
-            f"left out: {len(document['impossible'])} points that cannot be, the first "
-            f"{escape(first['name'])}: {escape(first['why'])}"
+            f"left out: {format_counted(len(document['impossible']), 'point')} that cannot be, "
+            f"the first {escape(first['name'])}: {escape(first['why'])}"
         )
     all_remarks = [*remarks, *(remark for p in points for remark in p.get("remarks", ()))]
     where.print(
@@ -59,48 +60,40 @@ def _place(point: Mapping[str, Any]) -> dict[str, Any]:
     return {**names, **point["settings"], "seed": point["seed"]}
 
 
-def _table(points: Sequence[Mapping[str, Any]], varied: Sequence[str]) -> Table:
+def _point_table(points: Sequence[Mapping[str, Any]], varied: Sequence[str]) -> Table:
     done = [point for point in points if point["status"] == "done"]
-    metrics = list(dict.fromkeys(point["quality"]["metric"] for point in done))
-    units = list(dict.fromkeys(point["throughput"]["unit"] for point in done))
-    energies = list(dict.fromkeys(f"energy / {point['energy']['unit']}" for point in done))
-    heads = (
-        *map(escape, varied),
-        f"{' or '.join(metrics) or 'quality'}: digital",
-        "optical",
-        f"{' or '.join(units) or 'throughput'} here",
-        "on the bench",
-        f"{' or '.join(energies) or 'energy'}, system",
-        "electrons / MAC",
+    metrics = " or ".join(dict.fromkeys(point["quality"]["metric"] for point in done))
+    units = " or ".join(dict.fromkeys(point["throughput"]["unit"] for point in done))
+    of_energy = " or ".join(dict.fromkeys(point["energy"]["unit"] for point in done))
+    columns = (
+        *(Column(key, align="left", wraps=True) for key in varied),
+        Column(f"{metrics or 'quality'}: digital", form=".4g", wraps=True),
+        Column("optical", form=".4g", wraps=True),
+        Column(f"{units or 'throughput'} here", form=format_number, wraps=True),
+        Column("on the bench", form=format_number, wraps=True),
+        Column(f"energy / {of_energy}, system", form=format_energy, wraps=True),
+        Column("electrons / MAC", form=format_number, wraps=True),
     )
-    columns = range(len(heads))
-    table = new_table(*heads, numbers=columns[len(varied) :], wrapped=columns)
+    rows = []
     for point in points:
         place = _place(point)
-        cells = [escape(_text(place[key])) if key in place else "" for key in varied]
-        table.add_row(*cells, *(_figures(point) if point["status"] == "done" else ["[red]failed"]))
-    return table
+        names = [format_value(place[key]) if key in place else "" for key in varied]
+        rows.append((*names, *_figures(point)))
+    return Table("", columns, tuple(rows))
 
 
-def _figures(point: Mapping[str, Any]) -> list[str]:
+def _figures(point: Mapping[str, Any]) -> tuple[Cell, ...]:
+    if point["status"] != "done":
+        return (Styled("failed", "bad"), *[""] * 5)
     quality, throughput, stats = point["quality"], point["throughput"], point["stats"]
-    bench = throughput["bench"]
-    return [
-        _quality(quality["digital"]),
-        _quality(quality["optical"]),
-        format_number(throughput["here"]),
-        "" if bench is None else format_number(bench),
-        format_quantity(point["energy"]["joules_per_token"]["system"], "J"),
-        format_number(stats["photons"] / stats["macs"]) if stats["macs"] else "",
-    ]
-
-
-def _quality(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _text(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        quality["digital"],
+        quality["optical"],
+        throughput["here"],
+        throughput["bench"],
+        point["energy"]["joules_per_token"]["system"],
+        stats["photons"] / stats["macs"] if stats["macs"] else None,
+    )
 
 
 def _grouped(remarks: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightloom.instruments import MissingExtraError
+from lightloom.instruments.formatting import format_counted
 from lightloom.instruments.table import Column, Table
 
 from .commands import COMMANDS
@@ -48,12 +49,17 @@ def run(chosen: Sequence[Target], inputs: int, seed: int, first: int) -> list[Co
         except MissingExtraError as error:
             _tell(f"{target.name}: left out: {error}")
             continue
-        _tell(f"{target.name}: {counts[-1].inputs:,} inputs, {counts[-1].failed:,} findings")
+        _tell(f"{target.name}: {_counts_text(counts[-1])}")
         for found in counts[-1].findings.values():
             times = f"{found.times} times" if found.times > 1 else "once"
             _tell(f"\n{found.target}, input {found.number}, {times}: {found.what}")
             _tell(found.trace)
     return counts
+
+
+def _counts_text(count: Count) -> str:
+    inputs = format_counted(count.inputs, "input")
+    return f"{inputs}, {format_counted(count.failed, 'finding')}"
 
 
 def _tell(text: str) -> None:
@@ -63,10 +69,11 @@ def _tell(text: str) -> None:
 def table(counts: Sequence[Count]) -> Table:
     """Return a row for each target, and one for all of them."""
     rows = [_row(count) for count in counts]
+    total = None
     if len(rows) > 1:
         sums = (sum(column) for column in zip(*(row[1:-1] for row in rows), strict=True))
-        rows.append(("all", *sums, max(row[-1] for row in rows)))
-    return Table("", _COLUMNS, tuple(rows))
+        total = ("all", *sums, max(row[-1] for row in rows))
+    return Table("", _COLUMNS, tuple(rows), total)
 
 
 def _row(count: Count) -> tuple[Any, ...]:
