@@ -17,7 +17,6 @@ from typing import Any, Self, cast
 from ...instruments import (
     Camera,
     Clock,
-    Daq,
     DroppedFrame,
     IncompleteFrame,
     InputError,
@@ -125,11 +124,6 @@ class Bench:
     def camera(self) -> Camera:
         """The camera, the detector of imaged and line benches."""
         return cast(Camera, self.instruments["detector"])
-
-    @property
-    def daq(self) -> Daq:
-        """The DAQ, the detector of single-pixel benches."""
-        return cast(Daq, self.instruments["detector"])
 
     @property
     def source(self) -> LightSource:

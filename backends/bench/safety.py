@@ -33,27 +33,6 @@ from ...instruments.files import moment_of, read_note, replace_file
 from ...instruments.safety.lock import HeldLock, Holder, beside, places, shared_place
 from .config import BenchFile, HeartbeatTable
 
-__all__ = [
-    "ATTENDED",
-    "Heart",
-    "Latch",
-    "fail_safe",
-    "hold",
-    "holding",
-    "is_attended",
-    "is_terminal",
-    "lacks",
-    "latch",
-    "latch_after_restart",
-    "latch_places",
-    "latched",
-    "let_go",
-    "rearm",
-    "refuse_latched",
-    "refuse_unattended",
-    "start_heart",
-]
-
 LOG = logging.getLogger("lightloom.bench")
 
 ATTENDED = "LIGHTLOOM_ATTENDED"  # environment variable: "1" if a person is at the bench

@@ -60,12 +60,11 @@ class CalibrationSession:
         """The exposure of runs."""
         return self.bench.file.exposure_s
 
-    def dark_counts(self, exposure_s: float) -> np.ndarray | float:
-        """Return the detector's counts without light at an exposure."""
+    def dark_counts(self, exposure_s: float) -> np.ndarray:
+        """Return the detector's counts without light at an exposure, float32 [h, w]."""
         array = self.calibration.array
-        return array("dark_frames", "offset") + array("dark_frames", "rate") * np.float32(
-            exposure_s
-        )
+        rate = array("dark_frames", "rate")
+        return array("dark_frames", "offset") + rate * np.float32(exposure_s)
 
     @property
     def bad(self) -> np.ndarray:
@@ -86,16 +85,9 @@ class CalibrationSession:
             counting = replace(
                 optics, dark_counts=0.0, gain_e_per_count=1.0, read_noise_e=noise_counts, dark_e=0.0
             )
-            array = self.calibration.array
-            self._slots = Slots(
-                self.probe,
-                lay_out(self.bench, counting),
-                array("dark_frames", "offset"),
-                array("dark_frames", "rate"),
-                noise_counts,
-                optics.gain_e_per_count,
-            )
-            layout = self._slots.layout
+            layout = lay_out(self.bench, counting)
+            gain = optics.gain_e_per_count
+            self._slots = Slots(self.probe, layout, self.dark_counts, noise_counts, gain)
             if isinstance(layout, LineLayout):  # its spots fill a few columns of the camera
                 self.probe.narrow(*layout.columns())
             self.probe.light(True)

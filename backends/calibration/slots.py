@@ -7,7 +7,9 @@ the shot, which the markers measure.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -49,7 +51,7 @@ class Slots:
     ----------
     probe : of the bench
     layout : with a detector gain of 1 and no dark level, so that its electrons are counts
-    dark_counts, dark_rate : of the detector: counts [h, w] at zero exposure, and per second
+    dark : returns the counts [h, w] of the detector without light at an exposure
     noise_counts, gain : of one pixel, for variances; gain in electrons per count
 
     Attributes
@@ -62,15 +64,12 @@ class Slots:
         self,
         probe: Probe,
         layout: Layout,
-        dark_counts: np.ndarray | float = 0.0,
-        dark_rate: np.ndarray | float = 0.0,
-        noise_counts: float = 1.0,
-        gain: float = 1.0,
+        dark: Callable[[float], np.ndarray],
+        noise_counts: float,
+        gain: float,
     ) -> None:
-        self.probe, self.layout = probe, layout
+        self.probe, self.layout, self.dark = probe, layout, cache(dark)
         self.noise_counts, self.gain = noise_counts, gain
-        self._dark_counts, self._dark_rate = dark_counts, dark_rate
-        self._dark: dict[float, np.ndarray | float] = {}
         self._number = {"input": 0, "weight": 0}
         self._shown: dict[str, np.ndarray] = {}
         self._markers: Response | None = None
@@ -216,12 +215,6 @@ class Slots:
                 "the source settle, or lower the power"
             )
         return float(top / self.probe.range)
-
-    def dark(self, exposure_s: float) -> np.ndarray | float:
-        """Return the dark level of the detector at an exposure, in counts."""
-        if exposure_s not in self._dark:
-            self._dark[exposure_s] = self._dark_counts + self._dark_rate * exposure_s
-        return self._dark[exposure_s]
 
     def find_exposure(
         self, inputs: np.ndarray, weights: np.ndarray, may_be_dark: bool = False

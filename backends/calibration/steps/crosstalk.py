@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...optics.calibration_file import Figure, Plot
-from ...optics.layouts import ImagedLayout
 from ...optics.layouts.base import Layout
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
@@ -76,7 +75,7 @@ def crosstalk(session: CalibrationSession) -> Measured:
 
 def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """Return the row and the column of each slot in the grid of slots."""
-    across = layout.grid[1] if isinstance(layout, ImagedLayout) else 1
+    across = layout.grid[1]
     return np.arange(layout.slots) // across, np.arange(layout.slots) % across
 
 

@@ -214,5 +214,4 @@ def _leaks(
 
 def _slot_image(session: CalibrationSession, values: np.ndarray) -> np.ndarray:
     """Return values of slots in the grid of slots."""
-    grid = getattr(session.slots.layout, "grid", (len(values), 1))
-    return values.reshape(grid).astype(np.float32)
+    return values.reshape(session.slots.layout.grid).astype(np.float32)

@@ -79,6 +79,7 @@ class Layout(ABC):
     detector_kind : kind of the instrument that reads this layout
     window : the part of the weight modulator that is used: top, left, bottom, right
     slots : dot products of a shot
+    grid : rows and columns in which the slots are placed
     length : elements of each
     shares_input : whether all slots see one input vector
     marker_bits : bits of a frame's number
@@ -94,6 +95,7 @@ class Layout(ABC):
     shares_input = False
 
     slots: int
+    grid: tuple[int, int]
     length: int
     marker_bits: int
     leaked_px = 0.0

@@ -35,6 +35,7 @@ class SinglePixelLayout(Layout):
                 f"{width} visible pixels of the weight modulator; make it smaller"
             )
         self.slots, self.length, self.marker_bits = 1, a * b, 0
+        self.grid = (1, 1)
         places = np.zeros((height, width), dtype=np.int64)
         inside = np.arange(self.length).reshape(b, a) + FIRST_BIT
         top, left = (height - b * pitch) // 2, (width - a * pitch) // 2
