@@ -9,14 +9,12 @@ from ..profile import OpticsProfile
 from ..tiling import Geometry
 from ..timing import ShotTiming
 from .bench import Bench
-from .bench_counts import BenchCounts
 from .checksum import with_checks
 from .decoding import Decoder
 from .model_origin import ModelOrigin
 from .noise_model import bench_timing, matching_profile
 from .shots import ShotRunner
 from .startup_check import check_startup, with_guessed_brightness
-from .stop_signal import StopSignal
 from .tracking import ScaleTracker
 
 
@@ -28,8 +26,6 @@ class BenchSetup:
     bench : open
     origin : of the model
     model : optical model of the bench
-    counts : of faults and recoveries
-    stop : ends the shots
 
     Attributes
     ----------
@@ -37,22 +33,13 @@ class BenchSetup:
     runner : takes the shots
     """
 
-    def __init__(
-        self,
-        bench: Bench,
-        origin: ModelOrigin,
-        model: OpticalModel,
-        counts: BenchCounts,
-        stop: StopSignal,
-    ) -> None:
+    def __init__(self, bench: Bench, origin: ModelOrigin, model: OpticalModel) -> None:
         self.bench, self.origin, self.model = bench, origin, model
         self.tracker: ScaleTracker | None = origin.tracker(bench, model)
         self._reference_every = origin.reference_every(model.layout)
         self._settling_s = {role: origin.settling_s(role) for role in model.curves}
         decoder = Decoder(bench, model, self.tracker)
-        self.runner = ShotRunner(
-            bench, decoder, self._reference_every, self._settling_s, counts, stop
-        )
+        self.runner = ShotRunner(bench, decoder, self._reference_every, self._settling_s)
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -94,8 +81,6 @@ def checked_setup(
     bench: Bench,
     origin: ModelOrigin,
     model: OpticalModel,
-    counts: BenchCounts,
-    stop: StopSignal,
     counters: dict[str, int] | None = None,
 ) -> BenchSetup:
     """Return the setup of a lit bench, once its light was checked, or guessed.
@@ -109,13 +94,13 @@ def checked_setup(
     UnexpectedIntensity : when the bench differs from its calibration
     Paused : when a shot fails
     """
-    setup = BenchSetup(bench, origin, model, counts, stop)
+    setup = BenchSetup(bench, origin, model)
     runner = setup.runner
     runner.plan.counters.update(counters or {})
     if origin.is_guessed:
         guessed = with_guessed_brightness(model, runner.take_one)
         runner.close()
-        return BenchSetup(bench, origin, guessed, counts, stop)
+        return BenchSetup(bench, origin, guessed)
     if origin.is_calibrated and not bench.is_timing_only:
         check_startup(bench.path, model, setup.tracker, runner.take_one)
     return setup
