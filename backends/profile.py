@@ -277,9 +277,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
         )
     if "\n" in value:
         raise InputError(f"--set {key}: the value has more than one line; give one --set per field")
-    if value.strip().lower() in {"none", "ideal"} and key != "readout_range":
-        return key, None
-    if value.strip().lower() == "none":
+    word = value.strip().lower()
+    if word == "none" or (word == "ideal" and key != "readout_range"):
         return key, None
     try:
         return key, parse_toml(f"value = {value}")["value"]
