@@ -65,7 +65,6 @@ class BenchBackend(Backend):
         self.counts = bench.counts
         self.faults, self.recoveries = self.counts.faults, self.counts.recoveries
         self.checked = self.counts.checked
-        self._recorder: Recorder | None = None
         self._opened: OpenBench | None = None  # the latest one stays here for reports
         self._closing = Lock()
 
@@ -79,7 +78,7 @@ class BenchBackend(Backend):
         """Return the open bench; open it first if it is closed."""
         if self._opened is None or not self._opened.is_open:
             self.bench.stop.clear()
-            self._opened = open_bench(self.bench, self._origin, self._recorder)
+            self._opened = open_bench(self.bench, self._origin)
         return self._opened
 
     @property
@@ -128,13 +127,11 @@ class BenchBackend(Backend):
 
         It also returns recorded segments: a resumed run sets it before the bench is opened.
         """
-        return self._recorder
+        return self.bench.recorder
 
     @recorder.setter
     def recorder(self, recorder: Recorder | None) -> None:
-        self._recorder = recorder
-        if self._opened is not None and self._opened.is_open:
-            self._opened.record(recorder)
+        self.bench.recorder = recorder
 
     def describe(self) -> Mapping[str, Any]:
         """Return the bench file and a snapshot of every instrument, for the record of a run."""

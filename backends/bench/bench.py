@@ -38,6 +38,7 @@ from ..optics.layouts import LAYOUTS, Layout
 from ..optics.parameters import Optics
 from ..optics.response_curve import ResponseCurve
 from . import safety
+from .checkpoint import Recorder
 from .checksum import ChecksumStats
 from .config import BenchFile, make_instrument, read_bench_file
 from .darkness import DarknessMeter
@@ -82,6 +83,7 @@ class Bench:
     world : the light between simulated instruments; None on a real bench
     detector : the camera or the photodiode, with what differs between them
     timeline : records the activities of its devices; None for none
+    recorder : records finished segments and faults; None for none
     counts : of faults, recoveries and checksums
     stop : ends its shots, and all waits between them
     left_lit : message, if the source may still emit although the bench was closed; else ""
@@ -115,6 +117,7 @@ class Bench:
             for role, instrument in self.instruments.items():
                 cast(Any, instrument).join(self.world, role)
         self.timeline: Timeline | None = None
+        self.recorder: Recorder | None = None
         self.detector = DETECTORS[LAYOUTS[file.layout].detector_kind](
             file, path, self.instruments, self.clock, self.is_timing_only
         )

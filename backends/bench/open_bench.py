@@ -13,7 +13,6 @@ from ..optics.calibration_file import Calibration, path_of
 from .bench import Bench
 from .bench_setup import BenchSetup, checked_setup
 from .calibrated_optics import read_calibrated
-from .checkpoint import Recorder
 from .fault_recovery import RestartProducts
 from .ground_truth import only_simulated
 from .light_check import refuse_darkness
@@ -30,7 +29,6 @@ class OpenBench:
     Parameters
     ----------
     setup : of the bench
-    recorder : of finished segments; None for none
 
     Attributes
     ----------
@@ -38,16 +36,16 @@ class OpenBench:
     is_open : whether it takes jobs
     """
 
-    def __init__(self, setup: BenchSetup, recorder: Recorder | None) -> None:
+    def __init__(self, setup: BenchSetup) -> None:
         self.setup = setup
         self.bench: Bench = setup.bench
         self.is_open = True
-        self._recorder = recorder
         self._first_valid_job = 0  # jobs with smaller numbers are of an older calibration
         self._is_settled = Event()  # not set while the setup is replaced
         self._is_settled.set()
         self._queue = JobQueue(self._run, self.bench)
         self._serve()
+        recorder = self.bench.recorder
         checkpoint = None if recorder is None else recorder.last()
         if checkpoint is not None:
             self.setup.runner.resume_from(checkpoint)
@@ -59,11 +57,6 @@ class OpenBench:
             self.setup.runner.close()
         finally:
             self.is_open = False
-
-    def record(self, recorder: Recorder | None) -> None:
-        """Record segments and faults from now on; None records nothing."""
-        self._recorder = recorder
-        self.setup.runner.record(recorder)
 
     def submit(self, job: TileJob) -> Future[TileResult]:
         """Add a job to the queue; wait while it is full. The caller holds the clock."""
@@ -93,7 +86,6 @@ class OpenBench:
     def _serve(self) -> None:
         """Let the runner of the present setup take the jobs of the queue, and record them."""
         self.setup.runner.serve(self._upcoming, self.setup.origin.is_calibrated)
-        self.setup.runner.record(self._recorder)
 
     def _upcoming(self) -> TileJob | None:
         """Return the next job in the queue, unless its product must restart."""
@@ -185,14 +177,13 @@ def origin_of(bench: Bench, uncalibrated: bool) -> ModelOrigin:
     return NominalValues() if uncalibrated else read_calibrated(bench)
 
 
-def open_bench(bench: Bench, origin: ModelOrigin, recorder: Recorder | None) -> OpenBench:
+def open_bench(bench: Bench, origin: ModelOrigin) -> OpenBench:
     """Connect the instruments, build the optical model, and switch the light on.
 
     Parameters
     ----------
-    bench : not open, or open
+    bench : not open, or open; its recorder may have a checkpoint, from which it continues
     origin : of its optical model
-    recorder : returns the checkpoint from which the bench continues, if there is one
 
     Raises
     ------
@@ -210,7 +201,7 @@ def open_bench(bench: Bench, origin: ModelOrigin, recorder: Recorder | None) -> 
         setup = checked_setup(bench, origin, model)
         if origin.is_calibrated and not bench.is_timing_only:
             setup.runner.decoder.learn_dark_level()
-        return OpenBench(setup, recorder)
+        return OpenBench(setup)
     except BaseException:
         bench.close()
         raise

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...instruments import InstrumentError, Paused, Shot, StaleFrame
 from .bench import Bench
-from .checkpoint import Checkpoint, Recorder
+from .checkpoint import Checkpoint
 from .decoding import DecodedShot, Decoder, Taken
 from .fault_policy import SUSPENDED, kind_of
 from .fault_recovery import SUBSTITUTES, FaultRecovery
@@ -80,7 +80,7 @@ class ShotRunner:
         self._decoding.shutdown(cancel_futures=True)
 
     def serve(self, upcoming: Callable[[], TileJob | None], may_restart: bool) -> None:
-        """Begin to take the jobs of a queue.
+        """Begin to take the jobs of a queue, and to record their segments and faults.
 
         Parameters
         ----------
@@ -88,10 +88,7 @@ class ShotRunner:
         may_restart : whether the bench may be measured again between them
         """
         self._upcoming, self._recovery.may_restart = upcoming, may_restart
-
-    def record(self, recorder: Recorder | None) -> None:
-        """Record segments and faults from now on; None records nothing."""
-        self._segments.recorder = recorder
+        self._segments.is_recording = True
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
         """Continue from the checkpoint of an earlier run.
