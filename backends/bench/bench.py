@@ -80,6 +80,9 @@ class Bench:
     Attributes
     ----------
     instruments : by role, not connected until `open`
+    input, weight, modulators : the modulators, and both by role, the input modulator first
+    camera : the detector of imaged and line benches
+    source : of the light
     world : the light between simulated instruments; None on a real bench
     detector : the camera or the photodiode, with what differs between them
     timeline : records the activities of its devices; None for none
@@ -98,6 +101,11 @@ class Bench:
             role: make_instrument(role, table, self.clock)
             for role, table in file.instruments.items()
         }
+        self.input = cast(SpatialLightModulator, self.instruments["input"])
+        self.weight = cast(SpatialLightModulator, self.instruments["weight"])
+        self.modulators = {"input": self.input, "weight": self.weight}
+        self.camera = cast(Camera, self.instruments["detector"])
+        self.source = cast(LightSource, self.instruments["source"])
         self.world: LightPath | None = None
         self.source.narrow_limits(*file.limits.power_w)
         self._shots = 0
@@ -133,31 +141,6 @@ class Bench:
         return self.world is not None and self.world.options.light == "timing"
 
     @property
-    def input(self) -> SpatialLightModulator:
-        """The input modulator."""
-        return cast(SpatialLightModulator, self.instruments["input"])
-
-    @property
-    def weight(self) -> SpatialLightModulator:
-        """The weight modulator."""
-        return cast(SpatialLightModulator, self.instruments["weight"])
-
-    @property
-    def modulators(self) -> dict[str, SpatialLightModulator]:
-        """Both modulators by role, the input modulator first."""
-        return {"input": self.input, "weight": self.weight}
-
-    @property
-    def camera(self) -> Camera:
-        """The camera, the detector of imaged and line benches."""
-        return cast(Camera, self.instruments["detector"])
-
-    @property
-    def source(self) -> LightSource:
-        """The light source."""
-        return cast(LightSource, self.instruments["source"])
-
-    @property
     def shots(self) -> int:
         """The number of shots since the bench was made; each counts as progress, see `beat`."""
         return self._shots
@@ -181,9 +164,8 @@ class Bench:
         """
         file = self.file
         safety.refuse_unattended(file, self.path)
-        atexit.register(
-            self.close
-        )  # a script that does not close the bench must not leave light on
+        # a script that does not close the bench must not leave light on
+        atexit.register(self.close)
         try:
             self._hold()
             self._start_watchdog()

@@ -29,12 +29,8 @@ from .monitors import Monitors, check_emission, interlock_error
 from .pending_shot import PendingShot
 
 SUBSTITUTES = ("host", "skip")  # recoveries that substitute the numbers of a shot
-_INTENSITY_KINDS = (
-    "stale",
-    "unexpected-intensity",
-    "checksum-mismatch",
-    "drift-exceeded",
-)  # kinds of faults that a dark source also causes
+# kinds of faults that a dark source also causes
+_INTENSITY_KINDS = ("stale", "unexpected-intensity", "checksum-mismatch", "drift-exceeded")
 _DIAGNOSED_KINDS = (
     "stale",
     "dropped",

@@ -202,21 +202,21 @@ class PlacedRows:
 
     Parameters
     ----------
-    slots, matrix, row : of each row shown, int [n]
-    place : place of each row in the input frame, which holds a vector per place, int [n]
     intensity : of all slots, normalised, float64 [slots, length]
     factors : factor of each slot in the residual of its checksum, float64 [slots]
+    slots, matrix, row : of each row shown, int [n]
+    place : place of each row in the input frame, which holds a vector per place, int [n]
     starts : first slot of each group of rows with a checksum, int [groups]
     sums_place, sums_scale : place in the input frame, and scale of the weights, of each group,
         [groups]
     """
 
+    intensity: np.ndarray
+    factors: np.ndarray
     slots: np.ndarray
     matrix: np.ndarray
     row: np.ndarray
     place: np.ndarray
-    intensity: np.ndarray
-    factors: np.ndarray
     starts: np.ndarray
     sums_place: np.ndarray
     sums_scale: np.ndarray
@@ -309,7 +309,7 @@ class WeightFrames:
         rails = len(self._w.signs)
         intensity = np.zeros((layout.slots, layout.length))
         factors = np.zeros(layout.slots)
-        slots, matrices, rows, places, starts, sum_places, sum_scales = [], [], [], [], [], [], []
+        placed = []
         for number, (matrix, tile) in enumerate(tasks):
             own = np.arange(tile.first_row, tile.last_row)
             group = CheckGroup.of(self._rows[matrix, own], self._signs[own], self._plan.checked)
@@ -318,21 +318,16 @@ class WeightFrames:
                 first = place * stride
                 intensity[first : first + len(group.intensity)] = group.intensity
                 factors[first : first + len(group.intensity)] = group.factors
-                slots.append(first + group.rows)
-                matrices.append(np.full(len(own), matrix))
-                rows.append(own)
-                places.append(np.full(len(own), place))
-                starts.append(first + group.starts)
-                sum_places.append(np.full(len(scales), place))
-                sum_scales.append(scales)
-        return PlacedRows(
-            np.concatenate(slots),
-            np.concatenate(matrices),
-            np.concatenate(rows),
-            np.concatenate(places),
-            intensity,
-            factors,
-            np.concatenate(starts),
-            np.concatenate(sum_places),
-            np.concatenate(sum_scales),
-        )
+                placed.append(
+                    (
+                        first + group.rows,
+                        np.full(len(own), matrix),
+                        own,
+                        np.full(len(own), place),
+                        first + group.starts,
+                        np.full(len(scales), place),
+                        scales,
+                    )
+                )
+        columns = (np.concatenate(parts) for parts in zip(*placed, strict=True))
+        return PlacedRows(intensity, factors, *columns)

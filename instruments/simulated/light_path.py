@@ -44,8 +44,8 @@ class LightPath:
     power_w : power of the source, 0 while it does not emit
     """
 
-    def __init__(self, options: WorldOptions | None = None) -> None:
-        self.options = WorldOptions() if options is None else options
+    def __init__(self, options: WorldOptions) -> None:
+        self.options = options
         self.modulators: dict[str, Modulator] = {}
         self.power_w = 0.0
         self.exposures = 0
