@@ -99,8 +99,10 @@ class _Simulated(Instrument):
     def _fault(self, exchange: str, *kinds: str) -> Fault | None:
         """Return the fault of these kinds that strikes the latest exchange."""
         number = self._exchanges[exchange]
-        faults = (fault for fault in self.options.faults if fault.kind in kinds)
-        return next((fault for fault in faults if fault.happens(number)), None)
+        for fault in self.options.faults:
+            if fault.kind in kinds and fault.happens(number):
+                return fault
+        return None
 
     def _begin(self, model: str) -> Identity:
         self._is_lost = False
