@@ -55,14 +55,9 @@ class DisplaySLM(SpatialLightModulator):
 
     driver = "display-slm"
     Options = DisplaySLMOptions
-
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self._window: _WindowProcess | None = None
-        self._memory: SharedMemory | None = None
-        self._opened: OpenedWindow | None = None
+    _window: _WindowProcess | None = None
+    _memory: SharedMemory | None = None
+    _opened: OpenedWindow | None = None
 
     @property
     def address(self) -> str:
@@ -79,16 +74,12 @@ class DisplaySLM(SpatialLightModulator):
         self._window = _WindowProcess(
             WindowRequest(self.name, options.monitor, options.x_display), timeout_s
         )
-        try:
-            opened: OpenedWindow = self._window.answer(0, timeout_s)
-            self._take_over(opened)
-            self._memory = SharedMemory(create=True, size=self.shape[0] * self.shape[1])
-            self._window.send(self._memory.name)
-            self._offset_s = self._clock_offset(timeout_s)
-            self._show(np.full(self.shape, self.darkest_level, np.uint8))
-        except BaseException:
-            self._disconnect()
-            raise
+        opened: OpenedWindow = self._window.answer(0, timeout_s)
+        self._take_over(opened)
+        self._memory = SharedMemory(create=True, size=self.shape[0] * self.shape[1])
+        self._window.send(self._memory.name)
+        self._offset_s = self._clock_offset(timeout_s)
+        self._show(np.full(self.shape, self.darkest_level, np.uint8))
         return Identity(model=opened.monitor.name or f"monitor {options.monitor}")
 
     def _take_over(self, opened: OpenedWindow) -> None:
@@ -121,14 +112,12 @@ class DisplaySLM(SpatialLightModulator):
         return min(queries)[1]
 
     def _show(self, frame: np.ndarray) -> float:
-        if self._memory is None:
-            raise Disconnected(f"{self.name}: the window was lost; connect again")
+        assert self._memory is not None
         np.ndarray(self.shape, np.uint8, self._memory.buf)[:] = frame
         return self._ask("show", self.options.timeout_s) + self._offset_s
 
     def _ask(self, what: str, timeout_s: float) -> float:
-        if self._window is None:
-            raise Disconnected(f"{self.name}: the window was lost; connect again")
+        assert self._window is not None
         time_s: float = self._window.ask(what, timeout_s)
         return time_s
 

@@ -12,7 +12,8 @@ documented calls of nidaqmx.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from ..errors import (
     InstrumentError,
     InstrumentTimeout,
     InUse,
+    LightloomError,
     LimitExceeded,
     MissingExtraError,
     import_extra,
@@ -78,7 +80,7 @@ class NiDaq(Daq):
     driver: ClassVar[str] = "ni-daq"
     Options = NiDaqOptions
     _nidaqmx: Any
-    _counters: dict[int, Any]
+    _counters: dict[int, Any]  # the running tasks
 
     @property
     def address(self) -> str:
@@ -88,16 +90,12 @@ class NiDaq(Daq):
     # --- connecting ------------------------------------------------------------------------------
 
     def _connect(self, timeout_s: float) -> Identity:
+        self._counters = {}
         self._nidaqmx = import_extra("nidaqmx", "ni", f"{self.name} (driver ni-daq)")
         self._constants = import_extra("nidaqmx.constants", "ni", f"{self.name} (driver ni-daq)")
-        self._counters = {}
-        identity: Identity = self._call("connect", self._find)
-        try:
-            for counter in range(self.options.counters or 0):
-                self._reset_count(counter)
-        except BaseException:
-            self._disconnect()
-            raise
+        identity = self._find()
+        for counter in range(self.options.counters or 0):
+            self._reset_count(counter)
         return identity
 
     def _find(self) -> Identity:
@@ -136,7 +134,7 @@ class NiDaq(Daq):
     def _disconnect(self) -> None:
         while self._counters:
             _, task = self._counters.popitem()
-            self._call("close", task.close)
+            task.close()
 
     # --- hooks of the DAQ ------------------------------------------------------------------------
 
@@ -150,9 +148,7 @@ class NiDaq(Daq):
     ) -> Samples:
         rate_hz = self._checked_rate(rate_hz, len(channels), samples, timeout_s)
         started_at_s = self.clock.now_s()
-        volts, actual_hz = self._call(
-            "read", lambda: self._scan(channels, samples, rate_hz, timeout_s)
-        )
+        volts, actual_hz = self._scan(channels, samples, rate_hz, timeout_s)
         return Samples(volts, actual_hz, started_at_s, shot)
 
     def _checked_rate(self, rate_hz: float, channels: int, samples: int, timeout_s: float) -> float:
@@ -194,65 +190,47 @@ class NiDaq(Daq):
 
     def _write(self, channel: int, volts: float) -> None:
         low_v, high_v = self.output_range_v
-
-        def write() -> None:
-            with self._nidaqmx.Task() as task:
-                task.ao_channels.add_ao_voltage_chan(
-                    self._outputs[channel], min_val=low_v, max_val=high_v
-                )
-                task.write(volts, auto_start=True)
-
-        self._call("write", write)
+        with self._nidaqmx.Task() as task:
+            task.ao_channels.add_ao_voltage_chan(
+                self._outputs[channel], min_val=low_v, max_val=high_v
+            )
+            task.write(volts, auto_start=True)
 
     def _set_line(self, line: int, high: bool) -> None:
-        def write() -> None:
-            with self._nidaqmx.Task() as task:
-                task.do_channels.add_do_chan(self._lines[line])
-                task.write(high, auto_start=True)
-
-        self._call("set_line", write)
+        with self._nidaqmx.Task() as task:
+            task.do_channels.add_do_chan(self._lines[line])
+            task.write(high, auto_start=True)
 
     def _read_line(self, line: int) -> bool:
-        def read() -> bool:
-            with self._nidaqmx.Task() as task:
-                task.di_channels.add_di_chan(self._lines[line])
-                return bool(task.read())
-
-        return self._call("read_line", read)
+        with self._nidaqmx.Task() as task:
+            task.di_channels.add_di_chan(self._lines[line])
+            return bool(task.read())
 
     def _count(self, counter: int) -> int:
         if counter not in self._counters:
             self._reset_count(counter)
-        return int(self._call("count", self._counters[counter].read))
+        return int(self._counters[counter].read())
 
     def _reset_count(self, counter: int) -> None:
         """Start a task that counts rising edges from zero and replaces the previous one."""
-
-        def begin() -> Any:
-            if counter in self._counters:
-                self._counters.pop(counter).close()
+        if counter in self._counters:
+            self._counters.pop(counter).close()
+        with ExitStack() as on_failure:
             task = self._nidaqmx.Task()
-            try:
-                task.ci_channels.add_ci_count_edges_chan(self._counter_names[counter])
-                task.start()
-            except BaseException:
-                task.close()
-                raise
-            return task
+            on_failure.callback(task.close)
+            task.ci_channels.add_ci_count_edges_chan(self._counter_names[counter])
+            task.start()
+            on_failure.pop_all()
+        self._counters[counter] = task
 
-        self._counters[counter] = self._call("reset_count", begin)
-
-    def _call(self, what: str, call: Callable[[], Any]) -> Any:
-        """Return the result of a call of NI-DAQmx and translate its errors."""
+    def _translated(self, error: Exception, what: str) -> LightloomError:
         errors = self._nidaqmx.errors
-        try:
-            return call()
-        except (errors.DaqNotFoundError, errors.DaqNotSupportedError) as error:
-            raise MissingExtraError(
+        if isinstance(error, errors.DaqNotFoundError | errors.DaqNotSupportedError):
+            return MissingExtraError(
                 f"{self.name} needs NI's driver NI-DAQmx, which is not on this computer; "
                 "install it from ni.com, in addition to the package nidaqmx"
-            ) from error
-        except errors.DaqError as error:
+            )
+        if isinstance(error, errors.DaqError):
             kind = ERRORS.get(error.error_code, InstrumentError)
-            message = f"{self.name} ({self.address}) failed at {what}: {one_line(error)}"
-            raise kind(message) from error
+            return kind(f"{self.name} ({self.address}) failed at {what}: {one_line(error)}")
+        return super()._translated(error, what)

@@ -20,7 +20,6 @@ import pyvisa
 from pydantic import Field, field_validator
 
 from ..base import DriverOptions
-from ..clock import Clock
 from ..errors import InputError, InstrumentError, ProtocolError
 from ..light_source import LightSource, PowerMeter
 from ..trust import takes_a_number
@@ -80,15 +79,9 @@ class ScpiSource(VisaInstrument, LightSource):
     Options = ScpiSourceOptions
     can_be_reopened: ClassVar[bool] = True
 
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.has_interlock = bool(self.options.commands.interlock)
-        self.has_shutter = bool(self.options.commands.open_shutter)
-
     def _prepare(self) -> None:
         options, commands, link = self.options, self.options.commands, self._link
+        self.has_interlock, self.has_shutter = bool(commands.interlock), bool(commands.open_shutter)
         unit_w = options.watts_per_unit
         self.wavelength_m = options.wavelength_m
         highest_w = math.inf if options.max_power_w is None else options.max_power_w
@@ -181,10 +174,9 @@ class ScpiSource(VisaInstrument, LightSource):
         return self._link.query(commands.interlock).strip() == commands.interlock_closed
 
     def _settings(self) -> Mapping[str, Any]:
-        settings = dict(super()._settings())
-        if math.isnan(self._power_w):
-            settings["power_w"] = None  # unknown until it is set; a record contains no NaN
-        return settings
+        # unknown until it is set; a record contains no NaN
+        power_w = None if math.isnan(self._power_w) else self._power_w
+        return {**super()._settings(), "power_w": power_w}
 
 
 class PowerMeterCommands(DriverOptions):

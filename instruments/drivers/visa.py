@@ -21,8 +21,7 @@ from pydantic import Field, model_validator
 from pyvisa.constants import ControlFlow, InterfaceType, StatusCode, StopBits
 from pyvisa.constants import Parity as VisaParity
 
-from ..base import DriverOptions, Identity, Instrument
-from ..clock import Clock
+from ..base import Identity, Instrument
 from ..errors import (
     Disconnected,
     InstrumentError,
@@ -422,11 +421,10 @@ class VisaInstrument(Instrument):
 
     _link: VisaLink
 
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.is_of_this_process = self.options.backend.endswith("@sim")
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether pyvisa emulates the device."""
+        return bool(self.options.backend.endswith("@sim"))
 
     @property
     def address(self) -> str:
@@ -435,18 +433,15 @@ class VisaInstrument(Instrument):
 
     def _connect(self, timeout_s: float) -> Identity:
         self._link = VisaLink(self.name, self.options, timeout_s)
-        try:
-            self._prepare()
-        except BaseException:
-            self._link.close()
-            raise
+        self._prepare()
         return self._link.identity
 
     def _prepare(self) -> None:
         """Set up the device after opening, and read its attributes."""
 
     def _disconnect(self) -> None:
-        self._link.close()
+        if hasattr(self, "_link"):
+            self._link.close()
 
 
 def _frames_messages(address: str) -> bool:
