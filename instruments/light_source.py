@@ -23,8 +23,8 @@ class LightSource(Instrument):
     ----------
     power_limits_w : lowest and highest set-point; a bench file can only narrow them
     wavelength_m : None where unknown
-    has_interlock, has_shutter : whether their states can be read; without the first it is unknown
-        whether an interlock is closed, or exists at all
+    has_interlock : whether its state can be read; otherwise it is unknown whether an interlock is
+        closed, or exists at all
     may_emit : whether it was enabled and has not confirmed since that it is off
     can_be_reopened : whether another process can switch it off after this one ended (`watchdog`)
     """
@@ -34,7 +34,6 @@ class LightSource(Instrument):
     power_limits_w: tuple[float, float] = (0.0, 0.0)
     wavelength_m: float | None = None
     has_interlock: bool = False
-    has_shutter: bool = False
     may_emit: bool = False
     _power_w: float = 0.0
     _is_enabled: bool = False

@@ -79,9 +79,12 @@ class ScpiSource(VisaInstrument, LightSource):
     Options = ScpiSourceOptions
     can_be_reopened: ClassVar[bool] = True
 
+    def __init__(self, name: str, options: Any = None, **others: Any) -> None:
+        super().__init__(name, options, **others)
+        self.has_interlock = bool(self.options.commands.interlock)
+
     def _prepare(self) -> None:
         options, commands, link = self.options, self.options.commands, self._link
-        self.has_interlock, self.has_shutter = bool(commands.interlock), bool(commands.open_shutter)
         unit_w = options.watts_per_unit
         self.wavelength_m = options.wavelength_m
         highest_w = math.inf if options.max_power_w is None else options.max_power_w
@@ -120,17 +123,13 @@ class ScpiSource(VisaInstrument, LightSource):
 
     def _disable(self) -> None:
         """Close the shutter and stop emission independently of each other, then verify both."""
-        self._send_off_commands(self._link.write)
+        self._send_off(self._link.write)
         commands = self.options.commands
         if self._emits():
             raise InstrumentError(
                 f"{self.name} still emits after the command {commands.disable!r}; "
                 "switch it off by hand, and check the commands"
             )
-        self._check_shutter()
-
-    def _check_shutter(self) -> None:
-        commands = self.options.commands
         if not commands.ask_shutter:
             return
         reply = self._link.query(commands.ask_shutter).strip()
@@ -141,11 +140,8 @@ class ScpiSource(VisaInstrument, LightSource):
                 "by hand"
             )
 
-    def _send_off(self) -> None:
-        self._send_off_commands(self._link.send)
-
-    def _send_off_commands(self, send: Callable[[str], None]) -> None:
-        commands = self.options.commands
+    def _send_off(self, send: Callable[[str], None] | None = None) -> None:
+        commands, send = self.options.commands, send or self._link.send
         try:
             if commands.close_shutter:
                 send(commands.close_shutter)

@@ -27,10 +27,11 @@ from threading import Event, Thread
 from typing import IO, Any, cast
 from weakref import WeakSet
 
-from ..errors import InstrumentError, LightloomError
+from ..errors import InstrumentError, LightloomError, one_line
 from ..light_source import LightSource
 from ..registry import create
 from ..text import printable
+from . import signals
 from .shared_folder import open_shared
 
 LOG = logging.getLogger("lightloom.instruments")
@@ -222,15 +223,13 @@ class Watchdog:
 
 def main() -> None:
     """Wait for the end of the partner, then switch its source off."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # they are for the partner
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signals.ignore()  # they are for the partner
     setup = json.loads(sys.stdin.readline())
     try:
         source = cast(LightSource, create(setup["driver"], setup["name"], setup["options"]))
         source._load()
     except Exception as error:  # a driver of a laboratory may raise any type
-        print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
+        print(f"{type(error).__name__}: {one_line(error)}", flush=True)
         return
     print("ready", flush=True)
     message = _last_message(setup["parent"])
@@ -274,13 +273,9 @@ def _switched_off(source: LightSource, began_s: float) -> str:
         tries += 1
         try:
             source.disable_as_another()
-        except (LightloomError, OSError) as error:
-            why = str(error)
+            return f"; switched off after {time.monotonic() - began_s:.3f} s"
         except Exception as error:  # a driver of a laboratory may raise any type
-            why = repr(error)
-        else:
-            took_s = time.monotonic() - began_s
-            return f"; switched off after {took_s:.3f} s"
+            why = str(error) if isinstance(error, LightloomError | OSError) else repr(error)
         if time.monotonic() - began_s > TRIES_S:
             return f", and it could not be switched off in {tries} attempts: {why}; {BY_HAND}"
         time.sleep(_PAUSE_S)
