@@ -28,6 +28,7 @@ from .window import Monitor, OpenedWindow, WindowRequest, serve
 
 _SPAWN = multiprocessing.get_context("spawn")  # window libraries do not survive a fork
 _CLOCK_QUERIES = 20
+_LISTING_S = 10.0  # time-out of a list of monitors
 
 
 class DisplaySLMOptions(DriverOptions):
@@ -71,9 +72,8 @@ class DisplaySLM(SpatialLightModulator):
 
     def _connect(self, timeout_s: float) -> Identity:
         options = self.options
-        self._window = _WindowProcess(
-            WindowRequest(self.name, options.monitor, options.x_display), timeout_s
-        )
+        request = WindowRequest(self.name, options.monitor, options.x_display)
+        self._window = _WindowProcess(request)
         opened: OpenedWindow = self._window.answer(0, timeout_s)
         self._take_over(opened)
         self._memory = SharedMemory(create=True, size=self.shape[0] * self.shape[1])
@@ -136,7 +136,7 @@ class DisplaySLM(SpatialLightModulator):
         return {**super()._settings(), **about}
 
 
-def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
+def monitors(x_display: str = "") -> list[Monitor]:
     """Return the monitors that a `DisplaySLM` can use.
 
     Raises
@@ -144,9 +144,9 @@ def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
     MissingExtraError : without the extra `display`
     InstrumentError : when this session has no display
     """
-    window = _WindowProcess(WindowRequest("display-slm", None, x_display), timeout_s)
+    window = _WindowProcess(WindowRequest("display-slm", None, x_display))
     try:
-        found: list[Monitor] = window.answer(0, timeout_s)
+        found: list[Monitor] = window.answer(0, _LISTING_S)
         return found
     finally:
         window.end()
@@ -155,7 +155,7 @@ def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
 class _WindowProcess:
     """The process that owns the window, and the link to it; a reply has the number of its query."""
 
-    def __init__(self, request: WindowRequest, timeout_s: float) -> None:
+    def __init__(self, request: WindowRequest) -> None:
         self.name = request.name
         self._link, there = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(there, request), daemon=True)

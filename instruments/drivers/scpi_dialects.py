@@ -79,11 +79,10 @@ class RedPitaya(Dialect):
 
     def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
         """Trigger at once and return the samples from the trigger on."""
-        decimation = 1 << min(
-            16, int(np.log2(125e6 / scan.rate_hz) + 1e-9)
-        )  # never slower than requested
+        # never slower than requested
+        decimation = 1 << min(16, int(np.log2(125e6 / scan.rate_hz) + 1e-9))
         rate_hz = 125e6 / decimation
-        for command in (
+        link.write(
             "ACQ:RST",
             f"ACQ:DEC {decimation}",
             "ACQ:DATA:UNITS VOLTS",
@@ -91,8 +90,7 @@ class RedPitaya(Dialect):
             f"ACQ:TRIG:DLY {max(0, scan.samples - 8192)}",  # 8192 follow the trigger in any case
             "ACQ:START",
             "ACQ:TRIG NOW",
-        ):
-            link.write(command)
+        )
         self._wait(link, "ACQ:TRIG:STAT?", "TD", scan, clock)
         clock.sleep_until(clock.now_s() + scan.samples / rate_hz)
         self._wait(link, "ACQ:TRIG:FILL?", "1", scan, clock)
@@ -125,8 +123,7 @@ class RedPitaya(Dialect):
 
     def set_line(self, link: VisaLink, line: int, high: bool) -> None:
         """Configure a pin of the extension connector as an output and set it."""
-        link.write(f"DIG:PIN:DIR OUT,DIO{line}_P")
-        link.write(f"DIG:PIN DIO{line}_P,{int(high)}")
+        link.write(f"DIG:PIN:DIR OUT,DIO{line}_P", f"DIG:PIN DIO{line}_P,{int(high)}")
 
     def read_line(self, link: VisaLink, line: int) -> bool:
         """Read a pin, whether it is an input or an output."""
@@ -149,18 +146,16 @@ class Multimeter(Dialect):
 
     def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
         """Return consecutive samples, with the longest integration that the rate allows."""
-        fitting = (
-            nplc for nplc in self.cycles if self.mains_hz / nplc >= scan.rate_hz * (1 - 1e-9)
-        )
+        least_hz = scan.rate_hz * (1 - 1e-9)
+        fitting = (nplc for nplc in self.cycles if self.mains_hz / nplc >= least_hz)
         cycles = next(fitting, self.cycles[-1])
-        for command in (
+        link.write(
             "CONF:VOLT:DC AUTO",
             f"VOLT:DC:NPLC {cycles:g}",
             "VOLT:DC:ZERO:AUTO OFF",
             "TRIG:SOUR IMM",
             f"SAMP:COUN {scan.samples}",
-        ):
-            link.write(command)
+        )
         check_errors(link)
         left_s = max(scan.deadline_s - clock.now_s(), 0.05)
         return np.array([link.ask_numbers("READ?", scan.samples, left_s)]), self.mains_hz / cycles
@@ -179,15 +174,12 @@ class Scope(Dialect):
     def scan(self, link: VisaLink, scan: Scan, clock: Clock) -> tuple[np.ndarray, float]:
         """Return one record of all channels, and the sample rate from its preamble."""
         names = [f"CHAN{channel + 1}" for channel in scan.channels]
-        link.write(f":TIM:RANG {scan.samples / scan.rate_hz:.6g}")
-        link.write(f":DIG {','.join(names)}")
+        link.write(f":TIM:RANG {scan.samples / scan.rate_hz:.6g}", f":DIG {','.join(names)}")
         left_s = max(scan.deadline_s - clock.now_s(), 0.05)
         link.ask_number("*OPC?", left_s)
         volts, step_s = [], 1.0
         for name in names:
-            link.write(f":WAV:SOUR {name}")
-            link.write(":WAV:FORM ASC")
-            link.write(f":WAV:POIN {scan.samples}")
+            link.write(f":WAV:SOUR {name}", ":WAV:FORM ASC", f":WAV:POIN {scan.samples}")
             check_errors(link)
             step_s = link.ask_numbers(":WAV:PRE?", 10)[4]
             left_s = max(scan.deadline_s - clock.now_s(), 0.05)

@@ -117,9 +117,8 @@ class ScpiSource(VisaInstrument, LightSource):
             )
 
     def _enable(self) -> None:
-        for command in (self.options.commands.enable, self.options.commands.open_shutter):
-            if command:
-                self._link.write(command)
+        commands = self.options.commands
+        self._link.write(*filter(None, (commands.enable, commands.open_shutter)))
 
     def _disable(self) -> None:
         """Close the shutter and stop emission independently of each other, then verify both."""
@@ -207,8 +206,7 @@ class ScpiPowerMeter(VisaInstrument, PowerMeter):
 
     def _prepare(self) -> None:
         commands, wanted_m = self.options.commands, self.options.wavelength_m
-        for command in commands.prepare:
-            self._link.write(command)
+        self._link.write(*commands.prepare)
         if wanted_m is not None:
             if not commands.set_wavelength:
                 raise InstrumentError(

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from pydantic import Field
 
-from ..base import DriverOptions, Identity
+from ..base import DriverOptions, Identity, Instrument
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..errors import (
     Disconnected,
@@ -87,11 +87,9 @@ class SlmsuiteCameraOptions(SlmsuiteOptions, CountOptions):
     readout_s: Seconds = 0.0
 
 
-class _Adapter:
+class _Adapter(Instrument):
     """The common part of both drivers: an object of slmsuite, and the translation of its errors."""
 
-    name: str
-    options: Any
     _device: Any = None
     _required_method: ClassVar[str]
 

@@ -184,13 +184,17 @@ class VisaLink:
         parts = [part.strip() for part in self.identity_line.split(",", 3)]
         return Identity(*parts) if len(parts) > 1 else Identity(model=parts[0])
 
-    def write(self, command: str) -> None:
-        """Send a command that is not a query; check its echo and acknowledgement, if any.
+    def write(self, *commands: str) -> None:
+        """Send commands that are not queries; check echo and acknowledgement of each, if any.
 
         Raises
         ------
         ProtocolError : for an echo or acknowledgement that differs from the bench file
         """
+        for command in commands:
+            self._write_one(command)
+
+    def _write_one(self, command: str) -> None:
         options = self._options
         self.send(command)
         if not (options.echo or options.acknowledge):
@@ -400,11 +404,7 @@ class VisaLink:
             if error.error_code in LOST:
                 raise Disconnected(self._lost_message(what, one_line(error))) from error
             raise InstrumentError(f"{self.name}: {what!r}: {one_line(error)}") from error
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-        ):  # the base class handles OSError; the others are bugs
+        except (OSError, ValueError, TypeError):  # `Instrument` handles OSError; others are bugs
             raise
         except Exception as error:  # InvalidSession, and errors of protocols after a lost peer
             raise Disconnected(self._lost_message(what, one_line(error))) from error
