@@ -87,6 +87,13 @@ class CameraFrame:
     exposure_s: float
     shot: Shot | None = None
 
+    def __repr__(self) -> str:
+        height, width = self.data.shape
+        return (
+            f"CameraFrame {self.frame_id}: {height} x {width} counts from {self.data.min()} to "
+            f"{self.data.max()}, exposed for {self.exposure_s:g} s"
+        )
+
 
 class CountOptions(DriverOptions):
     """Settings of the counts of any camera.

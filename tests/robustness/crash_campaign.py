@@ -21,9 +21,8 @@ import numpy as np
 from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.instruments import LightloomError
 from lightloom.instruments.table import Column, Table
-from lightloom.models import load_model
+from lightloom.models import load_arrays, load_model
 from lightloom.models.families import gpt2
-from lightloom.models.model import load_arrays
 from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.runs import plan
 from lightloom.scheduler.runs.resume import resume

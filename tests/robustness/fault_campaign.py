@@ -37,8 +37,7 @@ from lightloom.instruments import LightloomError, Paused
 from lightloom.instruments.formatting import format_counted, format_duration, format_number
 from lightloom.instruments.simulated.devices import _Simulated
 from lightloom.instruments.table import Column, Table
-from lightloom.models import Model, load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import Model, load_arrays, load_model
 
 # kind of fault -> (role, exchange at which it strikes)
 _CAMERA_FAULTS = {

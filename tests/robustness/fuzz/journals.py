@@ -16,8 +16,7 @@ import numpy as np
 from lightloom.backends import Stats
 from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
 from lightloom.instruments import LightloomError
-from lightloom.models import load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import load_arrays, load_model
 from lightloom.scheduler.journal.export import export
 from lightloom.scheduler.journal.journal import Journal
 from lightloom.scheduler.journal.journal_file import JournalFile
