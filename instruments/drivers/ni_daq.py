@@ -147,28 +147,8 @@ class NiDaq(Daq):
         shot: Shot | None,
     ) -> Samples:
         rate_hz = self._checked_rate(rate_hz, len(channels), samples, timeout_s)
-        started_at_s = self.clock.now_s()
-        volts, actual_hz = self._scan(channels, samples, rate_hz, timeout_s)
-        return Samples(volts, actual_hz, started_at_s, shot)
-
-    def _checked_rate(self, rate_hz: float, channels: int, samples: int, timeout_s: float) -> float:
-        """Return the checked rate; one converter may serve several channels in turn."""
-        if channels == 1:
-            return rate_hz
-        fastest_hz = self._together_hz / (1 if self._is_simultaneous else channels)
-        if rate_hz == self.rate_limits_hz[1]:  # the highest rate was requested
-            rate_hz = min(rate_hz, fastest_hz)
-        if rate_hz > fastest_hz or samples / rate_hz > timeout_s:
-            raise LimitExceeded(
-                f"{self.name}: {samples} samples of {channels} channels at {rate_hz:g} Hz are "
-                f"beyond {fastest_hz:g} Hz or the time-out of {timeout_s:g} s"
-            )
-        return rate_hz
-
-    def _scan(
-        self, channels: Sequence[int], samples: int, rate_hz: float, timeout_s: float
-    ) -> tuple[np.ndarray, float]:
         constants, options = self._constants, self.options
+        started_at_s = self.clock.now_s()
         with self._nidaqmx.Task() as task:
             for channel in channels:
                 task.ai_channels.add_ai_voltage_chan(
@@ -186,7 +166,22 @@ class NiDaq(Daq):
                 rate_hz = task.timing.samp_clk_rate
             values = task.read(number_of_samples_per_channel=samples, timeout=timeout_s)
         array = np.asarray(values, dtype=np.float64)
-        return array.reshape(len(channels), -1), float(rate_hz)
+        volts = array.reshape(len(channels), -1)
+        return Samples(volts, float(rate_hz), started_at_s, shot)
+
+    def _checked_rate(self, rate_hz: float, channels: int, samples: int, timeout_s: float) -> float:
+        """Return the checked rate; one converter may serve several channels in turn."""
+        if channels == 1:
+            return rate_hz
+        fastest_hz = self._together_hz / (1 if self._is_simultaneous else channels)
+        if rate_hz == self.rate_limits_hz[1]:  # the highest rate was requested
+            rate_hz = min(rate_hz, fastest_hz)
+        if rate_hz > fastest_hz or samples / rate_hz > timeout_s:
+            raise LimitExceeded(
+                f"{self.name}: {samples} samples of {channels} channels at {rate_hz:g} Hz are "
+                f"beyond {fastest_hz:g} Hz or the time-out of {timeout_s:g} s"
+            )
+        return rate_hz
 
     def _write(self, channel: int, volts: float) -> None:
         low_v, high_v = self.output_range_v
