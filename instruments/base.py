@@ -115,8 +115,11 @@ class Instrument(ABC):
 
     @property
     def address(self) -> str:
-        """The address of the device, which only one instrument may use; "" claims no address."""
-        return ""
+        """The address of the device, by default the option `address`; "" claims no device.
+
+        Only one instrument may use a device.
+        """
+        return str(getattr(self.options, "address", ""))
 
     @property
     def device(self) -> str:

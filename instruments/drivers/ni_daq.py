@@ -82,11 +82,6 @@ class NiDaq(Daq):
     _nidaqmx: Any
     _counters: dict[int, Any]  # the running tasks
 
-    @property
-    def address(self) -> str:
-        """The card's name."""
-        return str(self.options.address)
-
     # --- connecting ------------------------------------------------------------------------------
 
     def _connect(self, timeout_s: float) -> Identity:
@@ -158,11 +153,8 @@ class NiDaq(Daq):
                     max_val=options.high_v,
                 )
             if samples > 1:  # a single sample needs no sample clock
-                task.timing.cfg_samp_clk_timing(
-                    rate_hz,
-                    sample_mode=constants.AcquisitionType.FINITE,
-                    samps_per_chan=samples,
-                )
+                mode = constants.AcquisitionType.FINITE
+                task.timing.cfg_samp_clk_timing(rate_hz, sample_mode=mode, samps_per_chan=samples)
                 rate_hz = task.timing.samp_clk_rate
             values = task.read(number_of_samples_per_channel=samples, timeout=timeout_s)
         array = np.asarray(values, dtype=np.float64)

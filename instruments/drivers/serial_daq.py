@@ -82,11 +82,6 @@ class SerialDaq(Daq):
     Options = SerialDaqOptions
     _port: Any = None
 
-    @property
-    def address(self) -> str:
-        """The port."""
-        return str(self.options.address)
-
     # --- connecting ------------------------------------------------------------------------------
 
     def _connect(self, timeout_s: float) -> Identity:

@@ -167,9 +167,8 @@ class SlmsuiteSLM(_Adapter, SpatialLightModulator):
         self.bit_depth = int(device.bitdepth)
         self.refresh_period_s = 1 / options.refresh_hz if options.refresh_hz else 0.0
         self.latency_s = options.latency_s
-        self.settle_time_s = (
-            float(device.settle_time_s) if options.settle_time_s is None else options.settle_time_s
-        )
+        settle_s = options.settle_time_s
+        self.settle_time_s = float(device.settle_time_s) if settle_s is None else settle_s
         self.darkest_level = options.darkest_level
         _open_modulators[self.name] = device
         return identity

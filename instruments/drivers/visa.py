@@ -426,11 +426,6 @@ class VisaInstrument(Instrument):
         """Whether pyvisa emulates the device."""
         return bool(self.options.backend.endswith("@sim"))
 
-    @property
-    def address(self) -> str:
-        """The VISA address."""
-        return str(self.options.address)
-
     def _connect(self, timeout_s: float) -> Identity:
         self._link = VisaLink(self.name, self.options, timeout_s)
         self._prepare()

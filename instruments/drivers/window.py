@@ -171,13 +171,8 @@ class _Window:
         sdl.SDL_ShowCursor(sdl.SDL_DISABLE)
         self.opened = self._described(monitors[index])
         height, width = self.opened.monitor.shape
-        self.texture = sdl.SDL_CreateTexture(
-            self.renderer,
-            sdl.SDL_PIXELFORMAT_RGB888,
-            sdl.SDL_TEXTUREACCESS_STREAMING,
-            width,
-            height,
-        )
+        kind = (sdl.SDL_PIXELFORMAT_RGB888, sdl.SDL_TEXTUREACCESS_STREAMING)
+        self.texture = sdl.SDL_CreateTexture(self.renderer, *kind, width, height)
         self._require(bool(self.texture))
         self.index = index
         is_x11 = sdl.SDL_GetCurrentVideoDriver() == b"x11"
@@ -189,11 +184,8 @@ class _Window:
         """Show a frame, grey level v as (v, v, v), and return after the flip."""
         self._check_monitor()
         pixels, pitch = ctypes.c_void_p(), ctypes.c_int()
-        self._require(
-            not self.sdl.SDL_LockTexture(
-                self.texture, None, ctypes.byref(pixels), ctypes.byref(pitch)
-            )
-        )
+        places = (ctypes.byref(pixels), ctypes.byref(pitch))
+        self._require(not self.sdl.SDL_LockTexture(self.texture, None, *places))
         height, width = frame.shape
         pixel_words = ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint32))
         picture = np.ctypeslib.as_array(pixel_words, shape=(height, pitch.value // 4))[:, :width]
@@ -279,12 +271,8 @@ def _lit_monitors() -> Callable[[], set[Place]] | None:
     x11.XOpenDisplay.restype = ctypes.c_void_p
     x11.XDefaultRootWindow.argtypes = [ctypes.c_void_p]
     x11.XDefaultRootWindow.restype = ctypes.c_ulong
-    xrandr.XRRGetMonitors.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_ulong,
-        ctypes.c_int,
-        ctypes.c_void_p,
-    ]
+    pointer, window_id = ctypes.c_void_p, ctypes.c_ulong
+    xrandr.XRRGetMonitors.argtypes = [pointer, window_id, ctypes.c_int, pointer]
     xrandr.XRRGetMonitors.restype = ctypes.POINTER(_XrrMonitorInfo)
     xrandr.XRRFreeMonitors.argtypes = [ctypes.POINTER(_XrrMonitorInfo)]
     display = x11.XOpenDisplay(None)
