@@ -1,7 +1,7 @@
 """The campaigns as commands: `python tests/robustness NAME` from a checkout.
 
-Processes that a campaign starts find its modules on any system, because the folder of the tests is
-first on the path that they inherit.
+Processes that a campaign starts find its modules on any system, because the folders of the tests
+are first on the path that they inherit.
 """
 
 import logging
@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(TESTS), str(TESTS / "kit")]
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Campaigns that try lightloom for hours."
