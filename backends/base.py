@@ -7,12 +7,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 
 from ..instruments import Clock, InputError, Timeline
+from ..instruments.formatting import format_count, format_counted
 from .address import Address
+from .profile import OpticsProfile, load_profile
+from .tiling import Geometry
+from .timing import ShotTiming
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -70,6 +78,13 @@ class MatmulResult:
     stats: Stats
     variance: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        stats, shape = self.stats, ", ".join(map(str, self.y.shape))
+        return (
+            f"MatmulResult: y of shape [{shape}], {format_counted(stats.shots, 'shot')}, "
+            f"{format_count(stats.photons)} photons, {stats.saturated:,} saturated"
+        )
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -92,30 +107,75 @@ class PreparedWeights:
     """Weights in the form of a backend: `Backend.prepare` creates them for that backend only."""
 
     shape: tuple[int, ...]
-    content: Any
-    ranges: Ranges | None = None
-    maker: object = None
+    content: Any = field(repr=False)
+    ranges: Ranges | None = field(default=None, repr=False)
+    maker: object = field(default=None, repr=False)
 
 
 class Backend(ABC):
     """Computes products Y[..., N, M] = X[..., N, K] W[..., M, K]^T.
 
     Subclasses implement `_prepare` and `_matmul`; this class checks operands and counts calls.
+    Everything else has a default, which a subclass overrides where it differs. A backend is a
+    context manager: it is open within its `with`.
+
+    Attributes
+    ----------
+    is_optical : False for exact digital products: they need no digital reference beside them, no
+        prediction for a bench and no energy account
+    is_mock : True where the light is simulated
+    is_asynchronous : True where `begin` returns at once, and the bench works meanwhile
+    is_calibrated : False where the operator accepted a bench without calibration
+    needs_ranges : True where read-out ranges come from a calibration pass, through `observe`
+    remarks : on the products, for a report
+    faults : number of repeated shots, by kind of fault
+    checked : statistics of the checksums (`ChecksumStats`), by matmul
+    benches : benches of this process that multiply (`BenchBackend`), by their names in a journal
+    recorder : keeps the shots of `benches` (`bench.checkpoint.Recorder`); None keeps none
+    clock : of its times
+    timeline : records the events of devices; None records nothing
     """
 
     name: str
+    is_optical = True
     is_mock = False
-    is_asynchronous = False  # True: `begin` returns at once, and the bench works meanwhile
-    is_calibrated = True  # False: the operator accepted a bench without calibration
-    remarks: Sequence[str] = ()  # on the products, for a report
-    profile: Any  # the constants of its bench; a digital backend has none
-    geometry: Any  # `Geometry` of its frames, likewise
-    timing: Any  # `ShotTiming` of its devices, likewise
-    clock = Clock()  # the clock of its times
-    timeline: Timeline | None = None  # records the events of devices; None records nothing
+    is_asynchronous = False
+    is_calibrated = True
+    needs_ranges = False
+    remarks: Sequence[str] = ()
+    faults: Mapping[str, int] = _NOTHING
+    checked: Mapping[str, Any] = _NOTHING
+    benches: Mapping[str, Any] = _NOTHING
+    recorder: Any = None
+    clock = Clock()
+    timeline: Timeline | None = None
 
     def __init__(self) -> None:
         self._calls = itertools.count()
+
+    def __repr__(self) -> str:
+        mock = ["mock"] if self.is_mock else []
+        return f"<{type(self).__name__}: {', '.join([*self._identity, *mock])}>"
+
+    @property
+    def _identity(self) -> Sequence[str]:
+        """What distinguishes this backend from others of its class, for its `repr`."""
+        return (self.name,)
+
+    @cached_property
+    def profile(self) -> OpticsProfile:
+        """The constants of its bench; by default those of the default profile."""
+        return load_profile()
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The capacity of its frames; by default that of the profile."""
+        return Geometry.of(self.profile)
+
+    @cached_property
+    def timing(self) -> ShotTiming:
+        """The times of its devices; by default those of the profile."""
+        return ShotTiming.of(self.profile)
 
     def prepare(self, weights: Any, *, ranges: Ranges | None = None) -> PreparedWeights:
         """Check weights [..., M, K] and return them in the form that this backend multiplies.
@@ -220,6 +280,13 @@ class Backend(ABC):
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Release its resources; does nothing if it is closed."""
 
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def beat(self) -> None:  # noqa: B027 (most drive no hardware that asks for it)
         """Signal progress of the run to hardware that switches light off without this heartbeat."""
 
@@ -261,9 +328,43 @@ class Backend(ABC):
         done()
         return lambda: result
 
+    def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
+        """Return the largest noise-free value of each output at its converter.
+
+        A backend whose `needs_ranges` is True implements it.
+
+        Parameters
+        ----------
+        x : float [..., N, K]
+        w : prepared weights
+        valid : bool, broadcastable to [..., N, M]; False marks masked positions, which do not
+            enter a range
+
+        Returns
+        -------
+        largest : float64 [matrices, segments, M], in units of y after scaling
+        """
+        raise NotImplementedError
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Backend | None:
+        """Return the same backend with other constants; None where a bench defines them."""
+        return None
+
     def describe(self) -> Mapping[str, Any]:
         """Return the description of this backend for a record of a run."""
         return {"backend": self.name, "is_mock": self.is_mock}
+
+    def journal_entry(self) -> dict[str, Any]:
+        """Return what the journal of a run keeps, as JSON, to open this backend again.
+
+        Raises
+        ------
+        InputError : when runs on this backend cannot be recorded
+        """
+        raise InputError(
+            f"a run on the backend {self.name!r} cannot be recorded, since it has no journal "
+            "entry; run without --record"
+        )
 
 
 def as_float(values: Any, name: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """`DigitalBackend`: exact float32 products, the reference for optical ones."""
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,11 @@ class DigitalBackend(Backend):
     """Multiplies in float32 with numpy; keeps a view of the weights, not a copy."""
 
     name = "digital"
+    is_optical = False
+
+    def journal_entry(self) -> dict[str, Any]:
+        """Return its kind."""
+        return {"kind": "digital"}
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> np.ndarray:
         return weights

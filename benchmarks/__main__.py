@@ -18,11 +18,12 @@ import typer
 
 from ..instruments import InputError, LightloomError, Paused, limit_threads
 from ..instruments.errors import system_error
-from ..instruments.files import check_output, write_document
+from ..instruments.files import check_output, read_text, write_document
 from ..instruments.formatting import format_duration
 from ..instruments.safety import signals
 from ..instruments.table import Table, plain_text
 from ..instruments.text import printable, warnings_as_remarks
+from .plots import check_picture
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -357,7 +358,7 @@ def light_levels(
     chosen = _encodings(encodings)
     given = _listed("--levels", levels, float)
     loaded = load_model(model)
-    rows = loaded.rows_of(_read_text(text))[:limit]
+    rows = loaded.rows_of(read_text(text))[:limit]
     bits = readout_bits or None
     results: list[dict[str, Any]] = []
     document: dict[str, Any] = {"schema": 1, "digital": loaded.perplexity(rows)}
@@ -394,7 +395,8 @@ def scaling(
     from . import scaling as study
 
     _check(json, study.KIND)
-    _check(picture, study.PICTURE)
+    if picture is not None:
+        check_picture(picture, study.PICTURE)
     chosen = _encodings(encodings)
     if family.is_file():
         measured = study.read_members(family)
@@ -459,17 +461,6 @@ def scaling_layers(
             groups.append(study.measure_group(loaded, inputs, name, steps, chosen, seeds, _tell))
             _write(json, document, study.KIND)
     _show(study.table(groups))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text: byte {error.start} is {error.reason}"
-        ) from None
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def compare(
     in_turn = backend.optical_model.layout.slots < 2 and bool(profile.source_rms)
     per_output = theory.mean(axis=0)  # rows of x are alike, outputs are not
     own, others = (_spread(part, per_output) for part in (light, model))
-    tracker = backend.tracker
+    tracker = backend.setup.tracker
     return Agreement(
         layout,
         light.size,
@@ -204,15 +204,11 @@ def measure(files: Sequence[Path], outputs: int) -> Iterator[Agreement]:
     outputs : at least so many are compared of each bench
     """
     for path in _benches(files):
-        backend = BenchBackend(load_bench(path))
-        try:
-            backend.open()
+        with BenchBackend(load_bench(path)) as backend:
             rows = 10
             columns = max(min(36, backend.optical_model.layout.slots // 2), 1)
             repeats = max(-(-outputs // (rows * columns)), _FEWEST)
             yield compare(backend, rows, columns, repeats)
-        finally:
-            backend.close()
 
 
 def _benches(files: Sequence[Path]) -> Iterator[Path]:

@@ -43,6 +43,7 @@ class OnnxruntimeBackend(Backend):
     """Backend of onnxruntime's float32 `MatMul`; a weight is fed as it lies in memory."""
 
     name = "onnxruntime"
+    is_optical = False
 
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> tuple[np.ndarray, bool]:
         """Return weights, and whether their last two axes are [K, M] as `MatMul` takes them."""

@@ -75,18 +75,16 @@ class Study:
 
 def study(path: Path, seed: int, products: int = 4000) -> Study:
     """Align and calibrate the bench of a file, and compare it with its ground truth."""
-    backend = BenchBackend(load_bench(path), uncalibrated=True)
-    before = random_products(backend, products // 4, seed)
-    backend.close()
+    with BenchBackend(load_bench(path), uncalibrated=True) as backend:
+        before = random_products(backend, products // 4, seed)
     bench = load_bench(path)
     aligned = align(bench)
     with bench:
         store(bench, aligned)
     calibration = calibrate(load_bench(path))
-    backend = BenchBackend(load_bench(path))
-    after = random_products(backend, products, seed)
-    rows = list(_compare(backend, calibration, before, after))
-    backend.close()
+    with BenchBackend(load_bench(path)) as backend:
+        after = random_products(backend, products, seed)
+        rows = list(_compare(backend, calibration, before, after))
     return Study(seed, rows, before, after, calibration)
 
 
@@ -95,17 +93,17 @@ def _compare(
 ) -> Iterator[CalibrationRow]:
     assert backend.bench.world is not None
     truth = backend.bench.world.truth(backend.optical_model.layout.optics.sensor_shape)
-    has_camera = backend.bench.file.layout != "single-pixel"
-    yield from _registration_rows(backend.optical_model.layout, truth, has_camera)
+    has_camera_map = "camera_map" in calibration.steps["align"].arrays
+    yield from _registration_rows(backend.optical_model.layout, truth, has_camera_map)
     yield from _response_rows(backend, calibration, truth)
-    if has_camera:
+    if has_camera_map:
         yield from _camera_rows(backend.bench, calibration)
     yield from _settling_rows(backend.bench, calibration, truth)
     yield from _accuracy_rows(calibration, before, after)
 
 
 def _registration_rows(
-    layout: Layout, truth: Mapping[str, Any], has_camera: bool
+    layout: Layout, truth: Mapping[str, Any], has_camera_map: bool
 ) -> Iterator[CalibrationRow]:
     points = _points(layout)
     scale = np.sqrt(abs(np.linalg.det(truth["input_map"][:, :2])))
@@ -113,7 +111,7 @@ def _registration_rows(
         truth["input_map"], points
     )
     yield CalibrationRow("input on weight modulator, px", "", "", _rms(off / scale), 0.1)
-    if has_camera:
+    if has_camera_map:
         off = registration.apply(layout.optics.camera_map, points) - registration.apply(
             truth["camera_map"], points
         )
@@ -137,17 +135,17 @@ def _response_rows(
 
 
 def _camera_rows(bench: Bench, calibration: Calibration) -> Iterator[CalibrationRow]:
-    camera: Any = bench.instruments["detector"]
+    constants = bench.detector.true_constants()
     seen = calibration.figure("photon_transfer", "gain_e_per_count")
-    yield _relative("e per count", camera.gain_e_per_count, seen, (".4f", ".4f"), 0.01)
+    yield _relative("e per count", constants.gain_e_per_count, seen, (".4f", ".4f"), 0.01)
     seen = calibration.figure("photon_transfer", "read_noise_e")
-    yield _relative("read noise, e", camera.read_noise_e, seen, (".3f", ".3f"), 0.05)
+    yield _relative("read noise, e", constants.read_noise_e, seen, (".3f", ".3f"), 0.05)
 
 
 def _settling_rows(
     bench: Bench, calibration: Calibration, truth: Mapping[str, Any]
 ) -> Iterator[CalibrationRow]:
-    for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+    for role, modulator in bench.modulators.items():
         hidden = modulator.latency_s + truth["settle_times_s"][role]
         seen = calibration.figure("settling", f"{role}_wait_s")
         yield CalibrationRow(

@@ -2,9 +2,8 @@
 
     python -m lightloom.benchmarks forecast gpt2 path/to/smollm2.gguf
 
-Figures of benches are predicted by the simulator from profiles, hosts included. Those of the
-processor are measured here, in float32 numpy. Prefill reads a prompt; decode gives one token
-after it.
+Figures of benches are predicted from profiles, hosts included. Those of the processor are measured
+here, in float32 numpy. Prefill reads a prompt; decode gives one token after it.
 """
 
 import statistics

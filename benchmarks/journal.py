@@ -13,46 +13,34 @@ on the virtual clock, with a journal, and the memory of this process is read eve
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-
 from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.shots import TileJob
+from ..backends.bench.shot_plan import TileJob
 from ..instruments.table import Column, Table
 from ..scheduler.energy.machine import resident_bytes
-from ..scheduler.journal.journal import Journal, JournalFile
-from .pipeline import BENCHES, bench_text
+from ..scheduler.journal.journal import Journal
+from ..scheduler.journal.journal_file import JournalFile
+from .pipeline import BENCHES, bench_text, random_jobs
 
 _BLOCK = 256  # shots of a job: some segments
 _SCALE = 0.5  # of the times of a bench of `pipeline`, which takes two refresh periods for a shot
 
 
-@contextmanager
-def opened(text: str, folder: Path, journal: Journal | None) -> Iterator[BenchBackend]:
-    """Open a bench, with a journal or without."""
+def prepared(text: str, folder: Path, journal: Journal | None) -> BenchBackend:
+    """Return a bench with a journal or without, not open."""
     path = folder / f"bench{journal is not None}.toml"
     path.write_text(text, encoding="utf-8")
     backend = BenchBackend(load_bench(path))
     backend.recorder = journal
-    backend.open()
-    try:
-        yield backend
-    finally:
-        backend.close()
+    return backend
 
 
 def jobs(backend: BenchBackend) -> Iterator[TileJob]:
     """Return endless jobs of random frames."""
-    layout = backend.optical_model.layout
-    chance = np.random.Generator(np.random.Philox(1))
-    rows = 1 if layout.shares_input else layout.slots
-    frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)
-    weights = chance.integers(256, size=(layout.slots, layout.length), dtype=np.uint8)
-    for number in count():
-        yield TileJob(f"job {number}", 1, _BLOCK, lambda _: weights, lambda v: frames[v % 8])
+    job = random_jobs(backend)
+    return (job(f"job {number}", _BLOCK) for number in count())
 
 
 def overhead(name: str, shots: int, folder: Path) -> tuple[float, float, float]:
@@ -65,8 +53,8 @@ def overhead(name: str, shots: int, folder: Path) -> tuple[float, float, float]:
     journal = Journal.create(path)
     journal.begin_session({})
     with (
-        opened(bench_text(name, _SCALE), folder, None) as plain,
-        opened(bench_text(name, _SCALE), folder, journal) as recorded,
+        prepared(bench_text(name, _SCALE), folder, None) as plain,
+        prepared(bench_text(name, _SCALE), folder, journal) as recorded,
     ):
         of_plain, of_recorded = jobs(plain), jobs(recorded)
         fractions, rates = [], []
@@ -106,7 +94,7 @@ def day(hours: float, folder: Path) -> list[tuple[float, float, int]]:
     text = example_file("imaged", tiny=True) + 'light = "timing"\n'
     sixty = f"refresh_period_s = {1 / 60}\nsettle_time_s = {1 / 60}"
     text = text.replace('device = "tiny"', f'device = "tiny"\n{sixty}', 2)
-    with opened(text, folder, journal) as backend:
+    with prepared(text, folder, journal) as backend:
         start_s, wanted = backend.clock.now_s(), 1
         for job in jobs(backend):
             backend.submit(job).result()

@@ -4,20 +4,20 @@
 
 Timing only: devices take their time, frames are encoded and shown, and no light is computed. The
 limit is settling, exposure and read-out, rounded up to whole refresh periods of the modulator. A
-whole layer of a small GPT-2 follows, light and host overlapped, beside the simulator's prediction
-with host steps as measured here.
+whole layer of a small GPT-2 follows, light and host overlapped, beside the prediction with host
+steps as measured here.
 """
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.shots import TileJob
+from ..backends.bench.shot_plan import TileJob
 from ..instruments import Timeline
 from ..instruments.files import check_output
 from ..instruments.formatting import format_counted
@@ -74,25 +74,25 @@ def opened(name: str) -> Iterator[BenchBackend]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.toml"
         path.write_text(bench_text(name), encoding="utf-8")
-        backend = BenchBackend(load_bench(path))
-        backend.open()
-        try:
+        with BenchBackend(load_bench(path)) as backend:
             yield backend
-        finally:
-            backend.close()
 
 
-def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
-    """Return the seconds of a shot, and those that the devices alone take."""
+def random_jobs(backend: BenchBackend) -> Callable[[str, int], TileJob]:
+    """Return a function that makes jobs of random frames, from their name and number of shots."""
     layout = backend.optical_model.layout
     chance = np.random.Generator(np.random.Philox(1))
     rows = 1 if layout.shares_input else layout.slots
     frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)
     weights = chance.integers(256, size=(layout.slots, layout.length), dtype=np.uint8)
+    return lambda name, shots: TileJob(
+        name, 1, shots, lambda _: weights, lambda vector: frames[vector % 8]
+    )
 
-    def job(name: str, count: int) -> TileJob:
-        return TileJob(name, 1, count, lambda _: weights, lambda vector: frames[vector % 8])
 
+def rate(backend: BenchBackend, shots: int) -> tuple[float, float]:
+    """Return the seconds of a shot, and those that the devices alone take."""
+    job = random_jobs(backend)
     backend.submit(job("warm", 16)).result()
     start = time.perf_counter()
     backend.submit(job("rate", shots)).result()

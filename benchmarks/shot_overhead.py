@@ -35,35 +35,31 @@ def median_ms(call: Callable[[], Any], repeats: int = 50) -> float:
     return 1e3 * statistics.median(times)
 
 
-def open_example(layout: str, tiny: bool, light: str, folder: Path) -> Any:
-    """Open a simulated bench on the virtual clock."""
+def example(layout: str, tiny: bool, light: str, folder: Path) -> BenchBackend:
+    """Return a simulated bench on the virtual clock."""
     path = folder / f"{layout}-{tiny}-{light}.toml"
     path.write_text(example_file(layout, tiny=tiny) + f'light = "{light}"\n', encoding="utf-8")
-    backend = BenchBackend(load_bench(path))
-    backend.open()
-    return backend
+    return BenchBackend(load_bench(path))
 
 
 def measure(layout: str, folder: Path) -> dict[str, float]:
     """Return milliseconds per stage, and shots per second, of one layout."""
     chance = np.random.Generator(np.random.Philox(7))
-    backend = open_example(layout, False, "pixels", folder)
-    where = backend.optical_model.layout
-    slots = 1 if where.shares_input else where.slots
-    levels = chance.integers(0, 256, (slots, where.length), dtype=np.uint8)
-    weights = chance.integers(0, 256, (where.slots, where.length), dtype=np.uint8)
-    image = chance.integers(0, 4000, backend.bench.camera.sensor_shape, dtype=np.uint16)
-    found = {
-        "encode_input_ms": median_ms(lambda: where.frame("input", levels, 3)),
-        "encode_weight_ms": median_ms(lambda: where.frame("weight", weights, 3)),
-        "decode_ms": median_ms(lambda: where.electrons(image)),
-        "check_ms": check_ms(backend),
-    }
-    found["shots_per_s"] = shots_per_second(backend, 60)
-    backend.close()
-    quick = open_example(layout, False, "timing", folder)
-    found["host_per_shot_ms"] = 1e3 / shots_per_second(quick, 200)
-    quick.close()
+    with example(layout, False, "pixels", folder) as backend:
+        where = backend.optical_model.layout
+        slots = 1 if where.shares_input else where.slots
+        levels = chance.integers(0, 256, (slots, where.length), dtype=np.uint8)
+        weights = chance.integers(0, 256, (where.slots, where.length), dtype=np.uint8)
+        image = chance.integers(0, 4000, backend.bench.camera.sensor_shape, dtype=np.uint16)
+        found = {
+            "encode_input_ms": median_ms(lambda: where.frame("input", levels, 3)),
+            "encode_weight_ms": median_ms(lambda: where.frame("weight", weights, 3)),
+            "decode_ms": median_ms(lambda: where.electrons(image)),
+            "check_ms": check_ms(backend),
+        }
+        found["shots_per_s"] = shots_per_second(backend, 60)
+    with example(layout, False, "timing", folder) as quick:
+        found["host_per_shot_ms"] = 1e3 / shots_per_second(quick, 200)
     return found
 
 
@@ -74,7 +70,7 @@ def check_ms(backend: Any) -> float:
     w = backend.prepare(chance.standard_normal((backend.geometry.outputs // 2, length)))
     x = np.abs(chance.standard_normal((1, 1, length)))
     job = Product(backend.setup, "check", x, w.content[0], {}).jobs[0]
-    electrons = backend.shots.decoder.model.passed_e(job.input(0), job.weight(0))
+    electrons = backend.optical_model.passed_e(job.input(0), job.weight(0))
     check = job.check
     assert check is not None
     return median_ms(lambda: check(0, 0, electrons), 1000)
@@ -99,9 +95,8 @@ def measure_all() -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as name:
         for layout in ("imaged", "line"):
             results[layout] = measure(layout, Path(name))
-        tiny = open_example("imaged", True, "pixels", Path(name))
-        results["imaged, tiny"] = {"shots_per_s": shots_per_second(tiny, 2000)}
-        tiny.close()
+        with example("imaged", True, "pixels", Path(name)) as tiny:
+            results["imaged, tiny"] = {"shots_per_s": shots_per_second(tiny, 2000)}
     return results
 
 

@@ -6,7 +6,6 @@ benchmark` shows, stores and compares (`comparison`). Not here: printing and jud
 """
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import time
@@ -19,11 +18,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..backends import Backend, DigitalBackend, MockBackend, Stats, mock_path
-from ..backends.bench.bench import WINDOW_SAMPLES, Bench
+from ..backends import Backend, DigitalBackend, Stats, mock_path
+from ..backends.bench.bench import Bench
 from ..backends.mock.threads import thread_count
 from ..instruments import InputError
 from ..instruments.formatting import format_quantity
+from ..instruments.version import version_of
 from ..models import Cache, Model
 from ..models.shapes import sized_model, with_random_weights
 from ..scheduler import (
@@ -34,6 +34,7 @@ from ..scheduler import (
     StepRecord,
     evaluate,
     is_fixed,
+    memory_bytes,
 )
 from ..scheduler.runs import plan
 from .baselines import OnnxruntimeBackend, TorchProgram, missing
@@ -150,7 +151,7 @@ def runnable(model: Model, seed: int = 0) -> Model:
     ------
     InputError : when this machine's memory cannot hold them
     """
-    needed, there = 4 * model.parameters, _memory_bytes()
+    needed, there = 4 * model.parameters, memory_bytes()
     if there is not None and needed > there / 2:
         raise InputError(
             f"{model.name!r} has {format_quantity(needed, 'B')} of float32 weights, more than half "
@@ -185,11 +186,18 @@ class Sample:
 
 
 class Contender(Protocol):
-    """Implementation that runs a job and reports the times of each phase."""
+    """Implementation that runs a job and reports the times of each phase.
+
+    Attributes
+    ----------
+    bench : that its products run on; None without one
+    """
 
     name: str
     what: str
     job: Job
+    bench: Bench | None
+    is_mock: bool
 
     def round(self) -> dict[str, Sample]:
         """Run the job once, and return phase -> its sample."""
@@ -209,8 +217,7 @@ class Lightloom:
             chosen = plan(job.model, backend, *sizes, placement).chosen
         self._executor: Executor = job.model.executor(backend, chosen)
         self._spent = _watched(backend)
-        bench = getattr(backend, "bench", None)
-        self.bench: Bench | None = bench if isinstance(bench, Bench) else None
+        self.bench, self.is_mock = _bench_of(backend), backend.is_mock
 
     def result(self) -> np.ndarray | None:
         """Return the result of the first pass."""
@@ -244,7 +251,7 @@ class Lightloom:
         def add(kind: str, where: str, took: float) -> None:
             stages[kind, where] = stages.get((kind, where), 0.0) + took
 
-        is_optical = self.backend.name not in ("digital", OnnxruntimeBackend.name)
+        is_optical = self.backend.is_optical
         for record in records:
             kind = record.step.kind
             product = record.stats.seconds.get("product")
@@ -300,6 +307,8 @@ class Torch:
 
     name = "torch"
     what = "the same program in torch, biases and attention fused"
+    bench: Bench | None = None
+    is_mock = False
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -321,6 +330,8 @@ class BareProducts:
 
     name = BARE
     what = "float32 np.matmul of the same shapes, no host step"
+    bench: Bench | None = None
+    is_mock = False
 
     def __init__(self, job: Job) -> None:
         self.job, self._past = job, 0
@@ -451,16 +462,15 @@ def benchmark_shape(width: int, depth: int = _DEPTH, tokens: int = 0) -> Model:
 
 
 def _with_profile(backend: Backend, axis: str, value: float) -> Backend:
-    if not isinstance(backend, MockBackend):
+    settings: dict[str, float] = {axis: int(value)}
+    if axis == "frame_rate":
+        settings = {"input_refresh_s": 1.0 / value, "weight_refresh_s": 1.0 / value}
+    changed = backend.with_settings(settings)
+    if changed is None:
         raise InputError(
             f"--scale {axis} changes a profile: it needs --backend mock, not {backend.name}"
         )
-    if axis == "frame_rate":
-        period_s = 1.0 / value
-        settings = {"input_refresh_s": period_s, "weight_refresh_s": period_s}
-    else:
-        settings = {axis: int(value)}
-    return MockBackend(backend.profile.with_settings(settings), backend.seed)
+    return changed
 
 
 # ------------------------------------------------------------------------------ measuring
@@ -468,9 +478,7 @@ def _with_profile(backend: Backend, axis: str, value: float) -> Backend:
 
 def outline(points: Sequence[BenchmarkPoint], repeats: int) -> dict[str, Any]:
     """Return the document without times, before anything is measured."""
-    named = [
-        {name_of(b): fingerprint(b) for b in p.backends if b.name != "digital"} for p in points
-    ]
+    named = [{name_of(b): fingerprint(b) for b in p.backends if b.is_optical} for p in points]
     return _head(points[0].job, repeats) | {
         "points": [
             _place(point)
@@ -530,20 +538,26 @@ def _on_light(point: BenchmarkPoint) -> list[Contender]:
     return [
         Lightloom(name_of(b), _what(b), job, b, job.placement)
         for b in point.backends
-        if b.name != "digital"
+        if b.is_optical
     ]
+
+
+def _bench_of(backend: Backend) -> Bench | None:
+    """Return the bench of a backend; None where it has none, or several."""
+    benches = [one.bench for one in backend.benches.values()]
+    return benches[0] if len(benches) == 1 else None
 
 
 def name_of(backend: Backend) -> str:
     """Return the name of a backend without a path: "mock slm-camera", "bench line.toml"."""
-    if backend.name == "digital":
+    if not backend.is_optical:
         return NUMPY
-    bench = getattr(backend, "bench", None)
+    bench = _bench_of(backend)
     return f"{backend.name} {Path(bench.path if bench else backend.profile.name).name}"
 
 
 def _what(backend: Backend) -> str:
-    title = "" if getattr(backend, "bench", None) else backend.profile.title
+    title = "" if _bench_of(backend) else backend.profile.title
     return title or "the instruments of a bench file"
 
 
@@ -568,8 +582,8 @@ def _described(
     samples: Mapping[int, list[dict[str, Sample]]],
 ) -> dict[str, Any]:
     job = point.job
-    predicted = {name_of(b): _predicted(job, b) for b in point.backends if b.name != "digital"}
-    fingerprints = {name_of(b): fingerprint(b) for b in point.backends if b.name != "digital"}
+    predicted = {name_of(b): _predicted(job, b) for b in point.backends if b.is_optical}
+    fingerprints = {name_of(b): fingerprint(b) for b in point.backends if b.is_optical}
     entries = []
     for contender in contenders:
         rounds = samples[id(contender)]
@@ -586,11 +600,11 @@ def _described(
             "name": contender.name,
             "what": contender.what,
             "is_baseline": not is_light,
-            "is_mock": is_light and bool(getattr(contender.backend, "is_mock", False)),  # type: ignore[attr-defined]
+            "is_mock": contender.is_mock,
             "fingerprint": fingerprints.get(contender.name),
             "phases": phases,
         }
-        bench = getattr(contender, "bench", None)
+        bench = contender.bench
         if bench is not None:
             entry["clock"] = "virtual" if bench.clock.is_virtual else "real"
             for phase in phases.values():
@@ -681,16 +695,8 @@ def device_use(bench: Bench, phase: Mapping[str, Any]) -> list[dict[str, Any]]:
         period_s = bench.instruments[role].refresh_period_s  # type: ignore[attr-defined]
         limit = 1 / period_s if period_s else None
         add(f"{role} modulator", "frames", counts[f"{role}_frames"], limit)
-    if file.layout == "single-pixel":
-        add("detector (DAQ)", "exposures", counts["shots"], 1 / file.exposure_s)
-        add("converter", "samples", counts["shots"] * WINDOW_SAMPLES, None)
-    else:
-        camera = bench.camera
-        rolling_s = camera.row_time_s * camera.region.height
-        frame_s = max(file.exposure_s, camera.readout_s) + rolling_s  # exposing while it reads out
-        add("camera", "exposures", counts["shots"], 1 / frame_s)
-        pixels = camera.region.height * camera.region.width
-        add("converter", "pixels", counts["shots"] * pixels, pixels / frame_s)
+    for device, busy_with, per_shot, limit_per_s in bench.detector.loads():
+        add(device, busy_with, counts["shots"] * per_shot, limit_per_s)
     add("source", "light that is used", counts["shots"], 1 / file.exposure_s)
     return rows
 
@@ -706,7 +712,7 @@ def _head(job: Job, repeats: int) -> dict[str, Any]:
         "schema": SCHEMA,
         "kind": KIND,
         "versions": {"python": platform.python_version()}
-        | {name: version for name in packages if (version := _version(name)) is not None}
+        | {name: version for name in packages if (version := version_of(name)) is not None}
         | {"blas": f"{blas['name']} {blas['version']}"},
         "machine": machine(),
         "mock_path": mock_path(),
@@ -733,45 +739,9 @@ def machine() -> dict[str, Any]:
 
 def fingerprint(backend: Backend) -> str:
     """Return a digest of all constants of a backend's bench; equal ones measure the same."""
-    bench = getattr(backend, "bench", None)
+    bench = _bench_of(backend)
     if bench is not None:  # its profile follows from its calibration, which may be repeated
         constants = bench.file.model_dump_json(exclude={"calibration"})
     else:
         constants = backend.profile.model_dump_json(exclude={"sources", "years", "name", "title"})
     return hashlib.sha256(constants.encode()).hexdigest()[:12]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no such call
-        return None
-
-
-__all__ = [
-    "AXES",
-    "BARE",
-    "KIND",
-    "NUMPY",
-    "PREDICTED_AXES",
-    "SCHEMA",
-    "BenchmarkPoint",
-    "Job",
-    "Sample",
-    "benchmark_shape",
-    "device_use",
-    "fingerprint",
-    "machine",
-    "make_job",
-    "measure",
-    "outline",
-    "points_of",
-    "runnable",
-]

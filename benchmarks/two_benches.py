@@ -42,6 +42,7 @@ class ProductStream:
     def __init__(self, backend: Backend, shots: int) -> None:
         chance = np.random.Generator(np.random.Philox(1))
         geometry = backend.geometry
+        assert geometry.outputs is not None and geometry.inputs is not None
         outputs = _TILES * (geometry.outputs // geometry.parts)
         length = _TILES * geometry.inputs
         exposures = 2  # of x+ and of x-

@@ -5,7 +5,7 @@ shows it with colours (`lightloom.report.terminal.console.as_rich`).
 """
 
 import html
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -60,6 +60,19 @@ class Column:
         if isinstance(cell, str):
             return printable(cell)
         return format(cell, self.form) if isinstance(self.form, str) else self.form(cell)
+
+
+def columns(heads: Mapping[str, str | Callable[[float], str] | None]) -> tuple[Column, ...]:
+    """Return columns by their headers.
+
+    Parameters
+    ----------
+    heads : header -> form of the numbers below (see `Column`); None for a column of texts
+    """
+    return tuple(
+        Column(header, align="left", wraps=True) if form is None else Column(header, form=form)
+        for header, form in heads.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -103,14 +103,14 @@ class Timeline:
         """The end of the latest slice; 0 without slices."""
         return max((item.end_s for item in self.slices), default=0.0)
 
-    def busy_s(self, track: str) -> float:
-        """Return the busy time of a track in seconds; overlapping slices count once."""
-        busy, until = 0.0, float("-inf")
-        spans = sorted((s.start_s, s.end_s) for s in self.slices if s.track == track)
-        for start, end in spans:
-            busy += max(0.0, end - max(start, until))
-            until = max(until, end)
-        return busy
+
+def covered_s(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the seconds that spans (start, end) cover; where they overlap, time counts once."""
+    covered, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return covered
 
 
 class _Within(Timeline):

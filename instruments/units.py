@@ -6,7 +6,21 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-_PREFIXES = {"": 1.0, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9}
+PREFIXES = {
+    "a": 1e-18,
+    "f": 1e-15,
+    "p": 1e-12,
+    "n": 1e-9,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+}
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s]*)\s*")
 
 
@@ -23,9 +37,9 @@ def quantity(value: Any, unit: str) -> float:
         found = _NUMBER.fullmatch(value)
         symbol = found.group(2) if found else ""
         prefix = symbol.removesuffix(unit)
-        if not found or (symbol and not symbol.endswith(unit)) or prefix not in _PREFIXES:
+        if not found or (symbol and not symbol.endswith(unit)) or prefix not in PREFIXES:
             raise ValueError(f'give a number of {unit}, or text such as "5 m{unit}"')
-        value = float(found.group(1)) * _PREFIXES[prefix]
+        value = float(found.group(1)) * PREFIXES[prefix]
     try:
         value = float(value)
     except OverflowError:  # an integer of hundreds of digits

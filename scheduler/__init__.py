@@ -4,15 +4,7 @@ if __name__ != "lightloom.scheduler":
     raise ImportError("import lightloom.scheduler, not scheduler")
 
 from .costs import BenchModel, host_cost, optical_cost
-from .energy.account import (
-    CATEGORIES,
-    SCOPES,
-    Account,
-    Events,
-    PartEvents,
-    planned_events,
-    recorded_events,
-)
+from .energy.account import CATEGORIES, SCOPES, Account
 from .energy.constants import (
     BASELINES,
     Baseline,
@@ -23,11 +15,14 @@ from .energy.constants import (
     set_names,
 )
 from .energy.document import account_document
+from .energy.events import Events, PartEvents, planned_events, recorded_events
 from .energy.machine import measure_machine, memory_bytes
 from .executor import Executor
 from .graph import StepRecord, signature
+from .host_model import HostModel, MeasuredHost
 from .host_steps import State
 from .placement import DEFAULT_POLICY, POLICIES, Placement, decide, is_fixed, place
+from .prediction import Prediction, best_parts, predict
 from .program import (
     HOST_KINDS,
     MATMUL_KINDS,
@@ -37,7 +32,6 @@ from .program import (
     ProgramBuilder,
     Step,
 )
-from .simulator import HostModel, MeasuredHost, Prediction, best_parts, predict
 from .sizes import BATCH, NEW, PAST, Size, evaluate, shape
 
 __all__ = [

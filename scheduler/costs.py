@@ -1,6 +1,6 @@
 """Costs of single steps on a bench, predicted without an instrument.
 
-Shots are those of `backends.timing`; the overlap of steps is in `simulator`.
+Shots are those of `backends.job_times`; the overlap of steps is in `prediction`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..backends import (
-    Backend,
-    Geometry,
-    OpticsProfile,
-    ShotTiming,
-    frames_of,
-    load_profile,
-    tile_count,
-)
-from ..backends.timing import first_wait_s
+from ..backends import Backend, Geometry, OpticsProfile, ShotTiming, frames_of, tile_count
+from ..backends.job_times import first_wait_s
 from .host_steps import REGISTRY
-from .program import HostStep, OpticalMatmul
+from .program import HostStep, OpticalMatmul, Step
 from .sizes import evaluate
 
 
@@ -37,8 +29,6 @@ class BenchModel:
         """Return the model of a backend, or of a profile; for a digital one, the default bench."""
         if isinstance(backend, OpticsProfile):
             return cls(backend, Geometry.of(backend), ShotTiming.of(backend))
-        if backend.name == "digital":
-            return cls.of(load_profile())
         return cls(backend.profile, backend.geometry, backend.timing)
 
 
@@ -111,9 +101,7 @@ def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchMode
     )
 
 
-def host_cost(
-    step: HostStep | OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile
-) -> HostCost:
+def host_cost(step: Step, sizes: Mapping[str, int], profile: OpticsProfile) -> HostCost:
     """Predict a host step, or a product that stays on the host (two operations per MAC)."""
     if isinstance(step, OpticalMatmul):
         shapes = [step.x_shape, step.w_shape, step.y_shape]

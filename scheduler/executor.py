@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backends import (
-    Address,
-    Backend,
-    DigitalBackend,
-    MatmulResult,
-    MockBackend,
-    PreparedWeights,
-    Ranges,
-)
+from ..backends import Address, Backend, DigitalBackend, MatmulResult, PreparedWeights, Ranges
 from ..instruments import InputError
 from .costs import BenchModel
 from .graph import StepRecord
@@ -30,8 +22,8 @@ from .journal.pass_record import PassRecord, described_steps
 from .micro_batch import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import Placement, decide, is_fixed, place
+from .prediction import best_parts
 from .program import HostStep, OpticalMatmul, Program
-from .simulator import best_parts
 from .sizes import evaluate, shape
 
 if TYPE_CHECKING:
@@ -90,7 +82,7 @@ class Executor:
     @property
     def needs_ranges(self) -> bool:
         """Whether the backend needs ranges from a calibration pass that has not run yet."""
-        if not isinstance(self.backend, MockBackend) or self.ranges or not self._uses_light:
+        if not self.backend.needs_ranges or self.ranges or not self._uses_light:
             return False
         fixed = self.backend.profile.readout_range in ("per-matmul", "per-row")
         return fixed or self.placement != "projections"
@@ -260,8 +252,7 @@ class Executor:
         The pass is digital; for each product that goes to light the backend returns the largest
         noise-free value that its converter would read. Masked positions are left out.
         """
-        backend = self.backend
-        if not isinstance(backend, MockBackend):
+        if not self.backend.needs_ranges:
             return
         operands = {**inputs, **{name: State() for name in program.states}}
         self.decide(program, sizes)
@@ -275,17 +266,15 @@ class Executor:
                 self.run_host(step, operands, ends)
             else:
                 if step.name in placed:
-                    ranges[step.name] = self.observe(step, operands, backend)
+                    ranges[step.name] = self.observe(step, operands)
                 operands[step.y] = self.begin(step, part, self._host)().y
             for operand in ends:
                 operands.pop(operand, None)
         self.ranges = ranges  # all at once: an interrupted pass leaves none
 
-    def observe(
-        self, step: OpticalMatmul, operands: Mapping[str, Any], backend: MockBackend
-    ) -> Ranges:
+    def observe(self, step: OpticalMatmul, operands: Mapping[str, Any]) -> Ranges:
         """Return the ranges that one product needs, from the operands of a calibration pass."""
-        x = operands[step.x]
+        x, backend = operands[step.x], self.backend
         if not step.dynamic:
             prepared = self._static(step, backend)
             largest = backend.observe(x, prepared, None)[0]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends import Stats
-from .program import HostStep, OpticalMatmul, Program
+from .program import OpticalMatmul, Program, Step
 
 Node = tuple[int, int]
 """A step of the program and a micro-batch: (step, part)."""
@@ -66,7 +66,7 @@ class CallLog:
 class StepRecord:
     """Time and events of one step on this machine, summed over its calls."""
 
-    step: HostStep | OpticalMatmul
+    step: Step
     optical: bool
     log: CallLog = field(default_factory=CallLog)
     seconds: float = 0.0
@@ -88,12 +88,12 @@ class Dependencies:
 
     Parameters
     ----------
-    needs : number of earlier steps whose results each step reads
+    reads : earlier steps whose results each step reads
     feeds : steps that read the results of each step
     uses : number of steps that read each operand
     """
 
-    needs: list[int]
+    reads: list[set[int]]
     feeds: list[list[int]]
     uses: Counter[str]
 
@@ -101,22 +101,22 @@ class Dependencies:
     def of(cls, program: Program) -> Dependencies:
         """Return those of a program, from its operands; states change in the program's order."""
         writers: dict[str, int] = {}
-        needs: list[int] = []
+        reads: list[set[int]] = []
         feeds: list[list[int]] = []
         uses: Counter[str] = Counter()
         for index, step in enumerate(program.steps):
             earlier = {writers[name] for name in step.inputs if name in writers}
-            needs.append(len(earlier))
+            reads.append(earlier)
             feeds.append([])
             for other in earlier:
                 feeds[other].append(index)
             uses.update(set(step.inputs))
             writers.update(dict.fromkeys(step.outputs, index))
             writers.update(dict.fromkeys(set(step.inputs) & set(program.states), index))
-        return cls(needs, feeds, uses)
+        return cls(reads, feeds, uses)
 
 
-def signature(step: OpticalMatmul | HostStep, optical: bool) -> tuple[Any, ...]:
+def signature(step: Step, optical: bool) -> tuple[Any, ...]:
     """Return a key: steps with equal keys have the same events, for equal sizes and profile."""
     if isinstance(step, OpticalMatmul):
         return (optical, step.x_shape, step.w_shape, step.dynamic, step.non_negative)

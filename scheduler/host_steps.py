@@ -394,27 +394,29 @@ class State:
     def append(self, new: np.ndarray) -> np.ndarray:
         """Append [B, H, T, e]; return all tokens so far as a view [B, H, length, e]."""
         needed = self.length + new.shape[2]
-        old = self._array
-        if old is None or old.shape[2] < needed:
-            capacity = needed if old is None else max(needed, 2 * old.shape[2])
-            self._array = np.empty((*new.shape[:2], capacity, new.shape[3]), dtype=np.float32)
-            if old is not None:
-                self._array[:, :, : self.length] = old[:, :, : self.length]
-        assert self._array is not None
-        self._array[:, :, self.length : needed] = new
+        if self._array is None:
+            self._array = np.empty((*new.shape[:2], needed, new.shape[3]), dtype=np.float32)
+        array = self._with_space(self._array, needed)
+        array[:, :, self.length : needed] = new
         self.length = needed
-        return self._array[:, :, :needed]
+        return array[:, :, :needed]
+
+    def _with_space(self, array: np.ndarray, tokens: int) -> np.ndarray:
+        """Return the array, at least doubled where it has no space for so many tokens."""
+        if array.shape[2] < tokens:
+            capacity = max(tokens, 2 * array.shape[2])
+            larger = np.empty((*array.shape[:2], capacity, array.shape[3]), dtype=np.float32)
+            larger[:, :, : self.length] = array[:, :, : self.length]
+            self._array = array = larger
+        return array
 
     def split(self, cuts: Sequence[tuple[int, int]], new: int) -> list[State]:
         """Return one state for each range of rows (first, last), with space for new tokens.
 
         They are views of this state, unless it is empty.
         """
-        if self._array is not None and self._array.shape[2] < self.length + new:
-            old = self._array
-            capacity = max(self.length + new, 2 * old.shape[2])
-            self._array = np.empty((*old.shape[:2], capacity, old.shape[3]), dtype=np.float32)
-            self._array[:, :, : self.length] = old[:, :, : self.length]
+        if self._array is not None:
+            self._with_space(self._array, self.length + new)
         parts = [State() for _ in cuts]
         for part, (first, last) in zip(parts, cuts, strict=True):
             part.length = self.length

@@ -10,8 +10,10 @@ import numpy as np
 
 from ..backends import cuts, row_ids
 from .host_steps import State
-from .program import HostStep, OpticalMatmul, Program
+from .program import Program, Step
 from .sizes import BATCH
+
+_PART_COUNTS = (1, 2, 4, 8)  # numbers of micro-batches to try
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Part:
     row_ids: RowIds
 
 
-def details_of(step: HostStep | OpticalMatmul, part: int) -> dict[str, Any]:
+def details_of(step: Step, part: int) -> dict[str, Any]:
     """Return the step and micro-batch of a slice, for a timeline."""
     details: dict[str, Any] = {"step": step.name, "kind": step.kind}
     if step.layer is not None:
@@ -66,6 +68,18 @@ class RowIds:
 def micro_batches(batch: int, count: int) -> list[tuple[int, int]]:
     """Cut a batch into parts of about equal size, at most one per row: [(first, last)]."""
     return cuts(batch, -(-batch // max(1, min(count, batch))))
+
+
+def part_counts(batch: int) -> list[int]:
+    """Return the numbers of micro-batches to try for a batch."""
+    return [count for count in _PART_COUNTS if count <= batch]
+
+
+def sizes_of_parts(sizes: Mapping[str, int], count: int) -> list[dict[str, int]]:
+    """Return the sizes of each micro-batch of a pass."""
+    return [
+        {**sizes, "batch": last - first} for first, last in micro_batches(sizes["batch"], count)
+    ]
 
 
 def split(

@@ -1,21 +1,18 @@
 """`Pipeline`: light and host work on different micro-batches at the same time.
 
-Three threads run a pass. The caller's thread runs host steps when their operands are ready. The
-feed thread begins products on the backend, always in the order of the program, step by step and
-micro-batch by micro-batch, so that the optical results do not depend on the speed of the host. The
-gather thread collects finished products. While the host computes the softmax of one micro-batch,
-light multiplies the next one.
+Three threads run a pass, in the order of a `Schedule`. The caller's thread runs host steps. The
+feed thread begins products on the backend, and the gather thread collects them. While the host
+computes the softmax of one micro-batch, light multiplies the next one.
 
 The virtual clock advances only when all three threads are idle.
 """
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Any, Protocol
 
@@ -23,7 +20,8 @@ from ..backends import Backend, MatmulResult, Stats
 from .graph import Dependencies, Node, StepRecord
 from .journal.pass_record import PassRecord
 from .micro_batch import Part, details_of
-from .program import HostStep, OpticalMatmul, Program
+from .program import HostStep, OpticalMatmul, Program, Step
+from .schedule import Schedule
 
 
 class StepRunner(Protocol):
@@ -31,7 +29,7 @@ class StepRunner(Protocol):
 
     backend: Backend
 
-    def record_of(self, step: HostStep | OpticalMatmul, optical: bool) -> StepRecord:
+    def record_of(self, step: Step, optical: bool) -> StepRecord:
         """Return the record of a step."""
 
     def run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:
@@ -80,14 +78,6 @@ class _StartedProduct:
             self.release()
 
 
-@dataclass
-class _Progress:
-    """Progress of one micro-batch: unfinished needs of each step, unfinished reads of operands."""
-
-    needs: list[int]
-    uses: Counter[str] = field(default_factory=Counter)
-
-
 class Pipeline:
     """One pass of a program, with overlap of light and host.
 
@@ -110,26 +100,14 @@ class Pipeline:
         self._runner, self._program, self._parts = runner, program, parts
         self._backend = runner.backend
         self._clock = self._backend.clock
-        self._is_light = [step.name in placed for step in program.steps]
-        self._dependencies = Dependencies.of(program)
-        self._progress = [
-            _Progress(list(self._dependencies.needs), Counter(self._dependencies.uses))
-            for _ in parts
-        ]
+        dependencies = Dependencies.of(program)
+        self._uses = [Counter(dependencies.uses) for _ in parts]  # unfinished reads of operands
         self._record = record
-        self._done = set() if record is None else set(record.done)
-        self._light = deque(
-            (index, part.number)
-            for index, is_light in enumerate(self._is_light)
-            if is_light
-            for part in parts
-            if (index, part.number) not in self._done
-        )
-        self._products = len(self._light)
-        self._ready_light: set[Node] = set()
-        self._ready_host: list[Node] = []
+        self._done: Collection[Node] = () if record is None else record.done
+        is_light = [step.name in placed for step in program.steps]
+        self._schedule = Schedule(dependencies, is_light, len(parts), self._done)
+        self._products = len(self._schedule.products)
         self._gathering: deque[_StartedProduct] = deque()
-        self._unfinished = len(program.steps) * len(parts) - len(self._done)
         self._changed = Condition()
         self._error: BaseException | None = None
         self._holds = 0
@@ -143,11 +121,9 @@ class Pipeline:
         """
         with self._changed:
             for node in self._done:
-                self._settle(node)
-            for part in self._parts:
-                for index, count in enumerate(self._progress[part.number].needs):
-                    if not count and (index, part.number) not in self._done:
-                        self._is_ready((index, part.number))
+                self._drop_operands(node)
+            for node in self._schedule.ready:
+                self._is_ready(node)
         threads = [
             Thread(target=self._catch_errors, args=(work,), name=f"lightloom-{name}", daemon=True)
             for name, work in (("feed", self._feed), ("gather", self._gather))
@@ -169,24 +145,27 @@ class Pipeline:
     # --- the three threads -----------------------------------------------------------------------
 
     def _host(self) -> None:
-        """Run host steps, and products that stay on the host; the earliest ready step first."""
+        """Run host steps, and products that stay on the host."""
+        schedule = self._schedule
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._ready_host or not self._unfinished or self._error is not None
+                    lambda: (
+                        schedule.host_queue or not schedule.unfinished or self._error is not None
+                    )
                 )
-                if self._error is not None or not self._unfinished:
+                if self._error is not None or not schedule.unfinished:
                     return
-                node = heapq.heappop(self._ready_host)
-            step, part, runner = self._at(node)
-            record = runner.record_of(step, False)
+                node = schedule.pop_host()
+            step, part = self._at(node)
+            record = self._runner.record_of(step, False)
             self._backend.beat()
             start, start_s = time.perf_counter(), self._clock.now_s()
             stats = None
             if isinstance(step, HostStep):
-                runner.run_host(step, part.operands, self._ends(node))
+                self._runner.run_host(step, part.operands, self._ends(node))
             else:
-                result = runner.begin(step, part)()
+                result = self._runner.begin(step, part)()
                 part.operands[step.y], stats = result.y, result.stats
                 record.stats.add(stats)
             seconds = time.perf_counter() - start
@@ -196,28 +175,27 @@ class Pipeline:
 
     def _feed(self) -> None:
         """Begin products in their order, each as soon as its operands are ready."""
-        while self._light:
+        schedule = self._schedule
+        while schedule.products:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._light[0] in self._ready_light or self._error is not None
-                )
+                self._changed.wait_for(lambda: schedule.is_product_ready or self._error is not None)
                 if self._error is not None:
                     return
-                node = self._light[0]
-            step, part, runner = self._at(node)
+                node = schedule.products[0]
+            step, part = self._at(node)
             assert isinstance(step, OpticalMatmul)
             product = _StartedProduct(node, self._hold, self._release, self._changed)
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
                 self._release()  # the hold of a ready product; this thread now has its own
-                product.finish = runner.begin(step, part, self._backend, product)
+                product.finish = self._runner.begin(step, part, self._backend, product)
                 product.seconds = time.perf_counter() - start
                 self._note("feed", step, part, start_s)
                 with self._changed:
-                    self._light.popleft()
+                    schedule.products.popleft()
                     self._gathering.append(product)
                     self._changed.notify_all()
-                    if self._light and self._light[0] in self._ready_light:
+                    if schedule.is_product_ready:
                         self._hold()
 
     def _gather(self) -> None:
@@ -231,10 +209,10 @@ class Pipeline:
             assert product.finish is not None
             result = product.finish()
             self._wait_until_exposed(product)
-            step, part, runner = self._at(product.node)
+            step, part = self._at(product.node)
             assert isinstance(step, OpticalMatmul)
             part.operands[step.y] = result.y
-            record = runner.record_of(step, True)
+            record = self._runner.record_of(step, True)
             record.stats.add(result.stats)
             stages = result.stats.seconds
             seconds = product.seconds + stages.get("product", 0.0) + stages.get("decode", 0.0)
@@ -243,14 +221,14 @@ class Pipeline:
 
     # --- ready steps -----------------------------------------------------------------------------
 
-    def _at(self, node: Node) -> tuple[HostStep | OpticalMatmul, Part, StepRunner]:
-        return self._program.steps[node[0]], self._parts[node[1]], self._runner
+    def _at(self, node: Node) -> tuple[Step, Part]:
+        return self._program.steps[node[0]], self._parts[node[1]]
 
     def _ends(self, node: Node) -> tuple[str, ...]:
         """Return the operands that only this step still reads."""
-        step, _, _ = self._at(node)
+        step, _ = self._at(node)
         with self._changed:
-            uses = self._progress[node[1]].uses
+            uses = self._uses[node[1]]
             return tuple(name for name in step.inputs if uses[name] == 1 and self._is_free(name))
 
     def _is_free(self, operand: str) -> bool:
@@ -258,39 +236,32 @@ class Pipeline:
 
     def _finish(self, node: Node, seconds: float, stats: Stats | None) -> None:
         """Mark a step as done: keep it, and queue the steps that are ready now."""
-        step, part, runner = self._at(node)
+        step, part = self._at(node)
         if self._record is not None:
             self._record.keep(node, part.operands, seconds, stats)
         with self._changed:
-            runner.record_of(step, self._is_light[node[0]]).count(part.sizes)
-            for other in self._settle(node):
-                self._is_ready((other, part.number))
-            self._unfinished -= 1
+            self._runner.record_of(step, self._schedule.is_light[node[0]]).count(part.sizes)
+            self._drop_operands(node)
+            for other in self._schedule.finish(node):
+                self._is_ready(other)
             self._release()
             self._changed.notify_all()
 
-    def _settle(self, node: Node) -> list[int]:
-        """Drop operands that only this step read; return the steps that waited only for it."""
-        step, part, _ = self._at(node)
-        progress = self._progress[part.number]
+    def _drop_operands(self, node: Node) -> None:
+        """Drop the operands that only this step still reads."""
+        step, part = self._at(node)
+        uses = self._uses[part.number]
         for operand in set(step.inputs):
-            progress.uses[operand] -= 1
-            if not progress.uses[operand] and self._is_free(operand):
+            uses[operand] -= 1
+            if not uses[operand] and self._is_free(operand):
                 part.operands.pop(operand, None)
-        ready = []
-        for other in self._dependencies.feeds[node[0]]:
-            progress.needs[other] -= 1
-            if not progress.needs[other]:
-                ready.append(other)
-        return ready
 
     def _is_ready(self, node: Node) -> None:
-        if not self._is_light[node[0]]:
-            heapq.heappush(self._ready_host, node)
+        """Queue a step for the host; hold the clock for each step that can run at once."""
+        if not self._schedule.is_light[node[0]]:
+            self._schedule.queue_host(node)
             self._hold()
-            return
-        self._ready_light.add(node)
-        if self._light[0] == node:
+        elif self._schedule.products[0] == node:
             self._hold()
 
     def _wait_until_exposed(self, product: _StartedProduct) -> None:
@@ -329,7 +300,7 @@ class Pipeline:
                 self._error = error
             self._changed.notify_all()
 
-    def _note(self, track: str, step: HostStep | OpticalMatmul, part: Part, start_s: float) -> None:
+    def _note(self, track: str, step: Step, part: Part, start_s: float) -> None:
         timeline = self._backend.timeline
         if timeline is not None:
             details: dict[str, Any] = details_of(step, part.number)

@@ -15,11 +15,12 @@ from typing import Any
 
 from ..instruments import InputError
 from .costs import BenchModel
-from .energy.account import SCOPES, energy_of, planned_events
+from .energy.account import SCOPES, energy_of
 from .energy.constants import Constants, resolve
+from .energy.events import planned_events
 from .graph import Calls, signature
-from .overlap import Overlap
 from .placement_rules import PlacementRule, PlacementRules, read_rules
+from .placement_times import PlacementTimes
 from .program import OpticalMatmul, Program
 
 _HEADS = ("LM head", "classifier")
@@ -50,6 +51,9 @@ class Placement:
     policy: str
     on_light: frozenset[str]
     decided_by: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Placement {self.policy}: {len(self.on_light):,} products on light"
 
 
 @dataclass
@@ -143,7 +147,7 @@ def decide(
         marks: dict[str, Hashable] = {
             name: (group.policy, group.rule) for group in groups for name in group.names
         }
-        on_light |= _fastest(by_time, on_light, Overlap(program, passes, bench, marks))
+        on_light |= _fastest(by_time, on_light, PlacementTimes(program, passes, bench, marks))
     placed = frozenset(on_light)
     reasons = {name: _reason(group, name in placed) for group in groups for name in group.names}
     return Placement(policy, placed, reasons)
@@ -172,8 +176,8 @@ def _representative(passes: Calls) -> Calls:
 # ------------------------------------------------------------------------------------ fastest
 
 
-def _fastest(groups: Sequence[_Group], others: set[str], overlap: Overlap) -> frozenset[str]:
-    """Return the products on light that make the passes shortest, with overlap.
+def _fastest(groups: Sequence[_Group], others: set[str], times: PlacementTimes) -> frozenset[str]:
+    """Return the products on light that make the passes shortest, with times.
 
     A greedy search: it begins with the products that are faster alone on light, or with a fixed
     policy where that is faster, and moves one group at a time, the best one, until no move helps.
@@ -181,12 +185,12 @@ def _fastest(groups: Sequence[_Group], others: set[str], overlap: Overlap) -> fr
     if not groups:
         return frozenset()
     for group in groups:
-        group.light, group.host = overlap.light_s(group.step), overlap.host_s(group.step)
+        group.light, group.host = times.light_s(group.step), times.host_s(group.step)
     cached: dict[tuple[bool, ...], float] = {}
 
     def seconds(choice: tuple[bool, ...]) -> float:
         if choice not in cached:
-            cached[choice] = overlap.seconds(_names(groups, choice) | others)
+            cached[choice] = times.seconds(_names(groups, choice) | others)
         return cached[choice]
 
     starts = [tuple(group.light < group.host for group in groups)]

@@ -21,6 +21,12 @@ def layer_of(name: str) -> int | None:
     return int(number) if head == "layer" and number.isdigit() else None
 
 
+def without_layer(name: str) -> str:
+    """Return a step's name without its layer: "layer.3.attention.qk" is "attention.qk"."""
+    pieces = name.split(".")
+    return ".".join(pieces[2:]) if pieces[0] == "layer" else name
+
+
 MATMUL_KINDS = (
     "patch embedding",
     "QKV",

@@ -65,6 +65,8 @@ class Size:
 BATCH, NEW, PAST = Size.of("batch"), Size.of("new"), Size.of("past")
 
 Shape = tuple[Size, ...]
+Sizes = Mapping[str, int]
+"""The number of each symbol: batch, new and past tokens."""
 
 
 def shape(*sizes: int | Size) -> Shape:
@@ -72,6 +74,6 @@ def shape(*sizes: int | Size) -> Shape:
     return tuple(Size.of(size) for size in sizes)
 
 
-def evaluate(symbolic: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
+def evaluate(symbolic: Shape, sizes: Sizes) -> tuple[int, ...]:
     """Return the numbers of a symbolic shape."""
     return tuple(size(sizes) for size in symbolic)

@@ -23,7 +23,7 @@ from lightloom.backends.calibration import (
     phase_shift,
     store,
 )
-from lightloom.backends.calibration.probe import Probe
+from lightloom.backends.calibration.probes import make_probe
 from lightloom.backends.optics import registration
 from lightloom.backends.optics.calibration_file import Calibration, calibration_path
 from lightloom.instruments import InterlockOpen, LightloomError, Saturated, UnexpectedIntensity
@@ -425,7 +425,7 @@ def test_phase_shifting_locates_patches_everywhere(side: int) -> None:
 
 def test_a_filled_frame_is_brightest(tmp_path: Path) -> None:
     with bench_of(tmp_path) as bench:
-        probe = Probe(bench, "test", 1e-3)
+        probe = make_probe(bench, "test", 1e-3)
         probe.light(True)
         probe.fill()
         bright = probe.take(1e-3).counts.mean()

@@ -14,7 +14,7 @@ import pytest
 from bench_factory import LAYOUTS, BenchMaker, fault, load_example, numbers, write_bench
 from lightloom.backends import MatmulResult, MockBackend
 from lightloom.backends.bench import BenchBackend, example_file, load_bench
-from lightloom.backends.bench.shots import TileJob
+from lightloom.backends.bench.shot_plan import TileJob
 from lightloom.benchmarks.agreement import Agreement, compare, unsteady_bench
 from lightloom.instruments import InputError, Paused, Region, Shot
 
@@ -104,7 +104,7 @@ def test_the_true_response_predicts_the_light(
         backend.optical_model.layout,
         backend.optical_model.curves,
     )
-    assert bench.world is not None and backend.shots is not None
+    assert bench.world is not None
     rng, rows = np.random.default_rng(0), 1 if layout_of.shares_input else layout_of.slots
     x = rng.integers(0, 256, (rows, layout_of.length)).astype(np.uint8)
     w = rng.integers(0, 256, (layout_of.slots, layout_of.length)).astype(np.uint8)
@@ -118,7 +118,7 @@ def test_the_true_response_predicts_the_light(
         light_e / backend.optical_model.optics.gain_e_per_count
         + backend.optical_model.optics.dark_counts
     )
-    expected = backend.shots.decoder.model.passed_e(x, w)
+    expected = backend.optical_model.passed_e(x, w)
     np.testing.assert_allclose(layout_of.electrons(counts), expected, rtol=4e-3)
     slope = layout_of.electrons(counts) @ expected / (expected @ expected)
     assert slope == pytest.approx(1, abs=1e-3)
@@ -202,16 +202,14 @@ def test_every_job_shows_its_own_frames(make_bench: BenchMaker) -> None:
     weights = np.full(
         (layout.slots, layout.length), backend.optical_model.curves["weight"].brightest, np.uint8
     )
-    shots = backend.shots
-    assert shots is not None
 
     def taken(inputs: np.ndarray) -> np.ndarray:
         job = TileJob("one shot", 1, 1, lambda _: weights, lambda _: inputs)
-        return shots.run(job).electrons[0, 0]
+        return backend.setup.runner.run(job).electrons[0, 0]
 
     for twelfth in range(12):
         inputs = np.full((layout.slots, layout.length), full * twelfth // 12, dtype=np.uint8)
-        np.testing.assert_allclose(taken(inputs), shots.decoder.model.passed_e(inputs, weights))
+        np.testing.assert_allclose(taken(inputs), backend.optical_model.passed_e(inputs, weights))
 
 
 def test_a_run_repeats_bit_by_bit(make_bench: BenchMaker) -> None:

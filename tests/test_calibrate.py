@@ -249,7 +249,7 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
         backend.optical_model.curves,
         backend.bench,
     )
-    decoder, world = backend.shots.decoder, bench.world
+    decoder, world = backend.setup.runner.decoder, bench.world
     per_pixel_e = world.options.electrons_per_pixel_j * bench.file.power_w * bench.file.exposure_s
     stray_e = world.options.stray_e_per_s * bench.file.exposure_s
 
@@ -576,9 +576,9 @@ def test_a_drifting_source_is_followed(later: Callable[..., Bench], layout: str)
     # a photodiode sees the source in every twentieth shot only: 2.3 and 2.8 were measured, so this
     # guards against worse and does not say that such a bench meets the 1.3 of the others
     assert found.over_floor < (3.2 if layout == "single-pixel" else 1.3)
-    assert backend.references <= 0.05 * found.shots + 5
+    assert backend.setup.references <= 0.05 * found.shots + 5
     if layout == "single-pixel":
-        assert backend.references <= 0.12 * found.shots  # one with each weight frame
+        assert backend.setup.references <= 0.12 * found.shots  # one with each weight frame
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -431,7 +431,7 @@ def test_another_region_is_refused(tmp_path: Path) -> None:
 def test_another_range_of_a_daq_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path, "single-pixel") as bench:
         held = read_back(bench)
-        bench.daq.input_range_v = (-1.0, 1.0)
+        bench.instruments["detector"].input_range_v = (-1.0, 1.0)  # type: ignore[attr-defined]
         assert "input_range_v = [-1.0, 1.0]" in refusal(held, bench)
 
 

@@ -55,8 +55,7 @@ def drawn(
 
 def light_of(backend: BenchBackend, product: Product, vector: int) -> np.ndarray:
     job = product.jobs[0]
-    assert backend.shots is not None
-    return backend.shots.decoder.model.passed_e(job.input(vector), job.weight(0))
+    return backend.optical_model.passed_e(job.input(vector), job.weight(0))
 
 
 # ------------------------------------------------------------------------------ the stated rate
@@ -184,7 +183,7 @@ def test_errors_of_seven_sigma_are_found(make_bench: BenchMaker) -> None:
     geometry, chance = backend.geometry, np.random.Generator(np.random.Philox(9))
     rows, length = geometry.outputs // geometry.parts, backend.optical_model.layout.length
     product = product_of(backend, numbers(8, length), numbers(rows, length, seed=4))
-    check, sums = product.jobs[0].check, product.weight_frame(0, 0).sums
+    check, sums = product.jobs[0].check, product.weights.frame(0, 0).sums
     assert check is not None and sums is not None
     sizes, shots = [last - first for first, last in cuts(2 * rows, 80)], 0
     while product.monitor.stats.checks < 200_000:
@@ -217,7 +216,8 @@ def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
     product, found = product_of(backend, x, w), []
     x_scale = encode_input(x[None], backend.optical_model.layout).scale
     w_scale = backend.prepare(w).content[0].scale
-    check, frame, copies = product.jobs[0].check, product.weight_frame(0, 0), product.packing.copies
+    check, frame = product.jobs[0].check, product.weights.frame(0, 0)
+    copies = product.plan.packing.copies
     assert check is not None
     for vector in range(product.jobs[0].vectors):
         electrons = light_of(backend, product, vector)

@@ -77,7 +77,7 @@ def test_planned_events_are_those_that_the_mock_counts(
     tokens = tokens_of(references, name)
     backend = MockBackend(OpticsProfile(photons_per_mac=3.0, input_bits=8, **BENCHES[bench]))
     plan = lightloom.plan(model, backend, batch=len(tokens), sequence=tokens.shape[1])
-    planned = {part.part: part.events for part in plan.energy().parts if part.where == "optical"}
+    planned = {part.name: part.events for part in plan.energy().parts if part.where == "optical"}
     model.forward(tokens, backend=backend)
     counted: dict[str, dict[str, float]] = {}
     for record in model.executor(backend).records.values():
@@ -181,7 +181,7 @@ def test_joules_of_one_layer_by_hand() -> None:
     constants = resolve(profile)
     d, n = 128, 10
     found = layer_account(layer_program(d), profile, constants, 1, n).rows()
-    row = {item.part: item for item in found}["mlp.up"]
+    row = {item.part.name: item for item in found}["mlp.up"]
     macs, inputs, outputs, weights = n * d * 4 * d, n * d, n * 4 * d, 4 * d * d
     photon_j = PLANCK_LIGHT / 5e-7
     seconds = n * 1e-6
@@ -199,7 +199,7 @@ def test_joules_of_one_layer_by_hand() -> None:
         "idle": 2.0 * seconds,
     }
     assert row.joules == pytest.approx(expected)
-    host = {item.part: item for item in found}["mlp.activation"]
+    host = {item.part.name: item for item in found}["mlp.activation"]
     moved = 4 * 2 * outputs
     busy = max(10 * outputs / 2e10, moved / 1e10)
     assert host.joules == pytest.approx(
@@ -309,8 +309,8 @@ def test_a_fixed_light_per_pair_has_no_law_of_one_over_d() -> None:
 
     def per_mac(width: int, *sets: str) -> float:
         part = layer_account(layer_program(width), profile, resolve(profile, sets), 1, 256)
-        row = next(item for item in part.rows() if item.part == "mlp.up")
-        return row.total("light") / row.macs
+        row = next(item for item in part.rows() if item.part.name == "mlp.up")
+        return row.total("light") / row.part.events.macs
 
     assert per_mac(2048) == pytest.approx(per_mac(512))
     ratio = per_mac(2048, "photons-per-output") / per_mac(512, "photons-per-output")

@@ -32,7 +32,8 @@ from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.instruments import InputError
 from lightloom.scheduler.journal import export as exporting
 from lightloom.scheduler.journal.export import export
-from lightloom.scheduler.journal.journal import Journal, JournalFile
+from lightloom.scheduler.journal.journal import Journal
+from lightloom.scheduler.journal.journal_file import JournalFile
 
 ENDINGS = (".h5", ".zarr")
 FIRST_ENDING = (".h5", pytest.param(".zarr", marks=pytest.mark.slow))
@@ -281,7 +282,7 @@ def test_nothing_is_left_of_an_export_that_failed(
 KILLED = """
 import os, sys
 from lightloom.scheduler.journal import export
-from lightloom.scheduler.journal.journal import JournalFile
+from lightloom.scheduler.journal.journal_file import JournalFile
 class Killed(JournalFile):
     def steps(self):
         os._exit(9)

@@ -21,13 +21,11 @@ from bench_factory import (
     load_example,
     numbers,
 )
-from lightloom.backends.bench import BenchBackend, load_bench, safety
-from lightloom.backends.bench import backend as backend_module
-from lightloom.backends.bench import shots as shots_module
+from lightloom.backends.bench import BenchBackend, load_bench, model_origin, safety, shot_plan
 from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.backends.bench.decoding import chi_square_limit
 from lightloom.backends.bench.fault_policy import DEFAULTS, KINDS, FaultPolicy
-from lightloom.backends.bench.shots import TileJob
+from lightloom.backends.bench.shot_plan import TileJob
 from lightloom.instruments import (
     ChecksumMismatch,
     Disconnected,
@@ -136,7 +134,7 @@ def test_a_device_that_was_unplugged_is_connected_again(
     faults = {f"instruments__{role}__faults": fault("lost", [at])}
     backend = recorded(make_bench, layout, **faults)
     assert_right(backend, layout)
-    assert backend.recoveries == {"reconnect": 1} and backend.lost_s >= 0
+    assert backend.recoveries == {"reconnect": 1} and backend.counts.lost_s >= 0
     assert notes(backend) == [("disconnected", "reconnect")]
     assert isinstance(backend.recorder, Memory)
     assert backend.recorder.faults[0].device == f"instruments.{role}"
@@ -213,7 +211,7 @@ def test_waiting_takes_the_bench_s_time(make_bench: BenchMaker) -> None:
         instruments__detector__faults=fault("incomplete", [3]),
     )
     assert_right(backend, "imaged")
-    assert backend.recoveries == {"wait": 1} and 7 <= backend.lost_s < 8
+    assert backend.recoveries == {"wait": 1} and 7 <= backend.counts.lost_s < 8
 
 
 def test_a_held_device_is_waited_for(make_bench: BenchMaker) -> None:
@@ -240,8 +238,7 @@ def test_recoveries_are_bounded(make_bench: BenchMaker) -> None:
     assert "tried: " in str(caught.value) and "the bench is safe" in str(caught.value)
     assert backend.bench.world is not None and backend.bench.world.power_w == 0
     with pytest.raises(Paused):  # later jobs get the same reason
-        assert backend.shots is not None
-        backend.shots.run(TileJob("later", 1, 1, lambda _: None, lambda _: None))  # type: ignore[arg-type,return-value]
+        backend.setup.runner.run(TileJob("later", 1, 1, lambda _: None, lambda _: None))  # type: ignore[arg-type,return-value]
 
 
 # --- pairs ---------------------------------------------------------------------------------------
@@ -361,8 +358,7 @@ def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(
     # 1e-4 are refused: 0.3 of 3,000, and more than 5 of them once in 10 million
     backend = recorded(make_bench, "single-pixel", world__electrons_per_pixel_j=1e11)
     backend.open()
-    assert backend.shots is not None
-    decoder, chance = backend.shots.decoder, np.random.Generator(np.random.Philox(3))
+    decoder, chance = backend.setup.runner.decoder, np.random.Generator(np.random.Philox(3))
     electrons = 5e5 / 16
     noise = np.sqrt(electrons + decoder.optics.read_noise_e**2 / 16)
     steady = electrons + noise * chance.standard_normal((3000, 16))
@@ -372,7 +368,7 @@ def test_light_of_a_photodiode_that_changes_within_an_exposure_is_refused(
         count = 0
         for window in samples / decoder.optics.gain_e_per_count:
             try:
-                decoder.check_steady(window)
+                decoder.bench.detector.check_steady(window[None], decoder.optics)
             except UnexpectedIntensity:
                 count += 1
         return count
@@ -439,8 +435,7 @@ def test_a_dark_level_that_moves_is_noticed(make_bench: BenchMaker) -> None:
 def test_more_light_than_elements_pass_is_refused(make_bench: BenchMaker) -> None:
     backend = recorded(make_bench)
     backend.open()
-    assert backend.shots is not None
-    decoder = backend.shots.decoder
+    decoder = backend.setup.runner.decoder
     most = decoder.model.passed_e_most()
     decoder.check_possible(most)
     decoder.check_possible(np.zeros(len(most)))
@@ -455,11 +450,11 @@ def test_references_detect_a_slot_that_changed(
 ) -> None:
     # a speck of dust dims one slot permanently, and no marker shows it. By chance a reference is
     # refused once in a million
-    monkeypatch.setattr(backend_module, "REFERENCE_EVERY", 4)
+    monkeypatch.setattr(model_origin, "REFERENCE_EVERY", 4)
     light = 4e8 if layout == "line" else 2e9
     backend = recorded(make_bench, layout, world__electrons_per_pixel_j=light)
     assert_right(backend, layout)
-    assert backend.references >= 2 and backend.faults == {}
+    assert backend.setup.references >= 2 and backend.faults == {}
     electrons = backend.optical_model.layout.electrons
 
     def dusty(taken: np.ndarray) -> np.ndarray:
@@ -487,7 +482,7 @@ def test_a_checksum_mismatch_of_a_weight_frame_takes_its_shots_again(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     # the wrong shot is unknown; shots of other weight frames stay
-    monkeypatch.setattr(shots_module, "SEGMENT", 4)
+    monkeypatch.setattr(shot_plan, "SEGMENT", 4)
     backend = recorded(make_bench, layout)
     backend.open()
     slots, length = backend.optical_model.layout.slots, backend.optical_model.layout.length
@@ -520,7 +515,7 @@ def test_a_checksum_mismatch_of_a_weight_frame_takes_its_shots_again(
     assert isinstance(backend.recorder, Memory)
     kept = backend.recorder.known("sums")
     assert kept is not None
-    places = backend.shots.plan.visited(job, 10)  # type: ignore[union-attr]
+    places = job.visits[:10]
     np.testing.assert_array_equal(result.electrons[places[:, 0], places[:, 1]], kept.electrons)
     checksum = backend.recorder.segments[-1].quality[:, QUALITY.index("checksum")]
     assert (checksum[np.isfinite(checksum)] == 1.5).all()
@@ -559,7 +554,7 @@ _DIM_SOURCE = {
 def test_a_warm_room_suspends_a_run_until_it_is_cool_again(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    monkeypatch.setattr(shots_module, "SEGMENT", 4)
+    monkeypatch.setattr(shot_plan, "SEGMENT", 4)
     backend = recorded(make_bench, layout, **_WARM)
     start_s = backend.clock.now_s()
     assert_right(backend, layout)
@@ -575,7 +570,7 @@ def test_a_warm_room_suspends_a_run_until_it_is_cool_again(
 def test_a_source_that_stays_dim_pauses_the_run(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shots_module, "SEGMENT", 4)
+    monkeypatch.setattr(shot_plan, "SEGMENT", 4)
     backend = recorded(make_bench, **_DIM_SOURCE)
     with pytest.raises(Paused, match=r"power_meter read 0\.0005, outside 0\.0009") as caught:
         assert_right(backend, "imaged")
@@ -636,7 +631,7 @@ def test_dim_shots_between_two_references_are_taken_again(
 def test_dim_shots_that_were_recorded_are_deleted(
     make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shots_module, "SEGMENT", 8)
+    monkeypatch.setattr(shot_plan, "SEGMENT", 8)
     backend = recorded(make_bench, "single-pixel")
     backend.open()
     _dim(monkeypatch, 5, 10_000)
@@ -651,7 +646,7 @@ def test_an_uncalibrated_bench_takes_no_reference(make_bench: BenchMaker) -> Non
     # without a calibration, the expected brightness is unknown
     backend = make_bench("single-pixel", uncalibrated=True, as_found=True)
     assert np.isfinite(backend.matmul(*product("single-pixel")).y).all()
-    assert backend.references == 0 and backend.faults == {}
+    assert backend.setup.references == 0 and backend.faults == {}
 
 
 # --- recalibration -------------------------------------------------------------------------------

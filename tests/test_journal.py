@@ -27,11 +27,10 @@ from lightloom.backends.bench import open_benches
 from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
 from lightloom.instruments import InputError, InUse
 from lightloom.instruments.safety.lock import HeldLock
-from lightloom.models import Cache, Model, load_model
-from lightloom.models.model import load_arrays
-from lightloom.scheduler.journal import database
-from lightloom.scheduler.journal import journal as journal_module
-from lightloom.scheduler.journal.journal import Journal, JournalFile, check_journal
+from lightloom.models import Cache, Model, load_arrays, load_model
+from lightloom.scheduler.journal import database, writer
+from lightloom.scheduler.journal.journal import Journal
+from lightloom.scheduler.journal.journal_file import JournalFile, check_journal
 from lightloom.scheduler.runs import plan
 from waiting import wait_until
 
@@ -259,7 +258,7 @@ KILLED = """
 import sys
 from lightloom.models import load_model
 from lightloom.scheduler.runs import plan
-from lightloom.models.model import load_arrays
+from lightloom.models import load_arrays
 arrays = load_arrays(load_model("digits").source / "data.safetensors")
 print("begins", flush=True)
 plan(load_model("digits"), "mock", 1).run(
@@ -776,8 +775,8 @@ def test_a_full_disk_pauses_and_loses_nothing(
         asked.append(bool(said))
         return False
 
-    journal.on_pause, journal.on_continue = said.append, lambda: said.append("on")
-    journal.is_stopping = is_stopping
+    journal.writer.on_pause, journal.writer.on_continue = said.append, lambda: said.append("on")
+    journal.writer.is_stopping = is_stopping
 
     def work() -> None:
         while not any(asked) or len(finished) < 60:
@@ -828,7 +827,7 @@ def test_only_a_full_disk_is_waited_for(
     def fails(connection: sqlite3.Connection, rows: Any) -> None:
         raise _failing(code)
 
-    monkeypatch.setattr(journal_module, "insert", fails)
+    monkeypatch.setattr(writer, "execute", fails)
     with pytest.raises(InputError, match=f"cannot be written.*{says}"):
         journal.begin_session({})
         journal.flush()
@@ -859,7 +858,7 @@ def _full(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, list[st
     journal.flush()
     _page_limit(monkeypatch)(20)
     said: list[str] = []
-    journal.on_pause, journal.on_continue = said.append, lambda: said.append("on")
+    journal.writer.on_pause, journal.writer.on_continue = said.append, lambda: said.append("on")
     journal.keep(_segment(0, 200_000))  # more than fits on the disk; no caller waits for it
     wait_until(lambda: said)
     return journal, said
@@ -895,7 +894,7 @@ def test_a_run_that_waits_for_disk_space_can_be_stopped(
         except InputError as error:
             caught.append(error)
 
-    journal.is_stopping = is_stopping
+    journal.writer.is_stopping = is_stopping
     worker = Thread(target=keep, daemon=True)
     worker.start()
     assert is_asked.wait(30) and worker.is_alive()
@@ -924,13 +923,13 @@ def _segment(number: int, slots: int = 200) -> Segment:
 
 def _page_limit(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Return a function that limits a file to so many pages, as a full disk does."""
-    insert, pages = journal_module.insert, [100_000]
+    execute, pages = writer.execute, [100_000]
 
     def limited(connection: sqlite3.Connection, rows: Any) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages[0]}")
-        insert(connection, rows)
+        execute(connection, rows)
 
-    monkeypatch.setattr(journal_module, "insert", limited)
+    monkeypatch.setattr(writer, "execute", limited)
     return lambda count: pages.__setitem__(0, count)
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
@@ -64,13 +64,8 @@ def write(tmp_path: Path) -> Write:
 
 @contextmanager
 def opened(*backends: Backend) -> Iterator[tuple[Backend, ...]]:
-    try:
-        for backend in backends:
-            backend.open()
-        yield backends
-    finally:
-        for backend in backends:
-            backend.close()
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(backend) for backend in backends)
 
 
 def numbers(seed: int, *shape: int) -> np.ndarray:
@@ -123,7 +118,7 @@ def test_a_group_gives_the_numbers_of_one_bench(write: Write) -> None:
     with opened(open_benches(paths[:1]), open_benches(paths[1:])) as (one, group):
         assert isinstance(group, BenchGroup)
         check_numbers(group, one)
-        assert all(bench.bench.shots for bench in group.benches)
+        assert all(bench.bench.shots for bench in group.benches.values())
         assert len(group.remarks) == 2
 
 
@@ -152,9 +147,10 @@ def test_processes_give_the_numbers_of_one_bench_and_get_weights_once(
         for finish in [remote.begin(x, prepared) for _ in range(40)]:  # more than may be pending
             finish()
         assert len(sent) == 80 and len({worker for worker, _ in sent}) == 2
-        assert all(shard.weights is None for _, shard in sent)  # the workers have them
-        assert remote.cluster is not None
-        remote.cluster.ask(remote.addresses[:1], bench_worker.release)
+        assert all(shard.weights.array is None for _, shard in sent)  # the workers have them
+        assert remote.queues is not None
+        address = remote.queues.connection.benches[0].address
+        remote.queues.connection.cluster.ask([address], bench_worker.release)
         check_numbers(remote, one)  # a worker that has dropped weights asks for them again
     assert len(remote.remarks) == 2 and "bench3.toml" in remote.remarks[1]
     with opened(remote):  # closed, it can be opened again
@@ -220,9 +216,10 @@ def test_a_run_that_has_ended_multiplies_no_more(here: str) -> None:
     # a task that was sent before the run was stopped must not switch the light on again
     remote = RemoteBenches(address=here)
     with opened(remote):
-        bench_worker.end_run(remote.run_name)
+        assert remote.queues is not None
+        bench_worker.end_run(remote.queues.connection.run)
         with pytest.raises(NotConnected, match="has ended"):
-            bench_worker.multiply(remote.run_name, False, [])
+            bench_worker.multiply(remote.queues.connection.run, False, [])
         assert bench_worker.opened_backend() is None
 
 
@@ -249,11 +246,11 @@ def test_when_one_bench_fails_all_are_dark(write: Write) -> None:
     assert isinstance(group, BenchGroup)
     x, w = PRODUCTS["outputs"]
     with opened(group):
-        assert all(bench.bench.source.is_connected for bench in group.benches)
+        assert all(bench.bench.source.is_connected for bench in group.benches.values())
         with pytest.raises(InstrumentError, match=r"bench2\.toml"):
             for _ in range(5):
                 group.matmul(x, w)
-        assert not any(bench.bench.source.is_connected for bench in group.benches)
+        assert not any(bench.bench.source.is_connected for bench in group.benches.values())
 
 
 def test_a_bench_that_cannot_be_opened_leaves_the_others_dark(write: Write) -> None:
@@ -262,12 +259,13 @@ def test_a_bench_that_cannot_be_opened_leaves_the_others_dark(write: Write) -> N
     assert isinstance(group, BenchGroup)
     with pytest.raises(InstrumentError, match=r"bench2\.toml"):
         group.open()
-    assert not any(bench.bench.source.is_connected for bench in group.benches)
+    assert not any(bench.bench.source.is_connected for bench in group.benches.values())
 
 
 def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:
-    assert remote.cluster is not None
-    return remote.cluster.ask(remote.addresses, eval, code)
+    assert remote.queues is not None
+    addresses = [bench.address for bench in remote.queues.connection.benches]
+    return remote.queues.connection.cluster.ask(addresses, eval, code)
 
 
 _MODULE = "__import__('sys').modules['lightloom.scheduler.cluster.bench_worker']"
@@ -288,7 +286,7 @@ def test_an_error_on_one_worker_ends_the_run_and_all_are_dark(write: Write) -> N
         with pytest.raises(InstrumentError, match=r"bench2\.toml.*lost|bench2\.toml.*gone"):
             for finish in begun:
                 finish()
-        assert remote.cluster is None
+        assert remote.queues is not None and not remote.queues.connection.is_open
 
 
 def kill(pid: int) -> None:

@@ -26,8 +26,9 @@ from typer.testing import CliRunner
 
 from lightloom.cli.app import app
 from lightloom.report.energy import ENERGY_PAGE
-from lightloom.report.gantt import TRACE_PAGE, TRACE_PICTURE, excerpt, picture
-from lightloom.report.page import page, write_page
+from lightloom.report.excerpt import excerpt
+from lightloom.report.gantt import TRACE_PAGE, TRACE_PICTURE, picture
+from lightloom.report.page import render, write_page
 from lightloom.report.run import RUN_PAGE
 
 MINE = bench_text().encode()  # what a user wrote, and would miss
@@ -137,15 +138,14 @@ def svg_picture(path: Path) -> None:
 
 
 def drawn(path: Path) -> None:
-    matplotlib = pytest.importorskip("matplotlib")
     figure = pytest.importorskip("matplotlib.figure").Figure(figsize=(2, 2))
     figure.subplots().plot([1, 2], [1, 2])
-    with matplotlib.rc_context({"svg.hashsalt": "the same"}):
-        save_picture(figure, path, "lightloom benchmark picture")
+    save_picture(figure, path, "lightloom benchmark picture")
 
 
 def html(kind: str) -> Callable[[Path], None]:
-    return lambda path: write_page(path, page(kind, "A title", "and more"), kind)
+    page = render("base.html", kind, title="A title", lead="and more")
+    return lambda path: write_page(path, page, kind)
 
 
 def document(path: Path) -> None:

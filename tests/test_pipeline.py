@@ -28,10 +28,10 @@ from lightloom.backends import (
 from lightloom.backends.bench import BenchBackend, BenchGroup
 from lightloom.backends.bench.queue import JobQueue
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
-from lightloom.backends.timing import ModulatorTiming, one_more_shot
+from lightloom.backends.device_timeline import one_more_shot
+from lightloom.backends.timing import ModulatorTiming
 from lightloom.instruments import InputError, Timeline, VirtualClock
-from lightloom.models import Cache, Model, load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import Cache, Model, load_arrays, load_model
 from lightloom.scheduler import HostModel, predict
 from lightloom.scheduler.host_steps import REGISTRY, HostFunction
 from lightloom.scheduler.runs import plan
@@ -253,7 +253,7 @@ class InAnyOrder(DeviceTimeline):
         super().__init__(timing)
         self.order = shots
 
-    def keys(self, work: JobShape) -> Iterator[tuple[int, int]]:
+    def shown(self, job: JobShape) -> Iterator[tuple[int, int | None]]:
         return iter(self.order)
 
 
@@ -379,7 +379,7 @@ def test_a_frame_that_does_not_fit_is_refused_before_it_is_shown(
     model = load_model("digits")
     planned = plan(model, backend, batch=1)
     monkeypatch.setattr("lightloom.scheduler.runs.run.memory_bytes", lambda: 1000)
-    with pytest.raises(InputError, match=r"needs about .* GB .* has 1e-06 GB; give a smaller"):
+    with pytest.raises(InputError, match=r"needs about .*B .* has 1 kB; give a smaller"):
         planned.run(load_arrays(model.source / "data.safetensors")["images"][:1])
     assert backend.bench.shots == shown
 
@@ -417,7 +417,7 @@ def test_two_benches_share_every_product(make_timed: Make, small_model: Path) ->
         group.timeline = Timeline(group.clock)
         together = passed(model, group, data, 1, True)  # type: ignore[arg-type]
         np.testing.assert_allclose(together, alone, atol=0.02 * np.abs(alone).max())
-        shots = [bench.bench.shots for bench in group.benches]
+        shots = [bench.bench.shots for bench in group.benches.values()]
         assert sum(shots) <= 1.1 * one.bench.shots and min(shots) > 0.8 * max(shots)
         tracks = {item.track for item in group.timeline.slices}
         assert {"bench 1/detector", "bench 2/detector", "host"} <= tracks

@@ -72,7 +72,7 @@ def all_placements(program: Program) -> list[frozenset[str]]:
 def test_fastest_is_the_best_of_all_placements(
     profile: str, host_per_s: float, depth: int, batch: int
 ) -> None:
-    # the search counts whole products and few layers; the simulator checks it shot by shot
+    # the search counts whole products and few layers; `predict` checks it shot by shot
     program = sized_model(32, depth, heads=2, vocabulary=64).program("logits")
     bench = bench_of(profile, host_per_s)
     sizes = {"batch": batch, "new": 3, "past": 0}

@@ -23,7 +23,8 @@ import os, sys, threading
 from pathlib import Path
 import numpy as np
 from lightloom.instruments import InputError
-from lightloom.scheduler.journal.journal import Journal, JournalFile
+from lightloom.scheduler.journal.journal import Journal
+from lightloom.scheduler.journal.journal_file import JournalFile
 
 def keep(journal, first, last):
     for number in range(first, last):

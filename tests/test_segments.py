@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from bench_factory import LAYOUTS, BenchMaker, load_example, numbers
 from lightloom.backends import Address
-from lightloom.backends.bench import BenchBackend, load_bench
-from lightloom.backends.bench import shots as shots_module
+from lightloom.backends.bench import BenchBackend, load_bench, shot_plan
 from lightloom.backends.bench.checkpoint import QUALITY
 from lightloom.backends.bench.queue import JobQueue
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
@@ -47,7 +46,7 @@ def multiplied(backend: BenchBackend, layout: str, from_product: int = 0) -> lis
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten segments, so that small products have several."""
-    monkeypatch.setattr(shots_module, "SEGMENT", 5)
+    monkeypatch.setattr(shot_plan, "SEGMENT", 5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -78,7 +77,7 @@ def test_recorded_numbers_are_the_results(
         job, future = results[name]
         found = future.result()
         kept = np.concatenate([segment.electrons for segment in segments])
-        places = backend.shots.plan.visited(job, len(kept))
+        places = job.visits[: len(kept)]
         np.testing.assert_array_equal(found.electrons[places[:, 0], places[:, 1]], kept)
         assert [s.is_last for s in segments] == [False] * (len(segments) - 1) + [True]
         assert sum(segment.stats.shots for segment in segments) == found.stats.shots

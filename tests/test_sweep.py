@@ -17,8 +17,7 @@ from lightloom.backends import load_profile
 from lightloom.benchmarks.sweep import Results, Sweep, make_sweep, run_sweep
 from lightloom.benchmarks.sweep_points import Inputs, SweepPoint, ranges
 from lightloom.instruments import InputError
-from lightloom.models import load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import load_arrays, load_model
 from lightloom.scheduler.cluster.workers import Failure, open_workers
 from typer.testing import CliRunner
 from waiting import wait_until

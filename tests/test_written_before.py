@@ -9,7 +9,7 @@ from commands import started
 from lightloom.backends.bench import BenchBackend, load_bench, read_bench_file
 from lightloom.backends.bench.binding import check_calibration
 from lightloom.backends.optics.calibration_file import OLD_STEPS, Calibration
-from lightloom.scheduler.journal.journal import JournalFile
+from lightloom.scheduler.journal.journal_file import JournalFile
 
 import lightloom
 

@@ -17,7 +17,6 @@ from typing import Any, Self, cast
 from ...instruments import (
     Camera,
     Clock,
-    Daq,
     DroppedFrame,
     IncompleteFrame,
     InputError,
@@ -27,9 +26,9 @@ from ...instruments import (
     LightSource,
     SpatialLightModulator,
     StaleFrame,
+    Timeline,
     VirtualClock,
 )
-from ...instruments.formatting import format_counted
 from ...instruments.safety import signals
 from ...instruments.safety.lock import beside
 from ...instruments.safety.watchdog import BY_HAND, Watchdog
@@ -40,12 +39,11 @@ from ..optics.response_curve import ResponseCurve
 from . import safety
 from .config import BenchFile, make_instrument, read_bench_file
 from .darkness import DarknessMeter
+from .detector import DETECTORS
 
 LOG = logging.getLogger("lightloom.bench")
 
 _POLL_S = 0.05  # between checks whether a light that is held off may go on
-COUNTERS = 2  # that a single-pixel bench needs: of input and weight frames
-WINDOW_SAMPLES = 16  # of a photodiode, in one exposure
 REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)  # an exposure was lost
 
 
@@ -61,6 +59,8 @@ class Bench:
     ----------
     instruments : by role, not connected until `open`
     world : the light between simulated instruments; None on a real bench
+    detector : the camera or the photodiode, with what differs between them
+    timeline : records the activities of its devices; None for none
     left_lit : message, if the source may still emit although the bench was closed; else ""
     darkness_meter : checks that it is dark once the source reports that it is off
     darkness : number of calls of `hold_light`; a shot during which it changes is invalid
@@ -75,8 +75,6 @@ class Bench:
         }
         self.world: LightPath | None = None
         self.source.narrow_limits(*file.limits.power_w)
-        if file.layout != "single-pixel":
-            self.camera.narrow_limits(*file.limits.exposure_s)
         self._shots = 0
         self._changing = Lock()  # guards what `open` starts and `close` ends
         self._is_held = False
@@ -92,6 +90,10 @@ class Bench:
             self.world = LightPath(file.world.model_copy(update={"layout": file.layout}))
             for role, instrument in self.instruments.items():
                 cast(Any, instrument).join(self.world, role)
+        self.timeline: Timeline | None = None
+        self.detector = DETECTORS[LAYOUTS[file.layout].detector_kind](
+            file, path, self.instruments, self.clock, self.is_timing_only
+        )
 
     @property
     def is_simulated(self) -> bool:
@@ -114,14 +116,14 @@ class Bench:
         return cast(SpatialLightModulator, self.instruments["weight"])
 
     @property
+    def modulators(self) -> dict[str, SpatialLightModulator]:
+        """Both modulators by role, the input modulator first."""
+        return {"input": self.input, "weight": self.weight}
+
+    @property
     def camera(self) -> Camera:
         """The camera, the detector of imaged and line benches."""
         return cast(Camera, self.instruments["detector"])
-
-    @property
-    def daq(self) -> Daq:
-        """The DAQ, the detector of single-pixel benches."""
-        return cast(Daq, self.instruments["detector"])
 
     @property
     def source(self) -> LightSource:
@@ -163,12 +165,9 @@ class Bench:
             self.light_off()  # an earlier program may have left it on
             self.darkness_meter.see_dark()
             self.source.set_power(file.power_w)
-            if file.layout != "single-pixel":
-                self.camera.configure(exposure_s=file.exposure_s)
-            else:
-                self._check_counters()
-            self._check_dither()
-            self._start_heart()
+            self.detector.set_up()
+            _check_dither(self)
+            self._heart = safety.start_heart(file, self.path, self.instruments)
             if self._watchdog is not None:
                 self._watchdog.wait_until_ready()
         except BaseException:
@@ -219,18 +218,6 @@ class Bench:
         except InstrumentError as error:
             LOG.error("%s", error)
 
-    def _start_heart(self) -> None:
-        table = self.file.safety.heartbeat
-        if table is None:
-            return
-        daq = cast(Daq, self.instruments[table.instrument])
-        if table.line >= daq.line_count:
-            raise InputError(
-                f"{self.path}: safety.heartbeat.line = {table.line}, and {daq.name} has "
-                f"{daq.line_count} lines, counted from 0"
-            )
-        self._heart = safety.Heart(daq, table)
-
     def beat(self) -> None:
         """Report progress, as each shot does; without it the heartbeat stops.
 
@@ -246,37 +233,12 @@ class Bench:
     def know_darkest(self, curves: Mapping[str, ResponseCurve]) -> None:
         """Use the darkest grey levels of calibrated response curves to darken the modulators."""
         for role, curve in curves.items():
-            cast(SpatialLightModulator, self.instruments[role]).safe_level = curve.darkest
+            self.modulators[role].safe_level = curve.darkest
 
     @property
     def exposing_s(self) -> float:
         """The duration of an exposure; 0 on a virtual clock."""
-        if self.clock.is_virtual:
-            return 0.0
-        return (
-            self.file.exposure_s if self.file.layout == "single-pixel" else self.camera.exposure_s
-        )
-
-    def _check_counters(self) -> None:
-        """Refuse a DAQ that cannot count the frames of both modulators."""
-        count = self.daq.counter_count
-        if count < COUNTERS:
-            raise InputError(
-                f"{self.path}: {self.daq.name} has {format_counted(count, 'counter')}, and a "
-                'layout = "single-pixel" counts the frames of both modulators; take a DAQ with '
-                "two, or load firmware that has them"
-            )
-
-    def _check_dither(self) -> None:
-        for role in ("input", "weight"):
-            period = getattr(self.instruments[role], "dither_period_s", 0.0)
-            whole = round(self.file.exposure_s / period) if period else 1
-            if period and abs(whole * period - self.file.exposure_s) > 1e-3 * period:
-                raise InputError(
-                    f"{self.path}: exposure_s = {self.file.exposure_s:g} is not a whole number of "
-                    f"dither periods of instruments.{role}, {period:g} s; give "
-                    f"{max(whole, 1) * period:.9g}"
-                )
+        return 0.0 if self.clock.is_virtual else self.detector.exposure_s
 
     # --- the safe state --------------------------------------------------------------------------
 
@@ -337,7 +299,7 @@ class Bench:
 
     def darken(self) -> None:
         """Show the darkest known grey level on both modulators."""
-        for modulator in (self.input, self.weight):
+        for modulator in self.modulators.values():
             try:
                 if modulator.is_connected:
                     modulator.darken()
@@ -404,6 +366,19 @@ class Bench:
         self.close()
 
 
+def _check_dither(bench: Bench) -> None:
+    """Refuse an exposure that is not a whole number of dither periods of a modulator."""
+    exposure_s = bench.file.exposure_s
+    for role, modulator in bench.modulators.items():
+        period = getattr(modulator, "dither_period_s", 0.0)
+        whole = round(exposure_s / period) if period else 1
+        if period and abs(whole * period - exposure_s) > 1e-3 * period:
+            raise InputError(
+                f"{bench.path}: exposure_s = {exposure_s:g} is not a whole number of dither "
+                f"periods of instruments.{role}, {period:g} s; give {max(whole, 1) * period:.9g}"
+            )
+
+
 def load_bench(path: str | Path) -> Bench:
     """Return the bench of a bench file, with its instruments not connected.
 
@@ -421,9 +396,8 @@ def lay_out(bench: Bench, optics: Optics) -> Layout:
     ------
     InputError : naming the bench file, when its encoding does not fit
     """
-    modulators = {"input": bench.input, "weight": bench.weight}
-    shapes = {role: modulator.shape for role, modulator in modulators.items()}
-    dtypes = {role: modulator.dtype for role, modulator in modulators.items()}
+    shapes = {role: modulator.shape for role, modulator in bench.modulators.items()}
+    dtypes = {role: modulator.dtype for role, modulator in bench.modulators.items()}
     try:
         return LAYOUTS[bench.file.layout](bench.file.encoding, shapes, dtypes, optics)
     except InputError as error:

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from .backend import BenchBackend
 from .bench import load_bench
 from .checkpoint import OfBench, Recorder
 from .config import BenchFile, make_instrument
-from .sharding import Sharding
+from .sharding import Sharding, call_at_last
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,14 @@ class BenchGroup(Backend):
             raise InputError(
                 f"a group has two benches or more, not {len(benches)}; add another bench file"
             )
+        self.benches = {f"bench {number}": bench for number, bench in enumerate(benches, 1)}
         check_together(
             {
-                f"bench {number} ({bench.bench.path})": Claims.of(bench.bench.file)
-                for number, bench in enumerate(benches, 1)
+                f"{name} ({bench.bench.path})": Claims.of(bench.bench.file)
+                for name, bench in self.benches.items()
             }
         )
-        self.benches = list(benches)
+        self._first = benches[0]
         self.is_mock = any(bench.is_mock for bench in benches)
         clocks = [bench.clock for bench in benches]
         self.clock = _AllClocks(clocks) if any(c.is_virtual for c in clocks) else clocks[0]
@@ -100,22 +100,22 @@ class BenchGroup(Backend):
     @property
     def profile(self) -> OpticsProfile:
         """The profile of the first bench; plans assume it for the others."""
-        return self.benches[0].profile
+        return self._first.profile
 
     @property
     def geometry(self) -> Geometry:
         """The capacity of a frame of the first bench."""
-        return self.benches[0].geometry
+        return self._first.geometry
 
     @property
     def timing(self) -> ShotTiming:
         """The shot times of the first bench."""
-        return self.benches[0].timing
+        return self._first.timing
 
     @property
-    def faults(self) -> dict[str, int]:
+    def faults(self) -> dict[str, int]:  # type: ignore[override]
         """The number of retries on all benches, by kind of fault."""
-        return dict(sum((Counter(bench.faults) for bench in self.benches), Counter()))
+        return dict(sum((Counter(bench.faults) for bench in self.benches.values()), Counter()))
 
     @property
     def recorder(self) -> Recorder | None:
@@ -125,21 +125,19 @@ class BenchGroup(Backend):
     @recorder.setter
     def recorder(self, recorder: Recorder | None) -> None:
         self._recorder = recorder
-        for number, bench in enumerate(self.benches, 1):
-            bench.recorder = None if recorder is None else OfBench(recorder, f"bench {number}")
+        for name, bench in self.benches.items():
+            bench.recorder = None if recorder is None else OfBench(recorder, name)
 
     @property
     def is_calibrated(self) -> bool:  # type: ignore[override]
         """Whether all benches are calibrated."""
-        return all(bench.is_calibrated for bench in self.benches)
+        return all(bench.is_calibrated for bench in self.benches.values())
 
     @property
     def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
         """The remarks of every bench, with its number."""
         return tuple(
-            f"bench {number}: {remark}"
-            for number, bench in enumerate(self.benches, 1)
-            for remark in bench.remarks
+            f"{name}: {remark}" for name, bench in self.benches.items() for remark in bench.remarks
         )
 
     @property
@@ -150,19 +148,29 @@ class BenchGroup(Backend):
     @timeline.setter
     def timeline(self, timeline: Timeline | None) -> None:
         self._timeline = timeline
-        for number, bench in enumerate(self.benches, 1):
-            bench.timeline = None if timeline is None else timeline.within(f"bench {number}")
+        for name, bench in self.benches.items():
+            bench.timeline = None if timeline is None else timeline.within(name)
 
     def describe(self) -> Mapping[str, Any]:
         """Return the descriptions of all benches."""
-        return {**super().describe(), "benches": [bench.describe() for bench in self.benches]}
+        benches = [bench.describe() for bench in self.benches.values()]
+        return {**super().describe(), "benches": benches}
+
+    def journal_entry(self) -> dict[str, Any]:
+        """Return the bench files, and whether a bench runs without calibration."""
+        paths = [path for bench in self.benches.values() for path in bench.journal_entry()["paths"]]
+        return {"kind": "bench", "paths": paths, "uncalibrated": not self.is_calibrated}
+
+    @property
+    def _identity(self) -> tuple[str, ...]:
+        return tuple(bench.bench.path for bench in self.benches.values())
 
     # --- opening and closing ---------------------------------------------------------------------
 
     def open(self) -> None:
         """Open all benches, at the same time."""
         with self._safe(), ThreadPoolExecutor(len(self.benches)) as pool:
-            opening = [(bench, pool.submit(bench.open)) for bench in self.benches]
+            opening = [(bench, pool.submit(bench.open)) for bench in self.benches.values()]
             for bench, opened in opening:
                 with _named(bench):
                     opened.result()
@@ -171,7 +179,7 @@ class BenchGroup(Backend):
     def close(self) -> None:
         """Close all benches at the same time, so that no light waits for another bench."""
         with ThreadPoolExecutor(len(self.benches)) as pool:
-            closing = [pool.submit(bench.close) for bench in self.benches]
+            closing = [pool.submit(bench.close) for bench in self.benches.values()]
         for closed in closing:  # all benches were closed or tried
             closed.result()
 
@@ -180,7 +188,7 @@ class BenchGroup(Backend):
     def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _ShardedWeights:
         stacked = weights.reshape(-1, *weights.shape[-2:])
         sharding = Sharding.of(stacked.shape, self.geometry, len(self.benches))
-        shards = zip(self.benches, sharding.weights(stacked, ranges), strict=False)
+        shards = zip(self.benches.values(), sharding.weights(stacked, ranges), strict=False)
         return _ShardedWeights(
             sharding, [bench.prepare(part, ranges=own) for bench, (part, own) in shards]
         )
@@ -195,19 +203,11 @@ class BenchGroup(Backend):
     ) -> Callable[[], MatmulResult]:
         sharded: _ShardedWeights = w.content
         shards = sharded.sharding.operands(x, at)
-        left, lock = [len(shards)], Lock()
-
-        def finish_shard() -> None:
-            with lock:
-                left[0] -= 1
-                is_last = not left[0]
-            if is_last:
-                done()
-
+        finish_shard = call_at_last(len(shards), done)
         begun = []
         with self._safe():
             for bench, weights, (part, address) in zip(
-                self.benches, sharded.weights, shards, strict=False
+                self.benches.values(), sharded.weights, shards, strict=False
             ):
                 with _named(bench):
                     finish = bench.begin(part, weights, address, finish_shard, details)

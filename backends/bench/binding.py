@@ -28,9 +28,9 @@ def binding_of(bench: Bench) -> dict[str, Any]:
     for role in ROLES:
         identity = bench.instruments[role].identity
         instruments[role] = {key: getattr(identity, key) for key in IDENTITY}
-    for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+    for role, modulator in bench.modulators.items():
         instruments[role] |= {"shape": list(modulator.shape), "bit_depth": modulator.bit_depth}
-    instruments["detector"] |= _detector(bench)
+    instruments["detector"] |= bench.detector.binding()
     file = bench.file
     return {
         "layout": file.layout,
@@ -39,19 +39,6 @@ def binding_of(bench: Bench) -> dict[str, Any]:
         "exposure_s": file.exposure_s,
         "power_w": file.power_w,
         "is_simulated": bench.is_simulated,
-    }
-
-
-def _detector(bench: Bench) -> dict[str, Any]:
-    if bench.file.layout == "single-pixel":
-        daq = bench.daq
-        return {"input_range_v": [float(v) for v in daq.input_range_v], "bit_depth": daq.bit_depth}
-    camera = bench.camera
-    region = camera.region
-    return {
-        "sensor_shape": list(camera.sensor_shape),
-        "region": [region.top, region.left, region.height, region.width],
-        "bit_depth": camera.bit_depth,
     }
 
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...instruments import InputError, SpatialLightModulator
+from ...instruments import InputError
 from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
-from ..optics.layouts.base import Layout
+from ..optics.layouts import LAYOUTS, Layout
+from ..optics.model import OpticalModel
 from ..optics.parameters import Optics, Response
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
+from .binding import check_calibration
+from .model_origin import ModelOrigin
 from .tracking import ScaleTracker
 
 WANTED = (
@@ -22,12 +25,11 @@ WANTED = (
     "response_curves",
     "flat_field",
 )  # steps that every product needs
-_ROLES = ("input", "weight")
 _HUGE = 1e15  # above every measured value, in all units used here
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class Calibrated(ModelOrigin):
     """Reads the steps of a calibration.
 
     Parameters
@@ -35,14 +37,21 @@ class Calibrated:
     calibration : with all steps that a run needs; during calibration, with the steps done so far
     """
 
+    is_calibrated = True
+    tolerance = 0.01
+
     calibration: Calibration
+
+    def model(self, bench: Bench) -> OpticalModel:
+        """Return the optical model of a connected bench, once it is the one that was calibrated."""
+        check_calibration(bench, self.calibration, WANTED, bench.file.calibration_lasts_s)
+        return super().model(bench)
 
     def optics(self, bench: Bench) -> Optics:
         """Return registration, response curves and detector; steps not done yet are nominal."""
         has = self.calibration.steps
-        is_single_pixel = bench.file.layout == "single-pixel"
-        sensor = (1, 1) if is_single_pixel else bench.camera.sensor_shape
-        levels = {role: 1 << _modulator(bench, role).bit_depth for role in _ROLES}
+        sensor = bench.detector.spec.sensor_shape
+        levels = {role: 1 << each.bit_depth for role, each in bench.modulators.items()}
         tables = {
             role: self._array("response_curves", role, (count,))
             if "response_curves" in has
@@ -57,10 +66,8 @@ class Calibrated:
                 )
         dark, bad = np.zeros(sensor, np.float32), None
         if "dark_frames" in has:
-            dark = self._array("dark_frames", "dark_counts", () if is_single_pixel else sensor)
-            bad = (
-                None if is_single_pixel else self._array("dark_frames", "bad", sensor).astype(bool)
-            )
+            dark = self._array("dark_frames", "dark_counts", sensor)
+            bad = self._array("dark_frames", "bad", sensor).astype(bool)
         gain, noise, dark_e = 1.0, 0.0, 0.0
         if "photon_transfer" in has:
             gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12)
@@ -68,14 +75,17 @@ class Calibrated:
             rate = self._figure("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE)
             dark_e = rate * bench.file.exposure_s * gain
         is_line = bench.file.layout == "line"
+        camera_map = np.eye(2, 3)  # of a photodiode: not used
+        if LAYOUTS[bench.file.layout].has_markers:
+            camera_map = self._map("camera_map", bench, is_line)
         return Optics(
             tables=tables,
             input_map=self._map("input_map", bench),
-            camera_map=np.eye(2, 3) if is_single_pixel else self._map("camera_map", bench, is_line),
+            camera_map=camera_map,
             sensor_shape=sensor,
-            dark_counts=float(dark.sum()) if is_single_pixel else dark,
+            dark_counts=dark,
             gain_e_per_count=gain,
-            read_noise_e=noise * (WINDOW_SAMPLES**0.5 if is_single_pixel else 1.0),
+            read_noise_e=noise * bench.detector.samples**0.5,
             dark_e=max(dark_e, 0.0),
             bad=bad,
             spot_px=self._figure("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
@@ -132,7 +142,7 @@ class Calibrated:
             )
         return array
 
-    def response(self, layout: Layout) -> Response:
+    def response(self, bench: Bench, layout: Layout) -> Response:
         """Return the response of the slots.
 
         Raises
@@ -148,7 +158,7 @@ class Calibrated:
                 f"the calibration holds slots and elements {held}, but the encoding in the bench "
                 f"file gives {layout.slots} of {layout.length}: calibrate again"
             )
-        markers = layout.name != "single-pixel"
+        markers = layout.has_markers
         inverse = None
         if "crosstalk" in self.calibration.steps:
             inverse = array("crosstalk", "inverse", ())
@@ -176,19 +186,22 @@ class Calibrated:
                 )
         return found
 
-    def tracker(self) -> ScaleTracker:
+    def tracker(self, bench: Bench, model: OpticalModel) -> ScaleTracker:
         """Return the brightness filter, with default values if the step "drift" was not done."""
         if "drift" not in self.calibration.steps:
             return ScaleTracker(shot_rms=0.01, walk_variance=1e-6)
         shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0)
         return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0))
 
-    @property
-    def reference_every(self) -> int:
-        """The shots between two reference shots."""
-        if "drift" not in self.calibration.steps:
-            return 100
-        return int(self._figure("drift", "reference_every", 1, _HUGE))
+    def reference_every(self, layout: Layout) -> int:
+        """Return the number of shots between two reference shots.
+
+        Without markers, only references measure the brightness, so there are three times as many.
+        """
+        every = 100
+        if "drift" in self.calibration.steps:
+            every = int(self._figure("drift", "reference_every", 1, _HUGE))
+        return every if layout.has_markers else max(every // 3, 1)
 
     def settling_s(self, role: str) -> float:
         """Return the settling time of a modulator after a frame change; 0 if not measured."""
@@ -212,7 +225,3 @@ def read_calibrated(bench: Bench) -> Calibrated:
             "on a guess with --uncalibrated"
         )
     return Calibrated(Calibration.read(path))
-
-
-def _modulator(bench: Bench, role: str) -> SpatialLightModulator:
-    return bench.input if role == "input" else bench.weight

@@ -51,11 +51,8 @@ def _check(bench: Bench, products: int, seed: int) -> tuple[list[Finding], Accur
     if not all(finding.passed for finding in findings):
         return findings, None
     try:
-        backend = BenchBackend(bench)
-        try:
+        with BenchBackend(bench) as backend:
             accuracy = random_products(backend, products, seed)
-        finally:
-            backend.close()
     except LightloomError as error:
         return [*findings, Finding("products", False, str(error))], None
     return [*findings, accuracy_finding(accuracy)], accuracy

@@ -20,7 +20,7 @@ from ...instruments.simulated import WorldOptions
 from ...instruments.toml_file import TomlTable, read_toml
 from ...instruments.units import Seconds, Watts, quantity
 from ..optics.encoding_table import EncodingTable
-from ..optics.layouts import OLD_LAYOUTS
+from ..optics.layouts import LAYOUTS, OLD_LAYOUTS
 from .fault_policy import OLD_KINDS, RESTARTS, FaultPolicy
 
 SCHEMA = 1
@@ -294,7 +294,7 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
                 f"safety.heartbeat.instrument = {heartbeat.instrument!r} is not the role of a DAQ; "
                 "give the role of the DAQ whose line drives the relay"
             )
-    wanted = "daq" if file.layout == "single-pixel" else "camera"
+    wanted = LAYOUTS[file.layout].detector_kind
     kind = driver_class(file.instruments["detector"]["driver"]).kind
     if kind != wanted:
         raise InputError(f"layout = {file.layout!r} reads a {wanted}, but the detector is a {kind}")

@@ -23,10 +23,8 @@ from .shot_plan import PlannedShot
 from .tracking import ScaleTracker, chi_square_limit
 
 _SIGMAS = 6.0  # exceeded by chance twice in a billion
-_SIGMA_TEN_THOUSAND = 3.72  # of a normal distribution, exceeded by chance once in 10,000
 _OFF = 0.3  # accepted relative change of the brightness of a reference
 _BEYOND = 0.02  # accepted error of the calibration, relative to the brightest light of a slot
-_UNSTEADY = 0.01  # accepted relative deviation of a sample from the mean, beyond noise
 _DARK_OFF = 0.002  # accepted light of dark pixels, relative to the full light of a pixel
 
 
@@ -96,15 +94,10 @@ class Decoder:
         self.bench, self.model, self.tracker = bench, model, tracker
         self.layout, self.optics, self.response = model.layout, model.optics, model.response
         self.curves, self.is_guessed = model.curves, model.is_guessed
-        self._is_single_pixel = bench.file.layout == "single-pixel"
         self._read_variance = model.layout.read_pixels() * model.read_variance
         self._most_e = model.passed_e_most()
         self._step_change = 0.0  # possible step change of the brightness, found in a rejected shot
-        self._dark_level = (
-            None
-            if self._is_single_pixel or model.is_guessed
-            else _dark_level(model.layout, model.response)
-        )
+        self._dark_level = None if model.is_guessed else _dark_level(model.layout, model.response)
 
     def learn_dark_level(self) -> None:
         """Use the mean dark level of the latest shots as the expected one."""
@@ -136,8 +129,7 @@ class Decoder:
         if self.bench.is_timing_only:
             levels = (taken.frames[role].levels for role in ("input", "weight"))
             numbers = {
-                role: frame.number % (1 << self.layout.marker_bits)
-                for role, frame in taken.frames.items()
+                role: self.layout.frame_id(frame.number) for role, frame in taken.frames.items()
             }
             return DecodedShot(self.model.passed_e(*levels), numbers=numbers)
         peak = self._check_saturation(taken)
@@ -148,8 +140,7 @@ class Decoder:
             self._check_numbers(marks, taken)
             if self._dark_level is not None:
                 dark = self._dark_level.check(taken.data)
-        if self._is_single_pixel and not self.is_guessed:
-            self.check_steady(taken.data[0])
+            self.bench.detector.check_steady(taken.data, self.optics)
         raw = self.layout.electrons(taken.data)
         brightness = self._brightness(raw, marks, taken)
         electrons = raw / brightness
@@ -177,12 +168,7 @@ class Decoder:
 
     def _check_saturation(self, taken: Taken) -> float:
         """Refuse a shot with saturated samples; return its brightest sample over full scale."""
-        bench = self.bench
-        top = (
-            bench.daq.input_range_v[1]
-            if self._is_single_pixel
-            else (1 << bench.camera.bit_depth) - 1
-        )
+        top = self.bench.detector.spec.full_scale
         peak = float(taken.data.max())
         if peak < top:
             return peak / top
@@ -193,52 +179,19 @@ class Decoder:
             count = int(saturated.sum())
             raise Saturated(
                 f"shot {taken.shot.address}: the detector is saturated ({count} samples at "
-                f"{top:g}); lower power_w or exposure_s in {bench.path}"
+                f"{top:g}); lower power_w or exposure_s in {self.bench.path}"
             )
         return peak / top
 
-    def check_steady(self, volts: np.ndarray) -> None:
-        """Refuse samples of one exposure that differ by more than noise, by a chi-square test.
-
-        A correct shot fails once in ten thousand, as with checksums.
-
-        Parameters
-        ----------
-        volts : of a photodiode, [samples]
-
-        Raises
-        ------
-        UnexpectedIntensity : when the light changed during the exposure
-        """
-        optics, count = self.optics, len(volts)
-        electrons = volts * optics.gain_e_per_count
-        mean = float(electrons.mean())
-        low, high = self.bench.daq.input_range_v
-        step = (high - low) / ((1 << (self.bench.daq.bit_depth or 16)) - 1)
-        noise = (optics.read_noise_e**2 + optics.dark_e) / count
-        noise += max(mean, 0.0) + (step * optics.gain_e_per_count) ** 2 / 12
-        chi_square = float(((electrons - mean) ** 2).sum()) / (noise + (_UNSTEADY * mean) ** 2)
-        limit = chi_square_limit(count - 1, _SIGMA_TEN_THOUSAND)
-        if chi_square > limit:
-            raise UnexpectedIntensity(
-                f"the light changed during the exposure (chi-square {chi_square:.0f} of {count} "
-                f"samples, at most {limit:.0f} by chance): check that nothing moves in the beam, "
-                "and that frames settle before the exposure"
-            )
-
     def _check_numbers(self, marks: Marks, taken: Taken) -> None:
-        wrong = {
-            role: number
-            for role, number in marks.numbers.items()
-            if number != taken.frames[role].number % (1 << self.layout.marker_bits)
-        }
+        ids = {role: self.layout.frame_id(frame.number) for role, frame in taken.frames.items()}
+        wrong = [role for role, number in marks.numbers.items() if number != ids[role]]
         if not wrong:
             return
-        role, number = next(iter(wrong.items()))
+        role = wrong[0]
         error = StaleFrame(
-            f"the exposure shows {role} frame {number}, not frame "
-            f"{taken.frames[role].number % (1 << self.layout.marker_bits)}: the modulator did not "
-            "show it, or the detector returned an old exposure"
+            f"the exposure shows {role} frame {marks.numbers[role]}, not frame {ids[role]}: the "
+            "modulator did not show it, or the detector returned an old exposure"
         )
         both = len(wrong) > 1  # then an old exposure is more likely than two frozen modulators
         error.instrument = self.bench.instruments["detector" if both else role]

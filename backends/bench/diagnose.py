@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...instruments import InstrumentError, InterlockOpen, LightloomError, Shot
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
 from .decoding import Decoder
 
 _FALLS = 0.3  # fraction of the light that may remain when a modulator is dark
@@ -36,17 +36,12 @@ class Diagnosis:
     advice: str
 
 
-def diagnose(bench: Bench, decoder: Decoder, was_lit: bool = True) -> Diagnosis:
-    """Find the faulty device; errors of devices become part of the diagnosis.
-
-    Parameters
-    ----------
-    was_lit : whether the source may be switched on again after a dark exposure
-    """
+def diagnose(bench: Bench, decoder: Decoder) -> Diagnosis:
+    """Find the faulty device; errors of devices become part of the diagnosis."""
     if bench.is_timing_only:
         return _NOTHING
     try:
-        return _Bisection(bench, decoder).run(was_lit)
+        return _Bisection(bench, decoder).run()
     except InterlockOpen as error:
         return Diagnosis("source", str(error), "make the beam path safe, re-arm the source on site")
     except LightloomError as error:
@@ -71,7 +66,7 @@ class _Bisection:
         self._bench, self._decoder = bench, decoder
         self._count = 0
 
-    def run(self, was_lit: bool) -> Diagnosis:
+    def run(self) -> Diagnosis:
         bench, full = self._bench, self._expected_e()
         self._exposed_e()  # discarded: a detector that is late would return it again
         bench.source.disable()
@@ -89,8 +84,6 @@ class _Bisection:
                 "with the source off the detector is darker than its dark level",
                 "check its offset, and calibrate again",
             )
-        if not was_lit:
-            return _NOTHING
         bench.source.enable()
         lit, dims = self._measure(1.0, 0.0)
         if max(lit, *dims.values()) > 3 * noise:
@@ -150,17 +143,15 @@ class _Bisection:
     # --- exposures -------------------------------------------------------------------------------
 
     def _bright(self, role: str) -> np.ndarray:
-        layout = self._decoder.layout
-        light = layout.reference_light if role == "input" else 0.5
-        rows = 1 if role == "input" and layout.shares_input else layout.slots
-        return self._decoder.curves[role].levels(np.full((rows, layout.length), light))
+        light = self._decoder.layout.reference_light if role == "input" else 0.5
+        return self._decoder.model.uniform_levels(role, light)
 
     def _frame(self, role: str, is_bright: bool) -> np.ndarray:
         """Return a frame of bright elements, or a frame that is dark everywhere, markers too."""
         layout = self._decoder.layout
         if is_bright:
             return layout.frame(role, self._bright(role), self._count)
-        modulator = self._bench.input if role == "input" else self._bench.weight
+        modulator = self._bench.modulators[role]
         return np.full(modulator.shape, layout.darkest[role], dtype=modulator.dtype)
 
     def _expected_e(self) -> float:
@@ -170,9 +161,7 @@ class _Bisection:
     def _noise_e(self, times: float) -> float:
         """Return 6 sigma of the dark level, summed over all slots."""
         optics, layout = self._decoder.optics, self._decoder.layout
-        each = optics.read_noise_e**2 + optics.dark_e * times + optics.gain_e_per_count**2 / 12
-        if self._bench.file.layout == "single-pixel":
-            each = optics.read_noise_e**2 + optics.dark_e * times
+        each = optics.read_noise_e**2 + optics.dark_e * times + layout.converter_step_e**2 / 12
         return 6 * float((layout.read_pixels() * each).sum()) ** 0.5
 
     def _exposed_e(self, times: float = 1.0, dark: str = "") -> float:
@@ -185,7 +174,7 @@ class _Bisection:
         """
         bench, file, layout = self._bench, self._bench.file, self._decoder.layout
         self._count += 1
-        for role, modulator in (("input", bench.input), ("weight", bench.weight)):
+        for role, modulator in bench.modulators.items():
             shown = modulator.show(self._frame(role, role != dark))
             modulator.wait_until_settled(shown)
         bench.shots += 1
@@ -193,14 +182,7 @@ class _Bisection:
         timeout_s = file.limits.timeout_s
         exposure_s = min(file.exposure_s * times, file.limits.exposure_s[1], 0.4 * timeout_s)
         exposure_s = max(exposure_s, file.exposure_s)
-        if file.layout == "single-pixel":
-            rate_hz = WINDOW_SAMPLES / exposure_s
-            data = bench.daq.read((0,), WINDOW_SAMPLES, rate_hz, timeout_s, shot).volts
-        else:
-            bench.camera.configure(exposure_s=exposure_s)
-            bench.camera.arm()
-            bench.camera.trigger(shot)
-            data = bench.camera.read(timeout_s).data
+        data = bench.detector.take_fresh(exposure_s, timeout_s, shot)
         return float(layout.electrons(data).sum())
 
 

@@ -17,38 +17,27 @@ from ...instruments.simulated import bend
 from ..optics import registration
 from ..optics.layouts.base import Layout
 from ..optics.parameters import Optics, Response
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
 from .tracking import ScaleTracker
 
 _FITS = 0.98  # size of the modulator's image over the sensor, assumed without alignment
-_NOMINAL_FULL_WELL_E = 10_000.0
 
 
 def true_optics(bench: Bench) -> Optics:
     """Return the true parameters of a simulated bench, which a calibration would measure."""
     assert bench.world is not None
-    file = bench.file
-    on_camera = file.layout != "single-pixel"
-    sensor = bench.camera.sensor_shape if on_camera else (1, 1)
+    detector = bench.detector
+    sensor, constants = detector.spec.sensor_shape, detector.true_constants()
     truth = bench.world.truth(sensor)
-    stray = truth["stray_e_per_s"]
-    if on_camera:
-        camera: Any = bench.camera
-        gain, noise, samples = camera.gain_e_per_count, camera.read_noise_e, 1
-        offset, dark = camera.offset_counts, camera.dark_e_per_s
-    else:
-        options = bench.daq.options
-        gain, samples = 1 / options.volts_per_electron, WINDOW_SAMPLES
-        noise, offset, dark = options.read_noise_e, 0.0, options.dark_e_per_s
-    dark_e = (dark + stray) * file.exposure_s
+    dark_e = (constants.dark_e_per_s + truth["stray_e_per_s"]) * bench.file.exposure_s
     return Optics(
         tables=truth["tables"],
         input_map=truth["input_map"],
-        camera_map=_camera_map(truth, sensor, bench.weight.shape) if on_camera else np.eye(2, 3),
+        camera_map=_camera_map(truth, sensor, bench.weight.shape),
         sensor_shape=sensor,
-        dark_counts=offset + dark_e / gain,
-        gain_e_per_count=gain,
-        read_noise_e=noise * math.sqrt(samples),
+        dark_counts=constants.offset_counts + dark_e / constants.gain_e_per_count,
+        gain_e_per_count=constants.gain_e_per_count,
+        read_noise_e=constants.read_noise_e * math.sqrt(detector.samples),
         dark_e=dark_e,
         spot_px=float(truth.get("spot_px", 5)),
     )
@@ -82,10 +71,10 @@ def true_response(bench: Bench, layout: Layout) -> Response:
     light = truth["gains"] * per_pixel_e
     if bench.is_timing_only:
         return response_of(layout, light)
-    if file.layout != "single-pixel":
-        sensor = bench.camera.sensor_shape
+    boxes = layout.boxes()
+    if len(boxes):
         owner = np.where(layout.elements >= 0, layout.elements // layout.length, -1)
-        light = light * bench.world.arriving(sensor, layout.boxes(), owner)
+        light = light * bench.world.arriving(bench.detector.spec.sensor_shape, boxes, owner)
     return _seen(bench, layout, response_of(layout, light).pairs_e, per_pixel_e)
 
 
@@ -108,15 +97,14 @@ def _seen(bench: Bench, layout: Layout, pairs_e: np.ndarray, per_pixel_e: float)
         )
         bright = np.where(is_first, shown[1, 0, ones].cells_e[role], shown[1, 0, 0].cells_e[role])
         marker_e[role], leak_e[role], marker_dark_e[role] = bright - dim, dim - dark, dark
-    has_markers = layout.marker_bits > 0
     return Response(
         pairs_e=pairs_e,
         input_leak=input_leak,
         weight_leak=weight_leak,
         offset_e=dark_e - total_e * input_leak * weight_leak,
-        marker_e=marker_e if has_markers else None,
-        marker_leak_e=leak_e if has_markers else None,
-        marker_dark_e=marker_dark_e if has_markers else None,
+        marker_e=marker_e if layout.has_markers else None,
+        marker_leak_e=leak_e if layout.has_markers else None,
+        marker_dark_e=marker_dark_e if layout.has_markers else None,
     )
 
 
@@ -138,10 +126,10 @@ def _exposed(
         rows = 1 if role == "input" and layout.shares_input else layout.slots
         level = layout.brightest[role] if is_lit else layout.darkest[role]
         frames[role] = layout.frame(role, np.full((rows, layout.length), level), number)
-    optics, on_camera = layout.optics, bench.file.layout != "single-pixel"
-    sensor = optics.sensor_shape if on_camera else None
+    optics = layout.optics
+    sensor = optics.sensor_shape if layout.has_markers else None
     light_e = bench.world.picture(frames["input"], frames["weight"], sensor) * per_pixel_e
-    if not on_camera:
+    if not layout.has_markers:
         return _Exposed(light_e[0], {})
     counts = light_e / optics.gain_e_per_count + optics.dark_counts
     return _Exposed(layout.electrons(counts), layout.marker_electrons(counts))
@@ -203,17 +191,9 @@ def nominal_optics(bench: Bench) -> Optics:
     shapes = {"input": bench.input.shape, "weight": bench.weight.shape}
     tables = {
         role: np.linspace(0, 1, 1 << modulator.bit_depth, dtype=np.float32)
-        for role, modulator in (("input", bench.input), ("weight", bench.weight))
+        for role, modulator in bench.modulators.items()
     }
-    on_camera = file.layout != "single-pixel"
-    sensor = bench.camera.sensor_shape if on_camera else (1, 1)
-    if on_camera:
-        camera = bench.camera
-        steps = (1 << camera.bit_depth) - 1
-        gain = camera.gain_e_per_count or (camera.full_well_e or _NOMINAL_FULL_WELL_E) / steps
-        offset, noise = camera.offset_counts or 0.0, gain
-    else:
-        gain, offset, noise = 1e6, 0.0, 0.0
+    sensor, constants = bench.detector.spec.sensor_shape, bench.detector.nominal_constants()
     scale = np.array(sensor) / shapes["weight"]
     on_sensor = _centred(shapes["weight"], sensor, np.full(2, _FITS * scale.min()))
     if file.layout == "line":
@@ -224,10 +204,10 @@ def nominal_optics(bench: Bench) -> Optics:
         input_map=_centred(shapes["weight"], shapes["input"], np.ones(2)),
         camera_map=on_sensor,
         sensor_shape=sensor,
-        dark_counts=offset,
-        gain_e_per_count=gain,
-        read_noise_e=noise,
-        dark_e=0.0,
+        dark_counts=constants.offset_counts,
+        gain_e_per_count=constants.gain_e_per_count,
+        read_noise_e=constants.read_noise_e,
+        dark_e=constants.dark_e_per_s,
     )
 
 

@@ -56,8 +56,8 @@ def measure_host(backend: BenchBackend) -> BenchHost:
     )
 
     def decode() -> Any:
-        if backend.bench.is_timing_only and backend.shots is not None:
-            return backend.shots.decoder.model.passed_e(inputs, weights)
+        if backend.bench.is_timing_only:
+            return backend.optical_model.passed_e(inputs, weights)
         return layout.electrons(taken) if not timing.window_s else None
 
     few, many = (_product(backend, count, chance) for count in (1, 64))
@@ -101,7 +101,7 @@ def _product(
                 job.weight(tile)  # in a run, the encoding thread has done this before
                 product.monitor.passed.add((number, tile))
         start = time.perf_counter()
-        product.decode(results, Stats(), backend.light_variance)
+        product.decode(results, Stats())
         gathering.append(time.perf_counter() - start)
     return (x.size, _median(begin)), (count * _OUTPUTS, statistics.median(gathering))
 

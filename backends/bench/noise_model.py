@@ -9,7 +9,7 @@ import numpy as np
 from ..optics.model import OpticalModel
 from ..profile import OpticsProfile
 from ..timing import ModulatorTiming, ShotTiming
-from .bench import WINDOW_SAMPLES, Bench
+from .bench import Bench
 
 
 def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -> OpticsProfile:
@@ -24,20 +24,16 @@ def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -
     ----------
     light_variance : remaining relative variance of a shot's brightness
     """
-    layout, optics = model.layout, model.optics
+    layout, optics, detector = model.layout, model.optics, bench.detector
     file, pixels = bench.file, float(layout.read_pixels().mean())
     kind = file.encoding.kind
     leaks = {role: float(table.min()) for role, table in optics.tables.items()}
     above = (1 - leaks["input"]) * (1 - leaks["weight"])
     full_e = model.typical_full_e / above
     per_pixel = full_e / float(layout.element_sums(np.ones(bench.weight.shape)).mean())
-    if file.layout == "single-pixel":
-        low, high = bench.daq.input_range_v
-        step = (high - low) / ((1 << (bench.daq.bit_depth or 16)) - 1) * optics.gain_e_per_count
-        samples = float(WINDOW_SAMPLES)
-        noise = optics.read_noise_e / math.sqrt(samples)
-    else:
-        step, noise, samples = optics.gain_e_per_count, optics.read_noise_e, pixels
+    step = detector.spec.converter_step * optics.gain_e_per_count
+    noise = optics.read_noise_e / math.sqrt(detector.samples)
+    samples = detector.samples * pixels
     leak = leaks["input"]
     extra = 0 if kind == "offset" else 1
     bits = {
@@ -63,7 +59,7 @@ def matching_profile(bench: Bench, model: OpticalModel, light_variance: float) -
         weight_refresh_s=bench.weight.refresh_period_s,
         weight_settle_s=bench.weight.settle_time_s,
         exposure_s=file.exposure_s,
-        readout_s=0.0 if file.layout == "single-pixel" else bench.camera.readout_s,
+        readout_s=detector.spec.readout_s,
     )
 
 
@@ -82,26 +78,6 @@ def bench_timing(bench: Bench, trusted_s: dict[str, float], reference_every: int
             trusted_s[role],
             modulator.transfer_s,
         )
-        for role, modulator in (("input", bench.input), ("weight", bench.weight))
+        for role, modulator in bench.modulators.items()
     )
-    exposure_s = bench.file.exposure_s
-    if bench.file.layout == "single-pixel":
-        return ShotTiming(
-            inputs,
-            weights,
-            exposure_s=exposure_s,
-            window_s=WINDOW_SAMPLES / (WINDOW_SAMPLES / exposure_s),  # as the DAQ counts it
-            reference_every=reference_every,
-            references_tiles=reference_every > 0 and not bench.is_timing_only,
-        )
-    camera = bench.camera
-    return ShotTiming(
-        inputs,
-        weights,
-        exposure_s=camera.exposure_s,
-        readout_s=camera.readout_s,
-        rolling_s=camera.row_time_s * camera.region.height,
-        trigger_latency_s=camera.trigger_latency_s,
-        shows_early=camera.tells_exposed,
-        reference_every=reference_every,
-    )
+    return bench.detector.shot_timing(inputs, weights, reference_every)

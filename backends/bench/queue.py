@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from threading import Condition, Thread
 
-from ...instruments import Clock, Timeline
+from .bench import Bench
 from .shot_plan import TileJob, TileResult
 
 _MOST = 32  # waiting jobs: enough for the heads of a layer, with bounded memory
@@ -19,17 +19,11 @@ class JobQueue:
     Parameters
     ----------
     run : runs a job
-    clock : of the bench; the virtual clock advances only when all host threads are idle
-    timeline : returns the timeline that records the length of the queue
+    bench : its timeline records the length of the queue
     """
 
-    def __init__(
-        self,
-        run: Callable[[TileJob], TileResult],
-        clock: Clock,
-        timeline: Callable[[], Timeline | None],
-    ) -> None:
-        self._run, self._clock, self._timeline = run, clock, timeline
+    def __init__(self, run: Callable[[TileJob], TileResult], bench: Bench) -> None:
+        self._run, self._bench = run, bench
         self._waiting: deque[tuple[TileJob, Future[TileResult]]] = deque()
         self._changed = Condition()
         self._is_closed = False
@@ -43,14 +37,15 @@ class JobQueue:
         ------
         CancelledError : when the queue was closed
         """
+        clock = self._bench.clock
         future: Future[TileResult] = Future()
         with self._changed:
             if len(self._waiting) >= _MOST:
-                self._clock.release()  # the caller waits, so it must not hold the clock
+                clock.release()  # the caller waits, so it must not hold the clock
                 try:
                     self._changed.wait_for(lambda: len(self._waiting) < _MOST or self._is_closed)
                 finally:
-                    self._clock.hold()
+                    clock.hold()
             if self._is_closed:
                 raise CancelledError
             self._waiting.append((job, future))
@@ -90,6 +85,5 @@ class JobQueue:
                 future.set_result(result)
 
     def _note(self) -> None:
-        timeline = self._timeline()
-        if timeline is not None:
-            timeline.count("jobs waiting for light", len(self._waiting))
+        if self._bench.timeline is not None:
+            self._bench.timeline.count("jobs waiting for light", len(self._waiting))

@@ -6,11 +6,7 @@ with new names of their shots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Condition
-
-from ...instruments import Clock, LightloomError, Paused
+from ...instruments import LightloomError, Paused
 from ..optics.calibration_file import Calibration, path_of
 from .bench import Bench
 
@@ -41,8 +37,7 @@ def recalibrate(bench: Bench, recovery: str) -> None:
             calibration.add(found.step())
             calibration.write(path)
         bench.source.set_power(bench.file.power_w)
-        if bench.file.layout != "single-pixel":
-            bench.camera.configure(exposure_s=bench.file.exposure_s)
+        bench.detector.set_up()
     except LightloomError as error:
         raise Paused(
             f"{bench.path}: to {recovery} failed: {error}; {_ADVICE}; the bench is safe",
@@ -50,56 +45,3 @@ def recalibrate(bench: Bench, recovery: str) -> None:
             "",
             _ADVICE,
         ) from error
-
-
-class ReadWriteLock:
-    """A lock that many readers or one writer may hold.
-
-    Parameters
-    ----------
-    clock : of the bench; waiting threads release it
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._changed = Condition()
-        self._readers = 0
-        self._is_changing = False
-
-    @contextmanager
-    def reading(self, holds: bool = False) -> Iterator[None]:
-        """Hold the lock for reading; wait while a writer holds it.
-
-        Parameters
-        ----------
-        holds : the caller holds the clock
-        """
-        with self._changed:
-            if self._is_changing:
-                if holds:
-                    self._clock.release()  # the writer needs time to pass
-                try:
-                    self._changed.wait_for(lambda: not self._is_changing)
-                finally:
-                    if holds:
-                        self._clock.hold()
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Hold the lock for writing, once no reader holds it."""
-        with self._changed:
-            self._is_changing = True
-            self._changed.wait_for(lambda: self._readers == 0)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._is_changing = False
-                self._changed.notify_all()

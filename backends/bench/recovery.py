@@ -37,8 +37,8 @@ def reconnect(bench: Bench, role: str) -> None:
         )
         error.instrument = instrument
         raise error
-    if role == "detector" and file.layout != "single-pixel":
-        bench.camera.configure(exposure_s=file.exposure_s)
+    if role == "detector":
+        bench.detector.set_up()
     if role == "source":
         relight(bench)
 

@@ -12,41 +12,26 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, cast
 
-from ...instruments import Daq, InputError, InstrumentError, InterlockOpen, LightSource
+from ...instruments import (
+    Daq,
+    InputError,
+    Instrument,
+    InstrumentError,
+    InterlockOpen,
+    LightSource,
+)
 from ...instruments.addresses import canonical, is_lasting
 from ...instruments.files import moment_of, read_note, replace_file
 from ...instruments.safety.lock import HeldLock, Holder, beside, places, shared_place
-from ...instruments.safety.signals import make_all_safe
 from .config import BenchFile, HeartbeatTable
-
-__all__ = [
-    "ATTENDED",
-    "Heart",
-    "Latch",
-    "fail_safe",
-    "hold",
-    "holding",
-    "is_attended",
-    "is_terminal",
-    "lacks",
-    "latch",
-    "latch_after_restart",
-    "latch_places",
-    "latched",
-    "let_go",
-    "make_all_safe",
-    "rearm",
-    "refuse_latched",
-    "refuse_unattended",
-]
 
 LOG = logging.getLogger("lightloom.bench")
 
@@ -355,6 +340,25 @@ def latch_after_restart(path: str | Path, left: Sequence[Holder], source: str = 
 
 
 # --- the heartbeat -------------------------------------------------------------------------------
+
+
+def start_heart(file: BenchFile, path: str, instruments: Mapping[str, Instrument]) -> Heart | None:
+    """Return the running heartbeat of a bench with connected instruments; None without one.
+
+    Raises
+    ------
+    InputError : for a line that the DAQ does not have
+    """
+    table = file.safety.heartbeat
+    if table is None:
+        return None
+    daq = cast(Daq, instruments[table.instrument])
+    if table.line >= daq.line_count:
+        raise InputError(
+            f"{path}: safety.heartbeat.line = {table.line}, and {daq.name} has "
+            f"{daq.line_count} lines, counted from 0"
+        )
+    return Heart(daq, table)
 
 
 class Heart:

@@ -6,8 +6,9 @@ are sharded, so that no frame is shown twice. A small matrix leaves the rows of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -88,6 +89,21 @@ class Sharding:
         variances = [result.variance for result in results if result.variance is not None]
         variance = join(variances) if len(variances) == len(results) else None
         return MatmulResult(join([result.y for result in results]), stats, variance)
+
+
+def call_at_last(count: int, done: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls `done` when it is called for the last of `count` shards."""
+    lock, left = Lock(), count
+
+    def finish_shard() -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            is_last = not left
+        if is_last:
+            done()
+
+    return finish_shard
 
 
 def _split(count: int, benches: int) -> tuple[tuple[int, int], ...]:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..base import Stats
-from ..tiling import ORDERS, Order, visits
+from ..shot_order import ROLES, ShotOrder
+from ..tiling import Order, visits
 from .checkpoint import Kept
 
 _REFERENCE = "reference"  # the name of a reference shot
-ROLES = ("weight", "input")
+SEGMENT = 64  # shots of a job that are recorded together
 new_number = itertools.count().__next__  # no two jobs share one
 
 
@@ -48,6 +49,11 @@ class TileJob:
     details: Mapping[str, Any] = field(default_factory=dict)
     check: Callable[[int, int, np.ndarray], float | None] | None = None
     number: int = field(default_factory=new_number)
+
+    @property
+    def visits(self) -> np.ndarray:
+        """The weight frame and the input frame of each shot, without references, int [n, 2]."""
+        return visits(self.tiles, self.vectors, self.order)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,11 @@ class PlannedShot:
     counters: dict[str, int]
 
     @property
+    def segment(self) -> int:
+        """The number of its segment of the job, from 0."""
+        return self.number // SEGMENT
+
+    @property
     def is_reference(self) -> bool:
         """Whether this is a reference shot, with a uniform input."""
         return isinstance(self.input, str)
@@ -104,8 +115,9 @@ class ShotPlan:
     """
 
     def __init__(self, reference_every: int, references_tiles: bool) -> None:
-        self._every, self._references_tiles = reference_every, references_tiles
+        self._references_tiles = references_tiles
         self.counters = {"input": 0, "weight": 0, "since": 0, "references": 0}
+        self._order = ShotOrder(reference_every, references_tiles, self.counters)
 
     def shots(self, job: TileJob, saved: Kept | None = None) -> Iterator[PlannedShot]:
         """Return the shots of a job, reference shots included.
@@ -115,68 +127,49 @@ class ShotPlan:
         saved : finished shots of the job, which the plan leaves out
         """
         counters = self.counters
-        order = visits(job.tiles, job.vectors, job.order)
-        start = number = 0
+        order = job.visits
+        start = done = 0
         tile, shown = -1, dict[str, int | str]()
         if saved is not None:
-            start, number = len(saved.electrons), saved.done
+            start, done = len(saved.electrons), saved.done
         # if only references measure brightness, each weight frame begins and a job ends with one
         is_closed = not self._references_tiles or (
             saved is not None and saved.state.counters["since"] == 0
         )
         is_complete = start == len(order) and is_closed  # later jobs have moved the counters on
-        if number > 0 and not is_complete:
+        if done > 0 and not is_complete:
             assert saved is not None
             counters.update(saved.state.counters)
             tile = int(order[start - 1, 0]) if start else -1
             shown = _shown(order, start, counters)
-        # the last reference of the previous job also serves this job
-        is_referenced = counters["since"] == 0 and counters["references"] > 0
-        for weight, vector in order[start:].tolist():
-            is_first = weight != tile and (tile < 0 or job.order == ORDERS[0])
-            tile = weight
-            is_due = (self._references_tiles and is_first) or (0 < self._every <= counters["since"])
-            if is_due and not is_referenced:
-                yield self._reference(job, number, weight, shown)
-                number += 1
-            is_referenced = False
-            counters["since"] += 1
-            name = f"{weight}.{vector}"
-            yield self._planned(job, number, name, weight, vector, counters["since"], shown)
-            number += 1
-        if self._references_tiles and not is_complete and len(order):
-            yield self._reference(job, number, tile, shown)
-
-    def _reference(
-        self, job: TileJob, number: int, weight: int, shown: dict[str, int | str]
-    ) -> PlannedShot:
-        """Plan a reference shot, which has a uniform input."""
-        counters = self.counters
-        since, name = counters["since"] + 1, f"{_REFERENCE} {counters['references']}"
-        counters["since"] = 0
-        counters["references"] += 1
-        return self._planned(job, number, name, weight, name, since, shown)
-
-    def visited(self, job: TileJob, count: int) -> np.ndarray:
-        """Return weight and input frames of a job's first shots, without references: [n, 2]."""
-        return visits(job.tiles, job.vectors, job.order)[:count]
+        since = counters["since"]
+        left = self._order.shots(order[start:].tolist(), job.order, tile)
+        for number, shot in enumerate(left, done):
+            since += 1
+            yield self._planned(job, number, *shot, since, shown)
+            since = counters["since"]
 
     def _planned(
         self,
         job: TileJob,
         number: int,
-        name: str,
         weight: int,
-        vector: int | str,
+        vector: int | None,
         since: int,
         shown: dict[str, int | str],
     ) -> PlannedShot:
         """Return a planned shot; each frame that changes gets the next number."""
-        for role, frame in (("weight", weight), ("input", vector)):
-            if shown.get(role) != frame:
-                shown[role] = frame
+        name = f"{weight}.{vector}"
+        frames: dict[str, int | str] = {"weight": weight}
+        if vector is None:
+            name = frames["input"] = f"{_REFERENCE} {self.counters['references'] - 1}"
+        else:
+            frames["input"] = vector
+        for role in ROLES:
+            if shown.get(role) != frames[role]:
+                shown[role] = frames[role]
                 self.counters[role] += 1
-        return PlannedShot(job, number, name, weight, vector, since, dict(self.counters))
+        return PlannedShot(job, number, name, weight, frames["input"], since, dict(self.counters))
 
 
 def _shown(order: np.ndarray, start: int, counters: Mapping[str, int]) -> dict[str, int | str]:

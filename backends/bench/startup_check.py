@@ -1,5 +1,7 @@
 """`check_startup`: check by its light that a bench is still as it was calibrated.
 
+`with_guessed_brightness` measures the mean brightness of a bench that was not calibrated.
+
 The check lights random elements, the same ones on both modulators. If the modulators have moved
 against each other by a fraction of an element, every slot loses half that fraction of its light. If
 the detector has moved, markers and sums change differently. Every sum is compared with its
@@ -9,6 +11,7 @@ prediction from the calibration.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from ...instruments import Paused, UnexpectedIntensity
 from ..optics.model import OpticalModel
 from .tracking import ScaleTracker, chi_square_limit
 
-Take = Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Take = Callable[[str, np.ndarray, np.ndarray], np.ndarray]
 
 _SUMS = 16  # least number of slot sums, over all shots
 _WEIGHT = 0.5  # normalised intensity of lit weights
@@ -38,8 +41,7 @@ def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, 
     ----------
     path : of the bench file, for messages
     tracker : brightness filter; None without one
-    take : takes a shot of a name, input levels and weight levels; returns measured and expected
-        electrons of each slot
+    take : takes a shot of a name, input levels and weight levels; returns the electrons [slots]
 
     Raises
     ------
@@ -48,13 +50,15 @@ def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, 
     """
     off, variance = [], []
     for number in range(-(-_SUMS // model.layout.slots)):
+        frames = _frames(model, number)
         try:
-            found, expected = take(f"opening/{number}", *_frames(model, number))
+            found = take(f"opening/{number}", *frames)
         except Paused as error:
             if error.kind not in _INTENSITY_KINDS:
                 raise
             text = f"{error}; if the source has not changed, {_advice(path)}"
             raise Paused(text, error.kind, error.device, _advice(path)) from error
+        expected = model.passed_e(*frames)
         noise = np.maximum(expected, 0) + model.layout.read_pixels() * model.read_variance
         light = np.maximum(expected, max(float(expected.mean()), 1.0))  # slots of few lit elements
         off.append((found - expected) / light)
@@ -69,6 +73,16 @@ def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, 
             f"calibration (chi-square {chi_square:.0f} of {relative.size} sums, at most "
             f"{limit:.0f} by chance): {_advice(path)}"
         )
+
+
+def with_guessed_brightness(model: OpticalModel, take: Take) -> OpticalModel:
+    """Take one shot of a uniform frame pair, and assume that all slots are equally bright."""
+    layout = model.layout
+    light = layout.reference_light / 2  # the brightness is unknown yet
+    inputs, weights = (model.uniform_levels(role, light) for role in ("input", "weight"))
+    per_pair = max(float(take("guess", inputs, weights).mean()) / (layout.length * light**2), 1e-3)
+    pairs = np.full((layout.slots, layout.length), per_pair)
+    return replace(model, response=replace(model.response, pairs_e=pairs))
 
 
 def _advice(path: str) -> str:

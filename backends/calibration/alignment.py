@@ -21,13 +21,17 @@ from ..bench.bench import Bench
 from ..bench.binding import begin_calibration
 from ..optics import registration
 from ..optics.calibration_file import Figure, Plot, Step, path_of
+from ..optics.layouts import ImagedLayout, LineLayout, SinglePixelLayout
 from . import fiducials
-from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, modulator_of, scale_of
-from .patches import find_line, find_single_pixel
+from .exposure_search import find_exposure
+from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, scale_of
+from .patches import find_line, find_with_photodiode
 from .probe import Probe
+from .probes import make_probe
 from .repeatability import Progress, RepeatedExposure, check_modulation
 from .spot_grid import find_squares
 
+_EXPECTED_SHOTS = {ImagedLayout.name: 42, LineLayout.name: 150, SinglePixelLayout.name: 650}
 _LEAST_KEPT = 0.6  # of the points that should be seen
 _WORTH_NOTING = 0.03  # fraction of points that are missing
 _SHIFT_PX, _TURN_DEG, _MAGNIFY = 1.0, 0.05, 2e-3  # least deviation worth an adjustment
@@ -125,11 +129,10 @@ def align(bench: Bench, progress: Progress | None = None) -> Alignment:
     BadFit : when no map describes the detected points
     """
     with probe_with_light(bench) as probe:
-        expected = {"imaged": 42, "line": 150, "single-pixel": 650}[bench.file.layout]
-        exposures = RepeatedExposure(probe, progress, expected)
+        exposures = RepeatedExposure(probe, progress, _EXPECTED_SHOTS[bench.file.layout])
         probe.fill()
         exposures.report("searching for light")
-        exposure_s = probe.find_exposure()
+        exposure_s = find_exposure(probe)
         bright = check_modulation(exposures, exposure_s)
         fits = _find_maps(exposures, exposure_s, bright)
         return evaluated(bench, exposures, fits, bright)
@@ -141,7 +144,7 @@ def _find_maps(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarra
         return find_squares(exposures, exposure_s)
     if layout == "line":
         return find_line(exposures, exposure_s, bright)
-    return find_single_pixel(exposures, exposure_s)
+    return find_with_photodiode(exposures, exposure_s)
 
 
 @contextmanager
@@ -153,7 +156,7 @@ def probe_with_light(bench: Bench) -> Iterator[Probe]:
     try:
         file = bench.file
         power_w = min(file.align_power_w, file.power_w, file.limits.power_w[1])
-        probe = Probe(bench, "align", power_w)
+        probe = make_probe(bench, "align", power_w)
         probe.light(True)
         yield probe
     finally:
@@ -315,7 +318,7 @@ def _dark_lines(
     scale = scale_of(fits.parts["weight"].matrix)
     room = (EDGE_PX + 4 * fits.parts["weight"].blur_px) / scale  # no edge dims the light there
     for role, part in fits.parts.items():
-        shape = modulator_of(bench, role).shape
+        shape = bench.modulators[role].shape
         for axis, name in enumerate(("row", "column")):
             along = np.linspace(0, shape[1 - axis] - 1, 400)
             lines = np.arange(shape[axis])

@@ -17,6 +17,7 @@ _SPOT_SHARE = 0.3  # fraction of the peak from which a pixel belongs to the spot
 _COMPACT = 2.0  # a spot's second moment over that of a square of its area
 _LEAST_LIGHT = 0.7  # fraction of the light that its neighbours predict; less is a cut square
 _SHADING_TERMS = 6
+_LEAST_MISSING = 0.02  # fraction of the light that a dark line lacks
 _NEIGHBOURS = 10  # lines on either side that a line is compared with
 
 
@@ -213,13 +214,12 @@ def are_whole(relative: np.ndarray) -> np.ndarray:
     return np.asarray((relative > _LEAST_LIGHT) & (relative < 1 / _LEAST_LIGHT))
 
 
-def dark_lines(profile: np.ndarray, least: float = 0.02) -> list[int]:
+def dark_lines(profile: np.ndarray) -> list[int]:
     """Find lines (rows or columns) that stay darker than those around them.
 
     Parameters
     ----------
     profile : light of each line, float64 [n]; NaN where it is unknown
-    least : fraction of the light that must be missing
     """
     known = np.isfinite(profile) & (profile > 0)
     if known.sum() < 4 * _NEIGHBOURS:
@@ -232,7 +232,7 @@ def dark_lines(profile: np.ndarray, least: float = 0.02) -> list[int]:
     depth = np.zeros(len(profile))
     depth[judged] = 1 - profile[judged] / np.median(neighbours[judged], axis=1)
     noise = 1.4826 * float(np.median(np.abs(depth[judged]))) if judged.any() else 0.0
-    deep = depth > max(least, 6 * noise)
+    deep = depth > max(_LEAST_MISSING, 6 * noise)
     lines = []
     for line in np.flatnonzero(deep):  # the deepest of each run
         low, high = max(line - 3, 0), line + 4

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...instruments import SpatialLightModulator, UnexpectedIntensity
-from ..bench.bench import Bench
+from ...instruments import UnexpectedIntensity
 from ..optics import registration
 
 EDGE_PX = 3  # border of the camera that windows do not touch
@@ -74,15 +73,14 @@ def fit_map(from_px: np.ndarray, to_px: np.ndarray, role: str) -> registration.F
         ) from None
 
 
+def robust_deviation(values: np.ndarray) -> float:
+    """Return the standard deviation of normally distributed values, from their median deviation."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
 def noise_of(one: np.ndarray, other: np.ndarray) -> float:
     """Return the noise of one pixel from two exposures of the same light [h, w]."""
-    off = one - other
-    return 1.4826 * float(np.median(np.abs(off - np.median(off)))) / np.sqrt(2) + 1e-9
-
-
-def modulator_of(bench: Bench, role: str) -> SpatialLightModulator:
-    """Return the modulator of a role."""
-    return bench.input if role == "input" else bench.weight
+    return robust_deviation(one - other) / np.sqrt(2) + 1e-9
 
 
 def scale_of(matrix: np.ndarray) -> float:

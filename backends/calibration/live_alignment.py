@@ -10,8 +10,9 @@ import numpy as np
 from ...instruments import UnexpectedIntensity
 from ..bench.bench import Bench
 from .alignment import Alignment, evaluated, probe_with_light
+from .exposure_search import find_exposure
 from .fits import AlignmentFits
-from .patches import RowFinder, line_patches, locate, single_pixel_patches, tracked
+from .patches import RowFinder, line_patches, locate, photodiode_patches, tracked
 from .repeatability import RepeatedExposure, check_modulation
 from .spot_grid import Squares, composed
 
@@ -34,7 +35,7 @@ def align_live(bench: Bench, on_lost: Callable[[str], None] | None = None) -> It
         while True:
             try:
                 probe.fill()
-                exposure_s = probe.find_exposure()
+                exposure_s = find_exposure(probe)
                 exposures = RepeatedExposure(probe)
                 bright = check_modulation(exposures, exposure_s)
                 for fits in _alignments(exposures, exposure_s, bright):
@@ -62,7 +63,7 @@ def _alignments(
             yield composed(fits)
     row_finder = RowFinder(exposures, exposure_s, bright) if layout == "line" else None
     row_fit = None if row_finder is None else row_finder.find()
-    patches = single_pixel_patches(exposures, exposure_s)
+    patches = photodiode_patches(exposures, exposure_s)
     if row_finder is not None and row_fit is not None:
         patches = line_patches(exposures, exposure_s, row_finder, row_fit)
     sets = [0] if row_finder is not None else list(range(6))

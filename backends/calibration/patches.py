@@ -7,14 +7,15 @@ light under gratings on the input gives the patch's place there (`phase_shift`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ...instruments import UnexpectedIntensity
 from ..optics import registration
 from . import fiducials, phase_shift
-from .fits import BAD_PX, EDGE_PX, AlignmentFits, Fitted, fit_map, inside_of, modulator_of, noise_of
+from .exposure_search import find_exposure
+from .fits import BAD_PX, EDGE_PX, AlignmentFits, Fitted, fit_map, inside_of, noise_of
 from .repeatability import RepeatedExposure
 
 _LINE_PLACES = (0.5, 0.3, 0.72, 0.4, 0.62)
@@ -104,7 +105,7 @@ class RowFinder:
         probe = self.exposures.probe
         widths = {}
         for role, other in (("weight", "input"), ("input", "weight")):
-            shape = modulator_of(probe.bench, role).shape
+            shape = probe.bench.modulators[role].shape
             probe.fill(other)
             probe.draw(role, _band(shape, np.array([shape[0] // 2]), 3))
             seen = self.sums(probe.take(self.exposure_s).counts) - blank
@@ -210,7 +211,7 @@ class Patches:
         """Find an exposure for the light of patches."""
         self.exposures.probe.fill("input")
         self.show(0)
-        self.exposure_s = self.exposures.probe.find_exposure(self.exposure_s)
+        self.exposure_s = find_exposure(self.exposures.probe, self.exposure_s)
 
     def centres(self, number: int) -> np.ndarray:
         """Return the centres of a set's patches, float64 [n, 2]."""
@@ -347,21 +348,37 @@ def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int
         more = np.concatenate([centres[number] for number in fine_sets])
         read.append(_read_places(patches, fine_sets, input_shape, registration.apply(matrix, more)))
         from_px = np.concatenate([from_px, more])
-        good = np.concatenate([part.good for part in read])
-        to_px = np.concatenate([part.to_px for part in read])
+    fitted = _refined_fit(patches, read, from_px)
+    margin_px = (0.7 * patches.side,) * 2
+    return replace(fitted, margin_px=margin_px, bad_px=max(BAD_PX, patches.side / 32))
+
+
+def _refined_fit(
+    patches: Patches,
+    read: list[_PatchReading],
+    from_px: np.ndarray,
+    period_px: int | None = None,
+) -> Fitted:
+    """Fit the map to places that are refined twice, each time with the map so far.
+
+    Parameters
+    ----------
+    from_px : centres of all patches that were read, float64 [n, 2]
+    period_px : of the gratings; None is the finest
+    """
+    good = np.concatenate([part.good for part in read])
+    to_px = np.concatenate([part.to_px for part in read])
     fit = fit_map(from_px[good], to_px[good], "input")
     for _ in range(2):
-        refined = [_refine_places(patches, part, fit.matrix) for part in read]
+        refined = [_refine_places(patches, part, fit.matrix, period_px) for part in read]
         to_px = np.concatenate([places for places, _ in refined])
         fit = fit_map(from_px[good], to_px[good], "input")
-    number, margin = np.flatnonzero(good), (0.7 * patches.side,) * 2
     noise_px = float(np.sqrt(np.mean([noise**2 for _, noise in refined])))
-    bad_px = max(BAD_PX, patches.side / 32)
-    return Fitted(fit, from_px[good], to_px[good], from_px, number, noise_px, margin, bad_px=bad_px)
+    return Fitted(fit, from_px[good], to_px[good], from_px, np.flatnonzero(good), noise_px)
 
 
 def _refine_places(
-    patches: Patches, read: _PatchReading, matrix: np.ndarray, period_px: int | None = None
+    patches: Patches, read: _PatchReading, matrix: np.ndarray, period_px: int | None
 ) -> tuple[np.ndarray, float]:
     """Return refined places, float64 [n, 2], from an approximate map, and their noise."""
     steps = np.arange(patches.side) - (patches.side - 1) / 2
@@ -472,15 +489,15 @@ def line_patches(
     return patches
 
 
-def find_single_pixel(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFits:
+def find_with_photodiode(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFits:
     """Find the map of a single-pixel bench."""
-    patches = single_pixel_patches(exposures, exposure_s)
+    patches = photodiode_patches(exposures, exposure_s)
     coarse = list(range(len(patches.sets) // 2))
     inputs = locate(patches, coarse, exposures.probe.bench.input.shape)
     return AlignmentFits(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
 
 
-def single_pixel_patches(exposures: RepeatedExposure, exposure_s: float) -> Patches:
+def photodiode_patches(exposures: RepeatedExposure, exposure_s: float) -> Patches:
     """Return patches that are shown one at a time: large, because dark weights leak as well."""
     shape = exposures.probe.bench.weight.shape
     side = max(shape[0] // 12 // 4 * 4, 4)
@@ -506,13 +523,10 @@ def tracked(
         raise UnexpectedIntensity(
             "gratings on the input modulator are no longer seen; the search starts again"
         )
-    fit = fit_map(from_px[read.good], read.to_px[read.good], "input")
-    for _ in range(2):
-        to_px, noise_px = _refine_places(patches, read, fit.matrix, period)
-        fit = fit_map(from_px[read.good], to_px[read.good], "input")
+    fitted = _refined_fit(patches, [read], from_px, period)
+    fit = fitted.fit
     if fit.residual_px > period / 16 or fit.kept.sum() < 0.7 * read.good.sum():
         raise UnexpectedIntensity(
             "the input modulator moved too far in one step; the search starts again"
         )
-    number = np.flatnonzero(read.good)
-    return Fitted(fit, from_px[read.good], to_px[read.good], from_px, number, noise_px)
+    return fitted

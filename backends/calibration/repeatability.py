@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...instruments import UnexpectedIntensity
+from .fits import robust_deviation
 from .probe import Probe
 
 Progress = Callable[[str, int, int], None]
@@ -96,7 +97,7 @@ def agree(one: np.ndarray, other: np.ndarray, full: float) -> bool:
     lit = one > _BRIGHT * full
     if lit.any() and np.sqrt(np.mean(difference[lit] ** 2)) > _PIXELS * one[lit].mean():
         return False  # the shot noise of bright pixels is far below that
-    noise = 1.4826 * float(np.median(np.abs(difference - np.median(difference))))
+    noise = robust_deviation(difference)
     a, per_cell = _cell_means(one)
     b, _ = _cell_means(other)
     noise_cell = 5 * noise / np.sqrt(per_cell)

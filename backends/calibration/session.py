@@ -13,7 +13,7 @@ from ..bench.bench import Bench, lay_out
 from ..bench.calibrated_optics import Calibrated
 from ..optics.calibration_file import Calibration, Figure, Plot
 from ..optics.layouts import LineLayout
-from .probe import Probe
+from .probes import make_probe
 from .slots import Slots
 
 
@@ -42,18 +42,16 @@ class CalibrationSession:
     ----------
     bench : open
     calibration : with the steps done so far
+
+    Attributes
+    ----------
     progress : called with the progress of a step, in [0, 1]
     """
 
-    def __init__(
-        self,
-        bench: Bench,
-        calibration: Calibration,
-        progress: Callable[[float], None] | None = None,
-    ) -> None:
+    def __init__(self, bench: Bench, calibration: Calibration) -> None:
         self.bench, self.calibration = bench, calibration
-        self.progress = progress or (lambda fraction: None)
-        self.probe = Probe(bench, "calibrate", bench.file.power_w)
+        self.progress: Callable[[float], None] = lambda fraction: None
+        self.probe = make_probe(bench, "calibrate", bench.file.power_w)
         self.trust_settling()
         self._slots: Slots | None = None
 
@@ -62,26 +60,16 @@ class CalibrationSession:
         """The exposure of runs."""
         return self.bench.file.exposure_s
 
-    @property
-    def is_single_pixel(self) -> bool:
-        """Whether the detector is one photodiode."""
-        return self.probe.is_single_pixel
-
-    def dark_counts(self, exposure_s: float) -> np.ndarray | float:
-        """Return the detector's counts without light at an exposure."""
+    def dark_counts(self, exposure_s: float) -> np.ndarray:
+        """Return the detector's counts without light at an exposure, float32 [h, w]."""
         array = self.calibration.array
-        return array("dark_frames", "offset") + array("dark_frames", "rate") * np.float32(
-            exposure_s
-        )
+        rate = array("dark_frames", "rate")
+        return array("dark_frames", "offset") + rate * np.float32(exposure_s)
 
     @property
-    def bad(self) -> np.ndarray | None:
-        """The pixels that are left out, bool [h, w]; None for a photodiode."""
-        return (
-            None
-            if self.is_single_pixel
-            else self.calibration.array("dark_frames", "bad").astype(bool)
-        )
+    def bad(self) -> np.ndarray:
+        """The pixels that are left out, bool [h, w]."""
+        return self.calibration.array("dark_frames", "bad").astype(bool)
 
     @property
     def gain_e_per_count(self) -> float:
@@ -97,16 +85,9 @@ class CalibrationSession:
             counting = replace(
                 optics, dark_counts=0.0, gain_e_per_count=1.0, read_noise_e=noise_counts, dark_e=0.0
             )
-            array = self.calibration.array
-            self._slots = Slots(
-                self.probe,
-                lay_out(self.bench, counting),
-                array("dark_frames", "offset"),
-                array("dark_frames", "rate"),
-                noise_counts,
-                optics.gain_e_per_count,
-            )
-            layout = self._slots.layout
+            layout = lay_out(self.bench, counting)
+            gain = optics.gain_e_per_count
+            self._slots = Slots(self.probe, layout, self.dark_counts, noise_counts, gain)
             if isinstance(layout, LineLayout):  # its spots fill a few columns of the camera
                 self.probe.narrow(*layout.columns())
             self.probe.light(True)

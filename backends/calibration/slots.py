@@ -7,13 +7,16 @@ the shot, which the markers measure.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from ...instruments import BadFit, Saturated, StaleFrame, UnexpectedIntensity
 from ..optics.layouts.base import Layout
 from ..optics.parameters import Response
+from .exposure_search import find_exposure
 from .probe import Probe
 
 _MARKER_SHOTS = 12  # of each number to calibrate markers; their error enters all gains
@@ -48,7 +51,7 @@ class Slots:
     ----------
     probe : of the bench
     layout : with a detector gain of 1 and no dark level, so that its electrons are counts
-    dark_counts, dark_rate : of the detector: counts [h, w] at zero exposure, and per second
+    dark : returns the counts [h, w] of the detector without light at an exposure
     noise_counts, gain : of one pixel, for variances; gain in electrons per count
 
     Attributes
@@ -61,15 +64,12 @@ class Slots:
         self,
         probe: Probe,
         layout: Layout,
-        dark_counts: np.ndarray | float = 0.0,
-        dark_rate: np.ndarray | float = 0.0,
-        noise_counts: float = 1.0,
-        gain: float = 1.0,
+        dark: Callable[[float], np.ndarray],
+        noise_counts: float,
+        gain: float,
     ) -> None:
-        self.probe, self.layout = probe, layout
+        self.probe, self.layout, self.dark = probe, layout, cache(dark)
         self.noise_counts, self.gain = noise_counts, gain
-        self._dark_counts, self._dark_rate = dark_counts, dark_rate
-        self._dark: dict[float, np.ndarray | float] = {}
         self._number = {"input": 0, "weight": 0}
         self._shown: dict[str, np.ndarray] = {}
         self._markers: Response | None = None
@@ -127,12 +127,12 @@ class Slots:
     def _read(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
         limit = self.probe.bench.file.limits.retries
         for attempt in range(limit + 1):
-            if self.layout.marker_bits == 0:
+            if not self.layout.has_markers:
                 self._update_reference()
             self.show("weight", weights)
             self.show("input", inputs)
             try:
-                if self.layout.marker_bits == 0:
+                if not self.layout.has_markers:
                     return self._read_pair(inputs, exposure_s)
                 return self._reading_of(self.probe.raw(exposure_s), inputs, exposure_s)
             except (UnexpectedIntensity, StaleFrame) as error:
@@ -164,14 +164,14 @@ class Slots:
         peak = self._peak(raw)
         scale = self.reference_scale
         scale_variance = self._source_variance * (1 + shots / _REFERENCES)
-        if self.layout.marker_bits:
+        if self.layout.has_markers:
             scale, scale_variance = self._read_markers(taken, inputs, exposure_s)
         counts = self.layout.electrons(taken)
         pixels = self.layout.read_pixels()
         variance = np.maximum(counts, 0) / self.gain + pixels * self.noise_counts**2
         variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2 / shots
         # E(1 / measured scale) = (1 + its relative variance) / scale
-        unbiased = 1 - scale_variance / scale**2 if self.layout.marker_bits else 1.0
+        unbiased = 1 - scale_variance / scale**2 if self.layout.has_markers else 1.0
         return SlotReading(unbiased * counts / (scale * exposure_s), variance, peak)
 
     def _read_markers(
@@ -193,7 +193,7 @@ class Slots:
             lit = None  # the intensity of other levels is not known yet
         marks = self.layout.marks(taken, lit, markers)
         for role, number in marks.numbers.items():
-            if number != self._number[role] % (1 << self.layout.marker_bits):
+            if number != self.layout.frame_id(self._number[role]):
                 raise StaleFrame(
                     f"the exposure shows {role} frame {number}, not {self._number[role]}: the "
                     f"{role} modulator does not show its frames (a frozen window, a loose cable), "
@@ -216,12 +216,6 @@ class Slots:
             )
         return float(top / self.probe.range)
 
-    def dark(self, exposure_s: float) -> np.ndarray | float:
-        """Return the dark level of the detector at an exposure, in counts."""
-        if exposure_s not in self._dark:
-            self._dark[exposure_s] = self._dark_counts + self._dark_rate * exposure_s
-        return self._dark[exposure_s]
-
     def find_exposure(
         self, inputs: np.ndarray, weights: np.ndarray, may_be_dark: bool = False
     ) -> float:
@@ -233,7 +227,7 @@ class Slots:
         """
         self.show("weight", weights)
         self.show("input", inputs)
-        return self.probe.find_exposure(may_be_dark=may_be_dark)
+        return find_exposure(self.probe, may_be_dark=may_be_dark)
 
     # --- brightness ------------------------------------------------------------------------------
 
@@ -246,7 +240,7 @@ class Slots:
         """
         layout = self.layout
         none = np.zeros((layout.slots, layout.length))
-        if not layout.marker_bits:
+        if not layout.has_markers:
             self._markers = Response(none, none, none, none)
             self._calibrate_reference()
             return

@@ -9,7 +9,7 @@ import numpy as np
 from ...instruments import UnexpectedIntensity
 from ..optics import registration
 from . import fiducials
-from .fits import AlignmentFits, Fitted, fit_map, inverse_of, modulator_of, noise_of, scale_of
+from .fits import AlignmentFits, Fitted, fit_map, inverse_of, noise_of, scale_of
 from .repeatability import RepeatedExposure
 
 _PLACES = ((0.5, 0.5), (0.3, 0.28), (0.27, 0.7), (0.7, 0.32), (0.73, 0.74), (0.5, 0.2), (0.42, 0.6))
@@ -36,7 +36,7 @@ class Squares:
     @property
     def shape(self) -> tuple[int, int]:
         """The modulator's shape."""
-        return modulator_of(self.exposures.probe.bench, self.role).shape
+        return self.exposures.probe.bench.modulators[self.role].shape
 
     def coarse(self) -> tuple[np.ndarray, float]:
         """Return a rough map from single squares, and the blur in camera pixels."""
@@ -86,29 +86,28 @@ class Squares:
         pitch = int(np.clip(self.shape[0] // 18, 12, 64))
         pitch = int(max(pitch, np.ceil(4 / 3 * (8 * blur_px + 3) / scale)))
         side = max(pitch // 4, 3)
-        corners, from_px = fiducials.grid(self.shape, (pitch, pitch), (side, side))
-        self.exposures.report(f"locating {len(from_px)} squares of the {self.role} modulator")
-        self.exposures.probe.draw(
-            self.role, fiducials.rectangles(self.shape, corners, (side, side))
-        )
+        from_px = self._draw_grid(pitch, side)
         takes = [image - self.blank for image in self.exposures.take(self.exposure_s)]
         reach = max(pitch * scale / 2 - 1, 2.0)
-        fitted = self.locate(takes, from_px, side, reach, matrix)
-        return replace(fitted, blur_px=blur_px)
+        return replace(self.locate(takes, from_px, side, reach, matrix), blur_px=blur_px)
 
     def track(self, matrix: np.ndarray, blur_px: float) -> Fitted:
         """Locate a few squares again in one exposure, near their last places."""
         pitch = max(min(self.shape) // 5, 12)
         side = max(pitch // 6, 3)
-        corners, from_px = fiducials.grid(self.shape, (pitch, pitch), (side, side))
         self._other_bright()
-        self.exposures.probe.draw(
-            self.role, fiducials.rectangles(self.shape, corners, (side, side))
-        )
+        from_px = self._draw_grid(pitch, side)
         image = self.exposures.probe.take(self.exposure_s).counts - self.blank
         reach = max(pitch * scale_of(matrix) / 2 - 1, 2.0)
-        fitted = self.locate([image], from_px, side, reach, matrix)
-        return replace(fitted, blur_px=blur_px)
+        return replace(self.locate([image], from_px, side, reach, matrix), blur_px=blur_px)
+
+    def _draw_grid(self, pitch: int, side: int) -> np.ndarray:
+        """Show a grid of squares, and return their centres, float64 [n, 2]."""
+        corners, from_px = fiducials.grid(self.shape, (pitch, pitch), (side, side))
+        self.exposures.report(f"locating {len(from_px)} squares of the {self.role} modulator")
+        squares = fiducials.rectangles(self.shape, corners, (side, side))
+        self.exposures.probe.draw(self.role, squares)
+        return from_px
 
     def _other_bright(self) -> None:
         self.exposures.probe.fill("weight" if self.role == "input" else "input")

@@ -2,7 +2,7 @@
 
 Range, quantisation, noise and read-out apply per tile and segment, as on the bench; the formulas
 are those of docs/explanation/light.md. Nothing depends on the whole batch: scales and light belong
-to one input row, and noise to its address. `backends.timing` models time.
+to one input row, and noise to its address. `backends.job_times` models time.
 
 The path of one block of rows: encode -> for a panel of outputs, exact integer products -> light of
 each reading -> noise -> full well -> converter -> scale, add to y. Blocks fit a cache, are
@@ -22,15 +22,17 @@ from ...instruments import InputError
 from ...instruments.compiled import COMPILED
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
+from ..job_times import frames_of
 from ..profile import OpticsProfile, load_profile
-from ..timing import ShotTiming, frames_of
+from ..timing import ShotTiming
 from .detection import noise_free
 from .encoding import LARGEST, encode_weights
-from .fused import can_fuse, fused_arguments
+from .fused import can_fuse, fused_segment
 from .integer_products import FEW_ROWS, active_path, has_dot
-from .noise import stream_keys
+from .noise import quantiles, stream_keys
+from .noise_streams import NoiseStreams
 from .parameters import MockParameters
-from .row_block import NoiseStreams, ReadingStats, RowBlock
+from .row_block import ReadingStats, RowBlock
 from .threads import run_all, thread_count
 from .weight_segment import WeightSegment
 
@@ -50,6 +52,7 @@ class MockBackend(Backend):
 
     name = "mock"
     is_mock = True
+    needs_ranges = True
 
     def __init__(self, profile: OpticsProfile | None = None, seed: int = 0) -> None:
         super().__init__()
@@ -75,6 +78,19 @@ class MockBackend(Backend):
             "path": mock_path(),
         }
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Backend:
+        """Return a mock with other constants, and the same seed."""
+        return MockBackend(self.profile.with_settings(settings), self.seed)
+
+    def journal_entry(self) -> dict[str, Any]:
+        """Return its profile and seed."""
+        profile = self.profile.model_dump(mode="json")
+        return {"kind": "mock", "profile": profile, "seed": self.seed}
+
+    @property
+    def _identity(self) -> tuple[str, ...]:
+        return f"profile {self.profile.name}", f"seed {self.seed}"
+
     @property
     def _maker(self) -> object:
         return self._profile_text
@@ -83,19 +99,7 @@ class MockBackend(Backend):
         """Leave the check to the scale of a row: it is not finite if a number is not."""
 
     def observe(self, x: np.ndarray, w: PreparedWeights, valid: np.ndarray | None) -> np.ndarray:
-        """Return the largest noise-free value of each output at its converter.
-
-        Parameters
-        ----------
-        x : float [..., N, K]
-        w : prepared weights
-        valid : bool, broadcastable to [..., N, M]; False marks masked positions, which do not
-            enter a range
-
-        Returns
-        -------
-        largest : float64 [matrices, segments, M], in units of y after scaling
-        """
+        """Return the largest noise-free value of each output at its converter."""
         matrices, outputs = w.content[0].weights.shape[:2]
         x = np.ascontiguousarray(x, dtype=np.float32).reshape(matrices, -1, w.shape[-1])
         mask = None
@@ -137,7 +141,7 @@ class MockBackend(Backend):
         matrices, rows, length = x.shape
         outputs, segments = w.shape[-2], w.content
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
-        limits = [s.limits(self.profile, w.ranges, i) for i, s in enumerate(segments)]
+        converters = [s.converter(self.profile, w.ranges, i) for i, s in enumerate(segments)]
         reading_stats = ReadingStats(matrices, len(segments))
         threads = _threads(rows * outputs * length)
         blocks = _blocks(matrices, rows, outputs)
@@ -145,16 +149,15 @@ class MockBackend(Backend):
         spread = threads if is_library or len(blocks) < 2 * threads else 1  # else per block
 
         def work(matrix: int, part: slice) -> None:
-            streams = NoiseStreams(self.seed, at, at.rows[matrix, part], len(w.shape) > 2)
-            row_blocks = []
+            ids, dynamic, row_blocks = at.rows[matrix, part], len(w.shape) > 2, []
             for index, segment in enumerate(segments):
                 block = RowBlock(
                     self._parameters,
                     x[matrix, part],
                     segment,
                     matrix,
-                    limits[index],
-                    streams.of(index),
+                    converters[index].of(matrix),
+                    NoiseStreams(self.seed, at, ids, dynamic, index),
                 )
                 block.count(reading_stats, index)
                 row_blocks.append(block)
@@ -187,21 +190,20 @@ class MockBackend(Backend):
         rows, outputs, segments = len(x), w.shape[-2], w.content
         fixed = []
         for index, segment in enumerate(segments):
-            arguments = fused_arguments(self._parameters, segment, w.ranges, index)
-            if arguments is None:
+            prepared = fused_segment(self._parameters, segment, w.ranges, index)
+            if prepared is None:
                 return None
-            key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)
-            fixed.append((key[None], *arguments))
-        y, ids = np.empty((1, rows, outputs), dtype=np.float32), at.rows[0]
+            key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)[None]
+            fixed.append((key, prepared))
+        y, width = np.empty((1, rows, outputs), dtype=np.float32), -(-outputs // 16) * 16
         counts: list[tuple[int, int, float]] = []
 
         def work(part: slice, first: int, last: int) -> None:
-            add = False
-            for arguments in fixed:
+            for index, (key, prepared) in enumerate(fixed):
+                noise = (at.rows[0, part], key, width, outputs, quantiles())
                 counts.append(
-                    read_fused(x[part], y[0, part], add, first, last, ids[part], *arguments)
+                    read_fused(x[part], y[0, part], index > 0, first, last, noise, prepared)
                 )
-                add = True
 
         threads = _threads(x.size * outputs)
         run_all([partial(work, *task) for task in _tasks(rows, outputs, threads)], threads)

@@ -41,6 +41,16 @@ class OpticalModel:
         """How signed numbers become light: "abs-split", "push-pull" or "offset"."""
         return self.layout.encoding.kind
 
+    def uniform_levels(self, role: str, light: float) -> np.ndarray:
+        """Return grey levels of uniform light, [slots, length], or [1, length] of a shared input.
+
+        Parameters
+        ----------
+        light : normalised intensity
+        """
+        rows = 1 if role == "input" and self.layout.shares_input else self.layout.slots
+        return self.curves[role].levels(np.full((rows, self.layout.length), light))
+
     # --- noise -----------------------------------------------------------------------------------
 
     @property

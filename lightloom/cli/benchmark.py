@@ -23,6 +23,7 @@ from .options import (
     Settings,
     Threads,
     Width,
+    split_settings,
 )
 from .output import check_apart, print_json
 
@@ -51,7 +52,6 @@ Compare = Annotated[
 Output = Annotated[Path | None, typer.Option(help="Write every sample as JSON.")]
 Picture = Annotated[Path | None, typer.Option(help="Draw it: .svg or .png.")]
 Axes = Mapping[str, Several[float]]  # axis of a scaling -> its values
-_PICTURES = (".svg", ".png")
 _MOST_HZ = 1e12  # of a frame rate
 _MOST = 1 << 40  # of any other axis
 
@@ -132,18 +132,12 @@ def _parse_axes(texts: Several[str]) -> dict[str, list[float]]:
     from ..benchmarks.throughput import AXES
 
     axes: dict[str, list[float]] = {}
-    for text in texts:
-        axis, separator, listed = text.partition("=")
-        axis = axis.strip().replace("-", "_")
-        if not separator or not listed.strip():
-            raise InputError(f"--scale {text!r} is not AXIS=V1,V2,...")
+    for axis, values in split_settings("--scale", texts, "AXIS=V1,V2,...").items():
         if axis not in AXES:
             raise InputError(f"--scale {axis!r} is not an axis; choose from {', '.join(AXES)}")
-        if axis in axes:
-            raise InputError(f"--scale {axis} is given twice; list its values after one")
-        axes[axis] = [_value(axis, item.strip()) for item in listed.split(",")]
-        if len(set(axes[axis])) < len(axes[axis]):
-            raise InputError(f"--scale {text!r} names a value twice")
+        axes[axis] = [_value(axis, value) for value in values]
+        if len(set(axes[axis])) < len(values):
+            raise InputError(f"--scale {axis} names a value twice")
     return axes
 
 
@@ -162,19 +156,16 @@ def _value(axis: str, text: str) -> float:
 
 def _check_files(output: Path | None, picture: Path | None) -> None:
     """Refuse, before anything is measured, files that could not be written afterwards."""
+    from ..benchmarks.plots import check_picture
     from ..benchmarks.throughput import KIND
-    from ..instruments.errors import import_extra
     from ..instruments.files import check_output
     from ..report.benchmark import PICTURE
 
     check_apart({"--output": output, "--picture": picture})
-    for path, kind in ((output, KIND), (picture, PICTURE)):
-        if path is not None:
-            check_output(path, kind)
+    if output is not None:
+        check_output(output, KIND)
     if picture is not None:
-        if picture.suffix.lower() not in _PICTURES:
-            raise InputError(f"--picture {picture}: give a file that ends in .svg or .png")
-        import_extra("matplotlib", "report", "drawing a picture")
+        check_picture(picture, PICTURE)
 
 
 def _chosen_model(

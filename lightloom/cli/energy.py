@@ -94,15 +94,15 @@ def _check_options(
     model: str | None, width: int | None, tokens_per_second: float | None, html: Path | None
 ) -> None:
     """Refuse options that do not go together, and a page that could not be written."""
-    from ..instruments.files import check_output
     from ..report.energy import ENERGY_PAGE
+    from ..report.page import check_page
 
     if model is not None and width is not None:
         raise InputError("--model and --width are two models; give one of them")
     if tokens_per_second is not None and not 0 < tokens_per_second < math.inf:
         raise InputError(f"--tokens-per-second = {tokens_per_second} must be above 0")
     if html is not None:
-        check_output(html, ENERGY_PAGE)
+        check_page(html, ENERGY_PAGE)
 
 
 def energy_document(

@@ -21,7 +21,7 @@ def command(run: Journal, output: NewOutput) -> None:
     """
     limit_threads(None)
     from ..scheduler.journal.export import export
-    from ..scheduler.journal.journal import JournalFile
+    from ..scheduler.journal.journal_file import JournalFile
 
     with JournalFile(run) as journal:
         rows = export(journal, output)

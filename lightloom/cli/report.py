@@ -29,10 +29,10 @@ def command(file: ReportedFile, layer: Layer = None, output: Page = None) -> Non
     """
     limit_threads(None)
     from ..report.page import write_page
-    from ..scheduler.journal.journal import is_journal
+    from ..scheduler.journal.database import is_sqlite
     from ..scheduler.runs.trace import is_trace
 
-    if is_journal(file):
+    if is_sqlite(file):
         written = _run(file, layer, output)
     elif is_trace(file):
         written = _trace(file, layer, output)
@@ -44,7 +44,7 @@ def command(file: ReportedFile, layer: Layer = None, output: Page = None) -> Non
 
 def _run(file: Path, layer: int | None, output: Path | None) -> _Written:
     from ..report.run import RUN_PAGE, run_page
-    from ..scheduler.journal.journal import JournalFile
+    from ..scheduler.journal.journal_file import JournalFile
 
     _refuse_layer(file, layer)
     output = _output(file, output or file.with_suffix(".html"), "journal", RUN_PAGE)
@@ -53,7 +53,8 @@ def _run(file: Path, layer: int | None, output: Path | None) -> _Written:
 
 
 def _trace(file: Path, layer: int | None, output: Path | None) -> _Written:
-    from ..report.gantt import TRACE_PAGE, TRACE_PICTURE, excerpt, picture, trace_page
+    from ..report.excerpt import excerpt
+    from ..report.gantt import TRACE_PAGE, TRACE_PICTURE, picture, trace_page
     from ..scheduler.runs.trace import read_trace
 
     if output is None:
@@ -70,8 +71,8 @@ def _trace(file: Path, layer: int | None, output: Path | None) -> _Written:
 def _calibration(file: Path, layer: int | None, output: Path | None) -> _Written:
     from ..backends.bench.binding import path_for
     from ..backends.optics.calibration_file import Calibration
-    from ..instruments.files import check_output
     from ..report.calibration import CALIBRATION_PAGE, calibration_page
+    from ..report.page import check_page
 
     _refuse_layer(file, layer)
     if not file.exists():
@@ -80,7 +81,7 @@ def _calibration(file: Path, layer: int | None, output: Path | None) -> _Written
         )
     path = path_for(file) if file.suffix.lower() == ".toml" else file
     output = path.with_suffix(".html") if output is None else output
-    check_output(output, CALIBRATION_PAGE)
+    check_page(output, CALIBRATION_PAGE)
     return output, calibration_page(Calibration.read(path)), CALIBRATION_PAGE
 
 
@@ -91,9 +92,9 @@ def _refuse_layer(file: Path, layer: int | None) -> None:
 
 def _output(file: Path, output: Path, what: str, kind: str) -> Path:
     """Return where a page goes, which may replace a page of its kind and nothing else."""
-    from ..instruments.files import check_output
+    from ..report.page import check_page
 
     if output.resolve() == file.resolve():
         raise InputError(f"--output {output} is the {what} itself; give another name")
-    check_output(output, kind)
+    check_page(output, kind)
     return output

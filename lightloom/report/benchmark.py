@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 
 from ..benchmarks.plots import save_picture, use_log_axes
-from ..instruments.errors import import_extra
 from ..instruments.formatting import format_duration
 from ..scheduler import MATMUL_KINDS
+from .charts import Bar, draw_bars, new_figure, page_style
 
 PICTURE = "lightloom benchmark picture"
 OVERHEAD = ("host overhead", "host")  # a stage of its own: kind, where
-_GROUPS = {  # of a picture: name -> colour
-    "products, optical": "#d4a017",
-    "products, host": "#2b6cb0",
-    "encode": "#b7791f",
-    "decode": "#8a6d3b",
-    "softmax": "#805ad5",
-    "norm": "#2f855a",
-    "activation": "#68d391",
-    "other host steps": "#90cdf4",
-    "host overhead": "#c53030",
-}
+_GROUPS = (  # of stages, in a picture
+    "products, optical",
+    "products, host",
+    "encode",
+    "decode",
+    "softmax",
+    "norm",
+    "activation",
+    "other host steps",
+    "host overhead",
+)
 
 
 def phases_of(point: Mapping[str, Any]) -> list[str]:
@@ -86,13 +86,11 @@ def draw(path: Path, document: Mapping[str, Any]) -> None:
     InputError : when it cannot be written
     MissingExtraError : without matplotlib
     """
-    matplotlib = import_extra("matplotlib", "report", "drawing a picture")
-    figures = import_extra("matplotlib.figure", "report", "drawing a picture")
     axes = list(dict.fromkeys(p["axis"] for p in document["points"] if p["axis"]))
     main = document["points"][0]
     panels = len(phases_of(main)) + len(axes)
-    with matplotlib.rc_context({"svg.hashsalt": "benchmark", "font.size": 9.0}):
-        figure = figures.Figure(figsize=(8.5, 3.1 * panels), layout="constrained")
+    with page_style():
+        figure = new_figure(9.5, 3.1 * panels)
         places = list(figure.subplots(panels, 1, squeeze=False).ravel())
         for phase in phases_of(main):
             _draw_stages(places.pop(0), main, phase)
@@ -115,27 +113,22 @@ def _group(kind: str, where: str) -> str:
 
 def _draw_stages(axes: Any, point: Mapping[str, Any], phase: str) -> None:
     """Draw each contender's time as a bar of its stages, each bar of the same length."""
-    entries = [entry for entry in point["contenders"] if entry["phases"][phase]["stages"]]
-    named = set()
-    for row, entry in enumerate(entries):
-        stages = stage_medians(entry["phases"][phase])
-        whole, left = sum(stages.values()) or 1.0, 0.0
-        groups = dict.fromkeys(_GROUPS, 0.0)
+    bars = []
+    for entry in point["contenders"]:
+        some = entry["phases"][phase]
+        if not some["stages"]:
+            continue
+        stages = stage_medians(some)
+        whole = sum(stages.values()) or 1.0
+        shares = dict.fromkeys(_GROUPS, 0.0)
         for (kind, where), seconds in stages.items():
-            groups[_group(kind, where)] += seconds / whole
-        for name, share in groups.items():
-            label = None if name in named or not share else name
-            named |= {name} if share else set()
-            axes.barh(row, share, left=left, color=_GROUPS[name], label=label, height=0.6)
-            left += share
-        mark = ", MOCK" if entry["is_mock"] else ""
-        text = f"{entry['name']}{mark}\n{format_duration(entry['phases'][phase]['median_s'])}"
-        axes.text(-0.01, row, text, ha="right", va="center", parse_math=False)
+            shares[_group(kind, where)] += seconds / whole
+        name = f"{entry['name']}{', MOCK' if entry['is_mock'] else ''}"
+        bars.append(Bar(name, shares, format_duration(some["median_s"])))
+    draw_bars(axes, bars)
     axes.set(title=f"Where the time of {phase} goes, measured here", xlabel="share of the time")
-    axes.set_yticks([])
     axes.set_xlim(0, 1)
-    axes.invert_yaxis()
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    axes.legend(loc="center left", bbox_to_anchor=(1.1, 0.5))
 
 
 def _draw_scaling(axes: Any, document: Mapping[str, Any], axis: str) -> None:
@@ -152,5 +145,5 @@ def _draw_scaling(axes: Any, document: Mapping[str, Any], axis: str) -> None:
         ylabel=f"{document['model']['unit']}s/s",
         title=f"Throughput over {shown}",
     )
-    axes.grid(True, which="both", linewidth=0.4, alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    axes.grid(True, which="both")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -1,13 +1,12 @@
-"""The account of energy of one or more benches as a page, and the parts of it for others."""
+"""The account of energy of one or more benches as a page, and an account as part of another."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 from ..instruments.formatting import format_duration, format_energy, format_quantity
-from ..instruments.table import Column, Table, as_html
+from ..instruments.table import Table, columns
 from ..scheduler.energy.tables import (
     SCOPE_TITLES,
     baseline_table,
@@ -19,7 +18,8 @@ from ..scheduler.energy.tables import (
     sizes_text,
     step_table,
 )
-from .page import drawings, escaped, page, section
+from .charts import Bar, bar_chart
+from .page import render
 
 ENERGY_PAGE = "lightloom energy page"
 _MEANING = {
@@ -27,62 +27,54 @@ _MEANING = {
     "compute": "light, modulators, converters, their memory and weights; no host, nothing held",
     "light": "at the source's plug",
 }
-_COLOURS = (
-    *("#d4a017", "#8a6d3b", "#2b6cb0", "#63b3ed", "#90cdf4", "#2c5282"),
-    *("#805ad5", "#b794f4", "#718096", "#2f855a", "#68d391", "#a0aec0"),
-)
-_LEFT, _WIDE, _ROW = 175, 330, 26  # of a picture: names, bars, height of one
-_MOST_NAME = 24  # characters that fit there
 _FAR = 20  # times the bench's: a bar that would leave the others no length
-_GREY, _TIME_COLOURS = "#7a8088", ("#d4a017", "#2b6cb0", "#2f855a")
 
 
 def energy_page(document: Mapping[str, Any]) -> str:
-    """Return the accounts as one self-contained page."""
-    lead = (
-        f"{sizes_text(document)}; placement {document['placement']}. Predicted from the constants "
-        "listed below, each with its source; nothing was run."
+    """Return the accounts as one self-contained page.
+
+    Raises
+    ------
+    MissingExtraError : without the extra `report`
+    """
+    return render(
+        "energy.html",
+        ENERGY_PAGE,
+        title=f"Energy of {document['model']}",
+        lead=f"{sizes_text(document)}; placement {document['placement']}. Predicted from the "
+        "constants listed below, each with its source; nothing was run.",
+        accounts=[account_parts(account) for account in document["accounts"]],
     )
-    parts = [
-        section(_heading(account), *account_parts(account), *verdict_parts(account))
-        for account in document["accounts"]
-    ]
-    return page(ENERGY_PAGE, f"Energy of {document['model']}", lead, *parts)
 
 
-def _heading(account: Mapping[str, Any]) -> str:
+def account_parts(account: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a page shows of an account (`templates/account.html`)."""
     sets = account["constant_sets"]
-    return account["profile"] + (f", constants {', '.join(sets)}" if sets else "")
-
-
-def account_parts(account: Mapping[str, Any]) -> list[str]:
-    """Return what a page shows of an account: the three figures, and where joules and time go."""
-    return [as_html(_scopes(account)), _pictures(account), as_html(kind_table(account))]
-
-
-def verdict_parts(account: Mapping[str, Any]) -> list[str]:
-    """Return the rest: beside machines, what decides, converters, step by step, constants."""
-    tables = (
+    verdict = (
         baseline_table(account),
         influence_table(account),
         crossover_table(account),
         converter_table(account),
         step_table(account),
-        _constants(account),
+        _constant_table(account),
     )
-    return [
-        section(table.title, as_html(replace(table, title=""))) for table in tables if table.rows
-    ]
+    return {
+        "heading": account["profile"] + (f", constants {', '.join(sets)}" if sets else ""),
+        "scopes": _scope_table(account),
+        "charts": _charts(account),
+        "kinds": kind_table(account),
+        "verdict": [table for table in verdict if table.rows],
+    }
 
 
-def _scopes(account: Mapping[str, Any]) -> Table:
-    columns = (
-        Column("figure", align="left"),
-        Column(f"per {account['unit']}", form=format_energy),
-        Column("per MAC", form=format_energy),
-        Column("what is in it", align="left"),
-    )
-    rows = [
+def _scope_table(account: Mapping[str, Any]) -> Table:
+    heads = {
+        "figure": None,
+        f"per {account['unit']}": format_energy,
+        "per MAC": format_energy,
+        "what is in it": None,
+    }
+    rows = tuple(
         (
             name,
             account["joules_per_token"][scope],
@@ -90,17 +82,14 @@ def _scopes(account: Mapping[str, Any]) -> Table:
             _MEANING[scope],
         )
         for scope, name in SCOPE_TITLES.items()
-    ]
-    return Table("", columns, tuple(rows))
-
-
-def _constants(account: Mapping[str, Any]) -> Table:
-    columns = (
-        Column("constant", align="left"),
-        Column("value"),
-        *(Column(name, align="left") for name in ("what it is", "from", "source")),
     )
-    rows = [
+    return Table("", columns(heads), rows)
+
+
+def _constant_table(account: Mapping[str, Any]) -> Table:
+    texts = dict.fromkeys(("what it is", "from", "source"))
+    heads = {"constant": None, "value": ""} | texts
+    rows = tuple(
         (
             name,
             format_quantity(item["value"], item["unit"]),
@@ -109,78 +98,29 @@ def _constants(account: Mapping[str, Any]) -> Table:
             item["source"] + (f" ({item['year']})" if item["year"] else ""),
         )
         for name, item in account["constants"].items()
-    ]
-    return Table("Constants", columns, tuple(rows))
+    )
+    return Table("Constants", columns(heads), rows)
 
 
-# --- pictures -------------------------------------------------------------------------------------
-
-Bar = tuple[str, str, Sequence[tuple[str, str, float]]]  # name, label, (colour, kind, value)
-
-
-def _pictures(account: Mapping[str, Any]) -> str:
-    """Draw energy and time of the bench, in their kinds, and of each baseline."""
-    name = f"bench {account['profile']}"
-    name = name if len(name) <= _MOST_NAME else f"{name[: _MOST_NAME - 1]}…"
-    kinds = [
-        (colour, kind, value)
-        for colour, (kind, value) in zip(_COLOURS, account["categories"].items(), strict=True)
-    ]
+def _charts(account: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return energy and time of the bench, in their kinds, and of each baseline, with captions."""
+    name, unit = f"bench {account['profile']}", account["unit"]
     seconds, machines = account["seconds"], account["baselines"]
-    parts = [
-        (colour, kind, seconds[kind])
-        for colour, kind in zip(_TIME_COLOURS, ("light", "converters", "host"), strict=True)
-    ]
-    energy: list[Bar] = [
-        (name, format_energy(per_token(account, account["joules"]["system"])), kinds)
-    ]
-    energy += [
-        (m["name"], format_energy(per_token(account, m["joules"])), [(_GREY, "", m["joules"])])
-        for m in machines
-        if m["joules"] is not None
-    ]
-    times: list[Bar] = [(name, format_duration(per_token(account, seconds["all"])), parts)]
-    times += [
-        (m["name"], format_duration(per_token(account, m["seconds"])), [(_GREY, "", m["seconds"])])
-        for m in machines
-        if m["seconds"] is not None and m["seconds"] < _FAR * (seconds["all"] or 1)
-    ]
-    return drawings(
-        [
-            (_bars(energy), f"energy per {account['unit']}"),
-            (_bars(times), f"time per {account['unit']}, one step after another"),
-        ]
-    )
 
+    def energy_bar(bar: str, joules: float, pieces: Mapping[str, float]) -> Bar:
+        return Bar(bar, pieces, format_energy(per_token(account, joules)))
 
-def _bars(bars: Sequence[Bar]) -> str:
-    largest = max(sum(value for *_, value in pieces) for *_, pieces in bars) or 1.0
-    parts: list[str] = []
-    names: dict[str, str] = {}
-    for row, (name, label, pieces) in enumerate(bars):
-        x, y = float(_LEFT), row * _ROW
-        total = sum(value for *_, value in pieces)
-        for colour, kind, value in pieces:
-            parts.append(_rectangle(x, y + 3, _WIDE * value / largest, _ROW - 6, colour))
-            x += _WIDE * value / largest
-            if kind and value > 0.01 * total:
-                names[kind] = colour
-        parts += [_label(0, y + 17, name), _label(x + 6, y + 17, label)]
-    below = len(bars) * _ROW + 8
-    for index, (kind, colour) in enumerate(names.items()):
-        x, y = _LEFT + 130 * (index % 3), below + 20 * (index // 3)
-        parts += [_rectangle(x, y, 12, 12, colour), _label(x + 17, y + 11, kind)]
-    tall = below + 20 * -(-len(names) // 3) + 4
-    return (
-        f'<svg viewBox="0 0 {_LEFT + _WIDE + 90} {tall}" role="img" font-size="13" '
-        f'aria-label="bars">{"".join(parts)}</svg>'
-    )
+    def time_bar(bar: str, time_s: float, pieces: Mapping[str, float]) -> Bar:
+        return Bar(bar, pieces, format_duration(per_token(account, time_s)))
 
-
-def _rectangle(x: float, y: float, width: float, height: float, colour: str) -> str:
-    size = f'width="{width:.2f}" height="{height}"'
-    return f'<rect x="{x:.2f}" y="{y}" {size} fill="{colour}"/>'
-
-
-def _label(x: float, y: float, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{y}" fill="var(--ink)">{escaped(text)}</text>'
+    energy = [energy_bar(name, account["joules"]["system"], account["categories"])]
+    parts = {kind: seconds[kind] for kind in ("light", "converters", "host")}
+    times = [time_bar(name, seconds["all"], parts)]
+    for machine in machines:
+        joules, time_s = machine["joules"], machine["seconds"]
+        if joules is not None:
+            energy.append(energy_bar(machine["name"], joules, {"": joules}))
+        if time_s is not None and time_s < _FAR * (seconds["all"] or 1):
+            times.append(time_bar(machine["name"], time_s, {"": time_s}))
+    captions = {f"energy per {unit}": energy, f"time per {unit}, one step after another": times}
+    return [(bar_chart(f"{c}, {name}", bars), c) for c, bars in captions.items()]

@@ -14,7 +14,8 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from threading import Lock, RLock, Timer
 from typing import Any
 
@@ -39,18 +40,34 @@ _CACHE_BYTES = 1 << 30  # of weights as they were sent; encoded they take severa
 
 
 @dataclass(frozen=True)
-class Shard:
-    """A shard of a product, as it is sent to a worker.
+class ShardWeights:
+    """The weights of a shard, and their digest.
 
     Parameters
     ----------
-    digest : of the weights
-    weights : float32 [m, M, K]; None where the worker should have them
+    array : float32 [m, M, K]; None, as the ranges, on the way to a worker that should have them
     """
 
     digest: str
-    weights: np.ndarray | None
+    array: np.ndarray | None
     ranges: Ranges | None
+
+    @classmethod
+    def of(cls, array: np.ndarray, ranges: Ranges | None) -> ShardWeights:
+        """Return weights with their digest."""
+        array = np.ascontiguousarray(array)
+        name = sha256(f"{array.shape}".encode())
+        name.update(array.data)
+        for part in () if ranges is None else (ranges.readout, ranges.weight):
+            name.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
+        return cls(name.hexdigest(), array, ranges)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard of a product, as it is sent to a worker."""
+
+    weights: ShardWeights
     x: np.ndarray
     at: Address
     details: Mapping[str, Any]
@@ -87,8 +104,8 @@ class OpenedBench:
 class BenchNotes:
     """Notes of a bench on a run: remarks, and why shots were repeated."""
 
-    remarks: tuple[str, ...]
-    faults: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
+    faults: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Bench:
@@ -108,12 +125,12 @@ class _Bench:
         self._cache: OrderedDict[str, PreparedWeights] = OrderedDict()
         self._cached_bytes = 0
 
-    def cache(self, shard: Shard) -> None:
+    def cache(self, weights: ShardWeights) -> None:
         """Prepare the weights that were sent with a shard."""
-        if shard.weights is None or shard.digest in self._cache:
+        if weights.array is None or weights.digest in self._cache:
             return
-        self._cache[shard.digest] = self.backend.prepare(shard.weights, ranges=shard.ranges)
-        self._cached_bytes += shard.weights.nbytes
+        self._cache[weights.digest] = self.backend.prepare(weights.array, ranges=weights.ranges)
+        self._cached_bytes += weights.array.nbytes
         while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
             _, oldest = self._cache.popitem(last=False)
             self._cached_bytes -= 4 * int(np.prod(oldest.shape))
@@ -164,7 +181,7 @@ def notes() -> BenchNotes:
     """Return the notes of the bench on its run so far."""
     with _lock:
         if _bench is None:
-            return BenchNotes((), {})
+            return BenchNotes()
         return BenchNotes(tuple(_bench.backend.remarks), dict(_bench.backend.faults))
 
 
@@ -235,9 +252,10 @@ def multiply(
     """Multiply shards on the bench, one after another without a gap."""
     with _task(run, uncalibrated) as bench:
         for shard in shards:
-            bench.cache(shard)
-        weights = [bench.weights(shard.digest) for shard in shards]
-        missing = {s.digest for s, w in zip(shards, weights, strict=True) if w is None}
+            bench.cache(shard.weights)
+        digests = [shard.weights.digest for shard in shards]
+        weights = [bench.weights(digest) for digest in digests]
+        missing = {d for d, w in zip(digests, weights, strict=True) if w is None}
         if missing:
             return MissingWeights(tuple(missing))
         begun = [

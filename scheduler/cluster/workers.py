@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -145,15 +146,12 @@ class _LocalTask:
     """A task of this process, run when its result is first asked for."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self._call = (function, arguments)
-        self._results: list[Any] = []
+        self._function, self._arguments = function, arguments
 
+    @cached_property
     def result(self) -> Any:
-        if not self._results:
-            function, arguments = self._call
-            values = [a.result() if isinstance(a, _LocalTask) else a for a in arguments]
-            self._results.append(_run(VERSION, function, *values))
-        return self._results[0]
+        values = [a.result if isinstance(a, _LocalTask) else a for a in self._arguments]
+        return _run(VERSION, self._function, *values)
 
 
 class _LocalWorkers:
@@ -173,7 +171,7 @@ class _LocalWorkers:
 
     def finished(self, tasks: Sequence[_LocalTask]) -> Iterator[tuple[int, Any]]:
         for index, task in enumerate(tasks):
-            yield index, task.result()
+            yield index, task.result
 
 
 # ---------------------------------------------------------------------------------- a cluster
@@ -308,9 +306,7 @@ class Cluster:
         ------
         WorkersLost : when that is longer than `PATIENCE_S`
         """
-        if self._client.status != "running":
-            raise WorkersLost(f"{self.name} is gone: its scheduler does not answer any more")
-        if self._client.nthreads():
+        if self.present():
             return None
         now = time.monotonic()
         if alone_since is not None and now - alone_since > PATIENCE_S:
@@ -462,15 +458,13 @@ def _check_reachable(address: str) -> None:
 
 
 def _wait_for_workers(client: Any, name: str) -> Mapping[str, int]:
-    """Return the threads of each worker."""
-    end = time.monotonic() + ANSWER_S
-    while True:
-        threads: Mapping[str, int] = client.nthreads()
-        if threads:
-            return threads
-        if time.monotonic() > end:
-            raise InputError(f"{name} has no workers; start some: dask worker ADDRESS")
-        time.sleep(0.1)
+    """Wait for the first worker, and return the threads of each."""
+    try:
+        client.wait_for_workers(1, timeout=ANSWER_S)
+    except TimeoutError:
+        raise InputError(f"{name} has no workers; start some: dask worker ADDRESS") from None
+    threads: Mapping[str, int] = client.nthreads()
+    return threads
 
 
 def _check_versions(client: Any) -> list[str]:

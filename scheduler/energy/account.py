@@ -1,9 +1,8 @@
 """The account of energy and time: counted events times constants, compared with digital machines.
 
-Events come from a program's symbolic sizes (`planned_events`; no array is made) or from the counts
-of a backend in a run (`recorded_events`). Constants (`constants`) convert them into joules. There
-are always three figures: the system, the optical products alone ("compute"), the light alone;
-docs/explanation/energy.md defines each. Time is that of `costs`, one step after another.
+Constants (`constants`) convert events (`events`) into joules. There are always three figures: the
+system, the optical products alone ("compute"), the light alone; docs/explanation/energy.md defines
+each. Time is that of `costs`, one step after another.
 
 The formula is that of the published accounts, with the terms that they leave out:
 E = inputs (memory + DAC + modulator) + outputs (light + amplifier + ADC + memory)
@@ -13,16 +12,14 @@ E = inputs (memory + DAC + modulator) + outputs (light + amplifier + ADC + memor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from ...backends import Geometry, OpticsProfile, Stats, tile_count
-from ..costs import BenchModel, converter_seconds, host_cost, optical_cost
-from ..graph import Calls, StepRecord, signature
-from ..program import HostStep, OpticalMatmul
-from ..sizes import evaluate
+from ...backends import OpticsProfile
+from ...instruments.formatting import format_quantity
+from ...instruments.text import short_lines
 from .constants import Baseline, Constants
+from .events import DigitalWork, Events, PartEvents
 
 PLANCK_LIGHT = 6.62607015e-34 * 299_792_458.0  # J m: energy of a photon times its wavelength
 
@@ -43,237 +40,6 @@ SCOPES: Mapping[str, tuple[str, ...]] = {
     "compute": COMPUTE,
     "light": LIGHT,
 }
-
-
-@dataclass
-class Events:
-    """The events of a step, over all its calls.
-
-    Parameters
-    ----------
-    pairs : illuminated element pairs, over all readings
-    photons : photoelectrons of light; None where the profile has no light level
-    input_values, output_values, weight_values : operand values read from memory, or written to it
-    sums : converted sums, one for each output and segment, for any number of readings
-    host_operations, host_values : of a host step; values moved to and from memory
-    host_macs : MACs of a product that stays on the host
-    light_s, convert_s, host_s : seconds of light and its frames, of converters beyond that, of host
-    """
-
-    macs: int = 0
-    shots: int = 0
-    input_frames: int = 0
-    weight_frames: int = 0
-    input_samples: int = 0
-    weight_samples: int = 0
-    conversions: int = 0
-    pairs: int = 0
-    photons: float | None = None
-    input_values: int = 0
-    output_values: int = 0
-    weight_values: int = 0
-    sums: int = 0
-    host_operations: int = 0
-    host_values: int = 0
-    host_macs: int = 0
-    light_s: float = 0.0
-    convert_s: float = 0.0
-    host_s: float = 0.0
-
-    def add(self, other: Events, times: int = 1) -> None:
-        """Add the events of another call, counted so many times."""
-        for name in _EVENTS:
-            value = getattr(other, name)
-            if value is not None:
-                setattr(self, name, (getattr(self, name) or 0) + times * value)
-
-
-_EVENTS = tuple(item.name for item in fields(Events))
-
-
-@dataclass(frozen=True)
-class DigitalWork:
-    """The workload of a digital machine for one call of a step, and the number of such calls."""
-
-    times: int
-    macs: int
-    product_values: int
-    weight_values: int
-    operations: int
-    values: int
-
-
-@dataclass
-class PartEvents:
-    """Steps of the same name in all layers: "attention.qk" of 12 layers.
-
-    Parameters
-    ----------
-    is_dynamic : the weights are an operand, such as keys, and loaded for each call, without reuse
-    """
-
-    part: str
-    kind: str
-    where: str
-    is_dynamic: bool
-    steps: int = 0
-    events: Events = field(default_factory=Events)
-    workload: list[DigitalWork] = field(default_factory=list)
-
-
-def part_of(name: str) -> str:
-    """Return a step's name without its layer: "layer.3.attention.qk" is "attention.qk"."""
-    pieces = name.split(".")
-    return ".".join(pieces[2:]) if pieces[0] == "layer" else name
-
-
-def planned_events(
-    steps: Iterable[tuple[OpticalMatmul | HostStep, bool]], calls: Calls, bench: BenchModel
-) -> list[PartEvents]:
-    """Count the events of a program for given calls, without running it.
-
-    Parameters
-    ----------
-    steps : (step, whether it goes to light)
-    calls : sizes of the passes, and the number of runs of each
-
-    Returns
-    -------
-    parts : in the order of the program; upper bounds, as in `costs.optical_cost`: every signed row
-        is assumed to have a negative value in every segment
-    """
-    parts: dict[tuple[str, str], PartEvents] = {}
-    equal: dict[tuple[Any, ...], list[OpticalMatmul | HostStep]] = {}
-    for step, optical in steps:  # equal steps of all layers are counted once
-        equal.setdefault((part_of(step.name), *signature(step, optical)), []).append(step)
-    for (_, optical, *_), same in equal.items():
-        events, workload = _count(same[0], optical, calls, bench)
-        _add(parts, same[0], optical, events, workload, len(same))
-    return list(parts.values())
-
-
-def recorded_events(
-    records: Iterable[StepRecord], bench: BenchModel, is_digital: bool = False
-) -> list[PartEvents]:
-    """Return the events of a run: counts of the backend, and measured times of host steps."""
-    parts: dict[tuple[str, str], PartEvents] = {}
-    for record in records:
-        optical = record.optical and not is_digital
-        events, workload = _count(record.step, optical, record.calls, bench)
-        if optical:
-            events = _measured(events, record.stats, bench.profile)
-        else:
-            events.host_s = record.seconds
-        _add(parts, record.step, optical, events, workload, 1)
-    return list(parts.values())
-
-
-def _add(
-    parts: dict[tuple[str, str], PartEvents],
-    step: OpticalMatmul | HostStep,
-    optical: bool,
-    events: Events,
-    workload: Iterable[DigitalWork],
-    times: int,
-) -> None:
-    where, name = "optical" if optical else "host", part_of(step.name)
-    dynamic = isinstance(step, OpticalMatmul) and step.dynamic
-    part = parts.setdefault((name, where), PartEvents(name, step.kind, where, dynamic))
-    part.steps += times
-    part.events.add(events, times)
-    part.workload += [replace(item, times=times * item.times) for item in workload]
-
-
-def _count(
-    step: OpticalMatmul | HostStep, optical: bool, calls: Calls, bench: BenchModel
-) -> tuple[Events, list[DigitalWork]]:
-    total, workload = Events(), []
-    for sizes, times in calls:
-        if isinstance(step, OpticalMatmul):
-            events = (
-                _optical(step, sizes, bench) if optical else _on_host(step, sizes, bench.profile)
-            )
-        else:
-            events = _host(step, sizes, bench.profile)
-        total.add(events, times)
-        workload.append(_workload(step, sizes, times, events))
-    return total, workload
-
-
-def _workload(
-    step: OpticalMatmul | HostStep, sizes: Mapping[str, int], times: int, events: Events
-) -> DigitalWork:
-    if not isinstance(step, OpticalMatmul):
-        return DigitalWork(times, 0, 0, 0, events.host_operations, events.host_values)
-    operands = (math.prod(evaluate(shape, sizes)) for shape in (step.x_shape, step.y_shape))
-    weights = math.prod(evaluate(step.w_shape, sizes))
-    return DigitalWork(times, step.macs(sizes), sum(operands), weights, 0, 0)
-
-
-def _optical(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> Events:
-    profile = bench.profile
-    *leading, outputs, length = evaluate(step.w_shape, sizes)
-    matrices = math.prod(leading)
-    rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
-    cost = optical_cost(step, sizes, bench)
-    macs = step.macs(sizes)
-    segments = tile_count((1, length), Geometry(None, bench.geometry.inputs))
-    pairs = macs * profile.elements_per_input * profile.readings(step.non_negative)
-    photons = None
-    if profile.photons_per_mac is not None:
-        photons = profile.photons_per_mac * macs
-    return Events(
-        macs=macs,
-        shots=cost.shots,
-        input_frames=cost.input_frames,
-        weight_frames=cost.weight_frames,
-        input_samples=cost.input_samples,
-        weight_samples=cost.weight_samples,
-        conversions=cost.conversions,
-        pairs=pairs,
-        photons=photons,
-        input_values=cost.input_samples // profile.elements_per_input,
-        output_values=matrices * rows * outputs,
-        weight_values=matrices * outputs * length,
-        sums=matrices * rows * outputs * segments,
-        light_s=cost.seconds,
-        convert_s=cost.convert_seconds,
-    )
-
-
-def _measured(planned: Events, stats: Stats, profile: OpticsProfile) -> Events:
-    """Return planned events with the counts of a backend in place of the planned ones.
-
-    Time on the bench is scaled by the number of counted shots.
-    """
-    shown = stats.input_samples / planned.input_samples if planned.input_samples else 0.0
-    return Events(
-        macs=planned.macs,
-        shots=stats.shots,
-        input_frames=stats.input_frames,
-        weight_frames=stats.weight_frames,
-        input_samples=stats.input_samples,
-        weight_samples=stats.weight_samples,
-        conversions=stats.conversions,
-        pairs=round(planned.pairs * shown),
-        photons=stats.photons if profile.has_light else None,
-        input_values=stats.input_samples // profile.elements_per_input,
-        output_values=planned.output_values,
-        weight_values=planned.weight_values,
-        sums=planned.sums,
-        light_s=planned.light_s * stats.shots / max(planned.shots, 1),
-        convert_s=converter_seconds(stats.input_samples, stats.conversions, profile),
-    )
-
-
-def _on_host(step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
-    cost, macs = host_cost(step, sizes, profile), step.macs(sizes)
-    return Events(macs=macs, host_macs=macs, host_values=cost.values, host_s=cost.seconds)
-
-
-def _host(step: HostStep, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
-    cost = host_cost(step, sizes, profile)
-    return Events(host_operations=cost.operations, host_values=cost.values, host_s=cost.seconds)
 
 
 # ------------------------------------------------------------------------- joules and seconds
@@ -340,21 +106,10 @@ def light_of(events: Events, constants: Constants, profile: OpticsProfile) -> fl
 
 @dataclass(frozen=True)
 class PartEnergy:
-    """One row of the account.
+    """One row of the account: the events of a part, and its joules by category."""
 
-    Parameters
-    ----------
-    joules : by category
-    seconds : predicted (for host steps of a run: measured), one step after another
-    """
-
-    part: str
-    kind: str
-    where: str
-    steps: int
-    macs: int
+    part: PartEvents
     joules: Mapping[str, float]
-    seconds: float
 
     def total(self, scope: str = "system") -> float:
         """Return the joules within a scope."""
@@ -411,19 +166,19 @@ class Account:
             same.events.add(part.events)
         self._merged = tuple(merged.values())
 
+    def __repr__(self) -> str:
+        each = {scope: format_quantity(self.total(scope) / self.tokens, "J") for scope in SCOPES}
+        return short_lines(
+            f"Energy account on the bench profile {self.profile.name}, for {self.tokens:,} "
+            f"{self.unit}s",
+            f"  for each {self.unit}: "
+            + ", ".join(f"{joules} ({scope})" for scope, joules in each.items()),
+        )
+
     def rows(self) -> list[PartEnergy]:
         """Return the account step by step, layers together."""
         return [
-            PartEnergy(
-                part.part,
-                part.kind,
-                part.where,
-                part.steps,
-                part.events.macs,
-                energy_of(part, self.constants, self.profile),
-                part.events.light_s + part.events.convert_s + part.events.host_s,
-            )
-            for part in self.parts
+            PartEnergy(part, energy_of(part, self.constants, self.profile)) for part in self.parts
         ]
 
     def joules(self, constants: Constants | None = None) -> dict[str, float]:
@@ -444,7 +199,7 @@ class Account:
     @property
     def seconds(self) -> float:
         """Seconds of all steps, one after another."""
-        return self.events.light_s + self.events.convert_s + self.events.host_s
+        return self.events.seconds
 
     # ---------------------------------------------------------------------- digital baselines
 

@@ -16,6 +16,7 @@ from typing import Any
 from ...backends import OpticsProfile
 from ...instruments import InputError
 from ...instruments.toml_file import read_toml
+from ...instruments.units import PREFIXES
 
 FOLDER = Path(__file__).parent / "published"
 DEFAULT = "default"
@@ -23,20 +24,6 @@ BASELINES = "baselines"
 ENCODINGS = "encodings"
 
 _LARGEST = 1e300
-_PREFIXES = {
-    "a": 1e-18,
-    "f": 1e-15,
-    "p": 1e-12,
-    "n": 1e-9,
-    "u": 1e-6,
-    "m": 1e-3,
-    "": 1.0,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "P": 1e15,
-}
 
 
 @dataclass(frozen=True)
@@ -345,11 +332,11 @@ def _in_si(path: Path, where: str, value: Any, unit: Any, kind: Kind) -> float:
         raise InputError(f"{path}: {where}.value = {value!r} is too large for a constant")
     plain = kind.unit == "1"
     prefix = unit.removesuffix(kind.unit) if isinstance(unit, str) else None
-    fits = prefix in _PREFIXES and isinstance(unit, str) and unit.endswith(kind.unit)
+    fits = prefix in PREFIXES and isinstance(unit, str) and unit.endswith(kind.unit)
     if not fits or (plain and prefix):
         example = '"1"' if plain else f'"{kind.unit}", with a prefix if you like'
         raise InputError(f"{path}: {where}.unit = {unit!r} does not fit; give {example}")
-    number = float(value) * _PREFIXES[str(prefix)]
+    number = float(value) * PREFIXES[str(prefix)]
     least = "0 or more" if kind.may_be_zero else "above 0"
     if number < 0 or (number == 0 and not kind.may_be_zero) or number > kind.most:
         most = "" if math.isinf(kind.most) else f" and at most {kind.most:g}"

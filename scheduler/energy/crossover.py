@@ -8,8 +8,9 @@ from ...backends import OpticsProfile
 from ..costs import BenchModel
 from ..placement import DEFAULT_POLICY, place
 from ..program import Program
-from .account import Account, planned_events
+from .account import Account
 from .constants import Constants
+from .events import planned_events
 
 HEAD_WIDTH = 64  # widths are multiples of it
 MAX_WIDTH = HEAD_WIDTH << 14  # 1,048,576

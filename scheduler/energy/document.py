@@ -57,14 +57,15 @@ def account_document(account: Account, tokens_per_s: float | None = None) -> dic
 
 
 def _step(row: PartEnergy) -> dict[str, Any]:
+    part = row.part
     return {
-        "step": row.part,
-        "kind": row.kind,
-        "where": row.where,
-        "count": row.steps,
-        "macs": row.macs,
+        "step": part.name,
+        "kind": part.kind,
+        "where": part.where,
+        "count": part.steps,
+        "macs": part.events.macs,
         "joules": {key: value for key, value in row.joules.items() if value},
-        "seconds": row.seconds,
+        "seconds": part.events.seconds,
     }
 
 

@@ -1,7 +1,8 @@
-"""The SQLite file of a journal: opened, its errors explained, and watched while it is written.
+"""The SQLite file of a journal: made, opened, and its errors explained.
 
 It has a write-ahead log where the file system can share memory, and a rollback journal where it
-cannot. Not here: what the rows mean (`journal`).
+cannot. Not here: what the rows mean (`rows`), and what other programs do to the file
+(`file_watch`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ...instruments import InputError
 APPLICATION = 0x6C6C6F6D  # "lloom", as SQLite's application id
 BUSY_S = 10.0  # time-out of one statement for the lock of another program
 _PROBE_BUSY_S = 0.2  # the same, before a check whether the file system has locks at all
-_PAGE_BYTES = 2048  # a segment of a small bench fills few pages, the last one by half
-_MAGIC = b"SQLite format 3\0"
+PAGE_BYTES = 2048  # a segment of a small bench fills few pages, the last one by half
+MAGIC = b"SQLite format 3\0"
 _STEPS_PER_CHECK = 1_000_000  # instructions of SQLite's virtual machine between two checks
 _STEPS_PER_BYTE = 20  # limit for a query of all rows; the digest of a row alone has 8 bytes
 _PROBE_BYTES = 1 << 20
@@ -76,8 +77,8 @@ def make(path: Path, tables: str, version: int) -> None:
             )
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with contextlib.closing(_connected(draft)) as connection:
-            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        with contextlib.closing(connect(draft)) as connection:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
             connection.execute(f"PRAGMA user_version = {version}")
             connection.executescript(tables)
@@ -90,7 +91,7 @@ def make(path: Path, tables: str, version: int) -> None:
 
 def open_to_write(path: Path) -> tuple[sqlite3.Connection, bool]:
     """Open a file to write, and write once; return whether it has a write-ahead log, too."""
-    connection = _connected(path)
+    connection = connect(path)
     try:
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         _write_once(connection)
@@ -99,7 +100,7 @@ def open_to_write(path: Path) -> tuple[sqlite3.Connection, bool]:
         connection.close()
         if _code(error) not in _SHARED_MEMORY and _kind(error) != sqlite3.SQLITE_CANTOPEN:
             raise
-    connection = _connected(path)
+    connection = connect(path)
     try:  # with an exclusive lock, SQLite needs no shared memory to end the log
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = DELETE").fetchone()
@@ -120,12 +121,8 @@ def _write_once(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {int(version)}")
 
 
-def open_beside(path: Path) -> sqlite3.Connection:
-    """Open a second connection to a file that this process writes."""
-    return _connected(path)
-
-
-def _connected(path: Path, timeout_s: float = BUSY_S) -> sqlite3.Connection:
+def connect(path: Path, timeout_s: float = BUSY_S) -> sqlite3.Connection:
+    """Return a connection to a file, to read and write it from any thread."""
     connection = sqlite3.connect(
         path, timeout=timeout_s, isolation_level=None, check_same_thread=False
     )
@@ -177,7 +174,7 @@ def _reader_in_place(path: Path) -> sqlite3.Connection | None:
 def _reader(path: Path, timeout_s: float = BUSY_S) -> sqlite3.Connection:
     # the next connection undoes a transaction that was cut off, so it must be able to write
     if path.with_name(f"{path.name}-journal").exists():
-        connection = _connected(path, timeout_s)
+        connection = connect(path, timeout_s)
     else:
         where = f"{path.absolute().as_uri()}?mode=ro"
         connection = _guarded(sqlite3.connect(where, uri=True, timeout=timeout_s))
@@ -298,11 +295,16 @@ def has_locks(folder: Path) -> bool:
 # --- the kind of a file --------------------------------------------------------------------------
 
 
-def has_magic(path: Path) -> bool:
-    """Return whether a file is an SQLite file."""
+def real_path(path: Path) -> Path:
+    """Return the file that a path leads to; a circular link leads to itself."""
+    return Path(os.path.realpath(path))
+
+
+def is_sqlite(path: str | Path) -> bool:
+    """Return whether a file is an SQLite file, as journals are."""
     try:
-        with path.open("rb") as stream:
-            return stream.read(len(_MAGIC)) == _MAGIC
+        with Path(path).open("rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
 
@@ -321,133 +323,3 @@ def _schema(connection: sqlite3.Connection) -> frozenset[tuple[str, ...]]:
 def has_schema(connection: sqlite3.Connection, tables: str) -> bool:
     """Return whether a file holds exactly these tables: no other view, trigger or column."""
     return _schema(connection) == _schema_of(tables)
-
-
-# --- watching the file ---------------------------------------------------------------------------
-
-
-_OVERWRITTEN = "was overwritten, or cut off, by another program"
-_RESTORE = "it may be damaged: bring back a copy of it, then"
-
-
-class FileLost(Exception):
-    """A file that is being written is no longer at its place, or another program changed it.
-
-    Parameters
-    ----------
-    way_out : before the run can be resumed
-    """
-
-    def __init__(self, text: str, way_out: str = "bring the file back to this place, then") -> None:
-        super().__init__(text)
-        self.way_out = way_out
-
-
-class FileWatch:
-    """Checks that the file that is being written is still the one under its name.
-
-    It keeps the file open, since closing it would drop SQLite's locks: POSIX drops all locks of a
-    process on a file when the first descriptor is closed. Close it after every connection.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream = path.open("rb", buffering=0)
-        self._first_stat = path.stat()  # by name, since Windows has other numbers by handle
-        self._log: dict[Path, os.stat_result] = {}
-        self._size = 0
-        self._head = self._read_head()
-
-    def watch_log(self) -> None:
-        """Watch the write-ahead log and its index, too."""
-        for ending in ("-wal", "-shm"):
-            path = self._path.with_name(f"{self._path.name}{ending}")
-            found = _stat(path)
-            if found is not None:
-                self._log[path] = found
-
-    def forget_log(self, removes: bool) -> None:
-        """Watch only the file, once the log is closed.
-
-        Parameters
-        ----------
-        removes : remove the rest of the log, which SQLite would take for one of the next file here
-        """
-        log, self._log = self._log, {}
-        for path, before in log.items() if removes else ():
-            now = _stat(path)
-            if now is not None and _is_same(before, now):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-
-    def check_file(self) -> None:
-        """Check that the name still leads to this file; for any thread.
-
-        Raises
-        ------
-        FileLost : naming what happened to it
-        """
-        found = _stat(self._path)
-        if found is None:
-            if os.fstat(self._stream.fileno()).st_nlink == 0:
-                raise FileLost("was deleted")
-            raise FileLost(
-                "is not at its place any more: it, or its folder, was renamed, moved or deleted"
-            )
-        if not _is_same(self._first_stat, found):
-            raise FileLost("was replaced by another file")
-        for path, before in list(self._log.items()):
-            now = _stat(path)
-            if now is None or not _is_same(before, now):
-                raise FileLost(
-                    f"has lost its log ({path.name} was deleted, renamed or replaced)",
-                    "what was finished is in it:",
-                )
-            if now.st_size < before.st_size:  # SQLite never makes it shorter while it is open
-                raise FileLost(f"has lost its log ({path.name} was cut off)", _RESTORE)
-            self._log[path] = now
-
-    def check(self, is_ours: bool = False) -> None:
-        """Check also that no other program wrote into it; only for the thread that writes.
-
-        Parameters
-        ----------
-        is_ours : whether this process may have written since the last check
-
-        Raises
-        ------
-        FileLost : naming what happened to it
-        """
-        self.check_file()
-        head = self._read_head()
-        if not is_ours and head != self._head:
-            raise FileLost(_OVERWRITTEN, _RESTORE)
-        self._head = head
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
-
-    def _read_head(self) -> bytes:
-        """Return the first page: it counts changes and pages, so another file has another one."""
-        self._stream.seek(0)
-        head = self._stream.read(_PAGE_BYTES)
-        size = os.fstat(self._stream.fileno()).st_size
-        if not head.startswith(_MAGIC) or size < self._size:  # a journal never shrinks
-            raise FileLost(_OVERWRITTEN, _RESTORE)
-        self._size = size
-        return head
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    """Return the status of a file; None where there is no file."""
-    try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
-    if one.st_ino and other.st_ino:
-        return os.path.samestat(one, other)
-    return True  # a file system without inode numbers: a file exists, more cannot be checked

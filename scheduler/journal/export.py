@@ -16,10 +16,10 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ from ...instruments import InputError
 from ...instruments.errors import import_extra
 from ...instruments.files import check_output, whole_output
 from ...instruments.version import VERSION
-from .journal import SCHEMA as JOURNAL_SCHEMA
-from .journal import JournalFile
+from .journal_file import JournalFile
+from .rows import SCHEMA as JOURNAL_SCHEMA
 
 SCHEMA = 1
 ENDINGS = {".h5": "hdf5", ".hdf5": "hdf5", ".zarr": "zarr"}
@@ -252,17 +252,14 @@ class _Tree:
         values: Mapping[str, Sequence[Any] | np.ndarray],
     ) -> None:
         """Add rows to a table, by its columns: name -> dtype."""
+        axes = (table.rpartition("/")[2],)
         for name, dtype in columns.items():
             if dtype == _TEXT:
-                texts = np.empty(len(values[name]), dtype=object)
-                texts[:] = [_clean(text) for text in values[name]]
-                self._add(f"{table}/{name}", texts, (table.rpartition("/")[2],))
+                rows = np.empty(len(values[name]), dtype=object)
+                rows[:] = [_clean(text) for text in values[name]]
             else:
-                self._add(
-                    f"{table}/{name}",
-                    np.asarray(values[name], dtype=dtype),
-                    (table.rpartition("/")[2],),
-                )
+                rows = np.asarray(values[name], dtype=dtype)
+            self._add(f"{table}/{name}", rows, axes)
         self._count(table, len(next(iter(values.values()))))
 
     def stack(self, group: str, name: str, array: np.ndarray, owner: Mapping[str, int]) -> None:
@@ -349,20 +346,17 @@ class _Store(ABC):
     """A new file, or folder, of one format; closed at the end of a `with`."""
 
     def __init__(self, output: Path, provenance: Mapping[str, Any], is_mock: bool) -> None:
-        self._mark, self._folder = {"is_mock": is_mock}, output.parent
+        self._mark, self._output = {"is_mock": is_mock}, output
         self._groups: set[str] = set()
-        self._root = self._create(output)
+        self._root = self._created()
         self._root.attrs.update({**provenance, **self._mark})
 
     def __enter__(self) -> _Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        with suppress(Exception) if kind else nullcontext():  # the first error is reported
             self._close()
-        else:
-            with suppress(Exception):  # the first error is the one to report
-                self._abandon()
 
     def array(
         self,
@@ -373,45 +367,41 @@ class _Store(ABC):
         attributes: Mapping[str, Any],
     ) -> Callable[[np.ndarray], None]:
         """Make an empty array for rows like these, and return the function that appends to it."""
-        group = ""
-        for part in path.split("/")[:-1]:
-            group = f"{group}/{part}" if group else part
-            if group not in self._groups:
-                self._groups.add(group)
-                self._root.create_group(group).attrs.update(self._mark)
-        write = self._array(path, rows, chunk, axes, {**attributes, **self._mark})
+        for parent in reversed(PurePosixPath(path).parents[:-1]):
+            if str(parent) not in self._groups:
+                self._groups.add(str(parent))
+                self._root.create_group(str(parent)).attrs.update(self._mark)
+        array = self._empty(path, rows, chunk, axes)
+        array.attrs.update({**attributes, **self._mark})
 
         def append(more: np.ndarray) -> None:
-            if shutil.disk_usage(self._folder).free < _RESERVE_BYTES + more.nbytes:
+            if shutil.disk_usage(self._output.parent).free < _RESERVE_BYTES + more.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            write(more)
+            first, *sizes = array.shape
+            array.resize((first + len(more), *sizes))
+            array[first:] = more
 
         return append
 
     @abstractmethod
-    def _create(self, output: Path) -> Any: ...
+    def _created(self) -> Any:
+        """Return the root group of the new output."""
 
     @abstractmethod
-    def _close(self) -> None: ...
+    def _close(self) -> None:
+        """Complete the output."""
 
     @abstractmethod
-    def _abandon(self) -> None: ...
-
-    @abstractmethod
-    def _array(
-        self,
-        path: str,
-        rows: np.ndarray,
-        chunk: tuple[int, ...],
-        axes: tuple[str, ...],
-        attributes: Mapping[str, Any],
-    ) -> Callable[[np.ndarray], None]: ...
+    def _empty(
+        self, path: str, rows: np.ndarray, chunk: tuple[int, ...], axes: tuple[str, ...]
+    ) -> Any:
+        """Make an array of no rows; its axes have names."""
 
 
 class _Hdf5(_Store):
-    def _create(self, output: Path) -> Any:
+    def _created(self) -> Any:
         self._h5py = import_extra("h5py", "export", "writing HDF5")
-        return self._h5py.File(output, "x")
+        return self._h5py.File(self._output, "x")
 
     def _close(self) -> None:
         try:
@@ -419,16 +409,9 @@ class _Hdf5(_Store):
         except RuntimeError as error:  # h5py's error for a failed write
             raise OSError(str(error).splitlines()[0]) from None
 
-    _abandon = _close
-
-    def _array(
-        self,
-        path: str,
-        rows: np.ndarray,
-        chunk: tuple[int, ...],
-        axes: tuple[str, ...],
-        attributes: Mapping[str, Any],
-    ) -> Callable[[np.ndarray], None]:
+    def _empty(
+        self, path: str, rows: np.ndarray, chunk: tuple[int, ...], axes: tuple[str, ...]
+    ) -> Any:
         is_text = rows.dtype == object
         array = self._root.create_dataset(
             path,
@@ -440,50 +423,27 @@ class _Hdf5(_Store):
             compression_opts=1,
             shuffle=not is_text,
         )
-        array.attrs.update(attributes)
         for number, axis in enumerate(axes):
             array.dims[number].label = axis
-
-        def append(more: np.ndarray) -> None:
-            length = len(array)
-            array.resize(length + len(more), axis=0)
-            array[length:] = more
-
-        return append
+        return array
 
 
 class _Zarr(_Store):
-    def _create(self, output: Path) -> Any:
-        self._zarr, self._output = import_extra("zarr", "export", "writing Zarr"), output
-        return self._zarr.open_group(str(output), mode="w-", zarr_format=2)
+    def _created(self) -> Any:
+        self._zarr = import_extra("zarr", "export", "writing Zarr")
+        return self._zarr.open_group(str(self._output), mode="w-", zarr_format=2)
 
     def _close(self) -> None:
         self._zarr.consolidate_metadata(str(self._output), zarr_format=2)  # xarray looks for it
 
-    def _abandon(self) -> None:
-        pass
-
-    def _array(
-        self,
-        path: str,
-        rows: np.ndarray,
-        chunk: tuple[int, ...],
-        axes: tuple[str, ...],
-        attributes: Mapping[str, Any],
-    ) -> Callable[[np.ndarray], None]:
-        array = self._root.create_array(
+    def _empty(
+        self, path: str, rows: np.ndarray, chunk: tuple[int, ...], axes: tuple[str, ...]
+    ) -> Any:
+        return self._root.create_array(
             path,
             shape=(0, *rows.shape[1:]),
             dtype=str if rows.dtype == object else rows.dtype,
             chunks=chunk,
             fill_value=None,  # xarray would read a fill value as a missing number
-            attributes={**attributes, "_ARRAY_DIMENSIONS": list(axes)},  # xarray's name for axes
+            attributes={"_ARRAY_DIMENSIONS": list(axes)},  # xarray's name for axes
         )
-
-        def append(more: np.ndarray) -> None:
-            array.append(more)
-
-        return append
-
-
-__all__ = ["ENDINGS", "SCHEMA", "export"]

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ...backends.bench.checkpoint import QUALITY
-from .journal import JournalFile
+from ..program import without_layer
+from .journal_file import JournalFile
 
 BINS = 360
 LAST_FAULTS = 200
@@ -282,7 +283,7 @@ def _read_steps(journal: JournalFile, summary: Summary) -> None:
             step["seconds"], step["stats"]
         )
         if step["where"] == "optical":
-            summary.products.setdefault(_without_layer(step["name"]), StepTotals()).add(
+            summary.products.setdefault(without_layer(step["name"]), StepTotals()).add(
                 step["seconds"], step["stats"]
             )
         summary.results_bytes += sum(value.nbytes for value in step["values"])
@@ -293,12 +294,6 @@ def _read_steps(journal: JournalFile, summary: Summary) -> None:
     if passes:
         last = max(passes)
         progress.last_done, progress.last_wanted = done[last], passes[last][1]
-
-
-def _without_layer(name: str) -> str:
-    """Return a step's name without the number of its layer."""
-    parts = name.split(".", 2)
-    return parts[2] if parts[0] == "layer" and len(parts) == 3 else name
 
 
 def _count_rows(
@@ -357,15 +352,3 @@ def _read_faults(journal: JournalFile, summary: Summary) -> None:
                 add()
         summary.last_faults.append(fault)
     add()
-
-
-__all__ = [
-    "BINS",
-    "LAST_FAULTS",
-    "FaultTotals",
-    "History",
-    "Session",
-    "StepTotals",
-    "Summary",
-    "summarise",
-]

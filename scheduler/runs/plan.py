@@ -15,13 +15,15 @@ import numpy as np
 
 from ...backends import Backend, DigitalBackend, open_backend
 from ...instruments import InputError, Timeline
+from ...instruments.formatting import format_counted, format_duration
 from ...instruments.table import notebook_html
+from ...instruments.text import short_lines
 from ..costs import BenchModel
 from ..energy.constants import resolve
 from ..executor import Executor
 from ..graph import signature
+from ..host_model import MeasuredHost
 from ..placement import DEFAULT_POLICY, Placement, decide
-from ..simulator import MeasuredHost
 from ..sizes import evaluate
 from .model_protocol import RunnableModel
 from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
@@ -44,6 +46,17 @@ class Plan(PlanRecord):
     passes : sizes of each forward pass and how often it runs
     host : time of host steps; None takes the profile's
     """
+
+    def __repr__(self) -> str:
+        sizes, passes = self.passes[0][0], sum(times for _, times in self.passes)
+        sums, *_ = plan_summary(self)
+        return short_lines(
+            f"Plan of {plan_title(self)}",
+            f"  batch {sizes['batch']:,}, sequence {sizes['new']:,}, "
+            f"{format_counted(passes, 'pass', 'passes')}",
+            f"  {sums}",
+            f"  predicted: {format_duration(self.seconds)} on the bench",
+        )
 
     def _repr_html_(self) -> str:
         return notebook_html(plan_title(self), plan_tables(self), plan_summary(self))
@@ -68,11 +81,12 @@ class Plan(PlanRecord):
             executor = Executor(DigitalBackend(), model.weights, "host")
             model.run_pass(executor, ENDINGS[self.task], inputs)
         steps = MeasuredHost(executor.records.values(), self.bench)
-        from ...backends.bench import BenchBackend, measure_host
-
-        if not isinstance(self.backend, BenchBackend):
+        if len(self.backend.benches) != 1:
             return replace(self, host=steps.model())
-        found = measure_host(self.backend)
+        from ...backends.bench import measure_host
+
+        (bench_backend,) = self.backend.benches.values()
+        found = measure_host(bench_backend)
         bench = replace(self.bench, timing=found.timing)
         return replace(self, bench=bench, host=steps.model(found.feed, found.gather))
 
@@ -204,7 +218,7 @@ def _plan(
     if isinstance(decided, str):
         resolved = resolve(bench.profile, tuple(constants))
         decided = decide(program, decided, bench, passes, resolved, model.whole_program)
-    if backend.name == "digital":
+    if not backend.is_optical:
         decided = Placement(decided.policy, frozenset())
     steps = []
     counted: dict[tuple[Any, ...], PlannedStep] = {}

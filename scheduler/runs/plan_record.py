@@ -12,11 +12,13 @@ from typing import Any
 from ...backends import Backend, OpticsProfile
 from ...instruments import Timeline
 from ..costs import BenchModel, host_cost, optical_cost
-from ..energy.account import Account, planned_events
+from ..energy.account import Account
 from ..energy.constants import Baseline, resolve
+from ..energy.events import planned_events
+from ..host_model import HostModel
 from ..placement import Placement, is_fixed
+from ..prediction import Prediction, predict
 from ..program import HostStep, OpticalMatmul, Program
-from ..simulator import HostModel, Prediction, predict
 from ..sizes import evaluate
 from .model_protocol import RunnableModel
 

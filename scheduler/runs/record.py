@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...backends import Backend, DigitalBackend, MockBackend, mock_path
-from ...backends.bench import BenchBackend, BenchGroup
+from ...backends import Backend, mock_path
 from ...backends.optics.calibration_file import path_of
 from ...instruments import InputError, Paused
 from ...instruments.safety import signals
-from ...instruments.version import VERSION
+from ...instruments.version import VERSION, version_of
 from ..journal.journal import Journal
 from .model_protocol import RunnableModel
 from .plan_record import PlanRecord
 from .tasks import Progress
+
+if TYPE_CHECKING:
+    from ...backends.bench import BenchBackend
 
 _PACKAGES = ("numpy", "numba", "onnxruntime")
 
@@ -85,13 +86,9 @@ def _listed(inputs: Any) -> Any:
 
 def versions() -> dict[str, Any]:
     """Return the versions that the bits of a run depend on: packages, machine, arithmetic."""
-    found: dict[str, Any] = {"lightloom": VERSION}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found | {
+    return {
+        "lightloom": VERSION,
+        **{package: version_of(package) for package in _PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "arithmetic": mock_path(),
@@ -125,40 +122,16 @@ def digest_of_model(source: Path) -> str:
 
 
 def _backend(backend: Backend) -> dict[str, Any]:
-    if isinstance(backend, DigitalBackend):
-        return {"kind": "digital"}
-    if isinstance(backend, MockBackend):
-        return {
-            "kind": "mock",
-            "profile": backend.profile.model_dump(mode="json"),
-            "seed": backend.seed,
-        }
-    benches = benches_of(backend)
-    if not benches:
-        raise InputError(
-            "a run on the benches of workers cannot be recorded yet; record one on benches of this "
-            "process: --bench without --workers or --scheduler"
-        )
-    files = files_of(backend)
-    return {
-        "kind": "bench",
-        "paths": [str(Path(bench.bench.path).resolve()) for bench in benches.values()],
-        "uncalibrated": not backend.is_calibrated,
-        "digests": {name: digest_of(content) for name, content in files.items()},
-    }
-
-
-def benches_of(backend: Backend) -> dict[str, BenchBackend]:
-    """Return the benches of a run by their names in its journal: none, "bench", or "bench 1" on."""
-    if isinstance(backend, BenchGroup):
-        return {f"bench {number}": bench for number, bench in enumerate(backend.benches, 1)}
-    return {"bench": backend} if isinstance(backend, BenchBackend) else {}
+    entry, files = backend.journal_entry(), files_of(backend)
+    if files:
+        entry["digests"] = {name: digest_of(content) for name, content in files.items()}
+    return entry
 
 
 def files_of(backend: Backend) -> dict[str, bytes]:
     """Return the contents of the bench files and calibration files of a backend, by name."""
     paths = {}
-    for name, one in benches_of(backend).items():
+    for name, one in backend.benches.items():
         bench = one.bench
         paths[name] = Path(bench.path)
         if one.is_calibrated and bench.file.calibration != "ground-truth":
@@ -179,16 +152,18 @@ def digest_of(content: bytes) -> str:
 def journal_session(journal: Journal, backend: Backend, progress: Progress) -> Iterator[None]:
     """Record a session: a bench keeps its shots in the journal, and the outcome is kept at last."""
     hardware: dict[str, Any] = {}
-    benches = benches_of(backend)
-    if isinstance(backend, BenchBackend | BenchGroup):
-        backend.recorder = journal
-        backend.open()
-        for name, bench in benches.items():
-            before = "" if len(benches) == 1 else f"{name}, "
-            instruments = bench.bench.describe()["instruments"]
-            hardware |= {f"{before}{role}": found for role, found in instruments.items()}
-        journal.on_pause, journal.on_continue = _light_switch(benches.values(), progress)
-        journal.is_stopping = lambda: (
+    benches: Mapping[str, BenchBackend] = backend.benches
+    backend.recorder = journal
+    backend.open()
+    for name, bench in benches.items():
+        before = "" if len(benches) == 1 else f"{name}, "
+        instruments = bench.bench.describe()["instruments"]
+        hardware |= {f"{before}{role}": found for role, found in instruments.items()}
+    if benches:
+        journal.writer.on_pause, journal.writer.on_continue = _light_switch(
+            benches.values(), progress
+        )
+        journal.writer.is_stopping = lambda: (
             signals.is_stopping() or any(bench.is_stopping for bench in benches.values())
         )
     journal.begin_session(
@@ -214,8 +189,7 @@ def journal_session(journal: Journal, backend: Backend, progress: Progress) -> I
         detail = f"{type(error).__name__}: {error}"
         raise
     finally:
-        if isinstance(backend, BenchBackend | BenchGroup):
-            backend.recorder = None
+        backend.recorder = None
         try:
             journal.end_session(outcome, detail)
         finally:

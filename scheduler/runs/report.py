@@ -7,16 +7,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...backends import Backend, OpticsProfile, Stats
-from ...instruments.formatting import format_counted
+from ...instruments.formatting import format_counted, format_duration, format_quantity
 from ...instruments.table import notebook_html
+from ...instruments.text import short_lines
 from ..costs import BenchModel, optical_cost
-from ..energy.account import Account, recorded_events
+from ..energy.account import Account
 from ..energy.constants import resolve
 from ..energy.document import account_document
+from ..energy.events import recorded_events
 from ..graph import StepRecord
 from ..program import OpticalMatmul
 from .plan_record import SCHEMA, PlanRecord, plan_step, units_of
-from .tables import report_marks, report_summary, report_tables, report_title
+from .tables import (
+    quality_sentences,
+    report_marks,
+    report_summary,
+    report_tables,
+    report_title,
+    throughput_sentence,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,15 @@ class Run:
     records: Sequence[StepRecord]
     wall_seconds: float
     reference_seconds: float | None = None
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        return short_lines(
+            f"Run of {plan.model.name} ({plan.task}) on the {plan.backend.name} backend"
+            f"{', MOCK' if plan.backend.is_mock else ''}, placement {plan.placement}",
+            *(f"  {sentence}" for sentence in quality_sentences(self.quality)),
+            f"  took {format_duration(self.wall_seconds)} here; details in report()",
+        )
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
@@ -45,8 +63,7 @@ class Run:
         the time measured here. See `Plan.energy`.
         """
         profile = self.plan.profile
-        is_digital = self.plan.backend.name == "digital"
-        parts = recorded_events(self.records, self.plan.bench, is_digital)
+        parts = recorded_events(self.records, self.plan.bench, not self.plan.backend.is_optical)
         calls = self.records[0].calls if self.records else []
         resolved = resolve(profile, constants)
         return Account(parts, resolved, profile, *units_of(self.plan.model, calls))
@@ -84,7 +101,17 @@ class Report:
     wall_seconds: float
     energy: Mapping[str, Any] | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)  # of tiles, by matmul
-    results: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        lines = [*quality_sentences(self.quality), throughput_sentence(self.throughput)]
+        if self.energy is not None:
+            joules = format_quantity(self.energy["joules_per_token"]["system"], "J")
+            lines.append(f"energy: {joules} for each {self.energy['unit']} (predicted)")
+        heading = [f"Report of {report_title(vars(self))}", *report_marks(vars(self))]
+        if self.profile is not None:
+            heading.append(f"bench profile {self.profile}")
+        return short_lines(", ".join(heading), *(f"  {line}" for line in lines))
 
     def _repr_html_(self) -> str:
         document = self.as_dict()
@@ -139,7 +166,7 @@ def _light_seconds(record: StepRecord, bench: BenchModel) -> tuple[float, float]
 def _report(run: Run) -> Report:
     plan = run.plan
     profile, bench_model = plan.profile, plan.bench
-    is_digital = plan.backend.name == "digital"
+    is_digital = not plan.backend.is_optical
     stats = Stats()
     rows: dict[tuple[str, str], StepRow] = {}
 
@@ -189,14 +216,9 @@ def _report(run: Run) -> Report:
         remarks=_remarks(profile, stats, plan.backend),
         wall_seconds=run.wall_seconds,
         energy=None if is_digital else _energy_document(run),
-        checks={name: vars(stats) for name, stats in _checksums_of(plan.backend).items()},
+        checks={name: vars(stats) for name, stats in plan.backend.checked.items()},
         results=run.results,
     )
-
-
-def _checksums_of(backend: Backend) -> Mapping[str, Any]:
-    """Return the statistics of tile checksums on a bench, by matmul."""
-    return getattr(backend, "checked", {})
 
 
 def _energy_document(run: Run) -> dict[str, Any]:
@@ -215,11 +237,10 @@ def _energy_document(run: Run) -> dict[str, Any]:
 
 
 def _remarks(profile: OpticsProfile, stats: Stats, backend: Backend) -> tuple[str, ...]:
-    if backend.name == "digital":
+    if not backend.is_optical:
         return ()
     remarks = [*backend.remarks, *profile.unphysical]
-    faults: Mapping[str, int] = getattr(backend, "faults", {})
-    if faults:
+    if faults := backend.faults:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(faults.items()))
         remarks.append(f"{sum(faults.values()):,} shots were repeated: {reasons}")
     if stats.saturated:

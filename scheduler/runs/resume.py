@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ...backends import Backend, DigitalBackend, MockBackend, OpticsProfile
-from ...backends.bench import BenchBackend, BenchGroup, open_benches
+from ...backends.bench import open_benches
 from ...backends.bench.checkpoint import FaultNote
 from ...instruments import InputError
-from ..journal.journal import Journal, JournalFile
+from ..journal.journal import Journal
+from ..journal.journal_file import JournalFile
 from ..placement import Placement
 from .model_protocol import Loader, RunnableModel
 from .plan import Plan, plan
-from .record import benches_of, digest_of, digest_of_model, files_of, versions
+from .record import digest_of, digest_of_model, files_of, versions
 from .report import Run
 from .tasks import Progress
 
@@ -58,10 +60,9 @@ def resume(
     backend = _reopened(about["backend"], bench)
     changed = _changes(about, loaded, backend)
     _refuse_changes(path, changed, accept)
-    journal = Journal.reopen(path)
-    try:
-        if isinstance(backend, BenchBackend | BenchGroup):
-            backend.recorder = journal  # before it is opened, so that it resumes from its state
+    # the backend is closed last: its light goes off even if the journal fails
+    with closing(backend), closing(Journal.reopen(path)) as journal:
+        backend.recorder = journal  # before it is opened, so that it resumes from its state
         _restore_counts(backend, faults)
         planned = _planned(about, loaded, backend)
         if changed:
@@ -75,11 +76,6 @@ def resume(
             task["reference"],
             task["sampling"],
         )
-    finally:
-        try:
-            journal.close()
-        finally:
-            backend.close()  # its light goes off even if the journal fails
 
 
 def _begun_run(
@@ -112,7 +108,7 @@ def _refuse_changes(path: str | Path, changed: Mapping[str, str], accept: Collec
 
 def _restore_counts(backend: Backend, faults: Iterable[Mapping[str, Any]]) -> None:
     """Count the faults and recoveries of earlier sessions on their benches."""
-    benches = benches_of(backend)
+    benches = backend.benches
     for fault in faults:
         one = benches.get(fault["shot"].partition("/")[0]) or next(iter(benches.values()))
         for counts, key in ((one.faults, "kind"), (one.recoveries, "recovery")):
@@ -126,12 +122,9 @@ def keep_left_lit(path: Path, sentences: Sequence[str]) -> None:
     ------
     InputError : when the journal cannot be written
     """
-    journal = Journal.reopen(path)
-    try:
+    with closing(Journal.reopen(path)) as journal:
         for sentence in sentences:
             journal.note(FaultNote(time.time(), "left lit", "source", "", 0, "none", sentence, 0.0))
-    finally:
-        journal.close()
 
 
 def _source(about: Mapping[str, Any], given: str | Path | None) -> str | Path:

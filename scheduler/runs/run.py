@@ -19,6 +19,9 @@ from .tasks import TASKS, Progress
 if TYPE_CHECKING:
     from ..journal.journal import Journal
 
+Results = Mapping[str, Any]
+"""The results of a task by name."""
+
 
 def run_plan(
     plan: PlanRecord,
@@ -61,13 +64,13 @@ def run_plan(
         backend.timeline = executor.journal = None
     wall = before + time.perf_counter() - start
     digital, reference_seconds = results, None
-    if reference and backend.name != "digital":
+    if reference and backend.is_optical:
         start = time.perf_counter()
         digital = task(plan, inputs, None, progress, sampling)[0]
         reference_seconds = time.perf_counter() - start
     quality = _quality(plan, results, digital if reference else None, labels)
     records = list(executor.records.values())
-    bench = None if backend.name == "digital" else bench_seconds(records, BenchModel.of(backend))
+    bench = bench_seconds(records, BenchModel.of(backend)) if backend.is_optical else None
     throughput = {
         "unit": f"{unit} per second",
         "here": count / wall if wall else 0.0,
@@ -77,45 +80,35 @@ def run_plan(
 
 
 def _quality(
-    plan: PlanRecord,
-    optical: Mapping[str, Any],
-    digital: Mapping[str, Any] | None,
-    labels: Any,
+    plan: PlanRecord, optical: Results, digital: Results | None, labels: Any
 ) -> dict[str, Any]:
     """Compare the run with the digital reference: {metric, digital, optical}."""
+    metric, value = _metric(plan.task, digital, labels)
+    return {
+        "metric": metric,
+        "digital": None if digital is None else value(digital),
+        "optical": value(optical) if plan.backend.is_optical else None,
+    }
 
-    def pair(
-        metric: str, value: Callable[[Mapping[str, Any]], float | str | None]
-    ) -> dict[str, Any]:
-        light = None if plan.backend.name == "digital" else value(optical)
-        return {
-            "metric": metric,
-            "digital": None if digital is None else value(digital),
-            "optical": light,
-        }
 
-    if plan.task == "classify" and labels is not None:
+def _metric(
+    task: str, digital: Results | None, labels: Any
+) -> tuple[str, Callable[[Results], float | str | None]]:
+    """Return the name of a task's metric, and its value for results; None without a reference."""
+    if task == "classify" and labels is not None:
         truth = np.asarray(labels)
-        return pair("accuracy", lambda r: float(np.mean(r["classes"] == truth)))
-    if plan.task == "classify":
-        reference = None if digital is None else digital["classes"]
-        return pair("agreement with digital", lambda r: _agreement(r["classes"], reference))
-    if plan.task == "embed":
-        reference = None if digital is None else digital["embeddings"]
-        return pair(
-            "cosine similarity to digital", lambda r: _similarity(r["embeddings"], reference)
-        )
-    if plan.task == "generate":
-        return pair("text", lambda r: str(r["text"]))
-    return pair("perplexity", lambda r: float(r["perplexity"]))
-
-
-def _agreement(classes: np.ndarray, reference: np.ndarray | None) -> float | None:
-    return None if reference is None else float(np.mean(classes == reference))
-
-
-def _similarity(vectors: np.ndarray, reference: np.ndarray | None) -> float | None:
-    return None if reference is None else float(np.einsum("nd,nd->n", vectors, reference).mean())
+        return "accuracy", lambda r: float(np.mean(r["classes"] == truth))
+    if task == "generate":
+        return "text", lambda r: str(r["text"])
+    if task == "logits":
+        return "perplexity", lambda r: float(r["perplexity"])
+    name = "agreement with digital" if task == "classify" else "cosine similarity to digital"
+    if digital is None:
+        return name, lambda r: None
+    if task == "classify":
+        return name, lambda r: float(np.mean(r["classes"] == digital["classes"]))
+    vectors = digital["embeddings"]
+    return name, lambda r: float(np.einsum("nd,nd->n", r["embeddings"], vectors).mean())
 
 
 def _plain(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ Then its journal is read, and the run is resumed to its end. A third of the runs
 more while they are resumed.
 """
 
-import contextlib
 import json
 import multiprocessing
 import tempfile
@@ -24,7 +23,7 @@ from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.instruments import LightloomError
 from lightloom.instruments.table import Column, Table
 from lightloom.models import load_model
-from lightloom.scheduler.journal.journal import JournalFile
+from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.runs import plan
 from lightloom.scheduler.runs.resume import resume
 from small_model import write_small_model
@@ -47,7 +46,7 @@ def begin(kind: str, folder: str, path: str) -> None:
         plan(model, "mock", 1).run(images[:_IMAGES], reference=False, record=path)
         return
     tokens = np.random.Generator(np.random.Philox(2)).integers(0, 40, (1, _TOKENS))
-    with contextlib.closing(BenchBackend(load_bench(Path(folder) / "bench.toml"))) as backend:
+    with BenchBackend(load_bench(Path(folder) / "bench.toml")) as backend:
         planned = plan(load_model(Path(folder) / "model"), backend, 1, _TOKENS)
         planned.run(tokens, reference=False, record=path)
 

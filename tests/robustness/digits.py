@@ -1,8 +1,7 @@
 """The model and the images of every campaign that runs one."""
 
 import numpy as np
-from lightloom.models import Model, load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import Model, load_arrays, load_model
 
 
 def digits() -> tuple[Model, np.ndarray]:

@@ -32,7 +32,9 @@ import numpy as np
 from bench_factory import fault, load_example
 from lightloom.backends.bench import BenchBackend
 from lightloom.backends.bench.checkpoint import FaultNote, Segment
-from lightloom.backends.bench.shots import TileJob, TileResult
+from lightloom.backends.bench.open_bench import OpenBench
+from lightloom.backends.bench.shot_plan import TileJob, TileResult
+from lightloom.backends.optics import layouts
 from lightloom.instruments import LightloomError, Paused
 from lightloom.instruments.formatting import format_counted, format_duration, format_number
 from lightloom.instruments.simulated.devices import _Simulated
@@ -42,8 +44,8 @@ from memory_journal import Memory
 
 from .digits import digits
 
-# kind of fault -> (role, exchange at which it strikes); a detector's differ with the layout
-CAMERA = {
+# kind of fault -> (role, exchange at which it strikes)
+_CAMERA_FAULTS = {
     "frozen": [("input", "show"), ("weight", "show")],
     "late": [("input", "show"), ("weight", "show")],
     "silent": [("input", "show"), ("weight", "show"), ("detector", "read")],
@@ -56,6 +58,11 @@ CAMERA = {
     "tripped": [("source", "state")],
     "dim": [("source", "state")],
     "held": [("detector", "connect"), ("input", "connect")],  # it strikes after a lost device
+}
+_FRAME_FAULTS = ("dropped", "incomplete", "stale", "overflow")  # that only a camera's frames have
+_FAULTS = {  # kind of detector -> faults of such a bench
+    "camera": _CAMERA_FAULTS,
+    "daq": {kind: at for kind, at in _CAMERA_FAULTS.items() if kind not in _FRAME_FAULTS},
 }
 LAYOUTS = ("imaged",) * 8 + ("line",)  # which takes ten times as many shots
 _LATE_S = (0.003, 0.01, 0.03, 0.1)  # delay of a late frame: 1 to 33 shots
@@ -98,30 +105,34 @@ class Watch(Memory):
     def __init__(self, backend: BenchBackend, outcome: Outcome) -> None:
         super().__init__()
         self._backend, self._outcome = backend, outcome
-        self._submit = backend._submit
-        backend._submit = self.submit  # type: ignore[method-assign]
         backend.recorder = self
         outcome.noted = self.faults
 
     def keep(self, segment: Segment) -> None:
         """Keep nothing: every run is new."""
 
-    def submit(self, job: TileJob) -> Future[TileResult]:
-        """Submit a job, and compare its results."""
-        future = self._submit(job)
-        future.add_done_callback(lambda done: self._compare(job, done))
-        return future
+    @contextlib.contextmanager
+    def comparing(self) -> Iterator[None]:
+        """Compare the results of all jobs."""
+        submit = OpenBench.submit
+
+        def watched(opened: OpenBench, job: TileJob) -> Future[TileResult]:
+            future = submit(opened, job)
+            future.add_done_callback(lambda done: self._compare(job, done))
+            return future
+
+        with patch.object(OpenBench, "submit", watched):
+            yield
 
     def _compare(self, job: TileJob, done: Future[TileResult]) -> None:
         if done.cancelled() or done.exception() is not None:
             return
         backend, electrons = self._backend, done.result().electrons
-        assert backend.shots is not None
         read = backend.optical_model.layout.read_pixels() * backend.optical_model.read_variance
         for tile in range(job.tiles):
             weights = job.weight(tile)
             for vector in range(job.vectors):
-                expected = backend.shots.decoder.model.passed_e(job.input(vector), weights)
+                expected = backend.optical_model.passed_e(job.input(vector), weights)
                 sigma = np.sqrt(np.maximum(expected, 1) + read)
                 off = np.abs(electrons[tile, vector] - expected) > _WRONG * sigma
                 self._outcome.wrong += int(off.sum())
@@ -158,10 +169,8 @@ def run(
         left.unlink()
     changes = {f"instruments__{role}__faults": of_role for role, of_role in faults.items()}
     start = time.perf_counter()
-    with counted(outcome):
-        bench = load_example(folder, layout, suspend=_SUSPEND, **changes)
-        backend = BenchBackend(bench)
-        Watch(backend, outcome)
+    backend = BenchBackend(load_example(folder, layout, suspend=_SUSPEND, **changes))
+    with counted(outcome), Watch(backend, outcome).comparing():
         work = Thread(target=_forward, args=(model, image, backend, outcome), daemon=True)
         work.start()
         work.join(_HANGS_S)
@@ -191,10 +200,7 @@ def _forward(model: Model, image: np.ndarray, backend: BenchBackend, outcome: Ou
 
 def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
     """Return the kinds of faults of a layout's devices, and the exchanges at which they strike."""
-    if layout != "single-pixel":
-        return CAMERA
-    frames = ("dropped", "incomplete", "stale", "overflow")
-    return {kind: places for kind, places in CAMERA.items() if kind not in frames}
+    return _FAULTS[layouts.LAYOUTS[layout].detector_kind]
 
 
 def drawn(chance: np.random.Generator, layout: str, clean: Outcome, paired: bool) -> Faults:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ....instruments import BadFit, UnexpectedIntensity
 from ...optics.calibration_file import Figure, Plot
+from ..exposure_search import find_exposure
 from ..probe import area_sums
 from ..session import CalibrationSession, Measured
 
@@ -77,7 +78,7 @@ def _measure(session: CalibrationSession) -> tuple[dict[str, np.ndarray], float]
         "odd": np.broadcast_to(columns == 1, shape),
     }
     probe.draw("weight", masks["both"])
-    exposure_s = probe.find_exposure()
+    exposure_s = find_exposure(probe)
     seen: dict[str, list[np.ndarray]] = {name: [] for name in masks}
     for number in range(_ROUNDS):
         for name, mask in masks.items():

@@ -7,10 +7,11 @@ all slots with a ridge-regularised inverse.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ...optics.calibration_file import Figure, Plot
-from ...optics.layouts import ImagedLayout
 from ...optics.layouts.base import Layout
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
@@ -49,7 +50,7 @@ def crosstalk(session: CalibrationSession) -> Measured:
         reading = slots.read(inputs, pattern, exposure_s, _ROUNDS)
         light = reading.rate - baseline.rate
         noise = reading.variance + baseline.variance
-        _gather(layout, (rows, columns), is_lit, light, noise, (total, weight, variance))
+        _gather((rows, columns), is_lit, light, noise, (total, weight, variance))
         session.progress((number + 1) / len(phases))
     kernel = np.divide(total, weight, out=np.zeros((3, 3)), where=weight > 0)
     error = np.sqrt(np.divide(variance, weight**2, out=np.zeros((3, 3)), where=weight > 0))
@@ -58,7 +59,7 @@ def crosstalk(session: CalibrationSession) -> Measured:
     inverse = np.zeros((0, 0), np.float32)
     amplification = 1.0
     if sure:
-        matrix = mixing_matrix(layout, (rows, columns), kernel)
+        matrix = mixing_matrix((rows, columns), kernel)
         inverse = ridge_inverse(matrix, float(error.max()))
         amplification = float(np.sqrt((inverse.astype(float) ** 2).sum(axis=1).mean()))
     figures = (
@@ -74,12 +75,27 @@ def crosstalk(session: CalibrationSession) -> Measured:
 
 def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """Return the row and the column of each slot in the grid of slots."""
-    across = layout.grid[1] if isinstance(layout, ImagedLayout) else 1
+    across = layout.grid[1]
     return np.arange(layout.slots) // across, np.arange(layout.slots) % across
 
 
+def _neighbours(
+    places: tuple[np.ndarray, np.ndarray],
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """Yield, for each direction, its two indices in a kernel [3, 3], and the neighbours of slots.
+
+    The neighbours are which slots have one, bool [slots], and its number, int [slots].
+    """
+    rows, columns = places
+    across = int(columns.max()) + 1
+    for i in (-1, 0, 1):
+        for j in (-1, 0, 1):
+            row, column = rows + i, columns + j
+            inside = (row >= 0) & (row <= rows.max()) & (column >= 0) & (column < across)
+            yield i + 1, j + 1, inside, row * across + column
+
+
 def _gather(
-    layout: Layout,
     places: tuple[np.ndarray, np.ndarray],
     is_lit: np.ndarray,
     light: np.ndarray,
@@ -88,22 +104,15 @@ def _gather(
 ) -> None:
     """Add the light in each direction's neighbours of lit slots, and that of the lit slots."""
     total, weight, variance = sums
-    rows, columns = places
-    across = int(columns.max()) + 1
-    for i in (-1, 0, 1):
-        for j in (-1, 0, 1):
-            row, column = rows + i, columns + j
-            inside = (row >= 0) & (row <= rows.max()) & (column >= 0) & (column < across)
-            pair = inside & is_lit
-            other = (row * across + column)[pair]
-            total[i + 1, j + 1] += light[other].sum()
-            weight[i + 1, j + 1] += light[pair].sum()
-            variance[i + 1, j + 1] += noise[other].sum()
+    for i, j, inside, neighbour in _neighbours(places):
+        pair = inside & is_lit
+        other = neighbour[pair]
+        total[i, j] += light[other].sum()
+        weight[i, j] += light[pair].sum()
+        variance[i, j] += noise[other].sum()
 
 
-def mixing_matrix(
-    layout: Layout, places: tuple[np.ndarray, np.ndarray], kernel: np.ndarray
-) -> np.ndarray:
+def mixing_matrix(places: tuple[np.ndarray, np.ndarray], kernel: np.ndarray) -> np.ndarray:
     """Return the mixing matrix [to, from] of the light of slots.
 
     Parameters
@@ -111,14 +120,9 @@ def mixing_matrix(
     places : row and column of each slot
     kernel : light in each direction's neighbour over the slot's own, [3, 3]
     """
-    rows, columns = places
-    across = int(columns.max()) + 1
-    matrix = np.eye(layout.slots)
-    for i in (-1, 0, 1):
-        for j in (-1, 0, 1):
-            row, column = rows + i, columns + j
-            inside = (row >= 0) & (row <= rows.max()) & (column >= 0) & (column < across)
-            matrix[(row * across + column)[inside], np.nonzero(inside)[0]] += kernel[i + 1, j + 1]
+    matrix = np.eye(len(places[0]))
+    for i, j, inside, neighbour in _neighbours(places):
+        matrix[neighbour[inside], np.nonzero(inside)[0]] += kernel[i, j]
     return matrix
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ....instruments import BadFit
-from ...bench.bench import WINDOW_SAMPLES
 from ...optics.calibration_file import Figure, Plot
+from ..fits import robust_deviation
 from ..session import CalibrationSession, Measured
 
 _FRAMES, _LONG_FRAMES = 64, 16
-_SINGLE_PIXEL_MORE = 4  # times as many windows of a photodiode, which is one noisy pixel
 _LONGER = 16.0  # times the exposure of runs, to measure dark current
 _HOT = 8.0  # robust standard deviations
 _MOST_HOT = 0.02  # fraction of the pixels beyond which the frames are not dark
@@ -28,29 +27,22 @@ def dark_frames(session: CalibrationSession) -> Measured:
     probe.blank()
     short_s = session.exposure_s
     long_s = min(_LONGER * short_s, probe.longest_s)
-    frames, long_frames = _FRAMES, _LONG_FRAMES
-    if session.is_single_pixel:
-        frames, long_frames = _SINGLE_PIXEL_MORE * frames, _SINGLE_PIXEL_MORE * long_frames
+    frames, long_frames = probe.dark_repeats * _FRAMES, probe.dark_repeats * _LONG_FRAMES
     mean, spread, window_variance = _average(session, short_s, frames)
     longer, long_spread, _ = _average(session, long_s, long_frames)
     rate = (longer - mean) / (long_s - short_s) if long_s > short_s else np.zeros_like(mean)
     middle = float(np.median(mean))
-    if not session.is_single_pixel and middle > 0.25 * probe.range:
+    if middle > probe.most_dark * probe.range:
         raise BadFit(
             f"the detector shows {middle:.0f} of {probe.range:.0f} counts with the source off: "
             "switch the room lights off, or shield the detector"
         )
-    bad = np.zeros(mean.shape, dtype=bool)
-    if not session.is_single_pixel:
-        bad = _hot_pixels(mean, longer, spread, long_spread)
+    bad = _hot_pixels(mean, longer, spread, long_spread)
     good = ~bad
     # good pixels have the same dark current up to noise: one mean is more precise
     common = float(rate[good].mean())
     rate = np.where(bad, rate, common)
-    noise = float(np.sqrt(np.mean(spread[good])))
-    count = int(good.sum())
-    if session.is_single_pixel:  # its samples give a better estimate than its few windows
-        noise, count = float(np.sqrt(window_variance)), WINDOW_SAMPLES - 1
+    noise, count = probe.dark_noise(spread[good], window_variance)
     pixels = int(good.sum())
     rate_error = _rate_error(noise, (frames, long_frames), pixels, long_s - short_s)
     offset, offset_error = float(mean[good].mean()), noise / np.sqrt(frames * pixels)
@@ -110,9 +102,8 @@ def _hot_pixels(*images: np.ndarray) -> np.ndarray:
 
 
 def _outliers(values: np.ndarray) -> np.ndarray:
-    middle = np.median(values)
-    spread = 1.4826 * np.median(np.abs(values - middle)) + 1e-9
-    return np.asarray(np.abs(values - middle) > _HOT * spread)
+    spread = robust_deviation(values) + 1e-9
+    return np.asarray(np.abs(values - np.median(values)) > _HOT * spread)
 
 
 def _rate_error(noise: float, frames: tuple[int, int], pixels: int, apart_s: float) -> float | None:

@@ -73,7 +73,7 @@ def _slot_light(
 ) -> tuple[float, float]:
     """Return the light of all slots in one shot, uncorrected, and its relative variance."""
     slots = session.slots
-    if slots.layout.marker_bits:
+    if slots.layout.has_markers:
         reading = slots.read(inputs, weights, exposure_s)
         scale = slots.scales[-1][1]
     else:

@@ -86,7 +86,7 @@ def _raster(session: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray,
     exposure_s = slots.find_exposure(
         slots.pattern("input", brightest), slots.pattern("weight", brightest)
     )
-    if session.is_single_pixel:  # a longer exposure does not reduce its source noise
+    if not layout.has_markers:  # a longer exposure does not reduce the source's noise
         exposure_s = min(exposure_s, _LONGER * session.exposure_s)
     total = np.zeros((layout.slots, layout.length))
     variance = np.zeros_like(total)
@@ -214,5 +214,4 @@ def _leaks(
 
 def _slot_image(session: CalibrationSession, values: np.ndarray) -> np.ndarray:
     """Return values of slots in the grid of slots."""
-    grid = getattr(session.slots.layout, "grid", (len(values), 1))
-    return values.reshape(grid).astype(np.float32)
+    return values.reshape(session.slots.layout.grid).astype(np.float32)

@@ -7,23 +7,21 @@ same light give it pixel by pixel (Janesick, Photon Transfer, 2007).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ....instruments import BadFit
-from ...bench.bench import WINDOW_SAMPLES
 from ...optics.calibration_file import Figure, Plot
+from ..exposure_search import find_exposure
 from ..probe import area_sums
 from ..session import CalibrationSession, Measured
 
 _LEVELS = 10  # exposures between the faintest and the fullest
 _PAIRS = 2
-_GOAL, _MOST_ROUNDS = 2.5e-3, 5  # relative standard error of the gain; rounds to reach it
-_SPREAD = 50.0  # fullest exposure over the shortest
-_SINGLE_PIXEL_SPREAD = 6.0  # amplifiers are noisy
-_SINGLE_PIXEL_GOAL = 4e-3
-_SINGLE_PIXEL_WINDOWS = 256  # a photodiode has one pixel: many windows instead
+_MOST_ROUNDS = 5  # to reach the goal
+_WINDOWS = 256  # a photodiode has one pixel: many windows instead
 _AREA_PX = 8  # side of an area of pixels whose mean and variance are one point
 _MOST, _CLIPS = 0.8, 0.92  # of the range: brightest pixels, and the level that clips noise
 _LIT = 0.1  # of the brightest, from which pixels and areas count as lit
@@ -55,16 +53,15 @@ def photon_transfer(session: CalibrationSession) -> Measured:
     probe.light(True)
     probe.fill()
     fullest_s = _fullest(session)
-    spread, goal = _SPREAD, _GOAL
-    if session.is_single_pixel:
-        spread, goal = _SINGLE_PIXEL_SPREAD, _SINGLE_PIXEL_GOAL
-    shortest_s = max(fullest_s / spread, probe.shortest_s)
+    detector = session.bench.detector
+    method = _METHODS[detector.kind]
+    shortest_s = max(fullest_s / method.spread, probe.shortest_s)
     exposures_s = np.geomspace(shortest_s, fullest_s, _LEVELS)
-    rounding = _rounding(session)
+    rounding = detector.samples * detector.spec.converter_step**2 / 12  # variance
     read_counts = session.calibration.figure("dark_frames", "noise_counts")
-    read_error = read_counts * (0.02 if session.is_single_pixel else 1e-3)
+    read_error = read_counts * method.read_error
     read = read_counts**2 - rounding
-    curve = _measure(session, exposures_s, read, rounding, goal)
+    curve = _measure(session, exposures_s, read, rounding, method)
     slope, slope_error, residual = curve.slope, curve.slope_error, curve.residual
     gain = 1 / slope
     if not slope > 5 * slope_error or residual > _POOR:
@@ -73,7 +70,7 @@ def photon_transfer(session: CalibrationSession) -> Measured:
             f"{slope_error:.2g}, residual {residual:.1%}): check that the source is stable, that "
             "the camera applies no gamma or noise filter, and that nothing moves in the beam"
         )
-    read_e = float(np.sqrt(max(read, 0) / _samples(session))) * gain
+    read_e = float(np.sqrt(max(read, 0) / detector.samples)) * gain
     gain_error = slope_error / slope * gain
     departures = _linearity(exposures_s, curve.light)
     offset = session.calibration.figure("dark_frames", "offset_counts")
@@ -85,7 +82,7 @@ def photon_transfer(session: CalibrationSession) -> Measured:
             read_e,
             read_e * float(np.hypot(gain_error / gain, read_error / read_counts)),
             "e",
-            "of one sample" if session.is_single_pixel else "of one pixel",
+            method.of_what,
         ),
         Figure(
             "full_well_e", full_e, full_e * gain_error / gain, "e", "the converter's last count"
@@ -124,7 +121,11 @@ class _Curve:
 
 
 def _measure(
-    session: CalibrationSession, exposures_s: np.ndarray, read: float, rounding: float, goal: float
+    session: CalibrationSession,
+    exposures_s: np.ndarray,
+    read: float,
+    rounding: float,
+    method: _Method,
 ) -> _Curve:
     """Measure the curve in rounds until the relative error of its slope is below the goal.
 
@@ -135,22 +136,22 @@ def _measure(
     means, variances, weights, totals = [], [], [], []
     for round_ in range(_MOST_ROUNDS):
         for number, exposure_s in enumerate(exposures_s):
-            measured = (_windows if session.is_single_pixel else _pairs)(session, float(exposure_s))
-            means.append(measured[0])
-            variances.append(measured[1])
-            weights.append(measured[2])
-            totals.append(measured[3])
+            mean, variance, weight, total = method.measure(session, float(exposure_s))
+            means.append(mean)
+            variances.append(variance)
+            weights.append(weight)
+            totals.append(total)
             session.progress((round_ + (number + 1) / _LEVELS) / _MOST_ROUNDS)
         mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
         fit = fit_transfer(mean, variance - rounding, weight, read)
-        if fit[1] < goal * fit[0]:
+        if fit[1] < method.goal * fit[0]:
             break
     return _Curve(mean, variance, np.array(totals).reshape(-1, _LEVELS).mean(axis=0), *fit)
 
 
 def _fullest(session: CalibrationSession) -> float:
     """Find the exposure at which the brightest pixels reach the upper end of the curve."""
-    exposure_s = session.probe.find_exposure()
+    exposure_s = find_exposure(session.probe)
     taken = session.probe.take(exposure_s)
     filling = taken.peak / session.probe.range
     return min(exposure_s * _MOST / max(filling, 1e-6), session.probe.longest_s)
@@ -169,7 +170,7 @@ def _pairs(
     for _ in range(_PAIRS):
         one, other = (raw - dark for raw in probe.pair(exposure_s))
         full = (one + dark >= probe.range) | (other + dark >= probe.range)
-        good = ~full if bad is None else ~(full | bad)
+        good = ~(full | bad)
         # the source differs between the frames of a pair
         lit = good & (one + other > _LIT * (one + other)[good].max())
         ratio = float(other[lit].sum() / one[lit].sum())
@@ -202,25 +203,39 @@ def _windows(
     dark = session.dark_counts(exposure_s)
     seen = [
         (float((session.probe.raw(exposure_s) - dark).sum()), session.probe.noise_v2)
-        for _ in range(_SINGLE_PIXEL_WINDOWS)
+        for _ in range(_WINDOWS)
     ]
     volts, noise = np.array(seen).T
     kept = np.abs(volts / np.median(volts) - 1) < _CHANGED
-    mean, weight = volts[kept].mean(), kept.sum() * (WINDOW_SAMPLES - 1) / 2
+    freedom = kept.sum() * (session.bench.detector.samples - 1)
+    mean, weight = volts[kept].mean(), freedom / 2
     return np.array([mean]), noise[kept].mean(keepdims=True), np.array([weight]), float(mean)
 
 
-def _samples(session: CalibrationSession) -> int:
-    return WINDOW_SAMPLES if session.is_single_pixel else 1
+@dataclass(frozen=True)
+class _Method:
+    """How a photon transfer curve is measured with one kind of detector.
+
+    Parameters
+    ----------
+    spread : fullest exposure over the shortest
+    goal : relative standard error of the gain
+    read_error : relative error of the noise of dark frames
+    of_what : what the read noise belongs to, a note
+    measure : returns mean, variance and weight of points, and the mean light, at an exposure
+    """
+
+    spread: float
+    goal: float
+    read_error: float
+    of_what: str
+    measure: Callable[[CalibrationSession, float], tuple[np.ndarray, np.ndarray, np.ndarray, float]]
 
 
-def _rounding(session: CalibrationSession) -> float:
-    """Return the variance of the converter's rounding, in counts (volts of a window) squared."""
-    if not session.is_single_pixel:
-        return 1 / 12
-    daq = session.bench.daq
-    low, high = daq.input_range_v
-    return WINDOW_SAMPLES * ((high - low) / ((1 << (daq.bit_depth or 16)) - 1)) ** 2 / 12
+_METHODS = {
+    "camera": _Method(50.0, 2.5e-3, 1e-3, "of one pixel", _pairs),
+    "daq": _Method(6.0, 4e-3, 0.02, "of one sample", _windows),  # amplifiers are noisy
+}
 
 
 def fit_transfer(

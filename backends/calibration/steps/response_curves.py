@@ -11,6 +11,7 @@ import numpy as np
 
 from ....instruments import BadFit
 from ...optics.calibration_file import Figure, Plot
+from ..exposure_search import find_exposure
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
@@ -160,13 +161,12 @@ def _extinctions(
                 (probe.fill if state == "b" else probe.blank)(role)
             if pair not in exposures_s:
                 exposures_s[pair] = (
-                    probe.find_exposure() if pair == "bb" else _longer(session, exposures_s["bb"])
+                    find_exposure(probe) if pair == "bb" else _longer(session, exposures_s["bb"])
                 )
             exposure_s = exposures_s[pair]
             one, other = probe.pair(exposure_s)
             raw = (one.astype(np.float64) + other) / 2 - session.dark_counts(exposure_s)
-            good = raw if session.bad is None else raw[~session.bad]
-            seen.append(float(good.mean()) / exposure_s)
+            seen.append(float(raw[~session.bad].mean()) / exposure_s)
         session.progress((number + 1) / _ROUNDS / 10)
     middle = {pair: float(np.median(seen)) for pair, seen in rates.items()}
     error = {pair: float(np.std(seen, ddof=1) / np.sqrt(_ROUNDS)) for pair, seen in rates.items()}

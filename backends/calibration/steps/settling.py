@@ -12,6 +12,7 @@ import numpy as np
 from ....instruments import BadFit, Shown, UnexpectedIntensity
 from ...bench.bench import REPEATABLE
 from ...optics.calibration_file import Figure, Plot
+from ..exposure_search import find_exposure
 from ..session import CalibrationSession, Measured
 
 _TIMES = 16  # sampled times of each change
@@ -40,8 +41,7 @@ def settling(session: CalibrationSession) -> Measured:
     """
     figures, arrays, plots, notes = [], {}, [], []
     latencies_s: list[float] = []
-    for place, role in enumerate(("input", "weight")):
-        modulator = session.bench.input if role == "input" else session.bench.weight
+    for place, (role, modulator) in enumerate(session.bench.modulators.items()):
         times_s, fraction, exposure_s, role_latencies_s = _measure(session, role, place / 2)
         latencies_s += role_latencies_s
         delay_s, tau_s, rms, errors = fit_settling(times_s, fraction, exposure_s)
@@ -97,12 +97,12 @@ def _measure(
     A modulator may be far faster than nominal. An exposure longer than the change hides it, so the
     exposure is shortened while there is enough light.
     """
-    modulator = session.bench.input if role == "input" else session.bench.weight
+    modulator = session.bench.modulators[role]
     session.probe.light(True)
     session.probe.fill()
     stated_s = max(modulator.settle_time_s, 1e-4)
     series = _Series(
-        session, role, modulator.latency_s, stated_s, session.probe.find_exposure(), done
+        session, role, modulator.latency_s, stated_s, find_exposure(session.probe), done
     )
     series.expose(stated_s / 20)
     times_s, fraction = series.changes(1.2 * stated_s)
@@ -283,7 +283,7 @@ def _flip(session: CalibrationSession, role: str, up: bool, wait_s: float) -> Sh
     """Let the opposite frame settle, then show the frame."""
     probe = session.probe
     (probe.blank if up else probe.fill)(role)
-    session.bench.clock.sleep_until(probe.shown_at_s(role) + wait_s)
+    session.bench.clock.sleep_until(probe.shown(role).shown_at_s + wait_s)
     (probe.fill if up else probe.blank)(role)
     return probe.shown(role)
 
@@ -294,7 +294,7 @@ def _settled(
     """Return the light of a settled frame, and the detector's noise of it."""
     probe = session.probe
     (probe.fill if bright else probe.blank)(role)
-    at_s = probe.shown_at_s(role) + wait_s
+    at_s = probe.shown(role).shown_at_s + wait_s
     session.bench.clock.sleep_until(at_s)
     raws = [probe.raw(exposure_s) for _ in range(_SETTLED_SHOTS)]
     lights = [_light(session, raw, exposure_s) for raw in raws]
@@ -308,11 +308,9 @@ def _noise(
 
     Without the source's common factor, pixels of two shots differ only by their own noise.
     """
-    if session.is_single_pixel:
-        return float(session.probe.noise_v2**0.5)
     one, other = (_good(session, raw, exposure_s) for raw in raws[:2])
     common = lights[0] / lights[1] if min(lights[:2]) > 0 else 1.0
-    return float((np.sum((one - common * other) ** 2) / 2) ** 0.5)
+    return session.probe.shot_noise(one, other, common)
 
 
 def _sum(session: CalibrationSession, exposure_s: float, at_s: float) -> float:
@@ -326,8 +324,7 @@ def _light(session: CalibrationSession, raw: np.ndarray, exposure_s: float) -> f
 
 def _good(session: CalibrationSession, raw: np.ndarray, exposure_s: float) -> np.ndarray:
     """Return the counts of the good pixels above the dark level."""
-    taken = raw - session.dark_counts(exposure_s)
-    return taken if session.bad is None else taken[~session.bad]
+    return (raw - session.dark_counts(exposure_s))[~session.bad]
 
 
 def fraction_seen(

@@ -74,8 +74,12 @@ class Layout(ABC):
 
     Attributes
     ----------
+    has_markers : whether the detector reads markers, which identify the frames of every shot and
+        measure its brightness
+    detector_kind : kind of the instrument that reads this layout
     window : the part of the weight modulator that is used: top, left, bottom, right
     slots : dot products of a shot
+    grid : rows and columns in which the slots are placed
     length : elements of each
     shares_input : whether all slots see one input vector
     marker_bits : bits of a frame's number
@@ -86,9 +90,12 @@ class Layout(ABC):
     """
 
     name: ClassVar[str]
+    has_markers: ClassVar[bool] = True
+    detector_kind: ClassVar[str] = "camera"
     shares_input = False
 
     slots: int
+    grid: tuple[int, int]
     length: int
     marker_bits: int
     leaked_px = 0.0
@@ -238,6 +245,10 @@ class Layout(ABC):
         marks = np.where(self._bits(number) > 0, bright, dark)
         values = np.concatenate([[dark, bright], marks, levels.ravel()])
         return self._patterns[role].frame(values)
+
+    def frame_id(self, number: int) -> int:
+        """Return the number that the markers of a frame show: its last bits."""
+        return number % (1 << self.marker_bits)
 
     def _bits(self, number: int) -> np.ndarray:
         """Return which cells of a marker are bright: each bit and its complement, [2 bits]."""

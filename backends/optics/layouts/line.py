@@ -33,6 +33,7 @@ class LineLayout(OnCamera):
         mark = 2 * pitch  # width of a reserved column
         self.length = (width - (count + 1) * mark) // pitch
         self.slots = rows - 2 * count
+        self.grid = (self.slots, 1)
         if self.slots < 1 or self.length < 1:
             raise InputError(
                 f"elements of {pitch} pixels with a guard of {guard} leave no row of elements on "

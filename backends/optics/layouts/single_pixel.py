@@ -16,6 +16,8 @@ class SinglePixelLayout(Layout):
     """A vector in one block of macropixels; a photodiode reads one dot product per shot."""
 
     name = "single-pixel"
+    has_markers = False
+    detector_kind = "daq"
     reference_light = 1.0
 
     @property
@@ -33,6 +35,7 @@ class SinglePixelLayout(Layout):
                 f"{width} visible pixels of the weight modulator; make it smaller"
             )
         self.slots, self.length, self.marker_bits = 1, a * b, 0
+        self.grid = (1, 1)
         places = np.zeros((height, width), dtype=np.int64)
         inside = np.arange(self.length).reshape(b, a) + FIRST_BIT
         top, left = (height - b * pitch) // 2, (width - a * pitch) // 2
@@ -44,7 +47,7 @@ class SinglePixelLayout(Layout):
 
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Return the electrons of one window of samples: volts [channels, samples]."""
-        volts = taken[0].sum() - float(self.optics.dark_counts)
+        volts = taken[0].sum() - float(np.sum(self.optics.dark_counts))
         return np.array([volts * self.optics.gain_e_per_count])
 
     def marks(

@@ -19,7 +19,8 @@ from journal_factory import keep_segment, note_fault, recorded_on_the_mock
 from lightloom.instruments import LightloomError
 from lightloom.models import load_model
 from lightloom.scheduler.journal.export import export
-from lightloom.scheduler.journal.journal import Journal, JournalFile
+from lightloom.scheduler.journal.journal import Journal
+from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.journal.summary import summarise
 from lightloom.scheduler.runs.resume import resume
 

@@ -1,0 +1,194 @@
+"""`OpenBench`: a bench that is open and whole, and runs the jobs of its queue.
+
+`open_bench` returns one, or closes the bench again.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from threading import Event
+
+from .bench import Bench
+from .bench_counts import BenchCounts
+from .bench_setup import BenchSetup, checked_setup
+from .calibrated_optics import read_calibrated
+from .checkpoint import Recorder
+from .fault_recovery import RestartProducts
+from .ground_truth import only_simulated
+from .light_check import refuse_darkness
+from .model_origin import GroundTruth, ModelOrigin, NominalValues
+from .queue import JobQueue
+from .recalibration import recalibrate
+from .shot_plan import TileJob, TileResult, new_number
+from .stop_signal import StopSignal
+
+
+class OpenBench:
+    """An open bench, its setup and its queue of jobs.
+
+    Parameters
+    ----------
+    setup : of the bench
+    counts : of faults and recoveries
+    stop : ends the shots
+    recorder : of finished segments; None for none
+
+    Attributes
+    ----------
+    setup : the latest one; it is replaced when the bench is calibrated during a run
+    is_open : whether it takes jobs
+    """
+
+    def __init__(
+        self,
+        setup: BenchSetup,
+        counts: BenchCounts,
+        stop: StopSignal,
+        recorder: Recorder | None,
+    ) -> None:
+        self.setup, self.counts, self._stop = setup, counts, stop
+        self.bench: Bench = setup.bench
+        self.is_open = True
+        self._recorder = recorder
+        self._first_valid_job = 0  # jobs with smaller numbers are of an older calibration
+        self._is_settled = Event()  # not set while the setup is replaced
+        self._is_settled.set()
+        self._queue = JobQueue(self._run, self.bench)
+        self._serve()
+        checkpoint = None if recorder is None else recorder.last()
+        if checkpoint is not None:
+            self.setup.runner.resume_from(checkpoint)
+
+    def close(self) -> None:
+        """Cancel the waiting jobs, and end the threads after the current shot."""
+        try:
+            self._queue.close()
+            self.setup.runner.close()
+        finally:
+            self.is_open = False
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Record segments and faults from now on; None records nothing."""
+        self._recorder = recorder
+        self.setup.runner.record(recorder)
+
+    def submit(self, job: TileJob) -> Future[TileResult]:
+        """Add a job to the queue; wait while it is full. The caller holds the clock."""
+        return self._queue.submit(job)
+
+    def settled_setup(self) -> BenchSetup:
+        """Return the setup; wait while it is replaced. The caller holds the clock."""
+        if not self._is_settled.is_set():
+            self.bench.clock.release()  # the calibration needs time to pass
+            try:
+                self._is_settled.wait()
+            finally:
+                self.bench.clock.hold()
+        return self.setup
+
+    def is_valid(self, job: TileJob) -> bool:
+        """Return whether a job was made for the present setup."""
+        return job.number >= self._first_valid_job
+
+    def make_safe(self) -> None:
+        """End all waits at once, and close the bench, light off first."""
+        self._stop.set()
+        self.bench.close()
+
+    # --- jobs ------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Let the runner of the present setup take the jobs of the queue, and record them."""
+        self.setup.runner.serve(self._upcoming, self.setup.origin.is_calibrated)
+        self.setup.runner.record(self._recorder)
+
+    def _upcoming(self) -> TileJob | None:
+        """Return the next job in the queue, unless its product must restart."""
+        job = self._queue.upcoming()
+        return job if job is not None and self.is_valid(job) else None
+
+    def _run(self, job: TileJob) -> TileResult:
+        try:
+            if not self.is_valid(job):
+                raise RestartProducts("")
+            return self.setup.runner.run(job)
+        except RestartProducts as restart:
+            if restart.recovery:
+                self._recalibrate(restart.recovery)
+            raise  # the product of the job restarts
+        except BaseException:
+            self.make_safe()
+            raise
+
+    def _recalibrate(self, recovery: str) -> None:
+        """Align or calibrate the bench again; jobs for its former setup become invalid."""
+        self._is_settled.clear()
+        self._first_valid_job = new_number()
+        try:
+            recalibrate(self.bench, recovery)
+            self._stop.check(f"during {recovery}")
+            origin = read_calibrated(self.bench)
+            model = origin.model(self.bench)
+            self.bench.source.enable()
+            former = self.setup.runner
+            former.close()
+            self.setup = checked_setup(
+                self.bench, origin, model, self.counts, self._stop, former.plan.counters
+            )
+            self._first_valid_job = new_number()  # jobs for the former setup were made meanwhile
+            self._serve()
+        except BaseException:
+            self.make_safe()
+            raise
+        finally:
+            self._is_settled.set()
+
+
+def origin_of(bench: Bench, uncalibrated: bool) -> ModelOrigin:
+    """Return the origin of the optical model that a bench file names.
+
+    Raises
+    ------
+    InputError : when there is none
+    """
+    if bench.file.calibration == "ground-truth":
+        only_simulated(bench)
+        return GroundTruth()
+    return NominalValues() if uncalibrated else read_calibrated(bench)
+
+
+def open_bench(
+    bench: Bench,
+    origin: ModelOrigin,
+    counts: BenchCounts,
+    stop: StopSignal,
+    recorder: Recorder | None,
+) -> OpenBench:
+    """Connect the instruments, build the optical model, and switch the light on.
+
+    Parameters
+    ----------
+    bench : not open, or open
+    origin : of its optical model
+    recorder : returns the checkpoint from which the bench continues, if there is one
+
+    Raises
+    ------
+    LightloomError : when it cannot be opened, or differs from its model; the bench is closed then
+    """
+    try:
+        if not bench.input.is_connected:
+            bench.open()
+        model = origin.model(bench)
+        bench.source.enable()
+        bench.darkness_meter.see_light()
+        if origin.is_guessed and not bench.is_timing_only:
+            refuse_darkness(bench)
+            bench.source.enable()
+        setup = checked_setup(bench, origin, model, counts, stop)
+        if origin.is_calibrated and not bench.is_timing_only:
+            setup.runner.decoder.learn_dark_level()
+        return OpenBench(setup, counts, stop, recorder)
+    except BaseException:
+        bench.close()
+        raise

@@ -1,0 +1,246 @@
+"""`DeviceTimeline`: the duration of shots, from a model of a bench's devices.
+
+A modulator flips at whole refresh periods, and settles; the detector exposes and is read out. The
+next frames are sent as soon as an exposure has ended, so that settling and read-out overlap.
+`DeviceTimeline` executes the same steps as `bench.shots.ShotRunner`; on the virtual clock both give
+the same times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import compress, pairwise
+from typing import Any
+
+import numpy as np
+
+from ..instruments import Timeline
+from .shot_order import ROLES, ShotOrder
+from .tiling import Order, visits
+from .timing import AHEAD, ModulatorTiming, ShotTiming
+
+_EXACT = 4096  # shots of a job that are simulated one by one, at most
+_TILES, _VECTORS = 16, 128  # simulated part of larger jobs
+
+
+@dataclass
+class JobShape:
+    """The frames and the order of a job.
+
+    Parameters
+    ----------
+    details : attributes of its events in a timeline
+    """
+
+    tiles: int
+    vectors: int
+    order: Order = "weight-stationary"
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def no_next_job(at_s: float) -> None:
+    """Return None: no job follows."""
+
+
+def one_more_shot(at_s: float) -> JobShape:
+    """Return the next job, of one shot."""
+    return JobShape(1, 1)
+
+
+class DeviceTimeline:
+    """The devices of a bench while they execute shots.
+
+    Parameters
+    ----------
+    timing : of the devices
+    start_s : start time
+    timeline : records the events; every shot is simulated then
+
+    Attributes
+    ----------
+    now_s : time at which the bench's thread is free
+    exact_shots : larger jobs are extrapolated, unless there is a timeline
+    shots, frames : taken and shown so far; frames by role
+    busy_s : of exposing and reading out ("detector"), and of settling, by role
+    """
+
+    def __init__(
+        self, timing: ShotTiming, start_s: float = 0.0, timeline: Timeline | None = None
+    ) -> None:
+        self.timing, self.now_s, self.timeline = timing, start_s, timeline
+        self.exact_shots = _EXACT
+        self.shots = 0
+        self.frames = {"weight": 0, "input": 0}
+        self.busy_s = {"weight": 0.0, "input": 0.0, "detector": 0.0}
+        self._flips = {"weight": -math.inf, "input": -math.inf}
+        self._settled = {"weight": -math.inf, "input": -math.inf}
+        self._free_s = -math.inf
+        self._encoded_s = self._decoded_s = -math.inf
+        self._begun: deque[float] = deque(maxlen=AHEAD + 1)  # starts of the last shots of a job
+        self._counters = {"since": 0, "references": 0}
+        self._order = ShotOrder(timing.reference_every, timing.references_tiles, self._counters)
+        self._is_shown = False  # whether the next job's first frames are shown already
+
+    def run(
+        self, job: JobShape, next_job: Callable[[float], JobShape | None] = no_next_job
+    ) -> None:
+        """Execute a job from `now_s` on, until all of it has been decoded.
+
+        Parameters
+        ----------
+        next_job : returns, when the last shot begins, the job that waits then or None; the first
+            frames of that job are shown while the last shot is read
+        """
+        if self.timeline is None and job.tiles * job.vectors > self.exact_shots:
+            self._run_large(job, next_job)
+            return
+        if not self._is_shown:
+            self._begun.append(self.now_s)
+            self._show(ROLES, job)
+        shots = list(self.shown(job))
+        for frames, following in pairwise(shots):
+            changed = (a != b for a, b in zip(frames, following, strict=True))
+            self._expose(job, tuple(compress(ROLES, changed)), job)
+        if shots:
+            upcoming = next_job(self.now_s)
+            self._is_shown = upcoming is not None
+            if upcoming is not None:
+                self._begun.clear()  # its frames are encoded from now on
+            self._expose(job, ROLES if upcoming else (), upcoming or job)
+        if not self._is_shown:
+            self._begun.clear()
+        self.now_s = max(self.now_s, self._decoded_s)
+
+    def shown(self, job: JobShape) -> Iterator[tuple[int, int | None]]:
+        """Return the (weight, input) frames of each shot; no input frame for a reference shot."""
+        visited = visits(job.tiles, job.vectors, job.order).tolist()
+        return self._order.shots(visited, job.order)
+
+    def _run_large(self, job: JobShape, next_job: Callable[[float], JobShape | None]) -> None:
+        """Extrapolate a large job from its growth, which is computed once."""
+        shown = self._is_shown
+        growths = _growth(job.tiles, job.vectors, job.order, self.timing.devices, shown)
+        ends_s = self.now_s + float(growths[0][1][0])
+        part, grown = growths[next_job(ends_s) is not None]
+        self._take(part, self._state() + grown)
+
+    def pass_by(self, job: JobShape, times: int) -> None:
+        """Extrapolate a number of equal jobs, each followed by another one."""
+        if times > 0:
+            growths = _growth(job.tiles, job.vectors, job.order, self.timing.devices, True)
+            part, grown = growths[True]
+            self._take(part, self._state() + times * grown)
+
+    def _state(self) -> np.ndarray:
+        counts = (self.shots, self._counters["references"], *self.frames.values())
+        return np.array([self.now_s, *counts, *self.busy_s.values()])
+
+    def _take(self, devices: DeviceTimeline, state: np.ndarray) -> None:
+        """Continue from the state of another timeline, with this time and these counts."""
+        later_s = float(state[0]) - devices.now_s
+        self._flips, self._settled = (
+            {role: at_s + later_s for role, at_s in times.items()}
+            for times in (devices._flips, devices._settled)
+        )
+        self._is_shown = devices._is_shown
+        self.now_s = float(state[0])
+        self.shots, references, *frames = (round(count) for count in state[1:5].tolist())
+        self._counters.update(since=devices._counters["since"], references=references)
+        self.frames = dict(zip(self.frames, frames, strict=True))
+        self.busy_s = dict(zip(self.busy_s, state[5:].tolist(), strict=True))
+        self._begun = deque((moment + later_s for moment in devices._begun), devices._begun.maxlen)
+        self._free_s = devices._free_s + later_s
+        self._encoded_s = devices._encoded_s + later_s
+        self._decoded_s = devices._decoded_s + later_s
+
+    def _expose(self, job: JobShape, after: tuple[str, ...], upcoming: JobShape) -> None:
+        timing = self.timing
+        self._begun.append(self.now_s)
+        now = max(self.now_s, self._settled["input"], self._settled["weight"])
+        if timing.window_s:
+            end = now + timing.window_s
+            self._note("detector", "exposure", now, end, job)
+            self.busy_s["detector"] += end - now
+            self.now_s = end
+            self._show(after, upcoming)
+        else:
+            start = max(now + timing.trigger_latency_s, self._free_s)
+            end = start + timing.exposure_s + timing.rolling_s
+            self._free_s = max(end, end + timing.readout_s - timing.exposure_s)
+            read = end + timing.readout_s
+            self.busy_s["detector"] += read - start
+            self._note("detector", "exposure", start, end, job)
+            self._note("detector", "read-out", end, read, job)
+            self.now_s = end if timing.shows_early else read
+            self._show(after, upcoming)
+            self.now_s = max(self.now_s, read)
+        self.now_s += timing.shot_s
+        # the previous shot is checked now, while this one is decoded
+        self.now_s = max(self.now_s, self._decoded_s)
+        self._decoded_s = max(self._decoded_s, self.now_s) + timing.decode_s
+        self._note("decode", "decode", self._decoded_s - timing.decode_s, self._decoded_s, job)
+        self.shots += 1
+
+    def _show(self, roles: tuple[str, ...], job: JobShape) -> None:
+        timing = self.timing
+        for role in roles:
+            # encoded in advance, some shots ago, by a thread that encodes one frame at a time
+            encode_s = timing.encode_s[role == "weight"]
+            self._encoded_s = max(self._encoded_s, self._begun[0]) + encode_s
+            self._note("encode", f"{role} frame", self._encoded_s - encode_s, self._encoded_s, job)
+            modulator: ModulatorTiming = getattr(timing, role)
+            self.now_s = max(self.now_s, self._encoded_s) + timing.show_s + modulator.transfer_s
+            flip, period = self.now_s, modulator.refresh_s
+            if period:
+                flip = max(
+                    math.ceil(self.now_s / period - 1e-6) * period, self._flips[role] + period
+                )
+            settled = flip + modulator.latency_s + modulator.settle_s
+            settled = max(settled, flip + modulator.trusted_s)
+            self._flips[role], self._settled[role] = flip, settled
+            self.frames[role] += 1
+            self.busy_s[role] += settled - flip
+            self._note(role, "settling", flip, settled, job)
+
+    def _note(self, track: str, name: str, start_s: float, end_s: float, job: JobShape) -> None:
+        if self.timeline is not None and end_s > start_s:
+            self.timeline.add(track, name, start_s, end_s, **job.details)
+
+
+def _corners(count: int, most: int) -> Iterator[tuple[int, float]]:
+    """Yield the counts to simulate for a count, each with its weight in linear extrapolation."""
+    if count <= most:
+        yield count, 1.0
+        return
+    along = (count - most // 2) / (most - most // 2)
+    yield most // 2, 1 - along
+    yield most, along
+
+
+@lru_cache(maxsize=4096)
+def _growth(
+    tiles: int, vectors: int, order: Order, timing: ShotTiming, is_shown: bool
+) -> tuple[tuple[DeviceTimeline, np.ndarray], tuple[DeviceTimeline, np.ndarray]]:
+    """Return how times and counts grow during a job, alone and followed by another one.
+
+    Only parts of the job are simulated. Each tile and each of its shots take time: times and counts
+    are bilinear in both, up to the beat of refresh periods of different length.
+    """
+    growths = []
+    for next_job in (no_next_job, one_more_shot):
+        total = np.zeros(8)
+        for some_tiles, tile_weight in _corners(tiles, _TILES):
+            for some_vectors, vector_weight in _corners(vectors, _VECTORS):
+                devices = DeviceTimeline(timing)
+                devices.exact_shots = _TILES * _VECTORS
+                devices.run(JobShape(1, 1), one_more_shot if is_shown else no_next_job)
+                before = devices._state()
+                job = JobShape(some_tiles, some_vectors, order)
+                devices.run(job, next_job)
+                total += tile_weight * vector_weight * (devices._state() - before)
+        growths.append((devices, total))
+    return growths[0], growths[1]

@@ -1,0 +1,120 @@
+"""`PlacementTimes`: a fast estimate of the time of passes, to compare many placements.
+
+The model is that of `prediction`, but a product is one interval of light instead of its shots, and
+of equal layers only a few are counted. `predict` then simulates the chosen placement shot by shot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from ..backends.job_times import first_wait_s
+from .costs import BenchModel, host_cost, optical_cost
+from .equal_layers import reduced_programs
+from .graph import Calls, Dependencies, Node
+from .host_model import HostModel
+from .micro_batch import part_counts, sizes_of_parts
+from .pass_model import PassModel
+from .program import OpticalMatmul, Program, Step
+from .schedule import Schedule
+from .sizes import Sizes
+
+
+class PlacementTimes:
+    """Predicts the time of passes for many placements of one program.
+
+    Parameters
+    ----------
+    passes : sizes of each, and how often it runs
+    marks : products with different marks count as different, and so do their layers
+    """
+
+    def __init__(
+        self, program: Program, passes: Calls, bench: BenchModel, marks: Mapping[str, Hashable]
+    ) -> None:
+        self._bench, self._passes = bench, passes
+        self._reduced_programs = [
+            (weight, reduced, Dependencies.of(reduced))
+            for weight, reduced in reduced_programs(program, marks)
+        ]
+        self._cache: dict[tuple[object, ...], float] = {}
+
+    def light_s(self, step: OpticalMatmul) -> float:
+        """Return the seconds of a product on light, alone, over all passes."""
+        return sum(times * self._on_light_s(step, sizes) for sizes, times in self._passes)
+
+    def host_s(self, step: Step) -> float:
+        """Return the seconds of a step on the host, alone, over all passes."""
+        return sum(times * self._on_host_s(step, sizes) for sizes, times in self._passes)
+
+    def seconds(self, placed: frozenset[str]) -> float:
+        """Return the time of all passes, with the fastest number of micro-batches."""
+        return sum(times * self._pass_s(placed, sizes) for sizes, times in self._passes)
+
+    def _pass_s(self, placed: frozenset[str], sizes: Sizes) -> float:
+        return min(
+            sum(
+                weight
+                * self._model(reduced, dependencies, placed, sizes_of_parts(sizes, parts)).run()
+                for weight, reduced, dependencies in self._reduced_programs
+            )
+            for parts in (part_counts(sizes["batch"]) if placed else [1])
+        )
+
+    def _model(
+        self,
+        program: Program,
+        dependencies: Dependencies,
+        placed: frozenset[str],
+        sizes: Sequence[Sizes],
+    ) -> PassModel:
+        schedule = Schedule(
+            dependencies, [step.name in placed for step in program.steps], len(sizes)
+        )
+        light = _ProductLight(program, sizes, self._on_light_s, first_wait_s(self._bench.timing))
+        return PassModel(program, schedule, sizes, HostModel(self._on_host_s), light)
+
+    def _on_light_s(self, step: Step, sizes: Sizes) -> float:
+        """Return the seconds of a product whose first frames settle during another product."""
+        key = (step.name, "light", *sizes.values())
+        if key not in self._cache:
+            assert isinstance(step, OpticalMatmul)
+            cost = optical_cost(step, sizes, self._bench)
+            self._cache[key] = cost.seconds - cost.wait_s + cost.convert_seconds
+        return self._cache[key]
+
+    def _on_host_s(self, step: Step, sizes: Sizes) -> float:
+        key = (step.name, "host", *sizes.values())
+        if key not in self._cache:
+            self._cache[key] = host_cost(step, sizes, self._bench.profile).seconds
+        return self._cache[key]
+
+
+class _ProductLight:
+    """Light for which a product is one interval; a `LightModel`.
+
+    Parameters
+    ----------
+    seconds : of a product whose first frames settle during another product
+    cold_s : extra time of a product that light has waited for
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sizes: Sequence[Sizes],
+        seconds: Callable[[Step, Sizes], float],
+        cold_s: float,
+    ) -> None:
+        self._steps, self._sizes = program.steps, sizes
+        self._seconds, self._cold_s = seconds, cold_s
+        self._free_s = -math.inf
+
+    def run(self, node: Node, fed_s: float, next_product: Callable[[float], Node | None]) -> float:
+        """Run a product that was fed to light at a time, and return the time of its end."""
+        took_s = self._seconds(self._steps[node[0]], self._sizes[node[1]])
+        waits = fed_s > self._free_s - self._cold_s
+        self._free_s = max(self._free_s, fed_s) + took_s
+        self._free_s += self._cold_s if waits else 0.0
+        return self._free_s
