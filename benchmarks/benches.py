@@ -2,14 +2,14 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ..backends.bench import BenchBackend, example_file, load_bench
 from ..backends.bench.checkpoint import Recorder
-from ..backends.bench.shots import TileJob
+from ..backends.bench.shot_plan import TileJob
 
 # modulator, its refresh period and settling, camera read-out (twice the modulator's rate), exposure
 BENCHES = {
@@ -45,9 +45,9 @@ def opened(text: str, recorder: Recorder | None = None) -> Iterator[BenchBackend
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.toml"
         path.write_text(text, encoding="utf-8")
-        with closing(BenchBackend(load_bench(path))) as backend:
-            backend.recorder = recorder
-            backend.open()
+        bench = BenchBackend(load_bench(path))
+        bench.recorder = recorder
+        with bench as backend:
             yield backend
 
 
@@ -59,7 +59,6 @@ def random_jobs(backend: BenchBackend) -> Callable[[str, int], TileJob]:
     frames = chance.integers(256, size=(8, rows, layout.length), dtype=np.uint8)
     weights = chance.integers(256, size=(layout.slots, layout.length), dtype=np.uint8)
 
-    def job(name: str, shots: int) -> TileJob:
-        return TileJob(name, 1, shots, lambda _: weights, lambda vector: frames[vector % 8])
-
-    return job
+    return lambda name, shots: TileJob(
+        name, 1, shots, lambda _: weights, lambda vector: frames[vector % 8]
+    )

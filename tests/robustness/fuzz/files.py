@@ -21,8 +21,9 @@ from lightloom.backends.calibration import align, store
 from lightloom.backends.calibration.calibrate import calibrate
 from lightloom.backends.optics.calibration_file import Calibration, Figure, Plot, Step, described
 from lightloom.backends.profile import FOLDER as PROFILES
-from lightloom.benchmarks.sweep import Results, make_sweep, read_sweep
+from lightloom.benchmarks.sweep import Results, make_sweep
 from lightloom.instruments import InputError, Timeline
+from lightloom.instruments.toml_file import read_toml
 from lightloom.models import load_model
 from lightloom.scheduler import DEFAULT_POLICY, POLICIES
 from lightloom.scheduler.energy.constants import FOLDER as CONSTANTS
@@ -291,7 +292,7 @@ def _use_rules(path: Path) -> None:
 
 
 def _use_sweep(path: Path) -> None:
-    sweep = make_sweep(read_sweep(path))
+    sweep = make_sweep(read_toml(path, "sweep"))
     points, impossible = sweep.points()
     names = {point.name for point in points} | set(impossible)
     want(len(names) == len(points) + len(impossible), "two points have one name")
