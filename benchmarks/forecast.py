@@ -36,7 +36,7 @@ def measured(model: Model, tokens: int) -> tuple[float, float]:
     prompt, one = np.zeros((1, tokens), dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
     rounds = []
     for _ in range(_REPEATS + 1):
-        run = partial(model.run_pass, executor, "last", lengths=None, cache=Cache())
+        run = partial(model.run_pass, executor, "last", cache=Cache())
         rounds.append([seconds_of(partial(run, given)) for given in (prompt, one)])
     del rounds[0]  # it reads weights
     prefill_s, decode_s = np.median(rounds, axis=0)
