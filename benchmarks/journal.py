@@ -76,7 +76,8 @@ def day(hours: float) -> list[tuple[float, float, int]]:
     -------
     found : (hours passed, MB in use, shots so far) at every hour
     """
-    found, shots = [], 0
+    found: list[tuple[float, float, int]] = []
+    shots = 0
     text = example_file("imaged", tiny=True) + 'light = "timing"\n'
     sixty = f"refresh_period_s = {1 / 60}\nsettle_time_s = {1 / 60}"
     text = text.replace('device = "tiny"', f'device = "tiny"\n{sixty}', 2)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lightloom.instruments.table import plain_text
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(TESTS), str(TESTS / "kit")]
@@ -31,8 +32,6 @@ def fuzz(
 
     The exit status is 1 for findings. Example: python tests/robustness fuzz --inputs 100000
     """
-    from lightloom.instruments.table import plain_text
-
     from robustness.fuzz.campaign import TARGETS, run, table
 
     chosen = [target for target in TARGETS if only in (None, target.name)]
@@ -58,8 +57,6 @@ def faults(
 
     Example: python tests/robustness faults --rate 0.01 --runs 100
     """
-    from lightloom.instruments.table import plain_text
-
     from robustness import fault_campaign as campaign
 
     logging.getLogger("lightloom").setLevel(logging.ERROR)  # a lost device is no news here
@@ -80,8 +77,6 @@ def crashes(
 
     Example: python tests/robustness crashes --kills 200
     """
-    from lightloom.instruments.table import plain_text
-
     from robustness import crash_campaign as campaign
 
     print(plain_text(campaign.table(campaign.measure(kills, seed))))

@@ -34,7 +34,6 @@ from lightloom.backends.bench import BenchBackend
 from lightloom.backends.bench.checkpoint import FaultNote, Segment
 from lightloom.backends.bench.open_bench import OpenBench
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
-from lightloom.backends.optics import layouts
 from lightloom.instruments import LightloomError, Paused
 from lightloom.instruments.formatting import format_counted, format_duration, format_number
 from lightloom.instruments.simulated.devices import _Simulated
@@ -45,7 +44,7 @@ from memory_journal import Memory
 from .digits import digits
 
 # kind of fault -> (role, exchange at which it strikes)
-_CAMERA_FAULTS = {
+FAULTS = {
     "frozen": [("input", "show"), ("weight", "show")],
     "late": [("input", "show"), ("weight", "show")],
     "silent": [("input", "show"), ("weight", "show"), ("detector", "read")],
@@ -58,11 +57,6 @@ _CAMERA_FAULTS = {
     "tripped": [("source", "state")],
     "dim": [("source", "state")],
     "held": [("detector", "connect"), ("input", "connect")],  # it strikes after a lost device
-}
-_FRAME_FAULTS = ("dropped", "incomplete", "stale", "overflow")  # that only a camera's frames have
-_FAULTS = {  # kind of detector -> faults of such a bench
-    "camera": _CAMERA_FAULTS,
-    "daq": {kind: at for kind, at in _CAMERA_FAULTS.items() if kind not in _FRAME_FAULTS},
 }
 LAYOUTS = ("imaged",) * 8 + ("line",)  # which takes ten times as many shots
 _LATE_S = (0.003, 0.01, 0.03, 0.1)  # delay of a late frame: 1 to 33 shots
@@ -198,24 +192,18 @@ def _forward(model: Model, image: np.ndarray, backend: BenchBackend, outcome: Ou
         outcome.ending, outcome.detail = "traceback", repr(error)
 
 
-def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
-    """Return the kinds of faults of a layout's devices, and the exchanges at which they strike."""
-    return _FAULTS[layouts.LAYOUTS[layout].detector_kind]
-
-
-def drawn(chance: np.random.Generator, layout: str, clean: Outcome, paired: bool) -> Faults:
+def drawn(chance: np.random.Generator, clean: Outcome, paired: bool) -> Faults:
     """Draw the faults of a run, by role.
 
     Parameters
     ----------
     clean : outcome of an undisturbed run
     """
-    kinds = kinds_of(layout)
-    lasting = [kind for kind in sorted(kinds) if kind not in _ENDS]
+    lasting = [kind for kind in sorted(FAULTS) if kind not in _ENDS]
     where: dict[tuple[str, str], set[int]] = {}
 
     def strike(kind: str, share: float, behind: int) -> None:
-        role, exchange = kinds[kind][chance.integers(len(kinds[kind]))]
+        role, exchange = FAULTS[kind][chance.integers(len(FAULTS[kind]))]
         at = max(int(share * clean.exchanges[role, exchange]), 1) + behind
         if kind == "held":  # is found when a device that was lost is connected again
             often = "read" if role == "detector" else "show"
@@ -259,7 +247,7 @@ def inject(faults: int, seed: int) -> list[Outcome]:
             number = len(outcomes)
             layout = LAYOUTS[number % len(LAYOUTS)]
             image = images[number % len(images)][None]
-            drawn_faults = drawn(chance, layout, clean[layout], bool(number // 2 % 2))
+            drawn_faults = drawn(chance, clean[layout], bool(number // 2 % 2))
             outcome = run(model, image, layout, drawn_faults, folder)
             outcomes.append(outcome)
             struck += outcome.injected.total()
@@ -271,13 +259,12 @@ def inject(faults: int, seed: int) -> list[Outcome]:
     return outcomes
 
 
-def at_rate(rate: float, layout: str, clean: Outcome, seed: int) -> Faults:
+def at_rate(rate: float, clean: Outcome, seed: int) -> Faults:
     """Return faults that strike a fraction of all shots, of all kinds that need no operator."""
-    kinds = [(kind, *at) for kind, where in kinds_of(layout).items() for at in where]
-    lasting = [place for place in kinds if place[0] not in _ENDS]
+    kinds = [(kind, *at) for kind, at_all in FAULTS.items() for at in at_all if kind not in _ENDS]
     faults: Faults = {}
-    for kind, role, exchange in lasting:
-        of_kind = rate * clean.shots / len(lasting) / clean.exchanges[role, exchange]
+    for kind, role, exchange in kinds:
+        of_kind = rate * clean.shots / len(kinds) / clean.exchanges[role, exchange]
         late = {"delay_s": _LATE_S[seed % 3]} if kind == "late" else {}
         faults.setdefault(role, []).extend(fault(kind, rate=of_kind, seed=seed, **late))
     return faults
@@ -297,7 +284,7 @@ def inject_at_rate(rate: float, runs: int, seed: int) -> dict[str, float]:
             layout = LAYOUTS[number % len(LAYOUTS)]
             image = images[number % len(images)][None]
             clean = undisturbed(model, image, layout, Path(name))
-            faults = at_rate(rate, layout, clean, seed + number)
+            faults = at_rate(rate, clean, seed + number)
             outcome = run(model, image, layout, faults, Path(name))
             outcomes.append(outcome)
             if outcome.ending == "complete":

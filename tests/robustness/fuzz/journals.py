@@ -49,10 +49,12 @@ def _journals(folder: Path) -> Iterator[Attempt]:
     def attempt(random: Random) -> None:
         for other in folder.glob("*run.db*"):
             other.unlink()
-        path.write_bytes(content)
-        if random.random() < 0.4:
-            path.write_bytes(_changed(random, content))
+        kind = random.random()
+        if kind < 0.4:
+            change = changed_bytes if kind < 0.12 else damaged
+            path.write_bytes(change(random, content))
         else:
+            path.write_bytes(content)
             _change_row(random, path, columns)
         before = path.read_bytes()
         try:
@@ -64,17 +66,6 @@ def _journals(folder: Path) -> Iterator[Attempt]:
         want(_results_of(path) == wanted, "a resumed run has other numbers")
 
     yield attempt
-
-
-def _changed(random: Random, content: bytes) -> bytes:
-    """Return a file with changed bytes, mostly of the same length, as a failing disk does."""
-    if random.random() < 0.3:
-        return changed_bytes(random, content)
-    found = bytearray(content)
-    for _ in range(random.choice((1, 1, 4))):
-        at = random.randrange(100 if random.random() < 0.2 else len(found))
-        found[at] ^= 1 << random.randrange(8)
-    return bytes(found)
 
 
 def _columns(path: Path) -> dict[str, list[str]]:
