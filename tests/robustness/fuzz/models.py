@@ -13,6 +13,7 @@ from gguf_factory import gguf_name, write_gguf
 from lightloom.instruments.errors import import_extra
 from lightloom.models import Model, load_model
 from lightloom.models.loading import FAMILIES
+from lightloom.models.sentence import SentenceHead
 from safetensors.numpy import save
 
 from .mutations import ODD_NUMBERS, changed_bytes, changed_document, changed_text
@@ -43,8 +44,9 @@ def _folder(folder: Path, kind: str) -> dict[str, np.ndarray]:
     """Write a tiny model of a family with random weights, and return the weights."""
     document = {"model_type": kind, **_CONFIGS[kind]}
     family = FAMILIES[kind]
-    ending = "hidden" if family.TASK == "encoder" else "logits"
-    shapes = family.program(family.read_config(document), ending).weight_shapes
+    is_encoder = family.TASK == "encoder"
+    ending = ("hidden", SentenceHead()) if is_encoder else ("logits",)
+    shapes = family.program(family.read_config(document), *ending).weight_shapes
     chance = np.random.Generator(np.random.Philox(1))
     arrays = {
         name: chance.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
