@@ -164,10 +164,6 @@ class _WindowProcess:
             self._process.start()
         there.close()
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
     def send(self, what: Any) -> None:
         try:
             self._link.send(what)
