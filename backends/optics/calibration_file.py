@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +25,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -58,14 +59,26 @@ def _number(value: Any) -> Any:
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
+def _json_number(value: float | None) -> float | str | None:
+    if value is None:
+        return None
+    value = float(value)
+    return value if math.isfinite(value) else str(value)
+
+
 def _moment(text: str) -> str:
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError('a time needs its zone, such as "2026-03-01T12:00:00+00:00"')
     return text
 
 
-Number = Annotated[StrictFloat, BeforeValidator(_number)]
+Number = Annotated[StrictFloat, BeforeValidator(_number), PlainSerializer(_json_number)]
 Moment = Annotated[StrictStr, AfterValidator(_moment)]
+
+
+def moment_now() -> str:
+    """Return the current time: ISO 8601, UTC, in whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ class Step:
     seconds: float
     computing_s: float
     light_j: float
-    finished_at: str
+    finished_at: str = field(default_factory=moment_now)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -193,7 +206,7 @@ class Calibration:
     @classmethod
     def begin(cls, binding: dict[str, Any]) -> Calibration:
         """Return an empty calibration of a bench (see `bench.binding`)."""
-        return cls(binding, datetime.now(UTC).isoformat(timespec="seconds"))
+        return cls(binding, moment_now())
 
     @property
     def is_simulated(self) -> bool:
@@ -525,35 +538,12 @@ _COPIED = [name for name in _StepEntry.model_fields if name != "arrays"]
 
 def described(step: Step) -> dict[str, Any]:
     """Return a step as a JSON object, without the contents of its arrays."""
-    return {
-        "name": step.name,
-        "finished_at": step.finished_at,
-        "shots": int(step.shots),
-        "seconds": _json_number(step.seconds),
-        "computing_s": _json_number(step.computing_s),
-        "light_j": _json_number(step.light_j),
-        "notes": list(step.notes),
-        "figures": [
-            asdict(figure)
-            | {
-                "value": _json_number(figure.value),
-                "uncertainty": _json_number(figure.uncertainty),
-            }
-            for figure in step.figures
-        ],
-        "plots": [asdict(plot) for plot in step.plots],
-        "arrays": [
-            {"name": name, "shape": list(array.shape), "dtype": array.dtype.name}
-            for name, array in step.arrays.items()
-        ],
-    }
-
-
-def _json_number(value: float | None) -> float | str | None:
-    if value is None:
-        return None
-    value = float(value)
-    return value if math.isfinite(value) else str(value)
+    arrays = tuple(
+        _ArrayEntry.model_construct(name=name, shape=array.shape, dtype=array.dtype.name)
+        for name, array in step.arrays.items()
+    )
+    copied = {name: getattr(step, name) for name in _COPIED}
+    return _StepEntry.model_construct(arrays=arrays, **copied).model_dump(mode="json")
 
 
 def _read_header(path: Path) -> _CalibrationHeader:
