@@ -23,7 +23,7 @@ from lightloom.backends.calibration import (
     phase_shift,
     store,
 )
-from lightloom.backends.calibration.probes import make_probe
+from lightloom.backends.calibration.probe import make_probe
 from lightloom.backends.optics import registration
 from lightloom.backends.optics.calibration_file import Calibration, calibration_path
 from lightloom.instruments import InterlockOpen, LightloomError, Saturated, UnexpectedIntensity

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ from . import fiducials
 from .exposure_search import find_exposure
 from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, scale_of
 from .patches import find_line, find_with_photodiode
-from .probe import Probe
-from .probes import make_probe
+from .probe import Probe, make_probe, opened
 from .repeatability import Progress, RepeatedExposure, check_modulation
 from .spot_grid import find_squares
 
@@ -38,28 +36,19 @@ _SHIFT_PX, _TURN_DEG, _MAGNIFY = 1.0, 0.05, 2e-3  # least deviation worth an adj
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(AlignmentFits):
     """The registration of a bench's planes.
 
     Parameters
     ----------
-    input_map : weight pixel -> input pixel, see `optics.registration`
-    camera_map : weight pixel -> camera pixel; in the line layout the camera row of a weight row and
-        the middle column of the spots; None in the single-pixel layout
-    spot_px : width of a line's spots in camera columns; None in other layouts
     figures : with uncertainties
     advice : adjustments with their size, and obstacles
     cost : shots, seconds of the bench, joules of light, seconds of computing
-    parts : the fits by role, with the detected points
     """
 
-    input_map: np.ndarray
-    camera_map: np.ndarray | None
-    spot_px: float | None
     figures: tuple[Figure, ...]
     advice: tuple[str, ...]
     cost: dict[str, float]
-    parts: dict[str, Fitted]
 
     def figure(self, name: str) -> float:
         """Return the value of a figure."""
@@ -108,7 +97,6 @@ class Alignment:
             seconds=self.cost["bench_s"],
             computing_s=self.cost["computing_s"],
             light_j=self.cost["light_j"],
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=self.advice,
         )
 
@@ -150,21 +138,12 @@ def _find_maps(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarra
 @contextmanager
 def probe_with_light(bench: Bench) -> Iterator[Probe]:
     """Return a probe with the light on at the alignment power; switch the light off afterwards."""
-    was_open = bench.source.is_connected
-    if not was_open:
-        bench.open()
-    try:
-        file = bench.file
+    file = bench.file
+    with opened(bench):
         power_w = min(file.align_power_w, file.power_w, file.limits.power_w[1])
         probe = make_probe(bench, "align", power_w)
         probe.light(True)
         yield probe
-    finally:
-        if was_open:
-            bench.make_safe()
-            bench.source.set_power(bench.file.power_w)
-        else:
-            bench.close()
 
 
 def evaluated(
@@ -190,22 +169,9 @@ def evaluated(
             "repeats and were rejected: something moved in the beam"
         )
     figures, advice = _figures(bench, fits, usable.fraction)
-    probe = exposures.probe
-    cost = {
-        "shots": float(probe.shots),
-        "bench_s": probe.seconds,
-        "light_j": probe.light_j,
-        "computing_s": probe.computing_s,
-    }
-    return Alignment(
-        fits.input_map,
-        fits.camera_map,
-        fits.spot_px,
-        figures,
-        (*advice, *notes),
-        cost,
-        fits.parts,
-    )
+    cost = exposures.probe.cost()
+    cost |= {"shots": float(cost["shots"]), "bench_s": cost.pop("seconds")}
+    return Alignment(**vars(fits), figures=figures, advice=(*advice, *notes), cost=cost)
 
 
 @dataclass

@@ -100,8 +100,11 @@ class AlignmentFits:
 
     Parameters
     ----------
-    input_map, camera_map, spot_px : see `Alignment`
-    parts : fits by role
+    input_map : weight pixel -> input pixel, see `optics.registration`
+    camera_map : weight pixel -> camera pixel; in the line layout the camera row of a weight row and
+        the middle column of the spots; None in the single-pixel layout
+    spot_px : width of a line's spots in camera columns; None in other layouts
+    parts : the fits by role, with the detected points
     input_px : uncertainty of the input map, in input pixels
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...instruments import UnexpectedIntensity
 from .fits import robust_deviation
-from .probe import Probe
+from .probe import Probe, all_differ, first_agreeing
 
 Progress = Callable[[str, int, int], None]
 _CELLS = 32  # along each side of an image, when two are compared
@@ -55,19 +55,15 @@ class RepeatedExposure:
         ------
         UnexpectedIntensity : when no two agree, or too many were rejected
         """
-        taken: list[np.ndarray] = []
-        for _ in range(_TAKES):
-            now = self.probe.take(exposure_s).counts
-            for before in taken:
-                if agree(before, now, self.probe.range):
-                    self.reject(len(taken) - 1)
-                    return before, now
-            taken.append(now)
-        self.reject(len(taken))
-        raise UnexpectedIntensity(
-            f"{_TAKES} exposures of the same frames all differ: keep hands and moving objects out "
-            "of the beam, and check that the source is stable"
-        )
+        taken = (self.probe.take(exposure_s).counts for _ in range(_TAKES))
+        pair, others = first_agreeing(taken, self._agree)
+        self.reject(others)
+        if pair is None:
+            raise all_differ(others)
+        return pair
+
+    def _agree(self, one: np.ndarray, other: np.ndarray) -> bool:
+        return agree(one, other, self.probe.range)
 
     def reject(self, count: int) -> None:
         """Count exposures that disagree with their repeats.

@@ -13,7 +13,7 @@ from ..bench.bench import Bench, lay_out
 from ..bench.calibrated_optics import Calibrated
 from ..optics.calibration_file import Calibration, Figure, Plot
 from ..optics.layouts import LineLayout
-from .probes import make_probe
+from .probe import make_probe
 from .slots import Slots
 
 

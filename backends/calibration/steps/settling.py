@@ -7,12 +7,16 @@ an exponential approach, averaged over the exposure.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 import numpy as np
 
 from ....instruments import BadFit, Shown, UnexpectedIntensity
 from ...bench.bench import REPEATABLE
 from ...optics.calibration_file import Figure, Plot
 from ..exposure_search import find_exposure
+from ..probe import first_agreeing
 from ..session import CalibrationSession, Measured
 
 _TIMES = 16  # sampled times of each change
@@ -260,23 +264,22 @@ def _flipped(
     change: float,
 ) -> float:
     """Return the light at a time after a flip, from two flips that agree."""
-    seen: list[float] = []
-    for _ in range(session.bench.file.limits.retries + 2):
-        shown = _flip(session, role, up, wait_s)
-        try:
-            now = _sum(session, exposure_s, shown.shown_at_s + time_s)
-        except REPEATABLE:  # counted already
-            continue
-        for before in seen:
-            if abs(before - now) < _AGREE * change:
-                if len(seen) > 1:
-                    session.probe.count_fault("UnexpectedIntensity", len(seen) - 1)
-                return (before + now) / 2
-        seen.append(now)
-    raise UnexpectedIntensity(
-        f"the light {time_s:.3g} s after equal flips of the {role} modulator differs: check the "
-        "source, and that nothing moves in the beam"
-    )
+
+    def lights() -> Iterator[float]:
+        for _ in range(session.bench.file.limits.retries + 2):
+            shown = _flip(session, role, up, wait_s)
+            with suppress(*REPEATABLE):  # counted already
+                raw = session.probe.raw(exposure_s, shown.shown_at_s + time_s)
+                yield _light(session, raw, exposure_s)
+
+    pair, others = first_agreeing(lights(), lambda one, now: abs(one - now) < _AGREE * change)
+    if pair is None:
+        raise UnexpectedIntensity(
+            f"the light {time_s:.3g} s after equal flips of the {role} modulator differs: check "
+            "the source, and that nothing moves in the beam"
+        )
+    session.probe.count_fault("UnexpectedIntensity", others)
+    return sum(pair) / 2
 
 
 def _flip(session: CalibrationSession, role: str, up: bool, wait_s: float) -> Shown:
@@ -311,11 +314,6 @@ def _noise(
     one, other = (_good(session, raw, exposure_s) for raw in raws[:2])
     common = lights[0] / lights[1] if min(lights[:2]) > 0 else 1.0
     return session.probe.shot_noise(one, other, common)
-
-
-def _sum(session: CalibrationSession, exposure_s: float, at_s: float) -> float:
-    """Return the total light of an exposure that is triggered at a time."""
-    return _light(session, session.probe.raw(exposure_s, at_s), exposure_s)
 
 
 def _light(session: CalibrationSession, raw: np.ndarray, exposure_s: float) -> float:
