@@ -259,7 +259,8 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
         counts = light_e / bench.camera.gain_e_per_count + backend.optical_model.optics.dark_counts
         mean_input = float(curves["input"].light[x].mean())
         electrons = (
-            layout.electrons(counts) / layout.marks(counts, mean_input, decoder.response).scale
+            layout.electrons(counts)
+            / layout.marks(counts, mean_input, decoder.response.markers).scale
         )
         inverse = decoder.response.inverse
         return electrons if inverse is None else inverse @ electrons

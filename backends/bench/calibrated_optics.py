@@ -11,7 +11,7 @@ from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
 from ..optics.layouts import LAYOUTS, Layout
 from ..optics.model import OpticalModel
-from ..optics.parameters import Optics, Response
+from ..optics.parameters import Markers, Optics, Response
 from .bench import Bench
 from .binding import check_calibration
 from .model_origin import ModelOrigin
@@ -25,6 +25,7 @@ WANTED = (
     "response_curves",
     "flat_field",
 )  # steps that every product needs
+_BOTH = "align and calibrate again"
 _HUGE = 1e15  # above every measured value, in all units used here
 
 
@@ -60,10 +61,7 @@ class Calibrated(ModelOrigin):
         }
         for role, table in tables.items():
             if not table.max() > table.min():
-                raise InputError(
-                    f"the calibration {self.calibration.path} has the same light for all grey "
-                    f"levels of the {role} modulator: calibrate again"
-                )
+                raise self._refusal(f"the same light for all grey levels of the {role} modulator")
         dark, bad = np.zeros(sensor, np.float32), None
         if "dark_frames" in has:
             dark = self._array("dark_frames", "dark_counts", sensor)
@@ -95,26 +93,20 @@ class Calibrated(ModelOrigin):
         """Return an array of a shape, with plausible values; () allows any shape."""
         array = self.calibration.array(step, name)
         if shape and array.shape != shape:
-            raise InputError(
-                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, but "
-                f"this bench needs {shape}: calibrate again"
-            )
+            raise self._refusal(f"{name} of shape {array.shape}, but this bench needs {shape}")
         good = np.abs(array.astype(np.float64)) <= _HUGE
         if not good.all():
             wrong = np.asarray(array)[~good].flat[0]
-            raise InputError(
-                f"the calibration {self.calibration.path} has {wrong:g} in {name} of step {step}, "
-                "which no measurement gives: calibrate again"
-            )
+            raise self._refusal(f"{wrong:g} in {name} of step {step}, which no measurement gives")
         return array
 
     def _figure(self, step: str, name: str, least: float, most: float) -> float:
         """Return a figure of a step, which must be within the bounds of a measurement."""
         value = self.calibration.figure(step, name)
         if not least <= value <= most:
-            raise InputError(
-                f"the calibration {self.calibration.path} has {name} = {value:g} in step {step}, "
-                f"which no measurement gives (want {least:g} to {most:g}): calibrate again"
+            raise self._refusal(
+                f"{name} = {value:g} in step {step}, which no measurement gives (want {least:g} to "
+                f"{most:g})"
             )
         return value
 
@@ -123,9 +115,8 @@ class Calibrated(ModelOrigin):
         array = self._array("align", name, ())
         if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] not in registration.TERMS:
             terms = ", ".join(f"(2, {count})" for count in registration.TERMS)
-            raise InputError(
-                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, but a "
-                f"registration has one of {terms}: align and calibrate again"
+            raise self._refusal(
+                f"{name} of shape {array.shape}, but a registration has one of {terms}", _BOTH
             )
         rows, columns = (np.array([0.25, 0.5, 0.75]) * size for size in bench.weight.shape)
         places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
@@ -136,9 +127,8 @@ class Calibrated(ModelOrigin):
             stretch = np.zeros(1)  # a fold: two points have the same image
         off = stretch[(stretch < 1e-4) | (stretch > 1e4)]
         if off.size:
-            raise InputError(
-                f"the calibration {self.calibration.path} has a {name} with a magnification of "
-                f"{off[0]:g}, which no alignment gives: align and calibrate again"
+            raise self._refusal(
+                f"a {name} with a magnification of {off[0]:g}, which no alignment gives", _BOTH
             )
         return array
 
@@ -158,7 +148,6 @@ class Calibrated(ModelOrigin):
                 f"the calibration holds slots and elements {held}, but the encoding in the bench "
                 f"file gives {layout.slots} of {layout.length}: calibrate again"
             )
-        markers = layout.has_markers
         inverse = None
         if "crosstalk" in self.calibration.steps:
             inverse = array("crosstalk", "inverse", ())
@@ -170,21 +159,25 @@ class Calibrated(ModelOrigin):
             weight_leak=array("flat_field", "weight_leak", slots),
             offset_e=array("flat_field", "offset_e", slots),
             inverse=inverse if inverse is not None and inverse.size else None,
-            marker_e=self._markers("marker_e", layout) if markers else None,
-            marker_leak_e=self._markers("marker_leak_e", layout) if markers else None,
-            marker_dark_e=self._markers("marker_dark_e", layout) if markers else None,
+            markers=self._markers(layout) if layout.has_markers else None,
         )
 
-    def _markers(self, what: str, layout: Layout) -> dict[str, np.ndarray]:
-        found = {}
-        for role, count in layout.marker_cells.items():
-            found[role] = self._array("flat_field", f"{what}_{role}", (count,))
-            if what == "marker_e" and not found[role].min() > 0:
-                raise InputError(
-                    f"the calibration {self.calibration.path} has markers of {role} frames without "
-                    "light: calibrate again"
-                )
+    def _markers(self, layout: Layout) -> Markers:
+        def cells(name: str) -> dict[str, np.ndarray]:
+            return {
+                role: self._array("flat_field", f"marker_{name}_{role}", (count,))
+                for role, count in layout.marker_cells.items()
+            }
+
+        found = Markers(cells("e"), cells("leak_e"), cells("dark_e"))
+        for role, bright_e in found.e.items():
+            if not bright_e.min() > 0:
+                raise self._refusal(f"markers of {role} frames without light")
         return found
+
+    def _refusal(self, what: str, way_out: str = "calibrate again") -> InputError:
+        """Return the error of a calibration with something that no measurement gives."""
+        return InputError(f"the calibration {self.calibration.path} has {what}: {way_out}")
 
     def tracker(self, bench: Bench, model: OpticalModel) -> ScaleTracker:
         """Return the brightness filter, with default values if the step "drift" was not done."""

@@ -203,22 +203,18 @@ class _Usable:
 
     def expected(self, role: str, part: Fitted) -> np.ndarray:
         """Return which of the shown points should be detected: bool [m]."""
-        layout = self.bench.file.layout
-        if role == "weight" and layout == "line":
-            middles = part.shown + np.array([0.0, (self.bench.weight.shape[1] - 1) / 2])
-            return self.of_weight(middles, 1.5 * part.margin_px[0], part.margin_px)
-        if role == "weight":
-            room = 1.5 * part.margin_px[0]
-            return self.of_weight(part.shown, room, part.margin_px)
-        if layout != "imaged":
-            room = part.margin_px[0]
-            on_camera_px = (4 * room + EDGE_PX if layout == "line" else 0.0, 0.0)
-            return self.of_weight(part.shown, 1.5 * room, on_camera_px)
-        on_weight = registration.back(self.fits.input_map, part.shown)
+        layout, shown, on_camera_px = self.bench.file.layout, part.shown, part.margin_px
         room = 1.5 * part.margin_px[0]
+        if role == "weight" or layout != "imaged":  # points of the weight modulator
+            if role == "input":
+                on_camera_px = (4 * on_camera_px[0] + EDGE_PX if layout == "line" else 0.0, 0.0)
+            elif layout == "line":  # points are rows
+                shown = shown + np.array([0.0, (self.bench.weight.shape[1] - 1) / 2])
+            return self.of_weight(shown, room, on_camera_px)
+        on_weight = registration.back(self.fits.input_map, shown)
         seen = inside_of(on_weight, self.bench.weight.shape, (room, room))
-        on_camera = registration.apply(part.matrix, part.shown)
-        return seen & inside_of(on_camera, self.bench.camera.sensor_shape, part.margin_px)
+        on_camera = registration.apply(part.matrix, shown)
+        return seen & inside_of(on_camera, self.bench.camera.sensor_shape, on_camera_px)
 
 
 def _spread(shape: tuple[int, int]) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from ..bench.bench import Bench
 from .alignment import Alignment, evaluated, probe_with_light
 from .exposure_search import find_exposure
 from .fits import AlignmentFits
-from .patches import RowFinder, line_patches, locate, photodiode_patches, tracked
+from .patches import RowFinder, fits_of, line_patches, locate, photodiode_patches, tracked
 from .repeatability import RepeatedExposure, check_modulation
 from .spot_grid import Squares, composed
 
@@ -61,23 +60,20 @@ def _alignments(
             fits = {role: each.track(*last[role]) for role, each in squares.items()}
             last = {role: (part.matrix, last[role][1]) for role, part in fits.items()}
             yield composed(fits)
-    row_finder = RowFinder(exposures, exposure_s, bright) if layout == "line" else None
-    row_fit = None if row_finder is None else row_finder.find()
-    patches = photodiode_patches(exposures, exposure_s)
-    if row_finder is not None and row_fit is not None:
-        patches = line_patches(exposures, exposure_s, row_finder, row_fit)
-    sets = [0] if row_finder is not None else list(range(6))
-    shape = exposures.probe.bench.input.shape
-    inputs = locate(replace(patches, sets=[patches.sets[number] for number in sets]), sets, shape)
+    rows = row_fit = None
+    if layout == "line":
+        rows = RowFinder(exposures, exposure_s, bright)
+        row_fit = rows.find()
+        patches = line_patches(exposures, exposure_s, rows, row_fit)
+    else:
+        patches = photodiode_patches(exposures, exposure_s)
+    patches.sets = patches.sets[: 1 if layout == "line" else 6]
+    inputs = locate(patches, list(range(len(patches.sets))))
     patches.darks, patches.takes = {}, 1
     while True:
         for pattern in list(patches.darks)[:_REFRESHED]:  # the oldest: the leak moves as well
             del patches.darks[pattern]
-        inputs = tracked(patches, sets, shape, inputs.matrix)
-        parts = {"input": inputs}
-        if row_finder is not None and row_fit is not None:
-            row_fit = row_finder.track(row_fit)
-            parts = {"weight": row_fit, "input": inputs}
-        camera_map = None if row_fit is None else row_fit.matrix
-        spot_px = None if row_finder is None else row_finder.spot_px
-        yield AlignmentFits(inputs.matrix, camera_map, spot_px, parts, inputs.fit.uncertainty_px)
+        inputs = tracked(patches, inputs.matrix)
+        if rows is not None and row_fit is not None:
+            row_fit = rows.track(row_fit)
+        yield fits_of(inputs, rows, row_fit)

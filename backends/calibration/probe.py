@@ -24,7 +24,7 @@ from ...instruments import (
     UnexpectedIntensity,
 )
 from ..bench.bench import REPEATABLE, Bench
-from .fits import robust_deviation
+from .fits import in_cells, robust_deviation
 
 T = TypeVar("T")
 _PATIENCE = 3.0  # wait over a modulator's nominal settling time, until it is measured
@@ -429,7 +429,7 @@ def make_probe(bench: Bench, name: str, power_w: float) -> Probe:
 
 @contextmanager
 def opened(bench: Bench) -> Iterator[None]:
-    """Open a closed bench inside a `with`; an open one stays open, with its light off at the end."""
+    """Open a closed bench inside a `with`; leave an open one open, with its light off."""
     was_open = bench.source.is_connected
     try:
         if not was_open:
@@ -466,8 +466,6 @@ def all_differ(count: int) -> UnexpectedIntensity:
 
 def area_sums(image: np.ndarray, side: int) -> np.ndarray:
     """Sum an image [h, w] over squares of pixels; a smaller image stays unchanged."""
-    height, width = (size // side * side for size in image.shape)
-    if not height or not width:
+    if min(image.shape) < side:
         return image
-    cut = image[:height, :width].reshape(height // side, side, width // side, side)
-    return np.asarray(cut.sum(axis=(1, 3)))
+    return np.asarray(in_cells(image, (side, side)).sum(axis=(1, 3)))

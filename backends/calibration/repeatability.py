@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...instruments import UnexpectedIntensity
-from .fits import robust_deviation
+from .fits import in_cells, robust_deviation
 from .probe import Probe, all_differ, first_agreeing
 
 Progress = Callable[[str, int, int], None]
@@ -93,10 +93,9 @@ def agree(one: np.ndarray, other: np.ndarray, full: float) -> bool:
     lit = one > _BRIGHT * full
     if lit.any() and np.sqrt(np.mean(difference[lit] ** 2)) > _PIXELS * one[lit].mean():
         return False  # the shot noise of bright pixels is far below that
-    noise = robust_deviation(difference)
-    a, per_cell = _cell_means(one)
-    b, _ = _cell_means(other)
-    noise_cell = 5 * noise / np.sqrt(per_cell)
+    height, width = (max(1, size // _CELLS) for size in one.shape)
+    a, b = (in_cells(image, (height, width)).mean(axis=(1, 3)) for image in (one, other))
+    noise_cell = 5 * robust_deviation(difference) / np.sqrt(float(height * width))
     size_a, size_b = np.sqrt(np.mean(a**2)), np.sqrt(np.mean(b**2))
     if max(size_a, size_b) <= noise_cell:
         return True
@@ -105,15 +104,6 @@ def agree(one: np.ndarray, other: np.ndarray, full: float) -> bool:
         return False
     residual = float(np.sqrt(np.mean((a - scale * b) ** 2)))
     return residual <= _AGREE * float(size_a) + noise_cell
-
-
-def _cell_means(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the means of an image over cells, and the pixels of one cell."""
-    steps = [max(1, size // _CELLS) for size in image.shape]
-    height, width = (size // step * step for size, step in zip(image.shape, steps, strict=True))
-    cut = image[:height, :width]
-    cells = cut.reshape(height // steps[0], steps[0], width // steps[1], steps[1])
-    return cells.mean(axis=(1, 3)), float(np.prod(steps))
 
 
 def check_modulation(exposures: RepeatedExposure, exposure_s: float) -> np.ndarray:

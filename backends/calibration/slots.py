@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from ...instruments import BadFit, Saturated, StaleFrame, UnexpectedIntensity
 from ..optics.layouts.base import Layout
-from ..optics.parameters import Response
+from ..optics.parameters import Markers
 from .exposure_search import find_exposure
 from .probe import Probe
 
@@ -56,6 +56,7 @@ class Slots:
 
     Attributes
     ----------
+    markers : calibrated, in counts per second; None until then, and on a bench without markers
     reference_scale : brightness over that at the start, from references, without markers
     scales : (shot number, brightness over that of the marker calibration, its variance) of readings
     """
@@ -72,7 +73,7 @@ class Slots:
         self.noise_counts, self.gain = noise_counts, gain
         self._number = {"input": 0, "weight": 0}
         self._shown: dict[str, np.ndarray] = {}
-        self._markers: Response | None = None
+        self.markers: Markers | None = None
         self._reference: tuple[np.ndarray, np.ndarray] | None = None
         self._reference_rate = self.reference_scale = 1.0
         self._source_variance = 0.0  # of the source from shot to shot, without markers
@@ -177,21 +178,12 @@ class Slots:
     def _read_markers(
         self, taken: np.ndarray, inputs: np.ndarray, exposure_s: float
     ) -> tuple[float, float]:
-        markers = self._markers
-        if markers is not None:
-            assert markers.marker_e is not None and markers.marker_leak_e is not None
-            assert markers.marker_dark_e is not None
-            markers = replace(
-                markers,
-                marker_e={role: e * exposure_s for role, e in markers.marker_e.items()},
-                marker_leak_e={role: e * exposure_s for role, e in markers.marker_leak_e.items()},
-                marker_dark_e={role: e * exposure_s for role, e in markers.marker_dark_e.items()},
-            )
         bright = inputs == self.layout.brightest["input"]
         lit: float | None = float(bright.mean())
         if not (bright | (inputs == self.layout.darkest["input"])).all():
             lit = None  # the intensity of other levels is not known yet
-        marks = self.layout.marks(taken, lit, markers)
+        expected = None if self.markers is None else self.markers.times(exposure_s)
+        marks = self.layout.marks(taken, lit, expected)
         for role, number in marks.numbers.items():
             if number != self.layout.frame_id(self._number[role]):
                 raise StaleFrame(
@@ -239,14 +231,11 @@ class Slots:
         with dark elements measures the stray light of the cells.
         """
         layout = self.layout
-        none = np.zeros((layout.slots, layout.length))
         if not layout.has_markers:
-            self._markers = Response(none, none, none, none)
             self._calibrate_reference()
             return
         inputs, weights = self.pattern("input", True), self.pattern("weight", sparse(layout))
         exposure_s = self.find_exposure(inputs, weights)
-        self._markers = None
         lit = self._cells(inputs, weights, exposure_s, True)
         unlit = self._cells(self.pattern("input", False), weights, exposure_s, False)
         marker_e, leak_e, dark_e = {}, {}, {}
@@ -267,7 +256,7 @@ class Slots:
                     f"counts, the others {np.median(marker_e[role]):.3g}: check for a dead row, "
                     "dirt on a modulator, or an object in the beam"
                 )
-        self._markers = Response(none, none, none, none, None, marker_e, leak_e, dark_e)
+        self.markers = Markers(marker_e, leak_e, dark_e)
         self._shown.clear()
 
     def _cells(
@@ -315,12 +304,6 @@ class Slots:
                 np.where(is_first, by_number[0], by_number[1]),
             )
         return result
-
-    @property
-    def markers(self) -> Response:
-        """The calibrated markers, in counts per second."""
-        assert self._markers is not None
-        return self._markers
 
     def _calibrate_reference(self) -> None:
         inputs, weights = self.pattern("input", True), self.pattern("weight", True)

@@ -38,6 +38,30 @@ class Optics:
 
 
 @dataclass(frozen=True)
+class Markers:
+    """The photoelectrons of marker cells in one exposure, by role: float64 [copies x 2 bits].
+
+    Parameters
+    ----------
+    e : of bright cells, above those of dark ones
+    leak_e : added by the input's elements at their brightest
+    dark_e : of dark cells while the elements are dark: stray light
+    """
+
+    e: dict[str, np.ndarray]
+    leak_e: dict[str, np.ndarray]
+    dark_e: dict[str, np.ndarray]
+
+    def times(self, factor: float) -> Markers:
+        """Return the markers in an exposure that is longer by a factor."""
+        scaled = {
+            name: {role: cells * factor for role, cells in by_role.items()}
+            for name, by_role in vars(self).items()
+        }
+        return Markers(**scaled)
+
+
+@dataclass(frozen=True)
 class Response:
     """The response of a layout's slots: photoelectrons in one exposure.
 
@@ -50,9 +74,7 @@ class Response:
     input_leak, weight_leak : light of the darkest level, normalised, float64 [slots]
     offset_e : light that no element passed, float64 [slots]
     inverse : corrects the crosstalk of slots, float32 [slots, slots]; None without crosstalk
-    marker_e : of bright marker cells, by role, float64 [cells]; None if not measured
-    marker_leak_e : added to marker cells by the input's elements at their brightest, likewise
-    marker_dark_e : of dark marker cells while the elements are dark: stray light, likewise
+    markers : None if not measured
     """
 
     pairs_e: np.ndarray
@@ -60,6 +82,4 @@ class Response:
     weight_leak: np.ndarray
     offset_e: np.ndarray
     inverse: np.ndarray | None = None
-    marker_e: dict[str, np.ndarray] | None = None
-    marker_leak_e: dict[str, np.ndarray] | None = None
-    marker_dark_e: dict[str, np.ndarray] | None = None
+    markers: Markers | None = None

@@ -42,16 +42,15 @@ def flat_field(session: CalibrationSession) -> Measured:
         inverse = session.calibration.array("crosstalk", "inverse").astype(float)
         if inverse.size:
             pairs, offset = inverse @ pairs, inverse @ offset
-    markers = slots.markers
     arrays = {
         "pairs_e": (pairs * to_run).astype(np.float32),
         "input_leak": input_leak,
         "weight_leak": weight_leak,
         "offset_e": offset * to_run,
     }
-    for name in ("marker_e", "marker_leak_e", "marker_dark_e"):
-        for role, rate in (getattr(markers, name) or {}).items():
-            arrays[f"{name}_{role}"] = rate * to_run
+    if slots.markers is not None:
+        for name, by_role in vars(slots.markers.times(to_run)).items():
+            arrays |= {f"marker_{name}_{role}": cells for role, cells in by_role.items()}
     per_slot = pairs.mean(axis=1) * to_run
     arrays["slot_gains"] = _slot_image(session, per_slot / per_slot.mean())
     spread = float((pairs / pairs.mean(axis=1, keepdims=True)).std())

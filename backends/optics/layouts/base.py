@@ -18,7 +18,7 @@ import numpy as np
 from ....instruments import InputError, StaleFrame, UnexpectedIntensity
 from .. import registration
 from ..encoding_table import EncodingTable
-from ..parameters import Optics, Response
+from ..parameters import Markers, Optics, Response
 
 LEAST_LIGHT, MOST_LIGHT = 0.7, 1.4  # brightness of a marker over the expected one; drift is less
 DARK, BRIGHT, FIRST_BIT = 0, 1, 2  # first indices of an index map, before the elements
@@ -260,16 +260,14 @@ class Layout(ABC):
         """Return the photoelectrons of each slot, float64 [slots], from an exposure."""
 
     @abstractmethod
-    def marks(
-        self, taken: np.ndarray, mean_input: float | None, response: Response | None
-    ) -> Marks:
+    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
         """Read the markers of a shot.
 
         Parameters
         ----------
         mean_input : mean intensity of the input's elements, which leaks through dark weights; None
             if it is unknown
-        response : brightness of markers; None if it is not measured yet
+        markers : their brightness; None if it is not measured yet
 
         Raises
         ------

@@ -9,7 +9,7 @@ import numpy as np
 from ....instruments import InputError
 from .. import registration
 from ..detector import Regions
-from ..parameters import Response
+from ..parameters import Markers, Response
 from .base import MOST_LIGHT, Layout, Marks
 
 APART_PX = 8  # distance of dark pixels from lit ones, in camera pixels: blur and edges of spots
@@ -56,29 +56,21 @@ class OnCamera(Layout):
         """Return the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
         return {role: cells.electrons(taken) for role, cells in self._cells.items()}
 
-    def marks(
-        self, taken: np.ndarray, mean_input: float | None, response: Response | None
-    ) -> Marks:
+    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
         """Read both frame numbers from their marker cells, and the brightness of the cells.
 
         The brightness comes from the differences of bits and complements, in which leaks cancel.
         """
-        is_calibrated = response is not None and response.marker_e is not None
         numbers: dict[str, int] = {}
         above, expected, variance = 0.0, 0.0, 0.0
         for role, cells in self._cells.items():
             electrons = cells.electrons(taken)
             noise = np.maximum(electrons, 0) + cells.pixels * self._pixel_variance
             bright = None
-            if is_calibrated:
-                assert response is not None and response.marker_e is not None
-                bright = response.marker_e[role].reshape(-1, 2 * self.marker_bits)
-                if response.marker_dark_e is not None:
-                    electrons = electrons - response.marker_dark_e[role]
-                if response.marker_leak_e is not None:
-                    electrons = self._without_leak(
-                        electrons, response.marker_leak_e[role], mean_input
-                    )
+            if markers is not None:
+                bright = markers.e[role].reshape(-1, 2 * self.marker_bits)
+                electrons = electrons - markers.dark_e[role]
+                electrons = self._without_leak(electrons, markers.leak_e[role], mean_input)
             electrons, noise = (
                 part.reshape(-1, 2 * self.marker_bits) for part in (electrons, noise)
             )
@@ -88,7 +80,7 @@ class OnCamera(Layout):
                 above += electrons[:, lit].sum() - electrons[:, ~lit].sum()
                 expected += bright[:, lit].sum()
                 variance += noise.sum()
-        if not is_calibrated:
+        if markers is None:
             return Marks(numbers)
         return Marks(numbers, above / expected, variance / expected**2)
 
@@ -100,16 +92,16 @@ class OnCamera(Layout):
 
     def marker_variance(self, response: Response) -> float | None:
         """Return the relative variance of the brightness that the markers of a shot measure."""
-        if response.marker_e is None:
+        markers = response.markers
+        if markers is None:
             return None
         expected = noise = 0.0
         for role, cells in self._cells.items():
-            lit_e = float(response.marker_e[role].sum()) / 2  # half of the cells are bright
+            lit_e = float(markers.e[role].sum()) / 2  # half of the cells are bright
             expected += lit_e
             noise += lit_e + float(cells.pixels.sum()) * self._pixel_variance
-            for leaks in (response.marker_leak_e, response.marker_dark_e):
-                if leaks is not None:
-                    noise += max(float(leaks[role].sum()), 0.0) * _TYPICAL_INPUT
+            for leaks in (markers.leak_e, markers.dark_e):
+                noise += max(float(leaks[role].sum()), 0.0) * _TYPICAL_INPUT
         return noise / expected**2
 
     def _without_leak(
