@@ -325,7 +325,7 @@ layout = "{layout}"            # imaged, line or single-pixel
 coherence = "incoherent"     # light adds in power; nothing else is supported
 {calibration}clock = "{clock}"             # real, or virtual: simulated time passes at once
 power_w = "1 mW"             # set-point of the source during a run
-exposure_s = "{exposure}"
+exposure_s = "2 ms"
 
 [encoding]
 kind = "abs-split"           # abs-split, push-pull or offset
@@ -380,10 +380,27 @@ stray_e_per_s = 200
 hot_pixels = 1e-5
 """
 
-_SIZES: dict[str, dict[str, Any]] = {
+_SIZES = {
     "imaged": {"element": 4, "guard": 8, "block": "8, 8", "light": "2e9"},
     "line": {"element": 4, "guard": 4, "block": "1, 1", "light": "4e7"},
-    "single-pixel": {"element": 4, "guard": 0, "block": "28, 28", "light": "3e9"},
+    "single-pixel": {
+        "element": 4,
+        "guard": 0,
+        "block": "28, 28",
+        "light": "3e9",
+        "detector": "simulated-daq",
+        "device": "ni-6363",
+    },
+}
+_TINY_SIZES = {
+    "imaged": {"block": "4, 4", "device": "tiny"},
+    "line": {"device": "tiny"},
+    "single-pixel": {"block": "4, 4"},
+}
+_IMPERFECT_LIGHT = {  # by layout, and whether the bench is tiny
+    ("imaged", False): "1.5e8",
+    ("imaged", True): "1.5e8",
+    ("single-pixel", True): "2e10",
 }
 
 
@@ -412,34 +429,25 @@ def example_file(
     words.remark("the choice of a layout")
     if layout not in _SIZES:
         raise InputError(f"unknown layout {layout!r}; choose from {', '.join(_SIZES)}")
-    values = dict(_SIZES[layout], modulator="fast-1920", exposure="2 ms")
-    device = "basler-aca1440"
-    if tiny:
-        device = "tiny"
-        values |= {"element": 2, "guard": 4, "modulator": "tiny"}
-        values |= {"block": "4, 4"} if layout != "line" else {}
-    detector = "simulated-camera"
-    if layout == "single-pixel":
-        detector, device = "simulated-daq", "ni-6363"
-    values |= {"calibration": "" if as_found else _GROUND_TRUTH, "seed": seed}
-    if as_found:
-        values |= _IMPERFECT_SIZES[layout] | (_TINY_IMPERFECT_SIZES[layout] if tiny else {})
-    text = _EXAMPLE.format(layout=layout, clock=clock, detector=detector, device=device, **values)
-    return text + _imperfect_world(layout, tiny, seed) if as_found else text
+    values: dict[str, Any] = {
+        "layout": layout,
+        "clock": clock,
+        "seed": seed,
+        "modulator": "fast-1920",
+        "detector": "simulated-camera",
+        "device": "basler-aca1440",
+        "calibration": "" if as_found else _GROUND_TRUTH,
+        **_SIZES[layout],
+    }
+    if tiny:  # elements of 2 pixels are too small for misaligned benches
+        values |= {"element": 3 if as_found else 2, "guard": 4, "modulator": "tiny"}
+        values |= _TINY_SIZES[layout]
+    if not as_found:
+        return _EXAMPLE.format(**values)
+    values["light"] = _IMPERFECT_LIGHT.get((layout, tiny), values["light"])
+    return _EXAMPLE.format(**values) + _imperfect_world(layout, tiny, seed)
 
 
-_IMPERFECT_SIZES: dict[str, dict[str, Any]] = {
-    "imaged": {"light": "1.5e8"},
-    "line": {"light": "4e7"},
-    "single-pixel": {},
-}
-_TINY_IMPERFECT_SIZES: dict[
-    str, dict[str, Any]
-] = {  # elements of 2 pixels are too small for misaligned benches
-    "imaged": {"element": 3},
-    "line": {"element": 3},
-    "single-pixel": {"element": 3, "light": "2e10"},
-}
 _OFF_SCALE, _OFF_DEG, _OFF_PX = 0.05, 3.0, 40.0  # at most, of a bench that is not aligned
 _TINY_OFF_PX = 2.0  # of 64 rows, as 40 are of 1152
 

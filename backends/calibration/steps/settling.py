@@ -264,7 +264,7 @@ class _Series:
         shots = [self._good(self._probe.raw(exposure_s), exposure_s) for _ in range(_SETTLED_SHOTS)]
         lights = [float(shot.sum()) for shot in shots]
         common = lights[0] / lights[1] if min(lights[:2]) > 0 else 1.0
-        return float(np.median(lights)), self._probe.shot_noise(*shots[:2], common)
+        return float(np.median(lights)), self._probe.shot_noise(shots[0], shots[1], common)
 
     def _good(self, raw: np.ndarray, exposure_s: float) -> np.ndarray:
         """Return the counts of the good pixels above the dark level."""

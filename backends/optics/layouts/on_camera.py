@@ -43,6 +43,17 @@ class OnCamera(Layout):
         self._regions = Regions(regions, self.optics)
         self._cells = {role: Regions(boxes, self.optics) for role, boxes in cells.items()}
 
+    def _guard_on_camera(self, scale: float, what: str) -> float:
+        """Return the width of guard bands in camera pixels; refuse one that is too narrow."""
+        guard_px = self.encoding.guard_px
+        on_camera_px = guard_px * scale
+        if on_camera_px < 3:
+            raise InputError(
+                f"encoding.guard_px = {guard_px} is {on_camera_px:.2g} camera pixels wide; {what} "
+                f"need at least 3, so give {int(np.ceil(3 / scale))}"
+            )
+        return on_camera_px
+
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Return the counts of each slot's pixels above the dark level, in electrons."""
         return self._regions.electrons(taken)
