@@ -16,7 +16,7 @@ from lightloom.backends.calibration.slots import brightness
 from lightloom.backends.calibration.steps import crosstalk, drift, photon_transfer, settling
 from lightloom.backends.optics import registration
 from lightloom.backends.optics.layouts.base import largest_rectangle
-from lightloom.backends.optics.response_curve import ResponseCurve
+from lightloom.backends.optics.parameters import ResponseCurve
 
 
 def chance(seed: int) -> np.random.Generator:

@@ -66,12 +66,9 @@ class Calibrated(ModelOrigin):
         if "dark_frames" in has:
             dark = self._array("dark_frames", "dark_counts", sensor)
             bad = self._array("dark_frames", "bad", sensor).astype(bool)
-        gain, noise, dark_e = 1.0, 0.0, 0.0
-        if "photon_transfer" in has:
-            gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12)
-            noise = self._figure("photon_transfer", "read_noise_e", 0.0, _HUGE)
-            rate = self._figure("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE)
-            dark_e = rate * bench.file.exposure_s * gain
+        gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12, 1.0)
+        noise = self._figure("photon_transfer", "read_noise_e", 0.0, _HUGE, 0.0)
+        rate = self._figure("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE, 0.0)
         is_line = bench.file.layout == "line"
         camera_map = np.eye(2, 3)  # of a photodiode: not used
         if LAYOUTS[bench.file.layout].has_markers:
@@ -84,7 +81,7 @@ class Calibrated(ModelOrigin):
             dark_counts=dark,
             gain_e_per_count=gain,
             read_noise_e=noise * bench.detector.samples**0.5,
-            dark_e=max(dark_e, 0.0),
+            dark_e=max(rate * bench.file.exposure_s * gain, 0.0),
             bad=bad,
             spot_px=self._figure("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
         )
@@ -100,8 +97,17 @@ class Calibrated(ModelOrigin):
             raise self._refusal(f"{wrong:g} in {name} of step {step}, which no measurement gives")
         return array
 
-    def _figure(self, step: str, name: str, least: float, most: float) -> float:
-        """Return a figure of a step, which must be within the bounds of a measurement."""
+    def _figure(
+        self, step: str, name: str, least: float, most: float, otherwise: float | None = None
+    ) -> float:
+        """Return a figure of a step, which must be within the bounds of a measurement.
+
+        Parameters
+        ----------
+        otherwise : the value where the step was not done; None refuses that
+        """
+        if otherwise is not None and step not in self.calibration.steps:
+            return otherwise
         value = self.calibration.figure(step, name)
         if not least <= value <= most:
             raise self._refusal(
@@ -181,26 +187,20 @@ class Calibrated(ModelOrigin):
 
     def tracker(self, bench: Bench, model: OpticalModel) -> ScaleTracker:
         """Return the brightness filter, with default values if the step "drift" was not done."""
-        if "drift" not in self.calibration.steps:
-            return ScaleTracker(shot_rms=0.01, walk_variance=1e-6)
-        shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0)
-        return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0))
+        shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0, 0.01)
+        return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0, 1e-6))
 
     def reference_every(self, layout: Layout) -> int:
         """Return the number of shots between two reference shots.
 
         Without markers, only references measure the brightness, so there are three times as many.
         """
-        every = 100
-        if "drift" in self.calibration.steps:
-            every = int(self._figure("drift", "reference_every", 1, _HUGE))
+        every = int(self._figure("drift", "reference_every", 1, _HUGE, 100))
         return every if layout.has_markers else max(every // 3, 1)
 
     def settling_s(self, role: str) -> float:
         """Return the settling time of a modulator after a frame change; 0 if not measured."""
-        if "settling" not in self.calibration.steps:
-            return 0.0
-        return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0)
+        return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0, 0.0)
 
 
 def read_calibrated(bench: Bench) -> Calibrated:

@@ -24,7 +24,7 @@ from ..tiling import CHECK_ROWS, Geometry, cuts
 
 if TYPE_CHECKING:
     from ..optics.layouts.base import Layout
-    from ..optics.response_curve import ResponseCurve
+    from ..optics.parameters import ResponseCurve
     from .config import ChecksTable
 
 FALSE_ALARM = 1e-4  # probability, per correct residual and per correct input sum of a weight frame

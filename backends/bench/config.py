@@ -19,8 +19,8 @@ from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
 from ...instruments.toml_file import TomlTable, read_toml
 from ...instruments.units import Seconds, Watts, quantity
-from ..optics.encoding_table import EncodingTable
 from ..optics.layouts import LAYOUTS, OLD_LAYOUTS
+from ..optics.layouts.base import EncodingTable
 from .fault_policy import OLD_KINDS, RESTARTS, FaultPolicy
 
 SCHEMA = 1

@@ -14,8 +14,7 @@ import numpy as np
 from ...instruments import InputError
 from ..optics.layouts import Layout
 from ..optics.model import OpticalModel
-from ..optics.parameters import Optics, Response
-from ..optics.response_curve import ResponseCurve
+from ..optics.parameters import Optics, Response, ResponseCurve
 from . import ground_truth
 from .bench import Bench, lay_out
 from .tracking import ScaleTracker

@@ -1,5 +1,6 @@
 """`align`: measures the registration of the modulators and the camera optically.
 
+`align_live` measures it repeatedly while an operator adjusts the bench.
 Imaged benches show bright squares (`spot_grid`), line and single-pixel benches patches under
 gratings (`patches`). This module checks the fits, and derives figures and advice from them.
 `calibrate` measures response curves, gains and additivity.
@@ -7,7 +8,7 @@ gratings (`patches`). This module checks the fits, and derives figures and advic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments import BadFit
+from ...instruments import BadFit, UnexpectedIntensity
 from ..bench.bench import Bench
 from ..bench.binding import begin_calibration
 from ..optics import registration
@@ -24,13 +25,23 @@ from ..optics.layouts import ImagedLayout, LineLayout, SinglePixelLayout
 from . import fiducials
 from .exposure_search import find_exposure
 from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, scale_of
-from .patches import find_line, find_with_photodiode
+from .patches import (
+    RowFinder,
+    find_line,
+    find_with_photodiode,
+    fits_of,
+    line_patches,
+    locate,
+    photodiode_patches,
+    tracked,
+)
 from .probe import Probe, make_probe, opened
 from .repeatability import Progress, RepeatedExposure, check_modulation
-from .spot_grid import find_squares
+from .spot_grid import Squares, composed, find_squares
 
 _EXPECTED_SHOTS = {ImagedLayout.name: 42, LineLayout.name: 150, SinglePixelLayout.name: 650}
 _LEAST_KEPT = 0.6  # of the points that should be seen
+_REFRESHED = 2  # background images through dark weights that each live alignment takes again
 _WORTH_NOTING = 0.03  # fraction of points that are missing
 _SHIFT_PX, _TURN_DEG, _MAGNIFY = 1.0, 0.05, 2e-3  # least deviation worth an adjustment
 
@@ -116,14 +127,14 @@ def align(bench: Bench, progress: Progress | None = None) -> Alignment:
     UnexpectedIntensity, Saturated : when there is no usable light, with the reason
     BadFit : when no map describes the detected points
     """
-    with probe_with_light(bench) as probe:
+    with _probe_with_light(bench) as probe:
         exposures = RepeatedExposure(probe, progress, _EXPECTED_SHOTS[bench.file.layout])
         probe.fill()
         exposures.report("searching for light")
         exposure_s = find_exposure(probe)
         bright = check_modulation(exposures, exposure_s)
         fits = _find_maps(exposures, exposure_s, bright)
-        return evaluated(bench, exposures, fits, bright)
+        return _evaluated(bench, exposures, fits, bright)
 
 
 def _find_maps(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarray) -> AlignmentFits:
@@ -135,8 +146,69 @@ def _find_maps(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarra
     return find_with_photodiode(exposures, exposure_s)
 
 
+def align_live(bench: Bench, on_lost: Callable[[str], None] | None = None) -> Iterator[Alignment]:
+    """Yield alignments of a few shots each, until the iterator is closed.
+
+    Parameters
+    ----------
+    on_lost : called with the reason while no alignment is found
+
+    Raises
+    ------
+    UnexpectedIntensity, Saturated : when there is no light at the start
+    """
+    report = on_lost or (lambda text: None)
+    with _probe_with_light(bench) as probe:
+        while True:
+            try:
+                probe.fill()
+                exposure_s = find_exposure(probe)
+                exposures = RepeatedExposure(probe)
+                bright = check_modulation(exposures, exposure_s)
+                for fits in _alignments(exposures, exposure_s, bright):
+                    yield _evaluated(bench, exposures, fits, None)
+            except UnexpectedIntensity as error:  # an adjustment may lose the light
+                report(str(error))
+
+
+def _alignments(
+    exposures: RepeatedExposure, exposure_s: float, bright: np.ndarray
+) -> Iterator[AlignmentFits]:
+    """Find the maps once, then track them while they move by small steps.
+
+    Raises
+    ------
+    UnexpectedIntensity : when a step is too large, or the light is lost
+    """
+    layout = exposures.probe.bench.file.layout
+    if layout == "imaged":
+        squares = {role: Squares(exposures, exposure_s, role) for role in ("weight", "input")}
+        last = {role: each.coarse() for role, each in squares.items()}
+        while True:
+            fits = {role: each.track(*last[role]) for role, each in squares.items()}
+            last = {role: (part.matrix, last[role][1]) for role, part in fits.items()}
+            yield composed(fits)
+    rows = row_fit = None
+    if layout == "line":
+        rows = RowFinder(exposures, exposure_s, bright)
+        row_fit = rows.find()
+        patches = line_patches(exposures, exposure_s, rows, row_fit)
+    else:
+        patches = photodiode_patches(exposures, exposure_s)
+    patches.sets = patches.sets[: 1 if layout == "line" else 6]
+    inputs = locate(patches, list(range(len(patches.sets))))
+    patches.darks, patches.takes = {}, 1
+    while True:
+        for pattern in list(patches.darks)[:_REFRESHED]:  # the oldest: the leak moves as well
+            del patches.darks[pattern]
+        inputs = tracked(patches, inputs.matrix)
+        if rows is not None and row_fit is not None:
+            row_fit = rows.track(row_fit)
+        yield fits_of(inputs, rows, row_fit)
+
+
 @contextmanager
-def probe_with_light(bench: Bench) -> Iterator[Probe]:
+def _probe_with_light(bench: Bench) -> Iterator[Probe]:
     """Return a probe with the light on at the alignment power; switch the light off afterwards."""
     file = bench.file
     with opened(bench):
@@ -146,7 +218,7 @@ def probe_with_light(bench: Bench) -> Iterator[Probe]:
         yield probe
 
 
-def evaluated(
+def _evaluated(
     bench: Bench, exposures: RepeatedExposure, fits: AlignmentFits, bright: np.ndarray | None
 ) -> Alignment:
     """Check the fits, and return the alignment with figures and advice.

@@ -140,10 +140,10 @@ def _run(session: CalibrationSession, name: str) -> Step:
         if count > faults.get(reason, 0):
             notes.append(f"{count - faults.get(reason, 0)} shots were repeated: {reason}")
     return Step(
-        name=name,
-        figures=measured.figures,
-        arrays=measured.arrays,
-        plots=measured.plots,
+        name,
+        measured.figures,
+        measured.arrays,
+        measured.plots,
         notes=tuple(notes),
         **{name: cost - before[name] for name, cost in probe.cost().items()},
     )

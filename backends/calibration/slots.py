@@ -99,14 +99,17 @@ class Slots:
         kind = np.uint8 if len(layout.optics.tables[role]) <= 256 else np.uint16
         return np.where(lit, chosen, dark).astype(kind)
 
-    def show(self, role: str, levels: np.ndarray, number: int | None = None) -> None:
-        """Show grey levels of slots, unless they are shown already."""
-        before = self._shown.get(role)
-        if number is None and before is not None and np.array_equal(before, levels):
-            return
-        self._number[role] = self._number[role] + 1 if number is None else number
-        self._shown[role] = levels
-        self.probe.show(role, self.layout.frame(role, levels, self._number[role]))
+    def _show_both(
+        self, inputs: np.ndarray, weights: np.ndarray, number: int | None = None
+    ) -> None:
+        """Show grey levels of slots, unless they are shown already and no number is given."""
+        for role, levels in (("weight", weights), ("input", inputs)):
+            before = self._shown.get(role)
+            if number is None and before is not None and np.array_equal(before, levels):
+                continue
+            self._number[role] = self._number[role] + 1 if number is None else number
+            self._shown[role] = levels
+            self.probe.show(role, self.layout.frame(role, levels, self._number[role]))
 
     # --- light -----------------------------------------------------------------------------------
 
@@ -130,11 +133,11 @@ class Slots:
         for attempt in range(limit + 1):
             if not self.layout.has_markers:
                 self._update_reference()
-            self.show("weight", weights)
-            self.show("input", inputs)
+            self._show_both(inputs, weights)
             try:
                 if not self.layout.has_markers:
-                    return self._read_pair(inputs, exposure_s)
+                    one, other = self.probe.pair(exposure_s)
+                    return self._reading_of((one + other) / 2, inputs, exposure_s, 2)
                 return self._reading_of(self.probe.raw(exposure_s), inputs, exposure_s)
             except (UnexpectedIntensity, StaleFrame) as error:
                 reason = type(error).__name__
@@ -147,15 +150,9 @@ class Slots:
                 self.probe.forget_frames()
         raise AssertionError("unreachable")
 
-    def _read_pair(self, inputs: np.ndarray, exposure_s: float) -> SlotReading:
-        """Return the mean of two shots that agree, on a bench without markers."""
-        one, other = self.probe.pair(exposure_s)
-        return self._reading_of((one + other) / 2, inputs, exposure_s, 2)
-
     def read_once(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
         """Return the reading of one shot, without repeats."""
-        self.show("weight", weights)
-        self.show("input", inputs)
+        self._show_both(inputs, weights)
         return self._reading_of(self.probe.raw(exposure_s), inputs, exposure_s)
 
     def _reading_of(
@@ -217,8 +214,7 @@ class Slots:
         ----------
         may_be_dark : whether the patterns may pass almost no light
         """
-        self.show("weight", weights)
-        self.show("input", inputs)
+        self._show_both(inputs, weights)
         return find_exposure(self.probe, may_be_dark=may_be_dark)
 
     # --- brightness ------------------------------------------------------------------------------
@@ -271,8 +267,7 @@ class Slots:
         cells: dict[str, list[np.ndarray]] = {"input": [], "weight": []}
         for _ in range(limit + 1):
             for number in wanted:
-                for role, levels in (("weight", weights), ("input", inputs)):
-                    self.show(role, levels, number)
+                self._show_both(inputs, weights, number)
                 taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
                 marker_light = layout.marker_electrons(taken)
                 slots = layout.electrons(taken)
@@ -324,9 +319,7 @@ class Slots:
 
     def _reference_light(self) -> float:
         assert self._reference is not None
-        inputs, weights = self._reference
-        self.show("weight", weights)
-        self.show("input", inputs)
+        self._show_both(*self._reference)
         exposure_s = self._reference_exposure_s
         taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
         return float(self.layout.electrons(taken)[0]) / exposure_s

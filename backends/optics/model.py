@@ -12,8 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from .layouts import Layout
-from .parameters import Optics, Response
-from .response_curve import ResponseCurve
+from .parameters import Optics, Response, ResponseCurve
 
 
 @dataclass(frozen=True)
