@@ -249,9 +249,8 @@ def read_bench_file(path: str | Path) -> BenchFile:
         checked = BenchFile.model_validate(document)
     except ValidationError as error:
         raise InputError(f"{path}: {first_complaint(error)}") from None
-    simulated = {role for role, table in checked.instruments.items() if _is_simulated(table)}
     try:
-        _check_instruments(checked, simulated)
+        _check_instruments(checked)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return checked
@@ -267,12 +266,13 @@ def _replace_old_words(document: dict[str, Any], path: str) -> None:
     words.remark(f"the bench file {path}")
 
 
-def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
+def _check_instruments(file: BenchFile) -> None:
     held: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for role, table in file.instruments.items():
         if "driver" not in table:
             raise InputError(f"instruments.{role} has no driver")
-        kind = driver_class(table["driver"]).kind
+        kind = kinds[role] = driver_class(table["driver"]).kind
         if kind not in _KINDS[role]:
             raise InputError(
                 f"instruments.{role}.driver = {table['driver']!r} drives a {kind}; the role wants "
@@ -287,17 +287,19 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
             )
         held[claim] = role
     heartbeat = file.safety.heartbeat
-    if heartbeat is not None:
-        wired = file.instruments.get(heartbeat.instrument)
-        if wired is None or driver_class(wired["driver"]).kind != "daq":
-            raise InputError(
-                f"safety.heartbeat.instrument = {heartbeat.instrument!r} is not the role of a DAQ; "
-                "give the role of the DAQ whose line drives the relay"
-            )
-    wanted = LAYOUTS[file.layout].detector_kind
-    kind = driver_class(file.instruments["detector"]["driver"]).kind
+    if heartbeat is not None and kinds.get(heartbeat.instrument) != "daq":
+        raise InputError(
+            f"safety.heartbeat.instrument = {heartbeat.instrument!r} is not the role of a DAQ; "
+            "give the role of the DAQ whose line drives the relay"
+        )
+    wanted, kind = LAYOUTS[file.layout].detector_kind, kinds["detector"]
     if kind != wanted:
         raise InputError(f"layout = {file.layout!r} reads a {wanted}, but the detector is a {kind}")
+    simulated = {
+        role
+        for role, table in file.instruments.items()
+        if str(table["driver"]).startswith("simulated-")
+    }
     if simulated and set(ROLES) - simulated:
         raise InputError(
             f"{', '.join(sorted(simulated))} simulated and {', '.join(set(ROLES) - simulated)} "
@@ -305,10 +307,6 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
         )
     if file.clock == "virtual" and not simulated:
         raise InputError('clock = "virtual" is for simulated benches; real ones take real time')
-
-
-def _is_simulated(table: dict[str, Any]) -> bool:
-    return str(table.get("driver", "")).startswith("simulated-")
 
 
 def make_instrument(role: str, table: dict[str, Any], clock: Any = None) -> Any:

@@ -67,7 +67,9 @@ class _Bisection:
         self._count = 0
 
     def run(self) -> Diagnosis:
-        bench, full = self._bench, self._expected_e()
+        bench, model = self._bench, self._decoder.model
+        passed_e = model.passed_e(self._bright("input"), self._bright("weight"))
+        full = max(float(passed_e.sum()), 1.0)
         self._exposed_e()  # discarded: a detector that is late would return it again
         bench.source.disable()
         dark_e = self._exposed_e()
@@ -148,10 +150,6 @@ class _Bisection:
             return layout.frame(role, self._bright(role), self._count)
         modulator = self._bench.modulators[role]
         return np.full(modulator.shape, layout.darkest[role], dtype=modulator.dtype)
-
-    def _expected_e(self) -> float:
-        passed = self._decoder.model.passed_e(self._bright("input"), self._bright("weight"))
-        return max(float(passed.sum()), 1.0)
 
     def _noise_e(self, times: float) -> float:
         """Return 6 sigma of the dark level, summed over all slots."""

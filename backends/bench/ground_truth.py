@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...instruments import InputError
-from ...instruments.simulated import bend
+from ...instruments.simulated import WorldOptions, bend
 from ..optics import registration
 from ..optics.layouts.base import Layout
 from ..optics.parameters import Markers, Optics, Response
@@ -115,9 +115,9 @@ def _exposed(
     assert bench.world is not None
     frames = {}
     for role, is_lit in (("input", input_lit), ("weight", weight_lit)):
-        rows = 1 if role == "input" and layout.shares_input else layout.slots
         level = layout.brightest[role] if is_lit else layout.darkest[role]
-        frames[role] = layout.frame(role, np.full((rows, layout.length), level), number)
+        levels = np.full((layout.rows_of(role), layout.length), level)
+        frames[role] = layout.frame(role, levels, number)
     optics = layout.optics
     sensor = optics.sensor_shape if layout.has_markers else None
     light_e = bench.world.picture(frames["input"], frames["weight"], sensor) * per_pixel_e
@@ -127,22 +127,8 @@ def _exposed(
     return layout.electrons(counts), layout.marker_electrons(counts)
 
 
-def true_tracker(bench: Bench, measured: float) -> ScaleTracker:
+def true_tracker(world: WorldOptions, measured: float) -> ScaleTracker:
     """Return the brightness filter for a simulated source, from its true noise and drift.
-
-    Parameters
-    ----------
-    measured : relative variance of a brightness measurement
-    """
-    assert bench.world is not None
-    options = bench.world.options
-    return drift_filter(options.source_rms, options.drift_rms, options.drift_shots, measured)
-
-
-def drift_filter(
-    source_rms: float, drift_rms: float, drift_shots: float, measured: float
-) -> ScaleTracker:
-    """Return the brightness filter for a source with independent noise per shot and slow drift.
 
     The true drift changes steadily by a per shot, unlike the random walk of the filter. A filter of
     walk q averages over T shots, T^2 = R / q. It lags by a T and keeps R / 2 T of the variance R of
@@ -152,15 +138,15 @@ def drift_filter(
 
     Parameters
     ----------
-    source_rms, drift_rms, drift_shots : see `WorldOptions`
+    world : the noise of the source in every shot, and its slow drift
     measured : relative variance of a brightness measurement
     """
-    a_shot = drift_rms * 2 * math.pi / drift_shots  # rms of 24 cosines' rates
-    noise = source_rms**2 + measured
+    a_shot = world.drift_rms * 2 * math.pi / world.drift_shots  # rms of 24 cosines' rates
+    noise = world.source_rms**2 + measured
     return ScaleTracker(
-        shot_rms=source_rms,
+        shot_rms=world.source_rms,
         walk_variance=max((16 * a_shot**4 * noise) ** (1 / 3), a_shot**2),
-        variance=drift_rms**2,
+        variance=world.drift_rms**2,
     )
 
 

@@ -100,7 +100,8 @@ class GroundTruth(ModelOrigin):
             light_e = float(model.response.pairs_e.sum()) * model.layout.reference_light
             noise = light_e + float(model.dark_variance.sum())
             measured = noise / max(light_e, 1.0) ** 2
-        return ground_truth.true_tracker(bench, measured)
+        assert bench.world is not None
+        return ground_truth.true_tracker(bench.world.options, measured)
 
     def reference_every(self, layout: Layout) -> int:
         """Return the number of shots between two reference shots."""

@@ -95,7 +95,7 @@ def _frames(model: OpticalModel, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Return grey levels of inputs and of weights, with the same elements lit."""
     layout, curves = model.layout, model.curves
     chance = np.random.Generator(np.random.Philox(number))
-    rows = 1 if layout.shares_input else layout.slots
+    rows = layout.rows_of("input")
     lit = chance.permuted(np.arange(rows * layout.length) % 2 == 0).reshape(rows, -1)
     inputs = curves["input"].levels(lit * layout.reference_light)
     shape = layout.slots, layout.length

@@ -391,7 +391,7 @@ def _figures(
     shape, target = bench.weight.shape, bench.input.shape
     pose = _pose(fits.input_map, shape, target)
     reach = float(np.sqrt((np.square(_spread(shape) - (np.array(shape) - 1) / 2)).mean() * 2))
-    figures += _pose_figures("input", pose, spread, reach, "of the weight modulator's centre")
+    figures += _pose_figures("input", pose, spread, reach)
     nominal = 1.0 if shape == target else min(np.divide(target, shape))
     advice += _adjustments("input modulator", pose, nominal, 1.0)
     figures.append(Figure("input_map_px", fits.input_px, None, "px", "uncertainty of the map"))
@@ -412,9 +412,7 @@ def _figures(
         else:
             pose = _pose(fits.camera_map, shape, sensor)
             error = weight.fit.uncertainty_px / np.sqrt(3)
-            figures += _pose_figures(
-                "camera", pose, error, reach, "of the weight modulator's centre"
-            )
+            figures += _pose_figures("camera", pose, error, reach)
             figures.append(Figure("blur_px", weight.blur_px, None, "px", "of a point, rms"))
             fitting = min(np.divide(sensor, shape))
         figures.append(
@@ -452,12 +450,9 @@ def _pose(
 
 
 def _pose_figures(
-    name: str,
-    pose: tuple[float, float, float, float],
-    error_px: float,
-    reach_px: float,
-    where: str,
+    name: str, pose: tuple[float, float, float, float], error_px: float, reach_px: float
 ) -> list[Figure]:
+    where = "of the weight modulator's centre"
     turn = error_px / reach_px * np.sqrt(2)
     return [
         Figure(f"{name}_shift_rows_px", pose[0], float(error_px), "px", where),

@@ -107,12 +107,26 @@ def _check_needs(wanted: Iterable[str], calibration: Calibration, bench: str) ->
 
 
 def _add_step(session: CalibrationSession, name: str, path: Path) -> Step:
-    """Run a step, add it to the calibration and write the file."""
-    calibration = session.calibration
+    """Run a step, add it with its cost to the calibration, and write the file."""
+    calibration, probe = session.calibration, session.probe
+    before, faults = probe.cost(), dict(probe.faults)
     try:
-        step = _run(session, name)
+        measured = STEPS[name](session)
     except (BadFit, UnexpectedIntensity, Saturated) as error:
         raise type(error)(f"{session.bench.path}: step {name}: {error}") from error
+    repeated = [
+        f"{count - faults.get(reason, 0)} shots were repeated: {reason}"
+        for reason, count in probe.faults.items()
+        if count > faults.get(reason, 0)
+    ]
+    step = Step(
+        name,
+        measured.figures,
+        measured.arrays,
+        measured.plots,
+        notes=(*measured.notes, *repeated),
+        **{name: cost - before[name] for name, cost in probe.cost().items()},
+    )
     calibration.add(step)
     if name == "settling":
         session.trust_settling()
@@ -128,22 +142,3 @@ def _wanted(only: Iterable[str], skip: Iterable[str]) -> list[str]:
         if name not in STEPS:
             raise InputError(f"unknown step {name!r}; steps are {', '.join(STEPS)}")
     return [name for name in STEPS if (not only or name in only) and name not in skip]
-
-
-def _run(session: CalibrationSession, name: str) -> Step:
-    """Run one step, and return it with its cost."""
-    probe = session.probe
-    before, faults = probe.cost(), dict(probe.faults)
-    measured = STEPS[name](session)
-    notes = list(measured.notes)
-    for reason, count in probe.faults.items():
-        if count > faults.get(reason, 0):
-            notes.append(f"{count - faults.get(reason, 0)} shots were repeated: {reason}")
-    return Step(
-        name,
-        measured.figures,
-        measured.arrays,
-        measured.plots,
-        notes=tuple(notes),
-        **{name: cost - before[name] for name, cost in probe.cost().items()},
-    )

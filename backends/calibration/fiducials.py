@@ -174,7 +174,7 @@ def fit_shading(from_px: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.
 
     Returns
     -------
-    relative : light over the smooth shading, float64 [n]
+    is_whole : which squares are not cut, bool [n]
     slopes : of the shading's logarithm per pixel, float64 [n, 2]; the centroid of a square's
         light is side^2 / 12 times this off its centre
     """
@@ -183,7 +183,7 @@ def fit_shading(from_px: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.
     columns = np.stack([np.ones_like(y), y, x, y * y, y * x, x * x], axis=1)
     kept = light > 0.5 * np.median(light)
     if kept.sum() < 2 * _SHADING_TERMS:
-        return light / np.median(light), np.zeros_like(from_px)
+        return _are_whole(light / np.median(light)), np.zeros_like(from_px)
     logs = np.log(np.maximum(light, 1e-300))
     for _ in range(5):
         solved = np.linalg.lstsq(columns[kept], logs[kept], rcond=None)[0]
@@ -200,11 +200,10 @@ def fit_shading(from_px: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.
         ],
         axis=1,
     )
-    return np.exp(off), slopes / size
+    return _are_whole(np.exp(off)), slopes / size
 
 
-def are_whole(relative: np.ndarray) -> np.ndarray:
-    """Return which squares are not cut, from their light over the smooth shading: bool [n]."""
+def _are_whole(relative: np.ndarray) -> np.ndarray:
     return np.asarray((relative > _LEAST_LIGHT) & (relative < 1 / _LEAST_LIGHT))
 
 

@@ -44,12 +44,10 @@ class Exposure:
     ----------
     counts : float64 [h, w], less the dark image at this exposure; volts [1, 1] of a photodiode
     full : number of full pixels (samples)
-    exposure_s : of one exposure
     """
 
     counts: np.ndarray
     full: int
-    exposure_s: float
 
     @property
     def peak(self) -> float:
@@ -197,7 +195,7 @@ class Probe(ABC):
         total = np.add.reduce([raw.astype(np.float64) for raw in raws])
         lit = dark < 0.5 * self.range  # a hot pixel may be full without light
         full = max(int(((raw >= self.range) & lit).sum()) for raw in raws)
-        return Exposure(total / count - dark, full, exposure_s)
+        return Exposure(total / count - dark, full)
 
     def pair(self, exposure_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Return two exposures of the shown frames that agree; others are repeated and counted.

@@ -36,12 +36,10 @@ class SlotReading:
     ----------
     rate : counts above the dark level per second, float64 [slots]
     variance : of the rate, float64 [slots]
-    peak : brightest pixel over the detector's range
     """
 
     rate: np.ndarray
     variance: np.ndarray
-    peak: float
 
 
 class Slots:
@@ -74,8 +72,7 @@ class Slots:
         self._number = {"input": 0, "weight": 0}
         self._shown: dict[str, np.ndarray] = {}
         self.markers: Markers | None = None
-        self._reference: tuple[np.ndarray, np.ndarray] | None = None
-        self._reference_rate = self.reference_scale = 1.0
+        self._reference_exposure_s = self._reference_rate = self.reference_scale = 1.0
         self._source_variance = 0.0  # of the source from shot to shot, without markers
         self._latest: deque[float] = deque(maxlen=_REFERENCES)
         self._until_reference = 0
@@ -92,12 +89,10 @@ class Slots:
         level : of lit elements; None is the brightest
         """
         layout = self.layout
-        rows = 1 if role == "input" and layout.shares_input else layout.slots
-        lit = np.broadcast_to(np.asarray(lit), (layout.slots, layout.length))[:rows]
-        dark, bright = layout.darkest[role], layout.brightest[role]
-        chosen = bright if level is None else level
+        lit = np.broadcast_to(np.asarray(lit), (layout.slots, layout.length))
+        chosen = layout.brightest[role] if level is None else level
         kind = np.uint8 if len(layout.optics.tables[role]) <= 256 else np.uint16
-        return np.where(lit, chosen, dark).astype(kind)
+        return np.where(lit[: layout.rows_of(role)], chosen, layout.darkest[role]).astype(kind)
 
     def _show_both(
         self, inputs: np.ndarray, weights: np.ndarray, number: int | None = None
@@ -126,7 +121,7 @@ class Slots:
         readings = [self._read(inputs, weights, exposure_s) for _ in range(count)]
         rates = np.stack([reading.rate for reading in readings])
         variance = np.mean([reading.variance for reading in readings], axis=0) / count
-        return SlotReading(rates.mean(axis=0), variance, max(reading.peak for reading in readings))
+        return SlotReading(rates.mean(axis=0), variance)
 
     def _read(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
         limit = self.probe.bench.file.limits.retries
@@ -159,7 +154,7 @@ class Slots:
         self, raw: np.ndarray, inputs: np.ndarray, exposure_s: float, shots: int = 1
     ) -> SlotReading:
         taken = raw - self.dark(exposure_s)
-        peak = self._peak(raw)
+        self._refuse_full(raw)
         scale = self.reference_scale
         scale_variance = self._source_variance * (1 + shots / _REFERENCES)
         if self.layout.has_markers:
@@ -170,7 +165,7 @@ class Slots:
         variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2 / shots
         # E(1 / measured scale) = (1 + its relative variance) / scale
         unbiased = 1 - scale_variance / scale**2 if self.layout.has_markers else 1.0
-        return SlotReading(unbiased * counts / (scale * exposure_s), variance, peak)
+        return SlotReading(unbiased * counts / (scale * exposure_s), variance)
 
     def _read_markers(
         self, taken: np.ndarray, inputs: np.ndarray, exposure_s: float
@@ -194,7 +189,7 @@ class Slots:
         self.scales.append((self.probe.bench.shots, marks.scale, variance))
         return marks.scale, variance
 
-    def _peak(self, raw: np.ndarray) -> float:
+    def _refuse_full(self, raw: np.ndarray) -> None:
         bad, top = self.layout.optics.bad, raw.max()
         if top >= self.probe.range and bad is not None:
             top = raw[~bad].max()
@@ -203,7 +198,6 @@ class Slots:
                 "the detector is full at an exposure that was chosen for half of its range: let "
                 "the source settle, or lower the power"
             )
-        return float(top / self.probe.range)
 
     def find_exposure(
         self, inputs: np.ndarray, weights: np.ndarray, may_be_dark: bool = False
@@ -301,9 +295,8 @@ class Slots:
         return result
 
     def _calibrate_reference(self) -> None:
-        inputs, weights = self.pattern("input", True), self.pattern("weight", True)
-        self._reference = inputs, weights
-        self._reference_exposure_s = self.find_exposure(inputs, weights)
+        bright = self.pattern("input", True), self.pattern("weight", True)
+        self._reference_exposure_s = self.find_exposure(*bright)
         rates = np.array([self._reference_light() for _ in range(_SOURCE_SHOTS)])
         self._reference_rate = float(np.median(rates))
         rates = rates[np.abs(rates / self._reference_rate - 1) < _CHANGED]
@@ -313,21 +306,16 @@ class Slots:
                 "the beam, and the source"
             )
         self._source_variance = float((np.diff(rates / self._reference_rate) ** 2).mean() / 2)
-        self._latest.clear()
         self._latest.extend(rates[-_REFERENCES:] / self._reference_rate)
-        self._until_reference = 0
 
     def _reference_light(self) -> float:
-        assert self._reference is not None
-        self._show_both(*self._reference)
+        self._show_both(self.pattern("input", True), self.pattern("weight", True))
         exposure_s = self._reference_exposure_s
         taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
         return float(self.layout.electrons(taken)[0]) / exposure_s
 
     def _update_reference(self) -> None:
         """Update the brightness from a reference every few readings, on a bench without markers."""
-        if self._reference is None:
-            return
         if self._until_reference == 0:
             self._latest.append(self._confirmed_reference())
             self.reference_scale = float(np.mean(self._latest))

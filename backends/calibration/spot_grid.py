@@ -133,8 +133,7 @@ class Squares:
                     "modulator are seen: check that nothing stands in the beam and that all is in "
                     "focus"
                 )
-            relative, slopes = fiducials.fit_shading(from_px[spots.seen], spots.light[spots.seen])
-            is_whole = fiducials.are_whole(relative)
+            is_whole, slopes = fiducials.fit_shading(from_px[spots.seen], spots.light[spots.seen])
             used = np.flatnonzero(spots.seen)[is_whole]
             true = from_px[used] + slopes[is_whole] * side**2 / 12
             fit = fit_map(true, spots.to_px[used], self.role)

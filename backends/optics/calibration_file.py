@@ -203,11 +203,6 @@ class Calibration:
         self.binding, self.created_at, self.path = binding, created_at, str(path)
         self.steps = {step.name: step for step in steps}
 
-    @classmethod
-    def begin(cls, binding: dict[str, Any]) -> Calibration:
-        """Return an empty calibration of a bench (see `bench.binding`)."""
-        return cls(binding, moment_now())
-
     @property
     def is_simulated(self) -> bool:
         """Whether it was measured on simulated instruments."""
@@ -227,10 +222,7 @@ class Calibration:
         for figure in self._step(step).figures:
             if figure.name == name:
                 return figure.value
-        raise InputError(
-            f"{self.path}: step {step!r} holds no figure {name!r}; calibrate again with this "
-            "version of lightloom"
-        )
+        raise self._lack(step, f"figure {name!r}")
 
     def array(self, step: str, name: str) -> np.ndarray:
         """Return an array.
@@ -241,16 +233,19 @@ class Calibration:
         """
         arrays = self._step(step).arrays
         if name not in arrays:
-            raise InputError(
-                f"{self.path}: step {step!r} holds no array {name!r}; calibrate again with this "
-                "version of lightloom"
-            )
+            raise self._lack(step, f"array {name!r}")
         return arrays[name]
 
-    def age_s(self, wanted_steps: Iterable[str], now: datetime | None = None) -> float:
+    def age_s(self, wanted_steps: Iterable[str]) -> float:
         """Return the age of the oldest of some steps."""
         oldest = min(datetime.fromisoformat(self._step(s).finished_at) for s in wanted_steps)
-        return ((now or datetime.now(UTC)) - oldest).total_seconds()
+        return (datetime.now(UTC) - oldest).total_seconds()
+
+    def _lack(self, step: str, what: str) -> InputError:
+        return InputError(
+            f"{self.path}: step {step!r} holds no {what}; calibrate again with this version of "
+            "lightloom"
+        )
 
     def _step(self, name: str) -> Step:
         if name not in self.steps:
@@ -406,14 +401,8 @@ class Calibration:
                 )
 
 
-def calibration_path(bench_path: str | Path) -> Path:
-    """Return the path of a bench file's calibration if it names none: beside it."""
-    bench_path = Path(bench_path)
-    return bench_path.with_name(f"{bench_path.stem}.calibration.json")
-
-
 def path_of(named: str | None, bench_path: str | Path) -> Path:
-    """Return the path of a calibration from the entry of the bench file.
+    """Return the path of a calibration from the entry of the bench file; beside it for None.
 
     Raises
     ------
@@ -424,7 +413,8 @@ def path_of(named: str | None, bench_path: str | Path) -> Path:
             f'{bench_path}: calibration = "ground-truth" takes the truth of the simulation, which '
             "has no file; remove that line to align and calibrate optically"
         )
-    return calibration_path(bench_path) if named is None else Path(bench_path).parent / named
+    beside = f"{Path(bench_path).stem}.calibration.json"
+    return Path(bench_path).parent / (beside if named is None else named)
 
 
 # --- comparing bindings ---------------------------------------------------------------------------

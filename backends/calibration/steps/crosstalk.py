@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...optics.calibration_file import Figure, Plot
-from ...optics.layouts.base import Layout
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
@@ -34,7 +33,7 @@ def crosstalk(session: CalibrationSession) -> Measured:
     )
     if layout.slots == 1:
         return Measured((figure,), {"inverse": np.zeros((0, 0), np.float32)})
-    rows, columns = _places(layout)
+    rows, columns = np.divmod(np.arange(layout.slots), layout.grid[1])
     lit = sparse(layout)
     inputs = slots.pattern("input", True)
     dark = slots.pattern("weight", False)
@@ -71,12 +70,6 @@ def crosstalk(session: CalibrationSession) -> Measured:
     arrays = {"kernel": kernel.astype(np.float32), "inverse": inverse}
     plots = (Plot("Light in the neighbours of a lit slot, over its own", "image", "kernel"),)
     return Measured(figures, arrays, plots)
-
-
-def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row and the column of each slot in the grid of slots."""
-    across = layout.grid[1]
-    return np.arange(layout.slots) // across, np.arange(layout.slots) % across
 
 
 def _neighbours(

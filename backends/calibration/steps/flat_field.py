@@ -38,7 +38,8 @@ def flat_field(session: CalibrationSession) -> Measured:
     # one element bright on both modulators, over all dark: pairs (1 + leaks of both)
     pairs = gains / (1 + input_leak + weight_leak)[:, None]
     offset = unlit - input_leak * weight_leak * pairs.sum(axis=1)
-    to_run = session.gain_e_per_count * session.exposure_s
+    gain = session.calibration.figure("photon_transfer", "gain_e_per_count")
+    to_run = gain * session.bench.file.exposure_s
     if "crosstalk" in session.calibration.steps:
         inverse = session.calibration.array("crosstalk", "inverse").astype(float)
         if inverse.size:
@@ -88,7 +89,7 @@ def _raster(session: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray,
         slots.pattern("input", brightest), slots.pattern("weight", brightest)
     )
     if not layout.has_markers:  # a longer exposure does not reduce the source's noise
-        exposure_s = min(exposure_s, _LONGER * session.exposure_s)
+        exposure_s = min(exposure_s, _LONGER * session.bench.file.exposure_s)
     total = np.zeros((layout.slots, layout.length))
     variance = np.zeros_like(total)
     error, rounds = np.inf, 0

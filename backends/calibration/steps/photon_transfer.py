@@ -52,7 +52,9 @@ def photon_transfer(session: CalibrationSession) -> Measured:
     probe = session.probe
     probe.light(True)
     probe.fill()
-    fullest_s = _fullest(session)
+    exposure_s = find_exposure(probe)  # from it, that at which the brightest pixels reach _MOST
+    filling = probe.take(exposure_s).peak / probe.range
+    fullest_s = min(exposure_s * _MOST / max(filling, 1e-6), probe.longest_s)
     detector = session.bench.detector
     method = _METHODS[detector.kind]
     shortest_s = max(fullest_s / method.spread, probe.shortest_s)
@@ -132,14 +134,6 @@ def _measure(
         if fit[1] < method.goal * fit[0]:
             break
     return mean, variance, np.array(totals).reshape(-1, _LEVELS).mean(axis=0), fit
-
-
-def _fullest(session: CalibrationSession) -> float:
-    """Find the exposure at which the brightest pixels reach the upper end of the curve."""
-    exposure_s = find_exposure(session.probe)
-    taken = session.probe.take(exposure_s)
-    filling = taken.peak / session.probe.range
-    return min(exposure_s * _MOST / max(filling, 1e-6), session.probe.longest_s)
 
 
 def _pairs(

@@ -247,6 +247,10 @@ class Layout(ABC):
         cleared[rows[~kept], columns[~kept]] = DARK
         return cleared, coverage
 
+    def rows_of(self, role: str) -> int:
+        """Return the number of rows of grey levels that a frame takes: one where slots share it."""
+        return 1 if role == "input" and self.shares_input else self.slots
+
     def element_sums(self, light: np.ndarray) -> np.ndarray:
         """Sum light [h, w] of weight pixels over elements: float64 [slots, length]."""
         lit = self.elements >= 0
