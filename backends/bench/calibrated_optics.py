@@ -155,16 +155,14 @@ class Calibrated(ModelOrigin):
                 f"file gives {layout.slots} of {layout.length}: calibrate again"
             )
         inverse = None
-        if "crosstalk" in self.calibration.steps:
-            inverse = array("crosstalk", "inverse", ())
-            if inverse.size:
-                inverse = array("crosstalk", "inverse", slots * 2)
+        if "crosstalk" in self.calibration.steps and array("crosstalk", "inverse", ()).size:
+            inverse = array("crosstalk", "inverse", slots * 2)
         return Response(
             pairs_e=pairs,
             input_leak=array("flat_field", "input_leak", slots),
             weight_leak=array("flat_field", "weight_leak", slots),
             offset_e=array("flat_field", "offset_e", slots),
-            inverse=inverse if inverse is not None and inverse.size else None,
+            inverse=inverse,
             markers=self._markers(layout) if layout.has_markers else None,
         )
 

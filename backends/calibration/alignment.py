@@ -146,7 +146,7 @@ def _find_maps(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarra
     return find_with_photodiode(exposures, exposure_s)
 
 
-def align_live(bench: Bench, on_lost: Callable[[str], None] | None = None) -> Iterator[Alignment]:
+def align_live(bench: Bench, on_lost: Callable[[str], None]) -> Iterator[Alignment]:
     """Yield alignments of a few shots each, until the iterator is closed.
 
     Parameters
@@ -157,7 +157,6 @@ def align_live(bench: Bench, on_lost: Callable[[str], None] | None = None) -> It
     ------
     UnexpectedIntensity, Saturated : when there is no light at the start
     """
-    report = on_lost or (lambda text: None)
     with _probe_with_light(bench) as probe:
         while True:
             try:
@@ -168,7 +167,7 @@ def align_live(bench: Bench, on_lost: Callable[[str], None] | None = None) -> It
                 for fits in _alignments(exposures, exposure_s, bright):
                     yield _evaluated(bench, exposures, fits, None)
             except UnexpectedIntensity as error:  # an adjustment may lose the light
-                report(str(error))
+                on_lost(str(error))
 
 
 def _alignments(

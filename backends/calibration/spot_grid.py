@@ -163,11 +163,11 @@ def find_squares(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFit
 def composed(fits: dict[str, Fitted]) -> AlignmentFits:
     """Return the map between the modulators from their maps to one camera."""
     weight, inputs = fits["weight"], fits["input"]
-    points = weight.from_px[weight.fit.kept]
-    on_camera = registration.apply(weight.matrix, points)
     if weight.matrix.shape[1] == inputs.matrix.shape[1] == 3:
-        input_map = registration.compose(weight.matrix, inverse_of(inputs.matrix), points)
+        input_map = registration.compose(weight.matrix, inverse_of(inputs.matrix))
     else:  # the camera's lens distorts both modulators' images in the same way
-        input_map = fit_map(points, registration.back(inputs.matrix, on_camera), "input").matrix
+        points = weight.from_px[weight.fit.kept]
+        on_input = registration.back(inputs.matrix, registration.apply(weight.matrix, points))
+        input_map = fit_map(points, on_input, "input").matrix
     px = np.hypot(weight.fit.uncertainty_px, inputs.fit.uncertainty_px) / scale_of(inputs.matrix)
     return AlignmentFits(input_map, weight.matrix, None, fits, float(px))

@@ -121,10 +121,7 @@ def _fit(from_px: np.ndarray, to_px: np.ndarray, count: int) -> Fit:
     return Fit((solved / columns[:, None]).T, residual, uncertainty, kept)
 
 
-def compose(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the map that applies `first` and then `second`, fitted over points [n, 2]."""
-    if first.shape[1] == second.shape[1] == 3:
-        turn = second[:, :2] @ first[:, :2]
-        return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])
-    count = max(first.shape[1], second.shape[1])
-    return _fit(points, apply(second, apply(first, points)), count).matrix
+def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the affine map that applies the affine maps `first` and then `second`."""
+    turn = second[:, :2] @ first[:, :2]
+    return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])
