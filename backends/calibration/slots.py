@@ -273,7 +273,8 @@ class Slots:
                     cells[role].append(light)
             scale = brightness(np.array(numbers), np.array(totals), are_lit)
             kept = (np.abs(scale - 1) < _CHANGED) & _agree_with_median(numbers, cells, scale)
-            wanted = [n for n in (0, ones) for _ in range(_MARKER_SHOTS - _count(numbers, kept, n))]
+            counts = {n: int((kept & (np.array(numbers) == n)).sum()) for n in (0, ones)}
+            wanted = [n for n in (0, ones) for _ in range(_MARKER_SHOTS - counts[n])]
             if not wanted:
                 break
             self.probe.count_fault("UnexpectedIntensity", len(wanted))
@@ -377,10 +378,6 @@ def _agree_with_median(
             off = np.sqrt(np.mean((light[of] - middle) ** 2, axis=1))
             agree[of] &= off < _CHANGED * np.abs(middle).max()
     return agree
-
-
-def _count(numbers: list[int], kept: np.ndarray, number: int) -> int:
-    return int((kept & (np.array(numbers) == number)).sum())
 
 
 def sparse(layout: Layout) -> np.ndarray:
