@@ -35,7 +35,7 @@ LOG = logging.getLogger("lightloom.instruments")
 
 TriggerMode = Literal["software", "external"]
 
-_EXPOSURE_TOLERANCE, _EXPOSURE_TOLERANCE_S = 0.01, 1e-6  # relative and absolute, for rounding
+_ROUNDING, _ROUNDING_S = 0.01, 1e-6  # that a camera may apply, relative; least of an exposure
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,13 @@ class CameraFrame:
     taken_at_s: float
     exposure_s: float
     shot: Shot | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.data.shape
+        return (
+            f"CameraFrame {self.frame_id}: {height} x {width} counts from {self.data.min()} to "
+            f"{self.data.max()}, exposed for {self.exposure_s:g} s"
+        )
 
 
 class CountOptions(DriverOptions):
@@ -247,11 +254,29 @@ class Camera(Instrument):
         self._exposure_s, self._region, self._trigger_mode = actual_s, region, mode
 
     def _check_exposure(self, requested_s: float, actual_s: float) -> None:
-        tolerance_s = max(_EXPOSURE_TOLERANCE * requested_s, _EXPOSURE_TOLERANCE_S)
+        tolerance_s = max(_ROUNDING * requested_s, _ROUNDING_S)
         if not abs(actual_s - requested_s) <= tolerance_s:
             raise InputError(
                 f"{self.name}: an exposure of {requested_s:g} s was requested, and the camera uses "
                 f"{actual_s:g} s; request an exposure that it supports, or find out what fixes it"
+            )
+
+    def _check_setting(self, name: str, requested: Any, actual: Any) -> None:
+        """Raise InputError for a setting that the camera changes by more than its rounding.
+
+        Only a float is rounded, also where the camera reports it as text.
+        """
+        is_accepted = actual == requested
+        if not is_accepted and not isinstance(actual, int):
+            try:
+                difference = abs(float(actual) - float(requested))
+                is_accepted = difference <= _ROUNDING * abs(float(requested))
+            except ValueError:  # words
+                is_accepted = actual == str(requested)
+        if not is_accepted:
+            raise InputError(
+                f"{self.name}: {name} was set to {requested!r}, and the camera uses {actual!r}; "
+                "request that value, or find out what fixes it"
             )
 
     def _restore_settings(self) -> None:

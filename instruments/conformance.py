@@ -812,15 +812,6 @@ class PowerMeterConformance(InstrumentConformance[PowerMeter]):
         self._check_power(instrument.read_power())
 
 
-CONFORMANCE: dict[str, type[InstrumentConformance[Any]]] = {
-    "slm": SlmConformance,
-    "camera": CameraConformance,
-    "daq": DaqConformance,
-    "light source": LightSourceConformance,
-    "power meter": PowerMeterConformance,
-}
-
-
 def _threads_and_files() -> tuple[int, int]:
     """Return the numbers of threads and open files; 0 files where the system does not list them."""
     try:

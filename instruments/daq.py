@@ -37,6 +37,10 @@ class Samples:
     started_at_s: float
     shot: Shot | None = None
 
+    def __repr__(self) -> str:
+        channels, count = self.volts.shape
+        return f"Samples: {count:,} of each of {channels} channels, at {self.rate_hz:g} per second"
+
 
 class Daq(Instrument):
     """A data-acquisition device. Its attributes are valid once it is connected.

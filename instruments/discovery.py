@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from .errors import LightloomError
+from .errors import LightloomError, one_line
 
 LOG = logging.getLogger("lightloom.instruments")
 
@@ -51,18 +51,26 @@ def discover(visa_backend: str = "@py", network: bool = False) -> list[FoundDevi
     -------
     one entry per device; an entry of kind "missing" holds only a sentence
     """
-    searches: list[tuple[str, Callable[[], Iterator[FoundDevice]]]] = [
-        ("displays", _displays),
-        ("GenICam cameras", _genicam_cameras),
-        ("Micro-Manager", _micromanager),
-        ("VISA instruments", lambda: _visa(visa_backend, network)),
-        ("serial ports", _serial_ports),
+    return [
+        *_run_search("displays", _displays, "sdl2", "'lightloom[display]'"),
+        *_run_search("GenICam cameras", _genicam_cameras, "harvesters", "'lightloom[genicam]'"),
+        *_run_search("Micro-Manager", _micromanager, "pymmcore_plus", "'lightloom[micromanager]'"),
+        *_run_search("VISA instruments", lambda: _visa(visa_backend, network)),
+        *_run_search("serial ports", _serial_ports),
     ]
-    return [found for what, search in searches for found in _run_search(what, search)]
 
 
-def _run_search(what: str, search: Callable[[], Iterator[FoundDevice]]) -> list[FoundDevice]:
-    """Return the results of one search; any exception of a vendor library becomes a sentence."""
+def _run_search(
+    what: str, search: Callable[[], Iterator[FoundDevice]], module: str = "", install: str = ""
+) -> list[FoundDevice]:
+    """Return the results of one search; any exception of a vendor library becomes a sentence.
+
+    Parameters
+    ----------
+    module, install : what the search imports, and what pip installs to have it
+    """
+    if module and find_spec(module) is None:
+        return [_missing_package(what, install)]
     found: list[FoundDevice] = []
     try:
         with warnings.catch_warnings():
@@ -72,7 +80,7 @@ def _run_search(what: str, search: Callable[[], Iterator[FoundDevice]]) -> list[
         found.append(_missing(what, str(error)))
     except Exception as error:
         LOG.debug("the search for %s failed", what, exc_info=True)
-        found.append(_missing(what, f"the search failed: {_one_line(error)}"))
+        found.append(_missing(what, f"the search failed: {one_line(error)}"))
     return found
 
 
@@ -80,14 +88,8 @@ def _missing(what: str, sentence: str) -> FoundDevice:
     return FoundDevice(MISSING, "", f"{what}: {sentence}")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _missing_package(what: str, module: str, install: str) -> Iterator[FoundDevice]:
-    """Yield what to install if a package is missing."""
-    if find_spec(module) is None:
-        yield _missing(what, f"not searched; pip install {install}")
+def _missing_package(what: str, install: str) -> FoundDevice:
+    return _missing(what, f"not searched; pip install {install}")
 
 
 def lines(role: str, driver: str, remark: str = "", **options: str | int) -> str:
@@ -103,10 +105,6 @@ def lines(role: str, driver: str, remark: str = "", **options: str | int) -> str
 
 
 def _displays() -> Iterator[FoundDevice]:
-    missing = list(_missing_package("displays", "sdl2", "'lightloom[display]'"))
-    if missing:
-        yield from missing
-        return
     from .drivers.display import monitors
 
     for monitor in monitors():
@@ -120,10 +118,6 @@ def _displays() -> Iterator[FoundDevice]:
 
 
 def _genicam_cameras() -> Iterator[FoundDevice]:
-    missing = list(_missing_package("GenICam cameras", "harvesters", "'lightloom[genicam]'"))
-    if missing:
-        yield from missing
-        return
     from .drivers import genicam
 
     for producer in genicam.producers(""):
@@ -145,10 +139,6 @@ def _genicam_cameras() -> Iterator[FoundDevice]:
 
 
 def _micromanager() -> Iterator[FoundDevice]:
-    missing = list(_missing_package("Micro-Manager", "pymmcore_plus", "'lightloom[micromanager]'"))
-    if missing:
-        yield from missing
-        return
     import pymmcore_plus
 
     folder = pymmcore_plus.find_micromanager()
@@ -170,13 +160,14 @@ def _visa(backend: str, network: bool) -> Iterator[FoundDevice]:
 
     manager = pyvisa.ResourceManager(backend)
     if backend == "@py":
-        yield from _missing_package("USB instruments", "usb", "pyusb")
+        if find_spec("usb") is None:
+            yield _missing_package("USB instruments", "pyusb")
         resources = []
         for bus, listing in _buses_of_pyvisa_py(network):
             try:
                 resources += listing()
             except Exception as error:  # the system library of this bus is missing
-                yield _missing("VISA instruments", f"not searched on {bus}: {_one_line(error)}")
+                yield _missing("VISA instruments", f"not searched on {bus}: {one_line(error)}")
     else:
         resources = list(manager.list_resources("?*"))
     for address in sorted(set(resources)):

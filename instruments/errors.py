@@ -154,3 +154,8 @@ def system_error(error: OSError) -> str:
     if error.filename is None:
         return f"the system refuses a file or a connection: {why}"
     return f"cannot use {str(error.filename)!r}: {why}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of a library's exception on one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

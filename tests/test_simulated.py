@@ -322,7 +322,7 @@ def test_another_exposure_of_the_same_frames_computes_no_new_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A calibration exposes one pair of frames hundreds of times.
-    from lightloom.instruments.simulated import light_path
+    from lightloom.instruments.simulated import projection
 
     made = []
 
@@ -330,7 +330,7 @@ def test_another_exposure_of_the_same_frames_computes_no_new_image(
         made.append(arguments)
         return optics.image(*arguments)
 
-    monkeypatch.setattr(light_path, "image", image)
+    monkeypatch.setattr(projection, "image", image)
     world = World()
     world.show(255, 255)
     pictures = [world.mean(exposure_s) for exposure_s in (1e-3, 2e-3, 1e-3)]

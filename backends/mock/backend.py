@@ -27,11 +27,12 @@ from ..profile import OpticsProfile, load_profile
 from ..timing import ShotTiming
 from .detection import noise_free
 from .encoding import LARGEST, encode_weights
-from .fused import can_fuse, fused_arguments
+from .fused import can_fuse, fused_segment
 from .integer_products import FEW_ROWS, active_path, has_dot
-from .noise import stream_keys
+from .noise import quantiles, stream_keys
+from .noise_streams import NoiseStreams
 from .parameters import MockParameters
-from .row_block import NoiseStreams, ReadingStats, RowBlock
+from .row_block import ReadingStats, RowBlock
 from .threads import run_all, thread_count
 from .weight_segment import WeightSegment
 
@@ -140,7 +141,7 @@ class MockBackend(Backend):
         matrices, rows, length = x.shape
         outputs, segments = w.shape[-2], w.content
         y = np.empty((matrices, rows, outputs), dtype=np.float32)
-        limits = [s.limits(self.profile, w.ranges, i) for i, s in enumerate(segments)]
+        converters = [s.converter(self.profile, w.ranges, i) for i, s in enumerate(segments)]
         reading_stats = ReadingStats(matrices, len(segments))
         threads = _threads(rows * outputs * length)
         blocks = _blocks(matrices, rows, outputs)
@@ -148,16 +149,15 @@ class MockBackend(Backend):
         spread = threads if is_library or len(blocks) < 2 * threads else 1  # else per block
 
         def work(matrix: int, part: slice) -> None:
-            streams = NoiseStreams(self.seed, at, at.rows[matrix, part], len(w.shape) > 2)
-            row_blocks = []
+            ids, dynamic, row_blocks = at.rows[matrix, part], len(w.shape) > 2, []
             for index, segment in enumerate(segments):
                 block = RowBlock(
                     self._parameters,
                     x[matrix, part],
                     segment,
                     matrix,
-                    limits[index],
-                    streams.of(index),
+                    converters[index].of(matrix),
+                    NoiseStreams(self.seed, at, ids, dynamic, index),
                 )
                 block.count(reading_stats, index)
                 row_blocks.append(block)
@@ -190,21 +190,20 @@ class MockBackend(Backend):
         rows, outputs, segments = len(x), w.shape[-2], w.content
         fixed = []
         for index, segment in enumerate(segments):
-            arguments = fused_arguments(self._parameters, segment, w.ranges, index)
-            if arguments is None:
+            prepared = fused_segment(self._parameters, segment, w.ranges, index)
+            if prepared is None:
                 return None
-            key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)
-            fixed.append((key[None], *arguments))
-        y, ids = np.empty((1, rows, outputs), dtype=np.float32), at.rows[0]
+            key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)[None]
+            fixed.append((key, prepared))
+        y, width = np.empty((1, rows, outputs), dtype=np.float32), -(-outputs // 16) * 16
         counts: list[tuple[int, int, float]] = []
 
         def work(part: slice, first: int, last: int) -> None:
-            add = False
-            for arguments in fixed:
+            for index, (key, prepared) in enumerate(fixed):
+                noise = (at.rows[0, part], key, width, outputs, quantiles())
                 counts.append(
-                    read_fused(x[part], y[0, part], add, first, last, ids[part], *arguments)
+                    read_fused(x[part], y[0, part], index > 0, first, last, noise, prepared)
                 )
-                add = True
 
         threads = _threads(x.size * outputs)
         run_all([partial(work, *task) for task in _tasks(rows, outputs, threads)], threads)

@@ -4,12 +4,15 @@
 pass, with the same bits. Light is in element pairs at full transmission. A value is v = E / (P g)
 of E electrons: in units of y after scaling, or, if the difference of two rails is converted, in
 units of its integer sum, so that the sum is the value.
+
+Both take the named tuples of this file, but from numpy to compiled code they travel as plain
+tuples, which numba reads in a third of the time. Numba compiles code for the types of their fields;
+its cache on disk does not notice another order of fields, only a change of `kernels`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +22,43 @@ from .noise import POISSON_BELOW, normals, poisson
 _NEAR = 6.5  # sigma of its electrons below full well: a detector fills up once in 1e10
 
 
-@dataclass(frozen=True)
-class Detector:
+def single(*values: float) -> tuple[float, ...]:
+    """Return numbers rounded to float32."""
+    return tuple(float(np.float32(value)) for value in values)
+
+
+def _codes(bits: int, balanced: bool) -> tuple[float, ...]:
+    steps, half = 2.0**bits - 1, 2.0 ** (bits - 1)
+    lowest, highest = (-half, half - 1) if balanced else (0.0, steps)
+    beyond = ((lowest - 0.5) * (1 + 1e-6), (highest + 0.5) * (1 + 1e-6))
+    return single(lowest, highest, 1 / steps if steps else 0.0, *beyond)
+
+
+class RowTerms(NamedTuple):
+    """The terms of each row that a reading needs: float32 [n] each.
+
+    Parameters
+    ----------
+    light : the row's term of the light, in element pairs
+    per_light, dark : variance of v per light, and without light
+    weak_below : light below which Poisson counts are drawn
+    pedestal : of the converter's range, in units of v
+    nearly_full : light of a detector above which it may fill up
+    times : the row's scale with the sign of the reading; 0 without this reading
+    photons : P
+    """
+
+    light: np.ndarray
+    per_light: np.ndarray
+    dark: np.ndarray
+    weak_below: np.ndarray
+    pedestal: np.ndarray
+    nearly_full: np.ndarray
+    times: np.ndarray
+    photons: np.ndarray
+
+
+class Detector(NamedTuple):
     """The constants of detection.
 
     Parameters
@@ -30,9 +68,13 @@ class Detector:
     dark : mean dark electrons of one detector
     variance : electrons^2 independent of light: dark, its subtraction, read noise
     quiet_variance : the same without the noise of the dark electrons
-    full_well : electrons of light that one detector holds above the mean dark level
+    full_well : electrons of light that one detector holds above the mean dark level; infinite
+        without a limit
     pedestal : electrons below zero at which a converter's range begins (per reading)
     converts : 0 no converter, 1 saturates at a range, 2 rounds to codes as well
+    codes : lowest and highest code, the inverse of the number of steps, and the two limits beyond
+        which a value saturates, in steps: numbers of float32. A value at a limit, up to the
+        rounding of float32, does not saturate.
     """
 
     gain: float
@@ -42,8 +84,8 @@ class Detector:
     quiet_variance: float
     full_well: float
     pedestal: float
-    bits: int | None
     converts: int
+    codes: tuple[float, ...]
 
     @classmethod
     def of(cls, profile: OpticsProfile) -> "Detector":
@@ -68,28 +110,14 @@ class Detector:
             read + subtraction,
             full_well,
             5 * variance**0.5,
-            profile.readout_bits,
             converts,
+            _codes(profile.readout_bits or 0, balanced),
         )
 
     @property
     def has_well(self) -> bool:
         """Whether a detector can fill up."""
         return self.full_well != float("inf")
-
-    @cached_property
-    def codes(self) -> np.ndarray:
-        """The codes and limits of the converter, float32 [5].
-
-        Lowest and highest code, the inverse of the number of steps, and the two limits beyond which
-        a value saturates, in steps. A value at a limit, up to the rounding of float32, does not
-        saturate.
-        """
-        steps = 2.0 ** (self.bits or 0) - 1
-        half = 2.0 ** ((self.bits or 0) - 1)
-        ends = (-half, half - 1) if self.balanced else (0.0, steps)
-        beyond = [(ends[0] - 0.5) * (1 + 1e-6), (ends[1] + 0.5) * (1 + 1e-6)]
-        return np.array([*ends, 1 / steps if steps else 0.0, *beyond], dtype=np.float32)
 
     def row_terms(
         self,
@@ -98,7 +126,7 @@ class Detector:
         times: np.ndarray,
         gain: float,
     ) -> np.ndarray:
-        """Return the terms of each row that `read` needs: float32 [8, n].
+        """Return `RowTerms` of each row, float32 [8, n].
 
         Parameters
         ----------
@@ -106,12 +134,6 @@ class Detector:
         electrons : P, or P of each row; None for light without photons
         times : the row's scale with the sign of the reading; 0 without this reading
         gain : g of v = E / (P g)
-
-        Returns
-        -------
-        terms : light; variance of v per light; variance of v without light; light below which
-            Poisson counts are drawn; pedestal; light of a detector above which it may fill up;
-            times; P
         """
         terms = np.empty((8, len(times)), dtype=np.float32)
         if isinstance(electrons, np.ndarray):
@@ -156,96 +178,134 @@ class Detector:
         return float(root**2 - self.dark)
 
 
-@dataclass(slots=True)
-class Reading:
+class Converter(NamedTuple):
+    """The converter of each output, and the factor to y.
+
+    Parameters
+    ----------
+    limit, inverse_step : float32 [M] or [n, 1]; unused without a converter
+    scale : factor from a value, or from the code of a difference, to y: float32 [M]
+    step : float32 [n, 1], if `scale` does not include it (ideal ranges), else None
+    """
+
+    limit: np.ndarray
+    inverse_step: np.ndarray
+    scale: np.ndarray
+    step: np.ndarray | None = None
+
+    def of(self, part: Any) -> "Converter":
+        """Return the converter of some outputs."""
+        return Converter(self.limit[part], self.inverse_step[part], self.scale[part])
+
+
+class Reading(NamedTuple):
     """The inputs of one reading of a block of outputs, except the random numbers.
 
     Parameters
     ----------
-    signed : sums of integers [n, M]: the difference of the rails (balanced), or a rail
-    light : sums for the light of both rails (balanced); None if it is only the row's term
-    units : light per sum, 1 / g, g: float32 [3]
-    rows : `Detector.row_terms`
-    light_term : the output's term of the light, float32 [M]
-    limit, inverse_step : of the converter, float32 [M] or [n, 1]; unused without one
-    scale : factor from a value, or from the code of a difference, to y: float32 [M]
-    step : of the converter, float32 [n, 1], if `scale` does not include it (ideal ranges)
-    source : brightness factors, float32 [n, frames] of `frame` outputs each, or None
     first : index of the first of these outputs
+    signed : sums of integers [n, M]: the difference of the rails (balanced), or a rail
+    light : sums for the light of both rails (balanced); [n, 0] if it is only the row's term
+    units : light per sum, 1 / g, g: numbers of float32
+    rows : `RowTerms`, float32 [8, n]
+    light_term : the output's term of the light, float32 [M]
+    source : brightness factors, float32 [n, frames] of `frame` outputs each; [n, 0] without
     """
 
+    first: int
     signed: np.ndarray
-    light: np.ndarray | None
-    units: np.ndarray
+    light: np.ndarray
+    units: tuple[float, ...]
     rows: np.ndarray
     light_term: np.ndarray
-    limit: np.ndarray
-    inverse_step: np.ndarray
-    scale: np.ndarray
-    source: np.ndarray | None
+    converter: Converter
+    source: np.ndarray
     frame: int
-    first: int
-    step: np.ndarray | None = None
+
+    def plain(self) -> tuple[Any, ...]:
+        """Return the reading in plain tuples."""
+        return (
+            self.first,
+            self.signed,
+            self.light,
+            self.units,
+            self.rows,
+            self.light_term,
+            tuple(self.converter),
+            self.source,
+            self.frame,
+        )
 
     def of_rows(self, rows: Any) -> "Reading":
         """Return the reading of some rows."""
-        source, light = self.source, self.light
-        return Reading(
-            self.signed[rows],
-            None if light is None else light[rows],
-            self.units,
-            self.rows[:, rows],
-            self.light_term,
-            self.limit,
-            self.inverse_step,
-            self.scale,
-            None if source is None else source[rows],
-            self.frame,
-            self.first,
+        return self._replace(
+            signed=self.signed[rows],
+            light=self.light[rows],
+            rows=self.rows[:, rows],
+            source=self.source[rows],
         )
 
     def of(self, rows: np.ndarray, outputs: np.ndarray) -> "Reading":
         """Return the reading of single outputs, given by row and column: [n, 1] each."""
-
-        def pick(values: np.ndarray) -> np.ndarray:
-            return np.asarray(values[outputs][:, None])
-
-        source = self.source
-        return Reading(
-            self.signed[rows, outputs][:, None],
-            None if self.light is None else self.light[rows, outputs][:, None],
-            self.units,
-            self.rows[:, rows],
-            pick(self.light_term),
-            pick(self.limit),
-            pick(self.inverse_step),
-            pick(self.scale),
-            None if source is None else source[rows, (self.first + outputs) // self.frame][:, None],
-            1,  # one factor for each
-            0,
+        light, source, place = self.light, self.source, outputs[:, None]
+        frames = (self.first + outputs) // self.frame
+        return self._replace(
+            first=0,
+            signed=self.signed[rows, outputs][:, None],
+            light=light[rows, outputs][:, None] if light.shape[1] else light[rows],
+            rows=self.rows[:, rows],
+            light_term=self.light_term[place],
+            converter=self.converter.of(place),
+            source=source[rows, frames][:, None] if source.shape[1] else source[rows],
+            frame=1,  # one factor for each
         )
+
+
+class LeftOutputs(NamedTuple):
+    """Buffers for the outputs that the compiled pass leaves to numpy: weak, or nearly full.
+
+    Parameters
+    ----------
+    places : int64, row-major index in the block
+    z : float32, their normal numbers
+    words : uint64, their random words
+    """
+
+    places: np.ndarray
+    z: np.ndarray
+    words: np.ndarray
+
+
+class CrossTerms(NamedTuple):
+    """The digital correction a[n] p[M] + b[n] q[M] of a product: float64."""
+
+    a: np.ndarray
+    p: np.ndarray
+    b: np.ndarray
+    q: np.ndarray
 
 
 def noise_free(reading: Reading, detector: Detector) -> tuple[np.ndarray, np.ndarray | None]:
     """Return value and light, float32 [n, M]; None for light that is only the row's term."""
-    units, spread = reading.units, None
-    if reading.source is not None:
+    light_unit, inverse_gain, _ = reading.units
+    spread, row_term = None, reading.rows[0, :, None]
+    if reading.source.shape[1]:
         last = reading.first + reading.signed.shape[1]
         spread = np.repeat(reading.source, reading.frame, axis=1)[:, reading.first : last]
     light = reading.light if detector.balanced else reading.signed
     arrived = None
-    if light is not None:
-        arrived = np.multiply(light, units[0], dtype=np.float32, casting="same_kind")
-        arrived += reading.rows[0, :, None]
+    if light.shape[1] or not detector.balanced:
+        arrived = np.multiply(light, light_unit, dtype=np.float32, casting="same_kind")
+        arrived += row_term
         arrived += reading.light_term
     elif spread is not None:
-        arrived = np.broadcast_to(reading.rows[0, :, None], reading.signed.shape)
+        arrived = np.broadcast_to(row_term, reading.signed.shape)
     if spread is not None:
         assert arrived is not None
         arrived = arrived * spread
     if not detector.balanced:
         assert arrived is not None
-        return arrived * units[1], arrived
+        return arrived * inverse_gain, arrived
     value = reading.signed.astype(np.float32, copy=False)
     return value if spread is None else value * spread, arrived
 
@@ -271,17 +331,17 @@ def read(
     saturated : number of values that exceeded a full well or the range
     """
     value, arrived = noise_free(reading, detector)
-    rows, saturated = reading.rows[:, :, None], 0
+    rows, saturated = RowTerms(*reading.rows[:, :, None]), 0
     if arrived is None:
-        arrived = rows[0]
+        arrived = rows.light
     if z is not None:
         assert words is not None
-        sigma = np.maximum(arrived, 0) * rows[1]
-        sigma += rows[2]
+        sigma = np.maximum(arrived, 0) * rows.per_light
+        sigma += rows.dark
         np.sqrt(sigma, out=sigma)
-        counted, electrons = arrived < rows[3], None
+        counted, electrons = arrived < rows.weak_below, None
         if detector.has_well:
-            counted = counted | _may_fill(value, arrived, reading, detector)
+            counted = counted | _may_fill(value, arrived, rows, reading.units[2], detector)
         if counted.any():
             counted = np.broadcast_to(counted, value.shape)
             electrons, saturated = _count_electrons(
@@ -291,19 +351,19 @@ def read(
         if electrons is not None:
             value[counted] = electrons
     if detector.converts:
-        saturated += _convert(value, reading, rows[4], detector)
-    value *= reading.scale
-    return np.multiply(value, rows[6], out=value if out is None else out), saturated
+        saturated += _convert(value, reading.converter, rows.pedestal, detector)
+    value *= reading.converter.scale
+    return np.multiply(value, rows.times, out=value if out is None else out), saturated
 
 
 def _may_fill(
-    value: np.ndarray, arrived: np.ndarray, reading: Reading, detector: Detector
+    value: np.ndarray, arrived: np.ndarray, rows: RowTerms, gain: float, detector: Detector
 ) -> np.ndarray:
     """Return which readings have a detector whose electrons may exceed its full well."""
     light = arrived
     if detector.balanced:
-        light = (arrived + np.abs(value * reading.units[2])) * np.float32(0.5)
-    return np.asarray(light > reading.rows[5, :, None])
+        light = (arrived + np.abs(value * gain)) * np.float32(0.5)
+    return np.asarray(light > rows.nearly_full)
 
 
 def _count_electrons(
@@ -327,7 +387,7 @@ def _count_electrons(
     def of_counted(values: np.ndarray) -> np.ndarray:
         return np.asarray(np.broadcast_to(values, counted.shape)[counted], dtype=np.float64)
 
-    photons, gain = of_counted(reading.rows[7, :, None]), float(reading.units[2])
+    photons, gain = of_counted(RowTerms(*reading.rows[:, :, None]).photons), reading.units[2]
     light = of_counted(arrived) * photons
     electrons = detector.quiet_variance**0.5 * of_counted(z)
     if detector.balanced:
@@ -353,22 +413,24 @@ def _draw_wells(light: np.ndarray, words: np.ndarray, detector: Detector) -> tup
     return np.minimum(in_well, most), int(np.count_nonzero(in_well > most))
 
 
-def _convert(value: np.ndarray, reading: Reading, pedestal: np.ndarray, detector: Detector) -> int:
+def _convert(
+    value: np.ndarray, converter: Converter, pedestal: np.ndarray, detector: Detector
+) -> int:
     """Saturate at the range and round to the converter's codes, in place; count saturated values.
 
     Balanced: codes -2^(b-1) .. 2^(b-1) - 1 of step q = 2 R / (2^b - 1), zero among them.
     Per reading: from a dark pedestal of five sigma below zero up to R, in 2^b - 1 steps.
     """
-    limit = reading.limit
+    limit = converter.limit
     if detector.converts == 1:
         shown = np.clip(value, -limit if detector.balanced else -pedestal, limit)
         saturated = int(np.count_nonzero(shown != value))
         value[...] = shown
         return saturated
     lowest, highest, inverse_steps, low_end, high_end = detector.codes
-    step = reading.step
+    step = converter.step
     if detector.balanced:
-        value *= reading.inverse_step
+        value *= converter.inverse_step
     else:
         step = (limit + pedestal) * inverse_steps
         value += pedestal

@@ -387,11 +387,7 @@ def _encode_signed(
 ) -> EncodedWeights:
     leak, levels, length = _leak(profile), signed_levels(profile.weight_bits), w.shape[-1]
     scale = np.abs(w).max(axis=-1, keepdims=True).astype(np.float64) if edges is None else edges[1]
-    numbers = _rounded(w, scale, levels)
-    saturated = 0
-    if profile.weight_bits is not None:  # ideal modulators do not saturate
-        saturated = int(np.count_nonzero(np.abs(numbers) > levels))
-        np.clip(numbers, -levels, levels, out=numbers)
+    numbers, saturated = _weight_levels(w, scale, -levels, levels, profile)
     magnitude, unit = max(levels, int(np.abs(numbers).max(initial=0))), (1 - leak) / levels
     balanced = profile.detection == "balanced"
     split = profile.encoding == "abs-split"
@@ -439,11 +435,7 @@ def _encode_offset(
     if edges is not None:
         lowest, highest = (edge.astype(w.dtype) for edge in edges)
     span = highest.astype(np.float64) - lowest
-    numbers = _rounded(w - lowest, span, levels)
-    saturated = 0
-    if profile.weight_bits is not None:
-        saturated = int(np.count_nonzero((numbers < 0) | (numbers > levels)))
-        np.clip(numbers, 0, levels, out=numbers)
+    numbers, saturated = _weight_levels(w - lowest, span, 0, levels, profile)
     if _clamps(profile):  # the clamp is part of quantisation, and the host knows it
         numbers = _passed(numbers.astype(np.float64) / levels, profile) * levels
     scale = span / (1 - leak)
@@ -471,6 +463,17 @@ def _encode_offset(
         leak,
         0.5,
     )
+
+
+def _weight_levels(
+    values: np.ndarray, span: np.ndarray, least: int, levels: int, profile: OpticsProfile
+) -> tuple[np.ndarray, int]:
+    """Return the levels of weights, from `least` to `levels`, and how many values saturated."""
+    numbers = _rounded(values, span, levels)
+    if profile.weight_bits is None:  # ideal modulators do not saturate
+        return numbers, 0
+    saturated = int(np.count_nonzero((numbers < least) | (numbers > levels)))
+    return np.clip(numbers, least, levels, out=numbers), saturated
 
 
 def _rounded(values: np.ndarray, span: np.ndarray, levels: int) -> np.ndarray:

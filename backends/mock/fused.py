@@ -14,9 +14,9 @@ import numpy as np
 
 from ...instruments.compiled import COMPILED
 from ..base import Ranges
+from .detection import Converter
 from .encoding import has_levels, offset_levels, signed_levels
 from .integer_products import LONGEST
-from .noise import quantiles
 from .parameters import MockParameters
 from .weight_segment import WeightSegment
 
@@ -36,12 +36,12 @@ def can_fuse(parameters: MockParameters) -> bool:
     )
 
 
-def fused_arguments(
+def fused_segment(
     parameters: MockParameters, segment: WeightSegment, ranges: Ranges | None, index: int
 ) -> tuple[Any, ...] | None:
-    """Return the arguments of `kernels.read_fused` after `keys`; None if it does not apply.
+    """Return a segment in plain tuples for `kernels.read_fused`; None if that is not possible.
 
-    They are computed once per ranges.
+    It is computed once per ranges.
 
     Parameters
     ----------
@@ -51,13 +51,13 @@ def fused_arguments(
         return None
     stored = segment.fused
     if stored is None or stored[0] is not ranges:
-        limits = segment.limits(parameters.profile, ranges, index)
-        stored = segment.fused = ranges, _arguments(parameters, segment, limits)
+        converter = segment.converter(parameters.profile, ranges, index)
+        stored = segment.fused = ranges, _fused(parameters, segment, converter)
     return stored[1]
 
 
-def _arguments(
-    parameters: MockParameters, segment: WeightSegment, limits: list[np.ndarray]
+def _fused(
+    parameters: MockParameters, segment: WeightSegment, converter: Converter
 ) -> tuple[Any, ...] | None:
     weights, profile, detector = segment.weights, parameters.profile, parameters.detector
     exposure, offset = segment.exposures[0], profile.encoding == "offset"
@@ -69,45 +69,42 @@ def _arguments(
     levels = (offset_levels if offset else signed_levels)(profile.input_bits)
     if levels > 255 or (levels > 127 and not offset):
         return None
+    from .kernels import FusedLight, FusedOffset, FusedSegment, InputLevels
+
     columns = np.empty(0, np.int64) if exposure.columns is None else exposure.columns[0]
-    leak, outputs = weights.leak, weights.shape[1]
-    centre = (levels + 1) // 2
+    leak, zero, centre = weights.leak, np.zeros(1), (levels + 1) // 2
     unit = (1 - leak) / levels
-    constants = [
+    light = FusedLight(
         rule.per_sum,
         rule.dark,
+        rule.units,
+        rule.light_term[0],
         exposure.per_sum,
         float(exposure.constant[0]),
         exposure.unit,
-        leak,
-        detector.gain,
-        segment.length * (leak + unit * centre),
-        unit,
-        segment.largest,
-    ]
-    zero, gain = np.zeros(1), detector.gain * rule.unit
-    noise = detector.row_terms(zero, profile.photons_full_scale, zero, gain)[:, 0]
-    return (
-        weights.first,
-        segment.length,
-        float(levels),
-        centre if offset else -1,
+        columns,
+        detector.row_terms(zero, profile.photons_full_scale, zero, detector.gain * rule.unit)[:, 0],
+    )
+    fused = FusedSegment(
+        InputLevels(
+            weights.first,
+            segment.length,
+            float(levels),
+            centre if offset else -1,
+            segment.largest,
+        ),
         rule.operand.packed(0, 0),
         lights.packed(0, 0),
         rule.light is not None,
-        columns,
-        np.array(constants),
-        noise,
-        rule.units,
-        rule.light_term[0],
-        *(limit[0] for limit in limits),
-        detector.balanced,
-        detector.converts,
-        detector.codes,
-        profile.has_light,
-        detector.has_well,
-        -(-outputs // 16) * 16,
-        weights.total[0],
-        weights.low[0],
-        quantiles(),
+        light,
+        FusedOffset(
+            leak,
+            unit,
+            segment.length * (leak + unit * centre),
+            weights.total[0],
+            weights.low[0],
+        ),
+        converter.of(0),
+        detector,
     )
+    return fused.plain()

@@ -8,7 +8,7 @@ turn every loop over them into vector instructions.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -18,9 +18,12 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from ...instruments.compiled import compiled
-from .noise import tail_words
+from .detection import Converter, CrossTerms, Detector, LeftOutputs, Reading
+from .noise import NoiseKeys, tail_words
 
 _compiled = compiled(error_model="numpy")
+_inlined = compiled(error_model="numpy", inline="always")  # a call costs as much as its loops
+_float = np.float32
 
 
 # --- rows as integers ----------------------------------------------------------------------------
@@ -452,35 +455,23 @@ def tail_quantile(probability: float) -> float:
 
 
 @_compiled
-def _gaussians(
-    z: Any, first: int, row: Any, keys: Any, width: int, drawn: int, table: Any, words: Any
-) -> None:
+def _gaussians(z: Any, first: int, row: Any, noise: NoiseKeys, words: Any) -> None:
     """Fill z with the standard normal numbers of outputs `first`, `first` + 1, ... of one row.
 
     Parameters
     ----------
-    keys : `noise.stream_keys` of the streams, uint64 [streams, 3, 2]; each has `width` outputs
-        (a multiple of 16), of which a row draws `drawn`
-    table : `noise.quantiles()`
+    row : uint64, its id
     words : uint64 buffer of at least (len(z) + 15) / 4
     """
-    count = z.size
+    count, width, keys = z.size, noise.width, noise.keys
     end, output, place = first + count, first, 0
     while output < end:
         stream = output // width
         start = output - stream * width
         blocks = (min(width - start, end - output) + 15) // 16
         key = keys[stream, 0]
-        _draw_words(
-            words,
-            place,
-            key[0],
-            key[1],
-            row,
-            np.uint64(width // 16),
-            np.uint64(start // 16),
-            blocks,
-        )
+        per_row, block = np.uint64(width // 16), np.uint64(start // 16)
+        _draw_words(words, place, key[0], key[1], row, per_row, block, blocks)
         place += 4 * blocks
         output += 16 * blocks
     cells = words.view(np.uint16)
@@ -488,196 +479,163 @@ def _gaussians(
     for k in range(count):
         least, most = min(least, cells[k]), max(most, cells[k])
     for k in range(count):
-        z[k] = table[cells[k]]
+        z[k] = noise.table[cells[k]]
     if least == 0 or most == 65535:
         for k in range(count):
             if cells[k] == 0 or cells[k] == 65535:
                 stream = (first + k) // width
-                number = row * np.uint64(drawn) + np.uint64(first + k - stream * width)
+                number = row * np.uint64(noise.drawn) + np.uint64(first + k - stream * width)
                 word = _tail_word(number, keys[stream, 1, 0], keys[stream, 1, 1])
                 probability = (np.float64(word >> np.uint64(11)) + 0.5) * 2.0**-53
                 z[k] = np.copysign(np.float32(tail_quantile(probability / 65536)), z[k])
 
 
 @_compiled
-def gaussian_rows(ids: Any, keys: Any, width: int, drawn: int, table: Any, z: Any) -> None:
-    """Fill z float32 [n, count] with the standard normal numbers of rows; see `_gaussians`."""
-    n, count = z.shape
+def gaussian_rows(plain_noise: Any, z: Any) -> None:
+    """Fill z float32 [n, count] with normal numbers of rows, from `NoiseKeys` as a plain tuple."""
+    (n, count), noise = z.shape, NoiseKeys(*plain_noise)
     words = np.empty((count + 15) // 16 * 4, np.uint64)
     for i in range(n):
-        _gaussians(z[i], 0, ids[i], keys, width, drawn, table, words)
+        _gaussians(z[i], 0, noise.rows[i], noise, words)
 
 
 # --- light to numbers ----------------------------------------------------------------------------
 
 
+@_inlined
+def _apply_source(
+    factors: Any, first: int, frame: int, balanced: bool, value: Any, arrived: Any
+) -> None:
+    """Multiply light, and the values that are not computed from it, by the factors of frames."""
+    end = first + value.size
+    for start in range(first // frame * frame, end, frame):
+        factor = factors[start // frame]
+        for k in range(max(start - first, 0), min(start + frame, end) - first):
+            arrived[k] *= factor
+        if balanced:
+            for k in range(max(start - first, 0), min(start + frame, end) - first):
+                value[k] *= factor
+
+
+@_inlined
+def _saturate(value: Any, detector: Detector, limit: Any, inverse_step: Any, pedestal: Any) -> int:
+    """Saturate values and round them to codes; return how many saturated."""
+    saturated = 0
+    lowest_code, highest_code = np.float32(detector.codes[0]), np.float32(detector.codes[1])
+    low_end, high_end = np.float32(detector.codes[3]), np.float32(detector.codes[4])
+    if detector.converts == 2 and detector.balanced:
+        for k in range(value.size):
+            code = value[k] * inverse_step[k]
+            saturated += (code > high_end) | (code < low_end)
+            value[k] = min(max(np.rint(code), lowest_code), highest_code)
+    elif detector.converts == 2:
+        inverse_steps = np.float32(detector.codes[2])
+        for k in range(value.size):
+            width_of_code = (limit[k] + pedestal) * inverse_steps
+            code = (value[k] + pedestal) / width_of_code
+            saturated += (code > high_end) | (code < low_end)
+            value[k] = min(max(np.rint(code), lowest_code), highest_code) * width_of_code - pedestal
+    elif detector.converts == 1:
+        for k in range(value.size):
+            lowest = -limit[k] if detector.balanced else -pedestal
+            shown = min(max(value[k], lowest), limit[k])
+            saturated += shown != value[k]
+            value[k] = shown
+    return saturated
+
+
 @_compiled
 def read_rows(
-    y: Any,
-    column: int,
-    add: bool,
-    balanced: bool,
-    signed: Any,
-    light: Any,
-    has_light: bool,
-    units: Any,
-    rows: Any,
-    source: Any,
-    frame: int,
-    light_term: Any,
-    limit: Any,
-    inverse_step: Any,
-    scale: Any,
-    converter: int,
-    codes: Any,
-    noisy: bool,
-    well: bool,
-    ids: Any,
-    keys: Any,
-    width: int,
-    drawn: int,
-    table: Any,
-    weak: Any,
-    weak_z: Any,
-    weak_words: Any,
+    y: Any, add: bool, reading: Reading, detector: Detector, noise: NoiseKeys, left: LeftOutputs
 ) -> Any:
-    """Read a block of outputs once, and store it in y from column `column` on, or add it.
-
-    `detection` describes `units`, `rows` and `codes`, `_gaussians` the streams.
-
-    Parameters
-    ----------
-    y : float32 [n, M]
-    signed, light : int32 (or float) [n, width of the block or more], exact sums
-    source : float32 [n, frames], brightness factors of each `frame` outputs; empty without
-    light_term, limit, inverse_step, scale : float32 [width of the block]
-    converter : 0 none, 1 a range, 2 a range and codes
-    weak, weak_z, weak_words : buffers for the row-major index, normal number and word of the
-        outputs in weak light or near a full well, which are left to numpy
+    """Read a block of outputs once, and store it in y [n, M] from `first` on, or add it.
 
     Returns
     -------
     saturated, outputs that are left to numpy
     """
-    n, count = signed.shape[0], scale.size
-    saturated, listed = 0, 0
+    first, signed, light, light_term = (
+        reading.first, reading.signed, reading.light, reading.light_term
+    )  # fmt: skip
+    source, frame, rows, balanced = reading.source, reading.frame, reading.rows, detector.balanced
+    limit, inverse_step, scale = (
+        reading.converter.limit, reading.converter.inverse_step, reading.converter.scale
+    )  # fmt: skip
+    light_unit, inverse_gain, gain = reading.units
+    light_unit, inverse_gain, gain = _float(light_unit), _float(inverse_gain), _float(gain)
+    ids, keys, places, left_z = noise.rows, noise.keys, left.places, left.z
+    count, saturated, listed = scale.size, 0, 0
     zero, half = np.float32(0), np.float32(0.5)
-    light_unit, inverse_gain, gain = units[0], units[1], units[2]
-    lowest_code, highest_code, inverse_steps = codes[0], codes[1], codes[2]
-    low_end, high_end = codes[3], codes[4]
-    z, value = np.empty(count, np.float32), np.empty(count, np.float32)
-    arrived, factors = np.empty(count, np.float32), np.empty(count, np.float32)
+    z, value, arrived = (
+        np.empty(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    )  # fmt: skip
     words = np.empty((count + 15) // 16 * 4, np.uint64)
-    varies = source.shape[1] > 0
+    varies, well = source.shape[1] > 0, detector.full_well != np.inf
+    has_light = light.shape[1] > 0
     each = has_light or not balanced or varies  # the light depends on the output
-    for i in range(n):
-        row_term, per_light, dark, weak_below, pedestal, nearly_full, times = (
-            rows[0, i],
-            rows[1, i],
-            rows[2, i],
-            rows[3, i],
-            rows[4, i],
-            rows[5, i],
-            rows[6, i],
-        )
-        out = y[i, column : column + count]
+    for i in range(signed.shape[0]):
+        row_term, per_light, dark, weak_below = rows[0, i], rows[1, i], rows[2, i], rows[3, i]
+        pedestal, nearly_full, times, photons = rows[4, i], rows[5, i], rows[6, i], rows[7, i]
+        out = y[i, first : first + count]
         if times == zero:  # a row without this exposure
             if not add:
                 out[:] = zero
             continue
         sums = signed[i]
-        if varies:
-            for start in range(column // frame * frame, column + count, frame):
-                factor = source[i, start // frame]
-                stop = min(start + frame, column + count) - column
-                for k in range(max(start - column, 0), stop):
-                    factors[k] = factor
         if balanced:
             for k in range(count):
                 value[k] = np.float32(sums[k])
-            if has_light:
-                lights = light[i]
-                for k in range(count):
-                    arrived[k] = np.float32(lights[k]) * light_unit + row_term + light_term[k]
-            elif each or well:
-                arrived[:] = row_term
-            if varies:
-                for k in range(count):
-                    value[k] *= factors[k]
-                    arrived[k] *= factors[k]
-        else:
+        if has_light:
+            lights = light[i]
+            for k in range(count):
+                arrived[k] = np.float32(lights[k]) * light_unit + row_term + light_term[k]
+        elif not balanced:
             for k in range(count):
                 arrived[k] = np.float32(sums[k]) * light_unit + row_term + light_term[k]
-            if varies:
-                for k in range(count):
-                    arrived[k] *= factors[k]
+        elif each or well:
+            arrived[:] = row_term
+        if varies:
+            _apply_source(source[i], first, frame, balanced, value, arrived)
+        if not balanced:
             for k in range(count):
                 value[k] = arrived[k] * inverse_gain
-        first_weak = listed
-        if noisy:
-            _gaussians(z, column, ids[i], keys, width, drawn, table, words)
-            if well:
-                for k in range(count):
-                    light_of_one = arrived[k]
-                    if balanced:
-                        light_of_one = (arrived[k] + abs(value[k] * gain)) * half
-                    if arrived[k] < weak_below or light_of_one > nearly_full:
-                        weak[listed] = i * count + k
-                        weak_z[listed] = z[k]
-                        listed += 1
-            elif each:
-                weaker = 0
+        first_left = listed
+        if photons > zero:
+            _gaussians(z, first, ids[i], noise, words)
+            is_even, weaker = not each and not well, 0
+            if is_even:
+                weaker = int(row_term < weak_below)
+            elif not well:
                 for k in range(count):
                     weaker += arrived[k] < weak_below
-                if weaker:
-                    for k in range(count):
-                        if arrived[k] < weak_below:
-                            weak[listed] = i * count + k
-                            weak_z[listed] = z[k]
-                            listed += 1
-            if each or well:
+            if well or weaker:
                 for k in range(count):
-                    value[k] += np.sqrt(max(arrived[k], zero) * per_light + dark) * z[k]
-            else:
-                if row_term < weak_below:
-                    for k in range(count):
-                        weak[listed] = i * count + k
-                        weak_z[listed] = z[k]
+                    of_one = row_term if is_even else arrived[k]
+                    is_weak = of_one < weak_below
+                    if well and balanced:
+                        of_one = (of_one + abs(value[k] * gain)) * half
+                    if is_weak or of_one > nearly_full:
+                        places[listed] = i * count + k
+                        left_z[listed] = z[k]
                         listed += 1
+            if is_even:
                 sigma = np.sqrt(max(row_term, zero) * per_light + dark)
                 for k in range(count):
                     value[k] += sigma * z[k]
-        for index in range(first_weak, listed):
-            output = column + weak[index] - i * count
-            stream = output // width
-            place = output - stream * width
-            key = keys[stream, 2]
-            blocks = np.uint64((drawn + 3) // 4)
-            _draw_words(words, 0, key[0], key[1], ids[i], blocks, np.uint64(place // 4), 1)
-            weak_words[index] = words[place % 4]
-            value[output - column] = zero
-        if converter == 2:
-            if balanced:
-                for k in range(count):
-                    code = value[k] * inverse_step[k]
-                    saturated += (code > high_end) | (code < low_end)
-                    shown = min(max(np.rint(code), lowest_code), highest_code)
-                    value[k] = shown
             else:
                 for k in range(count):
-                    width_of_code = (limit[k] + pedestal) * inverse_steps
-                    code = (value[k] + pedestal) / width_of_code
-                    saturated += (code > high_end) | (code < low_end)
-                    shown = min(max(np.rint(code), lowest_code), highest_code)
-                    value[k] = shown * width_of_code - pedestal
-        elif converter == 1:
-            for k in range(count):
-                lowest = -limit[k] if balanced else -pedestal
-                shown = min(max(value[k], lowest), limit[k])
-                saturated += shown != value[k]
-                value[k] = shown
-        for index in range(first_weak, listed):
-            value[weak[index] - i * count] = zero
+                    value[k] += np.sqrt(max(arrived[k], zero) * per_light + dark) * z[k]
+        for index in range(first_left, listed):
+            k = places[index] - i * count
+            stream = (first + k) // noise.width
+            place = first + k - stream * noise.width
+            key, blocks = keys[stream, 2], np.uint64((noise.drawn + 3) // 4)
+            _draw_words(words, 0, key[0], key[1], ids[i], blocks, np.uint64(place // 4), 1)
+            left.words[index] = words[place % 4]
+            value[k] = zero
+        saturated += _saturate(value, detector, limit, inverse_step, pedestal)
+        for index in range(first_left, listed):
+            value[places[index] - i * count] = zero
         if add:
             for k in range(count):
                 out[k] += value[k] * scale[k] * times
@@ -688,130 +646,243 @@ def read_rows(
 
 
 @_compiled
-def add_cross(y: Any, column: int, a: Any, p: Any, b: Any, q: Any) -> None:
+def read_block(y: Any, add: bool, reading: Any, detector: Any, noise: Any, left: Any) -> Any:
+    """Read a block of outputs as `read_rows` does; the named tuples are given as plain tuples."""
+    first, signed, light, units, rows, light_term, converter, source, frame = reading
+    named = Reading(
+        first, signed, light, units, rows, light_term, Converter(*converter), source, frame
+    )
+    return read_rows(y, add, named, Detector(*detector), NoiseKeys(*noise), LeftOutputs(*left))
+
+
+@_compiled
+def add_cross(y: Any, column: int, cross: CrossTerms) -> None:
     """Add a[n] p[width] + b[n] q[width], in float64, to columns of y float32 [n, M]."""
-    width = p.size
+    width = cross.p.size
     for i in range(y.shape[0]):
-        out, one, other = y[i, column : column + width], a[i], b[i]
+        out, one, other = y[i, column : column + width], cross.a[i], cross.b[i]
         for k in range(width):
-            out[k] = np.float32(np.float64(out[k]) + one * p[k] + other * q[k])
+            out[k] = np.float32(np.float64(out[k]) + one * cross.p[k] + other * cross.q[k])
 
 
-# --- fused products ---------------------------------------------------------------
+# --- fused products ------------------------------------------------------------------------------
+
+
+class InputLevels(NamedTuple):
+    """The columns of the input that a segment shows, and their levels.
+
+    Parameters
+    ----------
+    first, length : the columns
+    levels : on each side of zero; with the offset encoding, from least to largest number
+    centre : level of zero with the offset encoding; -1 without
+    largest : magnitude of inputs up to which float32 can hold the results
+    """
+
+    first: int
+    length: int
+    levels: float
+    centre: int
+    largest: float
+
+
+class FusedOffset(NamedTuple):
+    """The terms of the offset encoding: x = scale t(u) + low, t = leak + unit times the level.
+
+    Parameters
+    ----------
+    passed : sum of t over a row of centred zeros
+    total, low : `EncodedWeights.total` and `low`, float64 [M]
+    """
+
+    leak: float
+    unit: float
+    passed: float
+    total: Any
+    low: Any
+
+
+class FusedLight(NamedTuple):
+    """The light of a reading, and the total light of its exposure.
+
+    Parameters
+    ----------
+    per_sum, dark, units, term : `ReadingRule.per_sum`, `dark`, `units` and `light_term` [M]
+    total_per_sum, total_dark, total_unit, columns : of `InputExposure`; columns int64 [K] or [0]
+    rows : the `RowTerms` that all rows share, float32 [8]
+    """
+
+    per_sum: float
+    dark: float
+    units: tuple[float, ...]
+    term: Any
+    total_per_sum: float
+    total_dark: float
+    total_unit: float
+    columns: Any
+    rows: Any
+
+
+class FusedSegment(NamedTuple):
+    """One segment of weights for `read_fused`.
+
+    Parameters
+    ----------
+    weights, lights : from `packed`: what is read, and what lights the detectors
+    has_light : whether `lights` are multiplied; otherwise the light is only the row's term
+    """
+
+    inputs: InputLevels
+    weights: Any
+    lights: Any
+    has_light: bool
+    light: FusedLight
+    offset: FusedOffset
+    converter: Converter
+    detector: Detector
+
+    def plain(self) -> tuple[Any, ...]:
+        """Return the segment in plain tuples."""
+        return tuple(tuple(part) if isinstance(part, tuple) else part for part in self)
+
+
+@_inlined
+def _named(plain: Any) -> FusedSegment:
+    """Return the segment of `FusedSegment.plain`."""
+    inputs, weights, lights, has_light, light, offset, converter, detector = plain
+    return FusedSegment(
+        InputLevels(*inputs),
+        weights,
+        lights,
+        has_light,
+        FusedLight(*light),
+        FusedOffset(*offset),
+        Converter(*converter),
+        Detector(*detector),
+    )
+
+
+@_compiled
+def _encode_fused(
+    x: Any, inputs: InputLevels, offset: FusedOffset, integers: Any, sums: Any, scales: Any
+) -> Any:
+    """Encode rows x into int16 `integers` [n, K], `sums` [n, 2] and `scales` [n].
+
+    Returns
+    -------
+    whether all rows are finite and small enough, and a[n] and b[n] of `CrossTerms`
+    """
+    n, length = integers.shape
+    lows, shown = np.zeros(n), np.zeros(n)
+    reach = scales
+    if inputs.centre < 0:
+        encode_signed(x, inputs.first, inputs.levels, integers, scales, sums)
+    else:
+        edges = np.empty((n, 2))
+        encode_offset(x, inputs.first, inputs.levels, inputs.centre, integers, edges, sums)
+        reach = np.maximum(-edges[:, 0], edges[:, 1])
+        for i in range(n):
+            scales[i] = (edges[i, 1] - edges[i, 0]) / (1 - offset.leak)
+            lows[i] = edges[i, 0] - offset.leak * scales[i]
+            passed = offset.passed + offset.unit * sums[i, 0]
+            sum_shown = scales[i] * passed + length * lows[i]
+            shown[i] = sum_shown - length * lows[i]
+    fits = True
+    for i in range(n):
+        if not reach[i] <= inputs.largest:
+            fits = False
+    return fits, lows, shown
+
+
+@_compiled
+def _total_light(light: FusedLight, integers: Any, sums: Any, lit: int) -> float:
+    """Return the light of all outputs, in element pairs, from column `lit` of the sums."""
+    total, n = 0.0, len(sums)
+    for i in range(n):
+        total += light.total_per_sum * sums[i, lit] + light.total_dark
+    if light.rows[7] > 0 and light.columns.size:
+        with_columns = np.empty((n, 2), np.int64)
+        sums_with(integers, light.columns, with_columns)
+        for i in range(n):
+            total += light.total_unit * np.float64(with_columns[i, lit])
+    return total
 
 
 @_compiled
 def read_fused(
-    x: Any,
-    y: Any,
-    add: bool,
-    first: int,
-    last: int,
-    ids: Any,
-    keys: Any,
-    first_column: int,
-    length: int,
-    levels: float,
-    centre: int,
-    weights: Any,
-    lights: Any,
-    has_light: bool,
-    columns: Any,
-    constants: Any,
-    noise: Any,
-    units: Any,
-    light_term: Any,
-    limit: Any,
-    inverse_step: Any,
-    scale: Any,
-    balanced: bool,
-    converter: int,
-    codes: Any,
-    noisy: bool,
-    well: bool,
-    width: int,
-    total: Any,
-    low: Any,
-    table: Any,
+    x: Any, y: Any, add: bool, first: int, last: int, noise: Any, plain_segment: Any
 ) -> Any:
     """Store products with outputs `first` to `last` of a segment in y [n, M], or add them.
 
-    The steps are those of `row_block.RowBlock` for one exposure and reading, with the same bits;
-    `fused.fused_arguments` returns the arguments after `keys`.
+    The steps are those of `row_block.RowBlock` for one exposure and reading, with the same bits.
+
+    Parameters
+    ----------
+    noise : `NoiseKeys` as a plain tuple
+    plain_segment : from `FusedSegment.plain`
 
     Returns
     -------
     saturated, outputs that are left to numpy (-1 if a row is too large or not finite), light in
     element pairs
     """
-    n, outputs = x.shape[0], scale.size
-    per_sum, dark, all_per_sum, all_dark, all_unit, leak, gain, passed = constants[:8]
-    integers = np.empty((n, length), np.int16)
-    scales, sums = np.empty(n), np.empty((n, 2))
-    lows, shown = np.zeros(n), np.zeros(n)
-    reach = scales
-    if centre < 0:
-        encode_signed(x, first_column, levels, integers, scales, sums)
-    else:
-        edges = np.empty((n, 2))
-        encode_offset(x, first_column, levels, centre, integers, edges, sums)
-        reach = np.maximum(-edges[:, 0], edges[:, 1])
-        for i in range(n):
-            scales[i] = (edges[i, 1] - edges[i, 0]) / (1 - leak)
-            lows[i] = edges[i, 0] - leak * scales[i]
-            sum_shown = scales[i] * (passed + constants[8] * sums[i, 0]) + length * lows[i]
-            shown[i] = sum_shown - length * lows[i]
-    for i in range(n):
-        if not reach[i] <= constants[9]:
-            return 0, -1, 0.0
-    rows, light = np.empty((8, n), np.float32), 0.0
-    lit = 1 if balanced else 0
+    segment, keys = _named(plain_segment), NoiseKeys(*noise)
+    inputs, offset, light = segment.inputs, segment.offset, segment.light
+    converter, detector, weights = segment.converter, segment.detector, segment.weights
+    n, length, outputs = x.shape[0], inputs.length, converter.scale.size
+    integers, scales, sums = np.empty((n, length), np.int16), np.empty(n), np.empty((n, 2))
+    fits, lows, shown = _encode_fused(x, inputs, offset, integers, sums, scales)
+    if not fits:
+        return 0, -1, 0.0
+    lit = 1 if detector.balanced else 0
+    total = _total_light(light, integers, sums, lit) if first == 0 else 0.0
+    rows = np.empty((8, n), np.float32)
     for i in range(n):
         for term in range(8):
-            rows[term, i] = noise[term]
-        own = per_sum * sums[i, lit]
-        if dark != 0:
-            own += dark
+            rows[term, i] = light.rows[term]
+        own = light.per_sum * sums[i, lit]
+        if light.dark != 0:
+            own += light.dark
         rows[0, i] = np.float32(own)
-        rows[6, i] = np.float32(scales[i] if centre < 0 else scales[i] * gain)
-        if first == 0:
-            light += all_per_sum * sums[i, lit] + all_dark
-    if noisy and columns.size and first == 0:
-        with_columns = np.empty((n, 2), np.int64)
-        sums_with(integers, columns, with_columns)
-        for i in range(n):
-            light += all_unit * np.float64(with_columns[i, lit])
+        rows[6, i] = np.float32(scales[i] if inputs.centre < 0 else scales[i] * detector.gain)
     padded = (length + 3) // 4 * 4
     left, starts = np.empty((n, padded), np.int8), np.empty(n, np.int32)
     bytes_of(integers, False, left, starts)
     lit_left, lit_starts = left, starts
-    with_light = has_light and noisy
+    has_photons = light.rows[7] > 0
+    with_light = segment.has_light and has_photons
     if with_light:
         lit_left, lit_starts = np.empty((n, padded), np.int8), np.empty(n, np.int32)
         bytes_of(integers, True, lit_left, lit_starts)
     panel = 256 if n > 4 else 4096
-    most = n * min(panel, outputs) if noisy else 0
-    weak, weak_z = np.empty(most, np.int64), np.empty(most, np.float32)
-    weak_words, no_source = np.empty(most, np.uint64), np.empty((1, 0), np.float32)
+    most = n * min(panel, outputs) if has_photons else 0
+    others = LeftOutputs(
+        np.empty(most, np.int64), np.empty(most, np.float32), np.empty(most, np.uint64)
+    )
+    no_light, no_source = np.empty((n, 0), np.int32), np.empty((n, 0), np.float32)
     saturated, listed = 0, 0
     for column in range(first, last, panel):
         end = min(column + panel, last)
-        product = np.empty(
-            (n, (end - column + 63) // 64 * 64 if HAS_DOT else end - column), np.int32
-        )
+        width = (end - column + 63) // 64 * 64 if HAS_DOT else end - column
+        product, of_light = np.empty((n, width), np.int32), no_light
         multiply_bytes(left, starts, weights, column, False, product)
-        of_light = product
         if with_light:
-            of_light = np.empty(product.shape, np.int32)
-            multiply_bytes(lit_left, lit_starts, lights, column, True, of_light)
-        more, few = read_rows(
-            y, column, add, balanced, product, of_light, with_light, units, rows, no_source,
-            outputs, light_term[column:end], limit[column:end],
-            inverse_step[column:end], scale[column:end], converter, codes, noisy, well, ids, keys,
-            width, outputs, table, weak, weak_z, weak_words,
-        )  # fmt: skip
+            of_light = np.empty((n, width), np.int32)
+            multiply_bytes(lit_left, lit_starts, segment.lights, column, True, of_light)
+        of_panel = Converter(
+            converter.limit[column:end],
+            converter.inverse_step[column:end],
+            converter.scale[column:end],
+            None,
+        )
+        term = light.term[column:end]
+        reading = Reading(
+            column, product, of_light, light.units, rows, term, of_panel, no_source, outputs
+        )
+        more, few = read_rows(y, add, reading, detector, keys, others)
         saturated += more
         listed += few
-        if centre >= 0:
-            add_cross(y, column, lows, total[column:end], shown, low[column:end])
-    return saturated, listed, light
+        if inputs.centre >= 0:
+            cross = CrossTerms(lows, offset.total[column:end], shown, offset.low[column:end])
+            add_cross(y, column, cross)
+    return saturated, listed, total

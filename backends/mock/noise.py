@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
 from threading import local
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,24 @@ def stream_keys(seed: int, matmul: str, attempt: int, purpose: str, part: int) -
     text = f"{seed}|{matmul}|{attempt}|{purpose}|{part}".encode()
     digest = bytearray(blake2b(text, digest_size=48).digest())
     return np.frombuffer(digest, dtype=np.uint64).reshape(3, 2)
+
+
+class NoiseKeys(NamedTuple):
+    """The normal numbers of some rows, as compiled loops draw them.
+
+    Parameters
+    ----------
+    rows : ids of the rows, uint64 [n]
+    keys : `stream_keys` of the streams, uint64 [streams, 3, 2]
+    width, drawn : outputs of a stream, a multiple of 16, of which a row draws `drawn`
+    table : `quantiles()`
+    """
+
+    rows: np.ndarray
+    keys: np.ndarray
+    width: int
+    drawn: int
+    table: np.ndarray
 
 
 class NoiseStream:

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from threading import Lock, local
 from typing import Any
 
 import numpy as np
 
 from ...instruments.compiled import COMPILED
-from ..address import Address, exposure_ids
-from .detection import Reading, noise_free, read
+from ..address import exposure_ids
+from .detection import Converter, CrossTerms, LeftOutputs, Reading, noise_free, read
 from .encoding import encode_rows
 from .integer_products import multiply, panels
-from .noise import NoiseStream, quantiles, stream_keys
+from .noise_streams import NoiseStreams
 from .parameters import MockParameters
 from .threads import run_all
 from .weight_segment import InputExposure, WeightSegment
 
 _PIECE_VALUES = 1 << 18  # that numpy reads at a time
-_NO_SOURCE = np.empty((1, 0), dtype=np.float32)
 _THREAD = local()
-_WIDTH = 64  # outputs of one stream of a dynamic operand
 
 
 class ReadingStats:
@@ -48,7 +45,7 @@ class RowBlock:
 
     Parameters
     ----------
-    limits : `WeightSegment.limits`; None if nothing is read
+    converter : of these outputs, [M] each; None if nothing is read
     streams : of these rows and this segment; None likewise
     """
 
@@ -58,7 +55,7 @@ class RowBlock:
         x: np.ndarray,
         segment: WeightSegment,
         matrix: int,
-        limits: list[np.ndarray] | None = None,
+        converter: Converter | None = None,
         streams: NoiseStreams | None = None,
     ) -> None:
         start = time.perf_counter()
@@ -79,9 +76,10 @@ class RowBlock:
         self._electrons = self._electrons_per_pair() if profile.has_light else None
         self._terms = self._row_terms()
         self._frame = parameters.geometry.outputs or self._outputs
-        unread = np.empty(self._outputs if limits is None else 0, dtype=np.float32)
-        self._of_output = [unread] * 3 if limits is None else [limit[matrix] for limit in limits]
-        self._sources: list[np.ndarray | None] = [None] * len(self._shown)
+        unread = np.empty(self._outputs, dtype=np.float32)
+        self._converter = converter or Converter(unread, unread, unread)
+        no_source = np.empty((len(x), 0), dtype=np.float32)
+        self._sources = [no_source] * len(self._shown)
         if streams is not None and (parameters.drift or profile.source_rms):
             self._sources = [self._source(streams, i) for i in range(len(self._shown))]
         self._cross = self._cross_terms()
@@ -133,7 +131,7 @@ class RowBlock:
             last = time.perf_counter()
             decode += last - now
         if self._cross is not None:
-            _add_cross(y, place, *self._cross)
+            _add_cross(y, place, self._cross)
             decode += time.perf_counter() - last
         with stats.lock:
             stats.saturated += saturated
@@ -150,7 +148,7 @@ class RowBlock:
         out : float32 [n, M], unused space for the first product
         """
         matrix, rows, number = self._matrix, self._rows.rows, 0
-        limit, inverse_step, scale = (values[place] for values in self._of_output)
+        converter = self._converter.of(place)
         for (exposure, _), source in zip(self._shown, self._sources, strict=True):
             signed, last = None, None
             for rule in exposure.rules:
@@ -159,23 +157,21 @@ class RowBlock:
                     signed = multiply(rows, exposure.variant, last, matrix, panel, place, out)
                     out = None
                 assert signed is not None
-                light = None
+                light = signed[:, :0]
                 if rule.light is not None and self._electrons is not None:
                     light = multiply(rows, exposure.lit, rule.light, matrix, panel, place)
                 yield (
                     rule.purpose,
                     Reading(
+                        place.start,
                         signed,
                         light,
                         rule.units,
                         self._terms[number],
                         rule.light_term[matrix, place],
-                        limit,
-                        inverse_step,
-                        scale,
+                        converter,
                         source,
                         self._frame,
-                        place.start,
                     ),
                 )
                 number += 1
@@ -200,40 +196,18 @@ class RowBlock:
 
     def _read_compiled(self, y: np.ndarray, reading: Reading, purpose: str, add: bool) -> int:
         """Read in one compiled pass; numpy reads weak light and nearly full detectors."""
-        from .kernels import read_rows
+        from .kernels import read_block
 
         assert self._streams is not None
-        n, width = len(y), len(reading.scale)
-        detector, noisy, light = self._detector, self._electrons is not None, reading.light
-        weak = _scratch(n * width if noisy else 0)
-        saturated, count = read_rows(
-            y,
-            reading.first,
-            add,
-            detector.balanced,
-            reading.signed,
-            reading.signed if light is None else light,
-            light is not None,
-            reading.units,
-            reading.rows,
-            _NO_SOURCE if reading.source is None else reading.source,
-            reading.frame,
-            reading.light_term,
-            reading.limit,
-            reading.inverse_step,
-            reading.scale,
-            detector.converts,
-            detector.codes,
-            noisy,
-            detector.has_well,
-            self._streams.rows,
-            *self._streams.keys(purpose, len(y[0])),
-            quantiles(),
-            *weak,
+        width, detector = len(reading.converter.scale), self._detector
+        left = _scratch(len(y) * width if self._electrons is not None else 0)
+        keys = self._streams.keys(purpose, y.shape[1])
+        saturated, count = read_block(
+            y, add, reading.plain(), tuple(detector), tuple(keys), tuple(left)
         )
         if not count:
             return int(saturated)
-        places, z, words = (values[:count].copy() for values in weak)
+        places, z, words = (values[:count].copy() for values in left)
         row, output = np.divmod(places, width)
         value, also_saturated = read(
             reading.of(row, output),
@@ -255,7 +229,7 @@ class RowBlock:
             y[reading.rows[6] == 0] = 0
 
         def read_piece(rows: np.ndarray) -> None:
-            space = _scratch(len(rows) * outputs)[1][: len(rows) * outputs]
+            space = _scratch(len(rows) * outputs).z[: len(rows) * outputs]
             part: Any = slice(rows[0], rows[-1] + 1) if len(shown) == len(y) else rows
             piece = reading.of_rows(part)
             if self._parameters.profile.readout_range == "ideal":
@@ -282,12 +256,14 @@ class RowBlock:
 
     def _with_ideal_range(self, reading: Reading) -> Reading:
         """Fix the converter's range from the noise-free values of each row (unphysical)."""
-        value, _ = noise_free(replace(reading, source=None), self._detector)
+        steady = reading._replace(source=reading.source[:, :0])
+        value, _ = noise_free(steady, self._detector)
         largest = np.abs(value).max(axis=1, keepdims=True)
         limit = np.where(largest > 0, largest, np.float32(1))
         steps = np.float32(2.0 ** (self._parameters.profile.readout_bits or 1) - 1)
         step = 2 * limit / steps
-        return replace(reading, limit=limit, inverse_step=1 / step, step=step)
+        converter = Converter(limit, 1 / step, reading.converter.scale, step)
+        return reading._replace(converter=converter)
 
     def _electrons_per_pair(self) -> np.ndarray | float:
         """Return P, the electrons of one element pair at full transmission, or P per row [n]."""
@@ -344,8 +320,8 @@ class RowBlock:
             factors *= drift.factors(streams.rows)[:, None].astype(np.float32)
         return factors
 
-    def _cross_terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-        """Return a, p, b, q, float64, of the digital correction a[n] p[M] + b[n] q[M].
+    def _cross_terms(self) -> CrossTerms | None:
+        """Return the digital correction; None without.
 
         For the offset encoding x0 sum(w) + w0 sum(x) - K x0 w0. With successive readings, a row
         with only the exposure of x+ keeps a leak that the exposure of x- would cancel.
@@ -354,7 +330,7 @@ class RowBlock:
         weights = segment.weights
         if self._parameters.profile.encoding == "offset":
             total, low = weights.total[matrix], weights.low[matrix]
-            return x.low, total, x.total - segment.length * x.low, low
+            return CrossTerms(x.low, total, x.total - segment.length * x.low, low)
         if not segment.is_split or not segment.leak:
             return None
         is_single = np.ones(len(x.scale), dtype=bool)
@@ -365,113 +341,28 @@ class RowBlock:
         plus, minus = (rail.sums(matrix) for rail in weights.rails)
         leaked = segment.leak / self._detector.gain * (plus - minus) * weights.scale[matrix]
         zeros = np.zeros_like(leaked)
-        return -x.scale * is_single, leaked, np.zeros_like(x.scale), zeros
+        return CrossTerms(-x.scale * is_single, leaked, np.zeros_like(x.scale), zeros)
 
 
-def _add_cross(
-    y: np.ndarray, place: slice, a: np.ndarray, p: np.ndarray, b: np.ndarray, q: np.ndarray
-) -> None:
+def _add_cross(y: np.ndarray, place: slice, cross: CrossTerms) -> None:
+    a, p, b, q = cross.a, cross.p[place], cross.b, cross.q[place]
     if COMPILED:
         from .kernels import add_cross
 
-        add_cross(y, place.start, a, p[place], b, q[place])
+        add_cross(y, place.start, CrossTerms(a, p, b, q))
         return
     step = max(1, _PIECE_VALUES // y.shape[1])
     for first in range(0, len(y), step):
         part = slice(first, first + step)
-        y[part, place] = y[part, place] + a[part, None] * p[place] + b[part, None] * q[place]
+        y[part, place] = y[part, place] + a[part, None] * p + b[part, None] * q
 
 
-def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scratch(count: int) -> LeftOutputs:
     """Return this thread's buffers for the outputs that the compiled pass leaves to numpy."""
     if count > getattr(_THREAD, "count", -1):
         _THREAD.count = count
-        _THREAD.buffers = tuple(
-            np.empty(count, dtype=kind) for kind in (np.int64, np.float32, np.uint64)
+        _THREAD.buffers = LeftOutputs(
+            np.empty(count, np.int64), np.empty(count, np.float32), np.empty(count, np.uint64)
         )
-    buffers: tuple[np.ndarray, np.ndarray, np.ndarray] = _THREAD.buffers
+    buffers: LeftOutputs = _THREAD.buffers
     return buffers
-
-
-class NoiseStreams:
-    """The random streams of some rows and one product.
-
-    Outputs of static weights have one stream. Those of dynamic operands grow with the tokens, so
-    every 64 of them have their own stream, and a token's noise does not depend on later tokens.
-
-    Parameters
-    ----------
-    rows : uint64 [n], their ids
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        at: Address,
-        rows: np.ndarray,
-        dynamic: bool,
-        segment: int = 0,
-    ) -> None:
-        self._seed, self._at, self._segment = seed, at, segment
-        self._stored: dict[str, tuple[np.ndarray, int, int]] = {}
-        self.rows, self._dynamic = np.ascontiguousarray(rows), dynamic
-
-    def of(self, segment: int) -> NoiseStreams:
-        """Return the streams of a segment."""
-        return NoiseStreams(self._seed, self._at, self.rows, self._dynamic, segment)
-
-    def keys(self, purpose: str, outputs: int) -> tuple[np.ndarray, int, int]:
-        """Return keys [streams, 3, 2], the outputs of a stream, and its draws per row."""
-        stored = self._stored.get(purpose)
-        if stored is None:
-            identity = (self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
-            if self._dynamic:
-                stored = _keys(*identity, -(-outputs // _WIDTH)), _WIDTH, _WIDTH
-            else:
-                stored = _keys(*identity, 0), -(-outputs // 16) * 16, outputs
-            self._stored[purpose] = stored
-        return stored
-
-    def gaussian(
-        self, purpose: str, rows: np.ndarray, count: int, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return standard normal numbers [n, count], in `out` if possible."""
-        if not COMPILED:
-            return self._drawn("gaussian", purpose, rows, count, *(() if out is None else (out,)))
-        from .kernels import gaussian_rows
-
-        z = np.empty((len(rows), count), dtype=np.float32)
-        keys, width, drawn = self.keys(purpose, count)
-        gaussian_rows(rows, keys, width, drawn, quantiles(), z)
-        return z
-
-    def words(self, purpose: str, rows: np.ndarray, count: int) -> np.ndarray:
-        """Return random words [n, count]."""
-        return self._drawn("words", purpose, rows, count)
-
-    def _drawn(
-        self, kind: str, purpose: str, rows: np.ndarray, count: int, *out: np.ndarray
-    ) -> np.ndarray:
-        def draw(name: str, width: int, *out: np.ndarray) -> np.ndarray:
-            at = self._at
-            stream = NoiseStream(self._seed, at.matmul, at.attempt, name, self._segment)
-            return np.asarray(getattr(stream, kind)(rows, width, *out))
-
-        if not self._dynamic:
-            return draw(purpose, count, *out)[:, :count]
-        blocks = [
-            draw(f"{purpose} from {first}", _WIDTH)[:, : min(_WIDTH, count - first)]
-            for first in range(0, count, _WIDTH)
-        ]
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-
-
-@lru_cache(maxsize=4096)
-def _keys(
-    seed: int, matmul: str, attempt: int, purpose: str, segment: int, streams: int
-) -> np.ndarray:
-    """Return keys of one stream, or of one for every 64 outputs: uint64 [streams, 3, 2]."""
-    if not streams:
-        return stream_keys(seed, matmul, attempt, purpose, segment)[None]
-    names = [f"{purpose} from {_WIDTH * i}" for i in range(streams)]
-    return np.stack([stream_keys(seed, matmul, attempt, name, segment) for name in names])

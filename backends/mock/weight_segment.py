@@ -9,7 +9,7 @@ import numpy as np
 
 from ..base import Ranges
 from ..profile import OpticsProfile
-from .detection import Detector
+from .detection import Converter, Detector, single
 from .encoding import LARGEST, EncodedWeights, input_steps
 from .integer_products import Operand
 
@@ -36,7 +36,7 @@ class ReadingRule:
     operand: Operand
     light: Operand | None
     unit: float
-    units: np.ndarray
+    units: tuple[float, ...]
     per_sum: float
     dark: float
     light_term: np.ndarray
@@ -72,7 +72,7 @@ class WeightSegment:
     ----------
     has_codes : whether differences of rails are converted to codes of a fixed step
     is_dim : whether a product had outputs that `fused` leaves to `RowBlock`
-    fused : arguments that `fused` prepared, and their ranges
+    fused : what `fused` prepared, and its ranges
     largest : magnitude of inputs up to which float32 can hold the results
     """
 
@@ -97,7 +97,7 @@ class WeightSegment:
             lit = "magnitude" if detector.balanced else "signed"
             self.exposures = (self._exposure(1, "signed", lit, (0,), detector),)
         self.is_dim = False
-        self._limits: tuple[Ranges | None, list[np.ndarray]] | None = None
+        self._converter: tuple[Ranges | None, Converter] | None = None
         self.fused: tuple[Ranges | None, tuple[Any, ...] | None] | None = None
 
     def _exposure(
@@ -125,7 +125,7 @@ class WeightSegment:
                 part = ratio * light.operand.columns
                 columns = part if columns is None else columns + part
             unit = self.unit * rail.unit / gain if detector.balanced else 1.0
-            units = [self.unit * light.unit, 1 / (gain * unit), gain * unit]
+            units = (self.unit * light.unit, 1 / (gain * unit), gain * unit)
             per_sum += self.unit * light.constant * shape[1]
             rules.append(
                 ReadingRule(
@@ -134,7 +134,7 @@ class WeightSegment:
                     rail.operand,
                     light.operand if detector.balanced else None,
                     unit,
-                    np.array(units, dtype=np.float32),
+                    single(*units),
                     self.unit * light.constant,
                     dark,
                     term,
@@ -145,9 +145,9 @@ class WeightSegment:
         unit = self.unit * abs(light.unit)
         return InputExposure(sign, variant, lit, tuple(rules), per_sum, constant, columns, unit)
 
-    def limits(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> list[np.ndarray]:
-        """Return range, inverse step of the converter and the scale of `Reading`: [m, M] each."""
-        stored = self._limits
+    def converter(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> Converter:
+        """Return the converters of segment `index` of all outputs: [m, M] each."""
+        stored = self._converter
         if stored is None or stored[0] is not ranges:
             unit = self.exposures[0].rules[0].unit
             limit = self._limit(profile, ranges, index)
@@ -156,9 +156,9 @@ class WeightSegment:
             scale = unit * self.weights.scale
             if self.has_codes:
                 scale = scale * (2 * limit / steps)
-            values = [limit, steps / (2 * limit), scale]
-            stored = ranges, [np.array(value, dtype=np.float32) for value in values]
-            self._limits = stored
+            values = (limit, steps / (2 * limit), scale)
+            stored = ranges, Converter(*(np.array(value, dtype=np.float32) for value in values))
+            self._converter = stored
         return stored[1]
 
     def _limit(self, profile: OpticsProfile, ranges: Ranges | None, index: int) -> np.ndarray:

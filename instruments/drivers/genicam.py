@@ -21,14 +21,21 @@ from pydantic import Field
 from ..base import DriverOptions, Identity
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..clock import Clock
-from ..errors import Disconnected, InputError, InstrumentTimeout, InUse, LimitExceeded, import_extra
+from ..errors import (
+    Disconnected,
+    InputError,
+    InstrumentTimeout,
+    InUse,
+    LimitExceeded,
+    import_extra,
+    one_line,
+)
 from ..trust import is_on_this_computer
 from ..units import Seconds
 
 _POLL_S = 0.001  # polling interval of harvesters; 0 would poll without end
 _UNPACKED_MONO = re.compile(r"Mono(\d+)")
 _NOT_IMPLEMENTED, _WRITE_ONLY = 0, 2  # GenApi's EAccessMode; 1 is not available, 4 read and write
-_TOLERANCE = 0.01  # relative rounding that a camera may apply
 _EXPOSURES = (  # in order of preference: feature, and feature of its unit if not 1 us
     ("ExposureTime", ""),
     ("ExposureTimeAbs", ""),  # before version 2 of the naming convention (SFNC)
@@ -359,11 +366,7 @@ class GenicamCamera(Camera):
         with self._translated_errors("configure", f"{name} = {value!r}"):
             node.value = value
             actual = value if node.get_access_mode() == _WRITE_ONLY else node.value
-        if not _is_accepted(value, actual):
-            raise InputError(
-                f"{self.name}: {name} was set to {value!r}, and the camera uses {actual!r}; "
-                "request that value, or find out what fixes it"
-            )
+        self._check_setting(name, value, actual)
 
     @contextmanager
     def _translated_errors(self, what: str, value: str = "") -> Iterator[None]:
@@ -375,28 +378,21 @@ class GenicamCamera(Camera):
         except (gentl.ResourceInUseException, gentl.AccessDeniedException) as error:
             raise InUse(
                 f"{self.name} ({self.address}) is held by another program or instrument; "
-                f"close that first ({_one_line(error)})"
+                f"close that first ({one_line(error)})"
             ) from error
         except (gentl.TimeoutException, genapi.TimeoutException) as error:
-            raise InstrumentTimeout(f"{self.name}: {what} timed out: {_one_line(error)}") from error
+            raise InstrumentTimeout(f"{self.name}: {what} timed out: {one_line(error)}") from error
         except (
             genapi.OutOfRangeException,
             genapi.InvalidArgumentException,
             genapi.AccessException,
         ) as error:
-            raise InputError(f"{self.name} refuses {value or what}: {_one_line(error)}") from error
+            raise InputError(f"{self.name} refuses {value or what}: {one_line(error)}") from error
         except (gentl.GenericException, genapi.GenericException) as error:
             raise Disconnected(
-                f"{self.name} ({self.address}) failed during {what} {value}: {_one_line(error)}; "
+                f"{self.name} ({self.address}) failed during {what} {value}: {one_line(error)}; "
                 "check cable and power, then connect again"
             ) from error
-
-
-def _is_accepted(requested: Any, actual: Any) -> bool:
-    """Return whether a camera uses a requested value, up to the rounding of a float."""
-    if isinstance(requested, float | int) and isinstance(actual, float):
-        return abs(actual - requested) <= _TOLERANCE * abs(requested)
-    return bool(actual == requested)
 
 
 def _copy(buffer: Any) -> tuple[Any, bool]:
@@ -410,10 +406,6 @@ def _copy(buffer: Any) -> tuple[Any, bool]:
             if component.data.size == shape[0] * shape[1]:
                 return component.data.reshape(shape).copy(), True
     return empty, False
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 # --- producers: a process can open each only once, so cameras share them ------------------------
@@ -459,7 +451,7 @@ def _hold(producer: str) -> list[Any]:
                 with suppress(Exception):
                     harvester.reset()
                 raise InputError(
-                    f"the GenTL producer {producer} cannot be used: {_one_line(error)}"
+                    f"the GenTL producer {producer} cannot be used: {one_line(error)}"
                 ) from error
             open_producers[producer] = harvester
         _holders[producer] = _holders.get(producer, 0) + 1

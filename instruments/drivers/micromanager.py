@@ -20,12 +20,11 @@ from pydantic import Field, model_validator
 from ..base import DriverOptions, Identity
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
 from ..clock import Clock
-from ..errors import Disconnected, InputError, LimitExceeded, import_extra
+from ..errors import Disconnected, InputError, LimitExceeded, import_extra, one_line
 from ..trust import is_on_this_computer
 from ..units import Seconds
 
 _POLL_S = 0.0005
-_TOLERANCE = 0.01  # relative rounding that a camera may apply
 _GRACE_S = 10.0  # added to the exposure when waiting for an abandoned frame
 _PURPOSE = "a Micro-Manager camera"
 
@@ -298,11 +297,7 @@ class MicroManagerCamera(Camera):
                     )
                 self._core.setProperty(self._label, name, value)
                 actual = self._core.getProperty(self._label, name)
-            if not _is_accepted(value, actual):
-                raise InputError(
-                    f"{self.name}: {name} was set to {value!r}, and the camera uses {actual!r}; "
-                    "request that value, or find out what fixes it"
-                )
+            self._check_setting(name, value, actual)
 
     @contextmanager
     def _translated_errors(self, what: str, value: str = "") -> Iterator[None]:
@@ -310,21 +305,13 @@ class MicroManagerCamera(Camera):
         try:
             yield
         except (RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             if value:
                 raise InputError(f"{self.name}: {value} is refused: {reason}") from error
             raise Disconnected(
                 f"{self.name} ({self.address}) failed during {what}: {reason}; check cable and "
                 "power, and that no other program holds it, then connect again"
             ) from error
-
-
-def _is_accepted(requested: str | int | float, actual: str) -> bool:
-    """Return whether a property has the requested value; all properties are read as text."""
-    try:
-        return abs(float(actual) - float(requested)) <= _TOLERANCE * abs(float(requested))
-    except ValueError:
-        return actual == str(requested)
 
 
 def _snap(core: Any, frame: Future[Any]) -> None:

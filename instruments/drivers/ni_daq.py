@@ -29,6 +29,7 @@ from ..errors import (
     LimitExceeded,
     MissingExtraError,
     import_extra,
+    one_line,
 )
 from ..units import Volts
 
@@ -253,5 +254,5 @@ class NiDaq(Daq):
             ) from error
         except errors.DaqError as error:
             kind = ERRORS.get(error.error_code, InstrumentError)
-            reason = " ".join(str(error).split())
-            raise kind(f"{self.name} ({self.address}) failed at {what}: {reason}") from error
+            message = f"{self.name} ({self.address}) failed at {what}: {one_line(error)}"
+            raise kind(message) from error

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 
 from ..base import DriverOptions
 from ..clock import Clock
-from ..errors import InputError, InstrumentError, LimitExceeded, ProtocolError
+from ..errors import InputError, InstrumentError, ProtocolError
 from ..light_source import LightSource, PowerMeter
 from ..trust import takes_a_number
 from ..units import Metres, Watts
@@ -121,12 +121,6 @@ class ScpiSource(VisaInstrument, LightSource):
             )
 
     def _enable(self) -> None:
-        low_w, high_w = self.power_limits_w
-        if not low_w <= self._power_w <= high_w:
-            raise LimitExceeded(
-                f"{self.name}: its set-point of {self._power_w:g} W is outside its limits of "
-                f"{low_w:g} to {high_w:g} W; call set_power() before enable()"
-            )
         for command in (self.options.commands.enable, self.options.commands.open_shutter):
             if command:
                 self._link.write(command)

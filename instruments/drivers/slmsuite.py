@@ -29,6 +29,7 @@ from ..errors import (
     LightloomError,
     ProtocolError,
     import_extra,
+    one_line,
 )
 from ..slm import SpatialLightModulator
 from ..trust import MODULES, may_import
@@ -120,7 +121,7 @@ class _Adapter:
         except (ImportError, AttributeError) as error:
             raise InputError(
                 f"{self.name}: device = {self.options.device!r} cannot be imported: "
-                f"{_one_line(error)}; check its name, and that the maker's software is installed"
+                f"{one_line(error)}; check its name, and that the maker's software is installed"
             ) from error
         if not isinstance(kind, type) or not hasattr(kind, self._required_method):
             raise InputError(
@@ -133,7 +134,7 @@ class _Adapter:
             except (TypeError, ValueError) as error:
                 raise InputError(
                     f"{self.name}: {name} does not accept arguments = {self.options.arguments}: "
-                    f"{_one_line(error)}"
+                    f"{one_line(error)}"
                 ) from error
         return Identity(model=f"{name} {self._device.name}")
 
@@ -152,11 +153,11 @@ class _Adapter:
             raise
         except TimeoutError as error:
             raise InstrumentTimeout(
-                f"{self.name} ({self.address}) did not reply during {what}: {_one_line(error)}"
+                f"{self.name} ({self.address}) did not reply during {what}: {one_line(error)}"
             ) from error
         except Exception as error:
             raise Disconnected(
-                f"{self.name} ({self.address}) failed during {what}: {_one_line(error)}; "
+                f"{self.name} ({self.address}) failed during {what}: {one_line(error)}; "
                 "check cable, power and the maker's software, then connect again"
             ) from error
 
@@ -298,7 +299,3 @@ def _prints_to_stderr() -> Iterator[None]:
     """Redirect the printed output of vendor classes to stderr, one at a time."""
     with _stdout_lock, redirect_stdout(sys.stderr):
         yield
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -23,7 +23,14 @@ from pyvisa.constants import Parity as VisaParity
 
 from ..base import DriverOptions, Identity, Instrument
 from ..clock import Clock
-from ..errors import Disconnected, InstrumentError, InstrumentTimeout, InUse, ProtocolError
+from ..errors import (
+    Disconnected,
+    InstrumentError,
+    InstrumentTimeout,
+    InUse,
+    ProtocolError,
+    one_line,
+)
 from ..formatting import format_counted
 from ..serial_line import SerialOptions
 from ..trust import VisaAddress, VisaBackend
@@ -158,7 +165,7 @@ class VisaLink:
             elif code == StatusCode.error_timeout or "error_timeout" in str(error):
                 kind = InstrumentTimeout
             raise kind(
-                f"{self.name}: {options.address} cannot be opened ({_one_line(error)}); "
+                f"{self.name}: {options.address} cannot be opened ({one_line(error)}); "
                 f"check address, cable, power, and whether VISA backend {options.backend!r} fits"
             ) from error
 
@@ -169,7 +176,7 @@ class VisaLink:
         except (OSError, ValueError) as error:
             raise InUse(
                 f"{self.name}: {self._options.address} is held by another program; close that "
-                f"first ({_one_line(error)})"
+                f"first ({one_line(error)})"
             ) from error
 
     @property
@@ -313,10 +320,7 @@ class VisaLink:
         if isinstance(line, socket.socket) and not self._session._pending_buffer:
             if not _can_read(line, left_s):
                 return b"", False
-            if self._is_closed_by_peer():  # pyvisa-py would poll until the time-out
-                raise Disconnected(
-                    self._lost_message(question, "the other side closed the connection")
-                )
+            self._refuse_closed(question)  # pyvisa-py would poll until the time-out
         data, status = self._call(question, lambda: self._session.read(CHUNK))
         if status < 0 and status != StatusCode.error_timeout:
             raise Disconnected(self._lost_message(question, StatusCode(status).name))
@@ -332,8 +336,7 @@ class VisaLink:
 
     def _raise_no_reply(self, question: str, received: bytes) -> None:
         source = f"{self.name} ({self._options.address})"
-        if self._is_closed_by_peer():
-            raise Disconnected(self._lost_message(question, "the other side closed the connection"))
+        self._refuse_closed(question)
         if received:
             raise ProtocolError(
                 f"{source} replied to {question!r} with half a line, {received[-40:]!r}; "
@@ -376,14 +379,14 @@ class VisaLink:
         line: Any = getattr(self._session, "interface", None)
         if hasattr(line, "in_waiting"):
             return bool(line.in_waiting)
-        if self._is_closed_by_peer():
-            raise Disconnected(self._lost_message(question, "the other side closed the connection"))
+        self._refuse_closed(question)
         return bool(getattr(self._session, "_pending_buffer", b"")) or _can_read(line)
 
-    def _is_closed_by_peer(self) -> bool:
-        """Return whether the other side has closed the socket."""
+    def _refuse_closed(self, question: str) -> None:
+        """Raise Disconnected if the other side has closed the socket."""
         line: Any = getattr(self._session, "interface", None)
-        return _can_read(line) and not line.recv(1, socket.MSG_PEEK)
+        if _can_read(line) and not line.recv(1, socket.MSG_PEEK):
+            raise Disconnected(self._lost_message(question, "the other side closed the connection"))
 
     def _call(self, what: str, call: Any) -> Any:
         """Return the result of a VISA call and translate its errors, except OSError."""
@@ -396,8 +399,8 @@ class VisaLink:
                     "check that it is on and idle"
                 ) from error
             if error.error_code in LOST:
-                raise Disconnected(self._lost_message(what, _one_line(error))) from error
-            raise InstrumentError(f"{self.name}: {what!r}: {_one_line(error)}") from error
+                raise Disconnected(self._lost_message(what, one_line(error))) from error
+            raise InstrumentError(f"{self.name}: {what!r}: {one_line(error)}") from error
         except (
             OSError,
             ValueError,
@@ -405,7 +408,7 @@ class VisaLink:
         ):  # the base class handles OSError; the others are bugs
             raise
         except Exception as error:  # InvalidSession, and errors of protocols after a lost peer
-            raise Disconnected(self._lost_message(what, _one_line(error))) from error
+            raise Disconnected(self._lost_message(what, one_line(error))) from error
 
     def _lost_message(self, what: str, why: str) -> str:
         return (
@@ -472,7 +475,3 @@ def numbers_in(text: str) -> list[float]:
 
 def _can_read(line: Any, timeout_s: float = 0.0) -> bool:
     return isinstance(line, socket.socket) and bool(select.select([line], [], [], timeout_s)[0])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

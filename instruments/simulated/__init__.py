@@ -6,10 +6,11 @@ timing on a real or a virtual clock, and with the faults of real devices (`fault
 
 from .devices import SimulatedCamera, SimulatedDaq, SimulatedSLM, SimulatedSource
 from .faults import Fault
-from .light_path import LightPath, WorldOptions
+from .light_path import LightPath
 from .monitors import SimulatedPowerMeter, SimulatedThermometer
 from .optics import bend
 from .profiles import CAMERAS, DAQS, MODULATORS
+from .world_options import WorldOptions
 
 __all__ = [
     "CAMERAS",

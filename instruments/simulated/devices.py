@@ -21,10 +21,12 @@ from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
 from ..slm import SpatialLightModulator
 from ..units import Seconds, Watts
-from .faults import Fault, digest
-from .light_path import Layout, LightPath, WorldOptions
+from .chance import digest
+from .faults import Fault
+from .light_path import LightPath
 from .optics import in_bands
 from .profiles import CAMERAS, DAQS, MODULATORS, CameraProfile
+from .world_options import Layout, WorldOptions
 
 _ROLES = {
     "slm": "input",
@@ -55,13 +57,18 @@ class SimulatedOptions(DriverOptions):
 
 
 class _Simulated(Instrument):
-    """An instrument that belongs to a world and fails according to its faults."""
+    """An instrument that belongs to a world and fails according to its faults.
+
+    Attributes
+    ----------
+    world : set by `join`, or when it is connected without one
+    """
 
     is_of_this_process = True
+    world: LightPath
 
     def __init__(self, name: str, options: Any = None, **others: Any) -> None:
         super().__init__(name, options, **others)
-        self.world: LightPath | None = None
         self.role = ""
         self._exchanges: dict[str, int] = {}
         self._is_lost = False
@@ -98,9 +105,8 @@ class _Simulated(Instrument):
         number = self._exchanges["connect"] = self._exchanges.get("connect", 0) + 1
         if any(fault.kind == "held" and fault.happens(number) for fault in self.options.faults):
             raise InUse(f"{self.name}: {model} is held by another process; close that first")
-        if self.world is None:
+        if not hasattr(self, "world"):
             self._create_world()
-        assert self.world is not None
         own = digest(self.world.options.seed, "serial", self.role, model).hex()[:6]
         return Identity("lightloom", f"simulated {model}", self.options.serial or f"SIM-{own}")
 
@@ -157,7 +163,6 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
         settle, refresh = self.options.settle_time_s, self.options.refresh_period_s
         self.settle_time_s = device.settle_time_s if settle is None else settle
         self.refresh_period_s = device.refresh_period_s if refresh is None else refresh
-        assert self.world is not None
         self.world.add_modulator(self.role, self.shape, self.bit_depth, self.settle_time_s)
         self._flip_s = -np.inf
         return identity
@@ -173,7 +178,6 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
         if period:
             flip = max(np.ceil(now / period - 1e-6) * period, self._flip_s + period)
         self._flip_s = flip
-        assert self.world is not None
         self.world.flips(self.role, now)
         if fault is None or fault.kind == "late":
             late = 0.0 if fault is None else fault.delay_s
@@ -230,7 +234,6 @@ class SimulatedCamera(_Simulated, Camera):
 
     def _trigger(self, shot: Shot | None) -> None:
         fault = self._fails("trigger", "dropped")
-        assert self.world is not None
         self._number += 1
         # the next exposure may overlap the read-out, but not end before it
         start = max(self.clock.now_s() + self.trigger_latency_s, self._free_s)
@@ -270,7 +273,6 @@ class SimulatedCamera(_Simulated, Camera):
         return np.dtype(np.uint8 if self.bit_depth <= 8 else np.uint16)
 
     def _image(self, start_s: float, shot: Shot, is_garbage: bool) -> np.ndarray:
-        assert self.world is not None
         device, region = self._device, self.region
         assert self.gain_e_per_count is not None and self.offset_counts is not None
         if self.world.options.light == "timing":
@@ -308,12 +310,12 @@ def _convert(
 ) -> None:
     """Write the counts of pixels into `out`; half a count is added for rounding."""
     if COMPILED and device.read_noise_e >= _POISSON_BELOW_E:
-        from .kernels import convert
+        from .kernels import Pixels, convert
 
         z = chance.standard_normal(light.shape, dtype=np.float32)
         noise = device.read_noise_e**2
         constants = (dark, noise, device.full_well_e, 1 / gain, offset + 0.5, highest)
-        convert(light, z, *(np.float32(constant) for constant in constants), out)
+        convert(light, z, Pixels(*map(np.float32, constants)), out)
         return
     electrons = _detected_electrons(light, dark, device.read_noise_e, device.full_well_e, chance)
     electrons *= np.float32(1 / gain)
@@ -402,7 +404,7 @@ class SimulatedDaq(_Simulated, Daq):
             self.clock.sleep_until(start + timeout_s)
             raise InstrumentTimeout(f"{self.name}: no samples within {timeout_s:g} s")
         self.clock.sleep_until(start + samples / rate_hz)
-        assert self.world is not None and self.bit_depth is not None
+        assert self.bit_depth is not None
         shot = shot or self.world.next_shot()
         window = samples / rate_hz
         mean = self.world.on_photodiode(start, window, shot) / samples
@@ -433,7 +435,6 @@ class SimulatedDaq(_Simulated, Daq):
 
     def _count(self, counter: int) -> int:
         self._fails("count")
-        assert self.world is not None
         role = ("input", "weight")[counter]
         return self.world.flips(role, self.clock.now_s()) - self._counted_from[counter]
 
@@ -468,7 +469,6 @@ class SimulatedSource(_Simulated, LightSource):
         return identity
 
     def _update_light(self) -> None:
-        assert self.world is not None
         self.world.power_w = self._power_w * self._factor if self._emitting else 0.0
 
     def _set_power(self, power_w: float) -> None:

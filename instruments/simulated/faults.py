@@ -18,12 +18,12 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from ..toml_file import TomlTable
+from .chance import uniform
 
 Kind = Literal[
     "held",
@@ -71,13 +71,3 @@ class Fault(TomlTable):
         if number in self.at:
             return True
         return self.rate > 0 and uniform(self.seed, self.kind, number) < self.rate
-
-
-def uniform(*parts: object) -> float:
-    """Return a number in [0, 1) that depends only on `parts`."""
-    return int.from_bytes(digest(*parts)[:7], "little") / 2**56
-
-
-def digest(*parts: object) -> bytes:
-    """Return 32 bytes that depend only on `parts`."""
-    return blake2b("|".join(map(str, parts)).encode(), digest_size=32).digest()

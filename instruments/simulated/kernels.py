@@ -1,5 +1,7 @@
 """Compiled steps of the simulated light path (extra `fast`); `optics` has them in numpy."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..compiled import compiled
@@ -119,24 +121,26 @@ def look_up(levels: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
             out[row, column] = table[levels[row, column]]
 
 
+class Pixels(NamedTuple):
+    """The constants of camera pixels: float32, in electrons and counts."""
+
+    dark: np.float32
+    noise: np.float32
+    full_well: np.float32
+    per_electron: np.float32
+    offset: np.float32
+    highest: np.float32
+
+
 @compiled()
-def convert(
-    light: np.ndarray,
-    z: np.ndarray,
-    dark: np.float32,
-    noise: np.float32,
-    full_well: np.float32,
-    per_electron: np.float32,
-    offset: np.float32,
-    highest: np.float32,
-    out: np.ndarray,
-) -> None:
+def convert(light: np.ndarray, z: np.ndarray, pixels: Pixels, out: np.ndarray) -> None:
     """Draw detected electrons as `devices._detected_electrons` does, and convert them to counts."""
     for row in range(light.shape[0]):
         for column in range(light.shape[1]):
-            mean = light[row, column] + dark
-            variance = mean + noise
+            mean = light[row, column] + pixels.dark
+            variance = mean + pixels.noise
             s = z[row, column]
             skew = (s * s - np.float32(1)) * mean / (np.float32(6) * variance + np.float32(1e-30))
-            n = min(np.sqrt(variance) * s + mean + skew, full_well)
-            out[row, column] = min(max(n * per_electron + offset, np.float32(0)), highest)
+            n = min(np.sqrt(variance) * s + mean + skew, pixels.full_well)
+            count = n * pixels.per_electron + pixels.offset
+            out[row, column] = min(max(count, np.float32(0)), pixels.highest)

@@ -80,7 +80,7 @@ class _SimulatedMonitor(_Simulated):
         fault = self._fails("read", "silent")
         if fault is not None:
             raise InstrumentTimeout(f"{self.name}: no reply")
-        assert self.world is not None and self._started_at_s is not None
+        assert self._started_at_s is not None
         self._readings += 1
         now_s, factor = self.clock.now_s() - self._started_at_s, 1.0
         for excursion in self.options.excursions:
@@ -101,7 +101,6 @@ class SimulatedPowerMeter(_SimulatedMonitor, PowerMeter):
         return self._started("power meter")
 
     def _read_power(self, timeout_s: float) -> float:
-        assert self.world is not None
         return self.world.power_w * self._factor()
 
 

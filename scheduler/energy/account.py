@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...backends import OpticsProfile
+from ...instruments.formatting import format_quantity
+from ...instruments.text import short_lines
 from .constants import Baseline, Constants
 from .events import DigitalWork, Events, PartEvents
 
@@ -163,6 +165,15 @@ class Account:
             same = merged.setdefault(key, PartEvents("", "", part.where, part.is_dynamic))
             same.events.add(part.events)
         self._merged = tuple(merged.values())
+
+    def __repr__(self) -> str:
+        each = {scope: format_quantity(self.total(scope) / self.tokens, "J") for scope in SCOPES}
+        return short_lines(
+            f"Energy account on the bench profile {self.profile.name}, for {self.tokens:,} "
+            f"{self.unit}s",
+            f"  for each {self.unit}: "
+            + ", ".join(f"{joules} ({scope})" for scope, joules in each.items()),
+        )
 
     def rows(self) -> list[PartEnergy]:
         """Return the account step by step, layers together."""

@@ -15,7 +15,9 @@ import numpy as np
 
 from ...backends import Backend, DigitalBackend, open_backend
 from ...instruments import InputError, Timeline
+from ...instruments.formatting import format_counted, format_duration
 from ...instruments.table import notebook_html
+from ...instruments.text import short_lines
 from ..costs import BenchModel
 from ..energy.constants import resolve
 from ..executor import Executor
@@ -44,6 +46,17 @@ class Plan(PlanRecord):
     passes : sizes of each forward pass and how often it runs
     host : time of host steps; None takes the profile's
     """
+
+    def __repr__(self) -> str:
+        sizes, passes = self.passes[0][0], sum(times for _, times in self.passes)
+        sums, *_ = plan_summary(self)
+        return short_lines(
+            f"Plan of {plan_title(self)}",
+            f"  batch {sizes['batch']:,}, sequence {sizes['new']:,}, "
+            f"{format_counted(passes, 'pass', 'passes')}",
+            f"  {sums}",
+            f"  predicted: {format_duration(self.seconds)} on the bench",
+        )
 
     def _repr_html_(self) -> str:
         return notebook_html(plan_title(self), plan_tables(self), plan_summary(self))
