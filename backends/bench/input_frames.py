@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..optics.model import OpticalModel
-from ..optics.response_curve import ResponseCurve
+from ..optics.parameters import ResponseCurve
 from .checksum import InputSum
 from .frame_plan import FramePlan
 from .operand import EncodedOperand
