@@ -71,11 +71,8 @@ def converter_seconds(input_samples: int, conversions: int, profile: OpticsProfi
 
 def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> OpticalCost:
     """Predict one optical matmul for given batch, new and past tokens."""
-    *leading, outputs, length = evaluate(step.w_shape, sizes)
+    matrices, rows, outputs, length = step.product_sizes(sizes)
     profile, geometry = bench.profile, bench.geometry
-    x_shape = evaluate(step.x_shape, sizes)
-    matrices = math.prod(leading)
-    rows = math.prod(x_shape[:-1]) // max(matrices, 1)
     exposures = profile.exposures(step.non_negative)
     products = matrices * rows * outputs
     if not products or not length:

@@ -2,7 +2,7 @@
 
 Light and three threads of the host work at the same time, each on one step: the host runs host
 steps, feed begins products, gather collects them. The order is that of `Schedule`. The time of
-light is given by a `LightModel`: shot by shot in a prediction, one interval per product where many
+light is given by a function: shot by shot in a prediction, one interval per product where many
 placements are compared.
 """
 
@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
 
 from ..instruments import Timeline
 from .graph import Node
@@ -23,17 +22,11 @@ from .program import Program
 from .schedule import Schedule
 from .sizes import Sizes
 
+NextProduct = Callable[[float], Node | None]
+"""Returns the product that waits for light at a time, or None."""
 
-class LightModel(Protocol):
-    """The time that light takes."""
-
-    def run(self, node: Node, fed_s: float, next_product: Callable[[float], Node | None]) -> float:
-        """Run a product that was fed to light at a time, and return the time of its end.
-
-        Parameters
-        ----------
-        next_product : returns the product that waits for light at a time, or None
-        """
+RunLight = Callable[[Node, float, NextProduct], float]
+"""Runs a product that was fed to light at a time, and returns the time of its end."""
 
 
 @dataclass
@@ -60,12 +53,12 @@ class PassModel:
         schedule: Schedule,
         sizes: Sequence[Sizes],
         host: HostModel,
-        light: LightModel,
+        run_light: RunLight,
         start_s: float = 0.0,
         timeline: Timeline | None = None,
     ) -> None:
         self._steps, self._schedule, self._sizes = program.steps, schedule, sizes
-        self._host, self._light, self._timeline = host, light, timeline
+        self._host, self._run_light, self._timeline = host, run_light, timeline
         self._start_s = start_s
         self._threads = {name: _Thread(start_s) for name in ("host", "feed", "gather")}
         self._ends_s = [[start_s] * len(program.steps) for _ in sizes]
@@ -83,7 +76,7 @@ class PassModel:
         products = self._schedule.products
         while products:
             node = products.popleft()
-            done_s = self._light.run(node, self._feed(node, math.inf), self._next_product)
+            done_s = self._run_light(node, self._feed(node, math.inf), self._next_product)
             took_s = self._host.gather(self._steps[node[0]], self._sizes[node[1]])
             self._finish(node, self._work("gather", node, done_s, took_s))
         self._advance(math.inf)

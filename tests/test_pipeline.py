@@ -380,7 +380,7 @@ def test_a_frame_that_does_not_fit_is_refused_before_it_is_shown(
     model = load_model("digits")
     planned = plan(model, backend, batch=1)
     monkeypatch.setattr("lightloom.scheduler.runs.run.memory_bytes", lambda: 1000)
-    with pytest.raises(InputError, match=r"needs about .* GB .* has 1e-06 GB; give a smaller"):
+    with pytest.raises(InputError, match=r"needs about .* kB .* has 1 kB; give a smaller"):
         planned.run(load_arrays(model.source / "data.safetensors")["images"][:1])
     assert backend.bench.shots == shown
 

@@ -183,9 +183,7 @@ def _workload(
 
 def _optical(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> Events:
     profile = bench.profile
-    *leading, outputs, length = evaluate(step.w_shape, sizes)
-    matrices = math.prod(leading)
-    rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
+    matrices, rows, outputs, length = step.product_sizes(sizes)
     cost = optical_cost(step, sizes, bench)
     macs = step.macs(sizes)
     segments = tile_count((1, length), Geometry(None, bench.geometry.inputs))
