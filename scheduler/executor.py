@@ -18,7 +18,7 @@ from .host_steps import State
 from .journal.pass_record import PassRecord, described_steps
 from .micro_batch import Part, RowIds, join, micro_batches, split
 from .pipeline import Pipeline
-from .placement import Placement, decide, is_fixed, place
+from .placement import FIXED, Placement, decide
 from .prediction import best_parts
 from .program import HostStep, Program
 from .step_runner import StepRunner
@@ -78,7 +78,7 @@ class Executor(StepRunner):
         """Whether a product may go to light, as far as the placement is decided."""
         if isinstance(self.placement, Placement):
             return bool(self.placement.on_light)
-        return is_fixed(self.placement) and self.placement != "host"
+        return self.placement in FIXED and self.placement != "host"
 
     def decide(
         self, program: Program, sizes: Mapping[str, int], whole: Program | None = None
@@ -92,7 +92,7 @@ class Executor(StepRunner):
         whole : program with every product of the model; it decides where `program` lacks some
         """
         with self.lock:
-            if isinstance(self.placement, str) and not is_fixed(self.placement):
+            if isinstance(self.placement, str) and self.placement not in FIXED:
                 whole = program if whole is None else whole
                 if len(program.matmuls) < len(whole.matmuls):
                     program = whole
@@ -224,6 +224,6 @@ class Executor(StepRunner):
         found = self._placed.get(id(program))
         if found is None:
             chosen = self.placement
-            placed = chosen.on_light if isinstance(chosen, Placement) else place(program, chosen)
-            found = self._placed[id(program)] = (program, placed)
+            decided = chosen if isinstance(chosen, Placement) else decide(program, chosen)
+            found = self._placed[id(program)] = (program, decided.on_light)
         return found[1]

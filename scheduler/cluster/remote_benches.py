@@ -7,7 +7,6 @@ them (`shard_queues`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ...backends import (
-    Address,
-    Backend,
-    Geometry,
-    MatmulResult,
-    OpticsProfile,
-    PreparedWeights,
-    Ranges,
-    ShotTiming,
-)
+from ...backends import Address, MatmulResult, PreparedWeights, Ranges
 from ...backends.bench import open_benches
-from ...backends.bench.sharding import Sharding, call_at_last
+from ...backends.bench.sharding import JointBackend, Sharding, call_at_last, sum_of_faults
 from ...instruments import InputError
 from ...instruments.errors import import_extra
 from .bench_worker import BenchNotes, OpenedBench, Shard, ShardWeights
@@ -41,7 +31,7 @@ class _RemoteWeights:
     weights: list[ShardWeights]
 
 
-class RemoteBenches(Backend):
+class RemoteBenches(JointBackend):
     """Multiplies on benches of other processes.
 
     Parameters
@@ -60,9 +50,6 @@ class RemoteBenches(Backend):
     InputError : for bench files that cannot be used, or not together
     MissingExtraError : when Dask is not installed
     """
-
-    name = "bench"
-    is_asynchronous = True
 
     def __init__(
         self,
@@ -125,24 +112,9 @@ class RemoteBenches(Backend):
         return () if self.queues is None else self.queues.connection.benches
 
     @property
-    def _first_bench(self) -> OpenedBench:
+    def _first(self) -> OpenedBench:
         queues = self.queues or self._opened()
         return queues.connection.benches[0].opened
-
-    @property
-    def profile(self) -> OpticsProfile:
-        """The profile of the first bench; plans assume that the others are like it."""
-        return self._first_bench.profile
-
-    @property
-    def geometry(self) -> Geometry:
-        """The frame geometry of the first bench."""
-        return self._first_bench.geometry
-
-    @property
-    def timing(self) -> ShotTiming:
-        """The times of the first bench."""
-        return self._first_bench.timing
 
     @property
     def is_calibrated(self) -> bool:  # type: ignore[override]
@@ -158,7 +130,7 @@ class RemoteBenches(Backend):
     def faults(self) -> dict[str, int]:  # type: ignore[override]
         """The number of repeated shots on all benches, by kind of fault."""
         notes = {} if self.queues is None else self.queues.notes()
-        return dict(sum((Counter(found.faults) for found in notes.values()), Counter()))
+        return sum_of_faults(found.faults for found in notes.values())
 
     @property
     def remarks(self) -> tuple[str, ...]:  # type: ignore[override]

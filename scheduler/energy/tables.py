@@ -1,6 +1,6 @@
 """The tables of an account of energy.
 
-The accounts come as documents (`document`); only shares are computed here.
+The accounts come as documents (`account_document`); only shares are computed here.
 """
 
 from collections.abc import Mapping, Sequence

@@ -20,7 +20,7 @@ from ..costs import BenchModel
 from ..energy.constants import resolve
 from ..executor import Executor
 from ..graph import signature
-from ..host_model import MeasuredHost
+from ..host_model import measured_host
 from ..placement import DEFAULT_POLICY, Placement, decide
 from ..sizes import evaluate
 from .model_protocol import RunnableModel
@@ -67,15 +67,15 @@ class Plan(PlanRecord):
         for _ in range(repeats):  # the first one warms caches up
             executor = Executor(DigitalBackend(), model.weights, "host")
             model.run_pass(executor, ENDINGS[self.task], inputs)
-        steps = MeasuredHost(executor.records.values(), self.bench)
+        records = executor.records.values()
         if len(self.backend.benches) != 1:
-            return replace(self, host=steps.model())
+            return replace(self, host=measured_host(records, self.bench))
         from ...backends.bench import measure_host
 
         (bench_backend,) = self.backend.benches.values()
         found = measure_host(bench_backend)
-        bench = replace(self.bench, timing=found.timing)
-        return replace(self, bench=bench, host=steps.model(found.feed, found.gather))
+        host = measured_host(records, self.bench, found.feed, found.gather)
+        return replace(self, bench=replace(self.bench, timing=found.timing), host=host)
 
     def run(
         self,

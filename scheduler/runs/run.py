@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,14 +60,16 @@ def run_plan(
     before = 0.0 if journal is None else journal.seconds_before
     start = time.perf_counter()
     try:
-        results, count, unit = task(plan, inputs, backend, progress, sampling)
+        tell = partial(progress, f"{backend.name} run")
+        results, count, unit = task(plan, inputs, backend, tell, sampling)
     finally:
         backend.timeline = executor.journal = None
     wall = before + time.perf_counter() - start
     digital, reference_seconds = results, None
     if reference and backend.is_optical:
         start = time.perf_counter()
-        digital = task(plan, inputs, None, progress, sampling)[0]
+        tell = partial(progress, "digital reference")
+        digital = task(plan, inputs, None, tell, sampling)[0]
         reference_seconds = time.perf_counter() - start
     quality = _quality(plan, results, digital if reference else None, labels)
     records = list(executor.records.values())

@@ -11,9 +11,12 @@ from .plan_record import PlanRecord
 Progress = Callable[[str, int, int], None]
 """Reports progress: called with (what, done, total)."""
 
+Tell = Callable[[int, int], None]
+"""Reports progress of a task: called with (done, total)."""
+
 
 def classify(
-    plan: PlanRecord, images: Any, backend: Backend | None, progress: Progress, _: Mapping[str, Any]
+    plan: PlanRecord, images: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     """Classify images [n, channels, height, width], batch by batch."""
     images = np.asarray(images)
@@ -21,16 +24,16 @@ def classify(
     step = max(1, plan.passes[0][0]["batch"])
     logits = []
     for first in range(0, len(images), step):
-        progress(_name(backend), first, len(images))
+        tell(first, len(images))
         part = images[first : first + step]
         sequences = np.arange(first, first + len(part))
         logits.append(plan.model.run_pass(executor, "logits", part, sequences=sequences))
-    progress(_name(backend), len(images), len(images))
+    tell(len(images), len(images))
     return {"classes": np.concatenate(logits).argmax(axis=1)}, len(images), "images"
 
 
 def perplexity(
-    plan: PlanRecord, text: Any, backend: Backend | None, progress: Progress, _: Mapping[str, Any]
+    plan: PlanRecord, text: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     """Return the perplexity of a text, or of tokens [n, sequence]."""
     tokens = plan.model.rows_of(text) if isinstance(text, str) else np.asarray(text)
@@ -39,18 +42,14 @@ def perplexity(
     def count(rows: int) -> None:
         nonlocal done
         done += rows
-        progress(_name(backend), done, len(tokens))
+        tell(done, len(tokens))
 
     value = plan.model.perplexity(tokens, backend, plan.chosen, count)
     return {"perplexity": value}, int(tokens.size), "tokens"
 
 
 def generate(
-    plan: PlanRecord,
-    prompt: Any,
-    backend: Backend | None,
-    progress: Progress,
-    sampling: Mapping[str, Any],
+    plan: PlanRecord, prompt: Any, backend: Backend | None, tell: Tell, sampling: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     """Continue a prompt by as many tokens as the plan has."""
     wanted = 1 + sum(times for _, times in plan.passes[1:])
@@ -60,29 +59,21 @@ def generate(
     )
     for piece in generator:
         pieces.append(piece)
-        progress(_name(backend), min(len(pieces), wanted), wanted)
-    progress(_name(backend), wanted, wanted)
+        tell(min(len(pieces), wanted), wanted)
+    tell(wanted, wanted)
     text = "".join(pieces)
     return {"text": text}, max(len(plan.model.tokenizer.encode(text)), 1), "tokens"
 
 
 def embed(
-    plan: PlanRecord,
-    sentences: Any,
-    backend: Backend | None,
-    progress: Progress,
-    _: Mapping[str, Any],
+    plan: PlanRecord, sentences: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int, str]:
     """Embed sentences, and compare each pair."""
-    progress(_name(backend), 0, len(sentences))
+    tell(0, len(sentences))
     vectors = plan.model.embed(list(sentences), backend, plan.chosen)
-    progress(_name(backend), len(sentences), len(sentences))
+    tell(len(sentences), len(sentences))
     results = {"embeddings": vectors, "cosine_similarity": vectors @ vectors.T}
     return results, len(sentences), "sentences"
-
-
-def _name(backend: Backend | None) -> str:
-    return "digital reference" if backend is None else f"{backend.name} run"
 
 
 TASKS = {"classify": classify, "embed": embed, "generate": generate, "logits": perplexity}
