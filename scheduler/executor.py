@@ -39,7 +39,7 @@ class Executor(StepRunner):
 
     Attributes
     ----------
-    journal : keeps every finished step from now on; setting it restarts the count of passes
+    journal : keeps every finished step from now on; None keeps none
     """
 
     def __init__(
@@ -52,18 +52,8 @@ class Executor(StepRunner):
         self.lock = RLock()
         self._best_parts: dict[tuple[int, ...], int] = {}
         self._placed: dict[int, tuple[Program, frozenset[str]]] = {}
-        self._journal: Journal | None = None
-        self._passes = 0
+        self.journal: Journal | None = None
         self._descriptions: dict[int, tuple[str, list[list[str]]]] = {}
-
-    @property
-    def journal(self) -> Journal | None:
-        """The journal that keeps finished steps; None when the run is not recorded."""
-        return self._journal
-
-    @journal.setter
-    def journal(self, journal: Journal | None) -> None:
-        self._journal, self._passes = journal, 0
 
     @property
     def needs_ranges(self) -> bool:
@@ -148,13 +138,12 @@ class Executor(StepRunner):
         cuts: list[tuple[int, int]],
     ) -> PassRecord | None:
         """Return the record of this pass in the journal, new or of an earlier session."""
-        if self._journal is None:
+        if self.journal is None:
             return None
         identity = self._descriptions.get(id(program))
         if identity is None:
             identity = self._descriptions[id(program)] = described_steps(program, placed)
-        number, self._passes = self._passes, self._passes + 1
-        return PassRecord(self._journal, number, program, identity, inputs, sizes, cuts)
+        return PassRecord(self.journal, program, identity, inputs, sizes, cuts)
 
     def _resume(
         self, record: PassRecord, program: Program, placed: frozenset[str], parts: list[Part]

@@ -12,8 +12,9 @@ E = inputs (memory + DAC + modulator) + outputs (light + amplifier + ADC + memor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ...backends import OpticsProfile
@@ -133,6 +134,7 @@ class DigitalEnergy:
     seconds: float | None
 
 
+@dataclass
 class Account:
     """Energy and time of some passes on one bench, with all events and constants.
 
@@ -142,29 +144,28 @@ class Account:
     unit : "token" or "image"
     """
 
-    def __init__(
-        self,
-        parts: Sequence[PartEvents],
-        constants: Constants,
-        profile: OpticsProfile,
-        tokens: int,
-        unit: str = "token",
-    ) -> None:
-        self.parts = tuple(parts)
-        self.constants = constants
-        self.profile = profile
-        self.tokens = tokens
-        self.unit = unit
-        self.events = Events()
-        for part in self.parts:
-            self.events.add(part.events)
-        # joules are linear in events, so parts with the same formula are merged
-        merged: dict[tuple[str, bool, bool], PartEvents] = {}
+    parts: Sequence[PartEvents]
+    constants: Constants
+    profile: OpticsProfile
+    tokens: int
+    unit: str = "token"
+
+    @cached_property
+    def events(self) -> Events:
+        """The events of all parts."""
+        return _sum_of_events(self.parts)
+
+    @cached_property
+    def _merged(self) -> list[PartEvents]:
+        """The parts; those with the same formula are one, since joules are linear in events."""
+        same: dict[tuple[str, bool, bool], list[PartEvents]] = {}
         for part in self.parts:
             key = (part.where, part.is_dynamic, part.events.host_macs > 0)
-            same = merged.setdefault(key, PartEvents("", "", part.where, part.is_dynamic))
-            same.events.add(part.events)
-        self._merged = tuple(merged.values())
+            same.setdefault(key, []).append(part)
+        return [
+            PartEvents("", "", where, is_dynamic, events=_sum_of_events(parts))
+            for (where, is_dynamic, _), parts in same.items()
+        ]
 
     def rows(self) -> list[PartEnergy]:
         """Return the account step by step, layers together."""
@@ -309,6 +310,13 @@ class Account:
     def benches(self, tokens_per_s: float) -> float:
         """Return the number of such benches that a throughput needs, without overlap of steps."""
         return self.seconds / self.tokens * tokens_per_s
+
+
+def _sum_of_events(parts: Iterable[PartEvents]) -> Events:
+    total = Events()
+    for part in parts:
+        total.add(part.events)
+    return total
 
 
 _FRACTIONS = (

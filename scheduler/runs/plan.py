@@ -126,8 +126,8 @@ class Plan(PlanRecord):
 
         with journal_session(journal, self.backend, progress or (lambda what, done, total: None)):
             run = run_plan(self, inputs, labels, progress, reference, timeline, sampling, journal)
-            journal.keep_results(report=run.report().as_dict())
-            journal.flush()
+            journal.keep_documents("result", report=run.report().as_dict())
+            journal.writer.flush()
         return run
 
 

@@ -22,7 +22,6 @@ from ...instruments import InputError, Paused
 from ...instruments.safety import signals
 from ...instruments.version import VERSION, version_of
 from ..journal.journal import Journal
-from .model_protocol import RunnableModel
 from .plan_record import PlanRecord
 from .tasks import Progress
 
@@ -44,7 +43,12 @@ def begin_journal(
     """
     about = {
         "schema": {"journal": 1},
-        "model": _model(plan.model),
+        "model": {
+            "name": plan.model.name,
+            "source": str(plan.model.source.resolve()),
+            "digest": digest_of_model(plan.model.source),
+            "parameters": plan.model.parameters,
+        },
         "backend": _backend(plan.backend),
         "plan": plan.as_dict(),
         "placement": {
@@ -65,7 +69,7 @@ def begin_journal(
     }
     journal = Journal.create(path)
     try:
-        journal.keep_about(**about)
+        journal.keep_documents("about", **about)
         for name, content in files_of(plan.backend).items():
             journal.keep_file(name, content)
         journal.keep_input("inputs", inputs if isinstance(inputs, str) else _listed(inputs))
@@ -92,15 +96,6 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "arithmetic": mock_path(),
-    }
-
-
-def _model(model: RunnableModel) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "source": str(model.source.resolve()),
-        "digest": digest_of_model(model.source),
-        "parameters": model.parameters,
     }
 
 
