@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from ..instruments import Timeline
+from .costs import HostModel
 from .graph import Node
-from .host_model import HostModel
 from .micro_batch import details_of
 from .program import Program
 from .schedule import Schedule

@@ -13,9 +13,8 @@ from dataclasses import replace
 from itertools import groupby
 
 from ..backends.job_times import first_wait_s
-from .costs import BenchModel, host_cost, optical_cost
+from .costs import BenchModel, HostModel, host_cost, optical_cost
 from .graph import Calls, Node, signature
-from .host_model import HostModel
 from .micro_batch import part_counts, sizes_of_parts
 from .pass_model import NextProduct, PassModel
 from .program import HostStep, OpticalMatmul, Program, Step, layer_of

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..instruments import Timeline
-from .costs import BenchModel
-from .host_model import HostModel
+from .costs import BenchModel, HostModel
 from .micro_batch import part_counts, sizes_of_parts
 from .pass_model import PassModel
 from .program import Program

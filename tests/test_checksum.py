@@ -29,7 +29,7 @@ from lightloom.backends.bench.operand import encode_input
 from lightloom.backends.bench.product import Product
 from lightloom.instruments import ChecksumMismatch, InputError, InstrumentError
 from lightloom.models import load_model
-from lightloom.scheduler.host_model import HostModel
+from lightloom.scheduler.costs import HostModel
 from lightloom.scheduler.prediction import predict
 from lightloom.scheduler.runs import plan
 

@@ -33,7 +33,7 @@ from lightloom.backends.timing import ModulatorTiming
 from lightloom.instruments import InputError, Timeline, VirtualClock
 from lightloom.models import Cache, Model, load_model
 from lightloom.models.model import load_arrays
-from lightloom.scheduler.host_model import HostModel
+from lightloom.scheduler.costs import HostModel
 from lightloom.scheduler.host_steps import REGISTRY, HostFunction
 from lightloom.scheduler.prediction import predict
 from lightloom.scheduler.runs import plan

@@ -16,19 +16,17 @@ import numpy as np
 from ...backends import Backend, DigitalBackend, open_backend
 from ...instruments import InputError, Timeline
 from ...instruments.table import notebook_html
-from ..costs import BenchModel
+from ..costs import BenchModel, measured_host
 from ..energy.constants import resolve
 from ..executor import Executor
 from ..graph import signature
-from ..host_model import measured_host
 from ..placement import DEFAULT_POLICY, Placement, decide
 from ..sizes import evaluate
 from .model_protocol import RunnableModel
 from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
 from .report import Run
-from .run import run_plan
+from .run import Progress, run_plan
 from .tables import plan_summary, plan_tables, plan_title
-from .tasks import Progress
 
 if TYPE_CHECKING:
     from ..journal.journal import Journal

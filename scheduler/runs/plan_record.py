@@ -11,11 +11,10 @@ from typing import Any
 
 from ...backends import Backend, OpticsProfile
 from ...instruments import Timeline
-from ..costs import BenchModel, host_cost, optical_cost
+from ..costs import BenchModel, HostModel, host_cost, optical_cost
 from ..energy.account import Account
 from ..energy.constants import Baseline, resolve
 from ..energy.events import planned_events
-from ..host_model import HostModel
 from ..placement import FIXED, Placement
 from ..prediction import Prediction, predict
 from ..program import HostStep, OpticalMatmul, Program

@@ -23,7 +23,7 @@ from ...instruments.safety import signals
 from ...instruments.version import VERSION, version_of
 from ..journal.journal import Journal
 from .plan_record import PlanRecord
-from .tasks import Progress
+from .run import Progress
 
 if TYPE_CHECKING:
     from ...backends.bench import BenchBackend

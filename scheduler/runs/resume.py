@@ -20,7 +20,7 @@ from .model_protocol import Loader, RunnableModel
 from .plan import plan
 from .record import digest_of, digest_of_model, files_of, versions
 from .report import Run
-from .tasks import Progress
+from .run import Progress
 
 ACCEPTED = ("model", "bench", "calibration", "versions")
 """Changes that an operator may accept with --accept; the report lists them."""
