@@ -30,31 +30,23 @@ class _StartedProduct:
 
     Parameters
     ----------
-    hold, release : stop and restart the virtual clock
-    changed : of the pipeline
+    notify : called with the product and whether it is exposed
     is_exposed : its last shot is exposed, and the virtual clock is held until it is gathered
     """
 
     node: Node
-    hold: Callable[[], None]
-    release: Callable[[], None]
-    changed: Condition
+    notify: Callable[[_StartedProduct, bool], None]
     finish: Callable[[], MatmulResult] | None = None
     seconds: float = 0.0
     is_exposed: bool = False
 
     def __call__(self) -> None:
         """Hold the virtual clock from now on."""
-        with self.changed:
-            self.is_exposed = True
-            self.hold()
-            self.changed.notify_all()
+        self.notify(self, True)
 
     def again(self) -> None:
         """Release the virtual clock, because the product is taken again."""
-        with self.changed:
-            self.is_exposed = False
-            self.release()
+        self.notify(self, False)
 
 
 class Pipeline:
@@ -143,7 +135,7 @@ class Pipeline:
                 node = schedule.products[0]
             step, part = self._at(node)
             assert isinstance(step, OpticalMatmul)
-            product = _StartedProduct(node, self._hold, self._release, self._changed)
+            product = _StartedProduct(node, self._set_exposed)
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
                 self._release()  # the hold of a ready product; this thread now has its own
@@ -222,6 +214,12 @@ class Pipeline:
             self._hold()
         elif self._schedule.products[0] == node:
             self._hold()
+
+    def _set_exposed(self, product: _StartedProduct, is_exposed: bool) -> None:
+        with self._changed:
+            product.is_exposed = is_exposed
+            (self._hold if is_exposed else self._release)()
+            self._changed.notify_all()
 
     def _wait_until_exposed(self, product: _StartedProduct) -> None:
         """Wait until the backend has called the product; its result may be ready before."""

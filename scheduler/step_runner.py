@@ -40,7 +40,6 @@ class StepRunner:
     ----------
     ranges : of the products on light, by name; see `Executor.calibrate`
     records : of all steps so far, by name
-    attempt : of the addresses of the noise
     """
 
     def __init__(self, backend: Backend, weights: Mapping[str, np.ndarray]) -> None:
@@ -48,7 +47,6 @@ class StepRunner:
         self.weights = weights
         self.ranges: dict[str, Ranges] = {}
         self.records: dict[str, StepRecord] = {}
-        self.attempt = 0
         self._host = DigitalBackend()
         self._prepared: dict[str, PreparedWeights] = {}
         # functions and arguments by identity of the step: a decoded token runs hundreds of steps
@@ -144,7 +142,7 @@ class StepRunner:
             if step.dynamic
             else self._static(step, backend)
         )
-        address = Address(step.name, part.row_ids.of(x), self.attempt)
+        address = Address(step.name, part.row_ids.of(x))
         details = None if backend.timeline is None else details_of(step, part.number)
         try:
             return backend.begin(x, weights, address, done, details)

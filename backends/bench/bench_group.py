@@ -22,15 +22,7 @@ from .backend import BenchBackend
 from .bench import load_bench
 from .checkpoint import OfBench, Recorder
 from .config import BenchFile, make_instrument
-from .sharding import JointBackend, Sharding, call_at_last, sum_of_faults
-
-
-@dataclass(frozen=True)
-class _ShardedWeights:
-    """Weights prepared for each bench."""
-
-    sharding: Sharding
-    weights: list[PreparedWeights]
+from .sharding import JointBackend, ShardedWeights, call_at_last, sum_of_faults
 
 
 class _AllClocks(Clock):
@@ -166,11 +158,10 @@ class BenchGroup(JointBackend):
 
     # --- products --------------------------------------------------------------------------------
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _ShardedWeights:
-        stacked = weights.reshape(-1, *weights.shape[-2:])
-        sharding = Sharding.of(stacked.shape, self.geometry, len(self.benches))
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> ShardedWeights:
+        stacked, sharding = self._stacked(weights, len(self.benches))
         shards = zip(self.benches.values(), sharding.weights(stacked, ranges), strict=False)
-        return _ShardedWeights(
+        return ShardedWeights(
             sharding, [bench.prepare(part, ranges=own) for bench, (part, own) in shards]
         )
 
@@ -182,7 +173,7 @@ class BenchGroup(JointBackend):
         done: Callable[[], None],
         details: Mapping[str, Any],
     ) -> Callable[[], MatmulResult]:
-        sharded: _ShardedWeights = w.content
+        sharded: ShardedWeights = w.content
         shards = sharded.sharding.operands(x, at)
         finish_shard = call_at_last(len(shards), done)
         begun = []

@@ -95,6 +95,14 @@ class Sharding:
         return MatmulResult(join([result.y for result in results]), stats, variance)
 
 
+@dataclass(frozen=True)
+class ShardedWeights:
+    """Weights in shards, each in the form that its bench takes."""
+
+    sharding: Sharding
+    weights: list[Any]
+
+
 class JointBackend(Backend):
     """Benches that multiply as one; plans assume that the others are like the first."""
 
@@ -123,6 +131,11 @@ class JointBackend(Backend):
         """The shot times of the first bench."""
         timing: ShotTiming = self._first.timing
         return timing
+
+    def _stacked(self, weights: np.ndarray, benches: int) -> tuple[np.ndarray, Sharding]:
+        """Return weights as [m, M, K], and how they are sharded."""
+        stacked = weights.reshape(-1, *weights.shape[-2:])
+        return stacked, Sharding.of(stacked.shape, self.geometry, benches)
 
 
 def sum_of_faults(faults: Iterable[Mapping[str, int]]) -> dict[str, int]:

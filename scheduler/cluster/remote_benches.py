@@ -8,7 +8,6 @@ them (`shard_queues`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -17,18 +16,12 @@ import numpy as np
 
 from ...backends import Address, MatmulResult, PreparedWeights, Ranges
 from ...backends.bench import open_benches
-from ...backends.bench.sharding import JointBackend, Sharding, call_at_last, sum_of_faults
+from ...backends.bench.sharding import JointBackend, ShardedWeights, call_at_last, sum_of_faults
 from ...instruments import InputError
 from ...instruments.errors import import_extra
 from .bench_worker import BenchNotes, OpenedBench, Shard, ShardWeights
 from .connection import RemoteBench, connect
 from .shard_queues import PendingShard, ShardQueues
-
-
-@dataclass(frozen=True)
-class _RemoteWeights:
-    sharding: Sharding
-    weights: list[ShardWeights]
 
 
 class RemoteBenches(JointBackend):
@@ -163,14 +156,14 @@ class RemoteBenches(JointBackend):
 
     # --- products --------------------------------------------------------------------------------
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _RemoteWeights:
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> ShardedWeights:
         self.open()
-        stacked, count = weights.reshape(-1, *weights.shape[-2:]), len(self._benches)
-        sharding = Sharding.of(stacked.shape, self.geometry, count)
+        count = len(self._benches)
+        stacked, sharding = self._stacked(weights, count)
         if sharding.by == "rows":  # digested once
-            return _RemoteWeights(sharding, [ShardWeights.of(stacked, ranges)] * count)
+            return ShardedWeights(sharding, [ShardWeights.of(stacked, ranges)] * count)
         parts = sharding.weights(stacked, ranges)
-        return _RemoteWeights(sharding, [ShardWeights.of(*part) for part in parts])
+        return ShardedWeights(sharding, [ShardWeights.of(*part) for part in parts])
 
     def _begin(
         self,
@@ -183,7 +176,7 @@ class RemoteBenches(JointBackend):
         queues = self.queues
         if queues is None or queues.error is None:  # after a failure only `open` opens them again
             queues = self._opened()
-        sharded: _RemoteWeights = w.content
+        sharded: ShardedWeights = w.content
         shards = [
             PendingShard(Shard(weights, part, address, details))
             for weights, (part, address) in zip(

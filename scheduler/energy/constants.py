@@ -126,10 +126,6 @@ class Constant:
         """Whether it is in neither the profile nor a chosen set."""
         return self.origin == "assumed"
 
-    def times(self, factor: float) -> "Constant":
-        """Return the constant with its value multiplied by a factor."""
-        return replace(self, value=self.value * factor)
-
 
 @dataclass(frozen=True)
 class Baseline:
@@ -178,7 +174,8 @@ class Constants:
 
     def times(self, name: str, factor: float) -> "Constants":
         """Return the constants with one value multiplied by a factor."""
-        return replace(self, values={**self.values, name: self.values[name].times(factor)})
+        changed = replace(self.values[name], value=self[name] * factor)
+        return replace(self, values={**self.values, name: changed})
 
     @property
     def assumed(self) -> tuple[Constant, ...]:

@@ -322,7 +322,7 @@ def read_trace(path: str | Path) -> Trace:
             f"no trace {path}; give a file that lightloom wrote with --trace"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InputError(f"{path} is cut off or damaged; write the trace again") from None
+        raise _damaged(path) from None
     except OSError as error:
         raise InputError(f"cannot read the trace {path}: {error.strerror or error}") from None
 
@@ -332,6 +332,10 @@ def _opened_to_read(path: Path) -> IO[str]:
         is_compressed = raw.read(2) == _GZIP
     opened = gzip.open if is_compressed else open
     return cast(IO[str], opened(path, "rt", encoding="utf-8-sig", errors="replace"))
+
+
+def _damaged(path: Path, where: str = "") -> InputError:
+    return InputError(f"{path} is cut off or damaged{where}; write the trace again")
 
 
 def _refuse(word: str) -> Any:
@@ -366,9 +370,7 @@ class _Reader:
                 if found != (written[name]["slices"], written[name]["counts"]):
                     raise ValueError(f"{name} is incomplete")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            raise InputError(
-                f"{self._path} is cut off or damaged at line {self._line}; write the trace again"
-            ) from None
+            raise _damaged(self._path, f" at line {self._line}") from None
         return Trace(timelines, header)
 
     def _next(self) -> str:
@@ -394,7 +396,7 @@ class _Reader:
                 f"{SCHEMA}; update lightloom"
             )
         if schema != SCHEMA or not _is_complete(header):
-            raise InputError(f"{self._path} is cut off or damaged at line 1; write the trace again")
+            raise _damaged(self._path, " at line 1")
         del header["kind"]
         return header
 
