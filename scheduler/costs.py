@@ -134,11 +134,6 @@ class HostModel:
     feed: HostSeconds = lambda step, sizes: 0.0
     gather: HostSeconds = lambda step, sizes: 0.0
 
-    @classmethod
-    def of(cls, bench: BenchModel) -> HostModel:
-        """Return the host with the constants of a profile."""
-        return cls(lambda step, sizes: host_cost(step, sizes, bench.profile).seconds)
-
 
 def measured_host(
     records: Iterable[StepRecord],

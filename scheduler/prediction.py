@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..instruments import Timeline
-from .costs import BenchModel, HostModel
+from .costs import BenchModel, HostModel, host_cost
 from .micro_batch import part_counts, sizes_of_parts
 from .pass_model import PassModel
 from .program import Program
@@ -102,7 +102,8 @@ def predict(
     """
     if parts is None:
         parts = best_parts(program, placed, sizes, bench)
-    host = HostModel.of(bench) if host is None else host
+    if host is None:
+        host = HostModel(lambda step, sizes: host_cost(step, sizes, bench.profile).seconds)
     of_parts = sizes_of_parts(sizes, parts)
     schedule = Schedule(program, placed, len(of_parts))
     light = ShotLight(program, schedule.products, of_parts, bench, start_s, timeline)

@@ -64,14 +64,7 @@ class RemoteBenches(JointBackend):
     # --- opening and closing ---------------------------------------------------------------------
 
     def open(self) -> None:
-        """Start or find the workers, check them, and open all benches; no frame is shown before.
-
-        Raises
-        ------
-        InputError : when the scheduler does not answer, no worker offers a bench, a worker has
-            another version of lightloom, or the benches cannot multiply as one
-        InstrumentError : when a bench does not answer
-        """
+        """Open all benches, unless they are open; see `connection.connect`."""
         self._opened()
 
     def _opened(self) -> ShardQueues:

@@ -34,14 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan(PlanRecord):
-    """A program placed and tiled for one bench profile, ready to run.
-
-    Parameters
-    ----------
-    placement : the policy by name, or the path of its rules; `decided` is its result
-    passes : sizes of each forward pass and how often it runs
-    host : time of host steps; None takes the profile's
-    """
+    """A program placed and tiled for one bench profile, ready to run; see `PlanRecord`."""
 
     def _repr_html_(self) -> str:
         return notebook_html(plan_title(self), plan_tables(self), plan_summary(self))

@@ -41,6 +41,9 @@ def begin_journal(
     InputError : when the file already exists, it cannot be written, or runs of the backend cannot
         be recorded
     """
+    entry, files = plan.backend.journal_entry(), files_of(plan.backend)
+    if files:
+        entry["digests"] = {name: digest_of(content) for name, content in files.items()}
     about = {
         "schema": {"journal": 1},
         "model": {
@@ -49,7 +52,7 @@ def begin_journal(
             "digest": digest_of_model(plan.model.source),
             "parameters": plan.model.parameters,
         },
-        "backend": _backend(plan.backend),
+        "backend": entry,
         "plan": plan.as_dict(),
         "placement": {
             "policy": plan.placement,
@@ -70,7 +73,7 @@ def begin_journal(
     journal = Journal.create(path)
     try:
         journal.keep_documents("about", **about)
-        for name, content in files_of(plan.backend).items():
+        for name, content in files.items():
             journal.keep_file(name, content)
         journal.keep_input("inputs", inputs if isinstance(inputs, str) else _listed(inputs))
         if labels is not None:
@@ -114,13 +117,6 @@ def digest_of_model(source: Path) -> str:
             while part := stream.read(1 << 20):
                 state.update(part)
     return state.hexdigest()
-
-
-def _backend(backend: Backend) -> dict[str, Any]:
-    entry, files = backend.journal_entry(), files_of(backend)
-    if files:
-        entry["digests"] = {name: digest_of(content) for name, content in files.items()}
-    return entry
 
 
 def files_of(backend: Backend) -> dict[str, bytes]:
