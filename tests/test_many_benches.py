@@ -350,7 +350,7 @@ def test_benches_of_a_cluster_are_taken(write: Write) -> None:
     where = paths[0].with_name("scheduler.json")
     processes = [subprocess.Popen([*command, str(where)], stderr=subprocess.DEVNULL)]
     try:
-        wait_until(where.exists, timeout_s=60)
+        wait_until(lambda: where.exists() and where.read_text(), timeout_s=60)
         address = json.loads(where.read_text())["address"]
         for path in paths:
             command = [sys.executable, "-m", "distributed.cli.dask_worker", address]
