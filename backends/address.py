@@ -25,6 +25,9 @@ class Address:
     rows: np.ndarray
     attempt: int = 0
 
+    def __repr__(self) -> str:
+        return f"Address {self.matmul}: {np.size(self.rows):,} rows, attempt {self.attempt}"
+
 
 def row_ids(
     sequences: Sequence[int] | np.ndarray, heads: int, positions: Sequence[int] | np.ndarray

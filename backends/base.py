@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..instruments import Clock, InputError, Timeline
+from ..instruments.formatting import format_count, format_counted
 from .address import Address
 from .profile import OpticsProfile, load_profile
 from .tiling import Geometry
@@ -77,6 +78,13 @@ class MatmulResult:
     stats: Stats
     variance: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        stats, shape = self.stats, ", ".join(map(str, self.y.shape))
+        return (
+            f"MatmulResult: y of shape [{shape}], {format_counted(stats.shots, 'shot')}, "
+            f"{format_count(stats.photons)} photons, {stats.saturated:,} saturated"
+        )
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -99,9 +107,9 @@ class PreparedWeights:
     """Weights in the form of a backend: `Backend.prepare` creates them for that backend only."""
 
     shape: tuple[int, ...]
-    content: Any
-    ranges: Ranges | None = None
-    maker: object = None
+    content: Any = field(repr=False)
+    ranges: Ranges | None = field(default=None, repr=False)
+    maker: object = field(default=None, repr=False)
 
 
 class Backend(ABC):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ..instruments import InputError
+from ..instruments.text import short_lines
 from ..instruments.toml_file import TomlTable, parse_toml, read_toml
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -115,6 +116,20 @@ class OpticsProfile(TomlTable):
             super().__init__(**fields)
         except ValidationError as error:
             raise InputError(_one_sentence(fields.get("name", "custom"), error)) from None
+
+    def __repr__(self) -> str:
+        light = [f"{way} = {getattr(self, way)}" for way in LIGHT_WAYS if getattr(self, way)]
+        given = sum(value is not None for value in vars(self).values())
+        return short_lines(
+            f"OpticsProfile {self.name}{self.title and f': {self.title}'}",
+            f"  bits: input {self.input_bits}, weight {self.weight_bits}, read-out "
+            f"{self.readout_bits}; encoding {self.encoding}, detection {self.detection}",
+            f"  light: {light[0] if light else 'without shot noise'}",
+            f"  frame: rows {self.rows}, length {self.length}, vectors {self.vectors}; "
+            f"all {given} fields that are set: model_dump()",
+        )
+
+    __str__ = __repr__
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -35,8 +35,7 @@ from ..backends.base import PreparedWeights
 from ..instruments import InputError
 from ..instruments.errors import import_extra
 from ..instruments.table import Column, Table
-from ..models import Model, load_model
-from ..models.model import load_arrays
+from ..models import Model, load_arrays, load_model
 from ..scheduler import Executor, Placement
 from ..scheduler.host_steps import token_loss
 from .plots import save_picture, use_log_axes

@@ -21,7 +21,7 @@ from ..backends import Backend, MockBackend
 from ..instruments import InputError
 from ..instruments.table import Column, Table
 from ..models import Model
-from ..models.model import CALIBRATION_TEXT
+from ..models.inputs import CALIBRATION_TEXT
 from ..scheduler import Executor, OpticalMatmul, Placement
 from .scaling import Text, find_budget, profile_of, signal_costs
 

@@ -9,8 +9,7 @@ from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.backends.bench.accuracy import random_products
 from lightloom.backends.calibration import align, store
 from lightloom.backends.calibration.calibrate import calibrate
-from lightloom.models import load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import load_arrays, load_model
 from lightloom.models.shapes import model_or_shape
 from lightloom.scheduler.runs import plan
 from matplotlib.figure import Figure

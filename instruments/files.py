@@ -165,6 +165,23 @@ def _remove(draft: Path) -> None:
             draft.unlink(missing_ok=True)
 
 
+def read_text(path: Path) -> str:
+    """Read a text in UTF-8.
+
+    Raises
+    ------
+    InputError : when it cannot be read, or is in another encoding
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not a UTF-8 text: byte {error.start} is {error.reason}"
+        ) from None
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Replace a file atomically: it holds the old or the new content even if power fails.
 

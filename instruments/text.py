@@ -14,6 +14,7 @@ _LINE_ENDS = re.compile(r"\r+\n")
 _CONTROLS = re.compile(  # C0 without tab and line feed, DEL, C1 and bidirectional controls
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 )
+_MOST_IN_LINE = 100
 
 
 def printable(text: str) -> str:
@@ -26,6 +27,14 @@ def printable(text: str) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
+
+
+def short_lines(*lines: str) -> str:
+    """Return lines of at most 100 characters for a `repr`; a longer one is cut in its middle."""
+    shown = (printable(line).replace("\n", " ") for line in lines)
+    return "\n".join(
+        line if len(line) <= _MOST_IN_LINE else f"{line[:60]} ... {line[-35:]}" for line in shown
+    )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """lightloom runs Transformers on light and says what that costs.
 
-The public names are loaded when they are first used, so that `import lightloom` stays fast.
+Except for the errors, public names are loaded when they are first used, so that
+`import lightloom` stays fast.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,41 +12,125 @@ from typing import TYPE_CHECKING, Any
 if not (Path(__file__).parent / "scheduler").is_dir():  # a checkout: the rooms lie beside us
     __path__.append(str(Path(__file__).parents[1]))
 
+from .instruments.errors import (
+    BadFit,
+    ChecksumMismatch,
+    Disconnected,
+    DriftExceeded,
+    DroppedFrame,
+    IncompleteFrame,
+    InputError,
+    InstrumentError,
+    InstrumentTimeout,
+    InterlockOpen,
+    InUse,
+    LightloomError,
+    LimitExceeded,
+    MissingExtraError,
+    NotConnected,
+    Paused,
+    ProtocolError,
+    Saturated,
+    StaleFrame,
+    UnexpectedIntensity,
+)
 from .instruments.version import VERSION
 
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from .backends import Address, MatmulResult, OpticsProfile, open_backend
-    from .instruments import InputError, LightloomError
-    from .models import Model, load_model
-    from .scheduler.runs import Run, plan
+    from .backends import Address, Backend, MatmulResult, OpticsProfile, open_backend
+    from .models import Model, load_arrays, load_model
+    from .scheduler import Placement
+    from .scheduler.runs import Plan, Report, Run
+    from .scheduler.runs.model_protocol import RunnableModel
 
 _HOMES = {
     "Address": "backends",
+    "Backend": "backends",
     "MatmulResult": "backends",
     "OpticsProfile": "backends",
     "open_backend": "backends",
-    "InputError": "instruments",
-    "LightloomError": "instruments",
     "Model": "models",
+    "load_arrays": "models",
     "load_model": "models",
-    "plan": "scheduler.runs",
+    "Plan": "scheduler.runs",
+    "Report": "scheduler.runs",
+    "Run": "scheduler.runs",
 }
 
 __all__ = [
     "Address",
+    "Backend",
+    "BadFit",
+    "ChecksumMismatch",
+    "Disconnected",
+    "DriftExceeded",
+    "DroppedFrame",
+    "InUse",
+    "IncompleteFrame",
     "InputError",
+    "InstrumentError",
+    "InstrumentTimeout",
+    "InterlockOpen",
     "LightloomError",
+    "LimitExceeded",
     "MatmulResult",
+    "MissingExtraError",
     "Model",
+    "NotConnected",
     "OpticsProfile",
+    "Paused",
+    "Plan",
+    "ProtocolError",
+    "Report",
+    "Run",
+    "Saturated",
+    "StaleFrame",
+    "UnexpectedIntensity",
     "__version__",
+    "load_arrays",
     "load_model",
     "open_backend",
     "plan",
     "resume",
 ]
+
+
+def plan(
+    model: "str | Path | RunnableModel",
+    backend: "str | Backend" = "mock",
+    batch: int = 1,
+    sequence: int | None = None,
+    new_tokens: int = 0,
+    placement: "str | Placement" = "paper",
+    constants: Sequence[str] = (),
+) -> "Plan":
+    """Split a model's layers into optical matmuls and host steps for a backend's bench.
+
+    A plan touches no instrument; its counts are upper bounds.
+
+    Parameters
+    ----------
+    model : a model, or its name or path, as `load_model` takes it; also the name of a published
+        shape without weights, such as "gpt2"
+    backend : a backend, or its name or path, as `open_backend` takes it
+    batch : images, sentences or sequences in one pass
+    sequence : tokens of each; None is the context of a vision model, else 128 at most
+    new_tokens : tokens to generate after them, one pass each
+    placement : a policy, the path of a file of rules, or the placement of another plan
+    constants : of energy, as for `Plan.energy`; the placement "least-energy" uses them
+
+    Raises
+    ------
+    InputError : for a model or backend that cannot be opened, sizes that the model cannot take, an
+        unknown placement, rules without effect on this model
+    """
+    from .models import model_or_shape
+    from .scheduler.runs import plan as planned
+
+    opened = model_or_shape(model) if isinstance(model, str | Path) else model
+    return planned(opened, backend, batch, sequence, new_tokens, placement, constants)
 
 
 def resume(
@@ -55,7 +140,7 @@ def resume(
     accept: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> "Run":
-    """Go on with a run that was kept in a journal; see `scheduler.runs.resume.resume`."""
+    """Resume a run from its journal; see `scheduler.runs.resume.resume`."""
     from .models import load_model
     from .scheduler.runs.resume import resume as resumed
 

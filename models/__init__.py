@@ -5,5 +5,15 @@ if __name__ != "lightloom.models":
 
 from .loading import load_model
 from .model import Cache, Model
+from .shapes import model_or_shape, sized_model, with_random_weights
+from .weights import load_arrays
 
-__all__ = ["Cache", "Model", "load_model"]
+__all__ = [
+    "Cache",
+    "Model",
+    "load_arrays",
+    "load_model",
+    "model_or_shape",
+    "sized_model",
+    "with_random_weights",
+]

@@ -1,15 +1,21 @@
-"""Checks the keys of a config.json: keys that ask for a computation without support are refused.
+"""Reads the JSON files of a model, and checks the keys of its config.json.
+
+Keys that ask for a computation without support are refused.
 
 There are four kinds of keys: those that the family's module reads; those that change no result;
 those with only one supported value, the default in transformers; and unknown ones, whose only
 supported value is "off" (null, false, empty).
 """
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel
+
+from ..instruments import InputError
 
 # of every family: names, storage, training, and the choice of tokens from logits (see generation)
 _IGNORED = frozenset(
@@ -87,3 +93,43 @@ def check_keys(
 def is_off(value: Any) -> bool:
     """Return whether a setting is off: null, false, zero or empty."""
     return value is None or value in (False, "", [], {})
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Return whether a setting is a whole number of at least 1; true is not."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    InputError : when the file is missing or is not a JSON object
+    """
+    document = _parsed(path)
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return document
+
+
+def read_json_if_any(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one where there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """Read a JSON list; raises as `read_json`."""
+    document = _parsed(path)
+    if not isinstance(document, list):
+        raise InputError(f"{path} is not a JSON list")
+    return document
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None

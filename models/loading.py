@@ -10,13 +10,15 @@ from typing import Any
 
 from ..instruments import InputError
 from ..instruments.errors import import_extra
+from .config_keys import read_json
 from .families import bert, gpt2, llama, vit
+from .generation import Generation, read_generation
 from .gguf_file import has_magic, open_gguf, split_set
 from .gguf_tokens import gguf_end_tokens, gguf_tokenizer, tokenizer_beside
-from .model import Generation, Model
-from .sentence import read_sentence_head, transformer_folder
+from .model import Model
+from .sentence import SentenceHead, read_sentence_head, transformer_folder
 from .tokenizer import read_tokenizer
-from .weights import Weights, read_folder, read_json
+from .weights import Weights, read_folder
 
 SHIPPED = Path(__file__).parent / "shipped"
 FAMILIES: Mapping[str, ModuleType] = {
@@ -109,16 +111,17 @@ def _open_folder(folder: Path, name: str) -> Model:
     document = read_json(folder / "config.json")
     family = _family(document.get("model_type"), folder / "config.json")
     weights = read_folder(folder)
-    model = partial(Model, name, whole, family, generation=_generation(document, folder))
-    is_lower = False
+    generation = read_generation(document, folder)
+    head = SentenceHead()
     if family.TASK == "encoder":
         head, tensors = read_sentence_head(whole, folder)
-        weights, model, is_lower = weights.joined(tensors), partial(model, head=head), head.is_lower
+        weights = weights.joined(tensors)
     path = folder / "tokenizer.json"
     tokenizer = None
     if family.TASK != "vision" and path.is_file():
-        tokenizer = partial(read_tokenizer, path, is_lower)
-    return _assemble(model, read_config(family, document, folder), weights, tokenizer)
+        tokenizer = partial(read_tokenizer, path, head.is_lower)
+    config = read_config(family, document, folder)
+    return _fitted(Model(name, whole, family, config, weights, tokenizer, head, generation))
 
 
 def _open_gguf(path: Path) -> Model:
@@ -137,8 +140,9 @@ def _open_gguf(path: Path) -> Model:
     suppressed = found.metadata.get("tokenizer.ggml.suppress_tokens")
     left_out = (f"suppress_tokens = {suppressed}",) if suppressed else ()
     generation = Generation(gguf_end_tokens(found.metadata), left_out)
-    model = partial(Model, path.stem, path, llama, generation=generation)
-    return _assemble(model, config, found.weights, tokenizer)
+    weights = found.weights
+    model = Model(path.stem, path, llama, config, weights, tokenizer, generation=generation)
+    return _fitted(model)
 
 
 def read_config(
@@ -156,15 +160,9 @@ def read_config(
         raise InputError(f"{source}: {error}") from None
 
 
-def _assemble(
-    make: Callable[..., Model],
-    config: Any,
-    weights: Weights,
-    tokenizer: Callable[[], Any] | None,
-) -> Model:
-    """Return a model after a check that its weights match its configuration; none is read."""
-    model = make(config=config, weights=weights, read_tokenizer=tokenizer)
-    family = model.family
+def _fitted(model: Model) -> Model:
+    """Return a model with the weights that its configuration needs, checked; none is read."""
+    family, config, weights = model.family, model.config, model.weights
     for wrapper in _WRAPPERS:
         if len(weights) and all(tensor.startswith(wrapper) for tensor in weights):
             weights = _without_prefix(weights, wrapper)
@@ -252,44 +250,6 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
             stacklevel=5,
         )
     return weights.without(buffers | heads)
-
-
-_CHANGES_CHOICE: Mapping[str, tuple[Any, ...]] = {  # settings, and their values without effect
-    "bad_words_ids": (),
-    "begin_suppress_tokens": (),
-    "encoder_repetition_penalty": (1.0,),
-    "exponential_decay_length_penalty": (),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "no_repeat_ngram_size": (0,),
-    "num_beams": (1,),
-    "repetition_penalty": (1.0,),
-    "sequence_bias": (),
-    "suppress_tokens": (),
-}
-
-
-def _generation(document: Mapping[str, Any], folder: Path) -> Generation:
-    """Read the generation settings: generation_config.json comes before config.json."""
-    path = folder / "generation_config.json"
-    settings = read_json(path) if path.is_file() else document
-    ends = settings.get("eos_token_id")
-    ends = document.get("eos_token_id") if ends is None else ends
-    several = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    for end in several:
-        if isinstance(end, bool) or not isinstance(end, int):
-            raise InputError(f"{folder}: eos_token_id = {ends!r} is not a token, or a list of them")
-    left = {
-        key: settings[key]
-        for key, usual in _CHANGES_CHOICE.items()
-        if settings.get(key) not in (None, [], {}, *usual)
-    }
-    return Generation(
-        frozenset(several),
-        tuple(f"{key} = {value!r}" for key, value in left.items()),
-    )
 
 
 def _family(kind: Any, path: Path) -> ModuleType:

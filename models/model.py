@@ -1,46 +1,32 @@
 """`Model`: the calls of every family; each call runs a program through the scheduler."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ..backends import Backend, open_backend
+from ..backends import Backend
 from ..backends.base import check_finite
 from ..instruments import InputError
+from ..instruments.formatting import format_count, format_counted
+from ..instruments.text import short_lines
 from ..scheduler import DEFAULT_POLICY, Executor, Placement, Program, State
 from ..scheduler.host_steps import unit_length
+from .executors import Executors
 from .families.blocks import loss_program
-from .pixels import normalised
+from .generation import Generation, check_sampling, text_of
+from .inputs import ModelInputs, padded
 from .sentence import SentenceHead
 from .tokenizer import Tokenizer
-from .weights import Weights, read_safetensors
+from .weights import Weights
 
-CALIBRATION_TEXT = Path(__file__).parent / "shipped" / "calibration.txt"
-CALIBRATION_BATCH, CALIBRATION_TOKENS = 8, 128
 _ROWS_PER_PASS = 2
 _LOGITS_PER_PASS = 1 << 21  # values of logits in memory while a loss is computed
 _SENTENCES_PER_PASS = 32
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The generation settings in a language model's files.
-
-    Parameters
-    ----------
-    ends : tokens that end a text
-    left_out : settings that lightloom does not apply, as texts
-    """
-
-    ends: frozenset[int] = frozenset()
-    left_out: tuple[str, ...] = ()
 
 
 class Cache:
@@ -50,6 +36,23 @@ class Cache:
         self.states: dict[str, State] = {}
         self.length = 0
         self.batch = 0
+
+    def begin(self, program: Program, batch: int) -> None:
+        """Prepare the states of a program for its next pass over as many sequences.
+
+        Raises
+        ------
+        InputError : for another batch than in the passes before
+        """
+        if self.length and self.batch != batch:
+            raise InputError(f"a batch of {batch} cannot follow a cache of {self.batch} sequences")
+        for name in program.states:
+            self.states.setdefault(name, State())
+
+    def undo(self) -> None:
+        """Drop what a pass that failed has added."""
+        for state in self.states.values():
+            state.length = self.length
 
 
 class Model:
@@ -81,12 +84,12 @@ class Model:
         self.config = config
         self.weights = weights
         self.reopen: Callable[[], Model] | None = None
-        self._head = head or SentenceHead()
-        self._generation = generation or Generation()
         self._read_tokenizer = read_tokenizer
-        self._tokenizer: Tokenizer | None = None
+        self._head = head or SentenceHead()
+        self.generation = generation or Generation()
+        self._inputs = ModelInputs(name, source, self.task, config)
+        self._executors = Executors()
         self._programs: dict[str, Program] = {}
-        self._executors: dict[tuple[Any, str | Placement], tuple[Backend, Executor]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by opening again; prepared weights are not copied."""
@@ -98,8 +101,21 @@ class Model:
         return self.reopen, ()
 
     def __repr__(self) -> str:
-        family = self.family.__name__.rsplit(".", 1)[-1]
-        return f"Model({self.name!r}, {family}, {self.parameters / 1e6:.1f}M parameters)"
+        config, family = self.config, self.family.__name__.rpartition(".")[2]
+        sizes = [
+            format_counted(config.layers, "layer"),
+            f"width {config.width:,}",
+            format_counted(config.heads, "head"),
+            f"context {config.context:,}",
+        ]
+        if self.task != "vision":
+            sizes.append(f"vocabulary {config.vocabulary:,}")
+        return short_lines(
+            f"Model {self.name}: {family} ({self.task}), {format_count(self.parameters)} "
+            "parameters in its products",
+            f"  {', '.join(sizes)}",
+            f"  weights: {self.weights.source if len(self.weights) else 'none, only its shape'}",
+        )
 
     @property
     def task(self) -> str:
@@ -112,7 +128,7 @@ class Model:
         static = [m for m in self.whole_program.matmuls if not m.dynamic]
         return sum(m.w_shape[0]({}) * m.w_shape[1]({}) for m in static)
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, read when it is first needed.
 
@@ -120,33 +136,30 @@ class Model:
         ------
         InputError : when the model has none, or one that does not match its embedding
         """
-        if self._tokenizer is None:
-            if self._read_tokenizer is None:
-                raise InputError(
-                    f"the model {self.name!r} has no tokenizer.json beside it; add that file, or "
-                    "give token ids"
-                )
-            tokenizer = self._read_tokenizer()
-            if tokenizer.size > self.config.vocabulary:
-                raise InputError(
-                    f"the vocabulary of the tokenizer {tokenizer.source} goes up to "
-                    f"{tokenizer.size - 1}, but the embedding of {self.name!r} has "
-                    f"{self.config.vocabulary} rows"
-                )
-            self._tokenizer = tokenizer
-        return self._tokenizer
+        if self._read_tokenizer is None:
+            raise InputError(
+                f"the model {self.name!r} has no tokenizer.json beside it; add that file, or give "
+                "token ids"
+            )
+        tokenizer = self._read_tokenizer()
+        tokenizer.check_size(self.config.vocabulary, self.name)
+        return tokenizer
+
+    # ------------------------------------------------------------ programs and passes
 
     def program(self, ending: str) -> Program:
         """Return the program of one forward pass, up to an ending (see the family's module)."""
         if ending not in self._programs:
-            write = self.family.program
-            if ending == "loss":
-                weight = self.family.head_weight(self.config)
-                write = lambda config, _: loss_program(config.width, weight, config.vocabulary)  # noqa: E731
-            elif self.task == "encoder":
-                write = partial(write, head=self._head)
-            self._programs[ending] = write(self.config, ending)
+            self._programs[ending] = self._written(ending)
         return self._programs[ending]
+
+    def _written(self, ending: str) -> Program:
+        if ending == "loss":
+            weight = self.family.head_weight(self.config)
+            return loss_program(self.config.width, weight, self.config.vocabulary)
+        if self.task == "encoder":
+            return self.family.program(self.config, ending, self._head)
+        return self.family.program(self.config, ending)
 
     @property
     def whole_program(self) -> Program:
@@ -157,21 +170,62 @@ class Model:
         self, backend: Backend | str | None = None, placement: str | Placement = DEFAULT_POLICY
     ) -> Executor:
         """Return the executor of this model's programs on a backend, with prepared weights."""
-        if not isinstance(backend, Backend | str | None):
-            raise InputError(
-                f"backend = {backend!r} is neither a backend nor the name of one, such as 'mock'"
-            )
-        key = backend if isinstance(backend, str) else id(backend) if backend else "digital"
-        if (key, placement) not in self._executors:
-            opened = backend if isinstance(backend, Backend) else open_backend(str(key))
-            executor = Executor(opened, self.weights, placement)
-            self._executors[key, placement] = (opened, executor)
-        return self._executors[key, placement][1]
+        return self._executors.get(self.weights, backend, placement)
 
     def release(self, backend: Backend) -> None:
         """Drop the weights that are prepared for a backend, when it is no longer used."""
-        for key in [key for key in self._executors if key[0] == id(backend)]:
-            del self._executors[key]
+        self._executors.release(backend)
+
+    def calibrate(self, executor: Executor, data: Any = None) -> None:
+        """Fix read-out ranges and scales on calibration data, once, if the backend needs them.
+
+        Parameters
+        ----------
+        data : tokens [batch, sequence] or images; None takes the calibration data of the model or
+            of lightloom, which is never evaluated
+        """
+        with executor.lock:
+            if executor.needs_ranges:
+                if data is None:
+                    has_tokenizer = self._read_tokenizer is not None
+                    data = self._inputs.for_calibration(self.rows_of if has_tokenizer else None)
+                executor.calibrate(self.whole_program, *self._inputs.operands(data))
+
+    def run_pass(
+        self,
+        executor: Executor,
+        ending: str,
+        data: Any,
+        lengths: Any = None,
+        cache: Cache | None = None,
+        sequences: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Run the program with the given ending once, on inputs as `forward` takes them.
+
+        Parameters
+        ----------
+        sequences : one id per row, for the addresses of the noise; None counts from zero
+        """
+        program = self.program(ending)
+        if cache is None:
+            cache = Cache()
+        elif not program.states:
+            raise InputError(f"{self.name!r} is not a language model: call it without a cache")
+        elif lengths is not None:
+            raise InputError("lengths cannot be given with a cache: padding would become past")
+        inputs, sizes = self._inputs.operands(data, lengths, cache.length)
+        executor.decide(program, sizes, self.whole_program)
+        self.calibrate(executor)  # after the placement, which says what goes to light
+        cache.begin(program, sizes["batch"])
+        try:
+            outputs = executor.run(program, inputs, sizes, sequences, cache.states)
+        except BaseException:
+            cache.undo()
+            raise
+        cache.batch, cache.length = sizes["batch"], sizes["past"] + sizes["new"]
+        result: np.ndarray = outputs[program.outputs[0]]
+        check_finite(result, f"the result of {self.name!r}")
+        return result
 
     # ------------------------------------------------------------ calls
 
@@ -204,7 +258,6 @@ class Model:
         """
         ending = "hidden" if self.task == "encoder" else "logits"
         executor = self.executor(backend, placement)
-        self.calibrate(executor)
         return self.run_pass(executor, ending, tokens_or_images, lengths, cache)
 
     def embed(
@@ -219,25 +272,18 @@ class Model:
         ------
         InputError : when the model is not an encoder, or a sentence is too long for it
         """
-        self._check_task("encoder", "embed sentences")
+        self._inputs.check_task("encoder", "embed sentences")
         executor = self.executor(backend, placement)
-        self.calibrate(executor)
-        encoded = [self._sentence(text) for text in sentences]
-        parts = []
-        for first in range(0, len(encoded), _SENTENCES_PER_PASS):
-            part = encoded[first : first + _SENTENCES_PER_PASS]
-            lengths = np.array([len(tokens) for tokens in part])
-            tokens = np.zeros((len(part), lengths.max()), dtype=np.int64)
-            for row, ids in enumerate(part):
-                tokens[row, : len(ids)] = ids
-            sequences = np.arange(first, first + len(part))
-            parts.append(self.run_pass(executor, "sentence", tokens, lengths, None, sequences))
-        if not parts:
-            program = self.program("sentence")
-            width = program.shapes[program.outputs[0]][-1]({})
-            return np.empty((0, min(width, self._head.width or width)), dtype=np.float32)
-        vectors = np.concatenate(parts)[:, : self._head.width]
-        return unit_length(vectors)
+        context = self.config.context
+        rows = [self._head.tokens(text, self.tokenizer, context, self.name) for text in sentences]
+        program = self.program("sentence")
+        width = program.shapes[program.outputs[0]][-1]({})
+        vectors = np.empty((len(rows), width), dtype=np.float32)
+        for first in range(0, len(rows), _SENTENCES_PER_PASS):
+            tokens, lengths = padded(rows[first : first + _SENTENCES_PER_PASS])
+            ids = np.arange(first, first + len(tokens))
+            vectors[ids] = self.run_pass(executor, "sentence", tokens, lengths, None, ids)
+        return unit_length(vectors[:, : self._head.width])
 
     def generate(
         self,
@@ -264,15 +310,46 @@ class Model:
         """
         tokens = self.prompt_tokens(prompt)
         check_sampling(temperature, top_k, top_p)
-        if self._generation.left_out:
+        if self.generation.left_out:
             warnings.warn(
                 f"{self.name}: its generation settings ask for "
-                f"{', '.join(self._generation.left_out)}, which lightloom does not apply",
+                f"{', '.join(self.generation.left_out)}, which lightloom does not apply",
                 stacklevel=2,
             )
         executor = self.executor(backend, placement)
-        self.calibrate(executor)
-        return self._generate(executor, tokens, max_tokens, temperature, top_k, top_p, seed)
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        following = self._following(executor, tokens, max_tokens, seed, sampling)
+        return text_of(following, self.tokenizer.decode)
+
+    def _following(
+        self,
+        executor: Executor,
+        tokens: np.ndarray,
+        max_tokens: int,
+        seed: int,
+        sampling: dict[str, float],
+    ) -> Iterator[int]:
+        """Yield the tokens that follow a prompt [1, sequence], without an end token."""
+        cache, generator = Cache(), np.random.Generator(np.random.Philox(seed))
+        for _ in range(max_tokens):
+            if cache.length + tokens.shape[1] > self.config.context:
+                return
+            logits = self.run_pass(executor, "last", tokens, None, cache)[0, -1]
+            token = executor.run_step(
+                "sampling", "sampling", "sample", logits, generator.random(), **sampling
+            )
+            if token in self.generation.ends:
+                return
+            yield token
+            tokens = np.array([[token]])
+
+    def prompt_tokens(self, prompt: str | Sequence[int]) -> np.ndarray:
+        """Return the checked tokens of a prompt: [1, sequence]."""
+        self._inputs.check_task("language", "continue a prompt")
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise InputError("the prompt is empty; give at least one token")
+        return self._inputs.tokens([ids])
 
     def perplexity(
         self,
@@ -292,28 +369,26 @@ class Model:
         ------
         InputError : for rows without a token to predict, or tokens that `forward` refuses
         """
-        self._check_task("language", "give a perplexity")
-        if isinstance(tokens, str):
-            tokens = self.rows_of(tokens)
-        tokens = self._checked_tokens(tokens, 0)
-        if tokens.shape[1] < 2:
+        self._inputs.check_task("language", "give a perplexity")
+        rows = self._inputs.tokens(self.rows_of(tokens) if isinstance(tokens, str) else tokens)
+        if rows.shape[1] < 2:
             raise InputError("a perplexity needs rows of at least 2 tokens")
         executor = self.executor(backend, placement)
-        self.calibrate(executor)
-        losses = []
-        for first in range(0, len(tokens), _ROWS_PER_PASS):
-            part = tokens[first : first + _ROWS_PER_PASS]
-            losses.append(self._losses(executor, part, np.arange(first, first + len(part))))
+        losses: list[np.ndarray] = []
+        for first in range(0, len(rows), _ROWS_PER_PASS):
+            part = rows[first : first + _ROWS_PER_PASS]
+            losses += self._losses(executor, part, np.arange(first, first + len(part)))
             if progress is not None:
                 progress(len(part))
         return float(np.exp(np.concatenate(losses).mean()))
 
-    def _losses(self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray) -> np.ndarray:
-        """Return the loss of every token after the first of each row, computed in small parts."""
+    def _losses(
+        self, executor: Executor, tokens: np.ndarray, sequences: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """Yield the loss of every token after the first of each row, computed in small parts."""
         features = self.run_pass(executor, "features", tokens, sequences=sequences)
         batch, count = tokens.shape
         step = max(1, _LOGITS_PER_PASS // (batch * self.config.vocabulary))
-        parts = []
         for first in range(0, count - 1, step):
             last = min(first + step, count - 1)
             operands = {
@@ -322,247 +397,8 @@ class Model:
             }
             sizes = {"batch": batch, "new": last - first, "past": first}
             outputs = executor.run(self.program("loss"), operands, sizes, sequences)
-            parts.append(outputs["head.loss"].ravel())
-        return np.concatenate(parts)
+            yield outputs["head.loss"].ravel()
 
     def rows_of(self, text: str, length: int = 256) -> np.ndarray:
         """Cut a text's tokens into rows [rows, length]; a short text is one shorter row."""
-        ids = self.tokenizer.encode(text)
-        length = min(length, self.config.context, max(len(ids), 1))
-        count = max(len(ids) // length, 1)
-        return np.array(ids[: count * length], dtype=np.int64).reshape(count, -1)
-
-    def calibrate(self, executor: Executor, data: Any = None) -> None:
-        """Fix read-out ranges and scales on calibration data, once, if the backend needs them.
-
-        Parameters
-        ----------
-        data : tokens [batch, sequence] or images; None takes the calibration data of the model or
-            of lightloom, which is never evaluated
-        """
-        with executor.lock:
-            if executor.needs_ranges:
-                self._calibrate(executor, data)
-
-    def _calibrate(self, executor: Executor, data: Any) -> None:
-        if data is None:
-            data = self._calibration_data()
-        inputs, sizes = self._operands(data, None, 0)
-        executor.calibrate(self.whole_program, inputs, sizes)
-
-    # ------------------------------------------------------------ checks and details
-
-    def run_pass(
-        self,
-        executor: Executor,
-        ending: str,
-        data: Any,
-        lengths: Any = None,
-        cache: Cache | None = None,
-        sequences: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Run the program with the given ending once, on inputs as `forward` takes them.
-
-        Parameters
-        ----------
-        sequences : one id per row, for the addresses of the noise; None counts from zero
-        """
-        program = self.program(ending)
-        past = 0 if cache is None else cache.length
-        if cache is not None and not program.states:
-            raise InputError(f"{self.name!r} is not a language model: call it without a cache")
-        if cache is not None and lengths is not None:
-            raise InputError("lengths cannot be given with a cache: padding would become past")
-        inputs, sizes = self._operands(data, lengths, past)
-        executor.decide(program, sizes, self.whole_program)
-        self.calibrate(executor)  # it may have had to wait for the placement
-        cache = Cache() if cache is None else cache
-        if past and cache.batch != sizes["batch"]:
-            raise InputError(
-                f"a batch of {sizes['batch']} cannot follow a cache of {cache.batch} sequences"
-            )
-        for name in program.states:
-            cache.states.setdefault(name, State())
-        try:
-            outputs = executor.run(program, inputs, sizes, sequences, cache.states)
-        except BaseException:
-            for state in cache.states.values():
-                state.length = past  # undo the pass
-            raise
-        cache.batch, cache.length = sizes["batch"], past + sizes["new"]
-        result: np.ndarray = outputs[program.outputs[0]]
-        check_finite(result, f"the result of {self.name!r}")
-        return result
-
-    def _generate(
-        self,
-        executor: Executor,
-        tokens: np.ndarray,
-        max_tokens: int,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        seed: int,
-    ) -> Iterator[str]:
-        cache = Cache()
-        generator = np.random.Generator(np.random.Philox(seed))
-        ends = self.end_tokens()
-        chosen: list[int] = []
-        shown = ""
-        while len(chosen) < max_tokens and cache.length + tokens.shape[1] <= self.config.context:
-            logits = self.run_pass(executor, "last", tokens, None, cache)[0, -1]
-            token = executor.run_step(
-                "sampling",
-                "sampling",
-                "sample",
-                logits,
-                generator.random(),
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-            )
-            if token in ends:
-                break
-            chosen.append(token)
-            tokens = np.array([[token]])
-            text = self.tokenizer.decode(chosen)
-            if not text.endswith("�"):  # a character may take several tokens
-                yield text[len(shown) :]
-                shown = text
-        rest = self.tokenizer.decode(chosen)[len(shown) :]
-        if rest:
-            yield rest
-
-    def _operands(
-        self, data: Any, lengths: Any, past: int
-    ) -> tuple[dict[str, Any], dict[str, int]]:
-        """Check inputs, and return a program's operands and sizes."""
-        if self.task == "vision":
-            images = self._checked_images(data)
-            new, batch = self.config.context, len(images)
-            operands: dict[str, Any] = {"images": images}
-        else:
-            tokens = self._checked_tokens(data, past)
-            batch, new = tokens.shape
-            operands = {"tokens": tokens}
-        counts = np.full(batch, new) if lengths is None else np.asarray(lengths)
-        if (
-            counts.dtype.kind not in "iu"
-            or counts.shape != (batch,)
-            or not ((counts >= 1) & (counts <= new)).all()
-        ):
-            raise InputError(
-                f"lengths {np.asarray(lengths)} are not {batch} whole numbers of 1 to {new}"
-            )
-        operands |= {"lengths": counts, "past": past}
-        return operands, {"batch": batch, "new": new, "past": past}
-
-    def _checked_tokens(self, data: Any, past: int) -> np.ndarray:
-        try:
-            tokens = np.asarray(data)
-        except ValueError:
-            raise InputError(
-                "tokens are integers [batch, sequence]; the rows differ in length"
-            ) from None
-        if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
-            raise InputError(
-                f"tokens are integers [batch, sequence], not {tokens.dtype} of shape {tokens.shape}"
-            )
-        count, context = past + tokens.shape[1], self.config.context
-        if count > context:
-            raise InputError(
-                f"{count} tokens are more than the context of {self.name!r} holds ({context}); "
-                "shorten the text"
-            )
-        if tokens.min() < 0 or tokens.max() >= self.config.vocabulary:
-            raise InputError(
-                f"tokens run from {tokens.min()} to {tokens.max()}, but the vocabulary of "
-                f"{self.name!r} has {self.config.vocabulary}"
-            )
-        return tokens
-
-    def _checked_images(self, data: Any) -> np.ndarray:
-        images = np.asarray(data)
-        wanted = (self.config.channels, self.config.image, self.config.image)
-        if images.ndim != 4 or images.shape[1:] != wanted or not len(images):
-            raise InputError(
-                f"images of shape {images.shape} do not fit {self.name!r}: give "
-                f"[batch, {', '.join(map(str, wanted))}]"
-            )
-        if images.dtype.kind not in "fiu":
-            raise InputError(f"images hold {images.dtype}, not numbers")
-        if images.dtype.kind == "f":
-            return images.astype(np.float32, copy=False)
-        return normalised(images, self.source / "preprocessor_config.json")
-
-    def prompt_tokens(self, prompt: str | Sequence[int]) -> np.ndarray:
-        """Return the checked tokens of a prompt: [1, sequence]."""
-        self._check_task("language", "continue a prompt")
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        if not ids:
-            raise InputError("the prompt is empty; give at least one token")
-        return self._checked_tokens([ids], 0)
-
-    def _sentence(self, text: str) -> list[int]:
-        if not text.strip():
-            raise InputError(f"the sentence {text!r} is empty; remove it")
-        text = self._head.prompt + text
-        limit = min(self.config.context, self._head.limit or self.config.context)
-        ids = self.tokenizer.encode(text)
-        if len(ids) > limit:
-            warnings.warn(
-                f"a sentence of {len(ids)} tokens is cut to the {limit} that {self.name!r} reads: "
-                f"{text[:40]!r}...",
-                stacklevel=3,
-            )
-            ids = self.tokenizer.encode(text, limit)
-        return ids
-
-    def end_tokens(self) -> frozenset[int]:
-        """Return the tokens that end a text, from the model's files."""
-        return self._generation.ends
-
-    def _check_task(self, task: str, what: str) -> None:
-        if self.task != task:
-            raise InputError(f"the model {self.name!r} ({self.task}) cannot {what}")
-
-    def _calibration_data(self) -> np.ndarray:
-        """Return calibration data of the model or lightloom, or random data with a fixed seed."""
-        generator = np.random.Generator(np.random.Philox(0))
-        if self.task == "vision":
-            path = self.source / "data.safetensors"
-            if path.is_file() and "calibration_images" in read_safetensors(path):
-                return load_arrays(path)["calibration_images"]
-            size = (16, self.config.channels, self.config.image, self.config.image)
-            return generator.standard_normal(size).astype(np.float32)
-        length = min(CALIBRATION_TOKENS, self.config.context)
-        if self._read_tokenizer is None:
-            return generator.integers(0, self.config.vocabulary, (CALIBRATION_BATCH, length))
-        rows = self.rows_of(CALIBRATION_TEXT.read_text(encoding="utf-8"), length)
-        return rows[:CALIBRATION_BATCH]
-
-
-def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
-    """Refuse invalid settings of the sampling.
-
-    Raises
-    ------
-    InputError : naming the setting and its value
-    """
-    if not 0 <= temperature < np.inf:
-        raise InputError(f"temperature = {temperature} is not a finite number of 0 or more")
-    if top_k < 0:
-        raise InputError(f"top_k = {top_k} is negative; 0 keeps all tokens")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p = {top_p} is not within (0, 1]; 1 keeps all tokens")
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read small arrays of any type from a safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return dict(load_file(os.fspath(path)))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not a safetensors file of arrays: {error}") from None
+        return self.tokenizer.rows(text, min(length, self.config.context))

@@ -4,6 +4,7 @@ modules.json names the modules in order, each with a folder of its own. Modules 
 refused. Without a modules.json, tokens are averaged.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 from ..instruments import InputError
 from ..scheduler import BATCH, ProgramBuilder, shape
+from .config_keys import is_count, read_json, read_json_if_any, read_json_list
 from .families.blocks import LayerWriter
-from .weights import Stored, read_json, read_json_list, read_safetensors
+from .tokenizer import Tokenizer
+from .weights import Stored, read_safetensors
 
 _POOLINGS = {  # name in newer files -> in older ones
     "cls": "pooling_mode_cls_token",
@@ -72,6 +75,31 @@ class SentenceHead:
     limit: int | None = None
     width: int | None = None
 
+    def tokens(self, text: str, tokenizer: Tokenizer, context: int, name: str) -> list[int]:
+        """Return the tokens of a sentence after its prompt; one that is too long is cut.
+
+        Parameters
+        ----------
+        context, name : of the model
+
+        Raises
+        ------
+        InputError : for an empty sentence
+        """
+        if not text.strip():
+            raise InputError(f"the sentence {text!r} is empty; remove it")
+        text = self.prompt + text
+        limit = min(context, self.limit or context)
+        ids = tokenizer.encode(text)
+        if len(ids) > limit:
+            warnings.warn(
+                f"a sentence of {len(ids)} tokens is cut to the {limit} that {name!r} reads: "
+                f"{text[:40]!r}...",
+                stacklevel=4,
+            )
+            ids = tokenizer.encode(text, limit)
+        return ids
+
     def write(self, p: ProgramBuilder, x: str) -> str:
         """Add the steps to a program."""
         width = p.shape(x)[-1]({})
@@ -121,7 +149,7 @@ def read_sentence_head(folder: Path, encoder: Path) -> tuple[SentenceHead, dict[
     (_, pooling), *others = listed or [("Pooling", "1_Pooling")]
     for kind, name in others:
         settings = folder / name / "config.json"
-        found = read_json(settings) if settings.is_file() or kind == "Dense" else {}
+        found = read_json(settings) if kind == "Dense" else read_json_if_any(settings)
         _check_names(found, settings)
         modules.append(_dense(found, settings, name) if kind == "Dense" else Module(kind, name))
         if kind != "Normalize":
@@ -209,7 +237,7 @@ def _poolings(path: Path, settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _dense(settings: Mapping[str, Any], path: Path, name: str) -> Module:
-    inputs, outputs = (_size(settings.get(key)) for key in ("in_features", "out_features"))
+    inputs, outputs = settings.get("in_features"), settings.get("out_features")
     bias = settings.get("bias", True)
     activation = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
     if activation not in _ACTIVATIONS:
@@ -217,17 +245,12 @@ def _dense(settings: Mapping[str, Any], path: Path, name: str) -> Module:
             f"{path}: activation_function = {activation!r} is not computed by lightloom; it "
             f"computes {', '.join(_ACTIVATIONS)}"
         )
-    if not inputs or not outputs or not isinstance(bias, bool):
+    if not is_count(inputs) or not is_count(outputs) or not isinstance(bias, bool):
         given = (
             f"{key} = {settings.get(key)!r}" for key in ("in_features", "out_features", "bias")
         )
         raise InputError(f"{path}: {', '.join(given)} is not a layer")
     return Module("Dense", name, inputs, outputs, bias, _ACTIVATIONS[activation])
-
-
-def _size(value: Any) -> int:
-    """Return a positive whole number; 0 for any other value."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _tensors(folder: Path, name: str) -> dict[str, Stored]:
@@ -241,9 +264,9 @@ def _tensors(folder: Path, name: str) -> dict[str, Stored]:
 
 def _prompt(path: Path) -> tuple[str, int | None]:
     """Return the prompt before a sentence, and the number of values of an embedding to keep."""
-    settings = read_json(path) if path.is_file() else {}
+    settings = read_json_if_any(path)
     width = settings.get("truncate_dim")
-    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+    if width is not None and not is_count(width):
         raise InputError(f"{path}: truncate_dim = {width!r} is not a number of dimensions")
     name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
     if name is None:
@@ -269,16 +292,16 @@ def _limits(folder: Path) -> tuple[bool, int | None]:
     """Return whether sentences become lower-case, and their maximum number of tokens."""
     paths = [folder / f"sentence_{family}_config.json" for family in _FAMILIES]
     path, key = next((path for path in paths if path.is_file()), paths[0]), "max_seq_length"
-    settings = read_json(path) if path.is_file() else {}
+    settings = read_json_if_any(path)
     for name, value in settings.items():
         changes = value.keys() - _IGNORED if isinstance(value, dict) else value
         if changes and _SUPPORTED.get(name) != () and value not in _SUPPORTED.get(name, ()):
             raise InputError(f"{path}: {name} = {value!r} is not computed by lightloom")
     limit = settings.get(key)
-    if limit is None and (folder / "tokenizer_config.json").is_file():
+    if limit is None:
         path, key = folder / "tokenizer_config.json", "model_max_length"
-        limit = read_json(path).get(key)
+        limit = read_json_if_any(path).get(key)
         limit = None if isinstance(limit, float) else limit  # 1e30: no limit
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    if limit is not None and not is_count(limit):
         raise InputError(f"{path}: {key} = {limit!r} is not a number of tokens")
     return settings.get("do_lower_case") is True, limit

@@ -16,9 +16,10 @@ import numpy as np
 from ..instruments import InputError
 from ..scheduler import Program
 from ..scheduler.energy.crossover import HEAD_WIDTH
+from .config_keys import read_json
 from .loading import FAMILIES, load_model, read_config
 from .model import Model
-from .weights import Stored, Weights, read_json
+from .weights import Stored, Weights
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def layer_program(width: int) -> Program:
     return sized_model(width, 1).program("features")
 
 
-def model_or_shape(name: str) -> Model:
+def model_or_shape(name: str | Path) -> Model:
     """Open a model, or only its shape: a published one, or a folder with config.json alone.
 
     Raises
@@ -105,9 +106,9 @@ def model_or_shape(name: str) -> Model:
     InputError : as `load_model`
     """
     folder = Path(name)
-    if name in PUBLISHED and not folder.exists():
-        shape = PUBLISHED[name]
-        return _shape_only(name, shape.family, shape.document, Path())
+    if str(name) in PUBLISHED and not folder.exists():
+        shape = PUBLISHED[str(name)]
+        return _shape_only(str(name), shape.family, shape.document, Path())
     if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
         document = read_json(folder / "config.json")
         kind = document.get("model_type")
@@ -128,7 +129,7 @@ def with_random_weights(model: Model, seed: int = 0) -> Model:
     """
     shapes = model.whole_program.weight_shapes
     stored = {n: Stored(s, partial(_random_weight, n, s, seed)) for n, s in shapes.items()}
-    weights = Weights(model.source, stored)
+    weights = Weights(Path(f"random, seed {seed}"), stored)
     result = Model(model.name, model.source, model.family, model.config, weights)
     result.reopen = partial(with_random_weights, model, seed)
     return result

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..instruments import InputError
 from ..instruments.errors import MissingExtraError, import_extra
 from .byte_pairs import read_byte_pairs
-from .weights import read_json
+from .config_keys import read_json_if_any
 
 
 class Tokenizer:
@@ -33,10 +35,19 @@ class Tokenizer:
         """Token -> id, without added tokens."""
         return dict(self.library.get_vocab(with_added_tokens=False))
 
-    @property
-    def size(self) -> int:
-        """One more than the largest token id, without added tokens."""
-        return max(self.vocabulary.values(), default=-1) + 1
+    def check_size(self, rows: int, model: str) -> None:
+        """Check that an embedding has a row for every token; added tokens do not count.
+
+        Raises
+        ------
+        InputError : when it has fewer, naming the model
+        """
+        largest = max(self.vocabulary.values(), default=-1)
+        if largest >= rows:
+            raise InputError(
+                f"the vocabulary of the tokenizer {self.source} goes up to {largest}, but the "
+                f"embedding of {model!r} has {rows} rows"
+            )
 
     def encode(self, text: str, limit: int | None = None) -> list[int]:
         """Return the token ids of a text, with the model's special tokens around it.
@@ -55,6 +66,13 @@ class Tokenizer:
                 return list(self.library.encode(text).ids)
             finally:
                 self.library.no_truncation()
+
+    def rows(self, text: str, length: int) -> np.ndarray:
+        """Cut a text's tokens into rows [rows, length]; a short text is one shorter row."""
+        ids = self.encode(text)
+        length = min(length, max(len(ids), 1))
+        count = max(len(ids) // length, 1)
+        return np.array(ids[: count * length], dtype=np.int64).reshape(count, -1)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""
@@ -90,7 +108,7 @@ def read_tokenizer(path: Path, is_lower: bool = False) -> Tokenizer:
     if not path.is_file():
         raise InputError(f"no tokenizer: {path} is missing")
     beside = path.with_name("tokenizer_config.json")
-    settings = read_json(beside) if beside.is_file() else {}
+    settings = read_json_if_any(beside)
     try:
         tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
     except MissingExtraError:

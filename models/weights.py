@@ -9,13 +9,13 @@ import json
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..instruments import InputError
+from .config_keys import read_json
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 PART = 1 << 20  # values converted at a time, to avoid large temporary arrays
@@ -43,11 +43,6 @@ class Weights(Mapping[str, np.ndarray]):
         self.source = source
         self.stored = dict(stored)
         self._read: dict[str, np.ndarray] = {}
-
-    @classmethod
-    def of_arrays(cls, source: Path, arrays: Mapping[str, np.ndarray]) -> "Weights":
-        """Return arrays in memory as weights."""
-        return cls(source, {k: Stored(v.shape, partial(np.asarray, v)) for k, v in arrays.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._read.get(name)
@@ -153,6 +148,22 @@ def read_safetensors(path: Path) -> Weights:
     return Weights(path, stored)
 
 
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read small arrays of any type from a safetensors file.
+
+    Raises
+    ------
+    InputError : for a file that is not one of arrays
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a safetensors file of arrays: {error}") from None
+
+
 def read_folder(folder: Path) -> Weights:
     """Open the safetensors of a Hugging Face folder, one file or several shards.
 
@@ -200,36 +211,6 @@ def _read_shards(folder: Path, index: Path) -> Iterable[Weights]:
         if name not in shards[Path(str(file)).name]:
             raise InputError(f"{index} names {file!r} for {name!r}, which is not in that shard")
     return shards.values()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    InputError : when the file is missing or is not a JSON object
-    """
-    document = _parsed(path)
-    if not isinstance(document, dict):
-        raise InputError(f"{path} is not a JSON object")
-    return document
-
-
-def read_json_list(path: Path) -> list[Any]:
-    """Read a JSON list; raises as `read_json`."""
-    document = _parsed(path)
-    if not isinstance(document, list):
-        raise InputError(f"{path} is not a JSON list")
-    return document
-
-
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
 
 
 def _safetensor_reader(

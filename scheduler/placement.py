@@ -52,6 +52,9 @@ class Placement:
     on_light: frozenset[str]
     decided_by: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
+    def __repr__(self) -> str:
+        return f"Placement {self.policy}: {len(self.on_light):,} products on light"
+
 
 @dataclass
 class _Group:

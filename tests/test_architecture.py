@@ -13,6 +13,10 @@ from package_modules import ROOMS, modules
 import lightloom
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+MOST_LINES, MOST_METHODS = 350, 30  # of a class
+MOST_FUNCTION_LINES, MOST_PARAMETERS = 60, 10  # of a function
+LARGE: dict[str, str] = {}  # class -> why it is one piece; three at most
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +111,38 @@ def test_a_class_name_stands_once(trees: dict[str, tuple[bool, ast.Module]]) -> 
             if isinstance(node, ast.ClassDef) and not node.name.endswith(("Options", "Config")):
                 places[node.name].add(name)
     assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_no_class_is_large(trees: dict[str, tuple[bool, ast.Module]]) -> None:
+    # a class that does not fit on a few screens has more than one job
+    large = {}
+    for name, (_, tree) in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                methods = sum(isinstance(part, Function) for part in node.body)
+                if lines > MOST_LINES or methods > MOST_METHODS:
+                    large[node.name] = f"{name}: {lines} lines, {methods} methods"
+    assert len(LARGE) <= 3 and all(LARGE.values())
+    assert set(large) == set(LARGE), large
+
+
+def test_functions_are_short_and_take_few_arguments(
+    trees: dict[str, tuple[bool, ast.Module]],
+) -> None:
+    # only a kernel, which a compiler inlines as one loop, may be longer; only a command, whose
+    # every option is one parameter, may take more
+    too_long, too_many = [], []
+    for name, (_, tree) in trees.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, Function):
+                continue
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            taken = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            count = sum(part.arg not in ("self", "cls") for part in taken)
+            if lines > MOST_FUNCTION_LINES and not name.endswith(".kernels"):
+                too_long.append(f"{name}.{node.name}: {lines} lines")
+            is_command = name.startswith("lightloom.cli.") and node.name == "command"
+            if count > MOST_PARAMETERS and not is_command:
+                too_many.append(f"{name}.{node.name}: {count} parameters")
+    assert not too_long and not too_many, (too_long, too_many)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from lightloom.backends import MockBackend, OpticsProfile, load_profile, profile_names
-from lightloom.models import Model, load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import Model, load_arrays, load_model
 from lightloom.scheduler.runs import plan
 
 import lightloom

@@ -1,8 +1,10 @@
 """The docs tell the truth: their Python runs, their links exist, their commands are known."""
 
+import ast
 import re
 import textwrap
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,34 @@ def of_page(page: Path) -> Any:
     return pytest.param(page, id=page.relative_to(ROOT).as_posix(), marks=marks)
 
 
+def python_of(page: Path) -> list[str]:
+    """The blocks of Python of a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
 @pytest.mark.parametrize("page", [of_page(page) for page in PAGES])
 def test_python_of_a_page_runs(page: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    if blocks:
+    if blocks := python_of(page):
         code = compile("\n".join(blocks), str(page), "exec")
         exec(code, {"__name__": "page"})
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "tutorial.md"])
+def test_first_pages_import_public_names(page: Path) -> None:
+    # a reader copies these lines: from lightloom, or from a room, and nothing deeper
+    imported = [
+        (node, alias.name)
+        for block in python_of(page)
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert imported
+    for node, name in imported:
+        module = node.module or "" if isinstance(node, ast.ImportFrom) else name
+        if module.partition(".")[0] == "lightloom":
+            assert module.count(".") <= 1, module
+            assert module == name or name in import_module(module).__all__, f"{module}.{name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

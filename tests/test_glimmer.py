@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lightloom.models import load_model
+from lightloom.models import load_arrays, load_model
 from lightloom.models.byte_pairs import BytePairs, read_byte_pairs
 from lightloom.models.loading import SHIPPED
-from lightloom.models.model import load_arrays
 from typer.testing import CliRunner
 
 from lightloom.cli.app import app

@@ -27,8 +27,7 @@ from lightloom.backends.bench import open_benches
 from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
 from lightloom.instruments import InputError, InUse
 from lightloom.instruments.safety.lock import HeldLock
-from lightloom.models import Cache, Model, load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import Cache, Model, load_arrays, load_model
 from lightloom.scheduler.journal import database, writer
 from lightloom.scheduler.journal.journal import Journal
 from lightloom.scheduler.journal.journal_file import JournalFile
@@ -259,7 +258,7 @@ KILLED = """
 import sys
 from lightloom.models import load_model
 from lightloom.scheduler.runs import plan
-from lightloom.models.model import load_arrays
+from lightloom.models import load_arrays
 arrays = load_arrays(load_model("digits").source / "data.safetensors")
 print("begins", flush=True)
 plan(load_model("digits"), "mock", 1).run(

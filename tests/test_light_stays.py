@@ -36,15 +36,13 @@ from lightloom.instruments import (
 )
 from lightloom.instruments.addresses import canonical, is_lasting, x_display
 from lightloom.instruments.safety import signals
-from lightloom.models import load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import load_arrays, load_model
 from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.runs import plan
 from scpi_devices import Meter, Served, Source, serve
 from waiting import wait_until
 
-from lightloom.cli.errors import refuse_to_end_lit
-from lightloom.cli.journals import keep_left_lit
+from lightloom.cli.errors import keep_left_lit, refuse_to_end_lit
 from lightloom.report.run import run_page
 
 posix = pytest.mark.skipif(os.name == "nt", reason="users and signals of POSIX")

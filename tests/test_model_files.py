@@ -630,11 +630,11 @@ def test_a_text_ends_where_its_file_says() -> None:
 def test_end_tokens_of_generation_config_come_first(references: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(references / "gpt2", tmp_path / "gpt2"))
     configure(folder, eos_token_id=7)
-    assert load_model(folder).end_tokens() == {7}
+    assert load_model(folder).generation.ends == {7}
     configure(folder, "generation_config.json", temperature=0.6)
-    assert load_model(folder).end_tokens() == {7}
+    assert load_model(folder).generation.ends == {7}
     configure(folder, "generation_config.json", eos_token_id=[8, 9])
-    assert load_model(folder).end_tokens() == {8, 9}
+    assert load_model(folder).generation.ends == {8, 9}
     glimmer = load_model("glimmer")
     folder = Path(shutil.copytree(glimmer.source, tmp_path / "glimmer"))
     first = int(glimmer.forward([[1, 2]])[0, -1].argmax())

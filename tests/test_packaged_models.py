@@ -80,7 +80,7 @@ def test_smollm2_memory(packaged_models: Path, tmp_path: Path, backend: str, lim
     text = tmp_path / "text.txt"
     text.write_text("The bench was aligned in the morning and drifted until noon. " * 60)
     code = (
-        "import sys; from lightloom.cli.app import main\n"
+        "import sys; from lightloom.__main__ import main\n"
         "sys.argv = ['lightloom', *sys.argv[1:]]\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code\n"

@@ -46,7 +46,7 @@ def test_help_loads_no_arithmetic() -> None:
     # help that takes seconds is not read
     code = (
         "import sys; sys.argv = ['lightloom', '--help']\n"
-        "from lightloom.cli.app import main\n"
+        "from lightloom.__main__ import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print([m for m in ('numpy', 'pydantic', 'numba') if m in sys.modules])"

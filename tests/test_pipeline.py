@@ -31,8 +31,7 @@ from lightloom.backends.bench.shot_plan import TileJob, TileResult
 from lightloom.backends.device_timeline import one_more_shot
 from lightloom.backends.timing import ModulatorTiming
 from lightloom.instruments import InputError, Timeline, VirtualClock
-from lightloom.models import Cache, Model, load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import Cache, Model, load_arrays, load_model
 from lightloom.scheduler.costs import HostModel
 from lightloom.scheduler.host_steps import REGISTRY, HostFunction
 from lightloom.scheduler.prediction import predict
@@ -388,7 +387,7 @@ def test_a_frame_that_does_not_fit_is_refused_before_it_is_shown(
     model = load_model("digits")
     planned = plan(model, backend, batch=1)
     monkeypatch.setattr("lightloom.scheduler.runs.run.memory_bytes", lambda: 1000)
-    with pytest.raises(InputError, match=r"needs about .* kB .* has 1 kB; give a smaller"):
+    with pytest.raises(InputError, match=r"needs about .*B .* has 1 kB; give a smaller"):
         planned.run(load_arrays(model.source / "data.safetensors")["images"][:1])
     assert backend.bench.shots == shown
 

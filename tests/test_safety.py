@@ -228,7 +228,7 @@ backend.close()
 def test_a_camera_that_stalls_keeps_no_light_on(tmp_path: Path, how: str) -> None:
     # A camera that lost its link must not keep the light on for its time-out.
     write_bench(tmp_path, "line", clock="real", limits__timeout_s=15)
-    runs = "from lightloom.cli.app import main\nmain()"
+    runs = "from lightloom.__main__ import main\nmain()"
     command = [sys.executable, "-c", _STALLS + (_FAILS if how == "an exception" else runs)]
     command += [] if how == "an exception" else ["run", "--bench", "bench.toml"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:

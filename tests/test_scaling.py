@@ -221,7 +221,7 @@ def test_what_the_recipe_trains_is_what_lightloom_runs(
     out = tmp_path / "width-16"
     loss = glimmer.make_member(out, sizes, training, 40 * line, 20 * line)
     model = load_model(out)
-    from lightloom.models.model import load_arrays
+    from lightloom.models import load_arrays
 
     tokens = load_arrays(out / "data.safetensors")["held_out"].astype(np.int64)
     assert float(Text(model, tokens, "paper").quiet("abs-split").mean()) == pytest.approx(

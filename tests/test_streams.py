@@ -33,9 +33,7 @@ def lightloom(*arguments: object, **options: Any) -> subprocess.CompletedProcess
 def script(work: str) -> list[str]:
     """Return the command of a process that does something as a command of lightloom would."""
     body = textwrap.indent(textwrap.dedent(work), "    ")
-    text = (
-        f"import os, sys\nfrom lightloom.cli import process\ndef work():\n{body}\nprocess.run(work)"
-    )
+    text = f"import os, sys\nfrom lightloom.__main__ import run\ndef work():\n{body}\nrun(work)"
     return [sys.executable, "-c", text]
 
 

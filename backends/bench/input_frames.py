@@ -105,7 +105,10 @@ class InputFrames:
         places = self._places[job]
         in_matrix = vector * self._plan.packing.copies + places.copy
         is_lit = in_matrix < places.count
-        where = np.where(is_lit, places.first + in_matrix, 0)
+        where = places.first + in_matrix
+        if is_lit.all():
+            return self._vectors.levels[where], self._vectors.scales[where]
+        where = np.where(is_lit, where, 0)
         levels = self._vectors.levels[where]
         levels[~is_lit] = self._curve.darkest
         return levels, self._vectors.scales[where] * is_lit

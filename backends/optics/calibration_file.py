@@ -36,8 +36,10 @@ from safetensors.numpy import load, save
 
 from ...instruments import InputError
 from ...instruments.files import check_output, is_sealed, replace_file, sealed
+from ...instruments.formatting import format_counted, format_duration
 from ...instruments.old_words import OldWords
 from ...instruments.registry import first_complaint
+from ...instruments.text import short_lines
 from .layouts import OLD_LAYOUTS
 
 ROLES = ("input", "weight", "detector", "source")
@@ -135,6 +137,14 @@ class Step:
     finished_at: str
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return short_lines(
+            f"Step {self.name}: {format_counted(self.shots, 'shot')} in "
+            f"{format_duration(self.seconds)}, finished at {self.finished_at}",
+            f"  figures: {', '.join(figure.name for figure in self.figures)}",
+            f"  arrays: {', '.join(self.arrays)}",
+        )
+
     def __post_init__(self) -> None:
         for name in (self.name, *self.arrays):
             if not name or "/" in name:  # separates step and array in the data file
@@ -189,6 +199,14 @@ class Calibration:
     ) -> None:
         self.binding, self.created_at, self.path = binding, created_at, str(path)
         self.steps = {step.name: step for step in steps}
+
+    def __repr__(self) -> str:
+        where = "a simulated bench" if self.is_simulated else "a bench"
+        return short_lines(
+            f"Calibration of {where}, begun at {self.created_at}",
+            f"  {format_counted(len(self.steps), 'step')}: {', '.join(self.steps) or 'none yet'}",
+            f"  file: {self.path}",
+        )
 
     @classmethod
     def begin(cls, binding: dict[str, Any]) -> Calibration:

@@ -5,7 +5,6 @@ Nothing heavy is imported before a command needs it, and threads are set before 
 """
 
 from types import ModuleType
-from typing import NoReturn
 
 import typer
 
@@ -20,7 +19,6 @@ from . import (
     export,
     init,
     plan,
-    process,
     report,
     resume,
     run,
@@ -46,8 +44,3 @@ for _group, _modules in _GROUPS.items():
     for _module in _modules:
         _name = _module.__name__.rpartition(".")[2]
         app.command(_name, rich_help_panel=_group)(guarded(_module.command))
-
-
-def main() -> NoReturn:
-    """Run the command line; a user's mistake ends in one sentence and exit status 2."""
-    process.run(app)

@@ -23,6 +23,7 @@ from .options import (
     Settings,
     Threads,
     Width,
+    split_settings,
 )
 from .output import check_apart, print_json
 
@@ -131,18 +132,12 @@ def _parse_axes(texts: Several[str]) -> dict[str, list[float]]:
     from ..benchmarks.throughput import AXES
 
     axes: dict[str, list[float]] = {}
-    for text in texts:
-        axis, separator, listed = text.partition("=")
-        axis = axis.strip().replace("-", "_")
-        if not separator or not listed.strip():
-            raise InputError(f"--scale {text!r} is not AXIS=V1,V2,...")
+    for axis, values in split_settings("--scale", texts, "AXIS=V1,V2,...").items():
         if axis not in AXES:
             raise InputError(f"--scale {axis!r} is not an axis; choose from {', '.join(AXES)}")
-        if axis in axes:
-            raise InputError(f"--scale {axis} is given twice; list its values after one")
-        axes[axis] = [_value(axis, item.strip()) for item in listed.split(",")]
-        if len(set(axes[axis])) < len(axes[axis]):
-            raise InputError(f"--scale {text!r} names a value twice")
+        axes[axis] = [_value(axis, value) for value in values]
+        if len(set(axes[axis])) < len(values):
+            raise InputError(f"--scale {axis} names a value twice")
     return axes
 
 

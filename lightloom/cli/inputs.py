@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..instruments import InputError
+from ..instruments.files import read_text
 from ..instruments.formatting import format_counted
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _npy(path: Path) -> Any:
 
 
 def _safetensors(path: Path, limit: int | None) -> tuple[Any, Any]:
-    from ..models.model import load_arrays
+    from ..models import load_arrays
 
     arrays = load_arrays(path)
     if "images" not in arrays or not arrays["images"].ndim:
@@ -101,14 +102,7 @@ def _safetensors(path: Path, limit: int | None) -> tuple[Any, Any]:
 
 
 def _text(path: Path) -> str:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not a UTF-8 text: byte {error.start} is {error.reason}"
-        ) from None
+    content = read_text(path)
     if not content.strip():
         raise InputError(f"{path} is empty")
     return content

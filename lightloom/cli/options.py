@@ -1,9 +1,12 @@
-"""Options that several commands share, each with its help."""
+"""Options that several commands share, each with its help, and how their lists are read."""
 
+from collections.abc import Sequence as Several
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..instruments import InputError
 
 ModelName = Annotated[
     str, typer.Option("--model", help="digits, glimmer, a folder, a GGUF file, or a hub name.")
@@ -49,3 +52,31 @@ Threads = Annotated[
     int | None, typer.Option(help="Threads for arithmetic (else OMP_NUM_THREADS, or all).", min=1)
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def split_values(text: str | None) -> list[str]:
+    """Return the values V1,V2,... of an option; none where it is not given."""
+    return [] if text is None else [value.strip() for value in text.split(",")]
+
+
+def split_settings(option: str, texts: Several[str], form: str) -> dict[str, list[str]]:
+    """Return the values of each key of an option KEY=V1,V2,... that is given several times.
+
+    Parameters
+    ----------
+    form : of the option, for messages
+
+    Raises
+    ------
+    InputError : for a text of another form, and a key that is given twice
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        if not values.strip():
+            raise InputError(f"{option} {text!r} is not {form}")
+        key = key.strip().replace("-", "_")
+        if key in found:
+            raise InputError(f"{option} {key} is given twice; list its values after one")
+        found[key] = split_values(values)
+    return found

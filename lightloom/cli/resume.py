@@ -7,7 +7,7 @@ import typer
 
 from ..instruments import limit_threads
 from .backends import declare_attended
-from .journals import keep_left_lit, resumable
+from .errors import keep_left_lit, resumable
 from .options import Attended, Journal, Json, Threads
 from .output import print_report
 

@@ -8,8 +8,8 @@ import typer
 
 from ..instruments import limit_threads
 from .backends import chosen_backend, declare_attended
+from .errors import keep_left_lit, resumable
 from .inputs import chosen_inputs
-from .journals import keep_left_lit, resumable
 from .options import (
     Attended,
     BackendName,
@@ -129,7 +129,7 @@ def _check_options(
     temperature: float, top_k: int, top_p: float, trace: Path | None, record: Path | None
 ) -> None:
     """Refuse sampling that cannot be, and files that could not be written."""
-    from ..models.model import check_sampling
+    from ..models.generation import check_sampling
 
     check_sampling(temperature, top_k, top_p)
     check_trace(trace)

@@ -11,7 +11,7 @@ from ..instruments import InputError, limit_threads
 from ..instruments.formatting import format_counted, format_duration
 from ..report.streams import say
 from .inputs import chosen_inputs
-from .options import Json, ProfileNames
+from .options import Json, ProfileNames, split_settings, split_values
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -90,11 +90,18 @@ def command(
 
     if scheduler is not None and workers is not None:
         raise InputError("--scheduler has its own workers; give it or --workers")
-    given: dict[str, Any] = {"models": model, "profiles": profile}
-    given |= {"encodings": encoding, "light": light}
-    given |= {"set": set_, "seeds": seed, "placement": placement, "limit": limit}
-    given |= {"text": text, "images": images}
-    sweep = make_sweep(_asked(file, given))
+    options: dict[str, Any] = {
+        "models": model,
+        "profiles": profile,
+        "encodings": split_values(encoding),
+        "light": split_values(light),
+        "seeds": [_whole(text) for text in split_values(seed)],
+        "placement": placement,
+        "limit": limit,
+        "text": None if text is None else str(text),
+        "images": None if images is None else str(images),
+    }
+    sweep = make_sweep(_asked(file, options, set_ or []))
     inputs, results = _opened(sweep, skip_impossible, output)
     console = open_console(for_people=not json_)
     remarks = _run(results, inputs, workers, scheduler, output)
@@ -175,51 +182,24 @@ def _run_points(
         return [f"{workers.name}: {took}", *workers.remarks]
 
 
-def _asked(file: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(
+    file: Path | None, options: Mapping[str, Any], settings: Sequence[str]
+) -> dict[str, Any]:
     """Return a sweep's lists: those of the file, and over them those of the options.
 
     Parameters
     ----------
-    options : key of a sweep -> what the option gave, None or empty where it was not given; lists
-        as texts that commas separate, except models and profiles, which may be paths
+    options : key of a sweep -> what the option gave, None or empty where it was not given
+    settings : texts KEY=V1,V2,... of --set
     """
-    from ..benchmarks.sweep import read_sweep
+    from ..instruments.toml_file import read_toml
 
-    document = {} if file is None else read_sweep(file)
-    for key, value in options.items():
-        if value is None or value == []:
-            continue
-        if key in ("models", "profiles", "placement", "limit"):
-            document[key] = value
-        elif key in ("text", "images"):
-            document[key] = str(value)
-        elif key == "set":
-            document["set"] = {**document.get("set", {}), **_settings(value)}
-        else:
-            document[key] = _values(key, value)
-    if "seeds" in options and options["seeds"] is not None:
-        document["seeds"] = [_whole(text) for text in document["seeds"]]
+    document = {} if file is None else read_toml(file, "sweep")
+    document |= {key: value for key, value in options.items() if value not in (None, [])}
+    if settings:
+        fields = split_settings("--set", settings, "KEY=V1,V2,...")
+        document["set"] = {**document.get("set", {}), **fields}
     return document
-
-
-def _settings(texts: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for text in texts:
-        key, separator, values = text.partition("=")
-        key = key.strip()
-        if not separator:
-            raise InputError(f"--set {text!r} is not KEY=V1,V2,...")
-        if key in found:
-            raise InputError(f"--set names {key} twice; give its values in one list")
-        found[key] = _values(f"set.{key}", values)
-    return found
-
-
-def _values(key: str, text: str) -> list[str]:
-    values = [part.strip() for part in text.split(",")]
-    if not all(values):
-        raise InputError(f"{key} = {text!r}: a value is missing")
-    return values
 
 
 def _whole(text: str) -> int | str:

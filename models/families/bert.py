@@ -1,20 +1,20 @@
 """BERT: an encoder with post-norm layers; also MiniLM and other sentence encoders."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
 from ..config_keys import check_keys
 from ..sentence import SentenceHead
 from .blocks import (
     MOST_LAYERS,
+    Activation,
     FamilyConfig,
     LayerWriter,
     add_mask,
     begin,
-    check_activation,
     check_heads,
 )
 
@@ -35,9 +35,7 @@ class Config(FamilyConfig):
     context: int = Field(alias="max_position_embeddings", ge=1)
     types: int = Field(default=2, alias="type_vocab_size", ge=1)
     epsilon: float = Field(default=1e-12, alias="layer_norm_eps", gt=0)
-    activation: Annotated[str, AfterValidator(check_activation)] = Field(
-        default="gelu", alias="hidden_act"
-    )
+    activation: Activation = Field(default="gelu", alias="hidden_act")
     is_causal: bool = Field(default=False, alias="is_decoder")
 
 
@@ -57,7 +55,7 @@ def read_config(document: Mapping[str, Any]) -> Config:
     return config
 
 
-def program(config: Config, ending: str, head: SentenceHead | None = None) -> Program:
+def program(config: Config, ending: str, head: SentenceHead) -> Program:
     """Write the forward pass; `ending` is "hidden" (states) or "sentence" (through the head)."""
     p = begin()
     x = _embedding(config, p)
@@ -68,7 +66,7 @@ def program(config: Config, ending: str, head: SentenceHead | None = None) -> Pr
         x = _mlp(config, layer, at, x)
     if ending == "hidden":
         return p.build(x)
-    return p.build((head or SentenceHead()).write(p, x))
+    return p.build(head.write(p, x))
 
 
 def _embedding(config: Config, p: ProgramBuilder) -> str:
@@ -96,32 +94,17 @@ def _embedding(config: Config, p: ProgramBuilder) -> str:
 
 def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add self-attention with the weights at a prefix, its residual and its norm."""
-    width, head_width = config.width, config.width // config.heads
+    heads, head_width = config.heads, config.width // config.heads
     h = layer.clipped("attention.qkv", x)
-    q, k, v = (
-        layer.heads(
-            part,
-            layer.project(
-                f"attention.{part}", "QKV", h, f"{at}.attention.self.{name}", width, True
-            ),
-            config.heads,
-            head_width,
-        )
-        for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
-    )
-    mixed = layer.attend(q, k, v, config.heads, config.heads, head_width, cached=False)
-    mixed = layer.clipped("attention.output", mixed)
-    output = f"{at}.attention.output"
-    h = layer.project(
-        "attention.output", "output projection", mixed, f"{output}.dense", width, False
-    )
-    h = layer.residual("attention", h, x, f"{output}.dense.bias")
-    return layer.norm("attention.norm", h, f"{output}.LayerNorm", config.epsilon)
+    weights = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
+    q, k, v = layer.separate_heads(h, weights, True, heads, head_width)
+    mixed = layer.attend(q, k, v, heads, heads, head_width, cached=False)
+    h = layer.attention_output(mixed, x, f"{at}.attention.output.dense")
+    return layer.norm("attention.norm", h, f"{at}.attention.output.LayerNorm", config.epsilon)
 
 
 def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add the MLP with the weights at a prefix, its residual and its norm."""
     up, down = f"{at}.intermediate.dense", f"{at}.output.dense"
-    h = layer.mlp(x, up, down, config.inner, config.width, config.activation)
-    h = layer.residual("mlp", h, x, f"{at}.output.dense.bias")
+    h = layer.mlp(x, x, up, down, config.inner, config.activation)
     return layer.norm("mlp.norm", h, f"{at}.output.LayerNorm", config.epsilon)

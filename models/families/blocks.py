@@ -1,8 +1,9 @@
 """Parts of a Transformer layer that the families share, as steps of a program."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ...instruments import InputError
 from ...scheduler import BATCH, NEW, PAST, Program, ProgramBuilder, shape
@@ -33,16 +34,14 @@ class FamilyConfig(BaseModel):
             raise InputError(f"configuration: {key} {given}: {first['msg']}") from None
 
 
-def check_activation(name: str) -> str:
-    """Return the name of an activation function, after a check that it is registered.
-
-    Raises
-    ------
-    ValueError : for an unknown name
-    """
+def _registered(name: str) -> str:
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation; known: {', '.join(sorted(ACTIVATIONS))}")
     return name
+
+
+Activation = Annotated[str, AfterValidator(_registered)]
+"""The name of a registered activation function."""
 
 
 def check_heads(width: int, heads: int) -> None:
@@ -109,22 +108,55 @@ class LayerWriter:
         return self.program.host(name, "activation", "activate", (x,), function=function)
 
     def mlp(
-        self, x: str, up: str, down: str, inner: int, width: int, function: str, **flags: Any
+        self, x: str, stream: str, up: str, down: str, inner: int, function: str, **flags: Any
     ) -> str:
-        """Add an MLP of two products; the residual behind it adds the bias of the second.
+        """Add an MLP of two products, and its residual.
 
         Parameters
         ----------
         up, down : names of the weights
-        inner, width : outputs of each
+        inner : outputs of the first; the second has the width of the stream
         function : activation between them
         """
+        width = self.program.shape(stream)[-1]({})
         h = self.clipped("mlp.up", x)
         h = self.project("mlp.up", "MLP", h, up, inner, True, **flags)
         h = self.activate("mlp", h, function)
         h = self.clipped("mlp.down", h)
-        flags = {**flags, "non_negative": is_non_negative(function)}
-        return self.project("mlp.down", "MLP", h, down, width, False, **flags)
+        flags = {**flags, "non_negative": function in NON_NEGATIVE_ACTIVATIONS}
+        h = self.project("mlp.down", "MLP", h, down, width, False, **flags)
+        return self.residual("mlp", h, stream, f"{down}.bias")
+
+    def separate_heads(
+        self, x: str, weights: Sequence[str], bias: bool, heads: int, width: int
+    ) -> tuple[str, str, str]:
+        """Add queries, keys and values [B, heads, T, width], each with a product of its own.
+
+        Parameters
+        ----------
+        weights : names of the three weights
+        """
+        q, k, v = (
+            self.heads(
+                part,
+                self.project(f"attention.{part}", "QKV", x, weight, heads * width, bias),
+                heads,
+                width,
+            )
+            for part, weight in zip("qkv", weights, strict=True)
+        )
+        return q, k, v
+
+    def attention_output(
+        self, mixed: str, stream: str, weight: str, *, bias: bool = True, **flags: Any
+    ) -> str:
+        """Add the output projection of an attention, and its residual."""
+        width = self.program.shape(stream)[-1]({})
+        mixed = self.clipped("attention.output", mixed)
+        h = self.project(
+            "attention.output", "output projection", mixed, weight, width, False, **flags
+        )
+        return self.residual("attention", h, stream, f"{weight}.bias" if bias else None)
 
     def heads(self, part: str, x: str, heads: int, width: int, first: int = 0) -> str:
         """Split columns of x [B, T, d] into heads [B, heads, T, width]."""
@@ -243,8 +275,3 @@ def loss_program(width: int, weight: str, vocabulary: int) -> Program:
     return p.build(
         p.host("head.loss", "sampling", "token_loss", (logits, "following"), (shape(BATCH, NEW),))
     )
-
-
-def is_non_negative(function: str) -> bool:
-    """Return whether an activation function never returns a value below zero."""
-    return function in NON_NEGATIVE_ACTIVATIONS

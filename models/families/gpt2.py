@@ -1,20 +1,20 @@
 """GPT-2: learned positions, pre-norm, fused QKV, tied LM head. Weights are stored as [K, M]."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from ...scheduler import BATCH, NEW, Program, shape
 from ..config_keys import check_keys
 from .blocks import (
     MOST_LAYERS,
+    Activation,
     FamilyConfig,
     LayerWriter,
     add_language_head,
     add_mask,
     begin,
-    check_activation,
     check_heads,
 )
 
@@ -34,9 +34,7 @@ class Config(FamilyConfig):
     inner: int | None = Field(default=None, alias="n_inner")
     context: int = Field(alias="n_positions", ge=1)
     epsilon: float = Field(default=1e-5, alias="layer_norm_epsilon", gt=0)
-    activation: Annotated[str, AfterValidator(check_activation)] = Field(
-        default="gelu_new", alias="activation_function"
-    )
+    activation: Activation = Field(default="gelu_new", alias="activation_function")
     tied: bool = Field(default=True, alias="tie_word_embeddings")
     is_scaled: bool = Field(default=True, alias="scale_attn_weights")
     is_scaled_by_layer: bool = Field(default=False, alias="scale_attn_by_inverse_layer_idx")
@@ -120,12 +118,7 @@ def _attention(config: Config, layer: LayerWriter, at: str, x: str, scale: float
         for place, part in enumerate(("q", "k", "v"))
     )
     mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=True, scale=scale)
-    mixed = layer.clipped("attention.output", mixed)
-    output = f"{at}.attn.c_proj"
-    h = layer.project(
-        "attention.output", "output projection", mixed, output, width, False, transposed=True
-    )
-    return layer.residual("attention", h, x, f"{output}.bias")
+    return layer.attention_output(mixed, x, f"{at}.attn.c_proj", transposed=True)
 
 
 def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
@@ -133,5 +126,4 @@ def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     inner = config.inner or 4 * config.width
     h = layer.norm("mlp.norm", x, f"{at}.ln_2", config.epsilon)
     up, down = f"{at}.mlp.c_fc", f"{at}.mlp.c_proj"
-    h = layer.mlp(h, up, down, inner, config.width, config.activation, transposed=True)
-    return layer.residual("mlp", h, x, f"{at}.mlp.c_proj.bias")
+    return layer.mlp(h, x, up, down, inner, config.activation, transposed=True)

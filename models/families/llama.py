@@ -1,20 +1,20 @@
 """Llama, Mistral, Qwen2, SmolLM2 and related models: RMS norm, rotary positions, gated MLP."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from ...scheduler import BATCH, NEW, Program, shape
 from ..config_keys import check_keys
 from .blocks import (
     MOST_LAYERS,
+    Activation,
     FamilyConfig,
     LayerWriter,
     add_language_head,
     add_mask,
     begin,
-    check_activation,
     check_heads,
 )
 
@@ -36,9 +36,7 @@ class Config(FamilyConfig):
     inner: int = Field(alias="intermediate_size", ge=1)
     context: int = Field(alias="max_position_embeddings", ge=1)
     epsilon: float = Field(default=1e-6, alias="rms_norm_eps", gt=0)
-    activation: Annotated[str, AfterValidator(check_activation)] = Field(
-        default="silu", alias="hidden_act"
-    )
+    activation: Activation = Field(default="silu", alias="hidden_act")
     tied: bool = Field(default=False, alias="tie_word_embeddings")
     rotary_base: float = Field(default=1e4, gt=0)
     rotary_scaling: Mapping[str, Any] = Field(default_factory=dict)
@@ -197,10 +195,7 @@ def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
         split[part] = layer.heads(part, y, count, head)
     q, k = (_rotated(config, layer, part, split[part], head) for part in ("q", "k"))
     mixed = layer.attend(q, k, split["v"], config.heads, key_heads, head, cached=True)
-    mixed = layer.clipped("attention.output", mixed)
-    output = f"{at}.self_attn.o_proj"
-    h = layer.project("attention.output", "output projection", mixed, output, config.width, False)
-    return layer.residual("attention", h, x, f"{output}.bias" if "o" in config.biases else None)
+    return layer.attention_output(mixed, x, f"{at}.self_attn.o_proj", bias="o" in config.biases)
 
 
 def _rotated(config: Config, layer: LayerWriter, part: str, x: str, head: int) -> str:

@@ -1,19 +1,19 @@
 """ViT: images cut into patches, a class token, pre-norm layers, a linear classifier."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
-from ..config_keys import check_keys
+from ..config_keys import check_keys, is_count
 from .blocks import (
     MOST_LAYERS,
+    Activation,
     FamilyConfig,
     LayerWriter,
     add_mask,
     begin,
-    check_activation,
     check_heads,
 )
 
@@ -35,9 +35,7 @@ class Config(FamilyConfig):
     patch: int = Field(alias="patch_size", ge=1)
     channels: int = Field(default=3, alias="num_channels", ge=1)
     epsilon: float = Field(default=1e-12, alias="layer_norm_eps", gt=0)
-    activation: Annotated[str, AfterValidator(check_activation)] = Field(
-        default="gelu", alias="hidden_act"
-    )
+    activation: Activation = Field(default="gelu", alias="hidden_act")
     bias: bool = Field(default=True, alias="qkv_bias")
     names: Mapping[str, str] = Field(alias="id2label", min_length=1)
 
@@ -55,7 +53,7 @@ def read_config(document: Mapping[str, Any]) -> Config:
     check_keys(document, Config, {}, _IGNORED)
     document = {key: _side(key, value) for key, value in document.items()}
     count = document.get("num_labels", 2)  # counts the classes when they have no names
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
+    if not is_count(count) or count > _MOST_CLASSES:
         raise ValueError(f"num_labels = {count!r} is not a number of classes")
     names = document.get("id2label")
     if names is None:
@@ -133,35 +131,17 @@ def _embedding(config: Config, p: ProgramBuilder) -> str:
 
 def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add norm, self-attention with the weights at a prefix, and residual."""
-    width, head = config.width, config.width // config.heads
+    heads, head_width = config.heads, config.width // config.heads
     h = layer.norm("attention.norm", x, f"{at}.layernorm_before", config.epsilon)
     h = layer.clipped("attention.qkv", h)
-    q, k, v = (
-        layer.heads(
-            part,
-            layer.project(
-                f"attention.{part}",
-                "QKV",
-                h,
-                f"{at}.attention.attention.{name}",
-                width,
-                config.bias,
-            ),
-            config.heads,
-            head,
-        )
-        for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
-    )
-    mixed = layer.attend(q, k, v, config.heads, config.heads, head, cached=False)
-    mixed = layer.clipped("attention.output", mixed)
-    output = f"{at}.attention.output.dense"
-    h = layer.project("attention.output", "output projection", mixed, output, width, False)
-    return layer.residual("attention", h, x, f"{output}.bias")
+    weights = [f"{at}.attention.attention.{part}" for part in ("query", "key", "value")]
+    q, k, v = layer.separate_heads(h, weights, config.bias, heads, head_width)
+    mixed = layer.attend(q, k, v, heads, heads, head_width, cached=False)
+    return layer.attention_output(mixed, x, f"{at}.attention.output.dense")
 
 
 def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add norm, MLP with the weights at a prefix, and residual."""
     h = layer.norm("mlp.norm", x, f"{at}.layernorm_after", config.epsilon)
     up, down = f"{at}.intermediate.dense", f"{at}.output.dense"
-    h = layer.mlp(h, up, down, config.inner, config.width, config.activation)
-    return layer.residual("mlp", h, x, f"{at}.output.dense.bias")
+    return layer.mlp(h, x, up, down, config.inner, config.activation)

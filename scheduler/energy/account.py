@@ -18,6 +18,8 @@ from functools import cached_property
 from typing import Any
 
 from ...backends import OpticsProfile
+from ...instruments.formatting import format_quantity
+from ...instruments.text import short_lines
 from .constants import KINDS, Baseline, Constant, Constants
 from .events import DigitalWork, Events, PartEvents
 
@@ -134,7 +136,7 @@ class DigitalEnergy:
     seconds: float | None
 
 
-@dataclass
+@dataclass(eq=False)
 class Account:
     """Energy and time of some passes on one bench, with all events and constants.
 
@@ -166,6 +168,15 @@ class Account:
             PartEvents("", "", where, is_dynamic, events=_sum_of_events(parts))
             for (where, is_dynamic, _), parts in same.items()
         ]
+
+    def __repr__(self) -> str:
+        each = {scope: format_quantity(self.total(scope) / self.tokens, "J") for scope in SCOPES}
+        return short_lines(
+            f"Energy account on the bench profile {self.profile.name}, for {self.tokens:,} "
+            f"{self.unit}s",
+            f"  for each {self.unit}: "
+            + ", ".join(f"{joules} ({scope})" for scope, joules in each.items()),
+        )
 
     def rows(self) -> list[PartEnergy]:
         """Return the account step by step, layers together."""

@@ -15,7 +15,9 @@ import numpy as np
 
 from ...backends import Backend, DigitalBackend, open_backend
 from ...instruments import InputError, Timeline
+from ...instruments.formatting import format_counted, format_duration
 from ...instruments.table import notebook_html
+from ...instruments.text import short_lines
 from ..costs import BenchModel, measured_host
 from ..energy.constants import resolve
 from ..executor import Executor
@@ -35,6 +37,17 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Plan(PlanRecord):
     """A program placed and tiled for one bench profile, ready to run; see `PlanRecord`."""
+
+    def __repr__(self) -> str:
+        sizes, passes = self.passes[0][0], sum(times for _, times in self.passes)
+        sums, *_ = plan_summary(self)
+        return short_lines(
+            f"Plan of {plan_title(self)}",
+            f"  batch {sizes['batch']:,}, sequence {sizes['new']:,}, "
+            f"{format_counted(passes, 'pass', 'passes')}",
+            f"  {sums}",
+            f"  predicted: {format_duration(self.seconds)} on the bench",
+        )
 
     def _repr_html_(self) -> str:
         return notebook_html(plan_title(self), plan_tables(self), plan_summary(self))

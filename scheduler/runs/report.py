@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...backends import Backend, OpticsProfile, Stats
-from ...instruments.formatting import format_counted
+from ...instruments.formatting import format_counted, format_duration, format_quantity
 from ...instruments.table import notebook_html
+from ...instruments.text import short_lines
 from ..costs import BenchModel, optical_cost
 from ..energy.account import Account, account_document
 from ..energy.constants import resolve
@@ -16,7 +17,14 @@ from ..energy.events import recorded_events
 from ..graph import StepRecord
 from ..program import OpticalMatmul
 from .plan_record import SCHEMA, PlanRecord, plan_step, units_of
-from .tables import report_marks, report_summary, report_tables, report_title
+from .tables import (
+    quality_sentences,
+    report_marks,
+    report_summary,
+    report_tables,
+    report_title,
+    throughput_sentence,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,15 @@ class Run:
     records: Sequence[StepRecord]
     wall_seconds: float
     reference_seconds: float | None = None
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        return short_lines(
+            f"Run of {plan.model.name} ({plan.task}) on the {plan.backend.name} backend"
+            f"{', MOCK' if plan.backend.is_mock else ''}, placement {plan.placement}",
+            *(f"  {sentence}" for sentence in quality_sentences(self.quality)),
+            f"  took {format_duration(self.wall_seconds)} here; details in report()",
+        )
 
     def _repr_html_(self) -> str:
         return self.report()._repr_html_()
@@ -91,7 +108,17 @@ class Report:
     wall_seconds: float
     energy: Mapping[str, Any] | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)  # of tiles, by matmul
-    results: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        lines = [*quality_sentences(self.quality), throughput_sentence(self.throughput)]
+        if self.energy is not None:
+            joules = format_quantity(self.energy["joules_per_token"]["system"], "J")
+            lines.append(f"energy: {joules} for each {self.energy['unit']} (predicted)")
+        heading = [f"Report of {report_title(vars(self))}", *report_marks(vars(self))]
+        if self.profile is not None:
+            heading.append(f"bench profile {self.profile}")
+        return short_lines(", ".join(heading), *(f"  {line}" for line in lines))
 
     def _repr_html_(self) -> str:
         document = self.as_dict()

@@ -10,8 +10,7 @@ from unittest.mock import patch
 import numpy as np
 from lightloom.backends import Stats
 from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
-from lightloom.models import load_model
-from lightloom.models.model import load_arrays
+from lightloom.models import load_arrays, load_model
 from lightloom.scheduler.journal.journal import Journal
 from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.runs import plan

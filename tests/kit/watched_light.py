@@ -26,7 +26,7 @@ on_camera = LightPath.on_camera
 LightPath.on_camera = seen
 LightPath.power_w = property(lambda world: vars(world)["power_w"], set_power)
 """
-WATCHED_COMMAND = WATCHED + "from lightloom.cli.app import main\nmain()\n"
+WATCHED_COMMAND = WATCHED + "from lightloom.__main__ import main\nmain()\n"
 
 
 def shots(folder: Path) -> int:
