@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..optics.model import OpticalModel
-from ..optics.response_curve import ResponseCurve
+from ..optics.parameters import ResponseCurve
 from ..tiling import CHECK_ROWS, Geometry, Packing, Tile, pack, tiles
 from .checksum import CheckGroup, InputSum, RowSums
 from .operand import EncodedOperand
