@@ -24,15 +24,20 @@ from .host_steps import State
 from .placement import DEFAULT_POLICY, POLICIES, Placement, decide, is_fixed, place
 from .prediction import Prediction, best_parts, predict
 from .program import (
+    BATCH,
     HOST_KINDS,
     MATMUL_KINDS,
+    NEW,
+    PAST,
     HostStep,
     OpticalMatmul,
     Program,
     ProgramBuilder,
+    Size,
     Step,
+    evaluate,
+    shape,
 )
-from .sizes import BATCH, NEW, PAST, Size, evaluate, shape
 
 __all__ = [
     "BASELINES",

@@ -1,6 +1,6 @@
 """Costs of single steps on a bench, predicted without an instrument.
 
-Shots are those of `backends.job_times`; the overlap of steps is in `prediction`.
+Shots are those of `backends.device_timeline`; the overlap of steps is in `prediction`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..backends import Backend, Geometry, OpticsProfile, ShotTiming, frames_of, tile_count
-from ..backends.job_times import first_wait_s
+from ..backends.device_timeline import first_wait_s
 from .host_steps import REGISTRY
-from .program import HostStep, OpticalMatmul, Step
-from .sizes import evaluate
+from .program import HostStep, OpticalMatmul, Step, evaluate
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from .micro_batch import Part, RowIds, details_of, join, micro_batches, split
 from .pipeline import Pipeline
 from .placement import Placement, decide, is_fixed, place
 from .prediction import best_parts
-from .program import HostStep, OpticalMatmul, Program
-from .sizes import evaluate, shape
+from .program import HostStep, OpticalMatmul, Program, evaluate, shape
 
 if TYPE_CHECKING:
     from .journal.journal import Journal

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from .costs import BenchModel, host_cost
 from .graph import StepRecord
-from .program import OpticalMatmul, Step
-from .sizes import Shape, Sizes, evaluate
+from .program import OpticalMatmul, Shape, Sizes, Step, evaluate
 
 HostSeconds = Callable[[Step, Sizes], float]
 

@@ -19,9 +19,8 @@ from ..instruments import Timeline
 from .graph import Node
 from .host_model import HostModel
 from .micro_batch import details_of
-from .program import Program
+from .program import Program, Sizes
 from .schedule import Schedule
-from .sizes import Sizes
 
 
 class LightModel(Protocol):

@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
-from ..backends.job_times import first_wait_s
+from ..backends.device_timeline import first_wait_s
 from .costs import BenchModel, host_cost, optical_cost
 from .equal_layers import reduced_programs
 from .graph import Calls, Dependencies, Node
 from .host_model import HostModel
 from .micro_batch import part_counts, sizes_of_parts
 from .pass_model import PassModel
-from .program import OpticalMatmul, Program, Step
+from .program import OpticalMatmul, Program, Sizes, Step
 from .schedule import Schedule
-from .sizes import Sizes
 
 
 class PlacementTimes:

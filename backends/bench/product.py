@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..base import Stats
-from ..job_times import best_order
+from ..device_timeline import best_order
 from .bench_setup import BenchSetup
 from .checksum import TOLERANCE, ChecksumMonitor
 from .frame_plan import FramePlan

@@ -17,7 +17,7 @@ from threading import Lock
 
 import numpy as np
 
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED
 from .int8_gemm import IntegerProduct, integer_product
 
 ONE_PLANE, TWO_PLANES = 128, 32_512  # largest magnitudes; 32,512 is 256 * 127

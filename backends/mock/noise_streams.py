@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED
 from ..address import Address
 from .noise import NoiseKeys, NoiseStream, quantiles, stream_keys
 

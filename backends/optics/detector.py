@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED
 from .parameters import Optics
 
 

@@ -146,7 +146,7 @@ def _run(
     workers : processes of this machine, None for one a core; 0 takes this one
     address : of a Dask scheduler, instead
     """
-    from ..backends.mock.threads import processors
+    from ..instruments.environment import processors
     from ..report.terminal.console import progress
 
     count = processors() if workers is None else workers

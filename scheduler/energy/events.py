@@ -13,8 +13,7 @@ from typing import Any
 from ...backends import Geometry, OpticsProfile, Stats, tile_count
 from ..costs import BenchModel, OpticalCost, converter_seconds, host_cost, optical_cost
 from ..graph import Calls, StepRecord, signature
-from ..program import HostStep, OpticalMatmul, without_layer
-from ..sizes import evaluate
+from ..program import HostStep, OpticalMatmul, evaluate, without_layer
 
 
 @dataclass

@@ -18,8 +18,7 @@ from ..energy.events import planned_events
 from ..host_model import HostModel
 from ..placement import Placement, is_fixed
 from ..prediction import Prediction, predict
-from ..program import HostStep, OpticalMatmul, Program
-from ..sizes import evaluate
+from ..program import HostStep, OpticalMatmul, Program, evaluate
 from .model_protocol import RunnableModel
 
 SCHEMA = 1  # of the JSON documents of plans and reports
