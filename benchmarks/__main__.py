@@ -49,6 +49,9 @@ Encodings = Annotated[
 ]
 Shots = Annotated[int, typer.Option(help="Shots of each bench.", min=1)]
 Seeds = Annotated[int, typer.Option(help="Number of seeds of the noise.", min=1)]
+Threads = Annotated[int, typer.Option(help="Threads for arithmetic.", min=1)]
+Repeats = Annotated[int, typer.Option(help="Rounds.", min=1)]
+Placed = Annotated[str, typer.Option(help="Products on light, as for lightloom run.")]
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -127,7 +130,7 @@ def _encodings(text: str | None) -> list[str]:
 
 @_command("matmul")
 def matmul(
-    threads: Annotated[int, typer.Option(help="Threads for arithmetic.", min=1)] = 1,
+    threads: Threads = 1,
     repeats: Annotated[int | None, typer.Option(help="Rounds (default by size).", min=1)] = None,
     rows: Annotated[str, typer.Option(metavar="N,...", help="Input rows.")] = "1,128,1024",
     json: Json = None,
@@ -157,8 +160,8 @@ def matmul(
 
 @_command("gpt2-forward")
 def gpt2_forward(
-    threads: Annotated[int, typer.Option(help="Threads for arithmetic.", min=1)] = 1,
-    repeats: Annotated[int, typer.Option(help="Rounds.", min=1)] = 15,
+    threads: Threads = 1,
+    repeats: Repeats = 15,
     json: Json = None,
 ) -> None:
     """Time a GPT-2-small-sized model on the mock, beside float32.
@@ -178,9 +181,7 @@ def gpt2_forward(
 def forecast(
     models: Annotated[list[str], typer.Argument(help="Names, folders or GGUF files of models.")],
     tokens: Annotated[int, typer.Option(help="Tokens of the prompt.", min=1)] = 128,
-    placement: Annotated[str, typer.Option(help="Products on light, as for lightloom run.")] = (
-        "paper"
-    ),
+    placement: Placed = "paper",
     threads: Annotated[int | None, typer.Option(help="Threads for arithmetic.", min=1)] = None,
 ) -> None:
     """Predict tokens per second of benches, beside this processor.
@@ -292,7 +293,7 @@ def pipeline(
 @_command("two-benches")
 def two_benches(
     shots: Shots = 2000,
-    repeats: Annotated[int, typer.Option(help="Rounds.", min=1)] = 3,
+    repeats: Repeats = 3,
 ) -> None:
     """Measure the speed-up of two benches over one.
 
@@ -300,7 +301,7 @@ def two_benches(
     """
     from . import two_benches as study
 
-    _show(study.table(study.measure(shots, repeats)))
+    _show(study.measure(shots, repeats))
     if hasattr(os, "getloadavg"):
         print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
@@ -316,15 +317,12 @@ def journal(
 
     Example: python -m lightloom.benchmarks journal --hours 24
     """
-    from tempfile import TemporaryDirectory
-
     from . import journal as study
 
-    with TemporaryDirectory() as folder:
-        if hours is None:
-            _show(study.overhead_table(shots, Path(folder)))
-            return
-        found = study.day(hours, Path(folder))
+    if hours is None:
+        _show(study.overhead_table(shots))
+        return
+    found = study.day(hours)
     _show(study.day_table(found))
     used = [megabytes for _, megabytes, _ in found[1:]]
     if used:
@@ -361,8 +359,8 @@ def light_levels(
     rows = loaded.rows_of(read_text(text))[:limit]
     bits = readout_bits or None
     results: list[dict[str, Any]] = []
-    document: dict[str, Any] = {"schema": 1, "digital": loaded.perplexity(rows)}
-    document |= {"readout_bits": bits, "results": results}
+    digital = loaded.perplexity(rows)
+    document = {"schema": 1, "digital": digital, "readout_bits": bits, "results": results}
     for encoding, detection in study.BENCHES:
         if encoding in chosen:
             found = study.measure(model, rows, (encoding, detection), bits, given, seeds)
@@ -377,9 +375,7 @@ def light_levels(
 def scaling(
     family: Annotated[Path, typer.Argument(help="Folder of trained members, or JSON of a run.")],
     encodings: Encodings = None,
-    placement: Annotated[str, typer.Option(help="Products on light, as for lightloom run.")] = (
-        "projections"
-    ),
+    placement: Placed = "projections",
     rows: Annotated[int, typer.Option(help="Rows of held-out text.", min=1)] = 32,
     seeds: Seeds = 5,
     share: Annotated[float, typer.Option(help="Rise of the loss, as a fraction of it.")] = 0.01,
@@ -401,11 +397,10 @@ def scaling(
     if family.is_file():
         measured = study.read_members(family)
     else:
-        measured = []
-        for folder in study.members(family):
-            measured.append(
-                study.measure_member(folder, chosen, placement, rows, seeds, share, _tell)
-            )
+        measured = [
+            study.measure_member(folder, chosen, placement, rows, seeds, share, _tell)
+            for folder in study.members(family)
+        ]
         _show(study.budget_table(measured))
     fitted = study.all_laws(measured, chosen)
     for encoding, laws in fitted.items():
@@ -453,9 +448,10 @@ def scaling_layers(
     loaded = load_model(model)
     inputs = study.inputs_of(loaded, rows, length)
     groups: list[dict[str, Any]] = []
-    document: dict[str, Any] = {"schema": 1, "is_mock": True, "model": loaded.name}
-    document["task"] = loaded.task
-    document |= {"rows": rows, "length": length, "seeds": seeds, "groups": groups}
+    document = {
+        **{"schema": 1, "is_mock": True, "model": loaded.name, "task": loaded.task},
+        **{"rows": rows, "length": length, "seeds": seeds, "groups": groups},
+    }
     for name, steps in study.groups_of(loaded, _listed("--layers", layers, int)).items():
         if not named or name.split(",")[0] in named:
             groups.append(study.measure_group(loaded, inputs, name, steps, chosen, seeds, _tell))

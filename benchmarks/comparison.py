@@ -32,37 +32,13 @@ TEST = (
     "rows (Holm)"
 )
 
-
-@dataclass(frozen=True)
-class ChangeRow:
-    """One time that both benchmarks measured.
-
-    Parameters
-    ----------
-    old, new : medians of the ratios
-    old_s, new_s : medians of seconds
-    p : two-sided, corrected for all rows
-    verdict : "faster", "slower" or "no change seen"
-    """
-
-    where: str
-    phase: str
-    what: str
-    old: float
-    new: float
-    old_s: float
-    new_s: float
-    p: float
-    verdict: str
-
-    @property
-    def change(self) -> float:
-        """The new ratio over the old one."""
-        return self.new / self.old
+Place = tuple[str, str]  # a point, and the name of a contender
 
 
 @dataclass(frozen=True)
 class _Pair:
+    """One time that both benchmarks measured: ratios of each round, and medians of seconds."""
+
     where: str
     phase: str
     what: str
@@ -118,10 +94,10 @@ def check_alike(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> N
                 f"{path} was measured with {key} {before[key]}, this is {value}: give the same "
                 "options to compare"
             )
-    prints = {_key(*entry): entry[2]["fingerprint"] for entry in _entries(old)}
-    for where, name, entry in _entries(new):
-        known = prints.get((where, name)) or entry["fingerprint"]
-        if known != entry["fingerprint"]:
+    earlier = _entries(old)
+    for place, entry in _entries(new).items():
+        known = earlier.get(place, entry)["fingerprint"]
+        if known and known != entry["fingerprint"]:
             raise InputError(
                 f"{path} was measured with other constants of {entry['name']}: give the same "
                 "--profile and --set to compare"
@@ -137,7 +113,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[s
 
     Returns
     -------
-    document : "rows" (of `ChangeRow`), "counted" (counts and predictions that differ), "test",
+    document : "rows" (see `_judged`), "counted" (counts and predictions that differ), "test",
         "same_machine", "remarks"
     """
     pairs = list(_pairs(old, new))
@@ -159,17 +135,16 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> dict[s
             f"{n} and {m} repeats are too few to call any of {len(pairs)} rows a change; "
             f"{_enough(len(pairs))} in both are enough"
         )
-    then, today = ({_key(*entry) for entry in _entries(document)} for document in (old, new))
+    then, today = _entries(old).keys(), _entries(new).keys()
     for alone, only in ((then - today, f"only in {name}"), (today - then, f"not in {name}")):
         if alone:
-            listed = ", ".join(sorted(" ".join(key[::-1]).strip() for key in alone))
-            remarks.append(f"{only}: {listed}")
+            remarks.append(f"{only}: {', '.join(sorted(map(_title, alone)))}")
     return {
         "with": name,
         "test": TEST,
         "same_machine": all(same.values()),
         "remarks": remarks,
-        "rows": [vars(row) | {"change": row.change} for row in _judged(pairs)],
+        "rows": _judged(pairs),
         "counted": list(_counted(old, new)),
     }
 
@@ -218,19 +193,29 @@ def holm(probabilities: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _judged(pairs: Sequence[_Pair]) -> list[ChangeRow]:
+def _judged(pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
+    """Return a row for each time, for JSON.
+
+    Returns
+    -------
+    rows : "old" and "new", medians of the ratios, and "change", the new over the old; "old_s" and
+        "new_s", medians of seconds; "p", two-sided and corrected for all rows; "verdict":
+        "faster", "slower" or "no change seen"
+    """
     slower = [mann_whitney(p.new, p.old * (1 + p.margin)) for p in pairs]
     faster = [mann_whitney(p.old, p.new * (1 + p.margin)) for p in pairs]
     both = holm([min(1.0, 2 * min(two)) for two in zip(slower, faster, strict=True)])
     rows = []
     for pair, slow, fast, p in zip(pairs, slower, faster, both, strict=True):
         word = "slower" if slow < fast else "faster"
-        verdict = word if p <= FALSE_ALARM else "no change seen"
         old, new = float(np.median(pair.old)), float(np.median(pair.new))
         rows.append(
-            ChangeRow(
-                pair.where, pair.phase, pair.what, old, new, pair.old_s, pair.new_s, p, verdict
-            )
+            {
+                **{"where": pair.where, "phase": pair.phase, "what": pair.what},
+                **{"old": old, "new": new, "old_s": pair.old_s, "new_s": pair.new_s},
+                **{"p": p, "verdict": word if p <= FALSE_ALARM else "no change seen"},
+                "change": new / old,
+            }
         )
     return rows
 
@@ -254,47 +239,53 @@ def _describe(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Return every contender: its point, its name, and its entry."""
+def _entries(document: Mapping[str, Any]) -> dict[Place, Mapping[str, Any]]:
+    """Return the entry of every contender at every point."""
+    found = {}
     for point in document["points"]:
         axis = point["axis"]
         where = "" if axis is None else f"{axis} = {point['value']:g}"
-        for entry in point["contenders"]:
-            yield where, entry["name"], entry
+        found.update({(where, entry["name"]): entry for entry in point["contenders"]})
+    return found
 
 
-def _key(where: str, name: str, _: Mapping[str, Any]) -> tuple[str, str]:
-    return where, name
+def _title(place: Place) -> str:
+    where, name = place
+    return f"{name} {where}".strip()
+
+
+def _common_phases(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[tuple[Place, str, list[Mapping[str, Any]]]]:
+    """Return what both documents have: the place, the name of a phase, and the phase in both."""
+    earlier = _entries(old)
+    for place, entry in _entries(new).items():
+        if place in earlier:
+            before = earlier[place]["phases"]
+            for phase, now in entry["phases"].items():
+                if phase in before:
+                    yield place, phase, [before[phase], now]
 
 
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[_Pair]:
-    before = {_key(*entry): entry[2]["phases"] for entry in _entries(old)}
-    after = {_key(*entry): entry[2]["phases"] for entry in _entries(new)}
-    for (where, name), phases in after.items():
-        earlier = before.get((where, name))
-        if earlier is None:
+    documents = (_entries(old), _entries(new))
+    for place, phase, both in _common_phases(old, new):
+        where, name = place
+        yardstick = (where, BARE if name == NUMPY else NUMPY)  # numpy's own: to its products alone
+        if name == BARE or not all(yardstick in entries for entries in documents):
             continue
-        yardstick = BARE if name == NUMPY else NUMPY  # numpy's own time: to its products alone
-        yards = [entries.get((where, yardstick)) for entries in (before, after)]
-        if None in yards or name == BARE:
-            continue
-        for phase in phases:
-            series = [
-                _series(some[phase], yard[phase])  # type: ignore[index]
-                for some, yard in zip((earlier, phases), yards, strict=True)
-            ]
-            for what in series[1]:
-                if what not in series[0]:
-                    continue
-                is_whole = what in _WHOLE
-                shares = [some[what][1] / some[_WHOLE[0]][1] for some in series]
-                if not is_whole and max(shares) < LEAST_SHARE:
-                    continue
-                (then, then_s), (now, now_s) = (some[what] for some in series)
+        yards = [entries[yardstick]["phases"][phase] for entries in documents]
+        then, now = map(_series, both, yards)
+        for what in now:
+            if what not in then:
+                continue
+            is_whole = what in _WHOLE
+            share = max(some[what][1] / some[_WHOLE[0]][1] for some in (then, now))
+            if is_whole or share >= LEAST_SHARE:
                 margin = MARGIN if is_whole else STAGE_MARGIN
-                yield _Pair(
-                    f"{name} {where}".strip(), phase, what, margin, then, now, then_s, now_s
-                )
+                (old_ratios, old_s), (new_ratios, new_s) = then[what], now[what]
+                times = (margin, old_ratios, new_ratios, old_s, new_s)
+                yield _Pair(_title(place), phase, what, *times)
 
 
 _WHOLE = ("whole", "processor time")
@@ -321,19 +312,14 @@ def _series(
 
 def _counted(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """Return the counts and predictions that differ; they do not depend on chance."""
-    before = {_key(*entry): entry[2]["phases"] for entry in _entries(old)}
-    for where, name, entry in _entries(new):
-        for phase, now in entry["phases"].items():
-            then = before.get((where, name), {}).get(phase)
-            if then is None:
-                continue
-            counts = [{**(some.get("counts") or {})} for some in (then, now)]
-            for some, source in zip(counts, (then, now), strict=True):
-                some.pop("retries", None)  # of a device that failed
-                some["predicted seconds"] = source.get("predicted_s")
-            for key in counts[1]:
-                values = [some.get(key) for some in counts]
-                if None in values or values[0] == values[1]:
-                    continue
-                shown = " -> ".join(f"{v:,.6g}" for v in values)
-                yield f"{name} {where}".strip() + f", {phase}: {key.replace('_', ' ')} {shown}"
+    for place, phase, both in _common_phases(old, new):
+        then, now = (
+            {**(some.get("counts") or {}), "predicted seconds": some.get("predicted_s")}
+            for some in both
+        )
+        for key, value in now.items():
+            before = then.get(key)
+            if key == "retries" or None in (before, value) or before == value:
+                continue  # retries are of a device that failed
+            shown = f"{key.replace('_', ' ')} {before:,.6g} -> {value:,.6g}"
+            yield f"{_title(place)}, {phase}: {shown}"

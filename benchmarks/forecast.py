@@ -6,10 +6,9 @@ Figures of benches are predicted from profiles, hosts included. Those of the pro
 here, in float32 numpy. Prefill reads a prompt; decode gives one token after it.
 """
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..instruments.table import Cell, Column, Table
 from ..models import Cache, Model
 from ..models.shapes import model_or_shape, with_random_weights
 from ..scheduler.runs import Plan, plan
+from .stopwatch import seconds_of
 
 PROFILES = ("oled-slm-2022", "dmd-camera", "projection-2030")
 _REPEATS = 3
@@ -34,16 +34,13 @@ def measured(model: Model, tokens: int) -> tuple[float, float]:
     """Return tokens per second of prefill and of decode on this machine."""
     executor = model.executor()
     prompt, one = np.zeros((1, tokens), dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
-    times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(_REPEATS + 1):
-        cache = Cache()
-        for kept, given in zip(times, (prompt, one), strict=True):
-            start = time.perf_counter()
-            model.run_pass(executor, "last", given, None, cache)
-            if repeat:  # the first one reads weights
-                kept.append(time.perf_counter() - start)
-    prefill, decode = (statistics.median(kept) for kept in times)
-    return tokens / prefill, 1 / decode
+    rounds = []
+    for _ in range(_REPEATS + 1):
+        run = partial(model.run_pass, executor, "last", cache=Cache())
+        rounds.append([seconds_of(partial(run, given)) for given in (prompt, one)])
+    del rounds[0]  # it reads weights
+    prefill_s, decode_s = np.median(rounds, axis=0)
+    return tokens / prefill_s, 1 / decode_s
 
 
 def forecast(name: str, tokens: int, placement: str) -> list[tuple[Cell, ...]]:

@@ -9,8 +9,8 @@ has 8-bit modulators and converter, balanced detection, 1e5 electrons. Rounds ar
 """
 
 import statistics
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..instruments.table import Column, Table
 from ..models import Cache
 from ..models.shapes import sized_model, with_random_weights
 from .matmul import BENCH, NUMPY
+from .stopwatch import seconds_of
 
 KIND = "lightloom body"
 
@@ -37,17 +38,12 @@ def measure(repeats: int) -> dict[str, dict[str, list[float]]]:
     }
     for turn in range(repeats + 1):  # the first one warms up
         for name, backend in backends.items():
-            cache = Cache()
-            start = time.perf_counter()
-            model.forward(tokens, cache=cache, backend=backend, placement="projections")
-            took = [time.perf_counter() - start]
-            for _ in range(NEW_TOKENS):
-                start = time.perf_counter()
-                model.forward(tokens[:, :1], cache=cache, backend=backend, placement="projections")
-                took.append(time.perf_counter() - start)
+            run = partial(model.forward, cache=Cache(), backend=backend, placement="projections")
+            prompt_s = seconds_of(partial(run, tokens))
+            decoding_s = [seconds_of(partial(run, tokens[:, :1])) for _ in range(NEW_TOKENS)]
             if turn:
-                seconds["128 tokens"][name].append(took[0])
-                seconds["one token"][name] += took[1:]
+                seconds["128 tokens"][name].append(prompt_s)
+                seconds["one token"][name] += decoding_s
     return seconds
 
 

@@ -11,75 +11,63 @@ on the virtual clock, with a journal, and the memory of this process is read eve
 """
 
 import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from ..backends.bench import BenchBackend, example_file, load_bench
-from ..backends.bench.shot_plan import TileJob
+from ..backends.bench import BenchBackend, example_file
 from ..instruments.table import Column, Table
 from ..scheduler.energy.machine import resident_bytes
 from ..scheduler.journal.journal import Journal
 from ..scheduler.journal.journal_file import JournalFile
-from .pipeline import BENCHES, bench_text, random_jobs
+from .benches import BENCHES, bench_text, opened, random_jobs
+from .stopwatch import interleaved
 
 _BLOCK = 256  # shots of a job: some segments
 _SCALE = 0.5  # of the times of a bench of `pipeline`, which takes two refresh periods for a shot
 
 
-def prepared(text: str, folder: Path, journal: Journal | None) -> BenchBackend:
-    """Return a bench with a journal or without, not open."""
-    path = folder / f"bench{journal is not None}.toml"
-    path.write_text(text, encoding="utf-8")
-    backend = BenchBackend(load_bench(path))
-    backend.recorder = journal
-    return backend
+def _block_of(backend: BenchBackend) -> Callable[[], object]:
+    """Return what lets a bench take a block of new shots."""
+    job, numbers = random_jobs(backend), count()
+    return lambda: backend.submit(job(f"job {next(numbers)}", _BLOCK)).result()
 
 
-def jobs(backend: BenchBackend) -> Iterator[TileJob]:
-    """Return endless jobs of random frames."""
-    job = random_jobs(backend)
-    return (job(f"job {number}", _BLOCK) for number in count())
-
-
-def overhead(name: str, shots: int, folder: Path) -> tuple[float, float, float]:
+def overhead(name: str, shots: int) -> tuple[float, float, float]:
     """Return shots/s without a journal, the time that a journal adds, and its size.
 
     The time is a fraction: the median over pairs of blocks that follow each other.
     """
-    path = folder / "run.db"
-    path.unlink(missing_ok=True)
-    journal = Journal.create(path)
-    journal.begin_session({})
-    with (
-        prepared(bench_text(name, _SCALE), folder, None) as plain,
-        prepared(bench_text(name, _SCALE), folder, journal) as recorded,
-    ):
-        of_plain, of_recorded = jobs(plain), jobs(recorded)
-        fractions, rates = [], []
-        for round_number in range(max(shots // _BLOCK, 2) + 1):
-            without = _timed(plain, next(of_plain))
-            with_journal = _timed(recorded, next(of_recorded))
-            if round_number:  # the first one warms up
-                fractions.append(with_journal / without - 1)
-                rates.append(_BLOCK / without)
-    journal.close()
+    text = bench_text(name, _SCALE)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "run.db"
+        with _begun(path) as journal, opened(text) as plain, opened(text, journal) as recorded:
+            calls = {"plain": _block_of(plain), "recorded": _block_of(recorded)}
+            plain_s, recorded_s = interleaved(calls, max(shots // _BLOCK, 2)).values()
+        size = path.stat().st_size / _result_bytes(path)
+    added = [one / other - 1 for one, other in zip(recorded_s, plain_s, strict=True)]
+    rate = statistics.median(_BLOCK / plain for plain in plain_s)
+    return rate, statistics.median(added), size
+
+
+@contextmanager
+def _begun(path: Path) -> Iterator[Journal]:
+    with closing(Journal.create(path)) as journal:
+        journal.begin_session({})
+        yield journal
+
+
+def _result_bytes(path: Path) -> int:
     with JournalFile(path) as kept:
-        results = sum(
+        return sum(
             row["electrons"].nbytes + sum(part.nbytes for part in row["quality"].values())
             for row in kept.segments()
         )
-    return statistics.median(rates), statistics.median(fractions), path.stat().st_size / results
 
 
-def _timed(backend: BenchBackend, job: TileJob) -> float:
-    start = time.perf_counter()
-    backend.submit(job).result()
-    return time.perf_counter() - start
-
-
-def day(hours: float, folder: Path) -> list[tuple[float, float, int]]:
+def day(hours: float) -> list[tuple[float, float, int]]:
     """Run a small 60 Hz bench for hours of virtual time, with a journal.
 
     It is small because the electrons of a day of full frames are 25 GB.
@@ -88,30 +76,29 @@ def day(hours: float, folder: Path) -> list[tuple[float, float, int]]:
     -------
     found : (hours passed, MB in use, shots so far) at every hour
     """
-    journal = Journal.create(folder / "day.db")
-    journal.begin_session({})
-    found, shots = [], 0
+    found: list[tuple[float, float, int]] = []
+    shots = 0
     text = example_file("imaged", tiny=True) + 'light = "timing"\n'
     sixty = f"refresh_period_s = {1 / 60}\nsettle_time_s = {1 / 60}"
     text = text.replace('device = "tiny"', f'device = "tiny"\n{sixty}', 2)
-    with prepared(text, folder, journal) as backend:
-        start_s, wanted = backend.clock.now_s(), 1
-        for job in jobs(backend):
-            backend.submit(job).result()
+    with (
+        TemporaryDirectory() as folder,
+        _begun(Path(folder) / "day.db") as journal,
+        opened(text, journal) as backend,
+    ):
+        start_s, passed, take_block = backend.clock.now_s(), 0.0, _block_of(backend)
+        while passed < hours:
+            take_block()
             shots += _BLOCK
             passed = (backend.clock.now_s() - start_s) / 3600
-            if passed >= wanted:
+            if passed >= len(found) + 1:
                 found.append((passed, (resident_bytes() or 0) / 1e6, shots))
-                wanted += 1
-            if passed >= hours:
-                break
-    journal.close()
     return found
 
 
-def overhead_table(shots: int, folder: Path) -> Table:
+def overhead_table(shots: int) -> Table:
     """Measure `overhead` on every bench, and return a row for each."""
-    rows = ((name.split(", ")[1], *overhead(name, shots, folder)) for name in BENCHES)
+    rows = ((name.split(", ")[1], *overhead(name, shots)) for name in BENCHES)
     columns = (
         Column("frame", "px", "left"),
         Column("rate without journal", "shots/s", form=".1f"),

@@ -17,7 +17,6 @@ from ..instruments.table import Column, Table
 from ..models import load_model
 
 KIND = "lightloom light levels"
-LEVELS = (1e6, 1e5, 1e4, 1e3)
 BENCHES = (
     ("abs-split", "balanced"),
     ("abs-split", "per-reading"),

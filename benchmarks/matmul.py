@@ -16,7 +16,6 @@ import importlib.util
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from ..backends import MockBackend, OpticsProfile, mock_path
 from ..instruments.formatting import format_duration, format_ratio
 from ..instruments.table import Column, Table
+from .stopwatch import interleaved
 
 KIND = "lightloom matmul speed"
 NUMPY = "float32 numpy"
@@ -53,16 +53,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def peers(weights: Any) -> dict[str, Callable[[Any], Any]]:
-    """Return the products of other simulators that are installed."""
-    makers = {"aihwkit": _aihwkit, "AnalogVNN": _analogvnn}
-    return {name: make(weights) for name, make in makers.items() if name not in missing()}
-
-
 def missing() -> list[str]:
     """Return the names of the other simulators that are not installed."""
-    modules = {"aihwkit": "aihwkit", "AnalogVNN": "analogvnn"}
-    return [name for name, module in modules.items() if not importlib.util.find_spec(module)]
+    return [name for name in PEERS if not importlib.util.find_spec(name.lower())]
 
 
 def _aihwkit(weights: Any) -> Callable[[Any], Any]:
@@ -109,6 +102,9 @@ def _analogvnn(weights: Any) -> Callable[[Any], Any]:
     return run
 
 
+PEERS = {"aihwkit": _aihwkit, "AnalogVNN": _analogvnn}  # makers of products of other simulators
+
+
 def measure(shape: tuple[int, int], rows: int, repeats: int | None) -> dict[str, list[float]]:
     """Time x [rows, K] W [M, K]^T in every way: name -> seconds of each round.
 
@@ -125,23 +121,13 @@ def measure(shape: tuple[int, int], rows: int, repeats: int | None) -> dict[str,
     for name, fields in CASES.items():
         backend = MockBackend(OpticsProfile(**(BENCH | fields)))
         calls[name] = partial(backend.matmul, x, backend.prepare(weights))
-    for name, run in peers(weights).items():
-        calls[name] = partial(run, x)
+    absent = missing()
+    for name, make in PEERS.items():
+        if name not in absent:
+            calls[name] = partial(make(weights), x)
     if repeats is None:
         repeats = 200 if rows < 16 else 30 if rows < 512 else 9
-    return interleaved(calls, repeats)
-
-
-def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Time calls in turn, `repeats` rounds after two to warm up: seconds of each round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - start)
-    return times
+    return interleaved(calls, repeats, warm_up=2)
 
 
 def table(shape: tuple[int, int], found: Mapping[int, Mapping[str, Sequence[float]]]) -> Table:

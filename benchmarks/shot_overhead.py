@@ -9,43 +9,37 @@ Simulated shots per second follow. Figures are medians; nothing here fails on a 
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from ..backends.bench import BenchBackend, example_file, load_bench
+from ..backends.bench import BenchBackend, example_file
 from ..backends.bench.product import Product
 from ..instruments.table import Column, Table
+from .benches import opened
+from .stopwatch import interleaved
 
 KIND = "lightloom bench speed"
 
 
 def median_ms(call: Callable[[], Any], repeats: int = 50) -> float:
     """Return the median time of a call in milliseconds, after one call that warms up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
+    (times,) = interleaved({"": call}, repeats).values()
     return 1e3 * statistics.median(times)
 
 
-def example(layout: str, tiny: bool, light: str, folder: Path) -> BenchBackend:
-    """Return a simulated bench on the virtual clock."""
-    path = folder / f"{layout}-{tiny}-{light}.toml"
-    path.write_text(example_file(layout, tiny=tiny) + f'light = "{light}"\n', encoding="utf-8")
-    return BenchBackend(load_bench(path))
+def example(layout: str, light: str, tiny: bool = False) -> AbstractContextManager[BenchBackend]:
+    """Return a simulated bench on the virtual clock, which opens in a `with`."""
+    return opened(example_file(layout, tiny=tiny) + f'light = "{light}"\n')
 
 
-def measure(layout: str, folder: Path) -> dict[str, float]:
+def measure(layout: str) -> dict[str, float]:
     """Return milliseconds per stage, and shots per second, of one layout."""
     chance = np.random.Generator(np.random.Philox(7))
-    with example(layout, False, "pixels", folder) as backend:
+    with example(layout, "pixels") as backend:
         where = backend.optical_model.layout
         slots = 1 if where.shares_input else where.slots
         levels = chance.integers(0, 256, (slots, where.length), dtype=np.uint8)
@@ -58,7 +52,7 @@ def measure(layout: str, folder: Path) -> dict[str, float]:
             "check_ms": check_ms(backend),
         }
         found["shots_per_s"] = shots_per_second(backend, 60)
-    with example(layout, False, "timing", folder) as quick:
+    with example(layout, "timing") as quick:
         found["host_per_shot_ms"] = 1e3 / shots_per_second(quick, 200)
     return found
 
@@ -84,19 +78,16 @@ def shots_per_second(backend: Any, shots: int) -> float:
     w = backend.prepare(chance.standard_normal((rows, where.length)))
     x = np.abs(chance.standard_normal((shots, where.length)))
     backend.matmul(x[:2], w)
-    start = time.perf_counter()
+    start_s = time.perf_counter()
     result = backend.matmul(x, w)
-    return float(result.stats.shots / (time.perf_counter() - start))
+    return float(result.stats.shots / (time.perf_counter() - start_s))
 
 
 def measure_all() -> dict[str, dict[str, float]]:
     """Return the figures of the imaged and the line layout, and the speed of a tiny bench."""
-    results: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        for layout in ("imaged", "line"):
-            results[layout] = measure(layout, Path(name))
-        with example("imaged", True, "pixels", Path(name)) as tiny:
-            results["imaged, tiny"] = {"shots_per_s": shots_per_second(tiny, 2000)}
+    results = {layout: measure(layout) for layout in ("imaged", "line")}
+    with example("imaged", "pixels", tiny=True) as tiny:
+        results["imaged, tiny"] = {"shots_per_s": shots_per_second(tiny, 2000)}
     return results
 
 

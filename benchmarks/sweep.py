@@ -22,7 +22,6 @@ from ..backends import DEFAULT, OpticsProfile, load_profile, parse_setting
 from ..backends.profile import LIGHT_WAYS
 from ..instruments import InputError
 from ..instruments.files import is_sealed, replace_file, sealed
-from ..instruments.toml_file import read_toml
 from ..instruments.version import VERSION
 from ..scheduler import DEFAULT_POLICY, POLICIES
 from ..scheduler.cluster.workers import Failure, Workers
@@ -31,7 +30,8 @@ from .sweep_points import Inputs, SweepPoint, ranges, reference, run_point
 SCHEMA = 1  # of the JSON documents of sweeps
 MOST_POINTS = 100_000
 _LISTS = ("models", "profiles", "encodings", "light", "seeds")
-_KEYS = (*_LISTS, "set", "placement", "limit", "text", "images")
+_SINGLE = ("placement", "limit", "text", "images")
+_KEYS = (*_LISTS, "set", *_SINGLE)
 _QUIET = 10  # times as long as writing took, before the next write
 
 
@@ -68,32 +68,31 @@ class Sweep:
         ------
         InputError : for an unknown profile
         """
-        benches = [load_profile(name) for name in self.profiles]
         choices = [
             dict(zip(self.settings, values, strict=True))
             for values in itertools.product(*self.settings.values())
         ]
-        made = [[_made(bench, chosen) for chosen in choices] for bench in benches]
+        benches = [
+            (profile, chosen, _with_settings(base, chosen))
+            for profile, base in zip(self.profiles, map(load_profile, self.profiles), strict=True)
+            for chosen in choices
+        ]
         possible: list[SweepPoint] = []
         impossible: dict[str, str] = {}
-        for model, profile, choice, seed in itertools.product(
-            self.models, range(len(benches)), range(len(choices)), self.seeds
+        for model, (profile, chosen, bench), seed in itertools.product(
+            self.models, benches, self.seeds
         ):
-            chosen, found = choices[choice], made[profile][choice]
             shown = [f"{key}={_shown(value)}" for key, value in chosen.items()]
-            name = " ".join([model, self.profiles[profile], *shown, f"seed={seed}"])
-            if isinstance(found, str):
-                impossible[name] = found
+            name = " ".join([model, profile, *shown, f"seed={seed}"])
+            if isinstance(bench, str):
+                impossible[name] = bench
             else:
-                possible.append(
-                    SweepPoint(
-                        *(name, model, self.profiles[profile], chosen, seed, self.placement, found)
-                    )
-                )
+                point = (name, model, profile, chosen, seed, self.placement, bench)
+                possible.append(SweepPoint(*point))
         return possible, impossible
 
 
-def _made(bench: OpticsProfile, settings: Mapping[str, Any]) -> OpticsProfile | str:
+def _with_settings(bench: OpticsProfile, settings: Mapping[str, Any]) -> OpticsProfile | str:
     """Return a profile with settings, or why it is impossible."""
     try:
         return bench.with_settings(settings)
@@ -106,16 +105,6 @@ def _shown(value: Any) -> str:
 
 
 # ------------------------------------------------------------------------------------ reading
-
-
-def read_sweep(path: Path) -> dict[str, Any]:
-    """Return the TOML file of a sweep, to be checked by `make_sweep`.
-
-    Raises
-    ------
-    InputError : when it cannot be read
-    """
-    return read_toml(path, "sweep")
 
 
 def make_sweep(document: Mapping[str, Any]) -> Sweep:
@@ -133,26 +122,21 @@ def make_sweep(document: Mapping[str, Any]) -> Sweep:
     for key in document.keys() - set(_KEYS):
         raise InputError(f"a sweep has no key {key!r}; it has {', '.join(_KEYS)}")
     lists: dict[str, Any] = {key: _list(key, document[key]) for key in _LISTS if key in document}
-    settings = _settings(lists.pop("encodings", None), lists.pop("light", None), document)
+    own = {"encoding": lists.pop("encodings", None), "photons_full_scale": lists.pop("light", None)}
+    settings = _settings(own, document.get("set", {}))
     _check_lists(lists)
-    rest: dict[str, Any] = {
-        key: document[key] for key in ("placement", "limit", "text", "images") if key in document
-    }
+    rest: dict[str, Any] = {key: document[key] for key in _SINGLE if key in document}
     sweep = Sweep(**lists, settings=settings, **rest)
     _check_rest(sweep)
     return sweep
 
 
-def _settings(
-    encodings: Any, light: Any, document: Mapping[str, Any]
-) -> dict[str, tuple[Any, ...]]:
+def _settings(own: Mapping[str, Any], more: Any) -> dict[str, tuple[Any, ...]]:
     """Return the values of every field: those of the lists of their own, and of `set`."""
-    more = document.get("set", {})
     if not isinstance(more, Mapping):
         raise InputError(f"set = {more!r} is not a table of a profile's fields")
     settings: dict[str, tuple[Any, ...]] = {}
-    named = {"encoding": encodings, "photons_full_scale": light}
-    for key, values in itertools.chain(named.items(), more.items()):
+    for key, values in itertools.chain(own.items(), more.items()):
         if values is None:
             continue
         if key in settings:
@@ -277,18 +261,16 @@ class Results:
 
     def add(self, point: SweepPoint, result: Any) -> None:
         """Keep the result of a point: its record, or a `Failure`."""
-        record = {
+        is_failed = isinstance(result, Failure)
+        self._records[point.name] = {
             "name": point.name,
             "model": point.model,
             "profile": point.profile_name,
             "settings": dict(point.settings),
             "seed": point.seed,
+            "status": "failed" if is_failed else "done",
+            **({"error": result.sentence} if is_failed else result),
         }
-        if isinstance(result, Failure):
-            record |= {"status": "failed", "error": result.sentence}
-        else:
-            record |= {"status": "done", **result}
-        self._records[point.name] = record
         if time.monotonic() >= self._next_s:
             self.write()
 
@@ -330,13 +312,12 @@ class Results:
                 "back a copy, or give another --output"
             )
         old, new = found["sweep"], json.loads(json.dumps(self._head["sweep"]))
-        if old != new or not isinstance(old, dict):
-            pairs = [(key, old.get(key), new[key]) for key in new if old.get(key) != new[key]]
-            key, before, now = pairs[0]
-            raise InputError(
-                f"{path} is of another sweep: its {key} = {json.dumps(before)}, not "
-                f"{json.dumps(now)}; give another --output"
-            )
+        for key in new:
+            if old.get(key) != new[key]:
+                raise InputError(
+                    f"{path} is of another sweep: its {key} = {json.dumps(old.get(key))}, not "
+                    f"{json.dumps(new[key])}; give another --output"
+                )
         if found["fingerprint"] != self._head["fingerprint"]:
             raise InputError(
                 f"{path} is of other inputs, or of profiles that have changed since; "

@@ -12,18 +12,17 @@ begun as fast as the backend takes them.
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..backends import Address, Backend, DigitalBackend
 from ..backends.bench import open_benches
-from ..instruments.table import Column, Table
+from ..instruments.table import Cell, Column, Table
 from ..scheduler.cluster.remote_benches import RemoteBenches
-from .pipeline import BENCHES, bench_text
+from .benches import BENCHES, bench_text
 
 _TILES = 2  # of the matrix, down and across: each bench has its own
 _SHOTS = 64  # of each product, about
@@ -62,13 +61,13 @@ class ProductStream:
         prepared = backend.prepare(self.weights)
         rows = np.arange(len(self.x), dtype=np.uint64)
         backend.matmul(self.x, prepared, Address("warm", rows))  # encodes the weights
-        start = time.perf_counter()
+        start_s = time.perf_counter()
         begun = [
             backend.begin(self.x, prepared, Address(f"stream.{number}", rows))
             for number in range(self.count)
         ]
         results = [finish() for finish in begun]
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start_s
         for result in results:
             off = np.abs(result.y - self.exact).max() / np.abs(self.exact).max()
             if off > _TOLERANCE:
@@ -91,50 +90,25 @@ def opened(name: str, in_processes: bool) -> Iterator[tuple[Backend, Backend]]:
         yield one, two
 
 
-@dataclass(frozen=True)
-class Speedup:
-    """What two benches gained over one.
-
-    Parameters
-    ----------
-    rates : shots/s of one bench, and of two
-    ratios : time of one bench over that of two, in each round
-    shots : of a round
-    """
-
-    bench: str
-    in_processes: bool
-    rates: tuple[float, float]
-    ratios: tuple[float, ...]
-    shots: int
-
-
-def compare(name: str, in_processes: bool, shots: int, repeats: int) -> Speedup:
-    """Measure one bench and two in turn."""
+def compare(name: str, in_processes: bool, shots: int, repeats: int) -> tuple[Cell, ...]:
+    """Measure one bench and two in turn, and return a row of the table."""
     with opened(name, in_processes) as (one, two):
         stream = ProductStream(one, shots)
         rounds = [(stream.run(one), stream.run(two)) for _ in range(repeats)]
-    ratios = tuple(first[0] / second[0] for first, second in rounds)
-    single, double = (
-        statistics.median(r[which][1] / r[which][0] for r in rounds) for which in (0, 1)
-    )
-    return Speedup(name, in_processes, (single, double), ratios, rounds[0][0][1])
+    rates = [
+        statistics.median(done / seconds for seconds, done in runs)
+        for runs in zip(*rounds, strict=True)
+    ]
+    speedups = [single[0] / double[0] for single, double in rounds]
+    processes, (_, done) = "one each" if in_processes else "one", rounds[0][0]
+    return (name, processes, *rates, statistics.median(speedups), *speedups, float(done))
 
 
-def measure(shots: int, repeats: int) -> list[Speedup]:
+def measure(shots: int, repeats: int) -> Table:
     """Measure both kinds of bench, the slow ones in one process, the fast ones in several."""
-    pairs = zip(BENCHES, (False, True), strict=True)
-    return [compare(name, in_processes, shots, repeats) for name, in_processes in pairs]
-
-
-def table(found: Sequence[Speedup]) -> Table:
-    """Return a row for each kind of bench."""
     rows = tuple(
-        (
-            *(one.bench, "one each" if one.in_processes else "one", *one.rates),
-            *(statistics.median(one.ratios), *one.ratios, float(one.shots)),
-        )
-        for one in found
+        compare(name, in_processes, shots, repeats)
+        for name, in_processes in zip(BENCHES, (False, True), strict=True)
     )
     columns = (
         Column("bench", align="left"),
@@ -142,7 +116,7 @@ def table(found: Sequence[Speedup]) -> Table:
         Column("one bench", "shots/s", form=".1f"),
         Column("two benches", "shots/s", form=".1f"),
         Column("speed-up", form=".2f"),
-        *(Column(f"round {number + 1}", form=".2f") for number in range(len(found[0].ratios))),
+        *(Column(f"round {number + 1}", form=".2f") for number in range(repeats)),
         Column("shots", form=",.0f"),
     )
     return Table("Two benches against one", columns, rows)

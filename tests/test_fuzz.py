@@ -7,7 +7,7 @@ one that fails. The whole campaign is `python tests/robustness fuzz`.
 import json
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -295,8 +295,7 @@ def test_nothing_but_a_sentence_or_the_right_numbers(target: Target, tmp_path: P
     def look(random: Random) -> None:
         attempt_once(attempt, random)
 
-    opened: AbstractContextManager[Any] = target.open(tmp_path)
-    with opened as attempt:
+    with target.open(tmp_path) as attempt:
         look()
 
 
@@ -319,8 +318,7 @@ def test_a_reader_that_fails_is_found() -> None:
     # A campaign that finds nothing must be one that would have found something.
     kinds = {0: True, 1: InputError("no"), 2: ValueError("oh"), 3: WrongNumberError("5")}
 
-    @contextmanager
-    def opened(folder: Path) -> Iterator[Any]:
+    def attempts(folder: Path) -> Iterator[Any]:
         def attempt(random: Random) -> bool:
             outcome = kinds[random.randrange(4)]
             if isinstance(outcome, Exception):
@@ -329,6 +327,6 @@ def test_a_reader_that_fails_is_found() -> None:
 
         yield attempt
 
-    count = fuzz(Target("sample", 1.0, opened), 200, seed=0)
+    count = fuzz(Target("sample", 1.0, attempts), 200, seed=0)
     assert {key.split()[0] for key in count.findings} == {"ValueError", "WrongNumberError"}
     assert count.accepted + count.refused + count.failed == count.inputs == 200

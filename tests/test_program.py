@@ -149,9 +149,9 @@ def test_ranges_ignore_masked_positions(references: Path) -> None:
         step.w: np.array([[[[1, 1, 1, 1], [100, 100, 100, 100]]]], dtype=np.float32),
         step.valid: np.array([[[[0, -np.inf], [0, -np.inf]]]], dtype=np.float32),
     }
-    masked = executor.observe(step, operands, mock).readout  # type: ignore[arg-type]
+    masked = executor.observe(step, operands).readout
     operands[step.valid] = np.zeros((1, 1, 2, 2), dtype=np.float32)
-    seen = executor.observe(step, operands, mock).readout  # type: ignore[arg-type]
+    seen = executor.observe(step, operands).readout
     assert masked.max() < 0.05 * seen.max()
 
 

@@ -37,7 +37,7 @@ class LightPath:
 
     Parameters
     ----------
-    options : properties of the bench
+    options : properties of the bench; None takes the default ones
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class LightPath:
     """
 
     def __init__(self, options: WorldOptions | None = None) -> None:
-        self.options = WorldOptions() if options is None else options
+        self._options = options or WorldOptions()
         self.modulators: dict[str, Modulator] = {}
         self.power_w = 0.0
         self.exposures = 0
@@ -55,8 +55,17 @@ class LightPath:
 
     def _build(self) -> None:
         """Set the properties that depend on the modulators."""
-        self._bench = Imperfections(self.options, self.modulators)
+        self._bench = Imperfections(self._options, self.modulators)
         self._projection = Projection(self._bench, self.modulators)
+
+    @property
+    def options(self) -> WorldOptions:
+        """The properties of the bench; others may take their place while it is in use."""
+        return self._options
+
+    @options.setter
+    def options(self, options: WorldOptions) -> None:
+        self._options = self._bench.options = options
 
     # --- interface of the instruments -----------------------------------------------------------
 

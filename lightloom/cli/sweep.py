@@ -192,9 +192,9 @@ def _asked(
     options : key of a sweep -> what the option gave, None or empty where it was not given
     settings : texts KEY=V1,V2,... of --set
     """
-    from ..benchmarks.sweep import read_sweep
+    from ..instruments.toml_file import read_toml
 
-    document = {} if file is None else read_sweep(file)
+    document = {} if file is None else read_toml(file, "sweep")
     document |= {key: value for key, value in options.items() if value not in (None, [])}
     if settings:
         fields = split_settings("--set", settings, "KEY=V1,V2,...")

@@ -1,7 +1,7 @@
 """The campaigns as commands: `python tests/robustness NAME` from a checkout.
 
-Processes that a campaign starts find its modules on any system, because the folder of the tests is
-first on the path that they inherit.
+Processes that a campaign starts find its modules on any system, because the folders of the tests
+are first on the path that they inherit.
 """
 
 import logging
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lightloom.instruments.table import plain_text
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(TESTS), str(TESTS / "kit")]
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Campaigns that try lightloom for hours."
@@ -30,8 +32,6 @@ def fuzz(
 
     The exit status is 1 for findings. Example: python tests/robustness fuzz --inputs 100000
     """
-    from lightloom.instruments.table import plain_text
-
     from robustness.fuzz.campaign import TARGETS, run, table
 
     chosen = [target for target in TARGETS if only in (None, target.name)]
@@ -57,8 +57,6 @@ def faults(
 
     Example: python tests/robustness faults --rate 0.01 --runs 100
     """
-    from lightloom.instruments.table import plain_text
-
     from robustness import fault_campaign as campaign
 
     logging.getLogger("lightloom").setLevel(logging.ERROR)  # a lost device is no news here
@@ -79,8 +77,6 @@ def crashes(
 
     Example: python tests/robustness crashes --kills 200
     """
-    from lightloom.instruments.table import plain_text
-
     from robustness import crash_campaign as campaign
 
     print(plain_text(campaign.table(campaign.measure(kills, seed))))

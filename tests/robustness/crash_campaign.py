@@ -18,54 +18,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightloom.backends.bench import BenchBackend, example_file, load_bench
+from bench_factory import write_bench
+from lightloom.backends.bench import BenchBackend, load_bench
 from lightloom.instruments import LightloomError
 from lightloom.instruments.table import Column, Table
-from lightloom.models import load_arrays, load_model
-from lightloom.models.families import gpt2
+from lightloom.models import load_model
 from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.runs import plan
 from lightloom.scheduler.runs.resume import resume
-from safetensors.numpy import save_file
+from small_model import write_small_model
+
+from .digits import digits
 
 KINDS = ("mock", "bench")
 OUTCOMES = ("kills", "identical", "other", "corrupt", "no run yet")
 _IMAGES = 20  # of the digits, on the mock
-_WIDTH, _TOKENS = 16, 8  # of a language model of one layer, on the bench
+_TOKENS = 8  # of a language model of one layer, on the bench
+_REFERENCE = Path(__file__).parents[1] / "references" / "gpt2"
 _EARLY = "ended before its run began"  # message of resume on a journal without a run
 _LATE = "is complete"  # and on one whose run was killed after its end
-
-
-def bench_text() -> str:
-    """Return a small bench whose light has shot noise, source noise and drift."""
-    return example_file("imaged", tiny=True) + "source_rms = 0.01\ndrift_rms = 0.02\n"
 
 
 def begin(kind: str, folder: str, path: str) -> None:
     """Run the job of a kind, and record it in a journal."""
     if kind == "mock":
-        model = load_model("digits")
-        images = load_arrays(model.source / "data.safetensors")["images"][:_IMAGES]
-        plan(model, "mock", 1).run(images, reference=False, record=path)
+        model, images = digits()
+        plan(model, "mock", 1).run(images[:_IMAGES], reference=False, record=path)
         return
     tokens = np.random.Generator(np.random.Philox(2)).integers(0, 40, (1, _TOKENS))
     with BenchBackend(load_bench(Path(folder) / "bench.toml")) as backend:
         planned = plan(load_model(Path(folder) / "model"), backend, 1, _TOKENS)
         planned.run(tokens, reference=False, record=path)
-
-
-def write_model(folder: Path) -> None:
-    """Write a small language model of random weights in the usual format."""
-    config = {"model_type": "gpt2", "n_embd": _WIDTH, "n_layer": 1, "n_head": 2}
-    config |= {"n_positions": 2 * _TOKENS, "vocab_size": 40, "layer_norm_epsilon": 1e-5}
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    shapes = gpt2.program(gpt2.read_config(config), "logits").weight_shapes
-    chance = np.random.Generator(np.random.Philox(1))
-    weights = {
-        name: chance.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()
-    }
-    save_file(weights, folder / "model.safetensors")
 
 
 def resume_run(path: str) -> None:
@@ -125,46 +108,47 @@ def _killed(context: BaseContext, after_s: float, work: Any, *arguments: str) ->
     return bool(was_alive)
 
 
-def measure(kills: int, seed: int = 0, tell: Any = print) -> dict[str, dict[str, int]]:
+def measure(kills: int, seed: int) -> dict[str, dict[str, int]]:
     """Kill `kills` runs, and return counts of outcomes by kind of run."""
     chance = np.random.Generator(np.random.Philox(seed))
     counts = {kind: dict.fromkeys(OUTCOMES, 0) for kind in KINDS}
     context = _context()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "bench.toml").write_text(bench_text(), encoding="utf-8")
-        write_model(folder / "model")
+        write_bench(folder, world__source_rms=0.01, world__drift_rms=0.02)
+        write_small_model(folder / "model", _REFERENCE)
         wanted, lasts_s = {}, {}
         for kind in KINDS:
-            path = folder / f"{kind}.db"
-            _killed(context, 600, begin, kind, name, str(path))
-            wanted[kind] = numbers(path)
-            with JournalFile(path) as kept:
-                (session,) = kept.sessions()
-            lasts_s[kind] = session["at_s"] - session["began_s"]
+            wanted[kind], lasts_s[kind] = _undisturbed(context, kind, folder)
         done = 0
         while done < kills:
             kind = KINDS[done % len(KINDS)]
             path = folder / f"{done}.db"
             found = counts[kind]
-            if not _killed(context, chance.uniform(0, lasts_s[kind]), begin, kind, name, str(path)):
+            after_s = chance.uniform(0, lasts_s[kind])
+            if not _killed(context, after_s, begin, kind, name, str(path)):
                 path.unlink()
                 continue
             done += 1
             found["kills"] += 1
-            if not path.exists():
-                found["no run yet"] += 1
-                continue
             if chance.random() < 1 / 3:
-                found["kills"] += _killed(
-                    context, chance.uniform(0, lasts_s[kind]), resume_run, str(path)
-                )
+                after_s = chance.uniform(0, lasts_s[kind])
+                found["kills"] += _killed(context, after_s, resume_run, str(path))
             outcome = _outcome(path, wanted[kind])
             found[outcome] += 1
             if outcome in ("identical", "no run yet"):
                 path.unlink()
-            tell(f"{done} of {kills}: {kind}, {outcome}")
+            print(f"{done} of {kills}: {kind}, {outcome}")
     return counts
+
+
+def _undisturbed(context: BaseContext, kind: str, folder: Path) -> tuple[dict[str, str], float]:
+    """Run the job of a kind, and return its numbers and the seconds that it lasts."""
+    path = folder / f"{kind}.db"
+    _killed(context, 600, begin, kind, str(folder), str(path))
+    with JournalFile(path) as kept:
+        (session,) = kept.sessions()
+    return numbers(path), session["at_s"] - session["began_s"]
 
 
 def _outcome(path: Path, wanted: dict[str, str]) -> str:

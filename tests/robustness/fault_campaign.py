@@ -26,21 +26,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from lightloom.backends.bench import BenchBackend, example_file, load_bench
-from lightloom.backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
+from bench_factory import fault, load_example
+from lightloom.backends.bench import BenchBackend
+from lightloom.backends.bench.checkpoint import FaultNote, Segment
 from lightloom.backends.bench.open_bench import OpenBench
 from lightloom.backends.bench.shot_plan import TileJob, TileResult
-from lightloom.backends.optics import layouts
 from lightloom.instruments import LightloomError, Paused
 from lightloom.instruments.formatting import format_counted, format_duration, format_number
 from lightloom.instruments.simulated.devices import _Simulated
 from lightloom.instruments.table import Column, Table
-from lightloom.models import Model, load_arrays, load_model
+from lightloom.models import Model
+from memory_journal import Memory
+
+from .digits import digits
 
 # kind of fault -> (role, exchange at which it strikes)
-_CAMERA_FAULTS = {
+FAULTS = {
     "frozen": [("input", "show"), ("weight", "show")],
     "late": [("input", "show"), ("weight", "show")],
     "silent": [("input", "show"), ("weight", "show"), ("detector", "read")],
@@ -54,23 +58,15 @@ _CAMERA_FAULTS = {
     "dim": [("source", "state")],
     "held": [("detector", "connect"), ("input", "connect")],  # it strikes after a lost device
 }
-_FRAME_FAULTS = ("dropped", "incomplete", "stale", "overflow")  # that only a camera's frames have
-_FAULTS = {  # kind of detector -> faults of such a bench
-    "camera": _CAMERA_FAULTS,
-    "daq": {kind: at for kind, at in _CAMERA_FAULTS.items() if kind not in _FRAME_FAULTS},
-}
 LAYOUTS = ("imaged",) * 8 + ("line",)  # which takes ten times as many shots
 _LATE_S = (0.003, 0.01, 0.03, 0.1)  # delay of a late frame: 1 to 33 shots
 _SHOTS_PER_FAULT = 60  # about, or for each pair of faults
 _ENDS = ("dim", "tripped", "held")  # no recovery: at most one in a run, in its last third
 _WRONG = 7.0  # sigma
 _HANGS_S = 900.0  # for the longest run on a busy machine
-_REFERENCE_S = 0.5  # how often the source is asked whether it emits
-_SUSPEND = f"""
-[[suspend]]
-what = "interlock"
-every = "{_REFERENCE_S} s"
-"""
+# how often the source is asked whether it emits
+_SUSPEND = [{"what": "interlock", "every": "0.5 s"}]
+Faults = dict[str, list[dict[str, Any]]]  # of a bench's instruments, by role
 
 
 @dataclass
@@ -79,12 +75,14 @@ class Outcome:
 
     Parameters
     ----------
+    exchanges : (role, exchange) -> how often it took place
     injected : kind of fault -> how often it struck
     noted : every fault that the bench noticed
     wrong : wrong numbers that left a shot
     ending : "complete", "paused", or the kind of failure
     """
 
+    exchanges: Counter[tuple[str, str]] = field(default_factory=Counter)
     injected: Counter[str] = field(default_factory=Counter)
     noted: list[FaultNote] = field(default_factory=list)
     wrong: int = 0
@@ -95,28 +93,17 @@ class Outcome:
     bench_s: float = 0.0
 
 
-class Watch:
+class Watch(Memory):
     """Record faults, and compare numbers with those that the grey levels give."""
 
     def __init__(self, backend: BenchBackend, outcome: Outcome) -> None:
+        super().__init__()
         self._backend, self._outcome = backend, outcome
         backend.recorder = self
-
-    def known(self, job: str) -> Kept | None:
-        """Return None: every run is new."""
-
-    def last(self, of: str = "") -> Checkpoint | None:
-        """Return None: there is no checkpoint."""
+        outcome.noted = self.faults
 
     def keep(self, segment: Segment) -> None:
-        """Keep nothing."""
-
-    def forget(self, job: str, number: int) -> None:
-        """Keep nothing."""
-
-    def note(self, fault: FaultNote) -> None:
-        """Record a fault that the bench noticed."""
-        self._outcome.noted.append(fault)
+        """Keep nothing: every run is new."""
 
     @contextlib.contextmanager
     def comparing(self) -> Iterator[None]:
@@ -128,11 +115,8 @@ class Watch:
             future.add_done_callback(lambda done: self._compare(job, done))
             return future
 
-        OpenBench.submit = watched  # type: ignore[method-assign]
-        try:
+        with patch.object(OpenBench, "submit", watched):
             yield
-        finally:
-            OpenBench.submit = submit  # type: ignore[method-assign]
 
     def _compare(self, job: TileJob, done: Future[TileResult]) -> None:
         if done.cancelled() or done.exception() is not None:
@@ -150,52 +134,42 @@ class Watch:
 
 @contextlib.contextmanager
 def counted(outcome: Outcome) -> Iterator[None]:
-    """Count the faults that strike."""
+    """Count exchanges with devices, and the faults that strike."""
     fails = _Simulated._fails
 
     def counting(self: _Simulated, exchange: str, *kinds: str) -> Any:
         was_lost = self._is_lost
+        outcome.exchanges[self.role, exchange] += 1
         try:
-            fault = fails(self, exchange, *kinds)
+            struck = fails(self, exchange, *kinds)
         except OSError:
             if not was_lost:
                 outcome.injected["lost"] += 1
             raise
-        if fault is not None:
-            outcome.injected[fault.kind] += 1
-        return fault
+        if struck is not None:
+            outcome.injected[struck.kind] += 1
+        return struck
 
-    _Simulated._fails = counting  # type: ignore[method-assign]
-    try:
+    with patch.object(_Simulated, "_fails", counting):
         yield
-    finally:
-        _Simulated._fails = fails  # type: ignore[method-assign]
 
 
-def bench_text(layout: str, faults: dict[str, list[str]]) -> str:
-    """Return the text of a bench file with faults of its instruments, by role."""
-    text = example_file(layout, tiny=True)
-    for role, lines in faults.items():
-        table = f"[instruments.{role}]"
-        text = text.replace(table, f"{table}\nfaults = [{', '.join(lines)}]")
-    return text + _SUSPEND
-
-
-def run(model: Model, image: np.ndarray, text: str, folder: Path) -> Outcome:
-    """Run one image, and return its outcome."""
+def run(
+    model: Model, image: np.ndarray, layout: str, faults: Mapping[str, Any], folder: Path
+) -> Outcome:
+    """Run one image on a bench with faults of its instruments, by role, and return its outcome."""
     outcome = Outcome()
-    path = folder / "bench.toml"
-    path.write_text(text, encoding="utf-8")
     for left in folder.glob(".bench*"):  # a latch is re-armed on site, and this is the site
         left.unlink()
+    changes = {f"instruments__{role}__faults": of_role for role, of_role in faults.items()}
     start = time.perf_counter()
-    backend = BenchBackend(load_bench(path))
+    backend = BenchBackend(load_example(folder, layout, suspend=_SUSPEND, **changes))
     with counted(outcome), Watch(backend, outcome).comparing():
         work = Thread(target=_forward, args=(model, image, backend, outcome), daemon=True)
         work.start()
         work.join(_HANGS_S)
         if work.is_alive():
-            raise TimeoutError(f"a run hangs: {text}")
+            raise TimeoutError(f"a run hangs: {layout}, {faults}")
         outcome.shots, outcome.bench_s = backend.bench.shots, backend.clock.now_s()
         source: Any = backend.bench.source
         backend.close()
@@ -218,147 +192,114 @@ def _forward(model: Model, image: np.ndarray, backend: BenchBackend, outcome: Ou
         outcome.ending, outcome.detail = "traceback", repr(error)
 
 
-def kinds_of(layout: str) -> dict[str, list[tuple[str, str]]]:
-    """Return the kinds of faults of a layout's devices, and the exchanges at which they strike."""
-    return _FAULTS[layouts.LAYOUTS[layout].detector_kind]
-
-
-def drawn(
-    chance: np.random.Generator, layout: str, exchanges: Counter[tuple[str, str]], paired: bool
-) -> dict[str, list[str]]:
-    """Draw the faults of a run as lines of the bench file, by role.
+def drawn(chance: np.random.Generator, clean: Outcome, paired: bool) -> Faults:
+    """Draw the faults of a run, by role.
 
     Parameters
     ----------
-    exchanges : of an undisturbed run, by role and name
+    clean : outcome of an undisturbed run
     """
-    kinds = kinds_of(layout)
-    lasting = [kind for kind in sorted(kinds) if kind not in _ENDS]
+    lasting = [kind for kind in sorted(FAULTS) if kind not in _ENDS]
     where: dict[tuple[str, str], set[int]] = {}
 
     def strike(kind: str, share: float, behind: int) -> None:
-        role, exchange = kinds[kind][chance.integers(len(kinds[kind]))]
-        at = max(int(share * exchanges[role, exchange]), 1) + behind
+        role, exchange = FAULTS[kind][chance.integers(len(FAULTS[kind]))]
+        at = max(int(share * clean.exchanges[role, exchange]), 1) + behind
         if kind == "held":  # is found when a device that was lost is connected again
-            where.setdefault((role, "lost"), set()).add(
-                int(share * exchanges[role, "read" if role == "detector" else "show"])
-            )
+            often = "read" if role == "detector" else "show"
+            lost_at = int(share * clean.exchanges[role, often])
+            where.setdefault((role, "lost"), set()).add(lost_at)
             at = 2
         where.setdefault((role, kind), set()).add(at)
 
-    for _ in range(max(exchanges["shots", ""] // _SHOTS_PER_FAULT, 2)):
+    for _ in range(max(clean.shots // _SHOTS_PER_FAULT, 2)):
         share = chance.uniform(0.02, 0.98)  # of the run
         for place in range(1 + paired):
-            strike(
-                lasting[chance.integers(len(lasting))], share, place * int(chance.integers(0, 4))
-            )
+            kind = lasting[chance.integers(len(lasting))]
+            strike(kind, share, place * int(chance.integers(0, 4)))
     if chance.random() < 0.3:
         strike(_ENDS[chance.integers(len(_ENDS))], chance.uniform(0.67, 0.98), 0)
-    lines: dict[str, list[str]] = {}
+    faults: Faults = {}
     for (role, kind), places in where.items():
-        late = f", delay_s = {chance.choice(_LATE_S)}" if kind == "late" else ""
-        line = f'{{ kind = "{kind}", at = {sorted(places)}{late} }}'
-        lines.setdefault(role, []).append(line)
-    return lines
+        late = {"delay_s": float(chance.choice(_LATE_S))} if kind == "late" else {}
+        faults.setdefault(role, []).extend(fault(kind, sorted(places), **late))
+    return faults
 
 
-def undisturbed(
-    model: Model, image: np.ndarray, layout: str, folder: Path
-) -> tuple[Outcome, Counter[tuple[str, str]]]:
-    """Run one image without faults, and return its outcome and its exchanges by role and name."""
-    found: Counter[tuple[str, str]] = Counter()
-    fails = _Simulated._fails
-
-    def counting(self: _Simulated, exchange: str, *kinds: str) -> Any:
-        found[self.role, exchange] += 1
-        return fails(self, exchange, *kinds)
-
-    _Simulated._fails = counting  # type: ignore[method-assign]
-    try:
-        outcome = run(model, image, bench_text(layout, {}), folder)
-    finally:
-        _Simulated._fails = fails  # type: ignore[method-assign]
+def undisturbed(model: Model, image: np.ndarray, layout: str, folder: Path) -> Outcome:
+    """Run one image without faults, and return its outcome."""
+    outcome = run(model, image, layout, {}, folder)
     if outcome.ending != "complete" or outcome.wrong:
         raise ValueError(f"an undisturbed run ended {outcome.ending}: {outcome.detail}")
-    found["shots", ""] = outcome.shots
-    return outcome, found
+    return outcome
 
 
-def inject(faults: int, seed: int, tell: Any = print) -> list[tuple[str, bool, Outcome]]:
-    """Run until enough faults have struck, and return (layout, paired, outcome) of each run."""
+def inject(faults: int, seed: int) -> list[Outcome]:
+    """Run until enough faults have struck, and return the outcomes."""
     chance = np.random.Generator(np.random.Philox(seed))
-    model = load_model("digits")
-    images = load_arrays(model.source / "data.safetensors")["images"]
-    outcomes = []
-    struck = number = 0
+    model, images = digits()
+    outcomes: list[Outcome] = []
+    struck = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        exchanges = {
-            layout: undisturbed(model, images[:1], layout, folder)[1]
-            for layout in dict.fromkeys(LAYOUTS)
-        }
+        clean = {one: undisturbed(model, images[:1], one, folder) for one in dict.fromkeys(LAYOUTS)}
         while struck < faults:
-            layout, paired = LAYOUTS[number % len(LAYOUTS)], bool(number // 2 % 2)
+            number = len(outcomes)
+            layout = LAYOUTS[number % len(LAYOUTS)]
             image = images[number % len(images)][None]
-            lines = drawn(chance, layout, exchanges[layout], paired)
-            outcome = run(model, image, bench_text(layout, lines), folder)
-            outcomes.append((layout, paired, outcome))
-            struck += sum(outcome.injected.values())
-            number += 1
-            if number % 10 == 0:
-                tell(f"{struck} faults in {number} runs")
+            drawn_faults = drawn(chance, clean[layout], bool(number // 2 % 2))
+            outcome = run(model, image, layout, drawn_faults, folder)
+            outcomes.append(outcome)
+            struck += outcome.injected.total()
+            if len(outcomes) % 10 == 0:
+                print(f"{struck} faults in {len(outcomes)} runs")
             if outcome.wrong or outcome.ending not in ("complete", "paused"):
-                tell(f"{layout}: {outcome.ending}, {outcome.wrong} wrong: {outcome.detail}")
-                tell(str(lines))
+                print(f"{layout}: {outcome.ending}, {outcome.wrong} wrong: {outcome.detail}")
+                print(drawn_faults)
     return outcomes
 
 
+def at_rate(rate: float, clean: Outcome, seed: int) -> Faults:
+    """Return faults that strike a fraction of all shots, of all kinds that need no operator."""
+    kinds = [(kind, *at) for kind, at_all in FAULTS.items() for at in at_all if kind not in _ENDS]
+    faults: Faults = {}
+    for kind, role, exchange in kinds:
+        of_kind = rate * clean.shots / len(kinds) / clean.exchanges[role, exchange]
+        late = {"delay_s": _LATE_S[seed % 3]} if kind == "late" else {}
+        faults.setdefault(role, []).extend(fault(kind, rate=of_kind, seed=seed, **late))
+    return faults
+
+
 def inject_at_rate(rate: float, runs: int, seed: int) -> dict[str, float]:
-    """Let faults of all kinds that need no operator strike a fraction of all shots.
+    """Let faults strike a fraction of all shots.
 
     Returns
     -------
     counts of runs, and the rate of shots over that of undisturbed runs, on the bench's clock
     """
-    model = load_model("digits")
-    images = load_arrays(model.source / "data.safetensors")["images"]
-    endings: Counter[str] = Counter()
-    struck: Counter[str] = Counter()
-    share, shots, wrong = [], 0, 0
+    model, images = digits()
+    outcomes, speeds = [], []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         for number in range(runs):
             layout = LAYOUTS[number % len(LAYOUTS)]
             image = images[number % len(images)][None]
-            clean, exchanges = undisturbed(model, image, layout, folder)
-            places = [
-                (kind, *place)
-                for kind, where in kinds_of(layout).items()
-                for place in where
-                if kind not in _ENDS
-            ]
-            lines: dict[str, list[str]] = {}
-            for kind, role, exchange in places:
-                part = rate * clean.shots / len(places) / exchanges[role, exchange]
-                late = f", delay_s = {_LATE_S[number % 3]}" if kind == "late" else ""
-                text = f'{{ kind = "{kind}", rate = {part}, seed = {seed + number}{late} }}'
-                lines.setdefault(role, []).append(text)
-            outcome = run(model, image, bench_text(layout, lines), folder)
-            endings[outcome.ending] += 1
-            struck.update(outcome.injected)
-            wrong += outcome.wrong
-            shots += outcome.shots
+            clean = undisturbed(model, image, layout, Path(name))
+            faults = at_rate(rate, clean, seed + number)
+            outcome = run(model, image, layout, faults, Path(name))
+            outcomes.append(outcome)
             if outcome.ending == "complete":
-                share.append(clean.bench_s / outcome.bench_s)
+                speeds.append(clean.bench_s / outcome.bench_s)
             else:
                 print(f"{layout}: {outcome.ending}: {outcome.detail}")
+    struck = sum((outcome.injected for outcome in outcomes), Counter())
+    endings = Counter(outcome.ending for outcome in outcomes)
     return {
         "runs": runs,
         **{f"runs {ending}": count for ending, count in sorted(endings.items())},
-        "wrong numbers": wrong,
+        "wrong numbers": sum(outcome.wrong for outcome in outcomes),
         **{f"faults: {kind}": count for kind, count in sorted(struck.items())},
-        "faults a shot": sum(struck.values()) / shots,
-        "rate of shots over undisturbed": float(np.mean(share)) if share else 0.0,
+        "faults a shot": struck.total() / sum(outcome.shots for outcome in outcomes),
+        "rate of shots over undisturbed": float(np.mean(speeds)) if speeds else 0.0,
     }
 
 
@@ -368,37 +309,29 @@ def rate_table(counts: Mapping[str, float]) -> Table:
     return Table("", columns, tuple(counts.items()))
 
 
-Outcomes = Sequence[tuple[str, bool, Outcome]]
-
-
-def injected_table(outcomes: Outcomes) -> Table:
+def injected_table(outcomes: Sequence[Outcome]) -> Table:
     """Return a row for each kind of fault: how often it struck, and how its runs ended."""
-    injected: Counter[str] = Counter()
-    runs: dict[str, list[Outcome]] = {}
-    for _, _, outcome in outcomes:
-        injected.update(outcome.injected)
-        for kind in outcome.injected:
-            runs.setdefault(kind, []).append(outcome)
     rows = []
-    for kind, struck in sorted(runs.items()):
+    for kind in sorted({kind for outcome in outcomes for kind in outcome.injected}):
+        struck = [outcome for outcome in outcomes if kind in outcome.injected]
         ends = Counter(outcome.ending for outcome in struck)
+        times = sum(outcome.injected[kind] for outcome in struck)
         wrong = sum(outcome.wrong for outcome in struck)
-        counts = (injected[kind], len(struck), ends["complete"], ends["paused"], wrong)
-        rows.append((kind, *counts))
+        rows.append((kind, times, len(struck), ends["complete"], ends["paused"], wrong))
     headers = ("times", "runs", "complete", "paused", "wrong numbers")
     return Table("", (Column("injected", align="left"), *map(Column, headers)), tuple(rows))
 
 
-def noticed_table(outcomes: Outcomes) -> Table:
+def noticed_table(outcomes: Sequence[Outcome]) -> Table:
     """Return a row for each kind of fault that the bench noticed, and its recovery."""
     noted: dict[str, list[FaultNote]] = {}
-    for _, _, outcome in outcomes:
+    for outcome in outcomes:
         for note in outcome.noted:
             noted.setdefault(note.kind, []).append(note)
     rows = []
     for kind, notes in sorted(noted.items()):
-        remedies = Counter(note.recovery for note in notes)
-        words = ", ".join(f"{name} {count}" for name, count in remedies.most_common())
+        recoveries = Counter(note.recovery for note in notes)
+        words = ", ".join(f"{name} {count}" for name, count in recoveries.most_common())
         rows.append((kind, len(notes), sum(note.lost_s for note in notes), words))
     columns = (
         Column("noticed as", align="left"),
@@ -409,13 +342,13 @@ def noticed_table(outcomes: Outcomes) -> Table:
     return Table("", columns, tuple(rows))
 
 
-def summary(outcomes: Outcomes) -> str:
+def summary(outcomes: Sequence[Outcome]) -> str:
     """Return one sentence on all runs."""
-    injected = sum(sum(outcome.injected.values()) for _, _, outcome in outcomes)
-    endings = Counter(outcome.ending for _, _, outcome in outcomes)
-    wrong = sum(outcome.wrong for _, _, outcome in outcomes)
+    injected = sum(outcome.injected.total() for outcome in outcomes)
+    endings = Counter(outcome.ending for outcome in outcomes)
+    wrong = sum(outcome.wrong for outcome in outcomes)
     ends = ", ".join(f"{ending} {count}" for ending, count in endings.items())
-    slowest = max(outcome.took_s for _, _, outcome in outcomes)
+    slowest = max(outcome.took_s for outcome in outcomes)
     return (
         f"{format_counted(injected, 'fault')} in {format_counted(len(outcomes), 'run')}: {ends}; "
         f"{format_counted(wrong, 'wrong number')}; the longest run took {format_duration(slowest)}"

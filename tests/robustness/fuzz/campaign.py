@@ -24,9 +24,10 @@ from .replies import REPLIES
 from .trying import Count, Target, fuzz
 
 TARGETS = (*FILES, *MODELS, *REPLIES, *JOURNALS, *COMMANDS)
+_KINDS = ("tracebacks", "wrong numbers", "hangs")
 _COLUMNS = (
     Column("target", align="left"),
-    *map(Column, ("inputs", "refused", "accepted", "tracebacks", "wrong numbers", "hangs")),
+    *map(Column, ("inputs", "refused", "accepted", *_KINDS)),
     Column("slowest", "ms", form=".0f"),
 )
 
@@ -43,23 +44,19 @@ def run(chosen: Sequence[Target], inputs: int, seed: int, first: int) -> list[Co
     whole = sum(target.share for target in chosen)
     counts = []
     for target in chosen:
-        number = max(1, round(inputs * target.share / whole))
         try:
-            counts.append(fuzz(target, number, seed, first))
+            count = fuzz(target, max(1, round(inputs * target.share / whole)), seed, first)
         except MissingExtraError as error:
             _tell(f"{target.name}: left out: {error}")
             continue
-        _tell(f"{target.name}: {_counts_text(counts[-1])}")
-        for found in counts[-1].findings.values():
+        counts.append(count)
+        tried = format_counted(count.inputs, "input")
+        _tell(f"{target.name}: {tried}, {format_counted(count.failed, 'finding')}")
+        for found in count.findings.values():
             times = f"{found.times} times" if found.times > 1 else "once"
-            _tell(f"\n{found.target}, input {found.number}, {times}: {found.what}")
+            _tell(f"\n{target.name}, input {found.number}, {times}: {found.what}")
             _tell(found.trace)
     return counts
-
-
-def _counts_text(count: Count) -> str:
-    inputs = format_counted(count.inputs, "input")
-    return f"{inputs}, {format_counted(count.failed, 'finding')}"
 
 
 def _tell(text: str) -> None:
@@ -77,10 +74,8 @@ def table(counts: Sequence[Count]) -> Table:
 
 
 def _row(count: Count) -> tuple[Any, ...]:
-    kinds = {"tracebacks": 0, "wrong": 0, "hangs": 0}
-    for key, finding in count.findings.items():
-        name = key.split()[0]
-        kind = {"WrongNumberError": "wrong", "TookTooLongError": "hangs"}.get(name, "tracebacks")
-        kinds[kind] += finding.times
-    numbers = (count.inputs, count.refused, count.accepted, *kinds.values())
+    times = dict.fromkeys(_KINDS, 0)
+    for finding in count.findings.values():
+        times[finding.kind] += finding.times
+    numbers = (count.inputs, count.refused, count.accepted, *times.values())
     return (count.target, *numbers, count.slowest_s * 1e3)

@@ -6,7 +6,6 @@ It calls the program that is installed as `lightloom`, in this process.
 import contextlib
 import io
 import json
-import os
 import shlex
 import signal
 import sys
@@ -15,9 +14,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from lightloom.backends.bench import example_file
+from bench_factory import write_bench
 
 from .mutations import ODD_NUMBERS, ODD_TEXTS, changed_bytes
 from .trying import Attempt, Target, want
@@ -53,38 +53,27 @@ _RULES = '[[rule]]\nkind = "MLP"\nwhere = "host"\n'
 _SLOW = ("benchmark", "devices", "--live", "--scheduler", "--measure", "--trace")
 
 
-@contextlib.contextmanager
 def _commands(folder: Path) -> Iterator[Attempt]:
     found = [point for point in entry_points(group="console_scripts") if point.name == "lightloom"]
     want(bool(found), "lightloom is not installed")
     program = found[0].load()
-    before = Path.cwd()
-    handlers = {number: signal.getsignal(number) for number in _signals()}
-    os.chdir(folder)
-    try:
-        _prepare(folder)
-
-        def attempt(random: Random) -> bool:
-            (folder / "images.npy").write_bytes(_images(random))
-            return _call(program, _arguments(random))
-
-        yield attempt
-    finally:
-        os.chdir(before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _signals() -> list[int]:
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
-
-
-def _prepare(folder: Path) -> None:
-    (folder / "bench.toml").write_text(example_file(tiny=True), encoding="utf-8")
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    write_bench(folder, tiny=True)
     (folder / "rules.toml").write_text(_RULES, encoding="utf-8")
     (folder / "study.toml").write_text('seeds = [0]\nlimit = 2\nprofiles = ["ideal"]\n')
-    (folder / "old.json").write_text(json.dumps({"schema": 1}), encoding="utf-8")
+    (folder / "old.json").write_text('{"schema": 1}', encoding="utf-8")
+
+    def attempt(random: Random) -> bool:
+        (folder / "images.npy").write_bytes(_images(random))
+        return _call(program, _arguments(random))
+
+    with contextlib.chdir(folder):
+        try:
+            yield attempt
+        finally:
+            for number, handler in handlers.items():
+                if signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
 
 
 def _arguments(random: Random) -> list[str]:
@@ -108,14 +97,15 @@ def _arguments(random: Random) -> list[str]:
             words.insert(at + 1, random.choice(ODD_TEXTS))
         if not words:
             break
-    return [word.replace("\x00", "") for word in words if not _is_slow(words)] or ["--help"]
+    if not words or _is_slow(words):
+        return ["--help"]
+    return [word.replace("\x00", "") for word in words]
 
 
 def _is_slow(words: list[str]) -> bool:
     """Return whether a line may take long and be right, which is not a finding."""
-    large = [word for word in words if word.isdecimal() and len(word) > 1]
-    asks = any(word in _SLOW for word in words) and "--repeats" not in words
-    return bool(large) or asks
+    is_large = any(word.isdecimal() and len(word) > 1 for word in words)
+    return is_large or ("--repeats" not in words and not set(words).isdisjoint(_SLOW))
 
 
 def _images(random: Random) -> bytes:
@@ -139,7 +129,7 @@ def _call(program: Any, words: list[str]) -> bool:
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        _typed(["lightloom", *words]),
+        patch.object(sys, "argv", ["lightloom", *words]),
     ):
         try:
             program()
@@ -147,8 +137,7 @@ def _call(program: Any, words: list[str]) -> bool:
             status = ended.code or 0
     want(status in _STATUSES, f"exit status {status} of {words}")
     want("Traceback" not in err.getvalue(), f"a traceback of {words}: {err.getvalue()[-500:]}")
-    if status == 2:
-        want(bool(err.getvalue().strip()), f"nothing was said to {words}")
+    want(status != 2 or bool(err.getvalue().strip()), f"nothing was said to {words}")
     if status == 0 and "--json" in words and "--help" not in words:
         json.loads(out.getvalue(), parse_constant=_refuse)
     return status == 0
@@ -156,16 +145,6 @@ def _call(program: Any, words: list[str]) -> bool:
 
 def _refuse(word: str) -> Any:
     raise ValueError(f"{word} in JSON")
-
-
-@contextlib.contextmanager
-def _typed(words: list[str]) -> Iterator[None]:
-    before = sys.argv
-    sys.argv = words
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 COMMANDS = (Target("command lines", 0.002, _commands),)

@@ -7,21 +7,21 @@ reader must see what was written, or a sentence.
 import contextlib
 import importlib.util
 import sqlite3
+from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
-from lightloom.backends import Stats
-from lightloom.backends.bench.checkpoint import QUALITY, Checkpoint, FaultNote, Segment
+from journal_factory import keep_segment, note_fault, recorded_on_the_mock
 from lightloom.instruments import LightloomError
-from lightloom.models import load_arrays, load_model
+from lightloom.models import load_model
 from lightloom.scheduler.journal.export import export
 from lightloom.scheduler.journal.journal import Journal
 from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.journal.summary import summarise
-from lightloom.scheduler.runs import plan
 from lightloom.scheduler.runs.resume import resume
 
 from .mutations import ODD_NUMBERS, changed_bytes, odd_value
@@ -33,13 +33,9 @@ _TABLES = ("about", "file", "input", "session", "ending", "program", "pass", "st
 _ALL_TABLES = (*_TABLES, "segment", "result")
 
 
-@contextlib.contextmanager
 def _journals(folder: Path) -> Iterator[Attempt]:
     whole, part, path = (folder / name for name in ("whole.db", "part.db", "run.db"))
-    model = load_model("digits")
-    images = load_arrays(model.source / "data.safetensors")
-    planned = plan(model, "mock", 2)
-    planned.run(images["images"][:_IMAGES], images["labels"][:_IMAGES], record=whole)
+    recorded_on_the_mock(whole, _IMAGES)
     part.write_bytes(whole.read_bytes())
     with contextlib.closing(sqlite3.connect(part)) as database:
         kept = f"SELECT rowid FROM step ORDER BY rowid LIMIT {_STEPS}"
@@ -50,13 +46,15 @@ def _journals(folder: Path) -> Iterator[Attempt]:
     content, wanted = part.read_bytes(), _results_of(whole)
     columns = _columns(part)
 
-    def attempt(random: Random) -> bool:
+    def attempt(random: Random) -> None:
         for other in folder.glob("*run.db*"):
             other.unlink()
-        path.write_bytes(content)
-        if random.random() < 0.4:
-            path.write_bytes(_changed(random, content))
+        kind = random.random()
+        if kind < 0.4:
+            change = changed_bytes if kind < 0.12 else damaged
+            path.write_bytes(change(random, content))
         else:
+            path.write_bytes(content)
             _change_row(random, path, columns)
         before = path.read_bytes()
         try:
@@ -66,53 +64,36 @@ def _journals(folder: Path) -> Iterator[Attempt]:
             want(path.read_bytes() == before, "a journal that was refused was written")
             raise
         want(_results_of(path) == wanted, "a resumed run has other numbers")
-        return True
 
     yield attempt
 
 
-def _changed(random: Random, content: bytes) -> bytes:
-    """Return a file with changed bytes, mostly of the same length, as a failing disk does."""
-    if random.random() < 0.3:
-        return changed_bytes(random, content)
-    found = bytearray(content)
-    for _ in range(random.choice((1, 1, 4))):
-        at = random.randrange(100 if random.random() < 0.2 else len(found))
-        found[at] ^= 1 << random.randrange(8)
-    return bytes(found)
-
-
 def _columns(path: Path) -> dict[str, list[str]]:
+    """Return the columns of the tables that have rows."""
     with contextlib.closing(sqlite3.connect(path)) as database:
-        found = {}
-        for table in _TABLES:
-            if database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
-                rows = database.execute(f"PRAGMA table_info({table})")
-                found[table] = [row[1] for row in rows]
-    return found
+        return {
+            table: [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+            for table in _TABLES
+            if database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        }
 
 
 def _change_row(random: Random, path: Path, columns: dict[str, list[str]]) -> None:
     table = random.choice(sorted(columns))
-    column = random.choice(columns[table])
-    key = columns[table][0]
+    column, key = random.choice(columns[table]), columns[table][0]
     with contextlib.closing(sqlite3.connect(path)) as database:
         if random.random() < 0.05:
-            version = random.choice((0, 2, 99, -1))
-            database.execute(f"PRAGMA user_version = {version}")
+            database.execute(f"PRAGMA user_version = {random.choice((0, 2, 99, -1))}")
             return
         rows = database.execute(f"SELECT {key}, {column} FROM {table}").fetchall()
         where, old = random.choice(rows)
+        this = f"WHERE {key} = ? AND {column} IS ?"
         with contextlib.suppress(sqlite3.Error, OverflowError):  # what SQLite itself refuses
             if random.random() < 0.05:
-                database.execute(
-                    f"DELETE FROM {table} WHERE {key} = ? AND {column} IS ?", (where, old)
-                )
+                database.execute(f"DELETE FROM {table} {this}", (where, old))
             else:
-                database.execute(
-                    f"UPDATE {table} SET {column} = ? WHERE {key} = ? AND {column} IS ?",
-                    (_another(random, old), where, old),
-                )
+                values = (_another(random, old), where, old)
+                database.execute(f"UPDATE {table} SET {column} = ? {this}", values)
             database.commit()
 
 
@@ -131,18 +112,11 @@ def _another(random: Random, old: Any) -> Any:
 def _look(path: Path) -> None:
     """Read every table as a report does."""
     with JournalFile(path) as kept:
-        (
-            kept.about(),
-            kept.results(),
-            kept.inputs(),
-            kept.files(),
-            kept.sessions(),
-            list(kept.faults()),
-        )
+        for read in (kept.about, kept.results, kept.inputs, kept.files, kept.sessions):
+            read()
         for step in kept.steps():
             want(all(np.asarray(v).size >= 0 for v in step["values"]), "values")
-        for _ in kept.segments():
-            pass
+        deque(chain(kept.faults(), kept.segments()), maxlen=0)
 
 
 def _results_of(path: Path) -> Any:
@@ -157,14 +131,18 @@ def _results_of(path: Path) -> Any:
     return report["results"], report["quality"], stats, values
 
 
-@contextlib.contextmanager
 def _damaged_journals(folder: Path) -> Iterator[Attempt]:
+    """Damage a run of the mock, with shots and a fault of a bench."""
     path = folder / "run.db"
-    _record(path)
+    recorded_on_the_mock(path, _IMAGES)
+    with contextlib.closing(Journal.reopen(path)) as journal:
+        for number in range(8):
+            keep_segment(journal, number, 16)
+        note_fault(journal, 1.0, 0)
     content, wanted = path.read_bytes(), _rows(path)
     has_hdf5 = importlib.util.find_spec("h5py") is not None
 
-    def attempt(random: Random) -> bool:
+    def attempt(random: Random) -> None:
         for other in folder.glob("*run.db*"):
             other.unlink()
         path.write_bytes(damaged(random, content))
@@ -174,25 +152,8 @@ def _damaged_journals(folder: Path) -> Iterator[Attempt]:
             kept.check()
             if has_hdf5 and random.random() < 0.1:
                 export(kept, folder / "run.db.h5")
-        return True
 
     yield attempt
-
-
-def _record(path: Path) -> None:
-    """Record a run of the mock, with shots and a fault of a bench."""
-    model = load_model("digits")
-    images = load_arrays(model.source / "data.safetensors")
-    planned = plan(model, "mock", 2)
-    planned.run(images["images"][:_IMAGES], images["labels"][:_IMAGES], record=path)
-    journal = Journal.reopen(path)
-    for number in range(8):
-        electrons, quality = np.full((16, 8), 0.5 + number), np.ones((16, len(QUALITY)), np.float32)
-        state = Checkpoint(16 * (number + 1), {"input": number}, None)
-        place = (16 * number, 16 * (number + 1), number == 7)
-        journal.keep(Segment("layer.0/0", *place, electrons, quality, Stats(shots=16), state))
-    journal.note(FaultNote(1.0, "stale", "camera", "layer.0/0.3", 0, "retry", "an old frame", 0.1))
-    journal.close()
 
 
 def _rows(path: Path) -> dict[str, list[str]]:

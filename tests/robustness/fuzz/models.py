@@ -1,6 +1,5 @@
 """Targets of `fuzz` that read models: weights, GGUF, configurations, tokenizers."""
 
-import contextlib
 import json
 import math
 import struct
@@ -10,56 +9,48 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from gguf_factory import gguf_name, write_gguf
 from lightloom.instruments.errors import import_extra
 from lightloom.models import Model, load_model
 from lightloom.models.loading import FAMILIES
+from lightloom.models.sentence import SentenceHead
 from safetensors.numpy import save
 
 from .mutations import ODD_NUMBERS, changed_bytes, changed_document, changed_text
 from .trying import Attempt, Target, want
 
+_SMALL = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+}
+_TEXT = {"vocab_size": 11, "max_position_embeddings": 8}
+_ROPE = {"rope_theta": 1e4, "rope_type": "default"}
 _CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 11},
     "llama": {
-        "vocab_size": 11,
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
+        **(_SMALL | _TEXT),
         "num_key_value_heads": 1,
-        "intermediate_size": 12,
-        "max_position_embeddings": 8,
-        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+        "rope_parameters": _ROPE,
+        "rms_norm_eps": 1e-6,
     },
-    "bert": {
-        "vocab_size": 11,
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 12,
-        "max_position_embeddings": 8,
-        "type_vocab_size": 2,
-    },
-    "vit": {
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 12,
-        "image_size": 4,
-        "patch_size": 2,
-        "num_channels": 1,
-        "num_labels": 3,
-    },
+    "bert": {**(_SMALL | _TEXT), "type_vocab_size": 2},
+    "vit": {**_SMALL, "image_size": 4, "patch_size": 2, "num_channels": 1, "num_labels": 3},
 }
 
 
-def _folder(folder: Path, kind: str, dtype: type = np.float32) -> dict[str, np.ndarray]:
+def _folder(folder: Path, kind: str) -> dict[str, np.ndarray]:
     """Write a tiny model of a family with random weights, and return the weights."""
     document = {"model_type": kind, **_CONFIGS[kind]}
     family = FAMILIES[kind]
-    ending = "hidden" if family.TASK == "encoder" else "logits"
-    shapes = family.program(family.read_config(document), ending).weight_shapes
+    is_encoder = family.TASK == "encoder"
+    ending = ("hidden", SentenceHead()) if is_encoder else ("logits",)
+    shapes = family.program(family.read_config(document), *ending).weight_shapes
     chance = np.random.Generator(np.random.Philox(1))
-    arrays = {name: chance.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    arrays = {
+        name: chance.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
+    }
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(document), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(save(arrays))
@@ -77,7 +68,6 @@ def _use(model: Model) -> None:
     want(bool(np.isfinite(y).all()), "a result is not finite")
 
 
-@contextlib.contextmanager
 def _weights(folder: Path) -> Iterator[Attempt]:
     whole = {}
     for kind in _CONFIGS:
@@ -85,7 +75,7 @@ def _weights(folder: Path) -> Iterator[Attempt]:
         _use(load_model(folder / kind))
         whole[kind] = (arrays, save(arrays))
 
-    def attempt(random: Random) -> bool:
+    def attempt(random: Random) -> None:
         kind = random.choice(list(whole))
         arrays, content = whole[kind]
         way = random.randrange(4)
@@ -97,29 +87,32 @@ def _weights(folder: Path) -> Iterator[Attempt]:
         model = load_model(folder / kind)
         _compare(model, given)
         _use(model)
-        return True
 
     yield attempt
 
 
 def _compare(model: Model, content: bytes) -> None:
     """Check that a model has the numbers in the bytes of its file."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
+    header, data = _split(content)
     for name, entry in header.items():
         if entry.get("dtype") != "F32" or name not in model.weights:
             continue
         first, last = entry["data_offsets"]
-        values = np.frombuffer(content[8 + length :][first:last], dtype="<f4")
+        values = np.frombuffer(data[first:last], dtype="<f4")
         want(values.size == math.prod(entry["shape"]), f"{name} has another size")
         if np.isfinite(values).all():
             held = np.asarray(model.weights[name]).reshape(-1)
             want(bool(np.array_equal(held, values)), f"{name} has other values")
 
 
-def _changed_header(random: Random, content: bytes) -> bytes:
+def _split(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the header and the data of a safetensors file."""
     (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def _changed_header(random: Random, content: bytes) -> bytes:
+    header, _ = _split(content)
     text = json.dumps(_changed_entry(random, header)).encode("utf-8", "replace")
     length = len(text)
     if random.random() < 0.1:
@@ -168,22 +161,20 @@ def _changed_array(random: Random, arrays: dict[str, np.ndarray]) -> bytes:
     return save({**arrays, name: np.ascontiguousarray(array)})
 
 
-@contextlib.contextmanager
 def _configs(folder: Path) -> Iterator[Attempt]:
     texts = {}
     for kind in _CONFIGS:
         _folder(folder / kind, kind)
         texts[kind] = (folder / kind / "config.json").read_text(encoding="utf-8")
 
-    def attempt(random: Random) -> bool:
+    def attempt(random: Random) -> None:
         kind = random.choice(list(texts))
-        document = json.loads(texts[kind])
+        more = {}
         if random.random() < 0.3:
-            document[random.choice(_MORE_KEYS)] = random.choice(ODD_NUMBERS)
-        path = folder / kind / "config.json"
-        path.write_bytes(changed_text(random, texts[kind], document))
+            more = {random.choice(_MORE_KEYS): random.choice(ODD_NUMBERS)}
+        given = changed_text(random, texts[kind], lambda text: json.loads(text) | more)
+        (folder / kind / "config.json").write_bytes(given)
         _use(load_model(folder / kind))
-        return True
 
     yield attempt
 
@@ -195,7 +186,6 @@ _MORE_KEYS = (
 )
 
 
-@contextlib.contextmanager
 def _tokenizers(folder: Path) -> Iterator[Attempt]:
     tokenizers = import_extra("tokenizers", "models", "turning text into tokens")
     _folder(folder / "gpt2", "gpt2")
@@ -208,81 +198,45 @@ def _tokenizers(folder: Path) -> Iterator[Attempt]:
     inner.decoder = tokenizers.decoders.ByteLevel()
     inner.add_special_tokens(["<end>"])
     text = inner.to_str()
-    document = json.loads(text)
     path = folder / "gpt2" / "tokenizer.json"
 
-    def attempt(random: Random) -> bool:
-        path.write_bytes(changed_text(random, text, document))
+    def attempt(random: Random) -> None:
+        path.write_bytes(changed_text(random, text))
         model = load_model(folder / "gpt2")
         tokens = model.tokenizer.encode("light")
         want(all(0 <= token < 11 for token in tokens), f"tokens {tokens}")
         model.tokenizer.decode(tokens)
-        return True
 
     yield attempt
 
 
-@contextlib.contextmanager
 def _gguf(folder: Path) -> Iterator[Attempt]:
-    gguf = import_extra("gguf", "models", "reading GGUF files")
+    import_extra("gguf", "models", "reading GGUF files")
     arrays = _folder(folder / "llama", "llama")
-    path = folder / "model.gguf"
-    _write_gguf(gguf, path, arrays)
+    tensors = {
+        gguf_name(name if name == "lm_head.weight" else f"model.{name}"): array
+        for name, array in arrays.items()
+    }
+    path = write_gguf(folder / "model.gguf", folder / "llama", tensors=tensors)
     content = path.read_bytes()
     _use(load_model(path))
 
-    def attempt(random: Random) -> bool:
-        changed = bytearray(content)
+    def attempt(random: Random) -> None:
         if random.random() < 0.6:  # numbers of the header: lengths, kinds and places
+            changed = bytearray(content)
             for _ in range(random.randrange(1, 4)):
                 at = random.randrange(min(len(content), 2500))
                 size = random.choice((1, 4, 8))
                 changed[at : at + size] = random.choice(_COUNTS).to_bytes(8, "little")[:size]
+            path.write_bytes(changed)
         else:
-            changed = bytearray(changed_bytes(random, content))
-        path.write_bytes(changed)
+            path.write_bytes(changed_bytes(random, content))
         _use(load_model(path))
-        return True
 
     yield attempt
 
 
 _COUNTS = (0, 1, 2, 8, 255, 1 << 16, (1 << 31) - 1, 1 << 32, 1 << 48, (1 << 63) - 1, (1 << 64) - 1)
-
-
-def _write_gguf(gguf: Any, path: Path, arrays: dict[str, np.ndarray]) -> None:
-    names = {
-        "embed_tokens": "token_embd",
-        "norm": "output_norm",
-        "lm_head": "output",
-        "layers.0.input_layernorm": "blk.0.attn_norm",
-        "layers.0.self_attn.q_proj": "blk.0.attn_q",
-        "layers.0.self_attn.k_proj": "blk.0.attn_k",
-        "layers.0.self_attn.v_proj": "blk.0.attn_v",
-        "layers.0.self_attn.o_proj": "blk.0.attn_output",
-        "layers.0.post_attention_layernorm": "blk.0.ffn_norm",
-        "layers.0.mlp.gate_proj": "blk.0.ffn_gate",
-        "layers.0.mlp.up_proj": "blk.0.ffn_up",
-        "layers.0.mlp.down_proj": "blk.0.ffn_down",
-    }
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_embedding_length(8)
-    writer.add_block_count(1)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_feed_forward_length(12)
-    writer.add_context_length(8)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([chr(97 + number) for number in range(11)])
-    writer.add_token_merges(["a b"])
-    for name, array in arrays.items():
-        before, _, end = name.rpartition(".")
-        writer.add_tensor(f"{names[before]}.{end}", array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 MODELS = (

@@ -1,15 +1,20 @@
 """Almost valid inputs: bytes, texts and documents with changes.
 
 Every choice comes from a `random.Random`, so that a seed repeats an input, and so that hypothesis
-can search for the smallest one. Not here: their readers (`files`, `models`, `replies`, `journals`).
+can search for the smallest one.
 """
 
 import copy
 import json
 import string
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any
+
+import tomli_w
+
+Path = tuple[Any, ...]  # of keys and indices, from the whole document to a value
 
 ODD_NUMBERS: tuple[Any, ...] = (
     *(0, 1, -1, 2, 7, 64, 255, 256, 1 << 31, (1 << 32) - 1, 1 << 53, (1 << 63) - 1, 1 << 63),
@@ -26,6 +31,7 @@ ODD_TEXTS = (
 BITS = (
     *(b"\x00", b"\xff", b"\x80", b"\n", b"\r", b'"', b"{", b"}", b"[", b",", b"-", b"9" * 40, b"e"),
 )
+BROKEN_LINES = ("[", "[[a]]", "[a.b]", "a = '", 'b = """', "c = {", "d.e.f = 1")
 
 
 def odd_value(random: Random, depth: int = 0) -> Any:
@@ -92,9 +98,7 @@ def changed_lines(random: Random, text: str) -> str:
         elif kind == 3:
             lines.insert(at, f"{random.choice(ODD_TEXTS)} = {random.choice(ODD_TEXTS)}")
         elif kind == 4:
-            lines.insert(
-                at, random.choice(("[", "[[a]]", "[a.b]", "a = '", 'b = """', "c = {", "d.e.f = 1"))
-            )
+            lines.insert(at, random.choice(BROKEN_LINES))
         elif kind == 5:
             depth = random.choice((10, 500, 30_000))
             lines.insert(at, f"deep = {'[' * depth}{']' * depth}")
@@ -107,29 +111,24 @@ def changed_document(random: Random, document: Any) -> Any:
     """Return a copy of a tree of tables and lists with up to three values changed."""
     document = copy.deepcopy(document)
     for _ in range(random.choice((1, 1, 1, 2, 3))):
-        holder, key = _somewhere(random, document)
-        if holder is None:
+        found = list(places(document))  # all of them are about as likely
+        if not found:
             return odd_value(random)
+        _, holder, key = random.choice(found)
         _change(random, holder, key)
     return document
 
 
-def _somewhere(random: Random, document: Any) -> tuple[Any, Any]:
-    """Return a table or list of the tree and one of its keys; all places are about as likely."""
-    places: list[tuple[Any, Any]] = []
-
-    def walk(value: Any) -> None:
-        keys: Sequence[Any] = ()
-        if isinstance(value, dict):
-            keys = list(value)
-        elif isinstance(value, list):
-            keys = range(len(value))
-        for key in keys:
-            places.append((value, key))
-            walk(value[key])
-
-    walk(document)
-    return random.choice(places) if places else (None, None)
+def places(document: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
+    """Return path, holder and key of every value in a tree of tables and lists."""
+    keys: Iterable[Any] = ()
+    if isinstance(document, dict):
+        keys = document
+    elif isinstance(document, list | tuple):
+        keys = range(len(document))
+    for key in keys:
+        yield (*path, key), document, key
+        yield from places(document[key], (*path, key))
 
 
 def _change(random: Random, holder: Any, key: Any) -> None:
@@ -154,46 +153,26 @@ def _change(random: Random, holder: Any, key: Any) -> None:
 
 
 def changed_text(
-    random: Random, text: str, document: Any, write: Callable[[Any], str] = json.dumps
+    random: Random,
+    text: str,
+    read: Callable[[str], Any] = json.loads,
+    write: Callable[[Any], str] = json.dumps,
 ) -> bytes:
-    """Return a file with a changed document, lines or bytes; the document most often.
-
-    Parameters
-    ----------
-    document : content of the text
-    write : returns the text of a document
-    """
+    """Return a file with a changed document, lines or bytes; the document most often."""
     kind = random.randrange(10)
     if kind < 7:
-        return write(changed_document(random, document)).encode("utf-8", "replace")
+        return write(changed_document(random, read(text))).encode("utf-8", "replace")
     if kind < 8:
         return changed_lines(random, text).encode("utf-8", "replace")
-    if kind < 9:
-        return changed_bytes(random, text.encode())
-    return changed_bytes(random, random.randbytes(random.randrange(40)))
-
-
-def as_toml(document: Any) -> str:
-    """Return a document as TOML, every table in one line, without values that TOML cannot hold."""
-    if not isinstance(document, dict):
-        return f"value = {_toml(document)}\n"
-    return "".join(
-        f"{_toml(str(key))} = {_toml(value)}\n"
-        for key, value in document.items()
-        if value is not None
+    return changed_bytes(
+        random, text.encode() if kind == 8 else random.randbytes(random.randrange(40))
     )
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, dict):
-        inner = (f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items() if v is not None)
-        return "{" + ", ".join(inner) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value if item is not None) + "]"
-    if isinstance(value, int):
-        return str(value)
-    return json.dumps(str(value)).replace("\x7f", "\\u007f")
+def changed_toml(random: Random, text: str) -> bytes:
+    """Return a TOML file with changes; None cannot be in one."""
+    return changed_text(random, text, tomllib.loads, _as_toml)
+
+
+def _as_toml(document: Any) -> str:
+    return tomli_w.dumps(document if isinstance(document, dict) else {"value": document})

@@ -10,7 +10,8 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from lightloom.instruments import VirtualClock, create
 from lightloom.instruments.drivers import serial_daq, visa
 from lightloom.instruments.drivers.serial_daq import framed, unframed
 from pyvisa.constants import StatusCode
+from scpi_devices import Device, Meter, Multimeter, RedPitaya, Scope, Source
 
 from .mutations import changed_bytes
 from .trying import Attempt, Target, want
@@ -39,9 +41,9 @@ _ODD = (
 
 
 class _Line:
-    """VISA resource of a bus that frames its messages; `device` returns the answer to a line."""
+    """VISA resource of a bus that frames its messages; some of the replies are spoilt."""
 
-    def __init__(self, device: Callable[[str], str | None], random: Random, rate: float) -> None:
+    def __init__(self, device: Device, random: Random, rate: float) -> None:
         self.visalib, self.session, self.timeout = SimpleNamespace(sessions={}), 0, 0
         self._device, self._random, self._rate = device, random, rate
         # what travels, and whether END is with it
@@ -54,7 +56,7 @@ class _Line:
         is_last_hope = command == "OUTP OFF"
         if not is_last_hope and self._random.random() < self._rate / 10:  # not taken
             raise pyvisa.errors.VisaIOError(StatusCode.error_timeout)
-        answer = self._device(command)
+        answer = self._device.reply(command)
         if answer is None:
             return
         self._pending.extend(self._late)
@@ -79,16 +81,18 @@ class _Line:
             self._pending.append((whole[:at], False))
             (self._pending if random.random() < 0.5 else self._late).append((whole[at:], True))
         else:
-            if kind == 4:
-                given = random.choice(_ODD).encode() + b"\n"
-            elif kind == 5:
-                given = changed_bytes(random, whole)
-            elif kind == 6:
-                given = random.randbytes(random.randrange(1, 40)) + b"\n"
-            else:
-                given = self._last
+            given = self._other(kind, whole)
             self.rewritten[command] = given
             self._pending.append((given, True))
+
+    def _other(self, kind: int, whole: bytes) -> bytes:
+        if kind == 4:
+            return self._random.choice(_ODD).encode() + b"\n"
+        if kind == 5:
+            return changed_bytes(self._random, whole)
+        if kind == 6:
+            return self._random.randbytes(self._random.randrange(1, 40)) + b"\n"
+        return self._last
 
     def read_raw(self) -> bytes:
         """Return bytes up to the next END, as pyvisa does; without END there is a time-out."""
@@ -115,19 +119,19 @@ def _ticking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _connected(
-    driver: str, options: dict[str, Any], device: Any, random: Random
+    driver: str, options: dict[str, Any], device: Device, random: Random
 ) -> Iterator[tuple[Any, _Line]]:
     """Return an instrument at the end of a line that spoils some of the replies."""
-    line = _Line(device.hear, random, random.choice((0.02, 0.1, 0.4)))
+    line = _Line(device, random, random.choice((0.02, 0.1, 0.4)))
     address = f"GPIB{os.getpid()}::1::INSTR"  # a device is one process's, and several may fuzz
     given = {"address": address, "timeout_s": 0.02, **options}
-    with _ticking(), patch.object(visa.VisaLink, "_open", lambda link, timeout_s: line):
-        made = create(driver, driver, given, VirtualClock())
+    with (
+        _ticking(),
+        patch.object(visa.VisaLink, "_open", lambda link, timeout_s: line),
+        contextlib.closing(create(driver, driver, given, VirtualClock())) as made,
+    ):
         made.connect(0.02)
-        try:
-            yield made, line
-        finally:
-            made.close()
+        yield made, line
 
 
 def _says(reply: bytes, count: int = 1, strip: str = "") -> list[float] | None:
@@ -155,31 +159,12 @@ def _check(found: list[float], true: list[float], reply: bytes | None, strip: st
 # --- sources and meters ---------------------------------------------------------------------------
 
 
-class _Source:
-    def __init__(self) -> None:
-        self.power, self.is_on = 1.0, False
-
-    def hear(self, line: str) -> str | None:
-        if line.startswith("SOUR:POW "):
-            self.power = min(max(float(line.split()[1]), 0.0), 20.0)
-        if line.startswith("OUTP "):
-            self.is_on = line.endswith("ON")
-        return {
-            "*IDN?": "ACME,Laser 20,77,2.1",
-            "SOUR:POW?": f"{self.power:.6f}",
-            "SOUR:POW? MAX": "20.000",
-            "OUTP?": str(int(self.is_on)),
-            "SYST:INT?": "1",
-        }.get(line)
-
-
-@contextlib.contextmanager
 def _sources(folder: Path) -> Iterator[Attempt]:
     commands = {"ask_highest": "SOUR:POW? MAX", "interlock": "SYST:INT?"}
     options = {"watts_per_unit": 1e-3, "max_power_w": "5 mW", "commands": commands}
 
-    def attempt(random: Random) -> bool:
-        device = _Source()
+    def attempt(random: Random) -> None:
+        device = Source()
         try:
             with _connected("scpi-source", options, device, random) as (source, line):
                 want(0 <= source.power_limits_w[1] <= 5e-3, f"limits {source.power_limits_w}")
@@ -188,12 +173,11 @@ def _sources(folder: Path) -> Iterator[Attempt]:
                     _operate(random, source, device, line)
         finally:
             want(not device.is_on, "the source is left on")
-        return True
 
     yield attempt
 
 
-def _operate(random: Random, source: Any, device: _Source, line: _Line) -> None:
+def _operate(random: Random, source: Any, device: Source, line: _Line) -> None:
     kind = random.randrange(4)
     if kind == 0:
         power_w = random.uniform(0, 5e-3)
@@ -210,32 +194,15 @@ def _operate(random: Random, source: Any, device: _Source, line: _Line) -> None:
         want(emits == device.is_on or "OUTP?" in line.rewritten, "says another state of emission")
 
 
-class _Meter:
-    def __init__(self) -> None:
-        self.asked = 0
-
-    @property
-    def watts(self) -> float:
-        return self.asked * 1e-6
-
-    def hear(self, line: str) -> str | None:
-        if line == "MEAS:POW?":
-            self.asked += 1
-            return f"{self.asked}e-6"
-        return {"*IDN?": "THORLABS,PM100D,P0,2.4", "SENS:CORR:WAV?": "635"}.get(line)
-
-
-@contextlib.contextmanager
 def _meters(folder: Path) -> Iterator[Attempt]:
-    def attempt(random: Random) -> bool:
-        device = _Meter()
+    def attempt(random: Random) -> None:
+        device = Meter()
         with _connected("scpi-power-meter", {}, device, random) as (meter, line):
             for _ in range(random.randrange(1, 6)):
                 line.rewritten.clear()
                 power_w = meter.read_power(0.02)
                 _check([power_w], [float(f"{device.asked}e-6")], line.rewritten.get("MEAS:POW?"))
                 want(-0.01 <= power_w <= 1e6, f"{power_w} W is not a power")
-        return True
 
     yield attempt
 
@@ -245,119 +212,85 @@ def _meters(folder: Path) -> Iterator[Attempt]:
 _SAMPLES = 4
 
 
-class _Pitaya:
-    def hear(self, line: str) -> str | None:
-        if line.startswith("ACQ:SOUR"):
-            start, count = map(int, line.split()[1].split(","))
-            volts = [0.1 * int(line[8]) + number * 1e-3 for number in range(count)]
-            return "{" + ",".join(f"{volt + (start - 16380):.6f}" for volt in volts) + "}"
-        return {
-            "*IDN?": "REDPITAYA,INSTR2023,0,01-02",
-            "ACQ:TRIG:STAT?": "TD",
-            "ACQ:TRIG:FILL?": "1",
-            "ACQ:TPOS?": "16380",
-        }.get(line)
+@dataclass(frozen=True)
+class _Dialect:
+    """What a DAQ over SCPI is asked and holds.
 
-    def volts(self, channel: int) -> list[float]:
-        return [float(f"{0.1 * (channel + 1) + n * 1e-3:.6f}") for n in range(_SAMPLES)]
+    Parameters
+    ----------
+    question : for the samples of an input, by its number from 1 on
+    strip : characters around the numbers of a reply
+    volts : returns the samples of a channel
+    """
 
-    questions, strip, limit_v = "ACQ:SOUR{0}:DATA:STArt:N? 16380,4", "{}", 1.0
-
-
-class _Multimeter:
-    def hear(self, line: str) -> str | None:
-        return {
-            "*IDN?": "Keysight Technologies,34461A,MY1,A.02",
-            "SYST:ERR?": '+0,"No error"',
-            "READ?": ",".join(["+1.50000000E+00"] * _SAMPLES),
-        }.get(line)
-
-    def volts(self, channel: int) -> list[float]:
-        return [1.5] * _SAMPLES
-
-    questions, strip, limit_v = "READ?", "", 1000.0
+    device: type[Device]
+    question: str
+    strip: str
+    limit_v: float
+    volts: Callable[[int], list[float]]
 
 
-class _Scope:
-    def __init__(self) -> None:
-        self.source = "CHAN1"
-
-    def hear(self, line: str) -> str | None:
-        if line.startswith(":WAV:SOUR "):
-            self.source = line.split()[1]
-        body = ",".join([f"{int(self.source[-1]):.4E}"] * _SAMPLES)
-        return {
-            "*IDN?": "KEYSIGHT TECHNOLOGIES,DSO-X 2004A,MY2,02.41",
-            "SYST:ERR?": '+0,"No error"',
-            "*OPC?": "1",
-            ":WAV:PRE?": f"4,0,{_SAMPLES},1,1.0E-6,0,0,1,0,0",
-            ":WAV:DATA?": f"#8{len(body):08d}{body}",
-        }.get(line)
-
-    def volts(self, channel: int) -> list[float]:
-        return [channel + 1.0] * _SAMPLES
-
-    questions, strip, limit_v = ":WAV:DATA?", "#", 40.0
+_DIALECTS = {
+    "red-pitaya": _Dialect(
+        RedPitaya,
+        "ACQ:SOUR{0}:DATA:STArt:N? 16380,4",
+        "{}",
+        1.0,
+        lambda channel: [round(0.1 * (channel + 1) + n / 2**14, 6) for n in range(_SAMPLES)],
+    ),
+    "multimeter": _Dialect(Multimeter, "READ?", "", 1000.0, lambda channel: [1.5] * _SAMPLES),
+    "scope": _Dialect(Scope, ":WAV:DATA?", "#", 40.0, lambda channel: [channel + 1.0] * _SAMPLES),
+}
 
 
-_DIALECTS = {"red-pitaya": _Pitaya, "multimeter": _Multimeter, "scope": _Scope}
-
-
-@contextlib.contextmanager
 def _scpi_daqs(folder: Path) -> Iterator[Attempt]:
-    def attempt(random: Random) -> bool:
-        dialect = random.choice(list(_DIALECTS))
-        device = _DIALECTS[dialect]()
-        channels = (0,) if dialect == "multimeter" else random.choice(((0,), (1, 0)))
-        rate_hz = 50.0 if dialect == "multimeter" else 1e5
-        with _connected("scpi-daq", {"dialect": dialect}, device, random) as (daq, line):
+    def attempt(random: Random) -> None:
+        name = random.choice(list(_DIALECTS))
+        dialect, is_slow = _DIALECTS[name], name == "multimeter"
+        channels = (0,) if is_slow else random.choice(((0,), (1, 0)))
+        with _connected("scpi-daq", {"dialect": name}, dialect.device(), random) as (daq, line):
             for _ in range(random.randrange(1, 4)):
                 line.rewritten.clear()
-                read = daq.read(channels, _SAMPLES, rate_hz, 0.2)
-                _check_scan(read, channels, device, line)
-        return True
+                read = daq.read(channels, _SAMPLES, 50.0 if is_slow else 1e5, 0.2)
+                _check_scan(read, channels, dialect, line)
 
     yield attempt
 
 
-def _check_scan(read: Any, channels: tuple[int, ...], device: Any, line: _Line) -> None:
-    want(bool((np.abs(read.volts) <= 1.5 * device.limit_v).all()), f"{read.volts} is out of range")
+def _check_scan(read: Any, channels: tuple[int, ...], dialect: _Dialect, line: _Line) -> None:
+    want(bool((np.abs(read.volts) <= 1.5 * dialect.limit_v).all()), f"{read.volts} is out of range")
     want(0 < read.rate_hz < 1e12, f"a rate of {read.rate_hz} Hz")
-    if ":WAV:PRE?" not in line.rewritten and isinstance(device, _Scope):
+    if ":WAV:PRE?" not in line.rewritten and dialect.device is Scope:
         want(math.isclose(read.rate_hz, 1e6), f"a rate of {read.rate_hz} Hz")
     if "ACQ:TPOS?" in line.rewritten:  # another place in the buffer: samples of another moment
         return
     for volts, channel in zip(read.volts, channels, strict=True):
-        reply = line.rewritten.get(device.questions.format(channel + 1))
-        if reply is None or device.strip != "#":
-            _check([float(v) for v in volts], device.volts(channel), reply, device.strip)
+        reply = line.rewritten.get(dialect.question.format(channel + 1))
+        if reply is None or dialect.strip != "#":
+            _check(volts.tolist(), dialect.volts(channel), reply, dialect.strip)
 
 
 # --- the serial DAQ -------------------------------------------------------------------------------
 
-_HAS = {
-    "protocol": "1",
-    "inputs": "4",
-    "outputs": "2",
-    "lines": "8",
-    "counters": "1",
-    "bits": "10",
-    "samples": "256",
-    "in_uv": "0:5000000",
-    "out_uv": "0:5000000",
-    "rate_hz": "1:10000",
-    "maker": "lightloom",
-    "model": "serial-daq",
-    "serial": "1",
-    "firmware": "1.0",
-}
+_HAS = dict(
+    word.split("=")
+    for word in (
+        "protocol=1 inputs=4 outputs=2 lines=8 counters=1 bits=10 samples=256 in_uv=0:5000000 "
+        "out_uv=0:5000000 rate_hz=1:10000 maker=lightloom model=serial-daq serial=1 firmware=1.0"
+    ).split()
+)
 
 
 class _Port:
-    """Serial port of a board; some of the lines of the board arrive changed."""
+    """Serial port of a board; some of the lines of the board arrive changed.
 
-    def __init__(self, random: Random, rate: float) -> None:
-        self._random, self._rate = random, rate
+    Parameters
+    ----------
+    has : the description of the board, by key
+    """
+
+    def __init__(self, random: Random, rate: float, has: Mapping[str, str] = _HAS) -> None:
+        self._random, self._rate, self._has = random, rate, has
         self._got = b""
         self.level = [False] * 8
 
@@ -404,7 +337,7 @@ class _Port:
     def _answers(self, words: list[str]) -> list[str]:
         tag, command, *rest = words
         if command == "ID":
-            return [f"{tag} OK " + " ".join(f"{key}={value}" for key, value in _HAS.items())]
+            return [f"{tag} OK " + " ".join(f"{key}={value}" for key, value in self._has.items())]
         if command == "SCAN":
             channels, samples = rest[0].split(","), int(rest[1])
             counts = [str(10 * int(c) + n) for n in range(samples) for c in channels]
@@ -419,23 +352,28 @@ class _Port:
 
 
 @contextlib.contextmanager
-def _serial_daqs(folder: Path) -> Iterator[Attempt]:
-    def attempt(random: Random) -> bool:
-        port = _Port(random, random.choice((0.02, 0.1, 0.4)))
-        options = {"address": f"COM{os.getpid()}", "timeout_s": 0.01, "restart_time_s": 0}
-        with _ticking(), patch.object(serial, "serial_for_url", lambda *_, **__: port):
-            daq: Any = create("serial-daq", "daq", options, VirtualClock())
-            daq.connect(0.01)
-            try:
-                want(daq.input_count == 4 and daq.bit_depth == 10, "says what it has not")
-                for _ in range(random.randrange(1, 5)):
-                    _ask_board(random, daq, port)
-            finally:
-                daq.close()
-        return True
+def _board(port: _Port) -> Iterator[Any]:
+    """Return a connected serial DAQ at a port."""
+    options = {"address": f"COM{os.getpid()}", "timeout_s": 0.01, "restart_time_s": 0}
+    with (
+        _ticking(),
+        patch.object(serial_daq, "TRANSFER_S", 0.01),
+        patch.object(serial, "serial_for_url", lambda *_, **__: port),
+        contextlib.closing(create("serial-daq", "daq", options, VirtualClock())) as daq,
+    ):
+        daq.connect(0.01)
+        yield daq
 
-    with patch.object(serial_daq, "TRANSFER_S", 0.01):
-        yield attempt
+
+def _serial_daqs(folder: Path) -> Iterator[Attempt]:
+    def attempt(random: Random) -> None:
+        port = _Port(random, random.choice((0.02, 0.1, 0.4)))
+        with _board(port) as daq:
+            want(daq.input_count == 4 and daq.bit_depth == 10, "says what it has not")
+            for _ in range(random.randrange(1, 5)):
+                _ask_board(random, daq, port)
+
+    yield attempt
 
 
 def _ask_board(random: Random, daq: Any, port: _Port) -> None:
@@ -455,37 +393,23 @@ def _ask_board(random: Random, daq: Any, port: _Port) -> None:
         want(daq.count() == 12, "another count was read")
 
 
-@contextlib.contextmanager
 def _boards(folder: Path) -> Iterator[Attempt]:
     """Try boards whose lines are valid, and describe odd boards."""
+    odd = ("", "-1", "0", "1_0", "1e3", "5:1", "x", "9" * 30, "64", "0:0")
 
-    def attempt(random: Random) -> bool:
+    def attempt(random: Random) -> None:
         has = dict(_HAS)
         for _ in range(random.randrange(1, 3)):
             key = random.choice(sorted(has))
-            has[key] = random.choice(
-                ("", "-1", "0", "1_0", "1e3", "5:1", "x", "9" * 30, "64", "0:0")
-            )
+            has[key] = random.choice(odd)
             if random.random() < 0.1:
                 del has[key]
-        port = _Port(random, 0.0)
-        options = {"address": f"COM{os.getpid()}", "timeout_s": 0.01, "restart_time_s": 0}
-        with (
-            _ticking(),
-            patch.object(serial, "serial_for_url", lambda *_, **__: port),
-            patch.dict(_HAS, has, clear=True),
-        ):
-            daq: Any = create("serial-daq", "daq", options, VirtualClock())
-            daq.connect(0.01)
-            try:
-                want(0 <= daq.input_count < 1e6 and 1 <= daq.bit_depth <= 64, "impossible board")
-                want(0 < daq.rate_limits_hz[1] < 1e12, f"rates {daq.rate_limits_hz}")
-                volts = daq.read((0,), 5, min(1000.0, daq.rate_limits_hz[1]), 1.0).volts
-                want(bool(np.isfinite(volts).all()), f"{volts}")
-                want(volts.min() >= daq.input_range_v[0] - 1e-9, "below the range")
-            finally:
-                daq.close()
-        return True
+        with _board(_Port(random, 0.0, has)) as daq:
+            want(0 <= daq.input_count < 1e6 and 1 <= daq.bit_depth <= 64, "impossible board")
+            want(0 < daq.rate_limits_hz[1] < 1e12, f"rates {daq.rate_limits_hz}")
+            volts = daq.read((0,), 5, min(1000.0, daq.rate_limits_hz[1]), 1.0).volts
+            want(bool(np.isfinite(volts).all()), f"{volts}")
+            want(volts.min() >= daq.input_range_v[0] - 1e-9, "below the range")
 
     yield attempt
 

@@ -21,8 +21,9 @@ from lightloom.instruments import LightloomError
 LONGEST_S = 30.0  # that one input may take
 LONGEST_SENTENCE = 2000  # characters
 MEMORY_BYTES = 3 << 30  # allowed beyond those in use when a target begins
-Attempt = Callable[[Random], bool]
-"""Makes and reads one input: True when it is accepted, LightloomError when it is refused."""
+Attempt = Callable[[Random], bool | None]
+"""Makes and reads one input, which is refused with LightloomError or False, otherwise accepted."""
+KINDS = {"WrongNumberError": "wrong numbers", "TookTooLongError": "hangs"}  # else "tracebacks"
 
 
 class WrongNumberError(Exception):
@@ -40,19 +41,23 @@ class Target:
     Parameters
     ----------
     share : of the inputs of a campaign
-    open : returns what makes and tries an input, in a folder of its own
+    attempts : yields once what makes and tries an input, in a folder of its own
     """
 
     name: str
     share: float
-    open: Callable[[Path], AbstractContextManager[Attempt]]
+    attempts: Callable[[Path], Iterator[Attempt]]
+
+    def open(self, folder: Path) -> AbstractContextManager[Attempt]:
+        """Return what makes and tries an input, as a context."""
+        return contextlib.contextmanager(self.attempts)(folder)
 
 
 @dataclass
 class Finding:
     """Input that led to a traceback, a wrong number or a hang, and the number of similar ones."""
 
-    target: str
+    kind: str
     number: int
     what: str
     trace: str
@@ -68,7 +73,6 @@ class Count:
     refused: int = 0
     accepted: int = 0
     slowest_s: float = 0.0
-    slowest: int = 0
     findings: dict[str, Finding] = field(default_factory=dict)
 
     @property
@@ -82,21 +86,12 @@ def attempt_once(attempt: Attempt, random: Random) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # arithmetic that went wrong unseen
-            return attempt(random)
+            return attempt(random) is not False
     except LightloomError as error:
-        check_sentence(str(error))
+        text = str(error)
+        is_sentence = text.strip() and len(text) <= LONGEST_SENTENCE and "Traceback" not in text
+        want(bool(is_sentence), f"a refusal of {len(text)} characters: {text[:200]!r}")
         return False
-
-
-def check_sentence(text: str) -> None:
-    """Check that a refusal is one sentence.
-
-    Raises
-    ------
-    WrongNumberError : when it is not readable
-    """
-    if not text.strip() or len(text) > LONGEST_SENTENCE or "Traceback" in text:
-        raise WrongNumberError(f"a refusal of {len(text)} characters: {text[:200]!r}")
 
 
 def fuzz(target: Target, inputs: int, seed: int, first: int = 0) -> Count:
@@ -105,6 +100,7 @@ def fuzz(target: Target, inputs: int, seed: int, first: int = 0) -> Count:
     with tempfile.TemporaryDirectory() as folder, target.open(Path(folder)) as attempt, _limited():
         for number in range(first, first + inputs):
             random = Random(f"{seed} {target.name} {number}")
+            count.inputs += 1
             start_s = time.perf_counter()
             try:
                 with _bounded():
@@ -115,21 +111,19 @@ def fuzz(target: Target, inputs: int, seed: int, first: int = 0) -> Count:
                 raise
             except BaseException as error:  # a panic in Rust is not an Exception
                 _keep(count, number, error)
-            count.inputs += 1
-            took_s = time.perf_counter() - start_s
-            if took_s > count.slowest_s:
-                count.slowest_s, count.slowest = took_s, number
+            count.slowest_s = max(count.slowest_s, time.perf_counter() - start_s)
     return count
 
 
 def _keep(count: Count, number: int, error: BaseException) -> None:
+    name = type(error).__name__
     last = traceback.extract_tb(error.__traceback__)[-1]
-    key = f"{type(error).__name__} {last.filename}:{last.lineno}"
+    key = f"{name} {last.filename}:{last.lineno}"
     if key in count.findings:
         count.findings[key].times += 1
         return
-    what = f"{type(error).__name__}: {str(error)[:300]}"
-    count.findings[key] = Finding(count.target, number, what, traceback.format_exc(limit=-12))
+    what, trace = f"{name}: {str(error)[:300]}", traceback.format_exc(limit=-12)
+    count.findings[key] = Finding(KINDS.get(name, "tracebacks"), number, what, trace)
 
 
 @contextlib.contextmanager
