@@ -9,7 +9,7 @@ import typer
 
 from ..instruments import InputError, limit_threads
 from ..instruments.formatting import format_counted, format_duration
-from ..report.streams import say
+from ..instruments.text import say
 from .inputs import chosen_inputs
 from .options import Json, ProfileNames, split_settings, split_values
 from .output import print_json
