@@ -10,7 +10,7 @@ from .device_timeline import DeviceTimeline, JobShape, best_order, frames_of
 from .digital import DigitalBackend
 from .mock.backend import MockBackend, mock_path
 from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
-from .tiling import ORDERS, Geometry, Order, Packing, Tile, cuts, pack, tile_count, tiles, visits
+from .tiling import ORDERS, Geometry, cuts, pack, tile_count, tiles, visits
 from .timing import ShotTiming
 
 __all__ = [
@@ -25,13 +25,10 @@ __all__ = [
     "MatmulResult",
     "MockBackend",
     "OpticsProfile",
-    "Order",
-    "Packing",
     "PreparedWeights",
     "Ranges",
     "ShotTiming",
     "Stats",
-    "Tile",
     "best_order",
     "cuts",
     "frames_of",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ..instruments import InputError
+from ..instruments.registry import first_complaint
 from ..instruments.text import short_lines
 from ..instruments.toml_file import TomlTable, parse_toml, read_toml
 
@@ -277,9 +278,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
         )
     if "\n" in value:
         raise InputError(f"--set {key}: the value has more than one line; give one --set per field")
-    if value.strip().lower() in {"none", "ideal"} and key != "readout_range":
-        return key, None
-    if value.strip().lower() == "none":
+    word = value.strip().lower()
+    if word == "none" or (word == "ideal" and key != "readout_range"):
         return key, None
     try:
         return key, parse_toml(f"value = {value}")["value"]
@@ -290,11 +290,6 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def _one_sentence(name: object, error: ValidationError) -> str:
     """Return the first error of pydantic as one sentence that names field and value."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][:1])
-    message = first["msg"].removeprefix("Value error, ")
-    if not where:
-        return f"profile {name!r}: {message}"
     if first["type"] == "extra_forbidden":
-        return f"profile {name!r}: unknown field {where!r}"
-    message = message[0].lower() + message[1:]
-    return f"profile {name!r}: {where} = {first['input']!r} is not usable: {message}"
+        return f"profile {name!r}: unknown field {str(first['loc'][0])!r}"
+    return f"profile {name!r}: {first_complaint(error)}"

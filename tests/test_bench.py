@@ -137,9 +137,10 @@ def test_every_run_says_whether_its_light_was_as_predicted(make_bench: BenchMake
         backend.matmul(x, w)
     sound = " ".join(backend.remarks)
     assert "measurements of the light were" in sound and "NOT AS CALIBRATED" not in sound
-    assert backend.bench.world is not None
-    options = backend.bench.world.options
-    backend.bench.world.options = options.model_copy(update={"source_rms": 0.02})
+    world = backend.bench.world
+    assert world is not None
+    world.options = world.options.model_copy(update={"source_rms": 0.02})
+    world._build()
     for _ in range(12):
         backend.matmul(x, w)
     assert "LIGHT NOT AS CALIBRATED" in " ".join(backend.remarks)

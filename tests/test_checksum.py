@@ -25,7 +25,7 @@ from lightloom.backends.bench.checksum import (
     chi_square_score,
     score,
 )
-from lightloom.backends.bench.operand import encode_input
+from lightloom.backends.bench.operand import encode_operand
 from lightloom.backends.bench.product import Product
 from lightloom.instruments import ChecksumMismatch, InputError, InstrumentError
 from lightloom.models import load_model
@@ -214,7 +214,7 @@ def test_the_report_says_which_errors_are_found(make_bench: BenchMaker) -> None:
     smallest = checked.smallest_error
     assert smallest is not None
     product, found = product_of(backend, x, w), []
-    x_scale = encode_input(x[None], backend.optical_model.layout).scale
+    x_scale = encode_operand(x[None], backend.optical_model.layout).scale
     w_scale = backend.prepare(w).content[0].scale
     check, frame = product.jobs[0].check, product.weights.frame(0, 0)
     copies = product.plan.packing.copies

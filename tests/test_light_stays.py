@@ -391,14 +391,11 @@ def test_light_that_is_held_off_changes_no_number(
     x, w = numbers(3, 16), numbers(4, 16, seed=1)
     before = backend.matmul(x, w).y
     bench, taken, a_shot_waits = backend.bench, [], Event()
-    wait_for_light = bench.wait_for_light
+    wait_for_light = bench.stop.wait_for_light
 
-    def noted(wait: Callable[[float], None]) -> int:
-        def waits(wait_s: float) -> None:
-            a_shot_waits.set()
-            wait(wait_s)
-
-        return wait_for_light(waits)
+    def noted(wait_s: float) -> None:
+        a_shot_waits.set()
+        wait_for_light(wait_s)
 
     def interrupt() -> None:
         wait_until(lambda: bench.shots > taken[0])
@@ -407,7 +404,7 @@ def test_light_that_is_held_off_changes_no_number(
         assert a_shot_waits.wait(30)
         bench.free_light()
 
-    monkeypatch.setattr(bench, "wait_for_light", noted)
+    monkeypatch.setattr(bench.stop, "wait_for_light", noted)
     taken.append(bench.shots)
     thread = Thread(target=interrupt)
     thread.start()

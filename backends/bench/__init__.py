@@ -1,13 +1,11 @@
 """The bench: instruments that multiply, described by one TOML file, shot by shot."""
 
-from ..optics.layouts import ImagedLayout, LineLayout, SinglePixelLayout
-from ..optics.layouts.base import Layout
 from .backend import BenchBackend
 from .bench import Bench, load_bench
 from .bench_group import BenchGroup, Claims, check_together, open_benches
 from .check import FIRST_PRODUCTS, check_bench
 from .config import BenchFile, example_file, read_bench_file
-from .host_timing import BenchHost, measure_host
+from .host_timing import measure_host
 
 __all__ = [
     "FIRST_PRODUCTS",
@@ -15,12 +13,7 @@ __all__ = [
     "BenchBackend",
     "BenchFile",
     "BenchGroup",
-    "BenchHost",
     "Claims",
-    "ImagedLayout",
-    "Layout",
-    "LineLayout",
-    "SinglePixelLayout",
     "check_bench",
     "check_together",
     "example_file",

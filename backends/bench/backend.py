@@ -15,7 +15,7 @@ made safe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock
@@ -31,16 +31,14 @@ from ..optics.model import OpticalModel
 from ..profile import OpticsProfile
 from ..tiling import Geometry, tiles
 from ..timing import ShotTiming
-from .bench import Bench
-from .bench_counts import BenchCounts
-from .bench_remarks import bench_remarks
+from .bench import Bench, BenchCounts
 from .bench_setup import BenchSetup
+from .calibrated_optics import WANTED, Calibrated
 from .checkpoint import Recorder
 from .open_bench import OpenBench, open_bench, origin_of
-from .operand import EncodedOperand, encode_weight
+from .operand import EncodedOperand, encode_operand
 from .product_jobs import ProductJobs
 from .shot_plan import TileJob, TileResult
-from .stop_signal import StopSignal
 
 
 class BenchBackend(Backend):
@@ -64,11 +62,9 @@ class BenchBackend(Backend):
         self.bench, self.clock = bench, bench.clock
         self.is_mock = bench.is_simulated
         self._origin = origin_of(bench, uncalibrated)
-        self.counts = BenchCounts()
+        self.counts = bench.counts
         self.faults, self.recoveries = self.counts.faults, self.counts.recoveries
         self.checked = self.counts.checked
-        self._recorder: Recorder | None = None
-        self._stop = StopSignal(bench)
         self._opened: OpenBench | None = None  # the latest one stays here for reports
         self._closing = Lock()
 
@@ -81,10 +77,8 @@ class BenchBackend(Backend):
     def _open(self) -> OpenBench:
         """Return the open bench; open it first if it is closed."""
         if self._opened is None or not self._opened.is_open:
-            self._stop = StopSignal(self.bench)
-            self._opened = open_bench(
-                self.bench, self._origin, self.counts, self._stop, self._recorder
-            )
+            self.bench.stop.clear()
+            self._opened = open_bench(self.bench, self._origin)
         return self._opened
 
     @property
@@ -94,7 +88,7 @@ class BenchBackend(Backend):
 
     def close(self) -> None:
         """Stop after the current shot, switch the light off, and close all instruments."""
-        self._stop.set()
+        self.bench.stop.set()
         with self._closing, signals.light_off_in_time(self.bench):
             try:
                 if self._opened is not None:
@@ -114,7 +108,7 @@ class BenchBackend(Backend):
     @property
     def is_stopping(self) -> bool:
         """Whether the bench takes no more shots, because it is being closed or was made safe."""
-        return self._stop.is_set()
+        return self.bench.stop.is_set()
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -133,13 +127,11 @@ class BenchBackend(Backend):
 
         It also returns recorded segments: a resumed run sets it before the bench is opened.
         """
-        return self._recorder
+        return self.bench.recorder
 
     @recorder.setter
     def recorder(self, recorder: Recorder | None) -> None:
-        self._recorder = recorder
-        if self._opened is not None and self._opened.is_open:
-            self._opened.record(recorder)
+        self.bench.recorder = recorder
 
     def describe(self) -> Mapping[str, Any]:
         """Return the bench file and a snapshot of every instrument, for the record of a run."""
@@ -177,7 +169,7 @@ class BenchBackend(Backend):
                 f"NOT CALIBRATED: {self.bench.path} ran on a guess of its registration, curves and "
                 "brightness; its numbers are not to be trusted",
             )
-        return lit if self._opened is None else (*lit, *bench_remarks(self._opened))
+        return lit if self._opened is None else (*lit, *_remarks(self._opened))
 
     # --- properties of the bench -----------------------------------------------------------------
 
@@ -217,7 +209,7 @@ class BenchBackend(Backend):
             largest = np.broadcast_to(ranges.weight.max(axis=-1, keepdims=True), weights.shape)
             largest = largest[..., :1].reshape(*stacked.shape[:-1], 1)
         return [
-            encode_weight(stacked[..., tile.columns], layout, largest)
+            encode_operand(stacked[..., tile.columns], layout, largest, is_weight=True)
             for tile in tiles((1, weights.shape[-1]), Geometry(None, layout.length))
         ]
 
@@ -264,3 +256,50 @@ class BenchBackend(Backend):
                 )
         with self.bench.clock.held():
             return opened.submit(job)
+
+
+def _remarks(opened: OpenBench) -> Iterator[str]:
+    """Return the sentences about a bench that has an expected brightness."""
+    setup = opened.setup
+    remarks = _calibration_remarks(setup)
+    tracker = setup.tracker
+    if tracker is not None and tracker.judged and not setup.bench.is_timing_only:
+        if tracker.is_consistent:
+            remarks[-1] += f"; {tracker.verdict}"
+        else:
+            remarks.append(
+                f"LIGHT NOT AS CALIBRATED: {tracker.verdict}; products may be off in gain: check "
+                "the source and the light of the markers, then run `lightloom calibrate` again"
+            )
+    yield from remarks
+    yield from _recovery_remarks(opened.bench.counts)
+
+
+def _calibration_remarks(setup: BenchSetup) -> list[str]:
+    """Return the sentences about the origin of the optical model."""
+    full_e = setup.model.typical_full_e
+    light = f"{full_e:,.0f} photoelectrons per full-scale product of two elements"
+    if not isinstance(setup.origin, Calibrated):
+        return [f"calibrated by the simulation's own truth; {light}"]
+    calibration = setup.origin.calibration
+    ended = 1.0 if setup.tracker is None else setup.tracker.slow
+    return [
+        f"calibration {calibration.path}, {calibration.age_s(WANTED) / 3600:.1f} hours "
+        f"old; {light}",
+        f"{setup.references:,} reference shots were taken; the light ended at {ended:.3f} "
+        "times that of calibration",
+    ]
+
+
+def _recovery_remarks(counts: BenchCounts) -> Iterator[str]:
+    """Return the sentences about recoveries from faults."""
+    recoveries = counts.recoveries
+    host, skip = recoveries.get("host", 0), recoveries.get("skip", 0)
+    if host or skip:
+        yield (
+            f"MARKED: the light gave no numbers after {host + skip:,} faults: {host:,} were "
+            f"computed by the host, {skip:,} were skipped, with the numbers of a dark tile"
+        )
+    if recoveries:
+        tried = ", ".join(f"{name} {count:,}" for name, count in sorted(recoveries.items()))
+        yield f"recoveries from faults: {tried}; {counts.lost_s:.3g} s of bench time were lost"

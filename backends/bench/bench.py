@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -37,14 +38,35 @@ from ..optics.layouts import LAYOUTS, Layout
 from ..optics.parameters import Optics
 from ..optics.response_curve import ResponseCurve
 from . import safety
+from .checkpoint import Recorder
+from .checksum import ChecksumStats
 from .config import BenchFile, make_instrument, read_bench_file
 from .darkness import DarknessMeter
 from .detector import DETECTORS
+from .stop_signal import StopSignal
 
 LOG = logging.getLogger("lightloom.bench")
 
 _POLL_S = 0.05  # between checks whether a light that is held off may go on
 REPEATABLE = (StaleFrame, DroppedFrame, IncompleteFrame, InstrumentTimeout)  # an exposure was lost
+
+
+@dataclass
+class BenchCounts:
+    """The counts of a bench over all times that it is open.
+
+    Parameters
+    ----------
+    faults : number of retries, by kind of fault
+    recoveries : number of recoveries, by name
+    checked : results of the checksums, by name of the matmul
+    lost_s : bench time spent on failed exposures and on recoveries
+    """
+
+    faults: dict[str, int] = field(default_factory=dict)
+    recoveries: dict[str, int] = field(default_factory=dict)
+    checked: dict[str, ChecksumStats] = field(default_factory=dict)
+    lost_s: float = 0.0
 
 
 class Bench:
@@ -58,9 +80,15 @@ class Bench:
     Attributes
     ----------
     instruments : by role, not connected until `open`
+    input, weight, modulators : the modulators, and both by role, the input modulator first
+    camera : the detector of imaged and line benches
+    source : of the light
     world : the light between simulated instruments; None on a real bench
     detector : the camera or the photodiode, with what differs between them
     timeline : records the activities of its devices; None for none
+    recorder : records finished segments and faults; None for none
+    counts : of faults, recoveries and checksums
+    stop : ends its shots, and all waits between them
     left_lit : message, if the source may still emit although the bench was closed; else ""
     darkness_meter : checks that it is dark once the source reports that it is off
     darkness : number of calls of `hold_light`; a shot during which it changes is invalid
@@ -73,6 +101,11 @@ class Bench:
             role: make_instrument(role, table, self.clock)
             for role, table in file.instruments.items()
         }
+        self.input = cast(SpatialLightModulator, self.instruments["input"])
+        self.weight = cast(SpatialLightModulator, self.instruments["weight"])
+        self.modulators = {"input": self.input, "weight": self.weight}
+        self.camera = cast(Camera, self.instruments["detector"])
+        self.source = cast(LightSource, self.instruments["source"])
         self.world: LightPath | None = None
         self.source.narrow_limits(*file.limits.power_w)
         self._shots = 0
@@ -83,6 +116,7 @@ class Bench:
         self._watchdog_error = ""
         self.darkness_meter = DarknessMeter(self.instruments, file.limits.timeout_s, self.clock)
         self.left_lit = ""
+        self.counts, self.stop = BenchCounts(), StopSignal(path, self.clock, self.beat)
         self._is_light_held = False  # see `hold_light`
         self._must_relight = False
         self.darkness = 0
@@ -91,6 +125,7 @@ class Bench:
             for role, instrument in self.instruments.items():
                 cast(Any, instrument).join(self.world, role)
         self.timeline: Timeline | None = None
+        self.recorder: Recorder | None = None
         self.detector = DETECTORS[LAYOUTS[file.layout].detector_kind](
             file, path, self.instruments, self.clock, self.is_timing_only
         )
@@ -104,31 +139,6 @@ class Bench:
     def is_timing_only(self) -> bool:
         """Whether only the timing of the devices is simulated, without light."""
         return self.world is not None and self.world.options.light == "timing"
-
-    @property
-    def input(self) -> SpatialLightModulator:
-        """The input modulator."""
-        return cast(SpatialLightModulator, self.instruments["input"])
-
-    @property
-    def weight(self) -> SpatialLightModulator:
-        """The weight modulator."""
-        return cast(SpatialLightModulator, self.instruments["weight"])
-
-    @property
-    def modulators(self) -> dict[str, SpatialLightModulator]:
-        """Both modulators by role, the input modulator first."""
-        return {"input": self.input, "weight": self.weight}
-
-    @property
-    def camera(self) -> Camera:
-        """The camera, the detector of imaged and line benches."""
-        return cast(Camera, self.instruments["detector"])
-
-    @property
-    def source(self) -> LightSource:
-        """The light source."""
-        return cast(LightSource, self.instruments["source"])
 
     @property
     def shots(self) -> int:
@@ -154,9 +164,8 @@ class Bench:
         """
         file = self.file
         safety.refuse_unattended(file, self.path)
-        atexit.register(
-            self.close
-        )  # a script that does not close the bench must not leave light on
+        # a script that does not close the bench must not leave light on
+        atexit.register(self.close)
         try:
             self._hold()
             self._start_watchdog()
@@ -265,22 +274,19 @@ class Bench:
         """Let shots continue; the first of them switches the light on (`wait_for_light`)."""
         self._is_light_held = False
 
-    def wait_for_light(self, wait: Callable[[float], None]) -> int:
+    def wait_for_light(self) -> int:
         """Wait while the light is held off, then switch it on; return `darkness` at that time.
-
-        Parameters
-        ----------
-        wait : waits for some seconds, and raises when the run must stop
 
         Raises
         ------
+        NotConnected : when the bench is closed meanwhile
         InstrumentError : when the source may no longer emit
         """
         if not self._must_relight:
             return self.darkness
         while True:
             while self._is_light_held:
-                wait(_POLL_S)
+                self.stop.wait_for_light(_POLL_S)
             darkness = self.darkness
             self.source.enable()
             if darkness == self.darkness:

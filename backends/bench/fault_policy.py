@@ -79,11 +79,7 @@ SUSPENDED = "suspended"  # shots taken again because a monitor was out of bounds
 _LOST = "retry, wait 20 ms, wait 0.2 s, reconnect, retry, pause"
 _UNLIKELY = "retry, wait 20 ms, wait 0.2 s, pause"
 DEFAULTS = {
-    "stale": _LOST,
-    "dropped": _LOST,
-    "incomplete": _LOST,
-    "timeout": _LOST,
-    "protocol-error": _LOST,
+    **dict.fromkeys(("stale", "dropped", "incomplete", "timeout", "protocol-error"), _LOST),
     "disconnected": "reconnect 2, wait 5 s, reconnect, pause",
     "in-use": "wait 2 s, reconnect, wait 10 s, reconnect, pause",
     "unexpected-intensity": _UNLIKELY,

@@ -9,28 +9,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ...instruments import Instrument, InstrumentError, Paused
+from ...instruments import (
+    Disconnected,
+    Instrument,
+    InstrumentError,
+    LightloomError,
+    Paused,
+    ProtocolError,
+)
 from ..base import Stats
 from . import safety
 from .bench import Bench
-from .bench_counts import BenchCounts
 from .checkpoint import FaultNote
 from .decoding import DecodedShot, Decoder
 from .diagnose import Diagnosis, diagnose
 from .fault_policy import PAUSE, RESTARTS, SUSPENDED, FaultPolicy, Recovery, kind_of
 from .frame_tracker import input_levels
-from .monitors import Monitors
+from .monitors import Monitors, check_emission, interlock_error
 from .pending_shot import PendingShot
-from .recovery import check_emission, reconnect, role_of
-from .stop_signal import StopSignal
 
 SUBSTITUTES = ("host", "skip")  # recoveries that substitute the numbers of a shot
-_INTENSITY_KINDS = (
-    "stale",
-    "unexpected-intensity",
-    "checksum-mismatch",
-    "drift-exceeded",
-)  # kinds of faults that a dark source also causes
+# kinds of faults that a dark source also causes
+_INTENSITY_KINDS = ("stale", "unexpected-intensity", "checksum-mismatch", "drift-exceeded")
 _DIAGNOSED_KINDS = (
     "stale",
     "dropped",
@@ -66,31 +66,22 @@ class RestartProducts(Exception):
 class FaultRecovery:
     """Recovers a bench from the faults of shots, and pauses a run that no recovery helps.
 
-    It owns the fault policy and the monitors of the bench, and adds to its counts.
+    It owns the fault policy and the monitors of the bench, and adds to the counts of the bench.
 
     Parameters
     ----------
     bench : open
     decoder : with the optical model of the bench
-    counts : of faults, recoveries and lost time
     note : notes a fault in the journal
-    stop : ends all waits
 
     Attributes
     ----------
     may_restart : whether the bench may be measured again during a run
     """
 
-    def __init__(
-        self,
-        bench: Bench,
-        decoder: Decoder,
-        counts: BenchCounts,
-        note: Callable[[FaultNote], None],
-        stop: StopSignal,
-    ) -> None:
-        self._bench, self._decoder, self._counts = bench, decoder, counts
-        self._note, self._stop = note, stop
+    def __init__(self, bench: Bench, decoder: Decoder, note: Callable[[FaultNote], None]) -> None:
+        self._bench, self._decoder, self._note = bench, decoder, note
+        self._counts = bench.counts
         self._policy = FaultPolicy(bench.file.faults, bench.file.limits.retries)
         self._monitors = Monitors(bench) if bench.file.suspend else None
         self.may_restart = False
@@ -117,7 +108,7 @@ class FaultRecovery:
             except InstrumentError as other:
                 if isinstance(other, Paused) or kind_of(other) is None:
                     raise
-                self._stop.check(f"before {pending.planned.job.name}")
+                self._bench.stop.check(f"before {pending.planned.job.name}")
                 error = other
 
     def substitute(self, pending: PendingShot, recovery: str) -> DecodedShot:
@@ -159,7 +150,7 @@ class FaultRecovery:
 
     def _apply(self, recovery: Recovery, error: InstrumentError) -> None:
         if recovery.name == "wait":
-            self._stop.sleep(recovery.wait_s)
+            self._bench.stop.sleep(recovery.wait_s)
         elif recovery.name == "reconnect":
             role = role_of(self._bench, error.instrument)
             for failed in [role] if role else ["detector", "input", "weight"]:
@@ -211,11 +202,11 @@ class FaultRecovery:
             return False
         began_s, darkness = self._bench.clock.now_s(), self._bench.darkness
         try:
-            darkness = self._bench.wait_for_light(self._stop.wait_for_light)
+            darkness = self._bench.wait_for_light()
             complaint = self._monitors.complaint()
             if complaint:
                 since_s = segment_shot.began_s or began_s
-                self._monitors.wait(self._stop.sleep, complaint, since_s)
+                self._monitors.wait(complaint, since_s)
         except InstrumentError as error:
             kind = kind_of(error)
             if isinstance(error, Paused) or kind is None:
@@ -255,3 +246,68 @@ class FaultRecovery:
         self._note(
             FaultNote(time.time(), kind, device, pending.name, attempt, recovery, detail, lost_s)
         )
+
+
+def role_of(bench: Bench, instrument: Instrument | None) -> str:
+    """Return the role of an instrument; "" for None or for an instrument without a role."""
+    return next((role for role, item in bench.instruments.items() if item is instrument), "")
+
+
+def reconnect(bench: Bench, role: str) -> None:
+    """Close a device and connect it again, set up as when the bench was opened.
+
+    A source emits again only if its interlock is closed, because a lost connection is not a trip.
+    Frames are not shown, and a camera is not armed.
+
+    Raises
+    ------
+    ProtocolError : when a different device answers
+    InterlockOpen : when the source may not emit
+    InstrumentError : when the device does not answer
+    """
+    instrument, file = bench.instruments[role], bench.file
+    was = instrument.identity
+    instrument.close()
+    _connect_again(instrument, file.limits.timeout_s)
+    if (instrument.identity.model, instrument.identity.serial) != (was.model, was.serial):
+        now = instrument.identity
+        instrument.close()
+        error = ProtocolError(
+            f"{instrument.name} was {was.model} {was.serial}, and now {now.model} {now.serial} "
+            "answers; connect the one that was calibrated"
+        )
+        error.instrument = instrument
+        raise error
+    if role == "detector":
+        bench.detector.set_up()
+    if role == "source":
+        relight(bench)
+
+
+def _connect_again(instrument: Instrument, timeout_s: float) -> None:
+    """Connect a device that was connected when the bench was opened; if it fails, raise a fault.
+
+    A driver reports a missing monitor as a mistake in the bench file. Here the monitor was
+    unplugged, so the error becomes Disconnected.
+    """
+    try:
+        instrument.connect(timeout_s)
+    except LightloomError as error:
+        if kind_of(error) is not None:
+            raise
+        gone = Disconnected(f"{instrument.name} cannot be connected again: {error}")
+        gone.instrument = instrument
+        raise gone from error
+
+
+def relight(bench: Bench) -> None:
+    """Let a reconnected source emit again, if its interlock is closed.
+
+    Raises
+    ------
+    InterlockOpen : when the interlock is open
+    """
+    if not bench.source.interlock_closed():
+        raise interlock_error(bench.source, "the interlock is open")
+    bench.source.set_power(bench.file.power_w)
+    bench.source.enable()

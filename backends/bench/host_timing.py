@@ -40,24 +40,22 @@ class BenchHost:
 
 def measure_host(backend: BenchBackend) -> BenchHost:
     """Return the host times of an open bench; needs no light, and shows no frame."""
-    layout, timing = backend.optical_model.layout, backend.timing
+    model, timing = backend.optical_model, backend.timing
+    layout = model.layout
     rows = 1 if layout.shares_input else layout.slots
     chance = np.random.Generator(np.random.Philox(1))
-    inputs = backend.optical_model.curves["input"].levels(chance.random((rows, layout.length)))
+    inputs = model.curves["input"].levels(chance.random((rows, layout.length)))
     intensity = chance.random((layout.slots, layout.length))
-    weights = backend.optical_model.weigh(intensity)[0]
+    weights = model.weigh(intensity)[0]
     frame = layout.frame("input", inputs, 1)
-    taken = (
-        np.zeros((1, 1))
-        if timing.window_s
-        else np.zeros(
-            (backend.bench.camera.region.height, backend.bench.camera.region.width), dtype=np.uint16
-        )
-    )
+    taken = np.zeros((1, 1))
+    if not timing.window_s:
+        region = backend.bench.camera.region
+        taken = np.zeros((region.height, region.width), dtype=np.uint16)
 
     def decode() -> Any:
         if backend.bench.is_timing_only:
-            return backend.optical_model.passed_e(inputs, weights)
+            return model.passed_e(inputs, weights)
         return layout.electrons(taken) if not timing.window_s else None
 
     few, many = (_product(backend, count, chance) for count in (1, 64))
@@ -66,9 +64,7 @@ def measure_host(backend: BenchBackend) -> BenchHost:
             timing,
             encode_s=(
                 _median(lambda: layout.frame("input", inputs, 1)),
-                _median(
-                    lambda: layout.frame("weight", backend.optical_model.weigh(intensity)[0], 1)
-                ),
+                _median(lambda: layout.frame("weight", model.weigh(intensity)[0], 1)),
             ),
             show_s=2 * _median(frame.copy),  # one copy for the driver, one for the recorded frame
             shot_s=_SHOT_S,

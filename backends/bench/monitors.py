@@ -8,15 +8,13 @@ suspends the run. The segment before it is taken again, once the reading has bee
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from ...instruments import Daq, Paused, PowerMeter
+from ...instruments import Daq, InterlockOpen, LightSource, Paused, PowerMeter
 from .bench import Bench
 from .config import SuspendTable
 from .fault_policy import SUSPENDED
-from .recovery import check_emission
 
 _SAMPLES, _RATE_HZ = 16, 1000.0  # of one reading of a monitor's channel
 
@@ -69,12 +67,11 @@ class Monitors:
                 return str(reading)
         return ""
 
-    def wait(self, sleep: Callable[[float], None], complaint: str, since_s: float) -> None:
+    def wait(self, complaint: str, since_s: float) -> None:
         """Wait until all monitors have been within bounds for the longest `back_for`.
 
         Parameters
         ----------
-        sleep : waits for some seconds of the bench's clock, and raises when the run must stop
         complaint : the reading out of bounds
         since_s : when the first suspension of this segment began; limits repeated suspensions
 
@@ -97,7 +94,7 @@ class Monitors:
                     complaint.split(" ", 1)[0],
                     "bring it back within its bounds, then resume the run",
                 )
-            sleep(step_s)
+            self._bench.stop.sleep(step_s)
             bad = [r for r in map(self._read, tables) if r is not None and not r.is_good]
             if bad:
                 back_s, complaint = math.nan, str(bad[0])
@@ -116,3 +113,28 @@ class Monitors:
         daq = cast(Daq, bench.instruments["monitor"])
         volts = daq.read((table.channel,), _SAMPLES, _RATE_HZ, timeout_s).volts
         return _Reading(table, float(volts.mean()) * table.scale + table.offset)
+
+
+def check_emission(bench: Bench) -> None:
+    """Check that the source emits.
+
+    Raises
+    ------
+    InterlockOpen : when the source does not emit, or its interlock is open
+    """
+    source = bench.source
+    if not source.interlock_closed():
+        error = interlock_error(source, "the interlock is open")
+    elif not source.is_emitting():
+        error = interlock_error(source, "it has stopped emitting")
+    else:
+        return
+    error.instrument = source
+    raise error
+
+
+def interlock_error(source: LightSource, why: str) -> InterlockOpen:
+    """Return the error of a source that may not emit, with the way out."""
+    return InterlockOpen(
+        f"{source.name}: {why}; make the beam path safe and re-arm the source on site"
+    )

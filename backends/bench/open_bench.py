@@ -8,19 +8,19 @@ from __future__ import annotations
 from concurrent.futures import Future
 from threading import Event
 
+from ...instruments import LightloomError, Paused
+from ..optics.calibration_file import Calibration, path_of
 from .bench import Bench
-from .bench_counts import BenchCounts
 from .bench_setup import BenchSetup, checked_setup
 from .calibrated_optics import read_calibrated
-from .checkpoint import Recorder
 from .fault_recovery import RestartProducts
 from .ground_truth import only_simulated
 from .light_check import refuse_darkness
 from .model_origin import GroundTruth, ModelOrigin, NominalValues
 from .queue import JobQueue
-from .recalibration import recalibrate
 from .shot_plan import TileJob, TileResult, new_number
-from .stop_signal import StopSignal
+
+_ADVICE = "look at the bench, then align and calibrate it"
 
 
 class OpenBench:
@@ -29,9 +29,6 @@ class OpenBench:
     Parameters
     ----------
     setup : of the bench
-    counts : of faults and recoveries
-    stop : ends the shots
-    recorder : of finished segments; None for none
 
     Attributes
     ----------
@@ -39,22 +36,16 @@ class OpenBench:
     is_open : whether it takes jobs
     """
 
-    def __init__(
-        self,
-        setup: BenchSetup,
-        counts: BenchCounts,
-        stop: StopSignal,
-        recorder: Recorder | None,
-    ) -> None:
-        self.setup, self.counts, self._stop = setup, counts, stop
+    def __init__(self, setup: BenchSetup) -> None:
+        self.setup = setup
         self.bench: Bench = setup.bench
         self.is_open = True
-        self._recorder = recorder
         self._first_valid_job = 0  # jobs with smaller numbers are of an older calibration
         self._is_settled = Event()  # not set while the setup is replaced
         self._is_settled.set()
         self._queue = JobQueue(self._run, self.bench)
         self._serve()
+        recorder = self.bench.recorder
         checkpoint = None if recorder is None else recorder.last()
         if checkpoint is not None:
             self.setup.runner.resume_from(checkpoint)
@@ -66,11 +57,6 @@ class OpenBench:
             self.setup.runner.close()
         finally:
             self.is_open = False
-
-    def record(self, recorder: Recorder | None) -> None:
-        """Record segments and faults from now on; None records nothing."""
-        self._recorder = recorder
-        self.setup.runner.record(recorder)
 
     def submit(self, job: TileJob) -> Future[TileResult]:
         """Add a job to the queue; wait while it is full. The caller holds the clock."""
@@ -92,7 +78,7 @@ class OpenBench:
 
     def make_safe(self) -> None:
         """End all waits at once, and close the bench, light off first."""
-        self._stop.set()
+        self.bench.stop.set()
         self.bench.close()
 
     # --- jobs ------------------------------------------------------------------------------------
@@ -100,7 +86,6 @@ class OpenBench:
     def _serve(self) -> None:
         """Let the runner of the present setup take the jobs of the queue, and record them."""
         self.setup.runner.serve(self._upcoming, self.setup.origin.is_calibrated)
-        self.setup.runner.record(self._recorder)
 
     def _upcoming(self) -> TileJob | None:
         """Return the next job in the queue, unless its product must restart."""
@@ -126,15 +111,13 @@ class OpenBench:
         self._first_valid_job = new_number()
         try:
             recalibrate(self.bench, recovery)
-            self._stop.check(f"during {recovery}")
+            self.bench.stop.check(f"during {recovery}")
             origin = read_calibrated(self.bench)
             model = origin.model(self.bench)
             self.bench.source.enable()
             former = self.setup.runner
             former.close()
-            self.setup = checked_setup(
-                self.bench, origin, model, self.counts, self._stop, former.plan.counters
-            )
+            self.setup = checked_setup(self.bench, origin, model, former.plan.counters)
             self._first_valid_job = new_number()  # jobs for the former setup were made meanwhile
             self._serve()
         except BaseException:
@@ -142,6 +125,43 @@ class OpenBench:
             raise
         finally:
             self._is_settled.set()
+
+
+def recalibrate(bench: Bench, recovery: str) -> None:
+    """Align an open bench, and calibrate it for "recalibrate"; its light is off afterwards.
+
+    Frames and shots of the old calibration are not valid for the new one. So pending products
+    restart, with new names of their shots.
+
+    Parameters
+    ----------
+    recovery : "realign" measures the registration only, "recalibrate" the whole calibration
+
+    Raises
+    ------
+    Paused : when the alignment or calibration fails
+    """
+    from ..calibration import align, calibrate, store  # they import this package
+
+    try:
+        found = align(bench)
+        if recovery == "recalibrate":
+            store(bench, found)
+            calibrate(bench)
+        else:
+            path = path_of(bench.file.calibration, bench.path)
+            calibration = Calibration.read(path)
+            calibration.add(found.step())
+            calibration.write(path)
+        bench.source.set_power(bench.file.power_w)
+        bench.detector.set_up()
+    except LightloomError as error:
+        raise Paused(
+            f"{bench.path}: to {recovery} failed: {error}; {_ADVICE}; the bench is safe",
+            recovery,
+            "",
+            _ADVICE,
+        ) from error
 
 
 def origin_of(bench: Bench, uncalibrated: bool) -> ModelOrigin:
@@ -157,20 +177,13 @@ def origin_of(bench: Bench, uncalibrated: bool) -> ModelOrigin:
     return NominalValues() if uncalibrated else read_calibrated(bench)
 
 
-def open_bench(
-    bench: Bench,
-    origin: ModelOrigin,
-    counts: BenchCounts,
-    stop: StopSignal,
-    recorder: Recorder | None,
-) -> OpenBench:
+def open_bench(bench: Bench, origin: ModelOrigin) -> OpenBench:
     """Connect the instruments, build the optical model, and switch the light on.
 
     Parameters
     ----------
-    bench : not open, or open
+    bench : not open, or open; its recorder may have a checkpoint, from which it continues
     origin : of its optical model
-    recorder : returns the checkpoint from which the bench continues, if there is one
 
     Raises
     ------
@@ -185,10 +198,10 @@ def open_bench(
         if origin.is_guessed and not bench.is_timing_only:
             refuse_darkness(bench)
             bench.source.enable()
-        setup = checked_setup(bench, origin, model, counts, stop)
+        setup = checked_setup(bench, origin, model)
         if origin.is_calibrated and not bench.is_timing_only:
             setup.runner.decoder.learn_dark_level()
-        return OpenBench(setup, counts, stop, recorder)
+        return OpenBench(setup)
     except BaseException:
         bench.close()
         raise

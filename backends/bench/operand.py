@@ -26,26 +26,15 @@ class EncodedOperand:
     low: np.ndarray
 
 
-def encode_input(values: np.ndarray, layout: Layout) -> EncodedOperand:
-    """Return rows of x [..., K] as normalised intensity, padded to the length of a slot."""
-    return _encode(values, layout, is_weight=False)
-
-
-def encode_weight(
-    values: np.ndarray, layout: Layout, largest: np.ndarray | None = None
+def encode_operand(
+    values: np.ndarray, layout: Layout, largest: np.ndarray | None = None, is_weight: bool = False
 ) -> EncodedOperand:
-    """Return rows of weights [..., K] as normalised intensity, padded to the length of a slot.
+    """Return rows [..., K] of x or of weights as normalised intensity, padded to a slot's length.
 
     Parameters
     ----------
     largest : magnitude that becomes full light, [..., 1]; None for the largest of each row
     """
-    return _encode(values, layout, True, largest)
-
-
-def _encode(
-    values: np.ndarray, layout: Layout, is_weight: bool, largest: np.ndarray | None = None
-) -> EncodedOperand:
     values = values.astype(np.float64)
     kind = layout.encoding.kind
     low = np.zeros((*values.shape[:-1], 1))

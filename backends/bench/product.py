@@ -13,11 +13,9 @@ from ..base import Stats
 from ..device_timeline import best_order
 from .bench_setup import BenchSetup
 from .checksum import TOLERANCE, ChecksumMonitor
-from .frame_plan import FramePlan
-from .input_frames import InputFrames, InputVectors
-from .operand import EncodedOperand, encode_input
+from .operand import EncodedOperand, encode_operand
+from .product_frames import FramePlan, InputFrames, InputVectors, WeightFrame, WeightFrames
 from .shot_plan import TileJob, TileResult
-from .weight_frames import WeightFrame, WeightFrames
 
 
 class Product:
@@ -50,7 +48,7 @@ class Product:
         self._setup, self._model = setup, setup.model
         model = setup.model
         self._values, self._w, self._rails = values, w, len(w.signs)
-        self._x = encode_input(values, model.layout)
+        self._x = encode_operand(values, model.layout)
         self._vectors = InputVectors.of(values, self._x, model.curves["input"])
         geometry = replace(setup.geometry, inputs=None, parts=1)  # rails are rows already
         rows = w.intensity.shape[2] * self._rails

@@ -178,7 +178,7 @@ class ProductJobs:
         counted = Stats()
         found = product.decode(results, counted)
         self._stats.add(counted)
-        bench.counts.checked.setdefault(name, ChecksumStats()).add(product.monitor.stats)
+        bench.bench.counts.checked.setdefault(name, ChecksumStats()).add(product.monitor.stats)
         timeline = bench.bench.timeline
         if timeline is not None:
             end_s = bench.bench.clock.now_s()

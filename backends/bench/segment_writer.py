@@ -38,22 +38,26 @@ class SegmentWriter:
 
     Attributes
     ----------
-    recorder : records finished segments and faults; None for none
+    is_recording : whether the recorder of the bench gets them, and has the finished ones
     """
 
     def __init__(self, bench: Bench, decoder: Decoder) -> None:
         self._bench, self._decoder = bench, decoder
         self._needs_references = not decoder.layout.has_markers
-        self.recorder: Recorder | None = None
+        self.is_recording = False
+
+    @property
+    def _recorder(self) -> Recorder | None:
+        return self._bench.recorder if self.is_recording else None
 
     def saved(self, job: TileJob) -> Kept | None:
         """Return the recorded shots of a job; None for a new job."""
-        return None if self.recorder is None else self.recorder.known(job.name)
+        return None if self._recorder is None else self._recorder.known(job.name)
 
     def note(self, fault: FaultNote) -> None:
         """Record a fault."""
-        if self.recorder is not None:
-            self.recorder.note(fault)
+        if self._recorder is not None:
+            self._recorder.note(fault)
 
     def result(self, state: JobState) -> TileResult:
         """Return the result of a complete job."""
@@ -86,11 +90,11 @@ class SegmentWriter:
         is_latest = segment is state.open_segments[-1]
         if is_latest:
             state.stats.append(stats)
-        if self.recorder is None:
+        if self._recorder is None:
             return
         last, tracker = segment[-1].planned, self._decoder.tracker
         reached = last if is_latest else state.open_segments[-2][-1].planned  # recorded before
-        self.recorder.keep(
+        self._recorder.keep(
             Segment(
                 job=state.job.name,
                 first=segment[0].planned.number,
@@ -153,5 +157,5 @@ class SegmentWriter:
 
     def forget_unmeasured(self, state: JobState) -> None:
         """Delete recorded segments of a paused job whose brightness no reference has confirmed."""
-        if self.recorder is not None and self._needs_references:
-            self.recorder.forget(state.job.name, state.last_reference)
+        if self._recorder is not None and self._needs_references:
+            self._recorder.forget(state.job.name, state.last_reference)

@@ -21,8 +21,7 @@ import numpy as np
 
 from ...instruments import InstrumentError, Paused, Shot, StaleFrame
 from .bench import Bench
-from .bench_counts import BenchCounts
-from .checkpoint import Checkpoint, Recorder
+from .checkpoint import Checkpoint
 from .decoding import DecodedShot, Decoder, Taken
 from .fault_policy import SUSPENDED, kind_of
 from .fault_recovery import SUBSTITUTES, FaultRecovery
@@ -30,7 +29,6 @@ from .frame_tracker import FrameTracker
 from .pending_shot import JobState, PendingShot, add_slice
 from .segment_writer import SegmentWriter
 from .shot_plan import ShotPlan, TileJob, TileResult
-from .stop_signal import StopSignal
 
 _LEARNING_READS = 8  # detector reads before their longest duration sets the time-out
 _TIMEOUT_FACTOR, _TIMEOUT_MARGIN_S = 2.0, 0.02  # time-out = factor x longest read + margin
@@ -49,8 +47,6 @@ class ShotRunner:
     decoder : with the optical model of the bench
     reference_every : shots between two reference shots; 0 for none
     settling_s : measured settling time after a frame change, by role; 0 where not measured
-    counts : of faults and recoveries; the runner adds its own
-    stop : ends the shots after the current one
 
     Attributes
     ----------
@@ -63,15 +59,13 @@ class ShotRunner:
         decoder: Decoder,
         reference_every: int,
         settling_s: dict[str, float],
-        counts: BenchCounts,
-        stop: StopSignal,
     ) -> None:
-        self.bench, self.decoder, self._stop = bench, decoder, stop
+        self.bench, self.decoder = bench, decoder
         has_references = bench.detector.references_weight_frames(reference_every)
         self.plan = ShotPlan(reference_every, has_references)
         self._frames = FrameTracker(bench, decoder, settling_s)
         self._segments = SegmentWriter(bench, decoder)
-        self._recovery = FaultRecovery(bench, decoder, counts, self._segments.note, stop)
+        self._recovery = FaultRecovery(bench, decoder, self._segments.note)
         self._upcoming: Callable[[], TileJob | None] = lambda: None
         self._job_states: dict[int, JobState] = {}
         self._pause_error: Paused | None = None
@@ -86,7 +80,7 @@ class ShotRunner:
         self._decoding.shutdown(cancel_futures=True)
 
     def serve(self, upcoming: Callable[[], TileJob | None], may_restart: bool) -> None:
-        """Begin to take the jobs of a queue.
+        """Begin to take the jobs of a queue, and to record their segments and faults.
 
         Parameters
         ----------
@@ -94,10 +88,7 @@ class ShotRunner:
         may_restart : whether the bench may be measured again between them
         """
         self._upcoming, self._recovery.may_restart = upcoming, may_restart
-
-    def record(self, recorder: Recorder | None) -> None:
-        """Record segments and faults from now on; None records nothing."""
-        self._segments.recorder = recorder
+        self._segments.is_recording = True
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
         """Continue from the checkpoint of an earlier run.
@@ -240,7 +231,7 @@ class ShotRunner:
         pending.is_unsaved = True
         pending.began_s = self.bench.clock.now_s()
         try:
-            pending.darkness = self.bench.wait_for_light(self._stop.wait_for_light)
+            pending.darkness = self.bench.wait_for_light()
             if restarts or self._needs_arming:
                 self.bench.detector.arm()
                 self._needs_arming = False
@@ -335,7 +326,7 @@ class ShotRunner:
         self._attempt(pending, restarts=True)
 
     def _check_stop(self, pending: PendingShot) -> None:
-        self._stop.check(f"before {pending.planned.job.name}")
+        self.bench.stop.check(f"before {pending.planned.job.name}")
 
 
 class _ReadTimeout:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Event
 
-from ...instruments import NotConnected
-from .bench import Bench
+from ...instruments import Clock, NotConnected
 
 
 class StopSignal(Event):
@@ -13,12 +13,14 @@ class StopSignal(Event):
 
     Parameters
     ----------
-    bench : whose shots end
+    path : of the bench file, for messages
+    clock : of the bench
+    beat : reports progress of the bench
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, path: str, clock: Clock, beat: Callable[[], None]) -> None:
         super().__init__()
-        self._bench = bench
+        self._path, self._clock, self._beat = path, clock, beat
 
     def check(self, when: str) -> None:
         """Check that it is not set.
@@ -32,7 +34,7 @@ class StopSignal(Event):
         NotConnected : when it is
         """
         if self.is_set():
-            raise NotConnected(f"{self._bench.path}: the bench was closed {when}")
+            raise NotConnected(f"{self._path}: the bench was closed {when}")
 
     def sleep(self, seconds: float) -> None:
         """Wait on the clock of the bench, whose heartbeat continues: this wait is intended.
@@ -41,12 +43,12 @@ class StopSignal(Event):
         ------
         NotConnected : when it is set
         """
-        clock = self._bench.clock
+        clock = self._clock
         if clock.is_virtual:
             clock.sleep_until(clock.now_s() + seconds)
         ends_s = clock.now_s() + (0.0 if clock.is_virtual else seconds)
         while not self.is_set() and (left_s := ends_s - clock.now_s()) > 0:
-            self._bench.beat()
+            self._beat()
             self.wait(min(left_s, 1.0))
         self.check("while it waited")
 
@@ -57,6 +59,6 @@ class StopSignal(Event):
         ------
         NotConnected : when it is set
         """
-        self._bench.beat()
+        self._beat()
         self.wait(seconds)
         self.check("while it waited for light")

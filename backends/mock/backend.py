@@ -25,11 +25,12 @@ from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..device_timeline import frames_of
 from ..profile import OpticsProfile, load_profile
 from ..timing import ShotTiming
+from . import compiled_loops
 from .detection import noise_free
 from .encoding import LARGEST, encode_weights
 from .fused import can_fuse, fused_segment
 from .integer_products import FEW_ROWS, active_path, has_dot
-from .noise import quantiles, stream_keys
+from .noise import stream_keys
 from .noise_streams import NoiseStreams
 from .parameters import MockParameters
 from .row_block import ReadingStats, RowBlock
@@ -177,14 +178,11 @@ class MockBackend(Backend):
             seconds=reading_stats.seconds,
         )
         for second, segment in zip(reading_stats.second, segments, strict=True):
-            stats.saturated += segment.weights.saturated
             self._count_frames(rows, second, segment, stats)
         return MatmulResult(y, stats)
 
     def _fused(self, x: np.ndarray, w: PreparedWeights, at: Address) -> MatmulResult | None:
         """Multiply rows [N, K] in one compiled call per segment; None if that is not possible."""
-        from .kernels import read_fused
-
         start = time.perf_counter()
         rows, outputs, segments = len(x), w.shape[-2], w.content
         fixed = []
@@ -194,14 +192,13 @@ class MockBackend(Backend):
                 return None
             key = stream_keys(self.seed, at.matmul, at.attempt, "reading 1 0", index)[None]
             fixed.append((key, prepared))
-        y, width = np.empty((1, rows, outputs), dtype=np.float32), -(-outputs // 16) * 16
-        counts: list[tuple[int, int, float]] = []
+        y, ids = np.empty((1, rows, outputs), dtype=np.float32), at.rows[0]
+        read, counts = compiled_loops().read_fused, list[tuple[int, int, float]]()
 
         def work(part: slice, first: int, last: int) -> None:
             for index, (key, prepared) in enumerate(fixed):
-                noise = (at.rows[0, part], key, width, outputs, quantiles())
                 counts.append(
-                    read_fused(x[part], y[0, part], index > 0, first, last, noise, prepared)
+                    read(x[part], y[0, part], index > 0, first, last, ids[part], key, prepared)
                 )
 
         threads = _threads(x.size * outputs)
@@ -217,7 +214,6 @@ class MockBackend(Backend):
             light += some
         stats.photons = light * (self.profile.photons_full_scale or 0.0)
         for segment in segments:
-            stats.saturated += segment.weights.saturated
             self._count_frames(rows, [0], segment, stats)
         stats.seconds["product"] = time.perf_counter() - start
         return MatmulResult(y, stats)
@@ -225,7 +221,7 @@ class MockBackend(Backend):
     def _count_frames(
         self, rows: int, second: list[int], segment: WeightSegment, stats: Stats
     ) -> None:
-        """Count shots, frames and modulator samples of one segment's tiles.
+        """Count shots, frames, modulator samples and saturated weights of one segment's tiles.
 
         Parameters
         ----------
@@ -234,6 +230,7 @@ class MockBackend(Backend):
         matrices, outputs, length = segment.weights.shape
         counts = tuple(rows + some for some in second)
         frames = frames_of(counts, outputs, self.geometry, self.timing)
+        stats.saturated += segment.weights.saturated
         stats.shots += frames.shots
         stats.input_frames += frames.input_frames
         stats.weight_frames += frames.weight_frames

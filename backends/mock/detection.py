@@ -218,23 +218,13 @@ class Reading(NamedTuple):
     units: tuple[float, ...]
     rows: np.ndarray
     light_term: np.ndarray
-    converter: Converter
     source: np.ndarray
     frame: int
+    converter: Converter
 
     def plain(self) -> tuple[Any, ...]:
         """Return the reading in plain tuples."""
-        return (
-            self.first,
-            self.signed,
-            self.light,
-            self.units,
-            self.rows,
-            self.light_term,
-            tuple(self.converter),
-            self.source,
-            self.frame,
-        )
+        return (*self[:-1], tuple(self.converter))
 
     def of_rows(self, rows: Any) -> "Reading":
         """Return the reading of some rows."""

@@ -16,6 +16,7 @@ from ...instruments.environment import COMPILED
 from ..base import Ranges
 from ..profile import OpticsProfile
 from ..tiling import Geometry, cuts
+from . import compiled_loops
 from .integer_products import TWO_PLANES, IntegerRows, Operand
 from .noise import device_gaussian
 
@@ -57,10 +58,8 @@ class EncodedRows:
         """Sum a variant of the integers times int64 columns [K]: float64 [n]."""
         integers = self.rows.integers
         if integers.dtype == np.int16:
-            from .kernels import sums_with
-
             sums = np.empty((len(integers), 2), dtype=np.int64)
-            sums_with(integers, columns, sums)
+            compiled_loops().sums_with(integers, columns, sums)
             return _of_variant(sums.astype(np.float64), variant)
         return np.asarray(self.rows.variant(variant) @ columns.astype(np.float64))
 
@@ -251,13 +250,12 @@ def encode_weights(
     edges = None if largest is None else (-largest, largest)
     if edges is None and profile.weight_scale == "matrix":
         edges = _edges_of_matrices(weights, profile)
-    geometry = Geometry.of(profile)
     encode = _encode_offset if profile.encoding == "offset" else _encode_signed
     eight_bits = profile.weight_bits is not None and profile.weight_bits <= 8
     fine = not eight_bits or (not dynamic and weights[0].size <= _SMALL)
     return [
-        encode(weights[..., first:last], first, profile, geometry, edges, fine)
-        for first, last in cuts(weights.shape[-1], geometry.inputs)
+        encode(weights[..., first:last], first, profile, edges, fine)
+        for first, last in cuts(weights.shape[-1], Geometry.of(profile).inputs)
     ]
 
 
@@ -301,11 +299,9 @@ def _signed_rows(
     """Return integers [n, K], scale float64 [n] and sums."""
     levels = signed_levels(profile.input_bits)
     if COMPILED and levels <= TWO_PLANES:
-        from .kernels import encode_signed
-
         integers = np.empty((len(x), last - first), dtype=np.int16)
         scale, sums = np.empty(len(x)), np.empty((len(x), 2))
-        encode_signed(x, first, float(levels), integers, scale, sums)
+        compiled_loops().encode_signed(x, first, float(levels), integers, scale, sums)
         _check_size(scale, largest)
         return integers, scale, sums
     x = x[:, first:last]
@@ -322,11 +318,9 @@ def _offset_rows(
     levels = offset_levels(profile.input_bits)
     centre = (levels + 1) // 2
     if COMPILED and levels <= TWO_PLANES:
-        from .kernels import encode_offset
-
         integers = np.empty((len(x), last - first), dtype=np.int16)
         edges, sums = np.empty((len(x), 2)), np.empty((len(x), 2))
-        encode_offset(x, first, float(levels), centre, integers, edges, sums)
+        compiled_loops().encode_offset(x, first, float(levels), centre, integers, edges, sums)
         _check_size(edges, largest)
         return integers, edges, sums
     x = x[:, first:last]
@@ -381,7 +375,6 @@ def _encode_signed(
     w: np.ndarray,
     first: int,
     profile: OpticsProfile,
-    geometry: Geometry,
     edges: tuple[np.ndarray, np.ndarray] | None,
     fine: bool,
 ) -> EncodedWeights:
@@ -393,9 +386,7 @@ def _encode_signed(
     split = profile.encoding == "abs-split"
     rails: tuple[Rail, ...]
     if _is_irregular(profile):
-        rails = _irregular_rails(
-            _imperfect(_rails(numbers / levels, profile), profile, geometry), profile, fine
-        )
+        rails = _irregular_rails(_rails(numbers / levels, profile), profile, fine)
     elif balanced:
         signed = Operand(numbers, magnitude)
         both = Rail(None, 0.0, 1 + leak, length)  # (1 + w) / 2 + (1 - w) / 2 = 1
@@ -409,24 +400,15 @@ def _encode_signed(
         operand = Operand(numbers, magnitude)
         rails = tuple(Rail(operand, s * unit / 2, (1 + leak) / 2, length) for s in (1, -1))
     zeros = np.zeros(w.shape[:2])
-    return EncodedWeights(
-        first,
-        first + length,
-        rails,
-        scale[..., 0],
-        zeros,
-        zeros,
-        saturated,
-        leak,
-        0.0 if balanced else 0.25,
-    )
+    filling = 0.0 if balanced else 0.25
+    scales = scale[..., 0], zeros, zeros
+    return EncodedWeights(first, first + length, rails, *scales, saturated, leak, filling)
 
 
 def _encode_offset(
     w: np.ndarray,
     first: int,
     profile: OpticsProfile,
-    geometry: Geometry,
     edges: tuple[np.ndarray, np.ndarray] | None,
     fine: bool,
 ) -> EncodedWeights:
@@ -446,23 +428,14 @@ def _encode_offset(
     total = scale * passed_sums + length * low
     if _is_irregular(profile):
         passed = _curved(numbers.astype(np.float64) / levels, profile, "weight")
-        rails = _irregular_rails(_imperfect(passed[None], profile, geometry), profile, fine)
+        rails = _irregular_rails(passed[None], profile, fine)
     else:
         centre, unit = (levels + 1) // 2, (1 - leak) / levels
         numbers -= centre
         magnitude = max(centre, int(np.abs(numbers).max(initial=0)))
         rails = (Rail(Operand(numbers, magnitude), unit, leak + unit * centre, length),)
-    return EncodedWeights(
-        first,
-        first + length,
-        rails,
-        scale[..., 0],
-        low[..., 0],
-        total[..., 0],
-        saturated,
-        leak,
-        0.5,
-    )
+    scales = scale[..., 0], low[..., 0], total[..., 0]
+    return EncodedWeights(first, first + length, rails, *scales, saturated, leak, 0.5)
 
 
 def _weight_levels(
@@ -542,7 +515,7 @@ def _rails(w: np.ndarray, profile: OpticsProfile) -> np.ndarray:
     return _curved(intensity, profile, "weight")
 
 
-def _imperfect(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) -> np.ndarray:
+def _imperfect(rails: np.ndarray, profile: OpticsProfile) -> np.ndarray:
     """Apply the device's gains and its crosstalk between neighbouring rows of one frame.
 
     The rails of an output are neighbours. `crosstalk` is the fraction of a row's light that falls
@@ -551,12 +524,16 @@ def _imperfect(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) ->
     if not profile.gain_rms and not profile.crosstalk:
         return rails
     count, matrices, outputs, length = rails.shape
-    frame = outputs if geometry.outputs is None else geometry.outputs
+    frame = Geometry.of(profile).outputs or outputs
     rows = rails.transpose(1, 2, 0, 3).reshape(matrices, outputs * count, length).copy()
     per_frame = min(frame, outputs) * count
     if profile.gain_rms:
         # the pattern belongs to the modulator: it is equal in every frame and segment
-        pattern = _device_gain(profile.device_seed, rows.shape[1], per_frame, length)
+        drawn = [
+            device_gaussian(profile.device_seed, f"gain row {row}", (length,))
+            for row in range(per_frame)
+        ]
+        pattern = np.resize(drawn, rows.shape[1:])
         rows *= np.maximum(1 + profile.gain_rms * pattern, 0)
     if profile.crosstalk:
         for start in range(0, rows.shape[1], per_frame):
@@ -569,13 +546,14 @@ def _imperfect(rails: np.ndarray, profile: OpticsProfile, geometry: Geometry) ->
 
 
 def _irregular_rails(rails: np.ndarray, profile: OpticsProfile, fine: bool) -> tuple[Rail, ...]:
-    """Return rails [rails, m, M, K] as integers, much finer than the modulator's levels.
+    """Return imperfect rails [rails, m, M, K] as integers, much finer than the modulator's levels.
 
     Two planes of 8 bits resolve 1/32,512 of the largest transmission, 256 steps within each level
     of an 8-bit modulator. Finer modulators take `FINE` integers, and so do small matrices, whose
     time does not matter.
     """
     levels = FINE if fine else TWO_PLANES
+    rails = _imperfect(rails, profile)
     largest = 1 + 8 * (profile.gain_rms or 0.0)  # not taken from the weights: rows are independent
     length = rails.shape[-1]
 
@@ -586,11 +564,3 @@ def _irregular_rails(rails: np.ndarray, profile: OpticsProfile, fine: bool) -> t
     if profile.encoding == "offset" or profile.detection == "per-reading":
         return tuple(rail(passed, largest) for passed in rails)
     return rail(rails[0] - rails[1], largest), rail(rails[0] + rails[1], 2 * largest)
-
-
-def _device_gain(seed: int, rows: int, per_frame: int, length: int) -> np.ndarray:
-    """Return the gain pattern [rows, length]: one draw per row of the frame, repeated."""
-    pattern = np.stack(
-        [device_gaussian(seed, f"gain row {row}", (length,)) for row in range(per_frame)]
-    )
-    return np.tile(pattern, (-(-rows // per_frame), 1))[:rows]

@@ -17,6 +17,7 @@ from ..base import Ranges
 from .detection import Converter
 from .encoding import has_levels, offset_levels, signed_levels
 from .integer_products import LONGEST
+from .noise import quantiles
 from .parameters import MockParameters
 from .weight_segment import WeightSegment
 
@@ -69,42 +70,36 @@ def _fused(
     levels = (offset_levels if offset else signed_levels)(profile.input_bits)
     if levels > 255 or (levels > 127 and not offset):
         return None
-    from .kernels import FusedLight, FusedOffset, FusedSegment, InputLevels
+    from .kernels import FusedSegment
 
     columns = np.empty(0, np.int64) if exposure.columns is None else exposure.columns[0]
     leak, zero, centre = weights.leak, np.zeros(1), (levels + 1) // 2
-    unit = (1 - leak) / levels
-    light = FusedLight(
-        rule.per_sum,
-        rule.dark,
-        rule.units,
-        rule.light_term[0],
-        exposure.per_sum,
-        float(exposure.constant[0]),
-        exposure.unit,
-        columns,
-        detector.row_terms(zero, profile.photons_full_scale, zero, detector.gain * rule.unit)[:, 0],
-    )
+    unit, gain = (1 - leak) / levels, detector.gain * rule.unit
     fused = FusedSegment(
-        InputLevels(
-            weights.first,
-            segment.length,
-            float(levels),
-            centre if offset else -1,
-            segment.largest,
-        ),
-        rule.operand.packed(0, 0),
-        lights.packed(0, 0),
-        rule.light is not None,
-        light,
-        FusedOffset(
-            leak,
-            unit,
-            segment.length * (leak + unit * centre),
-            weights.total[0],
-            weights.low[0],
-        ),
-        converter.of(0),
-        detector,
+        first=weights.first,
+        length=segment.length,
+        levels=float(levels),
+        centre=centre if offset else -1,
+        largest=segment.largest,
+        weights=rule.operand.packed(0, 0),
+        lights=lights.packed(0, 0),
+        has_light=rule.light is not None,
+        per_sum=rule.per_sum,
+        dark=rule.dark,
+        units=rule.units,
+        light_term=rule.light_term[0],
+        total_per_sum=exposure.per_sum,
+        total_dark=float(exposure.constant[0]),
+        total_unit=exposure.unit,
+        columns=columns,
+        row_terms=detector.row_terms(zero, profile.photons_full_scale, zero, gain)[:, 0],
+        leak=leak,
+        unit=unit,
+        passed=segment.length * (leak + unit * centre),
+        total=weights.total[0],
+        low=weights.low[0],
+        quantiles=quantiles(),
+        converter=tuple(converter.of(0)),
+        detector=tuple(detector),
     )
-    return fused.plain()
+    return tuple(fused)

@@ -18,6 +18,7 @@ from threading import Lock
 import numpy as np
 
 from ...instruments.environment import COMPILED
+from . import compiled_loops
 from .int8_gemm import IntegerProduct, integer_product
 
 ONE_PLANE, TWO_PLANES = 128, 32_512  # largest magnitudes; 32,512 is 256 * 127
@@ -75,9 +76,8 @@ class Operand:
         if plane is None and self.magnitudes_of is not None:
             return np.abs(self.magnitudes_of.plane(number))
         if plane is None:
-            from .kernels import unpacked
-
-            return unpacked(self._packed[number, 0], *self.shape[1:])[None]
+            packed = self._packed[number, 0]
+            return np.asarray(compiled_loops().unpacked(packed, *self.shape[1:])[None])
         return plane
 
     @cached_property
@@ -139,9 +139,8 @@ class Operand:
             return self.magnitudes_of.packed(plane, matrix)
         stored = self._packed.get((plane, matrix))
         if stored is None:
-            from .kernels import packed
-
-            stored = self._packed[plane, matrix] = packed(self.plane(plane)[matrix])
+            packed = compiled_loops().packed(self.plane(plane)[matrix])
+            stored = self._packed[plane, matrix] = np.asarray(packed)
             if has_dot() and self.shape[0] == 1:
                 self._planes[plane] = None
         return stored
@@ -196,15 +195,13 @@ class IntegerRows:
 
     def as_bytes(self, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the planes of a variant in the form of `kernels.bytes_of`."""
-        from .kernels import bytes_of
-
         stored = self._bytes.get(name)
         if stored is None:
             stored = []
             n, length = self.integers.shape
             for plane in self.planes(name):
                 rows, starts = np.empty((n, -(-length // 4) * 4), np.int8), np.empty(n, np.int32)
-                bytes_of(plane, False, rows, starts)
+                compiled_loops().bytes_of(plane, False, rows, starts)
                 stored.append((rows, starts))
             self._bytes[name] = stored
         return stored
@@ -262,10 +259,8 @@ def multiply(
         return _in_floats(rows, name, weights, matrix, out)
     planes = range(weights.count)
     if few or has_dot():
-        from .kernels import multiply_bytes
-
-        products = []
-        width = place.stop - place.start
+        loops, products, width = compiled_loops(), [], place.stop - place.start
+        magnitudes = weights.magnitudes_of is not None
         for left, starts in rows.as_bytes(name):
             for plane in planes:
                 tiles = -(-width // 64) * 64 if has_dot() else width
@@ -274,7 +269,7 @@ def multiply(
                     weights.packed(plane, matrix),
                     weights.magnitudes_of is not None,
                 )
-                multiply_bytes(left, starts, packed, place.start, magnitudes, product)
+                loops.multiply_bytes(left, starts, packed, place.start, magnitudes, product)
                 products.append(np.ascontiguousarray(product[:, :width]))
         return _combined(products)
     library = _library()
@@ -304,11 +299,7 @@ def active_path() -> str:
 @cache
 def has_dot() -> bool:
     """Return whether compiled tiles serve any number of rows: numba and the processor allow it."""
-    if not COMPILED:
-        return False
-    from . import kernels
-
-    return kernels.HAS_DOT
+    return COMPILED and bool(compiled_loops().HAS_DOT)
 
 
 def _library() -> IntegerProduct | None:
@@ -361,9 +352,7 @@ def _combined(products: list[np.ndarray]) -> np.ndarray:
 def _add_planes(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     sums = np.empty(high.shape)
     if COMPILED:
-        from .kernels import add_planes
-
-        add_planes(high, low, sums)
+        compiled_loops().add_planes(high, low, sums)
         return sums
     np.multiply(high, 256.0, out=sums)
     sums += low

@@ -396,6 +396,38 @@ def _draw_words(
 _tail_word = _compiled(tail_words)
 
 
+# coefficients of algorithm AS 241, the highest power first
+_NEAR_TOP = (
+    7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
+    1.27045825245236838258e0, 3.64784832476320460504e0, 5.76949722146069140550e0,
+    4.63033784615654529590e0, 1.42343711074968357734e0,
+)  # fmt: skip
+_NEAR_BOTTOM = (
+    1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2,
+    1.48103976427480074590e-1, 6.89767334985100004550e-1, 1.67638483018380384940e0,
+    2.05319162663775882187e0, 1.0,
+)  # fmt: skip
+_FAR_TOP = (
+    2.01033439929228813265e-7, 2.71155556874348757815e-5, 1.24266094738807843860e-3,
+    2.65321895265761230930e-2, 2.96560571828504891230e-1, 1.78482653991729133580e0,
+    5.46378491116411436990e0, 6.65790464350110377720e0,
+)  # fmt: skip
+_FAR_BOTTOM = (
+    2.04426310338993978564e-15, 1.42151175831644588870e-7, 1.84631831751005468180e-5,
+    7.86869131145613259100e-4, 1.48753612908506148525e-2, 1.36929880922735805310e-1,
+    5.99832206555887937690e-1, 1.0,
+)  # fmt: skip
+
+
+@_inlined
+def _horner(x: float, coefficients: tuple[float, ...]) -> float:
+    """Return a polynomial, from the coefficients of falling powers."""
+    value = 0.0
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value
+
+
 @_compiled
 def tail_quantile(probability: float) -> float:
     """Return the |z| that a standard normal number exceeds with a probability below 1e-4.
@@ -404,54 +436,8 @@ def tail_quantile(probability: float) -> float:
     """
     r = math.sqrt(-math.log(probability))
     if r <= 5.0:
-        r -= 1.6
-        top = 7.74545014278341407640e-4
-        for term in (
-            2.27238449892691845833e-2,
-            2.41780725177450611770e-1,
-            1.27045825245236838258,
-            3.64784832476320460504,
-            5.76949722146069140550,
-            4.63033784615654529590,
-            1.42343711074968357734,
-        ):
-            top = top * r + term
-        bottom = 1.05075007164441684324e-9
-        for term in (
-            5.47593808499534494600e-4,
-            1.51986665636164571966e-2,
-            1.48103976427480074590e-1,
-            6.89767334985100004550e-1,
-            1.67638483018380384940,
-            2.05319162663775882187,
-            1.0,
-        ):
-            bottom = bottom * r + term
-        return top / bottom
-    r -= 5.0
-    top = 2.01033439929228813265e-7
-    for term in (
-        2.71155556874348757815e-5,
-        1.24266094738807843860e-3,
-        2.65321895265761230930e-2,
-        2.96560571828504891230e-1,
-        1.78482653991729133580,
-        5.46378491116411436990,
-        6.65790464350110377720,
-    ):
-        top = top * r + term
-    bottom = 2.04426310338993978564e-15
-    for term in (
-        1.42151175831644588870e-7,
-        1.84631831751005468180e-5,
-        7.86869131145613259100e-4,
-        1.48753612908506148525e-2,
-        1.36929880922735805310e-1,
-        5.99832206555887937690e-1,
-        1.0,
-    ):
-        bottom = bottom * r + term
-    return top / bottom
+        return _horner(r - 1.6, _NEAR_TOP) / _horner(r - 1.6, _NEAR_BOTTOM)
+    return _horner(r - 5.0, _FAR_TOP) / _horner(r - 5.0, _FAR_BOTTOM)
 
 
 @_compiled
@@ -648,11 +634,10 @@ def read_rows(
 @_compiled
 def read_block(y: Any, add: bool, reading: Any, detector: Any, noise: Any, left: Any) -> Any:
     """Read a block of outputs as `read_rows` does; the named tuples are given as plain tuples."""
-    first, signed, light, units, rows, light_term, converter, source, frame = reading
-    named = Reading(
-        first, signed, light, units, rows, light_term, Converter(*converter), source, frame
+    fields = (*reading[:-1], Converter(*reading[-1]))
+    return read_rows(
+        y, add, Reading(*fields), Detector(*detector), NoiseKeys(*noise), LeftOutputs(*left)
     )
-    return read_rows(y, add, named, Detector(*detector), NoiseKeys(*noise), LeftOutputs(*left))
 
 
 @_compiled
@@ -668,15 +653,24 @@ def add_cross(y: Any, column: int, cross: CrossTerms) -> None:
 # --- fused products ------------------------------------------------------------------------------
 
 
-class InputLevels(NamedTuple):
-    """The columns of the input that a segment shows, and their levels.
+class FusedSegment(NamedTuple):
+    """One segment of weights for `read_fused`; the last two fields travel as plain tuples.
 
     Parameters
     ----------
-    first, length : the columns
+    first, length : the columns of the input that the segment shows
     levels : on each side of zero; with the offset encoding, from least to largest number
     centre : level of zero with the offset encoding; -1 without
     largest : magnitude of inputs up to which float32 can hold the results
+    weights, lights : from `packed`: what is read, and what lights the detectors
+    has_light : whether `lights` are multiplied; otherwise the light is only the row's term
+    per_sum, dark, units, light_term : of `ReadingRule`; light_term [M]
+    total_per_sum, total_dark, total_unit, columns : of `InputExposure`; columns int64 [K] or [0]
+    row_terms : the `RowTerms` that all rows share, float32 [8]
+    leak, unit : of the offset encoding: x = scale t(u) + low, t = leak + unit times the level
+    passed : sum of t over a row of centred zeros
+    total, low : `EncodedWeights.total` and `low`, float64 [M]
+    quantiles : of `noise`
     """
 
     first: int
@@ -684,88 +678,30 @@ class InputLevels(NamedTuple):
     levels: float
     centre: int
     largest: float
-
-
-class FusedOffset(NamedTuple):
-    """The terms of the offset encoding: x = scale t(u) + low, t = leak + unit times the level.
-
-    Parameters
-    ----------
-    passed : sum of t over a row of centred zeros
-    total, low : `EncodedWeights.total` and `low`, float64 [M]
-    """
-
+    weights: Any
+    lights: Any
+    has_light: bool
+    per_sum: float
+    dark: float
+    units: tuple[float, ...]
+    light_term: Any
+    total_per_sum: float
+    total_dark: float
+    total_unit: float
+    columns: Any
+    row_terms: Any
     leak: float
     unit: float
     passed: float
     total: Any
     low: Any
-
-
-class FusedLight(NamedTuple):
-    """The light of a reading, and the total light of its exposure.
-
-    Parameters
-    ----------
-    per_sum, dark, units, term : `ReadingRule.per_sum`, `dark`, `units` and `light_term` [M]
-    total_per_sum, total_dark, total_unit, columns : of `InputExposure`; columns int64 [K] or [0]
-    rows : the `RowTerms` that all rows share, float32 [8]
-    """
-
-    per_sum: float
-    dark: float
-    units: tuple[float, ...]
-    term: Any
-    total_per_sum: float
-    total_dark: float
-    total_unit: float
-    columns: Any
-    rows: Any
-
-
-class FusedSegment(NamedTuple):
-    """One segment of weights for `read_fused`.
-
-    Parameters
-    ----------
-    weights, lights : from `packed`: what is read, and what lights the detectors
-    has_light : whether `lights` are multiplied; otherwise the light is only the row's term
-    """
-
-    inputs: InputLevels
-    weights: Any
-    lights: Any
-    has_light: bool
-    light: FusedLight
-    offset: FusedOffset
-    converter: Converter
-    detector: Detector
-
-    def plain(self) -> tuple[Any, ...]:
-        """Return the segment in plain tuples."""
-        return tuple(tuple(part) if isinstance(part, tuple) else part for part in self)
-
-
-@_inlined
-def _named(plain: Any) -> FusedSegment:
-    """Return the segment of `FusedSegment.plain`."""
-    inputs, weights, lights, has_light, light, offset, converter, detector = plain
-    return FusedSegment(
-        InputLevels(*inputs),
-        weights,
-        lights,
-        has_light,
-        FusedLight(*light),
-        FusedOffset(*offset),
-        Converter(*converter),
-        Detector(*detector),
-    )
+    quantiles: Any
+    converter: Any
+    detector: Any
 
 
 @_compiled
-def _encode_fused(
-    x: Any, inputs: InputLevels, offset: FusedOffset, integers: Any, sums: Any, scales: Any
-) -> Any:
+def _encode_fused(x: Any, segment: FusedSegment, integers: Any, sums: Any, scales: Any) -> Any:
     """Encode rows x into int16 `integers` [n, K], `sums` [n, 2] and `scales` [n].
 
     Returns
@@ -775,42 +711,42 @@ def _encode_fused(
     n, length = integers.shape
     lows, shown = np.zeros(n), np.zeros(n)
     reach = scales
-    if inputs.centre < 0:
-        encode_signed(x, inputs.first, inputs.levels, integers, scales, sums)
+    if segment.centre < 0:
+        encode_signed(x, segment.first, segment.levels, integers, scales, sums)
     else:
         edges = np.empty((n, 2))
-        encode_offset(x, inputs.first, inputs.levels, inputs.centre, integers, edges, sums)
+        encode_offset(x, segment.first, segment.levels, segment.centre, integers, edges, sums)
         reach = np.maximum(-edges[:, 0], edges[:, 1])
         for i in range(n):
-            scales[i] = (edges[i, 1] - edges[i, 0]) / (1 - offset.leak)
-            lows[i] = edges[i, 0] - offset.leak * scales[i]
-            passed = offset.passed + offset.unit * sums[i, 0]
+            scales[i] = (edges[i, 1] - edges[i, 0]) / (1 - segment.leak)
+            lows[i] = edges[i, 0] - segment.leak * scales[i]
+            passed = segment.passed + segment.unit * sums[i, 0]
             sum_shown = scales[i] * passed + length * lows[i]
             shown[i] = sum_shown - length * lows[i]
     fits = True
     for i in range(n):
-        if not reach[i] <= inputs.largest:
+        if not reach[i] <= segment.largest:
             fits = False
     return fits, lows, shown
 
 
 @_compiled
-def _total_light(light: FusedLight, integers: Any, sums: Any, lit: int) -> float:
+def _total_light(segment: FusedSegment, integers: Any, sums: Any, lit: int) -> float:
     """Return the light of all outputs, in element pairs, from column `lit` of the sums."""
     total, n = 0.0, len(sums)
     for i in range(n):
-        total += light.total_per_sum * sums[i, lit] + light.total_dark
-    if light.rows[7] > 0 and light.columns.size:
+        total += segment.total_per_sum * sums[i, lit] + segment.total_dark
+    if segment.row_terms[7] > 0 and segment.columns.size:
         with_columns = np.empty((n, 2), np.int64)
-        sums_with(integers, light.columns, with_columns)
+        sums_with(integers, segment.columns, with_columns)
         for i in range(n):
-            total += light.total_unit * np.float64(with_columns[i, lit])
+            total += segment.total_unit * np.float64(with_columns[i, lit])
     return total
 
 
 @_compiled
 def read_fused(
-    x: Any, y: Any, add: bool, first: int, last: int, noise: Any, plain_segment: Any
+    x: Any, y: Any, add: bool, first: int, last: int, rows: Any, keys: Any, plain: Any
 ) -> Any:
     """Store products with outputs `first` to `last` of a segment in y [n, M], or add them.
 
@@ -818,38 +754,38 @@ def read_fused(
 
     Parameters
     ----------
-    noise : `NoiseKeys` as a plain tuple
-    plain_segment : from `FusedSegment.plain`
+    rows : ids of the rows, uint64 [n]
+    keys : `stream_keys` of one stream, uint64 [1, 3, 2]
+    plain : `FusedSegment` as plain tuples
 
     Returns
     -------
     saturated, outputs that are left to numpy (-1 if a row is too large or not finite), light in
     element pairs
     """
-    segment, keys = _named(plain_segment), NoiseKeys(*noise)
-    inputs, offset, light = segment.inputs, segment.offset, segment.light
-    converter, detector, weights = segment.converter, segment.detector, segment.weights
-    n, length, outputs = x.shape[0], inputs.length, converter.scale.size
+    segment, converter, detector = FusedSegment(*plain), Converter(*plain[-2]), Detector(*plain[-1])
+    n, length, outputs = x.shape[0], segment.length, converter.scale.size
+    noise = NoiseKeys(rows, keys, (outputs + 15) // 16 * 16, outputs, segment.quantiles)
     integers, scales, sums = np.empty((n, length), np.int16), np.empty(n), np.empty((n, 2))
-    fits, lows, shown = _encode_fused(x, inputs, offset, integers, sums, scales)
+    fits, lows, shown = _encode_fused(x, segment, integers, sums, scales)
     if not fits:
         return 0, -1, 0.0
     lit = 1 if detector.balanced else 0
-    total = _total_light(light, integers, sums, lit) if first == 0 else 0.0
-    rows = np.empty((8, n), np.float32)
+    total = _total_light(segment, integers, sums, lit) if first == 0 else 0.0
+    terms = np.empty((8, n), np.float32)
     for i in range(n):
         for term in range(8):
-            rows[term, i] = light.rows[term]
-        own = light.per_sum * sums[i, lit]
-        if light.dark != 0:
-            own += light.dark
-        rows[0, i] = np.float32(own)
-        rows[6, i] = np.float32(scales[i] if inputs.centre < 0 else scales[i] * detector.gain)
+            terms[term, i] = segment.row_terms[term]
+        own = segment.per_sum * sums[i, lit]
+        if segment.dark != 0:
+            own += segment.dark
+        terms[0, i] = np.float32(own)
+        terms[6, i] = np.float32(scales[i] if segment.centre < 0 else scales[i] * detector.gain)
     padded = (length + 3) // 4 * 4
     left, starts = np.empty((n, padded), np.int8), np.empty(n, np.int32)
     bytes_of(integers, False, left, starts)
     lit_left, lit_starts = left, starts
-    has_photons = light.rows[7] > 0
+    has_photons = segment.row_terms[7] > 0
     with_light = segment.has_light and has_photons
     if with_light:
         lit_left, lit_starts = np.empty((n, padded), np.int8), np.empty(n, np.int32)
@@ -865,7 +801,7 @@ def read_fused(
         end = min(column + panel, last)
         width = (end - column + 63) // 64 * 64 if HAS_DOT else end - column
         product, of_light = np.empty((n, width), np.int32), no_light
-        multiply_bytes(left, starts, weights, column, False, product)
+        multiply_bytes(left, starts, segment.weights, column, False, product)
         if with_light:
             of_light = np.empty((n, width), np.int32)
             multiply_bytes(lit_left, lit_starts, segment.lights, column, True, of_light)
@@ -875,14 +811,21 @@ def read_fused(
             converter.scale[column:end],
             None,
         )
-        term = light.term[column:end]
         reading = Reading(
-            column, product, of_light, light.units, rows, term, of_panel, no_source, outputs
+            column,
+            product,
+            of_light,
+            segment.units,
+            terms,
+            segment.light_term[column:end],
+            no_source,
+            outputs,
+            of_panel,
         )
-        more, few = read_rows(y, add, reading, detector, keys, others)
+        more, few = read_rows(y, add, reading, detector, noise, others)
         saturated += more
         listed += few
-        if inputs.centre >= 0:
-            cross = CrossTerms(lows, offset.total[column:end], shown, offset.low[column:end])
+        if segment.centre >= 0:
+            cross = CrossTerms(lows, segment.total[column:end], shown, segment.low[column:end])
             add_cross(y, column, cross)
     return saturated, listed, total

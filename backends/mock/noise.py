@@ -54,63 +54,61 @@ class NoiseKeys(NamedTuple):
     table: np.ndarray
 
 
-class NoiseStream:
-    """The random words of one purpose of one matmul, addressed by row.
+def random_words(key: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
+    """Return at least `count` random uint64 words for each row id: [rows, >= count].
 
     Parameters
     ----------
-    seed, matmul, attempt : identity of the noise
-    purpose : "reading 0", "source", ... ; different purposes are independent
-    part : index of the segment
+    key : of Philox, uint64 [2]
     """
+    blocks = max(1, -(-count // 4))
+    generator, state = _philox()
+    state["state"]["key"] = key
 
-    def __init__(self, seed: int, matmul: str, attempt: int, purpose: str, part: int) -> None:
-        self._keys = stream_keys(seed, matmul, attempt, purpose, part)
+    def draw(first: int, last: int) -> np.ndarray:
+        state["state"]["counter"] = _counter(int(rows[first]) * blocks)
+        generator.state = state
+        drawn: np.ndarray = generator.random_raw((last - first) * 4 * blocks)
+        return drawn.reshape(last - first, 4 * blocks)
 
-    def words(self, rows: np.ndarray, count: int, key: int = 2) -> np.ndarray:
-        """Return at least `count` random uint64 words for each row id: [rows, >= count]."""
-        blocks = max(1, -(-count // 4))
-        generator, state = _philox()
-        state["state"]["key"] = self._keys[key]
+    steps = rows[1:] - rows[:-1]
+    if (steps == 1).all() and (len(rows) < 2 or rows[-1] > rows[0]):
+        return draw(0, len(rows))
+    breaks = np.flatnonzero((steps != 1) | (rows[1:] < rows[:-1])) + 1
+    words = np.empty((len(rows), 4 * blocks), dtype=np.uint64)
+    for first, last in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+        words[first:last] = draw(first, last)
+    return words
 
-        def draw(first: int, last: int) -> np.ndarray:
-            state["state"]["counter"] = _counter(int(rows[first]) * blocks)
-            generator.state = state
-            drawn: np.ndarray = generator.random_raw((last - first) * 4 * blocks)
-            return drawn.reshape(last - first, 4 * blocks)
 
-        steps = rows[1:] - rows[:-1]
-        if (steps == 1).all() and (len(rows) < 2 or rows[-1] > rows[0]):
-            return draw(0, len(rows))
-        breaks = np.flatnonzero((steps != 1) | (rows[1:] < rows[:-1])) + 1
-        words = np.empty((len(rows), 4 * blocks), dtype=np.uint64)
-        for first, last in zip([0, *breaks], [*breaks, len(rows)], strict=True):
-            words[first:last] = draw(first, last)
-        return words
+def gaussian(
+    keys: np.ndarray, rows: np.ndarray, count: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return `count` independent standard normal numbers for each row id: float32, in `out`.
 
-    def gaussian(self, rows: np.ndarray, count: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Return `count` independent standard normal numbers for each row id: float32, in `out`."""
-        z = np.empty((len(rows), count), dtype=np.float32) if out is None else out
-        if not len(rows):
-            return z
-        cells = self.words(rows, -(-count // 4), 0).view(np.uint16)[:, :count]
-        step = max(1, _TAKEN // max(count, 1))
-        for first in range(0, len(rows), step):
-            part = slice(first, first + step)
-            quantiles().take(cells[part], out=z[part], mode="wrap")
-        extreme = np.flatnonzero((cells.min(axis=1) == 0) | (cells.max(axis=1) == _CELLS - 1))
-        if extreme.size:
-            row, output = np.nonzero(cells[extreme] + np.uint16(1) <= 1)
-            row = extreme[row]
-            words = tail_words(
-                rows[row] * np.uint64(count) + output.astype(np.uint64), *self._keys[1]
-            )
-            probabilities = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53 / _CELLS
-            tails = np.array(
-                [-NormalDist().inv_cdf(probability) for probability in probabilities], np.float32
-            )
-            z[row, output] = np.copysign(tails, z[row, output])
+    Parameters
+    ----------
+    keys : `stream_keys` of the stream
+    """
+    z = np.empty((len(rows), count), dtype=np.float32) if out is None else out
+    if not len(rows):
         return z
+    cells = random_words(keys[0], rows, -(-count // 4)).view(np.uint16)[:, :count]
+    step = max(1, _TAKEN // max(count, 1))
+    for first in range(0, len(rows), step):
+        part = slice(first, first + step)
+        quantiles().take(cells[part], out=z[part], mode="wrap")
+    extreme = np.flatnonzero((cells.min(axis=1) == 0) | (cells.max(axis=1) == _CELLS - 1))
+    if extreme.size:
+        row, output = np.nonzero(cells[extreme] + np.uint16(1) <= 1)
+        row = extreme[row]
+        words = tail_words(rows[row] * np.uint64(count) + output.astype(np.uint64), *keys[1])
+        probabilities = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53 / _CELLS
+        tails = np.array(
+            [-NormalDist().inv_cdf(probability) for probability in probabilities], np.float32
+        )
+        z[row, output] = np.copysign(tails, z[row, output])
+    return z
 
 
 def tail_words(number: Any, key0: Any, key1: Any) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 
 from ...instruments.environment import COMPILED
 from ..address import Address
-from .noise import NoiseKeys, NoiseStream, quantiles, stream_keys
+from . import compiled_loops
+from .noise import NoiseKeys, gaussian, quantiles, random_words, stream_keys
 
 _WIDTH = 64  # outputs of one stream of a dynamic operand
 
@@ -33,7 +34,7 @@ class NoiseStreams:
         self.rows, self._dynamic = np.ascontiguousarray(rows), dynamic
 
     def keys(self, purpose: str, outputs: int) -> NoiseKeys:
-        """Return the keys of these rows for compiled loops."""
+        """Return the keys of these rows and of the streams of a purpose."""
         stored = self._stored.get(purpose)
         if stored is None:
             identity = (self._seed, self._at.matmul, self._at.attempt, purpose, self._segment)
@@ -52,32 +53,25 @@ class NoiseStreams:
         if not COMPILED:
             space = None if self._dynamic else out
             return self._joined(
-                lambda stream, width: stream.gaussian(rows, width, space), purpose, count
+                lambda keys, width: gaussian(keys, rows, width, space), purpose, count
             )
-        from .kernels import gaussian_rows
-
         z = np.empty((len(rows), count), dtype=np.float32)
-        gaussian_rows((rows, *self.keys(purpose, count)[1:]), z)
+        compiled_loops().gaussian_rows((rows, *self.keys(purpose, count)[1:]), z)
         return z
 
     def words(self, purpose: str, rows: np.ndarray, count: int) -> np.ndarray:
         """Return random words [n, count]."""
-        return self._joined(lambda stream, width: stream.words(rows, width), purpose, count)
+        return self._joined(lambda keys, width: random_words(keys[2], rows, width), purpose, count)
 
     def _joined(
-        self, draw: Callable[[NoiseStream, int], np.ndarray], purpose: str, count: int
+        self, draw: Callable[[np.ndarray, int], np.ndarray], purpose: str, count: int
     ) -> np.ndarray:
-        """Return the numbers [n, count] that `draw` takes from streams of some outputs each."""
-
-        def drawn(name: str, width: int) -> np.ndarray:
-            at = self._at
-            return draw(NoiseStream(self._seed, at.matmul, at.attempt, name, self._segment), width)
-
-        if not self._dynamic:
-            return drawn(purpose, count)[:, :count]
+        """Return the numbers [n, count] that `draw` takes from the keys of each stream."""
+        streams = self.keys(purpose, count)
+        width = streams.drawn
         blocks = [
-            drawn(f"{purpose} from {first}", _WIDTH)[:, : min(_WIDTH, count - first)]
-            for first in range(0, count, _WIDTH)
+            draw(keys, width)[:, : min(width, count - number * width)]
+            for number, keys in enumerate(streams.keys)
         ]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 

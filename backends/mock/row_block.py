@@ -16,6 +16,7 @@ import numpy as np
 
 from ...instruments.environment import COMPILED, run_all
 from ..address import exposure_ids
+from . import compiled_loops
 from .detection import Converter, CrossTerms, LeftOutputs, Reading, noise_free, read
 from .encoding import encode_rows
 from .integer_products import multiply, panels
@@ -168,9 +169,9 @@ class RowBlock:
                         rule.units,
                         self._terms[number],
                         rule.light_term[matrix, place],
-                        converter,
                         source,
                         self._frame,
+                        converter,
                     ),
                 )
                 number += 1
@@ -195,13 +196,11 @@ class RowBlock:
 
     def _read_compiled(self, y: np.ndarray, reading: Reading, purpose: str, add: bool) -> int:
         """Read in one compiled pass; numpy reads weak light and nearly full detectors."""
-        from .kernels import read_block
-
         assert self._streams is not None
         width, detector = len(reading.converter.scale), self._detector
         left = _scratch(len(y) * width if self._electrons is not None else 0)
         keys = self._streams.keys(purpose, y.shape[1])
-        saturated, count = read_block(
+        saturated, count = compiled_loops().read_block(
             y, add, reading.plain(), tuple(detector), tuple(keys), tuple(left)
         )
         if not count:
@@ -346,9 +345,7 @@ class RowBlock:
 def _add_cross(y: np.ndarray, place: slice, cross: CrossTerms) -> None:
     a, p, b, q = cross.a, cross.p[place], cross.b, cross.q[place]
     if COMPILED:
-        from .kernels import add_cross
-
-        add_cross(y, place.start, CrossTerms(a, p, b, q))
+        compiled_loops().add_cross(y, place.start, CrossTerms(a, p, b, q))
         return
     step = max(1, _PIECE_VALUES // y.shape[1])
     for first in range(0, len(y), step):

@@ -6,7 +6,7 @@ one when it is connected, which is sufficient to test its interface.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -66,12 +66,12 @@ class _Simulated(Instrument):
 
     is_of_this_process = True
     world: LightPath
+    role = ""
+    _is_lost = False
 
     def __init__(self, name: str, options: Any = None, **others: Any) -> None:
         super().__init__(name, options, **others)
-        self.role = ""
-        self._exchanges: dict[str, int] = {}
-        self._is_lost = False
+        self._exchanges = Counter[str]()
 
     def join(self, world: LightPath, role: str) -> None:
         """Set the world of the instrument and its role in the bench file."""
@@ -89,21 +89,23 @@ class _Simulated(Instrument):
 
     def _fails(self, exchange: str, *kinds: str) -> Fault | None:
         """Count an exchange and return its fault of these kinds; raise if the device is lost."""
-        number = self._exchanges[exchange] = self._exchanges.get(exchange, 0) + 1
-        for fault in self.options.faults:
-            if fault.kind == "lost" and "lost" not in self._exchanges and fault.happens(number):
-                self._exchanges["lost"], self._is_lost = number, True
+        self._exchanges[exchange] += 1
+        if "lost" not in self._exchanges and self._fault(exchange, "lost"):
+            self._exchanges["lost"], self._is_lost = self._exchanges[exchange], True
         if self._is_lost:
             raise OSError(5, "simulated: the device does not respond any more")
-        for fault in self.options.faults:
-            if fault.kind in kinds and fault.happens(number):
-                return fault
-        return None
+        return self._fault(exchange, *kinds)
+
+    def _fault(self, exchange: str, *kinds: str) -> Fault | None:
+        """Return the fault of these kinds that strikes the latest exchange."""
+        number = self._exchanges[exchange]
+        faults = (fault for fault in self.options.faults if fault.kind in kinds)
+        return next((fault for fault in faults if fault.happens(number)), None)
 
     def _begin(self, model: str) -> Identity:
         self._is_lost = False
-        number = self._exchanges["connect"] = self._exchanges.get("connect", 0) + 1
-        if any(fault.kind == "held" and fault.happens(number) for fault in self.options.faults):
+        self._exchanges["connect"] += 1
+        if self._fault("connect", "held"):
             raise InUse(f"{self.name}: {model} is held by another process; close that first")
         if not hasattr(self, "world"):
             self._create_world()
@@ -254,9 +256,8 @@ class SimulatedCamera(_Simulated, Camera):
         deadline_s = self.clock.now_s() + timeout_s
         ready_s = np.inf
         if self._waiting:
-            start = self._waiting[0][1]
             rolling = self.row_time_s * self.region.height
-            ready_s = start + self._exposure_s + rolling + self.readout_s
+            ready_s = self._waiting[0][1] + self._exposure_s + rolling + self.readout_s
         if ready_s > deadline_s or kind == "silent":
             self.clock.sleep_until(deadline_s)
             return None
@@ -454,11 +455,8 @@ class SimulatedSource(_Simulated, LightSource):
 
     driver = "simulated-source"
     Options = SourceOptions
-
-    def __init__(self, name: str, options: Any = None, **others: Any) -> None:
-        super().__init__(name, options, **others)
-        self._tripped = False  # kept when it is connected again
-        self._factor = 1.0
+    _tripped = False  # kept when it is connected again
+    _factor = 1.0
 
     def _connect(self, timeout_s: float) -> Identity:
         identity = self._begin("source")

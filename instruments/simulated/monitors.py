@@ -7,7 +7,6 @@ room or an aged lamp.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -61,18 +60,15 @@ class ThermometerOptions(MonitorOptions):
 
 
 class _SimulatedMonitor(_Simulated):
-    """A monitor that follows a schedule."""
+    """A monitor that follows a schedule, from its first connection on."""
 
-    def __init__(self, name: str, options: Any = None, **others: Any) -> None:
-        super().__init__(name, options, **others)
-        self._started_at_s: float | None = None
-        self._readings = 0
+    _started_at_s: float | None = None
+    _readings = 0
 
     def _started(self, model: str) -> Identity:
         identity = self._begin(model)
-        self._started_at_s = (
-            self.clock.now_s() if self._started_at_s is None else self._started_at_s
-        )
+        if self._started_at_s is None:
+            self._started_at_s = self.clock.now_s()
         return identity
 
     def _factor(self) -> float:
