@@ -27,13 +27,13 @@ from ..instruments.version import version_of
 from ..models import Cache, Model
 from ..models.shapes import sized_model, with_random_weights
 from ..scheduler import (
+    FIXED,
     Executor,
     HostStep,
     OpticalMatmul,
     Placement,
     StepRecord,
     evaluate,
-    is_fixed,
     memory_bytes,
 )
 from ..scheduler.runs import plan
@@ -212,7 +212,7 @@ class Lightloom:
     def __init__(self, name: str, what: str, job: Job, backend: Backend, placement: str) -> None:
         self.name, self.what, self.job, self.backend = name, what, job, backend
         chosen: str | Placement = placement
-        if not is_fixed(placement):  # decided for all passes, as in a prediction
+        if placement not in FIXED:  # decided for all passes, as in a prediction
             sizes = (job.batch, job.sequence, job.new_tokens)
             chosen = plan(job.model, backend, *sizes, placement).chosen
         self._executor: Executor = job.model.executor(backend, chosen)

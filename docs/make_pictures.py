@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from lightloom.cli.energy import energy_document
-from lightloom.report.terminal.energy import show_energy
-from lightloom.report.terminal.run import show_report
+from lightloom.report.terminal.run import show_energy, show_report
 
 PICTURES = Path(__file__).parent / "pictures"
 

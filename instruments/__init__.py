@@ -41,28 +41,18 @@ if TYPE_CHECKING:
     from .timeline import Timeline
 
 _HOMES = {  # loaded at first use, since they import pydantic, which the errors do not need
-    "DriverOptions": "base",
-    "Finding": "base",
-    "Identity": "base",
-    "Instrument": "base",
-    "Camera": "camera",
-    "CameraFrame": "camera",
-    "RawFrame": "camera",
-    "Region": "camera",
-    "Shot": "camera",
-    "TriggerMode": "camera",
-    "Clock": "clock",
-    "VirtualClock": "clock",
-    "Daq": "daq",
-    "Samples": "daq",
-    "LightSource": "light_source",
-    "PowerMeter": "light_source",
-    "create": "registry",
-    "driver_class": "registry",
-    "driver_names": "registry",
-    "Shown": "slm",
-    "SpatialLightModulator": "slm",
-    "Timeline": "timeline",
+    name: home
+    for home, names in {
+        "base": ("DriverOptions", "Finding", "Identity", "Instrument"),
+        "camera": ("Camera", "CameraFrame", "RawFrame", "Region", "Shot", "TriggerMode"),
+        "clock": ("Clock", "VirtualClock"),
+        "daq": ("Daq", "Samples"),
+        "light_source": ("LightSource", "PowerMeter"),
+        "registry": ("create", "driver_class", "driver_names"),
+        "slm": ("Shown", "SpatialLightModulator"),
+        "timeline": ("Timeline",),
+    }.items()
+    for name in names
 }
 
 __all__ = [
@@ -110,7 +100,6 @@ __all__ = [
     "driver_names",
     "limit_threads",
 ]
-
 
 _OLD_NAMES = {  # drivers of laboratories may raise them
     "BadReply": "ProtocolError",

@@ -11,9 +11,9 @@ import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from threading import Lock, RLock
-from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar, cast
 
 from .addresses import canonical
@@ -25,6 +25,7 @@ from .errors import (
     InUse,
     LightloomError,
     NotConnected,
+    one_line,
 )
 from .safety import device_lock
 from .toml_file import TomlTable
@@ -90,13 +91,11 @@ class Instrument(ABC):
     kind : "slm", "camera", "daq", "light source" or "power meter"
     driver : the name under which the driver is registered
     Options : the class of its settings
-    is_of_this_process : whether the device exists only in this process, as a simulated one does
     """
 
     kind: ClassVar[str]
     driver: ClassVar[str] = ""
     Options: ClassVar[type[DriverOptions]] = DriverOptions
-    is_of_this_process: bool = False
 
     _addresses_in_use: ClassVar[set[str]] = set()
     _addresses_lock: ClassVar[Lock] = Lock()
@@ -116,13 +115,21 @@ class Instrument(ABC):
 
     @property
     def address(self) -> str:
-        """The address of the device, which only one instrument may use; "" claims no address."""
-        return ""
+        """The address of the device, by default the option `address`; "" claims no device.
+
+        Only one instrument may use a device.
+        """
+        return str(getattr(self.options, "address", ""))
 
     @property
     def device(self) -> str:
         """The canonical spelling of `address`, used for the lock; "" claims no device."""
         return canonical(self.address)
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether the device exists only in this process, as a simulated one does."""
+        return False
 
     @abstractmethod
     def _connect(self, timeout_s: float) -> Identity:
@@ -130,7 +137,21 @@ class Instrument(ABC):
 
     @abstractmethod
     def _disconnect(self) -> None:
-        """Release the device, which may already be disconnected."""
+        """Release the device, which may already be disconnected, or only partly connected."""
+
+    def _translated(self, error: Exception, what: str) -> LightloomError:
+        """Return the error of lightloom for an exception of a library, raised by `what`."""
+        device = f"{self.name} ({self.address or self.driver})"
+        if isinstance(error, TimeoutError):  # an OSError, but the device may still be connected
+            return InstrumentTimeout(f"{device} did not reply during {what}: {error}")
+        if isinstance(error, OSError):
+            return Disconnected(
+                f"{device} was lost during {what}: {error}; "
+                "check cable and power, then connect again"
+            )
+        return InstrumentError(
+            f"{device} failed during {what}: {type(error).__name__}: {one_line(error)}"
+        )
 
     def _settings(self) -> Mapping[str, Any]:
         """Return the settings for the record of a run, without an exchange with the device."""
@@ -158,7 +179,8 @@ class Instrument(ABC):
             try:
                 self.identity = self._logged("connect", lambda: self._connect(timeout_s))
             except BaseException:
-                self._release_address()
+                with suppress(Exception):  # the first error says more
+                    self._release()
                 raise
             self.is_connected = True
         return self
@@ -175,11 +197,15 @@ class Instrument(ABC):
             finally:
                 self.is_connected = False
                 try:
-                    self._logged("close", self._disconnect)
+                    self._release()
                 except InstrumentError as error:
                     LOG.warning("%s", str(error))
-                finally:
-                    self._release_address()
+
+    def _release(self) -> None:
+        try:
+            self._logged("close", self._disconnect)
+        finally:
+            self._release_address()
 
     def _make_safe(self) -> None:  # noqa: B027 (most kinds have nothing to do)
         """Bring the device into its safest state before it is released."""
@@ -187,12 +213,7 @@ class Instrument(ABC):
     def __enter__(self) -> Self:
         return self if self.is_connected else self.connect()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @exchange
@@ -223,32 +244,9 @@ class Instrument(ABC):
             LOG.debug("%s.%s: %s", self.name, what, str(error))
             self._attributed(error)
             raise
-        except (
-            TimeoutError
-        ) as error:  # a subclass of OSError, but the device may still be connected
-            LOG.debug("%s.%s: %s", self.name, what, repr(error))
-            raise self._attributed(
-                InstrumentTimeout(
-                    f"{self.name} ({self.address or self.driver}) did not reply during {what}: "
-                    f"{error}"
-                )
-            ) from error
-        except OSError as error:
-            LOG.debug("%s.%s: %s", self.name, what, repr(error))
-            raise self._attributed(
-                Disconnected(
-                    f"{self.name} ({self.address or self.driver}) was lost during {what}: {error}; "
-                    "check cable and power, then connect again"
-                )
-            ) from error
         except Exception as error:  # vendor libraries raise any type
             LOG.debug("%s.%s: %s", self.name, what, repr(error), exc_info=True)
-            raise self._attributed(
-                InstrumentError(
-                    f"{self.name} ({self.address or self.driver}) failed during {what}: "
-                    f"{type(error).__name__}: {' '.join(str(error).split())}"
-                )
-            ) from error
+            raise self._attributed(self._translated(error, what)) from error
         LOG.debug("%s.%s took %.6f s", self.name, what, self.clock.now_s() - start_s)
         return result
 
@@ -263,21 +261,13 @@ class Instrument(ABC):
         if not claim:
             return
         with Instrument._addresses_lock:
+            held = ""
             if claim in Instrument._addresses_in_use:
-                raise self._attributed(
-                    InUse(
-                        f"{self.name}: {self.address} is already held by this program; "
-                        "close the other instrument first"
-                    )
-                )
-            owner = None if self.is_of_this_process else self._lock_device(claim)
-            if owner is not None:
-                raise self._attributed(
-                    InUse(
-                        f"{self.name}: {self.address} is held by {owner} of this computer; wait "
-                        "until it has ended, or end it"
-                    )
-                )
+                held = "already held by this program; close the other instrument first"
+            elif not self.is_of_this_process and (owner := self._lock_device(claim)):
+                held = f"held by {owner} of this computer; wait until it has ended, or end it"
+            if held:
+                raise self._attributed(InUse(f"{self.name}: {self.address} is {held}"))
             Instrument._addresses_in_use.add(claim)
         self._claim = claim
 

@@ -6,25 +6,24 @@ refuses frames that are stale, incomplete or follow a gap.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from .base import DriverOptions, Finding, Instrument, exchange
-from .clock import Clock
 from .count_checks import alignment_shift, count_problem
 from .errors import (
     DroppedFrame,
     IncompleteFrame,
     InputError,
     InstrumentTimeout,
-    LightloomError,
     LimitExceeded,
     NotConnected,
     ProtocolError,
@@ -125,28 +124,23 @@ class Camera(Instrument):
 
     kind: ClassVar[str] = "camera"
     tells_exposed: ClassVar[bool] = False
-
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.sensor_shape: tuple[int, int] = (0, 0)
-        self.bit_depth = 8
-        self.exposure_limits_s = (0.0, float("inf"))
-        self.readout_s = 0.0
-        self.row_time_s = 0.0
-        self.trigger_latency_s = 0.0
-        self.full_well_e: float | None = None
-        self.gain_e_per_count: float | None = None
-        self.offset_counts: float | None = None
-        self._narrowed_limits_s = (0.0, float("inf"))  # set by narrow_limits
-        self._exposure_s = 0.0
-        self._region: Region | None = None
-        self._trigger_mode: TriggerMode = "software"
-        self._frame_ids = itertools.count(1)
-        self._armed_at_s: float | None = None
-        self._last_number: int | None = None
-        self._triggered: list[Shot | None] = []
+    sensor_shape: tuple[int, int] = (0, 0)
+    bit_depth: int = 8
+    exposure_limits_s: tuple[float, float] = (0.0, inf)
+    readout_s: float = 0.0
+    row_time_s: float = 0.0
+    trigger_latency_s: float = 0.0
+    full_well_e: float | None = None
+    gain_e_per_count: float | None = None
+    offset_counts: float | None = None
+    _narrowed_limits_s: tuple[float, float] = (0.0, inf)  # set by narrow_limits
+    _exposure_s: float = 0.0
+    _region: Region | None = None
+    _trigger_mode: TriggerMode = "software"
+    _frame_id: int = 0
+    _armed_at_s: float | None = None
+    _last_number: int | None = None
+    _triggered: tuple[Shot | None, ...] = ()  # not read yet
 
     # --- hooks that a driver implements ----------------------------------------------------------
 
@@ -248,7 +242,7 @@ class Camera(Instrument):
             actual_s = self._configure(exposure_s, region, mode)
             if is_new:
                 self._check_exposure(exposure_s, actual_s)
-        except LightloomError:
+        except Exception:
             self._restore_settings()
             raise
         self._exposure_s, self._region, self._trigger_mode = actual_s, region, mode
@@ -286,7 +280,7 @@ class Camera(Instrument):
         """
         try:
             self._exposure_s = self._configure(self._exposure_s, self.region, self._trigger_mode)
-        except (LightloomError, OSError) as error:
+        except Exception as error:
             LOG.warning("%s: its previous settings cannot be restored: %s", self.name, error)
             self.close()
 
@@ -295,7 +289,7 @@ class Camera(Instrument):
         """Accept triggers from now on; an earlier frame is never returned."""
         if self.is_armed:
             self._disarm()
-        self._triggered.clear()
+        self._triggered = ()
         self._last_number = None
         self._armed_at_s = self.clock.now_s()
         self._arm()
@@ -312,7 +306,7 @@ class Camera(Instrument):
             raise NotConnected(f"{self.name} is not armed; call arm() first")
         if self._trigger_mode == "software":
             self._trigger(shot)
-        self._triggered.append(shot)  # only if it was accepted
+        self._triggered += (shot,)  # only if it was accepted
 
     def wait_until_exposed(self) -> None:
         """Wait until the latest exposure has ended, so that light may change during the read-out.
@@ -359,10 +353,7 @@ class Camera(Instrument):
     @exchange
     def disarm(self) -> None:
         """Accept no more triggers."""
-        if self.is_armed:
-            self._disarm()
-        self._armed_at_s = None
-        self._triggered.clear()
+        self._make_safe()
 
     def take(self, timeout_s: float, shot: Shot | None = None) -> CameraFrame:
         """Arm if needed, trigger, and return one fresh frame."""
@@ -372,9 +363,28 @@ class Camera(Instrument):
             self.trigger(shot)
             return self.read(timeout_s)
 
+    @contextmanager
+    def restored_settings(self) -> Iterator[None]:
+        """Use the software trigger inside a `with`; then restore all settings, and arm again."""
+        was_armed, before = self.is_armed, (self._exposure_s, self.region, self._trigger_mode)
+        try:
+            if self._trigger_mode != "software":
+                self.configure(trigger_mode="software")
+            yield
+        finally:
+            if self.is_connected:
+                self.disarm()
+                exposure_s, region, mode = before
+                if before != (self._exposure_s, self.region, self._trigger_mode):
+                    new_s = exposure_s if exposure_s != self._exposure_s else None
+                    self.configure(new_s, region, mode)
+                if was_armed:
+                    self.arm()
+
     def _fresh(self, raw: RawFrame) -> CameraFrame:
         last, self._last_number = self._last_number, raw.number
-        shot = self._triggered.pop(0) if self._triggered else None
+        shot = self._triggered[0] if self._triggered else None
+        self._triggered = self._triggered[1:]
         if raw.number is not None and last is not None and raw.number != last + 1:
             raise DroppedFrame(
                 f"{self.name}: frame {raw.number} arrived after frame {last}: "
@@ -390,8 +400,9 @@ class Camera(Instrument):
                 f"{self.name}: a frame of shape {raw.data.shape} arrived instead of {expected}; "
                 "repeat the shot"
             )
-        frame_id = next(self._frame_ids)
-        return CameraFrame(self._counts(raw.data), frame_id, raw.taken_at_s, self._exposure_s, shot)
+        self._frame_id += 1
+        data = self._counts(raw.data)
+        return CameraFrame(data, self._frame_id, raw.taken_at_s, self._exposure_s, shot)
 
     def _counts(self, data: np.ndarray) -> np.ndarray:
         """Return counts of `bit_depth` bits, shifted back by the `count_shift` of the bench file.
@@ -410,7 +421,7 @@ class Camera(Instrument):
         if self.is_armed:
             self._disarm()
         self._armed_at_s = None
-        self._triggered.clear()
+        self._triggered = ()
 
     def _settings(self) -> Mapping[str, Any]:
         region = self.region
@@ -425,17 +436,10 @@ class Camera(Instrument):
         }
 
     def _self_test(self) -> list[Finding]:
-        was_armed, mode = self.is_armed, self._trigger_mode
-        if mode != "software":
-            self.configure(trigger_mode="software")
-        start_s = self.clock.now_s()
-        frame = self.take(self._exposure_s + self.readout_s + 5.0)
-        duration_s = self.clock.now_s() - start_s
-        self.disarm()
-        if mode != "software":
-            self.configure(trigger_mode=mode)
-        if was_armed:
-            self.arm()
+        with self.restored_settings():
+            start_s = self.clock.now_s()
+            frame = self.take(self._exposure_s + self.readout_s + 5.0)
+            duration_s = self.clock.now_s() - start_s
         detail = f"{frame.data.shape}, counts {frame.data.min()} to {frame.data.max()}"
         shift = alignment_shift(frame.data, self.bit_depth)
         if shift:

@@ -23,16 +23,26 @@ def count_problem(data: np.ndarray, bit_depth: int, shift: int = 0) -> str:
     if data.dtype.kind != "u" or not data.size:
         return f"it sent a frame of {data.dtype}; integer counts are needed"
     word = 8 * data.dtype.itemsize
-    if shift:
-        return _shifted_count_problem(data, bit_depth, shift, word)
-    highest, most = int(data.max()), (1 << bit_depth) - 1
     spare = word - bit_depth
-    if highest > most:
+    if shift and shift > spare:
+        return (
+            f"count_shift = {shift} leaves no room for {bit_depth} bits in {word}-bit words; set "
+            f"it to at most {spare}"
+        )
+    if shift and not _are_multiples(data, shift):
+        return (
+            f"count_shift = {shift} would discard bits that are set, so the counts are not "
+            "left-aligned; remove count_shift"
+        )
+    highest, most = int(data.max()) >> shift, (1 << bit_depth) - 1
+    if highest <= most:
+        return ""
+    if shift:
+        return f"a count is {highest} after count_shift, and {bit_depth} bits hold at most {most}"
+    remedy = "set the bit depth, or pixel format, that the camera really has"
+    if _are_multiples(data, spare):
         remedy = f"if they are left-aligned, set count_shift = {spare}"
-        if int(np.bitwise_or.reduce(data, axis=None)) & ((1 << max(spare, 0)) - 1):
-            remedy = "set the bit depth, or pixel format, that the camera really has"
-        return f"it sent a count of {highest}, and {bit_depth} bits hold at most {most}; {remedy}"
-    return ""
+    return f"it sent a count of {highest}, and {bit_depth} bits hold at most {most}; {remedy}"
 
 
 def alignment_shift(data: np.ndarray, bit_depth: int) -> int:
@@ -42,23 +52,11 @@ def alignment_shift(data: np.ndarray, bit_depth: int) -> int:
     shows the alignment.
     """
     spare = 8 * data.dtype.itemsize - bit_depth
-    if spare <= 0 or int(np.bitwise_or.reduce(data, axis=None)) & ((1 << spare) - 1):
+    if spare <= 0 or not _are_multiples(data, spare):
         return 0
     return spare if len(np.unique(data)) >= _MIN_DISTINCT else 0
 
 
-def _shifted_count_problem(data: np.ndarray, bit_depth: int, shift: int, word: int) -> str:
-    if shift + bit_depth > word:
-        return (
-            f"count_shift = {shift} leaves no room for {bit_depth} bits in {word}-bit words; set "
-            f"it to at most {word - bit_depth}"
-        )
-    if int(np.bitwise_or.reduce(data, axis=None)) & ((1 << shift) - 1):
-        return (
-            f"count_shift = {shift} would discard bits that are set, so the counts are not "
-            "left-aligned; remove count_shift"
-        )
-    highest, most = int(data.max()) >> shift, (1 << bit_depth) - 1
-    if highest > most:
-        return f"a count is {highest} after count_shift, and {bit_depth} bits hold at most {most}"
-    return ""
+def _are_multiples(data: np.ndarray, bits: int) -> bool:
+    """Return whether all counts are multiples of a power of two."""
+    return not int(np.bitwise_or.reduce(data, axis=None)) & ((1 << max(bits, 0)) - 1)

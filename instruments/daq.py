@@ -171,20 +171,17 @@ class Daq(Instrument):
     @exchange
     def read_line(self, line: int) -> bool:
         """Read a digital line."""
-        line = self._index("line", line, self.line_count)
-        return self._read_line(line)
+        return self._read_line(self._index("line", line, self.line_count))
 
     @exchange
     def count(self, counter: int = 0) -> int:
         """Return the edges that a counter has counted."""
-        counter = self._index("counter", counter, self.counter_count)
-        return self._count(counter)
+        return self._count(self._index("counter", counter, self.counter_count))
 
     @exchange
     def reset_count(self, counter: int = 0) -> None:
         """Reset a counter to zero."""
-        counter = self._index("counter", counter, self.counter_count)
-        self._reset_count(counter)
+        self._reset_count(self._index("counter", counter, self.counter_count))
 
     def _index(self, what: str, number: Any, count: int) -> int:
         number = _whole(number, f"{self.name}: {what}")

@@ -19,6 +19,7 @@ from .errors import LightloomError, one_line
 LOG = logging.getLogger("lightloom.instruments")
 
 MISSING = "missing"  # kind of an entry that is only a sentence
+_THORLABS = "0x1313"  # USB vendor id of a maker of power meters; others are offered as a DAQ
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,12 @@ class FoundDevice:
     toml: str = ""
 
 
-def discover(visa_backend: str = "@py", network: bool = False) -> list[FoundDevice]:
+def discover(visa_backend: str = "@py") -> list[FoundDevice]:
     """Return the displays, cameras, VISA instruments and serial ports of this computer.
 
     Parameters
     ----------
     visa_backend : backend of pyvisa, such as "@py", "@ivi" or "FILE.yaml@sim"
-    network : whether to search the local network for VXI-11 and HiSLIP; takes some seconds
 
     Returns
     -------
@@ -55,7 +55,7 @@ def discover(visa_backend: str = "@py", network: bool = False) -> list[FoundDevi
         *_run_search("displays", _displays, "sdl2", "'lightloom[display]'"),
         *_run_search("GenICam cameras", _genicam_cameras, "harvesters", "'lightloom[genicam]'"),
         *_run_search("Micro-Manager", _micromanager, "pymmcore_plus", "'lightloom[micromanager]'"),
-        *_run_search("VISA instruments", lambda: _visa(visa_backend, network)),
+        *_run_search("VISA instruments", lambda: _visa(visa_backend)),
         *_run_search("serial ports", _serial_ports),
     ]
 
@@ -70,7 +70,7 @@ def _run_search(
     module, install : what the search imports, and what pip installs to have it
     """
     if module and find_spec(module) is None:
-        return [_missing_package(what, install)]
+        return [_missing(what, f"not searched; pip install {install}")]
     found: list[FoundDevice] = []
     try:
         with warnings.catch_warnings():
@@ -88,16 +88,11 @@ def _missing(what: str, sentence: str) -> FoundDevice:
     return FoundDevice(MISSING, "", f"{what}: {sentence}")
 
 
-def _missing_package(what: str, install: str) -> FoundDevice:
-    return _missing(what, f"not searched; pip install {install}")
-
-
 def lines(role: str, driver: str, remark: str = "", **options: str | int) -> str:
     """Return the lines of a bench file about one instrument."""
     text = [f"[instruments.{role}]", f'driver = "{driver}"{f"  # {remark}" if remark else ""}']
-    text += [
-        f"{key} = {json.dumps(value)}" for key, value in options.items()
-    ]  # JSON strings and integers are valid TOML
+    # JSON strings and integers are valid TOML
+    text += [f"{key} = {json.dumps(value)}" for key, value in options.items()]
     return "\n".join(text) + "\n"
 
 
@@ -155,15 +150,15 @@ def _micromanager() -> Iterator[FoundDevice]:
     yield FoundDevice("Micro-Manager", str(folder), "device adapters", toml)
 
 
-def _visa(backend: str, network: bool) -> Iterator[FoundDevice]:
+def _visa(backend: str) -> Iterator[FoundDevice]:
     import pyvisa
 
     manager = pyvisa.ResourceManager(backend)
     if backend == "@py":
         if find_spec("usb") is None:
-            yield _missing_package("USB instruments", "pyusb")
+            yield _missing("USB instruments", "not searched; pip install pyusb")
         resources = []
-        for bus, listing in _buses_of_pyvisa_py(network):
+        for bus, listing in _buses_of_pyvisa_py():
             try:
                 resources += listing()
             except Exception as error:  # the system library of this bus is missing
@@ -176,28 +171,21 @@ def _visa(backend: str, network: bool) -> Iterator[FoundDevice]:
             yield _visa_instrument(address, backend)
 
 
-def _buses_of_pyvisa_py(network: bool) -> Iterator[tuple[str, Callable[[], list[str]]]]:
+def _buses_of_pyvisa_py() -> Iterator[tuple[str, Callable[[], list[str]]]]:
     """Yield the buses and how to list each; the call of pyvisa would also search the network."""
     from pyvisa.constants import InterfaceType
     from pyvisa_py.sessions import Session
 
     for (bus, _), session in Session.iter_valid_session_classes():
-        if network or bus not in (InterfaceType.tcpip, getattr(InterfaceType, "vicp", None)):
+        if bus not in (InterfaceType.tcpip, getattr(InterfaceType, "vicp", None)):
             yield bus.name, session.list_resources
-
-
-# Makers of power meters by USB vendor id; other instruments are offered as a DAQ.
-_POWER_METER_MAKERS = {"0x1313": "Thorlabs"}
 
 
 def _visa_instrument(address: str, backend: str) -> FoundDevice:
     options = {"address": address} | ({"backend": backend} if backend != "@py" else {})
-    maker = _POWER_METER_MAKERS.get(
-        address.split("::")[1].lower() if address.startswith("USB") else ""
-    )
-    if maker:
+    if address.startswith("USB") and address.split("::")[1].lower() == _THORLABS:
         toml = lines("power_meter", "scpi-power-meter", **options)
-        return FoundDevice("VISA", address, f"{maker}, perhaps a power meter", toml)
+        return FoundDevice("VISA", address, "Thorlabs, perhaps a power meter", toml)
     toml = lines("detector", "scpi-daq", "or source: scpi-source", **options, dialect="multimeter")
     return FoundDevice("VISA", address, "an instrument; its identity was not queried", toml)
 
@@ -211,6 +199,5 @@ def _serial_ports() -> Iterator[FoundDevice]:
             about += f" (USB {port.vid:04x}:{port.pid:04x})"
         remark = f"or source: scpi-source at ASRL{port.device}::INSTR"
         toml = lines("detector", "serial-daq", remark, address=port.device)
-        yield FoundDevice(
-            "serial port", port.device, f"{about}; its identity was not queried", toml
-        )
+        about += "; its identity was not queried"
+        yield FoundDevice("serial port", port.device, about, toml)

@@ -7,8 +7,6 @@ too uniform or too unsteady to decide, the finding says so and does not count ag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +67,7 @@ def grows_with_exposure(camera: Camera, timeout_s: float = 5.0) -> Finding:
     camera : connected, under steady light
     timeout_s : for one exposure
     """
-    with _restored_settings(camera):
+    with camera.restored_settings():
         low, high = _allowed_s(camera, timeout_s)
         exposure_s = min(max(camera.exposure_s or low, low), high)
         tried: set[float] = set()
@@ -110,7 +108,7 @@ def reads_region(camera: Camera, timeout_s: float = 5.0) -> Finding:
     camera : connected, with an image on it that has bright and dark parts
     """
     height, width = camera.sensor_shape
-    with _restored_settings(camera):
+    with camera.restored_settings():
         camera.configure(region=Region(0, 0, height, width))
         wholes = [camera.take(timeout_s).data.astype(np.float64) for _ in range(2)]
         found = _distinctive_region(wholes)
@@ -231,21 +229,3 @@ def _cell_means(image: np.ndarray) -> np.ndarray:
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
-
-
-@contextmanager
-def _restored_settings(camera: Camera) -> Iterator[None]:
-    """Restore exposure, region and trigger mode after a `with`, and arm again if it was armed."""
-    before = camera.exposure_s, camera.region, camera.trigger_mode
-    was_armed = camera.is_armed
-    try:
-        if before[2] != "software":
-            camera.configure(trigger_mode="software")
-        yield
-    finally:
-        if camera.is_connected:
-            exposure_s, region, mode = before
-            new_s = exposure_s if exposure_s != camera.exposure_s else None
-            camera.configure(exposure_s=new_s, region=region, trigger_mode=mode)
-            if was_armed:
-                camera.arm()

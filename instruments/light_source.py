@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from math import inf
 from typing import Any, ClassVar, Self
 
-from .base import DriverOptions, Finding, Instrument, exchange
-from .clock import Clock
+from .base import Finding, Instrument, exchange
 from .errors import InstrumentTimeout, InterlockOpen, LimitExceeded, NotConnected, ProtocolError
 from .safety import signals
 
@@ -23,26 +23,21 @@ class LightSource(Instrument):
     ----------
     power_limits_w : lowest and highest set-point; a bench file can only narrow them
     wavelength_m : None where unknown
-    has_interlock, has_shutter : whether their states can be read; without the first it is unknown
-        whether an interlock is closed, or exists at all
+    has_interlock : whether its state can be read; otherwise it is unknown whether an interlock is
+        closed, or exists at all
     may_emit : whether it was enabled and has not confirmed since that it is off
     can_be_reopened : whether another process can switch it off after this one ended (`watchdog`)
     """
 
     kind: ClassVar[str] = "light source"
     can_be_reopened: ClassVar[bool] = False
-
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.power_limits_w = (0.0, 0.0)
-        self.wavelength_m: float | None = None
-        self.has_interlock = self.has_shutter = False
-        self.may_emit = False
-        self._power_w = 0.0
-        self._is_enabled = False
-        self._narrowed_limits_w: list[tuple[float, float]] = []  # set by narrow_limits
+    power_limits_w: tuple[float, float] = (0.0, 0.0)
+    wavelength_m: float | None = None
+    has_interlock: bool = False
+    may_emit: bool = False
+    _power_w: float = 0.0
+    _is_enabled: bool = False
+    _narrowed_limits_w: tuple[float, float] = (0.0, inf)  # set by narrow_limits
 
     # --- hooks that a driver implements ----------------------------------------------------------
 
@@ -92,13 +87,17 @@ class LightSource(Instrument):
         ------
         LimitExceeded : when the narrowed limits are empty
         """
-        self._narrowed_limits_w.append((low_w or 0.0, float("inf") if high_w is None else high_w))
+        low, high = self._narrowed_limits_w
+        self._narrowed_limits_w = (
+            max(low, low_w or 0.0),
+            min(high, inf if high_w is None else high_w),
+        )
         if self.is_connected:
             self._narrow()
 
     def _narrow(self) -> None:
-        low = max(self.power_limits_w[0], *(low for low, _ in self._narrowed_limits_w))
-        high = min(self.power_limits_w[1], *(high for _, high in self._narrowed_limits_w))
+        low = max(self.power_limits_w[0], self._narrowed_limits_w[0])
+        high = min(self.power_limits_w[1], self._narrowed_limits_w[1])
         if low > high:
             raise LimitExceeded(f"{self.name}: the power limits {low:g} to {high:g} W are empty")
         self.power_limits_w = (low, high)
@@ -107,12 +106,11 @@ class LightSource(Instrument):
         """Open the device and narrow its limits again before it can be used."""
         with self._lock:
             super().connect(timeout_s)
-            if self._narrowed_limits_w:
-                try:
-                    self._narrow()
-                except BaseException:
-                    self.close()
-                    raise
+            try:
+                self._narrow()
+            except BaseException:
+                self.close()
+                raise
         return self
 
     @exchange
@@ -243,12 +241,7 @@ class PowerMeter(Instrument):
     """
 
     kind: ClassVar[str] = "power meter"
-
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.wavelength_m: float | None = None
+    wavelength_m: float | None = None
 
     @abstractmethod
     def _read_power(self, timeout_s: float) -> float:

@@ -5,7 +5,6 @@ Also DMDs, OLED displays and windows on a monitor. Not here: the response curve 
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .base import DriverOptions, Finding, Instrument, exchange
-from .clock import Clock
+from .base import Finding, Instrument, exchange
 from .errors import InputError
 
 
@@ -50,21 +48,16 @@ class SpatialLightModulator(Instrument):
     """
 
     kind: ClassVar[str] = "slm"
-
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.shape: tuple[int, int] = (0, 0)
-        self.bit_depth = 8
-        self.refresh_period_s = 0.0
-        self.transfer_s = 0.0
-        self.latency_s = 0.0
-        self.settle_time_s = 0.0
-        self.darkest_level = 0
-        self.safe_level: int | None = None
-        self._frame_ids = itertools.count(1)
-        self._last: np.ndarray | None = None
+    shape: tuple[int, int] = (0, 0)
+    bit_depth: int = 8
+    refresh_period_s: float = 0.0
+    transfer_s: float = 0.0
+    latency_s: float = 0.0
+    settle_time_s: float = 0.0
+    darkest_level: int = 0
+    safe_level: int | None = None
+    _frame_id: int = 0
+    _last: np.ndarray | None = None
 
     @abstractmethod
     def _show(self, frame: np.ndarray) -> float:
@@ -85,7 +78,8 @@ class SpatialLightModulator(Instrument):
         shown_at_s = self._show(checked)
         self._last = checked.copy()
         settled_at_s = shown_at_s + self.latency_s + self.settle_time_s
-        return Shown(next(self._frame_ids), shown_at_s, settled_at_s)
+        self._frame_id += 1
+        return Shown(self._frame_id, shown_at_s, settled_at_s)
 
     @exchange
     def blank(self) -> Shown:

@@ -24,6 +24,7 @@ class Styled:
 
 
 Cell = str | float | Styled | None  # None where there is no figure
+Heads = Mapping[str, str | Callable[[float], str] | None]  # see `columns`
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,18 @@ class Column:
         return format(cell, self.form) if isinstance(self.form, str) else self.form(cell)
 
 
-def columns(heads: Mapping[str, str | Callable[[float], str] | None]) -> tuple[Column, ...]:
+def columns(heads: Heads) -> tuple[Column, ...]:
     """Return columns by their headers.
 
     Parameters
     ----------
-    heads : header -> form of the numbers below (see `Column`); None for a column of texts
+    heads : header -> form of the numbers below (see `Column`); None for a column of texts, `str`
+        for one of texts that stay on one line
     """
     return tuple(
-        Column(header, align="left", wraps=True) if form is None else Column(header, form=form)
+        Column(header, align="left", wraps=form is None)
+        if form in (None, str)
+        else Column(header, form=form or "")
         for header, form in heads.items()
     )
 

@@ -4,10 +4,11 @@ Not here: the meaning of a file, which its reader defines.
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from .errors import InputError
 
@@ -24,6 +25,17 @@ class TomlTable(BaseModel):
         if _holds_flag(value) and not _takes_flags(field.annotation):
             raise ValueError("true and false are not allowed here")
         return value
+
+
+def one_of(table: Mapping[str, Any]) -> AfterValidator:
+    """Return a check that a text is a key of a table, to which others may add."""
+
+    def check(key: str) -> str:
+        if key not in table:
+            raise ValueError(f"choose from {', '.join(table)}")
+        return key
+
+    return AfterValidator(check)
 
 
 def _holds_flag(value: Any) -> bool:

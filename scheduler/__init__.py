@@ -3,29 +3,15 @@
 if __name__ != "lightloom.scheduler":
     raise ImportError("import lightloom.scheduler, not scheduler")
 
-from .costs import BenchModel, host_cost, optical_cost
-from .energy.account import CATEGORIES, SCOPES, Account
-from .energy.constants import (
-    BASELINES,
-    Baseline,
-    Constant,
-    Constants,
-    load_constants,
-    resolve,
-    set_names,
-)
-from .energy.document import account_document
-from .energy.events import Events, PartEvents, planned_events, recorded_events
+from .energy.account import SCOPES, account_document
+from .energy.constants import Baseline
 from .energy.machine import measure_machine, memory_bytes
 from .executor import Executor
-from .graph import StepRecord, signature
-from .host_model import HostModel, MeasuredHost
+from .graph import StepRecord
 from .host_steps import State
-from .placement import DEFAULT_POLICY, POLICIES, Placement, decide, is_fixed, place
-from .prediction import Prediction, best_parts, predict
+from .placement import DEFAULT_POLICY, FIXED, POLICIES, Placement
 from .program import (
     BATCH,
-    HOST_KINDS,
     MATMUL_KINDS,
     NEW,
     PAST,
@@ -33,59 +19,31 @@ from .program import (
     OpticalMatmul,
     Program,
     ProgramBuilder,
-    Size,
-    Step,
     evaluate,
     shape,
 )
 
 __all__ = [
-    "BASELINES",
     "BATCH",
-    "CATEGORIES",
     "DEFAULT_POLICY",
-    "HOST_KINDS",
+    "FIXED",
     "MATMUL_KINDS",
     "NEW",
     "PAST",
     "POLICIES",
     "SCOPES",
-    "Account",
     "Baseline",
-    "BenchModel",
-    "Constant",
-    "Constants",
-    "Events",
     "Executor",
-    "HostModel",
     "HostStep",
-    "MeasuredHost",
     "OpticalMatmul",
-    "PartEvents",
     "Placement",
-    "Prediction",
     "Program",
     "ProgramBuilder",
-    "Size",
     "State",
-    "Step",
     "StepRecord",
     "account_document",
-    "best_parts",
-    "decide",
     "evaluate",
-    "host_cost",
-    "is_fixed",
-    "load_constants",
     "measure_machine",
     "memory_bytes",
-    "optical_cost",
-    "place",
-    "planned_events",
-    "predict",
-    "recorded_events",
-    "resolve",
-    "set_names",
     "shape",
-    "signature",
 ]

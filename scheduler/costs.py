@@ -1,18 +1,20 @@
-"""Costs of single steps on a bench, predicted without an instrument.
+"""Costs of single steps: on a bench, predicted without an instrument, and on the host.
 
 Shots are those of `backends.device_timeline`; the overlap of steps is in `prediction`.
+`HostModel` is the time of the host in a prediction, from constants or as measured on a machine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..backends import Backend, Geometry, OpticsProfile, ShotTiming, frames_of, tile_count
 from ..backends.device_timeline import first_wait_s
+from .graph import StepRecord
 from .host_steps import REGISTRY
-from .program import HostStep, OpticalMatmul, Step, evaluate
+from .program import HostStep, OpticalMatmul, Shape, Sizes, Step, evaluate
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,10 @@ def converter_seconds(input_samples: int, conversions: int, profile: OpticsProfi
     return shown + read
 
 
-def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> OpticalCost:
+def optical_cost(step: OpticalMatmul, sizes: Sizes, bench: BenchModel) -> OpticalCost:
     """Predict one optical matmul for given batch, new and past tokens."""
-    *leading, outputs, length = evaluate(step.w_shape, sizes)
+    matrices, rows, outputs, length = step.product_sizes(sizes)
     profile, geometry = bench.profile, bench.geometry
-    x_shape = evaluate(step.x_shape, sizes)
-    matrices = math.prod(leading)
-    rows = math.prod(x_shape[:-1]) // max(matrices, 1)
     exposures = profile.exposures(step.non_negative)
     products = matrices * rows * outputs
     if not products or not length:
@@ -100,7 +99,7 @@ def optical_cost(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchMode
     )
 
 
-def host_cost(step: Step, sizes: Mapping[str, int], profile: OpticsProfile) -> HostCost:
+def host_cost(step: Step, sizes: Sizes, profile: OpticsProfile) -> HostCost:
     """Predict a host step, or a product that stays on the host (two operations per MAC)."""
     if isinstance(step, OpticalMatmul):
         shapes = [step.x_shape, step.w_shape, step.y_shape]
@@ -115,3 +114,62 @@ def host_cost(step: Step, sizes: Mapping[str, int], profile: OpticsProfile) -> H
     moving = moved * profile.host_value_bytes / profile.host_bytes_per_s
     seconds = max(operations / profile.host_operations_per_s, moving)
     return HostCost(int(operations), moved, seconds)
+
+
+HostSeconds = Callable[[Step, Sizes], float]
+
+
+@dataclass(frozen=True)
+class HostModel:
+    """Time of the host, in seconds.
+
+    Parameters
+    ----------
+    step : of a host step, or of a product that stays on the host
+    feed, gather : of a product that goes to light, before and after its light
+    """
+
+    step: HostSeconds
+    feed: HostSeconds = lambda step, sizes: 0.0
+    gather: HostSeconds = lambda step, sizes: 0.0
+
+
+def measured_host(
+    records: Iterable[StepRecord],
+    bench: BenchModel,
+    feed: tuple[float, float] = (0.0, 0.0),
+    gather: tuple[float, float] = (0.0, 0.0),
+) -> HostModel:
+    """Return the host as measured by a run, scaled to other sizes.
+
+    Parameters
+    ----------
+    records : of a run on this machine; a step that was not measured takes the time of the constants
+    bench : its constants give the growth of a step with its sizes
+    feed, gather : of a product on light: fixed time, and time per number of x, or of y
+    """
+    ratios: dict[str, float] = {}  # measured seconds over those of the constants
+    for record in records:
+        calls = sum(
+            times * host_cost(record.step, sizes, bench.profile).seconds
+            for sizes, times in record.calls
+        )
+        if calls:
+            ratios[record.step.name] = record.seconds / calls
+
+    def seconds(step: Step, sizes: Sizes) -> float:
+        return ratios.get(step.name, 1.0) * host_cost(step, sizes, bench.profile).seconds
+
+    def numbers(shapes: Iterable[Shape], sizes: Sizes) -> int:
+        return sum(math.prod(evaluate(shape, sizes)) for shape in shapes)
+
+    def fed(step: Step, sizes: Sizes) -> float:
+        assert isinstance(step, OpticalMatmul)
+        operands = (step.x_shape, step.w_shape) if step.dynamic else (step.x_shape,)
+        return feed[0] + feed[1] * numbers(operands, sizes)
+
+    def gathered(step: Step, sizes: Sizes) -> float:
+        assert isinstance(step, OpticalMatmul)
+        return gather[0] + gather[1] * numbers((step.y_shape,), sizes)
+
+    return HostModel(seconds, fed, gathered)

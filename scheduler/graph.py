@@ -1,18 +1,16 @@
-"""The dependency graph of a program's steps, and the record of each step.
+"""Nodes, calls and records of a program's steps.
 
-Nodes, calls, dependencies and step records, shared by executor, pipeline, prediction and energy
-account.
+They are shared by executor, pipeline, prediction and energy account.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends import Stats
-from .program import OpticalMatmul, Program, Step
+from .program import OpticalMatmul, Step
 
 Node = tuple[int, int]
 """A step of the program and a micro-batch: (step, part)."""
@@ -77,43 +75,12 @@ class StepRecord:
         """Sizes of its calls, and the number of calls of each size."""
         return list(self.log)
 
-    def count(self, sizes: Mapping[str, int]) -> None:
-        """Count one more call with these sizes."""
+    def add(self, sizes: Mapping[str, int], seconds: float, stats: Stats | None = None) -> None:
+        """Add one more call with these sizes, its time and its events."""
         self.log.count(sizes)
-
-
-@dataclass(frozen=True)
-class Dependencies:
-    """Dependencies between the steps of a program.
-
-    Parameters
-    ----------
-    reads : earlier steps whose results each step reads
-    feeds : steps that read the results of each step
-    uses : number of steps that read each operand
-    """
-
-    reads: list[set[int]]
-    feeds: list[list[int]]
-    uses: Counter[str]
-
-    @classmethod
-    def of(cls, program: Program) -> Dependencies:
-        """Return those of a program, from its operands; states change in the program's order."""
-        writers: dict[str, int] = {}
-        reads: list[set[int]] = []
-        feeds: list[list[int]] = []
-        uses: Counter[str] = Counter()
-        for index, step in enumerate(program.steps):
-            earlier = {writers[name] for name in step.inputs if name in writers}
-            reads.append(earlier)
-            feeds.append([])
-            for other in earlier:
-                feeds[other].append(index)
-            uses.update(set(step.inputs))
-            writers.update(dict.fromkeys(step.outputs, index))
-            writers.update(dict.fromkeys(set(step.inputs) & set(program.states), index))
-        return cls(reads, feeds, uses)
+        self.seconds += seconds
+        if stats is not None:
+            self.stats.add(stats)
 
 
 def signature(step: Step, optical: bool) -> tuple[Any, ...]:

@@ -229,21 +229,6 @@ def silu(x: np.ndarray) -> None:
     x /= u
 
 
-def relu(x: np.ndarray) -> None:
-    """Write max(x, 0) into x."""
-    np.maximum(x, 0, out=x)
-
-
-def relu6(x: np.ndarray) -> None:
-    """Write min(max(x, 0), 6) into x."""
-    np.clip(x, 0, 6, out=x)
-
-
-def tanh(x: np.ndarray) -> None:
-    """Write the hyperbolic tangent of x into x."""
-    np.tanh(x, out=x)
-
-
 def sigmoid(x: np.ndarray) -> None:
     """Write 1 / (1 + exp(-x)) into x."""
     np.negative(x, out=x)
@@ -252,22 +237,24 @@ def sigmoid(x: np.ndarray) -> None:
     np.reciprocal(x, out=x)
 
 
-ACTIVATIONS: dict[str, Callable[[np.ndarray], None]] = {
+Activation = Callable[[np.ndarray], object]  # writes its result into its argument
+
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": gelu,
     "gelu_fast": gelu_tanh,
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "silu": silu,
     "swish": silu,
-    "relu": relu,
-    "relu6": relu6,
-    "tanh": tanh,
+    "relu": lambda x: np.maximum(x, 0, out=x),
+    "relu6": lambda x: np.clip(x, 0, 6, out=x),
+    "tanh": lambda x: np.tanh(x, out=x),
     "sigmoid": sigmoid,
 }
 NON_NEGATIVE_ACTIVATIONS = frozenset({"relu", "relu6", "sigmoid"})
 
 
-def _blockwise(function: Callable[[np.ndarray], None], x: np.ndarray, scratch: bool) -> np.ndarray:
+def _blockwise(function: Activation, x: np.ndarray, scratch: bool) -> np.ndarray:
     result = x if scratch and x.flags.c_contiguous else np.array(x, order="C")
     flat = result.reshape(-1)
     with np.errstate(over="ignore"):  # exp may overflow: the quotient is then zero, as it should

@@ -2,7 +2,7 @@
 
 Light and three threads of the host work at the same time, each on one step: the host runs host
 steps, feed begins products, gather collects them. The order is that of `Schedule`. The time of
-light is given by a `LightModel`: shot by shot in a prediction, one interval per product where many
+light is given by a function: shot by shot in a prediction, one interval per product where many
 placements are compared.
 """
 
@@ -11,36 +11,20 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
 
 from ..instruments import Timeline
+from .costs import HostModel
 from .graph import Node
-from .host_model import HostModel
 from .micro_batch import details_of
 from .program import Program, Sizes
 from .schedule import Schedule
 
+NextProduct = Callable[[float], Node | None]
+"""Returns the product that waits for light at a time, or None."""
 
-class LightModel(Protocol):
-    """The time that light takes."""
-
-    def run(self, node: Node, fed_s: float, next_product: Callable[[float], Node | None]) -> float:
-        """Run a product that was fed to light at a time, and return the time of its end.
-
-        Parameters
-        ----------
-        next_product : returns the product that waits for light at a time, or None
-        """
-
-
-@dataclass
-class _Thread:
-    """A thread of the host: when it is free, and for how long it was busy, in seconds."""
-
-    free_s: float
-    busy_s: float = 0.0
+RunLight = Callable[[Node, float, NextProduct], float]
+"""Runs a product that was fed to light at a time, and returns the time of its end."""
 
 
 class PassModel:
@@ -51,6 +35,10 @@ class PassModel:
     schedule : of the pass, with no step finished
     sizes : of each micro-batch
     timeline : receives the slices of the threads; None for none
+
+    Attributes
+    ----------
+    busy_s : busy seconds of each thread
     """
 
     def __init__(
@@ -59,30 +47,26 @@ class PassModel:
         schedule: Schedule,
         sizes: Sequence[Sizes],
         host: HostModel,
-        light: LightModel,
+        run_light: RunLight,
         start_s: float = 0.0,
         timeline: Timeline | None = None,
     ) -> None:
         self._steps, self._schedule, self._sizes = program.steps, schedule, sizes
-        self._host, self._light, self._timeline = host, light, timeline
+        self._host, self._run_light, self._timeline = host, run_light, timeline
         self._start_s = start_s
-        self._threads = {name: _Thread(start_s) for name in ("host", "feed", "gather")}
+        self._free_s = dict.fromkeys(("host", "feed", "gather"), start_s)  # when they are free
+        self.busy_s = dict.fromkeys(self._free_s, 0.0)
         self._ends_s = [[start_s] * len(program.steps) for _ in sizes]
         # host steps, by the time at which they are ready
         self._later = [(start_s, node) for node in schedule.ready if not schedule.is_light[node[0]]]
         self._fed_s: dict[Node, float] = {}
-
-    @property
-    def busy_s(self) -> dict[str, float]:
-        """Busy seconds of each thread."""
-        return {name: thread.busy_s for name, thread in self._threads.items()}
 
     def run(self) -> float:
         """Run all steps, and return the time at which the last of them ends."""
         products = self._schedule.products
         while products:
             node = products.popleft()
-            done_s = self._light.run(node, self._feed(node, math.inf), self._next_product)
+            done_s = self._run_light(node, self._feed(node, math.inf), self._next_product)
             took_s = self._host.gather(self._steps[node[0]], self._sizes[node[1]])
             self._finish(node, self._work("gather", node, done_s, took_s))
         self._advance(math.inf)
@@ -98,7 +82,7 @@ class PassModel:
         self._advance(until_s)
         if node not in self._fed_s:
             ready_s = self._ready_s(node) if self._schedule.is_ready(node) else math.inf
-            if max(ready_s, self._threads["feed"].free_s) > until_s:
+            if max(ready_s, self._free_s["feed"]) > until_s:
                 return math.inf
             took_s = self._host.feed(self._steps[node[0]], self._sizes[node[1]])
             self._fed_s[node] = self._work("feed", node, ready_s, took_s)
@@ -106,27 +90,26 @@ class PassModel:
 
     def _advance(self, until_s: float) -> None:
         """Run the host steps that begin up to a time."""
-        schedule, host, later = self._schedule, self._threads["host"], self._later
+        schedule, free_s, later = self._schedule, self._free_s, self._later
         while True:
-            while later and later[0][0] <= host.free_s:
+            while later and later[0][0] <= free_s["host"]:
                 schedule.queue_host(heapq.heappop(later)[1])
             if schedule.host_queue:
-                if host.free_s > until_s:
+                if free_s["host"] > until_s:
                     return
                 index, part = node = schedule.pop_host()
                 took_s = self._host.step(self._steps[index], self._sizes[part])
-                self._finish(node, self._work("host", node, host.free_s, took_s))
+                self._finish(node, self._work("host", node, free_s["host"], took_s))
             elif later and later[0][0] <= until_s:
-                host.free_s = later[0][0]
+                free_s["host"] = later[0][0]
             else:
                 return
 
     def _work(self, name: str, node: Node, ready_s: float, took_s: float) -> float:
         """Let a thread work on a step as soon as both are ready, and return the time of the end."""
-        thread = self._threads[name]
-        start_s = max(ready_s, thread.free_s)
-        thread.free_s = end_s = start_s + took_s
-        thread.busy_s += took_s
+        start_s = max(ready_s, self._free_s[name])
+        self._free_s[name] = end_s = start_s + took_s
+        self.busy_s[name] += took_s
         if self._timeline is not None and end_s > start_s:
             step = self._steps[node[0]]
             self._timeline.add(name, step.name, start_s, end_s, **details_of(step, node[1]))
@@ -141,7 +124,7 @@ class PassModel:
             if schedule.is_light[other[0]]:
                 continue
             ready_s = self._ready_s(other)
-            if ready_s <= self._threads["host"].free_s:
+            if ready_s <= self._free_s["host"]:
                 schedule.queue_host(other)
             else:
                 heapq.heappush(self._later, (ready_s, other))

@@ -14,35 +14,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Any, Protocol
 
-from ..backends import Backend, MatmulResult, Stats
-from .graph import Dependencies, Node, StepRecord
+from ..backends import MatmulResult, Stats
+from .graph import Node
 from .journal.pass_record import PassRecord
-from .micro_batch import Part, details_of
-from .program import HostStep, OpticalMatmul, Program, Step
+from .micro_batch import Part
+from .program import OpticalMatmul, Program, Step
 from .schedule import Schedule
-
-
-class StepRunner(Protocol):
-    """The protocol of an `Executor`, as far as a pipeline needs it."""
-
-    backend: Backend
-
-    def record_of(self, step: Step, optical: bool) -> StepRecord:
-        """Return the record of a step."""
-
-    def run_host(self, step: HostStep, operands: dict[str, Any], ends: tuple[str, ...]) -> None:
-        """Run a host step on operands."""
-
-    def begin(
-        self,
-        step: OpticalMatmul,
-        part: Part,
-        backend: Backend | None = None,
-        done: Callable[[], None] | None = None,
-    ) -> Callable[[], MatmulResult]:
-        """Begin a product on a backend."""
+from .step_runner import StepRunner
 
 
 @dataclass
@@ -51,31 +30,23 @@ class _StartedProduct:
 
     Parameters
     ----------
-    hold, release : stop and restart the virtual clock
-    changed : of the pipeline
+    notify : called with the product and whether it is exposed
     is_exposed : its last shot is exposed, and the virtual clock is held until it is gathered
     """
 
     node: Node
-    hold: Callable[[], None]
-    release: Callable[[], None]
-    changed: Condition
+    notify: Callable[[_StartedProduct, bool], None]
     finish: Callable[[], MatmulResult] | None = None
     seconds: float = 0.0
     is_exposed: bool = False
 
     def __call__(self) -> None:
         """Hold the virtual clock from now on."""
-        with self.changed:
-            self.is_exposed = True
-            self.hold()
-            self.changed.notify_all()
+        self.notify(self, True)
 
     def again(self) -> None:
         """Release the virtual clock, because the product is taken again."""
-        with self.changed:
-            self.is_exposed = False
-            self.release()
+        self.notify(self, False)
 
 
 class Pipeline:
@@ -100,12 +71,11 @@ class Pipeline:
         self._runner, self._program, self._parts = runner, program, parts
         self._backend = runner.backend
         self._clock = self._backend.clock
-        dependencies = Dependencies.of(program)
-        self._uses = [Counter(dependencies.uses) for _ in parts]  # unfinished reads of operands
+        # unfinished reads of operands, by micro-batch
+        self._uses = [Counter(program.dependencies.uses) for _ in parts]
         self._record = record
         self._done: Collection[Node] = () if record is None else record.done
-        is_light = [step.name in placed for step in program.steps]
-        self._schedule = Schedule(dependencies, is_light, len(parts), self._done)
+        self._schedule = Schedule(program, placed, len(parts), self._done)
         self._products = len(self._schedule.products)
         self._gathering: deque[_StartedProduct] = deque()
         self._changed = Condition()
@@ -130,12 +100,10 @@ class Pipeline:
         ]
         for thread in threads:
             thread.start()
-        try:
-            self._host()
-        except BaseException as error:
-            self._fail(error)
+        self._catch_errors(self._host)
         if self._error is not None:
-            self._release_all()
+            while self._holds:
+                self._release()
             self._backend.close()
         for thread in threads:
             thread.join()
@@ -149,28 +117,11 @@ class Pipeline:
         schedule = self._schedule
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: (
-                        schedule.host_queue or not schedule.unfinished or self._error is not None
-                    )
-                )
+                self._wait_for(lambda: schedule.host_queue or not schedule.unfinished)
                 if self._error is not None or not schedule.unfinished:
                     return
                 node = schedule.pop_host()
-            step, part = self._at(node)
-            record = self._runner.record_of(step, False)
-            self._backend.beat()
-            start, start_s = time.perf_counter(), self._clock.now_s()
-            stats = None
-            if isinstance(step, HostStep):
-                self._runner.run_host(step, part.operands, self._ends(node))
-            else:
-                result = self._runner.begin(step, part)()
-                part.operands[step.y], stats = result.y, result.stats
-                record.stats.add(stats)
-            seconds = time.perf_counter() - start
-            record.seconds += seconds
-            self._note("host", step, part, start_s)
+            seconds, stats = self._runner.run_whole(*self._at(node), self._ends(node))
             self._finish(node, seconds, stats)
 
     def _feed(self) -> None:
@@ -178,19 +129,19 @@ class Pipeline:
         schedule = self._schedule
         while schedule.products:
             with self._changed:
-                self._changed.wait_for(lambda: schedule.is_product_ready or self._error is not None)
+                self._wait_for(lambda: schedule.is_product_ready)
                 if self._error is not None:
                     return
                 node = schedule.products[0]
             step, part = self._at(node)
             assert isinstance(step, OpticalMatmul)
-            product = _StartedProduct(node, self._hold, self._release, self._changed)
+            product = _StartedProduct(node, self._set_exposed)
             start, start_s = time.perf_counter(), self._clock.now_s()
             with self._clock.held():
                 self._release()  # the hold of a ready product; this thread now has its own
                 product.finish = self._runner.begin(step, part, self._backend, product)
                 product.seconds = time.perf_counter() - start
-                self._note("feed", step, part, start_s)
+                self._runner.note("feed", step, part, start_s)
                 with self._changed:
                     schedule.products.popleft()
                     self._gathering.append(product)
@@ -202,7 +153,7 @@ class Pipeline:
         """Collect products from the backend, in their order."""
         for _ in range(self._products):
             with self._changed:
-                self._changed.wait_for(lambda: self._gathering or self._error is not None)
+                self._wait_for(lambda: self._gathering)
                 if not self._gathering:
                     return
                 product = self._gathering.popleft()
@@ -212,14 +163,16 @@ class Pipeline:
             step, part = self._at(product.node)
             assert isinstance(step, OpticalMatmul)
             part.operands[step.y] = result.y
-            record = self._runner.record_of(step, True)
-            record.stats.add(result.stats)
             stages = result.stats.seconds
             seconds = product.seconds + stages.get("product", 0.0) + stages.get("decode", 0.0)
-            record.seconds += seconds
+            self._runner.record_of(step, True).add(part.sizes, seconds, result.stats)
             self._finish(product.node, seconds, result.stats)
 
     # --- ready steps -----------------------------------------------------------------------------
+
+    def _wait_for(self, is_met: Callable[[], object]) -> None:
+        """Wait until a condition is met, or a step has failed."""
+        self._changed.wait_for(lambda: is_met() or self._error is not None)
 
     def _at(self, node: Node) -> tuple[Step, Part]:
         return self._program.steps[node[0]], self._parts[node[1]]
@@ -236,11 +189,9 @@ class Pipeline:
 
     def _finish(self, node: Node, seconds: float, stats: Stats | None) -> None:
         """Mark a step as done: keep it, and queue the steps that are ready now."""
-        step, part = self._at(node)
         if self._record is not None:
-            self._record.keep(node, part.operands, seconds, stats)
+            self._record.keep(node, self._parts[node[1]].operands, seconds, stats)
         with self._changed:
-            self._runner.record_of(step, self._schedule.is_light[node[0]]).count(part.sizes)
             self._drop_operands(node)
             for other in self._schedule.finish(node):
                 self._is_ready(other)
@@ -264,10 +215,16 @@ class Pipeline:
         elif self._schedule.products[0] == node:
             self._hold()
 
+    def _set_exposed(self, product: _StartedProduct, is_exposed: bool) -> None:
+        with self._changed:
+            product.is_exposed = is_exposed
+            (self._hold if is_exposed else self._release)()
+            self._changed.notify_all()
+
     def _wait_until_exposed(self, product: _StartedProduct) -> None:
         """Wait until the backend has called the product; its result may be ready before."""
         with self._changed:
-            self._changed.wait_for(lambda: product.is_exposed or self._error is not None)
+            self._wait_for(lambda: product.is_exposed)
 
     def _hold(self) -> None:
         with self._changed:
@@ -281,27 +238,10 @@ class Pipeline:
                 self._holds -= 1
                 self._clock.release()
 
-    def _release_all(self) -> None:
-        with self._changed:
-            while self._holds:
-                self._release()
-
-    # --- errors ----------------------------------------------------------------------------------
-
     def _catch_errors(self, work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException as error:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            if self._error is None:
-                self._error = error
-            self._changed.notify_all()
-
-    def _note(self, track: str, step: Step, part: Part, start_s: float) -> None:
-        timeline = self._backend.timeline
-        if timeline is not None:
-            details: dict[str, Any] = details_of(step, part.number)
-            timeline.add(track, step.name, start_s, self._clock.now_s(), **details)
+            with self._changed:
+                self._error = self._error or error
+                self._changed.notify_all()

@@ -25,14 +25,14 @@ from .program import OpticalMatmul, Program
 
 _HEADS = ("LM head", "classifier")
 
-_FIXED: Mapping[str, Callable[[OpticalMatmul], bool]] = {
+FIXED: Mapping[str, Callable[[OpticalMatmul], bool]] = {  # need neither costs nor a file
     "paper": lambda step: step.kind not in _HEADS,
     "projections": lambda step: step.kind not in _HEADS and not step.dynamic,
     "all-optical": lambda step: True,
     "host": lambda step: False,
 }
 _COSTS = ("fastest", "least-energy")
-POLICIES = (*_FIXED, *_COSTS)
+POLICIES = (*FIXED, *_COSTS)
 DEFAULT_POLICY = "paper"
 
 
@@ -68,11 +68,6 @@ class _Group:
     host: float = 0.0
 
 
-def is_fixed(policy: str) -> bool:
-    """Return whether a policy is a name that needs neither costs nor a file."""
-    return policy in _FIXED
-
-
 def rules_of(policy: str) -> PlacementRules:
     """Return a policy as rules: those of a file, or a default for all products.
 
@@ -88,17 +83,6 @@ def rules_of(policy: str) -> PlacementRules:
         f"unknown placement {policy!r}; choose from {', '.join(POLICIES)}, or a file of rules "
         "(.toml)"
     )
-
-
-def place(
-    program: Program,
-    policy: str = DEFAULT_POLICY,
-    bench: BenchModel | None = None,
-    sizes: Calls = (),
-    constants: Constants | None = None,
-) -> frozenset[str]:
-    """Return the names of the matmuls that go to light; see `decide`."""
-    return decide(program, policy, bench, sizes, constants).on_light
 
 
 def decide(
@@ -130,7 +114,7 @@ def decide(
     on_light = {
         name
         for group in groups
-        if group.policy in _FIXED and _FIXED[group.policy](group.step)
+        if group.policy in FIXED and FIXED[group.policy](group.step)
         for name in group.names
     }
     by_cost = [group for group in groups if group.policy in _COSTS]
@@ -194,7 +178,7 @@ def _fastest(groups: Sequence[_Group], others: set[str], times: PlacementTimes) 
         return cached[choice]
 
     starts = [tuple(group.light < group.host for group in groups)]
-    starts += [tuple(rule(group.step) for group in groups) for rule in _FIXED.values()]
+    starts += [tuple(rule(group.step) for group in groups) for rule in FIXED.values()]
     best = min(starts, key=seconds)
     while True:
         moves = [

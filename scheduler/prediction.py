@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..instruments import Timeline
-from .costs import BenchModel
-from .graph import Dependencies
-from .host_model import HostModel
+from .costs import BenchModel, HostModel, host_cost
 from .micro_batch import part_counts, sizes_of_parts
 from .pass_model import PassModel
 from .program import Program, Sizes
@@ -103,12 +101,12 @@ def predict(
     """
     if parts is None:
         parts = best_parts(program, placed, sizes, bench)
-    host = HostModel.of(bench) if host is None else host
+    if host is None:
+        host = HostModel(lambda step, sizes: host_cost(step, sizes, bench.profile).seconds)
     of_parts = sizes_of_parts(sizes, parts)
-    is_light = [step.name in placed for step in program.steps]
-    schedule = Schedule(Dependencies.of(program), is_light, len(of_parts))
+    schedule = Schedule(program, placed, len(of_parts))
     light = ShotLight(program, schedule.products, of_parts, bench, start_s, timeline)
-    model = PassModel(program, schedule, of_parts, host, light, start_s, timeline)
+    model = PassModel(program, schedule, of_parts, host, light.run, start_s, timeline)
     end_s = model.run()
     devices = light.devices
     busy_s = {DEVICES[role]: seconds for role, seconds in devices.busy_s.items()}

@@ -9,6 +9,7 @@ symbolic (`Size`), so that one program serves any batch, new tokens and past tok
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -165,10 +166,14 @@ class OpticalMatmul:
     @property
     def macs(self) -> Size:
         """Multiplications and accumulations."""
-        count = self.w_shape[-2]
-        for size in self.x_shape:
-            count = count * size
-        return count
+        return math.prod(self.x_shape, start=self.w_shape[-2])
+
+    def product_sizes(self, sizes: Sizes) -> tuple[int, int, int, int]:
+        """Return the number of matrices, and for each of them rows of x, outputs and length."""
+        *leading, outputs, length = evaluate(self.w_shape, sizes)
+        matrices = math.prod(leading)
+        rows = math.prod(evaluate(self.x_shape, sizes)[:-1]) // max(matrices, 1)
+        return matrices, rows, outputs, length
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -215,6 +220,22 @@ Step = OpticalMatmul | HostStep
 
 
 @dataclass(frozen=True)
+class Dependencies:
+    """Dependencies between the steps of a program.
+
+    Parameters
+    ----------
+    reads : earlier steps whose results each step reads
+    feeds : steps that read the results of each step
+    uses : number of steps that read each operand
+    """
+
+    reads: list[set[int]]
+    feeds: list[list[int]]
+    uses: Counter[str]
+
+
+@dataclass(frozen=True)
 class Program:
     """The ordered steps of one forward pass.
 
@@ -240,17 +261,35 @@ class Program:
 
     def peak_bytes(self, sizes: Mapping[str, int]) -> int:
         """Return the peak memory of operands, in float32."""
-        live: dict[str, int] = {}
-        most = 0
-        for name in (*self.inputs, *self.states):
-            live[name] = 4 * math.prod(size(sizes) for size in self.shapes[name])
+
+        def bytes_of(names: tuple[str, ...]) -> dict[str, int]:
+            return {name: 4 * math.prod(evaluate(self.shapes[name], sizes)) for name in names}
+
+        live, most = bytes_of(self.inputs + self.states), 0
         for step, ends in zip(self.steps, self.last_uses, strict=True):
-            for name in step.outputs:
-                live[name] = 4 * math.prod(size(sizes) for size in self.shapes[name])
+            live |= bytes_of(step.outputs)
             most = max(most, sum(live.values()))
             for name in ends:
                 live.pop(name, None)
         return most
+
+    @cached_property
+    def dependencies(self) -> Dependencies:
+        """The dependencies between its steps, by operands; states change in their order."""
+        writers: dict[str, int] = {}
+        reads: list[set[int]] = []
+        feeds: list[list[int]] = []
+        uses: Counter[str] = Counter()
+        for index, step in enumerate(self.steps):
+            earlier = {writers[name] for name in step.inputs if name in writers}
+            reads.append(earlier)
+            feeds.append([])
+            for other in earlier:
+                feeds[other].append(index)
+            uses.update(set(step.inputs))
+            writers.update(dict.fromkeys(step.outputs, index))
+            writers.update(dict.fromkeys(set(step.inputs) & set(self.states), index))
+        return Dependencies(reads, feeds, uses)
 
     @cached_property
     def last_uses(self) -> list[tuple[str, ...]]:
@@ -373,15 +412,3 @@ class ProgramBuilder:
         self._steps.append(step)
         self._shapes.update(zip(step.outputs, shapes, strict=True))
         return step.outputs[0]
-
-
-__all__ = [
-    "HOST_KINDS",
-    "MATMUL_KINDS",
-    "HostStep",
-    "OpticalMatmul",
-    "Program",
-    "ProgramBuilder",
-    "Step",
-    "shape",
-]

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
-from .graph import Dependencies, Node
+from .graph import Node
+from .program import Program
 
 
 class Schedule:
@@ -21,12 +22,14 @@ class Schedule:
 
     Parameters
     ----------
-    is_light : whether each step goes to light
+    placed : names of the matmuls that go to light
     parts : number of micro-batches
     done : steps that an earlier session finished
 
     Attributes
     ----------
+    dependencies : between the steps
+    is_light : whether each step goes to light
     products : steps for light that have not begun, in their order
     ready : steps that are ready at the start
     host_queue : host steps that are ready and have not begun, as a heap
@@ -34,22 +37,18 @@ class Schedule:
     """
 
     def __init__(
-        self,
-        dependencies: Dependencies,
-        is_light: Sequence[bool],
-        parts: int,
-        done: Collection[Node] = (),
+        self, program: Program, placed: Collection[str], parts: int, done: Collection[Node] = ()
     ) -> None:
-        self.dependencies = dependencies
-        self.is_light = is_light
-        self._needs = [[len(reads) for reads in dependencies.reads] for _ in range(parts)]
+        self.dependencies = program.dependencies
+        self.is_light = [step.name in placed for step in program.steps]
+        self._needs = [[len(reads) for reads in self.dependencies.reads] for _ in range(parts)]
         self.host_queue: list[Node] = []
-        self.unfinished = len(is_light) * parts
+        self.unfinished = len(program.steps) * parts
         for node in done:
             self.finish(node)
         self.products = deque(
             (index, part)
-            for index, goes_to_light in enumerate(is_light)
+            for index, goes_to_light in enumerate(self.is_light)
             if goes_to_light
             for part in range(parts)
             if (index, part) not in done

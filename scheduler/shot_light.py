@@ -6,9 +6,8 @@ shots. In very large passes, equal jobs of a product are extrapolated from one o
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,14 +16,15 @@ from ..instruments import Timeline
 from .costs import BenchModel, optical_cost
 from .graph import Node, signature
 from .micro_batch import details_of
-from .program import OpticalMatmul, Program, Sizes, evaluate
+from .pass_model import NextProduct
+from .program import OpticalMatmul, Program, Sizes
 
 _EXACT_SHOTS = 40_000  # of a pass that is simulated shot by shot
 _LARGE_JOB = 64  # shots of a job that is simulated as a whole, in a larger pass
 
 
 class ShotLight:
-    """Light that takes products shot by shot; a `LightModel`.
+    """Light that takes products shot by shot.
 
     Parameters
     ----------
@@ -61,13 +61,8 @@ class ShotLight:
         if not self._is_exact:
             self.devices.exact_shots = _LARGE_JOB
 
-    def run(self, node: Node, fed_s: float, next_product: Callable[[float], Node | None]) -> float:
-        """Run a product that was fed to light at a time, and return the time of its end.
-
-        Parameters
-        ----------
-        next_product : returns the product that waits for light at a time, or None
-        """
+    def run(self, node: Node, fed_s: float, next_product: NextProduct) -> float:
+        """Run a product that was fed to light at a time, and return the time of its end."""
         devices, jobs = self.devices, self._jobs_of(node)
         begun_s = devices.now_s = max(devices.now_s, fed_s)
         followers = [*(job for job, _ in jobs[1:]), None]
@@ -82,10 +77,7 @@ class ShotLight:
         return devices.now_s
 
     def _next_job(
-        self,
-        follower: JobShape | None,
-        next_product: Callable[[float], Node | None],
-        at_s: float,
+        self, follower: JobShape | None, next_product: NextProduct, at_s: float
     ) -> JobShape | None:
         """Return the job that waits at a time: the next of this product, or of the next product."""
         if follower is not None:
@@ -126,9 +118,7 @@ def _jobs_of_product(
 
     Each signed row is assumed to need both exposures.
     """
-    *leading, outputs, length = evaluate(step.w_shape, sizes)
-    matrices = math.prod(leading)
-    rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
+    matrices, rows, outputs, length = step.product_sizes(sizes)
     if not rows * outputs * length * matrices:
         return []
     geometry = bench.geometry

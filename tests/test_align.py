@@ -23,9 +23,9 @@ from lightloom.backends.calibration import (
     phase_shift,
     store,
 )
-from lightloom.backends.calibration.probes import make_probe
+from lightloom.backends.calibration.probe import make_probe
 from lightloom.backends.optics import registration
-from lightloom.backends.optics.calibration_file import Calibration, calibration_path
+from lightloom.backends.optics.calibration_file import Calibration, path_of
 from lightloom.instruments import InterlockOpen, LightloomError, Saturated, UnexpectedIntensity
 from lightloom.instruments.simulated import LightPath
 
@@ -333,7 +333,7 @@ def test_the_step_is_stored_and_read_back(tmp_path: Path) -> None:
         path = store(bench, alignment)
         read = Calibration.read(path)
         check_calibration(bench, read, ["align"], 3600.0)
-    assert path == calibration_path(bench.path)
+    assert path == path_of(None, bench.path)
     assert np.array_equal(read.array("align", "input_map"), alignment.input_map)
     assert read.figure("align", "spot_px") == alignment.spot_px
     assert read.steps["align"].shots == alignment.cost["shots"]
@@ -370,7 +370,7 @@ def test_ctrl_c_ends_live_and_stores_a_full_alignment(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said, wrong = process.communicate(timeout=60)
     assert process.returncode == 0, wrong
-    assert "stored in" in said and calibration_path(bench.path).exists()
+    assert "stored in" in said and path_of(None, bench.path).exists()
 
 
 def test_a_users_mistake_is_one_sentence(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_users_mistake_is_one_sentence(tmp_path: Path) -> None:
     done = called(tmp_path, "align", "--bench", bench.path)
     assert done.returncode == 2
     assert "cover" in done.stderr and "Traceback" not in done.stderr
-    assert not calibration_path(bench.path).exists()
+    assert not path_of(None, bench.path).exists()
 
 
 # --- parts ----------------------------------------------------------------------------------------

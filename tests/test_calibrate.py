@@ -23,7 +23,7 @@ from lightloom.backends.bench.check import accuracy_finding
 from lightloom.backends.bench.ground_truth import true_optics
 from lightloom.backends.calibration.calibrate import calibrate
 from lightloom.backends.calibration.steps import crosstalk
-from lightloom.backends.optics.calibration_file import Calibration, Figure, Step, calibration_path
+from lightloom.backends.optics.calibration_file import Calibration, Figure, Step, path_of
 from lightloom.instruments import (
     BadFit,
     InputError,
@@ -114,7 +114,7 @@ def aligned(bench: Bench) -> Bench:
     with bench:
         found = begin_calibration(bench)
     found.add(Step("align", (spot,), arrays, (), 0, 0.0, 0.0, 0.0, found.created_at))
-    found.write(calibration_path(bench.path))
+    found.write(path_of(None, bench.path))
     return bench
 
 
@@ -259,7 +259,8 @@ def gain_of_products(backend: BenchBackend, rounds: int = 12) -> float:
         counts = light_e / bench.camera.gain_e_per_count + backend.optical_model.optics.dark_counts
         mean_input = float(curves["input"].light[x].mean())
         electrons = (
-            layout.electrons(counts) / layout.marks(counts, mean_input, decoder.response).scale
+            layout.electrons(counts)
+            / layout.marks(counts, mean_input, decoder.response.markers).scale
         )
         inverse = decoder.response.inverse
         return electrons if inverse is None else inverse @ electrons
@@ -309,7 +310,7 @@ def test_a_lens_that_distorts_is_calibrated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(2, 4), (3, 3), (6,)])
 def test_a_map_of_no_known_kind_is_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
     bench = panel(tmp_path, "imaged", "1 ms", 1.0, 0)
-    found = Calibration.read(calibration_path(bench.path))
+    found = Calibration.read(path_of(None, bench.path))
     arrays = found.steps["align"].arrays | {"camera_map": np.ones(shape)}
     found.add(replace(found.steps["align"], arrays=arrays))
     with bench, pytest.raises(InputError, match=r"camera_map of shape .*\(2, 10\): align"):
@@ -356,7 +357,7 @@ def test_crosstalk_of_close_blocks_is_undone(tmp_path: Path) -> None:
         step = found.steps["crosstalk"]
         step.arrays["inverse"] = np.zeros((0, 0), np.float32)
         found.add(step)
-        found.write(calibration_path(bench.path))
+        found.write(path_of(None, bench.path))
         calibrate(bench, only=["flat_field"])
     assert errors["undone"] < 0.8 * errors["left"]
 

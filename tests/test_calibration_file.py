@@ -27,8 +27,8 @@ from lightloom.backends.optics.calibration_file import (
     Figure,
     Plot,
     Step,
-    calibration_path,
     leaves,
+    path_of,
 )
 from lightloom.instruments import Identity, InputError, Region
 from lightloom.instruments.files import sealed
@@ -501,7 +501,7 @@ def test_a_calibration_expires_with_its_oldest_wanted_step(tmp_path: Path) -> No
 
 
 def test_the_path_of_a_calibration(tmp_path: Path) -> None:
-    assert calibration_path("a/bench.toml") == Path("a/bench.calibration.json")
+    assert path_of(None, "a/bench.toml") == Path("a/bench.calibration.json")
     path = write_bench(tmp_path, calibration=None)
     assert path_for(path) == tmp_path / "bench.calibration.json"
     path = write_bench(tmp_path, calibration="old/one.json")

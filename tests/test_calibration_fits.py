@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lightloom.backends.bench.decoding import chi_square_limit
-from lightloom.backends.bench.ground_truth import drift_filter as true_filter
+from lightloom.backends.bench.ground_truth import true_tracker
 from lightloom.backends.bench.tracking import ScaleTracker
 from lightloom.backends.calibration.slots import brightness
 from lightloom.backends.calibration.steps import crosstalk, drift, photon_transfer, settling
 from lightloom.backends.optics import registration
 from lightloom.backends.optics.layouts.base import largest_rectangle
-from lightloom.backends.optics.response_curve import ResponseCurve
+from lightloom.backends.optics.parameters import ResponseCurve
+from lightloom.instruments.simulated import WorldOptions
 
 
 def chance(seed: int) -> np.random.Generator:
@@ -180,7 +181,8 @@ def test_the_filter_of_a_smooth_drift_stays_consistent(
     bench stays below its own limit, which 1 in 10,000 runs exceed, and its light has no bias.
     """
     rng = chance(7)
-    tracker = true_filter(0.005, drift_rms, drift_shots, measured**2)
+    world = WorldOptions(source_rms=0.005, drift_rms=drift_rms, drift_shots=drift_shots)
+    tracker = true_tracker(world, measured**2)
     waves, phases = rng.standard_normal(24) / drift_shots, 2 * np.pi * rng.random(24)
     off = []
     for shot in range(3000):

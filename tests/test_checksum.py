@@ -29,7 +29,8 @@ from lightloom.backends.bench.product import Product
 from lightloom.backends.bench.product_frames import encode_operand
 from lightloom.instruments import ChecksumMismatch, InputError, InstrumentError
 from lightloom.models import load_model
-from lightloom.scheduler import HostModel, predict
+from lightloom.scheduler.costs import HostModel
+from lightloom.scheduler.prediction import predict
 from lightloom.scheduler.runs import plan
 
 
@@ -411,7 +412,7 @@ def test_a_bench_takes_the_time_that_was_predicted(
     planned = plan(model, backend, batch=3, sequence=length)
     start_s = backend.clock.now_s()
     program, sizes = model.program("logits"), {"batch": 3, "new": length, "past": 0}
-    host = HostModel.idle()
+    host = HostModel(lambda step, sizes: 0.0)
     found = predict(program, planned.on_light, sizes, planned.bench, host, 1, None, start_s)
     executor = model.executor(backend)
     executor.micro_batches = 1

@@ -83,8 +83,8 @@ def screenshot(x_display: str) -> np.ndarray:
 
 def window_process(slm: Any) -> int:
     """Return the process id of a window, for tests of faults."""
-    assert slm._window is not None and slm._window.pid
-    return int(slm._window.pid)
+    assert slm._window is not None and slm._window._process.pid
+    return int(slm._window._process.pid)
 
 
 @pytest.mark.slow  # a window each
@@ -215,7 +215,7 @@ def test_a_killed_driver_ends_its_window(x_display: str) -> None:
         "if __name__ == '__main__':\n"
         f"    options = DisplaySLMOptions(x_display={x_display!r}, monitor=0, refresh_hz=60)\n"
         "    slm = DisplaySLM('weights', options).connect()\n"
-        "    print(slm._window.pid, flush=True)\n"
+        "    print(slm._window._process.pid, flush=True)\n"
         "    threading.Event().wait(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as program:

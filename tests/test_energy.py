@@ -15,18 +15,11 @@ from lightloom.backends import MockBackend, OpticsProfile, load_profile
 from lightloom.instruments import InputError
 from lightloom.models import load_model
 from lightloom.models.shapes import PUBLISHED, layer_program, model_or_shape, sized_model
-from lightloom.scheduler import (
-    SCOPES,
-    Account,
-    account_document,
-    load_constants,
-    measure_machine,
-    planned_events,
-    resolve,
-    set_names,
-)
-from lightloom.scheduler.energy.account import PLANCK_LIGHT
+from lightloom.scheduler import SCOPES, account_document, measure_machine
+from lightloom.scheduler.energy.account import PLANCK_LIGHT, Account
+from lightloom.scheduler.energy.constants import load_constants, resolve, set_names
 from lightloom.scheduler.energy.crossover import MAX_WIDTH, crossovers, layer_account
+from lightloom.scheduler.energy.events import planned_events
 from reference_optics import theory
 from safetensors.numpy import load_file
 from typer.testing import CliRunner

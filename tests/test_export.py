@@ -53,7 +53,7 @@ def on_a_bench(tmp_path_factory: pytest.TempPathFactory, on_the_mock: Path) -> P
         keep_steps(journal, on_the_mock)
         journal.end_session("complete", "with a \0 in it")
         with JournalFile(on_the_mock) as other:
-            journal.keep_results(**other.results())
+            journal.keep_documents("result", **other.results())
     return path
 
 
@@ -191,7 +191,7 @@ def test_units_and_the_watermark_are_everywhere(
 def test_a_run_on_instruments_is_not_called_simulated(on_the_mock: Path, tmp_path: Path) -> None:
     path = tmp_path / "real.db"
     with made(path, on_the_mock) as (journal, _), JournalFile(on_the_mock) as other:
-        journal.keep_about(plan=other.about()["plan"] | {"is_mock": False})
+        journal.keep_documents("about", plan=other.about()["plan"] | {"is_mock": False})
         keep_segment(journal, 0)
     exported(path, tmp_path / "real.h5")
     assert not any(said["is_mock"] for _, said in arrays_of(tmp_path / "real.h5").values())
@@ -314,7 +314,7 @@ def test_an_empty_journal_and_one_that_is_being_written_can_be_exported(
     assert exported(empty, tmp_path / f"empty{ending}") == {}
     with made(tmp_path / "now.db", on_the_mock) as (journal, _):
         keep_segment(journal, 0)
-        journal.flush()
+        journal.writer.flush()
         assert exported(tmp_path / "now.db", tmp_path / f"now{ending}")["shots"] == 50
 
 

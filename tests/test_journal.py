@@ -30,7 +30,7 @@ from lightloom.instruments.safety.lock import HeldLock
 from lightloom.models import Cache, Model, load_arrays, load_model
 from lightloom.scheduler.journal import database, writer
 from lightloom.scheduler.journal.journal import Journal
-from lightloom.scheduler.journal.journal_file import JournalFile, check_journal
+from lightloom.scheduler.journal.journal_file import JournalFile
 from lightloom.scheduler.runs import plan
 from waiting import wait_until
 
@@ -316,10 +316,10 @@ def test_a_power_cut_in_a_transaction(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     journal = Journal.create(path)
     journal.begin_session({})
-    journal.flush()
+    journal.writer.flush()
     for number in range(40):
         journal.keep_step((0, number, 0), [np.arange(500, dtype=np.float32) + number], 0.1)
-        journal.flush()  # a transaction each
+        journal.writer.flush()  # a transaction each
     log = path.with_name("run.db-wal")
     states = (path.read_bytes(), log.read_bytes())
     journal.close()
@@ -560,7 +560,7 @@ def test_a_lost_journal_stops_the_run(tmp_path: Path, what: str, is_late: bool) 
     journal = Journal.create(path)
     journal.begin_session({})
     journal.keep_step((0, 0, 0), [np.zeros(500)], 0.1)
-    journal.flush()
+    journal.writer.flush()
     lose, says = LOST[what]
     lose(path)
     with pytest.raises(InputError, match=says) as raised:
@@ -570,7 +570,7 @@ def test_a_lost_journal_stops_the_run(tmp_path: Path, what: str, is_late: bool) 
         else:
             for number in range(1, 100):
                 journal.keep_step((0, number, 0), [np.zeros(500)], 0.1)
-                journal.flush()
+                journal.writer.flush()
     assert str(path) in str(raised.value)
     journal.close()  # raised once only
 
@@ -595,7 +595,7 @@ def test_a_renamed_journal_keeps_the_rows_of_its_log(tmp_path: Path) -> None:
     journal.begin_session({})
     for number in range(20):
         journal.keep_step((0, number, 0), [np.full(500, number)], 0.1)
-    journal.flush()
+    journal.writer.flush()
     path.rename(tmp_path / "other.db")
     with pytest.raises(InputError, match="not at its place"):
         journal.close()
@@ -764,7 +764,7 @@ def test_a_full_disk_pauses_and_loses_nothing(
     path = tmp_path / "run.db"
     journal = Journal.create(path)
     journal.begin_session({})
-    journal.flush()
+    journal.writer.flush()
     limit = _page_limit(monkeypatch)
     limit(20)
     said: list[str] = []
@@ -830,7 +830,7 @@ def test_only_a_full_disk_is_waited_for(
     monkeypatch.setattr(writer, "execute", fails)
     with pytest.raises(InputError, match=f"cannot be written.*{says}"):
         journal.begin_session({})
-        journal.flush()
+        journal.writer.flush()
     monkeypatch.undo()
     journal.close()
 
@@ -855,7 +855,7 @@ def _full(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Journal, list[st
     """Return a journal whose disk is full, and the sentences that it reported."""
     journal = Journal.create(path)
     journal.begin_session({})
-    journal.flush()
+    journal.writer.flush()
     _page_limit(monkeypatch)(20)
     said: list[str] = []
     journal.writer.on_pause, journal.writer.on_continue = said.append, lambda: said.append("on")
@@ -905,7 +905,7 @@ def test_a_run_that_waits_for_disk_space_can_be_stopped(
     journal.end_session("stopped")
     journal.close()
     assert time.monotonic() - began_s < 2
-    check_journal(tmp_path / "run.db")
+    JournalFile(tmp_path / "run.db").close()
 
 
 def _segment(number: int, slots: int = 200) -> Segment:

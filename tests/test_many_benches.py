@@ -179,7 +179,7 @@ def here(write: Write, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     )
     with cluster:
         yield cluster.scheduler_address
-    assert bench_worker.opened_backend() is None  # a worker that stops leaves no light on
+    assert bench_worker._bench is None  # a worker that stops leaves no light on
 
 
 # long enough for another task to begin
@@ -203,13 +203,13 @@ def test_two_runs_share_a_bench_and_the_last_one_leaves_it_dark(here: str) -> No
     x, w = PRODUCTS["rows"]
     with opened(RemoteBenches(address=here), RemoteBenches(address=here)) as (first, second):
         expected = first.matmul(x, w).y
-        backend = bench_worker.opened_backend()
+        backend = bench_worker._bench.backend
         assert backend is not None and backend.bench.source.is_connected
         first.close()
         np.testing.assert_array_equal(second.matmul(x, w).y, expected)
-        assert bench_worker.opened_backend() is backend and backend.bench.source.is_connected
+        assert bench_worker._bench.backend is backend and backend.bench.source.is_connected
         second.close()
-        assert bench_worker.opened_backend() is None and not backend.bench.source.is_connected
+        assert bench_worker._bench is None and not backend.bench.source.is_connected
 
 
 def test_a_run_that_has_ended_multiplies_no_more(here: str) -> None:
@@ -220,7 +220,7 @@ def test_a_run_that_has_ended_multiplies_no_more(here: str) -> None:
         bench_worker.end_run(remote.queues.connection.run)
         with pytest.raises(NotConnected, match="has ended"):
             bench_worker.multiply(remote.queues.connection.run, False, [])
-        assert bench_worker.opened_backend() is None
+        assert bench_worker._bench is None
 
 
 def test_light_goes_off_without_products(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_light_goes_off_without_products(here: str, monkeypatch: pytest.MonkeyPa
     with opened(RemoteBenches(address=here)) as (remote,):
         prepared = remote.prepare(w)
         first = remote.matmul(x, prepared).y
-        wait_until(lambda: bench_worker.opened_backend() is None)
+        wait_until(lambda: bench_worker._bench is None)
         np.testing.assert_array_equal(remote.matmul(x, prepared).y, first)  # and on again
 
 
@@ -269,7 +269,7 @@ def asked(remote: RemoteBenches, code: str) -> dict[str, Any]:
 
 
 _MODULE = "__import__('sys').modules['lightloom.scheduler.cluster.bench_worker']"
-_IS_DARK = f"{_MODULE}.opened_backend() is None"
+_IS_DARK = f"{_MODULE}._bench is None"
 
 
 @pytest.mark.slow
@@ -350,7 +350,7 @@ def test_benches_of_a_cluster_are_taken(write: Write) -> None:
     where = paths[0].with_name("scheduler.json")
     processes = [subprocess.Popen([*command, str(where)], stderr=subprocess.DEVNULL)]
     try:
-        wait_until(where.exists, timeout_s=60)
+        wait_until(lambda: where.exists() and where.read_text(), timeout_s=60)
         address = json.loads(where.read_text())["address"]
         for path in paths:
             command = [sys.executable, "-m", "distributed.cli.dask_worker", address]

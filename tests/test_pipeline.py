@@ -32,8 +32,9 @@ from lightloom.backends.device_timeline import one_more_shot
 from lightloom.backends.timing import ModulatorTiming
 from lightloom.instruments import InputError, Timeline, VirtualClock
 from lightloom.models import Cache, Model, load_arrays, load_model
-from lightloom.scheduler import HostModel, predict
+from lightloom.scheduler.costs import HostModel
 from lightloom.scheduler.host_steps import REGISTRY, HostFunction
+from lightloom.scheduler.prediction import predict
 from lightloom.scheduler.runs import plan
 
 Make = Callable[..., BenchBackend]
@@ -175,7 +176,14 @@ def test_a_virtual_bench_takes_the_time_that_was_predicted(
     sizes = {"batch": 3, "new": length, "past": 0}
     program = model.program("logits")
     found = predict(
-        program, planned.on_light, sizes, planned.bench, HostModel.idle(), parts, None, start_s
+        program,
+        planned.on_light,
+        sizes,
+        planned.bench,
+        HostModel(lambda step, sizes: 0.0),
+        parts,
+        None,
+        start_s,
     )
     passed(model, backend, data, parts, True)
     stats = counted(model, backend)
@@ -196,7 +204,7 @@ def test_every_shot_happens_when_it_was_predicted(make_timed: Make, references: 
     expected, seen = Timeline(VirtualClock()), Timeline(backend.clock)
     sizes = {"batch": 2, "new": 2, "past": 0}
     program = model.program("logits")
-    host = HostModel.idle()
+    host = HostModel(lambda step, sizes: 0.0)
     predict(program, planned.on_light, sizes, planned.bench, host, 2, expected, start_s)
     backend.timeline = seen
     passed(model, backend, data, 2, True)

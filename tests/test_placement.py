@@ -14,17 +14,14 @@ from lightloom.benchmarks.throughput import Lightloom, make_job
 from lightloom.instruments import InputError
 from lightloom.models import load_model
 from lightloom.models.shapes import model_or_shape, sized_model, with_random_weights
-from lightloom.scheduler import (
-    Account,
-    BenchModel,
-    Program,
-    decide,
-    place,
-    planned_events,
-    predict,
-    resolve,
-    signature,
-)
+from lightloom.scheduler import Program
+from lightloom.scheduler.costs import BenchModel
+from lightloom.scheduler.energy.account import Account
+from lightloom.scheduler.energy.constants import resolve
+from lightloom.scheduler.energy.events import planned_events
+from lightloom.scheduler.graph import signature
+from lightloom.scheduler.placement import decide
+from lightloom.scheduler.prediction import predict
 from lightloom.scheduler.runs import plan
 from typer.testing import CliRunner
 
@@ -80,10 +77,10 @@ def test_fastest_is_the_best_of_all_placements(
     def seconds(placed: frozenset[str]) -> float:
         return predict(program, placed, sizes, bench).seconds
 
-    chosen = place(program, "fastest", bench, [(sizes, 1)])
+    chosen = decide(program, "fastest", bench, [(sizes, 1)]).on_light
     best = min(map(seconds, all_placements(program)))
     assert seconds(chosen) <= 1.02 * best
-    assert chosen == place(program, "fastest", bench, [(sizes, 1)])
+    assert chosen == decide(program, "fastest", bench, [(sizes, 1)]).on_light
 
 
 @pytest.mark.parametrize("host_per_s", [1e3, 1e5, 1e7])
@@ -95,8 +92,8 @@ def test_no_policy_by_name_is_faster(host_per_s: float) -> None:
     def seconds(placed: frozenset[str]) -> float:
         return sum(n * predict(program, placed, sizes, bench).seconds for sizes, n in passes)
 
-    chosen = seconds(place(program, "fastest", bench, passes))
-    assert chosen <= 1.02 * min(seconds(place(program, policy)) for policy in NAMED)
+    chosen = seconds(decide(program, "fastest", bench, passes).on_light)
+    assert chosen <= 1.02 * min(seconds(decide(program, policy).on_light) for policy in NAMED)
 
 
 def test_a_slow_bench_is_best_left_alone() -> None:
@@ -115,10 +112,10 @@ def test_a_large_model_goes_to_the_bench_of_2030_all_of_it() -> None:
     program = model_or_shape("gpt3-175b").program("logits")
     bench, passes = bench_of("projection-2030"), [({"batch": 1, "new": 1024, "past": 0}, 1)]
     began = time.process_time()
-    chosen = place(program, "fastest", bench, passes)
+    chosen = decide(program, "fastest", bench, passes).on_light
     assert time.process_time() - began < 2  # not all 96 layers are simulated
-    assert chosen == place(program, "all-optical")
-    assert place(program, "fastest", bench_of("slm-camera"), passes) == frozenset()
+    assert chosen == decide(program, "all-optical").on_light
+    assert decide(program, "fastest", bench_of("slm-camera"), passes).on_light == frozenset()
 
 
 # ------------------------------------------------------------------------------- least energy
@@ -134,8 +131,8 @@ def test_least_energy_is_the_best_of_all_placements() -> None:
         parts = planned_events(steps, passes, bench)
         return Account(parts, constants, bench.profile, 1024).total("system")
 
-    chosen = place(program, "least-energy", bench, passes)
-    assert frozenset() < chosen < place(program, "all-optical")  # neither all nor nothing
+    chosen = decide(program, "least-energy", bench, passes).on_light
+    assert frozenset() < chosen < decide(program, "all-optical").on_light  # neither all nor nothing
     assert joules(chosen) == pytest.approx(min(map(joules, all_placements(program))), rel=1e-12)
 
 
@@ -261,7 +258,7 @@ def test_layers_with_different_rules_are_decided_separately(tmp_path: Path) -> N
     )
     program = sized_model(64, 12, vocabulary=100).program("logits")
     passes = [({"batch": 2, "new": 4, "past": 0}, 1)]
-    placed = place(program, path, bench_of("slm-camera", 1e4), passes)
+    placed = decide(program, path, bench_of("slm-camera", 1e4), passes).on_light
     layers = {step.name: step.layer for step in program.matmuls}
     assert {name for name, layer in layers.items() if layer is not None and layer < 5} <= placed
     assert not any((layers[name] or 0) > 6 for name in placed)

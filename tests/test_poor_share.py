@@ -29,7 +29,7 @@ from lightloom.scheduler.journal.journal_file import JournalFile
 def keep(journal, first, last):
     for number in range(first, last):
         journal.keep_step((0, number, 0), [np.full(500, number)], 0.1)
-        journal.flush()
+        journal.writer.flush()
 
 def numbers(path):
     with JournalFile(path) as kept:
@@ -64,7 +64,7 @@ def kept_on_a_disk(folder: Path, steps: int) -> Iterator[Journal]:
         journal.begin_session({})
         for number in range(steps):
             journal.keep_step((0, number, 0), [np.full(500, number)], 0.1)
-            journal.flush()
+            journal.writer.flush()
         yield journal
     finally:
         journal.close()

@@ -9,9 +9,10 @@ import pytest
 from lightloom.backends import Geometry, OpticsProfile, load_profile, tile_count, tiles
 from lightloom.instruments import InputError
 from lightloom.models import load_model
-from lightloom.scheduler import BATCH, NEW, PAST, HostStep, place
+from lightloom.scheduler import BATCH, NEW, PAST, HostStep
 from lightloom.scheduler.costs import BenchModel, optical_cost
 from lightloom.scheduler.host_steps import REGISTRY
+from lightloom.scheduler.placement import decide
 from lightloom.scheduler.runs import plan
 
 import lightloom
@@ -128,14 +129,14 @@ def test_shots_of_a_known_product() -> None:
 def test_placement_policies(references: Path) -> None:
     program = load_model(references / "gpt2").program("logits")
     light = {
-        policy: {m.kind for m in program.matmuls if m.name in place(program, policy)}
+        policy: {m.kind for m in program.matmuls if m.name in decide(program, policy).on_light}
         for policy in ("paper", "projections", "all-optical", "host")
     }
     assert light["host"] == set() and "LM head" in light["all-optical"]
     assert light["paper"] == light["all-optical"] - {"LM head"}
     assert light["projections"] == light["paper"] - {"QK^T", "attention x V"}
     with pytest.raises(InputError, match="unknown placement 'sun'"):
-        place(program, "sun")
+        decide(program, "sun")
 
 
 def test_ranges_ignore_masked_positions(references: Path) -> None:

@@ -50,7 +50,7 @@ def on_a_bench(tmp_path_factory: pytest.TempPathFactory, on_the_mock: Path) -> P
         keep_steps(journal, on_the_mock)
         journal.end_session("complete")
         with JournalFile(on_the_mock) as other:
-            journal.keep_results(**other.results())
+            journal.keep_documents("result", **other.results())
     return path
 
 
@@ -276,7 +276,7 @@ def test_the_power_of_checksums_is_shown_by_product(on_the_mock: Path, tmp_path:
         keep_steps(journal, on_the_mock)
         stats = report["stats"] | {"checks": 12_345, "suspicious": 3}
         checks = {"layer.0.mlp.up": found, "layer.0.mlp.down": {"checks": 0}}
-        journal.keep_results(report=report | {"stats": stats, "checks": checks})
+        journal.keep_documents("result", report=report | {"stats": stats, "checks": checks})
     text = text_of(page_of(path))
     assert "12,345 checksums of tiles were checked, 3 are suspicious." in text
     assert "layer.0.mlp.up 12,345 3 3.50 0.0625" in text
@@ -319,10 +319,10 @@ def test_a_running_run_gives_a_page_and_is_not_disturbed(on_the_mock: Path, tmp_
     path = tmp_path / "now.db"
     with made(path, on_the_mock) as (journal, _):
         keep_segment(journal, 0)
-        journal.flush()
+        journal.writer.flush()
         assert "50 shots, references included" in text_of(page_of(path))
         keep_segment(journal, 1)  # the writer is not blocked
-        journal.flush()
+        journal.writer.flush()
         assert "100 shots, references included" in text_of(page_of(path))
 
 
@@ -338,7 +338,9 @@ def test_a_journal_without_anything_gives_a_page(tmp_path: Path) -> None:
 def test_accepted_changes_are_shown_on_top(on_the_mock: Path, tmp_path: Path) -> None:
     path = tmp_path / "changed.db"
     with made(path, on_the_mock) as (journal, _):
-        journal.keep_about(**{"changed in session 2": {"model": "the model is another"}})
+        journal.keep_documents(
+            "about", **{"changed in session 2": {"model": "the model is another"}}
+        )
     assert "CHANGED on the way, in session 2: the model is another." in text_of(page_of(path))
 
 

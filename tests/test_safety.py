@@ -699,7 +699,7 @@ def test_no_exposure_is_longer_than_the_bench_allows(tmp_path: Path) -> None:
 
 def test_modulators_end_at_the_darkest_known_level(tmp_path: Path, laser: Served) -> None:
     # Grey level 0 is not always the darkest: it may pass light.
-    from lightloom.backends.optics.response_curve import ResponseCurve
+    from lightloom.backends.optics.parameters import ResponseCurve
 
     curve = ResponseCurve((np.arange(256) - 40.0) ** 2 + 1)
     with load_bench(live_bench_process.write(tmp_path, laser.address)) as bench:

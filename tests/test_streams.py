@@ -18,8 +18,7 @@ from lightloom.report import streams
 from lightloom.report.charts import Bar, bar_chart
 from lightloom.report.page import render
 from lightloom.report.terminal.console import PrintableConsole
-from lightloom.report.terminal.plan import show_plan
-from lightloom.report.terminal.run import show_quality
+from lightloom.report.terminal.run import show_plan, show_quality
 
 posix = pytest.mark.skipif(os.name == "nt", reason="has POSIX terminals, signals and descriptors")
 EVIL = "a\x1b]52;c;cm0gLXJm\x07b\x9b31mc\u202ed\x7f"  # writes the clipboard, hides, reorders

@@ -35,8 +35,7 @@ from ...instruments.safety.lock import beside
 from ...instruments.safety.watchdog import BY_HAND, Watchdog
 from ...instruments.simulated import LightPath
 from ..optics.layouts import LAYOUTS, Layout
-from ..optics.parameters import Optics
-from ..optics.response_curve import ResponseCurve
+from ..optics.parameters import Optics, ResponseCurve
 from . import safety
 from .checkpoint import Recorder
 from .checksum import ChecksumStats

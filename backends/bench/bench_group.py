@@ -5,7 +5,6 @@ A product starts on all of its benches at once. If one bench fails, all are made
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,23 +17,12 @@ import numpy as np
 from ...instruments import Clock, InputError, LightloomError, Timeline
 from ...instruments.addresses import canonical
 from ..address import Address
-from ..base import Backend, MatmulResult, PreparedWeights, Ranges
-from ..profile import OpticsProfile
-from ..tiling import Geometry
-from ..timing import ShotTiming
+from ..base import MatmulResult, PreparedWeights, Ranges
 from .backend import BenchBackend
 from .bench import load_bench
 from .checkpoint import OfBench, Recorder
 from .config import BenchFile, make_instrument
-from .sharding import Sharding, call_at_last
-
-
-@dataclass(frozen=True)
-class _ShardedWeights:
-    """Weights prepared for each bench."""
-
-    sharding: Sharding
-    weights: list[PreparedWeights]
+from .sharding import JointBackend, ShardedWeights, call_at_last, sum_of_faults
 
 
 class _AllClocks(Clock):
@@ -60,7 +48,7 @@ class _AllClocks(Clock):
             clock.release()
 
 
-class BenchGroup(Backend):
+class BenchGroup(JointBackend):
     """Multiplies on several benches at once.
 
     Parameters
@@ -71,9 +59,6 @@ class BenchGroup(Backend):
     ------
     InputError : for benches that cannot share a product
     """
-
-    name = "bench"
-    is_asynchronous = True
 
     def __init__(self, benches: Sequence[BenchBackend]) -> None:
         super().__init__()
@@ -88,7 +73,6 @@ class BenchGroup(Backend):
                 for name, bench in self.benches.items()
             }
         )
-        self._first = benches[0]
         self.is_mock = any(bench.is_mock for bench in benches)
         clocks = [bench.clock for bench in benches]
         self.clock = _AllClocks(clocks) if any(c.is_virtual for c in clocks) else clocks[0]
@@ -98,24 +82,13 @@ class BenchGroup(Backend):
     # --- properties ------------------------------------------------------------------------------
 
     @property
-    def profile(self) -> OpticsProfile:
-        """The profile of the first bench; plans assume it for the others."""
-        return self._first.profile
-
-    @property
-    def geometry(self) -> Geometry:
-        """The capacity of a frame of the first bench."""
-        return self._first.geometry
-
-    @property
-    def timing(self) -> ShotTiming:
-        """The shot times of the first bench."""
-        return self._first.timing
+    def _first(self) -> BenchBackend:
+        return self.benches["bench 1"]
 
     @property
     def faults(self) -> dict[str, int]:  # type: ignore[override]
         """The number of retries on all benches, by kind of fault."""
-        return dict(sum((Counter(bench.faults) for bench in self.benches.values()), Counter()))
+        return sum_of_faults(bench.faults for bench in self.benches.values())
 
     @property
     def recorder(self) -> Recorder | None:
@@ -185,11 +158,10 @@ class BenchGroup(Backend):
 
     # --- products --------------------------------------------------------------------------------
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _ShardedWeights:
-        stacked = weights.reshape(-1, *weights.shape[-2:])
-        sharding = Sharding.of(stacked.shape, self.geometry, len(self.benches))
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> ShardedWeights:
+        stacked, sharding = self._stacked(weights, len(self.benches))
         shards = zip(self.benches.values(), sharding.weights(stacked, ranges), strict=False)
-        return _ShardedWeights(
+        return ShardedWeights(
             sharding, [bench.prepare(part, ranges=own) for bench, (part, own) in shards]
         )
 
@@ -201,7 +173,7 @@ class BenchGroup(Backend):
         done: Callable[[], None],
         details: Mapping[str, Any],
     ) -> Callable[[], MatmulResult]:
-        sharded: _ShardedWeights = w.content
+        sharded: ShardedWeights = w.content
         shards = sharded.sharding.operands(x, at)
         finish_shard = call_at_last(len(shards), done)
         begun = []

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..optics.calibration_file import IDENTITY, ROLES, Calibration, path_of
+from ..optics.calibration_file import IDENTITY, ROLES, Calibration, moment_now, path_of
 from .bench import Bench
 from .config import read_bench_file
 
@@ -44,7 +44,7 @@ def binding_of(bench: Bench) -> dict[str, Any]:
 
 def begin_calibration(bench: Bench) -> Calibration:
     """Return a new, empty calibration of a connected bench."""
-    return Calibration.begin(binding_of(bench))
+    return Calibration(binding_of(bench), moment_now())
 
 
 def check_calibration(

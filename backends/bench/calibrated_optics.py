@@ -11,7 +11,7 @@ from ..optics import registration
 from ..optics.calibration_file import Calibration, path_of
 from ..optics.layouts import LAYOUTS, Layout
 from ..optics.model import OpticalModel
-from ..optics.parameters import Optics, Response
+from ..optics.parameters import Markers, Optics, Response
 from .bench import Bench
 from .binding import check_calibration
 from .model_origin import ModelOrigin
@@ -25,6 +25,7 @@ WANTED = (
     "response_curves",
     "flat_field",
 )  # steps that every product needs
+_BOTH = "align and calibrate again"
 _HUGE = 1e15  # above every measured value, in all units used here
 
 
@@ -60,20 +61,14 @@ class Calibrated(ModelOrigin):
         }
         for role, table in tables.items():
             if not table.max() > table.min():
-                raise InputError(
-                    f"the calibration {self.calibration.path} has the same light for all grey "
-                    f"levels of the {role} modulator: calibrate again"
-                )
+                raise self._refusal(f"the same light for all grey levels of the {role} modulator")
         dark, bad = np.zeros(sensor, np.float32), None
         if "dark_frames" in has:
             dark = self._array("dark_frames", "dark_counts", sensor)
             bad = self._array("dark_frames", "bad", sensor).astype(bool)
-        gain, noise, dark_e = 1.0, 0.0, 0.0
-        if "photon_transfer" in has:
-            gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12)
-            noise = self._figure("photon_transfer", "read_noise_e", 0.0, _HUGE)
-            rate = self._figure("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE)
-            dark_e = rate * bench.file.exposure_s * gain
+        gain = self._figure("photon_transfer", "gain_e_per_count", 1e-12, 1e12, 1.0)
+        noise = self._figure("photon_transfer", "read_noise_e", 0.0, _HUGE, 0.0)
+        rate = self._figure("dark_frames", "rate_counts_per_s", -_HUGE, _HUGE, 0.0)
         is_line = bench.file.layout == "line"
         camera_map = np.eye(2, 3)  # of a photodiode: not used
         if LAYOUTS[bench.file.layout].has_markers:
@@ -86,7 +81,7 @@ class Calibrated(ModelOrigin):
             dark_counts=dark,
             gain_e_per_count=gain,
             read_noise_e=noise * bench.detector.samples**0.5,
-            dark_e=max(dark_e, 0.0),
+            dark_e=max(rate * bench.file.exposure_s * gain, 0.0),
             bad=bad,
             spot_px=self._figure("align", "spot_px", 0.1, 1e4) if is_line else 5.0,
         )
@@ -95,26 +90,29 @@ class Calibrated(ModelOrigin):
         """Return an array of a shape, with plausible values; () allows any shape."""
         array = self.calibration.array(step, name)
         if shape and array.shape != shape:
-            raise InputError(
-                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, but "
-                f"this bench needs {shape}: calibrate again"
-            )
+            raise self._refusal(f"{name} of shape {array.shape}, but this bench needs {shape}")
         good = np.abs(array.astype(np.float64)) <= _HUGE
         if not good.all():
             wrong = np.asarray(array)[~good].flat[0]
-            raise InputError(
-                f"the calibration {self.calibration.path} has {wrong:g} in {name} of step {step}, "
-                "which no measurement gives: calibrate again"
-            )
+            raise self._refusal(f"{wrong:g} in {name} of step {step}, which no measurement gives")
         return array
 
-    def _figure(self, step: str, name: str, least: float, most: float) -> float:
-        """Return a figure of a step, which must be within the bounds of a measurement."""
+    def _figure(
+        self, step: str, name: str, least: float, most: float, otherwise: float | None = None
+    ) -> float:
+        """Return a figure of a step, which must be within the bounds of a measurement.
+
+        Parameters
+        ----------
+        otherwise : the value where the step was not done; None refuses that
+        """
+        if otherwise is not None and step not in self.calibration.steps:
+            return otherwise
         value = self.calibration.figure(step, name)
         if not least <= value <= most:
-            raise InputError(
-                f"the calibration {self.calibration.path} has {name} = {value:g} in step {step}, "
-                f"which no measurement gives (want {least:g} to {most:g}): calibrate again"
+            raise self._refusal(
+                f"{name} = {value:g} in step {step}, which no measurement gives (want {least:g} to "
+                f"{most:g})"
             )
         return value
 
@@ -123,9 +121,8 @@ class Calibrated(ModelOrigin):
         array = self._array("align", name, ())
         if array.ndim != 2 or array.shape[0] != 2 or array.shape[1] not in registration.TERMS:
             terms = ", ".join(f"(2, {count})" for count in registration.TERMS)
-            raise InputError(
-                f"the calibration {self.calibration.path} has {name} of shape {array.shape}, but a "
-                f"registration has one of {terms}: align and calibrate again"
+            raise self._refusal(
+                f"{name} of shape {array.shape}, but a registration has one of {terms}", _BOTH
             )
         rows, columns = (np.array([0.25, 0.5, 0.75]) * size for size in bench.weight.shape)
         places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
@@ -136,9 +133,8 @@ class Calibrated(ModelOrigin):
             stretch = np.zeros(1)  # a fold: two points have the same image
         off = stretch[(stretch < 1e-4) | (stretch > 1e4)]
         if off.size:
-            raise InputError(
-                f"the calibration {self.calibration.path} has a {name} with a magnification of "
-                f"{off[0]:g}, which no alignment gives: align and calibrate again"
+            raise self._refusal(
+                f"a {name} with a magnification of {off[0]:g}, which no alignment gives", _BOTH
             )
         return array
 
@@ -158,56 +154,51 @@ class Calibrated(ModelOrigin):
                 f"the calibration holds slots and elements {held}, but the encoding in the bench "
                 f"file gives {layout.slots} of {layout.length}: calibrate again"
             )
-        markers = layout.has_markers
         inverse = None
-        if "crosstalk" in self.calibration.steps:
-            inverse = array("crosstalk", "inverse", ())
-            if inverse.size:
-                inverse = array("crosstalk", "inverse", slots * 2)
+        if "crosstalk" in self.calibration.steps and array("crosstalk", "inverse", ()).size:
+            inverse = array("crosstalk", "inverse", slots * 2)
         return Response(
             pairs_e=pairs,
             input_leak=array("flat_field", "input_leak", slots),
             weight_leak=array("flat_field", "weight_leak", slots),
             offset_e=array("flat_field", "offset_e", slots),
-            inverse=inverse if inverse is not None and inverse.size else None,
-            marker_e=self._markers("marker_e", layout) if markers else None,
-            marker_leak_e=self._markers("marker_leak_e", layout) if markers else None,
-            marker_dark_e=self._markers("marker_dark_e", layout) if markers else None,
+            inverse=inverse,
+            markers=self._markers(layout) if layout.has_markers else None,
         )
 
-    def _markers(self, what: str, layout: Layout) -> dict[str, np.ndarray]:
-        found = {}
-        for role, count in layout.marker_cells.items():
-            found[role] = self._array("flat_field", f"{what}_{role}", (count,))
-            if what == "marker_e" and not found[role].min() > 0:
-                raise InputError(
-                    f"the calibration {self.calibration.path} has markers of {role} frames without "
-                    "light: calibrate again"
-                )
+    def _markers(self, layout: Layout) -> Markers:
+        def cells(name: str) -> dict[str, np.ndarray]:
+            return {
+                role: self._array("flat_field", f"marker_{name}_{role}", (count,))
+                for role, count in layout.marker_cells.items()
+            }
+
+        found = Markers(cells("e"), cells("leak_e"), cells("dark_e"))
+        for role, bright_e in found.e.items():
+            if not bright_e.min() > 0:
+                raise self._refusal(f"markers of {role} frames without light")
         return found
+
+    def _refusal(self, what: str, way_out: str = "calibrate again") -> InputError:
+        """Return the error of a calibration with something that no measurement gives."""
+        return InputError(f"the calibration {self.calibration.path} has {what}: {way_out}")
 
     def tracker(self, bench: Bench, model: OpticalModel) -> ScaleTracker:
         """Return the brightness filter, with default values if the step "drift" was not done."""
-        if "drift" not in self.calibration.steps:
-            return ScaleTracker(shot_rms=0.01, walk_variance=1e-6)
-        shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0)
-        return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0))
+        shot_rms = self._figure("drift", "shot_rms", 0.0, 1.0, 0.01)
+        return ScaleTracker(shot_rms, self._figure("drift", "walk_variance", 0.0, 1.0, 1e-6))
 
     def reference_every(self, layout: Layout) -> int:
         """Return the number of shots between two reference shots.
 
         Without markers, only references measure the brightness, so there are three times as many.
         """
-        every = 100
-        if "drift" in self.calibration.steps:
-            every = int(self._figure("drift", "reference_every", 1, _HUGE))
+        every = int(self._figure("drift", "reference_every", 1, _HUGE, 100))
         return every if layout.has_markers else max(every // 3, 1)
 
     def settling_s(self, role: str) -> float:
         """Return the settling time of a modulator after a frame change; 0 if not measured."""
-        if "settling" not in self.calibration.steps:
-            return 0.0
-        return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0)
+        return self._figure("settling", f"{role}_wait_s", 0.0, 3600.0, 0.0)
 
 
 def read_calibrated(bench: Bench) -> Calibrated:

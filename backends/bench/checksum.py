@@ -24,7 +24,7 @@ from ..tiling import CHECK_ROWS, Geometry, cuts
 
 if TYPE_CHECKING:
     from ..optics.layouts.base import Layout
-    from ..optics.response_curve import ResponseCurve
+    from ..optics.parameters import ResponseCurve
     from .config import ChecksTable
 
 FALSE_ALARM = 1e-4  # probability, per correct residual and per correct input sum of a weight frame
@@ -52,14 +52,7 @@ def with_checks(plain: Geometry, table: ChecksTable, layout: Layout, path: str) 
     rows, inputs = table.rows, table.inputs
     if inputs == "auto":
         inputs = 0 if layout.name == "imaged" else _LEAST_INPUTS
-    checked = Geometry(
-        plain.outputs,
-        plain.inputs,
-        plain.vectors,
-        plain.is_divisible,
-        plain.parts,
-        input_checks=inputs,
-    )
+    checked = replace(plain, input_checks=inputs)
     if rows == 0 or (rows == "auto" and layout.slots < _LEAST_SLOTS):
         return checked
     if layout.slots < CHECK_ROWS + plain.parts:

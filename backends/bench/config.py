@@ -19,8 +19,8 @@ from ...instruments.registry import create, driver_class, first_complaint
 from ...instruments.simulated import WorldOptions
 from ...instruments.toml_file import TomlTable, read_toml
 from ...instruments.units import Seconds, Watts, quantity
-from ..optics.encoding_table import EncodingTable
 from ..optics.layouts import LAYOUTS, OLD_LAYOUTS
+from ..optics.layouts.base import EncodingTable
 from .fault_policy import OLD_KINDS, RESTARTS, FaultPolicy
 
 SCHEMA = 1
@@ -249,9 +249,8 @@ def read_bench_file(path: str | Path) -> BenchFile:
         checked = BenchFile.model_validate(document)
     except ValidationError as error:
         raise InputError(f"{path}: {first_complaint(error)}") from None
-    simulated = {role for role, table in checked.instruments.items() if _is_simulated(table)}
     try:
-        _check_instruments(checked, simulated)
+        _check_instruments(checked)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return checked
@@ -267,12 +266,13 @@ def _replace_old_words(document: dict[str, Any], path: str) -> None:
     words.remark(f"the bench file {path}")
 
 
-def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
+def _check_instruments(file: BenchFile) -> None:
     held: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for role, table in file.instruments.items():
         if "driver" not in table:
             raise InputError(f"instruments.{role} has no driver")
-        kind = driver_class(table["driver"]).kind
+        kind = kinds[role] = driver_class(table["driver"]).kind
         if kind not in _KINDS[role]:
             raise InputError(
                 f"instruments.{role}.driver = {table['driver']!r} drives a {kind}; the role wants "
@@ -287,17 +287,19 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
             )
         held[claim] = role
     heartbeat = file.safety.heartbeat
-    if heartbeat is not None:
-        wired = file.instruments.get(heartbeat.instrument)
-        if wired is None or driver_class(wired["driver"]).kind != "daq":
-            raise InputError(
-                f"safety.heartbeat.instrument = {heartbeat.instrument!r} is not the role of a DAQ; "
-                "give the role of the DAQ whose line drives the relay"
-            )
-    wanted = LAYOUTS[file.layout].detector_kind
-    kind = driver_class(file.instruments["detector"]["driver"]).kind
+    if heartbeat is not None and kinds.get(heartbeat.instrument) != "daq":
+        raise InputError(
+            f"safety.heartbeat.instrument = {heartbeat.instrument!r} is not the role of a DAQ; "
+            "give the role of the DAQ whose line drives the relay"
+        )
+    wanted, kind = LAYOUTS[file.layout].detector_kind, kinds["detector"]
     if kind != wanted:
         raise InputError(f"layout = {file.layout!r} reads a {wanted}, but the detector is a {kind}")
+    simulated = {
+        role
+        for role, table in file.instruments.items()
+        if str(table["driver"]).startswith("simulated-")
+    }
     if simulated and set(ROLES) - simulated:
         raise InputError(
             f"{', '.join(sorted(simulated))} simulated and {', '.join(set(ROLES) - simulated)} "
@@ -305,10 +307,6 @@ def _check_instruments(file: BenchFile, simulated: set[str]) -> None:
         )
     if file.clock == "virtual" and not simulated:
         raise InputError('clock = "virtual" is for simulated benches; real ones take real time')
-
-
-def _is_simulated(table: dict[str, Any]) -> bool:
-    return str(table.get("driver", "")).startswith("simulated-")
 
 
 def make_instrument(role: str, table: dict[str, Any], clock: Any = None) -> Any:
@@ -325,7 +323,7 @@ layout = "{layout}"            # imaged, line or single-pixel
 coherence = "incoherent"     # light adds in power; nothing else is supported
 {calibration}clock = "{clock}"             # real, or virtual: simulated time passes at once
 power_w = "1 mW"             # set-point of the source during a run
-exposure_s = "{exposure}"
+exposure_s = "2 ms"
 
 [encoding]
 kind = "abs-split"           # abs-split, push-pull or offset
@@ -380,10 +378,27 @@ stray_e_per_s = 200
 hot_pixels = 1e-5
 """
 
-_SIZES: dict[str, dict[str, Any]] = {
+_SIZES = {
     "imaged": {"element": 4, "guard": 8, "block": "8, 8", "light": "2e9"},
     "line": {"element": 4, "guard": 4, "block": "1, 1", "light": "4e7"},
-    "single-pixel": {"element": 4, "guard": 0, "block": "28, 28", "light": "3e9"},
+    "single-pixel": {
+        "element": 4,
+        "guard": 0,
+        "block": "28, 28",
+        "light": "3e9",
+        "detector": "simulated-daq",
+        "device": "ni-6363",
+    },
+}
+_TINY_SIZES = {
+    "imaged": {"block": "4, 4", "device": "tiny"},
+    "line": {"device": "tiny"},
+    "single-pixel": {"block": "4, 4"},
+}
+_IMPERFECT_LIGHT = {  # by layout, and whether the bench is tiny
+    ("imaged", False): "1.5e8",
+    ("imaged", True): "1.5e8",
+    ("single-pixel", True): "2e10",
 }
 
 
@@ -412,34 +427,25 @@ def example_file(
     words.remark("the choice of a layout")
     if layout not in _SIZES:
         raise InputError(f"unknown layout {layout!r}; choose from {', '.join(_SIZES)}")
-    values = dict(_SIZES[layout], modulator="fast-1920", exposure="2 ms")
-    device = "basler-aca1440"
-    if tiny:
-        device = "tiny"
-        values |= {"element": 2, "guard": 4, "modulator": "tiny"}
-        values |= {"block": "4, 4"} if layout != "line" else {}
-    detector = "simulated-camera"
-    if layout == "single-pixel":
-        detector, device = "simulated-daq", "ni-6363"
-    values |= {"calibration": "" if as_found else _GROUND_TRUTH, "seed": seed}
-    if as_found:
-        values |= _IMPERFECT_SIZES[layout] | (_TINY_IMPERFECT_SIZES[layout] if tiny else {})
-    text = _EXAMPLE.format(layout=layout, clock=clock, detector=detector, device=device, **values)
-    return text + _imperfect_world(layout, tiny, seed) if as_found else text
+    values: dict[str, Any] = {
+        "layout": layout,
+        "clock": clock,
+        "seed": seed,
+        "modulator": "fast-1920",
+        "detector": "simulated-camera",
+        "device": "basler-aca1440",
+        "calibration": "" if as_found else _GROUND_TRUTH,
+        **_SIZES[layout],
+    }
+    if tiny:  # elements of 2 pixels are too small for misaligned benches
+        values |= {"element": 3 if as_found else 2, "guard": 4, "modulator": "tiny"}
+        values |= _TINY_SIZES[layout]
+    if not as_found:
+        return _EXAMPLE.format(**values)
+    values["light"] = _IMPERFECT_LIGHT.get((layout, tiny), values["light"])
+    return _EXAMPLE.format(**values) + _imperfect_world(layout, tiny, seed)
 
 
-_IMPERFECT_SIZES: dict[str, dict[str, Any]] = {
-    "imaged": {"light": "1.5e8"},
-    "line": {"light": "4e7"},
-    "single-pixel": {},
-}
-_TINY_IMPERFECT_SIZES: dict[
-    str, dict[str, Any]
-] = {  # elements of 2 pixels are too small for misaligned benches
-    "imaged": {"element": 3},
-    "line": {"element": 3},
-    "single-pixel": {"element": 3, "light": "2e10"},
-}
 _OFF_SCALE, _OFF_DEG, _OFF_PX = 0.05, 3.0, 40.0  # at most, of a bench that is not aligned
 _TINY_OFF_PX = 2.0  # of 64 rows, as 40 are of 1152
 

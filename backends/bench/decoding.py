@@ -136,7 +136,7 @@ class Decoder:
         dark, marks = math.nan, Marks({})
         if not self.is_guessed:
             mean_input = float(self.curves["input"].light[taken.frames["input"].levels].mean())
-            marks = self.layout.marks(taken.data, mean_input, self.response)
+            marks = self.layout.marks(taken.data, mean_input, self.response.markers)
             self._check_numbers(marks, taken)
             if self._dark_level is not None:
                 dark = self._dark_level.check(taken.data)

@@ -31,14 +31,13 @@ from ...instruments.image_checks import grows_with_exposure, reads_region
 from ..optics.parameters import Optics
 from ..timing import ModulatorTiming, ShotTiming
 from .config import BenchFile
-from .tracking import chi_square_limit
+from .tracking import TEN_THOUSAND, chi_square_limit
 
 COUNTED_ROLES = ("input", "weight")  # modulators whose frames the counters 0 and 1 of a DAQ count
 WINDOW_SAMPLES = 16  # of a photodiode, in one exposure
 _DEFAULT_BITS = 16  # of a DAQ that does not state its own
 _COUNTED_FRAMES = 3  # shown to test the frame counters
 _UNSTEADY = 0.01  # accepted relative deviation of a sample from the mean, beyond noise
-_SIGMA_TEN_THOUSAND = 3.72  # of a normal distribution, exceeded by chance once in 10,000
 _NOMINAL_FULL_WELL_E = 10_000.0
 _NOMINAL_E_PER_VOLT = 1e6
 
@@ -517,7 +516,7 @@ class PhotodiodeDetector(BenchDetector):
         noise = (optics.read_noise_e**2 + optics.dark_e) / count
         noise += max(mean, 0.0) + (self.spec.converter_step * optics.gain_e_per_count) ** 2 / 12
         chi_square = float(((electrons - mean) ** 2).sum()) / (noise + (_UNSTEADY * mean) ** 2)
-        limit = chi_square_limit(count - 1, _SIGMA_TEN_THOUSAND)
+        limit = chi_square_limit(count - 1, TEN_THOUSAND)
         if chi_square > limit:
             raise UnexpectedIntensity(
                 f"the light changed during the exposure (chi-square {chi_square:.0f} of {count} "

@@ -67,7 +67,9 @@ class _Bisection:
         self._count = 0
 
     def run(self) -> Diagnosis:
-        bench, full = self._bench, self._expected_e()
+        bench, model = self._bench, self._decoder.model
+        passed_e = model.passed_e(self._bright("input"), self._bright("weight"))
+        full = max(float(passed_e.sum()), 1.0)
         self._exposed_e()  # discarded: a detector that is late would return it again
         bench.source.disable()
         dark_e = self._exposed_e()
@@ -84,28 +86,23 @@ class _Bisection:
                 "with the source off the detector is darker than its dark level",
                 "check its offset, and calibrate again",
             )
-        bench.source.enable()
-        lit, dims = self._measure(1.0, 0.0)
-        if max(lit, *dims.values()) > 3 * noise:
-            return self._interpret(lit / full, _over(dims, full), noise / full)
+        offset = 0.0
         # a long exposure tells a dark modulator, which leaks a little, from a dark source
-        bench.source.disable()
-        offset = self._exposed_e(_LONG)
-        bench.source.enable()
-        lit, dims = self._measure(_LONG, offset)
-        noise = self._noise_e(_LONG)
-        if max(lit, *dims.values()) > 3 * noise:
-            return self._interpret(lit / full, _over(dims, full), noise / full)
+        for times in (1.0, _LONG):
+            if times == _LONG:
+                bench.source.disable()
+                offset = self._exposed_e(times)
+            bench.source.enable()
+            dims = {role: self._exposed_e(times, role) - offset for role in ("input", "weight")}
+            lit, noise = self._exposed_e(times) - offset, self._noise_e(times)
+            if max(lit, *dims.values()) > 3 * noise:
+                dims = {role: dim / full for role, dim in dims.items()}
+                return self._interpret(lit / full, dims, noise / full)
         return Diagnosis(
             "source",
             "no light arrives although the source reports that it is on",
             "check the source's power and shutter, and that nothing blocks the beam",
         )
-
-    def _measure(self, times: float, offset: float) -> tuple[float, dict[str, float]]:
-        """Return electrons with both modulators bright, and with each of them dark, by role."""
-        dims = {role: self._exposed_e(times, role) - offset for role in ("input", "weight")}
-        return self._exposed_e(times) - offset, dims
 
     def _interpret(self, lit: float, dims: dict[str, float], noise: float) -> Diagnosis:
         """Return the diagnosis of the measured light.
@@ -154,10 +151,6 @@ class _Bisection:
         modulator = self._bench.modulators[role]
         return np.full(modulator.shape, layout.darkest[role], dtype=modulator.dtype)
 
-    def _expected_e(self) -> float:
-        passed = self._decoder.model.passed_e(self._bright("input"), self._bright("weight"))
-        return max(float(passed.sum()), 1.0)
-
     def _noise_e(self, times: float) -> float:
         """Return 6 sigma of the dark level, summed over all slots."""
         optics, layout = self._decoder.optics, self._decoder.layout
@@ -184,7 +177,3 @@ class _Bisection:
         exposure_s = max(exposure_s, file.exposure_s)
         data = bench.detector.take_fresh(exposure_s, timeout_s, shot)
         return float(layout.electrons(data).sum())
-
-
-def _over(values: dict[str, float], whole: float) -> dict[str, float]:
-    return {name: value / whole for name, value in values.items()}

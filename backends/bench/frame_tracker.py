@@ -198,7 +198,9 @@ class FrameTracker:
             self._show(frame, pending)
         taken = expose()
         try:
-            seen = self._decoder.layout.marks(taken.data, None, self._decoder.response).numbers
+            seen = self._decoder.layout.marks(
+                taken.data, None, self._decoder.response.markers
+            ).numbers
         except (StaleFrame, UnexpectedIntensity):
             seen = {}  # no id is readable, so an id that is read later belongs to a later frame
         for role in ROLES:

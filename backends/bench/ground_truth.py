@@ -7,16 +7,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...instruments import InputError
-from ...instruments.simulated import bend
+from ...instruments.simulated import WorldOptions, bend
 from ..optics import registration
 from ..optics.layouts.base import Layout
-from ..optics.parameters import Optics, Response
+from ..optics.parameters import Markers, Optics, Response
 from .bench import Bench
 from .tracking import ScaleTracker
 
@@ -81,76 +80,55 @@ def true_response(bench: Bench, layout: Layout) -> Response:
 def _seen(bench: Bench, layout: Layout, pairs_e: np.ndarray, per_pixel_e: float) -> Response:
     """Return the response with given elements; leakage and markers are computed by the world."""
     ones = (1 << layout.marker_bits) - 1
-    shown = {
-        key: _exposed(bench, layout, *key, per_pixel_e)
-        for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, ones), (1, 0, ones)]
-    }
-    dark_e, input_e, weight_e = (shown[key].slots_e for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0)])
+    slots_e, cells_e = {}, {}
+    for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, ones), (1, 0, ones)]:
+        slots_e[key], cells_e[key] = _exposed(bench, layout, *key, per_pixel_e)
+    dark_e, input_e, weight_e = (slots_e[key] for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0)])
     total_e = np.maximum(pairs_e.sum(axis=1), 1e-30)
     input_leak, weight_leak = (weight_e - dark_e) / total_e, (input_e - dark_e) / total_e
-    marker_e, leak_e, marker_dark_e = {}, {}, {}
+    markers = Markers({}, {}, {})
     for role, count in layout.marker_cells.items():
         is_first = np.arange(count) % 2 == 0  # the number 0 lights the second cell of each pair
         dim, dark = (
-            np.where(is_first, shown[lit, 0, 0].cells_e[role], shown[lit, 0, ones].cells_e[role])
+            np.where(is_first, cells_e[lit, 0, 0][role], cells_e[lit, 0, ones][role])
             for lit in (1, 0)
         )
-        bright = np.where(is_first, shown[1, 0, ones].cells_e[role], shown[1, 0, 0].cells_e[role])
-        marker_e[role], leak_e[role], marker_dark_e[role] = bright - dim, dim - dark, dark
+        bright = np.where(is_first, cells_e[1, 0, ones][role], cells_e[1, 0, 0][role])
+        markers.e[role], markers.leak_e[role] = bright - dim, dim - dark
+        markers.dark_e[role] = dark
     return Response(
         pairs_e=pairs_e,
         input_leak=input_leak,
         weight_leak=weight_leak,
         offset_e=dark_e - total_e * input_leak * weight_leak,
-        marker_e=marker_e if layout.has_markers else None,
-        marker_leak_e=leak_e if layout.has_markers else None,
-        marker_dark_e=marker_dark_e if layout.has_markers else None,
+        markers=markers if layout.has_markers else None,
     )
-
-
-@dataclass(frozen=True)
-class _Exposed:
-    """The electrons of slots, and of marker cells by role, without noise."""
-
-    slots_e: np.ndarray
-    cells_e: dict[str, np.ndarray]
 
 
 def _exposed(
     bench: Bench, layout: Layout, input_lit: int, weight_lit: int, number: int, per_pixel_e: float
-) -> _Exposed:
-    """Return the noise-free electrons for elements that are all brightest or all darkest."""
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the noise-free electrons for elements that are all brightest or all darkest.
+
+    They are those of the slots, and of the marker cells by role.
+    """
     assert bench.world is not None
     frames = {}
     for role, is_lit in (("input", input_lit), ("weight", weight_lit)):
-        rows = 1 if role == "input" and layout.shares_input else layout.slots
         level = layout.brightest[role] if is_lit else layout.darkest[role]
-        frames[role] = layout.frame(role, np.full((rows, layout.length), level), number)
+        levels = np.full((layout.rows_of(role), layout.length), level)
+        frames[role] = layout.frame(role, levels, number)
     optics = layout.optics
     sensor = optics.sensor_shape if layout.has_markers else None
     light_e = bench.world.picture(frames["input"], frames["weight"], sensor) * per_pixel_e
     if not layout.has_markers:
-        return _Exposed(light_e[0], {})
+        return light_e[0], {}
     counts = light_e / optics.gain_e_per_count + optics.dark_counts
-    return _Exposed(layout.electrons(counts), layout.marker_electrons(counts))
+    return layout.electrons(counts), layout.marker_electrons(counts)
 
 
-def true_tracker(bench: Bench, measured: float) -> ScaleTracker:
+def true_tracker(world: WorldOptions, measured: float) -> ScaleTracker:
     """Return the brightness filter for a simulated source, from its true noise and drift.
-
-    Parameters
-    ----------
-    measured : relative variance of a brightness measurement
-    """
-    assert bench.world is not None
-    options = bench.world.options
-    return drift_filter(options.source_rms, options.drift_rms, options.drift_shots, measured)
-
-
-def drift_filter(
-    source_rms: float, drift_rms: float, drift_shots: float, measured: float
-) -> ScaleTracker:
-    """Return the brightness filter for a source with independent noise per shot and slow drift.
 
     The true drift changes steadily by a per shot, unlike the random walk of the filter. A filter of
     walk q averages over T shots, T^2 = R / q. It lags by a T and keeps R / 2 T of the variance R of
@@ -160,15 +138,15 @@ def drift_filter(
 
     Parameters
     ----------
-    source_rms, drift_rms, drift_shots : see `WorldOptions`
+    world : the noise of the source in every shot, and its slow drift
     measured : relative variance of a brightness measurement
     """
-    a_shot = drift_rms * 2 * math.pi / drift_shots  # rms of 24 cosines' rates
-    noise = source_rms**2 + measured
+    a_shot = world.drift_rms * 2 * math.pi / world.drift_shots  # rms of 24 cosines' rates
+    noise = world.source_rms**2 + measured
     return ScaleTracker(
-        shot_rms=source_rms,
+        shot_rms=world.source_rms,
         walk_variance=max((16 * a_shot**4 * noise) ** (1 / 3), a_shot**2),
-        variance=drift_rms**2,
+        variance=world.drift_rms**2,
     )
 
 

@@ -9,6 +9,7 @@ quality of products.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def light_findings(bench: Bench) -> list[Finding]:
     bench.source.enable()
     tried = [check() for check in image_checks]
     bench.source.disable()
-    return [*findings, *(_of("detector", finding) for finding in tried)]
+    return [*findings, *(replace(finding, what=f"detector: {finding.what}") for finding in tried)]
 
 
 def refuse_darkness(bench: Bench) -> None:
@@ -64,13 +65,14 @@ def follows(bench: Bench) -> list[Finding]:
 
 
 def _follow_findings(bench: Bench) -> list[Finding]:
-    exposures = _Exposures(bench)
+    longest_s = bench.detector.spec.exposure_limits_s[1]
+    longest_s = min(longest_s, 0.4 * bench.file.limits.timeout_s)
     exposure_s = bench.file.exposure_s
     for _ in range(_TRIES):
-        dark, lit = exposures.take(exposure_s, source=False), exposures.take(exposure_s)
+        dark, lit = _signal(bench, exposure_s, source=False), _signal(bench, exposure_s)
         light = lit.mean - dark.mean
         noise = _SURE * float(np.hypot(lit.noise, dark.noise))
-        longer_s = min(_LONGER * exposure_s, exposures.longest_s)
+        longer_s = min(_LONGER * exposure_s, longest_s)
         if light > noise or longer_s <= exposure_s:
             break
         exposure_s = longer_s
@@ -85,7 +87,7 @@ def _follow_findings(bench: Bench) -> list[Finding]:
         ]
     findings = [Finding("source: light arrives", True, f"at {exposure_s:g} s")]
     for role in ("input", "weight"):
-        seen = exposures.take(exposure_s, dark=role)
+        seen = _signal(bench, exposure_s, dark=role)
         left = (seen.mean - dark.mean) / light
         passed = left <= _STAYS + noise / light
         detail = f"{max(left, 0):.0%} of the light remains when the modulator is dark"
@@ -97,26 +99,19 @@ def _follow_findings(bench: Bench) -> list[Finding]:
     return findings
 
 
-class _Exposures:
-    """Takes exposures with both modulators bright, or with one of them dark."""
+def _signal(bench: Bench, exposure_s: float, source: bool = True, dark: str = "") -> MeanSignal:
+    """Take exposures with both modulators bright, or with one of them dark."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        longest_s = bench.detector.spec.exposure_limits_s[1]
-        self.longest_s = min(longest_s, 0.4 * bench.file.limits.timeout_s)
+    def next_shot() -> Shot:
+        bench.shots += 1
+        return Shot(f"check/{bench.shots}", bench.shots)
 
-    def take(self, exposure_s: float, source: bool = True, dark: str = "") -> MeanSignal:
-        bench = self._bench
-        _show(bench, lambda role, shape: np.full(shape, role != dark))
-        if source:
-            bench.source.enable()
-        else:
-            bench.source.disable()
-        return bench.detector.mean_signal(exposure_s, self._shot)
-
-    def _shot(self) -> Shot:
-        self._bench.shots += 1
-        return Shot(f"check/{self._bench.shots}", self._bench.shots)
+    _show(bench, lambda role, shape: np.full(shape, role != dark))
+    if source:
+        bench.source.enable()
+    else:
+        bench.source.disable()
+    return bench.detector.mean_signal(exposure_s, next_shot)
 
 
 def _show(bench: Bench, is_bright: Callable[[str, tuple[int, int]], np.ndarray]) -> None:
@@ -132,7 +127,3 @@ def _test_pattern(role: str, shape: tuple[int, int]) -> np.ndarray:
         return np.ones(shape, dtype=bool)
     y, x = np.indices(shape) / np.max(shape)
     return (x % 0.25 < 0.2 * (1 - y)) & (y % 0.25 < 0.23 * (1 - x / 2))
-
-
-def _of(role: str, finding: Finding) -> Finding:
-    return Finding(f"{role}: {finding.what}", finding.passed, finding.detail)

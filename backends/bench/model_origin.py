@@ -14,8 +14,7 @@ import numpy as np
 from ...instruments import InputError
 from ..optics.layouts import Layout
 from ..optics.model import OpticalModel
-from ..optics.parameters import Optics, Response
-from ..optics.response_curve import ResponseCurve
+from ..optics.parameters import Optics, Response, ResponseCurve
 from . import ground_truth
 from .bench import Bench, lay_out
 from .tracking import ScaleTracker
@@ -101,7 +100,8 @@ class GroundTruth(ModelOrigin):
             light_e = float(model.response.pairs_e.sum()) * model.layout.reference_light
             noise = light_e + float(model.dark_variance.sum())
             measured = noise / max(light_e, 1.0) ** 2
-        return ground_truth.true_tracker(bench, measured)
+        assert bench.world is not None
+        return ground_truth.true_tracker(bench.world.options, measured)
 
     def reference_every(self, layout: Layout) -> int:
         """Return the number of shots between two reference shots."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..optics.layouts import Layout
 from ..optics.model import OpticalModel
-from ..optics.response_curve import ResponseCurve
+from ..optics.parameters import ResponseCurve
 from ..tiling import CHECK_ROWS, Geometry, Packing, Tile, pack, tiles
 from .checksum import CheckGroup, InputSum, RowSums
 

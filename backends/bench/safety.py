@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,13 +115,9 @@ def refuse_unattended(file: BenchFile, path: str) -> None:
 
 @dataclass
 class _Held:
-    locks: list[HeldLock]
-    count: int
-
-    @property
-    def left(self) -> list[Holder]:
-        """The last holders that ended without a release, one per lock."""
-        return [lock.left for lock in self.locks if lock.left is not None]
+    locks: ExitStack
+    left: list[Holder]  # the last holders that ended without a release
+    count: int = 0
 
 
 _held: dict[Path, _Held] = {}
@@ -152,7 +148,7 @@ def hold(path: str | Path, is_real: bool = False) -> list[Holder]:
         held = _held.get(file)
         if held is None:
             try:
-                held = _held[file] = _Held(_locked(file, f"the bench {path}", is_real), 0)
+                held = _held[file] = _locked(file, f"the bench {path}", is_real)
             except OSError as error:
                 raise InputError(
                     f"the bench {path} cannot be locked against other processes: {error}; make the "
@@ -162,20 +158,19 @@ def hold(path: str | Path, is_real: bool = False) -> list[Holder]:
         return held.left if held.count == 1 else []
 
 
-def _locked(file: Path, what: str, is_real: bool) -> list[HeldLock]:
-    """Return the locks of a bench: the one beside its file, and for a real one the shared one."""
+def _locked(file: Path, what: str, is_real: bool) -> _Held:
+    """Lock a bench: beside its file, and for a real one also in the shared place."""
     wanted = [beside(file, "lock")]
     if is_real:
         wanted.append(shared_place(str(file), file.name, "lock"))
-    taken: list[HeldLock] = []
-    try:
+    left = []
+    with ExitStack() as locks:
         for lock_file in dict.fromkeys(wanted):
-            taken.append(HeldLock(lock_file, what).acquire())
-    except BaseException:
-        for lock in taken:
-            lock.release()
-        raise
-    return taken
+            lock = HeldLock(lock_file, what).acquire()
+            locks.callback(lock.release)
+            if lock.left is not None:
+                left.append(lock.left)
+        return _Held(locks.pop_all(), left)
 
 
 def let_go(path: str | Path) -> None:
@@ -188,8 +183,7 @@ def let_go(path: str | Path) -> None:
         held.count -= 1
         if held.count == 0:
             del _held[file]
-            for lock in reversed(held.locks):
-                lock.release()
+            held.locks.close()
 
 
 @contextmanager
@@ -281,7 +275,7 @@ def latched(path: str | Path, source: str = "") -> Latch | None:
         found = read_note(latch_file)
         if (
             found is None or not {"reason", "when", "by"} <= found.keys()
-        ):  # an unreadable latch is a latch
+        ):  # it is a latch all the same
             return Latch(f"{latch_file} cannot be read, so the reason is unknown", "", "")
         return Latch(found["reason"], found["when"], found["by"])
     return None

@@ -1,4 +1,4 @@
-"""How several benches share a product: pure functions, independent of processes.
+"""How several benches share a product, independent of processes.
 
 The matrices (heads) of dynamic operands are sharded first. Otherwise the weight frames of a matrix
 are sharded, so that no frame is shown twice. A small matrix leaves the rows of x to be sharded.
@@ -6,16 +6,20 @@ are sharded, so that no frame is shown twice. A small matrix leaves the rows of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..address import Address
-from ..base import MatmulResult, Ranges, Stats
+from ..base import Backend, MatmulResult, Ranges, Stats
+from ..profile import OpticsProfile
 from ..tiling import Geometry, cuts
+from ..timing import ShotTiming
 
 _AXES = {"matrices": 0, "outputs": 2, "rows": 1}
 
@@ -89,6 +93,54 @@ class Sharding:
         variances = [result.variance for result in results if result.variance is not None]
         variance = join(variances) if len(variances) == len(results) else None
         return MatmulResult(join([result.y for result in results]), stats, variance)
+
+
+@dataclass(frozen=True)
+class ShardedWeights:
+    """Weights in shards, each in the form that its bench takes."""
+
+    sharding: Sharding
+    weights: list[Any]
+
+
+class JointBackend(Backend):
+    """Benches that multiply as one; plans assume that the others are like the first."""
+
+    name = "bench"
+    is_asynchronous = True
+
+    @property
+    @abstractmethod
+    def _first(self) -> Any:
+        """The first bench, which has a profile, a geometry and a timing."""
+
+    @property
+    def profile(self) -> OpticsProfile:
+        """The profile of the first bench."""
+        profile: OpticsProfile = self._first.profile
+        return profile
+
+    @property
+    def geometry(self) -> Geometry:
+        """The capacity of a frame of the first bench."""
+        geometry: Geometry = self._first.geometry
+        return geometry
+
+    @property
+    def timing(self) -> ShotTiming:
+        """The shot times of the first bench."""
+        timing: ShotTiming = self._first.timing
+        return timing
+
+    def _stacked(self, weights: np.ndarray, benches: int) -> tuple[np.ndarray, Sharding]:
+        """Return weights as [m, M, K], and how they are sharded."""
+        stacked = weights.reshape(-1, *weights.shape[-2:])
+        return stacked, Sharding.of(stacked.shape, self.geometry, benches)
+
+
+def sum_of_faults(faults: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the number of repeated shots on all benches, by kind of fault."""
+    return dict(sum(map(Counter, faults), Counter()))
 
 
 def call_at_last(count: int, done: Callable[[], None]) -> Callable[[], None]:

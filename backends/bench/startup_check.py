@@ -17,7 +17,7 @@ import numpy as np
 
 from ...instruments import Paused, UnexpectedIntensity
 from ..optics.model import OpticalModel
-from .tracking import ScaleTracker, chi_square_limit
+from .tracking import MILLION, ScaleTracker, chi_square_limit
 
 Take = Callable[[str, np.ndarray, np.ndarray], np.ndarray]
 
@@ -26,7 +26,6 @@ _WEIGHT = 0.5  # normalised intensity of lit weights
 _TOLERANCE = 0.01  # error of the calibration, rms, relative to the light of a slot
 # kinds of faults that a moved bench also causes
 _INTENSITY_KINDS = ("stale", "unexpected-intensity", "drift-exceeded")
-_SIGMA = 4.75  # of a normal distribution: exceeded by chance once in a million openings
 
 
 def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, take: Take) -> None:
@@ -63,7 +62,7 @@ def check_startup(path: str, model: OpticalModel, tracker: ScaleTracker | None, 
         light = np.maximum(expected, max(float(expected.mean()), 1.0))  # slots of few lit elements
         off.append((found - expected) / light)
         # all sums share this error, so its worst case counts as one standard deviation
-        brightness = _SIGMA**2 * tracker.variance if tracker else 0.0
+        brightness = MILLION**2 * tracker.variance if tracker else 0.0
         variance.append(noise / light**2 + _TOLERANCE**2 + brightness)
     relative, spread = np.concatenate(off), np.concatenate(variance)
     chi_square, limit = float((relative**2 / spread).sum()), chi_square_limit(relative.size)
@@ -96,7 +95,7 @@ def _frames(model: OpticalModel, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Return grey levels of inputs and of weights, with the same elements lit."""
     layout, curves = model.layout, model.curves
     chance = np.random.Generator(np.random.Philox(number))
-    rows = 1 if layout.shares_input else layout.slots
+    rows = layout.rows_of("input")
     lit = chance.permuted(np.arange(rows * layout.length) % 2 == 0).reshape(rows, -1)
     inputs = curves["input"].levels(lit * layout.reference_light)
     shape = layout.slots, layout.length

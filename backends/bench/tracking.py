@@ -11,7 +11,7 @@ _MOST_PACE = 1e6
 _START_VARIANCE = 0.01  # of the scale before the first measurement: a change of 10 % rms
 _SIGMAS, _SLACK = 6.0, 0.02  # a larger deviation is a step change: noise and unknown errors
 MILLION = 4.75  # sigma of a normal distribution, exceeded by chance once in a million
-_SURE = 3.72  # sigma of a normal distribution: exceeded by chance once in ten thousand runs
+TEN_THOUSAND = 3.72  # the same, exceeded by chance once in ten thousand
 _MODEL_ERROR = 0.5  # accepted relative error of the variances from calibration
 _FEWEST_MEASUREMENTS = 20  # with fewer of them, consistency is not tested
 
@@ -74,7 +74,7 @@ class ScaleTracker:
         measures the variances themselves only to some tens of per cent.
         """
         freedom = max(int(self.judged), 1)
-        return chi_square_limit(freedom, _SURE) / freedom * (1 + _MODEL_ERROR)
+        return chi_square_limit(freedom, TEN_THOUSAND) / freedom * (1 + _MODEL_ERROR)
 
     @property
     def is_consistent(self) -> bool:

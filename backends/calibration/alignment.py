@@ -1,5 +1,6 @@
 """`align`: measures the registration of the modulators and the camera optically.
 
+`align_live` measures it repeatedly while an operator adjusts the bench.
 Imaged benches show bright squares (`spot_grid`), line and single-pixel benches patches under
 gratings (`patches`). This module checks the fits, and derives figures and advice from them.
 `calibrate` measures response curves, gains and additivity.
@@ -7,16 +8,15 @@ gratings (`patches`). This module checks the fits, and derives figures and advic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...instruments import BadFit
+from ...instruments import BadFit, UnexpectedIntensity
 from ..bench.bench import Bench
 from ..bench.binding import begin_calibration
 from ..optics import registration
@@ -25,41 +25,41 @@ from ..optics.layouts import ImagedLayout, LineLayout, SinglePixelLayout
 from . import fiducials
 from .exposure_search import find_exposure
 from .fits import EDGE_PX, AlignmentFits, Fitted, inside_of, scale_of
-from .patches import find_line, find_with_photodiode
-from .probe import Probe
-from .probes import make_probe
+from .patches import (
+    RowFinder,
+    find_line,
+    find_with_photodiode,
+    fits_of,
+    line_patches,
+    locate,
+    photodiode_patches,
+    tracked,
+)
+from .probe import Probe, make_probe, opened
 from .repeatability import Progress, RepeatedExposure, check_modulation
-from .spot_grid import find_squares
+from .spot_grid import Squares, composed, find_squares
 
 _EXPECTED_SHOTS = {ImagedLayout.name: 42, LineLayout.name: 150, SinglePixelLayout.name: 650}
 _LEAST_KEPT = 0.6  # of the points that should be seen
+_REFRESHED = 2  # background images through dark weights that each live alignment takes again
 _WORTH_NOTING = 0.03  # fraction of points that are missing
 _SHIFT_PX, _TURN_DEG, _MAGNIFY = 1.0, 0.05, 2e-3  # least deviation worth an adjustment
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(AlignmentFits):
     """The registration of a bench's planes.
 
     Parameters
     ----------
-    input_map : weight pixel -> input pixel, see `optics.registration`
-    camera_map : weight pixel -> camera pixel; in the line layout the camera row of a weight row and
-        the middle column of the spots; None in the single-pixel layout
-    spot_px : width of a line's spots in camera columns; None in other layouts
     figures : with uncertainties
     advice : adjustments with their size, and obstacles
     cost : shots, seconds of the bench, joules of light, seconds of computing
-    parts : the fits by role, with the detected points
     """
 
-    input_map: np.ndarray
-    camera_map: np.ndarray | None
-    spot_px: float | None
     figures: tuple[Figure, ...]
     advice: tuple[str, ...]
     cost: dict[str, float]
-    parts: dict[str, Fitted]
 
     def figure(self, name: str) -> float:
         """Return the value of a figure."""
@@ -108,7 +108,6 @@ class Alignment:
             seconds=self.cost["bench_s"],
             computing_s=self.cost["computing_s"],
             light_j=self.cost["light_j"],
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=self.advice,
         )
 
@@ -128,14 +127,14 @@ def align(bench: Bench, progress: Progress | None = None) -> Alignment:
     UnexpectedIntensity, Saturated : when there is no usable light, with the reason
     BadFit : when no map describes the detected points
     """
-    with probe_with_light(bench) as probe:
+    with _probe_with_light(bench) as probe:
         exposures = RepeatedExposure(probe, progress, _EXPECTED_SHOTS[bench.file.layout])
         probe.fill()
         exposures.report("searching for light")
         exposure_s = find_exposure(probe)
         bright = check_modulation(exposures, exposure_s)
         fits = _find_maps(exposures, exposure_s, bright)
-        return evaluated(bench, exposures, fits, bright)
+        return _evaluated(bench, exposures, fits, bright)
 
 
 def _find_maps(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarray) -> AlignmentFits:
@@ -147,27 +146,78 @@ def _find_maps(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarra
     return find_with_photodiode(exposures, exposure_s)
 
 
+def align_live(bench: Bench, on_lost: Callable[[str], None]) -> Iterator[Alignment]:
+    """Yield alignments of a few shots each, until the iterator is closed.
+
+    Parameters
+    ----------
+    on_lost : called with the reason while no alignment is found
+
+    Raises
+    ------
+    UnexpectedIntensity, Saturated : when there is no light at the start
+    """
+    with _probe_with_light(bench) as probe:
+        while True:
+            try:
+                probe.fill()
+                exposure_s = find_exposure(probe)
+                exposures = RepeatedExposure(probe)
+                bright = check_modulation(exposures, exposure_s)
+                for fits in _alignments(exposures, exposure_s, bright):
+                    yield _evaluated(bench, exposures, fits, None)
+            except UnexpectedIntensity as error:  # an adjustment may lose the light
+                on_lost(str(error))
+
+
+def _alignments(
+    exposures: RepeatedExposure, exposure_s: float, bright: np.ndarray
+) -> Iterator[AlignmentFits]:
+    """Find the maps once, then track them while they move by small steps.
+
+    Raises
+    ------
+    UnexpectedIntensity : when a step is too large, or the light is lost
+    """
+    layout = exposures.probe.bench.file.layout
+    if layout == "imaged":
+        squares = {role: Squares(exposures, exposure_s, role) for role in ("weight", "input")}
+        last = {role: each.coarse() for role, each in squares.items()}
+        while True:
+            fits = {role: each.track(*last[role]) for role, each in squares.items()}
+            last = {role: (part.matrix, last[role][1]) for role, part in fits.items()}
+            yield composed(fits)
+    rows = row_fit = None
+    if layout == "line":
+        rows = RowFinder(exposures, exposure_s, bright)
+        row_fit = rows.find()
+        patches = line_patches(exposures, exposure_s, rows, row_fit)
+    else:
+        patches = photodiode_patches(exposures, exposure_s)
+    patches.sets = patches.sets[: 1 if layout == "line" else 6]
+    inputs = locate(patches, list(range(len(patches.sets))))
+    patches.darks, patches.takes = {}, 1
+    while True:
+        for pattern in list(patches.darks)[:_REFRESHED]:  # the oldest: the leak moves as well
+            del patches.darks[pattern]
+        inputs = tracked(patches, inputs.matrix)
+        if rows is not None and row_fit is not None:
+            row_fit = rows.track(row_fit)
+        yield fits_of(inputs, rows, row_fit)
+
+
 @contextmanager
-def probe_with_light(bench: Bench) -> Iterator[Probe]:
+def _probe_with_light(bench: Bench) -> Iterator[Probe]:
     """Return a probe with the light on at the alignment power; switch the light off afterwards."""
-    was_open = bench.source.is_connected
-    if not was_open:
-        bench.open()
-    try:
-        file = bench.file
+    file = bench.file
+    with opened(bench):
         power_w = min(file.align_power_w, file.power_w, file.limits.power_w[1])
         probe = make_probe(bench, "align", power_w)
         probe.light(True)
         yield probe
-    finally:
-        if was_open:
-            bench.make_safe()
-            bench.source.set_power(bench.file.power_w)
-        else:
-            bench.close()
 
 
-def evaluated(
+def _evaluated(
     bench: Bench, exposures: RepeatedExposure, fits: AlignmentFits, bright: np.ndarray | None
 ) -> Alignment:
     """Check the fits, and return the alignment with figures and advice.
@@ -190,22 +240,9 @@ def evaluated(
             "repeats and were rejected: something moved in the beam"
         )
     figures, advice = _figures(bench, fits, usable.fraction)
-    probe = exposures.probe
-    cost = {
-        "shots": float(probe.shots),
-        "bench_s": probe.seconds,
-        "light_j": probe.light_j,
-        "computing_s": probe.computing_s,
-    }
-    return Alignment(
-        fits.input_map,
-        fits.camera_map,
-        fits.spot_px,
-        figures,
-        (*advice, *notes),
-        cost,
-        fits.parts,
-    )
+    cost = exposures.probe.cost()
+    cost |= {"shots": float(cost["shots"]), "bench_s": cost.pop("seconds")}
+    return Alignment(**vars(fits), figures=figures, advice=(*advice, *notes), cost=cost)
 
 
 @dataclass
@@ -237,22 +274,18 @@ class _Usable:
 
     def expected(self, role: str, part: Fitted) -> np.ndarray:
         """Return which of the shown points should be detected: bool [m]."""
-        layout = self.bench.file.layout
-        if role == "weight" and layout == "line":
-            middles = part.shown + np.array([0.0, (self.bench.weight.shape[1] - 1) / 2])
-            return self.of_weight(middles, 1.5 * part.margin_px[0], part.margin_px)
-        if role == "weight":
-            room = 1.5 * part.margin_px[0]
-            return self.of_weight(part.shown, room, part.margin_px)
-        if layout != "imaged":
-            room = part.margin_px[0]
-            on_camera_px = (4 * room + EDGE_PX if layout == "line" else 0.0, 0.0)
-            return self.of_weight(part.shown, 1.5 * room, on_camera_px)
-        on_weight = registration.back(self.fits.input_map, part.shown)
+        layout, shown, on_camera_px = self.bench.file.layout, part.shown, part.margin_px
         room = 1.5 * part.margin_px[0]
+        if role == "weight" or layout != "imaged":  # points of the weight modulator
+            if role == "input":
+                on_camera_px = (4 * on_camera_px[0] + EDGE_PX if layout == "line" else 0.0, 0.0)
+            elif layout == "line":  # points are rows
+                shown = shown + np.array([0.0, (self.bench.weight.shape[1] - 1) / 2])
+            return self.of_weight(shown, room, on_camera_px)
+        on_weight = registration.back(self.fits.input_map, shown)
         seen = inside_of(on_weight, self.bench.weight.shape, (room, room))
-        on_camera = registration.apply(part.matrix, part.shown)
-        return seen & inside_of(on_camera, self.bench.camera.sensor_shape, part.margin_px)
+        on_camera = registration.apply(part.matrix, shown)
+        return seen & inside_of(on_camera, self.bench.camera.sensor_shape, on_camera_px)
 
 
 def _spread(shape: tuple[int, int]) -> np.ndarray:
@@ -357,7 +390,7 @@ def _figures(
     shape, target = bench.weight.shape, bench.input.shape
     pose = _pose(fits.input_map, shape, target)
     reach = float(np.sqrt((np.square(_spread(shape) - (np.array(shape) - 1) / 2)).mean() * 2))
-    figures += _pose_figures("input", pose, spread, reach, "of the weight modulator's centre")
+    figures += _pose_figures("input", pose, spread, reach)
     nominal = 1.0 if shape == target else min(np.divide(target, shape))
     advice += _adjustments("input modulator", pose, nominal, 1.0)
     figures.append(Figure("input_map_px", fits.input_px, None, "px", "uncertainty of the map"))
@@ -378,9 +411,7 @@ def _figures(
         else:
             pose = _pose(fits.camera_map, shape, sensor)
             error = weight.fit.uncertainty_px / np.sqrt(3)
-            figures += _pose_figures(
-                "camera", pose, error, reach, "of the weight modulator's centre"
-            )
+            figures += _pose_figures("camera", pose, error, reach)
             figures.append(Figure("blur_px", weight.blur_px, None, "px", "of a point, rms"))
             fitting = min(np.divide(sensor, shape))
         figures.append(
@@ -418,12 +449,9 @@ def _pose(
 
 
 def _pose_figures(
-    name: str,
-    pose: tuple[float, float, float, float],
-    error_px: float,
-    reach_px: float,
-    where: str,
+    name: str, pose: tuple[float, float, float, float], error_px: float, reach_px: float
 ) -> list[Figure]:
+    where = "of the weight modulator's centre"
     turn = error_px / reach_px * np.sqrt(2)
     return [
         Figure(f"{name}_shift_rows_px", pose[0], float(error_px), "px", where),

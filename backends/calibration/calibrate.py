@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from ...instruments import BadFit, InputError, Saturated, UnexpectedIntensity
@@ -12,6 +11,7 @@ from ...instruments.old_words import OldWords
 from ..bench.bench import Bench
 from ..bench.binding import check_calibration, path_for
 from ..optics.calibration_file import OLD_STEPS, Calibration, Step
+from .probe import opened
 from .session import CalibrationSession, Measured
 from .steps.additivity import additivity
 from .steps.crosstalk import crosstalk
@@ -34,9 +34,7 @@ STEPS: dict[
     "flat_field": flat_field,
     "drift": drift,
 }
-_NEEDS = {
-    "additivity": (),
-    "dark_frames": (),
+_NEEDS = {  # steps whose results a step uses
     "photon_transfer": ("dark_frames",),
     "settling": ("dark_frames",),
     "response_curves": ("dark_frames", "photon_transfer"),
@@ -80,22 +78,18 @@ def calibrate(
     if resume:
         wanted = [name for name in wanted if name not in calibration.steps]
     _check_needs(wanted, calibration, bench.path)
-    was_open, session = bench.input.is_connected, None
-    try:
-        if not was_open:
-            bench.open()
+    with opened(bench):
         check_calibration(bench, calibration, ("align",), bench.file.calibration_lasts_s)
         session = CalibrationSession(bench, calibration)
-        for name in wanted:
-            if progress is not None:
-                session.progress = _step_progress(progress, name)
-            step = _add_step(session, name, path)
-            if done is not None:
-                done(step)
-    finally:
-        if session is not None:
+        try:
+            for name in wanted:
+                if progress is not None:
+                    session.progress = partial(progress, name)
+                step = _add_step(session, name, path)
+                if done is not None:
+                    done(step)
+        finally:
             session.end()
-        bench.make_safe() if was_open else bench.close()
     return calibration
 
 
@@ -103,7 +97,7 @@ def _check_needs(wanted: Iterable[str], calibration: Calibration, bench: str) ->
     """Refuse, before any light, steps that need others which neither are there nor will be."""
     there = set(calibration.steps)
     for name in wanted:
-        missing = [need for need in _NEEDS[name] if need not in there]
+        missing = [need for need in _NEEDS.get(name, ()) if need not in there]
         if missing:
             raise InputError(
                 f"step {name} needs step {missing[0]}, which {calibration.path} does not hold; "
@@ -113,12 +107,26 @@ def _check_needs(wanted: Iterable[str], calibration: Calibration, bench: str) ->
 
 
 def _add_step(session: CalibrationSession, name: str, path: Path) -> Step:
-    """Run a step, add it to the calibration and write the file."""
-    calibration = session.calibration
+    """Run a step, add it with its cost to the calibration, and write the file."""
+    calibration, probe = session.calibration, session.probe
+    before, faults = probe.cost(), dict(probe.faults)
     try:
-        step = _run(session, name)
+        measured = STEPS[name](session)
     except (BadFit, UnexpectedIntensity, Saturated) as error:
         raise type(error)(f"{session.bench.path}: step {name}: {error}") from error
+    repeated = [
+        f"{count - faults.get(reason, 0)} shots were repeated: {reason}"
+        for reason, count in probe.faults.items()
+        if count > faults.get(reason, 0)
+    ]
+    step = Step(
+        name,
+        measured.figures,
+        measured.arrays,
+        measured.plots,
+        notes=(*measured.notes, *repeated),
+        **{name: cost - before[name] for name, cost in probe.cost().items()},
+    )
     calibration.add(step)
     if name == "settling":
         session.trust_settling()
@@ -134,31 +142,3 @@ def _wanted(only: Iterable[str], skip: Iterable[str]) -> list[str]:
         if name not in STEPS:
             raise InputError(f"unknown step {name!r}; steps are {', '.join(STEPS)}")
     return [name for name in STEPS if (not only or name in only) and name not in skip]
-
-
-def _step_progress(progress: Callable[[str, float], None], name: str) -> Callable[[float], None]:
-    return lambda fraction: progress(name, fraction)
-
-
-def _run(session: CalibrationSession, name: str) -> Step:
-    """Run one step, and return it with its cost."""
-    probe = session.probe
-    shots, light_j, seconds = probe.shots, probe.light_j, probe.seconds
-    faults, began = dict(probe.faults), time.perf_counter()
-    measured = STEPS[name](session)
-    notes = list(measured.notes)
-    for reason, count in probe.faults.items():
-        if count > faults.get(reason, 0):
-            notes.append(f"{count - faults.get(reason, 0)} shots were repeated: {reason}")
-    return Step(
-        name=name,
-        figures=measured.figures,
-        arrays=measured.arrays,
-        plots=measured.plots,
-        shots=probe.shots - shots,
-        seconds=probe.seconds - seconds,
-        computing_s=time.perf_counter() - began,
-        light_j=probe.light_j - light_j,
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        notes=tuple(notes),
-    )

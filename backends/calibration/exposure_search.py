@@ -44,8 +44,8 @@ def find_exposure(probe: Probe, start_s: float | None = None, may_be_dark: bool 
             exposure_s *= max(down, 0.1)
         elif filling < _LOW:
             if exposure_s >= probe.longest_s:
-                if not may_be_dark and taken.peak <= 8 * _noise(probe, exposure_s):
-                    raise UnexpectedIntensity(_no_light(probe, exposure_s))
+                if not may_be_dark:
+                    _refuse_darkness(probe, taken.peak, exposure_s)
                 return exposure_s
             exposure_s *= min(_GOAL / max(filling, 1e-9), 10.0)
         elif confirmed_s == exposure_s:  # a second exposure confirms it
@@ -57,20 +57,18 @@ def find_exposure(probe: Probe, start_s: float | None = None, may_be_dark: bool 
     )
 
 
-def _noise(probe: Probe, exposure_s: float) -> float:
-    """Return the approximate noise of a pixel in counts, from two exposures of equal light."""
+def _refuse_darkness(probe: Probe, peak: float, exposure_s: float) -> None:
+    """Refuse a peak within the noise of two exposures, with the reason as far as it is known."""
     one, other = (probe.raw(exposure_s).astype(np.float64) for _ in range(2))
-    return float(1.4826 * np.median(np.abs(one - other))) / 2**0.5 + 1e-6 * probe.range
-
-
-def _no_light(probe: Probe, exposure_s: float) -> str:
-    """Return the reason why no light arrives, as far as the instruments know."""
+    noise = float(1.4826 * np.median(np.abs(one - other))) / 2**0.5 + 1e-6 * probe.range
+    if peak > 8 * noise:
+        return
     if not probe.bench.source.is_emitting():
-        return (
+        raise UnexpectedIntensity(
             "the light source does not emit although it was enabled: check its interlock, key "
             "and shutter, and re-arm it on site"
         )
-    return (
+    raise UnexpectedIntensity(
         f"the source emits {probe.power_w:g} W and no light reaches the detector in "
         f"{exposure_s:g} s with both modulators bright: take the camera's cover off, open the "
         "shutters, and check that nothing blocks the beam and that both modulators show their "

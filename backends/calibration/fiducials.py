@@ -11,6 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from ...instruments import UnexpectedIntensity
+from .fits import in_cells, robust_deviation
 
 _SPOT_SIGMA = 8.0  # standard deviations of noise that a spot must exceed
 _SPOT_SHARE = 0.3  # fraction of the peak from which a pixel belongs to the spot
@@ -86,16 +87,9 @@ def spot(image: np.ndarray, what: str) -> tuple[np.ndarray, float]:
     cell = max(1, min(side for side in image.shape if side > 1) // 256)
     coarse = image
     if cell > 1:  # small cells keep the light of a spot together and average pixel noise
-        steps = tuple(cell if side > 1 else 1 for side in image.shape)
-        kept = image[
-            : image.shape[0] // steps[0] * steps[0], : image.shape[1] // steps[1] * steps[1]
-        ]
-        coarse = kept.reshape(
-            kept.shape[0] // steps[0], steps[0], kept.shape[1] // steps[1], steps[1]
-        ).mean(axis=(1, 3))
-    level = float(np.median(coarse))
-    noise = 1.4826 * float(np.median(np.abs(coarse - level)))
-    light = coarse - level
+        height, width = (cell if side > 1 else 1 for side in image.shape)
+        coarse = in_cells(image, (height, width)).mean(axis=(1, 3))
+    noise, light = robust_deviation(coarse), coarse - float(np.median(coarse))
     peak = float(light.max())
     if peak <= _SPOT_SIGMA * noise or peak <= 0:
         raise UnexpectedIntensity(
@@ -180,7 +174,7 @@ def fit_shading(from_px: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.
 
     Returns
     -------
-    relative : light over the smooth shading, float64 [n]
+    is_whole : which squares are not cut, bool [n]
     slopes : of the shading's logarithm per pixel, float64 [n, 2]; the centroid of a square's
         light is side^2 / 12 times this off its centre
     """
@@ -189,12 +183,12 @@ def fit_shading(from_px: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.
     columns = np.stack([np.ones_like(y), y, x, y * y, y * x, x * x], axis=1)
     kept = light > 0.5 * np.median(light)
     if kept.sum() < 2 * _SHADING_TERMS:
-        return light / np.median(light), np.zeros_like(from_px)
+        return _are_whole(light / np.median(light)), np.zeros_like(from_px)
     logs = np.log(np.maximum(light, 1e-300))
     for _ in range(5):
         solved = np.linalg.lstsq(columns[kept], logs[kept], rcond=None)[0]
         off = logs - columns @ solved
-        spread = 1.4826 * float(np.median(np.abs(off[kept] - np.median(off[kept])))) + 1e-6
+        spread = robust_deviation(off[kept]) + 1e-6
         now = np.abs(off) < np.clip(4 * spread, 0.02, 0.3)
         if now.sum() < 2 * _SHADING_TERMS or np.array_equal(now, kept):
             break
@@ -206,11 +200,10 @@ def fit_shading(from_px: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.
         ],
         axis=1,
     )
-    return np.exp(off), slopes / size
+    return _are_whole(np.exp(off)), slopes / size
 
 
-def are_whole(relative: np.ndarray) -> np.ndarray:
-    """Return which squares are not cut, from their light over the smooth shading: bool [n]."""
+def _are_whole(relative: np.ndarray) -> np.ndarray:
     return np.asarray((relative > _LEAST_LIGHT) & (relative < 1 / _LEAST_LIGHT))
 
 
@@ -226,9 +219,8 @@ def dark_lines(profile: np.ndarray) -> list[int]:
         return []
     padded = np.pad(np.where(known, profile, np.nan), _NEIGHBOURS, constant_values=np.nan)
     neighbours = np.lib.stride_tricks.sliding_window_view(padded, 2 * _NEIGHBOURS + 1)
-    judged = np.isfinite(neighbours).all(
-        axis=1
-    )  # lines at an edge have neighbours on one side only
+    # lines at an edge have neighbours on one side only
+    judged = np.isfinite(neighbours).all(axis=1)
     depth = np.zeros(len(profile))
     depth[judged] = 1 - profile[judged] / np.median(neighbours[judged], axis=1)
     noise = 1.4826 * float(np.median(np.abs(depth[judged]))) if judged.any() else 0.0

@@ -78,6 +78,13 @@ def robust_deviation(values: np.ndarray) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
+def in_cells(image: np.ndarray, steps: tuple[int, int]) -> np.ndarray:
+    """Return an image in whole cells of some rows and columns: [down, rows, across, columns]."""
+    down, across = image.shape[0] // steps[0], image.shape[1] // steps[1]
+    whole = image[: down * steps[0], : across * steps[1]]
+    return whole.reshape(down, steps[0], across, steps[1])
+
+
 def noise_of(one: np.ndarray, other: np.ndarray) -> float:
     """Return the noise of one pixel from two exposures of the same light [h, w]."""
     return robust_deviation(one - other) / np.sqrt(2) + 1e-9
@@ -100,8 +107,11 @@ class AlignmentFits:
 
     Parameters
     ----------
-    input_map, camera_map, spot_px : see `Alignment`
-    parts : fits by role
+    input_map : weight pixel -> input pixel, see `optics.registration`
+    camera_map : weight pixel -> camera pixel; in the line layout the camera row of a weight row and
+        the middle column of the spots; None in the single-pixel layout
+    spot_px : width of a line's spots in camera columns; None in other layouts
+    parts : the fits by role, with the detected points
     input_px : uncertainty of the input map, in input pixels
     """
 

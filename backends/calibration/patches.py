@@ -52,8 +52,7 @@ class RowFinder:
         places = np.arange(left, right)
         self.middle = float(profile[places] @ places / profile[places].sum())
         self.spot_px = float(right - left)
-        reach = 1
-        self.columns = slice(max(left - reach, 0), min(right + reach, len(profile)))
+        self.columns = slice(max(left - 1, 0), min(right + 1, len(profile)))
 
     def sums(self, image: np.ndarray) -> np.ndarray:
         """Sum the spots' columns: float64 [h, 1]."""
@@ -98,7 +97,7 @@ class RowFinder:
                 "shows its frames, and that rows are imaged on camera rows"
             )
         self._blank, self._noise = blank, noise
-        return self._dense(slope, 2)
+        return self._dense(slope, is_first=True)
 
     def _check_swapped(self, blank: np.ndarray) -> None:
         """Check that the camera's rows image those of the weight modulator."""
@@ -124,18 +123,18 @@ class RowFinder:
     def track(self, before: Fitted) -> Fitted:
         """Locate rows again in one exposure, near their last places."""
         self.exposures.probe.fill("input")
-        return self._dense(before.matrix[0, [0, 2]], 1)
+        return self._dense(before.matrix[0, [0, 2]])
 
-    def _dense(self, slope: np.ndarray, count: int) -> Fitted:
+    def _dense(self, slope: np.ndarray, is_first: bool = False) -> Fitted:
         shape, blank, noise = self.exposures.probe.bench.weight.shape, self._blank, self._noise
         pitch = max(shape[0] // 36, 6)
         side = max(pitch // 4, 1)
         corners, from_px = fiducials.grid((shape[0], 1), (pitch, 1), (side, 1))
         self.exposures.probe.draw("weight", _band(shape, corners[:, 0], side))
-        if count == 2:
-            images = list(self.exposures.take(self.exposure_s))
+        if is_first:
+            images: tuple[np.ndarray, ...] = self.exposures.take(self.exposure_s)
         else:
-            images = [self.exposures.probe.take(self.exposure_s).counts]
+            images = (self.exposures.probe.take(self.exposure_s).counts,)
         takes = [self.sums(image) - blank for image in images]
         reach = max(pitch * abs(slope[0]) / 2 - 1, 2.0)
         size = (len(blank), 1)
@@ -207,11 +206,16 @@ class Patches:
     takes: int = 1
     darks: dict[phase_shift.Grating, np.ndarray] | None = None
 
-    def expose(self) -> None:
+    def __post_init__(self) -> None:
         """Find an exposure for the light of patches."""
         self.exposures.probe.fill("input")
         self.show(0)
         self.exposure_s = find_exposure(self.exposures.probe, self.exposure_s)
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """The shape of the input modulator."""
+        return self.exposures.probe.bench.input.shape
 
     def centres(self, number: int) -> np.ndarray:
         """Return the centres of a set's patches, float64 [n, 2]."""
@@ -244,7 +248,9 @@ class Patches:
             size = sum(light[number].sum() for number in sets) / len(sets)
             wanted = [number for number in (-1, *sets) if not _agree(light[number], size)]
             if not wanted:
-                return self._signals_by_set(light, sets)
+                ends = np.cumsum([len(self.sets[number]) for number in sets])[:-1]
+                darks = np.split(light[-1], ends, axis=1)
+                return [(light[number], dark) for number, dark in zip(sets, darks, strict=True)]
             self.exposures.reject(len(wanted))
             self.exposures.probe.forget_frames()
         raise UnexpectedIntensity(
@@ -268,33 +274,22 @@ class Patches:
             )
             if self.darks is not None and wanted == [-1] and grating in self.darks:
                 del self.darks[grating]  # the stored one disagrees
-            self.exposures.probe.draw("input", grating.mask(self.exposures.probe.bench.input.shape))
+            self.exposures.probe.draw("input", grating.mask(self.input_shape))
             for number in wanted:
                 if number >= 0:
                     taken[number].append(self.sum(self._image(number), self.sets[number]))
                     continue
-                image = self._background(grating)
+                image = None if self.darks is None else self.darks.get(grating)
+                if image is None:
+                    image = self._image(-1)
+                if self.darks is not None:
+                    self.darks[grating] = image
                 taken[-1].append(np.concatenate([self.sum(image, self.sets[n]) for n in sets]))
         light.update({number: np.array(each) for number, each in taken.items()})
 
     def _image(self, number: int) -> np.ndarray:
         self.show(number)
         return self.exposures.probe.take(self.exposure_s, self.takes).counts
-
-    def _background(self, grating: phase_shift.Grating) -> np.ndarray:
-        """Return the light of a grating, already shown, that leaks through dark weights."""
-        if self.darks is None:
-            return self._image(-1)
-        if grating not in self.darks:
-            self.darks[grating] = self._image(-1)
-        return self.darks[grating]
-
-    def _signals_by_set(
-        self, light: dict[int, np.ndarray], sets: list[int]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        ends = np.cumsum([len(self.sets[number]) for number in sets])[:-1]
-        darks = np.split(light[-1], ends, axis=1)
-        return [(light[number], dark) for number, dark in zip(sets, darks, strict=True)]
 
 
 def _agree(light: np.ndarray, size: float) -> bool:
@@ -328,14 +323,14 @@ class _PatchReading:
     finest: list[list[tuple[np.ndarray, np.ndarray]]]
 
 
-def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int]) -> Fitted:
+def locate(patches: Patches, coarse_sets: list[int]) -> Fitted:
     """Locate patches on the input modulator, and fit the map.
 
     The coarse sets are read at all periods; the others at the finest one, near the coarse map.
     """
     centres = [patches.centres(number) for number in range(len(patches.sets))]
     from_px = np.concatenate([centres[number] for number in coarse_sets])
-    read = [_read_places(patches, coarse_sets, input_shape, None)]
+    read = [_read_places(patches, coarse_sets, None)]
     good, to_px = read[0].good, read[0].to_px
     if good.sum() < 6:
         raise UnexpectedIntensity(
@@ -346,7 +341,7 @@ def locate(patches: Patches, coarse_sets: list[int], input_shape: tuple[int, int
     fine_sets = [number for number in range(len(centres)) if number not in coarse_sets]
     if fine_sets:
         more = np.concatenate([centres[number] for number in fine_sets])
-        read.append(_read_places(patches, fine_sets, input_shape, registration.apply(matrix, more)))
+        read.append(_read_places(patches, fine_sets, registration.apply(matrix, more)))
         from_px = np.concatenate([from_px, more])
     fitted = _refined_fit(patches, read, from_px)
     margin_px = (0.7 * patches.side,) * 2
@@ -408,7 +403,6 @@ def _subset(from_px: np.ndarray, to_px: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _read_places(
     patches: Patches,
     sets: list[int],
-    input_shape: tuple[int, int],
     guess: np.ndarray | None,
     period_px: int | None = None,
 ) -> _PatchReading:
@@ -421,7 +415,7 @@ def _read_places(
     """
     to_px, finest = [], []
     good = np.ones(sum(len(patches.sets[number]) for number in sets), dtype=bool)
-    for axis, size in enumerate(input_shape):
+    for axis, size in enumerate(patches.input_shape):
         periods = phase_shift.periods(size, patches.side)
         if guess is not None:
             periods = [period_px or periods[-1]]
@@ -454,11 +448,18 @@ def find_line(exposures: RepeatedExposure, exposure_s: float, bright: np.ndarray
     coarse = [0]
     while sum(len(patches.sets[number]) for number in coarse) < _COARSE_PATCHES:
         coarse.append(len(coarse))
-    inputs = locate(patches, coarse, exposures.probe.bench.input.shape)
+    return fits_of(locate(patches, coarse), rows, row_fit)
+
+
+def fits_of(
+    inputs: Fitted, rows: RowFinder | None = None, row_fit: Fitted | None = None
+) -> AlignmentFits:
+    """Return the maps of a line bench, or those of a single-pixel bench, which has no camera."""
+    px = inputs.fit.uncertainty_px
+    if rows is None or row_fit is None:
+        return AlignmentFits(inputs.matrix, None, None, {"input": inputs}, px)
     parts = {"weight": row_fit, "input": inputs}
-    return AlignmentFits(
-        inputs.matrix, row_fit.matrix, rows.spot_px, parts, inputs.fit.uncertainty_px
-    )
+    return AlignmentFits(inputs.matrix, row_fit.matrix, rows.spot_px, parts, px)
 
 
 def line_patches(
@@ -484,17 +485,13 @@ def line_patches(
         low, high = (edge.clip(0, len(total) - 1) for edge in (low, high))
         return np.where(inside, total[high] - total[low], 0.0)
 
-    patches = Patches(exposures, exposure_s, sets, side, sums)
-    patches.expose()
-    return patches
+    return Patches(exposures, exposure_s, sets, side, sums)
 
 
 def find_with_photodiode(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFits:
     """Find the map of a single-pixel bench."""
     patches = photodiode_patches(exposures, exposure_s)
-    coarse = list(range(len(patches.sets) // 2))
-    inputs = locate(patches, coarse, exposures.probe.bench.input.shape)
-    return AlignmentFits(inputs.matrix, None, None, {"input": inputs}, inputs.fit.uncertainty_px)
+    return fits_of(locate(patches, list(range(len(patches.sets) // 2))))
 
 
 def photodiode_patches(exposures: RepeatedExposure, exposure_s: float) -> Patches:
@@ -506,19 +503,16 @@ def photodiode_patches(exposures: RepeatedExposure, exposure_s: float) -> Patche
     scattered = side / 3 * np.random.default_rng(1).uniform(-1, 1, centres.shape)
     corners = np.rint(centres[order] + scattered - (side - 1) / 2).astype(int)
     sets = [corner[None] for corner in corners.clip(0, np.array(shape) - side)]
-    patches = Patches(exposures, exposure_s, sets, side, lambda image, _: image[0], takes=2)
-    patches.expose()
-    return patches
+    return Patches(exposures, exposure_s, sets, side, lambda image, _: image[0], takes=2)
 
 
-def tracked(
-    patches: Patches, sets: list[int], input_shape: tuple[int, int], matrix: np.ndarray
-) -> Fitted:
+def tracked(patches: Patches, matrix: np.ndarray) -> Fitted:
     """Read places again under gratings of one period, near their last places."""
+    sets = list(range(len(patches.sets)))
     from_px = np.concatenate([patches.centres(number) for number in sets])
-    periods = phase_shift.periods(min(input_shape), patches.side)
+    periods = phase_shift.periods(min(patches.input_shape), patches.side)
     period = periods[-2 if len(from_px) >= _COARSE_PERIOD else -1]
-    read = _read_places(patches, sets, input_shape, registration.apply(matrix, from_px), period)
+    read = _read_places(patches, sets, registration.apply(matrix, from_px), period)
     if read.good.sum() < 4:
         raise UnexpectedIntensity(
             "gratings on the input modulator are no longer seen; the search starts again"

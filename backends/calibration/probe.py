@@ -1,19 +1,22 @@
 """`Probe`: shows frames and takes exposures on a bench that is not yet calibrated.
 
 It counts the cost of calibration (shots, time, light), and repeats exposures that a detector lost.
-`probes` has one class for each detector, and `exposure_search` finds a good exposure.
+There is one class for each detector (`make_probe`); `exposure_search` finds a good exposure.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ...instruments import (
+    Region,
     Shot,
     Shown,
     SpatialLightModulator,
@@ -21,10 +24,14 @@ from ...instruments import (
     UnexpectedIntensity,
 )
 from ..bench.bench import REPEATABLE, Bench
+from .fits import in_cells, robust_deviation
 
+T = TypeVar("T")
 _PATIENCE = 3.0  # wait over a modulator's nominal settling time, until it is measured
 _AGREE = 0.1  # relative difference of the light of two exposures that agree, at most
 _SURE = 6.0  # standard deviations of noise that are added to `_AGREE`
+_LIT, _PIXELS_AGREE = 0.1, 0.3  # fraction of full of lit pixels; their rms difference over mean
+_STEP_PX = 16  # step of camera regions
 _DARK_FRAMES = 4  # of a dark image
 _PEAK_PIXELS = 12  # pixels that reach the peak: single hot pixels do not count
 
@@ -37,12 +44,10 @@ class Exposure:
     ----------
     counts : float64 [h, w], less the dark image at this exposure; volts [1, 1] of a photodiode
     full : number of full pixels (samples)
-    exposure_s : of one exposure
     """
 
     counts: np.ndarray
     full: int
-    exposure_s: float
 
     @property
     def peak(self) -> float:
@@ -100,10 +105,17 @@ class Probe(ABC):
         """The bench's time since the probe was created."""
         return self.bench.clock.now_s() - self._started_s
 
-    @property
-    def computing_s(self) -> float:
-        """The host's time since the probe was created; on a real clock it includes the waits."""
-        return time.perf_counter() - self._began
+    def cost(self) -> dict[str, Any]:
+        """Return the cost since the probe was created, as the fields of a `Step`.
+
+        On a real clock, the host's time includes the waits.
+        """
+        return {
+            "shots": self.shots,
+            "seconds": self.seconds,
+            "computing_s": time.perf_counter() - self._began,
+            "light_j": self.light_j,
+        }
 
     def count_fault(self, reason: str, count: int = 1) -> None:
         """Count exposures that are repeated."""
@@ -183,7 +195,7 @@ class Probe(ABC):
         total = np.add.reduce([raw.astype(np.float64) for raw in raws])
         lit = dark < 0.5 * self.range  # a hot pixel may be full without light
         full = max(int(((raw >= self.range) & lit).sum()) for raw in raws)
-        return Exposure(total / count - dark, full, exposure_s)
+        return Exposure(total / count - dark, full)
 
     def pair(self, exposure_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Return two exposures of the shown frames that agree; others are repeated and counted.
@@ -192,23 +204,17 @@ class Probe(ABC):
         ------
         UnexpectedIntensity : when no two agree
         """
-        taken: list[np.ndarray] = []
-        for _ in range(self.bench.file.limits.retries + 2):
-            now = self.raw(exposure_s)
-            for before in taken:
-                if self._agree(before, now, exposure_s):
-                    if len(taken) > 1:
-                        self.count_fault("UnexpectedIntensity", len(taken) - 1)
-                    return before, now
-            taken.append(now)
-        raise UnexpectedIntensity(
-            f"{len(taken)} exposures of the same frames all differ: keep hands and moving objects "
-            "out of the beam, and check that the source is stable"
-        )
 
-    def _agree(self, one: np.ndarray, other: np.ndarray, exposure_s: float) -> bool:
-        dark = self.dark(exposure_s)
-        return self._same_light(one - dark, other - dark)
+        def agree(one: np.ndarray, other: np.ndarray) -> bool:
+            dark = self.dark(exposure_s)
+            return self._same_light(one - dark, other - dark)
+
+        raws = (self.raw(exposure_s) for _ in range(self.bench.file.limits.retries + 2))
+        pair, others = first_agreeing(raws, agree)
+        if pair is None:
+            raise all_differ(others)
+        self.count_fault("UnexpectedIntensity", others)
+        return pair
 
     @abstractmethod
     def _same_light(self, one: np.ndarray, other: np.ndarray) -> bool:
@@ -324,10 +330,140 @@ class Probe(ABC):
                 )
 
 
+class CameraProbe(Probe):
+    """Reads images; the noise of a pixel is seen in the difference of two of them."""
+
+    most_dark = 0.25
+
+    def _same_light(self, one: np.ndarray, other: np.ndarray) -> bool:
+        off = other - one
+        if not off.any():
+            return False  # one exposure, read twice
+        lit = one > _LIT * self.range
+        if lit.any() and np.sqrt(np.mean(off[lit] ** 2)) > _PIXELS_AGREE * one[lit].mean():
+            return False
+        return self._sums_agree(one, other, robust_deviation(off) * off.size**0.5)
+
+    def shot_noise(self, one: np.ndarray, other: np.ndarray, ratio: float) -> float:
+        """Return the noise from the pixels of two shots, which differ only by their own noise."""
+        return float((np.sum((one - ratio * other) ** 2) / 2) ** 0.5)
+
+    def dark_noise(self, variance: np.ndarray, window_variance: float) -> tuple[float, int]:
+        """Return the noise between dark frames, and the number of pixels."""
+        return float(np.sqrt(np.mean(variance))), len(variance)
+
+    def _expose(self, exposure_s: float, shot: Shot) -> np.ndarray:
+        camera, clock = self.bench.camera, self.bench.clock
+        self.bench.detector.restore_exposure(exposure_s)
+        if not camera.is_armed:
+            camera.arm()
+        triggered_s = clock.now_s()
+        camera.trigger(shot)
+        frame = camera.read(self.bench.file.limits.timeout_s)
+        self.latency_s = frame.taken_at_s - triggered_s
+        if frame.data.shape == camera.sensor_shape:
+            return frame.data
+        region = camera.region
+        whole = np.zeros(camera.sensor_shape, dtype=frame.data.dtype)
+        whole[region.top : region.top + region.height, region.left : region.left + region.width] = (
+            frame.data
+        )
+        return whole
+
+    def _recover(self) -> None:
+        self.bench.camera.arm()
+
+    def narrow(self, left: int, right: int) -> None:
+        """Read only some columns of the camera from now on; the other pixels are zero."""
+        height, width = self.bench.camera.sensor_shape
+        left, right = max(left // _STEP_PX * _STEP_PX, 0), -(-right // _STEP_PX) * _STEP_PX
+        region = Region(0, left, height, min(right, width) - left)
+        self.bench.camera.configure(region=region)
+        self._dark.clear()
+
+    def widen(self) -> None:
+        """Read the whole camera again."""
+        if self.bench.camera.is_connected:
+            self.bench.camera.configure(region=Region(0, 0, *self.bench.camera.sensor_shape))
+            self._dark.clear()
+
+
+class PhotodiodeProbe(Probe):
+    """Reads windows of samples, whose spread shows the noise of each window."""
+
+    dark_repeats = 4  # times as many windows as images: one noisy pixel
+
+    def __init__(self, bench: Bench, name: str, power_w: float) -> None:
+        super().__init__(bench, name, power_w)
+        bench.detector.arm()
+
+    def _same_light(self, one: np.ndarray, other: np.ndarray) -> bool:
+        return self._sums_agree(one, other, float(np.sqrt(2 * self.noise_v2)))
+
+    def shot_noise(self, one: np.ndarray, other: np.ndarray, ratio: float) -> float:
+        """Return the noise of the latest window."""
+        return float(self.noise_v2**0.5)
+
+    def dark_noise(self, variance: np.ndarray, window_variance: float) -> tuple[float, int]:
+        """Return the noise inside windows, a better estimate than that between few windows."""
+        return float(np.sqrt(window_variance)), self.bench.detector.samples - 1
+
+    def _expose(self, exposure_s: float, shot: Shot) -> np.ndarray:
+        detector = self.bench.detector
+        volts = detector.take_fresh(exposure_s, self.bench.file.limits.timeout_s, shot)
+        self.noise_v2 = float(volts.var(ddof=1)) * detector.samples
+        if volts.max() >= detector.spec.full_scale:
+            return np.full((1, 1), self.range)
+        return np.asarray(volts.sum(axis=1, keepdims=True))
+
+
+_PROBES: dict[str, type[Probe]] = {"camera": CameraProbe, "daq": PhotodiodeProbe}
+
+
+def make_probe(bench: Bench, name: str, power_w: float) -> Probe:
+    """Return the probe of an open bench; for parameters see `Probe`."""
+    return _PROBES[bench.detector.kind](bench, name, power_w)
+
+
+@contextmanager
+def opened(bench: Bench) -> Iterator[None]:
+    """Open a closed bench inside a `with`; leave an open one open, with its light off."""
+    was_open = bench.source.is_connected
+    try:
+        if not was_open:
+            bench.open()
+        yield
+    finally:
+        if was_open:
+            bench.make_safe()
+            bench.source.set_power(bench.file.power_w)
+        else:
+            bench.close()
+
+
+def first_agreeing(
+    taken: Iterable[T], agree: Callable[[T, T], bool]
+) -> tuple[tuple[T, T] | None, int]:
+    """Return the first two exposures that agree, or None, and the number of the other ones."""
+    before: list[T] = []
+    for now in taken:
+        for earlier in before:
+            if agree(earlier, now):
+                return (earlier, now), len(before) - 1
+        before.append(now)
+    return None, len(before)
+
+
+def all_differ(count: int) -> UnexpectedIntensity:
+    """Return the error of exposures of the same frames of which no two agree."""
+    return UnexpectedIntensity(
+        f"{count} exposures of the same frames all differ: keep hands and moving objects out of "
+        "the beam, and check that the source is stable"
+    )
+
+
 def area_sums(image: np.ndarray, side: int) -> np.ndarray:
     """Sum an image [h, w] over squares of pixels; a smaller image stays unchanged."""
-    height, width = (size // side * side for size in image.shape)
-    if not height or not width:
+    if min(image.shape) < side:
         return image
-    cut = image[:height, :width].reshape(height // side, side, width // side, side)
-    return np.asarray(cut.sum(axis=(1, 3)))
+    return np.asarray(in_cells(image, (side, side)).sum(axis=(1, 3)))

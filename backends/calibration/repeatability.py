@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ...instruments import UnexpectedIntensity
-from .fits import robust_deviation
-from .probe import Probe
+from .fits import in_cells, robust_deviation
+from .probe import Probe, all_differ, first_agreeing
 
 Progress = Callable[[str, int, int], None]
 _CELLS = 32  # along each side of an image, when two are compared
@@ -55,19 +55,15 @@ class RepeatedExposure:
         ------
         UnexpectedIntensity : when no two agree, or too many were rejected
         """
-        taken: list[np.ndarray] = []
-        for _ in range(_TAKES):
-            now = self.probe.take(exposure_s).counts
-            for before in taken:
-                if agree(before, now, self.probe.range):
-                    self.reject(len(taken) - 1)
-                    return before, now
-            taken.append(now)
-        self.reject(len(taken))
-        raise UnexpectedIntensity(
-            f"{_TAKES} exposures of the same frames all differ: keep hands and moving objects out "
-            "of the beam, and check that the source is stable"
-        )
+        taken = (self.probe.take(exposure_s).counts for _ in range(_TAKES))
+        pair, others = first_agreeing(taken, self._agree)
+        self.reject(others)
+        if pair is None:
+            raise all_differ(others)
+        return pair
+
+    def _agree(self, one: np.ndarray, other: np.ndarray) -> bool:
+        return agree(one, other, self.probe.range)
 
     def reject(self, count: int) -> None:
         """Count exposures that disagree with their repeats.
@@ -97,10 +93,9 @@ def agree(one: np.ndarray, other: np.ndarray, full: float) -> bool:
     lit = one > _BRIGHT * full
     if lit.any() and np.sqrt(np.mean(difference[lit] ** 2)) > _PIXELS * one[lit].mean():
         return False  # the shot noise of bright pixels is far below that
-    noise = robust_deviation(difference)
-    a, per_cell = _cell_means(one)
-    b, _ = _cell_means(other)
-    noise_cell = 5 * noise / np.sqrt(per_cell)
+    height, width = (max(1, size // _CELLS) for size in one.shape)
+    a, b = (in_cells(image, (height, width)).mean(axis=(1, 3)) for image in (one, other))
+    noise_cell = 5 * robust_deviation(difference) / np.sqrt(float(height * width))
     size_a, size_b = np.sqrt(np.mean(a**2)), np.sqrt(np.mean(b**2))
     if max(size_a, size_b) <= noise_cell:
         return True
@@ -109,15 +104,6 @@ def agree(one: np.ndarray, other: np.ndarray, full: float) -> bool:
         return False
     residual = float(np.sqrt(np.mean((a - scale * b) ** 2)))
     return residual <= _AGREE * float(size_a) + noise_cell
-
-
-def _cell_means(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the means of an image over cells, and the pixels of one cell."""
-    steps = [max(1, size // _CELLS) for size in image.shape]
-    height, width = (size // step * step for size, step in zip(image.shape, steps, strict=True))
-    cut = image[:height, :width]
-    cells = cut.reshape(height // steps[0], steps[0], width // steps[1], steps[1])
-    return cells.mean(axis=(1, 3)), float(np.prod(steps))
 
 
 def check_modulation(exposures: RepeatedExposure, exposure_s: float) -> np.ndarray:

@@ -13,7 +13,7 @@ from ..bench.bench import Bench, lay_out
 from ..bench.calibrated_optics import Calibrated
 from ..optics.calibration_file import Calibration, Figure, Plot
 from ..optics.layouts import LineLayout
-from .probes import make_probe
+from .probe import make_probe
 from .slots import Slots
 
 
@@ -55,11 +55,6 @@ class CalibrationSession:
         self.trust_settling()
         self._slots: Slots | None = None
 
-    @property
-    def exposure_s(self) -> float:
-        """The exposure of runs."""
-        return self.bench.file.exposure_s
-
     def dark_counts(self, exposure_s: float) -> np.ndarray:
         """Return the detector's counts without light at an exposure, float32 [h, w]."""
         array = self.calibration.array
@@ -70,11 +65,6 @@ class CalibrationSession:
     def bad(self) -> np.ndarray:
         """The pixels that are left out, bool [h, w]."""
         return self.calibration.array("dark_frames", "bad").astype(bool)
-
-    @property
-    def gain_e_per_count(self) -> float:
-        """The detector's gain."""
-        return self.calibration.figure("photon_transfer", "gain_e_per_count")
 
     @property
     def slots(self) -> Slots:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from ...instruments import BadFit, Saturated, StaleFrame, UnexpectedIntensity
 from ..optics.layouts.base import Layout
-from ..optics.parameters import Response
+from ..optics.parameters import Markers
 from .exposure_search import find_exposure
 from .probe import Probe
 
@@ -36,12 +36,10 @@ class SlotReading:
     ----------
     rate : counts above the dark level per second, float64 [slots]
     variance : of the rate, float64 [slots]
-    peak : brightest pixel over the detector's range
     """
 
     rate: np.ndarray
     variance: np.ndarray
-    peak: float
 
 
 class Slots:
@@ -56,6 +54,7 @@ class Slots:
 
     Attributes
     ----------
+    markers : calibrated, in counts per second; None until then, and on a bench without markers
     reference_scale : brightness over that at the start, from references, without markers
     scales : (shot number, brightness over that of the marker calibration, its variance) of readings
     """
@@ -72,9 +71,8 @@ class Slots:
         self.noise_counts, self.gain = noise_counts, gain
         self._number = {"input": 0, "weight": 0}
         self._shown: dict[str, np.ndarray] = {}
-        self._markers: Response | None = None
-        self._reference: tuple[np.ndarray, np.ndarray] | None = None
-        self._reference_rate = self.reference_scale = 1.0
+        self.markers: Markers | None = None
+        self._reference_exposure_s = self._reference_rate = self.reference_scale = 1.0
         self._source_variance = 0.0  # of the source from shot to shot, without markers
         self._latest: deque[float] = deque(maxlen=_REFERENCES)
         self._until_reference = 0
@@ -91,21 +89,22 @@ class Slots:
         level : of lit elements; None is the brightest
         """
         layout = self.layout
-        rows = 1 if role == "input" and layout.shares_input else layout.slots
-        lit = np.broadcast_to(np.asarray(lit), (layout.slots, layout.length))[:rows]
-        dark, bright = layout.darkest[role], layout.brightest[role]
-        chosen = bright if level is None else level
+        lit = np.broadcast_to(np.asarray(lit), (layout.slots, layout.length))
+        chosen = layout.brightest[role] if level is None else level
         kind = np.uint8 if len(layout.optics.tables[role]) <= 256 else np.uint16
-        return np.where(lit, chosen, dark).astype(kind)
+        return np.where(lit[: layout.rows_of(role)], chosen, layout.darkest[role]).astype(kind)
 
-    def show(self, role: str, levels: np.ndarray, number: int | None = None) -> None:
-        """Show grey levels of slots, unless they are shown already."""
-        before = self._shown.get(role)
-        if number is None and before is not None and np.array_equal(before, levels):
-            return
-        self._number[role] = self._number[role] + 1 if number is None else number
-        self._shown[role] = levels
-        self.probe.show(role, self.layout.frame(role, levels, self._number[role]))
+    def _show_both(
+        self, inputs: np.ndarray, weights: np.ndarray, number: int | None = None
+    ) -> None:
+        """Show grey levels of slots, unless they are shown already and no number is given."""
+        for role, levels in (("weight", weights), ("input", inputs)):
+            before = self._shown.get(role)
+            if number is None and before is not None and np.array_equal(before, levels):
+                continue
+            self._number[role] = self._number[role] + 1 if number is None else number
+            self._shown[role] = levels
+            self.probe.show(role, self.layout.frame(role, levels, self._number[role]))
 
     # --- light -----------------------------------------------------------------------------------
 
@@ -122,18 +121,18 @@ class Slots:
         readings = [self._read(inputs, weights, exposure_s) for _ in range(count)]
         rates = np.stack([reading.rate for reading in readings])
         variance = np.mean([reading.variance for reading in readings], axis=0) / count
-        return SlotReading(rates.mean(axis=0), variance, max(reading.peak for reading in readings))
+        return SlotReading(rates.mean(axis=0), variance)
 
     def _read(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
         limit = self.probe.bench.file.limits.retries
         for attempt in range(limit + 1):
             if not self.layout.has_markers:
                 self._update_reference()
-            self.show("weight", weights)
-            self.show("input", inputs)
+            self._show_both(inputs, weights)
             try:
                 if not self.layout.has_markers:
-                    return self._read_pair(inputs, exposure_s)
+                    one, other = self.probe.pair(exposure_s)
+                    return self._reading_of((one + other) / 2, inputs, exposure_s, 2)
                 return self._reading_of(self.probe.raw(exposure_s), inputs, exposure_s)
             except (UnexpectedIntensity, StaleFrame) as error:
                 reason = type(error).__name__
@@ -146,22 +145,16 @@ class Slots:
                 self.probe.forget_frames()
         raise AssertionError("unreachable")
 
-    def _read_pair(self, inputs: np.ndarray, exposure_s: float) -> SlotReading:
-        """Return the mean of two shots that agree, on a bench without markers."""
-        one, other = self.probe.pair(exposure_s)
-        return self._reading_of((one + other) / 2, inputs, exposure_s, 2)
-
     def read_once(self, inputs: np.ndarray, weights: np.ndarray, exposure_s: float) -> SlotReading:
         """Return the reading of one shot, without repeats."""
-        self.show("weight", weights)
-        self.show("input", inputs)
+        self._show_both(inputs, weights)
         return self._reading_of(self.probe.raw(exposure_s), inputs, exposure_s)
 
     def _reading_of(
         self, raw: np.ndarray, inputs: np.ndarray, exposure_s: float, shots: int = 1
     ) -> SlotReading:
         taken = raw - self.dark(exposure_s)
-        peak = self._peak(raw)
+        self._refuse_full(raw)
         scale = self.reference_scale
         scale_variance = self._source_variance * (1 + shots / _REFERENCES)
         if self.layout.has_markers:
@@ -172,26 +165,17 @@ class Slots:
         variance = (variance + scale_variance * counts**2) / (scale * exposure_s) ** 2 / shots
         # E(1 / measured scale) = (1 + its relative variance) / scale
         unbiased = 1 - scale_variance / scale**2 if self.layout.has_markers else 1.0
-        return SlotReading(unbiased * counts / (scale * exposure_s), variance, peak)
+        return SlotReading(unbiased * counts / (scale * exposure_s), variance)
 
     def _read_markers(
         self, taken: np.ndarray, inputs: np.ndarray, exposure_s: float
     ) -> tuple[float, float]:
-        markers = self._markers
-        if markers is not None:
-            assert markers.marker_e is not None and markers.marker_leak_e is not None
-            assert markers.marker_dark_e is not None
-            markers = replace(
-                markers,
-                marker_e={role: e * exposure_s for role, e in markers.marker_e.items()},
-                marker_leak_e={role: e * exposure_s for role, e in markers.marker_leak_e.items()},
-                marker_dark_e={role: e * exposure_s for role, e in markers.marker_dark_e.items()},
-            )
         bright = inputs == self.layout.brightest["input"]
         lit: float | None = float(bright.mean())
         if not (bright | (inputs == self.layout.darkest["input"])).all():
             lit = None  # the intensity of other levels is not known yet
-        marks = self.layout.marks(taken, lit, markers)
+        expected = None if self.markers is None else self.markers.times(exposure_s)
+        marks = self.layout.marks(taken, lit, expected)
         for role, number in marks.numbers.items():
             if number != self.layout.frame_id(self._number[role]):
                 raise StaleFrame(
@@ -205,7 +189,7 @@ class Slots:
         self.scales.append((self.probe.bench.shots, marks.scale, variance))
         return marks.scale, variance
 
-    def _peak(self, raw: np.ndarray) -> float:
+    def _refuse_full(self, raw: np.ndarray) -> None:
         bad, top = self.layout.optics.bad, raw.max()
         if top >= self.probe.range and bad is not None:
             top = raw[~bad].max()
@@ -214,7 +198,6 @@ class Slots:
                 "the detector is full at an exposure that was chosen for half of its range: let "
                 "the source settle, or lower the power"
             )
-        return float(top / self.probe.range)
 
     def find_exposure(
         self, inputs: np.ndarray, weights: np.ndarray, may_be_dark: bool = False
@@ -225,8 +208,7 @@ class Slots:
         ----------
         may_be_dark : whether the patterns may pass almost no light
         """
-        self.show("weight", weights)
-        self.show("input", inputs)
+        self._show_both(inputs, weights)
         return find_exposure(self.probe, may_be_dark=may_be_dark)
 
     # --- brightness ------------------------------------------------------------------------------
@@ -239,14 +221,11 @@ class Slots:
         with dark elements measures the stray light of the cells.
         """
         layout = self.layout
-        none = np.zeros((layout.slots, layout.length))
         if not layout.has_markers:
-            self._markers = Response(none, none, none, none)
             self._calibrate_reference()
             return
         inputs, weights = self.pattern("input", True), self.pattern("weight", sparse(layout))
         exposure_s = self.find_exposure(inputs, weights)
-        self._markers = None
         lit = self._cells(inputs, weights, exposure_s, True)
         unlit = self._cells(self.pattern("input", False), weights, exposure_s, False)
         marker_e, leak_e, dark_e = {}, {}, {}
@@ -267,7 +246,7 @@ class Slots:
                     f"counts, the others {np.median(marker_e[role]):.3g}: check for a dead row, "
                     "dirt on a modulator, or an object in the beam"
                 )
-        self._markers = Response(none, none, none, none, None, marker_e, leak_e, dark_e)
+        self.markers = Markers(marker_e, leak_e, dark_e)
         self._shown.clear()
 
     def _cells(
@@ -282,8 +261,7 @@ class Slots:
         cells: dict[str, list[np.ndarray]] = {"input": [], "weight": []}
         for _ in range(limit + 1):
             for number in wanted:
-                for role, levels in (("weight", weights), ("input", inputs)):
-                    self.show(role, levels, number)
+                self._show_both(inputs, weights, number)
                 taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
                 marker_light = layout.marker_electrons(taken)
                 slots = layout.electrons(taken)
@@ -295,7 +273,8 @@ class Slots:
                     cells[role].append(light)
             scale = brightness(np.array(numbers), np.array(totals), are_lit)
             kept = (np.abs(scale - 1) < _CHANGED) & _agree_with_median(numbers, cells, scale)
-            wanted = [n for n in (0, ones) for _ in range(_MARKER_SHOTS - _count(numbers, kept, n))]
+            counts = {n: int((kept & (np.array(numbers) == n)).sum()) for n in (0, ones)}
+            wanted = [n for n in (0, ones) for _ in range(_MARKER_SHOTS - counts[n])]
             if not wanted:
                 break
             self.probe.count_fault("UnexpectedIntensity", len(wanted))
@@ -316,16 +295,9 @@ class Slots:
             )
         return result
 
-    @property
-    def markers(self) -> Response:
-        """The calibrated markers, in counts per second."""
-        assert self._markers is not None
-        return self._markers
-
     def _calibrate_reference(self) -> None:
-        inputs, weights = self.pattern("input", True), self.pattern("weight", True)
-        self._reference = inputs, weights
-        self._reference_exposure_s = self.find_exposure(inputs, weights)
+        bright = self.pattern("input", True), self.pattern("weight", True)
+        self._reference_exposure_s = self.find_exposure(*bright)
         rates = np.array([self._reference_light() for _ in range(_SOURCE_SHOTS)])
         self._reference_rate = float(np.median(rates))
         rates = rates[np.abs(rates / self._reference_rate - 1) < _CHANGED]
@@ -335,23 +307,16 @@ class Slots:
                 "the beam, and the source"
             )
         self._source_variance = float((np.diff(rates / self._reference_rate) ** 2).mean() / 2)
-        self._latest.clear()
         self._latest.extend(rates[-_REFERENCES:] / self._reference_rate)
-        self._until_reference = 0
 
     def _reference_light(self) -> float:
-        assert self._reference is not None
-        inputs, weights = self._reference
-        self.show("weight", weights)
-        self.show("input", inputs)
+        self._show_both(self.pattern("input", True), self.pattern("weight", True))
         exposure_s = self._reference_exposure_s
         taken = self.probe.raw(exposure_s) - self.dark(exposure_s)
         return float(self.layout.electrons(taken)[0]) / exposure_s
 
     def _update_reference(self) -> None:
         """Update the brightness from a reference every few readings, on a bench without markers."""
-        if self._reference is None:
-            return
         if self._until_reference == 0:
             self._latest.append(self._confirmed_reference())
             self.reference_scale = float(np.mean(self._latest))
@@ -413,10 +378,6 @@ def _agree_with_median(
             off = np.sqrt(np.mean((light[of] - middle) ** 2, axis=1))
             agree[of] &= off < _CHANGED * np.abs(middle).max()
     return agree
-
-
-def _count(numbers: list[int], kept: np.ndarray, number: int) -> int:
-    return int((kept & (np.array(numbers) == number)).sum())
 
 
 def sparse(layout: Layout) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -82,14 +82,12 @@ class Squares:
 
     def dense(self, matrix: np.ndarray, blur_px: float) -> Fitted:
         """Show a grid of squares in one frame, and fit the map."""
-        scale = scale_of(matrix)
         pitch = int(np.clip(self.shape[0] // 18, 12, 64))
-        pitch = int(max(pitch, np.ceil(4 / 3 * (8 * blur_px + 3) / scale)))
+        pitch = int(max(pitch, np.ceil(4 / 3 * (8 * blur_px + 3) / scale_of(matrix))))
         side = max(pitch // 4, 3)
         from_px = self._draw_grid(pitch, side)
-        takes = [image - self.blank for image in self.exposures.take(self.exposure_s)]
-        reach = max(pitch * scale / 2 - 1, 2.0)
-        return replace(self.locate(takes, from_px, side, reach, matrix), blur_px=blur_px)
+        images = self.exposures.take(self.exposure_s)
+        return self._locate(images, from_px, (pitch, side), matrix, blur_px)
 
     def track(self, matrix: np.ndarray, blur_px: float) -> Fitted:
         """Locate a few squares again in one exposure, near their last places."""
@@ -97,9 +95,8 @@ class Squares:
         side = max(pitch // 6, 3)
         self._other_bright()
         from_px = self._draw_grid(pitch, side)
-        image = self.exposures.probe.take(self.exposure_s).counts - self.blank
-        reach = max(pitch * scale_of(matrix) / 2 - 1, 2.0)
-        return replace(self.locate([image], from_px, side, reach, matrix), blur_px=blur_px)
+        image = self.exposures.probe.take(self.exposure_s).counts
+        return self._locate((image,), from_px, (pitch, side), matrix, blur_px)
 
     def _draw_grid(self, pitch: int, side: int) -> np.ndarray:
         """Show a grid of squares, and return their centres, float64 [n, 2]."""
@@ -112,15 +109,18 @@ class Squares:
     def _other_bright(self) -> None:
         self.exposures.probe.fill("weight" if self.role == "input" else "input")
 
-    def locate(
+    def _locate(
         self,
-        takes: list[np.ndarray],
+        images: tuple[np.ndarray, ...],
         from_px: np.ndarray,
-        side: int,
-        reach: float,
+        pitch_side: tuple[int, int],
         matrix: np.ndarray,
+        blur_px: float,
     ) -> Fitted:
-        """Locate squares near their predicted places in images, and fit the map."""
+        """Locate squares of a grid near their predicted places in images, and fit the map."""
+        pitch, side = pitch_side
+        reach = max(pitch * scale_of(matrix) / 2 - 1, 2.0)
+        takes = [image - self.blank for image in images]
         image = np.mean(takes, axis=0)
         window = (reach, reach)
         for _ in range(3):
@@ -133,8 +133,7 @@ class Squares:
                     "modulator are seen: check that nothing stands in the beam and that all is in "
                     "focus"
                 )
-            relative, slopes = fiducials.fit_shading(from_px[spots.seen], spots.light[spots.seen])
-            is_whole = fiducials.are_whole(relative)
+            is_whole, slopes = fiducials.fit_shading(from_px[spots.seen], spots.light[spots.seen])
             used = np.flatnonzero(spots.seen)[is_whole]
             true = from_px[used] + slopes[is_whole] * side**2 / 12
             fit = fit_map(true, spots.to_px[used], self.role)
@@ -148,7 +147,8 @@ class Squares:
         noise = 0.0
         if len(each) == 2:
             noise = float(np.sqrt(np.nanmedian(((each[0] - each[1]) / 2) ** 2) / 0.455))
-        return Fitted(fit, true, spots.to_px[used], from_px, used, noise, (reach + 1, reach + 1))
+        margin_px = (reach + 1, reach + 1)
+        return Fitted(fit, true, spots.to_px[used], from_px, used, noise, margin_px, blur_px)
 
 
 def find_squares(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFits:
@@ -163,11 +163,11 @@ def find_squares(exposures: RepeatedExposure, exposure_s: float) -> AlignmentFit
 def composed(fits: dict[str, Fitted]) -> AlignmentFits:
     """Return the map between the modulators from their maps to one camera."""
     weight, inputs = fits["weight"], fits["input"]
-    points = weight.from_px[weight.fit.kept]
-    on_camera = registration.apply(weight.matrix, points)
     if weight.matrix.shape[1] == inputs.matrix.shape[1] == 3:
-        input_map = registration.compose(weight.matrix, inverse_of(inputs.matrix), points)
+        input_map = registration.compose(weight.matrix, inverse_of(inputs.matrix))
     else:  # the camera's lens distorts both modulators' images in the same way
-        input_map = fit_map(points, registration.back(inputs.matrix, on_camera), "input").matrix
+        points = weight.from_px[weight.fit.kept]
+        on_input = registration.back(inputs.matrix, registration.apply(weight.matrix, points))
+        input_map = fit_map(points, on_input, "input").matrix
     px = np.hypot(weight.fit.uncertainty_px, inputs.fit.uncertainty_px) / scale_of(inputs.matrix)
     return AlignmentFits(input_map, weight.matrix, None, fits, float(px))

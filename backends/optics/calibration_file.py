@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +25,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -60,14 +61,26 @@ def _number(value: Any) -> Any:
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
+def _json_number(value: float | None) -> float | str | None:
+    if value is None:
+        return None
+    value = float(value)
+    return value if math.isfinite(value) else str(value)
+
+
 def _moment(text: str) -> str:
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError('a time needs its zone, such as "2026-03-01T12:00:00+00:00"')
     return text
 
 
-Number = Annotated[StrictFloat, BeforeValidator(_number)]
+Number = Annotated[StrictFloat, BeforeValidator(_number), PlainSerializer(_json_number)]
 Moment = Annotated[StrictStr, AfterValidator(_moment)]
+
+
+def moment_now() -> str:
+    """Return the current time: ISO 8601, UTC, in whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,7 @@ class Step:
     seconds: float
     computing_s: float
     light_j: float
-    finished_at: str
+    finished_at: str = field(default_factory=moment_now)
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -208,11 +221,6 @@ class Calibration:
             f"  file: {self.path}",
         )
 
-    @classmethod
-    def begin(cls, binding: dict[str, Any]) -> Calibration:
-        """Return an empty calibration of a bench (see `bench.binding`)."""
-        return cls(binding, datetime.now(UTC).isoformat(timespec="seconds"))
-
     @property
     def is_simulated(self) -> bool:
         """Whether it was measured on simulated instruments."""
@@ -232,10 +240,7 @@ class Calibration:
         for figure in self._step(step).figures:
             if figure.name == name:
                 return figure.value
-        raise InputError(
-            f"{self.path}: step {step!r} holds no figure {name!r}; calibrate again with this "
-            "version of lightloom"
-        )
+        raise self._lack(step, f"figure {name!r}")
 
     def array(self, step: str, name: str) -> np.ndarray:
         """Return an array.
@@ -246,16 +251,19 @@ class Calibration:
         """
         arrays = self._step(step).arrays
         if name not in arrays:
-            raise InputError(
-                f"{self.path}: step {step!r} holds no array {name!r}; calibrate again with this "
-                "version of lightloom"
-            )
+            raise self._lack(step, f"array {name!r}")
         return arrays[name]
 
-    def age_s(self, wanted_steps: Iterable[str], now: datetime | None = None) -> float:
+    def age_s(self, wanted_steps: Iterable[str]) -> float:
         """Return the age of the oldest of some steps."""
         oldest = min(datetime.fromisoformat(self._step(s).finished_at) for s in wanted_steps)
-        return ((now or datetime.now(UTC)) - oldest).total_seconds()
+        return (datetime.now(UTC) - oldest).total_seconds()
+
+    def _lack(self, step: str, what: str) -> InputError:
+        return InputError(
+            f"{self.path}: step {step!r} holds no {what}; calibrate again with this version of "
+            "lightloom"
+        )
 
     def _step(self, name: str) -> Step:
         if name not in self.steps:
@@ -411,14 +419,8 @@ class Calibration:
                 )
 
 
-def calibration_path(bench_path: str | Path) -> Path:
-    """Return the path of a bench file's calibration if it names none: beside it."""
-    bench_path = Path(bench_path)
-    return bench_path.with_name(f"{bench_path.stem}.calibration.json")
-
-
 def path_of(named: str | None, bench_path: str | Path) -> Path:
-    """Return the path of a calibration from the entry of the bench file.
+    """Return the path of a calibration from the entry of the bench file; beside it for None.
 
     Raises
     ------
@@ -429,7 +431,8 @@ def path_of(named: str | None, bench_path: str | Path) -> Path:
             f'{bench_path}: calibration = "ground-truth" takes the truth of the simulation, which '
             "has no file; remove that line to align and calibrate optically"
         )
-    return calibration_path(bench_path) if named is None else Path(bench_path).parent / named
+    beside = f"{Path(bench_path).stem}.calibration.json"
+    return Path(bench_path).parent / (beside if named is None else named)
 
 
 # --- comparing bindings ---------------------------------------------------------------------------
@@ -543,35 +546,12 @@ _COPIED = [name for name in _StepEntry.model_fields if name != "arrays"]
 
 def described(step: Step) -> dict[str, Any]:
     """Return a step as a JSON object, without the contents of its arrays."""
-    return {
-        "name": step.name,
-        "finished_at": step.finished_at,
-        "shots": int(step.shots),
-        "seconds": _json_number(step.seconds),
-        "computing_s": _json_number(step.computing_s),
-        "light_j": _json_number(step.light_j),
-        "notes": list(step.notes),
-        "figures": [
-            asdict(figure)
-            | {
-                "value": _json_number(figure.value),
-                "uncertainty": _json_number(figure.uncertainty),
-            }
-            for figure in step.figures
-        ],
-        "plots": [asdict(plot) for plot in step.plots],
-        "arrays": [
-            {"name": name, "shape": list(array.shape), "dtype": array.dtype.name}
-            for name, array in step.arrays.items()
-        ],
-    }
-
-
-def _json_number(value: float | None) -> float | str | None:
-    if value is None:
-        return None
-    value = float(value)
-    return value if math.isfinite(value) else str(value)
+    arrays = tuple(
+        _ArrayEntry.model_construct(name=name, shape=array.shape, dtype=array.dtype.name)
+        for name, array in step.arrays.items()
+    )
+    copied = {name: getattr(step, name) for name in _COPIED}
+    return _StepEntry.model_construct(arrays=arrays, **copied).model_dump(mode="json")
 
 
 def _read_header(path: Path) -> _CalibrationHeader:

@@ -1,4 +1,4 @@
-"""Compiled steps of the bench's decoding (extra `fast`); `detector` has them in numpy."""
+"""Compiled steps of the bench's decoding (extra `fast`); `layouts.on_camera` has them in numpy."""
 
 import numpy as np
 

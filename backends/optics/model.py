@@ -12,8 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from .layouts import Layout
-from .parameters import Optics, Response
-from .response_curve import ResponseCurve
+from .parameters import Optics, Response, ResponseCurve
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class OpticalModel:
         ----------
         light : normalised intensity
         """
-        rows = 1 if role == "input" and self.layout.shares_input else self.layout.slots
-        return self.curves[role].levels(np.full((rows, self.layout.length), light))
+        shape = (self.layout.rows_of(role), self.layout.length)
+        return self.curves[role].levels(np.full(shape, light))
 
     # --- noise -----------------------------------------------------------------------------------
 

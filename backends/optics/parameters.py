@@ -1,10 +1,12 @@
-"""`Optics` and `Response`: the measured optics of a bench, and the response of its slots."""
+"""`Optics`, `ResponseCurve` and `Response`: the measured optics of a bench and of its slots."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+_STEPS = (1 << 16) - 1  # of the inverse of a curve: far finer than half a step of 12 bits
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,64 @@ class Optics:
     spot_px: float = 5.0
 
 
+class ResponseCurve:
+    """The map from grey level to normalised intensity, and back.
+
+    The intensity is 0 at the darkest level and 1 at the brightest. Only the branch between these
+    two levels is used, rising or falling.
+
+    Parameters
+    ----------
+    table : light of each grey level, [levels], in any unit
+
+    Attributes
+    ----------
+    darkest, brightest : grey levels
+    light : normalised intensity of each level, float64 [levels]
+    """
+
+    def __init__(self, table: np.ndarray) -> None:
+        table = np.asarray(table, dtype=np.float64)
+        self.darkest, self.brightest = int(np.argmin(table)), int(np.argmax(table))
+        low, high = table[self.darkest], table[self.brightest]
+        self.light = (table - low) / (high - low)
+        step = 1 if self.brightest >= self.darkest else -1
+        branch = np.arange(self.darkest, self.brightest + step, step)
+        rising = np.maximum.accumulate(self.light[branch])
+        wanted = np.linspace(0, 1, _STEPS + 1)
+        nearest = branch[np.searchsorted((rising[1:] + rising[:-1]) / 2, wanted)]
+        self._inverse = nearest.astype(np.uint8 if len(table) <= 256 else np.uint16)
+
+    def levels(self, light: np.ndarray) -> np.ndarray:
+        """Return the grey levels whose intensity is nearest to the requested one, in [0, 1]."""
+        place = np.clip(light * _STEPS + 0.5, 0, _STEPS).astype(np.uint16)
+        return self._inverse[place]
+
+
+@dataclass(frozen=True)
+class Markers:
+    """The photoelectrons of marker cells in one exposure, by role: float64 [copies x 2 bits].
+
+    Parameters
+    ----------
+    e : of bright cells, above those of dark ones
+    leak_e : added by the input's elements at their brightest
+    dark_e : of dark cells while the elements are dark: stray light
+    """
+
+    e: dict[str, np.ndarray]
+    leak_e: dict[str, np.ndarray]
+    dark_e: dict[str, np.ndarray]
+
+    def times(self, factor: float) -> Markers:
+        """Return the markers in an exposure that is longer by a factor."""
+        scaled = {
+            name: {role: cells * factor for role, cells in by_role.items()}
+            for name, by_role in vars(self).items()
+        }
+        return Markers(**scaled)
+
+
 @dataclass(frozen=True)
 class Response:
     """The response of a layout's slots: photoelectrons in one exposure.
@@ -50,9 +110,7 @@ class Response:
     input_leak, weight_leak : light of the darkest level, normalised, float64 [slots]
     offset_e : light that no element passed, float64 [slots]
     inverse : corrects the crosstalk of slots, float32 [slots, slots]; None without crosstalk
-    marker_e : of bright marker cells, by role, float64 [cells]; None if not measured
-    marker_leak_e : added to marker cells by the input's elements at their brightest, likewise
-    marker_dark_e : of dark marker cells while the elements are dark: stray light, likewise
+    markers : None if not measured
     """
 
     pairs_e: np.ndarray
@@ -60,6 +118,4 @@ class Response:
     weight_leak: np.ndarray
     offset_e: np.ndarray
     inverse: np.ndarray | None = None
-    marker_e: dict[str, np.ndarray] | None = None
-    marker_leak_e: dict[str, np.ndarray] | None = None
-    marker_dark_e: dict[str, np.ndarray] | None = None
+    markers: Markers | None = None

@@ -77,20 +77,17 @@ class Fit:
     kept: np.ndarray
 
 
-def fit(from_px: np.ndarray, to_px: np.ndarray, correct: bool = True) -> Fit:
-    """Fit a map to points [n, 2] by least squares, without outliers.
+def fit(from_px: np.ndarray, to_px: np.ndarray) -> Fit:
+    """Fit a map to points [n, 2] on both planes by least squares, without outliers.
 
-    Parameters
-    ----------
-    from_px, to_px : the points on both planes
-    correct : whether quadratic and cubic terms are allowed, if the residuals need them
+    The map has quadratic and cubic terms if the residuals need them.
 
     Raises
     ------
     ValueError : for fewer than 3 points, or points on one line
     """
     best = _fit(from_px, to_px, 3)
-    for count in TERMS[1:] if correct else ():
+    for count in TERMS[1:]:
         if best.kept.sum() < 3 * count:
             break
         finer = _fit(from_px, to_px, count)
@@ -124,10 +121,7 @@ def _fit(from_px: np.ndarray, to_px: np.ndarray, count: int) -> Fit:
     return Fit((solved / columns[:, None]).T, residual, uncertainty, kept)
 
 
-def compose(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the map that applies `first` and then `second`, fitted over points [n, 2]."""
-    if first.shape[1] == second.shape[1] == 3:
-        turn = second[:, :2] @ first[:, :2]
-        return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])
-    count = max(first.shape[1], second.shape[1])
-    return _fit(points, apply(second, apply(first, points)), count).matrix
+def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the affine map that applies the affine maps `first` and then `second`."""
+    turn = second[:, :2] @ first[:, :2]
+    return np.column_stack([turn, second[:, :2] @ first[:, 2] + second[:, 2]])

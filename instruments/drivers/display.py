@@ -28,6 +28,7 @@ from .window import Monitor, OpenedWindow, WindowRequest, serve
 
 _SPAWN = multiprocessing.get_context("spawn")  # window libraries do not survive a fork
 _CLOCK_QUERIES = 20
+_LISTING_S = 10.0  # time-out of a list of monitors
 
 
 class DisplaySLMOptions(DriverOptions):
@@ -55,14 +56,9 @@ class DisplaySLM(SpatialLightModulator):
 
     driver = "display-slm"
     Options = DisplaySLMOptions
-
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self._window: _WindowProcess | None = None
-        self._memory: SharedMemory | None = None
-        self._opened: OpenedWindow | None = None
+    _window: _WindowProcess | None = None
+    _memory: SharedMemory | None = None
+    _opened: OpenedWindow | None = None
 
     @property
     def address(self) -> str:
@@ -76,19 +72,14 @@ class DisplaySLM(SpatialLightModulator):
 
     def _connect(self, timeout_s: float) -> Identity:
         options = self.options
-        self._window = _WindowProcess(
-            WindowRequest(self.name, options.monitor, options.x_display), timeout_s
-        )
-        try:
-            opened: OpenedWindow = self._window.answer(0, timeout_s)
-            self._take_over(opened)
-            self._memory = SharedMemory(create=True, size=self.shape[0] * self.shape[1])
-            self._window.send(self._memory.name)
-            self._offset_s = self._clock_offset(timeout_s)
-            self._show(np.full(self.shape, self.darkest_level, np.uint8))
-        except BaseException:
-            self._disconnect()
-            raise
+        request = WindowRequest(self.name, options.monitor, options.x_display)
+        self._window = _WindowProcess(request)
+        opened: OpenedWindow = self._window.answer(0, timeout_s)
+        self._take_over(opened)
+        self._memory = SharedMemory(create=True, size=self.shape[0] * self.shape[1])
+        self._window.send(self._memory.name)
+        self._offset_s = self._clock_offset(timeout_s)
+        self._show(np.full(self.shape, self.darkest_level, np.uint8))
         return Identity(model=opened.monitor.name or f"monitor {options.monitor}")
 
     def _take_over(self, opened: OpenedWindow) -> None:
@@ -121,14 +112,12 @@ class DisplaySLM(SpatialLightModulator):
         return min(queries)[1]
 
     def _show(self, frame: np.ndarray) -> float:
-        if self._memory is None:
-            raise Disconnected(f"{self.name}: the window was lost; connect again")
+        assert self._memory is not None
         np.ndarray(self.shape, np.uint8, self._memory.buf)[:] = frame
         return self._ask("show", self.options.timeout_s) + self._offset_s
 
     def _ask(self, what: str, timeout_s: float) -> float:
-        if self._window is None:
-            raise Disconnected(f"{self.name}: the window was lost; connect again")
+        assert self._window is not None
         time_s: float = self._window.ask(what, timeout_s)
         return time_s
 
@@ -147,7 +136,7 @@ class DisplaySLM(SpatialLightModulator):
         return {**super()._settings(), **about}
 
 
-def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
+def monitors(x_display: str = "") -> list[Monitor]:
     """Return the monitors that a `DisplaySLM` can use.
 
     Raises
@@ -155,9 +144,9 @@ def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
     MissingExtraError : without the extra `display`
     InstrumentError : when this session has no display
     """
-    window = _WindowProcess(WindowRequest("display-slm", None, x_display), timeout_s)
+    window = _WindowProcess(WindowRequest("display-slm", None, x_display))
     try:
-        found: list[Monitor] = window.answer(0, timeout_s)
+        found: list[Monitor] = window.answer(0, _LISTING_S)
         return found
     finally:
         window.end()
@@ -166,7 +155,7 @@ def monitors(x_display: str = "", timeout_s: float = 10.0) -> list[Monitor]:
 class _WindowProcess:
     """The process that owns the window, and the link to it; a reply has the number of its query."""
 
-    def __init__(self, request: WindowRequest, timeout_s: float) -> None:
+    def __init__(self, request: WindowRequest) -> None:
         self.name = request.name
         self._link, there = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(there, request), daemon=True)
@@ -174,10 +163,6 @@ class _WindowProcess:
         with signals.block_interrupts_in_children():
             self._process.start()
         there.close()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
 
     def send(self, what: Any) -> None:
         try:

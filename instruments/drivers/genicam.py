@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from ..base import DriverOptions, Identity
+from ..base import Identity
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
-from ..clock import Clock
 from ..errors import (
     Disconnected,
     InputError,
     InstrumentTimeout,
     InUse,
+    LightloomError,
     LimitExceeded,
     import_extra,
     one_line,
@@ -90,19 +90,18 @@ class GenicamCamera(Camera):
 
     driver: ClassVar[str] = "genicam-camera"
     Options = GenicamOptions
+    _camera: Any = None  # harvesters' ImageAcquirer
+    _producer: str = ""
+    _pixel_format: str = ""
+    _missing: tuple[str, ...] = ()  # of `_FALLBACKS`
+    _triggered_at_s: deque[float]
+    _empty_at_s: float = 0.0  # the last time at which no frame was waiting
+    _number: int | None = None
 
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.is_of_this_process = self.options.producer == "viky"
-        self._camera: Any = None  # harvesters' ImageAcquirer
-        self._producer = ""
-        self._pixel_format = ""
-        self._missing: dict[str, str] = {}
-        self._triggered_at_s: deque[float] = deque()
-        self._empty_at_s = 0.0  # the last time at which no frame was waiting
-        self._number: int | None = None
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether the camera is emulated."""
+        return bool(self.options.producer == "viky")
 
     @property
     def address(self) -> str:
@@ -116,44 +115,34 @@ class GenicamCamera(Camera):
     def _connect(self, timeout_s: float) -> Identity:
         import_extra("harvesters.core", "genicam", "a GenICam camera")
         self._producer, info = self._find()
-        try:
-            with self._translated_errors("connect"):
-                self._camera = open_producers[self._producer].create(info)
-                self._camera.num_buffers = self.options.buffers
-            self._set_up()
-        except BaseException:
-            self._disconnect()
-            raise
+        self._camera = open_producers[self._producer].create(info)
+        self._camera.num_buffers = self.options.buffers
+        self._set_up()
         return Identity(info.vendor, info.model, info.serial_number, info.version)
 
     def _find(self) -> tuple[str, Any]:
         """Return the producer, kept open, and its entry for the camera."""
-        seen: list[Any] = []
+        serial, seen = self.options.serial, list[Any]()
         for producer in producers(self.options.producer):
             found = _hold(producer)
-            wanted = [
-                info
-                for index, info in enumerate(found, len(seen))
-                if (
-                    info.serial_number == self.options.serial
-                    if self.options.serial
-                    else index == self.options.index
-                )
-            ]
-            if wanted:
-                return producer, wanted[0]
+            for index, info in enumerate(found, len(seen)):
+                if info.serial_number == serial if serial else index == self.options.index:
+                    return producer, info
             seen += [(info.model, info.serial_number) for info in found]
             _let_go(producer)
-        which = f"serial {self.options.serial!r}" if self.options.serial else self.options.index
+        which = f"serial {serial!r}" if serial else self.options.index
         raise InputError(
             f"{self.name}: no camera {which} behind {self.options.producer or 'any producer'}; "
             f"found {seen or 'none'}"
         )
 
     def _set_up(self) -> None:
-        self._missing = {name: text for name, text in _FALLBACKS.items() if not self._has(name)}
-        if any(self._has(name) for name, _ in _EXPOSURES):
-            self._missing.pop("ExposureTime", None)
+        has_exposure = any(self._has(name) for name, _ in _EXPOSURES)
+        self._missing = tuple(
+            name
+            for name in _FALLBACKS
+            if not (self._has(name) or (name == "ExposureTime" and has_exposure))
+        )
         self._pixel_format = self.options.pixel_format or self._deepest_format()
         self.bit_depth = self._bits(self._pixel_format)
         for feature, value in _BENCH_FEATURES.items():
@@ -163,11 +152,10 @@ class GenicamCamera(Camera):
         self._set("PixelFormat", self._pixel_format)
         for feature, value in self.options.features.items():
             self._set(feature, value)
-        with self._translated_errors("connect"):
-            self.sensor_shape = (self._feature("Height").max, self._feature("Width").max)
-            exposure, unit_s = self._exposure_feature()
-            if exposure is not None:
-                self.exposure_limits_s = (exposure.min * unit_s, exposure.max * unit_s)
+        self.sensor_shape = (self._feature("Height").max, self._feature("Width").max)
+        exposure, unit_s = self._exposure_feature()
+        if exposure is not None:
+            self.exposure_limits_s = (exposure.min * unit_s, exposure.max * unit_s)
         self.readout_s = self.options.readout_s
         exposure_s = self._exposure_s or self._exposure()
         self._exposure_s = self._configure(exposure_s, self.region, self._trigger_mode)
@@ -176,10 +164,11 @@ class GenicamCamera(Camera):
         camera, self._camera = self._camera, None
         try:
             if camera is not None:
-                with self._translated_errors("close"):
-                    camera.destroy()
+                camera.destroy()
         finally:
-            _let_go(self._producer)
+            producer, self._producer = self._producer, ""
+            if producer:
+                _let_go(producer)
 
     # --- hooks of the camera ---------------------------------------------------------------------
 
@@ -202,7 +191,7 @@ class GenicamCamera(Camera):
         if exposure is None:
             return
         number = exposure_s / unit_s
-        with self._translated_errors("configure", f"an exposure of {exposure_s:g} s"):
+        with self._refusals(f"an exposure of {exposure_s:g} s"):
             exposure.value = round(number) if isinstance(exposure.value, int) else number
 
     def _set_trigger(self, trigger: TriggerMode) -> None:
@@ -228,17 +217,15 @@ class GenicamCamera(Camera):
 
     def _other_triggers(self) -> list[str]:
         """Return the triggers that start something other than a frame."""
-        with self._translated_errors("configure"):
-            known = getattr(self._feature("TriggerSelector"), "symbolics", ())
+        known = getattr(self._feature("TriggerSelector"), "symbolics", ())
         return [name for name in known if name in ("AcquisitionStart", "FrameBurstStart")]
 
     def _arm(self) -> None:
-        self._triggered_at_s.clear()
+        self._triggered_at_s = deque()
         self._number = None
         self._empty_at_s = self.clock.now_s()
         if not self._acquires_per_shot:
-            with self._translated_errors("arm"):
-                self._camera.start()
+            self._camera.start()
 
     def _trigger(self, shot: Shot | None) -> None:
         if self._acquires_per_shot and self._triggered_at_s:
@@ -247,11 +234,10 @@ class GenicamCamera(Camera):
                 "read it before the next"
             )
         now_s = self.clock.now_s()
-        with self._translated_errors("trigger"):
-            if self._acquires_per_shot:
-                self._camera.start()
-            else:
-                self._feature("TriggerSoftware").execute()
+        if self._acquires_per_shot:
+            self._camera.start()
+        else:
+            self._feature("TriggerSoftware").execute()
         self._triggered_at_s.append(now_s)
 
     def _read(self, timeout_s: float) -> RawFrame | None:
@@ -259,35 +245,32 @@ class GenicamCamera(Camera):
         if self._acquires_per_shot and not self._triggered_at_s:
             self.clock.sleep_until(start_s + timeout_s)
             return None
-        with self._translated_errors("read"):
-            buffer = self._camera.try_fetch(timeout=max(timeout_s, _POLL_S))
+        buffer = self._camera.try_fetch(timeout=max(timeout_s, _POLL_S))
         end_s = self.clock.now_s()
         if buffer is None and end_s - start_s >= timeout_s - _POLL_S:
             return None
         if end_s - start_s > 2 * _POLL_S:  # no frame was waiting
             self._empty_at_s = end_s - _POLL_S
         taken_at_s = self._taken_at()
-        with self._translated_errors("read"):
-            if self._acquires_per_shot:
-                number, (data, is_complete) = None, _copy(buffer)
-                self._camera.stop()
-            else:
-                # harvesters discards incomplete frames and only returns None before the time-out
-                number = buffer.frame_id if buffer else self._next_number()
-                self._number = number
-                data, is_complete = _copy(buffer)
+        if self._acquires_per_shot:
+            number, (data, is_complete) = None, _copy(buffer)
+            self._camera.stop()
+        else:
+            # harvesters discards incomplete frames and only returns None before the time-out
+            following = None if self._number is None else self._number + 1
+            number = self._number = buffer.frame_id if buffer else following
+            data, is_complete = _copy(buffer)
         return RawFrame(data, number, taken_at_s, is_complete)
 
     def _disarm(self) -> None:
-        with self._translated_errors("disarm"):
-            self._camera.stop()
+        self._camera.stop()
 
     def _settings(self) -> Mapping[str, Any]:
         return {
             **super()._settings(),
             "producer": Path(self._producer).name,
             "pixel_format": self._pixel_format,
-            "features": self._missing,
+            "features": {name: _FALLBACKS[name] for name in self._missing},
         }
 
     # --- helpers ---------------------------------------------------------------------------------
@@ -296,9 +279,6 @@ class GenicamCamera(Camera):
     def _acquires_per_shot(self) -> bool:
         """Whether each shot is one whole acquisition, because the camera has no trigger."""
         return self._trigger_mode == "software" and "TriggerSoftware" in self._missing
-
-    def _next_number(self) -> int | None:
-        return None if self._number is None else self._number + 1
 
     def _taken_at(self) -> float:
         """Return the earliest possible start of the exposure of the next frame."""
@@ -310,12 +290,11 @@ class GenicamCamera(Camera):
 
     def _exposure(self) -> float:
         """Return the actual exposure of the camera; without such a feature, its frame period."""
-        with self._translated_errors("configure"):
-            exposure, unit_s = self._exposure_feature()
-            if exposure is not None:
-                return float(exposure.value) * unit_s
-            rate = next(filter(None, map(self._feature, _RATES)), None)
-            return 1.0 / float(rate.value) if rate else 0.0
+        exposure, unit_s = self._exposure_feature()
+        if exposure is not None:
+            return float(exposure.value) * unit_s
+        rate = next(filter(None, map(self._feature, _RATES)), None)
+        return 1.0 / float(rate.value) if rate else 0.0
 
     def _exposure_feature(self) -> tuple[Any, float]:
         """Return the exposure feature and its unit in seconds; None where there is none."""
@@ -334,8 +313,7 @@ class GenicamCamera(Camera):
         return max(formats, key=self._bits)
 
     def _formats(self) -> list[str]:
-        with self._translated_errors("connect"):
-            return list(self._feature("PixelFormat").symbolics)
+        return list(self._feature("PixelFormat").symbolics)
 
     def _bits(self, pixel_format: str) -> int:
         found = _UNPACKED_MONO.fullmatch(pixel_format)
@@ -363,36 +341,41 @@ class GenicamCamera(Camera):
         node = self._feature(name)
         if node is None:
             raise InputError(f"{self.name}: this camera has no feature {name!r} to set to {value}")
-        with self._translated_errors("configure", f"{name} = {value!r}"):
+        with self._refusals(f"{name} = {value!r}"):
             node.value = value
             actual = value if node.get_access_mode() == _WRITE_ONLY else node.value
         self._check_setting(name, value, actual)
 
     @contextmanager
-    def _translated_errors(self, what: str, value: str = "") -> Iterator[None]:
-        """Translate exceptions of the vendor library into errors of lightloom."""
-        gentl = import_extra("genicam.gentl", "genicam", "a GenICam camera")
-        genapi = import_extra("genicam.genapi", "genicam", "a GenICam camera")
+    def _refusals(self, value: str) -> Iterator[None]:
+        """Name the value in the errors of a `with` that sets it."""
         try:
             yield
-        except (gentl.ResourceInUseException, gentl.AccessDeniedException) as error:
-            raise InUse(
+        except Exception as error:
+            raise self._translated(error, value) from error
+
+    def _translated(self, error: Exception, what: str) -> LightloomError:
+        gentl = import_extra("genicam.gentl", "genicam", "a GenICam camera")
+        genapi = import_extra("genicam.genapi", "genicam", "a GenICam camera")
+        reason = one_line(error)
+        if isinstance(error, gentl.ResourceInUseException | gentl.AccessDeniedException):
+            return InUse(
                 f"{self.name} ({self.address}) is held by another program or instrument; "
-                f"close that first ({one_line(error)})"
-            ) from error
-        except (gentl.TimeoutException, genapi.TimeoutException) as error:
-            raise InstrumentTimeout(f"{self.name}: {what} timed out: {one_line(error)}") from error
-        except (
-            genapi.OutOfRangeException,
-            genapi.InvalidArgumentException,
-            genapi.AccessException,
-        ) as error:
-            raise InputError(f"{self.name} refuses {value or what}: {one_line(error)}") from error
-        except (gentl.GenericException, genapi.GenericException) as error:
-            raise Disconnected(
-                f"{self.name} ({self.address}) failed during {what} {value}: {one_line(error)}; "
+                f"close that first ({reason})"
+            )
+        if isinstance(error, gentl.TimeoutException | genapi.TimeoutException):
+            return InstrumentTimeout(f"{self.name}: {what} timed out: {reason}")
+        if isinstance(
+            error,
+            genapi.OutOfRangeException | genapi.InvalidArgumentException | genapi.AccessException,
+        ):
+            return InputError(f"{self.name} refuses {what}: {reason}")
+        if isinstance(error, gentl.GenericException | genapi.GenericException):
+            return Disconnected(
+                f"{self.name} ({self.address}) failed during {what}: {reason}; "
                 "check cable and power, then connect again"
-            ) from error
+            )
+        return super()._translated(error, what)
 
 
 def _copy(buffer: Any) -> tuple[Any, bool]:

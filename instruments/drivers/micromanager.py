@@ -17,10 +17,9 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from ..base import DriverOptions, Identity
+from ..base import Identity
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
-from ..clock import Clock
-from ..errors import Disconnected, InputError, LimitExceeded, import_extra, one_line
+from ..errors import Disconnected, InputError, LightloomError, LimitExceeded, import_extra, one_line
 from ..trust import is_on_this_computer
 from ..units import Seconds
 
@@ -69,16 +68,15 @@ class MicroManagerCamera(Camera):
 
     driver: ClassVar[str] = "micromanager-camera"
     Options = MicroManagerOptions
+    _core: Any = None  # pymmcore.CMMCore
+    _label: str = "camera"
+    _triggered_at_s: float = 0.0
+    _pending_frame: Future[Any] | None = None  # of the latest trigger
 
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.is_of_this_process = self.options.adapter == "DemoCamera"
-        self._core: Any = None  # pymmcore.CMMCore
-        self._label = "camera"
-        self._triggered_at_s = 0.0
-        self._pending_frame: Future[Any] | None = None  # of the latest trigger
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether the device is the simulated camera of Micro-Manager."""
+        return bool(self.options.adapter == "DemoCamera")
 
     @property
     def address(self) -> str:
@@ -102,20 +100,16 @@ class MicroManagerCamera(Camera):
         self._core = import_extra("pymmcore", "micromanager", _PURPOSE).CMMCore()
         folder = self.options.adapter_path or plus.find_micromanager()
         self._core.setDeviceAdapterSearchPaths([folder] if folder else [])
-        try:
-            self._core.setTimeoutMs(ceil(timeout_s * 1000))
-            if self.options.config:
-                self._load_config()
-            else:
-                self._load_device()
-            self._set_up()
-            return self._ask()
-        except BaseException:
-            self._disconnect()
-            raise
+        self._core.setTimeoutMs(ceil(timeout_s * 1000))
+        if self.options.config:
+            self._load_config()
+        else:
+            self._load_device()
+        self._set_up()
+        return self._ask()
 
     def _load_config(self) -> None:
-        with self._translated_errors("connect", f"config = {self.options.config!r}"):
+        with self._refusals(f"config = {self.options.config!r}"):
             self._core.loadSystemConfiguration(str(Path(self.options.config).resolve()))
         self._label = self._core.getCameraDevice()
         if not self._label:
@@ -124,9 +118,7 @@ class MicroManagerCamera(Camera):
 
     def _load_device(self) -> None:
         core, options, self._label = self._core, self.options, "camera"
-        with self._translated_errors(
-            "connect", f"adapter = {options.adapter!r}, device = {options.device!r}"
-        ):
+        with self._refusals(f"adapter = {options.adapter!r}, device = {options.device!r}"):
             adapters, paths = core.getDeviceAdapterNames(), core.getDeviceAdapterSearchPaths()
             if options.adapter not in adapters:
                 raise InputError(
@@ -146,49 +138,45 @@ class MicroManagerCamera(Camera):
                 if core.hasProperty(self._label, name) and core.isPropertyPreInit(self._label, name)
             }
         self._set(early)
-        with self._translated_errors("connect"):
-            core.initializeDevice(self._label)
-            core.setCameraDevice(self._label)
+        core.initializeDevice(self._label)
+        core.setCameraDevice(self._label)
         self._set({key: value for key, value in options.properties.items() if key not in early})
 
     def _set_up(self) -> None:
         core = self._core
-        with self._translated_errors("connect"):
-            core.clearROI()
-            self.sensor_shape = (core.getImageHeight(), core.getImageWidth())
-            self.bit_depth = core.getImageBitDepth()
-            if core.getNumberOfComponents() != 1 or self.bit_depth > 16:
-                raise InputError(
-                    f"{self.name}: pixels of {core.getNumberOfComponents()} components and "
-                    f"{self.bit_depth} bits are not usable; set its pixel type in properties"
-                )
-            if core.hasProperty(self._label, "Exposure") and core.hasPropertyLimits(
-                self._label, "Exposure"
-            ):
-                self.exposure_limits_s = (
-                    core.getPropertyLowerLimit(self._label, "Exposure") / 1000,
-                    core.getPropertyUpperLimit(self._label, "Exposure") / 1000,
-                )
-            exposure_s = self._exposure_s or core.getExposure() / 1000
+        core.clearROI()
+        self.sensor_shape = (core.getImageHeight(), core.getImageWidth())
+        self.bit_depth = core.getImageBitDepth()
+        if core.getNumberOfComponents() != 1 or self.bit_depth > 16:
+            raise InputError(
+                f"{self.name}: pixels of {core.getNumberOfComponents()} components and "
+                f"{self.bit_depth} bits are not usable; set its pixel type in properties"
+            )
+        exposure = (self._label, "Exposure")
+        if core.hasProperty(*exposure) and core.hasPropertyLimits(*exposure):
+            lowest_ms = core.getPropertyLowerLimit(*exposure)
+            self.exposure_limits_s = (
+                lowest_ms / 1000,
+                core.getPropertyUpperLimit(*exposure) / 1000,
+            )
+        exposure_s = self._exposure_s or core.getExposure() / 1000
         self.readout_s = self.options.readout_s
         self._exposure_s = self._configure(exposure_s, self.region, self._trigger_mode)
 
     def _ask(self) -> Identity:
         core = self._core
-        with self._translated_errors("connect"):
-            has_id = core.hasProperty(self._label, "CameraID")
-            return Identity(
-                maker=core.getDeviceLibrary(self._label),
-                model=core.getDeviceName(self._label),
-                serial=core.getProperty(self._label, "CameraID") if has_id else "",
-                firmware=core.getVersionInfo(),
-            )
+        has_id = core.hasProperty(self._label, "CameraID")
+        return Identity(
+            maker=core.getDeviceLibrary(self._label),
+            model=core.getDeviceName(self._label),
+            serial=core.getProperty(self._label, "CameraID") if has_id else "",
+            firmware=core.getVersionInfo(),
+        )
 
     def _disconnect(self) -> None:
         core, self._core = self._core, None
-        if self._pending_frame is not None:  # unloading an exposing camera crashes the process
-            return
-        with self._translated_errors("close"):
+        # unloading an exposing camera crashes the process
+        if core is not None and self._pending_frame is None:
             core.unloadAllDevices()
 
     # --- hooks of the camera ---------------------------------------------------------------------
@@ -205,7 +193,7 @@ class MicroManagerCamera(Camera):
                 )
         self._set(properties)
         wanted = [region.left, region.top, region.width, region.height]
-        with self._translated_errors("configure", f"{region}"):
+        with self._refusals(f"{region}"):
             core.setROI(*wanted)
             if list(core.getROI()) != wanted:
                 left, top, width, height = core.getROI()
@@ -215,15 +203,14 @@ class MicroManagerCamera(Camera):
                 )
             frame_bytes = region.height * region.width * core.getBytesPerPixel()
             core.setCircularBufferMemoryFootprint(ceil(self.options.buffers * frame_bytes / 2**20))
-        with self._translated_errors("configure", f"exposure_s = {exposure_s:g}"):
+        with self._refusals(f"exposure_s = {exposure_s:g}"):
             core.setExposure(exposure_s * 1000)
             return core.getExposure() / 1000
 
     def _arm(self) -> None:
         if self._trigger_mode == "external":
             self._last_number = -1  # frame numbers of a sequence begin at 0
-            with self._translated_errors("arm"):
-                self._core.startContinuousSequenceAcquisition(0)
+            self._core.startContinuousSequenceAcquisition(0)
 
     def _trigger(self, shot: Shot | None) -> None:
         if self._pending_frame is not None:
@@ -242,20 +229,18 @@ class MicroManagerCamera(Camera):
         if not wait([self._pending_frame], timeout_s).done:
             return None
         snapped, self._pending_frame = self._pending_frame, None
-        with self._translated_errors("read"):
-            return RawFrame(snapped.result(), None, self._triggered_at_s)
+        return RawFrame(snapped.result(), None, self._triggered_at_s)
 
     def _read_next(self, timeout_s: float) -> RawFrame | None:
         deadline_s = self.clock.now_s() + timeout_s
-        with self._translated_errors("read"):
-            while not self._core.getRemainingImageCount():
-                if self.clock.now_s() >= deadline_s:
-                    return None
-                self.clock.sleep_until(min(deadline_s, self.clock.now_s() + _POLL_S))
-            metadata = import_extra("pymmcore", "micromanager", _PURPOSE).Metadata()
-            data = self._core.popNextImageMD(metadata)
-            number = int(metadata.GetSingleTag("ImageNumber").GetValue())
-            return RawFrame(data, number, self._exposure_start_s(metadata))
+        while not self._core.getRemainingImageCount():
+            if self.clock.now_s() >= deadline_s:
+                return None
+            self.clock.sleep_until(min(deadline_s, self.clock.now_s() + _POLL_S))
+        metadata = import_extra("pymmcore", "micromanager", _PURPOSE).Metadata()
+        data = self._core.popNextImageMD(metadata)
+        number = int(metadata.GetSingleTag("ImageNumber").GetValue())
+        return RawFrame(data, number, self._exposure_start_s(metadata))
 
     def _exposure_start_s(self, metadata: Any) -> float:
         """Return the start of an exposure, computed from the arrival of its frame."""
@@ -268,9 +253,8 @@ class MicroManagerCamera(Camera):
         if self._pending_frame is not None:
             self._wait_for(self._pending_frame)
         if self._trigger_mode == "external":
-            with self._translated_errors("disarm"):
-                self._core.stopSequenceAcquisition()
-                self._core.clearCircularBuffer()
+            self._core.stopSequenceAcquisition()
+            self._core.clearCircularBuffer()
 
     def _wait_for(self, frame: Future[Any]) -> None:
         """Wait for a frame that will not be read, since Micro-Manager cannot abort it."""
@@ -289,7 +273,7 @@ class MicroManagerCamera(Camera):
 
     def _set(self, properties: Properties) -> None:
         for name, value in properties.items():
-            with self._translated_errors("configure", f"{name} = {value!r}"):
+            with self._refusals(f"{name} = {value!r}"):
                 if not self._core.hasProperty(self._label, name):
                     raise InputError(
                         f"{self.name}: no property {name!r}; the camera has "
@@ -300,18 +284,20 @@ class MicroManagerCamera(Camera):
             self._check_setting(name, value, actual)
 
     @contextmanager
-    def _translated_errors(self, what: str, value: str = "") -> Iterator[None]:
-        """Translate exceptions of Micro-Manager; with a value, the value is reported as refused."""
+    def _refusals(self, value: str) -> Iterator[None]:
+        """Report an exception of Micro-Manager as a refusal of a value."""
         try:
             yield
         except (RuntimeError, OSError) as error:
-            reason = one_line(error)
-            if value:
-                raise InputError(f"{self.name}: {value} is refused: {reason}") from error
-            raise Disconnected(
-                f"{self.name} ({self.address}) failed during {what}: {reason}; check cable and "
-                "power, and that no other program holds it, then connect again"
-            ) from error
+            raise InputError(f"{self.name}: {value} is refused: {one_line(error)}") from error
+
+    def _translated(self, error: Exception, what: str) -> LightloomError:
+        if not isinstance(error, RuntimeError | OSError):
+            return super()._translated(error, what)
+        return Disconnected(
+            f"{self.name} ({self.address}) failed during {what}: {one_line(error)}; check cable "
+            "and power, and that no other program holds it, then connect again"
+        )
 
 
 def _snap(core: Any, frame: Future[Any]) -> None:

@@ -12,7 +12,8 @@ documented calls of nidaqmx.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from ..errors import (
     InstrumentError,
     InstrumentTimeout,
     InUse,
+    LightloomError,
     LimitExceeded,
     MissingExtraError,
     import_extra,
@@ -78,26 +80,17 @@ class NiDaq(Daq):
     driver: ClassVar[str] = "ni-daq"
     Options = NiDaqOptions
     _nidaqmx: Any
-    _counters: dict[int, Any]
-
-    @property
-    def address(self) -> str:
-        """The card's name."""
-        return str(self.options.address)
+    _counters: dict[int, Any]  # the running tasks
 
     # --- connecting ------------------------------------------------------------------------------
 
     def _connect(self, timeout_s: float) -> Identity:
+        self._counters = {}
         self._nidaqmx = import_extra("nidaqmx", "ni", f"{self.name} (driver ni-daq)")
         self._constants = import_extra("nidaqmx.constants", "ni", f"{self.name} (driver ni-daq)")
-        self._counters = {}
-        identity: Identity = self._call("connect", self._find)
-        try:
-            for counter in range(self.options.counters or 0):
-                self._reset_count(counter)
-        except BaseException:
-            self._disconnect()
-            raise
+        identity = self._find()
+        for counter in range(self.options.counters or 0):
+            self._reset_count(counter)
         return identity
 
     def _find(self) -> Identity:
@@ -136,7 +129,7 @@ class NiDaq(Daq):
     def _disconnect(self) -> None:
         while self._counters:
             _, task = self._counters.popitem()
-            self._call("close", task.close)
+            task.close()
 
     # --- hooks of the DAQ ------------------------------------------------------------------------
 
@@ -149,11 +142,24 @@ class NiDaq(Daq):
         shot: Shot | None,
     ) -> Samples:
         rate_hz = self._checked_rate(rate_hz, len(channels), samples, timeout_s)
+        constants, options = self._constants, self.options
         started_at_s = self.clock.now_s()
-        volts, actual_hz = self._call(
-            "read", lambda: self._scan(channels, samples, rate_hz, timeout_s)
-        )
-        return Samples(volts, actual_hz, started_at_s, shot)
+        with self._nidaqmx.Task() as task:
+            for channel in channels:
+                task.ai_channels.add_ai_voltage_chan(
+                    self._inputs[channel],
+                    terminal_config=constants.TerminalConfiguration[options.terminals.upper()],
+                    min_val=options.low_v,
+                    max_val=options.high_v,
+                )
+            if samples > 1:  # a single sample needs no sample clock
+                mode = constants.AcquisitionType.FINITE
+                task.timing.cfg_samp_clk_timing(rate_hz, sample_mode=mode, samps_per_chan=samples)
+                rate_hz = task.timing.samp_clk_rate
+            values = task.read(number_of_samples_per_channel=samples, timeout=timeout_s)
+        array = np.asarray(values, dtype=np.float64)
+        volts = array.reshape(len(channels), -1)
+        return Samples(volts, float(rate_hz), started_at_s, shot)
 
     def _checked_rate(self, rate_hz: float, channels: int, samples: int, timeout_s: float) -> float:
         """Return the checked rate; one converter may serve several channels in turn."""
@@ -169,90 +175,49 @@ class NiDaq(Daq):
             )
         return rate_hz
 
-    def _scan(
-        self, channels: Sequence[int], samples: int, rate_hz: float, timeout_s: float
-    ) -> tuple[np.ndarray, float]:
-        constants, options = self._constants, self.options
-        with self._nidaqmx.Task() as task:
-            for channel in channels:
-                task.ai_channels.add_ai_voltage_chan(
-                    self._inputs[channel],
-                    terminal_config=constants.TerminalConfiguration[options.terminals.upper()],
-                    min_val=options.low_v,
-                    max_val=options.high_v,
-                )
-            if samples > 1:  # a single sample needs no sample clock
-                task.timing.cfg_samp_clk_timing(
-                    rate_hz,
-                    sample_mode=constants.AcquisitionType.FINITE,
-                    samps_per_chan=samples,
-                )
-                rate_hz = task.timing.samp_clk_rate
-            values = task.read(number_of_samples_per_channel=samples, timeout=timeout_s)
-        array = np.asarray(values, dtype=np.float64)
-        return array.reshape(len(channels), -1), float(rate_hz)
-
     def _write(self, channel: int, volts: float) -> None:
         low_v, high_v = self.output_range_v
-
-        def write() -> None:
-            with self._nidaqmx.Task() as task:
-                task.ao_channels.add_ao_voltage_chan(
-                    self._outputs[channel], min_val=low_v, max_val=high_v
-                )
-                task.write(volts, auto_start=True)
-
-        self._call("write", write)
+        with self._nidaqmx.Task() as task:
+            task.ao_channels.add_ao_voltage_chan(
+                self._outputs[channel], min_val=low_v, max_val=high_v
+            )
+            task.write(volts, auto_start=True)
 
     def _set_line(self, line: int, high: bool) -> None:
-        def write() -> None:
-            with self._nidaqmx.Task() as task:
-                task.do_channels.add_do_chan(self._lines[line])
-                task.write(high, auto_start=True)
-
-        self._call("set_line", write)
+        with self._nidaqmx.Task() as task:
+            task.do_channels.add_do_chan(self._lines[line])
+            task.write(high, auto_start=True)
 
     def _read_line(self, line: int) -> bool:
-        def read() -> bool:
-            with self._nidaqmx.Task() as task:
-                task.di_channels.add_di_chan(self._lines[line])
-                return bool(task.read())
-
-        return self._call("read_line", read)
+        with self._nidaqmx.Task() as task:
+            task.di_channels.add_di_chan(self._lines[line])
+            return bool(task.read())
 
     def _count(self, counter: int) -> int:
         if counter not in self._counters:
             self._reset_count(counter)
-        return int(self._call("count", self._counters[counter].read))
+        return int(self._counters[counter].read())
 
     def _reset_count(self, counter: int) -> None:
         """Start a task that counts rising edges from zero and replaces the previous one."""
-
-        def begin() -> Any:
-            if counter in self._counters:
-                self._counters.pop(counter).close()
+        if counter in self._counters:
+            self._counters.pop(counter).close()
+        with ExitStack() as on_failure:
             task = self._nidaqmx.Task()
-            try:
-                task.ci_channels.add_ci_count_edges_chan(self._counter_names[counter])
-                task.start()
-            except BaseException:
-                task.close()
-                raise
-            return task
+            on_failure.callback(task.close)
+            task.ci_channels.add_ci_count_edges_chan(self._counter_names[counter])
+            task.start()
+            on_failure.pop_all()
+        self._counters[counter] = task
 
-        self._counters[counter] = self._call("reset_count", begin)
-
-    def _call(self, what: str, call: Callable[[], Any]) -> Any:
-        """Return the result of a call of NI-DAQmx and translate its errors."""
+    def _translated(self, error: Exception, what: str) -> LightloomError:
         errors = self._nidaqmx.errors
-        try:
-            return call()
-        except (errors.DaqNotFoundError, errors.DaqNotSupportedError) as error:
-            raise MissingExtraError(
+        if isinstance(error, errors.DaqNotFoundError | errors.DaqNotSupportedError):
+            return MissingExtraError(
                 f"{self.name} needs NI's driver NI-DAQmx, which is not on this computer; "
                 "install it from ni.com, in addition to the package nidaqmx"
-            ) from error
-        except errors.DaqError as error:
+            )
+        if isinstance(error, errors.DaqError):
             kind = ERRORS.get(error.error_code, InstrumentError)
-            message = f"{self.name} ({self.address}) failed at {what}: {one_line(error)}"
-            raise kind(message) from error
+            return kind(f"{self.name} ({self.address}) failed at {what}: {one_line(error)}")
+        return super()._translated(error, what)

@@ -20,7 +20,6 @@ import pyvisa
 from pydantic import Field, field_validator
 
 from ..base import DriverOptions
-from ..clock import Clock
 from ..errors import InputError, InstrumentError, ProtocolError
 from ..light_source import LightSource, PowerMeter
 from ..trust import takes_a_number
@@ -80,12 +79,9 @@ class ScpiSource(VisaInstrument, LightSource):
     Options = ScpiSourceOptions
     can_be_reopened: ClassVar[bool] = True
 
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
+    def __init__(self, name: str, options: Any = None, **others: Any) -> None:
+        super().__init__(name, options, **others)
         self.has_interlock = bool(self.options.commands.interlock)
-        self.has_shutter = bool(self.options.commands.open_shutter)
 
     def _prepare(self) -> None:
         options, commands, link = self.options, self.options.commands, self._link
@@ -121,23 +117,18 @@ class ScpiSource(VisaInstrument, LightSource):
             )
 
     def _enable(self) -> None:
-        for command in (self.options.commands.enable, self.options.commands.open_shutter):
-            if command:
-                self._link.write(command)
+        commands = self.options.commands
+        self._link.write(*filter(None, (commands.enable, commands.open_shutter)))
 
     def _disable(self) -> None:
         """Close the shutter and stop emission independently of each other, then verify both."""
-        self._send_off_commands(self._link.write)
+        self._send_off(self._link.write)
         commands = self.options.commands
         if self._emits():
             raise InstrumentError(
                 f"{self.name} still emits after the command {commands.disable!r}; "
                 "switch it off by hand, and check the commands"
             )
-        self._check_shutter()
-
-    def _check_shutter(self) -> None:
-        commands = self.options.commands
         if not commands.ask_shutter:
             return
         reply = self._link.query(commands.ask_shutter).strip()
@@ -148,11 +139,8 @@ class ScpiSource(VisaInstrument, LightSource):
                 "by hand"
             )
 
-    def _send_off(self) -> None:
-        self._send_off_commands(self._link.send)
-
-    def _send_off_commands(self, send: Callable[[str], None]) -> None:
-        commands = self.options.commands
+    def _send_off(self, send: Callable[[str], None] | None = None) -> None:
+        commands, send = self.options.commands, send or self._link.send
         try:
             if commands.close_shutter:
                 send(commands.close_shutter)
@@ -181,10 +169,9 @@ class ScpiSource(VisaInstrument, LightSource):
         return self._link.query(commands.interlock).strip() == commands.interlock_closed
 
     def _settings(self) -> Mapping[str, Any]:
-        settings = dict(super()._settings())
-        if math.isnan(self._power_w):
-            settings["power_w"] = None  # unknown until it is set; a record contains no NaN
-        return settings
+        # unknown until it is set; a record contains no NaN
+        power_w = None if math.isnan(self._power_w) else self._power_w
+        return {**super()._settings(), "power_w": power_w}
 
 
 class PowerMeterCommands(DriverOptions):
@@ -219,8 +206,7 @@ class ScpiPowerMeter(VisaInstrument, PowerMeter):
 
     def _prepare(self) -> None:
         commands, wanted_m = self.options.commands, self.options.wavelength_m
-        for command in commands.prepare:
-            self._link.write(command)
+        self._link.write(*commands.prepare)
         if wanted_m is not None:
             if not commands.set_wavelength:
                 raise InstrumentError(

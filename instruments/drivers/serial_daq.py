@@ -80,12 +80,7 @@ class SerialDaq(Daq):
 
     driver: ClassVar[str] = "serial-daq"
     Options = SerialDaqOptions
-    _port: Any
-
-    @property
-    def address(self) -> str:
-        """The port."""
-        return str(self.options.address)
+    _port: Any = None
 
     # --- connecting ------------------------------------------------------------------------------
 
@@ -107,15 +102,11 @@ class SerialDaq(Daq):
                 f"{self.name}: {options.address} cannot be opened ({error}); check address, cable, "
                 "permissions, and that no other program holds it"
             ) from error
-        try:
-            self._buffer, self._number = b"", 0
-            self._unanswered: set[str] = set()
-            self.clock.sleep_until(self.clock.now_s() + options.restart_time_s)
-            self._port.reset_input_buffer()  # a start-up message of the board
-            return self._take_over(self._ask("ID", timeout_s=timeout_s)[0])
-        except BaseException:
-            self._disconnect()
-            raise
+        self._buffer, self._number = b"", 0
+        self._unanswered: set[str] = set()
+        self.clock.sleep_until(self.clock.now_s() + options.restart_time_s)
+        self._port.reset_input_buffer()  # a start-up message of the board
+        return self._take_over(self._ask("ID", timeout_s=timeout_s)[0])
 
     def _take_over(self, words: list[str]) -> Identity:
         """Set the attributes from the reply of the device to ID."""
@@ -142,8 +133,11 @@ class SerialDaq(Daq):
             ) from error
 
     def _disconnect(self) -> None:
-        line = getattr(self._port, "_socket", None)  # pyserial drops it when the other side closed
-        self._port.close()
+        port, self._port = self._port, None
+        if port is None:
+            return
+        line = getattr(port, "_socket", None)  # pyserial drops it when the other side closed
+        port.close()
         if line is not None:
             line.close()
 

@@ -19,9 +19,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 from pydantic import Field
 
-from ..base import DriverOptions, Identity
+from ..base import DriverOptions, Identity, Instrument
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
-from ..clock import Clock
 from ..errors import (
     Disconnected,
     InputError,
@@ -88,11 +87,9 @@ class SlmsuiteCameraOptions(SlmsuiteOptions, CountOptions):
     readout_s: Seconds = 0.0
 
 
-class _Adapter:
+class _Adapter(Instrument):
     """The common part of both drivers: an object of slmsuite, and the translation of its errors."""
 
-    name: str
-    options: Any
     _device: Any = None
     _required_method: ClassVar[str]
 
@@ -103,7 +100,8 @@ class _Adapter:
         return f"{self.options.device}({', '.join(f'{key}={value}' for key, value in arguments)})"
 
     @property
-    def _is_simulated(self) -> bool:
+    def is_of_this_process(self) -> bool:
+        """Whether slmsuite simulates the device."""
         return ".simulated" in str(self.options.device)
 
     def _open(self, **extra_arguments: Any) -> Identity:
@@ -128,7 +126,7 @@ class _Adapter:
                 f"{self.name}: device = {self.options.device!r} is not a class that has "
                 f"{self._required_method}(), as those of slmsuite have"
             )
-        with self._translated_errors("connect"), _prints_to_stderr():
+        with _prints_to_stderr():
             try:
                 self._device = kind(**self.options.arguments, **extra_arguments)
             except (TypeError, ValueError) as error:
@@ -141,25 +139,18 @@ class _Adapter:
     def _disconnect(self) -> None:
         device, self._device = self._device, None
         if device is not None:
-            with self._translated_errors("close"), _prints_to_stderr():
+            with _prints_to_stderr():
                 device.close()
 
-    @contextmanager
-    def _translated_errors(self, what: str) -> Iterator[None]:
-        """Translate exceptions of slmsuite and vendor libraries, of any type."""
-        try:
-            yield
-        except LightloomError:
-            raise
-        except TimeoutError as error:
-            raise InstrumentTimeout(
-                f"{self.name} ({self.address}) did not reply during {what}: {one_line(error)}"
-            ) from error
-        except Exception as error:
-            raise Disconnected(
-                f"{self.name} ({self.address}) failed during {what}: {one_line(error)}; "
-                "check cable, power and the maker's software, then connect again"
-            ) from error
+    def _translated(self, error: Exception, what: str) -> LightloomError:
+        """Return the error of lightloom for one of slmsuite and vendor libraries, of any type."""
+        device = f"{self.name} ({self.address})"
+        if isinstance(error, TimeoutError):
+            return InstrumentTimeout(f"{device} did not reply during {what}: {one_line(error)}")
+        return Disconnected(
+            f"{device} failed during {what}: {one_line(error)}; "
+            "check cable, power and the maker's software, then connect again"
+        )
 
 
 class SlmsuiteSLM(_Adapter, SpatialLightModulator):
@@ -169,12 +160,6 @@ class SlmsuiteSLM(_Adapter, SpatialLightModulator):
     _required_method: ClassVar[str] = "set_phase"
     Options = SlmsuiteSLMOptions
 
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.is_of_this_process = self._is_simulated
-
     def _connect(self, timeout_s: float) -> Identity:
         identity = self._open()
         device, options = self._device, self.options
@@ -182,23 +167,21 @@ class SlmsuiteSLM(_Adapter, SpatialLightModulator):
         self.bit_depth = int(device.bitdepth)
         self.refresh_period_s = 1 / options.refresh_hz if options.refresh_hz else 0.0
         self.latency_s = options.latency_s
-        self.settle_time_s = (
-            float(device.settle_time_s) if options.settle_time_s is None else options.settle_time_s
-        )
+        settle_s = options.settle_time_s
+        self.settle_time_s = float(device.settle_time_s) if settle_s is None else settle_s
         self.darkest_level = options.darkest_level
         _open_modulators[self.name] = device
         return identity
 
     def _show(self, frame: np.ndarray) -> float:
         device = self._device
-        with self._translated_errors("show"):
-            if hasattr(device, "_gray2display"):
-                # these are hooks of slmsuite drivers; set_phase() also computes unused phases,
-                # which takes 40 ms at 1920 x 1152
-                device.display = device._gray2display(frame.copy())
-                device._set_phase_hw(device.display)
-            else:
-                device.set_phase(frame.copy(), settle=False)
+        if hasattr(device, "_gray2display"):
+            # these are hooks of slmsuite drivers; set_phase() also computes unused phases,
+            # which takes 40 ms at 1920 x 1152
+            device.display = device._gray2display(frame.copy())
+            device._set_phase_hw(device.display)
+        else:
+            device.set_phase(frame.copy(), settle=False)
         return self.clock.now_s()
 
 
@@ -208,13 +191,6 @@ class SlmsuiteCamera(_Adapter, Camera):
     driver: ClassVar[str] = "slmsuite-camera"
     _required_method: ClassVar[str] = "get_image"
     Options = SlmsuiteCameraOptions
-
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.is_of_this_process = self._is_simulated
-        self._taken: deque[RawFrame] = deque()
 
     def _connect(self, timeout_s: float) -> Identity:
         extra_arguments = {}
@@ -226,24 +202,19 @@ class SlmsuiteCamera(_Adapter, Camera):
                 )
             extra_arguments["slm"] = _open_modulators[self.options.modulator]
         identity = self._open(**extra_arguments)
-        try:
-            self._set_up()
-        except BaseException:
-            self._disconnect()
-            raise
+        self._set_up()
         return identity
 
     def _set_up(self) -> None:
         device = self._device
-        with self._translated_errors("connect"):
-            device.capture_attempts = 1  # no hidden retries
-            device.set_woi(None)
-            self.sensor_shape = (int(device.shape[0]), int(device.shape[1]))
-            self.bit_depth = int(device.bitdepth)
-            if device.exposure_bounds_s is not None:
-                shortest_s, longest_s = device.exposure_bounds_s
-                self.exposure_limits_s = (float(shortest_s), float(longest_s))
-            exposure_s = self._exposure_s or float(device.get_exposure())
+        device.capture_attempts = 1  # no hidden retries
+        device.set_woi(None)
+        self.sensor_shape = (int(device.shape[0]), int(device.shape[1]))
+        self.bit_depth = int(device.bitdepth)
+        if device.exposure_bounds_s is not None:
+            shortest_s, longest_s = device.exposure_bounds_s
+            self.exposure_limits_s = (float(shortest_s), float(longest_s))
+        exposure_s = self._exposure_s or float(device.get_exposure())
         self.readout_s = self.options.readout_s
         self._exposure_s = self._configure(exposure_s, self.region, self._trigger_mode)
 
@@ -253,27 +224,24 @@ class SlmsuiteCamera(_Adapter, Camera):
                 f"{self.name}: slmsuite supports no external trigger; use trigger mode software"
             )
         device = self._device
-        with self._translated_errors("configure"):
-            device.set_woi((region.left, region.width, region.top, region.height))
-            if tuple(device.shape) != (region.height, region.width):
-                raise InputError(
-                    f"{self.name}: the camera returns frames of {tuple(device.shape)}, "
-                    f"(height, width), for {region}; choose a region that it reads without binning"
-                )
-            device.set_exposure(exposure_s)
-            return float(device.get_exposure())
+        device.set_woi((region.left, region.width, region.top, region.height))
+        if tuple(device.shape) != (region.height, region.width):
+            raise InputError(
+                f"{self.name}: the camera returns frames of {tuple(device.shape)}, "
+                f"(height, width), for {region}; choose a region that it reads without binning"
+            )
+        device.set_exposure(exposure_s)
+        return float(device.get_exposure())
 
     def _arm(self) -> None:
-        self._taken.clear()
+        self._taken: deque[RawFrame] = deque()
 
     def _trigger(self, shot: Shot | None) -> None:
-        with self._translated_errors("trigger"):
-            if self.options.flush:
-                self._device.flush(timeout_s=self.options.timeout_s)
-            taken_at_s = self.clock.now_s()
-            image = self._device.get_image(
-                timeout_s=self.options.timeout_s, averaging=False, hdr=False
-            )
+        timeout_s = self.options.timeout_s
+        if self.options.flush:
+            self._device.flush(timeout_s=timeout_s)
+        taken_at_s = self.clock.now_s()
+        image = self._device.get_image(timeout_s=timeout_s, averaging=False, hdr=False)
         data = np.asarray(image)
         if data.dtype not in (np.uint8, np.uint16):
             raise ProtocolError(

@@ -21,8 +21,7 @@ from pydantic import Field, model_validator
 from pyvisa.constants import ControlFlow, InterfaceType, StatusCode, StopBits
 from pyvisa.constants import Parity as VisaParity
 
-from ..base import DriverOptions, Identity, Instrument
-from ..clock import Clock
+from ..base import Identity, Instrument
 from ..errors import (
     Disconnected,
     InstrumentError,
@@ -185,13 +184,17 @@ class VisaLink:
         parts = [part.strip() for part in self.identity_line.split(",", 3)]
         return Identity(*parts) if len(parts) > 1 else Identity(model=parts[0])
 
-    def write(self, command: str) -> None:
-        """Send a command that is not a query; check its echo and acknowledgement, if any.
+    def write(self, *commands: str) -> None:
+        """Send commands that are not queries; check echo and acknowledgement of each, if any.
 
         Raises
         ------
         ProtocolError : for an echo or acknowledgement that differs from the bench file
         """
+        for command in commands:
+            self._write_one(command)
+
+    def _write_one(self, command: str) -> None:
         options = self._options
         self.send(command)
         if not (options.echo or options.acknowledge):
@@ -401,11 +404,7 @@ class VisaLink:
             if error.error_code in LOST:
                 raise Disconnected(self._lost_message(what, one_line(error))) from error
             raise InstrumentError(f"{self.name}: {what!r}: {one_line(error)}") from error
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-        ):  # the base class handles OSError; the others are bugs
+        except (OSError, ValueError, TypeError):  # `Instrument` handles OSError; others are bugs
             raise
         except Exception as error:  # InvalidSession, and errors of protocols after a lost peer
             raise Disconnected(self._lost_message(what, one_line(error))) from error
@@ -422,31 +421,22 @@ class VisaInstrument(Instrument):
 
     _link: VisaLink
 
-    def __init__(
-        self, name: str, options: DriverOptions | None = None, *, clock: Clock | None = None
-    ) -> None:
-        super().__init__(name, options, clock=clock)
-        self.is_of_this_process = self.options.backend.endswith("@sim")
-
     @property
-    def address(self) -> str:
-        """The VISA address."""
-        return str(self.options.address)
+    def is_of_this_process(self) -> bool:
+        """Whether pyvisa emulates the device."""
+        return bool(self.options.backend.endswith("@sim"))
 
     def _connect(self, timeout_s: float) -> Identity:
         self._link = VisaLink(self.name, self.options, timeout_s)
-        try:
-            self._prepare()
-        except BaseException:
-            self._link.close()
-            raise
+        self._prepare()
         return self._link.identity
 
     def _prepare(self) -> None:
         """Set up the device after opening, and read its attributes."""
 
     def _disconnect(self) -> None:
-        self._link.close()
+        if hasattr(self, "_link"):
+            self._link.close()
 
 
 def _frames_messages(address: str) -> bool:

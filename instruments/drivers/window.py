@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ctypes.util
 import os
 import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -23,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import Disconnected, InputError, InstrumentError, LightloomError, import_extra
-from .x11 import lit_monitors
 
 _HINTS = {
     b"SDL_NO_SIGNAL_HANDLERS": b"1",
@@ -170,17 +171,12 @@ class _Window:
         sdl.SDL_ShowCursor(sdl.SDL_DISABLE)
         self.opened = self._described(monitors[index])
         height, width = self.opened.monitor.shape
-        self.texture = sdl.SDL_CreateTexture(
-            self.renderer,
-            sdl.SDL_PIXELFORMAT_RGB888,
-            sdl.SDL_TEXTUREACCESS_STREAMING,
-            width,
-            height,
-        )
+        kind = (sdl.SDL_PIXELFORMAT_RGB888, sdl.SDL_TEXTUREACCESS_STREAMING)
+        self.texture = sdl.SDL_CreateTexture(self.renderer, *kind, width, height)
         self._require(bool(self.texture))
         self.index = index
         is_x11 = sdl.SDL_GetCurrentVideoDriver() == b"x11"
-        self.lit = lit_monitors() if is_x11 else None
+        self.lit = _lit_monitors() if is_x11 else None
         if self.lit and self.bounds not in self.lit():
             self.lit = None  # the X server and SDL disagree about monitors
 
@@ -188,11 +184,8 @@ class _Window:
         """Show a frame, grey level v as (v, v, v), and return after the flip."""
         self._check_monitor()
         pixels, pitch = ctypes.c_void_p(), ctypes.c_int()
-        self._require(
-            not self.sdl.SDL_LockTexture(
-                self.texture, None, ctypes.byref(pixels), ctypes.byref(pitch)
-            )
-        )
+        places = (ctypes.byref(pixels), ctypes.byref(pitch))
+        self._require(not self.sdl.SDL_LockTexture(self.texture, None, *places))
         height, width = frame.shape
         pixel_words = ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint32))
         picture = np.ctypeslib.as_array(pixel_words, shape=(height, pitch.value // 4))[:, :width]
@@ -248,3 +241,52 @@ class _Window:
                 f"{self.name}: the window on monitor {self.opened.monitor} cannot be drawn to "
                 f"({_sdl_error(self.sdl)}); connect again"
             )
+
+
+# --- monitors of an X server ---------------------------------------------------------------------
+# The window library detects a pulled cable, but not a monitor that is switched off in the settings:
+# its window stays open and invisible. The extension RandR 1.5 reports it.
+
+Place = tuple[int, int, int, int]  # left, top, width, height in pixels of the desktop
+
+
+class _XrrMonitorInfo(ctypes.Structure):
+    """`XRRMonitorInfo` of Xrandr.h."""
+
+    _fields_ = [
+        ("name", ctypes.c_ulong),
+        *((field, ctypes.c_int) for field in ("primary", "automatic", "outputs_count")),
+        *((field, ctypes.c_int) for field in ("left", "top", "width", "height")),
+        *((field, ctypes.c_int) for field in ("width_mm", "height_mm")),
+        ("outputs", ctypes.c_void_p),
+    ]
+
+
+def _lit_monitors() -> Callable[[], set[Place]] | None:
+    """Return a function that returns the active monitors; None where X11 or RandR is missing."""
+    paths = [ctypes.util.find_library(name) for name in ("X11", "Xrandr")]
+    if None in paths:
+        return None
+    x11, xrandr = (ctypes.CDLL(path) for path in paths)
+    x11.XOpenDisplay.restype = ctypes.c_void_p
+    x11.XDefaultRootWindow.argtypes = [ctypes.c_void_p]
+    x11.XDefaultRootWindow.restype = ctypes.c_ulong
+    pointer, window_id = ctypes.c_void_p, ctypes.c_ulong
+    xrandr.XRRGetMonitors.argtypes = [pointer, window_id, ctypes.c_int, pointer]
+    xrandr.XRRGetMonitors.restype = ctypes.POINTER(_XrrMonitorInfo)
+    xrandr.XRRFreeMonitors.argtypes = [ctypes.POINTER(_XrrMonitorInfo)]
+    display = x11.XOpenDisplay(None)
+    if not display:
+        return None
+    root = x11.XDefaultRootWindow(display)
+
+    def ask() -> set[Place]:
+        count = ctypes.c_int()
+        found = xrandr.XRRGetMonitors(display, root, True, ctypes.byref(count))
+        if not found:
+            return set()
+        places = {(m.left, m.top, m.width, m.height) for m in found[: count.value]}
+        xrandr.XRRFreeMonitors(found)
+        return places
+
+    return ask

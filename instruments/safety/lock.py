@@ -18,12 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import filelock
 
@@ -69,20 +68,10 @@ class Holder:
     @classmethod
     def read(cls, path: Path) -> Holder | None:
         """Return the holder that a file names; None where the file cannot be read."""
-        found = read_note(path)
+        found: dict[str, Any] = read_note(path) or {}
         try:
-            return (
-                None
-                if found is None
-                else cls(
-                    found["command"],
-                    int(found["pid"]),
-                    found["user"],
-                    found["host"],
-                    found["since"],
-                    found["boot"],
-                )
-            )
+            known = {field.name: found[field.name] for field in fields(cls)}
+            return cls(**{**known, "pid": int(known["pid"])})
         except (ValueError, KeyError):
             return None
 
@@ -176,16 +165,13 @@ class HeldLock:
         """Write the holder file; overwrite the content where another user owns the file."""
         try:
             replace_file(self.holder_path, content)
-            if hasattr(os, "chmod"):
-                self.holder_path.chmod(0o666)
+            self.holder_path.chmod(0o666)
         except PermissionError:
-            handle = open_shared(self.holder_path)
-            try:
-                os.ftruncate(handle, 0)
-                os.write(handle, content)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            with os.fdopen(open_shared(self.holder_path), "r+b") as stream:
+                stream.truncate()
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
 
     def release(self) -> None:
         """Release the lock; harmless if it is not held."""
@@ -217,12 +203,7 @@ class HeldLock:
     def __enter__(self) -> Self:
         return self.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
@@ -278,13 +259,8 @@ def _is_shared(folder: Path) -> bool:
 
 def is_writable(folder: Path) -> bool:
     """Return whether a file can be created in a folder, by trying."""
-    try:
-        _try_to_write(folder)
+    try:  # permissions are not enough: a disk may be read-only
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         return False
     return True
-
-
-def _try_to_write(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder):  # permissions are not enough: a disk may be read-only
-        pass

@@ -27,16 +27,18 @@ from threading import Event, Thread
 from typing import IO, Any, cast
 from weakref import WeakSet
 
-from ..errors import InstrumentError, LightloomError
+from ..errors import InstrumentError, LightloomError, one_line
 from ..light_source import LightSource
 from ..registry import create
 from ..text import printable
+from . import signals
 from .shared_folder import open_shared
 
 LOG = logging.getLogger("lightloom.instruments")
 
 TRIES_S = 20.0  # duration of the attempts to reach the source
 _START_S = 30.0  # time-out of its start, on a slow computer
+_MARGIN_S = 5.0  # in addition to the attempts, for the report of their outcome
 _PAUSE_S = 0.05  # between attempts: another process may be releasing the line
 _PARENT_CHECK_S = 0.2  # interval between checks of its parent process
 _GOODBYE, _ACT, _PING, _PONG = "goodbye", "act", "ping", "pong"
@@ -155,16 +157,16 @@ class Watchdog:
         self._send(_PING)
         return self._has_replied.wait(_PONG_S)
 
-    def wait_until_ready(self, timeout_s: float = _START_S) -> None:
+    def wait_until_ready(self) -> None:
         """Wait until the process is ready to act.
 
         Raises
         ------
         InstrumentError : when it does not become ready
         """
-        if self._is_ready.wait(timeout_s) and self._start_message == "ready":
+        if self._is_ready.wait(_START_S) and self._start_message == "ready":
             return
-        why = self._start_message or f"it was not ready within {timeout_s:g} s"
+        why = self._start_message or f"it was not ready within {_START_S:g} s"
         self.dismiss()
         raise InstrumentError(f"{self._name}: the watchdog process does not start: {why}")
 
@@ -183,15 +185,10 @@ class Watchdog:
         except subprocess.TimeoutExpired:  # it was stopped and is not needed any more
             self._process.kill()
 
-    def outcome(self, timeout_s: float = TRIES_S + 5.0) -> str:
-        """Let the process act, and return its result as a sentence for the operator.
-
-        Parameters
-        ----------
-        timeout_s : must exceed the duration of its attempts
-        """
+    def outcome(self) -> str:
+        """Let the process act, and return its result as a sentence for the operator."""
         self.release()
-        self._has_ended.wait(timeout_s)
+        self._has_ended.wait(TRIES_S + _MARGIN_S)
         return self._outcome or (
             f"{self._name}: the watchdog did not confirm that it is off; {BY_HAND}"
         )
@@ -222,15 +219,13 @@ class Watchdog:
 
 def main() -> None:
     """Wait for the end of the partner, then switch its source off."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # they are for the partner
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signals.ignore()  # they are for the partner
     setup = json.loads(sys.stdin.readline())
     try:
         source = cast(LightSource, create(setup["driver"], setup["name"], setup["options"]))
         source._load()
     except Exception as error:  # a driver of a laboratory may raise any type
-        print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
+        print(f"{type(error).__name__}: {one_line(error)}", flush=True)
         return
     print("ready", flush=True)
     message = _last_message(setup["parent"])
@@ -274,13 +269,9 @@ def _switched_off(source: LightSource, began_s: float) -> str:
         tries += 1
         try:
             source.disable_as_another()
-        except (LightloomError, OSError) as error:
-            why = str(error)
+            return f"; switched off after {time.monotonic() - began_s:.3f} s"
         except Exception as error:  # a driver of a laboratory may raise any type
-            why = repr(error)
-        else:
-            took_s = time.monotonic() - began_s
-            return f"; switched off after {took_s:.3f} s"
+            why = str(error) if isinstance(error, LightloomError | OSError) else repr(error)
         if time.monotonic() - began_s > TRIES_S:
             return f", and it could not be switched off in {tries} attempts: {why}; {BY_HAND}"
         time.sleep(_PAUSE_S)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from ..base import DriverOptions, Identity, Instrument
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
@@ -20,6 +20,7 @@ from ..environment import COMPILED
 from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
 from ..slm import SpatialLightModulator
+from ..toml_file import one_of
 from ..units import Seconds, Watts
 from .chance import digest
 from .faults import Fault
@@ -130,19 +131,10 @@ class _Simulated(Instrument):
         pass
 
 
-def _known(devices: dict[str, Any]) -> AfterValidator:
-    def check(device: str) -> str:
-        if device not in devices:
-            raise ValueError(f"choose from {', '.join(devices)}")
-        return device
-
-    return AfterValidator(check)
-
-
 class SLMOptions(SimulatedOptions):
     """Settings of a simulated modulator; None takes the value of the device."""
 
-    device: Annotated[str, _known(MODULATORS)] = "fast-1920"
+    device: Annotated[str, one_of(MODULATORS)] = "fast-1920"
     bit_depth: int | None = Field(default=None, ge=1, le=16)
     settle_time_s: Seconds | None = None
     refresh_period_s: Seconds | None = None
@@ -190,7 +182,7 @@ class SimulatedSLM(_Simulated, SpatialLightModulator):
 class CameraOptions(SimulatedOptions, CountOptions):
     """Settings of a simulated camera; None takes the value of the device."""
 
-    device: Annotated[str, _known(CAMERAS)] = "basler-aca1440"
+    device: Annotated[str, one_of(CAMERAS)] = "basler-aca1440"
     exposure_s: Seconds = 2e-3
     trigger_latency_s: Seconds = 0.0
     readout_s: Seconds | None = None
@@ -368,7 +360,7 @@ class DaqOptions(SimulatedOptions):
     read_noise_e : read noise of photodiode and amplifier, per sample
     """
 
-    device: Annotated[str, _known(DAQS)] = "ni-6363"
+    device: Annotated[str, one_of(DAQS)] = "ni-6363"
     volts_per_electron: float = Field(default=1e-6, gt=0)
     read_noise_e: float = Field(default=1000.0, ge=0)
     dark_e_per_s: float = Field(default=1e5, ge=0)

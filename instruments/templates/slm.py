@@ -1,8 +1,8 @@
 """Template of a modulator driver: copy it, rename it, and replace `EchoDevice` by your device.
 
 `SpatialLightModulator` (instruments/slm.py) already checks frames, locks, logs, counts frames and
-computes when they have settled. A driver implements three hooks. It must translate the exceptions
-of a vendor library; the base class translates OSError and TimeoutError.
+computes when they have settled. A driver implements three hooks. The base class translates OSError
+and TimeoutError; `_translated` can do the same for the exceptions of a vendor library.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class TemplateSLM(SpatialLightModulator):
     def _connect(self, timeout_s: float) -> Identity:
         # Import the vendor library here, never at the top of the file:
         #     library = import_extra("vendor_slm", "vendor", "the modulator driver")
-        # If anything fails after the device is opened, close it before you raise an error.
         self._device: EchoDevice = DEVICES[self.address]
         self._device.get("identity")
         # Read from the device what it reports, and take only the rest from the options.
@@ -56,6 +55,6 @@ class TemplateSLM(SpatialLightModulator):
         return self.clock.now_s()
 
     def _disconnect(self) -> None:
-        # The darkest frame is already shown. Release handles and threads; the device may be
-        # lost.
+        # The darkest frame is already shown. Release handles and threads; the device may be lost,
+        # or `_connect` may have failed before it was open.
         del self._device

@@ -71,7 +71,7 @@ def command(
     from ..report.energy import ENERGY_PAGE, energy_page
     from ..report.page import write_page
     from ..report.terminal.console import open_console
-    from ..report.terminal.energy import show_energy
+    from ..report.terminal.run import show_energy
     from ..scheduler import measure_machine
     from ..scheduler.runs import plan
 

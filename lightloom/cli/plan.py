@@ -56,7 +56,7 @@ def command(
     limit_threads(threads)
     from ..models.shapes import model_or_shape
     from ..report.terminal.console import open_console
-    from ..report.terminal.plan import show_plan
+    from ..report.terminal.run import show_plan
     from ..scheduler.runs import plan
 
     console = open_console(for_people=not json_)

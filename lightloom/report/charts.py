@@ -204,18 +204,14 @@ def time_chart(
 
 def _draw_bins(axes: Any, width: float, line: Line) -> None:
     """Draw the band and the middle of a line; bands without a middle are bars."""
-    colour = COLOURS["blue"]
+    style = {"color": COLOURS["blue"]}
     if line.low is not None and line.high is not None:
         edges = width * np.arange(len(line.high) + 1)
-        alpha = 1.0 if line.middle is None else 0.22
-        axes.stairs(
-            line.high, edges, baseline=line.low, fill=True, color=colour, alpha=alpha, linewidth=0.8
-        )
+        band = style | {"alpha": 1.0 if line.middle is None else 0.22, "linewidth": 0.8}
+        axes.stairs(line.high, edges, baseline=line.low, fill=True, **band)
     if line.middle is not None:
         edges = width * np.arange(len(line.middle) + 1)
-        axes.stairs(
-            line.middle, edges, baseline=None, color=colour, linewidth=1.5, capstyle="round"
-        )
+        axes.stairs(line.middle, edges, baseline=None, linewidth=1.5, capstyle="round", **style)
 
 
 # --- bars -----------------------------------------------------------------------------------------

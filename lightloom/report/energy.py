@@ -107,20 +107,17 @@ def _charts(account: Mapping[str, Any]) -> list[tuple[str, str]]:
     name, unit = f"bench {account['profile']}", account["unit"]
     seconds, machines = account["seconds"], account["baselines"]
 
-    def energy_bar(bar: str, joules: float, pieces: Mapping[str, float]) -> Bar:
-        return Bar(bar, pieces, format_energy(per_token(account, joules)))
-
-    def time_bar(bar: str, time_s: float, pieces: Mapping[str, float]) -> Bar:
-        return Bar(bar, pieces, format_duration(per_token(account, time_s)))
-
-    energy = [energy_bar(name, account["joules"]["system"], account["categories"])]
+    joules_text = format_energy(per_token(account, account["joules"]["system"]))
+    energy = [Bar(name, account["categories"], joules_text)]
     parts = {kind: seconds[kind] for kind in ("light", "converters", "host")}
-    times = [time_bar(name, seconds["all"], parts)]
+    times = [Bar(name, parts, format_duration(per_token(account, seconds["all"])))]
     for machine in machines:
         joules, time_s = machine["joules"], machine["seconds"]
         if joules is not None:
-            energy.append(energy_bar(machine["name"], joules, {"": joules}))
+            text = format_energy(per_token(account, joules))
+            energy.append(Bar(machine["name"], {"": joules}, text))
         if time_s is not None and time_s < _FAR * (seconds["all"] or 1):
-            times.append(time_bar(machine["name"], time_s, {"": time_s}))
+            text = format_duration(per_token(account, time_s))
+            times.append(Bar(machine["name"], {"": time_s}, text))
     captions = {f"energy per {unit}": energy, f"time per {unit}, one step after another": times}
     return [(bar_chart(f"{c}, {name}", bars), c) for c, bars in captions.items()]

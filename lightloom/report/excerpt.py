@@ -269,15 +269,11 @@ def _meanwhile(view: View, found: Sequence[tuple[float, float]]) -> list[str]:
             for (start, end), seen in zip(found, inside, strict=True):
                 if bar.start_s < end and bar.end_s > start:
                     span = (max(bar.start_s, start), min(bar.end_s, end))
-                    seen[_called(track, bar)].append(span)
+                    of = "" if bar.item.name == bar.step else f" of {bar.step}"
+                    seen[f"{track}: {bar.item.name}{of}"].append(span)
     told = []
     for (start, end), seen in zip(found, inside, strict=True):
         shares = {what: covered_s(spans) / (end - start) for what, spans in seen.items()}
         most = sorted(shares, key=lambda what: -shares[what])[:2]
         told.append("; ".join(f"{w} ({shares[w]:.0%})" for w in most if shares[w] >= 0.1))
     return told
-
-
-def _called(track: str, bar: SliceBar) -> str:
-    name = bar.item.name
-    return f"{track}: {name}" if name == bar.step else f"{track}: {name} of {bar.step}"

@@ -301,25 +301,27 @@ def _time_table(shown: Excerpt) -> Table:
     """Return the seconds in which each track was busy, and their share of the span."""
     views = {view.name: view for view in shown.views}
     shown_columns = [Column("track", align="left")]
-    total: list[Cell] = ["the whole span"]
-    for name, view in views.items():
+    for name in views:
         shown_columns += [
             Column(f"{name}: busy", form=format_duration),
             Column("of the span", form=".1%"),
         ]
-        total += [view.seconds, 1.0]
     if {"predicted", "measured"} <= set(views):
         shown_columns.append(Column("predicted over measured"))
-        total.append(_difference(views["predicted"].seconds, views["measured"].seconds))
     tracks = sorted({t for view in shown.views for t in view.tracks}, key=order_of_track)
-    rows = tuple(_time_row(track, views) for track in tracks)
-    return Table("", tuple(shown_columns), rows, tuple(total))
+    rows = tuple(
+        _time_row(track, views, {name: view.busy_s(track) for name, view in views.items()})
+        for track in tracks
+    )
+    whole_s = {name: view.seconds for name, view in views.items()}
+    return Table("", tuple(shown_columns), rows, _time_row("the whole span", views, whole_s))
 
 
-def _time_row(track: str, views: dict[str, View]) -> tuple[Cell, ...]:
+def _time_row(
+    label: str, views: Mapping[str, View], busy_s: Mapping[str, float]
+) -> tuple[Cell, ...]:
     """Return the cells of a track, None where a timeline has no such track."""
-    cells: list[Cell] = [track]
-    busy_s = {name: view.busy_s(track) for name, view in views.items()}
+    cells: list[Cell] = [label]
     for name, view in views.items():
         if busy_s[name]:
             cells += [busy_s[name], busy_s[name] / view.seconds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -79,16 +80,15 @@ def event_counts(run: Summary) -> dict[str, float]:
     if run.report is not None:
         counts: Mapping[str, Any] = run.report["stats"]
     else:
-        steps: dict[str, float] = {}
+        steps: Counter[str] = Counter()
         for share in run.products.values():
-            for name, value in share.counts.items():
-                steps[name] = steps.get(name, 0) + value
+            steps.update(share.counts)
         counts = run.shots if run.shots else steps
-    names = [*_COUNTS, *(name for name in counts if name not in _COUNTS and name != "frames")]
+    in_order = {**dict.fromkeys(_COUNTS), **counts}
     return {
-        name: counts[name]
-        for name in names
-        if isinstance(counts.get(name), int | float) and not isinstance(counts.get(name), bool)
+        name: value
+        for name, value in in_order.items()
+        if name != "frames" and isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 from collections import deque
 from contextlib import suppress
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from ..instruments.text import printable
 
@@ -56,7 +56,32 @@ def under(stream: TextIO | None) -> TextIO:
     return io.StringIO() if stream is None else stream
 
 
-class _Stream(io.TextIOBase):
+class _Writer(io.TextIOBase):
+    """A stream for text above another one, `_inner`, which may be None."""
+
+    _inner: Any = None
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream below."""
+        return getattr(self._inner, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._inner is not None and bool(self._inner.isatty())
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream below."""
+        if self._inner is None:
+            raise io.UnsupportedOperation("the stream is closed")
+        return int(self._inner.fileno())
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+
+class _Stream(_Writer):
     """Writes what is printable to another stream, and never fails.
 
     Parameters
@@ -82,28 +107,9 @@ class _Stream(io.TextIOBase):
             _prepare(self._inner)
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """The encoding of the stream below."""
-        return getattr(self._inner, "encoding", None) or "utf-8"
-
-    @property
     def rich_proxied_file(self) -> TextIO:
         """The stream for consoles of rich that others open, such as typer's: colours pass."""
         return cast(TextIO, _Raw(self, only_colours=True))
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return self._inner is not None and self._inner.isatty()
-
-    def fileno(self) -> int:
-        """Return the descriptor of the stream below."""
-        if self._inner is None:
-            raise io.UnsupportedOperation(f"{self._name} is closed")
-        return self._inner.fileno()
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
 
     def write(self, text: str) -> int:
         """Write a text, made printable."""
@@ -148,7 +154,7 @@ def _guarded(stream: object) -> _Stream | None:
     return stream if isinstance(stream, _Stream) else None
 
 
-class _Raw(io.TextIOBase):
+class _Raw(_Writer):
     """Writes to a guarded stream what a console has styled.
 
     Parameters
@@ -158,33 +164,16 @@ class _Raw(io.TextIOBase):
 
     def __init__(self, stream: _Stream, only_colours: bool = False) -> None:
         super().__init__()
-        self._stream, self._only_colours = stream, only_colours
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """The encoding of the stream below."""
-        return self._stream.encoding
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """Return the descriptor of the stream below."""
-        return self._stream.fileno()
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
+        self._inner, self._only_colours = stream, only_colours
 
     def write(self, text: str) -> int:
         """Write a text."""
+        shown = text
         if self._only_colours:
             parts = _COLOURS.split(text)
             parts[::2] = map(printable, parts[::2])
-            self._stream.send("".join(parts))
-        else:
-            self._stream.send(text)
+            shown = "".join(parts)
+        self._inner.send(shown)
         return len(text)
 
 

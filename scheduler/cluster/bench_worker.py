@@ -197,12 +197,6 @@ def end_run(run: str) -> BenchNotes:
     return last_notes
 
 
-def opened_backend() -> BenchBackend | None:
-    """Return the open bench of this process; None without one."""
-    with _lock:
-        return None if _bench is None else _bench.backend
-
-
 def release() -> None:
     """Make the bench safe and close it; harmless when there is none."""
     global _bench

@@ -5,11 +5,11 @@ Every worker offers one bench as a resource (see `bench_worker`), so one task at
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from threading import Event
 from typing import Any, cast
 
 from ...backends.bench import check_together
@@ -152,7 +152,6 @@ def _open_benches(
         for address in offered
     }
     opened: dict[str, OpenedBench] = {}
-    never = Event()
     while tasks:
         present = cluster.present()
         for address, task in list(tasks.items()):
@@ -164,7 +163,7 @@ def _open_benches(
                 opened[address] = result
             elif address not in present:
                 raise WorkersLost(f"the worker of {path} was lost at the start")
-        never.wait(_POLL_S)
+        time.sleep(_POLL_S)
     return [
         RemoteBench(number, address, bench, opened[address])
         for number, (address, bench) in enumerate(offered.items(), 1)

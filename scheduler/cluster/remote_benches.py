@@ -7,27 +7,16 @@ them (`shard_queues`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 import numpy as np
 
-from ...backends import (
-    Address,
-    Backend,
-    Geometry,
-    MatmulResult,
-    OpticsProfile,
-    PreparedWeights,
-    Ranges,
-    ShotTiming,
-)
+from ...backends import Address, MatmulResult, PreparedWeights, Ranges
 from ...backends.bench import open_benches
-from ...backends.bench.sharding import Sharding, call_at_last
+from ...backends.bench.sharding import JointBackend, ShardedWeights, call_at_last, sum_of_faults
 from ...instruments import InputError
 from ...instruments.errors import import_extra
 from .bench_worker import BenchNotes, OpenedBench, Shard, ShardWeights
@@ -35,13 +24,7 @@ from .connection import RemoteBench, connect
 from .shard_queues import PendingShard, ShardQueues
 
 
-@dataclass(frozen=True)
-class _RemoteWeights:
-    sharding: Sharding
-    weights: list[ShardWeights]
-
-
-class RemoteBenches(Backend):
+class RemoteBenches(JointBackend):
     """Multiplies on benches of other processes.
 
     Parameters
@@ -60,9 +43,6 @@ class RemoteBenches(Backend):
     InputError : for bench files that cannot be used, or not together
     MissingExtraError : when Dask is not installed
     """
-
-    name = "bench"
-    is_asynchronous = True
 
     def __init__(
         self,
@@ -84,14 +64,7 @@ class RemoteBenches(Backend):
     # --- opening and closing ---------------------------------------------------------------------
 
     def open(self) -> None:
-        """Start or find the workers, check them, and open all benches; no frame is shown before.
-
-        Raises
-        ------
-        InputError : when the scheduler does not answer, no worker offers a bench, a worker has
-            another version of lightloom, or the benches cannot multiply as one
-        InstrumentError : when a bench does not answer
-        """
+        """Open all benches, unless they are open; see `connection.connect`."""
         self._opened()
 
     def _opened(self) -> ShardQueues:
@@ -125,24 +98,9 @@ class RemoteBenches(Backend):
         return () if self.queues is None else self.queues.connection.benches
 
     @property
-    def _first_bench(self) -> OpenedBench:
+    def _first(self) -> OpenedBench:
         queues = self.queues or self._opened()
         return queues.connection.benches[0].opened
-
-    @property
-    def profile(self) -> OpticsProfile:
-        """The profile of the first bench; plans assume that the others are like it."""
-        return self._first_bench.profile
-
-    @property
-    def geometry(self) -> Geometry:
-        """The frame geometry of the first bench."""
-        return self._first_bench.geometry
-
-    @property
-    def timing(self) -> ShotTiming:
-        """The times of the first bench."""
-        return self._first_bench.timing
 
     @property
     def is_calibrated(self) -> bool:  # type: ignore[override]
@@ -158,7 +116,7 @@ class RemoteBenches(Backend):
     def faults(self) -> dict[str, int]:  # type: ignore[override]
         """The number of repeated shots on all benches, by kind of fault."""
         notes = {} if self.queues is None else self.queues.notes()
-        return dict(sum((Counter(found.faults) for found in notes.values()), Counter()))
+        return sum_of_faults(found.faults for found in notes.values())
 
     @property
     def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -191,14 +149,14 @@ class RemoteBenches(Backend):
 
     # --- products --------------------------------------------------------------------------------
 
-    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> _RemoteWeights:
+    def _prepare(self, weights: np.ndarray, ranges: Ranges | None) -> ShardedWeights:
         self.open()
-        stacked, count = weights.reshape(-1, *weights.shape[-2:]), len(self._benches)
-        sharding = Sharding.of(stacked.shape, self.geometry, count)
+        count = len(self._benches)
+        stacked, sharding = self._stacked(weights, count)
         if sharding.by == "rows":  # digested once
-            return _RemoteWeights(sharding, [ShardWeights.of(stacked, ranges)] * count)
+            return ShardedWeights(sharding, [ShardWeights.of(stacked, ranges)] * count)
         parts = sharding.weights(stacked, ranges)
-        return _RemoteWeights(sharding, [ShardWeights.of(*part) for part in parts])
+        return ShardedWeights(sharding, [ShardWeights.of(*part) for part in parts])
 
     def _begin(
         self,
@@ -211,7 +169,7 @@ class RemoteBenches(Backend):
         queues = self.queues
         if queues is None or queues.error is None:  # after a failure only `open` opens them again
             queues = self._opened()
-        sharded: _RemoteWeights = w.content
+        sharded: ShardedWeights = w.content
         shards = [
             PendingShard(Shard(weights, part, address, details))
             for weights, (part, address) in zip(

@@ -16,12 +16,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -62,12 +62,24 @@ class Failure:
     sentence: str
 
 
-class Workers(Protocol):
-    """The protocol of workers that run tasks."""
+class _LocalTask:
+    """A task of this process, run when its result is first asked for."""
 
-    name: str
-    count: int
-    remarks: Sequence[str]
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._function, self._arguments = function, arguments
+
+    @cached_property
+    def result(self) -> Any:
+        values = [a.result if isinstance(a, _LocalTask) else a for a in self._arguments]
+        return _run(VERSION, self._function, *values)
+
+
+class Workers:
+    """Runs tasks in this process, one after another; a `Cluster` runs them in others."""
+
+    name = "this process"
+    count = 0
+    remarks: Sequence[str] = ()
 
     def submit(
         self,
@@ -81,6 +93,7 @@ class Workers(Protocol):
         ----------
         needs : resources that the task occupies on its worker, such as {"bench": 1}
         """
+        return _LocalTask(function, arguments)
 
     def finished(self, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Return (index, result) of tasks as they finish; a result may be a `Failure`.
@@ -91,6 +104,8 @@ class Workers(Protocol):
         ------
         WorkersLost : when no worker is left to run them
         """
+        for index, task in enumerate(tasks):
+            yield index, task.result
 
 
 @contextmanager
@@ -115,7 +130,7 @@ def open_workers(
     MissingExtraError : when Dask is not installed
     """
     if address is None and not count:
-        yield _LocalWorkers()
+        yield Workers()
         return
     _dask()
     config = import_extra("dask.config", "cluster", _PURPOSE)
@@ -139,49 +154,13 @@ def open_workers(
         yield Cluster(client, name, len(threads), remarks)
 
 
-# ------------------------------------------------------------------------------ this process
-
-
-class _LocalTask:
-    """A task of this process, run when its result is first asked for."""
-
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self._function, self._arguments = function, arguments
-
-    @cached_property
-    def result(self) -> Any:
-        values = [a.result if isinstance(a, _LocalTask) else a for a in self._arguments]
-        return _run(VERSION, self._function, *values)
-
-
-class _LocalWorkers:
-    """Runs tasks in this process, one after another."""
-
-    name = "this process"
-    count = 0
-    remarks: Sequence[str] = ()
-
-    def submit(
-        self,
-        function: Callable[..., Any],
-        *arguments: Any,
-        needs: Mapping[str, float] | None = None,
-    ) -> _LocalTask:
-        return _LocalTask(function, arguments)
-
-    def finished(self, tasks: Sequence[_LocalTask]) -> Iterator[tuple[int, Any]]:
-        for index, task in enumerate(tasks):
-            yield index, task.result
-
-
 # ---------------------------------------------------------------------------------- a cluster
 
 
-class Cluster:
+class Cluster(Workers):
     """Runs tasks on the workers of a Dask client.
 
-    Beyond the protocol of `Workers`, a task may be pinned to a worker, and functions may be called
-    in workers beside their tasks.
+    A task may be pinned to a worker, and functions may be called in workers beside their tasks.
     """
 
     def __init__(self, client: Any, name: str, count: int, remarks: Sequence[str]) -> None:
@@ -417,26 +396,23 @@ def _call_in_thread(call: Callable[[], Any], seconds: float) -> Any:
     ------
     TimeoutError : when it has not returned; its thread continues
     """
-    found: list[Any] = []
-    errors: list[Exception] = []
+    found: Future[Any] = Future()
 
     def work() -> None:
         try:
             with signals.block_interrupts_in_children():
-                found.append(call())
+                found.set_result(call())
         except Exception as error:
-            errors.append(error)
+            found.set_exception(error)
 
     thread = threading.Thread(target=work, name="open workers", daemon=True)
     thread.start()
     end = time.monotonic() + seconds
     while thread.is_alive() and time.monotonic() < end:
         thread.join(_POLL_S)  # in short waits: a longer one cannot be interrupted on Windows
-    if errors:
-        raise errors[0]
-    if not found:
+    if not found.done():
         raise TimeoutError(f"no answer within {seconds:g} s")
-    return found[0]
+    return found.result()
 
 
 def _check_reachable(address: str) -> None:

@@ -12,15 +12,18 @@ E = inputs (memory + DAC + modulator) + outputs (light + amplifier + ADC + memor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from ...backends import OpticsProfile
 from ...instruments.formatting import format_quantity
 from ...instruments.text import short_lines
-from .constants import Baseline, Constants
+from .constants import KINDS, Baseline, Constant, Constants
 from .events import DigitalWork, Events, PartEvents
 
+INFLUENTIAL = 8  # constants whose sensitivity a document lists
 PLANCK_LIGHT = 6.62607015e-34 * 299_792_458.0  # J m: energy of a photon times its wavelength
 
 LIGHT = ("light",)
@@ -133,6 +136,7 @@ class DigitalEnergy:
     seconds: float | None
 
 
+@dataclass(eq=False)
 class Account:
     """Energy and time of some passes on one bench, with all events and constants.
 
@@ -142,29 +146,28 @@ class Account:
     unit : "token" or "image"
     """
 
-    def __init__(
-        self,
-        parts: Sequence[PartEvents],
-        constants: Constants,
-        profile: OpticsProfile,
-        tokens: int,
-        unit: str = "token",
-    ) -> None:
-        self.parts = tuple(parts)
-        self.constants = constants
-        self.profile = profile
-        self.tokens = tokens
-        self.unit = unit
-        self.events = Events()
-        for part in self.parts:
-            self.events.add(part.events)
-        # joules are linear in events, so parts with the same formula are merged
-        merged: dict[tuple[str, bool, bool], PartEvents] = {}
+    parts: Sequence[PartEvents]
+    constants: Constants
+    profile: OpticsProfile
+    tokens: int
+    unit: str = "token"
+
+    @cached_property
+    def events(self) -> Events:
+        """The events of all parts."""
+        return _sum_of_events(self.parts)
+
+    @cached_property
+    def _merged(self) -> list[PartEvents]:
+        """The parts; those with the same formula are one, since joules are linear in events."""
+        same: dict[tuple[str, bool, bool], list[PartEvents]] = {}
         for part in self.parts:
             key = (part.where, part.is_dynamic, part.events.host_macs > 0)
-            same = merged.setdefault(key, PartEvents("", "", part.where, part.is_dynamic))
-            same.events.add(part.events)
-        self._merged = tuple(merged.values())
+            same.setdefault(key, []).append(part)
+        return [
+            PartEvents("", "", where, is_dynamic, events=_sum_of_events(parts))
+            for (where, is_dynamic, _), parts in same.items()
+        ]
 
     def __repr__(self) -> str:
         each = {scope: format_quantity(self.total(scope) / self.tokens, "J") for scope in SCOPES}
@@ -320,6 +323,13 @@ class Account:
         return self.seconds / self.tokens * tokens_per_s
 
 
+def _sum_of_events(parts: Iterable[PartEvents]) -> Events:
+    total = Events()
+    for part in parts:
+        total.add(part.events)
+    return total
+
+
 _FRACTIONS = (
     "quantum_efficiency",
     "optical_throughput",
@@ -390,3 +400,88 @@ def _roofline_seconds(baseline: Baseline, workload: Sequence[DigitalWork]) -> fl
         )
         for item in workload
     )
+
+
+# ------------------------------------------------------------------------- the document
+
+
+def account_document(account: Account, tokens_per_s: float | None = None) -> dict[str, Any]:
+    """Return an account as a JSON document, with totals and values per token.
+
+    Parameters
+    ----------
+    tokens_per_s : throughput for the number of converters; None takes that of the bench, one step
+        after another
+    """
+    tokens = account.tokens
+    reached = tokens / account.seconds if account.seconds else None
+    wanted = reached if tokens_per_s is None else tokens_per_s
+    powers = account.powers()
+    document: dict[str, Any] = {
+        "profile": account.profile.name,
+        "constant_sets": list(account.constants.names),
+        "unit": account.unit,
+        "tokens": tokens,
+        "joules": {scope: account.total(scope) for scope in SCOPES},
+        "joules_per_token": {scope: account.total(scope) / tokens for scope in SCOPES},
+        "femtojoules_per_mac": {
+            scope: 1e15 * account.total(scope) / max(account.events.macs, 1) for scope in SCOPES
+        },
+        "categories": account.joules(),
+        "seconds": {
+            "all": account.seconds,
+            "light": account.events.light_s,
+            "converters": account.events.convert_s,
+            "host": account.events.host_s,
+        },
+        "steps": [_step(row) for row in account.rows()],
+        "events": {key: value for key, value in vars(account.events).items() if value is not None},
+        "baselines": [_baseline(item) for item in account.digital()],
+        "advantages": account.advantages(),
+        "sensitivity": [vars(item) for item in account.sensitivity(INFLUENTIAL)],
+        "tokens_per_s": {"one_bench": reached, "wanted": tokens_per_s},
+        "constants": {
+            name: {**_constant(item), "influence": powers[name]}
+            for name, item in account.constants.values.items()
+        },
+        "assumed": [item.name for item in account.constants.assumed],
+    }
+    if wanted:
+        document["converters"] = [vars(need) for need in account.converters(wanted)]
+        document["benches"] = account.benches(wanted)
+    return document
+
+
+def _step(row: PartEnergy) -> dict[str, Any]:
+    part = row.part
+    return {
+        "step": part.name,
+        "kind": part.kind,
+        "where": part.where,
+        "count": part.steps,
+        "macs": part.events.macs,
+        "joules": {key: value for key, value in row.joules.items() if value},
+        "seconds": part.events.seconds,
+    }
+
+
+def _baseline(item: DigitalEnergy) -> dict[str, Any]:
+    return {
+        "name": item.baseline.name,
+        "title": item.baseline.title,
+        "joules": item.system,
+        "joules_of_products_on_light": item.compute,
+        "seconds": item.seconds,
+    }
+
+
+def _constant(constant: Constant) -> Mapping[str, Any]:
+    return {
+        "value": constant.value,
+        "unit": constant.unit,
+        "meaning": KINDS[constant.name].meaning,
+        "source": constant.source,
+        "year": constant.year,
+        "recalled": constant.recalled,
+        "origin": constant.origin,
+    }

@@ -126,10 +126,6 @@ class Constant:
         """Whether it is in neither the profile nor a chosen set."""
         return self.origin == "assumed"
 
-    def times(self, factor: float) -> "Constant":
-        """Return the constant with its value multiplied by a factor."""
-        return replace(self, value=self.value * factor)
-
 
 @dataclass(frozen=True)
 class Baseline:
@@ -178,7 +174,8 @@ class Constants:
 
     def times(self, name: str, factor: float) -> "Constants":
         """Return the constants with one value multiplied by a factor."""
-        return replace(self, values={**self.values, name: self.values[name].times(factor)})
+        changed = replace(self.values[name], value=self[name] * factor)
+        return replace(self, values={**self.values, name: changed})
 
     @property
     def assumed(self) -> tuple[Constant, ...]:
@@ -215,12 +212,15 @@ def load_constants(name: str = DEFAULT) -> ConstantSet:
             f"not {', '.join(sorted(surplus)) or 'nothing of these'}"
         )
     origin = "assumed" if name == DEFAULT else path.stem if path.parent == FOLDER else str(path)
-    constants = _read_table(path, "constants", tables[0], origin)
+    constants = _read_table(f"{path}: constants", tables[0], KINDS, origin)
+    baselines = {
+        key: _read_baseline(f"{path}: {BASELINES}.{key}", key, table, origin)
+        for key, table in tables[1].items()
+    }
     encodings = {
-        key: _read_table(path, f"{ENCODINGS}.{key}", table, origin)
+        key: _read_table(f"{path}: {ENCODINGS}.{key}", table, KINDS, origin)
         for key, table in tables[2].items()
     }
-    baselines = {key: _read_baseline(path, key, table, origin) for key, table in tables[1].items()}
     return ConstantSet(path.stem, str(document.get("title", "")), constants, baselines, encodings)
 
 
@@ -268,77 +268,76 @@ def _of_profile(profile: OpticsProfile) -> dict[str, Constant]:
     return found
 
 
-def _read_table(path: Path, where: str, table: Any, origin: str) -> dict[str, Constant]:
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: {where} = {table!r} is not a table of constants")
-    return {
-        key: _read(path, f"{where}.{key}", key, entry, KINDS, origin)
-        for key, entry in table.items()
-    }
+def _read_table(
+    place: str, table: Any, kinds: Mapping[str, Kind], origin: str
+) -> dict[str, Constant]:
+    """Read constants.
+
+    Parameters
+    ----------
+    place : file and table, for messages
+    """
+    _check_table(place, table)
+    return {key: _read(f"{place}.{key}", key, entry, kinds, origin) for key, entry in table.items()}
 
 
-def _read_baseline(path: Path, name: str, table: Any, origin: str) -> Baseline:
-    where = f"{BASELINES}.{name}"
+def _check_table(place: str, table: Any) -> None:
     if not isinstance(table, dict):
-        raise InputError(f"{path}: {where} = {table!r} is not a table of constants")
+        raise InputError(f"{place} = {table!r} is not a table of constants")
+
+
+def _read_baseline(place: str, name: str, table: Any, origin: str) -> Baseline:
+    _check_table(place, table)
     entries = {key: entry for key, entry in table.items() if key != "title"}
     kinds = PER_MAC if "mac_j" in entries else ROOFLINE
     missing = {key for key, kind in kinds.items() if not kind.optional} - entries.keys()
     if missing:
         raise InputError(
-            f"{path}: {where} lacks {', '.join(sorted(missing))}; a baseline has mac_j, or "
-            f"all of {', '.join(ROOFLINE)}"
+            f"{place} lacks {', '.join(sorted(missing))}; a baseline has mac_j, or all of "
+            f"{', '.join(ROOFLINE)}"
         )
-    constants = {
-        key: _read(path, f"{where}.{key}", key, entry, kinds, origin)
-        for key, entry in entries.items()
-    }
+    constants = _read_table(place, entries, kinds, origin)
     return Baseline(name, str(table.get("title", name)), constants)
 
 
-def _read(
-    path: Path, where: str, key: str, entry: Any, kinds: Mapping[str, Kind], origin: str
-) -> Constant:
+def _read(place: str, key: str, entry: Any, kinds: Mapping[str, Kind], origin: str) -> Constant:
     """Check one constant of a file and convert it to SI units."""
     if key not in kinds:
-        raise InputError(f"{path}: {where} is not a constant; known: {', '.join(kinds)}")
-    kind = kinds[key]
+        raise InputError(f"{place} is not a constant; known: {', '.join(kinds)}")
     needed, allowed = {"value", "unit", "source"}, {"value", "unit", "source", "year", "recalled"}
-    if not isinstance(entry, dict) or entry.keys() - allowed or needed - entry.keys():
-        lacks = sorted(needed - entry.keys()) if isinstance(entry, dict) else sorted(needed)
+    keys = set(entry) if isinstance(entry, dict) else set()
+    if keys - allowed or needed - keys:
+        lacks = " and ".join(sorted(needed - keys))
         raise InputError(
-            f"{path}: {where} needs value, unit and source, and may have year and recalled"
-            + (f"; it lacks {' and '.join(lacks)}" if lacks else "")
+            f"{place} needs value, unit and source, and may have year and recalled"
+            + (f"; it lacks {lacks}" if lacks else "")
         )
-    source, year = entry["source"], entry.get("year")
+    source, year, recalled = entry["source"], entry.get("year"), entry.get("recalled", False)
     if not isinstance(source, str) or not source.strip():
-        raise InputError(f"{path}: {where} has no source; name one")
+        raise InputError(f"{place} has no source; name one")
     if year is not None and (isinstance(year, bool) or not isinstance(year, int)):
-        raise InputError(f"{path}: {where}.year = {year!r} is not a year, such as 2024")
-    if not isinstance(entry.get("recalled", False), bool):
-        raise InputError(
-            f"{path}: {where}.recalled = {entry['recalled']!r} is neither true nor false"
-        )
-    value = _in_si(path, where, entry["value"], entry["unit"], kind)
-    recalled = entry.get("recalled", False)
-    return Constant(key, value, kind.unit, source, year, origin, recalled)
+        raise InputError(f"{place}.year = {year!r} is not a year, such as 2024")
+    if not isinstance(recalled, bool):
+        raise InputError(f"{place}.recalled = {recalled!r} is neither true nor false")
+    value = _in_si(place, entry["value"], entry["unit"], kinds[key])
+    return Constant(key, value, kinds[key].unit, source, year, origin, recalled)
 
 
-def _in_si(path: Path, where: str, value: Any, unit: Any, kind: Kind) -> float:
+def _in_si(place: str, value: Any, unit: Any, kind: Kind) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not abs(value) < math.inf:  # math.isfinite fails for huge whole numbers
-        raise InputError(f"{path}: {where}.value = {value!r} is not a finite number")
+        raise InputError(f"{place}.value = {value!r} is not a finite number")
     if abs(value) > _LARGEST:
-        raise InputError(f"{path}: {where}.value = {value!r} is too large for a constant")
+        raise InputError(f"{place}.value = {value!r} is too large for a constant")
     plain = kind.unit == "1"
-    prefix = unit.removesuffix(kind.unit) if isinstance(unit, str) else None
-    fits = prefix in PREFIXES and isinstance(unit, str) and unit.endswith(kind.unit)
-    if not fits or (plain and prefix):
+    prefixes = ("",) if plain else PREFIXES
+    prefix = next((p for p in prefixes if unit == f"{p}{kind.unit}"), None)
+    if prefix is None:
         example = '"1"' if plain else f'"{kind.unit}", with a prefix if you like'
-        raise InputError(f"{path}: {where}.unit = {unit!r} does not fit; give {example}")
-    number = float(value) * PREFIXES[str(prefix)]
+        raise InputError(f"{place}.unit = {unit!r} does not fit; give {example}")
+    number = float(value) * PREFIXES[prefix]
     least = "0 or more" if kind.may_be_zero else "above 0"
     if number < 0 or (number == 0 and not kind.may_be_zero) or number > kind.most:
         most = "" if math.isinf(kind.most) else f" and at most {kind.most:g}"
-        raise InputError(f"{path}: {where}.value = {value!r} must be {least}{most}")
+        raise InputError(f"{place}.value = {value!r} must be {least}{most}")
     return number

@@ -6,7 +6,7 @@ from functools import cache, partial
 
 from ...backends import OpticsProfile
 from ..costs import BenchModel
-from ..placement import DEFAULT_POLICY, place
+from ..placement import DEFAULT_POLICY, decide
 from ..program import Program
 from .account import Account
 from .constants import Constants
@@ -43,7 +43,7 @@ def layer_account(
 ) -> Account:
     """Return the account of the layer in a program of one layer, without embedding and head."""
     calls, bench = [({"batch": batch, "new": sequence, "past": 0}, 1)], BenchModel.of(profile)
-    placed = place(program, placement, bench, calls, constants)
+    placed = decide(program, placement, bench, calls, constants).on_light
     steps = [(s, s.name in placed) for s in program.steps if s.name.startswith("layer.")]
     parts = planned_events(steps, calls, bench)
     return Account(parts, constants, profile, batch * sequence)

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ...backends import Geometry, OpticsProfile, Stats, tile_count
 from ..costs import BenchModel, OpticalCost, converter_seconds, host_cost, optical_cost
 from ..graph import Calls, StepRecord, signature
-from ..program import HostStep, OpticalMatmul, evaluate, without_layer
+from ..program import OpticalMatmul, Sizes, Step, evaluate, without_layer
 
 
 @dataclass
@@ -98,7 +98,7 @@ class PartEvents:
 
 
 def planned_events(
-    steps: Iterable[tuple[OpticalMatmul | HostStep, bool]], calls: Calls, bench: BenchModel
+    steps: Iterable[tuple[Step, bool]], calls: Calls, bench: BenchModel
 ) -> list[PartEvents]:
     """Count the events of a program for given calls, without running it.
 
@@ -113,7 +113,7 @@ def planned_events(
         is assumed to have a negative value in every segment
     """
     parts: dict[tuple[str, str], PartEvents] = {}
-    equal: dict[tuple[Any, ...], list[OpticalMatmul | HostStep]] = {}
+    equal: dict[tuple[Any, ...], list[Step]] = {}
     for step, optical in steps:  # equal steps of all layers are counted once
         equal.setdefault((without_layer(step.name), *signature(step, optical)), []).append(step)
     for (_, optical, *_), same in equal.items():
@@ -140,7 +140,7 @@ def recorded_events(
 
 def _add(
     parts: dict[tuple[str, str], PartEvents],
-    step: OpticalMatmul | HostStep,
+    step: Step,
     optical: bool,
     events: Events,
     workload: Iterable[DigitalWork],
@@ -155,24 +155,20 @@ def _add(
 
 
 def _count(
-    step: OpticalMatmul | HostStep, optical: bool, calls: Calls, bench: BenchModel
+    step: Step, optical: bool, calls: Calls, bench: BenchModel
 ) -> tuple[Events, list[DigitalWork]]:
     total, workload = Events(), []
     for sizes, times in calls:
-        if isinstance(step, OpticalMatmul):
-            events = (
-                _optical(step, sizes, bench) if optical else _on_host(step, sizes, bench.profile)
-            )
+        if optical and isinstance(step, OpticalMatmul):
+            events = _optical(step, sizes, bench)
         else:
-            events = _host(step, sizes, bench.profile)
+            events = _on_host(step, sizes, bench.profile)
         total.add(events, times)
         workload.append(_workload(step, sizes, times, events))
     return total, workload
 
 
-def _workload(
-    step: OpticalMatmul | HostStep, sizes: Mapping[str, int], times: int, events: Events
-) -> DigitalWork:
+def _workload(step: Step, sizes: Sizes, times: int, events: Events) -> DigitalWork:
     if not isinstance(step, OpticalMatmul):
         return DigitalWork(times, 0, 0, 0, events.host_operations, events.host_values)
     operands = (math.prod(evaluate(shape, sizes)) for shape in (step.x_shape, step.y_shape))
@@ -180,11 +176,9 @@ def _workload(
     return DigitalWork(times, step.macs(sizes), sum(operands), weights, 0, 0)
 
 
-def _optical(step: OpticalMatmul, sizes: Mapping[str, int], bench: BenchModel) -> Events:
+def _optical(step: OpticalMatmul, sizes: Sizes, bench: BenchModel) -> Events:
     profile = bench.profile
-    *leading, outputs, length = evaluate(step.w_shape, sizes)
-    matrices = math.prod(leading)
-    rows = math.prod(evaluate(step.x_shape, sizes)[:-1]) // max(matrices, 1)
+    matrices, rows, outputs, length = step.product_sizes(sizes)
     cost = optical_cost(step, sizes, bench)
     macs = step.macs(sizes)
     segments = tile_count((1, length), Geometry(None, bench.geometry.inputs))
@@ -229,11 +223,11 @@ def _frames_and_samples(counts: OpticalCost | Stats) -> dict[str, int]:
     return {name: getattr(counts, name) for name in (*names, "conversions")}
 
 
-def _on_host(step: OpticalMatmul, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
-    cost, macs = host_cost(step, sizes, profile), step.macs(sizes)
-    return Events(macs=macs, host_macs=macs, host_values=cost.values, host_s=cost.seconds)
-
-
-def _host(step: HostStep, sizes: Mapping[str, int], profile: OpticsProfile) -> Events:
+def _on_host(step: Step, sizes: Sizes, profile: OpticsProfile) -> Events:
     cost = host_cost(step, sizes, profile)
-    return Events(host_operations=cost.operations, host_values=cost.values, host_s=cost.seconds)
+    events = Events(host_values=cost.values, host_s=cost.seconds)
+    if isinstance(step, OpticalMatmul):
+        events.macs = events.host_macs = step.macs(sizes)
+    else:
+        events.host_operations = cost.operations
+    return events

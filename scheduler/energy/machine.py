@@ -2,6 +2,7 @@
 
 import os
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,12 +79,7 @@ def resident_bytes() -> int | None:
 
 
 def _fastest(work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(work, number=1, repeat=_REPEATS))
 
 
 def _joules() -> float | None:

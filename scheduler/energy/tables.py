@@ -1,9 +1,10 @@
 """The tables of an account of energy.
 
-The accounts come as documents (`document`); only shares are computed here.
+The accounts come as documents (`account_document`); only shares are computed here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ...instruments.formatting import (
@@ -16,7 +17,7 @@ from ...instruments.formatting import (
     format_quantity,
     format_ratio,
 )
-from ...instruments.table import Cell, Column, Table
+from ...instruments.table import Cell, Column, Heads, Table, columns
 
 SCOPE_TITLES = {"system": "system", "compute": "optical products", "light": "light alone"}
 _NO_INFLUENCE = 5e-4  # which a table would show as zero
@@ -154,15 +155,14 @@ def crossover_table(account: Mapping[str, Any]) -> Table:
     listed = account.get("crossovers", ())
     found = {(item["baseline"], item["scope"]): item for item in listed}
     scopes = ("system", "compute")
-    columns = (
-        Column("baseline", align="left"),
-        *(Column(SCOPE_TITLES[scope], align="left") for scope in scopes),
-    )
+    heads = dict.fromkeys(("baseline", *(SCOPE_TITLES[scope] for scope in scopes)), str)
     rows = [
         (name, *(_widths_text(found[name, scope]) for scope in scopes))
         for name in dict.fromkeys(item["baseline"] for item in listed)
     ]
-    return Table("Widths at which one layer takes less energy in light", columns, tuple(rows))
+    return Table(
+        "Widths at which one layer takes less energy in light", columns(heads), tuple(rows)
+    )
 
 
 def _widths_text(item: Mapping[str, Any]) -> str:
@@ -175,13 +175,13 @@ def _widths_text(item: Mapping[str, Any]) -> str:
 
 def converter_table(account: Mapping[str, Any]) -> Table:
     """Return the converters that a throughput needs: samples a second, number, rate, power."""
-    columns = (
-        Column("kind", align="left"),
-        Column("samples a second", form=format_count),
-        Column("number", form=","),
-        Column("rate of each", form=lambda rate_hz: format_quantity(rate_hz, "Hz")),
-        Column("power", form=lambda power_w: format_quantity(power_w, "W")),
-    )
+    heads: Heads = {
+        "kind": str,
+        "samples a second": format_count,
+        "number": ",",
+        "rate of each": partial(format_quantity, unit="Hz"),
+        "power": partial(format_quantity, unit="W"),
+    }
     rows = [
         (need["kind"], need["samples_per_s"], need["count"], need["rate_hz"], need["power_w"])
         for need in account.get("converters") or ()
@@ -194,27 +194,18 @@ def converter_table(account: Mapping[str, Any]) -> Table:
         benches = format_number(account["benches"])
         caption = f"and {benches} such bench{'' if benches == '1' else 'es'}"
     title = f"Converters for {rate} {account['unit']}s a second ({why})"
-    return Table(title, columns, tuple(rows), caption=caption)
+    return Table(title, columns(heads), tuple(rows), caption=caption)
 
 
 def assumed_table(account: Mapping[str, Any]) -> Table:
     """Return the constants with an influence that are assumed, or recalled."""
-    columns = (
-        Column("constant", align="left"),
-        Column("value"),
-        Column("what it is", align="left", wraps=True),
-        Column("why", align="left", wraps=True),
-    )
+    heads: Heads = {"constant": str, "value": "", "what it is": None, "why": None}
     rows: list[tuple[Cell, ...]] = []
     for name, item in account["constants"].items():
-        reasons = _reasons(name, item, account["assumed"])
+        is_assumed = name in account["assumed"]
+        reasons = ["assumed, since the profile gives none"] if is_assumed else []
+        reasons += ["recalled, not looked up"] if item["recalled"] else []
         if item["influence"] and reasons:
             value = format_quantity(item["value"], item["unit"])
             rows.append((name, value, item["meaning"], "; ".join(reasons)))
-    return Table("Constants that are assumed or recalled", columns, tuple(rows))
-
-
-def _reasons(name: str, item: Mapping[str, Any], assumed: Sequence[str]) -> list[str]:
-    """Return why a constant is not certain."""
-    reasons = ["assumed, since the profile gives none"] if name in assumed else []
-    return reasons + (["recalled, not looked up"] if item["recalled"] else [])
+    return Table("Constants that are assumed or recalled", columns(heads), tuple(rows))

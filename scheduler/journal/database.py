@@ -219,6 +219,17 @@ def refusing(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{what} {path}: {error.strerror or error}") from None
 
 
+def damaged(path: str | Path, what: str = "") -> InputError:
+    """Return the error of a damaged journal.
+
+    Parameters
+    ----------
+    what : is wrong with it; "" where that is not known
+    """
+    which = f": {what}" if what else ""
+    return InputError(f"the journal {path} is damaged{which}; take a copy from a backup")
+
+
 def sentence(error: BaseException, path: Path) -> str:
     """Return what an error of SQLite means for this file, and the way out."""
     if not isinstance(error, sqlite3.Error):

@@ -14,9 +14,8 @@ import json
 import math
 import os
 import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -89,12 +88,10 @@ def export(journal: JournalFile, output: str | Path) -> dict[str, int]:
     check_output(output)
     about = journal.about()
     is_mock = bool(about.get("plan", {}).get("is_mock", True))
-    store_type = _Hdf5 if kind == "hdf5" else _Zarr
-    with (
-        whole_output(output) as draft,
-        store_type(draft, _provenance(journal, about, is_mock), is_mock) as store,
-    ):
-        tree = _Tree(store)
+    opened = _hdf5 if kind == "hdf5" else _zarr
+    with whole_output(output) as draft, opened(draft) as (root, empty):
+        root.attrs.update({**_provenance(journal, about, is_mock), "is_mock": is_mock})
+        tree = _Tree(_Store(draft, root, empty, is_mock))
         _write(journal, tree)
         tree.flush()
     return tree.rows
@@ -341,22 +338,17 @@ def _chunk(rows: np.ndarray) -> tuple[int, ...]:
 
 # --- the two formats ------------------------------------------------------------------------------
 
+_Empty = Callable[[str, np.ndarray, tuple[int, ...], tuple[str, ...]], Any]
+"""Makes an array of no rows, for its path, rows like those to come, size of a chunk and axes."""
 
-class _Store(ABC):
-    """A new file, or folder, of one format; closed at the end of a `with`."""
 
-    def __init__(self, output: Path, provenance: Mapping[str, Any], is_mock: bool) -> None:
-        self._mark, self._output = {"is_mock": is_mock}, output
+class _Store:
+    """A new file, or folder: its root group, and how its format makes an array."""
+
+    def __init__(self, output: Path, root: Any, empty: _Empty, is_mock: bool) -> None:
+        self._output, self._root, self._empty = output, root, empty
+        self._mark = {"is_mock": is_mock}
         self._groups: set[str] = set()
-        self._root = self._created()
-        self._root.attrs.update({**provenance, **self._mark})
-
-    def __enter__(self) -> _Store:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with suppress(Exception) if kind else nullcontext():  # the first error is reported
-            self._close()
 
     def array(
         self,
@@ -383,40 +375,18 @@ class _Store(ABC):
 
         return append
 
-    @abstractmethod
-    def _created(self) -> Any:
-        """Return the root group of the new output."""
 
-    @abstractmethod
-    def _close(self) -> None:
-        """Complete the output."""
+@contextmanager
+def _hdf5(output: Path) -> Iterator[tuple[Any, _Empty]]:
+    h5py = import_extra("h5py", "export", "writing HDF5")
+    root = h5py.File(output, "x")
 
-    @abstractmethod
-    def _empty(
-        self, path: str, rows: np.ndarray, chunk: tuple[int, ...], axes: tuple[str, ...]
-    ) -> Any:
-        """Make an array of no rows; its axes have names."""
-
-
-class _Hdf5(_Store):
-    def _created(self) -> Any:
-        self._h5py = import_extra("h5py", "export", "writing HDF5")
-        return self._h5py.File(self._output, "x")
-
-    def _close(self) -> None:
-        try:
-            self._root.close()
-        except RuntimeError as error:  # h5py's error for a failed write
-            raise OSError(str(error).splitlines()[0]) from None
-
-    def _empty(
-        self, path: str, rows: np.ndarray, chunk: tuple[int, ...], axes: tuple[str, ...]
-    ) -> Any:
+    def empty(path: str, rows: np.ndarray, chunk: tuple[int, ...], axes: tuple[str, ...]) -> Any:
         is_text = rows.dtype == object
-        array = self._root.create_dataset(
+        array = root.create_dataset(
             path,
             (0, *rows.shape[1:]),
-            self._h5py.string_dtype() if is_text else rows.dtype,
+            h5py.string_dtype() if is_text else rows.dtype,
             chunks=chunk,
             maxshape=(None,) * rows.ndim,
             compression="gzip",
@@ -427,19 +397,23 @@ class _Hdf5(_Store):
             array.dims[number].label = axis
         return array
 
+    def close() -> None:
+        try:
+            root.close()
+        except RuntimeError as error:  # h5py's error for a failed write
+            raise OSError(str(error).splitlines()[0]) from None
 
-class _Zarr(_Store):
-    def _created(self) -> Any:
-        self._zarr = import_extra("zarr", "export", "writing Zarr")
-        return self._zarr.open_group(str(self._output), mode="w-", zarr_format=2)
+    with _completed(close):
+        yield root, empty
 
-    def _close(self) -> None:
-        self._zarr.consolidate_metadata(str(self._output), zarr_format=2)  # xarray looks for it
 
-    def _empty(
-        self, path: str, rows: np.ndarray, chunk: tuple[int, ...], axes: tuple[str, ...]
-    ) -> Any:
-        return self._root.create_array(
+@contextmanager
+def _zarr(output: Path) -> Iterator[tuple[Any, _Empty]]:
+    zarr = import_extra("zarr", "export", "writing Zarr")
+    root = zarr.open_group(str(output), mode="w-", zarr_format=2)
+
+    def empty(path: str, rows: np.ndarray, chunk: tuple[int, ...], axes: tuple[str, ...]) -> Any:
+        return root.create_array(
             path,
             shape=(0, *rows.shape[1:]),
             dtype=str if rows.dtype == object else rows.dtype,
@@ -447,3 +421,19 @@ class _Zarr(_Store):
             fill_value=None,  # xarray would read a fill value as a missing number
             attributes={"_ARRAY_DIMENSIONS": list(axes)},  # xarray's name for axes
         )
+
+    # xarray looks for consolidated metadata
+    with _completed(lambda: zarr.consolidate_metadata(str(output), zarr_format=2)):
+        yield root, empty
+
+
+@contextmanager
+def _completed(complete: Callable[[], object]) -> Iterator[None]:
+    """Complete an output at the end; after an error, that one is reported."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            complete()
+        raise
+    complete()

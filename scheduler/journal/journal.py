@@ -9,13 +9,14 @@ this class implements.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from ...backends.bench.checkpoint import Checkpoint, FaultNote, Kept, Segment
 from ...instruments import InputError
 from ...instruments.safety.lock import HeldLock
 from .database import NO_LOCKS, connect, has_locks, is_sqlite, make, real_path, refusing
-from .journal_file import check_journal
+from .journal_file import JournalFile
 from .rows import SCHEMA, TABLES, SealedRows, as_text, counts_text, packed, stats_of, unpacked
 from .writer import RowWriter
 
@@ -44,6 +45,7 @@ class Journal:
     ----------
     path : of the file
     session : number of this session, from 1
+    pass_numbers : of the passes of this session, in their order
     writer : the thread that writes; a run tells it how to switch the light when the disk is full
     """
 
@@ -53,6 +55,7 @@ class Journal:
         self._reader = connect(real_path(path))
         self._rows = SealedRows(path, self._reader)
         self._reading, self._numbering = Lock(), Lock()
+        self.pass_numbers = itertools.count()
         try:
             self.session = self._largest("number", "session") or 0
             self._numbers = {t: self._largest("number", t) or 0 for t in ("segment", "fault")}
@@ -95,7 +98,7 @@ class Journal:
         InUse : when another process writes it
         """
         path = Path(path)
-        check_journal(path)
+        JournalFile(path).close()  # it is refused before anything is written
         return cls._locked(path, "cannot resume", lambda: _refuse_unwritable(path))
 
     @classmethod
@@ -114,15 +117,6 @@ class Journal:
         except BaseException:
             lock.release()
             raise
-
-    def flush(self) -> None:
-        """Wait until all rows are on disk.
-
-        Raises
-        ------
-        InputError : when it could not be written
-        """
-        self.writer.flush()
 
     def close(self) -> None:
         """Write the waiting rows, and close the file; harmless when it is closed.
@@ -163,10 +157,10 @@ class Journal:
             total += max(began_s, *last_s) - began_s
         return total
 
-    def keep_about(self, **documents: Any) -> None:
-        """Keep the description of the run: JSON documents by name."""
+    def keep_documents(self, table: Literal["about", "result"], **documents: Any) -> None:
+        """Keep JSON documents by name: the description of the run, or its results."""
         for key, value in documents.items():
-            self.writer.insert("about", (key, as_text(value)))
+            self.writer.insert(table, (key, as_text(value)))
 
     def keep_file(self, name: str, content: bytes) -> None:
         """Keep a file that the run depends on."""
@@ -177,11 +171,6 @@ class Journal:
         is_array = isinstance(value, np.ndarray)
         content = packed([value]) if is_array else (None, as_text(value).encode())
         self.writer.insert("input", (name, *content))
-
-    def keep_results(self, **documents: Any) -> None:
-        """Keep the results of the run: JSON documents by name."""
-        for key, value in documents.items():
-            self.writer.insert("result", (key, as_text(value)))
 
     # --- passes and their steps ------------------------------------------------------------------
 
@@ -319,13 +308,10 @@ def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
 
 
 def _refuse_existing(path: Path) -> None:
-    if path.exists() and not is_sqlite(path):
-        raise InputError(f"{path} already exists and is not a journal; give another name")
     if path.exists():
-        raise InputError(
-            f"{path} already exists; continue it with `lightloom resume {path}`, or give another "
-            "name"
-        )
+        what = f"; continue it with `lightloom resume {path}`, or give another name"
+        other = " and is not a journal; give another name"
+        raise InputError(f"{path} already exists{what if is_sqlite(path) else other}")
 
 
 def _refuse_unwritable(path: Path) -> None:

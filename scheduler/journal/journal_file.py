@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,20 @@ from ...backends.bench.checkpoint import QUALITY
 from ...backends.bench.fault_policy import OLD_KINDS
 from ...instruments import InputError
 from ...instruments.old_words import OldWords
-from .database import APPLICATION, has_schema, is_sqlite, limit_steps, reading, real_path, refusing
+from .database import (
+    APPLICATION,
+    damaged,
+    has_schema,
+    is_sqlite,
+    limit_steps,
+    reading,
+    real_path,
+    refusing,
+)
 from .rows import SCHEMA, TABLES, SealedRows, unpacked
 
 
-class JournalFile:
+class JournalFile(contextlib.AbstractContextManager["JournalFile"]):
     """A journal opened to be read, while it is written or afterwards; it is not changed.
 
     Raises
@@ -47,9 +57,6 @@ class JournalFile:
         """Close the file."""
         self._opened.close()
 
-    def __enter__(self) -> JournalFile:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -63,15 +70,12 @@ class JournalFile:
         programs = {row["number"]: json.loads(row["steps"]) for row in self.rows("program")}
         passes = {row["number"]: row["program"] for row in self.rows("pass")}
         for table in ("about", "file", "input", "session", "ending", "result"):
-            for _ in self.rows(table):
-                pass
+            deque(self.rows(table), maxlen=0)
         is_whole = set(passes.values()) <= set(programs)
         finished = {(row["pass"], row["part"], row["step"]) for row in self.rows("step")}
         for number, part, step in finished:
-            is_whole &= number in passes
-            if is_whole:
-                steps = programs[passes[number]]
-                is_whole &= 0 <= step < len(steps)
+            steps = programs.get(passes.get(number), ())
+            is_whole &= 0 <= step < len(steps)
             if is_whole:  # a step has read the results of steps that finished before it
                 needs = "".join(steps[step][3:]).split()
                 is_whole &= finished.issuperset((number, part, int(need)) for need in needs)
@@ -82,9 +86,7 @@ class JournalFile:
             is_whole &= row["first"] == done.get(row["job"], 0)
             done[row["job"]] = row["done"]
         if not is_whole:
-            raise InputError(
-                f"the journal {self.path} is damaged: rows are missing; take a copy from a backup"
-            )
+            raise damaged(self.path, "rows are missing")
 
     def rows(self, table: str, order: str = "1") -> Iterator[dict[str, Any]]:
         """Return the rows of a table, each checked against its digest.
@@ -143,10 +145,7 @@ class JournalFile:
             try:
                 name, kind, where = programs[passes[row["pass"]]][row["step"]][:3]
             except (KeyError, IndexError):
-                raise InputError(
-                    f"the journal {self.path} is damaged: the program of a step is missing; take a "
-                    "copy from a backup"
-                ) from None
+                raise damaged(self.path, "the program of a step is missing") from None
             counts = {} if row["stats"] is None else json.loads(row["stats"])
             values = unpacked(row.pop("layout"), row.pop("content"))
             found = {"name": name, "kind": kind, "where": where, "stats": counts, "values": values}
@@ -163,16 +162,6 @@ class JournalFile:
                 "electrons": electrons,
                 "quality": dict(zip(QUALITY, quality.T, strict=True)),
             }
-
-
-def check_journal(path: Path) -> None:
-    """Refuse a file that is not a readable journal; nothing is written.
-
-    Raises
-    ------
-    InputError : naming the reason
-    """
-    JournalFile(path).close()
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -198,10 +187,7 @@ def _check_content(path: Path, connection: sqlite3.Connection) -> None:
             "version that wrote it, or a newer one"
         )
     if not has_schema(connection, TABLES):  # before any query that a view could slow down
-        raise InputError(
-            f"the journal {path} is damaged: its tables are not those that lightloom makes; take a "
-            "copy from a backup"
-        )
+        raise damaged(path, "its tables are not those that lightloom makes")
     sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if version < 1 or sound != "ok":
-        raise InputError(f"the journal {path} is damaged; take a copy from a backup")
+        raise damaged(path)

@@ -7,7 +7,7 @@ appending to a state) are not a computation: their results are not kept, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ...instruments import InputError
 from ..graph import Node
 from ..host_steps import State, check_step
 from ..micro_batch import Part
-from ..program import HostStep, OpticalMatmul, Program
+from ..program import HostStep, Program, Step
 
 if TYPE_CHECKING:
     from .journal import Journal, KeptStep
@@ -29,7 +29,6 @@ class PassRecord:
 
     Parameters
     ----------
-    number : of the pass in its run
     identity : of the program and its placement (see `described_steps`)
 
     Attributes
@@ -45,14 +44,14 @@ class PassRecord:
     def __init__(
         self,
         journal: Journal,
-        number: int,
         program: Program,
         identity: tuple[str, list[list[str]]],
         inputs: Mapping[str, Any],
         sizes: Mapping[str, int],
         cuts: Sequence[tuple[int, int]],
     ) -> None:
-        self._journal, self._number, self._program = journal, number, program
+        self._journal, self._program = journal, program
+        self._number = number = next(journal.pass_numbers)
         self.cuts = list(cuts)
         self.done: dict[Node, KeptStep] = {}
         document = {
@@ -99,8 +98,8 @@ class PassRecord:
 
     def _restore(self, part: Part, done: Sequence[int]) -> None:
         steps, finished = self._program.steps, set(done)
-        left = (step for index, step in enumerate(steps) if index not in finished)
-        wanted = _read_by(left) | {*self._program.outputs}
+        left = [step for index, step in enumerate(steps) if index not in finished]
+        wanted = {*self._program.outputs, *(name for step in left for name in step.inputs)}
         for index in reversed(done):  # a rearrangement needs its operands
             if is_rearrangement(steps[index]) and self._is_wanted(steps[index], wanted):
                 wanted |= set(steps[index].inputs)
@@ -120,21 +119,17 @@ class PassRecord:
             if name not in wanted and not isinstance(part.operands[name], State):
                 part.operands.pop(name)
 
-    def _is_wanted(self, step: HostStep | OpticalMatmul, wanted: set[str]) -> bool:
+    def _is_wanted(self, step: Step, wanted: set[str]) -> bool:
         """Return whether a step's results, or its additions to a state, will be read."""
         appends = not set(step.inputs).isdisjoint(self._program.states)
         return appends or not wanted.isdisjoint(step.outputs)
 
 
-def is_rearrangement(step: HostStep | OpticalMatmul) -> bool:
+def is_rearrangement(step: Step) -> bool:
     """Return whether a step only rearranges its operands."""
     return isinstance(step, HostStep) and not (
         check_step(step.step).operations or step.weights or len(step.outputs) > 1
     )
-
-
-def _read_by(steps: Iterable[HostStep | OpticalMatmul]) -> set[str]:
-    return {name for step in steps for name in step.inputs}
 
 
 def described_steps(program: Program, placed: frozenset[str]) -> tuple[str, list[list[str]]]:

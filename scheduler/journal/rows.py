@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...backends import Stats
-from ...instruments import InputError
-from .database import limit_steps, refusing
+from .database import damaged, limit_steps, refusing
 
 SCHEMA = 1
 TABLES = """
@@ -70,10 +69,8 @@ class SealedRows:
             names = [column[0] for column in cursor.description]
             for *row, found in cursor:
                 if seal(table, row) != found:
-                    raise InputError(
-                        f"the journal {self._path} is damaged: a row of its table {table!r} is not "
-                        "what was written; take a copy from a backup"
-                    )
+                    what = f"a row of its table {table!r} is not what was written"
+                    raise damaged(self._path, what)
                 yield dict(zip(names, row, strict=False))
 
     def columns(self, query: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -7,8 +7,8 @@ page that shows a summary (`lightloom.report.run`).
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -23,7 +23,6 @@ BINS = 360
 LAST_FAULTS = 200
 _FIRST_WIDTH_S = 1e-3
 FAULTS_AT_ONCE = 1000
-_NOT_COUNTS = ("seconds",)
 
 
 class History:
@@ -65,17 +64,16 @@ class History:
 
     def _widen(self) -> None:
         self.width_s *= 2
-        for name, joined, empty in (
-            ("rows", np.add, 0.0),
-            ("counts", np.add, 0.0),
-            ("sums", np.add, 0.0),
-            ("lows", np.fmin, np.nan),
-            ("highs", np.fmax, np.nan),
+        for bins, join in (
+            (self.rows, np.add),
+            (self.counts, np.add),
+            (self.sums, np.add),
+            (self.lows, np.fmin),
+            (self.highs, np.fmax),
         ):
-            old = getattr(self, name)
-            new = np.full_like(old, empty)
-            new[: BINS // 2] = joined(old[0::2], old[1::2])
-            setattr(self, name, new)
+            empty = np.nan if join in (np.fmin, np.fmax) else 0.0
+            bins[: BINS // 2] = join(bins[0::2], bins[1::2])
+            bins[BINS // 2 :] = empty
 
 
 @dataclass
@@ -119,8 +117,12 @@ class StepTotals:
         """Add a finished step."""
         self.times += 1
         self.seconds += seconds
-        self.counts.update({k: v for k, v in stats.items() if k not in _NOT_COUNTS})
+        self.counts.update(_counts(stats))
         self.stages.update(stats.get("seconds", {}))
+
+
+def _counts(stats: Mapping[str, Any]) -> dict[str, float]:
+    return {name: count for name, count in stats.items() if name != "seconds"}
 
 
 @dataclass
@@ -152,6 +154,10 @@ class FaultTotals:
     lost_s: float = 0.0
 
 
+def _totals(kind: Callable[[], Any]) -> Callable[[], defaultdict[Any, Any]]:
+    return lambda: defaultdict(kind)
+
+
 @dataclass
 class Summary:
     """Totals of a run.
@@ -179,14 +185,14 @@ class Summary:
     inputs: dict[str, str] = field(default_factory=dict)
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     bench_files: dict[str, str] = field(default_factory=dict)
-    kinds: dict[tuple[str, str], StepTotals] = field(default_factory=dict)
-    products: dict[str, StepTotals] = field(default_factory=dict)
+    kinds: dict[tuple[str, str], StepTotals] = field(default_factory=_totals(StepTotals))
+    products: dict[str, StepTotals] = field(default_factory=_totals(StepTotals))
     shots: Counter[str] = field(default_factory=Counter)
     attempts: Counter[int] = field(default_factory=Counter)
     segments: int = 0
     results_bytes: int = 0
     quality: History = field(default_factory=lambda: History(QUALITY))
-    faults: dict[tuple[str, str], FaultTotals] = field(default_factory=dict)
+    faults: dict[tuple[str, str], FaultTotals] = field(default_factory=_totals(FaultTotals))
     fault_history: History = field(default_factory=lambda: History(()))
     last_faults: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=LAST_FAULTS))
 
@@ -279,13 +285,10 @@ def _read_steps(journal: JournalFile, summary: Summary) -> None:
     sessions = {session.number: session for session in summary.sessions}
     for step in journal.steps():
         done[step["pass"]] += 1
-        summary.kinds.setdefault((step["kind"], step["where"]), StepTotals()).add(
-            step["seconds"], step["stats"]
-        )
+        summary.kinds[step["kind"], step["where"]].add(step["seconds"], step["stats"])
         if step["where"] == "optical":
-            summary.products.setdefault(without_layer(step["name"]), StepTotals()).add(
-                step["seconds"], step["stats"]
-            )
+            product = summary.products[without_layer(step["name"])]
+            product.add(step["seconds"], step["stats"])
         summary.results_bytes += sum(value.nbytes for value in step["values"])
         _count_rows(sessions, step, steps=1)
     for number, (rows, wanted) in passes.items():
@@ -315,7 +318,7 @@ def _read_segments(journal: JournalFile, summary: Summary) -> None:
     for segment in journal.segments():
         summary.segments += 1
         summary.results_bytes += segment["electrons"].nbytes
-        summary.shots.update({k: v for k, v in segment["stats"].items() if k not in _NOT_COUNTS})
+        summary.shots.update(_counts(segment["stats"]))
         _count_rows(sessions, segment, shots=segment["done"] - segment["first"])
         session = sessions.get(segment["session"])
         if session is None:
@@ -341,7 +344,7 @@ def _read_faults(journal: JournalFile, summary: Summary) -> None:
         times_s.clear()
 
     for fault in journal.faults():
-        totals = summary.faults.setdefault((fault["kind"], fault["device"]), FaultTotals())
+        totals = summary.faults[fault["kind"], fault["device"]]
         totals.count += 1
         totals.recoveries[fault["recovery"]] += 1
         totals.lost_s += fault["lost_s"] or 0.0

@@ -18,19 +18,17 @@ from ...instruments import InputError, Timeline
 from ...instruments.formatting import format_counted, format_duration
 from ...instruments.table import notebook_html
 from ...instruments.text import short_lines
-from ..costs import BenchModel
+from ..costs import BenchModel, measured_host
 from ..energy.constants import resolve
 from ..executor import Executor
 from ..graph import signature
-from ..host_model import MeasuredHost
 from ..placement import DEFAULT_POLICY, Placement, decide
 from ..program import evaluate
 from .model_protocol import RunnableModel
 from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
 from .report import Run
-from .run import run_plan
+from .run import Progress, run_plan
 from .tables import plan_summary, plan_tables, plan_title
-from .tasks import Progress
 
 if TYPE_CHECKING:
     from ..journal.journal import Journal
@@ -38,14 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan(PlanRecord):
-    """A program placed and tiled for one bench profile, ready to run.
-
-    Parameters
-    ----------
-    placement : the policy by name, or the path of its rules; `decided` is its result
-    passes : sizes of each forward pass and how often it runs
-    host : time of host steps; None takes the profile's
-    """
+    """A program placed and tiled for one bench profile, ready to run; see `PlanRecord`."""
 
     def __repr__(self) -> str:
         sizes, passes = self.passes[0][0], sum(times for _, times in self.passes)
@@ -80,15 +71,15 @@ class Plan(PlanRecord):
         for _ in range(repeats):  # the first one warms caches up
             executor = Executor(DigitalBackend(), model.weights, "host")
             model.run_pass(executor, ENDINGS[self.task], inputs)
-        steps = MeasuredHost(executor.records.values(), self.bench)
+        records = executor.records.values()
         if len(self.backend.benches) != 1:
-            return replace(self, host=steps.model())
+            return replace(self, host=measured_host(records, self.bench))
         from ...backends.bench import measure_host
 
         (bench_backend,) = self.backend.benches.values()
         found = measure_host(bench_backend)
-        bench = replace(self.bench, timing=found.timing)
-        return replace(self, bench=bench, host=steps.model(found.feed, found.gather))
+        host = measured_host(records, self.bench, found.feed, found.gather)
+        return replace(self, bench=replace(self.bench, timing=found.timing), host=host)
 
     def run(
         self,
@@ -139,8 +130,8 @@ class Plan(PlanRecord):
 
         with journal_session(journal, self.backend, progress or (lambda what, done, total: None)):
             run = run_plan(self, inputs, labels, progress, reference, timeline, sampling, journal)
-            journal.keep_results(report=run.report().as_dict())
-            journal.flush()
+            journal.keep_documents("result", report=run.report().as_dict())
+            journal.writer.flush()
         return run
 
 

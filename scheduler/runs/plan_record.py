@@ -11,12 +11,11 @@ from typing import Any
 
 from ...backends import Backend, OpticsProfile
 from ...instruments import Timeline
-from ..costs import BenchModel, host_cost, optical_cost
+from ..costs import BenchModel, HostModel, host_cost, optical_cost
 from ..energy.account import Account
 from ..energy.constants import Baseline, resolve
 from ..energy.events import planned_events
-from ..host_model import HostModel
-from ..placement import Placement, is_fixed
+from ..placement import FIXED, Placement
 from ..prediction import Prediction, predict
 from ..program import HostStep, OpticalMatmul, Program, evaluate
 from .model_protocol import RunnableModel
@@ -74,7 +73,7 @@ class PlanRecord:
     @property
     def chosen(self) -> str | Placement:
         """The placement of all runs of this plan, for any sizes."""
-        return self.placement if is_fixed(self.placement) else self.decided
+        return self.placement if self.placement in FIXED else self.decided
 
     @property
     def profile(self) -> OpticsProfile:

@@ -22,9 +22,8 @@ from ...instruments import InputError, Paused
 from ...instruments.safety import signals
 from ...instruments.version import VERSION, version_of
 from ..journal.journal import Journal
-from .model_protocol import RunnableModel
 from .plan_record import PlanRecord
-from .tasks import Progress
+from .run import Progress
 
 if TYPE_CHECKING:
     from ...backends.bench import BenchBackend
@@ -42,10 +41,18 @@ def begin_journal(
     InputError : when the file already exists, it cannot be written, or runs of the backend cannot
         be recorded
     """
+    entry, files = plan.backend.journal_entry(), files_of(plan.backend)
+    if files:
+        entry["digests"] = {name: digest_of(content) for name, content in files.items()}
     about = {
         "schema": {"journal": 1},
-        "model": _model(plan.model),
-        "backend": _backend(plan.backend),
+        "model": {
+            "name": plan.model.name,
+            "source": str(plan.model.source.resolve()),
+            "digest": digest_of_model(plan.model.source),
+            "parameters": plan.model.parameters,
+        },
+        "backend": entry,
         "plan": plan.as_dict(),
         "placement": {
             "policy": plan.placement,
@@ -65,8 +72,8 @@ def begin_journal(
     }
     journal = Journal.create(path)
     try:
-        journal.keep_about(**about)
-        for name, content in files_of(plan.backend).items():
+        journal.keep_documents("about", **about)
+        for name, content in files.items():
             journal.keep_file(name, content)
         journal.keep_input("inputs", inputs if isinstance(inputs, str) else _listed(inputs))
         if labels is not None:
@@ -95,15 +102,6 @@ def versions() -> dict[str, Any]:
     }
 
 
-def _model(model: RunnableModel) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "source": str(model.source.resolve()),
-        "digest": digest_of_model(model.source),
-        "parameters": model.parameters,
-    }
-
-
 def digest_of_model(source: Path) -> str:
     """Return the digest of a model's file, or of the files of its folder with their names."""
     files = sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]
@@ -119,13 +117,6 @@ def digest_of_model(source: Path) -> str:
             while part := stream.read(1 << 20):
                 state.update(part)
     return state.hexdigest()
-
-
-def _backend(backend: Backend) -> dict[str, Any]:
-    entry, files = backend.journal_entry(), files_of(backend)
-    if files:
-        entry["digests"] = {name: digest_of(content) for name, content in files.items()}
-    return entry
 
 
 def files_of(backend: Backend) -> dict[str, bytes]:

@@ -11,9 +11,8 @@ from ...instruments.formatting import format_counted, format_duration, format_qu
 from ...instruments.table import notebook_html
 from ...instruments.text import short_lines
 from ..costs import BenchModel, optical_cost
-from ..energy.account import Account
+from ..energy.account import Account, account_document
 from ..energy.constants import resolve
-from ..energy.document import account_document
 from ..energy.events import recorded_events
 from ..graph import StepRecord
 from ..program import OpticalMatmul
@@ -69,7 +68,7 @@ class Run:
         return Account(parts, resolved, profile, *units_of(self.plan.model, calls))
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepRow:
     """One row of the table of steps: a kind of step in one place, with its work and time."""
 
@@ -79,6 +78,14 @@ class StepRow:
     operations: int
     seconds_here: float
     seconds_bench: float | None
+
+    def add(self, macs: int, operations: int, here_s: float, bench_s: float) -> None:
+        """Add the work and the times of a step; a digital run has none of a bench."""
+        self.macs += macs
+        self.operations += operations
+        self.seconds_here += here_s
+        if self.seconds_bench is not None:
+            self.seconds_bench += bench_s
 
 
 @dataclass(frozen=True)
@@ -170,16 +177,9 @@ def _report(run: Run) -> Report:
     stats = Stats()
     rows: dict[tuple[str, str], StepRow] = {}
 
-    def add(kind: str, where: str, macs: int, operations: int, here: float, bench: float) -> None:
-        old = rows.get((kind, where), StepRow(kind, where, 0, 0, 0.0, None if is_digital else 0.0))
-        rows[kind, where] = StepRow(
-            kind,
-            where,
-            old.macs + macs,
-            old.operations + operations,
-            old.seconds_here + here,
-            None if old.seconds_bench is None else old.seconds_bench + bench,
-        )
+    def add(kind: str, where: str, *work: Any) -> None:
+        empty = StepRow(kind, where, 0, 0, 0.0, None if is_digital else 0.0)
+        rows.setdefault((kind, where), empty).add(*work)
 
     for record in run.records:
         planned = plan_step(
@@ -188,18 +188,18 @@ def _report(run: Run) -> Report:
         where = planned.where
         if where == "optical":
             stats.add(record.stats)
-            product = record.stats.seconds.get("product", 0.0)
-            encode = record.seconds - product - record.stats.seconds.get("decode", 0.0)
+            stages = record.stats.seconds
+            product, decode = stages.get("product", 0.0), stages.get("decode", 0.0)
+            encode = record.seconds - product - decode
             light, convert = _light_seconds(record, bench_model)
             add(planned.kind, where, planned.macs, planned.operations, product, light)
             add("encode", "convert", 0, record.stats.input_samples, encode, 0.0)
-            decode = record.stats.seconds.get("decode", 0.0)
             add("decode", "convert", 0, record.stats.conversions, decode, 0.0)
             samples = record.stats.input_samples + record.stats.conversions
             add("converters", "convert", 0, samples, 0.0, convert)
         else:
-            bench = record.seconds
-            add(planned.kind, where, planned.macs, planned.operations, record.seconds, bench)
+            seconds = record.seconds
+            add(planned.kind, where, planned.macs, planned.operations, seconds, seconds)
     return Report(
         model=plan.model.name,
         backend=plan.backend.name,

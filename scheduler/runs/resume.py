@@ -12,14 +12,15 @@ from ...backends import Backend, DigitalBackend, MockBackend, OpticsProfile
 from ...backends.bench import open_benches
 from ...backends.bench.checkpoint import FaultNote
 from ...instruments import InputError
+from ..journal.database import damaged
 from ..journal.journal import Journal
 from ..journal.journal_file import JournalFile
 from ..placement import Placement
 from .model_protocol import Loader, RunnableModel
-from .plan import Plan, plan
+from .plan import plan
 from .record import digest_of, digest_of_model, files_of, versions
 from .report import Run
-from .tasks import Progress
+from .run import Progress
 
 ACCEPTED = ("model", "bench", "calibration", "versions")
 """Changes that an operator may accept with --accept; the report lists them."""
@@ -64,10 +65,14 @@ def resume(
     with closing(backend), closing(Journal.reopen(path)) as journal:
         backend.recorder = journal  # before it is opened, so that it resumes from its state
         _restore_counts(backend, faults)
-        planned = _planned(about, loaded, backend)
+        task, placed = about["task"], about["placement"]
+        placement = Placement(placed["policy"], frozenset(placed["on_light"]))
+        sizes = (task["batch"], task["sequence"], task["new_tokens"])
+        planned = plan(loaded, backend, *sizes, placement)
         if changed:
-            journal.keep_about(**{f"changed in session {journal.session + 1}": changed})
-        task = about["task"]
+            journal.keep_documents(
+                "about", **{f"changed in session {journal.session + 1}": changed}
+            )
         return planned.resume(
             journal,
             inputs["inputs"],
@@ -91,9 +96,7 @@ def _begun_run(
     if missing or "inputs" not in inputs:
         raise InputError(f"{path} ended before its run began; start it again under another name")
     if about["task"].get("labels") and "labels" not in inputs:
-        raise InputError(
-            f"the journal {path} is damaged: its labels are missing; take a copy from a backup"
-        )
+        raise damaged(path, "its labels are missing")
     return about, inputs, faults
 
 
@@ -171,15 +174,3 @@ def _changes(about: Mapping[str, Any], model: RunnableModel, backend: Backend) -
     if others:
         changed["versions"] = "it began with other versions: " + "; ".join(others)
     return changed
-
-
-def _planned(about: Mapping[str, Any], model: RunnableModel, backend: Backend) -> Plan:
-    task, placed = about["task"], about["placement"]
-    return plan(
-        model,
-        backend,
-        task["batch"],
-        task["sequence"],
-        task["new_tokens"],
-        Placement(placed["policy"], frozenset(placed["on_light"])),
-    )

@@ -1,23 +1,33 @@
-"""`run_plan`: runs the task of a plan on its backend, and digitally for comparison."""
+"""`run_plan`: runs the task of a plan on its backend, and digitally for comparison.
+
+The tasks are to classify images, to compute a perplexity, to generate text, and to embed sentences.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...backends import Backend
 from ...instruments import InputError, Timeline
 from ...instruments.formatting import format_counted, format_quantity
 from ..costs import BenchModel
 from ..energy.machine import memory_bytes
 from .plan_record import PlanRecord
 from .report import Run, bench_seconds
-from .tasks import TASKS, Progress
 
 if TYPE_CHECKING:
     from ..journal.journal import Journal
+
+Progress = Callable[[str, int, int], None]
+"""Reports progress: called with (what, done, total)."""
+
+Tell = Callable[[int, int], None]
+"""Reports progress of a task: called with (done, total)."""
 
 Results = Mapping[str, Any]
 """The results of a task by name."""
@@ -54,19 +64,21 @@ def run_plan(
     backend.warm_up()
     progress("calibrating read-out ranges", 0, 1)
     model.calibrate(executor)
-    task = TASKS[plan.task]
+    task = _TASKS[plan.task]
     backend.timeline, executor.journal = timeline, journal
     before = 0.0 if journal is None else journal.seconds_before
     start = time.perf_counter()
     try:
-        results, count, unit = task(plan, inputs, backend, progress, sampling)
+        tell = partial(progress, f"{backend.name} run")
+        results, count, unit = task(plan, inputs, backend, tell, sampling)
     finally:
         backend.timeline = executor.journal = None
     wall = before + time.perf_counter() - start
     digital, reference_seconds = results, None
     if reference and backend.is_optical:
         start = time.perf_counter()
-        digital = task(plan, inputs, None, progress, sampling)[0]
+        tell = partial(progress, "digital reference")
+        digital = task(plan, inputs, None, tell, sampling)[0]
         reference_seconds = time.perf_counter() - start
     quality = _quality(plan, results, digital if reference else None, labels)
     records = list(executor.records.values())
@@ -113,3 +125,71 @@ def _metric(
 
 def _plain(results: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in results.items()}
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def _classify(
+    plan: PlanRecord, images: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    """Classify images [n, channels, height, width], batch by batch."""
+    images = np.asarray(images)
+    executor = plan.model.executor(backend, plan.chosen)
+    step = max(1, plan.passes[0][0]["batch"])
+    logits = []
+    for first in range(0, len(images), step):
+        tell(first, len(images))
+        part = images[first : first + step]
+        sequences = np.arange(first, first + len(part))
+        logits.append(plan.model.run_pass(executor, "logits", part, sequences=sequences))
+    tell(len(images), len(images))
+    return {"classes": np.concatenate(logits).argmax(axis=1)}, len(images), "images"
+
+
+def _perplexity(
+    plan: PlanRecord, text: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    """Return the perplexity of a text, or of tokens [n, sequence]."""
+    tokens = plan.model.rows_of(text) if isinstance(text, str) else np.asarray(text)
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        tell(done, len(tokens))
+
+    value = plan.model.perplexity(tokens, backend, plan.chosen, count)
+    return {"perplexity": value}, int(tokens.size), "tokens"
+
+
+def _generate(
+    plan: PlanRecord, prompt: Any, backend: Backend | None, tell: Tell, sampling: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    """Continue a prompt by as many tokens as the plan has."""
+    wanted = 1 + sum(times for _, times in plan.passes[1:])
+    pieces = []
+    generator = plan.model.generate(
+        prompt, wanted, backend=backend, placement=plan.chosen, **sampling
+    )
+    for piece in generator:
+        pieces.append(piece)
+        tell(min(len(pieces), wanted), wanted)
+    tell(wanted, wanted)
+    text = "".join(pieces)
+    return {"text": text}, max(len(plan.model.tokenizer.encode(text)), 1), "tokens"
+
+
+def _embed(
+    plan: PlanRecord, sentences: Any, backend: Backend | None, tell: Tell, _: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, str]:
+    """Embed sentences, and compare each pair."""
+    tell(0, len(sentences))
+    vectors = plan.model.embed(list(sentences), backend, plan.chosen)
+    tell(len(sentences), len(sentences))
+    results = {"embeddings": vectors, "cosine_similarity": vectors @ vectors.T}
+    return results, len(sentences), "sentences"
+
+
+_TASKS = {"classify": _classify, "embed": _embed, "generate": _generate, "logits": _perplexity}
+"""Each returns its results, the number of units that it processed, and the name of the unit."""

@@ -17,6 +17,7 @@ from ...instruments.formatting import (
 )
 from ...instruments.table import Cell, Column, Styled, Table
 from ..energy.tables import kind_table
+from ..program import layer_of, without_layer
 from .plan_record import PlannedStep, PlanRecord
 
 PLACES = {"optical": 0, "host": 1, "convert": 2}  # order of rows: where a step runs
@@ -60,7 +61,7 @@ def planned_step_table(plan: PlanRecord) -> Table:
     )
     rows = []
     for step in plan.steps:
-        if _layer(step.name) in hidden:
+        if layer_of(step.name) in hidden:
             continue
         numbers: tuple[Cell, ...] = (None,) * len(counts)
         where: Cell = step.where
@@ -90,8 +91,7 @@ def cost_table(steps: Sequence[PlannedStep]) -> Table:
         else:
             costs = (format_energy(found["light_j"]), format_energy(found["host_j"]))
         names = products.setdefault((step.kind, *costs, step.where, found["why"]), [])
-        name = step.name if _layer(step.name) is None else step.name.split(".", 2)[2]
-        if name not in names:
+        if (name := without_layer(step.name)) not in names:
             names.append(name)
     columns = (
         Column("product", align="left", wraps=True),
@@ -141,19 +141,14 @@ def _plan_bottleneck(plan: PlanRecord) -> str:
     )
 
 
-def _repeated_layers(steps: Iterable[PlannedStep]) -> set[str | None]:
+def _repeated_layers(steps: Iterable[PlannedStep]) -> set[int | None]:
     """Return the layers whose steps go where those of the layer before them go."""
-    layers: dict[str, list[tuple[str, str]]] = {}
+    layers: dict[int, list[tuple[str, str]]] = {}
     for step in steps:
-        layer = _layer(step.name)
+        layer = layer_of(step.name)
         if layer is not None:
-            layers.setdefault(layer, []).append((step.name.split(".", 2)[2], step.where))
+            layers.setdefault(layer, []).append((without_layer(step.name), step.where))
     return {layer for before, layer in pairwise(layers) if layers[layer] == layers[before]}
-
-
-def _layer(name: str) -> str | None:
-    parts = name.split(".")
-    return parts[1] if parts[0] == "layer" else None
 
 
 # --- a report -------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ _HEAD_LENGTH = 1 << 16  # characters in which a file is recognised as a trace
 _HEAD_END = '"traceEvents":['
 _LARGEST = 1 << 63  # other readers refuse larger whole numbers
 _GZIP = b"\x1f\x8b"
+_Span = tuple[int, int, Slice]  # a slice with its start and end, in nanoseconds
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,6 @@ class Trace:
 
 
 # --- writing --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _ThreadRow:
-    """One row of the viewer: slices of a track, nested or disjoint, in order, in nanoseconds."""
-
-    track: str
-    shown: str
-    slices: list[tuple[int, int, Slice]]
-
-
-@dataclass(frozen=True)
-class _ProcessRows:
-    """A timeline with its name in the viewer, and its rows by their numbers."""
-
-    number: int
-    name: str
-    shown: str
-    origin_s: float
-    threads: list[tuple[int, _ThreadRow]]
-    counts: list[Count]
 
 
 def write_trace(
@@ -102,14 +82,15 @@ def write_trace(
     if "is_mock" not in about:
         raise ValueError("a trace says whether it is of a mock: about needs is_mock")
     is_compressed = Path(path).suffix.lower() == ".gz"
-    events = _events(timelines, bool(about["is_mock"]))
+    for timeline in timelines.values():
+        _check(timeline)
     with (
         whole_output(path, KIND) as draft,
         _opened_to_write(draft, is_compressed) as stream,
     ):
         stream.write(f'{{"otherData":{_json_object(_header(timelines, about))},{_HEAD_END}')
         before = "\n"
-        for event in events:
+        for event in _events(timelines, bool(about["is_mock"])):
             stream.write(before + event)
             before = ",\n"
         stream.write("\n]}\n")
@@ -150,50 +131,53 @@ def _header(timelines: Mapping[str, Timeline], about: Mapping[str, Any]) -> dict
     return {**about, **own, "is_mock": bool(about["is_mock"])}
 
 
+def _check(timeline: Timeline) -> None:
+    """Refuse slices and counts that are not finite numbers, before the first event."""
+    for item in timeline.slices:
+        if not (math.isfinite(item.start_s) and item.start_s <= item.end_s < math.inf):
+            raise ValueError(
+                f"slice {item.name!r} on {item.track!r} goes from {item.start_s} s to "
+                f"{item.end_s} s, which is not a time span"
+            )
+    for one in timeline.counts:
+        if not (math.isfinite(one.value) and math.isfinite(one.at_s)):
+            raise ValueError(
+                f"counter {one.name!r} is {one.value} at {one.at_s} s, which is not a finite number"
+            )
+
+
 def _events(timelines: Mapping[str, Timeline], is_mock: bool) -> Iterator[str]:
-    """Return every event as JSON; errors are raised before the first event."""
+    """Yield every event as JSON."""
     numbers = count(_FIRST_THREAD)
-    prepared = []
     for process, (name, timeline) in enumerate(timelines.items(), 1):
         times = [item.start_s for item in timeline.slices]
         times += [item.at_s for item in timeline.counts]
         origin_s = min(times, default=0.0)
         shown = f"{name} (MOCK)" if is_mock else name
-        threads = [(next(numbers), thread) for thread in _threads(timeline.slices, origin_s)]
-        counts = [_checked(item) for item in timeline.counts]
-        prepared.append(_ProcessRows(process, name, shown, origin_s, threads, counts))
-    return (event for process in prepared for event in _events_of(process))
-
-
-def _checked(item: Count) -> Count:
-    if not (math.isfinite(item.value) and math.isfinite(item.at_s)):
-        raise ValueError(
-            f"counter {item.name!r} is {item.value} at {item.at_s} s, which is not a finite number"
-        )
-    return item
-
-
-def _events_of(rows: _ProcessRows) -> Iterator[str]:
-    process = rows.number
-    yield _metadata("process_name", process, None, name=rows.shown, timeline=rows.name)
-    yield _metadata("process_sort_index", process, None, sort_index=process)
-    for number, thread in rows.threads:
-        yield _metadata("thread_name", process, number, name=thread.shown, track=thread.track)
-        yield _metadata("thread_sort_index", process, number, sort_index=number)
-    for number, thread in rows.threads:
-        head = f'{{"ph":"X","pid":{process},"tid":{number},"ts":'
-        for start, end, item in thread.slices:
-            kind = item.details.get("kind")
-            cat = kind if isinstance(kind, str) else thread.track
+        threads = [(next(numbers), *row) for row in _threads(timeline.slices, origin_s)]
+        yield _metadata("process_name", process, None, name=shown, timeline=name)
+        yield _metadata("process_sort_index", process, None, sort_index=process)
+        for number, track, row_name, _ in threads:
+            yield _metadata("thread_name", process, number, name=row_name, track=track)
+            yield _metadata("thread_sort_index", process, number, sort_index=number)
+        for number, _, _, row in threads:
+            yield from _slice_events(f'{{"ph":"X","pid":{process},"tid":{number},"ts":', row)
+        for one in timeline.counts:
+            at = _microseconds(round((one.at_s - origin_s) * 1e9))
             yield (
-                f'{head}{_microseconds(start)},"dur":{_microseconds(end - start)},'
-                f'"name":{_json_string(item.name)},"cat":{_json_string(cat)},"args":{_json_object(item.details)}}}'
+                f'{{"ph":"C","pid":{process},"ts":{at},"name":{_json_string(one.name)},'
+                f'"args":{{"value":{float(one.value)!r}}}}}'
             )
-    for one in rows.counts:
-        at = _microseconds(round((one.at_s - rows.origin_s) * 1e9))
+
+
+def _slice_events(head: str, row: list[_Span]) -> Iterator[str]:
+    for start, end, item in row:
+        kind = item.details.get("kind")
+        cat = kind if isinstance(kind, str) else item.track
         yield (
-            f'{{"ph":"C","pid":{process},"ts":{at},"name":{_json_string(one.name)},'
-            f'"args":{{"value":{float(one.value)!r}}}}}'
+            f'{head}{_microseconds(start)},"dur":{_microseconds(end - start)},'
+            f'"name":{_json_string(item.name)},"cat":{_json_string(cat)},'
+            f'"args":{_json_object(item.details)}}}'
         )
 
 
@@ -202,15 +186,10 @@ def _metadata(kind: str, process: int, thread: int | None, **values: Any) -> str
     return f'{{"ph":"M","pid":{process},{number}"name":"{kind}","args":{_json_object(values)}}}'
 
 
-def _threads(slices: Iterable[Slice], origin_s: float) -> Iterator[_ThreadRow]:
-    """Return the rows of a timeline in the order in which they are drawn."""
-    tracks: dict[str, list[tuple[int, int, Slice]]] = {}
+def _threads(slices: Iterable[Slice], origin_s: float) -> Iterator[tuple[str, str, list[_Span]]]:
+    """Yield the rows of a timeline as they are drawn: track, name of the row, slices."""
+    tracks: dict[str, list[_Span]] = {}
     for item in slices:
-        if not (math.isfinite(item.start_s) and item.start_s <= item.end_s < math.inf):
-            raise ValueError(
-                f"slice {item.name!r} on {item.track!r} goes from {item.start_s} s to "
-                f"{item.end_s} s, which is not a time span"
-            )
         start, end = (round((at_s - origin_s) * 1e9) for at_s in (item.start_s, item.end_s))
         tracks.setdefault(item.track, []).append((start, end, item))
     names = set(tracks)
@@ -221,7 +200,7 @@ def _threads(slices: Iterable[Slice], origin_s: float) -> Iterator[_ThreadRow]:
             while place and shown in names:
                 shown = f"{track} {next(numbers)}"
             names.add(shown)
-            yield _ThreadRow(track, shown, row)
+            yield track, shown, row
 
 
 def order_of_track(track: str) -> tuple[str, int, str]:
@@ -231,10 +210,10 @@ def order_of_track(track: str) -> tuple[str, int, str]:
     return bench, TRACKS.index(role) if role in TRACKS else len(TRACKS), track
 
 
-def _rows(slices: list[tuple[int, int, Slice]]) -> list[list[tuple[int, int, Slice]]]:
+def _rows(slices: list[_Span]) -> list[list[_Span]]:
     """Return the fewest rows in which all slices are nested or disjoint."""
     slices.sort(key=lambda item: (item[0], -item[1]))
-    rows: list[list[tuple[int, int, Slice]]] = []
+    rows: list[list[_Span]] = []
     open_ends: list[list[int]] = []  # of each row: ends of the open slices, innermost last
     for item in slices:
         start, end, _ = item
@@ -343,7 +322,7 @@ def read_trace(path: str | Path) -> Trace:
             f"no trace {path}; give a file that lightloom wrote with --trace"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InputError(f"{path} is cut off or damaged; write the trace again") from None
+        raise _damaged(path) from None
     except OSError as error:
         raise InputError(f"cannot read the trace {path}: {error.strerror or error}") from None
 
@@ -353,6 +332,10 @@ def _opened_to_read(path: Path) -> IO[str]:
         is_compressed = raw.read(2) == _GZIP
     opened = gzip.open if is_compressed else open
     return cast(IO[str], opened(path, "rt", encoding="utf-8-sig", errors="replace"))
+
+
+def _damaged(path: Path, where: str = "") -> InputError:
+    return InputError(f"{path} is cut off or damaged{where}; write the trace again")
 
 
 def _refuse(word: str) -> Any:
@@ -387,9 +370,7 @@ class _Reader:
                 if found != (written[name]["slices"], written[name]["counts"]):
                     raise ValueError(f"{name} is incomplete")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            raise InputError(
-                f"{self._path} is cut off or damaged at line {self._line}; write the trace again"
-            ) from None
+            raise _damaged(self._path, f" at line {self._line}") from None
         return Trace(timelines, header)
 
     def _next(self) -> str:
@@ -415,7 +396,7 @@ class _Reader:
                 f"{SCHEMA}; update lightloom"
             )
         if schema != SCHEMA or not _is_complete(header):
-            raise InputError(f"{self._path} is cut off or damaged at line 1; write the trace again")
+            raise _damaged(self._path, " at line 1")
         del header["kind"]
         return header
 

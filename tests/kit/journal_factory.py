@@ -44,12 +44,12 @@ def made(path: Path, of: Path) -> Iterator[tuple[Journal, Clock]]:
     with patch("time.time", clock), JournalFile(of) as other:
         journal = Journal.create(path)
         try:
-            journal.keep_about(**other.about())
+            journal.keep_documents("about", **other.about())
             bench = b'schema = 1\nname = "<made up>"\n[world]\nseed = 7\n'
             journal.keep_file("bench", bench)
             journal.keep_file("calibration", bytes(range(256)))
             backend = {"kind": "bench", "paths": ["/somewhere/made.toml"], "uncalibrated": False}
-            journal.keep_about(backend=backend | {"digests": {}})
+            journal.keep_documents("about", backend=backend | {"digests": {}})
             for name, value in other.inputs().items():
                 journal.keep_input(name, value)
             begin_session(journal)

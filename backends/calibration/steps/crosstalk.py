@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...optics.calibration_file import Figure, Plot
-from ...optics.layouts.base import Layout
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
@@ -34,7 +33,7 @@ def crosstalk(session: CalibrationSession) -> Measured:
     )
     if layout.slots == 1:
         return Measured((figure,), {"inverse": np.zeros((0, 0), np.float32)})
-    rows, columns = _places(layout)
+    rows, columns = np.divmod(np.arange(layout.slots), layout.grid[1])
     lit = sparse(layout)
     inputs = slots.pattern("input", True)
     dark = slots.pattern("weight", False)
@@ -42,16 +41,19 @@ def crosstalk(session: CalibrationSession) -> Measured:
     baseline = slots.read(inputs, dark, exposure_s, 2 * _ROUNDS)
     period = (3 if rows.max() else 1, 3 if columns.max() else 1)
     phases = [(i, j) for i in range(period[0]) for j in range(period[1])]
-    total = np.zeros((3, 3))
-    weight, variance = np.zeros((3, 3)), np.zeros((3, 3))
-    for number, (i, j) in enumerate(phases):
-        is_lit = (rows % period[0] == i) & (columns % period[1] == j)
+    sums = np.zeros((3, 3, 3))  # in each direction: light of neighbours, of lit slots, and noise
+    for number, phase in enumerate(phases):
+        is_lit = (rows % period[0] == phase[0]) & (columns % period[1] == phase[1])
         pattern = slots.pattern("weight", lit & is_lit[:, None])
         reading = slots.read(inputs, pattern, exposure_s, _ROUNDS)
         light = reading.rate - baseline.rate
         noise = reading.variance + baseline.variance
-        _gather((rows, columns), is_lit, light, noise, (total, weight, variance))
+        for i, j, inside, neighbour in _neighbours((rows, columns)):
+            pair = inside & is_lit
+            other = neighbour[pair]
+            sums[:, i, j] += light[other].sum(), light[pair].sum(), noise[other].sum()
         session.progress((number + 1) / len(phases))
+    total, weight, variance = sums
     kernel = np.divide(total, weight, out=np.zeros((3, 3)), where=weight > 0)
     error = np.sqrt(np.divide(variance, weight**2, out=np.zeros((3, 3)), where=weight > 0))
     kernel[1, 1] = 0.0
@@ -73,12 +75,6 @@ def crosstalk(session: CalibrationSession) -> Measured:
     return Measured(figures, arrays, plots)
 
 
-def _places(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row and the column of each slot in the grid of slots."""
-    across = layout.grid[1]
-    return np.arange(layout.slots) // across, np.arange(layout.slots) % across
-
-
 def _neighbours(
     places: tuple[np.ndarray, np.ndarray],
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
@@ -93,23 +89,6 @@ def _neighbours(
             row, column = rows + i, columns + j
             inside = (row >= 0) & (row <= rows.max()) & (column >= 0) & (column < across)
             yield i + 1, j + 1, inside, row * across + column
-
-
-def _gather(
-    places: tuple[np.ndarray, np.ndarray],
-    is_lit: np.ndarray,
-    light: np.ndarray,
-    noise: np.ndarray,
-    sums: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> None:
-    """Add the light in each direction's neighbours of lit slots, and that of the lit slots."""
-    total, weight, variance = sums
-    for i, j, inside, neighbour in _neighbours(places):
-        pair = inside & is_lit
-        other = neighbour[pair]
-        total[i, j] += light[other].sum()
-        weight[i, j] += light[pair].sum()
-        variance[i, j] += noise[other].sum()
 
 
 def mixing_matrix(places: tuple[np.ndarray, np.ndarray], kernel: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def dark_frames(session: CalibrationSession) -> Measured:
     probe = session.probe
     probe.light(False)
     probe.blank()
-    short_s = session.exposure_s
+    short_s = session.bench.file.exposure_s
     long_s = min(_LONGER * short_s, probe.longest_s)
     frames, long_frames = probe.dark_repeats * _FRAMES, probe.dark_repeats * _LONG_FRAMES
     mean, spread, window_variance = _average(session, short_s, frames)
@@ -44,7 +44,10 @@ def dark_frames(session: CalibrationSession) -> Measured:
     rate = np.where(bad, rate, common)
     noise, count = probe.dark_noise(spread[good], window_variance)
     pixels = int(good.sum())
-    rate_error = _rate_error(noise, (frames, long_frames), pixels, long_s - short_s)
+    rate_error = None
+    if long_s > short_s:
+        of_both = noise * np.sqrt((1 / frames + 1 / long_frames) / pixels)
+        rate_error = float(of_both / (long_s - short_s))
     offset, offset_error = float(mean[good].mean()), noise / np.sqrt(frames * pixels)
     figures = (
         Figure("offset_counts", offset, offset_error, "counts"),
@@ -104,9 +107,3 @@ def _hot_pixels(*images: np.ndarray) -> np.ndarray:
 def _outliers(values: np.ndarray) -> np.ndarray:
     spread = robust_deviation(values) + 1e-9
     return np.asarray(np.abs(values - np.median(values)) > _HOT * spread)
-
-
-def _rate_error(noise: float, frames: tuple[int, int], pixels: int, apart_s: float) -> float | None:
-    if apart_s <= 0:
-        return None
-    return float(noise * np.sqrt((1 / frames[0] + 1 / frames[1]) / pixels) / apart_s)

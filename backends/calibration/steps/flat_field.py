@@ -11,6 +11,7 @@ import numpy as np
 
 from ....instruments import BadFit
 from ...optics.calibration_file import Figure, Plot
+from ...optics.layouts import Layout
 from ..session import CalibrationSession, Measured
 from ..slots import sparse
 
@@ -37,23 +38,24 @@ def flat_field(session: CalibrationSession) -> Measured:
     # one element bright on both modulators, over all dark: pairs (1 + leaks of both)
     pairs = gains / (1 + input_leak + weight_leak)[:, None]
     offset = unlit - input_leak * weight_leak * pairs.sum(axis=1)
-    to_run = session.gain_e_per_count * session.exposure_s
+    gain = session.calibration.figure("photon_transfer", "gain_e_per_count")
+    to_run = gain * session.bench.file.exposure_s
     if "crosstalk" in session.calibration.steps:
         inverse = session.calibration.array("crosstalk", "inverse").astype(float)
         if inverse.size:
             pairs, offset = inverse @ pairs, inverse @ offset
-    markers = slots.markers
     arrays = {
         "pairs_e": (pairs * to_run).astype(np.float32),
         "input_leak": input_leak,
         "weight_leak": weight_leak,
         "offset_e": offset * to_run,
     }
-    for name in ("marker_e", "marker_leak_e", "marker_dark_e"):
-        for role, rate in (getattr(markers, name) or {}).items():
-            arrays[f"{name}_{role}"] = rate * to_run
+    if slots.markers is not None:
+        for name, by_role in vars(slots.markers.times(to_run)).items():
+            arrays |= {f"marker_{name}_{role}": cells for role, cells in by_role.items()}
     per_slot = pairs.mean(axis=1) * to_run
-    arrays["slot_gains"] = _slot_image(session, per_slot / per_slot.mean())
+    slot_gains = (per_slot / per_slot.mean()).astype(np.float32)
+    arrays["slot_gains"] = slot_gains.reshape(slots.layout.grid)
     spread = float((pairs / pairs.mean(axis=1, keepdims=True)).std())
     figures = (
         Figure("photons_full_scale", float(per_slot.mean()), None, "e", "of an element pair"),
@@ -87,7 +89,7 @@ def _raster(session: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray,
         slots.pattern("input", brightest), slots.pattern("weight", brightest)
     )
     if not layout.has_markers:  # a longer exposure does not reduce the source's noise
-        exposure_s = min(exposure_s, _LONGER * session.exposure_s)
+        exposure_s = min(exposure_s, _LONGER * session.bench.file.exposure_s)
     total = np.zeros((layout.slots, layout.length))
     variance = np.zeros_like(total)
     error, rounds = np.inf, 0
@@ -102,7 +104,7 @@ def _raster(session: CalibrationSession, unlit: np.ndarray) -> tuple[np.ndarray,
             session.progress((rounds + (k + 1) / layout.length) / _MOST_ROUNDS)
         rounds += 1
         gains = total / rounds - unlit[:, None]
-        _refuse_dead(session, gains)
+        _refuse_dead(layout, gains, expected)
         shrunk, error = _shrink_gains(gains, variance / rounds**2, expected)
     return shrunk, error
 
@@ -138,10 +140,8 @@ def _shrink_gains(
     return usual * (1 + shrunk_off) * expected, float(np.sqrt(np.mean(error)))
 
 
-def _refuse_dead(session: CalibrationSession, gains: np.ndarray) -> None:
+def _refuse_dead(layout: Layout, gains: np.ndarray, expected: np.ndarray) -> None:
     """Raise an error that names slots and elements that stay dark."""
-    layout = session.slots.layout
-    expected = layout.element_sums(np.ones(session.bench.weight.shape))
     relative = gains / expected
     middle = float(np.median(relative))
     dead = relative < _DEAD * middle
@@ -210,8 +210,3 @@ def _leaks(
         unlit,
         (errors[0], errors[1] * float(lit_fraction)),
     )
-
-
-def _slot_image(session: CalibrationSession, values: np.ndarray) -> np.ndarray:
-    """Return values of slots in the grid of slots."""
-    return values.reshape(session.slots.layout.grid).astype(np.float32)

@@ -52,7 +52,9 @@ def photon_transfer(session: CalibrationSession) -> Measured:
     probe = session.probe
     probe.light(True)
     probe.fill()
-    fullest_s = _fullest(session)
+    exposure_s = find_exposure(probe)  # from it, that at which the brightest pixels reach _MOST
+    filling = probe.take(exposure_s).peak / probe.range
+    fullest_s = min(exposure_s * _MOST / max(filling, 1e-6), probe.longest_s)
     detector = session.bench.detector
     method = _METHODS[detector.kind]
     shortest_s = max(fullest_s / method.spread, probe.shortest_s)
@@ -61,8 +63,8 @@ def photon_transfer(session: CalibrationSession) -> Measured:
     read_counts = session.calibration.figure("dark_frames", "noise_counts")
     read_error = read_counts * method.read_error
     read = read_counts**2 - rounding
-    curve = _measure(session, exposures_s, read, rounding, method)
-    slope, slope_error, residual = curve.slope, curve.slope_error, curve.residual
+    mean, variance, light, fit = _measure(session, exposures_s, read, rounding, method)
+    slope, slope_error, residual = fit
     gain = 1 / slope
     if not slope > 5 * slope_error or residual > _POOR:
         raise BadFit(
@@ -72,7 +74,8 @@ def photon_transfer(session: CalibrationSession) -> Measured:
         )
     read_e = float(np.sqrt(max(read, 0) / detector.samples)) * gain
     gain_error = slope_error / slope * gain
-    departures = _linearity(exposures_s, curve.light)
+    rate = float((light / exposures_s).mean())
+    departures = light / (rate * exposures_s) - 1  # from proportionality to exposure
     offset = session.calibration.figure("dark_frames", "offset_counts")
     full_e = (probe.range - offset) * gain
     figures = (
@@ -91,33 +94,14 @@ def photon_transfer(session: CalibrationSession) -> Measured:
             "nonlinearity", float(np.sqrt(np.mean(departures**2))), None, "", "rms, of the light"
         ),
     )
-    order = np.argsort(curve.mean)
+    order = np.argsort(mean)
     arrays = {
-        "mean_counts": curve.mean[order].astype(np.float32),
-        "variance_counts": curve.variance[order].astype(np.float32),
+        "mean_counts": mean[order].astype(np.float32),
+        "variance_counts": variance[order].astype(np.float32),
         "exposures_s": exposures_s.astype(np.float32),
         "departures": departures.astype(np.float32),
     }
     return Measured(figures, arrays, _PLOTS)
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """A measured photon transfer curve and its fit.
-
-    Parameters
-    ----------
-    mean, variance : of areas, in counts and counts squared: [n]
-    light : mean counts at each exposure
-    slope, slope_error, residual : see `fit_transfer`
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    light: np.ndarray
-    slope: float
-    slope_error: float
-    residual: float
 
 
 def _measure(
@@ -126,35 +110,30 @@ def _measure(
     read: float,
     rounding: float,
     method: _Method,
-) -> _Curve:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[float, float, float]]:
     """Measure the curve in rounds until the relative error of its slope is below the goal.
 
     Parameters
     ----------
     read, rounding : variances without light, and of the converter, in counts squared
+
+    Returns
+    -------
+    mean, variance : of areas, in counts and counts squared: [n]
+    light : mean counts at each exposure
+    fit : see `fit_transfer`
     """
-    means, variances, weights, totals = [], [], [], []
+    points = []
     for round_ in range(_MOST_ROUNDS):
         for number, exposure_s in enumerate(exposures_s):
-            mean, variance, weight, total = method.measure(session, float(exposure_s))
-            means.append(mean)
-            variances.append(variance)
-            weights.append(weight)
-            totals.append(total)
+            points.append(method.measure(session, float(exposure_s)))
             session.progress((round_ + (number + 1) / _LEVELS) / _MOST_ROUNDS)
-        mean, variance, weight = (np.concatenate(part) for part in (means, variances, weights))
+        *parts, totals = zip(*points, strict=True)
+        mean, variance, weight = (np.concatenate(part) for part in parts)
         fit = fit_transfer(mean, variance - rounding, weight, read)
         if fit[1] < method.goal * fit[0]:
             break
-    return _Curve(mean, variance, np.array(totals).reshape(-1, _LEVELS).mean(axis=0), *fit)
-
-
-def _fullest(session: CalibrationSession) -> float:
-    """Find the exposure at which the brightest pixels reach the upper end of the curve."""
-    exposure_s = find_exposure(session.probe)
-    taken = session.probe.take(exposure_s)
-    filling = taken.peak / session.probe.range
-    return min(exposure_s * _MOST / max(filling, 1e-6), session.probe.longest_s)
+    return mean, variance, np.array(totals).reshape(-1, _LEVELS).mean(axis=0), fit
 
 
 def _pairs(
@@ -269,9 +248,3 @@ def fit_transfer(
     some = weights > 0
     residual_rms = float(np.sqrt(np.mean((sums[some] / weights[some]) ** 2)))
     return slope, float(np.sqrt(chi / (each * mean**2).sum())), residual_rms
-
-
-def _linearity(exposures_s: np.ndarray, light: np.ndarray) -> np.ndarray:
-    """Return the relative departure of light from proportionality to exposure."""
-    rate = float((light / exposures_s).mean())
-    return np.asarray(light / (rate * exposures_s) - 1)

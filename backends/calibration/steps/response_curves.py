@@ -37,8 +37,7 @@ def response_curves(session: CalibrationSession) -> Measured:
     figures, arrays, plots, notes = [], {}, [], []
     for number, role in enumerate(("input", "weight")):
         levels, light, error = _curve(session, role, number / 2)
-        top = len(levels) and int(levels[-1])
-        table = np.interp(np.arange(top + 1), levels, light)
+        table = np.interp(np.arange(levels[-1] + 1), levels, light)
         dark = leaks[role]
         arrays[role] = (dark + (1 - dark) * table).astype(np.float32)
         arrays[f"{role}_levels"] = levels.astype(np.float32)

@@ -7,12 +7,16 @@ an exponential approach, averaged over the exposure.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 import numpy as np
 
 from ....instruments import BadFit, Shown, UnexpectedIntensity
 from ...bench.bench import REPEATABLE
 from ...optics.calibration_file import Figure, Plot
 from ..exposure_search import find_exposure
+from ..probe import first_agreeing
 from ..session import CalibrationSession, Measured
 
 _TIMES = 16  # sampled times of each change
@@ -42,9 +46,10 @@ def settling(session: CalibrationSession) -> Measured:
     figures, arrays, plots, notes = [], {}, [], []
     latencies_s: list[float] = []
     for place, (role, modulator) in enumerate(session.bench.modulators.items()):
-        times_s, fraction, exposure_s, role_latencies_s = _measure(session, role, place / 2)
-        latencies_s += role_latencies_s
-        delay_s, tau_s, rms, errors = fit_settling(times_s, fraction, exposure_s)
+        series = _Series(session, role, place / 2)
+        times_s, fraction = series.measure()
+        latencies_s += series.latencies_s
+        delay_s, tau_s, rms, errors = fit_settling(times_s, fraction, series.exposure_s)
         wait_s = delay_s + tau_s * float(np.log(1 / _SETTLED))
         wait_error_s = float(np.hypot(errors[0], errors[1] * np.log(1 / _SETTLED)))
         if rms > _POOR:
@@ -89,41 +94,11 @@ def settling(session: CalibrationSession) -> Measured:
     return Measured(tuple(figures), arrays, tuple(plots), tuple(notes))
 
 
-def _measure(
-    session: CalibrationSession, role: str, done: float
-) -> tuple[np.ndarray, np.ndarray, float, list[float]]:
-    """Return times after the flip, the fraction of the change at each, the exposure and latencies.
-
-    A modulator may be far faster than nominal. An exposure longer than the change hides it, so the
-    exposure is shortened while there is enough light.
-    """
-    modulator = session.bench.modulators[role]
-    session.probe.light(True)
-    session.probe.fill()
-    stated_s = max(modulator.settle_time_s, 1e-4)
-    series = _Series(
-        session, role, modulator.latency_s, stated_s, find_exposure(session.probe), done
-    )
-    series.expose(stated_s / 20)
-    times_s, fraction = series.changes(1.2 * stated_s)
-    for _ in range(_SHORTER):
-        low_s, high_s = _between(times_s, fraction)
-        before_s, is_seen = series.exposure_s, bool((fraction < 1 - _BEGUN).any())
-        if is_seen and high_s - low_s > _LONGER * before_s:
-            break
-        if not series.expose(before_s / _LONGER):
-            break
-        times_s, fraction = series.changes(1.2 * (high_s - modulator.latency_s))
-    return times_s, fraction, series.exposure_s, series.latencies_s
-
-
 class _Series:
     """Exposures at chosen times after flips of one modulator.
 
     Parameters
     ----------
-    latency_s, stated_s : nominal latency and settling time of the modulator
-    full_s : exposure that fills the detector
     done : fraction of the step that is done already
 
     Attributes
@@ -132,22 +107,37 @@ class _Series:
     latencies_s : from each trigger to the start of its exposure, as the camera reports it
     """
 
-    def __init__(
-        self,
-        session: CalibrationSession,
-        role: str,
-        latency_s: float,
-        stated_s: float,
-        full_s: float,
-        done: float,
-    ) -> None:
+    def __init__(self, session: CalibrationSession, role: str, done: float) -> None:
         self._session, self._role, self._done = session, role, done
-        self._latency_s, self._stated_s, self._full_s = latency_s, stated_s, full_s
-        self._wait_s = latency_s + 3 * stated_s
+        self._probe, modulator = session.probe, session.bench.modulators[role]
+        self._latency_s = modulator.latency_s
+        self._stated_s = max(modulator.settle_time_s, 1e-4)
+        self._wait_s = self._latency_s + 3 * self._stated_s
+        self._probe.light(True)
+        self._probe.fill()
+        self._full_s = find_exposure(self._probe)
         self.exposure_s, self.latencies_s = np.inf, list[float]()
         self._dark = self._change = 0.0
 
-    def expose(self, wanted_s: float) -> bool:
+    def measure(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return times after the flip, and the fraction of the change at each.
+
+        A modulator may be far faster than nominal. An exposure longer than the change hides it, so
+        the exposure is shortened while there is enough light.
+        """
+        self._expose(self._stated_s / 20)
+        times_s, fraction = self._changes(1.2 * self._stated_s)
+        for _ in range(_SHORTER):
+            low_s, high_s = _between(times_s, fraction)
+            before_s, is_seen = self.exposure_s, bool((fraction < 1 - _BEGUN).any())
+            if is_seen and high_s - low_s > _LONGER * before_s:
+                break
+            if not self._expose(before_s / _LONGER):
+                break
+            times_s, fraction = self._changes(1.2 * (high_s - self._latency_s))
+        return times_s, fraction
+
+    def _expose(self, wanted_s: float) -> bool:
         """Set the wanted exposure, or the next longer one with enough light.
 
         Returns
@@ -158,7 +148,7 @@ class _Series:
         ------
         BadFit : when the modulator hardly changes the light
         """
-        exposure_s = float(np.clip(wanted_s, self._session.probe.shortest_s, self._full_s))
+        exposure_s = float(np.clip(wanted_s, self._probe.shortest_s, self._full_s))
         while exposure_s < self.exposure_s:
             change, noise = self._levels(exposure_s)
             if noise < _NOISY * change or exposure_s >= self._full_s:
@@ -171,8 +161,8 @@ class _Series:
 
     def _levels(self, exposure_s: float) -> tuple[float, float]:
         """Measure the light of settled frames; return their difference and its noise."""
-        bright, noise = _settled(self._session, self._role, True, exposure_s, self._wait_s)
-        self._dark, _ = _settled(self._session, self._role, False, exposure_s, self._wait_s)
+        bright, noise = self._settled(True, exposure_s)
+        self._dark, _ = self._settled(False, exposure_s)
         self._change = bright - self._dark
         if self._change < max(0.2 * bright, 0.0) and exposure_s >= self._full_s:
             raise BadFit(
@@ -181,7 +171,7 @@ class _Series:
             )
         return self._change, noise
 
-    def changes(self, span_s: float) -> tuple[np.ndarray, np.ndarray]:
+    def _changes(self, span_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Return times until the light has settled, and the fraction of the change at each.
 
         Raises
@@ -222,14 +212,12 @@ class _Series:
 
     def _sample(self, times_s: np.ndarray) -> np.ndarray:
         """Return the fraction of the change at each time, the mean of flips in both directions."""
-        session, fractions = self._session, []
+        fractions = []
         for number, time_s in enumerate(times_s):
             seen = []
             for up in (True, False):
-                timing = self._wait_s, time_s, self.exposure_s
-                total = _flipped(session, self._role, up, *timing, self._change)
-                self.latencies_s.append(session.probe.latency_s)
-                fraction = (total - self._dark) / self._change
+                fraction = (self._flipped(up, time_s) - self._dark) / self._change
+                self.latencies_s.append(self._probe.latency_s)
                 seen.append(fraction if up else 1 - fraction)
             if not 1 - _TOO_BRIGHT < min(seen) <= max(seen) < _TOO_BRIGHT:
                 raise UnexpectedIntensity(
@@ -238,8 +226,49 @@ class _Series:
                     f"beam, or {_SKIP}"
                 )
             fractions.append(float(np.mean(seen)))
-            session.progress(self._done + (number + 1) / len(times_s) / 2)
+            self._session.progress(self._done + (number + 1) / len(times_s) / 2)
         return np.array(fractions)
+
+    def _flipped(self, up: bool, time_s: float) -> float:
+        """Return the light at a time after a flip, from two flips that agree."""
+
+        def lights() -> Iterator[float]:
+            for _ in range(self._session.bench.file.limits.retries + 2):
+                shown = self._show(not up)
+                self._session.bench.clock.sleep_until(shown.shown_at_s + self._wait_s)
+                shown = self._show(up)
+                with suppress(*REPEATABLE):  # counted already
+                    raw = self._probe.raw(self.exposure_s, shown.shown_at_s + time_s)
+                    yield float(self._good(raw, self.exposure_s).sum())
+
+        most = _AGREE * self._change
+        pair, others = first_agreeing(lights(), lambda one, other: abs(one - other) < most)
+        if pair is None:
+            raise UnexpectedIntensity(
+                f"the light {time_s:.3g} s after equal flips of the {self._role} modulator "
+                "differs: check the source, and that nothing moves in the beam"
+            )
+        self._probe.count_fault("UnexpectedIntensity", others)
+        return sum(pair) / 2
+
+    def _show(self, bright: bool) -> Shown:
+        (self._probe.fill if bright else self._probe.blank)(self._role)
+        return self._probe.shown(self._role)
+
+    def _settled(self, bright: bool, exposure_s: float) -> tuple[float, float]:
+        """Return the light of a settled frame, and the noise of one shot of it.
+
+        Without the source's common factor, pixels of two shots differ only by their own noise.
+        """
+        self._session.bench.clock.sleep_until(self._show(bright).shown_at_s + self._wait_s)
+        shots = [self._good(self._probe.raw(exposure_s), exposure_s) for _ in range(_SETTLED_SHOTS)]
+        lights = [float(shot.sum()) for shot in shots]
+        common = lights[0] / lights[1] if min(lights[:2]) > 0 else 1.0
+        return float(np.median(lights)), self._probe.shot_noise(shots[0], shots[1], common)
+
+    def _good(self, raw: np.ndarray, exposure_s: float) -> np.ndarray:
+        """Return the counts of the good pixels above the dark level."""
+        return np.asarray((raw - self._session.dark_counts(exposure_s))[~self._session.bad])
 
 
 def _between(times_s: np.ndarray, fraction: np.ndarray) -> tuple[float, float]:
@@ -248,83 +277,6 @@ def _between(times_s: np.ndarray, fraction: np.ndarray) -> tuple[float, float]:
     first = max(int(begun[0]) - 1, 0) if len(begun) else 0
     last = min(int(ended[-1]) + 1, len(fraction) - 1) if len(ended) else len(fraction) - 1
     return float(times_s[first]), float(times_s[max(last, first + 1)])
-
-
-def _flipped(
-    session: CalibrationSession,
-    role: str,
-    up: bool,
-    wait_s: float,
-    time_s: float,
-    exposure_s: float,
-    change: float,
-) -> float:
-    """Return the light at a time after a flip, from two flips that agree."""
-    seen: list[float] = []
-    for _ in range(session.bench.file.limits.retries + 2):
-        shown = _flip(session, role, up, wait_s)
-        try:
-            now = _sum(session, exposure_s, shown.shown_at_s + time_s)
-        except REPEATABLE:  # counted already
-            continue
-        for before in seen:
-            if abs(before - now) < _AGREE * change:
-                if len(seen) > 1:
-                    session.probe.count_fault("UnexpectedIntensity", len(seen) - 1)
-                return (before + now) / 2
-        seen.append(now)
-    raise UnexpectedIntensity(
-        f"the light {time_s:.3g} s after equal flips of the {role} modulator differs: check the "
-        "source, and that nothing moves in the beam"
-    )
-
-
-def _flip(session: CalibrationSession, role: str, up: bool, wait_s: float) -> Shown:
-    """Let the opposite frame settle, then show the frame."""
-    probe = session.probe
-    (probe.blank if up else probe.fill)(role)
-    session.bench.clock.sleep_until(probe.shown(role).shown_at_s + wait_s)
-    (probe.fill if up else probe.blank)(role)
-    return probe.shown(role)
-
-
-def _settled(
-    session: CalibrationSession, role: str, bright: bool, exposure_s: float, wait_s: float
-) -> tuple[float, float]:
-    """Return the light of a settled frame, and the detector's noise of it."""
-    probe = session.probe
-    (probe.fill if bright else probe.blank)(role)
-    at_s = probe.shown(role).shown_at_s + wait_s
-    session.bench.clock.sleep_until(at_s)
-    raws = [probe.raw(exposure_s) for _ in range(_SETTLED_SHOTS)]
-    lights = [_light(session, raw, exposure_s) for raw in raws]
-    return float(np.median(lights)), _noise(session, raws, lights, exposure_s)
-
-
-def _noise(
-    session: CalibrationSession, raws: list[np.ndarray], lights: list[float], exposure_s: float
-) -> float:
-    """Return the noise of the light of one shot without that of the source.
-
-    Without the source's common factor, pixels of two shots differ only by their own noise.
-    """
-    one, other = (_good(session, raw, exposure_s) for raw in raws[:2])
-    common = lights[0] / lights[1] if min(lights[:2]) > 0 else 1.0
-    return session.probe.shot_noise(one, other, common)
-
-
-def _sum(session: CalibrationSession, exposure_s: float, at_s: float) -> float:
-    """Return the total light of an exposure that is triggered at a time."""
-    return _light(session, session.probe.raw(exposure_s, at_s), exposure_s)
-
-
-def _light(session: CalibrationSession, raw: np.ndarray, exposure_s: float) -> float:
-    return float(_good(session, raw, exposure_s).sum())
-
-
-def _good(session: CalibrationSession, raw: np.ndarray, exposure_s: float) -> np.ndarray:
-    """Return the counts of the good pixels above the dark level."""
-    return (raw - session.dark_counts(exposure_s))[~session.bad]
 
 
 def fraction_seen(

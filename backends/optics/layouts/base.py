@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ....instruments import InputError, StaleFrame, UnexpectedIntensity
+from ....instruments.toml_file import TomlTable
 from .. import registration
-from ..encoding_table import EncodingTable
-from ..parameters import Optics, Response
+from ..parameters import Markers, Optics, Response
 
 LEAST_LIGHT, MOST_LIGHT = 0.7, 1.4  # brightness of a marker over the expected one; drift is less
 DARK, BRIGHT, FIRST_BIT = 0, 1, 2  # first indices of an index map, before the elements
@@ -26,6 +27,31 @@ _CONTRAST, _CONTRAST_UNKNOWN = 0.96, 0.3  # least contrast of a bit; while leaks
 _SIGMAS = 5.0  # below a contrast, exceeded by chance three times in ten million
 _MIXED = 0.05  # fraction of other elements' input that a lit weight pixel may see
 _STEP_PX = 8  # grid on which the usable part of a modulator is searched
+
+
+class EncodingTable(TomlTable):
+    """How numbers are laid out on the modulators, in pixels of the weight modulator.
+
+    Parameters
+    ----------
+    kind : "abs-split", "push-pull" or "offset" (docs/explanation/light.md)
+    element_px : side of the square of one element
+    guard_px : dark band between blocks (imaged) or rows (line)
+    block : elements of a block, (rows, columns); a line's length follows from the modulator
+    """
+
+    kind: Literal["abs-split", "push-pull", "offset"] = "abs-split"
+    element_px: int = Field(default=4, ge=1)
+    guard_px: int = Field(default=8, ge=0)
+    block: tuple[int, int] = (8, 8)
+
+    @model_validator(mode="after")
+    def _has_elements(self) -> EncodingTable:
+        if min(self.block) < 1:
+            raise ValueError(
+                f"a block of {self.block[0]} x {self.block[1]} elements is empty; make it larger"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -221,6 +247,10 @@ class Layout(ABC):
         cleared[rows[~kept], columns[~kept]] = DARK
         return cleared, coverage
 
+    def rows_of(self, role: str) -> int:
+        """Return the number of rows of grey levels that a frame takes: one where slots share it."""
+        return 1 if role == "input" and self.shares_input else self.slots
+
     def element_sums(self, light: np.ndarray) -> np.ndarray:
         """Sum light [h, w] of weight pixels over elements: float64 [slots, length]."""
         lit = self.elements >= 0
@@ -260,16 +290,14 @@ class Layout(ABC):
         """Return the photoelectrons of each slot, float64 [slots], from an exposure."""
 
     @abstractmethod
-    def marks(
-        self, taken: np.ndarray, mean_input: float | None, response: Response | None
-    ) -> Marks:
+    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
         """Read the markers of a shot.
 
         Parameters
         ----------
         mean_input : mean intensity of the input's elements, which leaks through dark weights; None
             if it is unknown
-        response : brightness of markers; None if it is not measured yet
+        markers : their brightness; None if it is not measured yet
 
         Raises
         ------

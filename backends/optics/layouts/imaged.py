@@ -96,22 +96,15 @@ class ImagedLayout(OnCamera):
         pitch, half = self.encoding.element_px, self.encoding.guard_px // 2
         corner = np.array(self.window[:2])
         middle = corner + np.array(self._size) / 2
-        scale = float(
-            np.sqrt(abs(np.linalg.det(registration.scales(self.optics.camera_map, middle))))
-        )
-        guard_on_camera = self.encoding.guard_px * scale
-        if guard_on_camera < 3:
-            raise InputError(
-                f"encoding.guard_px = {self.encoding.guard_px} is {guard_on_camera:.2g} camera "
-                f"pixels wide; blocks need at least 3, so give {int(np.ceil(3 / scale))}"
-            )
+        slopes = registration.scales(self.optics.camera_map, middle)
+        scale = float(np.sqrt(abs(np.linalg.det(slopes))))
         tops = start[0] + half + step[0] * np.arange(down)
         lefts = start[1] + half + step[1] * np.arange(across)
         boxes = np.zeros((down, across, 4))
         boxes[..., 0], boxes[..., 1] = tops[:, None], lefts[None, :]
         boxes[..., 2] = boxes[..., 0] + block[0] * pitch
         boxes[..., 3] = boxes[..., 1] + block[1] * pitch
-        margin = (guard_on_camera - 1) / 2
+        margin = (self._guard_on_camera(scale, "blocks") - 1) / 2
         of_cells = {role: cell.reshape(-1, 4) + np.tile(corner, 2) for role, cell in cells.items()}
         self._cut(
             self._on_camera(boxes.reshape(-1, 4) + np.tile(corner, 2), margin),

@@ -69,15 +69,9 @@ class LineLayout(OnCamera):
         matrix = self.optics.camera_map
         middles = np.stack([tops + (pitch - 1) / 2, 0 * tops], axis=1)
         scale = np.abs(registration.scales(matrix, middles)[:, 0, 0])
-        guard_on_camera = self.encoding.guard_px * float(scale.min())
-        if guard_on_camera < 3:
-            raise InputError(
-                f"encoding.guard_px = {self.encoding.guard_px} is {guard_on_camera:.2g} camera "
-                f"pixels wide; rows need at least 3, so give "
-                f"{int(np.ceil(3 / scale.min()))}"
-            )
+        guard_px = self._guard_on_camera(float(scale.min()), "rows")
         on_camera = registration.apply(matrix, middles)
-        reach = scale * pitch / 2 + (guard_on_camera - 1) / 2
+        reach = scale * pitch / 2 + (guard_px - 1) / 2
         low = np.rint(on_camera[:, 0] - reach + 0.5).astype(int)
         high = np.rint(on_camera[:, 0] + reach + 0.5).astype(int)
         wide = int(np.ceil(self.optics.spot_px)) + 2  # camera columns that are read

@@ -7,14 +7,66 @@ from abc import abstractmethod
 import numpy as np
 
 from ....instruments import InputError
+from ....instruments.environment import COMPILED
 from .. import registration
-from ..detector import Regions
-from ..parameters import Response
+from ..parameters import Markers, Optics, Response
 from .base import MOST_LIGHT, Layout, Marks
 
 APART_PX = 8  # distance of dark pixels from lit ones, in camera pixels: blur and edges of spots
 _DARK_PIXELS, _LEAST_DARK = 2000, 50  # pixels that measure the dark level, at most and at least
 _TYPICAL_INPUT = 0.25  # mean normalised intensity of inputs
+
+
+class Regions:
+    """Rectangles of camera pixels and their dark levels.
+
+    Attributes
+    ----------
+    boxes : top, left, bottom, right, int64 [n, 4]
+    pixels : number of good pixels of each, float64 [n]
+    """
+
+    def __init__(self, boxes: np.ndarray, optics: Optics) -> None:
+        self.boxes = np.ascontiguousarray(boxes, dtype=np.int64)
+        self._gain = optics.gain_e_per_count
+        area = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1).astype(float)
+        self._bad: tuple[np.ndarray, np.ndarray] | None = None
+        if optics.bad is not None and optics.bad.any():
+            bad = np.argwhere(optics.bad)
+            pairs = [(n, y, x) for y, x in bad for n in np.nonzero(self._contain(y, x))[0]]
+            if pairs:
+                number, y, x = np.array(pairs).T
+                self._bad = (number, y * optics.sensor_shape[1] + x)
+                area -= np.bincount(number, minlength=len(area))
+        self.pixels = area
+        if np.ndim(optics.dark_counts):
+            self._dark = self._sums(np.asarray(optics.dark_counts, dtype=np.float64))
+        else:
+            self._dark = area * float(optics.dark_counts)
+
+    def _contain(self, y: int, x: int) -> np.ndarray:
+        top, left, bottom, right = self.boxes.T
+        return (top <= y) & (y < bottom) & (left <= x) & (x < right)
+
+    def _sums(self, taken: np.ndarray) -> np.ndarray:
+        sums = region_sums(taken, self.boxes)
+        if self._bad is not None:
+            number, place = self._bad
+            sums -= np.bincount(number, taken.ravel()[place], minlength=len(sums))
+        return sums
+
+    def electrons(self, taken: np.ndarray) -> np.ndarray:
+        """Return photoelectrons above the dark level: float64 [n]."""
+        return np.asarray((self._sums(taken) - self._dark) * self._gain)
+
+
+def region_sums(image: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Sum an image over rectangles int64 [n, 4] (top, left, bottom, right): float64 [n]."""
+    if COMPILED:
+        from ..kernels import region_sums as compiled
+
+        return np.asarray(compiled(image, regions))
+    return np.array([image[t:b, le:r].sum(dtype=np.float64) for t, le, b, r in regions])
 
 
 class OnCamera(Layout):
@@ -43,6 +95,17 @@ class OnCamera(Layout):
         self._regions = Regions(regions, self.optics)
         self._cells = {role: Regions(boxes, self.optics) for role, boxes in cells.items()}
 
+    def _guard_on_camera(self, scale: float, what: str) -> float:
+        """Return the width of guard bands in camera pixels; refuse one that is too narrow."""
+        guard_px = self.encoding.guard_px
+        on_camera_px = guard_px * scale
+        if on_camera_px < 3:
+            raise InputError(
+                f"encoding.guard_px = {guard_px} is {on_camera_px:.2g} camera pixels wide; {what} "
+                f"need at least 3, so give {int(np.ceil(3 / scale))}"
+            )
+        return on_camera_px
+
     def electrons(self, taken: np.ndarray) -> np.ndarray:
         """Return the counts of each slot's pixels above the dark level, in electrons."""
         return self._regions.electrons(taken)
@@ -56,29 +119,21 @@ class OnCamera(Layout):
         """Return the photoelectrons of marker cells, by role: float64 [copies x 2 bits]."""
         return {role: cells.electrons(taken) for role, cells in self._cells.items()}
 
-    def marks(
-        self, taken: np.ndarray, mean_input: float | None, response: Response | None
-    ) -> Marks:
+    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
         """Read both frame numbers from their marker cells, and the brightness of the cells.
 
         The brightness comes from the differences of bits and complements, in which leaks cancel.
         """
-        is_calibrated = response is not None and response.marker_e is not None
         numbers: dict[str, int] = {}
         above, expected, variance = 0.0, 0.0, 0.0
         for role, cells in self._cells.items():
             electrons = cells.electrons(taken)
             noise = np.maximum(electrons, 0) + cells.pixels * self._pixel_variance
             bright = None
-            if is_calibrated:
-                assert response is not None and response.marker_e is not None
-                bright = response.marker_e[role].reshape(-1, 2 * self.marker_bits)
-                if response.marker_dark_e is not None:
-                    electrons = electrons - response.marker_dark_e[role]
-                if response.marker_leak_e is not None:
-                    electrons = self._without_leak(
-                        electrons, response.marker_leak_e[role], mean_input
-                    )
+            if markers is not None:
+                bright = markers.e[role].reshape(-1, 2 * self.marker_bits)
+                electrons = electrons - markers.dark_e[role]
+                electrons = self._without_leak(electrons, markers.leak_e[role], mean_input)
             electrons, noise = (
                 part.reshape(-1, 2 * self.marker_bits) for part in (electrons, noise)
             )
@@ -88,7 +143,7 @@ class OnCamera(Layout):
                 above += electrons[:, lit].sum() - electrons[:, ~lit].sum()
                 expected += bright[:, lit].sum()
                 variance += noise.sum()
-        if not is_calibrated:
+        if markers is None:
             return Marks(numbers)
         return Marks(numbers, above / expected, variance / expected**2)
 
@@ -100,16 +155,16 @@ class OnCamera(Layout):
 
     def marker_variance(self, response: Response) -> float | None:
         """Return the relative variance of the brightness that the markers of a shot measure."""
-        if response.marker_e is None:
+        markers = response.markers
+        if markers is None:
             return None
         expected = noise = 0.0
         for role, cells in self._cells.items():
-            lit_e = float(response.marker_e[role].sum()) / 2  # half of the cells are bright
+            lit_e = float(markers.e[role].sum()) / 2  # half of the cells are bright
             expected += lit_e
             noise += lit_e + float(cells.pixels.sum()) * self._pixel_variance
-            for leaks in (response.marker_leak_e, response.marker_dark_e):
-                if leaks is not None:
-                    noise += max(float(leaks[role].sum()), 0.0) * _TYPICAL_INPUT
+            for leaks in (markers.leak_e, markers.dark_e):
+                noise += max(float(leaks[role].sum()), 0.0) * _TYPICAL_INPUT
         return noise / expected**2
 
     def _without_leak(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....instruments import InputError
-from ..parameters import Response
+from ..parameters import Markers
 from .base import FIRST_BIT, Layout, Marks
 
 
@@ -50,9 +50,7 @@ class SinglePixelLayout(Layout):
         volts = taken[0].sum() - float(np.sum(self.optics.dark_counts))
         return np.array([volts * self.optics.gain_e_per_count])
 
-    def marks(
-        self, taken: np.ndarray, mean_input: float | None, response: Response | None
-    ) -> Marks:
+    def marks(self, taken: np.ndarray, mean_input: float | None, markers: Markers | None) -> Marks:
         """Return no marks: the counters of the DAQ identify the shown frames."""
         return Marks({})
 

@@ -17,7 +17,7 @@ from ...instruments.formatting import (
     format_number,
     format_ratio,
 )
-from ...instruments.table import Cell, Column, Styled, Table
+from ...instruments.table import Cell, Column, Heads, Styled, Table, columns
 from ...scheduler.runs.tables import PLACES
 from ..benchmark import OVERHEAD, axis_name, phases_of, rates_over, stage_medians
 from .console import as_rich, show_tables
@@ -177,20 +177,20 @@ def _device_tables(point: Mapping[str, Any]) -> Iterator[Table]:
 def _device_table(
     entry: Mapping[str, Any], phase: str, devices: Sequence[Mapping[str, Any]]
 ) -> Table:
-    columns = (
-        Column("device", align="left", wraps=True),
-        Column("busy with", align="left"),
-        Column("a second", form=format_number),
-        Column("limit", form=format_number),
-        Column("used", form=".1%"),
-    )
+    heads: Heads = {
+        "device": None,
+        "busy with": str,
+        "a second": format_number,
+        "limit": format_number,
+        "used": ".1%",
+    }
     rows = []
     for row in devices:
         limit = "not known" if row["limit_per_s"] is None else row["limit_per_s"]
         rows.append((row["device"], row["busy_with"], row["per_s"], limit, row["share"]))
     return Table(
         f"Devices of {entry['name']} in {phase}, against their own limits",
-        columns,
+        columns(heads),
         tuple(rows),
         caption=f"per second of the bench's {entry['clock']} clock; limits: refresh rate, frame "
         "rate (exposing while it reads out), light all the time",

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...instruments.formatting import format_field
-from ...instruments.table import Cell, Column, Styled, Table
+from ...instruments.table import Cell, Column, Heads, Styled, Table, columns
 from .console import show_tables
 
 if TYPE_CHECKING:
@@ -35,38 +35,30 @@ def show_profile(where: Console, shown: OpticsProfile) -> None:
 
 
 def _version_table(found: Mapping[str, Any]) -> Table:
-    columns = (Column("", align="left"), Column("", align="left", wraps=True))
+    shown = (Column("", align="left"), Column("", align="left", wraps=True))
     names = ("lightloom", "python", "numpy", "blas", "machine", "threads", "mock_path")
-    return Table("", columns, tuple((name.replace("_", " "), found[name]) for name in names))
+    return Table("", shown, tuple((name.replace("_", " "), found[name]) for name in names))
 
 
 def _extra_table(extras: Mapping[str, Mapping[str, str | None]]) -> Table:
-    columns = (
-        Column("extra", align="left"),
-        Column("package", align="left"),
-        Column("version", align="left"),
-    )
+    heads = dict.fromkeys(("extra", "package", "version"), str)
     rows = [
         (extra, package, Styled("missing", "bad") if version is None else version)
         for extra, packages in extras.items()
         for package, version in packages.items()
     ]
-    return Table("", columns, tuple(rows))
+    return Table("", columns(heads), tuple(rows))
 
 
 def _profile_table(profiles: Mapping[str, str]) -> Table:
-    columns = (Column("profile", align="left"), Column("what it is", align="left", wraps=True))
-    return Table("", columns, tuple(profiles.items()))
+    heads: Heads = {"profile": str, "what it is": None}
+    return Table("", columns(heads), tuple(profiles.items()))
 
 
 def _constant_table(profile: OpticsProfile) -> Table:
-    columns = (
-        Column("constant", align="left"),
-        Column("value"),
-        Column("source", align="left", wraps=True),
-    )
+    heads: Heads = {"constant": str, "value": "", "source": None}
     rows: list[tuple[Cell, ...]] = []
     for key, value in profile.model_dump(exclude={"name", "title", "sources", "years"}).items():
         text = None if value is None else format_field(key, value)
         rows.append((key, text, profile.sources.get(key, _NO_SOURCE)))
-    return Table("", columns, tuple(rows))
+    return Table("", columns(heads), tuple(rows))

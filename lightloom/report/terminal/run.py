@@ -1,4 +1,4 @@
-"""The report of a run, as tables."""
+"""A plan, the report of a run, and accounts of energy, as tables."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from rich.markup import escape
 
 from ...backends import Stats
 from ...instruments.formatting import format_counted, format_duration, format_number
-from ...scheduler.energy.tables import per_token
+from ...scheduler.energy.tables import account_tables, per_token, sizes_text
 from ...scheduler.runs.tables import (
+    plan_summary,
+    plan_tables,
+    plan_title,
     quality_figures,
     quality_sentences,
     report_marks,
@@ -22,7 +25,20 @@ from ...scheduler.runs.tables import (
 from .console import show_tables
 
 if TYPE_CHECKING:
-    from ...scheduler.runs import Report
+    from ...scheduler.runs import Plan, Report
+
+
+def show_plan(where: Console, planned: Plan) -> None:
+    """Print a plan, layer by layer; equal layers once."""
+    where.print(f"\n{escape(plan_title(planned))}", style="bold")
+    sizes = planned.passes[0][0]
+    where.print(
+        f"first pass: batch {sizes['batch']}, {format_counted(sizes['new'], 'token')}; "
+        f"{format_counted(len(planned.passes), 'pass', 'passes')} in all"
+    )
+    show_tables(where, plan_tables(planned))
+    for sentence in plan_summary(planned):
+        where.print(escape(sentence))
 
 
 def show_report(where: Console, result: Report) -> None:
@@ -76,3 +92,14 @@ def _times_sentence(account: Mapping[str, Any]) -> str:
     if here:
         text += f", {format_duration(per_token(account, here[0]))} digitally here (measured)"
     return text
+
+
+def show_energy(where: Console, document: Mapping[str, Any]) -> None:
+    """Print the accounts of `lightloom energy`."""
+    where.print(f"\n[bold]{escape(document['model'])}[/]: {escape(sizes_text(document))}")
+    where.print(f"placement {escape(document['placement'])}; predicted, nothing was run")
+    for account in document["accounts"]:
+        where.print(f"\nbench profile [bold]{escape(account['profile'])}[/]", end="")
+        sets = account["constant_sets"]
+        where.print(f", constants {escape(', '.join(sets))}" if sets else "")
+        show_tables(where, account_tables(account))
