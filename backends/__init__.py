@@ -6,9 +6,8 @@ if __name__ != "lightloom.backends":
 from ..instruments import InputError
 from .address import Address, row_ids
 from .base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
-from .device_timeline import DeviceTimeline, JobShape
+from .device_timeline import DeviceTimeline, JobShape, best_order, frames_of
 from .digital import DigitalBackend
-from .job_times import best_order, frames_of
 from .mock.backend import MockBackend, mock_path
 from .profile import DEFAULT, OpticsProfile, load_profile, parse_setting, profile_names
 from .tiling import ORDERS, Geometry, cuts, pack, tile_count, tiles, visits

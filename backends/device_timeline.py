@@ -1,4 +1,6 @@
-"""`DeviceTimeline`: the duration of shots, from a model of a bench's devices.
+"""When shots happen: their order, the times of a bench's devices, and those of whole jobs.
+
+A bench takes shots in the order of `ShotOrder` (`bench.shot_plan`), and so does `DeviceTimeline`.
 
 A modulator flips at whole refresh periods, and settles; the detector exposes and is read out. The
 next frames are sent as soon as an exposure has ended, so that settling and read-out overlap.
@@ -9,9 +11,10 @@ the same times.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 from itertools import compress, pairwise
 from typing import Any
@@ -19,12 +22,61 @@ from typing import Any
 import numpy as np
 
 from ..instruments import Timeline
-from .shot_order import ROLES, ShotOrder
-from .tiling import Order, visits
+from .tiling import ORDERS, Geometry, Order, pack, visits
 from .timing import AHEAD, ModulatorTiming, ShotTiming
 
+ROLES = ("weight", "input")
 _EXACT = 4096  # shots of a job that are simulated one by one, at most
 _TILES, _VECTORS = 16, 128  # simulated part of larger jobs
+_COMPARED = 8  # frames of each modulator that suffice to compare the orders
+
+
+class ShotOrder:
+    """The order of the shots of one job after another.
+
+    Parameters
+    ----------
+    reference_every : shots between two reference shots; 0 for none
+    references_tiles : whether each weight frame has a reference shot, and each job one at its end
+    counters : shots "since" the last reference, and "references" so far; each shot updates them
+    """
+
+    def __init__(
+        self, reference_every: int, references_tiles: bool, counters: dict[str, int]
+    ) -> None:
+        self._every, self._references_tiles = reference_every, references_tiles
+        self._counters = counters
+
+    def shots(
+        self, visited: Iterable[tuple[int, int]], order: Order, tile: int = -1
+    ) -> Iterator[tuple[int, int | None]]:
+        """Yield the weight frame and the input frame of each shot; no input frame for a reference.
+
+        Parameters
+        ----------
+        visited : the frames of the shots without references (see `tiling.visits`)
+        tile : weight frame of the shot before, in the same job; -1 for none
+        """
+        counters = self._counters
+        # the last reference of the previous job also serves this job
+        is_referenced = counters["since"] == 0 and counters["references"] > 0
+        for weight, vector in visited:
+            is_first = weight != tile and (tile < 0 or order == ORDERS[0])
+            tile = weight
+            is_due = (self._references_tiles and is_first) or 0 < self._every <= counters["since"]
+            if is_due and not is_referenced:
+                self._count_reference()
+                yield weight, None
+            is_referenced = False
+            counters["since"] += 1
+            yield weight, vector
+        if self._references_tiles and tile >= 0:
+            self._count_reference()
+            yield tile, None
+
+    def _count_reference(self) -> None:
+        self._counters["since"] = 0
+        self._counters["references"] += 1
 
 
 @dataclass
@@ -244,3 +296,90 @@ def _growth(
                 total += tile_weight * vector_weight * (devices._state() - before)
         growths.append((devices, total))
     return growths[0], growths[1]
+
+
+@lru_cache(maxsize=4096)
+def job_seconds(tiles: int, vectors: int, order: Order, timing: ShotTiming) -> float:
+    """Return the duration of a job between equal jobs."""
+    devices = DeviceTimeline(timing)
+    devices.run(JobShape(1, 1), one_more_shot)
+    start_s = devices.now_s
+    devices.run(JobShape(tiles, vectors, order), one_more_shot)
+    return devices.now_s - start_s
+
+
+@lru_cache(maxsize=64)
+def first_wait_s(timing: ShotTiming) -> float:
+    """Return the extra time of a job whose first frames were not shown during another one."""
+    devices = DeviceTimeline(timing.devices)
+    devices.run(JobShape(1, 1))
+    return max(0.0, devices.now_s - job_seconds(1, 1, "weight-stationary", timing.devices))
+
+
+@lru_cache(maxsize=4096)
+def best_order(tiles: int, vectors: int, timing: ShotTiming) -> Order:
+    """Return the order that takes less time on the devices; weight-stationary if both are equal.
+
+    It depends only on the times of changing either modulator, so a few frames suffice.
+    """
+    if min(tiles, vectors) < 2:
+        return "weight-stationary"
+    if max(tiles, vectors) > _COMPARED:
+        return best_order(min(tiles, _COMPARED), min(vectors, _COMPARED), timing)
+    first, second = (job_seconds(tiles, vectors, order, timing.devices) for order in ORDERS)
+    return ORDERS[second < first * (1 - 1e-9)]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames and shots of the products of one segment.
+
+    Parameters
+    ----------
+    inputs_shown : vectors of all shown input frames
+    loads : mean number of times that each weight is shown
+    jobs : (number of equal jobs, weight frames, input frames)
+    """
+
+    shots: int
+    weight_frames: int
+    input_frames: int
+    inputs_shown: int
+    loads: Fraction
+    jobs: tuple[tuple[int, int, int], ...]
+    order: Order
+
+    def seconds(self, timing: ShotTiming) -> float:
+        """Return the time of the devices without interruptions."""
+        return sum(
+            count * job_seconds(tiles, vectors, self.order, timing.devices)
+            for count, tiles, vectors in self.jobs
+            if tiles and vectors
+        )
+
+
+@lru_cache(maxsize=4096)
+def frames_of(
+    counts: tuple[int, ...], outputs: int, geometry: Geometry, timing: ShotTiming
+) -> Frames:
+    """Return the frames and shots of one segment.
+
+    Parameters
+    ----------
+    counts : input vectors of each matrix, exposures of x+ and x- counted separately
+    outputs : rows of each matrix
+    """
+    packing = pack(counts, outputs, geometry)
+    jobs = Counter(zip(packing.tiles.tolist(), packing.vectors.tolist(), strict=True))
+    (tiles, vectors), _ = jobs.most_common(1)[0]
+    order = best_order(tiles, vectors, timing)
+    weight_frames, input_frames = packing.frames(order)
+    return Frames(
+        packing.shots,
+        weight_frames,
+        input_frames,
+        packing.inputs_shown(order),
+        Fraction(weight_frames, max(int(packing.tiles.sum()), 1)),
+        tuple((count, *job) for job, count in jobs.items()),
+        order,
+    )

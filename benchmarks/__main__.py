@@ -6,23 +6,20 @@ is loaded.
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ..instruments import InputError, LightloomError, Paused, limit_threads
-from ..instruments.errors import system_error
+from ..instruments import InputError, limit_threads
+from ..instruments.commands import guarded
 from ..instruments.files import check_output, read_text, write_document
 from ..instruments.formatting import format_duration
-from ..instruments.safety import signals
 from ..instruments.table import Table, plain_text
-from ..instruments.text import printable, warnings_as_remarks
+from ..instruments.text import say
 from .plots import check_picture
 
 app = typer.Typer(
@@ -55,33 +52,8 @@ Placed = Annotated[str, typer.Option(help="Products on light, as for lightloom r
 
 
 def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command that shows `LightloomError`s as one sentence, without a traceback."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        @wraps(function)
-        def guarded(*args: Any, **kwargs: Any) -> None:
-            try:
-                with warnings_as_remarks():
-                    function(*args, **kwargs)
-            except LightloomError as error:
-                _end(str(error), 3 if isinstance(error, Paused) else 2)
-            except OSError as error:  # a full disk, a folder that is gone
-                _end(system_error(error), 1)
-            except KeyboardInterrupt:
-                _end("stopped by the operator", signals.STATUS)
-
-        return app.command(name)(guarded)
-
-    return register
-
-
-def _end(sentence: str, status: int) -> None:
-    _tell(sentence)
-    raise typer.Exit(status) from None
-
-
-def _tell(sentence: str) -> None:
-    print(f"lightloom: {printable(sentence)}", file=sys.stderr, flush=True)
+    """Register a command that shows errors as one sentence, without a traceback."""
+    return lambda function: app.command(name)(guarded(function))
 
 
 def _show(table: Table) -> None:
@@ -366,7 +338,7 @@ def light_levels(
             found = study.measure(model, rows, (encoding, detection), bits, given, seeds)
             results.append({"encoding": encoding, "detection": detection, "perplexity": found})
             cells = ", ".join(map(study.cell, found.values()))
-            _tell(f"{study.bench_name(encoding, detection)}: {cells}")
+            say(f"{study.bench_name(encoding, detection)}: {cells}")
             _write(json, document, study.KIND)
     _show(study.table(document, seeds))
 
@@ -398,7 +370,7 @@ def scaling(
         measured = study.read_members(family)
     else:
         measured = [
-            study.measure_member(folder, chosen, placement, rows, seeds, share, _tell)
+            study.measure_member(folder, chosen, placement, rows, seeds, share, say)
             for folder in study.members(family)
         ]
         _show(study.budget_table(measured))
@@ -454,7 +426,7 @@ def scaling_layers(
     }
     for name, steps in study.groups_of(loaded, _listed("--layers", layers, int)).items():
         if not named or name.split(",")[0] in named:
-            groups.append(study.measure_group(loaded, inputs, name, steps, chosen, seeds, _tell))
+            groups.append(study.measure_group(loaded, inputs, name, steps, chosen, seeds, say))
             _write(json, document, study.KIND)
     _show(study.table(groups))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..backends import Address, Backend, MatmulResult, PreparedWeights, Ranges, Stats
 from ..backends.mock.int8_gemm import _field, _tensor
-from ..backends.mock.threads import thread_count
+from ..instruments.environment import thread_count
 from ..models import Model
 from ..scheduler import HostStep, OpticalMatmul
 from ..scheduler.host_steps import POOLINGS, REGISTRY, rotations

@@ -20,8 +20,8 @@ import numpy as np
 
 from ..backends import Backend, DigitalBackend, Stats, mock_path
 from ..backends.bench.bench import Bench
-from ..backends.mock.threads import thread_count
 from ..instruments import InputError
+from ..instruments.environment import thread_count
 from ..instruments.formatting import format_quantity
 from ..instruments.version import version_of
 from ..models import Cache, Model

@@ -41,23 +41,15 @@ def draw_calibration() -> None:
             accuracy = random_products(backend, 4000)
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
-    light, noise = (
-        arrays("photon_transfer", "mean_counts"),
-        arrays("photon_transfer", "variance_counts"),
-    )
+    light = arrays("photon_transfer", "mean_counts")
+    noise = arrays("photon_transfer", "variance_counts")
     some = np.linspace(0, len(light) - 1, 1500).astype(int)
     axes[0].loglog(light[some], noise[some], ".", markersize=2, rasterized=True)
     axes[0].set(title="Photon transfer", xlabel="counts", ylabel="variance, counts²")
     for role in ("input", "weight"):
-        levels, seen = (
-            arrays("response_curves", f"{role}_levels"),
-            arrays("response_curves", f"{role}_light"),
-        )
-        axes[1].plot(levels, seen, label=role)
-        moments, share = (
-            arrays("settling", f"{role}_moments_s"),
-            arrays("settling", f"{role}_share"),
-        )
+        levels = arrays("response_curves", f"{role}_levels")
+        axes[1].plot(levels, arrays("response_curves", f"{role}_light"), label=role)
+        moments, share = (arrays("settling", f"{role}_{what}") for what in ("moments_s", "share"))
         axes[2].plot(moments * 1e3, share, "o", markersize=3, label=role)
     axes[1].set(title="Grey levels", xlabel="level", ylabel="light, brightest = 1")
     axes[2].set(title="Settling", xlabel="after the flip, ms", ylabel="share of the change")

@@ -31,7 +31,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +111,9 @@ class Optics:
 
     Parameters
     ----------
-    enabled : bool
-        Whether products are disturbed at all; if not, they are plain float.
-    bits : int
-        Resolution of inputs, weights and read-outs (symmetric, one scale per tensor).
-    noise : float
-        Root mean square of the output noise, relative to the largest output magnitude.
+    enabled : whether products are disturbed at all; if not, they are plain float
+    bits : resolution of inputs, weights and read-outs (symmetric, one scale per tensor)
+    noise : root mean square of the output noise, relative to the largest output magnitude
     """
 
     enabled: bool = True
@@ -255,9 +252,8 @@ def split_data() -> tuple[Images, Images, Images]:
 
     Returns
     -------
-    tuple of Images
-        The training part (1437), the held-out part (360), and the calibration images (64, a
-        subset of the training part); each has the classes in equal proportion.
+    the training part (1437), the held-out part (360), and the calibration images (64, a subset of
+    the training part); each has the classes in equal proportion
     """
     digits = load_digits()
     pixels = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
@@ -282,10 +278,8 @@ def augment(pixels: Tensor, training: Training) -> Tensor:
 
     Parameters
     ----------
-    pixels : Tensor
-        Float images ``[n, 1, 8, 8]``.
-    training : Training
-        Holds the largest rotation in degrees, shift in pixels and relative zoom.
+    pixels : float images ``[n, 1, 8, 8]``
+    training : holds the largest rotation in degrees, shift in pixels and relative zoom
     """
     n, _, _, width = pixels.shape
     angle, zoom, dx, dy = torch.rand(4, n) * 2 - 1
@@ -344,14 +338,8 @@ def accuracy(model: DigitViT, data: Images, optics: Optics, repeats: int = 1) ->
 
     Parameters
     ----------
-    model : DigitViT
-        The network; its weights are not changed.
-    data : Images
-        What to classify.
-    optics : Optics
-        How matrix products are done for this measurement.
-    repeats : int
-        Number of runs to average over (of use only with noise).
+    optics : how matrix products are done for this measurement
+    repeats : number of runs to average over (of use only with noise)
     """
     trained_with = vars(model.optics).copy()
     vars(model.optics).update(vars(optics))
@@ -384,27 +372,21 @@ def cross_validate(
 
 def huggingface_config(arch: Architecture) -> dict[str, object]:
     """Return what Hugging Face writes as ``config.json`` for this network."""
-    return {
+    config = asdict(arch) | {
         "architectures": ["ViTForImageClassification"],
         "attention_probs_dropout_prob": 0.0,
         "encoder_stride": arch.patch_size,
         "hidden_act": "relu6",
         "hidden_dropout_prob": 0.0,
-        "hidden_size": arch.hidden_size,
         "id2label": {str(i): str(i) for i in range(arch.num_labels)},
-        "image_size": arch.image_size,
         "initializer_range": 0.02,
-        "intermediate_size": arch.intermediate_size,
         "label2id": {str(i): i for i in range(arch.num_labels)},
-        "layer_norm_eps": arch.layer_norm_eps,
         "model_type": "vit",
-        "num_attention_heads": arch.num_attention_heads,
-        "num_channels": arch.num_channels,
-        "num_hidden_layers": arch.num_hidden_layers,
-        "patch_size": arch.patch_size,
         "qkv_bias": True,
         "torch_dtype": "float32",
     }
+    del config["num_labels"]  # it is the number of names
+    return dict(sorted(config.items()))
 
 
 def preprocessor_config(arch: Architecture) -> dict[str, object]:

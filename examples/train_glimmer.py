@@ -205,9 +205,7 @@ class Rounded(torch.autograd.Function):
         return gradient, None, None
 
 
-def rounded(x: Tensor, axis: int, bits: int) -> Tensor:
-    """Round x to the levels of its largest magnitude along an axis."""
-    return Rounded.apply(x, axis, bits)
+rounded = Rounded.apply
 
 
 class Product(nn.Module):
@@ -308,9 +306,7 @@ def rate_factor(step: int, steps: int, warmup: int) -> float:
     return min((step + 1) / warmup, 1.0, max(0.05, (1 - step / steps) / 0.3))
 
 
-def train(
-    tokens: np.ndarray, held_out: Tensor, sizes: Sizes, training: Training, out: Path
-) -> Network:
+def train(tokens: np.ndarray, sizes: Sizes, training: Training, out: Path) -> Network:
     """Train one member on rows of the text, its order drawn anew each time it is through."""
     torch.manual_seed(training.seed)
     network = Network(sizes, training)
@@ -394,7 +390,7 @@ def make_member(out: Path, sizes: Sizes, training: Training, text: str, held_out
     (out / "data.safetensors").chmod(0o644)
     write_json(out / "config.json", sizes.config())
     start = time.perf_counter()
-    network = train(tokens, torch.from_numpy(rows), sizes, training, out)
+    network = train(tokens, sizes, training, out)
     write_weights(out, network)
     network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
     loss = evaluate(network, torch.from_numpy(rows))
@@ -417,7 +413,7 @@ def make_member(out: Path, sizes: Sizes, training: Training, text: str, held_out
     return loss
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Train the members that were asked for, smallest first as given."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the family")
@@ -429,7 +425,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--photons-per-mac", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", help="of the member's folder, for one width")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     text, held_out = split_text()

@@ -50,3 +50,9 @@ def warnings_as_remarks() -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = before
+
+
+def say(sentence: str) -> None:
+    """Print a sentence of this program to standard error."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"lightloom: {printable(sentence)}\n")

@@ -45,18 +45,10 @@ if TYPE_CHECKING:
     from .scheduler.runs import Plan, Report, Run
     from .scheduler.runs.model_protocol import RunnableModel
 
-_HOMES = {
-    "Address": "backends",
-    "Backend": "backends",
-    "MatmulResult": "backends",
-    "OpticsProfile": "backends",
-    "open_backend": "backends",
-    "Model": "models",
-    "load_arrays": "models",
-    "load_model": "models",
-    "Plan": "scheduler.runs",
-    "Report": "scheduler.runs",
-    "Run": "scheduler.runs",
+_NAMES = {  # package -> the public names that are loaded from it
+    "backends": ("Address", "Backend", "MatmulResult", "OpticsProfile", "open_backend"),
+    "models": ("Model", "load_arrays", "load_model"),
+    "scheduler.runs": ("Plan", "Report", "Run"),
 }
 
 __all__ = [
@@ -148,9 +140,10 @@ def resume(
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lightloom' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    for package, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f".{package}", __name__), name)
+    raise AttributeError(f"module 'lightloom' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

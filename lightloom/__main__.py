@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from .instruments.safety import signals
+from .instruments.text import say
 from .report import streams
 
 
@@ -45,7 +46,7 @@ def run(work: Callable[[], object]) -> NoReturn:
     signals.stop_interrupting()
     if signals.was_interrupted():
         status = signals.STATUS
-        streams.say("stopped by the operator")
+        say("stopped by the operator")
     if status:
         streams.tell_on_output()
     sys.exit(status or int(streams.result_is_lost()))
@@ -57,7 +58,7 @@ def _status(work: Callable[[], object]) -> int:
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
-        streams.say(str(end.code))
+        say(str(end.code))
         return 1
     return 0
 

@@ -67,9 +67,6 @@ class BytePairs:
         """Return token -> id."""
         return self._vocabulary
 
-    def no_padding(self) -> None:
-        """Do nothing, since texts are never padded."""
-
     def no_truncation(self) -> None:
         """Encode texts of any length."""
         self._limit = None

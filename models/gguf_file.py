@@ -248,29 +248,30 @@ class _GgufHeader:
             self._order = ">"
         if (version := self._take("I")) not in _VERSIONS:
             raise ValueError(f"it says that it is of version {version}, and there are 2 and 3")
-        tensors, pairs = self._take("Q"), self._take("Q")
-        self._want(pairs, _LEAST_PAIR, "entries of metadata")
-        self._want(tensors, _LEAST_TENSOR, "tensors")
+        tensors = self._take_count(_LEAST_TENSOR, "tensors")
+        pairs = self._take_count(_LEAST_PAIR, "entries of metadata")
         for _ in range(pairs):
             self._skip_string()
             self._skip_value(self._take("I"))
         for _ in range(tensors):
             self._skip_string()
             self._skip_tensor()
+        if self._at > len(self._data):
+            raise ValueError("it ends within its header")
 
     def _skip_value(self, kind: int) -> None:
         if kind == _STRING:
             self._skip_string()
         elif kind == _ARRAY:
-            kind, count = self._take("I"), self._take("Q")
-            self._want(count, 8 if kind == _STRING else self._size(kind), "entries of an array")
+            kind = self._take("I")
+            size = 8 if kind == _STRING else self._size(kind)
+            count = self._take_count(size, "entries of an array")
             if kind == _STRING:
                 for _ in range(count):
                     self._skip_string()
             else:
-                self._at += count * self._size(kind)
+                self._at += count * size
         else:
-            self._want(1, self._size(kind), "values")
             self._at += self._size(kind)
 
     def _skip_tensor(self) -> None:
@@ -280,12 +281,10 @@ class _GgufHeader:
         values = math.prod(self._take("Q") for _ in range(axes))
         if values > _MOST_VALUES_PER_BYTE * len(self._data):
             raise ValueError(f"it claims a tensor of {values} values in {len(self._data)} bytes")
-        self._take("I")
-        self._take("Q")
+        self._at += struct.calcsize("=IQ")  # its type and its offset
 
     def _skip_string(self) -> None:
-        length = self._take("Q")
-        self._want(length, 1, "bytes of a string")
+        length = self._take_count(1, "bytes of a string")
         self._at += length
 
     @staticmethod
@@ -299,10 +298,12 @@ class _GgufHeader:
         self._at += struct.calcsize(kind)
         return int(value)
 
-    def _want(self, count: int, size: int, what: str) -> None:
-        left = len(self._data) - self._at
+    def _take_count(self, size: int, what: str) -> int:
+        """Read a count of things of at least `size` bytes, which must be left."""
+        count, left = self._take("Q"), len(self._data) - self._at
         if count * size > left:
             raise ValueError(f"it claims {count} {what}, and {left} bytes are left")
+        return count
 
 
 # ---------------------------------------------------------------- the metadata

@@ -160,12 +160,11 @@ def _byte_pairs(tokenizers: Any, metadata: Mapping[str, Any], rule: _Rule, path:
             f"{path}: {len(types)} types of tokens are too few for {len(words)} tokens; convert "
             "the model again"
         )
-    for index, (word, sort) in enumerate(zip(words, types, strict=False)):
+    for word, sort in zip(words, types, strict=False):
         is_control = sort in (_UNKNOWN, _CONTROL) or word in _CONTROL_WORDS
         if is_control or sort == _USER_DEFINED:
-            hidden = is_control
-            token = tokenizers.AddedToken(words[index], special=hidden, normalized=False)
-            (inner.add_special_tokens if hidden else inner.add_tokens)([token])
+            token = tokenizers.AddedToken(word, special=is_control, normalized=False)
+            (inner.add_special_tokens if is_control else inner.add_tokens)([token])
     begin, end = (
         _around(metadata, words, key, default, path)
         for key, default in (("bos", rule.adds_begin), ("eos", False))

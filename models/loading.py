@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -115,7 +116,7 @@ def _open_folder(folder: Path, name: str) -> Model:
     head = SentenceHead()
     if family.TASK == "encoder":
         head, tensors = read_sentence_head(whole, folder)
-        weights = weights.joined(tensors)
+        weights = Weights(weights.source, weights.stored | tensors)
     path = folder / "tokenizer.json"
     tokenizer = None
     if family.TASK != "vision" and path.is_file():
@@ -165,10 +166,8 @@ def _fitted(model: Model) -> Model:
     family, config, weights = model.family, model.config, model.weights
     for wrapper in _WRAPPERS:
         if len(weights) and all(tensor.startswith(wrapper) for tensor in weights):
-            weights = _without_prefix(weights, wrapper)
-    if any(tensor.startswith(family.PREFIX) for tensor in weights):
-        weights = _without_prefix(weights, family.PREFIX)
-    weights = weights.renamed(_newer_name)
+            weights = weights.renamed(methodcaller("removeprefix", wrapper))
+    weights = weights.renamed(lambda tensor: _newer_name(tensor.removeprefix(family.PREFIX)))
     numbers = {int(found[1]) for name in weights if (found := _LAYER.search(name))}
     if len(numbers) != config.layers:  # checked before a program of as many layers is written
         raise InputError(
@@ -186,10 +185,6 @@ def _fitted(model: Model) -> Model:
     weights.check_shapes(wanted)
     model.weights = _used(model, wanted, weights)
     return model
-
-
-def _without_prefix(weights: Weights, prefix: str) -> Weights:
-    return weights.renamed(lambda tensor: tensor.removeprefix(prefix))
 
 
 def _newer_name(name: str) -> str:
@@ -249,7 +244,7 @@ def _used(model: Model, wanted: Mapping[str, Any], weights: Weights) -> Weights:
             f"{model.source}: not used, of heads for other tasks: {', '.join(sorted(heads))}",
             stacklevel=5,
         )
-    return weights.without(buffers | heads)
+    return Weights(weights.source, {n: s for n, s in weights.stored.items() if n in wanted})
 
 
 def _family(kind: Any, path: Path) -> ModuleType:

@@ -1,7 +1,7 @@
 """`Model`: the calls of every family; each call runs a program through the scheduler."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Backend
+from ..backends import Backend, open_backend
 from ..backends.base import check_finite
 from ..instruments import InputError
 from ..instruments.formatting import format_count, format_counted
 from ..instruments.text import short_lines
 from ..scheduler import DEFAULT_POLICY, Executor, Placement, Program, State
 from ..scheduler.host_steps import unit_length
-from .executors import Executors
 from .families.blocks import loss_program
 from .generation import Generation, check_sampling, text_of
 from .inputs import ModelInputs, padded
@@ -53,6 +52,43 @@ class Cache:
         """Drop what a pass that failed has added."""
         for state in self.states.values():
             state.length = self.length
+
+
+class Executors:
+    """One executor for each backend and placement, which keeps the weights prepared for it.
+
+    A backend that is given by name is opened at its first use.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str | int, str | Placement], Executor] = {}
+
+    def get(
+        self,
+        weights: Mapping[str, np.ndarray],
+        backend: Backend | str | None,
+        placement: str | Placement,
+    ) -> Executor:
+        """Return the executor of a backend, or of its name; None is digital.
+
+        Raises
+        ------
+        InputError : for what is neither, or an unknown name
+        """
+        if not isinstance(backend, Backend | str | None):
+            raise InputError(
+                f"backend = {backend!r} is neither a backend nor the name of one, such as 'mock'"
+            )
+        name_or_id = id(backend) if isinstance(backend, Backend) else backend or "digital"
+        key = name_or_id, placement
+        if key not in self._kept:
+            opened = backend if isinstance(backend, Backend) else open_backend(str(name_or_id))
+            self._kept[key] = Executor(opened, weights, placement)
+        return self._kept[key]
+
+    def release(self, backend: Backend) -> None:
+        """Drop the weights that are prepared for a backend, when it is no longer used."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] != id(backend)}
 
 
 class Model:
@@ -150,16 +186,15 @@ class Model:
     def program(self, ending: str) -> Program:
         """Return the program of one forward pass, up to an ending (see the family's module)."""
         if ending not in self._programs:
-            self._programs[ending] = self._written(ending)
+            if ending == "loss":
+                weight = self.family.head_weight(self.config)
+                written = loss_program(self.config.width, weight, self.config.vocabulary)
+            elif self.task == "encoder":
+                written = self.family.program(self.config, ending, self._head)
+            else:
+                written = self.family.program(self.config, ending)
+            self._programs[ending] = written
         return self._programs[ending]
-
-    def _written(self, ending: str) -> Program:
-        if ending == "loss":
-            weight = self.family.head_weight(self.config)
-            return loss_program(self.config.width, weight, self.config.vocabulary)
-        if self.task == "encoder":
-            return self.family.program(self.config, ending, self._head)
-        return self.family.program(self.config, ending)
 
     @property
     def whole_program(self) -> Program:

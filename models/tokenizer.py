@@ -24,8 +24,6 @@ class Tokenizer:
     """
 
     def __init__(self, inner: Any, source: Path, cut_side: str = "right") -> None:
-        inner.no_padding()
-        inner.no_truncation()
         self.library = inner
         self.source = source
         self._cut = {} if cut_side == "right" else {"direction": cut_side}
@@ -118,6 +116,8 @@ def read_tokenizer(path: Path, is_lower: bool = False) -> Tokenizer:
         return Tokenizer(plain, path)
     with refusing(f"{path} is not a tokenizer"):
         inner = tokenizers.Tokenizer.from_file(str(path))
+        inner.no_padding()
+        inner.no_truncation()
         _add_tokens(tokenizers, inner, settings, beside)
         _follow(tokenizers, inner, settings)
         if is_lower:

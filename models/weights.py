@@ -7,7 +7,7 @@ can run code. `gguf_file` reads GGUF files.
 
 import json
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,6 @@ class Weights(Mapping[str, np.ndarray]):
                 )
             stored[new] = entry
         return Weights(self.source, stored)
-
-    def without(self, names: Collection[str]) -> "Weights":
-        """Return all tensors except those named."""
-        kept = {name: entry for name, entry in self.stored.items() if name not in names}
-        return Weights(self.source, kept)
-
-    def joined(self, others: Mapping[str, Stored]) -> "Weights":
-        """Return the tensors together with others."""
-        return Weights(self.source, {**self.stored, **others})
 
     def are_equal(self, one: str, other: str) -> bool:
         """Return whether two tensors hold the same numbers."""
@@ -225,20 +216,10 @@ def _safetensor_reader(
             )
         first, last = entry["data_offsets"]
         stored = np.frombuffer(data[first:last], dtype=kind).reshape(entry["shape"])
-        if entry["dtype"] == "F32":
-            return stored
-        if entry["dtype"] == "BF16":
-            return _by_parts(
-                stored, lambda part: (part.astype(np.uint32) << np.uint32(16)).view(np.float32)
-            )
-        return stored.astype(np.float32)
+        if entry["dtype"] == "BF16":  # the upper half of a float32
+            wide = stored.astype(np.uint32)
+            wide <<= 16
+            return wide.view(np.float32)
+        return stored.astype(np.float32, copy=False)
 
     return read
-
-
-def _by_parts(stored: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    result = np.empty(stored.shape, dtype=np.float32)
-    flat_in, flat_out = stored.reshape(-1), result.reshape(-1)
-    for first in range(0, flat_in.size, PART):
-        flat_out[first : first + PART] = convert(flat_in[first : first + PART])
-    return result

@@ -10,8 +10,18 @@ from .executor import Executor
 from .graph import StepRecord
 from .host_steps import State
 from .placement import DEFAULT_POLICY, FIXED, POLICIES, Placement
-from .program import MATMUL_KINDS, HostStep, OpticalMatmul, Program, ProgramBuilder
-from .sizes import BATCH, NEW, PAST, evaluate, shape
+from .program import (
+    BATCH,
+    MATMUL_KINDS,
+    NEW,
+    PAST,
+    HostStep,
+    OpticalMatmul,
+    Program,
+    ProgramBuilder,
+    evaluate,
+    shape,
+)
 
 __all__ = [
     "BATCH",

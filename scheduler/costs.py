@@ -1,7 +1,7 @@
 """Costs of single steps: on a bench, predicted without an instrument, and on the host.
 
-Shots are those of `backends.job_times`; the overlap of steps is in `prediction`. `HostModel` is the
-time of the host in a prediction, from constants or as measured on a machine.
+Shots are those of `backends.device_timeline`; the overlap of steps is in `prediction`.
+`HostModel` is the time of the host in a prediction, from constants or as measured on a machine.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..backends import Backend, Geometry, OpticsProfile, ShotTiming, frames_of, tile_count
-from ..backends.job_times import first_wait_s
+from ..backends.device_timeline import first_wait_s
 from .graph import StepRecord
 from .host_steps import REGISTRY
-from .program import HostStep, OpticalMatmul, Step
-from .sizes import Shape, Sizes, evaluate
+from .program import HostStep, OpticalMatmul, Shape, Sizes, Step, evaluate
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import numpy as np
 
 from ..backends import cuts, row_ids
 from .host_steps import State
-from .program import Program, Step
-from .sizes import BATCH
+from .program import BATCH, Program, Step
 
 _PART_COUNTS = (1, 2, 4, 8)  # numbers of micro-batches to try
 

@@ -17,9 +17,8 @@ from ..instruments import Timeline
 from .costs import HostModel
 from .graph import Node
 from .micro_batch import details_of
-from .program import Program
+from .program import Program, Sizes
 from .schedule import Schedule
-from .sizes import Sizes
 
 NextProduct = Callable[[float], Node | None]
 """Returns the product that waits for light at a time, or None."""

@@ -12,14 +12,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from ..backends.job_times import first_wait_s
+from ..backends.device_timeline import first_wait_s
 from .costs import BenchModel, HostModel, host_cost, optical_cost
 from .graph import Calls, Node, signature
 from .micro_batch import part_counts, sizes_of_parts
 from .pass_model import NextProduct, PassModel
-from .program import HostStep, OpticalMatmul, Program, Step, layer_of
+from .program import HostStep, OpticalMatmul, Program, Sizes, Step, layer_of
 from .schedule import Schedule
-from .sizes import Sizes
 
 _LAYERS_KEPT = 3  # of equal layers: the first ones differ in time, each further one adds the same
 

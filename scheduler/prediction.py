@@ -15,10 +15,9 @@ from ..instruments import Timeline
 from .costs import BenchModel, HostModel, host_cost
 from .micro_batch import part_counts, sizes_of_parts
 from .pass_model import PassModel
-from .program import Program
+from .program import Program, Sizes
 from .schedule import Schedule
 from .shot_light import ShotLight
-from .sizes import Sizes
 
 DEVICES = {
     "input": "input modulator",

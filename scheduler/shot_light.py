@@ -17,8 +17,7 @@ from .costs import BenchModel, optical_cost
 from .graph import Node, signature
 from .micro_batch import details_of
 from .pass_model import NextProduct
-from .program import OpticalMatmul, Program
-from .sizes import Sizes
+from .program import OpticalMatmul, Program, Sizes
 
 _EXACT_SHOTS = 40_000  # of a pass that is simulated shot by shot
 _LARGE_JOB = 64  # shots of a job that is simulated as a whole, in a larger pass

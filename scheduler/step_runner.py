@@ -22,8 +22,7 @@ from ..instruments import InputError
 from .graph import StepRecord
 from .host_steps import HostFunction, check_step
 from .micro_batch import Part, details_of
-from .program import HostStep, OpticalMatmul, Step
-from .sizes import evaluate, shape
+from .program import HostStep, OpticalMatmul, Step, evaluate, shape
 
 RANGE_MARGIN = 1.5  # times the largest value in calibration
 WEIGHT_MARGIN = 1.1  # the same for the scale of keys and values

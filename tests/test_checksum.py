@@ -25,8 +25,8 @@ from lightloom.backends.bench.checksum import (
     chi_square_score,
     score,
 )
-from lightloom.backends.bench.operand import encode_operand
 from lightloom.backends.bench.product import Product
+from lightloom.backends.bench.product_frames import encode_operand
 from lightloom.instruments import ChecksumMismatch, InputError, InstrumentError
 from lightloom.models import load_model
 from lightloom.scheduler.costs import HostModel

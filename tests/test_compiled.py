@@ -28,7 +28,7 @@ def test_every_module_of_loops_loads_without_a_folder_to_keep_them_in() -> None:
 
 def test_a_disk_that_is_full_does_not_end_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     # The loop had been compiled; only keeping it failed, and the run with it.
-    from lightloom.instruments.compiled import compiled
+    from lightloom.instruments.environment import compiled
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

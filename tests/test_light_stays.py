@@ -35,6 +35,7 @@ from lightloom.instruments import (
     create,
 )
 from lightloom.instruments.addresses import canonical, is_lasting, x_display
+from lightloom.instruments.commands import refuse_to_end_lit
 from lightloom.instruments.safety import signals
 from lightloom.models import load_arrays, load_model
 from lightloom.scheduler.journal.journal_file import JournalFile
@@ -42,7 +43,7 @@ from lightloom.scheduler.runs import plan
 from scpi_devices import Meter, Served, Source, serve
 from waiting import wait_until
 
-from lightloom.cli.errors import keep_left_lit, refuse_to_end_lit
+from lightloom.cli.errors import keep_left_lit
 from lightloom.report.run import run_page
 
 posix = pytest.mark.skipif(os.name == "nt", reason="users and signals of POSIX")

@@ -36,7 +36,7 @@ from .bench_setup import BenchSetup
 from .calibrated_optics import WANTED, Calibrated
 from .checkpoint import Recorder
 from .open_bench import OpenBench, open_bench, origin_of
-from .operand import EncodedOperand, encode_operand
+from .product_frames import EncodedOperand, encode_operand
 from .product_jobs import ProductJobs
 from .shot_plan import TileJob, TileResult
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...instruments import Shown, StaleFrame, UnexpectedIntensity
 from ..base import Stats
+from ..device_timeline import ROLES
 from ..optics.model import OpticalModel
-from ..shot_order import ROLES
 from ..timing import AHEAD
 from .bench import Bench
 from .decoding import Decoder, Frame, Taken

@@ -10,11 +10,18 @@ from typing import Any
 import numpy as np
 
 from ..base import Stats
-from ..job_times import best_order
+from ..device_timeline import best_order
 from .bench_setup import BenchSetup
 from .checksum import TOLERANCE, ChecksumMonitor
-from .operand import EncodedOperand, encode_operand
-from .product_frames import FramePlan, InputFrames, InputVectors, WeightFrame, WeightFrames
+from .product_frames import (
+    EncodedOperand,
+    FramePlan,
+    InputFrames,
+    InputVectors,
+    WeightFrame,
+    WeightFrames,
+    encode_operand,
+)
 from .shot_plan import TileJob, TileResult
 
 

@@ -22,8 +22,8 @@ from ..tiling import Geometry, tiles
 from .checksum import ChecksumStats
 from .fault_recovery import RestartProducts
 from .open_bench import OpenBench
-from .operand import EncodedOperand
 from .product import Product
+from .product_frames import EncodedOperand
 from .shot_plan import TileResult
 
 _MOST_RESTARTS = 2  # of a segment

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..base import Stats
-from ..shot_order import ROLES, ShotOrder
+from ..device_timeline import ROLES, ShotOrder
 from ..tiling import Order, visits
 from .checkpoint import Kept
 

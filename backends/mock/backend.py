@@ -2,7 +2,7 @@
 
 Range, quantisation, noise and read-out apply per tile and segment, as on the bench; the formulas
 are those of docs/explanation/light.md. Nothing depends on the whole batch: scales and light belong
-to one input row, and noise to its address. `backends.job_times` models time.
+to one input row, and noise to its address. `backends.device_timeline` models time.
 
 The path of one block of rows: encode -> for a panel of outputs, exact integer products -> light of
 each reading -> noise -> full well -> converter -> scale, add to y. Blocks fit a cache, are
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from ...instruments import InputError
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED, run_all, thread_count
 from ..address import Address
 from ..base import Backend, MatmulResult, PreparedWeights, Ranges, Stats
-from ..job_times import frames_of
+from ..device_timeline import frames_of
 from ..profile import OpticsProfile, load_profile
 from ..timing import ShotTiming
 from . import compiled_loops
@@ -34,7 +34,6 @@ from .noise import stream_keys
 from .noise_streams import NoiseStreams
 from .parameters import MockParameters
 from .row_block import ReadingStats, RowBlock
-from .threads import run_all, thread_count
 from .weight_segment import WeightSegment
 
 _BLOCK_ROWS = 256  # at a time, with panels of outputs

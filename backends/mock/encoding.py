@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from ...instruments import InputError
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED
 from ..base import Ranges
 from ..profile import OpticsProfile
 from ..tiling import Geometry, cuts

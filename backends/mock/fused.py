@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED
 from ..base import Ranges
 from .detection import Converter
 from .encoding import has_levels, offset_levels, signed_levels

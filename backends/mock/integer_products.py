@@ -17,7 +17,7 @@ from threading import Lock
 
 import numpy as np
 
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED
 from . import compiled_loops
 from .int8_gemm import IntegerProduct, integer_product
 

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from ...instruments.compiled import compiled
+from ...instruments.environment import compiled
 from .detection import Converter, CrossTerms, Detector, LeftOutputs, Reading
 from .noise import NoiseKeys, tail_words
 

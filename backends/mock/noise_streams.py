@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED
 from ..address import Address
 from . import compiled_loops
 from .noise import NoiseKeys, gaussian, quantiles, random_words, stream_keys

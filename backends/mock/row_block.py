@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...instruments.compiled import COMPILED
+from ...instruments.environment import COMPILED, run_all
 from ..address import exposure_ids
 from . import compiled_loops
 from .detection import Converter, CrossTerms, LeftOutputs, Reading, noise_free, read
@@ -22,7 +22,6 @@ from .encoding import encode_rows
 from .integer_products import multiply, panels
 from .noise_streams import NoiseStreams
 from .parameters import MockParameters
-from .threads import run_all
 from .weight_segment import InputExposure, WeightSegment
 
 _PIECE_VALUES = 1 << 18  # that numpy reads at a time

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...instruments.compiled import compiled
+from ...instruments.environment import compiled
 
 
 @compiled()

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from ..base import DriverOptions, Identity, Instrument
 from ..camera import Camera, CountOptions, RawFrame, Region, Shot, TriggerMode
-from ..compiled import COMPILED
 from ..daq import Daq, Samples
+from ..environment import COMPILED
 from ..errors import InstrumentTimeout, InterlockOpen, InUse
 from ..light_source import LightSource
 from ..slm import SpatialLightModulator

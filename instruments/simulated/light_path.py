@@ -37,15 +37,15 @@ class LightPath:
 
     Parameters
     ----------
-    options : properties of the bench; None takes the default ones
+    options : properties of the bench
 
     Attributes
     ----------
     power_w : power of the source, 0 while it does not emit
     """
 
-    def __init__(self, options: WorldOptions | None = None) -> None:
-        self._options = options or WorldOptions()
+    def __init__(self, options: WorldOptions) -> None:
+        self._options = options
         self.modulators: dict[str, Modulator] = {}
         self.power_w = 0.0
         self.exposures = 0

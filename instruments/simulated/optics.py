@@ -14,7 +14,7 @@ from threading import local
 
 import numpy as np
 
-from ..compiled import COMPILED
+from ..environment import COMPILED
 
 _THREAD = local()
 _BAND_PIXELS = 1 << 15  # pixels of a band of rows for one thread, which fit into its cache

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import typer
 
+from ..instruments.commands import guarded
 from . import (
     align,
     benchmark,
@@ -24,7 +25,6 @@ from . import (
     run,
     sweep,
 )
-from .errors import guarded
 
 _GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "Models": (run, plan, energy, benchmark, sweep),

@@ -7,7 +7,7 @@ import typer
 
 from ..instruments import limit_threads
 from ..instruments.formatting import format_counted
-from ..report.streams import say
+from ..instruments.text import say
 from .options import Json
 from .output import print_json
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..instruments import InputError, limit_threads
-from ..report.streams import say
+from ..instruments.text import say
 from .options import BenchFile, Json
 from .output import print_json
 

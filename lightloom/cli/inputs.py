@@ -24,7 +24,7 @@ def chosen_inputs(model: "Model", given: dict[str, Any], limit: int | None) -> t
 
     Parameters
     ----------
-    given : option -> its value, of all options in `_OPTIONS`
+    given : option -> its value, of those in `_OPTIONS` that may be given
 
     Raises
     ------
@@ -32,13 +32,13 @@ def chosen_inputs(model: "Model", given: dict[str, Any], limit: int | None) -> t
     """
     _check_options(model, given)
     if model.task == "vision":
-        return _images(model, given["--images"], limit)
-    if given["--prompt"]:
+        return _images(model, given.get("--images"), limit)
+    if given.get("--prompt"):
         return given["--prompt"], None
-    content = "" if given["--text"] is None else _text(given["--text"])
+    content = "" if given.get("--text") is None else _text(given["--text"])
     if model.task == "encoder":
         lines = (line.strip() for line in content.splitlines())
-        sentences = given["--sentence"] or [line for line in lines if line]
+        sentences = given.get("--sentence") or [line for line in lines if line]
         if not sentences:
             raise InputError(f"{given['--text']} holds no sentence")
         return sentences[:limit], None

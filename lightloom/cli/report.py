@@ -72,7 +72,6 @@ def _calibration(file: Path, layer: int | None, output: Path | None) -> _Written
     from ..backends.bench.binding import path_for
     from ..backends.optics.calibration_file import Calibration
     from ..report.calibration import CALIBRATION_PAGE, calibration_page
-    from ..report.page import check_page
 
     _refuse_layer(file, layer)
     if not file.exists():
@@ -80,8 +79,7 @@ def _calibration(file: Path, layer: int | None, output: Path | None) -> _Written
             f"no file {file}; give the journal of a run, a calibration, its bench file, or a trace"
         )
     path = path_for(file) if file.suffix.lower() == ".toml" else file
-    output = path.with_suffix(".html") if output is None else output
-    check_page(output, CALIBRATION_PAGE)
+    output = _output(path, output or path.with_suffix(".html"), "calibration", CALIBRATION_PAGE)
     return output, calibration_page(Calibration.read(path)), CALIBRATION_PAGE
 
 

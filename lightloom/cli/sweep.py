@@ -9,7 +9,7 @@ import typer
 
 from ..instruments import InputError, limit_threads
 from ..instruments.formatting import format_counted, format_duration
-from ..report.streams import say
+from ..instruments.text import say
 from .inputs import chosen_inputs
 from .options import Json, ProfileNames, split_settings, split_values
 from .output import print_json
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..benchmarks.sweep import Results, Sweep
     from ..benchmarks.sweep_points import Inputs, SweepPoint
     from ..models import Model
-    from ..report.terminal.console import Tell
 
 SweepFile = Annotated[
     Path | None, typer.Argument(help="TOML file that names the sweep; options go before it.")
@@ -146,40 +145,29 @@ def _run(
     workers : processes of this machine, None for one a core; 0 takes this one
     address : of a Dask scheduler, instead
     """
-    from ..backends.mock.threads import processors
-    from ..report.terminal.console import progress
-
-    count = processors() if workers is None else workers
-    try:
-        with progress() as tell:
-            return _run_points(results, inputs, count, address, tell)
-    except KeyboardInterrupt:
-        there = "nothing, without --output" if output is None else f"what is finished in {output}"
-        say(f"{format_counted(len(results.left), 'point')} left; kept: {there}")
-        raise
-
-
-def _run_points(
-    results: "Results",
-    inputs: Mapping[str, "Inputs"],
-    count: int,
-    address: str | None,
-    tell: "Tell",
-) -> list[str]:
     from ..benchmarks.sweep import run_sweep
+    from ..instruments.environment import processors
+    from ..report.terminal.console import progress
     from ..scheduler.cluster.workers import open_workers
 
     if not results.left:
         return ["every point was there already; nothing was run"]
-    tell("opening workers", 0, 1)
     left, start = len(results.left), time.perf_counter()
-    with open_workers(min(count, left), address) as workers:
-        opened = time.perf_counter()
-        run_sweep(results, inputs, workers, tell)
-        done = time.perf_counter()
-        opening, running = format_duration(opened - start), format_duration(done - opened)
-        took = f"opened in {opening}, {format_counted(left, 'point')} in {running}"
-        return [f"{workers.name}: {took}", *workers.remarks]
+    count = processors() if workers is None else workers
+    try:
+        with progress() as tell:
+            tell("opening workers", 0, 1)
+            with open_workers(min(count, left), address) as runners:
+                opened = time.perf_counter()
+                run_sweep(results, inputs, runners, tell)
+                done = time.perf_counter()
+    except KeyboardInterrupt:
+        there = "nothing, without --output" if output is None else f"what is finished in {output}"
+        say(f"{format_counted(len(results.left), 'point')} left; kept: {there}")
+        raise
+    opening, running = format_duration(opened - start), format_duration(done - opened)
+    took = f"opened in {opening}, {format_counted(left, 'point')} in {running}"
+    return [f"{runners.name}: {took}", *runners.remarks]
 
 
 def _asked(
@@ -220,10 +208,8 @@ def _points(sweep: "Sweep", skip_impossible: bool) -> tuple[list["SweepPoint"], 
 
 def _files(sweep: "Sweep", model: "Model") -> dict[str, Any]:
     """Return the options of inputs, as `lightloom run` has them, that suit a model."""
-    text = None if sweep.text is None else Path(sweep.text)
-    images = None if sweep.images is None else Path(sweep.images)
-    given = {"--prompt": None, "--text": None, "--sentence": None, "--images": None}
-    return given | ({"--images": images} if model.task == "vision" else {"--text": text})
+    option, path = ("--images", sweep.images) if model.task == "vision" else ("--text", sweep.text)
+    return {} if path is None else {option: Path(path)}
 
 
 def _check_used(sweep: "Sweep", tasks: Sequence[str]) -> None:

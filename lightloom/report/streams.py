@@ -35,12 +35,6 @@ def guard() -> None:
     sys.stderr = cast(TextIO, errors)
 
 
-def say(sentence: str) -> None:
-    """Print a sentence of this program to standard error."""
-    if sys.stderr is not None:
-        sys.stderr.write(f"lightloom: {printable(sentence)}\n")
-
-
 def tell_on_output() -> None:
     """Print on standard output what standard error lost, unless a result is there already."""
     errors, output = _guarded(sys.stderr), _guarded(sys.stdout)

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ...scheduler import BATCH, NEW, Program, ProgramBuilder, shape
+from ...scheduler import Program, ProgramBuilder
 from ..config_keys import check_keys
 from ..sentence import SentenceHead
 from .blocks import (
@@ -13,6 +13,7 @@ from .blocks import (
     Activation,
     FamilyConfig,
     LayerWriter,
+    add_embedding,
     add_mask,
     begin,
     check_heads,
@@ -64,42 +65,24 @@ def program(config: Config, ending: str, head: SentenceHead) -> Program:
         layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"encoder.layer.{i}"
         x = _attention(config, layer, at, x)
         x = _mlp(config, layer, at, x)
-    if ending == "hidden":
-        return p.build(x)
-    return p.build(head.write(p, x))
+    return p.build(x if ending == "hidden" else head.write(p, x))
 
 
 def _embedding(config: Config, p: ProgramBuilder) -> str:
     """Add the embeddings of tokens, positions and token types, and their norm."""
-    width = config.width
-    x = p.host(
-        "embedding",
-        "embedding",
-        "embed",
-        ("tokens", "past"),
-        (shape(BATCH, NEW, width),),
-        weights={
-            "table": "embeddings.word_embeddings.weight",
-            "positions": "embeddings.position_embeddings.weight",
-            "types": "embeddings.token_type_embeddings.weight",
-        },
-        stored={
-            "table": (config.vocabulary, width),
-            "positions": (config.context, width),
-            "types": (config.types, width),
-        },
+    x = add_embedding(
+        p,
+        config.width,
+        table=("embeddings.word_embeddings.weight", config.vocabulary),
+        positions=("embeddings.position_embeddings.weight", config.context),
+        types=("embeddings.token_type_embeddings.weight", config.types),
     )
     return LayerWriter(p, "embedding", None).norm("norm", x, "embeddings.LayerNorm", config.epsilon)
 
 
 def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add self-attention with the weights at a prefix, its residual and its norm."""
-    heads, head_width = config.heads, config.width // config.heads
-    h = layer.clipped("attention.qkv", x)
-    weights = [f"{at}.attention.self.{part}" for part in ("query", "key", "value")]
-    q, k, v = layer.separate_heads(h, weights, True, heads, head_width)
-    mixed = layer.attend(q, k, v, heads, heads, head_width, cached=False)
-    h = layer.attention_output(mixed, x, f"{at}.attention.output.dense")
+    h = layer.encoder_attention(x, x, at, "self", config.heads, True)
     return layer.norm("attention.norm", h, f"{at}.attention.output.LayerNorm", config.epsilon)
 
 

@@ -1,6 +1,5 @@
 """Parts of a Transformer layer that the families share, as steps of a program."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -87,12 +86,9 @@ class LayerWriter:
         y = self.program.project(name, kind, x, f"{weight}.weight", outputs, **flags)
         if not bias:
             return y
+        weights = {"bias": f"{weight}.bias"}
         return self.program.host(
-            f"{name}.bias",
-            "residual and bias",
-            "add_bias",
-            (y,),
-            weights={"bias": f"{weight}.bias"},
+            f"{name}.bias", "residual and bias", "add_bias", (y,), weights=weights
         )
 
     def residual(self, part: str, x: str, stream: str, bias: str | None = None) -> str:
@@ -127,25 +123,30 @@ class LayerWriter:
         h = self.project("mlp.down", "MLP", h, down, width, False, **flags)
         return self.residual("mlp", h, stream, f"{down}.bias")
 
-    def separate_heads(
-        self, x: str, weights: Sequence[str], bias: bool, heads: int, width: int
-    ) -> tuple[str, str, str]:
-        """Add queries, keys and values [B, heads, T, width], each with a product of its own.
+    def encoder_attention(
+        self, x: str, stream: str, at: str, inside: str, heads: int, bias: bool
+    ) -> str:
+        """Add the self-attention of an encoder, and its residual.
 
         Parameters
         ----------
-        weights : names of the three weights
+        at, inside : prefixes of its weights: `at`.attention.`inside`.query and so on
         """
+        width = self.program.shape(stream)[-1]({}) // heads
+        x = self.clipped("attention.qkv", x)
         q, k, v = (
-            self.heads(
-                part,
-                self.project(f"attention.{part}", "QKV", x, weight, heads * width, bias),
-                heads,
-                width,
-            )
-            for part, weight in zip("qkv", weights, strict=True)
+            self.projected_heads(part, x, f"{at}.attention.{inside}.{weight}", bias, heads, width)
+            for part, weight in (("q", "query"), ("k", "key"), ("v", "value"))
         )
-        return q, k, v
+        mixed = self.attend(q, k, v, heads, heads, width, cached=False)
+        return self.attention_output(mixed, stream, f"{at}.attention.output.dense")
+
+    def projected_heads(
+        self, part: str, x: str, weight: str, bias: bool, heads: int, width: int
+    ) -> str:
+        """Add queries, keys or values [B, heads, T, width] with a product of their own."""
+        y = self.project(f"attention.{part}", "QKV", x, weight, heads * width, bias)
+        return self.heads(part, y, heads, width)
 
     def attention_output(
         self, mixed: str, stream: str, weight: str, *, bias: bool = True, **flags: Any
@@ -234,6 +235,19 @@ def begin(*, images: tuple[int, int, int] | None = None) -> ProgramBuilder:
     p.input("lengths", shape(BATCH))
     p.input("past", ())
     return p
+
+
+def add_embedding(p: ProgramBuilder, width: int, **tables: tuple[str, int]) -> str:
+    """Add the sum of tokens' rows of tables, each (weight, number of rows): [B, T, width]."""
+    return p.host(
+        "embedding",
+        "embedding",
+        "embed",
+        ("tokens", "past"),
+        (shape(BATCH, NEW, width),),
+        weights={key: weight for key, (weight, _) in tables.items()},
+        stored={key: (rows, width) for key, (_, rows) in tables.items()},
+    )
 
 
 def add_mask(p: ProgramBuilder, x: str, *, causal: bool, window: int = 0) -> None:

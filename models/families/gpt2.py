@@ -5,13 +5,14 @@ from typing import Any
 
 from pydantic import Field
 
-from ...scheduler import BATCH, NEW, Program, shape
+from ...scheduler import Program
 from ..config_keys import check_keys
 from .blocks import (
     MOST_LAYERS,
     Activation,
     FamilyConfig,
     LayerWriter,
+    add_embedding,
     add_language_head,
     add_mask,
     begin,
@@ -85,17 +86,9 @@ def head_weight(config: Config) -> str:
 
 def program(config: Config, ending: str) -> Program:
     """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
-    width = config.width
     p = begin()
-    x = p.host(
-        "embedding",
-        "embedding",
-        "embed",
-        ("tokens", "past"),
-        (shape(BATCH, NEW, width),),
-        weights={"table": "wte.weight", "positions": "wpe.weight"},
-        stored={"table": (config.vocabulary, width), "positions": (config.context, width)},
-    )
+    table, positions = ("wte.weight", config.vocabulary), ("wpe.weight", config.context)
+    x = add_embedding(p, config.width, table=table, positions=positions)
     add_mask(p, "tokens", causal=True)
     for i in range(config.layers):
         layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"h.{i}"

@@ -5,13 +5,14 @@ from typing import Any
 
 from pydantic import Field
 
-from ...scheduler import BATCH, NEW, Program, shape
+from ...scheduler import Program
 from ..config_keys import check_keys
 from .blocks import (
     MOST_LAYERS,
     Activation,
     FamilyConfig,
     LayerWriter,
+    add_embedding,
     add_language_head,
     add_mask,
     begin,
@@ -158,15 +159,7 @@ def head_weight(config: Config) -> str:
 def program(config: Config, ending: str) -> Program:
     """Write the forward pass; `ending` is "logits", "last" (token) or "features"."""
     p = begin()
-    x = p.host(
-        "embedding",
-        "embedding",
-        "embed",
-        ("tokens", "past"),
-        (shape(BATCH, NEW, config.width),),
-        weights={"table": "embed_tokens.weight"},
-        stored={"table": (config.vocabulary, config.width)},
-    )
+    x = add_embedding(p, config.width, table=("embed_tokens.weight", config.vocabulary))
     add_mask(p, "tokens", causal=True, window=config.window)
     for i in range(config.layers):
         layer, at = LayerWriter(p, f"layer.{i}", config.activation_clip), f"layers.{i}"
@@ -182,19 +175,14 @@ def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     head = config.head_width or config.width // config.heads
     h = layer.norm("attention.norm", x, f"{at}.input_layernorm", config.epsilon, rms=True)
     h = layer.clipped("attention.qkv", h)
-    split = {}
-    for part, count in (("q", config.heads), ("k", key_heads), ("v", key_heads)):
-        y = layer.project(
-            f"attention.{part}",
-            "QKV",
-            h,
-            f"{at}.self_attn.{part}_proj",
-            count * head,
-            part in config.biases,
+    q, k, v = (
+        layer.projected_heads(
+            part, h, f"{at}.self_attn.{part}_proj", part in config.biases, count, head
         )
-        split[part] = layer.heads(part, y, count, head)
-    q, k = (_rotated(config, layer, part, split[part], head) for part in ("q", "k"))
-    mixed = layer.attend(q, k, split["v"], config.heads, key_heads, head, cached=True)
+        for part, count in (("q", config.heads), ("k", key_heads), ("v", key_heads))
+    )
+    q, k = (_rotated(config, layer, part, x, head) for part, x in (("q", q), ("k", k)))
+    mixed = layer.attend(q, k, v, config.heads, key_heads, head, cached=True)
     return layer.attention_output(mixed, x, f"{at}.self_attn.o_proj", bias="o" in config.biases)
 
 
@@ -223,11 +211,7 @@ def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:
         for part in ("gate", "up")
     )
     h = layer.program.host(
-        f"{layer.name}.mlp.activation",
-        "activation",
-        "gate",
-        (gate, up),
-        function=config.activation,
+        f"{layer.name}.mlp.activation", "activation", "gate", (gate, up), function=config.activation
     )
     h = layer.clipped("mlp.down", h)
     down = f"{at}.mlp.down_proj"

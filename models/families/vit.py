@@ -87,30 +87,15 @@ def program(config: Config, ending: str) -> Program:
     x = p.host("head.first", "layout", "first_row", (x,), (shape(BATCH, config.width),))
     x = LayerWriter(p, "head", None).norm("norm", x, "layernorm", config.epsilon)
     logits = p.project("head", "classifier", x, "classifier.weight", len(config.names))
-    return p.build(
-        p.host(
-            "head.bias",
-            "residual and bias",
-            "add_bias",
-            (logits,),
-            weights={"bias": "classifier.bias"},
-        )
-    )
+    bias = {"bias": "classifier.bias"}
+    return p.build(p.host("head.bias", "residual and bias", "add_bias", (logits,), weights=bias))
 
 
 def _embedding(config: Config, p: ProgramBuilder) -> str:
     """Add the projection of patches, the class token and the positions."""
     width = config.width
-    count = config.context - 1
-    size = config.channels * config.patch**2
-    x = p.host(
-        "patches",
-        "layout",
-        "patches",
-        ("images",),
-        (shape(BATCH, count, size),),
-        size=config.patch,
-    )
+    patches = shape(BATCH, config.context - 1, config.channels * config.patch**2)
+    x = p.host("patches", "layout", "patches", ("images",), (patches,), size=config.patch)
     weight = "embeddings.patch_embeddings.projection"
     stored = (width, config.channels, config.patch, config.patch)
     x = p.project("embedding.patches", "patch embedding", x, f"{weight}.weight", width, stored)
@@ -131,13 +116,8 @@ def _embedding(config: Config, p: ProgramBuilder) -> str:
 
 def _attention(config: Config, layer: LayerWriter, at: str, x: str) -> str:
     """Add norm, self-attention with the weights at a prefix, and residual."""
-    heads, head_width = config.heads, config.width // config.heads
     h = layer.norm("attention.norm", x, f"{at}.layernorm_before", config.epsilon)
-    h = layer.clipped("attention.qkv", h)
-    weights = [f"{at}.attention.attention.{part}" for part in ("query", "key", "value")]
-    q, k, v = layer.separate_heads(h, weights, config.bias, heads, head_width)
-    mixed = layer.attend(q, k, v, heads, heads, head_width, cached=False)
-    return layer.attention_output(mixed, x, f"{at}.attention.output.dense")
+    return layer.encoder_attention(h, x, at, "attention", config.heads, config.bias)
 
 
 def _mlp(config: Config, layer: LayerWriter, at: str, x: str) -> str:

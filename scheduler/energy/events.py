@@ -13,8 +13,7 @@ from typing import Any
 from ...backends import Geometry, OpticsProfile, Stats, tile_count
 from ..costs import BenchModel, OpticalCost, converter_seconds, host_cost, optical_cost
 from ..graph import Calls, StepRecord, signature
-from ..program import OpticalMatmul, Step, without_layer
-from ..sizes import Sizes, evaluate
+from ..program import OpticalMatmul, Sizes, Step, evaluate, without_layer
 
 
 @dataclass

@@ -23,7 +23,7 @@ from ..energy.constants import resolve
 from ..executor import Executor
 from ..graph import signature
 from ..placement import DEFAULT_POLICY, Placement, decide
-from ..sizes import evaluate
+from ..program import evaluate
 from .model_protocol import RunnableModel
 from .plan_record import ENDINGS, PlannedStep, PlanRecord, plan_step
 from .report import Run

@@ -17,8 +17,7 @@ from ..energy.constants import Baseline, resolve
 from ..energy.events import planned_events
 from ..placement import FIXED, Placement
 from ..prediction import Prediction, predict
-from ..program import HostStep, OpticalMatmul, Program
-from ..sizes import evaluate
+from ..program import HostStep, OpticalMatmul, Program, evaluate
 from .model_protocol import RunnableModel
 
 SCHEMA = 1  # of the JSON documents of plans and reports

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import numpy as np
 
 from ....instruments import InputError
-from ....instruments.compiled import COMPILED
+from ....instruments.environment import COMPILED
 from .. import registration
 from ..parameters import Markers, Optics, Response
 from .base import MOST_LIGHT, Layout, Marks
