@@ -122,6 +122,8 @@ def plan(
     from .scheduler.runs import plan as planned
 
     opened = model_or_shape(model) if isinstance(model, str | Path) else model
+    if not callable(getattr(opened, "program", None)):
+        raise InputError(f"{model!r} is not a model; give its name or path, or open it first")
     return planned(opened, backend, batch, sequence, new_tokens, placement, constants)
 
 

@@ -49,6 +49,8 @@ def load_model(name: str | Path = "digits") -> Model:
     InputError : naming the file and what is wrong with it
     MissingExtraError : when a package is needed that is not installed
     """
+    if not isinstance(name, str | Path):
+        raise InputError(f"{name!r} is not a model's name or path")
     try:
         model = _open(name)
         is_path = Path(name).exists() and str(name) not in shipped_names()

@@ -1,6 +1,9 @@
 """What a person sees in a notebook: short texts of public objects, names, `plan` by name."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +11,12 @@ from lightloom.backends import load_profile
 from lightloom.backends.optics.calibration_file import Calibration
 from lightloom.instruments import CameraFrame, Samples, errors
 from lightloom.models import load_arrays, load_model, sized_model
+from lightloom.scheduler.runs.tables import plan_tables
 
 import lightloom
+from lightloom.report.terminal.console import PrintableConsole, show_tables
+
+IMAGES = np.zeros((2, 1, 8, 8), dtype=np.float32)
 
 
 def is_short(text: str) -> bool:
@@ -104,3 +111,27 @@ def test_names_of_a_room_are_seen(room: str) -> None:
     assert set(module.__all__) <= set(dir(module))
     for name in module.__all__:
         assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: lightloom.load_model(3), "3 is not a model's name or path"),  # type: ignore[arg-type]
+        (lambda: lightloom.plan(None, "mock"), "None is not a model"),  # type: ignore[arg-type]
+        (lambda: lightloom.plan("digits").run("x"), "'x' is not an array of images"),
+        (lambda: lightloom.plan("digits").run(None), "None is not an array of images"),
+        (lambda: lightloom.plan("digits").run(IMAGES, [0]), "do not fit 2 images"),
+        (lambda: lightloom.plan("digits").run(IMAGES, [0, 11]), "label 11 is not one of the 10"),
+        (lambda: lightloom.plan("digits").run(IMAGES, [0, 0.5]), "label 0.5 is not one of the 10"),
+    ],
+)
+def test_a_mistake_in_a_notebook_is_one_sentence(call: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(lightloom.InputError, match=sentence):
+        call()
+
+
+def test_a_table_is_never_cut_where_a_number_stands() -> None:
+    stream = io.StringIO()
+    show_tables(PrintableConsole(stream, 60), plan_tables(lightloom.plan("digits")))
+    text = stream.getvalue()
+    assert "…" not in text and "27.2 k" in text and "92.8 ms" in text

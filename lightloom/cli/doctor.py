@@ -21,7 +21,7 @@ _EXTRAS = {  # extra -> packages that it installs, as they are imported
     "ni": ("nidaqmx",),
     "cluster": ("distributed", "cryptography"),
     "slmsuite": ("slmsuite",),
-    "report": ("matplotlib",),
+    "report": ("jinja2", "matplotlib"),
     "export": ("h5py", "zarr", "xarray"),
     "models": ("gguf", "tokenizers"),
     "hub": ("huggingface_hub",),

@@ -109,7 +109,9 @@ def event_table(run: Summary) -> Table:
 def time_table(run: Summary) -> Table:
     """Return where operations and time went; of an incomplete run, by the steps so far."""
     if run.report is not None:
-        return replace(step_table(run.report["steps"], run.report["profile"]), title="")
+        report = run.report
+        table = step_table(report["steps"], report["profile"], report.get("wall_seconds"))
+        return replace(table, title="")
     order = sorted(run.kinds, key=lambda key: (PLACES.get(key[1], len(PLACES)), key))
     kinds = {key: run.kinds[key] for key in order}  # light above the host above converters
     whole = sum(share.seconds for share in kinds.values())

@@ -17,6 +17,7 @@ from ...instruments import InputError, Timeline
 from ...instruments.formatting import format_counted, format_quantity
 from ..costs import BenchModel
 from ..energy.machine import memory_bytes
+from ..program import evaluate
 from .plan_record import PlanRecord
 from .report import Run, bench_seconds
 
@@ -45,11 +46,8 @@ def run_plan(
 ) -> Run:
     """Run a plan's task on its backend, and digitally for comparison; see `Plan.run`."""
     model, backend = plan.model, plan.backend
-    if labels is not None and np.shape(labels) != (len(inputs),):
-        images = format_counted(len(inputs), "image")
-        raise InputError(f"labels of shape {np.shape(labels)} do not fit {images}")
-    if plan.task == "classify" and not len(inputs):
-        raise InputError("there are no images to classify")
+    if plan.task == "classify":
+        _check_images(plan, inputs, labels)
     executor = model.executor(backend, plan.chosen)
     executor.records.clear()
     memory = memory_bytes()
@@ -89,6 +87,28 @@ def run_plan(
         "bench": count / bench if bench else None,
     }
     return Run(plan, _plain(results), quality, throughput, records, wall, reference_seconds)
+
+
+def _check_images(plan: PlanRecord, images: Any, labels: Any) -> None:
+    """Refuse images that are none, and labels that do not fit the images or the classes."""
+    if np.ndim(images) == 0:
+        raise InputError(f"{images!r} is not an array of images [n, channels, height, width]")
+    if not len(images):
+        raise InputError("there are no images to classify")
+    if labels is None:
+        return
+    truth = np.asarray(labels)
+    if truth.shape != (len(images),):
+        count = format_counted(len(images), "image")
+        raise InputError(f"labels of shape {truth.shape} do not fit {count}")
+    program = plan.model.whole_program
+    classes = evaluate(program.shapes[program.outputs[0]], plan.passes[0][0])[-1]
+    unknown = truth[~np.isin(truth, np.arange(classes))]
+    if unknown.size:
+        raise InputError(
+            f"the label {unknown[0]} is not one of the {classes} classes of {plan.model.name!r}, "
+            f"0 to {classes - 1}"
+        )
 
 
 def _quality(

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from ...instruments.formatting import format_bar, format_counted, format_number
 from ...instruments.table import Column, Styled, Table
-from .console import as_rich, show_tables
+from .console import show_tables
 
 if TYPE_CHECKING:
     from ...backends.bench.accuracy import Accuracy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def show_checks(where: Console, path: str, findings: Sequence[Finding]) -> None:
     """Print what `lightloom check` found, a line each."""
-    where.print(as_rich(_check_table(findings)))
+    show_tables(where, [_check_table(findings)])
     failed = sum(not finding.passed for finding in findings)
     where.print(f"{escape(path)}: {len(findings) - failed} passed, {failed} failed; light is off")
 

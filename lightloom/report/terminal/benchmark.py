@@ -20,7 +20,7 @@ from ...instruments.formatting import (
 from ...instruments.table import Cell, Column, Heads, Styled, Table, columns
 from ...scheduler.runs.tables import PLACES
 from ..benchmark import OVERHEAD, axis_name, phases_of, rates_over, stage_medians
-from .console import as_rich, show_tables
+from .console import show_tables
 
 _LEAST_SHARE = 0.002  # of a phase, that a stage needs for a row of its own
 
@@ -214,7 +214,7 @@ def _scaling_table(document: Mapping[str, Any], axis: str) -> Table:
 
 
 def _compared(where: Console, found: Mapping[str, Any]) -> None:
-    where.print(as_rich(_comparison_table(found)))
+    show_tables(where, [_comparison_table(found)])
     where.print(f"numpy itself: over {BARE}. Time is never a failure: the exit status is 0.")
     for text in found["counted"]:
         where.print(f"counted otherwise: {escape(text)}")

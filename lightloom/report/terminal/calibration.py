@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from ...backends.optics.calibration_tables import figure_table
 from ...instruments.formatting import format_counted, format_duration, format_energy
-from .console import as_rich
+from .console import as_rich, show_tables
 
 if TYPE_CHECKING:
     from ...backends.bench import Bench
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def show_step(where: Console, done: Step) -> None:
     """Print a step of a calibration: what it found, and what that cost."""
     where.print(f"[bold]{done.name}[/]: {_cost([done])}")
-    where.print(as_rich(figure_table(done.figures)))
+    show_tables(where, [figure_table(done.figures)])
     for note in done.notes:
         where.print(f"[yellow]note:[/] {escape(note)}")
 
@@ -62,7 +62,7 @@ def _cost_text(shots: float, bench_s: float, computing_s: float, light_j: float)
 
 def show_alignment(where: Console, found: Alignment, bench: str, path: str) -> None:
     """Print what `lightloom align` found, and what comes next."""
-    where.print(as_rich(figure_table(found.figures)))
+    show_tables(where, [figure_table(found.figures)])
     for sentence in found.advice:
         where.print(f"- {escape(sentence)}")
     cost = found.cost

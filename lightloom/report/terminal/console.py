@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.markup import escape
 from rich.progress import (
@@ -93,8 +94,13 @@ _STYLES: dict[tables.Style, str] = {
 }
 
 
-def as_rich(table: tables.Table) -> Group:
+def as_rich(table: tables.Table, width: int | None = None) -> Group:
     """Return a table in the style of all tables of a terminal, with its title and its caption.
+
+    Parameters
+    ----------
+    width : characters in a line; where the table needs more, all its texts may take several lines,
+        but a number is never cut. None for a line that is wide enough
 
     Raises
     ------
@@ -102,8 +108,17 @@ def as_rich(table: tables.Table) -> Group:
     """
     has_header = any(column.title for column in table.columns)
     shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_header=has_header)
-    for column in table.columns:
-        shown.add_column(escape(column.title), justify=column.align, no_wrap=not column.wraps)
+    widths = _least_widths(table)
+    is_narrow = width is not None and sum(widths) + 2 * len(widths) > width
+    for column, least in zip(table.columns, widths, strict=True):
+        is_number = column.align == "right"
+        shown.add_column(
+            escape(column.title),
+            justify=column.align,
+            no_wrap=not column.wraps and (is_number or not is_narrow),
+            min_width=least if is_number else None,
+            overflow="fold",
+        )
     for row, ends_group in zip(table.rows, table.group_ends, strict=True):
         shown.add_row(*_rich_cells(table, row), end_section=ends_group)
     if table.total is not None:
@@ -118,7 +133,21 @@ def as_rich(table: tables.Table) -> Group:
 def show_tables(where: Console, shown: Iterable[tables.Table]) -> None:
     """Print tables, one below the other."""
     for table in shown:
-        where.print(as_rich(table))
+        where.print(as_rich(table, where.width), crop=False)
+
+
+def _least_widths(table: tables.Table) -> list[int]:
+    """Return the characters that each column needs: of a text that wraps, its longest word."""
+    widths = []
+    rows = list(zip(*table.all_rows, strict=True)) or [()] * len(table.columns)
+    for column, cells in zip(table.columns, rows, strict=True):
+        texts = [column.text(cell) for cell in cells]
+        if not column.wraps:
+            texts.append(column.title)
+        elif column.align == "left":
+            texts = [word for text in texts for word in text.split()]
+        widths.append(max(map(cell_len, texts), default=1))
+    return widths
 
 
 def _rich_cells(table: tables.Table, row: tuple[tables.Cell, ...]) -> list[Text]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from ...instruments.formatting import format_counted, format_energy, format_number, format_value
 from ...instruments.table import Cell, Column, Styled, Table
-from .console import as_rich
+from .console import show_tables
 
 
 def show_sweep(where: Console, document: Mapping[str, Any], remarks: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def show_sweep(where: Console, document: Mapping[str, Any], remarks: Sequence[st
         + (f": {escape(', '.join(fixed))}" if fixed else "")
     )
     if points:
-        where.print(as_rich(_point_table(points, varied)))
+        show_tables(where, [_point_table(points, varied)])
     for point in points:
         if point["status"] == "failed":
             where.print(f"[bold red]failed:[/] {escape(point['name'])}: {escape(point['error'])}")
