@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...instruments import Daq, Finding, Instrument, LightloomError
+from ...instruments.formatting import format_counted
 from . import safety
 from .accuracy import Accuracy, random_products
 from .backend import BenchBackend
@@ -86,7 +87,8 @@ def accuracy_finding(accuracy: Accuracy) -> Finding:
     most_bias = _MOST_BIAS + _SURE * accuracy.bias_error
     passed = accuracy.over_floor <= most_error and abs(accuracy.bias_over_floor) <= most_bias
     detail = (
-        f"{accuracy.products} of length {accuracy.length} in {accuracy.shots} shots: error "
+        f"{accuracy.products:,} of length {accuracy.length} in "
+        f"{format_counted(accuracy.shots, 'shot')}: error "
         f"{accuracy.over_floor:.3f} x the floor (at most {most_error:.2f}), bias "
         f"{accuracy.bias_over_floor:+.3f} x it (at most {most_bias:.2f})"
     )
