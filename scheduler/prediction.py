@@ -55,10 +55,10 @@ class Prediction:
     @property
     def bottleneck(self) -> str:
         """The resource that is busy most of the time; of light, the device that is busy most."""
-        if not self.busy_s:
-            return "nothing"
         devices = DEVICES.values()
         resources = {name: busy for name, busy in self.busy_s.items() if name not in devices}
+        if not resources:
+            return "nothing"
         most = max(resources, key=lambda name: resources[name])
         if most != "light":
             return most

@@ -5,18 +5,28 @@ Statistical tests fix their seeds; each states its false-alarm rate for a fresh 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
-from bench_factory import LAYOUTS, BenchMaker, fault, load_example, numbers, write_bench
+from bench_factory import (
+    LAYOUTS,
+    BenchMaker,
+    change_bench,
+    fault,
+    load_example,
+    numbers,
+    write_bench,
+)
 from lightloom.backends import MatmulResult, MockBackend
 from lightloom.backends.bench import BenchBackend, example_file, load_bench
 from lightloom.backends.bench.shot_plan import TileJob
 from lightloom.benchmarks.agreement import Agreement, compare, unsteady_bench
-from lightloom.instruments import InputError, Paused, Region, Shot
+from lightloom.instruments import InputError, NotConnected, Paused, Region, Shot
 
 import lightloom
 
@@ -390,3 +400,37 @@ def test_a_missing_role_is_named(tmp_path: Path, role: str) -> None:
 def test_every_example_file_is_a_bench() -> None:
     with pytest.raises(InputError, match="spiral"):
         example_file("spiral")
+
+
+def test_threads_may_be_the_first_to_use_a_bench_together(make_bench: BenchMaker) -> None:
+    # the second one connected instruments that were connected, and closed the bench of the first
+    backend, x, w = make_bench(), numbers(3, 16), numbers(4, 16, seed=4)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: backend.matmul(x, w).y, range(3)))
+    assert all(np.abs(y - x @ w.T).max() < 0.5 for y in found)
+
+
+def test_a_bench_that_is_closed_while_it_opens_is_dark(
+    make_bench: BenchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # it stayed lit until the next product
+    backend = make_bench()
+    opened = backend.bench.open
+    monkeypatch.setattr(backend.bench, "open", lambda: (backend.close(), opened()))
+    with pytest.raises(NotConnected, match="was closed while it was opened"):
+        backend.open()
+    assert not backend.bench.source.is_connected
+
+
+def test_recoveries_are_told_even_if_opening_fails(
+    make_bench: BenchMaker, calibrated_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.toml"
+    copytree(calibrated_folder, tmp_path, dirs_exist_ok=True)
+    change_bench(
+        path, instruments__detector__faults=fault("stale", [2, 3]), faults__stale="retry 1, pause"
+    )
+    backend = BenchBackend(load_bench(path))
+    with pytest.raises(Paused):
+        backend.open()
+    assert "recoveries from faults: pause 1, retry 1" in " ".join(backend.remarks)

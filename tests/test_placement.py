@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from lightloom.backends import MockBackend, OpticsProfile, load_profile
+from lightloom.backends import MockBackend, OpticsProfile, ShotTiming, load_profile
+from lightloom.backends.timing import ModulatorTiming
 from lightloom.benchmarks.throughput import Lightloom, make_job
 from lightloom.instruments import InputError
 from lightloom.models import load_model
@@ -21,6 +23,7 @@ from lightloom.scheduler.energy.constants import resolve
 from lightloom.scheduler.energy.events import planned_events
 from lightloom.scheduler.graph import signature
 from lightloom.scheduler.placement import decide
+from lightloom.scheduler.placement_times import PlacementTimes
 from lightloom.scheduler.prediction import predict
 from lightloom.scheduler.runs import plan
 from typer.testing import CliRunner
@@ -81,6 +84,27 @@ def test_fastest_is_the_best_of_all_placements(
     best = min(map(seconds, all_placements(program)))
     assert seconds(chosen) <= 1.02 * best
     assert chosen == decide(program, "fastest", bench, [(sizes, 1)]).on_light
+
+
+@pytest.mark.parametrize(
+    ("depth", "input_s", "readout_s", "batch"),
+    [(2, (0.0, 1e-3), 1e-3, 4), (1, (1e-3, 0.0), 0.0, 2)],
+)
+def test_products_that_gain_only_together_are_moved_together(
+    depth: int, input_s: tuple[float, float], readout_s: float, batch: int
+) -> None:
+    # moving one kind of product at a time ended 4.8 % and 3.4 % above the best placement here
+    program = sized_model(32, depth, heads=2, vocabulary=300).program("logits")
+    profile = load_profile().with_settings({"host_operations_per_s": 1e6, "host_bytes_per_s": 1e8})
+    refresh_s, settle_s = input_s
+    timing = ShotTiming(
+        ModulatorTiming(refresh_s, 0.0, settle_s), ModulatorTiming(1e-3, 0.0, 4e-3), 2e-3, readout_s
+    )
+    bench = replace(BenchModel.of(profile), timing=timing)
+    passes = [({"batch": batch, "new": 1, "past": 0}, 1)]
+    times = PlacementTimes(program, passes, bench, {})
+    best = min(map(times.seconds, all_placements(program)))
+    assert times.seconds(decide(program, "fastest", bench, passes).on_light) <= 1.001 * best
 
 
 @pytest.mark.parametrize("host_per_s", [1e3, 1e5, 1e7])

@@ -66,7 +66,7 @@ class BenchBackend(Backend):
         self.faults, self.recoveries = self.counts.faults, self.counts.recoveries
         self.checked = self.counts.checked
         self._opened: OpenBench | None = None  # the latest one stays here for reports
-        self._closing = Lock()
+        self._opening, self._closing = Lock(), Lock()
 
     # --- opening and closing ---------------------------------------------------------------------
 
@@ -75,11 +75,20 @@ class BenchBackend(Backend):
         self._open()
 
     def _open(self) -> OpenBench:
-        """Return the open bench; open it first if it is closed."""
-        if self._opened is None or not self._opened.is_open:
-            self.bench.stop.clear()
-            self._opened = open_bench(self.bench, self._origin)
-        return self._opened
+        """Return the open bench; open it first if it is closed.
+
+        Raises
+        ------
+        NotConnected : when it was closed meanwhile
+        """
+        with self._opening:
+            if self._opened is None or not self._opened.is_open:
+                self.bench.stop.clear()
+                self._opened = open_bench(self.bench, self._origin)
+                if self.bench.stop.is_set():
+                    self.close()
+                    self.bench.stop.check("while it was opened")
+            return self._opened
 
     @property
     def _latest(self) -> OpenBench:
@@ -160,7 +169,7 @@ class BenchBackend(Backend):
     def remarks(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sentences for the report of a run: calibration, brightness, drift and recoveries.
 
-        There are none before the bench was open; this property never opens it.
+        This property never opens the bench.
         """
         lit = (self.bench.left_lit,) if self.bench.left_lit else ()
         if self._origin.is_guessed:
@@ -169,7 +178,8 @@ class BenchBackend(Backend):
                 f"NOT CALIBRATED: {self.bench.path} ran on a guess of its registration, curves and "
                 "brightness; its numbers are not to be trusted",
             )
-        return lit if self._opened is None else (*lit, *_remarks(self._opened))
+        light = () if self._opened is None else _light_remarks(self._opened.setup)
+        return (*lit, *light, *_recovery_remarks(self.counts))
 
     # --- properties of the bench -----------------------------------------------------------------
 
@@ -191,12 +201,12 @@ class BenchBackend(Backend):
     @property
     def timing(self) -> ShotTiming:
         """The times of the shots of this bench, without those of the host."""
-        return self._open().setup.timing
+        return self.setup.timing
 
     @property
     def geometry(self) -> Geometry:
         """The capacity of a frame without checksums; rails of an output may lie in two frames."""
-        return self._open().setup.geometry
+        return self.setup.geometry
 
     # --- products --------------------------------------------------------------------------------
 
@@ -258,11 +268,9 @@ class BenchBackend(Backend):
             return opened.submit(job)
 
 
-def _remarks(opened: OpenBench) -> Iterator[str]:
-    """Return the sentences about a bench that has an expected brightness."""
-    setup = opened.setup
-    remarks = _calibration_remarks(setup)
-    tracker = setup.tracker
+def _light_remarks(setup: BenchSetup) -> list[str]:
+    """Return the sentences about the light of a bench that has an expected brightness."""
+    remarks, tracker = _calibration_remarks(setup), setup.tracker
     if tracker is not None and tracker.judged and not setup.bench.is_timing_only:
         if tracker.is_consistent:
             remarks[-1] += f"; {tracker.verdict}"
@@ -271,8 +279,7 @@ def _remarks(opened: OpenBench) -> Iterator[str]:
                 f"LIGHT NOT AS CALIBRATED: {tracker.verdict}; products may be off in gain: check "
                 "the source and the light of the markers, then run `lightloom calibrate` again"
             )
-    yield from remarks
-    yield from _recovery_remarks(opened.bench.counts)
+    return remarks
 
 
 def _calibration_remarks(setup: BenchSetup) -> list[str]:
