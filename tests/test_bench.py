@@ -5,6 +5,7 @@ Statistical tests fix their seeds; each states its false-alarm rate for a fresh 
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -434,3 +435,15 @@ def test_recoveries_are_told_even_if_opening_fails(
     with pytest.raises(Paused):
         backend.open()
     assert "recoveries from faults: pause 1, retry 1" in " ".join(backend.remarks)
+
+
+def test_variances_do_not_depend_on_the_speed_of_the_host(make_bench: BenchMaker) -> None:
+    # they were of the light at the time when a product was gathered, while later shots went on
+    x, w = numbers(4, 60), numbers(4, 60, seed=4)
+    found = set()
+    for seconds in (0.0, 0.0, 0.2):
+        backend = make_bench(world__drift_rms=0.03, world__drift_shots=200.0)
+        finish = [backend.begin(x, w) for _ in range(3)]
+        time.sleep(seconds)
+        found.add(b"".join(one().variance.tobytes() for one in finish))
+    assert len(found) == 1

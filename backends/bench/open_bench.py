@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from threading import Event
 
 from ...instruments import LightloomError, Paused
@@ -96,7 +97,9 @@ class OpenBench:
         try:
             if not self.is_valid(job):
                 raise RestartProducts("")
-            return self.setup.runner.run(job)
+            result = self.setup.runner.run(job)
+            # now, before later shots change it: a variance must not depend on the host's speed
+            return replace(result, light_variance=self.setup.light_variance)
         except RestartProducts as restart:
             if restart.recovery:
                 self._recalibrate(restart.recovery)

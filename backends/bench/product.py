@@ -171,7 +171,7 @@ class Product:
             total[matrix, negative] -= product[count:]
             noise[matrix, negative] += variance[count:]
             source[matrix, negative] += self._light_factor(product[count:])
-        return self._combined(total, noise, self._setup.light_variance * source)
+        return self._combined(total, noise, results[-1].light_variance * source)
 
     def _decode_frame(
         self, frame: WeightFrame, electrons: np.ndarray, products: list[np.ndarray], stats: Stats

@@ -58,10 +58,17 @@ class TileJob:
 
 @dataclass(frozen=True)
 class TileResult:
-    """Photoelectrons of a job [weight frames, input frames, slots], at calibration's brightness."""
+    """The result of a job.
+
+    Parameters
+    ----------
+    electrons : photoelectrons at calibration's brightness [weight frames, input frames, slots]
+    light_variance : remaining relative variance of a shot's brightness when the job ended
+    """
 
     electrons: np.ndarray
     stats: Stats
+    light_variance: float = 0.0
 
 
 @dataclass(frozen=True)
