@@ -216,6 +216,9 @@ class Cluster(Workers):
                     alone_since = self._check_alive(alone_since)
                     continue
                 task = left.pop(index)
+                while task.status == "lost":  # its worker ended with the result: run it elsewhere
+                    time.sleep(_POLL_S / 10)
+                    alone_since = self._check_alive(alone_since)
                 yield index, self.result(task)
                 task.release()
         finally:
