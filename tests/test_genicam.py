@@ -134,10 +134,13 @@ def test_a_buffered_frame_has_the_earliest_possible_time() -> None:
     # After a stall, frames arrive at once but are old: their time must be the earliest possible.
     device = streaming(buffers=8)
     try:
-        device.read(2.0)
-        stalled_at_s = device.clock.now_s()
-        time.sleep(0.2)  # the stall: frames continue to arrive
-        assert device.read(2.0).taken_at_s <= stalled_at_s
+        for _ in range(5):  # on a busy computer no frame may arrive during a stall
+            device.read(2.0)
+            stalled_at_s = device.clock.now_s()
+            time.sleep(0.2)  # the stall: frames continue to arrive
+            if device.read(2.0).taken_at_s <= stalled_at_s:
+                return
+        pytest.fail("a frame that arrived during a stall has a later time")
     finally:
         device.close()
 
