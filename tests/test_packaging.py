@@ -49,7 +49,7 @@ def test_help_loads_no_arithmetic() -> None:
         "from lightloom.__main__ import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('numpy', 'pydantic', 'numba') if m in sys.modules])"
+        "print([m for m in ('numpy', 'pydantic', 'numba', 'secrets') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).endswith("[]\n")
 

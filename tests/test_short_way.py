@@ -16,7 +16,7 @@ MOST_FILES = {  # as the docstring of the counter says; a smaller number may alw
 
 @pytest.mark.parametrize("backend", sorted(MOST_FILES))
 def test_an_activation_passes_few_files(tmp_path: Path, backend: str) -> None:
-    # whoever looks for a wrong number has to read all of them
+    # to find a wrong number, a person has to read all of them
     options = []
     if backend == "bench":
         init = [sys.executable, "-m", "lightloom", "init", "bench.toml", "--tiny"]

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..instruments import InputError
-from ..instruments.files import read_text
 from ..instruments.formatting import format_counted
 
 if TYPE_CHECKING:
@@ -102,6 +101,8 @@ def _safetensors(path: Path, limit: int | None) -> tuple[Any, Any]:
 
 
 def _text(path: Path) -> str:
+    from ..instruments.files import read_text
+
     content = read_text(path)
     if not content.strip():
         raise InputError(f"{path} is empty")

@@ -100,7 +100,7 @@ def as_svg(figure: Any, label: str, hints: Mapping[str, Sequence[str]] | None = 
     Parameters
     ----------
     label : what it shows, for those who cannot see it
-    hints : gid of a collection -> the text that each of its shapes shows under the mouse
+    hints : gid of a collection -> the text that each of its shapes shows on hover
     """
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, dpi=160, metadata={"Date": None})
@@ -117,7 +117,7 @@ def as_svg(figure: Any, label: str, hints: Mapping[str, Sequence[str]] | None = 
 
 
 def _add_hints(root: ElementTree.Element, hints: Mapping[str, Sequence[str]]) -> None:
-    """Give shapes of collections the titles that a browser shows under the mouse."""
+    """Add titles to the shapes of collections; a browser shows them on hover."""
     groups = {group.get("id"): group for group in root.iter() if group.get("id") in hints}
     for gid, texts in hints.items():
         for shape, text in zip(groups[gid], texts, strict=True):
