@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ..instruments import InputError
+from ..instruments.file_keys import nearest_key
 from ..instruments.registry import first_complaint
 from ..instruments.text import short_lines
 from ..instruments.toml_file import TomlTable, parse_toml, read_toml
@@ -355,5 +356,7 @@ def _one_sentence(name: object, error: ValidationError) -> str:
     """Return the first error of pydantic as one sentence that names field and value."""
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        return f"profile {name!r}: unknown field {str(first['loc'][0])!r}"
-    return f"profile {name!r}: {first_complaint(error)}"
+        nearest = nearest_key(OpticsProfile, first["loc"])
+        hint = f"; the nearest field is {nearest!r}" if nearest else ""
+        return f"profile {name!r}: unknown field {str(first['loc'][0])!r}{hint}"
+    return f"profile {name!r}: {first_complaint(error, OpticsProfile)}"

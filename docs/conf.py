@@ -16,6 +16,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_design",
+    "settings_tables",
 ]
 exclude_patterns = ["extensions"]
 

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -90,21 +90,28 @@ def keys_table(keys: Iterable[FileKey], title: str = "") -> Table:
     )
 
 
-def nearest_key(model: type[BaseModel] | None, place: Iterable[str | int]) -> str | None:
+def key_tables(model: type[BaseModel], title: str) -> list[Table]:
+    """Return the keys of a model as a table, and a table for each model that they open."""
+    keys = keys_of(model)
+    inner = [key_tables(key.table, f"{title}: {key.name}") for key in keys if key.table is not None]
+    return [keys_table(keys, title), *(table for tables in inner for table in tables)]
+
+
+def nearest_key(model: type[BaseModel], place: Iterable[str | int]) -> str | None:
     """Return the key that is most like an unknown one; None if no key is like it.
 
     Parameters
     ----------
-    model : of the file; None for one without a model
+    model : of the file
     place : the tables that lead to the unknown key, and the key
     """
-    *tables, unknown = [part for part in place if isinstance(part, str)] or [""]
+    *tables, unknown = [part for part in place if isinstance(part, str)]
     for name in tables:
-        if model is None:
+        inner = {key.name: key.table for key in keys_of(model)}.get(name)
+        if inner is None:
             return None
-        model = next((key.table for key in keys_of(model) if key.name == name), None)
-    known = [] if model is None else [key.name for key in keys_of(model)]
-    return next(iter(get_close_matches(unknown, known, 1)), None)
+        model = inner
+    return next(iter(get_close_matches(unknown, [key.name for key in keys_of(model)], 1)), None)
 
 
 def unit_of(name: str) -> str:
@@ -182,7 +189,7 @@ def _allowed(kind: Any, notes: Iterable[Any] = ()) -> str:
         return ", ".join(map(as_toml, inside))
     if origin is tuple:
         return _allowed_in_list(inside)
-    if _is_model(kind):
+    if _is_model(kind) or is_dataclass(kind):
         return "table"
     choices = [note.table for note in _flat(notes) if hasattr(note, "table")]
     if choices:

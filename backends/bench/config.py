@@ -187,11 +187,11 @@ class BenchFile(TomlTable):
     safety: SafetyTable = SafetyTable()
     """Safety hardware around the source."""
     faults: dict[str, str] = Field(default_factory=dict)
-    """Kind of fault -> recoveries, in order."""
+    """Recoveries from each kind of fault, in order."""
     suspend: tuple[SuspendTable, ...] = ()
     """Monitors that must be within bounds during a run, one table each."""
     instruments: dict[str, dict[str, Any]]
-    """Role -> driver and its keys, one table each."""
+    """Driver and settings of the instrument in each role, one table each."""
     world: WorldOptions = WorldOptions()
     """Properties of a simulated bench."""
 
@@ -257,7 +257,7 @@ def read_bench_file(path: str | Path) -> BenchFile:
     try:
         checked = BenchFile.model_validate(document)
     except ValidationError as error:
-        raise InputError(f"{path}: {first_complaint(error)}") from None
+        raise InputError(f"{path}: {first_complaint(error, BenchFile)}") from None
     try:
         _check_instruments(checked)
     except InputError as error:
