@@ -24,13 +24,11 @@ WHERE: Mapping[str, str] = {
     "least-energy": "least-energy",
 }
 """Value of `where` in a rule -> policy."""
-DEFAULT_KEY = FileKey(
-    "default",
-    "Policy for products that no rule fits.",
-    '"paper"',
-    allowed="name of a policy",
+TOP_KEYS = (
+    FileKey("default", "Policy for products that no rule fits.", '"paper"'),
+    FileKey("rule", "Rules, one table `[[rule]]` each.", REQUIRED, allowed="list of tables"),
 )
-"""The key of a file of rules that stands before its tables `[[rule]]`."""
+"""The keys of a file of rules."""
 RULE_KEYS = (
     FileKey("kind", "Kind of product, as `lightloom plan` shows it; without the key any kind."),
     FileKey(

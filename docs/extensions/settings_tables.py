@@ -10,6 +10,8 @@
     ```
     ```{profile-constants} slm-camera
     ```
+    ```{energy-constants} default
+    ```
 
 `file-keys` takes a model, a tuple of `FileKey`, or the name of a driver. A key that opens a table
 is linked to the table of its model, which must be on the same page. `records` takes a mapping of
@@ -29,11 +31,13 @@ from docutils.parsers.rst import directives
 from lightloom.backends import load_profile
 from lightloom.instruments import driver_class, driver_names
 from lightloom.instruments.file_keys import FileKey, as_toml, keys_of, keys_table, unit_of
+from lightloom.scheduler.energy.constants import Constant, load_constants
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 Cell = str | list[nodes.Node]
+_CONSTANT = ("constant", "value", "unit", "source")
 _CODE = ("key", "default", "constant", "value")  # columns that a file holds as they are
 _NOT_CODE = ("required", "none", "", "-")
 
@@ -181,9 +185,35 @@ class ProfileConstants(_TableDirective):
             (name, as_toml(getattr(profile, name)), unit_of(name), source)
             for name, source in profile.sources.items()
         ]
-        title, messages = self.parse_inline(profile.title[:1].upper() + profile.title[1:] + ".")
-        heads = ("constant", "value", "unit", "source")
-        return [nodes.paragraph("", "", *title, *messages), self.table(heads, rows)]
+        return [_sentence(profile.title), self.table(_CONSTANT, rows)]
+
+
+class EnergyConstants(_TableDirective):
+    """The constants of a named set of the energy account, each with its source."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the title of the set, and its table."""
+        found = load_constants(self.arguments[0])
+        tables = [
+            ("", found.constants),
+            *((f"encodings.{name}.", table) for name, table in found.encodings.items()),
+            *((f"baselines.{name}.", base.constants) for name, base in found.baselines.items()),
+        ]
+        rows = [
+            (f"{place}{name}", as_toml(constant.value), constant.unit, _source(constant))
+            for place, table in tables
+            for name, constant in table.items()
+        ]
+        return [_sentence(found.title), self.table(_CONSTANT, rows)]
+
+
+def _sentence(title: str) -> nodes.paragraph:
+    text = f"{title[:1].upper()}{title[1:]}."
+    return nodes.paragraph(text, text)
+
+
+def _source(constant: Constant) -> str:
+    return f"{constant.source} (recalled, not looked up)" if constant.recalled else constant.source
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -191,4 +221,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("file-keys", FileKeys)
     app.add_directive("records", Records)
     app.add_directive("profile-constants", ProfileConstants)
+    app.add_directive("energy-constants", EnergyConstants)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
