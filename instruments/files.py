@@ -235,7 +235,7 @@ def move(draft: Path, place: Path, replaces: bool = True) -> None:
 def write_probe(folder: Path, content: bytes = b"") -> None:
     """Write a file to a folder and remove it, to find out whether that is possible.
 
-    `tempfile` is not used: in a folder that refuses files, some versions on Windows never return.
+    `tempfile` is not used: on Windows, it tries billions of names in a folder that refuses files.
 
     Raises
     ------
