@@ -20,10 +20,12 @@ from typing import Any
 
 import live_bench_process
 import pytest
+import serial
 from bench_factory import write_bench
 from commands import started
 from lightloom.backends import open_backend
-from lightloom.instruments import InputError, files, trust
+from lightloom.instruments import InputError, InUse, create, files, trust
+from lightloom.instruments.drivers import micromanager
 from lightloom.instruments.safety import lock, signals
 from lightloom.instruments.safety.watchdog import Watchdog
 from lightloom.scheduler.energy import machine
@@ -406,6 +408,7 @@ def test_outputs_that_differ_in_case_are_one_file_on_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     outputs: dict[str, Path | None] = {"--json": Path("Out.json"), "--trace": Path("out.json")}
+    monkeypatch.setattr(os.path, "normcase", str)
     check_apart(outputs)
     monkeypatch.setattr(os.path, "normcase", str.lower)
     with pytest.raises(InputError, match="--json and --trace are both"):
@@ -600,6 +603,37 @@ def test_windows_is_given_a_handler_that_stays(monkeypatch: pytest.MonkeyPatch) 
     signals._delay_console_close()
     assert given == [(signals._make_safe_at_close, True)]
     assert signals._console_handlers == [signals._make_safe_at_close]
+
+
+# --- instruments ---------------------------------------------------------------------------------
+
+DENIED = "could not open port 'COM3': PermissionError(13, 'Access is denied.', None, 5)"
+
+
+@pytest.mark.parametrize(
+    ("driver", "address"), [("scpi-power-meter", "ASRL3::INSTR"), ("serial-daq", "COM3")]
+)
+def test_a_port_that_another_program_has_is_in_use(
+    monkeypatch: pytest.MonkeyPatch, driver: str, address: str
+) -> None:
+    # Every port is exclusive on Windows; the sentence must not send an operator to the cable.
+    def refuses(*_: object, **__: object) -> None:
+        raise serial.SerialException(DENIED)
+
+    monkeypatch.setattr(serial, "serial_for_url", refuses)
+    with pytest.raises(InUse, match=r"cannot be opened .*Access is denied"):
+        create(driver, "device", {"address": address}).connect()
+
+
+def test_windows_finds_the_libraries_of_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "before")
+    micromanager._let_windows_search("adapters")
+    assert os.environ["PATH"] == "before"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        for folder in ("adapters", "adapters", None):
+            micromanager._let_windows_search(folder)
+    assert os.environ["PATH"].split(os.pathsep) == ["adapters", "before"]
 
 
 # --- this computer -------------------------------------------------------------------------------
