@@ -6,6 +6,7 @@ read, and what only such a computer can show.
 """
 
 import ast
+import atexit
 import ctypes
 import os
 import re
@@ -594,15 +595,18 @@ def test_light_goes_off_before_windows_ends_the_process(
     assert signals.is_stopping() == is_end
 
 
-def test_windows_is_given_a_handler_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_has_a_handler_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Windows keeps its address only: after it is gone, a console that closes would call garbage.
     given: list[tuple[Any, bool]] = []
-    kernel = SimpleNamespace(SetConsoleCtrlHandler=lambda *both: given.append(both) or 1)
+    at_end: list[Callable[[], Any]] = []
+    kernel = SimpleNamespace(SetConsoleCtrlHandler=lambda *both: given.append(both))
     monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
     monkeypatch.setattr(ctypes, "WINFUNCTYPE", lambda *_: lambda call: call, raising=False)
-    monkeypatch.setattr(signals, "_console_handlers", [])
+    monkeypatch.setattr(atexit, "register", lambda call, *both: at_end.append(lambda: call(*both)))
     signals._delay_console_close()
     assert given == [(signals._make_safe_at_close, True)]
-    assert signals._console_handlers == [signals._make_safe_at_close]
+    at_end[0]()
+    assert given[1:] == [(signals._make_safe_at_close, False)]
 
 
 # --- instruments ---------------------------------------------------------------------------------

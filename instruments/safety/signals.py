@@ -170,7 +170,6 @@ class _StopRequest:
 
 _request = _StopRequest()
 _wakeup_sockets: list[socket.socket] = []
-_console_handlers: list[Any] = []
 _is_main_work_over = False
 
 
@@ -289,8 +288,10 @@ def _delay_console_close() -> None:
 
     windows: Any = ctypes
     handler = windows.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(_make_safe_at_close)
-    if windows.windll.kernel32.SetConsoleCtrlHandler(handler, True):
-        _console_handlers.append(handler)  # kept, since Windows has only its address
+    set_handler = windows.windll.kernel32.SetConsoleCtrlHandler
+    set_handler(handler, True)
+    # after benches are closed; until then it keeps the handler, of which Windows has an address
+    atexit.register(set_handler, handler, False)
 
 
 def _make_safe_at_close(event: int) -> int:
