@@ -25,7 +25,7 @@ import serial
 from bench_factory import write_bench
 from commands import started
 from lightloom.backends import open_backend
-from lightloom.instruments import InputError, InUse, create, files, trust
+from lightloom.instruments import InputError, InUse, addresses, create, files, trust
 from lightloom.instruments.drivers import micromanager
 from lightloom.instruments.safety import lock, signals
 from lightloom.instruments.safety.watchdog import Watchdog
@@ -627,6 +627,21 @@ def test_a_port_that_another_program_has_is_in_use(
     monkeypatch.setattr(serial, "serial_for_url", refuses)
     with pytest.raises(InUse, match=r"cannot be opened .*Access is denied"):
         create(driver, "device", {"address": address}).connect()
+
+
+def test_a_monitor_of_windows_belongs_to_no_x_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two consoles, one of them with the variable of an X server, would both hold a modulator.
+    monkeypatch.setenv("DISPLAY", ":0")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "win32")
+        assert addresses.x_display("") == ""
+    assert addresses.x_display("") == (":0" if sys.platform == "linux" else "")
+
+
+@pytest.mark.parametrize("name", ["COM10", "com10", r"\\.\COM10", "ASRL10::INSTR", "ASRLCOM10"])
+def test_a_serial_port_has_one_name_on_windows(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(addresses, "os", SimpleNamespace(name="nt"))
+    assert addresses.canonical(name) == "com10"
 
 
 def test_windows_finds_the_libraries_of_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
