@@ -230,7 +230,7 @@ def load_profile(name: str = DEFAULT) -> OpticsProfile:
     InputError : for an unknown name, an unreadable file, or a constant without a source
     """
     path = FOLDER / f"{name}.toml"
-    if name.endswith(".toml"):
+    if name.lower().endswith(".toml"):
         path = Path(name)
     elif name not in profile_names():
         raise InputError(f"unknown profile {name!r}; choose from {', '.join(profile_names())}")

@@ -432,4 +432,4 @@ def scaling_layers(
 
 
 if __name__ == "__main__":
-    app()
+    app(windows_expand_args=False)
