@@ -475,7 +475,7 @@ def _adjustments(
         )
     if abs(angle) > _TURN_DEG:
         adjustments.append(
-            f"turn the {name} by {-sign * angle:+z.2f} degrees (from rows to columns is +)"
+            f"turn the {name} by {-sign * angle:+.2f} degrees (from rows to columns is +)"
         )
     if abs(scale / nominal - 1) > _MAGNIFY:
         adjustments.append(
