@@ -440,11 +440,12 @@ class Camera(Instrument):
             start_s = self.clock.now_s()
             frame = self.take(self._exposure_s + self.readout_s + 5.0)
             duration_s = self.clock.now_s() - start_s
-        detail = f"{frame.data.shape}, counts {frame.data.min()} to {frame.data.max()}"
+        counts = f"counts {frame.data.min()} to {frame.data.max()}"
+        detail = f"{frame.data.shape}, {counts}, in {duration_s:.4g} s"
         shift = alignment_shift(frame.data, self.bit_depth)
         if shift:
             detail = (
                 f"all counts are multiples of {1 << shift}, so they are left-aligned and not of "
-                f"{self.bit_depth} bits as sent;  set count_shift = {shift}"
+                f"{self.bit_depth} bits as sent; set count_shift = {shift}"
             )
-        return [Finding("takes a frame", not shift, f"{detail}, in {duration_s:.4g} s")]
+        return [Finding("takes a frame", not shift, detail)]
