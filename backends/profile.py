@@ -35,8 +35,7 @@ class OpticsProfile(TomlTable):
 
     Raises
     ------
-    InputError
-        for an unknown field, a value out of its range, or contradictory fields
+    InputError : for an unknown field, a value out of its range, or contradictory fields
     """
 
     name: str = "custom"
@@ -182,7 +181,7 @@ class OpticsProfile(TomlTable):
         return self.rails * self.exposures(non_negative)
 
     def conversions(self, non_negative: bool) -> int:
-        """Return the converter samples per output and segment (n_c of the design's formula)."""
+        """Return the converter samples per output and segment (docs/explanation/light.md: n_c)."""
         if self.detection == "balanced":
             return 1
         return self.readings(non_negative)

@@ -101,6 +101,13 @@ class Model:
     "fastest", "least-energy", or the path of a file of rules), or the placement of a plan. The
     policies "fastest" and "least-energy" decide by the sizes of the first call on a backend, and
     later calls use the same placement.
+
+    Attributes
+    ----------
+    name : its name in messages and reports
+    source : its file or folder
+    config : its sizes: layers, width, heads, context and vocabulary, as its family has them
+    weights : name -> float32 array; empty where only the shape is known
     """
 
     def __init__(
@@ -184,7 +191,13 @@ class Model:
     # ------------------------------------------------------------ programs and passes
 
     def program(self, ending: str) -> Program:
-        """Return the program of one forward pass, up to an ending (see the family's module)."""
+        """Return the program of one forward pass, up to an ending.
+
+        Parameters
+        ----------
+        ending : "logits"; "last" (logits of the last token), "features" or "loss" of a language
+            model; "hidden" or "sentence" of an encoder
+        """
         if ending not in self._programs:
             if ending == "loss":
                 weight = self.family.head_weight(self.config)

@@ -46,7 +46,10 @@ class Fault(TomlTable):
 
     Parameters
     ----------
-    kind : see the table of this file
+    kind : of any device: "held" by another process, "lost", "silent"; of a modulator: "frozen",
+        "late"; of a camera: a frame "dropped", "incomplete" or "stale", "overflow" of its buffers;
+        of a camera or a DAQ: "garbage", light that does not fit the frames; of a source: "tripped",
+        "dim"
     at : numbers of the exchanges that fail
     rate : fraction of exchanges that fail, derived from `seed` and the number of the exchange
     delay_s : delay of the kind "late"
