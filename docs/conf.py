@@ -37,6 +37,8 @@ smartquotes = False  # `--option` and "word" stay as they are typed
 html_theme = "furo"
 html_title = f"lightloom {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # the build needs no network, so other projects' pages are not asked for names
 nitpick_ignore_regex = [

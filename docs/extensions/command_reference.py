@@ -53,11 +53,12 @@ def app_lines(app: Typer, program: str) -> Iterator[str]:
         if isinstance(command.rich_help_panel, str) and command.rich_help_panel != group:
             group = command.rich_help_panel
             yield from (f"### {group}", "")
-        yield from command_lines(f"{program} {command.name}", command.callback)
+        yield from command_lines(program, command.name, command.callback)
 
 
-def command_lines(name: str, function: Callable[..., Any]) -> Iterator[str]:
+def command_lines(program: str, name: str, function: Callable[..., Any]) -> Iterator[str]:
     """Yield the Markdown of a command: what it does, its arguments and options, examples."""
+    heading = f"### {name}" if " " in program else f"#### {program} {name}"
     text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("Example")
     arguments, options = [], []
     hints = get_type_hints(function, include_extras=True)
@@ -68,8 +69,13 @@ def command_lines(name: str, function: Callable[..., Any]) -> Iterator[str]:
             arguments.append((f"`{_argument(key, kind, given)}`", info.help or ""))
         else:
             options.append((*_option(key, kind, given, info), info.help or ""))
-    usage = [name, *(["[OPTIONS]"] if options else []), *(word.strip("`") for word, _ in arguments)]
-    yield from (f"#### {name}", "", text.strip(), "", "```text", " ".join(usage), "```", "")
+    usage = [
+        program,
+        name,
+        *(["[OPTIONS]"] if options else []),
+        *(word.strip("`") for word, _ in arguments),
+    ]
+    yield from (heading, "", text.strip(), "", "```text", " ".join(usage), "```", "")
     if arguments:
         yield from _table(("argument", "meaning"), arguments)
     if options:

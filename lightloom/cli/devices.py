@@ -5,7 +5,7 @@ from .output import print_json
 
 
 def command(json_: Json = False) -> None:
-    """Find what is attached, each with the lines for a bench file; writes nothing to a device.
+    """Find attached instruments, with their lines for a bench file; writes to no device.
 
     Example: lightloom devices
     """
