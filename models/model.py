@@ -102,12 +102,7 @@ class Model:
     policies "fastest" and "least-energy" decide by the sizes of the first call on a backend, and
     later calls use the same placement.
 
-    Attributes
-    ----------
-    name : its name in messages and reports
-    source : its file or folder
-    config : its sizes: layers, width, heads, context and vocabulary, as its family has them
-    weights : name -> float32 array; empty where only the shape is known
+    Its `config` holds its sizes. Its `weights` are float32 arrays by name, none for a mere shape.
     """
 
     def __init__(
@@ -191,13 +186,7 @@ class Model:
     # ------------------------------------------------------------ programs and passes
 
     def program(self, ending: str) -> Program:
-        """Return the program of one forward pass, up to an ending.
-
-        Parameters
-        ----------
-        ending : "logits"; "last" (logits of the last token), "features" or "loss" of a language
-            model; "hidden" or "sentence" of an encoder
-        """
+        """Return the program of one forward pass up to "logits", "last", "hidden" or "sentence"."""
         if ending not in self._programs:
             if ending == "loss":
                 weight = self.family.head_weight(self.config)

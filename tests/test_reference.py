@@ -85,7 +85,7 @@ def test_sections_of_a_docstring_become_lists() -> None:
     import_module("public_names").convert_docstring(None, "function", "", None, None, lines)
     assert lines == [
         *("Return `name`, as ``lightloom run`` does; see :doc:`/how-to/bench`.", ""),
-        *(":Parameters:", "", "    * **a**, **b** – first", "        and more"),
-        *(r"    * **\*rest** – \|x\|", "    ", ":Raises:", ""),
+        *(":Parameters:", "", "    * **a**, **b** – first", "      and more"),
+        *(r"    * **\*rest** – \|x\|", "      ", ":Raises:", ""),
         "    * :py:exc:`InputError` – for `a`",
     ]

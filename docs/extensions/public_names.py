@@ -58,7 +58,7 @@ def _converted(lines: list[str]) -> Iterator[str]:
             names = entry["names"].replace("*", r"\*").split(", ")
             yield f"    * {', '.join(map(form.format, names))} \N{EN DASH} {entry['text']}"
         else:
-            yield f"    {line}" if section else line
+            yield f"      {line.strip()}" if section else line  # an entry goes on
 
 
 def shorten_signature(
@@ -89,15 +89,23 @@ def is_skipped(
 def find_public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
 ) -> nodes.Element | None:
-    """Return a reference to the documented object that has the same last name, or None."""
+    """Return a reference to the documented object that a short name means, or None.
+
+    A word in a docstring may be an argument: it means a function only if it looks like one.
+    """
     if node.get("refdomain") != "py":
         return None
-    last = node["reftarget"].rpartition(".")[2]
+    target = node["reftarget"].removesuffix("()")
+    last = target.rpartition(".")[2]
     objects = env.domains.python_domain.objects
-    found = [
+    looks_called = target != node["reftarget"] or "_" in target or "." in target
+    kinds = ("class", "exception", "function") if looks_called else ("class", "exception")
+    end = f".{target}" if "." in target else f"{node.get('py:class')}.{target}"
+    found = [name for name in objects if name.endswith(end)]
+    found = found or [
         name
         for name, entry in objects.items()
-        if name.rpartition(".")[2] == last and entry.objtype in ("class", "exception", "function")
+        if name.rpartition(".")[2] == last and entry.objtype in kinds
     ]
     if not found:
         return None
