@@ -17,6 +17,7 @@ extensions = [
     "sphinx_design",
     "command_reference",
     "public_names",
+    "settings_tables",
 ]
 exclude_patterns = ["extensions"]
 

@@ -113,15 +113,13 @@ class CameraFrame:
 
 
 class CountOptions(DriverOptions):
-    """Settings of the counts of any camera.
-
-    Parameters
-    ----------
-    count_shift : bits by which counts are left-aligned in their word, such as 4 for 12 bits in 16;
-        the counts are shifted back
-    """
+    """Settings of the counts of any camera."""
 
     count_shift: int = Field(default=0, ge=0, le=15)
+    """Bits by which counts are left-aligned in their word, such as 4 for 12 bits in 16.
+
+    The driver shifts the counts back. Counts that do not fit the bit depth are refused.
+    """
 
 
 class Camera(Instrument):

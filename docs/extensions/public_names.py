@@ -4,12 +4,13 @@
   errors. An entry is `name : text`; its type is in the signature, and not in the docstring.
 - A reference to a class by the module that defines it, or by its last name alone, leads to the
   public name under which the reference documents it.
+- The fields of a class that pydantic checks become a list.
 - A page of docs that a docstring names becomes a link; `|` is not markup, and `code` is code.
 """
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from docutils import nodes
 from pydantic import BaseModel
@@ -18,7 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 
-_SECTIONS = ("Parameters", "Attributes", "Returns", "Raises")
+_SECTIONS = ("Parameters", "Fields", "Attributes", "Returns", "Raises")
 _ENTRY = re.compile(r"(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)*) : (?P<text>.*)")
 
 _QUOTED = re.compile(r"``[^`]+``|`[^`]+`")
@@ -33,9 +34,24 @@ def convert_docstring(
 
     A constant has no docstring of its own; that of its type says nothing about it.
     """
+    if is_model(obj):
+        lines += _field_lines(obj)
     text = "" if what == "data" else "\n".join(_converted(lines))
     text = _QUOTED.sub(_quoted, text.replace("|", r"\|"))
-    lines[:] = _PAGE.sub(r":doc:`/\1`", text).splitlines()
+    lines[:] = _PAGE.sub(r":doc:`\g<0> </\1>`", text).splitlines()
+
+
+def is_model(obj: object) -> TypeGuard[type[BaseModel]]:
+    """Return whether an object is a class that pydantic checks."""
+    return isinstance(obj, type) and issubclass(obj, BaseModel)
+
+
+def _field_lines(model: type[BaseModel]) -> Iterator[str]:
+    """Yield a section of the fields of a model, which have their meaning in the model."""
+    if model.model_fields:
+        yield from ("", "Fields", "------")
+    for name, field in model.model_fields.items():
+        yield f"{name} : {' '.join((field.description or '').split())}"
 
 
 def _quoted(match: re.Match[str]) -> str:
@@ -74,7 +90,7 @@ def shorten_signature(
 
     The default of a field that a function makes is written as `...`, which Python can parse.
     """
-    if what == "class" and isinstance(obj, type) and issubclass(obj, BaseModel):
+    if is_model(obj):
         return "(**fields)", returned
     return arguments and arguments.replace("<factory>", "..."), returned
 
@@ -82,8 +98,12 @@ def shorten_signature(
 def is_skipped(
     app: Sphinx, what: str, name: str, obj: object, skip: bool, options: Any
 ) -> bool | None:
-    """Skip what pydantic adds to its classes."""
-    return True if name in ("model_config", "model_post_init") else None
+    """Skip what pydantic adds to its classes, and fields, which the text of the class has.
+
+    Sphinx passes a marker for an attribute that only instances have.
+    """
+    is_field = type(obj).__name__ in ("_Sentinel", "object")
+    return True if is_field or name in ("model_config", "model_post_init") else None
 
 
 def find_public_name(
