@@ -78,13 +78,13 @@ def test_the_page_of_commands_has_every_option(commands: typer.Typer) -> None:
 @pytest.mark.usefixtures("_extensions")
 def test_sections_of_a_docstring_become_lists() -> None:
     lines = [
-        *("Return `name`, as `lightloom run` does; see docs/how-to/bench.md.", ""),
+        *("Return `name`, as `lightloom run` does: docs/a/b.md.", ""),
         *("Parameters", "----------", "a, b : first", "    and more", "*rest : |x|", ""),
         *("Raises", "------", "InputError : for `a`"),
     ]
     import_module("public_names").convert_docstring(None, "function", "", None, None, lines)
     assert lines == [
-        *("Return `name`, as ``lightloom run`` does; see :doc:`docs/how-to/bench.md </how-to/bench>`.", ""),
+        *("Return `name`, as ``lightloom run`` does: :doc:`docs/a/b.md </a/b>`.", ""),
         *(":Parameters:", "", "    * **a**, **b** – first", "      and more"),
         *(r"    * **\*rest** – \|x\|", "      ", ":Raises:", ""),
         "    * :py:exc:`InputError` – for `a`",
