@@ -33,30 +33,29 @@ Properties = dict[str, str | int | float]
 
 
 class MicroManagerOptions(CountOptions):
-    """Settings of a Micro-Manager camera: a configuration file, or adapter and device.
-
-    Parameters
-    ----------
-    config : path of a configuration file (.cfg) whose camera is used
-    adapter, device : alternative to `config`, such as "DemoCamera" and "DCam"
-    adapter_path : folder of the device adapters; "" for the folder that pymmcore-plus finds
-    properties : values by name, set before initialisation where required, otherwise after it
-    software_properties : values set when the trigger mode becomes software
-    external_properties : values set for the mode external, to make the camera wait for its trigger
-        line; an empty table uses the camera's own frame rate; None refuses the mode
-    buffers : number of frames that may wait to be read before one is dropped
-    readout_s : time from the end of an exposure to the arrival of the frame
-    """
+    """Settings of a Micro-Manager camera: a configuration file, or adapter and device."""
 
     config: str = ""
+    """Path of a configuration file (.cfg) whose camera is used; give it, or adapter and device."""
     adapter: str = ""
+    """Device adapter, such as "DemoCamera"."""
     device: str = ""
+    """Device of the adapter, such as "DCam"."""
     adapter_path: str = ""
+    """Folder of the device adapters; "" for the folder that pymmcore-plus finds."""
     properties: Properties = Field(default_factory=dict)
+    """Properties by name, set before the initialisation if they must be, otherwise after it."""
     software_properties: Properties = Field(default_factory=dict)
+    """Properties that the driver sets when the trigger mode becomes software."""
     external_properties: Properties | None = None
+    """Properties for the trigger mode external, so that the camera waits for its trigger line.
+
+    An empty table uses the camera's own frame rate. Without the key the mode is refused.
+    """
     buffers: int = Field(8, ge=1)
+    """Number of frames that may wait to be read before one is dropped."""
     readout_s: Seconds = 0.0
+    """Time from the end of an exposure to the arrival of the frame."""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

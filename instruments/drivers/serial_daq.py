@@ -60,20 +60,19 @@ def unframed(start: str, line: bytes) -> list[str] | None:
 
 
 class SerialDaqOptions(SerialOptions):
-    """The address of the device and the settings of its line.
-
-    Parameters
-    ----------
-    address : a port, such as "COM3" or "/dev/ttyACM0", or a URL of pyserial ("socket://HOST:PORT",
-        "rfc2217://HOST:PORT", "loop://")
-    timeout_s : time-out of each question
-    restart_time_s : waiting time after opening, since many boards restart and then receive nothing
-    """
+    """The address of the device and the settings of its line."""
 
     address: SerialPort = Field(min_length=1)
+    """Port, such as "COM3" or "/dev/ttyACM0", or a URL of pyserial.
+
+    URLs are "socket://HOST:PORT", "rfc2217://HOST:PORT" and "loop://".
+    """
     baud_rate: int = Field(default=115_200, gt=0)
+    """Baud rate of the line."""
     timeout_s: Seconds = Field(default=1.0, gt=0)
+    """Time-out of each question."""
     restart_time_s: Seconds = 2.0
+    """Waiting time after opening, since many boards restart and then receive nothing."""
 
 
 class SerialDaq(Daq):
