@@ -98,7 +98,7 @@ def test_the_rules_find_what_they_are_for(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"""# A page
 
-Two words. {"word " * (MOST_WORDS + 1)}. `code` and lightloom. lightloom begins a sentence.
+Two words. A{" word" * MOST_WORDS}. `code` and lightloom. lightloom begins a sentence.
 
 - Nobody reads this.
 
