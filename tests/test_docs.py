@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lightloom.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LONG = ("tutorial.md", "record.md")  # whose examples take seconds
 
 
