@@ -1,54 +1,69 @@
-"""The docs tell the truth: their Python runs, their links exist, their commands are known."""
+"""The docs tell the truth: their blocks run, their links exist, their commands are known."""
 
 import ast
 import re
+import shutil
 import textwrap
 import tomllib
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lightloom.benchmarks.__main__ import app as studies
 from lightloom.instruments import driver_names
+from pages import DOCS, PAGES, ROOT, blocks_of, name_of, run_page
 from typer.testing import CliRunner
 
 from lightloom.cli.app import app
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-LONG = ("tutorial.md", "record.md")  # whose examples take seconds
+MODELS = {"smollm2.gguf": "smollm2/*.gguf", "all-MiniLM-L6-v2": "minilm"}  # in a page's folder
+MINUTES: tuple[str, ...] = ()  # pages whose blocks take more than half a minute
 
 
 def of_page(page: Path) -> Any:
     """The parameter of a page's test, with its name and whether it takes long."""
-    marks = [pytest.mark.slow] if page.name in LONG else []
-    return pytest.param(page, id=page.relative_to(ROOT).as_posix(), marks=marks)
+    blocks = [block for block in blocks_of(page) if not block.not_run]
+    marks = []
+    if any(name in block.code for block in blocks for name in MODELS):
+        marks.append(pytest.mark.packaged_models)
+    if name_of(page) in MINUTES:
+        marks.append(pytest.mark.campaign)
+    elif any(block.language == "sh" for block in blocks) or page.parent.name == "tutorial":
+        marks.append(pytest.mark.slow)
+    return pytest.param(page, id=name_of(page), marks=marks)
 
 
-def python_of(page: Path) -> list[str]:
-    """The blocks of Python of a page."""
-    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("page", [of_page(page) for page in PAGES if blocks_of(page)])
+def test_blocks_of_a_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if request.node.get_closest_marker("packaged_models"):
+        models = request.getfixturevalue("packaged_models")
+        for name, pattern in MODELS.items():
+            found = next(models.glob(pattern))
+            copy = shutil.copytree if found.is_dir() else shutil.copyfile
+            copy(found, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    run_page(page, tmp_path)
 
 
-@pytest.mark.parametrize("page", [of_page(page) for page in PAGES])
-def test_python_of_a_page_runs(page: Path) -> None:
-    if blocks := python_of(page):
-        code = compile("\n".join(blocks), str(page), "exec")
-        exec(code, {"__name__": "page"})
+FIRST_PAGES = [ROOT / "README.md", *sorted((DOCS / "tutorial").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "tutorial.md"])
+@pytest.mark.parametrize("page", FIRST_PAGES, ids=name_of)
 def test_first_pages_import_public_names(page: Path) -> None:
     # a reader copies these lines: from lightloom, or from a room, and nothing deeper
+    blocks = [block.code for block in blocks_of(page) if block.language == "python"]
     imported = [
         (node, alias.name)
-        for block in python_of(page)
-        for node in ast.walk(ast.parse(block))
+        for code in blocks
+        for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     ]
-    assert imported
+    assert bool(imported) == bool(blocks)
     for node, name in imported:
         module = node.module or "" if isinstance(node, ast.ImportFrom) else name
         if module.partition(".")[0] == "lightloom":
@@ -56,10 +71,19 @@ def test_first_pages_import_public_names(page: Path) -> None:
             assert module == name or name in import_module(module).__all__, f"{module}.{name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_of_a_page_exist(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("sphinx"), reason="no Sphinx: pip install '.[docs]'")
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    from sphinx.cmd.build import main
+
+    assert main(["-W", "--keep-going", "-n", "-q", "-b", "html", str(DOCS), str(tmp_path)]) == 0
+    assert (tmp_path / "search.html").exists()
 
 
 _COMMANDS = (
